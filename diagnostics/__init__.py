@@ -1,0 +1,65 @@
+"""Which layer of an encoder holds what, how sure is that, and what does its output hide?
+
+Everything public is on this page; it is loaded when first used, so that importing `diagnostics` stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from diagnostics.dataset import Dataset, Target, split_groups
+    from diagnostics.measures.base import Measure
+    from diagnostics.runs import Run, open_run, run
+    from diagnostics.taps import Encoder, Grid, Site, Tap, TorchEncoder, stack_taps
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Dataset": "dataset",
+    "Target": "dataset",
+    "split_groups": "dataset",
+    "Encoder": "taps",
+    "Grid": "taps",
+    "Site": "taps",
+    "Tap": "taps",
+    "TorchEncoder": "taps",
+    "stack_taps": "taps",
+    "Measure": "measures.base",
+    "Run": "runs",
+    "open_run": "runs",
+    "run": "runs",
+}
+
+__all__ = [
+    "Dataset",
+    "DiagnosticsError",
+    "Encoder",
+    "Grid",
+    "Measure",
+    "Run",
+    "Site",
+    "Tap",
+    "Target",
+    "TorchEncoder",
+    "__version__",
+    "hookimpl",
+    "open_run",
+    "run",
+    "split_groups",
+    "stack_taps",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'diagnostics' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"diagnostics.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,39 @@
+"""Dense targets on a tap's grid: the mean of a map over each cell."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# A cell of which less than this share has known values says nothing.
+KNOWN_SHARE = 0.5
+
+
+def on_grid(
+    maps: np.ndarray, covered: tuple[tuple[float, float], ...], shape: tuple[int, ...]
+) -> np.ndarray:
+    """Maps [sample, *extent] averaged over the cells of a grid, as float64 [sample, token] in raster order.
+
+    `covered` gives for each axis the (start, stop) of the sample that the grid spans. Places shared by two cells count
+    for both by the share that lies in each; NaN places are left out, and a cell with less than half of it known is NaN.
+    """
+    known = np.isfinite(maps)
+    total = np.where(known, maps, 0.0).astype(np.float64)
+    weight = known.astype(np.float64)
+    area = np.ones(())
+    for axis, ((start, stop), cells) in enumerate(zip(covered, shape, strict=True), start=1):
+        overlap = _overlap(start, stop, cells, maps.shape[axis])
+        total = np.moveaxis(np.tensordot(total, overlap, axes=(axis, 1)), -1, axis)
+        weight = np.moveaxis(np.tensordot(weight, overlap, axes=(axis, 1)), -1, axis)
+        area = np.multiply.outer(area, np.full(cells, (stop - start) / cells))
+    enough = weight >= KNOWN_SHARE * area
+    mean = np.divide(total, weight, out=np.full_like(total, np.nan), where=enough & (weight > 0))
+    return mean.reshape(len(maps), -1)
+
+
+def _overlap(start: float, stop: float, cells: int, extent: int) -> np.ndarray:
+    """Length of the overlap of each cell with each place, [cell, place]."""
+    edges = np.linspace(start, stop, cells + 1)
+    places = np.arange(extent)
+    low = np.maximum(edges[:-1, None], places)
+    high = np.minimum(edges[1:, None], places + 1)
+    return np.clip(high - low, 0.0, None)

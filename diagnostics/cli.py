@@ -1,0 +1,177 @@
+"""The command line: what was typed becomes a call of the library, what it found is printed."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.registry import offered, plugins
+
+app = typer.Typer(
+    help="Which layer of an encoder holds what, how sure is that, and what does its output hide?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+EncoderName = Annotated[str, typer.Argument(metavar="ENCODER", help="A name, scheme:name, or path/to/file.py:function.")]
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with what a user can cause said in one sentence: status 2, or 130 after Ctrl-C."""
+
+    @functools.wraps(command)
+    def guard(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except DiagnosticsError as error:
+            print(f"diagnostics: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt as interrupt:
+            print(f"\ndiagnostics: {interrupt or 'Interrupted.'}", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            raise typer.Exit(1) from None
+
+    return guard
+
+
+@app.command()
+@guarded
+def run(
+    encoder: EncoderName,
+    data: Annotated[str, typer.Option(help="A dataset, with options as in 'lorenz?n=800&seed=3'.")],
+    taps: Annotated[str | None, typer.Option(help="Only these taps, with commas; the output tap always.")] = None,
+    measures: Annotated[str | None, typer.Option(help="Only these measures, with commas.")] = None,
+    controls: Annotated[bool, typer.Option(help="Measure encoders that should know nothing beside it.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run [runs/ENCODER-DATASET].")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [cuda where there is one].")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples in a forward pass [16, on a GPU 128].")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that prepare samples.")] = 0,
+    token_budget: Annotated[float, typer.Option(help="MB for the tokens of each encoder.")] = 256.0,
+    precision: Annotated[str, typer.Option(help="Of stored tokens: float32 or float16.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Of the controls and the bootstrap.")] = 0,
+    json: Json = False,
+) -> None:
+    """Extract an encoder's activations on a dataset, measure every tap, write the report.
+
+    An interrupted run goes on from where it was when the same command is given again.
+    """
+    from diagnostics.console import print_run, watcher
+    from diagnostics.runs import run as run_it
+
+    with watcher() as watch:
+        found = run_it(
+            encoder,
+            data,
+            out=out,
+            taps=_names(taps),
+            measures=_names(measures),
+            controls=controls,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            token_budget=round(token_budget * 1e6),
+            precision=precision,  # pyright: ignore[reportArgumentType]  (checked by run)
+            seed=seed,
+            watch=watch,
+        )
+    _print_json(found.to_json()) if json else print_run(found)
+
+
+@app.command()
+@guarded
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `diagnostics run` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="The HTML file [report.html in the run].")] = None,
+    json: Json = False,
+) -> None:
+    """Write the report of a finished run: one HTML file that needs no network."""
+    from diagnostics.runs import open_run
+
+    found = open_run(run)
+    path = found.report(out)
+    _print_json(found.to_json() | {"report": str(path)}) if json else print(path)
+
+
+@app.command()
+@guarded
+def inspect(
+    encoder: EncoderName,
+    data: Annotated[str | None, typer.Option(help="Fit the grids to this dataset's samples.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [cuda where there is one].")] = None,
+    json: Json = False,
+) -> None:
+    """Show an encoder's taps, their grids, and what a sample costs, after one forward pass."""
+    from diagnostics.console import print_inspection
+    from diagnostics.inspection import inspect_encoder
+
+    found = inspect_encoder(encoder, data, device)
+    _print_json(found) if json else print_inspection(found)
+
+
+@app.command("list")
+@guarded
+def list_(
+    what: Annotated[str | None, typer.Argument(help="encoders, datasets, measures or plugins; all when left out.")] = None,
+    json: Json = False,
+) -> None:
+    """Show encoders, datasets, measures and plugins; a plugin that cannot be loaded is named with its error."""
+    from diagnostics.console import print_list
+    from diagnostics.inspection import LISTED, list_all
+
+    if what is not None and what not in LISTED:
+        raise unknown("list", what, LISTED)
+    found = list_all()
+    shown = found if what is None else {what: found[what]}
+    _print_json(shown) if json else print_list(shown)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from diagnostics import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    import json
+
+    print(json.dumps(value, allow_nan=False))
+
+
+def _add_plugin_commands() -> None:
+    taken = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    for name, (_, command) in offered("command").items():
+        if name not in taken:
+            app.command(name)(guarded(command))
+
+
+def main() -> None:
+    """Entry point of `diagnostics`."""
+    for plugin in plugins():
+        if plugin.error:
+            print(
+                f"diagnostics: plugin {plugin.name} {plugin.version} could not be loaded ({plugin.error}); "
+                "the others work.",
+                file=sys.stderr,
+            )
+    _add_plugin_commands()
+    app()

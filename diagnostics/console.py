@@ -1,0 +1,202 @@
+"""What people see in a terminal: tables on stdout, cost and progress on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Generator
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from diagnostics import controls as control
+from diagnostics.profiles import Profile
+from diagnostics.progress import Cost, Progress, Watch, duration, size
+from diagnostics.runs import Run
+from diagnostics.statistics import Interval
+
+# Columns of a table need room even where the output is a file or a pipe.
+PIPE_WIDTH = 140
+# Without a terminal, progress is a line now and then.
+LINE_EVERY = 10.0
+
+
+def _console() -> Console:
+    console = Console(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+
+
+@contextlib.contextmanager
+def watcher() -> Generator[Watch]:
+    """Progress bars in a terminal, a line every ten seconds elsewhere; both on stderr."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield _lines()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def watch(event: Cost | Progress) -> None:
+            if isinstance(event, Cost):
+                console.print(str(event))
+                return
+            if event.step not in tasks:
+                tasks[event.step] = bars.add_task(event.step, total=event.total)
+            bars.update(tasks[event.step], completed=event.done, visible=event.done < event.total)
+
+        yield watch
+
+
+def _lines() -> Watch:
+    said = time.monotonic()
+
+    def watch(event: Cost | Progress) -> None:
+        nonlocal said
+        if isinstance(event, Cost):
+            print(event, file=sys.stderr, flush=True)
+        elif time.monotonic() - said > LINE_EVERY:
+            said = time.monotonic()
+            print(f"{event.step}: {event.done} of {event.total}", file=sys.stderr, flush=True)
+
+    return watch
+
+
+def print_run(run: Run) -> None:
+    """Best taps, output, hidden gap and controls of every target; then what needs no target; then where the report is."""
+    console = _console()
+    profiles = run.profiles()
+    probes = [p for p in profiles if p.target]
+    others = [p for p in profiles if not p.target]
+    n = run.n
+    console.print(
+        f"[bold]{_safe(run.encoder)}[/bold] on [bold]{_safe(run.dataset)}[/bold]: "
+        f"n = {n['train']} train, {n['val']} val, {n['test']} test; best tap chosen on val, all scores read on test; "
+        "95 % intervals"
+    )
+    if probes:
+        console.print(_probe_table(probes))
+        console.print(_control_table(probes))
+    if others:
+        console.print(_other_table(others))
+    for what, why in run.skipped.items():
+        console.print(Text(f"left out: {what}: {why}", style="dim"))
+    console.print(f"\nReport: {_safe(str(run.path / 'report.html'))}")
+
+
+def _probe_table(probes: list[Profile]) -> Table:
+    table = _table("target", "measure", "family", "best tap (depth)", "score", "output", "hidden gap", "reading")
+    for p in probes:
+        best = f"{p.best_tap} ({p.depth_of(p.best_tap):.2f})" if p.best_tap else "none"
+        table.add_row(
+            _safe(p.target or ""), _score_name(p), p.family, _safe(best), _shown(p.best), _shown(p.output),
+            _shown(p.hidden_gap, signed=True), p.reading,
+        )  # fmt: skip
+    return table
+
+
+def _control_table(probes: list[Profile]) -> Table:
+    names = [name for name in control.NAMES if any(name in p.controls for p in probes)]
+    table = _table("controls: the best they reach", "the encoder", *(name.replace("_", " ") for name in names))
+    if names:
+        for p in probes:
+            table.add_row(
+                _safe(p.target or "") + (f" ({p.measure})" if p.measure != "linear_probe" else ""),
+                _value(p.best), *(_value(p.control(name)) for name in names),
+            )  # fmt: skip
+    return table
+
+
+def _other_table(others: list[Profile]) -> Table:
+    table = _table("measure without target", "family", "first tap", "largest", "output", "output of fresh weights")
+    for p in others:
+        score = p.data["score"]
+        top = str(score.idxmax().values) if score.notnull().any() else ""
+        largest = f"{float(score.max()):.3g} at {top}" if top else "none"
+        table.add_row(
+            p.measure, p.family, f"{float(score[0]):.3g}", _safe(largest), _shown(p.output, digits=3),
+            _value(p.control("fresh_weights"), digits=3),
+        )  # fmt: skip
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else None or "left", overflow="fold")
+    return table
+
+
+def _score_name(p: Profile) -> str:
+    score = p.data.attrs.get("score_name", "")
+    return f"{p.measure} ({score})" if score else p.measure
+
+
+def _shown(found: Interval | None, *, signed: bool = False, digits: int | None = None) -> str:
+    if found is None or found.value != found.value:
+        return "none"
+    if digits:
+        return f"{found.value:.{digits}g} \\[{found.low:.{digits}g}, {found.high:.{digits}g}]"
+    value = f"{found.value:+.3f}" if signed else f"{found.value:.3f}"
+    return f"{value} \\[{found.low:.3f}, {found.high:.3f}]"
+
+
+def _value(found: Interval | None, digits: int = 0) -> str:
+    if found is None or found.value != found.value:
+        return "-"
+    return f"{found.value:.{digits}g}" if digits else f"{found.value:.3f}"
+
+
+def _safe(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def print_inspection(found: dict[str, Any]) -> None:
+    """An encoder's taps, and what a sample costs."""
+    console = _console()
+    parameters = f", {found['parameters']:,} parameters" if found["parameters"] else ""
+    console.print(f"[bold]{_safe(found['encoder'])}[/bold]: {found['modality']}{parameters}")
+    table = _table("tap", "depth", "part", "features", "grid", "read")
+    for tap in found["taps"]:
+        cells = " x ".join(f"{n} {axis}" for n, axis in zip(tap["grid"], tap["axes"], strict=True))
+        prefix = f" + {tap['prefix']} prefix" if tap["prefix"] else ""
+        mark = " (output)" if tap["name"] == found["output_tap"] else ""
+        table.add_row(tap["name"] + mark, f"{tap['depth']:.2f}", tap["part"], str(tap["features"]), cells + prefix, tap["read"])
+    console.print(table)
+    console.print(
+        f"A sample takes {found['seconds_per_sample'] * 1e3:.1f} ms; it leaves "
+        f"{size(found['pooled_bytes_per_sample'])} pooled ({' and '.join(found['pooling'])}) and "
+        f"{size(found['token_bytes_per_sample'])} of tokens; 1,000 samples take about "
+        f"{duration(found['seconds_per_sample'] * 1000)}."
+    )
+
+
+def print_list(rows: dict[str, list[dict[str, Any]]]) -> None:
+    """What plugins offer."""
+    console = _console()
+    for what, found in rows.items():
+        if what in ("encoders", "datasets"):
+            table = _table(what, "options", "plugin")
+            for row in found:
+                name = row["name"] + ("NAME" if row["name"].endswith(":") else "")
+                options = ", ".join(f"{key}={value}" for key, value in row["options"].items())
+                table.add_row(_safe(name), _safe(options), _safe(row["plugin"]))
+            if what == "encoders":
+                table.add_row("path/to/file.py:function", "", "your own file")
+        elif what == "measures":
+            table = _table("measures", "needs", "target kinds", "answers", "source")
+            for row in found:
+                table.add_row(row["name"], row["needs"], ", ".join(row["targets"]), _safe(row["answers"]), _safe(row["source"]))
+        else:
+            table = _table("plugins", "version", "module", "offers")
+            for row in found:
+                offers = "; ".join(f"{what}s: {', '.join(names)}" for what, names in row["offers"].items())
+                table.add_row(_safe(row["name"]), row["version"], row["module"], _safe(row["error"] and f"not loaded: {row['error']}" or offers))
+        console.print(table)
+        console.print()

@@ -1,0 +1,164 @@
+"""Encoders that should know nothing, on the same taps and through the same code.
+
+`fresh_weights` and `permuted_weights` ask the encoder itself; `raw_input` and `summary_statistics` read the sample
+without any model. What they reach is not evidence that the encoder learnt anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from diagnostics.activations import StoredTarget
+from diagnostics.dataset import SPLITS
+from diagnostics.taps import Encoder, Grid, Reduce, Tap, keep
+
+WEIGHTS = ("fresh_weights", "permuted_weights")
+INPUTS = ("raw_input", "summary_statistics")
+NAMES = (*WEIGHTS, *INPUTS, "shuffled_labels")
+
+RAW_STEPS = 64
+RAW_PIXELS = 16
+CELL_PIXELS = 4
+LAGS = 16
+QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+
+ABOUT: Mapping[str, str] = {
+    "fresh_weights": "the same architecture with newly drawn weights",
+    "permuted_weights": "the trained weights, shuffled within each tensor",
+    "raw_input": f"no model: the last {RAW_STEPS} steps of a series; an image at {RAW_PIXELS} x {RAW_PIXELS} pixels and, for dense "
+    f"targets, each cell at {CELL_PIXELS} x {CELL_PIXELS}",
+    "summary_statistics": f"no model: moments, quantiles {QUANTILES} and {LAGS} autocorrelations of the sample (or each cell)",
+    "shuffled_labels": "the encoder's own activations with the targets shuffled among the samples of each split",
+}
+
+
+def control_encoders(encoder: Encoder, seed: int) -> dict[str, Callable[[], Encoder]]:
+    """Name -> function that makes the control; made one by one, since each may be as large as the model."""
+    made: dict[str, Callable[[], Encoder]] = {
+        "fresh_weights": lambda: encoder.fresh(seed),
+        "permuted_weights": lambda: encoder.permuted(seed),
+    }
+    if encoder.modality in ("series", "image"):
+        made["raw_input"] = lambda: InputEncoder("raw_input", encoder)
+        made["summary_statistics"] = lambda: InputEncoder("summary_statistics", encoder)
+    return made
+
+
+class InputEncoder(Encoder):
+    """The sample itself as features: `raw_input` or `summary_statistics`.
+
+    Series: one tap with one token. Images: a tap `image` with one token for the whole and a tap `cells` on the grid of
+    the encoder's output tap, for dense targets.
+    """
+
+    def __init__(self, name: str, encoder: Encoder) -> None:
+        self.name, self.modality = name, encoder.modality
+        self.raw = name == "raw_input"
+        self.encoder = encoder
+        self.output_tap = "series" if self.modality == "series" else "image"
+        grid = encoder.tap(encoder.output_tap).grid
+        self.cells = grid.shape if len(grid.shape) == 2 and grid.tokens > 1 else None
+        self.taps = tuple(self._taps(self.preprocess(encoder.example())))
+
+    def _taps(self, made: Mapping[str, Tensor]) -> list[Tap]:
+        taps = [Tap(self.output_tap, 0.0, "embedding", made[self.output_tap].shape[-1], Grid((1,), ("t",)))]
+        if self.cells is not None and self.modality == "image":
+            taps.append(Tap("cells", 0.0, "embedding", made["cells"].shape[-1], Grid(self.cells, ("y", "x"))))
+        return taps
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return {"weights": "none", "configuration": f"{self.name} {self.cells}", "preprocessing": ABOUT[self.name]}
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        return ("mean",)
+
+    def example(self) -> np.ndarray:
+        return self.encoder.example()
+
+    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+        return self.encoder.covers(shape)
+
+    def sized_for(self, sample: np.ndarray) -> Encoder:
+        sized = InputEncoder(self.name, self.encoder)
+        sized.taps = tuple(sized._taps(sized.preprocess(sample)))
+        return sized
+
+    def preprocess(self, sample: np.ndarray) -> dict[str, Tensor]:
+        if self.modality == "series":
+            series = np.asarray(sample, dtype=np.float32).reshape(len(sample), -1)
+            features = series[-RAW_STEPS:].ravel() if self.raw else _series_statistics(series)
+            return {"series": torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))[None]}
+        image = np.asarray(sample, dtype=np.float32)
+        pixels = torch.from_numpy(image.reshape(*image.shape[:2], -1)).permute(2, 0, 1)[None] / 255
+        whole = _resized(pixels, (RAW_PIXELS, RAW_PIXELS)).flatten(1) if self.raw else _pixel_statistics(pixels[0].flatten(1))[None]
+        made = {"image": whole}
+        if self.cells is not None:
+            made["cells"] = self._cells(pixels, image.shape[:2])
+        return made
+
+    def _cells(self, pixels: Tensor, extent: tuple[int, ...]) -> Tensor:
+        """[token, feature] of each cell of the grid, from the part of the image that the encoder's grid covers."""
+        assert self.cells is not None
+        (top, bottom), (left, right) = self.encoder.covers(extent)
+        part = pixels[..., round(top) : round(bottom), round(left) : round(right)]
+        rows, columns = self.cells
+        side = CELL_PIXELS if self.raw else 2 * CELL_PIXELS
+        patches = _resized(part, (rows * side, columns * side))[0].unfold(1, side, side).unfold(2, side, side)
+        patches = patches.permute(1, 2, 0, 3, 4).reshape(rows * columns, pixels.shape[1], side * side)
+        return patches.flatten(1) if self.raw else torch.stack([_pixel_statistics(patch) for patch in patches])
+
+    def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
+        wanted = self.taps if taps is None else [self.tap(name) for name in taps]
+        return {tap.name: reduce(tap, batch[tap.name]) for tap in wanted}
+
+
+def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    return interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _series_statistics(series: np.ndarray) -> np.ndarray:
+    """Moments, quantiles, mean absolute step, zero crossings and the first autocorrelations of each variate."""
+    centred = series - series.mean(axis=0)
+    spread = centred.std(axis=0)
+    scaled = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
+    lags = min(LAGS, len(series) - 1)
+    correlations = [(scaled[lag:] * scaled[: len(scaled) - lag]).mean(axis=0) for lag in range(1, lags + 1)]
+    rows = [
+        series.mean(axis=0),
+        spread,
+        (scaled**3).mean(axis=0),
+        (scaled**4).mean(axis=0),
+        *np.quantile(series, QUANTILES, axis=0),
+        np.abs(np.diff(series, axis=0)).mean(axis=0),
+        (np.diff(np.sign(centred), axis=0) != 0).mean(axis=0),
+        *correlations,
+    ]
+    return np.concatenate([np.atleast_1d(row) for row in rows])
+
+
+def _pixel_statistics(channels: Tensor) -> Tensor:
+    """Mean, spread and quantiles of each channel, [feature] from [channel, pixel]."""
+    levels = torch.quantile(channels, torch.tensor(QUANTILES), dim=1)
+    return torch.cat([channels.mean(1), channels.std(1, correction=0), levels.flatten()])
+
+
+def shuffled(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget:
+    """The target with its values shuffled among the samples of each split: nothing is left to read out."""
+    rng = np.random.default_rng(seed)
+    order = np.arange(len(split))
+    for name in SPLITS:
+        rows = np.flatnonzero(split == name)
+        order[rows] = rng.permutation(rows)
+    on_grid = {shape: values[order] for shape, values in target.on_grid.items()}
+    values = target.values[order] if len(target.values) else target.values
+    return StoredTarget(
+        target.name, target.kind, values, target.units, target.about, target.classes, target.family_override, on_grid
+    )

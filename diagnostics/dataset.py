@@ -1,0 +1,178 @@
+"""The dataset contract: samples with stable ids, splits and targets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.taps import Modality
+
+Kind = Literal["label", "value", "token_label", "token_value", "masks", "caption", "future", "state"]
+Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "similarity"]
+SPLITS = ("train", "val", "test")
+
+FAMILY_OF: Mapping[str, Family] = {
+    "label": "semantic",
+    "value": "semantic",
+    "token_label": "spatial",
+    "token_value": "spatial",
+    "masks": "spatial",
+    "caption": "language",
+    "future": "dynamics",
+    "state": "dynamics",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a probe reads out.
+
+    Parameters
+    ----------
+    kind: `label` int class [sample]; `value`, `state`, `future` float [sample] (`value` a property of the whole
+        sample, `state` of its last moment, `future` of a moment after it); `token_value` float [sample, *extent], dense
+        over the sample's own grid axes (pixels, steps). NaN marks what is not known; labels use -1.
+    values: the array; its first axis is the dataset's samples, in order.
+    units: of the values, `""` where they have none.
+    about: what it is, in a few words.
+    classes: names of the classes of a `label`.
+    family: overrules the family that follows from the kind.
+    """
+
+    kind: Kind
+    values: np.ndarray
+    units: str = ""
+    about: str = ""
+    classes: tuple[str, ...] = ()
+    family: Family | None = None
+
+    @property
+    def in_family(self) -> Family:
+        """The family that the target's probes are listed under."""
+        return self.family or FAMILY_OF[self.kind]
+
+    @property
+    def dense(self) -> bool:
+        """Whether the target has a value for every place of a sample."""
+        return self.kind.startswith("token_")
+
+
+class Dataset:
+    """Map-style samples held in memory or made on demand.
+
+    Parameters
+    ----------
+    samples: a sequence of raw samples; `image`: uint8 [y, x] or [y, x, channel]; `series`: float [time] or
+        [time, variate].
+    ids: stable and unique.
+    split: `train`, `val` or `test` for each sample.
+    targets: name -> `Target`.
+    groups: what the sample shares with others (video, subject, scene); the sample itself when None. Groups may not
+        straddle splits, and intervals resample groups.
+    fingerprint: changes whenever any content does; by default a digest of everything.
+    about: one line for `diagnostics list` and the report.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        modality: Modality,
+        samples: Sequence[np.ndarray] | np.ndarray,
+        ids: Sequence[str],
+        split: Sequence[str],
+        targets: Mapping[str, Target],
+        *,
+        groups: Sequence[str] | None = None,
+        fingerprint: str | None = None,
+        about: str = "",
+    ) -> None:
+        self.name, self.modality, self.about = name, modality, about
+        self.samples = samples
+        self.ids = [str(i) for i in ids]
+        self.split = np.asarray(split, dtype=object)
+        self.groups = np.asarray(self.ids if groups is None else groups, dtype=object)
+        self.targets = dict(targets)
+        self._check()
+        self._fingerprint = fingerprint
+
+    def _check(self) -> None:
+        n = len(self.samples)
+        if n == 0:
+            raise DiagnosticsError(f"Dataset {self.name} is empty.")
+        for what, column in (("ids", self.ids), ("split", self.split), ("groups", self.groups)):
+            if len(column) != n:
+                raise DiagnosticsError(f"Dataset {self.name} has {n} samples but {len(column)} {what}.")
+        if len(set(self.ids)) != n:
+            raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.")
+        for split in SPLITS:
+            if not (self.split == split).any():
+                raise DiagnosticsError(f"Dataset {self.name} has no {split} samples: it needs train, val and test.")
+        if odd := set(self.split) - set(SPLITS):
+            raise DiagnosticsError(f"Dataset {self.name} has splits {sorted(odd)} beside train, val and test.")
+        seen: dict[str, str] = {}
+        for group, split in zip(self.groups, self.split, strict=True):
+            if seen.setdefault(group, split) != split:
+                raise DiagnosticsError(
+                    f"Dataset {self.name} has group {group} in {seen[group]} and in {split}: keep each group in one split."
+                )
+        for name, target in self.targets.items():
+            if target.kind not in get_args(Kind):
+                raise DiagnosticsError(f"Target {name} of {self.name} has unknown kind '{target.kind}'.")
+            if len(target.values) != n:
+                raise DiagnosticsError(
+                    f"Target {name} of {self.name} has {len(target.values)} values for {n} samples."
+                )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.asarray(self.samples[index])
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of samples, ids, splits, groups and targets."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            for column in (self.ids, self.split, self.groups):
+                digest.update("\x1f".join(map(str, column)).encode() + b"\x1e")
+            for i in range(len(self)):
+                _digest_array(digest, self[i])
+            for name, target in sorted(self.targets.items()):
+                digest.update(f"{name} {target.kind} {target.classes}".encode())
+                _digest_array(digest, target.values)
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def counts(self) -> dict[str, int]:
+        """Number of samples in each split."""
+        return {split: int((self.split == split).sum()) for split in SPLITS}
+
+
+def split_groups(groups: Sequence[Any], seed: int, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)) -> np.ndarray:
+    """A split for each sample, drawn over groups so that no group is in two splits.
+
+    Returns an object array of `train`, `val`, `test`; the shares hold over groups, not samples.
+    """
+    unique, inverse = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    if len(unique) < 3:
+        raise DiagnosticsError(f"{len(unique)} group(s) cannot fill train, val and test: give at least 3.")
+    order = np.random.default_rng(seed).permutation(len(unique))
+    bounds = np.cumsum(fractions)[:2] * len(unique)
+    first = min(max(1, round(bounds[0])), len(unique) - 2)
+    second = min(max(first + 1, round(bounds[1])), len(unique) - 1)
+    of_group = np.full(len(unique), "test", dtype=object)
+    of_group[order[:first]] = "train"
+    of_group[order[first:second]] = "val"
+    return of_group[inverse]
+
+
+def _digest_array(digest: hashlib._Hash, array: np.ndarray) -> None:
+    data = np.ascontiguousarray(array)
+    digest.update(f"{data.dtype.str} {data.shape};".encode())
+    digest.update(data.tobytes())

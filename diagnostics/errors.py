@@ -1,0 +1,30 @@
+"""The error that a user can cause, and how unknown names are reported."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DiagnosticsError(Exception):
+    """What was given, why it does not work, and the next step, in one sentence.
+
+    The command line prints the message and exits with status 2; nothing half-written stays behind.
+    """
+
+
+def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> DiagnosticsError:
+    """The error for a name that nobody offers, with the nearest names that somebody does.
+
+    Returned, not raised: `raise unknown("tap", "blok.3", taps)`.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        choice = f"did you mean {' or '.join(near)}?"
+    elif names:
+        shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+        choice = f"there are {shown}."
+    else:
+        choice = "there are none."
+    return DiagnosticsError(f"Unknown {kind} '{name}': {choice}{' ' + hint if hint else ''}")

@@ -1,0 +1,206 @@
+"""Encoder x dataset -> store: one forward pass a sample, shard by shard, resumable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import Dataset as TorchDataset
+
+from diagnostics.cells import on_grid
+from diagnostics.dataset import Dataset
+from diagnostics.errors import DiagnosticsError
+from diagnostics.progress import Progress, Watch, silent
+from diagnostics.store import Plan, Store, create, identity, refuse_other_identity, row_order
+from diagnostics.taps import Encoder, Tap, pool
+
+# Large batches only thrash the caches of a CPU; a GPU wants more.
+BATCH = {"cpu": 16, "cuda": 128}
+
+
+def extract(
+    encoder: Encoder,
+    dataset: Dataset,
+    path: Path,
+    plan: Plan,
+    *,
+    batch_size: int | None = None,
+    workers: int = 0,
+    device: str = "cpu",
+    about: Mapping[str, Any] | None = None,
+    watch: Watch = silent,
+    before_first_byte: Callable[[float], None] = lambda seconds_per_sample: None,
+) -> Store:
+    """The store at `path`, filled; goes on where an earlier extraction stopped, and does nothing when it is whole.
+
+    Raises `DiagnosticsError` when `path` holds other activations, when a sample does not fit, when a tap does not fire,
+    gives a value that is not finite or overflows the precision, and when the disk is full. `before_first_byte` is called
+    once, with the seconds a sample took in the first batch, before anything is written.
+    """
+    wanted = identity(encoder, dataset, plan)
+    store = _existing(path, wanted)
+    todo = [shard for shard in range(plan.shards) if store is None or not store.done(shard)]
+    if store is not None and store.attrs["complete"]:
+        store.check_whole()
+        return store
+    size = batch_size or BATCH.get(device.partition(":")[0], 16)
+    encoder.to(device)
+    started = time.perf_counter()
+    done = sum(plan.rows(s).stop - plan.rows(s).start for s in range(plan.shards) if s not in todo)
+    collected = _Shard(plan)
+    for shard, positions, batch in _batches(encoder, dataset, plan, todo, size, workers):
+        _capture(encoder, batch, positions, plan, dataset, collected)
+        if store is None or done == 0:
+            before_first_byte((time.perf_counter() - started) / len(positions))
+        if store is None:
+            store = create(path, plan, wanted, dataset, _dense_targets(encoder, dataset, plan.taps), about or {})
+        done += len(positions)
+        watch(Progress(f"extracting {encoder.name}", done, plan.samples))
+        if collected.rows == plan.rows(shard).stop - plan.rows(shard).start:
+            store.write(shard, *collected.arrays())
+            collected = _Shard(plan)
+    assert store is not None
+    store.finish()
+    return store
+
+
+def _existing(path: Path, wanted: Mapping[str, str]) -> Store | None:
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return None
+    try:
+        store = Store(path)
+    except DiagnosticsError as error:
+        raise DiagnosticsError(f"{str(error).split(':')[0]}, so nothing is written there: choose another --out.") from error
+    refuse_other_identity(store, wanted)
+    for leftover in path.glob("taps/*/*/c/**/*.partial"):
+        leftover.unlink()  # of a write that was killed
+    return store
+
+
+class _Shard:
+    """Batches of one shard until it is whole."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.rows = 0
+        self.pooled: dict[str, list[np.ndarray]] = {tap.name: [] for tap in plan.taps}
+        self.tokens: dict[str, list[np.ndarray]] = {}
+
+    def add(self, rows: int, pooled: Mapping[str, np.ndarray], tokens: Mapping[str, np.ndarray]) -> None:
+        self.rows += rows
+        for tap, values in pooled.items():
+            self.pooled[tap].append(values)
+        for tap, values in tokens.items():
+            self.tokens.setdefault(tap, []).append(values)
+
+    def arrays(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Pooled values and tokens of all its rows."""
+        return (
+            {tap: np.concatenate(parts) for tap, parts in self.pooled.items()},
+            {tap: np.concatenate(parts) for tap, parts in self.tokens.items()},
+        )
+
+
+def _capture(
+    encoder: Encoder, batch: Any, positions: np.ndarray, plan: Plan, dataset: Dataset, collected: _Shard
+) -> None:
+    """One forward pass; what the taps gave goes to `collected`, pooled on the device as each tap fires."""
+    with_tokens = positions[0] < plan.token_samples
+    dtype = getattr(torch, plan.precision)
+
+    def reduce(tap: Tap, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        return pool(tap, tokens, plan.poolings), tokens.to("cpu", dtype, copy=True) if with_tokens else None
+
+    found = encoder.capture(batch, [tap.name for tap in plan.taps], reduce)
+    pooled = {name: values.cpu().numpy() for name, (values, _) in found.items()}
+    tokens = {name: kept.numpy() for name, (_, kept) in found.items() if kept is not None}
+    ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]
+    for name, values in pooled.items():
+        _refuse_non_finite(values, name, ids, encoder)
+    if plan.precision == "float16":
+        for name, values in tokens.items():
+            _refuse_overflow(values, name, ids)
+    collected.add(len(positions), pooled, tokens)
+
+
+def _refuse_non_finite(values: np.ndarray, tap: str, ids: Sequence[str], encoder: Encoder) -> None:
+    # The mean over tokens is not finite when any token is not, so pooled values stand for all.
+    bad = ~np.isfinite(values).all(axis=(1, 2))
+    if bad.any():
+        raise DiagnosticsError(
+            f"{encoder.name} gives NaN or infinity at tap {tap} for sample {ids[int(bad.argmax())]}: "
+            "look at that sample, or at the precision the model runs in."
+        )
+
+
+def _refuse_overflow(values: np.ndarray, tap: str, ids: Sequence[str]) -> None:
+    if not np.isfinite(values.sum(dtype=np.float32)):
+        bad = ~np.isfinite(values).all(axis=(1, 2))
+        raise DiagnosticsError(
+            f"Activations of tap {tap} overflow float16 for sample {ids[int(bad.argmax())]}: use --precision float32."
+        )
+
+
+class _Batches(TorchDataset[Any]):
+    """Preprocessed batches by row positions, for a DataLoader; a failure comes back as a value, so workers can pass it."""
+
+    def __init__(self, encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray]) -> None:
+        self.encoder, self.dataset, self.batches = encoder, dataset, batches
+        self.order = row_order(len(dataset))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Any:
+        made: list[Any] = []
+        for i in self.order[self.batches[index]]:
+            try:
+                made.append(self.encoder.preprocess(self.dataset[int(i)]))
+            except DiagnosticsError as error:
+                return f"Sample {self.dataset.ids[i]}: {error}"
+            except Exception as error:
+                return (
+                    f"Sample {self.dataset.ids[i]} of {self.dataset.name} cannot be prepared for {self.encoder.name}: "
+                    f"{type(error).__name__}: {error}"
+                )
+        try:
+            return default_collate(made)
+        except (RuntimeError, TypeError) as error:
+            return f"Samples of {self.dataset.name} do not form a batch, are they of one size? ({str(error).splitlines()[0]})"
+
+
+def _batches(
+    encoder: Encoder, dataset: Dataset, plan: Plan, shards: Sequence[int], size: int, workers: int
+) -> Iterator[tuple[int, np.ndarray, Any]]:
+    """(shard, row positions, batch); batches never cross shards, so a shard done again is the same to the bit."""
+    jobs = [
+        (shard, np.arange(start, min(start + size, plan.rows(shard).stop)))
+        for shard in shards
+        for start in range(plan.rows(shard).start, plan.rows(shard).stop, size)
+    ]
+    batches = _Batches(encoder, dataset, [positions for _, positions in jobs])
+    loader: Any = DataLoader(batches, batch_size=None, num_workers=workers)
+    for (shard, positions), batch in zip(jobs, loader, strict=True):
+        if isinstance(batch, str):
+            raise DiagnosticsError(batch)
+        yield shard, positions, batch
+
+
+def _dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, dict[str, np.ndarray]]:
+    """Each dense target averaged over the cells of each distinct grid: name -> `16x16` -> [sample, token]."""
+    shapes = {tap.grid.shape for tap in taps if tap.grid.tokens > 1}
+    dense: dict[str, dict[str, np.ndarray]] = {}
+    for name, target in dataset.targets.items():
+        if target.dense:
+            extent = target.values.shape[1:]
+            dense[name] = {
+                "x".join(map(str, shape)): on_grid(target.values, encoder.covers(extent), shape)
+                for shape in shapes
+                if len(shape) == len(extent)
+            }
+    return dense

@@ -1,0 +1,92 @@
+"""What is there: an encoder's taps, grids and cost, and what plugins offer."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from typing import Any
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.registry import build, offered, plugins
+
+LISTED = ("encoders", "datasets", "measures", "plugins")
+
+
+def list_all() -> dict[str, list[dict[str, Any]]]:
+    """Encoders, datasets, measures and plugins as plain rows; nothing is built, so nothing heavy is loaded for encoders."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for what in ("encoder", "dataset"):
+        rows[f"{what}s"] = [
+            {"name": name, "options": _options(name, make), "plugin": plugin.name}
+            for name, (plugin, make) in offered(what).items()
+        ]
+    rows["measures"] = [_measure_row(name, plugin.name, make) for name, (plugin, make) in offered("measure").items()]
+    rows["plugins"] = [
+        {
+            "name": plugin.name,
+            "version": plugin.version,
+            "module": plugin.module,
+            "offers": {what: sorted(names) for what, names in plugin.offers.items() if names},
+            "error": plugin.error,
+        }
+        for plugin in plugins()
+    ]
+    return rows
+
+
+def _options(name: str, make: Any) -> dict[str, str]:
+    parameters = list(inspect.signature(make).parameters.values())[1 if name.endswith(":") else 0 :]
+    return {p.name: "" if p.default is p.empty else str(p.default) for p in parameters}
+
+
+def _measure_row(name: str, plugin: str, make: Any) -> dict[str, Any]:
+    try:
+        measure = make()
+        return {
+            "name": name, "needs": measure.needs, "targets": list(measure.kinds), "answers": measure.answers,
+            "source": measure.source, "plugin": plugin,
+        }  # fmt: skip
+    except Exception as error:
+        return {"name": name, "needs": "", "targets": [], "answers": f"fails: {error}", "source": "", "plugin": plugin}
+
+
+def inspect_encoder(spec: str, data: str | None = None, device: str | None = None) -> dict[str, Any]:
+    """Taps, grids and the cost of a sample, from one forward pass that shows that every tap fires."""
+    import torch
+    from torch.utils.data import default_collate
+
+    from diagnostics.runs import usable_device
+    from diagnostics.taps import pool
+
+    encoder = build("encoder", spec)
+    dataset = build("dataset", data) if data else None
+    if dataset is not None and dataset.modality != encoder.modality:
+        raise DiagnosticsError(f"{encoder.name} reads {encoder.modality} samples, {dataset.name} holds {dataset.modality}.")
+    sample = dataset[0] if dataset is not None else encoder.example()
+    encoder = encoder.sized_for(sample).to(usable_device(device))
+    batch = default_collate([encoder.preprocess(sample)] * 2)
+    seconds: list[float] = []
+    for _ in range(3):
+        start = time.perf_counter()
+        encoder.capture(batch, None, lambda tap, tokens: pool(tap, tokens, encoder.poolings).cpu())
+        seconds.append((time.perf_counter() - start) / 2)
+    module: Any = getattr(encoder, "module", None)
+    return {
+        "encoder": encoder.name,
+        "modality": encoder.modality,
+        "parameters": sum(p.numel() for p in module.parameters()) if isinstance(module, torch.nn.Module) else None,
+        "output_tap": encoder.output_tap,
+        "pooling": list(encoder.poolings),
+        "identity": dict(encoder.identity),
+        "seconds_per_sample": min(seconds),
+        "pooled_bytes_per_sample": 4 * len(encoder.poolings) * sum(tap.features for tap in encoder.taps),
+        "token_bytes_per_sample": 4 * sum(tap.tokens * tap.features for tap in encoder.taps),
+        "taps": [
+            {
+                "name": tap.name, "depth": tap.depth, "part": tap.part, "features": tap.features,
+                "grid": list(tap.grid.shape), "axes": list(tap.grid.axes), "prefix": tap.grid.prefix,
+                "read": str(tap.site) if tap.site else "",
+            }
+            for tap in encoder.taps
+        ],
+    }  # fmt: skip

@@ -1,0 +1,112 @@
+"""What all probes share: which rows each split gives, losses by independent unit, and the shape of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.dataset import SPLITS
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import over_taps
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows with a known target in each split, int [row]; test `units` (group names) and each test row's unit."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    units: np.ndarray
+    unit_of_test: np.ndarray
+
+    @property
+    def fit(self) -> np.ndarray:
+        """Train and val, on which the chosen hyperparameter is fitted again."""
+        return np.concatenate([self.train, self.val])
+
+
+def need_target(measure: str, target: StoredTarget | None) -> StoredTarget:
+    """The target; raises where there is none."""
+    if target is None:
+        raise DiagnosticsError(f"{measure} reads out a target, and none was given: choose a dataset that has targets.")
+    return target
+
+
+def rows_of(activations: Activations, target: str, known: np.ndarray, remedy: str) -> Rows:
+    """Rows by split where `known` [sample] (shorter: the first rows only); raises where a split has none."""
+    split = activations.split[: len(known)]
+    found = {name: np.flatnonzero(known & (split == name)) for name in SPLITS}
+    for name, rows in found.items():
+        if len(rows) == 0:
+            raise DiagnosticsError(f"Target {target} is known for no {name} sample{remedy}.")
+    units, unit_of_test = np.unique(activations.groups[found["test"]].astype(str), return_inverse=True)
+    return Rows(found["train"], found["val"], found["test"], units, unit_of_test)
+
+
+def value_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np.ndarray]:
+    """Rows where a real-valued target is finite, and its values float64 [sample]."""
+    values = np.asarray(target.values, dtype=np.float64)
+    return rows_of(activations, target.name, np.isfinite(values), ": leave it out or use more samples"), values
+
+
+def label_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np.ndarray]:
+    """Rows where the class is known, and the labels int [sample]; raises where train does not show every class."""
+    labels = np.asarray(target.values).astype(np.int64)
+    rows = rows_of(activations, target.name, labels >= 0, ": leave it out or use more samples")
+    seen = np.unique(labels[rows.train])
+    if len(seen) < 2:
+        raise DiagnosticsError(
+            f"Target {target.name} has only one class in its {len(rows.train)} train samples: leave it out or use more."
+        )
+    if missing := sorted(set(np.unique(labels[labels >= 0]).tolist()) - set(seen.tolist())):
+        names = ", ".join(target.classes[c] if c < len(target.classes) else str(c) for c in missing)
+        raise DiagnosticsError(
+            f"Target {target.name} has no train sample of class {names}: use more samples or mark them unknown (-1)."
+        )
+    return rows, labels
+
+
+def sum_by_unit(values: np.ndarray, rows: Rows) -> np.ndarray:
+    """[unit], the sum of one value a test row over each unit's rows."""
+    return np.bincount(rows.unit_of_test, weights=values.astype(np.float64), minlength=len(rows.units))
+
+
+def probe_result(
+    activations: Activations,
+    rows: Rows,
+    loss: np.ndarray,
+    reference: np.ndarray,
+    val_score: np.ndarray,
+    extra: Mapping[str, Any],
+    functional: str,
+    centring: str,
+    seed: int,
+    **attrs: Any,
+) -> xr.Dataset:
+    """A probe's dataset: `loss`, `reference_loss` [tap, unit], `val_score` [tap] and `extra` [tap].
+
+    Attributes `n_train`, `n_val`, `n_test` count samples, `units_train` and so on independent groups.
+    """
+    by_split = {"train": rows.train, "val": rows.val, "test": rows.test}
+    variables = {
+        "loss": (("tap", "unit"), loss),
+        "reference_loss": (("tap", "unit"), reference),
+        "val_score": ("tap", val_score),
+        **{name: ("tap", values) for name, values in extra.items()},
+    }
+    everything = {
+        "functional": functional,
+        "pooling": activations.pooling,
+        "centring": centring,
+        **{f"n_{name}": len(found) for name, found in by_split.items()},
+        **{f"units_{name}": len(set(activations.groups[found])) for name, found in by_split.items()},
+        "seed": seed,
+        **attrs,
+    }
+    return over_taps(activations, variables, everything, {"unit": rows.units.astype(object)})

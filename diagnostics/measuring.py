@@ -1,0 +1,126 @@
+"""Applying measures to stored activations, and choosing the best tap honestly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.dataset import Family
+from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.measures.base import Measure
+from diagnostics.progress import Progress, Watch, silent
+from diagnostics.registry import offered
+from diagnostics.statistics import profile_intervals, select
+
+
+@dataclass
+class Measured:
+    """Results by `measure/target` (or `measure`), and why others are missing."""
+
+    results: dict[str, xr.Dataset] = field(default_factory=dict[str, xr.Dataset])
+    skipped: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def chosen_measures(names: Sequence[str] | None) -> list[Measure]:
+    """The measures of these names, or all that plugins offer, bundled ones first in their own order."""
+    known = offered("measure")
+    for name in names or ():
+        if name not in known:
+            raise unknown("measure", name, known, "See `diagnostics list measures`.")
+    made: list[Measure] = []
+    for name in names or known:
+        plugin, make = known[name]
+        try:
+            measure = make()
+        except Exception as error:
+            raise DiagnosticsError(f"Plugin {plugin.name} failed to make the measure {name}: {error}") from error
+        if not isinstance(measure, Measure):
+            raise DiagnosticsError(f"Plugin {plugin.name} offers {name}, which is not a diagnostics.Measure.")
+        made.append(measure)
+    return made
+
+
+def measure_all(
+    measures: Sequence[Measure],
+    activations: Activations,
+    targets: Mapping[str, StoredTarget],
+    seed: int,
+    *,
+    what: str = "",
+    watch: Watch = silent,
+) -> Measured:
+    """Every measure whose needs are met, for every target that it reads."""
+    jobs: list[tuple[str, Measure, StoredTarget | None]] = []
+    for measure in measures:
+        if not measure.kinds:
+            jobs.append((measure.name, measure, None))
+        jobs.extend((f"{measure.name}/{t.name}", measure, t) for t in targets.values() if t.kind in measure.kinds)
+    measured = Measured()
+    for done, (key, measure, target) in enumerate(jobs):
+        watch(Progress(f"measuring {what}".strip(), done, len(jobs)))
+        try:
+            found = measure.compute(activations, target, seed)
+        except DiagnosticsError as error:
+            measured.skipped[key] = str(error)
+            continue
+        except Exception as error:
+            raise DiagnosticsError(f"Measure {key} failed on {what}: {type(error).__name__}: {error}") from error
+        measured.results[key] = _completed(found, measure, target, activations, seed)
+    if jobs:
+        watch(Progress(f"measuring {what}".strip(), len(jobs), len(jobs)))
+    return measured
+
+
+def _completed(
+    found: xr.Dataset, measure: Measure, target: StoredTarget | None, activations: Activations, seed: int
+) -> xr.Dataset:
+    """The result with intervals, selection and the attributes that every result has."""
+    better = {True: "yes", False: "no", None: "neither"}[measure.higher_is_better]
+    family: Family | None = measure.family or (target.family if target else None)
+    attrs: dict[str, Any] = {
+        "measure": measure.name,
+        "target": target.name if target else "",
+        "units": target.units if target else "",
+        "about": target.about if target else measure.answers,
+        "family": family or "geometry",
+        "higher_is_better": better,
+        "output_tap": activations.output_tap,
+        "source": measure.source,
+        "score_name": measure.name if target is None else "accuracy" if target.kind == "label" else "R2",
+    }
+    found = found.copy()
+    if "loss" in found:
+        found, selected = _judged(found, activations.output_tap, seed)
+        attrs |= selected
+    found.attrs = {key: _plain(value) for key, value in (found.attrs | attrs).items()}
+    if "tap" in found.coords and "depth" not in found.coords and not measure.pairwise:
+        depths = {tap.name: tap.depth for tap in activations.taps}
+        found = found.assign_coords(depth=("tap", [depths[str(tap)] for tap in found["tap"].values]))
+    return found
+
+
+def _judged(found: xr.Dataset, output_tap: str, seed: int) -> tuple[xr.Dataset, dict[str, Any]]:
+    """Scores and intervals from test losses, and the best tap from val."""
+    taps = [str(tap) for tap in found["tap"].values]
+    loss = found["loss"].transpose("tap", "unit").values
+    reference = found["reference_loss"].transpose("tap", "unit").values
+    fit_units = int(found.attrs["units_train"] + found.attrs["units_val"])
+    score, low, high = profile_intervals(loss, reference, fit_units, seed)
+    found = found.assign(score=("tap", score), low=("tap", low), high=("tap", high))
+    selection = select(taps, output_tap, found["val_score"].values, loss, reference, fit_units, seed)
+    if selection is None:
+        return found, {}
+    attrs: dict[str, Any] = {"best_tap": selection.best_tap}
+    for key, interval in (("best_score", selection.best), ("hidden_gap", selection.hidden_gap)):
+        attrs |= {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
+    attrs["intervals"] = "95 %, bootstrap over test units, widened for the training set's share"
+    return found, attrs
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,157 @@
+"""A profile: one measure as a function of depth, with its uncertainty and its controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from diagnostics.controls import NAMES
+from diagnostics.statistics import Interval
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One measure (of one target) at every tap.
+
+    `data` is the `xarray.Dataset` that the run stores: `score`, `low`, `high` over `tap`, and attributes that state n,
+    pooling, centring, functional and seed. `controls` holds the same for each encoder that should know nothing.
+    """
+
+    measure: str
+    target: str | None
+    data: xr.Dataset
+    controls: Mapping[str, xr.Dataset]
+
+    @property
+    def name(self) -> str:
+        """`measure/target`, or the measure alone."""
+        return f"{self.measure}/{self.target}" if self.target else self.measure
+
+    @property
+    def taps(self) -> list[str]:
+        """Tap names in order of execution."""
+        return [str(tap) for tap in self.data["tap"].values]
+
+    @property
+    def family(self) -> str:
+        """The family of the measure or of its target."""
+        return self.data.attrs["family"]
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """None where neither way is better by itself."""
+        return {"yes": True, "no": False}.get(self.data.attrs["higher_is_better"])
+
+    @property
+    def best_tap(self) -> str | None:
+        """The tap with the best score on val; None where neither way is better."""
+        return self.data.attrs.get("best_tap")
+
+    @property
+    def best(self) -> Interval | None:
+        """The best tap's score on test."""
+        return self._interval("best_score")
+
+    @property
+    def output_tap(self) -> str:
+        """The tap that the encoder's makers hand to users."""
+        return self.data.attrs["output_tap"]
+
+    @property
+    def output(self) -> Interval:
+        """The output tap's value."""
+        row = self.data.sel(tap=self.output_tap)
+        return Interval(*(float(row[key]) for key in ("score", "low", "high")))
+
+    @property
+    def hidden_gap(self) -> Interval | None:
+        """By how much the best tap beats the output tap on test, paired over units."""
+        return self._interval("hidden_gap")
+
+    def depth_of(self, tap: str) -> float:
+        """Depth of one of the taps."""
+        return float(self.data["depth"].sel(tap=tap))
+
+    def control(self, name: str) -> Interval | None:
+        """What a control reaches: its own best tap's score on test, or its value at its output tap."""
+        if name not in self.controls:
+            return None
+        other = Profile(self.measure, self.target, self.controls[name], {})
+        return other.best if self.best_tap is not None else other.output
+
+    def _interval(self, key: str) -> Interval | None:
+        if key not in self.data.attrs:
+            return None
+        return Interval(self.data.attrs[key], self.data.attrs[f"{key}_low"], self.data.attrs[f"{key}_high"])
+
+    @property
+    def reading(self) -> str:
+        """What the numbers say, in a few words."""
+        if self.best is None or self.hidden_gap is None or self.best_tap is None:
+            return ""
+        known = {name: self.control(name) for name in NAMES}
+        rivals = {name: found.value for name, found in known.items() if found is not None}
+        if not self.best.low > 0.0 or (not rivals and not math.isfinite(self.best.low)):
+            return "not readable anywhere"
+        rival = max(rivals, key=lambda name: rivals[name], default=None)
+        if rival is not None and rivals[rival] >= self.best.low:
+            return f"no evidence of learning: {rival.replace('_', ' ')} reach{'es' if rival == 'raw_input' else ''} as much"
+        if self.hidden_gap.low > 0:
+            return "the output hides it"
+        return "the output keeps it" if self.hidden_gap.value < 0.05 else "the output may hide some"
+
+    def to_json(self) -> dict[str, Any]:
+        """The profile as plain numbers; None for what has no value."""
+        gap = self.hidden_gap
+        best = self.best
+        controls = {name: self.control(name) for name in NAMES}
+        return {
+            "measure": self.measure,
+            "target": self.target,
+            "family": self.family,
+            "higher_is_better": self.higher_is_better,
+            "taps": self.taps,
+            "depth": numbers(self.data["depth"]),
+            "score": numbers(self.data["score"]),
+            "low": numbers(self.data["low"]),
+            "high": numbers(self.data["high"]),
+            "best_tap": self.best_tap,
+            "best_score": number(best.value) if best else None,
+            "output_tap": self.output_tap,
+            "output_score": number(self.output.value),
+            "hidden_gap": {k: number(getattr(gap, k)) if gap else None for k in ("value", "low", "high")},
+            "controls": {name: number(found.value) if found else None for name, found in controls.items()},
+            "control_intervals": {
+                name: [number(found.low), number(found.high)] for name, found in controls.items() if found
+            },
+            "attributes": {key: value for key, value in self.data.attrs.items() if _is_plain(value)},
+        }
+
+    def plot(self) -> go.Figure:
+        """The profile as a plotly figure: score with its band over the taps, controls beside it."""
+        from diagnostics.report.figures import profile_figure
+
+        return profile_figure(self)
+
+
+def number(value: float) -> float | None:
+    """A float that JSON can hold: None for what is not finite."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def numbers(values: Any) -> list[float | None]:
+    """`number` over an array."""
+    return [number(value) for value in np.asarray(values, dtype=np.float64)]
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (str, int, bool)) or (isinstance(value, float) and math.isfinite(value))

@@ -1,0 +1,62 @@
+"""What a long job says while it runs: frozen events, given to whoever watches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run will write and take, said before the first byte."""
+
+    encoder: str
+    dataset: str
+    samples: int
+    taps: int
+    pooled_bytes: int
+    token_bytes: int
+    token_samples: int
+    seconds: float
+    encoders: int
+    path: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.encoder} on {self.dataset}: {self.samples:,} samples, {self.taps} taps, {self.encoders} encoder(s) "
+            f"with the controls; writes {size(self.pooled_bytes + self.token_bytes)} to {self.path} "
+            f"(tokens of {self.token_samples:,} samples: {size(self.token_bytes)}); "
+            f"extraction takes about {duration(self.seconds)}."
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` steps of a named piece of work."""
+
+    step: str
+    done: int
+    total: int
+
+
+Watch = Callable[[Cost | Progress], None]
+
+
+def silent(event: Cost | Progress) -> None:
+    """Watches without a word."""
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,203 @@
+"""Finding plugins and what they offer: names, schemes, options, and `file.py:function`."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pluggy
+
+from diagnostics import hookspecs
+from diagnostics.errors import DiagnosticsError, unknown
+
+GROUP = "diagnostics"
+What = Literal["encoder", "dataset", "measure", "command"]
+
+
+@dataclass
+class Plugin:
+    """One entry point: what it offers, or why it could not be loaded."""
+
+    name: str
+    version: str
+    module: str
+    error: str = ""
+    offers: dict[str, dict[str, Callable[..., Any]]] = field(default_factory=dict[str, dict[str, Callable[..., Any]]])
+
+
+@functools.cache
+def plugins() -> tuple[Plugin, ...]:
+    """All plugins by name, bundled ones and strangers' alike; one that fails carries its error and does no other harm."""
+    points = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda point: point.name)
+    return tuple(_load(point) for point in points)
+
+
+def _load(point: importlib.metadata.EntryPoint) -> Plugin:
+    version = point.dist.version if point.dist else "unknown"
+    plugin = Plugin(point.name, version, point.value)
+    # A manager of its own for each plugin, so that what one does wrong stays with it.
+    manager = pluggy.PluginManager("diagnostics")
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(point.load(), name=point.name)
+        manager.check_pending()
+        for what in typing.get_args(What):
+            plugin.offers[what] = _offered(manager, what)
+    except (Exception, SystemExit) as error:
+        plugin.error = f"{type(error).__name__}: {error}".splitlines()[0]
+        plugin.offers = {}
+    return plugin
+
+
+def _offered(manager: pluggy.PluginManager, what: What) -> dict[str, Callable[..., Any]]:
+    offered: dict[str, Callable[..., Any]] = {}
+    for mapping in getattr(manager.hook, f"{what}s")():
+        if not isinstance(mapping, Mapping):
+            raise TypeError(f"hook {what}s returned a {type(mapping).__name__}, not a mapping from name to callable")
+        for name, make in mapping.items():  # pyright: ignore[reportUnknownVariableType]
+            if not isinstance(name, str) or not callable(make):  # pyright: ignore[reportUnknownArgumentType]
+                raise TypeError(f"hook {what}s offers {name!r}, which is not a name with something callable")
+            offered[name] = make
+    return offered
+
+
+def offered(what: What) -> dict[str, tuple[Plugin, Callable[..., Any]]]:
+    """Name -> (plugin, callable) over all plugins; a name that two of them claim raises when it is asked for."""
+    found: dict[str, tuple[Plugin, Callable[..., Any]]] = {}
+    for plugin in plugins():
+        for name, make in plugin.offers.get(what, {}).items():
+            if name in found:
+                make = _claimed_twice(what, name, found[name][0], plugin)
+            found[name] = (plugin, make)
+    return found
+
+
+def _claimed_twice(what: What, name: str, first: Plugin, second: Plugin) -> Callable[..., Any]:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise DiagnosticsError(
+            f"Plugins {first.name} and {second.name} both offer the {what} '{name}': uninstall one of them."
+        )
+
+    return refuse
+
+
+def build(what: Literal["encoder", "dataset"], spec: str) -> Any:
+    """The encoder or dataset that a specification names.
+
+    `name`, `scheme:rest` or `path/to/file.py:function`, each with options as in `lorenz?n=800&seed=3`.
+    """
+    from urllib.parse import parse_qsl
+
+    name, _, query = spec.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)) if "=" in query else [])
+    if query and not options:
+        raise DiagnosticsError(f"Options of '{spec}' cannot be read: write them as ?key=value&key=value.")
+    owner, make, args = _find(what, name)
+    built = call(make, args, options, owner, what)
+    expected = _expected(what)
+    if not isinstance(built, expected):
+        raise DiagnosticsError(
+            f"{owner} gave a {type(built).__name__} for '{spec}', not a diagnostics.{expected.__name__}."
+        )
+    return built
+
+
+def _expected(what: Literal["encoder", "dataset"]) -> type:
+    if what == "encoder":
+        from diagnostics.taps import Encoder
+
+        return Encoder
+    from diagnostics.dataset import Dataset
+
+    return Dataset
+
+
+def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable[..., Any], tuple[str, ...]]:
+    path, _, function = name.rpartition(":")
+    if path.endswith(".py"):
+        return path, _from_file(Path(path), function), ()
+    known = offered(what)
+    if name in known:
+        plugin, make = known[name]
+        return f"Plugin {plugin.name}", make, ()
+    scheme, colon, rest = name.partition(":")
+    if colon and scheme + colon in known:
+        plugin, make = known[scheme + colon]
+        return f"Plugin {plugin.name}", make, (rest,)
+    broken = [f"plugin {p.name} could not be loaded ({p.error})" for p in plugins() if p.error]
+    hint = f"Or path/to/file.py:function; `diagnostics list` shows all{'; ' + '; '.join(broken) if broken else ''}."
+    if name.endswith(".py"):
+        hint = f"To use a file, name the function in it: {name}:build."
+    raise unknown(what, name, known, hint)
+
+
+def _from_file(path: Path, function: str) -> Callable[..., Any]:
+    if not path.is_file():
+        raise DiagnosticsError(f"There is no file {path}: give the path of a Python file as path/to/file.py:function.")
+    spec = importlib.util.spec_from_file_location(f"_diagnostics_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise DiagnosticsError(f"{path} could not be run: {_said(error)}") from error
+    make = getattr(module, function, None)
+    if not callable(make):
+        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise unknown(f"function in {path}:", function, functions)
+    return make
+
+
+def call(make: Callable[..., Any], args: tuple[str, ...], options: Mapping[str, str], owner: str, what: str) -> Any:
+    """`make(*args, **options)` with the options' text turned into what the annotations ask for."""
+    signature = inspect.signature(make)
+    known = [
+        parameter.name
+        for parameter in list(signature.parameters.values())[len(args) :]
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    # Only the options' annotations: that of the return value may name what is imported for type checkers alone.
+    written = {key: kind for key, kind in getattr(make, "__annotations__", {}).items() if key in known}
+    hints = typing.get_type_hints(types.SimpleNamespace(__annotations__=written), getattr(make, "__globals__", None))
+    converted: dict[str, Any] = {}
+    for key, text in options.items():
+        if key not in known:
+            raise unknown(f"option of this {what}", key, known)
+        converted[key] = _convert(key, text, hints.get(key, str))
+    try:
+        return make(*args, **converted)
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise DiagnosticsError(f"{owner} failed to make the {what}: {_said(error)}") from error
+
+
+def _convert(key: str, text: str, hint: Any) -> Any:
+    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if types.NoneType in choices and text.lower() in ("none", ""):
+        return None
+    for kind in choices:
+        if kind is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    if str in choices or not set(choices) & {int, float, bool}:
+        return text
+    wanted = " or ".join(kind.__name__ for kind in choices if kind is not types.NoneType)
+    raise DiagnosticsError(f"Option {key}={text} is not {wanted}.")
+
+
+def _said(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

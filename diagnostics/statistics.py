@@ -1,0 +1,138 @@
+"""Intervals over independent units, and selection that is honest about the best tap.
+
+A probe hands over, for each tap, the loss and the reference loss of each independent test unit (series, image, video,
+subject). Its score is 1 - sum(loss) / sum(reference), which is R2 with squared errors against the train mean, and
+accuracy with wrong answers against counts. The best tap is the one with the best score on val; its score, the output's
+score and their paired difference (the hidden gap) are read on test, where nothing was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its interval; `low` and `high` are NaN where fewer than two units leave it unknown."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The best tap, the output tap, and what the output hides."""
+
+    best_tap: str
+    best: Interval
+    output_tap: str
+    output: Interval
+    hidden_gap: Interval
+
+
+def resample_counts(units: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """How often each of `units` independent units is drawn in each resample, float64 [resample, unit]."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(units, np.full(units, 1 / units), size=resamples).astype(np.float64)
+
+
+def interval(
+    value: np.ndarray | float, replicates: np.ndarray, units: int, fit_units: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the interval at LEVEL from bootstrap replicates [resample, ...] over `units` independent units.
+
+    The expanded percentile interval: the percentile interval of few units is too narrow, and drawing its ends at the
+    level that a t interval with the same n needs mends it (Hesterberg 2015, arXiv 1411.5279, section 5.2).
+
+    For what was fitted on `fit_units` other units, resampling test units alone would ask how good these fits are, not
+    how good the taps are: another training set would have given other fits. The variance that this adds is about
+    units / fit_units of the one that is seen (Nadeau and Bengio 2003, Machine Learning 52, equation 8), so the
+    replicates are spread about the value by the root of one plus that share.
+    """
+    if units < 2:
+        nothing = np.full(np.shape(value), np.nan)
+        return nothing, nothing
+    t = stats.t.ppf(0.5 + LEVEL / 2, units - 1)
+    tail = stats.norm.cdf(-np.sqrt(units / (units - 1)) * t)
+    low, high = np.quantile(replicates, [tail, 1 - tail], axis=0)
+    spread = np.sqrt(1 + units / fit_units) if fit_units else 1.0
+    return value + spread * (low - value), value + spread * (high - value)
+
+
+def scores(loss: np.ndarray, reference: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+    """1 - sum(loss) / sum(reference) over units, [tap] from [tap, unit]; [resample, tap] with resample counts."""
+    weights = np.ones((1, loss.shape[1])) if counts is None else counts
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = 1.0 - (weights @ loss.T) / (weights @ reference.T)
+    return found[0] if counts is None else found
+
+
+def profile_intervals(
+    loss: np.ndarray, reference: np.ndarray, fit_units: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Score, low and high of each tap from test losses [tap, unit]."""
+    units = loss.shape[1]
+    score = scores(loss, reference)
+    low, high = interval(score, scores(loss, reference, resample_counts(units, seed)), units, fit_units)
+    return score, low, high
+
+
+def select(
+    taps: list[str],
+    output_tap: str,
+    val_score: np.ndarray,
+    loss: np.ndarray,
+    reference: np.ndarray,
+    fit_units: int,
+    seed: int,
+) -> Selection | None:
+    """The best tap by val and what it beats the output tap by on test, paired over units; None when no tap has a score."""
+    if not np.isfinite(val_score).any():
+        return None
+    best = int(np.nanargmax(val_score))
+    output = taps.index(output_tap)
+    units = loss.shape[1]
+    pair = np.array([best, output])
+    value = scores(loss[pair], reference[pair])
+    replicates = scores(loss[pair], reference[pair], resample_counts(units, seed))
+    low, high = interval(value, replicates, units, fit_units)
+    gap = float(value[0] - value[1])
+    gap_low, gap_high = interval(gap, replicates[:, 0] - replicates[:, 1], units, fit_units)
+    ends = [Interval(float(value[i]), float(low[i]), float(high[i])) for i in range(2)]
+    return Selection(taps[best], ends[0], output_tap, ends[1], Interval(gap, float(gap_low), float(gap_high)))
+
+
+def mean_interval(values: np.ndarray, groups: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """Mean of per-sample values with its interval, resampling whole groups."""
+    totals, sizes = by_group(values, groups)
+    counts = resample_counts(len(sizes), seed)
+    with np.errstate(invalid="ignore"):
+        replicates = (counts @ totals) / (counts @ sizes)
+    value = float(totals.sum() / sizes.sum())
+    low, high = interval(value, replicates, len(sizes))
+    return value, float(low), float(high)
+
+
+def by_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of values in each group, groups in sorted order."""
+    _, inverse = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    return np.bincount(inverse, weights=values), np.bincount(inverse).astype(np.float64)
+
+
+def jackknife(whole: float, without: Callable[[int], float], blocks: int) -> tuple[float, float]:
+    """t interval of a statistic from its values without each of `blocks` equal blocks of units."""
+    values = np.array([without(i) for i in range(blocks)])
+    error = np.sqrt((blocks - 1) / blocks * np.square(values - values.mean()).sum())
+    reach = stats.t.ppf(0.5 + LEVEL / 2, blocks - 1) * error
+    return float(whole - reach), float(whole + reach)

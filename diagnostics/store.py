@@ -1,0 +1,400 @@
+"""The activation store: layout, budget, resume, identity and integrity.
+
+    samples/                id, split, group [sample]; targets/<name> [sample], or targets/<name>/<grid> [sample, token]
+    taps/<tap>/pooled       [sample, pooling, feature] float32
+    taps/<tap>/tokens       [token_sample, token, feature], and prefix [token_sample, prefix, feature] where there are any
+    controls/<name>/        the same for an encoder that should know nothing
+    results/                what the measures found
+
+Rows are in a random order fixed by the sample count, so the token rows, the first `token_samples`, are a random subset.
+Every array is cut along samples at the same `shard` rows. One shard of all taps is one step of an extraction: it is done
+when the files of all its arrays exist, and each file appears whole or not at all (Zarr writes beside and renames).
+Every chunk carries a CRC-32C, so damaged bytes are noticed when they are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import math
+import shutil
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+import numpy as np
+import zarr
+import zarr.errors
+from zarr.codecs import Crc32cCodec
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.dataset import Dataset, Target
+from diagnostics.errors import DiagnosticsError
+from diagnostics.taps import Encoder, Grid, Tap
+
+FORMAT = 1
+Precision = Literal["float32", "float16"]
+MAX_SHARD = 64
+SHARD_BYTES = 128 * 2**20
+CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a store will hold: decided before the first byte, the same for the same encoder, dataset and options."""
+
+    samples: int
+    token_samples: int
+    shard: int
+    precision: Precision
+    poolings: tuple[str, ...]
+    taps: tuple[Tap, ...]
+    output_tap: str
+
+    @property
+    def shards(self) -> int:
+        """Number of steps of an extraction."""
+        return math.ceil(self.samples / self.shard)
+
+    def rows(self, shard: int) -> slice:
+        """The rows of a shard."""
+        return slice(shard * self.shard, min((shard + 1) * self.shard, self.samples))
+
+    @property
+    def pooled_bytes(self) -> int:
+        """Size of the pooled activations."""
+        return self.samples * len(self.poolings) * 4 * sum(tap.features for tap in self.taps)
+
+    @property
+    def token_bytes(self) -> int:
+        """Size of the kept tokens."""
+        return self.token_samples * _token_bytes(self.taps, self.precision)
+
+    def arrays(self, shard: int) -> list[str]:
+        """Names below `taps/` of the arrays that have rows in a shard."""
+        kinds = ["pooled"]
+        if self.rows(shard).start < self.token_samples:
+            kinds.append("tokens")
+        return [f"{tap.name}/{kind}" for tap in self.taps for kind in kinds] + [
+            f"{tap.name}/prefix" for tap in self.taps if tap.grid.prefix and "tokens" in kinds
+        ]
+
+
+def plan(encoder: Encoder, taps: Sequence[Tap], samples: int, token_budget: int, precision: Precision) -> Plan:
+    """Shard rows so that one shard of all taps fits in memory, and as many token rows as `token_budget` bytes hold."""
+    each = _token_bytes(taps, precision)
+    shard = 2 ** int(math.log2(max(1, min(MAX_SHARD, SHARD_BYTES // each))))
+    affordable = token_budget // each
+    token_samples = samples if affordable >= samples else affordable // shard * shard
+    return Plan(samples, token_samples, shard, precision, encoder.poolings, tuple(taps), encoder.output_tap)
+
+
+def _token_bytes(taps: Sequence[Tap], precision: Precision) -> int:
+    return np.dtype(precision).itemsize * sum(tap.tokens * tap.features for tap in taps)
+
+
+def row_order(samples: int) -> np.ndarray:
+    """The dataset index behind each row of a store."""
+    return np.random.default_rng(0).permutation(samples)
+
+
+def identity(encoder: Encoder, dataset: Dataset, plan: Plan) -> dict[str, str]:
+    """What the activations depend on: never device, batch size or number of workers."""
+    return {
+        **encoder.identity,
+        "dataset": f"{dataset.name} {dataset.fingerprint}",
+        "taps": "; ".join(f"{tap.name} {tap.site} {tap.grid} {tap.features}" for tap in plan.taps),
+        "precision": plan.precision,
+        "tokens": f"{plan.token_samples} samples",
+    }
+
+
+class Store(Activations):
+    """A store on disk, open for reading; `writer` opens one for an extraction."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.root = zarr.open_group(path, mode="r+", zarr_format=3)
+            attrs: Any = self.root.attrs.asdict()
+        except (zarr.errors.GroupNotFoundError, FileNotFoundError, NotADirectoryError) as error:
+            raise DiagnosticsError(f"{path} is not a run: give the folder that `diagnostics run` wrote.") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise _damaged(path, "zarr.json") from error
+        if attrs.get("diagnostics_format") != FORMAT:
+            raise DiagnosticsError(
+                f"{path} is a Zarr group but not a run of this version (format {FORMAT}): run `diagnostics run` anew."
+            )
+        self.attrs: dict[str, Any] = attrs
+        self.plan = _plan_from_attrs(attrs["plan"])
+        self.identity: dict[str, str] = attrs["identity"]
+        self.taps, self.output_tap, self.poolings = self.plan.taps, self.plan.output_tap, self.plan.poolings
+        self.token_samples = self.plan.token_samples
+        self.ids, self.split, self.groups = (self._column(name) for name in ("id", "split", "group"))
+
+    # Reading
+
+    def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:
+        values = self._read(f"taps/{tap}/pooled", (slice(None),)).astype(np.float64)
+        return values.reshape(len(values), -1) if pooling is None else values[:, self.poolings.index(pooling)]
+
+    def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
+        for start in range(0, self.token_samples, self.plan.shard):
+            rows = slice(start, min(start + self.plan.shard, self.token_samples))
+            yield rows, self._read(f"taps/{tap}/tokens", (rows,)).astype(np.float32)
+
+    def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
+        grid = self._tap(tap).grid
+        for kind in ("tokens", "prefix") if grid.prefix else ("tokens",):
+            array = self._array(f"taps/{tap}/{kind}")
+            # Whole chunks, so that nothing is read twice.
+            for start in range(0, array.shape[1], array.chunks[1]):
+                block = self._read(f"taps/{tap}/{kind}", (slice(None), slice(start, start + array.chunks[1])))
+                yield block.reshape(len(block), -1).astype(np.float64)
+
+    def targets(self) -> dict[str, StoredTarget]:
+        """All stored targets by name, in the dataset's order."""
+        return {name: self._target(name, about) for name, about in self.attrs["targets"].items()}
+
+    def _target(self, name: str, about: Mapping[str, Any]) -> StoredTarget:
+        dense: dict[tuple[int, ...], np.ndarray] = {}
+        values = np.empty(0)
+        if about["grids"]:
+            for key in about["grids"]:
+                shape = tuple(int(n) for n in key.split("x"))
+                # NaN is data here, so holes are found by the file check on opening.
+                dense[shape] = self._read(f"samples/targets/{name}/{key}", (slice(None),), holes=True)
+        else:
+            values = self._read(f"samples/targets/{name}", (slice(None),), holes=True)
+        return StoredTarget(
+            name, about["kind"], values, about["units"], about["about"], tuple(about["classes"]), about["family"], dense
+        )
+
+    def _column(self, name: str) -> np.ndarray:
+        return self._read(f"samples/{name}", (slice(None),), holes=True).astype(object)
+
+    def _tap(self, name: str) -> Tap:
+        return next(tap for tap in self.taps if tap.name == name)
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        try:
+            found = self.root[name]
+        except (KeyError, ValueError, zarr.errors.BaseZarrError) as error:
+            raise _damaged(self.path, name) from error
+        assert isinstance(found, zarr.Array)
+        return found
+
+    def _read(self, name: str, selection: tuple[slice, ...], *, holes: bool = False) -> np.ndarray:
+        array = self._array(name)
+        try:
+            values = np.asarray(array[selection])
+        except (ValueError, RuntimeError, OSError, AssertionError, IndexError) as error:
+            raise _damaged(self.path, name) from error
+        if not holes and np.isnan(values.sum(dtype=np.float64)):
+            raise _damaged(self.path, name)
+        return values
+
+    def check_whole(self) -> None:
+        """Raises when the extraction did not finish, or when files of it are gone since."""
+        missing = [shard for shard in range(self.plan.shards) if not self.done(shard)]
+        if self.attrs["complete"] and missing:
+            raise _damaged(self.path, f"shard {missing[0]} of {self.plan.shards}")
+        if not self.attrs["complete"]:
+            raise DiagnosticsError(
+                f"The extraction into {self.path} was interrupted after {self.plan.shards - len(missing)} of "
+                f"{self.plan.shards} shards: give the same `diagnostics run` command again to finish it."
+            )
+
+    def done(self, shard: int) -> bool:
+        """Whether the files of all arrays with rows in this shard exist."""
+        return all((self.path / "taps" / name / "c" / str(shard) / "0" / "0").is_file() for name in self.plan.arrays(shard))
+
+    # Writing
+
+    def write(self, shard: int, pooled: Mapping[str, np.ndarray], tokens: Mapping[str, np.ndarray]) -> None:
+        """One whole shard: pooled [row, pooling, feature] and tokens [row, prefix + token, feature] of all taps."""
+        rows = self.plan.rows(shard)
+        try:
+            for tap in self.taps:
+                self._array(f"taps/{tap.name}/pooled")[rows] = pooled[tap.name]
+                if tap.name in tokens:
+                    kept = slice(rows.start, min(rows.stop, self.token_samples))
+                    values = tokens[tap.name][: kept.stop - kept.start]
+                    self._array(f"taps/{tap.name}/tokens")[kept] = values[:, tap.grid.prefix :]
+                    if tap.grid.prefix:
+                        self._array(f"taps/{tap.name}/prefix")[kept] = values[:, : tap.grid.prefix]
+        except OSError as error:
+            raise unwritable(self.path, error, f"after {shard} of {self.plan.shards} shards; ") from error
+
+    def finish(self) -> None:
+        """Marks the extraction as complete: from now on a missing file is damage."""
+        self.set_attrs(complete=True)
+
+    def set_attrs(self, **attrs: Any) -> None:
+        """Adds to the attributes, on disk and here."""
+        try:
+            self.root.attrs.update(attrs)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        self.attrs.update(attrs)
+
+
+def create(
+    path: Path, plan: Plan, identity: Mapping[str, str], dataset: Dataset, dense: Mapping[str, Mapping[str, np.ndarray]],
+    about: Mapping[str, Any],
+) -> Store:
+    """An empty store, made beside `path` and renamed, so that it is there whole or not at all.
+
+    `dense` holds the targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        root = zarr.open_group(partial, mode="w-", zarr_format=3)
+        _write_samples(root.create_group("samples"), plan, dataset, dense)
+        taps = root.create_group("taps")
+        for tap in plan.taps:
+            _create_arrays(taps.create_group(tap.name), tap, plan)
+        targets = {name: _target_attrs(target, dense.get(name, {})) for name, target in dataset.targets.items()}
+        root.attrs.update(
+            {
+                "diagnostics_format": FORMAT,
+                "identity": dict(identity),
+                "plan": dataclasses.asdict(plan),
+                "targets": targets,
+                "complete": False,
+                **about,
+            }
+        )
+        partial.rename(path)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise unwritable(path, error) from error
+    return Store(path)
+
+
+def _create_arrays(group: zarr.Group, tap: Tap, plan: Plan) -> None:
+    common: dict[str, Any] = {"compressors": Crc32cCodec(), "fill_value": np.nan}
+    rows, width = plan.shard, tap.features
+    shape = (plan.samples, len(plan.poolings), width)
+    group.create_array(
+        "pooled", shape=shape, chunks=(rows, *shape[1:]), dtype="float32",
+        dimension_names=("sample", "pooling", "feature"), **common,
+    )  # fmt: skip
+    group.attrs.update({"depth": tap.depth, "part": tap.part, "pooling": list(plan.poolings), "grid": str(tap.grid)})
+    if not plan.token_samples:
+        return
+    for kind, count in (("tokens", tap.grid.tokens), ("prefix", tap.grid.prefix)):
+        if count:
+            # Inner chunks hold all rows of some tokens: a block of features of all samples is read without waste.
+            block = max(1, min(count, CHUNK_BYTES // (rows * width * np.dtype(plan.precision).itemsize)))
+            group.create_array(
+                kind, shape=(plan.token_samples, count, width), chunks=(rows, block, width),
+                shards=(rows, math.ceil(count / block) * block, width), dtype=plan.precision,
+                dimension_names=("token_sample", kind.removesuffix("s"), "feature"), **common,
+            )  # fmt: skip
+
+
+def _write_samples(
+    group: zarr.Group, plan: Plan, dataset: Dataset, dense: Mapping[str, Mapping[str, np.ndarray]]
+) -> None:
+    order = row_order(plan.samples)
+    columns = {"id": np.asarray(dataset.ids, dtype=object), "split": dataset.split, "group": dataset.groups}
+    for name, values in columns.items():
+        array = group.create_array(
+            name, shape=(plan.samples,), chunks=(plan.samples,), dtype=str, dimension_names=("sample",),
+            compressors=Crc32cCodec(),
+        )  # fmt: skip
+        array[:] = values[order]
+    targets = group.create_group("targets")
+    for name, target in dataset.targets.items():
+        arrays = {f"{name}/{key}": values for key, values in dense.get(name, {}).items()} or {name: target.values}
+        for path, values in arrays.items():
+            if values is target.values and target.dense:
+                continue
+            targets.create_array(
+                path, data=np.ascontiguousarray(values[order]), chunks=values.shape, compressors=Crc32cCodec(),
+                dimension_names=("sample", "token")[: values.ndim], fill_value=_fill(values),
+            )  # fmt: skip
+
+
+def _fill(values: np.ndarray) -> Any:
+    return np.nan if values.dtype.kind == "f" else -1
+
+
+def _target_attrs(target: Target, grids: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {
+        "kind": target.kind, "units": target.units, "about": target.about, "classes": list(target.classes),
+        "family": target.family, "grids": list(grids),
+    }  # fmt: skip
+
+
+def _plan_from_attrs(attrs: Mapping[str, Any]) -> Plan:
+    taps = tuple(
+        Tap(
+            tap["name"], tap["depth"], tap["part"], tap["features"],
+            Grid(tuple(tap["grid"]["shape"]), tuple(tap["grid"]["axes"]), tap["grid"]["prefix"]),
+        )
+        for tap in attrs["taps"]
+    )  # fmt: skip
+    rest = {key: attrs[key] for key in ("samples", "token_samples", "shard", "precision", "output_tap")}
+    return Plan(taps=taps, poolings=tuple(attrs["poolings"]), **rest)
+
+
+def refuse_other_identity(store: Store, wanted: Mapping[str, str]) -> None:
+    """Raises when a store holds other activations than the ones wanted, and says in what they differ."""
+    for key in {**store.identity, **wanted}:
+        old, new = store.identity.get(key, "nothing"), wanted.get(key, "nothing")
+        if old != new:
+            shown = f"{old} there, {new} now" if len(old + new) < 80 else f"{old[:24]}... there, {new[:24]}... now"
+            raise DiagnosticsError(
+                f"{store.path} holds other activations, its {key} differs ({shown}): choose another --out or remove it."
+            )
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Generator[None]:
+    """Holds a run for this process; refused when another process holds it. Freed by the system if the process dies."""
+    holder = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(holder, timeout=0)
+        held.acquire()
+    except filelock.Timeout as error:
+        raise DiagnosticsError(
+            f"Another process is writing {path}: wait for it, or choose another folder with --out."
+        ) from error
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Raises when the disk has less room than a run needs."""
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise DiagnosticsError(
+            f"{path.parent} has {free / 1e6:,.0f} MB free and the run needs {needed / 1e6:,.0f} MB: "
+            "free some, lower --token-budget, or choose another --out."
+        )
+
+
+def unwritable(path: Path, error: OSError, when: str = "") -> DiagnosticsError:
+    """The error for a folder that cannot be written, by its cause."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiagnosticsError(
+            f"No space left for {path}, {when}free some and give the same command again: it goes on from there."
+        )
+    return DiagnosticsError(f"{path} cannot be written ({error.strerror or error}): choose another folder with --out.")
+
+
+def _damaged(path: Path, what: str) -> DiagnosticsError:
+    return DiagnosticsError(
+        f"{path} is damaged or was copied in part, {what} cannot be read: copy it again, or remove it and run anew."
+    )

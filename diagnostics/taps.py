@@ -1,0 +1,479 @@
+"""Where activations are read: grids, taps, the encoder contract, and capturing from a torch module.
+
+Shape suffixes used below: B sample, T token (prefix tokens first, then grid tokens in raster order), F feature.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import re
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diagnostics.errors import DiagnosticsError, unknown
+
+Modality = Literal["image", "video", "series", "audio", "text"]
+Part = Literal["embedding", "trunk", "head"]
+Layout = Literal["tokens", "channels_first", "channels_last", "features"]
+
+# Tap names become folders of the store.
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The places that a tap's tokens stand for.
+
+    Parameters
+    ----------
+    shape: extent along each axis; tokens lie in raster order (last axis fastest).
+    axes: one of `t`, `y`, `x` for each extent, in the order of `shape`.
+    prefix: number of tokens before the grid (class, registers) that stand for no place.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    prefix: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != len(self.axes) or any(n < 1 for n in self.shape) or self.prefix < 0:
+            raise DiagnosticsError(
+                f"A grid needs one axis name for each extent of at least 1, not shape {self.shape} with axes {self.axes}."
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Number of grid tokens, prefix tokens not counted."""
+        return math.prod(self.shape)
+
+    def __str__(self) -> str:
+        cells = " x ".join(f"{n} {axis}" for n, axis in zip(self.shape, self.axes, strict=True))
+        return f"{cells} + {self.prefix} prefix" if self.prefix else cells
+
+
+@dataclass(frozen=True)
+class Site:
+    """The moment of a forward pass at which a tap reads.
+
+    `module` is the qualified name, `call` which of the module's `calls` calls in one pass (from 0), `when` whether its
+    input or its output is read. `layout` says what the tensor there looks like: `tokens` [B, T, F], `channels_first`
+    [B, F, *grid], `channels_last` [B, *grid, F], or `features` [B, F]. `padding` leading tokens are dropped, so that
+    left padding never counts as data.
+    """
+
+    module: str
+    call: int = 0
+    calls: int = 1
+    when: Literal["before", "after"] = "after"
+    layout: Layout = "tokens"
+    padding: int = 0
+
+    def __str__(self) -> str:
+        which = f" call {self.call + 1} of {self.calls}" if self.calls > 1 else ""
+        return f"{self.when} {self.module or 'the whole module'}{which}"
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A named place where activations are read.
+
+    `depth` is 0 after the embedding and 1 at the trunk's output; taps of a head stand beyond 1. `features` is the
+    width F of what the tap hands over as [sample, token, feature].
+    """
+
+    name: str
+    depth: float
+    part: Part
+    features: int
+    grid: Grid
+    site: Site | None = None
+
+    def __post_init__(self) -> None:
+        if not _SAFE_NAME.fullmatch(self.name):
+            raise DiagnosticsError(
+                f"Tap name {self.name!r} cannot be stored: use letters, digits, '_', '-' and '.', not starting with a dot."
+            )
+        if not (math.isfinite(self.depth) and self.depth >= 0) or (self.part != "head" and self.depth > 1):
+            raise DiagnosticsError(
+                f"Tap {self.name} has depth {self.depth}: 0 is after the embedding, 1 the trunk's output, only heads lie beyond."
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens handed over, prefix tokens included."""
+        return self.grid.prefix + self.grid.tokens
+
+
+Reduce = Callable[[Tap, Tensor], Any]
+
+
+def keep(tap: Tap, tokens: Tensor) -> Tensor:
+    """The reduction that keeps all tokens: a copy [B, T, F], safe from later in-place operations."""
+    return tokens.clone()
+
+
+class Encoder(ABC):
+    """A model with its preprocessing, seen through its taps.
+
+    Subclasses set `name`, `modality`, `taps` (in order of execution) and `output_tap` (the name of the tap that the
+    encoder's makers hand to users), and implement the abstract methods. A torch module needs no subclass: see
+    `TorchEncoder`.
+    """
+
+    name: str
+    modality: Modality
+    taps: tuple[Tap, ...]
+    output_tap: str
+
+    @property
+    @abstractmethod
+    def identity(self) -> Mapping[str, str]:
+        """Digests of `weights`, `configuration` and `preprocessing`; equal digests mean equal activations."""
+
+    @abstractmethod
+    def example(self) -> np.ndarray:
+        """A raw sample that the encoder accepts, for dry runs and cost estimates."""
+
+    @abstractmethod
+    def preprocess(self, sample: np.ndarray) -> Any:
+        """One raw sample as what `torch.utils.data.default_collate` can batch."""
+
+    @abstractmethod
+    def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
+        """`{tap name: reduce(tap, activations [sample, token, feature])}` from one forward pass.
+
+        `reduce` runs on the device at the moment the tap fires, before a later operation can overwrite the tensor,
+        and must not keep the tensor it is given. All taps when `taps` is None.
+        """
+
+    def sized_for(self, sample: np.ndarray) -> Encoder:
+        """This encoder with the grids that it has for samples of this size; raises when the size does not fit."""
+        return self
+
+    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+        """For a sample whose grid axes have these extents: the (start, stop) that the grid covers along each axis.
+
+        Differs from `(0, extent)` where preprocessing crops, so that dense targets are cut as the input was.
+        """
+        return tuple((0.0, float(n)) for n in shape)
+
+    def to(self, device: str) -> Encoder:
+        """This encoder on a device; returns itself."""
+        return self
+
+    def fresh(self, seed: int) -> Encoder:
+        """The same architecture with untrained weights: the control for what training brought."""
+        raise DiagnosticsError(f"{self.name} has no weights to draw afresh.")
+
+    def permuted(self, seed: int) -> Encoder:
+        """The same weights, shuffled within each tensor: the control for the weights' distribution alone."""
+        raise DiagnosticsError(f"{self.name} has no weights to permute.")
+
+    def tap(self, name: str) -> Tap:
+        """The tap of that name; unknown names raise with the nearest ones."""
+        for tap in self.taps:
+            if tap.name == name:
+                return tap
+        raise unknown("tap", name, [tap.name for tap in self.taps], f"See `diagnostics inspect {self.name}`.")
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """How tokens are pooled, side by side: see `pool`."""
+        grid = self.tap(self.output_tap).grid
+        if grid.axes == ("t",) and grid.tokens > 1:
+            return ("mean", "last")
+        return ("mean", "prefix") if grid.prefix else ("mean",)
+
+
+def pool(tap: Tap, tokens: Tensor, poolings: Sequence[str]) -> Tensor:
+    """Tokens [B, T, F] pooled to float32 [B, pooling, F].
+
+    `mean` averages the grid tokens (never prefix tokens), `last` is the last grid token, `prefix` the first prefix
+    token (the class token where a model has one). A tap without prefix tokens gives its mean for `prefix`.
+    """
+    prefix = tap.grid.prefix
+    grid = tokens[:, prefix:]
+    mean = grid.mean(dim=1, dtype=torch.float32)
+    parts = {
+        "mean": lambda: mean,
+        "last": lambda: grid[:, -1].float(),
+        "prefix": lambda: tokens[:, 0].float() if prefix else mean,
+    }
+    return torch.stack([parts[name]() for name in poolings], dim=1)
+
+
+class TorchEncoder(Encoder):
+    """Any torch module as an encoder.
+
+    Parameters
+    ----------
+    module: the model; put in eval mode, never trained.
+    taps: in order of execution, each with a `Site`; see `stack_taps` for the common case.
+    preprocess: raw sample -> tensor, or dict of tensors, without the batch axis.
+    example: a raw sample, for dry runs; its preprocessed form is part of the identity.
+    forward: `(module, batch) -> None`; by default `module(batch)`.
+    fresh: `() -> nn.Module`, newly initialised as before training; by default every module's `reset_parameters` is
+        called, and a parameter that none of them reaches is drawn from a Gaussian with its own mean and spread.
+    configuration: what else decides the activations, in words (architecture name, resolution).
+    sized_for, covers: see `Encoder`; as functions of the sample, and of its extents.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        modality: Modality,
+        module: nn.Module,
+        taps: Sequence[Tap],
+        output_tap: str,
+        preprocess: Callable[[np.ndarray], Any],
+        example: np.ndarray,
+        *,
+        forward: Callable[[nn.Module, Any], Any] | None = None,
+        fresh: Callable[[], nn.Module] | None = None,
+        configuration: str = "",
+        sized_for: Callable[[np.ndarray], Encoder | None] | None = None,
+        covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]] | None = None,
+    ) -> None:
+        self.name, self.modality, self.output_tap = name, modality, output_tap
+        self.module = module.eval().requires_grad_(False)
+        self.taps = tuple(taps)
+        self.configuration = configuration
+        self._preprocess, self._example = preprocess, example
+        self._forward = forward or (lambda module, batch: module(batch))
+        self._fresh, self._sized_for, self._covers = fresh, sized_for, covers
+        self._device = "cpu"
+        self._check_taps()
+
+    def _check_taps(self) -> None:
+        names = [tap.name for tap in self.taps]
+        if len(set(names)) != len(names):
+            raise DiagnosticsError(f"{self.name} declares a tap twice: {', '.join(names)}.")
+        self.tap(self.output_tap)
+        modules = dict(self.module.named_modules())
+        for tap in self.taps:
+            if tap.site is None:
+                raise DiagnosticsError(f"Tap {tap.name} of {self.name} does not say where it is read: give it a Site.")
+            if tap.site.module not in modules:
+                raise unknown(f"module in tap {tap.name} of {self.name}:", tap.site.module, modules)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        weights = hashlib.sha256()
+        for key, tensor in sorted(self.module.state_dict().items()):
+            _digest_tensor(weights, key, tensor)
+        preprocessing = hashlib.sha256()
+        made = self.preprocess(self._example)
+        for key, tensor in sorted(made.items()) if isinstance(made, Mapping) else [("", made)]:
+            _digest_tensor(preprocessing, key, torch.as_tensor(tensor))
+        return {
+            "weights": weights.hexdigest(),
+            "configuration": f"{self.name} {self.configuration}".strip(),
+            "preprocessing": preprocessing.hexdigest(),
+        }
+
+    def example(self) -> np.ndarray:
+        return self._example
+
+    def preprocess(self, sample: np.ndarray) -> Any:
+        return self._preprocess(sample)
+
+    def sized_for(self, sample: np.ndarray) -> Encoder:
+        return (self._sized_for(sample) if self._sized_for else None) or self
+
+    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+        return self._covers(shape) if self._covers else super().covers(shape)
+
+    def to(self, device: str) -> Encoder:
+        self.module.to(device)
+        self._device = device
+        return self
+
+    def with_module(self, module: nn.Module, name: str) -> TorchEncoder:
+        """The same taps and preprocessing over other weights."""
+        twin = copy.copy(self)
+        twin.module, twin.name = module.eval().requires_grad_(False), name
+        return twin
+
+    def with_taps(self, taps: Sequence[Tap]) -> TorchEncoder:
+        """The same model and preprocessing seen through other taps."""
+        twin = copy.copy(self)
+        twin.taps = tuple(taps)
+        twin._check_taps()
+        return twin
+
+    def fresh(self, seed: int) -> Encoder:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = self._fresh() if self._fresh else _redrawn(copy.deepcopy(self.module).cpu())
+        return self.with_module(module.to(self._device), f"{self.name} (fresh weights)")
+
+    def permuted(self, seed: int) -> Encoder:
+        module = copy.deepcopy(self.module).cpu()
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                order = torch.randperm(parameter.numel(), generator=generator)
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))
+        return self.with_module(module.to(self._device), f"{self.name} (permuted weights)")
+
+    def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
+        wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
+        found: dict[str, Any] = {}
+        with torch.inference_mode(), _Hooks(self.module, wanted, self.name, found, reduce):
+            self._forward(self.module, _moved(batch, self._device))
+        return {tap.name: found[tap.name] for tap in wanted}
+
+
+class _Hooks:
+    """Forward hooks on the modules of some taps, removed on leaving; counts calls and complains on leaving."""
+
+    def __init__(
+        self, module: nn.Module, taps: Sequence[Tap], encoder: str, found: dict[str, Any], reduce: Reduce
+    ) -> None:
+        self.encoder, self.found, self.reduce = encoder, found, reduce
+        self.module = module
+        self.by_module: dict[str, list[tuple[Tap, Site]]] = defaultdict(list)
+        for tap in taps:
+            if tap.site is not None:
+                self.by_module[tap.site.module].append((tap, tap.site))
+        self.calls: dict[str, int] = dict.fromkeys(self.by_module, 0)
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> None:
+        modules = dict(self.module.named_modules())
+        for name in self.by_module:
+            # The pre-hook comes first in a call, so it counts; the post-hook reads the same count.
+            self.handles.append(modules[name].register_forward_pre_hook(self._before(name), with_kwargs=True))
+            self.handles.append(modules[name].register_forward_hook(self._after(name)))
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+        if kind is not None:
+            return
+        for name, pairs in self.by_module.items():
+            tap, site = pairs[0]
+            if self.calls[name] != site.calls:
+                raise DiagnosticsError(
+                    f"Tap {tap.name} of {self.encoder} expects module '{name}' to run {site.calls} time(s) in a pass, "
+                    f"but it ran {self.calls[name]} time(s): correct the tap's Site."
+                )
+
+    def _before(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            call = self.calls[name]
+            self.calls[name] += 1
+            self._read(name, call, "before", args or tuple(kwargs.values()))
+
+        return hook
+
+    def _after(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._read(name, self.calls[name] - 1, "after", output)
+
+        return hook
+
+    def _read(self, name: str, call: int, when: str, value: Any) -> None:
+        for tap, site in self.by_module[name]:
+            if site.call == call and site.when == when:
+                self.found[tap.name] = self.reduce(tap, as_tokens(tap, site, value))
+
+
+def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
+    """What a module took or gave as [B, T, F], in the layout that the tap's site declares; raises when it does not fit."""
+    if isinstance(value, (tuple, list)) and value:
+        value = value[0]  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(value, Tensor):
+        raise DiagnosticsError(
+            f"Tap {tap.name} read a {type(value).__name__} {site}, not a tensor: "  # pyright: ignore[reportUnknownArgumentType]
+            "tap a module inside it that gives one."
+        )
+    if site.layout == "channels_first" and value.ndim >= 3:
+        tokens = value.flatten(2).transpose(1, 2)
+        places = tuple(value.shape[2:])
+    elif site.layout == "channels_last" and value.ndim >= 3:
+        tokens = value.flatten(1, -2)
+        places = tuple(value.shape[1:-1])
+    elif site.layout == "features" and value.ndim == 2:
+        tokens, places = value[:, None], (1,)
+    elif site.layout == "tokens" and value.ndim == 3:
+        tokens, places = value[:, site.padding :], None
+    else:
+        raise DiagnosticsError(
+            f"Tap {tap.name} read a tensor of shape {tuple(value.shape)} {site}, which is not of layout '{site.layout}'."
+        )
+    if tokens.shape[1:] != (tap.tokens, tap.features) or (places is not None and places != tap.grid.shape):
+        raise DiagnosticsError(
+            f"Tap {tap.name} read a tensor of shape {tuple(value.shape)} {site}, but declares {tap.tokens} tokens "
+            f"({tap.grid}) of {tap.features} features."
+        )
+    return tokens
+
+
+def stack_taps(
+    stack: str,
+    count: int,
+    features: int,
+    grid: Grid,
+    *,
+    norm: str | None = None,
+    layout: Layout = "tokens",
+) -> list[Tap]:
+    """Taps of the common encoder: `embed` (what `stack`.0 takes), `stack`.0 ... `stack`.{count-1}, and the final `norm`.
+
+    The last block and the norm both stand at depth 1: the trunk's output before and after normalisation.
+    """
+    short = stack.rsplit(".", 1)[-1]
+    taps = [Tap("embed", 0.0, "embedding", features, grid, Site(f"{stack}.0", when="before", layout=layout))]
+    for i in range(count):
+        site = Site(f"{stack}.{i}", layout=layout)
+        taps.append(Tap(f"{short}.{i}", (i + 1) / count, "trunk", features, grid, site))
+    if norm is not None:
+        taps.append(Tap("norm", 1.0, "trunk", features, grid, Site(norm, layout=layout)))
+    return taps
+
+
+def with_grid(tap: Tap, grid: Grid, **site: Any) -> Tap:
+    """The same tap on another grid, with changed fields of its site."""
+    return replace(tap, grid=grid, site=replace(tap.site, **site) if tap.site and site else tap.site)
+
+
+def _redrawn(module: nn.Module) -> nn.Module:
+    """All parameters drawn afresh; see `TorchEncoder`'s `fresh`."""
+    reached: set[int] = set()
+    for part in module.modules():
+        reset = getattr(part, "reset_parameters", None)
+        if callable(reset):
+            reset()
+            reached.update(id(p) for p in part.parameters(recurse=False))
+        if isinstance(part, nn.modules.batchnorm._NormBase):  # pyright: ignore[reportPrivateUsage]
+            part.reset_running_stats()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if id(parameter) not in reached:
+                spread = float(parameter.std(correction=0)) if parameter.numel() > 1 else 0.0
+                parameter.normal_(float(parameter.mean()), spread)
+    return module
+
+
+def _digest_tensor(digest: hashlib._Hash, key: str, tensor: Tensor) -> None:
+    data = tensor.detach().cpu().contiguous()
+    digest.update(f"{key} {data.dtype} {tuple(data.shape)};".encode())
+    digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
+
+
+def _moved(batch: Any, device: str) -> Any:
+    if isinstance(batch, Mapping):
+        return {key: _moved(value, device) for key, value in batch.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(_moved(value, device) for value in batch)  # pyright: ignore
+    return batch.to(device, non_blocking=True) if isinstance(batch, Tensor) else batch

@@ -1,0 +1,1 @@
+"""Bundled datasets: dynamical systems with known latent state, handwritten digits, one scene with real disparity."""

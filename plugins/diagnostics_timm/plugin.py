@@ -1,0 +1,64 @@
+"""The entry point: imports nothing heavy until an encoder is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from diagnostics import hookimpl
+
+
+@hookimpl
+def encoders() -> Mapping[str, Callable[..., Any]]:
+    return {"timm:": build}
+
+
+def build(
+    model: str,
+    pretrained: bool = True,
+    checkpoint: str | None = None,
+    img_size: int | None = None,
+    seed: int = 0,
+) -> Any:
+    """A timm model as an encoder with taps at its embedding, its blocks and its final norm.
+
+    Parameters
+    ----------
+    model: timm's name, with or without a tag: `vit_small_patch14_dinov2.lvd142m`.
+    pretrained: weights from the hub; otherwise initial ones.
+    checkpoint: a local .safetensors, .pth, .pt or .bin file; nothing is downloaded then.
+    img_size: side of the square input, instead of the model's own.
+    seed: of the initial weights where `pretrained` is false.
+    """
+    # Annotated Any and imported here: listing the encoders must not cost the import of torch.
+    from diagnostics import TorchEncoder
+    from diagnostics_timm.images import Preprocess, example
+    from diagnostics_timm.taps import forward, model_taps
+    from diagnostics_timm.weights import create, model_of
+
+    name = _name(model, pretrained or checkpoint is not None, img_size, seed)
+    module = model_of(model, pretrained, checkpoint, img_size, seed)
+    preprocess = Preprocess.of(module, name, img_size)
+    taps = model_taps(module, name, preprocess.input_size)
+    return TorchEncoder(
+        name,
+        "image",
+        module,
+        taps,
+        taps[-1].name,
+        preprocess,
+        example(),
+        forward=forward,
+        fresh=partial(create, model, img_size),
+        configuration=f"input {'x'.join(str(n) for n in preprocess.input_size)}",
+        covers=preprocess.covers,
+    )
+
+
+def _name(model: str, trained: bool, img_size: int | None, seed: int) -> str:
+    """The specification without the checkpoint: where a file lies does not decide the activations, its tensors do."""
+    options = [] if trained else ["pretrained=false"]
+    options += [f"seed={seed}"] if seed and not trained else []
+    options += [f"img_size={img_size}"] if img_size is not None else []
+    return f"timm:{model}{'?' if options else ''}{'&'.join(options)}"

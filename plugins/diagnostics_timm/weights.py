@@ -1,0 +1,172 @@
+"""Building a timm model and bringing weights into it: from the hub, from a local file, or initial ones."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from diagnostics import DiagnosticsError
+from diagnostics.errors import unknown
+
+_INSTEAD = "give a local file with ?checkpoint=file.safetensors or take initial weights with ?pretrained=false."
+# Seconds that the hub has to answer one request before the weights are looked for in the local cache only.
+_PATIENCE = 5.0
+
+
+def model_of(name: str, pretrained: bool, checkpoint: str | None, img_size: int | None, seed: int) -> nn.Module:
+    """The model with the weights that were asked for; a checkpoint goes before `pretrained`."""
+    _check_name(name)
+    if img_size is not None and img_size < 1:
+        raise DiagnosticsError(f"timm:{name} cannot take img_size={img_size}: give a number of pixels of at least 1.")
+    if checkpoint is not None:
+        return _from_file(name, Path(checkpoint), img_size)
+    if pretrained:
+        return _from_hub(name, img_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return create(name, img_size)
+
+
+def create(name: str, img_size: int | None, **options: Any) -> nn.Module:
+    """The architecture with initial weights, or with those that timm's own `options` name."""
+    sized = {} if img_size is None else {"img_size": img_size}
+    try:
+        try:
+            return timm.create_model(name, **sized, **options)
+        except TypeError as error:
+            # Convolutional models take any size and have no such argument; they only see another preprocessing.
+            if not sized or "img_size" not in str(error):
+                raise
+            return timm.create_model(name, **options)
+    except Exception as error:
+        # What went wrong with the weights is told by who asked for them.
+        if options:
+            raise
+        size = "" if img_size is None else f" with img_size={img_size} (try a multiple of its patch or window size)"
+        raise DiagnosticsError(f"timm cannot build {name}{size}: {_said(error)}") from error
+
+
+def _check_name(name: str) -> None:
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        known = timm.list_models()
+        raise unknown("timm model", architecture, known, "See timm.list_models() for all.")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise unknown(f"weights of timm model {architecture}:", tag, tags)
+
+
+def _from_hub(name: str, img_size: int | None) -> nn.Module:
+    configuration = timm.get_pretrained_cfg(name)
+    if configuration is None or not configuration.has_weights:
+        raise DiagnosticsError(f"timm has no pretrained weights of {name}: {_INSTEAD}")
+    reached = True
+    try:
+        with _quick_offline() as reached:
+            return create(name, img_size, pretrained=True)
+    except Exception as error:
+        if not _is_fetching(error):
+            size = "" if img_size is None else f" with img_size={img_size}"
+            raise DiagnosticsError(f"timm cannot load {name}{size}: {_said(error)}") from error
+        why = f"({_said(error)})" if reached else "(no network, and not in the local cache)"
+        raise DiagnosticsError(f"Pretrained weights of timm:{name} cannot be fetched {why}: {_INSTEAD}") from error
+
+
+@contextlib.contextmanager
+def _quick_offline() -> Generator[bool]:
+    """Tells whether the hub answers; where it does not, only its local cache is asked.
+
+    Without this, its client takes three quarters of a minute of retries to say that there is no network, also for
+    weights that lie in the cache. Any answer counts, so that proxies, mirrors and private hubs go their usual way.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            huggingface_hub.get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+            yield True
+            return
+        except Exception as error:
+            if not _is_fetching(error):
+                raise
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield False
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _is_fetching(error: BaseException) -> bool:
+    clients = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in clients
+
+
+def _from_file(name: str, path: Path, img_size: int | None) -> nn.Module:
+    tensors = read_tensors(path)
+    model = create(name, img_size)
+    if not _differences(model, tensors):
+        model.load_state_dict(tensors, strict=True)
+        return model
+    # Not timm's own layout, or another resolution: timm knows how to convert the formats of a model's makers and to
+    # resample position embeddings. It is as strict, and what it cannot place is told from the file's own tensors.
+    try:
+        return create(name, img_size, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(tensors)})
+    except Exception as error:
+        differences = "; ".join(_differences(model, tensors))
+        raise DiagnosticsError(
+            f"Checkpoint {path} does not fit timm:{name} ({differences}): name the model that it was saved from."
+        ) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name; never unpickles anything but tensors."""
+    if not path.is_file():
+        raise DiagnosticsError(f"There is no checkpoint {path}: give a .safetensors, .pth, .pt or .bin file.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise DiagnosticsError(
+            f"Checkpoint {path} cannot be read: it is damaged, cut short, or holds more than tensors "
+            f"({type(error).__name__}); copy it again or save its state_dict() as .safetensors."
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, Mapping) else {}
+    if not tensors:
+        raise DiagnosticsError(f"Checkpoint {path} holds no tensors: save the model's state_dict() into it.")
+    if all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
+    return tensors
+
+
+def _differences(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    expected = model.state_dict()
+    shaped = {key for key in expected.keys() & tensors.keys() if expected[key].shape != tensors[key].shape}
+    groups = {
+        "missing": expected.keys() - tensors.keys(),
+        "unexpected": tensors.keys() - expected.keys(),
+        "of another shape": shaped,
+    }
+    return [f"{len(keys)} tensors {kind}: {_few(keys)}" for kind, keys in groups.items() if keys]
+
+
+def _few(keys: set[str]) -> str:
+    return ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def _said(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}".rstrip(": ")

@@ -1,0 +1,145 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from memory import MemoryActivations
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.locality import MOST_SAMPLES, SelfSimilarity, self_similarity
+
+y, x = np.divmod(np.arange(256), 16)
+CASES = {
+    "one-hot": (np.eye(256), (0, 0, 0.998045)),
+    "equal": (np.full((256, 3), 0.1), (0, 0, 0)),
+    "checkerboard": (np.where((x + y) % 2, 1.0, -1.0)[:, None], (-1.035797, -0.095238, 1)),
+    "phase ramp": (np.column_stack([np.cos(np.pi / 32 * x), np.sin(np.pi / 32 * x)]), (0.224453, 0.013934, 0.434487)),
+    "row and column": (np.hstack([np.eye(16)[y], np.eye(16)[x]]), (0.466979, 0.051021, 0.968246)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_known_answers(case):
+    tokens, expected = CASES[case]
+    found = self_similarity(tokens, (16, 16))
+    assert (found.lds, found.cds, found.rmsc) == pytest.approx(expected, abs=1e-6)
+    assert isinstance(found.lds, float)
+    stacked = self_similarity(np.stack([tokens, 3 * tokens]), (16, 16))
+    assert stacked.lds == pytest.approx([expected[0]] * 2, abs=1e-6)
+    assert stacked.curve.shape == (2, 30)
+
+
+def by_loops(tokens, grid):
+    places = list(itertools.product(*map(range, grid)))
+    by_distance: dict[int, list[float]] = {}
+    for i, j in itertools.combinations(range(len(places)), 2):
+        distance = sum(abs(a - b) for a, b in zip(places[i], places[j], strict=True))
+        cosine = tokens[i] @ tokens[j] / np.linalg.norm(tokens[i]) / np.linalg.norm(tokens[j])
+        by_distance.setdefault(distance, []).append(cosine)
+    curve = np.array([np.mean(by_distance[d]) for d in sorted(by_distance)])
+    far = np.mean([c for d, cosines in by_distance.items() if d >= 6 for c in cosines])
+    return curve[0] - far, -np.polyfit(np.arange(1, 9), curve[:8], 1)[0], curve
+
+
+@pytest.mark.parametrize("grid", [(12,), (4, 9), (3, 4, 5)])
+@pytest.mark.parametrize("centred", [False, True])
+def test_equals_loops_over_pairs_in_one_two_and_three_dimensions(grid, centred):
+    tokens = np.random.default_rng(0).normal(size=(int(np.prod(grid)), 5)) + 1
+    lds, cds, curve = by_loops(tokens - tokens.mean(axis=0) if centred else tokens, grid)
+    found = self_similarity(tokens, grid, centred=centred)
+    assert (found.lds, found.cds) == pytest.approx((lds, cds), abs=1e-12)
+    np.testing.assert_allclose(found.curve, curve, atol=1e-12)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.001, 1000))
+def test_rotation_scale_and_mirror_change_nothing(seed, scale):
+    rng = np.random.default_rng(seed)
+    tokens = rng.normal(size=(6, 6, 4)) + 0.5
+    turned = tokens[::-1].transpose(1, 0, 2) @ np.linalg.qr(rng.normal(size=(4, 4)))[0] * scale
+    one, other = (self_similarity(t.reshape(36, 4), (6, 6)) for t in (tokens, turned))
+    assert (one.lds, one.cds, one.rmsc) == pytest.approx((other.lds, other.cds, other.rmsc), abs=1e-9)
+
+
+def test_a_common_offset_hides_structure_that_the_centred_variant_keeps():
+    tokens, _ = CASES["phase ramp"]
+    still = self_similarity(tokens, (16, 16), centred=True)
+    shifted = tokens + 1e4
+    assert abs(self_similarity(shifted, (16, 16)).lds) < 1e-6
+    found = self_similarity(shifted, (16, 16), centred=True)
+    assert (found.lds, found.cds, found.rmsc) == pytest.approx((still.lds, still.cds, still.rmsc), abs=1e-8)
+
+
+def test_scrambled_places_lose_locality():
+    tokens = CASES["row and column"][0]
+    scrambled = tokens[np.random.default_rng(0).permutation(256)]
+    assert abs(self_similarity(scrambled, (16, 16)).lds) < 0.05
+
+
+def test_tokens_without_direction_are_left_out():
+    tokens = np.random.default_rng(0).normal(size=(12, 3))
+    tokens[4] = 0
+    found = self_similarity(tokens, (12,))
+    kept = [i for i in range(12) if i != 4]
+    near = [tokens[i] @ tokens[i + 1] / np.linalg.norm(tokens[i]) / np.linalg.norm(tokens[i + 1])
+            for i in range(11) if i in kept and i + 1 in kept]  # fmt: skip
+    assert found.curve[0] == pytest.approx(np.mean(near), abs=1e-12)
+    for tokens, centred in ((np.zeros((12, 3)), False), (np.full((12, 3), 1e4 / 3), True)):
+        nothing = self_similarity(tokens, (12,), centred=centred)
+        assert np.isnan([nothing.lds, nothing.cds, nothing.rmsc, *nothing.curve]).all()
+
+
+def test_short_grids_have_no_value():
+    tokens = np.random.default_rng(0).normal(size=(9, 3))
+    found = self_similarity(tokens, (3, 3))
+    assert np.isnan(found.lds) and np.isnan(found.cds) and np.isfinite(found.rmsc)
+    assert np.isfinite(found.curve).all() and len(found.curve) == 4
+    with pytest.raises(DiagnosticsError, match=r"\(9, 3\).*\(4, 4\)"):
+        self_similarity(tokens, (4, 4))
+    tokens[0, 0] = np.inf
+    with pytest.raises(DiagnosticsError, match="infinity"):
+        self_similarity(tokens, (3, 3))
+
+
+def activations(n=30, **options):
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(rng.normal(size=(n, 16, 4)), axis=1)
+    noise = rng.normal(size=(n, 16, 4))
+    arrays = {"noise": noise, "smooth": smooth, "small": rng.normal(size=(n, 9, 4)), "one": rng.normal(size=(n, 1, 4))}
+    return MemoryActivations(arrays, {"small": (3, 3)}, **options)
+
+
+def test_measure():
+    given = activations()
+    found = SelfSimilarity().compute(given, None, 0)
+    tokens = given.arrays["smooth"].astype(np.float32)
+    for ending, centred in (("", False), ("_centred", True)):
+        plain = self_similarity(tokens, (16,), centred=centred)
+        at = found.sel(tap="smooth")
+        assert at["score" if not centred else "lds_centred"].item() == pytest.approx(plain.lds.mean(), abs=1e-12)
+        assert at["cds" + ending].item() == pytest.approx(plain.cds.mean(), abs=1e-12)
+        assert at["rmsc" + ending].item() == pytest.approx(plain.rmsc.mean(), abs=1e-12)
+        np.testing.assert_allclose(at["curve" + ending].values, plain.curve.mean(axis=0), atol=1e-12)
+    assert found.low.sel(tap="smooth") < found.score.sel(tap="smooth") < found.high.sel(tap="smooth")
+    assert found.score.sel(tap="smooth") > 0.3 > abs(found.score.sel(tap="noise"))
+    assert np.isnan(found.score.sel(tap=["small", "one"]).values).all()
+    assert "small: no two tokens at distance 6" in found.attrs["reason"] and "one: one token" in found.attrs["reason"]
+    assert found.attrs["n"] == 30 and SelfSimilarity().higher_is_better is None
+    assert found.equals(SelfSimilarity().compute(activations(), None, 0))
+
+
+def test_measure_without_value_says_why():
+    given = activations()
+    given.arrays["noise"][:] = 7.0
+    found = SelfSimilarity().compute(given, None, 0)
+    assert found.score.sel(tap="noise").item() == pytest.approx(0, abs=1e-12)
+    assert np.isnan(found.lds_centred.sel(tap="noise").item())
+    assert "noise: 30 of 30 samples have only tokens of length zero once the mean is removed" in found.attrs["reason"]
+
+
+def test_measure_caps_samples_and_needs_tokens():
+    assert SelfSimilarity().compute(activations(MOST_SAMPLES + 20), None, 0).attrs["n"] == MOST_SAMPLES
+    assert SelfSimilarity().compute(activations(token_samples=11), None, 0).attrs["n"] == 11
+    with pytest.raises(DiagnosticsError, match="--token-budget"):
+        SelfSimilarity().compute(activations(token_samples=0), None, 0)

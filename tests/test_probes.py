@@ -1,0 +1,457 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from memory import MemoryActivations, label_target, thirds
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import StandardScaler
+
+from diagnostics.activations import StoredTarget
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.probes import PENALTIES, Moments, RidgePath, knn_votes, knn_weights, logistic_path
+from diagnostics.measures.probes.knn import NEIGHBOURS, KnnProbe
+from diagnostics.measures.probes.linear import LinearProbe
+from diagnostics.measures.probes.logistic import PENALTIES as LOGISTIC_PENALTIES
+from diagnostics.measures.probes.ridge import choose
+
+
+def score(found):
+    return 1 - found.loss.sum("unit") / found.reference_loss.sum("unit")
+
+
+def value(values, kind="value", **options):
+    return StoredTarget("speed", kind, values, **options)
+
+
+def gathered(x, y, sizes=(13, 1, 1000)):
+    moments, start = Moments(x[5], y[5]), 0
+    for size in sizes:
+        moments.update(x[start : start + size], y[start : start + size])
+        start += size
+    return moments
+
+
+# Ridge
+
+
+@pytest.mark.parametrize("shape", [(60, 12), (20, 50), (30, 30)])
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+def test_ridge_equals_scikit_learn(shape, shift):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=shape) * rng.uniform(0.1, 10, shape[1]) + shift, rng.normal(size=(shape[0], 3)) + shift
+    new = rng.normal(size=(7, shape[1])) + shift
+    scaler = StandardScaler().fit(x)
+    paths = [RidgePath.from_data(x, y), RidgePath.from_moments(gathered(x, y))]
+    for penalty in PENALTIES[::3]:
+        oracle = Ridge(alpha=shape[0] * penalty, solver="svd").fit(scaler.transform(x), y)
+        for path in paths:
+            tolerance = {"rtol": 1e-5, "atol": 1e-6}
+            np.testing.assert_allclose(path.weights(penalty), oracle.coef_.T / scaler.scale_[:, None], **tolerance)
+            np.testing.assert_allclose(
+                path.predict(new, (penalty,))[0], oracle.predict(scaler.transform(new)), **tolerance
+            )
+            by_hand = new @ path.weights(penalty) + path.intercept(penalty)
+            np.testing.assert_allclose(by_hand, path.predict(new, (penalty,))[0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(40, 9), (15, 40)])
+def test_ridge_hat_matrix(shape):
+    """Predictions for the rows fitted are H y, with H from a direct inverse; leave-one-out follows from its diagonal."""
+    rng = np.random.default_rng(1)
+    n, d = shape
+    x, y, penalty = rng.normal(size=shape), rng.normal(size=(n, 1)), PENALTIES[8]
+    z = (x - x.mean(axis=0)) / x.std(axis=0)
+    hat = z @ np.linalg.inv(z.T @ z + n * penalty * np.eye(d)) @ z.T + 1 / n
+    for path in (RidgePath.from_data(x, y), RidgePath.from_moments(gathered(x, y))):
+        np.testing.assert_allclose(path.predict(x, (penalty,))[0], hat @ y, atol=1e-10)
+
+
+def test_moments_add_up_and_give_the_error_elsewhere():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90, 6)) + 1e4, rng.normal(size=(90, 2)) - 50
+    one, two, whole = (Moments(x[0], y[0]) for _ in range(3))
+    one.update(x[:60], y[:60])
+    two.update(x[60:], y[60:])
+    whole.update(x, y)
+    added = one + two
+    np.testing.assert_allclose(RidgePath.from_moments(added).weights(0.1), RidgePath.from_moments(whole).weights(0.1))
+    path = RidgePath.from_moments(one)
+    for penalty in PENALTIES:
+        direct = ((path.predict(x[60:], (penalty,))[0] - y[60:]) ** 2).sum(axis=0)
+        np.testing.assert_allclose(two.squared_error(path, penalty), direct, rtol=1e-9)
+    np.testing.assert_allclose(two.spread(path.mean_y), ((y[60:] - y[:60].mean(axis=0)) ** 2).sum(axis=0), rtol=1e-9)
+    with pytest.raises(DiagnosticsError, match="origin"):
+        _ = one + Moments(x[1], y[1])
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.001, 1000), st.floats(-1e4, 1e4))
+def test_ridge_does_not_depend_on_scale_and_shift_of_features(seed, scale, shift):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(30, 5)), rng.normal(size=(30, 1))
+    scales = scale * rng.uniform(0.5, 2, 5)
+    one = RidgePath.from_data(x[:20], y[:20]).predict(x[20:])
+    other = RidgePath.from_data(x[:20] * scales + shift, y[:20]).predict(x[20:] * scales + shift)
+    # A feature of size .001 at offset 1e4 keeps nine digits.
+    np.testing.assert_allclose(other, one, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [40, 6])
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1e8 / 3])
+def test_constant_features_drop_out(n, constant):
+    rng = np.random.default_rng(0)
+    x, y, new = rng.normal(size=(n, 8)), rng.normal(size=(n, 1)), rng.normal(size=(5, 8))
+    with_constant = np.insert(x, 3, constant, axis=1)
+    new_constant = np.insert(new, 3, constant + 1.0, axis=1)
+    path = RidgePath.from_data(with_constant, y)
+    assert path.weights(PENALTIES[0])[3] == 0
+    np.testing.assert_allclose(path.predict(new_constant), RidgePath.from_data(x, y).predict(new), atol=1e-9)
+    only = RidgePath.from_data(np.full((n, 2), constant), y)
+    np.testing.assert_allclose(only.predict(new[:, :2]), np.broadcast_to(y.mean(), (len(PENALTIES), 5, 1)))
+
+
+def test_duplicated_features_and_rows():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 4)), rng.normal(size=(30, 1))
+    twice = RidgePath.from_data(np.hstack([x, x]), y)
+    np.testing.assert_allclose(twice.weights(0.01)[:4], twice.weights(0.01)[4:], atol=1e-10)
+    repeated = RidgePath.from_data(np.repeat(x, 2, axis=0), np.repeat(y, 2, axis=0))
+    # The penalty is relative to n, so the same rows twice are the same problem.
+    np.testing.assert_allclose(repeated.predict(x), RidgePath.from_data(x, y).predict(x), atol=1e-10)
+
+
+def test_ridge_bad_rows():
+    with pytest.raises(DiagnosticsError, match="NaN"):
+        RidgePath.from_data(np.array([[1.0], [np.nan], [2.0]]), np.zeros((3, 1)))
+    with pytest.raises(DiagnosticsError, match="rows"):
+        RidgePath.from_data(np.zeros((0, 3)), np.zeros((0, 1)))
+    assert choose([1.0, 0.5, 0.5, 2.0], (1, 2, 3, 4)) == 3
+
+
+# The linear probe on values
+
+
+def regression(n=200, d=10, noise=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 1, d))
+    return x, x[:, 0] @ rng.normal(size=d) * 3 + 7 + noise * rng.normal(size=n)
+
+
+def test_linear_map_is_read_out_and_noise_is_not():
+    x, y = regression()
+    noise = np.random.default_rng(9).normal(size=x.shape)
+    found = LinearProbe().compute(MemoryActivations({"holds": x, "noise": noise}), value(y), 0)
+    assert score(found).values[0] == pytest.approx(1, abs=1e-6)
+    assert abs(score(found).values[1]) < 0.15
+    assert found.penalty.values[0] == PENALTIES[0] and found.penalty.values[1] > 0.1
+    assert (found.attrs["n_train"], found.attrs["n_val"], found.attrs["n_test"]) == (120, 40, 40)
+    assert found.loss.dims == ("tap", "unit") and found.sizes["unit"] == 40
+
+
+@pytest.mark.parametrize("kind", ["value", "state", "future"])
+@pytest.mark.parametrize("d", [10, 150])
+def test_protocol_step_by_step(kind, d):
+    x, y = regression(d=d, noise=3)
+    groups = np.array([f"g{i // 10}" for i in range(200)], dtype=object)
+    split = np.array([("train", "val", "train", "test", "train")[i // 10 % 5] for i in range(200)], dtype=object)
+    y[[3, 15, 33]] = np.nan
+    given = MemoryActivations({"a": x}, split=split, groups=groups)
+    found = LinearProbe().compute(given, value(y, kind), 0)
+    known = np.isfinite(y)
+    train, val, test = (known & (split == name) for name in ("train", "val", "test"))
+    fit = train | val
+
+    def oracle(rows, penalty):
+        scaler = StandardScaler().fit(x[rows, 0])
+        model = Ridge(alpha=rows.sum() * penalty, solver="svd").fit(scaler.transform(x[rows, 0]), y[rows])
+        return lambda to: model.predict(scaler.transform(x[to, 0]))
+
+    errors = [((oracle(train, penalty)(val) - y[val]) ** 2).sum() for penalty in PENALTIES]
+    best = PENALTIES[int(np.argmin(errors))]
+    assert found.penalty.item() == best
+    assert found.val_score.item() == pytest.approx(1 - min(errors) / ((y[val] - y[train].mean()) ** 2).sum(), abs=1e-7)
+    loss = (oracle(fit, best)(test) - y[test]) ** 2
+    away = (y[test] - y[fit].mean()) ** 2
+    for unit in found.unit.values:
+        members = groups[test] == unit
+        assert found.loss.sel(unit=unit).item() == pytest.approx(loss[members].sum(), rel=1e-6)
+        assert found.reference_loss.sel(unit=unit).item() == pytest.approx(away[members].sum(), rel=1e-9)
+    assert found.attrs["n_train"] == train.sum() and found.attrs["units_test"] == found.sizes["unit"] == 4
+
+
+def test_shift_of_all_features_changes_nothing():
+    x, y = regression(noise=1)
+    one, other = (LinearProbe().compute(MemoryActivations({"a": x + s}), value(y), 0) for s in (0.0, 1e4))
+    np.testing.assert_allclose(one.loss, other.loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize("measure", [LinearProbe(), KnnProbe()])
+def test_hyperparameters_do_not_see_test(measure):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 150)
+    x = rng.normal(size=(150, 1, 6)) + np.eye(3, 6)[labels][:, None] * 1.5
+    changed = x.copy()
+    test = thirds(150) == "test"
+    changed[test] = rng.normal(size=changed[test].shape) * 100
+    targets = [label_target(labels)] + ([value(labels * 1.0)] if measure.name == "linear_probe" else [])
+    for target in targets:
+        one, other = (measure.compute(MemoryActivations({"a": a}), target, 0) for a in (x, changed))
+        for name in set(one.data_vars) - {"loss", "reference_loss"}:
+            np.testing.assert_array_equal(one[name], other[name])
+        assert not np.array_equal(one.loss, other.loss)
+        if target.kind == "label":
+            relabelled = target.values.copy()
+            relabelled[test] = (relabelled[test] + 1) % 3
+            third = measure.compute(MemoryActivations({"a": x}), label_target(relabelled), 0)
+            assert third.val_score.item() == one.val_score.item()
+
+
+def test_errors_name_the_target():
+    x, y = regression(40)
+    given = MemoryActivations({"a": x})
+    for split in ("train", "val", "test"):
+        gone = np.where(given.split == split, np.nan, y)
+        with pytest.raises(DiagnosticsError, match=f"Target speed is known for no {split} sample"):
+            LinearProbe().compute(given, value(gone), 0)
+    with pytest.raises(DiagnosticsError, match="none was given"):
+        LinearProbe().compute(given, None, 0)
+    x[3] = np.nan
+    with pytest.raises(DiagnosticsError, match="Tap a for linear_probe"):
+        LinearProbe().compute(given, value(y), 0)
+
+
+def test_constant_tap_scores_zero():
+    x, y = regression()
+    found = LinearProbe().compute(MemoryActivations({"a": np.full_like(x, 0.1)}), value(y), 0)
+    assert score(found).item() == pytest.approx(0, abs=1e-12)
+
+
+# Dense targets
+
+
+def dense(n=40, noise=0.0):
+    rng = np.random.default_rng(0)
+    fine, coarse = rng.normal(size=(n, 12, 5)) + 3, rng.normal(size=(n, 4, 6))
+    w, v = rng.normal(size=5), rng.normal(size=6)
+    on_grid = {(3, 4): fine @ w + noise * rng.normal(size=(n, 12)) + 2, (2, 2): coarse @ v}
+    on_grid[(3, 4)][::3, 5] = np.nan
+    on_grid[(1, 1)] = rng.normal(size=(n, 1))
+    arrays = {"fine": fine, "coarse": coarse, "other": rng.normal(size=(n, 12, 5)), "one": rng.normal(size=(n, 1, 5))}
+    grids = {"fine": (3, 4), "coarse": (2, 2), "other": (4, 3), "one": (1, 1)}
+    return arrays, grids, StoredTarget("depth", "token_value", np.empty(n), on_grid=on_grid)
+
+
+def test_dense_target():
+    arrays, grids, target = dense()
+    found = LinearProbe().compute(MemoryActivations(arrays, grids), target, 0)
+    assert score(found).values[:2] == pytest.approx([1, 1], abs=1e-6)
+    assert np.isnan(found.loss.values[2:]).all() and np.isnan(found.val_score.values[2:]).all()
+    assert np.isnan(found.penalty.values[2:]).all()
+    assert "other, one" in found.attrs["reason"]
+    assert found.tokens_test.values.tolist()[1:] == [8 * 4, 0, 0]
+    assert found.tokens_train.values[0] == np.isfinite(target.on_grid[(3, 4)][thirds(40) == "train"]).sum()
+
+
+def test_dense_equals_ridge_on_all_tokens_at_once():
+    arrays, grids, target = dense(noise=4)
+    kept = 33
+    groups = np.array([f"g{i % 10}" for i in range(40)], dtype=object)
+    given = MemoryActivations(arrays, grids, groups=groups, token_samples=kept)
+    found = LinearProbe().compute(given, target, 0).sel(tap="fine")
+    split = np.repeat(given.split[:kept], 12)
+    x, y = arrays["fine"][:kept].astype(np.float32).astype(float).reshape(-1, 5), target.on_grid[(3, 4)][:kept].ravel()
+    train, val, test = ((split == name) & np.isfinite(y) for name in ("train", "val", "test"))
+    tried = RidgePath.from_data(x[train], y[train, None]).predict(x[val])
+    errors = ((tried[:, :, 0] - y[val]) ** 2).sum(axis=1)
+    assert found.penalty.item() == choose(errors)
+    assert found.val_score.item() == pytest.approx(1 - errors.min() / ((y[val] - y[train].mean()) ** 2).sum(), abs=1e-9)
+    fit = train | val
+    scaler = StandardScaler().fit(x[fit])
+    oracle = Ridge(alpha=fit.sum() * found.penalty.item()).fit(scaler.transform(x[fit]), y[fit])
+    loss = (oracle.predict(scaler.transform(x[test])) - y[test]) ** 2
+    for unit in found.unit.values:
+        members = np.repeat(groups[:kept], 12)[test] == unit
+        assert found.loss.sel(unit=unit).item() == pytest.approx(loss[members].sum(), rel=1e-7)
+        away = ((y[test][members] - y[fit].mean()) ** 2).sum()
+        assert found.reference_loss.sel(unit=unit).item() == pytest.approx(away, rel=1e-9)
+    assert found.loss.sum().item() == pytest.approx(loss.sum(), rel=1e-7)
+
+
+def test_dense_without_tokens_says_what_to_do():
+    arrays, grids, target = dense()
+    with pytest.raises(DiagnosticsError, match=r"no val sample .*--token-budget"):
+        LinearProbe().compute(MemoryActivations(arrays, grids, token_samples=1), target, 0)
+    with pytest.raises(DiagnosticsError, match="no tap's grid"):
+        LinearProbe().compute(MemoryActivations({"other": arrays["other"]}, {"other": (4, 3)}), target, 0)
+    arrays["fine"][2, 3] = np.nan
+    with pytest.raises(DiagnosticsError, match="tap fine"):
+        LinearProbe().compute(MemoryActivations(arrays, grids), target, 0)
+
+
+# Logistic regression
+
+
+def classes(n=120, d=8, k=3, seed=0, apart=1.0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % k
+    return rng.normal(size=(n, d)) * rng.uniform(0.5, 5, d) + 4 + apart * rng.normal(size=(k, d))[labels], labels
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(120, 8, 3), (30, 70, 4), (60, 5, 2), (20, 50, 2)])
+def test_logistic_equals_scikit_learn_and_its_gradient_vanishes(n, d, k):
+    x, labels = classes(n, d, k)
+    scaler = StandardScaler().fit(x)
+    z, onehot = scaler.transform(x), np.eye(k)[labels]
+    penalties = (1.0, 1e-2, 1e-4)
+    for penalty, model in zip(penalties, logistic_path(x, labels, penalties, 1e-8), strict=True):
+        weights = model.weights * scaler.scale_[:, None]
+        bias = model.bias + (scaler.mean_ - model.mean) @ model.weights
+        residual = np.exp(log_softmax(z @ weights + bias, axis=1)) - onehot
+        assert np.abs(z.T @ residual / n + penalty * weights).max() < 1e-6
+        assert np.abs(residual.mean(axis=0)).max() < 1e-6
+        c = (2 if k == 2 else 1) / (n * penalty)
+        oracle = LogisticRegression(C=c, tol=1e-9, max_iter=100_000).fit(z, labels)
+        np.testing.assert_allclose(np.exp(model.log_probability(x)), oracle.predict_proba(z), atol=2e-4)
+        expected = oracle.coef_.T if k > 2 else oracle.coef_.T * [-0.5, 0.5]
+        np.testing.assert_allclose(weights, expected, atol=1e-3 * np.abs(expected).max())
+        assert (model.predict(x) == oracle.predict(z)).all()
+
+
+def test_logistic_loss_and_labels_that_skip_numbers():
+    x, labels = classes()
+    model = logistic_path(x, labels * 10 + 3, (0.1,))[0]
+    assert model.classes.tolist() == [3, 13, 23]
+    probability = np.exp(model.log_probability(x))
+    assert model.log_loss(x, labels * 10 + 3) == pytest.approx(-np.log(probability[np.arange(120), labels]).mean())
+    with pytest.raises(DiagnosticsError, match="two classes"):
+        logistic_path(x, np.zeros(120, dtype=int))
+
+
+def test_label_probe_protocol():
+    x, labels = classes(200, 6, 3, apart=0.8)
+    labels = labels.copy()
+    labels[[4, 9]] = -1
+    groups = np.array([f"g{i // 10}" for i in range(200)], dtype=object)
+    split = np.array([("train", "val", "train", "test", "train")[i // 10 % 5] for i in range(200)], dtype=object)
+    found = LinearProbe().compute(
+        MemoryActivations({"a": x[:, None]}, split=split, groups=groups), label_target(labels), 0
+    )
+    known = labels >= 0
+    train, val, test = (known & (split == name) for name in ("train", "val", "test"))
+
+    def oracle(rows, penalty):
+        scaler = StandardScaler().fit(x[rows])
+        model = LogisticRegression(C=1 / (rows.sum() * penalty), tol=1e-8, max_iter=10**5)
+        return model.fit(scaler.transform(x[rows]), labels[rows]), scaler
+
+    def loss_on_val(penalty):
+        model, scaler = oracle(train, penalty)
+        probability = model.predict_proba(scaler.transform(x[val]))
+        return -np.log(probability[np.arange(val.sum()), labels[val]]).mean()
+
+    best = min(LOGISTIC_PENALTIES, key=loss_on_val)
+    assert found.penalty.item() == best
+    model, scaler = oracle(train | val, best)
+    wrong = model.predict(scaler.transform(x[test])) != labels[test]
+    assert found.loss.sum().item() == wrong.sum() > 0
+    assert found.loss.values[0].tolist() == [wrong[groups[test] == unit].sum() for unit in found.unit.values]
+    assert found.reference_loss.values[0].tolist() == [10, 10, 10, 10]
+    first, scaler = oracle(train, best)
+    assert found.val_score.item() == (first.predict(scaler.transform(x[val])) == labels[val]).mean()
+
+
+@pytest.mark.parametrize("measure", [LinearProbe(), KnnProbe()])
+def test_classes_apart_are_found_and_shuffled_labels_are_chance(measure):
+    x, labels = classes(400, 10, 4, apart=6)
+    given = MemoryActivations({"a": x[:, None], "constant": np.ones_like(x)[:, None]})
+    assert score(measure.compute(given, label_target(labels), 0)).values[0] > 0.97
+    shuffled = [
+        score(measure.compute(given, label_target(np.random.default_rng(s).permutation(labels)), 0)).values
+        for s in range(8)
+    ]
+    # 8 x 80 test samples: sd of the mean .017.
+    assert np.mean(shuffled, axis=0) == pytest.approx([0.25, 0.25], abs=0.06)
+
+
+@pytest.mark.parametrize("measure", [LinearProbe(), KnnProbe()])
+def test_label_errors_name_target_and_class(measure):
+    x, labels = classes(100)
+    given = MemoryActivations({"a": x[:, None]})
+    absent = np.where((given.split == "train") & (labels == 2), -1, labels)
+    with pytest.raises(DiagnosticsError, match="Target kind has no train sample of class c2"):
+        measure.compute(given, label_target(absent), 0)
+    with pytest.raises(DiagnosticsError, match="Target kind has only one class"):
+        measure.compute(given, label_target(np.zeros(100, dtype=int)), 0)
+    with pytest.raises(DiagnosticsError, match="Target kind is known for no test sample"):
+        measure.compute(given, label_target(np.where(given.split == "test", -1, labels)), 0)
+
+
+# Nearest neighbours
+
+
+def test_knn_weights_known_answer():
+    assert knn_weights(np.array([0.9, 0.8, 0.8])) == pytest.approx([0.675994, 0.162003, 0.162003], abs=1e-6)
+
+
+def test_knn_equals_brute_force():
+    rng = np.random.default_rng(0)
+    bank, queries, labels = rng.normal(size=(150, 6)), rng.normal(size=(1100, 6)), rng.integers(0, 4, 150)
+    bank[10] = 0
+    votes = knn_votes(bank, labels, queries, (1, 7, 500))
+    for q in (0, 511, 512, 1099):
+        similar = [
+            b @ queries[q] / np.linalg.norm(b) / np.linalg.norm(queries[q]) if b.any() else 0.0 for b in bank
+        ]  # fmt: skip
+        order = sorted(range(150), key=lambda i: -similar[i])
+        for i, k in enumerate((1, 7, 150)):
+            weights = np.exp([similar[j] / 0.07 for j in order[:k]])
+            expected = np.zeros(4)
+            for j, weight in zip(order[:k], weights / weights.sum(), strict=True):
+                expected[labels[j]] += weight
+            np.testing.assert_allclose(votes[i, q], expected, atol=1e-12)
+
+
+def test_knn_ties_go_to_the_earlier_row_and_scale_does_not_matter():
+    bank, labels = np.ones((30, 2)), np.arange(30) % 3
+    votes = knn_votes(bank, labels, np.ones((1, 2)), (2,))[0, 0]
+    assert votes.tolist() == [0.5, 0.5, 0.0]
+    rng = np.random.default_rng(0)
+    bank, queries = rng.normal(size=(30, 4)), rng.normal(size=(5, 4))
+    stretched = knn_votes(bank * rng.uniform(0.1, 10, (30, 1)), labels, queries * 1e-3)
+    np.testing.assert_allclose(stretched, knn_votes(bank, labels, queries), atol=1e-12)
+
+
+def test_knn_probe_protocol():
+    x, labels = classes(200, 5, 3, apart=0.8)
+    given = MemoryActivations({"a": x[:, None]})
+    found = KnnProbe().compute(given, label_target(labels), 0)
+    train, val, test = (given.split == name for name in ("train", "val", "test"))
+    accuracy = [
+        (knn_votes(x[train], labels[train], x[val], (k,))[0].argmax(axis=1) == labels[val]).mean() for k in NEIGHBOURS
+    ]
+    k = NEIGHBOURS[int(np.argmax(accuracy))]
+    assert found.k.item() == k and found.val_score.item() == max(accuracy)
+    fit = np.concatenate([np.flatnonzero(train), np.flatnonzero(val)])
+    wrong = knn_votes(x[fit], labels[fit], x[test], (k,))[0].argmax(axis=1) != labels[test]
+    assert found.loss.sum().item() == wrong.sum() > 0
+    assert found.reference_loss.sum().item() == test.sum()
+
+
+def test_importing_measures_loads_neither_scipy_nor_scikit_learn():
+    import subprocess
+    import sys
+
+    code = (
+        "import diagnostics.measures as m, sys; m.measures(); print({'scipy', 'sklearn', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_bundled_names_and_texts():
+    from diagnostics.measures import bundled, measures
+
+    assert {name: type(make()) for name, make in measures().items()} == bundled()
+    for name, measure in bundled().items():
+        assert measure.name == name and measure.answers.endswith("?") and measure.source

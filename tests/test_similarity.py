@@ -1,0 +1,181 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from memory import MemoryActivations
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.similarity import MOST_ROWS, Cka, center_gram, cka, gram_of_blocks, hsic
+
+
+def column(*values):
+    return np.array(values, dtype=float)[:, None]
+
+
+def direct_hsic(x, y):
+    """HSIC_1 of Song et al. 2012 by loops over its formula, on kernels of features as they are."""
+    n = len(x)
+    k, m = x @ x.T, y @ y.T
+    trace = total_k = total_m = cross = 0.0
+    for i in range(n):
+        for j in range(n):
+            if i == j:
+                continue
+            trace += k[i, j] * m[j, i]
+            total_k += k[i, j]
+            total_m += m[i, j]
+            for q in range(n):
+                if q != j:
+                    cross += k[i, j] * m[j, q]
+    return (trace + total_k * total_m / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)) / (n * (n - 3))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "ab", "aa", "bb", "ratio"),
+    [
+        ((1, 2, 4, 8), (1, 3, 2, 7), 2.333333, 44.666667, 12.666667, 0.098097),
+        ((1, 2, 4, 8, 5), (1, 3, 2, 7, 6), 28.9, 38.5, 44.366667, 0.699261),
+    ],
+)
+def test_debiased_known_answers(a, b, ab, aa, bb, ratio):
+    a, b = column(*a), column(*b)
+    assert hsic(a, b) == pytest.approx(ab, abs=1e-6)
+    assert hsic(a, a) == pytest.approx(aa, abs=1e-6)
+    assert hsic(b, b) == pytest.approx(bb, abs=1e-6)
+    assert cka(a, b) == pytest.approx(ratio, abs=1e-6)
+
+
+def test_biased_known_answers():
+    assert cka(column(0, 1, 3), column(1, 0, 3), unbiased=False) == pytest.approx(0.617347, abs=1e-6)
+    assert cka(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6), unbiased=False) == pytest.approx(0.777363, abs=1e-6)
+    basis = np.linalg.qr(np.column_stack([np.ones(20), np.random.default_rng(0).normal(size=(20, 12))]))[0][:, 1:]
+    assert cka(basis[:, :6], basis[:, 4:10], unbiased=False) == pytest.approx(2 / 6, abs=1e-9)
+    three, scale = basis[:, :3], np.sqrt([3.0, 2.0, 1.0])
+    assert cka(three * scale, three * scale[::-1], unbiased=False) == pytest.approx(10 / 14, abs=1e-9)
+
+
+def test_biased_grows_with_width_and_debiased_does_not():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 64, 4096))
+    assert cka(x, y, unbiased=False) == pytest.approx(0.9846, abs=2e-3)
+    assert abs(cka(x, y)) < 0.1
+    null = [cka(*rng.normal(size=(2, 64, 32))) for _ in range(200)]
+    assert np.std(null) == pytest.approx(np.sqrt(2) / 64, rel=0.25)
+    assert abs(np.mean(null)) < 3 * np.sqrt(2) / 64 / np.sqrt(200)
+    assert min(null) < 0, "never clamped"
+
+
+def test_equals_the_direct_formula():
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(9, 5)), rng.normal(size=(9, 3))
+    assert hsic(x, y) == pytest.approx(direct_hsic(x, y), rel=1e-11)
+    expected = direct_hsic(x, y) / np.sqrt(direct_hsic(x, x) * direct_hsic(y, y))
+    assert cka(x, y) == pytest.approx(expected, abs=1e-12)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.001, 1000), st.floats(-1e4, 1e4))
+def test_invariances(seed, scale, shift):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(12, 6)), rng.normal(size=(12, 4))
+    y[:, :3] += x[:, :3]
+    rotation = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    order = rng.permutation(12)
+    assert cka(x @ rotation * scale + shift, y) == pytest.approx(cka(x, y), abs=1e-8)
+    assert cka(x[order], y[order]) == pytest.approx(cka(x, y), abs=1e-12)
+    assert cka(x, y) == pytest.approx(cka(y, x), abs=1e-14)
+    assert cka(x * 1e-4, x * 1e-4) == pytest.approx(1, abs=1e-12)
+
+
+def test_is_not_invariant_to_general_linear_maps():
+    x = np.random.default_rng(0).normal(size=(40, 4))
+    assert cka(x, x * [1, 1, 1, 30]) < 0.9
+
+
+def test_scaled_and_shifted_layer_is_itself():
+    x = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
+    for shift in (10, 100, 1e4):
+        assert cka(x, x * np.float64(0.1) + shift) == pytest.approx(1, abs=1e-9)
+
+
+def test_nothing_to_compare_is_nan():
+    x = np.random.default_rng(0).normal(size=(10, 3))
+    assert np.isnan(cka(x, np.full((10, 4), 0.1)))
+    assert np.isnan(cka(x, np.full((10, 4), 1e8 / 3)))
+    assert np.isnan(cka(x, np.eye(10))), "equidistant samples: the U-centred kernel is zero"
+    duplicated = np.repeat(x, 2, axis=0)
+    assert cka(duplicated, duplicated) == pytest.approx(1, abs=1e-12)
+
+
+def test_bad_input():
+    x = np.random.default_rng(0).normal(size=(6, 3))
+    for bad, words in ((x[:3], r"x has shape \(3, 3\).*at least 4"), (x[:, 0], r"shape \(6,\)")):
+        with pytest.raises(DiagnosticsError, match=words):
+            cka(bad, x)
+    with pytest.raises(DiagnosticsError, match="same samples"):
+        cka(x, x[:5])
+    x[2, 1] = np.nan
+    with pytest.raises(DiagnosticsError, match="NaN"):
+        cka(x, x)
+    with pytest.raises(DiagnosticsError, match="at least 4"):
+        center_gram(np.eye(3))
+
+
+def test_blocks_add_up_to_the_whole():
+    x = np.random.default_rng(0).normal(size=(8, 50)) + 1e4
+    whole = gram_of_blocks([x], 8)
+    np.testing.assert_allclose(gram_of_blocks([x[:, :13], x[:, 13:14], x[:, 14:]], 8), whole, rtol=0, atol=1e-9)
+    assert gram_of_blocks([x], 5).shape == (5, 5)
+
+
+def taps(shift=0.0, n=24):
+    rng = np.random.default_rng(3)
+    a = rng.normal(size=(n, 5, 6))
+    b = a @ rng.normal(size=(6, 8)) + rng.normal(size=(n, 5, 8))
+    return {"a": a + shift, "b": b + shift, "c": rng.normal(size=(n, 5, 4)) + shift}
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+def test_measure_equals_the_plain_function(shift):
+    arrays = taps(shift)
+    found = Cka().compute(MemoryActivations(arrays, prefix=1), None, 0)
+    assert found.matrix.dims == ("tap", "tap_other")
+    assert found.attrs["n"] == 24
+    for one in arrays:
+        for other in arrays:
+            expected = cka(arrays[one].reshape(24, -1), arrays[other].reshape(24, -1))
+            assert found.matrix.sel(tap=one, tap_other=other).item() == pytest.approx(expected, abs=1e-9)
+    np.testing.assert_allclose(found.matrix.values, found.matrix.values.T, rtol=0, atol=0)
+    np.testing.assert_allclose(np.diagonal(found.matrix.values), 1, atol=1e-12)
+
+
+def test_measure_shift_changes_nothing():
+    plain, shifted = (Cka().compute(MemoryActivations(taps(s)), None, 0).matrix.values for s in (0.0, 1e4))
+    np.testing.assert_allclose(shifted, plain, rtol=0, atol=1e-9)
+
+
+def test_measure_without_tokens_reads_all_pooled_rows():
+    arrays = taps()
+    found = Cka().compute(MemoryActivations(arrays, token_samples=2), None, 0)
+    assert "no tokens" in found.attrs["pooling"]
+    assert found.attrs["n"] == 24
+    expected = cka(arrays["a"].mean(axis=1), arrays["b"].mean(axis=1))
+    assert found.matrix.sel(tap="a", tap_other="b").item() == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(DiagnosticsError, match="at least 4"):
+        Cka().compute(MemoryActivations({"a": np.ones((3, 1, 2))}), None, 0)
+
+
+def test_measure_names_the_tap_with_nan_and_leaves_constant_taps_empty():
+    arrays = taps()
+    arrays["b"] = np.full_like(arrays["b"], 0.3)
+    found = Cka().compute(MemoryActivations(arrays), None, 0).matrix
+    assert np.isnan(found.sel(tap="b").values).all()
+    assert np.isfinite(found.sel(tap="a", tap_other="c").item())
+    arrays["c"][4, 1, 1] = np.inf
+    with pytest.raises(DiagnosticsError, match="tap c"), np.errstate(invalid="ignore"):
+        Cka().compute(MemoryActivations(arrays), None, 0)
+
+
+def test_measure_caps_the_rows():
+    arrays = {"a": np.random.default_rng(0).normal(size=(MOST_ROWS + 30, 1, 2))}
+    assert Cka().compute(MemoryActivations(arrays), None, 0).attrs["n"] == MOST_ROWS
