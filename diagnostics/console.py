@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -82,6 +83,8 @@ def print_run(run: Run) -> None:
     )
     if probes:
         console.print(_probe_table(probes))
+        for p in probes:
+            console.print(Text(f"{p.target}: {p.reading}", style="dim"))
         console.print(_control_table(probes))
     if others:
         console.print(_other_table(others))
@@ -91,14 +94,19 @@ def print_run(run: Run) -> None:
 
 
 def _probe_table(probes: list[Profile]) -> Table:
-    table = _table("target", "measure", "family", "best tap (depth)", "score", "output", "hidden gap", "reading")
+    table = _table("target", "family", "best tap (depth)", "score", "output", "hidden gap")
     for p in probes:
         best = f"{p.best_tap} ({p.depth_of(p.best_tap):.2f})" if p.best_tap else "none"
         table.add_row(
-            _safe(p.target or ""), _score_name(p), p.family, _safe(best), _shown(p.best), _shown(p.output),
-            _shown(p.hidden_gap, signed=True), p.reading,
-        )  # fmt: skip
+            _named(p), p.family, _safe(best), _shown(p.best), _shown(p.output), _shown(p.hidden_gap, signed=True)
+        )
     return table
+
+
+def _named(p: Profile) -> str:
+    """The target, with what was scored."""
+    probe = "" if p.measure == "linear_probe" else f"{p.measure} "
+    return f"{_safe(p.target or '')} ({probe}{p.data.attrs['score_name']})"
 
 
 def _control_table(probes: list[Profile]) -> Table:
@@ -107,8 +115,7 @@ def _control_table(probes: list[Profile]) -> Table:
     if names:
         for p in probes:
             table.add_row(
-                _safe(p.target or "") + (f" ({p.measure})" if p.measure != "linear_probe" else ""),
-                _value(p.best), *(_value(p.control(name)) for name in names),
+                _named(p), _value(p.best), *(_value(p.control(name)) for name in names),
             )  # fmt: skip
     return table
 
@@ -116,26 +123,20 @@ def _control_table(probes: list[Profile]) -> Table:
 def _other_table(others: list[Profile]) -> Table:
     table = _table("measure without target", "family", "first tap", "largest", "output", "output of fresh weights")
     for p in others:
-        score = p.data["score"]
-        top = str(score.idxmax().values) if score.notnull().any() else ""
-        largest = f"{float(score.max()):.3g} at {top}" if top else "none"
+        score = p.data["score"].values
+        largest = f"{np.nanmax(score):.3g} at {p.taps[int(np.nanargmax(score))]}" if np.isfinite(score).any() else "none"
         table.add_row(
-            p.measure, p.family, f"{float(score[0]):.3g}", _safe(largest), _shown(p.output, digits=3),
+            p.measure, p.family, f"{score[0]:.3g}", _safe(largest), _shown(p.output, digits=3),
             _value(p.control("fresh_weights"), digits=3),
         )  # fmt: skip
     return table
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str, prose: bool = False) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else None or "left", overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=i > 0 and not prose)
     return table
-
-
-def _score_name(p: Profile) -> str:
-    score = p.data.attrs.get("score_name", "")
-    return f"{p.measure} ({score})" if score else p.measure
 
 
 def _shown(found: Interval | None, *, signed: bool = False, digits: int | None = None) -> str:
@@ -182,7 +183,7 @@ def print_list(rows: dict[str, list[dict[str, Any]]]) -> None:
     console = _console()
     for what, found in rows.items():
         if what in ("encoders", "datasets"):
-            table = _table(what, "options", "plugin")
+            table = _table(what, "options", "plugin", prose=True)
             for row in found:
                 name = row["name"] + ("NAME" if row["name"].endswith(":") else "")
                 options = ", ".join(f"{key}={value}" for key, value in row["options"].items())
@@ -190,11 +191,11 @@ def print_list(rows: dict[str, list[dict[str, Any]]]) -> None:
             if what == "encoders":
                 table.add_row("path/to/file.py:function", "", "your own file")
         elif what == "measures":
-            table = _table("measures", "needs", "target kinds", "answers", "source")
+            table = _table("measures", "needs", "target kinds", "answers", "source", prose=True)
             for row in found:
                 table.add_row(row["name"], row["needs"], ", ".join(row["targets"]), _safe(row["answers"]), _safe(row["source"]))
         else:
-            table = _table("plugins", "version", "module", "offers")
+            table = _table("plugins", "version", "module", "offers", prose=True)
             for row in found:
                 offers = "; ".join(f"{what}s: {', '.join(names)}" for what, names in row["offers"].items())
                 table.add_row(_safe(row["name"]), row["version"], row["module"], _safe(row["error"] and f"not loaded: {row['error']}" or offers))

@@ -15,7 +15,7 @@ from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.registry import offered
-from diagnostics.statistics import profile_intervals, select
+from diagnostics.statistics import paired_difference, profile_intervals, select
 
 
 @dataclass
@@ -120,6 +120,20 @@ def _judged(found: xr.Dataset, output_tap: str, seed: int) -> tuple[xr.Dataset, 
         attrs |= {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
     attrs["intervals"] = "95 %, bootstrap over test units, widened for the training set's share"
     return found, attrs
+
+
+def against_control(found: xr.Dataset, other: xr.Dataset, control: str, seed: int) -> xr.Dataset:
+    """The result of a probe with what its best tap beats a control's best tap by, paired over the same test units."""
+    if "best_tap" not in found.attrs or "best_tap" not in other.attrs:
+        return found
+    ours, theirs = (data.sel(tap=data.attrs["best_tap"]).sortby("unit") for data in (found, other))
+    if list(ours["unit"].values) != list(theirs["unit"].values):
+        return found
+    losses = [data[key].values for data in (ours, theirs) for key in ("loss", "reference_loss")]
+    fit_units = int(found.attrs["units_train"] + found.attrs["units_val"])
+    gap = paired_difference(*losses, fit_units, seed)
+    over = {f"over_{control}": gap.value, f"over_{control}_low": gap.low, f"over_{control}_high": gap.high}
+    return found.assign_attrs(over)
 
 
 def _plain(value: Any) -> Any:

@@ -92,21 +92,21 @@ class Profile:
             return None
         return Interval(self.data.attrs[key], self.data.attrs[f"{key}_low"], self.data.attrs[f"{key}_high"])
 
+    def over(self, control: str) -> Interval | None:
+        """By how much the best tap beats a control's best tap on test, paired over units."""
+        return self._interval(f"over_{control}")
+
     @property
     def reading(self) -> str:
         """What the numbers say, in a few words."""
-        if self.best is None or self.hidden_gap is None or self.best_tap is None:
+        if self.best is None or self.hidden_gap is None:
             return ""
-        known = {name: self.control(name) for name in NAMES}
-        rivals = {name: found.value for name, found in known.items() if found is not None}
-        if not self.best.low > 0.0 or (not rivals and not math.isfinite(self.best.low)):
-            return "not readable anywhere"
-        rival = max(rivals, key=lambda name: rivals[name], default=None)
-        if rival is not None and rivals[rival] >= self.best.low:
-            return f"no evidence of learning: {rival.replace('_', ' ')} reach{'es' if rival == 'raw_input' else ''} as much"
-        if self.hidden_gap.low > 0:
-            return "the output hides it"
-        return "the output keeps it" if self.hidden_gap.value < 0.05 else "the output may hide some"
+        if not self.best.low > 0.0:
+            return "not shown to be readable at any tap"
+        said = "hidden by the output" if self.hidden_gap.low > 0 else "no gap shown: the output keeps it"
+        margins = {name: self.over(name) for name in NAMES}
+        rivals = [name.replace("_", " ") for name, margin in margins.items() if margin and not margin.low > 0.0]
+        return f"{said}; not shown to beat {' and '.join(rivals)}" if rivals else said
 
     def to_json(self) -> dict[str, Any]:
         """The profile as plain numbers; None for what has no value."""
@@ -129,6 +129,11 @@ class Profile:
             "output_score": number(self.output.value),
             "hidden_gap": {k: number(getattr(gap, k)) if gap else None for k in ("value", "low", "high")},
             "controls": {name: number(found.value) if found else None for name, found in controls.items()},
+            "over_controls": {
+                name: {k: number(getattr(margin, k)) for k in ("value", "low", "high")}
+                for name in NAMES
+                if (margin := self.over(name))
+            },
             "control_intervals": {
                 name: [number(found.low), number(found.high)] for name, found in controls.items() if found
             },

@@ -21,7 +21,7 @@ from diagnostics.dataset import Dataset
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.extract import extract
 from diagnostics.measures.base import Measure
-from diagnostics.measuring import Measured, chosen_measures, measure_all
+from diagnostics.measuring import Measured, against_control, chosen_measures, measure_all
 from diagnostics.profiles import Profile, numbers
 from diagnostics.progress import Cost, Watch, silent
 from diagnostics.registry import build
@@ -244,6 +244,9 @@ class _Job:
             found["shuffled_labels"] = measure_all(
                 probes, store, shuffled, seed, what="shuffled_labels", watch=self.watch
             )
+        for name, measured in found.items():
+            for key in set(main.results) & set(measured.results):
+                main.results[key] = against_control(main.results[key], measured.results[key], name, seed)
         self._write(store, main, found, skipped, {m.name for m in measures if m.pairwise})
 
     def _extract(

@@ -102,15 +102,24 @@ def select(
         return None
     best = int(np.nanargmax(val_score))
     output = taps.index(output_tap)
-    units = loss.shape[1]
-    pair = np.array([best, output])
-    value = scores(loss[pair], reference[pair])
-    replicates = scores(loss[pair], reference[pair], resample_counts(units, seed))
-    low, high = interval(value, replicates, units, fit_units)
+    ends = [
+        Interval(*(float(found[0]) for found in profile_intervals(loss[[i]], reference[[i]], fit_units, seed)))
+        for i in (best, output)
+    ]
+    gap = paired_difference(loss[best], reference[best], loss[output], reference[output], fit_units, seed)
+    return Selection(taps[best], ends[0], output_tap, ends[1], gap)
+
+
+def paired_difference(
+    loss: np.ndarray, reference: np.ndarray, other_loss: np.ndarray, other_reference: np.ndarray, fit_units: int, seed: int
+) -> Interval:
+    """By how much one score beats another on the same test units, from losses [unit] in the same order."""
+    both = np.stack([loss, other_loss]), np.stack([reference, other_reference])
+    value = scores(*both)
+    replicates = scores(*both, resample_counts(len(loss), seed))
     gap = float(value[0] - value[1])
-    gap_low, gap_high = interval(gap, replicates[:, 0] - replicates[:, 1], units, fit_units)
-    ends = [Interval(float(value[i]), float(low[i]), float(high[i])) for i in range(2)]
-    return Selection(taps[best], ends[0], output_tap, ends[1], Interval(gap, float(gap_low), float(gap_high)))
+    low, high = interval(gap, replicates[:, 0] - replicates[:, 1], len(loss), fit_units)
+    return Interval(gap, float(low), float(high))
 
 
 def mean_interval(values: np.ndarray, groups: np.ndarray, seed: int) -> tuple[float, float, float]:
