@@ -17,7 +17,7 @@ from diagnostics.cells import on_grid
 from diagnostics.dataset import Dataset
 from diagnostics.errors import DiagnosticsError
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.store import Plan, Store, create, identity, refuse_other_identity, row_order
+from diagnostics.store import Filling, Plan, Store, create, identity, refuse_other_identity, row_order
 from diagnostics.taps import Encoder, Tap, pool
 
 # Large batches only thrash the caches of a CPU; a GPU wants more.
@@ -53,18 +53,18 @@ def extract(
     encoder.to(device)
     started = time.perf_counter()
     done = sum(plan.rows(s).stop - plan.rows(s).start for s in range(plan.shards) if s not in todo)
-    collected = _Shard(plan)
+    filled = Filling(plan)
     for shard, positions, batch in _batches(encoder, dataset, plan, todo, size, workers):
-        _capture(encoder, batch, positions, plan, dataset, collected)
+        _capture(encoder, batch, positions, plan, dataset, filled)
         if store is None or done == 0:
             before_first_byte((time.perf_counter() - started) / len(positions))
         if store is None:
             store = create(path, plan, wanted, dataset, _dense_targets(encoder, dataset, plan.taps), about or {})
         done += len(positions)
         watch(Progress(f"extracting {encoder.name}", done, plan.samples))
-        if collected.rows == plan.rows(shard).stop - plan.rows(shard).start:
-            store.write(shard, *collected.arrays())
-            collected = _Shard(plan)
+        if filled.rows == plan.rows(shard).stop - plan.rows(shard).start:
+            store.write(shard, filled)
+            filled.rows = 0
     assert store is not None
     store.finish()
     return store
@@ -83,49 +83,26 @@ def _existing(path: Path, wanted: Mapping[str, str]) -> Store | None:
     return store
 
 
-class _Shard:
-    """Batches of one shard until it is whole."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.rows = 0
-        self.pooled: dict[str, list[np.ndarray]] = {tap.name: [] for tap in plan.taps}
-        self.tokens: dict[str, list[np.ndarray]] = {}
-
-    def add(self, rows: int, pooled: Mapping[str, np.ndarray], tokens: Mapping[str, np.ndarray]) -> None:
-        self.rows += rows
-        for tap, values in pooled.items():
-            self.pooled[tap].append(values)
-        for tap, values in tokens.items():
-            self.tokens.setdefault(tap, []).append(values)
-
-    def arrays(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Pooled values and tokens of all its rows."""
-        return (
-            {tap: np.concatenate(parts) for tap, parts in self.pooled.items()},
-            {tap: np.concatenate(parts) for tap, parts in self.tokens.items()},
-        )
-
-
 def _capture(
-    encoder: Encoder, batch: Any, positions: np.ndarray, plan: Plan, dataset: Dataset, collected: _Shard
+    encoder: Encoder, batch: Any, positions: np.ndarray, plan: Plan, dataset: Dataset, filled: Filling
 ) -> None:
-    """One forward pass; what the taps gave goes to `collected`, pooled on the device as each tap fires."""
+    """One forward pass; each tap is pooled on the device and its tokens copied away at the moment it fires."""
     with_tokens = positions[0] < plan.token_samples
-    dtype = getattr(torch, plan.precision)
 
-    def reduce(tap: Tap, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        return pool(tap, tokens, plan.poolings), tokens.to("cpu", dtype, copy=True) if with_tokens else None
+    def reduce(tap: Tap, tokens: Tensor) -> Tensor:
+        if with_tokens:
+            filled.put_tokens(tap, tokens)
+        return pool(tap, tokens, plan.poolings)
 
     found = encoder.capture(batch, [tap.name for tap in plan.taps], reduce)
-    pooled = {name: values.cpu().numpy() for name, (values, _) in found.items()}
-    tokens = {name: kept.numpy() for name, (_, kept) in found.items() if kept is not None}
+    pooled = {name: values.cpu().numpy() for name, values in found.items()}
     ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]
     for name, values in pooled.items():
         _refuse_non_finite(values, name, ids, encoder)
-    if plan.precision == "float16":
-        for name, values in tokens.items():
-            _refuse_overflow(values, name, ids)
-    collected.add(len(positions), pooled, tokens)
+    if plan.precision == "float16" and with_tokens:
+        for tap in plan.taps:
+            _refuse_overflow(filled.recent(tap, len(positions)), tap.name, ids)
+    filled.put_pooled(pooled)
 
 
 def _refuse_non_finite(values: np.ndarray, tap: str, ids: Sequence[str], encoder: Encoder) -> None:
@@ -139,8 +116,8 @@ def _refuse_non_finite(values: np.ndarray, tap: str, ids: Sequence[str], encoder
 
 
 def _refuse_overflow(values: np.ndarray, tap: str, ids: Sequence[str]) -> None:
-    if not np.isfinite(values.sum(dtype=np.float32)):
-        bad = ~np.isfinite(values).all(axis=(1, 2))
+    bad = ~np.isfinite(values).all(axis=(1, 2))
+    if bad.any():
         raise DiagnosticsError(
             f"Activations of tap {tap} overflow float16 for sample {ids[int(bad.argmax())]}: use --precision float32."
         )

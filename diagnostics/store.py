@@ -28,11 +28,13 @@ import filelock
 import numpy as np
 import zarr
 import zarr.errors
+from torch import Tensor
 from zarr.codecs import Crc32cCodec
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.dataset import Dataset, Target
 from diagnostics.errors import DiagnosticsError
+from diagnostics.shards import ShardBuffer
 from diagnostics.taps import Encoder, Grid, Tap
 
 FORMAT = 1
@@ -214,18 +216,14 @@ class Store(Activations):
 
     # Writing
 
-    def write(self, shard: int, pooled: Mapping[str, np.ndarray], tokens: Mapping[str, np.ndarray]) -> None:
-        """One whole shard: pooled [row, pooling, feature] and tokens [row, prefix + token, feature] of all taps."""
+    def write(self, shard: int, filled: Filling) -> None:
+        """One whole shard of all taps."""
         rows = self.plan.rows(shard)
         try:
             for tap in self.taps:
-                self._array(f"taps/{tap.name}/pooled")[rows] = pooled[tap.name]
-                if tap.name in tokens:
-                    kept = slice(rows.start, min(rows.stop, self.token_samples))
-                    values = tokens[tap.name][: kept.stop - kept.start]
-                    self._array(f"taps/{tap.name}/tokens")[kept] = values[:, tap.grid.prefix :]
-                    if tap.grid.prefix:
-                        self._array(f"taps/{tap.name}/prefix")[kept] = values[:, : tap.grid.prefix]
+                self._array(f"taps/{tap.name}/pooled")[rows] = filled.pooled[tap.name][: rows.stop - rows.start]
+                for kind, buffer in filled.tokens.get(tap.name, {}).items() if rows.start < self.token_samples else ():
+                    buffer.write(self._array(f"taps/{tap.name}/{kind}"), shard, rows.stop - rows.start)
         except OSError as error:
             raise unwritable(self.path, error, f"after {shard} of {self.plan.shards} shards; ") from error
 
@@ -240,6 +238,54 @@ class Store(Activations):
         except OSError as error:
             raise unwritable(self.path, error) from error
         self.attrs.update(attrs)
+
+
+class Filling:
+    """One shard of all taps in memory, filled batch by batch; the same memory serves every shard."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.rows = 0
+        self.pooled = {
+            tap.name: np.empty((plan.shard, len(plan.poolings), tap.features), dtype=np.float32) for tap in plan.taps
+        }
+        self.tokens: dict[str, dict[str, ShardBuffer]] = {}
+        if plan.token_samples:
+            for tap in plan.taps:
+                self.tokens[tap.name] = {
+                    kind: ShardBuffer(plan.shard, count, tap.features, _block(count, tap, plan), plan.precision)
+                    for kind, count in _token_kinds(tap)
+                }
+
+    def put_tokens(self, tap: Tap, tokens: Tensor) -> None:
+        """A batch's tokens [row, prefix + token, feature] behind the rows that are there."""
+        buffers = self.tokens[tap.name]
+        buffers["tokens"].put(self.rows, tokens[:, tap.grid.prefix :])
+        if tap.grid.prefix:
+            buffers["prefix"].put(self.rows, tokens[:, : tap.grid.prefix])
+
+    def recent(self, tap: Tap, count: int) -> np.ndarray:
+        """The tokens of the last `count` rows put, as they will be stored, [row, token, feature]."""
+        kinds = [buffer.rows(self.rows + count)[self.rows :] for buffer in self.tokens[tap.name].values()]
+        return np.concatenate(kinds, axis=1)
+
+    def put_pooled(self, pooled: Mapping[str, np.ndarray]) -> None:
+        """A batch's pooled values [row, pooling, feature]; the batch's rows now count."""
+        count = 0
+        for name, values in pooled.items():
+            count = len(values)
+            self.pooled[name][self.rows : self.rows + count] = values
+        self.rows += count
+
+
+def _token_kinds(tap: Tap) -> list[tuple[str, int]]:
+    """Arrays of a tap's tokens and how many tokens each holds."""
+    kinds = (("tokens", tap.grid.tokens), ("prefix", tap.grid.prefix))
+    return [(kind, count) for kind, count in kinds if count]
+
+
+def _block(count: int, tap: Tap, plan: Plan) -> int:
+    """Tokens in an inner chunk: it holds all rows of some tokens, so a block of features is read without waste."""
+    return max(1, min(count, CHUNK_BYTES // (plan.shard * tap.features * np.dtype(plan.precision).itemsize)))
 
 
 def create(
@@ -287,15 +333,13 @@ def _create_arrays(group: zarr.Group, tap: Tap, plan: Plan) -> None:
     group.attrs.update({"depth": tap.depth, "part": tap.part, "pooling": list(plan.poolings), "grid": str(tap.grid)})
     if not plan.token_samples:
         return
-    for kind, count in (("tokens", tap.grid.tokens), ("prefix", tap.grid.prefix)):
-        if count:
-            # Inner chunks hold all rows of some tokens: a block of features of all samples is read without waste.
-            block = max(1, min(count, CHUNK_BYTES // (rows * width * np.dtype(plan.precision).itemsize)))
-            group.create_array(
-                kind, shape=(plan.token_samples, count, width), chunks=(rows, block, width),
-                shards=(rows, math.ceil(count / block) * block, width), dtype=plan.precision,
-                dimension_names=("token_sample", kind.removesuffix("s"), "feature"), **common,
-            )  # fmt: skip
+    for kind, count in _token_kinds(tap):
+        block = _block(count, tap, plan)
+        group.create_array(
+            kind, shape=(plan.token_samples, count, width), chunks=(rows, block, width),
+            shards=(rows, math.ceil(count / block) * block, width), dtype=plan.precision,
+            dimension_names=("token_sample", kind.removesuffix("s"), "feature"), **common,
+        )  # fmt: skip
 
 
 def _write_samples(

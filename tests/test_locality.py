@@ -85,7 +85,7 @@ def test_tokens_without_direction_are_left_out():
     near = [tokens[i] @ tokens[i + 1] / np.linalg.norm(tokens[i]) / np.linalg.norm(tokens[i + 1])
             for i in range(11) if i in kept and i + 1 in kept]  # fmt: skip
     assert found.curve[0] == pytest.approx(np.mean(near), abs=1e-12)
-    for tokens, centred in ((np.zeros((12, 3)), False), (np.full((12, 3), 1e4 / 3), True)):
+    for tokens, centred in ((np.zeros((12, 3)), False), (np.full((12, 3), 0.1), True)):
         nothing = self_similarity(tokens, (12,), centred=centred)
         assert np.isnan([nothing.lds, nothing.cds, nothing.rmsc, *nothing.curve]).all()
 
@@ -93,8 +93,11 @@ def test_tokens_without_direction_are_left_out():
 def test_short_grids_have_no_value():
     tokens = np.random.default_rng(0).normal(size=(9, 3))
     found = self_similarity(tokens, (3, 3))
-    assert np.isnan(found.lds) and np.isnan(found.cds) and np.isfinite(found.rmsc)
-    assert np.isfinite(found.curve).all() and len(found.curve) == 4
+    assert np.isnan(found.lds)
+    assert np.isnan(found.cds)
+    assert np.isfinite(found.rmsc)
+    assert np.isfinite(found.curve).all()
+    assert len(found.curve) == 4
     with pytest.raises(DiagnosticsError, match=r"\(9, 3\).*\(4, 4\)"):
         self_similarity(tokens, (4, 4))
     tokens[0, 0] = np.inf
@@ -124,8 +127,10 @@ def test_measure():
     assert found.low.sel(tap="smooth") < found.score.sel(tap="smooth") < found.high.sel(tap="smooth")
     assert found.score.sel(tap="smooth") > 0.3 > abs(found.score.sel(tap="noise"))
     assert np.isnan(found.score.sel(tap=["small", "one"]).values).all()
-    assert "small: no two tokens at distance 6" in found.attrs["reason"] and "one: one token" in found.attrs["reason"]
-    assert found.attrs["n"] == 30 and SelfSimilarity().higher_is_better is None
+    assert "small: no two tokens at distance 6" in found.attrs["reason"]
+    assert "one: one token" in found.attrs["reason"]
+    assert found.attrs["n"] == 30
+    assert SelfSimilarity().higher_is_better is None
     assert found.equals(SelfSimilarity().compute(activations(), None, 0))
 
 

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from diagnostics.activations import StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes import PENALTIES, Moments, RidgePath, knn_votes, knn_weights, logistic_path
-from diagnostics.measures.probes.knn import NEIGHBOURS, KnnProbe
+from diagnostics.measures.probes.knn import NEIGHBOURS, KnnProbe, _nearest
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.logistic import PENALTIES as LOGISTIC_PENALTIES
 from diagnostics.measures.probes.ridge import choose
@@ -57,7 +57,7 @@ def test_ridge_equals_scikit_learn(shape, shift):
 
 @pytest.mark.parametrize("shape", [(40, 9), (15, 40)])
 def test_ridge_hat_matrix(shape):
-    """Predictions for the rows fitted are H y, with H from a direct inverse; leave-one-out follows from its diagonal."""
+    """Predictions for the rows fitted are H y, with H from a direct inverse."""
     rng = np.random.default_rng(1)
     n, d = shape
     x, y, penalty = rng.normal(size=shape), rng.normal(size=(n, 1)), PENALTIES[8]
@@ -111,6 +111,17 @@ def test_constant_features_drop_out(n, constant):
     np.testing.assert_allclose(only.predict(new[:, :2]), np.broadcast_to(y.mean(), (len(PENALTIES), 5, 1)))
 
 
+@pytest.mark.parametrize("n", [40, 6])
+def test_rounding_error_around_a_constant_is_no_feature(n):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(n, 8)), rng.normal(size=(n, 1))
+    x[:, 2] = 1e3 / 3 * (1 + rng.integers(-2, 3, n) * np.finfo(float).eps)
+    x[:, 5] *= 1e-6
+    weights = RidgePath.from_data(x, y).weights(PENALTIES[0])
+    assert weights[2] == 0
+    assert abs(weights[5]) > 0, "small is not constant"
+
+
 def test_duplicated_features_and_rows():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(30, 4)), rng.normal(size=(30, 1))
@@ -144,9 +155,11 @@ def test_linear_map_is_read_out_and_noise_is_not():
     found = LinearProbe().compute(MemoryActivations({"holds": x, "noise": noise}), value(y), 0)
     assert score(found).values[0] == pytest.approx(1, abs=1e-6)
     assert abs(score(found).values[1]) < 0.15
-    assert found.penalty.values[0] == PENALTIES[0] and found.penalty.values[1] > 0.1
+    assert found.penalty.values[0] == PENALTIES[0]
+    assert found.penalty.values[1] > 0.1
     assert (found.attrs["n_train"], found.attrs["n_val"], found.attrs["n_test"]) == (120, 40, 40)
-    assert found.loss.dims == ("tap", "unit") and found.sizes["unit"] == 40
+    assert found.loss.dims == ("tap", "unit")
+    assert found.sizes["unit"] == 40
 
 
 @pytest.mark.parametrize("kind", ["value", "state", "future"])
@@ -177,7 +190,8 @@ def test_protocol_step_by_step(kind, d):
         members = groups[test] == unit
         assert found.loss.sel(unit=unit).item() == pytest.approx(loss[members].sum(), rel=1e-6)
         assert found.reference_loss.sel(unit=unit).item() == pytest.approx(away[members].sum(), rel=1e-9)
-    assert found.attrs["n_train"] == train.sum() and found.attrs["units_test"] == found.sizes["unit"] == 4
+    assert found.attrs["n_train"] == train.sum()
+    assert found.attrs["units_test"] == found.sizes["unit"] == 4
 
 
 def test_shift_of_all_features_changes_nothing():
@@ -246,7 +260,8 @@ def test_dense_target():
     arrays, grids, target = dense()
     found = LinearProbe().compute(MemoryActivations(arrays, grids), target, 0)
     assert score(found).values[:2] == pytest.approx([1, 1], abs=1e-6)
-    assert np.isnan(found.loss.values[2:]).all() and np.isnan(found.val_score.values[2:]).all()
+    assert np.isnan(found.loss.values[2:]).all()
+    assert np.isnan(found.val_score.values[2:]).all()
     assert np.isnan(found.penalty.values[2:]).all()
     assert "other, one" in found.attrs["reason"]
     assert found.tokens_test.values.tolist()[1:] == [8 * 4, 0, 0]
@@ -416,6 +431,11 @@ def test_knn_ties_go_to_the_earlier_row_and_scale_does_not_matter():
     bank, labels = np.ones((30, 2)), np.arange(30) % 3
     votes = knn_votes(bank, labels, np.ones((1, 2)), (2,))[0, 0]
     assert votes.tolist() == [0.5, 0.5, 0.0]
+    for values in (4, 100):
+        similar = np.random.default_rng(1).integers(0, values, (50, 200)) / values
+        expected = np.argsort(-similar, axis=1, kind="stable")
+        for most in (1, 30, 200):
+            np.testing.assert_array_equal(_nearest(similar, most), expected[:, :most])
     rng = np.random.default_rng(0)
     bank, queries = rng.normal(size=(30, 4)), rng.normal(size=(5, 4))
     stretched = knn_votes(bank * rng.uniform(0.1, 10, (30, 1)), labels, queries * 1e-3)
@@ -431,7 +451,8 @@ def test_knn_probe_protocol():
         (knn_votes(x[train], labels[train], x[val], (k,))[0].argmax(axis=1) == labels[val]).mean() for k in NEIGHBOURS
     ]
     k = NEIGHBOURS[int(np.argmax(accuracy))]
-    assert found.k.item() == k and found.val_score.item() == max(accuracy)
+    assert found.k.item() == k
+    assert found.val_score.item() == max(accuracy)
     fit = np.concatenate([np.flatnonzero(train), np.flatnonzero(val)])
     wrong = knn_votes(x[fit], labels[fit], x[test], (k,))[0].argmax(axis=1) != labels[test]
     assert found.loss.sum().item() == wrong.sum() > 0
@@ -454,4 +475,6 @@ def test_bundled_names_and_texts():
 
     assert {name: type(make()) for name, make in measures().items()} == bundled()
     for name, measure in bundled().items():
-        assert measure.name == name and measure.answers.endswith("?") and measure.source
+        assert measure.name == name
+        assert measure.answers.endswith("?")
+        assert measure.source

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from diagnostics.errors import DiagnosticsError
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> Generator[None]:
     """Linear algebra on one thread while this lasts; also a decorator.
 
     Measures make many small products. There threads gain nothing, and on a busy machine their waiting for one another

@@ -90,8 +90,6 @@ def _one(tokens: np.ndarray, grid: tuple[int, ...], centre: bool) -> tuple[float
         raise DiagnosticsError(f"Tokens of shape {x.shape} hold NaN or infinity: leave that sample out.")
     longest = float(np.sqrt(np.einsum("tf,tf->t", x, x).max()))
     if centre:
-        # Relative to the first token before averaging: equal tokens then become exactly zero.
-        x -= x[0].copy()
         x -= x.mean(axis=0)
     norm = np.sqrt(np.einsum("tf,tf->t", x, x))
     # What remains of a token after centring is rounding error below this.

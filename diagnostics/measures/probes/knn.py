@@ -54,13 +54,16 @@ def knn_votes(
 
 def _nearest(similar: np.ndarray, most: int) -> np.ndarray:
     """[query, most], rows by falling similarity; of equal ones the earlier first."""
-    if most < similar.shape[1]:
-        # Sorting by row number first makes the stable sort below decide ties by it.
-        some = np.sort(np.argpartition(-similar, most - 1, axis=1)[:, :most], axis=1)
-    else:
-        some = np.broadcast_to(np.arange(similar.shape[1]), similar.shape)
-    order = np.argsort(-np.take_along_axis(similar, some, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(some, order, axis=1)
+    if most == similar.shape[1]:
+        return np.argsort(-similar, axis=1, kind="stable")
+    # Sorted by row number first, so that the stable sort decides ties by it.
+    some = np.sort(np.argpartition(-similar, most - 1, axis=1)[:, :most], axis=1)
+    top = np.take_along_axis(similar, some, axis=1)
+    nearest = np.take_along_axis(some, np.argsort(-top, axis=1, kind="stable"), axis=1)
+    # Where more rows tie for the last place than fit, the partition took any of them.
+    tied = (similar >= top.min(axis=1, keepdims=True)).sum(axis=1) > most
+    nearest[tied] = np.argsort(-similar[tied], axis=1, kind="stable")[:, :most]
+    return nearest
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

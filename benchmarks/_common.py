@@ -1,0 +1,63 @@
+"""CPU time, limits and the model that several benchmarks share."""
+
+from __future__ import annotations
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import resource
+import sys
+
+import numpy as np
+
+from diagnostics import Dataset, Encoder, Target
+
+MODEL = "timm:vit_tiny_patch16_224"
+
+
+def cpu() -> float:
+    """CPU seconds of this process so far, user and system."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def vit_tiny() -> Encoder:
+    """The benchmark's model, with random weights: what it computes costs the same."""
+    from diagnostics.registry import build
+
+    return build("encoder", f"{MODEL}?pretrained=false")
+
+
+class Noise:
+    """Images made on demand, so that the data set itself takes no memory."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.random.default_rng(index).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+
+
+def images(count: int) -> Dataset:
+    """Noise images with a label."""
+    split = np.resize(np.array(["train", "train", "train", "val", "test"], dtype=object), count)
+    labels = Target("label", np.arange(count) % 2, classes=("even", "odd"))
+    ids = [f"noise-{i}" for i in range(count)]
+    return Dataset("noise", "image", Noise(count), ids, split, {"label": labels}, fingerprint=f"noise {count}")  # type: ignore[arg-type]
+
+
+def verdict(what: str, value: float, limit: float, *, at_least: bool = False) -> bool:
+    """Prints one figure against its limit; True when it holds."""
+    holds = value >= limit if at_least else value <= limit
+    print(f"{'ok  ' if holds else 'MISS'} {what}: {value:.4g} ({'at least' if at_least else 'at most'} {limit:g})", flush=True)
+    return holds
+
+
+def finish(*held: bool) -> None:
+    """Exit status 0 when all limits held."""
+    sys.exit(0 if all(held) else 1)

@@ -1,0 +1,40 @@
+"""CPU time of `diagnostics --help` and of the README's main job, as whole processes."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from _common import finish, verdict
+
+COMMAND = str(Path(sys.executable).with_name("diagnostics"))
+
+
+def children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def seconds(*arguments: str, cwd: str | None = None) -> float:
+    start = children()
+    subprocess.run([COMMAND, *arguments], check=True, capture_output=True, cwd=cwd)
+    return children() - start
+
+
+def main() -> None:
+    seconds("--help")
+    helps = [seconds("--help") for _ in range(5)]
+    print(f"--help: {min(helps):.3f} to {max(helps):.3f} s of CPU")
+    with tempfile.TemporaryDirectory() as folder:
+        job = seconds("run", "fracast", "--data", "lorenz", cwd=folder)
+    finish(
+        verdict("diagnostics --help, CPU seconds", statistics.median(helps), 0.35),
+        verdict("diagnostics run fracast --data lorenz, CPU seconds", job, 120),
+    )
+
+
+main()

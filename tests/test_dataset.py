@@ -1,0 +1,243 @@
+"""The dataset contract: what breaks it is said in a sentence; splits keep groups together; fingerprints see content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+
+from diagnostics import Dataset, DiagnosticsError, Target, split_groups
+
+SPLIT = ["train", "train", "val", "test"]
+
+
+def made(**changed: Any) -> Dataset:
+    """Four samples; `changed` replaces parts of them."""
+    parts: dict[str, Any] = {
+        "name": "mine",
+        "modality": "series",
+        "samples": np.arange(12, dtype=np.float32).reshape(4, 3),
+        "ids": ["a", "b", "c", "d"],
+        "split": SPLIT,
+        "targets": {"y": Target("value", np.arange(4.0))},
+    }
+    return Dataset(**(parts | changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"samples": np.empty((0, 3)), "ids": [], "split": [], "targets": {}}, "Dataset mine is empty."),
+        ({"ids": ["a", "b", "c"]}, "Dataset mine has 4 samples but 3 ids."),
+        ({"split": [*SPLIT, "test"]}, "Dataset mine has 4 samples but 5 split."),
+        ({"groups": ["g"]}, "Dataset mine has 4 samples but 1 groups."),
+        ({"ids": ["a", "b", "a", "d"]}, "Dataset mine gives the same id to several samples."),
+        ({"ids": [1, "1", 2, 3]}, "Dataset mine gives the same id to several samples."),
+        (
+            {"split": ["train", "train", "val", "val"]},
+            "Dataset mine has no test samples: it needs train, val and test.",
+        ),
+        (
+            {"split": ["train", "val", "test", "holdout"]},
+            "Dataset mine has splits ['holdout'] beside train, val and test.",
+        ),
+        (
+            {"groups": ["g", "h", "g", "i"]},
+            "Dataset mine has group g in train and in val: keep each group in one split.",
+        ),
+        ({"targets": {"y": Target("score", np.zeros(4))}}, "Target y of mine has unknown kind 'score'."),  # pyright: ignore
+        ({"targets": {"y": Target("value", np.zeros(3))}}, "Target y of mine has 3 values for 4 samples."),
+    ],
+)
+def test_a_broken_contract_is_said_in_a_sentence(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(DiagnosticsError) as caught:
+        made(**changed)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("name", ["a/b", "../y", "", ".", ".."])
+def test_target_names_that_are_no_safe_folder_names_are_refused(name: str) -> None:
+    with pytest.raises(DiagnosticsError, match=r"[Tt]arget"):
+        made(targets={name: Target("value", np.zeros(4))})
+
+
+def test_a_sample_is_its_own_group_by_default_and_samples_may_share_one_within_a_split() -> None:
+    assert list(made().groups) == ["a", "b", "c", "d"]
+    assert list(made(groups=["g", "g", "h", "i"]).groups) == ["g", "g", "h", "i"]
+
+
+def test_samples_by_index_and_counts() -> None:
+    data = made(samples=[np.array([1.0]), np.array([2.0]), [3.0], np.array([4.0])])
+    assert len(data) == 4
+    assert data[2].tolist() == [3.0]
+    assert data.counts() == {"train": 2, "val": 1, "test": 1}
+
+
+def test_a_target_may_overrule_its_family() -> None:
+    assert Target("value", np.zeros(4)).in_family == "semantic"
+    assert Target("state", np.zeros(4)).in_family == "dynamics"
+    assert Target("token_value", np.zeros((4, 2))).in_family == "spatial"
+    assert Target("value", np.zeros(4), family="geometry").in_family == "geometry"
+
+
+# Splits
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(3, 40), st.integers(1, 4), st.integers(0, 1000))
+def test_splits_keep_groups_together_and_none_is_empty(groups: int, most: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    of = rng.permutation(np.repeat(np.arange(groups), rng.integers(1, most + 1, groups)))
+    split = split_groups(of, seed)
+    assert split.shape == of.shape
+    assert set(split) == {"train", "val", "test"}
+    assert all(len(set(split[of == group])) == 1 for group in range(groups))
+
+
+def test_splits_are_seeded_by_group_and_not_by_the_order_of_samples() -> None:
+    groups = [f"g{i % 20}" for i in range(60)]
+    split = split_groups(groups, 1)
+    assert list(split) == list(split_groups(groups, 1))
+    assert list(split) != list(split_groups(groups, 2))
+    backwards = split_groups(groups[::-1], 1)
+    assert list(split) == list(backwards[::-1])
+
+
+def test_shares_hold_over_groups() -> None:
+    split = split_groups(range(100), 0)
+    assert [int((split == name).sum()) for name in ("train", "val", "test")] == [60, 20, 20]
+    split = split_groups(range(100), 0, (0.2, 0.5, 0.3))
+    assert [int((split == name).sum()) for name in ("train", "val", "test")] == [20, 50, 30]
+    sizes = [90, *[1] * 9]
+    split = split_groups(np.repeat(np.arange(10), sizes), 0)
+    assert len({(g, s) for g, s in zip(np.repeat(np.arange(10), sizes), split, strict=True) if s == "train"}) == 6
+
+
+@pytest.mark.parametrize("fractions", [(0.98, 0.01, 0.01), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)])
+def test_extreme_shares_leave_no_split_empty(fractions: tuple[float, float, float]) -> None:
+    assert set(split_groups(range(10), 0, fractions)) == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize("groups", [[], ["a"], ["a", "b", "a", "b"]])
+def test_fewer_than_three_groups_cannot_be_split(groups: list[str]) -> None:
+    with pytest.raises(DiagnosticsError, match=rf"{len(set(groups))} group\(s\) cannot fill train, val and test"):
+        split_groups(groups, 0)
+
+
+# Fingerprints
+
+
+def one_value(data: Dataset) -> None:
+    data.samples[3][5, 6, 1] ^= 1
+
+
+def one_id(data: Dataset) -> None:
+    data.ids[7] = "renamed"
+
+
+def one_split(data: Dataset) -> None:
+    data.split[0] = "val"
+
+
+def one_group(data: Dataset) -> None:
+    data.groups[0] = "other"
+
+
+def one_label(data: Dataset) -> None:
+    data.targets["kind"].values[23] = 0
+
+
+def one_place(data: Dataset) -> None:
+    data.targets["height"].values[2, 3, 4] += 1e-9
+
+
+def target_name(data: Dataset) -> None:
+    data.targets["loudness"] = data.targets.pop("level")
+
+
+def target_kind(data: Dataset) -> None:
+    data.targets["level"] = Target("state", data.targets["level"].values)
+
+
+def class_name(data: Dataset) -> None:
+    data.targets["kind"] = Target("label", data.targets["kind"].values, classes=("slow", "middle", "quick"))
+
+
+def dtype_of_samples(data: Dataset) -> None:
+    data.samples = data.samples.astype(np.int16)
+
+
+def exchanged_samples(data: Dataset) -> None:
+    data.samples = data.samples[[1, 0, *range(2, 24)]]
+
+
+CHANGES = [
+    one_value, one_id, one_split, one_group, one_label, one_place, target_name, target_kind, class_name,
+    dtype_of_samples, exchanged_samples,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_fingerprint_sees(change: Callable[[Dataset], None]) -> None:
+    data = tiny_dataset(modality="image")
+    change(data)
+    assert data.fingerprint != tiny_dataset(modality="image").fingerprint
+
+
+def test_the_same_content_has_the_same_fingerprint_however_it_lies_in_memory() -> None:
+    data, other = tiny_dataset(modality="image"), tiny_dataset(modality="image")
+    other.samples = list(np.asfortranarray(other.samples))
+    other.targets = dict(reversed(other.targets.items()))
+    assert data.fingerprint == other.fingerprint
+    assert data.fingerprint == data.fingerprint
+
+
+def test_values_cannot_move_between_neighbouring_columns_unseen() -> None:
+    assert made(ids=["a", "b", "c", "de"]).fingerprint != made(ids=["a", "b", "cd", "e"]).fingerprint
+
+
+def test_texts_are_digested_by_content_and_not_by_their_place_in_memory() -> None:
+    def captioned(last: str) -> str:
+        texts = np.array(["".join(["caption ", i]) for i in ("a", "b", "c", last)], dtype=object)
+        return made(targets={"text": Target("caption", texts)}).fingerprint
+
+    held = captioned("d"), captioned("d"), captioned("e")
+    assert held[0] == held[1]
+    assert held[0] != held[2]
+
+
+def test_a_given_fingerprint_is_taken() -> None:
+    assert made(fingerprint="revision 3").fingerprint == "revision 3"
+
+
+# The helpers that other tests lean on
+
+
+@pytest.mark.parametrize(("modality", "make"), [("series", tiny_encoder), ("image", tiny_image_encoder)])
+def test_tiny_datasets_fit_tiny_encoders_and_hold_a_planted_linear_target(modality: str, make: Any) -> None:
+    data, encoder = tiny_dataset(60, modality), make()
+    assert data.modality == encoder.modality
+    assert encoder.sized_for(data[0]).preprocess(data[0]).isfinite().all()
+    mean = np.array([sample.mean() for sample in data.samples])
+    assert np.corrcoef(mean, data.targets["level"].values)[0, 1] > 0.9
+    assert set(data.split[data.targets["kind"].values == 1]) == {"train", "val", "test"}
+    assert set(data.targets) == {"kind", "level"} | ({"height"} if modality == "image" else set())
+
+
+def test_tiny_heights_are_planted_in_the_pixels() -> None:
+    data = tiny_dataset(modality="image")
+    height = data.targets["height"].values
+    pixels = np.stack([sample.mean(axis=2) for sample in data.samples])
+    each = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(pixels, height, strict=True)]
+    assert np.median(each) > 0.8
+
+
+def test_tiny_groups_share_a_split() -> None:
+    data = tiny_dataset(group_size=3)
+    assert len(set(data.groups)) == 8
+    assert data.counts() == {"train": 15, "val": 6, "test": 3}
