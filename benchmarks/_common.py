@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
-
 import resource
 import sys
 
 import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
 
 from diagnostics import Dataset, Encoder, Target
+
+torch.set_num_threads(1)
+threadpool_limits(1)
 
 MODEL = "timm:vit_tiny_patch16_224"
 
@@ -54,7 +54,10 @@ def images(count: int) -> Dataset:
 def verdict(what: str, value: float, limit: float, *, at_least: bool = False) -> bool:
     """Prints one figure against its limit; True when it holds."""
     holds = value >= limit if at_least else value <= limit
-    print(f"{'ok  ' if holds else 'MISS'} {what}: {value:.4g} ({'at least' if at_least else 'at most'} {limit:g})", flush=True)
+    print(
+        f"{'ok  ' if holds else 'MISS'} {what}: {value:.4g} ({'at least' if at_least else 'at most'} {limit:g})",
+        flush=True,
+    )
     return holds
 
 

@@ -6,19 +6,18 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from _common import cpu, finish, images, verdict, vit_tiny
-
 import torch
 from torch.utils.data import default_collate
 
 from diagnostics.extract import BATCH, extract
 from diagnostics.store import plan, row_order
 
+from _common import cpu, finish, images, verdict, vit_tiny
+
 COUNT, ROUNDS = 512, 3
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     encoder, dataset = vit_tiny(), images(COUNT)
     order = row_order(COUNT)
     size = BATCH["cpu"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from _common import cpu, finish, images, verdict, vit_tiny
-
 import numpy as np
 import torch
 from torch.utils.data import default_collate
@@ -14,6 +12,8 @@ from torch.utils.data import default_collate
 from diagnostics.extract import BATCH, extract
 from diagnostics.registry import offered
 from diagnostics.store import Store, plan
+
+from _common import cpu, finish, images, verdict, vit_tiny
 
 COUNT = 512
 # 18 CPU-seconds where a plain forward pass takes 28.
@@ -55,7 +55,6 @@ def largest_difference(store: Store, matrix: np.ndarray, pairs: list[tuple[int, 
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     encoder, dataset = vit_tiny(), images(COUNT)
     blocks = [tap for tap in encoder.taps if tap.name.startswith("blocks.")]
     base = forward_seconds(encoder, dataset)

@@ -8,10 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from _common import finish, images, verdict, vit_tiny
-
 from diagnostics.extract import extract
 from diagnostics.store import plan
+
+from _common import finish, images, verdict, vit_tiny
 
 BUDGET = 256 * 10**6
 

@@ -8,13 +8,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from _common import finish, verdict
-
 import numpy as np
 import torch
 
 from diagnostics import Dataset, Grid, Tap, Target
 from diagnostics.store import Filling, Plan, create
+
+from _common import finish, verdict
 
 SAMPLES, TOKENS, WIDTH, SHARD, ROUNDS = 1024, 256, 768, 64, 3
 

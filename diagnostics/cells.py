@@ -8,9 +8,7 @@ import numpy as np
 KNOWN_SHARE = 0.5
 
 
-def on_grid(
-    maps: np.ndarray, covered: tuple[tuple[float, float], ...], shape: tuple[int, ...]
-) -> np.ndarray:
+def on_grid(maps: np.ndarray, covered: tuple[tuple[float, float], ...], shape: tuple[int, ...]) -> np.ndarray:
     """Maps [sample, *extent] averaged over the cells of a grid, as float64 [sample, token] in raster order.
 
     `covered` gives for each axis the (start, stop) of the sample that the grid spans. Places shared by two cells count

@@ -124,7 +124,9 @@ def _other_table(others: list[Profile]) -> Table:
     table = _table("measure without target", "family", "first tap", "largest", "output", "output of fresh weights")
     for p in others:
         score = p.data["score"].values
-        largest = f"{np.nanmax(score):.3g} at {p.taps[int(np.nanargmax(score))]}" if np.isfinite(score).any() else "none"
+        largest = (
+            f"{np.nanmax(score):.3g} at {p.taps[int(np.nanargmax(score))]}" if np.isfinite(score).any() else "none"
+        )
         table.add_row(
             p.measure, p.family, f"{score[0]:.3g}", _safe(largest), _shown(p.output, digits=3),
             _value(p.control("fresh_weights"), digits=3),
@@ -168,7 +170,9 @@ def print_inspection(found: dict[str, Any]) -> None:
         cells = " x ".join(f"{n} {axis}" for n, axis in zip(tap["grid"], tap["axes"], strict=True))
         prefix = f" + {tap['prefix']} prefix" if tap["prefix"] else ""
         mark = " (output)" if tap["name"] == found["output_tap"] else ""
-        table.add_row(tap["name"] + mark, f"{tap['depth']:.2f}", tap["part"], str(tap["features"]), cells + prefix, tap["read"])
+        table.add_row(
+            tap["name"] + mark, f"{tap['depth']:.2f}", tap["part"], str(tap["features"]), cells + prefix, tap["read"]
+        )
     console.print(table)
     console.print(
         f"A sample takes {found['seconds_per_sample'] * 1e3:.1f} ms; it leaves "
@@ -193,11 +197,18 @@ def print_list(rows: dict[str, list[dict[str, Any]]]) -> None:
         elif what == "measures":
             table = _table("measures", "needs", "target kinds", "answers", "source", prose=True)
             for row in found:
-                table.add_row(row["name"], row["needs"], ", ".join(row["targets"]), _safe(row["answers"]), _safe(row["source"]))
+                table.add_row(
+                    row["name"], row["needs"], ", ".join(row["targets"]), _safe(row["answers"]), _safe(row["source"])
+                )
         else:
             table = _table("plugins", "version", "module", "offers", prose=True)
             for row in found:
                 offers = "; ".join(f"{what}s: {', '.join(names)}" for what, names in row["offers"].items())
-                table.add_row(_safe(row["name"]), row["version"], row["module"], _safe(row["error"] and f"not loaded: {row['error']}" or offers))
+                table.add_row(
+                    _safe(row["name"]),
+                    row["version"],
+                    row["module"],
+                    _safe((row["error"] and f"not loaded: {row['error']}") or offers),
+                )
         console.print(table)
         console.print()

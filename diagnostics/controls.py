@@ -20,7 +20,7 @@ from diagnostics.taps import Encoder, Grid, Reduce, Tap, keep
 
 WEIGHTS = ("fresh_weights", "permuted_weights")
 INPUTS = ("raw_input", "summary_statistics")
-NAMES = (*WEIGHTS, *INPUTS, "shuffled_labels")
+NAMES: tuple[str, ...] = (*WEIGHTS, *INPUTS, "shuffled_labels")
 
 RAW_STEPS = 64
 RAW_PIXELS = 16
@@ -98,7 +98,11 @@ class InputEncoder(Encoder):
             return {"series": torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))[None]}
         image = np.asarray(sample, dtype=np.float32)
         pixels = torch.from_numpy(image.reshape(*image.shape[:2], -1)).permute(2, 0, 1)[None] / 255
-        whole = _resized(pixels, (RAW_PIXELS, RAW_PIXELS)).flatten(1) if self.raw else _pixel_statistics(pixels[0].flatten(1))[None]
+        whole = (
+            _resized(pixels, (RAW_PIXELS, RAW_PIXELS)).flatten(1)
+            if self.raw
+            else _pixel_statistics(pixels[0].flatten(1))[None]
+        )
         made = {"image": whole}
         if self.cells is not None:
             made["cells"] = self._cells(pixels, image.shape[:2])

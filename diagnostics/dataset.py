@@ -124,9 +124,7 @@ class Dataset:
             if target.kind not in get_args(Kind):
                 raise DiagnosticsError(f"Target {name} of {self.name} has unknown kind '{target.kind}'.")
             if len(target.values) != n:
-                raise DiagnosticsError(
-                    f"Target {name} of {self.name} has {len(target.values)} values for {n} samples."
-                )
+                raise DiagnosticsError(f"Target {name} of {self.name} has {len(target.values)} values for {n} samples.")
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -154,7 +152,9 @@ class Dataset:
         return {split: int((self.split == split).sum()) for split in SPLITS}
 
 
-def split_groups(groups: Sequence[Any], seed: int, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)) -> np.ndarray:
+def split_groups(
+    groups: Sequence[Any], seed: int, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
+) -> np.ndarray:
     """A split for each sample, drawn over groups so that no group is in two splits.
 
     Returns an object array of `train`, `val`, `test`; the shares hold over groups, not samples.
@@ -172,7 +172,7 @@ def split_groups(groups: Sequence[Any], seed: int, fractions: tuple[float, float
     return of_group[inverse]
 
 
-def _digest_array(digest: hashlib._Hash, array: np.ndarray) -> None:
+def _digest_array(digest: Any, array: np.ndarray) -> None:
     data = np.ascontiguousarray(array)
     digest.update(f"{data.dtype.str} {data.shape};".encode())
     digest.update(data.tobytes())

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
@@ -76,7 +75,9 @@ def _existing(path: Path, wanted: Mapping[str, str]) -> Store | None:
     try:
         store = Store(path)
     except DiagnosticsError as error:
-        raise DiagnosticsError(f"{str(error).split(':')[0]}, so nothing is written there: choose another --out.") from error
+        raise DiagnosticsError(
+            f"{str(error).split(':')[0]}, so nothing is written there: choose another --out."
+        ) from error
     refuse_other_identity(store, wanted)
     for leftover in path.glob("taps/*/*/c/**/*.partial"):
         leftover.unlink()  # of a write that was killed

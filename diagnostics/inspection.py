@@ -61,7 +61,9 @@ def inspect_encoder(spec: str, data: str | None = None, device: str | None = Non
     encoder = build("encoder", spec)
     dataset = build("dataset", data) if data else None
     if dataset is not None and dataset.modality != encoder.modality:
-        raise DiagnosticsError(f"{encoder.name} reads {encoder.modality} samples, {dataset.name} holds {dataset.modality}.")
+        raise DiagnosticsError(
+            f"{encoder.name} reads {encoder.modality} samples, {dataset.name} holds {dataset.modality}."
+        )
     sample = dataset[0] if dataset is not None else encoder.example()
     encoder = encoder.sized_for(sample).to(usable_device(device))
     batch = default_collate([encoder.preprocess(sample)] * 2)

@@ -129,9 +129,15 @@ def against_control(found: xr.Dataset, other: xr.Dataset, control: str, seed: in
     ours, theirs = (data.sel(tap=data.attrs["best_tap"]).sortby("unit") for data in (found, other))
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return found
-    losses = [data[key].values for data in (ours, theirs) for key in ("loss", "reference_loss")]
     fit_units = int(found.attrs["units_train"] + found.attrs["units_val"])
-    gap = paired_difference(*losses, fit_units, seed)
+    gap = paired_difference(
+        ours["loss"].values,
+        ours["reference_loss"].values,
+        theirs["loss"].values,
+        theirs["reference_loss"].values,
+        fit_units,
+        seed,
+    )
     over = {f"over_{control}": gap.value, f"over_{control}_low": gap.low, f"over_{control}_high": gap.high}
     return found.assign_attrs(over)
 

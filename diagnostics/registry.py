@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -143,8 +144,13 @@ def _from_file(path: Path, function: str) -> Callable[..., Any]:
     if not path.is_file():
         raise DiagnosticsError(f"There is no file {path}: give the path of a Python file as path/to/file.py:function.")
     spec = importlib.util.spec_from_file_location(f"_diagnostics_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # As when the file is run: it may import its neighbours, and its classes can be found by name.
+    sys.modules[spec.name] = module
+    if str(path.resolve().parent) not in sys.path:
+        sys.path.append(str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -215,7 +215,8 @@ class _Job:
         self, path: Path, shown: Path, data: Dataset, taps: list[Tap], budget: int, precision: Precision, device: str
     ) -> None:
         self.path, self.shown, self.data, self.taps = path, shown, data, taps
-        self.budget, self.precision, self.device = budget, precision, device
+        self.budget, self.device = budget, device
+        self.precision: Precision = precision
 
     def do(
         self, model: Encoder, measures: Sequence[Measure], with_controls: bool, seed: int, about: dict[str, Any]
@@ -343,7 +344,9 @@ def usable_device(device: str | None) -> str:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DiagnosticsError(f"Device '{device}' is not there ({str(error).splitlines()[0]}): use --device cpu.") from error
+        raise DiagnosticsError(
+            f"Device '{device}' is not there ({str(error).splitlines()[0]}): use --device cpu."
+        ) from error
     return device
 
 
@@ -355,9 +358,7 @@ def default_path(encoder: str | Encoder, dataset: str | Dataset) -> Path:
     return Path("runs") / slug[:150]
 
 
-def _about(
-    encoder: str | Encoder, dataset: str | Dataset, model: Encoder, data: Dataset, seed: int
-) -> dict[str, Any]:
+def _about(encoder: str | Encoder, dataset: str | Dataset, model: Encoder, data: Dataset, seed: int) -> dict[str, Any]:
     versions = {
         name: _version(name)
         for name in ("encoder-diagnostics", "torch", "numpy", "scikit-learn", "zarr", "xarray", "timm", "fracast")

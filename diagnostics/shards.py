@@ -7,7 +7,7 @@ then the index of (offset, length) pairs and the CRC-32C of the index. All of it
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import google_crc32c
 import numpy as np
@@ -62,9 +62,9 @@ class ShardBuffer:
         self.bytes[at : at + index.nbytes] = index.ravel().view(np.uint8)
         self._seal(at, at + index.nbytes)
         key = f"{array.path}/{array.metadata.encode_chunk_key((shard, 0, 0))}"
-        sync(array.store.set(key, default_buffer_prototype().buffer.from_array_like(self.bytes)))
+        sync(array.store.set(key, default_buffer_prototype().buffer.from_array_like(cast("Any", self.bytes))))
 
     def _seal(self, start: int, stop: int) -> None:
         """Writes the checksum of bytes [start, stop) behind them."""
         checksum: int = google_crc32c.value(self.bytes[start:stop])  # pyright: ignore[reportArgumentType]
-        self.bytes[stop : stop + CRC] = np.frombuffer(np.array([checksum], dtype="<u4").tobytes(), dtype=np.uint8)
+        self.bytes[stop : stop + CRC] = np.array([checksum], dtype="<u4").view(np.uint8)

@@ -8,7 +8,6 @@ score and their paired difference (the hidden gap) are read on test, where nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,7 +110,12 @@ def select(
 
 
 def paired_difference(
-    loss: np.ndarray, reference: np.ndarray, other_loss: np.ndarray, other_reference: np.ndarray, fit_units: int, seed: int
+    loss: np.ndarray,
+    reference: np.ndarray,
+    other_loss: np.ndarray,
+    other_reference: np.ndarray,
+    fit_units: int,
+    seed: int,
 ) -> Interval:
     """By how much one score beats another on the same test units, from losses [unit] in the same order."""
     both = np.stack([loss, other_loss]), np.stack([reference, other_reference])
@@ -120,28 +124,3 @@ def paired_difference(
     gap = float(value[0] - value[1])
     low, high = interval(gap, replicates[:, 0] - replicates[:, 1], len(loss), fit_units)
     return Interval(gap, float(low), float(high))
-
-
-def mean_interval(values: np.ndarray, groups: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """Mean of per-sample values with its interval, resampling whole groups."""
-    totals, sizes = by_group(values, groups)
-    counts = resample_counts(len(sizes), seed)
-    with np.errstate(invalid="ignore"):
-        replicates = (counts @ totals) / (counts @ sizes)
-    value = float(totals.sum() / sizes.sum())
-    low, high = interval(value, replicates, len(sizes))
-    return value, float(low), float(high)
-
-
-def by_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of values in each group, groups in sorted order."""
-    _, inverse = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    return np.bincount(inverse, weights=values), np.bincount(inverse).astype(np.float64)
-
-
-def jackknife(whole: float, without: Callable[[int], float], blocks: int) -> tuple[float, float]:
-    """t interval of a statistic from its values without each of `blocks` equal blocks of units."""
-    values = np.array([without(i) for i in range(blocks)])
-    error = np.sqrt((blocks - 1) / blocks * np.square(values - values.mean()).sum())
-    reach = stats.t.ppf(0.5 + LEVEL / 2, blocks - 1) * error
-    return float(whole - reach), float(whole + reach)

@@ -212,7 +212,9 @@ class Store(Activations):
 
     def done(self, shard: int) -> bool:
         """Whether the files of all arrays with rows in this shard exist."""
-        return all((self.path / "taps" / name / "c" / str(shard) / "0" / "0").is_file() for name in self.plan.arrays(shard))
+        return all(
+            (self.path / "taps" / name / "c" / str(shard) / "0" / "0").is_file() for name in self.plan.arrays(shard)
+        )
 
     # Writing
 
@@ -289,7 +291,11 @@ def _block(count: int, tap: Tap, plan: Plan) -> int:
 
 
 def create(
-    path: Path, plan: Plan, identity: Mapping[str, str], dataset: Dataset, dense: Mapping[str, Mapping[str, np.ndarray]],
+    path: Path,
+    plan: Plan,
+    identity: Mapping[str, str],
+    dataset: Dataset,
+    dense: Mapping[str, Mapping[str, np.ndarray]],
     about: Mapping[str, Any],
 ) -> Store:
     """An empty store, made beside `path` and renamed, so that it is there whole or not at all.

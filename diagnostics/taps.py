@@ -465,7 +465,7 @@ def _redrawn(module: nn.Module) -> nn.Module:
     return module
 
 
-def _digest_tensor(digest: hashlib._Hash, key: str, tensor: Tensor) -> None:
+def _digest_tensor(digest: Any, key: str, tensor: Tensor) -> None:
     data = tensor.detach().cpu().contiguous()
     digest.update(f"{key} {data.dtype} {tuple(data.shape)};".encode())
     digest.update(data.flatten().view(torch.uint8).numpy().tobytes())

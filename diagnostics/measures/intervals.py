@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-LEVEL = 0.95
+from diagnostics.statistics import LEVEL, interval, resample_counts
 
 
 def group_blocks(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -40,10 +40,8 @@ def jackknife_log_interval(estimate: float, left_out: np.ndarray, sizes: np.ndar
     return float(np.exp(whole - reach)), float(np.exp(whole + reach))
 
 
-def bootstrap_mean_interval(
-    values: np.ndarray, groups: np.ndarray, seed: int, draws: int = 2000
-) -> tuple[np.ndarray, np.ndarray]:
-    """95 % percentile intervals for means over samples, resampling whole groups.
+def bootstrap_mean_interval(values: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """95 % intervals for means over samples, resampling whole groups; see `diagnostics.statistics.interval`.
 
     Parameters
     ----------
@@ -58,12 +56,13 @@ def bootstrap_mean_interval(
     counts = np.zeros_like(sums)
     np.add.at(sums, inverse, np.where(known, values, 0.0))
     np.add.at(counts, inverse, known.astype(np.float64))
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), size=draws).astype(np.float64)
+    weights = resample_counts(len(unique), seed)
     total = weights @ counts
     means = np.divide(weights @ sums, total, out=np.full(total.shape, np.nan), where=total > 0)
     low, high = np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
-    enough = (counts > 0).sum(axis=0) >= 2
-    if enough.any():
-        low[enough], high[enough] = np.nanquantile(means[:, enough], [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
+    for column, units in enumerate((counts > 0).sum(axis=0)):
+        if units >= 2:
+            drawn = means[np.isfinite(means[:, column]), column]
+            whole = sums[:, column].sum() / counts[:, column].sum()
+            low[column], high[column] = interval(whole, drawn, int(units))
     return low, high

@@ -18,8 +18,10 @@ def write_report(run: Run, path: Path) -> Path:
     """Writes the report whole or not at all; everything it needs, plotly.js too, lies inside the file."""
     import plotly.offline
 
-    page = _templates().get_template("page.html.j2").render(
-        summary=summarise(run, figures=True), plotlyjs=plotly.offline.get_plotlyjs()
+    page = (
+        _templates()
+        .get_template("page.html.j2")
+        .render(summary=summarise(run, figures=True), plotlyjs=plotly.offline.get_plotlyjs())
     )
     partial = path.with_name(f".{path.name}.partial")
     try:

@@ -56,9 +56,7 @@ def _add_control(figure: go.Figure, profile: Profile, name: str, data: xr.Datase
         return
     found = profile.control(name)
     if found is not None:
-        figure.add_scatter(
-            x=[taps[0], taps[-1]], y=[found.value, found.value], mode="lines", name=label, line=style
-        )
+        figure.add_scatter(x=[taps[0], taps[-1]], y=[found.value, found.value], mode="lines", name=label, line=style)
 
 
 def _mark(figure: go.Figure, tap: str, found: Interval | None, name: str, colour: str, symbol: str) -> None:
@@ -74,9 +72,13 @@ def similarity_figure(found: xr.Dataset) -> go.Figure:
     taps = [str(tap) for tap in found["tap"].values]
     figure = go.Figure(
         go.Heatmap(
-            z=found["matrix"].values, x=taps, y=taps, colorscale="Viridis", zmax=1.0,
+            z=found["matrix"].values,
+            x=taps,
+            y=taps,
+            colorscale="Viridis",
+            zmax=1.0,
             hovertemplate="%{y} and %{x}: %{z:.3f}<extra></extra>",
-        )  # fmt: skip
+        )
     )
     figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain")
     figure.update_xaxes(tickangle=-40, constrain="domain")

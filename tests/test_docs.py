@@ -1,0 +1,130 @@
+"""Docs cannot drift: their Python runs, and commands, options and hooks have headings.
+
+A Python block runs unless a comment `<!-- not run: reason -->` stands on the line above it. The blocks of a page run in
+order in one namespace, in an empty folder. `<!-- file: NAME -->` above a block of any language also writes it there.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from diagnostics import hookspecs
+from diagnostics.cli import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.is_file()]
+WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
+BLOCK = re.compile(
+    r"(?:^<!-- (?P<mark>file|not run): (?P<note>[^\n]+?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
+)
+
+pytestmark = pytest.mark.skipif(not (ROOT / "README.md").is_file(), reason="tests run without the docs beside them")
+
+
+def blocks(page: Path) -> list[re.Match[str]]:
+    return list(BLOCK.finditer(page.read_text(encoding="utf-8")))
+
+
+def headings(page: str) -> list[tuple[int, str]]:
+    """(level, text without backticks) of the headings outside fenced blocks."""
+    text = re.sub(r"^```.*?^```$", "", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+    return [(len(marks), found.replace("`", "")) for marks, found in re.findall(r"^(#+) (.+)$", text, re.M)]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
+def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Docs show real encoders; where the extra that brings their weights is missing, so are they.
+    if "fracast" in page.read_text(encoding="utf-8"):
+        pytest.importorskip("fracast", reason="the extra `demo` is not installed")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "docs"}
+    for block in blocks(page):
+        if block["mark"] == "file":
+            (tmp_path / block["note"]).write_text(block["text"], encoding="utf-8")
+        if block["language"] == "python" and block["mark"] != "not run":
+            line = page.read_text(encoding="utf-8")[: block.start("text")].count("\n")
+            # Blank lines before it give errors the line of the page.
+            exec(compile("\n" * line + block["text"], str(page), "exec"), namespace)
+
+
+def test_the_encoder_dataset_and_measure_of_the_plugin_page_work_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diagnostics as dx
+    from diagnostics.measuring import measure_all
+
+    for block in blocks(ROOT / "docs" / "plugins.md"):
+        if block["mark"] == "file":
+            (tmp_path / block["note"]).write_text(block["text"], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    options = {"measures": ["linear_probe"], "controls": False, "report": False}
+    run = dx.run("my_encoder.py:build", "my_data.py:build?n=40", **options)
+    taps = run.profile("linear_probe/frequency").taps
+    assert taps == ["embed", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "norm"]
+    measure = runpy.run_path("my_measure.py")["PooledNorm"]()
+    found = measure_all([measure], run.store, {}, seed=0).results["pooled_norm"]
+    assert (found["low"] < found["score"]).all()
+    assert (found["score"] < found["high"]).all()
+
+
+def test_the_plugin_of_the_plugin_page_offers_what_the_page_says(tmp_path: Path) -> None:
+    (text,) = (block["text"] for block in blocks(ROOT / "docs" / "plugins.md") if block["note"] == "plugin.py")
+    (tmp_path / "plugin.py").write_text(text, encoding="utf-8")
+    module = runpy.run_path(str(tmp_path / "plugin.py"))
+    assert list(module["encoders"]()) == ["patch-transformer"]
+    assert list(module["datasets"]()) == ["sines"]
+    assert list(module["measures"]()) == ["pooled_norm"]
+    assert list(module["commands"]()) == ["tap-count"]
+
+
+def test_every_command_and_option_has_a_heading() -> None:
+    documented: dict[str, set[str]] = {}
+    for level, text in headings("cli.md"):
+        if level == 2 and text.startswith("diagnostics "):
+            command = text.split()[1]
+            documented[command] = set()
+        elif level == 3 and text.startswith("--"):
+            documented[command] |= set(re.findall(r"--[a-z-]+", text))
+    commands = typer.main.get_command(app).commands  # pyright: ignore
+    offered = {
+        name: {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)} - {"--help"}
+        for name, command in commands.items()
+    }
+    offered = {name: {flag for flag in flags if flag.startswith("--")} for name, flags in offered.items()}
+    assert offered == {name: flags for name, flags in documented.items() if not name.startswith("--")}
+    assert {"--version"} == {name for name in documented if name.startswith("--")}
+
+
+def test_every_hook_has_a_heading_equal_to_its_signature() -> None:
+    hooks = {
+        f"{name}{str(inspect.signature(hook)).replace(chr(39), '')}"
+        for name, hook in vars(hookspecs).items()
+        if hasattr(hook, "diagnostics_spec")
+    }
+    assert len(hooks) == 4
+    assert hooks == {text for level, text in headings("plugins.md") if level == 3 and "->" in text}
+
+
+def test_readme_holds_its_two_commands_each_first_of_its_kind() -> None:
+    consoles = [block["text"] for block in blocks(ROOT / "README.md")]
+    run = next(text for text in consoles if "diagnostics run" in text)
+    assert run == (
+        "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]' && "
+        ".venv/bin/diagnostics run fracast --data lorenz\n"
+    )
+    test = next(text for text in consoles if "pytest" in text)
+    assert test.startswith("python3 -m venv .venv-test && ")
+    assert test.endswith("--group test && .venv-test/bin/pytest -n 2\n")
+
+
+def test_links_between_pages_and_to_pictures_lead_somewhere() -> None:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
