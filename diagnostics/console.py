@@ -77,9 +77,8 @@ def print_run(run: Run) -> None:
     others = [p for p in profiles if not p.target]
     n = run.n
     console.print(
-        f"[bold]{_safe(run.encoder)}[/bold] on [bold]{_safe(run.dataset)}[/bold]: "
-        f"n = {n['train']} train, {n['val']} val, {n['test']} test; best tap chosen on val, all scores read on test; "
-        "95 % intervals"
+        f"[bold]{_safe(run.encoder)}[/bold] on [bold]{_safe(run.dataset)}[/bold], n = {n['train']} train, {n['val']} val, "
+        f"{n['test']} test\nBest tap chosen on val, scores read on test, 95 % intervals over independent units"
     )
     if probes:
         console.print(_probe_table(probes))

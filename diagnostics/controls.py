@@ -22,6 +22,8 @@ WEIGHTS = ("fresh_weights", "permuted_weights")
 INPUTS = ("raw_input", "summary_statistics")
 NAMES: tuple[str, ...] = (*WEIGHTS, *INPUTS, "shuffled_labels")
 
+# Apart from the seeds that people give, so that an untrained encoder is not its own control.
+CONTROL_SEED = 20_000_003
 RAW_STEPS = 64
 RAW_PIXELS = 16
 CELL_PIXELS = 4
@@ -40,6 +42,7 @@ ABOUT: Mapping[str, str] = {
 
 def control_encoders(encoder: Encoder, seed: int) -> dict[str, Callable[[], Encoder]]:
     """Name -> function that makes the control; made one by one, since each may be as large as the model."""
+    seed += CONTROL_SEED
     made: dict[str, Callable[[], Encoder]] = {
         "fresh_weights": lambda: encoder.fresh(seed),
         "permuted_weights": lambda: encoder.permuted(seed),

@@ -103,7 +103,7 @@ class Profile:
             return ""
         if not self.best.low > 0.0:
             return "not shown to be readable at any tap"
-        said = "hidden by the output" if self.hidden_gap.low > 0 else "no gap shown: the output keeps it"
+        said = "hidden by the output" if self.hidden_gap.low > 0 else "no hidden gap shown"
         margins = {name: self.over(name) for name in NAMES}
         rivals = [name.replace("_", " ") for name, margin in margins.items() if margin and not margin.low > 0.0]
         return f"{said}; not shown to beat {' and '.join(rivals)}" if rivals else said

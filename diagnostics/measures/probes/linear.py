@@ -10,7 +10,7 @@ from diagnostics.measures.arrays import matrix, one_thread
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import dense_ridge
 from diagnostics.measures.probes.logistic import PENALTIES as LOGISTIC_PENALTIES
-from diagnostics.measures.probes.logistic import logistic_path
+from diagnostics.measures.probes.logistic import choose_logistic, logistic_path
 from diagnostics.measures.probes.protocol import label_rows, need_target, probe_result, sum_by_unit, value_rows
 from diagnostics.measures.probes.ridge import PENALTIES, RidgePath, choose
 
@@ -65,10 +65,8 @@ class LinearProbe(Measure):
         loss, val_score, chosen = np.zeros((count, len(rows.units))), np.zeros(count), np.zeros(count)
         for i, tap in enumerate(activations.taps):
             x = matrix(activations.pooled(tap.name), f"Tap {tap.name} for {self.name}")
-            tried = logistic_path(x[rows.train], labels[rows.train])
-            losses = [model.log_loss(x[rows.val], labels[rows.val]) for model in tried]
-            chosen[i] = choose(losses, LOGISTIC_PENALTIES)
-            best = tried[LOGISTIC_PENALTIES.index(chosen[i])]
+            best = choose_logistic(x[rows.train], labels[rows.train], x[rows.val], labels[rows.val])
+            chosen[i] = best.penalty
             val_score[i] = np.mean(best.predict(x[rows.val]) == labels[rows.val])
             model = logistic_path(x[rows.fit], labels[rows.fit], (chosen[i],))[0]
             loss[i] = sum_by_unit(model.predict(x[rows.test]) != labels[rows.test], rows)

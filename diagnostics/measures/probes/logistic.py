@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,35 @@ def logistic_path(
     labels: int [row], at least two different ones.
     tolerance: largest entry of the objective's gradient at the solution.
     """
+    found = {model.penalty: model for model in from_strongest(x, labels, penalties, tolerance)}
+    return [found[penalty] for penalty in penalties]
+
+
+def choose_logistic(
+    x: np.ndarray, labels: np.ndarray, val: np.ndarray, val_labels: np.ndarray, tolerance: float = 1e-4
+) -> Logistic:
+    """The model, fitted on x, whose penalty has the smallest log loss on val; the strongest of those that tie.
+
+    The loss falls and then rises as the penalty weakens, and the weakest penalties are the slowest to fit, so the path
+    ends where two in a row did worse. The tolerance is enough to rank penalties, not to report the model's weights.
+    """
+    best, least, worse = None, np.inf, 0
+    for model in from_strongest(x, labels, PENALTIES, tolerance):
+        loss = model.log_loss(val, val_labels)
+        if best is None or loss < least:
+            best, least, worse = model, loss, 0
+        else:
+            worse += 1
+        if worse == 2:
+            break
+    assert best is not None
+    return best
+
+
+def from_strongest(
+    x: np.ndarray, labels: np.ndarray, penalties: Sequence[float], tolerance: float
+) -> Iterator[Logistic]:
+    """The models of `logistic_path`, the strongest penalty first, each fitted when it is asked for."""
     from sklearn.linear_model import LogisticRegression
 
     classes = np.unique(labels)
@@ -69,7 +98,6 @@ def logistic_path(
     # rows than features, coordinates in an orthogonal basis of that span give the same solution, cheaper.
     basis = np.linalg.qr(z.T)[0] if z.shape[0] < z.shape[1] else None
     reduced = z if basis is None else z @ basis
-    found: dict[float, Logistic] = {}
     model = LogisticRegression(warm_start=True, tol=tolerance, max_iter=10_000)
     for penalty in sorted(penalties, reverse=True):
         # Two classes are fitted as one difference of scores v = w1 - w0, where ||W||^2 is ||v||^2 / 2.
@@ -77,8 +105,7 @@ def logistic_path(
         model.fit(reduced, labels)
         coefficients, bias = _per_class(model)
         weights = coefficients.T if basis is None else basis @ coefficients.T
-        found[penalty] = Logistic(penalty, classes, mean, scale[:, None] * weights, bias)
-    return [found[penalty] for penalty in penalties]
+        yield Logistic(penalty, classes, mean, scale[:, None] * weights, bias)
 
 
 def _per_class(model: Any) -> tuple[np.ndarray, np.ndarray]:
