@@ -13,6 +13,10 @@ class DiagnosticsError(Exception):
     """
 
 
+class StorageError(DiagnosticsError):
+    """The same for the disk and what lies on it, not for the model or the data: no room, damage, another run's folder."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> DiagnosticsError:
     """The error for a name that nobody offers, with the nearest names that somebody does.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from diagnostics.cells import on_grid
 from diagnostics.dataset import Dataset
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, StorageError
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.store import Filling, Plan, Store, create, identity, refuse_other_identity, row_order
 from diagnostics.taps import Encoder, Tap, pool
@@ -52,18 +53,28 @@ def extract(
     encoder.to(device)
     started = time.perf_counter()
     done = sum(plan.rows(s).stop - plan.rows(s).start for s in range(plan.shards) if s not in todo)
-    filled = Filling(plan)
-    for shard, positions, batch in _batches(encoder, dataset, plan, todo, size, workers):
-        _capture(encoder, batch, positions, plan, dataset, filled)
-        if store is None or done == 0:
-            before_first_byte((time.perf_counter() - started) / len(positions))
-        if store is None:
-            store = create(path, plan, wanted, dataset, _dense_targets(encoder, dataset, plan.taps), about or {})
-        done += len(positions)
-        watch(Progress(f"extracting {encoder.name}", done, plan.samples))
-        if filled.rows == plan.rows(shard).stop - plan.rows(shard).start:
-            store.write(shard, filled)
-            filled.rows = 0
+    filled, created = Filling(plan), None
+    try:
+        for shard, positions, batch in _batches(encoder, dataset, plan, todo, size, workers):
+            _capture(encoder, batch, positions, plan, dataset, filled)
+            if store is None or done == 0:
+                before_first_byte((time.perf_counter() - started) / len(positions))
+            if store is None:
+                store = created = create(
+                    path, plan, wanted, dataset, _dense_targets(encoder, dataset, plan.taps), about or {}
+                )
+            done += len(positions)
+            watch(Progress(f"extracting {encoder.name}", done, plan.samples))
+            if filled.rows == plan.rows(shard).stop - plan.rows(shard).start:
+                store.write(shard, filled)
+                filled.rows = 0
+    except StorageError:
+        raise
+    except DiagnosticsError:
+        # The same command would fail at the same sample again, and a mended one has another identity.
+        if created is not None:
+            shutil.rmtree(path)
+        raise
     assert store is not None
     store.finish()
     return store
@@ -73,7 +84,7 @@ def _existing(path: Path, wanted: Mapping[str, str]) -> Store | None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
     try:
-        store = Store(path)
+        store = Store(path, writable=True)
     except DiagnosticsError as error:
         raise DiagnosticsError(
             f"{str(error).split(':')[0]}, so nothing is written there: choose another --out."

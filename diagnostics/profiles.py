@@ -101,10 +101,11 @@ class Profile:
         """What the numbers say, in a few words."""
         if self.best is None or self.hidden_gap is None:
             return ""
-        if not self.best.low > 0.0:
+        margins = {name: self.over(name) for name in NAMES}
+        chance = margins.pop("shuffled_labels")
+        if not self.best.low > 0.0 or (chance and not chance.low > 0.0):
             return "not shown to be readable at any tap"
         said = "hidden by the output" if self.hidden_gap.low > 0 else "no hidden gap shown"
-        margins = {name: self.over(name) for name in NAMES}
         rivals = [name.replace("_", " ") for name, margin in margins.items() if margin and not margin.low > 0.0]
         return f"{said}; not shown to beat {' and '.join(rivals)}" if rivals else said
 

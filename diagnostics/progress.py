@@ -23,8 +23,8 @@ class Cost:
 
     def __str__(self) -> str:
         return (
-            f"{self.encoder} on {self.dataset}: {self.samples:,} samples, {self.taps} taps, {self.encoders} encoder(s) "
-            f"with the controls; writes {size(self.pooled_bytes + self.token_bytes)} to {self.path} "
+            f"{self.encoder} on {self.dataset}: {self.samples:,} samples, {self.taps} taps, "
+            f"{f'{self.encoders} encoders with the controls' if self.encoders > 1 else 'no controls'}; writes {size(self.pooled_bytes + self.token_bytes)} to {self.path} "
             f"(tokens of {self.token_samples:,} samples: {size(self.token_bytes)}); "
             f"extraction takes about {duration(self.seconds)}."
         )

@@ -18,7 +18,7 @@ import xarray as xr
 import diagnostics
 from diagnostics import controls as control
 from diagnostics.dataset import Dataset
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, StorageError, unknown
 from diagnostics.extract import extract
 from diagnostics.measures.base import Measure
 from diagnostics.measuring import Measured, against_control, chosen_measures, measure_all
@@ -232,11 +232,13 @@ class _Job:
         for name, make in makers.items():
             try:
                 other = make().sized_for(self.data[0]) if name in control.INPUTS else make()
+                taps = list(other.taps) if name in control.INPUTS else self.taps
+                stored = self._extract(other, self.path / "controls" / name, taps, {}, 0)
+            except StorageError:
+                raise
             except DiagnosticsError as error:
                 skipped[name] = str(error)
                 continue
-            taps = list(other.taps) if name in control.INPUTS else self.taps
-            stored = self._extract(other, self.path / "controls" / name, taps, {}, 0)
             wanted = [m for m in measures if not m.pairwise and (m.kinds or name in control.WEIGHTS)]
             found[name] = measure_all(wanted, stored, stored.targets(), seed, what=name, watch=self.watch)
         if with_controls:
@@ -314,7 +316,7 @@ def _open_results(path: Path) -> xr.DataTree:
     try:
         return xr.open_datatree(path / "results", engine="zarr", consolidated=False).load()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise DiagnosticsError(
+        raise StorageError(
             f"The results in {path} cannot be read: give the same `diagnostics run` command again."
         ) from error
 

@@ -61,8 +61,8 @@ class ShardBuffer:
         at = self.chunks * (self.size + CRC)
         self.bytes[at : at + index.nbytes] = index.ravel().view(np.uint8)
         self._seal(at, at + index.nbytes)
-        key = f"{array.path}/{array.metadata.encode_chunk_key((shard, 0, 0))}"
-        sync(array.store.set(key, default_buffer_prototype().buffer.from_array_like(cast("Any", self.bytes))))
+        place = array.store_path / array.metadata.encode_chunk_key((shard, 0, 0))
+        sync(place.set(default_buffer_prototype().buffer.from_array_like(cast("Any", self.bytes))))
 
     def _seal(self, start: int, stop: int) -> None:
         """Writes the checksum of bytes [start, stop) behind them."""

@@ -84,7 +84,8 @@ def profile_intervals(
     units = loss.shape[1]
     score = scores(loss, reference)
     low, high = interval(score, scores(loss, reference, resample_counts(units, seed)), units, fit_units)
-    return score, low, high
+    # A loss is never negative, so no score passes 1.
+    return score, low, np.minimum(high, 1.0)
 
 
 def select(

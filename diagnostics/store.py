@@ -33,7 +33,7 @@ from zarr.codecs import Crc32cCodec
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.dataset import Dataset, Target
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, StorageError
 from diagnostics.shards import ShardBuffer
 from diagnostics.taps import Encoder, Grid, Tap
 
@@ -115,15 +115,18 @@ def identity(encoder: Encoder, dataset: Dataset, plan: Plan) -> dict[str, str]:
 
 
 class Store(Activations):
-    """A store on disk, open for reading; `writer` opens one for an extraction."""
+    """A store on disk, for reading; with `writable` also for an extraction."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, writable: bool = False) -> None:
         self.path = path
+        not_a_run = DiagnosticsError(f"{path} is not a run: give the folder that `diagnostics run` wrote.")
+        if not path.is_dir():
+            raise not_a_run
         try:
-            self.root = zarr.open_group(path, mode="r+", zarr_format=3)
+            self.root = zarr.open_group(path, mode="r+" if writable else "r", zarr_format=3)
             attrs: Any = self.root.attrs.asdict()
-        except (zarr.errors.GroupNotFoundError, FileNotFoundError, NotADirectoryError) as error:
-            raise DiagnosticsError(f"{path} is not a run: give the folder that `diagnostics run` wrote.") from error
+        except (zarr.errors.GroupNotFoundError, FileNotFoundError) as error:
+            raise not_a_run from error
         except (ValueError, TypeError, KeyError) as error:
             raise _damaged(path, "zarr.json") from error
         if attrs.get("diagnostics_format") != FORMAT:
@@ -325,7 +328,7 @@ def create(
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise unwritable(path, error) from error
-    return Store(path)
+    return Store(path, writable=True)
 
 
 def _create_arrays(group: zarr.Group, tap: Tap, plan: Plan) -> None:
@@ -400,7 +403,7 @@ def refuse_other_identity(store: Store, wanted: Mapping[str, str]) -> None:
         old, new = store.identity.get(key, "nothing"), wanted.get(key, "nothing")
         if old != new:
             shown = f"{old} there, {new} now" if len(old + new) < 80 else f"{old[:24]}... there, {new[:24]}... now"
-            raise DiagnosticsError(
+            raise StorageError(
                 f"{store.path} holds other activations, its {key} differs ({shown}): choose another --out or remove it."
             )
 
@@ -414,7 +417,7 @@ def lock(path: Path) -> Generator[None]:
         held = filelock.FileLock(holder, timeout=0)
         held.acquire()
     except filelock.Timeout as error:
-        raise DiagnosticsError(
+        raise StorageError(
             f"Another process is writing {path}: wait for it, or choose another folder with --out."
         ) from error
     except OSError as error:
@@ -429,22 +432,22 @@ def check_room(path: Path, needed: int) -> None:
     """Raises when the disk has less room than a run needs."""
     free = shutil.disk_usage(path.parent).free
     if needed > free:
-        raise DiagnosticsError(
+        raise StorageError(
             f"{path.parent} has {free / 1e6:,.0f} MB free and the run needs {needed / 1e6:,.0f} MB: "
             "free some, lower --token-budget, or choose another --out."
         )
 
 
-def unwritable(path: Path, error: OSError, when: str = "") -> DiagnosticsError:
+def unwritable(path: Path, error: OSError, when: str = "") -> StorageError:
     """The error for a folder that cannot be written, by its cause."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiagnosticsError(
+        return StorageError(
             f"No space left for {path}, {when}free some and give the same command again: it goes on from there."
         )
-    return DiagnosticsError(f"{path} cannot be written ({error.strerror or error}): choose another folder with --out.")
+    return StorageError(f"{path} cannot be written ({error.strerror or error}): choose another folder with --out.")
 
 
-def _damaged(path: Path, what: str) -> DiagnosticsError:
-    return DiagnosticsError(
+def _damaged(path: Path, what: str) -> StorageError:
+    return StorageError(
         f"{path} is damaged or was copied in part, {what} cannot be read: copy it again, or remove it and run anew."
     )

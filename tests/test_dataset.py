@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 from diagnostics import Dataset, DiagnosticsError, Target, split_groups
+
+from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 SPLIT = ["train", "train", "val", "test"]
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_encoder, tiny_image_encoder
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.taps import pool
+
+from tiny import tiny_encoder, tiny_image_encoder
 
 FOUR = Grid((4,), ("t",))
 

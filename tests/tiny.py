@@ -157,9 +157,9 @@ def tiny_dataset(
     group_size: int = 1,
     name: str = "",
 ) -> Dataset:
-    """`n` samples with the targets `kind` (`label`, 3 classes), `level` (`value`), and `height` (`token_value`) of images.
+    """`n` samples with the targets `kind` (`label`, 3 classes), `level` (`value`), and of images `height` (`token_value`).
 
-    `level` is standard normal and added to every step (times `LEVEL_IN_SERIES`) or pixel (times `LEVEL_IN_PIXELS`), so it
+    `level` is standard normal and added to all steps (times `LEVEL_IN_SERIES`) or pixels (times `LEVEL_IN_PIXELS`), so it
     is linear in the input. `height` [n, side, side] is a tilted plane between -1 and 1, added times `HEIGHT_IN_PIXELS`.
     `kind` decides the frequency of a wave. Splits are 3 : 1 : 1; `group_size` consecutive samples share a group.
     """

@@ -115,7 +115,11 @@ def _sections(run: Run, profiles: list[Profile]) -> list[Section]:
 
 
 def _facts(attrs: dict[str, Any]) -> str:
-    return "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in attrs.items() if key not in _HIDDEN)
+    return "; ".join(
+        f"{key.replace('_', ' ')}: {value}"
+        for key, value in attrs.items()
+        if key not in _HIDDEN and not key.startswith("over_")
+    )
 
 
 def _provenance(run: Run) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """Fracast-0: ten calls of one shared causal block over a context of 2,048 steps.
 
-The trained weights (85,001 parameters, Apache-2.0) arrive in the `fracast` wheel. A series is scaled to [0, 1] by its own
+The trained weights (85,001 parameters with the forecasting head, 25,536 in the encoder; Apache-2.0) arrive in the `fracast` wheel. A series is scaled to [0, 1] by its own
 minimum and range and right-aligned in the context, as the package's own forecasting does; the padding on the left is
 masked, and the taps hand over the tokens of real steps only.
 """

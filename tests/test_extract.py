@@ -1,0 +1,159 @@
+"""Extraction: killed at any moment, the same command gives the same bytes; what a model does wrong is named."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_store import planned
+from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+
+from diagnostics import Dataset, DiagnosticsError, Target
+from diagnostics.extract import extract
+from diagnostics.store import Store
+
+N = 40
+
+
+def digests(run: Path) -> dict[str, str]:
+    """Digest of every file below a run that holds data."""
+    files = [path for path in run.rglob("*") if path.is_file() and path.name not in ("zarr.json", "report.html")]
+    return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+SLOW = """
+import sys, time
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from test_store import planned
+from tiny import tiny_dataset, tiny_encoder
+from diagnostics.extract import extract
+encoder, dataset = tiny_encoder(), tiny_dataset({n})
+seen = []
+def watch(event):
+    if getattr(event, "step", "").startswith("extracting"):
+        print(event.done, flush=True)
+        time.sleep({pause})
+extract(encoder, dataset, Path(sys.argv[1]), planned(encoder, {n}), batch_size=3, watch=watch)
+"""
+
+
+def start(run: Path, pause: float) -> subprocess.Popen[str]:
+    code = SLOW.format(tests=str(Path(__file__).parent), n=N, pause=pause)
+    return subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_at_random_moments_and_resumed_equals_undisturbed_to_the_bit(tmp_path: Path) -> None:
+    encoder, dataset = tiny_encoder(), tiny_dataset(N)
+    extract(encoder, dataset, tmp_path / "calm", planned(encoder, N), batch_size=3)
+    rng = np.random.default_rng(0)
+    run, counts = tmp_path / "killed", []
+    for _ in range(3):
+        process = start(run, 0.03)
+        assert process.stdout is not None
+        process.stdout.readline()  # the first batch is done; imports took most of the time before
+        time.sleep(float(rng.uniform(0.0, 0.25)))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        if run.exists():
+            store = Store(run)
+            counts.append(sum(store.done(shard) for shard in range(store.plan.shards)))
+    assert counts == sorted(counts)
+    assert 0 < counts[-1], "no kill came after a whole shard: the test shows nothing"
+    process = start(run, 0.0)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    # Only what was missing is done again, from the start of the shard in hand.
+    assert int(output.split()[0]) > min(counts[-1] * 8, N) or counts[-1] == 5
+    assert digests(run) == digests(tmp_path / "calm")
+    assert Store(run).attrs["complete"]
+
+
+def test_resuming_redoes_only_missing_shards(tmp_path: Path) -> None:
+    encoder, dataset = tiny_encoder(), tiny_dataset(N)
+    store = extract(encoder, dataset, tmp_path / "run", planned(encoder, N), batch_size=4)
+    before = digests(store.path)
+    store.set_attrs(complete=False)
+    (store.path / "taps" / "blocks.0" / "tokens" / "c" / "2" / "0" / "0").unlink()
+    encoder.module.passes = 0
+    extract(encoder, dataset, store.path, planned(encoder, N), batch_size=4)
+    assert encoder.module.passes == 2, "a shard of 8 rows is two batches of 4"
+    assert digests(store.path) == before
+
+
+def test_a_whole_store_costs_no_forward_pass(tmp_path: Path) -> None:
+    encoder, dataset = tiny_encoder(), tiny_dataset(N)
+    extract(encoder, dataset, tmp_path / "run", planned(encoder, N))
+    encoder.module.passes = 0
+    extract(encoder, dataset, tmp_path / "run", planned(encoder, N))
+    assert encoder.module.passes == 0
+
+
+def test_workers_give_the_same_bytes(tmp_path: Path) -> None:
+    encoder, dataset = tiny_encoder(), tiny_dataset(N)
+    for name, workers in (("none", 0), ("two", 2)):
+        extract(encoder, dataset, tmp_path / name, planned(encoder, N), batch_size=4, workers=workers)
+    assert digests(tmp_path / "none") == digests(tmp_path / "two")
+
+
+def test_nothing_is_written_before_the_cost_is_known(tmp_path: Path) -> None:
+    encoder, seen = tiny_encoder(), []
+
+    def before(seconds: float) -> None:
+        seen.append((seconds, (tmp_path / "run").exists()))
+
+    extract(encoder, tiny_dataset(N), tmp_path / "run", planned(encoder, N), before_first_byte=before)
+    assert len(seen) == 1
+    assert seen[0][0] > 0
+    assert seen[0][1] is False
+
+
+def test_nan_names_tap_and_sample_and_leaves_nothing(tmp_path: Path) -> None:
+    dataset = tiny_dataset(N)
+    dataset.samples[7, 3] = np.nan
+    encoder = tiny_encoder()
+    with pytest.raises(DiagnosticsError, match=r"NaN or infinity at tap embed for sample s7:"):
+        extract(encoder, dataset, tmp_path / "run", planned(encoder, N), batch_size=N)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_in_a_prefix_token_alone_is_seen(tmp_path: Path) -> None:
+    encoder = tiny_image_encoder()
+    with torch.no_grad():
+        encoder.module.prefix[0, 0, 0] = torch.inf  # type: ignore[index]
+    with pytest.raises(DiagnosticsError, match="NaN or infinity at tap embed"):
+        extract(encoder, tiny_dataset(N, "image"), tmp_path / "run", planned(encoder, N))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_cannot_be_prepared_is_named(tmp_path: Path, workers: int) -> None:
+    encoder = tiny_encoder()
+    series = [np.zeros(32, dtype=np.float32) for _ in range(10)]
+    series[4] = np.zeros(12, dtype=np.float32)
+    dataset = Dataset(
+        "odd", "series", series, [f"s{i}" for i in range(10)], ["train"] * 6 + ["val"] * 2 + ["test"] * 2,
+        {"y": Target("value", np.zeros(10))},
+    )  # fmt: skip
+    with pytest.raises(DiagnosticsError, match=r"^Sample s4: it has shape \(12,\)"):
+        extract(encoder, dataset, tmp_path / "run", planned(encoder, 10), workers=workers)
+
+
+def test_padding_beside_the_crop_never_becomes_a_target(tmp_path: Path) -> None:
+    """A dense target is cut as `covers` says: here the encoder sees the middle half of the image alone."""
+    encoder = tiny_image_encoder(covers=lambda extent: tuple((n / 4, 3 * n / 4) for n in extent))
+    dataset = tiny_dataset(20, "image")
+    ramp = np.broadcast_to(np.arange(16.0), (20, 16, 16)).copy()
+    dataset.targets = {"x": Target("token_value", ramp)}
+    store = extract(encoder, dataset, tmp_path / "run", planned(encoder, 20))
+    # Four cells over pixels 4..12: two pixels each.
+    np.testing.assert_allclose(store.targets()["x"].on_grid[4, 4][0, :4], [4.5, 6.5, 8.5, 10.5])

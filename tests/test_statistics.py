@@ -1,0 +1,127 @@
+"""Intervals and selection: coverage by simulation, and no hidden gap where all taps are equally good."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from diagnostics.measures.probes import RidgePath
+from diagnostics.statistics import interval, paired_difference, profile_intervals, resample_counts, scores, select
+
+
+def test_score_is_r2_and_accuracy() -> None:
+    rng = np.random.default_rng(0)
+    y, guess = rng.standard_normal((2, 50))
+    r2 = 1 - ((y - guess) ** 2).sum() / ((y - 0.3) ** 2).sum()
+    assert scores((y - guess)[None] ** 2, (y - 0.3)[None] ** 2)[0] == pytest.approx(r2, abs=1e-12)
+    wrong = np.array([[0, 1, 1, 0, 0.0]])
+    assert scores(wrong, np.ones((1, 5)))[0] == pytest.approx(0.6)
+
+
+def test_resampling_draws_units_not_rows() -> None:
+    counts = resample_counts(7, 0)
+    assert (counts.sum(axis=1) == 7).all()
+    assert counts.var(axis=0).mean() == pytest.approx(1 - 1 / 7, rel=0.1)
+
+
+def test_interval_of_a_mean_is_near_the_t_interval() -> None:
+    """An oracle: for the mean of normal values the expanded percentile interval approximates Student's."""
+    values = np.random.default_rng(1).standard_normal(15)
+    replicates = resample_counts(15, 0) @ values / 15
+    low, high = interval(values.mean(), replicates, 15)
+    t = stats.t.interval(0.95, 14, values.mean(), stats.sem(values))
+    assert low == pytest.approx(t[0], abs=0.12)
+    assert high == pytest.approx(t[1], abs=0.12)
+    plain = np.quantile(replicates, [0.025, 0.975])
+    assert high - low > plain[1] - plain[0]
+
+
+def test_one_unit_has_no_interval() -> None:
+    _, low, high = profile_intervals(np.ones((2, 1)), np.full((2, 1), 4.0), 10, 0)
+    assert np.isnan(low).all()
+    assert np.isnan(high).all()
+
+
+def test_coverage_of_a_score_interval() -> None:
+    """R2 of a fixed readout with known population value 0.75, 60 test units: the interval holds it in about 95 %."""
+    rng, held, runs = np.random.default_rng(2), 0, 400
+    for run in range(runs):
+        signal, noise = rng.standard_normal((2, 60))
+        y = np.sqrt(3) * signal + noise
+        _, low, high = profile_intervals((noise**2)[None], (y**2)[None], 10**9, run)
+        held += low[0] <= 0.75 <= high[0]
+    assert 0.92 <= held / runs <= 0.99
+
+
+def test_gap_is_paired_and_best_is_chosen_on_val() -> None:
+    rng = np.random.default_rng(3)
+    reference = np.ones((3, 80))
+    shared = rng.uniform(0, 1, 80)
+    loss = np.stack([shared * 0.5, shared * 0.9, shared])
+    found = select(["a", "b", "c"], "c", np.array([0.1, 0.9, 0.2]), loss, reference, 10**9, 0)
+    assert found is not None
+    assert found.best_tap == "b", "tap a is best on test, and test may not choose"
+    assert found.hidden_gap.value == pytest.approx(0.1 * shared.mean())
+    # The units vary far more than the difference between taps: only a paired interval excludes 0.
+    assert found.hidden_gap.low > 0
+    assert found.best.low < found.output.value
+
+
+def test_the_output_as_best_tap_hides_nothing() -> None:
+    loss = np.random.default_rng(0).uniform(size=(2, 30))
+    found = select(["a", "b"], "b", np.array([0.1, 0.2]), loss, np.ones((2, 30)), 60, 0)
+    assert found is not None
+    assert (found.hidden_gap.value, found.hidden_gap.low, found.hidden_gap.high) == (0, 0, 0)
+
+
+def test_no_score_no_selection() -> None:
+    nothing = np.full(2, np.nan)
+    assert select(["a", "b"], "b", nothing, np.ones((2, 9)), np.ones((2, 9)), 9, 0) is None
+
+
+# The winner's curse: 12 taps that carry the same signal with the same noise, through the whole protocol.
+TAPS, RUNS, WIDTH, SIGNAL = 12, 400, 24, 6
+
+
+def equal_taps(rng: np.random.Generator, n: int = 200) -> tuple[np.ndarray, list[np.ndarray]]:
+    """y [n] and features [n, WIDTH] of each tap: rotations of one signal, each with noise of its own."""
+    latent = rng.standard_normal((n, SIGNAL))
+    y = latent @ np.full(SIGNAL, 1 / np.sqrt(SIGNAL)) + 0.5 * rng.standard_normal(n)
+    taps = []
+    for _ in range(TAPS):
+        turn = np.linalg.qr(rng.standard_normal((WIDTH, SIGNAL)))[0].T
+        taps.append(2 * latent @ turn + rng.standard_normal((n, WIDTH)))
+    return y, taps
+
+
+def probe(y: np.ndarray, taps: list[np.ndarray], penalties: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Val score, test losses and reference losses: fit on 60 %, choose on 20 %, refit, read once on 20 %."""
+    train, val, fit, test = (slice(0, 120), slice(120, 160), slice(0, 160), slice(160, 200))
+    val_score, loss = [], []
+    for x in taps:
+        tried = RidgePath.from_data(x[train], y[train, None]).predict(x[val], penalties)[..., 0]
+        errors = ((tried - y[val]) ** 2).mean(axis=1)
+        val_score.append(1 - errors.min() / ((y[val] - y[train].mean()) ** 2).mean())
+        again = RidgePath.from_data(x[fit], y[fit, None]).predict(x[test], (penalties[int(errors.argmin())],))
+        loss.append((again[0, :, 0] - y[test]) ** 2)
+    reference = np.tile((y[test] - y[fit].mean()) ** 2, (TAPS, 1))
+    return np.array(val_score), np.array(loss), reference
+
+
+def test_equal_taps_show_a_hidden_gap_in_at_most_about_5_percent_of_runs() -> None:
+    rng = np.random.default_rng(4)
+    names = [str(i) for i in range(TAPS)]
+    excluded = naive = 0
+    for run in range(RUNS):
+        val_score, loss, reference = probe(*equal_taps(rng), penalties=(1e-3, 1e-2, 1e-1))
+        found = select(names, names[-1], val_score, loss, reference, 160, run)
+        assert found is not None
+        excluded += not found.hidden_gap.low <= 0 <= found.hidden_gap.high
+        # The negative control: choosing on test, as layer searches by hand do, finds gaps that are not there.
+        best = int(scores(loss, reference).argmax())
+        cursed = paired_difference(loss[best], reference[best], loss[-1], reference[-1], 160, run)
+        naive += cursed.low > 0
+    # 5 % and two standard errors of 400 runs.
+    assert excluded / RUNS <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / RUNS)
+    assert naive / RUNS > 0.15, "the test would not notice the winner's curse"

@@ -1,0 +1,218 @@
+"""The store: layout that plain zarr and xarray open, identity, damage, and shards written as Zarr's own codec reads them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from zarr.codecs import Crc32cCodec
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.extract import extract
+from diagnostics.shards import ShardBuffer
+from diagnostics.store import Plan, Store, check_room, lock, plan, row_order
+from diagnostics.taps import Encoder
+
+BUDGET = 10**9
+
+
+def planned(encoder: Encoder, n: int, budget: int = BUDGET, shard: int = 8, precision: str = "float32") -> Plan:
+    """A plan with small shards, so that small data has several."""
+    made = plan(encoder, encoder.taps, n, budget, precision)  # type: ignore[arg-type]
+    kept = n if made.token_samples == n else made.token_samples // shard * shard
+    return Plan(n, kept, shard, made.precision, made.poolings, made.taps, made.output_tap)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Store:
+    encoder, dataset = tiny_image_encoder(), tiny_dataset(20, "image")
+    return extract(encoder, dataset, tmp_path / "run", planned(encoder, 20), batch_size=4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.integers(1, 5), tokens=st.integers(1, 9), features=st.integers(1, 4), block=st.integers(1, 9),
+    n=st.integers(1, 11), dtype=st.sampled_from(["float32", "float16"]),
+)  # fmt: skip
+def test_zarr_reads_shards_as_written(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, tokens: int, features: int, block: int, n: int, dtype: str
+) -> None:
+    block = min(block, tokens)
+    values = np.random.default_rng(0).standard_normal((n, tokens, features)).astype(dtype)
+    array = zarr.create_array(
+        tmp_path_factory.mktemp("shard") / "a", shape=values.shape, dtype=dtype, chunks=(rows, block, features),
+        shards=(rows, -(-tokens // block) * block, features), compressors=Crc32cCodec(), fill_value=np.nan,
+    )  # fmt: skip
+    buffer = ShardBuffer(rows, tokens, features, block, dtype)
+    for shard in range(-(-n // rows)):
+        part = values[shard * rows : (shard + 1) * rows]
+        for row in range(len(part)):
+            buffer.put(row, torch.from_numpy(part[row : row + 1].astype(np.float32)))
+        np.testing.assert_array_equal(buffer.rows(len(part)), part)
+        buffer.write(array, shard, len(part))
+    np.testing.assert_array_equal(array[:], values)
+
+
+def test_stored_values_are_the_encoders(stored: Store) -> None:
+    encoder, dataset = tiny_image_encoder(), tiny_dataset(20, "image")
+    order = row_order(20)
+    assert list(stored.ids) == [dataset.ids[i] for i in order]
+    batch = torch.stack([encoder.preprocess(dataset[int(i)]) for i in order])
+    for tap, values in encoder.capture(batch).items():
+        tokens = np.concatenate([block for _, block in stored.token_blocks(tap)])
+        np.testing.assert_allclose(tokens, values[:, 2:].numpy(), atol=1e-6)
+        side_by_side = np.concatenate([values[:, 2:].mean(1).numpy(), values[:, 0].numpy()], axis=1)
+        np.testing.assert_allclose(stored.pooled(tap), side_by_side, atol=1e-6)
+        np.testing.assert_allclose(stored.pooled(tap, "prefix"), values[:, 0].numpy(), atol=1e-6)
+        features = np.concatenate(list(stored.feature_blocks(tap)), axis=1)
+        everything = np.concatenate([values[:, 2:].flatten(1).numpy(), values[:, :2].flatten(1).numpy()], axis=1)
+        np.testing.assert_allclose(features, everything, atol=1e-6)
+
+
+def test_targets_lie_beside_their_rows(stored: Store) -> None:
+    dataset = tiny_dataset(20, "image")
+    order = row_order(20)
+    targets = stored.targets()
+    np.testing.assert_array_equal(targets["kind"].values, dataset.targets["kind"].values[order])
+    np.testing.assert_array_equal(targets["level"].values, dataset.targets["level"].values[order])
+    cells = dataset.targets["height"].values[order].reshape(20, 4, 4, 4, 4).mean(axis=(2, 4)).reshape(20, 16)
+    np.testing.assert_allclose(targets["height"].on_grid[4, 4], cells, atol=1e-12)
+
+
+def test_layout_is_explicit_and_opens_in_plain_zarr_and_xarray(stored: Store) -> None:
+    array = zarr.open_group(stored.path, mode="r")["taps/blocks.1/tokens"]
+    assert isinstance(array, zarr.Array)
+    assert array.shards == (8, 16, 8)
+    assert array.chunks == (8, 16, 8)
+    assert array.metadata.dimension_names == ("token_sample", "token", "feature")  # type: ignore[union-attr]
+    tree = xr.open_datatree(stored.path, engine="zarr", consolidated=False)
+    assert tree["taps/blocks.1"]["pooled"].dims == ("sample", "pooling", "feature")
+    assert tree["samples"]["id"].dims == ("sample",)
+
+
+def test_half_of_the_budget_keeps_whole_shards_of_tokens(tmp_path: Path) -> None:
+    encoder, dataset = tiny_encoder(), tiny_dataset(40)
+    each = 4 * sum(tap.tokens * tap.features for tap in encoder.taps)
+    made = planned(encoder, 40, budget=each * 21)
+    assert made.token_samples == 16
+    store = extract(encoder, dataset, tmp_path / "run", made)
+    assert sum(len(block) for _, block in store.token_blocks("norm")) == 16
+    assert len(store.pooled("norm")) == 40
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"encoder": tiny_encoder(1)}, "weights"),
+        ({"encoder": tiny_encoder(mean=0.1)}, "preprocessing"),
+        ({"encoder": tiny_encoder(configuration="other")}, "configuration"),
+        ({"dataset": tiny_dataset(20, seed=1)}, "dataset"),
+        ({"precision": "float16"}, "precision"),
+        ({"taps": 2}, "taps"),
+        ({"budget": 0}, "tokens"),
+    ],
+)
+def test_a_store_of_other_activations_is_refused_by_name(tmp_path: Path, change: dict, named: str) -> None:
+    encoder, dataset = tiny_encoder(), tiny_dataset(20)
+    extract(encoder, dataset, tmp_path / "run", planned(encoder, 20))
+    encoder, dataset = change.get("encoder", encoder), change.get("dataset", dataset)
+    taps = encoder.taps[-change.get("taps", len(encoder.taps)) :]
+    made = planned(encoder.with_taps(taps), 20, change.get("budget", BUDGET), precision=change.get("precision", "float32"))
+    with pytest.raises(DiagnosticsError, match=rf"its {named} differs"):
+        extract(encoder, dataset, tmp_path / "run", made)
+
+
+def test_batch_size_and_workers_are_not_part_of_the_identity(tmp_path: Path) -> None:
+    encoder, dataset = tiny_encoder(), tiny_dataset(20)
+    extract(encoder, dataset, tmp_path / "run", planned(encoder, 20), batch_size=3)
+    extract(encoder, dataset, tmp_path / "run", planned(encoder, 20), batch_size=5, workers=2)
+
+
+def chunk_files(run: Path) -> list[Path]:
+    return sorted(path for path in (run / "taps").rglob("*") if path.is_file() and "c" in path.parts)
+
+
+@pytest.mark.parametrize("kind", ["pooled", "tokens", "prefix"])
+def test_one_damaged_byte_is_noticed_when_read(stored: Store, kind: str) -> None:
+    path = stored.path / "taps" / "blocks.1" / kind / "c" / "1" / "0" / "0"
+    damaged = bytearray(path.read_bytes())
+    damaged[40] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(DiagnosticsError, match=r"is damaged or was copied in part, taps/blocks.1"):
+        stored.pooled("blocks.1") if kind == "pooled" else list(stored.feature_blocks("blocks.1"))
+
+
+def test_a_truncated_file_is_noticed_when_read(stored: Store) -> None:
+    path = stored.path / "taps" / "norm" / "tokens" / "c" / "0" / "0" / "0"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DiagnosticsError, match="damaged or was copied in part"):
+        list(stored.token_blocks("norm"))
+
+
+def test_any_missing_file_is_noticed_on_opening(stored: Store) -> None:
+    for path in chunk_files(stored.path):
+        kept = path.read_bytes()
+        path.unlink()
+        with pytest.raises(DiagnosticsError, match="damaged or was copied in part"):
+            Store(stored.path).check_whole()
+        path.write_bytes(kept)
+    Store(stored.path).check_whole()
+
+
+def test_damaged_metadata_is_one_sentence(stored: Store) -> None:
+    (stored.path / "zarr.json").write_text('{"zarr_format": 3, "node')
+    with pytest.raises(DiagnosticsError, match="damaged"):
+        Store(stored.path)
+
+
+def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    zarr.open_group(tmp_path / "group", mode="w")
+    for name in ("nothing", "file", "group"):
+        with pytest.raises(DiagnosticsError, match="not a run"):
+            Store(tmp_path / name)
+
+
+def test_a_folder_of_other_things_is_not_written_into(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    encoder = tiny_encoder()
+    with pytest.raises(DiagnosticsError, match="nothing is written there"):
+        extract(encoder, tiny_dataset(20), tmp_path / "mine", planned(encoder, 20))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    with lock(tmp_path / "run"), pytest.raises(DiagnosticsError, match="Another process"), lock(tmp_path / "run"):
+        pass
+    with lock(tmp_path / "run"):
+        pass
+
+
+def test_a_full_disk_is_seen_before_the_first_byte(tmp_path: Path) -> None:
+    with pytest.raises(DiagnosticsError, match=r"MB free and the run needs"):
+        check_room(tmp_path / "run", shutil.disk_usage(tmp_path).free * 2)
+
+
+def test_float16_that_overflows_is_refused_with_tap_and_sample(tmp_path: Path) -> None:
+    encoder = tiny_encoder()
+    with torch.no_grad():
+        encoder.module.blocks[1].outer.bias[:] = 1e5  # type: ignore[attr-defined]
+    dataset = tiny_dataset(20)
+    with pytest.raises(DiagnosticsError, match=r"tap blocks.1 overflow float16 for sample s\d+: use --precision float32"):
+        extract(encoder, dataset, tmp_path / "half", planned(encoder, 20, precision="float16"))
+    assert not (tmp_path / "half").exists()
+    extract(encoder, dataset, tmp_path / "single", planned(encoder, 20))
+
+
+def test_attributes_hold_no_path_of_the_machine(stored: Store) -> None:
+    assert str(stored.path.parent) not in json.dumps(stored.attrs)
