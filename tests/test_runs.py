@@ -1,0 +1,267 @@
+"""Runs from end to end: planted answers, controls through the same code, results that plain xarray opens, the report."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+import diagnostics as dx
+from diagnostics import Dataset, DiagnosticsError, Encoder, Run, Target, TorchEncoder
+
+from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+class Eraser(nn.Module):
+    """Blocks of the identity, of which one removes the last feature for good."""
+
+    def __init__(self, at: int, blocks: int = 4) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(6, 6) for _ in range(blocks)])
+        with torch.no_grad():
+            for i, block in enumerate(self.blocks):
+                assert isinstance(block, nn.Linear)
+                block.weight.copy_(torch.eye(6))
+                block.bias.zero_()
+                if i == at:
+                    block.weight[5, 5] = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def planted(at: int) -> tuple[Encoder, Dataset]:
+    """An encoder that holds `gone` up to block `at` - 1 and erases it there, and keeps `kept` to its output."""
+    rng = np.random.default_rng(0)
+    n, steps = 150, 5
+    values = rng.standard_normal((n, 6))
+    samples = np.repeat(values[:, None], steps, axis=1) + 0.1 * rng.standard_normal((n, steps, 6))
+    dataset = Dataset(
+        "planted", "series", samples.astype(np.float32), [f"s{i}" for i in range(n)],
+        np.resize(np.array(["train", "train", "train", "val", "test"]), n),
+        {"gone": Target("state", values[:, 5]), "kept": Target("state", values[:, 0])},
+    )  # fmt: skip
+    encoder = TorchEncoder(
+        "eraser", "series", Eraser(at), dx.stack_taps("blocks", 4, 6, dx.Grid((steps,), ("t",))), "blocks.3",
+        lambda sample: torch.from_numpy(sample), samples[0].astype(np.float32),
+    )  # fmt: skip
+    return encoder, dataset
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_factor_erased_at_a_known_tap_is_found_there(tmp_path: Path, at: int) -> None:
+    run = dx.run(*planted(at), out=tmp_path / "run", measures=["linear_probe"], report=False)
+    gone, kept = run.profile("linear_probe/gone"), run.profile("linear_probe/kept")
+    score = dict(zip(gone.taps, gone.data["score"].values, strict=True))
+    assert all(score[f"blocks.{i}"] > 0.95 for i in range(at))
+    assert all(score[f"blocks.{i}"] < 0.1 for i in range(at, 4))
+    assert gone.hidden_gap is not None
+    assert gone.hidden_gap.low > 0.8
+    assert gone.reading.startswith("hidden by the output")
+    # The negative control: what is not erased shows no gap.
+    assert kept.hidden_gap is not None
+    assert kept.hidden_gap.low <= 0 <= kept.hidden_gap.high
+    assert "no hidden gap shown" in kept.reading
+    # The raw input holds both, so nothing here is evidence of learning.
+    assert "raw input" in gone.reading
+    shuffled = gone.control("shuffled_labels")
+    assert shuffled is not None
+    assert shuffled.value < 0.2
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return dx.run(
+        tiny_image_encoder(), tiny_dataset(40, "image", name="<script>alert(1)</script>"),
+        out=tmp_path_factory.mktemp("runs") / "run",
+    )  # fmt: skip
+
+
+def test_json_has_what_was_promised(run: Run) -> None:
+    found = json.loads(json.dumps(run.to_json(), allow_nan=False))
+    assert set(found) >= {"run", "encoder", "dataset", "n", "profiles", "similarity"}
+    assert found["n"] == {"train": 24, "val": 8, "test": 8}
+    by_name = {(p["measure"], p["target"]): p for p in found["profiles"]}
+    assert {("linear_probe", t) for t in ("kind", "level", "height")} <= set(by_name)
+    assert {("knn_probe", "kind"), ("rankme", None), ("participation_ratio", None)} <= set(by_name)
+    for profile in found["profiles"]:
+        assert set(profile) >= {
+            "measure", "target", "family", "higher_is_better", "taps", "depth", "score", "low", "high", "best_tap",
+            "best_score", "output_tap", "output_score", "hidden_gap", "controls",
+        }  # fmt: skip
+        assert profile["taps"] == ["embed", "blocks.0", "blocks.1", "blocks.2", "norm"]
+        assert set(profile["hidden_gap"]) == {"value", "low", "high"}
+        assert set(profile["controls"]) == {
+            "fresh_weights", "permuted_weights", "raw_input", "summary_statistics", "shuffled_labels",
+        }  # fmt: skip
+        facts = profile["attributes"]
+        assert {"functional", "pooling", "seed"} <= set(facts), profile["measure"]
+        assert any(key.startswith("n") for key in facts)
+        if profile["target"]:
+            assert all(value is not None for value in profile["controls"].values()), profile["target"]
+            best = profile["taps"].index(profile["best_tap"])
+            assert profile["best_score"] == pytest.approx(profile["score"][best])
+            gap = profile["best_score"] - profile["output_score"]
+            assert profile["hidden_gap"]["value"] == pytest.approx(gap, abs=1e-12)
+    (cka,) = [s for s in found["similarity"] if s["measure"] == "cka"]
+    assert np.allclose(np.diag(cka["matrix"]), 1)
+
+
+def test_a_planted_value_is_read_and_a_dense_one_per_cell(run: Run) -> None:
+    level, height = run.profile("linear_probe/level"), run.profile("linear_probe/height")
+    assert level.best is not None
+    assert level.best.value > 0.9
+    assert height.best is not None
+    assert height.best.value > 0.5
+    assert height.data.attrs["n_test"] == 8
+
+
+def test_plain_xarray_opens_the_results(run: Run) -> None:
+    tree = xr.open_datatree(run.path, group="results", engine="zarr", consolidated=False)
+    xr.testing.assert_equal(tree["linear_probe/level"]["score"], run.profile("linear_probe/level").data["score"])
+    assert tree["linear_probe/level"].attrs["functional"]
+    assert isinstance(run.results, xr.DataTree)
+
+
+def test_the_same_command_again_gives_the_same_results_without_a_forward_pass(tmp_path: Path) -> None:
+    encoder, dataset = tiny_encoder(), tiny_dataset(40)
+    first = dx.run(encoder, dataset, out=tmp_path / "run").to_json()
+    encoder.module.passes = 0
+    second = dx.run(encoder, dataset, out=tmp_path / "run").to_json()
+    assert encoder.module.passes == 0
+    assert first == second
+
+
+def test_results_depend_on_neither_batch_size_nor_workers(tmp_path: Path) -> None:
+    encoder, dataset = tiny_encoder(), tiny_dataset(40)
+    one = dx.run(encoder, dataset, out=tmp_path / "one", batch_size=1, measures=["linear_probe"])
+    other = dx.run(encoder, dataset, out=tmp_path / "other", batch_size=7, workers=1, measures=["linear_probe"])
+    for p, q in zip(one.profiles(), other.profiles(), strict=True):
+        np.testing.assert_allclose(p.data["score"], q.data["score"], atol=1e-4)
+
+
+def test_the_encoder_is_left_as_it_was(tmp_path: Path) -> None:
+    encoder = tiny_encoder()
+    before = copy.deepcopy(encoder.module.state_dict())
+    dx.run(encoder, tiny_dataset(40), out=tmp_path / "run", measures=["rankme"], report=False)
+    for key, value in encoder.module.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_without_controls_there_are_none(tmp_path: Path) -> None:
+    run = dx.run(tiny_encoder(), tiny_dataset(40), out=tmp_path / "run", controls=False)
+    assert not (run.path / "controls").exists()
+    assert set(run.to_json()["profiles"][0]["controls"].values()) == {None}
+    # Asked for later, they come without another pass of the encoder itself.
+    assert dx.run(tiny_encoder(), tiny_dataset(40), out=tmp_path / "run").profile("linear_probe/level").controls
+
+
+def test_a_control_that_fails_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
+    def broken() -> nn.Module:
+        raise DiagnosticsError("no fresh weights today.")
+
+    run = dx.run(tiny_encoder(fresh=broken), tiny_dataset(40), out=tmp_path / "run")
+    assert run.skipped["fresh_weights"] == "no fresh weights today."
+    assert run.profile("linear_probe/level").control("permuted_weights") is not None
+
+
+def test_only_the_taps_asked_for_and_always_the_output(tmp_path: Path) -> None:
+    run = dx.run(tiny_encoder(), tiny_dataset(40), out=tmp_path / "run", taps=["blocks.1"], measures=["rankme"])
+    assert run.profiles()[0].taps == ["blocks.1", "norm"]
+
+
+def test_no_tokens_leaves_token_measures_out_with_a_reason(tmp_path: Path) -> None:
+    run = dx.run(tiny_image_encoder(), tiny_dataset(40, "image"), out=tmp_path / "run", token_budget=0)
+    assert "--token-budget" in run.skipped["linear_probe/height"]
+    assert "--token-budget" in run.skipped["self_similarity"]
+
+
+def test_unfinished_and_half_copied_runs_do_not_open(run: Run, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(run.path, copied)
+    assert dx.open_run(copied).to_json()["profiles"] == run.to_json()["profiles"]
+    shutil.rmtree(copied / "results" / "linear_probe")
+    with pytest.raises(DiagnosticsError, match="cannot be read"):
+        dx.open_run(copied).to_json()
+    next((copied / "taps" / "norm" / "tokens" / "c").rglob("0")).rename(tmp_path / "taken")
+    with pytest.raises(DiagnosticsError, match="damaged or was copied in part"):
+        dx.open_run(copied)
+
+
+def test_the_report_escapes_names_and_keeps_to_itself(run: Run) -> None:
+    page = run.report().read_text()
+    own = page[: page.index("<script>")] + page[page.index("<body>") :]
+    assert "&lt;script&gt;alert(1)" in own
+    assert "<script>alert(1)" not in page
+    assert not re.search(r"(src|href)=[\"']https?:", own)
+
+
+def test_a_notebook_shows_the_tables_and_a_profile_its_figure(run: Run) -> None:
+    shown = run._repr_html_()
+    assert "linear_probe" in shown
+    assert "plotly" not in shown
+    figure = run.profile("linear_probe/level").plot()
+    (line,) = [trace for trace in figure.data if trace.name == "linear_probe"]
+    np.testing.assert_allclose(line.y, run.profile("linear_probe/level").data["score"])
+    assert {"fresh weights", "shuffled labels", "output tap"} <= {trace.name for trace in figure.data}
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
+def test_the_report_draws_every_figure_without_a_request(run: Run) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    requests: list[str] = []
+    errors: list[str] = []
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        path = run.report()
+        page.goto(path.as_uri())
+        page.wait_for_function("document.querySelectorAll('.js-plotly-plot .xtick').length > 0")
+        page.wait_for_timeout(500)
+        drawn = page.evaluate(
+            "[...document.querySelectorAll('.js-plotly-plot')].map(x => x.querySelectorAll('.trace, .hm').length)"
+        )
+        maps = page.evaluate("document.querySelectorAll('.hm image').length")
+        alerts = page.evaluate("document.title")
+        browser.close()
+    assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
+    assert errors == []
+    assert len(drawn) == len(run.profiles()) + len(run.similarity())
+    assert all(count > 0 for count in drawn)
+    assert maps == len(run.similarity())
+    assert "script" in alerts, "the title is text"
+
+
+def test_lorenz_through_fracast_has_the_known_shape(tmp_path: Path) -> None:
+    """The README's claim on fewer series: z is hidden by the output, and neither fresh weights nor raw input hold it."""
+    pytest.importorskip("fracast", reason="needs the extra demo")
+    run = dx.run(
+        "fracast", "lorenz?n=200", out=tmp_path / "run", measures=["linear_probe"], token_budget=0,
+        taps=["embed", "block.1", "block.3", "block.9"],
+    )  # fmt: skip
+    z = run.profile("linear_probe/hidden_z")
+    assert [p.target for p in run.profiles()] == ["hidden_z", "hidden_y", "rho", "log_switch", "x_future"]
+    assert z.best_tap == "block.3"
+    assert z.best is not None
+    assert z.best.value > 0.8
+    assert z.hidden_gap is not None
+    assert z.hidden_gap.low > 0.1
+    for name, most in (("fresh_weights", 0.1), ("permuted_weights", 0.3), ("raw_input", 0.1), ("shuffled_labels", 0.1)):
+        found = z.control(name)
+        assert found is not None
+        assert found.value < most, name
