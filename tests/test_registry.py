@@ -9,7 +9,7 @@ import tomllib
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -133,8 +133,6 @@ def test_an_unknown_option_is_refused_with_the_nearest() -> None:
 
 
 def test_options_written_with_optional_are_converted() -> None:
-    from typing import Optional
-
     def make(n: Optional[int] = None) -> Any:  # noqa: UP045
         return n
 
