@@ -11,12 +11,13 @@ import tempfile
 from pathlib import Path
 
 import torch
-from _common import cpu, finish, images, verdict, vit_tiny
 from torch.utils.data import default_collate
 
 from diagnostics.extract import BATCH, extract
 from diagnostics.runs import TOKEN_BUDGET
 from diagnostics.store import plan, row_order
+
+from _common import cpu, finish, images, verdict, vit_tiny
 
 COUNT = 512
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, said, unknown
 from diagnostics.registry import offered, plugins
 
 app = typer.Typer(
@@ -28,8 +29,11 @@ EncoderName = Annotated[
 ]
 
 
-def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with what a user can cause said in one sentence: status 2, or 130 after Ctrl-C."""
+def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., None]:
+    """The command with what a user can cause said in one sentence: status 2, or 130 after Ctrl-C.
+
+    Of a plugin's command any error is one that a user can cause.
+    """
 
     @functools.wraps(command)
     def guard(*args: Any, **kwargs: Any) -> None:
@@ -39,10 +43,17 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             print(f"diagnostics: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
         except KeyboardInterrupt as interrupt:
-            print(f"\ndiagnostics: {interrupt or 'Interrupted.'}", file=sys.stderr)
+            print(f"\ndiagnostics: {str(interrupt) or 'Interrupted.'}", file=sys.stderr)
             raise typer.Exit(130) from None
         except BrokenPipeError:
             raise typer.Exit(1) from None
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Exception as error:
+            if not plugin:
+                raise
+            print(f"diagnostics: A command of plugin {plugin} failed: {said(error)}", file=sys.stderr)
+            raise typer.Exit(2) from None
 
     return guard
 
@@ -71,6 +82,8 @@ def run(
     from diagnostics.console import print_run, watcher
     from diagnostics.runs import run as run_it
 
+    if not math.isfinite(token_budget):
+        raise DiagnosticsError(f"A token budget of {token_budget} MB cannot be kept: give a number.")
     with watcher() as watch:
         found = run_it(
             encoder,
@@ -164,9 +177,9 @@ def _print_json(value: dict[str, Any]) -> None:
 
 def _add_plugin_commands() -> None:
     taken = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    for name, (_, command) in offered("command").items():
+    for name, (plugin, command) in offered("command").items():
         if name not in taken:
-            app.command(name)(guarded(command))
+            app.command(name)(guarded(command, plugin.name))
 
 
 def main() -> None:

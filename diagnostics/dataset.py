@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.taps import Modality
+from diagnostics.taps import SAFE_NAME, Modality
 
 Kind = Literal["label", "value", "token_label", "token_value", "masks", "caption", "future", "state"]
 Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "similarity"]
@@ -121,6 +121,11 @@ class Dataset:
                     f"Dataset {self.name} has group {group} in {seen[group]} and in {split}: keep each group in one split."
                 )
         for name, target in self.targets.items():
+            if not SAFE_NAME.fullmatch(name):
+                raise DiagnosticsError(
+                    f"Target name {name!r} of {self.name} cannot be stored: use letters, digits, '_', '-' and '.', "
+                    "not starting with a dot."
+                )
             if target.kind not in get_args(Kind):
                 raise DiagnosticsError(f"Target {name} of {self.name} has unknown kind '{target.kind}'.")
             if len(target.values) != n:
@@ -174,5 +179,7 @@ def split_groups(
 
 def _digest_array(digest: Any, array: np.ndarray) -> None:
     data = np.ascontiguousarray(array)
+    if data.dtype.kind == "O":  # texts: the bytes of an object array are addresses
+        data = data.astype(str)
     digest.update(f"{data.dtype.str} {data.shape};".encode())
     digest.update(data.tobytes())

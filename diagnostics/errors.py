@@ -17,6 +17,12 @@ class StorageError(DiagnosticsError):
     """The same for the disk and what lies on it, not for the model or the data: no room, damage, another run's folder."""
 
 
+def said(error: BaseException) -> str:
+    """What an error of others says, in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> DiagnosticsError:
     """The error for a name that nobody offers, with the nearest names that somebody does.
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from diagnostics.cells import on_grid
 from diagnostics.dataset import Dataset
-from diagnostics.errors import DiagnosticsError, StorageError
+from diagnostics.errors import DiagnosticsError, StorageError, said
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.store import Filling, Plan, Store, create, identity, refuse_other_identity, row_order
 from diagnostics.taps import Encoder, Tap, pool
@@ -90,7 +90,7 @@ def _existing(path: Path, wanted: Mapping[str, str]) -> Store | None:
             f"{str(error).split(':')[0]}, so nothing is written there: choose another --out."
         ) from error
     refuse_other_identity(store, wanted)
-    for leftover in path.glob("taps/*/*/c/**/*.partial"):
+    for leftover in path.glob("taps/*/*/*.partial"):
         leftover.unlink()  # of a write that was killed
     return store
 
@@ -106,9 +106,14 @@ def _capture(
             filled.put_tokens(tap, tokens)
         return pool(tap, tokens, plan.poolings)
 
-    found = encoder.capture(batch, [tap.name for tap in plan.taps], reduce)
-    pooled = {name: values.cpu().numpy() for name, values in found.items()}
     ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]
+    try:
+        found = encoder.capture(batch, [tap.name for tap in plan.taps], reduce)
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise DiagnosticsError(f"{encoder.name} fails on the batch from sample {ids[0]} on: {said(error)}") from error
+    pooled = {name: values.cpu().numpy() for name, values in found.items()}
     for name, values in pooled.items():
         _refuse_non_finite(values, name, ids, encoder)
     if plan.precision == "float16" and with_tokens:
@@ -155,7 +160,7 @@ class _Batches(TorchDataset[Any]):
             except Exception as error:
                 return (
                     f"Sample {self.dataset.ids[i]} of {self.dataset.name} cannot be prepared for {self.encoder.name}: "
-                    f"{type(error).__name__}: {error}"
+                    f"{said(error)}"
                 )
         try:
             return default_collate(made)

@@ -6,7 +6,7 @@ import inspect
 import time
 from typing import Any
 
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, said
 from diagnostics.registry import build, offered, plugins
 
 LISTED = ("encoders", "datasets", "measures", "plugins")
@@ -64,14 +64,20 @@ def inspect_encoder(spec: str, data: str | None = None, device: str | None = Non
         raise DiagnosticsError(
             f"{encoder.name} reads {encoder.modality} samples, {dataset.name} holds {dataset.modality}."
         )
-    sample = dataset[0] if dataset is not None else encoder.example()
-    encoder = encoder.sized_for(sample).to(usable_device(device))
-    batch = default_collate([encoder.preprocess(sample)] * 2)
+    where = usable_device(device)
     seconds: list[float] = []
-    for _ in range(3):
-        start = time.perf_counter()
-        encoder.capture(batch, None, lambda tap, tokens: pool(tap, tokens, encoder.poolings).cpu())
-        seconds.append((time.perf_counter() - start) / 2)
+    try:
+        sample = dataset[0] if dataset is not None else encoder.example()
+        encoder = encoder.sized_for(sample).to(where)
+        batch = default_collate([encoder.preprocess(sample)] * 2)
+        for _ in range(3):
+            start = time.perf_counter()
+            encoder.capture(batch, None, lambda tap, tokens: pool(tap, tokens, encoder.poolings).cpu())
+            seconds.append((time.perf_counter() - start) / 2)
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise DiagnosticsError(f"{encoder.name} fails on one sample: {said(error)}") from error
     module: Any = getattr(encoder, "module", None)
     return {
         "encoder": encoder.name,

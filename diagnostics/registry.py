@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pluggy
 
 from diagnostics import hookspecs
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, said, unknown
 
 GROUP = "diagnostics"
 What = Literal["encoder", "dataset", "measure", "command"]
@@ -82,11 +82,12 @@ def offered(what: What) -> dict[str, tuple[Plugin, Callable[..., Any]]]:
 
 
 def _claimed_twice(what: What, name: str, first: Plugin, second: Plugin) -> Callable[..., Any]:
-    def refuse(*_: Any, **__: Any) -> Any:
+    def refuse() -> None:
         raise DiagnosticsError(
             f"Plugins {first.name} and {second.name} both offer the {what} '{name}': uninstall one of them."
         )
 
+    setattr(refuse, "claimed_twice", True)  # noqa: B010  (known to `call`, which otherwise looks at the options first)
     return refuse
 
 
@@ -95,12 +96,8 @@ def build(what: Literal["encoder", "dataset"], spec: str) -> Any:
 
     `name`, `scheme:rest` or `path/to/file.py:function`, each with options as in `lorenz?n=800&seed=3`.
     """
-    from urllib.parse import parse_qsl
-
     name, _, query = spec.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)) if "=" in query else [])
-    if query and not options:
-        raise DiagnosticsError(f"Options of '{spec}' cannot be read: write them as ?key=value&key=value.")
+    options = _options(spec, query)
     owner, make, args = _find(what, name)
     built = call(make, args, options, owner, what)
     expected = _expected(what)
@@ -109,6 +106,20 @@ def build(what: Literal["encoder", "dataset"], spec: str) -> Any:
             f"{owner} gave a {type(built).__name__} for '{spec}', not a diagnostics.{expected.__name__}."
         )
     return built
+
+
+def _options(spec: str, query: str) -> dict[str, str]:
+    from urllib.parse import unquote
+
+    options: dict[str, str] = {}
+    for part in query.split("&") if query else ():
+        key, equals, value = part.partition("=")
+        if not key or not equals:
+            raise DiagnosticsError(f"Options of '{spec}' cannot be read: write them as ?key=value&key=value.")
+        if key in options:
+            raise DiagnosticsError(f"Option {key} is given twice in '{spec}': keep one of the two.")
+        options[key] = unquote(value)
+    return options
 
 
 def _expected(what: Literal["encoder", "dataset"]) -> type:
@@ -153,8 +164,8 @@ def _from_file(path: Path, function: str) -> Callable[..., Any]:
         sys.path.append(str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise DiagnosticsError(f"{path} could not be run: {_said(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise DiagnosticsError(f"{path} could not be run: {said(error)}") from error
     make = getattr(module, function, None)
     if not callable(make):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
@@ -164,30 +175,42 @@ def _from_file(path: Path, function: str) -> Callable[..., Any]:
 
 def call(make: Callable[..., Any], args: tuple[str, ...], options: Mapping[str, str], owner: str, what: str) -> Any:
     """`make(*args, **options)` with the options' text turned into what the annotations ask for."""
+    if hasattr(make, "claimed_twice"):
+        make()
     signature = inspect.signature(make)
     known = [
         parameter.name
         for parameter in list(signature.parameters.values())[len(args) :]
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
-    # Only the options' annotations: that of the return value may name what is imported for type checkers alone.
-    written = {key: kind for key, kind in getattr(make, "__annotations__", {}).items() if key in known}
-    hints = typing.get_type_hints(types.SimpleNamespace(__annotations__=written), getattr(make, "__globals__", None))
     converted: dict[str, Any] = {}
     for key, text in options.items():
         if key not in known:
             raise unknown(f"option of this {what}", key, known)
-        converted[key] = _convert(key, text, hints.get(key, str))
+        converted[key] = _convert(key, text, _annotation(make, key))
     try:
         return make(*args, **converted)
     except DiagnosticsError:
         raise
-    except Exception as error:
-        raise DiagnosticsError(f"{owner} failed to make the {what}: {_said(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise DiagnosticsError(f"{owner} failed to make the {what}: {said(error)}") from error
+
+
+def _annotation(make: Callable[..., Any], key: str) -> Any:
+    """What an option should become; text where nothing is said or only a type checker can read it."""
+    function: Any = make.func if isinstance(make, functools.partial) else make
+    function = function.__init__ if isinstance(function, type) else function
+    written = {key: getattr(function, "__annotations__", {}).get(key, str)}
+    try:
+        # One by one: that of another, or of the return value, may name what is imported for type checkers alone.
+        holder = types.SimpleNamespace(__annotations__=written)
+        return typing.get_type_hints(holder, getattr(function, "__globals__", None))[key]
+    except Exception:
+        return str
 
 
 def _convert(key: str, text: str, hint: Any) -> Any:
-    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    choices = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     if types.NoneType in choices and text.lower() in ("none", ""):
         return None
     for kind in choices:
@@ -202,8 +225,3 @@ def _convert(key: str, text: str, hint: Any) -> Any:
         return text
     wanted = " or ".join(kind.__name__ for kind in choices if kind is not types.NoneType)
     raise DiagnosticsError(f"Option {key}={text} is not {wanted}.")
-
-
-def _said(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -18,7 +18,7 @@ import xarray as xr
 import diagnostics
 from diagnostics import controls as control
 from diagnostics.dataset import Dataset
-from diagnostics.errors import DiagnosticsError, StorageError, unknown
+from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
 from diagnostics.extract import extract
 from diagnostics.measures.base import Measure
 from diagnostics.measuring import Measured, against_control, chosen_measures, measure_all
@@ -196,18 +196,20 @@ def run(
             model = model.sized_for(data[0])
         except DiagnosticsError as error:
             raise DiagnosticsError(f"Samples of {data.name} do not fit {model.name}: {error}") from error
+        except Exception as error:
+            raise DiagnosticsError(f"Samples of {data.name} cannot be read for {model.name}: {said(error)}") from error
         job = _Job(path.resolve(), path, data, _chosen_taps(model, taps), token_budget, precision, where)
         job.options = {"batch_size": batch_size, "workers": workers}
         job.watch = watch
         try:
             job.do(model, asked, controls, seed, _about(encoder, dataset, model, data, seed))
+            found = Run(path)
+            if report:
+                found.report()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"Interrupted; what is done is kept in {path}: give the same command again to go on."
             ) from None
-        found = Run(path)
-        if report:
-            found.report()
     return found
 
 
@@ -284,7 +286,6 @@ class _Job:
         keys = list(main.results)
         _write_results(self.path, main)
         for name, measured in found.items():
-            (self.path / "controls" / name).mkdir(parents=True, exist_ok=True)
             _write_results(self.path / "controls" / name, measured)
         store.set_attrs(
             found={
@@ -300,6 +301,7 @@ def _write_results(path: Path, measured: Measured) -> None:
     """All results of one encoder, written beside the old ones and put in their place."""
     partial, final = path / ".results.partial", path / "results"
     try:
+        path.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         tree = xr.DataTree.from_dict({key: _storable(value) for key, value in measured.results.items()})
         tree.to_zarr(partial, zarr_format=3, consolidated=False, mode="w")
@@ -352,7 +354,7 @@ def usable_device(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).cpu()  # `meta` holds nothing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise DiagnosticsError(
             f"Device '{device}' is not there ({str(error).splitlines()[0]}): use --device cpu."

@@ -8,7 +8,7 @@
 
 Rows are in a random order fixed by the sample count, so the token rows, the first `token_samples`, are a random subset.
 Every array is cut along samples at the same `shard` rows. One shard of all taps is one step of an extraction: it is done
-when the files of all its arrays exist, and each file appears whole or not at all (Zarr writes beside and renames).
+when the files of all its arrays exist, and each file appears whole or not at all (written beside and renamed).
 Every chunk carries a CRC-32C, so damaged bytes are noticed when they are read.
 """
 
@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 import filelock
 import numpy as np
+import torch
 import zarr
 import zarr.errors
 from torch import Tensor
@@ -42,6 +43,8 @@ Precision = Literal["float32", "float16"]
 MAX_SHARD = 64
 SHARD_BYTES = 128 * 2**20
 CHUNK_BYTES = 2**20
+# Of samples and targets every chunk is written, so that one that is not there is damage even where all of it is unknown.
+EMPTY_TOO: Any = {"write_empty_chunks": True}
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class Store(Activations):
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
         self.path = path
+        self._arrays: dict[str, zarr.Array[Any]] = {}
         not_a_run = DiagnosticsError(f"{path} is not a run: give the folder that `diagnostics run` wrote.")
         if not path.is_dir():
             raise not_a_run
@@ -170,7 +174,6 @@ class Store(Activations):
         if about["grids"]:
             for key in about["grids"]:
                 shape = tuple(int(n) for n in key.split("x"))
-                # NaN is data here, so holes are found by the file check on opening.
                 dense[shape] = self._read(f"samples/targets/{name}/{key}", (slice(None),), holes=True)
         else:
             values = self._read(f"samples/targets/{name}", (slice(None),), holes=True)
@@ -185,17 +188,24 @@ class Store(Activations):
         return next(tap for tap in self.taps if tap.name == name)
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        try:
-            found = self.root[name]
-        except (KeyError, ValueError, zarr.errors.BaseZarrError) as error:
-            raise _damaged(self.path, name) from error
-        assert isinstance(found, zarr.Array)
-        return found
+        if name not in self._arrays:
+            try:
+                found = self.root[name]
+            except (KeyError, ValueError, zarr.errors.BaseZarrError) as error:
+                raise _damaged(self.path, name) from error
+            assert isinstance(found, zarr.Array)
+            self._arrays[name] = found
+        return self._arrays[name]
 
     def _read(self, name: str, selection: tuple[slice, ...], *, holes: bool = False) -> np.ndarray:
+        """Values as stored; raises where bytes are damaged or missing. Activations are never NaN, so a NaN is a hole;
+        with `holes`, NaN is data and the chunks are counted instead.
+        """
         array = self._array(name)
         try:
             values = np.asarray(array[selection])
+            if holes and array.nchunks_initialized < array.nchunks:
+                raise OSError("a chunk is missing")
         except (ValueError, RuntimeError, OSError, AssertionError, IndexError) as error:
             raise _damaged(self.path, name) from error
         if not holes and np.isnan(values.sum(dtype=np.float64)):
@@ -215,9 +225,7 @@ class Store(Activations):
 
     def done(self, shard: int) -> bool:
         """Whether the files of all arrays with rows in this shard exist."""
-        return all(
-            (self.path / "taps" / name / "c" / str(shard) / "0" / "0").is_file() for name in self.plan.arrays(shard)
-        )
+        return all((self.path / "taps" / name / f"c.{shard}.0.0").is_file() for name in self.plan.arrays(shard))
 
     # Writing
 
@@ -226,9 +234,9 @@ class Store(Activations):
         rows = self.plan.rows(shard)
         try:
             for tap in self.taps:
-                self._array(f"taps/{tap.name}/pooled")[rows] = filled.pooled[tap.name][: rows.stop - rows.start]
-                for kind, buffer in filled.tokens.get(tap.name, {}).items() if rows.start < self.token_samples else ():
-                    buffer.write(self._array(f"taps/{tap.name}/{kind}"), shard, rows.stop - rows.start)
+                for kind, buffer in filled.buffers[tap.name].items():
+                    if kind == "pooled" or rows.start < self.token_samples:
+                        buffer.write(self._array(f"taps/{tap.name}/{kind}"), shard, rows.stop - rows.start)
         except OSError as error:
             raise unwritable(self.path, error, f"after {shard} of {self.plan.shards} shards; ") from error
 
@@ -250,47 +258,46 @@ class Filling:
 
     def __init__(self, plan: Plan) -> None:
         self.rows = 0
-        self.pooled = {
-            tap.name: np.empty((plan.shard, len(plan.poolings), tap.features), dtype=np.float32) for tap in plan.taps
+        self.buffers = {
+            tap.name: {
+                kind: ShardBuffer(plan.shard, count, tap.features, block, dtype)
+                for kind, count, block, dtype in _arrays(tap, plan)
+            }
+            for tap in plan.taps
         }
-        self.tokens: dict[str, dict[str, ShardBuffer]] = {}
-        if plan.token_samples:
-            for tap in plan.taps:
-                self.tokens[tap.name] = {
-                    kind: ShardBuffer(plan.shard, count, tap.features, _block(count, tap, plan), plan.precision)
-                    for kind, count in _token_kinds(tap)
-                }
 
     def put_tokens(self, tap: Tap, tokens: Tensor) -> None:
         """A batch's tokens [row, prefix + token, feature] behind the rows that are there."""
-        buffers = self.tokens[tap.name]
-        buffers["tokens"].put(self.rows, tokens[:, tap.grid.prefix :])
+        self.buffers[tap.name]["tokens"].put(self.rows, tokens[:, tap.grid.prefix :])
         if tap.grid.prefix:
-            buffers["prefix"].put(self.rows, tokens[:, : tap.grid.prefix])
+            self.buffers[tap.name]["prefix"].put(self.rows, tokens[:, : tap.grid.prefix])
 
     def recent(self, tap: Tap, count: int) -> np.ndarray:
         """The tokens of the last `count` rows put, as they will be stored, [row, token, feature]."""
-        kinds = [buffer.rows(self.rows + count)[self.rows :] for buffer in self.tokens[tap.name].values()]
-        return np.concatenate(kinds, axis=1)
+        kinds = [buffer for kind, buffer in self.buffers[tap.name].items() if kind != "pooled"]
+        return np.concatenate([buffer.rows(self.rows + count)[self.rows :] for buffer in kinds], axis=1)
 
     def put_pooled(self, pooled: Mapping[str, np.ndarray]) -> None:
         """A batch's pooled values [row, pooling, feature]; the batch's rows now count."""
         count = 0
         for name, values in pooled.items():
             count = len(values)
-            self.pooled[name][self.rows : self.rows + count] = values
+            self.buffers[name]["pooled"].put(self.rows, torch.from_numpy(values))
         self.rows += count
 
 
-def _token_kinds(tap: Tap) -> list[tuple[str, int]]:
-    """Arrays of a tap's tokens and how many tokens each holds."""
-    kinds = (("tokens", tap.grid.tokens), ("prefix", tap.grid.prefix))
-    return [(kind, count) for kind, count in kinds if count]
+def _arrays(tap: Tap, plan: Plan) -> list[tuple[str, int, int, str]]:
+    """A tap's arrays: name, extent of the middle axis, how much of it an inner chunk holds, and type on disk.
 
-
-def _block(count: int, tap: Tap, plan: Plan) -> int:
-    """Tokens in an inner chunk: it holds all rows of some tokens, so a block of features is read without waste."""
-    return max(1, min(count, CHUNK_BYTES // (plan.shard * tap.features * np.dtype(plan.precision).itemsize)))
+    An inner chunk holds all rows of some tokens, so that a block of features of all samples is read without waste.
+    """
+    found = [("pooled", len(plan.poolings), len(plan.poolings), "float32")]
+    if plan.token_samples:
+        each = plan.shard * tap.features * np.dtype(plan.precision).itemsize
+        for kind, count in (("tokens", tap.grid.tokens), ("prefix", tap.grid.prefix)):
+            if count:
+                found.append((kind, count, max(1, min(count, CHUNK_BYTES // each)), plan.precision))
+    return found
 
 
 def create(
@@ -312,7 +319,8 @@ def create(
         _write_samples(root.create_group("samples"), plan, dataset, dense)
         taps = root.create_group("taps")
         for tap in plan.taps:
-            _create_arrays(taps.create_group(tap.name), tap, plan)
+            facts = {"depth": tap.depth, "part": tap.part, "pooling": list(plan.poolings), "grid": str(tap.grid)}
+            _create_arrays(taps.create_group(tap.name, attributes=facts), tap, plan)
         targets = {name: _target_attrs(target, dense.get(name, {})) for name, target in dataset.targets.items()}
         root.attrs.update(
             {
@@ -332,22 +340,14 @@ def create(
 
 
 def _create_arrays(group: zarr.Group, tap: Tap, plan: Plan) -> None:
-    common: dict[str, Any] = {"compressors": Crc32cCodec(), "fill_value": np.nan}
-    rows, width = plan.shard, tap.features
-    shape = (plan.samples, len(plan.poolings), width)
-    group.create_array(
-        "pooled", shape=shape, chunks=(rows, *shape[1:]), dtype="float32",
-        dimension_names=("sample", "pooling", "feature"), **common,
-    )  # fmt: skip
-    group.attrs.update({"depth": tap.depth, "part": tap.part, "pooling": list(plan.poolings), "grid": str(tap.grid)})
-    if not plan.token_samples:
-        return
-    for kind, count in _token_kinds(tap):
-        block = _block(count, tap, plan)
+    axes = {"pooled": ("sample", "pooling"), "tokens": ("token_sample", "token"), "prefix": ("token_sample", "prefix")}
+    for kind, count, block, dtype in _arrays(tap, plan):
+        rows, features = plan.samples if kind == "pooled" else plan.token_samples, tap.features
         group.create_array(
-            kind, shape=(plan.token_samples, count, width), chunks=(rows, block, width),
-            shards=(rows, math.ceil(count / block) * block, width), dtype=plan.precision,
-            dimension_names=("token_sample", kind.removesuffix("s"), "feature"), **common,
+            kind, shape=(rows, count, features), chunks=(plan.shard, block, features),
+            shards=(plan.shard, math.ceil(count / block) * block, features), dtype=dtype,
+            dimension_names=(*axes[kind], "feature"), compressors=Crc32cCodec(), fill_value=np.nan,
+            chunk_key_encoding={"name": "default", "separator": "."},
         )  # fmt: skip
 
 
@@ -359,7 +359,7 @@ def _write_samples(
     for name, values in columns.items():
         array = group.create_array(
             name, shape=(plan.samples,), chunks=(plan.samples,), dtype=str, dimension_names=("sample",),
-            compressors=Crc32cCodec(),
+            compressors=Crc32cCodec(), config=EMPTY_TOO,
         )  # fmt: skip
         array[:] = values[order]
     targets = group.create_group("targets")
@@ -370,7 +370,7 @@ def _write_samples(
                 continue
             targets.create_array(
                 path, data=np.ascontiguousarray(values[order]), chunks=values.shape, compressors=Crc32cCodec(),
-                dimension_names=("sample", "token")[: values.ndim], fill_value=_fill(values),
+                dimension_names=("sample", "token")[: values.ndim], fill_value=_fill(values), config=EMPTY_TOO,
             )  # fmt: skip
 
 
@@ -402,7 +402,10 @@ def refuse_other_identity(store: Store, wanted: Mapping[str, str]) -> None:
     for key in {**store.identity, **wanted}:
         old, new = store.identity.get(key, "nothing"), wanted.get(key, "nothing")
         if old != new:
-            shown = f"{old} there, {new} now" if len(old + new) < 80 else f"{old[:24]}... there, {new[:24]}... now"
+            olds, news = (value.split("; ") for value in (old, new))
+            there = next((x for x in olds if x not in news), "fewer")
+            now = next((x for x in news if x not in olds), "fewer")
+            shown = f"{there[:60]} there, {now[:60]} now"
             raise StorageError(
                 f"{store.path} holds other activations, its {key} differs ({shown}): choose another --out or remove it."
             )

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, said, unknown
 
 Modality = Literal["image", "video", "series", "audio", "text"]
 Part = Literal["embedding", "trunk", "head"]
 Layout = Literal["tokens", "channels_first", "channels_last", "features"]
 
 # Tap names become folders of the store.
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,17 @@ class Site:
     layout: Layout = "tokens"
     padding: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.call < self.calls:
+            raise DiagnosticsError(
+                f"A tap cannot read call {self.call} of the {self.calls} call(s) of '{self.module}': calls count from 0."
+            )
+
     def __str__(self) -> str:
         which = f" call {self.call + 1} of {self.calls}" if self.calls > 1 else ""
-        return f"{self.when} {self.module or 'the whole module'}{which}"
+        layout = "" if self.layout == "tokens" else f" as {self.layout}"
+        padding = f" without {self.padding} of padding" if self.padding else ""
+        return f"{self.when} {self.module or 'the whole module'}{which}{layout}{padding}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class Tap:
     site: Site | None = None
 
     def __post_init__(self) -> None:
-        if not _SAFE_NAME.fullmatch(self.name):
+        if not SAFE_NAME.fullmatch(self.name):
             raise DiagnosticsError(
                 f"Tap name {self.name!r} cannot be stored: use letters, digits, '_', '-' and '.', not starting with a dot."
             )
@@ -268,10 +276,16 @@ class TorchEncoder(Encoder):
     @property
     def identity(self) -> Mapping[str, str]:
         weights = hashlib.sha256()
-        for key, tensor in sorted(self.module.state_dict().items()):
+        # Buffers that are not saved (position frequencies, masks) decide the activations as well.
+        for key, tensor in sorted({**dict(self.module.named_buffers()), **self.module.state_dict()}.items()):
             _digest_tensor(weights, key, tensor)
         preprocessing = hashlib.sha256()
-        made = self.preprocess(self._example)
+        try:
+            made = self.preprocess(self._example)
+        except DiagnosticsError:
+            raise
+        except Exception as error:
+            raise DiagnosticsError(f"{self.name} cannot prepare its own example: {said(error)}") from error
         for key, tensor in sorted(made.items()) if isinstance(made, Mapping) else [("", made)]:
             _digest_tensor(preprocessing, key, torch.as_tensor(tensor))
         return {
@@ -301,6 +315,14 @@ class TorchEncoder(Encoder):
         """The same taps and preprocessing over other weights."""
         twin = copy.copy(self)
         twin.module, twin.name = module.eval().requires_grad_(False), name
+        original = self._sized_for
+        if original is not None:
+
+            def sized_for(sample: np.ndarray) -> Encoder | None:
+                sized = original(sample)
+                return sized.with_module(module, name) if isinstance(sized, TorchEncoder) else sized
+
+            twin._sized_for = sized_for
         return twin
 
     def with_taps(self, taps: Sequence[Tap]) -> TorchEncoder:
@@ -360,8 +382,7 @@ class _Hooks:
             handle.remove()
         if kind is not None:
             return
-        for name, pairs in self.by_module.items():
-            tap, site = pairs[0]
+        for name, tap, site in ((name, *pair) for name, pairs in self.by_module.items() for pair in pairs):
             if self.calls[name] != site.calls:
                 raise DiagnosticsError(
                     f"Tap {tap.name} of {self.encoder} expects module '{name}' to run {site.calls} time(s) in a pass, "

@@ -85,7 +85,7 @@ def test_resuming_redoes_only_missing_shards(tmp_path: Path) -> None:
     store = extract(encoder, dataset, tmp_path / "run", planned(encoder, N), batch_size=4)
     before = digests(store.path)
     store.set_attrs(complete=False)
-    (store.path / "taps" / "blocks.0" / "tokens" / "c" / "2" / "0" / "0").unlink()
+    (store.path / "taps" / "blocks.0" / "tokens" / "c.2.0.0").unlink()
     encoder.module.passes = 0
     extract(encoder, dataset, store.path, planned(encoder, N), batch_size=4)
     assert encoder.module.passes == 2, "a shard of 8 rows is two batches of 4"

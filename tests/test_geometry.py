@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory import MemoryActivations
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.geometry import ParticipationRatio, RankMe, participation_ratio, rankme
 from diagnostics.measures.intervals import bootstrap_mean_interval, group_blocks, jackknife_log_interval
+
+from memory import MemoryActivations
 
 
 def with_singular_values(values, n, d, centred=False, seed=0):

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory import MemoryActivations
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.locality import MOST_SAMPLES, SelfSimilarity, self_similarity
+
+from memory import MemoryActivations
 
 y, x = np.divmod(np.arange(256), 16)
 CASES = {

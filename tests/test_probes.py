@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory import MemoryActivations, label_target, thirds
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
@@ -14,6 +13,8 @@ from diagnostics.measures.probes.knn import NEIGHBOURS, KnnProbe, _nearest
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.logistic import PENALTIES as LOGISTIC_PENALTIES
 from diagnostics.measures.probes.ridge import choose
+
+from memory import MemoryActivations, label_target, thirds
 
 
 def score(found):

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory import MemoryActivations
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.similarity import MOST_ROWS, Cka, center_gram, cka, gram_of_blocks, hsic
+
+from memory import MemoryActivations
 
 
 def column(*values):

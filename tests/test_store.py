@@ -142,12 +142,12 @@ def test_batch_size_and_workers_are_not_part_of_the_identity(tmp_path: Path) -> 
 
 
 def chunk_files(run: Path) -> list[Path]:
-    return sorted(path for path in (run / "taps").rglob("*") if path.is_file() and "c" in path.parts)
+    return sorted(path for path in (run / "taps").rglob("*") if path.name.startswith("c."))
 
 
 @pytest.mark.parametrize("kind", ["pooled", "tokens", "prefix"])
 def test_one_damaged_byte_is_noticed_when_read(stored: Store, kind: str) -> None:
-    path = stored.path / "taps" / "blocks.1" / kind / "c" / "1" / "0" / "0"
+    path = stored.path / "taps" / "blocks.1" / kind / "c.1.0.0"
     damaged = bytearray(path.read_bytes())
     damaged[40] ^= 1
     path.write_bytes(damaged)
@@ -156,7 +156,7 @@ def test_one_damaged_byte_is_noticed_when_read(stored: Store, kind: str) -> None
 
 
 def test_a_truncated_file_is_noticed_when_read(stored: Store) -> None:
-    path = stored.path / "taps" / "norm" / "tokens" / "c" / "0" / "0" / "0"
+    path = stored.path / "taps" / "norm" / "tokens" / "c.0.0.0"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DiagnosticsError, match="damaged or was copied in part"):
         list(stored.token_blocks("norm"))
@@ -170,6 +170,20 @@ def test_any_missing_file_is_noticed_on_opening(stored: Store) -> None:
             Store(stored.path).check_whole()
         path.write_bytes(kept)
     Store(stored.path).check_whole()
+
+
+@pytest.mark.parametrize("name", ["id", "split", "targets/kind", "targets/height/4x4"])
+def test_a_missing_column_of_samples_is_noticed(stored: Store, name: str) -> None:
+    shutil.rmtree(stored.path / "samples" / name / "c")
+    with pytest.raises(DiagnosticsError, match="damaged or was copied in part"):
+        Store(stored.path).targets()
+
+
+def test_a_target_that_is_nowhere_known_is_not_damage(tmp_path: Path) -> None:
+    encoder, dataset = tiny_encoder(), tiny_dataset(20)
+    dataset.targets["level"].values[:] = np.nan
+    store = extract(encoder, dataset, tmp_path / "run", planned(encoder, 20))
+    assert np.isnan(store.targets()["level"].values).all()
 
 
 def test_damaged_metadata_is_one_sentence(stored: Store) -> None:

@@ -281,7 +281,8 @@ def test_another_width_token_count_or_grid_raises(shape: Any, features: int, gri
     encoder = encoder_of(nn.Identity(), tap_at("", features, grid, layout=layout))
     with pytest.raises(DiagnosticsError) as caught:
         encoder.capture(tokens_in(*shape))
-    said = f"Tap here read a tensor of shape {shape} after the whole module, but declares "
+    read = "after the whole module" + ("" if layout == "tokens" else f" as {layout}")
+    said = f"Tap here read a tensor of shape {shape} {read}, but declares "
     assert str(caught.value) == said + f"{grid.prefix + grid.tokens} tokens ({grid}) of {features} features."
 
 
