@@ -101,7 +101,7 @@ def _past_the_cache(path: Path, data: np.ndarray, length: int) -> bool:
     try:
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | direct, 0o666)
         try:
-            rest = memoryview(data)
+            rest = data.data
             while len(rest):
                 rest = rest[os.write(handle, rest) :]
             os.ftruncate(handle, length)
