@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
+# A control that reaches this share of the best score is named even where the encoder is shown to beat it: what fresh
+# weights solve almost as well says little about training.
+NEAR = 0.9
+
+
 @dataclass(frozen=True)
 class Profile:
     """One measure (of one target) at every tap.
@@ -107,7 +112,11 @@ class Profile:
             return "not shown to be readable at any tap"
         said = "hidden by the output" if self.hidden_gap.low > 0 else "no hidden gap shown"
         rivals = [name.replace("_", " ") for name, margin in margins.items() if margin and not margin.low > 0.0]
-        return f"{said}; not shown to beat {' and '.join(rivals)}" if rivals else said
+        if rivals:
+            return f"{said}; not shown to beat {' and '.join(rivals)}"
+        reached = {name.replace("_", " "): found.value for name in margins if (found := self.control(name))}
+        near = [name for name, value in reached.items() if value >= NEAR * self.best.value]
+        return f"{said}; within {1 - NEAR:.0%} of {' and '.join(near)}" if near else said
 
     def to_json(self) -> dict[str, Any]:
         """The profile as plain numbers; None for what has no value."""
