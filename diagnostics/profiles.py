@@ -108,7 +108,8 @@ class Profile:
             return ""
         margins = {name: self.over(name) for name in NAMES}
         chance = margins.pop("shuffled_labels")
-        if not self.best.low > 0.0 or (chance and not chance.low > 0.0):
+        by_chance = self.data.attrs["score_name"] == "accuracy" and chance and not chance.low > 0.0
+        if not self.best.low > 0.0 or by_chance:
             return "not shown to be readable at any tap"
         said = "hidden by the output" if self.hidden_gap.low > 0 else "no hidden gap shown"
         rivals = [name.replace("_", " ") for name, margin in margins.items() if margin and not margin.low > 0.0]

@@ -35,6 +35,7 @@ from zarr.codecs import Crc32cCodec
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.dataset import Dataset, Target
 from diagnostics.errors import DiagnosticsError, StorageError
+from diagnostics.progress import size
 from diagnostics.shards import ShardBuffer
 from diagnostics.taps import Encoder, Grid, Tap
 
@@ -428,6 +429,8 @@ def lock(path: Path) -> Generator[None]:
     try:
         yield
     finally:
+        if not path.exists():
+            holder.unlink(missing_ok=True)  # nothing was written, so nothing stays
         held.release()
 
 
@@ -436,7 +439,7 @@ def check_room(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise StorageError(
-            f"{path.parent} has {free / 1e6:,.0f} MB free and the run needs {needed / 1e6:,.0f} MB: "
+            f"{path.parent} has {size(free)} free and the run needs {size(needed)}: "
             "free some, lower --token-budget, or choose another --out."
         )
 

@@ -467,7 +467,7 @@ def test_a_disk_with_too_little_room_is_told_before_the_first_byte(
     usage = shutil.disk_usage(out.parent.parent)
     monkeypatch.setattr(diagnostics.store.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     said = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
-    assert "0 MB free and the run needs" in said
+    assert " free and the run needs" in said
     assert "--token-budget" in said
     assert not out.exists()
 

@@ -217,7 +217,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_seen_before_the_first_byte(tmp_path: Path) -> None:
-    with pytest.raises(DiagnosticsError, match=r"MB free and the run needs"):
+    with pytest.raises(DiagnosticsError, match=r"B free and the run needs"):
         check_room(tmp_path / "run", shutil.disk_usage(tmp_path).free * 2)
 
 
