@@ -28,6 +28,15 @@ def on_grid(maps: np.ndarray, covered: tuple[tuple[float, float], ...], shape: t
     return mean.reshape(len(maps), -1)
 
 
+def resample(tokens: np.ndarray, grid: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """Tokens [row, token, feature] of a grid as those of another grid over the same place, averaged by shared area."""
+    found = tokens.reshape(len(tokens), *grid, -1)
+    for axis, (old, new) in enumerate(zip(grid, shape, strict=True), start=1):
+        share = _overlap(0.0, float(old), new, old) * (new / old)
+        found = np.moveaxis(np.tensordot(found, share.astype(tokens.dtype), axes=(axis, 1)), -1, axis)
+    return found.reshape(len(tokens), -1, tokens.shape[2])
+
+
 def _overlap(start: float, stop: float, cells: int, extent: int) -> np.ndarray:
     """Length of the overlap of each cell with each place, [cell, place]."""
     edges = np.linspace(start, stop, cells + 1)

@@ -32,11 +32,12 @@ QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 ABOUT: Mapping[str, str] = {
     "fresh_weights": "the same architecture with newly drawn weights",
-    "permuted_weights": "the trained weights, shuffled within each tensor",
+    "permuted_weights": "the trained weights, shuffled within each tensor; buffers such as batch-norm statistics stay",
     "raw_input": f"no model: the last {RAW_STEPS} steps of a series; an image at {RAW_PIXELS} x {RAW_PIXELS} pixels and, for dense "
     f"targets, each cell at {CELL_PIXELS} x {CELL_PIXELS}",
     "summary_statistics": f"no model: moments, quantiles {QUANTILES} and {LAGS} autocorrelations of the sample (or each cell)",
-    "shuffled_labels": "the encoder's own activations with the targets shuffled among the samples of each split",
+    "shuffled_labels": "the encoder's own activations with the targets shuffled among the samples of each split "
+    "(a dense target's maps are swapped whole, so what depends on the place alone stays)",
 }
 
 
@@ -158,14 +159,26 @@ def _pixel_statistics(channels: Tensor) -> Tensor:
 
 
 def shuffled(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget:
-    """The target with its values shuffled among the samples of each split: nothing is left to read out."""
+    """The target with its values shuffled among the samples of each split where it is known.
+
+    Nothing is left to read out, but of a dense target what depends on the place alone.
+    """
     rng = np.random.default_rng(seed)
     order = np.arange(len(split))
+    dense = next(iter(target.on_grid.values()), None)
+    values = target.values if dense is None else dense.sum(axis=1)
+    known = values >= 0 if target.kind == "label" else np.isfinite(values) | (dense is not None)
     for name in SPLITS:
-        rows = np.flatnonzero(split == name)
+        rows = np.flatnonzero((split == name) & known)
         order[rows] = rng.permutation(rows)
     on_grid = {shape: values[order] for shape, values in target.on_grid.items()}
-    values = target.values[order] if len(target.values) else target.values
     return StoredTarget(
-        target.name, target.kind, values, target.units, target.about, target.classes, target.family_override, on_grid
+        target.name,
+        target.kind,
+        target.values[order] if dense is None else target.values,
+        target.units,
+        target.about,
+        target.classes,
+        target.family_override,
+        on_grid,
     )

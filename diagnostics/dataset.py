@@ -56,6 +56,12 @@ class Target:
         """The family that the target's probes are listed under."""
         return self.family or FAMILY_OF[self.kind]
 
+    def __post_init__(self) -> None:
+        values = np.asarray(self.values)
+        if values.dtype.kind in "iub":
+            values = values.astype(np.int64 if self.kind.endswith("label") else np.float64)
+        object.__setattr__(self, "values", values)
+
     @property
     def dense(self) -> bool:
         """Whether the target has a value for every place of a sample."""
@@ -128,6 +134,9 @@ class Dataset:
                 )
             if target.kind not in get_args(Kind):
                 raise DiagnosticsError(f"Target {name} of {self.name} has unknown kind '{target.kind}'.")
+            wrong = _misfit(target)
+            if wrong:
+                raise DiagnosticsError(f"Target {name} of {self.name} is of kind {target.kind}, but {wrong}.")
             if len(target.values) != n:
                 raise DiagnosticsError(f"Target {name} of {self.name} has {len(target.values)} values for {n} samples.")
 
@@ -175,6 +184,18 @@ def split_groups(
     of_group[order[:first]] = "train"
     of_group[order[first:second]] = "val"
     return of_group[inverse]
+
+
+def _misfit(target: Target) -> str:
+    """What is wrong with a target's values, in words; nothing where they fit their kind."""
+    values = np.asarray(target.values)
+    if target.kind == "label" and (values.ndim != 1 or values.dtype.kind not in "iub"):
+        return f"its values are {values.dtype} of shape {values.shape}, not one integer class for each sample"
+    if target.kind in ("value", "state", "future") and (values.ndim != 1 or values.dtype.kind not in "fiub"):
+        return f"its values are {values.dtype} of shape {values.shape}, not one number for each sample"
+    if target.kind == "token_value" and (values.ndim < 2 or values.dtype.kind not in "fiub"):
+        return f"its values are {values.dtype} of shape {values.shape}, not a number for each place of each sample"
+    return ""
 
 
 def _digest_array(digest: Any, array: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
@@ -45,12 +47,15 @@ def extract(
     """
     wanted = identity(encoder, dataset, plan)
     store = _existing(path, wanted)
+    encoder.to(device)
+    seen = _witness(encoder, plan)
+    if store is not None:
+        _refuse_other_behaviour(store, seen)
     todo = [shard for shard in range(plan.shards) if store is None or not store.done(shard)]
     if store is not None and store.attrs["complete"]:
         store.check_whole()
         return store
     size = batch_size or BATCH.get(device.partition(":")[0], 16)
-    encoder.to(device)
     started = time.perf_counter()
     done = sum(plan.rows(s).stop - plan.rows(s).start for s in range(plan.shards) if s not in todo)
     filled, created = Filling(plan), None
@@ -61,7 +66,12 @@ def extract(
                 before_first_byte((time.perf_counter() - started) / len(positions))
             if store is None:
                 store = created = create(
-                    path, plan, wanted, dataset, _dense_targets(encoder, dataset, plan.taps), about or {}
+                    path,
+                    plan,
+                    wanted,
+                    dataset,
+                    _dense_targets(encoder, dataset, plan.taps),
+                    {**(about or {}), "witness": seen},
                 )
             done += len(positions)
             watch(Progress(f"extracting {encoder.name}", done, plan.samples))
@@ -70,9 +80,10 @@ def extract(
                 filled.rows = 0
     except StorageError:
         raise
-    except DiagnosticsError:
-        # The same command would fail at the same sample again, and a mended one has another identity.
-        if created is not None:
+    except DiagnosticsError as error:
+        # Nothing half-written: what cannot be gone on with goes. Whole shards stay where the same command may succeed,
+        # with a smaller batch or when a disk answers again.
+        if created is not None and (isinstance(error, _NotFiniteError) or not created.done(0)):
             shutil.rmtree(path)
         raise
     assert store is not None
@@ -80,15 +91,45 @@ def extract(
     return store
 
 
+class _NotFiniteError(DiagnosticsError):
+    """NaN, infinity or overflow: the same command would meet it at the same sample again."""
+
+
+def _witness(encoder: Encoder, plan: Plan) -> dict[str, list[float]]:
+    """Mean and spread of what each tap gives on the encoder's own example.
+
+    Code that changes what is computed from the same weights is in no digest; this is what shows it.
+    """
+
+    def reduce(tap: Tap, tokens: Tensor) -> list[float]:
+        return [float(tokens.mean(dtype=torch.float64)), float(tokens.double().std(correction=0))]
+
+    try:
+        batch = default_collate([encoder.preprocess(encoder.example())])
+        return encoder.capture(batch, [tap.name for tap in plan.taps], reduce)
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise DiagnosticsError(f"{encoder.name} fails on its own example: {said(error)}") from error
+
+
+def _refuse_other_behaviour(store: Store, seen: Mapping[str, Sequence[float]]) -> None:
+    """Raises where the same weights now give other activations, beyond what another device or batch size changes."""
+    for tap, now in seen.items():
+        then = store.attrs["witness"][tap]
+        if not np.allclose(then, now, rtol=0.02, atol=0.02 * abs(then[1]) + 1e-6, equal_nan=True):
+            raise StorageError(
+                f"{store.path} holds other activations, the same weights gave others at tap {tap}: "
+                "choose another --out or remove it."
+            )
+
+
 def _existing(path: Path, wanted: Mapping[str, str]) -> Store | None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
-    try:
-        store = Store(path, writable=True)
-    except DiagnosticsError as error:
-        raise DiagnosticsError(
-            f"{str(error).split(':')[0]}, so nothing is written there: choose another --out."
-        ) from error
+    if not (path / "zarr.json").exists():
+        raise StorageError(f"{path} is not a run, so nothing is written there: choose another --out.")
+    store = Store(path, writable=True)
     refuse_other_identity(store, wanted)
     for leftover in path.glob("taps/*/*/*.partial"):
         leftover.unlink()  # of a write that was killed
@@ -101,10 +142,18 @@ def _capture(
     """One forward pass; each tap is pooled on the device and its tokens copied away at the moment it fires."""
     with_tokens = positions[0] < plan.token_samples
 
-    def reduce(tap: Tap, tokens: Tensor) -> Tensor:
+    def reduce(tap: Tap, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        if len(tokens) != len(positions):
+            raise DiagnosticsError(
+                f"Tap {tap.name} of {encoder.name} gives {len(tokens)} rows for {len(positions)} samples: "
+                "what its module folds into the batch must become tokens or features."
+            )
         if with_tokens:
             filled.put_tokens(tap, tokens)
-        return pool(tap, tokens, plan.poolings)
+        pooled = pool(tap, tokens, plan.poolings)
+        # The mean over grid tokens is not finite when any of them is not, so it stands for all.
+        finite = pooled.isfinite().flatten(1).all(1) & tokens[:, : tap.grid.prefix].isfinite().flatten(1).all(1)
+        return pooled, finite
 
     ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]
     try:
@@ -113,29 +162,22 @@ def _capture(
         raise
     except Exception as error:
         raise DiagnosticsError(f"{encoder.name} fails on the batch from sample {ids[0]} on: {said(error)}") from error
-    pooled = {name: values.cpu().numpy() for name, values in found.items()}
-    for name, values in pooled.items():
-        _refuse_non_finite(values, name, ids, encoder)
+    for name, (_, finite) in found.items():
+        if not finite.all():
+            raise _NotFiniteError(
+                f"{encoder.name} gives NaN or infinity at tap {name} for sample {ids[int(finite.int().argmin())]}: "
+                "look at that sample, or at the precision the model runs in."
+            )
     if plan.precision == "float16" and with_tokens:
         for tap in plan.taps:
             _refuse_overflow(filled.recent(tap, len(positions)), tap.name, ids)
-    filled.put_pooled(pooled)
-
-
-def _refuse_non_finite(values: np.ndarray, tap: str, ids: Sequence[str], encoder: Encoder) -> None:
-    # The mean over tokens is not finite when any token is not, so pooled values stand for all.
-    bad = ~np.isfinite(values).all(axis=(1, 2))
-    if bad.any():
-        raise DiagnosticsError(
-            f"{encoder.name} gives NaN or infinity at tap {tap} for sample {ids[int(bad.argmax())]}: "
-            "look at that sample, or at the precision the model runs in."
-        )
+    filled.put_pooled({name: values.cpu().numpy() for name, (values, _) in found.items()})
 
 
 def _refuse_overflow(values: np.ndarray, tap: str, ids: Sequence[str]) -> None:
     bad = ~np.isfinite(values).all(axis=(1, 2))
     if bad.any():
-        raise DiagnosticsError(
+        raise _NotFiniteError(
             f"Activations of tap {tap} overflow float16 for sample {ids[int(bad.argmax())]}: use --precision float32."
         )
 
@@ -178,7 +220,10 @@ def _batches(
         for start in range(plan.rows(shard).start, plan.rows(shard).stop, size)
     ]
     batches = _Batches(encoder, dataset, [positions for _, positions in jobs])
-    loader: Any = DataLoader(batches, batch_size=None, num_workers=workers)
+    if workers and "fork" not in multiprocessing.get_all_start_methods():
+        raise DiagnosticsError("This system cannot fork, which workers need here: leave --workers out.")
+    context = "fork" if workers else None
+    loader: Any = DataLoader(batches, batch_size=None, num_workers=workers, multiprocessing_context=context)
     for (shard, positions), batch in zip(jobs, loader, strict=True):
         if isinstance(batch, str):
             raise DiagnosticsError(batch)

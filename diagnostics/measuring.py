@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import xarray as xr
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.dataset import Family
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.registry import offered
@@ -26,23 +26,38 @@ class Measured:
     skipped: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def chosen_measures(names: Sequence[str] | None) -> list[Measure]:
-    """The measures of these names, or all that plugins offer, bundled ones first in their own order."""
+def chosen_measures(names: Sequence[str] | None) -> tuple[list[Measure], dict[str, str]]:
+    """The measures of these names, or all that plugins offer; and which of those nobody named cannot be had, and why.
+
+    A measure that is named and cannot be had raises.
+    """
     known = offered("measure")
     for name in names or ():
         if name not in known:
             raise unknown("measure", name, known, "See `diagnostics list measures`.")
     made: list[Measure] = []
+    unusable: dict[str, str] = {}
     for name in names or known:
         plugin, make = known[name]
         try:
-            measure = make()
-        except Exception as error:
-            raise DiagnosticsError(f"Plugin {plugin.name} failed to make the measure {name}: {error}") from error
-        if not isinstance(measure, Measure):
-            raise DiagnosticsError(f"Plugin {plugin.name} offers {name}, which is not a diagnostics.Measure.")
-        made.append(measure)
-    return made
+            made.append(_made(plugin.name, name, make))
+        except DiagnosticsError as error:
+            if names:
+                raise
+            unusable[name] = str(error)
+    return made, unusable
+
+
+def _made(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
+    try:
+        measure = make()
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise DiagnosticsError(f"Plugin {plugin} failed to make the measure {name}: {said(error)}") from error
+    if not isinstance(measure, Measure):
+        raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.")
+    return measure
 
 
 def measure_all(
@@ -51,10 +66,14 @@ def measure_all(
     targets: Mapping[str, StoredTarget],
     seed: int,
     *,
+    asked: Collection[str] = (),
     what: str = "",
     watch: Watch = silent,
 ) -> Measured:
-    """Every measure whose needs are met, for every target that it reads."""
+    """Every measure whose needs are met, for every target that it reads.
+
+    One that fails is left out with the reason; where it was `asked` for by name, its failure raises.
+    """
     jobs: list[tuple[str, Measure, StoredTarget | None]] = []
     for measure in measures:
         if not measure.kinds:
@@ -65,11 +84,17 @@ def measure_all(
         watch(Progress(f"measuring {what}".strip(), done, len(jobs)))
         try:
             found = measure.compute(activations, target, seed)
+        except StorageError:
+            raise
         except DiagnosticsError as error:
             measured.skipped[key] = str(error)
             continue
         except Exception as error:
-            raise DiagnosticsError(f"Measure {key} failed on {what}: {type(error).__name__}: {error}") from error
+            failure = f"Measure {key} failed on {what}: {said(error)}."
+            if measure.name in asked:
+                raise DiagnosticsError(failure) from error
+            measured.skipped[key] = failure
+            continue
         measured.results[key] = _completed(found, measure, target, activations, seed)
     if jobs:
         watch(Progress(f"measuring {what}".strip(), len(jobs), len(jobs)))

@@ -38,14 +38,17 @@ class Run:
         self.path = Path(path)
         self.store = Store(self.path)
         self.store.check_whole()
-        if "found" not in self.store.attrs:
+        if not self.store.attrs.get("found"):
             raise DiagnosticsError(
                 f"{self.path} holds activations but no results yet: give the same `diagnostics run` command again."
             )
 
     @cached_property
     def results(self) -> xr.DataTree:
-        """All results, `measure/target`, as one tree; plain `xarray.open_datatree(path, group="results")` opens it too."""
+        """All results, `measure/target`, as one tree.
+
+        Plain xarray opens it too: `xarray.open_datatree(path, group="results", engine="zarr", consolidated=False)`.
+        """
         return _open_results(self.path)
 
     @cached_property
@@ -180,8 +183,8 @@ def run(
     ------
     DiagnosticsError: for what a user can cause, in one sentence that says what to do.
     """
-    _check_options(batch_size, workers, token_budget, precision)
-    asked = chosen_measures(measures)
+    _check_options(batch_size, workers, token_budget, precision, seed)
+    asked, unusable = chosen_measures(measures)
     model = build("encoder", encoder) if isinstance(encoder, str) else encoder
     data = build("dataset", dataset) if isinstance(dataset, str) else dataset
     if model.modality != data.modality:
@@ -200,9 +203,12 @@ def run(
             raise DiagnosticsError(f"Samples of {data.name} cannot be read for {model.name}: {said(error)}") from error
         job = _Job(path.resolve(), path, data, _chosen_taps(model, taps), token_budget, precision, where)
         job.options = {"batch_size": batch_size, "workers": workers}
-        job.watch = watch
+        job.watch, job.asked, job.unusable = watch, frozenset(measures or ()), unusable
+        about = _about(encoder, dataset, model, data, seed)
+        if controls:
+            _refuse_controls_of_other_seed(path, seed)
         try:
-            job.do(model, asked, controls, seed, _about(encoder, dataset, model, data, seed))
+            job.do(model, asked, controls, seed, about)
             found = Run(path)
             if report:
                 found.report()
@@ -218,6 +224,8 @@ class _Job:
 
     options: dict[str, Any]
     watch: Watch
+    asked: frozenset[str]
+    unusable: dict[str, str]
 
     def __init__(
         self, path: Path, shown: Path, data: Dataset, taps: list[Tap], budget: int, precision: Precision, device: str
@@ -234,9 +242,9 @@ class _Job:
         store = self._extract(model, self.path, self.taps, about, 1 + len(set(makers) & set(control.WEIGHTS)))
         model.to("cpu")
         targets = store.targets()
-        main = measure_all(measures, store, targets, seed, what=model.name, watch=self.watch)
+        main = measure_all(measures, store, targets, seed, asked=self.asked, what=model.name, watch=self.watch)
         found: dict[str, Measured] = {}
-        skipped = dict(main.skipped)
+        skipped = dict(main.skipped) | self.unusable
         for name, make in makers.items():
             try:
                 other = make().sized_for(self.data[0]) if name in control.INPUTS else make()
@@ -247,18 +255,23 @@ class _Job:
             except DiagnosticsError as error:
                 skipped[name] = str(error)
                 continue
+            except Exception as error:  # whatever a strange module does when it is copied or drawn afresh
+                skipped[name] = f"it cannot be made from {model.name}: {said(error)}."
+                continue
             wanted = [m for m in measures if not m.pairwise and (m.kinds or name in control.WEIGHTS)]
-            found[name] = measure_all(wanted, stored, stored.targets(), seed, what=name, watch=self.watch)
+            found[name] = measure_all(
+                wanted, stored, stored.targets(), seed, asked=self.asked, what=name, watch=self.watch
+            )
         if with_controls:
             shuffled = {name: control.shuffled(target, store.split, seed) for name, target in targets.items()}
             probes = [m for m in measures if m.kinds]
             found["shuffled_labels"] = measure_all(
-                probes, store, shuffled, seed, what="shuffled_labels", watch=self.watch
+                probes, store, shuffled, seed, asked=self.asked, what="shuffled_labels", watch=self.watch
             )
         for name, measured in found.items():
             for key in set(main.results) & set(measured.results):
                 main.results[key] = against_control(main.results[key], measured.results[key], name, seed)
-        self._write(store, main, found, skipped, {m.name for m in measures if m.pairwise})
+        self._write(store, main, found, skipped, {m.name for m in measures if m.pairwise}, about)
 
     def _extract(
         self, encoder: Encoder, path: Path, taps: Sequence[Tap], about: dict[str, Any], announced: int
@@ -281,9 +294,18 @@ class _Job:
         )  # fmt: skip
 
     def _write(
-        self, store: Store, main: Measured, found: dict[str, Measured], skipped: dict[str, str], pairwise: set[str]
+        self,
+        store: Store,
+        main: Measured,
+        found: dict[str, Measured],
+        skipped: dict[str, str],
+        pairwise: set[str],
+        about: dict[str, Any],
     ) -> None:
         keys = list(main.results)
+        # Until all are in their place there are no results, so that no reader sees old ones beside new ones.
+        store = Store(self.path, writable=True)
+        store.set_attrs(found=None, **about)
         _write_results(self.path, main)
         for name, measured in found.items():
             _write_results(self.path / "controls" / name, measured)
@@ -331,7 +353,18 @@ def _unreadable(path: Path) -> StorageError:
     return StorageError(f"The results in {path} cannot be read: give the same `diagnostics run` command again.")
 
 
-def _check_options(batch_size: int | None, workers: int, token_budget: int, precision: str) -> None:
+def _refuse_controls_of_other_seed(path: Path, seed: int) -> None:
+    """Raises before any work where the controls that are there were drawn from another seed."""
+    if not (path / "controls" / "fresh_weights").is_dir() and not (path / "controls" / "permuted_weights").is_dir():
+        return
+    drawn = Store(path).attrs["provenance"]["seed"]
+    if drawn != seed:
+        raise StorageError(f"{path} has controls of seed {drawn}, not {seed}: choose another --out, or that seed.")
+
+
+def _check_options(batch_size: int | None, workers: int, token_budget: int, precision: str, seed: int) -> None:
+    if seed < 0:
+        raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")
     if batch_size is not None and batch_size < 1:
         raise DiagnosticsError(f"Batch size {batch_size} is below 1.")
     if workers < 0:

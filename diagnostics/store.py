@@ -104,7 +104,8 @@ def _token_bytes(taps: Sequence[Tap], precision: Precision) -> int:
 
 def row_order(samples: int) -> np.ndarray:
     """The dataset index behind each row of a store."""
-    return np.random.default_rng(0).permutation(samples)
+    # A stream of its own: one that also drew the splits would sort the rows by split.
+    return np.random.default_rng([samples, 0x726F7773]).permutation(samples)
 
 
 def identity(encoder: Encoder, dataset: Dataset, plan: Plan) -> dict[str, str]:
@@ -112,9 +113,13 @@ def identity(encoder: Encoder, dataset: Dataset, plan: Plan) -> dict[str, str]:
     return {
         **encoder.identity,
         "dataset": f"{dataset.name} {dataset.fingerprint}",
-        "taps": "; ".join(f"{tap.name} {tap.site} {tap.grid} {tap.features}" for tap in plan.taps),
+        "taps": "; ".join(
+            f"{tap.name} {tap.site} {tap.grid} {tap.features} {tap.depth:.6f} {tap.part}" for tap in plan.taps
+        ),
+        "output tap": plan.output_tap,
+        "pooling": " and ".join(plan.poolings),
         "precision": plan.precision,
-        "tokens": f"{plan.token_samples} samples",
+        "tokens": f"{plan.token_samples} samples in shards of {plan.shard}",
     }
 
 
@@ -334,9 +339,11 @@ def create(
             }
         )
         partial.rename(path)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise unwritable(path, error) from error
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from error
+        raise
     return Store(path, writable=True)
 
 

@@ -196,10 +196,10 @@ class Encoder(ABC):
     @property
     def poolings(self) -> tuple[str, ...]:
         """How tokens are pooled, side by side: see `pool`."""
-        grid = self.tap(self.output_tap).grid
-        if grid.axes == ("t",) and grid.tokens > 1:
-            return ("mean", "last")
-        return ("mean", "prefix") if grid.prefix else ("mean",)
+        grids = [tap.grid for tap in self.taps]
+        last = ("last",) if any(grid.axes == ("t",) and grid.tokens > 1 for grid in grids) else ()
+        prefix = ("prefix",) if any(grid.prefix for grid in grids) else ()
+        return ("mean", *last, *prefix)
 
 
 def pool(tap: Tap, tokens: Tensor, poolings: Sequence[str]) -> Tensor:
@@ -230,7 +230,8 @@ class TorchEncoder(Encoder):
     example: a raw sample, for dry runs; its preprocessed form is part of the identity.
     forward: `(module, batch) -> None`; by default `module(batch)`.
     fresh: `() -> nn.Module`, newly initialised as before training; by default every module's `reset_parameters` is
-        called, and a parameter that none of them reaches is drawn from a Gaussian with its own mean and spread.
+        called, and a parameter that none of them changes is drawn from a Gaussian with its own mean and spread.
+        Buffers other than batch-norm statistics stay.
     configuration: what else decides the activations, in words (architecture name, resolution).
     sized_for, covers: see `Encoder`; as functions of the sample, and of its extents.
     """
@@ -470,17 +471,16 @@ def with_grid(tap: Tap, grid: Grid, **site: Any) -> Tap:
 
 def _redrawn(module: nn.Module) -> nn.Module:
     """All parameters drawn afresh; see `TorchEncoder`'s `fresh`."""
-    reached: set[int] = set()
+    before = {name: parameter.clone() for name, parameter in module.named_parameters()}
     for part in module.modules():
         reset = getattr(part, "reset_parameters", None)
         if callable(reset):
             reset()
-            reached.update(id(p) for p in part.parameters(recurse=False))
         if isinstance(part, nn.modules.batchnorm._NormBase):  # pyright: ignore[reportPrivateUsage]
             part.reset_running_stats()
     with torch.no_grad():
-        for parameter in module.parameters():
-            if id(parameter) not in reached:
+        for name, parameter in module.named_parameters():
+            if torch.equal(parameter, before[name]):
                 spread = float(parameter.std(correction=0)) if parameter.numel() > 1 else 0.0
                 parameter.normal_(float(parameter.mean()), spread)
     return module
