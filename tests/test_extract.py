@@ -131,7 +131,7 @@ def test_nan_names_tap_and_sample_and_leaves_nothing(tmp_path: Path) -> None:
 def test_nan_in_a_prefix_token_alone_is_seen(tmp_path: Path) -> None:
     encoder = tiny_image_encoder()
     with torch.no_grad():
-        encoder.module.prefix[0, 0, 0] = torch.inf  # type: ignore[index]
+        encoder.module.prefix[0, 1, 0] = torch.inf  # type: ignore[index]  (a register: no pooling reads it)
     with pytest.raises(DiagnosticsError, match="NaN or infinity at tap embed"):
         extract(encoder, tiny_dataset(N, "image"), tmp_path / "run", planned(encoder, N))
 
@@ -158,3 +158,36 @@ def test_padding_beside_the_crop_never_becomes_a_target(tmp_path: Path) -> None:
     store = extract(encoder, dataset, tmp_path / "run", planned(encoder, 20))
     # Four cells over pixels 4..12: two pixels each.
     np.testing.assert_allclose(store.targets()["x"].on_grid[4, 4][0, :4], [4.5, 6.5, 8.5, 10.5])
+
+
+def test_variates_folded_into_the_batch_are_refused(tmp_path: Path) -> None:
+    """Twice the rows would overwrite other samples' rows, with no other sign than wrong scores."""
+    encoder = tiny_encoder(forward=lambda module, batch: module(torch.cat([batch, batch])))
+    with pytest.raises(DiagnosticsError, match=r"Tap embed of tiny gives \d+ rows for \d+ samples"):
+        extract(encoder, tiny_dataset(N), tmp_path / "run", planned(encoder, N))
+    assert not (tmp_path / "run").exists()
+
+
+def test_code_that_computes_something_else_with_the_same_weights_is_noticed(tmp_path: Path) -> None:
+    extract(tiny_encoder(), tiny_dataset(N), tmp_path / "run", planned(tiny_encoder(), N))
+    other = tiny_encoder(forward=lambda module, batch: module(1.5 * batch))
+    with pytest.raises(DiagnosticsError, match="the same weights gave others at tap embed"):
+        extract(other, tiny_dataset(N), tmp_path / "run", planned(other, N))
+
+
+def test_a_failure_after_whole_shards_can_be_gone_on_with(tmp_path: Path) -> None:
+    """Out of memory, say: a smaller batch is no other identity."""
+    calls = 0
+
+    def forward(module: torch.nn.Module, batch: torch.Tensor) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 6:  # the example, two batches of the first shard, then in the second
+            raise RuntimeError("out of memory")
+        module(batch)
+
+    encoder = tiny_encoder(forward=forward)
+    with pytest.raises(DiagnosticsError, match=r"fails on the batch from sample s.*out of memory"):
+        extract(encoder, tiny_dataset(N), tmp_path / "run", planned(encoder, N), batch_size=4)
+    store = extract(encoder, tiny_dataset(N), tmp_path / "run", planned(encoder, N), batch_size=2)
+    assert store.attrs["complete"]

@@ -252,21 +252,40 @@ def dense(n=40, noise=0.0):
     on_grid = {(3, 4): fine @ w + noise * rng.normal(size=(n, 12)) + 2, (2, 2): coarse @ v}
     on_grid[(3, 4)][::3, 5] = np.nan
     on_grid[(1, 1)] = rng.normal(size=(n, 1))
-    arrays = {"fine": fine, "coarse": coarse, "other": rng.normal(size=(n, 12, 5)), "one": rng.normal(size=(n, 1, 5))}
-    grids = {"fine": (3, 4), "coarse": (2, 2), "other": (4, 3), "one": (1, 1)}
+    # The output tap, `one`, has no grid, so `fine`, the last that has one with the target on it, is what all are scored on.
+    arrays = {"coarse": coarse, "fine": fine, "other": rng.normal(size=(n, 12, 5)), "one": rng.normal(size=(n, 1, 5))}
+    grids = {"coarse": (2, 2), "fine": (3, 4), "other": (4, 3), "one": (1, 1)}
     return arrays, grids, StoredTarget("depth", "token_value", np.empty(n), on_grid=on_grid)
 
 
 def test_dense_target():
     arrays, grids, target = dense()
     found = LinearProbe().compute(MemoryActivations(arrays, grids), target, 0)
-    assert score(found).values[:2] == pytest.approx([1, 1], abs=1e-6)
+    assert score(found).sel(tap="fine").item() == pytest.approx(1, abs=1e-6)
+    assert score(found).sel(tap="coarse").item() < 0.1
     assert np.isnan(found.loss.values[2:]).all()
     assert np.isnan(found.val_score.values[2:]).all()
     assert np.isnan(found.penalty.values[2:]).all()
     assert "other, one" in found.attrs["reason"]
-    assert found.tokens_test.values.tolist()[1:] == [8 * 4, 0, 0]
-    assert found.tokens_train.values[0] == np.isfinite(target.on_grid[(3, 4)][thirds(40) == "train"]).sum()
+    assert found.tokens_test.values.tolist()[2:] == [0, 0]
+    assert found.tokens_train.values[1] == np.isfinite(target.on_grid[(3, 4)][thirds(40) == "train"]).sum()
+
+
+@pytest.mark.parametrize("output", ["fine", "coarse"])
+def test_taps_of_other_grids_are_scored_on_the_outputs_grid(output):
+    """Coarse cells average noise away: scored each on its own grid, a coarse tap would seem to hold more."""
+    rng = np.random.default_rng(1)
+    fine = rng.normal(size=(60, 4, 4, 3)).repeat(2, axis=1).repeat(2, axis=2)
+    coarse = fine.reshape(60, 4, 2, 4, 2, 3).mean(axis=(2, 4))
+    truth = fine @ np.array([1.0, 2.0, 3.0])
+    seen = truth + 4 * rng.normal(size=truth.shape)
+    on_grid = {(8, 8): seen.reshape(60, 64), (4, 4): seen.reshape(60, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(60, 16)}
+    order = ["coarse", "fine"] if output == "fine" else ["fine", "coarse"]
+    arrays = {"fine": fine.reshape(60, 64, 3), "coarse": coarse.reshape(60, 16, 3)}
+    target = StoredTarget("depth", "token_value", np.empty(60), on_grid=on_grid)
+    given = MemoryActivations({k: arrays[k] for k in order}, {"fine": (8, 8), "coarse": (4, 4)})
+    found = score(LinearProbe().compute(given, target, 0))
+    assert found.sel(tap="fine").item() == pytest.approx(found.sel(tap="coarse").item(), abs=1e-9)
 
 
 def test_dense_equals_ridge_on_all_tokens_at_once():

@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,30 @@ def test_a_control_that_fails_is_named_and_the_run_goes_on(tmp_path: Path) -> No
     run = dx.run(tiny_encoder(fresh=broken), tiny_dataset(40), out=tmp_path / "run")
     assert run.skipped["fresh_weights"] == "no fresh weights today."
     assert run.profile("linear_probe/level").control("permuted_weights") is not None
+
+
+def test_a_module_that_cannot_be_copied_loses_its_controls_alone(tmp_path: Path) -> None:
+    encoder = tiny_encoder()
+    encoder.module.lock = threading.Lock()  # type: ignore[assignment]
+    run = dx.run(encoder, tiny_dataset(40), out=tmp_path / "run", measures=["linear_probe"], report=False)
+    assert "cannot be made from tiny" in run.skipped["permuted_weights"]
+    assert run.profile("linear_probe/level").control("raw_input") is not None
+
+
+def test_controls_of_another_seed_are_refused_before_any_work(tmp_path: Path) -> None:
+    options = {"out": tmp_path / "run", "measures": ["rankme"], "report": False}
+    dx.run(tiny_encoder(), tiny_dataset(40), **options)  # type: ignore[arg-type]
+    with pytest.raises(DiagnosticsError, match="has controls of seed 0, not 7"):
+        dx.run(tiny_encoder(), tiny_dataset(40), seed=7, **options)  # type: ignore[arg-type]
+
+
+def test_a_target_known_in_part_keeps_its_controls_paired(tmp_path: Path) -> None:
+    dataset = tiny_dataset(60)
+    dataset.targets["level"].values[::3] = np.nan
+    run = dx.run(tiny_encoder(), dataset, out=tmp_path / "run", measures=["linear_probe"], report=False)
+    profile = run.profile("linear_probe/level")
+    assert profile.data.attrs["n_test"] < 12
+    assert all(profile.over(name) is not None for name in profile.controls)
 
 
 def test_only_the_taps_asked_for_and_always_the_output(tmp_path: Path) -> None:

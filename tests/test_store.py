@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import Crc32cCodec
 
+from diagnostics import split_groups
 from diagnostics.errors import DiagnosticsError
 from diagnostics.extract import extract
 from diagnostics.shards import ShardBuffer
@@ -80,6 +81,16 @@ def test_stored_values_are_the_encoders(stored: Store) -> None:
         np.testing.assert_allclose(features, everything, atol=1e-6)
 
 
+@pytest.mark.parametrize("n", [40, 200, 400, 1797])
+def test_first_rows_are_a_random_subset_of_all_splits(n: int) -> None:
+    """Rows and splits are drawn from one kind of generator with small seeds: one stream for both would sort rows by split."""
+    for seed in range(3):
+        split = split_groups([f"{i:05d}" for i in range(n)], seed)[row_order(n)]
+        first = split[: n // 3]
+        shares = [(first == name).mean() for name in ("train", "val", "test")]
+        np.testing.assert_allclose(shares, [0.6, 0.2, 0.2], atol=4 * np.sqrt(0.24 / len(first)))
+
+
 def test_targets_lie_beside_their_rows(stored: Store) -> None:
     dataset = tiny_dataset(20, "image")
     order = row_order(20)
@@ -121,12 +132,14 @@ def test_half_of_the_budget_keeps_whole_shards_of_tokens(tmp_path: Path) -> None
         ({"precision": "float16"}, "precision"),
         ({"taps": 2}, "taps"),
         ({"budget": 0}, "tokens"),
+        ({"output": "blocks.0"}, "output tap"),
     ],
 )
 def test_a_store_of_other_activations_is_refused_by_name(tmp_path: Path, change: dict, named: str) -> None:
     encoder, dataset = tiny_encoder(), tiny_dataset(20)
     extract(encoder, dataset, tmp_path / "run", planned(encoder, 20))
     encoder, dataset = change.get("encoder", encoder), change.get("dataset", dataset)
+    encoder.output_tap = change.get("output", encoder.output_tap)
     taps = encoder.taps[-change.get("taps", len(encoder.taps)) :]
     made = planned(
         encoder.with_taps(taps), 20, change.get("budget", BUDGET), precision=change.get("precision", "float32")
