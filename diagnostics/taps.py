@@ -12,7 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -462,11 +462,6 @@ def stack_taps(
     if norm is not None:
         taps.append(Tap("norm", 1.0, "trunk", features, grid, Site(norm, layout=layout)))
     return taps
-
-
-def with_grid(tap: Tap, grid: Grid, **site: Any) -> Tap:
-    """The same tap on another grid, with changed fields of its site."""
-    return replace(tap, grid=grid, site=replace(tap.site, **site) if tap.site and site else tap.site)
 
 
 def _redrawn(module: nn.Module) -> nn.Module:
