@@ -190,7 +190,7 @@ def run(
     if model.modality != data.modality:
         raise DiagnosticsError(
             f"{model.name} reads {model.modality} samples, but {data.name} holds {data.modality} samples: "
-            "`diagnostics list` shows what fits together."
+            f"choose a dataset of {model.modality} samples."
         )
     where = usable_device(device)
     path = Path(out) if out else default_path(encoder, dataset)

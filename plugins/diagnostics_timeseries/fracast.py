@@ -26,7 +26,7 @@ def build(path: str | None = None) -> TorchEncoder:
     try:
         from fracast import FracastModel
     except ImportError as error:
-        raise DiagnosticsError("fracast is not installed: pip install 'encoder-diagnostics[demo]'.") from error
+        raise DiagnosticsError("fracast is not installed: pip install fracast.") from error
     if path is not None and not Path(path).is_dir():
         raise DiagnosticsError(f"There is no folder {path}: give a Fracast release directory, or leave ?path= out.")
     model = FracastModel.from_pretrained(path, weights="fp32")

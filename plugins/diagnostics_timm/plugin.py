@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -32,7 +33,14 @@ def build(
     seed: of the initial weights where `pretrained` is false.
     """
     # Annotated Any and imported here: listing the encoders must not cost the import of torch.
-    from diagnostics import TorchEncoder
+    from diagnostics import DiagnosticsError, TorchEncoder
+
+    try:
+        for needed in ("timm", "torchvision", "PIL"):
+            importlib.import_module(needed)
+    except ImportError as error:
+        raise DiagnosticsError(f"timm encoders need {error.name}: pip install timm torchvision.") from error
+
     from diagnostics_timm.images import Preprocess, example
     from diagnostics_timm.taps import forward, model_taps
     from diagnostics_timm.weights import create, model_of
