@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from diagnostics.dataset import Dataset, Target, split_groups
     from diagnostics.measures.base import Measure
     from diagnostics.runs import Run, open_run, run
-    from diagnostics.taps import Encoder, Grid, Site, Tap, TorchEncoder, stack_taps
+    from diagnostics.taps import Encoder, Grid, Site, Tap, stack_taps
+    from diagnostics.torch_encoder import TorchEncoder
 
 __version__ = "0.1.0"
 
@@ -27,7 +28,7 @@ _HOME = {
     "Grid": "taps",
     "Site": "taps",
     "Tap": "taps",
-    "TorchEncoder": "taps",
+    "TorchEncoder": "torch_encoder",
     "stack_taps": "taps",
     "Measure": "measures.base",
     "Run": "runs",

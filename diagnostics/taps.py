@@ -5,8 +5,6 @@ Shape suffixes used below: B sample, T token (prefix tokens first, then grid tok
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import math
 import re
 from abc import ABC, abstractmethod
@@ -19,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.errors import DiagnosticsError, said, unknown
+from diagnostics.errors import DiagnosticsError, unknown
 
 Modality = Literal["image", "video", "series", "audio", "text"]
 Part = Literal["embedding", "trunk", "head"]
@@ -219,144 +217,7 @@ def pool(tap: Tap, tokens: Tensor, poolings: Sequence[str]) -> Tensor:
     return torch.stack([parts[name]() for name in poolings], dim=1)
 
 
-class TorchEncoder(Encoder):
-    """Any torch module as an encoder.
-
-    Parameters
-    ----------
-    module: the model; put in eval mode, never trained.
-    taps: in order of execution, each with a `Site`; see `stack_taps` for the common case.
-    preprocess: raw sample -> tensor, or dict of tensors, without the batch axis.
-    example: a raw sample, for dry runs; its preprocessed form is part of the identity.
-    forward: `(module, batch) -> None`; by default `module(batch)`.
-    fresh: `() -> nn.Module`, newly initialised as before training; by default every module's `reset_parameters` is
-        called, and a parameter that none of them changes is drawn from a Gaussian with its own mean and spread.
-        Buffers other than batch-norm statistics stay.
-    configuration: what else decides the activations, in words (architecture name, resolution).
-    sized_for, covers: see `Encoder`; as functions of the sample, and of its extents.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        modality: Modality,
-        module: nn.Module,
-        taps: Sequence[Tap],
-        output_tap: str,
-        preprocess: Callable[[np.ndarray], Any],
-        example: np.ndarray,
-        *,
-        forward: Callable[[nn.Module, Any], Any] | None = None,
-        fresh: Callable[[], nn.Module] | None = None,
-        configuration: str = "",
-        sized_for: Callable[[np.ndarray], Encoder | None] | None = None,
-        covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]] | None = None,
-    ) -> None:
-        self.name, self.modality, self.output_tap = name, modality, output_tap
-        self.module = module.eval().requires_grad_(False)
-        self.taps = tuple(taps)
-        self.configuration = configuration
-        self._preprocess, self._example = preprocess, example
-        self._forward = forward or (lambda module, batch: module(batch))
-        self._fresh, self._sized_for, self._covers = fresh, sized_for, covers
-        self._device = "cpu"
-        self._check_taps()
-
-    def _check_taps(self) -> None:
-        names = [tap.name for tap in self.taps]
-        if len(set(names)) != len(names):
-            raise DiagnosticsError(f"{self.name} declares a tap twice: {', '.join(names)}.")
-        self.tap(self.output_tap)
-        modules = dict(self.module.named_modules())
-        for tap in self.taps:
-            if tap.site is None:
-                raise DiagnosticsError(f"Tap {tap.name} of {self.name} does not say where it is read: give it a Site.")
-            if tap.site.module not in modules:
-                raise unknown(f"module in tap {tap.name} of {self.name}:", tap.site.module, modules)
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        weights = hashlib.sha256()
-        # Buffers that are not saved (position frequencies, masks) decide the activations as well.
-        for key, tensor in sorted({**dict(self.module.named_buffers()), **self.module.state_dict()}.items()):
-            _digest_tensor(weights, key, tensor)
-        preprocessing = hashlib.sha256()
-        try:
-            made = self.preprocess(self._example)
-        except DiagnosticsError:
-            raise
-        except Exception as error:
-            raise DiagnosticsError(f"{self.name} cannot prepare its own example: {said(error)}") from error
-        for key, tensor in sorted(made.items()) if isinstance(made, Mapping) else [("", made)]:
-            _digest_tensor(preprocessing, key, torch.as_tensor(tensor))
-        return {
-            "weights": weights.hexdigest(),
-            "configuration": f"{self.name} {self.configuration}".strip(),
-            "preprocessing": preprocessing.hexdigest(),
-        }
-
-    def example(self) -> np.ndarray:
-        return self._example
-
-    def preprocess(self, sample: np.ndarray) -> Any:
-        return self._preprocess(sample)
-
-    def sized_for(self, sample: np.ndarray) -> Encoder:
-        return (self._sized_for(sample) if self._sized_for else None) or self
-
-    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
-        return self._covers(shape) if self._covers else super().covers(shape)
-
-    def to(self, device: str) -> Encoder:
-        self.module.to(device)
-        self._device = device
-        return self
-
-    def with_module(self, module: nn.Module, name: str) -> TorchEncoder:
-        """The same taps and preprocessing over other weights."""
-        twin = copy.copy(self)
-        twin.module, twin.name = module.eval().requires_grad_(False), name
-        original = self._sized_for
-        if original is not None:
-
-            def sized_for(sample: np.ndarray) -> Encoder | None:
-                sized = original(sample)
-                return sized.with_module(module, name) if isinstance(sized, TorchEncoder) else sized
-
-            twin._sized_for = sized_for
-        return twin
-
-    def with_taps(self, taps: Sequence[Tap]) -> TorchEncoder:
-        """The same model and preprocessing seen through other taps."""
-        twin = copy.copy(self)
-        twin.taps = tuple(taps)
-        twin._check_taps()
-        return twin
-
-    def fresh(self, seed: int) -> Encoder:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            module = self._fresh() if self._fresh else _redrawn(copy.deepcopy(self.module).cpu())
-        return self.with_module(module.to(self._device), f"{self.name} (fresh weights)")
-
-    def permuted(self, seed: int) -> Encoder:
-        module = copy.deepcopy(self.module).cpu()
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in module.parameters():
-                order = torch.randperm(parameter.numel(), generator=generator)
-                parameter.copy_(parameter.flatten()[order].view_as(parameter))
-        return self.with_module(module.to(self._device), f"{self.name} (permuted weights)")
-
-    def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
-        wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
-        found: dict[str, Any] = {}
-        with torch.inference_mode(), _Hooks(self.module, wanted, self.name, found, reduce):
-            self._forward(self.module, _moved(batch, self._device))
-        return {tap.name: found[tap.name] for tap in wanted}
-
-
-class _Hooks:
+class Hooks:
     """Forward hooks on the modules of some taps, removed on leaving; counts calls and complains on leaving."""
 
     def __init__(
@@ -462,34 +323,3 @@ def stack_taps(
     if norm is not None:
         taps.append(Tap("norm", 1.0, "trunk", features, grid, Site(norm, layout=layout)))
     return taps
-
-
-def _redrawn(module: nn.Module) -> nn.Module:
-    """All parameters drawn afresh; see `TorchEncoder`'s `fresh`."""
-    before = {name: parameter.clone() for name, parameter in module.named_parameters()}
-    for part in module.modules():
-        reset = getattr(part, "reset_parameters", None)
-        if callable(reset):
-            reset()
-        if isinstance(part, nn.modules.batchnorm._NormBase):  # pyright: ignore[reportPrivateUsage]
-            part.reset_running_stats()
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if torch.equal(parameter, before[name]):
-                spread = float(parameter.std(correction=0)) if parameter.numel() > 1 else 0.0
-                parameter.normal_(float(parameter.mean()), spread)
-    return module
-
-
-def _digest_tensor(digest: Any, key: str, tensor: Tensor) -> None:
-    data = tensor.detach().cpu().contiguous()
-    digest.update(f"{key} {data.dtype} {tuple(data.shape)};".encode())
-    digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
-
-
-def _moved(batch: Any, device: str) -> Any:
-    if isinstance(batch, Mapping):
-        return {key: _moved(value, device) for key, value in batch.items()}  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(_moved(value, device) for value in batch)  # pyright: ignore
-    return batch.to(device, non_blocking=True) if isinstance(batch, Tensor) else batch

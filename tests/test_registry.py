@@ -133,7 +133,7 @@ def test_an_unknown_option_is_refused_with_the_nearest() -> None:
 
 
 def test_options_written_with_optional_are_converted() -> None:
-    def make(n: Optional[int] = None) -> Any:  # noqa: UP045
+    def make(n: Optional[int] = None) -> Any:  # noqa: UP045  (the old spelling is what is tested)
         return n
 
     assert called_with(make, n="5") == 5

@@ -180,7 +180,7 @@ def test_a_control_that_fails_is_named_and_the_run_goes_on(tmp_path: Path) -> No
 
 def test_a_module_that_cannot_be_copied_loses_its_controls_alone(tmp_path: Path) -> None:
     encoder = tiny_encoder()
-    encoder.module.lock = threading.Lock()  # type: ignore[assignment]
+    encoder.module.lock = threading.Lock()
     run = dx.run(encoder, tiny_dataset(40), out=tmp_path / "run", measures=["linear_probe"], report=False)
     assert "cannot be made from tiny" in run.skipped["permuted_weights"]
     assert run.profile("linear_probe/level").control("raw_input") is not None
@@ -188,9 +188,9 @@ def test_a_module_that_cannot_be_copied_loses_its_controls_alone(tmp_path: Path)
 
 def test_controls_of_another_seed_are_refused_before_any_work(tmp_path: Path) -> None:
     options = {"out": tmp_path / "run", "measures": ["rankme"], "report": False}
-    dx.run(tiny_encoder(), tiny_dataset(40), **options)  # type: ignore[arg-type]
+    dx.run(tiny_encoder(), tiny_dataset(40), **options)
     with pytest.raises(DiagnosticsError, match="has controls of seed 0, not 7"):
-        dx.run(tiny_encoder(), tiny_dataset(40), seed=7, **options)  # type: ignore[arg-type]
+        dx.run(tiny_encoder(), tiny_dataset(40), seed=7, **options)
 
 
 def test_a_target_known_in_part_keeps_its_controls_paired(tmp_path: Path) -> None:

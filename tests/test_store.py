@@ -29,7 +29,7 @@ BUDGET = 10**9
 
 def planned(encoder: Encoder, n: int, budget: int = BUDGET, shard: int = 8, precision: str = "float32") -> Plan:
     """A plan with small shards, so that small data has several."""
-    made = plan(encoder, encoder.taps, n, budget, precision)  # type: ignore[arg-type]
+    made = plan(encoder, encoder.taps, n, budget, precision)
     affordable = budget // (4 * sum(tap.tokens * tap.features for tap in encoder.taps))
     kept = n if affordable >= n else affordable // shard * shard
     return Plan(n, kept, shard, made.precision, made.poolings, made.taps, made.output_tap)
@@ -106,7 +106,7 @@ def test_layout_is_explicit_and_opens_in_plain_zarr_and_xarray(stored: Store) ->
     assert isinstance(array, zarr.Array)
     assert array.shards == (8, 16, 8)
     assert array.chunks == (8, 16, 8)
-    assert array.metadata.dimension_names == ("token_sample", "token", "feature")  # type: ignore[union-attr]
+    assert array.metadata.dimension_names == ("token_sample", "token", "feature")
     tree = xr.open_datatree(stored.path, engine="zarr", consolidated=False)
     assert tree["taps/blocks.1"]["pooled"].dims == ("sample", "pooling", "feature")
     assert tree["samples"]["id"].dims == ("sample",)
@@ -237,7 +237,7 @@ def test_a_full_disk_is_seen_before_the_first_byte(tmp_path: Path) -> None:
 def test_float16_that_overflows_is_refused_with_tap_and_sample(tmp_path: Path) -> None:
     encoder = tiny_encoder()
     with torch.no_grad():
-        encoder.module.blocks[1].outer.bias[:] = 1e5  # type: ignore[attr-defined]
+        encoder.module.blocks[1].outer.bias[:] = 1e5
     dataset = tiny_dataset(20)
     with pytest.raises(
         DiagnosticsError, match=r"tap blocks.1 overflow float16 for sample s\d+: use --precision float32"
