@@ -17,8 +17,11 @@ from diagnostics.taps import Grid, Tap
 class StoredTarget:
     """A target as the run stored it, row by row beside the activations.
 
-    `values` is [sample] (int for `label`, -1 unknown; float otherwise, NaN unknown). A dense target has instead
-    `on_grid`: grid shape -> float [sample, token], the mean over each cell (NaN: nothing known there).
+    `values` is as in `diagnostics.Target`: [sample] (int for `label`, -1 unknown; float otherwise, NaN unknown),
+    [sample, horizon] or [sample] for `future`, [sample, feature] for `caption`, int [sample, *extent] for `masks` (the
+    part that the encoder's grid covers). A target with a value for every place (`dense`) has instead `on_grid`: grid
+    shape -> float [sample, token], by cell: the mean of a `token_value` (NaN: nothing known there), the class of most
+    places of a `token_label` (-1: nothing known), 1 where an `event` falls into it. `period` and `naive` as in `Target`.
     """
 
     name: str
@@ -29,6 +32,8 @@ class StoredTarget:
     classes: tuple[str, ...] = ()
     family_override: Family | None = None
     on_grid: Mapping[tuple[int, ...], np.ndarray] = field(default_factory=dict[tuple[int, ...], np.ndarray])
+    period: float | None = None
+    naive: np.ndarray | None = None
 
     @property
     def family(self) -> Family:
@@ -57,6 +62,8 @@ class Activations(ABC):
     split: np.ndarray
     groups: np.ndarray
     token_samples: int
+    device: str = "cpu"
+    """Where measures may compute."""
 
     @abstractmethod
     def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:
@@ -69,6 +76,10 @@ class Activations(ABC):
     @abstractmethod
     def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
         """float64 [token_samples, block] through all features of all tokens, prefix tokens too, bounded in memory."""
+
+    @abstractmethod
+    def observed(self, name: str) -> Mapping[str, np.ndarray]:
+        """What an `Observation` recorded: tap -> [row, ...] for the first rows; raises, with the reason, where it has not."""
 
     @property
     def pooling(self) -> str:

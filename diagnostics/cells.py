@@ -1,4 +1,4 @@
-"""Dense targets on a tap's grid: the mean of a map over each cell."""
+"""Dense targets on a tap's grid: the mean, the commonest class or any event of each cell; and the part that a grid covers."""
 
 from __future__ import annotations
 
@@ -26,6 +26,34 @@ def on_grid(maps: np.ndarray, covered: tuple[tuple[float, float], ...], shape: t
     enough = weight >= KNOWN_SHARE * area
     mean = np.divide(total, weight, out=np.full_like(total, np.nan), where=enough & (weight > 0))
     return mean.reshape(len(maps), -1)
+
+
+def classes_on_grid(labels: np.ndarray, covered: tuple[tuple[float, float], ...], shape: tuple[int, ...]) -> np.ndarray:
+    """Int labels [sample, *extent] (-1 unknown) as the class of the largest share of each cell, int16 [sample, token].
+
+    Of equal shares the lower class; -1 where less than half of the cell is known.
+    """
+    known = np.where(labels >= 0, 1.0, np.nan)
+    unknown = np.isnan(on_grid(known, covered, shape))
+    most = np.full(unknown.shape, -np.inf)
+    best = np.full(unknown.shape, -1, dtype=np.int16)
+    for label in np.unique(labels[labels >= 0]):
+        share = on_grid((labels == label).astype(np.float32), covered, shape)
+        larger = share > most
+        best[larger], most[larger] = label, share[larger]
+    best[unknown] = -1
+    return best
+
+
+def events_on_grid(events: np.ndarray, covered: tuple[tuple[float, float], ...], shape: tuple[int, ...]) -> np.ndarray:
+    """Events [sample, *extent] as 1 where any falls into a cell, 0 where none does, NaN where too little is known."""
+    share = on_grid(events, covered, shape)
+    return np.where(np.isnan(share), np.nan, (share > 0).astype(np.float64))
+
+
+def covered_part(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> np.ndarray:
+    """The part [sample, *extent] of maps that a grid covers, cut at whole places."""
+    return maps[(slice(None), *(slice(round(start), round(stop)) for start, stop in covered))]
 
 
 def resample(tokens: np.ndarray, grid: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:

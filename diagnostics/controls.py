@@ -6,6 +6,7 @@ without any model. What they reach is not evidence that the encoder learnt anyth
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -165,20 +166,22 @@ def shuffled(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget
     """
     rng = np.random.default_rng(seed)
     order = np.arange(len(split))
-    dense = next(iter(target.on_grid.values()), None)
-    values = target.values if dense is None else dense.sum(axis=1)
-    known = values >= 0 if target.kind == "label" else np.isfinite(values) | (dense is not None)
+    known = _known(target, len(split))
     for name in SPLITS:
         rows = np.flatnonzero((split == name) & known)
         order[rows] = rng.permutation(rows)
-    on_grid = {shape: values[order] for shape, values in target.on_grid.items()}
-    return StoredTarget(
-        target.name,
-        target.kind,
-        target.values[order] if dense is None else target.values,
-        target.units,
-        target.about,
-        target.classes,
-        target.family_override,
-        on_grid,
+    return dataclasses.replace(
+        target,
+        values=target.values[order] if len(target.values) else target.values,
+        on_grid={shape: values[order] for shape, values in target.on_grid.items()},
+        naive=None if target.naive is None else target.naive[order],
     )
+
+
+def _known(target: StoredTarget, samples: int) -> np.ndarray:
+    """Whether a sample's value is known, bool [sample]; maps are swapped whole, known or not."""
+    if target.on_grid or target.kind == "masks":
+        return np.ones(samples, dtype=bool)
+    if target.kind == "label":
+        return target.values >= 0
+    return np.isfinite(target.values).reshape(samples, -1).all(axis=1)

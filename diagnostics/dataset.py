@@ -12,7 +12,7 @@ import numpy as np
 from diagnostics.errors import DiagnosticsError
 from diagnostics.taps import SAFE_NAME, Modality
 
-Kind = Literal["label", "value", "token_label", "token_value", "masks", "caption", "future", "state"]
+Kind = Literal["label", "value", "token_label", "token_value", "event", "masks", "caption", "future", "state"]
 Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "similarity"]
 SPLITS = ("train", "val", "test")
 
@@ -21,6 +21,7 @@ FAMILY_OF: Mapping[str, Family] = {
     "value": "semantic",
     "token_label": "spatial",
     "token_value": "spatial",
+    "event": "dynamics",
     "masks": "spatial",
     "caption": "language",
     "future": "dynamics",
@@ -34,14 +35,23 @@ class Target:
 
     Parameters
     ----------
-    kind: `label` int class [sample]; `value`, `state`, `future` float [sample] (`value` a property of the whole
-        sample, `state` of its last moment, `future` of a moment after it); `token_value` float [sample, *extent], dense
-        over the sample's own grid axes (pixels, steps). NaN marks what is not known; labels use -1.
+    kind:
+        `label`: int class [sample];
+        `value`, `state`: float [sample], a property of the whole sample, or of its last moment;
+        `future`: float [sample] or [sample, horizon], moments after the sample;
+        `token_label`, `token_value`, `event`: int class, float, or 0 and 1 [sample, *extent], dense over the sample's own
+        grid axes (pixels, steps, frames and pixels);
+        `masks`: int [sample, *extent], which object a place belongs to (from 1; 0 background);
+        `caption`: float [sample, feature], text embeddings of each sample's caption, equal rows for equal captions.
+        NaN marks what is not known; labels and masks use -1.
     values: the array; its first axis is the dataset's samples, in order.
     units: of the values, `""` where they have none.
     about: what it is, in a few words.
     classes: names of the classes of a `label`.
     family: overrules the family that follows from the kind.
+    period: of a `value` or `state` that goes round (2 pi of an angle): it is read out as its sine and cosine.
+    naive: what a forecast without a model says, like a `future`'s values (see `dynamics.seasonal_naive`): the reference
+        of its forecasting probe.
     """
 
     kind: Kind
@@ -50,22 +60,19 @@ class Target:
     about: str = ""
     classes: tuple[str, ...] = ()
     family: Family | None = None
-
-    @property
-    def in_family(self) -> Family:
-        """The family that the target's probes are listed under."""
-        return self.family or FAMILY_OF[self.kind]
+    period: float | None = None
+    naive: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values)
         if values.dtype.kind in "iub":
-            values = values.astype(np.int64 if self.kind.endswith("label") else np.float64)
+            values = values.astype(np.int64 if self.kind.endswith(("label", "masks")) else np.float64)
         object.__setattr__(self, "values", values)
 
     @property
     def dense(self) -> bool:
         """Whether the target has a value for every place of a sample."""
-        return self.kind.startswith("token_")
+        return self.kind in ("token_label", "token_value", "event")
 
 
 class Dataset:
@@ -156,8 +163,10 @@ class Dataset:
             for i in range(len(self)):
                 _digest_array(digest, self[i])
             for name, target in sorted(self.targets.items()):
-                digest.update(f"{name} {target.kind} {target.classes}".encode())
+                digest.update(f"{name} {target.kind} {target.classes} {target.period}".encode())
                 _digest_array(digest, target.values)
+                if target.naive is not None:
+                    _digest_array(digest, np.asarray(target.naive))
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
@@ -188,13 +197,24 @@ def split_groups(
 
 def _misfit(target: Target) -> str:
     """What is wrong with a target's values, in words; nothing where they fit their kind."""
-    values = np.asarray(target.values)
-    if target.kind == "label" and (values.ndim != 1 or values.dtype.kind not in "iub"):
-        return f"its values are {values.dtype} of shape {values.shape}, not one integer class for each sample"
-    if target.kind in ("value", "state", "future") and (values.ndim != 1 or values.dtype.kind not in "fiub"):
-        return f"its values are {values.dtype} of shape {values.shape}, not one number for each sample"
-    if target.kind == "token_value" and (values.ndim < 2 or values.dtype.kind not in "fiub"):
-        return f"its values are {values.dtype} of shape {values.shape}, not a number for each place of each sample"
+    values = target.values
+    kind = target.kind
+    ranks = {"value": (1,), "state": (1,), "label": (1,), "future": (1, 2), "caption": (2,)}.get(kind, (2, 3, 4))
+    if values.ndim not in ranks or values.dtype.kind not in ("iu" if kind.endswith(("label", "masks")) else "fiu"):
+        wanted = {
+            "label": "one integer class for each sample",
+            "value": "one number for each sample",
+            "state": "one number for each sample",
+            "future": "a number for each sample, or for each sample and horizon",
+            "caption": "a row of numbers for each sample",
+            "token_label": "an integer class for each place of each sample",
+            "masks": "the number of an object for each place of each sample",
+        }.get(kind, "a number for each place of each sample")
+        return f"its values are {values.dtype} of shape {values.shape}, not {wanted}"
+    if target.period is not None and (kind not in ("value", "state") or not target.period > 0):
+        return f"it has a period of {target.period}: only a value or state can have one, above 0"
+    if target.naive is not None and (kind != "future" or np.shape(target.naive) != values.shape):
+        return f"it has naive forecasts of shape {np.shape(target.naive)}: only a future can have them, shaped like its values"
     return ""
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from diagnostics.cells import on_grid
+from diagnostics.cells import classes_on_grid, covered_part, events_on_grid, on_grid
 from diagnostics.dataset import Dataset
 from diagnostics.errors import DiagnosticsError, StorageError, said
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.store import Filling, Plan, Store, create, identity, refuse_other_identity, row_order
+from diagnostics.store import COVERED, Filling, Plan, Store, create, identity, refuse_other_identity, row_order
 from diagnostics.taps import Encoder, Tap, pool
 
 # Large batches only thrash the caches of a CPU; a GPU wants more.
@@ -231,14 +231,20 @@ def _batches(
 
 
 def _dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, dict[str, np.ndarray]]:
-    """Each dense target averaged over the cells of each distinct grid: name -> `16x16` -> [sample, token]."""
+    """What is stored of each target that lies on a sample's own axes: name -> key -> array.
+
+    Dense ones by the cells of each distinct grid, under `16x16`; masks as they are, under `covered`.
+    """
     shapes = {tap.grid.shape for tap in taps if tap.grid.tokens > 1}
+    by_cell = {"token_value": on_grid, "token_label": classes_on_grid, "event": events_on_grid}
     dense: dict[str, dict[str, np.ndarray]] = {}
     for name, target in dataset.targets.items():
-        if target.dense:
-            extent = target.values.shape[1:]
+        extent = target.values.shape[1:]
+        if target.kind == "masks":
+            dense[name] = {COVERED: covered_part(target.values, encoder.covers(extent)).astype(np.int16)}
+        elif target.dense:
             dense[name] = {
-                "x".join(map(str, shape)): on_grid(target.values, encoder.covers(extent), shape)
+                "x".join(map(str, shape)): by_cell[target.kind](target.values, encoder.covers(extent), shape)
                 for shape in shapes
                 if len(shape) == len(extent)
             }

@@ -117,7 +117,7 @@ def _completed(
         "output_tap": activations.output_tap,
         "source": measure.source,
         "score_name": measure.name if target is None else "accuracy" if target.kind == "label" else "R2",
-    }
+    } | ({"score_name": found.attrs["score_name"]} if "score_name" in found.attrs else {})
     found = found.copy()
     if "loss" in found:
         found, selected = _judged(found, activations.output_tap, seed)
@@ -132,8 +132,8 @@ def _completed(
 def _judged(found: xr.Dataset, output_tap: str, seed: int) -> tuple[xr.Dataset, dict[str, Any]]:
     """Scores and intervals from test losses, and the best tap from val."""
     taps = [str(tap) for tap in found["tap"].values]
-    loss = found["loss"].transpose("tap", "unit").values
-    reference = found["reference_loss"].transpose("tap", "unit").values
+    loss = found["loss"].transpose("tap", "unit", ...).values
+    reference = found["reference_loss"].transpose("tap", "unit", ...).values
     fit_units = int(found.attrs["units_train"] + found.attrs["units_val"])
     score, low, high = profile_intervals(loss, reference, fit_units, seed)
     found = found.assign(score=("tap", score), low=("tap", low), high=("tap", high))

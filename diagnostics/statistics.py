@@ -70,10 +70,19 @@ def interval(
 
 
 def scores(loss: np.ndarray, reference: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
-    """1 - sum(loss) / sum(reference) over units, [tap] from [tap, unit]; [resample, tap] with resample counts."""
+    """1 - sum(loss) / sum(reference) over units, [tap] from [tap, unit]; [resample, tap] with resample counts.
+
+    From [tap, unit, part] the mean of that over the parts whose reference is not 0 (a class that is not there has no
+    score).
+    """
     weights = np.ones((1, loss.shape[1])) if counts is None else counts
+    by_part = (x.reshape(*x.shape[:2], -1) for x in (loss, reference))
+    lost, whole = (np.tensordot(weights, part, axes=(1, 1)) for part in by_part)
+    there = whole > 0
+    # NaN losses are taps that cannot be probed: they must stay NaN, whatever their reference.
+    share = np.divide(lost, whole, out=np.where(np.isnan(lost), np.nan, 0.0), where=there)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = 1.0 - (weights @ loss.T) / (weights @ reference.T)
+        found = 1.0 - share.sum(axis=2) / there.sum(axis=2)
     return found[0] if counts is None else found
 
 

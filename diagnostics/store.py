@@ -30,7 +30,7 @@ import torch
 import zarr
 import zarr.errors
 from torch import Tensor
-from zarr.codecs import Crc32cCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.dataset import Dataset, Target
@@ -44,6 +44,8 @@ Precision = Literal["float32", "float16"]
 MAX_SHARD = 64
 SHARD_BYTES = 128 * 2**20
 CHUNK_BYTES = 2**20
+COVERED = "covered"
+"""Key of masks: not on a grid, but the part of the sample that the grid covers."""
 # Of samples and targets every chunk is written, so that one that is not there is damage even where all of it is unknown.
 EMPTY_TOO: Any = {"write_empty_chunks": True}
 
@@ -177,15 +179,22 @@ class Store(Activations):
     def _target(self, name: str, about: Mapping[str, Any]) -> StoredTarget:
         dense: dict[tuple[int, ...], np.ndarray] = {}
         values = np.empty(0)
-        if about["grids"]:
+        if COVERED in about["grids"]:
+            values = self._read(f"samples/targets/{name}/{COVERED}", (slice(None),), holes=True)
+        elif about["grids"]:
             for key in about["grids"]:
                 shape = tuple(int(n) for n in key.split("x"))
                 dense[shape] = self._read(f"samples/targets/{name}/{key}", (slice(None),), holes=True)
         else:
             values = self._read(f"samples/targets/{name}", (slice(None),), holes=True)
+        naive = self._read(f"samples/naive/{name}", (slice(None),), holes=True) if about["naive"] else None
         return StoredTarget(
-            name, about["kind"], values, about["units"], about["about"], tuple(about["classes"]), about["family"], dense
-        )
+            name, about["kind"], values, about["units"], about["about"], tuple(about["classes"]), about["family"], dense,
+            about["period"], naive,
+        )  # fmt: skip
+
+    def observed(self, name: str) -> Mapping[str, np.ndarray]:
+        raise DiagnosticsError(f"No {name} was recorded.")
 
     def _column(self, name: str) -> np.ndarray:
         return self._read(f"samples/{name}", (slice(None),), holes=True).astype(object)
@@ -370,15 +379,20 @@ def _write_samples(
             compressors=Crc32cCodec(), config=EMPTY_TOO,
         )  # fmt: skip
         array[:] = values[order]
-    targets = group.create_group("targets")
+    group.create_group("targets")
     for name, target in dataset.targets.items():
-        arrays = {f"{name}/{key}": values for key, values in dense.get(name, {}).items()} or {name: target.values}
+        arrays = {f"targets/{name}/{key}": values for key, values in dense.get(name, {}).items()}
+        if not arrays and not target.dense:
+            arrays[f"targets/{name}"] = target.values
+        if target.naive is not None:
+            arrays[f"naive/{name}"] = np.asarray(target.naive, dtype=np.float64)
         for path, values in arrays.items():
-            if values is target.values and target.dense:
-                continue
-            targets.create_array(
-                path, data=np.ascontiguousarray(values[order]), chunks=values.shape, compressors=Crc32cCodec(),
-                dimension_names=("sample", "token")[: values.ndim], fill_value=_fill(values), config=EMPTY_TOO,
+            # Maps of objects and classes are mostly alike: they shrink to little.
+            squeezed = (ZstdCodec(level=1),) if values.dtype.kind in "iu" and values.ndim > 1 else ()
+            group.create_array(
+                path, data=np.ascontiguousarray(values[order]), chunks=values.shape,
+                compressors=(*squeezed, Crc32cCodec()), fill_value=_fill(values), config=EMPTY_TOO,
+                dimension_names=("sample", *(f"{name}_{i}" for i in range(1, values.ndim))),
             )  # fmt: skip
 
 
@@ -389,7 +403,7 @@ def _fill(values: np.ndarray) -> Any:
 def _target_attrs(target: Target, grids: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {
         "kind": target.kind, "units": target.units, "about": target.about, "classes": list(target.classes),
-        "family": target.family, "grids": list(grids),
+        "family": target.family, "grids": list(grids), "period": target.period, "naive": target.naive is not None,
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from diagnostics.activations import Activations, StoredTarget
+from diagnostics.errors import DiagnosticsError
 from diagnostics.taps import Grid, Tap
 
 
@@ -27,7 +28,9 @@ class MemoryActivations(Activations):
         poolings: Sequence[str] = ("mean",),
         prefix: int = 0,
         block: int = 7,
+        observed: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     ) -> None:
+        self.observations = observed or {}
         self.arrays, self.prefix, self.block = dict(tokens), prefix, block
         n = len(next(iter(self.arrays.values())))
         self.taps = tuple(
@@ -65,6 +68,11 @@ class MemoryActivations(Activations):
         flat = self.arrays[tap][: self.token_samples].reshape(self.token_samples, -1)
         for start in range(0, flat.shape[1], self.block):
             yield flat[:, start : start + self.block].astype(np.float64)
+
+    def observed(self, name: str) -> Mapping[str, np.ndarray]:
+        if name not in self.observations:
+            raise DiagnosticsError(f"No {name} was recorded.")
+        return self.observations[name]
 
 
 def thirds(n: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from diagnostics_data.plugin import datasets
 from scipy.integrate import solve_ivp
 
 from diagnostics import Dataset, DiagnosticsError
+from diagnostics.dataset import FAMILY_OF
 
 SERIES = {
     "lorenz": ["hidden_z", "hidden_y", "rho", "log_switch", "x_future"],
@@ -65,7 +66,7 @@ def test_series_follow_the_contract(name: str) -> None:
     assert dataset.counts() == {"train": 24, "val": 8, "test": 8}
     assert dataset.groups.tolist() == dataset.ids
     for target in dataset.targets.values():
-        assert target.in_family == "dynamics" and target.about
+        assert (target.family or FAMILY_OF[target.kind]) == "dynamics" and target.about
         assert target.kind == "label" or target.values.dtype == np.float64
 
 

@@ -79,13 +79,6 @@ def test_samples_by_index_and_counts() -> None:
     assert data.counts() == {"train": 2, "val": 1, "test": 1}
 
 
-def test_a_target_may_overrule_its_family() -> None:
-    assert Target("value", np.zeros(4)).in_family == "semantic"
-    assert Target("state", np.zeros(4)).in_family == "dynamics"
-    assert Target("token_value", np.zeros((4, 2))).in_family == "spatial"
-    assert Target("value", np.zeros(4), family="geometry").in_family == "geometry"
-
-
 # Splits
 
 
@@ -203,11 +196,11 @@ def test_values_cannot_move_between_neighbouring_columns_unseen() -> None:
 
 
 def test_texts_are_digested_by_content_and_not_by_their_place_in_memory() -> None:
-    def captioned(last: str) -> str:
-        texts = np.array(["".join(["caption ", i]) for i in ("a", "b", "c", last)], dtype=object)
-        return made(targets={"text": Target("caption", texts)}).fingerprint
+    def written(last: str) -> str:
+        texts = np.array(["".join(["text ", i]) for i in ("a", "b", "c", last)], dtype=object)
+        return Dataset("mine", "text", texts, list("abcd"), ["train", "val", "test", "test"], {}).fingerprint
 
-    held = captioned("d"), captioned("d"), captioned("e")
+    held = written("d"), written("d"), written("e")
     assert held[0] == held[1]
     assert held[0] != held[2]
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.geometry import ParticipationRatio, RankMe, participation_ratio, rankme
+from diagnostics.measures.geometry.spectrum import ParticipationRatio, RankMe, participation_ratio, rankme
 from diagnostics.measures.intervals import bootstrap_mean_interval, group_blocks, jackknife_log_interval
 
 from memory import MemoryActivations

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.locality import MOST_SAMPLES, SelfSimilarity, self_similarity
+from diagnostics.measures.locality.cosines import MOST_SAMPLES, SelfSimilarity, self_similarity
 
 from memory import MemoryActivations
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.similarity import MOST_ROWS, Cka, center_gram, cka, gram_of_blocks, hsic
+from diagnostics.measures.similarity.kernels import MOST_ROWS, Cka, center_gram, cka, gram_of_blocks, hsic
 
 from memory import MemoryActivations
 

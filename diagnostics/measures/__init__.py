@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 _HOME = {
     "linear_probe": ("probes.linear", "LinearProbe"),
     "knn_probe": ("probes.knn", "KnnProbe"),
-    "cka": ("similarity", "Cka"),
-    "rankme": ("geometry", "RankMe"),
-    "participation_ratio": ("geometry", "ParticipationRatio"),
-    "self_similarity": ("locality", "SelfSimilarity"),
+    "cka": ("similarity.kernels", "Cka"),
+    "rankme": ("geometry.spectrum", "RankMe"),
+    "participation_ratio": ("geometry.spectrum", "ParticipationRatio"),
+    "self_similarity": ("locality.cosines", "SelfSimilarity"),
 }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
+from torch import Tensor
 
 from diagnostics.activations import Activations
 from diagnostics.errors import DiagnosticsError
@@ -22,8 +25,97 @@ def one_thread() -> Generator[None]:
     """
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):
-        yield
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def as_tensor(x: Any) -> Tensor:
+    """numpy, torch or nested numbers as a float64 tensor without gradient, on the device where a tensor lies.
+
+    All plain functions compute in torch, so that one piece of code serves numpy and torch, CPU and GPU. Never written to:
+    it may share memory with what was given.
+    """
+    if isinstance(x, Tensor):
+        return x.detach().to(torch.float64)
+    array = np.asarray(x, dtype=np.float64)
+    # torch warns of memory that it must not write to.
+    return torch.from_numpy(array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy())
+
+
+def samples(x: Any, name: str, least: int = 1) -> Tensor:
+    """`x` as a float64 tensor [sample, feature] with at least `least` samples, only finite values, or a DiagnosticsError.
+
+    `name` opens the error: "x" for a plain function, "Tap blocks.3 for rankme" in a measure.
+    """
+    tensor = as_tensor(x)
+    shape = tuple(tensor.shape)
+    if tensor.ndim != 2 or shape[1] == 0:
+        raise DiagnosticsError(
+            f"{name} has shape {shape}: give one row a sample and at least one feature, as [sample, feature]."
+        )
+    if shape[0] < least:
+        raise DiagnosticsError(f"{name} has shape {shape}: give at least {least} samples.")
+    return _finite(tensor, name)
+
+
+def pair(x: Any, y: Any, least: int = 1) -> tuple[Tensor, Tensor]:
+    """x and y as `samples`, on x's device, with equal numbers of samples."""
+    first, second = samples(x, "x", least), samples(y, "y", least)
+    if len(first) != len(second):
+        raise DiagnosticsError(
+            f"x and y have shapes {tuple(first.shape)} and {tuple(second.shape)}: give both for the same samples in the "
+            "same order."
+        )
+    return first, second.to(first.device)
+
+
+def token_samples(x: Any, name: str, grid: tuple[int, ...] | None = None) -> tuple[Tensor, bool]:
+    """`x` as float64 [sample, token, feature], and whether it was one sample, [token, feature]; grid tokens only.
+
+    Raises DiagnosticsError where it is neither, holds NaN or infinity, or does not fill `grid` (one to three extents).
+    """
+    tensor = as_tensor(x)
+    shape = tuple(tensor.shape)
+    if tensor.ndim not in (2, 3) or 0 in shape:
+        raise DiagnosticsError(f"{name} has shape {shape}: give [sample, token, feature] or [token, feature].")
+    if grid is not None and (shape[-2] != math.prod(grid) or not 1 <= len(grid) <= 3):
+        raise DiagnosticsError(
+            f"{name} of shape {shape} does not fill a grid of {grid}: give one token a cell, on a grid of one to three "
+            "axes."
+        )
+    return _finite(tensor if tensor.ndim == 3 else tensor[None], name), tensor.ndim == 2
+
+
+def _finite(tensor: Tensor, name: str) -> Tensor:
+    # A sum is finite only if every term is, and takes no second array; it may overflow where no term does.
+    if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
+        raise DiagnosticsError(f"{name} of shape {tuple(tensor.shape)} holds NaN or infinity: leave those samples out.")
+    return tensor
+
+
+def centre(x: Tensor) -> Tensor:
+    """A copy of [sample, feature] with every column's mean removed.
+
+    The first row goes first: a constant column then is exactly 0 (its mean, summed, need not be its value), and a large
+    common offset leaves before anything is added up.
+    """
+    out = x - x[:1]
+    out -= out.mean(dim=0)
+    return out
+
+
+def gram(x: Tensor) -> Tensor:
+    """x xT of [sample, feature] -> [sample, sample]."""
+    if x.device.type == "cpu":
+        # numpy sees that both factors are one matrix and calls syrk, which does half the work; torch does not.
+        array = x.numpy()
+        return torch.from_numpy(array @ array.T)
+    return x @ x.T
 
 
 def matrix(x: Any, name: str, least: int = 1) -> np.ndarray:

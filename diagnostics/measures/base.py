@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import xarray as xr
 
 from diagnostics.dataset import Family, Kind
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from diagnostics.activations import Activations, StoredTarget
+    from diagnostics.taps import Encoder
+
+
+class Observation(ABC):
+    """What is seen only with the model at hand (attention, gradients): recorded while extracting, for the first
+    `samples` rows of a store (a random subset), and kept there as small arrays. Several measures may read one.
+    """
+
+    name: ClassVar[str]
+    samples: ClassVar[int] = 64
+
+    @abstractmethod
+    def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+        """{tap name: float array [sample, ...]} of one preprocessed batch; taps without one are left out.
+
+        Raises DiagnosticsError, with the reason, where no tap has one.
+        """
 
 
 class Measure(ABC):
@@ -21,9 +41,15 @@ class Measure(ABC):
 
     - a probe (`kinds` not empty) gives `loss` [tap, unit] and `reference_loss` [tap, unit] over independent test units,
       and `val_score` [tap]; its score is 1 - sum(loss) / sum(reference_loss), so that selection, intervals and hidden
-      gap are the same code for accuracy (reference 1 a sample) and R2 (reference: squared error of the train mean);
+      gap are the same code for accuracy (reference 1 a sample) and R2 (reference: squared error of the train mean). With
+      a third dimension `part` (classes) the score is the mean of that over the parts that have a reference: mean
+      intersection over union, balanced accuracy;
     - a measure without target gives `score` [tap] with `low` and `high`;
     - a similarity gives `matrix` [tap, tap_other].
+
+    Variables `line_<name>` [tap] are reference lines (uniform attention, the value of noise, the largest that n allows),
+    drawn beside the score. The attribute `score_name` names the score where it is neither accuracy nor R2 nor the
+    measure itself. Any other variable [tap] is a number beside the score.
     """
 
     name: ClassVar[str]

@@ -1,0 +1,1 @@
+"""What a representation knows of how its input moves: its future, its state, its events."""
