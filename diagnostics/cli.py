@@ -64,7 +64,7 @@ def run(
     encoder: EncoderName,
     data: Annotated[str, typer.Option(help="A dataset, with options as in 'lorenz?n=800&seed=3'.")],
     taps: Annotated[str | None, typer.Option(help="Only these taps, with commas; the output tap always.")] = None,
-    measures: Annotated[str | None, typer.Option(help="Only these measures, with commas.")] = None,
+    measures: Annotated[str, typer.Option(help="standard, all, or names, with commas.")] = "standard",
     controls: Annotated[bool, typer.Option(help="Measure encoders that should know nothing beside it.")] = True,
     out: Annotated[Path | None, typer.Option(help="Folder of the run [runs/ENCODER-DATASET].")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [cuda where there is one].")] = None,

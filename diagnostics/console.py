@@ -73,8 +73,8 @@ def print_run(run: Run) -> None:
     """Best taps, output, hidden gap and controls of every target; then what needs no target; then where the report is."""
     console = _console()
     profiles = run.profiles()
-    probes = [p for p in profiles if p.target]
-    others = [p for p in profiles if not p.target]
+    probes = [p for p in profiles if p.is_probe]
+    others = [p for p in profiles if not p.is_probe]
     n = run.n
     console.print(
         f"[bold]{_safe(run.encoder)}[/bold] on [bold]{_safe(run.dataset)}[/bold], n = {n['train']} train, {n['val']} val, "
@@ -105,8 +105,8 @@ def _probe_table(probes: list[Profile]) -> Table:
 
 def _named(p: Profile) -> str:
     """The target, with what was scored."""
-    probe = "" if p.measure == "linear_probe" else f"{p.measure} "
-    return f"{_safe(p.target or '')} ({probe}{p.data.attrs['score_name']})"
+    probe = "" if p.measure == "linear_probe" or not p.target else f"{p.measure} "
+    return f"{_safe(p.target or p.measure)} ({probe}{p.data.attrs['score_name']})"
 
 
 def _control_table(probes: list[Profile]) -> Table:
@@ -118,15 +118,20 @@ def _control_table(probes: list[Profile]) -> Table:
 
 
 def _other_table(others: list[Profile]) -> Table:
-    table = _table("measure without target", "family", "first tap", "largest", "output", "output of fresh weights")
+    table = _table(
+        "measure without target", "family", "first tap", "largest", "output", "fresh weights", "lines at output"
+    )
+    table.columns[0].no_wrap, table.columns[-1].no_wrap = True, False
     for p in others:
         score = p.data["score"].values
         largest = (
             f"{np.nanmax(score):.3g} at {p.taps[int(np.nanargmax(score))]}" if np.isfinite(score).any() else "none"
         )
+        at = p.taps.index(p.output_tap)
+        lines = ", ".join(f"{name} {values[at]:.3g}" for name, values in p.lines.items())
         table.add_row(
             p.measure, p.family, f"{score[0]:.3g}", _safe(largest), _shown(p.output, digits=3),
-            _value(p.control("fresh_weights"), digits=3),
+            _value(p.control("fresh_weights"), digits=3), _safe(lines),
         )  # fmt: skip
     return table
 
@@ -192,11 +197,12 @@ def print_list(rows: dict[str, list[dict[str, Any]]]) -> None:
             if what == "encoders":
                 table.add_row("path/to/file.py:function", "", "your own file")
         elif what == "measures":
-            table = _table("measures", "needs", "target kinds", "answers", "source", prose=True)
+            table = _table("measures (* standard)", "needs", "target kinds", "answers", "source", prose=True)
             for row in found:
                 table.add_row(
-                    row["name"], row["needs"], ", ".join(row["targets"]), _safe(row["answers"]), _safe(row["source"])
-                )
+                    row["name"] + (" *" if row["standard"] else ""), row["needs"], ", ".join(row["targets"]),
+                    _safe(row["answers"]), _safe(row["source"]),
+                )  # fmt: skip
         else:
             table = _table("plugins", "version", "module", "offers", prose=True)
             for row in found:

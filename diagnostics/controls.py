@@ -183,5 +183,5 @@ def _known(target: StoredTarget, samples: int) -> np.ndarray:
     if target.on_grid or target.kind == "masks":
         return np.ones(samples, dtype=bool)
     if target.kind == "label":
-        return target.values >= 0
-    return np.isfinite(target.values).reshape(samples, -1).all(axis=1)
+        return np.asarray(target.values >= 0)
+    return np.asarray(np.isfinite(target.values).reshape(samples, -1).all(axis=1))

@@ -43,11 +43,14 @@ def _measure_row(name: str, plugin: str, make: Any) -> dict[str, Any]:
     try:
         measure = make()
         return {
-            "name": name, "needs": measure.needs, "targets": list(measure.kinds), "answers": measure.answers,
-            "source": measure.source, "plugin": plugin,
+            "name": name, "standard": measure.standard, "needs": measure.needs, "targets": list(measure.kinds),
+            "answers": measure.answers, "source": measure.source, "plugin": plugin,
         }  # fmt: skip
     except Exception as error:
-        return {"name": name, "needs": "", "targets": [], "answers": f"fails: {error}", "source": "", "plugin": plugin}
+        return {
+            "name": name, "standard": False, "needs": "", "targets": [], "answers": f"fails: {error}", "source": "",
+            "plugin": plugin,
+        }  # fmt: skip
 
 
 def inspect_encoder(spec: str, data: str | None = None, device: str | None = None) -> dict[str, Any]:

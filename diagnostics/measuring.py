@@ -26,26 +26,37 @@ class Measured:
     skipped: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def chosen_measures(names: Sequence[str] | None) -> tuple[list[Measure], dict[str, str]]:
-    """The measures of these names, or all that plugins offer; and which of those nobody named cannot be had, and why.
+SUITES = ("standard", "all")
 
-    A measure that is named and cannot be had raises.
+
+def chosen_measures(names: Sequence[str] | None) -> tuple[list[Measure], dict[str, str]]:
+    """The measures of these names; and which of those that nobody named cannot be had, and why.
+
+    A name may be a suite: `standard` (what None means) or `all`. A measure that is named and cannot be had raises.
     """
+    asked = list(names) if names else ["standard"]
     known = offered("measure")
-    for name in names or ():
-        if name not in known:
-            raise unknown("measure", name, known, "See `diagnostics list measures`.")
-    made: list[Measure] = []
+    for name in asked:
+        if name not in known and name not in SUITES:
+            raise unknown("measure", name, [*SUITES, *known], "See `diagnostics list measures`.")
+    made: dict[str, Measure] = {}
     unusable: dict[str, str] = {}
-    for name in names or known:
+    named = [name for name in asked if name not in SUITES]
+    for name in [*named, *known] if set(asked) & set(SUITES) else named:
+        if name in made or name in unusable:
+            continue
         plugin, make = known[name]
         try:
-            made.append(_made(plugin.name, name, make))
+            measure = _made(plugin.name, name, make)
         except DiagnosticsError as error:
-            if names:
+            if name in named:
                 raise
             unusable[name] = str(error)
-    return made, unusable
+            continue
+        if name in named or measure.standard or "all" in asked:
+            made[name] = measure
+    # In the order in which they are listed, whatever the order they were asked for.
+    return [made[name] for name in known if name in made], unusable
 
 
 def _made(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
@@ -74,12 +85,17 @@ def measure_all(
 
     One that fails is left out with the reason; where it was `asked` for by name, its failure raises.
     """
+    measured = Measured()
     jobs: list[tuple[str, Measure, StoredTarget | None]] = []
     for measure in measures:
         if not measure.kinds:
             jobs.append((measure.name, measure, None))
-        jobs.extend((f"{measure.name}/{t.name}", measure, t) for t in targets.values() if t.kind in measure.kinds)
-    measured = Measured()
+            continue
+        read = [t for t in targets.values() if measure.reads(t)]
+        jobs.extend((f"{measure.name}/{t.name}", measure, t) for t in read)
+        if not read and measure.name in asked:
+            kinds = " or ".join(measure.kinds)
+            measured.skipped[measure.name] = f"it reads a target of kind {kinds}, and the dataset has none that fits."
     for done, (key, measure, target) in enumerate(jobs):
         watch(Progress(f"measuring {what}".strip(), done, len(jobs)))
         try:

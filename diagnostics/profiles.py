@@ -51,6 +51,32 @@ class Profile:
         return self.data.attrs["family"]
 
     @property
+    def is_probe(self) -> bool:
+        """Whether something was fitted, chosen on val and read on test."""
+        return "loss" in self.data
+
+    @property
+    def lines(self) -> dict[str, np.ndarray]:
+        """Reference lines: name -> [tap], as `uniform` for what uniform attention would give."""
+        prefix = "line_"
+        return {
+            str(name).removeprefix(prefix).replace("_", " "): values.values
+            for name, values in self.data.data_vars.items()
+            if str(name).startswith(prefix)
+        }
+
+    @property
+    def beside(self) -> dict[str, np.ndarray]:
+        """Numbers beside the score, name -> [tap]."""
+        known = ("score", "low", "high", "val_score")
+        return {
+            str(name): values.values
+            for name, values in self.data.data_vars.items()
+            if values.dims == ("tap",) and name not in known and not str(name).startswith("line_")
+            and values.dtype.kind in "fiu"
+        }  # fmt: skip
+
+    @property
     def higher_is_better(self) -> bool | None:
         """None where neither way is better by itself."""
         return {"yes": True, "no": False}.get(self.data.attrs["higher_is_better"])
@@ -108,7 +134,8 @@ class Profile:
             return ""
         margins = {name: self.over(name) for name in NAMES}
         chance = margins.pop("shuffled_labels")
-        by_chance = self.data.attrs["score_name"] == "accuracy" and chance and not chance.low > 0.0
+        # R2 and skill are 0 where nothing is known; what counts right answers is not.
+        by_chance = self.data.attrs["score_name"] not in ("R2", "skill") and chance and not chance.low > 0.0
         if not self.best.low > 0.0 or by_chance:
             return "not shown to be readable at any tap"
         said = "hidden by the output" if self.hidden_gap.low > 0 else "no hidden gap shown"
@@ -134,6 +161,8 @@ class Profile:
             "score": numbers(self.data["score"]),
             "low": numbers(self.data["low"]),
             "high": numbers(self.data["high"]),
+            "lines": {name: numbers(values) for name, values in self.lines.items()},
+            "beside": {name: numbers(values) for name, values in self.beside.items()},
             "best_tap": self.best_tap,
             "best_score": number(best.value) if best else None,
             "output_tap": self.output_tap,

@@ -21,7 +21,7 @@ from diagnostics.dataset import Dataset
 from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
 from diagnostics.extract import extract
 from diagnostics.measures.base import Measure
-from diagnostics.measuring import Measured, against_control, chosen_measures, measure_all
+from diagnostics.measuring import SUITES, Measured, against_control, chosen_measures, measure_all
 from diagnostics.profiles import Profile, numbers
 from diagnostics.progress import Cost, Watch, silent
 from diagnostics.registry import build
@@ -172,7 +172,7 @@ def run(
     encoder, dataset: a name as on the command line (`fracast`, `timm:...`, `file.py:build`), or the object itself.
     out: folder of the run; `runs/<encoder>-<dataset>` by default. An interrupted run goes on from there.
     taps: names of the taps; all by default. The output tap is always among them.
-    measures: names; all whose needs are met by default.
+    measures: names, `standard` (the default; see docs/measures.md) or `all`; those whose needs are met are done.
     controls: whether encoders that should know nothing are measured beside it.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
     token_budget: bytes for all tokens of each encoder; pooled activations are stored for all samples.
@@ -203,7 +203,7 @@ def run(
             raise DiagnosticsError(f"Samples of {data.name} cannot be read for {model.name}: {said(error)}") from error
         job = _Job(path.resolve(), path, data, _chosen_taps(model, taps), token_budget, precision, where)
         job.options = {"batch_size": batch_size, "workers": workers}
-        job.watch, job.asked, job.unusable = watch, frozenset(measures or ()), unusable
+        job.watch, job.asked, job.unusable = watch, frozenset(measures or ()) - set(SUITES), unusable
         about = _about(encoder, dataset, model, data, seed)
         if controls:
             _refuse_controls_of_other_seed(path, seed)

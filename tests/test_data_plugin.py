@@ -15,11 +15,11 @@ from diagnostics import Dataset, DiagnosticsError
 from diagnostics.dataset import FAMILY_OF
 
 SERIES = {
-    "lorenz": ["hidden_z", "hidden_y", "rho", "log_switch", "x_future"],
+    "lorenz": ["hidden_z", "hidden_y", "rho", "log_switch", "x_future", "x_ahead"],
     "pendulum": ["angular_velocity", "energy", "g_over_l", "cos_theta"],
-    "damped_oscillator": ["log_frequency", "log_damping", "velocity", "phase_sin", "phase_cos"],
+    "damped_oscillator": ["log_frequency", "log_damping", "velocity", "phase"],
     "arma": ["a1", "a2", "pole_radius", "pole_angle"],
-    "changepoint": ["change_time", "change_kind"],
+    "changepoint": ["change_time", "change_kind", "change"],
 }
 
 
@@ -206,6 +206,17 @@ def test_pendulum_keeps_its_energy_without_friction_and_agrees_with_scipy() -> N
         )
 
 
+def test_lorenz_ahead_goes_on_from_the_series_and_its_naive_forecast_is_the_last_value() -> None:
+    dataset = make("lorenz", n=30, length=64)
+    ahead, naive = dataset.targets["x_ahead"].values, dataset.targets["x_ahead"].naive
+    assert naive is not None and ahead.shape == naive.shape == (30, 6)
+    last = np.asarray(dataset.samples)[:, -1:]
+    np.testing.assert_allclose(naive, np.repeat(last, 6, axis=1), atol=1e-6)
+    np.testing.assert_array_equal(ahead[:, systems.HORIZONS.index(10)], dataset.targets["x_future"].values)
+    error = np.abs(ahead - naive).mean(axis=0)
+    assert error[0] < error[1] < error[2] < error[3]
+
+
 def test_oscillator_has_its_frequency_and_does_not_die() -> None:
     dataset = make("damped_oscillator", n=60, length=2048)
     got = {key: target.values for key, target in dataset.targets.items()}
@@ -217,13 +228,14 @@ def test_oscillator_has_its_frequency_and_does_not_die() -> None:
     np.testing.assert_allclose(np.log(peak[light]), got["log_frequency"][light], atol=0.15)
     first, last = samples[:, :1024].std(), samples[:, 1024:].std()
     assert 0.8 < last / first < 1.25
-    np.testing.assert_allclose(got["phase_sin"] ** 2 + got["phase_cos"] ** 2, 1)
+    assert dataset.targets["phase"].period == pytest.approx(2 * np.pi)
+    assert got["phase"].min() >= 0 and got["phase"].max() < 2 * np.pi
     # The velocity is the slope of the series: the window is short against the fastest period.
     slope = np.array([np.polyfit(np.arange(-5, 1) * 0.05, tail, 2)[1] for tail in samples[:, -6:]])
     assert np.corrcoef(slope, got["velocity"])[0, 1] > 0.9
-    same_sign = np.sign(got["phase_cos"]) == np.sign(samples[:, -1])
+    same_sign = np.sign(np.cos(got["phase"])) == np.sign(samples[:, -1])
     assert same_sign.mean() > 0.8
-    np.testing.assert_array_equal(np.sign(got["phase_sin"]), -np.sign(got["velocity"]))
+    np.testing.assert_array_equal(np.sign(np.sin(got["phase"])), -np.sign(got["velocity"]))
 
 
 def test_oscillator_is_stationary_with_unit_deviation() -> None:
@@ -234,7 +246,8 @@ def test_oscillator_is_stationary_with_unit_deviation() -> None:
     np.testing.assert_allclose(omega, 6 ** u[0])
     np.testing.assert_allclose(np.exp(got["log_damping"]), 0.005 * 20 ** u[1])
     # Uniform phase: mean 0, mean square a half.
-    assert abs(got["phase_sin"].mean()) < 0.06 and (got["phase_sin"] ** 2).mean() == pytest.approx(0.5, abs=0.04)
+    sine = np.sin(got["phase"])
+    assert abs(sine.mean()) < 0.06 and (sine**2).mean() == pytest.approx(0.5, abs=0.04)
 
 
 def test_ar2_obeys_yule_walker() -> None:
@@ -266,6 +279,9 @@ def test_changepoints_change_what_they_say_when_they_say() -> None:
     assert dataset.targets["change_kind"].classes == ("none", "mean", "variance", "frequency")
     assert (np.bincount(kind, minlength=4) > 25).all()
     np.testing.assert_array_equal(np.isnan(time), kind == 0)
+    change = dataset.targets["change"].values
+    np.testing.assert_array_equal(change.sum(axis=1), kind > 0)
+    np.testing.assert_array_equal(change[kind > 0].argmax(axis=1), np.round(time[kind > 0] * length))
     assert np.nanmin(time) >= 0.2 and np.nanmax(time) <= 0.8
     steps = np.arange(1, length)
     for x, t, what in zip(np.asarray(dataset.samples, np.float64), time, kind, strict=True):

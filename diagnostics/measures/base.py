@@ -59,12 +59,20 @@ class Measure(ABC):
     """Where it is defined."""
     family: ClassVar[Family | None] = None
     """None: the target's family."""
-    needs: ClassVar[Literal["pooled", "tokens"]] = "pooled"
+    needs: ClassVar[Literal["pooled", "tokens", "attention", "gradients"]] = "pooled"
+    standard: ClassVar[bool] = True
+    """Whether it is in the suite that runs where no measure is named. Bundled ones: docs/measures.md says why."""
+    observation: ClassVar[Observation | None] = None
+    """What must be recorded with the model at hand; `compute` reads it with `activations.observed`."""
     kinds: ClassVar[tuple[Kind, ...]] = ()
     """Target kinds that it reads; none: it needs no target."""
     higher_is_better: ClassVar[bool | None] = True
     """None: neither way is better by itself."""
     pairwise: ClassVar[bool] = False
+
+    def reads(self, target: StoredTarget) -> bool:
+        """Whether it can say anything about this target."""
+        return target.kind in self.kinds
 
     @abstractmethod
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:

@@ -33,13 +33,17 @@ def profile_figure(profile: Profile) -> go.Figure:
         x=taps, y=score, mode="lines+markers", name=profile.measure, line_color=INK, customdata=depths,
         hovertemplate="%{x}<br>depth %{customdata:.2f}<br>%{y:.3f}<extra></extra>",
     )  # fmt: skip
+    for name, values in profile.lines.items():
+        figure.add_scatter(
+            x=taps, y=values, mode="lines", name=f"line: {name}", line={"color": "#9aa5b1", "dash": "dot", "width": 1}
+        )
     for name, data in profile.controls.items():
         _add_control(figure, profile, name, data, taps)
     if profile.best_tap is not None:
         _mark(figure, profile.best_tap, profile.best, "best tap (by val)", BEST, "star")
     _mark(figure, profile.output_tap, profile.output, "output tap", INK, "diamond")
     top = float(np.nanmax(score)) if np.isfinite(score).any() else 1.0
-    if profile.target and np.isfinite(score).any() and float(np.nanmin(score)) < -0.5 < top:
+    if profile.is_probe and np.isfinite(score).any() and float(np.nanmin(score)) < -0.5 < top:
         # R2 has no floor; one useless tap must not press all others flat. The values stay in the table and on hover.
         figure.update_yaxes(range=[-0.5, top + 0.1])
     figure.update_xaxes(title_text="tap, in order of execution", tickangle=-40)

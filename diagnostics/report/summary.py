@@ -52,8 +52,8 @@ class Summary:
 def summarise(run: Run, *, figures: bool) -> Summary:
     """The findings of a run in words and tables, with figures when asked."""
     profiles = run.profiles()
-    probes = [p for p in profiles if p.target]
-    others = [p for p in profiles if not p.target]
+    probes = [p for p in profiles if p.is_probe]
+    others = [p for p in profiles if not p.is_probe]
     names = [name for name in control.NAMES if any(name in p.controls for p in profiles)]
     n = run.n
     groups = run.store.attrs["dataset"]["groups"]
@@ -70,7 +70,15 @@ def summarise(run: Run, *, figures: bool) -> Summary:
         control_columns=["target", "the encoder", *(name.replace("_", " ") for name in names)],
         controls=[_control_row(p, names) for p in probes] if names else [],
         control_notes=[(name.replace("_", " "), control.ABOUT[name]) for name in names],
-        other_columns=["measure", "family", "output tap", "value there", "fresh weights", "permuted weights"],
+        other_columns=[
+            "measure",
+            "family",
+            "output tap",
+            "value there",
+            "fresh weights",
+            "permuted weights",
+            "reference lines",
+        ],
         others=[_other_row(p) for p in others],
         sections=_sections(run, profiles) if figures else [],
         skipped=run.skipped,
@@ -88,7 +96,7 @@ def shown(found: Interval | None) -> str:
 
 def _probe_row(p: Profile) -> list[str]:
     best = f"{p.best_tap} ({p.depth_of(p.best_tap):.2f})" if p.best_tap else "–"
-    return [p.target or "", p.measure, p.family, best, shown(p.best), shown(p.output), shown(p.hidden_gap), p.reading]
+    return [p.target or "–", p.measure, p.family, best, shown(p.best), shown(p.output), shown(p.hidden_gap), p.reading]
 
 
 def _control_row(p: Profile, names: list[str]) -> list[str]:
@@ -97,7 +105,9 @@ def _control_row(p: Profile, names: list[str]) -> list[str]:
 
 def _other_row(p: Profile) -> list[str]:
     found = [p.control(name) for name in control.WEIGHTS]
-    return [p.measure, p.family, p.output_tap, shown(p.output), *(shown(value) for value in found)]
+    at = p.taps.index(p.output_tap)
+    lines = ", ".join(f"{name} {values[at]:.3g}" for name, values in p.lines.items())
+    return [p.measure, p.family, p.output_tap, shown(p.output), *(shown(value) for value in found), lines]
 
 
 def _sections(run: Run, profiles: list[Profile]) -> list[Section]:

@@ -21,7 +21,7 @@ else:
     # The registry resolves annotations when options arrive; the real class would import torch just to be listed.
     Dataset = Any
 
-Described = dict[str, tuple[Literal["label", "value", "state", "future"], str, str]]
+Described = dict[str, tuple[Literal["label", "value", "state", "future", "event"], str, str]]
 """Target -> kind, units, about."""
 BLOCK = 4096
 """Series simulated at once, which bounds the memory beside the samples themselves."""
@@ -40,6 +40,11 @@ def lorenz(n: int = 400, length: int = 512, seed: int = 0) -> Dataset:
             "rho": ("value", "", "the parameter rho (scaled Rayleigh number)"),
             "log_switch": ("future", "log steps", "log of the steps from the last one until x changes sign"),
             "x_future": ("future", "z-normed x", "noise-free x 10 steps after the last one, normed as the series is"),
+            "x_ahead": (
+                "future", "z-normed x",
+                "noise-free x 1, 2, 5, 10, 20 and 50 steps after the last one, normed as the series is; "
+                "naive: the last value stays",
+            ),
         },
         "Lorenz system seen through x(t) alone, dt 0.02, 2 % noise",
     )
@@ -69,8 +74,7 @@ def damped_oscillator(n: int = 400, length: int = 512, seed: int = 0) -> Dataset
             "log_frequency": ("value", "log rad/s", "log of the undamped angular frequency omega"),
             "log_damping": ("value", "log ratio", "log of the damping ratio zeta"),
             "velocity": ("state", "z-normed x/s", "velocity at the last step, in the units of the series"),
-            "phase_sin": ("state", "", "sine of the phase at the last step, x = A cos, v = -A omega sin"),
-            "phase_cos": ("state", "", "cosine of the phase at the last step"),
+            "phase": ("state", "rad", "phase at the last step, x = A cos, v = -A omega sin; goes round at 2 pi"),
         },
         "damped oscillator driven by white noise, dt 0.05 s, 5 % noise",
     )
@@ -99,6 +103,7 @@ def changepoint(n: int = 400, length: int = 512, seed: int = 0) -> Dataset:
         {
             "change_time": ("value", "series lengths", "first changed step over the length; NaN where there is none"),
             "change_kind": ("label", "", "what changes"),
+            "change": ("event", "", "the first changed step"),
         },
         "AR(1) noise and a sine with at most one change of mean, variance or frequency",
     )
@@ -122,6 +127,8 @@ def _dataset(name: str, options: tuple[int, int, int], described: Described, abo
             about=what,
             classes=systems.CHANGES if kind == "label" else (),
             family="dynamics",
+            period=2 * np.pi if target == "phase" else None,
+            naive=latents.get(f"{target}_naive"),
         )
         for target, (kind, units, what) in described.items()
     }

@@ -17,6 +17,8 @@ LORENZ_SIGMA, LORENZ_BETA, LORENZ_DT = 10.0, 8 / 3, 0.02
 LORENZ_BURN_IN = 1000
 FUTURE_STEPS = 10
 """How far after the last observed step `x_future` lies."""
+HORIZONS = (1, 2, 5, 10, 20, 50)
+"""Steps after the last observed one that `x_ahead` holds."""
 SWITCH_CAP = 2000
 """Steps after the last observed one within which a change of lobe is looked for."""
 
@@ -95,16 +97,21 @@ def lorenz(seed: int, first: int, count: int, length: int) -> Simulated:
         x_TN[t] = state[0]
     series, mean, std = z_norm(_noisy(x_TN, noise_TN, 0.02))
     x_last, hidden_y, hidden_z = state
-    switch, future = np.full(count, np.nan), x_last
+    switch, ahead = np.full(count, np.nan), np.empty((max(HORIZONS), count))
     for k in range(1, SWITCH_CAP + 1):
         state = rk4(field, state, LORENZ_DT)
-        if k == FUTURE_STEPS:
-            future = state[0]
+        if k <= len(ahead):
+            ahead[k - 1] = state[0]
         switch[np.isnan(switch) & (np.sign(state[0]) != np.sign(x_last))] = k
-        if k >= FUTURE_STEPS and not np.isnan(switch).any():
+        if k >= len(ahead) and not np.isnan(switch).any():
             break
+    ahead_NH = ((ahead - mean) / std).T[:, [h - 1 for h in HORIZONS]]
     latents = {"hidden_z": hidden_z, "hidden_y": hidden_y, "rho": rho, "log_switch": np.log(switch)}
-    return series, latents | {"x_future": (future - mean) / std}
+    return series, latents | {
+        "x_future": ahead_NH[:, HORIZONS.index(FUTURE_STEPS)],
+        "x_ahead": ahead_NH,
+        "x_ahead_naive": np.repeat(series[:, -1:], len(HORIZONS), axis=1),
+    }
 
 
 # Pendulum
@@ -178,13 +185,11 @@ def damped_oscillator(seed: int, first: int, count: int, length: int) -> Simulat
         x_TN[t] = state[0]
     series, _, std = z_norm(_noisy(x_TN[OSCILLATOR_BURN_IN:], e[2 + steps :], 0.05))
     x, v = state
-    radius = np.hypot(x, v / omega)
     return series, {
         "log_frequency": log_omega,
         "log_damping": log_zeta,
         "velocity": v / std,
-        "phase_sin": -v / omega / radius,
-        "phase_cos": x / radius,
+        "phase": np.arctan2(-v / omega, x) % (2 * np.pi),
     }
 
 
@@ -229,4 +234,9 @@ def changepoint(seed: int, first: int, count: int, length: int) -> Simulated:
     shift_TN = np.where(changed_TN & (kind == CHANGES.index("mean")), CHANGE_MEAN, 0.0)
     series, _, _ = z_norm(np.ascontiguousarray((scale_TN * ar_TN + sine_TN + shift_TN).T))
     none = kind == CHANGES.index("none")
-    return series, {"change_time": np.where(none, np.nan, tau / length), "change_kind": kind}
+    change_NT = (np.arange(length) == tau[:, None]) & ~none[:, None]
+    return series, {
+        "change_time": np.where(none, np.nan, tau / length),
+        "change_kind": kind,
+        "change": change_NT.astype(np.float32),
+    }

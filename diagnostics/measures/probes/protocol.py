@@ -89,14 +89,14 @@ def probe_result(
     seed: int,
     **attrs: Any,
 ) -> xr.Dataset:
-    """A probe's dataset: `loss`, `reference_loss` [tap, unit], `val_score` [tap] and `extra` [tap].
+    """A probe's dataset: `loss`, `reference_loss` [tap, unit(, part)], `val_score` [tap] and `extra` [tap].
 
     Attributes `n_train`, `n_val`, `n_test` count samples, `units_train` and so on independent groups.
     """
     by_split = {"train": rows.train, "val": rows.val, "test": rows.test}
     variables = {
-        "loss": (("tap", "unit"), loss),
-        "reference_loss": (("tap", "unit"), reference),
+        "loss": (("tap", "unit", "part")[: loss.ndim], loss),
+        "reference_loss": (("tap", "unit", "part")[: loss.ndim], reference),
         "val_score": ("tap", val_score),
         **{name: ("tap", values) for name, values in extra.items()},
     }

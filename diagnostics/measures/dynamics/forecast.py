@@ -1,0 +1,113 @@
+"""Forecasts from a representation, against what a forecast without a model says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import as_tensor, matrix, one_thread
+from diagnostics.measures.base import Measure
+from diagnostics.measures.probes.protocol import need_target, probe_result, rows_of, sum_by_unit
+from diagnostics.measures.probes.ridge import PENALTIES, RidgePath, choose
+
+
+def seasonal_naive(series: Any, horizon: int, season: int = 1) -> np.ndarray:
+    """The forecast that repeats the last season (Hyndman and Athanasopoulos 2021, section 5.2); season 1: the last value.
+
+    Parameters
+    ----------
+    series: [sample, time] or [time], at least `season` steps.
+    horizon: steps ahead.
+
+    Returns [sample, horizon] (or [horizon]): the value at step h ahead is the one `season` steps before it, or as many
+    seasons as it takes to be inside the series.
+    """
+    values = np.asarray(as_tensor(series).cpu())
+    if values.ndim not in (1, 2) or not 1 <= season <= values.shape[-1] or horizon < 1:
+        raise DiagnosticsError(
+            f"Series of shape {values.shape} give no naive forecast of {horizon} steps with season {season}: give "
+            "[sample, time] with at least one season, and a horizon of 1 or more."
+        )
+    return values[..., values.shape[-1] - season + np.arange(horizon) % season]
+
+
+def mase(prediction: Any, truth: Any, history: Any, season: int = 1) -> np.ndarray:
+    """Mean absolute scaled error of each series (Hyndman and Koehler 2006, section 4).
+
+    Parameters
+    ----------
+    prediction, truth: [sample, horizon].
+    history: [sample, time], the series before; its mean absolute difference over `season` steps is the scale.
+
+    Returns [sample]; NaN where the history repeats itself exactly, so that there is no scale.
+    """
+    guess, known, past = (np.asarray(as_tensor(x).cpu()) for x in (prediction, truth, history))
+    if guess.shape != known.shape or guess.ndim != 2 or past.ndim != 2 or len(past) != len(known):
+        raise DiagnosticsError(
+            f"Predictions {guess.shape}, truths {known.shape} and histories {past.shape} do not fit: give [sample, horizon] "
+            "twice and [sample, time]."
+        )
+    if past.shape[1] <= season:
+        raise DiagnosticsError(
+            f"Histories of shape {past.shape} are no longer than a season of {season} steps: give more."
+        )
+    scale = np.abs(past[:, season:] - past[:, :-season]).mean(axis=1)
+    error = np.abs(guess - known).mean(axis=1)
+    return np.divide(error, scale, out=np.full(len(scale), np.nan), where=scale > 0)
+
+
+class ForecastProbe(Measure):
+    """Skill of a linear forecast from each tap, by horizon, against the naive forecast of the dataset.
+
+    Ridge from pooled activations to all horizons at once. The score is the mean over horizons of 1 - MAE / MAE of the
+    naive forecast: 0 says no better than naive, below 0 worse.
+    """
+
+    name = "forecast_probe"
+    answers = "How far ahead is the future known, beyond what a naive forecast says?"
+    source = "skill against seasonal naive: Hyndman and Athanasopoulos 2021, section 5.8; ridge: Hoerl and Kennard 1970"
+    kinds = ("future",)
+
+    def reads(self, target: StoredTarget) -> bool:
+        return super().reads(target) and target.naive is not None
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        target = need_target(self.name, target)
+        if target.naive is None:
+            raise DiagnosticsError(
+                f"Target {target.name} comes without naive forecasts, which {self.name} compares with: give Target(naive=...)."
+            )
+        values, naive = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) for x in (target.values, target.naive))
+        known = np.asarray(np.isfinite(values).all(axis=1) & np.isfinite(naive).all(axis=1))
+        rows = rows_of(activations, target.name, known, ": leave it out or use more samples")
+        taps, horizons = len(activations.taps), values.shape[1]
+        loss = np.zeros((taps, len(rows.units), horizons))
+        val_score, chosen = np.full(taps, np.nan), np.full(taps, np.nan)
+        away = np.abs(naive - values)
+        val_naive = away[rows.val].mean(axis=0)
+        for i, tap in enumerate(activations.taps):
+            x = matrix(activations.pooled(tap.name), f"Tap {tap.name} for {self.name}")
+            tried = RidgePath.from_data(x[rows.train], values[rows.train]).predict(x[rows.val])
+            errors = np.abs(tried - values[rows.val]).mean(axis=1)
+            relative = np.divide(errors, val_naive, out=np.full(errors.shape, np.nan), where=val_naive > 0)
+            relative = np.where(np.isnan(relative).all(axis=1), np.inf, np.nan_to_num(relative).mean(axis=1))
+            chosen[i] = choose(relative)
+            val_score[i] = 1 - relative.min() if np.isfinite(relative.min()) else np.nan
+            fitted = RidgePath.from_data(x[rows.fit], values[rows.fit])
+            error = np.abs(fitted.predict(x[rows.test], (chosen[i],))[0] - values[rows.test])
+            loss[i] = np.stack([sum_by_unit(error[:, h], rows) for h in range(horizons)], axis=1)
+        reference = np.stack([sum_by_unit(away[rows.test][:, h], rows) for h in range(horizons)], axis=1)
+        reference = np.broadcast_to(reference, loss.shape)
+        found = probe_result(
+            activations, rows, loss, reference, val_score, {"penalty": chosen},
+            "skill: mean over horizons of 1 - MAE / MAE of the naive forecast; ridge to all horizons",
+            "features standardised with the rows fitted", seed, penalties=list(PENALTIES), score_name="skill",
+        )  # fmt: skip
+        with np.errstate(invalid="ignore", divide="ignore"):
+            by_horizon = 1 - loss.sum(axis=1) / reference.sum(axis=1)
+        return found.assign(skill_by_horizon=(("tap", "horizon"), by_horizon))

@@ -1,0 +1,237 @@
+"""How a representation moves in time: is its next step a linear map of this one, and does its path run straight?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import as_tensor, one_thread, over_taps
+from diagnostics.measures.base import Measure
+from diagnostics.measures.intervals import bootstrap_mean_interval
+from diagnostics.measures.probes.protocol import Rows, rows_of
+from diagnostics.measures.probes.ridge import PENALTIES, Moments, RidgePath, choose
+from diagnostics.statistics import profile_intervals
+from diagnostics.taps import Tap
+
+MOST_SAMPLES = 256
+
+# A step this short beside the longest value on the path is rounding error and has no direction.
+_NO_STEP = 1e-12
+
+
+def straightness(path: Any) -> Any:
+    """Mean cosine between successive steps of a path: 1 a straight line, 0 a random walk, -1/2 independent points
+    in many dimensions (-1/3 in one).
+
+    After the curvature of Hénaff et al. 2019 (Nature Neuroscience 22; there the mean angle): cosines do not pull towards
+    90 degrees in many dimensions by averaging arccos, and have a closed form for noise.
+
+    Parameters
+    ----------
+    path: [sample, time, feature] or [time, feature], in order of time, at least 3 steps.
+
+    Returns [sample], or a float for one path; NaN where no two successive steps have a direction.
+    """
+    x = as_tensor(path)
+    if x.ndim not in (2, 3) or x.shape[-2] < 3 or x.shape[-1] == 0:
+        raise DiagnosticsError(
+            f"A path of shape {tuple(x.shape)} has no two steps: give [sample, time, feature] with at least 3 times."
+        )
+    if not bool(x.isfinite().all()):
+        raise DiagnosticsError(f"A path of shape {tuple(x.shape)} holds NaN or infinity: leave that sample out.")
+    found = _straightness(x if x.ndim == 3 else x[None]).cpu().numpy()
+    return found if x.ndim == 3 else float(found[0])
+
+
+def _straightness(x: Tensor) -> Tensor:
+    steps = x[:, 1:] - x[:, :-1]
+    length = steps.norm(dim=2)
+    moves = length > _NO_STEP * x.abs().amax(dim=(1, 2)).clamp_min(torch.finfo(x.dtype).tiny)[:, None]
+    both = moves[:, 1:] & moves[:, :-1]
+    products = (steps[:, 1:] * steps[:, :-1]).sum(dim=2) / (length[:, 1:] * length[:, :-1]).clamp_min(1e-300)
+    total = torch.where(both, products, torch.zeros_like(products)).sum(dim=1)
+    return torch.where(both.any(dim=1), total / both.sum(dim=1), torch.full_like(total, torch.nan))
+
+
+def linear_predictability(sequences: Any, split: Any, penalties: tuple[float, ...] = PENALTIES) -> tuple[float, float]:
+    """R2 of the next step of a latent from this one by a linear map, and that of predicting no change.
+
+    Parameters
+    ----------
+    sequences: [sample, time, feature].
+    split: `train`, `val` or `test` for each sample; steps of one sample stay together. The ridge penalty is chosen on val
+        by squared error, the map fitted again on train and val, and read on test.
+
+    Returns R2 over all features together, against the mean of the steps fitted, and the R2 of persistence (the next step
+    equals this one): a slow latent is well predicted by both.
+    """
+    x = np.asarray(as_tensor(sequences).cpu())
+    split = np.asarray(split)
+    if x.ndim != 3 or x.shape[1] < 2 or len(split) != len(x):
+        raise DiagnosticsError(
+            f"Sequences of shape {x.shape} with {len(split)} splits have no steps: give [sample, time, feature] with at least 2 "
+            "times, and a split for each sample."
+        )
+    if not np.isfinite(x).all():
+        raise DiagnosticsError(f"Sequences of shape {x.shape} hold NaN or infinity: leave that sample out.")
+    by_split = [np.flatnonzero(split == name) for name in ("train", "val", "test")]
+    if any(len(rows) == 0 for rows in by_split):
+        raise DiagnosticsError("Linear predictability needs train, val and test samples: give a split with all three.")
+    rows = Rows(*by_split, units=by_split[2].astype(str), unit_of_test=np.arange(len(by_split[2])))
+    loss, reference, still, _ = _one_step([(slice(0, len(x)), x)], rows, penalties)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(1 - loss.sum() / reference.sum()), float(1 - still.sum() / reference.sum())
+
+
+def _one_step(
+    blocks: list[tuple[slice, np.ndarray]], rows: Rows, penalties: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Squared errors of the map, around the mean, and of persistence, each [unit] of test; and the penalty."""
+    first = blocks[0][1][0, 0]
+    train, val = Moments(first, first), Moments(first, first)
+    for block, x in blocks:
+        for moments, wanted in ((train, rows.train), (val, rows.val)):
+            before, after, _ = _steps(block, x, wanted)
+            moments.update(before, after)
+    path = RidgePath.from_moments(train)
+    penalty = choose([float(val.squared_error(path, p).sum()) for p in penalties], penalties)
+    final = RidgePath.from_moments(train + val)
+    sums = np.zeros((3, len(rows.units)))
+    for block, x in blocks:
+        before, after, samples = _steps(block, x, rows.test)
+        units = rows.unit_of_test[np.searchsorted(rows.test, samples)]
+        guesses = (final.predict(before, (penalty,))[0], final.mean_y, before)
+        for i, guess in enumerate(guesses):
+            sums[i] += np.bincount(units, weights=((after - guess) ** 2).sum(axis=1), minlength=len(rows.units))
+    return sums[0], sums[1], sums[2], penalty
+
+
+def _steps(block: slice, x: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values before and after each step of the wanted samples (sorted) in a block, and the sample of each step."""
+    samples = wanted[np.searchsorted(wanted, block.start) : np.searchsorted(wanted, block.start + len(x))]
+    picked = x[samples - block.start].astype(np.float64)
+    d = x.shape[2]
+    return picked[:, :-1].reshape(-1, d), picked[:, 1:].reshape(-1, d), np.repeat(samples, x.shape[1] - 1)
+
+
+def paths(activations: Activations, tap: Tap, most: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """(rows, [row, time, feature]) of the first `most` rows with tokens; other axes than time are averaged."""
+    axis = tap.grid.axes.index("t")
+    for block, tokens in activations.token_blocks(tap.name):
+        kept = tokens[: max(0, most - block.start)]
+        if len(kept) == 0:
+            return
+        grid = kept.reshape(len(kept), *tap.grid.shape, kept.shape[-1])
+        others = tuple(1 + i for i in range(len(tap.grid.shape)) if i != axis)
+        yield slice(block.start, block.start + len(kept)), grid.mean(axis=others, dtype=np.float64)
+
+
+def timed(activations: Activations, measure: str, least: int) -> dict[str, str]:
+    """Why a tap has no path of at least `least` steps: name -> reason, "" where it has one; raises where none has."""
+    why = {
+        tap.name: "no time axis"
+        if "t" not in tap.grid.axes
+        else f"{tap.grid.shape[tap.grid.axes.index('t')]} step(s) in time"
+        if tap.grid.shape[tap.grid.axes.index("t")] < least
+        else ""
+        for tap in activations.taps
+    }
+    if all(why.values()):
+        raise DiagnosticsError(f"{measure} follows tokens in time, and no tap has {least} of them on a time axis.")
+    if activations.token_samples == 0:
+        raise DiagnosticsError(f"{measure} reads tokens, and none are kept: raise the token budget (--token-budget).")
+    return why
+
+
+class Straightness(Measure):
+    """Temporal straightness of the tokens' path at every tap."""
+
+    name = "straightness"
+    answers = "Does the representation move straight ahead in time?"
+    source = "after Hénaff et al. 2019 (Nature Neuroscience 22, 984), as the mean cosine of successive steps"
+    family = "dynamics"
+    needs = "tokens"
+    higher_is_better = None
+    standard = False
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        why = timed(activations, self.name, 3)
+        n = min(activations.token_samples, MOST_SAMPLES)
+        values = np.full((n, len(activations.taps)), np.nan)
+        for i, tap in enumerate(activations.taps):
+            if not why[tap.name]:
+                for rows, path in paths(activations, tap, n):
+                    values[rows, i] = straightness(path)
+                if np.isnan(values[:, i]).all():
+                    why[tap.name] = "nothing moves"
+        low, high = bootstrap_mean_interval(values, activations.groups[:n], seed)
+        known = np.isfinite(values)
+        total = np.where(known, values, 0.0).sum(axis=0)
+        score = np.divide(total, known.sum(axis=0), out=np.full(len(total), np.nan), where=known.any(axis=0))
+        variables = {
+            "score": ("tap", score), "low": ("tap", low), "high": ("tap", high),
+            "line_independent_points": ("tap", np.full(len(score), -0.5)),
+            "line_random_walk": ("tap", np.zeros(len(score))),
+        }  # fmt: skip
+        attrs = {
+            "functional": "mean cosine between successive steps of the tokens in time",
+            "pooling": "mean over the other axes of the grid",
+            "centring": "none: differences",
+            "interval": "95 % bootstrap over groups",
+            "reason": "; ".join(f"{tap}: {reason}" for tap, reason in why.items() if reason),
+            "n": n,
+            "seed": seed,
+        }
+        return over_taps(activations, variables, attrs)
+
+
+class LinearPredictability(Measure):
+    """R2 of the next time step of each tap's tokens from this one, by ridge."""
+
+    name = "linear_predictability"
+    answers = "Is the next step of the representation a linear map of this one?"
+    source = "one-step linear prediction, as in dynamic mode decomposition (Schmid 2010); ridge: Hoerl and Kennard 1970"
+    family = "dynamics"
+    needs = "tokens"
+    higher_is_better = None
+    standard = False
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        why = timed(activations, self.name, 2)
+        n = min(activations.token_samples, MOST_SAMPLES)
+        remedy = " whose tokens are kept: raise the token budget (--token-budget)"
+        rows = rows_of(activations, self.name, np.ones(n, dtype=bool), remedy)
+        shape = (len(activations.taps), len(rows.units))
+        loss, reference, still = (np.full(shape, np.nan) for _ in range(3))
+        chosen = np.full(shape[0], np.nan)
+        for i, tap in enumerate(activations.taps):
+            if not why[tap.name]:
+                blocks = list(paths(activations, tap, n))
+                loss[i], reference[i], still[i], chosen[i] = _one_step(blocks, rows, PENALTIES)
+        fit_units = len(set(activations.groups[rows.fit]))
+        score, low, high = profile_intervals(loss, reference, fit_units, seed)
+        persistence, _, _ = profile_intervals(still, reference, fit_units, seed)
+        variables = {
+            "score": ("tap", score), "low": ("tap", low), "high": ("tap", high),
+            "line_persistence": ("tap", persistence), "penalty": ("tap", chosen),
+        }  # fmt: skip
+        attrs = {
+            "functional": "R2 of the next step over all features together, 1 - sum |z' - f(z)|^2 / sum |z' - mean|^2",
+            "pooling": "mean over the other axes of the grid",
+            "centring": "features standardised with the steps fitted",
+            "interval": "95 %, bootstrap over test units, widened for the training set's share",
+            "reason": "; ".join(f"{tap}: {reason}" for tap, reason in why.items() if reason),
+            "n": n,
+            "n_test": len(rows.test),
+            "seed": seed,
+        }
+        return over_taps(activations, variables, attrs)
