@@ -153,6 +153,24 @@ def list_(
     _print_json(shown) if json else print_list(shown)
 
 
+@app.command()
+@guarded
+def selftest(json: Json = False) -> None:
+    """Compute every known answer on this machine and compare; exit status 1 when one is off."""
+    from diagnostics.console import print_selftest, watcher
+    from diagnostics.selftest import run_selftest
+
+    with watcher() as watch:
+        outcomes = run_selftest(watch)
+    wrong = sum(not outcome.right for outcome in outcomes)
+    if json:
+        _print_json({"cases": [outcome.to_json() for outcome in outcomes], "wrong": wrong})
+    else:
+        print_selftest(outcomes)
+    if wrong:
+        raise typer.Exit(1)
+
+
 @app.callback(invoke_without_command=True)
 def version(
     context: typer.Context,

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import box
@@ -21,6 +21,9 @@ from diagnostics.profiles import Profile
 from diagnostics.progress import Cost, Progress, Watch, duration, size
 from diagnostics.runs import Run
 from diagnostics.statistics import Interval
+
+if TYPE_CHECKING:
+    from diagnostics.selftest import Outcome
 
 # Columns of a table need room even where the output is a file or a pipe.
 PIPE_WIDTH = 140
@@ -197,12 +200,8 @@ def print_list(rows: dict[str, list[dict[str, Any]]]) -> None:
             if what == "encoders":
                 table.add_row("path/to/file.py:function", "", "your own file")
         elif what == "measures":
-            table = _table("measures (* standard)", "needs", "target kinds", "answers", "source", prose=True)
-            for row in found:
-                table.add_row(
-                    row["name"] + (" *" if row["standard"] else ""), row["needs"], ", ".join(row["targets"]),
-                    _safe(row["answers"]), _safe(row["source"]),
-                )  # fmt: skip
+            _print_measures(console, found)
+            continue
         else:
             table = _table("plugins", "version", "module", "offers", prose=True)
             for row in found:
@@ -215,3 +214,44 @@ def print_list(rows: dict[str, list[dict[str, Any]]]) -> None:
                 )
         console.print(table)
         console.print()
+
+
+def _print_measures(console: Console, rows: list[dict[str, Any]]) -> None:
+    """Name and question of each measure, and below it what it needs and where it is defined."""
+    for standard, title in ((True, "standard: what a run measures"), (False, "all: what --measures adds")):
+        console.print(f"[bold]measures, {title}[/bold]")
+        for row in (row for row in rows if row["standard"] is standard):
+            needs = f"{row['needs']}; target {', '.join(row['targets'])}" if row["targets"] else row["needs"]
+            grid = Table.grid(padding=(0, 2))
+            grid.add_column(width=22, no_wrap=True)
+            grid.add_column()
+            grid.add_row(_safe(row["name"]), _safe(row["answers"]))
+            grid.add_row("", Text(f"{needs}. {row['source']}", style="dim"))
+            console.print(grid)
+        console.print()
+
+
+def print_selftest(outcomes: list[Outcome]) -> None:
+    """Every known answer with what came out, and how many are right."""
+    console = _console()
+    table = _table("measure", "known answer", "expected", "found", "", "source", prose=True)
+    for outcome in outcomes:
+        case = outcome.case
+        table.add_row(
+            case.measure, _safe(case.what), f"{case.expected:.6g}",
+            _safe(outcome.error) if outcome.error else f"{outcome.found:.6g}",
+            Text("right", style="green") if outcome.right else Text("OFF", style="bold red"), _safe(case.source),
+        )  # fmt: skip
+    console.print(table)
+    wrong = [outcome for outcome in outcomes if not outcome.right]
+    for outcome in wrong:
+        # Again below the table, where a reader who scrolled past looks.
+        found = outcome.error or f"found {outcome.found:.9g}"
+        console.print(
+            f"[bold red]OFF[/]  {outcome.case.measure}, {_safe(outcome.case.what)}: expected {outcome.case.expected:.9g} "
+            f"within {outcome.case.tolerance:g}, {_safe(found)}"
+        )
+    console.print(
+        f"{len(outcomes)} known answers, {len(outcomes) - len(wrong)} right"
+        + (f", {len(wrong)} off: please report them with the output of `diagnostics selftest --json`." if wrong else ".")
+    )

@@ -23,7 +23,7 @@ class EventProbe(Measure):
 
     name = "event_probe"
     answers = "Does a token know that something happens at its time?"
-    source = "linear discriminant by regularised least squares (Hastie, Tibshirani, Friedman 2009, section 4.3, exercise 4.2)"
+    source = "Hastie, Tibshirani and Friedman 2009, section 4.3"
     needs = "tokens"
     kinds = ("event",)
 

@@ -69,7 +69,7 @@ class ForecastProbe(Measure):
 
     name = "forecast_probe"
     answers = "How far ahead is the future known, beyond what a naive forecast says?"
-    source = "skill against seasonal naive: Hyndman and Athanasopoulos 2021, section 5.8; ridge: Hoerl and Kennard 1970"
+    source = "Hyndman and Athanasopoulos 2021, Forecasting: principles and practice, section 5.8"
     kinds = ("future",)
 
     def reads(self, target: StoredTarget) -> bool:

@@ -1,0 +1,64 @@
+"""Known answers, computed on this machine: every closed form and published constant that a measure must return."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from diagnostics.errors import said
+from diagnostics.measures.arrays import one_thread
+from diagnostics.profiles import number
+from diagnostics.progress import Progress, Watch, silent
+from diagnostics.selftest.cases import Case
+
+FAMILIES = ("similarity", "geometry", "locality", "dynamics", "probes")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A case with what came out here; `found` is NaN where it failed with `error`."""
+
+    family: str
+    case: Case
+    found: float
+    error: str = ""
+
+    @property
+    def right(self) -> bool:
+        """Whether it is within the tolerance."""
+        return abs(self.found - self.case.expected) <= self.case.tolerance
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "family": self.family, "measure": self.case.measure, "case": self.case.what, "expected": self.case.expected,
+            "found": number(self.found), "tolerance": self.case.tolerance, "right": self.right,
+            "source": self.case.source, "error": self.error,
+        }  # fmt: skip
+
+
+def all_cases() -> list[tuple[str, Case]]:
+    """(family, case) of everything."""
+    modules = ((family, importlib.import_module(f"diagnostics.selftest.{family}")) for family in FAMILIES)
+    return [(family, case) for family, module in modules for case in module.cases()]
+
+
+def check(family: str, case: Case) -> Outcome:
+    """One case, computed."""
+    try:
+        return Outcome(family, case, float(case.found()))
+    except Exception as error:  # whatever a broken installation does is a result of the test
+        return Outcome(family, case, float("nan"), said(error))
+
+
+def run_selftest(watch: Watch = silent) -> list[Outcome]:
+    """All cases, computed one by one."""
+    cases = all_cases()
+    outcomes: list[Outcome] = []
+    with one_thread():
+        for done, (family, case) in enumerate(cases):
+            watch(Progress("known answers", done, len(cases)))
+            outcomes.append(check(family, case))
+    watch(Progress("known answers", len(cases), len(cases)))
+    return outcomes

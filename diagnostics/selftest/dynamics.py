@@ -1,0 +1,42 @@
+"""Known answers of dynamics."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diagnostics.measures.dynamics import linear_predictability, mase, seasonal_naive, straightness
+from diagnostics.selftest.cases import Case, normal, rotation
+
+HYNDMAN = "Hyndman and Koehler 2006"
+HENAFF = "after Hénaff et al. 2019"
+DMD = "Schmid 2010"
+
+
+def _polygon(corners: int) -> np.ndarray:
+    angle = 2 * np.pi * np.arange(corners + 2) / corners
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def _turning() -> np.ndarray:
+    steps = [normal(30, 4, seed=0)]
+    for _ in range(7):
+        steps.append(steps[-1] @ rotation(4, 0))
+    return np.stack(steps, axis=1) + 100
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    trend = np.arange(24.0)[None]
+    split = np.array(["train", "val", "train", "test", "train"] * 6)
+    last = seasonal_naive(trend[:, :20], 1)
+    return [
+        Case("mase", "naive forecast of a straight trend", 1, HYNDMAN, lambda: float(mase(last, trend[:, 20:21], trend[:, :20])[0])),
+        Case("mase", "truth shifted by 2.5, steps of 1", 2.5, HYNDMAN, lambda: float(mase(trend[:, 20:] + 2.5, trend[:, 20:], trend[:, :20])[0])),
+        Case("seasonal_naive", "third value of a season of 4 after 0 ... 19", 18, HYNDMAN, lambda: float(seasonal_naive(np.arange(20.0), 4, 4)[2])),
+        Case("straightness", "straight line", 1, HENAFF, lambda: straightness(np.outer(np.arange(9.0), [1.0, -2.0]))),
+        Case("straightness", "regular polygon of 12: cos(2 pi / 12)", float(np.cos(np.pi / 6)), HENAFF, lambda: straightness(_polygon(12))),
+        Case("straightness", "there and back", -1, HENAFF, lambda: straightness([[0.0], [1.0], [0.0], [1.0]])),
+        Case("straightness", "independent points in 64 dimensions (mean of 100)", -0.5, HENAFF, lambda: float(np.mean(straightness(normal(100, 30, 64, seed=0)))), 0.01),
+        Case("linear_predictability", "rotation, shifted by 100", 1, DMD, lambda: linear_predictability(_turning(), split)[0], 1e-4),
+        Case("linear_predictability", "noise (R2 of persistence is 1 - 2)", -1, DMD, lambda: linear_predictability(normal(30, 200, 4, seed=1), split)[1], 0.05),
+    ]  # fmt: skip

@@ -1,0 +1,72 @@
+"""Known answers of probes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diagnostics.measures.probes import (
+    confusion,
+    depth_metrics,
+    knn_votes,
+    knn_weights,
+    logistic_path,
+    mean_iou,
+    retrieval_recall,
+)
+from diagnostics.measures.probes.ridge import RidgePath
+from diagnostics.selftest.cases import Case, normal
+
+WU = "Wu et al. 2018 (1805.01978), eq. 7"
+VOC = "Everingham et al. 2010"
+EIGEN = "Eigen et al. 2014 (1406.2283)"
+
+
+def _ridge_r2(shift: float) -> float:
+    """R2 on other rows of y = x w, almost without penalty."""
+    x = normal(80, 5, seed=0) + shift
+    y = x @ np.arange(1.0, 6)[:, None] + 3
+    guess = RidgePath.from_data(x[:60], y[:60]).predict(x[60:], (1e-12,))[0]
+    return 1 - float(((guess - y[60:]) ** 2).sum() / ((y[60:] - y[:60].mean()) ** 2).sum())
+
+
+def _logistic_gradient() -> float:
+    """Largest entry of the gradient of mean cross-entropy + penalty / 2 |W|^2 at the solution, standardised features."""
+    x, labels, penalty = normal(120, 4, seed=1), np.arange(120) % 3, 0.01
+    x[np.arange(120), labels] += 1
+    model = logistic_path(x, labels, (penalty,))[0]
+    scale = x.std(axis=0)
+    z = (x - x.mean(axis=0)) / scale
+    error = np.exp(model.log_probability(x)) - np.eye(3)[labels]
+    return float(np.abs(z.T @ error / 120 + penalty * model.weights * scale[:, None]).max())
+
+
+def _constant_step() -> float:
+    """Depth off by one factor and one offset a sample: RMSE once both are fitted."""
+    truth = 1 + np.random.default_rng(2).random((4, 30))
+    factor = np.array([0.5, 1.0, 2.0, 3.0])[:, None]
+    return depth_metrics(factor * truth + np.array([3.0, -0.5, 1.0, 0.0])[:, None], truth, align="scale_shift").rmse
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    truth = 1 + np.random.default_rng(3).random((3, 20))
+    bank = np.array([[1.0, 0.0], [0.9, np.sqrt(0.19)], [0.0, 1.0]])
+    return [
+        *(
+            Case("knn", f"weight {i + 1} of similarities (.9, .8, .8), temperature .07", value, WU, lambda i=i: float(knn_weights(np.array([0.9, 0.8, 0.8]))[i]))
+            for i, value in enumerate((0.675994, 0.162003, 0.162003))
+        ),
+        Case("knn", "votes of the nearest alone", 1, WU, lambda: float(knn_votes(bank, np.array([0, 1, 1]), np.array([[5.0, 0.0]]), (1,))[0, 0, 0])),
+        Case("ridge", "R2 of y = x w, penalty near 0", 1, "Hoerl and Kennard 1970", lambda: _ridge_r2(0)),
+        Case("ridge", "the same, features shifted by 1e4", 1, "Hoerl and Kennard 1970", lambda: _ridge_r2(1e4)),
+        Case("logistic", "gradient at the solution", 0, "optimality", _logistic_gradient, 1e-6),
+        Case("segmentation", "mIoU of confusion ((3, 1), (1, 3))", 0.6, VOC, lambda: mean_iou([[3, 1], [1, 3]])),
+        Case("segmentation", "off-diagonal count of truth 0 taken for 1", 1, VOC, lambda: float(confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)[0, 1])),
+        Case("depth", "delta 1 of 1.2 times the truth", 1, EIGEN, lambda: depth_metrics(1.2 * truth, truth).delta1),
+        Case("depth", "AbsRel of 1.2 times the truth", 0.2, EIGEN, lambda: depth_metrics(1.2 * truth, truth).abs_rel),
+        Case("depth", "delta 1 of 1.3 times the truth", 0, EIGEN, lambda: depth_metrics(1.3 * truth, truth).delta1),
+        Case("depth", "RMSE after one factor a sample", 0, EIGEN, lambda: depth_metrics(1.7 * truth, truth, align="scale").rmse),
+        Case("depth", "RMSE after factor and offset a sample", 0, EIGEN, _constant_step),
+        Case("caption", "recall at 1 of partners that are alike", 1, "Karpathy and Fei-Fei 2015 (1412.2306)", lambda: retrieval_recall(np.eye(6), np.eye(6)).a_to_b[1]),
+        Case("caption", "recall at 1 where all are alike: chance", 1 / 6, "Karpathy and Fei-Fei 2015 (1412.2306)", lambda: retrieval_recall(np.ones((6, 2)), np.ones((6, 2))).a_to_b[1]),
+    ]  # fmt: skip

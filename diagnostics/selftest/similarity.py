@@ -1,0 +1,129 @@
+"""Known answers of similarities."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from diagnostics.measures.similarity import (
+    angular_distance,
+    canonical_correlations,
+    cca,
+    cka,
+    cknna,
+    compare_rdms,
+    gulp,
+    hsic,
+    minibatch_cka,
+    mutual_knn,
+    procrustes,
+    pwcca,
+    svcca,
+)
+from diagnostics.selftest.cases import Case, centred_axes, normal, rotation
+
+KORNBLITH = "Kornblith et al. 2019 (1905.00414)"
+SONG = "Song et al. 2012, eq. 5"
+NGUYEN = "Nguyen et al. 2021 (2010.15327)"
+HUH = "Huh et al. 2024 (2405.07987)"
+WILLIAMS = "Williams et al. 2021 (2110.14739)"
+
+
+def _col(*values: float) -> np.ndarray:
+    return np.array(values, dtype=np.float64)[:, None]
+
+
+def _shared_axes() -> tuple[np.ndarray, np.ndarray]:
+    """Kernels with the same eigenvectors and eigenvalues (3, 2, 1) against (1, 2, 3)."""
+    axes = centred_axes(8, 3)
+    return axes * np.sqrt([3.0, 2.0, 1.0]), axes * np.sqrt([1.0, 2.0, 3.0])
+
+
+def _overlapping() -> tuple[np.ndarray, np.ndarray]:
+    """Two blocks of 6 orthonormal columns that share 2."""
+    axes = centred_axes(24, 10)
+    return axes[:, :6], axes[:, 4:10]
+
+
+def _inflated(n: int, p: int, draws: int) -> float:
+    """Mean biased CKA of independent Gaussian features [n, p]."""
+    return float(np.mean([cka(normal(n, p, seed=i), normal(n, p, seed=i + 1000), unbiased=False) for i in range(draws)]))
+
+
+def _null_spread(n: int, draws: int = 60) -> float:
+    """Standard deviation of debiased CKA of independent features times n."""
+    found = [cka(normal(n, 24, seed=i), normal(n, 24, seed=i + 1000)) for i in range(draws)]
+    return n * float(np.std(found))
+
+
+def _one_shared_component(n: int = 4000) -> float:
+    """SVCCA where the strongest component, 25 times the variance of each of 20 others, is all that is shared."""
+    shared = normal(n, 1, seed=0) * 5
+    return svcca(np.hstack([shared, normal(n, 20, seed=1)]), np.hstack([shared, normal(n, 20, seed=2)]))
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    x, wide = normal(60, 8, seed=3), normal(40, 5, seed=4)
+    shared, blocks = _shared_axes(), _overlapping()
+    a, b = _col(1, 2, 4, 8), _col(1, 3, 2, 7)
+    a5, b5 = _col(1, 2, 4, 8, 5), _col(1, 3, 2, 7, 6)
+    u, v = _col(0, 1, 3), _col(1, 0, 3)
+    mixing = normal(8, 8, seed=5) + 3 * np.eye(8)
+    found = [
+        Case("cka", "rotated copy", 1, KORNBLITH, lambda: cka(x, x @ rotation(8, 0))),
+        Case("cka", "biased, rotated copy", 1, KORNBLITH, lambda: cka(x, x @ rotation(8, 0), unbiased=False)),
+        Case("cka", "scaled by 1e-4", 1, KORNBLITH, lambda: cka(x, 1e-4 * x)),
+        *(
+            Case("cka", f"scaled by 0.1 and shifted by {c:g}", 1, KORNBLITH, lambda c=c: cka(x, 0.1 * x + c))
+            for c in (10.0, 100.0, 1e4)
+        ),
+        Case("cka", "both shifted by 1e4", 1, KORNBLITH, lambda: cka(x + 1e4, x + 1e4)),
+        Case("cka", "biased, 6 orthonormal columns of which 2 are shared", 1 / 3, KORNBLITH, lambda: cka(*blocks, unbiased=False)),
+        Case("cka", "biased, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 10 / 14, KORNBLITH, lambda: cka(*shared, unbiased=False)),
+        Case("cka", "biased, one feature each: squared correlation", 0.617347, KORNBLITH, lambda: cka(u, v, unbiased=False)),
+        Case("cka", "biased, independent, n = 64, p = 4096: sqrt(pq / ((n+p)(n+q)))", 0.9846, KORNBLITH, lambda: _inflated(64, 4096, 2), 1e-3),
+        Case("cka", "biased, independent, n = p = 256 (mean of 3 draws)", 0.5, KORNBLITH, lambda: _inflated(256, 256, 3), 3e-3),
+        Case("hsic", "n = 4, ab", 2.333333, SONG, lambda: hsic(a, b)),
+        Case("hsic", "n = 4, aa", 44.666667, SONG, lambda: hsic(a, a)),
+        Case("hsic", "n = 4, bb", 12.666667, SONG, lambda: hsic(b, b)),
+        Case("cka", "n = 4, rank-1 kernels", 0.098097, SONG, lambda: cka(a, b)),
+        Case("hsic", "n = 5, ab", 28.9, SONG, lambda: hsic(a5, b5)),
+        Case("hsic", "n = 5, aa", 38.5, SONG, lambda: hsic(a5, a5)),
+        Case("hsic", "n = 5, bb", 44.366667, SONG, lambda: hsic(b5, b5)),
+        Case("cka", "n = 5, rank-1 kernels", 0.699261, SONG, lambda: cka(a5, b5)),
+        Case("cka", "biased, n = 5: squared correlation", 0.777363, KORNBLITH, lambda: cka(a5, b5, unbiased=False)),
+        Case("cka", "spread of independent features times n (60 draws, n = 64)", math.sqrt(2), "Song et al. 2012", lambda: _null_spread(64), 0.45),
+        Case("cka", "Gaussian kernel, biased, sigma 1", 0.985145, KORNBLITH, lambda: cka(u, v, kernel="rbf", sigma=1.0, unbiased=False)),
+        Case("cka", "Gaussian kernel with a large sigma minus linear", 0, "Alvarez 2022 (2112.09305)", lambda: cka(x[:, :4], x[:, 2:], kernel="rbf", sigma=1e4) - cka(x[:, :4], x[:, 2:])),
+        Case("cka", "arccos, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.775193, WILLIAMS, lambda: math.acos(cka(*shared, unbiased=False))),
+        Case("minibatch_cka", "one batch of all samples minus debiased CKA", 0, NGUYEN, lambda: minibatch_cka(x[:, :4], x[:, 2:], batch_size=60) - cka(x[:, :4], x[:, 2:])),
+        Case("minibatch_cka", "shifted copy, batches of 8", 1, NGUYEN, lambda: minibatch_cka(x, 0.1 * x + 100, batch_size=8)),
+        Case("minibatch_cka", "two batches of (1, 2, 4, 8) and (1, 3, 2, 7): sums, divided once", 0.098097, NGUYEN, lambda: minibatch_cka(np.vstack([a, a]), np.vstack([b, b]), batch_size=4)),
+        Case("mutual_knn", "copy", 1, HUH, lambda: mutual_knn(x, x, k=5)),
+        Case("mutual_knn", "independent, n = 1024, k = 10: k / (n - 1)", 0.009775, HUH, lambda: mutual_knn(normal(1024, 16, seed=0), normal(1024, 16, seed=1), k=10), 3e-3),
+        Case("cknna", "copy", 1, HUH, lambda: cknna(x, x, k=5)),
+        Case("cca", "invertible map", 1, "Raghu et al. 2017 (1706.05806)", lambda: cca(x, x @ mixing)),
+        Case("cca", "6 orthonormal columns of which 2 are shared", 1 / 3, "Raghu et al. 2017 (1706.05806)", lambda: cca(*blocks)),
+        Case("cca", "mean squared correlation, independent, n = 500, p = 20, q = 30: max(p, q) / (n - 1)", 0.0601, "measures: Wishart mean", lambda: float(np.mean(canonical_correlations(normal(500, 20, seed=0), normal(500, 30, seed=1)) ** 2)), 8e-3),
+        Case("svcca", "only the strongest of 21 components shared", 0.2088, "Raghu et al. 2017 (1706.05806)", _one_shared_component, 0.05),
+        Case("pwcca", "invertible map", 1, "Morcos et al. 2018 (1806.05759)", lambda: pwcca(x, x @ mixing)),
+        Case("pwcca", "x wider than y, y inside x", 1, "Morcos et al. 2018 (1806.05759)", lambda: pwcca(x[:, :3], x)),
+        Case("procrustes", "rotated copy", 0, "Ding et al. 2021 (2108.01661)", lambda: procrustes(x, 3 * x @ rotation(8, 1) + 5)),
+        Case("procrustes", "same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.422650, "Ding et al. 2021 (2108.01661)", lambda: procrustes(*shared)),
+        Case("procrustes", "orthogonal subspaces", math.sqrt(2), "Ding et al. 2021 (2108.01661)", lambda: procrustes(centred_axes(16, 3), centred_axes(16, 6)[:, 3:])),
+        Case("angular_distance", "same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.425860, WILLIAMS, lambda: angular_distance(*shared)),
+        Case("angular_distance", "rotated copy", 0, WILLIAMS, lambda: angular_distance(x, x @ rotation(8, 2))),
+        *(
+            Case("rsa", f"RDMs (1, 2, 3) and (1, 3, 2), {method}", value, "Kriegeskorte et al. 2008", lambda m=method: compare_rdms([1.0, 2.0, 3.0], [1.0, 3.0, 2.0], method=m))
+            for method, value in (("pearson", 0.5), ("spearman", 0.5), ("kendall", 1 / 3), ("cosine", 13 / 14))
+        ),
+        Case("gulp", "invertible map, no regularisation", 0, "Boix-Adsera et al. 2022 (2210.06545)", lambda: gulp(wide, wide @ (normal(5, 5, seed=6) + 3 * np.eye(5)), regularization=0.0)),
+        Case("gulp", "orthogonal subspaces of 3 and 4, no regularisation, squared: p + q", 7, "Boix-Adsera et al. 2022 (2210.06545)", lambda: gulp(centred_axes(16, 3), centred_axes(16, 7)[:, 3:], regularization=0.0) ** 2),
+    ]  # fmt: skip
+    neighbours = len(x) - 1
+    found.append(
+        Case("cknna", "all neighbours minus debiased CKA", 0, HUH, lambda: cknna(x[:, :4], x[:, 2:], k=neighbours) - cka(x[:, :4], x[:, 2:]))
+    )  # fmt: skip
+    return found
