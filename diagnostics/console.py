@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diagnostics import controls as control
-from diagnostics.profiles import Profile
+from diagnostics.profiles import Profile, lines_shown
 from diagnostics.progress import Cost, Progress, Watch, duration, size
 from diagnostics.runs import Run
 from diagnostics.statistics import Interval
@@ -127,14 +127,11 @@ def _other_table(others: list[Profile]) -> Table:
     table.columns[0].no_wrap, table.columns[-1].no_wrap = True, False
     for p in others:
         score = p.data["score"].values
-        largest = (
-            f"{np.nanmax(score):.3g} at {p.taps[int(np.nanargmax(score))]}" if np.isfinite(score).any() else "none"
-        )
-        at = p.taps.index(p.output_tap)
-        lines = ", ".join(f"{name} {values[at]:.3g}" for name, values in p.lines.items())
+        known = np.isfinite(score).any()
+        largest = f"{np.nanmax(score):.3g} at {p.taps[int(np.nanargmax(score))]}" if known else "none"
         table.add_row(
-            p.measure, p.family, f"{score[0]:.3g}", _safe(largest), _shown(p.output, digits=3),
-            _value(p.control("fresh_weights"), digits=3), _safe(lines),
+            p.measure, p.family, _number(score[0]), _safe(largest), _shown(p.output, digits=3),
+            _value(p.control("fresh_weights"), digits=3), _safe(lines_shown(p)),
         )  # fmt: skip
     return table
 
@@ -153,6 +150,10 @@ def _shown(found: Interval | None, *, signed: bool = False, digits: int | None =
         return f"{found.value:.{digits}g} \\[{found.low:.{digits}g}, {found.high:.{digits}g}]"
     value = f"{found.value:+.3f}" if signed else f"{found.value:.3f}"
     return f"{value} \\[{found.low:.3f}, {found.high:.3f}]"
+
+
+def _number(value: float) -> str:
+    return "none" if value != value else f"{value:.3g}"
 
 
 def _value(found: Interval | None, digits: int = 0) -> str:

@@ -187,6 +187,17 @@ class Profile:
         return profile_figure(self)
 
 
+def lines_shown(profile: Profile) -> str:
+    """Reference lines at the output tap in words, or at the last tap that has any (the output may have no attention)."""
+    at = profile.taps.index(profile.output_tap)
+    for i in (at, *reversed(range(len(profile.taps)))):
+        known = {name: values[i] for name, values in profile.lines.items() if math.isfinite(values[i])}
+        if known:
+            where = "" if i == at else f" at {profile.taps[i]}"
+            return ", ".join(f"{name} {value:.3g}" for name, value in known.items()) + where
+    return ""
+
+
 def number(value: float) -> float | None:
     """A float that JSON can hold: None for what is not finite."""
     value = float(value)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diagnostics import controls as control
-from diagnostics.profiles import Profile
+from diagnostics.profiles import Profile, lines_shown
 from diagnostics.statistics import Interval
 
 if TYPE_CHECKING:
@@ -105,9 +105,7 @@ def _control_row(p: Profile, names: list[str]) -> list[str]:
 
 def _other_row(p: Profile) -> list[str]:
     found = [p.control(name) for name in control.WEIGHTS]
-    at = p.taps.index(p.output_tap)
-    lines = ", ".join(f"{name} {values[at]:.3g}" for name, values in p.lines.items())
-    return [p.measure, p.family, p.output_tap, shown(p.output), *(shown(value) for value in found), lines]
+    return [p.measure, p.family, p.output_tap, shown(p.output), *(shown(value) for value in found), lines_shown(p)]
 
 
 def _sections(run: Run, profiles: list[Profile]) -> list[Section]:

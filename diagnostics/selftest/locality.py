@@ -193,9 +193,9 @@ def cases() -> list[Case]:
         Case("tokencut", "IoU of a planted square", 1, TOKENCUT, lambda: jaccard(tokencut(square, (8, 8)).mask, mask == 1)),
         Case("object_discovery", "CorLoc of a planted square", 1, LOST, lambda: object_discovery(square[None], (8, 8), mask[None]).corloc),
         *(
-            Case("receptive_field", f"{k} convolutions of 3 x 3 ones, spread on an axis: sqrt(2 k / 3)", math.sqrt(2 * k / 3), LUO, lambda k=k: float(receptive_field(_stacked_ones(k)).spread[0]))
+            Case("receptive_field", f"{k} convolutions of 3 x 3 ones, spread on an axis: sqrt(2 k / 3)", math.sqrt(2 * k / 3), LUO, lambda k=k: float(receptive_field(_stacked_ones(k), (k + 3, k + 3)).sd[0]))
             for k in (1, 2, 3, 5)
         ),
-        Case("global_token_mass", "uniform over 196 tokens and 1 class token", 1 / 197, DARCET, lambda: float(global_token_mass(_uniform(197), 1)[0])),
+        Case("global_token_mass", "uniform over 196 tokens and 1 class token", 1 / 197, DARCET, lambda: float(global_token_mass(_uniform(197), 1).prefix[0])),
     ]  # fmt: skip
     return found

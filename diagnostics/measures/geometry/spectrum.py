@@ -1,23 +1,27 @@
 """How many dimensions a representation fills: functionals of its spectrum.
 
-Names get mixed up in the literature, so each says whether it reads singular values or eigenvalues, centred or not.
+Names get mixed up in the literature, so each says whether it reads singular values (sigma) or eigenvalues of the covariance
+(lambda, proportional to sigma^2), centred or not. None changes with the scale or a rotation of the features; the centred
+ones do not change with a shift either, the uncentred ones do.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-import xarray as xr
+import torch
+from torch import Tensor
 
-from diagnostics.activations import Activations, StoredTarget
-from diagnostics.measures.arrays import centred, matrix, one_thread, over_taps
-from diagnostics.measures.base import Measure
-from diagnostics.measures.intervals import group_blocks, jackknife_log_interval
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import centre, samples
+from diagnostics.measures.geometry.pooled import Found, PooledMeasure, no_interval
+from diagnostics.measures.intervals import linearised_interval
 
-MOST_ROWS = 4096
-BLOCKS = 20
+RANKS = (11, 100)
+"""Eigenvalues between which `alpha_req` fits the decay, counted from 1, both ends in it (reptrix)."""
 
 
 def rankme(z: Any) -> float:
@@ -26,11 +30,41 @@ def rankme(z: Any) -> float:
     p_k = sigma_k / sum(sigma) + 1e-7 over the min(n, d) singular values of z [sample, feature], not normalised again.
     At most about min(n, d), so comparable only at equal n and d. NaN where z is zero.
     """
-    array = matrix(z, "z")
-    if len(array) > array.shape[1]:
-        # The triangular factor has the same singular values and fewer rows.
-        array = np.linalg.qr(array, mode="r")
-    return _rankme_of(np.linalg.svd(array, compute_uv=False))
+    return _value(_rankme_of, samples(z, "z"), centred=False)
+
+
+def effective_rank(x: Any) -> float:
+    """Effective rank (Roy and Vetterli 2007, EUSIPCO): exp of the entropy of the **uncentred** singular values.
+
+    p_k = sigma_k / sum(sigma) of x [sample, feature]: RankMe without its 1e-7, from 1 to min(n, d). NaN where x is zero.
+    """
+    return _value(_effective_rank_of, samples(x, "x"), centred=False)
+
+
+def alpha_req(x: Any, *, ranks: tuple[int, int] = RANKS) -> float:
+    """Decay of the spectrum (alpha-ReQ, Agrawal et al. 2022): minus the slope of log lambda_i on log i.
+
+    Parameters
+    ----------
+    x: [sample, feature], **centred** here; lambda are the eigenvalues of its covariance, largest first.
+    ranks: first and last i of the fit, counted from 1, both in it. Least squares with weights 1 / i, as reptrix fits.
+
+    The slope depends on the range, so a spectrum that ends inside it gives NaN, not the slope of a shorter one: x needs
+    more than ranks[1] samples and at least as many features that are not combinations of others.
+    """
+    first, last = ranks
+    if not 1 <= first < last:
+        raise DiagnosticsError(f"ranks is {tuple(ranks)}: give two different ranks, the smaller first, from 1 on.")
+    return _value(lambda sigma: _decay_of(sigma, first, last), samples(x, "x", 2), centred=True)
+
+
+def nesum(x: Any) -> float:
+    """NESum: sum(lambda) / lambda_1 over the eigenvalues of the **centred** covariance of x [sample, feature].
+
+    He and Ozay 2022 (ICML); compared with others in 2305.16562. The stable rank of centred data. Needs 2 samples; NaN
+    where all samples are equal.
+    """
+    return _value(_energy_of, samples(x, "x", 2), centred=True)
 
 
 def participation_ratio(x: Any) -> float:
@@ -38,100 +72,133 @@ def participation_ratio(x: Any) -> float:
 
     Gao et al. 2017 (bioRxiv 214262). Needs 2 samples; NaN where all samples are equal.
     """
-    return _participation_of(_gram(centred(matrix(x, "x", least=2))))
+    return _value(_participation_of, samples(x, "x", 2), centred=True)
 
 
-def _rankme_of(singular: np.ndarray) -> float:
-    total = singular.sum()
-    if not total > 0:
-        return float("nan")
-    p = singular / total + 1e-7
-    return float(np.exp(-(p * np.log(p)).sum()))
+def stable_rank(x: Any) -> float:
+    """Stable rank: squared Frobenius norm over squared spectral norm of x [sample, feature], **uncentred**.
 
-
-def _participation_of(gram: np.ndarray) -> float:
-    # Trace and Frobenius norm are the sums of the eigenvalues and of their squares: no decomposition needed.
-    squares = float(np.vdot(gram, gram))
-    return float(np.trace(gram)) ** 2 / squares if squares > 0 else float("nan")
-
-
-def _gram(x: np.ndarray) -> np.ndarray:
-    """The smaller of x xT and xT x; their non-zero eigenvalues agree."""
-    return x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x
-
-
-class _Spectral(Measure):
-    """A functional of the spectrum of one pooling, with a jackknife interval over groups.
-
-    Leaving a block of rows out is a sub-matrix of x xT, or a subtraction from xT x, so that no replicate goes through
-    the rows again.
+    Rudelson and Vershynin 2007 (J. ACM 54, "numerical rank"). sum(sigma^2) / sigma_1^2; NaN where x is zero.
     """
+    return _value(_energy_of, samples(x, "x"), centred=False)
 
-    family = "geometry"
-    higher_is_better = None
-    functional: ClassVar[str]
-    centring: ClassVar[str]
-    centre: ClassVar[bool]
-    least: ClassVar[int]
 
-    @abstractmethod
-    def whole(self, x: np.ndarray) -> float:
-        """The statistic from all rows."""
+Functional = Callable[[Tensor], Tensor]
+"""A scalar from singular values [k], largest first and not all zero; differentiable, and without a scale."""
 
-    @abstractmethod
-    def of_gram(self, gram: np.ndarray, most: int) -> float:
-        """The statistic from a Gram matrix whose rank is at most `most`."""
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        pooling = activations.poolings[0]
-        n = min(len(activations.ids), MOST_ROWS)
-        blocks = group_blocks(activations.groups[:n], BLOCKS, seed)
-        score, low, high, ceiling = (np.full(len(activations.taps), np.nan) for _ in range(4))
-        for i, tap in enumerate(activations.taps):
-            x = matrix(activations.pooled(tap.name, pooling)[:n], f"Tap {tap.name} for {self.name}", self.least)
-            ceiling[i] = min(n - self.centre, x.shape[1])
-            score[i] = self.whole(x)
-            low[i], high[i] = self._interval(score[i], x, blocks)
-        found = {"score": score, "low": low, "high": high, "ceiling": ceiling}
-        variables = {name: ("tap", values) for name, values in found.items()}
-        attrs = {
-            "functional": self.functional,
-            "pooling": pooling,
-            "centring": self.centring,
-            "interval": f"95 % delete-a-group jackknife on the logarithm, {len(np.unique(blocks))} blocks of groups",
-            "ceiling": "the largest value that n and the number of features allow",
-            "n": n,
-            "d": max(tap.features for tap in activations.taps),
-            "seed": seed,
-        }
-        return over_taps(activations, variables, attrs)
+def singular_values(x: Tensor, *, centred: bool) -> Tensor:
+    """The min(n, d) singular values of [sample, feature], largest first; rounding error is set to 0."""
+    return _without_rounding(torch.linalg.svdvals(_triangle(centre(x) if centred else x)), x)
 
-    def _interval(self, estimate: float, x: np.ndarray, blocks: np.ndarray) -> tuple[float, float]:
-        # Centred once over all rows even where each replicate is centred again: the subtraction then costs no digits.
-        x = centred(x) if self.centre else x
-        wide = x.shape[0] <= x.shape[1]
-        gram = _gram(x)
-        numbers, sizes = np.unique(blocks, return_counts=True)
-        left_out = np.full(len(numbers), np.nan)
-        for j, number in enumerate(numbers):
-            keep = blocks != number
-            n = int(keep.sum())
-            if n < self.least:
-                continue
-            if wide:
-                part = gram[np.ix_(keep, keep)]
-                if self.centre:
-                    rows = part.mean(axis=0)
-                    part = part - rows - rows[:, None] + rows.mean()
-            else:
-                dropped = x[~keep]
-                part = gram - dropped.T @ dropped
-                if self.centre:
-                    mean = -dropped.sum(axis=0) / n
-                    part -= n * np.outer(mean, mean)
-            left_out[j] = self.of_gram(part, min(n, x.shape[1]))
-        return jackknife_log_interval(estimate, left_out, sizes)
+
+def singular_values_and_parts(x: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
+    """`singular_values`, and what each row adds to their squares, [sample, k]."""
+    rows = centre(x) if centred else x
+    left, sigma, right = torch.linalg.svd(_triangle(rows), full_matrices=False)
+    sigma = _without_rounding(sigma, x)
+    # The triangle of a wide matrix keeps its rows' left vectors, that of a tall one its right vectors.
+    return sigma, (left * sigma if len(rows) <= rows.shape[1] else rows @ right.mT).square()
+
+
+def influence(functional: Functional, sigma: Tensor, parts: Tensor) -> Tensor:
+    """Derivative of a functional of the spectrum by the weight of each row, [sample]; sums to 0.
+
+    A row adds (v_k . x_i)^2 to the k-th eigenvalue of x^T x. That the mean which is removed moves with the weight changes
+    nothing: the scatter is least about it.
+    """
+    there = sigma > 0
+    values = sigma[there].clone()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(functional(values.requires_grad_()), values)
+    return parts[:, there] @ (slope / (2 * values.detach()))
+
+
+def _triangle(rows: Tensor) -> Tensor:
+    """A square matrix with the singular values of [sample, feature]."""
+    if len(rows) <= rows.shape[1]:
+        return torch.linalg.qr(rows.mT, mode="r").R.mT
+    return torch.linalg.qr(rows, mode="r").R
+
+
+def _without_rounding(sigma: Tensor, x: Tensor) -> Tensor:
+    return sigma * (sigma > sigma[0] * max(x.shape) * torch.finfo(x.dtype).eps)
+
+
+def _value(functional: Functional, x: Tensor, *, centred: bool) -> float:
+    return _value_of(functional, singular_values(x, centred=centred))
+
+
+def _value_of(functional: Functional, sigma: Tensor) -> float:
+    return float(functional(sigma)) if bool(sigma[0] > 0) else float("nan")
+
+
+def _rankme_of(sigma: Tensor) -> Tensor:
+    return torch.special.entr(sigma / sigma.sum() + 1e-7).sum().exp()
+
+
+def _effective_rank_of(sigma: Tensor) -> Tensor:
+    # 0 has no entropy, but an infinite derivative.
+    return torch.special.entr(sigma[sigma > 0] / sigma.sum()).sum().exp()
+
+
+def _energy_of(sigma: Tensor) -> Tensor:
+    return (sigma / sigma[0]).square().sum()
+
+
+def _participation_of(sigma: Tensor) -> Tensor:
+    share = (sigma / sigma[0]).square()
+    return share.sum().square() / share.square().sum()
+
+
+def _decay_of(sigma: Tensor, first: int, last: int) -> Tensor:
+    if len(sigma) < last or not bool(sigma[last - 1] > 0):
+        return sigma.new_tensor(float("nan"))
+    rank = torch.arange(first, last + 1, dtype=sigma.dtype, device=sigma.device)
+    weight = 1 / rank
+    along = rank.log() - (weight @ rank.log()) / weight.sum()
+    height = 2 * (sigma[first - 1 : last] / sigma[0]).log()
+    return -(weight * along) @ height / ((weight * along) @ along)
+
+
+class _Spectral(PooledMeasure):
+    """A functional of the spectrum with its value for noise, and an interval from the influence of each group."""
+
+    centred: ClassVar[bool]
+    interval = "95 % infinitesimal jackknife over groups, on the logarithm"
+    about: ClassVar[Mapping[str, str]] = {
+        "line_noise": "the value of independent standard Gaussian features, one draw of the same n and width",
+        "line_ceiling": "the largest value that n and the number of features allow",
+    }
+
+    def of_sigma(self, sigma: Tensor) -> Tensor:
+        """The functional, NaN where it has no value."""
+        raise NotImplementedError
+
+    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> Found:
+        sigma, parts = singular_values_and_parts(x, centred=self.centred)
+        score = _value_of(self.of_sigma, sigma)
+        n, d = x.shape
+        noise = _value_of(self.of_sigma, _of_noise(n, d, seed, str(x.device), self.centred))
+        lines = {"line_noise": noise, "line_ceiling": float(min(n - self.centred, d))}
+        if np.isnan(score):
+            return Found({key: lines[key] for key in self.about}, self.lacks(sigma))
+        by_row = influence(self.of_sigma, sigma, parts).cpu().numpy()
+        low, high = linearised_interval(score, by_row, groups)
+        numbers = {"score": score, "low": low, "high": high} | {key: lines[key] for key in self.about}
+        return Found(numbers, no_interval(groups))
+
+    def lacks(self, sigma: Tensor) -> str:
+        """Why there is no value."""
+        return "all samples are equal" if self.centred else "all features are zero"
+
+
+@functools.lru_cache(maxsize=16)
+def _of_noise(n: int, d: int, seed: int, device: str, centred: bool) -> Tensor:
+    """Singular values of one draw of independent standard Gaussian features; taps and measures share it."""
+    draws = torch.Generator(device=device).manual_seed(seed)
+    noise = torch.randn((n, d), generator=draws, dtype=torch.float64, device=device)
+    return singular_values(noise, centred=centred)
 
 
 class RankMe(_Spectral):
@@ -142,15 +209,64 @@ class RankMe(_Spectral):
     source = "Garrido et al. 2023 (2210.02885), eq. 1 and 2"
     functional = "RankMe: exp of the entropy of sigma / sum(sigma) + 1e-7, singular values"
     centring = "none"
-    centre = False
+    centred = False
     least = 1
 
-    def whole(self, x: np.ndarray) -> float:
-        return rankme(x)
+    def of_sigma(self, sigma: Tensor) -> Tensor:
+        return _rankme_of(sigma)
 
-    def of_gram(self, gram: np.ndarray, most: int) -> float:
-        eigenvalues = np.linalg.eigvalsh(gram)[::-1][:most]
-        return _rankme_of(np.sqrt(np.maximum(eigenvalues, 0.0)))
+
+class EffectiveRank(_Spectral):
+    """Effective rank at every tap."""
+
+    name = "effective_rank"
+    answers = "How many dimensions does the representation fill, by its singular values (without RankMe's constant)?"
+    source = "Roy and Vetterli 2007 (EUSIPCO)"
+    standard = False
+    functional = "effective rank: exp of the entropy of sigma / sum(sigma), singular values"
+    centring = "none"
+    centred = False
+    least = 1
+
+    def of_sigma(self, sigma: Tensor) -> Tensor:
+        return _effective_rank_of(sigma)
+
+
+class AlphaReq(_Spectral):
+    """Decay of the spectrum at every tap."""
+
+    name = "alpha_req"
+    answers = "How fast do the variances along the principal components fall?"
+    source = "Agrawal et al. 2022 (NeurIPS, alpha-ReQ); weights and range as reptrix"
+    standard = False
+    functional = (
+        f"alpha-ReQ: minus the slope of log lambda on log rank, ranks {RANKS[0]} to {RANKS[1]}, weights 1 / rank, "
+        "eigenvalues of the covariance"
+    )
+    centring = "features centred over samples"
+    centred = True
+    about: ClassVar[Mapping[str, str]] = {"line_noise": _Spectral.about["line_noise"]}
+
+    def of_sigma(self, sigma: Tensor) -> Tensor:
+        return _decay_of(sigma, *RANKS)
+
+    def lacks(self, sigma: Tensor) -> str:
+        return f"{int((sigma > 0).sum())} eigenvalues are not 0 and the fit reads the first {RANKS[1]}"
+
+
+class NeSum(_Spectral):
+    """NESum at every tap."""
+
+    name = "nesum"
+    answers = "How many times the variance of the first principal component is there in all?"
+    source = "He and Ozay 2022 (ICML); 2305.16562"
+    standard = False
+    functional = "NESum: sum(lambda) / lambda_1, eigenvalues of the covariance"
+    centring = "features centred over samples"
+    centred = True
+
+    def of_sigma(self, sigma: Tensor) -> Tensor:
+        return _energy_of(sigma)
 
 
 class ParticipationRatio(_Spectral):
@@ -161,11 +277,23 @@ class ParticipationRatio(_Spectral):
     source = "Gao et al. 2017 (bioRxiv 214262)"
     functional = "participation ratio: (sum lambda)^2 / sum lambda^2, eigenvalues of the covariance"
     centring = "features centred over samples"
-    centre = True
-    least = 2
+    centred = True
 
-    def whole(self, x: np.ndarray) -> float:
-        return participation_ratio(x)
+    def of_sigma(self, sigma: Tensor) -> Tensor:
+        return _participation_of(sigma)
 
-    def of_gram(self, gram: np.ndarray, most: int) -> float:
-        return _participation_of(gram)
+
+class StableRank(_Spectral):
+    """Stable rank at every tap."""
+
+    name = "stable_rank"
+    answers = "How many times the energy of the largest singular direction is there in all?"
+    source = "Rudelson and Vershynin 2007 (J. ACM 54)"
+    standard = False
+    functional = "stable rank: sum(sigma^2) / sigma_1^2, singular values"
+    centring = "none"
+    centred = False
+    least = 1
+
+    def of_sigma(self, sigma: Tensor) -> Tensor:
+        return _energy_of(sigma)

@@ -1,142 +1,320 @@
-"""Similarity of representations: debiased linear CKA, exact, from Gram matrices that are gathered over features."""
+"""Centred kernel alignment: exact, from kernel matrices that are gathered over features."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
-import xarray as xr
+import torch
+from torch import Tensor
 
-from diagnostics.activations import Activations, StoredTarget
-from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import centred, matrix, one_thread, over_taps
-from diagnostics.measures.base import Measure
+from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.measures.arrays import as_tensor, centre, pair
+from diagnostics.measures.similarity import packed
+from diagnostics.measures.similarity.base import Side, Similarity
 
 MOST_ROWS = 2048
-"""Rows of the Gram matrices at most: all taps' are held at once, and independent features already spread by only
+"""Rows of the kernels of a run at most: all taps' are held at once, and independent features already spread by only
 sqrt(2) / n = .0007 there."""
+MEDIAN_ROWS = 4096
+"""Rows whose distances the median is taken over at most."""
+WIDE = 1024
+"""Features that a linear kernel takes at a time."""
+SINGLE_ROWS = 128
+"""Samples from which on they may be multiplied in single precision: with few, rounding averages out less."""
+BLOCK_ROWS = 1024
+"""Rows of a kernel that the plain functions hold at a time."""
 
-# A kernel whose centred part is this small beside the kernel itself is rounding error, not structure.
-_NOTHING = 1e-12
+Kernel = Literal["linear", "rbf"]
 
 
-def cka(x: Any, y: Any, *, unbiased: bool = True) -> float:
-    """Linear centred kernel alignment of two representations of the same samples.
+def cka(x: Any, y: Any, *, kernel: Kernel = "linear", unbiased: bool = True, sigma: float | None = None) -> float:
+    """Centred kernel alignment of two representations of the same samples.
 
     Parameters
     ----------
     x, y: [sample, feature], rows aligned; their widths may differ.
+    kernel: "linear", or "rbf", exp(-d^2 / (2 sigma^2)) of the Euclidean distance d.
     unbiased: the ratio of unbiased HSIC (Song et al. 2012, eq. 5; in the U-centred form of Székely and Rizzo 2014,
         eq. 3.2), which may be negative and needs 4 samples. False: the biased ratio of Kornblith et al. 2019
         (1905.00414, eq. 3), which approaches 1 for unrelated features wider than n.
+    sigma: of "rbf", the same for both sides; None gives each side the median of its own distances over the pairs i < j
+        of samples (of at most 4096 of them, evenly chosen). An absolute sigma means little for wide features: where it
+        is far below their distances every sample resembles itself alone.
 
-    Returns NaN where a side has nothing to compare (constant features). Raises DiagnosticsError for too few samples,
-    unequal numbers of samples and values that are not finite.
+    Returns NaN where a side has nothing to compare (constant features, equidistant samples). Holds 1024 rows of a kernel
+    at a time. Raises DiagnosticsError for too few samples, unequal numbers of samples, values that are not finite and a
+    sigma that is not above 0.
     """
-    k, m = _kernels(x, y, unbiased)
-    return float((_unit(k, unbiased) * _unit(m, unbiased)).sum())
+    least = 4 if unbiased else 2
+    first, second = pair(x, y, least)
+    if kernel not in ("linear", "rbf"):
+        raise unknown("kernel", kernel, ("linear", "rbf"))
+    if sigma is not None and not 0 < sigma < float("inf"):
+        raise DiagnosticsError(f"sigma is {sigma}: give a positive number, or none for the median distance.")
+    k, m = (LinearKernel(side) if kernel == "linear" else _Rbf(side, sigma) for side in (first, second))
+    return Sums(k, m, unbiased).ratio
 
 
 def hsic(x: Any, y: Any, *, unbiased: bool = True) -> float:
     """Hilbert-Schmidt independence criterion with linear kernels: HSIC_1 of Song et al. 2012 (eq. 5), or the biased
     tr(KHLH) / (n - 1)^2 of Gretton et al. 2005 (eq. 9). Arguments and errors as in `cka`.
     """
-    k, m = _kernels(x, y, unbiased)
-    n = len(k)
-    product = float((center_gram(k, unbiased=unbiased) * center_gram(m, unbiased=unbiased)).sum())
-    return product / (n * (n - 3) if unbiased else (n - 1) ** 2)
+    first, second = pair(x, y, 4 if unbiased else 2)
+    n = len(first)
+    return Sums(LinearKernel(first), LinearKernel(second), unbiased).both / (n * (n - 3) if unbiased else (n - 1) ** 2)
 
 
-def center_gram(gram: np.ndarray, *, unbiased: bool = True) -> np.ndarray:
-    """A centred copy of a kernel matrix [sample, sample], float64.
+def center_gram(gram: Any, *, unbiased: bool = True) -> Tensor:
+    """A centred copy of a symmetric kernel matrix [sample, sample], float64.
 
     U-centred with zero diagonal (Székely and Rizzo 2014, eq. 2.9), so that the sum of products of two of them over
     n (n - 3) is HSIC_1; doubly centred when not `unbiased`.
     """
-    out = np.array(gram, dtype=np.float64)
-    n = len(out)
+    out = as_tensor(gram).clone()
+    n = len(out) if out.ndim else 0
     if out.ndim != 2 or out.shape[1] != n or n < (4 if unbiased else 2):
         raise DiagnosticsError(
-            f"A kernel matrix of shape {out.shape} cannot be centred: give a square one of at least "
+            f"A kernel matrix of shape {tuple(out.shape)} cannot be centred: give a square one of at least "
             f"{4 if unbiased else 2} samples."
         )
     if unbiased:
-        np.fill_diagonal(out, 0.0)
-    rows, columns = out.sum(axis=1), out.sum(axis=0)
-    size = n - 2 if unbiased else n
-    total = rows.sum() / ((n - 1) * (n - 2) if unbiased else n * n)
-    out -= (rows / size - total)[:, None]
-    out -= columns / size
-    if unbiased:
-        np.fill_diagonal(out, 0.0)
-    return out
+        out.fill_diagonal_(0.0)
+    return _centred_rows(out, out.sum(dim=1), 0, unbiased)
 
 
-def gram_of_blocks(blocks: Iterable[np.ndarray], rows: int) -> np.ndarray:
-    """The kernel matrix float64 [rows, rows] of features that come in blocks [sample, feature], centred block by block.
+def gram_of_blocks(blocks: Iterable[Any]) -> Tensor:
+    """The linear kernel float64 [sample, sample] of features that come in blocks [sample, feature], each centred first.
 
-    Centring removes from the kernel what U-centring would remove later, so that a common offset costs no digits.
+    Centring removes from the kernel what centring the kernel would remove later, so that a common offset costs no digits.
     """
-    gram = np.zeros((rows, rows))
+    upper = _upper_gram(block if isinstance(block, Tensor) else torch.from_numpy(np.asarray(block)) for block in blocks)
+    return upper + upper.triu(1).T
+
+
+def _upper_gram(blocks: Iterable[Tensor]) -> Tensor:
+    """`gram_of_blocks` on and above the diagonal, zero below it.
+
+    A block of many features is multiplied in single precision on a CPU, in half the time, after it was centred in double;
+    blocks add up in double. Rounding then differs from entry to entry, and moves CKA by 1e-9 to 1e-8 (below 1e-6 where one sample
+    is a thousand times as far out as the others).
+    """
+    total: Tensor | None = None
     for block in blocks:
-        x = centred(np.asarray(block[:rows], dtype=np.float64))
-        # numpy sees that both factors are one matrix and calls syrk, which does half the work.
-        gram += x @ x.T
-    return gram
+        if total is None:
+            total = torch.zeros(len(block), len(block), dtype=torch.float64, device=block.device)
+        for start in range(0, block.shape[1], WIDE):
+            x = centre(as_tensor(block[:, start : start + WIDE]))
+            if x.device.type == "cpu":
+                _add_upper_product(total.numpy().T, x.numpy().T, single=x.shape[1] == WIDE and len(x) >= SINGLE_ROWS)
+            else:
+                total += (x @ x.T).triu()
+    if total is None:
+        raise DiagnosticsError("There are no features: give at least one block of [sample, feature].")
+    return total
 
 
-def _kernels(x: Any, y: Any, unbiased: bool) -> tuple[np.ndarray, np.ndarray]:
-    first, second = (matrix(side, name, least=4 if unbiased else 2) for side, name in ((x, "x"), (y, "y")))
-    n = len(first)
-    if len(second) != n:
-        raise DiagnosticsError(
-            f"x and y have shapes {first.shape} and {second.shape}: give both for the same samples in the same order."
-        )
-    return gram_of_blocks([first], n), gram_of_blocks([second], n)
+def _add_upper_product(total: np.ndarray, x: np.ndarray, *, single: bool) -> None:
+    """Adds xT x of [feature, sample] to one triangle of `total`, with half the work of a product.
+
+    Both are transposed views, for BLAS counts columns first; so is what is upper by rows lower by columns.
+    """
+    # scipy's modules of BLAS routines are made when it is imported, where no checker can look.
+    from scipy.linalg.blas import dsyrk, ssyrk  # pyright: ignore[reportAttributeAccessIssue]
+
+    if single:
+        # An overflow would be said to be infinity in the data: scaled by a power of two, which rounds nothing.
+        largest = max(float(x.max()), -float(x.min()))
+        scale = 2.0 ** np.floor(np.log2(largest)) if 0 < largest < np.inf else 1.0
+        scaled = np.empty_like(x, dtype=np.float32)
+        np.multiply(x, 1 / scale, out=scaled, casting="unsafe")
+        total += ssyrk(1.0, scaled, trans=1, lower=1) * scale**2
+    else:
+        dsyrk(1.0, x, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
 
 
-def _unit(gram: np.ndarray, unbiased: bool) -> np.ndarray:
-    """The centred kernel divided by its norm; NaN where nothing but rounding error is left."""
-    out = center_gram(gram, unbiased=unbiased)
-    norm = float(np.linalg.norm(out))
-    out *= 1 / norm if norm > _NOTHING * float(np.linalg.norm(gram)) else np.nan
-    return out
+class _Kernel(ABC):
+    """A kernel matrix, up to a constant, in blocks of rows."""
+
+    n: int
+    device: torch.device
+
+    @abstractmethod
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows start to stop, [row, sample]."""
 
 
-class Cka(Measure):
+class LinearKernel(_Kernel):
+    """x xT of centred features."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x, self.n, self.device = centre(x), len(x), x.device
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self.x[start:stop] @ self.x.T
+
+
+class _Rbf(_Kernel):
+    """exp(-d^2 / (2 sigma^2)) - 1: centring takes the constant away again, and a wide kernel keeps its digits."""
+
+    def __init__(self, x: Tensor, sigma: float | None) -> None:
+        self.x, self.n, self.device = centre(x), len(x), x.device
+        self.sigma = _median_distance(self.x) if sigma is None else sigma
+        self.squares = (self.x * self.x).sum(dim=1)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        if self.sigma == 0:
+            return torch.zeros(stop - start, self.n, dtype=torch.float64, device=self.device)
+        squared = _squared_distances(self.x[start:stop], self.squares[start:stop], self.x, self.squares)
+        out = squared.div_(-2 * self.sigma).div_(self.sigma).expm1_()
+        out[torch.arange(stop - start, device=self.device), torch.arange(start, stop, device=self.device)] = 0.0
+        return out
+
+
+def _squared_distances(x: Tensor, x_squares: Tensor, y: Tensor, y_squares: Tensor) -> Tensor:
+    """Of centred rows, [x, y]: what a common offset would cost in digits is gone."""
+    out = x @ y.T
+    return out.mul_(-2).add_(x_squares[:, None]).add_(y_squares).clamp_(min=0)
+
+
+def _median_distance(x: Tensor) -> float:
+    """The median over pairs i < j of centred rows."""
+    n = len(x)
+    if n > MEDIAN_ROWS:
+        x = x[torch.arange(MEDIAN_ROWS, device=x.device) * n // MEDIAN_ROWS]
+        n = MEDIAN_ROWS
+    squares = (x * x).sum(dim=1)
+    squared = _squared_distances(x, squares, x, squares)
+    return float(_median(squared.flatten().index_select(0, packed.places(n, x.device)).sqrt_()))
+
+
+def _median(values: Tensor) -> Tensor:
+    count = len(values)
+    middle = [values.kthvalue(k + 1).values for k in {(count - 1) // 2, count // 2}]
+    return torch.stack(middle).mean()
+
+
+class Sums:
+    """Sums of products of two centred kernels, of either with itself, and of the kernels before (`raw`), in blocks of
+    rows."""
+
+    def __init__(self, first: _Kernel, second: _Kernel, unbiased: bool) -> None:
+        self.first, self.second, self.unbiased = first, second, unbiased
+        self.both = self.own = self.other = 0.0
+        sides = (first, second)
+        margins = [torch.cat([k.sum(dim=1) for _, k in self._blocks(side)]) for side in sides]
+        self.raw = [0.0, 0.0]
+        for (start, k), (_, m) in zip(self._blocks(first), self._blocks(second), strict=True):
+            self.raw[0] += float((k * k).sum())
+            self.raw[1] += float((m * m).sum())
+            k, m = (_centred_rows(b, margin, start, unbiased) for b, margin in zip((k, m), margins, strict=True))
+            self.both += float((k * m).sum())
+            self.own += float((k * k).sum())
+            self.other += float((m * m).sum())
+
+    def _blocks(self, side: _Kernel) -> Iterator[tuple[int, Tensor]]:
+        for start in range(0, side.n, BLOCK_ROWS):
+            rows = side.rows(start, min(start + BLOCK_ROWS, side.n))
+            if self.unbiased:
+                _zero_diagonal(rows, start)
+            yield start, rows
+
+    @property
+    def ratio(self) -> float:
+        """CKA; NaN where a side is nothing but rounding error."""
+        if not (self.own > packed.NOTHING**2 * self.raw[0] and self.other > packed.NOTHING**2 * self.raw[1]):
+            return float("nan")
+        return self.both / (self.own**0.5 * self.other**0.5)
+
+
+def _centred_rows(rows: Tensor, sums: Tensor, start: int, unbiased: bool) -> Tensor:
+    """Rows of a kernel centred in place, from the sums of all rows; U-centred where `unbiased`."""
+    n = len(sums)
+    means = sums / (n - 2 if unbiased else n)
+    rows -= (means - sums.sum() / ((n - 1) * (n - 2) if unbiased else n * n))[start : start + len(rows), None]
+    rows -= means
+    if unbiased:
+        _zero_diagonal(rows, start)
+    return rows
+
+
+def _zero_diagonal(rows: Tensor, start: int) -> None:
+    rows[:, start : start + len(rows)].fill_diagonal_(0.0)
+
+
+class _Alignment(Similarity):
+    """Debiased CKA of all pairs of taps: products of unit vectors."""
+
+    needs = "tokens"
+    least = 4
+    most_rows = MOST_ROWS
+
+    @abstractmethod
+    def upper(self, blocks: Iterable[Tensor]) -> Tensor:
+        """The kernel of features in blocks [sample, feature], read above its diagonal only."""
+
+    def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
+        upper = self.upper(torch.from_numpy(block).to(side.activations.device) for block in side.blocks(tap))
+        if not bool(upper.sum().isfinite()):
+            raise DiagnosticsError(
+                f"{self.name} finds NaN or infinity at tap {tap} in {len(upper)} samples: leave it out (--taps)."
+            )
+        unit = packed.unit(upper)
+        return unit, "" if unit is not None else "all samples are equal, or equally far from one another"
+
+    def prepared(self, x: Tensor) -> Any:
+        return packed.unit(self.upper([x]))
+
+    def compared(self, a: Any, b: Any) -> float:
+        return float(a @ b)
+
+    def permuted(self, a: Any, order: Tensor) -> Any:
+        return packed.moved(a, order)
+
+    def pairs(self, firsts: Sequence[Any], seconds: Sequence[Any], upper: bool) -> np.ndarray:
+        return packed.products(firsts, seconds)
+
+    def shuffled(
+        self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
+    ) -> Iterator[np.ndarray]:
+        return packed.shuffled_products(firsts, seconds, orders)
+
+
+class Cka(_Alignment):
     """Debiased linear CKA of every pair of taps."""
 
     name = "cka"
     answers = "Which taps hold alike geometries of the samples?"
     source = "Kornblith et al. 2019 (1905.00414); unbiased HSIC: Song et al. 2012, eq. 5; Székely and Rizzo 2014"
-    family = "similarity"
-    needs = "tokens"
-    higher_is_better = None
-    pairwise = True
+    standard = True
+    functional = "debiased linear CKA: HSIC_1(K,L) / sqrt(HSIC_1(K,K) HSIC_1(L,L))"
+    centring = "features centred over samples, then the kernel U-centred"
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        whole = activations.token_samples >= 4
-        n = min(activations.token_samples if whole else len(activations.ids), MOST_ROWS)
-        if n < 4:
-            raise DiagnosticsError(f"cka compares at least 4 samples, and there are {n}: use a dataset with more.")
-        names = [tap.name for tap in activations.taps]
-        units = np.empty((len(names), n * n))
-        for i, name in enumerate(names):
-            blocks = activations.feature_blocks(name) if whole else [activations.pooled(name)]
-            gram = gram_of_blocks(blocks, n)
-            if not np.isfinite(gram).all():
-                raise DiagnosticsError(
-                    f"cka finds NaN or infinity at tap {name} in {n} samples: leave it out (--taps)."
-                )
-            units[i] = _unit(gram, unbiased=True).ravel()
-        attrs = {
-            "functional": "debiased linear CKA: HSIC_1(K,L) / sqrt(HSIC_1(K,K) HSIC_1(L,L))",
-            "pooling": "none: all features of all tokens" if whole else f"{activations.pooling} (no tokens are kept)",
-            "centring": "features centred over samples, then the kernel U-centred",
-            "n": n,
-            "seed": seed,
-        }
-        matrix_ = (("tap", "tap_other"), units @ units.T)
-        return over_taps(activations, {"matrix": matrix_}, attrs, {"tap_other": names})
+    def upper(self, blocks: Iterable[Tensor]) -> Tensor:
+        return _upper_gram(blocks)
+
+
+class RbfCka(_Alignment):
+    """Debiased CKA with Gaussian kernels of every pair of taps."""
+
+    name = "cka_rbf"
+    answers = "Which taps hold alike neighbourhoods of the samples, far distances counting little?"
+    source = "Kornblith et al. 2019 (1905.00414), section 3; unbiased HSIC: Song et al. 2012, eq. 5"
+    standard = False
+    functional = "debiased RBF CKA: HSIC_1 ratio with k = exp(-d^2 / (2 sigma^2))"
+    centring = "features centred over samples (which changes no distance), then the kernel U-centred"
+
+    def upper(self, blocks: Iterable[Tensor]) -> Tensor:
+        gram = _upper_gram(blocks)
+        squares = gram.diagonal().clone()
+        squared = gram.mul_(-2).add_(squares[:, None]).add_(squares).clamp_(min=0)
+        median = float(_median(squared.flatten().index_select(0, packed.places(len(squared), squared.device)).sqrt_()))
+        if median == 0:
+            return torch.zeros_like(squared)
+        # As in `_Rbf`, the constant 1 is left out.
+        return squared.div_(-2 * median).div_(median).expm1_()
+
+    def attributes(self, n: int) -> Mapping[str, Any]:
+        return {"sigma": "each tap's median distance over the pairs of samples"}

@@ -1,0 +1,182 @@
+"""Intrinsic dimension from distances to nearest neighbours.
+
+Both estimators fall short in many dimensions (the edge of the data is near every sample) and change with the number of
+samples, so compare at equal n and look at the values for parts of the data beside. They do not change with shift, rotation
+and scale of the features; they do change when features are scaled one by one.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import samples
+from diagnostics.measures.geometry.neighbours import distinct, nearest_distances
+from diagnostics.measures.geometry.pooled import Found, PooledMeasure
+from diagnostics.measures.intervals import group_blocks, subset_interval
+
+DISCARD = 0.1
+"""Share of the largest ratios that TwoNN's regression leaves out (Facco et al. 2017)."""
+NEIGHBOURS = 20
+PARTS = 10
+FEWEST_PARTS = 3
+
+
+def two_nn(x: Any, *, fit: Literal["regression", "mle"] = "regression") -> float:
+    """TwoNN (Facco et al. 2017): intrinsic dimension from mu = r2 / r1, the distances to the two nearest neighbours.
+
+    Parameters
+    ----------
+    x: [sample, feature], at least 3 samples. Only the first of equal samples counts (`distinct_samples` says how many
+        are left): a copy at distance 0 would make mu infinite.
+    fit: `regression`, the paper's: through the origin, of -log(1 - i / N) on the i-th smallest log mu, the largest tenth
+        left out. `mle`: (N - 1) / sum(log mu), of variance d^2 / (N - 2) were the mu independent.
+
+    NaN where fewer than 3 distinct samples are left or every second neighbour is as near as the first (a lattice).
+    """
+    if fit not in ("regression", "mle"):
+        raise DiagnosticsError(f"fit is {fit!r}: give 'regression' or 'mle'.")
+    return _two_nn(_distinct(samples(x, "x", 3)))[fit]
+
+
+def mle_dimension(x: Any, *, k: int = NEIGHBOURS) -> float:
+    """Maximum likelihood dimension (Levina and Bickel 2004), averaged over samples as MacKay and Ghahramani 2005 showed.
+
+    The inverse of the mean over samples i and j < k of log(T_k / T_j), T_j the distance from i to its j-th nearest
+    neighbour: the inverses of the samples' estimates are averaged, not the estimates.
+
+    Parameters
+    ----------
+    x: [sample, feature], more than k samples; only the first of equal samples counts.
+    k: neighbours, at least 2.
+
+    NaN where no more than k distinct samples are left or all neighbours are equally near.
+    """
+    if k < 2:
+        raise DiagnosticsError(f"k is {k}: give at least 2 neighbours.")
+    return _mle(_distinct(samples(x, "x", k + 1)), k)
+
+
+def distinct_samples(x: Any) -> int:
+    """How many samples of x [sample, feature] are not copies of an earlier one: the n of `two_nn` and `mle_dimension`."""
+    return len(distinct(samples(x, "x")))
+
+
+def _distinct(x: Tensor) -> Tensor:
+    return x[distinct(x)]
+
+
+def _two_nn(x: Tensor) -> dict[Literal["regression", "mle"], float]:
+    nearest = _apart(x, 2)
+    n = len(nearest)
+    if n < 3:
+        return {"regression": float("nan"), "mle": float("nan")}
+    log_mu = (nearest[:, 1] / nearest[:, 0]).log().sort().values
+    kept = log_mu[: max(2, int(n * (1 - DISCARD)))]
+    height = -torch.log1p(-torch.arange(1, len(kept) + 1, dtype=x.dtype, device=x.device) / n)
+    return {
+        "regression": _ratio(float(kept @ height), float(kept @ kept)),
+        "mle": _ratio(float(n - 1), float(log_mu.sum())),
+    }
+
+
+def _mle(x: Tensor, k: int) -> float:
+    nearest = _apart(x, k)
+    return _ratio(1.0, float((nearest[:, -1:] / nearest[:, :-1]).log().mean())) if len(nearest) else float("nan")
+
+
+def _apart(x: Tensor, k: int) -> Tensor:
+    """Distances of distinct samples to their k nearest others, without samples whose distance is too small for a float."""
+    nearest = nearest_distances(x, k) if len(x) > k else x.new_empty((0, k))
+    return nearest[nearest[:, 0] > 0]
+
+
+def _ratio(above: float, below: float) -> float:
+    return above / below if below > 0 else float("nan")
+
+
+class _Dimension(PooledMeasure):
+    """A dimension with its values for parts of the data, and an interval from disjoint parts."""
+
+    needed: ClassVar[int]
+    """Distinct samples that it needs."""
+    least_part: ClassVar[int]
+    """Samples of a part from which its spread stands for that of the whole: several times the neighbours asked for."""
+    centring: ClassVar[str] = "none needed: distances between samples"
+    interval = f"95 % from the spread of the logarithm over at most {PARTS} disjoint parts of the groups"
+    about: ClassVar[Mapping[str, str]] = {
+        "half": "mean of the values for two halves of the groups: how it changes with n",
+        "quarter": "mean of the values for four quarters of the groups",
+        "duplicates": "samples left out because they equal an earlier one",
+    }
+
+    @abstractmethod
+    def dimension(self, x: Tensor) -> dict[str, float]:
+        """`score` and numbers beside it, from distinct samples; NaN for too few."""
+
+    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> Found:
+        kept = distinct(x)
+        points, groups = x[kept], groups[kept.cpu().numpy()]
+        whole = self.dimension(points)
+        parts = {count: self._by_part(points, group_blocks(groups, count, seed)) for count in (2, 4)}
+        count = min(PARTS, len(points) // self.least_part)
+        blocks = group_blocks(groups, max(1, count), seed)
+        spread = self._by_part(points, blocks) if count >= FEWEST_PARTS else np.empty(0)
+        low, high = subset_interval(whole["score"], spread)
+        numbers = {
+            **whole,
+            "low": low,
+            "high": high,
+            "half": float(parts[2].mean()) if len(parts[2]) == 2 else float("nan"),
+            "quarter": float(parts[4].mean()) if len(parts[4]) == 4 else float("nan"),
+            "duplicates": float(len(x) - len(points)),
+        }
+        return Found(numbers, self._lacks(len(points), whole["score"], low))
+
+    def _by_part(self, x: Tensor, blocks: np.ndarray) -> np.ndarray:
+        parts = (torch.from_numpy(np.flatnonzero(blocks == number)).to(x.device) for number in np.unique(blocks))
+        return np.array([self.dimension(x[part])["score"] for part in parts])
+
+    def _lacks(self, points: int, score: float, low: float) -> str:
+        if points < self.needed:
+            return f"{points} distinct samples, and it needs {self.needed}"
+        if np.isnan(score):
+            return "all neighbours are equally near"
+        return f"{points} distinct samples are too few, or of too few groups, for an interval" if np.isnan(low) else ""
+
+
+class TwoNn(_Dimension):
+    """TwoNN at every tap."""
+
+    name = "two_nn"
+    answers = "On how many dimensions do the samples lie, by their two nearest neighbours?"
+    source = "Facco et al. 2017 (Scientific Reports 7, 12140)"
+    functional = "TwoNN: slope through the origin of -log(1 - F) on log(r2 / r1), the largest tenth left out, Euclidean distances"
+    least = needed = 3
+    least_part = 15
+    about: ClassVar[Mapping[str, str]] = {"mle": "(N - 1) / sum(log(r2 / r1)) over all samples", **_Dimension.about}
+
+    def dimension(self, x: Tensor) -> dict[str, float]:
+        found = _two_nn(x)
+        return {"score": found["regression"], "mle": found["mle"]}
+
+
+class MleDimension(_Dimension):
+    """Maximum likelihood dimension at every tap."""
+
+    name = "mle_dimension"
+    answers = f"On how many dimensions do the samples lie, by their {NEIGHBOURS} nearest neighbours?"
+    source = "Levina and Bickel 2004 (NeurIPS); MacKay and Ghahramani 2005 for the average"
+    standard = False
+    functional = f"1 / mean of log(T_k / T_j) over samples and j < k = {NEIGHBOURS}, Euclidean distances"
+    least = needed = NEIGHBOURS + 1
+    least_part = 3 * needed
+
+    def dimension(self, x: Tensor) -> dict[str, float]:
+        return {"score": _mle(x, NEIGHBOURS)}

@@ -1,0 +1,126 @@
+"""Massive activations: features that are large and nearly constant whatever the input is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.measures.arrays import centre, one_thread, samples
+from diagnostics.measures.geometry.pooled import Found, GeometryMeasure, no_interval
+from diagnostics.measures.geometry.tokens import of_first_samples
+from diagnostics.measures.intervals import bootstrap_mean_interval, linearised_interval
+from diagnostics.taps import Tap
+
+MOST_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Activity:
+    """How far features are from varying about zero.
+
+    `ratio` [feature]: squared mean over variance, NaN for a feature that never varies; `largest` of these and its
+    `feature` (-1 where none varies); `peak`: largest magnitude over the median one, NaN where more than half are 0.
+    """
+
+    ratio: np.ndarray
+    largest: float
+    feature: int
+    peak: float
+
+
+def massive_activations(x: Any) -> Activity:
+    """Massive-activation statistics of x [row, feature], rows being samples or tokens (Sun et al. 2024, 2402.17762).
+
+    They call an activation massive that is above 100 and about 1,000 times the median magnitude (`peak`); such features
+    hold nearly one value for all inputs, so that their squared mean is far above their variance (`ratio`). Not centred: a
+    shift is what this looks for. Needs 2 rows.
+    """
+    rows = samples(x, "x", 2)
+    mean, variance = _moments(rows)
+    ratio = _over(mean.square(), variance).cpu().numpy()
+    feature = int(np.nanargmax(ratio)) if not np.isnan(ratio).all() else -1
+    return Activity(
+        ratio, float(ratio[feature]) if feature >= 0 else float("nan"), feature, float(_peaks(rows[None])[0])
+    )
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (divided by n) along the last axis but one."""
+    if x.ndim == 2:
+        return x.mean(dim=0), centre(x).square().mean(dim=0)
+    # From each sample's first token, so that a feature that never varies has exactly no variance.
+    apart = x - x[:, :1]
+    shift = apart.mean(dim=1)
+    return x[:, 0] + shift, (apart - shift[:, None]).square().mean(dim=1)
+
+
+def _over(above: Tensor, below: Tensor) -> Tensor:
+    return torch.where(below > 0, above / below, torch.nan)
+
+
+def _peaks(x: Tensor) -> Tensor:
+    """Largest over median magnitude of each [row, feature] of [sample, row, feature]."""
+    size = x.abs().flatten(1)
+    return _over(size.amax(dim=1), size.median(dim=1).values)
+
+
+class MassiveActivations(GeometryMeasure):
+    """The largest squared mean over variance of a feature at every tap, over grid tokens."""
+
+    name = "massive_activations"
+    answers = "Is there a feature that is large whatever the input is?"
+    source = "Sun et al. 2024 (2402.17762)"
+    needs = "tokens"
+    functional = "the largest over features of squared mean over variance, over all grid tokens of the samples"
+    centring = "none"
+    interval = "95 % infinitesimal jackknife over groups, on the logarithm, for the feature that is largest here"
+    about: ClassVar[Mapping[str, str]] = {
+        "feature": "the feature that is largest, counted from 0",
+        "peak": "largest over median magnitude of a sample's tokens, mean over samples; massive from about 1000 on",
+        "peak_low": "lower end of its 95 % bootstrap interval over groups",
+        "peak_high": "upper end of it",
+        "constant": "features that never vary",
+    }
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        n = min(activations.token_samples, MOST_SAMPLES)
+        found = {tap.name: self._of_tap(activations, tap, n, seed) for tap in activations.taps}
+        attrs: dict[str, str | int] = {"pooling": "none: grid tokens, prefix tokens left out", "n": n, "seed": seed}
+        return self.laid_out(activations, found, attrs)
+
+    def _of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> Found:
+        parts = [
+            (*_moments(tokens), _peaks(tokens), tokens[:, 0])
+            for tokens in of_first_samples(activations, tap, n, self.name)
+        ]
+        means, variances, peaks, firsts = (torch.cat([part[i] for part in parts]) for i in range(4))
+        groups = activations.groups[:n]
+        peak = peaks.cpu().numpy()
+        low, high = (float(end[0]) for end in bootstrap_mean_interval(peak[:, None], groups, seed))
+        numbers = {"peak": float(np.nanmean(peak)) if not np.isnan(peak).all() else float("nan")}
+        numbers |= {"peak_low": low, "peak_high": high}
+        # Of all tokens, from their samples': the variance within, and that of the samples' means.
+        mean = firsts[0] + (means - firsts[0]).mean(dim=0)
+        apart = means - mean
+        variance = variances.mean(dim=0) + apart.square().mean(dim=0)
+        ratio = _over(mean.square(), variance)
+        numbers["constant"] = float(ratio.isnan().sum())
+        if bool(ratio.isnan().all()):
+            return Found(numbers, "no feature varies")
+        feature = int(ratio.nan_to_num(-1.0).argmax())
+        centre_, spread = mean[feature], variance[feature]
+        gap = apart[:, feature]
+        by_sample = 2 * gap / centre_ - ((variances[:, feature] + gap.square()) / spread - 1)
+        score = float(ratio[feature])
+        influence = (score * by_sample / n).cpu().numpy()
+        ends = linearised_interval(score, influence, groups)
+        numbers |= {"score": score, "low": ends[0], "high": ends[1], "feature": float(feature)}
+        return Found(numbers, no_interval(groups))

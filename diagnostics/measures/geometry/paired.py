@@ -1,0 +1,228 @@
+"""Measures that need several views of a thing: in a run, samples of one group are its views (frames of a video)."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diagnostics.activations import Activations
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.geometry.entropies import dime
+from diagnostics.measures.geometry.pooled import Found, PooledMeasure
+from diagnostics.measures.geometry.views import (
+    DELTA,
+    distances,
+    infonce,
+    lidar_of_classes,
+    paired_directions,
+    unpaired_cosine,
+)
+from diagnostics.measures.intervals import bootstrap_mean_interval, group_blocks, jackknife_interval
+
+BLOCKS = 10
+TEMPERATURE = 0.1
+
+
+class _Views(PooledMeasure):
+    """A measure of groups with at least two samples; one sample a group is no view of anything."""
+
+    standard = False
+    groups_needed: ClassVar[int] = 2
+
+    def rows(self, activations: Activations) -> np.ndarray:
+        _, of_row, sizes = np.unique(activations.groups.astype(str), return_inverse=True, return_counts=True)
+        together = np.flatnonzero(sizes[of_row] >= 2)
+        if len(set(of_row[together])) < self.groups_needed:
+            raise DiagnosticsError(
+                f"{self.name} compares samples of one group, and {len(set(of_row[together]))} of {len(sizes)} groups "
+                f"have two samples or more: it needs {self.groups_needed}; give the dataset `groups` (video, subject, "
+                "scene) whose samples are views of one thing."
+            )
+        return self.chosen(together, of_row)
+
+    @abstractmethod
+    def chosen(self, rows: np.ndarray, of_row: np.ndarray) -> np.ndarray:
+        """Those of the rows of groups with two samples or more that it reads; `of_row` numbers every row's group."""
+
+
+class _Pairs(_Views):
+    """A measure of the first two samples of each group: all first ones, then all second ones."""
+
+    most_pairs: ClassVar[int] = 1024
+
+    def chosen(self, rows: np.ndarray, of_row: np.ndarray) -> np.ndarray:
+        first: dict[int, int] = {}
+        second: dict[int, int] = {}
+        for row in rows:
+            (second if of_row[row] in first else first).setdefault(int(of_row[row]), int(row))
+        kept = list(first)[: self.most_pairs]
+        return np.array([first[group] for group in kept] + [second[group] for group in kept])
+
+    def beside(self, n: int) -> str:
+        return f"{n} samples: the first two of each of {n // 2} groups"
+
+    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> Found:
+        half = len(x) // 2
+        return self.of_pairs(x[:half], x[half:], groups[:half], seed)
+
+    @abstractmethod
+    def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> Found:
+        """The numbers of one tap from two views [pair, feature] of as many groups."""
+
+
+class Lidar(_Views):
+    """LiDAR at every tap, groups being the classes."""
+
+    name = "lidar"
+    answers = "In how many directions do groups differ by more than their samples do?"
+    source = "Thilak et al. 2023 (2312.04000)"
+    functional = (
+        f"LiDAR: exp of the entropy of lambda / sum(lambda) + 1e-7, eigenvalues of the between-group covariance whitened by "
+        f"the within-group one plus {DELTA:g}; groups with at least two samples, all weighing the same"
+    )
+    centring = "group means centred over groups, samples over their group"
+    interval = f"95 % delete-a-group jackknife on the logarithm, at most {BLOCKS} blocks of groups"
+    about: ClassVar[Mapping[str, str]] = {
+        "line_shuffled": "the value once samples are dealt to the groups at random",
+        "line_ceiling": "the smaller of groups less one and features",
+    }
+    groups_needed = 3
+
+    def chosen(self, rows: np.ndarray, of_row: np.ndarray) -> np.ndarray:
+        return rows[: self.most_rows]
+
+    def beside(self, n: int) -> str:
+        return f"{n} samples of groups with two samples or more"
+
+    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> Found:
+        # A group whose other samples lie beyond the most rows has no spread of its own here.
+        _, of_row, sizes = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
+        kept = sizes[of_row] >= 2
+        x, groups = x[torch.from_numpy(np.flatnonzero(kept)).to(x.device)], groups[kept]
+        count = int((sizes >= 2).sum())
+        score = _lidar(x, groups)
+        shuffled = groups[np.random.default_rng(seed).permutation(len(groups))]
+        lines = {"line_shuffled": _lidar(x, shuffled), "line_ceiling": float(min(count - 1, x.shape[1]))}
+        if math.isnan(score):
+            return Found(lines, "all groups have one mean")
+        blocks = group_blocks(groups, BLOCKS, seed)
+        numbers, block_sizes = np.unique(blocks, return_counts=True)
+        left_out = [_lidar(x[torch.from_numpy(blocks != b).to(x.device)], groups[blocks != b]) for b in numbers]
+        low, high = jackknife_interval(score, np.array(left_out), block_sizes)
+        return Found({"score": score, "low": low, "high": high, **lines})
+
+
+def _lidar(x: Tensor, groups: np.ndarray) -> float:
+    _, classes = np.unique(groups.astype(str), return_inverse=True)
+    return lidar_of_classes(x, torch.from_numpy(classes).to(x.device))
+
+
+class Alignment(_Pairs):
+    """Alignment of two samples of a group at every tap."""
+
+    name = "alignment"
+    answers = "How near are two samples of a group to each other?"
+    source = "Wang and Isola 2020 (2005.10242)"
+    functional = "alignment: mean squared distance of two samples of a group, at length 1"
+    centring = "none; samples scaled to length 1"
+    interval = "95 % bootstrap over groups"
+    about: ClassVar[Mapping[str, str]] = {"line_unpaired": "the same for samples of different groups"}
+
+    def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> Found:
+        u, v, kept = paired_directions(x, y)
+        if len(u) < 2:
+            return Found({}, f"{len(u)} of {len(x)} pairs have two samples of length above zero")
+        apart = distances(u, v, 2.0).cpu().numpy()
+        low, high = bootstrap_mean_interval(apart[:, None], groups[kept.cpu().numpy()], seed)
+        others = 2 - 2 * unpaired_cosine(u, v)
+        numbers = {"score": float(apart.mean()), "low": float(low[0]), "high": float(high[0]), "line_unpaired": others}
+        lost = len(x) - len(u)
+        return Found(numbers, f"{lost} of {len(x)} pairs have a sample of length zero" if lost else "")
+
+
+class _Recomputed(_Pairs):
+    """A function of all pairs at once, with an interval from leaving blocks of groups out."""
+
+    interval = f"95 % delete-a-group jackknife, at most {BLOCKS} blocks of groups"
+    groups_needed = 3
+
+    @abstractmethod
+    def value(self, x: Tensor, y: Tensor, seed: int) -> float:
+        """From two views [pair, feature]."""
+
+    @abstractmethod
+    def lines(self, x: Tensor, y: Tensor, score: float) -> dict[str, float]:
+        """Reference lines."""
+
+    @abstractmethod
+    def lacks(self) -> str:
+        """Why there is no value."""
+
+    def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> Found:
+        score = self.value(x, y, seed)
+        lines = self.lines(x, y, score)
+        if math.isnan(score):
+            return Found(lines, self.lacks())
+        blocks = group_blocks(groups, BLOCKS, seed)
+        numbers, sizes = np.unique(blocks, return_counts=True)
+        kept = [torch.from_numpy(blocks != number).to(x.device) for number in numbers]
+        left_out = np.array([self.value(x[rows], y[rows], seed) for rows in kept])
+        low, high = jackknife_interval(score, left_out, sizes, logarithm=False)
+        return Found({"score": score, "low": low, "high": high, **lines})
+
+
+class InfoNce(_Recomputed):
+    """InfoNCE of two samples of a group at every tap."""
+
+    name = "infonce"
+    answers = "Does a sample find its partner among the other groups' samples?"
+    source = "Chen et al. 2020 (2002.05709), eq. 1"
+    functional = f"InfoNCE (NT-Xent), in nats, cosine at temperature {TEMPERATURE:g}, 2N - 2 negatives for N groups"
+    centring = "none; samples scaled to length 1"
+    about: ClassVar[Mapping[str, str]] = {
+        "line_unpaired": "the mean once each sample is given any other group's as partner",
+        "line_alike": "log(2N - 1), all samples alike",
+    }
+
+    def value(self, x: Tensor, y: Tensor, seed: int) -> float:
+        return infonce(x, y, temperature=TEMPERATURE)
+
+    def lines(self, x: Tensor, y: Tensor, score: float) -> dict[str, float]:
+        u, v, _ = paired_directions(x, y)
+        # A view meets the same others whichever of them is its partner, so that only the partner's cosine changes.
+        gained = (float((u * v).sum()) / len(u) - unpaired_cosine(u, v)) / TEMPERATURE if len(u) > 1 else math.nan
+        unpaired = score + gained
+        return {"line_unpaired": unpaired, "line_alike": math.log(2 * len(x) - 1)}
+
+    def lacks(self) -> str:
+        return "fewer than two pairs have two samples of length above zero"
+
+
+class Dime(_Recomputed):
+    """DiME of two samples of a group at every tap."""
+
+    name = "dime"
+    answers = "How much do two samples of a group share?"
+    source = "Skean et al. 2023 (2301.08164)"
+    functional = (
+        "DiME, in nats: mean joint matrix-based entropy of order 1 over 20 permutations of the second samples, minus that of "
+        "the pairs; Gaussian kernels, bandwidth the median distance"
+    )
+    centring = "none needed: distances between samples"
+    most_pairs = 256
+    about: ClassVar[Mapping[str, str]] = {"line_unpaired": "0, views that share nothing"}
+
+    def value(self, x: Tensor, y: Tensor, seed: int) -> float:
+        return dime(x, y, seed=seed)
+
+    def lines(self, x: Tensor, y: Tensor, score: float) -> dict[str, float]:
+        return {"line_unpaired": 0.0}
+
+    def lacks(self) -> str:
+        return "all first or all second samples are equal"

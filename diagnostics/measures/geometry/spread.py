@@ -1,0 +1,147 @@
+"""How samples are spread over directions: samples are scaled to length 1, and nothing is centred.
+
+A component that all samples share (a large mean) therefore decides: it pulls all directions together. A sample of length
+zero has no direction and is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import samples
+from diagnostics.measures.geometry.pooled import Found, PooledMeasure, no_interval
+from diagnostics.measures.intervals import linearised_interval
+
+BLOCK_ELEMENTS = 2**23
+"""Largest array held for a block, in numbers: 64 MiB."""
+
+
+def uniformity(x: Any, *, t: float = 2.0) -> float:
+    """Uniformity (Wang and Isola 2020, 2005.10242): log mean exp(-t |u_i - u_j|^2) over pairs i < j.
+
+    u are the rows of x [sample, feature] at length 1, as they are (a shift changes the value). From -4 t (two opposite
+    samples) to 0 (all alike); lower is more uniform. No sample is paired with itself. NaN where fewer than 2 samples have
+    a direction.
+    """
+    if not t > 0:
+        raise DiagnosticsError(f"t is {t}: give a number above 0.")
+    u = directions(samples(x, "x", 2))
+    return _log_mean(_kernel_means(u, t)) if len(u) >= 2 else float("nan")
+
+
+def mean_cosine(x: Any) -> float:
+    """Anisotropy: the mean cosine similarity over pairs i < j of rows of x [sample, feature] (Ethayarajh 2019).
+
+    Not centred: a component common to all samples raises it to 1. 0 for directions without preference, -1 / (n - 1) at
+    least. NaN where fewer than 2 samples have a direction.
+    """
+    u = directions(samples(x, "x", 2))
+    return float(_mean_cosines(u).mean()) if len(u) >= 2 else float("nan")
+
+
+def directions(x: Tensor) -> Tensor:
+    """The rows of [sample, feature] at length 1, without those of length zero."""
+    # Divided by the largest entry first: its square must neither overflow nor vanish.
+    largest = x.abs().amax(dim=1)
+    rows = x[largest > 0] / largest[largest > 0, None]
+    return rows / rows.square().sum(dim=1).sqrt()[:, None]
+
+
+def _kernel_means(u: Tensor, t: float) -> Tensor:
+    """Mean of exp(-t |u_i - u_j|^2) over j other than i, [sample]."""
+    sums = torch.empty(len(u), dtype=u.dtype, device=u.device)
+    step = max(1, BLOCK_ELEMENTS // len(u))
+    for start in range(0, len(u), step):
+        block = u[start : start + step]
+        kernel = (block @ u.T).sub_(1).clamp_(max=0).mul_(2 * t).exp_()
+        own = torch.arange(len(block), device=u.device)
+        kernel[own, start + own] = 0
+        sums[start : start + step] = kernel.sum(dim=1)
+    return sums / (len(u) - 1)
+
+
+def _log_mean(means: Tensor) -> float:
+    mean = float(means.mean())
+    return math.log(mean) if mean > 0 else float("nan")
+
+
+def _mean_cosines(u: Tensor) -> Tensor:
+    """Mean cosine of each sample with the others, [sample], through their sum."""
+    return (u @ u.sum(dim=0) - 1) / (len(u) - 1)
+
+
+class _Directional(PooledMeasure):
+    """A mean over pairs of directions: the influence of a sample is twice its mean's excess over all, over n."""
+
+    centring: ClassVar[str] = "none; samples scaled to length 1"
+
+    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> Found:
+        has = (x != 0).any(dim=1).cpu().numpy()
+        lost = int((~has).sum())
+        if has.sum() < 2:
+            return Found({"line_noise": self.noise(x.shape[1])}, f"{lost} of {len(x)} samples have length zero")
+        score, influence = self.value(directions(x))
+        low, high = linearised_interval(score, influence, groups[has], logarithm=False)
+        said = [f"{lost} of {len(x)} samples have length zero and are left out"] if lost else []
+        said += [why] if (why := no_interval(groups[has])) else []
+        numbers = {"score": score, "low": low, "high": high, "line_noise": self.noise(x.shape[1])}
+        return Found(numbers, ", ".join(said))
+
+    def value(self, u: Tensor) -> tuple[float, np.ndarray]:
+        """The value and each sample's influence on it, from directions."""
+        raise NotImplementedError
+
+    def noise(self, features: int) -> float:
+        """Its value for independent directions without preference."""
+        raise NotImplementedError
+
+
+class Uniformity(_Directional):
+    """Uniformity at every tap."""
+
+    name = "uniformity"
+    answers = "How evenly do the samples cover the sphere of directions?"
+    source = "Wang and Isola 2020 (2005.10242)"
+    standard = False
+    t: ClassVar[float] = 2.0
+    functional = "uniformity: log mean exp(-2 |u_i - u_j|^2) over pairs i < j of samples at length 1"
+    interval = "95 % infinitesimal jackknife over groups"
+    about: ClassVar[Mapping[str, str]] = {
+        "line_noise": "the value of independent, evenly spread directions of that width"
+    }
+
+    def value(self, u: Tensor) -> tuple[float, np.ndarray]:
+        means = _kernel_means(u, self.t)
+        whole = means.mean()
+        return _log_mean(means), (2 * (means / whole - 1) / len(u)).cpu().numpy()
+
+    def noise(self, features: int) -> float:
+        from scipy.special import hyp0f1
+
+        # E exp(2 t c) over the cosine c of such directions is 0F1(; d / 2; t^2).
+        return float(np.log(hyp0f1(features / 2, self.t**2)) - 2 * self.t)
+
+
+class MeanCosine(_Directional):
+    """Mean cosine of pairs of samples (anisotropy) at every tap."""
+
+    name = "mean_cosine"
+    answers = "Do all samples point the same way (anisotropy)?"
+    source = "Ethayarajh 2019 (1909.00512)"
+    functional = "mean cosine similarity over pairs i < j of samples"
+    interval = "95 % infinitesimal jackknife over groups"
+    about: ClassVar[Mapping[str, str]] = {"line_noise": "0, the value of independent, evenly spread directions"}
+
+    def value(self, u: Tensor) -> tuple[float, np.ndarray]:
+        means = _mean_cosines(u)
+        return float(means.mean()), (2 * (means - means.mean()) / len(u)).cpu().numpy()
+
+    def noise(self, features: int) -> float:
+        return 0.0

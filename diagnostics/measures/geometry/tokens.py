@@ -1,0 +1,145 @@
+"""The tokens of one sample: how many directions they take and how their path bends."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import one_thread, token_samples
+from diagnostics.measures.geometry.entropies import matrix_entropy
+from diagnostics.measures.geometry.pooled import Found, GeometryMeasure, no_interval
+from diagnostics.measures.intervals import bootstrap_mean_interval
+from diagnostics.taps import Tap
+
+
+def curvature(tokens: Any) -> Any:
+    """Curvature of each sample's path through its tokens, in radians (Hosseini and Fedorenko 2023, 2311.04930).
+
+    The mean angle between successive steps v_k = x_{k+1} - x_k: 0 on a line, whatever the sizes of the steps, pi there and
+    back, near 2 pi / 3 for independent tokens in many dimensions. Neither shift, scale nor rotation changes it.
+
+    Parameters
+    ----------
+    tokens: [sample, token, feature] or [token, feature], in the order of the path.
+
+    Returns [sample] as an array, or a float for one sample. A step of length zero has no direction: angles with it are left
+    out. NaN where none is left, as with fewer than 3 tokens.
+    """
+    x, single = token_samples(tokens, "tokens")
+    steps = x[:, 1:] - x[:, :-1]
+    size = steps.abs().amax(dim=2, keepdim=True)
+    steps = steps / size
+    unit = steps / steps.square().sum(dim=2, keepdim=True).sqrt()
+    before, after = unit[:, :-1], unit[:, 1:]
+    # Exact near 0 and pi, where the arc cosine loses half the digits.
+    apart, along = (part.square().sum(dim=2).sqrt() for part in (before - after, before + after))
+    found = (2 * torch.atan2(apart, along)).nanmean(dim=1)
+    return float(found[0]) if single else found.cpu().numpy()
+
+
+def of_first_samples(activations: Activations, tap: Tap, n: int, measure: str) -> Iterator[Tensor]:
+    """Grid tokens of a tap for the first n samples, float64 [sample, token, feature] in blocks."""
+    if n == 0:
+        raise DiagnosticsError(f"{measure} reads tokens, and none are kept: raise the token budget (--token-budget).")
+    for rows, tokens in activations.token_blocks(tap.name):
+        wanted = tokens[: max(0, n - rows.start)]
+        if len(wanted) == 0:
+            return
+        yield token_samples(torch.as_tensor(wanted, device=activations.device), f"Tap {tap.name} for {measure}")[0]
+
+
+class _TokenMeasure(GeometryMeasure):
+    """The mean over samples of a number of each sample's tokens."""
+
+    needs = "tokens"
+    standard = False
+    interval = "95 % bootstrap over groups"
+    most_samples: ClassVar[int]
+    order: ClassVar[str]
+    """What the order of tokens means for it."""
+
+    @abstractmethod
+    def of_samples(self, tokens: Tensor) -> np.ndarray:
+        """[sample] from [sample, token, feature]; NaN where a sample has no value."""
+
+    @abstractmethod
+    def lines(self, tokens: int, features: int) -> dict[str, float]:
+        """Reference lines."""
+
+    @abstractmethod
+    def lacks(self, tokens: int) -> str:
+        """Why a sample has no value."""
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        n = min(activations.token_samples, self.most_samples)
+        found = {tap.name: self._of_tap(activations, tap, n, seed) for tap in activations.taps}
+        pooling = f"none: grid tokens, {self.order}"
+        return self.laid_out(activations, found, {"pooling": pooling, "n": n, "seed": seed})
+
+    def _of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> Found:
+        parts = [self.of_samples(tokens) for tokens in of_first_samples(activations, tap, n, self.name)]
+        values = np.concatenate(parts)
+        lines = self.lines(tap.grid.tokens, tap.features)
+        known = np.isfinite(values)
+        if not known.any():
+            return Found(lines, self.lacks(tap.grid.tokens))
+        low, high = (float(end[0]) for end in bootstrap_mean_interval(values[:, None], activations.groups[:n], seed))
+        said = [f"{(~known).sum()} of {n} samples: {self.lacks(tap.grid.tokens)}"] if not known.all() else []
+        said += [why] if (why := no_interval(activations.groups[:n][known])) else []
+        return Found({"score": float(values[known].mean()), "low": low, "high": high, **lines}, ", ".join(said))
+
+
+class MatrixEntropy(_TokenMeasure):
+    """Matrix entropy of samples' tokens at every tap."""
+
+    name = "matrix_entropy"
+    answers = "Over how many directions do the tokens of a sample spread?"
+    source = "Skean et al. 2025 (2502.02013)"
+    functional = "matrix entropy of order 1, in nats: entropy of the eigenvalues of K / tr K, K the tokens' Gram matrix"
+    centring = "none"
+    most_samples = 64
+    order = "in any order"
+    about: ClassVar[Mapping[str, str]] = {"line_ceiling": "the logarithm of the smaller of tokens and features"}
+
+    def of_samples(self, tokens: Tensor) -> np.ndarray:
+        return matrix_entropy(tokens)
+
+    def lines(self, tokens: int, features: int) -> dict[str, float]:
+        return {"line_ceiling": math.log(min(tokens, features))}
+
+    def lacks(self, tokens: int) -> str:
+        return "all tokens are zero"
+
+
+class Curvature(_TokenMeasure):
+    """Curvature of the path through a sample's tokens at every tap."""
+
+    name = "curvature"
+    answers = "How sharply does the path through the tokens of a sample bend?"
+    source = "Hosseini and Fedorenko 2023 (2311.04930)"
+    functional = "mean angle between successive differences of tokens, in radians"
+    centring = "none needed: differences of tokens"
+    most_samples = 256
+    order = "in raster order (on a grid of several axes the path jumps from the end of a row to the next)"
+    about: ClassVar[Mapping[str, str]] = {"line_noise": "2 pi / 3, independent tokens in many dimensions"}
+
+    def of_samples(self, tokens: Tensor) -> np.ndarray:
+        return curvature(tokens)
+
+    def lines(self, tokens: int, features: int) -> dict[str, float]:
+        return {"line_noise": 2 * math.pi / 3}
+
+    def lacks(self, tokens: int) -> str:
+        return (
+            "no two successive steps have a direction" if tokens > 2 else f"{tokens} tokens, and an angle takes three"
+        )

@@ -1,0 +1,331 @@
+"""Whether the tokens of an image mark out an object by themselves: LOST, TokenCut and CorLoc."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.measures.arrays import as_tensor, centre, one_thread, token_samples
+from diagnostics.measures.base import Measure
+from diagnostics.measures.locality.masks import as_array, box_iou
+from diagnostics.measures.locality.unfitted import masks_of, scored_rows, tokens_of, unfitted_result
+from diagnostics.taps import Tap
+
+MOST_SAMPLES = 500
+"""Images read of val and of test."""
+MOST_TOKENS = 4096
+"""Tokens of an image from which TokenCut's affinities [token, token] are not held."""
+HIT = 0.5
+"""Intersection over union from which a box counts as found (PASCAL VOC)."""
+WEAK = 1e-5
+"""Affinity of tokens that are not alike (TokenCut)."""
+_ZERO = 1e-12
+"""Products below this share of both lengths are rounding error, neither positive nor negative."""
+_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class FoundObject:
+    """An object that tokens mark out: `box` (x, y, x, y), first and last pixel on either axis; `mask` bool [y, x] on the
+    grid; `seed`, the token that it grew from. Nothing found: box NaN, mask empty, seed -1.
+    """
+
+    box: np.ndarray
+    mask: np.ndarray
+    seed: int
+
+
+@dataclass(frozen=True)
+class Discovered:
+    """For each sample (floats where the tokens had no sample axis) the largest `iou` of its box with an object's, and
+    whether it is a `hit`, 1 or 0; NaN for samples without an object. `corloc`: mean of the hits.
+    """
+
+    iou: Any
+    hit: Any
+    corloc: float
+
+
+def lost(features: Any, grid: tuple[int, int], *, seeds: int = 100, cell: tuple[float, float] = (1, 1)) -> FoundObject:
+    """LOST (Simeoni et al. 2021, 2109.14279, section 3): the object that grows from the least connected token.
+
+    The degree of a token is the number of tokens that it has a positive inner product with; the seed has the lowest
+    (the first of equals). It is joined by those of the `seeds` tokens of lowest degree whose product with it is positive;
+    the object is the connected part (4 neighbours), with the seed in it, of the tokens whose products with these add up
+    to more than 0.
+
+    Parameters
+    ----------
+    features: [token, feature] in raster order; the paper takes the keys of the last layer, not centred.
+    grid: cells along y and x.
+    cell: size of a cell along y and x in pixels, for the box.
+
+    Turning and scaling all features together changes nothing; a component common to all does. Tokens of length zero are
+    never seeds. Products are taken block by block. Raises DiagnosticsError where features do not fill the grid or are
+    not finite, or `seeds` is below 1.
+    """
+    x = _features(features, grid)
+    if seeds < 1:
+        raise DiagnosticsError(f"lost got {seeds} seeds: give at least 1.")
+    length = x.norm(dim=1)
+    if not bool((length > 0).any()):
+        return _nothing(grid)
+    # Directions have the signs of the products, and one threshold.
+    unit = torch.where(length[:, None] > 0, x / length[:, None], 0.0)
+    degree = torch.cat([(part @ unit.T > _ZERO).sum(dim=1) for part in unit.split(_BLOCK)])
+    degree = torch.where(length > 0, degree, len(x) + 1)
+    order = degree.argsort(stable=True)[:seeds]
+    seed = order[0]
+    friends = order[unit[order] @ unit[seed] > _ZERO]
+    together = x[friends].sum(dim=0)
+    reach = _ZERO * length * length[friends].sum()
+    return _grown((x @ together > reach).cpu().numpy(), int(seed), grid, cell)
+
+
+def tokencut(
+    features: Any, grid: tuple[int, int], *, threshold: float = 0.2, cell: tuple[float, float] = (1, 1)
+) -> FoundObject:
+    """TokenCut (Wang et al. 2022, 2202.11539, section 3): the smaller side of the normalised cut of an image's tokens.
+
+    Affinity W is 1 for a cosine above `threshold` and 1e-5 otherwise; the cut parts the second smallest eigenvector of
+    (D - W) y = lambda D y at its mean. Foreground is the side of the largest |y|, which is the seed, and the object the
+    foreground's connected part (4 neighbours) with the seed in it.
+
+    Parameters as `lost`. Where that eigenvector is not the only one (all tokens alike, or none like another) no cut is
+    better than others and nothing is found. Raises DiagnosticsError as `lost`, and above 4096 tokens.
+    """
+    x = _features(features, grid)
+    if len(x) > MOST_TOKENS:
+        raise DiagnosticsError(
+            f"features has shape {tuple(x.shape)}: tokencut holds all pairs of tokens, at most {MOST_TOKENS} tokens; use "
+            "lost, or a smaller image."
+        )
+    length = x.norm(dim=1, keepdim=True)
+    unit = torch.where(length > 0, x / length, 0.0)
+    affinity = (unit @ unit.T > threshold).to(x.dtype).clamp(min=WEAK)
+    vector = _second_eigenvector(affinity)
+    if vector is None:
+        return _nothing(grid)
+    size = np.abs(vector)
+    # Equal entries differ by rounding, which must not choose among them.
+    seed = int(np.flatnonzero(size >= size.max() * (1 - 1e-9))[0])
+    side = (vector > vector.mean()) == (vector[seed] > vector.mean())
+    return _grown(side, seed, grid, cell)
+
+
+def corloc(boxes: Any, truths: Sequence[Any]) -> float:
+    """Correct localisation (Deselaers et al. 2010): share of images whose box has an IoU of at least .5 with any object's.
+
+    Parameters
+    ----------
+    boxes: [image, 4], (x, y, x, y) with first and last pixel, as `lost` gives them (VOC's rule, see `box_iou`); NaN where
+        nothing was found, which is a miss.
+    truths: for each image its objects' boxes [object, 4].
+
+    Raises DiagnosticsError for another shape, and for an image without objects.
+    """
+    found = as_array(boxes).astype(np.float64)
+    if found.ndim != 2 or found.shape[1] != 4 or len(found) != len(truths) or len(found) == 0:
+        raise DiagnosticsError(
+            f"boxes has shape {found.shape} beside the objects of {len(truths)} images: give one box (x, y, x, y) an image."
+        )
+    hits = 0
+    for i, (box, objects) in enumerate(zip(found, truths, strict=True)):
+        wanted = as_array(objects).astype(np.float64)
+        if wanted.ndim != 2 or wanted.shape[1] != 4 or len(wanted) == 0:
+            raise DiagnosticsError(
+                f"Image {i} has objects' boxes of shape {wanted.shape}: give [object, 4], and leave images without objects "
+                "out."
+            )
+        hits += _best_iou(box, wanted) >= HIT
+    return hits / len(found)
+
+
+def object_discovery(
+    tokens: Any, grid: tuple[int, int], masks: Any, *, method: Literal["lost", "tokencut"] = "lost"
+) -> Discovered:
+    """Whether the object that the tokens mark out is one of the image's: IoU of boxes, hits and CorLoc.
+
+    Parameters
+    ----------
+    tokens: [sample, token, feature] or [token, feature], grid tokens in raster order.
+    grid: cells along y and x.
+    masks: int [sample, y, x] or [y, x] at any size that the grid covers; objects from 1, 0 background, -1 unknown.
+    method: `lost` or `tokencut`.
+
+    Boxes count both border pixels (VOC's rule). Nothing found is a miss. Raises DiagnosticsError as `lost`, for masks of
+    another rank or number, and where none shows an object.
+    """
+    if method not in _METHODS:
+        raise unknown("method", method, _METHODS)
+    if len(grid) != 2:
+        raise DiagnosticsError(f"grid is {grid}: give the cells of an image along y and x.")
+    x, single = token_samples(tokens, "tokens", grid)
+    given = as_array(masks)
+    if given.ndim != (2 if single else 3) or (not single and len(given) != len(x)) or given.dtype.kind not in "iub":
+        wanted = "[y, x]" if single else f"[sample, y, x] for {len(x)} samples"
+        raise DiagnosticsError(f"masks is {given.dtype} of shape {given.shape}: give integers {wanted}.")
+    given = given[None] if single else given
+    iou = np.array([_iou(_METHODS[method], x[i], grid, mask, _boxes(mask)) for i, mask in enumerate(given)])
+    if np.isnan(iou).all():
+        raise DiagnosticsError(f"masks of shape {given.shape} show no object: give samples with objects from 1.")
+    hit = np.where(np.isnan(iou), np.nan, iou >= HIT)
+    if single:
+        return Discovered(float(iou[0]), float(hit[0]), float(hit[0]))
+    return Discovered(iou, hit, float(np.nanmean(hit)))
+
+
+_METHODS: dict[str, Callable[..., FoundObject]] = {"lost": lost, "tokencut": tokencut}
+
+
+def _features(features: Any, grid: tuple[int, int]) -> Tensor:
+    x, single = token_samples(features, "features", grid)
+    if not single or len(grid) != 2:
+        raise DiagnosticsError(
+            f"features of {len(x)} samples on a grid of {grid}: give one image's, [token, feature], on a grid of y and x."
+        )
+    return x[0]
+
+
+def _nothing(grid: tuple[int, int]) -> FoundObject:
+    return FoundObject(np.full(4, np.nan), np.zeros(grid, dtype=bool), -1)
+
+
+def _grown(inside: np.ndarray, seed: int, grid: tuple[int, int], cell: tuple[float, float]) -> FoundObject:
+    """The connected part of the places `inside` [token] that holds the seed, and its box."""
+    from scipy.ndimage import find_objects, label
+
+    labelled: Any = label(inside.reshape(grid))
+    parts = labelled[0]
+    number = int(parts.ravel()[seed])
+    if number == 0:
+        return _nothing(grid)
+    rows, columns = find_objects(parts)[number - 1]
+    high, wide = cell
+    box = np.array(
+        [columns.start * wide, rows.start * high, columns.stop * wide - 1, rows.stop * high - 1], dtype=float
+    )
+    return FoundObject(box, parts == number, seed)
+
+
+def _second_eigenvector(affinity: Tensor) -> np.ndarray | None:
+    """y of the second smallest lambda of (D - W) y = lambda D y, for W [token, token]; None where it is not unique."""
+    if len(affinity) < 3:
+        return None
+    root = affinity.sum(dim=1).sqrt()
+    # With z = sqrt(D) y this is the ordinary problem of D^-1/2 W D^-1/2, whose largest values are the smallest lambdas.
+    # All pairs are asked for: LAPACK's way to a few of them finds none where many values are equal.
+    values, vectors = torch.linalg.eigh(affinity / root / root[:, None])
+    if float(values[-2] - values[-3]) < 1e-10:
+        return None
+    return (vectors[:, -2] / root).cpu().numpy()
+
+
+def _boxes(mask: np.ndarray) -> np.ndarray:
+    """Boxes [object, 4] of the objects of a mask int [y, x]."""
+    from scipy.ndimage import find_objects
+
+    places = [found for found in find_objects(np.maximum(mask, 0).astype(np.int64)) if found is not None]
+    return np.array([(x.start, y.start, x.stop - 1, y.stop - 1) for y, x in places], dtype=float).reshape(-1, 4)
+
+
+def _best_iou(box: np.ndarray, wanted: np.ndarray) -> float:
+    return max(box_iou(box, other) for other in wanted)
+
+
+def _iou(
+    method: Callable[..., FoundObject], tokens: Any, grid: tuple[int, ...], mask: np.ndarray, wanted: np.ndarray
+) -> float:
+    """The largest IoU of the box found with an object's; NaN where there is no object."""
+    if len(wanted) == 0:
+        return math.nan
+    cell = tuple(extent / cells for extent, cells in zip(mask.shape, grid, strict=True))
+    return _best_iou(method(tokens, grid, cell=cell).box, wanted)
+
+
+class ObjectDiscovery(Measure):
+    """CorLoc of LOST at every tap, on tokens in place of keys; nothing is fitted.
+
+    `centred` is the same once each image's mean token is removed, `iou` the mean IoU of the best box. `line_whole_image`
+    is the CorLoc of the whole image as a box, `line_centre` that of a box in its middle with half its sides.
+    """
+
+    name = "object_discovery"
+    answers = "Do tokens mark out an object without being told?"
+    source = "LOST, Simeoni et al. 2021 (2109.14279)"
+    family = "spatial"
+    needs = "tokens"
+    kinds = ("masks",)
+    standard = False
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        masks = masks_of(self.name, target, ("y", "x"))
+        assert target is not None
+        taps = [(i, tap) for i, tap in enumerate(activations.taps) if not _lacks(tap)]
+        reasons = [f"{tap.name}: {reason}" for tap in activations.taps if (reason := _lacks(tap))]
+        if not taps:
+            raise DiagnosticsError(
+                f"{self.name} grows an object on a grid of y and x, and no tap has one ({'; '.join(reasons)}): choose "
+                "other taps (--taps)."
+            )
+        kept = activations.token_samples
+        boxes = [_boxes(mask) for mask in masks[:kept]]
+        known = np.array([len(found) > 0 for found in boxes], dtype=bool)
+        rows = scored_rows(self.name, activations, target.name, known, MOST_SAMPLES)
+        wanted = np.concatenate([rows.val, rows.test])
+        shape = (len(activations.taps), kept)
+        reference, iou, centred = np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan)
+        for i, tap in taps:
+            reference[i], iou[i], centred[i] = 0.0, 0.0, 0.0
+            for row, tokens in tokens_of(activations, tap.name, wanted):
+                reference[i, row] = 1.0
+                try:
+                    x = as_tensor(tokens).to(activations.device)
+                    iou[i, row] = _iou(lost, x, tap.grid.shape, masks[row], boxes[row])
+                    centred[i, row] = _iou(lost, centre(x), tap.grid.shape, masks[row], boxes[row])
+                except DiagnosticsError as error:
+                    raise DiagnosticsError(f"{self.name} at tap {tap.name}: {error}") from error
+        fitting = np.isfinite(reference[:, 0])
+
+        def mean(values: np.ndarray) -> np.ndarray:
+            return np.where(fitting, values[:, rows.test].mean(axis=1), np.nan)
+
+        high, wide = masks.shape[1:]
+        lines = {
+            "line_whole_image": np.array([0, 0, wide - 1, high - 1], dtype=float),
+            "line_centre": np.array([wide / 4, high / 4, 3 * wide / 4 - 1, 3 * high / 4 - 1]),
+        }
+        of_test = [boxes[row] for row in rows.test]
+        return unfitted_result(
+            activations, rows, np.where(fitting[:, None], reference * (iou < HIT), np.nan), reference,
+            {
+                "iou": mean(iou),
+                "centred": mean((centred >= HIT).astype(float)),
+                **{
+                    name: np.where(fitting, corloc(np.tile(box, (len(of_test), 1)), of_test), np.nan)
+                    for name, box in lines.items()
+                },
+            },
+            "CorLoc: share of images whose box, by LOST on tokens (the paper takes keys), has an IoU of at least .5 with "
+            "an object's; boxes count both border pixels (VOC)",
+            seed,
+            score_name="CorLoc",
+            reason="; ".join(reasons),
+        )  # fmt: skip
+
+
+def _lacks(tap: Tap) -> str:
+    """Why no object can grow at a tap, in words; nothing where one can."""
+    if tap.grid.axes != ("y", "x"):
+        return f"a grid of {tap.grid}, not of y and x"
+    return "one token" if tap.grid.tokens < 2 else ""

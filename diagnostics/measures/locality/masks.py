@@ -1,0 +1,134 @@
+"""How well a mask or a box fits another: region and boundary of a mask (DAVIS), intersection over union of boxes (VOC)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from diagnostics.errors import DiagnosticsError
+
+TOLERANCE = 0.008
+"""Share of the image's diagonal within which two boundaries match (DAVIS)."""
+
+
+def jaccard(prediction: Any, truth: Any) -> float:
+    """Region similarity J (Perazzi et al. 2016, DAVIS, section 4): intersection over union of two masks [y, x].
+
+    Two empty masks agree that nothing is there: 1, as in DAVIS's own evaluation. Raises DiagnosticsError for anything
+    but two masks of one shape that hold only 0 and 1.
+    """
+    found, wanted = _pair(prediction, truth)
+    union = int((found | wanted).sum())
+    return int((found & wanted).sum()) / union if union else 1.0
+
+
+def boundary_f(prediction: Any, truth: Any, *, tolerance: float = TOLERANCE) -> float:
+    """Boundary accuracy F of two masks [y, x] (Perazzi et al. 2016, DAVIS, section 4; Martin et al. 2004).
+
+    A boundary pixel differs from its right, lower or lower right neighbour, so that the image's border is no boundary.
+    Precision is the share of the prediction's boundary pixels that lie within r pixels (Euclidean, which is dilation by
+    a disk) of the truth's, recall the reverse, F their harmonic mean; r = ceil(`tolerance` x diagonal in pixels), 8 at
+    480 x 854. Both boundaries empty: 1; one of them: 0.
+
+    Raises DiagnosticsError as `jaccard`, and for a tolerance outside 0..1.
+    """
+    found, wanted = _pair(prediction, truth)
+    if not 0 <= tolerance < 1:
+        raise DiagnosticsError(
+            f"tolerance is {tolerance}: give the share of the image's diagonal within which boundaries match, from 0 to "
+            "below 1."
+        )
+    reach = math.ceil(tolerance * math.hypot(*found.shape))
+    return _boundary_f(_boundary(found), _boundary(wanted), reach)
+
+
+def box_of(mask: Any) -> np.ndarray:
+    """The smallest box around a mask [y, x]: first and last pixel on either axis, float [4] as (x, y, x, y).
+
+    Both border pixels belong to the box, as in VOC. NaN for an empty mask.
+    """
+    array = _mask(mask, "mask")
+    if not array.any():
+        return np.full(4, np.nan)
+    rows, columns = np.flatnonzero(array.any(axis=1)), np.flatnonzero(array.any(axis=0))
+    return np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float64)
+
+
+def box_iou(a: Any, b: Any, *, plus_one: bool = True) -> float:
+    """Intersection over union of two boxes (x, y, x, y).
+
+    `plus_one` counts both border pixels, so that a box from 0 to 9 is 10 wide: the rule of PASCAL VOC, right for boxes
+    in whole pixels such as those of `box_of`. Without it coordinates are edges and that box is 9 wide. A box of NaN is
+    no box and meets nothing: 0. Raises DiagnosticsError where a box has not four numbers or ends before it begins.
+    """
+    first, second = _box(a), _box(b)
+    if np.isnan(first).any() or np.isnan(second).any():
+        return 0.0
+    more = 1.0 if plus_one else 0.0
+    sides = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2]) + more
+    shared = float(np.maximum(sides, 0.0).prod())
+    union = sum(float((box[2:] - box[:2] + more).prod()) for box in (first, second)) - shared
+    return shared / union if union > 0 else 0.0
+
+
+def _boundary(mask: np.ndarray) -> np.ndarray:
+    """Places of the pixels that differ from a neighbour to the right, below, or both, int [pixel, axis]."""
+    # Repeating the last row and column makes nothing differ across the border.
+    wider = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
+    here = wider[:-1, :-1]
+    return np.argwhere((here != wider[:-1, 1:]) | (here != wider[1:, :-1]) | (here != wider[1:, 1:]))
+
+
+def _boundary_f(found: np.ndarray, wanted: np.ndarray, reach: float) -> float:
+    """F of two sets of boundary pixels [pixel, axis]."""
+    if len(found) == 0 or len(wanted) == 0:
+        return float(len(found) == len(wanted))
+    precision, recall = _near(found, wanted, reach), _near(wanted, found, reach)
+    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+
+
+def _near(points: np.ndarray, others: np.ndarray, reach: float) -> float:
+    """Share of the points within `reach` of any other one."""
+    from scipy.spatial import KDTree
+
+    # Boundaries are lines: a search tree over them is faster than dilating whole images. The bound itself is left out of
+    # the search, and squared distances of pixels are whole numbers.
+    distance, _ = KDTree(others).query(points, distance_upper_bound=math.sqrt(reach**2 + 0.5))
+    return float(np.isfinite(distance).mean())
+
+
+def _pair(prediction: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
+    found, wanted = _mask(prediction, "prediction"), _mask(truth, "truth")
+    if found.shape != wanted.shape:
+        raise DiagnosticsError(
+            f"prediction and truth have shapes {found.shape} and {wanted.shape}: give two masks of one size."
+        )
+    return found, wanted
+
+
+def _mask(x: Any, name: str) -> np.ndarray:
+    array = as_array(x)
+    if array.ndim != 2 or 0 in array.shape:
+        raise DiagnosticsError(f"{name} has shape {array.shape}: give one mask as [y, x].")
+    if array.dtype != bool and not np.isin(array, (0, 1)).all():
+        raise DiagnosticsError(
+            f"{name} of shape {array.shape} holds more than 0 and 1: compare one object at a time, as masks == object."
+        )
+    return array.astype(bool)
+
+
+def _box(x: Any) -> np.ndarray:
+    box = as_array(x).astype(np.float64)
+    if box.shape != (4,):
+        raise DiagnosticsError(f"A box has shape {box.shape}: give four numbers (x, y, x, y).")
+    if (box[2:] < box[:2]).any():
+        raise DiagnosticsError(f"The box {box.tolist()} ends before it begins: give (x, y, x, y), smaller ends first.")
+    return box
+
+
+def as_array(x: Any) -> np.ndarray:
+    """numpy, a tensor on any device, or nested numbers as a numpy array: masks are compared on the CPU."""
+    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)

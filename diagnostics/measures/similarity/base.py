@@ -1,0 +1,268 @@
+"""How similar two taps are, for all pairs of taps within a run or between two runs, against what chance would give.
+
+The null: the samples of the second side are permuted, all its taps alike, so that whatever the two sides share is gone
+and everything else (widths, spectra, number and kinship of the taps) stays. The most alike of all pairs is what gets
+reported, so each pair is held against the most alike pair of every permutation.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import one_thread, samples
+from diagnostics.measures.base import Measure
+from diagnostics.measures.similarity.null import PERMUTATIONS, Null, Swaps, judged, orders, swaps
+from diagnostics.taps import Tap
+
+
+@dataclass(frozen=True)
+class Side:
+    """The rows of a run that take part, in the order in which they stand against the other side's."""
+
+    activations: Activations
+    rows: np.ndarray
+    whole: bool
+    """Whether all tokens of these rows are there to be read, and the measure reads them."""
+
+    def pooled(self, tap: str) -> np.ndarray:
+        """float64 [sample, feature]: the first pooling."""
+        return self.activations.pooled(tap, self.activations.poolings[0])[self.rows]
+
+    def blocks(self, tap: str) -> Iterator[np.ndarray]:
+        """float64 [sample, block] through all features: those of all tokens where they are kept, else of all poolings."""
+        if not self.whole:
+            yield self.activations.pooled(tap)[self.rows]
+            return
+        first = len(self.rows) and np.array_equal(self.rows, np.arange(len(self.rows)))
+        rows = slice(len(self.rows)) if first else self.rows
+        for block in self.activations.feature_blocks(tap):
+            yield block[rows]
+
+
+class Similarity(Measure):
+    """A function of two taps on the same samples. Final classes say what of a tap is compared, and how.
+
+    `matrix` [tap, tap_other] with, against permuted samples, `p` [tap, tap_other] and the attribute `tau` (the value that
+    the most alike pair of taps passes by chance once in 20 times), and `calibrated` (Groeger et al. 2026, 2602.14486):
+    (s - tau) / (1 - tau) where 1 is the most alike that two taps can be.
+    """
+
+    family = "similarity"
+    higher_is_better = None
+    pairwise = True
+    functional: ClassVar[str]
+    centring: ClassVar[str]
+    least: ClassVar[int]
+    """Samples that it needs."""
+    most_rows: ClassVar[int] = 2048
+    """Samples that it reads at most, the first rows of a run, which are in random order."""
+    distance: ClassVar[bool] = False
+    """Whether smaller is more alike."""
+    symmetric: ClassVar[bool] = True
+    """Whether the two sides may be swapped."""
+    permutations: ClassVar[int] = PERMUTATIONS
+    """Permutations of the null; 0 for none."""
+
+    @abstractmethod
+    def prepared(self, x: Tensor) -> Any:
+        """What is compared, made once for a tap from float64 [sample, feature]; never changes x."""
+
+    @abstractmethod
+    def compared(self, a: Any, b: Any) -> float:
+        """The value of a pair of prepared taps."""
+
+    @abstractmethod
+    def permuted(self, a: Any, order: Tensor) -> Any:
+        """What `prepared(x[order])` would be, cheaply; `order` int64 [sample]."""
+
+    def reason(self, x: Tensor) -> str:
+        """Why this tap has no value ("" where it has one): its row and its column are NaN."""
+        return ""
+
+    def attributes(self, n: int) -> Mapping[str, Any]:
+        """What else to state of a result from n samples."""
+        return {}
+
+    def swappable(self, groups: np.ndarray) -> Swaps:
+        """Which samples the null may swap, from the group of each [sample]; `permuted` is given no other orders."""
+        return swaps(groups)
+
+    def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
+        """A tap prepared, and why it has no value ("" where it has one)."""
+        x = samples(side.pooled(tap), self._tap(tap), self.least).to(side.activations.device)
+        why = self.reason(x)
+        return (None, why) if why else (self.prepared(x), "")
+
+    def pairs(self, firsts: Sequence[Any], seconds: Sequence[Any], upper: bool) -> np.ndarray:
+        """`compared` of all pairs, [first, second]; where `upper`, only those with first <= second need a value.
+
+        To be overridden where one product does all pairs.
+        """
+        found = np.full((len(firsts), len(seconds)), np.nan)
+        for i, first in enumerate(firsts):
+            for j in range(i if upper else 0, len(seconds)):
+                found[i, j] = self.compared(first, seconds[j])
+        return found
+
+    def shuffled(
+        self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
+    ) -> Iterator[np.ndarray]:
+        """`pairs` for each order of the second side's samples.
+
+        To be overridden where that is cheaper for all taps and orders together.
+        """
+        for order in orders:
+            yield self.pairs(firsts, [self.permuted(second, order) for second in seconds], upper)
+
+    def beside(self, firsts: Sequence[Any], seconds: Sequence[Any]) -> Mapping[str, np.ndarray]:
+        """Other numbers of all pairs, [first, second] each, to be given beside the matrix."""
+        return {}
+
+    def pooling(self, side: Side) -> str:
+        """Which features of a tap it reads."""
+        if self.needs == "pooled":
+            return side.activations.poolings[0]
+        return "none: all features of all tokens" if side.whole else f"{side.activations.pooling} (no tokens are kept)"
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        """All pairs of taps of one run."""
+        count = activations.token_samples if self.needs == "tokens" else 0
+        whole = count >= self.least
+        rows = np.arange(min(count if whole else len(activations.ids), self.most_rows))
+        side = Side(activations, rows, whole)
+        return self._result(side, side, seed)
+
+    @one_thread()
+    def between(self, activations: Activations, other: Activations, seed: int) -> xr.Dataset:
+        """All pairs of a tap of one run and a tap of another, on the same samples in whatever order.
+
+        Raises DiagnosticsError where the ids of the samples are not the same.
+        """
+        there = _places(activations, other, self.name)
+        both = np.flatnonzero(there[: activations.token_samples] < other.token_samples)
+        whole = self.needs == "tokens" and len(both) >= self.least
+        rows = (both if whole else np.arange(len(there)))[: self.most_rows]
+        return self._result(Side(activations, rows, whole), Side(other, there[rows], whole), seed)
+
+    def _tap(self, name: str) -> str:
+        return f"Tap {name} for {self.name}"
+
+    def _result(self, first: Side, second: Side, seed: int) -> xr.Dataset:
+        n, same = len(first.rows), first is second
+        if n < self.least:
+            raise DiagnosticsError(
+                f"{self.name} compares at least {self.least} samples, and there are {n}: use a dataset with more."
+            )
+        made, why = self._prepared(first)
+        made_other, why_other = (made, why) if same else self._prepared(second)
+        shape = len(made), len(made_other)
+        use, use_other = ([i for i, one in enumerate(m) if one is not None] for m in (made, made_other))
+        ones, others = [made[i] for i in use], [made_other[i] for i in use_other]
+        upper = same and self.symmetric
+        if ones and others:
+            found = {"matrix": _mirrored(self.pairs(ones, others, upper), upper), **self.beside(ones, others)}
+        else:
+            found = {"matrix": np.empty((len(ones), len(others)))}
+        variables: dict[str, Any] = {}
+        for name, values in found.items():
+            everywhere = np.full(shape, np.nan)
+            everywhere[np.ix_(use, use_other)] = values
+            variables[name] = (("tap", "tap_other"), everywhere)
+        matrix = variables["matrix"][1]
+        attrs: dict[str, Any] = {
+            "functional": self.functional,
+            "pooling": self.pooling(first),
+            "centring": self.centring,
+            "alike": "smaller" if self.distance else "larger",
+            "n": n,
+            "seed": seed,
+            **self.attributes(n),
+        }
+        reasons = _said(why, "" if same else " of the first run") + ([] if same else _said(why_other, " of the second"))
+        if reasons:
+            attrs["reason"] = "; ".join(reasons)
+        if self.permutations:
+            null = self._null(first, ones, others, same, seed)
+            p, calibrated, said = judged(matrix, null, self.distance)
+            if same:
+                # A tap is no finding about itself.
+                np.fill_diagonal(p, np.nan)
+            variables["p"] = (("tap", "tap_other"), p)
+            if not self.distance:
+                variables["calibrated"] = (("tap", "tap_other"), calibrated)
+            attrs |= said
+        return xr.Dataset(
+            variables,
+            coords={**_axis("tap", "depth", first), **_axis("tap_other", "depth_other", second)},
+            attrs=attrs,
+        )
+
+    def _prepared(self, side: Side) -> tuple[list[Any], dict[str, str]]:
+        made: list[Any] = []
+        why: dict[str, str] = {}
+        for tap in side.activations.taps:
+            one, reason = self.of_tap(side, tap.name)
+            made.append(None if reason else one)
+            if reason:
+                why[tap.name] = reason
+        return made, why
+
+    def _null(self, side: Side, ones: Sequence[Any], others: Sequence[Any], same: bool, seed: int) -> Null:
+        classes = self.swappable(side.activations.groups[side.rows])
+        words = classes.words(self.permutations)
+        extreme = np.full(self.permutations, np.nan)
+        if not (ones and others) or (same and len(ones) < 2):
+            return Null(extreme, words, "there is no pair of taps")
+        if classes.few:
+            return Null(extreme, words, classes.few)
+        upper = same and self.symmetric
+        keep = np.ones((len(ones), len(others)), dtype=bool)
+        if same:
+            keep = np.triu(keep, 1) if upper else ~np.eye(len(ones), dtype=bool)
+        drawn = orders(classes, self.permutations, seed, torch.device(side.activations.device))
+        for i, values in enumerate(self.shuffled(ones, others, drawn, upper)):
+            known = values[keep & np.isfinite(values)]
+            if known.size:
+                extreme[i] = known.min() if self.distance else known.max()
+        return Null(extreme, words, "")
+
+
+def _mirrored(found: np.ndarray, upper: bool) -> np.ndarray:
+    return np.triu(found) + np.triu(found, 1).T if upper else found
+
+
+def _said(why: Mapping[str, str], whose: str) -> list[str]:
+    return [f"{tap}{whose}: {reason}" for tap, reason in why.items()]
+
+
+def _axis(name: str, depth: str, side: Side) -> dict[str, Any]:
+    taps: Sequence[Tap] = side.activations.taps
+    return {name: [tap.name for tap in taps], depth: (name, [float(tap.depth) for tap in taps])}
+
+
+def _places(first: Activations, second: Activations, measure: str) -> np.ndarray:
+    """The row of `second` that holds the sample of each row of `first`."""
+    where = {str(name): row for row, name in enumerate(second.ids)}
+    ids = [str(name) for name in first.ids]
+    missing, surplus = [name for name in ids if name not in where], set(where) - set(ids)
+    if missing or surplus:
+        example = missing[0] if missing else min(surplus)
+        raise DiagnosticsError(
+            f"{measure} compares the same samples, but {len(missing)} of the {len(ids)} in the first run are not in the "
+            f"second and {len(surplus)} of the {len(where)} in the second not in the first ({example}, say): extract "
+            "both from the same dataset."
+        )
+    if not len(where) == len(second.ids) or len(set(ids)) != len(ids):
+        raise DiagnosticsError(f"{measure} finds two samples with one id in a run: samples cannot be matched by id.")
+    return np.array([where[name] for name in ids], dtype=np.int64)

@@ -1,0 +1,255 @@
+"""Similarity by canonical correlations: which directions of two representations go together, whatever their variance.
+
+All three read an orthonormal basis of the centred samples: the canonical correlations are the singular values of the
+product of two of them (Björck and Golub 1973). Directions whose singular value is at most `RANK` of the largest are
+rounding (of activations in single precision), not directions. Scales of features play no part above that.
+
+Two representations whose ranks add up to n or more share directions whatever they hold, so that correlations of 1 are no
+finding there; at most 1 in 10 of n is a good rule. The mean squared correlation of unrelated data is max(p, q) / (n - 1).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import centre, pair
+from diagnostics.measures.similarity.base import Similarity
+
+RANK = 1e-6
+"""Singular values up to this share of the largest are rounding: single precision leaves some 1e-7 of it."""
+VARIANCE = 0.99
+FEW_PERMUTATIONS = 19
+"""The fewest that can reject at .05: each costs a decomposition for every pair of taps, not an inner product."""
+
+# Samples that differ by no more than this share of the largest value do not differ in double precision.
+_NOTHING = 1e-12
+
+
+def canonical_correlations(x: Any, y: Any) -> np.ndarray:
+    """Canonical correlations (Hotelling 1936), descending, as many as the smaller rank.
+
+    Parameters
+    ----------
+    x, y: [sample, feature], rows aligned; their widths may differ.
+
+    Invariant to any invertible linear map and any shift of either side. All are 1 where a side's rank is n - 1 (n at most
+    the width): see the module. Empty where a side is constant. Raises DiagnosticsError for fewer than 2 samples, unequal
+    numbers of samples and values that are not finite.
+    """
+    first, second = pair(x, y, 2)
+    return _correlations(basis(first), basis(second)).cpu().numpy()
+
+
+def cca(x: Any, y: Any) -> float:
+    """Mean canonical correlation over the smaller rank (Raghu et al. 2017, 1706.05806).
+
+    Arguments, invariances and errors as in `canonical_correlations`; NaN where a side is constant. Every direction counts
+    alike, however little variance it has.
+    """
+    first, second = pair(x, y, 2)
+    return _mean(basis(first), basis(second))
+
+
+def svcca(x: Any, y: Any, *, variance: float = VARIANCE) -> float:
+    """SVCCA (Raghu et al. 2017, 1706.05806): `cca` of each side's first principal components, the fewest that hold
+    `variance` of its variance (squared singular values; some codes sum the singular values and keep more).
+
+    Invariant to rotation, scale and shift, not to every linear map, which changes the components. `variance` is in (0, 1].
+    Otherwise as `cca`.
+    """
+    if not 0 < variance <= 1:
+        raise DiagnosticsError(f"svcca keeps a share of the variance, not {variance}: give more than 0 and at most 1.")
+    first, second = pair(x, y, 2)
+    return _mean(leading(first, variance), leading(second, variance))
+
+
+def pwcca(x: Any, y: Any) -> float:
+    """PWCCA (Morcos et al. 2018, 1806.05759, section 2.2): canonical correlations weighted by what they explain of x.
+
+    Direction i weighs alpha_i = sum_j |<h_i, x_j>|, with h_i the unit canonical variate on the side of x and x_j the centred
+    features of x. **Asymmetric**: weights come from x, however wide it is (the authors' code takes those of the narrower
+    side). Over the smaller rank, so that directions of a wider x without a partner carry no weight.
+
+    Invariant to invertible maps of y, and to scale and shift of x; a rotation of x changes the weights. Where correlations
+    are equal their variates, and so the value, are not unique. Otherwise as `cca`.
+    """
+    first, second = pair(x, y, 2)
+    return _weighted(_variates(first), _variates(second))
+
+
+def spread(x: Tensor) -> Tensor:
+    """x [sample, feature] centred, scaled to a largest entry of 1; [sample, 0] where the samples do not differ."""
+    out = centre(x)
+    peak = out.abs().max()
+    if not peak > _NOTHING * x.abs().max():
+        return out[:, :0]
+    out /= peak
+    return out
+
+
+def principal(spread: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular value decomposition of centred samples without what is rounding: [sample, r], [r], [r, feature]."""
+    u, s, v = torch.linalg.svd(spread, full_matrices=False)
+    rank = int((s > RANK * s[:1]).sum())
+    return u[:, :rank], s[:rank], v[:rank]
+
+
+def basis(x: Tensor) -> Tensor:
+    """Orthonormal basis of the centred samples, [sample, rank]."""
+    return principal(spread(x))[0]
+
+
+def leading(x: Tensor, variance: float) -> Tensor:
+    """The fewest unit principal components that hold this share of the variance, [sample, component]."""
+    u, s, _ = principal(spread(x))
+    held = (s**2).cumsum(0)
+    # A share that is met exactly must not be missed by rounding.
+    return u[:, : int((held < (variance - _NOTHING) * held[-1:]).sum()) + 1]
+
+
+def still(x: Tensor) -> str:
+    """The reason that a tap whose samples are all alike, but for rounding in single precision, has no value; else ""."""
+    return "" if bool(centre(x).abs().max() > RANK * x.abs().max()) else "its samples do not differ"
+
+
+def _variates(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthonormal basis [sample, rank] and the features in it, [rank, feature]."""
+    u, s, v = principal(spread(x))
+    return u, s[:, None] * v
+
+
+def _correlations(a: Tensor, b: Tensor) -> Tensor:
+    # Only rounding passes 1.
+    return torch.linalg.svdvals(a.T @ b).clamp(0.0, 1.0)
+
+
+def _mean(a: Tensor, b: Tensor) -> float:
+    return float(_correlations(a, b).mean()) if a.numel() and b.numel() else float("nan")
+
+
+def _weighted(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
+    (first, features), second = a, b[0]
+    if not (first.numel() and second.numel()):
+        return float("nan")
+    u, rho, _ = torch.linalg.svd(first.T @ second, full_matrices=False)
+    weights = (u.T @ features).abs().sum(dim=1)
+    return float((weights * rho.clamp(0.0, 1.0)).sum() / weights.sum())
+
+
+class Decomposed(Similarity):
+    """A similarity that takes a decomposition for every pair of taps. Its null has few permutations, in single precision."""
+
+    standard = False
+    permutations = FEW_PERMUTATIONS
+
+    def shuffled(
+        self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
+    ) -> Iterator[np.ndarray]:
+        return super().shuffled([_single(one) for one in firsts], [_single(one) for one in seconds], orders, upper)
+
+
+def _single(made: Tensor | tuple[Tensor, ...]) -> Any:
+    return made.float() if isinstance(made, Tensor) else tuple(part.float() for part in made)
+
+
+class _Canonical(Decomposed):
+    """A functional of canonical correlations; taps that fill half of the sample space have none."""
+
+    centring = "features centred over samples"
+    least = 2
+    remedy: ClassVar[str]
+
+    @abstractmethod
+    def directions(self, x: Tensor) -> int:
+        """How many directions of a tap are compared."""
+
+    def reason(self, x: Tensor) -> str:
+        n = len(x)
+        if why := still(x):
+            return why
+        if 2 * min(x.shape) < n or 2 * (count := self.directions(x)) < n:
+            return ""
+        return (
+            f"it fills {count} directions, and two such taps share some among {n} samples whatever they hold: use more "
+            f"than {2 * count} samples{self._limit(2 * count)}{self.remedy}"
+        )
+
+    def _limit(self, needed: int) -> str:
+        return f" ({self.name} reads at most {self.most_rows})" if needed >= self.most_rows else ""
+
+
+class Cca(_Canonical):
+    """Mean canonical correlation of every pair of taps."""
+
+    name = "cca"
+    answers = "Which taps hold the same directions up to any linear map, large and small alike?"
+    source = "Raghu et al. 2017 (1706.05806); Hotelling 1936"
+    functional = "mean canonical correlation over the smaller rank"
+    remedy = ", or svcca"
+
+    def directions(self, x: Tensor) -> int:
+        return basis(x).shape[1]
+
+    def prepared(self, x: Tensor) -> Tensor:
+        return basis(x)
+
+    def compared(self, a: Tensor, b: Tensor) -> float:
+        return _mean(a, b)
+
+    def permuted(self, a: Tensor, order: Tensor) -> Tensor:
+        return a[order]
+
+
+class Svcca(_Canonical):
+    """SVCCA of every pair of taps."""
+
+    name = "svcca"
+    answers = "Which taps hold the same principal directions up to a linear map of these?"
+    source = "Raghu et al. 2017 (1706.05806)"
+    functional = f"mean canonical correlation of the principal components that hold {VARIANCE:.0%} of the variance"
+    remedy = ""
+
+    def directions(self, x: Tensor) -> int:
+        return leading(x, VARIANCE).shape[1]
+
+    def prepared(self, x: Tensor) -> Tensor:
+        return leading(x, VARIANCE)
+
+    def compared(self, a: Tensor, b: Tensor) -> float:
+        return _mean(a, b)
+
+    def permuted(self, a: Tensor, order: Tensor) -> Tensor:
+        return a[order]
+
+
+class Pwcca(_Canonical):
+    """PWCCA of every ordered pair of taps, weighted by the features of `tap`."""
+
+    name = "pwcca"
+    answers = "How much of what a tap's features carry does another tap hold up to a linear map?"
+    source = "Morcos et al. 2018 (1806.05759), section 2.2"
+    functional = (
+        "canonical correlations weighted by alpha_i = sum_j |<h_i, x_j>|, x_j the features of tap (not tap_other)"
+    )
+    remedy = ", or svcca"
+    symmetric = False
+    most_rows = 1024
+
+    def directions(self, x: Tensor) -> int:
+        return basis(x).shape[1]
+
+    def prepared(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return _variates(x)
+
+    def compared(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
+        return _weighted(a, b)
+
+    def permuted(self, a: tuple[Tensor, Tensor], order: Tensor) -> tuple[Tensor, Tensor]:
+        return a[0][order], a[1]

@@ -1,0 +1,209 @@
+"""Representational similarity analysis: do two representations find the same pairs of samples unlike?
+
+The n (n - 1) / 2 entries of a dissimilarity matrix share samples, so they are no independent units: test by permuting
+samples (as the measure does), never by the p value of the correlation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import as_tensor, pair, samples
+from diagnostics.measures.similarity.base import Similarity
+from diagnostics.measures.similarity.canonical import RANK, still
+
+Distance = Literal["euclidean", "correlation", "cosine"]
+Comparison = Literal["spearman", "pearson", "kendall", "cosine"]
+
+# Entries closer than this share of the largest differ by rounding.
+_NOTHING = 1e-12
+
+
+def rdm(x: Any, *, distance: Distance = "euclidean") -> np.ndarray:
+    """Representational dissimilarity matrix (Kriegeskorte et al. 2008): upper triangle, row by row, [n (n - 1) / 2].
+
+    Parameters
+    ----------
+    x: [sample, feature].
+    distance: "euclidean"; "correlation", 1 - Pearson's r of two samples over the features, which removes each sample's
+        mean over its features and so is invariant neither to rotation nor to a shift of the samples; "cosine", 1 - cosine,
+        invariant to rotation only.
+
+    Samples without a direction (equal in all features; zero for "cosine") have NaN. Raises DiagnosticsError for fewer than
+    2 samples and values that are not finite.
+    """
+    return _rdm(samples(x, "x", 2), distance).cpu().numpy()
+
+
+def compare_rdms(a: Any, b: Any, *, method: Comparison = "spearman") -> float:
+    """How alike two dissimilarity matrices are (upper triangles, as from `rdm`), from -1 to 1.
+
+    "spearman": Pearson's r of ranks, ties have their mean rank. "kendall": tau_a, over all pairs of entries, tied or not.
+    "pearson" and "cosine" (0 to 1 for distances): of the entries. For both kinds of ranks, entries closer than 1e-12 of the
+    largest are tied.
+
+    NaN where a side holds NaN or all its entries are equal (for "cosine": 0). Raises DiagnosticsError for unequal sizes.
+    """
+    first, second = as_tensor(a), as_tensor(b)
+    if first.ndim != 1 or first.shape != second.shape or not len(first):
+        raise DiagnosticsError(
+            f"compare_rdms has shapes {tuple(first.shape)} and {tuple(second.shape)}: give two upper triangles of one size, "
+            "as rdm returns them."
+        )
+    return _compare(first, second.to(first.device), method)
+
+
+def rsa(x: Any, y: Any, *, distance: Distance = "correlation", method: Comparison = "spearman") -> float:
+    """Representational similarity analysis (Kriegeskorte et al. 2008): `compare_rdms` of two `rdm`.
+
+    x, y: [sample, feature], rows aligned; their widths may differ. Raises DiagnosticsError for fewer than 3 samples,
+    unequal numbers of samples and values that are not finite.
+    """
+    first, second = pair(x, y, 3)
+    return _compare(_rdm(first, distance), _rdm(second, distance), method)
+
+
+def _rdm(x: Tensor, distance: str) -> Tensor:
+    # By differences, not by inner products: duplicates then are 0 apart.
+    if distance == "euclidean":
+        return torch.nn.functional.pdist(x)
+    if distance not in ("correlation", "cosine"):
+        raise DiagnosticsError(f'There is no distance "{distance}": give euclidean, correlation or cosine.')
+    z = x
+    if distance == "correlation":
+        z = x - x[:, :1]
+        z -= z.mean(dim=1, keepdim=True)
+    length = torch.linalg.norm(z, dim=1, keepdim=True)
+    known = length > _NOTHING * torch.linalg.norm(x, dim=1, keepdim=True)
+    # 1 - cosine is half the squared distance of unit vectors.
+    return torch.nn.functional.pdist(z / torch.where(known, length, torch.nan)) ** 2 / 2
+
+
+def _compare(a: Tensor, b: Tensor, method: str) -> float:
+    if not bool(a.isfinite().all() and b.isfinite().all()):
+        return float("nan")
+    if method == "kendall":
+        return _tau(a, b)
+    if method not in ("spearman", "pearson", "cosine"):
+        raise DiagnosticsError(f'There is no comparison "{method}": give spearman, pearson, kendall or cosine.')
+    return _inner(_direction(a, method), _direction(b, method))
+
+
+def _direction(values: Tensor, method: str) -> Tensor:
+    """The unit vector whose inner products are the comparison; empty where it has none."""
+    out = _ranks(values) if method == "spearman" else values
+    peak = out.abs().max()
+    if method != "cosine":
+        out = out - out.mean()
+    if not out.abs().max() > _NOTHING * peak:
+        return out[:0]
+    out = out / out.abs().max()
+    return out / torch.linalg.norm(out)
+
+
+def _inner(a: Tensor, b: Tensor) -> float:
+    return min(1.0, max(-1.0, float(a @ b))) if len(a) and len(b) else float("nan")
+
+
+def _levels(values: Tensor) -> Tensor:
+    """Dense ranks from 0, int64: equal values, and neighbours closer than rounding, have one level."""
+    ordered, order = values.sort()
+    step = torch.zeros_like(order)
+    step[1:] = ordered.diff() > _NOTHING * values.abs().max()
+    levels = torch.empty_like(order)
+    levels[order] = step.cumsum(0)
+    return levels
+
+
+def _ranks(values: Tensor) -> Tensor:
+    levels = _levels(values)
+    count = levels.bincount().to(torch.float64)
+    # The mean rank of a level: those below it, and half of its own.
+    return (count.cumsum(0) - (count - 1) / 2)[levels]
+
+
+def _tau(a: Tensor, b: Tensor) -> float:
+    """Kendall's tau_a: concordant less discordant pairs of entries, over all pairs of entries."""
+    n = len(a)
+    first, second = _levels(a), _levels(b)
+    if n < 2 or not (bool(first.any()) and bool(second.any())):
+        return float("nan")
+    both = first * (int(second.max()) + 1) + second
+    pairs = n * (n - 1) // 2
+    # In the order of the first side, ties in that of the second: pairs out of order are discordant, and none is tied.
+    discordant = _inversions(second[both.argsort()])
+    untied = pairs - _tied(first) - _tied(second) + _tied(both.unique(return_inverse=True)[1])
+    return (untied - 2 * discordant) / pairs
+
+
+def _tied(levels: Tensor) -> int:
+    count = levels.bincount()
+    return int((count * (count - 1)).sum()) // 2
+
+
+def _inversions(values: Tensor) -> int:
+    """Pairs i < j with values[i] > values[j], by merging sorted halves: n log n, all halves of one size together."""
+    size = 1 << max(0, (len(values) - 1).bit_length())
+    last = values.max().expand(size - len(values))
+    rows = torch.cat([values, last])[:, None]
+    found = 0
+    while len(rows) > 1:
+        left, right = rows[::2].contiguous(), rows[1::2].contiguous()
+        above = left.shape[1] - torch.searchsorted(left, right, right=True)
+        found += int(above.sum())
+        rows = torch.cat([left, right], dim=1).sort(dim=1)[0]
+    return found
+
+
+class Rsa(Similarity):
+    """Representational similarity analysis of every pair of taps."""
+
+    name = "rsa"
+    answers = "Do two taps find the same pairs of samples unlike?"
+    source = "Kriegeskorte et al. 2008"
+    functional = "Spearman correlation of the dissimilarities 1 - r of all pairs of samples"
+    standard = False
+    centring = "each sample over its features (not invariant to rotation)"
+    least = 3
+    most_rows = 1024
+
+    def reason(self, x: Tensor) -> str:
+        if why := still(x):
+            return why
+        found = _rdm(x, "correlation")
+        if bool(found.isnan().any()):
+            return "a sample has one value in all features, so its correlation with others does not exist"
+        if not bool(found.max() - found.min() > RANK * found.max()):
+            return "all its samples are equally unlike"
+        return ""
+
+    def prepared(self, x: Tensor) -> Tensor:
+        return _direction(_rdm(x, "correlation"), "spearman")
+
+    def compared(self, a: Tensor, b: Tensor) -> float:
+        return _inner(a, b)
+
+    def permuted(self, a: Tensor, order: Tensor) -> Tensor:
+        return a[_entries(order)]
+
+    def shuffled(
+        self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
+    ) -> Iterator[np.ndarray]:
+        ones, others = torch.stack(list(firsts)).float(), torch.stack(list(seconds)).float()
+        for order in orders:
+            yield (ones @ others[:, _entries(order)].T).double().cpu().numpy()
+
+
+def _entries(order: Tensor) -> Tensor:
+    """Where the entries of an upper triangle stand that become its entries when the samples are put in this order."""
+    n = len(order)
+    row, column = torch.triu_indices(n, n, 1, device=order.device)
+    one, other = order[row], order[column]
+    low, high = torch.minimum(one, other), torch.maximum(one, other)
+    return low * (2 * n - low - 1) // 2 + high - low - 1

@@ -1,0 +1,114 @@
+"""Similarity of shapes: how far apart two clouds of samples lie once one is shifted, scaled and turned onto the other.
+
+Both are metrics (the triangle inequality holds), so that taps can be clustered or embedded by them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diagnostics.measures.arrays import pair
+from diagnostics.measures.similarity.canonical import Decomposed, spread, still
+
+# Below this squared distance, 2 - 2 nu has lost too many digits.
+_NEAR = 1e-4
+
+
+def procrustes(x: Any, y: Any) -> float:
+    """Procrustes distance sqrt(2 - 2 ||X^T Y||_*) (Ding et al. 2021, 2108.01661; Williams et al. 2021, 2110.14739).
+
+    Parameters
+    ----------
+    x, y: [sample, feature], rows aligned; their widths may differ (the narrower is as if filled with zeros).
+
+    X and Y are centred and divided by their Frobenius norms, so it lies between 0 (the same up to rotation, scale and
+    shift) and sqrt(2) (no feature of one goes with any of the other). Ding et al. report its square. Not invariant to
+    other linear maps. Unrelated features wider than n come near 0. NaN where a side is constant.
+    Raises DiagnosticsError for fewer than 2 samples, unequal numbers of samples and values that are not finite.
+    """
+    first, second = pair(x, y, 2)
+    return _distance(unit(first), unit(second))
+
+
+def angular_distance(x: Any, y: Any) -> float:
+    """Angular Procrustes distance arccos ||X^T Y||_*, in radians from 0 to pi / 2 (Williams et al. 2021, 2110.14739).
+
+    The length of the arc whose chord is `procrustes`; everything else as there.
+    """
+    first, second = pair(x, y, 2)
+    return _angle(unit(first), unit(second))
+
+
+def unit(x: Tensor) -> Tensor:
+    """x centred, with Frobenius norm 1 and no more columns than samples (turned, which changes no distance).
+
+    [sample, 0] where the samples do not differ.
+    """
+    out = spread(x)
+    if out.shape[1] > len(out):
+        out = torch.linalg.qr(out.T, mode="r")[1].T
+    return out / torch.linalg.norm(out)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    if not (a.numel() and b.numel()):
+        return float("nan")
+    product = a.T @ b
+    squared = 2 - 2 * float(torch.linalg.svdvals(product).sum())
+    if squared < _NEAR:
+        # The same as a sum of squares: what is left between the two when turned onto one another, and outside.
+        u, _, v = torch.linalg.svd(product, full_matrices=False)
+        mine, yours = a @ u, b @ v.T
+        squared = sum(float((part**2).sum()) for part in (mine - yours, a - mine @ u.T, b - yours @ v))
+    return math.sqrt(squared)
+
+
+def _angle(a: Tensor, b: Tensor) -> float:
+    # arccos keeps half the digits near 1; the arc over a chord keeps all.
+    return 2 * math.asin(_distance(a, b) / 2)
+
+
+class _Shape(Decomposed):
+    """A distance of shapes."""
+
+    centring = "features centred over samples, then Frobenius norm 1"
+    least = 2
+    most_rows = 1024
+    distance = True
+
+    def reason(self, x: Tensor) -> str:
+        return still(x)
+
+    def prepared(self, x: Tensor) -> Tensor:
+        return unit(x)
+
+    def permuted(self, a: Tensor, order: Tensor) -> Tensor:
+        return a[order]
+
+
+class Procrustes(_Shape):
+    """Procrustes distance of every pair of taps."""
+
+    name = "procrustes"
+    answers = "How far apart are two taps once one is turned onto the other?"
+    source = "Ding et al. 2021 (2108.01661); Williams et al. 2021 (2110.14739)"
+    functional = "sqrt(2 - 2 ||X^T Y||_*)"
+
+    def compared(self, a: Tensor, b: Tensor) -> float:
+        return _distance(a, b)
+
+
+class AngularDistance(_Shape):
+    """Angular Procrustes distance of every pair of taps."""
+
+    name = "angular_distance"
+    answers = "By what angle do the shapes of two taps differ?"
+    source = "Williams et al. 2021 (2110.14739)"
+    functional = "arccos ||X^T Y||_*, radians"
+
+    def compared(self, a: Tensor, b: Tensor) -> float:
+        return _angle(a, b)
