@@ -138,7 +138,10 @@ class Profile:
         by_chance = self.data.attrs["score_name"] not in ("R2", "skill") and chance and not chance.low > 0.0
         if not self.best.low > 0.0 or by_chance:
             return "not shown to be readable at any tap"
-        said = "hidden by the output" if self.hidden_gap.low > 0 else "no hidden gap shown"
+        if math.isnan(self.hidden_gap.value):
+            said = "the output has no value to compare with"
+        else:
+            said = "hidden by the output" if self.hidden_gap.low > 0 else "no hidden gap shown"
         rivals = [name.replace("_", " ") for name, margin in margins.items() if margin and not margin.low > 0.0]
         if rivals:
             return f"{said}; not shown to beat {' and '.join(rivals)}"

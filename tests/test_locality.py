@@ -2,11 +2,14 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.locality.cosines import MOST_SAMPLES, SelfSimilarity, self_similarity
+from diagnostics.measures.locality import blocks
+from diagnostics.measures.locality.blocks import MOST_SAMPLES
+from diagnostics.measures.locality.cosines import SelfSimilarity, self_similarity, spatial_relation
 
 from memory import MemoryActivations
 
@@ -78,6 +81,20 @@ def test_scrambled_places_lose_locality():
     assert abs(self_similarity(scrambled, (16, 16)).lds) < 0.05
 
 
+def without_fourth(tokens, mask):
+    """SRSS on a line with the pairs of token 4 left out."""
+    unit = np.delete(tokens, 4, axis=0)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    cosine, place, inside = unit @ unit.T, np.delete(np.arange(12), 4), np.delete(mask, 4)
+    apart = np.abs(place[:, None] - place)
+    gaps = [
+        cosine[i, near].mean() - cosine[i, far].mean()
+        for i in np.flatnonzero(inside)
+        if (near := (apart[i] == 1) & inside).any() and (far := (apart[i] >= 6) & ~inside).any()
+    ]
+    return np.mean(gaps)
+
+
 def test_tokens_without_direction_are_left_out():
     tokens = np.random.default_rng(0).normal(size=(12, 3))
     tokens[4] = 0
@@ -86,7 +103,14 @@ def test_tokens_without_direction_are_left_out():
     near = [tokens[i] @ tokens[i + 1] / np.linalg.norm(tokens[i]) / np.linalg.norm(tokens[i + 1])
             for i in range(11) if i in kept and i + 1 in kept]  # fmt: skip
     assert found.curve[0] == pytest.approx(np.mean(near), abs=1e-12)
-    for tokens, centred in ((np.zeros((12, 3)), False), (np.full((12, 3), 0.1), True)):
+    unit = np.delete(tokens, 4, axis=0) / np.linalg.norm(np.delete(tokens, 4, axis=0), axis=1, keepdims=True)
+    assert found.rmsc == pytest.approx(np.sqrt(unit.var(axis=0).sum()), abs=1e-12)
+    mask = np.arange(12) < 6
+    assert spatial_relation(tokens, mask, (12,)) == pytest.approx(without_fourth(tokens, mask), abs=1e-12)
+    # Equal tokens whose mean, summed, is not their value.
+    equal = np.tile(np.random.default_rng(1).normal(size=64), (12, 1))
+    assert (equal != equal.mean(axis=0)).any()
+    for tokens, centred in ((np.zeros((12, 3)), False), (equal, True)):
         nothing = self_similarity(tokens, (12,), centred=centred)
         assert np.isnan([nothing.lds, nothing.cds, nothing.rmsc, *nothing.curve]).all()
 
@@ -104,6 +128,83 @@ def test_short_grids_have_no_value():
     tokens[0, 0] = np.inf
     with pytest.raises(DiagnosticsError, match="infinity"):
         self_similarity(tokens, (3, 3))
+
+
+def relation_by_loops(tokens, mask, grid):
+    places = list(itertools.product(*map(range, grid)))
+    unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+    gaps = []
+    for i, a in enumerate(places):
+        near, far = [], []
+        for j, b in enumerate(places):
+            distance = sum(abs(p - q) for p, q in zip(a, b, strict=True))
+            if distance == 1 and mask[j]:
+                near.append(unit[i] @ unit[j])
+            if distance >= 6 and not mask[j]:
+                far.append(unit[i] @ unit[j])
+        if mask[i] and near and far:
+            gaps.append(np.mean(near) - np.mean(far))
+    return np.mean(gaps) if gaps else np.nan
+
+
+@pytest.mark.parametrize("grid", [(12,), (7, 8), (3, 5, 4)])
+def test_spatial_relation_equals_loops_over_anchors(grid):
+    rng = np.random.default_rng(1)
+    tokens = rng.normal(size=(3, int(np.prod(grid)), 5)) + 0.3
+    mask = rng.random(tokens.shape[:2]) < 0.5
+    expected = [relation_by_loops(t, m, grid) for t, m in zip(tokens, mask, strict=True)]
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(spatial_relation(tokens, mask, grid), expected, atol=1e-12)
+    found = spatial_relation(tokens[1], mask[1], grid)
+    assert isinstance(found, float)
+    assert found == pytest.approx(expected[1], abs=1e-12)
+
+
+def test_spatial_relation_known_answers():
+    mask = (x >= 8) & (x < 12)
+    two = np.where(mask[:, None], [1.0, 0.0], [0.0, 1.0])
+    assert spatial_relation(two, mask, (16, 16)) == pytest.approx(1, abs=1e-12)
+    assert spatial_relation(np.ones((256, 3)), mask, (16, 16)) == pytest.approx(0, abs=1e-12)
+    assert np.isnan(spatial_relation(two, np.ones(256), (16, 16)))
+    assert np.isnan(spatial_relation(two, np.zeros(256, dtype=bool), (16, 16)))
+    with pytest.raises(DiagnosticsError, match=r"mask has shape \(4,\).*\(256,\)"):
+        spatial_relation(two, np.ones(4), (16, 16))
+    with pytest.raises(DiagnosticsError, match="other values than 0 and 1"):
+        spatial_relation(two, np.full(256, 2), (16, 16))
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_blocks_of_any_size_give_the_same(monkeypatch, centred):
+    rng = np.random.default_rng(0)
+    tokens, mask = rng.normal(size=(5, 40, 3)), rng.random((5, 40)) < 0.5
+    whole = self_similarity(tokens, (5, 8), centred=centred)
+    relation = spatial_relation(tokens, mask, (5, 8))
+    monkeypatch.setattr(blocks, "_MOST", 300)
+    monkeypatch.setattr(blocks, "_NEAR", 3500)
+    parts = self_similarity(tokens, (5, 8), centred=centred)
+    np.testing.assert_allclose(parts.curve, whole.curve, atol=1e-13)
+    np.testing.assert_allclose([parts.lds, parts.cds, parts.rmsc], [whole.lds, whole.cds, whole.rmsc], atol=1e-13)
+    np.testing.assert_allclose(spatial_relation(tokens, mask, (5, 8)), relation, atol=1e-13)
+
+
+def test_torch_or_numpy_on_the_device_of_the_input_and_nothing_is_changed():
+    tokens = np.random.default_rng(0).normal(size=(3, 16, 4)).astype(np.float32)
+    kept = tokens.copy()
+    found = self_similarity(tokens, (4, 4), centred=True)
+    relation = spatial_relation(tokens, tokens[:, :, 0] > 0, (4, 4))
+    with torch.device("meta"):
+        other = self_similarity(torch.from_numpy(tokens).requires_grad_(), (4, 4), centred=True)
+        again = spatial_relation(torch.from_numpy(tokens), torch.from_numpy(tokens)[:, :, 0] > 0, (4, 4))
+    np.testing.assert_array_equal(found.curve, other.curve)
+    np.testing.assert_array_equal(relation, again)
+    np.testing.assert_array_equal(tokens, kept)
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e160])
+def test_squares_neither_vanish_nor_overflow(scale):
+    tokens = np.random.default_rng(0).normal(size=(16, 4))
+    one, other = self_similarity(tokens, (16,)), self_similarity(tokens * scale, (16,))
+    assert (one.lds, one.cds, one.rmsc) == pytest.approx((other.lds, other.cds, other.rmsc), abs=1e-12)
 
 
 def activations(n=30, **options):
@@ -130,6 +231,7 @@ def test_measure():
     assert np.isnan(found.score.sel(tap=["small", "one"]).values).all()
     assert "small: no two tokens at distance 6" in found.attrs["reason"]
     assert "one: one token" in found.attrs["reason"]
+    assert (found.line_noise == 0).all()
     assert found.attrs["n"] == 30
     assert SelfSimilarity().higher_is_better is None
     assert found.equals(SelfSimilarity().compute(activations(), None, 0))

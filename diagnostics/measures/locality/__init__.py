@@ -1,5 +1,59 @@
 """Where information lies on the grid: attention, likeness of near and far tokens, what tokens know of their place."""
 
-from diagnostics.measures.locality.cosines import TokenSimilarity, self_similarity
+from diagnostics.measures.locality.autocorrelation import morans_i, null_morans_i
+from diagnostics.measures.locality.consistency import neighbour_chance, neighbour_consistency
+from diagnostics.measures.locality.cosines import TokenSimilarity, self_similarity, spatial_relation
+from diagnostics.measures.locality.discovery import (
+    Discovered,
+    FoundObject,
+    corloc,
+    lost,
+    object_discovery,
+    tokencut,
+)
+from diagnostics.measures.locality.heads import (
+    GlobalMass,
+    attention_distance,
+    attention_entropy,
+    global_token_mass,
+    uniform_distance,
+)
+from diagnostics.measures.locality.masks import boundary_f, box_iou, box_of, jaccard
+from diagnostics.measures.locality.outliers import OutlierTokens, outlier_tokens
+from diagnostics.measures.locality.position import PositionProbe, position_probe
+from diagnostics.measures.locality.propagation import RegionAndBoundary, j_and_f, label_propagation
+from diagnostics.measures.locality.receptive import ReceptiveField, receptive_field
 
-__all__ = ["TokenSimilarity", "self_similarity"]
+__all__ = [
+    "Discovered",
+    "FoundObject",
+    "GlobalMass",
+    "OutlierTokens",
+    "PositionProbe",
+    "ReceptiveField",
+    "RegionAndBoundary",
+    "TokenSimilarity",
+    "attention_distance",
+    "attention_entropy",
+    "boundary_f",
+    "box_iou",
+    "box_of",
+    "corloc",
+    "global_token_mass",
+    "j_and_f",
+    "jaccard",
+    "label_propagation",
+    "lost",
+    "morans_i",
+    "neighbour_chance",
+    "neighbour_consistency",
+    "null_morans_i",
+    "object_discovery",
+    "outlier_tokens",
+    "position_probe",
+    "receptive_field",
+    "self_similarity",
+    "spatial_relation",
+    "tokencut",
+    "uniform_distance",
+]

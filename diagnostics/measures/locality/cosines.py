@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
+from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import one_thread, over_taps
+from diagnostics.measures.arrays import as_tensor, one_thread, over_taps, token_samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
+from diagnostics.measures.locality.blocks import (
+    cosines,
+    directions,
+    first_tokens,
+    known_mean,
+    places,
+    sample_blocks,
+    scalar,
+    token_count,
+)
 from diagnostics.taps import Tap
 
 FAR = 6
 """Manhattan distance in tokens from which a pair counts as far (iREPA)."""
 SLOPE = 8
 """Distances 1..8 over which the decay is fitted (iREPA)."""
-MOST_SAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class TokenSimilarity:
     lds: Any
     cds: Any
     rmsc: Any
-    curve: Any
+    curve: np.ndarray
 
 
 def self_similarity(tokens: Any, grid: tuple[int, ...], *, centred: bool = False) -> TokenSimilarity:
@@ -49,68 +59,110 @@ def self_similarity(tokens: Any, grid: tuple[int, ...], *, centred: bool = False
     centred: each sample's mean token is removed first. Without that a component common to all tokens pushes every
         cosine towards 1.
 
-    A token of length zero has no direction: pairs with it are left out. Float64 throughout. Raises DiagnosticsError
-    where the tokens do not fill the grid or are not finite.
+    A token of length zero has no direction: pairs with it are left out. Raises DiagnosticsError where the tokens do not
+    fill the grid or are not finite.
     """
-    array = np.asarray(tokens)
-    if array.ndim not in (2, 3) or array.shape[-2] != math.prod(grid) or not 1 <= len(grid) <= 3:
+    x, single = token_samples(tokens, "Tokens", grid)
+    found = [_similarity(block, grid, centred) for block in sample_blocks(x)]
+    lds, cds, rmsc, curve = (torch.cat(parts) for parts in zip(*found, strict=True))
+    curve = curve.cpu().numpy()
+    return TokenSimilarity(
+        scalar(lds, single), scalar(cds, single), scalar(rmsc, single), curve[0] if single else curve
+    )
+
+
+def spatial_relation(tokens: Any, mask: Any, grid: tuple[int, ...]) -> float | np.ndarray:
+    """Likeness within an object against its background (iREPA, 2512.10794: SRSS, as its authors compute it).
+
+    For each token of the foreground: mean cosine with the foreground tokens at Manhattan distance 1, minus that with the
+    background tokens at distance >= 6. The mean over the foreground tokens that have both; NaN where none has.
+
+    Parameters
+    ----------
+    tokens: [sample, token, feature] or [token, feature], grid tokens only, in raster order.
+    mask: bool [sample, token] or [token], true on the foreground.
+    grid: extents of one, two or three axes.
+
+    Tokens of length zero are left out. Returns [sample], or a float where the tokens had no sample axis.
+    """
+    x, single = token_samples(tokens, "Tokens", grid)
+    foreground = as_tensor(mask).to(x.device)
+    if foreground.shape != (x.shape[1:2] if single else x.shape[:2]):
         raise DiagnosticsError(
-            f"Tokens of shape {array.shape} do not fill a grid of {grid}: give [sample, token, feature] with one token "
-            "a cell, on a grid of one to three axes."
+            f"The mask has shape {tuple(foreground.shape)}: give one value a token, {tuple(x.shape[1:2] if single else x.shape[:2])}."
         )
-    samples = [_one(sample, grid, centred) for sample in (array if array.ndim == 3 else array[None])]
-    lds, cds, rmsc = (np.array([s[i] for s in samples], dtype=np.float64) for i in range(3))
-    curve = np.array([s[3] for s in samples], dtype=np.float64).reshape(len(samples), -1)
-    if array.ndim == 2:
-        return TokenSimilarity(lds[0], cds[0], rmsc[0], curve[0])
-    return TokenSimilarity(lds, cds, rmsc, curve)
+    if not bool(((foreground == 0) | (foreground == 1)).all()):
+        raise DiagnosticsError(
+            f"The mask of shape {tuple(foreground.shape)} holds other values than 0 and 1: decide which tokens are foreground."
+        )
+    parts = zip(
+        sample_blocks(x), (foreground[None] if single else foreground).split(len(sample_blocks(x)[0])), strict=True
+    )
+    return scalar(torch.cat([_relation(block, part > 0, grid) for block, part in parts]), single)
 
 
-@functools.lru_cache(maxsize=32)
-def _pairs(grid: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Places in the flattened [token, token] matrix of all pairs i < j, sorted by distance, and where each of the
-    distances 1, 2, ... begins (every one up to the largest occurs on a full grid).
-    """
-    places = np.indices(grid).reshape(len(grid), -1)
-    i, j = np.triu_indices(places.shape[1], k=1)
-    distance = np.abs(places[:, i] - places[:, j]).sum(axis=0)
-    order = np.argsort(distance, kind="stable")
-    starts = np.searchsorted(distance[order], np.arange(1, _farthest(grid) + 1))
-    return (i * places.shape[1] + j)[order], starts
+@functools.lru_cache(maxsize=2)
+def _distances(grid: tuple[int, ...], device: torch.device, start: int, stop: int) -> Tensor:
+    """int [R, T], Manhattan, of the tokens from `start` to `stop`; kept, since block follows block on one grid."""
+    at = places(grid, device)
+    rows = slice(start, stop)
+    found = torch.zeros((stop - start, len(at)), dtype=torch.int64, device=device)
+    for axis in range(len(grid)):
+        found += (at[rows, axis][:, None] - at[:, axis]).abs()
+    return found
+
+
+def _similarity(x: Tensor, grid: tuple[int, ...], centred: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    unit, directed = directions(x, centred)
+    reach = _farthest(grid)
+    sums = torch.zeros((len(x), reach + 1), dtype=x.dtype, device=x.device)
+    counts = torch.zeros_like(sums)
+    both = directed.to(x.dtype)
+    for rows, cosine in cosines(unit):
+        distance = _distances(grid, x.device, rows.start, rows.stop).flatten()
+        sums.index_add_(1, distance, cosine.flatten(1))
+        if bool(directed.all()):
+            counts += torch.bincount(distance, minlength=reach + 1)
+        else:
+            counts.index_add_(1, distance, (both[:, rows, None] * both[:, None]).flatten(1))
+    # A token with itself is no pair.
+    sums, counts = sums[:, 1:], counts[:, 1:]
+    curve = _ratio(sums, counts)
+    nothing = torch.full((len(x),), float("nan"), dtype=x.dtype, device=x.device)
+    lds = curve[:, 0] - _ratio(sums[:, FAR - 1 :].sum(dim=1), counts[:, FAR - 1 :].sum(dim=1)) if reach else nothing
+    cds = nothing
+    if reach >= SLOPE:
+        distance = torch.arange(1, SLOPE + 1, dtype=x.dtype, device=x.device) - (SLOPE + 1) / 2
+        cds = -(curve[:, :SLOPE] @ distance) / (distance @ distance)
+    known = both.sum(dim=1)
+    mean = unit.sum(dim=1) / known[:, None]
+    away = ((unit - mean[:, None]).square().sum(dim=2) * both).sum(dim=1)
+    rmsc = torch.where(known > 0, away / known, nothing).sqrt() if reach else nothing
+    return lds, cds, rmsc, curve
+
+
+def _relation(x: Tensor, foreground: Tensor, grid: tuple[int, ...]) -> Tensor:
+    unit, directed = directions(x)
+    inside, outside = ((part & directed).to(x.dtype) for part in (foreground, ~foreground))
+    total, anchors = (torch.zeros(len(x), dtype=x.dtype, device=x.device) for _ in range(2))
+    for rows, cosine in cosines(unit):
+        distance = _distances(grid, x.device, rows.start, rows.stop)
+        near = (distance == 1) * inside[:, None]
+        far = (distance >= FAR) * outside[:, None]
+        gap = _ratio((cosine * near).sum(dim=2), near.sum(dim=2)) - _ratio((cosine * far).sum(dim=2), far.sum(dim=2))
+        counted = (inside[:, rows] > 0) & gap.isfinite()
+        total += torch.where(counted, gap, 0.0).sum(dim=1)
+        anchors += counted.sum(dim=1)
+    return _ratio(total, anchors)
+
+
+def _ratio(sums: Tensor, counts: Tensor) -> Tensor:
+    """sums / counts, NaN where nothing was counted."""
+    return torch.where(counts > 0, sums / counts, float("nan"))
 
 
 def _farthest(grid: tuple[int, ...]) -> int:
     return sum(grid) - len(grid)
-
-
-def _one(tokens: np.ndarray, grid: tuple[int, ...], centre: bool) -> tuple[float, float, float, np.ndarray]:
-    nan = float("nan")
-    x = tokens.astype(np.float64)
-    if not np.isfinite(x).all():
-        raise DiagnosticsError(f"Tokens of shape {x.shape} hold NaN or infinity: leave that sample out.")
-    longest = float(np.sqrt(np.einsum("tf,tf->t", x, x).max()))
-    if centre:
-        x -= x.mean(axis=0)
-    norm = np.sqrt(np.einsum("tf,tf->t", x, x))
-    # What remains of a token after centring is rounding error below this.
-    directed = norm > (1e-13 * longest if centre else 0.0)
-    if not directed.any() or len(x) < 2:
-        return nan, nan, nan, np.full(_farthest(grid), nan)
-    unit = np.divide(x, norm[:, None], out=np.zeros_like(x), where=directed[:, None])
-    places, starts = _pairs(grid)
-    sums = np.add.reduceat((unit @ unit.T).ravel()[places], starts)
-    counts = np.diff(np.append(starts, len(places))).astype(np.float64)
-    if not directed.all():
-        counts = np.add.reduceat(np.outer(directed, directed).astype(np.float64).ravel()[places], starts)
-    curve = np.divide(sums, counts, out=np.full(len(sums), nan), where=counts > 0)
-    far = counts[FAR - 1 :].sum()
-    lds = curve[0] - sums[FAR - 1 :].sum() / far if far > 0 else nan
-    cds = nan
-    if len(curve) >= SLOPE:
-        distance = np.arange(1, SLOPE + 1) - (SLOPE + 1) / 2
-        cds = -float(distance @ curve[:SLOPE] / (distance @ distance))
-    spread = unit[directed] - unit[directed].mean(axis=0)
-    return float(lds), cds, float(np.sqrt(np.einsum("tf,tf->", spread, spread) / len(spread))), curve
 
 
 class SelfSimilarity(Measure):
@@ -124,15 +176,12 @@ class SelfSimilarity(Measure):
     source = "iREPA (2512.10794): LDS, CDS, RMSC"
     family = "spatial"
     needs = "tokens"
+    standard = True
     higher_is_better = None
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = min(activations.token_samples, MOST_SAMPLES)
-        if n == 0:
-            raise DiagnosticsError(
-                "self_similarity reads tokens, and none are kept: raise the token budget (--token-budget)."
-            )
+        n = token_count(activations, self.name)
         taps = activations.taps
         reach = max(1, max(_farthest(tap.grid.shape) for tap in taps))
         # [centred or not, kind of number, sample, tap]
@@ -146,19 +195,21 @@ class SelfSimilarity(Measure):
                 continue
             for c, found in enumerate(_of_tap(activations, tap, n)):
                 numbers[c, :, :, t] = found.lds, found.cds, found.rmsc
-                curves[c, t, : found.curve.shape[1]] = _mean(found.curve)
+                curves[c, t, : found.curve.shape[1]] = known_mean(found.curve)
             for c, which in enumerate(("", " once the mean is removed")):
                 if lost := int(np.isnan(numbers[c, 2, :, t]).sum()):
                     reasons.append(f"{tap.name}: {lost} of {n} samples have only tokens of length zero{which}")
-        variables: dict[str, Any] = {}
+        # Directions drawn at random are as unlike their neighbours as all others.
+        variables: dict[str, Any] = {"line_noise": ("tap", np.zeros(len(taps)))}
         for c, ending in enumerate(("", "_centred")):
             for k, kind in enumerate(("score" if c == 0 else "lds", "cds", "rmsc")):
-                variables[kind + ending] = ("tap", _mean(numbers[c, k]))
+                variables[kind + ending] = ("tap", known_mean(numbers[c, k]))
             variables["curve" + ending] = (("tap", "distance"), curves[c])
             low, high = bootstrap_mean_interval(numbers[c, 0], activations.groups[:n], seed)
             variables["low" + ending], variables["high" + ending] = ("tap", low), ("tap", high)
         attrs = {
             "functional": "LDS: mean cosine of neighbouring tokens minus that of tokens at Manhattan distance >= 6",
+            "score_name": "LDS",
             "pooling": "none: grid tokens",
             "centring": "none; with the sample's mean token removed in variables ending in _centred",
             "interval": "95 % bootstrap over groups",
@@ -173,13 +224,10 @@ class SelfSimilarity(Measure):
 def _of_tap(activations: Activations, tap: Tap, n: int) -> tuple[TokenSimilarity, TokenSimilarity]:
     """As they are and centred, over the first n samples."""
     parts: tuple[list[TokenSimilarity], list[TokenSimilarity]] = ([], [])
-    for rows, tokens in activations.token_blocks(tap.name):
-        wanted = tokens[: max(0, n - rows.start)]
-        if len(wanted) == 0:
-            break
+    for _, tokens in first_tokens(activations, tap.name, n):
         try:
             for part, centre in zip(parts, (False, True), strict=True):
-                part.append(self_similarity(wanted, tap.grid.shape, centred=centre))
+                part.append(self_similarity(tokens, tap.grid.shape, centred=centre))
         except DiagnosticsError as error:
             raise DiagnosticsError(f"self_similarity at tap {tap.name}: {error}") from error
     return _joined(parts[0]), _joined(parts[1])
@@ -202,10 +250,3 @@ def _lacks(tap: Tap) -> str:
     if farthest < FAR:
         return f"no two tokens at distance {FAR} or more, so no LDS and no CDS"
     return f"no two tokens at distance {SLOPE}, so no CDS" if farthest < SLOPE else ""
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of what is known; NaN where nothing is."""
-    known = np.isfinite(values)
-    total = np.where(known, values, 0.0).sum(axis=0)
-    return np.divide(total, known.sum(axis=0), out=np.full(total.shape, np.nan), where=known.any(axis=0))

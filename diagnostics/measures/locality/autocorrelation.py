@@ -1,0 +1,72 @@
+"""Moran's I: whether neighbours on the grid deviate from the mean alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diagnostics.measures.arrays import as_tensor, token_samples
+from diagnostics.measures.locality.blocks import SampleMean, deviations, rook_pairs, sample_blocks, scalar
+from diagnostics.taps import Grid
+
+
+def morans_i(tokens: Any, grid: tuple[int, ...]) -> float | np.ndarray:
+    """Moran's I with rook neighbours (Moran 1950; Cliff and Ord 1981), on grids of one to three axes.
+
+    I = (T / number of pairs) * sum of z_i z_j over neighbouring pairs / sum of z_i^2, where z is what deviates from the
+    sample's mean. Of many features the mean of their I, each weighted by its variance, which is the ratio of the sums
+    over features; so it does not change when features are rotated.
+
+    Parameters
+    ----------
+    tokens: [sample, token, feature] or [token, feature], grid tokens only, in raster order; [token] for one value each.
+    grid: extents of the axes.
+
+    Returns [sample], or a float where there was no sample axis. About -1 / (T - 1) where places mean nothing; NaN where
+    all tokens of a sample are equal, or the grid has one token.
+    """
+    x = as_tensor(tokens)
+    x, single = token_samples(x[:, None] if x.ndim == 1 else x, "Tokens", grid)
+    return scalar(torch.cat([_morans_i(block, grid) for block in sample_blocks(x)]), single)
+
+
+def null_morans_i(grid: tuple[int, ...]) -> float:
+    """-1 / (T - 1), the mean of Moran's I over all orders of the tokens; NaN for one token."""
+    tokens = int(np.prod(grid))
+    return -1 / (tokens - 1) if tokens > 1 else float("nan")
+
+
+def _morans_i(x: Tensor, grid: tuple[int, ...]) -> Tensor:
+    z = deviations(x)
+    together = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    pairs = 0
+    for one, other in rook_pairs(z, grid):
+        together += (one * other).flatten(1).sum(dim=1)
+        pairs += one[0, ..., 0].numel()
+    total = z.square().sum(dim=(1, 2))
+    nothing = torch.full_like(total, float("nan"))
+    return torch.where(total > 0, together / total * (x.shape[1] / pairs), nothing) if pairs else nothing
+
+
+class MoransI(SampleMean):
+    """Moran's I of the tokens at every tap."""
+
+    name = "morans_i"
+    answers = "Do neighbouring tokens deviate from their sample's mean alike?"
+    source = "Moran 1950 (Biometrika 37); Cliff and Ord 1981"
+    functional = "Moran's I with rook neighbours, mean over features weighted by their variance, mean over samples"
+    centring = "each sample's mean token removed"
+    line = "null"
+    without = "have equal tokens everywhere"
+
+    def of_samples(self, tokens: Tensor, grid: tuple[int, ...]) -> np.ndarray:
+        return np.asarray(morans_i(tokens, grid))
+
+    def of_no_order(self, grid: tuple[int, ...]) -> float:
+        return null_morans_i(grid)
+
+    def lacks(self, grid: Grid) -> str:
+        return "one token, no neighbours" if grid.tokens < 2 else ""

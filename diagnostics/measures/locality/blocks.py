@@ -1,0 +1,186 @@
+"""What the measures of tokens share: unit tokens, their cosines in bounded memory, and means over samples at every tap.
+
+Shape suffixes below: S sample, T grid token in raster order, F feature, R some of the tokens.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import gram, one_thread, over_taps
+from diagnostics.measures.base import Measure
+from diagnostics.measures.intervals import bootstrap_mean_interval
+from diagnostics.taps import Grid, Tap
+
+MOST_SAMPLES = 256
+"""Samples read of each tap: more would narrow no interval that a reader acts on."""
+
+# Float64 numbers in a matrix of cosines at most: 32 MiB.
+_MOST = 2**22
+# And in a block of samples, where there is more than one in it: what stays in the cache of a core.
+_NEAR = 2**18
+
+
+def places(grid: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """int [token, axis], where each token of a grid lies."""
+    axes = [torch.arange(extent, device=device) for extent in grid]
+    return torch.stack([axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij")], dim=1)
+
+
+def rook_pairs(field: Tensor, grid: tuple[int, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every pair of neighbours along each axis once, from [sample, token(, feature)]: two views [sample, *, (feature)]."""
+    on_grid = field.reshape(len(field), *grid, *field.shape[2:])
+    for axis, extent in enumerate(grid, start=1):
+        if extent > 1:
+            yield on_grid.narrow(axis, 0, extent - 1), on_grid.narrow(axis, 1, extent - 1)
+
+
+def sample_blocks(x: Tensor) -> tuple[Tensor, ...]:
+    """[sample, token, feature] in blocks of samples: many make no array that a step then waits for."""
+    return x.split(max(1, _NEAR // (x.shape[1] * max(x.shape[1:]))))
+
+
+def directions(x: Tensor, centred: bool = False) -> tuple[Tensor, Tensor]:
+    """Tokens of length 1 [S, T, F], and which tokens have a direction, bool [S, T]; the others become 0.
+
+    `centred` removes each sample's mean token first. What is left of a token then is rounding error where it is shorter
+    than 1e-13 of the sample's longest.
+    """
+    # No square may overflow or vanish, whatever the units.
+    x = x / _largest(x)
+    norm = torch.linalg.vector_norm(x, dim=2)
+    least = torch.zeros_like(norm[:, :1])
+    if centred:
+        least = 1e-13 * norm.amax(dim=1, keepdim=True)
+        x = x - x.mean(dim=1, keepdim=True)
+        norm = torch.linalg.vector_norm(x, dim=2)
+    directed = norm > least
+    return x * torch.where(directed, 1 / norm, 0.0)[:, :, None], directed
+
+
+def deviations(x: Tensor) -> Tensor:
+    """What [S, T, F] deviates from each sample's mean token, up to a factor a sample; exactly 0 where tokens are equal."""
+    x = x - x[:, :1]
+    x = x / _largest(x)
+    return x - x.mean(dim=1, keepdim=True)
+
+
+def _largest(x: Tensor) -> Tensor:
+    """Largest absolute value of each sample [S, 1, 1]; 1 where all are 0."""
+    largest = torch.maximum(x.amax(dim=(1, 2), keepdim=True), -x.amin(dim=(1, 2), keepdim=True))
+    return torch.where(largest > 0, largest, 1.0)
+
+
+def cosines(unit: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, cosines [S, R, T] of these tokens with all) of unit tokens [S, T, F], bounded in memory."""
+    samples, tokens, _ = unit.shape
+    if tokens * tokens <= _MOST:
+        # Symmetric, and `gram` uses that where it pays.
+        yield (
+            slice(0, tokens),
+            torch.stack([gram(one) for one in unit]) if unit.device.type == "cpu" else unit @ unit.mT,
+        )
+        return
+    step = max(1, _MOST // (samples * tokens))
+    for start in range(0, tokens, step):
+        rows = slice(start, min(start + step, tokens))
+        yield rows, unit[:, rows] @ unit.mT
+
+
+def scalar(values: Tensor, single: bool) -> float | np.ndarray:
+    """[sample] as numpy, or the float of the only sample where there was no sample axis."""
+    return float(values[0]) if single else values.cpu().numpy()
+
+
+def token_count(activations: Activations, measure: str, most: int = MOST_SAMPLES) -> int:
+    """How many samples a measure of tokens reads; raises where none are kept."""
+    if activations.token_samples == 0:
+        raise DiagnosticsError(f"{measure} reads tokens, and none are kept: raise the token budget (--token-budget).")
+    return min(activations.token_samples, most)
+
+
+def first_tokens(activations: Activations, tap: str, n: int) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, float32 [row, token, feature] where measures compute) through the first n samples of a tap."""
+    for rows, tokens in activations.token_blocks(tap):
+        if rows.start >= n:
+            return
+        wanted = tokens[: n - rows.start]
+        yield slice(rows.start, rows.start + len(wanted)), torch.as_tensor(wanted, device=activations.device)
+
+
+def known_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis of what is known; NaN where nothing is."""
+    known = np.isfinite(values)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return np.divide(total, known.sum(axis=0), out=np.full(total.shape, np.nan), where=known.any(axis=0))
+
+
+class SampleMean(Measure):
+    """The mean over samples of one number that each sample's tokens give, at every tap, with its value for no order."""
+
+    family = "spatial"
+    needs = "tokens"
+    standard = False
+    higher_is_better = None
+    functional: ClassVar[str]
+    centring: ClassVar[str]
+    line: ClassVar[str]
+    """Name of the reference line."""
+    without: ClassVar[str]
+    """Why a sample may have no value."""
+
+    @abstractmethod
+    def of_samples(self, tokens: Tensor, grid: tuple[int, ...]) -> np.ndarray:
+        """[sample] from [sample, token, feature]."""
+
+    @abstractmethod
+    def of_no_order(self, grid: tuple[int, ...]) -> float:
+        """What tokens whose places mean nothing give on average."""
+
+    @abstractmethod
+    def lacks(self, grid: Grid) -> str:
+        """Why a grid allows no value; nothing where it does."""
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        n = token_count(activations, self.name)
+        values = np.full((n, len(activations.taps)), np.nan)
+        line = np.full(len(activations.taps), np.nan)
+        reasons: list[str] = []
+        for t, tap in enumerate(activations.taps):
+            if reason := "a grid of more than three axes" if len(tap.grid.shape) > 3 else self.lacks(tap.grid):
+                reasons.append(f"{tap.name}: {reason}")
+                continue
+            line[t] = self.of_no_order(tap.grid.shape)
+            values[:, t] = self._of_tap(activations, tap, n)
+            if lost := int(np.isnan(values[:, t]).sum()):
+                reasons.append(f"{tap.name}: {lost} of {n} samples {self.without}")
+        low, high = bootstrap_mean_interval(values, activations.groups[:n], seed)
+        found = {"score": known_mean(values), "low": low, "high": high, f"line_{self.line}": line}
+        attrs = {
+            "functional": self.functional,
+            "pooling": "none: grid tokens",
+            "centring": self.centring,
+            "interval": "95 % bootstrap over groups",
+            "reason": "; ".join(reasons),
+            "n": n,
+            "seed": seed,
+        }
+        return over_taps(activations, {name: ("tap", numbers) for name, numbers in found.items()}, attrs)
+
+    def _of_tap(self, activations: Activations, tap: Tap, n: int) -> np.ndarray:
+        try:
+            return np.concatenate(
+                [self.of_samples(tokens, tap.grid.shape) for _, tokens in first_tokens(activations, tap.name, n)]
+            )
+        except DiagnosticsError as error:
+            raise DiagnosticsError(f"{self.name} at tap {tap.name}: {error}") from error

@@ -1,0 +1,321 @@
+"""What each attention head looks at: how far, how widely, and how much at global tokens."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import as_tensor, one_thread, over_taps
+from diagnostics.measures.base import Measure, Observation
+from diagnostics.measures.intervals import bootstrap_mean_interval
+from diagnostics.taps import Encoder, Grid, Seen, Tap
+
+BLOCK_BYTES = 32 * 2**20
+STATISTICS = ("distance", "entropy", "normalised_entropy", "prefix", "top_key")
+"""Last axis of what `Attention` records."""
+
+
+@dataclass(frozen=True)
+class GlobalMass:
+    """Shares of the grid queries' attention: to prefix tokens, and to the one grid key that receives most (`top_key`).
+
+    [sample, head], or [head] where the attention had no sample axis.
+    """
+
+    prefix: np.ndarray
+    top_key: np.ndarray
+
+
+def attention_distance(attention: Any, grid: tuple[int, ...], *, cell: float | Sequence[float] = 1.0) -> np.ndarray:
+    """Mean attention distance of each head (Dosovitskiy et al. 2021, 2010.11929, fig. 7; Raghu et al. 2021, 2108.08810).
+
+    The mean over queries of sum_k a_qk |place_q - place_k|, with Euclidean distances between the centres of cells.
+
+    Parameters
+    ----------
+    attention: [sample, head, query, key] or [head, query, key] over grid tokens only, in raster order. Rows are
+        renormalised over the keys that are given, so drop class and register tokens first: attention to them is at no
+        distance. A row without any attention is left out.
+    grid: extents of one, two or three axes.
+    cell: length of a cell, the same along all axes or one each (pixels of a patch, seconds of a step).
+
+    Returns [sample, head] or [head], in the unit of `cell`; NaN for a head whose rows are all empty. The value of uniform
+    attention is `uniform_distance(grid, cell)`: compare with it, not across grids.
+    """
+    weights, single = _checked(attention)
+    tokens = math.prod(grid)
+    if not 1 <= len(grid) <= 3 or weights.shape[-2:] != (tokens, tokens):
+        raise DiagnosticsError(
+            f"Attention of shape {tuple(weights.shape)[single:]} is not among the {tokens} cells of a grid of {grid}: give one query "
+            "and one key a cell, prefix tokens left out, on a grid of one to three axes."
+        )
+    return _array(_of_heads(weights, 0, _places(grid, cell, weights.device))["distance"], single)
+
+
+def attention_entropy(attention: Any) -> np.ndarray:
+    """Entropy of each head's attention in nats, mean over queries: ln(keys) for uniform attention, 0 for a single key.
+
+    `attention` [sample, head, query, key] or [head, query, key]; rows are renormalised over the keys given, and a row
+    without any attention is left out. Returns [sample, head] or [head]. It grows with the number of keys: compare
+    entropy / ln(keys) across grids.
+    """
+    weights, single = _checked(attention)
+    return _array(_of_heads(weights, 0, None)["entropy"], single)
+
+
+def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
+    """How much of the grid tokens' attention goes to global tokens: prefix tokens, and the grid token looked at most.
+
+    `attention` [sample, head, token, token] or [head, token, token] over **all** tokens, the `prefix` class and register
+    tokens first. The share of the top key is that of the mean over queries, so that a token which every query looks at
+    (an attention sink) stands out, and one that each query finds in another place does not. Uniform attention gives
+    prefix / tokens and 1 / tokens.
+    """
+    weights, single = _checked(attention)
+    if weights.shape[-2] != weights.shape[-1] or not 0 <= prefix < weights.shape[-1]:
+        raise DiagnosticsError(
+            f"Attention of shape {tuple(weights.shape)[single:]} is not among all tokens, {prefix} prefix tokens and a grid: give "
+            "one query and one key for each of both."
+        )
+    found = _of_heads(weights[..., prefix:, :], prefix, None)
+    return GlobalMass(_array(found["prefix"], single), _array(found["top_key"], single))
+
+
+def uniform_distance(grid: tuple[int, ...], cell: float | Sequence[float] = 1.0) -> float:
+    """Attention distance of uniform attention: the mean distance of two cells, drawn with replacement.
+
+    A pair's offset of d along an axis of n cells occurs n - |d| times, so offsets are counted, not pairs.
+    """
+    lengths = _lengths(grid, cell)
+    total = 0.0
+    for offsets in itertools.product(*(range(n) for n in grid[:-1])):
+        count = math.prod((n - d) * (1 + (d > 0)) for n, d in zip(grid, offsets, strict=False))
+        along = np.arange(grid[-1])
+        fixed = sum((d * length) ** 2 for d, length in zip(offsets, lengths, strict=False))
+        total += count * float(np.sqrt(fixed + (along * lengths[-1]) ** 2) @ ((grid[-1] - along) * (1 + (along > 0))))
+    return total / math.prod(grid) ** 2
+
+
+def _lengths(grid: tuple[int, ...], cell: float | Sequence[float]) -> list[float]:
+    lengths = [float(x) for x in (cell if isinstance(cell, Sequence) else [cell] * len(grid))]
+    if len(lengths) != len(grid) or not all(math.isfinite(x) and x > 0 for x in lengths):
+        raise DiagnosticsError(
+            f"A grid of {grid} has no cells of {cell}: give one length above 0, or one for each axis."
+        )
+    return lengths
+
+
+def _places(grid: tuple[int, ...], cell: float | Sequence[float], device: torch.device) -> Tensor:
+    """Centres of the cells in raster order, [token, axis]."""
+    axes = [
+        torch.arange(n, dtype=torch.float64, device=device) * length
+        for n, length in zip(grid, _lengths(grid, cell), strict=True)
+    ]
+    return torch.cartesian_prod(*axes).reshape(-1, len(grid))
+
+
+def _checked(attention: Any) -> tuple[Tensor, bool]:
+    """As [sample, head, query, key], and whether it came without the sample axis; not yet float64, since it is large."""
+    weights = attention.detach() if isinstance(attention, Tensor) else as_tensor(attention)
+    shape = tuple(weights.shape)
+    if weights.ndim not in (3, 4) or 0 in shape:
+        raise DiagnosticsError(f"Attention has shape {shape}: give [sample, head, query, key] or [head, query, key].")
+    if not bool(weights.sum(dtype=torch.float64).isfinite()) or bool((weights < 0).any()):
+        raise DiagnosticsError(
+            f"Attention of shape {shape} holds negative, infinite or NaN weights: give it after softmax."
+        )
+    return (weights, False) if weights.ndim == 4 else (weights[None], True)
+
+
+def _array(values: Tensor, single: bool) -> np.ndarray:
+    return (values[0] if single else values).cpu().numpy()
+
+
+def _of_heads(weights: Tensor, prefix: int, places: Tensor | None) -> dict[str, Tensor]:
+    """The statistics [sample, head] of attention [sample, head, grid query, key], prefix keys first; in blocks of queries."""
+    samples, heads, queries, keys = weights.shape
+
+    def zeros() -> Tensor:
+        return torch.zeros(samples, heads, dtype=torch.float64, device=weights.device)
+
+    distance, entropy, to_prefix, on_grid, anywhere = (zeros() for _ in range(5))
+    received = torch.zeros(samples, heads, keys - prefix, dtype=torch.float64, device=weights.device)
+    step = max(1, BLOCK_BYTES // (8 * samples * heads * keys))
+    for start in range(0, queries, step):
+        rows = weights[:, :, start : start + step].to(torch.float64)
+        grid = rows[..., prefix:]
+        mass, total = grid.sum(-1), rows.sum(-1)
+        share = torch.where(total > 0, 1 / total, 0.0)
+        to_prefix += (rows[..., :prefix].sum(-1) * share).sum(-1)
+        received += torch.einsum("shqk,shq->shk", grid, share)
+        anywhere += (total > 0).sum(-1)
+        known = mass > 0
+        on_grid += known.sum(-1)
+        safe = torch.where(known, mass, 1.0)
+        # With p = a / mass, -sum(p log p) = log(mass) - sum(a log a) / mass.
+        entropy += (safe.log() - torch.special.xlogy(grid, grid).sum(-1) / safe).sum(-1)
+        if places is not None:
+            apart = torch.cdist(places[start : start + step], places, compute_mode="donot_use_mm_for_euclid_dist")
+            distance += (torch.einsum("shqk,qk->shq", grid, apart) / safe).sum(-1)
+    # 0 / 0 is NaN: a head without any attention has no value.
+    return {
+        "distance": distance / on_grid,
+        "entropy": (entropy / on_grid).clamp_min(0),
+        "prefix": to_prefix / anywhere,
+        "top_key": received.amax(-1) / anywhere,
+    }
+
+
+class Attention(Observation):
+    """Per sample and head, the `STATISTICS`: distance in cells, entropy over the grid in nats and as a share of ln(cells),
+    and the shares that go to prefix tokens and to the most attended grid token.
+    """
+
+    name = "attention"
+    samples = 64
+
+    def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+        return encoder.attention(batch, reduce=self._reduced)
+
+    @staticmethod
+    def _reduced(tap: Tap, attention: Tensor) -> Tensor:
+        grid = tap.grid
+        places = _places(grid.shape, 1.0, attention.device)
+        found = _of_heads(attention[..., grid.prefix :, :], grid.prefix, places)
+        found["normalised_entropy"] = found["entropy"] / (math.log(grid.tokens) or math.nan)
+        return torch.stack([found[name] for name in STATISTICS], dim=-1).float()
+
+
+class _HeadMeasure(Measure):
+    """One of the statistics at every tap: mean over heads and samples, and each head by itself."""
+
+    family = "spatial"
+    higher_is_better = None
+    needs = "attention"
+    observation = Attention()
+    statistic: ClassVar[str]
+    beside: ClassVar[tuple[str, ...]] = ()
+    functional: ClassVar[str]
+    unit: ClassVar[str]
+
+    @abstractmethod
+    def uniform(self, grid: Grid) -> float:
+        """The value of uniform attention."""
+
+    def lacks(self, grid: Grid) -> str:
+        """What the grid lacks for it, in words; nothing where it has all."""
+        return "one cell, so nowhere else to look" if grid.tokens < 2 else ""
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        observed = activations.observed("attention")
+        told = observed.left_out if isinstance(observed, Seen) else {}
+        taps = activations.taps
+        n = max((len(values) for values in observed.values()), default=0)
+        heads = max((values.shape[1] for values in observed.values()), default=1)
+        by_head = np.full((len(taps), heads), np.nan)
+        each = np.full((n, len(taps)), np.nan)
+        beside = {name: np.full(len(taps), np.nan) for name in self.beside}
+        uniform = np.full(len(taps), np.nan)
+        reasons: list[str] = []
+        for t, tap in enumerate(taps):
+            lacking = told.get(tap.name, "no attention was recorded") if tap.name not in observed else ""
+            for name in beside if not lacking else ():
+                beside[name][t] = _mean(observed[tap.name][:, :, STATISTICS.index(name)].mean(axis=1))
+            lacking = lacking or self.lacks(tap.grid)
+            if lacking:
+                reasons.append(f"{tap.name}: {lacking}")
+                continue
+            values = observed[tap.name][:, :, STATISTICS.index(self.statistic)].astype(np.float64)
+            uniform[t] = self.uniform(tap.grid)
+            by_head[t, : values.shape[1]] = [_mean(values[:, head]) for head in range(values.shape[1])]
+            each[:, t] = values.mean(axis=1)
+        low, high = bootstrap_mean_interval(each, activations.groups[:n], seed)
+        variables: dict[str, Any] = {
+            "score": ("tap", np.array([_mean(column) for column in each.T])),
+            "low": ("tap", low),
+            "high": ("tap", high),
+            "by_head": (("tap", "head"), by_head),
+            "line_uniform": ("tap", uniform),
+            "line_identity": ("tap", np.where(np.isnan(uniform), np.nan, 0.0)),
+            **{name: ("tap", values) for name, values in beside.items()},
+        }
+        attrs = {
+            "functional": self.functional,
+            "unit": self.unit,
+            "pooling": "none: grid queries, mean over queries, heads and samples",
+            "centring": "none",
+            "interval": "95 % bootstrap over groups",
+            "reason": "; ".join(reasons),
+            "n": n,
+            "seed": seed,
+        }
+        return over_taps(activations, variables, attrs, {"head": np.arange(heads)})
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)].astype(np.float64)
+    return float(known.mean()) if len(known) else float("nan")
+
+
+class AttentionDistance(_HeadMeasure):
+    """Mean attention distance at every tap that stands after one attention."""
+
+    name = "attention_distance"
+    answers = "How far across the grid do the heads of each block look?"
+    source = "Dosovitskiy et al. 2021 (2010.11929), figure 7; Raghu et al. 2021 (2108.08810)"
+    standard = True
+    statistic = "distance"
+    functional = "mean over queries of sum_k a_qk |place_q - place_k|, rows renormalised over grid keys"
+    unit = "cells of the tap's grid"
+
+    def uniform(self, grid: Grid) -> float:
+        return uniform_distance(grid.shape)
+
+
+class AttentionEntropy(_HeadMeasure):
+    """Entropy of attention over the grid at every tap that stands after one attention."""
+
+    name = "attention_entropy"
+    answers = "Do the heads of each block look at few places or at many?"
+    source = "Shannon entropy of attention rows; per head as in Zhai et al. 2023 (2303.06296)"
+    standard = False
+    statistic = "entropy"
+    beside = ("normalised_entropy",)
+    functional = "mean over queries of -sum_k a_qk ln a_qk, rows renormalised over grid keys"
+    unit = "nats"
+
+    def uniform(self, grid: Grid) -> float:
+        return math.log(grid.tokens)
+
+
+class GlobalTokenMass(_HeadMeasure):
+    """Share of the grid tokens' attention that goes to prefix tokens, at every tap that stands after one attention."""
+
+    name = "global_token_mass"
+    answers = "How much attention leaves the grid for class and register tokens, or gathers on one token?"
+    source = "Darcet et al. 2024 (2309.16588); Sun et al. 2024 (2402.17762)"
+    standard = False
+    statistic = "prefix"
+    beside = ("top_key",)
+    functional = (
+        "mean over grid queries of their attention to prefix tokens; top_key: to the grid token that receives most"
+    )
+    unit = "share of attention"
+
+    def lacks(self, grid: Grid) -> str:
+        return "" if grid.prefix else "no prefix tokens"
+
+    def uniform(self, grid: Grid) -> float:
+        return grid.prefix / (grid.prefix + grid.tokens)

@@ -1,0 +1,200 @@
+"""Tokens of extreme norm: places that a network uses for something else than what lies there."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import as_tensor, one_thread, over_taps, token_samples
+from diagnostics.measures.base import Measure
+from diagnostics.measures.intervals import bootstrap_mean_interval
+from diagnostics.measures.locality.blocks import directions, first_tokens, rook_pairs, sample_blocks, token_count
+from diagnostics.taps import Tap
+
+BEYOND = 6.0
+"""Scaled median deviations above the median from which a norm counts as an outlier: none in a billion of a Gaussian."""
+
+# The median deviation of a Gaussian is its standard deviation over this.
+_GAUSSIAN = 1.4826
+# Norms closer than this share of their median are equal but for rounding, as after a normalisation without weights.
+_EQUAL = 1e-6
+
+
+@dataclass(frozen=True)
+class OutlierTokens:
+    """Tokens of extreme norm among all that were given.
+
+    `share` of the tokens and `mask` [..., token] of which; `threshold` and `median_norm`; `largest_over_median` norm;
+    `bimodality` of the norms by Sarle's coefficient, (skewness^2 + 1) / kurtosis: 1 for two values, 5/9
+    for a uniform and 1/3 for a Gaussian distribution (a long tail raises it too); `gap` from the largest other norm to
+    the smallest outlier's, as their ratio; `cosine_outliers` and `cosine_rest`, mean cosine of such tokens with their
+    neighbours on the grid. NaN for what there is none of.
+    """
+
+    share: float
+    mask: np.ndarray
+    threshold: float
+    median_norm: float
+    largest_over_median: float
+    bimodality: float
+    gap: float
+    cosine_outliers: float
+    cosine_rest: float
+
+
+def outlier_tokens(tokens: Any, grid: tuple[int, ...] | None = None, *, k: float = BEYOND) -> OutlierTokens:
+    """Tokens whose norm exceeds median + k * 1.4826 * median absolute deviation, over all tokens given.
+
+    After Darcet et al. 2023 (2309.16588), whose fixed threshold (150) holds for one model only. Measured from the
+    median, outliers of up to half the tokens do not hide themselves.
+
+    Parameters
+    ----------
+    tokens: [sample, token, feature] or [token, feature], grid tokens only; [token] for norms that are known already
+        (of several samples as [sample, token, 1]).
+    grid: for the cosines with rook neighbours, extents of one to three axes.
+    k: how far out.
+
+    Norms within a millionth of the median count as equal, so that the rounding of tokens of one length gives share 0. No
+    share (NaN) where the median is zero. Norms before and after a final normalisation differ: say which was read.
+    """
+    x = as_tensor(tokens)
+    flat = x.ndim == 1
+    x, single = token_samples(x[:, None] if flat else x, "Tokens", grid)
+    if not k > 0:
+        raise DiagnosticsError(f"Outliers lie k = {k} median deviations above the median: give a k above 0.")
+    blocks = sample_blocks(x)
+    norms = torch.cat([torch.linalg.vector_norm(block, dim=2) for block in blocks])
+    likeness = torch.full_like(norms, float("nan"))
+    if grid is not None and not flat:
+        likeness = torch.cat([_likeness(block, grid) for block in blocks])
+    found = _judge(norms, likeness, k)
+    return dataclasses.replace(found, mask=found.mask[0]) if single else found
+
+
+def _likeness(x: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """[sample, token], mean cosine of each token with its rook neighbours; NaN where none has a direction."""
+    unit, directed = directions(x)
+    there = directed.to(x.dtype)
+    total, count = (torch.zeros(x.shape[:2], dtype=x.dtype, device=x.device) for _ in range(2))
+    for field, sums in ((unit, total), (there[:, :, None], count)):
+        for (one, other), (left, right) in zip(rook_pairs(field, grid), rook_pairs(sums, grid), strict=True):
+            together = (one * other).sum(dim=-1)
+            # Views of `sums`.
+            left += together
+            right += together
+    return torch.where((count > 0) & directed, total / count, float("nan"))
+
+
+def _judge(norms: Tensor, likeness: Tensor, k: float) -> OutlierTokens:
+    nan = float("nan")
+    median = _median(norms)
+    largest = float(norms.max())
+    if not median > 0:
+        nothing = np.zeros(tuple(norms.shape), dtype=bool)
+        return OutlierTokens(nan, nothing, nan, median, nan, nan, nan, nan, nan)
+    deviation = max(_GAUSSIAN * _median((norms - median).abs()), _EQUAL * median)
+    threshold = median + k * deviation
+    mask = norms > threshold
+    out, rest = norms[mask], norms[~mask]
+    differs = largest - float(norms.min()) > _EQUAL * median
+    return OutlierTokens(
+        share=float(mask.sum()) / mask.numel(),
+        mask=mask.cpu().numpy(),
+        threshold=threshold,
+        median_norm=median,
+        largest_over_median=largest / median,
+        bimodality=_bimodality(norms) if differs else nan,
+        gap=float(out.min() / rest.max()) if len(out) else nan,
+        cosine_outliers=float(likeness[mask].nanmean()) if len(out) else nan,
+        cosine_rest=float(likeness[~mask].nanmean()),
+    )
+
+
+def _median(values: Tensor) -> float:
+    ordered = values.flatten().sort().values
+    return float(ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def _bimodality(norms: Tensor) -> float:
+    z = norms - norms.mean()
+    z = z / z.abs().max()
+    second, third, fourth = (float(z.pow(power).mean()) for power in (2, 3, 4))
+    return (third**2 + second**3) / (second * fourth)
+
+
+class OutlierTokenShare(Measure):
+    """Share of tokens of extreme norm at every tap, how far out they are, where, and how like their neighbours."""
+
+    name = "outlier_tokens"
+    answers = "Are there tokens of extreme norm, and where?"
+    source = "Darcet et al. 2023 (2309.16588), with a threshold from the tap's own norms"
+    family = "spatial"
+    needs = "tokens"
+    standard = True
+    higher_is_better = None
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        n = token_count(activations, self.name)
+        taps = activations.taps
+        shares = np.full((n, len(taps)), np.nan)
+        by_place = np.full((len(taps), max(tap.grid.tokens for tap in taps)), np.nan)
+        kinds = (
+            "median_norm", "threshold", "largest_over_median", "bimodality", "gap", "cosine_outliers", "cosine_rest",
+        )  # fmt: skip
+        numbers = {name: np.full(len(taps), np.nan) for name in (*kinds, "place", "place_share")}
+        reasons: list[str] = []
+        for t, tap in enumerate(taps):
+            if tap.grid.tokens < 2 or len(tap.grid.shape) > 3:
+                reasons.append(
+                    f"{tap.name}: " + ("one token" if tap.grid.tokens < 2 else "a grid of more than three axes")
+                )
+                continue
+            found = self._of_tap(activations, tap, n)
+            for name in kinds:
+                numbers[name][t] = getattr(found, name)
+            if np.isnan(found.share):
+                reasons.append(f"{tap.name}: at least half of the tokens have length zero")
+                continue
+            shares[:, t] = found.mask.mean(axis=1)
+            held = by_place[t, : tap.grid.tokens] = found.mask.mean(axis=0)
+            if found.mask.any():
+                numbers["place"][t], numbers["place_share"][t] = held.argmax(), held.max()
+        low, high = bootstrap_mean_interval(shares, activations.groups[:n], seed)
+        found = {"score": shares.mean(axis=0), "low": low, "high": high, **numbers}
+        attrs = {
+            "functional": f"share of tokens whose norm exceeds median + {BEYOND:g} * {_GAUSSIAN} * MAD of the tap's tokens; norms as "
+            "the tap hands them over",
+            "pooling": "none: grid tokens",
+            "centring": "none",
+            "interval": "95 % bootstrap over groups, the threshold held",
+            "bimodality": "Sarle's coefficient of the norms: Gaussian 1/3, uniform 5/9, two values 1",
+            "place": "raster index of the grid token that is an outlier in most samples, and in what share of them",
+            "reason": "; ".join(reasons),
+            "n": n,
+            "seed": seed,
+        }
+        variables = {name: ("tap", values) for name, values in found.items()}
+        return over_taps(activations, variables | {"share_by_place": (("tap", "place_index"), by_place)}, attrs)
+
+    def _of_tap(self, activations: Activations, tap: Tap, n: int) -> OutlierTokens:
+        norms: list[Tensor] = []
+        likeness: list[Tensor] = []
+        try:
+            for _, tokens in first_tokens(activations, tap.name, n):
+                x, _ = token_samples(tokens, "Tokens", tap.grid.shape)
+                for block in sample_blocks(x):
+                    norms.append(torch.linalg.vector_norm(block, dim=2))
+                    likeness.append(_likeness(block, tap.grid.shape))
+        except DiagnosticsError as error:
+            raise DiagnosticsError(f"{self.name} at tap {tap.name}: {error}") from error
+        return _judge(torch.cat(norms), torch.cat(likeness), BEYOND)

@@ -1,0 +1,237 @@
+"""Whether a token knows where it lies: ridge from single tokens to their place on the grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.dataset import SPLITS
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import one_thread, token_samples
+from diagnostics.measures.base import Measure
+from diagnostics.measures.locality.blocks import first_tokens, places, token_count
+from diagnostics.measures.probes.protocol import Rows, probe_result, rows_of, sum_by_unit
+from diagnostics.measures.probes.ridge import PENALTIES, Moments, RidgePath, choose
+from diagnostics.taps import Tap
+
+MOST_SAMPLES = 256
+MOST_TOKENS = 64
+"""Tokens drawn of each sample: other samples say more about a place than other tokens of one do."""
+
+Blocks = Callable[[], Iterator[tuple[slice, np.ndarray]]]
+"""Passes through (rows, x [row, token, feature])."""
+
+
+@dataclass(frozen=True)
+class PositionProbe:
+    """How well single tokens tell their place, on samples that the probe has not seen.
+
+    `r2` mean over the axes of more than one cell of `r2_by_axis` [axis], against the mean place of the tokens fitted;
+    `error` mean Euclidean distance from the place predicted to the place, in tokens, and `error_of_mean` that of the
+    mean place; the `penalty` chosen on val.
+    """
+
+    r2: float
+    r2_by_axis: np.ndarray
+    error: float
+    error_of_mean: float
+    penalty: float
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What one probe (the places, or the shuffled ones) leaves on test: [test row, axis] squared errors, and more."""
+
+    loss: np.ndarray
+    reference: np.ndarray
+    error: float
+    error_of_mean: float
+    val_score: float
+    penalty: float
+
+
+def position_probe(
+    tokens: Any, grid: tuple[int, ...], split: Sequence[str] | np.ndarray, *, penalties: Sequence[float] = PENALTIES
+) -> PositionProbe:
+    """Ridge from each token to its coordinates on the grid, split by sample.
+
+    Features are standardised with the tokens fitted; fitted on train, the penalty chosen on val, fitted again on
+    both, read on test. Tokens of one sample never lie on both sides: a split by token would let the probe recognise the
+    sample and fill in what lies between.
+
+    Parameters
+    ----------
+    tokens: [sample, token, feature], grid tokens only, in raster order.
+    grid: extents of one, two or three axes.
+    split: [sample], `train`, `val` or `test`; with several samples a group (frames of a video), keep a group whole.
+    penalties: tried on val, as in `diagnostics.measures.probes.PENALTIES`; with one, val only adds rows to the fit.
+
+    R2 of OLS on d features of noise is about -d / (n - d - 1) for n tokens fitted. NaN where the grid has one token.
+    """
+    x, single = token_samples(tokens, "Tokens", grid)
+    names = np.asarray(split).astype(str)
+    if single or names.shape != (len(x),):
+        raise DiagnosticsError(
+            f"Tokens have shape {tuple(np.shape(tokens))} and the split {names.shape}: give [sample, token, feature] and one of "
+            f"{', '.join(SPLITS)} a sample."
+        )
+    rows = {name: np.flatnonzero(names == name) for name in SPLITS}
+    if set(names) != set(SPLITS):
+        raise DiagnosticsError(
+            f"The split of {len(names)} samples names {', '.join(sorted(set(names)))}: give some to each of {', '.join(SPLITS)}."
+        )
+    if not penalties or not min(penalties) > 0:
+        raise DiagnosticsError(f"The penalties are {list(penalties)}: give at least one, all above 0.")
+    if math.prod(grid) == 1:
+        nan = float("nan")
+        return PositionProbe(nan, np.full(len(grid), nan), nan, nan, nan)
+    y = np.broadcast_to(_places(grid), (len(x), *_places(grid).shape))
+
+    def blocks() -> Iterator[tuple[slice, np.ndarray]]:
+        step = max(1, 2**22 // (x.shape[1] * x.shape[2]))
+        for start in range(0, len(x), step):
+            yield slice(start, start + step), x[start : start + step].cpu().numpy()
+
+    (found,) = _probe(blocks, y, rows, penalties, 1)
+    lost, whole = found.loss.sum(axis=0), found.reference.sum(axis=0)
+    by_axis = 1 - np.divide(lost, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    return PositionProbe(float(np.nanmean(by_axis)), by_axis, found.error, found.error_of_mean, found.penalty)
+
+
+def _probe(
+    blocks: Blocks, y: np.ndarray, rows: dict[str, np.ndarray], penalties: Sequence[float], probes: int
+) -> list[_Read]:
+    """One ridge path from x to y [sample, token, probe and axis]; each probe has as many columns and its own penalty."""
+    axes = y.shape[2] // probes
+    train = val = None
+    for block, x in blocks():
+        if train is None or val is None:
+            # Any token serves as the origin, as long as both share it.
+            train, val = (Moments(x[0, 0], y[0, 0]) for _ in range(2))
+        for moments, wanted in ((train, rows["train"]), (val, rows["val"])):
+            picked = _within(wanted, block)
+            if len(picked):
+                moments.update(x[picked - block.start].reshape(-1, x.shape[2]), y[picked].reshape(-1, y.shape[2]))
+    assert train is not None
+    assert val is not None
+    path = RidgePath.from_moments(train)
+    errors = np.stack([val.squared_error(path, penalty) for penalty in penalties])
+    spread = val.spread(path.mean_y)
+    columns = [slice(i * axes, (i + 1) * axes) for i in range(probes)]
+    # Mean over the axes that have more than one cell, [probe][penalty].
+    lost = [(errors[:, own][:, spread[own] > 0] / spread[own][spread[own] > 0]).mean(axis=1) for own in columns]
+    chosen = [choose(of_probe, penalties) for of_probe in lost]
+    final = RidgePath.from_moments(train + val)
+    error = np.zeros((probes, len(rows["test"]), y.shape[1], axes))
+    reference = np.zeros_like(error)
+    for block, x in blocks():
+        picked = _within(rows["test"], block)
+        if len(picked) == 0:
+            continue
+        at = np.searchsorted(rows["test"], picked)
+        predicted = final.predict(x[picked - block.start].reshape(-1, x.shape[2]), chosen)
+        for i, own in enumerate(columns):
+            error[i, at] = y[picked][:, :, own] - predicted[i][:, own].reshape(len(picked), -1, axes)
+            reference[i, at] = y[picked][:, :, own] - final.mean_y[own]
+    return [
+        _Read(
+            loss=(error[i] ** 2).sum(axis=1),
+            reference=(reference[i] ** 2).sum(axis=1),
+            error=float(np.sqrt((error[i] ** 2).sum(axis=2)).mean()),
+            error_of_mean=float(np.sqrt((reference[i] ** 2).sum(axis=2)).mean()),
+            val_score=1 - float(lost[i].min()),
+            penalty=chosen[i],
+        )
+        for i in range(probes)
+    ]
+
+
+def _places(grid: tuple[int, ...]) -> np.ndarray:
+    return places(grid).numpy().astype(np.float64)
+
+
+def _within(rows: np.ndarray, block: slice) -> np.ndarray:
+    """Those of the sorted rows that lie in a block."""
+    return rows[np.searchsorted(rows, block.start) : np.searchsorted(rows, block.stop)]
+
+
+class Position(Measure):
+    """R2 of the place that single tokens tell, at every tap, with the error in tokens beside it.
+
+    `line_shuffled` is the same probe for places that are dealt out anew in every sample: what the number of features
+    alone gives.
+    """
+
+    name = "position_probe"
+    answers = "Do single tokens tell where they lie?"
+    source = "ridge: Hoerl and Kennard 1970; shuffled control after Hewitt and Liang 2019 (1909.03368)"
+    family = "spatial"
+    needs = "tokens"
+    standard = True
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        n = token_count(activations, self.name, MOST_SAMPLES)
+        taps = activations.taps
+        rows = rows_of(
+            activations,
+            "place",
+            np.ones(n, dtype=bool),
+            " whose tokens are kept: raise the token budget (--token-budget)",
+        )
+        axes = min(3, max(len(tap.grid.shape) for tap in taps))
+        loss = np.full((len(taps), len(rows.units), axes), np.nan)
+        reference = np.full_like(loss, np.nan)
+        kinds = ("val_score", "penalty", "error", "error_of_mean", "line_shuffled")
+        numbers = {name: np.full(len(taps), np.nan) for name in kinds}
+        reasons: list[str] = []
+        for t, tap in enumerate(taps):
+            if tap.grid.tokens < 2 or len(tap.grid.shape) > 3:
+                reasons.append(
+                    f"{tap.name}: " + ("one token" if tap.grid.tokens < 2 else "a grid of more than three axes")
+                )
+                continue
+            found, shuffled = self._of_tap(activations, tap, n, rows, seed)
+            for whole, part in ((loss, found.loss), (reference, found.reference)):
+                # Axes that this grid lacks have nothing to predict and nothing lost.
+                whole[t] = np.pad(sum_by_unit(part, rows), ((0, 0), (0, axes - part.shape[1])))
+            for name in ("val_score", "penalty", "error", "error_of_mean"):
+                numbers[name][t] = getattr(found, name)
+            lost, spread = shuffled.loss.sum(axis=0), shuffled.reference.sum(axis=0)
+            numbers["line_shuffled"][t] = 1 - (lost[spread > 0] / spread[spread > 0]).mean()
+        val_score = numbers.pop("val_score")
+        return probe_result(
+            activations, rows, loss, reference, val_score, numbers,
+            "R2 of a token's coordinates against the mean place of the tokens fitted, mean over axes",
+            "features standardised with the tokens fitted", seed,
+            score_name="R2", pooling="none: grid tokens", penalties=list(PENALTIES), tokens_of_a_sample=MOST_TOKENS,
+            error="mean Euclidean distance between a place and the place predicted, in tokens", reason="; ".join(reasons),
+        )  # fmt: skip
+
+    def _of_tap(self, activations: Activations, tap: Tap, n: int, rows: Rows, seed: int) -> tuple[_Read, _Read]:
+        rng = np.random.default_rng(seed)
+        count = min(tap.grid.tokens, MOST_TOKENS)
+        deal = np.tile(np.arange(tap.grid.tokens), (n, 1))
+        drawn = np.sort(rng.permuted(deal, axis=1)[:, :count], axis=1)
+        place = _places(tap.grid.shape)[drawn]
+        order = rng.permuted(np.tile(np.arange(count), (n, 1)), axis=1)
+        y = np.concatenate([place, np.take_along_axis(place, order[:, :, None], axis=1)], axis=2)
+
+        def blocks() -> Iterator[tuple[slice, np.ndarray]]:
+            for block, tokens in first_tokens(activations, tap.name, n):
+                x = tokens.cpu().numpy()[np.arange(len(tokens))[:, None], drawn[block]].astype(np.float64)
+                if not np.isfinite(x).all():
+                    raise DiagnosticsError(
+                        f"{self.name} finds NaN or infinity in the tokens of tap {tap.name}: leave it out (--taps)."
+                    )
+                yield block, x
+
+        by_split = {"train": rows.train, "val": rows.val, "test": rows.test}
+        found, shuffled = _probe(blocks, y, by_split, PENALTIES, 2)
+        return found, shuffled

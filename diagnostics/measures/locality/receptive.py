@@ -1,0 +1,185 @@
+"""How far into the input a token sees: its effective receptive field, by gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import as_tensor, one_thread, over_taps
+from diagnostics.measures.base import Measure, Observation
+from diagnostics.measures.intervals import bootstrap_mean_interval
+from diagnostics.taps import Encoder, Seen
+
+STATISTICS = ("radius50", "radius95", "global50", "global95", "sd")
+"""Last axis of what `Gradients` records; `sd` once for each axis."""
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """Where the gradient's mass lies; [sample], or floats where the gradient had no sample axis.
+
+    `radius50` and `radius95`: Euclidean distance from the centre within which half and 95 % of the mass lie. `sd` [...,
+    axis] its standard deviation about its own mean. `support` [..., axis] places from the first to the last one along an
+    axis that counts at all. NaN, and a support of 0, where the gradient is zero.
+    """
+
+    radius50: Any
+    radius95: Any
+    sd: np.ndarray
+    support: np.ndarray
+
+
+def receptive_field(gradient: Any, centre: Sequence[float], *, cell: float | Sequence[float] = 1.0) -> ReceptiveField:
+    """Effective receptive field (Luo et al. 2016, 1701.04128): how |d token / d input| spreads over the input.
+
+    Parameters
+    ----------
+    gradient: [*places] or [sample, *places], one axis of places for each number of `centre`; its absolute value counts.
+        Signs of channels or samples cancel, so take absolute values before summing those.
+    centre: of the token on the input, in places, counted from the centre of the first place: (n - 1) / 2 for the middle.
+    cell: length of a place, the same along all axes or one each; radii and sd are in its unit.
+    """
+    size = as_tensor(gradient).abs()
+    shape, axes = tuple(size.shape), len(centre)
+    if axes == 0 or size.ndim not in (axes, axes + 1) or 0 in shape:
+        raise DiagnosticsError(
+            f"A gradient of shape {shape} has no centre {tuple(centre)}: give one number for each axis of places, which may "
+            "stand behind one axis of samples."
+        )
+    lengths = [float(x) for x in (cell if isinstance(cell, Sequence) else [cell] * axes)]
+    if len(lengths) != axes or not all(0 < x < float("inf") for x in lengths):
+        raise DiagnosticsError(
+            f"Places on {axes} axes have no cells of {cell}: give one length above 0, or one for each axis."
+        )
+    if not bool(size.isfinite().all()):
+        raise DiagnosticsError(f"A gradient of shape {shape} holds NaN or infinity: leave those samples out.")
+    single = size.ndim == axes
+    found = _of_samples(size[None] if single else size, [float(x) for x in centre], lengths)
+    radius50, radius95, sd, support = (values.cpu().numpy() for values in found)
+    if single:
+        return ReceptiveField(float(radius50[0]), float(radius95[0]), sd[0], support[0])
+    return ReceptiveField(radius50, radius95, sd, support)
+
+
+def _of_samples(size: Tensor, centre: list[float], lengths: list[float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """radius50, radius95 [sample], sd and support [sample, axis]."""
+    samples, axes = len(size), size.ndim - 1
+    apart = torch.zeros(size.shape[1:], dtype=torch.float64, device=size.device)
+    total = size.flatten(1).sum(1)
+    spreads: list[Tensor] = []
+    supports: list[Tensor] = []
+    for axis, (middle, length) in enumerate(zip(centre, lengths, strict=True)):
+        places = torch.arange(size.shape[1 + axis], dtype=torch.float64, device=size.device)
+        apart += ((places - middle) * length).square().reshape([-1 if a == axis else 1 for a in range(axes)])
+        along = size.movedim(1 + axis, 1).reshape(samples, len(places), -1).sum(-1)
+        share = along / total[:, None]
+        mean = share @ places
+        spreads.append((share * (places - mean[:, None]).square()).sum(1).sqrt() * length)
+        counts = along > 0
+        first, last = counts.int().argmax(1), len(places) - 1 - counts.flip(1).int().argmax(1)
+        supports.append(torch.where(counts.any(1), last - first + 1, 0))
+    distance, order = apart.sqrt().flatten().sort()
+    within = size.flatten(1)[:, order].cumsum(1)
+    radii: list[Tensor] = []
+    for share in (0.5, 0.95):
+        # Rounding of the sums must not push the radius one place out.
+        enough = within >= (share * (1 - 1e-12)) * total[:, None]
+        radii.append(torch.where(total > 0, distance[enough.int().argmax(1)], torch.nan))
+    return radii[0], radii[1], torch.stack(spreads, 1), torch.stack(supports, 1)
+
+
+class Gradients(Observation):
+    """Per sample, the `STATISTICS` of the central token's receptive field, as shares of the input's extents; `global50`
+    and `global95` are the radii for a token that sees every place alike.
+    """
+
+    name = "gradients"
+    samples = 8
+
+    def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+        gradients = encoder.input_gradient(batch)
+        return Seen(
+            {tap: _recorded(encoder.tap(tap).grid.shape, size) for tap, size in gradients.items()}, gradients.left_out
+        )
+
+
+def _recorded(grid: tuple[int, ...], size: Tensor) -> Tensor:
+    extents = size.shape[1:]
+    # The central token's own place: the middle of its cell.
+    centre = [(n // 2 + 0.5) * extent / n - 0.5 for n, extent in zip(grid, extents, strict=True)]
+    cell = [1 / extent for extent in extents]
+    found = receptive_field(size, centre, cell=cell)
+    everywhere = receptive_field(torch.ones(extents, device=size.device), centre, cell=cell)
+    columns = [
+        found.radius50,
+        found.radius95,
+        *(np.full(len(size), r) for r in (everywhere.radius50, everywhere.radius95)),
+    ]
+    return torch.from_numpy(np.column_stack([*columns, found.sd])).float()
+
+
+class ReceptiveFieldOfTaps(Measure):
+    """Radius of half the gradient's mass about the central token, at every tap."""
+
+    name = "receptive_field"
+    answers = "From how much of the input does the central token of each tap draw?"
+    source = "Luo et al. 2016 (1701.04128)"
+    family = "spatial"
+    higher_is_better = None
+    needs = "gradients"
+    standard = False
+    observation = Gradients()
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        observed = activations.observed("gradients")
+        told = observed.left_out if isinstance(observed, Seen) else {}
+        n = max((len(values) for values in observed.values()), default=0)
+        taps = activations.taps
+        # [sample, statistic, tap]
+        numbers = np.full((n, len(STATISTICS), len(taps)), np.nan)
+        reasons: list[str] = []
+        for t, tap in enumerate(taps):
+            if tap.name not in observed:
+                reasons.append(f"{tap.name}: {told.get(tap.name, 'no gradients were recorded')}")
+                continue
+            values = observed[tap.name].astype(np.float64)
+            numbers[:, :4, t] = values[:, :4]
+            numbers[:, 4, t] = values[:, 4:].mean(axis=1)
+            if lost := int(np.isnan(values[:, 0]).sum()):
+                reasons.append(f"{tap.name}: the gradient of {lost} of {n} samples is zero")
+        low, high = bootstrap_mean_interval(numbers[:, 0], activations.groups[:n], seed)
+        known = np.isfinite(numbers)
+        means = np.divide(
+            np.where(known, numbers, 0).sum(axis=0), known.sum(axis=0), out=np.full(numbers.shape[1:], np.nan),
+            where=known.any(axis=0),
+        )  # fmt: skip
+        variables = {
+            "score": ("tap", means[0]),
+            "low": ("tap", low),
+            "high": ("tap", high),
+            "radius95": ("tap", means[1]),
+            "sd": ("tap", means[4]),
+            "line_global": ("tap", means[2]),
+            "global95": ("tap", means[3]),
+        }
+        attrs = {
+            "functional": "radius about the central grid token of half of |d token / d input|, summed over channels; the token "
+            "by one projection of its features on random signs",
+            "unit": "share of the input's extent along each axis",
+            "pooling": "none: the central grid token",
+            "centring": "none",
+            "interval": "95 % bootstrap over groups",
+            "reason": "; ".join(reasons),
+            "n": n,
+            "seed": seed,
+        }
+        return over_taps(activations, variables, attrs)
