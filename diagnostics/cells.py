@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import numpy as np
+
+from diagnostics.errors import DiagnosticsError
 
 # A cell of which less than this share has known values says nothing.
 KNOWN_SHARE = 0.5
+MOST_CLASSES = np.iinfo(np.int16).max + 1
+
+# Lengths and areas are sums of rounded numbers: what differs by less than this part of a place does not differ.
+_ROUNDING = 1e-9
+# Places held at once, beside the maps themselves.
+_BLOCK = 1 << 21
 
 
 def on_grid(maps: np.ndarray, covered: tuple[tuple[float, float], ...], shape: tuple[int, ...]) -> np.ndarray:
@@ -14,18 +26,16 @@ def on_grid(maps: np.ndarray, covered: tuple[tuple[float, float], ...], shape: t
     `covered` gives for each axis the (start, stop) of the sample that the grid spans. Places shared by two cells count
     for both by the share that lies in each; NaN places are left out, and a cell with less than half of it known is NaN.
     """
-    known = np.isfinite(maps)
-    total = np.where(known, maps, 0.0).astype(np.float64)
-    weight = known.astype(np.float64)
-    area = np.ones(())
-    for axis, ((start, stop), cells) in enumerate(zip(covered, shape, strict=True), start=1):
-        overlap = _overlap(start, stop, cells, maps.shape[axis])
-        total = np.moveaxis(np.tensordot(total, overlap, axes=(axis, 1)), -1, axis)
-        weight = np.moveaxis(np.tensordot(weight, overlap, axes=(axis, 1)), -1, axis)
-        area = np.multiply.outer(area, np.full(cells, (stop - start) / cells))
-    enough = weight >= KNOWN_SHARE * area
-    mean = np.divide(total, weight, out=np.full_like(total, np.nan), where=enough & (weight > 0))
-    return mean.reshape(len(maps), -1)
+    overlaps = [_overlap(*ends, cells, n) for ends, cells, n in zip(covered, shape, maps.shape[1:], strict=True)]
+    least = _least_known(covered, shape)
+    found = np.empty((len(maps), math.prod(shape)))
+    for rows in _blocks(maps):
+        known = np.isfinite(maps[rows])
+        total = _summed(np.where(known, maps[rows], 0.0), overlaps)
+        weight = _summed(known.astype(np.float64), overlaps)
+        mean = np.divide(total, weight, out=np.full_like(total, np.nan), where=(weight >= least) & (weight > 0))
+        found[rows] = mean.reshape(len(mean), -1)
+    return found
 
 
 def classes_on_grid(labels: np.ndarray, covered: tuple[tuple[float, float], ...], shape: tuple[int, ...]) -> np.ndarray:
@@ -33,27 +43,43 @@ def classes_on_grid(labels: np.ndarray, covered: tuple[tuple[float, float], ...]
 
     Of equal shares the lower class; -1 where less than half of the cell is known.
     """
-    known = np.where(labels >= 0, 1.0, np.nan)
-    unknown = np.isnan(on_grid(known, covered, shape))
-    most = np.full(unknown.shape, -np.inf)
-    best = np.full(unknown.shape, -1, dtype=np.int16)
-    for label in np.unique(labels[labels >= 0]):
-        share = on_grid((labels == label).astype(np.float32), covered, shape)
-        larger = share > most
-        best[larger], most[larger] = label, share[larger]
-    best[unknown] = -1
-    return best
+    if labels.size and labels.max() >= MOST_CLASSES:
+        raise DiagnosticsError(
+            f"Labels reach {labels.max()}: number the classes of a token_label from 0 and below {MOST_CLASSES}."
+        )
+    # Each axis is cut where a place or a cell ends, so that every piece of a map lies in one place and in one cell.
+    axes = [_pieces(*ends, cells, n) for ends, cells, n in zip(covered, shape, labels.shape[1:], strict=True)]
+    place = np.ix_(*(axis.place for axis in axes))
+    area, cell = np.ones(()), np.zeros((), dtype=np.intp)
+    for axis, cells in zip(axes, shape, strict=True):
+        area, cell = np.multiply.outer(area, axis.length), np.add.outer(cell * cells, axis.cell)
+    area, cell, least = area.ravel(), cell.ravel(), _least_known(covered, shape)
+    found = np.full((len(labels), math.prod(shape)), -1, dtype=np.int16)
+    for sample, row in zip(labels, found, strict=True):
+        seen = sample[place].ravel()
+        known = seen >= 0
+        seen = seen[known]
+        if len(seen) == 0:
+            continue
+        present = np.flatnonzero(np.bincount(seen))
+        column = np.zeros(present[-1] + 1, dtype=np.intp)
+        column[present] = np.arange(len(present))
+        bins = cell[known] * len(present) + column[seen]
+        share = np.bincount(bins, weights=area[known], minlength=len(row) * len(present)).reshape(len(row), -1)
+        best = (share >= share.max(axis=1, keepdims=True) - _ROUNDING).argmax(axis=1)
+        row[:] = np.where(share.sum(axis=1) >= least, present[best], -1)
+    return found
 
 
 def events_on_grid(events: np.ndarray, covered: tuple[tuple[float, float], ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Events [sample, *extent] as 1 where any falls into a cell, 0 where none does, NaN where too little is known."""
+    """Events [sample, *extent] as 1 where any falls into a cell, 0 where none does, NaN where less than half is known."""
     share = on_grid(events, covered, shape)
     return np.where(np.isnan(share), np.nan, (share > 0).astype(np.float64))
 
 
 def covered_part(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> np.ndarray:
-    """The part [sample, *extent] of maps that a grid covers, cut at whole places."""
-    return maps[(slice(None), *(slice(round(start), round(stop)) for start, stop in covered))]
+    """The part [sample, *extent] of maps that a grid covers, cut at whole places; what lies beyond the maps is not there."""
+    return maps[(slice(None), *(slice(max(0, round(start)), max(0, round(stop))) for start, stop in covered))]
 
 
 def resample(tokens: np.ndarray, grid: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
@@ -65,10 +91,51 @@ def resample(tokens: np.ndarray, grid: tuple[int, ...], shape: tuple[int, ...]) 
     return found.reshape(len(tokens), -1, tokens.shape[2])
 
 
+@dataclass(frozen=True)
+class _Pieces:
+    """Of one axis: the place and the cell that each piece lies in, and its length; [piece]."""
+
+    place: np.ndarray
+    cell: np.ndarray
+    length: np.ndarray
+
+
+def _pieces(start: float, stop: float, cells: int, extent: int) -> _Pieces:
+    edges = _edges(start, stop, cells)
+    cuts = np.unique(np.clip(np.concatenate([edges, np.arange(np.ceil(edges[0]), edges[-1])]), 0, extent))
+    middle = (cuts[:-1] + cuts[1:]) / 2
+    return _Pieces(middle.astype(np.intp), np.searchsorted(edges, middle) - 1, np.diff(cuts))
+
+
 def _overlap(start: float, stop: float, cells: int, extent: int) -> np.ndarray:
     """Length of the overlap of each cell with each place, [cell, place]."""
-    edges = np.linspace(start, stop, cells + 1)
+    edges = _edges(start, stop, cells)
     places = np.arange(extent)
     low = np.maximum(edges[:-1, None], places)
     high = np.minimum(edges[1:, None], places + 1)
     return np.clip(high - low, 0.0, None)
+
+
+def _edges(start: float, stop: float, cells: int) -> np.ndarray:
+    """Ends of the cells, [cells + 1]; on a place's end where only rounding parts them, so that no cell sees beyond it."""
+    edges = np.linspace(start, stop, cells + 1)
+    return np.where(np.abs(edges - edges.round()) < _ROUNDING, edges.round(), edges)
+
+
+def _summed(maps: np.ndarray, overlaps: Sequence[np.ndarray]) -> np.ndarray:
+    """Maps [sample, *extent] summed over the cells of each axis, [sample, *shape]."""
+    for axis, overlap in enumerate(overlaps, start=1):
+        maps = np.moveaxis(np.tensordot(maps, overlap, axes=(axis, 1)), -1, axis)
+    return maps
+
+
+def _least_known(covered: tuple[tuple[float, float], ...], shape: tuple[int, ...]) -> float:
+    """The area that must be known of a cell."""
+    cell = math.prod((stop - start) / cells for (start, stop), cells in zip(covered, shape, strict=True))
+    return KNOWN_SHARE * cell - _ROUNDING
+
+
+def _blocks(maps: np.ndarray) -> Iterator[slice]:
+    size = max(1, _BLOCK // max(1, math.prod(maps.shape[1:])))
+    for start in range(0, len(maps), size):
+        yield slice(start, start + size)

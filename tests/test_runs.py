@@ -280,7 +280,7 @@ def test_lorenz_through_fracast_has_the_known_shape(tmp_path: Path) -> None:
         taps=["embed", "block.1", "block.3", "block.9"],
     )  # fmt: skip
     z = run.profile("linear_probe/hidden_z")
-    assert [p.target for p in run.profiles()] == ["hidden_z", "hidden_y", "rho", "log_switch", "x_future"]
+    assert [p.target for p in run.profiles()] == ["hidden_z", "hidden_y", "rho", "log_switch", "x_future", "x_ahead"]
     assert z.best_tap == "block.3"
     assert z.best is not None
     assert z.best.value > 0.8

@@ -1,7 +1,9 @@
-"""Ridge from single tokens to a dense target: two passes over the tokens, of which never more than a block is held."""
+"""Probes from single tokens to a dense target: what they read, block by block, and ridge."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,111 +12,155 @@ import xarray as xr
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.cells import resample
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.probes.depth import Align, depth_metrics
 from diagnostics.measures.probes.protocol import Rows, probe_result, rows_of
 from diagnostics.measures.probes.ridge import PENALTIES, Moments, RidgePath, choose
 from diagnostics.taps import Grid, Tap
 
 
-def dense_ridge(activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-    """R2 of ridge from each tap's grid tokens to a `token_value` target; see `LinearProbe`.
+@dataclass(frozen=True)
+class DenseRows:
+    """The tokens that a dense probe reads: splits and units are those of the samples, so a sample's tokens stay together.
 
-    Splits and units are those of the samples, so that the tokens of one sample stay together. All taps are scored on one
-    grid, the output tap's (the last with more than one token, where that has one): coarser cells would be easier, and
-    taps could not be compared. Taps with one token get NaN, and the attribute `reason` says which.
+    All taps are scored on one grid, the output tap's (the last with more than one token, where that has none): coarser
+    cells would be easier, and taps could not be compared.
+
+    `values` [sample, token] on that grid, of the samples whose tokens are kept; `known` where they are; `reads` the taps
+    that have such a grid, or one of as many axes, which is resampled.
     """
-    grids = {tap.name: tap.grid for tap in activations.taps if tap.grid.tokens > 1 and tap.grid.shape in target.on_grid}
-    if not grids:
-        raise DiagnosticsError(
-            f"Target {target.name} lies on no tap's grid: choose taps that have more than one token (--taps)."
-        )
-    scored = grids.get(activations.output_tap, list(grids.values())[-1])
-    reads = {tap.name: tap.name in grids and len(tap.grid.shape) == len(scored.shape) for tap in activations.taps}
-    values = target.tokens(scored)
-    known: np.ndarray = np.asarray(np.isfinite(values[: activations.token_samples]).any(axis=1))
-    rows = rows_of(activations, target.name, known, " whose tokens are kept: raise the token budget (--token-budget)")
+
+    measure: str
+    activations: Activations
+    grid: Grid
+    values: np.ndarray
+    known: np.ndarray
+    rows: Rows
+    reads: tuple[str, ...]
+
+    @classmethod
+    def of(cls, measure: str, activations: Activations, target: StoredTarget) -> DenseRows:
+        """Raises where the target lies on no tap's grid, or a split has no known token."""
+        taps = activations.taps
+        grids = {tap.name: tap.grid for tap in taps if tap.grid.tokens > 1 and tap.grid.shape in target.on_grid}
+        if not grids:
+            raise DiagnosticsError(
+                f"Target {target.name} lies on no tap's grid: choose taps that have more than one token (--taps)."
+            )
+        grid = grids.get(activations.output_tap, list(grids.values())[-1])
+        values = target.tokens(grid)[: activations.token_samples]
+        known: np.ndarray = np.asarray(values >= 0 if target.kind == "token_label" else np.isfinite(values))
+        remedy = " whose tokens are kept: raise the token budget (--token-budget)"
+        rows = rows_of(activations, target.name, np.asarray(known.any(axis=1)), remedy)
+        reads = tuple(name for name, has in grids.items() if len(has.shape) == len(grid.shape))
+        return cls(measure, activations, grid, values, known, rows, reads)
+
+    def mask(self, rows: np.ndarray) -> np.ndarray:
+        """The known tokens of some rows, bool [sample, token]."""
+        wanted = np.zeros_like(self.known)
+        wanted[rows] = self.known[rows]
+        return wanted
+
+    def blocks(self, tap: Tap, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """x [token, feature] float64, value [token] and row [token] of the wanted tokens, bool [sample, token], in order."""
+        for block, tokens in self.activations.token_blocks(tap.name):
+            rows = block.start + np.flatnonzero(wanted[block].any(axis=1))
+            if len(rows) == 0:
+                continue
+            picked = tokens[rows - block.start]
+            if tap.grid.shape != self.grid.shape:
+                picked = resample(picked, tap.grid.shape, self.grid.shape)
+            mask = wanted[rows]
+            x = picked[mask].astype(np.float64)
+            if not np.isfinite(x).all():
+                raise DiagnosticsError(
+                    f"{self.measure} finds NaN or infinity in the tokens of tap {tap.name}: leave it out (--taps)."
+                )
+            yield x, self.values[rows][mask], np.repeat(rows, mask.sum(axis=1))
+
+    def unit_of(self, rows: np.ndarray) -> np.ndarray:
+        """The unit of each of some test rows."""
+        return self.rows.unit_of_test[np.searchsorted(self.rows.test, rows)]
+
+    def counts(self) -> dict[str, np.ndarray]:
+        """How many tokens each split has, [tap]; 0 for taps that are not read."""
+        read = np.array([tap.name in self.reads for tap in self.activations.taps])
+        by_split = {"train": self.rows.train, "val": self.rows.val, "test": self.rows.test}
+        return {f"tokens_{split}": read * int(self.known[rows].sum()) for split, rows in by_split.items()}
+
+    def attrs(self) -> dict[str, str]:
+        """What results say of grid and of taps that are not read."""
+        missed = ", ".join(tap.name for tap in self.activations.taps if tap.name not in self.reads)
+        return {
+            "pooling": f"none: tokens on a grid of {' x '.join(map(str, self.grid.shape))}",
+            "reason": f"no grid with this target: {missed}" if missed else "",
+        }
+
+
+def dense_ridge(activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
+    """R2 of ridge from each tap's grid tokens to a `token_value` target; see `LinearProbe` and `DenseRows`.
+
+    Of a target that is positive everywhere, as depth is, also the numbers of `depth_metrics`, and those after aligning
+    factor and offset of each sample under `aligned_`. Two passes over the tokens, of which never more than a block is
+    held. Taps without a grid that has the target get NaN, and the attribute `reason` says which.
+    """
+    dense = DenseRows.of("linear_probe", activations, target)
+    rows, positive = dense.rows, bool((dense.values[dense.known] > 0).all())
     shape = (len(activations.taps), len(rows.units))
     loss, reference = np.full(shape, np.nan), np.full(shape, np.nan)
     val_score, chosen = np.full(shape[0], np.nan), np.full(shape[0], np.nan)
-    tokens = {f"tokens_{split}": np.zeros(shape[0], dtype=np.int64) for split in ("train", "val", "test")}
+    depth: dict[str, np.ndarray] = {}
     for i, tap in enumerate(activations.taps):
-        if not reads[tap.name]:
+        if tap.name not in dense.reads:
             continue
-        train, val = _moments(activations, target, tap, rows, scored)
+        train, val = _moments(dense, tap)
         path = RidgePath.from_moments(train)
-        errors = np.array([val.squared_error(path, penalty)[0] for penalty in PENALTIES])
+        errors = np.array([float(val.squared_error(path, penalty)[0]) for penalty in PENALTIES])
         chosen[i] = choose(errors)
         around_train = float(val.spread(path.mean_y)[0])
         val_score[i] = 1 - errors.min() / around_train if around_train > 0 else np.nan
         final = RidgePath.from_moments(train + val)
-        loss[i], reference[i], count = _test_losses(activations, target, tap, rows, scored, final, chosen[i])
-        for split, n in (("train", train.n), ("val", val.n), ("test", count)):
-            tokens[f"tokens_{split}"][i] = n
-    extra: dict[str, Any] = {"penalty": chosen, **tokens}
-    without = ", ".join(name for name, read in reads.items() if not read)
+        prediction, loss[i], reference[i] = _tested(dense, tap, final, float(chosen[i]))
+        if positive:
+            truth = np.where(dense.known, dense.values, np.nan)[rows.test]
+            ways: dict[str, Align | None] = {"": None, "aligned_": "scale_shift"}
+            for prefix, align in ways.items():
+                for name, value in asdict(depth_metrics(prediction, truth, align=align)).items():
+                    depth.setdefault(prefix + name, np.full(shape[0], np.nan))[i] = value
+    extra: dict[str, Any] = {"penalty": chosen, **dense.counts(), **depth}
     return probe_result(
         activations, rows, loss, reference, val_score, extra,
         "R2 against the mean of the tokens fitted: 1 - sum (y - prediction)^2 / sum (y - mean)^2",
         "features standardised with the tokens fitted", seed,
-        penalties=list(PENALTIES),
-        pooling=f"none: tokens on a grid of {' x '.join(map(str, scored.shape))}", reason=f"no grid with this target: {without}" if without else "",
+        penalties=list(PENALTIES), **dense.attrs(),
     )  # fmt: skip
 
 
-def _moments(
-    activations: Activations, target: StoredTarget, tap: Tap, rows: Rows, scored: Grid
-) -> tuple[Moments, Moments]:
+def _moments(dense: DenseRows, tap: Tap) -> tuple[Moments, Moments]:
     """Of train and of val tokens, from one pass."""
-    values = target.tokens(scored)
+    of_train = np.isin(np.arange(len(dense.known)), dense.rows.train)
     train = val = None
-    for block, tokens in activations.token_blocks(tap.name):
+    for x, y, rows in dense.blocks(tap, dense.mask(dense.rows.fit)):
         if train is None or val is None:
             # Any token serves as the origin, as long as both share it.
-            train, val = (Moments(tokens[0, 0], np.zeros(1)) for _ in range(2))
-        for moments, wanted in ((train, rows.train), (val, rows.val)):
-            x, y, _ = _known(tap, scored, block, tokens, values, wanted)
-            moments.update(x, y[:, None])
-    if train is None or val is None or train.n == 0 or val.n == 0:
-        raise DiagnosticsError(
-            f"Target {target.name} is known for no train or no val token of tap {tap.name}: raise the token budget "
-            "(--token-budget)."
-        )
+            train, val = (Moments(x[0], np.zeros(1)) for _ in range(2))
+        for moments, mine in ((train, of_train[rows]), (val, ~of_train[rows])):
+            moments.update(x[mine], y[mine][:, None])
+    assert train is not None and val is not None  # no split is without tokens
     return train, val
 
 
-def _test_losses(
-    activations: Activations,
-    target: StoredTarget,
-    tap: Tap,
-    rows: Rows,
-    scored: Grid,
-    path: RidgePath,
-    penalty: float,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Loss and reference loss [unit], and the number of test tokens."""
-    values = target.tokens(scored)
-    loss, reference, count = np.zeros(len(rows.units)), np.zeros(len(rows.units)), 0
-    for block, tokens in activations.token_blocks(tap.name):
-        x, y, samples = _known(tap, scored, block, tokens, values, rows.test)
-        units = rows.unit_of_test[np.searchsorted(rows.test, samples)]
-        error = y - path.predict(x, (penalty,))[0, :, 0]
-        loss += np.bincount(units, weights=error**2, minlength=len(loss))
-        reference += np.bincount(units, weights=(y - path.mean_y[0]) ** 2, minlength=len(loss))
-        count += len(y)
-    return loss, reference, count
-
-
-def _known(
-    tap: Tap, scored: Grid, block: slice, tokens: np.ndarray, values: np.ndarray, wanted: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a block holds of the wanted rows (sorted): x [token, feature], y [token] and the row of each token."""
-    samples = wanted[np.searchsorted(wanted, block.start) : np.searchsorted(wanted, block.start + len(tokens))]
-    known = np.isfinite(values[samples])
-    picked = tokens[samples - block.start]
-    if tap.grid.shape != scored.shape:
-        picked = resample(picked, tap.grid.shape, scored.shape)
-    x = picked[known].astype(np.float64)
-    if not np.isfinite(x).all():
-        raise DiagnosticsError(
-            f"linear_probe finds NaN or infinity in the tokens of tap {tap.name}: leave it out (--taps)."
-        )
-    return x, values[samples][known].astype(np.float64), np.repeat(samples, known.sum(axis=1))
+def _tested(dense: DenseRows, tap: Tap, path: RidgePath, penalty: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Predictions [test row, token], NaN where the target is not known; loss and reference loss [unit]."""
+    rows, units = dense.rows, len(dense.rows.units)
+    prediction = np.full(dense.known.shape, np.nan)
+    loss, reference, mean = np.zeros(units), np.zeros(units), float(path.mean_y[0])
+    for x, y, samples in dense.blocks(tap, dense.mask(rows.test)):
+        guess = np.asarray(path.predict(x, (penalty,)))[0, :, 0]
+        unit = dense.unit_of(samples)
+        loss += np.bincount(unit, weights=(y - guess) ** 2, minlength=units)
+        reference += np.bincount(unit, weights=(y - mean) ** 2, minlength=units)
+        here = np.unique(samples)
+        part = np.full((len(here), dense.known.shape[1]), np.nan)
+        part[dense.known[here]] = guess
+        prediction[here] = part
+    return prediction[rows.test], loss, reference

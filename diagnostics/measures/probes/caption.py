@@ -1,0 +1,177 @@
+"""Caption probe: a linear map from pooled activations to text embeddings, scored by retrieval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import one_thread, pair
+from diagnostics.measures.base import Measure
+from diagnostics.measures.probes.protocol import need_target, probe_result, rows_of, sum_by_unit, tap_stacks
+from diagnostics.measures.probes.ridge import PENALTIES, RidgeStack, choose, refit
+
+AT = (1, 5, 10)
+
+_BLOCK = 512
+# Cosines of equal rows differ by rounding, and must tie.
+_TIE = 1e-12
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Recall at each k, both ways, among `gallery` rows."""
+
+    a_to_b: dict[int, float]
+    b_to_a: dict[int, float]
+    gallery: int
+
+
+def retrieval_recall(a: Any, b: Any, *, at: Sequence[int] = AT, same: Any = None) -> Retrieval:
+    """Share of rows whose partner is among the k rows of the other side that are nearest by cosine.
+
+    The recall of cross-modal retrieval (Karpathy and Fei-Fei 2015, 1412.2306), each row of
+    one side asking for its partner among all rows of the other. It falls as the gallery grows: compare at equal n only.
+
+    Parameters
+    ----------
+    a, b: [sample, feature], partners in the same row. A row of zeros has cosine 0 with everything.
+    same: [sample], numbers or names; rows that share one are all each other's partners (equal captions). By default
+        each row has one partner.
+
+    Equal cosines are taken in random order, and its expectation is what is returned: rows that are all alike are at
+    chance, not at 1.
+    """
+    x, y = pair(a, b)
+    if x.shape[1] != y.shape[1]:
+        raise DiagnosticsError(
+            f"a and b have shapes {tuple(x.shape)} and {tuple(y.shape)}: map both to as many features first."
+        )
+    if len(at) == 0 or min(at) < 1:
+        raise DiagnosticsError(f"Recall at {tuple(at)} does not exist: give numbers of neighbours from 1.")
+    groups = _groups(same, len(x))
+    forward, backward = (_hits(q, g, groups, at).mean(axis=1) for q, g in ((x, y), (y, x)))
+    return Retrieval(
+        dict(zip(at, forward.tolist(), strict=True)), dict(zip(at, backward.tolist(), strict=True)), len(x)
+    )
+
+
+def _groups(same: Any, n: int) -> np.ndarray:
+    if same is None:
+        return np.arange(n)
+    names = np.asarray(same.detach().cpu() if isinstance(same, Tensor) else same)
+    if names.shape != (n,):
+        raise DiagnosticsError(f"same has shape {names.shape} for {n} samples: give one number or name a sample.")
+    return np.unique(names, return_inverse=True)[1]
+
+
+def _hits(queries: Tensor, gallery: Tensor, groups: np.ndarray, at: Sequence[int]) -> np.ndarray:
+    """[k, query], the chance that the k nearest rows hold a partner, equal ones in random order."""
+    known, asked = _unit(gallery), _unit(queries)
+    group = torch.from_numpy(groups).to(known.device)
+    found = np.zeros((len(at), len(asked)))
+    for start in range(0, len(asked), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        similar = asked[rows] @ known.T
+        partner = group[rows, None] == group
+        best = similar.where(partner, -torch.inf).amax(dim=1, keepdim=True)
+        before = (similar > best + _TIE).sum(dim=1)
+        tied = (similar - best).abs() <= _TIE
+        others, partners = (tied & ~partner).sum(dim=1), (tied & partner).sum(dim=1)
+        before, others, partners = (count.cpu().numpy() for count in (before, others, partners))
+        found[:, rows] = [_chance(before, others, partners, k) for k in at]
+    return found
+
+
+def _chance(before: np.ndarray, others: np.ndarray, partners: np.ndarray, k: int) -> np.ndarray:
+    """That k rows hold one of `partners` that are tied with `others` after `before` rows."""
+    none = (before < k).astype(np.float64)
+    for drawn in range(k):
+        # Drawn from the tied rows one after the other, none of them a partner yet.
+        left = np.where(before + drawn < k, np.maximum(others - drawn, 0), 1)
+        none *= left / np.where(before + drawn < k, np.maximum(others + partners - drawn, 1), 1)
+    return np.where(before < k, 1 - none, 0.0)
+
+
+def _unit(x: Tensor) -> Tensor:
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return torch.where(norm > 0, x / norm.where(norm > 0, 1.0), 0.0)
+
+
+class CaptionProbe(Measure):
+    """Recall at 1 of each sample's own caption among the test captions, from ridge to the captions' text embeddings.
+
+    Cosines are taken after the mean of the captions fitted, which all captions share, has left both sides: ridge falls
+    back to it where it knows little, and it would make every sample ask for the most ordinary caption. Equal captions
+    are all right answers, so the score is also the accuracy of CLIP's zero-shot classification with the distinct test
+    captions for classes; `balanced_accuracy` is its mean over these.
+    """
+
+    name = "caption_probe"
+    answers = "Can a sample's caption be found from its activations by a linear map to a text encoder's space?"
+    source = "retrieval: Karpathy and Fei-Fei 2015 (1412.2306); zero-shot classification: CLIP (2103.00020); linear map: Merullo et al. 2022 (2209.15162)"
+    family = "language"
+    kinds = ("caption",)
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        target = need_target(self.name, target)
+        texts = np.asarray(target.values, dtype=np.float64)
+        known: np.ndarray = np.asarray(np.isfinite(texts).all(axis=1))
+        rows = rows_of(activations, target.name, known, ": leave it out or use more samples")
+        captions = np.unique(texts[rows.test], axis=0, return_inverse=True)[1].ravel()
+        distinct, sizes = np.unique(captions, return_counts=True)
+        for split, found in (("train", len(np.unique(texts[rows.train], axis=0))), ("test", len(distinct))):
+            if found < 2:
+                raise DiagnosticsError(
+                    f"Target {target.name} has one and the same caption in all {split} samples: use more samples or leave it out."
+                )
+        of_val = np.unique(texts[rows.val], axis=0, return_inverse=True)[1].ravel()
+        count = len(activations.taps)
+        loss, val_score, chosen = np.zeros((count, len(rows.units))), np.zeros(count), np.zeros(count)
+        names = [f"sample_to_text_at_{k}" for k in AT[1:]] + [f"text_to_sample_at_{k}" for k in AT]
+        beside = {name: np.zeros(count) for name in (*names, "balanced_accuracy")}
+        for taps, stack in tap_stacks(activations, self.name):
+            y = torch.as_tensor(texts, device=stack.device)
+            mean = y[rows.fit].mean(dim=0)
+            for i, x in enumerate(stack, taps.start):
+                path = RidgeStack.from_data(x[None, rows.train], y[rows.train])
+                chosen[i] = choose(-_cosines(path, x[rows.val], y[rows.val]))
+                guess = path.predict(x[None, rows.val], (chosen[i],))[0, 0]
+                val_score[i] = _hits(guess - path.mean_y, y[rows.val] - path.mean_y, of_val, AT[:1]).mean()
+                penalty = torch.as_tensor(chosen[i : i + 1], device=x.device)
+                guess = refit(x[None, rows.fit], y[rows.fit], penalty, x[None, rows.test])[0] - mean
+                wanted = y[rows.test] - mean
+                to_text, to_sample = (_hits(q, g, captions, AT) for q, g in ((guess, wanted), (wanted, guess)))
+                loss[i] = sum_by_unit(1 - to_text[0], rows)
+                for name, hits in zip(names, (*to_text[1:], *to_sample), strict=True):
+                    beside[name][i] = hits.mean()
+                beside["balanced_accuracy"][i] = (np.bincount(captions, weights=to_text[0]) / sizes).mean()
+        reference = np.broadcast_to(sum_by_unit(np.ones(len(rows.test)), rows), loss.shape)
+        n = len(rows.test)
+        return probe_result(
+            activations, rows, loss, reference, val_score,
+            {"penalty": chosen, **beside, "line_chance": np.full(count, float((sizes**2).sum()) / n**2)},
+            f"recall at 1 of the own caption among {n} test captions, {len(distinct)} of them distinct, by cosine of ridge's "
+            "prediction and text embedding; it falls as their number grows",
+            "features standardised with the rows fitted, text embeddings less the mean of those fitted", seed,
+            penalties=list(PENALTIES), score_name="recall at 1", gallery=n, distinct_captions=len(distinct),
+        )  # fmt: skip
+
+
+def _cosines(path: RidgeStack, x: Tensor, texts: Tensor) -> np.ndarray:
+    """[penalty], mean cosine of prediction and text, both less the mean of the captions fitted."""
+    total = torch.zeros(len(PENALTIES), dtype=x.dtype, device=x.device)
+    for start in range(0, len(x), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        wanted = _unit(texts[rows] - path.mean_y)
+        for j, guess in enumerate(path.predict(x[None, rows])[0]):
+            total[j] += (_unit(guess - path.mean_y) * wanted).sum()
+    return (total / len(x)).cpu().numpy()

@@ -1,0 +1,276 @@
+"""Dense classification: a linear classifier on single tokens, scored by mean intersection over union."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.dataset import SPLITS
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import one_thread, token_samples
+from diagnostics.measures.base import Measure
+from diagnostics.measures.probes.dense import DenseRows
+from diagnostics.measures.probes.logistic import FINAL, PENALTIES, LogisticFits, LogisticRows
+from diagnostics.measures.probes.protocol import need_target, probe_result
+
+MOST_TOKENS = 8192
+"""Tokens that a classifier is fitted on and chosen by, drawn at random; test is read whole."""
+
+# Nats that the last step may promise where penalties are only ranked. Ten times as many cost up to .02 of mean IoU.
+_RANKING = 1e-3
+# x [token, feature], value [token] and row [token] of the tokens under a mask, block by block.
+_Read = Callable[[np.ndarray], Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]]
+
+
+def confusion(prediction: Any, truth: Any, classes: int) -> np.ndarray:
+    """How often each class [truth, prediction] was taken for each, int64; equal shapes, truth below 0 is left out.
+
+    Raises DiagnosticsError for shapes that differ and for classes outside 0 ... classes - 1.
+    """
+    p, t = (x.detach() if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x)) for x in (prediction, truth))
+    if p.shape != t.shape:
+        raise DiagnosticsError(
+            f"Prediction and truth have shapes {tuple(p.shape)} and {tuple(t.shape)}: give a class for each place of both."
+        )
+    if p.is_floating_point() or t.is_floating_point():
+        raise DiagnosticsError(f"Prediction and truth are {p.dtype} and {t.dtype}: give the integer number of a class.")
+    known = t >= 0
+    p, t = p.to(t.device)[known].long(), t[known].long()
+    if len(t) and not (int(p.min()) >= 0 and max(int(p.max()), int(t.max())) < classes):
+        raise DiagnosticsError(
+            f"Classes reach from {min(int(p.min()), int(t.min()))} to {max(int(p.max()), int(t.max()))}: number them from "
+            f"0 and below classes={classes}."
+        )
+    return torch.bincount(t * classes + p, minlength=classes**2).reshape(classes, classes).cpu().numpy()
+
+
+def iou(matrix: Any) -> np.ndarray:
+    """Intersection over union of each class of a confusion matrix [truth, prediction]; NaN where it is in neither."""
+    found = np.asarray(matrix, dtype=np.float64)
+    if found.ndim != 2 or found.shape[0] != found.shape[1] or found.shape[0] == 0:
+        raise DiagnosticsError(f"A confusion matrix of shape {found.shape} is not square: give [class, class].")
+    both = np.diagonal(found)
+    either = found.sum(axis=0) + found.sum(axis=1) - both
+    return np.divide(both, either, out=np.full_like(either, np.nan), where=either > 0)
+
+
+def mean_iou(matrix: Any) -> float:
+    """Mean intersection over union (Everingham et al. 2010, The Pascal VOC challenge) of one confusion matrix of the whole data set.
+
+    Of the classes that are in truth or prediction; NaN where there are none. The mean of each image's own value is another number.
+    """
+    found = iou(matrix)
+    there = np.isfinite(found)
+    return float(found[there].mean()) if there.any() else float("nan")
+
+
+@dataclass(frozen=True)
+class DenseClassification:
+    """What a linear classifier on single tokens reads out.
+
+    `classes` [class] the classes that labels hold; `confusion` [class, class] of all test tokens, truth first;
+    `prediction` int [sample, token], -1 outside test and where the label is not known; `mean_iou`, `accuracy` on test; `val_mean_iou` of
+    the penalty that was chosen.
+    """
+
+    classes: np.ndarray
+    confusion: np.ndarray
+    prediction: np.ndarray
+    mean_iou: float
+    accuracy: float
+    val_mean_iou: float
+    penalty: float
+
+
+@one_thread()
+def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0) -> DenseClassification:
+    """Multinomial logistic regression from single tokens to their classes ("linear segmentation").
+
+    Fitted on train at every penalty, chosen by mean IoU on val, fitted again on both, read once on test; all but test on
+    at most `MOST_TOKENS` tokens each time, drawn with `seed`.
+
+    Parameters
+    ----------
+    tokens: [sample, token, feature].
+    labels: int [sample, token], -1 unknown. A class that train does not show is never predicted, and counts.
+    split: `train`, `val` or `test` for each sample.
+    """
+    given = token_samples(tokens, "tokens")[0]
+    x = given.cpu().numpy()
+    y = np.asarray(labels.detach().cpu() if isinstance(labels, torch.Tensor) else labels)
+    splits = np.asarray(split, dtype=object)
+    if y.shape != x.shape[:2] or y.dtype.kind not in "iu" or splits.shape != x.shape[:1]:
+        raise DiagnosticsError(
+            f"labels are {y.dtype} of shape {y.shape} and split of shape {splits.shape}, for tokens of shape {x.shape}: "
+            "give an integer for each token and a split for each sample."
+        )
+    known = y >= 0
+    masks = {name: known & (splits == name)[:, None] for name in SPLITS}
+    for name, mask in masks.items():
+        if not mask.any():
+            raise DiagnosticsError(f"labels of shape {y.shape} are known for no {name} token: give some in each split.")
+    classes, index = np.unique(y[known], return_inverse=True)
+    numbered = np.full(y.shape, -1)
+    numbered[known] = index
+
+    def read(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        yield x[mask], numbered[mask], np.nonzero(mask)[0]
+
+    fit = _fit(read, masks["train"], masks["val"], numbered, len(classes), "labels", seed, str(given.device))
+    prediction, guess = np.full(y.shape, -1), np.concatenate([fit.predict(x) for x, _, _ in read(masks["test"])])
+    prediction[masks["test"]] = classes[guess]
+    matrix = confusion(guess, numbered[masks["test"]], len(classes))
+    accuracy = float(np.trace(matrix) / matrix.sum())
+    return DenseClassification(classes, matrix, prediction, mean_iou(matrix), accuracy, fit.val_mean_iou, fit.penalty)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A classifier, the classes (codes) that it knows, and how it did on val."""
+
+    model: LogisticFits
+    classes: np.ndarray
+    penalty: float
+    val_mean_iou: float
+    tokens: int
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """[token], the code of the most probable class."""
+        return _predict(self.model, self.classes, torch.as_tensor(x, device=self.model.mean.device))
+
+
+def _fit(
+    read: _Read, train: np.ndarray, val: np.ndarray, labels: np.ndarray, classes: int, what: str, seed: int, device: str
+) -> _Fit:
+    """The classifier of train and val tokens, masks [sample, token], whose penalty has the best mean IoU on val; of equal
+    ones the least log loss.
+
+    The path of penalties runs from strong to weak, each started from the last, and ends where it does not get better
+    twice in a row: the weakest are the slowest to fit.
+    """
+    drawn = np.random.default_rng(seed).permutation(np.flatnonzero(train | val))
+    of_train, of_val, of_both = (
+        _mask(drawn[mask.ravel()[drawn]][:MOST_TOKENS], train.shape) for mask in (train, val, train | val)
+    )
+    if len(np.unique(labels[of_train])) < 2:
+        raise DiagnosticsError(
+            f"{what} has only one class in its {int(of_train.sum())} train tokens: leave it out or use more samples."
+        )
+    any_ = of_train | of_val | of_both
+    x, y = torch.as_tensor(np.concatenate([block[0] for block in read(any_)]), device=device), labels[any_]
+    held_out, truth = _some(x, of_val[any_]), y[of_val[any_]]
+    rows, known = _rows(x, y, of_train[any_])
+    # Tokens of a class that train does not show count as missed, and have no probability.
+    seen = np.isin(truth, known)
+    codes = np.searchsorted(known, truth[seen])
+    fits, tried, worse = None, list[tuple[tuple[float, float], float, LogisticFits]](), 0
+    for penalty in sorted(PENALTIES, reverse=True):
+        fits = rows.fit([[penalty]], decrease=_RANKING, start=fits)
+        found = mean_iou(confusion(_predict(fits, known, held_out), truth, classes))
+        loss = float(fits.judged(_some(held_out, seen)[None], codes)[1].sum())
+        worse = 0 if not tried or (found, -loss) > max(one[0] for one in tried) else worse + 1
+        tried.append(((found, -loss), penalty, fits))
+        if worse == 2:
+            break
+    (best, _), penalty, fits = max(tried, key=lambda one: one[0])
+    rows, both = _rows(x, y, of_both[any_], fits)
+    model = rows.fit([[penalty]], decrease=FINAL, start=fits if np.array_equal(both, known) else None)
+    return _Fit(model, both, penalty, best, int(of_both.sum()))
+
+
+def _rows(
+    x: torch.Tensor, y: np.ndarray, some: np.ndarray, like: LogisticFits | None = None
+) -> tuple[LogisticRows, np.ndarray]:
+    """Some of the tokens to fit on, and the classes that they show."""
+    known, codes = np.unique(y[some], return_inverse=True)
+    return LogisticRows(_some(x, some)[None], codes, like=like), known
+
+
+def _some(x: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
+    return x[torch.as_tensor(mask, device=x.device)]
+
+
+def _predict(fits: LogisticFits, classes: np.ndarray, x: torch.Tensor) -> np.ndarray:
+    return classes[fits.scores(x[None])[0, 0].argmax(dim=0).cpu().numpy()]
+
+
+def _mask(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.zeros(shape, dtype=bool)
+    mask.flat[places] = True
+    return mask
+
+
+class SegmentationProbe(Measure):
+    """Mean intersection over union of a linear classifier on each tap's grid tokens, as in `dense_classification`.
+
+    From one confusion matrix of all test tokens: `loss` and `reference_loss` are union less intersection, and union, of
+    each unit and class. All taps are scored on one grid; see `DenseRows`.
+    """
+
+    name = "segmentation_probe"
+    answers = "Does each token know what lies at its place?"
+    source = "linear segmentation (Oquab et al. 2023, 2304.07193, section 7.4); mean IoU: Everingham et al. 2010"
+    needs = "tokens"
+    kinds = ("token_label",)
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        target = need_target(self.name, target)
+        dense = DenseRows.of(self.name, activations, target)
+        rows, known = dense.rows, dense.known
+        classes, index = np.unique(dense.values[known], return_inverse=True)
+        labels = np.full(known.shape, -1)
+        labels[known] = index
+        device = activations.device if activations.device.startswith("cuda") else "cpu"
+        train, val, test = (dense.mask(part) for part in (rows.train, rows.val, rows.test))
+        shape = (len(activations.taps), len(rows.units), len(classes))
+        loss, reference = np.full(shape, np.nan), np.full(shape, np.nan)
+        val_score, chosen, accuracy = (np.full(shape[0], np.nan) for _ in range(3))
+        by_class = np.full((shape[0], shape[2]), np.nan)
+        fitted = 0
+        for i, tap in enumerate(activations.taps):
+            if tap.name not in dense.reads:
+                continue
+
+            def read(mask: np.ndarray, tap: Any = tap) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+                for x, y, samples in dense.blocks(tap, mask):
+                    yield x, np.searchsorted(classes, y), samples
+
+            fit = _fit(read, train, val, labels, len(classes), f"Target {target.name}", seed, device)
+            val_score[i], chosen[i], fitted = fit.val_mean_iou, fit.penalty, fit.tokens
+            inside, either, matrix = np.zeros(shape[1:]), np.zeros(shape[1:]), np.zeros((len(classes),) * 2, np.int64)
+            for x, truth, samples in read(test):
+                guess, unit = fit.predict(x), dense.unit_of(samples)
+                hit = guess == truth
+                np.add.at(inside, (unit[hit], truth[hit]), 1.0)
+                np.add.at(either, (unit, truth), 1.0)
+                np.add.at(either, (unit[~hit], guess[~hit]), 1.0)
+                matrix += confusion(guess, truth, len(classes))
+            loss[i], reference[i] = either - inside, either
+            by_class[i], accuracy[i] = iou(matrix), np.trace(matrix) / matrix.sum()
+        found = probe_result(
+            activations, rows, loss, reference, val_score,
+            {
+                "penalty": chosen, "token_accuracy": accuracy,
+                "line_commonest": np.full(shape[0], _commonest(labels, train | val, test)), **dense.counts(),
+            },
+            "mean over classes of intersection over union, from one confusion matrix of all test tokens; multinomial "
+            f"logistic regression with an L2 penalty on {fitted} tokens drawn from train and val",
+            "features standardised with the tokens fitted", seed,
+            penalties=list(PENALTIES), score_name="mIoU", **dense.attrs(),
+        )  # fmt: skip
+        names = [target.classes[c] if c < len(target.classes) else str(c) for c in classes]
+        return found.assign(iou=(("tap", "part"), by_class)).assign_coords(part=np.array(names, dtype=object))
+
+
+def _commonest(labels: np.ndarray, fit: np.ndarray, test: np.ndarray) -> float:
+    """Mean IoU on test of always saying the class that most tokens fitted have."""
+    truth = labels[test]
+    guess = np.full(len(truth), np.bincount(labels[fit]).argmax())
+    return mean_iou(confusion(guess, truth, int(labels.max()) + 1))
