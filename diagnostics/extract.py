@@ -219,15 +219,23 @@ def _batches(
         for shard in shards
         for start in range(plan.rows(shard).start, plan.rows(shard).stop, size)
     ]
-    batches = _Batches(encoder, dataset, [positions for _, positions in jobs])
+    made = prepared(encoder, dataset, [positions for _, positions in jobs], workers)
+    for (shard, positions), batch in zip(jobs, made, strict=True):
+        yield shard, positions, batch
+
+
+def prepared(encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], workers: int) -> Iterator[Any]:
+    """The preprocessed batch of each of these row positions, in order; raises for a sample that cannot be prepared."""
     if workers and "fork" not in multiprocessing.get_all_start_methods():
         raise DiagnosticsError("This system cannot fork, which workers need here: leave --workers out.")
     context = "fork" if workers else None
-    loader: Any = DataLoader(batches, batch_size=None, num_workers=workers, multiprocessing_context=context)
-    for (shard, positions), batch in zip(jobs, loader, strict=True):
+    loader: Any = DataLoader(
+        _Batches(encoder, dataset, batches), batch_size=None, num_workers=workers, multiprocessing_context=context
+    )
+    for batch in loader:
         if isinstance(batch, str):
             raise DiagnosticsError(batch)
-        yield shard, positions, batch
+        yield batch
 
 
 def _dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, dict[str, np.ndarray]]:

@@ -22,6 +22,7 @@ from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
 from diagnostics.extract import extract
 from diagnostics.measures.base import Measure
 from diagnostics.measuring import SUITES, Measured, against_control, chosen_measures, measure_all
+from diagnostics.observe import observe
 from diagnostics.profiles import Profile, numbers
 from diagnostics.progress import Cost, Watch, silent
 from diagnostics.registry import build
@@ -240,6 +241,7 @@ class _Job:
         """Extraction and measures of the encoder, then of each control, then the results in one move."""
         makers = control.control_encoders(model, seed) if with_controls else {}
         store = self._extract(model, self.path, self.taps, about, 1 + len(set(makers) & set(control.WEIGHTS)))
+        self._observe(model, store, measures)
         model.to("cpu")
         targets = store.targets()
         main = measure_all(measures, store, targets, seed, asked=self.asked, what=model.name, watch=self.watch)
@@ -259,6 +261,8 @@ class _Job:
                 skipped[name] = f"it cannot be made from {model.name}: {said(error)}."
                 continue
             wanted = [m for m in measures if not m.pairwise and (m.kinds or name in control.WEIGHTS)]
+            if name in control.WEIGHTS:
+                self._observe(other, stored, wanted)
             found[name] = measure_all(
                 wanted, stored, stored.targets(), seed, asked=self.asked, what=name, watch=self.watch
             )
@@ -292,6 +296,9 @@ class _Job:
             encoder, self.data, path, wanted, device=self.device, about=about, watch=self.watch,
             before_first_byte=before_first_byte, **self.options,
         )  # fmt: skip
+
+    def _observe(self, encoder: Encoder, store: Store, measures: Sequence[Measure]) -> None:
+        observe(encoder, self.data, store, measures, device=self.device, watch=self.watch, **self.options)
 
     def _write(
         self,

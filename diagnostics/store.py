@@ -3,6 +3,7 @@
     samples/                id, split, group [sample]; targets/<name> [sample], or targets/<name>/<grid> [sample, token]
     taps/<tap>/pooled       [sample, pooling, feature] float32
     taps/<tap>/tokens       [token_sample, token, feature], and prefix [token_sample, prefix, feature] where there are any
+    observed/<name>/<tap>   [row, ...] float32: what an observation (attention, gradients) saw for the first rows, or why not
     controls/<name>/        the same for an encoder that should know nothing
     results/                what the measures found
 
@@ -37,7 +38,7 @@ from diagnostics.dataset import Dataset, Target
 from diagnostics.errors import DiagnosticsError, StorageError
 from diagnostics.progress import size
 from diagnostics.shards import ShardBuffer
-from diagnostics.taps import Encoder, Grid, Tap
+from diagnostics.taps import SAFE_NAME, Encoder, Grid, Seen, Tap
 
 FORMAT = 1
 Precision = Literal["float32", "float16"]
@@ -131,6 +132,8 @@ class Store(Activations):
     def __init__(self, path: Path, *, writable: bool = False) -> None:
         self.path = path
         self._arrays: dict[str, zarr.Array[Any]] = {}
+        self.unobserved: dict[str, str] = {}
+        """Observations that failed in a way that may not come again, and why; never written."""
         not_a_run = DiagnosticsError(f"{path} is not a run: give the folder that `diagnostics run` wrote.")
         if not path.is_dir():
             raise not_a_run
@@ -193,8 +196,30 @@ class Store(Activations):
             about["period"], naive,
         )  # fmt: skip
 
-    def observed(self, name: str) -> Mapping[str, np.ndarray]:
-        raise DiagnosticsError(f"No {name} was recorded.")
+    def observed(self, name: str) -> Seen:
+        about = self._observation(name)
+        if about is None:
+            raise DiagnosticsError(self.unobserved.get(name, f"No {name} was recorded."))
+        if about["reason"]:
+            raise DiagnosticsError(about["reason"])
+        arrays = {tap: self._read(f"observed/{name}/{tap}", (slice(None),), holes=True) for tap in about["taps"]}
+        return Seen(arrays, about["left_out"])
+
+    def has_observed(self, name: str, samples: int, state: Mapping[str, str]) -> bool:
+        """Whether an observation of that many samples is there, or that in this `state` of the code there is none."""
+        about = self._observation(name)
+        if about is None:
+            return False
+        return about["state"] == state if about["reason"] else about["samples"] >= samples
+
+    def _observation(self, name: str) -> dict[str, Any] | None:
+        if not SAFE_NAME.fullmatch(name) or not (self.path / "observed" / name).is_dir():
+            return None
+        try:
+            about: Any = self.root[f"observed/{name}"].attrs.asdict()
+            return {key: about[key] for key in ("samples", "reason", "left_out", "state", "taps")}
+        except (KeyError, ValueError, TypeError, AttributeError, zarr.errors.BaseZarrError) as error:
+            raise _damaged(self.path, f"observed/{name}") from error
 
     def _column(self, name: str) -> np.ndarray:
         return self._read(f"samples/{name}", (slice(None),), holes=True).astype(object)
@@ -254,6 +279,28 @@ class Store(Activations):
                         buffer.write(self._array(f"taps/{tap.name}/{kind}"), shard, rows.stop - rows.start)
         except OSError as error:
             raise unwritable(self.path, error, f"after {shard} of {self.plan.shards} shards; ") from error
+
+    def put_observed(self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+        """An observation by tap, in place of an earlier one of that name; whole or not at all."""
+        partial, final = self.path / "observed" / f".{name}.partial", self.path / "observed" / name
+        try:
+            self.root.require_group("observed")
+            shutil.rmtree(partial, ignore_errors=True)
+            group = zarr.open_group(partial, mode="w-", zarr_format=3, attributes={**about, "taps": list(arrays)})
+            for tap, values in arrays.items():
+                group.create_array(
+                    tap, data=np.ascontiguousarray(values), chunks=values.shape, compressors=Crc32cCodec(),
+                    fill_value=np.nan, config=EMPTY_TOO,
+                    dimension_names=("sample", *(f"{tap}_{i}" for i in range(1, values.ndim))),
+                )  # fmt: skip
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise unwritable(self.path, error, f"while writing {name}; ") from error
+            raise
+        self._arrays = {key: array for key, array in self._arrays.items() if not key.startswith(f"observed/{name}/")}
 
     def finish(self) -> None:
         """Marks the extraction as complete: from now on a missing file is damage."""

@@ -127,6 +127,14 @@ def keep(tap: Tap, tokens: Tensor) -> Tensor:
     return tokens.clone()
 
 
+class Seen(dict[str, Any]):
+    """What was read at some taps, `{tap name: value}`, and why it was not at others, `left_out`."""
+
+    def __init__(self, values: Mapping[str, Any], left_out: Mapping[str, str]) -> None:
+        super().__init__(values)
+        self.left_out = dict(left_out)
+
+
 class Encoder(ABC):
     """A model with its preprocessing, seen through its taps.
 
@@ -160,6 +168,22 @@ class Encoder(ABC):
         `reduce` runs on the device at the moment the tap fires, before a later operation can overwrite the tensor,
         and must not keep the tensor it is given. All taps when `taps` is None.
         """
+
+    def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Seen:
+        """`{tap name: reduce(tap, attention [sample, head, query, key])}` of the blocks that the taps stand after.
+
+        Over all tokens of the tap, prefix tokens first. `reduce` returns a tensor [sample, ...], and may be given the
+        batch in parts. Taps without one attention of their own are left out; raises where all are.
+        """
+        raise DiagnosticsError(f"{self.name} gives no attention.")
+
+    def input_gradient(self, batch: Any, taps: Sequence[str] | None = None) -> Seen:
+        """`{tap name: float tensor [sample, *places]}`: how strongly the tap's central grid token depends on each place.
+
+        Places are those of the input that the grid covers, as the model takes it (pixels, time steps). Taps whose grid
+        does not show which axes these are are left out; raises where all are.
+        """
+        raise DiagnosticsError(f"{self.name} gives no gradients.")
 
     def sized_for(self, sample: np.ndarray) -> Encoder:
         """This encoder with the grids that it has for samples of this size; raises when the size does not fit."""

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diagnostics.attention import read_attention
 from diagnostics.errors import DiagnosticsError, said, unknown
-from diagnostics.taps import Encoder, Hooks, Modality, Reduce, Tap, keep
+from diagnostics.gradients import read_gradients
+from diagnostics.taps import Encoder, Hooks, Modality, Reduce, Seen, Tap, keep
 
 
 class TorchEncoder(Encoder):
@@ -150,6 +152,17 @@ class TorchEncoder(Encoder):
         with torch.inference_mode(), Hooks(self.module, wanted, self.name, found, reduce):
             self._forward(self.module, _moved(batch, self._device))
         return {tap.name: found[tap.name] for tap in wanted}
+
+    def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Seen:
+        wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
+        batch = _moved(batch, self._device)
+        with torch.inference_mode():
+            return read_attention(self.module, wanted, self.name, reduce, lambda: self._forward(self.module, batch))
+
+    def input_gradient(self, batch: Any, taps: Sequence[str] | None = None) -> Seen:
+        wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
+        batch = _moved(batch, self._device)
+        return read_gradients(self.module, wanted, self.name, batch, lambda batch: self._forward(self.module, batch))
 
 
 def _redrawn(module: nn.Module) -> nn.Module:

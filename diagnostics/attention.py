@@ -1,0 +1,406 @@
+"""Attention as a model computes it: caught while it runs, recomputed where a fused kernel never shows it, and checked.
+
+Shape suffixes: B sample, H head, Q query, K key, T token, D width of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import multi_head_attention_forward
+from torch.overrides import TorchFunctionMode
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.taps import Reduce, Seen, Site, Tap, as_tokens
+
+MOST_BYTES = 128 * 2**20
+"""Attention of more bytes is handed over in several parts, each of whole samples."""
+
+# How far a row may be from the kernel's, as a share of the sum of |attention| |value|: rounding of that type, not more.
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+PADDING_MASS = 1e-3
+
+_SOFTMAX = frozenset({"softmax", "special_softmax"})
+_PRODUCT = frozenset({"matmul", "__matmul__", "bmm", "einsum"})
+# What hands attention on without changing it; views keep the address, so they need no name here.
+_SAME = frozenset({"to", "type_as", "type", "float", "half", "bfloat16", "contiguous", "clone", "dropout", "reshape"})
+# Whole blocks in one kernel that takes no queries and keys.
+_OPAQUE = frozenset({"_transformer_encoder_layer_fwd", "_native_multi_head_attention"})
+
+
+def read_attention(
+    module: nn.Module, taps: Sequence[Tap], encoder: str, reduce: Reduce, forward: Callable[[], Any]
+) -> Seen:
+    """`{tap: reduce(tap, attention [B, H, T, T])}` of the blocks that the taps stand after, from one call of `forward`.
+
+    All tokens of the tap, prefix tokens first, in float32 (float64 for a float64 model). `reduce` returns a tensor
+    [sample, ...] and may be given the batch in parts, which are concatenated. A tap is left out, with the reason, unless
+    its module computes exactly one attention, and that over the tap's tokens.
+
+    Raises DiagnosticsError where no tap has one, where attention times values is not what the kernel gave, and where
+    dropout is active.
+    """
+    frames = _Frames(module, taps, encoder)
+    with frames, _Watching(frames, encoder, reduce):
+        forward()
+    if not frames.seen:
+        raise DiagnosticsError(f"{encoder} gives no attention: {_together(frames.seen.left_out)}.")
+    return Seen({tap.name: frames.seen[tap.name] for tap in taps if tap.name in frames.seen}, frames.seen.left_out)
+
+
+def _together(reasons: Mapping[str, str]) -> str:
+    """Reasons with the taps that they are of, each once."""
+    taps: dict[str, list[str]] = defaultdict(list)
+    for tap, reason in reasons.items():
+        taps[reason].append(tap)
+    return "; ".join(f"{names[0]}{' and others' if names[1:] else ''}: {reason}" for reason, names in taps.items())
+
+
+@dataclass
+class _Frame:
+    """A tap's module while it runs: what attention it computed so far."""
+
+    tap: Tap
+    site: Site
+    shapes: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
+    parts: list[Tensor] = field(default_factory=list[Tensor])
+    reason: str = ""
+    idle: int = 0
+    """Softmaxes over its tokens that have weighed nothing."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the module, padding included."""
+        return self.tap.tokens + self.site.padding
+
+    def square(self, shape: tuple[int, ...]) -> bool:
+        """Whether an attention of that shape is among the tokens in the module."""
+        return shape[-2:] == (self.tokens, self.tokens)
+
+    def verdict(self, samples: int) -> str:
+        """Why this tap has no attention; nothing where it has one."""
+        shapes = self.shapes
+        if not shapes and self.idle:
+            return "a softmax over its tokens weighs no values, or is changed before it does"
+        if not shapes:
+            return self.reason or "no attention within"
+        if len(shapes) > 1 or self.idle:
+            return f"{max(2, len(shapes))} attentions within, none is the tap's own"
+        if not self.square(shapes[0]):
+            return f"attention of {shapes[0][-2]} queries to {shapes[0][-1]} keys, not among the tap's {self.tokens} tokens"
+        if len(shapes[0]) != 4 or shapes[0][0] != samples:
+            return f"attention of shape {shapes[0]} for {samples} samples: its heads cannot be told"
+        return self.reason
+
+
+class _Frames:
+    """The frames of the taps' modules, opened and closed by hooks that are removed on leaving."""
+
+    def __init__(self, module: nn.Module, taps: Sequence[Tap], encoder: str) -> None:
+        self.module, self.encoder = module, encoder
+        self.seen = Seen({}, {})
+        self.open: list[_Frame] = []
+        self.calls: dict[str, int] = {}
+        self.by_module: dict[str, list[tuple[Tap, Site]]] = defaultdict(list)
+        for tap in taps:
+            if tap.site is None or tap.site.when == "before":
+                self.seen.left_out[tap.name] = "read before a module, so no attention is its own"
+            else:
+                self.by_module[tap.site.module].append((tap, tap.site))
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> None:
+        modules = dict(self.module.named_modules())
+        for name in self.by_module:
+            self.calls[name] = 0
+            self.handles.append(modules[name].register_forward_pre_hook(self._begin(name)))
+            self.handles.append(modules[name].register_forward_hook(self._end(name)))
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+        for name, tap, site in ((name, *pair) for name, pairs in self.by_module.items() for pair in pairs):
+            if kind is None and self.calls[name] != site.calls:
+                raise DiagnosticsError(
+                    f"Tap {tap.name} of {self.encoder} expects module '{name}' to run {site.calls} time(s) in a pass, "
+                    f"but it ran {self.calls[name]} time(s): correct the tap's Site."
+                )
+
+    def _begin(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            self.open.extend(_Frame(tap, site) for tap, site in self.by_module[name] if site.call == self.calls[name])
+            self.calls[name] += 1
+
+        return hook
+
+    def _end(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            for frame in [frame for frame in self.open if frame.site.module == name]:
+                self.open.remove(frame)
+                reason = frame.verdict(len(as_tokens(frame.tap, frame.site, output)))
+                if reason:
+                    self.seen.left_out[frame.tap.name] = reason
+                else:
+                    self.seen[frame.tap.name] = torch.cat(frame.parts)
+
+        return hook
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a fused kernel was asked: q [B, H, Q, D], k [B, H or fewer, K, D], v [B, H or fewer, K, D]."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+    dropout: float
+    causal: bool
+    scale: float
+
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Call:
+        """From the arguments of `scaled_dot_product_attention`."""
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        given = dict(zip(names, args, strict=False)) | dict(kwargs)
+        q, k, v = given["query"], given["key"], given["value"]
+        if q.ndim == 3:
+            q, k, v = q[:, None], k[:, None], v[:, None]
+        scale = given.get("scale")
+        return cls(
+            q, k, v, given.get("attn_mask"), given.get("dropout_p", 0.0), given.get("is_causal", False),
+            q.shape[-1] ** -0.5 if scale is None else scale,
+        )  # fmt: skip
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its attention."""
+        return (*self.q.shape[:-1], self.k.shape[-2])
+
+    @property
+    def working(self) -> torch.dtype:
+        """The type to compute in: on a GPU the one whose products are never shortened to TF32."""
+        return torch.float64 if self.q.dtype == torch.float64 or self.q.is_cuda else torch.float32
+
+    def weights(self, rows: slice) -> Tensor:
+        """softmax(q k' scale + mask) of some samples, head by head; a query that may see nothing has zeros."""
+        allowed = added = None
+        if self.causal:
+            allowed = torch.ones(self.shape[-2:], dtype=torch.bool, device=self.q.device).tril()
+        elif self.mask is not None:
+            mask = (
+                self.mask[:, None] if self.mask.ndim == 3 and len(self.shape) == 4 and self.shape[1] == 1 else self.mask
+            )
+            mask = mask.expand(self.shape)[rows]
+            allowed, added = (mask, None) if mask.dtype == torch.bool else (None, mask)
+        kept = torch.float64 if self.q.dtype == torch.float64 else torch.float32
+        found = torch.empty((len(self.q[rows]), *self.shape[1:]), dtype=kept, device=self.q.device)
+        for head in range(self.shape[1]):
+            scores = self.q[rows, head].to(self.working) @ self._of(self.k, rows, head).mT
+            scores *= self.scale
+            if added is not None:
+                scores += added[:, head]
+            if allowed is not None:
+                scores.masked_fill_(~(allowed[:, head] if allowed.ndim == 4 else allowed), -math.inf)
+            blind = (scores == -math.inf).all(-1, keepdim=True)
+            found[:, head] = scores.softmax(-1).masked_fill_(blind, 0)
+        return found
+
+    def weighed(self, weights: Tensor, rows: slice, head: int) -> tuple[Tensor, Tensor]:
+        """Attention times values of a head [B, Q, D], and the sum of |attention| |value| [B, Q] that its error scales with."""
+        values = self._of(self.v, rows, head)
+        weights = weights.to(self.working)
+        size = (weights @ torch.linalg.vector_norm(values, dim=-1, keepdim=True))[..., 0]
+        return weights @ values, size
+
+    def _of(self, x: Tensor, rows: slice, head: int) -> Tensor:
+        """A head of k or v; with fewer of them than queries have, several heads share one."""
+        x = x.expand(self.q.shape[0], *x.shape[1:])
+        return x[rows, head * x.shape[1] // self.q.shape[1]].to(self.working)
+
+
+@dataclass(eq=False)
+class _Softmax:
+    """A softmax over its last axis that has weighed nothing yet, and copies of it; held, so that no other tensor gets
+    their address.
+    """
+
+    tensors: list[Tensor]
+
+    def held(self, used: Tensor) -> Tensor | None:
+        """The one that shares its numbers with the tensor."""
+        for tensor in self.tensors:
+            if tensor.data_ptr() == used.data_ptr() and tensor.numel() == used.numel():
+                return tensor
+        return None
+
+
+class _Watching(TorchFunctionMode):
+    """Sees every call of torch's functions, and takes the attention from those that compute it.
+
+    A fused kernel gives queries, keys and its own output. Elsewhere attention is a softmax over the last axis from the
+    moment that it weighs values in a product, with whatever happened to it in between.
+    """
+
+    def __init__(self, frames: _Frames, encoder: str, reduce: Reduce) -> None:
+        super().__init__()
+        self.frames, self.encoder, self.reduce = frames, encoder, reduce
+        self.heads: int | None = None
+        self.waiting: list[_Softmax] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not self.frames.open:
+            self.waiting.clear()
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if func is multi_head_attention_forward:
+            return self._multi_head(args, kwargs)
+        if name in _OPAQUE:
+            for frame in self.frames.open:
+                frame.reason = "one fused kernel for all of it, without queries and keys"
+        if name in _PRODUCT and self.waiting:
+            self._product(_contracted(args) if name == "einsum" else args[:1])
+        out = func(*args, **kwargs)
+        if name == "scaled_dot_product_attention":
+            self._fused(_Call.of(args, kwargs), out if out.ndim > 3 else out[:, None])
+        elif name in _SOFTMAX:
+            self._softmax(args, kwargs, out)
+        elif name in _SAME and self.waiting:
+            self._handed_on(name, args, kwargs, out)
+        return out
+
+    def _multi_head(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """torch's own multi-head attention, seen through: as a function that can be overridden it would hide its calls."""
+        outer, self.heads = self.heads, kwargs["num_heads"] if "num_heads" in kwargs else args[4]
+        try:
+            with self:
+                return _seen_through(*args, **kwargs)
+        finally:
+            self.heads = outer
+
+    def _softmax(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        if isinstance(out, Tensor) and out.ndim >= 3 and dim in (-1, out.ndim - 1):
+            self.waiting.append(_Softmax([out]))
+            for frame in self.frames.open:
+                frame.idle += frame.square(tuple(out.shape))
+
+    def _handed_on(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        given = args[0] if args and isinstance(args[0], Tensor) else None
+        softmax = next((s for s in self.waiting if given is not None and s.held(given) is not None), None)
+        if softmax is None or not isinstance(out, Tensor):
+            return
+        if name == "dropout":
+            share, active = kwargs.get("p", (*args, 0.5)[1]), kwargs.get("training", (*args, 0.5, True)[2])
+            if active and share > 0:
+                raise self._dropped(share)
+        softmax.tensors.append(out)
+
+    def _product(self, operands: Sequence[Any]) -> None:
+        """A softmax that weighs values here, over its own last axis, is attention."""
+        for softmax in self.waiting:
+            for used in operands:
+                known = softmax.held(used) if isinstance(used, Tensor) else None
+                if known is not None:
+                    self._weighing(softmax, used, known)
+                    return
+
+    def _weighing(self, softmax: _Softmax, used: Tensor, known: Tensor) -> None:
+        self.waiting.remove(softmax)
+        for frame in self.frames.open:
+            frame.idle -= frame.square(tuple(known.shape))
+        # The same numbers may go in with samples and heads folded into one axis.
+        folded = used.ndim == 3 and known.ndim == 4 and used.shape == known.flatten(0, 1).shape
+        weights = known if folded and used.is_contiguous() and known.is_contiguous() else used
+        if weights.ndim == 3:
+            weights = weights.unflatten(0, (-1, self.heads)) if self.heads else weights[:, None]
+        most = TOLERANCE.get(weights.dtype, 1e-3)
+
+        def of_rows(rows: slice) -> tuple[Tensor, str]:
+            part = weights[rows] if weights.dtype == torch.float64 else weights[rows].float()
+            mass = part.sum(-1)
+            # A query that may see nothing weighs nothing.
+            summed = bool((((mass - 1).abs() <= most) | (mass == 0)).all()) and bool((part >= 0).all())
+            return part, "" if summed else "what weighs its values is no longer a softmax"
+
+        self._note(weights.shape, of_rows)
+
+    def _fused(self, call: _Call, out: Tensor) -> None:
+        if call.dropout > 0:
+            raise self._dropped(call.dropout)
+        self._note(call.shape, lambda rows: (self._recomputed(call, out, rows), ""))
+
+    def _note(self, shape: Sequence[int], attention: Callable[[slice], tuple[Tensor, str]]) -> None:
+        """An attention of that shape in every open frame; reduced at once, before anything can be overwritten."""
+        shape = tuple(shape)
+        for frame in self.frames.open:
+            frame.shapes.append(shape)
+            frame.parts.clear()
+        wanting = [f for f in self.frames.open if f.shapes == [shape] and len(shape) == 4 and f.square(shape)]
+        step = max(1, MOST_BYTES // (4 * math.prod(shape[1:])))
+        for start in range(0, shape[0] if wanting else 0, step):
+            weights, lacking = attention(slice(start, start + step))
+            for frame in wanting:
+                pad = frame.site.padding
+                frame.reason = frame.reason or lacking or _lost(weights, pad)
+                if not frame.reason:
+                    frame.parts.append(self.reduce(frame.tap, weights[..., pad:, pad:]))
+
+    def _recomputed(self, call: _Call, out: Tensor, rows: slice) -> Tensor:
+        """Attention [B, H, Q, K] of some samples, checked against what the kernel gave."""
+        weights = call.weights(rows)
+        worst = 0.0
+        for head in range(weights.shape[1]):
+            ours, size = call.weighed(weights[:, head], rows, head)
+            off = torch.linalg.vector_norm(ours - out[rows, head].to(ours.dtype), dim=-1)
+            seeing = size > 0
+            worst = max(worst, float((off[seeing] / size[seeing]).nan_to_num(math.inf).max()) if seeing.any() else 0.0)
+        most = TOLERANCE.get(out.dtype, 1e-3)
+        if worst > most:
+            frame = self.frames.open[-1]
+            raise DiagnosticsError(
+                f"Attention of {self.encoder} at tap {frame.tap.name}, recomputed from queries and keys, times the values "
+                f"is not what '{frame.site.module}' computed (relative error {worst:.2g}, at most {most:g}): its kernel "
+                "does something else, so there is no attention to measure."
+            )
+        return weights
+
+    def _dropped(self, share: float) -> DiagnosticsError:
+        return DiagnosticsError(
+            f"Attention of {self.encoder} at tap {self.frames.open[-1].tap.name} has a dropout of {share:g} active: "
+            "make its module heed eval mode."
+        )
+
+
+def _lost(weights: Tensor, padding: int) -> str:
+    mass = float(weights[..., padding:, :padding].sum(-1).max()) if padding else 0.0
+    return f"its tokens attend to padding, with up to {mass:.2g} of their attention" if mass > PADDING_MASS else ""
+
+
+def _contracted(args: tuple[Any, ...]) -> list[Any]:
+    """The operands of an einsum that are summed over their last axis."""
+    if not isinstance(args[0], str):
+        return []
+    terms, _, result = args[0].replace(" ", "").partition("->")
+    operands = args[1] if isinstance(args[1], (list, tuple)) else args[1:]
+    return [x for term, x in zip(terms.split(","), operands, strict=False) if term and term[-1] not in result]
+
+
+# A copy that asks no override, so that the calls inside it are seen.
+_seen_through = FunctionType(
+    multi_head_attention_forward.__code__,
+    {**multi_head_attention_forward.__globals__, "has_torch_function": lambda _: False},
+    "multi_head_attention_forward",
+    multi_head_attention_forward.__defaults__,
+)
+_seen_through.__kwdefaults__ = multi_head_attention_forward.__kwdefaults__

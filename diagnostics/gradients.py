@@ -1,0 +1,114 @@
+"""How a tap's central token depends on each place of the input: gradients through a torch module."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.taps import Grid, Hooks, Seen, Tap
+
+SEED = 0
+
+
+def read_gradients(
+    module: nn.Module, taps: Sequence[Tap], encoder: str, batch: Any, forward: Callable[[Any], Any]
+) -> Seen:
+    """`{tap: [sample, *places]}`: |gradient| of the tap's central grid token by the input, summed over channels.
+
+    Of a token's features the gradient is taken through one projection on random signs (the same in all samples): the sum
+    itself is constant behind a layer norm. Its expected square is the sum over features of the squared derivatives. For
+    an even extent the central token is the one just behind the middle. Float32, on the batch's device.
+    """
+    given = _floating(batch, encoder)
+    leaf = given.detach().clone().requires_grad_(True)
+    signals: dict[str, Tensor] = {}
+
+    def reduce(tap: Tap, tokens: Tensor) -> Tensor:
+        signs = torch.randint(0, 2, (tap.features,), generator=torch.Generator().manual_seed(SEED)) * 2 - 1
+        return (tokens[:, tap.grid.prefix + centre(tap.grid)] * signs.to(tokens)).sum()
+
+    with torch.inference_mode(False), torch.enable_grad(), Hooks(module, taps, encoder, signals, reduce):
+        # A copy, since a model may change its input in place.
+        forward(_exchanged(batch, given, leaf.clone()))
+    found, left_out = Seen({}, {}), {}
+    axes = _place_axes(tuple(leaf.shape), taps)
+    for tap in taps:
+        where = axes.get(len(tap.grid.shape), [])
+        if len(where) != 1:
+            shape = tuple(leaf.shape)
+            told = "does not show which axes are places" if where else "has no axes that its cells divide evenly"
+            left_out[tap.name] = f"the input of shape {shape} {told} for a grid of {tap.grid}"
+        elif not signals[tap.name].requires_grad:
+            left_out[tap.name] = "no gradient comes through"
+        else:
+            (gradient,) = torch.autograd.grad(signals[tap.name], leaf, retain_graph=True, materialize_grads=True)
+            found[tap.name] = _on_places(gradient, where[0], tap)
+    if not found:
+        told = "; ".join(f"{tap}: {reason}" for tap, reason in list(left_out.items())[:2])
+        raise DiagnosticsError(f"{encoder} gives no gradients: {told}.")
+    return Seen(found, left_out)
+
+
+def centre(grid: Grid) -> int:
+    """The central grid token; of an even extent the one just behind the middle."""
+    return int(np.ravel_multi_index(tuple(n // 2 for n in grid.shape), grid.shape))
+
+
+def _leaves(batch: Any) -> list[Tensor]:
+    if isinstance(batch, Tensor):
+        return [batch]
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
+    return [leaf for part in parts for leaf in _leaves(part)]
+
+
+def _floating(batch: Any, encoder: str) -> Tensor:
+    floating = [leaf for leaf in _leaves(batch) if leaf.is_floating_point()]
+    if len(floating) != 1:
+        raise DiagnosticsError(
+            f"{encoder} takes {len(floating)} tensors of floating point numbers, so by which to derive is unclear: a receptive "
+            "field needs a preprocessing that gives one."
+        )
+    return floating[0]
+
+
+def _exchanged(batch: Any, old: Tensor, new: Tensor) -> Any:
+    if isinstance(batch, Mapping):
+        return {key: _exchanged(part, old, new) for key, part in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(_exchanged(part, old, new) for part in batch)  # pyright: ignore[reportCallIssue]
+    return new if batch is old else batch
+
+
+def _place_axes(shape: tuple[int, ...], taps: Sequence[Tap]) -> dict[int, list[tuple[int, ...]]]:
+    """For grids of so many axes: the choices of input axes, in order, that the cells of all such taps divide evenly."""
+    choices: dict[int, list[tuple[int, ...]]] = {}
+    for count in {len(tap.grid.shape) for tap in taps}:
+        grids = [_cells(tap) for tap in taps if len(tap.grid.shape) == count]
+        choices[count] = [
+            axes
+            for axes in itertools.combinations(range(1, len(shape)), count)
+            if all(shape[axis] % n == 0 for grid in grids for axis, n in zip(axes, grid, strict=True))
+        ]
+    return choices
+
+
+def _cells(tap: Tap) -> tuple[int, ...]:
+    """Extents of the grid with the padding that its site leaves out."""
+    padding = tap.site.padding if tap.site else 0
+    return (tap.grid.shape[0] + padding,) if padding else tap.grid.shape
+
+
+def _on_places(gradient: Tensor, axes: tuple[int, ...], tap: Tap) -> Tensor:
+    """[sample, *places] of the part that the grid covers."""
+    channels = [axis for axis in range(1, gradient.ndim) if axis not in axes]
+    size = gradient.abs().float()
+    size = size.sum(channels) if channels else size
+    if tap.site and tap.site.padding:
+        size = size[:, tap.site.padding * (size.shape[1] // _cells(tap)[0]) :]
+    return size

@@ -1,0 +1,269 @@
+"""Statistics of attention: published and closed-form values, invariances, and the measures over recorded attention."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.locality import (
+    attention_distance,
+    attention_entropy,
+    global_token_mass,
+    heads,
+    uniform_distance,
+)
+from diagnostics.measures.locality.heads import AttentionDistance, AttentionEntropy, GlobalTokenMass
+from diagnostics.taps import Seen
+
+from memory import MemoryActivations
+
+
+def places(grid: tuple[int, ...]) -> np.ndarray:
+    return np.array(list(itertools.product(*map(range, grid))), dtype=float)
+
+
+def direct(attention: np.ndarray, grid: tuple[int, ...], cell: Any = 1.0) -> float:
+    """One head's distance, written out."""
+    where = places(grid) * cell
+    rows = []
+    for q, row in enumerate(attention):
+        if row.sum() > 0:
+            rows.append(sum(a * math.dist(where[q], where[k]) for k, a in enumerate(row)) / row.sum())
+    return float(np.mean(rows))
+
+
+def random_attention(*shape: int, seed: int = 0) -> np.ndarray:
+    scores = np.exp(2 * np.random.default_rng(seed).standard_normal(shape))
+    return scores / scores.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("grid", "cell", "expected"),
+    [
+        ((14, 14), 16, 116.492227),
+        ((16, 16), 14, 116.565053),
+        ((24, 24), 14, 175.041985),
+        ((7, 7), 32, 115.502894),
+        ((512,), 1, (512**2 - 1) / (3 * 512)),
+        ((512,), 1, 170.666016),
+    ],
+)
+def test_uniform_attention(grid: tuple[int, ...], cell: int, expected: float) -> None:
+    tokens = math.prod(grid)
+    assert uniform_distance(grid, cell) == pytest.approx(expected, abs=1e-6)
+    uniform = np.full((1, tokens, tokens), 1 / tokens)
+    assert attention_distance(uniform, grid, cell=cell)[0] == pytest.approx(expected, abs=1e-6)
+    # A class token with two fifths of the attention, dropped, changes nothing: 116.49 stays, and is not 69.90.
+    assert attention_distance(0.6 * uniform, grid, cell=cell)[0] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("query", "expected"), [((7, 7), 86.018933), ((6, 6), 86.018933), ((0, 13), 161.030167)])
+def test_single_queries_of_uniform_attention(query: tuple[int, int], expected: float) -> None:
+    attention = np.zeros((1, 196, 196))
+    attention[0, query[0] * 14 + query[1]] = 1 / 196
+    assert attention_distance(attention, (14, 14), cell=16)[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_identity_neighbour_and_gaussian() -> None:
+    grid = (14, 14)
+    assert attention_distance(np.eye(196)[None], grid)[0] == 0
+    right = np.zeros((196, 196))
+    for y, x in itertools.product(range(14), range(14)):
+        right[y * 14 + x, y * 14 + (x + 1) % 14] = 1
+    assert attention_distance(right[None], grid, cell=16)[0] == pytest.approx(29.714286, abs=1e-6)
+    apart = 16 * np.linalg.norm(places(grid)[:, None] - places(grid)[None], axis=-1)
+    gaussian = np.exp(-(apart**2) / (2 * 32**2))
+    assert attention_distance(gaussian[None], grid, cell=16)[0] == pytest.approx(36.679733, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("grid", "cell"), [((5,), 0.25), ((3, 4), (2.0, 1.0)), ((2, 3, 2), (4.0, 1.0, 1.0)), ((1, 2), 3)]
+)
+def test_distance_is_its_definition(grid: tuple[int, ...], cell: Any) -> None:
+    tokens = math.prod(grid)
+    attention = random_attention(2, 3, tokens, tokens)
+    attention[1, 2, 0] = 0  # a query without attention is left out
+    found = attention_distance(attention, grid, cell=cell)
+    assert found.shape == (2, 3)
+    for sample, head in itertools.product(range(2), range(3)):
+        assert found[sample, head] == pytest.approx(direct(attention[sample, head], grid, np.array(cell)), abs=1e-12)
+    assert uniform_distance(grid, cell) == pytest.approx(direct(np.ones((tokens, tokens)), grid, np.array(cell)))
+
+
+def test_entropy() -> None:
+    assert attention_entropy(np.full((1, 197, 197), 1 / 197))[0] == pytest.approx(math.log(197), abs=1e-12)
+    assert math.log(197) == pytest.approx(5.283204, abs=1e-6)
+    assert attention_entropy(np.eye(9)[None])[0] == 0
+    attention = random_attention(2, 5, 7)
+    expected = -(attention * np.log(attention)).sum(-1).mean(-1)
+    np.testing.assert_allclose(attention_entropy(attention), expected, rtol=1e-12)
+    np.testing.assert_allclose(attention_entropy(0.3 * attention), expected, rtol=1e-12)
+
+
+def test_global_mass() -> None:
+    attention = random_attention(3, 2, 8, 8)
+    found = global_token_mass(attention, 3)
+    np.testing.assert_allclose(found.prefix, attention[:, :, 3:, :3].sum(-1).mean(-1), rtol=1e-12)
+    np.testing.assert_allclose(found.top_key, attention[:, :, 3:, 3:].mean(-2).max(-1), rtol=1e-12)
+    uniform = global_token_mass(np.full((1, 197, 197), 1 / 197), 1)
+    assert (uniform.prefix[0], uniform.top_key[0]) == pytest.approx((1 / 197, 1 / 197))
+    sink = np.zeros((1, 6, 6))
+    sink[0, :, 4] = 1
+    assert global_token_mass(sink, 0).top_key[0] == 1
+    # Each to its own: nothing is global.
+    assert global_token_mass(np.eye(6)[None], 0).top_key[0] == pytest.approx(1 / 6)
+    assert global_token_mass(sink, 0).prefix[0] == 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.01, 100))
+def test_what_changes_nothing_and_what_does(seed: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    attention = random_attention(2, 3, 12, 12, seed=seed)
+    distance, entropy = attention_distance(attention, (3, 4)), attention_entropy(attention)
+    mass = attention * rng.uniform(0.1, 1, (2, 3, 12, 1))  # what a row lost to prefix tokens
+    np.testing.assert_allclose(attention_distance(mass, (3, 4)), distance, rtol=1e-9)
+    np.testing.assert_allclose(attention_entropy(mass), entropy, rtol=1e-9)
+    np.testing.assert_allclose(attention_distance(attention, (3, 4), cell=scale), scale * distance, rtol=1e-9)
+    flip = np.arange(12)[::-1]  # the grid turned round
+    np.testing.assert_allclose(attention_distance(attention[..., flip, :][..., flip], (3, 4)), distance, rtol=1e-9)
+    order = rng.permutation(3)
+    np.testing.assert_allclose(attention_distance(attention[:, order], (3, 4)), distance[:, order], rtol=1e-12)
+    # A scrambled grid keeps the entropy.
+    scrambled = rng.permutation(12)
+    mixed = attention[..., scrambled, :][..., scrambled]
+    np.testing.assert_allclose(attention_entropy(mixed), entropy, rtol=1e-9)
+
+
+def test_a_scrambled_grid_loses_the_distance() -> None:
+    neighbour = np.roll(np.eye(144), 1, axis=1)
+    scrambled = np.random.default_rng(0).permutation(144)
+    mixed = neighbour[scrambled][:, scrambled]
+    before, after = (attention_distance(x[None], (12, 12))[0] for x in (neighbour, mixed))
+    assert before < 2.1
+    assert after == pytest.approx(uniform_distance((12, 12)), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "as_given", [np.asarray, torch.from_numpy, lambda x: torch.from_numpy(x).float(), np.ndarray.tolist]
+)
+def test_any_array_and_the_device_of_the_input(as_given: Any) -> None:
+    attention = random_attention(3, 6, 6)
+    before = attention.copy()
+    with torch.device("meta"):  # a tensor made without the input's device would hold nothing
+        distance = attention_distance(as_given(attention), (2, 3))
+        entropy = attention_entropy(as_given(attention))
+        mass = global_token_mass(as_given(attention), 2)
+    for found, plain in (
+        (distance, attention_distance(before, (2, 3))),
+        (entropy, attention_entropy(before)),
+        (mass.prefix, global_token_mass(before, 2).prefix),
+    ):
+        np.testing.assert_allclose(found, plain, rtol=1e-6)
+    assert np.array_equal(attention, before)
+
+
+def test_blocks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = random_attention(2, 2, 30, 30)
+    whole = attention_distance(attention, (5, 6)), attention_entropy(attention)
+    monkeypatch.setattr(heads, "BLOCK_BYTES", 8 * 2 * 2 * 30 * 7)
+    np.testing.assert_allclose((attention_distance(attention, (5, 6)), attention_entropy(attention)), whole, rtol=1e-12)
+
+
+def test_no_value_is_nan_and_bad_input_is_said() -> None:
+    empty = np.zeros((2, 4, 4))
+    empty[1] = 0.25
+    for found in (
+        attention_distance(empty, (2, 2)), attention_entropy(empty), global_token_mass(empty, 1).prefix,
+        global_token_mass(empty, 1).top_key,
+    ):  # fmt: skip
+        assert np.isnan(found[0]) and np.isfinite(found[1])
+    with pytest.raises(DiagnosticsError, match=r"\(1, 5, 5\) is not among the 4 cells .* prefix tokens left out"):
+        attention_distance(np.full((1, 5, 5), 0.2), (2, 2))
+    with pytest.raises(DiagnosticsError, match="one to three axes"):
+        attention_distance(np.full((1, 1, 1), 1.0), (1, 1, 1, 1))
+    with pytest.raises(DiagnosticsError, match=r"shape \(4, 4\): give \[sample, head"):
+        attention_entropy(np.full((4, 4), 0.25))
+    for bad in (-0.1, np.nan, np.inf):
+        wrong = np.full((1, 4, 4), 0.25)
+        wrong[0, 1, 1] = bad
+        with pytest.raises(DiagnosticsError, match="negative, infinite or NaN"):
+            attention_entropy(wrong)
+    for cell in (0.0, -1, (1.0,), (1.0, np.inf)):
+        with pytest.raises(DiagnosticsError, match="no cells of"):
+            attention_distance(np.full((1, 4, 4), 0.25), (2, 2), cell=cell)
+    with pytest.raises(DiagnosticsError, match="4 prefix tokens"):
+        global_token_mass(np.full((1, 4, 4), 0.25), 4)
+
+
+def recorded(distance: Any, seed: int = 0, n: int = 12) -> np.ndarray:
+    """[sample, head, statistic] with these distances a head, and noise."""
+    rng = np.random.default_rng(seed)
+    base = np.zeros((n, len(distance), len(heads.STATISTICS)))
+    base[..., 0] = distance
+    base[..., 1], base[..., 2], base[..., 3], base[..., 4] = 1.5, 0.5, 0.25, 0.125
+    return (base + 0.01 * rng.standard_normal(base.shape)).astype(np.float32)
+
+
+def activations(observed: Any, prefix: int = 1, **options: Any) -> MemoryActivations:
+    tokens = np.zeros((12, 9 + prefix, 2))
+    return MemoryActivations(
+        {"embed": tokens, "a": tokens, "b": tokens}, dict.fromkeys(("embed", "a", "b"), (3, 3)), prefix=prefix,
+        observed={"attention": observed}, **options,
+    )  # fmt: skip
+
+
+def test_the_measure_reads_what_was_recorded() -> None:
+    a, b = recorded([1.0, 2.0]), recorded([0.5, 1.0, 3.0], 1)
+    found = AttentionDistance().compute(activations(Seen({"a": a, "b": b}, {"embed": "read before a module"})), None, 3)
+    np.testing.assert_allclose(found["score"].values, [np.nan, a[..., 0].mean(), b[..., 0].mean()], rtol=1e-6)
+    by_head = found["by_head"].transpose("tap", "head").values
+    np.testing.assert_allclose(by_head[1], [*a[..., 0].mean(0), np.nan], rtol=1e-6)
+    np.testing.assert_allclose(by_head[2], b[..., 0].mean(0), rtol=1e-6)
+    assert np.isnan(by_head[0]).all()
+    np.testing.assert_allclose(found["line_uniform"].values[1:], uniform_distance((3, 3)))
+    np.testing.assert_array_equal(found["line_identity"].values, [np.nan, 0, 0])
+    assert (found["low"] < found["score"]).values[1:].all() and (found["score"] < found["high"]).values[1:].all()
+    assert found.attrs["reason"] == "embed: read before a module"
+    assert (found.attrs["n"], found.attrs["seed"], found.attrs["unit"]) == (12, 3, "cells of the tap's grid")
+
+
+def test_entropy_and_global_mass_read_theirs() -> None:
+    seen = {"a": recorded([1.0, 2.0])}
+    entropy = AttentionEntropy().compute(activations(seen), None, 0)
+    assert entropy["score"].values[1] == pytest.approx(1.5, abs=0.01)
+    assert entropy["normalised_entropy"].values[1] == pytest.approx(0.5, abs=0.01)
+    assert entropy["line_uniform"].values[1] == pytest.approx(math.log(9))
+    mass = GlobalTokenMass().compute(activations(seen), None, 0)
+    assert mass["score"].values[1] == pytest.approx(0.25, abs=0.01)
+    assert mass["line_uniform"].values[1] == pytest.approx(1 / 10)
+    assert mass["top_key"].values[1] == pytest.approx(0.125, abs=0.01)
+    without = GlobalTokenMass().compute(activations(seen, prefix=0), None, 0)
+    assert np.isnan(without["score"].values).all()
+    assert "a: no prefix tokens" in without.attrs["reason"]
+    assert without["top_key"].values[1] == pytest.approx(0.125, abs=0.01)
+
+
+def test_the_interval_is_over_groups() -> None:
+    rng = np.random.default_rng(0)
+    values = recorded([1.0])
+    values[..., 0] += np.repeat(rng.standard_normal(4), 3)[:, None]
+    single = AttentionDistance().compute(activations({"a": values}), None, 0)
+    grouped = AttentionDistance().compute(
+        activations({"a": values}, groups=np.array([f"g{i // 3}" for i in range(12)])), None, 0
+    )
+    width = [float(found["high"][1] - found["low"][1]) for found in (single, grouped)]
+    assert width[1] > 1.3 * width[0]
+
+
+def test_without_attention_the_measure_says_why() -> None:
+    with pytest.raises(DiagnosticsError, match="No attention was recorded"):
+        AttentionDistance().compute(MemoryActivations({"a": np.zeros((5, 4, 2))}), None, 0)

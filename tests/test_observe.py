@@ -1,0 +1,369 @@
+"""Observations: recorded once beside the activations, whole or not at all, and read by measures with the reason where not."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import zarr
+from test_extract import digests
+from test_store import planned
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import diagnostics as dx
+from diagnostics import DiagnosticsError
+from diagnostics.activations import Activations
+from diagnostics.errors import StorageError
+from diagnostics.extract import extract
+from diagnostics.measures.base import Measure, Observation
+from diagnostics.measures.locality import attention_distance
+from diagnostics.measures.locality.heads import AttentionDistance
+from diagnostics.observe import observe
+from diagnostics.progress import Progress
+from diagnostics.store import Store, row_order
+from diagnostics.taps import Encoder, Seen
+
+from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+
+N = 30
+
+
+class Looking(nn.Module):
+    """A residual block of one self-attention with two heads."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(width, 3 * width)
+        with torch.no_grad():
+            self.qkv.weight *= 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        return x + F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def looking() -> dx.TorchEncoder:
+    """`tiny_image_encoder` (2 prefix tokens, a grid of 4 x 4) with attention in two of its three blocks."""
+    encoder = tiny_image_encoder()
+    torch.manual_seed(0)
+    for i in (0, 2):
+        encoder.module.blocks[i] = Looking()
+    return encoder
+
+
+class Means(Observation):
+    """Mean and spread of each tap's tokens, for 20 samples."""
+
+    name: ClassVar[str] = "means"
+    samples = 20
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+        self.calls.append(len(batch))
+        return encoder.capture(batch, reduce=lambda tap, x: torch.stack([x.mean((1, 2)), x.std((1, 2))], 1).double())
+
+
+def reading(what: Observation) -> Measure:
+    """A measure that reads an observation."""
+
+    class Reading(Measure):
+        name = f"reads_{what.name.strip('./')}"
+        answers, source, needs, observation = "What was seen?", "this test", "attention", what
+
+        def compute(self, activations: Activations, target: Any, seed: int) -> xr.Dataset:
+            raise NotImplementedError
+
+    return Reading()
+
+
+def extracted(path: Path, encoder: Encoder | None = None, n: int = N) -> Store:
+    encoder = encoder or looking()
+    return extract(encoder, tiny_dataset(n, "image"), path, planned(encoder, n))
+
+
+def record(store: Store, what: Observation, encoder: Encoder | None = None, **options: Any) -> None:
+    observe(encoder or looking(), tiny_dataset(N, "image"), store, [reading(what)], **options)
+
+
+def test_the_first_rows_are_recorded_as_they_are(tmp_path: Path) -> None:
+    store, what = extracted(tmp_path / "run"), Means()
+    before = digests(store.path)
+    seen: list[Progress] = []
+    record(store, what, watch=seen.append)
+    found = Store(store.path).observed("means")
+    assert list(found) == [tap.name for tap in store.taps]
+    tokens = np.concatenate([block for _, block in store.token_blocks("blocks.0")])[:20]
+    prefix = store._read("taps/blocks.0/prefix", (slice(None),))[:20]
+    whole = np.concatenate([prefix, tokens], axis=1)
+    assert found["blocks.0"].dtype == np.float32
+    np.testing.assert_allclose(found["blocks.0"][:, 0], whole.mean((1, 2)), rtol=1e-4, atol=1e-6)
+    assert what.calls == [13, 7]
+    assert [(e.step, e.done, e.total) for e in seen] == [("observing means of tiny-image", d, 20) for d in (13, 20)]
+    after = digests(store.path)
+    assert {name: after[name] for name in before} == before
+    assert set(zarr.open_group(store.path / "observed" / "means", mode="r").array_keys()) == set(found)
+
+
+def test_it_depends_on_neither_batches_nor_workers(tmp_path: Path) -> None:
+    found: list[np.ndarray] = []
+    for name, options in (("a", {}), ("b", {"batch_size": 3}), ("c", {"workers": 1})):
+        store = extracted(tmp_path / name)
+        record(store, Means(), **options)
+        found.append(store.observed("means")["norm"])
+    for other in found[1:]:
+        np.testing.assert_allclose(found[0], other, atol=1e-5)
+
+
+def test_what_is_there_is_not_seen_again(tmp_path: Path) -> None:
+    store, what, encoder = extracted(tmp_path / "run"), Means(), looking()
+    record(store, what, encoder)
+    encoder.module.passes = 0
+    record(Store(store.path, writable=True), what, encoder)
+    assert encoder.module.passes == 0
+    more = Means()
+    more.samples = 25
+    record(store, more, encoder)
+    assert len(store.observed("means")["norm"]) == 25, "more rows replace fewer"
+    record(store, what, encoder)
+    assert len(store.observed("means")["norm"]) == 25, "and serve those who want fewer"
+    assert list((store.path / "observed").glob(".*")) == []
+
+
+def test_fewer_samples_than_wanted_are_all(tmp_path: Path) -> None:
+    encoder = looking()
+    store = extract(encoder, tiny_dataset(12, "image"), tmp_path / "run", planned(encoder, 12))
+    observe(encoder, tiny_dataset(12, "image"), store, [reading(Means())])
+    assert len(store.observed("means")["norm"]) == 12
+
+
+def test_the_reason_is_kept_and_holds(tmp_path: Path) -> None:
+    class Never(Means):
+        def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+            self.calls.append(1)
+            raise DiagnosticsError("nothing to be seen here.")
+
+    store, what = extracted(tmp_path / "run"), Never()
+    record(store, what)
+    for opened in (store, Store(store.path)):
+        with pytest.raises(DiagnosticsError, match=r"^nothing to be seen here\.$"):
+            opened.observed("means")
+    record(store, what)
+    assert len(what.calls) == 1
+    # Another version of the code may see more.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dx, "__version__", "9.9")
+        record(store, what)
+    assert len(what.calls) == 2
+    # And an observation that succeeds replaces the reason.
+    store.put_observed("means", {}, {"samples": 1, "reason": "old", "left_out": {}, "state": {}})
+    record(store, Means())
+    assert len(store.observed("means")["norm"]) == 20
+
+
+def test_a_failure_of_any_other_kind_is_told_and_tried_again(tmp_path: Path) -> None:
+    class Failing(Means):
+        def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+            if self.calls:
+                return super().observe(encoder, batch)
+            self.calls.append(0)
+            raise RuntimeError("out of memory")
+
+    store, what = extracted(tmp_path / "run"), Failing()
+    record(store, what)
+    with pytest.raises(DiagnosticsError, match=r"tiny-image fails on means: RuntimeError: out of memory"):
+        store.observed("means")
+    again = Store(store.path, writable=True)
+    record(again, what)
+    assert len(again.observed("means")["norm"]) == 20
+
+
+def test_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(Means):
+        def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+            if self.calls:
+                raise KeyboardInterrupt
+            return super().observe(encoder, batch)
+
+    store = extracted(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        record(store, Interrupted())
+    assert not (store.path / "observed").exists()
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.Group, "create_array", full)
+        with pytest.raises(StorageError, match=r"No space left for .*while writing means"):
+            record(store, Means())
+    assert [path.name for path in (store.path / "observed").iterdir()] == ["zarr.json"]
+    record(store, Means())
+    assert len(store.observed("means")["norm"]) == 20
+
+
+@pytest.mark.parametrize("name", ["../means", ".means", "a/b", ""])
+def test_names_of_plugins_never_become_other_paths(tmp_path: Path, name: str) -> None:
+    class Odd(Means):
+        pass
+
+    Odd.name = name
+    store = extracted(tmp_path / "run")
+    with pytest.raises(DiagnosticsError, match="cannot be stored"):
+        record(store, Odd())
+    with pytest.raises(DiagnosticsError, match="was recorded"):
+        store.observed("../taps")
+    assert not (store.path / "observed").exists()
+
+
+def test_two_of_one_name_are_named(tmp_path: Path) -> None:
+    class Other(Means):
+        pass
+
+    store = extracted(tmp_path / "run")
+    with pytest.raises(DiagnosticsError, match="both offer an observation named means"):
+        observe(looking(), tiny_dataset(N, "image"), store, [reading(Means()), reading(Other())])
+    # Several measures may read one.
+    what = Means()
+    observe(looking(), tiny_dataset(N, "image"), store, [reading(what), reading(Means()), reading(what)])
+    assert what.calls == [13, 7]
+
+
+def test_what_an_observation_gives_is_checked(tmp_path: Path) -> None:
+    class Odd(Means):
+        def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+            return {"embed": torch.zeros(3, 2)}
+
+    class Changing(Means):
+        def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+            n = len(batch)
+            found = {"embed": torch.zeros(n, n), "norm": torch.zeros(n, 4), "elsewhere": torch.zeros(n)}
+            return Seen(found, {"blocks.1": "not there"})
+
+    class Elsewhere(Means):
+        def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+            return {"elsewhere": torch.zeros(len(batch))}
+
+    for i, (what, told) in enumerate(
+        ((Odd(), r"shape \(3, 2\) for 13 samples at tap embed"), (Elsewhere(), "gives no means at"))
+    ):
+        store = extracted(tmp_path / str(i))
+        record(store, what)
+        with pytest.raises(DiagnosticsError, match=told):
+            store.observed("means")
+    store = extracted(tmp_path / "changing")
+    record(store, Changing())
+    found = store.observed("means")
+    assert list(found) == ["norm"]
+    assert found.left_out == {
+        "embed": "it differs among batches", "blocks.0": "nothing was recorded", "blocks.1": "not there",
+        "blocks.2": "nothing was recorded",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["array", "chunk", "about", "byte"])
+def test_damage_is_said(tmp_path: Path, what: str) -> None:
+    store = extracted(tmp_path / "run")
+    record(store, Means())
+    place = store.path / "observed" / "means"
+    chunk = next(path for path in (place / "norm").rglob("*") if path.is_file() and path.name != "zarr.json")
+    if what == "array":
+        (place / "norm" / "zarr.json").unlink()
+    elif what == "chunk":
+        chunk.unlink()
+    elif what == "about":
+        (place / "zarr.json").write_text("{")
+    else:
+        data = bytearray(chunk.read_bytes())
+        data[5] ^= 1
+        chunk.write_bytes(data)
+    with pytest.raises(StorageError, match="is damaged or was copied in part, observed/means"):
+        Store(store.path).observed("means")
+
+
+def test_nan_is_a_value_here(tmp_path: Path) -> None:
+    store = extracted(tmp_path / "run")
+    values = np.full((20, 2), np.nan, dtype=np.float32)
+    store.put_observed("holes", {"norm": values}, {"samples": 20, "reason": "", "left_out": {}, "state": {}})
+    np.testing.assert_array_equal(Store(store.path).observed("holes")["norm"], values)
+
+
+def test_a_run_measures_attention_of_the_encoder_and_of_its_weight_controls(tmp_path: Path) -> None:
+    encoder, dataset = looking(), tiny_dataset(N, "image")
+    run = dx.run(encoder, dataset, out=tmp_path / "run", measures=["attention_distance"], report=False)
+    profile = run.profile("attention_distance")
+    score = dict(zip(profile.taps, profile.data["score"].values, strict=True))
+    batch = torch.stack([encoder.preprocess(dataset[int(i)]) for i in row_order(N)])
+    weights = encoder.attention(batch)
+    for name in ("blocks.0", "blocks.2"):
+        direct = attention_distance(weights[name][..., 2:, 2:], (4, 4))
+        assert score[name] == pytest.approx(direct.mean(), rel=1e-4)
+        np.testing.assert_allclose(profile.data["by_head"].sel(tap=name).values, direct.mean(0), rtol=1e-4)
+    assert np.isnan([score[name] for name in ("embed", "blocks.1", "norm")]).all()
+    assert "blocks.1: no attention within" in profile.data.attrs["reason"]
+    assert "attention_distance" in run.store.attrs["found"]["controls"]["fresh_weights"]
+    assert "attention_distance" not in run.store.attrs["found"]["controls"]["raw_input"]
+    fresh = run.controls["fresh_weights"]["attention_distance"]["score"].values
+    assert np.isfinite(fresh[1]) and abs(fresh[1] - score["blocks.0"]) > 1e-4
+    assert not (run.path / "controls" / "raw_input" / "observed").exists()
+    assert run.skipped == {}
+
+
+def test_another_live_measure_later_costs_its_own_pass_alone(tmp_path: Path) -> None:
+    encoder, dataset = looking(), tiny_dataset(N, "image")
+    options: dict[str, Any] = {"out": tmp_path / "run", "controls": False, "report": False}
+    dx.run(encoder, dataset, measures=["rankme"], **options)
+    before = digests(tmp_path / "run" / "taps")
+    for measures, passes in (
+        (["attention_distance"], 3), (["attention_distance", "attention_entropy"], 0), (["receptive_field"], 1),
+        (["attention_distance", "receptive_field", "global_token_mass"], 0),
+    ):  # fmt: skip
+        encoder.module.passes = 0
+        run = dx.run(encoder, dataset, measures=measures, **options)
+        assert encoder.module.passes == 1 + passes, "the example, and batches of at most 13"
+        assert set(run.store.attrs["found"]["profiles"]) == set(measures)
+    assert digests(tmp_path / "run" / "taps") == before
+
+
+def test_without_attention_the_run_goes_on_and_says_why(tmp_path: Path) -> None:
+    encoder = tiny_encoder()
+    options: dict[str, Any] = {"out": tmp_path / "run", "measures": ["attention_distance", "rankme"], "report": False}
+    run = dx.run(encoder, tiny_dataset(N), **options)
+    assert "no attention within" in run.skipped["attention_distance"]
+    assert run.skipped["attention_distance"].startswith("tiny gives no attention")
+    encoder.module.passes = 0
+    dx.run(encoder, tiny_dataset(N), **options)
+    assert encoder.module.passes == 1, "over the example alone"
+
+
+def test_attention_distance_points_at_the_block_that_looks_far(tmp_path: Path) -> None:
+    """Planted: one block looks at its right neighbour, the other half the grid away along both axes."""
+
+    class Pointing(nn.Module):
+        def __init__(self, order: np.ndarray) -> None:
+            super().__init__()
+            bias = torch.full((18, 18), -1e4)
+            bias[torch.arange(2), torch.arange(2)] = 0
+            bias[2 + torch.arange(16), 2 + torch.from_numpy(order)] = 0
+            self.register_buffer("bias", bias)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x[:, None] * 0.1
+            return x + F.scaled_dot_product_attention(y, y, y, self.bias)[:, 0]
+
+    encoder = looking()
+    places = np.arange(16).reshape(4, 4)
+    encoder.module.blocks[0] = Pointing(np.roll(places, -1, axis=1).ravel())
+    encoder.module.blocks[2] = Pointing(np.roll(places, (2, 2), axis=(0, 1)).ravel())
+    store = extracted(tmp_path / "run", encoder)
+    observe(encoder, tiny_dataset(N, "image"), store, [AttentionDistance()])
+    found = AttentionDistance().compute(store, None, 0)
+    np.testing.assert_allclose(found["score"].values[[1, 3]], [1.5, np.sqrt(8)], atol=1e-3)
