@@ -251,12 +251,12 @@ def test_events_are_found_at_the_planted_tap_and_nowhere_else() -> None:
     assert done.attrs["score_name"] == "balanced accuracy" and (done.line_chance == 0.5).all()
     # The score is the balanced accuracy of scikit-learn on what the probe said.
     from diagnostics.measures.dynamics.events import _decoded
-    from diagnostics.measures.probes.protocol import rows_of
+    from diagnostics.measures.probes.dense import DenseRows
 
-    rows = rows_of(activations, "change", np.isfinite(events).any(axis=1), "")
-    _, _, loss, reference, auc = _decoded(activations, activations.taps[1], events, rows)
+    dense = DenseRows.of("event_probe", activations, target)
+    _, _, loss, reference, auc = _decoded(dense, activations.taps[1])
     wrong, total = loss.sum(0), reference.sum(0)
-    test = events[rows.test]
+    test = events[dense.rows.test]
     assert total.tolist() == [(test == 0).sum(), (test == 1).sum()]
     truth = np.repeat([0, 1], total.astype(int))
     told = np.concatenate([np.arange(total[0]) < wrong[0], np.arange(total[1]) >= wrong[1]]).astype(int)

@@ -9,7 +9,8 @@ from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.protocol import Rows, need_target, probe_result, rows_of
+from diagnostics.measures.probes.dense import DenseRows
+from diagnostics.measures.probes.protocol import need_target, probe_result
 from diagnostics.measures.probes.ridge import PENALTIES, Moments, RidgePath
 from diagnostics.taps import Tap
 
@@ -30,103 +31,73 @@ class EventProbe(Measure):
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         target = need_target(self.name, target)
-        grids = [tap.grid for tap in activations.taps if tap.grid.tokens > 1 and tap.grid.shape in target.on_grid]
-        if not grids:
-            raise DiagnosticsError(
-                f"Target {target.name} lies on no tap's grid: choose taps that have more than one token (--taps)."
-            )
-        output = next(tap.grid for tap in activations.taps if tap.name == activations.output_tap)
-        scored = output if output in grids else grids[-1]
-        values = target.tokens(scored)[: activations.token_samples]
-        known = np.asarray(np.isfinite(values).any(axis=1))
-        rows = rows_of(
-            activations, target.name, known, " whose tokens are kept: raise the token budget (--token-budget)"
-        )
-        self._need_both(target.name, values, rows)
-        shape = (len(activations.taps), len(rows.units), 2)
+        dense = DenseRows.of(self.name, activations, target)
+        _need_both(target.name, dense)
+        shape = (len(activations.taps), len(dense.rows.units), 2)
         loss, reference = np.full(shape, np.nan), np.full(shape, np.nan)
         val_score, chosen, auc = (np.full(shape[0], np.nan) for _ in range(3))
-        reads = [tap.grid.shape == scored.shape for tap in activations.taps]
         for i, tap in enumerate(activations.taps):
-            if reads[i]:
-                val_score[i], chosen[i], loss[i], reference[i], auc[i] = _decoded(activations, tap, values, rows)
-        missed = ", ".join(tap.name for tap, read in zip(activations.taps, reads, strict=True) if not read)
+            if tap.name in dense.reads:
+                val_score[i], chosen[i], loss[i], reference[i], auc[i] = _decoded(dense, tap)
+        extra = {"penalty": chosen, "auc": auc, "line_chance": np.full(shape[0], 0.5), **dense.counts()}
         return probe_result(
-            activations, rows, loss, reference, val_score,
-            {"penalty": chosen, "auc": auc, "line_chance": np.full(shape[0], 0.5)},
+            activations, dense.rows, loss, reference, val_score, extra,
             "balanced accuracy: mean of the shares of event tokens and of other tokens that are told right",
             "features standardised with the tokens fitted", seed,
-            penalties=list(PENALTIES), score_name="balanced accuracy",
-            pooling=f"none: tokens on a grid of {scored}", reason=f"not on that grid: {missed}" if missed else "",
+            penalties=list(PENALTIES), score_name="balanced accuracy", **dense.attrs(),
         )  # fmt: skip
 
-    def _need_both(self, target: str, values: np.ndarray, rows: Rows) -> None:
-        for split, chosen in (("train", rows.train), ("val", rows.val), ("test", rows.test)):
-            seen = {int(v) for v in np.unique(values[chosen]) if np.isfinite(v)}
-            if len(seen) < 2:
-                has = "no event" if 1 not in seen else "nothing but events"
-                raise DiagnosticsError(
-                    f"Target {target} has {has} in {split} tokens: use more samples or leave it out."
-                )
+
+def _need_both(target: str, dense: DenseRows) -> None:
+    rows = dense.rows
+    for split, chosen in (("train", rows.train), ("val", rows.val), ("test", rows.test)):
+        seen = {int(value) for value in np.unique(dense.values[chosen][dense.known[chosen]])}
+        if len(seen) < 2:
+            has = "no event" if 1 not in seen else "nothing but events"
+            raise DiagnosticsError(f"Target {target} has {has} in {split} tokens: use more samples or leave it out.")
 
 
-def _decoded(
-    activations: Activations, tap: Tap, values: np.ndarray, rows: Rows
-) -> tuple[float, float, np.ndarray, np.ndarray, float]:
+def _decoded(dense: DenseRows, tap: Tap) -> tuple[float, float, np.ndarray, np.ndarray, float]:
     """val score, penalty, loss and reference [unit, class], and area under the ROC curve on test."""
-    parts: dict[tuple[str, int], Moments] = {}
-    for block, tokens in activations.token_blocks(tap.name):
-        for split, wanted in (("train", rows.train), ("val", rows.val)):
-            x, y, _ = _known(block, tokens, values, wanted)
-            for label in (0, 1):
-                key = (split, label)
-                parts.setdefault(
-                    key, Moments(next(iter(parts.values())).origin_x if parts else tokens[0, 0], np.zeros(1))
-                )
-                parts[key].update(x[y == label], y[y == label][:, None])
-    fits = {p: fit for p, fit in zip(PENALTIES, _rules(parts[("train", 0)], parts[("train", 1)]), strict=True)}
-    right = {p: np.zeros((2, 2)) for p in PENALTIES}
-    for block, tokens in activations.token_blocks(tap.name):
-        x, y, _ = _known(block, tokens, values, rows.val)
-        for penalty, (w, threshold) in fits.items():
-            told = (x @ w > threshold).astype(int)
-            np.add.at(right[penalty], (y.astype(int), told), 1.0)
-    scores = [float((np.diag(m) / m.sum(axis=1)).mean()) for m in right.values()]
+    rows = dense.rows
+    train, val = (_moments(dense, tap, chosen) for chosen in (rows.train, rows.val))
+    rules = _rules(*train)
+    right = np.zeros((len(PENALTIES), 2, 2))
+    for x, y, _ in dense.blocks(tap, dense.mask(rows.val)):
+        for i, (w, threshold) in enumerate(rules):
+            np.add.at(right[i], (y.astype(int), (x @ w > threshold).astype(int)), 1.0)
+    scores = [float((np.diag(counts) / counts.sum(axis=1)).mean()) for counts in right]
     # Of penalties that tie, the strongest.
     best = len(scores) - 1 - int(np.argmax(scores[::-1]))
-    penalty = PENALTIES[best]
-    rule = _rules(parts[("train", 0)] + parts[("val", 0)], parts[("train", 1)] + parts[("val", 1)])[best]
+    w, threshold = _rules(train[0] + val[0], train[1] + val[1])[best]
     loss, reference = np.zeros((len(rows.units), 2)), np.zeros((len(rows.units), 2))
-    margins, truths = [], []
-    for block, tokens in activations.token_blocks(tap.name):
-        x, y, samples = _known(block, tokens, values, rows.test)
-        units = rows.unit_of_test[np.searchsorted(rows.test, samples)]
-        margin, label = x @ rule[0] - rule[1], y.astype(int)
+    margins: list[np.ndarray] = []
+    truths: list[np.ndarray] = []
+    for x, y, samples in dense.blocks(tap, dense.mask(rows.test)):
+        units, margin, label = dense.unit_of(samples), x @ w - threshold, y.astype(int)
         np.add.at(loss, (units, label), ((margin > 0) != label).astype(float))
         np.add.at(reference, (units, label), 1.0)
         margins.append(margin)
         truths.append(label)
-    return scores[best], penalty, loss, reference, _auc(np.concatenate(margins), np.concatenate(truths))
+    return scores[best], PENALTIES[best], loss, reference, _auc(np.concatenate(margins), np.concatenate(truths))
+
+
+def _moments(dense: DenseRows, tap: Tap, chosen: np.ndarray) -> tuple[Moments, Moments]:
+    """Of the tokens without and with an event; all of a tap's share one origin, so that they add up."""
+    origin = next(tokens[0, 0] for _, tokens in dense.activations.token_blocks(tap.name))
+    none, event = Moments(origin, np.zeros(1)), Moments(origin, np.zeros(1))
+    for x, y, _ in dense.blocks(tap, dense.mask(chosen)):
+        none.update(x[y == 0], y[y == 0][:, None])
+        event.update(x[y == 1], y[y == 1][:, None])
+    return none, event
 
 
 def _rules(none: Moments, event: Moments) -> list[tuple[np.ndarray, float]]:
     """(weights [feature], threshold) for every penalty, from the moments of the two classes."""
     path = RidgePath.from_moments(none + event)
-    means = [part.origin_x + part.x / max(part.n, 1) for part in (none, event)]
-    rules = []
-    for penalty in PENALTIES:
-        w = path.weights(penalty)[:, 0]
-        rules.append((w, float((means[0] + means[1]) @ w / 2)))
-    return rules
-
-
-def _known(
-    block: slice, tokens: np.ndarray, values: np.ndarray, wanted: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    samples = wanted[np.searchsorted(wanted, block.start) : np.searchsorted(wanted, block.start + len(tokens))]
-    known = np.isfinite(values[samples])
-    x = tokens[samples - block.start][known].astype(np.float64)
-    return x, values[samples][known], np.repeat(samples, known.sum(axis=1))
+    middle = none.origin_x + (none.x / none.n + event.x / event.n) / 2
+    weights = [path.weights(penalty)[:, 0] for penalty in PENALTIES]
+    return [(w, float(middle @ w)) for w in weights]
 
 
 def _auc(margin: np.ndarray, label: np.ndarray) -> float:

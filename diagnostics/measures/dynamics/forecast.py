@@ -51,6 +51,10 @@ def mase(prediction: Any, truth: Any, history: Any, season: int = 1) -> np.ndarr
             f"Predictions {guess.shape}, truths {known.shape} and histories {past.shape} do not fit: give [sample, horizon] "
             "twice and [sample, time]."
         )
+    if not all(np.isfinite(x).all() for x in (guess, known, past)):
+        raise DiagnosticsError(
+            f"Predictions {guess.shape}, truths or histories {past.shape} hold NaN or infinity: leave those samples out."
+        )
     if past.shape[1] <= season:
         raise DiagnosticsError(
             f"Histories of shape {past.shape} are no longer than a season of {season} steps: give more."
