@@ -75,7 +75,8 @@ class Activations(ABC):
 
     @abstractmethod
     def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
-        """float64 [token_samples, block] through all features of all tokens, prefix tokens too, bounded in memory."""
+        """[token_samples, block] through all features of all tokens, prefix tokens too, in the precision that they are
+        stored in, bounded in memory."""
 
     @abstractmethod
     def observed(self, name: str) -> Mapping[str, np.ndarray]:

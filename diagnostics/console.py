@@ -254,5 +254,9 @@ def print_selftest(outcomes: list[Outcome]) -> None:
         )
     console.print(
         f"{len(outcomes)} known answers, {len(outcomes) - len(wrong)} right"
-        + (f", {len(wrong)} off: please report them with the output of `diagnostics selftest --json`." if wrong else ".")
+        + (
+            f", {len(wrong)} off: please report them with the output of `diagnostics selftest --json`."
+            if wrong
+            else "."
+        )
     )

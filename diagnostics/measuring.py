@@ -159,7 +159,8 @@ def _judged(found: xr.Dataset, output_tap: str, seed: int) -> tuple[xr.Dataset, 
     attrs: dict[str, Any] = {"best_tap": selection.best_tap}
     for key, interval in (("best_score", selection.best), ("hidden_gap", selection.hidden_gap)):
         attrs |= {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
-    attrs["intervals"] = "95 %, bootstrap over test units, widened for the training set's share"
+    widened = ", widened for the training set's share" if fit_units else "; nothing was fitted"
+    attrs["intervals"] = f"95 %, bootstrap over test units{widened}"
     return found, attrs
 
 

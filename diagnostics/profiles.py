@@ -180,7 +180,7 @@ class Profile:
             "control_intervals": {
                 name: [number(found.low), number(found.high)] for name, found in controls.items() if found
             },
-            "attributes": {key: value for key, value in self.data.attrs.items() if _is_plain(value)},
+            "attributes": {key: value for key, value in self.data.attrs.items() if is_plain(value)},
         }
 
     def plot(self) -> go.Figure:
@@ -212,5 +212,6 @@ def numbers(values: Any) -> list[float | None]:
     return [number(value) for value in np.asarray(values, dtype=np.float64)]
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Whether JSON can hold an attribute as it is."""
     return isinstance(value, (str, int, bool)) or (isinstance(value, float) and math.isfinite(value))

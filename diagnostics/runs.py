@@ -23,7 +23,7 @@ from diagnostics.extract import extract
 from diagnostics.measures.base import Measure
 from diagnostics.measuring import SUITES, Measured, against_control, chosen_measures, measure_all
 from diagnostics.observe import observe
-from diagnostics.profiles import Profile, numbers
+from diagnostics.profiles import Profile, is_plain, numbers
 from diagnostics.progress import Cost, Watch, silent
 from diagnostics.registry import build
 from diagnostics.store import Precision, Store, check_room, lock, plan, unwritable
@@ -108,6 +108,16 @@ class Run:
         """All similarities of tap pairs."""
         return [self._node(self.results, key) for key in self.store.attrs["found"]["similarity"]]
 
+    def similarity_with(self, other: Run, measure: str = "cka", seed: int = 0) -> xr.Dataset:
+        """How alike each tap of this run is to each of another run on the same samples: `matrix` [tap, tap_other], with
+        `p` and `tau` from permuted samples, calibrated for the most alike pair.
+
+        Raises DiagnosticsError where the samples do not align by id, and for a measure that does not compare taps.
+        """
+        from diagnostics.pairs import between
+
+        return between(self.store, other.store, measure, seed)
+
     def to_json(self) -> dict[str, Any]:
         """The findings as plain numbers; None for what has no value."""
         return {
@@ -121,7 +131,8 @@ class Run:
                     "measure": found.attrs["measure"],
                     "taps": [str(tap) for tap in found["tap"].values],
                     "matrix": [numbers(row) for row in found["matrix"].values],
-                    "attributes": {k: v for k, v in found.attrs.items() if isinstance(v, (str, int, float))},
+                    "p": [numbers(row) for row in found["p"].values] if "p" in found else None,
+                    "attributes": {key: value for key, value in found.attrs.items() if is_plain(value)},
                 }
                 for found in self.similarity()
             ],
@@ -292,10 +303,12 @@ class _Job:
                 self.watch(cost)
                 check_room(path, cost.pooled_bytes + cost.token_bytes)
 
-        return extract(
+        store = extract(
             encoder, self.data, path, wanted, device=self.device, about=about, watch=self.watch,
             before_first_byte=before_first_byte, **self.options,
         )  # fmt: skip
+        store.device = self.device
+        return store
 
     def _observe(self, encoder: Encoder, store: Store, measures: Sequence[Measure]) -> None:
         observe(encoder, self.data, store, measures, device=self.device, watch=self.watch, **self.options)

@@ -173,7 +173,7 @@ class Store(Activations):
             # Whole chunks, so that nothing is read twice.
             for start in range(0, array.shape[1], array.chunks[1]):
                 block = self._read(f"taps/{tap}/{kind}", (slice(None), slice(start, start + array.chunks[1])))
-                yield block.reshape(len(block), -1).astype(np.float64)
+                yield block.reshape(len(block), -1)
 
     def targets(self) -> dict[str, StoredTarget]:
         """All stored targets by name, in the dataset's order."""

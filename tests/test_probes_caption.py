@@ -11,7 +11,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from diagnostics.activations import StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes.caption import CaptionProbe, retrieval_recall
-from diagnostics.measures.probes.ridge import PENALTIES
+from diagnostics.measures.probes.least_squares import PENALTIES
 
 from memory import MemoryActivations, thirds
 

@@ -1,10 +1,21 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.similarity.kernels import MOST_ROWS, Cka, center_gram, cka, gram_of_blocks, hsic
+from diagnostics.measures.similarity import kernels
+from diagnostics.measures.similarity.kernels import (
+    MOST_ROWS,
+    SINGLE_ROWS,
+    Cka,
+    RbfCka,
+    center_gram,
+    cka,
+    gram_of_blocks,
+    hsic,
+)
 
 from memory import MemoryActivations
 
@@ -122,11 +133,122 @@ def test_bad_input():
         center_gram(np.eye(3))
 
 
+def direct_rbf(x, y, sigma, unbiased):
+    """CKA of exp(-d^2 / 2 sigma^2) by loops over distances, centred by a matrix."""
+    n = len(x)
+    sides = []
+    for side in (x, y):
+        k = np.array([[np.exp(-np.sum((a - b) ** 2) / (2 * sigma**2)) for b in side] for a in side])
+        if unbiased:
+            k = k - np.diag(np.diag(k))
+            k = k - k.sum(0) / (n - 2) - k.sum(1)[:, None] / (n - 2) + k.sum() / ((n - 1) * (n - 2))
+            k = k - np.diag(np.diag(k))
+        else:
+            h = np.eye(n) - 1 / n
+            k = h @ k @ h
+        sides.append(k)
+    k, m = sides
+    return (k * m).sum() / np.sqrt((k * k).sum() * (m * m).sum())
+
+
+def test_rbf_known_answer():
+    found = cka(column(0, 1, 3), column(1, 0, 3), kernel="rbf", sigma=1.0, unbiased=False)
+    assert found == pytest.approx(0.985145, abs=1e-6)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_rbf_equals_the_direct_formula_at_any_offset(unbiased):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 12, 5))
+    expected = direct_rbf(x, y, 1.7, unbiased)
+    assert cka(x, y, kernel="rbf", sigma=1.7, unbiased=unbiased) == pytest.approx(expected, abs=1e-12)
+    assert cka(x + 1e4, y - 1e4, kernel="rbf", sigma=1.7, unbiased=unbiased) == pytest.approx(expected, abs=1e-9)
+
+
+def test_rbf_width_is_the_median_distance_of_each_side():
+    rng = np.random.default_rng(0)
+    for n in (11, 12):  # 55 and 66 pairs: an odd and an even number
+        x, y = rng.normal(size=(2, n, 5)) * np.array([1, 100])[:, None, None]
+        widths = [np.median([np.linalg.norm(side[i] - side[j]) for i in range(n) for j in range(i)]) for side in (x, y)]
+        expected = direct_rbf(x / widths[0], y / widths[1], 1.0, True)
+        assert cka(x, y, kernel="rbf") == pytest.approx(expected, abs=1e-12)
+        assert cka(x * 7, y, kernel="rbf") == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("sigma", [1e3, 1e6, 1e9])
+def test_wide_rbf_is_linear(sigma):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 5))
+    y = x[:, :3] + rng.normal(size=(30, 3))
+    assert cka(x, y, kernel="rbf", sigma=sigma) == pytest.approx(cka(x, y), abs=20 / sigma**2 + 1e-13)
+    assert abs(cka(x, y, kernel="rbf", sigma=1.0) - cka(x, y)) > 0.01
+
+
+def test_rbf_where_every_sample_resembles_itself_alone_is_nan():
+    x = np.random.default_rng(0).normal(size=(20, 768)) * 10
+    assert np.isnan(cka(x, x, kernel="rbf", sigma=1.0))
+    mostly_equal = np.zeros((20, 3))
+    mostly_equal[0] = 1
+    assert np.isnan(cka(mostly_equal, mostly_equal, kernel="rbf")), "the median distance is 0"
+    for sigma in (0.0, -1.0, float("nan")):
+        with pytest.raises(DiagnosticsError, match="sigma"):
+            cka(x, x, kernel="rbf", sigma=sigma)
+    with pytest.raises(DiagnosticsError, match="kernel"):
+        cka(x, x, kernel="cosine")
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 23, 6))
+    for settings_ in ({}, {"unbiased": False}, {"kernel": "rbf"}, {"kernel": "rbf", "unbiased": False}):
+        whole = cka(x, y, **settings_)
+        with monkeypatch.context() as patched:
+            patched.setattr(kernels, "BLOCK_ROWS", 5)
+            assert cka(x, y, **settings_) == pytest.approx(whole, abs=1e-13)
+
+
+def test_torch_gives_what_numpy_gives_and_nothing_is_changed():
+    x, y = np.random.default_rng(0).normal(size=(2, 12, 5))
+    first, second = torch.tensor(x, requires_grad=True), torch.tensor(y)
+    with torch.device("meta"):
+        for function in (cka, hsic, lambda a, b: cka(a, b, kernel="rbf"), lambda a, b: cka(a, b, unbiased=False)):
+            assert function(first, second) == function(x, y)
+        assert gram_of_blocks([second, second]).device.type == "cpu"
+    np.testing.assert_array_equal(second.numpy(), y)
+    gram = x @ x.T
+    before = gram.copy()
+    center_gram(gram)
+    np.testing.assert_array_equal(gram, before)
+
+
+@pytest.mark.parametrize("case", ["plain", "shifted", "tiny", "massive", "far out"])
+def test_wide_blocks_in_single_precision_keep_their_digits(case, monkeypatch):
+    rng = np.random.default_rng(0)
+    shape = (SINGLE_ROWS, 2 * kernels.WIDE)
+    x, y = rng.normal(size=shape), rng.normal(size=shape)
+    y += x
+    if case == "massive":
+        x[:, 7] *= 1e4
+    if case == "far out":
+        x[3] *= 1e3
+    x, y = {"shifted": (x + 1e4, y - 1e4), "tiny": (x * 1e-30, y * 1e30)}.get(case, (x, y))
+    data = MemoryActivations({"a": x[:, None], "b": y[:, None]}, block=2 * kernels.WIDE)
+    used = []
+    add = kernels._add_upper_product
+    monkeypatch.setattr(kernels, "_add_upper_product", lambda *a, single: (used.append(single), add(*a, single=single)))
+    found = NoNull().compute(data, None, 0).matrix.values[0, 1]
+    assert all(used)
+    assert found == pytest.approx(cka(x, y), abs=1e-7 if case != "far out" else 1e-6)
+
+
+class NoNull(Cka):
+    permutations = 0
+
+
 def test_blocks_add_up_to_the_whole():
     x = np.random.default_rng(0).normal(size=(8, 50)) + 1e4
-    whole = gram_of_blocks([x], 8)
-    np.testing.assert_allclose(gram_of_blocks([x[:, :13], x[:, 13:14], x[:, 14:]], 8), whole, rtol=0, atol=1e-9)
-    assert gram_of_blocks([x], 5).shape == (5, 5)
+    whole = gram_of_blocks([x])
+    np.testing.assert_allclose(gram_of_blocks([x[:, :13], x[:, 13:14], x[:, 14:]]), whole, rtol=0, atol=1e-9)
 
 
 def taps(shift=0.0, n=24):
@@ -177,6 +299,26 @@ def test_measure_names_the_tap_with_nan_and_leaves_constant_taps_empty():
         Cka().compute(MemoryActivations(arrays), None, 0)
 
 
+def test_rbf_measure_equals_the_plain_function():
+    arrays = taps(100.0)
+    found = RbfCka().compute(MemoryActivations(arrays), None, 0)
+    expected = cka(arrays["a"].reshape(24, -1), arrays["b"].reshape(24, -1), kernel="rbf")
+    assert found.matrix.sel(tap="a", tap_other="b").item() == pytest.approx(expected, abs=1e-9)
+    assert "median" in found.attrs["sigma"]
+
+
+def test_measure_says_why_a_tap_has_no_value():
+    arrays = taps()
+    arrays["b"] = np.full_like(arrays["b"], 0.3)
+    arrays["c"] = np.eye(24)[:, None]
+    for measure in (Cka(), RbfCka()):
+        found = measure.compute(MemoryActivations(arrays), None, 0)
+        assert found.attrs["reason"].startswith("b: all samples are equal")
+        assert "; c: " in found.attrs["reason"]
+        assert np.isfinite(found.matrix.values).sum() == 1
+        assert np.isnan(found.p.values).all()
+
+
 def test_measure_caps_the_rows():
     arrays = {"a": np.random.default_rng(0).normal(size=(MOST_ROWS + 30, 1, 2))}
-    assert Cka().compute(MemoryActivations(arrays), None, 0).attrs["n"] == MOST_ROWS
+    assert NoNull().compute(MemoryActivations(arrays), None, 0).attrs["n"] == MOST_ROWS

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "linear_probe": ("probes.linear", "LinearProbe"),
-    "knn_probe": ("probes.knn", "KnnProbe"),
-    "attentive_probe": ("probes.attentive", "AttentiveProbe"),
+    "knn_probe": ("probes.nearest", "KnnProbe"),
+    "attentive_probe": ("probes.cross_attention", "AttentiveProbe"),
     "segmentation_probe": ("probes.segmentation", "SegmentationProbe"),
     "caption_probe": ("probes.caption", "CaptionProbe"),
     "forecast_probe": ("dynamics.forecast", "ForecastProbe"),

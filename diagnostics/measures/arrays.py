@@ -60,7 +60,7 @@ def samples(x: Any, name: str, least: int = 1) -> Tensor:
         )
     if shape[0] < least:
         raise DiagnosticsError(f"{name} has shape {shape}: give at least {least} samples.")
-    return _finite(tensor, name)
+    return finite(tensor, name)
 
 
 def pair(x: Any, y: Any, least: int = 1) -> tuple[Tensor, Tensor]:
@@ -88,10 +88,11 @@ def token_samples(x: Any, name: str, grid: tuple[int, ...] | None = None) -> tup
             f"{name} of shape {shape} does not fill a grid of {grid}: give one token a cell, on a grid of one to three "
             "axes."
         )
-    return _finite(tensor if tensor.ndim == 3 else tensor[None], name), tensor.ndim == 2
+    return finite(tensor if tensor.ndim == 3 else tensor[None], name), tensor.ndim == 2
 
 
-def _finite(tensor: Tensor, name: str) -> Tensor:
+def finite(tensor: Tensor, name: str) -> Tensor:
+    """The tensor; raises DiagnosticsError where it holds NaN or infinity."""
     # A sum is finite only if every term is, and takes no second array; it may overflow where no term does.
     if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
         raise DiagnosticsError(f"{name} of shape {tuple(tensor.shape)} holds NaN or infinity: leave those samples out.")
@@ -116,31 +117,6 @@ def gram(x: Tensor) -> Tensor:
         array = x.numpy()
         return torch.from_numpy(array @ array.T)
     return x @ x.T
-
-
-def matrix(x: Any, name: str, least: int = 1) -> np.ndarray:
-    """`x` as float64 [sample, feature] with at least `least` samples and only finite values, or a DiagnosticsError."""
-    array = np.asarray(x, dtype=np.float64)
-    if array.ndim != 2 or array.shape[1] == 0:
-        raise DiagnosticsError(
-            f"{name} has shape {array.shape}: give one row a sample and at least one feature, as [sample, feature]."
-        )
-    if len(array) < least:
-        raise DiagnosticsError(f"{name} has shape {array.shape}: give at least {least} samples.")
-    if not np.isfinite(array).all():
-        raise DiagnosticsError(f"{name} of shape {array.shape} holds NaN or infinity: leave those samples out.")
-    return array
-
-
-def centred(x: np.ndarray) -> np.ndarray:
-    """A copy of float64 [sample, feature] with every column's mean removed.
-
-    The first row goes first: a constant column then is exactly 0 (its mean, summed, need not be its value), and a large
-    common offset leaves before anything is added up.
-    """
-    out = x - x[:1]
-    out -= out.mean(axis=0)
-    return out
 
 
 def over_taps(

@@ -72,16 +72,26 @@ def _mark(figure: go.Figure, tap: str, found: Interval | None, name: str, colour
 
 
 def similarity_figure(found: xr.Dataset) -> go.Figure:
-    """A map over pairs of taps."""
-    taps = [str(tap) for tap in found["tap"].values]
+    """A map over pairs of taps; brighter is more alike."""
+    smaller = found.attrs.get("alike") == "smaller"
+    beside = np.stack(
+        [
+            found[name].values if name in found else np.full(found["matrix"].shape, np.nan)
+            for name in ("p", "calibrated")
+        ],
+        axis=-1,
+    )
     figure = go.Figure(
         go.Heatmap(
             z=found["matrix"].values,
-            x=taps,
-            y=taps,
+            x=[str(tap) for tap in found["tap_other"].values],
+            y=[str(tap) for tap in found["tap"].values],
+            customdata=beside,
             colorscale="Viridis",
-            zmax=1.0,
-            hovertemplate="%{y} and %{x}: %{z:.3f}<extra></extra>",
+            reversescale=smaller,
+            zmin=0.0 if smaller else None,
+            zmax=None if smaller else 1.0,
+            hovertemplate="%{y} and %{x}: %{z:.3f}<br>p %{customdata[0]:.3f}<extra></extra>",
         )
     )
     figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain")

@@ -9,11 +9,11 @@ from diagnostics.measures.probes import (
     depth_metrics,
     knn_votes,
     knn_weights,
-    logistic_path,
+    logistic,
     mean_iou,
     retrieval_recall,
 )
-from diagnostics.measures.probes.ridge import RidgePath
+from diagnostics.measures.probes.least_squares import RidgePath
 from diagnostics.selftest.cases import Case, normal
 
 WU = "Wu et al. 2018 (1805.01978), eq. 7"
@@ -33,7 +33,7 @@ def _logistic_gradient() -> float:
     """Largest entry of the gradient of mean cross-entropy + penalty / 2 |W|^2 at the solution, standardised features."""
     x, labels, penalty = normal(120, 4, seed=1), np.arange(120) % 3, 0.01
     x[np.arange(120), labels] += 1
-    model = logistic_path(x, labels, (penalty,))[0]
+    model = logistic(x, labels, (penalty,))[0]
     scale = x.std(axis=0)
     z = (x - x.mean(axis=0)) / scale
     error = np.exp(model.log_probability(x)) - np.eye(3)[labels]

@@ -48,7 +48,9 @@ def _overlapping() -> tuple[np.ndarray, np.ndarray]:
 
 def _inflated(n: int, p: int, draws: int) -> float:
     """Mean biased CKA of independent Gaussian features [n, p]."""
-    return float(np.mean([cka(normal(n, p, seed=i), normal(n, p, seed=i + 1000), unbiased=False) for i in range(draws)]))
+    return float(
+        np.mean([cka(normal(n, p, seed=i), normal(n, p, seed=i + 1000), unbiased=False) for i in range(draws)])
+    )
 
 
 def _null_spread(n: int, draws: int = 60) -> float:

@@ -10,8 +10,8 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows
+from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath
 from diagnostics.measures.probes.protocol import need_target, probe_result
-from diagnostics.measures.probes.ridge import PENALTIES, Moments, RidgePath
 from diagnostics.taps import Tap
 
 

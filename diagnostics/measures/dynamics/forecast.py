@@ -9,10 +9,10 @@ import xarray as xr
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, matrix, one_thread
+from diagnostics.measures.arrays import as_tensor, one_thread, samples
 from diagnostics.measures.base import Measure
+from diagnostics.measures.probes.least_squares import PENALTIES, RidgePath, choose
 from diagnostics.measures.probes.protocol import need_target, probe_result, rows_of, sum_by_unit
-from diagnostics.measures.probes.ridge import PENALTIES, RidgePath, choose
 
 
 def seasonal_naive(series: Any, horizon: int, season: int = 1) -> np.ndarray:
@@ -95,7 +95,7 @@ class ForecastProbe(Measure):
         away = np.abs(naive - values)
         val_naive = away[rows.val].mean(axis=0)
         for i, tap in enumerate(activations.taps):
-            x = matrix(activations.pooled(tap.name), f"Tap {tap.name} for {self.name}")
+            x = samples(activations.pooled(tap.name), f"Tap {tap.name} for {self.name}").numpy()
             tried = RidgePath.from_data(x[rows.train], values[rows.train]).predict(x[rows.val])
             errors = np.abs(tried - values[rows.val]).mean(axis=1)
             relative = np.divide(errors, val_naive, out=np.full(errors.shape, np.nan), where=val_naive > 0)

@@ -15,8 +15,8 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
+from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
 from diagnostics.measures.probes.protocol import Rows, rows_of
-from diagnostics.measures.probes.ridge import PENALTIES, Moments, RidgePath, choose
 from diagnostics.statistics import profile_intervals
 from diagnostics.taps import Tap
 

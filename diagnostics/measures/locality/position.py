@@ -16,8 +16,8 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, token_samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.locality.blocks import first_tokens, places, token_count
+from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
 from diagnostics.measures.probes.protocol import Rows, probe_result, rows_of, sum_by_unit
-from diagnostics.measures.probes.ridge import PENALTIES, Moments, RidgePath, choose
 from diagnostics.taps import Tap
 
 MOST_SAMPLES = 256

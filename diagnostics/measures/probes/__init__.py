@@ -4,8 +4,33 @@ Every probe keeps to one protocol: standardised with the statistics of the rows 
 every hyperparameter of one grid for all taps; chosen on val; fitted again on train and val; read once on test.
 """
 
-from diagnostics.measures.probes.knn import knn_votes, knn_weights
-from diagnostics.measures.probes.logistic import Logistic, logistic_path
-from diagnostics.measures.probes.ridge import PENALTIES, Moments, RidgePath
+from diagnostics.measures.probes.caption import Retrieval, retrieval_recall
+from diagnostics.measures.probes.cross_attention import attentive
+from diagnostics.measures.probes.depth import DepthMetrics, depth_metrics
+from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, leave_one_out, ridge
+from diagnostics.measures.probes.nearest import knn, knn_votes, knn_weights
+from diagnostics.measures.probes.segmentation import DenseClassification, confusion, dense_classification, iou, mean_iou
+from diagnostics.measures.probes.softmax import Logistic, logistic
 
-__all__ = ["PENALTIES", "Logistic", "Moments", "RidgePath", "knn_votes", "knn_weights", "logistic_path"]
+__all__ = [
+    "PENALTIES",
+    "DenseClassification",
+    "DepthMetrics",
+    "Logistic",
+    "Moments",
+    "Retrieval",
+    "RidgePath",
+    "attentive",
+    "confusion",
+    "dense_classification",
+    "depth_metrics",
+    "iou",
+    "knn",
+    "knn_votes",
+    "knn_weights",
+    "leave_one_out",
+    "logistic",
+    "mean_iou",
+    "retrieval_recall",
+    "ridge",
+]

@@ -15,8 +15,8 @@ from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, pair
 from diagnostics.measures.base import Measure
+from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, choose, refit
 from diagnostics.measures.probes.protocol import need_target, probe_result, rows_of, sum_by_unit, tap_stacks
-from diagnostics.measures.probes.ridge import PENALTIES, RidgeStack, choose, refit
 
 AT = (1, 5, 10)
 

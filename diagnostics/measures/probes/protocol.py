@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
+from torch import Tensor
+from torch.nn.functional import pad
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.dataset import SPLITS
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import over_taps
+from diagnostics.measures.arrays import over_taps, samples
+from diagnostics.taps import Tap
+
+MOST_VALUES = 2**28
+"""Values of the taps that a GPU computes on together: 2 GiB in float64, and several times that while it computes."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,26 @@ def rows_of(activations: Activations, target: str, known: np.ndarray, remedy: st
 
 
 def value_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np.ndarray]:
-    """Rows where a real-valued target is finite, and its values float64 [sample]."""
-    values = np.asarray(target.values, dtype=np.float64)
-    return rows_of(activations, target.name, np.isfinite(values), ": leave it out or use more samples"), values
+    """Rows where a real-valued target is known, and its values float64 [sample, column].
+
+    A target that goes round (`period`) has two columns, the cosine and sine of its angle: its ends must meet.
+    """
+    values = np.asarray(target.values, dtype=np.float64).reshape(len(target.values), -1)
+    if target.period is not None:
+        angle = values * (2 * np.pi / target.period)
+        values = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+    known: np.ndarray = np.asarray(np.isfinite(values).all(axis=1))
+    return rows_of(activations, target.name, known, ": leave it out or use more samples"), values
+
+
+def angular_error(target: StoredTarget, prediction: np.ndarray, rows: np.ndarray) -> float:
+    """Mean absolute difference, the short way round, between a target and predictions [row, cosine and sine].
+
+    In the target's units; half its period at most, a quarter by chance.
+    """
+    assert target.period is not None
+    turn = np.arctan2(prediction[:, 1], prediction[:, 0]) / (2 * np.pi) - target.values[rows] / target.period
+    return float(np.abs(turn - np.round(turn)).mean() * target.period)
 
 
 def label_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np.ndarray]:
@@ -73,8 +97,33 @@ def label_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np
 
 
 def sum_by_unit(values: np.ndarray, rows: Rows) -> np.ndarray:
-    """[unit], the sum of one value a test row over each unit's rows."""
-    return np.bincount(rows.unit_of_test, weights=values.astype(np.float64), minlength=len(rows.units))
+    """[unit, ...], the sums over each unit's rows of values [test row, ...]."""
+    found = np.zeros((len(rows.units), *values.shape[1:]))
+    np.add.at(found, rows.unit_of_test, values)
+    return found
+
+
+def tap_stacks(activations: Activations, measure: str) -> Iterator[tuple[slice, Tensor]]:
+    """(taps, float64 [tap, row, feature]) through all taps in order, pooled activations on the device to compute on.
+
+    One tap at a time on a CPU, where nothing is gained by more; on a GPU as many as fit, the narrower ones filled up
+    with zeros, which every probe drops as constant features.
+    """
+    device = activations.device if activations.device.startswith("cuda") else "cpu"
+    rows = len(activations.ids)
+    most = (
+        1 if device == "cpu" else max(1, MOST_VALUES // (rows * max(_width(activations, t) for t in activations.taps)))
+    )
+    for start in range(0, len(activations.taps), most):
+        taps = activations.taps[start : start + most]
+        found = [samples(activations.pooled(tap.name), f"Tap {tap.name} for {measure}").to(device) for tap in taps]
+        width = max(x.shape[1] for x in found)
+        stack = found[0][None] if len(found) == 1 else torch.stack([pad(x, (0, width - x.shape[1])) for x in found])
+        yield slice(start, start + len(taps)), stack
+
+
+def _width(activations: Activations, tap: Tap) -> int:
+    return tap.features * len(activations.poolings)
 
 
 def probe_result(

@@ -33,6 +33,8 @@ class Side:
     rows: np.ndarray
     whole: bool
     """Whether all tokens of these rows are there to be read, and the measure reads them."""
+    device: str
+    """Where both sides are compared."""
 
     def pooled(self, tap: str) -> np.ndarray:
         """float64 [sample, feature]: the first pooling."""
@@ -99,7 +101,7 @@ class Similarity(Measure):
 
     def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
         """A tap prepared, and why it has no value ("" where it has one)."""
-        x = samples(side.pooled(tap), self._tap(tap), self.least).to(side.activations.device)
+        x = samples(side.pooled(tap), self._tap(tap), self.least).to(side.device)
         why = self.reason(x)
         return (None, why) if why else (self.prepared(x), "")
 
@@ -140,7 +142,7 @@ class Similarity(Measure):
         count = activations.token_samples if self.needs == "tokens" else 0
         whole = count >= self.least
         rows = np.arange(min(count if whole else len(activations.ids), self.most_rows))
-        side = Side(activations, rows, whole)
+        side = Side(activations, rows, whole, activations.device)
         return self._result(side, side, seed)
 
     @one_thread()
@@ -153,7 +155,8 @@ class Similarity(Measure):
         both = np.flatnonzero(there[: activations.token_samples] < other.token_samples)
         whole = self.needs == "tokens" and len(both) >= self.least
         rows = (both if whole else np.arange(len(there)))[: self.most_rows]
-        return self._result(Side(activations, rows, whole), Side(other, there[rows], whole), seed)
+        first = Side(activations, rows, whole, activations.device)
+        return self._result(first, Side(other, there[rows], whole, activations.device), seed)
 
     def _tap(self, name: str) -> str:
         return f"Tap {name} for {self.name}"
@@ -230,7 +233,7 @@ class Similarity(Measure):
         keep = np.ones((len(ones), len(others)), dtype=bool)
         if same:
             keep = np.triu(keep, 1) if upper else ~np.eye(len(ones), dtype=bool)
-        drawn = orders(classes, self.permutations, seed, torch.device(side.activations.device))
+        drawn = orders(classes, self.permutations, seed, torch.device(side.device))
         for i, values in enumerate(self.shuffled(ones, others, drawn, upper)):
             known = values[keep & np.isfinite(values)]
             if known.size:

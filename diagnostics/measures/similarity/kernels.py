@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError, unknown
-from diagnostics.measures.arrays import as_tensor, centre, pair
+from diagnostics.measures.arrays import as_tensor, centre, finite, pair
 from diagnostics.measures.similarity import packed
 from diagnostics.measures.similarity.base import Side, Similarity
 
@@ -80,6 +80,7 @@ def center_gram(gram: Any, *, unbiased: bool = True) -> Tensor:
             f"A kernel matrix of shape {tuple(out.shape)} cannot be centred: give a square one of at least "
             f"{4 if unbiased else 2} samples."
         )
+    finite(out, "A kernel matrix")
     if unbiased:
         out.fill_diagonal_(0.0)
     return _centred_rows(out, out.sum(dim=1), 0, unbiased)
@@ -256,7 +257,7 @@ class _Alignment(Similarity):
         """The kernel of features in blocks [sample, feature], read above its diagonal only."""
 
     def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
-        upper = self.upper(torch.from_numpy(block).to(side.activations.device) for block in side.blocks(tap))
+        upper = self.upper(torch.from_numpy(block).to(side.device) for block in side.blocks(tap))
         if not bool(upper.sum().isfinite()):
             raise DiagnosticsError(
                 f"{self.name} finds NaN or infinity at tap {tap} in {len(upper)} samples: leave it out (--taps)."

@@ -119,7 +119,7 @@ class MinibatchAlignment(Similarity):
 
     def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
         parts = batches(len(side.rows), BATCH)
-        kernels = batch_kernels((as_tensor(b).to(side.activations.device) for b in side.blocks(tap)), parts)
+        kernels = batch_kernels((as_tensor(b).to(side.device) for b in side.blocks(tap)), parts)
         if not all(bool(kernel.sum().isfinite()) for kernel in kernels):
             raise DiagnosticsError(
                 f"{self.name} finds NaN or infinity at tap {tap} in {len(side.rows)} samples: leave it out (--taps)."

@@ -70,7 +70,7 @@ class TorchCka(Similarity):
                 "GiB: take fewer taps (--taps), or the measures cka or minibatch_cka."
             )
         blocks = [as_tensor(block).float() for block in side.blocks(tap)]
-        x = torch.cat(blocks, dim=1).to(side.activations.device)
+        x = torch.cat(blocks, dim=1).to(side.device)
         if not bool(x.isfinite().all()):
             raise DiagnosticsError(
                 f"{self.name} finds NaN or infinity at tap {tap} in {len(x)} samples: leave it out (--taps)."

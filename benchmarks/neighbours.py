@@ -1,0 +1,75 @@
+"""Nearest neighbours and intrinsic dimension of 20,000 samples x 384 features: peak memory and CPU time.
+
+Each in a process of its own. An n x n matrix in float64 would take 3.2 GB. The rival is scikit-learn's brute force (in
+chunks too): the same neighbours without votes or ratios.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import torch
+
+from _common import cpu, finish, verdict
+
+N, FEATURES, CLASSES, K = 20_000, 384, 10, 20
+SQUARE = N * N * 8 / 2**20
+
+
+def one(what: str) -> None:
+    """The child: prints the CPU seconds and the growth of peak memory in MiB."""
+    rng = np.random.default_rng(0)
+    # Of 10 dimensions, in 384.
+    x = rng.normal(size=(N, 10)) @ rng.normal(size=(10, FEATURES)) + 0.01 * rng.normal(size=(N, FEATURES))
+    labels = rng.integers(0, CLASSES, N)
+    _run(what, x[:64], labels[:64])
+    before, start = _peak(), cpu()
+    found = _run(what, x, labels)
+    print(cpu() - start, _peak() - before, found)
+
+
+def _run(what: str, x: np.ndarray, labels: np.ndarray) -> float:
+    if what == "knn":
+        from diagnostics.measures.probes import knn
+
+        return float((knn(x, labels, x, min(K, len(x))) == labels).mean())
+    if what == "two_nn":
+        from diagnostics.measures.geometry.dimension import two_nn
+
+        return two_nn(x)
+    from sklearn.neighbors import NearestNeighbors
+
+    return float(NearestNeighbors(n_neighbors=min(K, len(x)), algorithm="brute").fit(x).kneighbors(x)[0].mean())
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    found: dict[str, tuple[float, float]] = {}
+    for what in ("scikit-learn", "knn", "two_nn"):
+        done = subprocess.run([sys.executable, __file__, what], check=True, capture_output=True, text=True)
+        seconds, memory, value = map(float, done.stdout.split())
+        found[what] = seconds, memory
+        print(f"{what}: {seconds:.1f} s of CPU, {memory:.0f} MiB beyond the data, result {value:.4g}", flush=True)
+    finish(
+        *(
+            verdict(f"{what}, peak memory to an n x n matrix", found[what][1] / SQUARE, 0.1)
+            for what in ("knn", "two_nn")
+        ),
+        *(
+            verdict(f"{what} to scikit-learn, CPU", found[what][0] / found["scikit-learn"][0], 2)
+            for what in ("knn", "two_nn")
+        ),
+    )
+
+
+if len(sys.argv) > 1:
+    torch.set_num_threads(1)
+    one(sys.argv[1])
+else:
+    main()

@@ -1,0 +1,326 @@
+"""The attentive probe: a class or a value from all tokens of a sample, through attention that is learned with it.
+
+One cross-attention block as in V-JEPA (Bardes et al. 2024, 2404.08471, section 4), without its perceptron: each of HEADS
+learned queries q_h attends to the tokens x_t of a sample, and what the heads gather is read out linearly,
+
+    a_h = softmax_t(q_h . x_t / sqrt(d)),    output = sum_h W_h (sum_t a_ht x_t) + b.
+
+A block with one learned query and projections to keys and values is the same function with fewer free numbers: the
+query meets the key projection and the value projection meets W_h in products that can be learned whole (Psomas et al.
+2025, 2506.10178). With queries of zero it is the linear probe on mean-pooled tokens.
+
+Shapes: tokens [tap, sample, token, feature]; queries [tap, setting, head, feature]; weights [tap, setting, head * feature,
+output]; bias [tap, setting, output]. A setting is a pair of learning rate and weight decay; all are trained side by side
+on the same batches, and on a GPU all taps of one shape too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import as_tensor, one_thread, token_samples
+from diagnostics.measures.base import Measure
+from diagnostics.measures.probes.protocol import (
+    angular_error,
+    label_rows,
+    need_target,
+    probe_result,
+    sum_by_unit,
+    value_rows,
+)
+from diagnostics.taps import Tap
+
+HEADS = 4
+SETTINGS: tuple[tuple[float, float], ...] = tuple(product((1e-2, 3e-2), (1e-2, 1.0)))
+"""Learning rate and weight decay (decoupled, a step) that are tried at every tap."""
+
+EPOCHS = 20
+"""At most; how many is chosen on val."""
+
+BATCH = 32
+MOST_SAMPLES = 1024
+MOST_VALUES = 2**27
+"""Token values held for one tap, 512 MiB in float32; more tokens a sample leave fewer samples."""
+
+# A feature that varies less than this beside its mean is constant up to float32's rounding.
+_CONSTANT = 1e-6
+
+TOGETHER = 16
+"""Taps trained side by side on a GPU, up to 8 GiB of tokens."""
+
+
+@dataclass(frozen=True)
+class Attentive:
+    """Fitted models, float32; `mean` and `scale` [tap, feature] standardise tokens, `centre` and `spread` [output] are
+    those of the outputs (0 and 1 for classes).
+    """
+
+    mean: Tensor
+    scale: Tensor
+    queries: Tensor
+    weights: Tensor
+    bias: Tensor
+    centre: Tensor
+    spread: Tensor
+
+    def outputs(self, tokens: Tensor) -> Tensor:
+        """[tap, setting, sample, output] for tokens [tap, sample, token, feature]; in blocks of samples."""
+        found = [self._outputs(block) for block in tokens.split(BATCH, dim=1)]
+        return torch.cat(found, dim=2) * self.spread + self.centre
+
+    def _outputs(self, tokens: Tensor) -> Tensor:
+        return attend(
+            (tokens - self.mean[:, None, None]) * self.scale[:, None, None], self.queries, self.weights, self.bias
+        )
+
+
+def attend(tokens: Tensor, queries: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+    """The model, [tap, setting, sample, output]; shapes and formula at the top of the module."""
+    samples, count, features = tokens.shape[1:]
+    settings, heads = queries.shape[1:3]
+    flat = queries.flatten(1, 2) / math.sqrt(features)
+    # Queries by tokens, not tokens by queries: on a CPU the narrow side first is several times as fast.
+    scores = (flat @ tokens.flatten(1, 2).mT).unflatten(2, (samples, count))
+    gathered = scores.softmax(dim=3).transpose(1, 2) @ tokens
+    by_setting = gathered.unflatten(2, (settings, heads)).transpose(1, 2).flatten(3)
+    return by_setting @ weights + bias[:, :, None]
+
+
+def train(
+    tokens: Tensor,
+    targets: Tensor,
+    settings: Sequence[Sequence[tuple[float, float]]],
+    epochs: int,
+    seed: int,
+) -> Iterator[Attentive]:
+    """The models after each epoch, for settings [tap][setting].
+
+    tokens [tap, sample, token, feature] float32, **overwritten** by what they are standardised; targets [sample] int64 for classes (cross-entropy) or [sample, column]
+    float (squared error of the standardised columns). AdamW on batches of BATCH samples, its learning rate falling to
+    zero along a cosine. Start and batches follow from the seed alone, so that `epochs` of two calls are comparable.
+    """
+    taps, n, _, features = tokens.shape
+    classes = targets.ndim == 1
+    outputs = int(targets.max()) + 1 if classes else targets.shape[1]
+    rest = tokens.view(taps, -1, features)
+    mean = rest.mean(dim=1)
+    rest -= mean[:, None]
+    spread = torch.linalg.vecdot(rest, rest, dim=1).div(rest.shape[1]).sqrt()
+    scale = torch.where(spread > _CONSTANT * mean.abs(), 1 / spread, 0.0)
+    rest *= scale[:, None]
+    centre, unit = torch.zeros_like(tokens[0, 0, 0, :1]), torch.ones_like(tokens[0, 0, 0, :1])
+    if classes:
+        wanted = one_hot(targets, outputs).to(tokens)
+    else:
+        centre = targets.mean(dim=0)
+        unit = (targets - centre).square().mean().sqrt()
+        unit = torch.where(unit > 0, unit, 1.0)
+        wanted = ((targets - centre) / unit).to(tokens)
+    # Drawn on the CPU, so that every device starts from the same queries.
+    rng = torch.Generator(device="cpu").manual_seed(seed)
+    start = torch.randn(HEADS, features, generator=rng, device="cpu").to(tokens)
+    count = len(settings[0])
+    queries = start.expand(taps, count, -1, -1).clone()
+    weights = tokens.new_zeros(taps, count, HEADS * features, outputs)
+    bias = tokens.new_zeros(taps, count, outputs)
+    if classes:
+        bias += wanted.mean(dim=0).clamp(min=1e-6).log()
+    rates, decays = torch.tensor(settings, dtype=tokens.dtype, device=tokens.device).unbind(dim=2)
+    optimiser = _AdamW((queries, weights, bias), rates, decays)
+    steps = epochs * math.ceil(n / BATCH)
+    for _ in range(epochs):
+        for rows in torch.randperm(n, generator=rng, device="cpu").to(tokens.device).split(BATCH):
+            parameters = [p.requires_grad_() for p in optimiser.parameters]
+            found = attend(tokens[:, rows], *parameters)
+            if classes:
+                loss = (found.logsumexp(dim=3) - (found * wanted[rows]).sum(dim=3)).mean(dim=2).sum()
+            else:
+                loss = (found - wanted[rows]).square().sum(dim=3).mean(dim=2).sum()
+            optimiser.step(torch.autograd.grad(loss, parameters), steps)
+        fitted = (p.detach().clone() for p in optimiser.parameters)
+        yield Attentive(mean, scale, *fitted, centre=centre.to(tokens), spread=unit.to(tokens))
+
+
+class _AdamW:
+    """AdamW (Loshchilov and Hutter 2019) with a learning rate and a decay [tap, setting] of their own for each model."""
+
+    def __init__(self, parameters: Sequence[Tensor], rates: Tensor, decays: Tensor) -> None:
+        self.parameters = list(parameters)
+        self.rates, self.decays, self.taken = rates, decays, 0
+        self.first = [torch.zeros_like(p) for p in parameters]
+        self.second = [torch.zeros_like(p) for p in parameters]
+
+    def step(self, gradients: Sequence[Tensor], steps: int) -> None:
+        """One of `steps` steps."""
+        share = (1 + math.cos(math.pi * self.taken / steps)) / 2
+        self.taken += 1
+        for i, gradient in enumerate(gradients):
+            p = self.parameters[i].detach()
+            self.first[i].lerp_(gradient, 0.1)
+            self.second[i].lerp_(gradient.square(), 0.001)
+            away = self.first[i] / (1 - 0.9**self.taken)
+            size = (self.second[i] / (1 - 0.999**self.taken)).sqrt_().add_(1e-8)
+            rates = (self.rates * share).reshape(*self.rates.shape, *[1] * (p.ndim - 2))
+            decay = 1 - rates * self.decays.reshape(rates.shape) if p.ndim > 3 else 1.0
+            self.parameters[i] = p * decay - rates * away / size
+
+
+def attentive(
+    tokens: Any,
+    target: Any,
+    new: Any,
+    *,
+    setting: tuple[float, float] = SETTINGS[0],
+    epochs: int = EPOCHS,
+    seed: int = 0,
+) -> np.ndarray:
+    """What an attentive probe fitted on `tokens` says of `new` tokens; the model is at the top of the module.
+
+    Parameters
+    ----------
+    tokens, new: [sample, token, feature], numpy or torch; computed in float32 where `tokens` lie.
+    target: int [sample], classes, or float [sample] or [sample, column].
+    setting: learning rate and weight decay.
+
+    Returns classes [new sample], or values [new sample(, column)].
+    """
+    given, fresh = (token_samples(x, name)[0].float() for x, name in ((tokens, "tokens"), (new, "new")))
+    y = as_tensor(target)
+    if len(y) != len(given) or fresh.shape[2] != given.shape[2]:
+        raise DiagnosticsError(
+            f"tokens {tuple(given.shape)}, target {tuple(y.shape)} and new {tuple(fresh.shape)} do not fit: give one target "
+            "a sample and equal features."
+        )
+    whole = np.asarray(target.cpu() if isinstance(target, Tensor) else target).dtype.kind in "iub"
+    classes, codes = y.unique(return_inverse=True)
+    wanted = codes if whole else y.reshape(len(y), -1)
+    fitted = list(train(given[None].clone(), wanted.to(given.device), [[setting]], epochs, seed))[-1]
+    found = fitted.outputs(fresh.to(given.device)[None])[0, 0]
+    if whole:
+        return classes.long()[found.argmax(dim=1).to(classes.device)].cpu().numpy()
+    return found.reshape(-1, *y.shape[1:]).double().cpu().numpy()
+
+
+class AttentiveProbe(Measure):
+    """What attention over the tokens of a sample reads out at every tap: accuracy, or R2.
+
+    Grid tokens only. Learning rate, weight decay and number of epochs are chosen on val (by accuracy, or squared error),
+    the chosen setting is trained again on train and val for as many epochs, and read once on test.
+    """
+
+    name = "attentive_probe"
+    answers = "What can be read out when a probe may look for the tokens that hold it?"
+    source = "Bardes et al. 2024 (2404.08471), without perceptron; Psomas et al. 2025 (2506.10178)"
+    needs = "tokens"
+    standard = False
+    kinds = ("label", "value", "state", "future")
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        target = need_target(self.name, target)
+        target = _kept(activations, target)
+        label = target.kind == "label"
+        rows, values = (label_rows if label else value_rows)(activations, target)
+        if label:
+            values = np.searchsorted(np.unique(values[rows.train]), values)
+        circular = target.period is not None
+        shape = (len(activations.taps), len(rows.units), 1 if label or circular else values.shape[1])
+        loss, val_score = np.full(shape, np.nan), np.full(shape[0], np.nan)
+        extra = {name: np.full(shape[0], np.nan) for name in ("learning_rate", "weight_decay", "epochs")}
+        if circular:
+            extra["angular_error"] = np.full(shape[0], np.nan)
+
+        def lost(found: np.ndarray, at: np.ndarray) -> np.ndarray:
+            """[..., row, part] from outputs [..., row, output]."""
+            if label:
+                return (found.argmax(axis=-1) != values[at]).astype(np.float64)[..., None]
+            squares = (found - values[at]) ** 2
+            return squares.sum(axis=-1, keepdims=True) if circular else squares
+
+        def reference(fitted: np.ndarray, at: np.ndarray) -> np.ndarray:
+            if label:
+                return np.ones((len(at), 1))
+            return lost(np.broadcast_to(values[fitted].mean(axis=0), values[at].shape), at)
+
+        around = reference(rows.train, rows.val).sum(axis=0)
+        varies = around > 0
+        device = activations.device if activations.device.startswith("cuda") else "cpu"
+        y = torch.as_tensor(values, device=device)
+        for taps in _alike(activations.taps, device):
+            tokens = torch.stack(
+                [_tokens(activations, activations.taps[i], len(target.values), self.name) for i in taps]
+            ).to(device)
+            scores: list[np.ndarray] = []
+            settings = [list(SETTINGS)] * len(taps)
+            for fitted in train(tokens[:, rows.train], y[rows.train], settings, EPOCHS, seed):
+                found = fitted.outputs(tokens[:, rows.val]).double().cpu().numpy()
+                scores.append(1 - (lost(found, rows.val).sum(axis=2)[..., varies] / around[varies]).mean(axis=2))
+            by_tap = np.stack(scores, axis=2) if varies.any() else np.zeros((len(taps), len(SETTINGS), EPOCHS))
+            best = [np.unravel_index(int(of_tap.argmax()), of_tap.shape) for of_tap in by_tap]
+            again = train(tokens[:, rows.fit], y[rows.fit], [[SETTINGS[s]] for s, _ in best], EPOCHS, seed)
+            wanted = max(int(epoch) for _, epoch in best)
+            for epoch, fitted in zip(range(wanted + 1), again, strict=False):
+                ready = [j for j, (_, at) in enumerate(best) if at == epoch]
+                if not ready:
+                    continue
+                found = fitted.outputs(tokens[:, rows.test])[:, 0].double().cpu().numpy()
+                for j in ready:
+                    i, (s, _) = taps[j], best[j]
+                    loss[i] = sum_by_unit(lost(found[j], rows.test), rows)
+                    val_score[i] = by_tap[j][s, epoch] if varies.any() else np.nan
+                    extra["learning_rate"][i], extra["weight_decay"][i] = SETTINGS[s]
+                    extra["epochs"][i] = epoch + 1
+                    if circular:
+                        extra["angular_error"][i] = angular_error(target, found[j], rows.test)
+        away = np.broadcast_to(sum_by_unit(reference(rows.fit, rows.test), rows), shape)
+        if shape[2] == 1:
+            loss, away = loss[..., 0], away[..., 0]
+        return probe_result(
+            activations, rows, loss, away, val_score, extra,
+            ("accuracy" if label else "R2 against the mean of the rows fitted") + f" of {HEADS} learned queries and a linear map",
+            "tokens standardised with the samples fitted", seed,
+            pooling="attention over grid tokens", settings=[list(map(float, pair)) for pair in SETTINGS],
+            batch=BATCH, most_epochs=EPOCHS,
+        )  # fmt: skip
+
+
+def _kept(activations: Activations, target: StoredTarget) -> StoredTarget:
+    """The target of the first samples: as many as have tokens and as are read."""
+    largest = max(tap.grid.tokens * tap.features for tap in activations.taps)
+    count = min(activations.token_samples, MOST_SAMPLES, max(1, MOST_VALUES // largest))
+    return replace(target, values=target.values[:count])
+
+
+def _tokens(activations: Activations, tap: Tap, count: int, measure: str) -> Tensor:
+    """The first samples' tokens, float32 [sample, token, feature]."""
+    found = torch.empty(count, tap.grid.tokens, tap.features, device="cpu")
+    for rows, block in activations.token_blocks(tap.name):
+        if rows.start >= count:
+            break
+        found[rows.start : rows.stop] = torch.from_numpy(block[: count - rows.start])
+    if not bool(found.isfinite().all()):
+        raise DiagnosticsError(
+            f"{measure} finds NaN or infinity in the tokens of tap {tap.name}: leave it out (--taps)."
+        )
+    return found
+
+
+def _alike(taps: Sequence[Tap], device: str) -> Iterator[list[int]]:
+    """Numbers of taps to train together: one on a CPU; on a GPU those whose tokens have one shape, as many as fit."""
+    most = 1 if device == "cpu" else TOGETHER
+    shapes = [(tap.grid.tokens, tap.features) for tap in taps]
+    for shape in dict.fromkeys(shapes):
+        same = [i for i, other in enumerate(shapes) if other == shape]
+        yield from (same[start : start + most] for start in range(0, len(same), most))

@@ -1,0 +1,263 @@
+"""Ridge regression in closed form: one decomposition for all penalties and all target columns.
+
+Shapes: x [row, feature], y [row, target], float64. With z the standardised features, the weights minimise
+||y - mean(y) - z w||^2 + n * penalty * ||w||^2, so that one penalty means the same at every n.
+
+`RidgeStack` computes, for several taps at once and on their device; `RidgePath` is one tap of it in numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import as_tensor, gram, samples
+
+PENALTIES: tuple[float, ...] = tuple(10 ** (k / 2) for k in range(-10, 9))
+"""The grid for every tap: half decades from 1e-5 to 1e4, relative to n and to features of variance 1."""
+
+# A feature that varies less than this beside its mean is constant up to rounding.
+_CONSTANT = 1e-10
+
+
+class Moments:
+    """Sums of products of features and targets, gathered block by block; all that ridge needs of its rows.
+
+    Everything is relative to `origin_x` [feature] and `origin_y` [target]: with some row for an origin, a large common
+    offset costs no digits and a constant feature has exactly no variance. Moments that share their origin add up.
+    """
+
+    def __init__(self, origin_x: np.ndarray, origin_y: np.ndarray) -> None:
+        self.origin_x, self.origin_y = origin_x.astype(np.float64), origin_y.astype(np.float64)
+        d, t = len(origin_x), len(origin_y)
+        self.n = 0
+        self.x, self.y, self.yy = np.zeros(d), np.zeros(t), np.zeros(t)
+        self.xx, self.xy = np.zeros((d, d)), np.zeros((d, t))
+
+    def update(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Takes in rows x [row, feature] and y [row, target]; all must be finite."""
+        x, y = x - self.origin_x, y - self.origin_y
+        _check_finite(x, y)
+        self.n += len(x)
+        self.x += x.sum(axis=0)
+        self.y += y.sum(axis=0)
+        self.xx += x.T @ x
+        self.xy += x.T @ y
+        self.yy += np.einsum("nt,nt->t", y, y)
+
+    def __add__(self, other: Moments) -> Moments:
+        if not (np.array_equal(self.origin_x, other.origin_x) and np.array_equal(self.origin_y, other.origin_y)):
+            raise DiagnosticsError("Moments with different origins cannot be added: gather both from one origin.")
+        out = Moments(self.origin_x, self.origin_y)
+        for name in ("n", "x", "y", "xx", "xy", "yy"):
+            setattr(out, name, getattr(self, name) + getattr(other, name))
+        return out
+
+    def squared_error(self, path: RidgePath, penalty: float) -> np.ndarray:
+        """[target], the summed squared error of a fit (its own rows or others) on the rows behind these moments."""
+        w = path.weights(penalty)
+        offset = path.mean_y - self.origin_y - (path.mean_x - self.origin_x) @ w
+        quadratic = np.einsum("dt,dt->t", w, self.xx @ w) - 2 * np.einsum("dt,dt->t", w, self.xy)
+        linear = -2 * offset * (self.y - self.x @ w)
+        return np.maximum(self.yy + quadratic + linear + self.n * offset**2, 0.0)
+
+    def spread(self, around: np.ndarray) -> np.ndarray:
+        """[target], the summed squared distance of y from a point [target]."""
+        away = around - self.origin_y
+        return self.yy - 2 * away * self.y + self.n * away**2
+
+
+@dataclass(frozen=True)
+class RidgeStack:
+    """Ridge fits of one target from several taps, for all penalties from one decomposition a tap, all on one device.
+
+    `mean_x` [tap, feature] and `mean_y` [target] are those of the rows fitted. The weights for a penalty are
+    `left` [tap, feature, k] @ (`right` [tap, k, target] / (`eigenvalues` [tap, k] + n * penalty)).
+    """
+
+    n: int
+    mean_x: Tensor
+    mean_y: Tensor
+    left: Tensor
+    eigenvalues: Tensor
+    right: Tensor
+
+    @classmethod
+    def from_data(cls, x: Tensor, y: Tensor) -> RidgeStack:
+        """From x [tap, row, feature] and y [row, target], through whichever of z zT and zT z is smaller.
+
+        The penalty bounds the condition of either by about d / 1e-5, far from where squaring would cost digits that a
+        score could show, and a symmetric eigenproblem is several times cheaper than an SVD of z.
+        """
+        n, d = x.shape[1:]
+        if n == 0 or len(y) != n:
+            raise DiagnosticsError(
+                f"Ridge cannot be fitted on x {(n, d)} and y {tuple(y.shape)}: give as many rows of each, at least one."
+            )
+        _check_finite(x, y)
+        mean_x, scale, z = standardised(x)
+        mean_y = y.mean(dim=0)
+        if n >= d:
+            eigenvalues, left = torch.linalg.eigh(products(z))
+            right = left.mT @ (z.mT @ (y - mean_y))
+        else:
+            eigenvalues, u = torch.linalg.eigh(products(z.mT))
+            left, right = z.mT @ u, u.mT @ (y - mean_y)
+        return cls(n, mean_x, mean_y, scale[..., None] * left, eigenvalues.clamp(min=0.0), right)
+
+    def predict(self, x: Tensor, penalties: Sequence[float] | Tensor = PENALTIES) -> Tensor:
+        """[tap, penalty, row, target] for x [tap, row, feature] and penalties [penalty] or [tap, penalty]."""
+        taps, k, targets = self.right.shape
+        shares = torch.as_tensor(penalties, dtype=x.dtype, device=x.device).expand(taps, -1)
+        shrunk = self.right[:, :, None] / (self.eigenvalues[..., None] + self.n * shares[:, None])[..., None]
+        columns = shrunk.reshape(taps, k, -1)
+        away = x - self.mean_x[:, None]
+        # In whichever order multiplies the smaller matrices.
+        few = columns.shape[2] < min(x.shape[1], k)
+        found = away @ (self.left @ columns) if few else (away @ self.left) @ columns
+        return found.reshape(taps, x.shape[1], shares.shape[1], targets).transpose(1, 2) + self.mean_y
+
+
+def refit(x: Tensor, y: Tensor, penalties: Tensor, new: Tensor) -> Tensor:
+    """[tap, new row, target]: `RidgeStack`'s predictions for one penalty [tap] of each tap.
+
+    A Cholesky factor serves one penalty as an eigendecomposition serves all, at a tenth of its cost.
+    """
+    n, d = x.shape[1:]
+    mean_x, scale, z = standardised(x)
+    mean_y = y.mean(dim=0)
+    wide = n < d
+    system = products(z.mT if wide else z)
+    system.diagonal(dim1=1, dim2=2).add_(n * penalties[:, None])
+    factor = torch.linalg.cholesky(system)
+    away = (y - mean_y).expand(len(x), -1, -1)
+    weights = z.mT @ torch.cholesky_solve(away, factor) if wide else torch.cholesky_solve(z.mT @ away, factor)
+    return (new - mean_x[:, None]) @ (scale[..., None] * weights) + mean_y
+
+
+@dataclass(frozen=True)
+class RidgePath:
+    """Ridge fits of one tap for all penalties; as `RidgeStack`, without its axis `tap`, in numpy."""
+
+    n: int
+    mean_x: np.ndarray
+    mean_y: np.ndarray
+    left: np.ndarray
+    eigenvalues: np.ndarray
+    right: np.ndarray
+
+    @classmethod
+    def from_data(cls, x: Any, y: Any) -> RidgePath:
+        """From rows in memory, x [row, feature] and y [row, target], numpy or torch; fitted where x lies."""
+        features = as_tensor(x)
+        stack = RidgeStack.from_data(features[None], as_tensor(y).to(features.device))
+        fields = (stack.mean_x[0], stack.mean_y, stack.left[0], stack.eigenvalues[0], stack.right[0])
+        return cls(stack.n, *(field.cpu().numpy() for field in fields))
+
+    @classmethod
+    def from_moments(cls, moments: Moments) -> RidgePath:
+        """From gathered moments; standardisation is applied to them afterwards."""
+        n = moments.n
+        if n == 0:
+            raise DiagnosticsError("Ridge has no rows to be fitted on: give at least one with a known target.")
+        x, y = moments.x / n, moments.y / n
+        covariance = moments.xx - n * np.outer(x, x)
+        scale = _inverse_scale(np.diagonal(covariance) / n, x + moments.origin_x)
+        eigenvalues, v = np.linalg.eigh(covariance * scale * scale[:, None])
+        right = v.T @ (scale[:, None] * (moments.xy - n * np.outer(x, y)))
+        return cls(
+            n, x + moments.origin_x, y + moments.origin_y, scale[:, None] * v, np.maximum(eigenvalues, 0.0), right
+        )
+
+    def weights(self, penalty: float) -> np.ndarray:
+        """[feature, target] in units of target a unit of feature; 0 for features that are constant where fitted."""
+        return self.left @ (self.right / (self.eigenvalues + self.n * penalty)[:, None])
+
+    def intercept(self, penalty: float) -> np.ndarray:
+        """[target]."""
+        return self.mean_y - self.mean_x @ self.weights(penalty)
+
+    def predict(self, x: Any, penalties: Sequence[float] = PENALTIES) -> np.ndarray:
+        """[penalty, row, target] for x [row, feature], numpy or torch."""
+        one = (as_tensor(field)[None] for field in (self.left, self.eigenvalues, self.right))
+        stack = RidgeStack(self.n, as_tensor(self.mean_x)[None], as_tensor(self.mean_y), *one)
+        return stack.predict(as_tensor(x).cpu()[None], penalties)[0].numpy()
+
+
+def ridge(x: Any, y: Any) -> RidgePath:
+    """Ridge regression (Hoerl and Kennard 1970) of y on the standardised x, for every penalty from one decomposition.
+
+    Parameters
+    ----------
+    x: [row, feature], numpy or torch; the decomposition happens on its device.
+    y: [row] or [row, target].
+
+    A penalty is relative to n and to features of variance 1 (scikit-learn's alpha is n times it); intercepts are free.
+    Features that are constant over the rows get weight 0. Raises DiagnosticsError for NaN, infinity and unequal rows.
+    """
+    features, targets = samples(x, "x"), as_tensor(y)
+    return RidgePath.from_data(features, targets[:, None] if targets.ndim == 1 else targets)
+
+
+def leave_one_out(x: Any, y: Any, penalties: Sequence[float] = PENALTIES) -> np.ndarray:
+    """[penalty, row, target]: what ridge predicts for each row when fitted on the others, from one SVD.
+
+    x [row, feature], y [row, target]. The features keep the mean and scale of all rows, the penalty their number; the
+    intercept is fitted without the row. The hat matrix H gives y - (y - H y) / (1 - diag H) (Allen 1974's PRESS).
+    """
+    features = samples(x, "x", least=2)
+    targets = as_tensor(y).to(features.device)
+    mean = targets.mean(dim=0)
+    u, singular, _ = torch.linalg.svd(standardised(features)[2], full_matrices=False)
+    found: list[Tensor] = []
+    for penalty in penalties:
+        shrunk = singular**2 / (singular**2 + len(features) * penalty)
+        fitted = mean + (u * shrunk) @ (u.mT @ (targets - mean))
+        leverage = 1 / len(features) + (u**2 * shrunk).sum(dim=1, keepdim=True)
+        found.append(targets - (targets - fitted) / (1 - leverage))
+    return torch.stack(found).cpu().numpy()
+
+
+def standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and 1 / standard deviation (ddof 0) [..., feature] of x [..., row, feature], and x standardised by them.
+
+    Constant features have 0 in place of the second and are 0 in the third.
+    """
+    first = x[..., :1, :]
+    z = x - first
+    offset = z.mean(dim=-2, keepdim=True)
+    z -= offset
+    mean = (first + offset).squeeze(-2)
+    sd = (z * z).mean(dim=-2).sqrt()
+    scale = torch.where(sd > _CONSTANT * mean.abs(), 1 / sd, torch.zeros_like(sd))
+    z *= scale[..., None, :]
+    return mean, scale, z
+
+
+def products(z: Tensor) -> Tensor:
+    """zT z of [tap, row, feature] -> [tap, feature, feature]."""
+    return torch.stack([gram(tap.mT) for tap in z]) if z.device.type == "cpu" else z.mT @ z
+
+
+def choose(errors: Sequence[float] | np.ndarray, penalties: Sequence[float] = PENALTIES) -> float:
+    """The penalty with the smallest error [penalty]; the largest of those that tie."""
+    values = np.asarray(errors)[::-1]
+    return tuple(penalties)[::-1][int(np.argmin(values))]
+
+
+def _inverse_scale(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """1 / sd, and 0 for features that are constant up to rounding: these drop out instead of being blown up."""
+    sd = np.sqrt(np.maximum(variance, 0.0))
+    return np.divide(1.0, sd, out=np.zeros_like(sd), where=sd > _CONSTANT * np.abs(mean))
+
+
+def _check_finite(*arrays: np.ndarray | Tensor) -> None:
+    # A sum is finite only if every term is, and may overflow where they are.
+    if not all(np.isfinite(float(a.sum())) or bool(as_tensor(a).isfinite().all()) for a in arrays):
+        raise DiagnosticsError(f"Rows of shape {tuple(arrays[0].shape)} hold NaN or infinity: leave them out.")

@@ -1,0 +1,133 @@
+"""k nearest neighbours by cosine, votes weighted by similarity (Wu et al. 2018; DINO)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from diagnostics.activations import Activations, StoredTarget
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import as_tensor, one_thread, samples
+from diagnostics.measures.base import Measure
+from diagnostics.measures.probes.protocol import label_rows, need_target, probe_result, sum_by_unit, tap_stacks
+
+TEMPERATURE = 0.07
+NEIGHBOURS = (5, 10, 20, 50)
+"""The grid of k for every tap; what exceeds the rows at hand is lowered to them."""
+
+# Similarities held at a time: 32 MiB.
+_BLOCK = 2**22
+
+
+def knn_weights(similarities: Any, temperature: float = TEMPERATURE) -> np.ndarray:
+    """softmax(similarity / temperature) over the last axis: the weights of a query's neighbours (1805.01978, eq. 7)."""
+    return (as_tensor(similarities) / temperature).softmax(dim=-1).cpu().numpy()
+
+
+def knn(bank: Any, labels: Any, queries: Any, k: int = 20, temperature: float = TEMPERATURE) -> np.ndarray:
+    """The class of each query [query] by its k nearest rows; arguments as of `knn_votes`, labels any integers."""
+    classes, codes = np.unique(np.asarray(as_tensor(labels).cpu()).astype(np.int64), return_inverse=True)
+    return classes[knn_votes(bank, codes, queries, (k,), temperature)[0].argmax(axis=1)]
+
+
+@one_thread()
+def knn_votes(
+    bank: Any,
+    labels: Any,
+    queries: Any,
+    neighbours: tuple[int, ...] = NEIGHBOURS,
+    temperature: float = TEMPERATURE,
+) -> np.ndarray:
+    """Class weights [k, query, class] of each query by cosine nearest neighbours, for every number of neighbours k.
+
+    Wu et al. 2018 (1805.01978), eq. 7. numpy or torch; computed on the bank's device.
+
+    Parameters
+    ----------
+    bank: [row, feature]; a row of length zero has cosine 0 with everything.
+    labels: int [row], from 0.
+    queries: [query, feature]; taken in blocks, so that no [query, row] matrix is held.
+    neighbours: each lowered to the number of rows where it exceeds it. Of equally similar rows the earlier counts.
+
+    Raises DiagnosticsError for NaN, infinity, shapes that do not fit, and labels below 0.
+    """
+    return _votes(bank, labels, queries, neighbours, temperature)
+
+
+def _votes(
+    bank: Any, labels: Any, queries: Any, neighbours: tuple[int, ...], temperature: float = TEMPERATURE
+) -> np.ndarray:
+    """`knn_votes` for those who have seen to the threads."""
+    known, asked = samples(bank, "bank"), samples(queries, "queries")
+    codes = as_tensor(labels).to(known.device).long()
+    if asked.shape[1] != known.shape[1] or codes.shape != known.shape[:1] or bool((codes < 0).any()):
+        raise DiagnosticsError(
+            f"bank {tuple(known.shape)}, labels {tuple(codes.shape)} and queries {tuple(asked.shape)} do not fit: give equal "
+            "features, and one label from 0 for each row of the bank."
+        )
+    if min(neighbours) < 1:
+        raise DiagnosticsError(f"neighbours are {neighbours}: give numbers of at least 1.")
+    known, asked = _unit(known), asked.to(known.device)
+    votes = known.new_zeros(len(neighbours), len(asked), int(codes.max()) + 1)
+    most = min(max(neighbours), len(known))
+    block = max(1, _BLOCK // len(known))
+    for start in range(0, len(asked), block):
+        similar = _unit(asked[start : start + block]) @ known.T
+        nearest = _nearest(similar, most)
+        top = similar.gather(1, nearest) / temperature
+        for i, k in enumerate(neighbours):
+            votes[i, start : start + block].scatter_add_(1, codes[nearest[:, :k]], top[:, :k].softmax(dim=1))
+    return votes.cpu().numpy()
+
+
+def _nearest(similar: Tensor, most: int) -> Tensor:
+    """[query, most], rows by falling similarity; of equal ones the earlier first."""
+    if most == similar.shape[1]:
+        return similar.argsort(dim=1, descending=True, stable=True)
+    # Sorted by row number first, so that the stable sort decides ties by it.
+    some = similar.topk(most, dim=1).indices.sort(dim=1).values
+    top = similar.gather(1, some)
+    nearest = some.gather(1, top.argsort(dim=1, descending=True, stable=True))
+    # Where more rows tie for the last place than fit, any of them were taken.
+    tied = (similar >= top.amin(dim=1, keepdim=True)).sum(dim=1) > most
+    if bool(tied.any()):
+        nearest[tied] = similar[tied].argsort(dim=1, descending=True, stable=True)[:, :most]
+    return nearest
+
+
+def _unit(x: Tensor) -> Tensor:
+    norm = x.norm(dim=1, keepdim=True)
+    return x / torch.where(norm > 0, norm, 1.0)
+
+
+class KnnProbe(Measure):
+    """Accuracy of weighted cosine nearest neighbours at every tap."""
+
+    name = "knn_probe"
+    answers = "Do samples of one class lie together?"
+    source = "Wu et al. 2018 (1805.01978), eq. 7; DINO (2104.14294)"
+    kinds = ("label",)
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        target = need_target(self.name, target)
+        rows, labels = label_rows(activations, target)
+        shape = (len(activations.taps), len(rows.units))
+        loss, val_score, chosen = np.zeros(shape), np.zeros(shape[0]), np.zeros(shape[0])
+        for taps, stack in tap_stacks(activations, self.name):
+            for i, x in enumerate(stack, taps.start):
+                votes = _votes(x[rows.train], labels[rows.train], x[rows.val], NEIGHBOURS)
+                accuracy = (votes.argmax(axis=2) == labels[rows.val]).mean(axis=1)
+                best = int(accuracy.argmax())
+                val_score[i], chosen[i] = accuracy[best], min(NEIGHBOURS[best], len(rows.train))
+                votes = _votes(x[rows.fit], labels[rows.fit], x[rows.test], (NEIGHBOURS[best],))[0]
+                loss[i] = sum_by_unit(votes.argmax(axis=1) != labels[rows.test], rows)
+        reference = np.broadcast_to(sum_by_unit(np.ones(len(rows.test)), rows), shape)
+        functional = f"accuracy of cosine k nearest neighbours, votes weighted by softmax(cosine / {TEMPERATURE})"
+        return probe_result(
+            activations, rows, loss, reference, val_score, {"k": chosen}, functional, "none; rows of length 1", seed
+        )

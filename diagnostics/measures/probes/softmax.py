@@ -1,0 +1,375 @@
+"""Multinomial logistic regression with an L2 penalty, for many taps and penalties at once or one after the other.
+
+Solver: L-BFGS in principal axes, where the Hessian is close to diagonal. The curvature in axis a and class c is about
+lambda_a * mean(p_c (1 - p_c)) + penalty, with lambda_a the variance along the axis; this scales every step, so that
+correlated features cost no more steps than independent ones. A step takes two products with the features, one for its
+direction's scores and one for the next gradient; the line search needs none, as scores are linear in the weights.
+
+Shapes: z [tap, row, feature], weights [tap, penalty, class, axis + 1] (the last axis is the intercept), scores
+[tap, penalty, class, row]. Penalties lie beside classes, so that all share one matrix product, and rows lie last, which
+makes products and softmax up to four times as fast on a CPU as classes last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import as_tensor, one_thread, samples
+from diagnostics.measures.probes.least_squares import products, standardised
+
+PENALTIES: tuple[float, ...] = tuple(10.0**k for k in range(-5, 2))
+"""The grid for every tap: decades from 1e-5 to 10, beside the mean loss and for features of variance 1."""
+
+RANKING = 3e-3
+"""Nats that the last step may promise where penalties are only ranked: what is left after it is a tenth of that."""
+
+FINAL = 1e-6
+"""The same for a probe that is read on test."""
+
+# Rows for a feature that the principal axes are taken from.
+_AXIS_ROWS = 4
+_MEMORY = 8
+_MOST_STEPS = 5000
+_MOST_SINGLE = 500
+_MOST_SEARCH = 12
+# The slope that a line search leaves, beside the slope that it starts from.
+_SLOPE = 0.3
+# float32 takes gradients this far; float64 goes on from there.
+_SINGLE = 1e-5
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """A fitted model: class scores (x - `mean`) @ `weights` [feature, class] + `bias` [class], through a softmax.
+
+    With z the standardised features and W their weights, it minimises mean cross-entropy + penalty / 2 * ||W||^2,
+    intercepts free; so scikit-learn's C is 1 / (n * penalty).
+    """
+
+    penalty: float
+    classes: np.ndarray
+    mean: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+
+    def log_probability(self, x: np.ndarray) -> np.ndarray:
+        """[row, class] for x [row, feature]."""
+        scores = (x - self.mean) @ self.weights + self.bias
+        scores -= scores.max(axis=1, keepdims=True)
+        return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """[row], the most probable class of each row."""
+        return self.classes[self.log_probability(x).argmax(axis=1)]
+
+    def log_loss(self, x: np.ndarray, labels: np.ndarray) -> float:
+        """Mean cross-entropy in nats; every label must be one of the classes."""
+        columns = np.searchsorted(self.classes, labels)
+        return -float(self.log_probability(x)[np.arange(len(x)), columns].mean())
+
+
+@one_thread()
+def logistic(x: Any, labels: Any, penalties: Sequence[float] = PENALTIES, tolerance: float = 1e-6) -> list[Logistic]:
+    """Multinomial logistic regression for all penalties, in their order.
+
+    Parameters
+    ----------
+    x: [row, feature], finite, numpy or torch. On a GPU all penalties are fitted together; on a CPU each is started from
+        the next stronger one's solution.
+    labels: int [row], at least two different ones.
+    tolerance: largest norm of the objective's gradient by the weights of one class, so no entry exceeds it.
+    """
+    features = samples(x, "x")
+    classes, codes = np.unique(np.asarray(as_tensor(labels).cpu()).astype(np.int64), return_inverse=True)
+    if len(codes) != len(features):
+        raise DiagnosticsError(f"x has {len(features)} rows and labels {len(codes)}: give one label a row.")
+    if len(classes) < 2:
+        raise DiagnosticsError("A logistic probe needs rows of at least two classes: give more rows, or leave it out.")
+    rows = LogisticRows(features[None], codes, exact=True)
+    order = sorted(penalties, reverse=True)
+    found: dict[float, Logistic] = {}
+    fits = None
+    for group in [order] if features.is_cuda else [[penalty] for penalty in order]:
+        fits = rows.fit([group], tolerance=tolerance, start=fits)
+        mean, weights, bias = (part[0].cpu().numpy() for part in (fits.mean, fits.weights, fits.bias))
+        for penalty, w, b in zip(group, weights, bias, strict=True):
+            found[penalty] = Logistic(penalty, classes, mean, w.T, b)
+    return [found[penalty] for penalty in penalties]
+
+
+def choose_logistic(
+    x: Tensor, labels: np.ndarray, val: Tensor, val_labels: np.ndarray, penalties: Sequence[float] = PENALTIES
+) -> tuple[np.ndarray, LogisticFits]:
+    """The penalty [tap] that val chooses (see `_best`) and its fits [tap, 1] on x; labels are codes from 0.
+
+    x [tap, row, feature] and val [tap, val row, feature]. On a GPU, and for several taps, all taps and penalties are
+    fitted together. Of one tap on a CPU the path runs from strong to weak, each fit started from the last, and ends where
+    neither accuracy nor loss gets better twice in a row, or once where the loss does worse by more than chance (two
+    standard errors of the paired difference): the weakest penalties are the slowest to fit.
+    """
+    rows = LogisticRows(x, labels)
+    order = sorted(penalties, reverse=True)
+    if x.is_cuda or len(x) > 1:
+        fits = rows.fit(np.tile(order, (len(x), 1)), decrease=RANKING)
+        best = _best(*fits.judged(val, val_labels))
+        return np.array(order)[best.cpu().numpy()], fits.at(best)
+    tried: list[LogisticFits] = []
+    judged: list[tuple[Tensor, Tensor]] = []
+    worse = 0
+    for penalty in order:
+        tried.append(rows.fit([[penalty]], decrease=RANKING, start=tried[-1] if tried else None))
+        right, losses = tried[-1].judged(val, val_labels)
+        certain = False
+        if judged:
+            least = min((before[1] for before in judged), key=lambda before: float(before.mean()))
+            lost = (losses - least)[0, 0]
+            better = lost.mean() < 0 or right.sum() > max(int(before[0].sum()) for before in judged)
+            worse = 0 if better else worse + 1
+            certain = bool(lost.mean() > 2 * lost.std() / len(lost) ** 0.5)
+        judged.append((right, losses))
+        if worse == 2 or (worse and certain):
+            break
+    best = int(_best(*(torch.cat(found, dim=1) for found in zip(*judged, strict=True))))
+    return np.array([order[best]]), tried[best]
+
+
+def _best(right: Tensor, losses: Tensor) -> Tensor:
+    """Index [tap] of the penalty to take, from whether each val row is right, and its log loss [tap, penalty, row].
+
+    The least log loss among the penalties whose accuracy is within half a standard error (of the paired difference) of
+    the best: accuracy, which the probe reports, decides where it can, and where few rows leave it to chance the loss does.
+    """
+    right = right.double()
+    top = right.mean(dim=2).argmax(dim=1)
+    short = right[torch.arange(len(right), device=right.device), top][:, None] - right
+    error = (short.square().mean(dim=2) - short.mean(dim=2) ** 2).clamp(min=0).sqrt() / right.shape[2] ** 0.5
+    near = short.mean(dim=2) <= error / 2
+    return losses.mean(dim=2).masked_fill(~near, torch.inf).argmin(dim=1)
+
+
+@dataclass(frozen=True)
+class LogisticFits:
+    """Fitted models, float64: class scores `weights` [tap, penalty, class, feature] @ (x - `mean` [tap, feature]) +
+    `bias` [tap, penalty, class]; and the principal axes that the solver went along, None where they are not features'.
+    """
+
+    mean: Tensor
+    weights: Tensor
+    bias: Tensor
+    principal: tuple[Tensor, Tensor] | None
+
+    def at(self, index: Tensor) -> LogisticFits:
+        """One penalty [tap] of each tap."""
+        taps = torch.arange(len(index), device=index.device)
+        return LogisticFits(
+            self.mean, self.weights[taps, index][:, None], self.bias[taps, index][:, None], self.principal
+        )
+
+    def scores(self, x: Tensor) -> Tensor:
+        """[tap, penalty, class, row] for x [tap, row, feature]."""
+        flat = self.weights.flatten(1, 2)
+        bias = self.bias.flatten(1)[..., None] - flat @ self.mean[..., None]
+        return torch.baddbmm(bias, flat, x.mT).unflatten(1, self.weights.shape[1:3])
+
+    def judged(self, x: Tensor, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Whether the most probable class is right, and the cross-entropy in nats, [tap, penalty, row]."""
+        scores = self.scores(x)
+        truth = torch.as_tensor(labels, device=x.device)
+        own = scores.gather(2, truth.expand(*scores.shape[:2], 1, -1))[:, :, 0]
+        return scores.argmax(dim=2) == truth, scores.logsumexp(dim=2) - own
+
+
+class LogisticRows:
+    """Rows to fit on: standardised features of several taps with their principal axes, and the classes in one-hot form.
+
+    With fewer rows than features, coordinates in an orthonormal basis of their span take the features' place: the
+    solution lies there, and penalty and loss do not change under rotation.
+
+    Parameters
+    ----------
+    x: float64 [tap, row, feature].
+    labels: codes [row] from 0; every class up to the largest one occurs.
+    exact: whether fits will be asked to go further than float32 can.
+    like: fits on rows of the same distribution, whose principal axes then serve here too (in float32, so not where exact):
+        they bear on speed alone.
+    """
+
+    def __init__(self, x: Tensor, labels: np.ndarray, *, exact: bool = False, like: LogisticFits | None = None) -> None:
+        self.mean, self.scale, z = standardised(x)
+        self.basis = torch.linalg.qr(z.mT)[0] if z.shape[1] < z.shape[2] else None
+        if self.basis is not None:
+            z = z @ self.basis
+        codes = torch.as_tensor(labels, device=x.device)
+        onehot = torch.nn.functional.one_hot(codes, int(codes.max()) + 1).T
+        self.shares = onehot.to(torch.float64).mean(dim=1)
+        dtypes = (torch.float32, torch.float64) if exact else (torch.float32,)
+        if like is not None and like.principal is not None and self.basis is None and not exact:
+            self.variance, self.axes = like.principal
+        else:
+            # Axes of a part of the rows scale the steps well enough.
+            some = z[:, : _AXIS_ROWS * z.shape[2]].to(dtypes[-1])
+            variance, self.axes = torch.linalg.eigh(products(some) / some.shape[1])
+            self.variance = variance.clamp(min=0)
+        self.problems = [_Problem(z.to(t), onehot.to(t), self.variance.to(t), self.axes.to(t)) for t in dtypes]
+
+    def fit(
+        self, penalties: Any, *, tolerance: float = 0.0, decrease: float = 0.0, start: LogisticFits | None = None
+    ) -> LogisticFits:
+        """Fits for penalties [tap, penalty], until the gradient (see `logistic`) is within the tolerance or a
+        further step promises to lower the objective by no more than `decrease`.
+        """
+        given = torch.as_tensor(penalties, dtype=torch.float64, device=self.mean.device)
+        w = self._start(given, start)
+        for problem in self.problems:
+            w = problem.minimise(given, w, tolerance, decrease)
+        w = w.double()
+        weights = w[..., :-1].flatten(1, 2) @ self.axes.double().mT
+        if self.basis is not None:
+            weights = weights @ self.basis.mT
+        weights = (weights * self.scale[:, None]).unflatten(1, w.shape[1:3])
+        return LogisticFits(
+            self.mean, weights, w[..., -1], None if self.basis is not None else (self.variance, self.axes)
+        )
+
+    def _start(self, penalties: Tensor, start: LogisticFits | None) -> Tensor:
+        """Weights in principal axes: another fit's, or none with the classes' shares as intercepts."""
+        shape = (*penalties.shape, len(self.shares), self.variance.shape[1] + 1)
+        w = torch.zeros(shape, dtype=torch.float64, device=self.mean.device)
+        if start is None:
+            w[..., -1] = self.shares.log()
+            return w
+        weights = start.weights.flatten(1, 2) * torch.where(self.scale > 0, 1 / self.scale, 0.0)[:, None]
+        if self.basis is not None:
+            weights = weights @ self.basis
+        w[..., :-1] = (weights @ self.axes.double()).unflatten(1, w.shape[1:3])
+        w[..., -1] = start.bias + (start.weights * (self.mean - start.mean)[:, None, None]).sum(dim=3)
+        return w
+
+
+class _Problem:
+    """The objective in one precision, and its minimiser."""
+
+    def __init__(self, z: Tensor, onehot: Tensor, variance: Tensor, axes: Tensor) -> None:
+        self.z, self.onehot, self.axes, self.n = z, onehot, axes, z.shape[1]
+        # The intercept's "feature" is 1 everywhere.
+        self.variance = torch.cat([variance, torch.ones_like(variance[:, :1])], dim=1)[:, None, None]
+
+    def minimise(self, penalties: Tensor, w: Tensor, tolerance: float, decrease: float) -> Tensor:
+        """The weights in principal axes, from a start w."""
+        w = w.to(self.z.dtype)
+        single = self.z.dtype == torch.float32
+        tolerance, most = (max(tolerance, _SINGLE), _MOST_SINGLE) if single else (tolerance, _MOST_STEPS)
+        penalty = penalties.to(w.dtype)[..., None, None] * torch.ones_like(w[0, 0, 0])
+        penalty[..., -1] = 0  # the intercept's
+        running = torch.ones_like(penalties, dtype=torch.bool)
+        pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+        last = step = None
+        scores = self._scores(w)
+        p = scores.softmax(dim=2)
+        if bool((w[..., :-1] != 0).any()):
+            # A stronger penalty's solution is mostly too small, and its size can be fitted without a product.
+            w, scores, p = self._resized(w, scores, p, penalty)
+        for _ in range(most):
+            gradient = self._gradient(p) + penalty * w
+            if last is not None and step is not None:
+                change = gradient - last
+                along = _inner(step, change)
+                pairs = [*pairs[1 - _MEMORY :], (step, change, torch.where(along > 0, 1 / along, 0.0))]
+            last = gradient
+            running = running & (gradient.square().sum(dim=3).amax(dim=2) > tolerance**2)
+            curvature = self.variance * (p.mean(dim=3) - p.square().mean(dim=3)).clamp(min=1e-6)[..., None] + penalty
+            direction = -_two_loop(gradient, pairs, curvature)
+            slope = _inner(gradient, direction)
+            ending = running & (-slope <= decrease)
+            running = running & ~ending
+            # The step that promised too little to go on costs nothing, as no scores are needed after it.
+            w = w + direction * _each(ending)
+            if not bool(running.any()):
+                break
+            direction = direction * _each(running)
+            moved = self._scores(direction)
+            size, p = self._search(scores, moved, w, direction, penalty, slope * running, _SLOPE)
+            step = _each(size) * direction
+            w, scores = w + step, torch.addcmul(scores, _each(size), moved)
+        return w
+
+    def _resized(self, w: Tensor, scores: Tensor, p: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        slope = _inner(p - self.onehot, scores) / self.n + _inner(penalty * w, w)
+        grows = slope < 0
+        size, p = self._search(
+            scores, scores * _each(grows), w, w * _each(grows), penalty, slope * grows, _SLOPE / 3
+        )  # fmt: skip
+        factor = _each(1 + size * grows)
+        return w * factor, scores * factor, p
+
+    def _search(
+        self, scores: Tensor, moved: Tensor, w: Tensor, direction: Tensor, penalty: Tensor, slope: Tensor, share: float
+    ) -> tuple[Tensor, Tensor]:
+        """Step size [tap, penalty] that leaves no more than a share of the slope, and the probabilities there.
+
+        Newton's method on the slope, which only grows along a line, kept inside the interval known to hold its zero.
+        """
+        wanted = _inner(moved, self.onehot) / self.n - _inner(penalty * w, direction)
+        bend = _inner(penalty * direction, direction)
+        size, low, high = torch.ones_like(slope), torch.zeros_like(slope), torch.full_like(slope, torch.inf)
+        p = scores
+        for trial in range(_MOST_SEARCH):
+            p = torch.addcmul(scores, _each(size), moved).softmax(dim=2)
+            weighted = p * moved
+            mean = weighted.sum(dim=2)
+            here = mean.sum(dim=2) / self.n - wanted + size * bend
+            far = here.abs() > share * slope.abs()
+            if trial == _MOST_SEARCH - 1 or not bool(far.any()):
+                break
+            low, high = torch.where(here < 0, size, low), torch.where(here < 0, high, size)
+            newton = size - here / ((_inner(weighted, moved) - mean.square().sum(dim=2)) / self.n + bend)
+            middle = torch.where(high.isinf(), 2 * size, (low + high) / 2)
+            size = torch.where(far, torch.where((newton > low) & (newton < high), newton, middle), size)
+        return size, p
+
+    def _scores(self, w: Tensor) -> Tensor:
+        flat = w.flatten(1, 2)
+        return torch.baddbmm(flat[..., -1:], flat[..., :-1] @ self.axes.mT, self.z.mT).unflatten(1, w.shape[1:3])
+
+    def _gradient(self, p: Tensor) -> Tensor:
+        """Of the mean cross-entropy."""
+        residual = (p - self.onehot).flatten(1, 2) / self.n
+        slopes = torch.cat([residual @ self.z @ self.axes, residual.sum(dim=2, keepdim=True)], dim=2)
+        return slopes.unflatten(1, p.shape[1:3])
+
+
+def _each(values: Tensor) -> Tensor:
+    """[tap, penalty] beside [tap, penalty, class, axis or row]."""
+    return values[..., None, None]
+
+
+def _two_loop(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]], curvature: Tensor) -> Tensor:
+    """The inverse Hessian times a gradient, as pairs of steps and changes of the gradient correct a diagonal one.
+
+    Nocedal and Wright 2006, algorithm 7.4, with the diagonal scaled to the last pair (their equation 7.20).
+    """
+    shares: list[Tensor] = []
+    q = gradient
+    for step, change, inverse in reversed(pairs):
+        shares.append(inverse * _inner(step, q))
+        q = q - shares[-1][..., None, None] * change
+    q = q / curvature
+    if pairs:
+        step, change, inverse = pairs[-1]
+        scale = inverse * _inner(change, change / curvature)
+        q = q / torch.where(scale > 0, scale, 1.0)[..., None, None]
+    for (step, change, inverse), share in zip(pairs, reversed(shares), strict=True):
+        q = q + (share - inverse * _inner(change, q))[..., None, None] * step
+    return q
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each tap's and penalty's problem, [tap, penalty]."""
+    return (a * b).sum(dim=(2, 3))

@@ -1,0 +1,30 @@
+"""Comparing the taps of two runs."""
+
+from __future__ import annotations
+
+import xarray as xr
+
+from diagnostics.activations import Activations
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.similarity.base import Similarity
+from diagnostics.measuring import chosen_measures
+
+
+def between(first: Activations, second: Activations, measure: str = "cka", seed: int = 0) -> xr.Dataset:
+    """How similar each tap of one run is to each of another, on the same samples: `matrix` [tap, tap_other] and what
+    chance would give, as `Similarity` says.
+
+    `measure` names one that compares pairs of taps. Raises DiagnosticsError for another one, and where the samples of the
+    two runs are not the same by id.
+    """
+    chosen = _chosen(measure)
+    found = chosen.between(first, second, seed)
+    return found.assign_attrs(measure=chosen.name, source=chosen.source, about=chosen.answers, family="similarity")
+
+
+def _chosen(name: str) -> Similarity:
+    made, _ = chosen_measures([name])
+    if len(made) != 1 or not isinstance(made[0], Similarity):
+        able = [measure.name for measure in chosen_measures(["all"])[0] if isinstance(measure, Similarity)]
+        raise DiagnosticsError(f"{name} does not compare pairs of taps: choose one of {', '.join(sorted(able))}.")
+    return made[0]

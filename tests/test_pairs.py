@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.similarity.kernels import cka
+from diagnostics.pairs import between
+
+from memory import MemoryActivations
+
+
+def runs():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 1, 4))
+    return MemoryActivations({"a": x}), MemoryActivations({"b": x + rng.normal(size=x.shape), "c": x * 2})
+
+
+def test_compares_by_name():
+    first, second = runs()
+    found = between(first, second)
+    expected = [cka(first.arrays["a"][:, 0], second.arrays[name][:, 0]) for name in "bc"]
+    np.testing.assert_allclose(found.matrix.values, [expected], atol=1e-12)
+    assert (found.attrs["measure"], found.attrs["family"]) == ("cka", "similarity")
+    assert between(first, second, "mutual_knn").matrix.sel(tap="a", tap_other="c").item() == 1
+    assert between(first, second, seed=1).attrs["seed"] == 1
+
+
+def test_refuses_what_does_not_compare_pairs():
+    first, second = runs()
+    with pytest.raises(
+        DiagnosticsError, match=r"rankme does not compare pairs of taps: choose one of .*cka, .*mutual_knn"
+    ):
+        between(first, second, "rankme")
+    with pytest.raises(DiagnosticsError, match="all does not"):
+        between(first, second, "all")
+    with pytest.raises(DiagnosticsError, match="cka"):
+        between(first, second, "ckaa")
