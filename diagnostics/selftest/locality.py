@@ -94,6 +94,13 @@ def _squares() -> tuple[np.ndarray, np.ndarray]:
     return a, b
 
 
+def _upper(rows: int) -> np.ndarray:
+    """The upper rows of a frame of 480 x 854."""
+    mask = np.zeros((480, 854), dtype=bool)
+    mask[:rows] = True
+    return mask
+
+
 def _two_objects() -> np.ndarray:
     """Masks [frame, y, x] of two squares that move over an 8 x 8 grid, a cell a pixel."""
     masks = np.zeros((5, 8, 8), dtype=int)
@@ -186,6 +193,10 @@ def cases() -> list[Case]:
         Case("outlier_tokens", "Gaussian norms", 0, DARCET, lambda: outlier_tokens(10 + normal(5000, seed=1)).share),
         Case("jaccard", "10 x 10 squares shifted by 5", 1 / 3, DAVIS, lambda: jaccard(a, b)),
         Case("boundary_f", "a mask with itself", 1, DAVIS, lambda: boundary_f(a, a)),
+        *(
+            Case("boundary_f", f"edge off by {off} px at 480 x 854, tolerance 8 px", value, DAVIS, lambda off=off: boundary_f(_upper(240), _upper(240 + off)))
+            for off, value in ((8, 1), (9, 0))
+        ),
         Case("label_propagation", "J, features that name the object", 1, DAVIS, lambda: j_and_f(_propagated(), _two_objects()).j),
         Case("label_propagation", "F, features that name the object", 1, DAVIS, lambda: j_and_f(_propagated(), _two_objects()).f),
         Case("box_iou", "boxes of 10 px shifted by half, both border pixels counted", 1 / 3, "PASCAL VOC", lambda: box_iou([0, 0, 9, 9], [5, 0, 14, 9])),

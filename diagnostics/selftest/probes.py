@@ -9,6 +9,7 @@ from diagnostics.measures.probes import (
     depth_metrics,
     knn_votes,
     knn_weights,
+    leave_one_out,
     logistic,
     mean_iou,
     retrieval_recall,
@@ -27,6 +28,21 @@ def _ridge_r2(shift: float) -> float:
     y = x @ np.arange(1.0, 6)[:, None] + 3
     guess = RidgePath.from_data(x[:60], y[:60]).predict(x[60:], (1e-12,))[0]
     return 1 - float(((guess - y[60:]) ** 2).sum() / ((y[60:] - y[:60].mean()) ** 2).sum())
+
+
+def _left_out() -> float:
+    """Largest difference of the predictions with one row left out from those of fits without it."""
+    x, y, penalty = normal(12, 3, seed=4), normal(12, 1, seed=5), 0.1
+    quick = leave_one_out(x, y, (penalty,))[0]
+    slow = []
+    for i in range(12):
+        rest = np.delete(np.arange(12), i)
+        # Standardised once with all rows, as the hat matrix is.
+        z = (x - x.mean(axis=0)) / x.std(axis=0)
+        design = np.hstack([z[rest], np.ones((11, 1))])
+        weights = np.linalg.solve(design.T @ design + np.diag([12 * penalty] * 3 + [0.0]), design.T @ y[rest])
+        slow.append(float((np.append(z[i], 1.0) @ weights)[0]))
+    return float(np.abs(quick[:, 0] - np.array(slow)).max())
 
 
 def _logistic_gradient() -> float:
@@ -59,6 +75,7 @@ def cases() -> list[Case]:
         Case("knn", "votes of the nearest alone", 1, WU, lambda: float(knn_votes(bank, np.array([0, 1, 1]), np.array([[5.0, 0.0]]), (1,))[0, 0, 0])),
         Case("ridge", "R2 of y = x w, penalty near 0", 1, "Hoerl and Kennard 1970", lambda: _ridge_r2(0)),
         Case("ridge", "the same, features shifted by 1e4", 1, "Hoerl and Kennard 1970", lambda: _ridge_r2(1e4)),
+        Case("ridge", "leave-one-out from the hat matrix minus fits without the row", 0, "Allen 1974", _left_out),
         Case("logistic", "gradient at the solution", 0, "optimality", _logistic_gradient, 1e-6),
         Case("segmentation", "mIoU of confusion ((3, 1), (1, 3))", 0.6, VOC, lambda: mean_iou([[3, 1], [1, 3]])),
         Case("segmentation", "off-diagonal count of truth 0 taken for 1", 1, VOC, lambda: float(confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)[0, 1])),

@@ -21,11 +21,13 @@ from diagnostics.measures.similarity import (
     pwcca,
     svcca,
 )
+from diagnostics.measures.similarity.dissimilarity import Comparison
 from diagnostics.selftest.cases import Case, centred_axes, normal, rotation
 
 KORNBLITH = "Kornblith et al. 2019 (1905.00414)"
 SONG = "Song et al. 2012, eq. 5"
 NGUYEN = "Nguyen et al. 2021 (2010.15327)"
+_RDMS: dict[Comparison, float] = {"pearson": 0.5, "spearman": 0.5, "kendall": 1 / 3, "cosine": 13 / 14}
 HUH = "Huh et al. 2024 (2405.07987)"
 WILLIAMS = "Williams et al. 2021 (2110.14739)"
 
@@ -87,6 +89,7 @@ def cases() -> list[Case]:
         Case("cka", "biased, one feature each: squared correlation", 0.617347, KORNBLITH, lambda: cka(u, v, unbiased=False)),
         Case("cka", "biased, independent, n = 64, p = 4096: sqrt(pq / ((n+p)(n+q)))", 0.9846, KORNBLITH, lambda: _inflated(64, 4096, 2), 1e-3),
         Case("cka", "biased, independent, n = p = 256 (mean of 3 draws)", 0.5, KORNBLITH, lambda: _inflated(256, 256, 3), 3e-3),
+        Case("cka", "biased, independent, n = 1024, p = 192", 0.1579, KORNBLITH, lambda: _inflated(1024, 192, 1), 3e-3),
         Case("hsic", "n = 4, ab", 2.333333, SONG, lambda: hsic(a, b)),
         Case("hsic", "n = 4, aa", 44.666667, SONG, lambda: hsic(a, a)),
         Case("hsic", "n = 4, bb", 12.666667, SONG, lambda: hsic(b, b)),
@@ -96,7 +99,10 @@ def cases() -> list[Case]:
         Case("hsic", "n = 5, bb", 44.366667, SONG, lambda: hsic(b5, b5)),
         Case("cka", "n = 5, rank-1 kernels", 0.699261, SONG, lambda: cka(a5, b5)),
         Case("cka", "biased, n = 5: squared correlation", 0.777363, KORNBLITH, lambda: cka(a5, b5, unbiased=False)),
-        Case("cka", "spread of independent features times n (60 draws, n = 64)", math.sqrt(2), "Song et al. 2012", lambda: _null_spread(64), 0.45),
+        *(
+            Case("cka", f"spread of independent features times n, n = {n} (60 draws): sqrt(2)", math.sqrt(2), "Song et al. 2012", lambda n=n: _null_spread(n), 0.45)
+            for n in (64, 256)
+        ),
         Case("cka", "Gaussian kernel, biased, sigma 1", 0.985145, KORNBLITH, lambda: cka(u, v, kernel="rbf", sigma=1.0, unbiased=False)),
         Case("cka", "Gaussian kernel with a large sigma minus linear", 0, "Alvarez 2022 (2112.09305)", lambda: cka(x[:, :4], x[:, 2:], kernel="rbf", sigma=1e4) - cka(x[:, :4], x[:, 2:])),
         Case("cka", "arccos, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.775193, WILLIAMS, lambda: math.acos(cka(*shared, unbiased=False))),
@@ -119,7 +125,7 @@ def cases() -> list[Case]:
         Case("angular_distance", "rotated copy", 0, WILLIAMS, lambda: angular_distance(x, x @ rotation(8, 2))),
         *(
             Case("rsa", f"RDMs (1, 2, 3) and (1, 3, 2), {method}", value, "Kriegeskorte et al. 2008", lambda m=method: compare_rdms([1.0, 2.0, 3.0], [1.0, 3.0, 2.0], method=m))
-            for method, value in (("pearson", 0.5), ("spearman", 0.5), ("kendall", 1 / 3), ("cosine", 13 / 14))
+            for method, value in _RDMS.items()
         ),
         Case("gulp", "invertible map, no regularisation", 0, "Boix-Adsera et al. 2022 (2210.06545)", lambda: gulp(wide, wide @ (normal(5, 5, seed=6) + 3 * np.eye(5)), regularization=0.0)),
         Case("gulp", "orthogonal subspaces of 3 and 4, no regularisation, squared: p + q", 7, "Boix-Adsera et al. 2022 (2210.06545)", lambda: gulp(centred_axes(16, 3), centred_axes(16, 7)[:, 3:], regularization=0.0) ** 2),
