@@ -114,6 +114,15 @@ class SelfAttention(nn.Module):
         q, k, v = (x.transpose(0, 1) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v).transpose(0, 1)
 
+    def _features(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (q.mT @ k).softmax(-1).matmul(v.mT).mT
+
+    def _features_fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
+
+    def _features_einsum(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.einsum("bhde,bhte->bhtd", (q.mT @ k).softmax(-1), v)
+
     def _linear(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return q @ (k.mT @ v)
 
@@ -287,6 +296,23 @@ def test_never_a_guess(kind: str, why: str) -> None:
     found = encoder(self_attention(kind), self_attention("plain")).attention(batch())
     assert list(found) == ["blocks.1"]
     assert found.left_out["blocks.0"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "eager", "eager_copied", "features", "features_fused", "features_einsum"])
+def test_attention_among_as_many_features_as_tokens_is_not_taken_for_theirs(kind: str) -> None:
+    """XCiT at 8 x 8 tokens: its heads are 64 wide, and its attention is among these."""
+    width = 2 * TOKENS
+    tap = Tap("block", 1.0, "trunk", width, Grid((TOKENS,), ("t",)), Site("0"))
+    model = TorchEncoder(
+        "model", "series", nn.Sequential(SelfAttention(kind, width, heads=2)), [tap], "block",
+        lambda sample: torch.from_numpy(sample), np.zeros((TOKENS, width), np.float32),
+    )  # fmt: skip
+    x = torch.randn(4, TOKENS, width, generator=torch.Generator().manual_seed(1))
+    if not kind.startswith("features"):
+        np.testing.assert_allclose(model.attention(x)["block"], oracle(model.module[0]), atol=1e-5)
+        return
+    with pytest.raises(DiagnosticsError, match="8 tokens and as many features a head, and it may be these"):
+        model.attention(x)
 
 
 @pytest.mark.parametrize("kind", ["dropped", "eager_dropped"])

@@ -1,4 +1,4 @@
-"""Docs cannot drift: their Python runs, and commands, options and hooks have headings.
+"""Docs cannot drift: their Python runs, and commands, options, hooks, measures and plain functions are on a page.
 
 A Python block runs unless a comment `<!-- not run: reason -->` stands on the line above it. The blocks of a page run in
 order in one namespace, in an empty folder. `<!-- file: NAME -->` above a block of any language also writes it there.
@@ -6,6 +6,7 @@ order in one namespace, in an empty folder. `<!-- file: NAME -->` above a block 
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import runpy
@@ -16,9 +17,10 @@ import typer.main
 
 from diagnostics import hookspecs
 from diagnostics.cli import app
+from diagnostics.measures import bundled
 
 ROOT = Path(__file__).parent.parent
-PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.is_file()]
+PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.is_file()]
 WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>file|not run): (?P<note>[^\n]+?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
@@ -29,6 +31,9 @@ pytestmark = pytest.mark.skipif(not (ROOT / "README.md").is_file(), reason="test
 
 def blocks(page: Path) -> list[re.Match[str]]:
     return list(BLOCK.finditer(page.read_text(encoding="utf-8")))
+
+
+MEASURE_PAGES = sorted(page for page in PAGES if page.parent.name == "measures")
 
 
 def headings(page: str) -> list[tuple[int, str]]:
@@ -109,6 +114,47 @@ def test_every_hook_has_a_heading_equal_to_its_signature() -> None:
     }
     assert len(hooks) == 4
     assert hooks == {text for level, text in headings("plugins.md") if level == 3 and "->" in text}
+
+
+def measure_sections() -> dict[str, str]:
+    """Heading of level 2 -> the text below it, on the pages of the measures; a heading on two pages is an error."""
+    found: dict[str, str] = {}
+    for page in MEASURE_PAGES:
+        _, *sections = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.M)
+        for heading, _, text in (section.partition("\n") for section in sections):
+            if heading in bundled():
+                assert heading not in found, f"{heading} has two sections"
+                found[heading] = text
+    return found
+
+
+def test_every_measure_has_a_section_that_cites_its_sources() -> None:
+    sections = measure_sections()
+    assert set(sections) == set(bundled())
+    for name, measure in bundled().items():
+        for number in re.findall(r"\b\d{4}\.\d{5}\b", measure.source):
+            assert f"arxiv.org/abs/{number}" in sections[name], f"{name} does not cite {number}"
+
+
+def test_every_measure_stands_in_the_table_of_its_suite_with_a_link_to_its_section() -> None:
+    text = (ROOT / "docs" / "measures.md").read_text(encoding="utf-8")
+    of_suite = {
+        heading: body for heading, _, body in (part.partition("\n") for part in re.split(r"^## ", text, flags=re.M))
+    }
+    for heading, standard in (("The standard suite", True), ("All", False)):
+        rows = re.findall(r"^\|[^|\n]*\|? *\[`(\w+)`\]\((\S+)\)", of_suite[heading], re.M)
+        assert sorted(name for name, _ in rows) == sorted(n for n, m in bundled().items() if m.standard is standard)
+        for name, link in rows:
+            page, _, anchor = link.partition("#")
+            assert anchor == name
+            assert (2, name) in headings(page)
+
+
+@pytest.mark.parametrize("page", MEASURE_PAGES, ids=lambda page: page.stem)
+def test_every_plain_function_is_on_the_page_of_its_family(page: Path) -> None:
+    module = importlib.import_module(f"diagnostics.measures.{page.stem}")
+    shown = re.findall(rf"^::: diagnostics\.measures\.{page.stem}\.(\w+)$", page.read_text(encoding="utf-8"), re.M)
+    assert sorted(shown) == sorted(module.__all__)
 
 
 def test_readme_holds_its_two_commands_each_first_of_its_kind() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
@@ -16,7 +17,7 @@ from diagnostics.measures.dynamics.forecast import ForecastProbe
 from diagnostics.measures.dynamics.latent import LinearPredictability, Straightness
 from diagnostics.measuring import measure_all
 
-from memory import MemoryActivations, thirds
+from memory import MemoryActivations, label_target, thirds
 
 RNG = np.random.default_rng
 
@@ -49,11 +50,13 @@ def test_mase_of_the_seasonal_naive_forecast_of_a_trend_is_one_and_a_shift_count
         (lambda: seasonal_naive(np.zeros((2, 3)), 2, 4), "at least one season"),
         (lambda: seasonal_naive(np.zeros((2, 3)), 0), "horizon of 1"),
         (lambda: mase(np.zeros((2, 3)), np.zeros((2, 4)), np.zeros((2, 9))), "do not fit"),
-        (lambda: mase(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 4)), 4), "no longer than a season"),
+        (lambda: mase(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 4)), 4), "do not fit a season"),
+        (lambda: mase(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 4)), 0), "do not fit a season"),
         (lambda: straightness(np.zeros((2, 5))), "at least 3 times"),
         (lambda: straightness(np.full((4, 5), np.nan)), "NaN or infinity"),
         (lambda: linear_predictability(np.zeros((4, 1, 3)), ["train"] * 4), "at least 2 times"),
         (lambda: linear_predictability(np.zeros((4, 5, 3)), ["train"] * 4), "all three"),
+        (lambda: linear_predictability(np.zeros((3, 5, 0)), ["train", "val", "test"]), "sample, time, feature"),
         (lambda: linear_predictability(np.full((3, 5, 3), np.inf), ["train", "val", "test"]), "NaN or infinity"),
     ],
 )
@@ -278,3 +281,61 @@ def test_a_target_without_events_says_so() -> None:
     nowhere = StoredTarget("change", "event", np.empty(0), on_grid={(7,): np.zeros((60, 7))})
     with pytest.raises(DiagnosticsError, match="no tap's grid"):
         EventProbe().compute(MemoryActivations(taps), nowhere, 0)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-160, 1e160, 1e200])
+def test_straightness_at_scales_whose_squares_are_no_numbers(scale: float) -> None:
+    path = RNG(3).normal(size=(2, 9, 4))
+    assert straightness(path * scale) == pytest.approx(straightness(path), abs=1e-12)
+
+
+def test_a_horizon_whose_naive_forecast_never_errs_counts_neither_on_val_nor_on_test() -> None:
+    taps, target = _future()
+    assert target.naive is not None
+    found = ForecastProbe().compute(
+        MemoryActivations(taps), StoredTarget("ahead", "future", target.values, naive=target.naive), 0
+    )
+    first = StoredTarget("ahead", "future", target.values[:, :1], naive=target.naive[:, :1])
+    alone = ForecastProbe().compute(MemoryActivations(taps), first, 0)
+    naive = np.concatenate([target.naive[:, :1], target.values[:, 1:]], axis=1)
+    mixed = ForecastProbe().compute(
+        MemoryActivations(taps), StoredTarget("ahead", "future", target.values, naive=naive), 0
+    )
+    assert found["val_score"].values != pytest.approx(alone["val_score"].values)
+    assert mixed["val_score"].values == pytest.approx(alone["val_score"].values, rel=1e-9)
+    assert np.isnan(mixed["skill_by_horizon"].values[:, 1:]).all()
+
+
+def test_latent_measures_name_the_tap_that_is_not_finite_and_say_why_a_still_tap_has_no_value() -> None:
+    moving = RNG(4).normal(size=(20, 5, 3))
+    spoilt = moving.copy()
+    spoilt[3, 1, 1] = np.nan
+    grid = {"good": (5, 1, 1), "other": (5, 1, 1)}
+    for measure in (Straightness(), LinearPredictability()):
+        with pytest.raises(DiagnosticsError, match="Tap other .*NaN or infinity"):
+            measure.compute(MemoryActivations({"good": moving, "other": spoilt}, grid), None, 0)
+    still = MemoryActivations({"good": moving, "other": np.full((20, 5, 3), 0.1)}, grid)
+    found = LinearPredictability().compute(still, None, 0)
+    assert np.isnan(found["score"].values[1])
+    assert found.attrs["reason"] == "other: all steps are alike"
+
+
+def test_a_probe_whose_result_lacks_what_is_judged_costs_only_its_own_result() -> None:
+    class Lacking(EventProbe):
+        name = "lacking"
+        kinds = ("label",)
+
+        def compute(self, activations: Any, target: StoredTarget | None, seed: int) -> xr.Dataset:
+            taps = [tap.name for tap in activations.taps]
+            ones = (("tap", "unit"), np.ones((len(taps), 4)))
+            val = ("tap", np.ones(len(taps)))
+            return xr.Dataset({"loss": ones, "reference_loss": ones, "val_score": val}, coords={"tap": taps})
+
+    rng = RNG(5)
+    activations = MemoryActivations({"a": rng.normal(size=(20, 5, 3))}, {"a": (5, 1, 1)})
+    targets = {"kind": label_target(np.arange(20) % 2)}
+    done = measure_all([Lacking(), Straightness()], activations, targets, 0, what="a model")
+    assert list(done.results) == ["straightness"]
+    assert "Measure lacking/kind failed on a model: KeyError: 'units_train'." in done.skipped["lacking/kind"]
+    with pytest.raises(DiagnosticsError, match="Measure lacking/kind failed on a model: KeyError"):
+        measure_all([Lacking()], activations, targets, 0, asked=["lacking"], what="a model")

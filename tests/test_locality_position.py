@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.locality.position import MOST_SAMPLES, Position, position_probe
-from diagnostics.measures.probes.ridge import PENALTIES
+from diagnostics.measures.probes.least_squares import PENALTIES
 from diagnostics.measuring import measure_all
 from diagnostics.profiles import Profile
 

@@ -253,3 +253,12 @@ def test_a_tap_that_fills_half_of_the_sample_space_has_no_value_and_says_so():
 
 def test_the_reason_says_what_the_measure_reads_at_most():
     assert "(pwcca reads at most 1024)" in Pwcca().reason(torch.from_numpy(normal(1024, 520)))
+
+
+@pytest.mark.parametrize("measure", [Cca(), Svcca(), Pwcca()])
+def test_a_large_constant_feature_does_not_make_the_others_alike(measure):
+    x, y = normal(60, 4) * 1e-3, normal(60, 3, seed=1)
+    massive = np.hstack([x, np.full((60, 1), 5e3)])
+    found, plain = (measure.compute(run(x=side, y=y), None, 0) for side in (massive, x))
+    assert "reason" not in found.attrs
+    assert found.matrix.values == pytest.approx(plain.matrix.values, abs=1e-9)

@@ -177,3 +177,25 @@ def test_permuting_what_is_prepared_is_preparing_what_is_permuted(measure):
 def test_measure_with_too_few_samples_is_refused():
     with pytest.raises(DiagnosticsError, match="at least 12"):
         MutualKnn().compute(MemoryActivations(planted(11)), None, 0)
+
+
+@pytest.mark.parametrize("shift", [1e5, 1e6, 1e7])
+def test_a_shift_that_turns_all_samples_nearly_one_way_makes_no_neighbours_alike(shift):
+    rng = np.random.default_rng(8)
+    x, y = rng.normal(size=(2, 200, 8)) + shift
+
+    def nearest_of(side):
+        directions = side.astype(np.longdouble)
+        directions /= np.sqrt((directions**2).sum(axis=1, keepdims=True))
+        apart = ((directions[:, None] - directions) ** 2).sum(axis=2)
+        np.fill_diagonal(apart, np.inf)
+        return [set(row) for row in np.argsort(apart, axis=1)[:, :10]]
+
+    exact = np.mean([len(a & b) / 10 for a, b in zip(nearest_of(x), nearest_of(y), strict=True)])
+    assert mutual_knn(x, y) == pytest.approx(exact, abs=0.01)
+    assert cknna(x, y) < 0.2
+
+
+def test_all_neighbours_of_a_shift_that_leaves_rounding_are_nothing_to_compare():
+    x, y = np.random.default_rng(9).normal(size=(2, 30, 4)) + 1e4
+    assert np.isnan(cknna(x, y, k=29))
