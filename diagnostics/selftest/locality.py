@@ -34,7 +34,7 @@ MORAN = "Moran 1950"
 DAVIS = "Perazzi et al. 2016 (DAVIS)"
 LOST = "Siméoni et al. 2021 (2109.14279)"
 TOKENCUT = "Wang et al. 2022 (2202.11539)"
-DARCET = "Darcet et al. 2023 (2309.16588)"
+DARCET = "Darcet et al. 2024 (2309.16588)"
 LUO = "Luo et al. 2016 (1701.04128)"
 SIDE = 16
 

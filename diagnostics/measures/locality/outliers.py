@@ -53,7 +53,7 @@ class OutlierTokens:
 def outlier_tokens(tokens: Any, grid: tuple[int, ...] | None = None, *, k: float = BEYOND) -> OutlierTokens:
     """Tokens whose norm exceeds median + k * 1.4826 * median absolute deviation, over all tokens given.
 
-    After Darcet et al. 2023 (2309.16588), whose fixed threshold (150) holds for one model only. Measured from the
+    After Darcet et al. 2024 (2309.16588), whose fixed threshold (150) holds for one model only. Measured from the
     median, outliers of up to half the tokens do not hide themselves.
 
     Parameters
@@ -136,7 +136,7 @@ class OutlierTokenShare(Measure):
 
     name = "outlier_tokens"
     answers = "Are there tokens of extreme norm, and where?"
-    source = "Darcet et al. 2023 (2309.16588), with a threshold from the tap's own norms"
+    source = "Darcet et al. 2024 (2309.16588), with a threshold from the tap's own norms"
     family = "spatial"
     needs = "tokens"
     standard = True

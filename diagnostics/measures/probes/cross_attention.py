@@ -186,7 +186,10 @@ def attentive(
     epochs: int = EPOCHS,
     seed: int = 0,
 ) -> np.ndarray:
-    """What an attentive probe fitted on `tokens` says of `new` tokens; the model is at the top of the module.
+    """What an attentive probe fitted on `tokens` says of `new` tokens.
+
+    One cross-attention block as in V-JEPA (Bardes et al. 2024, 2404.08471), without its perceptron: learned queries q_h
+    attend to a sample's tokens x_t, a_h = softmax_t(q_h . x_t / sqrt(d)), and sum_h W_h (sum_t a_ht x_t) + b is read out.
 
     Parameters
     ----------

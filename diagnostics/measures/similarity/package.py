@@ -59,7 +59,8 @@ class TorchCka(Similarity):
     centring = "none before the kernel, which is how the package does it"
     known_to_fail: ClassVar[str] = (
         "a minibatch estimate, not CKA of all samples; float32 kernels of uncentred features: a layer against itself times "
-        "0.1 plus 100 gave .006 to .518 instead of 1; a last batch of 2 or 3 samples divides by zero (left out here)"
+        "0.1 plus 10 gave .02 to .23 or NaN instead of 1, plus 100 about 0, infinity or NaN, and an entry that is NaN here "
+        "is one whose HSIC with itself came out negative; a last batch of 2 or 3 samples divides by zero (left out here)"
     )
 
     def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
