@@ -269,7 +269,7 @@ class _Watching(TorchFunctionMode):
             for frame in self.frames.open:
                 frame.reason = "one fused kernel for all of it, without queries and keys"
         if name in _PRODUCT and self.waiting:
-            self._product(_contracted(args) if name == "einsum" else args[:1])
+            self._product(_contracted(args) if name == "einsum" else [(args[0], args[1], -2)] if len(args) > 1 else [])
         out = func(*args, **kwargs)
         if name == "scaled_dot_product_attention":
             self._fused(_Call.of(args, kwargs), out if out.ndim > 3 else out[:, None])
@@ -306,16 +306,17 @@ class _Watching(TorchFunctionMode):
                 raise self._dropped(share)
         softmax.tensors.append(out)
 
-    def _product(self, operands: Sequence[Any]) -> None:
-        """A softmax that weighs values here, over its own last axis, is attention."""
+    def _product(self, operands: Sequence[tuple[Any, Any, int]]) -> None:
+        """A softmax that weighs values here, over its own last axis, is attention. (weights, values, axis of the values
+        that is summed over)."""
         for softmax in self.waiting:
-            for used in operands:
+            for used, values, axis in operands:
                 known = softmax.held(used) if isinstance(used, Tensor) else None
                 if known is not None:
-                    self._weighing(softmax, used, known)
+                    self._weighing(softmax, used, known, _doubtful(values, axis))
                     return
 
-    def _weighing(self, softmax: _Softmax, used: Tensor, known: Tensor) -> None:
+    def _weighing(self, softmax: _Softmax, used: Tensor, known: Tensor, doubt: str) -> None:
         self.waiting.remove(softmax)
         for frame in self.frames.open:
             frame.idle -= frame.square(tuple(known.shape))
@@ -331,14 +332,15 @@ class _Watching(TorchFunctionMode):
             mass = part.sum(-1)
             # A query that may see nothing weighs nothing.
             summed = bool((((mass - 1).abs() <= most) | (mass == 0)).all()) and bool((part >= 0).all())
-            return part, "" if summed else "what weighs its values is no longer a softmax"
+            return part, doubt if summed else "what weighs its values is no longer a softmax"
 
         self._note(weights.shape, of_rows)
 
     def _fused(self, call: _Call, out: Tensor) -> None:
         if call.dropout > 0:
             raise self._dropped(call.dropout)
-        self._note(call.shape, lambda rows: (self._recomputed(call, out, rows), ""))
+        doubt = _doubtful(call.v, -2)
+        self._note(call.shape, lambda rows: (self._recomputed(call, out, rows), doubt))
 
     def _note(self, shape: Sequence[int], attention: Callable[[slice], tuple[Tensor, str]]) -> None:
         """An attention of that shape in every open frame; reduced at once, before anything can be overwritten."""
@@ -387,13 +389,37 @@ def _lost(weights: Tensor, padding: int) -> str:
     return f"its tokens attend to padding, with up to {mass:.2g} of their attention" if mass > PADDING_MASS else ""
 
 
-def _contracted(args: tuple[Any, ...]) -> list[Any]:
-    """The operands of an einsum that are summed over their last axis."""
+def _doubtful(values: Any, axis: int) -> str:
+    """Why it cannot be told that the `axis` of the values that is summed over is that of tokens, or which of the first two
+    is that of samples; nothing where it can.
+
+    Attention among features (XCiT, DaViT) has the shape of attention among tokens where there are as many of both. A
+    linear map puts features innermost in memory, so a sum over the innermost axis is likely one over features.
+    """
+    if not isinstance(values, Tensor) or values.ndim < 2:
+        return ""
+    if values.ndim == 4 and values.shape[0] == values.shape[1] and values.stride(0) < values.stride(1):
+        return f"{len(values)} samples and as many heads, and which is which cannot be told"
+    other = -2 if axis in (-1, values.ndim - 1) else -1
+    if values.shape[axis] != values.shape[other] or values.stride(axis) >= values.stride(other):
+        return ""
+    return f"{values.shape[axis]} tokens and as many features a head, and it may be these that attend to each other"
+
+
+def _contracted(args: tuple[Any, ...]) -> list[tuple[Any, Any, int]]:
+    """The operands of an einsum that are summed over their last axis, with another that has that axis, and where."""
     if not isinstance(args[0], str):
         return []
-    terms, _, result = args[0].replace(" ", "").partition("->")
+    names, _, result = args[0].replace(" ", "").partition("->")
     operands = args[1] if isinstance(args[1], (list, tuple)) else args[1:]
-    return [x for term, x in zip(terms.split(","), operands, strict=False) if term and term[-1] not in result]
+    terms = list(zip(names.split(","), operands, strict=False))
+    return [
+        (x, values, other.index(term[-1]))
+        for term, x in terms
+        if term and term[-1] not in result
+        for other, values in terms
+        if values is not x and term[-1] in other
+    ]
 
 
 # A copy that asks no override, so that the calls inside it are seen.

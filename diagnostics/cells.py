@@ -78,8 +78,13 @@ def events_on_grid(events: np.ndarray, covered: tuple[tuple[float, float], ...],
 
 
 def covered_part(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> np.ndarray:
-    """The part [sample, *extent] of maps that a grid covers, cut at whole places; what lies beyond the maps is not there."""
-    return maps[(slice(None), *(slice(max(0, round(start)), max(0, round(stop))) for start, stop in covered))]
+    """The part [sample, *extent] of int maps that a grid covers, cut at whole places; beyond the maps it is -1, unknown, so
+    that places stay where the grid's cells lie.
+    """
+    ends = [(round(start), round(stop)) for start, stop in covered]
+    beyond = [(max(0, -start), max(0, stop - n)) for (start, stop), n in zip(ends, maps.shape[1:], strict=True)]
+    inside = maps[(slice(None), *(slice(max(0, start), max(0, stop)) for start, stop in ends))]
+    return np.pad(inside, [(0, 0), *beyond], constant_values=-1) if np.any(beyond) else inside
 
 
 def resample(tokens: np.ndarray, grid: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from diagnostics.activations import StoredTarget
-from diagnostics.dataset import SPLITS
+from diagnostics.dataset import DENSE, SPLITS
 from diagnostics.taps import Encoder, Grid, Reduce, Tap, keep
 
 WEIGHTS = ("fresh_weights", "permuted_weights")
@@ -180,7 +180,7 @@ def shuffled(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget
 
 def _known(target: StoredTarget, samples: int) -> np.ndarray:
     """Whether a sample's value is known, bool [sample]; maps are swapped whole, known or not."""
-    if target.on_grid or target.kind == "masks":
+    if target.kind in (*DENSE, "masks"):
         return np.ones(samples, dtype=bool)
     if target.kind == "label":
         return np.asarray(target.values >= 0)

@@ -15,6 +15,8 @@ from diagnostics.taps import SAFE_NAME, Modality
 Kind = Literal["label", "value", "token_label", "token_value", "event", "masks", "caption", "future", "state"]
 Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "similarity"]
 SPLITS = ("train", "val", "test")
+DENSE = ("token_label", "token_value", "event")
+"""Kinds with a value for every place of a sample."""
 
 FAMILY_OF: Mapping[str, Family] = {
     "label": "semantic",
@@ -72,7 +74,7 @@ class Target:
     @property
     def dense(self) -> bool:
         """Whether the target has a value for every place of a sample."""
-        return self.kind in ("token_label", "token_value", "event")
+        return self.kind in DENSE
 
 
 class Dataset:
@@ -211,10 +213,12 @@ def _misfit(target: Target) -> str:
             "masks": "the number of an object for each place of each sample",
         }.get(kind, "a number for each place of each sample")
         return f"its values are {values.dtype} of shape {values.shape}, not {wanted}"
-    if target.period is not None and (kind not in ("value", "state") or not target.period > 0):
+    if target.period is not None and (kind not in ("value", "state") or not 0 < target.period < np.inf):
         return f"it has a period of {target.period}: only a value or state can have one, above 0"
     if target.naive is not None and (kind != "future" or np.shape(target.naive) != values.shape):
         return f"it has naive forecasts of shape {np.shape(target.naive)}: only a future can have them, shaped like its values"
+    if kind == "event" and not ((values == 0) | (values == 1) | np.isnan(values)).all():
+        return "it holds other values than 0 and 1: mark what is not known with NaN"
     return ""
 
 

@@ -83,7 +83,8 @@ def measure_all(
 ) -> Measured:
     """Every measure whose needs are met, for every target that it reads.
 
-    One that fails is left out with the reason; where it was `asked` for by name, its failure raises.
+    One that has no value here is left out with its reason. So is one that fails otherwise (a fault of its own), but where
+    it was `asked` for by name, that raises.
     """
     measured = Measured()
     jobs: list[tuple[str, Measure, StoredTarget | None]] = []
@@ -100,18 +101,16 @@ def measure_all(
         watch(Progress(f"measuring {what}".strip(), done, len(jobs)))
         try:
             found = measure.compute(activations, target, seed)
+            measured.results[key] = _completed(found, measure, target, activations, seed)
         except StorageError:
             raise
         except DiagnosticsError as error:
             measured.skipped[key] = str(error)
-            continue
         except Exception as error:
             failure = f"Measure {key} failed on {what}: {said(error)}."
             if measure.name in asked:
                 raise DiagnosticsError(failure) from error
             measured.skipped[key] = failure
-            continue
-        measured.results[key] = _completed(found, measure, target, activations, seed)
     if jobs:
         watch(Progress(f"measuring {what}".strip(), len(jobs), len(jobs)))
     return measured
@@ -168,7 +167,9 @@ def against_control(found: xr.Dataset, other: xr.Dataset, control: str, seed: in
     """The result of a probe with what its best tap beats a control's best tap by, paired over the same test units."""
     if "best_tap" not in found.attrs or "best_tap" not in other.attrs:
         return found
-    ours, theirs = (data.sel(tap=data.attrs["best_tap"]).sortby("unit") for data in (found, other))
+    ours, theirs = (
+        data.sel(tap=data.attrs["best_tap"]).sortby("unit").transpose("unit", ...) for data in (found, other)
+    )
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return found
     fit_units = int(found.attrs["units_train"] + found.attrs["units_val"])

@@ -42,6 +42,7 @@ def observe(
     for observation in _distinct(measures):
         rows = min(observation.samples, len(dataset))
         state = {
+            "by": f"{type(observation).__module__}.{type(observation).__qualname__}",
             "version": diagnostics.__version__,
             "torch": str(torch.__version__),
             "device": device.partition(":")[0],

@@ -8,6 +8,7 @@ score and their paired difference (the hidden gap) are read on test, where nothi
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,9 +48,14 @@ def resample_counts(units: int, seed: int, resamples: int = RESAMPLES) -> np.nda
 
 
 def interval(
-    value: np.ndarray | float, replicates: np.ndarray, units: int, fit_units: int | None = None
+    value: np.ndarray | float,
+    replicates: np.ndarray,
+    units: int,
+    fit_units: int | None = None,
+    effective: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the interval at LEVEL from bootstrap replicates [resample, ...] over `units` independent units.
+    """Ends of the interval at LEVEL from bootstrap replicates [resample, ...] over `units` independent units, or the fewer
+    that `effective_units` counts. Replicates without a value (NaN) are left out.
 
     The expanded percentile interval: the percentile interval of few units is too narrow, and drawing its ends at the
     level that a t interval with the same n needs mends it (Hesterberg 2015, arXiv 1411.5279, section 5.2).
@@ -59,14 +65,37 @@ def interval(
     units / fit_units of the one that is seen (Nadeau and Bengio 2003, Machine Learning 52, equation 8), so the
     replicates are spread about the value by the root of one plus that share.
     """
-    if units < 2:
+    count = units if effective is None else min(effective, units)
+    if units < 2 or count <= 1:
         nothing = np.full(np.shape(value), np.nan)
         return nothing, nothing
-    t = stats.t.ppf(0.5 + LEVEL / 2, units - 1)
-    tail = stats.norm.cdf(-np.sqrt(units / (units - 1)) * t)
-    low, high = np.quantile(replicates, [tail, 1 - tail], axis=0)
+    t = stats.t.ppf(0.5 + LEVEL / 2, count - 1)
+    tail = stats.norm.cdf(-np.sqrt(count / (count - 1)) * t)
+    ends = [tail, 1 - tail]
+    if np.isnan(replicates).any():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "All-NaN slice")
+            low, high = np.nanquantile(replicates, ends, axis=0)
+    else:
+        low, high = np.quantile(replicates, ends, axis=0)
     spread = np.sqrt(1 + units / fit_units) if fit_units else 1.0
     return value + spread * (low - value), value + spread * (high - value)
+
+
+def effective_units(reference: np.ndarray) -> float:
+    """How many units the score of a reference [tap, unit] or [tap, unit, part] rests on; 0 where no part lies in two.
+
+    A part (class) that few units hold decides how sure a mean over parts is, however many units there are. With variances
+    of the parts' scores about 1 / units that hold them, the degrees of freedom of their mean are those of Welch (1947) and
+    Satterthwaite (1946).
+    """
+    holds = (reference.reshape(*reference.shape[:2], -1) > 0).any(axis=0).sum(axis=0)
+    holds = holds[holds > 0].astype(np.float64)
+    if len(holds) == 0 or holds.max() < 2:
+        return 0.0
+    # A part in one unit shows no variance of its own; half a degree of freedom stands for knowing next to nothing.
+    freedom = (1 / holds).sum() ** 2 / (1 / (holds**2 * np.maximum(holds - 1, 0.5))).sum()
+    return float(freedom + 1)
 
 
 def scores(loss: np.ndarray, reference: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
@@ -92,7 +121,8 @@ def profile_intervals(
     """Score, low and high of each tap from test losses [tap, unit]."""
     units = loss.shape[1]
     score = scores(loss, reference)
-    low, high = interval(score, scores(loss, reference, resample_counts(units, seed)), units, fit_units)
+    replicates = scores(loss, reference, resample_counts(units, seed))
+    low, high = interval(score, replicates, units, fit_units, effective_units(reference))
     # A loss is never negative, so no score passes 1.
     return score, low, np.minimum(high, 1.0)
 
@@ -127,10 +157,10 @@ def paired_difference(
     fit_units: int,
     seed: int,
 ) -> Interval:
-    """By how much one score beats another on the same test units, from losses [unit] in the same order."""
+    """By how much one score beats another on the same test units, from losses [unit] or [unit, part] in the same order."""
     both = np.stack([loss, other_loss]), np.stack([reference, other_reference])
     value = scores(*both)
     replicates = scores(*both, resample_counts(len(loss), seed))
     gap = float(value[0] - value[1])
-    low, high = interval(gap, replicates[:, 0] - replicates[:, 1], len(loss), fit_units)
+    low, high = interval(gap, replicates[:, 0] - replicates[:, 1], len(loss), fit_units, effective_units(both[1]))
     return Interval(gap, float(low), float(high))

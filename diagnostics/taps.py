@@ -23,8 +23,8 @@ Modality = Literal["image", "video", "series", "audio", "text"]
 Part = Literal["embedding", "trunk", "head"]
 Layout = Literal["tokens", "channels_first", "channels_last", "features"]
 
-# Tap names become folders of the store.
-SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+# Tap names become folders of the store, in which Zarr keeps one file of its own.
+SAFE_NAME = re.compile(r"(?!zarr\.json$)[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
 @dataclass(frozen=True)

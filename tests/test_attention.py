@@ -315,6 +315,12 @@ def test_attention_among_as_many_features_as_tokens_is_not_taken_for_theirs(kind
         model.attention(x)
 
 
+def test_as_many_heads_as_samples_are_not_taken_for_them() -> None:
+    with pytest.raises(DiagnosticsError, match="6 samples and as many heads, and which is which cannot be told"):
+        encoder(self_attention("batch_behind")).attention(batch(HEADS))
+    assert list(encoder(self_attention("plain")).attention(batch(HEADS))) == ["blocks.0"]
+
+
 @pytest.mark.parametrize("kind", ["dropped", "eager_dropped"])
 def test_active_dropout_is_refused(kind: str) -> None:
     with pytest.raises(DiagnosticsError, match=r"tap blocks\.0 has a dropout of 0\.1 active"):

@@ -292,9 +292,12 @@ def test_the_covered_part_is_cut_at_whole_places() -> None:
     np.testing.assert_array_equal(covered_part(maps, ((1.0, 3.0), (0.4, 4.6))), maps[:, 1:3, 0:5])
 
 
-def test_a_grid_that_reaches_beyond_the_sample_covers_all_of_it() -> None:
+def test_where_a_grid_reaches_beyond_the_sample_nothing_is_known_and_places_stay() -> None:
     maps = np.arange(24).reshape(1, 4, 6)
-    np.testing.assert_array_equal(covered_part(maps, ((-2.0, 6.0), (-1.0, 7.0))), maps)
+    found = covered_part(maps, ((-2.0, 5.0), (1.0, 7.0)))
+    assert found.shape == (1, 7, 6)
+    np.testing.assert_array_equal(found[:, 2:6, :5], maps[:, :, 1:])
+    assert (found < 0).sum() == 7 * 6 - 4 * 5
 
 
 def test_tokens_on_another_grid_are_means_over_shared_area() -> None:

@@ -61,7 +61,21 @@ def test_a_broken_contract_is_said_in_a_sentence(changed: dict[str, Any], said: 
     assert str(caught.value) == said
 
 
-@pytest.mark.parametrize("name", ["a/b", "../y", "", ".", ".."])
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (Target("event", np.array([[0, 2], [0, 1], [1, 1], [0, 0]])), "it holds other values than 0 and 1"),
+        (Target("event", np.full((4, 2), -1)), "it holds other values than 0 and 1"),
+        (Target("value", np.zeros(4), period=np.inf), "it has a period of inf"),
+    ],
+)
+def test_values_that_do_not_fit_their_kind_are_refused(target: Target, said: str) -> None:
+    with pytest.raises(DiagnosticsError, match=f"Target y of mine is of kind {target.kind}, but {said}"):
+        made(targets={"y": target})
+    made(targets={"y": Target("event", np.array([[0, 1], [np.nan, 1], [0, 0], [1, 1]]))})
+
+
+@pytest.mark.parametrize("name", ["a/b", "../y", "", ".", "..", "zarr.json"])
 def test_target_names_that_are_no_safe_folder_names_are_refused(name: str) -> None:
     with pytest.raises(DiagnosticsError, match=r"[Tt]arget"):
         made(targets={name: Target("value", np.zeros(4))})

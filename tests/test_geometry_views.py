@@ -53,6 +53,18 @@ def test_lidar_is_its_formula(shape):
     assert lidar(views, delta=1e-2) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-8)
 
 
+def test_lidar_keeps_its_digits_where_features_are_large_and_fewer_samples_than_features():
+    views = np.random.default_rng(0).normal(size=(4, 2, 10))
+    for scale in (1e4, 1e6, 1e8):
+        assert lidar(views * scale) == pytest.approx(lidar(views, delta=1e-4 / scale**2), rel=1e-6)
+    # Beside them delta is nothing, and only what lies outside the differences within classes counts.
+    outside = np.linalg.svd(views[:, 0] - views[:, 1])[2][4:]
+    means = (views.mean(axis=1) - views.mean(axis=(0, 1))) @ outside.T
+    spectrum = np.linalg.svd(means, compute_uv=False) ** 2
+    p = spectrum[:3] / spectrum.sum()
+    assert lidar(views * 1e6) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-4)
+
+
 def test_lidar_of_classes_of_other_sizes():
     rng = np.random.default_rng(0)
     views = rng.normal(size=(6, 4, 3))
@@ -256,6 +268,8 @@ def test_measures_say_what_has_no_value():
         found = measure.compute(taps(groups, a=0 * x, b=x), None, 0)
         assert np.isnan(found.score[0].item()) and found.attrs["reason"].startswith("a: ")
         assert np.isfinite(found.score[1].item()) and np.isfinite(found.low[1].item())
+    # Nine pairs are left, and all alike they would be one of 17.
+    assert InfoNce().compute(taps(groups, a=x), None, 0).line_alike.item() == pytest.approx(math.log(17))
 
 
 @pytest.mark.parametrize("measure", [Lidar(), Alignment(), InfoNce(), Dime()])

@@ -267,3 +267,11 @@ def test_the_interval_is_over_groups() -> None:
 def test_without_attention_the_measure_says_why() -> None:
     with pytest.raises(DiagnosticsError, match="No attention was recorded"):
         AttentionDistance().compute(MemoryActivations({"a": np.zeros((5, 4, 2))}), None, 0)
+
+
+def test_a_head_that_never_looks_at_the_grid_is_told() -> None:
+    a = recorded([1.0, 2.0])
+    a[:5, 1, 0] = np.nan
+    found = AttentionDistance().compute(activations({"a": a, "b": recorded([1.0])}), None, 0)
+    assert "a: 5 of 12 samples have a head that does not look at the grid" in found.attrs["reason"]
+    assert "b:" not in found.attrs["reason"]

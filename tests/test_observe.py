@@ -138,6 +138,23 @@ def test_what_is_there_is_not_seen_again(tmp_path: Path) -> None:
     assert list((store.path / "observed").glob(".*")) == []
 
 
+def test_what_another_observation_of_that_name_or_version_recorded_is_not_taken_for_it(tmp_path: Path) -> None:
+    class Others(Means):
+        def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+            return {tap: 0 * values + 7 for tap, values in super().observe(encoder, batch).items()}
+
+    store = extracted(tmp_path / "run")
+    record(store, Others())
+    assert (store.observed("means")["norm"] == 7).all()
+    record(store, Means())
+    assert not (store.observed("means")["norm"] == 7).any()
+    what = Means()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dx, "__version__", "9.9")
+        record(store, what)
+    assert what.calls == [13, 7]
+
+
 def test_fewer_samples_than_wanted_are_all(tmp_path: Path) -> None:
     encoder = looking()
     store = extract(encoder, tiny_dataset(12, "image"), tmp_path / "run", planned(encoder, 12))

@@ -34,3 +34,11 @@ def test_refuses_what_does_not_compare_pairs():
         between(first, second, "all")
     with pytest.raises(DiagnosticsError, match="cka"):
         between(first, second, "ckaa")
+
+
+def test_says_where_the_two_runs_are_pooled_otherwise():
+    x = np.random.default_rng(0).normal(size=(30, 3, 4))
+    first, second = MemoryActivations({"a": x}), MemoryActivations({"a": x}, poolings=("last",))
+    assert between(first, first, "mutual_knn").attrs["pooling"] == "mean"
+    found = between(first, second, "mutual_knn")
+    assert found.attrs["pooling"] == "mean in the first run, last in the second"

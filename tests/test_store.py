@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import Crc32cCodec
 
-from diagnostics import split_groups
+from diagnostics import Target, split_groups
+from diagnostics.controls import shuffled
 from diagnostics.errors import DiagnosticsError
 from diagnostics.extract import extract
 from diagnostics.shards import ShardBuffer
@@ -197,6 +198,31 @@ def test_a_target_that_is_nowhere_known_is_not_damage(tmp_path: Path) -> None:
     dataset.targets["level"].values[:] = np.nan
     store = extract(encoder, dataset, tmp_path / "run", planned(encoder, 20))
     assert np.isnan(store.targets()["level"].values).all()
+
+
+def test_targets_come_back_as_they_were_given(tmp_path: Path) -> None:
+    """Also numbers of objects beyond 16 bits, and what lies on no tap's grid."""
+    encoder, dataset = tiny_image_encoder(), tiny_dataset(20, "image")
+    rng = np.random.default_rng(0)
+    masks = rng.choice([-1, 0, 1, 40000, 2**16 + 3], size=(20, 16, 16))
+    given = {
+        "masks": Target("masks", masks),
+        "caption": Target("caption", rng.normal(size=(20, 3))),
+        "future": Target("future", rng.normal(size=(20, 2)), naive=rng.normal(size=(20, 2))),
+        "angle": Target("state", rng.normal(size=20), period=2 * np.pi),
+        "video": Target("token_label", rng.integers(0, 3, (20, 2, 16, 16))),
+        "event": Target("event", rng.integers(0, 2, (20, 5))),
+    }
+    dataset.targets.update(given)
+    store = extract(encoder, dataset, tmp_path / "run", planned(encoder, 20))
+    found, order = Store(store.path).targets(), row_order(20)
+    for name in ("masks", "caption", "future", "angle"):
+        np.testing.assert_array_equal(found[name].values, given[name].values[order])
+        assert (found[name].period, found[name].kind) == (given[name].period, given[name].kind)
+    np.testing.assert_array_equal(found["future"].naive, given["future"].naive[order])
+    for name in ("video", "event"):
+        assert not found[name].on_grid
+        assert not shuffled(found[name], store.split, 0).on_grid
 
 
 def test_damaged_metadata_is_one_sentence(stored: Store) -> None:

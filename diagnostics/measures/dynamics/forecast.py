@@ -55,9 +55,9 @@ def mase(prediction: Any, truth: Any, history: Any, season: int = 1) -> np.ndarr
         raise DiagnosticsError(
             f"Predictions {guess.shape}, truths or histories {past.shape} hold NaN or infinity: leave those samples out."
         )
-    if past.shape[1] <= season:
+    if not 1 <= season < past.shape[1]:
         raise DiagnosticsError(
-            f"Histories of shape {past.shape} are no longer than a season of {season} steps: give more."
+            f"Histories of shape {past.shape} do not fit a season of {season} steps: give 1 or more, and more history."
         )
     scale = np.abs(past[:, season:] - past[:, :-season]).mean(axis=1)
     error = np.abs(guess - known).mean(axis=1)
@@ -99,7 +99,10 @@ class ForecastProbe(Measure):
             tried = RidgePath.from_data(x[rows.train], values[rows.train]).predict(x[rows.val])
             errors = np.abs(tried - values[rows.val]).mean(axis=1)
             relative = np.divide(errors, val_naive, out=np.full(errors.shape, np.nan), where=val_naive > 0)
-            relative = np.where(np.isnan(relative).all(axis=1), np.inf, np.nan_to_num(relative).mean(axis=1))
+            # Over the horizons at which the naive forecast errs, as the score.
+            relative = (
+                relative[:, val_naive > 0].mean(axis=1) if (val_naive > 0).any() else np.full(len(errors), np.inf)
+            )
             chosen[i] = choose(relative)
             val_score[i] = 1 - relative.min() if np.isfinite(relative.min()) else np.nan
             fitted = RidgePath.from_data(x[rows.fit], values[rows.fit])
@@ -112,6 +115,6 @@ class ForecastProbe(Measure):
             "skill: mean over horizons of 1 - MAE / MAE of the naive forecast; ridge to all horizons",
             "features standardised with the rows fitted", seed, penalties=list(PENALTIES), score_name="skill",
         )  # fmt: skip
-        with np.errstate(invalid="ignore", divide="ignore"):
-            by_horizon = 1 - loss.sum(axis=1) / reference.sum(axis=1)
+        whole = reference.sum(axis=1)
+        by_horizon = 1 - np.divide(loss.sum(axis=1), whole, out=np.full(whole.shape, np.nan), where=whole > 0)
         return found.assign(skill_by_horizon=(("tap", "horizon"), by_horizon))

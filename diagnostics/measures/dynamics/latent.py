@@ -51,11 +51,14 @@ def straightness(path: Any) -> Any:
 
 
 def _straightness(x: Tensor) -> Tensor:
+    # The largest value leaves first: squares of large or small numbers must neither overflow nor vanish.
+    largest = x.abs().amax(dim=(1, 2), keepdim=True)
+    x = x / torch.where(largest > 0, largest, 1.0)
     steps = x[:, 1:] - x[:, :-1]
     length = steps.norm(dim=2)
-    moves = length > _NO_STEP * x.abs().amax(dim=(1, 2)).clamp_min(torch.finfo(x.dtype).tiny)[:, None]
+    moves = length > _NO_STEP
     both = moves[:, 1:] & moves[:, :-1]
-    products = (steps[:, 1:] * steps[:, :-1]).sum(dim=2) / (length[:, 1:] * length[:, :-1]).clamp_min(1e-300)
+    products = (steps[:, 1:] * steps[:, :-1]).sum(dim=2) / (length[:, 1:] * length[:, :-1])
     total = torch.where(both, products, torch.zeros_like(products)).sum(dim=1)
     return torch.where(both.any(dim=1), total / both.sum(dim=1), torch.full_like(total, torch.nan))
 
@@ -74,7 +77,7 @@ def linear_predictability(sequences: Any, split: Any, penalties: tuple[float, ..
     """
     x = np.asarray(as_tensor(sequences).cpu())
     split = np.asarray(split)
-    if x.ndim != 3 or x.shape[1] < 2 or len(split) != len(x):
+    if x.ndim != 3 or x.shape[1] < 2 or x.shape[2] == 0 or len(split) != len(x):
         raise DiagnosticsError(
             f"Sequences of shape {x.shape} with {len(split)} splits have no steps: give [sample, time, feature] with at least 2 "
             "times, and a split for each sample."
@@ -121,13 +124,17 @@ def _steps(block: slice, x: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray,
     return picked[:, :-1].reshape(-1, d), picked[:, 1:].reshape(-1, d), np.repeat(samples, x.shape[1] - 1)
 
 
-def paths(activations: Activations, tap: Tap, most: int) -> Iterator[tuple[slice, np.ndarray]]:
+def paths(activations: Activations, tap: Tap, most: int, measure: str) -> Iterator[tuple[slice, np.ndarray]]:
     """(rows, [row, time, feature]) of the first `most` rows with tokens; other axes than time are averaged."""
     axis = tap.grid.axes.index("t")
     for block, tokens in activations.token_blocks(tap.name):
         kept = tokens[: max(0, most - block.start)]
         if len(kept) == 0:
             return
+        if not np.isfinite(kept).all():
+            raise DiagnosticsError(
+                f"Tap {tap.name} for {measure} of shape {kept.shape} holds NaN or infinity: leave it out (--taps)."
+            )
         grid = kept.reshape(len(kept), *tap.grid.shape, kept.shape[-1])
         others = tuple(1 + i for i in range(len(tap.grid.shape)) if i != axis)
         yield slice(block.start, block.start + len(kept)), grid.mean(axis=others, dtype=np.float64)
@@ -168,7 +175,7 @@ class Straightness(Measure):
         values = np.full((n, len(activations.taps)), np.nan)
         for i, tap in enumerate(activations.taps):
             if not why[tap.name]:
-                for rows, path in paths(activations, tap, n):
+                for rows, path in paths(activations, tap, n, self.name):
                     values[rows, i] = straightness(path)
                 if np.isnan(values[:, i]).all():
                     why[tap.name] = "nothing moves"
@@ -215,8 +222,12 @@ class LinearPredictability(Measure):
         chosen = np.full(shape[0], np.nan)
         for i, tap in enumerate(activations.taps):
             if not why[tap.name]:
-                blocks = list(paths(activations, tap, n))
+                blocks = list(paths(activations, tap, n, self.name))
                 loss[i], reference[i], still[i], chosen[i] = _one_step(blocks, rows, PENALTIES)
+                if not reference[i].sum() > 0:
+                    why[tap.name] = "nothing moves"
+                if not reference[i].sum() > 0:
+                    why[tap.name] = "all steps are alike"
         fit_units = len(set(activations.groups[rows.fit]))
         score, low, high = profile_intervals(loss, reference, fit_units, seed)
         persistence, _, _ = profile_intervals(still, reference, fit_units, seed)

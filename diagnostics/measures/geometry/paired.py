@@ -195,10 +195,11 @@ class InfoNce(_Recomputed):
 
     def lines(self, x: Tensor, y: Tensor, score: float) -> dict[str, float]:
         u, v, _ = paired_directions(x, y)
+        if len(u) < 2:
+            return {}
         # A view meets the same others whichever of them is its partner, so that only the partner's cosine changes.
-        gained = (float((u * v).sum()) / len(u) - unpaired_cosine(u, v)) / TEMPERATURE if len(u) > 1 else math.nan
-        unpaired = score + gained
-        return {"line_unpaired": unpaired, "line_alike": math.log(2 * len(x) - 1)}
+        gained = (float((u * v).sum()) / len(u) - unpaired_cosine(u, v)) / TEMPERATURE
+        return {"line_unpaired": score + gained, "line_alike": math.log(2 * len(u) - 1)}
 
     def lacks(self) -> str:
         return "fewer than two pairs have two samples of length above zero"

@@ -49,22 +49,24 @@ def lidar_of_classes(x: Tensor, classes: Tensor, delta: float = DELTA) -> float:
     means = x.new_zeros((len(count), x.shape[1])).index_add_(0, classes, x) / count[:, None]
     between = (means - means.mean(dim=0)) / len(count) ** 0.5
     within = (x - means[classes]) / (len(count) * count)[classes].sqrt()[:, None]
-    scatter = within.T @ within
-    scatter.diagonal().add_(delta)
-    factor, failed = torch.linalg.cholesky_ex(scatter)
-    if bool(failed):
+    # The root of Sw without Sw: squared, delta would be lost beside features a million times its root.
+    root = delta**0.5 * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    factor = torch.linalg.qr(torch.cat([within, root]), mode="r").R
+    sizes = factor.diagonal().abs()
+    # Three digits at least must be left.
+    if not bool(sizes.min() > 1e3 * sizes.max() * torch.finfo(x.dtype).eps * len(x)):
         raise DiagnosticsError(
             f"Features of shape {tuple(x.shape)} are so large that delta {delta:g} vanishes beside them: scale them down or "
             "raise delta."
         )
-    whitened = torch.linalg.solve_triangular(factor, between.T, upper=False)
+    whitened = torch.linalg.solve_triangular(factor.T, between.T, upper=False)
+    # A common mean leaves rounding error, which is no difference between classes.
+    if not bool(between.norm() > 1e-14 * x.abs().max() * x.shape[1] ** 0.5):
+        return float("nan")
     # Of the features' eigenvalues those beyond the classes are 0, and add their 1e-7 as the others do.
     eigenvalues = x.new_zeros(x.shape[1])
     found = torch.linalg.svdvals(whitened).square()
     eigenvalues[: len(found)] = found
-    # A common mean leaves rounding error, which is no difference between classes.
-    if not bool(between.square().sum() > (1e-14 * x.abs().max()).square() * x.shape[1]):
-        return float("nan")
     return float(torch.special.entr(eigenvalues / eigenvalues.sum() + 1e-7).sum().exp())
 
 

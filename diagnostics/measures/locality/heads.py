@@ -241,6 +241,8 @@ class _HeadMeasure(Measure):
             uniform[t] = self.uniform(tap.grid)
             by_head[t, : values.shape[1]] = [_mean(values[:, head]) for head in range(values.shape[1])]
             each[:, t] = values.mean(axis=1)
+            if lost := int(np.isnan(each[:, t]).sum()):
+                reasons.append(f"{tap.name}: {lost} of {n} samples have a head that does not look at the grid")
         low, high = bootstrap_mean_interval(each, activations.groups[:n], seed)
         variables: dict[str, Any] = {
             "score": ("tap", np.array([_mean(column) for column in each.T])),

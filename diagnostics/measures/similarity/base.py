@@ -158,6 +158,10 @@ class Similarity(Measure):
         first = Side(activations, rows, whole, activations.device)
         return self._result(first, Side(other, there[rows], whole, activations.device), seed)
 
+    def _pooling(self, first: Side, second: Side) -> str:
+        one, other = self.pooling(first), self.pooling(second)
+        return one if one == other else f"{one} in the first run, {other} in the second"
+
     def _tap(self, name: str) -> str:
         return f"Tap {name} for {self.name}"
 
@@ -185,7 +189,7 @@ class Similarity(Measure):
         matrix = variables["matrix"][1]
         attrs: dict[str, Any] = {
             "functional": self.functional,
-            "pooling": self.pooling(first),
+            "pooling": self._pooling(first, second),
             "centring": self.centring,
             "alike": "smaller" if self.distance else "larger",
             "n": n,

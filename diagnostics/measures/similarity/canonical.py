@@ -40,7 +40,7 @@ def canonical_correlations(x: Any, y: Any) -> np.ndarray:
     x, y: [sample, feature], rows aligned; their widths may differ.
 
     Invariant to any invertible linear map and any shift of either side. All are 1 where a side's rank is n - 1 (n at most
-    the width): see the module. Empty where a side is constant. Raises DiagnosticsError for fewer than 2 samples, unequal
+    the width), and some wherever the ranks add up to n or more: no finding there. Empty where a side is constant. Raises DiagnosticsError for fewer than 2 samples, unequal
     numbers of samples and values that are not finite.
     """
     first, second = pair(x, y, 2)
@@ -116,7 +116,9 @@ def leading(x: Tensor, variance: float) -> Tensor:
 
 def still(x: Tensor) -> str:
     """The reason that a tap whose samples are all alike, but for rounding in single precision, has no value; else ""."""
-    return "" if bool(centre(x).abs().max() > RANK * x.abs().max()) else "its samples do not differ"
+    # Feature by feature, as rounding is: a large constant feature makes the others no less different.
+    differs = centre(x).abs().amax(dim=0) > RANK * x.abs().amax(dim=0)
+    return "" if bool(differs.any()) else "its samples do not differ"
 
 
 def _variates(x: Tensor) -> tuple[Tensor, Tensor]:

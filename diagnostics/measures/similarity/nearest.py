@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import pair
+from diagnostics.measures.arrays import centre, pair
 from diagnostics.measures.similarity.base import Similarity
 
 K = 10
 """Neighbours of the measures of a run."""
 # Elements of the block of cosines that is held at a time.
 BLOCK = 2**23
+# A cosine of this size is rounding error, and so is HSIC_1 of a kernel with itself beside the kernel's squares.
+_NOTHING = 1e-12
 # Bits of a key that a float64 holds exactly.
 _BITS = 52
 
@@ -66,20 +68,28 @@ def neighbours(x: Tensor, k: int) -> Neighbours:
     """The k nearest of each row of [sample, feature] by cosine, the earlier first where two are equally near."""
     n = len(x)
     unit = _unit_rows(x)
+    # Through distances about the mean: where all samples point nearly one way, cosines differ by less than their rounding.
+    about_mean = centre(unit)
+    squares = about_mean.square().sum(dim=1)
+    length = unit.abs().amax(dim=1).sign()
+    largest = 2 * squares.max() + (1 - length.min()) / 2
     # One number holds the cosine, in steps far above rounding, and before equals the order of the samples.
     order = max(1, (n - 1).bit_length())
-    steps = 2.0 ** (_BITS - 2 - order)
+    steps = 2.0 ** (_BITS - 2 - order) / torch.where(largest > 0, largest, 1.0)
     columns = torch.arange(n, dtype=torch.float64, device=x.device)
     index, cosine = [], []
     rows = max(1, BLOCK // n)
     for start in range(0, n, rows):
-        near = unit[start : start + rows] @ unit.T
+        # The cosine less (1 + the length of the row itself) / 2; a row of zeros has cosine 0 with all.
+        near = about_mean[start : start + rows] @ about_mean.T
+        near -= (squares + 1 - length) / 2
+        near -= squares[start : start + rows, None] / 2
         keys = (near * steps).round_().mul_(2.0**order).sub_(columns)
         here = torch.arange(len(keys), device=x.device)
         keys[here, here + start] = -torch.inf
         found = keys.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
         index.append(found)
-        cosine.append(near.gather(1, found))
+        cosine.append(near.gather(1, found) + (1 + length[start : start + rows, None]) / 2)
     return Neighbours(torch.cat(index), torch.cat(cosine))
 
 
@@ -124,7 +134,8 @@ def _shared(a: Neighbours, b: Neighbours) -> float:
 
 
 class _Kernel(NamedTuple):
-    """Neighbours with HSIC_1, times n (n - 3), of their kernel with itself, which no order of the samples changes."""
+    """Neighbours with HSIC_1, times n (n - 3), of their kernel with itself, which no order of the samples changes; 0 where
+    it is rounding error."""
 
     neighbours: Neighbours
     own: float
@@ -132,7 +143,9 @@ class _Kernel(NamedTuple):
 
 def _kernel(side: Neighbours) -> _Kernel:
     cosines = side.cosine.flatten()
-    return _Kernel(side, _masked_hsic(_keys(side), cosines, cosines, len(side.nearest)))
+    own = _masked_hsic(_keys(side), cosines, cosines, len(side.nearest))
+    something = own > _NOTHING * float(cosines @ cosines) and float(cosines.abs().max()) > _NOTHING
+    return _Kernel(side, own if something else 0.0)
 
 
 def _aligned(a: _Kernel, b: _Kernel) -> float:
