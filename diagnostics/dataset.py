@@ -165,7 +165,9 @@ class Dataset:
             for i in range(len(self)):
                 _digest_array(digest, self[i])
             for name, target in sorted(self.targets.items()):
-                digest.update(f"{name} {target.kind} {target.classes} {target.period}".encode())
+                digest.update(
+                    f"{name} {target.kind} {target.classes} {target.period} {target.units} {target.family}".encode()
+                )
                 _digest_array(digest, target.values)
                 if target.naive is not None:
                     _digest_array(digest, np.asarray(target.naive))

@@ -19,7 +19,7 @@ class StorageError(DiagnosticsError):
 
 def said(error: BaseException) -> str:
     """What an error of others says, in one line."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -88,14 +88,21 @@ def _exchanged(batch: Any, old: Tensor, new: Tensor) -> Any:
 def _place_axes(shape: tuple[int, ...], taps: Sequence[Tap]) -> dict[int, list[tuple[int, ...]]]:
     """For grids of so many axes: the choices of input axes, in order, that the cells of all such taps divide evenly."""
     choices: dict[int, list[tuple[int, ...]]] = {}
+    # Cells that are as many as an axis is long may stand on another, longer axis with overlap: variates against steps.
     for count in {len(tap.grid.shape) for tap in taps}:
         grids = [_cells(tap) for tap in taps if len(tap.grid.shape) == count]
-        choices[count] = [
-            axes
-            for axes in itertools.combinations(range(1, len(shape)), count)
-            if all(shape[axis] % n == 0 for grid in grids for axis, n in zip(axes, grid, strict=True))
-        ]
+        able = list(itertools.combinations(range(1, len(shape)), count))
+        even = [axes for axes in able if all(shape[axis] % n == 0 for axis, n in _pairs(axes, grids))]
+        if len(even) == 1 and any(shape[axis] == n for axis, n in _pairs(even[0], grids)):
+            even += [
+                axes for axes in able if axes not in even and all(shape[axis] > n for axis, n in _pairs(axes, grids))
+            ]
+        choices[count] = even
     return choices
+
+
+def _pairs(axes: tuple[int, ...], grids: Sequence[tuple[int, ...]]) -> list[tuple[int, int]]:
+    return [pair for grid in grids for pair in zip(axes, grid, strict=True)]
 
 
 def _cells(tap: Tap) -> tuple[int, ...]:

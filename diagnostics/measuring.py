@@ -16,6 +16,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.registry import offered
 from diagnostics.statistics import paired_difference, profile_intervals, select
+from diagnostics.taps import SAFE_NAME
 
 
 @dataclass
@@ -68,6 +69,11 @@ def _made(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
         raise DiagnosticsError(f"Plugin {plugin} failed to make the measure {name}: {said(error)}") from error
     if not isinstance(measure, Measure):
         raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.")
+    if measure.name != name or not SAFE_NAME.fullmatch(name):
+        raise DiagnosticsError(
+            f"Plugin {plugin} offers {name!r}, whose measure calls itself {measure.name!r}: give both one name of letters, "
+            "digits, '_', '-' and '.', since results are stored under it."
+        )
     return measure
 
 

@@ -55,9 +55,10 @@ def observe(
         step = f"observing {observation.name} of {encoder.name}"
         parts: list[Seen] = []
         reason = ""
+        taps = [tap.name for tap in store.taps]
         for positions, batch in zip(batches, prepared(encoder, dataset, batches, workers), strict=True):
             try:
-                parts.append(_checked(observation, encoder, observation.observe(encoder, batch), len(positions)))
+                parts.append(_checked(observation, encoder, observation.observe(encoder, batch, taps), len(positions)))
             except DiagnosticsError as error:
                 reason = str(error)
                 break
@@ -67,7 +68,7 @@ def observe(
             watch(Progress(step, int(positions[-1]) + 1, rows))
         if observation.name in store.unobserved:
             continue
-        found = Seen({}, {}) if reason else _joined(parts, [tap.name for tap in store.taps])
+        found = Seen({}, {}) if reason else _joined(parts, taps)
         if not reason and not found:
             reason = f"{encoder.name} gives no {observation.name} at the taps that are kept."
         about = {"samples": rows, "reason": reason, "left_out": found.left_out, "state": state}

@@ -149,14 +149,14 @@ class TorchEncoder(Encoder):
     def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
         found: dict[str, Any] = {}
-        with torch.inference_mode(), Hooks(self.module, wanted, self.name, found, reduce):
+        with torch.no_grad(), Hooks(self.module, wanted, self.name, found, reduce):
             self._forward(self.module, _moved(batch, self._device))
         return {tap.name: found[tap.name] for tap in wanted}
 
     def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Seen:
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
         batch = _moved(batch, self._device)
-        with torch.inference_mode():
+        with torch.no_grad():
             return read_attention(self.module, wanted, self.name, reduce, lambda: self._forward(self.module, batch))
 
     def input_gradient(self, batch: Any, taps: Sequence[str] | None = None) -> Seen:

@@ -440,7 +440,7 @@ def test_a_head_that_attends_to_its_right_neighbour() -> None:
     mass = global_token_mass(found, 1)
     np.testing.assert_allclose(mass.prefix[0, :3], [1 / 8, 0.4, 1 / 8], rtol=1e-6)
     np.testing.assert_allclose(mass.top_key[0, :3], [1 / 8, 0.6 / 7, 1 / 8], rtol=1e-6)
-    observed = Attention().observe(planted, batch())["blocks.1"]
+    observed = Attention().observe(planted, batch(), [tap.name for tap in planted.taps])["blocks.1"]
     assert observed.shape == (4, HEADS, 5)
     np.testing.assert_allclose(observed[:, 1, 0], right, rtol=1e-6)
     np.testing.assert_allclose(observed[:, 1, 1:], np.tile([0, 0, 0.4, 0.6 / 7], (4, 1)), atol=1e-6)

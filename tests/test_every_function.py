@@ -66,6 +66,14 @@ def test_inputs_stay_as_they_were_even_where_a_gradient_is_wanted(name: str) -> 
         assert torch.equal(tensor, before)
 
 
+@pytest.mark.parametrize(
+    "odd", ["text", [[1.0], [1.0, 2.0]], [[1j, 2.0], [0.0, 1.0]], torch.ones(3, 2, dtype=torch.complex64)]
+)
+def test_what_is_no_array_of_real_numbers_is_refused_in_a_sentence(odd: Any) -> None:
+    with pytest.raises(DiagnosticsError, match="real numbers"):
+        geometry.rankme(odd)
+
+
 # Integers alone come in, or NaN has a meaning (unknown truth, no box found).
 WITHOUT_FLOATS = {"j_and_f", "jaccard", "boundary_f", "box_of", "confusion", "iou", "mean_iou"}
 KNOWS_NAN = {"compare_rdms", "depth_metrics", "corloc", "box_iou", "knn_weights", "seasonal_naive"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,7 +67,7 @@ class Means(Observation):
     def __init__(self) -> None:
         self.calls: list[int] = []
 
-    def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+    def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
         self.calls.append(len(batch))
         return encoder.capture(batch, reduce=lambda tap, x: torch.stack([x.mean((1, 2)), x.std((1, 2))], 1).double())
 
@@ -140,8 +140,8 @@ def test_what_is_there_is_not_seen_again(tmp_path: Path) -> None:
 
 def test_what_another_observation_of_that_name_or_version_recorded_is_not_taken_for_it(tmp_path: Path) -> None:
     class Others(Means):
-        def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
-            return {tap: 0 * values + 7 for tap, values in super().observe(encoder, batch).items()}
+        def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
+            return {tap: 0 * values + 7 for tap, values in super().observe(encoder, batch, taps).items()}
 
     store = extracted(tmp_path / "run")
     record(store, Others())
@@ -164,7 +164,7 @@ def test_fewer_samples_than_wanted_are_all(tmp_path: Path) -> None:
 
 def test_the_reason_is_kept_and_holds(tmp_path: Path) -> None:
     class Never(Means):
-        def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+        def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
             self.calls.append(1)
             raise DiagnosticsError("nothing to be seen here.")
 
@@ -188,9 +188,9 @@ def test_the_reason_is_kept_and_holds(tmp_path: Path) -> None:
 
 def test_a_failure_of_any_other_kind_is_told_and_tried_again(tmp_path: Path) -> None:
     class Failing(Means):
-        def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+        def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
             if self.calls:
-                return super().observe(encoder, batch)
+                return super().observe(encoder, batch, taps)
             self.calls.append(0)
             raise RuntimeError("out of memory")
 
@@ -205,10 +205,10 @@ def test_a_failure_of_any_other_kind_is_told_and_tried_again(tmp_path: Path) -> 
 
 def test_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted(Means):
-        def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+        def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
             if self.calls:
                 raise KeyboardInterrupt
-            return super().observe(encoder, batch)
+            return super().observe(encoder, batch, taps)
 
     store = extracted(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
@@ -256,17 +256,17 @@ def test_two_of_one_name_are_named(tmp_path: Path) -> None:
 
 def test_what_an_observation_gives_is_checked(tmp_path: Path) -> None:
     class Odd(Means):
-        def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+        def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
             return {"embed": torch.zeros(3, 2)}
 
     class Changing(Means):
-        def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+        def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
             n = len(batch)
             found = {"embed": torch.zeros(n, n), "norm": torch.zeros(n, 4), "elsewhere": torch.zeros(n)}
             return Seen(found, {"blocks.1": "not there"})
 
     class Elsewhere(Means):
-        def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
+        def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
             return {"elsewhere": torch.zeros(len(batch))}
 
     for i, (what, told) in enumerate(

@@ -205,7 +205,7 @@ def test_padding_is_cut_and_mappings_are_taken() -> None:
     assert gradient.shape == (2, 12)
     np.testing.assert_array_equal(np.flatnonzero(gradient[0]), [2, 3, 4, 5, 6])
     assert torch.equal(batch["values"], before), "the model changes its input in place, but not ours"
-    observed = Gradients().observe(model, batch)["conv"]
+    observed = Gradients().observe(model, batch, ["conv"])["conv"]
     assert observed.shape == (2, 5)
     # radius95 as a share of 12 steps, and that of a token that sees all alike.
     np.testing.assert_allclose(observed[:, 1], 4 / 12, rtol=1e-6)
@@ -225,6 +225,9 @@ def test_what_cannot_be_told_is_refused() -> None:
     assert model((1, 16), line).input_gradient(torch.randn(2, 1, 16))["flat"].shape == (2, 16)
     with pytest.raises(DiagnosticsError, match="does not show which axes are places"):
         model((16, 8), line).input_gradient(torch.randn(2, 16, 8))
+    # 24 overlapping windows of 100 steps, or the 24 variates: nobody can tell.
+    with pytest.raises(DiagnosticsError, match="does not show which axes are places"):
+        model((100, 24), Grid((24,), ("t",))).input_gradient(torch.randn(2, 100, 24))
     with pytest.raises(DiagnosticsError, match="no axes that its cells divide evenly"):
         model((1, 15), line).input_gradient(torch.randn(2, 1, 15))
     with pytest.raises(DiagnosticsError, match="flat takes 2 tensors of floating point numbers"):

@@ -375,6 +375,33 @@ def test_a_measure_that_cannot_be_made_is_named_and_listed(install: Install) -> 
     assert row["answers"] == "fails: division by zero"
 
 
+@pytest.mark.parametrize(
+    ("offered", "own"), [("../evil", "../evil"), ("a/b", "a/b"), ("one", "other"), ("zarr.json", "zarr.json")]
+)
+def test_a_measure_whose_name_is_no_name_is_refused(install: Install, offered: str, own: str) -> None:
+    install(
+        bad=f"""import diagnostics
+@hookimpl
+def measures():
+    class Mine(diagnostics.Measure):
+        name = {own!r}
+        def compute(self, activations, target, seed): ...
+    return {{{offered!r}: Mine}}
+"""
+    )
+    with pytest.raises(DiagnosticsError, match="give both one name of letters"):
+        chosen_measures([offered])
+
+
+def test_suites_are_names_too(install: Install) -> None:
+    standard, everything = ([m.name for m in chosen_measures([suite])[0]] for suite in ("standard", "all"))
+    assert [m.name for m in chosen_measures(None)[0]] == standard
+    assert set(standard) < set(everything) and len(everything) > 45
+    assert "two_nn" in standard and "gulp" not in standard and "gulp" in everything
+    both = [m.name for m in chosen_measures(["gulp", "standard"])[0]]
+    assert set(both) == {*standard, "gulp"} and both == [name for name in everything if name in both]
+
+
 # Commands of plugins
 
 COMMAND = """

@@ -7,7 +7,15 @@ import pytest
 from scipy import stats
 
 from diagnostics.measures.probes import RidgePath
-from diagnostics.statistics import interval, paired_difference, profile_intervals, resample_counts, scores, select
+from diagnostics.statistics import (
+    effective_units,
+    interval,
+    paired_difference,
+    profile_intervals,
+    resample_counts,
+    scores,
+    select,
+)
 
 
 def test_score_is_r2_and_accuracy() -> None:
@@ -52,6 +60,51 @@ def test_coverage_of_a_score_interval() -> None:
         _, low, high = profile_intervals((noise**2)[None], (y**2)[None], 10**9, run)
         held += low[0] <= 0.75 <= high[0]
     assert 0.92 <= held / runs <= 0.99
+
+
+def test_parts_are_averaged_and_one_that_is_nowhere_does_not_count() -> None:
+    # Intersection over union of two classes from two images, a third class that is in neither.
+    union = np.array([[[4.0, 4.0, 0.0], [2.0, 6.0, 0.0]]])
+    both = np.array([[[3.0, 1.0, 0.0], [0.0, 5.0, 0.0]]])
+    assert scores(union - both, union)[0] == pytest.approx((3 / 6 + 6 / 10) / 2)
+    assert np.isnan(scores(np.zeros((1, 2, 1)), np.zeros((1, 2, 1)))[0])
+    # A tap that could not be probed has no score, whatever its reference.
+    assert np.isnan(scores(np.full((1, 2, 3), np.nan), union)[0])
+    one_part = np.random.default_rng(0).random((2, 2, 5, 1))
+    np.testing.assert_allclose(scores(*one_part), scores(one_part[0, ..., 0], one_part[1, ..., 0]))
+
+
+def test_effective_units_are_those_that_hold_the_rarest_part() -> None:
+    assert effective_units(np.ones((3, 20))) == pytest.approx(20)
+    everywhere = np.ones((1, 25, 2))
+    assert effective_units(everywhere) == pytest.approx(49)  # two independent means of 25: 48 degrees of freedom
+    rare = everywhere.copy()
+    rare[0, 4:, 1] = 0
+    assert effective_units(rare) == pytest.approx((1 / 25 + 1 / 4) ** 2 / (1 / 25**2 / 24 + 1 / 4**2 / 3) + 1)
+    assert effective_units(np.array([[0.0, 1.0, 0.0]])) == 0
+
+
+def test_coverage_where_one_part_lies_in_few_units() -> None:
+    rng = np.random.default_rng(0)
+    covered, plain, runs = 0, 0, 300
+    for run in range(runs):
+        count = rng.poisson(4, size=(1, 25, 2)).astype(float)
+        count[..., 1] = rng.binomial(1, 0.2, size=(1, 25))
+        wrong = rng.binomial(count.astype(int), np.array([0.2, 0.4])).astype(float)
+        score, low, high = profile_intervals(wrong, count, 0, run)
+        covered += bool(low[0] <= 0.7 <= high[0])
+        ends = interval(score, scores(wrong, count, resample_counts(25, run)), 25)
+        plain += bool(ends[0][0] <= 0.7 <= ends[1][0])
+    # 300 runs: a standard error of .013 at .95. Counting all 25 units is what this guards against.
+    assert covered / runs > 0.89
+    assert plain / runs < covered / runs - 0.04
+
+
+def test_a_draw_without_a_reference_is_left_out() -> None:
+    loss, reference = np.array([[0.0, 0.5, 0.2, 0.1]]), np.array([[0.0, 1.0, 1.0, 0.0]])
+    score, low, high = profile_intervals(loss, reference, 10, 0)
+    assert score[0] == pytest.approx(1 - 0.8 / 2)
+    assert low[0] < score[0] < high[0]
 
 
 def test_gap_is_paired_and_best_is_chosen_on_val() -> None:

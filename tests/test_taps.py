@@ -223,6 +223,24 @@ def test_no_autograd_graph_is_kept() -> None:
     assert not found.requires_grad
 
 
+def test_what_a_model_keeps_of_a_pass_can_be_trained_on_afterwards() -> None:
+    """A table made in the first pass and kept must not be an inference tensor: gradients would fail ever after."""
+
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.table = nn.Linear(3, 3), None
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.table is None:
+                self.table = torch.arange(3.0)
+            return self.inner(x) * self.table
+
+    module = Caching()
+    encoder_of(module, tap_at("inner")).capture(tokens_in(2, 4, 3))
+    module(tokens_in(2, 4, 3).requires_grad_(True)).sum().backward()
+
+
 def test_the_model_runs_in_eval_mode() -> None:
     encoder = encoder_of(Calls(nn.Dropout(0.5).train(), lambda inner, x: inner(x)), tap_at("inner"))
     batch = tokens_in(2, 4, 3)

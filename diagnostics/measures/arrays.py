@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations import Activations
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, said
 
 
 @contextmanager
@@ -41,8 +42,19 @@ def as_tensor(x: Any) -> Tensor:
     it may share memory with what was given.
     """
     if isinstance(x, Tensor):
+        if x.is_complex():
+            raise DiagnosticsError(
+                f"A complex tensor of shape {tuple(x.shape)} has no measure here: give real numbers."
+            )
         return x.detach().to(torch.float64)
-    array = np.asarray(x, dtype=np.float64)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", np.exceptions.ComplexWarning)
+            array = np.asarray(x, dtype=np.float64)
+    except (ValueError, TypeError, Warning) as error:
+        raise DiagnosticsError(
+            f"{type(x).__name__} given where real numbers are wanted ({said(error)}): give a numpy array or a torch tensor."
+        ) from error
     # torch warns of memory that it must not write to.
     return torch.from_numpy(array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy())
 

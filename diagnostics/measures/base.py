@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import xarray as xr
@@ -26,8 +26,8 @@ class Observation(ABC):
     samples: ClassVar[int] = 64
 
     @abstractmethod
-    def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
-        """{tap name: float array [sample, ...]} of one preprocessed batch; taps without one are left out.
+    def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
+        """{tap name: float array [sample, ...]} of one preprocessed batch, of these taps; those without one are left out.
 
         Raises DiagnosticsError, with the reason, where no tap has one.
         """
@@ -40,7 +40,7 @@ class Measure(ABC):
     `pooling`, `centring` and `seed`:
 
     - a probe (`kinds` not empty) gives `loss` [tap, unit] and `reference_loss` [tap, unit] over independent test units,
-      and `val_score` [tap]; its score is 1 - sum(loss) / sum(reference_loss), so that selection, intervals and hidden
+      and `val_score` [tap], with the attributes `units_train` and `units_val` (0 where nothing is fitted); its score is 1 - sum(loss) / sum(reference_loss), so that selection, intervals and hidden
       gap are the same code for accuracy (reference 1 a sample) and R2 (reference: squared error of the train mean). With
       a third dimension `part` (classes) the score is the mean of that over the parts that have a reference: mean
       intersection over union, balanced accuracy;

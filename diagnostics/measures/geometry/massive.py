@@ -26,7 +26,7 @@ class Activity:
     """How far features are from varying about zero.
 
     `ratio` [feature]: squared mean over variance, NaN for a feature that never varies; `largest` of these and its
-    `feature` (-1 where none varies); `peak`: largest magnitude over the median one, NaN where more than half are 0.
+    `feature` (-1 where none varies); `peak`: largest magnitude over the median one (the lower of two), NaN where that is 0.
     """
 
     ratio: np.ndarray

@@ -185,8 +185,8 @@ class Attention(Observation):
     name = "attention"
     samples = 64
 
-    def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
-        return encoder.attention(batch, reduce=self._reduced)
+    def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
+        return encoder.attention(batch, taps, self._reduced)
 
     @staticmethod
     def _reduced(tap: Tap, attention: Tensor) -> Tensor:
@@ -244,12 +244,14 @@ class _HeadMeasure(Measure):
             if lost := int(np.isnan(each[:, t]).sum()):
                 reasons.append(f"{tap.name}: {lost} of {n} samples have a head that does not look at the grid")
         low, high = bootstrap_mean_interval(each, activations.groups[:n], seed)
+        score = np.array([_mean(column) for column in each.T])
         variables: dict[str, Any] = {
-            "score": ("tap", np.array([_mean(column) for column in each.T])),
+            "score": ("tap", score),
             "low": ("tap", low),
             "high": ("tap", high),
             "by_head": (("tap", "head"), by_head),
             "line_uniform": ("tap", uniform),
+            "share_of_uniform": ("tap", _over(score, uniform)),
             "line_identity": ("tap", np.where(np.isnan(uniform), np.nan, 0.0)),
             **{name: ("tap", values) for name, values in beside.items()},
         }
@@ -264,6 +266,10 @@ class _HeadMeasure(Measure):
             "seed": seed,
         }
         return over_taps(activations, variables, attrs, {"head": np.arange(heads)})
+
+
+def _over(values: np.ndarray, by: np.ndarray) -> np.ndarray:
+    return np.divide(values, by, out=np.full(len(values), np.nan), where=by > 0)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -104,8 +104,8 @@ class Gradients(Observation):
     name = "gradients"
     samples = 8
 
-    def observe(self, encoder: Encoder, batch: Any) -> Mapping[str, Tensor]:
-        gradients = encoder.input_gradient(batch)
+    def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
+        gradients = encoder.input_gradient(batch, taps)
         return Seen(
             {tap: _recorded(encoder.tap(tap).grid.shape, size) for tap, size in gradients.items()}, gradients.left_out
         )

@@ -25,6 +25,10 @@ Comparison = Literal["spearman", "pearson", "kendall", "cosine"]
 _NOTHING = 1e-12
 
 
+MOST_SAMPLES = 8192
+"""Of which all n (n - 1) / 2 dissimilarities are held, a few times over: 270 MB each."""
+
+
 def rdm(x: Any, *, distance: Distance = "euclidean") -> np.ndarray:
     """Representational dissimilarity matrix (Kriegeskorte et al. 2008): upper triangle, row by row, [n (n - 1) / 2].
 
@@ -38,7 +42,15 @@ def rdm(x: Any, *, distance: Distance = "euclidean") -> np.ndarray:
     Samples without a direction (equal in all features; zero for "cosine") have NaN. Raises DiagnosticsError for fewer than
     2 samples and values that are not finite.
     """
-    return _rdm(samples(x, "x", 2), distance).cpu().numpy()
+    return _rdm(_few(samples(x, "x", 2)), distance).cpu().numpy()
+
+
+def _few(x: Tensor) -> Tensor:
+    if len(x) > MOST_SAMPLES:
+        raise DiagnosticsError(
+            f"x has shape {tuple(x.shape)}: give at most {MOST_SAMPLES} samples, since all pairs are held."
+        )
+    return x
 
 
 def compare_rdms(a: Any, b: Any, *, method: Comparison = "spearman") -> float:
@@ -65,7 +77,7 @@ def rsa(x: Any, y: Any, *, distance: Distance = "correlation", method: Compariso
     x, y: [sample, feature], rows aligned; their widths may differ. Raises DiagnosticsError for fewer than 3 samples,
     unequal numbers of samples and values that are not finite.
     """
-    first, second = pair(x, y, 3)
+    first, second = (_few(side) for side in pair(x, y, 3))
     return _compare(_rdm(first, distance), _rdm(second, distance), method)
 
 

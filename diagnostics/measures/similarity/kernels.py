@@ -22,8 +22,10 @@ MEDIAN_ROWS = 4096
 """Rows whose distances the median is taken over at most."""
 WIDE = 1024
 """Features that a linear kernel takes at a time."""
+SINGLE_FEATURES = 512
+"""Features at a time from which on they may be multiplied in single precision: with few, rounding averages out less."""
 SINGLE_ROWS = 128
-"""Samples from which on they may be multiplied in single precision: with few, rounding averages out less."""
+"""Samples from which on, for the same reason."""
 BLOCK_ROWS = 1024
 """Rows of a kernel that the plain functions hold at a time."""
 
@@ -98,42 +100,67 @@ def gram_of_blocks(blocks: Iterable[Any]) -> Tensor:
 def _upper_gram(blocks: Iterable[Tensor]) -> Tensor:
     """`gram_of_blocks` on and above the diagonal, zero below it.
 
-    A block of many features is multiplied in single precision on a CPU, in half the time, after it was centred in double;
-    blocks add up in double. Rounding then differs from entry to entry, and moves CKA by 1e-9 to 1e-8 (below 1e-6 where one sample
-    is a thousand times as far out as the others).
+    Many features of many samples are multiplied in single precision on a CPU, in half the time; what they give adds up in
+    double. Rounding then differs from entry to entry, and moves CKA by 1e-9 to 1e-8 (below 1e-6 where one sample is a
+    thousand times as far out as the others).
     """
     total: Tensor | None = None
+    single = None
     for block in blocks:
+        n, width = block.shape
         if total is None:
-            total = torch.zeros(len(block), len(block), dtype=torch.float64, device=block.device)
-        for start in range(0, block.shape[1], WIDE):
-            x = centre(as_tensor(block[:, start : start + WIDE]))
-            if x.device.type == "cpu":
-                _add_upper_product(total.numpy().T, x.numpy().T, single=x.shape[1] == WIDE and len(x) >= SINGLE_ROWS)
-            else:
-                total += (x @ x.T).triu()
+            total = torch.zeros(n, n, dtype=torch.float64, device=block.device)
+            single = _SingleProduct(n) if block.device.type == "cpu" and n >= SINGLE_ROWS else None
+        # Pieces of one size, lest a narrow one remain.
+        step = -(-width // -(-width // WIDE)) if width else 1
+        for start in range(0, width, step):
+            part = block[:, start : start + step]
+            if single is None or part.shape[1] < SINGLE_FEATURES or not single.add_upper(total, part):
+                _add_upper(total, centre(as_tensor(part)))
     if total is None:
         raise DiagnosticsError("There are no features: give at least one block of [sample, feature].")
     return total
 
 
-def _add_upper_product(total: np.ndarray, x: np.ndarray, *, single: bool) -> None:
-    """Adds xT x of [feature, sample] to one triangle of `total`, with half the work of a product.
-
-    Both are transposed views, for BLAS counts columns first; so is what is upper by rows lower by columns.
-    """
+def _add_upper(total: Tensor, x: Tensor) -> None:
+    """Adds x xT of [sample, feature] to `total` on and above the diagonal, in double precision."""
     # scipy's modules of BLAS routines are made when it is imported, where no checker can look.
-    from scipy.linalg.blas import dsyrk, ssyrk  # pyright: ignore[reportAttributeAccessIssue]
+    from scipy.linalg.blas import dsyrk  # pyright: ignore[reportAttributeAccessIssue]
 
-    if single:
-        # An overflow would be said to be infinity in the data: scaled by a power of two, which rounds nothing.
-        largest = max(float(x.max()), -float(x.min()))
-        scale = 2.0 ** np.floor(np.log2(largest)) if 0 < largest < np.inf else 1.0
-        scaled = np.empty_like(x, dtype=np.float32)
-        np.multiply(x, 1 / scale, out=scaled, casting="unsafe")
-        total += ssyrk(1.0, scaled, trans=1, lower=1) * scale**2
+    if total.device.type == "cpu":
+        # Both as transposed views, for BLAS counts columns first; so is what is upper by rows lower by columns.
+        dsyrk(1.0, x.numpy().T, beta=1.0, c=total.numpy().T, trans=1, lower=1, overwrite_c=1)
     else:
-        dsyrk(1.0, x, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
+        total += (x @ x.T).triu()
+
+
+class _SingleProduct:
+    """x xT of n samples in single precision, one triangle of it: half the work, in memory that is used again."""
+
+    def __init__(self, n: int) -> None:
+        self.gram = torch.zeros(n, n, dtype=torch.float32, device="cpu")
+        self.centred = torch.empty(n, WIDE, dtype=torch.float32, device="cpu")
+
+    def add_upper(self, total: Tensor, x: Tensor) -> bool:
+        """Adds the product of centred [sample, feature] to `total`; False, and nothing added, where it would over- or
+        underflow.
+        """
+        from scipy.linalg.blas import ssyrk  # pyright: ignore[reportAttributeAccessIssue]
+
+        centred = self.centred.flatten()[: x.numel()].view(x.shape)
+        if x.dtype == torch.float32:
+            # The double mean of a constant is that constant. Elsewhere its rounding shifts all samples alike, which
+            # centring the kernel takes away; the difference itself is rounded once, however large a common offset.
+            torch.sub(x, x.mean(dim=0, dtype=torch.float64).float(), out=centred)
+        else:
+            centred.copy_(centre(as_tensor(x)))
+        gram = self.gram.numpy()
+        ssyrk(1.0, centred.numpy().T, beta=0.0, c=gram.T, trans=1, lower=1, overwrite_c=1)
+        # No entry, nor any part of its sum, is larger than the largest squared norm.
+        if not 1e-20 < float(gram.diagonal().max()) < float("inf"):
+            return False
+        total += self.gram
+        return True
 
 
 class _Kernel(ABC):
