@@ -89,8 +89,8 @@ def run(
             encoder,
             data,
             out=out,
-            taps=_names(taps),
-            measures=_names(measures),
+            taps=taps,
+            measures=measures,
             controls=controls,
             device=device,
             batch_size=batch_size,
@@ -181,10 +181,6 @@ def version(
 
         print(__version__)
         raise typer.Exit
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _print_json(value: dict[str, Any]) -> None:

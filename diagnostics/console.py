@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diagnostics import controls as control
-from diagnostics.profiles import Profile, lines_shown
+from diagnostics.profiles import Profile, lines_shown, similarity_said
 from diagnostics.progress import Cost, Progress, Watch, duration, size
 from diagnostics.runs import Run
 from diagnostics.statistics import Interval
@@ -53,7 +53,8 @@ def watcher() -> Generator[Watch]:
                 return
             if event.step not in tasks:
                 tasks[event.step] = bars.add_task(event.step, total=event.total)
-            bars.update(tasks[event.step], completed=event.done, visible=event.done < event.total)
+            said = f"{event.step}: {event.now}" if event.now else event.step
+            bars.update(tasks[event.step], completed=event.done, visible=event.done < event.total, description=said)
 
         yield watch
 
@@ -67,7 +68,8 @@ def _lines() -> Watch:
             print(event, file=sys.stderr, flush=True)
         elif time.monotonic() - said > LINE_EVERY:
             said = time.monotonic()
-            print(f"{event.step}: {event.done} of {event.total}", file=sys.stderr, flush=True)
+            now = f", now {event.now}" if event.now else ""
+            print(f"{event.step}: {event.done} of {event.total}{now}", file=sys.stderr, flush=True)
 
     return watch
 
@@ -79,9 +81,11 @@ def print_run(run: Run) -> None:
     probes = [p for p in profiles if p.is_probe]
     others = [p for p in profiles if not p.is_probe]
     n = run.n
+    groups = run.store.attrs["dataset"]["groups"]
+    units = f" (samples of {groups} independent groups)" if groups != sum(n.values()) else ""
     console.print(
         f"[bold]{_safe(run.encoder)}[/bold] on [bold]{_safe(run.dataset)}[/bold], n = {n['train']} train, {n['val']} val, "
-        f"{n['test']} test\nBest tap chosen on val, scores read on test, 95 % intervals over independent units"
+        f"{n['test']} test{units}\nBest tap chosen on val, scores read on test, 95 % intervals over independent units"
     )
     if probes:
         console.print(_probe_table(probes))
@@ -91,6 +95,8 @@ def print_run(run: Run) -> None:
             console.print(_control_table(probes))
     if others:
         console.print(_other_table(others))
+    for found in run.similarity():
+        console.print(Text(similarity_said(found)))
     for what, why in run.skipped.items():
         console.print(Text(f"left out: {what}: {why}", style="dim"))
     console.print(f"\nReport: {_safe(str(run.path / 'report.html'))}")
@@ -122,15 +128,19 @@ def _control_table(probes: list[Profile]) -> Table:
 
 def _other_table(others: list[Profile]) -> Table:
     table = _table(
-        "measure without target", "family", "first tap", "largest", "output", "fresh weights", "lines at output"
+        "measure without target", "family", "smallest", "largest", "output", "fresh weights", "lines at output"
     )
     table.columns[0].no_wrap, table.columns[-1].no_wrap = True, False
     for p in others:
         score = p.data["score"].values
         known = np.isfinite(score).any()
-        largest = f"{np.nanmax(score):.3g} at {p.taps[int(np.nanargmax(score))]}" if known else "none"
+        smallest, largest = (
+            (f"{score[i]:.3g} at {p.taps[i]}" for i in (int(np.nanargmin(score)), int(np.nanargmax(score))))
+            if known
+            else ("none", "none")
+        )
         table.add_row(
-            p.measure, p.family, _number(score[0]), _safe(largest), _shown(p.output, digits=3),
+            p.measure, p.family, _safe(smallest), _safe(largest), _shown(p.output, digits=3),
             _value(p.control("fresh_weights"), digits=3), _safe(lines_shown(p)),
         )  # fmt: skip
     return table
@@ -150,10 +160,6 @@ def _shown(found: Interval | None, *, signed: bool = False, digits: int | None =
         return f"{found.value:.{digits}g} \\[{found.low:.{digits}g}, {found.high:.{digits}g}]"
     value = f"{found.value:+.3f}" if signed else f"{found.value:.3f}"
     return f"{value} \\[{found.low:.3f}, {found.high:.3f}]"
-
-
-def _number(value: float) -> str:
-    return "none" if value != value else f"{value:.3g}"
 
 
 def _value(found: Interval | None, digits: int = 0) -> str:
@@ -233,17 +239,22 @@ def _print_measures(console: Console, rows: list[dict[str, Any]]) -> None:
 
 
 def print_selftest(outcomes: list[Outcome]) -> None:
-    """Every known answer with what came out, and how many are right."""
+    """Every known answer with what came out and how near it must be, and how many are right, by family of measures."""
     console = _console()
-    table = _table("measure", "known answer", "expected", "found", "", "source", prose=True)
+    table = _table("measure", "known answer", "expected", "within", "found", "", "source", prose=True)
     for outcome in outcomes:
         case = outcome.case
         table.add_row(
-            case.measure, _safe(case.what), f"{case.expected:.6g}",
+            case.measure, _safe(case.what), f"{case.expected:.6g}", f"{case.tolerance:.1g}",
             _safe(outcome.error) if outcome.error else f"{outcome.found:.6g}",
             Text("right", style="green") if outcome.right else Text("OFF", style="bold red"), _safe(case.source),
         )  # fmt: skip
     console.print(table)
+    families = {
+        family: [o.right for o in outcomes if o.family == family]
+        for family in dict.fromkeys(o.family for o in outcomes)
+    }
+    console.print(", ".join(f"{family} {sum(right)} of {len(right)} right" for family, right in families.items()) + ".")
     wrong = [outcome for outcome in outcomes if not outcome.right]
     for outcome in wrong:
         # Again below the table, where a reader who scrolled past looks.

@@ -136,6 +136,10 @@ class Dataset:
                     f"Dataset {self.name} has group {group} in {seen[group]} and in {split}: keep each group in one split."
                 )
         for name, target in self.targets.items():
+            if not isinstance(target, Target):
+                raise DiagnosticsError(
+                    f"Target {name} of {self.name} is a {type(target).__name__}: give a diagnostics.Target."
+                )
             if not SAFE_NAME.fullmatch(name):
                 raise DiagnosticsError(
                     f"Target name {name!r} of {self.name} cannot be stored: use letters, digits, '_', '-' and '.', "
@@ -215,6 +219,8 @@ def _misfit(target: Target) -> str:
             "masks": "the number of an object for each place of each sample",
         }.get(kind, "a number for each place of each sample")
         return f"its values are {values.dtype} of shape {values.shape}, not {wanted}"
+    if target.classes and kind.endswith("label") and values.size and values.max() >= len(target.classes):
+        return f"it names {len(target.classes)} classes and holds class {values.max()}"
     if target.period is not None and (kind not in ("value", "state") or not 0 < target.period < np.inf):
         return f"it has a period of {target.period}: only a value or state can have one, above 0"
     if target.naive is not None and (kind != "future" or np.shape(target.naive) != values.shape):

@@ -104,10 +104,13 @@ def measure_all(
             kinds = " or ".join(measure.kinds)
             measured.skipped[measure.name] = f"it reads a target of kind {kinds}, and the dataset has none that fits."
     for done, (key, measure, target) in enumerate(jobs):
-        watch(Progress(f"measuring {what}".strip(), done, len(jobs)))
+        watch(Progress(f"measuring {what}".strip(), done, len(jobs), key))
         try:
-            found = measure.compute(activations, target, seed)
-            measured.results[key] = _completed(found, measure, target, activations, seed)
+            found = _completed(measure.compute(activations, target, seed), measure, target, activations, seed)
+            if _without_value(found):
+                measured.skipped[key] = f"no tap has a value: {found.attrs.get('reason') or 'it says no reason'}."
+            else:
+                measured.results[key] = found
         except StorageError:
             raise
         except DiagnosticsError as error:
@@ -143,11 +146,36 @@ def _completed(
     if "loss" in found:
         found, selected = _judged(found, activations.output_tap, seed)
         attrs |= selected
+    if reason := together(str(found.attrs.get("reason", ""))):
+        attrs["reason"] = reason
+    else:
+        found.attrs.pop("reason", None)
     found.attrs = {key: _plain(value) for key, value in (found.attrs | attrs).items()}
     if "tap" in found.coords and "depth" not in found.coords and not measure.pairwise:
         depths = {tap.name: tap.depth for tap in activations.taps}
         found = found.assign_coords(depth=("tap", [depths[str(tap)] for tap in found["tap"].values]))
     return found
+
+
+def _without_value(found: xr.Dataset) -> bool:
+    values = [found[name].values for name in ("score", "matrix") if name in found]
+    return bool(values) and not any(np.isfinite(value).any() for value in values)
+
+
+def together(reasons: str) -> str:
+    """Reasons "tap: why; tap: why" with equal ones said once: "tap and 3 others: why"."""
+    by_reason: dict[str, list[str]] = {}
+    for part in reasons.split("; "):
+        tap, _, why = part.partition(": ")
+        by_reason.setdefault(why, []).append(tap)
+    said_once: list[str] = []
+    for why, taps in by_reason.items():
+        if not why or len(taps) <= 2:
+            said_once.extend(f"{tap}: {why}" if why else tap for tap in taps)
+            continue
+        shown = f"{taps[0]} and {len(taps) - 1} others"
+        said_once.append(f"{shown}: {why}")
+    return "; ".join(part for part in said_once if part)
 
 
 def _judged(found: xr.Dataset, output_tap: str, seed: int) -> tuple[xr.Dataset, dict[str, Any]]:

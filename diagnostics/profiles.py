@@ -137,11 +137,13 @@ class Profile:
         # R2 and skill are 0 where nothing is known; what counts right answers is not.
         by_chance = self.data.attrs["score_name"] not in ("R2", "skill") and chance and not chance.low > 0.0
         if not self.best.low > 0.0 or by_chance:
-            return "not shown to be readable at any tap"
+            return "not shown to be readable at the tap chosen"
         if math.isnan(self.hidden_gap.value):
             said = "the output has no value to compare with"
         else:
             said = "hidden by the output" if self.hidden_gap.low > 0 else "no hidden gap shown"
+        if chance is None and self.data.attrs["score_name"] not in ("R2", "skill"):
+            said = f"{said}; chance not tested without the shuffled labels"
         rivals = [name.replace("_", " ") for name, margin in margins.items() if margin and not margin.low > 0.0]
         if rivals:
             return f"{said}; not shown to beat {' and '.join(rivals)}"
@@ -199,6 +201,22 @@ def lines_shown(profile: Profile) -> str:
             where = "" if i == at else f" at {profile.taps[i]}"
             return ", ".join(f"{name} {value:.3g}" for name, value in known.items()) + where
     return ""
+
+
+def similarity_said(found: xr.Dataset) -> str:
+    """A similarity of the taps of one run in words: where along the depth it changes most, and what chance gives."""
+    taps, matrix = [str(tap) for tap in found["tap"].values], found["matrix"].values
+    smaller = found.attrs.get("alike") == "smaller"
+    steps = np.diagonal(matrix, 1)
+    if len(taps) < 2 or not np.isfinite(steps).any():
+        return f"{found.attrs['measure']}: no value"
+    at = int(np.nanargmax(steps) if smaller else np.nanargmin(steps))
+    tau = found.attrs.get("tau")
+    chance = f"; the most alike pair of permuted samples: {tau:.3g}" if tau is not None else ""
+    return (
+        f"{found.attrs['measure']}: from tap to next tap it changes most from {taps[at]} to {taps[at + 1]} "
+        f"({steps[at]:.3f}); first to last tap {matrix[0, -1]:.3f}{chance}"
+    )
 
 
 def number(value: float) -> float | None:

@@ -32,11 +32,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` steps of a named piece of work."""
+    """`done` of `total` steps of a named piece of work, and what is being done `now`."""
 
     step: str
     done: int
     total: int
+    now: str = ""
 
 
 Watch = Callable[[Cost | Progress], None]

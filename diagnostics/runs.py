@@ -108,15 +108,26 @@ class Run:
         """All similarities of tap pairs."""
         return [self._node(self.results, key) for key in self.store.attrs["found"]["similarity"]]
 
-    def similarity_with(self, other: Run, measure: str = "cka", seed: int = 0) -> xr.Dataset:
-        """How alike each tap of this run is to each of another run on the same samples: `matrix` [tap, tap_other], with
-        `p` and `tau` from permuted samples, calibrated for the most alike pair.
+    def similarity_with(self, other: Run | str | Path, measure: str = "cka", seed: int = 0) -> xr.Dataset:
+        """How alike each tap of this run is to each of another run (or its folder) on the same samples: `matrix`
+        [tap, tap_other], with `p` and `tau` from permuted samples, calibrated for the most alike pair.
 
-        Raises DiagnosticsError where the samples do not align by id, and for a measure that does not compare taps.
+        Raises DiagnosticsError where the two datasets are not the same, and for a measure that does not compare taps.
         """
         from diagnostics.pairs import between
 
-        return between(self.store, other.store, measure, seed)
+        second = other if isinstance(other, Run) else Run(other)
+        # Equal ids may stand for other samples, as of another seed.
+        if sorted(self.store.ids) == sorted(second.store.ids) and self._fingerprint != second._fingerprint:
+            raise DiagnosticsError(
+                f"{self.path} and {second.path} hold other data under the same sample ids (their datasets' fingerprints "
+                "differ): run both encoders on one dataset."
+            )
+        return between(self.store, second.store, measure, seed)
+
+    @property
+    def _fingerprint(self) -> str:
+        return self.store.attrs["dataset"]["fingerprint"]
 
     def to_json(self) -> dict[str, Any]:
         """The findings as plain numbers; None for what has no value."""
@@ -165,8 +176,8 @@ def run(
     dataset: str | Dataset,
     *,
     out: str | Path | None = None,
-    taps: Sequence[str] | None = None,
-    measures: Sequence[str] | None = None,
+    taps: str | Sequence[str] | None = None,
+    measures: str | Sequence[str] | None = None,
     controls: bool = True,
     device: str | None = None,
     batch_size: int | None = None,
@@ -184,7 +195,7 @@ def run(
     encoder, dataset: a name as on the command line (`fracast`, `timm:...`, `file.py:build`), or the object itself.
     out: folder of the run; `runs/<encoder>-<dataset>` by default. An interrupted run goes on from there.
     taps: names of the taps; all by default. The output tap is always among them.
-    measures: names, `standard` (the default; see docs/measures.md) or `all`; those whose needs are met are done.
+    measures: names (a list, or one text with commas), `standard` (the default; see docs/measures.md) or `all`; those whose needs are met are done.
     controls: whether encoders that should know nothing are measured beside it.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
     token_budget: bytes for all tokens of each encoder; pooled activations are stored for all samples.
@@ -196,9 +207,16 @@ def run(
     DiagnosticsError: for what a user can cause, in one sentence that says what to do.
     """
     _check_options(batch_size, workers, token_budget, precision, seed)
+    taps, measures = _listed(taps), _listed(measures)
     asked, unusable = chosen_measures(measures)
     model = build("encoder", encoder) if isinstance(encoder, str) else encoder
     data = build("dataset", dataset) if isinstance(dataset, str) else dataset
+    for given, wanted in ((model, Encoder), (data, Dataset)):
+        if not isinstance(given, wanted):
+            raise DiagnosticsError(
+                f"run was given a {type(given).__name__}: give a name or a diagnostics.{wanted.__name__}"
+                f"{' (see TorchEncoder)' if wanted is Encoder else ''}."
+            )
     if model.modality != data.modality:
         raise DiagnosticsError(
             f"{model.name} reads {model.modality} samples, but {data.name} holds {data.modality} samples: "
@@ -256,6 +274,10 @@ class _Job:
         model.to("cpu")
         targets = store.targets()
         main = measure_all(measures, store, targets, seed, asked=self.asked, what=model.name, watch=self.watch)
+        for name in self.asked:
+            if not any(key.partition("/")[0] == name for key in main.results):
+                why = "; ".join(why for key, why in main.skipped.items() if key.partition("/")[0] == name)
+                raise DiagnosticsError(f"{name} gives nothing for {model.name} on {self.data.name}: {why}")
         found: dict[str, Measured] = {}
         skipped = dict(main.skipped) | self.unusable
         for name, make in makers.items():
@@ -380,6 +402,13 @@ def _refuse_controls_of_other_seed(path: Path, seed: int) -> None:
     drawn = Store(path).attrs["provenance"]["seed"]
     if drawn != seed:
         raise StorageError(f"{path} has controls of seed {drawn}, not {seed}: choose another --out, or that seed.")
+
+
+def _listed(names: str | Sequence[str] | None) -> list[str] | None:
+    """Names as a list, from one text with commas too."""
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",") if name.strip()]
+    return None if names is None else list(names)
 
 
 def _check_options(batch_size: int | None, workers: int, token_budget: int, precision: str, seed: int) -> None:

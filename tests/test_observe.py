@@ -352,13 +352,16 @@ def test_another_live_measure_later_costs_its_own_pass_alone(tmp_path: Path) -> 
 
 def test_without_attention_the_run_goes_on_and_says_why(tmp_path: Path) -> None:
     encoder = tiny_encoder()
-    options: dict[str, Any] = {"out": tmp_path / "run", "measures": ["attention_distance", "rankme"], "report": False}
+    options: dict[str, Any] = {"out": tmp_path / "run", "measures": ["standard"], "report": False}
     run = dx.run(encoder, tiny_dataset(N), **options)
     assert "no attention within" in run.skipped["attention_distance"]
     assert run.skipped["attention_distance"].startswith("tiny gives no attention")
     encoder.module.passes = 0
     dx.run(encoder, tiny_dataset(N), **options)
     assert encoder.module.passes == 1, "over the example alone"
+    # Who asks for it by name is told.
+    with pytest.raises(DiagnosticsError, match="attention_distance gives nothing for tiny on .*no attention within"):
+        dx.run(encoder, tiny_dataset(N), **{**options, "measures": "rankme,attention_distance"})
 
 
 def test_attention_distance_points_at_the_block_that_looks_far(tmp_path: Path) -> None:

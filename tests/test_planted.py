@@ -222,12 +222,11 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_nothing_is_left_out_but_for_a_reason(images: Run) -> None:
-    assert set(images.skipped) == {"straightness", "linear_predictability", "label_propagation/object"}
+    # No tap has a hundred directions, so alpha_req has no value anywhere.
+    assert set(images.skipped) == {"straightness", "linear_predictability", "label_propagation/object", "alpha_req"}
+    assert "no tap has a value" in images.skipped["alpha_req"] and "23 eigenvalues" in images.skipped["alpha_req"]
     profiles = {f"{p.measure}/{p.target}" if p.target else p.measure for p in images.profiles()}
-    # It has a profile of reasons: no tap has a hundred directions.
-    assert profiles - set(EXPECTED) == {"alpha_req"}
-    alpha = images.profile("alpha_req").data
-    assert np.isnan(alpha["score"]).all() and "rotated: 23 eigenvalues" in alpha.attrs["reason"]
+    assert profiles <= set(EXPECTED)
 
 
 @pytest.mark.parametrize("key", EXPECTED)

@@ -290,3 +290,53 @@ def test_lorenz_through_fracast_has_the_known_shape(tmp_path: Path) -> None:
         found = z.control(name)
         assert found is not None
         assert found.value < most, name
+
+
+# Two runs
+
+
+def test_taps_of_two_runs_are_compared_on_the_same_samples_only(tmp_path: Path) -> None:
+    encoder, data = planted(1)
+    options = {"measures": "participation_ratio", "controls": False, "report": False}
+    first = dx.run(encoder, data, out=tmp_path / "first", **options)
+    second = dx.run(planted(3)[0], data, out=tmp_path / "second", **options)
+    for other in (second, tmp_path / "second", str(tmp_path / "second")):
+        found = first.similarity_with(other)
+        assert found["matrix"].dims == ("tap", "tap_other")
+        # Both start from the same tokens, and only one erases a feature at block 1.
+        assert float(found["matrix"].sel(tap="embed", tap_other="embed")) == pytest.approx(1)
+        assert float(found["matrix"].sel(tap="blocks.1", tap_other="blocks.1")) < 0.99
+        assert float(found["matrix"].sel(tap="blocks.3", tap_other="blocks.3")) == pytest.approx(1)
+        assert float(found["p"].sel(tap="embed", tap_other="embed")) == pytest.approx(0.01)
+    # Other samples under the same ids: only the content tells.
+    changed = Dataset(
+        "planted", "series", data.samples[::-1].copy(), data.ids, list(data.split), data.targets, about=data.about
+    )
+    third = dx.run(encoder, changed, out=tmp_path / "third", **options)
+    with pytest.raises(DiagnosticsError, match="hold other data under the same sample ids"):
+        first.similarity_with(third)
+    fewer = Dataset(
+        "planted", "series", data.samples[:100], data.ids[:100], list(data.split[:100]),
+        {name: Target(t.kind, t.values[:100]) for name, t in data.targets.items()},
+    )  # fmt: skip
+    fourth = dx.run(encoder, fewer, out=tmp_path / "fourth", **options)
+    with pytest.raises(DiagnosticsError, match="not in the second"):
+        first.similarity_with(fourth)
+
+
+def test_names_may_come_as_one_text_and_what_is_no_encoder_is_said(tmp_path: Path) -> None:
+    encoder, data = planted(1)
+    run = dx.run(
+        encoder, data, out=tmp_path / "run", taps="blocks.1", measures="rankme, cka", controls=False, report=False
+    )
+    assert [p.measure for p in run.profiles()] == ["rankme"]
+    assert run.profile("rankme").taps == ["blocks.1", "blocks.3"]
+    with pytest.raises(DiagnosticsError, match=r"was given a Linear: give a name or a diagnostics\.Encoder"):
+        dx.run(nn.Linear(2, 2), data, out=tmp_path / "none")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(DiagnosticsError, match=r"Target l of d is a list: give a diagnostics\.Target"):
+        Dataset("d", "series", data.samples, data.ids, list(data.split), {"l": [1, 2]})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(DiagnosticsError, match="names 2 classes and holds class 2"):
+        Dataset(
+            "d", "series", data.samples, data.ids, list(data.split),
+            {"l": Target("label", np.arange(150) % 3, classes=("a", "b"))},
+        )  # fmt: skip
