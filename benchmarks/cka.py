@@ -1,20 +1,30 @@
 """Exact CKA of 12 x 12 taps of two models on 512 images of 197 x 192: capture and comparison, against two bare forward
-passes, direct float64 and torch-cka.
+passes, direct float64, torch-cka and, where it is installed, pytorch-cka (the `cka` of PyPI's pytorch-cka).
 
 Each batch that `extract` has finished is prepared and passed through the bare model once more, so both see the same state of
 the machine. What is counted is CPU time without preparing images: extraction into a store of all tokens, reading it again,
-and the matrix; the permutation null is counted apart. torch-cka runs on fewer images, its batches being alike.
+and the matrix (the median of three times; the store is read past the page cache each time); the permutation null is
+counted apart. Each package runs in a process of its own, for its peak memory; torch-cka on fewer images, its batches being
+alike.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
 import io
+import json
 import resource
+import statistics
+import subprocess
+import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +37,8 @@ from diagnostics.store import Store, plan, row_order
 
 from _common import cpu, finish, images, verdict, vit_tiny
 
-COUNT, RIVAL_COUNT, RIVAL_BATCH = 512, 64, 64
+COUNT, RIVAL_COUNT, RIVAL_BATCH, ROUNDS = 512, 64, 64, 3
+LAYERS = [f"blocks.{i}" for i in range(12)]
 
 
 class WithoutNull(Cka):
@@ -94,67 +105,148 @@ def largest_difference(first: Store, second: Store, matrix: np.ndarray, pairs: l
     return worst
 
 
-def rival(encoders: list[Encoder]) -> float:
-    """CPU time of torch-cka to that of two bare forward passes of the same images in the batches that `extract` takes."""
-    from torch_cka import CKA
+def encoders() -> list[Encoder]:
+    """The two models."""
+    made = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        made.append(vit_tiny())
+    return made
 
-    dataset = images(RIVAL_COUNT)
-    batch = default_collate([encoders[0].preprocess(dataset[j]) for j in range(RIVAL_COUNT)])
-    modules = [encoder.module for encoder in encoders]  # type: ignore[attr-defined]
+
+def bare(modules: list[Any], batch: torch.Tensor) -> float:
+    """CPU seconds of forward passes in the batches that `extract` takes."""
     start = cpu()
     with torch.inference_mode():
         for module in modules:
             for part in batch.split(BATCH["cpu"]):
                 module.forward_features(part)
-    bare = cpu() - start
-    layers = [f"blocks.{i}" for i in range(12)]
-    start = cpu()
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        theirs = CKA(*modules, "first", "second", layers, list(layers))
-        theirs.compare(DataLoader(TensorDataset(batch), batch_size=RIVAL_BATCH))
-    return (cpu() - start) / bare
+    return cpu() - start
 
 
-def main() -> None:
-    encoders = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        encoders.append(vit_tiny())
-    measure, spent = WithoutNull(), Spent()
+def ours() -> dict[str, Any]:
+    """What this package takes, and how far it is from direct float64."""
+    models, measure, spent = encoders(), WithoutNull(), Spent()
     with tempfile.TemporaryDirectory() as folder:
-        captured(encoders[0], Path(folder) / "warm", Spent(), 64)
-        first, second = (captured(encoder, Path(folder) / str(i), spent) for i, encoder in enumerate(encoders))
-        start = cpu()
-        matrix = measure.between(first, second, 0)["matrix"].values
-        compare = cpu() - start
-        ours = peak()
+        captured(models[0], Path(folder) / "warm", Spent(), 64)
+        first, second = (captured(encoder, Path(folder) / str(i), spent) for i, encoder in enumerate(models))
+        times, matrix = [], np.empty(0)
+        for _ in range(ROUNDS):
+            start = cpu()
+            matrix = measure.between(first, second, 0)["matrix"].values
+            times.append(cpu() - start)
+        compare, memory = statistics.median(times), peak()
         start = cpu()
         Cka().between(first, second, 0)
         with_null = cpu() - start
         off = largest_difference(first, second, matrix, [(0, 11), (3, 4), (11, 11)])
+    # The same activations shifted by 1e4 before they are stored: what float32 then rounds away is gone for both.
+    with tempfile.TemporaryDirectory() as folder:
+        shifted = captured(Shifted(models[0]), Path(folder) / "run", Spent(), 128, taps=2)  # type: ignore[arg-type]
+        of_shifted = measure.compute(shifted, None, 0)["matrix"].values
+        off_shifted = largest_difference(shifted, shifted, of_shifted, [(0, 1), (0, 0)])
     print(
         f"two bare forward passes {spent.forward:.1f} s of CPU, extraction {spent.extract:.1f} s, "
         f"CKA of {matrix.shape[0]} x {matrix.shape[1]} taps {compare:.1f} s, with its null {with_null:.1f} s; "
-        f"n = {COUNT}, peak memory {ours:.2f} GB"
+        f"n = {COUNT}, peak memory {memory:.2f} GB",
+        flush=True,
     )
-    # The same activations shifted by 1e4 before they are stored: what float32 then rounds away is gone for both.
+    return {
+        "ratio": (spent.extract + compare) / spent.forward, "memory": memory, "off": off, "off_shifted": off_shifted,
+        "matrix": matrix.tolist(),
+    }  # fmt: skip
+
+
+def torch_cka() -> dict[str, Any]:
+    """CPU time of torch-cka to that of two bare forward passes of the same images."""
+    from torch_cka import CKA
+
+    models, dataset = encoders(), images(RIVAL_COUNT)
+    batch = default_collate([models[0].preprocess(dataset[j]) for j in range(RIVAL_COUNT)])
+    modules = [encoder.module for encoder in models]  # type: ignore[attr-defined]
+    alone = bare(modules, batch)
+    start = cpu()
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        theirs = CKA(*modules, "first", "second", LAYERS, list(LAYERS))
+        theirs.compare(DataLoader(TensorDataset(batch), batch_size=RIVAL_BATCH))
+    return {"ratio": (cpu() - start) / alone, "memory": peak()}
+
+
+class Batches:
+    """All images in batches made on demand, each passed through the bare models before it is handed over."""
+
+    def __init__(self, models: list[Encoder], modules: list[Any]) -> None:
+        self.encoder, self.modules = models[0], modules
+        self.prepare = self.forward = 0.0
+
+    def __len__(self) -> int:
+        return COUNT // RIVAL_BATCH
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        # The images of a run of ours, in another order.
+        dataset = images(COUNT)
+        for i in range(len(self)):
+            start = cpu()
+            rows = range(i * RIVAL_BATCH, (i + 1) * RIVAL_BATCH)
+            batch = default_collate([self.encoder.preprocess(dataset[j]) for j in rows])
+            self.prepare += cpu() - start
+            self.forward += bare(self.modules, batch)
+            yield batch
+
+
+def pytorch_cka() -> dict[str, Any] | None:
+    """The same of pytorch-cka on all images; None where it is not installed."""
+    # This file bears its name: what lies beside this file is imported already.
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+    if importlib.util.find_spec("cka") is None:
+        return None
+    package = importlib.import_module("cka")
+    models = encoders()
+    modules = [encoder.module for encoder in models]  # type: ignore[attr-defined]
+    batches = Batches(models, modules)
+    start = cpu()
+    (matrix,) = package.compute_cka(*modules, batches, layers=LAYERS, device="cpu", progress=False)
+    spent = cpu() - start - batches.prepare - batches.forward
+    return {"ratio": spent / batches.forward, "memory": peak(), "matrix": matrix.tolist()}
+
+
+PARTS = {part.__name__: part for part in (ours, torch_cka, pytorch_cka)}
+
+
+def apart(part: str) -> Any:
+    """What one of the parts finds in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        shifted = captured(Shifted(encoders[0]), Path(folder) / "run", Spent(), 128, taps=2)  # type: ignore[arg-type]
-        matrix = measure.compute(shifted, None, 0)["matrix"].values
-        off_shifted = largest_difference(shifted, shifted, matrix, [(0, 1), (0, 0)])
-    theirs = rival(encoders)
+        result = Path(folder) / "result.json"
+        subprocess.run([sys.executable, __file__, part, str(result)], check=True)
+        return json.loads(result.read_text())
+
+
+def main() -> None:
+    if len(sys.argv) == 3:
+        Path(sys.argv[2]).write_text(json.dumps(PARTS[sys.argv[1]]()))
+        return
+    found, first, second = (apart(part) for part in PARTS)
     print(
-        f"torch-cka on {RIVAL_COUNT} images in one batch of {RIVAL_BATCH}, an estimate: {theirs:.2f} of its two bare passes, "
-        f"peak memory {peak():.2f} GB"
+        f"torch-cka on {RIVAL_COUNT} images in one batch of {RIVAL_BATCH}, an estimate: {first['ratio']:.2f} of its two bare "
+        f"passes, peak memory {first['memory']:.2f} GB"
     )
-    ratio = (spent.extract + compare) / spent.forward
-    finish(
-        verdict("capture and exact CKA of two models to two bare forward passes, CPU", ratio, 1.15),
-        verdict("the same to torch-cka's share", ratio / theirs, 1),
-        verdict("largest difference from direct float64", off, 1e-7),
-        verdict("the same with every activation shifted by 1e4", off_shifted, 1e-7),
-    )
+    held = [
+        verdict("capture and exact CKA of two models to two bare forward passes, CPU", found["ratio"], 1.15),
+        verdict("the same to torch-cka's share", found["ratio"] / first["ratio"], 1),
+        verdict("largest difference from direct float64", found["off"], 1e-7),
+        verdict("the same with every activation shifted by 1e4", found["off_shifted"], 1e-7),
+    ]
+    if second is None:
+        print("pytorch-cka is not installed (`pip install pytorch-cka`), so nothing is compared with it")
+    else:
+        off = np.abs(np.array(found["matrix"]) - np.array(second["matrix"])).max()
+        print(
+            f"pytorch-cka on {COUNT} images in batches of {RIVAL_BATCH}, an estimate, off by up to {off:.3f}: "
+            f"{second['ratio']:.2f} of its two bare passes"
+        )
+        held.append(verdict("peak memory to pytorch-cka's", found["memory"] / second["memory"], 1))
+    finish(*held)
 
 
 class Shifted:

@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _common import cpu, finish, verdict, vit_tiny
 
 import diagnostics as dx
 from diagnostics.measuring import chosen_measures, measure_all
 from diagnostics.store import Store
+
+from _common import cpu, finish, verdict, vit_tiny
 
 SAMPLES, CLASSES = 1000, 10
 

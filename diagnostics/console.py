@@ -245,7 +245,7 @@ def print_selftest(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         case = outcome.case
         table.add_row(
-            case.measure, _safe(case.what), f"{case.expected:.6g}", f"{case.tolerance:.1g}",
+            case.measure, _safe(case.what), f"{case.expected:.6g}", f"{case.tolerance:.2g}",
             _safe(outcome.error) if outcome.error else f"{outcome.found:.6g}",
             Text("right", style="green") if outcome.right else Text("OFF", style="bold red"), _safe(case.source),
         )  # fmt: skip

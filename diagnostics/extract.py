@@ -249,7 +249,10 @@ def _dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> d
     for name, target in dataset.targets.items():
         extent = target.values.shape[1:]
         if target.kind == "masks":
-            dense[name] = {COVERED: covered_part(target.values, encoder.covers(extent)).astype(np.int16)}
+            masks = covered_part(target.values, encoder.covers(extent))
+            # A panoptic number (class x 1000 + object) may not fit into 16 bits.
+            fits = masks.size == 0 or (masks.min() >= -1 and masks.max() <= np.iinfo(np.int16).max)
+            dense[name] = {COVERED: masks.astype(np.int16) if fits else masks}
         elif target.dense:
             dense[name] = {
                 "x".join(map(str, shape)): by_cell[target.kind](target.values, encoder.covers(extent), shape)

@@ -34,10 +34,10 @@ from torch import Tensor
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from diagnostics.activations import Activations, StoredTarget
-from diagnostics.dataset import Dataset, Target
+from diagnostics.dataset import DENSE, Dataset, Target
 from diagnostics.errors import DiagnosticsError, StorageError
 from diagnostics.progress import size
-from diagnostics.shards import ShardBuffer
+from diagnostics.shards import ShardBuffer, ShardReader
 from diagnostics.taps import SAFE_NAME, Encoder, Grid, Seen, Tap
 
 FORMAT = 1
@@ -170,9 +170,12 @@ class Store(Activations):
         grid = self._tap(tap).grid
         for kind in ("tokens", "prefix") if grid.prefix else ("tokens",):
             array = self._array(f"taps/{tap}/{kind}")
+            shards = ShardReader(array)
             # Whole chunks, so that nothing is read twice.
-            for start in range(0, array.shape[1], array.chunks[1]):
-                block = self._read(f"taps/{tap}/{kind}", (slice(None), slice(start, start + array.chunks[1])))
+            for chunk, start in enumerate(range(0, array.shape[1], array.chunks[1])):
+                block = shards.read(chunk)
+                if block is None:
+                    block = self._read(f"taps/{tap}/{kind}", (slice(None), slice(start, start + array.chunks[1])))
                 yield block.reshape(len(block), -1)
 
     def targets(self) -> dict[str, StoredTarget]:
@@ -184,7 +187,7 @@ class Store(Activations):
         values = np.empty(0)
         if COVERED in about["grids"]:
             values = self._read(f"samples/targets/{name}/{COVERED}", (slice(None),), holes=True)
-        elif about["grids"]:
+        elif about["kind"] in DENSE:  # perhaps on no grid at all
             for key in about["grids"]:
                 shape = tuple(int(n) for n in key.split("x"))
                 dense[shape] = self._read(f"samples/targets/{name}/{key}", (slice(None),), holes=True)
@@ -206,11 +209,17 @@ class Store(Activations):
         return Seen(arrays, about["left_out"])
 
     def has_observed(self, name: str, samples: int, state: Mapping[str, str]) -> bool:
-        """Whether an observation of that many samples is there, or that in this `state` of the code there is none."""
+        """Whether an observation of that many samples is there, or that in this `state` of the code there is none.
+
+        What was seen holds on any device and with any torch; but another observation, or version of it, may have recorded
+        other numbers under that name.
+        """
         about = self._observation(name)
         if about is None:
             return False
-        return about["state"] == state if about["reason"] else about["samples"] >= samples
+        if about["reason"]:
+            return about["state"] == state
+        return about["samples"] >= samples and all(about["state"].get(key) == state[key] for key in ("by", "version"))
 
     def _observation(self, name: str) -> dict[str, Any] | None:
         if not SAFE_NAME.fullmatch(name) or not (self.path / "observed" / name).is_dir():

@@ -257,11 +257,11 @@ class Hooks:
         self.handles: list[Any] = []
 
     def __enter__(self) -> None:
-        modules = dict(self.module.named_modules())
         for name in self.by_module:
+            module = self.module.get_submodule(name)
             # The pre-hook comes first in a call, so it counts; the post-hook reads the same count.
-            self.handles.append(modules[name].register_forward_pre_hook(self._before(name), with_kwargs=True))
-            self.handles.append(modules[name].register_forward_hook(self._after(name)))
+            self.handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
+            self.handles.append(module.register_forward_hook(self._after(name)))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for handle in self.handles:

@@ -195,7 +195,7 @@ def test_object_discovery_by_sample():
     [
         (lambda: lost(np.ones((120, 3)), (10, 10)), r"does not fill a grid of \(10, 10\)"),
         (lambda: lost(np.ones((2, 120, 3)), GRID), "give one image's"),
-        (lambda: lost(np.ones((120, 3)), (2, 5, 12)), "on a grid of y and x"),
+        (lambda: lost(np.ones((120, 3)), (2, 5, 12)), "along y and x"),
         (lambda: lost(np.ones((120, 3)), GRID, seeds=0), "0 seeds"),
         (lambda: lost(np.full((120, 3), np.nan), GRID), "NaN"),
         (lambda: tokencut(np.ones((4200, 1)), (42, 100)), r"\(4200, 1\).*at most 4096"),

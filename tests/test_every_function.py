@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -64,6 +65,33 @@ def test_inputs_stay_as_they_were_even_where_a_gradient_is_wanted(name: str) -> 
     assert not any(isinstance(x, torch.Tensor) and x.requires_grad for x in (found,))
     for tensor, before in given:
         assert torch.equal(tensor, before)
+
+
+# Its class lies with the probe of masks.
+LONG = {"dense_classification"}
+
+
+@pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - LONG))
+def test_a_result_says_itself_in_a_line_without_its_arrays(name: str) -> None:
+    found = FUNCTIONS[name](as_is)
+    for one in found if isinstance(found, list) else [found]:
+        if dataclasses.is_dataclass(one):
+            said = repr(one)
+            assert said.startswith(f"{type(one).__name__}(") and "\n" not in said and len(said) < 500
+            assert all(f"{field.name}=" in said for field in dataclasses.fields(one))
+
+
+def test_a_large_array_is_its_type_and_shape_and_a_small_one_its_numbers() -> None:
+    said = repr(locality.outlier_tokens(np.ones((3, 64, 6)), (8, 8)))
+    assert said.startswith("OutlierTokens(share=0.0, mask=<bool [3, 64]>, threshold=")
+    few = locality.global_token_mass(np.full((2, 4, 4), 0.25), 1)
+    assert repr(few) == "GlobalMass(prefix=[0.25, 0.25], top_key=[0.25, 0.25])"
+
+
+@pytest.mark.parametrize(("rows", "least"), [(0, "one sample"), (1, "2 samples")])
+def test_how_many_samples_are_wanted_is_said_in_words_that_fit(rows: int, least: str) -> None:
+    with pytest.raises(DiagnosticsError, match=f"give at least {least}[.]"):
+        (geometry.effective_rank if rows == 0 else similarity.cca)(*[np.ones((rows, 3))] * (1 + rows))
 
 
 @pytest.mark.parametrize(

@@ -360,7 +360,7 @@ def test_without_attention_the_run_goes_on_and_says_why(tmp_path: Path) -> None:
     dx.run(encoder, tiny_dataset(N), **options)
     assert encoder.module.passes == 1, "over the example alone"
     # Who asks for it by name is told.
-    with pytest.raises(DiagnosticsError, match="attention_distance gives nothing for tiny on .*no attention within"):
+    with pytest.raises(DiagnosticsError, match=r"attention_distance gives nothing for tiny on .*no attention within"):
         dx.run(encoder, tiny_dataset(N), **{**options, "measures": "rankme,attention_distance"})
 
 

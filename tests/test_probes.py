@@ -15,6 +15,7 @@ from diagnostics.measures.probes import (
     PENALTIES,
     Moments,
     RidgePath,
+    attentive,
     knn,
     knn_votes,
     knn_weights,
@@ -453,6 +454,61 @@ def test_logistic_equals_scikit_learn_and_its_gradient_vanishes(n, d, k):
         assert (model.predict(x) == oracle.predict(z)).all()
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.linspace(0, 18.5, 40), "give integer classes"),
+        (np.where(np.arange(40) < 3, np.nan, np.arange(40) % 2), "give integer classes"),
+        ((np.arange(40) % 2).astype(np.float32), "give integer classes"),
+        (torch.arange(40) / 2, "give integer classes"),
+        (["cat", "dog"] * 20, "are text: give integer classes"),
+        (np.array(["cat", None] * 20, dtype=object), "give integer classes"),
+        (np.arange(40) % 2 - 1, "negative labels are unknown"),
+        (np.arange(39) % 2, "one label a row, 40"),
+        (np.zeros((40, 1), int), "one label a row, 40"),
+    ],
+)
+def test_labels_that_are_no_integer_classes_are_refused_not_truncated(labels: object, said: str) -> None:
+    x, tokens = np.random.default_rng(0).normal(size=(40, 3)), np.random.default_rng(1).normal(size=(40, 4, 3))
+    calls = [lambda: logistic(x, labels), lambda: knn(x, labels, x), lambda: knn_votes(x, labels, x)]
+    for call in calls:
+        with pytest.raises(DiagnosticsError, match=said):
+            call()
+    if np.asarray(labels).dtype.kind != "f":
+        with pytest.raises(DiagnosticsError, match=said.replace("are text", "classes are text")):
+            attentive(tokens, labels, tokens)
+
+
+def test_truth_values_are_classes() -> None:
+    x, labels = classes()
+    event = labels == 1
+    assert logistic(x, event, 0.1)[0].predict(x).tolist() == logistic(x, event.astype(int), 0.1)[0].predict(x).tolist()
+    assert knn(x, torch.from_numpy(event), x, k=1).tolist() == event.astype(int).tolist()
+
+
+def test_one_penalty_is_as_good_as_several_and_what_does_not_fit_is_said() -> None:
+    x, labels = classes()
+    y = x[:, :1] * 2
+    path = ridge(x, y)
+    np.testing.assert_array_equal(path.predict(x, 1e-3), path.predict(x, (1e-3,)))
+    np.testing.assert_array_equal(leave_one_out(x, y[:, 0], 0.1), leave_one_out(x, y, [0.1]))
+    assert leave_one_out(x, y[:, 0], 0.1).shape == (1, len(x), 1)
+    np.testing.assert_array_equal(logistic(x, labels, 0.1)[0].weights, logistic(x, labels, [0.1])[0].weights)
+    model = logistic(x, labels, 0.1)[0]
+    for call in (lambda: path.predict(x[:, 1:]), lambda: path.predict(x[0]), lambda: model.predict(x[:, 1:])):
+        with pytest.raises(DiagnosticsError, match=f"with the {x.shape[1]} features fitted"):
+            call()
+    assert (model.predict(torch.from_numpy(x)) == model.predict(x)).all()
+    for penalties in (-1.0, (), (0.1, np.nan)):
+        for call in (lambda p: path.predict(x, p), lambda p: logistic(x, labels, p), lambda p: leave_one_out(x, y, p)):
+            with pytest.raises(DiagnosticsError, match="penalties are"):
+                call(penalties)
+    with pytest.raises(DiagnosticsError, match="classes that were not fitted"):
+        model.log_loss(x, labels + 5)
+    with pytest.raises(DiagnosticsError, match="as many rows"):
+        leave_one_out(x, y[1:])
+
+
 def test_logistic_loss_and_labels_that_skip_numbers():
     x, labels = classes()
     model = logistic(x, labels * 10 + 3, (0.1,))[0]
@@ -574,12 +630,19 @@ def test_knn_ties_go_to_the_earlier_row_and_scale_does_not_matter():
 
 def test_knn_as_a_plain_function():
     x, labels = classes(200, 5, 3, apart=6)
-    found = knn(torch.from_numpy(x[:150]).float(), torch.from_numpy(labels[:150] * 10 - 4), x[150:].astype(np.float32))
-    assert (found == labels[150:] * 10 - 4).mean() > 0.95
+    found = knn(torch.from_numpy(x[:150]).float(), torch.from_numpy(labels[:150] * 10 + 4), x[150:].astype(np.float32))
+    assert (found == labels[150:] * 10 + 4).mean() > 0.95
     assert (knn(x[:150], labels[:150], x[:150], k=1) == labels[:150]).all()
-    for arguments in ((x[:150], labels[:149], x), (x[:150], labels[:150] - 1, x), (x[:150], labels[:150], x[:, :4])):
-        with pytest.raises(DiagnosticsError, match="do not fit"):
-            knn_votes(*arguments)
+    for arguments, said in (
+        ((x[:150], labels[:149], x), "one label a row, 150"),
+        ((x[:150], labels[:150] - 1, x), "negative labels are unknown"),
+        ((x[:150], labels[:150], x[:, :4]), "do not fit"),
+    ):
+        for function in (knn, knn_votes):
+            with pytest.raises(DiagnosticsError, match=said):
+                function(*arguments)
+    with pytest.raises(DiagnosticsError, match="k is 50 and the bank has 5 rows"):
+        knn(x[:5], labels[:5], x, k=50)
     with pytest.raises(DiagnosticsError, match="at least 1"):
         knn_votes(x, labels, x, (0,))
     with pytest.raises(DiagnosticsError, match=r"queries of shape .* NaN"):

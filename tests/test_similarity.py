@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.similarity import kernels
+from diagnostics.measures.similarity import kernels, packed
 from diagnostics.measures.similarity.kernels import (
     MOST_ROWS,
     SINGLE_ROWS,
@@ -233,12 +233,44 @@ def test_wide_blocks_in_single_precision_keep_their_digits(case, monkeypatch):
         x[3] *= 1e3
     x, y = {"shifted": (x + 1e4, y - 1e4), "tiny": (x * 1e-30, y * 1e30)}.get(case, (x, y))
     data = MemoryActivations({"a": x[:, None], "b": y[:, None]}, block=2 * kernels.WIDE)
-    used = []
-    add = kernels._add_upper_product
-    monkeypatch.setattr(kernels, "_add_upper_product", lambda *a, single: (used.append(single), add(*a, single=single)))
+    used = single_products(monkeypatch)
     found = NoNull().compute(data, None, 0).matrix.values[0, 1]
-    assert all(used)
+    assert len(used) == 2
+    assert set(used) == {case != "tiny"}
     assert found == pytest.approx(cka(x, y), abs=1e-7 if case != "far out" else 1e-6)
+
+
+def single_products(monkeypatch):
+    """Fills up with whether a product in single precision was good enough, each time that one is tried."""
+    used = []
+    add = kernels._SingleProduct.add_upper
+    monkeypatch.setattr(kernels._SingleProduct, "add_upper", lambda *a: used.append(add(*a)) or used[-1])
+    return used
+
+
+@pytest.mark.parametrize("shift", [0, 10, 100, 1e4])
+@pytest.mark.parametrize("width", [kernels.SINGLE_FEATURES, kernels.SINGLE_WIDE + 64])
+def test_stored_precision_keeps_its_digits_under_a_common_offset(shift, width, monkeypatch):
+    """Against float64 from the same float32 values, which is all that is left of the activations."""
+    rng = np.random.default_rng(1)
+    shared = rng.normal(size=(SINGLE_ROWS, 20))
+    x, y = (shared @ rng.normal(size=(20, width)) / 4 + rng.normal(size=(SINGLE_ROWS, width)) for _ in range(2))
+    x, y = (x + shift * rng.uniform(0.5, 1, width)).astype(np.float32), (y - shift).astype(np.float32)
+    kept = x.copy()
+    used = single_products(monkeypatch)
+    tensors = [torch.from_numpy(values).requires_grad_() for values in (x, y)]
+    a, b = (packed.unit(kernels._upper_gram([values])) for values in tensors)
+    assert used
+    assert all(used)
+    np.testing.assert_array_equal(x, kept)
+    assert float(a @ b) == pytest.approx(cka(x, y), rel=1e-7)
+
+
+def test_constants_of_the_stored_precision_leave_nothing():
+    """Whatever their value: a mean that is off in its last digit would leave a kernel of noise."""
+    rng = np.random.default_rng(0)
+    constant = np.broadcast_to(rng.normal(size=2 * kernels.WIDE).astype(np.float32) * 1e4, (300, 2 * kernels.WIDE))
+    np.testing.assert_array_equal(gram_of_blocks([constant.copy()]), 0)
 
 
 class NoNull(Cka):

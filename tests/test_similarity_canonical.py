@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,30 @@ def test_unrelated_data_reach_the_larger_width_over_n_in_the_mean():
     assert np.mean(squares) == pytest.approx(30 / 499, abs=0.0015)
 
 
+@pytest.mark.parametrize("functional", [canonical_correlations, cca, pwcca, lambda x, y: svcca(x, y, variance=1.0)])
+def test_ranks_that_add_up_to_n_are_warned_of(functional):
+    for n, p, q in ((40, 64, 64), (20, 10, 10), (20, 30, 1)):
+        with pytest.warns(
+            UserWarning, match=rf"of {n} samples with ranks {min(p, n - 1)} and {q if q < n else n - 1} is no finding"
+        ):
+            functional(normal(n, p), normal(n, q, seed=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        functional(normal(21, 10), normal(21, 10, seed=1))
+        # One side constant: no value, so nothing to warn of.
+        functional(np.zeros((8, 3)), normal(8, 20))
+
+
+def test_few_components_need_no_warning():
+    x = normal(40, 64) * 10.0 ** -np.arange(64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert svcca(x, x) == pytest.approx(1)
+    with pytest.warns(UserWarning, match="svcca of 40 samples"):
+        svcca(normal(40, 64), normal(40, 64, seed=1))
+
+
+@pytest.mark.filterwarnings("ignore:.*is no finding")
 def test_no_more_samples_than_features_is_one_whatever_the_data():
     for functional in (cca, pwcca):
         assert functional(normal(20, 30), normal(20, 25, seed=1)) == pytest.approx(1, abs=1e-9)

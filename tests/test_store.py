@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 import torch
@@ -13,13 +16,13 @@ import xarray as xr
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.codecs import Crc32cCodec
+from zarr.codecs import BytesCodec, Crc32cCodec, GzipCodec
 
 from diagnostics import Target, split_groups
 from diagnostics.controls import shuffled
 from diagnostics.errors import DiagnosticsError
 from diagnostics.extract import extract
-from diagnostics.shards import ShardBuffer
+from diagnostics.shards import ShardBuffer, ShardReader
 from diagnostics.store import Plan, Store, check_room, lock, plan, row_order
 from diagnostics.taps import Encoder
 
@@ -64,6 +67,78 @@ def test_zarr_reads_shards_as_written(
         np.testing.assert_array_equal(buffer.rows(len(part)), part)
         buffer.write(array, shard, len(part))
     np.testing.assert_array_equal(array[:], values)
+    reader = ShardReader(array)
+    read = [reader.read(chunk) for chunk in range(-(-tokens // block))]
+    np.testing.assert_array_equal(np.concatenate(read, axis=1), values)
+
+
+def test_features_of_an_extraction_are_read_without_zarr(stored: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [stored._read(f"taps/norm/{kind}", (slice(None),)).reshape(20, -1) for kind in ("tokens", "prefix")]
+    monkeypatch.setattr(stored, "_read", None)
+    np.testing.assert_array_equal(
+        np.concatenate(list(stored.feature_blocks("norm")), axis=1), np.concatenate(expected, 1)
+    )
+
+
+@pytest.mark.parametrize("how", ["order", "compression", "endian", "memory", "whole rows"])
+def test_other_layouts_are_left_to_zarr(tmp_path: Path, how: str) -> None:
+    values = np.random.default_rng(0).normal(size=(5, 6, 3)).astype(np.float32)
+    other = {
+        "compression": {"compressors": (GzipCodec(), Crc32cCodec())},
+        "endian": {"serializer": BytesCodec(endian="big")},
+        "memory": {"store": zarr.storage.MemoryStore()},
+        "whole rows": {"chunks": (2, 2, 1)},
+    }
+    array = zarr.create_array(
+        **{
+            "store": tmp_path / "a", "shape": values.shape, "dtype": "float32", "chunks": (2, 2, 3),
+            "shards": (2, 6, 3), "compressors": Crc32cCodec(), "fill_value": np.nan, **other.get(how, {}),
+        }
+    )  # fmt: skip
+    array[:] = values
+    if how == "order":
+        # Two chunks exchanged, and the index with them: Zarr finds them by it, and their checksums hold.
+        for path in (tmp_path / "a" / "c").rglob("0"):
+            if path.is_file():
+                data = np.frombuffer(path.read_bytes(), np.uint8).copy()
+                size = 2 * 2 * 3 * 4 + 4
+                first, second = data[:size].copy(), data[size : 2 * size].copy()
+                data[:size], data[size : 2 * size] = second, first
+                index = data[3 * size : -4].view("<u8").reshape(3, 2)
+                index[[0, 1]] = index[[1, 0]]
+                data[-4:] = np.frombuffer(google_crc32c.value(data[3 * size : -4]).to_bytes(4, "little"), np.uint8)
+                path.write_bytes(data.tobytes())
+        np.testing.assert_array_equal(array[:], values)
+    assert ShardReader(array).read(0) is None
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_reading_past_the_cache_is_reading(stored: Store, monkeypatch: pytest.MonkeyPatch, direct: bool) -> None:
+    """Also where a disk refuses it."""
+    expected = list(stored.feature_blocks("norm"))
+    flag = getattr(os, "O_DIRECT", 0)
+    opened, kept = [], os.open
+
+    def refusing(path: Path, flags: int, *mode: int) -> int:
+        opened.append(flags)
+        if flag and flags & flag and not direct:
+            raise OSError(errno.EINVAL, "no direct reading here")
+        return kept(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refusing)
+    monkeypatch.setattr(stored, "_read", None)
+    for found, values in zip(stored.feature_blocks("norm"), expected, strict=True):
+        np.testing.assert_array_equal(found, values)
+    assert opened
+
+
+def test_a_missing_or_short_shard_is_noticed_by_its_features(stored: Store) -> None:
+    path = stored.path / "taps" / "norm" / "tokens" / "c.1.0.0"
+    whole = path.read_bytes()
+    for kept in (whole[:100], whole[:-1], whole + b"x", None):
+        path.unlink() if kept is None else path.write_bytes(kept)
+        with pytest.raises(DiagnosticsError, match=r"damaged or was copied in part, taps/norm/tokens"):
+            list(stored.feature_blocks("norm"))
 
 
 def test_stored_values_are_the_encoders(stored: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Generator, Mapping
@@ -15,6 +16,30 @@ from torch import Tensor
 
 from diagnostics.activations import Activations
 from diagnostics.errors import DiagnosticsError, said
+
+# Arrays of up to this many values are shown whole.
+_SHOWN = 8
+
+
+class ShortRepr:
+    """For a dataclass of results (with `repr=False`): one line, in which a large array is its type and shape."""
+
+    def __repr__(self) -> str:
+        fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+        return f"{type(self).__name__}({', '.join(f'{f.name}={_short(getattr(self, f.name))}' for f in fields)})"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (np.ndarray, Tensor)):
+        if math.prod(value.shape) > _SHOWN:
+            return f"<{str(value.dtype).removeprefix('torch.')} {list(value.shape)}>"
+        return np.array2string(
+            np.asarray(value.cpu() if isinstance(value, Tensor) else value),
+            separator=", ",
+            precision=6,
+            max_line_width=10**6,
+        ).replace("\n", "")
+    return repr(value)
 
 
 @contextmanager
@@ -71,7 +96,8 @@ def samples(x: Any, name: str, least: int = 1) -> Tensor:
             f"{name} has shape {shape}: give one row a sample and at least one feature, as [sample, feature]."
         )
     if shape[0] < least:
-        raise DiagnosticsError(f"{name} has shape {shape}: give at least {least} samples.")
+        wanted = "one sample" if least == 1 else f"{least} samples"
+        raise DiagnosticsError(f"{name} has shape {shape}: give at least {wanted}.")
     return finite(tensor, name)
 
 
@@ -109,6 +135,25 @@ def finite(tensor: Tensor, name: str) -> Tensor:
     if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
         raise DiagnosticsError(f"{name} of shape {tuple(tensor.shape)} holds NaN or infinity: leave those samples out.")
     return tensor
+
+
+def class_labels(labels: Any, rows: int, name: str = "labels") -> np.ndarray:
+    """Labels as int64 [row]; raises DiagnosticsError for what is not one known class (an integer from 0) a row.
+
+    Floating-point numbers are a value to predict, not classes, and a negative label marks an unknown one.
+    """
+    array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    if array.dtype.kind not in "iub":
+        raise DiagnosticsError(f"{name} are {_kind(array)}: give integer classes.")
+    if array.shape != (rows,):
+        raise DiagnosticsError(f"{name} have shape {array.shape}: give one label a row, {rows} of them.")
+    if array.size and array.min() < 0:
+        raise DiagnosticsError(f"{name} hold {array.min()}: negative labels are unknown, leave those rows out.")
+    return array.astype(np.int64)
+
+
+def _kind(array: np.ndarray) -> str:
+    return {"f": "floating-point numbers", "U": "text", "S": "text"}.get(array.dtype.kind, f"of type {array.dtype}")
 
 
 def centre(x: Tensor) -> Tensor:

@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
 
 from diagnostics import controls as control
 from diagnostics.profiles import Profile, lines_shown
 from diagnostics.statistics import Interval
 
 if TYPE_CHECKING:
+    from diagnostics.report.details import Details
     from diagnostics.runs import Run
-
-# Attributes of a result that its caption gives elsewhere or that say nothing to a reader.
-_HIDDEN = {
-    "measure", "target", "family", "higher_is_better", "output_tap", "best_tap", "about", "units", "penalties",
-    "best_score", "best_score_low", "best_score_high", "hidden_gap", "hidden_gap_low", "hidden_gap_high",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Section:
-    """One profile or similarity: title, what it answers, figure (HTML that plotly made), and how it was computed."""
+    """One profile or similarity: title, what it answers, figure (HTML that plotly made; "" for none), what a reader must
+    know to read it, how it was computed, and its numbers.
+    """
 
     title: str
     about: str
     reading: str
     figure: str
+    said: list[str]
     facts: str
+    details: Details | None
     anchor: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """The sections of one family."""
+
+    title: str
+    anchor: str
+    profiles: list[Section]
+    maps: list[Section]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table, with the anchor of the section that shows it ("" where the page has none)."""
+
+    anchor: str
+    cells: list[str]
 
 
 @dataclass(frozen=True)
@@ -38,13 +59,13 @@ class Summary:
     title: str
     lead: str
     probe_columns: list[str]
-    probes: list[list[str]]
+    probes: list[Row]
     control_columns: list[str]
-    controls: list[list[str]]
+    controls: list[Row]
     control_notes: list[tuple[str, str]]
     other_columns: list[str]
-    others: list[list[str]]
-    sections: list[Section]
+    others: list[Row]
+    groups: list[Group]
     skipped: dict[str, str]
     provenance: list[tuple[str, str]]
 
@@ -52,81 +73,114 @@ class Summary:
 def summarise(run: Run, *, figures: bool) -> Summary:
     """The findings of a run in words and tables, with figures when asked."""
     profiles = run.profiles()
-    probes = [p for p in profiles if p.is_probe]
-    others = [p for p in profiles if not p.is_probe]
+    at = [(f"s{i}" if figures else "", p) for i, p in enumerate(profiles)]
+    probes = [(anchor, p) for anchor, p in at if p.is_probe]
     names = [name for name in control.NAMES if any(name in p.controls for p in profiles)]
+    weights = [name for name in control.WEIGHTS if name in names]
     n = run.n
     groups = run.store.attrs["dataset"]["groups"]
     lead = (
         f"{sum(n.values())} samples ({n['train']} train, {n['val']} val, {n['test']} test) in {groups} independent groups. "
         "Penalties and the best tap were chosen on val; every score is read on test. Brackets are 95 % intervals over "
-        "independent units, and the hidden gap is paired: best tap minus output tap on the same samples."
+        "independent units (none where these are too few), not cut at the bounds of a score, and the hidden gap is paired: "
+        "best tap minus output tap on the same samples."
     )
     return Summary(
         title=f"{run.encoder} on {run.dataset}",
         lead=lead,
-        probe_columns=["target", "measure", "family", "best tap (depth)", "score", "output", "hidden gap", "reading"],
-        probes=[_probe_row(p) for p in probes],
-        control_columns=["target", "the encoder", *(name.replace("_", " ") for name in names)],
-        controls=[_control_row(p, names) for p in probes] if names else [],
-        control_notes=[(name.replace("_", " "), control.ABOUT[name]) for name in names],
+        probe_columns=["measure", "target", "family", "best tap (depth)", "score", "output", "hidden gap", "reading"],
+        probes=[Row(anchor, _probe_row(p)) for anchor, p in probes],
+        control_columns=["measure", "the encoder", *(name.replace("_", " ") for name in names)],
+        controls=[Row(anchor, _control_row(p, names)) for anchor, p in probes] if names else [],
+        control_notes=_control_notes(names),
         other_columns=[
-            "measure",
-            "family",
-            "output tap",
-            "value there",
-            "fresh weights",
-            "permuted weights",
+            "measure", "family", "output tap", "value there", *(name.replace("_", " ") for name in weights),
             "reference lines",
         ],
-        others=[_other_row(p) for p in others],
-        sections=_sections(run, profiles) if figures else [],
+        others=[Row(anchor, _other_row(p, weights)) for anchor, p in at if not p.is_probe],
+        groups=_groups(run, profiles) if figures else [],
         skipped=run.skipped,
         provenance=_provenance(run),
-    )
+    )  # fmt: skip
 
 
 def shown(found: Interval | None) -> str:
-    """A value with its interval, or a dash for what has no value."""
-    if found is None or found.value != found.value:
+    """A value with its interval where there is one, or a dash for what has no value."""
+    if found is None or math.isnan(found.value):
         return "–"
     digits = 3 if abs(found.value) < 10 else 1
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    value = f"{found.value:.{digits}f}"
+    if math.isnan(found.low) or math.isnan(found.high):
+        return value
+    return f"{value} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
 def _probe_row(p: Profile) -> list[str]:
     best = f"{p.best_tap} ({p.depth_of(p.best_tap):.2f})" if p.best_tap else "–"
-    return [p.target or "–", p.measure, p.family, best, shown(p.best), shown(p.output), shown(p.hidden_gap), p.reading]
+    return [p.measure, p.target or "–", p.family, best, shown(p.best), shown(p.output), shown(p.hidden_gap), p.reading]
 
 
 def _control_row(p: Profile, names: list[str]) -> list[str]:
     return [p.name, shown(p.best), *(shown(p.control(name)) for name in names)]
 
 
-def _other_row(p: Profile) -> list[str]:
-    found = [p.control(name) for name in control.WEIGHTS]
+def _control_notes(names: list[str]) -> list[tuple[str, str]]:
+    notes = [(name.replace("_", " "), control.ABOUT[name]) for name in names]
+    dash = (
+        "the control does not apply to this row, or has no value there: raw input and summary statistics make one vector of "
+        "a sample (of an image also one a cell), so what reads tokens over time, or other tokens than these, finds none. A "
+        "control that could not be made is named under what is left out"
+    )
+    return [*notes, ("–", dash)] if names else []
+
+
+def _other_row(p: Profile, weights: list[str]) -> list[str]:
+    found = [p.control(name) for name in weights]
     return [p.measure, p.family, p.output_tap, shown(p.output), *(shown(value) for value in found), lines_shown(p)]
 
 
-def _sections(run: Run, profiles: list[Profile]) -> list[Section]:
-    from diagnostics.report.figures import html, profile_figure, similarity_figure
-
-    sections = [
-        Section(p.name, str(p.data.attrs["about"]), p.reading, html(profile_figure(p)), _facts(p.data.attrs), f"s{i}")
-        for i, p in enumerate(profiles)
-    ]
+def _groups(run: Run, profiles: list[Profile]) -> list[Group]:
+    by_family: dict[str, tuple[list[Section], list[Section]]] = {}
+    for i, profile in enumerate(profiles):
+        by_family.setdefault(profile.family, ([], []))[0].append(_of_profile(profile, f"s{i}"))
     for i, found in enumerate(run.similarity()):
-        title, about = str(found.attrs["measure"]), str(found.attrs["about"])
-        figure = html(similarity_figure(found))
-        sections.append(Section(title, about, "", figure, _facts(found.attrs), f"m{i}"))
-    return sections
+        by_family.setdefault(str(found.attrs["family"]), ([], []))[1].append(_of_similarity(found, f"m{i}"))
+    return [Group(family, f"f{i}", *sections) for i, (family, sections) in enumerate(by_family.items())]
 
 
-def _facts(attrs: dict[str, Any]) -> str:
-    return "; ".join(
-        f"{key.replace('_', ' ')}: {value}"
-        for key, value in attrs.items()
-        if key not in _HIDDEN and not key.startswith("over_")
+def _of_profile(profile: Profile, anchor: str) -> Section:
+    from diagnostics.report import captions
+    from diagnostics.report.details import details
+    from diagnostics.report.figures import html, profile_figure
+
+    data = profile.data
+    drawn = bool(np.isfinite(data["score"].values).any())
+    return Section(
+        profile.name,
+        captions.questions(data.attrs),
+        profile.reading,
+        html(profile_figure(profile)) if drawn else "",
+        captions.of_profile(profile) if drawn else [captions.why_no_figure(data)],
+        captions.facts(data),
+        details(profile),
+        anchor,
+    )
+
+
+def _of_similarity(found: xr.Dataset, anchor: str) -> Section:
+    from diagnostics.report import captions
+    from diagnostics.report.figures import html, similarity_figure
+
+    drawn = bool(np.isfinite(found["matrix"].values).any())
+    return Section(
+        str(found.attrs["measure"]),
+        captions.questions(found.attrs),
+        "",
+        html(similarity_figure(found)) if drawn else "",
+        captions.of_similarity(found) if drawn else [captions.why_no_figure(found)],
+        captions.facts(found),
+        None,
+        anchor,
     )
 
 

@@ -6,10 +6,13 @@ import numpy as np
 
 from diagnostics.measures.dynamics import linear_predictability, mase, seasonal_naive, straightness
 from diagnostics.selftest.cases import Case, normal, rotation
+from diagnostics.statistics import scores
 
 HYNDMAN = "Hyndman and Koehler 2006"
 HENAFF = "after Hénaff et al. 2019"
 DMD = "Schmid 2010"
+SKILL = "1 - MAE / MAE of the naive forecast"
+BRODERSEN = "Brodersen et al. 2010"
 
 
 def _polygon(corners: int) -> np.ndarray:
@@ -24,15 +27,33 @@ def _turning() -> np.ndarray:
     return np.stack(steps, axis=1) + 100
 
 
+def _skill(share: float) -> float:
+    """Skill of a forecast that lies this share of the way from the naive one to the truth, on steps of all sizes."""
+    series = np.cumsum(normal(6, 20, seed=2), axis=1)
+    naive, truth = seasonal_naive(series[:, :16], 4), series[:, 16:]
+    guess = naive + share * (truth - naive)
+    return float(scores(np.abs(guess - truth)[None], np.abs(naive - truth)[None])[0])
+
+
+def _balanced(missed: int, false: int) -> float:
+    """Balanced accuracy where 4 tokens hold an event and 96 none, in two units, as the event probe's losses are scored."""
+    wrong = np.array([[[false, missed], [0, 0]]], dtype=np.float64)
+    return float(scores(wrong, np.array([[[48.0, 2.0], [48.0, 2.0]]]))[0])
+
+
 def cases() -> list[Case]:
     """All of them."""
     trend = np.arange(24.0)[None]
     split = np.array(["train", "val", "train", "test", "train"] * 6)
     last = seasonal_naive(trend[:, :20], 1)
     return [
-        Case("mase", "naive forecast of a straight trend", 1, HYNDMAN, lambda: float(mase(last, trend[:, 20:21], trend[:, :20])[0])),
-        Case("mase", "truth shifted by 2.5, steps of 1", 2.5, HYNDMAN, lambda: float(mase(trend[:, 20:] + 2.5, trend[:, 20:], trend[:, :20])[0])),
-        Case("seasonal_naive", "third value of a season of 4 after 0 ... 19", 18, HYNDMAN, lambda: float(seasonal_naive(np.arange(20.0), 4, 4)[2])),
+        Case("forecast_probe", "MASE: naive forecast of a straight trend", 1, HYNDMAN, lambda: float(mase(last, trend[:, 20:21], trend[:, :20])[0])),
+        Case("forecast_probe", "MASE: truth shifted by 2.5, steps of 1", 2.5, HYNDMAN, lambda: float(mase(trend[:, 20:] + 2.5, trend[:, 20:], trend[:, :20])[0])),
+        Case("forecast_probe", "seasonal naive: third value of a season of 4 after 0 ... 19", 18, HYNDMAN, lambda: float(seasonal_naive(np.arange(20.0), 4, 4)[2])),
+        Case("forecast_probe", "skill of the naive forecast itself", 0, SKILL, lambda: _skill(0)),
+        Case("forecast_probe", "skill half way from the naive forecast to the truth", 0.5, SKILL, lambda: _skill(0.5)),
+        Case("event_probe", "balanced accuracy, 1 of 4 events missed: (1 + 3/4) / 2", 0.875, BRODERSEN, lambda: _balanced(1, 0)),
+        Case("event_probe", "balanced accuracy, 2 of 4 events missed, 24 of 96 others taken for one", 0.625, BRODERSEN, lambda: _balanced(2, 24)),
         Case("straightness", "straight line", 1, HENAFF, lambda: straightness(np.outer(np.arange(9.0), [1.0, -2.0]))),
         Case("straightness", "regular polygon of 12: cos(2 pi / 12)", float(np.cos(np.pi / 6)), HENAFF, lambda: straightness(_polygon(12))),
         Case("straightness", "there and back", -1, HENAFF, lambda: straightness([[0.0], [1.0], [0.0], [1.0]])),

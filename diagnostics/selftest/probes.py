@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from diagnostics.measures.probes import (
+    attentive,
     confusion,
     depth_metrics,
     knn_votes,
@@ -14,11 +16,13 @@ from diagnostics.measures.probes import (
     mean_iou,
     retrieval_recall,
 )
+from diagnostics.measures.probes.cross_attention import HEADS, attend
 from diagnostics.measures.probes.least_squares import RidgePath
 from diagnostics.selftest.cases import Case, normal
 
 WU = "Wu et al. 2018 (1805.01978), eq. 7"
 VOC = "Everingham et al. 2010"
+BARDES = "Bardes et al. 2024 (2404.08471), without perceptron"
 EIGEN = "Eigen et al. 2014 (1406.2283)"
 
 
@@ -45,6 +49,38 @@ def _left_out() -> float:
     return float(np.abs(quick[:, 0] - np.array(slow)).max())
 
 
+def _attention(queries: float, shuffle: bool) -> torch.Tensor:
+    """Outputs of the attentive probe with queries of this size, for tokens as they are or in another order."""
+    count, features, outputs = 7, 5, 3
+    tokens, order = torch.from_numpy(normal(20, count, features, seed=0)), np.random.default_rng(1).permutation(count)
+    weights = torch.from_numpy(normal(HEADS * features, outputs, seed=2))
+    drawn = queries * torch.from_numpy(normal(HEADS, features, seed=3))
+    bias = torch.from_numpy(normal(outputs, seed=4))
+    seen = tokens[:, order] if shuffle else tokens
+    return attend(seen[None], drawn[None, None], weights[None, None], bias[None, None])[0, 0]
+
+
+def _without_queries() -> float:
+    """Largest difference of the attentive probe with queries of zero from a linear map of mean-pooled tokens."""
+    tokens, weights, bias = normal(20, 7, 5, seed=0), normal(HEADS * 5, 3, seed=2), normal(3, seed=4)
+    pooled = np.tile(tokens.mean(axis=1), HEADS) @ weights + bias
+    return float(np.abs(_attention(0.0, False).numpy() - pooled).max())
+
+
+def _found_by_attention() -> float:
+    """Accuracy on new samples where one token, in any place, holds a class that the mean of the tokens drowns."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(160) % 2
+    tokens = rng.standard_normal((160, 12, 4))
+    # Where the last feature is large, and only there, the first one tells the class.
+    tokens[:, :, 0] = 3 * rng.choice([-1.0, 1.0], (160, 12))
+    place = rng.integers(0, 12, 160)
+    tokens[np.arange(160), place, 3] = 8
+    tokens[np.arange(160), place, 0] = np.where(labels == 1, 3, -3)
+    guess = attentive(tokens[:120], labels[:120], tokens[120:], setting=(0.03, 0.01))
+    return float((guess == labels[120:]).mean())
+
+
 def _logistic_gradient() -> float:
     """Largest entry of the gradient of mean cross-entropy + penalty / 2 |W|^2 at the solution, standardised features."""
     x, labels, penalty = normal(120, 4, seed=1), np.arange(120) % 3, 0.01
@@ -69,21 +105,24 @@ def cases() -> list[Case]:
     bank = np.array([[1.0, 0.0], [0.9, np.sqrt(0.19)], [0.0, 1.0]])
     return [
         *(
-            Case("knn", f"weight {i + 1} of similarities (.9, .8, .8), temperature .07", value, WU, lambda i=i: float(knn_weights(np.array([0.9, 0.8, 0.8]))[i]))
+            Case("knn_probe", f"weight {i + 1} of similarities (.9, .8, .8), temperature .07", value, WU, lambda i=i: float(knn_weights(np.array([0.9, 0.8, 0.8]))[i]))
             for i, value in enumerate((0.675994, 0.162003, 0.162003))
         ),
-        Case("knn", "votes of the nearest alone", 1, WU, lambda: float(knn_votes(bank, np.array([0, 1, 1]), np.array([[5.0, 0.0]]), (1,))[0, 0, 0])),
-        Case("ridge", "R2 of y = x w, penalty near 0", 1, "Hoerl and Kennard 1970", lambda: _ridge_r2(0)),
-        Case("ridge", "the same, features shifted by 1e4", 1, "Hoerl and Kennard 1970", lambda: _ridge_r2(1e4)),
-        Case("ridge", "leave-one-out from the hat matrix minus fits without the row", 0, "Allen 1974", _left_out),
-        Case("logistic", "gradient at the solution", 0, "optimality", _logistic_gradient, 1e-6),
-        Case("segmentation", "mIoU of confusion ((3, 1), (1, 3))", 0.6, VOC, lambda: mean_iou([[3, 1], [1, 3]])),
-        Case("segmentation", "off-diagonal count of truth 0 taken for 1", 1, VOC, lambda: float(confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)[0, 1])),
-        Case("depth", "delta 1 of 1.2 times the truth", 1, EIGEN, lambda: depth_metrics(1.2 * truth, truth).delta1),
-        Case("depth", "AbsRel of 1.2 times the truth", 0.2, EIGEN, lambda: depth_metrics(1.2 * truth, truth).abs_rel),
-        Case("depth", "delta 1 of 1.3 times the truth", 0, EIGEN, lambda: depth_metrics(1.3 * truth, truth).delta1),
-        Case("depth", "RMSE after one factor a sample", 0, EIGEN, lambda: depth_metrics(1.7 * truth, truth, align="scale").rmse),
-        Case("depth", "RMSE after factor and offset a sample", 0, EIGEN, _constant_step),
-        Case("caption", "recall at 1 of partners that are alike", 1, "Karpathy and Fei-Fei 2015 (1412.2306)", lambda: retrieval_recall(np.eye(6), np.eye(6)).a_to_b[1]),
-        Case("caption", "recall at 1 where all are alike: chance", 1 / 6, "Karpathy and Fei-Fei 2015 (1412.2306)", lambda: retrieval_recall(np.ones((6, 2)), np.ones((6, 2))).a_to_b[1]),
+        Case("knn_probe", "votes of the nearest alone", 1, WU, lambda: float(knn_votes(bank, np.array([0, 1, 1]), np.array([[5.0, 0.0]]), (1,))[0, 0, 0])),
+        Case("linear_probe", "ridge: R2 of y = x w, penalty near 0", 1, "Hoerl and Kennard 1970", lambda: _ridge_r2(0)),
+        Case("linear_probe", "ridge: the same, features shifted by 1e4", 1, "Hoerl and Kennard 1970", lambda: _ridge_r2(1e4)),
+        Case("linear_probe", "ridge: leave-one-out from the hat matrix minus fits without the row", 0, "Allen 1974", _left_out),
+        Case("linear_probe", "logistic: gradient at the solution", 0, "optimality", _logistic_gradient, 1e-6),
+        Case("attentive_probe", "queries of zero minus a linear map of mean-pooled tokens", 0, BARDES, _without_queries),
+        Case("attentive_probe", "tokens in another order minus the same in their own", 0, BARDES, lambda: float((_attention(1.0, True) - _attention(1.0, False)).abs().max())),
+        Case("attentive_probe", "accuracy where one of 12 tokens, in any place, holds the class", 1, BARDES, _found_by_attention, 0.1),
+        Case("segmentation_probe", "mIoU of confusion ((3, 1), (1, 3))", 0.6, VOC, lambda: mean_iou([[3, 1], [1, 3]])),
+        Case("segmentation_probe", "off-diagonal count of truth 0 taken for 1", 1, VOC, lambda: float(confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)[0, 1])),
+        Case("linear_probe", "depth: delta 1 of 1.2 times the truth", 1, EIGEN, lambda: depth_metrics(1.2 * truth, truth).delta1),
+        Case("linear_probe", "depth: AbsRel of 1.2 times the truth", 0.2, EIGEN, lambda: depth_metrics(1.2 * truth, truth).abs_rel),
+        Case("linear_probe", "depth: delta 1 of 1.3 times the truth", 0, EIGEN, lambda: depth_metrics(1.3 * truth, truth).delta1),
+        Case("linear_probe", "depth: RMSE after one factor a sample", 0, EIGEN, lambda: depth_metrics(1.7 * truth, truth, align="scale").rmse),
+        Case("linear_probe", "depth: RMSE after factor and offset a sample", 0, EIGEN, _constant_step),
+        Case("caption_probe", "recall at 1 of partners that are alike", 1, "Karpathy and Fei-Fei 2015 (1412.2306)", lambda: retrieval_recall(np.eye(6), np.eye(6)).a_to_b[1]),
+        Case("caption_probe", "recall at 1 where all are alike: chance", 1 / 6, "Karpathy and Fei-Fei 2015 (1412.2306)", lambda: retrieval_recall(np.ones((6, 2)), np.ones((6, 2))).a_to_b[1]),
     ]  # fmt: skip

@@ -103,8 +103,10 @@ def cases() -> list[Case]:
             Case("cka", f"spread of independent features times n, n = {n} (60 draws): sqrt(2)", math.sqrt(2), "Song et al. 2012", lambda n=n: _null_spread(n), 0.45)
             for n in (64, 256)
         ),
-        Case("cka", "Gaussian kernel, biased, sigma 1", 0.985145, KORNBLITH, lambda: cka(u, v, kernel="rbf", sigma=1.0, unbiased=False)),
-        Case("cka", "Gaussian kernel with a large sigma minus linear", 0, "Alvarez 2022 (2112.09305)", lambda: cka(x[:, :4], x[:, 2:], kernel="rbf", sigma=1e4) - cka(x[:, :4], x[:, 2:])),
+        Case("cka_rbf", "biased, sigma 1", 0.985145, KORNBLITH, lambda: cka(u, v, kernel="rbf", sigma=1.0, unbiased=False)),
+        Case("cka_rbf", "a large sigma minus linear", 0, "Alvarez 2022 (2112.09305)", lambda: cka(x[:, :4], x[:, 2:], kernel="rbf", sigma=1e4) - cka(x[:, :4], x[:, 2:])),
+        Case("cka_rbf", "rotated copy, scaled by 3 and shifted by 5", 1, KORNBLITH, lambda: cka(x, 3 * x @ rotation(8, 0) + 5, kernel="rbf")),
+        Case("cka_rbf", "independent, n = 256 (mean of 20 draws)", 0, SONG, lambda: float(np.mean([cka(normal(256, 8, seed=i), normal(256, 8, seed=i + 1000), kernel="rbf") for i in range(20)])), 4e-3),
         Case("cka", "arccos, same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.775193, WILLIAMS, lambda: math.acos(cka(*shared, unbiased=False))),
         Case("minibatch_cka", "one batch of all samples minus debiased CKA", 0, NGUYEN, lambda: minibatch_cka(x[:, :4], x[:, 2:], batch_size=60) - cka(x[:, :4], x[:, 2:])),
         Case("minibatch_cka", "shifted copy, batches of 8", 1, NGUYEN, lambda: minibatch_cka(x, 0.1 * x + 100, batch_size=8)),

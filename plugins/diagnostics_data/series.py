@@ -41,7 +41,8 @@ def lorenz(n: int = 400, length: int = 512, seed: int = 0) -> Dataset:
             "log_switch": ("future", "log steps", "log of the steps from the last one until x changes sign"),
             "x_future": ("future", "z-normed x", "noise-free x 10 steps after the last one, normed as the series is"),
             "x_ahead": (
-                "future", "z-normed x",
+                "future",
+                "z-normed x",
                 "noise-free x 1, 2, 5, 10, 20 and 50 steps after the last one, normed as the series is; "
                 "naive: the last value stays",
             ),

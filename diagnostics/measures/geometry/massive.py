@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
-from diagnostics.measures.arrays import centre, one_thread, samples
+from diagnostics.measures.arrays import ShortRepr, centre, one_thread, samples
 from diagnostics.measures.geometry.pooled import Found, GeometryMeasure, no_interval
 from diagnostics.measures.geometry.tokens import of_first_samples
 from diagnostics.measures.intervals import bootstrap_mean_interval, linearised_interval
@@ -21,8 +21,8 @@ from diagnostics.taps import Tap
 MOST_SAMPLES = 64
 
 
-@dataclass(frozen=True)
-class Activity:
+@dataclass(frozen=True, repr=False)
+class Activity(ShortRepr):
     """How far features are from varying about zero.
 
     `ratio` [feature]: squared mean over variance, NaN for a feature that never varies; `largest` of these and its

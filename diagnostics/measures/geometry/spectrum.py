@@ -165,7 +165,9 @@ class _Spectral(PooledMeasure):
     """A functional of the spectrum with its value for noise, and an interval from the influence of each group."""
 
     centred: ClassVar[bool]
-    interval = "95 % infinitesimal jackknife over groups, on the logarithm; about the value at this n, which grows with n"
+    interval = (
+        "95 % infinitesimal jackknife over groups, on the logarithm; about the value at this n, which grows with n"
+    )
     about: ClassVar[Mapping[str, str]] = {
         "line_noise": "the value of independent standard Gaussian features, one draw of the same n and width",
         "line_ceiling": "the largest value that n and the number of features allow",

@@ -29,6 +29,17 @@ def lidar(views: Any, *, delta: float = DELTA) -> float:
         once Sw is not large beside it; a shift or a rotation changes nothing.
 
     NaN where all classes have one mean.
+
+    From rows [sample, feature] with groups [sample], as many rows a group (cut larger groups), here 3 groups of 2 rows:
+
+    >>> import numpy as np
+    >>> rows = np.array([[0.0, 0.1], [5.0, 0.0], [0.2, 5.0], [0.1, 0.0], [5.1, 0.1], [0.0, 5.1]])
+    >>> groups = np.array(["a", "b", "c", "a", "b", "c"])
+    >>> views = np.stack([rows[groups == group][:2] for group in np.unique(groups)])
+    >>> views.shape
+    (3, 2, 2)
+    >>> round(lidar(views), 2)
+    1.86
     """
     x = as_tensor(views)
     shape = tuple(x.shape)

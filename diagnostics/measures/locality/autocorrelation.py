@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from diagnostics.measures.arrays import as_tensor, token_samples
 from diagnostics.measures.locality.blocks import SampleMean, deviations, rook_pairs, sample_blocks, scalar
+from diagnostics.measures.locality.grids import extents
 from diagnostics.taps import Grid
 
 
-def morans_i(tokens: Any, grid: tuple[int, ...]) -> float | np.ndarray:
+def morans_i(tokens: Any, grid: Sequence[int]) -> float | np.ndarray:
     """Moran's I with rook neighbours (Moran 1950; Cliff and Ord 1981), on grids of one to three axes.
 
     I = (T / number of pairs) * sum of z_i z_j over neighbouring pairs / sum of z_i^2, where z is what deviates from the
@@ -28,14 +30,15 @@ def morans_i(tokens: Any, grid: tuple[int, ...]) -> float | np.ndarray:
     Returns [sample], or a float where there was no sample axis. About -1 / (T - 1) where places mean nothing; NaN where
     all tokens of a sample are equal, or the grid has one token.
     """
+    grid = extents(grid)
     x = as_tensor(tokens)
-    x, single = token_samples(x[:, None] if x.ndim == 1 else x, "Tokens", grid)
+    x, single = token_samples(x[:, None] if x.ndim == 1 else x, "The array of tokens", grid)
     return scalar(torch.cat([_morans_i(block, grid) for block in sample_blocks(x)]), single)
 
 
-def null_morans_i(grid: tuple[int, ...]) -> float:
+def null_morans_i(grid: Sequence[int]) -> float:
     """-1 / (T - 1), the mean of Moran's I over all orders of the tokens; NaN for one token."""
-    tokens = int(np.prod(grid))
+    tokens = int(np.prod(extents(grid)))
     return -1 / (tokens - 1) if tokens > 1 else float("nan")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import token_samples
 from diagnostics.measures.locality.blocks import SampleMean, cosines, directions, places, sample_blocks, scalar
+from diagnostics.measures.locality.grids import extents
 from diagnostics.taps import Grid
 
 NEIGHBOURS = 5
@@ -21,7 +23,7 @@ _TIE = 1e-12
 
 
 def neighbour_consistency(
-    tokens: Any, grid: tuple[int, ...], *, k: int = NEIGHBOURS, radius: int = RADIUS
+    tokens: Any, grid: Sequence[int], *, k: int = NEIGHBOURS, radius: int = RADIUS
 ) -> float | np.ndarray:
     """Share of each token's k most similar tokens that lie near it on the grid, averaged over the tokens of a sample.
 
@@ -38,7 +40,8 @@ def neighbour_consistency(
     A token of length zero has no direction and is left out. Returns [sample], or a float where there was no sample axis;
     NaN where fewer than k + 1 tokens have a direction.
     """
-    x, single = token_samples(tokens, "Tokens", grid)
+    grid = extents(grid)
+    x, single = token_samples(tokens, "The array of tokens", grid)
     if not (1 <= k < x.shape[1] and radius >= 1):
         raise DiagnosticsError(
             f"Tokens of shape {tuple(x.shape[-2:])} have no {k} others within a radius of {radius}: give k from 1 to "
@@ -47,11 +50,12 @@ def neighbour_consistency(
     return scalar(torch.cat([_consistency(block, grid, k, radius) for block in sample_blocks(x)]), single)
 
 
-def neighbour_chance(grid: tuple[int, ...], radius: int = RADIUS) -> float:
+def neighbour_chance(grid: Sequence[int], radius: int = RADIUS) -> float:
     """Mean over the tokens of a grid of (tokens within the radius) / (T - 1): the consistency where places mean nothing.
 
     Tokens at the border have fewer neighbours, so it lies below that of a token inside. NaN for one token.
     """
+    grid = extents(grid)
     tokens = int(np.prod(grid))
     if tokens < 2:
         return float("nan")

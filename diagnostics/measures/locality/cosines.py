@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, one_thread, over_taps, token_samples
+from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps, token_samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.blocks import (
@@ -21,11 +22,13 @@ from diagnostics.measures.locality.blocks import (
     directions,
     first_tokens,
     known_mean,
+    lag_sums,
     places,
     sample_blocks,
     scalar,
     token_count,
 )
+from diagnostics.measures.locality.grids import extents
 from diagnostics.taps import Tap
 
 FAR = 6
@@ -33,9 +36,12 @@ FAR = 6
 SLOPE = 8
 """Distances 1..8 over which the decay is fitted (iREPA)."""
 
+# Tokens up to which a matrix of their cosines is no dearer than Fourier transforms of the grid.
+_DIRECT = 512
 
-@dataclass(frozen=True)
-class TokenSimilarity:
+
+@dataclass(frozen=True, repr=False)
+class TokenSimilarity(ShortRepr):
     """Cosine similarity of tokens against their distance; [sample], or floats where the tokens had no sample axis.
 
     `lds` mean cosine of neighbours minus that of pairs at Manhattan distance >= 6; `cds` minus the slope of the mean
@@ -49,7 +55,7 @@ class TokenSimilarity:
     curve: np.ndarray
 
 
-def self_similarity(tokens: Any, grid: tuple[int, ...], *, centred: bool = False) -> TokenSimilarity:
+def self_similarity(tokens: Any, grid: Sequence[int], *, centred: bool = False) -> TokenSimilarity:
     """Self-similarity of tokens against Manhattan distance on their grid (iREPA, 2512.10794: LDS, CDS, RMSC).
 
     Parameters
@@ -62,7 +68,8 @@ def self_similarity(tokens: Any, grid: tuple[int, ...], *, centred: bool = False
     A token of length zero has no direction: pairs with it are left out. Raises DiagnosticsError where the tokens do not
     fill the grid or are not finite.
     """
-    x, single = token_samples(tokens, "Tokens", grid)
+    grid = extents(grid)
+    x, single = token_samples(tokens, "The array of tokens", grid)
     found = [_similarity(block, grid, centred) for block in sample_blocks(x)]
     lds, cds, rmsc, curve = (torch.cat(parts) for parts in zip(*found, strict=True))
     curve = curve.cpu().numpy()
@@ -71,7 +78,7 @@ def self_similarity(tokens: Any, grid: tuple[int, ...], *, centred: bool = False
     )
 
 
-def spatial_relation(tokens: Any, mask: Any, grid: tuple[int, ...]) -> float | np.ndarray:
+def spatial_relation(tokens: Any, mask: Any, grid: Sequence[int]) -> float | np.ndarray:
     """Likeness within an object against its background (iREPA, 2512.10794: SRSS, as its authors compute it).
 
     For each token of the foreground: mean cosine with the foreground tokens at Manhattan distance 1, minus that with the
@@ -85,7 +92,8 @@ def spatial_relation(tokens: Any, mask: Any, grid: tuple[int, ...]) -> float | n
 
     Tokens of length zero are left out. Returns [sample], or a float where the tokens had no sample axis.
     """
-    x, single = token_samples(tokens, "Tokens", grid)
+    grid = extents(grid)
+    x, single = token_samples(tokens, "The array of tokens", grid)
     foreground = as_tensor(mask).to(x.device)
     if foreground.shape != (x.shape[1:2] if single else x.shape[:2]):
         raise DiagnosticsError(
@@ -115,16 +123,8 @@ def _distances(grid: tuple[int, ...], device: torch.device, start: int, stop: in
 def _similarity(x: Tensor, grid: tuple[int, ...], centred: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     unit, directed = directions(x, centred)
     reach = _farthest(grid)
-    sums = torch.zeros((len(x), reach + 1), dtype=x.dtype, device=x.device)
-    counts = torch.zeros_like(sums)
     both = directed.to(x.dtype)
-    for rows, cosine in cosines(unit):
-        distance = _distances(grid, x.device, rows.start, rows.stop).flatten()
-        sums.index_add_(1, distance, cosine.flatten(1))
-        if bool(directed.all()):
-            counts += torch.bincount(distance, minlength=reach + 1)
-        else:
-            counts.index_add_(1, distance, (both[:, rows, None] * both[:, None]).flatten(1))
+    sums, counts = (_by_lag if x.shape[1] > _DIRECT else _by_pair)(unit, both, grid)
     # A token with itself is no pair.
     sums, counts = sums[:, 1:], counts[:, 1:]
     curve = _ratio(sums, counts)
@@ -139,6 +139,32 @@ def _similarity(x: Tensor, grid: tuple[int, ...], centred: bool) -> tuple[Tensor
     away = ((unit - mean[:, None]).square().sum(dim=2) * both).sum(dim=1)
     rmsc = torch.where(known > 0, away / known, nothing).sqrt() if reach else nothing
     return lds, cds, rmsc, curve
+
+
+def _by_pair(unit: Tensor, there: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Sum of cosines and number of pairs [sample, distance from 0], from unit tokens and which have a direction, 0 or 1."""
+    reach = _farthest(grid)
+    sums = torch.zeros((len(unit), reach + 1), dtype=unit.dtype, device=unit.device)
+    counts = torch.zeros_like(sums)
+    for rows, cosine in cosines(unit):
+        distance = _distances(grid, unit.device, rows.start, rows.stop).flatten()
+        sums.index_add_(1, distance, cosine.flatten(1))
+        if bool(there.all()):
+            counts += torch.bincount(distance, minlength=reach + 1)
+        else:
+            counts.index_add_(1, distance, (there[:, rows, None] * there[:, None]).flatten(1))
+    return sums, counts
+
+
+def _by_lag(unit: Tensor, there: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The same from the lags of the grid: the cheaper way where tokens are many."""
+    reach = _farthest(grid)
+    found: list[Tensor] = []
+    for field in (unit, there[:, :, None]):
+        by_lag, distance = lag_sums(field, grid)
+        total = torch.zeros((len(unit), reach + 2), dtype=unit.dtype, device=unit.device)
+        found.append(total.index_add_(1, distance, by_lag)[:, : reach + 1])
+    return found[0], found[1].round()
 
 
 def _relation(x: Tensor, foreground: Tensor, grid: tuple[int, ...]) -> Tensor:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError, unknown
-from diagnostics.measures.arrays import as_tensor, centre, one_thread, token_samples
+from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, one_thread, token_samples
 from diagnostics.measures.base import Measure
+from diagnostics.measures.locality.grids import lengths, plane
 from diagnostics.measures.locality.masks import as_array, box_iou
 from diagnostics.measures.locality.unfitted import masks_of, scored_rows, tokens_of, unfitted_result
 from diagnostics.taps import Tap
@@ -33,8 +34,8 @@ _ZERO = 1e-12
 _BLOCK = 1024
 
 
-@dataclass(frozen=True)
-class FoundObject:
+@dataclass(frozen=True, repr=False)
+class FoundObject(ShortRepr):
     """An object that tokens mark out: `box` (x, y, x, y), first and last pixel on either axis; `mask` bool [y, x] on the
     grid; `seed`, the token that it grew from. Nothing found: box NaN, mask empty, seed -1.
     """
@@ -44,8 +45,8 @@ class FoundObject:
     seed: int
 
 
-@dataclass(frozen=True)
-class Discovered:
+@dataclass(frozen=True, repr=False)
+class Discovered(ShortRepr):
     """For each sample (floats where the tokens had no sample axis) the largest `iou` of its box with an object's, and
     whether it is a `hit`, 1 or 0; NaN for samples without an object. `corloc`: mean of the hits.
     """
@@ -55,7 +56,7 @@ class Discovered:
     corloc: float
 
 
-def lost(features: Any, grid: tuple[int, int], *, seeds: int = 100, cell: tuple[float, float] = (1, 1)) -> FoundObject:
+def lost(features: Any, grid: Sequence[int], *, seeds: int = 100, cell: float | Sequence[float] = 1.0) -> FoundObject:
     """LOST (Simeoni et al. 2021, 2109.14279, section 3): the object that grows from the least connected token.
 
     The degree of a token is the number of tokens that it has a positive inner product with; the seed has the lowest
@@ -67,12 +68,13 @@ def lost(features: Any, grid: tuple[int, int], *, seeds: int = 100, cell: tuple[
     ----------
     features: [token, feature] in raster order; the paper takes the keys of the last layer, not centred.
     grid: cells along y and x.
-    cell: size of a cell along y and x in pixels, for the box.
+    cell: length of a cell in pixels, the same along y and x or one each, for the box.
 
     Turning and scaling all features together changes nothing; a component common to all does. Tokens of length zero are
     never seeds. Products are taken block by block. Raises DiagnosticsError where features do not fill the grid or are
     not finite, or `seeds` is below 1.
     """
+    grid, cell = plane(grid, "an image"), lengths(cell, 2)
     x = _features(features, grid)
     if seeds < 1:
         raise DiagnosticsError(f"lost got {seeds} seeds: give at least 1.")
@@ -92,7 +94,7 @@ def lost(features: Any, grid: tuple[int, int], *, seeds: int = 100, cell: tuple[
 
 
 def tokencut(
-    features: Any, grid: tuple[int, int], *, threshold: float = 0.2, cell: tuple[float, float] = (1, 1)
+    features: Any, grid: Sequence[int], *, threshold: float = 0.2, cell: float | Sequence[float] = 1.0
 ) -> FoundObject:
     """TokenCut (Wang et al. 2022, 2202.11539, section 3): the smaller side of the normalised cut of an image's tokens.
 
@@ -103,6 +105,7 @@ def tokencut(
     Parameters as `lost`. Where that eigenvector is not the only one (all tokens alike, or none like another) no cut is
     better than others and nothing is found. Raises DiagnosticsError as `lost`, and above 4096 tokens.
     """
+    grid, cell = plane(grid, "an image"), lengths(cell, 2)
     x = _features(features, grid)
     if len(x) > MOST_TOKENS:
         raise DiagnosticsError(
@@ -151,7 +154,7 @@ def corloc(boxes: Any, truths: Sequence[Any]) -> float:
 
 
 def object_discovery(
-    tokens: Any, grid: tuple[int, int], masks: Any, *, method: Literal["lost", "tokencut"] = "lost"
+    tokens: Any, grid: Sequence[int], masks: Any, *, method: Literal["lost", "tokencut"] = "lost"
 ) -> Discovered:
     """Whether the object that the tokens mark out is one of the image's: IoU of boxes, hits and CorLoc.
 
@@ -167,9 +170,8 @@ def object_discovery(
     """
     if method not in _METHODS:
         raise unknown("method", method, _METHODS)
-    if len(grid) != 2:
-        raise DiagnosticsError(f"grid is {grid}: give the cells of an image along y and x.")
-    x, single = token_samples(tokens, "tokens", grid)
+    grid = plane(grid, "an image")
+    x, single = token_samples(tokens, "The array of tokens", grid)
     given = as_array(masks)
     if given.ndim != (2 if single else 3) or (not single and len(given) != len(x)) or given.dtype.kind not in "iub":
         wanted = "[y, x]" if single else f"[sample, y, x] for {len(x)} samples"
@@ -188,8 +190,8 @@ _METHODS: dict[str, Callable[..., FoundObject]] = {"lost": lost, "tokencut": tok
 
 
 def _features(features: Any, grid: tuple[int, int]) -> Tensor:
-    x, single = token_samples(features, "features", grid)
-    if not single or len(grid) != 2:
+    x, single = token_samples(features, "The array of features", grid)
+    if not single:
         raise DiagnosticsError(
             f"features of {len(x)} samples on a grid of {grid}: give one image's, [token, feature], on a grid of y and x."
         )
@@ -200,7 +202,7 @@ def _nothing(grid: tuple[int, int]) -> FoundObject:
     return FoundObject(np.full(4, np.nan), np.zeros(grid, dtype=bool), -1)
 
 
-def _grown(inside: np.ndarray, seed: int, grid: tuple[int, int], cell: tuple[float, float]) -> FoundObject:
+def _grown(inside: np.ndarray, seed: int, grid: tuple[int, int], cell: Sequence[float]) -> FoundObject:
     """The connected part of the places `inside` [token] that holds the seed, and its box."""
     from scipy.ndimage import find_objects, label
 

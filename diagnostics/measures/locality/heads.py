@@ -16,9 +16,10 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, one_thread, over_taps
+from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure, Observation
 from diagnostics.measures.intervals import bootstrap_mean_interval
+from diagnostics.measures.locality.grids import extents, lengths
 from diagnostics.taps import Encoder, Grid, Seen, Tap
 
 BLOCK_BYTES = 32 * 2**20
@@ -26,8 +27,8 @@ STATISTICS = ("distance", "entropy", "normalised_entropy", "prefix", "top_key")
 """Last axis of what `Attention` records."""
 
 
-@dataclass(frozen=True)
-class GlobalMass:
+@dataclass(frozen=True, repr=False)
+class GlobalMass(ShortRepr):
     """Shares of the grid queries' attention: to prefix tokens, and to the one grid key that receives most (`top_key`).
 
     [sample, head], or [head] where the attention had no sample axis.
@@ -37,7 +38,7 @@ class GlobalMass:
     top_key: np.ndarray
 
 
-def attention_distance(attention: Any, grid: tuple[int, ...], *, cell: float | Sequence[float] = 1.0) -> np.ndarray:
+def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Sequence[float] = 1.0) -> np.ndarray:
     """Mean attention distance of each head (Dosovitskiy et al. 2021, 2010.11929, fig. 7; Raghu et al. 2021, 2108.08810).
 
     The mean over queries of sum_k a_qk |place_q - place_k|, with Euclidean distances between the centres of cells.
@@ -53,6 +54,7 @@ def attention_distance(attention: Any, grid: tuple[int, ...], *, cell: float | S
     Returns [sample, head] or [head], in the unit of `cell`; NaN for a head whose rows are all empty. The value of uniform
     attention is `uniform_distance(grid, cell)`: compare with it, not across grids.
     """
+    grid = extents(grid)
     weights, single = _checked(attention)
     tokens = math.prod(grid)
     if not 1 <= len(grid) <= 3 or weights.shape[-2:] != (tokens, tokens):
@@ -92,35 +94,27 @@ def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
     return GlobalMass(_array(found["prefix"], single), _array(found["top_key"], single))
 
 
-def uniform_distance(grid: tuple[int, ...], cell: float | Sequence[float] = 1.0) -> float:
+def uniform_distance(grid: Sequence[int], cell: float | Sequence[float] = 1.0) -> float:
     """Attention distance of uniform attention: the mean distance of two cells, drawn with replacement.
 
     A pair's offset of d along an axis of n cells occurs n - |d| times, so offsets are counted, not pairs.
     """
-    lengths = _lengths(grid, cell)
+    grid = extents(grid)
+    sizes = lengths(cell, len(grid))
     total = 0.0
     for offsets in itertools.product(*(range(n) for n in grid[:-1])):
         count = math.prod((n - d) * (1 + (d > 0)) for n, d in zip(grid, offsets, strict=False))
         along = np.arange(grid[-1])
-        fixed = sum((d * length) ** 2 for d, length in zip(offsets, lengths, strict=False))
-        total += count * float(np.sqrt(fixed + (along * lengths[-1]) ** 2) @ ((grid[-1] - along) * (1 + (along > 0))))
+        fixed = sum((d * length) ** 2 for d, length in zip(offsets, sizes, strict=False))
+        total += count * float(np.sqrt(fixed + (along * sizes[-1]) ** 2) @ ((grid[-1] - along) * (1 + (along > 0))))
     return total / math.prod(grid) ** 2
-
-
-def _lengths(grid: tuple[int, ...], cell: float | Sequence[float]) -> list[float]:
-    lengths = [float(x) for x in (cell if isinstance(cell, Sequence) else [cell] * len(grid))]
-    if len(lengths) != len(grid) or not all(math.isfinite(x) and x > 0 for x in lengths):
-        raise DiagnosticsError(
-            f"A grid of {grid} has no cells of {cell}: give one length above 0, or one for each axis."
-        )
-    return lengths
 
 
 def _places(grid: tuple[int, ...], cell: float | Sequence[float], device: torch.device) -> Tensor:
     """Centres of the cells in raster order, [token, axis]."""
     axes = [
         torch.arange(n, dtype=torch.float64, device=device) * length
-        for n, length in zip(grid, _lengths(grid, cell), strict=True)
+        for n, length in zip(grid, lengths(cell, len(grid)), strict=True)
     ]
     return torch.cartesian_prod(*axes).reshape(-1, len(grid))
 

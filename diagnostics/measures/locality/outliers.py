@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, one_thread, over_taps, token_samples
+from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps, token_samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.blocks import directions, first_tokens, rook_pairs, sample_blocks, token_count
+from diagnostics.measures.locality.grids import extents
 from diagnostics.taps import Tap
 
 BEYOND = 6.0
@@ -28,8 +30,8 @@ _GAUSSIAN = 1.4826
 _EQUAL = 1e-6
 
 
-@dataclass(frozen=True)
-class OutlierTokens:
+@dataclass(frozen=True, repr=False)
+class OutlierTokens(ShortRepr):
     """Tokens of extreme norm among all that were given.
 
     `share` of the tokens and `mask` [..., token] of which; `threshold` and `median_norm`; `largest_over_median` norm;
@@ -50,7 +52,7 @@ class OutlierTokens:
     cosine_rest: float
 
 
-def outlier_tokens(tokens: Any, grid: tuple[int, ...] | None = None, *, k: float = BEYOND) -> OutlierTokens:
+def outlier_tokens(tokens: Any, grid: Sequence[int] | None = None, *, k: float = BEYOND) -> OutlierTokens:
     """Tokens whose norm exceeds median + k * 1.4826 * median absolute deviation, over all tokens given.
 
     After Darcet et al. 2024 (2309.16588), whose fixed threshold (150) holds for one model only. Measured from the
@@ -66,9 +68,10 @@ def outlier_tokens(tokens: Any, grid: tuple[int, ...] | None = None, *, k: float
     Norms within a millionth of the median count as equal, so that the rounding of tokens of one length gives share 0. No
     share (NaN) where the median is zero. Norms before and after a final normalisation differ: say which was read.
     """
+    grid = None if grid is None else extents(grid)
     x = as_tensor(tokens)
     flat = x.ndim == 1
-    x, single = token_samples(x[:, None] if flat else x, "Tokens", grid)
+    x, single = token_samples(x[:, None] if flat else x, "The array of tokens", grid)
     if not k > 0:
         raise DiagnosticsError(f"Outliers lie k = {k} median deviations above the median: give a k above 0.")
     blocks = sample_blocks(x)
@@ -191,7 +194,7 @@ class OutlierTokenShare(Measure):
         likeness: list[Tensor] = []
         try:
             for _, tokens in first_tokens(activations, tap.name, n):
-                x, _ = token_samples(tokens, "Tokens", tap.grid.shape)
+                x, _ = token_samples(tokens, f"Tap {tap.name} for {self.name}", tap.grid.shape)
                 for block in sample_blocks(x):
                     norms.append(torch.linalg.vector_norm(block, dim=2))
                     likeness.append(_likeness(block, tap.grid.shape))

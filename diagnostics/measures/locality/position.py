@@ -13,9 +13,10 @@ import xarray as xr
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.dataset import SPLITS
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import one_thread, token_samples
+from diagnostics.measures.arrays import ShortRepr, one_thread, token_samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.locality.blocks import first_tokens, places, token_count
+from diagnostics.measures.locality.grids import extents
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
 from diagnostics.measures.probes.protocol import Rows, probe_result, rows_of, sum_by_unit
 from diagnostics.taps import Tap
@@ -28,8 +29,8 @@ Blocks = Callable[[], Iterator[tuple[slice, np.ndarray]]]
 """Passes through (rows, x [row, token, feature])."""
 
 
-@dataclass(frozen=True)
-class PositionProbe:
+@dataclass(frozen=True, repr=False)
+class PositionProbe(ShortRepr):
     """How well single tokens tell their place, on samples that the probe has not seen.
 
     `r2` mean over the axes of more than one cell of `r2_by_axis` [axis], against the mean place of the tokens fitted;
@@ -57,7 +58,7 @@ class _Read:
 
 
 def position_probe(
-    tokens: Any, grid: tuple[int, ...], split: Sequence[str] | np.ndarray, *, penalties: Sequence[float] = PENALTIES
+    tokens: Any, grid: Sequence[int], split: Sequence[str] | np.ndarray, *, penalties: Sequence[float] = PENALTIES
 ) -> PositionProbe:
     """Ridge from each token to its coordinates on the grid, split by sample.
 
@@ -74,7 +75,8 @@ def position_probe(
 
     R2 of OLS on d features of noise is about -d / (n - d - 1) for n tokens fitted. NaN where the grid has one token.
     """
-    x, single = token_samples(tokens, "Tokens", grid)
+    grid = extents(grid)
+    x, single = token_samples(tokens, "The array of tokens", grid)
     names = np.asarray(split).astype(str)
     if single or names.shape != (len(x),):
         raise DiagnosticsError(

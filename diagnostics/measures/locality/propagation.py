@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, one_thread, token_samples
+from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, token_samples
 from diagnostics.measures.base import Measure
+from diagnostics.measures.locality.grids import plane
 from diagnostics.measures.locality.masks import as_array, boundary_f, jaccard
 from diagnostics.measures.locality.unfitted import masks_of, scored_rows, tokens_of, unfitted_result
 from diagnostics.taps import Tap
@@ -28,8 +30,8 @@ _TIE = 1e-9
 """Cosines nearer than this are equal; rounding must not choose among equal neighbours."""
 
 
-@dataclass(frozen=True)
-class RegionAndBoundary:
+@dataclass(frozen=True, repr=False)
+class RegionAndBoundary(ShortRepr):
     """J, F and their mean, averaged over frames and then over objects; `by_object` [object, (J, F)]."""
 
     j: float
@@ -40,7 +42,7 @@ class RegionAndBoundary:
 
 def label_propagation(
     tokens: Any,
-    grid: tuple[int, int],
+    grid: Sequence[int],
     first_mask: Any,
     *,
     neighbours: int = 5,
@@ -67,9 +69,8 @@ def label_propagation(
     the order of tokens decides nothing. Float64. Raises DiagnosticsError for tokens that do not fill the grid or are not
     finite, for a mask without an object, and for parameters below their least.
     """
-    if len(grid) != 2:
-        raise DiagnosticsError(f"grid is {grid}: give the cells of a frame along y and x.")
-    x, single = token_samples(tokens, "tokens", grid)
+    grid = plane(grid, "a frame")
+    x, single = token_samples(tokens, "The array of tokens", grid)
     if single:
         raise DiagnosticsError(f"tokens has shape {tuple(x.shape[1:])}: give [frame, token, feature].")
     if neighbours < 1 or window < 0 or memory < 0 or not temperature > 0:

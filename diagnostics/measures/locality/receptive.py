@@ -13,17 +13,18 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, one_thread, over_taps
+from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure, Observation
 from diagnostics.measures.intervals import bootstrap_mean_interval
+from diagnostics.measures.locality.grids import lengths
 from diagnostics.taps import Encoder, Seen
 
 STATISTICS = ("radius50", "radius95", "global50", "global95", "sd")
 """Last axis of what `Gradients` records; `sd` once for each axis."""
 
 
-@dataclass(frozen=True)
-class ReceptiveField:
+@dataclass(frozen=True, repr=False)
+class ReceptiveField(ShortRepr):
     """Where the gradient's mass lies; [sample], or floats where the gradient had no sample axis.
 
     `radius50` and `radius95`: Euclidean distance from the centre within which half and 95 % of the mass lie. `sd` [...,
@@ -37,7 +38,9 @@ class ReceptiveField:
     support: np.ndarray
 
 
-def receptive_field(gradient: Any, centre: Sequence[float], *, cell: float | Sequence[float] = 1.0) -> ReceptiveField:
+def receptive_field(
+    gradient: Any, centre: float | Sequence[float], *, cell: float | Sequence[float] = 1.0
+) -> ReceptiveField:
     """Effective receptive field (Luo et al. 2016, 1701.04128): how |d token / d input| spreads over the input.
 
     Parameters
@@ -48,21 +51,18 @@ def receptive_field(gradient: Any, centre: Sequence[float], *, cell: float | Seq
     cell: length of a place, the same along all axes or one each; radii and sd are in its unit.
     """
     size = as_tensor(gradient).abs()
+    centre = [float(x) for x in np.atleast_1d(np.asarray(as_tensor(centre).cpu()))]
     shape, axes = tuple(size.shape), len(centre)
     if axes == 0 or size.ndim not in (axes, axes + 1) or 0 in shape:
         raise DiagnosticsError(
-            f"A gradient of shape {shape} has no centre {tuple(centre)}: give one number for each axis of places, which may "
+            f"A gradient of shape {shape} has no centre ({', '.join(f'{x:g}' for x in centre)}): give one number for each axis of places, which may "
             "stand behind one axis of samples."
         )
-    lengths = [float(x) for x in (cell if isinstance(cell, Sequence) else [cell] * axes)]
-    if len(lengths) != axes or not all(0 < x < float("inf") for x in lengths):
-        raise DiagnosticsError(
-            f"Places on {axes} axes have no cells of {cell}: give one length above 0, or one for each axis."
-        )
+    sizes = list(lengths(cell, axes))
     if not bool(size.isfinite().all()):
         raise DiagnosticsError(f"A gradient of shape {shape} holds NaN or infinity: leave those samples out.")
     single = size.ndim == axes
-    found = _of_samples(size[None] if single else size, [float(x) for x in centre], lengths)
+    found = _of_samples(size[None] if single else size, centre, sizes)
     radius50, radius95, sd, support = (values.cpu().numpy() for values in found)
     if single:
         return ReceptiveField(float(radius50[0]), float(radius95[0]), sd[0], support[0])

@@ -30,7 +30,7 @@ from torch.nn.functional import one_hot
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, one_thread, token_samples
+from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, finite, one_thread, token_samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.protocol import (
     angular_error,
@@ -61,8 +61,8 @@ TOGETHER = 16
 """Taps trained side by side on a GPU, up to 8 GiB of tokens."""
 
 
-@dataclass(frozen=True)
-class Attentive:
+@dataclass(frozen=True, repr=False)
+class Attentive(ShortRepr):
     """Fitted models, float32; `mean` and `scale` [tap, feature] standardise tokens, `centre` and `spread` [output] are
     those of the outputs (0 and 1 for classes).
     """
@@ -194,19 +194,23 @@ def attentive(
     Parameters
     ----------
     tokens, new: [sample, token, feature], numpy or torch; computed in float32 where `tokens` lie.
-    target: int [sample], classes, or float [sample] or [sample, column].
+    target: int from 0 or bool [sample], classes, or float [sample] or [sample, column].
     setting: learning rate and weight decay.
 
     Returns classes [new sample], or values [new sample(, column)].
     """
-    given, fresh = (token_samples(x, name)[0].float() for x, name in ((tokens, "tokens"), (new, "new")))
-    y = as_tensor(target)
-    if len(y) != len(given) or fresh.shape[2] != given.shape[2]:
+    given, fresh = (
+        token_samples(x, f"The array of {of}")[0].float() for x, of in ((tokens, "tokens"), (new, "new tokens"))
+    )
+    kind = np.asarray(target.detach().cpu() if isinstance(target, Tensor) else target).dtype.kind
+    whole = kind != "f"
+    y = as_tensor(class_labels(target, len(given), "target classes") if whole else target)
+    if y.ndim not in (1, 2) or len(y) != len(given) or fresh.shape[2] != given.shape[2]:
         raise DiagnosticsError(
             f"tokens {tuple(given.shape)}, target {tuple(y.shape)} and new {tuple(fresh.shape)} do not fit: give one target "
             "a sample and equal features."
         )
-    whole = np.asarray(target.cpu() if isinstance(target, Tensor) else target).dtype.kind in "iub"
+    finite(y, "target")
     classes, codes = y.unique(return_inverse=True)
     wanted = codes if whole else y.reshape(len(y), -1)
     fitted = list(train(given[None].clone(), wanted.to(given.device), [[setting]], epochs, seed))[-1]

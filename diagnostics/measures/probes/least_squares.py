@@ -8,6 +8,7 @@ Shapes: x [row, feature], y [row, target], float64. With z the standardised feat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, gram, samples
+from diagnostics.measures.arrays import ShortRepr, as_tensor, finite, gram, samples
 
 PENALTIES: tuple[float, ...] = tuple(10 ** (k / 2) for k in range(-10, 9))
 """The grid for every tap: half decades from 1e-5 to 1e4, relative to n and to features of variance 1."""
@@ -73,8 +74,8 @@ class Moments:
         return self.yy - 2 * away * self.y + self.n * away**2
 
 
-@dataclass(frozen=True)
-class RidgeStack:
+@dataclass(frozen=True, repr=False)
+class RidgeStack(ShortRepr):
     """Ridge fits of one target from several taps, for all penalties from one decomposition a tap, all on one device.
 
     `mean_x` [tap, feature] and `mean_y` [target] are those of the rows fitted. The weights for a penalty are
@@ -141,8 +142,8 @@ def refit(x: Tensor, y: Tensor, penalties: Tensor, new: Tensor) -> Tensor:
     return (new - mean_x[:, None]) @ (scale[..., None] * weights) + mean_y
 
 
-@dataclass(frozen=True)
-class RidgePath:
+@dataclass(frozen=True, repr=False)
+class RidgePath(ShortRepr):
     """Ridge fits of one tap for all penalties; as `RidgeStack`, without its axis `tap`, in numpy."""
 
     n: int
@@ -183,11 +184,16 @@ class RidgePath:
         """[target]."""
         return self.mean_y - self.mean_x @ self.weights(penalty)
 
-    def predict(self, x: Any, penalties: Sequence[float] = PENALTIES) -> np.ndarray:
-        """[penalty, row, target] for x [row, feature], numpy or torch."""
+    def predict(self, x: Any, penalties: float | Sequence[float] = PENALTIES) -> np.ndarray:
+        """[penalty, row, target] for x [row, feature], numpy or torch; of one penalty too, [1, row, target]."""
+        new, chosen = as_tensor(x).cpu(), several(penalties)
+        if new.ndim != 2 or new.shape[1] != len(self.mean_x):
+            raise DiagnosticsError(
+                f"x has shape {tuple(new.shape)}: give [row, feature] with the {len(self.mean_x)} features fitted."
+            )
         one = (as_tensor(field)[None] for field in (self.left, self.eigenvalues, self.right))
         stack = RidgeStack(self.n, as_tensor(self.mean_x)[None], as_tensor(self.mean_y), *one)
-        return stack.predict(as_tensor(x).cpu()[None], penalties)[0].numpy()
+        return stack.predict(new[None], chosen)[0].numpy()
 
 
 def ridge(x: Any, y: Any) -> RidgePath:
@@ -201,22 +207,44 @@ def ridge(x: Any, y: Any) -> RidgePath:
     A penalty is relative to n and to features of variance 1 (scikit-learn's alpha is n times it); intercepts are free.
     Features that are constant over the rows get weight 0. Raises DiagnosticsError for NaN, infinity and unequal rows.
     """
-    features, targets = samples(x, "x"), as_tensor(y)
-    return RidgePath.from_data(features, targets[:, None] if targets.ndim == 1 else targets)
+    features = samples(x, "x")
+    return RidgePath.from_data(features, _targets(y, features))
 
 
-def leave_one_out(x: Any, y: Any, penalties: Sequence[float] = PENALTIES) -> np.ndarray:
+def several(penalties: float | Sequence[float], above: bool = False) -> tuple[float, ...]:
+    """Penalties from one number or several, from 0 (or `above` it); raises DiagnosticsError for anything else."""
+    values = as_tensor(penalties).flatten().tolist()
+    if not values or not all(math.isfinite(p) and (p > 0 if above else p >= 0) for p in values):
+        raise DiagnosticsError(
+            f"penalties are {penalties}: give one number or several, {'above' if above else 'at least'} 0."
+        )
+    return tuple(values)
+
+
+def _targets(y: Any, features: Tensor) -> Tensor:
+    """y [row] or [row, target] as [row, target] beside its features."""
+    targets = as_tensor(y).to(features.device)
+    targets = targets[:, None] if targets.ndim == 1 else targets
+    if targets.ndim != 2 or len(targets) != len(features):
+        raise DiagnosticsError(
+            f"x has shape {tuple(features.shape)} and y {tuple(targets.shape)}: give y as [row] or [row, target], as many "
+            "rows as of x."
+        )
+    return finite(targets, "y")
+
+
+def leave_one_out(x: Any, y: Any, penalties: float | Sequence[float] = PENALTIES) -> np.ndarray:
     """[penalty, row, target]: what ridge predicts for each row when fitted on the others, from one SVD.
 
-    x [row, feature], y [row, target]. The features keep the mean and scale of all rows, the penalty their number; the
+    x [row, feature], y [row] or [row, target]. The features keep the mean and scale of all rows, the penalty their number; the
     intercept is fitted without the row. The hat matrix H gives y - (y - H y) / (1 - diag H) (Allen 1974's PRESS).
     """
     features = samples(x, "x", least=2)
-    targets = as_tensor(y).to(features.device)
+    targets = _targets(y, features)
     mean = targets.mean(dim=0)
     u, singular, _ = torch.linalg.svd(standardised(features)[2], full_matrices=False)
     found: list[Tensor] = []
-    for penalty in penalties:
+    for penalty in several(penalties):
         shrunk = singular**2 / (singular**2 + len(features) * penalty)
         fitted = mean + (u * shrunk) @ (u.mT @ (targets - mean))
         leverage = 1 / len(features) + (u**2 * shrunk).sum(dim=1, keepdim=True)

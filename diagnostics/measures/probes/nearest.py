@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, one_thread, samples
+from diagnostics.measures.arrays import as_tensor, class_labels, one_thread, samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.protocol import label_rows, need_target, probe_result, sum_by_unit, tap_stacks
 
@@ -29,8 +29,14 @@ def knn_weights(similarities: Any, temperature: float = TEMPERATURE) -> np.ndarr
 
 
 def knn(bank: Any, labels: Any, queries: Any, k: int = 20, temperature: float = TEMPERATURE) -> np.ndarray:
-    """The class of each query [query] by its k nearest rows; arguments as of `knn_votes`, labels any integers."""
-    classes, codes = np.unique(np.asarray(as_tensor(labels).cpu()).astype(np.int64), return_inverse=True)
+    """The class of each query [query] by its k nearest rows; arguments as of `knn_votes`.
+
+    Raises DiagnosticsError as that does, and for more neighbours than the bank has rows.
+    """
+    rows = len(samples(bank, "bank"))
+    classes, codes = np.unique(class_labels(labels, rows), return_inverse=True)
+    if k > rows:
+        raise DiagnosticsError(f"k is {k} and the bank has {rows} rows: give a k of at most {rows}, or more rows.")
     return classes[knn_votes(bank, codes, queries, (k,), temperature)[0].argmax(axis=1)]
 
 
@@ -49,13 +55,13 @@ def knn_votes(
     Parameters
     ----------
     bank: [row, feature]; a row of length zero has cosine 0 with everything.
-    labels: int [row], from 0.
+    labels: int from 0 or bool [row].
     queries: [query, feature]; taken in blocks, so that no [query, row] matrix is held.
     neighbours: each lowered to the number of rows where it exceeds it. Of equally similar rows the earlier counts.
 
-    Raises DiagnosticsError for NaN, infinity, shapes that do not fit, and labels below 0.
+    Raises DiagnosticsError for NaN, infinity, shapes that do not fit, labels that are no integers and labels below 0.
     """
-    return _votes(bank, labels, queries, neighbours, temperature)
+    return _votes(bank, class_labels(labels, len(samples(bank, "bank"))), queries, neighbours, temperature)
 
 
 def _votes(

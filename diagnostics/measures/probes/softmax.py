@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, one_thread, samples
-from diagnostics.measures.probes.least_squares import products, standardised
+from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, one_thread, samples
+from diagnostics.measures.probes.least_squares import products, several, standardised
 
 PENALTIES: tuple[float, ...] = tuple(10.0**k for k in range(-5, 2))
 """The grid for every tap: decades from 1e-5 to 10, beside the mean loss and for features of variance 1."""
@@ -45,8 +45,8 @@ _SLOPE = 0.3
 _SINGLE = 1e-5
 
 
-@dataclass(frozen=True)
-class Logistic:
+@dataclass(frozen=True, repr=False)
+class Logistic(ShortRepr):
     """A fitted model: class scores (x - `mean`) @ `weights` [feature, class] + `bias` [class], through a softmax.
 
     With z the standardised features and W their weights, it minimises mean cross-entropy + penalty / 2 * ||W||^2,
@@ -59,37 +59,47 @@ class Logistic:
     weights: np.ndarray
     bias: np.ndarray
 
-    def log_probability(self, x: np.ndarray) -> np.ndarray:
-        """[row, class] for x [row, feature]."""
-        scores = (x - self.mean) @ self.weights + self.bias
+    def log_probability(self, x: Any) -> np.ndarray:
+        """[row, class] for x [row, feature], numpy or torch."""
+        new = np.asarray(as_tensor(x).cpu())
+        if new.ndim != 2 or new.shape[1] != len(self.mean):
+            raise DiagnosticsError(
+                f"x has shape {new.shape}: give [row, feature] with the {len(self.mean)} features fitted."
+            )
+        scores = (new - self.mean) @ self.weights + self.bias
         scores -= scores.max(axis=1, keepdims=True)
         return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
+    def predict(self, x: Any) -> np.ndarray:
         """[row], the most probable class of each row."""
         return self.classes[self.log_probability(x).argmax(axis=1)]
 
-    def log_loss(self, x: np.ndarray, labels: np.ndarray) -> float:
+    def log_loss(self, x: Any, labels: Any) -> float:
         """Mean cross-entropy in nats; every label must be one of the classes."""
-        columns = np.searchsorted(self.classes, labels)
-        return -float(self.log_probability(x)[np.arange(len(x)), columns].mean())
+        known = self.log_probability(x)
+        wanted = class_labels(labels, len(known))
+        if not set(wanted.tolist()) <= set(self.classes.tolist()):
+            raise DiagnosticsError(f"labels hold classes that were not fitted: give some of {self.classes.tolist()}.")
+        return -float(known[np.arange(len(known)), np.searchsorted(self.classes, wanted)].mean())
 
 
 @one_thread()
-def logistic(x: Any, labels: Any, penalties: Sequence[float] = PENALTIES, tolerance: float = 1e-6) -> list[Logistic]:
+def logistic(
+    x: Any, labels: Any, penalties: float | Sequence[float] = PENALTIES, tolerance: float = 1e-6
+) -> list[Logistic]:
     """Multinomial logistic regression for all penalties, in their order.
 
     Parameters
     ----------
     x: [row, feature], finite, numpy or torch. On a GPU all penalties are fitted together; on a CPU each is started from
         the next stronger one's solution.
-    labels: int [row], at least two different ones.
+    labels: int from 0 or bool [row], at least two different ones.
     tolerance: largest norm of the objective's gradient by the weights of one class, so no entry exceeds it.
+
+    Raises DiagnosticsError for labels that are no integers, and for negative ones, which are unknown.
     """
-    features = samples(x, "x")
-    classes, codes = np.unique(np.asarray(as_tensor(labels).cpu()).astype(np.int64), return_inverse=True)
-    if len(codes) != len(features):
-        raise DiagnosticsError(f"x has {len(features)} rows and labels {len(codes)}: give one label a row.")
+    features, penalties = samples(x, "x"), several(penalties, above=True)
+    classes, codes = np.unique(class_labels(labels, len(features)), return_inverse=True)
     if len(classes) < 2:
         raise DiagnosticsError("A logistic probe needs rows of at least two classes: give more rows, or leave it out.")
     rows = LogisticRows(features[None], codes, exact=True)

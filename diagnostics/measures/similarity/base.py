@@ -41,7 +41,7 @@ class Side:
         return self.activations.pooled(tap, self.activations.poolings[0])[self.rows]
 
     def blocks(self, tap: str) -> Iterator[np.ndarray]:
-        """float64 [sample, block] through all features: those of all tokens where they are kept, else of all poolings."""
+        """[sample, block] through all features, as stored: those of all tokens where they are kept, else of all poolings."""
         if not self.whole:
             yield self.activations.pooled(tap)[self.rows]
             return

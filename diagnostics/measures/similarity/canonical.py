@@ -5,11 +5,12 @@ product of two of them (Björck and Golub 1973). Directions whose singular value
 rounding (of activations in single precision), not directions. Scales of features play no part above that.
 
 Two representations whose ranks add up to n or more share directions whatever they hold, so that correlations of 1 are no
-finding there; at most 1 in 10 of n is a good rule. The mean squared correlation of unrelated data is max(p, q) / (n - 1).
+finding there: the plain functions warn, the measures give NaN and say so; at most 1 in 10 of n is a good rule. The mean squared correlation of unrelated data is max(p, q) / (n - 1).
 """
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -40,21 +41,25 @@ def canonical_correlations(x: Any, y: Any) -> np.ndarray:
     x, y: [sample, feature], rows aligned; their widths may differ.
 
     Invariant to any invertible linear map and any shift of either side. All are 1 where a side's rank is n - 1 (n at most
-    the width), and some wherever the ranks add up to n or more: no finding there. Empty where a side is constant. Raises DiagnosticsError for fewer than 2 samples, unequal
-    numbers of samples and values that are not finite.
+    the width), and some wherever the ranks add up to n or more: no finding there, and a UserWarning says so. Empty where a
+    side is constant. Raises DiagnosticsError for fewer than 2 samples, unequal numbers of samples and values that are not
+    finite.
     """
-    first, second = pair(x, y, 2)
-    return _correlations(basis(first), basis(second)).cpu().numpy()
+    a, b = (basis(side) for side in pair(x, y, 2))
+    _warn_of_shared("canonical_correlations", a, b)
+    return _correlations(a, b).cpu().numpy()
 
 
 def cca(x: Any, y: Any) -> float:
     """Mean canonical correlation over the smaller rank (Raghu et al. 2017, 1706.05806).
 
-    Arguments, invariances and errors as in `canonical_correlations`; NaN where a side is constant. Every direction counts
+    **Needs many samples**: where the ranks add up to n or more it is high for independent x and y too (1 for n at most
+    the width), and a UserWarning says so. Arguments, invariances, the warning and errors as in `canonical_correlations`; NaN where a side is constant. Every direction counts
     alike, however little variance it has.
     """
-    first, second = pair(x, y, 2)
-    return _mean(basis(first), basis(second))
+    a, b = (basis(side) for side in pair(x, y, 2))
+    _warn_of_shared("cca", a, b)
+    return _mean(a, b)
 
 
 def svcca(x: Any, y: Any, *, variance: float = VARIANCE) -> float:
@@ -66,8 +71,9 @@ def svcca(x: Any, y: Any, *, variance: float = VARIANCE) -> float:
     """
     if not 0 < variance <= 1:
         raise DiagnosticsError(f"svcca keeps a share of the variance, not {variance}: give more than 0 and at most 1.")
-    first, second = pair(x, y, 2)
-    return _mean(leading(first, variance), leading(second, variance))
+    a, b = (leading(side, variance) for side in pair(x, y, 2))
+    _warn_of_shared("svcca", a, b)
+    return _mean(a, b)
 
 
 def pwcca(x: Any, y: Any) -> float:
@@ -80,8 +86,9 @@ def pwcca(x: Any, y: Any) -> float:
     Invariant to invertible maps of y, and to scale and shift of x; a rotation of x changes the weights. Where correlations
     are equal their variates, and so the value, are not unique. Otherwise as `cca`.
     """
-    first, second = pair(x, y, 2)
-    return _weighted(_variates(first), _variates(second))
+    a, b = (_variates(side) for side in pair(x, y, 2))
+    _warn_of_shared("pwcca", a[0], b[0])
+    return _weighted(a, b)
 
 
 def spread(x: Tensor) -> Tensor:
@@ -119,6 +126,19 @@ def still(x: Tensor) -> str:
     # Feature by feature, as rounding is: a large constant feature makes the others no less different.
     differs = centre(x).abs().amax(dim=0) > RANK * x.abs().amax(dim=0)
     return "" if bool(differs.any()) else "its samples do not differ"
+
+
+def _warn_of_shared(name: str, a: Tensor, b: Tensor) -> None:
+    """Warns the caller of a plain function where bases [sample, rank] have directions in common whatever the data."""
+    n, ranks = len(a), (a.shape[1], b.shape[1])
+    # Centred samples span n - 1 directions; a side without any has no value, and nothing to warn of.
+    if min(ranks) and sum(ranks) >= n:
+        warnings.warn(
+            f"{name} of {n} samples with ranks {ranks[0]} and {ranks[1]} is no finding: ranks that add up to n or more share "
+            "directions whatever x and y hold, so give more samples or fewer features.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _variates(x: Tensor) -> tuple[Tensor, Tensor]:

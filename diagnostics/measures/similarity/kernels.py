@@ -23,9 +23,11 @@ MEDIAN_ROWS = 4096
 WIDE = 1024
 """Features that a linear kernel takes at a time."""
 SINGLE_FEATURES = 512
-"""Features at a time from which on they may be multiplied in single precision: with few, rounding averages out less."""
+"""Features from which on they may be multiplied in single precision: with few, rounding averages out less."""
 SINGLE_ROWS = 128
 """Samples from which on, for the same reason."""
+SINGLE_WIDE = 4096
+"""Features whose products add up in single precision at most."""
 BLOCK_ROWS = 1024
 """Rows of a kernel that the plain functions hold at a time."""
 
@@ -100,26 +102,33 @@ def gram_of_blocks(blocks: Iterable[Any]) -> Tensor:
 def _upper_gram(blocks: Iterable[Tensor]) -> Tensor:
     """`gram_of_blocks` on and above the diagonal, zero below it.
 
-    Many features of many samples are multiplied in single precision on a CPU, in half the time; what they give adds up in
-    double. Rounding then differs from entry to entry, and moves CKA by 1e-9 to 1e-8 (below 1e-6 where one sample is a
-    thousand times as far out as the others).
+    Many features of many samples are multiplied in single precision on a CPU, in half the time; what every few thousand
+    give adds up in double. Rounding then differs from entry to entry, and moves CKA by 1e-9 to 1e-8 (below 1e-6 where one
+    sample is a thousand times as far out as the others).
     """
     total: Tensor | None = None
     single = None
     for block in blocks:
-        n, width = block.shape
+        n = len(block)
         if total is None:
             total = torch.zeros(n, n, dtype=torch.float64, device=block.device)
             single = _SingleProduct(n) if block.device.type == "cpu" and n >= SINGLE_ROWS else None
-        # Pieces of one size, lest a narrow one remain.
-        step = -(-width // -(-width // WIDE)) if width else 1
-        for start in range(0, width, step):
-            part = block[:, start : start + step]
-            if single is None or part.shape[1] < SINGLE_FEATURES or not single.add_upper(total, part):
-                _add_upper(total, centre(as_tensor(part)))
+        for part in _pieces(block, SINGLE_WIDE):
+            if single is not None and part.shape[1] >= SINGLE_FEATURES and single.add_upper(total, part):
+                continue
+            for piece in _pieces(part, WIDE):
+                _add_upper(total, centre(as_tensor(piece)))
     if total is None:
         raise DiagnosticsError("There are no features: give at least one block of [sample, feature].")
     return total
+
+
+def _pieces(x: Tensor, most: int) -> Iterator[Tensor]:
+    """[sample, feature] in as few pieces of at most so many features as there can be, alike in size lest one be narrow."""
+    width = x.shape[1]
+    step = -(-width // -(-width // most)) if width else 1
+    for start in range(0, width, step):
+        yield x[:, start : start + step]
 
 
 def _add_upper(total: Tensor, x: Tensor) -> None:
@@ -139,7 +148,8 @@ class _SingleProduct:
 
     def __init__(self, n: int) -> None:
         self.gram = torch.zeros(n, n, dtype=torch.float32, device="cpu")
-        self.centred = torch.empty(n, WIDE, dtype=torch.float32, device="cpu")
+        self.centred = torch.empty(n * WIDE, dtype=torch.float32, device="cpu")
+        self.share = torch.full((n,), 1 / n, dtype=torch.float32, device="cpu")
 
     def add_upper(self, total: Tensor, x: Tensor) -> bool:
         """Adds the product of centred [sample, feature] to `total`; False, and nothing added, where it would over- or
@@ -147,20 +157,27 @@ class _SingleProduct:
         """
         from scipy.linalg.blas import ssyrk  # pyright: ignore[reportAttributeAccessIssue]
 
-        centred = self.centred.flatten()[: x.numel()].view(x.shape)
-        if x.dtype == torch.float32:
-            # The double mean of a constant is that constant. Elsewhere its rounding shifts all samples alike, which
-            # centring the kernel takes away; the difference itself is rounded once, however large a common offset.
-            torch.sub(x, x.mean(dim=0, dtype=torch.float64).float(), out=centred)
-        else:
-            centred.copy_(centre(as_tensor(x)))
         gram = self.gram.numpy()
-        ssyrk(1.0, centred.numpy().T, beta=0.0, c=gram.T, trans=1, lower=1, overwrite_c=1)
+        for i, piece in enumerate(_pieces(x, WIDE)):
+            # What is there of earlier pieces stays.
+            ssyrk(1.0, self._centre(piece).numpy().T, beta=float(i > 0), c=gram.T, trans=1, lower=1, overwrite_c=1)
         # No entry, nor any part of its sum, is larger than the largest squared norm.
         if not 1e-20 < float(gram.diagonal().max()) < float("inf"):
+            self.gram.zero_()  # not every BLAS forgets a NaN that it is to overwrite
             return False
         total += self.gram
         return True
+
+    def _centre(self, x: Tensor) -> Tensor:
+        """Centred columns, in memory that the next call overwrites."""
+        out = self.centred[: x.numel()].view(x.shape)
+        if x.dtype != torch.float32:
+            return out.copy_(centre(as_tensor(x)))
+        # Without the first row a constant is 0, and the mean of the rest is exact enough: what it is off by shifts all
+        # samples alike, which centring the kernel takes away. The values themselves are rounded once, in the difference.
+        x = x.detach()
+        mean = torch.sub(x, x[0], out=out).T.mv(self.share).add_(x[0])
+        return torch.sub(x, mean, out=out)
 
 
 class _Kernel(ABC):

@@ -1,0 +1,46 @@
+"""What a user may write for a grid and for the size of its cells."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import as_tensor
+
+
+def extents(grid: Any) -> tuple[int, ...]:
+    """The extents of a grid from any sequence of whole numbers above 0; raises DiagnosticsError for everything else."""
+    try:
+        found = tuple(operator.index(extent) for extent in grid)
+    except TypeError:
+        found = ()
+    if not found or min(found) < 1:
+        raise DiagnosticsError(f"grid is {grid!r}: give the extents of the grid, as (14, 14).")
+    return found
+
+
+def plane(grid: Any, of: str) -> tuple[int, int]:
+    """The extents of a grid of y and x; `of` says of what ("an image")."""
+    found = extents(grid)
+    if len(found) != 2:
+        raise DiagnosticsError(f"grid is {found}: give the cells of {of} along y and x, as (14, 14).")
+    return found
+
+
+def lengths(cell: Any, axes: int) -> tuple[float, ...]:
+    """The length of a cell along each of `axes`, from one number for all of them or one for each."""
+    values = np.asarray(
+        as_tensor(list(cell) if isinstance(cell, Iterable) and not isinstance(cell, Tensor) else cell).cpu()
+    )
+    found = tuple(np.full(axes, values).tolist()) if values.ndim == 0 else tuple(values.ravel().tolist())
+    if len(found) != axes or values.ndim > 1 or not all(math.isfinite(x) and x > 0 for x in found):
+        raise DiagnosticsError(
+            f"A grid of {axes} axes has no cells of {cell}: give one length above 0, or one for each axis."
+        )
+    return found

@@ -1,0 +1,63 @@
+"""Every number of a profile, tap by tap: what the figure shows, and the numbers beside the score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from diagnostics.profiles import Profile
+from diagnostics.report.captions import short
+
+# A variable over taps and something else is spread over columns up to this many.
+MOST_COLUMNS = 12
+# Losses of test units: the score is their sum.
+_RAW = ("loss", "reference_loss")
+
+
+@dataclass(frozen=True)
+class Details:
+    """A table with the taps as rows, and what its columns are."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[tuple[str, str]]
+
+
+def details(profile: Profile) -> Details:
+    """The table of a profile."""
+    data = profile.data
+    columns: dict[str, np.ndarray] = {"depth": data["depth"].values}
+    columns["score"], columns["low"], columns["high"] = (data[name].values for name in ("score", "low", "high"))
+    columns |= {f"line: {name}": values for name, values in profile.lines.items()}
+    if "val_score" in data:
+        columns["score on val"] = data["val_score"].values
+    for name, values in profile.beside.items():
+        # A number over something else too is spread below, whoever lists it.
+        if values.ndim == 1:
+            columns[name.replace("_", " ")] = values
+    columns |= _spread(profile)
+    notes = [
+        (name.replace("_", " "), str(data.attrs[name]))
+        for name in map(str, data.data_vars)
+        if name in data.attrs and not name.startswith("line_") and name not in ("score", "low", "high")
+    ]
+    rows = [[tap, *(short(values[i]) for values in columns.values())] for i, tap in enumerate(profile.taps)]
+    return Details(["tap", *columns], rows, notes)
+
+
+def _spread(profile: Profile) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    for name, values in profile.data.data_vars.items():
+        if values.ndim != 2 or values.dims[0] != "tap" or name in _RAW or values.dtype.kind not in "fiu":
+            continue
+        if values.shape[1] > MOST_COLUMNS:
+            continue
+        other = str(values.dims[1])
+        label = str(name).replace("_", " ")
+        places = values[other].values if other in values.coords else np.arange(values.shape[1])
+        for i, place in enumerate(places):
+            # `by_head` names its dimension already.
+            at = f"{other} {place}" if label == f"by {other}" else f"{label}, {other} {place}"
+            found[at] = values.values[:, i]
+    return found
