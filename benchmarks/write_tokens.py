@@ -53,7 +53,8 @@ def stored(folder: Path, block: np.ndarray) -> float:
     for shard in range(wanted.shards):
         filled.rows = 0
         filled.put_tokens(tap, tokens)
-        filled.put_pooled({"blocks.0": pooled})
+        filled.put_pooled(tap, torch.from_numpy(pooled))
+        filled.rows = len(block)
         store.write(shard, filled)
     flush(folder)
     return time.perf_counter() - start

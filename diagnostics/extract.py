@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
+from diagnostics.allocator import keep_freed_memory
 from diagnostics.cells import classes_on_grid, covered_part, events_on_grid, on_grid
 from diagnostics.dataset import Dataset
 from diagnostics.errors import DiagnosticsError, StorageError, said
@@ -45,6 +46,7 @@ def extract(
     gives a value that is not finite or overflows the precision, and when the disk is full. `before_first_byte` is called
     once, with the seconds a sample took in the first batch, before anything is written.
     """
+    keep_freed_memory()
     wanted = identity(encoder, dataset, plan)
     store = _existing(path, wanted)
     encoder.to(device)
@@ -142,7 +144,7 @@ def _capture(
     """One forward pass; each tap is pooled on the device and its tokens copied away at the moment it fires."""
     with_tokens = positions[0] < plan.token_samples
 
-    def reduce(tap: Tap, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def reduce(tap: Tap, tokens: Tensor) -> Tensor:
         if len(tokens) != len(positions):
             raise DiagnosticsError(
                 f"Tap {tap.name} of {encoder.name} gives {len(tokens)} rows for {len(positions)} samples: "
@@ -153,7 +155,9 @@ def _capture(
         pooled = pool(tap, tokens, plan.poolings)
         # The mean over grid tokens is not finite when any of them is not, so it stands for all.
         finite = pooled.isfinite().flatten(1).all(1) & tokens[:, : tap.grid.prefix].isfinite().flatten(1).all(1)
-        return pooled, finite
+        # At once: what stays between the activations of a pass keeps their memory from being used again.
+        filled.put_pooled(tap, pooled)
+        return finite
 
     ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]
     try:
@@ -162,7 +166,7 @@ def _capture(
         raise
     except Exception as error:
         raise DiagnosticsError(f"{encoder.name} fails on the batch from sample {ids[0]} on: {said(error)}") from error
-    for name, (_, finite) in found.items():
+    for name, finite in found.items():
         if not finite.all():
             raise _NotFiniteError(
                 f"{encoder.name} gives NaN or infinity at tap {name} for sample {ids[int(finite.int().argmin())]}: "
@@ -171,7 +175,7 @@ def _capture(
     if plan.precision == "float16" and with_tokens:
         for tap in plan.taps:
             _refuse_overflow(filled.recent(tap, len(positions)), tap.name, ids)
-    filled.put_pooled({name: values.cpu().numpy() for name, (values, _) in found.items()})
+    filled.rows += len(positions)
 
 
 def _refuse_overflow(values: np.ndarray, tap: str, ids: Sequence[str]) -> None:

@@ -27,7 +27,6 @@ from typing import Any, Literal
 
 import filelock
 import numpy as np
-import torch
 import zarr
 import zarr.errors
 from torch import Tensor
@@ -348,13 +347,9 @@ class Filling:
         kinds = [buffer for kind, buffer in self.buffers[tap.name].items() if kind != "pooled"]
         return np.concatenate([buffer.rows(self.rows + count)[self.rows :] for buffer in kinds], axis=1)
 
-    def put_pooled(self, pooled: Mapping[str, np.ndarray]) -> None:
-        """A batch's pooled values [row, pooling, feature]; the batch's rows now count."""
-        count = 0
-        for name, values in pooled.items():
-            count = len(values)
-            self.buffers[name]["pooled"].put(self.rows, torch.from_numpy(values))
-        self.rows += count
+    def put_pooled(self, tap: Tap, pooled: Tensor) -> None:
+        """A batch's pooled values [row, pooling, feature] behind the rows that are there."""
+        self.buffers[tap.name]["pooled"].put(self.rows, pooled)
 
 
 def _arrays(tap: Tap, plan: Plan) -> list[tuple[str, int, int, str]]:
