@@ -386,9 +386,15 @@ def _storable(data: xr.Dataset) -> xr.Dataset:
 
 def _open_results(path: Path) -> xr.DataTree:
     try:
-        return xr.open_datatree(path / "results", engine="zarr", consolidated=False).load()
+        tree = xr.open_datatree(path / "results", engine="zarr", consolidated=False).load()
+        # Zarr lists what a folder holds in another order each time.
+        return xr.DataTree.from_dict({node.path: _sorted(node.to_dataset(inherit=False)) for node in tree.subtree})
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unreadable(path) from error
+
+
+def _sorted(data: xr.Dataset) -> xr.Dataset:
+    return data[sorted(map(str, data.data_vars))]
 
 
 def _unreadable(path: Path) -> StorageError:

@@ -216,7 +216,11 @@ def test_no_tokens_leaves_token_measures_out_with_a_reason(tmp_path: Path) -> No
 def test_unfinished_and_half_copied_runs_do_not_open(run: Run, tmp_path: Path) -> None:
     copied = tmp_path / "copied"
     shutil.copytree(run.path, copied)
-    assert dx.open_run(copied).to_json()["profiles"] == run.to_json()["profiles"]
+    opened = dx.open_run(copied)
+    assert opened.to_json()["profiles"] == run.to_json()["profiles"]
+    for profile in opened.profiles():
+        names = list(profile.data.data_vars)
+        assert names == sorted(names), "the same order each time"
     shutil.rmtree(copied / "results" / "linear_probe")
     with pytest.raises(DiagnosticsError, match="cannot be read"):
         dx.open_run(copied).to_json()
