@@ -266,6 +266,7 @@ def test_the_report_draws_every_figure_without_a_request(run: Run) -> None:
             "[...document.querySelectorAll('.js-plotly-plot')].map(x => x.querySelectorAll('.trace, .hm').length)"
         )
         maps = page.evaluate("document.querySelectorAll('.hm image').length")
+        buttons = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map(x => x.dataset.title)")
         alerts = page.evaluate("document.title")
         browser.close()
     assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
@@ -273,6 +274,7 @@ def test_the_report_draws_every_figure_without_a_request(run: Run) -> None:
     assert len(drawn) == len(run.profiles()) + len(run.similarity())
     assert all(count > 0 for count in drawn)
     assert maps == len(run.similarity())
+    assert set(buttons) == {"Download plot as a PNG", "Zoom", "Pan", "Reset axes"}, "none that uploads anything"
     assert "script" in alerts, "the title is text"
 
 

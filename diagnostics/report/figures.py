@@ -27,6 +27,8 @@ FAR = 3.0
 # The least span of the axis: of a probe's score, and of anything else as a share of its size.
 LEAST_SPAN, LEAST_SHARE = 0.1, 0.05
 HEIGHT, TOP, BOTTOM, LABEL = 380, 50, 80, 15
+# Of plotly's buttons, those that read a figure.
+BUTTONS = ("toImage", "zoom2d", "pan2d", "resetScale2d")
 # Cells of a map get their numbers up to this many taps.
 MOST_NUMBERED = 16
 
@@ -180,7 +182,9 @@ def _add_lines(figure: go.Figure, profile: Profile, taps: list[str], shown: tupl
         )  # fmt: skip
         end = float(known[-1])
         arrow = " ↑" if end > top else " ↓" if end < bottom else ""
-        labels.append((min(max(end, bottom), top), end, f"{name} {end:.3g}{arrow}"))
+        # What lies on 0 as far as the eye can tell is 0.
+        said = f"{end:.3g}" if abs(end) > 1e-3 * (top - bottom) else "0"
+        labels.append((min(max(end, bottom), top), end, f"{name} {said}{arrow}"))
     # Labels of lines that lie together stand above one another.
     pixels = (HEIGHT - TOP - BOTTOM) / (top - bottom)
     before = -np.inf
@@ -273,4 +277,6 @@ def _dressed(figure: go.Figure) -> go.Figure:
 
 def html(figure: go.Figure) -> str:
     """The figure as a fragment of HTML that expects plotly.js on its page."""
-    return figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+    # Plotly's own bar has a button that uploads the chart: what a run found stays with its reader.
+    config = {"displaylogo": False, "responsive": True, "modeBarButtons": [list(BUTTONS)]}
+    return figure.to_html(full_html=False, include_plotlyjs=False, config=config)

@@ -1,0 +1,127 @@
+"""What the report draws and says of profiles that have gaps, lines far off, heads and nothing at all."""
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import xarray as xr
+
+from diagnostics.profiles import Profile
+from diagnostics.report import captions
+from diagnostics.report.details import details
+from diagnostics.report.figures import html, outside, profile_figure, similarity_figure
+
+NAN = np.nan
+TAPS = ["embed", "blocks.0", "blocks.1", "norm"]
+
+
+def profile(score: list[float], **more: object) -> Profile:
+    values = np.array(score, dtype=float)
+    data = xr.Dataset(
+        {"score": ("tap", values), "low": ("tap", values - 0.1), "high": ("tap", values + 0.1)},
+        coords={"tap": TAPS, "depth": ("tap", [0.0, 0.3, 0.7, 1.0])},
+        attrs={
+            "measure": "a_measure",
+            "family": "geometry",
+            "output_tap": "norm",
+            "higher_is_better": "no",
+            "reason": "",
+        },
+    )
+    for name, found in more.items():
+        data[name] = found if isinstance(found, tuple) else ("tap", np.array(found, dtype=float))
+    return Profile("a_measure", None, data, {})
+
+
+def trace(figure: go.Figure, name: str) -> go.Scatter:
+    (found,) = [trace for trace in figure.data if trace.name == name]
+    return found
+
+
+def test_the_band_stops_at_a_tap_without_an_interval_and_begins_anew() -> None:
+    band = trace(profile_figure(profile([1.0, NAN, 2.0, 3.0])), "95 % interval")
+    assert band.x == ("embed", "embed", None, "blocks.1", "norm", "norm", "blocks.1")
+    np.testing.assert_allclose([y for y in band.y if y is not None], [1.1, 0.9, 2.1, 3.1, 2.9, 1.9])
+
+
+def test_a_line_nearby_is_in_the_picture_and_one_far_off_is_named() -> None:
+    found = profile([1.0, 1.5, 1.2, 1.0], line_chance=[0.5] * 4, line_ceiling=[64.0] * 4)
+    low, high = profile_figure(found).layout.yaxis.range
+    assert low < 0.5 < high < 64
+    assert outside(found) == ["ceiling (64) lies above"]
+    assert "Reference line ceiling (64) lies above the part shown." in captions.of_profile(found)
+    labels = [annotation.text for annotation in profile_figure(found).layout.annotations]
+    assert labels == ["chance 0.5", "ceiling 64 ↑"]
+
+
+def test_a_flat_profile_is_not_blown_up_to_look_like_a_mountain() -> None:
+    low, high = profile_figure(profile([1.0, 1.0 + 1e-9, 1.0, 1.0], low=[1.0] * 4, high=[1.0] * 4)).layout.yaxis.range
+    assert high - low > 0.04
+
+
+def test_every_head_is_a_point_and_heads_without_a_value_are_not() -> None:
+    heads = np.array([[1.0, 2.0], [1.5, NAN], [1.0, 3.0], [NAN, NAN]])
+    found = trace(profile_figure(profile([1.5, 1.5, 2.0, NAN], by_head=(("tap", "head"), heads))), "heads")
+    assert list(zip(found.x, found.customdata, found.y, strict=True)) == [
+        ("embed", 0, 1.0), ("embed", 1, 2.0), ("blocks.0", 0, 1.5), ("blocks.1", 0, 1.0), ("blocks.1", 1, 3.0),
+    ]  # fmt: skip
+
+
+def test_the_table_holds_every_number_by_tap() -> None:
+    found = details(profile([1.0, NAN, 2.0, 123456.0], line_noise=[0.5] * 4, slope=[7.0, 8.0, 9.0, 10.0]))
+    assert found.columns == ["tap", "depth", "score", "low", "high", "line: noise", "slope"]
+    assert found.rows[1] == ["blocks.0", "0.3", "–", "–", "–", "0.5", "8"]
+    assert found.rows[3][2] == "123456"
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("", ""),
+        ("embed: one token", "embed: one token"),
+        ("; ".join(f"{tap}: one token" for tap in TAPS), "all 4 taps: one token"),
+        ("embed: a; b; norm: a; b", "embed, norm: a; b"),
+        ("the whole of it", "the whole of it"),
+    ],
+)
+def test_equal_reasons_are_said_once(reason: str, said: str) -> None:
+    assert captions.reasons(reason, TAPS) == said
+
+
+def similarity(matrix: np.ndarray, **attrs: object) -> xr.Dataset:
+    taps = TAPS[: len(matrix)]
+    return xr.Dataset(
+        {"matrix": (("tap", "tap_other"), matrix)},
+        coords={"tap": taps, "tap_other": taps},
+        attrs={"measure": "cka", **attrs},
+    )
+
+
+def test_similarities_have_one_scale_of_colours_whatever_they_span() -> None:
+    (found,) = similarity_figure(similarity(np.array([[1.0, 0.98], [0.98, 1.0]]))).data
+    assert (found.zmin, found.zmax, found.reversescale) == (0, 1, False)
+    (found,) = similarity_figure(similarity(np.array([[0.0, 7.0], [7.0, 0.0]]), alike="smaller")).data
+    assert (found.zmin, found.zmax, found.reversescale) == (0, 7, True)
+
+
+def test_what_is_infinite_or_missing_leaves_a_hole_that_a_browser_can_read() -> None:
+    found = similarity_figure(similarity(np.array([[1.0, np.inf], [NAN, 1.0]])))
+    assert [list(row) for row in found.data[0].text] == [["1.00", ""], ["", "1.00"]]
+    page = html(found)
+    assert "NaN" not in page
+    assert "Infinity" not in page
+
+
+def test_the_bar_of_a_figure_has_no_button_that_uploads_it() -> None:
+    page = html(profile_figure(profile([1.0, 2.0, 3.0, 4.0])))
+    assert '"modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]]' in page
+
+
+def test_names_are_text() -> None:
+    bad = profile([1.0, 2.0, 3.0, 4.0]).data.assign_coords(tap=["<b>x</b>", "b", "c", "norm"])
+    figure = profile_figure(Profile("<i>m</i>", None, bad, {}))
+    assert trace(figure, "&lt;i&gt;m&lt;/i&gt;").x[0] == "&lt;b&gt;x&lt;/b&gt;"
+
+
+def test_why_there_is_no_figure() -> None:
+    nothing = profile([NAN] * 4).data.assign_attrs(reason="; ".join(f"{tap}: one token" for tap in TAPS))
+    assert captions.why_no_figure(nothing) == "No figure, since nothing has a value. All 4 taps: one token."
