@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import torch
+from hypothesis import settings
 
 # Threads of tiny models wait for each other more than they work, most of all where tests run side by side.
 torch.set_num_threads(1)
+
+# The same cases everywhere, so that what passes here passes in CI; `--hypothesis-profile=default` looks for others.
+settings.register_profile("settled", derandomize=True, database=None)
+settings.load_profile("settled")
