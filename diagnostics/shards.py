@@ -159,7 +159,7 @@ def _past_the_cache(path: Path, data: np.ndarray, length: int) -> bool:
 class ShardReader:
     """Reads an array by inner chunks, where its shards are files as `ShardBuffer` writes them.
 
-    What is not exactly so gives None: Zarr may read it, and knows what is damage.
+    What is not exactly so gives None: Zarr may read it, and knows what is damage. One thread at a time may use a reader.
     """
 
     def __init__(self, array: zarr.Array[Any]) -> None:
@@ -178,25 +178,27 @@ class ShardReader:
         shards = range(-(-self.samples // rows))
         self.paths = [folder / array.metadata.encode_chunk_key((shard, 0, 0)) for shard in shards]
         self.layout = layout
-        self.memory = _pages(layout.size + CRC + 2 * PAGE)
+        self.memory = _pages(max(layout.size + CRC, len(layout.index)) + 2 * PAGE)
 
     def read(self, chunk: int) -> np.ndarray | None:
         """All rows of an inner chunk, [row, token, feature], in memory of their own."""
         layout = self.layout
-        if layout is None:
+        if layout is None or not self._all_as_written:
             return None
         each = layout.rows, layout.block, layout.features
         values = np.empty((len(self.paths), *each), dtype=layout.dtype)
         start = layout.start(chunk)
         for shard, path in enumerate(self.paths):
-            if chunk == 0 and not self._is_as_written(path, layout):
-                return None
             data = self._read(path, start, start + layout.size + CRC)
             if data is None or not np.array_equal(_checksum(data[: layout.size]), data[layout.size :]):
                 return None
             values[shard] = data[: layout.size].view(layout.dtype).reshape(each)
         tokens = min(layout.block, layout.tokens - chunk * layout.block)
         return values.reshape(-1, *each[1:])[: self.samples, :tokens]
+
+    @cached_property
+    def _all_as_written(self) -> bool:
+        return self.layout is not None and all(self._is_as_written(path, self.layout) for path in self.paths)
 
     def _is_as_written(self, path: Path, layout: Layout) -> bool:
         """Whether a shard's index says that its chunks lie where they do here, all of them."""

@@ -68,7 +68,7 @@ def test_tokens_that_do_not_fill_it_are_named_in_the_singular() -> None:
 
 @pytest.mark.parametrize("name", CELLS)
 def test_one_length_is_that_of_both_axes(name: str) -> None:
-    for cell in (16, 16.0, np.float32(16)):
+    for cell in (16, 16.0, np.float32(16), np.array(16.0), torch.tensor(16)):
         for both in ((16, 16), [16.0, 16], np.array([16, 16]), torch.tensor([16.0, 16.0])):
             same(CELLS[name](cell), CELLS[name](both))
     assert any(
@@ -78,7 +78,7 @@ def test_one_length_is_that_of_both_axes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("cell", [0, -1.0, (16,), (16, 16, 16), (16, 0), np.inf, [[16, 16]], "16 px", None])
+@pytest.mark.parametrize("cell", [0, -1.0, (16,), (16, 16, 16), (16, 0), np.inf, [[16, 16]], "16 px", "16", None])
 def test_what_is_no_length_is_refused_in_a_sentence(name: str, cell: Any) -> None:
     with pytest.raises(DiagnosticsError, match=r"no cells of|real numbers") as caught:
         CELLS[name](cell)

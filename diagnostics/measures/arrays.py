@@ -142,13 +142,20 @@ def class_labels(labels: Any, rows: int, name: str = "labels") -> np.ndarray:
 
     Floating-point numbers are a value to predict, not classes, and a negative label marks an unknown one.
     """
-    array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    if isinstance(labels, Tensor) and labels.is_floating_point():
+        raise DiagnosticsError(f"{name} are floating-point numbers: give integer classes.")
+    try:
+        array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    except ValueError as error:
+        raise DiagnosticsError(f"{name} are no array ({said(error)}): give one integer class a row.") from error
     if array.dtype.kind not in "iub":
         raise DiagnosticsError(f"{name} are {_kind(array)}: give integer classes.")
     if array.shape != (rows,):
         raise DiagnosticsError(f"{name} have shape {array.shape}: give one label a row, {rows} of them.")
     if array.size and array.min() < 0:
         raise DiagnosticsError(f"{name} hold {array.min()}: negative labels are unknown, leave those rows out.")
+    if array.size and array.max() > np.iinfo(np.int64).max:
+        raise DiagnosticsError(f"{name} hold {array.max()}: give integer classes of 64 bits.")
     return array.astype(np.int64)
 
 

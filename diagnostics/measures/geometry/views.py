@@ -30,6 +30,8 @@ def lidar(views: Any, *, delta: float = DELTA) -> float:
 
     NaN where all classes have one mean.
 
+    Examples
+    --------
     From rows [sample, feature] with groups [sample], as many rows a group (cut larger groups), here 3 groups of 2 rows:
 
     >>> import numpy as np

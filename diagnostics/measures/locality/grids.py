@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor
@@ -35,9 +34,8 @@ def plane(grid: Any, of: str) -> tuple[int, int]:
 
 def lengths(cell: Any, axes: int) -> tuple[float, ...]:
     """The length of a cell along each of `axes`, from one number for all of them or one for each."""
-    values = np.asarray(
-        as_tensor(list(cell) if isinstance(cell, Iterable) and not isinstance(cell, Tensor) else cell).cpu()
-    )
+    given = list(cell) if isinstance(cell, Sequence) and not isinstance(cell, str) else cell
+    values = np.asarray(np.nan) if isinstance(cell, str) else np.asarray(as_tensor(given).cpu())
     found = tuple(np.full(axes, values).tolist()) if values.ndim == 0 else tuple(values.ravel().tolist())
     if len(found) != axes or values.ndim > 1 or not all(math.isfinite(x) and x > 0 for x in found):
         raise DiagnosticsError(

@@ -51,7 +51,7 @@ def receptive_field(
     cell: length of a place, the same along all axes or one each; radii and sd are in its unit.
     """
     size = as_tensor(gradient).abs()
-    centre = [float(x) for x in np.atleast_1d(np.asarray(as_tensor(centre).cpu()))]
+    centre = np.asarray(as_tensor(centre).cpu()).ravel().tolist()
     shape, axes = tuple(size.shape), len(centre)
     if axes == 0 or size.ndim not in (axes, axes + 1) or 0 in shape:
         raise DiagnosticsError(

@@ -202,8 +202,7 @@ def attentive(
     given, fresh = (
         token_samples(x, f"The array of {of}")[0].float() for x, of in ((tokens, "tokens"), (new, "new tokens"))
     )
-    kind = np.asarray(target.detach().cpu() if isinstance(target, Tensor) else target).dtype.kind
-    whole = kind != "f"
+    whole = not target.is_floating_point() if isinstance(target, Tensor) else np.asarray(target).dtype.kind != "f"
     y = as_tensor(class_labels(target, len(given), "target classes") if whole else target)
     if y.ndim not in (1, 2) or len(y) != len(given) or fresh.shape[2] != given.shape[2]:
         raise DiagnosticsError(

@@ -211,13 +211,14 @@ def ridge(x: Any, y: Any) -> RidgePath:
     return RidgePath.from_data(features, _targets(y, features))
 
 
-def several(penalties: float | Sequence[float], above: bool = False) -> tuple[float, ...]:
-    """Penalties from one number or several, from 0 (or `above` it); raises DiagnosticsError for anything else."""
+def several(penalties: float | Sequence[float]) -> tuple[float, ...]:
+    """Penalties above 0 from one number or several; raises DiagnosticsError for anything else.
+
+    At 0 a fit on features that depend on one another has no one answer.
+    """
     values = as_tensor(penalties).flatten().tolist()
-    if not values or not all(math.isfinite(p) and (p > 0 if above else p >= 0) for p in values):
-        raise DiagnosticsError(
-            f"penalties are {penalties}: give one number or several, {'above' if above else 'at least'} 0."
-        )
+    if not values or not all(math.isfinite(p) and p > 0 for p in values):
+        raise DiagnosticsError(f"penalties are {penalties}: give one number or several, above 0.")
     return tuple(values)
 
 

@@ -98,7 +98,7 @@ def logistic(
 
     Raises DiagnosticsError for labels that are no integers, and for negative ones, which are unknown.
     """
-    features, penalties = samples(x, "x"), several(penalties, above=True)
+    features, penalties = samples(x, "x"), several(penalties)
     classes, codes = np.unique(class_labels(labels, len(features)), return_inverse=True)
     if len(classes) < 2:
         raise DiagnosticsError("A logistic probe needs rows of at least two classes: give more rows, or leave it out.")

@@ -103,8 +103,8 @@ def _upper_gram(blocks: Iterable[Tensor]) -> Tensor:
     """`gram_of_blocks` on and above the diagonal, zero below it.
 
     Many features of many samples are multiplied in single precision on a CPU, in half the time; what every few thousand
-    give adds up in double. Rounding then differs from entry to entry, and moves CKA by 1e-9 to 1e-8 (below 1e-6 where one
-    sample is a thousand times as far out as the others).
+    give adds up in double. Rounding then differs from entry to entry, and moves CKA by 1e-9 to 1e-8 (below 1e-7 where
+    one feature dominates, below 1e-6 where one sample is a thousand times as far out as the others).
     """
     total: Tensor | None = None
     single = None
