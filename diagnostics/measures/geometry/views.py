@@ -37,7 +37,8 @@ def lidar(views: Any, *, delta: float = DELTA) -> float:
     >>> import numpy as np
     >>> rows = np.array([[0.0, 0.1], [5.0, 0.0], [0.2, 5.0], [0.1, 0.0], [5.1, 0.1], [0.0, 5.1]])
     >>> groups = np.array(["a", "b", "c", "a", "b", "c"])
-    >>> views = np.stack([rows[groups == group][:2] for group in np.unique(groups)])
+    >>> parts = (rows[groups == group] for group in np.unique(groups))
+    >>> views = np.stack([part[:2] for part in parts])
     >>> views.shape
     (3, 2, 2)
     >>> round(lidar(views), 2)
