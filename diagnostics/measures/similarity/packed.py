@@ -22,7 +22,7 @@ BLOCK = 2**13
 def unit(upper: Tensor) -> Tensor | None:
     """`centred` divided by its norm; None where nothing but rounding error is left."""
     size = float(upper.triu_(1).norm())
-    return scaled(centred(upper), size)
+    return scaled(_centred(upper), size)
 
 
 def centred(upper: Tensor) -> Tensor:
@@ -30,8 +30,12 @@ def centred(upper: Tensor) -> Tensor:
 
     `upper` [sample, sample] is read above its diagonal only, and overwritten.
     """
+    return _centred(upper.triu_(1))
+
+
+def _centred(upper: Tensor) -> Tensor:
+    """`centred` of what is zero on and below its diagonal."""
     n = len(upper)
-    upper.triu_(1)
     sums = upper.sum(dim=0) + upper.sum(dim=1)
     means, mean = sums / (n - 2), sums.sum() / ((n - 1) * (n - 2))
     upper -= (means - mean)[:, None]
