@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,6 +40,14 @@ class Side:
     def pooled(self, tap: str) -> np.ndarray:
         """float64 [sample, feature]: the first pooling."""
         return self.activations.pooled(tap, self.activations.poolings[0])[self.rows]
+
+    @cached_property
+    def kernel(self) -> Tensor:
+        """float64 [sample, sample], memory for the kernel of one tap that the next overwrites: clearing fresh pages for
+        each would cost as much as half a narrow tap's product.
+        """
+        n = len(self.rows)
+        return torch.empty(n, n, dtype=torch.float64, device=self.device)
 
     def blocks(self, tap: str) -> Iterator[np.ndarray]:
         """[sample, block] through all features, as stored: those of all tokens where they are kept, else of all poolings."""

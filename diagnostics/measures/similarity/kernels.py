@@ -99,8 +99,8 @@ def gram_of_blocks(blocks: Iterable[Any]) -> Tensor:
     return upper + upper.triu(1).T
 
 
-def _upper_gram(blocks: Iterable[Tensor]) -> Tensor:
-    """`gram_of_blocks` on and above the diagonal, zero below it.
+def _upper_gram(blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
+    """`gram_of_blocks` on and above the diagonal, zero below it; in `out` [sample, sample] where that is given.
 
     Many features of many samples are multiplied in single precision on a CPU, in half the time; what every few thousand
     give adds up in double. Rounding then differs from entry to entry, and moves CKA by 1e-9 to 1e-8 (below 1e-7 where
@@ -111,7 +111,7 @@ def _upper_gram(blocks: Iterable[Tensor]) -> Tensor:
     for block in blocks:
         n = len(block)
         if total is None:
-            total = torch.zeros(n, n, dtype=torch.float64, device=block.device)
+            total = torch.zeros(n, n, dtype=torch.float64, device=block.device) if out is None else out.zero_()
             single = _SingleProduct(n) if block.device.type == "cpu" and n >= SINGLE_ROWS else None
         for part in _pieces(block, SINGLE_WIDE):
             if single is not None and part.shape[1] >= SINGLE_FEATURES and single.add_upper(total, part):
@@ -297,11 +297,11 @@ class _Alignment(Similarity):
     most_rows = MOST_ROWS
 
     @abstractmethod
-    def upper(self, blocks: Iterable[Tensor]) -> Tensor:
-        """The kernel of features in blocks [sample, feature], read above its diagonal only."""
+    def upper(self, blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
+        """The kernel of features in blocks [sample, feature], in `out` where given, read above its diagonal only."""
 
     def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
-        upper = self.upper(torch.from_numpy(block).to(side.device) for block in side.blocks(tap))
+        upper = self.upper((torch.from_numpy(block).to(side.device) for block in side.blocks(tap)), side.kernel)
         # A sample that is not finite, or overflows, is not at its own place either.
         if not bool(upper.diagonal().sum().isfinite()):
             raise DiagnosticsError(
@@ -338,8 +338,8 @@ class Cka(_Alignment):
     functional = "debiased linear CKA: HSIC_1(K,L) / sqrt(HSIC_1(K,K) HSIC_1(L,L))"
     centring = "features centred over samples, then the kernel U-centred"
 
-    def upper(self, blocks: Iterable[Tensor]) -> Tensor:
-        return _upper_gram(blocks)
+    def upper(self, blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
+        return _upper_gram(blocks, out)
 
 
 class RbfCka(_Alignment):
@@ -352,8 +352,8 @@ class RbfCka(_Alignment):
     functional = "debiased RBF CKA: HSIC_1 ratio with k = exp(-d^2 / (2 sigma^2))"
     centring = "features centred over samples (which changes no distance), then the kernel U-centred"
 
-    def upper(self, blocks: Iterable[Tensor]) -> Tensor:
-        gram = _upper_gram(blocks)
+    def upper(self, blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
+        gram = _upper_gram(blocks, out)
         squares = gram.diagonal().clone()
         squared = gram.mul_(-2).add_(squares[:, None]).add_(squares).clamp_(min=0)
         median = float(_median(squared.flatten().index_select(0, packed.places(len(squared), squared.device)).sqrt_()))
