@@ -34,7 +34,8 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 from diagnostics import Encoder
 from diagnostics.extract import BATCH, extract
 from diagnostics.measures.similarity.kernels import Cka
-from diagnostics.store import Store, plan, row_order
+from diagnostics.plans import plan, row_order
+from diagnostics.store import Store
 
 from _common import cpu, finish, images, verdict, vit_tiny
 

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from diagnostics.extract import extract
-from diagnostics.store import plan
+from diagnostics.plans import plan
 
 from _common import finish, images, verdict, vit_tiny
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from diagnostics import Dataset, Grid, Tap, Target
-from diagnostics.store import Filling, Plan, create
+from diagnostics.creation import Filling, create
+from diagnostics.plans import Plan
 
 from _common import finish, verdict
 
@@ -55,7 +56,7 @@ def stored(folder: Path, block: np.ndarray) -> float:
         filled.put_tokens(tap, tokens)
         filled.put_pooled(tap, torch.from_numpy(pooled))
         filled.rows = len(block)
-        store.write(shard, filled)
+        store.write(shard, filled.buffers)
     flush(folder)
     return time.perf_counter() - start
 

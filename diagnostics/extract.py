@@ -17,10 +17,12 @@ from torch.utils.data import Dataset as TorchDataset
 
 from diagnostics.allocator import keep_freed_memory
 from diagnostics.cells import classes_on_grid, covered_part, events_on_grid, on_grid
+from diagnostics.creation import Filling, create
 from diagnostics.dataset import Dataset
 from diagnostics.errors import DiagnosticsError, StorageError, said
+from diagnostics.plans import Plan, identity, row_order
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.store import COVERED, Filling, Plan, Store, create, identity, refuse_other_identity, row_order
+from diagnostics.store import COVERED, Store, refuse_other_identity
 from diagnostics.taps import Encoder, Tap, pool
 
 # Large batches only thrash the caches of a CPU; a GPU wants more.
@@ -78,7 +80,7 @@ def extract(
             done += len(positions)
             watch(Progress(f"extracting {encoder.name}", done, plan.samples))
             if filled.rows == plan.rows(shard).stop - plan.rows(shard).start:
-                store.write(shard, filled)
+                store.write(shard, filled.buffers)
                 filled.rows = 0
     except StorageError:
         raise

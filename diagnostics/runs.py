@@ -18,15 +18,17 @@ import xarray as xr
 import diagnostics
 from diagnostics import controls as control
 from diagnostics.dataset import Dataset
+from diagnostics.disk import check_room, lock, unwritable
 from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
 from diagnostics.extract import extract
 from diagnostics.measures.base import Measure
 from diagnostics.measuring import SUITES, Measured, against_control, chosen_measures, measure_all
 from diagnostics.observe import observe
+from diagnostics.plans import Precision, plan
 from diagnostics.profiles import Profile, is_plain, numbers
 from diagnostics.progress import Cost, Watch, silent
 from diagnostics.registry import build
-from diagnostics.store import Precision, Store, check_room, lock, plan, unwritable
+from diagnostics.store import Store
 from diagnostics.taps import Encoder, Tap
 
 TOKEN_BUDGET = 256 * 10**6

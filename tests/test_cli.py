@@ -15,7 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 import diagnostics
+import diagnostics.creation
+import diagnostics.disk
 import diagnostics.extract
+import diagnostics.plans
 import diagnostics.report
 import diagnostics.runs
 import diagnostics.store
@@ -56,7 +59,7 @@ def gives_nan():
 
 def one_loud(at: int = 0):
     "The sample in row `at` of the store is a thousand times louder."
-    from diagnostics.store import row_order
+    from diagnostics.plans import row_order
     data = tiny_dataset()
     data.samples[row_order(24)[at]] = 1000 * np.sign(data.samples[row_order(24)[at]])
     return data
@@ -331,7 +334,7 @@ def test_is_refused_in_a_sentence_and_leaves_nothing(
 @pytest.mark.parametrize("at", [3, 23])
 def test_the_sample_that_gives_nan_is_named(mine: Callable[[str], str], out: Path, at: int) -> None:
     said = refused("run", mine("gives_nan"), "--data", mine(f"one_loud?at={at}"), "--out", out, "--batch-size", 4)
-    assert f"for sample s{diagnostics.store.row_order(24)[at]}:" in said
+    assert f"for sample s{diagnostics.plans.row_order(24)[at]}:" in said
     assert not out.exists()
 
 
@@ -441,9 +444,9 @@ def test_a_folder_without_permission_cannot_be_written(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     if place == "make the folder":
-        monkeypatch.setattr(diagnostics.store.filelock.FileLock, "acquire", denied)
+        monkeypatch.setattr(diagnostics.disk.filelock.FileLock, "acquire", denied)
     elif place == "make the store":
-        monkeypatch.setattr(diagnostics.store, "_write_samples", denied)
+        monkeypatch.setattr(diagnostics.creation, "_write_samples", denied)
     else:
         monkeypatch.setattr(Path, "rename", denied)
     said = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
@@ -465,7 +468,7 @@ def test_a_disk_with_too_little_room_is_told_before_the_first_byte(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(out.parent.parent)
-    monkeypatch.setattr(diagnostics.store.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(diagnostics.disk.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     said = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
     assert " free and the run needs" in said
     assert "--token-budget" in said
@@ -475,7 +478,7 @@ def test_a_disk_with_too_little_room_is_told_before_the_first_byte(
 def test_no_space_for_the_store_leaves_nothing(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diagnostics.store, "_create_arrays", full)
+    monkeypatch.setattr(diagnostics.creation, "_create_arrays", full)
     said = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
     assert "No space left for" in said
     assert not out.exists()

@@ -26,8 +26,9 @@ from diagnostics.measures.base import Measure, Observation
 from diagnostics.measures.locality import attention_distance
 from diagnostics.measures.locality.heads import AttentionDistance
 from diagnostics.observe import observe
+from diagnostics.plans import row_order
 from diagnostics.progress import Progress
-from diagnostics.store import Store, row_order
+from diagnostics.store import Store
 from diagnostics.taps import Encoder, Seen
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder

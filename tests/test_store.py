@@ -20,10 +20,12 @@ from zarr.codecs import BytesCodec, Crc32cCodec, GzipCodec
 
 from diagnostics import Target, split_groups
 from diagnostics.controls import shuffled
+from diagnostics.disk import check_room, lock
 from diagnostics.errors import DiagnosticsError
 from diagnostics.extract import extract
+from diagnostics.plans import Plan, plan, row_order
 from diagnostics.shards import ShardBuffer, ShardReader
-from diagnostics.store import Plan, Store, check_room, lock, plan, row_order
+from diagnostics.store import Store
 from diagnostics.taps import Encoder
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder

@@ -6,8 +6,8 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diagnostics.disk import unwritable
 from diagnostics.report.summary import summarise
-from diagnostics.store import unwritable
 
 if TYPE_CHECKING:
     from jinja2 import Environment

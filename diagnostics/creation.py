@@ -1,0 +1,143 @@
+"""A new store: its empty arrays, its samples and targets, and the memory that is filled for one shard after another."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from torch import Tensor
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from diagnostics.dataset import Dataset, Target
+from diagnostics.disk import unwritable
+from diagnostics.plans import Plan, arrays_of, row_order
+from diagnostics.shards import ShardBuffer
+from diagnostics.store import EMPTY_TOO, FORMAT, Store
+from diagnostics.taps import Tap
+
+
+class Filling:
+    """One shard of all taps in memory, filled batch by batch; the same memory serves every shard."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.rows = 0
+        self.buffers = {
+            tap.name: {
+                kind: ShardBuffer(plan.shard, count, tap.features, block, dtype)
+                for kind, count, block, dtype in arrays_of(tap, plan)
+            }
+            for tap in plan.taps
+        }
+
+    def put_tokens(self, tap: Tap, tokens: Tensor) -> None:
+        """A batch's tokens [row, prefix + token, feature] behind the rows that are there."""
+        self.buffers[tap.name]["tokens"].put(self.rows, tokens[:, tap.grid.prefix :])
+        if tap.grid.prefix:
+            self.buffers[tap.name]["prefix"].put(self.rows, tokens[:, : tap.grid.prefix])
+
+    def recent(self, tap: Tap, count: int) -> np.ndarray:
+        """The tokens of the last `count` rows put, as they will be stored, [row, token, feature]."""
+        kinds = [buffer for kind, buffer in self.buffers[tap.name].items() if kind != "pooled"]
+        return np.concatenate([buffer.rows(self.rows + count)[self.rows :] for buffer in kinds], axis=1)
+
+    def put_pooled(self, tap: Tap, pooled: Tensor) -> None:
+        """A batch's pooled values [row, pooling, feature] behind the rows that are there."""
+        self.buffers[tap.name]["pooled"].put(self.rows, pooled)
+
+
+def create(
+    path: Path,
+    plan: Plan,
+    identity: Mapping[str, str],
+    dataset: Dataset,
+    dense: Mapping[str, Mapping[str, np.ndarray]],
+    about: Mapping[str, Any],
+) -> Store:
+    """An empty store, made beside `path` and renamed, so that it is there whole or not at all.
+
+    `dense` holds the targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        root = zarr.open_group(partial, mode="w-", zarr_format=3)
+        _write_samples(root.create_group("samples"), plan, dataset, dense)
+        taps = root.create_group("taps")
+        for tap in plan.taps:
+            facts = {"depth": tap.depth, "part": tap.part, "pooling": list(plan.poolings), "grid": str(tap.grid)}
+            _create_arrays(taps.create_group(tap.name, attributes=facts), tap, plan)
+        targets = {name: _target_attrs(target, dense.get(name, {})) for name, target in dataset.targets.items()}
+        root.attrs.update(
+            {
+                "diagnostics_format": FORMAT,
+                "identity": dict(identity),
+                "plan": dataclasses.asdict(plan),
+                "targets": targets,
+                "complete": False,
+                **about,
+            }
+        )
+        partial.rename(path)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from error
+        raise
+    return Store(path, writable=True)
+
+
+def _create_arrays(group: zarr.Group, tap: Tap, plan: Plan) -> None:
+    axes = {"pooled": ("sample", "pooling"), "tokens": ("token_sample", "token"), "prefix": ("token_sample", "prefix")}
+    for kind, count, block, dtype in arrays_of(tap, plan):
+        rows, features = plan.samples if kind == "pooled" else plan.token_samples, tap.features
+        group.create_array(
+            kind, shape=(rows, count, features), chunks=(plan.shard, block, features),
+            shards=(plan.shard, math.ceil(count / block) * block, features), dtype=dtype,
+            dimension_names=(*axes[kind], "feature"), compressors=Crc32cCodec(), fill_value=np.nan,
+            chunk_key_encoding={"name": "default", "separator": "."},
+        )  # fmt: skip
+
+
+def _write_samples(
+    group: zarr.Group, plan: Plan, dataset: Dataset, dense: Mapping[str, Mapping[str, np.ndarray]]
+) -> None:
+    order = row_order(plan.samples)
+    columns = {"id": np.asarray(dataset.ids, dtype=object), "split": dataset.split, "group": dataset.groups}
+    for name, values in columns.items():
+        array = group.create_array(
+            name, shape=(plan.samples,), chunks=(plan.samples,), dtype=str, dimension_names=("sample",),
+            compressors=Crc32cCodec(), config=EMPTY_TOO,
+        )  # fmt: skip
+        array[:] = values[order]
+    group.create_group("targets")
+    for name, target in dataset.targets.items():
+        arrays = {f"targets/{name}/{key}": values for key, values in dense.get(name, {}).items()}
+        if not arrays and not target.dense:
+            arrays[f"targets/{name}"] = target.values
+        if target.naive is not None:
+            arrays[f"naive/{name}"] = np.asarray(target.naive, dtype=np.float64)
+        for path, values in arrays.items():
+            # Maps of objects and classes are mostly alike: they shrink to little.
+            squeezed = (ZstdCodec(level=1),) if values.dtype.kind in "iu" and values.ndim > 1 else ()
+            group.create_array(
+                path, data=np.ascontiguousarray(values[order]), chunks=values.shape,
+                compressors=(*squeezed, Crc32cCodec()), fill_value=_fill(values), config=EMPTY_TOO,
+                dimension_names=("sample", *(f"{name}_{i}" for i in range(1, values.ndim))),
+            )  # fmt: skip
+
+
+def _fill(values: np.ndarray) -> Any:
+    return np.nan if values.dtype.kind == "f" else -1
+
+
+def _target_attrs(target: Target, grids: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {
+        "kind": target.kind, "units": target.units, "about": target.about, "classes": list(target.classes),
+        "family": target.family, "grids": list(grids), "period": target.period, "naive": target.naive is not None,
+    }  # fmt: skip

@@ -1,0 +1,62 @@
+"""The folder of a run: held by one process, with room enough, and the errors where it cannot be written or read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+
+import filelock
+
+from diagnostics.errors import StorageError
+from diagnostics.progress import size
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Generator[None]:
+    """Holds a run for this process; refused when another process holds it. Freed by the system if the process dies."""
+    holder = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(holder, timeout=0)
+        held.acquire()
+    except filelock.Timeout as error:
+        raise StorageError(
+            f"Another process is writing {path}: wait for it, or choose another folder with --out."
+        ) from error
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        yield
+    finally:
+        if not path.exists():
+            holder.unlink(missing_ok=True)  # nothing was written, so nothing stays
+        held.release()
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Raises when the disk has less room than a run needs."""
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise StorageError(
+            f"{path.parent} has {size(free)} free and the run needs {size(needed)}: "
+            "free some, lower --token-budget, or choose another --out."
+        )
+
+
+def unwritable(path: Path, error: OSError, when: str = "") -> StorageError:
+    """The error for a folder that cannot be written, by its cause."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"No space left for {path}, {when}free some and give the same command again: it goes on from there."
+        )
+    return StorageError(f"{path} cannot be written ({error.strerror or error}): choose another folder with --out.")
+
+
+def damaged(path: Path, what: str) -> StorageError:
+    """The error for what was written and cannot be read."""
+    return StorageError(
+        f"{path} is damaged or was copied in part, {what} cannot be read: copy it again, or remove it and run anew."
+    )
