@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import default_collate
 
 from diagnostics.extract import BATCH, extract
+from diagnostics.jobs import TOKEN_BUDGET
 from diagnostics.plans import plan, row_order
-from diagnostics.runs import TOKEN_BUDGET
 
 from _common import cpu, finish, images, verdict, vit_tiny
 

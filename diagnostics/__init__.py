@@ -13,8 +13,9 @@ from diagnostics.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from diagnostics.dataset import Dataset, Target, split_groups
+    from diagnostics.jobs import run
     from diagnostics.measures.base import Measure
-    from diagnostics.runs import Run, open_run, run
+    from diagnostics.runs import Run, open_run
     from diagnostics.taps import Encoder, Grid, Site, Tap, stack_taps
     from diagnostics.torch_encoder import TorchEncoder
 
@@ -33,7 +34,7 @@ _HOME = {
     "Measure": "measures.base",
     "Run": "runs",
     "open_run": "runs",
-    "run": "runs",
+    "run": "jobs",
 }
 
 __all__ = [

@@ -80,7 +80,7 @@ def run(
     An interrupted run goes on from where it was when the same command is given again.
     """
     from diagnostics.console import print_run, watcher
-    from diagnostics.runs import run as run_it
+    from diagnostics.jobs import run as run_it
 
     if not math.isfinite(token_budget):
         raise DiagnosticsError(f"A token budget of {token_budget} MB cannot be kept: give a number.")

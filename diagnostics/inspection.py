@@ -58,7 +58,7 @@ def inspect_encoder(spec: str, data: str | None = None, device: str | None = Non
     import torch
     from torch.utils.data import default_collate
 
-    from diagnostics.runs import usable_device
+    from diagnostics.jobs import usable_device
     from diagnostics.taps import pool
 
     encoder = build("encoder", spec)

@@ -18,9 +18,10 @@ import diagnostics
 import diagnostics.creation
 import diagnostics.disk
 import diagnostics.extract
+import diagnostics.jobs
 import diagnostics.plans
 import diagnostics.report
-import diagnostics.runs
+import diagnostics.results
 import diagnostics.store
 from diagnostics.cli import app
 
@@ -529,7 +530,7 @@ def test_no_space_after_the_extraction_is_told_and_the_same_command_then_finishe
         if place == "report":
             disk.setattr(Path, "write_text", error)
         elif place == "results":
-            disk.setattr(diagnostics.runs.xr.DataTree, "to_zarr", error)
+            disk.setattr(diagnostics.results.xr.DataTree, "to_zarr", error)
         else:
             real = Path.mkdir
 
@@ -568,8 +569,8 @@ def after(monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, calls: int) -
     ("holder", "name", "calls"),
     [
         (diagnostics.extract, "_capture", 6),
-        (diagnostics.runs, "measure_all", 0),
-        (diagnostics.runs, "_write_results", 0),
+        (diagnostics.jobs, "measure_all", 0),
+        (diagnostics.jobs, "write_results", 0),
         (diagnostics.report, "write_report", 0),
     ],
     ids=["extraction", "measures", "results", "report"],
@@ -622,7 +623,7 @@ def test_ctrl_c_in_a_control_says_how_to_go_on(
 def test_ctrl_c_before_anything_is_done_leaves_nothing(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diagnostics.runs, "build", interrupted)
+    monkeypatch.setattr(diagnostics.jobs, "build", interrupted)
     status, printed, err = diagnose("run", mine("build"), "--data", mine("data"), "--out", out)
     assert (status, printed) == (130, "")
     assert "Interrupted" in err
