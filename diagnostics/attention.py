@@ -18,13 +18,12 @@ from torch.nn.functional import multi_head_attention_forward
 from torch.overrides import TorchFunctionMode
 
 from diagnostics.errors import DiagnosticsError
+from diagnostics.fused import TOLERANCE, FusedCall
 from diagnostics.taps import Reduce, Seen, Site, Tap, as_tokens
 
 MOST_BYTES = 128 * 2**20
 """Attention of more bytes is handed over in several parts, each of whole samples."""
 
-# How far a row may be from the kernel's, as a share of the sum of |attention| |value|: rounding of that type, not more.
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 PADDING_MASS = 1e-3
 
 _SOFTMAX = frozenset({"softmax", "special_softmax"})
@@ -153,79 +152,6 @@ class _Frames:
         return hook
 
 
-@dataclass(frozen=True)
-class _Call:
-    """What a fused kernel was asked: q [B, H, Q, D], k [B, H or fewer, K, D], v [B, H or fewer, K, D]."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    mask: Tensor | None
-    dropout: float
-    causal: bool
-    scale: float
-
-    @classmethod
-    def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Call:
-        """From the arguments of `scaled_dot_product_attention`."""
-        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        given = dict(zip(names, args, strict=False)) | dict(kwargs)
-        q, k, v = given["query"], given["key"], given["value"]
-        if q.ndim == 3:
-            q, k, v = q[:, None], k[:, None], v[:, None]
-        scale = given.get("scale")
-        return cls(
-            q, k, v, given.get("attn_mask"), given.get("dropout_p", 0.0), given.get("is_causal", False),
-            q.shape[-1] ** -0.5 if scale is None else scale,
-        )  # fmt: skip
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of its attention."""
-        return (*self.q.shape[:-1], self.k.shape[-2])
-
-    @property
-    def working(self) -> torch.dtype:
-        """The type to compute in: on a GPU the one whose products are never shortened to TF32."""
-        return torch.float64 if self.q.dtype == torch.float64 or self.q.is_cuda else torch.float32
-
-    def weights(self, rows: slice) -> Tensor:
-        """softmax(q k' scale + mask) of some samples, head by head; a query that may see nothing has zeros."""
-        allowed = added = None
-        if self.causal:
-            allowed = torch.ones(self.shape[-2:], dtype=torch.bool, device=self.q.device).tril()
-        elif self.mask is not None:
-            mask = (
-                self.mask[:, None] if self.mask.ndim == 3 and len(self.shape) == 4 and self.shape[1] == 1 else self.mask
-            )
-            mask = mask.expand(self.shape)[rows]
-            allowed, added = (mask, None) if mask.dtype == torch.bool else (None, mask)
-        kept = torch.float64 if self.q.dtype == torch.float64 else torch.float32
-        found = torch.empty((len(self.q[rows]), *self.shape[1:]), dtype=kept, device=self.q.device)
-        for head in range(self.shape[1]):
-            scores = self.q[rows, head].to(self.working) @ self._of(self.k, rows, head).mT
-            scores *= self.scale
-            if added is not None:
-                scores += added[:, head]
-            if allowed is not None:
-                scores.masked_fill_(~(allowed[:, head] if allowed.ndim == 4 else allowed), -math.inf)
-            blind = (scores == -math.inf).all(-1, keepdim=True)
-            found[:, head] = scores.softmax(-1).masked_fill_(blind, 0)
-        return found
-
-    def weighed(self, weights: Tensor, rows: slice, head: int) -> tuple[Tensor, Tensor]:
-        """Attention times values of a head [B, Q, D], and the sum of |attention| |value| [B, Q] that its error scales with."""
-        values = self._of(self.v, rows, head)
-        weights = weights.to(self.working)
-        size = (weights @ torch.linalg.vector_norm(values, dim=-1, keepdim=True))[..., 0]
-        return weights @ values, size
-
-    def _of(self, x: Tensor, rows: slice, head: int) -> Tensor:
-        """A head of k or v; with fewer of them than queries have, several heads share one."""
-        x = x.expand(self.q.shape[0], *x.shape[1:])
-        return x[rows, head * x.shape[1] // self.q.shape[1]].to(self.working)
-
-
 @dataclass(eq=False)
 class _Softmax:
     """A softmax over its last axis that has weighed nothing yet, and copies of it; held, so that no other tensor gets
@@ -272,7 +198,7 @@ class _Watching(TorchFunctionMode):
             self._product(_contracted(args) if name == "einsum" else [(args[0], args[1], -2)] if len(args) > 1 else [])
         out = func(*args, **kwargs)
         if name == "scaled_dot_product_attention":
-            self._fused(_Call.of(args, kwargs), out if out.ndim > 3 else out[:, None])
+            self._fused(FusedCall.of(args, kwargs), out if out.ndim > 3 else out[:, None])
         elif name in _SOFTMAX:
             self._softmax(args, kwargs, out)
         elif name in _SAME and self.waiting:
@@ -336,7 +262,7 @@ class _Watching(TorchFunctionMode):
 
         self._note(weights.shape, of_rows)
 
-    def _fused(self, call: _Call, out: Tensor) -> None:
+    def _fused(self, call: FusedCall, out: Tensor) -> None:
         if call.dropout > 0:
             raise self._dropped(call.dropout)
         doubt = _doubtful(call.v, -2)
@@ -358,15 +284,10 @@ class _Watching(TorchFunctionMode):
                 if not frame.reason:
                     frame.parts.append(self.reduce(frame.tap, weights[..., pad:, pad:]))
 
-    def _recomputed(self, call: _Call, out: Tensor, rows: slice) -> Tensor:
+    def _recomputed(self, call: FusedCall, out: Tensor, rows: slice) -> Tensor:
         """Attention [B, H, Q, K] of some samples, checked against what the kernel gave."""
         weights = call.weights(rows)
-        worst = 0.0
-        for head in range(weights.shape[1]):
-            ours, size = call.weighed(weights[:, head], rows, head)
-            off = torch.linalg.vector_norm(ours - out[rows, head].to(ours.dtype), dim=-1)
-            seeing = size > 0
-            worst = max(worst, float((off[seeing] / size[seeing]).nan_to_num(math.inf).max()) if seeing.any() else 0.0)
+        worst = call.error(weights, out, rows)
         most = TOLERANCE.get(out.dtype, 1e-3)
         if worst > most:
             frame = self.frames.open[-1]
