@@ -13,7 +13,9 @@ from tiny import tiny_dataset, tiny_image_encoder
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="needs a GPU with CUDA; benchmarks/gpu.py runs this where there is one"
+    ),
 ]
 MEASURES = ["linear_probe", "knn_probe", "attentive_probe", "cka", "rankme", "two_nn", "self_similarity"]
 

@@ -251,3 +251,39 @@ def test_measure_caps_samples_and_needs_tokens():
     assert SelfSimilarity().compute(activations(token_samples=11), None, 0).attrs["n"] == 11
     with pytest.raises(DiagnosticsError, match="--token-budget"):
         SelfSimilarity().compute(activations(token_samples=0), None, 0)
+
+
+def over_all_pairs(tokens, grid):
+    """LDS, CDS, RMSC and the curve of [token, feature], straight from the cosines of all pairs."""
+    places = np.stack(np.unravel_index(np.arange(len(tokens)), grid), axis=1)
+    length = np.linalg.norm(tokens, axis=1)
+    there = length > 0
+    unit = tokens[there] / length[there, None]
+    distance = np.abs(places[there, None] - places[None, there]).sum(axis=-1)
+    cosine = unit @ unit.T
+    reach = sum(grid) - len(grid)
+    count = np.bincount(distance.ravel(), minlength=reach + 1)
+    with np.errstate(invalid="ignore"):
+        curve = np.bincount(distance.ravel(), cosine.ravel(), reach + 1) / np.where(count, count, np.nan)
+    near, far = curve[1], (cosine * (distance >= 6)).sum() / (distance >= 6).sum()
+    steps = np.arange(1, 9)
+    rmsc = np.sqrt(np.square(unit - unit.mean(axis=0)).sum(axis=1).mean())
+    return near - far, -np.polyfit(steps, curve[1:9], 1)[0], rmsc, curve[1:]
+
+
+# More tokens than a matrix of all pairs is made for, on both sides of that number too.
+@pytest.mark.parametrize("grid", [(512,), (513,), (1, 600), (23, 29), (8, 8, 9), (1, 40, 20)])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_large_grids_equal_all_pairs(grid, offset):
+    rng = np.random.default_rng(len(grid))
+    # Neighbours are alike, so that a wrong place shows.
+    tokens = np.cumsum(rng.normal(size=(int(np.prod(grid)), 5)), axis=0) + offset
+    tokens[[3, 200]] = 0
+    found = self_similarity(tokens, grid)
+    lds, cds, rmsc, curve = over_all_pairs(tokens, grid)
+    assert found.lds == pytest.approx(lds, abs=1e-9)
+    assert found.cds == pytest.approx(cds, abs=1e-9)
+    assert found.rmsc == pytest.approx(rmsc, abs=1e-6 if offset else 1e-9)
+    np.testing.assert_allclose(found.curve, curve, atol=1e-9)
+    scrambled = self_similarity(rng.permutation(tokens), grid)
+    assert offset or abs(scrambled.lds) < abs(found.lds) / 4
