@@ -1,0 +1,1 @@
+"""Datasets from folders and files of the user's own."""

