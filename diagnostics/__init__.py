@@ -12,7 +12,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from diagnostics.dataset import Dataset, Target, split_groups
+    from diagnostics.dataset import Dataset, Target, padded, split_groups
     from diagnostics.jobs import run
     from diagnostics.measures.base import Measure
     from diagnostics.runs import Run, open_run
@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Dataset": "dataset",
     "Target": "dataset",
+    "padded": "dataset",
     "split_groups": "dataset",
     "Encoder": "taps",
     "Grid": "taps",
@@ -51,6 +52,7 @@ __all__ = [
     "__version__",
     "hookimpl",
     "open_run",
+    "padded",
     "run",
     "split_groups",
     "stack_taps",

@@ -86,6 +86,8 @@ class _Frame:
     def verdict(self, samples: int) -> str:
         """Why this tap has no attention; nothing where it has one."""
         shapes = self.shapes
+        if self.site.rows > 1:
+            return f"its attention is within each of the {self.site.rows} rows of a sample"
         if not shapes and self.idle:
             return "a softmax over its tokens weighs no values, or is changed before it does"
         if not shapes:
@@ -282,7 +284,11 @@ class _Watching(TorchFunctionMode):
                 pad = frame.site.padding
                 frame.reason = frame.reason or lacking or _lost(weights, pad)
                 if not frame.reason:
-                    frame.parts.append(self.reduce(frame.tap, weights[..., pad:, pad:]))
+                    own = weights[..., pad:, pad:]
+                    if frame.site.order:
+                        order = torch.tensor(frame.site.order, device=own.device)
+                        own = own[..., order, :][..., order]
+                    frame.parts.append(self.reduce(frame.tap, own))
 
     def _recomputed(self, call: FusedCall, out: Tensor, rows: slice) -> Tensor:
         """Attention [B, H, Q, K] of some samples, checked against what the kernel gave."""

@@ -82,8 +82,9 @@ class Dataset:
 
     Parameters
     ----------
-    samples: a sequence of raw samples; `image`: uint8 [y, x] or [y, x, channel]; `series`: float [time] or
-        [time, variate].
+    samples: a sequence of raw samples; `image`: uint8 [y, x] or [y, x, channel]; `video`: uint8 [t, y, x, channel];
+        `series`: float [time] or [time, variate]; `audio`: float [time] from -1 to 1; `text`: a string. What is missing in
+        a series is NaN.
     ids: stable and unique.
     split: `train`, `val` or `test` for each sample.
     targets: name -> `Target`.
@@ -91,6 +92,9 @@ class Dataset:
         straddle splits, and intervals resample groups.
     fingerprint: changes whenever any content does; by default a digest of everything.
     about: one line for `diagnostics list` and the report.
+    rate: of audio in samples a second (Hz), of video in frames a second; None where it is not known.
+    ragged: whether samples are of unequal length and `padded`, so that tokens of one place mean nothing over samples;
+        only pooled activations are stored then. Texts always are.
     """
 
     def __init__(
@@ -105,8 +109,11 @@ class Dataset:
         groups: Sequence[str] | None = None,
         fingerprint: str | None = None,
         about: str = "",
+        rate: float | None = None,
+        ragged: bool = False,
     ) -> None:
         self.name, self.modality, self.about = name, modality, about
+        self.rate, self.ragged = rate, ragged or modality == "text"
         self.samples = samples
         self.ids = [str(i) for i in ids]
         self.split = np.asarray(split, dtype=object)
@@ -163,7 +170,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """Digest of samples, ids, splits, groups and targets."""
         if self._fingerprint is None:
-            digest = hashlib.sha256()
+            digest = hashlib.sha256(b"" if self.rate is None else f"{self.rate!r};".encode())
             for column in (self.ids, self.split, self.groups):
                 digest.update("\x1f".join(map(str, column)).encode() + b"\x1e")
             for i in range(len(self)):
@@ -181,6 +188,24 @@ class Dataset:
     def counts(self) -> dict[str, int]:
         """Number of samples in each split."""
         return {split: int((self.split == split).sum()) for split in SPLITS}
+
+
+def padded(samples: Sequence[np.ndarray]) -> np.ndarray:
+    """Series or audio of unequal length as float32 [sample, longest] or [sample, longest, variate].
+
+    Padded with NaN on the left, so that all end at the last step and a `state` or `future` is about the same place.
+    """
+    ranks = {np.ndim(sample) for sample in samples}
+    variates = {np.shape(sample)[1:] for sample in samples}
+    if len(ranks) != 1 or len(variates) != 1 or not ranks <= {1, 2}:
+        raise DiagnosticsError(
+            "Series can only be padded to one length where each is [time] or each is [time, variate] with as many variates."
+        )
+    longest = max(len(sample) for sample in samples)
+    made = np.full((len(samples), longest, *variates.pop()), np.nan, dtype=np.float32)
+    for row, sample in zip(made, samples, strict=True):
+        row[longest - len(sample) :] = sample
+    return made
 
 
 def split_groups(

@@ -154,7 +154,16 @@ def _capture(
             )
         if with_tokens:
             filled.put_tokens(tap, tokens)
-        pooled = pool(tap, tokens, plan.poolings)
+        valid = encoder.valid(batch, tap)
+        if valid is not None:
+            valid = valid.to(tokens.device)
+            empty = ~valid.any(dim=1)
+            if empty.any():
+                raise DiagnosticsError(
+                    f"Sample {ids[int(empty.int().argmax())]} has no token at tap {tap.name} of {encoder.name} that stands for "
+                    "data: it is empty or too short, leave it out."
+                )
+        pooled = pool(tap, tokens, plan.poolings, valid)
         # The mean over grid tokens is not finite when any of them is not, so it stands for all.
         finite = pooled.isfinite().flatten(1).all(1) & tokens[:, : tap.grid.prefix].isfinite().flatten(1).all(1)
         # At once: what stays between the activations of a pass keeps their memory from being used again.

@@ -58,7 +58,7 @@ def inspect_encoder(spec: str, data: str | None = None, device: str | None = Non
     import torch
     from torch.utils.data import default_collate
 
-    from diagnostics.jobs import usable_device
+    from diagnostics.jobs import check_rate, usable_device
     from diagnostics.taps import pool
 
     encoder = build("encoder", spec)
@@ -67,6 +67,8 @@ def inspect_encoder(spec: str, data: str | None = None, device: str | None = Non
         raise DiagnosticsError(
             f"{encoder.name} reads {encoder.modality} samples, {dataset.name} holds {dataset.modality}."
         )
+    if dataset is not None:
+        check_rate(encoder, dataset)
     where = usable_device(device)
     seconds: list[float] = []
     try:

@@ -83,6 +83,7 @@ def run(
             f"{model.name} reads {model.modality} samples, but {data.name} holds {data.modality} samples: "
             f"choose a dataset of {model.modality} samples."
         )
+    check_rate(model, data)
     where = usable_device(device)
     path = Path(out) if out else default_path(encoder, dataset)
     with lock(path.resolve()):
@@ -92,7 +93,9 @@ def run(
             raise DiagnosticsError(f"Samples of {data.name} do not fit {model.name}: {error}") from error
         except Exception as error:
             raise DiagnosticsError(f"Samples of {data.name} cannot be read for {model.name}: {said(error)}") from error
-        job = _Job(path.resolve(), path, data, _chosen_taps(model, taps), token_budget, precision, where)
+        # Tokens at one place of samples of unequal length have nothing in common.
+        budget = 0 if data.ragged else token_budget
+        job = _Job(path.resolve(), path, data, _chosen_taps(model, taps), budget, precision, where)
         job.options = {"batch_size": batch_size, "workers": workers}
         job.watch, job.asked, job.unusable = watch, frozenset(measures or ()) - set(SUITES), unusable
         about = _about(encoder, dataset, model, data, seed)
@@ -129,12 +132,16 @@ class _Job:
         self, model: Encoder, measures: Sequence[Measure], with_controls: bool, seed: int, about: dict[str, Any]
     ) -> None:
         """Extraction and measures of the encoder, then of each control, then the results in one move."""
+        by_place = [m for m in measures if m.needs != "pooled"] if self.data.ragged else []
+        measures = [m for m in measures if m not in by_place]
         makers = control.control_encoders(model, seed) if with_controls else {}
         store = self._extract(model, self.path, self.taps, about, 1 + len(set(makers) & set(control.WEIGHTS)))
         self._observe(model, store, measures)
         model.to("cpu")
         targets = store.targets()
         main = measure_all(measures, store, targets, seed, asked=self.asked, what=model.name, watch=self.watch)
+        unequal = f"{self.data.name} holds samples of unequal length, whose tokens have no common places"
+        main.skipped.update({measure.name: unequal for measure in by_place})
         for name in self.asked:
             if not any(key.partition("/")[0] == name for key in main.results):
                 why = "; ".join(why for key, why in main.skipped.items() if key.partition("/")[0] == name)
@@ -236,6 +243,15 @@ def _listed(names: str | Sequence[str] | None) -> list[str] | None:
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",") if name.strip()]
     return None if names is None else list(names)
+
+
+def check_rate(encoder: Encoder, data: Dataset) -> None:
+    """Raises where audio or video was sampled at another rate than the encoder was trained at."""
+    if encoder.rate is not None and data.rate is not None and encoder.rate != data.rate:
+        raise DiagnosticsError(
+            f"{encoder.name} takes {encoder.rate:g} samples a second, {data.name} holds {data.rate:g}: resample the data "
+            f"(?rate={encoder.rate:g} where the dataset has that option)."
+        )
 
 
 def _check_options(batch_size: int | None, workers: int, token_budget: int, precision: str, seed: int) -> None:

@@ -5,12 +5,13 @@ Shape suffixes used below: B sample, T token (prefix tokens first, then grid tok
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from diagnostics.errors import DiagnosticsError, unknown
 
 Modality = Literal["image", "video", "series", "audio", "text"]
 Part = Literal["embedding", "trunk", "head"]
-Layout = Literal["tokens", "channels_first", "channels_last", "features"]
+Layout = Literal["tokens", "channels_first", "channels_last", "features", "time_first"]
 
 # Tap names become folders of the store, in which Zarr keeps one file of its own.
 SAFE_NAME = re.compile(r"(?!zarr\.json$)[A-Za-z0-9_][A-Za-z0-9_.\-]*")
@@ -34,7 +35,7 @@ class Grid:
     Parameters
     ----------
     shape: extent along each axis; tokens lie in raster order (last axis fastest).
-    axes: one of `t`, `y`, `x` for each extent, in the order of `shape`.
+    axes: one of `t` (time), `y`, `x`, `v` (variate) for each extent, in the order of `shape`.
     prefix: number of tokens before the grid (class, registers) that stand for no place.
     """
 
@@ -60,12 +61,17 @@ class Grid:
 
 @dataclass(frozen=True)
 class Site:
-    """The moment of a forward pass at which a tap reads.
+    """The moment of a forward pass at which a tap reads, and how what lies there becomes tokens.
 
     `module` is the qualified name, `call` which of the module's `calls` calls in one pass (from 0), `when` whether its
-    input or its output is read. `layout` says what the tensor there looks like: `tokens` [B, T, F], `channels_first`
-    [B, F, *grid], `channels_last` [B, *grid, F], or `features` [B, F]. `padding` leading tokens are dropped, so that
-    left padding never counts as data.
+    input or its output is read. `layout` says what the tensor there looks like: `tokens` [B, T, F], `time_first`
+    [T, B, F], `channels_first` [B, F, *grid], `channels_last` [B, *grid, F], or `features` [B, F]. `padding` leading
+    tokens are dropped, so that left padding never counts as data.
+
+    `order` is for tokens that do not lie prefix first and then in raster order (special tokens at the end, unrolled
+    windows, patch by patch through time): `order[i]` is where, behind the padding, the i-th token handed over lies; a
+    permutation. `rows` is for samples cut into several rows of the batch axis, one after the other (frames, variates):
+    they become the first axis of the grid, and their prefix tokens are averaged over the rows.
     """
 
     module: str
@@ -74,18 +80,35 @@ class Site:
     when: Literal["before", "after"] = "after"
     layout: Layout = "tokens"
     padding: int = 0
+    order: tuple[int, ...] = ()
+    rows: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.call < self.calls:
             raise DiagnosticsError(
                 f"A tap cannot read call {self.call} of the {self.calls} call(s) of '{self.module}': calls count from 0."
             )
+        if sorted(self.order) != list(range(len(self.order))):
+            raise DiagnosticsError(
+                f"The order of tokens at '{self.module}' is no permutation: name each of {len(self.order)} tokens once, from 0."
+            )
+        if self.rows < 1 or self.padding < 0:
+            raise DiagnosticsError(
+                f"A tap at '{self.module}' cannot have {self.rows} rows a sample and {self.padding} tokens of padding."
+            )
 
     def __str__(self) -> str:
         which = f" call {self.call + 1} of {self.calls}" if self.calls > 1 else ""
         layout = "" if self.layout == "tokens" else f" as {self.layout}"
+        rows = f", {self.rows} rows a sample" if self.rows > 1 else ""
         padding = f" without {self.padding} of padding" if self.padding else ""
-        return f"{self.when} {self.module or 'the whole module'}{which}{layout}{padding}"
+        return f"{self.when} {self.module or 'the whole module'}{which}{layout}{rows}{padding}{self._ordered()}"
+
+    def _ordered(self) -> str:
+        """The order by a digest of itself: the text stands in the identity of what is stored."""
+        if not self.order:
+            return ""
+        return f" in order {hashlib.sha256(repr(self.order).encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -111,6 +134,11 @@ class Tap:
         if not (math.isfinite(self.depth) and self.depth >= 0) or (self.part != "head" and self.depth > 1):
             raise DiagnosticsError(
                 f"Tap {self.name} has depth {self.depth}: 0 is after the embedding, 1 the trunk's output, only heads lie beyond."
+            )
+        if self.site is not None and self.site.rows > 1 and self.site.rows != self.grid.shape[0]:
+            raise DiagnosticsError(
+                f"Tap {self.name} has {self.site.rows} rows a sample, which do not fit a grid of {self.grid}: its first axis "
+                "must be theirs."
             )
 
     @property
@@ -147,6 +175,8 @@ class Encoder(ABC):
     modality: Modality
     taps: tuple[Tap, ...]
     output_tap: str
+    rate: float | None = None
+    """Samples a second (Hz) that audio must have, frames a second of a video; None where it does not matter."""
 
     @property
     @abstractmethod
@@ -189,6 +219,10 @@ class Encoder(ABC):
         """This encoder with the grids that it has for samples of this size; raises when the size does not fit."""
         return self
 
+    def valid(self, batch: Any, tap: Tap) -> Tensor | None:
+        """Which grid tokens of a tap stand for data, bool [sample, grid token]; None where all do (no padding, no mask)."""
+        return None
+
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
         """For a sample whose grid axes have these extents: the (start, stop) that the grid covers along each axis.
 
@@ -224,21 +258,26 @@ class Encoder(ABC):
         return ("mean", *last, *prefix)
 
 
-def pool(tap: Tap, tokens: Tensor, poolings: Sequence[str]) -> Tensor:
+def pool(tap: Tap, tokens: Tensor, poolings: Sequence[str], valid: Tensor | None = None) -> Tensor:
     """Tokens [B, T, F] pooled to float32 [B, pooling, F].
 
     `mean` averages the grid tokens (never prefix tokens), `last` is the last grid token, `prefix` the first prefix
-    token (the class token where a model has one). A tap without prefix tokens gives its mean for `prefix`.
+    token (the class token where a model has one). A tap without prefix tokens gives its mean for `prefix`. Grid tokens
+    that are not `valid` (bool [B, grid tokens]) count for neither; a sample without any gives NaN.
     """
     prefix = tap.grid.prefix
     grid = tokens[:, prefix:]
-    mean = grid.mean(dim=1, dtype=torch.float32)
-    parts = {
-        "mean": lambda: mean,
-        "last": lambda: grid[:, -1].float(),
-        "prefix": lambda: tokens[:, 0].float() if prefix else mean,
-    }
-    return torch.stack([parts[name]() for name in poolings], dim=1)
+    if valid is None or bool(valid.all()):
+        mean, last = grid.mean(dim=1, dtype=torch.float32), grid[:, -1].float()
+    else:
+        counts = valid.sum(dim=1, keepdim=True)
+        mean = torch.where(valid[..., None], grid, 0).sum(dim=1, dtype=torch.float32) / counts
+        places = torch.arange(valid.shape[1], device=valid.device)
+        ends = torch.where(valid, places, -1).amax(dim=1).clamp_min(0)
+        last = grid[torch.arange(len(grid), device=grid.device), ends].float()
+        last = torch.where(counts > 0, last, torch.nan)
+    parts = {"mean": mean, "last": last, "prefix": tokens[:, 0].float() if prefix else mean}
+    return torch.stack([parts[name] for name in poolings], dim=1)
 
 
 class Hooks:
@@ -296,14 +335,13 @@ class Hooks:
 
 
 def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
-    """What a module took or gave as [B, T, F], in the layout that the tap's site declares; raises when it does not fit."""
-    if isinstance(value, (tuple, list)) and value:
-        value = value[0]  # pyright: ignore[reportUnknownVariableType]
+    """What a module took or gave as [B, T, F], as the tap's site declares it; raises when it does not fit."""
+    value = _first_tensor(value)
     if not isinstance(value, Tensor):
         raise DiagnosticsError(
-            f"Tap {tap.name} read a {type(value).__name__} {site}, not a tensor: "  # pyright: ignore[reportUnknownArgumentType]
-            "tap a module inside it that gives one."
+            f"Tap {tap.name} read a {type(value).__name__} {site}, not a tensor: tap a module inside it that gives one."
         )
+    places: tuple[int, ...] | None = None
     if site.layout == "channels_first" and value.ndim >= 3:
         tokens = value.flatten(2).transpose(1, 2)
         places = tuple(value.shape[2:])
@@ -311,19 +349,55 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
         tokens = value.flatten(1, -2)
         places = tuple(value.shape[1:-1])
     elif site.layout == "features" and value.ndim == 2:
-        tokens, places = value[:, None], (1,)
+        tokens = value[:, None]
     elif site.layout == "tokens" and value.ndim == 3:
-        tokens, places = value[:, site.padding :], None
+        tokens = value
+    elif site.layout == "time_first" and value.ndim == 3:
+        tokens = value.transpose(0, 1)
     else:
         raise DiagnosticsError(
             f"Tap {tap.name} read a tensor of shape {tuple(value.shape)} {site}, which is not of layout '{site.layout}'."
         )
-    if tokens.shape[1:] != (tap.tokens, tap.features) or (places is not None and places != tap.grid.shape):
+    expected = (tap.grid.prefix + tap.grid.tokens // site.rows, tap.features)
+    tokens = tokens[:, site.padding :]
+    of_row = tap.grid.shape[1:] if site.rows > 1 else tap.grid.shape
+    wrong = tokens.shape[1:] != expected or (places is not None and not site.order and places != of_row)
+    if wrong or len(site.order) not in (0, expected[0]) or len(tokens) % site.rows:
         raise DiagnosticsError(
             f"Tap {tap.name} read a tensor of shape {tuple(value.shape)} {site}, but declares {tap.tokens} tokens "
             f"({tap.grid}) of {tap.features} features."
         )
-    return tokens
+    if site.order:
+        tokens = tokens[:, torch.tensor(site.order, device=tokens.device)]
+    return _rows_as_places(tokens, site.rows, tap.grid.prefix) if site.rows > 1 else tokens
+
+
+def _first_tensor(value: Any) -> Any:
+    """The first part of what a module gives, which is its activations: of a tuple, a mapping or a dataclass.
+
+    The value itself where that is no tensor.
+    """
+    found = value
+    while not isinstance(found, Tensor):
+        if isinstance(found, Mapping):
+            parts: list[Any] = list(found.values())  # pyright: ignore[reportUnknownArgumentType]
+        elif isinstance(found, (tuple, list)):
+            parts = list(found)  # pyright: ignore[reportUnknownArgumentType]
+        elif is_dataclass(found) and not isinstance(found, type):
+            parts = [getattr(found, part.name) for part in fields(found)]
+        else:
+            return value
+        if not parts:
+            return value
+        found = parts[0]
+    return found
+
+
+def _rows_as_places(tokens: Tensor, rows: int, prefix: int) -> Tensor:
+    """[B * rows, prefix + T, F] as [B, prefix + rows * T, F]."""
+    of_rows = tokens.unflatten(0, (-1, rows))
+    grid = of_rows[:, :, prefix:].flatten(1, 2)
+    return torch.cat([of_rows[:, :, :prefix].mean(1), grid], dim=1) if prefix else grid
 
 
 def stack_taps(

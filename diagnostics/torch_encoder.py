@@ -32,6 +32,8 @@ class TorchEncoder(Encoder):
         Buffers other than batch-norm statistics stay.
     configuration: what else decides the activations, in words (architecture name, resolution).
     sized_for, covers: see `Encoder`; as functions of the sample, and of its extents.
+    valid: `(batch, tap) -> bool [sample, grid token]`, which tokens stand for data; None where all do.
+    rate: of the samples, in Hz, where it matters; see `Encoder`.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class TorchEncoder(Encoder):
         configuration: str = "",
         sized_for: Callable[[np.ndarray], Encoder | None] | None = None,
         covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]] | None = None,
+        valid: Callable[[Any, Tap], Tensor | None] | None = None,
+        rate: float | None = None,
     ) -> None:
         self.name, self.modality, self.output_tap = name, modality, output_tap
         self.module = module.eval().requires_grad_(False)
@@ -56,7 +60,8 @@ class TorchEncoder(Encoder):
         self.configuration = configuration
         self._preprocess, self._example = preprocess, example
         self._forward = forward or (lambda module, batch: module(batch))
-        self._fresh, self._sized_for, self._covers = fresh, sized_for, covers
+        self._fresh, self._sized_for, self._covers, self._valid = fresh, sized_for, covers, valid
+        self.rate = rate
         self._device = "cpu"
         self._check_taps()
 
@@ -104,6 +109,9 @@ class TorchEncoder(Encoder):
 
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
         return self._covers(shape) if self._covers else super().covers(shape)
+
+    def valid(self, batch: Any, tap: Tap) -> Tensor | None:
+        return self._valid(batch, tap) if self._valid else None
 
     def to(self, device: str) -> Encoder:
         self.module.to(device)
