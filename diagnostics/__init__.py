@@ -13,6 +13,7 @@ from diagnostics.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from diagnostics.dataset import Dataset, Target, padded, split_groups
+    from diagnostics.discovery import discover
     from diagnostics.jobs import run
     from diagnostics.measures.base import Measure
     from diagnostics.runs import Run, open_run
@@ -26,6 +27,7 @@ _HOME = {
     "Target": "dataset",
     "padded": "dataset",
     "split_groups": "dataset",
+    "discover": "discovery",
     "Encoder": "taps",
     "Grid": "taps",
     "Site": "taps",
@@ -50,6 +52,7 @@ __all__ = [
     "Target",
     "TorchEncoder",
     "__version__",
+    "discover",
     "hookimpl",
     "open_run",
     "padded",

@@ -336,7 +336,7 @@ class Hooks:
 
 def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
     """What a module took or gave as [B, T, F], as the tap's site declares it; raises when it does not fit."""
-    value = _first_tensor(value)
+    value = first_tensor(value)
     if not isinstance(value, Tensor):
         raise DiagnosticsError(
             f"Tap {tap.name} read a {type(value).__name__} {site}, not a tensor: tap a module inside it that gives one."
@@ -372,7 +372,7 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
     return _rows_as_places(tokens, site.rows, tap.grid.prefix) if site.rows > 1 else tokens
 
 
-def _first_tensor(value: Any) -> Any:
+def first_tensor(value: Any) -> Any:
     """The first part of what a module gives, which is its activations: of a tuple, a mapping or a dataclass.
 
     The value itself where that is no tensor.

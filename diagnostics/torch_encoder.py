@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from diagnostics.attention import read_attention
+from diagnostics.discovery import discover
+from diagnostics.discovery.extents import extents_of
 from diagnostics.errors import DiagnosticsError, said, unknown
 from diagnostics.gradients import read_gradients
 from diagnostics.taps import Encoder, Hooks, Modality, Reduce, Seen, Tap, keep
@@ -23,8 +26,10 @@ class TorchEncoder(Encoder):
     Parameters
     ----------
     module: the model; put in eval mode, never trained.
-    taps: in order of execution, each with a `Site`; see `stack_taps` for the common case.
-    preprocess: raw sample -> tensor, or dict of tensors, without the batch axis.
+    taps: in order of execution, each with a `Site`; see `stack_taps` for the common case. Discovered from one dry pass when
+        None: the stack of blocks, the trunk's end and heads (see `discover`), which raises where they are not certain.
+    output_tap: the tap that the makers hand to users; the trunk's last where taps are discovered.
+    preprocess: raw sample -> tensor, or dict of tensors, without the batch axis; the sample as a tensor by default.
     example: a raw sample, for dry runs; its preprocessed form is part of the identity.
     forward: `(module, batch) -> None`; by default `module(batch)`.
     fresh: `() -> nn.Module`, newly initialised as before training; by default every module's `reset_parameters` is
@@ -41,10 +46,10 @@ class TorchEncoder(Encoder):
         name: str,
         modality: Modality,
         module: nn.Module,
-        taps: Sequence[Tap],
-        output_tap: str,
-        preprocess: Callable[[np.ndarray], Any],
-        example: np.ndarray,
+        taps: Sequence[Tap] | None = None,
+        output_tap: str | None = None,
+        preprocess: Callable[[np.ndarray], Any] = torch.as_tensor,
+        example: np.ndarray | None = None,
         *,
         forward: Callable[[nn.Module, Any], Any] | None = None,
         fresh: Callable[[], nn.Module] | None = None,
@@ -54,16 +59,40 @@ class TorchEncoder(Encoder):
         valid: Callable[[Any, Tap], Tensor | None] | None = None,
         rate: float | None = None,
     ) -> None:
-        self.name, self.modality, self.output_tap = name, modality, output_tap
+        if example is None:
+            raise DiagnosticsError(f"{name} has no example: give example=, a raw sample that it accepts.")
+        self.name, self.modality = name, modality
         self.module = module.eval().requires_grad_(False)
-        self.taps = tuple(taps)
         self.configuration = configuration
         self._preprocess, self._example = preprocess, example
         self._forward = forward or (lambda module, batch: module(batch))
+        self.left_out: dict[str, str] = {}
+        if taps is None:
+            taps, output_tap, self.left_out = self._discovered(output_tap)
+            sized_for = sized_for or self._rediscovered
+        self.taps = tuple(taps)
+        self.output_tap = output_tap or self.taps[-1].name
         self._fresh, self._sized_for, self._covers, self._valid = fresh, sized_for, covers, valid
         self.rate = rate
         self._device = "cpu"
         self._check_taps()
+
+    def _discovered(self, output_tap: str | None) -> tuple[Sequence[Tap], str, dict[str, str]]:
+        batch = default_collate([self._preprocess(self._example)] * 2)
+        extents = extents_of(self.modality, batch, self.name)
+        found = discover(self.module, batch, self.name, extents, forward=self._forward)
+        return found.taps, output_tap or found.output_tap, found.left_out
+
+    def _rediscovered(self, sample: np.ndarray) -> Encoder:
+        """With the grids that a sample of another size gives."""
+        if np.shape(sample) == np.shape(self._example):
+            return self
+        twin = copy.copy(self)
+        twin._example = np.resize(self._example, np.shape(sample))
+        twin.taps = tuple(twin._discovered(self.output_tap)[0])
+        twin._sized_for = None
+        twin.tap(twin.output_tap)
+        return twin
 
     def _check_taps(self) -> None:
         names = [tap.name for tap in self.taps]

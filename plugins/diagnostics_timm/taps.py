@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap
-from diagnostics_timm.stack import find_blocks
+from diagnostics.discovery import find_blocks
 
 # Their tokens do not lie in raster order or have no fixed grid.
 _NOT_YET = {"Hiera": "its tokens lie in unrolled windows", "NaFlexVit": "its grid differs from image to image"}

@@ -7,7 +7,7 @@ from collections import Counter
 
 from torch import nn
 
-from diagnostics import DiagnosticsError
+from diagnostics.errors import DiagnosticsError
 
 _ROOTS = ("blocks", "stages", "layers", "levels", "network")
 _WITHIN_STAGE = ("blocks", "layers")
@@ -29,7 +29,8 @@ def find_blocks(model: nn.Module, encoder: str) -> list[str]:
         blocks = blocks if _share(model, blocks) >= _LEAST_SHARE else []
     if not blocks:
         raise DiagnosticsError(
-            f"{encoder} ({type(model).__name__}) has no stack of blocks that could be found: it is not supported yet."
+            f"{encoder} ({type(model).__name__}) has no stack of blocks that could be found: declare its taps yourself "
+            "(docs/plugins.md)."
         )
     return [name for name, _ in blocks]
 
@@ -64,7 +65,7 @@ def _largest_container(model: nn.Module) -> list[_Named]:
         kinds = Counter(type(child) for _, child in children)
         if kinds.most_common(1)[0][1] >= 0.8 * len(children) and _size(children) > _size(best):
             best = children
-    return best
+    return [block for child in best for block in _stage(*child)]
 
 
 def _stage(name: str, module: nn.Module) -> list[_Named]:

@@ -1,0 +1,36 @@
+"""How far a model's input reaches along the axes that its tokens can lie on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diagnostics.discovery.places import tensors_of
+from diagnostics.errors import DiagnosticsError
+from diagnostics.taps import Modality
+
+
+def extents_of(modality: Modality, batch: Any, encoder: str) -> dict[str, int]:
+    """The extents of a preprocessed batch, by its modality; raises where the shape leaves them open.
+
+    image [B, (channel,) y, x] or [B, y, x, channel]; video [B, (channel,) t, (channel,) y, x]; series and audio [B, t],
+    [B, variate, t] or [B, t, variate] (the longer axis is time), with variates as places only where there are some; text
+    [B, t].
+    """
+    tensors = tensors_of(batch)
+    shape = tuple(tensors[0].shape[1:]) if tensors else ()
+    colours = (1, 3, 4)
+    if modality == "image" and len(shape) in (2, 3):
+        last = len(shape) == 3 and shape[2] in colours and shape[0] not in colours
+        y, x = (shape[0], shape[1]) if last else (shape[-2], shape[-1])
+        return {"y": y, "x": x}
+    if modality == "video" and len(shape) == 4:
+        frames = shape[1] if shape[0] in colours else shape[0]
+        return {"t": frames, "y": shape[2], "x": shape[3]}
+    if modality in ("series", "audio", "text") and len(shape) in (1, 2):
+        if len(shape) == 1:
+            return {"t": shape[0]}
+        return {"v": min(shape), "t": max(shape)} if min(shape) > 1 else {"t": max(shape)}
+    raise DiagnosticsError(
+        f"{encoder} prepares a {modality} as a tensor of shape {list(shape)}, which does not show its axes: declare its "
+        "taps yourself (docs/plugins.md)."
+    )

@@ -1,0 +1,173 @@
+"""Which places a tensor's tokens stand for, from its shape and what is known of the input.
+
+Shape suffixes: B sample, T token, F feature.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.taps import Grid, Layout
+
+MOST_PREFIX = 16
+"""More special tokens than that are not guessed."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """How a tensor becomes tokens: see `Site` and `Grid`."""
+
+    layout: Layout
+    features: int
+    grid: Grid
+    rows: int = 1
+
+
+@dataclass
+class Places:
+    """Reads shapes against the input's `extents` along its axes ({"y": 224, "x": 224}, {"t": 512}).
+
+    `grid` is the trunk's where it is known and `prefix` the number of special tokens; both are tried first.
+    """
+
+    encoder: str
+    extents: Mapping[str, int]
+    samples: int
+    grid: Grid | None = None
+    prefix: int | None = None
+    channels_last: bool | None = None
+    """Where the shape leaves it open and the model says so itself."""
+
+    def of(self, seen: Tensor, name: str, module: nn.Module | None = None) -> Place:
+        """The place of a tensor; raises where no grid fits, or several do."""
+        shape = tuple(seen.shape)
+        if shape[0] == self.samples:
+            found = self._of_row(shape, tuple(self.extents), module)
+        elif len(shape) == 3 and shape[1] == self.samples:
+            grid = self._token_grid(shape[0], tuple(self.extents))
+            found = Place("time_first", shape[2], grid) if grid else None
+        elif shape[0] % self.samples == 0:
+            found = self._of_rows(shape, module)
+        else:
+            found = None
+        if found is None:
+            raise DiagnosticsError(
+                f"{self.encoder} gives a tensor of shape {list(shape)} at {name} for an input of "
+                f"{' x '.join(f'{n} {axis}' for axis, n in self.extents.items())}, which fits no grid of it: declare its taps "
+                "yourself (docs/plugins.md)."
+            )
+        return found
+
+    def _of_rows(self, shape: tuple[int, ...], module: nn.Module | None) -> Place | None:
+        """Frames or variates folded into the batch: the first axis of the input is that of the rows."""
+        rows = shape[0] // self.samples
+        first, *rest = self.extents
+        if first not in ("t", "v") or rows > self.extents[first] or not rest:
+            return None
+        known = self.grid.prefix if self.grid else self.prefix
+        inner = Places(
+            self.encoder, {axis: self.extents[axis] for axis in rest}, shape[0], None, known, self.channels_last
+        )
+        found = inner._of_row(shape, tuple(rest), module)
+        if found is None:
+            return None
+        if len(shape) == 2:
+            return Place("features", shape[1], Grid((rows,), (first,)), rows)
+        grid = Grid((rows, *found.grid.shape), (first, *found.grid.axes), found.grid.prefix)
+        return Place(found.layout, found.features, grid, rows)
+
+    def _of_row(self, shape: tuple[int, ...], axes: tuple[str, ...], module: nn.Module | None) -> Place | None:
+        if len(shape) == 2:
+            return Place("features", shape[1], Grid((1,), ("t",)))
+        if len(shape) == 3:
+            grid = self._token_grid(shape[1], axes)
+            turned = self._token_grid(shape[2], axes) if len(axes) == 1 else None
+            if turned is not None and (grid is None or self._features_first(shape[1], shape[2], module)):
+                return Place("channels_first", shape[1], Grid(turned.shape, axes)) if not turned.prefix else None
+            return Place("tokens", shape[2], grid) if grid else None
+        if len(shape) != 2 + len(axes):
+            return None
+        first, last = self._fits(shape[2:], axes), self._fits(shape[1:-1], axes)
+        if first and last:
+            # As many features as places along a side: the model may tell, or its weights, which have as many features.
+            if self.channels_last is not None:
+                first = not self.channels_last
+            else:
+                first = self._features_first(shape[1], shape[-1], module)
+        if first:
+            return Place("channels_first", shape[1], Grid(shape[2:], axes))
+        return Place("channels_last", shape[-1], Grid(shape[1:-1], axes)) if last else None
+
+    def _features_first(self, first: int, last: int, module: nn.Module | None) -> bool:
+        """Whether the weights of the module have as many features as the first of two axes, and not as the last."""
+        sizes = {size for p in module.parameters() for size in p.shape} if module is not None else set[int]()
+        return first in sizes and last not in sizes
+
+    def _token_grid(self, tokens: int, axes: Sequence[str]) -> Grid | None:
+        known = self.grid
+        # Some models add their class token only after the blocks.
+        if known is not None and tuple(known.axes) == tuple(axes):
+            for before in dict.fromkeys((known.prefix, 0)):
+                if tokens == before + known.tokens:
+                    return Grid(known.shape, known.axes, before)
+        guesses = range(MOST_PREFIX + 1) if self.prefix is None else dict.fromkeys((self.prefix, 0))
+        for before in guesses:
+            shapes = self._shapes(tokens - before, axes)
+            if len(shapes) == 1:
+                return Grid(shapes[0], tuple(axes), before)
+            if shapes:
+                raise DiagnosticsError(
+                    f"{self.encoder} has {tokens} tokens, which may be a grid of "
+                    f"{' or '.join('x'.join(map(str, shape)) for shape in shapes[:3])}: declare which one."
+                )
+        # Frames of a convolution without padding divide no length.
+        alone = len(axes) == 1 and axes[0] == "t" and 0 < tokens - (self.prefix or 0) <= self.extents["t"]
+        return Grid((tokens - (self.prefix or 0),), ("t",), self.prefix or 0) if alone else None
+
+    def _shapes(self, tokens: int, axes: Sequence[str]) -> list[tuple[int, ...]]:
+        """The grids of so many tokens that divide the input, or keep its proportions."""
+        if tokens < 1:
+            return []
+        first, *rest = axes
+        if tuple(axes) == ("y", "x"):
+            rows = round(math.sqrt(tokens * self.extents["y"] / self.extents["x"]))
+            shape = (rows, tokens // rows) if rows else (0, 0)
+            return [shape] if rows and math.prod(shape) == tokens and self._fits(shape, axes) else []
+        if first == "v" and rest:
+            count = self.extents["v"]
+            return [(count, *shape) for shape in self._shapes(tokens // count, rest)] if tokens % count == 0 else []
+        extent = self.extents[first]
+        if not rest:
+            return [(tokens,)] if extent % tokens == 0 else []
+        return [
+            (n, *shape)
+            for n in range(1, extent + 1)
+            if extent % n == 0 and tokens % n == 0
+            for shape in self._shapes(tokens // n, rest)
+        ]
+
+    def _fits(self, shape: Sequence[int], axes: Sequence[str]) -> bool:
+        """Whether a map has the input's proportions, and no axis more places than the input."""
+        sizes = dict(zip(axes, shape, strict=True))
+        if any(n > self.extents[axis] for axis, n in sizes.items() if axis in "tv"):
+            return False
+        if "v" in sizes and sizes["v"] != self.extents["v"]:
+            return False
+        if "y" not in sizes or "x" not in sizes:
+            return True
+        height, width = self.extents["y"], self.extents["x"]
+        return abs(sizes["y"] * width - sizes["x"] * height) < max(height, width)
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """All tensors of a batch, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    parts: Any = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    return [tensor for part in parts for tensor in tensors_of(part)]
