@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from diagnostics import inputs
 from diagnostics.activations import StoredTarget
 from diagnostics.dataset import DENSE, SPLITS
 from diagnostics.taps import Encoder, Grid, Reduce, Tap, keep
@@ -25,18 +25,16 @@ NAMES: tuple[str, ...] = (*WEIGHTS, *INPUTS, "shuffled_labels")
 
 # Apart from the seeds that people give, so that an untrained encoder is not its own control.
 CONTROL_SEED = 20_000_003
-RAW_STEPS = 64
-RAW_PIXELS = 16
 CELL_PIXELS = 4
-LAGS = 16
-QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 ABOUT: Mapping[str, str] = {
     "fresh_weights": "the same architecture with newly drawn weights",
     "permuted_weights": "the trained weights, shuffled within each tensor; buffers such as batch-norm statistics stay",
-    "raw_input": f"no model: the last {RAW_STEPS} steps of a series; an image at {RAW_PIXELS} x {RAW_PIXELS} pixels and, for dense "
-    f"targets, each cell at {CELL_PIXELS} x {CELL_PIXELS}",
-    "summary_statistics": f"no model: moments, quantiles {QUANTILES} and {LAGS} autocorrelations of the sample (or each cell)",
+    "raw_input": f"no model: the last {inputs.RAW_STEPS} steps of a series; an image at {inputs.RAW_PIXELS} x {inputs.RAW_PIXELS} "
+    f"pixels and, for dense targets, each cell at {CELL_PIXELS} x {CELL_PIXELS}; {inputs.RAW_FRAMES} frames of a video like images; "
+    f"the mean log power of audio in {inputs.BANDS} bands; the words of a text in {inputs.WORDS} bins",
+    "summary_statistics": f"no model: moments, quantiles {inputs.QUANTILES} and {inputs.LAGS} autocorrelations of the sample (of "
+    "images, pixels or each cell's; of texts, the lengths of words and shares of kinds of characters)",
     "shuffled_labels": "the encoder's own activations with the targets shuffled among the samples of each split "
     "(a dense target's maps are swapped whole, so what depends on the place alone stays)",
 }
@@ -45,35 +43,34 @@ ABOUT: Mapping[str, str] = {
 def control_encoders(encoder: Encoder, seed: int) -> dict[str, Callable[[], Encoder]]:
     """Name -> function that makes the control; made one by one, since each may be as large as the model."""
     seed += CONTROL_SEED
-    made: dict[str, Callable[[], Encoder]] = {
+    return {
         "fresh_weights": lambda: encoder.fresh(seed),
         "permuted_weights": lambda: encoder.permuted(seed),
+        "raw_input": lambda: InputEncoder("raw_input", encoder),
+        "summary_statistics": lambda: InputEncoder("summary_statistics", encoder),
     }
-    if encoder.modality in ("series", "image"):
-        made["raw_input"] = lambda: InputEncoder("raw_input", encoder)
-        made["summary_statistics"] = lambda: InputEncoder("summary_statistics", encoder)
-    return made
 
 
 class InputEncoder(Encoder):
     """The sample itself as features: `raw_input` or `summary_statistics`.
 
-    Series: one tap with one token. Images: a tap `image` with one token for the whole and a tap `cells` on the grid of
-    the encoder's output tap, for dense targets.
+    One tap with one token, named as the modality. Images have a second one, `cells`, on the grid of the encoder's output
+    tap, for dense targets.
     """
 
     def __init__(self, name: str, encoder: Encoder) -> None:
         self.name, self.modality = name, encoder.modality
         self.raw = name == "raw_input"
         self.encoder = encoder
-        self.output_tap = "series" if self.modality == "series" else "image"
+        self.output_tap = self.modality
         grid = encoder.tap(encoder.output_tap).grid
-        self.cells = grid.shape if len(grid.shape) == 2 and grid.tokens > 1 else None
+        dense = self.modality == "image" and grid.axes == ("y", "x") and grid.tokens > 1
+        self.cells = grid.shape if dense else None
         self.taps = tuple(self._taps(self.preprocess(encoder.example())))
 
     def _taps(self, made: Mapping[str, Tensor]) -> list[Tap]:
         taps = [Tap(self.output_tap, 0.0, "embedding", made[self.output_tap].shape[-1], Grid((1,), ("t",)))]
-        if self.cells is not None and self.modality == "image":
+        if self.cells is not None:
             taps.append(Tap("cells", 0.0, "embedding", made["cells"].shape[-1], Grid(self.cells, ("y", "x"))))
         return taps
 
@@ -97,20 +94,10 @@ class InputEncoder(Encoder):
         return sized
 
     def preprocess(self, sample: np.ndarray) -> dict[str, Tensor]:
-        if self.modality == "series":
-            series = np.asarray(sample, dtype=np.float32).reshape(len(sample), -1)
-            features = series[-RAW_STEPS:].ravel() if self.raw else _series_statistics(series)
-            return {"series": torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))[None]}
-        image = np.asarray(sample, dtype=np.float32)
-        pixels = torch.from_numpy(image.reshape(*image.shape[:2], -1)).permute(2, 0, 1)[None] / 255
-        whole = (
-            _resized(pixels, (RAW_PIXELS, RAW_PIXELS)).flatten(1)
-            if self.raw
-            else _pixel_statistics(pixels[0].flatten(1))[None]
-        )
-        made = {"image": whole}
+        read = (inputs.RAW if self.raw else inputs.STATISTICS)[self.modality]
+        made = {self.output_tap: torch.from_numpy(np.ascontiguousarray(read(sample), dtype=np.float32))[None]}
         if self.cells is not None:
-            made["cells"] = self._cells(pixels, image.shape[:2])
+            made["cells"] = self._cells(inputs.pixels_of(sample), np.shape(sample)[:2])
         return made
 
     def _cells(self, pixels: Tensor, extent: tuple[int, ...]) -> Tensor:
@@ -120,43 +107,13 @@ class InputEncoder(Encoder):
         part = pixels[..., round(top) : round(bottom), round(left) : round(right)]
         rows, columns = self.cells
         side = CELL_PIXELS if self.raw else 2 * CELL_PIXELS
-        patches = _resized(part, (rows * side, columns * side))[0].unfold(1, side, side).unfold(2, side, side)
+        patches = inputs.resized(part, (rows * side, columns * side))[0].unfold(1, side, side).unfold(2, side, side)
         patches = patches.permute(1, 2, 0, 3, 4).reshape(rows * columns, pixels.shape[1], side * side)
-        return patches.flatten(1) if self.raw else torch.stack([_pixel_statistics(patch) for patch in patches])
+        return patches.flatten(1) if self.raw else torch.stack([inputs.pixel_statistics(patch) for patch in patches])
 
     def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
         wanted = self.taps if taps is None else [self.tap(name) for name in taps]
         return {tap.name: reduce(tap, batch[tap.name]) for tap in wanted}
-
-
-def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    return interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
-
-
-def _series_statistics(series: np.ndarray) -> np.ndarray:
-    """Moments, quantiles, mean absolute step, zero crossings and the first autocorrelations of each variate."""
-    centred = series - series.mean(axis=0)
-    spread = centred.std(axis=0)
-    scaled = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
-    lags = min(LAGS, len(series) - 1)
-    correlations = [(scaled[lag:] * scaled[: len(scaled) - lag]).mean(axis=0) for lag in range(1, lags + 1)]
-    rows = [
-        series.mean(axis=0),
-        spread,
-        (scaled**3).mean(axis=0),
-        (scaled**4).mean(axis=0),
-        *np.quantile(series, QUANTILES, axis=0),
-        np.abs(np.diff(series, axis=0)).mean(axis=0),
-        (np.diff(np.sign(centred), axis=0) != 0).mean(axis=0),
-        *correlations,
-    ]
-    return np.concatenate([np.atleast_1d(row) for row in rows])
-
-
-def _pixel_statistics(channels: Tensor) -> Tensor:
-    """Mean, spread and quantiles of each channel, [feature] from [channel, pixel]."""
-    levels = torch.quantile(channels, torch.tensor(QUANTILES), dim=1)
-    return torch.cat([channels.mean(1), channels.std(1, correction=0), levels.flatten()])
 
 
 def shuffled(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget:

@@ -1,0 +1,257 @@
+"""Token orders, rows folded into the batch, time first, nested outputs, and masks that pooling respects."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_dataset
+from torch import Tensor, nn
+
+import diagnostics as dx
+from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
+from diagnostics.plans import row_order
+from diagnostics.taps import pool
+
+ONES = Grid((3,), ("t",))
+
+
+def captured(value: Any, grid: Grid, features: int = 2, **site: Any) -> Tensor:
+    """What a tap hands over of a module that gives `value`."""
+
+    class Gives(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return value
+
+    tap = Tap("here", 0.5, "trunk", features, grid, Site("", **site))
+    return TorchEncoder("gives", "series", Gives(), [tap], "here", example=np.zeros(1)).capture(torch.zeros(1))["here"]
+
+
+def numbered(*shape: int) -> Tensor:
+    return torch.arange(float(np.prod(shape))).reshape(shape)
+
+
+def test_special_tokens_at_the_end_come_first() -> None:
+    x = numbered(2, 4, 2)
+    found = captured(x, Grid((3,), ("t",), 1), order=(3, 0, 1, 2))
+    assert torch.equal(found, torch.cat([x[:, 3:], x[:, :3]], dim=1))
+
+
+def test_patches_through_time_are_put_into_raster_order() -> None:
+    t, y, x = 2, 3, 4
+    lying = numbered(5, y, x, t, 2)  # patch by patch, each through time
+    order = [(j * x + k) * t + i for i in range(t) for j in range(y) for k in range(x)]
+    found = captured(lying.reshape(5, -1, 2), Grid((t, y, x), ("t", "y", "x")), order=tuple(order))
+    assert torch.equal(found.reshape(5, t, y, x, 2), lying.permute(0, 3, 1, 2, 4))
+
+
+def test_an_order_counts_behind_the_padding() -> None:
+    x = numbered(1, 5, 2)
+    found = captured(x, ONES, padding=2, order=(2, 1, 0))
+    assert torch.equal(found, x[:, [4, 3, 2]])
+
+
+def test_an_order_on_a_map() -> None:
+    x = numbered(2, 2, 2, 3)
+    found = captured(x, Grid((3, 2), ("y", "x")), layout="channels_first", order=(0, 3, 1, 4, 2, 5))
+    assert torch.equal(found, x.permute(0, 3, 2, 1).reshape(2, 6, 2))
+
+
+def test_rows_become_the_first_axis_and_their_prefix_is_averaged() -> None:
+    x = numbered(2, 3, 1 + 4, 2)  # samples, frames, tokens
+    found = captured(x.flatten(0, 1), Grid((3, 2, 2), ("t", "y", "x"), 1), rows=3)
+    assert torch.equal(found[:, 0], x[:, :, 0].mean(1))
+    assert torch.equal(found[:, 1:], x[:, :, 1:].flatten(1, 2))
+
+
+def test_rows_of_features_and_of_maps() -> None:
+    x = numbered(2, 3, 4)
+    assert torch.equal(captured(x.flatten(0, 1), Grid((3,), ("v",)), 4, layout="features", rows=3), x)
+    maps = numbered(2, 3, 5, 2, 2)
+    found = captured(maps.flatten(0, 1), Grid((3, 2, 2), ("t", "y", "x")), 5, layout="channels_first", rows=3)
+    assert torch.equal(found, maps.permute(0, 1, 3, 4, 2).reshape(2, 12, 5))
+
+
+def test_time_first() -> None:
+    x = numbered(3, 4, 2)
+    assert torch.equal(captured(x, ONES, layout="time_first"), x.transpose(0, 1))
+
+
+@dataclass
+class Output:
+    hidden: Tensor
+    extra: Tensor
+
+
+@pytest.mark.parametrize(
+    "nest",
+    [
+        lambda x: {"hidden": x, "other": 2 * x},
+        lambda x: OrderedDict(hidden=(x, 2 * x)),
+        lambda x: Output(x, 2 * x),
+        lambda x: ((x, x + 1), x + 2),
+    ],
+)
+def test_the_first_tensor_of_what_a_module_gives(nest: Any) -> None:
+    x = numbered(2, 3, 2)
+    assert torch.equal(captured(nest(x), ONES), x)
+
+
+@pytest.mark.parametrize(
+    ("site", "says"),
+    [
+        ({"order": (0, 0, 1)}, "no permutation"),
+        ({"order": (1, 2, 3)}, "no permutation"),
+        ({"rows": 0}, "0 rows"),
+        ({"padding": -1}, "-1 tokens"),
+    ],
+)
+def test_sites_that_cannot_be(site: dict[str, Any], says: str) -> None:
+    with pytest.raises(DiagnosticsError, match=says):
+        Site("blocks", **site)
+
+
+def test_rows_that_do_not_fit_the_grid() -> None:
+    with pytest.raises(DiagnosticsError, match="4 rows a sample, which do not fit"):
+        Tap("here", 0.5, "trunk", 2, Grid((3,), ("t",)), Site("", rows=4))
+
+
+@pytest.mark.parametrize(
+    ("shape", "grid", "site"),
+    [
+        ((2, 4, 2), ONES, {"order": (3, 0, 1, 2)}),  # one more token than the grid
+        ((2, 3, 2), ONES, {"order": (1, 0)}),  # an order of fewer tokens than there are
+        ((5, 2, 2), Grid((3, 2), ("v", "t")), {"rows": 3}),  # five rows are no samples of three
+        ((6, 3, 2), Grid((3, 2), ("v", "t")), {"rows": 3}),
+        ((4, 3, 2), ONES, {"layout": "time_first"}),
+    ],
+)
+def test_tensors_that_do_not_fit(shape: tuple[int, ...], grid: Grid, site: dict[str, Any]) -> None:
+    with pytest.raises(DiagnosticsError, match="but declares"):
+        captured(numbered(*shape), grid, **site)
+
+
+def test_the_order_is_part_of_what_a_site_says() -> None:
+    texts = {str(Site("a", order=order)) for order in ((), (0, 1, 2), (1, 0, 2), (2, 1, 0))} | {str(Site("a", rows=2))}
+    assert len(texts) == 5
+
+
+# Masks
+
+
+def test_pooling_skips_tokens_that_stand_for_no_data() -> None:
+    tap = Tap("here", 0.5, "trunk", 2, Grid((4,), ("t",), 1))
+    x = numbered(3, 5, 2)
+    valid = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1]], dtype=torch.bool)
+    wild = x.clone()
+    wild[:, 1:][~valid] = torch.nan
+    found = pool(tap, wild, ("mean", "last", "prefix"), valid)
+    grid = x[:, 1:]
+    for i, (first, last) in enumerate([(1, 2), (0, 3), (3, 3)]):
+        torch.testing.assert_close(found[i, 0], grid[i, first : last + 1].mean(0))
+        assert torch.equal(found[i, 1], grid[i, last])
+        assert torch.equal(found[i, 2], x[i, 0])
+
+
+def test_all_valid_is_no_mask_and_none_valid_is_nan() -> None:
+    tap = Tap("here", 0.5, "trunk", 2, Grid((4,), ("t",)))
+    x = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
+    every = torch.ones(3, 4, dtype=torch.bool)
+    assert torch.equal(pool(tap, x, ("mean", "last"), every), pool(tap, x, ("mean", "last")))
+    every[1] = False
+    found = pool(tap, x, ("mean", "last"), every)
+    assert found[1].isnan().all() and found[[0, 2]].isfinite().all()
+
+
+def masked_encoder(length: int) -> TorchEncoder:
+    """Tokens are steps; a step that is missing is 1000 in the input, and its token stands for no data."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(1, 4), nn.Linear(4, 4)
+
+        def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+            return self.second(torch.relu(self.first(values[..., None])))
+
+    torch.manual_seed(0)
+    grid = Grid((length,), ("t",))
+    taps = [Tap("first", 0.0, "embedding", 4, grid, Site("first")), Tap("second", 1.0, "trunk", 4, grid, Site("second"))]
+
+    def preprocess(sample: np.ndarray) -> dict[str, Tensor]:
+        values = torch.as_tensor(np.asarray(sample, dtype=np.float32))
+        return {"values": values.nan_to_num(1000.0), "mask": values.isfinite()}
+
+    return TorchEncoder(
+        "masked",
+        "series",
+        Model(),
+        taps,
+        "second",
+        preprocess,
+        np.linspace(0, 1, length),
+        forward=lambda model, batch: model(batch["values"], batch["mask"]),
+        valid=lambda batch, tap: batch["mask"],
+    )
+
+
+def ragged_dataset(n: int = 40) -> tuple[dx.Dataset, list[np.ndarray]]:
+    whole = tiny_dataset(n)
+    rng = np.random.default_rng(0)
+    cut = [np.asarray(s)[-int(rng.integers(20, 33)) :] for s in whole.samples]
+    return dx.Dataset(
+        "cut", "series", dx.padded(cut), whole.ids, list(whole.split), whole.targets, ragged=True
+    ), cut
+
+
+def test_padded_ends_all_at_the_last_step() -> None:
+    made = dx.padded([np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])])
+    np.testing.assert_array_equal(made, np.array([[np.nan, 1, 2], [3, 4, 5]], dtype=np.float32))
+    assert dx.padded([np.ones((2, 3)), np.ones((4, 3))]).shape == (2, 4, 3)
+    for bad in ([np.ones(2), np.ones((2, 1))], [np.ones((2, 3)), np.ones((2, 2))], [np.ones((1, 1, 1))]):
+        with pytest.raises(DiagnosticsError, match="can only be padded"):
+            dx.padded(bad)
+
+
+def test_a_run_on_samples_of_unequal_length_pools_their_own_steps(tmp_path: Any) -> None:
+    data, cut = ragged_dataset()
+    encoder = masked_encoder(data[0].shape[0])
+    run = dx.run(encoder, data, out=tmp_path / "run", controls=False, report=False)
+    store = run.store
+    pooled = store.pooled("second", "mean")
+    for row, i in enumerate(row_order(len(data))):
+        single = masked_encoder(len(cut[i]))
+        alone = single.capture({k: v[None] for k, v in single.preprocess(cut[i]).items()})["second"]
+        np.testing.assert_allclose(pooled[row], alone.mean(1)[0], rtol=1e-5, atol=1e-6)
+    assert store.token_samples == 0
+    skipped = run.to_json()["skipped"]
+    assert any("unequal length" in reason for reason in skipped.values())
+    assert not any("token budget" in reason for reason in skipped.values())
+
+
+def test_a_measure_of_tokens_asked_for_by_name_says_why_not(tmp_path: Any) -> None:
+    data, _ = ragged_dataset()
+    with pytest.raises(DiagnosticsError, match="self_similarity gives nothing .* unequal length"):
+        dx.run(masked_encoder(32), data, out=tmp_path / "run", measures="self_similarity", controls=False)
+
+
+def test_a_sample_without_data_is_named(tmp_path: Any) -> None:
+    data, _ = ragged_dataset()
+    data.samples[3] = np.nan  # pyright: ignore[reportIndexIssue]
+    with pytest.raises(DiagnosticsError, match="Sample s3 has no token at tap first of masked"):
+        dx.run(masked_encoder(32), data, out=tmp_path / "run", controls=False)
+
+
+def test_audio_of_another_rate_is_refused(tmp_path: Any) -> None:
+    whole = tiny_dataset(20)
+    data = dx.Dataset("sound", "series", whole.samples, whole.ids, list(whole.split), whole.targets, rate=8000.0)
+    encoder = masked_encoder(32)
+    encoder.rate = 16000.0
+    with pytest.raises(DiagnosticsError, match="takes 16000 samples a second, sound holds 8000"):
+        dx.run(encoder, data, out=tmp_path / "run")
+    same = dx.Dataset("sound", "series", whole.samples, whole.ids, list(whole.split), whole.targets, rate=16000.0)
+    assert same.fingerprint != data.fingerprint
