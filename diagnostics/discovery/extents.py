@@ -17,7 +17,7 @@ def extents_of(modality: Modality, batch: Any, encoder: str) -> dict[str, int]:
     [B, t].
     """
     tensors = tensors_of(batch)
-    shape = tuple(tensors[0].shape[1:]) if tensors else ()
+    shape = list(tensors[0].shape[1:]) if tensors else list[int]()
     colours = (1, 3, 4)
     if modality == "image" and len(shape) in (2, 3):
         last = len(shape) == 3 and shape[2] in colours and shape[0] not in colours
@@ -31,6 +31,6 @@ def extents_of(modality: Modality, batch: Any, encoder: str) -> dict[str, int]:
             return {"t": shape[0]}
         return {"v": min(shape), "t": max(shape)} if min(shape) > 1 else {"t": max(shape)}
     raise DiagnosticsError(
-        f"{encoder} prepares a {modality} as a tensor of shape {list(shape)}, which does not show its axes: declare its "
+        f"{encoder} prepares a {modality} as a tensor of shape {shape}, which does not show its axes: declare its "
         "taps yourself (docs/plugins.md)."
     )

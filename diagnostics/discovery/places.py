@@ -19,6 +19,9 @@ MOST_PREFIX = 16
 """More special tokens than that are not guessed."""
 
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
 @dataclass(frozen=True)
 class Place:
     """How a tensor becomes tokens: see `Site` and `Grid`."""
@@ -105,9 +108,13 @@ class Places:
         return Place("channels_last", shape[-1], Grid(shape[1:-1], axes)) if last else None
 
     def _features_first(self, first: int, last: int, module: nn.Module | None) -> bool:
-        """Whether the weights of the module have as many features as the first of two axes, and not as the last."""
-        sizes = {size for p in module.parameters() for size in p.shape} if module is not None else set[int]()
-        return first in sizes and last not in sizes
+        """Whether features lie on the first of two axes that both fit: the module's weights have as many, or it convolves."""
+        if module is None:
+            return False
+        sizes = {size for p in module.parameters() for size in p.shape}
+        if (first in sizes) != (last in sizes):
+            return first in sizes
+        return any(isinstance(part, _CONVOLUTIONS) for part in module.modules())
 
     def _token_grid(self, tokens: int, axes: Sequence[str]) -> Grid | None:
         known = self.grid

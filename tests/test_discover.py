@@ -1,0 +1,307 @@
+"""Taps of modules that nobody described: stacks, grids, layouts, orders of tokens, heads; and refusals where unsure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diagnostics import DiagnosticsError, Grid, TorchEncoder, discover
+from diagnostics.discovery.extents import extents_of
+from diagnostics.discovery.order import raster
+
+
+class Block(nn.Module):
+    """[..., F], residual."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.inner, self.outer = nn.LayerNorm(width), nn.Linear(width, 24), nn.Linear(24, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.outer(torch.relu_(self.inner(self.norm(x))))
+
+
+class Images(nn.Module):
+    """Patches of 4 x 4 pixels, `prefix` tokens, three blocks in `trunk.layers`, a norm, a projector and a classifier."""
+
+    def __init__(self, prefix: int = 1, order: str = "raster", width: int = 12) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, width, 4, 4)
+        self.special = nn.Parameter(torch.randn(1, prefix, width))
+        self.trunk = nn.Module()
+        self.trunk.layers = nn.ModuleList([Block(width) for _ in range(3)])
+        self.final = nn.LayerNorm(width)
+        self.projector = nn.Sequential(nn.Linear(width, 7), nn.ReLU(), nn.Linear(7, 5))
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        tokens = {"raster": x.flatten(2), "columns": x.transpose(2, 3).flatten(2), "random": x.flatten(2)}[self.order]
+        if self.order == "random":
+            tokens = tokens[..., torch.randperm(tokens.shape[-1], generator=torch.Generator().manual_seed(1))]
+        x = torch.cat([self.special.expand(len(x), -1, -1), tokens.transpose(1, 2)], dim=1)
+        for layer in self.trunk.layers:  # pyright: ignore
+            x = layer(x)
+        return self.projector(self.final(x)[:, self.special.shape[1] :].mean(1))
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_a_transformer_on_images(prefix: int) -> None:
+    found = discover(Images(prefix), images(2, 3, 24, 24), "mine", {"y": 24, "x": 24})
+    names = ["embed", "trunk.layers.0", "trunk.layers.1", "trunk.layers.2", "final", "pooled", "projector"]
+    assert [tap.name for tap in found.taps] == names
+    assert [tap.depth for tap in found.taps] == pytest.approx([0, 1 / 3, 2 / 3, 1, 1, 1.5, 2])
+    assert [tap.part for tap in found.taps] == ["embedding", *["trunk"] * 4, "head", "head"]
+    assert {str(tap.grid) for tap in found.taps[:5]} == {str(Grid((6, 6), ("y", "x"), prefix))}
+    assert (found.output_tap, found.left_out) == ("final", {})
+    assert [tap.features for tap in found.taps] == [12] * 6 + [5]
+
+
+def test_what_the_taps_hand_over_is_what_the_modules_gave() -> None:
+    module, batch = Images(2).eval(), images(2, 3, 24, 24)
+    encoder = TorchEncoder(
+        "mine", "image", module, preprocess=lambda s: torch.as_tensor(s), example=np.zeros((3, 24, 24), "f")
+    )
+    found = encoder.capture(batch)
+    with torch.no_grad():
+        x = torch.cat([module.special.expand(2, -1, -1), module.stem(batch).flatten(2).transpose(1, 2)], dim=1)
+        assert torch.equal(found["embed"], x)
+        for i, layer in enumerate(module.trunk.layers):  # pyright: ignore
+            x = layer(x)
+            assert torch.equal(found[f"trunk.layers.{i}"], x)
+        assert torch.equal(found["final"], module.final(x))
+        pooled = module.final(x)[:, 2:].mean(1)
+        assert torch.equal(found["pooled"][:, 0], pooled)
+        assert torch.equal(found["projector"][:, 0], module.projector(pooled))
+
+
+@pytest.mark.parametrize("size", [(24, 24), (24, 16), (16, 48)])
+def test_columns_before_rows_are_put_into_raster_order(size: tuple[int, int]) -> None:
+    extents = dict(zip("yx", size, strict=True))
+    batch = images(1, 3, *size)
+    straight, turned = Images(1), Images(1, "columns")
+    plain = discover(straight, batch, "mine", extents)
+    found = discover(turned, batch, "mine", extents, grid=Grid((size[0] // 4, size[1] // 4), ("y", "x"), 1))
+    assert all(tap.site.order and tap.grid == plain.taps[0].grid for tap in found.taps if tap.part != "head")
+    for one, other in zip(plain.taps[:5], found.taps[:5], strict=True):
+        a = TorchEncoder("a", "image", straight, [one], one.name, example=np.zeros(1)).capture(batch)[one.name]
+        b = TorchEncoder("b", "image", turned, [other], other.name, example=np.zeros(1)).capture(batch)[other.name]
+        torch.testing.assert_close(a, b)
+
+
+def test_tokens_in_no_order_of_axes_are_refused() -> None:
+    with pytest.raises(DiagnosticsError, match="does not keep its tokens in the order of its input"):
+        discover(Images(1, "random"), images(1, 3, 24, 24), "mine", {"y": 24, "x": 24})
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 2, 0), (2, 1, 0), (2, 0, 1)])
+def test_raster_undoes_an_order_of_axes(axes: tuple[int, ...]) -> None:
+    cells = np.arange(24).reshape(2, 3, 4)
+    lying = np.concatenate([[100, 101], cells.transpose(axes).ravel()])
+    assert lying[list(raster((2, 3, 4), axes, 2))].tolist() == [100, 101, *range(24)]
+
+
+class Clips(nn.Module):
+    """Tubelets of 2 x 4 x 4 as tokens, or each frame for itself with the frames in the batch."""
+
+    def __init__(self, frames_in_batch: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv3d(3, 8, (1 if frames_in_batch else 2, 4, 4), (1 if frames_in_batch else 2, 4, 4))
+        self.blocks = nn.ModuleList([Block(8) for _ in range(2)])
+        self.frames_in_batch = frames_in_batch
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.transpose(1, 2))  # [B, F, t, y, x]
+        x = x.permute(0, 2, 3, 4, 1)
+        x = x.flatten(0, 1).flatten(1, 2) if self.frames_in_batch else x.flatten(1, 3)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_clips_with_their_frames_in_the_batch() -> None:
+    found = discover(Clips(True), images(2, 6, 3, 16, 16), "mine", {"t": 6, "y": 16, "x": 16})
+    assert {tap.site.rows for tap in found.taps} == {6}
+    assert {str(tap.grid) for tap in found.taps} == {"6 t x 4 y x 4 x"}
+
+
+def test_a_grid_that_is_not_certain_is_asked_for() -> None:
+    batch, extents = images(2, 8, 3, 16, 16), {"t": 8, "y": 16, "x": 16}
+    with pytest.raises(DiagnosticsError, match=r"64 tokens, which may be a grid of 1x8x8 or 4x4x4: declare which one"):
+        discover(Clips(False), batch, "mine", extents)
+    sure = discover(Clips(False), images(2, 6, 3, 16, 16), "mine", {"t": 6, "y": 16, "x": 16})
+    assert {str(tap.grid) for tap in sure.taps} == {"3 t x 4 y x 4 x"}
+    grid = Grid((4, 4, 4), ("t", "y", "x"))
+    assert {tap.grid for tap in discover(Clips(False), batch, "mine", extents, grid=grid).taps} == {grid}
+
+
+class Steps(nn.Module):
+    """Convolutions over time: [B, F, T], halved once."""
+
+    def __init__(self, layout: str = "channels_first") -> None:
+        super().__init__()
+        kind = [nn.Conv1d(1, 24, 3, 2, 1), nn.Conv1d(24, 24, 3, 1, 1), nn.Conv1d(24, 24, 3, 1, 1)]
+        self.layers = nn.ModuleList([nn.Sequential(conv, nn.ReLU()) for conv in kind])
+        self.layout = layout
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, None]
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_convolutions_over_time() -> None:
+    found = discover(Steps(), images(2, 48), "mine", {"t": 48})
+    assert [(tap.site.layout, str(tap.grid), tap.features) for tap in found.taps] == [
+        ("channels_first", "48 t", 1), *[("channels_first", "24 t", 24)] * 3,
+    ]  # fmt: skip
+
+
+class Turns(nn.Module):
+    """Time first, one block called four times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.block, self.norm = nn.Linear(1, 8), Block(8), nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x[..., None]).transpose(0, 1)
+        for _ in range(4):
+            x = self.block(x)
+        return self.norm(x).transpose(0, 1)
+
+
+def test_one_block_called_several_times_with_time_first() -> None:
+    module, batch = Turns().eval(), images(2, 10)
+    found = discover(module, batch, "mine", {"t": 10}, blocks=["block"])
+    assert [tap.name for tap in found.taps] == ["embed", "block.0", "block.1", "block.2", "block.3", "norm"]
+    assert {tap.site.layout for tap in found.taps} == {"time_first"}
+    encoder = TorchEncoder("mine", "series", module, found.taps, "norm", example=np.zeros(10))
+    with torch.no_grad():
+        x = module.embed(batch[..., None])
+        for i in range(4):
+            x = module.block(x)
+            torch.testing.assert_close(encoder.capture(batch)[f"block.{i}"], x)
+
+
+class Variates(nn.Module):
+    """Patches of 8 steps of each variate: [B, V, n, F], or with the variates in the batch."""
+
+    def __init__(self, fold: bool) -> None:
+        super().__init__()
+        self.embed, self.layers, self.fold = nn.Linear(8, 6), nn.ModuleList([Block(6) for _ in range(2)]), fold
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x.transpose(1, 2).unflatten(2, (-1, 8)))
+        x = x.flatten(0, 1) if self.fold else x
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_variates_are_an_axis_of_the_grid(fold: bool) -> None:
+    module, batch = Variates(fold).eval(), images(2, 32, 3)
+    found = discover(module, batch, "mine", {"v": 3, "t": 32})
+    assert {str(tap.grid) for tap in found.taps} == {"3 v x 4 t"}
+    encoder = TorchEncoder("mine", "series", module, found.taps, "layers.1", example=np.zeros(1))
+    embedded = module.embed(batch.transpose(1, 2).unflatten(2, (-1, 8))).detach()
+    assert torch.equal(encoder.capture(batch)["embed"], embedded.flatten(1, 2))
+
+
+def test_extents_follow_the_sample() -> None:
+    def preprocess(sample: np.ndarray) -> Tensor:
+        return torch.as_tensor(sample, dtype=torch.float32)
+
+    encoder = TorchEncoder("mine", "series", Steps(), preprocess=preprocess, example=np.zeros(48))
+    longer = encoder.sized_for(np.zeros(96))
+    assert longer.tap("layers.2").grid.shape == (48,) and encoder.tap("layers.2").grid.shape == (24,)
+    assert encoder.sized_for(np.ones(48)) is encoder
+
+
+@pytest.mark.parametrize(
+    ("modality", "shape", "extents"),
+    [
+        ("image", (3, 32, 48), {"y": 32, "x": 48}),
+        ("image", (32, 48, 3), {"y": 32, "x": 48}),
+        ("image", (32, 48), {"y": 32, "x": 48}),
+        ("video", (8, 3, 32, 48), {"t": 8, "y": 32, "x": 48}),
+        ("video", (3, 8, 32, 48), {"t": 8, "y": 32, "x": 48}),
+        ("series", (512,), {"t": 512}),
+        ("series", (512, 1), {"t": 512}),
+        ("series", (4, 512), {"v": 4, "t": 512}),
+        ("audio", (80, 3000), {"v": 80, "t": 3000}),
+        ("text", (128,), {"t": 128}),
+    ],
+)
+def test_extents_of_a_batch(modality: Any, shape: tuple[int, ...], extents: dict[str, int]) -> None:
+    assert extents_of(modality, torch.zeros(2, *shape), "mine") == extents
+
+
+@pytest.mark.parametrize(("modality", "shape"), [("image", (3,)), ("video", (8, 32, 48)), ("series", (1, 2, 3))])
+def test_extents_that_a_shape_leaves_open(modality: Any, shape: tuple[int, ...]) -> None:
+    with pytest.raises(DiagnosticsError, match="which does not show its axes"):
+        extents_of(modality, torch.zeros(2, *shape), "mine")
+
+
+class Several(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Pair(), Pair()])
+
+    def forward(self, x: Tensor) -> Any:
+        x = y = x[..., None].expand(-1, -1, 4)
+        for block in self.blocks:
+            x, y = block(x, y)
+        return x
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self.one(x), self.two(y)
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        (nn.Linear(8, 8), "no stack of blocks"),
+        (Several(), "does not hand on exactly one tensor"),
+        (nn.Sequential(*[nn.Sequential(nn.Linear(9, 9), nn.ReLU()) for _ in range(3)]), "does not run on an example"),
+    ],
+)
+def test_modules_that_show_no_taps(module: nn.Module, says: str) -> None:
+    with pytest.raises(DiagnosticsError, match=says):
+        discover(module, images(2, 8), "mine", {"t": 8})
+
+
+def test_a_block_that_never_runs_is_named() -> None:
+    module = Steps()
+    with pytest.raises(DiagnosticsError, match="never runs layers.1.0.x|never runs"):
+        discover(module, images(2, 48), "mine", {"t": 48}, blocks=["layers.0", "idle"])
+
+
+def test_an_example_is_needed() -> None:
+    with pytest.raises(DiagnosticsError, match="mine has no example"):
+        TorchEncoder("mine", "series", Steps())
+
+
+def test_hooks_are_gone_after_a_failure_too() -> None:
+    module = Images(1, "random")
+    for batch in (images(1, 3, 24, 24), images(1, 2, 24, 24)):
+        with pytest.raises(DiagnosticsError):
+            discover(module, batch, "mine", {"y": 24, "x": 24})
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
