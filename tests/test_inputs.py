@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_encoder
 from torch import nn
 
 from diagnostics import Grid, Site, Tap, TorchEncoder
 from diagnostics.controls import control_encoders
 from diagnostics.inputs import BANDS, RAW, RAW_FRAMES, RAW_PIXELS, RAW_STEPS, STATISTICS, WORDS
+
+from tiny import tiny_encoder
 
 RNG = np.random.default_rng(0)
 

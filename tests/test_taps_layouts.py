@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_dataset
 from torch import Tensor, nn
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.plans import row_order
 from diagnostics.taps import pool
+
+from tiny import tiny_dataset
 
 ONES = Grid((3,), ("t",))
 
@@ -235,7 +236,7 @@ def test_a_run_on_samples_of_unequal_length_pools_their_own_steps(tmp_path: Any)
 
 def test_a_measure_of_tokens_asked_for_by_name_says_why_not(tmp_path: Any) -> None:
     data, _ = ragged_dataset()
-    with pytest.raises(DiagnosticsError, match="self_similarity gives nothing .* unequal length"):
+    with pytest.raises(DiagnosticsError, match=r"self_similarity gives nothing .* unequal length"):
         dx.run(masked_encoder(32), data, out=tmp_path / "run", measures="self_similarity", controls=False)
 
 
