@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diagnostics.discovery.discover import Discovered, discover
+from diagnostics.discovery.places import Place, Places
 from diagnostics.discovery.stacks import find_blocks
 
-__all__ = ["Discovered", "discover", "find_blocks"]
+__all__ = ["Discovered", "Place", "Places", "discover", "find_blocks"]

@@ -1,0 +1,1 @@
+"""ONNX files as encoders: `onnx:FILE`."""

@@ -1,0 +1,220 @@
+"""An ONNX file as an encoder: the tensors to read become outputs of its graph, which onnxruntime computes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor
+
+from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap
+from diagnostics.discovery import Places
+from diagnostics.errors import said
+from diagnostics.taps import Modality, Reduce, as_tokens, keep
+from diagnostics_onnx.graph import block_outputs
+
+Preprocess = Callable[[np.ndarray], Tensor]
+
+
+class OnnxEncoder(Encoder):
+    """Computes on the CPU; has no attention, no gradients and no fresh weights, since a file holds no way to draw them."""
+
+    def __init__(
+        self,
+        name: str,
+        modality: Modality,
+        model: Any,
+        taps: Sequence[Tap],
+        preprocess: Preprocess,
+        example: np.ndarray,
+    ) -> None:
+        self.name, self.modality, self.taps, self.output_tap = name, modality, tuple(taps), taps[-1].name
+        self._model, self._preprocess, self._example = model, preprocess, example
+        self._session = session_of(model, [tap.site.module for tap in self.taps if tap.site], name)
+        self._input = self._session.get_inputs()[0]
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        made = self.preprocess(self._example)
+        return {
+            "weights": hashlib.sha256(self._model.SerializeToString(deterministic=True)).hexdigest(),
+            "configuration": self.name,
+            "preprocessing": hashlib.sha256(made.numpy().tobytes() + repr(tuple(made.shape)).encode()).hexdigest(),
+        }
+
+    def example(self) -> np.ndarray:
+        return self._example
+
+    def preprocess(self, sample: np.ndarray) -> Tensor:
+        return self._preprocess(sample)
+
+    def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
+        wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
+        names = list(dict.fromkeys(cast(Site, tap.site).module for tap in wanted))
+        values = dict(zip(names, self._run(names, batch.numpy()), strict=True))
+        found: dict[str, Any] = {}
+        for tap in wanted:
+            site = cast(Site, tap.site)
+            found[tap.name] = reduce(tap, as_tokens(tap, site, values[site.module]))
+        return found
+
+    def _run(self, names: list[str], given: np.ndarray) -> list[Tensor]:
+        """In parts where the file fixes the size of a batch, the last one filled up with its own last sample."""
+        fixed = self._input.shape[0]
+        step = fixed if isinstance(fixed, int) else len(given)
+        lacking = -len(given) % step
+        whole = np.concatenate([given, np.repeat(given[-1:], lacking, axis=0)])
+        parts = [self._session.run(names, {self._input.name: whole[i : i + step]}) for i in range(0, len(whole), step)]
+        return [torch.from_numpy(np.concatenate(part)[: len(given)]) for part in zip(*parts, strict=True)]
+
+    def permuted(self, seed: int) -> Encoder:
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        rng = np.random.default_rng(seed)
+        for tensor in model.graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor)
+            if values.dtype.kind == "f" and values.size > 1:
+                shuffled = rng.permutation(values.ravel()).reshape(values.shape)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(shuffled, tensor.name))
+        return OnnxEncoder(
+            f"{self.name} (permuted weights)", self.modality, model, self.taps, self._preprocess, self._example
+        )
+
+
+def build(path: str, modality: str | None, taps: str | None, mean: str, std: str, length: int | None) -> OnnxEncoder:
+    """See `diagnostics_onnx.plugin.build`."""
+    name = f"onnx:{Path(path).name}"
+    model = _read(path)
+    inputs = [value for value in model.graph.input if value.name not in {t.name for t in model.graph.initializer}]
+    if len(inputs) != 1:
+        raise DiagnosticsError(f"{name} takes {len(inputs)} inputs: only models with one can be read from a file.")
+    shape = [d.dim_value or None for d in inputs[0].type.tensor_type.shape.dim]
+    kind = modality or ("image" if len(shape) == 4 else "series")
+    if kind == "image" and len(shape) == 4:
+        example, preprocess, extents = _image(name, shape, mean, std)
+    elif kind == "series" and len(shape) in (2, 3):
+        example, preprocess, extents = _series(name, shape, length)
+    else:
+        raise DiagnosticsError(
+            f"{name} takes a tensor of {len(shape)} axes, which is no {kind}: give ?modality=image or series."
+        )
+    entered, blocks = _named(taps) if taps else block_outputs(model.graph, name)
+    tensors = {"embed": entered} | dict(blocks) if entered else dict(blocks)
+    session = session_of(model, list(tensors.values()), name)
+    batch = preprocess(example)[None].numpy()
+    if isinstance(session.get_inputs()[0].shape[0], int):
+        batch = np.repeat(batch, session.get_inputs()[0].shape[0], axis=0)
+    try:
+        values = session.run(list(tensors.values()), {session.get_inputs()[0].name: batch})
+    except Exception as error:
+        raise DiagnosticsError(f"{name} does not run on an example: {said(error)}.") from error
+    places = Places(name, extents, len(batch))
+    made: list[Tap] = []
+    for i, ((tap, tensor), value) in enumerate(zip(tensors.items(), values, strict=True)):
+        depth = (i if entered else i + 1) / max(1, len(tensors) - bool(entered))
+        place = places.of(torch.from_numpy(value), tensor)
+        grid: Grid = place.grid
+        part = "embedding" if tap == "embed" else "trunk"
+        made.append(Tap(tap, depth, part, place.features, grid, Site(tensor, layout=place.layout, rows=place.rows)))
+    return OnnxEncoder(name, cast(Modality, kind), model, made, preprocess, example)
+
+
+def session_of(model: Any, tensors: Sequence[str], encoder: str) -> Any:
+    """A session whose outputs are these tensors."""
+    widened = onnx.ModelProto()
+    widened.CopyFrom(model)
+    known = {name for node in model.graph.node for name in node.output}
+    for tensor in tensors:
+        if tensor not in known:
+            raise DiagnosticsError(
+                f"{encoder} computes no tensor '{tensor}': see the names in a viewer such as Netron."
+            )
+    present = {out.name for out in widened.graph.output}
+    widened.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors) if name not in present
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(widened.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise DiagnosticsError(f"{encoder} cannot be run: {said(error)}.") from error
+
+
+def _read(path: str) -> Any:
+    if not Path(path).is_file():
+        raise DiagnosticsError(f"There is no file {path}: give the path of an .onnx file.")
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise DiagnosticsError(f"{path} is no whole ONNX file: {said(error)}.") from error
+    return model
+
+
+def _named(taps: str) -> tuple[str, list[tuple[str, str]]]:
+    tensors = [name for name in taps.split(",") if name]
+    return "", [(name.strip("/").replace("/", ".").replace(":", "."), name) for name in tensors]
+
+
+def _image(
+    name: str, shape: Sequence[int | None], mean: str, std: str
+) -> tuple[np.ndarray, Preprocess, dict[str, int]]:
+    from PIL import Image
+
+    channels, height, width = shape[1:]
+    if channels not in (1, 3) or not height or not width:
+        raise DiagnosticsError(
+            f"{name} takes {list(shape)}: only images [B, 1 or 3 channels, y, x] of one size can be read."
+        )
+    centre, spread = (_numbers(text, channels) for text in (mean, std))
+
+    def preprocess(sample: np.ndarray) -> Tensor:
+        image = Image.fromarray(
+            np.ascontiguousarray(sample[..., 0] if sample.ndim == 3 and sample.shape[2] == 1 else sample)
+        )
+        image = image.convert("RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(image, dtype=np.float32).reshape(height, width, channels) / 255)
+        return ((pixels - centre) / spread).permute(2, 0, 1).contiguous()
+
+    example = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    return example, preprocess, {"y": height, "x": width}
+
+
+def _series(
+    name: str, shape: Sequence[int | None], length: int | None
+) -> tuple[np.ndarray, Preprocess, dict[str, int]]:
+    steps = next((n for n in shape[1:] if n and n > 1), None) or length
+    if not steps:
+        raise DiagnosticsError(f"{name} leaves the length of its series open: give ?length=.")
+
+    def preprocess(sample: np.ndarray) -> Tensor:
+        series = torch.as_tensor(np.asarray(sample, dtype=np.float32).reshape(-1))
+        if len(series) != steps:
+            raise DiagnosticsError(
+                f"{name} reads one variate of {steps} steps, not {list(np.shape(sample))}: cut the samples."
+            )
+        return series if len(shape) == 2 else series[None] if shape[1] == 1 else series[:, None]
+
+    return np.random.default_rng(0).standard_normal(steps).astype(np.float32), preprocess, {"t": steps}
+
+
+def _numbers(text: str, channels: int) -> Tensor:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) == 3 and channels == 1:
+        values = [sum(values) / 3]
+    if len(values) not in (1, channels):
+        raise DiagnosticsError(
+            f"'{text}' is not one number, or one for each of {channels} channels: separate them with commas."
+        )
+    return torch.tensor(values)
