@@ -67,8 +67,10 @@ class Target:
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values)
-        if values.dtype.kind in "iub":
-            values = values.astype(np.int64 if self.kind.endswith(("label", "masks")) else np.float64)
+        classes = self.kind.endswith(("label", "masks"))
+        # Maps of classes and objects stay as small as they come: eight bytes a pixel may be too much.
+        if values.dtype.kind in "ub" or (values.dtype.kind == "i" and not (classes and values.ndim > 1)):
+            values = values.astype(np.int64 if classes else np.float64)
         object.__setattr__(self, "values", values)
 
     @property

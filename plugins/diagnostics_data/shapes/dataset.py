@@ -1,0 +1,136 @@
+"""The data set `shapes`: options checked, scenes rendered, what is known about them made into targets."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diagnostics import Dataset, DiagnosticsError, Target, split_groups
+from diagnostics_data.shapes.captions import caption, embedded
+from diagnostics_data.shapes.outlines import SHAPES
+from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render
+from diagnostics_data.shapes.world import MOST_OBJECTS
+
+MOST_BYTES = 2**32
+"""What samples and dense targets may take in memory."""
+PLACE_BYTES, CLIP_BYTES = 3 + 1 + 1 + 4, 8
+"""A pixel's colours, number, class and depth, and, in clips, its flow."""
+
+
+class Shapes(Dataset):
+    """A data set that also knows what no target can hold.
+
+    captions: list of str [sample]. centres: float32 [sample, frame, object, (y, x)], in pixels; visible: int32 [sample,
+    frame, object], in pixels; objects that a scene lacks have NaN and 0.
+    """
+
+    captions: list[str]
+    centres: np.ndarray
+    visible: np.ndarray
+
+
+def made(n: int, size: int, frames: int, seed: int) -> Shapes:
+    """The data set, held in memory; see `diagnostics_data.shapes.shapes`."""
+    _check(n, size, frames, seed)
+    shape = (n, frames, size, size)
+    pixels = np.empty((*shape, 3), np.uint8)
+    maps = {
+        "masks": np.empty(shape, np.int8),
+        "classes": np.empty(shape, np.int8),
+        "depth": np.empty(shape, np.float32),
+    }
+    if frames > 1:
+        maps |= {"flow_y": np.empty(shape, np.float32), "flow_x": np.empty(shape, np.float32)}
+    centres = np.full((n, frames, MOST_OBJECTS, 2), np.nan, np.float32)
+    visible = np.zeros((n, frames, MOST_OBJECTS), np.int32)
+    captions: list[str] = []
+    numbers: list[dict[str, float]] = []
+    for i in range(n):
+        scene = render(seed, i, size, frames)
+        pixels[i] = scene.pixels
+        for name, values in maps.items():
+            values[i] = scene.flow[..., 0 if name == "flow_y" else 1] if "flow" in name else getattr(scene, name)
+        objects = len(scene.world.objects)
+        centres[i, :, :objects], visible[i, :, :objects] = scene.centres[:-1], scene.visible
+        captions.append(caption(scene))
+        numbers.append(_numbers(scene))
+    if frames == 1:
+        pixels, maps = pixels[:, 0], {name: values[:, 0] for name, values in maps.items()}
+    columns = {name: np.array([row[name] for row in numbers]) for name in numbers[0]}
+    ids = [f"shapes-{seed}-{i:06d}" for i in range(n)]
+    dataset = Shapes(
+        "shapes",
+        "image" if frames == 1 else "video",
+        pixels,
+        ids,
+        list(split_groups(ids, seed)),
+        _targets(maps, columns, captions),
+        # No digest of pixels: in a few of them the last bit may differ from one processor to the next.
+        fingerprint=f"shapes {RENDERER_VERSION} n={n} size={size} frames={frames} seed={seed}",
+        about="procedural scenes with exact ground truth of every kind",
+    )
+    dataset.captions, dataset.centres, dataset.visible = captions, centres, visible
+    return dataset
+
+
+def _numbers(scene: Scene) -> dict[str, float]:
+    """What is known of a whole scene: of its main object in the last frame, in sides of the image."""
+    frames, size, _ = scene.masks.shape
+    (y, x), (y_after, x_after) = (scene.centres[[frames - 1, frames], scene.main] / size).tolist()
+    numbers: dict[str, float] = {
+        "label": SHAPES.index(scene.world.objects[scene.main].shape),
+        "count": int(scene.seen.sum()),
+        "y": y,
+        "x": x,
+    }
+    if frames > 1:
+        numbers |= {"velocity_y": y_after - y, "velocity_x": x_after - x}
+    return numbers
+
+
+def _targets(maps: dict[str, np.ndarray], columns: dict[str, np.ndarray], captions: list[str]) -> dict[str, Target]:
+    clip = "flow_y" in maps
+    moment = "state" if clip else "value"
+    last = " in the last frame" if clip else ""
+    main = "the object seen at most pixels"
+    targets = {
+        "label": Target("label", columns["label"], about=f"shape of {main}", classes=SHAPES),
+        "count": Target("value", columns["count"], units="objects", about="how many objects are visible"),
+        **{
+            axis: Target(moment, columns[axis], units="image sides", family="spatial",
+                         about=f"{axis} of the centre of {main}{last}")
+            for axis in ("y", "x")
+        },
+        "masks": Target("masks", maps["masks"], about="which object is seen, the same number in all frames"),
+        "segmentation": Target(
+            "token_label", maps["classes"], about="shape of what is seen", classes=("background", *SHAPES)
+        ),
+        "depth": Target("token_value", maps["depth"], units="world units", about="distance of what is seen"),
+        "caption": Target(
+            "caption", np.stack([embedded(said) for said in captions]), about="counts of the caption's words, normed"
+        ),
+    }  # fmt: skip
+    if clip:
+        for axis, way in (("y", "down"), ("x", "right")):
+            targets[f"velocity_{axis}"] = Target(
+                "state", columns[f"velocity_{axis}"], units="image sides/frame",
+                about=f"how far the centre of {main} moves {way} after the last frame",
+            )  # fmt: skip
+            targets[f"flow_{axis}"] = Target(
+                "token_value", maps[f"flow_{axis}"], units="px/frame",
+                about=f"how far what is seen moves {way} until the next frame",
+            )  # fmt: skip
+    return targets
+
+
+def _check(n: int, size: int, frames: int, seed: int) -> None:
+    for name, value, least, most in (("n", n, 10, 1_000_000), ("size", size, 32, 512), ("frames", frames, 1, 64)):
+        if not least <= value <= most:
+            raise DiagnosticsError(f"Dataset shapes cannot have {name}={value}: give {least} to {most}.")
+    if seed < 0:
+        raise DiagnosticsError(f"Dataset shapes cannot have seed={seed}: give 0 or more.")
+    each = frames * size**2 * (PLACE_BYTES if frames == 1 else PLACE_BYTES + CLIP_BYTES)
+    if n * each > MOST_BYTES:
+        raise DiagnosticsError(
+            f"Dataset shapes with n={n}, size={size} and frames={frames} would take {n * each / 2**30:.1f} GiB of memory: "
+            f"give n={MOST_BYTES // each} or less, or render scene by scene (diagnostics_data.shapes.render.render)."
+        )

@@ -1,0 +1,109 @@
+"""What the objects look like from the front: level functions of plane coordinates, below 0 inside, 0 on the outline.
+
+Inside, near straight and round edges, a level is the distance to the outline with a minus sign. All outlines have the
+area of a disc of radius 1, so that neither area nor the share of pixels tells a class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+Level = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _half_planes(p: np.ndarray, q: np.ndarray, corners: int) -> list[np.ndarray]:
+    """Signed distances to the sides of a regular polygon of inradius 1 with a corner straight up (towards -q)."""
+    turns = [math.pi / 2 + 2 * math.pi * k / corners for k in range(corners)]
+    return [p * math.cos(turn) + q * math.sin(turn) - 1 for turn in turns]
+
+
+def _disc(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    return np.sqrt(p * p + q * q) - 1
+
+
+def _square(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    return np.maximum(np.abs(p), np.abs(q)) - 1
+
+
+def _triangle(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    first, second, third = _half_planes(p, q, 3)
+    return np.maximum(np.maximum(first, second), third)
+
+
+def _star(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    # A pentagram is where at most one of the sides of its pentagon, which stands on a corner, is passed.
+    sides = _half_planes(p, -q, 5)
+    largest, second = np.maximum(sides[0], sides[1]), np.minimum(sides[0], sides[1])
+    for side in sides[2:]:
+        second = np.maximum(second, np.minimum(largest, side))
+        largest = np.maximum(largest, side)
+    return second
+
+
+def _ring(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    return np.abs(np.sqrt(p * p + q * q) - 0.75) - 0.25
+
+
+def _cross(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    p, q = np.abs(p), np.abs(q)
+    return np.maximum(np.minimum(p, q) - 0.3, np.maximum(p, q) - 1)
+
+
+def _crescent(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    p = p - 0.386  # its centre of mass, not the disc's middle, is at (0, 0)
+    squared = p * p + q * q
+    bite = 0.8 - np.sqrt(squared - p + 0.25)  # a disc of radius 0.8 around (0.5, 0)
+    return np.maximum(np.sqrt(squared) - 1, bite)
+
+
+def _arrow(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    p = np.abs(p)
+    head = np.maximum((p - q - 1) * math.sqrt(0.5), q)  # corners (0, -1), (1, 0), (-1, 0)
+    shaft = np.maximum(p - 0.3, np.maximum(q - 1, -q - 0.1))
+    return np.minimum(head, shaft)
+
+
+_DRAWN: dict[str, tuple[Level, float]] = {
+    "disc": (_disc, math.pi),
+    "square": (_square, 4.0),
+    "triangle": (_triangle, 3 * math.tan(math.pi / 3)),
+    "star": (_star, 5 * math.tan(math.pi / 5) * (1 + math.tan(math.pi / 5) * math.tan(2 * math.pi / 5))),
+    "ring": (_ring, math.pi * 0.75),
+    "cross": (_cross, 4 * 0.6 - 0.36),
+    # The lens of the two discs is taken from the larger one.
+    "crescent": (
+        _crescent,
+        math.pi
+        - math.acos(0.61)
+        - 0.64 * math.acos(-0.11 / 0.8)
+        + 0.5 * math.sqrt((-0.5 + 1.8) * (0.5 + 0.2) * (0.5 - 0.2) * (0.5 + 1.8)),
+    ),
+    "arrow": (_arrow, 1.0 + 0.6),
+}
+"""Name -> level as drawn, and the area of that."""
+
+SHAPES = tuple(_DRAWN)
+REACH = {
+    "disc": 1.0, "square": math.sqrt(2), "triangle": 2.0, "star": 1 / math.cos(2 * math.pi / 5), "ring": 1.0,
+    "cross": math.hypot(0.3, 1), "crescent": math.hypot(0.61 + 0.386, math.sqrt(1 - 0.61**2)), "arrow": math.hypot(0.3, 1),
+}  # fmt: skip
+"""Distance of the farthest point as drawn."""
+
+
+def scale(shape: str) -> float:
+    """What the drawing is stretched by to have the area of the unit disc."""
+    return math.sqrt(math.pi / _DRAWN[shape][1])
+
+
+def reach(shape: str) -> float:
+    """Distance of the outline's farthest point from the centre, for an object of radius 1."""
+    return REACH[shape] * scale(shape)
+
+
+def level(shape: str, p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Below 0 inside the outline of an object of radius 1 around (0, 0), p to the right and q down."""
+    by = scale(shape)
+    return by * _DRAWN[shape][0](p / by, q / by)

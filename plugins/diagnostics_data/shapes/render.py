@@ -1,0 +1,144 @@
+"""Scenes as the camera sees them, and the truth about every pixel.
+
+Which surface is seen is decided by depth at 3 x 3 points of each pixel, so that objects may pass through each other; a
+pixel shows the surfaces' colours at its centre by the share of its points. The middle point is the pixel's centre, and
+what is seen there is what `masks`, `classes`, `depth` and `flow` say of the pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from diagnostics_data.shapes.outlines import SHAPES
+from diagnostics_data.shapes.shading import radiance
+from diagnostics_data.shapes.views import Crop, View, on_screen
+from diagnostics_data.shapes.world import World, draw
+
+RENDERER_VERSION = 1
+"""Part of every fingerprint: raise it whenever any pixel or truth of any scene changes."""
+
+_POINTS = 3
+"""Points along a pixel's side, odd so that one of them is the centre."""
+_NOISE = 2.5
+"""Standard deviation of the sensor's noise, of 255."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A clip (with one frame, an image) and the truth about it. t: frames; k: objects; object i has number i + 1 in masks.
+
+    pixels: uint8 [t, y, x, 3].
+    masks: int8 [t, y, x], the object at the pixel's centre, the same number in all frames; 0 wall and floor.
+    classes: int8 [t, y, x], 0 wall and floor, else 1 + where the object's shape stands in `SHAPES`.
+    depth: float32 [t, y, x], distance along the camera's axis, in units of the world.
+    flow: float32 [t, y, x, 2], by how many pixels the point seen there moves down and right until the next frame.
+    centres: float64 [t + 1, k, 2], y and x of the objects' centres in pixels, seen or not (the centre of the first
+        pixel is at 0.5, 0.5); the last row is the moment after the clip.
+    distance: float64 [t, k], depth of the centres.
+    visible: int [t, k], at how many pixels an object is seen.
+    whole: int [t, k], at how many it would be if nothing stood before it.
+    """
+
+    world: World
+    pixels: np.ndarray
+    masks: np.ndarray
+    classes: np.ndarray
+    depth: np.ndarray
+    flow: np.ndarray
+    centres: np.ndarray
+    distance: np.ndarray
+    visible: np.ndarray
+    whole: np.ndarray
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Which objects count as visible, bool [k]: in some frame seen at 1/512 of the pixels, and at 4."""
+        least = max(4, self.masks[0].size / 512)
+        return np.asarray(self.visible.max(axis=0) >= least)
+
+    @property
+    def main(self) -> int:
+        """The object seen at most pixels of all frames together, the first of equals."""
+        return int(self.visible.sum(axis=0).argmax())
+
+
+def render(seed: int, index: int, size: int = 64, frames: int = 1) -> Scene:
+    """Scene `index` of a seed: the same world at any size, and the same first frames whatever their number.
+
+    seed, index: 0 or more. size: pixels a side, 16 or more. It depends on nothing else, so that workers may share indices
+    out as they like.
+    """
+    world = draw(seed, index)
+    planes = [[surface.plane(t, world.camera) for surface in world.surfaces] for t in range(frames + 1)]
+    shape, k = (frames, size, size), len(world.objects)
+    scene = Scene(
+        world,
+        pixels=np.empty((*shape, 3), np.uint8),
+        masks=np.empty(shape, np.int8),
+        classes=np.empty(shape, np.int8),
+        depth=np.empty(shape, np.float32),
+        flow=np.empty((*shape, 2), np.float32),
+        centres=np.array([[on_screen(plane.origin, size) for plane in at[2:]] for at in planes]),
+        distance=np.array([[plane.origin[2] for plane in at[2:]] for at in planes[:-1]]),
+        visible=np.empty((frames, k), np.int64),
+        whole=np.empty((frames, k), np.int64),
+    )
+    class_of = np.array([0, 0, *(1 + SHAPES.index(thing.shape) for thing in world.objects)], np.int8)
+    middle = (slice(_POINTS // 2, None, _POINTS),) * 2
+    for t in range(frames):
+        views = [View(surface, plane, size) for surface, plane in zip(world.surfaces, planes[t], strict=True)]
+        seen, depth, scene.whole[t] = _visibility(views, size)
+        top = seen[middle]
+        scene.depth[t], scene.masks[t], scene.classes[t] = depth[middle], np.maximum(top - 1, 0), class_of[top]
+        scene.visible[t] = np.bincount(top.ravel(), minlength=k + 2)[2:]
+        light = np.zeros((3, size, size))
+        for i, (view, after) in enumerate(zip(views, planes[t + 1], strict=True)):
+            here = seen == i
+            crop = _bounds(here)
+            if crop is None:
+                continue
+            hits = view.hits(crop, 1)
+            light[:, *crop] += _share(here, crop) * radiance(world, view, hits, crop, views[2:])
+            at_centre = here[middle][crop]
+            for axis, moved in enumerate(view.flow(hits, after, crop)):
+                np.copyto(scene.flow[t, *crop, axis], moved, where=at_centre, casting="same_kind")
+        noise = np.random.default_rng([seed, index, t + 1]).standard_normal((size, size, 3), np.float32)
+        shown = np.sqrt(light).transpose(1, 2, 0) * 255 + _NOISE * noise
+        scene.pixels[t] = np.clip(np.rint(shown), 0, 255)
+    return scene
+
+
+def _visibility(views: list[View], size: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Which view is nearest, int8, and its depth, at all points [y, x]; and of objects the pixels if nothing hid them."""
+    wall, floor = (view.depth(view.crop(), _POINTS) for view in views[:2])
+    seen, depth, whole = (floor < wall).astype(np.int8), np.minimum(wall, floor), list[int]()
+    for i, view in enumerate(views[2:], start=2):
+        crop = view.crop()
+        points: Crop = tuple(slice(part.start * _POINTS, part.stop * _POINTS) for part in crop)  # pyright: ignore[reportAssignmentType]
+        hits = view.hits(crop, _POINTS)
+        radius = view.surface.radius
+        inside = view.level(hits.p / radius, hits.q / radius) <= 0
+        whole.append(int(np.count_nonzero(inside[_POINTS // 2 :: _POINTS, _POINTS // 2 :: _POINTS])))
+        nearer = inside & (hits.z < depth[points])
+        np.copyto(depth[points], hits.z, where=nearer)
+        np.copyto(seen[points], np.int8(i), where=nearer)
+    return seen, depth, whole
+
+
+def _bounds(here: np.ndarray) -> Crop | None:
+    """The pixels around all points where something is, None where there are none."""
+    rows, columns = np.flatnonzero(here.any(axis=1)), np.flatnonzero(here.any(axis=0))
+    if len(rows) == 0:
+        return None
+    first, last = (slice(int(ends[0]) // _POINTS, int(ends[-1]) // _POINTS + 1) for ends in (rows, columns))
+    return first, last
+
+
+def _share(here: np.ndarray, crop: Crop) -> np.ndarray:
+    """The share of each pixel's points where something is, [y, x] of a crop."""
+    rows, columns = (slice(part.start * _POINTS, part.stop * _POINTS) for part in crop)
+    part = here[rows, columns].view(np.uint8)
+    total = sum(part[i::_POINTS, j::_POINTS] for i in range(_POINTS) for j in range(_POINTS))
+    return np.asarray(total) / _POINTS**2
