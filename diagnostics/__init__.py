@@ -14,6 +14,7 @@ from diagnostics.hookspecs import hookimpl
 if TYPE_CHECKING:
     from diagnostics.dataset import Dataset, Target, padded, split_groups
     from diagnostics.discovery import discover
+    from diagnostics.frames import frames_of
     from diagnostics.jobs import run
     from diagnostics.measures.base import Measure
     from diagnostics.runs import Run, open_run
@@ -28,6 +29,7 @@ _HOME = {
     "padded": "dataset",
     "split_groups": "dataset",
     "discover": "discovery",
+    "frames_of": "frames",
     "Encoder": "taps",
     "Grid": "taps",
     "Site": "taps",
@@ -53,6 +55,7 @@ __all__ = [
     "TorchEncoder",
     "__version__",
     "discover",
+    "frames_of",
     "hookimpl",
     "open_run",
     "padded",

@@ -137,7 +137,7 @@ def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable
     if path.endswith(".py"):
         return path, _from_file(Path(path), function), ()
     known = offered(what)
-    if name in known:
+    if name in known and not name.endswith(":"):
         plugin, make = known[name]
         return f"Plugin {plugin.name}", make, ()
     scheme, colon, rest = name.partition(":")

@@ -71,7 +71,8 @@ class Site:
     `order` is for tokens that do not lie prefix first and then in raster order (special tokens at the end, unrolled
     windows, patch by patch through time): `order[i]` is where, behind the padding, the i-th token handed over lies; a
     permutation. `rows` is for samples cut into several rows of the batch axis, one after the other (frames, variates):
-    they become the first axis of the grid, and their prefix tokens are averaged over the rows.
+    they become the first axis of the grid, and their prefix tokens are averaged over the rows. `item` is which of the
+    tensors that lie there is read, in the order in which they stand, where a module hands on several side by side.
     """
 
     module: str
@@ -82,6 +83,7 @@ class Site:
     padding: int = 0
     order: tuple[int, ...] = ()
     rows: int = 1
+    item: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.call < self.calls:
@@ -102,7 +104,8 @@ class Site:
         layout = "" if self.layout == "tokens" else f" as {self.layout}"
         rows = f", {self.rows} rows a sample" if self.rows > 1 else ""
         padding = f" without {self.padding} of padding" if self.padding else ""
-        return f"{self.when} {self.module or 'the whole module'}{which}{layout}{rows}{padding}{self._ordered()}"
+        item = f", tensor {self.item + 1}" if self.item else ""
+        return f"{self.when} {self.module or 'the whole module'}{which}{item}{layout}{rows}{padding}{self._ordered()}"
 
     def _ordered(self) -> str:
         """The order by a digest of itself: the text stands in the identity of what is stored."""
@@ -336,7 +339,7 @@ class Hooks:
 
 def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
     """What a module took or gave as [B, T, F], as the tap's site declares it; raises when it does not fit."""
-    value = first_tensor(value)
+    value = dict(enumerate(tensors_in(value))).get(site.item) if site.item else first_tensor(value)
     if not isinstance(value, Tensor):
         raise DiagnosticsError(
             f"Tap {tap.name} read a {type(value).__name__} {site}, not a tensor: tap a module inside it that gives one."
@@ -360,8 +363,10 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
         )
     expected = (tap.grid.prefix + tap.grid.tokens // site.rows, tap.features)
     tokens = tokens[:, site.padding :]
-    of_row = tap.grid.shape[1:] if site.rows > 1 else tap.grid.shape
-    wrong = tokens.shape[1:] != expected or (places is not None and not site.order and places != of_row)
+    # One row a sample may be an axis of the grid as well: a clip of a single frame.
+    shapes = [tap.grid.shape] if site.rows == 1 else []
+    shapes += [tap.grid.shape[1:]] if site.rows == tap.grid.shape[0] else []
+    wrong = tokens.shape[1:] != expected or (places is not None and not site.order and places not in shapes)
     if wrong or len(site.order) not in (0, expected[0]) or len(tokens) % site.rows:
         raise DiagnosticsError(
             f"Tap {tap.name} read a tensor of shape {tuple(value.shape)} {site}, but declares {tap.tokens} tokens "
@@ -379,18 +384,26 @@ def first_tensor(value: Any) -> Any:
     """
     found = value
     while not isinstance(found, Tensor):
-        if isinstance(found, Mapping):
-            parts: list[Any] = list(found.values())  # pyright: ignore[reportUnknownArgumentType]
-        elif isinstance(found, (tuple, list)):
-            parts = list(found)  # pyright: ignore[reportUnknownArgumentType]
-        elif is_dataclass(found) and not isinstance(found, type):
-            parts = [getattr(found, part.name) for part in fields(found)]
-        else:
-            return value
+        parts = _parts(found)
         if not parts:
             return value
         found = parts[0]
     return found
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in what a module took or gave, in the order in which they stand."""
+    return [value] if isinstance(value, Tensor) else [tensor for part in _parts(value) for tensor in tensors_in(part)]
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return list(value.values())  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(value, (tuple, list)):
+        return list(value)  # pyright: ignore[reportUnknownArgumentType]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, part.name) for part in fields(value)]
+    return []
 
 
 def _rows_as_places(tokens: Tensor, rows: int, prefix: int) -> Tensor:

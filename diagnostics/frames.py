@@ -1,0 +1,133 @@
+"""Videos through an image encoder: some frames of a clip, each seen by itself, and their average.
+
+This is how Perception Encoder and CLIP models are used on video. The order of frames does not enter, so it can tell what is
+in a clip and never in which direction it moves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.taps import Grid, Tap
+from diagnostics.torch_encoder import TorchEncoder
+
+Sampler = Literal["floor", "endpoints"]
+
+
+def sampled_frames(frames: int, count: int, sampler: str) -> list[int]:
+    """Which `count` frames of a clip of that many are seen, from 0; a clip that is shorter shows some of them again.
+
+    `floor` takes int(i * frames / count), the first of equal parts, as in the demonstrations of Perception Encoder;
+    `endpoints` takes int(i * (frames - 1) / (count - 1)), first and last included, as in clip_benchmark.
+    """
+    if sampler == "floor":
+        return [i * frames // count for i in range(count)]
+    return [i * (frames - 1) // (count - 1) for i in range(count)]
+
+
+def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> TorchEncoder:
+    """An image encoder over `count` frames of each video, uint8 [t, y, x, channel].
+
+    Every tap of a grid [y, x] gets a grid [t, y, x] with the tokens of each frame; prefix tokens are averaged over the
+    frames. What stands for a whole image has a cell a frame, so its mean is the average over frames that is handed out as
+    the embedding of a clip (of embeddings as they are, not brought to length 1 before or after). In time a frame stands
+    for the part of the clip around it.
+
+    Raises DiagnosticsError for an encoder of other samples than images, a count below 1, an unknown sampler, and
+    `endpoints` of a single frame.
+    """
+    if encoder.modality != "image" or any(tap.site is not None and tap.site.rows > 1 for tap in encoder.taps):
+        raise DiagnosticsError(
+            f"{encoder.name} reads {encoder.modality} samples: frames of a video need an encoder of single images."
+        )
+    if sampler not in get_args(Sampler):
+        raise unknown("sampler of frames", sampler, get_args(Sampler))
+    least = 2 if sampler == "endpoints" else 1
+    if count < least:
+        raise DiagnosticsError(f"Sampler {sampler} takes at least {least} frame(s), not {count}: ask for more frames.")
+
+    def preprocess(sample: np.ndarray) -> Any:
+        if sample.ndim != 4 or 0 in sample.shape:
+            raise DiagnosticsError(
+                f"{video.name} takes videos of shape [t, y, x, channel], not {list(sample.shape)}: convert the samples."
+            )
+        return default_collate([encoder.preprocess(sample[i]) for i in sampled_frames(len(sample), count, sampler)])
+
+    image_forward = encoder._forward  # pyright: ignore[reportPrivateUsage]
+
+    def forward(module: nn.Module, batch: Any) -> Any:
+        return image_forward(module, _folded(batch))
+
+    def sized_for(sample: np.ndarray) -> TorchEncoder | None:
+        sized = encoder.sized_for(sample[0])
+        return frames_of(sized, count, sampler) if sized is not encoder and isinstance(sized, TorchEncoder) else None
+
+    def covers(extents: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+        return (_covered_time(int(extents[0]), count, sampler), *encoder.covers(extents[1:]))
+
+    def valid(batch: Any, tap: Tap) -> Tensor | None:
+        of_frames = encoder.valid(_folded(batch), image_taps[tap.name])
+        return None if of_frames is None else of_frames.reshape(-1, tap.grid.tokens)
+
+    image_taps = {tap.name: tap for tap in encoder.taps}
+    video = TorchEncoder(
+        f"{encoder.name} over {count} frames ({sampler})",
+        "video",
+        encoder.module,
+        [_over_frames(tap, count, encoder.name) for tap in encoder.taps],
+        encoder.output_tap,
+        preprocess,
+        _example(encoder.example(), count),
+        forward=forward,
+        fresh=encoder._fresh,  # pyright: ignore[reportPrivateUsage]
+        configuration=f"{encoder.configuration}; {count} frames by {sampler}",
+        sized_for=sized_for,
+        covers=covers,
+        valid=valid,
+    )
+    return video
+
+
+def _over_frames(tap: Tap, count: int, encoder: str) -> Tap:
+    """The tap with time as its grid's first axis."""
+    if tap.site is None or not (tap.grid.axes == ("y", "x") or tap.grid.tokens == 1):
+        raise DiagnosticsError(f"Tap {tap.name} of {encoder} has a grid of {tap.grid}, not of y and x: leave it out.")
+    shape = tap.grid.shape if tap.grid.axes == ("y", "x") else (1, 1)
+    grid = Grid((count, *shape), ("t", "y", "x"), tap.grid.prefix)
+    return replace(tap, grid=grid, site=replace(tap.site, rows=count))
+
+
+def _folded(batch: Any) -> Any:
+    """[B, count, ...] as [B * count, ...]."""
+    if isinstance(batch, Mapping):
+        return {key: _folded(value) for key, value in batch.items()}
+    return batch.flatten(0, 1) if isinstance(batch, Tensor) else batch
+
+
+def _covered_time(frames: int, count: int, sampler: str) -> tuple[float, float]:
+    """(start, stop) of what the cells cover along time, in frames, so that each cell lies around the frame it shows.
+
+    Reaches beyond the clip where frames are left out, since what is at its very start is the middle of the first cell. Of
+    a shorter clip, of which a frame is seen in several cells, these share its time.
+    """
+    step = frames / count if sampler == "floor" else (frames - 1) / (count - 1)
+    if step == 0:
+        return 0.0, float(frames)
+    start = min(0.0, (1 - step) / 2)
+    if step.is_integer():
+        # Cells of whole frames, so that the one shown is the middle one (of an even number the earlier of two).
+        start = float(math.ceil(start))
+    return start, start + step * count
+
+
+def _example(image: np.ndarray, count: int) -> np.ndarray:
+    """A clip of twice as many frames as are seen, each the image moved a row further."""
+    return np.stack([np.roll(image, i, axis=0) for i in range(2 * count)])

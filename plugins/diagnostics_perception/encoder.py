@@ -1,0 +1,114 @@
+"""A Perception Encoder as an encoder: weights from one of three places, and its taps."""
+
+from __future__ import annotations
+
+from functools import partial as bound
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, stack_taps
+from diagnostics.errors import unknown
+from diagnostics_perception.checkpoint import fitted, from_file, loaded
+from diagnostics_perception.images import Preprocess, example
+from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, initial, skeleton
+
+
+def build_encoder(
+    model: str,
+    *,
+    pretrained: bool,
+    checkpoint: str | None,
+    partial: bool,
+    img_size: int | None,
+    positions: str,
+    seed: int,
+) -> TorchEncoder:
+    """See `diagnostics_perception.plugin.build`."""
+    if model not in ARCHITECTURES:
+        raise unknown("Perception Encoder", model, ARCHITECTURES)
+    if partial and checkpoint is None:
+        raise DiagnosticsError(
+            "Option partial says how to take a checkpoint: give one with checkpoint=, or leave it out."
+        )
+    architecture, how = ARCHITECTURES[model], _positions(positions)
+    grid = architecture.grid(img_size)
+    name = _name(model, pretrained or checkpoint is not None, seed, img_size, positions)
+    if checkpoint is None and not pretrained:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module: nn.Module = initial(architecture, img_size, how)
+        return encoder_of(name, architecture, module, img_size, how)
+    if checkpoint is not None:
+        tensors, report = from_file(Path(checkpoint).expanduser(), name, architecture, grid, how, partial)
+    else:
+        tensors, report = fitted(_from_hub(architecture.timm), architecture, grid, how)
+        if report.wrong or report.changed:
+            said = "; ".join([*report.wrong, *report.changed])
+            raise DiagnosticsError(f"timm's weights {architecture.timm} do not fit {name} ({said}): give a checkpoint.")
+    module = loaded(skeleton(architecture, img_size, how), tensors)
+    return encoder_of(name, architecture, module, img_size, how, str(report))
+
+
+def encoder_of(
+    name: str,
+    architecture: Architecture,
+    module: nn.Module,
+    img_size: int | None = None,
+    positions: Positions = "index",
+    weights: str = "",
+) -> TorchEncoder:
+    """The encoder over an `Eva` of this architecture; `weights` is what a run should say of where they came from."""
+    size = architecture.image if img_size is None else img_size
+    preprocess = Preprocess(name, size)
+    return TorchEncoder(
+        name,
+        "image",
+        module,
+        _taps(architecture, architecture.grid(size)),
+        "norm" if architecture.embedding else f"blocks.{architecture.depth - 1}",
+        preprocess,
+        example(),
+        fresh=bound(initial, architecture, img_size, positions),
+        configuration=f"input 3x{size}x{size}, positions by {positions}"
+        + (f"; checkpoint: {weights}" if weights else ""),
+    )
+
+
+def _taps(architecture: Architecture, side: int) -> list[Tap]:
+    """Embedding, blocks, and, of a core encoder, the norm, the pooled image and its projection."""
+    grid = Grid((side, side), ("y", "x"), architecture.prefix)
+    norm = "norm" if architecture.embedding else None
+    taps = stack_taps("blocks", architecture.depth, architecture.width, grid, norm=norm)
+    if architecture.embedding:
+        # One vector for the whole image: a grid of one cell. A block's share of depth for each step of the head.
+        step, image = 1 / architecture.depth, Grid((1, 1), ("y", "x"))
+        pooled = Site("attn_pool", layout="features")
+        taps.append(Tap("attn_pool", 1 + step, "head", architecture.width, image, pooled))
+        projected = Site("head", layout="features")
+        taps.append(Tap("head", 1 + 2 * step, "head", architecture.embedding, image, projected))
+    return taps
+
+
+def _positions(text: str) -> Positions:
+    if text == "index" or text == "rescaled":
+        return text
+    raise unknown("option positions", text, ("index", "rescaled"))
+
+
+def _from_hub(timm_name: str) -> dict[str, Any]:
+    # The hub, its cache and what to do without a network are the timm plugin's.
+    from diagnostics_timm.weights import model_of
+
+    return model_of(timm_name, True, None, None, 0).state_dict()
+
+
+def _name(model: str, trained: bool, seed: int, img_size: int | None, positions: str) -> str:
+    """The specification without the checkpoint: where a file lies does not decide the activations, its tensors do."""
+    options = [] if trained else ["pretrained=false"]
+    options += [f"seed={seed}"] if seed and not trained else []
+    options += [f"img_size={img_size}"] if img_size is not None else []
+    options += [f"positions={positions}"] if positions != "index" else []
+    return f"pe:{model}{'?' if options else ''}{'&'.join(options)}"
