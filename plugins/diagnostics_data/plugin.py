@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from diagnostics import hookimpl
-from diagnostics_data import images, series
+from diagnostics_data import archives, clips, images, series, speech, stills, watch
+from diagnostics_data.shapes import shapes
 
 
 @hookimpl
@@ -20,4 +21,10 @@ def datasets() -> Mapping[str, Callable[..., Any]]:
         "changepoint": series.changepoint,
         "digits": images.digits,
         "motorcycle": images.motorcycle,
+        "textures": stills.textures,
+        "clips": clips.clips,
+        "speech": speech.speech,
+        "watch": watch.watch,
+        "ucr:": archives.ucr,
+        "shapes": shapes,
     }

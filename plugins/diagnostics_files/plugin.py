@@ -1,14 +1,213 @@
-"""What this plugin offers; importing it imports nothing heavy."""
+"""What this plugin offers: a scheme for each kind of folder or file; importing it imports nothing heavy.
+
+`on_error` says what a damaged file does: `stop` ends the run when its turn comes, `skip` decodes every file once
+beforehand, says on stderr which are left out, and goes on without them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diagnostics import hookimpl
+
+if TYPE_CHECKING:
+    from diagnostics import Dataset
+
+
+def images(
+    path: str,
+    table: str = "",
+    file: str = "file",
+    values: str = "",
+    size: int | None = None,
+    seed: int = 0,
+    on_error: str = "stop",
+) -> Dataset:
+    """Images of a folder, uint8 [y, x, 3]; class folders give the target `label`.
+
+    Splits are folders train, val and test above the class folders, a column `split` of the table, or drawn (`seed`).
+    `table` is a CSV, JSON lines or Parquet file whose column `file` (or another, `file=NAME`) names images as they lie below
+    the folder; `split` and `group` are used as such, and other columns are targets: text and whole numbers a label, other
+    numbers a value, and whole numbers too that `values=a,b` names. `size=N` cuts the central square and resizes it.
+    """
+    from diagnostics_files.images import build
+
+    return build(path, table=table, file=file, values=values, size=size, seed=seed, on_error=on_error)
+
+
+def segmentation(
+    path: str, unknown: int | None = None, size: int | None = None, seed: int = 0, on_error: str = "stop"
+) -> Dataset:
+    """Images with a class for each pixel: `images/` and `annotations/` (or `masks/`) with files of the same names.
+
+    Target `segmentation`. Splits are folders below both (ADE20k: training and validation) or above both. `unknown` is the
+    number that means no class: 0 in ADE20k's layout, else 255, unless given. Sizes that differ need `size=N`.
+    """
+    from diagnostics_files.pairs import segmentation
+
+    return segmentation(path, unknown=unknown, size=size, seed=seed, on_error=on_error)
+
+
+def depth(path: str, scale: float = 0.001, size: int | None = None, seed: int = 0, on_error: str = "stop") -> Dataset:
+    """Images with the depth of each pixel: `rgb/` (or `images/`) and `depth/` with files of the same names.
+
+    Target `depth` in metres: 16-bit PNG times `scale` (millimetres by default), `.npy` of metres [y, x]; 0 is unknown.
+    """
+    from diagnostics_files.pairs import depths
+
+    return depths(path, scale=scale, size=size, seed=seed, on_error=on_error)
+
+
+def davis(
+    path: str,
+    frames: int = 8,
+    size: int | None = None,
+    sets: str | None = None,
+    seed: int = 0,
+    on_error: str = "stop",
+) -> Dataset:
+    """Videos with objects' masks: `JPEGImages/480p/VIDEO/*.jpg` and `Annotations/480p/VIDEO/*.png`, or without `480p`.
+
+    Clips of `frames` frames that follow one another; target `objects`, masks [sample, t, y, x]; a video is a group.
+    `sets=2017` takes videos and splits from `ImageSets/2017/train.txt` and `val.txt` (or `test.txt`).
+    """
+    from diagnostics_files.davis import build
+
+    return build(path, frames=frames, size=size, sets=sets, seed=seed, on_error=on_error)
+
+
+def captions(
+    path: str,
+    image: str = "image",
+    caption: str = "caption",
+    images: str | None = None,
+    embeddings: str | None = None,
+    features: int = 512,
+    size: int | None = None,
+    seed: int = 0,
+    on_error: str = "stop",
+) -> Dataset:
+    """Images with captions: a table with columns `image` and `caption`, a WebDataset tar, or a folder of such tars.
+
+    Image names lie below the table's folder or below `images`. A row is a sample; captions of one image are a group. Target
+    `caption`: rows of `embeddings` (a .npy), else hashed counts of words and pairs of words in `features` features. The
+    texts are `dataset.texts`.
+    """
+    from diagnostics_files.captions import build
+
+    return build(
+        path, image=image, caption=caption, images=images, embeddings=embeddings, features=features, size=size,
+        seed=seed, on_error=on_error,
+    )  # fmt: skip
+
+
+def videos(
+    path: str,
+    frames: int = 8,
+    every: int = 1,
+    clips: int | None = None,
+    table: str = "",
+    file: str = "file",
+    values: str = "",
+    size: int | None = None,
+    seed: int = 0,
+    on_error: str = "stop",
+) -> Dataset:
+    """Video files of a folder, in clips uint8 [t, y, x, 3] of `frames` frames, each `every`-th; a file is a group.
+
+    All clips that follow one another, or at most `clips` of each file, spread over it. Classes, table, splits and `size` as
+    for `images:`.
+    """
+    from diagnostics_files.videos import build
+
+    return build(
+        path, frames=frames, every=every, clips=clips, table=table, file=file, values=values, size=size, seed=seed,
+        on_error=on_error,
+    )  # fmt: skip
+
+
+def audio(
+    path: str,
+    rate: int | None = None,
+    seconds: float | None = None,
+    table: str = "",
+    file: str = "file",
+    values: str = "",
+    seed: int = 0,
+    on_error: str = "stop",
+) -> Dataset:
+    """Sound files of a folder as float32 [time], the mean of all channels; a file is a group.
+
+    `rate=16000` resamples. `seconds` cuts windows that follow one another; without it recordings of unequal length are padded
+    with NaN on the left. Classes, table and splits as for `images:`.
+    """
+    from diagnostics_files.audio import build
+
+    return build(path, rate=rate, seconds=seconds, table=table, file=file, values=values, seed=seed, on_error=on_error)
+
+
+def texts(path: str, text: str = "text", values: str = "", seed: int = 0) -> Dataset:
+    """Texts of a file: one a line of a .txt, or the column `text` of a table; equal texts are a group.
+
+    Columns `id`, `split` and `group` are used as such; others are targets as for `images:`.
+    """
+    from diagnostics_files.texts import build
+
+    return build(path, text=text, values=values, seed=seed)
+
+
+def series(path: str, values: str = "", seed: int = 0) -> Dataset:
+    """Series of an .npz, Zarr, Parquet, CSV or JSON lines file, float32 [time] or [time, variate].
+
+    Arrays: `series` [sample, time] or [sample, time, variate]. Tables: steps as columns 0, 1, 2, ... (a series a row), lists
+    in a column `series`, or columns `id` and `time` (a step a row; what never changes within a series is its target, the
+    rest are variates). `id`, `split` and `group` are used as such; other arrays and columns are targets as for `images:`.
+    Unequal lengths are padded with NaN on the left; NaN between known values is a gap.
+    """
+    from diagnostics_files.series import build
+
+    return build(path, values=values, seed=seed)
+
+
+def ts(path: str, seed: int = 0) -> Dataset:
+    """Series of a .ts file of the UCR and UEA archives; of NAME_TRAIN.ts and NAME_TEST.ts both, val carved out of train."""
+    from diagnostics_files.ts import build
+
+    return build(path, seed=seed)
+
+
+def datasets_on_disk(
+    path: str,
+    input: str | None = None,
+    values: str = "",
+    size: int | None = None,
+    rate: int | None = None,
+    seed: int = 0,
+    on_error: str = "stop",
+) -> Dataset:
+    """A Hugging Face dataset written by `save_to_disk`: its image, audio, list of numbers or text as samples.
+
+    `input` names that column where several could be; other plain columns are targets, as for `images:`, and `group` the group.
+    """
+    from diagnostics_files.hub import build
+
+    return build(path, input=input, values=values, size=size, rate=rate, seed=seed, on_error=on_error)
 
 
 @hookimpl
 def datasets() -> Mapping[str, Callable[..., Any]]:
-    """Name or scheme -> builder."""
-    return {}
+    """Scheme -> builder; what follows the colon is the path."""
+    return {
+        "images:": images,
+        "segmentation:": segmentation,
+        "depth:": depth,
+        "davis:": davis,
+        "captions:": captions,
+        "videos:": videos,
+        "audio:": audio,
+        "texts:": texts,
+        "series:": series,
+        "ts:": ts,
+        "datasets:": datasets_on_disk,
+    }

@@ -1,0 +1,158 @@
+"""Videos as folders of frames with the masks of their objects, in the layout of DAVIS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from diagnostics import DiagnosticsError, Target
+from diagnostics_files.lazy import FileDataset, Lazy
+from diagnostics_files.pairs import check_memory, class_numbers, one_size
+from diagnostics_files.pictures import check_size, extent, mask, picture
+from diagnostics_files.problems import sentence, told, usable, warn
+from diagnostics_files.scan import folder, safe_name
+from diagnostics_files.splits import complete
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Consecutive frames of one video; (image, mask) of each, names below the root."""
+
+    video: str
+    first: int
+    frames: tuple[tuple[str, str], ...]
+    split: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.video}/{self.first:05d}"
+
+
+def build(path: str, *, frames: int, size: int | None, sets: str | None, seed: int, on_error: str) -> FileDataset:
+    """See `plugin.davis`."""
+    scheme = f"davis:{path}"
+    root = folder(path, "davis")
+    check_size(size, "davis")
+    if frames < 1:
+        raise DiagnosticsError(f"Dataset davis cannot have frames={frames}: give the frames of a clip, 1 or more.")
+    every, note = _clips(root, frames, sets, scheme)
+
+    def images(clip: Clip) -> np.ndarray:
+        return np.stack([picture(root / image, image, size) for image, _ in clip.frames])
+
+    def masks(clip: Clip) -> np.ndarray:
+        return np.stack([mask(root / name, name, size) for _, name in clip.frames])
+
+    def check(i: int) -> None:
+        _sizes(root, every[i])
+        images(every[i])
+        masks(every[i])
+
+    kept, left_out = usable([clip.id for clip in every], check, on_error, scheme)
+    clips = [every[i] for i in kept]
+    sizes = [(extents, clip.id) for clip in clips for extents in _sizes(root, clip)]
+    shape = one_size([extents for extents, _ in sizes], [name for _, name in sizes], size, scheme)
+    check_memory(len(clips), (frames, *shape), 8, scheme)
+    maps = np.empty((len(clips), frames, *shape), np.int32)
+    for i, clip in enumerate(clips):
+        maps[i] = masks(clip)
+    values, how = class_numbers(maps, 255)
+    if not (values > 0).any():
+        raise DiagnosticsError(f"The masks of {scheme} show no object: give masks that number objects from 1.")
+    groups = [clip.video for clip in clips]
+    split, drawn = complete([clip.split for clip in clips], groups, seed, scheme)
+    return FileDataset(
+        root.resolve().name,
+        "video",
+        Lazy(len(clips), lambda i: images(clips[i])),
+        [clip.id for clip in clips],
+        split,
+        {"objects": Target("masks", values, about=f"which object each pixel of each frame belongs to; {how}")},
+        groups=groups,
+        about=told(
+            f"{len(clips)} clips of {frames} frames from {len(set(groups))} videos", drawn, how,
+            note, sentence(left_out, len(every)),
+        ),
+        files={name: root / name for clip in clips for pair in clip.frames for name in pair},
+        options=f"frames={frames} size={size}",
+        left_out=left_out,
+    )  # fmt: skip
+
+
+def _clips(root: Path, frames: int, sets: str | None, scheme: str) -> tuple[list[Clip], str]:
+    """Clips that follow one another (what is left at the end of a video is dropped), and which videos have no masks."""
+    images_at, masks_at = (_resolution(root / name, scheme) for name in ("JPEGImages", "Annotations"))
+    split_of = _sets(root, sets, scheme) if sets else None
+    clips: list[Clip] = []
+    for video in sorted(
+        entry.name for entry in masks_at.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    ):
+        if split_of is not None and video not in split_of:
+            continue
+        masks = {entry.stem: entry for entry in sorted((masks_at / video).glob("*.png"))}
+        found = [
+            entry
+            for entry in sorted((images_at / video).glob("*"))
+            if entry.suffix.lower() in (".jpg", ".jpeg", ".png")
+        ]
+        pairs: list[tuple[str, str]] = []
+        for image in found:
+            if image.stem not in masks:
+                raise DiagnosticsError(
+                    f"Frame {image.relative_to(root).as_posix()} of {scheme} has no mask: add {image.stem}.png."
+                )
+            pairs.append((image.relative_to(root).as_posix(), masks[image.stem].relative_to(root).as_posix()))
+        if len(pairs) != len(masks):
+            raise DiagnosticsError(
+                f"Video {video} of {scheme} has {len(masks)} masks and {len(pairs)} frames: give one for each."
+            )
+        split = split_of[video] if split_of is not None else ""
+        clips += [
+            Clip(video, first, tuple(pairs[first : first + frames]), split)
+            for first in range(0, len(pairs) - frames + 1, frames)
+        ]
+    if not clips:
+        raise DiagnosticsError(f"No video of {scheme} has {frames} frames with masks: give a smaller ?frames=.")
+    alone = sum(entry.is_dir() and not (masks_at / entry.name).is_dir() for entry in images_at.iterdir())
+    note = f"{alone} videos without masks left out" if alone else ""
+    if note:
+        warn(f"{scheme}: {note}.")
+    return clips, note
+
+
+def _resolution(folder_of_all: Path, scheme: str) -> Path:
+    if not folder_of_all.is_dir():
+        raise DiagnosticsError(
+            f"{scheme} has no folder {folder_of_all.name}: lay out JPEGImages/480p/VIDEO/*.jpg and Annotations/480p/VIDEO/*.png."
+        )
+    return folder_of_all / "480p" if (folder_of_all / "480p").is_dir() else folder_of_all
+
+
+def _sets(root: Path, sets: str, scheme: str) -> dict[str, str]:
+    """Video -> split, from the lists ImageSets/<sets>/{train,val,test}.txt."""
+    at = root / "ImageSets" / safe_name(sets, "Option sets")
+    split_of: dict[str, str] = {}
+    for split in ("train", "val", "test"):
+        if (at / f"{split}.txt").is_file():
+            for line in (at / f"{split}.txt").read_text(encoding="utf-8").split():
+                split_of[line] = split
+    if not split_of:
+        raise DiagnosticsError(
+            f"{scheme} has no lists ImageSets/{sets}/train.txt and val.txt: correct ?sets= or leave it out."
+        )
+    return split_of
+
+
+def _sizes(root: Path, clip: Clip) -> list[tuple[int, int]]:
+    sizes: list[tuple[int, int]] = []
+    for image, of_mask in clip.frames:
+        found, wanted = extent(root / of_mask, of_mask), extent(root / image, image)
+        if found != wanted:
+            raise DiagnosticsError(
+                f"{of_mask} is {found[0]} x {found[1]} pixels and its frame {image} {wanted[0]} x {wanted[1]}: give masks of "
+                "their frames' size."
+            )
+        sizes.append(wanted)
+    return sizes

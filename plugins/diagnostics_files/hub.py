@@ -1,0 +1,199 @@
+"""Hugging Face `datasets` saved to disk: images, audio, series or texts with their other columns as targets."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diagnostics import Dataset, DiagnosticsError, Target
+from diagnostics_files.lazy import FileDataset, Lazy
+from diagnostics_files.pictures import check_size, picture
+from diagnostics_files.problems import damaged, need, sentence, told, usable
+from diagnostics_files.scan import SPLIT_OF, find, folder
+from diagnostics_files.series import dataset as of_series
+from diagnostics_files.series import listed
+from diagnostics_files.sound import Sound, index, read
+from diagnostics_files.splits import complete
+from diagnostics_files.tables import Columns, targets_of
+
+
+class _Rows:
+    """The rows of all splits one after another."""
+
+    def __init__(self, parts: dict[str, Any]) -> None:
+        self.places = [(name, i) for name, part in parts.items() for i in range(len(part))]
+        self.parts = parts
+
+    def entry(self, row: int, column: str) -> Any:
+        name, i = self.places[row]
+        return self.parts[name][i][column]
+
+    def column(self, name: str) -> list[Any]:
+        return [entry for part in self.parts.values() for entry in part[name]]
+
+
+def build(
+    path: str, *, input: str | None, values: str, size: int | None, rate: int | None, seed: int, on_error: str
+) -> Dataset:
+    """See `plugin.datasets_on_disk`."""
+    scheme = f"datasets:{path}"
+    root = folder(path, "datasets")
+    check_size(size, "datasets")
+    library = need("datasets", "datasets", f"Reading {scheme}")
+    try:
+        loaded = library.load_from_disk(str(root))
+    except Exception as error:
+        raise DiagnosticsError(
+            f"{root} cannot be loaded as a saved dataset ({type(error).__name__}): write it with save_to_disk."
+        ) from error
+    parts: dict[str, Any] = dict(loaded) if isinstance(loaded, library.DatasetDict) else {"": loaded}
+    features = next(iter(parts.values())).features
+    column, modality = _input(features, input, scheme, library)
+    if modality in ("image", "audio"):  # the bytes as they are: decoding is ours, so that errors name the row
+        kind = (library.Image if modality == "image" else library.Audio)(decode=False)
+        parts = {name: part.cast_column(column, kind) for name, part in parts.items()}
+    rows = _Rows({name: part.select_columns([column]) for name, part in parts.items()})
+    if not rows.places:
+        raise DiagnosticsError(f"{scheme} holds no rows: save a dataset that has some.")
+    targets, groups, note = _targets(parts, features, column, values, scheme, library)
+    ids = [f"{name}-{i:06d}" if name else f"row-{i:06d}" for name, i in rows.places]
+    given = [_split(name, scheme) for name, _ in rows.places]
+    if modality == "series":
+        columns: Columns = {"id": list(ids), "split": [s or None for s in given], "group": groups or [None] * len(ids)}
+        steps = [listed(entry, i, scheme) for i, entry in enumerate(rows.column(column), 1)]
+        made = of_series(root.resolve().name, steps, columns, "", seed, scheme)
+        return Dataset(
+            made.name, "series", made.samples, made.ids, made.split.tolist(), targets, groups=made.groups.tolist(),
+            about=told(made.about, note), ragged=made.ragged,
+        )  # fmt: skip
+
+    def sample(row: int) -> Any:
+        if modality == "text":
+            return _text(rows.entry(row, column), ids[row])
+        if modality == "image":
+            return picture(_bytes(rows, row, column, ids[row]), ids[row], size)
+        sound = _sound(rows, row, column, ids[row])
+        return read(sound, rate or sound.rate)
+
+    kept, left_out = usable(ids, sample, on_error, scheme)
+    units = groups or (rows.column(column) if modality == "text" else ids)
+    split, how = complete([given[i] for i in kept], [units[i] for i in kept], seed, scheme)
+    hertz, lengths = None, {0}
+    if modality == "audio":
+        sounds = [_sound(rows, i, column, ids[i]) for i in kept]
+        hertz = rate or _one_rate(sounds, scheme)
+        lengths = {sound.length_at(hertz) for sound in sounds}
+    longest = max(lengths)
+
+    def padded_sample(i: int) -> Any:
+        one = sample(kept[i])
+        return np.concatenate([np.full(longest - len(one), np.nan, np.float32), one]) if modality == "audio" else one
+
+    return FileDataset(
+        root.resolve().name,
+        modality,
+        Lazy(len(kept), padded_sample),
+        [ids[i] for i in kept],
+        split,
+        {n: Target(t.kind, t.values[kept], about=t.about, classes=t.classes) for n, t in targets.items()},
+        groups=[str(units[i]) for i in kept],
+        about=told(f"{len(kept)} rows, {column} read as {modality}", how, note, sentence(left_out, len(ids))),
+        rate=None if hertz is None else float(hertz),
+        ragged=len(lengths) > 1,
+        files={f.name: f.path for f in find(root, (".arrow",), "Arrow files")},
+        options=f"input={column} size={size} rate={hertz}",
+        left_out=left_out,
+    )
+
+
+def _input(features: Any, wanted: str | None, scheme: str, library: Any) -> tuple[str, Any]:
+    """The column that is the sample, and its modality."""
+    kinds = {name: kind for name, feature in features.items() if (kind := _modality(feature, library))}
+    if wanted is not None:
+        if wanted not in kinds:
+            raise DiagnosticsError(
+                f"Column {wanted} of {scheme} is no image, audio, list of numbers or text; these are: {', '.join(kinds) or 'none'}: "
+                "correct ?input=."
+            )
+        return wanted, kinds[wanted]
+    found = [n for n, kind in kinds.items() if kind != "text"] or [n for n in kinds if n == "text"] or list(kinds)
+    if len(found) != 1:
+        raise DiagnosticsError(
+            f"{scheme} has {len(found)} columns that could be samples ({', '.join(found)}): say which with ?input=."
+        )
+    return found[0], kinds[found[0]]
+
+
+def _modality(feature: Any, library: Any) -> str:
+    if isinstance(feature, library.Image):
+        return "image"
+    if isinstance(feature, library.Audio):
+        return "audio"
+    if isinstance(feature, library.Array2D):
+        return "series"
+    if isinstance(feature, (library.List, library.LargeList)):
+        inner: Any = feature.feature
+        inner = inner.feature if isinstance(inner, library.List) else inner
+        return "series" if isinstance(inner, library.Value) and inner.dtype.startswith(("float", "int")) else ""
+    return "text" if isinstance(feature, library.Value) and feature.dtype in ("string", "large_string") else ""
+
+
+def _targets(
+    parts: dict[str, Any], features: Any, column: str, values: str, scheme: str, library: Any
+) -> tuple[dict[str, Target], list[str] | None, str]:
+    """Targets from the other plain columns, groups from a column `group`, and what was left out."""
+    columns: Columns = {}
+    targets: dict[str, Target] = {}
+    for name, feature in features.items():
+        if name == column or not isinstance(feature, (library.Value, library.ClassLabel)):
+            continue
+        entries = [entry for part in parts.values() for entry in part[name]]
+        if isinstance(feature, library.ClassLabel) and len(set(entries)) > 1:
+            codes = np.array([-1 if entry is None else entry for entry in entries])
+            targets[name] = Target("label", codes, about=name, classes=tuple(feature.names))
+        else:
+            columns[name] = [None if entry is None or entry != entry else entry for entry in entries]
+    groups = [str(entry) for entry in columns.pop("group")] if "group" in columns else None
+    more, note = targets_of(columns, values, scheme)
+    return targets | more, groups, note
+
+
+def _split(name: str, scheme: str) -> str:
+    if name and name.lower() not in SPLIT_OF:
+        raise DiagnosticsError(f"{scheme} has a split named {name}: name splits train, validation and test.")
+    return SPLIT_OF.get(name.lower(), "")
+
+
+def _one_rate(sounds: list[Sound], scheme: str) -> int:
+    rates = {sound.rate for sound in sounds}
+    if len(rates) > 1:
+        raise DiagnosticsError(
+            f"{scheme} holds audio of {sorted(rates)} Hz: add ?rate=16000 or what your encoder takes."
+        )
+    return rates.pop()
+
+
+def _text(entry: Any, name: str) -> np.ndarray:
+    if not isinstance(entry, str) or not entry.strip():
+        raise damaged(name, "it is an empty text")
+    return np.asarray(entry)
+
+
+def _bytes(rows: _Rows, row: int, column: str, name: str) -> io.BytesIO:
+    entry = rows.entry(row, column)
+    if entry is None:
+        raise damaged(name, "it is empty")
+    if entry.get("bytes") is None:
+        raise DiagnosticsError(
+            f"Row {name} names the file {Path(str(entry.get('path'))).name} outside the saved dataset: embed the bytes "
+            "before save_to_disk."
+        )
+    return io.BytesIO(entry["bytes"])
+
+
+def _sound(rows: _Rows, row: int, column: str, name: str) -> Sound:
+    path = str((rows.entry(row, column) or {}).get("path") or ".wav")
+    return index(lambda: _bytes(rows, row, column, name), f"{name}{Path(path).suffix}")

@@ -1,0 +1,105 @@
+"""Folders of files with one sample or several from each: classes from folders, targets from a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diagnostics import DiagnosticsError, Target
+from diagnostics_files.problems import told, warn
+from diagnostics_files.scan import Found, classes
+from diagnostics_files.splits import complete, from_column
+from diagnostics_files.tables import Columns, column, read_table, target, targets_of
+
+
+@dataclass
+class Labelled:
+    """Files with what is known of each: split, group, targets; `about` in words."""
+
+    found: list[Found]
+    split: list[str]
+    groups: list[str]
+    targets: dict[str, Target]
+    about: str
+
+    def of(self, owner: Sequence[int]) -> dict[str, Any]:
+        """Split, groups and targets of samples, the i-th of which comes from file `owner[i]`."""
+        rows = np.asarray(owner, dtype=int)
+        return {
+            "split": [self.split[i] for i in rows],
+            "groups": [self.groups[i] for i in rows],
+            "targets": {
+                name: Target(made.kind, made.values[rows], about=made.about, classes=made.classes)
+                for name, made in self.targets.items()
+            },
+        }
+
+
+def labelled(
+    every: Sequence[Found], kept: Sequence[int], root: Path, what: str, *, table: str, key: str, values: str, seed: int
+) -> Labelled:
+    """What folders and table say about the files of `every` that are `kept`.
+
+    The folder of a file is its `label`. The table names files in the column `key`; columns `split` and `group` are used as
+    such, all others become targets. A file that the table does not name has unknown targets, and a name that is no file
+    raises. Without a column `group` every file is one.
+    """
+    files = [every[i] for i in kept]
+    given, groups = [file.split for file in files], [file.name for file in files]
+    targets: dict[str, Target] = {}
+    notes: list[str] = []
+    if (of_file := classes(files)) is not None:
+        made = target(of_file, "label")
+        if isinstance(made, str):
+            notes.append(f"no label: {made}")
+            warn(f"{what} has no target label: {made}.")
+        else:
+            targets["label"] = made
+    if table:
+        path = _table_path(table, root)
+        columns = _joined(read_table(path), every, kept, key, path)
+        if any(entry is not None for entry in columns.get("split", ())):
+            given = from_column(columns["split"], str(path))
+        groups = [
+            g if c is None else str(c) for g, c in zip(groups, columns.get("group", [None] * len(files)), strict=True)
+        ]
+        more, note = targets_of(columns, values, path, ("split", "group"))
+        if clash := set(more) & set(targets):
+            raise DiagnosticsError(
+                f"{path} has a column {clash.pop()}, and class folders give that too: rename the column."
+            )
+        targets |= more
+        notes.append(note)
+    split, how = complete(given, groups, seed, what)
+    return Labelled(files, split, groups, targets, told(how, *notes))
+
+
+def _table_path(text: str, root: Path) -> Path:
+    given = Path(text).expanduser()
+    return given if given.is_file() else root / given
+
+
+def _joined(columns: Columns, every: Sequence[Found], kept: Sequence[int], key: str, path: Path) -> Columns:
+    """The columns but `key`, in the order of the kept files."""
+    row_of: dict[str, int] = {}
+    for row, entry in enumerate(column(columns, key, path, "file")):
+        name = str(entry).replace("\\", "/").removeprefix("./")
+        if name in row_of:
+            raise DiagnosticsError(f"{path} names {name} twice: keep one row for each file.")
+        row_of[name] = row
+    there = {file.name for file in every}
+    if missing := [name for name in row_of if name not in there]:
+        raise DiagnosticsError(
+            f"{path} names {len(missing)} file(s) that are not in the folder, {missing[0]} first: write names as they are "
+            "below the folder, or add the files."
+        )
+    rows = [row_of.get(every[i].name) for i in kept]
+    return {
+        name: [None if row is None else entries[row] for row in rows]
+        for name, entries in columns.items()
+        if name != key
+    }

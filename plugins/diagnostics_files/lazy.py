@@ -1,0 +1,79 @@
+"""Samples read when they are asked for, and datasets whose fingerprint is made of their files' bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diagnostics import Dataset
+
+
+class Lazy(Sequence[Any]):
+    """`n` samples, the i-th of which is `read(i)`; nothing is kept."""
+
+    def __init__(self, n: int, read: Callable[[int], np.ndarray]) -> None:
+        self.n, self.read = n, read
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < self.n:
+            raise IndexError(index)
+        return self.read(int(index))
+
+
+class FileDataset(Dataset):
+    """A dataset of files.
+
+    Parameters
+    ----------
+    files: id-like name -> file, all whose bytes decide what the samples are.
+    options: what else decides it (size, frames), as text.
+    left_out: file -> why it is no sample.
+    texts: the texts behind a `caption` target, one for each sample.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        files: Mapping[str, Path],
+        options: str,
+        left_out: Mapping[str, str] | None = None,
+        texts: Sequence[str] = (),
+        **more: Any,
+    ) -> None:
+        super().__init__(*args, **more)
+        self.files, self.options = dict(files), options
+        self.left_out, self.texts = dict(left_out or {}), tuple(texts)
+        self._of_files: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the bytes of all files under their names within the folder, ids, splits, groups, targets and options.
+
+        Made when first asked for: every file is read once from end to end and none is decoded.
+        """
+        if self._of_files is None:
+            digest = hashlib.sha256(f"{self.modality} {self.rate} {self.ragged} {self.options}\x1e".encode())
+            for column in (self.ids, self.split, self.groups, self.texts):
+                digest.update("\x1f".join(map(str, column)).encode() + b"\x1e")
+            for name, path in sorted(self.files.items()):
+                digest.update(name.encode() + b"\x1f" + file_digest(path))
+            for name, target in sorted(self.targets.items()):
+                values = np.ascontiguousarray(target.values)
+                facts = (name, target.kind, target.classes, target.units, target.period, values.dtype.str, values.shape)
+                digest.update(repr(facts).encode())
+                digest.update(values.data)
+            self._of_files = digest.hexdigest()
+        return self._of_files
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

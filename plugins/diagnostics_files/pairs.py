@@ -1,0 +1,204 @@
+"""Folders of images with a mask or a depth map for each: pairs, one size, dense targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from diagnostics import DiagnosticsError, Target
+from diagnostics_files.lazy import FileDataset, Lazy
+from diagnostics_files.pictures import check_size, depth, extent, mask, picture
+from diagnostics_files.problems import sentence, told, usable, warn
+from diagnostics_files.scan import PICTURES, SPLIT_OF, Found, find, folder
+from diagnostics_files.splits import complete
+
+IMAGES = ("images", "rgb")
+MASKS = ("annotations", "masks")
+DEPTHS = ("depth",)
+MOST_BYTES = 4 * 2**30
+"""Of all maps together, which lie in memory."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its map; `name` and `map_name` below the root."""
+
+    image: Path
+    map: Path
+    name: str
+    map_name: str
+    split: str
+
+
+def segmentation(path: str, *, unknown: int | None, size: int | None, seed: int, on_error: str) -> FileDataset:
+    """See `plugin.segmentation`."""
+    scheme = f"segmentation:{path}"
+    root = folder(path, "segmentation")
+    check_size(size, "segmentation")
+    pairs, note = pairs_of(root, MASKS, PICTURES, scheme)
+    if unknown is None:
+        # ADE20k's layout numbers its classes from 1; elsewhere 255 is what annotators leave out.
+        ade = any(pair.map_name.startswith("annotations/training/") for pair in pairs)
+        unknown = 0 if ade else 255
+    kept, maps, left_out = _maps(pairs, lambda p: mask(p.map, p.map_name, size), size, on_error, scheme, 8)
+    values, how = class_numbers(maps, unknown)
+    if len(present := np.unique(values[values >= 0])) < 2:
+        raise DiagnosticsError(
+            f"The masks of {scheme} hold one class only ({', '.join(map(str, present)) or 'none'}; {unknown} is unknown): "
+            "give masks with at least two, or another ?unknown=."
+        )
+    target = Target("token_label", values, about=f"class of each pixel; {how}")
+    return _dataset(root, kept, target, "segmentation", size, seed, (note, how), left_out, len(pairs))
+
+
+def depths(path: str, *, scale: float, size: int | None, seed: int, on_error: str) -> FileDataset:
+    """See `plugin.depth`."""
+    scheme = f"depth:{path}"
+    root = folder(path, "depth")
+    check_size(size, "depth")
+    if not 0 < scale < np.inf:
+        raise DiagnosticsError(
+            f"Dataset depth cannot have scale={scale}: give the metres that one step of the PNG means."
+        )
+    pairs, note = pairs_of(root, DEPTHS, (".png", ".npy"), scheme)
+    kept, maps, left_out = _maps(pairs, lambda p: depth(p.map, p.map_name, scale, size), size, on_error, scheme, 4)
+    if not np.isfinite(maps).any():
+        raise DiagnosticsError(
+            f"The maps of {scheme} hold no depth above 0: give depth in metres, or 16-bit steps of ?scale=."
+        )
+    target = Target("token_value", maps, units="m", about="distance of each pixel; NaN where unknown")
+    return _dataset(root, kept, target, "depth", size, seed, (note,), left_out, len(pairs))
+
+
+def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], scheme: str) -> tuple[list[Pair], str]:
+    """Images and maps of the same name, ordered; in words, how many images have no map.
+
+    Either `root/images/...` beside `root/<maps>/...`, with split folders below each where there are splits, or both below
+    each split folder. Raises where no pair is found and where two images would share a map.
+    """
+    tops = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    bases = [("", root)]
+    if tops and all(top.name.lower() in SPLIT_OF for top in tops):
+        bases = [(SPLIT_OF[top.name.lower()], top) for top in tops]
+    pairs: list[Pair] = []
+    alone = 0
+    for split, base in bases:
+        images_at, maps_at = (_one_of(base, names, scheme) for names in (IMAGES, map_folders))
+        maps: dict[PurePosixPath, Found] = {}
+        for found in find(maps_at, suffixes, "maps"):
+            key = PurePosixPath(found.name).with_suffix("")
+            if key in maps:
+                raise DiagnosticsError(f"{maps_at} has two maps named {key}: keep one of them.")
+            maps[key] = found
+        used: set[PurePosixPath] = set()
+        for image in find(images_at, PICTURES, "images"):
+            key = PurePosixPath(image.name).with_suffix("")
+            if key in used:
+                raise DiagnosticsError(f"{images_at} has two images named {key}: keep one of them.")
+            if key not in maps:
+                alone += 1
+                continue
+            used.add(key)
+            name, map_name = (path.relative_to(root).as_posix() for path in (image.path, maps[key].path))
+            pairs.append(Pair(image.path, maps[key].path, name, map_name, split or image.split))
+    if not pairs:
+        raise DiagnosticsError(
+            f"No image of {scheme} has a map of the same name: name them alike, as images/a.jpg and {map_folders[0]}/a.png."
+        )
+    note = f"{alone} images without a map left out" if alone else ""
+    if note:
+        warn(f"{scheme}: {note}.")
+    return pairs, note
+
+
+def class_numbers(maps: np.ndarray, unknown: int) -> tuple[np.ndarray, str]:
+    """Numbers as they lie in the files with -1 for what is unknown, and in words what was done.
+
+    Masks that hold 0 and 255 alone are drawings of one object: 0 and 1.
+    """
+    if np.isin(maps, (0, 255)).all() and (maps == 0).any() and (maps == 255).any():
+        return (maps == 255).astype(np.int16), "masks of 0 and 255 read as 0 and 1"
+    return np.where(maps == unknown, -1, maps), f"{unknown} is unknown"
+
+
+def one_size(sizes: Sequence[tuple[int, int]], names: Sequence[str], size: int | None, scheme: str) -> tuple[int, int]:
+    """The (y, x) that all maps have, or a sentence for those that have not."""
+    if size is not None:
+        return size, size
+    for name, found in zip(names, sizes, strict=True):
+        if found != sizes[0]:
+            raise DiagnosticsError(
+                f"{name} of {scheme} is {found[0]} x {found[1]} pixels and {names[0]} {sizes[0][0]} x {sizes[0][1]}: targets "
+                "on pixels need one size, so add ?size=224 or the like."
+            )
+    return sizes[0]
+
+
+def check_memory(count: int, shape: Sequence[int], width: int, scheme: str) -> None:
+    """Raises where the maps of all samples would not fit into memory."""
+    if count * int(np.prod(shape)) * width > MOST_BYTES:
+        raise DiagnosticsError(
+            f"{count} maps of {' x '.join(map(str, shape))} of {scheme} do not fit into {MOST_BYTES // 2**30} GiB of memory: "
+            "add a smaller ?size=, or give fewer files."
+        )
+
+
+def _maps(
+    pairs: Sequence[Pair], read: Callable[[Pair], np.ndarray], size: int | None, on_error: str, scheme: str, width: int
+) -> tuple[list[Pair], np.ndarray, dict[str, str]]:
+    """The pairs that can be used and their maps [sample, y, x]; maps are targets, so they are decoded now."""
+
+    def check(i: int) -> None:
+        _same_size(pairs[i])
+        picture(pairs[i].image, pairs[i].name, size)
+        read(pairs[i])
+
+    kept, left_out = usable([pair.name for pair in pairs], check, on_error, scheme)
+    chosen = [pairs[i] for i in kept]
+    shape = one_size([_same_size(pair) for pair in chosen], [pair.name for pair in chosen], size, scheme)
+    check_memory(len(chosen), shape, width, scheme)
+    first = read(chosen[0])
+    maps = np.empty((len(chosen), *shape), first.dtype)
+    for i, pair in enumerate(chosen):
+        maps[i] = read(pair)
+    return chosen, maps, left_out
+
+
+def _same_size(pair: Pair) -> tuple[int, int]:
+    image, of_map = extent(pair.image, pair.name), extent(pair.map, pair.map_name)
+    if image != of_map:
+        raise DiagnosticsError(
+            f"{pair.map_name} is {of_map[0]} x {of_map[1]} pixels and its image {pair.name} {image[0]} x {image[1]}: give "
+            "maps of their images' size."
+        )
+    return image
+
+
+def _one_of(base: Path, names: Sequence[str], scheme: str) -> Path:
+    for name in names:
+        if (base / name).is_dir():
+            return base / name
+    raise DiagnosticsError(f"{base} has no folder {' or '.join(names)}: {scheme} needs images and maps side by side.")
+
+
+def _dataset(
+    root: Path, pairs: Sequence[Pair], target: Target, name: str, size: int | None, seed: int,
+    notes: Sequence[str], left_out: dict[str, str], of: int,
+) -> FileDataset:  # fmt: skip
+    ids = [pair.name for pair in pairs]
+    split, how = complete([pair.split for pair in pairs], ids, seed, name)
+    return FileDataset(
+        root.resolve().name,
+        "image",
+        Lazy(len(pairs), lambda i: picture(pairs[i].image, pairs[i].name, size)),
+        ids,
+        split,
+        {name: target},
+        about=told(f"{len(pairs)} images with {name} of each pixel", how, *notes, sentence(left_out, of)),
+        files={n: p for pair in pairs for n, p in ((pair.name, pair.image), (pair.map_name, pair.map))},
+        options=f"size={size}",
+        left_out=left_out,
+    )

@@ -1,0 +1,102 @@
+"""Decoding images, masks and depth, and bringing them to one size.
+
+`size=N` takes the central square whose side is the shorter one and resizes it to N x N: images bilinearly with
+antialiasing, masks and depth to the nearest pixel. One box serves image and target, so places stay where they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from diagnostics import DiagnosticsError
+from diagnostics_files.problems import damaged
+
+LARGEST = 4096
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+"""What is decoded, whatever a file is called; other formats start programs (EPS) or are no pictures."""
+
+
+def check_size(size: int | None, what: str) -> None:
+    """Raises for a size that no image can be brought to."""
+    if size is not None and not 1 <= size <= LARGEST:
+        raise DiagnosticsError(f"Dataset {what} cannot have size={size}: give 1 to {LARGEST} pixels.")
+
+
+def picture(source: Path | IO[bytes], name: str, size: int | None = None) -> np.ndarray:
+    """An image as uint8 [y, x, 3]: of grey three equal channels, transparency dropped, only the first frame."""
+    image = _opened(source, name)
+    if image.mode.startswith(("I", "F")):
+        raise damaged(name, f"its pixels are {image.mode}, not 8 bits a channel")
+    return np.asarray(resized(image.convert("RGB"), size, Image.Resampling.BILINEAR))
+
+
+def mask(source: Path | IO[bytes], name: str, size: int | None = None) -> np.ndarray:
+    """The numbers of a mask, int32 [y, x], from one channel of 1, 8 or 16 bits or palette indices."""
+    image = _opened(source, name)
+    if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+        raise damaged(name, f"its pixels are {image.mode}, colours instead of class numbers")
+    numbers = Image.fromarray(np.asarray(image).astype(np.int32))
+    return np.asarray(resized(numbers, size, Image.Resampling.NEAREST))
+
+
+def depth(path: Path, name: str, scale: float, size: int | None = None) -> np.ndarray:
+    """Depth in metres, float32 [y, x], NaN where unknown: `.npy` as it is, a 16-bit PNG times `scale`; 0 is unknown."""
+    if path.suffix.lower() == ".npy":
+        metres = plain_array(path, name).astype(np.float32)
+        if metres.ndim != 2:
+            raise damaged(name, f"its shape is {list(metres.shape)}, not [y, x]")
+    else:
+        image = _opened(path, name)
+        if not image.mode.startswith("I"):
+            raise damaged(name, f"its pixels are {image.mode}, not depth of 16 bits")
+        metres = np.asarray(image).astype(np.float32) * np.float32(scale)
+    metres = np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(np.nan))
+    return np.asarray(resized(Image.fromarray(metres), size, Image.Resampling.NEAREST))
+
+
+def extent(path: Path, name: str) -> tuple[int, int]:
+    """(y, x) of an image or `.npy`, from its header alone."""
+    if path.suffix.lower() == ".npy":
+        shape = plain_array(path, name).shape
+        return (shape[0], shape[1]) if len(shape) == 2 else (0, 0)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.height, image.width
+    except Exception as error:
+        raise damaged(name, error) from error
+
+
+def plain_array(path: Path, name: str) -> np.ndarray:
+    """A `.npy` of numbers, mapped rather than read; what would need a pickle is refused."""
+    try:
+        array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:
+        objects = any(word in str(error) for word in ("pickle", "Python objects"))
+        why = "it holds a pickle, which could run anything" if objects else error
+        raise damaged(name, why) from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        raise damaged(name, "it is no array of numbers")
+    return array
+
+
+def resized(image: Image.Image, size: int | None, how: Image.Resampling) -> Image.Image:
+    """The central square at `size` x `size`, or the image as it is."""
+    if size is None:
+        return image
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return image.resize((size, size), how, box=(left, top, left + side, top + side))
+
+
+def _opened(source: Path | IO[bytes], name: str) -> Image.Image:
+    try:
+        with Image.open(source, formats=FORMATS) as image:
+            image.load()
+            return image.copy()
+    except Exception as error:
+        raise damaged(name, error) from error

@@ -1,0 +1,108 @@
+"""What lies in a folder: files by suffix in a fixed order, the splits and classes that their folders name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from diagnostics import DiagnosticsError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+SPLIT_OF = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""Folder or column entry, in lower case -> split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file: where it is, its name below the folder that was given, its split (`""` where no folder says one), and the
+    parts of its name below that split's folder.
+    """
+
+    path: Path
+    name: str
+    split: str
+    parts: tuple[str, ...]
+
+
+def folder(text: str, scheme: str) -> Path:
+    """The folder that a specification names."""
+    path = Path(text).expanduser()
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise DiagnosticsError(f"{scheme}:{text} {what}: give the path of a folder after '{scheme}:'.")
+    return path
+
+
+def file(text: str, scheme: str, suffixes: Collection[str]) -> Path:
+    """The file that a specification names."""
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise DiagnosticsError(f"{scheme}:{text} does not exist: give the path of a file after '{scheme}:'.")
+    if path.suffix.lower() not in suffixes:
+        raise DiagnosticsError(f"{scheme}:{text} is not one of {', '.join(sorted(suffixes))}: convert it first.")
+    return path
+
+
+def find(root: Path, suffixes: Collection[str], what: str) -> list[Found]:
+    """All files with one of these suffixes, ordered by name; hidden ones are passed over. Raises where there is none.
+
+    Where every folder below `root` is named like a split (`train`, `val`, `test`), they are the splits.
+    """
+    names = sorted(_walk(root, {suffix.lower() for suffix in suffixes}))
+    if not names:
+        raise DiagnosticsError(f"{root} holds no {what}: put files of {', '.join(sorted(suffixes))} there.")
+    tops = {name.parts[0].lower() if len(name.parts) > 1 else "" for name in names}
+    splits = tops <= set(SPLIT_OF)
+    return [
+        Found(
+            root / name,
+            name.as_posix(),
+            SPLIT_OF[name.parts[0].lower()] if splits else "",
+            name.parts[1:] if splits else name.parts,
+        )
+        for name in names
+    ]
+
+
+def classes(found: Sequence[Found]) -> list[str] | None:
+    """The class of each file, the folder it lies in below root or split; None where there are no such folders."""
+    of_file = [file.parts[0] if len(file.parts) > 1 else "" for file in found]
+    if not any(of_file):
+        return None
+    if "" in of_file:
+        stray = found[of_file.index("")].name
+        raise DiagnosticsError(
+            f"{stray} lies beside class folders, so its class is not known: move it into one of them."
+        )
+    return of_file
+
+
+def safe_name(text: str, where: str) -> PurePosixPath:
+    """A name that a table or archive gives for a file, or an error where it could lead out of the folder."""
+    name = PurePosixPath(text.replace("\\", "/"))
+    if not text or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+        raise DiagnosticsError(
+            f"{where} names '{text}', which is no place below its own folder: give names without '..', '/' or a drive in front."
+        )
+    return name
+
+
+def _walk(root: Path, suffixes: Collection[str]) -> list[PurePosixPath]:
+    names: list[PurePosixPath] = []
+    seen: set[str] = set()  # folders that link back to one above would never end
+    for where, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        below = PurePosixPath(Path(where).relative_to(root).as_posix())
+        names += [below / name for name in files if not name.startswith(".") and Path(name).suffix.lower() in suffixes]
+    return names

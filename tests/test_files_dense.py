@@ -1,0 +1,253 @@
+"""Images with masks or depth, and videos with objects: exact maps, one geometry for image and target, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diagnostics import Dataset, DiagnosticsError
+from diagnostics.registry import build
+
+SHAPE = (6, 8)
+
+
+def save(path: Path, pixels: np.ndarray, palette: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    if palette:
+        image = image.convert("P")
+        image.putdata(pixels.ravel().tolist())
+        image.putpalette([v for i in range(256) for v in (255 - i, i, 7)])
+    image.save(path)
+
+
+def pixels(seed: int, shape: tuple[int, int] = SHAPE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def classes(seed: int, shape: tuple[int, int] = SHAPE, most: int = 4) -> np.ndarray:
+    return np.random.default_rng(100 + seed).integers(0, most, shape, dtype=np.uint8)
+
+
+def pairs(root: Path, masks: str = "masks", n: int = 6, palette: bool = False) -> Path:
+    for i in range(n):
+        save(root / "images" / f"{i}.png", pixels(i))
+        save(root / masks / f"{i}.png", classes(i), palette)
+    return root
+
+
+def segmentation(root: Path, options: str = "") -> Dataset:
+    return build("dataset", f"segmentation:{root}{options}")
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_masks_are_read_to_the_pixel(tmp_path: Path, palette: bool) -> None:
+    dataset = segmentation(pairs(tmp_path, palette=palette))
+    target = dataset.targets["segmentation"]
+    assert (target.kind, dataset.modality) == ("token_label", "image")
+    assert dataset.ids == [f"images/{i}.png" for i in range(6)]
+    for i in range(6):
+        np.testing.assert_array_equal(dataset[i], pixels(i))
+        np.testing.assert_array_equal(target.values[i], classes(i))
+
+
+def test_size_moves_image_and_mask_alike(tmp_path: Path) -> None:
+    """A mask that follows from the pixel (red above 127) still does after cutting and enlarging or keeping size."""
+    for i in range(4):
+        image = np.where(np.random.default_rng(i).random((*SHAPE, 1)) > 0.5, 255, 0).astype(np.uint8).repeat(3, axis=2)
+        save(tmp_path / "images" / f"{i}.png", image)
+        save(tmp_path / "masks" / f"{i}.png", 1 + (image[..., 0] > 127).astype(np.uint8))
+    dataset = segmentation(tmp_path, "?size=6")
+    for i in range(4):
+        np.testing.assert_array_equal(dataset[i][..., 0] > 127, dataset.targets["segmentation"].values[i] == 2)
+    large = segmentation(tmp_path, "?size=60")
+    for i in range(4):
+        assert np.unique(large.targets["segmentation"].values[i]).tolist() == [1, 2]
+        agree = (large[i][..., 0] > 127) == (large.targets["segmentation"].values[i] == 2)
+        # Bilinear and nearest differ only beside edges: at the middle of each former pixel they are the same.
+        assert agree.reshape(6, 10, 6, 10)[:, 4:6, :, 4:6].all()
+
+
+def test_ade20k_layout(tmp_path: Path) -> None:
+    for folder, numbers in (("training", range(8)), ("validation", range(8, 11))):
+        for i in numbers:
+            save(tmp_path / "images" / folder / f"{i:02d}.jpg", pixels(i))
+            save(tmp_path / "annotations" / folder / f"{i:02d}.png", classes(i))
+    dataset = segmentation(tmp_path)
+    values = dataset.targets["segmentation"].values
+    assert dataset.ids[0] == "images/training/00.jpg" and dataset.counts() == {"train": 6, "val": 2, "test": 3}
+    assert all((s == "test") == ("validation" in name) for s, name in zip(dataset.split, dataset.ids, strict=True))
+    np.testing.assert_array_equal(values[0], np.where(classes(0) == 0, -1, classes(0).astype(int)))
+    np.testing.assert_array_equal(
+        segmentation(tmp_path, "?unknown=2").targets["segmentation"].values[0] == -1, classes(0) == 2
+    )
+
+
+def test_split_folders_above_and_images_without_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val", "test"):
+        pairs(tmp_path / split, n=2)
+    save(tmp_path / "test/images/more.png", pixels(0))
+    dataset = segmentation(tmp_path)
+    assert dataset.split.tolist() == [name.split("/")[0] for name in dataset.ids] and len(dataset) == 6
+    assert "1 images without a map left out" in dataset.about and "1 images without" in capsys.readouterr().err
+
+
+def test_255_is_unknown_except_in_masks_of_one_object(tmp_path: Path) -> None:
+    pairs(tmp_path / "a")
+    save(tmp_path / "a/masks/0.png", np.where(classes(0) == 3, 255, classes(0)).astype(np.uint8))
+    values = segmentation(tmp_path / "a").targets["segmentation"].values
+    assert ((values == -1).sum(axis=(1, 2)) > 0).tolist() == [True] + [False] * 5
+    for i in range(6):
+        save(tmp_path / "b/images" / f"{i}.png", pixels(i))
+        save(tmp_path / "b/masks" / f"{i}.png", np.where(classes(i) > 1, 255, 0).astype(np.uint8))
+    dataset = segmentation(tmp_path / "b")
+    np.testing.assert_array_equal(dataset.targets["segmentation"].values[1], classes(1) > 1)
+    assert "0 and 255 read as 0 and 1" in dataset.about
+
+
+def test_bad_masks_are_refused(tmp_path: Path) -> None:
+    pairs(tmp_path)
+    save(tmp_path / "masks/2.png", classes(2, (6, 7)))
+    with pytest.raises(DiagnosticsError, match=r"masks/2\.png is 6 x 7 pixels and its image images/2\.png 6 x 8"):
+        segmentation(tmp_path, "?size=6")
+    for name, shape in (("images", (5, 7)), ("masks", (5, 7))):
+        save(tmp_path / name / "2.png", pixels(2, shape) if name == "images" else classes(2, shape))
+    with pytest.raises(DiagnosticsError, match=r"need one size, so add \?size=224"):
+        segmentation(tmp_path)
+    assert segmentation(tmp_path, "?size=5")[2].shape == (5, 5, 3)
+    save(tmp_path / "masks/2.png", pixels(2, (5, 7)))
+    with pytest.raises(DiagnosticsError, match=r"masks/2\.png .*colours instead of class numbers"):
+        segmentation(tmp_path, "?size=5")
+    skipped = segmentation(tmp_path, "?size=5&on_error=skip")
+    assert "images/2.png" not in skipped.ids and len(skipped) == 5 and "1 of 6 left out" in skipped.about
+
+
+def test_folders_without_pairs_or_classes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DiagnosticsError, match="has no folder images or rgb"):
+        segmentation(tmp_path)
+    save(tmp_path / "images/a.png", pixels(0))
+    save(tmp_path / "masks/b.png", classes(0))
+    with pytest.raises(DiagnosticsError, match=r"No image .* has a map of the same name"):
+        segmentation(tmp_path)
+    for i in range(3):
+        save(tmp_path / "images" / f"{i}.png", pixels(0))
+        save(tmp_path / "masks" / f"{i}.png", np.full(SHAPE, 3, np.uint8))
+    with pytest.raises(DiagnosticsError, match=r"hold one class only \(3; 255 is unknown\)"):
+        segmentation(tmp_path)
+    save(tmp_path / "masks/0.tif", classes(0))
+    with pytest.raises(DiagnosticsError, match="has two maps named 0"):
+        segmentation(tmp_path)
+
+
+def test_fingerprint_sees_a_pixel_of_a_mask_and_of_an_image(tmp_path: Path) -> None:
+    first = segmentation(pairs(tmp_path / "a")).fingerprint
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert segmentation(tmp_path / "b").fingerprint == first
+    changed = classes(0)
+    changed[0, 0] ^= 1
+    save(tmp_path / "b/masks/0.png", changed)
+    second = segmentation(tmp_path / "b").fingerprint
+    image = pixels(1)
+    image[0, 0, 0] ^= 1
+    save(tmp_path / "b/images/1.png", image)
+    assert len({first, second, segmentation(tmp_path / "b").fingerprint}) == 3
+
+
+def test_depth_of_png_and_npy_is_in_metres_and_zero_is_unknown(tmp_path: Path) -> None:
+    millimetres = np.random.default_rng(0).integers(1, 9000, (4, *SHAPE)).astype(np.uint16)
+    millimetres[:, 0, 0] = 0
+    for i in range(4):
+        for root in ("png", "npy"):
+            save(tmp_path / root / "rgb" / f"{i}.png", pixels(i))
+        save(tmp_path / "png/depth" / f"{i}.png", millimetres[i])
+        (tmp_path / "npy/depth").mkdir(exist_ok=True)
+        np.save(tmp_path / "npy/depth" / f"{i}.npy", millimetres[i] / 1000)
+    expected = np.where(millimetres == 0, np.nan, millimetres * np.float32(0.001)).astype(np.float32)
+    for root, options in (("png", ""), ("png", "?scale=0.001"), ("npy", "")):
+        target = build("dataset", f"depth:{tmp_path / root}{options}").targets["depth"]
+        assert (target.kind, target.units, target.values.dtype) == ("token_value", "m", np.float32)
+        np.testing.assert_allclose(target.values, expected, rtol=1e-6)
+    cut = build("dataset", f"depth:{tmp_path / 'npy'}?size=6").targets["depth"]
+    np.testing.assert_allclose(cut.values, expected[:, :, 1:7], rtol=1e-6)
+    with pytest.raises(DiagnosticsError, match="cannot have scale=0"):
+        build("dataset", f"depth:{tmp_path / 'png'}?scale=0")
+
+
+def test_bad_depth_is_refused(tmp_path: Path) -> None:
+    for i in range(3):
+        save(tmp_path / "rgb" / f"{i}.png", pixels(i))
+        save(tmp_path / "depth" / f"{i}.png", classes(i))
+    with pytest.raises(DiagnosticsError, match=r"depth/0\.png .*not depth of 16 bits"):
+        build("dataset", f"depth:{tmp_path}")
+    for i in range(3):
+        (tmp_path / "depth" / f"{i}.png").unlink()
+        np.save(tmp_path / "depth" / f"{i}.npy", np.array([[{"a": 1}]], dtype=object), allow_pickle=True)
+    with pytest.raises(DiagnosticsError, match=r"depth/0\.npy .*holds a pickle"):
+        build("dataset", f"depth:{tmp_path}")
+    for i in range(3):
+        np.save(tmp_path / "depth" / f"{i}.npy", np.zeros(SHAPE))
+    with pytest.raises(DiagnosticsError, match="hold no depth above 0"):
+        build("dataset", f"depth:{tmp_path}")
+
+
+def davis(root: Path, videos: tuple[tuple[str, int], ...] = (("bear", 7), ("car", 6), ("dog", 4), ("eel", 2))) -> Path:
+    for v, (video, frames) in enumerate(videos):
+        for t in range(frames):
+            save(root / "JPEGImages/480p" / video / f"{t:05d}.png", pixels(10 * v + t))
+            save(root / "Annotations/480p" / video / f"{t:05d}.png", classes(10 * v + t, most=3), palette=True)
+    return root
+
+
+def test_davis_clips_hold_frames_and_their_masks(tmp_path: Path) -> None:
+    dataset = build("dataset", f"davis:{davis(tmp_path)}?frames=3")
+    target = dataset.targets["objects"]
+    assert (dataset.modality, target.kind) == ("video", "masks")
+    assert dataset.ids == ["bear/00000", "bear/00003", "car/00000", "car/00003", "dog/00000"]
+    assert dataset.groups.tolist() == ["bear", "bear", "car", "car", "dog"]
+    for i, (v, start) in enumerate([(0, 0), (0, 3), (1, 0), (1, 3), (2, 0)]):
+        np.testing.assert_array_equal(dataset[i], [pixels(10 * v + start + t) for t in range(3)])
+        np.testing.assert_array_equal(target.values[i], [classes(10 * v + start + t, most=3) for t in range(3)])
+    sized = build("dataset", f"davis:{tmp_path}?frames=3&size=6")
+    assert sized[0].shape == (3, 6, 6, 3)
+    np.testing.assert_array_equal(sized.targets["objects"].values, target.values[..., 1:7])
+    assert sized.fingerprint != dataset.fingerprint
+
+
+def test_davis_videos_without_masks_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    davis(tmp_path)
+    save(tmp_path / "JPEGImages/480p/fox/00000.png", pixels(0))
+    dataset = build("dataset", f"davis:{tmp_path}?frames=2")
+    assert "1 videos without masks left out" in dataset.about and "fox" not in set(dataset.groups)
+    assert "1 videos without masks" in capsys.readouterr().err
+
+
+def test_davis_sets_give_videos_and_splits(tmp_path: Path) -> None:
+    davis(tmp_path)
+    (tmp_path / "ImageSets/2017").mkdir(parents=True)
+    (tmp_path / "ImageSets/2017/train.txt").write_text("bear\ncar\n")
+    (tmp_path / "ImageSets/2017/val.txt").write_text("dog\n")
+    dataset = build("dataset", f"davis:{tmp_path}?frames=2&sets=2017")
+    of = dict(zip(dataset.groups, dataset.split, strict=True))
+    assert of["dog"] == "test" and {of["bear"], of["car"]} == {"train", "val"} and "eel" not in of
+    with pytest.raises(DiagnosticsError, match="has no lists ImageSets/2016"):
+        build("dataset", f"davis:{tmp_path}?sets=2016")
+    with pytest.raises(DiagnosticsError, match="no place below its own folder"):
+        build("dataset", f"davis:{tmp_path}?sets=../2016")
+
+
+def test_bad_davis_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DiagnosticsError, match="lay out JPEGImages/480p"):
+        build("dataset", f"davis:{tmp_path}")
+    davis(tmp_path)
+    with pytest.raises(DiagnosticsError, match=r"No video .* has 8 frames"):
+        build("dataset", f"davis:{tmp_path}")
+    save(tmp_path / "Annotations/480p/bear/00001.png", classes(1, (4, 4)))
+    with pytest.raises(DiagnosticsError, match=r"bear/00001\.png is 4 x 4 pixels and its frame"):
+        build("dataset", f"davis:{tmp_path}?frames=2")
+    assert len(build("dataset", f"davis:{tmp_path}?frames=2&on_error=skip")) == 8
+    (tmp_path / "Annotations/480p/bear/00001.png").unlink()
+    with pytest.raises(DiagnosticsError, match=r"bear/00001\.png .* has no mask"):
+        build("dataset", f"davis:{tmp_path}?frames=2")

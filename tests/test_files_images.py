@@ -1,0 +1,290 @@
+"""Folders of images: what is found, what becomes of it, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import diagnostics_files.pictures
+import numpy as np
+import pytest
+from diagnostics_files.splits import complete
+from PIL import Image
+
+from diagnostics import Dataset, DiagnosticsError
+from diagnostics.registry import build
+
+RED, GREEN = (255, 0, 0), (0, 255, 0)
+
+
+def draw(path: Path, colour: tuple[int, int, int] = RED, size: tuple[int, int] = (6, 4), mode: str = "RGB") -> Path:
+    """An image of one colour, (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).convert(mode).save(path)
+    return path
+
+
+def classes(root: Path, each: int = 5, prefix: str = "") -> Path:
+    """Two class folders, red and green, with images whose blue channel is their number."""
+    for name, colour in (("red", RED), ("green", GREEN)):
+        for i in range(each):
+            draw(root / prefix / name / f"{i}.png", (*colour[:2], i))
+    return root
+
+
+def images(root: Path, options: str = "") -> Dataset:
+    return build("dataset", f"images:{root}{options}")
+
+
+def test_class_folders_give_pixels_labels_ids_and_splits(tmp_path: Path) -> None:
+    dataset = images(classes(tmp_path / "colours"))
+    assert (dataset.name, dataset.modality, len(dataset)) == ("colours", "image", 10)
+    assert dataset.ids == [f"{c}/{i}.png" for c in ("green", "red") for i in range(5)]
+    label = dataset.targets["label"]
+    assert label.classes == ("green", "red") and label.values.tolist() == [0] * 5 + [1] * 5
+    for i, name in enumerate(dataset.ids):
+        colour = RED if name.startswith("red") else GREEN
+        expected = np.broadcast_to(np.uint8((*colour[:2], int(Path(name).stem))), (4, 6, 3))
+        np.testing.assert_array_equal(dataset[i], expected)
+    assert dataset.counts() == {"train": 6, "val": 2, "test": 2}
+    assert images(tmp_path / "colours", "?seed=1").split.tolist() != dataset.split.tolist()
+
+
+def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+    original = Image.open
+    monkeypatch.setattr(
+        diagnostics_files.pictures.Image,
+        "open",
+        lambda source, **more: (opened.append(source), original(source, **more))[1],
+    )
+    dataset = images(classes(tmp_path))
+    assert dataset.fingerprint and not opened
+    dataset[3]
+    assert len(opened) == 1
+    images(tmp_path, "?on_error=skip")
+    assert len(opened) == 11
+
+
+@pytest.mark.parametrize(
+    ("folders", "test_is"), [(("train", "val", "test"), None), (("training", "validation"), 1), (("train", "test"), 1)]
+)
+def test_split_folders_are_used_and_val_is_carved_where_it_is_missing(
+    tmp_path: Path, folders: tuple[str, ...], test_is: int | None
+) -> None:
+    for folder in folders:
+        classes(tmp_path, prefix=folder)
+    dataset = images(tmp_path)
+    assert dataset.targets["label"].classes == ("green", "red")
+    of_folder = [name.split("/")[0] for name in dataset.ids]
+    if test_is is None:
+        assert dataset.split.tolist() == of_folder
+    else:
+        assert [s == "test" for s in dataset.split] == [f == folders[test_is] for f in of_folder]
+        assert dataset.counts() == {"train": 8, "val": 2, "test": 10}
+        assert images(tmp_path).split.tolist() == dataset.split.tolist()
+
+
+def test_a_test_folder_without_train_is_refused(tmp_path: Path) -> None:
+    for folder in ("val", "test"):
+        classes(tmp_path, prefix=folder)
+    with pytest.raises(DiagnosticsError, match="no train samples: add a train split"):
+        images(tmp_path)
+
+
+def test_size_cuts_the_central_square(tmp_path: Path) -> None:
+    wide = np.zeros((4, 8, 3), np.uint8)
+    wide[:, 2:6] = np.random.default_rng(0).integers(0, 256, (4, 4, 3))
+    for i in range(3):
+        Image.fromarray(wide).save(tmp_path / f"{i}.png")
+    np.testing.assert_array_equal(images(tmp_path, "?size=4")[0], wide[:, 2:6])
+    assert images(tmp_path, "?size=7")[0].shape == (7, 7, 3) and images(tmp_path)[0].shape == (4, 8, 3)
+    with pytest.raises(DiagnosticsError, match="cannot have size=0: give 1 to"):
+        images(tmp_path, "?size=0")
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
+def test_every_common_mode_becomes_three_channels(tmp_path: Path, mode: str) -> None:
+    suffix = "tif" if mode == "CMYK" else "png"
+    for i in range(3):
+        draw(tmp_path / f"{i}.{suffix}", (255, 255, 255), mode=mode)
+    np.testing.assert_array_equal(images(tmp_path)[0], np.full((4, 6, 3), 255, np.uint8))
+
+
+def test_sixteen_bits_are_refused_by_name(tmp_path: Path) -> None:
+    for i in range(3):
+        Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / f"{i}.png")
+    with pytest.raises(DiagnosticsError, match=r"0\.png cannot be decoded \(its pixels are I;16"):
+        images(tmp_path)[0]
+
+
+def test_a_file_of_another_format_is_refused_whatever_its_name(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n%%EOF")
+    with pytest.raises(DiagnosticsError, match=r"0\.png cannot be decoded \(UnidentifiedImageError"):
+        images(tmp_path)[0]
+
+
+def test_fingerprints_see_pixels_options_and_splits_and_not_where_the_folder_lies(tmp_path: Path) -> None:
+    classes(tmp_path / "a")
+    first = images(tmp_path / "a").fingerprint
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert images(tmp_path / "b").fingerprint == first
+    assert images(tmp_path / "b", "?size=4").fingerprint != first
+    assert images(tmp_path / "b", "?seed=1").fingerprint != first
+    pixels = np.array(Image.open(tmp_path / "b/red/0.png"))
+    pixels[0, 0, 0] -= 1
+    Image.fromarray(pixels).save(tmp_path / "b/red/0.png")
+    assert images(tmp_path / "b").fingerprint != first
+
+
+def test_a_damaged_file_stops_by_name_or_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classes(tmp_path)
+    whole = (tmp_path / "red/1.png").read_bytes()
+    (tmp_path / "red/1.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "red/2.png").write_text("no image")
+    dataset = images(tmp_path)
+    assert len(dataset) == 10
+    with pytest.raises(DiagnosticsError, match=r"red/1\.png cannot be decoded .*\?on_error=skip"):
+        dataset[dataset.ids.index("red/1.png")]
+    skipped = images(tmp_path, "?on_error=skip")
+    assert set(dataset.ids) - set(skipped.ids) == {"red/1.png", "red/2.png"} == set(skipped.left_out)  # pyright: ignore
+    assert "2 of 10 left out as damaged: red/1.png, red/2.png" in skipped.about
+    assert "2 of 10 left out" in capsys.readouterr().err
+    assert all(skipped[i].shape == (4, 6, 3) for i in range(8))
+    np.testing.assert_array_equal(skipped.targets["label"].values, [0] * 5 + [1] * 3)
+    with pytest.raises(DiagnosticsError, match=r"on_error=ignore .* is unknown: give stop or skip"):
+        images(tmp_path, "?on_error=ignore")
+    for path in tmp_path.glob("*/*.png"):
+        path.write_text("no image")
+    with pytest.raises(DiagnosticsError, match=r"Of 10 files .* none can be used"):
+        images(tmp_path, "?on_error=skip")
+
+
+def test_a_table_may_name_what_is_left_out(tmp_path: Path) -> None:
+    flat(tmp_path)
+    (tmp_path / "2.png").write_text("no image")
+    table(tmp_path, "file,a\n" + "\n".join(f"{i}.png,{i}.5" for i in range(6)))
+    dataset = images(tmp_path, "?table=table.csv&on_error=skip")
+    assert dataset.targets["a"].values.tolist() == [0.5, 1.5, 3.5, 4.5, 5.5]
+
+
+def test_skipping_a_whole_split_is_refused(tmp_path: Path) -> None:
+    for folder in ("train", "val", "test"):
+        classes(tmp_path, prefix=folder)
+    for path in (tmp_path / "train").glob("*/*.png"):
+        path.write_text("no image")
+    with pytest.raises(DiagnosticsError, match="no train samples"):
+        images(tmp_path, "?on_error=skip")
+
+
+def test_bad_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DiagnosticsError, match="nowhere does not exist: give the path of a folder"):
+        images(tmp_path / "nowhere")
+    with pytest.raises(DiagnosticsError, match="holds no images: put files of"):
+        images(tmp_path)
+    draw(tmp_path / "a.png")
+    with pytest.raises(DiagnosticsError, match="is a file: give the path of a folder"):
+        images(tmp_path / "a.png")
+    draw(tmp_path / "red/a.png")
+    with pytest.raises(DiagnosticsError, match=r"^a\.png lies beside class folders"):
+        images(tmp_path)
+
+
+def test_one_class_is_no_target_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(4):
+        draw(tmp_path / "red" / f"{i}.png")
+    dataset = images(tmp_path)
+    assert (
+        dataset.targets == {} and "one class only, red" in dataset.about and "one class only" in capsys.readouterr().err
+    )
+
+
+def test_hidden_files_are_passed_over_and_loops_end(tmp_path: Path) -> None:
+    classes(tmp_path)
+    draw(tmp_path / ".thumbs/x.png")
+    draw(tmp_path / "red/._0.png")
+    (tmp_path / "red/loop").symlink_to(tmp_path, target_is_directory=True)
+    assert len(images(tmp_path)) == 10
+
+
+def table(tmp_path: Path, text: str, name: str = "table.csv") -> Path:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path / name
+
+
+def flat(root: Path) -> Path:
+    for i in range(6):
+        draw(root / f"{i}.png")
+    return root
+
+
+def test_a_table_gives_targets_splits_and_groups(tmp_path: Path) -> None:
+    flat(tmp_path)
+    rows = [
+        f"{i}.png,{'ab'[i % 2]},{i / 2},{i},{i // 3 if i else ''},{('train', 'val', 'test')[i // 2]},g{i // 2}"
+        for i in range(6)
+    ]
+    table(tmp_path, "file,kind,height (m),age,level,split,group\n" + "\n".join(reversed(rows)))
+    dataset = images(tmp_path, "?table=table.csv&values=age")
+    assert {n: t.kind for n, t in dataset.targets.items()} == {
+        "kind": "label", "height_m": "value", "age": "value", "level": "label"
+    }  # fmt: skip
+    assert dataset.targets["kind"].values.tolist() == [0, 1] * 3
+    assert dataset.targets["height_m"].values.tolist() == [0, 0.5, 1, 1.5, 2, 2.5]
+    assert dataset.targets["level"].values.tolist() == [-1, 0, 0, 1, 1, 1]
+    assert dataset.split.tolist() == ["train"] * 2 + ["val"] * 2 + ["test"] * 2
+    assert dataset.groups.tolist() == ["g0", "g0", "g1", "g1", "g2", "g2"]
+    partial = table(tmp_path, "name\theight\n./0.png\t1.5\n5.png\t2.5\n", "some.tsv")
+    dataset = images(tmp_path, f"?table={partial}&file=name")
+    np.testing.assert_array_equal(dataset.targets["height"].values, [1.5, *[np.nan] * 4, 2.5])
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("name,a\n0.png,1.5\n", "", "has no column 'file' but name, a: name yours with"),
+        ("file,a\n0.png,1.5\n9.png,2.5\n", "", r"names 1 file\(s\) that are not in the folder, 9.png first"),
+        ("file,a\n../0.png,1.5\n", "", r"\.\./0\.png first"),
+        ("file,a\n0.png,1.5\n0.png,2.5\n", "", "names 0.png twice"),
+        ("file,a\n0.png,1.5,3\n", "", "Line 2 .* has 3 cells and the header 2"),
+        ("file,a\n0.png,1.5\n1.png,inf\n", "", "Column a .* is infinite in row 2"),
+        ("file,a,a\n0.png,1,2\n", "", "the same name"),
+        ("file,a\n", "", "holds no rows"),
+        ("file,split\n0.png,holdout\n", "", "Column split .* holds 'holdout': give train, val or test"),
+        ("file,split\n0.png,train\n", "", "have a split and others have none"),
+        ("file,a\n0.png,1.5\n", "&values=b", "has no column 'b' but a: correct"),
+    ],
+)
+def test_bad_tables_are_refused(tmp_path: Path, text: str, options: str, said: str) -> None:
+    flat(tmp_path)
+    with pytest.raises(DiagnosticsError, match=said):
+        images(tmp_path, f"?table={table(tmp_path, text)}{options}")
+
+
+def test_a_missing_table_and_a_clash_with_class_folders_are_refused(tmp_path: Path) -> None:
+    classes(tmp_path)
+    with pytest.raises(DiagnosticsError, match="There is no table"):
+        images(tmp_path, "?table=none.csv")
+    table(tmp_path, "file,label\nred/0.png,x\nred/1.png,y\ngreen/0.png,x\ngreen/1.png,y\n")
+    with pytest.raises(DiagnosticsError, match="has a column label, and class folders give that too"):
+        images(tmp_path, "?table=table.csv")
+
+
+def test_splits_are_completed_over_groups() -> None:
+    groups = [f"g{i // 3}" for i in range(30)]
+    given = ["train"] * 15 + ["val"] * 15
+    made, how = complete(given, groups, 0, "x")
+    assert made[15:] == ["test"] * 15 and how == "test is the given val, val a fifth of train"
+    of = {group: {s for g, s in zip(groups, made, strict=True) if g == group} for group in groups}
+    assert all(len(splits) == 1 for splits in of.values()) and made[:15].count("val") == 3
+    assert complete(given, groups, 0, "x")[0] == made
+    assert any(complete(given, groups, seed, "x")[0] != made for seed in range(1, 5))
+    drawn, how = complete(["train"] * 30, groups, 0, "x")
+    assert set(drawn) == {"train", "val", "test"} and how == "splits drawn over groups"
+    with pytest.raises(DiagnosticsError, match="train split of x is one group, so no val can be carved out"):
+        complete(["train", "train", "test"], ["a", "a", "b"], 0, "x")
+    with pytest.raises(DiagnosticsError, match="cannot have seed=-1"):
+        complete(given, groups, -1, "x")
