@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,9 @@ def run(
     token_budget: Annotated[float, typer.Option(help="MB for the tokens of each encoder.")] = 256.0,
     precision: Annotated[str, typer.Option(help="Of stored tokens: float32 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(help="Of the controls and the bootstrap.")] = 0,
+    on_error: Annotated[
+        str | None, typer.Option(help="stop or skip: what a file that cannot be read does [stop].")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Extract an encoder's activations on a dataset, measure every tap, write the report.
@@ -84,6 +88,8 @@ def run(
 
     if not math.isfinite(token_budget):
         raise DiagnosticsError(f"A token budget of {token_budget} MB cannot be kept: give a number.")
+    if on_error is not None:
+        data += f"{'&' if '?' in data else '?'}on_error={on_error}"
     with watcher() as watch:
         found = run_it(
             encoder,
@@ -124,14 +130,61 @@ def inspect(
     encoder: EncoderName,
     data: Annotated[str | None, typer.Option(help="Fit the grids to this dataset's samples.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [cuda where there is one].")] = None,
+    verify_grid: Annotated[
+        bool, typer.Option("--verify-grid", help="Change single cells of the input and see which tokens move.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Show an encoder's taps, their grids, and what a sample costs, after one forward pass."""
+    """Show an encoder's taps, their grids, and what a sample costs, after one forward pass.
+
+    Exit status 1 when --verify-grid finds that tokens lie in another order than declared.
+    """
     from diagnostics.console import print_inspection
     from diagnostics.inspection import inspect_encoder
 
-    found = inspect_encoder(encoder, data, device)
+    found = inspect_encoder(encoder, data, device, verify=verify_grid)
     _print_json(found) if json else print_inspection(found)
+    if verify_grid and found["placement"]["right"] is False:
+        raise typer.Exit(1)
+
+
+@app.command()
+@guarded
+def check(
+    encoder: EncoderName,
+    data: Annotated[str | None, typer.Option(help="Check with samples of this dataset, not with the example.")] = None,
+    json: Json = False,
+) -> None:
+    """Check that an encoder's taps mean what they say: order, grid, identity and more, from about 15 forward passes.
+
+    Exit status 1 when a check fails.
+    """
+    from diagnostics.conformance import check_encoder
+    from diagnostics.console import print_conformance, watcher
+
+    with watcher() as watch:
+        found = check_encoder(encoder, data, watch)
+    _print_json(found.to_json()) if json else print_conformance(found)
+    if found.failed:
+        raise typer.Exit(1)
+
+
+@app.command("new-plugin")
+@guarded
+def new_plugin(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the distribution, like my-plugin.")],
+    out: Annotated[Path, typer.Option(help="Folder in which the project's folder is made.")] = Path(),
+    json: Json = False,
+) -> None:
+    """Write a small plugin project: an encoder, a dataset, and tests that they pass."""
+    from diagnostics.scaffold import write_plugin
+
+    folder, files = write_plugin(name, out)
+    if json:
+        _print_json({"folder": str(folder), "files": files})
+    else:
+        path = shlex.quote(str(folder))
+        print(f"{folder}: {', '.join(files)}\nNext: pip install -e {path} && pytest {path}")
 
 
 @app.command("list")

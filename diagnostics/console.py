@@ -23,6 +23,7 @@ from diagnostics.runs import Run
 from diagnostics.statistics import Interval
 
 if TYPE_CHECKING:
+    from diagnostics.conformance import Conformance
     from diagnostics.selftest import Outcome
 
 # Columns of a table need room even where the output is a file or a pipe.
@@ -191,6 +192,32 @@ def print_inspection(found: dict[str, Any]) -> None:
         f"{size(found['pooled_bytes_per_sample'])} pooled ({' and '.join(found['pooling'])}) and "
         f"{size(found['token_bytes_per_sample'])} of tokens; 1,000 samples take about "
         f"{duration(found['seconds_per_sample'] * 1000)}."
+    )
+
+    if placement := found.get("placement"):
+        verdict = {True: "[green]right[/]", False: "[bold red]WRONG[/]", None: "not verified"}[placement["right"]]
+        console.print(f"Grid {verdict}: {_safe(placement['said'])}.")
+        if placement.get("prefix_moved"):
+            console.print("Prefix tokens moved too: this tap has seen them mixed.")
+
+
+def print_conformance(found: Conformance) -> None:
+    """Each check with its verdict and what was found; those that failed stand in red."""
+    console = _console()
+    style = {"ok": "green", "failed": "bold red", "not applicable": "dim"}
+    table = _table("check", "", "found", prose=True)
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
+    for outcome in found.outcomes:
+        verdict = "FAILED" if outcome.verdict == "failed" else "-" if outcome.verdict != "ok" else "ok"
+        said = Text(outcome.said, style="" if outcome.verdict != "not applicable" else "dim")
+        table.add_row(outcome.check, Text(verdict, style=style[outcome.verdict]), said)
+    console.print(table)
+    passed = sum(outcome.verdict == "ok" for outcome in found.outcomes)
+    idle = len(found.outcomes) - passed - found.failed
+    console.print(
+        f"{found.encoder}: {passed} ok, {found.failed} failed, {idle} not applicable, "
+        f"from {found.passes} forward passes in {found.seconds:.1f} s.",
+        markup=False,
     )
 
 

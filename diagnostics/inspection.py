@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import inspect
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diagnostics.errors import DiagnosticsError, said
 from diagnostics.registry import build, offered, plugins
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from diagnostics.taps import Encoder
 
 LISTED = ("encoders", "datasets", "measures", "plugins")
 
@@ -53,8 +58,13 @@ def _measure_row(name: str, plugin: str, make: Any) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def inspect_encoder(spec: str, data: str | None = None, device: str | None = None) -> dict[str, Any]:
-    """Taps, grids and the cost of a sample, from one forward pass that shows that every tap fires."""
+def inspect_encoder(
+    spec: str, data: str | None = None, device: str | None = None, *, verify: bool = False
+) -> dict[str, Any]:
+    """Taps, grids and the cost of a sample, from one forward pass that shows that every tap fires.
+
+    With `verify`, also `placement`: what changing single cells of the input says about the grid, or why it cannot.
+    """
     import torch
     from torch.utils.data import default_collate
 
@@ -85,6 +95,7 @@ def inspect_encoder(spec: str, data: str | None = None, device: str | None = Non
         raise DiagnosticsError(f"{encoder.name} fails on one sample: {said(error)}") from error
     module: Any = getattr(encoder, "module", None)
     return {
+        **({"placement": _placement(encoder, sample)} if verify else {}),
         "encoder": encoder.name,
         "modality": encoder.modality,
         "parameters": sum(p.numel() for p in module.parameters()) if isinstance(module, torch.nn.Module) else None,
@@ -103,3 +114,13 @@ def inspect_encoder(spec: str, data: str | None = None, device: str | None = Non
             for tap in encoder.taps
         ],
     }  # fmt: skip
+
+
+def _placement(encoder: Encoder, sample: np.ndarray) -> dict[str, Any]:
+    from diagnostics.placement import NotVerifiableError, verify_grid
+
+    try:
+        found = verify_grid(encoder, sample)
+    except NotVerifiableError as error:
+        return {"said": str(error), "right": None}
+    return {"said": str(found), **found.to_json()}

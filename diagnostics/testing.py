@@ -1,1 +1,159 @@
-"""The conformance kit for plugin authors: a base class for their test file, loaded as a pytest plugin."""
+"""The conformance kit for plugin authors: a base class for their test file, and a fixture; loaded as a pytest plugin.
+
+    from diagnostics.testing import EncoderTests
+
+    class TestMine(EncoderTests):
+        encoder = "my_encoder.py:build"
+
+Every pytest session where `diagnostics` is installed imports this module: nothing heavy may be imported at its top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from diagnostics.conformance import Outcome, Subject
+    from diagnostics.taps import Encoder
+
+
+class EncoderTests:
+    """One test for each check of `diagnostics check`, on one encoder; subclass it and name the encoder.
+
+    `encoder` is a name as on the command line (`timm:resnet18`, `my_encoder.py:build?width=64`; a file is looked for from
+    where pytest runs and beside the test file); or override `build`. `data` names a dataset whose samples are used in place
+    of the encoder's example. A check that fails fails its test with a sentence; one that is not applicable skips it with
+    the reason. The encoder is built once for all tests of a class.
+    """
+
+    encoder: str = ""
+    data: str | None = None
+    _subject: Subject | None = None
+
+    def build(self) -> Encoder | str:
+        """The encoder under test, or its name. Built from a name, it is built a second time to compare identities."""
+        if not self.encoder:
+            pytest.fail(f"{type(self).__name__} names no encoder: set `encoder`, or override `build`.", pytrace=False)
+        return self.encoder
+
+    @pytest.fixture
+    def subject(self, request: pytest.FixtureRequest) -> Subject:
+        """The encoder made ready for checks, once for all tests of the class."""
+        from diagnostics.conformance import subject_of
+
+        if self._subject is None:
+            type(self)._subject = _said(lambda: subject_of(_beside(self.build(), request.path), self.data))
+        assert self._subject is not None
+        return self._subject
+
+    @classmethod
+    def teardown_class(cls) -> None:
+        """Lets the encoder go."""
+        cls._subject = None
+
+    def test_description(self, subject: Subject) -> None:
+        _hold("description", subject)
+
+    def test_shapes(self, subject: Subject) -> None:
+        _hold("shapes", subject)
+
+    def test_grid(self, subject: Subject) -> None:
+        _hold("grid", subject)
+
+    def test_depth(self, subject: Subject) -> None:
+        _hold("depth", subject)
+
+    def test_determinism(self, subject: Subject) -> None:
+        _hold("determinism", subject)
+
+    def test_batch_invariance(self, subject: Subject) -> None:
+        _hold("batch_invariance", subject)
+
+    def test_in_place(self, subject: Subject) -> None:
+        _hold("in_place", subject)
+
+    def test_manual_forward(self, subject: Subject) -> None:
+        _hold("manual_forward", subject)
+
+    def test_no_graph(self, subject: Subject) -> None:
+        _hold("no_graph", subject)
+
+    def test_hooks(self, subject: Subject) -> None:
+        _hold("hooks", subject)
+
+    def test_identity_weights(self, subject: Subject) -> None:
+        _hold("identity_weights", subject)
+
+    def test_identity_preprocessing(self, subject: Subject) -> None:
+        _hold("identity_preprocessing", subject)
+
+    def test_identity_stable(self, subject: Subject) -> None:
+        _hold("identity_stable", subject)
+
+    def test_save_and_load(self, subject: Subject) -> None:
+        _hold("save_and_load", subject)
+
+    def test_attention(self, subject: Subject) -> None:
+        _hold("attention", subject)
+
+    def test_padding(self, subject: Subject) -> None:
+        _hold("padding", subject)
+
+    def test_sizes(self, subject: Subject) -> None:
+        _hold("sizes", subject)
+
+
+@pytest.fixture(name="conforms")
+def conforms_fixture(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """`conforms(encoder, data=None)`: all checks of an encoder or a name at once, for tests over many encoders.
+
+    Fails with one sentence for each check that fails.
+    """
+
+    def conforms(encoder: Encoder | str, data: str | None = None) -> None:
+        from diagnostics.conformance import check_encoder
+
+        found = _said(lambda: check_encoder(_beside(encoder, request.path), data))
+        wrong = [f"{outcome.check}: {outcome.said}" for outcome in found.outcomes if outcome.verdict == "failed"]
+        if wrong:
+            pytest.fail(
+                f"{found.encoder} fails {len(wrong)} of {len(found.outcomes)} checks.\n" + "\n".join(wrong),
+                pytrace=False,
+            )
+
+    return conforms
+
+
+def _hold(check: str, subject: Subject) -> None:
+    from diagnostics.conformance import run_check
+
+    outcome: Outcome = run_check(check, subject)
+    if outcome.verdict == "failed":
+        pytest.fail(f"{subject.encoder.name}, {check}: {outcome.said}", pytrace=False)
+    if outcome.verdict == "not applicable":
+        pytest.skip(outcome.said)
+
+
+def _said(make: Callable[[], Any]) -> Any:
+    """What is made, or a failed test with the one sentence that says why it cannot be."""
+    from diagnostics.errors import DiagnosticsError
+
+    try:
+        return make()
+    except DiagnosticsError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+def _beside(encoder: Encoder | str, test_file: Path) -> Encoder | str:
+    """A file that is not where pytest runs is looked for beside the test file."""
+    if not isinstance(encoder, str):
+        return encoder
+    path = encoder.partition("?")[0].rpartition(":")[0]
+    beside = test_file.parent / path
+    if path.endswith(".py") and not Path(path).is_file() and beside.is_file():
+        return encoder.replace(path, str(beside), 1)
+    return encoder

@@ -1,0 +1,116 @@
+"""Whether an encoder keeps its contract: checks that ask one thing each, from a handful of forward passes."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from diagnostics.conformance import declared, identity, masks, passes, reading
+from diagnostics.conformance.outcomes import Outcome, failed, not_applicable
+from diagnostics.conformance.subject import NoPassError, Subject
+from diagnostics.errors import DiagnosticsError, said
+from diagnostics.progress import Progress, Watch, silent
+from diagnostics.registry import build
+from diagnostics.taps import Encoder
+
+CHECKS: Mapping[str, Callable[[Subject], Outcome]] = {
+    "description": declared.description,
+    "shapes": declared.shapes,
+    "grid": declared.grid,
+    "depth": declared.depth,
+    "determinism": passes.determinism,
+    "batch_invariance": passes.batch_invariance,
+    "in_place": reading.in_place,
+    "manual_forward": reading.manual_forward,
+    "no_graph": passes.no_graph,
+    "hooks": passes.hooks,
+    "identity_weights": identity.identity_weights,
+    "identity_preprocessing": identity.identity_preprocessing,
+    "identity_stable": identity.identity_stable,
+    "save_and_load": identity.save_and_load,
+    "attention": masks.attention,
+    "padding": masks.padding,
+    "sizes": declared.sizes,
+}
+
+__all__ = ["CHECKS", "Conformance", "Outcome", "Subject", "check_encoder", "run_check", "subject_of"]
+
+
+@dataclass(frozen=True)
+class Conformance:
+    """What all checks found about an encoder, after how many forward passes and seconds."""
+
+    encoder: str
+    outcomes: tuple[Outcome, ...]
+    passes: int
+    seconds: float
+
+    @property
+    def failed(self) -> int:
+        """How many checks failed."""
+        return sum(outcome.verdict == "failed" for outcome in self.outcomes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {
+            "encoder": self.encoder,
+            "checks": [outcome.to_json() for outcome in self.outcomes],
+            "failed": self.failed,
+            "passes": self.passes,
+            "seconds": self.seconds,
+        }
+
+
+def subject_of(encoder: Encoder | str, data: str | None = None) -> Subject:
+    """An encoder, or what a name builds, made ready for checks on its example or on three samples of a dataset.
+
+    Raises DiagnosticsError where the encoder cannot be built or sized, or the dataset is of another modality.
+    """
+    built: Encoder = build("encoder", encoder) if isinstance(encoder, str) else encoder
+    samples: list[np.ndarray] = []
+    if data is not None:
+        dataset = build("dataset", data)
+        if dataset.modality != built.modality:
+            raise DiagnosticsError(
+                f"{built.name} reads {built.modality} samples, {dataset.name} holds {dataset.modality}."
+            )
+        samples = [dataset[i] for i in (0, len(dataset) // 2, len(dataset) - 1)]
+    again = functools.partial(build, "encoder", encoder) if isinstance(encoder, str) else None
+    try:
+        return Subject(built, samples, again)
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise DiagnosticsError(f"{built.name} cannot be sized for a sample: {said(error)}") from error
+
+
+def run_check(name: str, subject: Subject) -> Outcome:
+    """One check; an error that it meets is a failure, in words. Where no pass succeeds, only the first two say so."""
+    try:
+        if name not in ("description", "shapes"):
+            assert subject.reference
+        found = CHECKS[name](subject)
+    except NoPassError:
+        found = not_applicable("no forward pass succeeds: see shapes")
+    except DiagnosticsError as error:
+        found = failed(str(error))
+    except Exception as error:
+        found = failed(f"it ends in {said(error)}")
+    return replace(found, check=name)
+
+
+def check_encoder(encoder: Encoder | str, data: str | None = None, watch: Watch = silent) -> Conformance:
+    """All checks of an encoder, or of what a name builds; raises as `subject_of` does."""
+    started = time.perf_counter()
+    subject = subject_of(encoder, data)
+    outcomes: list[Outcome] = []
+    for name in CHECKS:
+        watch(Progress(f"checking {subject.encoder.name}", len(outcomes), len(CHECKS), name))
+        outcomes.append(run_check(name, subject))
+    watch(Progress(f"checking {subject.encoder.name}", len(CHECKS), len(CHECKS)))
+    return Conformance(subject.encoder.name, tuple(outcomes), subject.passes, time.perf_counter() - started)

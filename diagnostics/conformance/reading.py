@@ -1,0 +1,200 @@
+"""What a tap hands over against what its module took or gave, read in another way than through hooks."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diagnostics.conformance.outcomes import Outcome, failed, not_applicable, ok
+from diagnostics.conformance.subject import Subject, difference, tolerance
+from diagnostics.taps import Site, Tap, tensors_in
+
+NO_SITES = "it does not show a torch module and where in it its taps read"
+
+
+def manual_forward(subject: Subject) -> Outcome:
+    """Each tap equals what its module's `forward` took or gave, laid out in numpy from the Site alone.
+
+    Once in the pass in which it is captured, to the bit, and once in a pass without hooks, within rounding (torch takes
+    other kernels where hooks are).
+    """
+    if not subject.sites:
+        return not_applicable(NO_SITES)
+    with _recorded(subject) as seen:
+        captured = subject.capture()
+    with _recorded(subject) as unhooked:
+        subject.capture(taps=[])
+    worst = 0.0
+    for tap in subject.encoder.taps:
+        assert tap.site is not None
+        key = (tap.site.module, tap.site.call, tap.site.when, tap.site.item)
+        if key not in seen:
+            return failed(f"tap {tap.name}: no forward of '{tap.site.module}' ran as call {tap.site.call}")
+        by_hand = torch.from_numpy(laid_out(seen[key], tap, tap.site))
+        got = captured[tap.name].cpu().to(by_hand.dtype)
+        if not _same(got, by_hand, tap):
+            return failed(
+                f"tap {tap.name} differs by {difference(got, by_hand):.2g} of its spread from what '{tap.site.module}' "
+                f"{'took' if tap.site.when == 'before' else 'gave'}, laid out as its Site declares"
+            )
+        if key in unhooked:
+            without = torch.from_numpy(laid_out(unhooked[key], tap, tap.site))
+            differs = difference(got, without)
+            worst = max(worst, differs)
+            if differs > tolerance(captured[tap.name]):
+                return failed(
+                    f"tap {tap.name} differs by {differs:.2g} of its spread from a pass without hooks: watching changes it"
+                )
+    return ok(
+        f"taps equal what their modules' forward took or gave; without hooks within {worst:.1g} of the spread",
+        difference=worst,
+    )
+
+
+def in_place(subject: Subject) -> Outcome:
+    """What was captured stays when the tensor that the tap read is overwritten right after."""
+    if not subject.sites:
+        return not_applicable(NO_SITES)
+    with _overwritten(subject) as count:
+        captured = subject.capture()
+    if not count[0]:
+        return not_applicable("no tensor that its taps read could be overwritten")
+    for name, tokens in subject.reference.items():
+        if not isinstance(captured.get(name), Tensor) or difference(captured[name], tokens) > tolerance(tokens):
+            return failed(
+                f"tap {name} changes when a later operation works in place on the tensor that it read: call reduce at the "
+                "moment the tap fires"
+            )
+    return ok(f"{count[0]} tensors were overwritten after they were read, and nothing captured changed")
+
+
+def laid_out(value: np.ndarray, tap: Tap, site: Site) -> np.ndarray:
+    """An array as a module took or gave it, as [sample, token, feature] by the Site, written apart from `as_tokens`."""
+    if site.layout == "time_first":
+        value = np.swapaxes(value, 0, 1)
+    elif site.layout == "channels_first":
+        value = np.moveaxis(value, 1, -1)
+    value = value.reshape(value.shape[0], -1, value.shape[-1])[:, site.padding :]
+    if site.order:
+        value = np.stack([value[:, place] for place in site.order], axis=1)
+    if site.rows == 1:
+        return np.ascontiguousarray(value)
+    prefix = tap.grid.prefix
+    samples: list[np.ndarray] = []
+    for start in range(0, len(value), site.rows):
+        rows = value[start : start + site.rows]
+        samples.append(np.concatenate([rows[:, :prefix].mean(axis=0), *(row[prefix:] for row in rows)]))
+    return np.stack(samples)
+
+
+def _same(one: Tensor, other: Tensor, tap: Tap) -> bool:
+    """Equal bits; but means over rows, which prefix tokens are, round in an order of their own."""
+    prefix = tap.grid.prefix if tap.site is not None and tap.site.rows > 1 else 0
+    rounded = one.shape == other.shape and torch.allclose(one[:, :prefix], other[:, :prefix], rtol=1e-4, atol=1e-5)
+    return rounded and torch.equal(one[:, prefix:], other[:, prefix:])
+
+
+Key = tuple[str, int, str, int]
+
+
+@contextlib.contextmanager
+def _recorded(subject: Subject) -> Generator[dict[Key, np.ndarray]]:
+    """(module, call, before or after, which tensor) -> what its forward took or gave, while inside."""
+    seen: dict[Key, np.ndarray] = {}
+    calls: dict[str, int] = defaultdict(int)
+    wanted = {(tap.site.module, tap.site.item) for tap in subject.encoder.taps if tap.site is not None}
+
+    def note(name: str, call: int, when: str, value: Any) -> None:
+        for item, tensor in enumerate(tensors_in(value)):
+            if (name, item) in wanted:
+                copied = tensor.detach().cpu().clone()
+                half = copied.dtype in (torch.bfloat16, torch.float16)
+                seen[name, call, when, item] = (copied.float() if half else copied).numpy()
+
+    def watch(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            call = calls[name]
+            calls[name] += 1
+            note(name, call, "before", args or kwargs)
+            output = real(*args, **kwargs)
+            note(name, call, "after", output)
+            return output
+
+        return forward
+
+    with _replaced(subject, "forward", watch):
+        yield seen
+
+
+@contextlib.contextmanager
+def _overwritten(subject: Subject) -> Generator[list[int]]:
+    """While inside, what a tap's module took and gave is overwritten once all its hooks have run; the model goes on with
+    copies. Counts the tensors.
+    """
+    count = [0]
+    assert subject.module is not None
+    weights = {t.untyped_storage().data_ptr() for t in [*subject.module.parameters(), *subject.module.buffers()]}
+
+    def watch(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            # Copies go in as well, so that overwriting what comes out, which may be what went in, harms nobody else.
+            given, named = _copied(args), _copied(kwargs)
+            output = real(*given, **named)
+            passed = _copied(output)
+            for tensor in tensors_in([output, given, named]):
+                if tensor.is_floating_point() and tensor.untyped_storage().data_ptr() not in weights:
+                    with contextlib.suppress(RuntimeError), torch.no_grad():  # expanded tensors cannot be written
+                        tensor.fill_(float("nan"))
+                        count[0] += 1
+            return passed
+
+        return call
+
+    with _replaced(subject, "_call_impl", watch):
+        yield count
+
+
+@contextlib.contextmanager
+def _replaced(
+    subject: Subject, method: str, make: Callable[[str, Callable[..., Any]], Callable[..., Any]]
+) -> Generator[None]:
+    """A method of each tap's module replaced on that module alone, while inside."""
+    assert subject.module is not None
+    before: list[tuple[nn.Module, Any]] = []
+    try:
+        for name in dict.fromkeys(tap.site.module for tap in subject.encoder.taps if tap.site is not None):
+            module = subject.module.get_submodule(name)
+            before.append((module, module.__dict__.get(method)))
+            module.__dict__[method] = make(name, getattr(module, method))
+        yield
+    finally:
+        for module, own in reversed(before):
+            if own is None:
+                del module.__dict__[method]
+            else:
+                module.__dict__[method] = own
+
+
+def _copied(value: Any) -> Any:
+    """The same nesting with copies of its tensors."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, (tuple, list)):
+        parts = [_copied(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, Mapping):
+        twin: Any = copy.copy(value)
+        for key, part in value.items():
+            twin[key] = _copied(part)
+        return twin
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _copied(getattr(value, field.name)) for field in fields(value)})
+    return value

@@ -1,0 +1,268 @@
+"""Whether the tokens of an encoder stand for the places that its grid declares, seen by changing one cell of the input.
+
+The idea: at the first tap with a grid, before the trunk mixes tokens, a change within one cell of the input moves the
+token that stands for that cell, and where tokens overlap its neighbours less.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from diagnostics.cellchanges import Changes, NotVerifiableError, changes_of
+from diagnostics.errors import DiagnosticsError, said
+from diagnostics.orderings import Ordering, all_cells, explained
+from diagnostics.taps import Encoder, Tap, keep
+
+MOST_CELLS = 256
+"""Of larger grids a seeded subset: corners, one line along each axis, and random cells."""
+
+# A token that moves by this share of the one that moves most is reached by the change; more than one such: they overlap.
+REACHED = 0.25
+# Where tokens overlap, a neighbour may win if the declared token moves at least by this share of it.
+NEAR = 0.1
+# Random stems blur; another order must explain clearly more than the declared one.
+CLEARLY = 0.1
+HALF = 0.5
+RIGHT_SHARE = 0.95
+# Rounding moves tokens too.
+_NOTHING = 1e-5
+_ROUNDS = 3
+_BATCH = 16
+_MOST_VALUES = 1 << 24
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What changing single cells of the input showed about a tap's grid.
+
+    `found` has one entry for each cell changed: its coordinates along `axes`, and the index of the token that moved most
+    among all handed over (prefix tokens first). `tolerance` is 1 where changes reached neighbours, so that the declared
+    token or one beside it may move most, else 0. `order` is what the tap's `Site` needs as its `order` where tokens lie
+    otherwise; empty where they are right, where it is not known for every token, or where the site folds rows.
+    """
+
+    tap: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    prefix: int
+    cells: int
+    exact: int
+    near: int
+    tolerance: int
+    silent: int
+    prefix_moved: bool
+    unchecked: tuple[str, ...]
+    right: bool
+    explanation: str
+    found: tuple[tuple[tuple[int, ...], int], ...]
+    order: tuple[int, ...]
+
+    @property
+    def share(self) -> float:
+        """Share of the cells changed whose own token moved most, or one beside it within the tolerance."""
+        return (self.exact + self.near) / self.cells
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self) | {"share": self.share}
+
+    def __str__(self) -> str:
+        grid = " x ".join(f"{n} {axis}" for n, axis in zip(self.shape, self.axes, strict=True))
+        many = f"{self.cells} of {math.prod(self.shape)}" if self.cells < math.prod(self.shape) else f"all {self.cells}"
+        told = f"tap {self.tap}, {grid}: {many} cells changed one by one, {self.exact} moved their own token most"
+        if self.near:
+            told += f", {self.near} one beside it (tokens overlap)"
+        return f"{told}; {self.explanation}" if self.explanation else told
+
+
+def verify_grid(
+    encoder: Encoder, sample: np.ndarray | None = None, *, most: int = MOST_CELLS, seed: int = 0
+) -> Placement:
+    """Changes single cells of a sample and compares which token of the first tap with a grid moves with its declared place.
+
+    Only the shape and dtype of the sample (the encoder's example by default) are used: pixels and audio are noise, a
+    series keeps its values in another order, so that no normalisation over the whole series changes. A text keeps its
+    tokens. Takes a sample a cell through the encoder (two where a cell is one step of a series, more where a cell's own
+    token does not win at once), as far as that tap where the encoder lets a pass be broken off.
+
+    Raises NotVerifiableError where there is no such tap, where the encoder takes no such sample, or where a cell is
+    smaller than a place of the sample; DiagnosticsError where the encoder fails on a changed sample.
+    """
+    sample = encoder.example() if sample is None else sample
+    encoder = encoder.sized_for(sample)
+    tap = next((tap for tap in encoder.taps if tap.grid.tokens > 1), None)
+    if tap is None:
+        raise NotVerifiableError("no tap has a grid of more than one token")
+    rng = np.random.default_rng(seed)
+    try:
+        changes = changes_of(encoder, tap, sample, rng)
+        cells = _chosen(changes.usable(), changes.shape, most, rng)
+        if len(cells) < 2:
+            raise NotVerifiableError("fewer than two cells of its grid lie within the sample")
+        moved = _movements(encoder, tap, changes, cells, rng)
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise DiagnosticsError(f"{encoder.name} fails on a sample with one cell changed: {said(error)}") from error
+    return _judged(tap, changes, cells, moved)
+
+
+def _chosen(usable: np.ndarray, shape: tuple[int, ...], most: int, rng: np.random.Generator) -> np.ndarray:
+    """Cells [n, axis] to change: all that fit the limit, or corners, lines along each axis and random ones."""
+    if len(usable) <= most:
+        return usable
+    ends = np.array(shape) - 1
+    extreme = ((usable == 0) | (usable == ends)).sum(axis=1)
+    # Lines and corners first: they show the strides of any order; then random ones, against chance.
+    on_line = (usable == 0).sum(axis=1) >= len(shape) - 1
+    score = rng.random(len(usable)) + 3 * (extreme == len(shape)) + 1 * on_line
+    chosen = np.argsort(-score)[: most // 2]
+    rest = rng.permutation(np.setdiff1d(np.arange(len(usable)), chosen))[: most - len(chosen)]
+    return usable[np.sort(np.concatenate([chosen, rest]))]
+
+
+def _movements(encoder: Encoder, tap: Tap, changes: Changes, cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """How far each token went when each cell changed, as a share of the farthest, [cell, prefix + places].
+
+    Cells whose own token did not win are changed in other ways too and the shares averaged: a single draw may hit what a
+    stem does not see.
+    """
+    total = np.zeros((len(cells), tap.grid.prefix + math.prod(changes.shape)))
+    declared = _declared(tap, changes, cells)
+    again = np.arange(len(cells))
+    for attempt in range(_ROUNDS):
+        total[again] += _round(encoder, tap, changes, cells[again], attempt, rng)
+        won = (total[again].argmax(axis=1) == declared[again]) & (total[again].max(axis=1) > 0)
+        again = again[~won]
+        if len(again) == 0:
+            break
+    return total / np.maximum(total.max(axis=1, keepdims=True), 1e-30)
+
+
+def _declared(tap: Tap, changes: Changes, cells: np.ndarray) -> np.ndarray:
+    """Index of the token that is declared to stand for each cell, prefix tokens counted."""
+    return tap.grid.prefix + np.asarray(np.ravel_multi_index(tuple(cells.T), changes.shape))
+
+
+def _round(
+    encoder: Encoder, tap: Tap, changes: Changes, cells: np.ndarray, attempt: int, rng: np.random.Generator
+) -> np.ndarray:
+    """One change of each cell; the least of those that a change comes in, since a swap moves its partner too."""
+    made = [(i, other) for i, cell in enumerate(cells) for other in changes.made(tuple(cell), attempt, rng)]
+    size = max(1, min(_BATCH, _MOST_VALUES // (tap.tokens * tap.features)))
+    found = np.full((len(cells), tap.grid.prefix + math.prod(changes.shape)), np.inf)
+    for start in range(0, len(made), size):
+        part = made[start : start + size]
+        for (i, _), far in zip(part, _far(encoder, tap, changes, [other for _, other in part]), strict=True):
+            found[i] = np.minimum(found[i], far)
+    return found
+
+
+def _far(encoder: Encoder, tap: Tap, changes: Changes, prepared: Sequence[Any]) -> np.ndarray:
+    """How far each token went [change, prefix + places], as a share of the farthest; zero where nothing did."""
+    tokens = _tokens(encoder, tap, default_collate([changes.base, *prepared])).double()
+    scale = float(tokens[0].norm(dim=-1).mean()) or 1.0
+    far = (tokens[1:] - tokens[:1]).norm(dim=-1).nan_to_num(0.0).cpu().numpy()
+    prefix = far[:, : tap.grid.prefix]
+    places = changes.gathered(far[:, tap.grid.prefix :])
+    far = np.concatenate([prefix, places], axis=1)
+    most = far.max(axis=1, keepdims=True)
+    return np.where(most > _NOTHING * scale, far / np.maximum(most, 1e-30), 0.0)
+
+
+class _EnoughError(Exception):
+    """Ends a forward pass at the tap that was asked for."""
+
+
+def _tokens(encoder: Encoder, tap: Tap, batch: Any) -> Tensor:
+    """What the tap gives [B, T, F]; the rest of the pass is left out where the encoder lets an error through."""
+    found: list[Tensor] = []
+
+    def only_this(tap: Tap, tokens: Tensor) -> Tensor:
+        found.append(keep(tap, tokens).detach())
+        raise _EnoughError
+
+    with contextlib.suppress(_EnoughError), torch.no_grad():
+        try:
+            encoder.capture(batch, [tap.name], only_this)
+        except Exception:
+            if not found:
+                raise
+    return found[0]
+
+
+def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) -> Placement:
+    prefix, shape, axes = tap.grid.prefix, changes.shape, changes.axes
+    declared = _declared(tap, changes, cells)
+    found = moved.argmax(axis=1)
+    silent = moved.max(axis=1) <= 0
+    exact = (found == declared) & ~silent
+    reached = (moved[:, prefix:] >= REACHED).sum(axis=1)
+    # Of two cells each is beside the other, and no order could be told from another.
+    tolerance = int(len(cells) > 2 and (~silent).any() and np.median(reached[~silent]) > 1)
+    own = np.take_along_axis(moved, declared[:, None], axis=1)[:, 0]
+    beside = np.abs(all_cells(shape)[np.maximum(found - prefix, 0)] - cells).max(axis=1) <= 1
+    near = ~exact & ~silent & (found >= prefix) & beside & (own >= NEAR) & bool(tolerance)
+    right = bool((exact | near).mean() >= (RIGHT_SHARE if tolerance else 1.0))
+    explanation, order = "", ()
+    if silent.all():
+        right, explanation = False, "nothing moved: this tap does not depend on the sample, or only on its statistics"
+    elif not exact.all():
+        known = ~silent
+        other = explained(axes, shape, cells[known], found[known] - prefix)
+        if other is not None and _better(other, exact[known], own[known]):
+            right, explanation = False, f"wrong order: {other.said}"
+            order = _as_site_order(tap, other.all_places()) if not changes.unchecked else ()
+        elif not right:
+            explanation = _scattered(exact, near, silent, found < prefix)
+            if not tolerance and not changes.unchecked and len(set(found)) == tap.grid.tokens:
+                order = _as_site_order(tap, found - prefix)
+    prefix_moved = bool((moved[:, :prefix] >= NEAR).any())
+    return Placement(
+        tap.name, axes, shape, prefix, len(cells), int(exact.sum()), int(near.sum()), tolerance, int(silent.sum()),
+        prefix_moved, changes.unchecked, right, explanation,
+        tuple((tuple(int(c) for c in cell), int(token)) for cell, token in zip(cells, found, strict=True)), order,
+    )  # fmt: skip
+
+
+def _better(other: Ordering, exact: np.ndarray, own: np.ndarray) -> bool:
+    """Whether another order explains clearly more than the declared one.
+
+    Where the middle of a token's window lies on the edge of its cell (log-mel frames), it and its neighbour move about
+    alike and either may win all over the grid: that is no shift. One shows in tokens that hardly move with their own cell.
+    """
+    if other.shift is not None:
+        return float(np.median(own)) < HALF
+    return other.share > exact.mean() + CLEARLY
+
+
+def _scattered(exact: np.ndarray, near: np.ndarray, silent: np.ndarray, in_prefix: np.ndarray) -> str:
+    wrong = ~(exact | near)
+    many = f"{int(wrong.sum())} cell{'s' if wrong.sum() > 1 else ''}"
+    if silent.sum() == wrong.sum():
+        return f"{many} moved nothing: the grid covers less of the sample than declared (see covers)"
+    where = f", {int((wrong & in_prefix).sum())} of them among the prefix tokens" if (wrong & in_prefix).any() else ""
+    return (
+        f"{many} moved another token than declared{where}, in no order that could be recognised "
+        "(shuffled, or mixed before this tap)"
+    )
+
+
+def _as_site_order(tap: Tap, places: np.ndarray) -> tuple[int, ...]:
+    """What the tap's site needs as its `order` for that: other tokens first, then the grid's."""
+    grid = [int(place) + tap.grid.prefix for place in places]
+    inside = set(grid)
+    order = [*(i for i in range(tap.tokens) if i not in inside), *grid]
+    if sorted(order) != list(range(tap.tokens)) or (tap.site is not None and tap.site.rows > 1):
+        return ()
+    now = tap.site.order if tap.site is not None else ()
+    return tuple(now[i] for i in order) if now else tuple(order)

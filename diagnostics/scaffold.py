@@ -1,0 +1,70 @@
+"""A new plugin project from templates: an encoder, a dataset, and tests that both pass."""
+
+from __future__ import annotations
+
+import importlib.resources
+import importlib.util
+import keyword
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from string import Template
+
+from diagnostics.errors import DiagnosticsError
+
+# The name of a distribution: https://packaging.python.org/en/latest/specifications/name-normalization/
+_NAME = re.compile(r"[A-Za-z]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+
+def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
+    """Writes the project into `out`/`name`; returns its folder and the files in it.
+
+    Raises where the name is none for a distribution and its module, where a module of that name is there already, and where
+    the folder exists. The folder appears whole or not at all, and nothing is written outside of it.
+    """
+    module = _module(name)
+    folder = out / name
+    if folder.exists():
+        raise DiagnosticsError(f"{folder} is there already: choose another name or another --out.")
+    if not out.is_dir():
+        raise DiagnosticsError(f"There is no folder {out}: make it first, or choose another --out.")
+    try:
+        beside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out))
+        try:
+            files = _write(beside, name, module)
+            beside.chmod(0o755)
+            beside.rename(folder)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise DiagnosticsError(f"{folder} cannot be written ({error.strerror}): choose another --out.") from error
+    return folder, files
+
+
+def _module(name: str) -> str:
+    """The name of the module for a distribution's name."""
+    module = re.sub(r"[._-]+", "_", name).lower()
+    if not _NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
+        raise DiagnosticsError(
+            f"{name!r} cannot be the name of a plugin: begin with a letter and go on with letters, "
+            "digits, '-', '_' or '.', and take no word of the language."
+        )
+    if module == "tests" or importlib.util.find_spec(module) is not None:
+        raise DiagnosticsError(f"A module {module} is there already, which {name!r} would hide: choose another name.")
+    return module
+
+
+def _write(folder: Path, name: str, module: str) -> list[str]:
+    files: list[str] = []
+    names = {"name": name, "module": module}
+    for template in sorted(
+        (importlib.resources.files("diagnostics") / "templates").iterdir(), key=lambda path: path.name
+    ):
+        # `tests~test_encoder.py.txt` becomes `tests/test_encoder.py`.
+        path = Path(*template.name.removesuffix(".txt").replace("module", module).split("~"))
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(Template(template.read_text(encoding="utf-8")).substitute(names), encoding="utf-8")
+        files.append(str(path))
+    return sorted(files)
