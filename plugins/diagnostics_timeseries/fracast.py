@@ -2,7 +2,8 @@
 
 The trained weights (85,001 parameters with the forecasting head, 25,536 in the encoder; Apache-2.0) arrive in the `fracast` wheel. A series is scaled to [0, 1] by its own
 minimum and range and right-aligned in the context, as the package's own forecasting does; the padding on the left is
-masked, and the taps hand over the tokens of real steps only.
+masked, and the taps hand over the tokens of real steps only. NaN is masked too: on the left (series padded to one length)
+it is the model's own padding, and pooling leaves out the tokens of steps that were not observed.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ def build(path: str | None = None) -> TorchEncoder:
                 raise DiagnosticsError(f"it has {len(series)} steps among series of {length}: cut all to one length.")
             return _in_context(series, context)
 
+        def valid(batch: dict[str, torch.Tensor], tap: Tap) -> torch.Tensor | None:
+            observed = batch["mask"][:, 0, context - length :]
+            return None if bool(observed.all()) else observed
+
         return TorchEncoder(
             "fracast",
             "series",
@@ -65,6 +70,7 @@ def build(path: str | None = None) -> TorchEncoder:
             fresh=fresh,
             configuration=f"series of {length} steps in a context of {context}",
             sized_for=sized_for,
+            valid=valid,
         )
 
     return for_length(context)

@@ -1,0 +1,99 @@
+"""TimesFM 3: patches of 32 steps, attention along time and then across variates in each block.
+
+Through the package's own `decode`, whose padding, running normalisation and detrending are kept. As in its forecaster,
+leading NaN is padding and gaps are filled by linear interpolation; `valid` leaves out patches that hold nothing observed.
+Masked patches of the horizon stand behind the series and are handed over as prefix.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics import DiagnosticsError, TorchEncoder
+from diagnostics_timeseries.series import SeriesModel, any_observed, by_variate, patches, places, stack, whole_patches
+from diagnostics_timeseries.weights import called, folder_of, loading, read_config, seeded, tensors_of
+
+SCHEME = "timesfm3:"
+_FILES = ("config.json", "*.safetensors")
+_TRANSFORMER = {
+    "model_dims": 64, "hidden_dims": 64, "num_heads": 4, "attention_norm": "rms", "feedforward_norm": "rms",
+    "qk_norm": "rms", "use_bias": False, "use_rope_seq": True, "use_rope_var": True, "ff_activation": "relu",
+    "deterministic": True,
+}  # fmt: skip
+SMALL: Mapping[str, Any] = {
+    "residual_block_config": {"hidden_dims": 64, "output_dims": 64, "use_bias": False, "activation": "relu"},
+    "transformer_config": {"num_layers": 4, "transformer": _TRANSFORMER},
+}
+
+
+def build(
+    model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
+) -> TorchEncoder:
+    """TimesFM 3 from its checkpoint, or untrained.
+
+    Parameters
+    ----------
+    model: folder with `config.json` and safetensors, or a name on the hub; for untrained weights also `small`.
+    pretrained: trained weights; otherwise initial ones of `seed`.
+    config: what to change in the configuration of untrained weights.
+    """
+    try:
+        from timesfm3.torch import TimesFM3Torch, timesfm3_forecaster
+    except ImportError as error:
+        raise DiagnosticsError(f"TimesFM 3 needs {error.name}: pip install 'timesfm>=3'.") from error
+    if not pretrained and model == "small":
+        folder, settings = None, dict(SMALL) | dict(config or {})
+    else:
+        folder = folder_of(SCHEME, model, _FILES, "small")
+        settings = read_config(folder)
+
+    def untrained() -> Any:
+        return TimesFM3Torch(**copy.deepcopy(settings))
+
+    with seeded(seed), loading("TimesFM 3", folder or model):
+        module = untrained()
+        if folder is not None and pretrained:
+            module.load_state_dict(tensors_of("TimesFM 3", folder))
+    size, future = module.input_patch_len, module.rolls
+    width = module.residual_block_config.output_dims
+
+    def taps(steps: int, variates: int) -> Any:
+        tokens = patches(steps, size)
+        return stack(
+            "transformer_stack.layers", len(module.transformer_stack.layers), width,
+            places(tokens, variates, variates * future), layout="channels_last", order=by_variate(variates, tokens, after=future),
+        )  # fmt: skip
+
+    def prepare(series: Tensor) -> dict[str, Tensor]:
+        padding = series.isnan().all(0).int().cumprod(0).bool()
+        start = int(padding.sum())
+        filled = torch.from_numpy(timesfm3_forecaster.linear_interpolation(series[:, start:].numpy()))
+        return {
+            "series": nn.functional.pad(filled, (start, 0)),
+            "padding": padding,
+            "observed": any_observed(series, size),
+        }
+
+    return SeriesModel(
+        called(SCHEME, model, pretrained, seed),
+        module,
+        taps,
+        prepare,
+        _decode,
+        f"layers.{len(module.transformer_stack.layers) - 1}",
+        timesfm3_forecaster._MAX_CONTEXT_LENGTH,  # pyright: ignore[reportPrivateUsage]
+        untrained,
+        lambda batch: batch["observed"].flatten(1),
+        several=True,
+        covered=whole_patches(size),
+    ).encoder()
+
+
+def _decode(module: Any, batch: Mapping[str, Tensor]) -> None:
+    # The least horizon: what stands before it does not see it.
+    module.decode(batch["series"], horizon=1, mask=batch["padding"])
