@@ -228,7 +228,7 @@ def print_list(rows: dict[str, list[dict[str, Any]]]) -> None:
         if what in ("encoders", "datasets"):
             table = _table(what, "options", "plugin", prose=True)
             for row in found:
-                name = row["name"] + ("NAME" if row["name"].endswith(":") else "")
+                name = row["name"] + row["takes"].upper()
                 options = ", ".join(f"{key}={value}" for key, value in row["options"].items())
                 table.add_row(_safe(name), _safe(options), _safe(row["plugin"]))
             if what == "encoders":

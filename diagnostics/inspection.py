@@ -22,7 +22,7 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
     rows: dict[str, list[dict[str, Any]]] = {}
     for what in ("encoder", "dataset"):
         rows[f"{what}s"] = [
-            {"name": name, "options": _options(name, make), "plugin": plugin.name}
+            {"name": name, "takes": _takes(name, make), "options": _options(name, make), "plugin": plugin.name}
             for name, (plugin, make) in offered(what).items()
         ]
     rows["measures"] = [_measure_row(name, plugin.name, make) for name, (plugin, make) in offered("measure").items()]
@@ -37,6 +37,12 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
         for plugin in plugins()
     ]
     return rows
+
+
+def _takes(name: str, make: Any) -> str:
+    """What follows the colon of a scheme, in its builder's own word."""
+    parameters = list(inspect.signature(make).parameters)
+    return parameters[0] if name.endswith(":") and parameters else ""
 
 
 def _options(name: str, make: Any) -> dict[str, str]:
