@@ -77,7 +77,7 @@ class _Frame:
     @property
     def tokens(self) -> int:
         """Tokens in the module, padding included."""
-        return self.tap.tokens + self.site.padding
+        return self.tap.tokens + self.site.dropped
 
     def square(self, shape: tuple[int, ...]) -> bool:
         """Whether an attention of that shape is among the tokens in the module."""
@@ -281,10 +281,10 @@ class _Watching(TorchFunctionMode):
         for start in range(0, shape[0] if wanting else 0, step):
             weights, lacking = attention(slice(start, start + step))
             for frame in wanting:
-                pad = frame.site.padding
-                frame.reason = frame.reason or lacking or _lost(weights, pad)
+                kept = frame.site.kept
+                frame.reason = frame.reason or lacking or _lost(weights, frame.site)
                 if not frame.reason:
-                    own = weights[..., pad:, pad:]
+                    own = weights[..., kept, kept]
                     if frame.site.order:
                         order = torch.tensor(frame.site.order, device=own.device)
                         own = own[..., order, :][..., order]
@@ -311,8 +311,9 @@ class _Watching(TorchFunctionMode):
         )
 
 
-def _lost(weights: Tensor, padding: int) -> str:
-    mass = float(weights[..., padding:, :padding].sum(-1).max()) if padding else 0.0
+def _lost(weights: Tensor, site: Site) -> str:
+    own = weights[..., site.kept, :]
+    mass = float((own.sum(-1) - own[..., site.kept].sum(-1)).max()) if site.dropped else 0.0
     return f"its tokens attend to padding, with up to {mass:.2g} of their attention" if mass > PADDING_MASS else ""
 
 

