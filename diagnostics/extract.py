@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import shutil
 import time
@@ -27,6 +28,8 @@ from diagnostics.taps import Encoder, Tap, pool
 
 # Large batches only thrash the caches of a CPU; a GPU wants more.
 BATCH = {"cpu": 16, "cuda": 128}
+MASKS_SEEN = 8
+"""Samples whose masks are part of the identity of what is stored."""
 
 
 def extract(
@@ -49,7 +52,7 @@ def extract(
     once, with the seconds a sample took in the first batch, before anything is written.
     """
     keep_freed_memory()
-    wanted = identity(encoder, dataset, plan)
+    wanted = identity(encoder, dataset, plan) | {"masks": _masks(encoder, dataset, plan)}
     store = _existing(path, wanted)
     encoder.to(device)
     seen = _witness(encoder, plan)
@@ -87,7 +90,7 @@ def extract(
     except DiagnosticsError as error:
         # Nothing half-written: what cannot be gone on with goes. Whole shards stay where the same command may succeed,
         # with a smaller batch or when a disk answers again.
-        if created is not None and (isinstance(error, _NotFiniteError) or not created.done(0)):
+        if created is not None and (isinstance(error, _SampleError) or not created.done(0)):
             shutil.rmtree(path)
         raise
     assert store is not None
@@ -95,8 +98,8 @@ def extract(
     return store
 
 
-class _NotFiniteError(DiagnosticsError):
-    """NaN, infinity or overflow: the same command would meet it at the same sample again."""
+class _SampleError(DiagnosticsError):
+    """NaN, infinity, overflow or gaps: the same command would meet it at the same sample again."""
 
 
 def _witness(encoder: Encoder, plan: Plan) -> dict[str, list[float]]:
@@ -115,6 +118,22 @@ def _witness(encoder: Encoder, plan: Plan) -> dict[str, list[float]]:
         raise
     except Exception as error:
         raise DiagnosticsError(f"{encoder.name} fails on its own example: {said(error)}") from error
+
+
+def _masks(encoder: Encoder, dataset: Dataset, plan: Plan) -> str:
+    """A digest of which tokens stand for data in the first few samples: what pooling skips decides what it gives."""
+    digest = hashlib.sha256()
+    masked = False
+    for i in range(min(MASKS_SEEN, len(dataset))):
+        try:
+            batch = default_collate([encoder.preprocess(dataset[i])])
+        except Exception:
+            continue  # told, with the name of the sample, when its turn comes
+        for tap in plan.taps:
+            valid = encoder.valid(batch, tap)
+            masked |= valid is not None
+            digest.update(f"{i} {tap.name} {None if valid is None else valid.cpu().int().tolist()};".encode())
+    return digest.hexdigest() if masked else "none"
 
 
 def _refuse_other_behaviour(store: Store, seen: Mapping[str, Sequence[float]]) -> None:
@@ -163,6 +182,13 @@ def _capture(
                     f"Sample {ids[int(empty.int().argmax())]} has no token at tap {tap.name} of {encoder.name} that stands for "
                     "data: it is empty or too short, leave it out."
                 )
+            gaps = ~valid.all(dim=1)
+            if with_tokens and gaps.any():
+                # A store has no mask, so every measure over tokens would take them for data.
+                raise _SampleError(
+                    f"Sample {ids[int(gaps.int().argmax())]} has tokens at tap {tap.name} of {encoder.name} that stand for no data "
+                    "(gaps or padding): keep pooled activations alone, with --token-budget 0."
+                )
         pooled = pool(tap, tokens, plan.poolings, valid)
         # The mean over grid tokens is not finite when any of them is not, so it stands for all.
         finite = pooled.isfinite().flatten(1).all(1) & tokens[:, : tap.grid.prefix].isfinite().flatten(1).all(1)
@@ -179,7 +205,7 @@ def _capture(
         raise DiagnosticsError(f"{encoder.name} fails on the batch from sample {ids[0]} on: {said(error)}") from error
     for name, finite in found.items():
         if not finite.all():
-            raise _NotFiniteError(
+            raise _SampleError(
                 f"{encoder.name} gives NaN or infinity at tap {name} for sample {ids[int(finite.int().argmin())]}: "
                 "look at that sample, or at the precision the model runs in."
             )
@@ -192,7 +218,7 @@ def _capture(
 def _refuse_overflow(values: np.ndarray, tap: str, ids: Sequence[str]) -> None:
     bad = ~np.isfinite(values).all(axis=(1, 2))
     if bad.any():
-        raise _NotFiniteError(
+        raise _SampleError(
             f"Activations of tap {tap} overflow float16 for sample {ids[int(bad.argmax())]}: use --precision float32."
         )
 

@@ -208,11 +208,12 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
     exact = (found == declared) & ~silent
     reached = (moved[:, prefix:] >= REACHED).sum(axis=1)
     # Of two cells each is beside the other, and no order could be told from another.
-    tolerance = int(len(cells) > 2 and (~silent).any() and np.median(reached[~silent]) > 1)
+    tolerance = _tolerance(float(np.median(reached[~silent])), len(shape)) if len(cells) > 2 and (~silent).any() else 0
     own = np.take_along_axis(moved, declared[:, None], axis=1)[:, 0]
-    beside = np.abs(all_cells(shape)[np.maximum(found - prefix, 0)] - cells).max(axis=1) <= 1
+    beside = np.abs(all_cells(shape)[np.maximum(found - prefix, 0)] - cells).max(axis=1) <= tolerance
     near = ~exact & ~silent & (found >= prefix) & beside & (own >= NEAR) & bool(tolerance)
-    right = bool((exact | near).mean() >= (RIGHT_SHARE if tolerance else 1.0))
+    # Where more cells move one beside their own token, the tokens are shifted, however much they overlap.
+    right = bool((exact | near).mean() >= (RIGHT_SHARE if tolerance else 1.0) and exact.sum() >= near.sum())
     explanation, order = "", ()
     if silent.all():
         right, explanation = False, "nothing moved: this tap does not depend on the sample, or only on its statistics"
@@ -232,6 +233,11 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
         prefix_moved, changes.unchecked, right, explanation,
         tuple((tuple(int(c) for c in cell), int(token)) for cell, token in zip(cells, found, strict=True)), order,
     )  # fmt: skip
+
+
+def _tolerance(reached: float, axes: int) -> int:
+    """How far from its cell a change may move a token most, where it reaches so many tokens: half the side of their cube."""
+    return math.ceil((reached ** (1 / axes) - 1) / 2)
 
 
 def _better(other: Ordering, exact: np.ndarray, own: np.ndarray) -> bool:

@@ -87,6 +87,11 @@ def identity(encoder: Encoder, dataset: Dataset, plan: Plan) -> dict[str, str]:
             f"{tap.name} {tap.site} {tap.grid} {tap.features} {tap.depth:.6f} {tap.part}" for tap in plan.taps
         ),
         "output tap": plan.output_tap,
+        "seen of dense targets": "; ".join(
+            f"{name} {encoder.covers(target.values.shape[1:])}"
+            for name, target in sorted(dataset.targets.items())
+            if target.dense or target.kind == "masks"
+        ),
         "pooling": " and ".join(plan.poolings),
         "precision": plan.precision,
         "tokens": f"{plan.token_samples} samples in shards of {plan.shard}",

@@ -22,7 +22,7 @@ from diagnostics.errors import DiagnosticsError, unknown
 
 Modality = Literal["image", "video", "series", "audio", "text"]
 Part = Literal["embedding", "trunk", "head"]
-Layout = Literal["tokens", "channels_first", "channels_last", "features", "time_first"]
+Layout = Literal["tokens", "channels_first", "channels_last", "features", "time_first", "packed"]
 
 # Tap names become folders of the store, in which Zarr keeps one file of its own.
 SAFE_NAME = re.compile(r"(?!zarr\.json$)[A-Za-z0-9_][A-Za-z0-9_.\-]*")
@@ -65,7 +65,8 @@ class Site:
 
     `module` is the qualified name, `call` which of the module's `calls` calls in one pass (from 0), `when` whether its
     input or its output is read. `layout` says what the tensor there looks like: `tokens` [B, T, F], `time_first`
-    [T, B, F], `channels_first` [B, F, *grid], `channels_last` [B, *grid, F], or `features` [B, F]. `padding` leading
+    [T, B, F], `channels_first` [B, F, *grid], `channels_last` [B, *grid, F], `features` [B, F], or
+    `packed` [B * T, F] or [1, B * T, F], all samples behind one another. `padding` leading
     and `trailing` last tokens are dropped, so that padding never counts as data.
 
     `order` is for tokens that do not lie prefix first and then in raster order (special tokens at the end, unrolled
@@ -371,6 +372,8 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
         tokens = value
     elif site.layout == "time_first" and value.ndim == 3:
         tokens = value.transpose(0, 1)
+    elif site.layout == "packed" and value.ndim in (2, 3) and value.shape[-2] % (tap.tokens + site.dropped) == 0:
+        tokens = value.flatten(0, -2).unflatten(0, (-1, tap.tokens + site.dropped))
     else:
         raise DiagnosticsError(
             f"Tap {tap.name} read a tensor of shape {tuple(value.shape)} {site}, which is not of layout '{site.layout}'."

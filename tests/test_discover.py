@@ -255,9 +255,11 @@ def test_extents_that_a_shape_leaves_open(modality: Any, shape: tuple[int, ...])
 
 
 class Several(nn.Module):
-    def __init__(self) -> None:
+    """Two branches side by side; where the second is `kept`, blocks hand it on as it was."""
+
+    def __init__(self, kept: bool = False) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([Pair(), Pair()])
+        self.blocks = nn.ModuleList([Pair(kept), Pair(kept)])
 
     def forward(self, x: Tensor) -> Any:
         x = y = x[..., None].expand(-1, -1, 4)
@@ -266,21 +268,48 @@ class Several(nn.Module):
         return x
 
 
+class Wrong(Several):
+    """Of a width that its blocks do not take."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.blocks[0](x[..., None], x[..., None])
+
+
 class Pair(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, kept: bool) -> None:
         super().__init__()
+        self.kept = kept
         self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return self.one(x), self.two(y)
+        return self.one(x), y if self.kept else self.two(y)
+
+
+def test_branches_that_a_block_changes_have_a_tap_each() -> None:
+    module = Several(kept=False)
+    found = discover(module, images(2, 8), "mine", {"t": 8})
+    names = [f"{name}.branch{i}" for name in ("embed", "blocks.0", "blocks.1") for i in range(2)]
+    assert [tap.name for tap in found.taps] == names and found.output_tap == "blocks.1.branch1"
+    assert [tap.depth for tap in found.taps] == [0, 0, 0.5, 0.5, 1, 1]
+    made = TorchEncoder("mine", "series", module, found.taps, found.output_tap, example=np.zeros(8, np.float32))
+    seen = made.capture(images(2, 8))
+    y = images(2, 8)[..., None].expand(-1, -1, 4)
+    assert torch.equal(seen["blocks.0.branch1"], module.blocks[0].two(y))
+    assert torch.equal(seen["blocks.1.branch0"], module.blocks[1].one(module.blocks[0].one(y)))
+    assert "tensor 2" in str(made.tap("blocks.0.branch1").site)
+    kept = discover(Several(kept=True), images(2, 8), "mine", {"t": 8})
+    assert [tap.name for tap in kept.taps] == ["embed", "blocks.0", "blocks.1"]
 
 
 @pytest.mark.parametrize(
     ("module", "says"),
     [
         (nn.Linear(8, 8), "no stack of blocks"),
-        (Several(), "does not hand on exactly one tensor"),
-        (nn.Sequential(*[nn.Sequential(nn.Linear(9, 9), nn.ReLU()) for _ in range(3)]), "does not run on an example"),
+        (
+            nn.Sequential(*[nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(3)]),
+            "a tensor of activations first",
+        ),
+        (Wrong(), "does not run on an example"),
     ],
 )
 def test_modules_that_show_no_taps(module: nn.Module, says: str) -> None:

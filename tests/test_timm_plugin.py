@@ -67,6 +67,12 @@ def test_offers_the_scheme_and_registry_can_read_its_options() -> None:
         ("vit_small_patch14_reg4_dinov2.lvd142m", 56, 5),
         ("test_vit2", 32, 1),
         ("test_vit_relpos", 32, 0),
+        ("vit_pe_spatial_tiny_patch16_512", 64, 1),
+        ("vit_tiny_patch16_dinov3_qkvb", 64, 5),
+        ("beit_base_patch16_224", 32, 1),
+        ("eva02_tiny_patch14_224", 56, 1),
+        ("naflexvit_base_patch16_gap", 64, 4),
+        ("deit_tiny_distilled_patch16_224", 64, 2),
     ],
 )
 def test_token_taps_equal_timms_intermediates_bit_for_bit(name: str, size: int, prefix: int) -> None:
@@ -91,8 +97,8 @@ def test_token_taps_equal_timms_intermediates_bit_for_bit(name: str, size: int, 
 
 
 def test_depths_names_and_output_tap(vit: Any) -> None:
-    assert [tap.name for tap in vit.taps] == ["embed", *(f"blocks.{i}" for i in range(6)), "norm"]
-    assert [round(tap.depth * 6) for tap in vit.taps] == [0, 1, 2, 3, 4, 5, 6, 6]
+    assert [tap.name for tap in vit.taps] == ["embed", *(f"blocks.{i}" for i in range(6)), "norm", "pooled", "head"]
+    assert [round(tap.depth * 6) for tap in vit.taps] == [0, 1, 2, 3, 4, 5, 6, 6, 9, 12]
     assert vit.output_tap == "norm"
     assert vit.tap("norm").depth == 1.0
     assert vit.taps[0].part == "embedding"
@@ -156,28 +162,32 @@ def test_all_taps_of_many_architectures(spec: str) -> None:
         assert bool(captured[tap.name].isfinite().all())
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("hiera_tiny_224", "unrolled"),
-        ("naflexvit_base_patch16_gap", "not supported yet"),
-        ("tnt_s_legacy_patch16_224", "exactly one tensor"),
-        ("dla46_c", "no stack of blocks"),
-    ],
-)
-def test_what_has_no_certain_grid_is_refused(name: str, says: str) -> None:
-    with pytest.raises(DiagnosticsError, match=says):
-        _build(name)
+def _reordered(order: Any) -> Any:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", img_size=96)
+    model.norm_pre.register_forward_hook(lambda module, args, output: output[:, order])
+    return model
 
 
-def test_tokens_out_of_raster_order_are_refused() -> None:
+def test_columns_before_rows_are_put_in_order() -> None:
+    from diagnostics_timm.encoder import encoder_of
+
+    order = torch.cat([torch.tensor([0]), 1 + torch.arange(36).view(6, 6).T.flatten()])
+    odd, plain = encoder_of(_reordered(order), "odd", 96), encoder_of(_reordered(torch.arange(37)), "plain", 96)
+    batch = _image(plain)
+    found, expected = odd.capture(batch), plain.capture(batch)
+    for tap in plain.taps[:-2]:
+        assert odd.tap(tap.name).site.order
+        assert not plain.tap(tap.name).site.order
+        torch.testing.assert_close(found[tap.name], expected[tap.name], rtol=1e-4, atol=1e-4)
+
+
+def test_tokens_in_no_order_of_axes_are_refused() -> None:
     from diagnostics_timm.taps import model_taps
 
-    model = timm.create_model("test_vit", img_size=64)
-    order = torch.cat([torch.tensor([0]), 1 + torch.arange(16).view(4, 4).T.flatten()])
-    model.norm_pre.register_forward_hook(lambda module, args, output: output[:, order])
-    with pytest.raises(DiagnosticsError, match="order of the image"):
-        model_taps(model, "transposed", (3, 64, 64))
+    order = torch.cat([torch.tensor([0]), 1 + torch.randperm(36, generator=torch.Generator().manual_seed(0))])
+    with pytest.raises(DiagnosticsError, match="order of its input"):
+        model_taps(_reordered(order), "mixed", (3, 96, 96))
 
 
 @pytest.mark.parametrize("kind", [".safetensors", ".pth", "nested.pt"])

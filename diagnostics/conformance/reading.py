@@ -82,6 +82,8 @@ def laid_out(value: np.ndarray, tap: Tap, site: Site) -> np.ndarray:
         value = np.swapaxes(value, 0, 1)
     elif site.layout == "channels_first":
         value = np.moveaxis(value, 1, -1)
+    elif site.layout == "packed":
+        value = value.reshape(-1, site.padding + tap.tokens + site.trailing, value.shape[-1])
     value = value.reshape(value.shape[0], -1, value.shape[-1])
     value = value[:, site.padding : value.shape[1] - site.trailing]
     if site.order:

@@ -22,7 +22,7 @@ _IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.A
 
 @dataclass
 class Discovered:
-    """Taps in order of execution, `output_tap` (the trunk's last), and which heads were left out for what reason."""
+    """Taps in order of execution, `output_tap` (the trunk's last), and which heads and branches were left out for what reason."""
 
     taps: list[Tap]
     output_tap: str
@@ -41,6 +41,7 @@ def discover(
     prefix: int | None = None,
     channels_last: bool | None = None,
     trunk: Callable[[nn.Module, Any], Any] | None = None,
+    lying: Callable[[Tap], Tap] = lambda tap: tap,
 ) -> Discovered:
     """The taps that one dry pass shows.
 
@@ -56,9 +57,12 @@ def discover(
     channels_last: of maps whose shape leaves it open.
     trunk: the part of `forward` that gives the trunk's output, where that is a call of its own; shows where the trunk
         ends.
+    lying: a tap as discovered -> the same with the `order` of its tokens, where that is known; it is looked at as well.
 
-    A module that runs several times in a pass gives a tap for each call, `name.0`, `name.1`, ... Modules that run after
-    the trunk's end are heads, at depths beyond 1. The order of tokens is looked at, not trusted: see `axis_order`.
+    A module that runs several times in a pass gives a tap for each call, `name.0`, `name.1`, ...; a block that hands on
+    several branches side by side one for each that has a place in the grid, `name.branch0`, `name.branch1`, ... Modules
+    with weights that run after the trunk's end are heads, at depths beyond 1, and `pooled` is the first vector of a sample
+    there. The order of tokens is looked at, not trusted: see `axis_order`.
 
     Raises
     ------
@@ -73,23 +77,42 @@ def discover(
     parts = dict(module.named_modules())
     first = whole.blocks[0]
 
+    found = Discovered([], "")
+
     def placed(name: str, tap: str, depth: float, part: Part, seen: Tensor, call: int = 0, when: Any = "after") -> Tap:
         place = places.of(seen, name, parts[name])
         calls = whole.calls[name]
         site = Site(name, call, calls, when=when, layout=place.layout, rows=place.rows)
-        return Tap(tap, depth, part, place.features, place.grid, site)
+        return lying(Tap(tap, depth, part, place.features, place.grid, site))
 
-    taps = [placed(first.name, "embed", 0.0, "embedding", whole.entered, first.call, "before")]
+    def branched(name: str, tap: str, depth: float, part: Part, seen: Mapping[int, Tensor], *where: Any) -> list[Tap]:
+        """A tap of each branch that has a place in the grid; `.branch1` ... where there are several."""
+        made: dict[int, Tap] = {}
+        errors: list[DiagnosticsError] = []
+        for item, tensor in seen.items():
+            try:
+                made[item] = placed(name, tap, depth, part, tensor, *where)
+            except DiagnosticsError as error:
+                errors.append(error)
+                found.left_out[f"{tap}.branch{item}"] = str(error)
+        if not made:
+            raise errors[0]
+        several = len(made) > 1
+        return [
+            replace(one, name=f"{tap}.branch{item}" if several else tap, site=replace(one.site, item=item))
+            for item, one in made.items()
+            if one.site is not None
+        ]
+
+    taps = branched(first.name, "embed", 0.0, "embedding", whole.entered, first.call, "before")
     for i, step in enumerate(whole.blocks):
         tap = step.name if whole.calls[step.name] == 1 else f"{step.name}.{step.call}"
-        taps.append(placed(step.name, tap, (i + 1) / len(whole.blocks), "trunk", step.gave, step.call))
-    ended = whole if trunk is None else dry_run(module, names, batch, trunk, encoder)
-    end = _end(ended, parts)
-    if end is not None:
-        taps.append(placed(end.name, end.name, 1.0, "trunk", end.gave, end.call))
+        taps += branched(step.name, tap, (i + 1) / len(whole.blocks), "trunk", step.branches, step.call)
+    ends = _ends(whole if trunk is None else dry_run(module, names, batch, trunk, encoder), parts)
+    taps += [placed(end.name, end.name, 1.0, "trunk", end.gave, end.call) for end in ends]
     taps = _in_order(module, taps, batch, extents, run, encoder)
-    found = Discovered(taps, taps[-1].name)
-    _add_heads(found, _heads(whole, end, parts), placed)
+    found.taps, found.output_tap = taps, taps[-1].name
+    _add_heads(found, _behind(whole, ends), parts, placed)
     return found
 
 
@@ -112,27 +135,34 @@ def _in_order(
     return made
 
 
-def _end(trace: Trace, parts: Mapping[str, nn.Module]) -> Step | None:
+def _ends(trace: Trace, parts: Mapping[str, nn.Module]) -> list[Step]:
     """What gives the trunk's output after the last block: its final norm, or final convolution and norm.
 
     The norm may stand elsewhere under the same name (in the head, after pooling) or be an identity, so what counts is
-    whose output the trunk hands over.
+    whose output the trunk hands over. As many as the last block has branches at most.
     """
-    final = trace.final
     last = trace.blocks[-1]
     tail = _after(trace)
-    if final is not None and final.ndim >= 3:
-        if _same(last.gave, final):
-            return None
-        givers = [step for step in tail if _same(step.gave, final)]
+    finals = [final for final in trace.finals if final.ndim >= 3][: len(last.branches)]
+    ends: list[Step] = []
+    for final in finals:
+        if any(_same(branch, final) for branch in last.branches.values()):
+            continue
+        givers = [step for step in tail if _same(step.gave, final) or _same(_channels_first(step.gave), final)]
         if givers:
             # Of a module and its own last part, both of which give it, the module.
-            return min(reversed(givers), key=lambda step: step.name.count("."))
+            ends.append(min(reversed(givers), key=lambda step: step.name.count(".")))
+    if ends or any(_same(last.gave, final) for final in finals):
+        return sorted(ends, key=tail.index)
     for step in tail:
         norm = "norm" in f"{step.name} {type(parts[step.name]).__name__}".lower()
         if norm and step.gave.shape == last.gave.shape and not _same(step.gave, last.gave):
-            return step
-    return None
+            return [step]
+    return []
+
+
+def _channels_first(seen: Tensor) -> Tensor:
+    return seen.movedim(-1, 1) if seen.ndim > 3 else seen
 
 
 def _after(trace: Trace) -> list[Step]:
@@ -141,39 +171,66 @@ def _after(trace: Trace) -> list[Step]:
     return [step for step in trace.tail if not last.startswith(f"{step.name}.")]
 
 
-def _heads(trace: Trace, end: Step | None, parts: Mapping[str, nn.Module]) -> list[Step]:
-    """The outermost modules that ran behind the trunk's end and changed something."""
+def _behind(trace: Trace, ends: Sequence[Step]) -> list[Step]:
+    """What ran after the trunk's end."""
     tail = _after(trace)
-    if end is not None:
-        behind = [i for i, step in enumerate(tail) if step.name == end.name]
-        tail = tail[behind[0] + 1 :] if behind else tail
-    names = {step.name for step in tail}
-
-    def within(name: str) -> bool:
-        return any(name.startswith(f"{other}.") for other in names)
-
+    last = [i for i, step in enumerate(tail) if any(step.name == end.name for end in ends)]
     return [
         step
-        for step in tail
-        if not within(step.name)
-        and not isinstance(parts[step.name], _IDLE)
-        and not (end is not None and end.name.startswith(f"{step.name}."))
-        and not (step.took is not None and _same(step.took, step.gave))
+        for step in (tail[last[-1] + 1 :] if last else tail)
+        if not any(end.name.startswith(f"{step.name}.") for end in ends)
     ]
 
 
-def _add_heads(found: Discovered, heads: Sequence[Step], placed: Callable[..., Tap]) -> None:
-    """Taps of the heads, with what was pooled before the first of them where no module of its own did that."""
-    steps: list[tuple[str, Step, Tensor, str]] = []
-    for i, step in enumerate(heads):
-        if i == 0 and step.took is not None and step.took.ndim == 2:
-            steps.append(("pooled", step, step.took, "before"))
-        steps.append((step.name, step, step.gave, "after"))
-    for i, (tap, step, seen, when) in enumerate(steps):
+def _is_head(step: Step, tail: Sequence[Step], parts: Mapping[str, nn.Module]) -> bool:
+    """Whether it is an outermost module that changed something by weights, or a norm."""
+    kind = parts[step.name]
+    return not (
+        any(step.name.startswith(f"{other.name}.") for other in tail)
+        or isinstance(kind, _IDLE)
+        or (step.took is not None and _same(step.took, step.gave))
+        or (next(kind.parameters(), None) is None and "norm" not in type(kind).__name__.lower())
+    )
+
+
+def _add_heads(
+    found: Discovered, tail: Sequence[Step], parts: Mapping[str, nn.Module], placed: Callable[..., Tap]
+) -> None:
+    """Taps of the heads, and of the first vector that stands for a sample where no head gives just that."""
+    heads = [step for step in tail if _is_head(step, tail, parts)]
+    seen = [(step.name, step, step.gave, "after") for step in heads]
+    pooled = _pooled(tail, heads)
+    if pooled is not None:
+        step, tensor, when = pooled
+        seen.insert(sum(tail.index(head) < tail.index(step) for head in heads), ("pooled", step, tensor, when))
+    for i, (tap, step, tensor, when) in enumerate(seen):
         try:
-            found.taps.append(placed(step.name, tap, 1 + (i + 1) / len(steps), "head", seen, step.call, when))
+            found.taps.append(placed(step.name, tap, 1 + (i + 1) / len(seen), "head", tensor, step.call, when))
         except DiagnosticsError as error:
             found.left_out[tap] = str(error)
+
+
+def _pooled(tail: Sequence[Step], heads: Sequence[Step]) -> tuple[Step, Tensor, str] | None:
+    """The first vector of each sample that goes into a module, unless it is what a head gives.
+
+    A map of one place where vectors come only after the heads, which are convolutions then.
+    """
+    samples = len(tail[0].gave) if tail else 0
+    last = tail.index(heads[-1]) if heads else len(tail)
+    for dims in (2, 4):
+        for i, step in enumerate(tail):
+            taken = step.took
+            if taken is not None and _is_vector(taken, samples, dims) and i <= last:
+                return None if any(_same(taken, head.gave) for head in heads) else (step, taken, "before")
+    given = [step for step in tail if _is_vector(step.gave, samples, 2)]
+    if not given or heads:
+        return None
+    outermost = min(reversed(given), key=lambda step: step.name.count("."))
+    return outermost, outermost.gave, "after"
+
+
+def _is_vector(seen: Tensor, samples: int, dims: int) -> bool:
+    return seen.ndim == dims and len(seen) == samples and seen.is_floating_point() and seen[0].numel() == seen.shape[1]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -12,11 +12,17 @@ from diagnostics.errors import DiagnosticsError
 _ROOTS = ("blocks", "stages", "layers", "levels", "network")
 _WITHIN_STAGE = ("blocks", "layers")
 _SIDE = ("decoder", "predictor", "quantizer", "feature_extractor", "head", "attn_pool", "cls_attn_blocks")
-_HEADS = ("head", "head_dist", "fc", "classifier", "attn_pool", "conv_head", "final_conv")
-# Their blocks see only part of the channels, so the stage is the smallest part that holds all the model knows.
-_WHOLE_STAGES = ("CrossStage", "CrossStage3")
+_HEADS = (
+    *("head", "head_dist", "fc", "classifier", "classif", "last_linear", "attn_pool", "pre_logits"),
+    *("conv_head", "final_conv", "final_layer", "incre_modules", "downsamp_modules"),
+)
+# Their blocks see only part of the channels or one branch, so the stage is the smallest part that holds all the model knows.
+_WHOLE_STAGES = ("CrossStage", "CrossStage3", "MultiScaleBlock")
 # Below this share of the trunk's parameters, what was guessed is a side branch or one stage of many.
 _LEAST_SHARE = 0.5
+_NEARLY_ALL = 0.9
+_LEAST_OF_STAGE = 0.8
+_LEAST_CHAIN = 3
 
 _Named = tuple[str, nn.Module]
 
@@ -24,9 +30,11 @@ _Named = tuple[str, nn.Module]
 def find_blocks(model: nn.Module, encoder: str) -> list[str]:
     """Qualified names of the blocks, in the order in which they stand; raises when there is no stack of them."""
     blocks = _named_root(model)
-    if not blocks:
-        blocks = _numbered_roots(model) or _largest_container(model)
-        blocks = blocks if _share(model, blocks) >= _LEAST_SHARE else []
+    for search in (_numbered_roots, _largest_container, _chain):
+        if not blocks:
+            found = search(model)
+            blocks = found if _share(model, found) >= _LEAST_SHARE else []
+    blocks = blocks or _plain_layers(model)
     if not blocks:
         raise DiagnosticsError(
             f"{encoder} ({type(model).__name__}) has no stack of blocks that could be found: declare its taps yourself "
@@ -44,14 +52,38 @@ def _named_root(model: nn.Module) -> list[_Named]:
 
 
 def _numbered_roots(model: nn.Module) -> list[_Named]:
-    """`layer1` ... `layer4` of a ResNet, `s1` ... `s4` of a RegNet."""
+    """`layer1` ... `layer4` of a ResNet, `s1` ... `s4` of a RegNet, `repeat`, `repeat_1`, `repeat_2`."""
     series: dict[str, list[_Named]] = {}
-    for name, child in model.named_children():
-        match = re.fullmatch(r"([a-z_]+?)_?\d+", name)
+    for name, child in _core(model):
+        match = re.fullmatch(r"([a-z_]+?)(_?\d+)?", name.rsplit(".", 1)[-1])
         if match and _stage(name, child) != [(name, child)]:
             series.setdefault(match[1], []).append((name, child))
-    most = max(series.values(), key=len, default=[])
-    return [block for child in most for block in _stage(*child)] if len(most) > 1 else []
+    most = max((parts for parts in series.values() if len(parts) > 1), key=_size, default=[])
+    return [block for child in most for block in _stage(*child)]
+
+
+def _chain(model: nn.Module) -> list[_Named]:
+    """Stages and blocks of different kinds, one after the other: `denseblock1` ..., `Mixed_5b` ..., `cell_0` ..."""
+    parts = [part for part in _core(model) if part[0].split(".")[0] not in (*_SIDE, *_HEADS) and _deep(part[1])]
+    blocks = [block for part in parts for block in _stage(*part)]
+    return blocks if len(blocks) >= _LEAST_CHAIN else []
+
+
+def _plain_layers(model: nn.Module) -> list[_Named]:
+    """The activations of a network of single layers, each the end of one: VGG."""
+    core = _core(model)
+    layers = [child for _, child in core if _weighted(child)]
+    if len(layers) < _LEAST_CHAIN or any(_composite(child) for _, child in core):
+        return []
+    return [(name, child) for name, child in core if type(child).__module__ == "torch.nn.modules.activation"]
+
+
+def _core(model: nn.Module) -> list[_Named]:
+    """The model's own children, or those of the one container among them that holds nearly all of the trunk."""
+    for name, child in model.named_children():
+        if name not in _HEADS and isinstance(child, nn.Sequential) and _share(model, [(name, child)]) >= _NEARLY_ALL:
+            return _children(name, child)
+    return _children("", model)
 
 
 def _largest_container(model: nn.Module) -> list[_Named]:
@@ -80,17 +112,31 @@ def _stage(name: str, module: nn.Module) -> list[_Named]:
             children = _children(*parts[0])
         elif not all(re.fullmatch(r"b\d+", key) for key, _ in module.named_children()):
             return [(name, module)]
-    return children if children and all(_composite(child) for _, child in children) else [(name, module)]
+    blocks = [child for child in children if _composite(child[1])]
+    # What else stands in a stage (a norm, a reduction before its blocks) may not be most of it.
+    return blocks if blocks and _size(blocks) >= _LEAST_OF_STAGE * _size(children) else [(name, module)]
 
 
 def _children(name: str, module: nn.Module) -> list[_Named]:
-    return [(f"{name}.{key}", c) for key, c in module.named_children() if not isinstance(c, nn.Identity)]
+    before = f"{name}." if name else ""
+    return [(f"{before}{key}", c) for key, c in module.named_children() if not isinstance(c, nn.Identity)]
 
 
 def _composite(module: nn.Module) -> bool:
     """Whether it could be a block: has parts, and is more than one of torch's own layers."""
     own = type(module).__module__.startswith("torch.nn.") and not isinstance(module, (nn.Sequential, nn.ModuleList))
     return not own and next(module.children(), None) is not None
+
+
+def _weighted(module: nn.Module) -> int:
+    """How many convolutions and linear layers it has."""
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
+    return sum(isinstance(part, kinds) for part in module.modules())
+
+
+def _deep(module: nn.Module) -> bool:
+    """Whether it is more than one layer with its norm and activation: a stem, a reduction, a separable convolution."""
+    return _weighted(module) > 1 and any("norm" in type(part).__name__.lower() for part in module.modules())
 
 
 def _size(modules: list[_Named]) -> int:

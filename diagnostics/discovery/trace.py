@@ -11,17 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.errors import DiagnosticsError, said
-from diagnostics.taps import first_tensor
+from diagnostics.taps import first_tensor, tensors_in
 
 
-@dataclass
+@dataclass(eq=False)
 class Step:
-    """One call of a module: the first tensor that it took and gave, as they were at that moment."""
+    """One call of a module: the first tensor that it took and gave, as they were at that moment.
+
+    Of a block, `branches` are the activations that it gives side by side, each by its place among all tensors that it
+    gives; without those that it hands on unchanged.
+    """
 
     name: str
     call: int
     took: Tensor | None
     gave: Tensor
+    branches: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
 
 
 @dataclass
@@ -31,14 +36,17 @@ class Trace:
     calls: Counter[str] = field(default_factory=Counter[str])
     blocks: list[Step] = field(default_factory=list[Step])
     tail: list[Step] = field(default_factory=list[Step])
-    final: Tensor | None = None
+    finals: list[Tensor] = field(default_factory=list[Tensor])
+    """All that the pass gave."""
+    taken: list[Tensor] = field(default_factory=list[Tensor])
+    """All that the first block took."""
 
     @property
-    def entered(self) -> Tensor:
-        """What the first block took."""
-        took = self.blocks[0].took
-        assert took is not None
-        return took
+    def entered(self) -> dict[int, Tensor]:
+        """The activations that the first block took: of each branch where it takes as many as it gives, else the first."""
+        gave = self.blocks[0].branches
+        taken = {i: tensor for i, tensor in enumerate(self.taken) if i in gave and tensor.shape == gave[i].shape}
+        return taken if list(taken) == list(gave) else {0: self.taken[0]}
 
 
 def dry_run(
@@ -47,7 +55,7 @@ def dry_run(
     """The trace of one pass; raises when it fails, or when blocks do not run or run inside one another."""
     trace = Trace()
     inside = tuple(f"{name}." for name in blocks)
-    open_blocks: list[tuple[str, Any]] = []
+    open_blocks: list[tuple[str, Any, list[Tensor]]] = []
     entering: dict[str, Tensor | None] = {}
     handles: list[Any] = []
 
@@ -55,7 +63,8 @@ def dry_run(
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if name not in blocks and not trace.blocks:
                 return
-            taken = first_tensor((args or tuple(kwargs.values()))[:1])
+            given = args or tuple(kwargs.values())
+            taken = first_tensor(given[:1])
             took = taken.clone() if isinstance(taken, Tensor) else None
             if name not in blocks:
                 entering[name] = took
@@ -67,7 +76,11 @@ def dry_run(
             # What else a block takes (position codes, a map's size, global queries) is no activation of the trunk.
             if not trace.blocks and (took is None or took.ndim < 3):
                 raise _several(encoder, name)
-            open_blocks.append((name, took))
+            # Cloned, as a later operation may work in place.
+            every = [tensor.clone() for tensor in tensors_in(given)]
+            if not trace.blocks:
+                trace.taken = every
+            open_blocks.append((name, took, every))
 
         return hook
 
@@ -76,10 +89,10 @@ def dry_run(
             call = trace.calls[name]
             trace.calls[name] += 1
             if name in blocks:
-                took = open_blocks.pop()[1]
+                took, every = open_blocks.pop()[1:]
                 trace.tail.clear()
-                # Cloned, as a later operation may work in place.
-                trace.blocks.append(Step(name, call, took, _only(output, name, encoder).clone()))
+                branches = {i: t.clone() for i, t in _branches(output, every, name, encoder).items()}
+                trace.blocks.append(Step(name, call, took, next(iter(branches.values())), branches))
             elif trace.blocks:
                 gave = first_tensor(output)
                 if isinstance(gave, Tensor):
@@ -92,8 +105,9 @@ def dry_run(
             handles.append(part.register_forward_pre_hook(before(name), with_kwargs=True))
             handles.append(part.register_forward_hook(after(name)))
     try:
-        with torch.inference_mode():
-            final = first_tensor(forward(module, batch))
+        # Not inference mode: some models keep tables that they make in their first pass.
+        with torch.no_grad():
+            trace.finals = tensors_in(forward(module, batch))
     except DiagnosticsError:
         raise
     except Exception as error:
@@ -101,7 +115,6 @@ def dry_run(
     finally:
         for handle in handles:
             handle.remove()
-    trace.final = final if isinstance(final, Tensor) else None
     idle = [name for name in blocks if not trace.calls[name]]
     if idle:
         raise DiagnosticsError(
@@ -110,21 +123,35 @@ def dry_run(
     return trace
 
 
-def _only(value: Any, name: str, encoder: str) -> Tensor:
-    """The activations among what a block gives; several maps side by side are refused, not cut to one."""
-    parts: list[Any] = list(value) if isinstance(value, (tuple, list)) else [value]  # pyright: ignore
+def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str) -> dict[int, Tensor]:
+    """The activations among what a block gives: its first tensor and others like it beside, which it has changed."""
     first = first_tensor(value)
     if not isinstance(first, Tensor) or first.ndim < 3:
         raise _several(encoder, name)
-    beside = [p for p in parts if isinstance(p, Tensor) and p is not first and p.ndim == first.ndim]
-    # Attention weights and position biases are [sample, head, query, key].
-    if any(first.ndim == 3 or other.shape[-1] != other.shape[-2] for other in beside):
-        raise _several(encoder, name)
-    return first
+    beside: list[Any] = list(value) if isinstance(value, (tuple, list)) else []  # pyright: ignore
+    found = {
+        i: tensor
+        for i, tensor in enumerate(tensors_in(value))
+        if tensor is first or (any(tensor is part for part in beside) and _alike(tensor, first))
+    }
+    if len(found) > 1:
+        found = {i: t for i, t in found.items() if not any(t.shape == u.shape and torch.equal(t, u) for u in taken)}
+    return found or {0: first}
+
+
+def _alike(tensor: Tensor, first: Tensor) -> bool:
+    """Whether it is activations as the first tensor is: tokens beside tokens, maps of another resolution beside maps.
+
+    Attention weights and position biases beside a map are [sample, head, query, key], square and of no such size.
+    """
+    if not tensor.is_floating_point() or tensor.ndim != first.ndim:
+        return False
+    large, small = max(first.shape[-1], tensor.shape[-1]), min(first.shape[-1], tensor.shape[-1])
+    return first.ndim == 3 or tensor.shape[-1] != tensor.shape[-2] or large % small == 0
 
 
 def _several(encoder: str, name: str) -> DiagnosticsError:
     return DiagnosticsError(
-        f"{encoder} ({name} does not hand on exactly one tensor of activations) cannot be tapped by itself: declare its "
+        f"{encoder} ({name} does not hand on a tensor of activations first) cannot be tapped by itself: declare its "
         "taps yourself (docs/plugins.md)."
     )

@@ -22,7 +22,7 @@ def build(
     img_size: int | None = None,
     seed: int = 0,
 ) -> Any:
-    """A timm model as an encoder with taps at its embedding, its blocks and its final norm.
+    """A timm model as an encoder with taps at its embedding, its blocks, its final norm, and what it pools and classifies.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def build(
     seed: of the initial weights where `pretrained` is false.
     """
     # Annotated Any and imported here: listing the encoders must not cost the import of torch.
-    from diagnostics import DiagnosticsError, TorchEncoder
+    from diagnostics import DiagnosticsError
 
     try:
         for needed in ("timm", "torchvision", "PIL"):
@@ -41,27 +41,12 @@ def build(
     except ImportError as error:
         raise DiagnosticsError(f"timm encoders need {error.name}: pip install timm torchvision.") from error
 
-    from diagnostics_timm.images import Preprocess, example
-    from diagnostics_timm.taps import forward, model_taps
+    from diagnostics_timm.encoder import encoder_of
     from diagnostics_timm.weights import create, model_of
 
     name = _name(model, pretrained or checkpoint is not None, img_size, seed)
     module = model_of(model, pretrained, checkpoint, img_size, seed)
-    preprocess = Preprocess.of(module, name, img_size)
-    taps = model_taps(module, name, preprocess.input_size)
-    return TorchEncoder(
-        name,
-        "image",
-        module,
-        taps,
-        taps[-1].name,
-        preprocess,
-        example(),
-        forward=forward,
-        fresh=partial(create, model, img_size),
-        configuration=f"input {'x'.join(str(n) for n in preprocess.input_size)}",
-        covers=preprocess.covers,
-    )
+    return encoder_of(module, name, img_size, partial(create, model, img_size))
 
 
 def _name(model: str, trained: bool, img_size: int | None, seed: int) -> str:

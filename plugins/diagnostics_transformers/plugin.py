@@ -1,4 +1,4 @@
-"""What this plugin offers; importing it imports nothing heavy."""
+"""The entry point: imports nothing heavy until an encoder is built."""
 
 from __future__ import annotations
 
@@ -10,5 +10,53 @@ from diagnostics import hookimpl
 
 @hookimpl
 def encoders() -> Mapping[str, Callable[..., Any]]:
-    """Name or scheme -> builder."""
-    return {}
+    return {"hf:": build}
+
+
+def build(
+    model: str,
+    pretrained: bool = True,
+    tower: str | None = None,
+    size: int | None = None,
+    length: int | None = None,
+    frames: int | None = None,
+    seed: int = 0,
+    heads: bool = False,
+) -> Any:
+    """A transformers model as an encoder with taps at its embedding, its layers, its final norm and its heads.
+
+    Parameters
+    ----------
+    model: a directory with a config.json, or the hub's name of a model (`facebook/dinov2-small`).
+    pretrained: the weights that lie there; otherwise initial ones, from the config.json alone.
+    tower: `vision`, `audio` or `text`: which part of a model of several modalities.
+    size: side of the square input in pixels, instead of the model's own.
+    length: of a text in tokens (at most; 128 or the model's most), of a series in steps, of audio in samples.
+    frames: of a video, instead of the model's own.
+    seed: of the initial weights where `pretrained` is false.
+    heads: the whole architecture that the config.json names, with its decoder or prediction head, instead of the bare
+        encoder.
+    """
+    # Annotated Any and imported here: listing the encoders must not cost the import of torch.
+    from diagnostics import DiagnosticsError
+
+    try:
+        import transformers  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError as error:
+        raise DiagnosticsError(f"Encoders of transformers need {error.name}: pip install transformers.") from error
+
+    from diagnostics_transformers.encoder import encoder_of
+    from diagnostics_transformers.inputs import Wanted
+    from diagnostics_transformers.load import load
+
+    loaded = load(model, pretrained, seed, heads)
+    options = {"pretrained": pretrained or None, "tower": tower, "size": size, "length": length, "frames": frames}
+    return encoder_of(loaded, _name(model, pretrained, seed, heads, options), tower, Wanted(size, length, frames))
+
+
+def _name(model: str, pretrained: bool, seed: int, heads: bool, options: Mapping[str, Any]) -> str:
+    """The specification: what is not the default."""
+    said = [f"{key}={value}" for key, value in options.items() if key != "pretrained" and value is not None]
+    said = [*([] if pretrained else ["pretrained=false", *([f"seed={seed}"] if seed else [])]), *said]
+    said += ["heads=true"] if heads else []
+    return f"hf:{model}{'?' if said else ''}{'&'.join(said)}"

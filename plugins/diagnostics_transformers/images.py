@@ -1,0 +1,252 @@
+"""Images: the directory's own image processor, or a resize to the model's size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from diagnostics import DiagnosticsError
+from diagnostics_transformers.inputs import Prepared, from_directory, setting
+from diagnostics_transformers.load import said
+from diagnostics_transformers.towers import arguments
+
+SIZE = 224
+
+# Further arguments, without which a model does something else than encode the whole image; from a batch of images.
+_FURTHER: dict[str, Callable[[Any, Tensor], dict[str, Any]]] = {
+    # Shuffles and drops tokens otherwise, even with a mask ratio of 0.
+    "vit_mae": lambda config, images: {"noise": _in_order(config, images)},
+    "mllama_vision_model": lambda config, images: {
+        "pixel_values": images[:, None, None],
+        "aspect_ratio_ids": torch.ones((len(images), 1), dtype=torch.long, device=images.device),
+        "aspect_ratio_mask": _first_tile(config, images),
+    },
+    "pixtral": lambda config, images: {
+        "image_sizes": images.new_tensor(images.shape[-2:]).long().expand(len(images), 2)
+    },
+}
+
+
+def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | None) -> Prepared:
+    """Image [y, x] or [y, x, channel] as `pixel_values` [channel, y, x]."""
+    config: Any = tower.config
+    preprocess = Processed.of(tower, source, name, size) if size is None else None
+    preprocess = preprocess or Squashed.of(tower, source, name, size)
+    pixels = preprocess(example())["pixel_values"]
+    height, width = (int(n) for n in pixels.shape[-2:])
+    takes, further = arguments(tower), _FURTHER.get(setting(config, "model_type", default=""))
+    own = side_of(setting(config, "image_size"))
+
+    def of(batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        given: dict[str, Any] = {"pixel_values": batch["pixel_values"]}
+        if "interpolate_pos_encoding" in takes and own is not None and own != (height, width):
+            given["interpolate_pos_encoding"] = True
+        return given | (further(config, batch["pixel_values"]) if further else {})
+
+    patch = side_of(setting(config, "patch_size"))
+    places = [(height // patch[0], width // patch[1])] if patch and min(patch) > 1 else []
+    if patch and min(patch) > 1 and _is_plain(tower) and (height % patch[0] or width % patch[1]):
+        raise DiagnosticsError(
+            f"{name} cuts images of {height} x {width} pixels into patches of {patch[0]} x {patch[1]}, which do not fit: "
+            "choose a size that is a multiple of the patch."
+        )
+    return Prepared(
+        "image",
+        preprocess,
+        example(),
+        {"y": height, "x": width},
+        places=places,
+        said=f"input {height}x{width}, {preprocess.said}",
+        arguments=of,
+        covers=preprocess.covers,
+    )
+
+
+def _is_plain(tower: nn.Module) -> bool:
+    """Whether its patches are cut by a convolution that leaves nothing between them."""
+    for part in tower.modules():
+        if isinstance(part, (nn.Conv2d, nn.Conv3d)):
+            return tuple(part.kernel_size) == tuple(part.stride) and not any(part.padding)
+    return False
+
+
+def _own(config: Any) -> tuple[int, int] | None:
+    """The size that the configuration names, its own or that of the timm model that it wraps."""
+    found = side_of(setting(config, "image_size", "crop_size"))
+    for part in (config, setting(config, "vision_config")):
+        made = setting(part, "model_args")
+        if found is None and isinstance(made, Mapping):
+            found = side_of(made.get("img_size"))
+        known = setting(part, "pretrained_cfg")
+        if found is None and isinstance(known, Mapping):
+            found = side_of(known.get("input_size"))
+    return found
+
+
+def side_of(value: Any) -> tuple[int, int] | None:
+    """(y, x) of a size given as a number, a pair or a mapping."""
+    if isinstance(value, Mapping):
+        value = (value.get("height"), value.get("width"))
+    if isinstance(value, int):
+        return value, value
+    sizes: list[Any] = list(value) if isinstance(value, (list, tuple)) else []
+    return (sizes[-2], sizes[-1]) if len(sizes) >= 2 and all(isinstance(n, int) for n in sizes) else None
+
+
+def as_image(sample: np.ndarray, encoder: str, channels: int = 3) -> Image.Image:
+    """A raw sample as a PIL image of 1 or 3 channels."""
+    grey = sample.ndim == 2 or (sample.ndim == 3 and sample.shape[2] == 1)
+    if sample.dtype != np.uint8 or not (grey or (sample.ndim == 3 and sample.shape[2] == 3)) or 0 in sample.shape:
+        raise DiagnosticsError(
+            f"{encoder} takes images of dtype uint8 and shape [y, x] or [y, x, 1 or 3 channels], not {sample.dtype} of "
+            f"shape {list(sample.shape)}: convert the samples."
+        )
+    image = Image.fromarray(np.ascontiguousarray(sample[..., 0] if grey and sample.ndim == 3 else sample))
+    return image.convert("RGB" if channels == 3 else "L")
+
+
+def example() -> np.ndarray:
+    """A noise image that is not square, so that its preprocessed form depends on resizing and cropping alike."""
+    return np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Processed:
+    """The image processor of the directory, where it gives one image of one size."""
+
+    encoder: str
+    processor: Any
+    channels: int
+
+    @classmethod
+    def of(cls, tower: nn.Module, source: str | None, name: str, size: int | None) -> Processed | None:
+        """None where there is no processor, or where it cuts images into tiles or keeps their proportions."""
+        processor = from_directory("AutoImageProcessor", source)
+        if processor is None:
+            return None
+        made = cls(name, processor, int(setting(tower.config, "num_channels", default=3)))
+        try:
+            shapes = {
+                tuple(made(np.zeros(shape, np.uint8))["pixel_values"].shape) for shape in ((240, 320, 3), (300, 200, 3))
+            }
+        except DiagnosticsError:
+            return None
+        return made if len(shapes) == 1 and len(next(iter(shapes))) == 3 else None
+
+    def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
+        image = as_image(sample, self.encoder, self.channels)
+        try:
+            made = self.processor(images=image, return_tensors="pt")["pixel_values"]
+        except Exception as error:
+            raise DiagnosticsError(
+                f"The image processor of {self.encoder} fails on an image of {image.height} x {image.width} pixels "
+                f"({said(error)}): choose another size with ?size=."
+            ) from error
+        return {"pixel_values": made[0].float()}
+
+    @property
+    def said(self) -> str:
+        return type(self.processor).__name__
+
+    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+        """(start, stop) along y and x, in pixels of the original, of what the crop leaves."""
+        return cropped(self.processor, shape)
+
+
+def cropped(processor: Any, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+    """(start, stop) along y and x of images of this shape, of what a processor's crop leaves."""
+    height, width = (int(n) for n in shape)
+    crop = side_of(_plain(getattr(processor, "crop_size", None)))
+    if not getattr(processor, "do_center_crop", False) or crop is None:
+        return ((0.0, float(height)), (0.0, float(width)))
+    resized = _resized(processor, height, width)
+    return tuple(
+        ((new - cut) / 2 * old / new, ((new - cut) / 2 + cut) * old / new)
+        for old, new, cut in zip((height, width), resized, crop, strict=True)
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A processor's size as a mapping of what is set in it."""
+    if value is None or isinstance(value, (int, list, tuple)):
+        return value
+    return {key: value[key] for key in ("height", "width", "shortest_edge", "longest_edge") if value.get(key)}
+
+
+def _resized(processor: Any, height: int, width: int) -> tuple[int, int]:
+    """Height and width behind the processor's resize."""
+    size = _plain(getattr(processor, "size", None))
+    if not getattr(processor, "do_resize", False) or not size:
+        return height, width
+    if isinstance(size, Mapping) and "shortest_edge" in size:
+        short = size["shortest_edge"]
+        scale = short / min(height, width)
+        return (short, int(width * scale)) if height <= width else (int(height * scale), short)
+    return side_of(size) or (height, width)
+
+
+@dataclass(frozen=True)
+class Squashed:
+    """A resize to the model's size without regard to proportions (bicubic), then a normalisation."""
+
+    encoder: str
+    size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+    owner: str
+
+    @classmethod
+    def of(cls, tower: nn.Module, source: str | None, name: str, size: int | None) -> Squashed:
+        """At `size`, or at the model's own; mean and spread of the directory's processor, or 0.5."""
+        config: Any = tower.config
+        if size is not None and size < 1:
+            raise DiagnosticsError(f"{name} cannot take size={size}: give a number of pixels of at least 1.")
+        processor = from_directory("AutoImageProcessor", source)
+        own = _own(config) or side_of(_plain(getattr(processor, "size", None)))
+        channels = setting(config, "num_channels", "in_channels", "in_chans", default=3)
+        channels = channels if channels in (1, 3) else 3
+        mean, spread = (getattr(processor, key, None) for key in ("image_mean", "image_std"))
+        known = isinstance(mean, (list, tuple)) and isinstance(spread, (list, tuple)) and len(mean) == channels
+        half = (0.5,) * channels
+        return cls(
+            name,
+            (size, size) if size is not None else own or (SIZE, SIZE),
+            channels,
+            tuple(mean) if known and mean else half,
+            tuple(spread) if known and spread else half,
+            type(processor).__name__ if known else "",
+        )
+
+    def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
+        image = as_image(sample, self.encoder, self.channels)
+        resized = image.resize((self.size[1], self.size[0]), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(resized, dtype=np.float32) / 255).reshape(*self.size, self.channels)
+        normal = (pixels - torch.tensor(self.mean)) / torch.tensor(self.spread)
+        return {"pixel_values": normal.permute(2, 0, 1).contiguous()}
+
+    @property
+    def said(self) -> str:
+        return f"squashed, mean and spread {f'of {self.owner}' if self.owner else '0.5'}"
+
+    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+        """All of it."""
+        return tuple((0.0, float(n)) for n in shape)
+
+
+def _in_order(config: Any, images: Tensor) -> Tensor:
+    patch = side_of(config.patch_size) or (1, 1)
+    count = (images.shape[-2] // patch[0]) * (images.shape[-1] // patch[1])
+    return torch.arange(count, device=images.device, dtype=torch.float32).expand(len(images), count)
+
+
+def _first_tile(config: Any, images: Tensor) -> Tensor:
+    tiles = torch.zeros((len(images), 1, config.max_num_tiles), dtype=torch.long, device=images.device)
+    tiles[..., 0] = 1
+    return tiles

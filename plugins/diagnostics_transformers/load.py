@@ -1,0 +1,240 @@
+"""From a directory or a hub name to a model: configuration, weights, and what is missing in them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModel
+from transformers.utils import logging as transformers_logging
+
+from diagnostics import DiagnosticsError
+
+# Seconds that the hub has to answer one request before what is wanted is looked for in the local cache only.
+_PATIENCE = 5.0
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
+
+
+@dataclass
+class Loaded:
+    """A model with the place that its preprocessing is read from (None: there is none), and what was not in its weights."""
+
+    name: str
+    model: nn.Module
+    config: Any
+    source: str | None
+    missing: set[str] = field(default_factory=set[str])
+    whole: bool = False
+    """Whether the model is the architecture that its configuration names, not the bare encoder."""
+
+    def fresh(self) -> nn.Module:
+        """The same architecture with weights as its makers initialise them, drawn from torch's generator."""
+        return initial(self.config, self.name, self.whole)
+
+
+def load(name: str, pretrained: bool = True, seed: int = 0, whole: bool = False) -> Loaded:
+    """The model in a local directory or under a hub name; random weights (from `seed`) where it is not `pretrained`."""
+    source = _source(name)
+    with quiet(), _hub(name, local=Path(source).is_dir()):
+        config = _config(source, name)
+        if pretrained:
+            model, missing = _with_weights(source, config, name, whole)
+            return Loaded(name, model, config, source, missing, whole)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Loaded(name, initial(config, name, whole), config, source, whole=whole)
+
+
+def initial(config: Any, name: str, whole: bool = False) -> nn.Module:
+    """The architecture of a configuration with initial weights."""
+    try:
+        with quiet():
+            return _class(config, name, whole)._from_config(config, dtype=torch.float32).eval()
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise DiagnosticsError(f"transformers cannot build {name} ({said(error)}): check its config.json.") from error
+
+
+def _class(config: Any, name: str, whole: bool) -> Any:
+    """The bare model of a configuration's type, or the architecture that it names."""
+    if whole:
+        named = (getattr(config, "architectures", None) or [""])[0]
+        found = getattr(transformers, named, None) if named else None
+        if found is None:
+            raise DiagnosticsError(
+                f"{name} names no architecture that transformers has ('{named}'): leave out heads=true."
+            )
+        return found
+    try:
+        found = AutoModel._model_mapping[type(config)]  # pyright: ignore[reportPrivateUsage]
+    except KeyError:
+        # Not every type has a bare model of its own; the architecture that it was saved as has one inside.
+        return _class(config, name, True)
+    return found[0] if isinstance(found, (tuple, list)) else found
+
+
+def _source(name: str) -> str:
+    """The directory, or the hub name where there is no such directory and it can be one."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise DiagnosticsError(
+                f"Directory {name} has no config.json: give one that was written by transformers' save_pretrained."
+            )
+        return str(path)
+    if path.is_file():
+        raise DiagnosticsError(f"{name} is a file: give the directory that holds it with its config.json.")
+    if not _HUB_NAME.fullmatch(name) or ".." in name or name.startswith(("~", ".", os.sep)):
+        raise DiagnosticsError(
+            f"There is no directory {name}: give one with a config.json, or the name of a model on the hub."
+        )
+    return name
+
+
+# Settings under which a model is an encoder of all that it is given.
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "vit_mae": {"mask_ratio": 0.0},  # drops three quarters of its patches otherwise, in evaluation too
+}
+
+
+def settled(config: Any) -> Any:
+    """A configuration with the settings that encoding needs."""
+    for key, value in _SETTINGS.get(getattr(config, "model_type", ""), {}).items():
+        setattr(config, key, value)
+    return config
+
+
+def _config(source: str, name: str) -> Any:
+    try:
+        return settled(AutoConfig.from_pretrained(source, trust_remote_code=False))
+    except Exception as error:
+        text = str(error)
+        if "trust_remote_code" in text or "auto_map" in text:
+            why = "it comes with code of its own, which is never run"
+        elif "model type" in text or "model_type" in text:
+            why = f"transformers {transformers.__version__} does not know its model type"
+        else:
+            why = _unreached(error, source) or said(error)
+        raise DiagnosticsError(f"{name} cannot be loaded ({why}): {_instead(source)}") from error
+
+
+def _with_weights(source: str, config: Any, name: str, whole: bool) -> tuple[nn.Module, set[str]]:
+    kind = _class(config, name, whole)
+    try:
+        model, info = kind.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        why = _unreached(error, source) or _refused(error) or said(error)
+        raise DiagnosticsError(f"Weights of {name} cannot be loaded ({why}): {_instead(source)}") from error
+    mismatched = [key[0] if isinstance(key, tuple) else str(key) for key in info["mismatched_keys"]]
+    if mismatched:
+        raise DiagnosticsError(
+            f"Weights of {name} are of another architecture than its config.json ({len(mismatched)} tensors of another "
+            f"shape: {_few(mismatched)}): give the config.json that they were saved with."
+        )
+    return model.eval(), {str(key) for key in info["missing_keys"]}
+
+
+def refuse_missing(loaded: Loaded, prefix: str, but: set[str]) -> None:
+    """Raises where weights under `prefix` were not in the files, except under the modules `but` (heads that are dropped)."""
+    lacking = [key for key in loaded.missing if key.startswith(prefix) and not _under(key.removeprefix(prefix), but)]
+    if lacking:
+        raise DiagnosticsError(
+            f"Weights of {loaded.name} lack {len(lacking)} tensors that a {type(loaded.model).__name__} needs "
+            f"({_few(lacking)}): they were saved from another architecture."
+        )
+
+
+def lacking(loaded: Loaded, prefix: str, module: str) -> bool:
+    """Whether weights of a module under `prefix` were not in the files, so that it is of no use."""
+    return any(_under(key.removeprefix(prefix), {module}) for key in loaded.missing if key.startswith(prefix))
+
+
+def _under(key: str, modules: set[str]) -> bool:
+    return any(key == module or key.startswith(f"{module}.") for module in modules)
+
+
+def _refused(error: BaseException) -> str:
+    text = f"{type(error).__name__} {error}"
+    if "weights_only" in text or "Unpickling" in text or "pickle" in text.lower():
+        return "its .bin file holds more than tensors, and is never unpickled"
+    if "torchaudio" in text or "libc10_cuda" in text:
+        return "the torchaudio that is installed does not fit this torch: pip uninstall torchaudio"
+    if isinstance(error, OSError) and "no file named" in text:
+        return "there are no weights beside its config.json"
+    return ""
+
+
+def _unreached(error: BaseException, source: str) -> str:
+    if Path(source).is_dir():
+        return ""
+    clients = ("huggingface_hub", "httpx", "httpcore", "requests", "urllib3")
+    fetching = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in clients
+    return "no such directory, not in the local cache, and the hub does not give it" if fetching else ""
+
+
+def _instead(source: str) -> str:
+    if Path(source).is_dir():
+        return "save the model again with save_pretrained, or take initial weights with ?pretrained=false."
+    return "give a local directory that was written by save_pretrained."
+
+
+def _few(keys: list[str]) -> str:
+    return ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def said(error: BaseException) -> str:
+    """What an error of others says, in one line of moderate length."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}".rstrip(": .")
+
+
+@contextlib.contextmanager
+def quiet() -> Generator[None]:
+    """No progress bars or warnings of transformers: what matters is told as an error or in the configuration."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _hub(name: str, local: bool) -> Generator[None]:
+    """Local files only where there is a directory, or where the hub does not answer one quick request.
+
+    Its client takes three quarters of a minute of retries to say that there is no network.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    reached = False
+    if not local and not constants.HF_HUB_OFFLINE:
+        with contextlib.suppress(Exception):
+            huggingface_hub.get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+            reached = True
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not reached
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

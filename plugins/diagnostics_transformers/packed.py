@@ -1,0 +1,83 @@
+"""Taps of towers that keep the patches of all images of a batch behind one another, [B * T, F] or [1, B * T, F].
+
+Shape suffixes: B sample, T token, F feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics import DiagnosticsError, Grid, Site, Tap
+
+
+def packed_taps(
+    module: nn.Module,
+    names: Sequence[str],
+    batch: Any,
+    forward: Callable[[nn.Module, Any], Any],
+    grid: Grid,
+    order: tuple[int, ...],
+    encoder: str,
+) -> list[Tap]:
+    """`embed`, the layers, and the first norm behind them that keeps all tokens; `batch` is of two samples."""
+    count = 2 * grid.tokens
+    seen: list[tuple[str, str, Tensor]] = []
+
+    def before(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            first = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)), None)
+            if first is not None:
+                seen.append((name, "before", first))
+
+        return hook
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            first = output[0] if isinstance(output, (tuple, list)) else output
+            if isinstance(first, Tensor):
+                seen.append((name, "after", first))
+
+        return hook
+
+    norms = [n for n, part in module.named_modules() if "norm" in type(part).__name__.lower() and not _within(n, names)]
+    handles = [module.get_submodule(names[0]).register_forward_pre_hook(before(names[0]), with_kwargs=True)]
+    handles += [module.get_submodule(n).register_forward_hook(after(n)) for n in (*names, *norms)]
+    try:
+        with torch.inference_mode():
+            forward(module, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    last = max(i for i, (name, _, _) in enumerate(seen) if name in names)
+    behind = [entry for entry in seen[last + 1 :] if _tokens(entry[2]) == count]
+    steps = [entry for entry in seen[: last + 1] if entry[0] in names] + behind[:1]
+    layout: Any = "packed"
+    taps: list[Tap] = []
+    for i, (name, when, tensor) in enumerate(steps):
+        if _tokens(tensor) != count:
+            raise DiagnosticsError(
+                f"{encoder} has {_tokens(tensor)} tokens at {name} for two images of {grid.tokens} patches: it merges them on "
+                "its way, which is not supported yet."
+            )
+        depth = min(1.0, i / len(names))
+        site = Site(name, when="before" if when == "before" else "after", layout=layout, order=order)
+        part = "embedding" if i == 0 else "trunk"
+        taps.append(Tap("embed" if i == 0 else name, depth, part, tensor.shape[-1], grid, site))
+    if len(steps) < len(names) + 1:
+        raise DiagnosticsError(f"{encoder} does not run all its layers once on two images: it is not supported yet.")
+    return taps
+
+
+def _within(name: str, names: Sequence[str]) -> bool:
+    return any(name.startswith(f"{other}.") for other in names)
+
+
+def _tokens(tensor: Tensor) -> int:
+    """Tokens of all samples together; 0 where they do not lie in one row."""
+    if tensor.ndim == 3 and len(tensor) == 1:
+        return tensor.shape[1]
+    return len(tensor) if tensor.ndim == 2 else 0

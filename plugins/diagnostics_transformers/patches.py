@@ -1,0 +1,182 @@
+"""Images for models that take patches instead of pixels: all patches of a batch in one row, or a row for each image.
+
+Shape suffixes: B sample, N patch, D numbers of a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from diagnostics import DiagnosticsError
+from diagnostics_transformers.images import Squashed, as_image, example, side_of
+from diagnostics_transformers.inputs import Prepared, from_directory, setting
+from diagnostics_transformers.load import said
+from diagnostics_transformers.towers import arguments
+
+# How many patches an image has along y and x, under the name that a model has for it.
+_SIZES = ("grid_thw", "image_grid_thw", "spatial_shapes", "target_sizes", "pixel_position_ids", "image_grid_hw")
+# These keep one row of patches for each image; the others put those of all images behind one another.
+_A_ROW_EACH = ("spatial_shapes", "pixel_position_ids")
+_SIDE = 16
+"""Patches along each side where neither the model nor the user says how many."""
+
+
+def takes_patches(tower: nn.Module) -> bool:
+    """Whether a vision tower takes patches."""
+    return any(key in arguments(tower) for key in _SIZES)
+
+
+def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int | None) -> Prepared:
+    """A square image as its patches, all images with the same number of them."""
+    config: Any = tower.config
+    takes = arguments(tower)
+    sizes = next(key for key in _SIZES if key in takes)
+    patch = (side_of(setting(config, "patch_size")) or (14, 14))[0]
+    merge = _merge(config, sizes)
+    own = (side_of(setting(config, "image_size")) or (0, 0))[0]
+    places = setting(config, "num_patches", "max_num_patches")
+    if not own and isinstance(places, int):
+        own = patch * max(1, int(places**0.5))
+    merge = merge if merge > 1 else int(setting(config, "pooling_kernel_size", default=1))
+    size = size or own // (patch * merge) * (patch * merge) or patch * (_SIDE // merge * merge)
+    if size % (patch * merge):
+        raise DiagnosticsError(
+            f"{name} cuts images into patches of {patch} pixels, of which {merge} x {merge} are merged, so {size} pixels do "
+            f"not fit: choose a size that is a multiple of {patch * merge}."
+        )
+    side = size // patch
+    cut = Patches.of(tower, source, name, size, patch, _merge(config, sizes))
+    packed = sizes not in _A_ROW_EACH
+
+    channels = cut.squash.channels
+
+    def of(batch: Mapping[str, Tensor], shape: str = "flat") -> dict[str, Any]:
+        patches = batch["patches"]
+        count = len(patches)
+        given: dict[str, Any] = {}
+        key = "hidden_states" if "hidden_states" in takes else "pixel_values"
+        given[key] = patches.flatten(0, 1) if packed else patches
+        if shape != "flat":
+            given[key] = given[key].reshape(-1, channels, patch, patch)
+        if shape == "one row":
+            given[key] = given[key][None]
+        pair = torch.tensor([side, side], device=patches.device)
+        if sizes in ("grid_thw", "image_grid_thw"):
+            given[sizes] = torch.tensor([1, side, side], device=patches.device).repeat(count, 1)
+        elif sizes == "pixel_position_ids":
+            y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+            given[sizes] = torch.stack([x.flatten(), y.flatten()], -1).to(patches.device).expand(count, -1, -1)
+        else:
+            given[sizes] = pair.repeat(count, 1)
+        if "pixel_attention_mask" in takes:
+            given["pixel_attention_mask"] = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
+        if "merge_sizes" in takes:
+            given["merge_sizes"] = torch.ones(count, dtype=torch.long, device=patches.device)
+        return given
+
+    return Prepared(
+        "image",
+        cut,
+        example(),
+        {"y": size, "x": size},
+        places=[(side, side)],
+        packed=packed,
+        said=f"input {size}x{size} in patches of {patch}, {cut.said}",
+        # Flat, as they go into a two-dimensional convolution, or that in a batch of one.
+        forms=[partial(of, shape=shape) for shape in ("flat", "convolved", "one row")],
+        covers=lambda shape: tuple((0.0, float(n)) for n in shape),
+    )
+
+
+def _merge(config: Any, sizes: str) -> int:
+    """How many patches along a side lie together, block by block, in the order that the model expects."""
+    if sizes not in ("grid_thw", "image_grid_thw"):
+        return 1
+    found = setting(config, "spatial_merge_size", "merge_size", default=1)
+    found = found if isinstance(found, int) else (side_of(found) or (1, 1))[0]
+    kernel = side_of(setting(config, "merge_kernel_size")) or (1, 1)
+    return max(1, found, kernel[0])
+
+
+@dataclass(frozen=True)
+class Patches:
+    """A square image as `patches` [N, D]: by the directory's processor where it has one, otherwise cut here."""
+
+    encoder: str
+    squash: Squashed
+    size: int
+    patch: int
+    merge: int
+    frames: int
+    processor: Any = None
+
+    @classmethod
+    def of(cls, tower: nn.Module, source: str | None, name: str, size: int, patch: int, merge: int) -> Patches:
+        config: Any = tower.config
+        squash = Squashed.of(tower, source, name, size)
+        frames = int(setting(config, "temporal_patch_size", "patch_temporal", default=1))
+        made = cls(name, squash, size, patch, merge, frames, from_directory("AutoImageProcessor", source))
+        if made.processor is None:
+            return made
+        try:
+            fits = made(example())["patches"].shape[0] == (size // patch) ** 2
+        except DiagnosticsError:
+            fits = False
+        return made if fits else cls(name, squash, size, patch, merge, frames)
+
+    @property
+    def said(self) -> str:
+        return type(self.processor).__name__ if self.processor is not None else self.squash.said
+
+    def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
+        if self.processor is None:
+            return {"patches": self._cut(self.squash(sample)["pixel_values"])}
+        image = as_image(sample, self.encoder).resize((self.size, self.size), Image.Resampling.BICUBIC)
+        try:
+            made = self.processor(images=image, return_tensors="pt")["pixel_values"].float()
+        except Exception as error:
+            raise DiagnosticsError(f"The image processor of {self.encoder} fails ({said(error)}).") from error
+        # A row of patches for each image, or those of this one image alone.
+        return {"patches": made[0] if made.ndim == 3 and len(made) == 1 else made}
+
+    def _cut(self, pixels: Tensor) -> Tensor:
+        """[channel, y, x] as [N, D], block by block of merge x merge patches; still images are repeated for `frames`."""
+        p, m = self.patch, self.merge
+        n = self.size // p // m
+        blocks = pixels.reshape(pixels.shape[0], n, m, p, n, m, p)
+        blocks = blocks.permute(1, 4, 2, 5, 0, 3, 6).flatten(0, 3)  # [N, channel, p, p]
+        if self.frames > 1:
+            blocks = blocks[:, :, None].repeat(1, 1, self.frames, 1, 1)
+        return blocks.flatten(1)
+
+
+def tokens_of_cells(first: Any, size: int, side: int) -> list[int]:
+    """Where the token of each cell (in raster order) of a square image lies: cells are painted by the bits of their number.
+
+    `first`: uint8 [size, size, 3] -> tokens [T, F] as they enter the first block. Raises ValueError where tokens are mixed.
+    """
+    count = side * side
+    rest = first(np.zeros((size, size, 3), np.uint8))
+    if len(rest) != count:
+        raise ValueError(f"{len(rest)} tokens for {count} patches")
+    numbers = torch.zeros(count, dtype=torch.long)
+    cells = np.arange(count).reshape(side, side) + 1  # so that each cell is painted at least once
+    for bit in range(int(count).bit_length()):
+        painted = np.kron((cells >> bit & 1) * 255, np.ones((size // side, size // side))).astype(np.uint8)
+        moved = (first(np.repeat(painted[..., None], 3, axis=2)) - rest).abs().amax(dim=-1) > 1e-6
+        numbers += moved.long() << bit
+    found = (numbers - 1).tolist()
+    if sorted(found) != list(range(count)):
+        raise ValueError("the patches of an image do not give one token each")
+    places = [0] * count
+    for token, cell in enumerate(found):
+        places[cell] = token
+    return places

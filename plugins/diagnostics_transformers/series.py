@@ -1,0 +1,155 @@
+"""Time series: values as they are; the models normalise them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diagnostics import DiagnosticsError, Tap
+from diagnostics_transformers.inputs import Prepared, setting
+from diagnostics_transformers.towers import arguments
+
+_MOST = 100_000
+
+
+def prepare_series(tower: nn.Module, name: str, length: int | None) -> Prepared:
+    """Series [time] or [time, variate], missing steps NaN, as `values` (missing steps 0) and `observed`."""
+    config: Any = tower.config
+    takes = arguments(tower)
+    if "past_time_features" in takes:
+        steps, variates, patch = _lagged(config, name, length)
+    elif "freq" in takes or "past_values_padding" in takes:
+        steps, variates, patch = _any_length(config, name, length)
+    else:
+        steps, variates, patch = _fixed(config, name, length)
+    # Those whose layers are given a mask.
+    can_miss = "past_values_padding" in takes
+    reach = steps - patch if "past_time_features" in takes else 0
+    names = "past_values", "past_observed_mask", "observed_mask", "past_values_padding"
+
+    def preprocess(sample: np.ndarray) -> dict[str, Tensor]:
+        values = np.asarray(sample, dtype=np.float32)
+        values = values[:, None] if values.ndim == 1 else values
+        if values.shape != (steps, variates):
+            shape = f"[{steps}]" if variates == 1 else f"[{steps}, {variates}]"
+            raise DiagnosticsError(
+                f"{name} reads series of shape {shape}, not {list(np.shape(sample))}: {_remedy(steps)}"
+            )
+        observed = np.isfinite(values)
+        if not observed.all() and not can_miss:
+            raise DiagnosticsError(
+                f"{name} attends to missing steps as to any others: fill the gaps, and cut all series to one length."
+            )
+        return {
+            "values": torch.from_numpy(np.where(observed, values, 0.0).astype(np.float32)),
+            "observed": torch.from_numpy(observed.astype(np.float32)),
+        }
+
+    of_model: Callable[[Mapping[str, Tensor]], dict[str, Any]]
+    if "past_time_features" in takes:
+        of_model = lambda batch: _time_features(config, batch, takes)  # noqa: E731
+    elif "past_values_padding" in takes:
+        of_model = lambda batch: _univariate(batch, takes)  # noqa: E731
+    else:
+        of_model = lambda batch: {  # noqa: E731
+            names[0]: batch["values"],
+            (names[1] if names[1] in takes else names[2]): batch["observed"].bool(),
+        }
+
+    def valid(batch: Mapping[str, Tensor], tap: Tap) -> Tensor | None:
+        """Tokens all of whose steps are observed, from the first on that is."""
+        observed = batch["observed"][:, reach:] > 0
+        count = tap.grid.shape[-1]
+        if bool(observed.all()) or tap.grid.axes[-1] != "t" or (steps - reach) % count or tap.grid.tokens % count:
+            return None
+        known = observed.unflatten(1, (count, -1)).all(2).mT  # [B, variate, token]
+        return known.flatten(1) if "v" in tap.grid.axes else known.all(1)
+
+    together = "past_time_features" in takes or "past_values_padding" in takes
+    extents = {"t": steps} if together else {"v": variates, "t": steps}
+    places = {"v": variates, "t": patch}
+    rng = np.random.default_rng(0)
+    return Prepared(
+        "series",
+        preprocess,
+        rng.standard_normal((steps, variates))[:, 0] if variates == 1 else rng.standard_normal((steps, variates)),
+        extents,
+        places=[tuple(places[axis] for axis in extents)],
+        said=f"{steps} steps" + (f" of {variates} variates" if variates > 1 else ""),
+        arguments=of_model,
+        # A token is told of the steps before its own.
+        covers=(lambda shape: ((float(reach - 1), float(steps - 1)),)) if reach else None,
+        valid=valid,
+        reach=reach,
+        any_length="past_values_padding" in takes,
+    )
+
+
+def _remedy(steps: int) -> str:
+    return f"cut them to {steps} steps, or ask for another ?length= where the model takes any."
+
+
+def _fixed(config: Any, name: str, length: int | None) -> tuple[int, int, int]:
+    """PatchTST and kin: steps, variates, patches."""
+    steps = int(config.context_length)
+    if length not in (None, steps):
+        raise DiagnosticsError(
+            f"{name} reads {steps} steps and no other number, so length={length} cannot be: leave it out."
+        )
+    size, stride = int(config.patch_length), int(setting(config, "patch_stride", default=config.patch_length))
+    return steps, int(config.num_input_channels), (max(steps, size) - size) // stride + 1
+
+
+def _any_length(config: Any, name: str, length: int | None) -> tuple[int, int, int]:
+    """TimesFM: any number of patches; steps, variates, patches."""
+    size, most = int(config.patch_length), int(config.context_length)
+    steps = length or min(most, 512)
+    if steps % size or not 0 < steps <= most:
+        raise DiagnosticsError(
+            f"{name} reads up to {most} steps, {size} at a time, so not {steps}: choose another ?length=."
+        )
+    return steps, 1, steps // size
+
+
+def _lagged(config: Any, name: str, length: int | None) -> tuple[int, int, int]:
+    """TimeSeriesTransformer and kin: context and the steps before it that its lags reach; steps, variates, tokens."""
+    context = int(setting(config, "context_length", default=config.prediction_length))
+    steps = context + max(config.lags_sequence)
+    if length not in (None, steps):
+        raise DiagnosticsError(
+            f"{name} reads {context} steps and {steps - context} before them that its lags reach, so length={length} cannot "
+            "be: leave it out."
+        )
+    return steps, int(config.input_size), context
+
+
+def _univariate(batch: Mapping[str, Tensor], takes: tuple[str, ...]) -> dict[str, Any]:
+    given: dict[str, Any] = {"past_values": batch["values"][..., 0]}
+    given["past_values_padding"] = (1 - batch["observed"][..., 0]).to(batch["values"].dtype)
+    if "freq" in takes:
+        given["freq"] = torch.zeros((len(batch["values"]), 1), dtype=torch.int32, device=batch["values"].device)
+    return given
+
+
+def _time_features(config: Any, batch: Mapping[str, Tensor], takes: tuple[str, ...]) -> dict[str, Any]:
+    """Calendar features of a series without a calendar: zeros; and a future of zeros, which no encoder sees."""
+    values, observed = batch["values"], batch["observed"]
+    one = int(config.input_size) == 1
+    ahead = int(config.prediction_length)
+    given: dict[str, Any] = {
+        "past_values": values[..., 0] if one else values,
+        "past_observed_mask": observed[..., 0] if one else observed,
+        "past_time_features": values.new_zeros((*values.shape[:2], int(config.num_time_features))),
+        "future_values": values.new_zeros((len(values), ahead) if one else (len(values), ahead, values.shape[2])),
+        "future_time_features": values.new_zeros((len(values), ahead, int(config.num_time_features))),
+    }
+    if int(setting(config, "num_static_categorical_features", default=0)):
+        count = int(config.num_static_categorical_features)
+        given["static_categorical_features"] = torch.zeros((len(values), count), dtype=torch.long, device=values.device)
+    if int(setting(config, "num_static_real_features", default=0)):
+        given["static_real_features"] = values.new_zeros((len(values), int(config.num_static_real_features)))
+    return {key: value for key, value in given.items() if key in takes}

@@ -1,0 +1,151 @@
+"""Where a tower's layers stand: the classes whose outputs transformers records, then its structure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+# Parts of a model that are no trunk.
+_SIDE = (
+    "decoder",
+    "predictor",
+    "quantizer",
+    "feature_extractor",
+    "pooler",
+    "head",
+    "neck",
+    "mask_decoder",
+    "resampler",
+)
+
+# Layers without a module of their own: what ends each of them, so that its output is the whole layer's.
+_STANDING = {"xlm": "layer_norm2", "flaubert": "layer_norm2"}
+FIRST = {"xlm": "tower.attentions.0", "flaubert": "tower.attentions.0"}
+"""What takes the embedding where it is not the first of these."""
+
+
+# Stacks that run one after the other: list of layers, axes of its tokens, special tokens before them.
+CHAINS = {
+    "pe_video_encoder": (
+        ("embedder.vision_model.timm_model.blocks", ("t", "y", "x"), 1),
+        ("layers", ("t",), 1),
+    )
+}
+_OF_TIMM = ("timm_wrapper", "timm_backbone")
+
+
+def stacks(tower: nn.Module) -> list[list[str] | None]:
+    """Qualified names of the layers, the most likely first; None stands for what discovery finds by itself."""
+    kind = getattr(getattr(getattr(tower, "tower", tower), "config", None), "model_type", "")
+    if kind in _STANDING:
+        return [_children(tower, _STANDING[kind])]
+    found: list[list[str] | None] = [names for names in _recorded(tower) if names]
+    if kind in _OF_TIMM:
+        return [None]
+    listed = _listed(tower)
+    if listed and listed not in found:
+        found.append(listed)
+    return [*found, None]
+
+
+def _children(tower: nn.Module, place: str) -> list[str]:
+    return [f"tower.{place}.{key}" for key, _ in tower.get_submodule(f"tower.{place}").named_children()]
+
+
+def _listed(tower: nn.Module) -> list[str]:
+    """The list of at least two modules of one class with most parameters, not inside another one's."""
+    best: list[str] = []
+    most, only_side = 0, _only_side(tower)
+    for name, part in _lists(tower).items():
+        if _is_side(name) and not only_side:
+            continue
+        alike = len({type(child) for child in part}) == 1
+        size = sum(p.numel() for p in part.parameters())
+        if alike and size > most:
+            best, most = [f"{name}.{key}" for key, _ in part.named_children()], size
+    return best
+
+
+def inner_layers(module: nn.Module) -> list[str]:
+    """Names within a head of the layers that it stacks; nothing where it has no such stack."""
+    best: list[str] = []
+    for name, part in module.named_modules():
+        if isinstance(part, nn.ModuleList) and len(part) > 1:
+            kinds = {type(child) for child in part}
+            if len(kinds) == 1 and len(part) > len(best) and next(part[0].children(), None) is not None:
+                best = [f"{name}.{i}" for i in range(len(part))]
+    return best
+
+
+def _lists(tower: nn.Module) -> dict[str, Any]:
+    """Lists of at least two modules with parts of their own, by name."""
+    return {
+        name: part
+        for name, part in tower.named_modules()
+        if isinstance(part, (nn.ModuleList, nn.Sequential))
+        and len(part) > 1
+        and next(part[0].children(), None) is not None
+    }
+
+
+def _only_side(tower: nn.Module) -> bool:
+    """Whether all that stacks layers has the name of a side branch: decoders alone are a trunk."""
+    return all(_is_side(name) for name in _lists(tower))
+
+
+def _recorded(tower: nn.Module) -> Iterable[list[str]]:
+    """Instances of each class that some part records as its hidden states, outermost only, those of the trunk alone."""
+    found: dict[type, list[str]] = {}
+    for owner_name, owner in tower.named_modules():
+        for kind, place in _targets(owner):
+            for name, part in owner.named_modules():
+                whole = f"{owner_name}.{name}" if owner_name else name
+                if isinstance(part, kind) and place in name and whole not in found.setdefault(kind, []):
+                    found[kind].append(whole)
+    made: list[tuple[int, list[str]]] = []
+    for names in found.values():
+        outer = [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
+        trunk = [n for n in outer if not _is_side(n)] or (outer if _only_side(tower) else [])
+        groups = _groups(trunk)
+        if not groups:
+            continue
+        # Stages hold layers of one class in several lists; lists of another width or purpose stand elsewhere.
+        size = sum(p.numel() for n in trunk for p in tower.get_submodule(n).parameters())
+        made.append((size, trunk))
+        if len(groups) > 1:
+            largest = max(
+                groups.values(), key=lambda g: sum(p.numel() for n in g for p in tower.get_submodule(n).parameters())
+            )
+            made.append((size - 1, largest))
+    return [names for _, names in sorted(made, key=lambda pair: -pair[0])]
+
+
+def _targets(owner: nn.Module) -> list[tuple[type, str]]:
+    recorded = (getattr(owner, "_can_record_outputs", None) or {}).get("hidden_states")
+    entries: list[Any] = list(recorded) if isinstance(recorded, (list, tuple)) else [recorded] if recorded else []
+    found: list[tuple[type, str]] = []
+    for entry in entries:
+        kind = getattr(entry, "target_class", entry)
+        if isinstance(kind, type):
+            found.append((kind, getattr(entry, "layer_name", None) or ""))
+    return found
+
+
+def is_side(name: str) -> bool:
+    """Whether a module stands in a part that is no trunk (a decoder, a quantizer)."""
+    return _is_side(name)
+
+
+def _is_side(name: str) -> bool:
+    return any(part.removesuffix("s").endswith(_SIDE) for part in name.split("."))
+
+
+def _groups(names: list[str]) -> dict[str, list[str]]:
+    """Names by the list that they stand in."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"\.\d+$", "", name), []).append(name)
+    return groups

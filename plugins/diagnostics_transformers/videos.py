@@ -1,0 +1,132 @@
+"""Videos: frames drawn evenly, then as images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diagnostics import DiagnosticsError
+from diagnostics_transformers.images import Squashed, cropped, side_of
+from diagnostics_transformers.inputs import Prepared, Wanted, from_directory, setting
+from diagnostics_transformers.towers import arguments
+
+FRAMES = 16
+# Models of videos whose argument has the name of images.
+_VIDEO_TYPES = ("videomae", "vivit", "timesformer", "xclip_vision_model")
+# They take frames as images of their own, those of a video one after the other.
+_FOLDED = ("xclip_vision_model",)
+
+
+def is_video(tower: nn.Module) -> bool:
+    """Whether a vision tower takes [B, t, channel, y, x]."""
+    return "pixel_values_videos" in arguments(tower) or setting(tower.config, "model_type") in _VIDEO_TYPES
+
+
+def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Wanted) -> Prepared:
+    """Video [t, y, x, channel] as [t, channel, y, x] under the tower's own name for it."""
+    config: Any = tower.config
+    squash = Squashed.of(tower, source, name, wanted.size or setting(config, "crop_size"))
+    frames = wanted.frames or int(setting(config, "num_frames", "frames_per_clip", default=FRAMES))
+    tubelet = setting(config, "tubelet_size", default=1)
+    step, *cut = tubelet if isinstance(tubelet, (list, tuple)) else (tubelet,)
+    patch = tuple(cut) if len(cut) == 2 else side_of(setting(config, "patch_size")) or (1, 1)
+    if frames < 1 or frames % step:
+        raise DiagnosticsError(
+            f"{name} takes frames {step} at a time, so not {frames}: choose a multiple with ?frames=."
+        )
+    clips = Clips.of(squash, frames, source if wanted.size is None else None)
+    height, width = clips.size
+    if height % patch[0] or width % patch[1]:
+        raise DiagnosticsError(
+            f"{name} cuts frames of {height} x {width} pixels into patches of {patch[0]} x {patch[1]}, which do not fit: choose "
+            "a size that is a multiple of the patch."
+        )
+    takes = arguments(tower)
+    key = next(k for k in ("pixel_values_videos", "pixel_values") if k in takes)
+    folded = setting(config, "model_type") in _FOLDED
+    own = side_of(setting(config, "image_size", "crop_size"))
+
+    def of(batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        frames_of = batch["pixel_values"]
+        given: dict[str, Any] = {key: frames_of.flatten(0, 1) if folded else frames_of}
+        if "interpolate_pos_encoding" in takes and own is not None and own != (height, width):
+            given["interpolate_pos_encoding"] = True
+        return given
+
+    return Prepared(
+        "video",
+        clips,
+        _example(frames),
+        {"t": frames, "y": height, "x": width},
+        places=[(frames // step, height // patch[0], width // patch[1])],
+        said=f"{frames} frames drawn evenly, {height}x{width}, {clips.said}",
+        arguments=of,
+        covers=clips.covers,
+    )
+
+
+def _example(frames: int) -> np.ndarray:
+    """Noise, of more frames than are drawn, and not square."""
+    return np.random.default_rng(0).integers(0, 256, (frames + 3, 60, 80, 3), dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Clips:
+    """So many frames of a video, drawn evenly from its first to its last; repeated where there are fewer.
+
+    By the directory's video processor where it gives one size, otherwise each as an image.
+    """
+
+    squash: Squashed
+    frames: int
+    size: tuple[int, int]
+    processor: Any = None
+
+    @classmethod
+    def of(cls, squash: Squashed, frames: int, source: str | None) -> Clips:
+        processor = from_directory("AutoVideoProcessor", source)
+        if processor is not None:
+            try:
+                made = [cls(squash, frames, (0, 0), processor)._processed(_example(frames)[:, :y]) for y in (60, 50)]
+            except Exception:
+                made = []
+            if made and made[0].ndim == 4 and made[0].shape == made[1].shape and len(made[0]) == frames:
+                return cls(squash, frames, (int(made[0].shape[-2]), int(made[0].shape[-1])), processor)
+        return cls(squash, frames, squash.size)
+
+    def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
+        if sample.dtype != np.uint8 or sample.ndim != 4 or sample.shape[-1] not in (1, 3) or 0 in sample.shape:
+            raise DiagnosticsError(
+                f"{self.squash.encoder} takes videos of dtype uint8 and shape [t, y, x, 1 or 3 channels], not {sample.dtype} of "
+                f"shape {list(sample.shape)}: convert the samples."
+            )
+        if self.processor is not None:
+            return {"pixel_values": self._processed(sample)}
+        drawn = self._drawn(len(sample))
+        made = {i: self.squash(sample[i])["pixel_values"] for i in set(drawn)}
+        return {"pixel_values": torch.stack([made[i] for i in drawn])}
+
+    def _drawn(self, count: int) -> list[int]:
+        return np.linspace(0, count - 1, self.frames).round().astype(int).tolist()
+
+    def _processed(self, sample: np.ndarray) -> Tensor:
+        """[t, channel, y, x]."""
+        frames = np.repeat(sample, 3, axis=-1) if sample.shape[-1] == 1 else sample
+        frames = frames[self._drawn(len(frames))]
+        made = self.processor(videos=[frames], return_tensors="pt", do_sample_frames=False)
+        return next(made[key] for key in ("pixel_values_videos", "pixel_values") if key in made)[0].float()
+
+    @property
+    def said(self) -> str:
+        return type(self.processor).__name__ if self.processor is not None else self.squash.said
+
+    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+        """All frames, and of each what the crop leaves."""
+        if self.processor is None:
+            return tuple((0.0, float(n)) for n in shape)
+        return ((0.0, float(shape[0])), *cropped(self.processor, shape[1:]))

@@ -1,0 +1,245 @@
+"""hf: directories, weights, and what is said where they do not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+transformers = pytest.importorskip("transformers")
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "coverage"))
+
+from diagnostics_transformers.encoder import encoder_of  # noqa: E402
+from diagnostics_transformers.load import Loaded, quiet, settled  # noqa: E402
+from diagnostics_transformers.plugin import build  # noqa: E402
+from transformers_zoo import build as tiny  # noqa: E402
+from transformers_zoo import tiny_config  # noqa: E402
+
+from diagnostics import DiagnosticsError  # noqa: E402
+from diagnostics.taps import Layout  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("vit")
+    with quiet():
+        tiny("vit").save_pretrained(directory)
+    transformers.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def copied(vit: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(vit, tmp_path / "copy"))
+
+
+def sentence(error: pytest.ExceptionInfo[DiagnosticsError], *parts: str) -> None:
+    """One line, one sentence, that names what and what to do."""
+    text = str(error.value)
+    assert "\n" not in text and text.endswith(".") and all(part in text for part in parts), text
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("/tmp/diagnostics-was-unpickled"),))
+
+
+def test_a_pickle_is_refused_and_tensors_are_taken(copied: Path) -> None:
+    from safetensors.torch import load_file
+
+    tensors = load_file(copied / "model.safetensors")
+    expected = build(str(copied)).identity["weights"]
+    (copied / "model.safetensors").unlink()
+    torch.save(tensors, copied / "pytorch_model.bin")
+    assert build(str(copied)).identity["weights"] == expected
+    mark = Path("/tmp/diagnostics-was-unpickled")
+    mark.unlink(missing_ok=True)
+    torch.save({**tensors, "evil": Evil()}, copied / "pytorch_model.bin")
+    with pytest.raises(DiagnosticsError) as error:
+        build(str(copied))
+    sentence(error, "never unpickled", "save_pretrained")
+    assert not mark.exists()
+
+
+def test_no_weights_or_damaged_ones(copied: Path) -> None:
+    whole = (copied / "model.safetensors").read_bytes()
+    (copied / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DiagnosticsError) as error:
+        build(str(copied))
+    sentence(error, "cannot be loaded", "?pretrained=false")
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(DiagnosticsError) as error:
+        build(str(copied))
+    sentence(error, "no weights beside", "?pretrained=false")
+    assert build(str(copied), pretrained=False).name == f"hf:{copied}?pretrained=false"
+
+
+def test_what_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copied: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    cases = {
+        str(tmp_path / "nowhere"): "There is no directory",
+        str(tmp_path): "has no config.json",
+        str(copied / "config.json"): "is a file",
+        "nobody/nothing-of-that-name": "no such directory, not in the local cache",
+        "../../etc": "There is no directory" if not Path("../../etc").is_dir() else "has no config.json",
+    }
+    for name, part in cases.items():
+        with pytest.raises(DiagnosticsError) as error:
+            build(name)
+        sentence(error, part, "give")
+    for changed, part in (({"model_type": "of_tomorrow"}, "model type"), ({"auto_map": {"AutoConfig": "a.B"}}, "")):
+        config = json.loads((copied / "config.json").read_text())
+        config |= {"model_type": "unknown_kind"} | changed
+        (copied / "config.json").write_text(json.dumps(config))
+        with pytest.raises(DiagnosticsError) as error:
+            build(str(copied))
+        sentence(error, part, "cannot be loaded")
+
+
+def test_weights_of_another_architecture(copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
+    with pytest.raises(DiagnosticsError) as error:
+        build(str(copied))
+    sentence(error, "another")
+    (copied / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
+    with pytest.raises(DiagnosticsError) as error:
+        build(str(copied))
+    sentence(error, "lack", "another architecture")
+
+
+def test_a_head_without_weights_is_no_tap(tmp_path: Path) -> None:
+    with quiet():
+        torch.manual_seed(0)
+        transformers.BertForMaskedLM(tiny_config("bert")).save_pretrained(tmp_path)
+    made = build(str(tmp_path), length=40)
+    assert [tap.name for tap in made.taps] == ["embed", "encoder.layer.0", "encoder.layer.1"]
+
+
+def test_the_directory_prepares_its_images(vit: Path) -> None:
+    made = build(str(vit))
+    processor = transformers.AutoImageProcessor.from_pretrained(vit)
+    expected = processor(images=made.example(), return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(made.preprocess(made.example())["pixel_values"], expected)
+    grey = made.preprocess(made.example()[..., 0])["pixel_values"]
+    assert grey.shape == expected.shape and "ViTImageProcessor" in made.identity["configuration"]
+    with pytest.raises(DiagnosticsError, match="uint8"):
+        made.preprocess(made.example().astype(np.float32))
+
+
+def test_a_crop_is_told(copied: Path) -> None:
+    transformers.CLIPImageProcessor(
+        size={"shortest_edge": 80}, crop_size={"height": 64, "width": 64}, image_mean=[0.5] * 3
+    ).save_pretrained(copied)
+    made = build(str(copied))
+    (top, bottom), (left, right) = made.covers((160, 320))
+    assert (top, bottom) == (16, 144) and (left, right) == (96, 224)
+    # A mark just inside the crop is seen, one just outside is not.
+    plain = np.zeros((160, 320, 3), dtype=np.uint8)
+    for x, seen in ((100, True), (80, False)):
+        marked = plain.copy()
+        marked[60:100, x : x + 6] = 255
+        same = torch.equal(made.preprocess(marked)["pixel_values"], made.preprocess(plain)["pixel_values"])
+        assert same is not seen
+
+
+def test_another_size(vit: Path) -> None:
+    made = build(str(vit), size=96)
+    assert made.taps[0].grid.shape == (6, 6) and made.name.endswith("?size=96")
+    made.capture(default_collate([made.preprocess(made.example())]))
+    for size, part in ((90, "multiple of the patch"), (0, "at least 1")):
+        with pytest.raises(DiagnosticsError) as error:
+            build(str(vit), size=size)
+        sentence(error, part)
+
+
+def test_the_wrong_tower(vit: Path) -> None:
+    for tower, part in (("text", "no text tower"), ("smell", "none of vision, audio, text")):
+        with pytest.raises(DiagnosticsError) as error:
+            build(str(vit), tower=tower)
+        sentence(error, part)
+
+
+def test_the_decoder_of_a_whole_architecture(tmp_path: Path) -> None:
+    config = tiny_config("vit_mae")
+    config.decoder_num_hidden_layers, config.decoder_hidden_size, config.decoder_num_attention_heads = 2, 32, 4
+    config.decoder_intermediate_size = 64
+    with quiet():
+        torch.manual_seed(0)
+        transformers.ViTMAEForPreTraining(config).save_pretrained(tmp_path)
+    made = build(str(tmp_path), heads=True)
+    names = {tap.name: tap.part for tap in made.taps}
+    assert names["vit.layers.1"] == "trunk" and made.output_tap == "vit.layernorm"
+    heads = [tap for tap in made.taps if tap.part == "head"]
+    assert heads[-1].name == "decoder" and len(heads) >= 3 and min(tap.depth for tap in heads) > 1
+    batch = default_collate([made.preprocess(made.example())] * 2)
+    out = made.module.tower(pixel_values=batch["pixel_values"], noise=torch.arange(16.0).expand(2, 16))
+    torch.testing.assert_close(made.capture(batch)["decoder"], out.logits)
+
+
+def made_of(kind: str) -> Any:
+    with quiet():
+        model = tiny(kind)
+    settled(model.config)
+    return encoder_of(Loaded(kind, model, model.config, None), f"hf:{kind}")
+
+
+@pytest.mark.parametrize("kind", ["detr", "groupvit", "vilt", "bark", "imagegpt", "seggpt", "perceiver"])
+def test_what_has_no_honest_grid_is_refused_or_left_out(kind: str) -> None:
+    if kind == "detr":
+        made = made_of(kind)
+        assert "no tap at decoder" in made.identity["configuration"]
+        assert all(tap.grid.shape == (7, 7) for tap in made.taps)
+        return
+    with pytest.raises(DiagnosticsError) as error:
+        made_of(kind)
+    sentence(error, f"{kind}")
+
+
+def test_series_with_gaps_and_of_another_length() -> None:
+    made = made_of("timesfm2_5")
+    late = made.example().copy()
+    late[:96] = np.nan
+    batch = default_collate([made.preprocess(made.example()), made.preprocess(late)])
+    valid = made.valid(batch, made.taps[0])
+    assert valid[0].all() and valid[1].tolist() == [False] * 3 + [True] * 13
+    assert made.sized_for(np.zeros(256)).taps[0].grid.shape == (8,)
+    with pytest.raises(DiagnosticsError, match="32 at a time"):
+        made.sized_for(np.zeros(250))
+
+
+def test_lags_of_a_series_come_before_its_context() -> None:
+    made = made_of("time_series_transformer")
+    assert made.example().shape == (39,) and made.taps[0].grid.shape == (32,)
+    assert made.covers((39,)) == ((6.0, 38.0),)
+
+
+@pytest.mark.skipif("packed" not in get_args(Layout), reason="needs a layout of taps for samples packed into one row")
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "pixtral", "hunyuan_vl_vision"])
+def test_patches_of_all_images_in_one_row(kind: str) -> None:
+    made = made_of(kind)
+    tap = made.taps[0]
+    rows, columns = tap.grid.shape
+    size = round(made.preprocess(made.example()).get("pixel_values", torch.zeros(3, 224, 224)).shape[-1])
+    plain = np.full((size, size, 3), 100, dtype=np.uint8)
+    for cell in ((0, columns - 1), (rows - 1, 0), (1, 2)):
+        changed = plain.copy()
+        y, x = size // rows, size // columns
+        changed[cell[0] * y : (cell[0] + 1) * y, cell[1] * x : (cell[1] + 1) * x] = 250
+        found = made.capture(default_collate([made.preprocess(plain), made.preprocess(changed)]))
+        moved = (found[tap.name][1] - found[tap.name][0]).abs().sum(-1).argmax()
+        assert divmod(int(moved), columns) == cell
+    # A sample alone gives what it gives in a batch.
+    both = default_collate([made.preprocess(plain), made.preprocess(made.example())])
+    alone = default_collate([made.preprocess(made.example())])
+    for name, expected in made.capture(alone).items():
+        torch.testing.assert_close(made.capture(both)[name][1:], expected, rtol=1e-3, atol=1e-5)

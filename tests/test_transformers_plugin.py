@@ -1,0 +1,307 @@
+"""hf: tiny models of random weights, saved and loaded again, against what their own forward passes give."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+transformers = pytest.importorskip("transformers")
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "coverage"))
+
+from diagnostics_transformers.load import load, quiet  # noqa: E402
+from diagnostics_transformers.plugin import build  # noqa: E402
+from transformers_zoo import build as tiny  # noqa: E402
+
+from diagnostics import DiagnosticsError  # noqa: E402
+from diagnostics.taps import pool  # noqa: E402
+
+LENGTH = 40
+"""Of texts: no width that a model here has."""
+
+# Model type -> (list of layers in the model or its tower, grid, special tokens).
+FAMILIES = {
+    "vit": ("layers", (4, 4), 1),
+    "dinov2_with_registers": ("encoder.layer", (4, 4), 5),
+    "clip_vision_model": ("encoder.layers", (4, 4), 1),
+    "siglip2_vision_model": ("encoder.layers", (16, 16), 0),
+    "vit_mae": ("layers", (4, 4), 1),
+    "sam_vision_model": ("vision_encoder.layers", (4, 4), 0),
+    "videomae": ("encoder.layer", (2, 4, 4), 0),
+    "vivit": ("layers", (2, 4, 4), 1),
+    "timesformer": ("encoder.layer", (4, 4, 4), 1),
+    "bert": ("encoder.layer", (LENGTH,), 0),
+    "llama": ("layers", (LENGTH,), 0),
+    "qwen3": ("layers", (LENGTH,), 0),
+    "xlnet": ("layer", (LENGTH,), 0),
+    "wav2vec2": ("encoder.layers", (99,), 0),
+    "hubert": ("encoder.layers", (99,), 0),
+    "wavlm": ("encoder.layers", (99,), 0),
+    "audio-spectrogram-transformer": ("layers", (12, 101), 2),
+    "patchtst": ("encoder.layers", (1, 32), 0),
+    "patchtsmixer": ("encoder.mlp_mixer_encoder.mixers", (1, 4), 0),
+    "timesfm": ("layers", (16,), 0),
+    "timesfm2_5": ("layers", (16,), 0),
+    "time_series_transformer": ("encoder.layers", (32,), 0),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Model type -> directory of a tiny model, saved once."""
+    made: dict[str, Path] = {}
+
+    def of(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp("models") / kind
+            with quiet():
+                tiny(kind).save_pretrained(made[kind])
+        return made[kind]
+
+    return of
+
+
+def encoder(directory: Path, kind: str, **options: Any) -> Any:
+    text = kind in ("bert", "llama", "qwen3", "xlnet")
+    return build(str(directory), **({"length": LENGTH} if text else {}), **options)
+
+
+def batch_of(made: Any, *samples: np.ndarray) -> Any:
+    return default_collate([made.preprocess(sample) for sample in samples])
+
+
+def wrapped(layer: Any, seen: list[Any]) -> None:
+    """Notes what a layer's forward pass gives, without any hook."""
+    forward = layer.forward
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs)
+        seen.append((out[0] if isinstance(out, tuple) else out).detach().clone())
+        return out
+
+    layer.forward = noting
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_taps_are_what_the_layers_give(kind: str, saved: Any) -> None:
+    stack, shape, prefix = FAMILIES[kind]
+    made = encoder(saved(kind), kind)
+    batch = batch_of(
+        made, made.example(), made.example()[::-1] if made.example().ndim else np.asarray("Two cats sleep.")
+    )
+    found = made.capture(batch)
+    first = made.taps[0]
+    assert (first.name, first.grid.shape, first.grid.prefix) == ("embed", shape, prefix)
+    assert all(torch.isfinite(tensor).all() for tensor in found.values())
+    # The same model, loaded apart, each layer wrapped by hand.
+    with quiet():
+        other = transformers.AutoModel.from_pretrained(saved(kind)).eval()
+    if kind == "vit_mae":
+        other.config.mask_ratio = 0.0
+    seen: list[Any] = []
+    layers = list(other.get_submodule(stack))
+    for layer in layers:
+        wrapped(layer, seen)
+    arguments: Any = {}
+    made.module.tower.forward, old = (
+        (lambda **given: arguments.update(given) or old(**given)),
+        made.module.tower.forward,
+    )
+    made._forward(made.module, batch)
+    with torch.no_grad():
+        other(**arguments)
+    assert len(seen) >= len(layers) == len([t for t in made.taps if t.name.startswith(f"{stack}.")])
+    for i, expected in enumerate(seen[: len(layers)]):
+        tap = made.tap(f"{stack}.{i}")
+        order = list(tap.site.order) or list(range(tap.tokens))
+        expected = expected.transpose(0, 1) if tap.site.layout == "time_first" else expected
+        expected = expected.flatten(1, -2) if tap.site.layout != "channels_first" else expected.flatten(2).mT
+        torch.testing.assert_close(found[tap.name], expected[:, order])
+
+
+def test_hidden_states_where_their_convention_is_known(saved: Any) -> None:
+    made = encoder(saved("bert"), "bert")
+    batch = batch_of(made, np.asarray("The dog runs."), np.asarray("A longer text about cats."))
+    found = made.capture(batch)
+    with torch.no_grad():
+        hidden = made.module.tower(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], output_hidden_states=True
+        ).hidden_states
+    for name, expected in zip(("embed", "encoder.layer.0", "encoder.layer.1"), hidden, strict=True):
+        torch.testing.assert_close(found[name], expected)
+
+
+def moved(made: Any, tap: Any, one: np.ndarray, other: np.ndarray) -> tuple[int, ...]:
+    """The place of the grid token at a tap that differs most between two samples."""
+    seen = made.with_taps([tap, *made.taps[1:]])
+    found = seen.capture(batch_of(made, one, other), [tap.name])[tap.name]
+    size = (found[1] - found[0])[tap.grid.prefix :].abs().sum(-1)
+    return tuple(int(n) for n in np.unravel_index(int(size.argmax()), tap.grid.shape))
+
+
+@pytest.mark.parametrize(
+    "kind", ["vit", "vit_mae", "dinov3_vit", "siglip2_vision_model", "sam_vision_model", "convnext"]
+)
+def test_a_cell_of_an_image_moves_its_token(kind: str, saved: Any) -> None:
+    made = encoder(saved(kind), kind)
+    tap = made.taps[0]
+    rows, columns = tap.grid.shape
+    side = made.preprocess(made.example())
+    size = 256 if "patches" in side else side["pixel_values"].shape[-1]
+    for cell in ((0, columns - 1), (rows - 1, 0), (1, 2)):
+        plain = np.full((size, size, 3), 100, dtype=np.uint8)
+        changed = plain.copy()
+        y, x = size // rows, size // columns
+        changed[cell[0] * y : (cell[0] + 1) * y, cell[1] * x : (cell[1] + 1) * x] = 250
+        assert moved(made, tap, plain, changed) == cell
+
+
+def clips(grid: tuple[int, ...], cell: tuple[int, ...], frames: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    plain = np.full((frames, size, size, 3), 100, dtype=np.uint8)
+    changed = plain.copy()
+    t, y, x = frames // grid[0], size // grid[1], size // grid[2]
+    changed[cell[0] * t : (cell[0] + 1) * t, cell[1] * y : (cell[1] + 1) * y, cell[2] * x : (cell[2] + 1) * x] = 250
+    return plain, changed
+
+
+@pytest.mark.parametrize("kind", ["videomae", "vivit", "timesformer", "vjepa2", "xclip", "pe_video_encoder"])
+def test_a_cell_of_a_video_moves_its_token(kind: str, saved: Any) -> None:
+    made = encoder(saved(kind), kind)
+    tap = made.taps[0]
+    frames, size = made.preprocess(made.example())["pixel_values"].shape[0::3]
+    for cell in ((0, 0, 1), (0, 1, 0), (1, 0, 0), (1, 1, 0)):
+        assert moved(made, tap, *clips(tap.grid.shape, cell, frames, size)) == cell
+
+
+def test_timesformer_declared_in_raster_order_is_found_out(saved: Any) -> None:
+    from dataclasses import replace
+
+    made = encoder(saved("timesformer"), "timesformer")
+    tap = made.taps[0]
+    assert tap.site.order != ()
+    wrong = replace(tap, site=replace(tap.site, order=()))
+    assert moved(made, wrong, *clips(tap.grid.shape, (1, 0, 0), 4, 64)) != (1, 0, 0)
+
+
+def test_the_predictor_of_vjepa2_stands_beyond_the_trunk(saved: Any) -> None:
+    made = encoder(saved("vjepa2"), "vjepa2")
+    batch = batch_of(made, made.example(), made.example()[::-1])
+    found = made.capture(batch)
+    heads = [tap for tap in made.taps if tap.part == "head"]
+    assert [tap.name for tap in heads] == ["predictor.layer.0", "predictor.layer.1", "predictor"]
+    assert all(tap.depth > 1 for tap in heads) and made.output_tap == "encoder.layernorm"
+    with torch.no_grad():
+        out = made.module.tower(pixel_values_videos=batch["pixel_values"])
+        torch.testing.assert_close(found["predictor"], out.predictor_output.last_hidden_state)
+        # The grid tokens of its last layer are the targets, place by place.
+        tap = made.tap("predictor.layer.1")
+        predictor = made.module.tower.predictor
+        targets = found[tap.name][:, tap.grid.prefix :]
+        torch.testing.assert_close(predictor.proj(predictor.layernorm(targets)), found["predictor"])
+
+
+def test_frames_of_pe_video_come_before_its_time_steps(saved: Any) -> None:
+    made = encoder(saved("pe_video_encoder"), "pe_video_encoder", frames=4)
+    grids = {tap.name: str(tap.grid) for tap in made.taps}
+    assert grids["embedder.vision_model.timm_model.blocks.1"] == "4 t x 2 y x 2 x + 1 prefix"
+    assert grids["layers.1"] == grids["norm"] == "4 t + 1 prefix"
+    assert [tap.depth for tap in made.taps] == sorted(tap.depth for tap in made.taps)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_what_stands_in_the_padding_does_not_matter(kind: str, saved: Any) -> None:
+    made = encoder(saved(kind), kind)
+    texts = [np.asarray("The dog."), np.asarray("A cat sleeps on the warm roof.")]
+    batch = batch_of(made, *texts)
+    other = {**batch, "input_ids": torch.where(batch["attention_mask"] == 1, batch["input_ids"], 77)}
+    longer = build(str(made.name.removeprefix("hf:").partition("?")[0]), length=60)
+    assert not torch.equal(batch["input_ids"], other["input_ids"])
+
+    def pooled(encoder: Any, given: Any) -> dict[str, Any]:
+        return encoder.capture(
+            given, reduce=lambda tap, tokens: pool(tap, tokens, ("mean", "last"), encoder.valid(given, tap))
+        )
+
+    expected = pooled(made, batch)
+    for found in (pooled(made, other), pooled(longer, batch_of(longer, *texts))):
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+    assert made.valid(batch, made.taps[0])[0].sum() == len("The dog.")
+
+
+def test_a_tokenizer_of_the_directory_gives_the_class_token_its_own_place(saved: Any, tmp_path: Path) -> None:
+    words = [
+        *["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "a", "dog", "cat", "runs"],
+        *(f"w{i}" for i in range(118)),
+    ]
+    transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path)
+    with quiet():
+        transformers.AutoModel.from_pretrained(saved("bert")).save_pretrained(tmp_path)
+    made = build(str(tmp_path), length=8)
+    assert str(made.taps[0].grid) == "7 t + 1 prefix"
+    batch = batch_of(made, np.asarray("the dog runs"), np.asarray("a cat " * 20))
+    assert batch["input_ids"][0].tolist() == [2, 5, 7, 9, 3, 0, 0, 0]
+    assert batch["input_ids"][1].tolist() == [2, 6, 8, 6, 8, 6, 8, 3]
+    assert made.valid(batch, made.taps[0]).sum(1).tolist() == [3, 6]
+
+
+def test_towers_of_clip(saved: Any) -> None:
+    vision = encoder(saved("clip"), "clip")
+    text = encoder(saved("clip"), "clip", tower="text")
+    with quiet():
+        whole = transformers.AutoModel.from_pretrained(saved("clip")).eval()
+    images = batch_of(vision, vision.example(), vision.example()[::-1])
+    texts = batch_of(text, text.example(), np.asarray("A cat."))
+    with torch.no_grad():
+        expected = whole.get_image_features(pixel_values=images["pixel_values"]).pooler_output
+        torch.testing.assert_close(vision.capture(images)["projection"][:, 0], expected)
+        expected = whole.get_text_features(input_ids=texts["input_ids"], attention_mask=texts["attention_mask"])
+        torch.testing.assert_close(text.capture(texts)["projection"][:, 0], expected.pooler_output)
+    assert (vision.modality, text.modality) == ("image", "text")
+
+
+def test_silence_before_a_sound_is_masked(saved: Any) -> None:
+    made = encoder(saved("whisper"), "whisper")
+    sound = made.example()
+    late = np.concatenate([np.full(16_000, np.nan, np.float32), sound[:16_000]])
+    batch = batch_of(made, sound, late)
+    assert made.valid(batch, made.taps[0]).sum(1).tolist() == [100, 50]  # 2 s and 1 s, 50 tokens a second
+    short = build(str(saved("whisper")), length=16_000)
+    one, other = made.capture(batch)["layers.0"][1], short.capture(batch_of(short, sound[:16_000]))["layers.0"][0]
+    torch.testing.assert_close(one, other)
+    assert made.rate == 16_000
+
+
+def test_a_model_without_a_mask_takes_no_shorter_sounds(saved: Any) -> None:
+    made = encoder(saved("wav2vec2"), "wav2vec2")
+    late = made.example().copy()
+    late[:8000] = np.nan
+    with pytest.raises(DiagnosticsError, match="cut all samples to one length"):
+        made.preprocess(late)
+    with pytest.raises(DiagnosticsError, match="shape \\[32000\\]"):
+        made.preprocess(made.example()[:100])
+
+
+def test_sounds_of_another_length_have_another_grid(saved: Any) -> None:
+    made = encoder(saved("wav2vec2"), "wav2vec2")
+    sized = made.sized_for(np.zeros(16_000, dtype=np.float32))
+    assert made.taps[0].grid.shape == (99,) and sized.taps[0].grid.shape == (49,)
+
+
+def test_fresh_and_initial_weights(saved: Any) -> None:
+    made = encoder(saved("vit"), "vit")
+    initial = [build(str(saved("vit")), pretrained=False, seed=seed).identity["weights"] for seed in (5, 5, 6)]
+    assert initial[0] == initial[1] != initial[2] and made.identity["weights"] not in initial
+    assert made.fresh(3).identity["weights"] == made.fresh(3).identity["weights"] != made.fresh(4).identity["weights"]
+
+
+def test_a_loaded_model_is_the_saved_one(saved: Any) -> None:
+    model = load(str(saved("bert"))).model
+    with quiet():
+        expected = transformers.AutoModel.from_pretrained(saved("bert")).state_dict()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
