@@ -31,7 +31,10 @@ REACHED = 0.25
 NEAR = 0.1
 # Random stems blur; another order must explain clearly more than the declared one.
 CLEARLY = 0.1
+MOST = 0.6
+"""Of the cells: with one offset in common they are shifted."""
 HALF = 0.5
+ALIKE = 0.85
 RIGHT_SHARE = 0.95
 # Rounding moves tokens too.
 _NOTHING = 1e-5
@@ -45,8 +48,8 @@ class Placement:
     """What changing single cells of the input showed about a tap's grid.
 
     `found` has one entry for each cell changed: its coordinates along `axes`, and the index of the token that moved most
-    among all handed over (prefix tokens first). `tolerance` is 1 where changes reached neighbours, so that the declared
-    token or one beside it may move most, else 0. `order` is what the tap's `Site` needs as its `order` where tokens lie
+    among all handed over (prefix tokens first). `tolerance` is how far from its cell the token
+    that moves most may lie, where changes reach several tokens, else 0. `order` is what the tap's `Site` needs as its `order` where tokens lie
     otherwise; empty where they are right, where it is not known for every token, or where the site folds rows.
     """
 
@@ -212,8 +215,7 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
     own = np.take_along_axis(moved, declared[:, None], axis=1)[:, 0]
     beside = np.abs(all_cells(shape)[np.maximum(found - prefix, 0)] - cells).max(axis=1) <= tolerance
     near = ~exact & ~silent & (found >= prefix) & beside & (own >= NEAR) & bool(tolerance)
-    # Where more cells move one beside their own token, the tokens are shifted, however much they overlap.
-    right = bool((exact | near).mean() >= (RIGHT_SHARE if tolerance else 1.0) and exact.sum() >= near.sum())
+    right = bool((exact | near).mean() >= (RIGHT_SHARE if tolerance else 1.0))
     explanation, order = "", ()
     if silent.all():
         right, explanation = False, "nothing moved: this tap does not depend on the sample, or only on its statistics"
@@ -223,6 +225,8 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
         if other is not None and _better(other, exact[known], own[known]):
             right, explanation = False, f"wrong order: {other.said}"
             order = _as_site_order(tap, other.all_places()) if not changes.unchecked else ()
+        elif shift := _common_shift(all_cells(shape)[np.maximum(found - prefix, 0)][known] - cells[known], own[known]):
+            right, explanation = False, f"wrong order: most cells move the token at {shift} from their own"
         elif not right:
             explanation = _scattered(exact, near, silent, found < prefix)
             if not tolerance and not changes.unchecked and len(set(found)) == tap.grid.tokens:
@@ -238,6 +242,17 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
 def _tolerance(reached: float, axes: int) -> int:
     """How far from its cell a change may move a token most, where it reaches so many tokens: half the side of their cube."""
     return math.ceil((reached ** (1 / axes) - 1) / 2)
+
+
+def _common_shift(offsets: np.ndarray, own: np.ndarray) -> tuple[int, ...]:
+    """One and the same offset of most cells, however much their tokens overlap; empty where there is none.
+
+    Overlap alone moves tokens to all sides, and windows in the middle of two cells move both about alike.
+    """
+    values, counts = np.unique(offsets, axis=0, return_counts=True)
+    most = int(counts.argmax())
+    shifted = values[most].any() and counts[most] > MOST * len(offsets) and np.median(own) < ALIKE
+    return tuple(int(n) for n in values[most]) if shifted else ()
 
 
 def _better(other: Ordering, exact: np.ndarray, own: np.ndarray) -> bool:

@@ -527,3 +527,31 @@ def test_timesformer_of_transformers_is_found_to_be_patch_major() -> None:
     assert not found.right
     assert "tokens lie in the order y, x, t (last fastest), not t, y, x" in found.explanation
     assert verify_grid(encoder(found.order)).exact == 48
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_special_token_at_the_end_of_overlapping_windows_is_a_shift(last: bool) -> None:
+    """Windows of 16 steps every 8 reach two cells each, so a shift by one token could pass as overlap."""
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(3)
+            self.stem, self.special = nn.Conv1d(1, 24, 16, 8, 4), nn.Parameter(torch.randn(1, 1, 24))
+            self.block = nn.Linear(24, 24)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x[:, None]).transpose(1, 2)
+            special = self.special.expand(len(x), -1, -1)
+            return self.block(torch.cat([x, special] if last else [special, x], dim=1))
+
+    grid = Grid((64,), ("t",), 1)
+    taps = [
+        Tap("embed", 0.0, "embedding", 24, grid, Site("block", when="before")),
+        Tap("block", 1.0, "trunk", 24, grid, Site("block")),
+    ]
+    encoder = TorchEncoder(
+        "windows", "series", Windows(), taps, "block", lambda s: torch.as_tensor(s, dtype=torch.float32),
+        np.random.default_rng(0).standard_normal(512),
+    )  # fmt: skip
+    assert verify_grid(encoder).right is not last
