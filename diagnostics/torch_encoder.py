@@ -79,7 +79,7 @@ class TorchEncoder(Encoder):
 
     def _discovered(self, output_tap: str | None) -> tuple[Sequence[Tap], str, dict[str, str]]:
         batch = default_collate([self._preprocess(self._example)] * 2)
-        extents = extents_of(self.modality, batch, self.name)
+        extents = extents_of(self.modality, batch, self.name, np.shape(self._example))
         found = discover(self.module, batch, self.name, extents, forward=self._forward)
         return found.taps, output_tap or found.output_tap, found.left_out
 
@@ -89,8 +89,9 @@ class TorchEncoder(Encoder):
             return self
         twin = copy.copy(self)
         twin._example = np.resize(self._example, np.shape(sample))
-        twin.taps = tuple(twin._discovered(self.output_tap)[0])
-        twin._sized_for = None
+        known = {tap.name for tap in self.taps}
+        twin.taps = tuple(tap for tap in twin._discovered(self.output_tap)[0] if tap.name in known)
+        twin._sized_for = twin._rediscovered
         twin.tap(twin.output_tap)
         return twin
 
@@ -165,6 +166,8 @@ class TorchEncoder(Encoder):
         """The same model and preprocessing seen through other taps."""
         twin = copy.copy(self)
         twin.taps = tuple(taps)
+        if getattr(self._sized_for, "__func__", None) is TorchEncoder._rediscovered:
+            twin._sized_for = twin._rediscovered
         twin._check_taps()
         return twin
 

@@ -240,7 +240,7 @@ def test_extents_follow_the_sample() -> None:
         ("series", (512,), {"t": 512}),
         ("series", (512, 1), {"t": 512}),
         ("series", (4, 512), {"v": 4, "t": 512}),
-        ("audio", (80, 3000), {"v": 80, "t": 3000}),
+        ("audio", (80, 3000), {"t": 3000}),
         ("text", (128,), {"t": 128}),
     ],
 )
@@ -289,7 +289,7 @@ def test_branches_that_a_block_changes_have_a_tap_each() -> None:
     module = Several(kept=False)
     found = discover(module, images(2, 8), "mine", {"t": 8})
     names = [f"{name}.branch{i}" for name in ("embed", "blocks.0", "blocks.1") for i in range(2)]
-    assert [tap.name for tap in found.taps] == names and found.output_tap == "blocks.1.branch1"
+    assert [tap.name for tap in found.taps] == names and found.output_tap == "blocks.1.branch0"
     assert [tap.depth for tap in found.taps] == [0, 0, 0.5, 0.5, 1, 1]
     made = TorchEncoder("mine", "series", module, found.taps, found.output_tap, example=np.zeros(8, np.float32))
     seen = made.capture(images(2, 8))
@@ -334,3 +334,194 @@ def test_hooks_are_gone_after_a_failure_too() -> None:
         with pytest.raises(DiagnosticsError):
             discover(module, batch, "mine", {"y": 24, "x": 24})
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
+# What shapes leave open
+
+
+class Variously(nn.Module):
+    """Blocks over what `enter` makes of the input, then what `leave` makes of the result."""
+
+    def __init__(
+        self, enter: Any, leave: Any = lambda self, x: x, width: int = 12, depth: int = 3, **parts: Any
+    ) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([Block(width) for _ in range(depth)])
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.enter, self.leave = enter, leave
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(self, x)
+        for block in self.blocks:
+            x = block(x)
+        return self.leave(self, x)
+
+
+def embedded(module: nn.Module, batch: Tensor, found: Any) -> Tensor:
+    tap = found.taps[0]
+    return TorchEncoder("a", "series", module, [tap], tap.name, example=np.zeros(1)).capture(batch)["embed"]
+
+
+def test_tokens_of_time_that_mix_the_variates() -> None:
+    module = Variously(lambda self, x: self.stem(x), stem=nn.Linear(3, 12))
+    for extent in (96, 84):
+        found = discover(module, images(2, extent, 3), "mine", {"v": 3, "t": extent})
+        assert {str(tap.grid) for tap in found.taps} == {f"{extent} t"}
+
+
+def test_each_variate_a_token() -> None:
+    module = Variously(lambda self, x: self.stem(x.transpose(1, 2)), stem=nn.Linear(32, 12))
+    batch = images(2, 32, 64)
+    found = discover(module, batch, "mine", extents_of("series", batch, "mine", (32, 64)))
+    assert {str(tap.grid) for tap in found.taps} == {"64 v"}
+
+
+def placed_special(where: int) -> Any:
+    def enter(self: Any, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        special = self.special.expand(len(x), -1, -1)
+        return torch.cat([x[:, :where], special, x[:, where:]], dim=1)
+
+    return enter
+
+
+@pytest.mark.parametrize("side", [16, 20, 24, 32])
+@pytest.mark.parametrize("where", [0, 5, 1000])
+@pytest.mark.parametrize("count", [1, 3])
+def test_special_tokens_anywhere_come_first(side: int, where: int, count: int) -> None:
+    stem, special = nn.Conv2d(3, 12, 4, 4), nn.Parameter(torch.randn(1, count, 12))
+    module, batch = Variously(placed_special(where), stem=stem, special=special), images(2, 3, side, side)
+    found = discover(module, batch, "mine", {"y": side, "x": side})
+    assert {tap.grid for tap in found.taps} == {Grid((side // 4, side // 4), ("y", "x"), count)}
+    tokens = embedded(module, batch, found)
+    assert torch.equal(tokens[:, :count], special.detach().expand(2, -1, -1))
+    assert torch.equal(tokens[:, count:], stem(batch).flatten(2).transpose(1, 2).detach())
+
+
+def test_frames_that_divide_nothing_are_no_special_tokens() -> None:
+    stem = nn.Conv1d(1, 12, 400, 320)
+    module = Variously(lambda self, x: self.stem(x[:, None]).transpose(1, 2), stem=stem)
+    found = discover(module, images(2, 16000), "mine", {"t": 16000})
+    assert {str(tap.grid) for tap in found.taps} == {"49 t"}
+
+
+@pytest.mark.parametrize("wide", [24, 64])
+def test_tokens_with_convolutions_and_as_many_features_as_places(wide: int) -> None:
+    class Conv(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.up, self.conv = nn.LayerNorm(wide), nn.Linear(wide, 64), nn.Conv1d(wide, wide, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.conv(self.norm(x).transpose(1, 2)).transpose(1, 2) + self.up(x)[..., :wide]
+
+    module = Variously(lambda self, x: self.stem(x[..., None]), stem=nn.Linear(1, wide))
+    module.blocks = nn.ModuleList([Conv() for _ in range(2)])
+    found = discover(module, images(2, 64), "mine", {"t": 64})
+    assert {(tap.site.layout, str(tap.grid), tap.features) for tap in found.taps} == {("tokens", "64 t", wide)}
+
+
+def test_maps_with_features_last_and_as_many_places() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.up = nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.up(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+    module = Variously(lambda self, x: self.stem(x).permute(0, 2, 3, 1), stem=nn.Conv2d(3, 16, 2, 2))
+    module.blocks = nn.ModuleList([Last() for _ in range(2)])
+    found = discover(module, images(2, 3, 32, 32), "mine", {"y": 32, "x": 32})
+    assert {tap.site.layout for tap in found.taps} == {"channels_last"}
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_frames_of_all_samples_among_one_another_are_refused(mixed: bool) -> None:
+    def enter(self: Any, x: Tensor) -> Tensor:  # [B, t, 3, y, x]
+        frames = (x.transpose(0, 1) if mixed else x).flatten(0, 1)
+        return self.stem(frames).flatten(2).transpose(1, 2)
+
+    module, extents = Variously(enter, stem=nn.Conv2d(3, 12, 4, 4)), {"t": 6, "y": 16, "x": 16}
+    if not mixed:
+        assert {tap.site.rows for tap in discover(module, images(2, 6, 3, 16, 16), "mine", extents).taps} == {6}
+        return
+    with pytest.raises(
+        DiagnosticsError, match=r"keeps the rows of its samples among one another|in the order of its input"
+    ):
+        discover(module, images(2, 6, 3, 16, 16), "mine", extents)
+
+
+def test_a_head_for_each_token_is_no_end_of_the_trunk() -> None:
+    module = Variously(
+        lambda self, x: self.stem(x[..., None]),
+        lambda self, x: self.lm_head(self.norm(x)),
+        stem=nn.Linear(1, 12), norm=nn.LayerNorm(12), lm_head=nn.Linear(12, 30),
+    )  # fmt: skip
+    found = discover(module, images(2, 64), "mine", {"t": 64})
+    assert found.output_tap == "norm" and [tap.name for tap in found.taps][-2:] == ["norm", "lm_head"]
+    assert [tap.part for tap in found.taps][-2:] == ["trunk", "head"]
+
+
+def test_a_head_that_shares_a_norm_with_the_trunk() -> None:
+    module = Variously(
+        lambda self, x: self.stem(x[..., None]),
+        lambda self, x: self.norm(self.proj(self.norm(x).mean(1))),
+        stem=nn.Linear(1, 12), norm=nn.LayerNorm(12), proj=nn.Linear(12, 12),
+    )  # fmt: skip
+    batch = images(2, 64)
+    found = discover(module, batch, "mine", {"t": 64})
+    assert [tap.name for tap in found.taps][-4:] == ["norm.0", "pooled", "proj", "norm.1"]
+    encoder = TorchEncoder("a", "series", module, found.taps, found.output_tap, example=np.zeros(1))
+    captured = encoder.capture(batch)
+    torch.testing.assert_close(captured["proj"][:, 0], module.proj(captured["norm.0"].mean(1)).detach())
+
+
+class Biased(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(12, 12)
+        self.down = nn.Linear(12, 12)
+
+    def forward(self, bias: Tensor, x: Tensor) -> Tensor:
+        return x + self.down(torch.softmax(bias, -1) @ self.up(x))
+
+
+def test_what_a_block_takes_before_its_activations_is_no_embedding() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.blocks = nn.Linear(1, 12), nn.ModuleList([Biased(), Biased()])
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.stem(x[..., None])
+            for block in self.blocks:
+                tokens = block(torch.zeros(len(x), 64, 64), tokens)
+            return tokens
+
+    module, batch = Model(), images(2, 64)
+    found = discover(module, batch, "mine", {"t": 64})
+    assert (found.taps[0].features, str(found.taps[0].grid)) == (12, "64 t")
+    assert torch.equal(embedded(module, batch, found), module.stem(batch[..., None]).detach())
+
+
+def test_two_stacks_one_behind_the_other_are_asked_about() -> None:
+    module = Variously(lambda self, x: self.first(self.stem(x[..., None])), stem=nn.Linear(1, 12))
+    module.first = nn.Sequential(*[Block(12) for _ in range(3)])
+    with pytest.raises(DiagnosticsError, match=r"runs the stack first before blocks\.0"):
+        discover(module, images(2, 64), "mine", {"t": 64})
+    names = [f"first.{i}" for i in range(3)] + [f"blocks.{i}" for i in range(3)]
+    found = discover(module, images(2, 64), "mine", {"t": 64}, blocks=names)
+    assert [tap.name for tap in found.taps] == ["embed", *names]
+
+
+def test_chosen_taps_stay_chosen_for_another_size() -> None:
+    encoder = TorchEncoder(
+        "mine", "series", Steps(), preprocess=lambda s: torch.as_tensor(s, dtype=torch.float32), example=np.zeros(48)
+    )
+    few = encoder.with_taps([encoder.tap("embed"), encoder.tap("layers.2")])
+    longer = few.sized_for(np.zeros(96))
+    assert [tap.name for tap in longer.taps] == ["embed", "layers.2"] and longer.tap("layers.2").grid.shape == (48,)
+    assert longer.sized_for(np.zeros(192)).tap("layers.2").grid.shape == (96,)

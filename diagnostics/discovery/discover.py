@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diagnostics.discovery.movement import Entrance
 from diagnostics.discovery.order import axis_order, raster
-from diagnostics.discovery.places import Place, Places, tensors_of
-from diagnostics.discovery.stacks import find_blocks
+from diagnostics.discovery.places import MOST_PREFIX, Place, Places, tensors_of
+from diagnostics.discovery.stacks import earlier_stack, find_blocks
 from diagnostics.discovery.trace import Step, Trace, dry_run
 from diagnostics.errors import DiagnosticsError
 from diagnostics.taps import Grid, Part, Site, Tap
@@ -72,17 +73,40 @@ def discover(
     module.eval()
     names = list(blocks) if blocks is not None else find_blocks(module, encoder)
     whole = dry_run(module, names, batch, run, encoder)
+    earlier = earlier_stack(module, names, set(whole.early)) if blocks is None and trunk is None else ""
+    if earlier:
+        raise DiagnosticsError(
+            f"{encoder} runs the stack {earlier} before {names[0]}, and which is its trunk is not certain: name the blocks "
+            "(discover(blocks=)), or declare its taps yourself (docs/plugins.md)."
+        )
     samples = len(tensors_of(batch)[0])
-    places = Places(encoder, extents, samples, grid, prefix, channels_last)
     parts = dict(module.named_modules())
     first = whole.blocks[0]
-
+    entrance = Entrance(module, first.name, next(iter(whole.entered)), batch, run)
+    special: list[int] = []
+    certain = grid is not None or prefix is not None
+    if not certain:
+        special = (entrance.special_tokens() or [])[: MOST_PREFIX + 1]
+        prefix = len(special) if len(special) <= MOST_PREFIX else None
+        if "v" in extents and entrance.variates_apart(extents["v"]) is False:
+            extents = {axis: n for axis, n in extents.items() if axis != "v"}
+    places = Places(encoder, extents, samples, grid, prefix, channels_last, certain, entrance.features_first(extents))
     found = Discovered([], "")
 
     def placed(name: str, tap: str, depth: float, part: Part, seen: Tensor, call: int = 0, when: Any = "after") -> Tap:
         place = places.of(seen, name, parts[name])
         calls = whole.calls[name]
         site = Site(name, call, calls, when=when, layout=place.layout, rows=place.rows)
+        if place.rows > 1 and part == "embedding" and samples > 1 and not entrance.rows_follow_samples(place.rows):
+            raise DiagnosticsError(
+                f"{encoder} keeps the rows of its samples among one another (not one sample after the other) at {name}: declare "
+                "its taps yourself (docs/plugins.md)."
+            )
+        if place.layout == "tokens" and special and place.grid.prefix == len(special):
+            # Special tokens at the end or among the others are handed over first.
+            there = place.grid.prefix + place.grid.tokens // place.rows
+            order = (*special, *(i for i in range(there) if i not in special))
+            site = replace(site, order=order if list(order) != list(range(there)) else ())
         return lying(Tap(tap, depth, part, place.features, place.grid, site))
 
     def branched(name: str, tap: str, depth: float, part: Part, seen: Mapping[int, Tensor], *where: Any) -> list[Tap]:
@@ -106,14 +130,24 @@ def discover(
 
     taps = branched(first.name, "embed", 0.0, "embedding", whole.entered, first.call, "before")
     for i, step in enumerate(whole.blocks):
-        tap = step.name if whole.calls[step.name] == 1 else f"{step.name}.{step.call}"
+        tap = _called(whole, step)
         taps += branched(step.name, tap, (i + 1) / len(whole.blocks), "trunk", step.branches, step.call)
-    ends = _ends(whole if trunk is None else dry_run(module, names, batch, trunk, encoder), parts)
-    taps += [placed(end.name, end.name, 1.0, "trunk", end.gave, end.call) for end in ends]
+    ends = (
+        _ends(whole, parts, own=False) if trunk is None else _ends(dry_run(module, names, batch, trunk, encoder), parts)
+    )
+    taps += [placed(end.name, _called(whole, end), 1.0, "trunk", end.gave, end.call) for end in ends]
     taps = _in_order(module, taps, batch, extents, run, encoder)
-    found.taps, found.output_tap = taps, taps[-1].name
-    _add_heads(found, _behind(whole, ends), parts, placed)
+    # Of branches side by side the first is the main one.
+    last = taps[-1].site
+    found.taps = taps
+    found.output_tap = next(tap.name for tap in taps if tap.site and last and _moment(tap.site) == _moment(last))
+    _add_heads(found, _behind(whole, ends), parts, placed, whole)
     return found
+
+
+def _called(trace: Trace, step: Step) -> str:
+    """The module's name, and which of its calls where there are several."""
+    return step.name if trace.calls[step.name] == 1 else f"{step.name}.{step.call}"
 
 
 def _in_order(
@@ -131,24 +165,34 @@ def _in_order(
                 f"{encoder} keeps its tokens in an order of its own (axes {axes}), and tap {tap.name} is no list of "
                 "tokens: declare its taps yourself (docs/plugins.md)."
             )
-        made.append(replace(tap, site=replace(tap.site, order=raster(tap.grid.shape, axes, tap.grid.prefix))))
+        lying = tap.site.order or tuple(range(tap.tokens))
+        order = tuple(lying[i] for i in raster(tap.grid.shape, axes, tap.grid.prefix))
+        made.append(replace(tap, site=replace(tap.site, order=order)))
     return made
 
 
-def _ends(trace: Trace, parts: Mapping[str, nn.Module]) -> list[Step]:
+def _ends(trace: Trace, parts: Mapping[str, nn.Module], own: bool = True) -> list[Step]:
     """What gives the trunk's output after the last block: its final norm, or final convolution and norm.
 
     The norm may stand elsewhere under the same name (in the head, after pooling) or be an identity, so what counts is
-    whose output the trunk hands over. As many as the last block has branches at most.
+    whose output the trunk hands over. As many as the last block has branches at most. Where the trace is not the trunk's
+    `own` but of a whole pass, what it gives may be a head's for each token, so only what is as wide as the last block ends
+    the trunk.
     """
     last = trace.blocks[-1]
     tail = _after(trace)
-    finals = [final for final in trace.finals if final.ndim >= 3][: len(last.branches)]
+    finals = [final for final in trace.finals if final.ndim >= 3 and (own or final.shape == last.gave.shape)]
+    finals = finals[: len(last.branches)]
     ends: list[Step] = []
     for final in finals:
         if any(_same(branch, final) for branch in last.branches.values()):
             continue
-        givers = [step for step in tail if _same(step.gave, final) or _same(_channels_first(step.gave), final)]
+        givers = [
+            step
+            for step in tail
+            if not isinstance(parts[step.name], _IDLE)
+            and (_same(step.gave, final) or _same(_channels_first(step.gave), final))
+        ]
         if givers:
             # Of a module and its own last part, both of which give it, the module.
             ends.append(min(reversed(givers), key=lambda step: step.name.count(".")))
@@ -174,7 +218,7 @@ def _after(trace: Trace) -> list[Step]:
 def _behind(trace: Trace, ends: Sequence[Step]) -> list[Step]:
     """What ran after the trunk's end."""
     tail = _after(trace)
-    last = [i for i, step in enumerate(tail) if any(step.name == end.name for end in ends)]
+    last = [i for i, step in enumerate(tail) if any((step.name, step.call) == (end.name, end.call) for end in ends)]
     return [
         step
         for step in (tail[last[-1] + 1 :] if last else tail)
@@ -194,11 +238,15 @@ def _is_head(step: Step, tail: Sequence[Step], parts: Mapping[str, nn.Module]) -
 
 
 def _add_heads(
-    found: Discovered, tail: Sequence[Step], parts: Mapping[str, nn.Module], placed: Callable[..., Tap]
+    found: Discovered,
+    tail: Sequence[Step],
+    parts: Mapping[str, nn.Module],
+    placed: Callable[..., Tap],
+    trace: Trace,
 ) -> None:
     """Taps of the heads, and of the first vector that stands for a sample where no head gives just that."""
     heads = [step for step in tail if _is_head(step, tail, parts)]
-    seen = [(step.name, step, step.gave, "after") for step in heads]
+    seen = [(_called(trace, step), step, step.gave, "after") for step in heads]
     pooled = _pooled(tail, heads)
     if pooled is not None:
         step, tensor, when = pooled
@@ -231,6 +279,10 @@ def _pooled(tail: Sequence[Step], heads: Sequence[Step]) -> tuple[Step, Tensor, 
 
 def _is_vector(seen: Tensor, samples: int, dims: int) -> bool:
     return seen.ndim == dims and len(seen) == samples and seen.is_floating_point() and seen[0].numel() == seen.shape[1]
+
+
+def _moment(site: Site) -> tuple[str, int, str]:
+    return site.module, site.call, site.when
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diagnostics.discovery.movement import exchanged
 from diagnostics.discovery.places import tensors_of
 from diagnostics.errors import DiagnosticsError
 from diagnostics.taps import Tap, as_tokens
@@ -57,9 +58,9 @@ def axis_order(
         if rest is None or tokens is None or tokens.shape != rest.shape:
             return None
         size = (tokens - rest)[0, grid.prefix :].abs().sum(dim=-1)
-        if not bool(size.max() > 0):
-            return None
-        moved.append(int(size.argmax()))
+        moved.append(int(size.argmax()) if bool(size.max() > 0) else -1)
+    if max(moved) < 0:
+        return None
     orders = list(itertools.permutations(range(len(grid.shape))))
     aways = [
         [_away(cell, token, grid.shape, axes) for cell, token in zip(cells, moved, strict=True)] for axes in orders
@@ -71,10 +72,9 @@ def axis_order(
     reach = [max(1, n // 16) for n in grid.shape]
     if np.mean([all(d <= most for d, most in zip(away, reach, strict=True)) for away in aways[best]]) >= LEAST_SHARE:
         return orders[best]
-    token = np.unravel_index(moved[0], grid.shape)
+    went = [int(n) for n in np.unravel_index(moved[0], grid.shape)] if moved[0] >= 0 else "none"
     raise DiagnosticsError(
-        f"{encoder} does not keep its tokens in the order of its input (cell {list(cells[0])} moved token "
-        f"{[int(n) for n in token]}): declare the taps yourself, with the order of their tokens (docs/plugins.md)."
+        f"{encoder} does not keep its tokens in the order of its input (cell {list(cells[0])} moved token {went}): declare the taps yourself, with the order of their tokens (docs/plugins.md)."
     )
 
 
@@ -117,15 +117,7 @@ def _changed(batch: Any, given: Tensor, axes: Mapping[str, int], cell: Sequence[
         start = int(place * extent / n)
         part = part.narrow(axis, start, max(1, int((place + 1) * extent / n) - start))
     part += CHANGE
-    return _exchanged(batch, given, made)
-
-
-def _exchanged(batch: Any, old: Tensor, new: Tensor) -> Any:
-    if isinstance(batch, Mapping):
-        return {key: _exchanged(part, old, new) for key, part in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(_exchanged(part, old, new) for part in batch)  # pyright: ignore[reportCallIssue]
-    return new if batch is old else batch
+    return exchanged(batch, given, made)
 
 
 def _first_tokens(module: nn.Module, tap: Tap, batch: Any, forward: Callable[[nn.Module, Any], Any]) -> Tensor | None:
@@ -148,6 +140,8 @@ def _first_tokens(module: nn.Module, tap: Tap, batch: Any, forward: Callable[[nn
 
 
 def _away(cell: Sequence[int], token: int, shape: Sequence[int], axes: Sequence[int]) -> list[int]:
-    """How far along each axis the token's place is from the cell, with the axes in this order."""
+    """How far along each axis the token's place is from the cell, with the axes in this order; the whole axis for none."""
+    if token < 0:
+        return list(shape)
     lying = np.unravel_index(token, [shape[axis] for axis in axes])
     return [abs(int(lying[list(axes).index(axis)]) - cell[axis]) for axis in range(len(shape))]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,9 +17,6 @@ from diagnostics.taps import Grid, Layout
 
 MOST_PREFIX = 16
 """More special tokens than that are not guessed."""
-
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,10 @@ class Places:
     prefix: int | None = None
     channels_last: bool | None = None
     """Where the shape leaves it open and the model says so itself."""
+    certain: bool = True
+    """Whether `prefix` was given, and not only seen at the first block."""
+    features_first: bool | None = None
+    """Where shape and weights leave it open: what a change of the input showed at the first block."""
 
     def of(self, seen: Tensor, name: str, module: nn.Module | None = None) -> Place:
         """The place of a tensor; raises where no grid fits, or several do."""
@@ -74,9 +75,8 @@ class Places:
         if first not in ("t", "v") or rows > self.extents[first] or not rest:
             return None
         known = self.grid.prefix if self.grid else self.prefix
-        inner = Places(
-            self.encoder, {axis: self.extents[axis] for axis in rest}, shape[0], None, known, self.channels_last
-        )
+        extents = {axis: self.extents[axis] for axis in rest}
+        inner = replace(self, extents=extents, samples=shape[0], grid=None, prefix=known)
         found = inner._of_row(shape, tuple(rest), module)
         if found is None:
             return None
@@ -90,7 +90,8 @@ class Places:
             return Place("features", shape[1], Grid((1,), ("t",)))
         if len(shape) == 3:
             grid = self._token_grid(shape[1], axes)
-            turned = self._token_grid(shape[2], axes) if len(axes) == 1 else None
+            certain = grid is not None and self.grid is not None and grid.shape == self.grid.shape
+            turned = self._token_grid(shape[2], axes) if len(axes) == 1 and not certain else None
             if turned is not None and (grid is None or self._features_first(shape[1], shape[2], module)):
                 return Place("channels_first", shape[1], Grid(turned.shape, axes)) if not turned.prefix else None
             return Place("tokens", shape[2], grid) if grid else None
@@ -108,22 +109,32 @@ class Places:
         return Place("channels_last", shape[-1], Grid(shape[1:-1], axes)) if last else None
 
     def _features_first(self, first: int, last: int, module: nn.Module | None) -> bool:
-        """Whether features lie on the first of two axes that both fit: the module's weights have as many, or it convolves."""
+        """Whether features lie on the first of two axes that both fit: the weights have as many, or a change showed it."""
         if module is None:
-            return False
+            return bool(self.features_first)
         sizes = {size for p in module.parameters() for size in p.shape}
         if (first in sizes) != (last in sizes):
             return first in sizes
-        return any(isinstance(part, _CONVOLUTIONS) for part in module.modules())
+        if self.features_first is None:
+            raise DiagnosticsError(
+                f"{self.encoder} has {first} by {last} numbers where either may be features and the other places: give it an "
+                "example of another size, or declare its taps yourself (docs/plugins.md)."
+            )
+        return self.features_first
 
     def _token_grid(self, tokens: int, axes: Sequence[str]) -> Grid | None:
         known = self.grid
+        if "v" in axes and known is None and tokens - (self.prefix or 0) == self.extents["v"]:
+            return Grid((self.extents["v"],), ("v",), self.prefix or 0)
         # Some models add their class token only after the blocks.
         if known is not None and tuple(known.axes) == tuple(axes):
             for before in dict.fromkeys((known.prefix, 0)):
                 if tokens == before + known.tokens:
                     return Grid(known.shape, known.axes, before)
-        guesses = range(MOST_PREFIX + 1) if self.prefix is None else dict.fromkeys((self.prefix, 0))
+        guesses = dict.fromkeys((0,) if self.prefix is None else (self.prefix, 0))
+        if not self.certain and len(axes) > 1:
+            # Special tokens may come in after the first block, and only two axes or more show how many.
+            guesses |= dict.fromkeys(range(MOST_PREFIX + 1))
         for before in guesses:
             shapes = self._shapes(tokens - before, axes)
             if len(shapes) == 1:

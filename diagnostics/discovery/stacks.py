@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Collection, Sequence
 
 from torch import nn
 
@@ -19,6 +20,8 @@ _HEADS = (
 # Their blocks see only part of the channels or one branch, so the stage is the smallest part that holds all the model knows.
 _WHOLE_STAGES = ("CrossStage", "CrossStage3", "MultiScaleBlock")
 # Below this share of the trunk's parameters, what was guessed is a side branch or one stage of many.
+_MUCH = 0.25
+"""Of the parameters of a stack: another one of that size is no stem."""
 _LEAST_SHARE = 0.5
 _NEARLY_ALL = 0.9
 _LEAST_OF_STAGE = 0.8
@@ -41,6 +44,18 @@ def find_blocks(model: nn.Module, encoder: str) -> list[str]:
             "(docs/plugins.md)."
         )
     return [name for name, _ in blocks]
+
+
+def earlier_stack(model: nn.Module, blocks: Sequence[str], early: Collection[str]) -> str:
+    """The name of another stack of blocks that ran before the first of `blocks` and holds much of the weights, or ""."""
+    chosen = _size([(name, model.get_submodule(name)) for name in blocks])
+    for name, module in model.named_modules():
+        children = _children(name, module) if isinstance(module, (nn.Sequential, nn.ModuleList)) else []
+        same = len(children) > 1 and len({type(child) for _, child in children}) == 1
+        ran = same and all(_composite(child) and key in early for key, child in children)
+        if ran and _size(children) >= _MUCH * chosen:
+            return name
+    return ""
 
 
 def _named_root(model: nn.Module) -> list[_Named]:

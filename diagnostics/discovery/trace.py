@@ -36,6 +36,8 @@ class Trace:
     calls: Counter[str] = field(default_factory=Counter[str])
     blocks: list[Step] = field(default_factory=list[Step])
     tail: list[Step] = field(default_factory=list[Step])
+    early: list[str] = field(default_factory=list[str])
+    """Modules that ended before the first block began."""
     finals: list[Tensor] = field(default_factory=list[Tensor])
     """All that the pass gave."""
     taken: list[Tensor] = field(default_factory=list[Tensor])
@@ -46,7 +48,12 @@ class Trace:
         """The activations that the first block took: of each branch where it takes as many as it gives, else the first."""
         gave = self.blocks[0].branches
         taken = {i: tensor for i, tensor in enumerate(self.taken) if i in gave and tensor.shape == gave[i].shape}
-        return taken if list(taken) == list(gave) else {0: self.taken[0]}
+        if list(taken) == list(gave):
+            return taken
+        # A mask or a bias may stand before the activations, which most blocks hand on in their own shape.
+        like = [i for i, tensor in enumerate(self.taken) if tensor.shape == self.blocks[0].gave.shape]
+        first = like[0] if like and self.taken[0].shape != self.blocks[0].gave.shape else 0
+        return {first: self.taken[first]}
 
 
 def dry_run(
@@ -54,6 +61,7 @@ def dry_run(
 ) -> Trace:
     """The trace of one pass; raises when it fails, or when blocks do not run or run inside one another."""
     trace = Trace()
+    samples = len(tensors_in(batch)[0])
     inside = tuple(f"{name}." for name in blocks)
     open_blocks: list[tuple[str, Any, list[Tensor]]] = []
     entering: dict[str, Tensor | None] = {}
@@ -88,10 +96,12 @@ def dry_run(
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             call = trace.calls[name]
             trace.calls[name] += 1
+            if not trace.blocks and not open_blocks:
+                trace.early.append(name)
             if name in blocks:
                 took, every = open_blocks.pop()[1:]
                 trace.tail.clear()
-                branches = {i: t.clone() for i, t in _branches(output, every, name, encoder).items()}
+                branches = {i: t.clone() for i, t in _branches(output, every, name, encoder, samples).items()}
                 trace.blocks.append(Step(name, call, took, next(iter(branches.values())), branches))
             elif trace.blocks:
                 gave = first_tensor(output)
@@ -123,8 +133,11 @@ def dry_run(
     return trace
 
 
-def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str) -> dict[int, Tensor]:
-    """The activations among what a block gives: its first tensor and others like it beside, which it has changed."""
+def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str, samples: int) -> dict[int, Tensor]:
+    """The activations among what a block gives: its first tensor and others like it beside, which it has changed.
+
+    The state of a recurrent layer is [layer, sample, feature]: no rows of samples.
+    """
     first = first_tensor(value)
     if not isinstance(first, Tensor) or first.ndim < 3:
         raise _several(encoder, name)
@@ -132,7 +145,8 @@ def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str) -> d
     found = {
         i: tensor
         for i, tensor in enumerate(tensors_in(value))
-        if tensor is first or (any(tensor is part for part in beside) and _alike(tensor, first))
+        if tensor is first
+        or (any(tensor is part for part in beside) and len(tensor) % samples == 0 and _alike(tensor, first))
     }
     if len(found) > 1:
         found = {i: t for i, t in found.items() if not any(t.shape == u.shape and torch.equal(t, u) for u in taken)}
