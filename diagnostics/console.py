@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,21 +86,33 @@ def print_run(run: Run) -> None:
     units = f" (samples of {groups} independent groups)" if groups != sum(n.values()) else ""
     console.print(
         f"[bold]{_safe(run.encoder)}[/bold] on [bold]{_safe(run.dataset)}[/bold], n = {n['train']} train, {n['val']} val, "
-        f"{n['test']} test{units}\nBest tap chosen on val, scores read on test, 95 % intervals over independent units"
+        f"{n['test']} test{units}"
     )
     if probes:
+        console.print(
+            "Best tap chosen on val, scores read on test, 95 % intervals over independent units, not cut at bounds"
+        )
         console.print(_probe_table(probes))
         for p in probes:
             console.print(Text(f"{_named(p)}: {p.reading}", style="dim"))
+        for few in dict.fromkeys(p.few for p in probes if p.few):
+            console.print(Text(f"Beware: {few}.", style="yellow"))
         if any(p.controls for p in probes):
             console.print(_control_table(probes))
     if others:
         console.print(_other_table(others))
     for found in run.similarity():
         console.print(Text(similarity_said(found)))
-    for what, why in run.skipped.items():
-        console.print(Text(f"left out: {what}: {why}", style="dim"))
+    for why, names in _by_reason(run.skipped).items():
+        console.print(Text(f"left out: {', '.join(names)}: {why}", style="dim"))
     console.print(f"\nReport: {_safe(str(run.path / 'report.html'))}")
+
+
+def _by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for what, why in skipped.items():
+        found.setdefault(why, []).append(what)
+    return found
 
 
 def _probe_table(probes: list[Profile]) -> Table:
@@ -157,6 +169,8 @@ def _table(*columns: str, prose: bool = False) -> Table:
 def _shown(found: Interval | None, *, signed: bool = False, digits: int | None = None) -> str:
     if found is None or found.value != found.value:
         return "none"
+    if found.low != found.low:
+        return f"{found.value:.{digits}g}" if digits else f"{found.value:.3f}"
     if digits:
         return f"{found.value:.{digits}g} \\[{found.low:.{digits}g}, {found.high:.{digits}g}]"
     value = f"{found.value:+.3f}" if signed else f"{found.value:.3f}"

@@ -166,7 +166,9 @@ class Dataset:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return np.asarray(self.samples[index])
+        sample = np.asarray(self.samples[index])
+        # Torch warns of arrays that cannot be written to.
+        return sample if sample.flags.writeable else sample.copy()
 
     @property
     def fingerprint(self) -> str:

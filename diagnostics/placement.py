@@ -83,7 +83,8 @@ class Placement:
         many = f"{self.cells} of {math.prod(self.shape)}" if self.cells < math.prod(self.shape) else f"all {self.cells}"
         told = f"tap {self.tap}, {grid}: {many} cells changed one by one, {self.exact} moved their own token most"
         if self.near:
-            told += f", {self.near} one beside it (tokens overlap)"
+            beside = "one beside it" if self.tolerance == 1 else f"one up to {self.tolerance} places beside it"
+            told += f", {self.near} {beside} (tokens overlap, so this is right to within {self.tolerance})"
         return f"{told}; {self.explanation}" if self.explanation else told
 
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 NEAR = 0.9
 
 
+FEW = 10
+"""Independent units, below which a bootstrap interval is too narrow to be believed."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """One measure (of one target) at every tap.
@@ -118,6 +122,13 @@ class Profile:
         other = Profile(self.measure, self.target, self.controls[name], {})
         return other.best if self.best_tap is not None else other.output
 
+    @property
+    def few(self) -> str:
+        """How few independent units a score rests on, in words; nothing where there are enough for its interval."""
+        counts = {"test": self.data.sizes.get("unit", 0), "val": int(self.data.attrs.get("units_val", 0))}
+        told = [f"{n} {split} units" for split, n in counts.items() if 0 < n < FEW]
+        return f"only {' and '.join(told)}: neither the choice of tap nor an interval means much" if told else ""
+
     def _interval(self, key: str) -> Interval | None:
         if key not in self.data.attrs:
             return None
@@ -144,6 +155,9 @@ class Profile:
             said = "hidden by the output" if self.hidden_gap.low > 0 else "no hidden gap shown"
         if chance is None and self.data.attrs["score_name"] not in ("R2", "skill"):
             said = f"{said}; chance not tested without the shuffled labels"
+        if self.data.attrs["score_name"] in ("R2", "skill"):
+            # Of maps the place alone may be readable, which shuffled ones keep.
+            margins["shuffled_labels"] = chance
         rivals = [name.replace("_", " ") for name, margin in margins.items() if margin and not margin.low > 0.0]
         if rivals:
             return f"{said}; not shown to beat {' and '.join(rivals)}"

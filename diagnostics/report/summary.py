@@ -84,6 +84,7 @@ def summarise(run: Run, *, figures: bool) -> Summary:
         "Penalties and the best tap were chosen on val; every score is read on test. Brackets are 95 % intervals over "
         "independent units (none where these are too few), not cut at the bounds of a score, and the hidden gap is paired: "
         "best tap minus output tap on the same samples."
+        + "".join(f" Beware: {few}." for few in dict.fromkeys(p.few for _, p in probes if p.few))
     )
     return Summary(
         title=f"{run.encoder} on {run.dataset}",

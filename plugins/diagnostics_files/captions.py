@@ -154,7 +154,7 @@ def _vectors(rows: Sequence[Captioned], embeddings: str | None, features: int, s
     path = Path(embeddings).expanduser()
     if not path.is_file():
         raise DiagnosticsError(f"There is no file {path}: give ?embeddings= a .npy of [caption, feature].")
-    vectors: Any = np.asarray(plain_array(path, path.name), dtype=np.float32)
+    vectors: Any = np.asarray(plain_array(path, path.name, skip=False), dtype=np.float32)
     if vectors.ndim != 2 or len(vectors) != len(rows) or not np.isfinite(vectors).all():
         raise DiagnosticsError(
             f"{path} is {list(vectors.shape)} for {len(rows)} captions of {scheme}: give one row of finite numbers for each "

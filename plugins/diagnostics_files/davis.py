@@ -11,7 +11,7 @@ from diagnostics import DiagnosticsError, Target
 from diagnostics_files.lazy import FileDataset, Lazy
 from diagnostics_files.pairs import check_memory, class_numbers, one_size
 from diagnostics_files.pictures import check_size, extent, mask, picture
-from diagnostics_files.problems import sentence, told, usable, warn
+from diagnostics_files.problems import alone, sentence, told, unfit, usable, warn
 from diagnostics_files.scan import folder, safe_name
 from diagnostics_files.splits import complete
 
@@ -115,9 +115,8 @@ def _clips(root: Path, frames: int, sets: str | None, scheme: str) -> tuple[list
         ]
     if not clips:
         raise DiagnosticsError(f"No video of {scheme} has {frames} frames with masks: give a smaller ?frames=.")
-    alone = sum(entry.is_dir() and not (masks_at / entry.name).is_dir() for entry in images_at.iterdir())
-    note = f"{alone} videos without masks left out" if alone else ""
-    if note:
+    shown = sorted(entry.name for entry in images_at.iterdir() if entry.is_dir())
+    if note := alone([name for name in shown if not (masks_at / name).is_dir()], "video", "masks"):
         warn(f"{scheme}: {note}.")
     return clips, note
 
@@ -150,9 +149,9 @@ def _sizes(root: Path, clip: Clip) -> list[tuple[int, int]]:
     for image, of_mask in clip.frames:
         found, wanted = extent(root / of_mask, of_mask), extent(root / image, image)
         if found != wanted:
-            raise DiagnosticsError(
-                f"{of_mask} is {found[0]} x {found[1]} pixels and its frame {image} {wanted[0]} x {wanted[1]}: give masks of "
-                "their frames' size."
-            )
+            raise unfit(
+                of_mask, f"is {found[0]} x {found[1]} pixels and its frame {image} {wanted[0]} x {wanted[1]}",
+                "give masks of their frames' size",
+            )  # fmt: skip
         sizes.append(wanted)
     return sizes

@@ -11,7 +11,7 @@ import numpy as np
 from diagnostics import Dataset, DiagnosticsError, Target
 from diagnostics_files.lazy import FileDataset, Lazy
 from diagnostics_files.pictures import check_size, picture
-from diagnostics_files.problems import damaged, need, sentence, told, usable
+from diagnostics_files.problems import damaged, need, sentence, told, unfit, usable
 from diagnostics_files.scan import SPLIT_OF, find, folder
 from diagnostics_files.series import dataset as of_series
 from diagnostics_files.series import listed
@@ -187,10 +187,8 @@ def _bytes(rows: _Rows, row: int, column: str, name: str) -> io.BytesIO:
     if entry is None:
         raise damaged(name, "it is empty")
     if entry.get("bytes") is None:
-        raise DiagnosticsError(
-            f"Row {name} names the file {Path(str(entry.get('path'))).name} outside the saved dataset: embed the bytes "
-            "before save_to_disk."
-        )
+        why = f"names the file {Path(str(entry.get('path'))).name} outside the saved dataset"
+        raise unfit(f"Row {name}", why, "embed the bytes before save_to_disk", skip=False)
     return io.BytesIO(entry["bytes"])
 
 

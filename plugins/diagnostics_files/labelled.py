@@ -79,8 +79,16 @@ def labelled(
 
 
 def _table_path(text: str, root: Path) -> Path:
+    """The table in the working directory, or else in the folder."""
     given = Path(text).expanduser()
-    return given if given.is_file() else root / given
+    for path in (given, root / given):
+        if path.is_file():
+            return path
+    if given.is_absolute():
+        raise DiagnosticsError(f"There is no table {given}: correct ?table=.")
+    raise DiagnosticsError(
+        f"There is no table {text}, neither in the working directory {Path.cwd()} nor in the folder {root}: correct ?table=."
+    )
 
 
 def _joined(columns: Columns, every: Sequence[Found], kept: Sequence[int], key: str, path: Path) -> Columns:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from diagnostics import Dataset
+from diagnostics_files.problems import Fault
 
 
 class Lazy(Sequence[Any]):
@@ -34,7 +35,7 @@ class FileDataset(Dataset):
     ----------
     files: id-like name -> file, all whose bytes decide what the samples are.
     options: what else decides it (size, frames), as text.
-    left_out: file -> why it is no sample.
+    left_out: sample -> what is wrong with its file; kept as sentences.
     texts: the texts behind a `caption` target, one for each sample.
     """
 
@@ -43,13 +44,13 @@ class FileDataset(Dataset):
         *args: Any,
         files: Mapping[str, Path],
         options: str,
-        left_out: Mapping[str, str] | None = None,
+        left_out: Mapping[str, Fault] | None = None,
         texts: Sequence[str] = (),
         **more: Any,
     ) -> None:
         super().__init__(*args, **more)
         self.files, self.options = dict(files), options
-        self.left_out, self.texts = dict(left_out or {}), tuple(texts)
+        self.left_out, self.texts = {name: str(fault) for name, fault in (left_out or {}).items()}, tuple(texts)
         self._of_files: str | None = None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,15 +12,13 @@ import numpy as np
 from diagnostics import DiagnosticsError, Target
 from diagnostics_files.lazy import FileDataset, Lazy
 from diagnostics_files.pictures import check_size, depth, extent, mask, picture
-from diagnostics_files.problems import sentence, told, usable, warn
+from diagnostics_files.problems import Fault, alone, check_bytes, sentence, told, unfit, usable, warn
 from diagnostics_files.scan import PICTURES, SPLIT_OF, Found, find, folder
 from diagnostics_files.splits import complete
 
 IMAGES = ("images", "rgb")
 MASKS = ("annotations", "masks")
 DEPTHS = ("depth",)
-MOST_BYTES = 4 * 2**30
-"""Of all maps together, which lie in memory."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +38,16 @@ def segmentation(path: str, *, unknown: int | None, size: int | None, seed: int,
     root = folder(path, "segmentation")
     check_size(size, "segmentation")
     pairs, note = pairs_of(root, MASKS, PICTURES, scheme)
-    if unknown is None:
+    if not (asked := unknown is not None):
         # ADE20k's layout numbers its classes from 1; elsewhere 255 is what annotators leave out.
         ade = any(pair.map_name.startswith("annotations/training/") for pair in pairs)
         unknown = 0 if ade else 255
     kept, maps, left_out = _maps(pairs, lambda p: mask(p.map, p.map_name, size), size, on_error, scheme, 8)
-    values, how = class_numbers(maps, unknown)
+    values, how = class_numbers(maps, unknown, drawings=not asked)
     if len(present := np.unique(values[values >= 0])) < 2:
         raise DiagnosticsError(
             f"The masks of {scheme} hold one class only ({', '.join(map(str, present)) or 'none'}; {unknown} is unknown): "
-            "give masks with at least two, or another ?unknown=."
+            f"give masks with at least two, or another{' or no' if asked else ''} ?unknown=."
         )
     target = Target("token_label", values, about=f"class of each pixel; {how}")
     return _dataset(root, kept, target, "segmentation", size, seed, (note, how), left_out, len(pairs))
@@ -74,7 +73,7 @@ def depths(path: str, *, scale: float, size: int | None, seed: int, on_error: st
 
 
 def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], scheme: str) -> tuple[list[Pair], str]:
-    """Images and maps of the same name, ordered; in words, how many images have no map.
+    """Images and maps of the same name, ordered; in words, how many images have no map and the first of them.
 
     Either `root/images/...` beside `root/<maps>/...`, with split folders below each where there are splits, or both below
     each split folder. Raises where no pair is found and where two images would share a map.
@@ -84,7 +83,7 @@ def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], sc
     if tops and all(top.name.lower() in SPLIT_OF for top in tops):
         bases = [(SPLIT_OF[top.name.lower()], top) for top in tops]
     pairs: list[Pair] = []
-    alone = 0
+    single: list[str] = []
     for split, base in bases:
         images_at, maps_at = (_one_of(base, names, scheme) for names in (IMAGES, map_folders))
         maps: dict[PurePosixPath, Found] = {}
@@ -99,7 +98,7 @@ def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], sc
             if key in used:
                 raise DiagnosticsError(f"{images_at} has two images named {key}: keep one of them.")
             if key not in maps:
-                alone += 1
+                single.append(image.path.relative_to(root).as_posix())
                 continue
             used.add(key)
             name, map_name = (path.relative_to(root).as_posix() for path in (image.path, maps[key].path))
@@ -108,18 +107,17 @@ def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], sc
         raise DiagnosticsError(
             f"No image of {scheme} has a map of the same name: name them alike, as images/a.jpg and {map_folders[0]}/a.png."
         )
-    note = f"{alone} images without a map left out" if alone else ""
-    if note:
+    if note := alone(single, "image", "a map"):
         warn(f"{scheme}: {note}.")
     return pairs, note
 
 
-def class_numbers(maps: np.ndarray, unknown: int) -> tuple[np.ndarray, str]:
+def class_numbers(maps: np.ndarray, unknown: int, drawings: bool = True) -> tuple[np.ndarray, str]:
     """Numbers as they lie in the files with -1 for what is unknown, and in words what was done.
 
-    Masks that hold 0 and 255 alone are drawings of one object: 0 and 1.
+    With `drawings`, masks that hold 0 and 255 alone are drawings of one object: 0 and 1.
     """
-    if np.isin(maps, (0, 255)).all() and (maps == 0).any() and (maps == 255).any():
+    if drawings and np.isin(maps, (0, 255)).all() and (maps == 0).any() and (maps == 255).any():
         return (maps == 255).astype(np.int16), "masks of 0 and 255 read as 0 and 1"
     return np.where(maps == unknown, -1, maps), f"{unknown} is unknown"
 
@@ -139,16 +137,13 @@ def one_size(sizes: Sequence[tuple[int, int]], names: Sequence[str], size: int |
 
 def check_memory(count: int, shape: Sequence[int], width: int, scheme: str) -> None:
     """Raises where the maps of all samples would not fit into memory."""
-    if count * int(np.prod(shape)) * width > MOST_BYTES:
-        raise DiagnosticsError(
-            f"{count} maps of {' x '.join(map(str, shape))} of {scheme} do not fit into {MOST_BYTES // 2**30} GiB of memory: "
-            "add a smaller ?size=, or give fewer files."
-        )
+    what = f"{count} maps of {' x '.join(map(str, shape))} of {scheme}"
+    check_bytes(count * math.prod(shape) * width, what, "add a smaller ?size=, or give fewer files")
 
 
 def _maps(
     pairs: Sequence[Pair], read: Callable[[Pair], np.ndarray], size: int | None, on_error: str, scheme: str, width: int
-) -> tuple[list[Pair], np.ndarray, dict[str, str]]:
+) -> tuple[list[Pair], np.ndarray, dict[str, Fault]]:
     """The pairs that can be used and their maps [sample, y, x]; maps are targets, so they are decoded now."""
 
     def check(i: int) -> None:
@@ -170,10 +165,10 @@ def _maps(
 def _same_size(pair: Pair) -> tuple[int, int]:
     image, of_map = extent(pair.image, pair.name), extent(pair.map, pair.map_name)
     if image != of_map:
-        raise DiagnosticsError(
-            f"{pair.map_name} is {of_map[0]} x {of_map[1]} pixels and its image {pair.name} {image[0]} x {image[1]}: give "
-            "maps of their images' size."
-        )
+        raise unfit(
+            pair.map_name, f"is {of_map[0]} x {of_map[1]} pixels and its image {pair.name} {image[0]} x {image[1]}",
+            "give maps of their images' size",
+        )  # fmt: skip
     return image
 
 
@@ -186,7 +181,7 @@ def _one_of(base: Path, names: Sequence[str], scheme: str) -> Path:
 
 def _dataset(
     root: Path, pairs: Sequence[Pair], target: Target, name: str, size: int | None, seed: int,
-    notes: Sequence[str], left_out: dict[str, str], of: int,
+    notes: Sequence[str], left_out: dict[str, Fault], of: int,
 ) -> FileDataset:  # fmt: skip
     ids = [pair.name for pair in pairs]
     split, how = complete([pair.split for pair in pairs], ids, seed, name)

@@ -13,9 +13,11 @@ import numpy as np
 from PIL import Image
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.problems import damaged
+from diagnostics_files.problems import check_bytes, damaged, unfit
 
 LARGEST = 4096
+MOST_PIXELS = 100_000_000
+"""Of one image: decoding holds several copies of them, of 4 bytes a pixel."""
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 """What is decoded, whatever a file is called; other formats start programs (EPS) or are no pictures."""
 
@@ -30,7 +32,7 @@ def picture(source: Path | IO[bytes], name: str, size: int | None = None) -> np.
     """An image as uint8 [y, x, 3]: of grey three equal channels, transparency dropped, only the first frame."""
     image = _opened(source, name)
     if image.mode.startswith(("I", "F")):
-        raise damaged(name, f"its pixels are {image.mode}, not 8 bits a channel")
+        raise unfit(name, f"has pixels of {image.mode}, not of 8 bits a channel", "convert it to 8 bits")
     return np.asarray(resized(image.convert("RGB"), size, Image.Resampling.BILINEAR))
 
 
@@ -38,7 +40,11 @@ def mask(source: Path | IO[bytes], name: str, size: int | None = None) -> np.nda
     """The numbers of a mask, int32 [y, x], from one channel of 1, 8 or 16 bits or palette indices."""
     image = _opened(source, name)
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
-        raise damaged(name, f"its pixels are {image.mode}, colours instead of class numbers")
+        kind = {"LA": "transparency", "PA": "transparency", "F": "fractions"}.get(image.mode, "colours")
+        raise unfit(
+            name, f"has {kind} ({image.mode}) instead of class numbers",
+            "convert masks to one channel of class numbers or to a palette", skip=False,
+        )  # fmt: skip
     numbers = Image.fromarray(np.asarray(image).astype(np.int32))
     return np.asarray(resized(numbers, size, Image.Resampling.NEAREST))
 
@@ -48,11 +54,11 @@ def depth(path: Path, name: str, scale: float, size: int | None = None) -> np.nd
     if path.suffix.lower() == ".npy":
         metres = plain_array(path, name).astype(np.float32)
         if metres.ndim != 2:
-            raise damaged(name, f"its shape is {list(metres.shape)}, not [y, x]")
+            raise unfit(name, f"has the shape {list(metres.shape)}, not [y, x]", "store one map [y, x] a file")
     else:
         image = _opened(path, name)
         if not image.mode.startswith("I"):
-            raise damaged(name, f"its pixels are {image.mode}, not depth of 16 bits")
+            raise unfit(name, f"has pixels of {image.mode}, not depth of 16 bits", "store depth as 16-bit PNG or .npy")
         metres = np.asarray(image).astype(np.float32) * np.float32(scale)
     metres = np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(np.nan))
     return np.asarray(resized(Image.fromarray(metres), size, Image.Resampling.NEAREST))
@@ -63,23 +69,21 @@ def extent(path: Path, name: str) -> tuple[int, int]:
     if path.suffix.lower() == ".npy":
         shape = plain_array(path, name).shape
         return (shape[0], shape[1]) if len(shape) == 2 else (0, 0)
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.height, image.width
-    except Exception as error:
-        raise damaged(name, error) from error
+    with _header(path, name) as image:
+        return image.height, image.width
 
 
-def plain_array(path: Path, name: str) -> np.ndarray:
-    """A `.npy` of numbers, mapped rather than read; what would need a pickle is refused."""
+def plain_array(path: Path, name: str, skip: bool = True) -> np.ndarray:
+    """A `.npy` of numbers, mapped rather than read; what would need a pickle or too much memory as float32 is refused."""
     try:
         array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:
         objects = any(word in str(error) for word in ("pickle", "Python objects"))
         why = "it holds a pickle, which could run anything" if objects else error
-        raise damaged(name, why) from error
+        raise damaged(name, why, skip) from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-        raise damaged(name, "it is no array of numbers")
+        raise damaged(name, "it is no array of numbers", skip)
+    check_bytes(array.size * max(array.itemsize, 4), name, "store a smaller array")
     return array
 
 
@@ -94,9 +98,24 @@ def resized(image: Image.Image, size: int | None, how: Image.Resampling) -> Imag
 
 
 def _opened(source: Path | IO[bytes], name: str) -> Image.Image:
-    try:
-        with Image.open(source, formats=FORMATS) as image:
+    with _header(source, name) as image:
+        try:
             image.load()
             return image.copy()
+        except Exception as error:
+            raise damaged(name, error) from error
+
+
+def _header(source: Path | IO[bytes], name: str) -> Image.Image:
+    """The image with nothing decoded yet, so that one that says to be huge is refused before it is."""
+    huge = unfit(name, f"has more than {MOST_PIXELS // 10**6} million pixels", "make it smaller")
+    try:
+        image = Image.open(source, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise huge from error
     except Exception as error:
         raise damaged(name, error) from error
+    if image.width * image.height > MOST_PIXELS:
+        image.close()
+        raise huge
+    return image

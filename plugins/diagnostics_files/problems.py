@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from diagnostics import DiagnosticsError
 
+MOST_BYTES = 4 * 2**30
+"""Of what one dataset holds in memory before the first sample is read."""
 _SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a file: its name, `why` as the rest of that sentence, what to do; `damage` if its bytes are."""
+
+    name: str
+    why: str
+    remedy: str
+    damage: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.why}."
+
+
+class Unusable(DiagnosticsError):
+    """A file that cannot be a sample. `skip` says that `?on_error=skip` exists there and helps."""
+
+    def __init__(self, fault: Fault, skip: bool = True) -> None:
+        more = f", or leave {'damaged' if fault.damage else 'such'} files out with ?on_error=skip" if skip else ""
+        super().__init__(f"{fault.name} {fault.why}: {fault.remedy}{more}.")
+        self.fault = fault
 
 
 def need(module: str, package: str, wanted: str) -> Any:
@@ -20,18 +45,22 @@ def need(module: str, package: str, wanted: str) -> Any:
         raise DiagnosticsError(f"{wanted} needs {package}, which is not installed: pip install {package}") from error
 
 
-def damaged(name: str, error: BaseException | str) -> DiagnosticsError:
+def damaged(name: str, error: BaseException | str, skip: bool = True) -> Unusable:
     """The error for a file that cannot be decoded; returned, not raised."""
     why = error if isinstance(error, str) else f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(":. ")
-    return DiagnosticsError(
-        f"{name} cannot be decoded ({why}): repair or remove it, or leave damaged files out with ?on_error=skip."
-    )
+    remedy = "repair or remove it" if skip else "repair it or write it anew"
+    return Unusable(Fault(name, f"cannot be decoded ({why})", remedy, damage=True), skip)
+
+
+def unfit(name: str, why: str, remedy: str, skip: bool = True) -> Unusable:
+    """The error for a file that is whole and no sample: `why` goes on after the name; returned, not raised."""
+    return Unusable(Fault(name, why, remedy), skip)
 
 
 def usable(
     names: Sequence[str], check: Callable[[int], object], on_error: str, what: str
-) -> tuple[list[int], dict[str, str]]:
-    """Which of some files can be read, and why others cannot: name -> reason.
+) -> tuple[list[int], dict[str, Fault]]:
+    """Which of some files can be read, and why others cannot: name -> what is wrong, perhaps with a file beside it.
 
     With `on_error` `stop` nothing is looked at, and the file that fails stops the run when its turn comes. With `skip`,
     `check(i)` decodes every file once, now, since ids and splits are fixed before the first forward pass; what is left
@@ -42,27 +71,52 @@ def usable(
     if on_error == "stop":
         return list(range(len(names))), {}
     kept: list[int] = []
-    left_out: dict[str, str] = {}
+    left_out: dict[str, Fault] = {}
     for i, name in enumerate(names):
         try:
             check(i)
-        except DiagnosticsError as error:
-            left_out[name] = str(error).partition(": repair or remove it")[0] + "."
+        except Unusable as error:
+            left_out[name] = error.fault
         else:
             kept.append(i)
     if left_out:
-        warn(f"{what}: {sentence(left_out, len(names))}")
+        warn(f"{what}: {sentence(left_out, len(names))}.")
     if not kept:
-        raise DiagnosticsError(f"Of {len(names)} files of {what} none can be used: {next(iter(left_out.values()))}")
+        first = next(iter(left_out.values()))
+        raise DiagnosticsError(
+            f"Of {len(names)} files of {what} none can be used, as {first.name} {first.why}: {first.remedy}."
+        )
     return kept, left_out
 
 
-def sentence(left_out: dict[str, str], of: int) -> str:
-    """How many were left out and the first of them, for `Dataset.about`; nothing where none was."""
-    if not left_out:
+def sentence(left_out: Mapping[str, Fault], of: int) -> str:
+    """How many were left out and the first files at fault, for `Dataset.about`; nothing where none was."""
+    broken = [fault.name for fault in left_out.values() if fault.damage]
+    others = [f"{fault.name} {fault.why}" for fault in left_out.values() if not fault.damage]
+    return told(
+        f"{len(broken)} of {of} left out as damaged: {_first(broken, _SHOWN)}" if broken else "",
+        f"{len(others)} of {of} left out: {_first(others, 1)}" if others else "",
+    )
+
+
+def _first(entries: Sequence[str], count: int) -> str:
+    more = f" and {len(entries) - count} more" if len(entries) > count else ""
+    return f"{', '.join(entries[:count])}{more}"
+
+
+def alone(names: Sequence[str], what: str, without: str) -> str:
+    """`2 images without a map left out, images/a.jpg first`; nothing where there are no names."""
+    if not names:
         return ""
-    more = f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
-    return f"{len(left_out)} of {of} left out as damaged: {', '.join(list(left_out)[:_SHOWN])}{more}"
+    return f"{len(names)} {what}{'s' * (len(names) > 1)} without {without} left out, {names[0]}{' first' * (len(names) > 1)}"
+
+
+def check_bytes(needed: int, what: str, remedy: str) -> None:
+    """Raises where what files declare to hold would not fit into memory, before any of it is read."""
+    if needed > MOST_BYTES:
+        raise DiagnosticsError(
+            f"{what} would take {needed / 2**30:.1f} GiB of memory, and {MOST_BYTES // 2**30} GiB are the most: {remedy}."
+        )
 
 
 def warn(text: str) -> None:

@@ -86,9 +86,10 @@ def classes(found: Sequence[Found]) -> list[str] | None:
 def safe_name(text: str, where: str) -> PurePosixPath:
     """A name that a table or archive gives for a file, or an error where it could lead out of the folder."""
     name = PurePosixPath(text.replace("\\", "/"))
-    if not text or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+    if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
         raise DiagnosticsError(
-            f"{where} names '{text}', which is no place below its own folder: give names without '..', '/' or a drive in front."
+            f"{where} names '{text}', which is no place below its own folder: give names of files, without '..', '/' or a drive "
+            "in front."
         )
     return name
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import math
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +15,7 @@ import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, padded
 from diagnostics_files.lazy import Lazy
-from diagnostics_files.problems import damaged, told
+from diagnostics_files.problems import check_bytes, damaged, told, warn
 from diagnostics_files.scan import file, safe_name
 from diagnostics_files.splits import complete, from_column
 from diagnostics_files.tables import SUFFIXES, Columns, read_table, targets_of
@@ -21,6 +24,8 @@ SPECIAL = ("id", "group", "split")
 """Columns with a meaning of their own; all others become targets."""
 _STEP = re.compile(r"t?(\d+)")
 _ROWS = 256
+_HEADER = 2**14
+"""Bytes that hold the header of a `.npy`: NumPy takes none above 10,000."""
 
 
 def build(path: str, *, values: str, seed: int) -> Dataset:
@@ -43,8 +48,11 @@ def dataset(name: str, found: Sequence[np.ndarray], columns: Columns, values: st
     series = [trimmed(one, key, where) for one, key in zip(found, ids, strict=True)]
     if len({one.shape[1:] for one in series}) > 1:
         raise DiagnosticsError(f"Series of {where} have different numbers of variates: give all the same.")
-    ragged = len({len(one) for one in series}) > 1
-    return Dataset(name, "series", padded(series), ids, **more, about=_about(series, about), ragged=ragged)
+    lengths = [len(one) for one in series]
+    cut = _cut(ids, [len(one) for one in found], lengths, where)
+    return Dataset(
+        name, "series", padded(series), ids, **more, about=_about(lengths, about, cut), ragged=len(set(lengths)) > 1
+    )
 
 
 def trimmed(series: np.ndarray, name: str, where: object) -> np.ndarray:
@@ -63,6 +71,22 @@ def trimmed(series: np.ndarray, name: str, where: object) -> np.ndarray:
     if len(known) == 0:
         raise DiagnosticsError(f"Series {name} of {where} has no known value: remove it.")
     return values[known[0] : known[-1] + 1]
+
+
+def _cut(ids: Sequence[str], given: Sequence[int], lengths: Sequence[int], where: object) -> str:
+    """In words, also on stderr, which series lost steps at their ends, and what follows where only that makes lengths differ."""
+    shorter = [key for key, before, after in zip(ids, given, lengths, strict=True) if after < before]
+    if not shorter:
+        return ""
+    one = len(shorter) == 1
+    note = (
+        f"{len(shorter)} of {len(ids)} series ({shorter[0]}{'' if one else ' first'}) {'begins or ends' if one else 'begin or end'} "
+        "with unknown steps, which are left out"
+    )
+    if len(set(given)) == 1 < len(set(lengths)):
+        note += ", and as lengths then differ, only pooled activations of all series are stored and no tokens"
+    warn(f"{where}: {note}.")
+    return note
 
 
 def from_table(columns: Columns, where: Path) -> tuple[list[np.ndarray], Columns]:
@@ -132,15 +156,35 @@ def listed(entry: Any, row: int, where: object) -> np.ndarray:
 
 def _npz(path: Path) -> tuple[list[np.ndarray], Columns]:
     try:
+        check_bytes(_declared(path), f"{path} unpacked", "split it into several files, or store it as Zarr")
         with np.load(path, allow_pickle=False) as archive:
             arrays: dict[str, Any] = {str(safe_name(name, str(path))): archive[name] for name in archive.files}
     except DiagnosticsError:
         raise
     except Exception as error:
         why = "it holds a pickle, which could run anything" if "allow_pickle" in str(error) else error
-        raise damaged(str(path), why) from error
+        raise damaged(str(path), why, skip=False) from error
     series = _series_array(arrays, path)
     return list(series), _columns(arrays, len(series), path)
+
+
+def _declared(path: Path) -> int:
+    """Bytes that the arrays of an `.npz` take, by their own headers; a small file may unpack to any size.
+
+    NumPy reads as many bytes as a header says, whatever the archive says of its members.
+    """
+    total = 0
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            with archive.open(info) as member:
+                start = io.BytesIO(member.read(_HEADER))
+            version = np.lib.format.read_magic(start)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(start)
+            if min(shape, default=0) < 0:
+                raise ValueError(f"{info.filename} has the shape {list(shape)}")
+            total += math.prod(shape) * max(dtype.itemsize, 4)  # series become float32
+    return total
 
 
 def _zarr(path: Path) -> tuple[Any, Columns]:
@@ -197,6 +241,8 @@ def _streamed(path: Path, array: Any, columns: Columns, values: str, seed: int) 
     """The same from a Zarr array, of which a few rows are in memory at a time."""
     ids, more, about = _described(columns, array.shape[0], values, seed, path)
     lengths: list[int] = []
+    block_bytes = min(_ROWS, array.shape[0]) * math.prod(array.shape[1:]) * max(array.dtype.itemsize, 4)
+    check_bytes(block_bytes, f"{min(_ROWS, array.shape[0])} series of {path}", "store shorter series")
     for first in range(0, array.shape[0], _ROWS):
         block: Any = array[first : first + _ROWS]
         lengths += [len(trimmed(one, ids[first + i], path)) for i, one in enumerate(block)]
@@ -211,7 +257,7 @@ def _streamed(path: Path, array: Any, columns: Columns, values: str, seed: int) 
     made = Lazy(array.shape[0], sample)
     return Dataset(
         path.resolve().stem, "series", made, ids, **more,
-        about=_about([np.empty((n, *array.shape[2:])) for n in (min(lengths), longest)], about, array.shape[0]),
+        about=_about(lengths, about, _cut(ids, [array.shape[1]] * len(ids), lengths, path)),
         ragged=min(lengths) < longest,
     )  # fmt: skip
 
@@ -231,10 +277,9 @@ def _described(
     return ids, {"split": split, "targets": targets, "groups": groups}, told(how, note)
 
 
-def _about(series: Sequence[np.ndarray], about: str, count: int | None = None) -> str:
-    lengths = sorted({len(one) for one in series})
-    steps = f"{lengths[0]} to {lengths[-1]}" if len(lengths) > 1 else str(lengths[0])
-    return told(f"{count or len(series)} series of {steps} steps", about)
+def _about(lengths: Sequence[int], about: str, cut: str) -> str:
+    least, most = min(lengths), max(lengths)
+    return told(f"{len(lengths)} series of {least if least == most else f'{least} to {most}'} steps", about, cut)
 
 
 def _without(columns: Columns, names: set[str]) -> Columns:

@@ -9,7 +9,7 @@ from diagnostics_files.frames import VIDEOS, Video, index, read
 from diagnostics_files.labelled import labelled
 from diagnostics_files.lazy import FileDataset, Lazy
 from diagnostics_files.pictures import check_size
-from diagnostics_files.problems import damaged, sentence, told, usable
+from diagnostics_files.problems import sentence, told, unfit, usable
 from diagnostics_files.scan import find, folder
 
 
@@ -32,7 +32,8 @@ def build(
     def look(i: int) -> Video:
         video = indexed[i] = index(found[i].path, found[i].name)
         if len(video.times) < span:
-            raise damaged(found[i].name, f"it has {len(video.times)} frames, and a clip spans {span}")
+            why = f"has {len(video.times)} frames, and a clip spans {span}"
+            raise unfit(found[i].name, why, "give a smaller ?frames= or ?every=")
         return video
 
     def check(i: int) -> None:
