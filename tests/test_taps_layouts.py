@@ -65,9 +65,12 @@ def test_trailing_tokens_are_dropped() -> None:
 
 
 def test_an_order_on_a_map() -> None:
-    x = numbered(2, 2, 2, 3)
-    found = captured(x, Grid((3, 2), ("y", "x")), layout="channels_first", order=(0, 3, 1, 4, 2, 5))
-    assert torch.equal(found, x.permute(0, 3, 2, 1).reshape(2, 6, 2))
+    x = numbered(2, 2, 3, 3)
+    order = (0, 3, 6, 1, 4, 7, 2, 5, 8)
+    found = captured(x, Grid((3, 3), ("y", "x")), layout="channels_first", order=order)
+    assert torch.equal(found, x.permute(0, 3, 2, 1).reshape(2, 9, 2))
+    with pytest.raises(DiagnosticsError, match="but declares"):
+        captured(numbered(2, 2, 2, 3), Grid((3, 2), ("y", "x")), layout="channels_first", order=(0, 3, 1, 4, 2, 5))
 
 
 def test_rows_become_the_first_axis_and_their_prefix_is_averaged() -> None:
@@ -190,7 +193,10 @@ def masked_encoder(length: int) -> TorchEncoder:
 
     torch.manual_seed(0)
     grid = Grid((length,), ("t",))
-    taps = [Tap("first", 0.0, "embedding", 4, grid, Site("first")), Tap("second", 1.0, "trunk", 4, grid, Site("second"))]
+    taps = [
+        Tap("first", 0.0, "embedding", 4, grid, Site("first")),
+        Tap("second", 1.0, "trunk", 4, grid, Site("second")),
+    ]
 
     def preprocess(sample: np.ndarray) -> dict[str, Tensor]:
         values = torch.as_tensor(np.asarray(sample, dtype=np.float32))
@@ -213,9 +219,7 @@ def ragged_dataset(n: int = 40) -> tuple[dx.Dataset, list[np.ndarray]]:
     whole = tiny_dataset(n)
     rng = np.random.default_rng(0)
     cut = [np.asarray(s)[-int(rng.integers(20, 33)) :] for s in whole.samples]
-    return dx.Dataset(
-        "cut", "series", dx.padded(cut), whole.ids, list(whole.split), whole.targets, ragged=True
-    ), cut
+    return dx.Dataset("cut", "series", dx.padded(cut), whole.ids, list(whole.split), whole.targets, ragged=True), cut
 
 
 def test_padded_ends_all_at_the_last_step() -> None:

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from diagnostics.discovery.discover import Discovered, discover
+from diagnostics.discovery.movement import corner_changed, features_first, noisy, special_tokens
 from diagnostics.discovery.places import Place, Places
 from diagnostics.discovery.stacks import find_blocks
 
-__all__ = ["Discovered", "Place", "Places", "discover", "find_blocks"]
+__all__ = [
+    "Discovered",
+    "Place",
+    "Places",
+    "corner_changed",
+    "discover",
+    "features_first",
+    "find_blocks",
+    "noisy",
+    "special_tokens",
+]

@@ -64,21 +64,13 @@ class Entrance:
 
     def special_tokens(self) -> list[int] | None:
         """Places along the second axis [B, T, F] that no input moves: class tokens, registers. None where untold."""
-        moved = self.moved(_noisy)
-        if moved is None or moved.ndim != 3:
-            return None
-        return [i for i, any_moved in enumerate(moved.any(2).any(0).tolist()) if not any_moved]
+        moved = self.moved(noisy)
+        return None if moved is None else special_tokens(moved)
 
     def features_first(self, extents: Mapping[str, int]) -> bool | None:
         """Whether places lie behind the features: by what a change in one corner of the input moves along either axis."""
-        moved = self.moved(lambda given: _cornered(given, extents))
-        if moved is None or moved.ndim < 3:
-            return None
-        first = float(moved.flatten(2).any(2).float().mean())
-        last = float(moved.transpose(1, -1).flatten(2).any(2).float().mean())
-        if first <= LOCAL < last:
-            return False
-        return True if last <= LOCAL < first else None
+        moved = self.moved(lambda given: corner_changed(given, extents))
+        return None if moved is None else features_first(moved)
 
     def variates_apart(self, variates: int) -> bool | None:
         """Whether tokens [B, T, F] belong to one variate each, so that a change of the first leaves most as they are."""
@@ -87,7 +79,7 @@ class Entrance:
             axes = [axis for axis in range(1, given.ndim) if given.shape[axis] == variates]
             if len(axes) != 1:
                 return None
-            given.narrow(axes[0], 0, 1).copy_(_noisy(given.narrow(axes[0], 0, 1)))
+            given.narrow(axes[0], 0, 1).copy_(noisy(given.narrow(axes[0], 0, 1)))
             return given
 
         moved = self.moved(change)
@@ -97,19 +89,38 @@ class Entrance:
         """Whether the first sample moves its own `rows` of the batch axis, and no others."""
 
         def change(given: Tensor) -> Tensor:
-            given[0] = _noisy(given[0])
+            given[0] = noisy(given[0])
             return given
 
         moved = self.moved(change)
         return moved is None or not bool(moved[rows:].any())
 
 
-def _noisy(given: Tensor) -> Tensor:
+def noisy(given: Tensor) -> Tensor:
+    """Another input of about the same spread."""
     noise = torch.randn(given.shape, generator=torch.Generator().manual_seed(1)).to(given)
     return given + noise * (given.std() if given.numel() > 1 and float(given.std()) > 0 else 1.0)
 
 
-def _cornered(given: Tensor, extents: Mapping[str, int]) -> Tensor | None:
+def special_tokens(moved: Tensor) -> list[int] | None:
+    """The tokens [B, T, F] of which no number moved; None where the numbers are no tokens."""
+    if moved.ndim != 3:
+        return None
+    return [i for i, any_moved in enumerate(moved.any(2).any(0).tolist()) if not any_moved]
+
+
+def features_first(moved: Tensor) -> bool | None:
+    """Whether places lie behind the features, from which numbers [B, ...] a change in one corner moved; None where untold."""
+    if moved.ndim < 3:
+        return None
+    first = float(moved.flatten(2).any(2).float().mean())
+    last = float(moved.transpose(1, -1).flatten(2).any(2).float().mean())
+    if first <= LOCAL < last:
+        return False
+    return True if last <= LOCAL < first else None
+
+
+def corner_changed(given: Tensor, extents: Mapping[str, int]) -> Tensor | None:
     """Changed in the last quarter along every axis of places."""
     part, used = given, set[int]()
     for extent in extents.values():
@@ -119,7 +130,7 @@ def _cornered(given: Tensor, extents: Mapping[str, int]) -> Tensor | None:
             return None
         used.add(axes[0])
         part = part.narrow(axes[0], extent - max(1, extent // 4), max(1, extent // 4))
-    part.copy_(_noisy(part))
+    part.copy_(noisy(part))
     return given
 
 

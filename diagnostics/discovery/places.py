@@ -110,9 +110,7 @@ class Places:
 
     def _features_first(self, first: int, last: int, module: nn.Module | None) -> bool:
         """Whether features lie on the first of two axes that both fit: the weights have as many, or a change showed it."""
-        if module is None:
-            return bool(self.features_first)
-        sizes = {size for p in module.parameters() for size in p.shape}
+        sizes = {size for p in module.parameters() for size in p.shape} if module is not None else set[int]()
         if (first in sizes) != (last in sizes):
             return first in sizes
         if self.features_first is None:

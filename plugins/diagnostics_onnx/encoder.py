@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap
-from diagnostics.discovery import Places
-from diagnostics.errors import said
+from diagnostics.discovery import Places, corner_changed, features_first, noisy, special_tokens
+from diagnostics.errors import said, unknown
 from diagnostics.taps import Modality, Reduce, as_tokens, keep
 from diagnostics_onnx.graph import block_outputs
 
@@ -33,11 +33,12 @@ class OnnxEncoder(Encoder):
         taps: Sequence[Tap],
         preprocess: Preprocess,
         example: np.ndarray,
+        fixed: int,
     ) -> None:
         self.name, self.modality, self.taps, self.output_tap = name, modality, tuple(taps), taps[-1].name
         self._model, self._preprocess, self._example = model, preprocess, example
         self._session = session_of(model, [tap.site.module for tap in self.taps if tap.site], name)
-        self._input = self._session.get_inputs()[0]
+        self._fixed = fixed
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -57,21 +58,12 @@ class OnnxEncoder(Encoder):
     def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
         names = list(dict.fromkeys(cast(Site, tap.site).module for tap in wanted))
-        values = dict(zip(names, self._run(names, batch.numpy()), strict=True))
+        values = dict(zip(names, run(self._session, names, batch.numpy(), self._fixed), strict=True))
         found: dict[str, Any] = {}
         for tap in wanted:
             site = cast(Site, tap.site)
             found[tap.name] = reduce(tap, as_tokens(tap, site, values[site.module]))
         return found
-
-    def _run(self, names: list[str], given: np.ndarray) -> list[Tensor]:
-        """In parts where the file fixes the size of a batch, the last one filled up with its own last sample."""
-        fixed = self._input.shape[0]
-        step = fixed if isinstance(fixed, int) else len(given)
-        lacking = -len(given) % step
-        whole = np.concatenate([given, np.repeat(given[-1:], lacking, axis=0)])
-        parts = [self._session.run(names, {self._input.name: whole[i : i + step]}) for i in range(0, len(whole), step)]
-        return [torch.from_numpy(np.concatenate(part)[: len(given)]) for part in zip(*parts, strict=True)]
 
     def permuted(self, seed: int) -> Encoder:
         model = onnx.ModelProto()
@@ -83,7 +75,13 @@ class OnnxEncoder(Encoder):
                 shuffled = rng.permutation(values.ravel()).reshape(values.shape)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(shuffled, tensor.name))
         return OnnxEncoder(
-            f"{self.name} (permuted weights)", self.modality, model, self.taps, self._preprocess, self._example
+            f"{self.name} (permuted weights)",
+            self.modality,
+            model,
+            self.taps,
+            self._preprocess,
+            self._example,
+            self._fixed,
         )
 
 
@@ -105,24 +103,52 @@ def build(path: str, modality: str | None, taps: str | None, mean: str, std: str
             f"{name} takes a tensor of {len(shape)} axes, which is no {kind}: give ?modality=image or series."
         )
     entered, blocks = _named(taps) if taps else block_outputs(model.graph, name)
+    # A first block that takes the input itself has no embedding before it.
+    entered = "" if entered in {value.name for value in inputs} else entered
     tensors = {"embed": entered} | dict(blocks) if entered else dict(blocks)
     session = session_of(model, list(tensors.values()), name)
-    batch = preprocess(example)[None].numpy()
-    if isinstance(session.get_inputs()[0].shape[0], int):
-        batch = np.repeat(batch, session.get_inputs()[0].shape[0], axis=0)
+    batch = np.repeat(preprocess(example)[None].numpy(), max(2, _batch_size(session)), axis=0)
+    fixed = _batch_size(session)
     try:
-        values = session.run(list(tensors.values()), {session.get_inputs()[0].name: batch})
-    except Exception as error:
-        raise DiagnosticsError(f"{name} does not run on an example: {said(error)}.") from error
-    places = Places(name, extents, len(batch))
+        values = run(session, list(tensors.values()), batch, fixed)
+    except Exception:
+        # Tracing may have fixed a batch of one inside, whatever the file declares.
+        fixed = 1
+        try:
+            values = run(session, list(tensors.values()), batch, fixed)
+        except Exception as error:
+            raise DiagnosticsError(f"{name} does not run on an example: {said(error)}.") from error
+    places = _places(name, session, next(iter(tensors.values())), batch, values[0], extents, fixed)
     made: list[Tap] = []
     for i, ((tap, tensor), value) in enumerate(zip(tensors.items(), values, strict=True)):
         depth = (i if entered else i + 1) / max(1, len(tensors) - bool(entered))
-        place = places.of(torch.from_numpy(value), tensor)
+        place = places.of(value, tensor)
+        if place.layout == "time_first":
+            raise DiagnosticsError(f"{name} has time before samples at {tensor}, which cannot be read from a file yet.")
         grid: Grid = place.grid
         part = "embedding" if tap == "embed" else "trunk"
         made.append(Tap(tap, depth, part, place.features, grid, Site(tensor, layout=place.layout, rows=place.rows)))
-    return OnnxEncoder(name, cast(Modality, kind), model, made, preprocess, example)
+    return OnnxEncoder(name, cast(Modality, kind), model, made, preprocess, example, fixed)
+
+
+def _places(
+    name: str, session: Any, tensor: str, batch: np.ndarray, rest: Tensor, extents: Mapping[str, int], fixed: int
+) -> Places:
+    """With what changing the input shows at the first tensor: which tokens are special, and whether features come first."""
+
+    def moved(change: Tensor | None) -> Tensor | None:
+        found = None if change is None else run(session, [tensor], change.numpy(), fixed)[0] != rest
+        return found if found is not None and bool(found.any()) else None
+
+    given = torch.from_numpy(batch.copy())
+    everywhere, corner = moved(noisy(given)), moved(corner_changed(given.clone(), extents))
+    special = (None if everywhere is None else special_tokens(everywhere)) or []
+    if special != list(range(len(special))):
+        raise DiagnosticsError(
+            f"{name} has special tokens among the others at {tensor}, which cannot be read from a file yet."
+        )
+    first = None if corner is None else features_first(corner)
+    return Places(name, extents, len(batch), prefix=len(special), certain=False, features_first=first)
 
 
 def session_of(model: Any, tensors: Sequence[str], encoder: str) -> Any:
@@ -132,20 +158,36 @@ def session_of(model: Any, tensors: Sequence[str], encoder: str) -> Any:
     known = {name for node in model.graph.node for name in node.output}
     for tensor in tensors:
         if tensor not in known:
-            raise DiagnosticsError(
-                f"{encoder} computes no tensor '{tensor}': see the names in a viewer such as Netron."
-            )
+            raise unknown(f"tensor of {encoder}:", tensor, sorted(known), "A viewer such as Netron shows all.")
     present = {out.name for out in widened.graph.output}
     widened.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors) if name not in present
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(widened.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise DiagnosticsError(f"{encoder} cannot be run: {said(error)}.") from error
+
+
+def run(session: Any, names: list[str], given: np.ndarray, fixed: int) -> list[Tensor]:
+    """In parts where the file has `fixed` the size of a batch (0: it has not), the last one filled up with its own last
+    sample.
+    """
+    step = fixed or len(given)
+    lacking = -len(given) % step
+    whole = np.concatenate([given, np.repeat(given[-1:], lacking, axis=0)])
+    name = session.get_inputs()[0].name
+    parts = [session.run(names, {name: whole[i : i + step]}) for i in range(0, len(whole), step)]
+    return [torch.from_numpy(np.concatenate(part)[: len(given)]) for part in zip(*parts, strict=True)]
+
+
+def _batch_size(session: Any) -> int:
+    """What the file declares, 0 where it leaves it open."""
+    size = session.get_inputs()[0].shape[0]
+    return size if isinstance(size, int) else 0
 
 
 def _read(path: str) -> Any:
