@@ -34,7 +34,6 @@ CLEARLY = 0.1
 MOST = 0.6
 """Of the cells: with one offset in common they are shifted."""
 HALF = 0.5
-ALIKE = 0.85
 RIGHT_SHARE = 0.95
 # Rounding moves tokens too.
 _NOTHING = 1e-5
@@ -217,6 +216,7 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
     beside = np.abs(all_cells(shape)[np.maximum(found - prefix, 0)] - cells).max(axis=1) <= tolerance
     near = ~exact & ~silent & (found >= prefix) & beside & (own >= NEAR) & bool(tolerance)
     right = bool((exact | near).mean() >= (RIGHT_SHARE if tolerance else 1.0))
+    prefix_moved = bool((moved[:, :prefix] >= NEAR).any())
     explanation, order = "", ()
     if silent.all():
         right, explanation = False, "nothing moved: this tap does not depend on the sample, or only on its statistics"
@@ -226,13 +226,17 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
         if other is not None and _better(other, exact[known], own[known]):
             right, explanation = False, f"wrong order: {other.said}"
             order = _as_site_order(tap, other.all_places()) if not changes.unchecked else ()
-        elif shift := _common_shift(all_cells(shape)[np.maximum(found - prefix, 0)][known] - cells[known], own[known]):
-            right, explanation = False, f"wrong order: most cells move the token at {shift} from their own"
+        elif prefix_moved and (
+            shift := _common_shift(all_cells(shape)[np.maximum(found - prefix, 0)][known] - cells[known])
+        ):
+            right, explanation = (
+                False,
+                f"wrong order: prefix tokens move, and most cells the token at {shift} from their own",
+            )
         elif not right:
             explanation = _scattered(exact, near, silent, found < prefix)
             if not tolerance and not changes.unchecked and len(set(found)) == tap.grid.tokens:
                 order = _as_site_order(tap, found - prefix)
-    prefix_moved = bool((moved[:, :prefix] >= NEAR).any())
     return Placement(
         tap.name, axes, shape, prefix, len(cells), int(exact.sum()), int(near.sum()), tolerance, int(silent.sum()),
         prefix_moved, changes.unchecked, right, explanation,
@@ -245,15 +249,14 @@ def _tolerance(reached: float, axes: int) -> int:
     return math.ceil((reached ** (1 / axes) - 1) / 2)
 
 
-def _common_shift(offsets: np.ndarray, own: np.ndarray) -> tuple[int, ...]:
+def _common_shift(offsets: np.ndarray) -> tuple[int, ...]:
     """One and the same offset of most cells, however much their tokens overlap; empty where there is none.
 
-    Overlap alone moves tokens to all sides, and windows in the middle of two cells move both about alike.
+    Alone it is no proof: the middle of a strided window may lie between two cells. With a special token that moves it is.
     """
     values, counts = np.unique(offsets, axis=0, return_counts=True)
     most = int(counts.argmax())
-    shifted = values[most].any() and counts[most] > MOST * len(offsets) and np.median(own) < ALIKE
-    return tuple(int(n) for n in values[most]) if shifted else ()
+    return tuple(int(n) for n in values[most]) if values[most].any() and counts[most] > MOST * len(offsets) else ()
 
 
 def _better(other: Ordering, exact: np.ndarray, own: np.ndarray) -> bool:

@@ -7,6 +7,7 @@ import json
 import tarfile
 from pathlib import Path
 
+import diagnostics_files.problems
 import numpy as np
 import pytest
 from diagnostics_files.embeddings import hashed
@@ -71,7 +72,18 @@ def test_embeddings_of_ones_own(tmp_path: Path) -> None:
         with pytest.raises(DiagnosticsError, match="give one row of finite numbers for each caption"):
             captions(tmp_path / "c.csv", f"?embeddings={tmp_path / 'e.npy'}")
     np.save(tmp_path / "e.npy", np.array([{}]), allow_pickle=True)
-    with pytest.raises(DiagnosticsError, match="holds a pickle"):
+    with pytest.raises(DiagnosticsError, match="holds a pickle") as raised:
+        captions(tmp_path / "c.csv", f"?embeddings={tmp_path / 'e.npy'}")
+    assert "skip" not in str(raised.value)  # no image is at fault
+
+
+def test_embeddings_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder(tmp_path)
+    np.save(tmp_path / "e.npy", np.ones((6, 3), np.uint8))  # 72 bytes as float32
+    monkeypatch.setattr(diagnostics_files.problems, "MOST_BYTES", 72)
+    assert captions(tmp_path / "c.csv", f"?embeddings={tmp_path / 'e.npy'}").targets["caption"].values.shape == (6, 3)
+    monkeypatch.setattr(diagnostics_files.problems, "MOST_BYTES", 71)
+    with pytest.raises(DiagnosticsError, match=r"^e\.npy would take .* GiB that are allowed: store a smaller array\.$"):
         captions(tmp_path / "c.csv", f"?embeddings={tmp_path / 'e.npy'}")
 
 
@@ -131,7 +143,7 @@ def test_an_archive_written_by_webdataset(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset[3], pixels(3))
 
 
-@pytest.mark.parametrize("name", ["../a.png", "/a.png", "d/../../a.png", "C:/a.png", "..\\a.png"])
+@pytest.mark.parametrize("name", ["../a.png", "/a.png", "d/../../a.png", "C:/a.png", "..\\a.png", ".", "./"])
 def test_archives_that_climb_out_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DiagnosticsError, match="no place below its own folder"):
         captions(tar(tmp_path / "a.tar", [(name, png(0)), ("a.txt", b"x")]))

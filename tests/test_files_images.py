@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +116,7 @@ def test_every_common_mode_becomes_three_channels(tmp_path: Path, mode: str) -> 
 def test_sixteen_bits_are_refused_by_name(tmp_path: Path) -> None:
     for i in range(3):
         Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / f"{i}.png")
-    with pytest.raises(DiagnosticsError, match=r"0\.png cannot be decoded \(its pixels are I;16"):
+    with pytest.raises(DiagnosticsError, match=r"0\.png has pixels of I;16, .*: convert it to 8 bits"):
         images(tmp_path)[0]
 
 
@@ -122,6 +124,33 @@ def test_a_file_of_another_format_is_refused_whatever_its_name(tmp_path: Path) -
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n%%EOF")
     with pytest.raises(DiagnosticsError, match=r"0\.png cannot be decoded \(UnidentifiedImageError"):
+        images(tmp_path)[0]
+
+
+def declared(path: Path, width: int, height: int) -> None:
+    """A PNG of 1 bit a pixel that says how large it is and ends there."""
+    made = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)), (b"IDAT", b"")):
+        made += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    path.write_bytes(made)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("width", "height"), [(10_001, 10_000), (60_000, 60_000)])
+def test_an_image_that_says_to_be_huge_is_refused_before_it_is_decoded(tmp_path: Path, width: int, height: int) -> None:
+    flat(tmp_path)
+    declared(tmp_path / "2.png", width, height)
+    with pytest.raises(DiagnosticsError, match=r"^2\.png has more than 100 million pixels: make it smaller, or leave"):
+        images(tmp_path)[2]
+    assert "1 of 6 left out: 2.png has more than 100 million pixels" in images(tmp_path, "?on_error=skip").about
+
+
+def test_as_many_pixels_as_allowed_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flat(tmp_path)
+    monkeypatch.setattr(diagnostics_files.pictures, "MOST_PIXELS", 24)
+    assert images(tmp_path)[0].shape == (4, 6, 3)
+    monkeypatch.setattr(diagnostics_files.pictures, "MOST_PIXELS", 23)
+    with pytest.raises(DiagnosticsError, match="has more than"):
         images(tmp_path)[0]
 
 
@@ -266,8 +295,11 @@ def test_bad_tables_are_refused(tmp_path: Path, text: str, options: str, said: s
 
 def test_a_missing_table_and_a_clash_with_class_folders_are_refused(tmp_path: Path) -> None:
     classes(tmp_path)
-    with pytest.raises(DiagnosticsError, match="There is no table"):
+    with pytest.raises(DiagnosticsError) as raised:
         images(tmp_path, "?table=none.csv")
+    assert f"neither in the working directory {Path.cwd()} nor in the folder {tmp_path}:" in str(raised.value)
+    with pytest.raises(DiagnosticsError, match=rf"^There is no table {tmp_path}/none\.csv: correct \?table=\.$"):
+        images(tmp_path, f"?table={tmp_path / 'none.csv'}")
     table(tmp_path, "file,label\nred/0.png,x\nred/1.png,y\ngreen/0.png,x\ngreen/1.png,y\n")
     with pytest.raises(DiagnosticsError, match="has a column label, and class folders give that too"):
         images(tmp_path, "?table=table.csv")

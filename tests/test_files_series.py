@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import diagnostics_files.problems
 import numpy as np
 import pytest
 import zarr
@@ -107,6 +110,31 @@ def test_unequal_lengths_end_together_and_gaps_stay(tmp_path: Path, layout: str)
     np.testing.assert_array_equal(dataset[at[3]], [*VALUES[3, :2], nan, *VALUES[3, 3:]])
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_unknown_steps_at_the_ends_are_said(tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if layout == "long.csv":
+        layout = "long.parquet"
+    columns = {} if "long" in layout else COLUMNS
+    values = VALUES.copy()
+    values[3, 2] = np.nan  # a gap is none
+    assert "unknown" not in series(store(tmp_path / layout, values, columns)).about
+    assert "unknown" not in capsys.readouterr().err
+    values[2, :1] = np.nan
+    (tmp_path / "one").mkdir()
+    dataset = series(store(tmp_path / "one" / layout, values, columns))
+    key = next(name for name in dataset.ids if name.endswith("2"))
+    said = (
+        f"1 of 6 series ({key}) begins or ends with unknown steps, which are left out, and as lengths then differ, only "
+        "pooled activations of all series are stored and no tokens"
+    )
+    assert said in dataset.about and f"{layout}: {said}.\n" in capsys.readouterr().err and dataset.ragged
+    values[:, 0] = np.nan  # of all alike
+    (tmp_path / "all").mkdir()
+    dataset = series(store(tmp_path / "all" / layout, values, columns))
+    said = f"6 of 6 series ({dataset.ids[0]} first) begin or end with unknown steps, which are left out"
+    assert said in dataset.about and "tokens" not in dataset.about and not dataset.ragged
+
+
 @pytest.mark.parametrize("layout", ["a.npz", "a.zarr", "lists.jsonl"])
 def test_variates(tmp_path: Path, layout: str) -> None:
     values = np.random.default_rng(0).standard_normal((N, STEPS, 2)).astype(np.float32)
@@ -150,14 +178,52 @@ def test_infinity_names_the_series(tmp_path: Path, layout: str) -> None:
 
 def test_pickles_and_foreign_names_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", series=np.array([[1.0], [2.0, 3.0]], dtype=object))
-    with pytest.raises(DiagnosticsError, match="holds a pickle"):
+    with pytest.raises(DiagnosticsError, match="holds a pickle") as raised:
         series(tmp_path / "a.npz")
-    np.savez(tmp_path / "b.npz", **{"series": VALUES, "../x": VALUES[:, 0]})
-    with pytest.raises(DiagnosticsError, match="no place below its own folder"):
-        series(tmp_path / "b.npz")
+    assert "skip" not in str(raised.value)  # there is no such option
+    for name in ("../x", "."):
+        np.savez(tmp_path / "b.npz", **{"series": VALUES, name: VALUES[:, 0]})  # pyright: ignore[reportArgumentType]
+        with pytest.raises(DiagnosticsError, match="no place below its own folder"):
+            series(tmp_path / "b.npz")
     (tmp_path / "c.npz").write_bytes((tmp_path / "b.npz").read_bytes()[:50])
     with pytest.raises(DiagnosticsError, match=r"c\.npz cannot be decoded"):
         series(tmp_path / "c.npz")
+
+
+def archive(path: Path, shape: tuple[int, ...], **more: bytes) -> Path:
+    """An .npz whose array says to have a shape and holds a megabyte of zeros, which is packed into a kilobyte."""
+    start = io.BytesIO()
+    np.lib.format.write_array_header_1_0(start, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("series.npy", start.getvalue() + bytes(2**20))
+        for name, data in more.items():
+            made.writestr(name, data)
+    return path
+
+
+def test_an_archive_that_would_fill_the_memory_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = r"a\.npz unpacked would take 12\.0 GiB of memory, more than the 4 GiB that are allowed: split it"
+    with pytest.raises(DiagnosticsError, match=said):
+        series(archive(tmp_path / "a.npz", (3, 2**30)))
+    whole = archive(tmp_path / "b.npz", (8, 2**15))
+    monkeypatch.setattr(diagnostics_files.problems, "MOST_BYTES", 2**20)
+    assert len(series(whole)) == 8
+    monkeypatch.setattr(diagnostics_files.problems, "MOST_BYTES", 2**20 - 1)
+    with pytest.raises(DiagnosticsError, match="unpacked would take"):
+        series(whole)
+    monkeypatch.undo()
+    for shape, more in (((-1, 2**15), {}), ((8, 2**15), {"notes": b"text"})):
+        with pytest.raises(DiagnosticsError, match=r"c\.npz cannot be decoded .*: repair it or write it anew\.$"):
+            series(archive(tmp_path / "c.npz", shape, **more))
+
+
+def test_a_zarr_array_whose_rows_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("series", shape=(3, 2**30), chunks=(1, 2**10), dtype="f4", fill_value=0)
+    with pytest.raises(DiagnosticsError, match=r"3 series of .*a\.zarr would take 12\.0 GiB .*: store shorter series"):
+        series(tmp_path / "a.zarr")
 
 
 @pytest.mark.parametrize("dtype", ["|O", "<f4"])

@@ -230,11 +230,12 @@ def test_bad_videos_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     film(tmp_path / "2.mp4", 10, seed=9)
     assert videos(tmp_path).fingerprint != first
     film(tmp_path / "3.mp4", 3)
-    with pytest.raises(DiagnosticsError, match=r"3\.mp4 .*it has 3 frames, and a clip spans 8"):
+    with pytest.raises(DiagnosticsError, match=r"3\.mp4 has 3 frames, and a clip spans 8: give a smaller"):
         videos(tmp_path)
     (tmp_path / "4.mp4").write_bytes(b"nothing")
     skipped = videos(tmp_path, "?on_error=skip")
-    assert len(skipped) == 3 and "2 of 5 left out as damaged: 3.mp4, 4.mp4" in skipped.about
+    assert len(skipped) == 3 and "1 of 5 left out as damaged: 4.mp4" in skipped.about
+    assert "1 of 5 left out: 3.mp4 has 3 frames, and a clip spans 8" in skipped.about
     with pytest.raises(DiagnosticsError, match="frames=0, every=1, clips=None: give 1 or more"):
         videos(tmp_path, "?frames=0")
     monkeypatch.setitem(sys.modules, "av", None)

@@ -84,8 +84,8 @@ def discover(
     first = whole.blocks[0]
     entrance = Entrance(module, first.name, next(iter(whole.entered)), batch, run)
     special: list[int] = []
-    certain = grid is not None or prefix is not None
-    if not certain:
+    certain = prefix is not None
+    if grid is None and prefix is None:
         special = (entrance.special_tokens() or [])[: MOST_PREFIX + 1]
         prefix = len(special) if len(special) <= MOST_PREFIX else None
         if "v" in extents and entrance.variates_apart(extents["v"]) is False:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.problems import check_bytes, damaged, unfit
+from diagnostics_files.problems import damaged, too_large, unfit
 
 LARGEST = 4096
 MOST_PIXELS = 100_000_000
@@ -83,7 +83,8 @@ def plain_array(path: Path, name: str, skip: bool = True) -> np.ndarray:
         raise damaged(name, why, skip) from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
         raise damaged(name, "it is no array of numbers", skip)
-    check_bytes(array.size * max(array.itemsize, 4), name, "store a smaller array")
+    if why := too_large(array.size * max(array.itemsize, 4)):
+        raise unfit(name, why, "store a smaller array", skip)
     return array
 
 

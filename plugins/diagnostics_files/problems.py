@@ -111,12 +111,17 @@ def alone(names: Sequence[str], what: str, without: str) -> str:
     return f"{len(names)} {what}{'s' * (len(names) > 1)} without {without} left out, {names[0]}{' first' * (len(names) > 1)}"
 
 
+def too_large(needed: int) -> str:
+    """In words that what a file declares to hold would not fit into memory; nothing where it would."""
+    if needed <= MOST_BYTES:
+        return ""
+    return f"would take {needed / 2**30:.1f} GiB of memory, more than the {MOST_BYTES / 2**30:g} GiB that are allowed"
+
+
 def check_bytes(needed: int, what: str, remedy: str) -> None:
-    """Raises where what files declare to hold would not fit into memory, before any of it is read."""
-    if needed > MOST_BYTES:
-        raise DiagnosticsError(
-            f"{what} would take {needed / 2**30:.1f} GiB of memory, and {MOST_BYTES // 2**30} GiB are the most: {remedy}."
-        )
+    """Raises where `what` would not fit into memory, before any of it is read."""
+    if why := too_large(needed):
+        raise DiagnosticsError(f"{what} {why}: {remedy}.")
 
 
 def warn(text: str) -> None:
