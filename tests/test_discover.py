@@ -525,3 +525,18 @@ def test_chosen_taps_stay_chosen_for_another_size() -> None:
     longer = few.sized_for(np.zeros(96))
     assert [tap.name for tap in longer.taps] == ["embed", "layers.2"] and longer.tap("layers.2").grid.shape == (48,)
     assert longer.sized_for(np.zeros(192)).tap("layers.2").grid.shape == (96,)
+
+
+def test_maps_with_another_stride_along_each_axis() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 12, 3, (2, 1), 1), nn.Sequential(*[Convolved() for _ in range(3)]))
+    found = discover(module, images(2, 3, 32, 32), "mine", {"y": 32, "x": 32})
+    assert {(tap.site.layout, str(tap.grid)) for tap in found.taps} == {("channels_first", "16 y x 32 x")}
+
+
+class Convolved(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(12, 12, 3, padding=1), nn.BatchNorm2d(12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.conv(x))

@@ -98,6 +98,9 @@ class Places:
         if len(shape) != 2 + len(axes):
             return None
         first, last = self._fits(shape[2:], axes), self._fits(shape[1:-1], axes)
+        if not first and not last:
+            # Strides that differ along the axes keep no proportions, and divide.
+            first, last = self._divides(shape[2:], axes), self._divides(shape[1:-1], axes)
         if first and last:
             # As many features as places along a side: the model may tell, or its weights, which have as many features.
             if self.channels_last is not None:
@@ -167,6 +170,9 @@ class Places:
             if extent % n == 0 and tokens % n == 0
             for shape in self._shapes(tokens // n, rest)
         ]
+
+    def _divides(self, shape: Sequence[int], axes: Sequence[str]) -> bool:
+        return all(self.extents[axis] % n == 0 for axis, n in zip(axes, shape, strict=True))
 
     def _fits(self, shape: Sequence[int], axes: Sequence[str]) -> bool:
         """Whether a map has the input's proportions, and no axis more places than the input."""
