@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from diagnostics import inputs
 from diagnostics.activations import StoredTarget
@@ -103,8 +104,10 @@ class InputEncoder(Encoder):
     def _cells(self, pixels: Tensor, extent: tuple[int, ...]) -> Tensor:
         """[token, feature] of each cell of the grid, from the part of the image that the encoder's grid covers."""
         assert self.cells is not None
-        (top, bottom), (left, right) = self.encoder.covers(extent)
-        part = pixels[..., round(top) : round(bottom), round(left) : round(right)]
+        (top, bottom), (left, right) = [(round(a), round(b)) for a, b in self.encoder.covers(extent)]
+        beyond = (max(0, -left), max(0, right - extent[1]), max(0, -top), max(0, bottom - extent[0]))
+        # Black beyond the image, so that cells stay where they lie.
+        part = pad(pixels[..., max(0, top) : bottom, max(0, left) : right], beyond)
         rows, columns = self.cells
         side = CELL_PIXELS if self.raw else 2 * CELL_PIXELS
         patches = inputs.resized(part, (rows * side, columns * side))[0].unfold(1, side, side).unfold(2, side, side)

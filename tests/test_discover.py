@@ -540,3 +540,13 @@ class Convolved(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.norm(self.conv(x))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_time_that_runs_backwards_is_refused(turned: bool) -> None:
+    module = Variously(lambda self, x: self.stem(x[..., None]).flip(1 if turned else 2), stem=nn.Linear(1, 12))
+    if turned:
+        with pytest.raises(DiagnosticsError, match="does not keep its tokens in the order of time"):
+            discover(module, images(2, 64), "mine", {"t": 64})
+    else:
+        assert discover(module, images(2, 64), "mine", {"t": 64}).output_tap == "blocks.2"

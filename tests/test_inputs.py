@@ -13,7 +13,7 @@ from diagnostics import Grid, Site, Tap, TorchEncoder
 from diagnostics.controls import control_encoders
 from diagnostics.inputs import BANDS, RAW, RAW_FRAMES, RAW_PIXELS, RAW_STEPS, STATISTICS, WORDS
 
-from tiny import tiny_encoder
+from tiny import tiny_encoder, tiny_image_encoder
 
 RNG = np.random.default_rng(0)
 
@@ -94,3 +94,16 @@ def test_every_modality_has_both_controls(modality: Any, sample: np.ndarray) -> 
     assert set(control_encoders(tiny_encoder(), 0)) == {
         "fresh_weights", "permuted_weights", "raw_input", "summary_statistics",
     }  # fmt: skip
+
+
+def test_cells_beyond_the_image_are_black_and_the_others_stay_in_place() -> None:
+    encoder = tiny_image_encoder()
+    control = control_encoders(encoder, 0)["raw_input"]()
+    wide = control_encoders(tiny_image_encoder(covers=lambda shape: tuple((-4.0, n + 4.0) for n in shape)), 0)[
+        "raw_input"
+    ]()
+    image = RNG.integers(1, 256, (8, 8, 3), dtype=np.uint8)
+    inner = wide.preprocess(image)["cells"].reshape(4, 4, -1)
+    assert (inner[0] == 0).all() and (inner[:, 3] == 0).all()
+    plain = control.preprocess(np.pad(image, ((4, 4), (4, 4), (0, 0))))["cells"].reshape(4, 4, -1)
+    torch.testing.assert_close(inner, plain)

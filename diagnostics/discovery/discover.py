@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.discovery.movement import Entrance
+from diagnostics.discovery.movement import LOCAL, Entrance, corner_changed
 from diagnostics.discovery.order import axis_order, raster
 from diagnostics.discovery.places import MOST_PREFIX, Place, Places, tensors_of
 from diagnostics.discovery.stacks import earlier_stack, find_blocks
 from diagnostics.discovery.trace import Step, Trace, dry_run
 from diagnostics.errors import DiagnosticsError
-from diagnostics.taps import Grid, Part, Site, Tap
+from diagnostics.taps import Grid, Part, Site, Tap, as_tokens
 
 # They change no activations while a model is evaluated.
 _IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
@@ -137,6 +137,7 @@ def discover(
     )
     taps += [placed(end.name, _called(whole, end), 1.0, "trunk", end.gave, end.call) for end in ends]
     taps = _in_order(module, taps, batch, extents, run, encoder)
+    _check_time(entrance, taps[0], extents, encoder)
     # Of branches side by side the first is the main one.
     last = taps[-1].site
     found.taps = taps
@@ -169,6 +170,21 @@ def _in_order(
         order = tuple(lying[i] for i in raster(tap.grid.shape, axes, tap.grid.prefix))
         made.append(replace(tap, site=replace(tap.site, order=order)))
     return made
+
+
+def _check_time(entrance: Entrance, tap: Tap, extents: Mapping[str, int], encoder: str) -> None:
+    """Raises where the end of a series moves the first tokens; nothing is said where normalisation moves all of them."""
+    moved = entrance.moved(lambda given: corner_changed(given, extents)) if tap.grid.axes == ("t",) else None
+    if moved is None or tap.site is None:
+        return
+    places = (
+        as_tokens(tap, replace(tap.site, item=0), moved.float())[:, tap.grid.prefix :].any(2).any(0).nonzero().float()
+    )
+    if 0 < len(places) <= LOCAL * tap.grid.tokens and float(places.mean()) < (tap.grid.tokens - 1) / 2:
+        raise DiagnosticsError(
+            f"{encoder} does not keep its tokens in the order of time (the last quarter of a sample moves the first ones): "
+            "declare the taps yourself, with the order of their tokens (docs/plugins.md)."
+        )
 
 
 def _ends(trace: Trace, parts: Mapping[str, nn.Module], own: bool = True) -> list[Step]:
