@@ -383,7 +383,9 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
     # One row a sample may be an axis of the grid as well: a clip of a single frame.
     shapes = [tap.grid.shape] if site.rows == 1 else []
     shapes += [tap.grid.shape[1:]] if site.rows == tap.grid.shape[0] else []
-    wrong = tokens.shape[1:] != expected or (places is not None and places not in shapes)
+    # A map may hold special tokens among its places, which only an order puts apart.
+    apart = bool(site.order) and tap.grid.prefix > 0
+    wrong = tokens.shape[1:] != expected or (places is not None and not apart and places not in shapes)
     if wrong or len(site.order) not in (0, expected[0]) or len(tokens) % site.rows:
         raise DiagnosticsError(
             f"Tap {tap.name} read a tensor of shape {tuple(value.shape)} {site}, but declares {tap.tokens} tokens "

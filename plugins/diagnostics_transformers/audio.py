@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from diagnostics import DiagnosticsError, Tap
 from diagnostics_transformers.inputs import Prepared, from_directory, setting
 from diagnostics_transformers.load import said
+from diagnostics_transformers.spans import Convolution, convolutions, span
 from diagnostics_transformers.towers import arguments
 
 RATE = 16_000
@@ -24,6 +26,9 @@ SECONDS = 2
 # A class token before the frames.
 _SPECIAL = {"pe_audio_encoder": 1}
 _BINS = ("num_mel_bins", "feature_size", "input_feat_per_channel", "input_feat_size", "mel_bins")
+# Bins that no setting names; frames stacked with their differences.
+_BINS_OF = {"gemma4_audio": 128}
+_STACKED = {"granite_speech5_encoder": 4}
 _MASKS = ("attention_mask", "input_features_mask", "padding_mask", "audio_mel_mask")
 _KEYS = ("input_features", "input_values", "audio_mel")
 
@@ -33,7 +38,8 @@ def prepare_audio(tower: nn.Module, source: str | None, name: str, length: int |
     config: Any = tower.config
     extractor = from_directory("AutoFeatureExtractor", source)
     extract, rate, note = _of_directory(extractor) if extractor is not None else _fallback(tower, config)
-    length = length or SECONDS * rate
+    whole = int(setting(config, "samples_per_token", default=1))
+    length = length or -(-SECONDS * rate // whole) * whole
     # A norm over all of a sound sees what stands in its padding, and no mask keeps it from that.
     blurred = any(isinstance(part, nn.GroupNorm) for part in tower.modules())
     masked = _mask_of(tower) is not None and not blurred
@@ -54,7 +60,7 @@ def prepare_audio(tower: nn.Module, source: str | None, name: str, length: int |
         places=places,
         said=f"{length} samples at {rate} Hz, {note}",
         forms=_forms(tower, sounds, masked),
-        covers=sounds.covers,
+        covers=partial(sounds.covers, stack=convolutions(config)),
         valid=sounds.valid,
         rate=float(rate),
         special=_SPECIAL.get(str(setting(config, "model_type")), 0),
@@ -179,9 +185,11 @@ class Sounds:
         heard = math.ceil(self.frames * (self.length - first) / self.span)
         return {"sound": made, "heard": (torch.arange(self.frames) < heard).long()}
 
-    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
-        """(start, stop) of what the frames stand for, in samples; beyond the sample where they are padded to a length."""
-        return ((0.0, self.span * shape[0] / self.length),)
+    def covers(self, shape: tuple[int, ...], stack: list[Convolution]) -> tuple[tuple[float, float], ...]:
+        """(start, stop) of what the tokens stand for, in samples; beyond the sample where they are padded to a length."""
+        start, stop = span(self.frames, stack)
+        frame = self.span / self.frames * shape[0] / self.length
+        return ((start * frame, stop * frame),)
 
     def valid(self, batch: Mapping[str, Tensor], tap: Tap) -> Tensor | None:
         """Places whose time lies before the end of the sound."""
@@ -230,7 +238,10 @@ def _fallback(tower: nn.Module, config: Any) -> tuple[Extract, int, str]:
         return _standardised, rate, "waveform, mean 0 and spread 1"
     inner = (config, *(setting(config, key) for key in ("encoder_config", "audio_config", "asr_config")))
     named = (setting(part, *_BINS) for part in inner if part is not None)
-    bins = int(next((n for n in named if isinstance(n, int)), 80))
+    kind = str(setting(config, "model_type"))
+    bins = _BINS_OF.get(kind) or int(next((n for n in named if isinstance(n, int)), 80))
+    kind = str(setting(setting(config, "encoder_config"), "model_type", default=kind))
+    bins *= _STACKED.get(kind, 1)
     if setting(config, "feature_projection_input_dim") is not None:
         bins = int(config.feature_projection_input_dim)
     bins *= int(setting(config, "num_stacked_frames", default=1))

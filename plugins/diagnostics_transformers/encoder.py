@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from transformers import PreTrainedModel
 
 from diagnostics import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, discover
 from diagnostics_transformers.checks import check_places, entering
-from diagnostics_transformers.inputs import Arguments, Prepared, Wanted, prepare
+from diagnostics_transformers.inputs import Arguments, Prepared, Wanted, prepare, setting
 from diagnostics_transformers.load import Loaded, lacking, refuse_missing, said
+from diagnostics_transformers.orders import TRAILING, lying
 from diagnostics_transformers.packed import packed_taps
 from diagnostics_transformers.patches import tokens_of_cells
 from diagnostics_transformers.stacks import CHAINS, FIRST, inner_layers, is_side, stacks
@@ -138,11 +140,12 @@ class _Found:
             trunk=self._trunk(),
             grid=grid or next(iter(likely), None),
             prefix=grid.prefix if grid is not None else None,
+            lying=partial(lying, self.module.tower),
         )
         taps = _named([_within(tap, place) for tap in found.taps])
         kind = getattr(self.module.tower.config, "model_type", "")
         if kind in FIRST and taps[0].site is not None:
-            taps[0] = replace(taps[0], site=replace(taps[0].site, module=FIRST[kind]))
+            taps[0] = replace(taps[0], site=replace(taps[0].site, module=FIRST[kind], item=0))
         check_places(self.module, taps[0], self.batch, self.forward, self.prepared, self.name)
         known = {tap.grid.shape for tap in taps if tap.part != "head"} | set(self.prepared.places)
         placeless = [tap.name for tap in taps if tap.part == "head" and not _has_places(tap, known)]
@@ -204,6 +207,9 @@ class _Found:
         if axes == ("t",) and not self.prepared.places and seen.ndim == 3 and len(seen) == 2:
             # Frames of convolutions, whose number says nothing else.
             return Grid((seen.shape[1] - self.prepared.special,), axes, self.prepared.special), (), False
+        if setting(self.module.tower.config, "model_type") in TRAILING:
+            # Left to discovery, which looks where the special tokens stand.
+            return None, (), False
         for shape in self.prepared.places:
             count = int(np.prod(shape))
             more = seen.shape[1] - count

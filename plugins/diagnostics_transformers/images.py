@@ -27,6 +27,7 @@ _FURTHER: dict[str, Callable[[Any, Tensor], dict[str, Any]]] = {
         "aspect_ratio_ids": torch.ones((len(images), 1), dtype=torch.long, device=images.device),
         "aspect_ratio_mask": _first_tile(config, images),
     },
+    "molmo2_vision": lambda config, images: {"pixel_values": _flat_patches(config, images)},
     "pixtral": lambda config, images: {
         "image_sizes": images.new_tensor(images.shape[-2:]).long().expand(len(images), 2)
     },
@@ -65,6 +66,7 @@ def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | 
         said=f"input {height}x{width}, {preprocess.said}",
         arguments=of,
         covers=preprocess.covers,
+        special=1 + int(setting(config, "num_detection_tokens", default=-1)),
     )
 
 
@@ -244,6 +246,13 @@ def _in_order(config: Any, images: Tensor) -> Tensor:
     patch = side_of(config.patch_size) or (1, 1)
     count = (images.shape[-2] // patch[0]) * (images.shape[-1] // patch[1])
     return torch.arange(count, device=images.device, dtype=torch.float32).expand(len(images), count)
+
+
+def _flat_patches(config: Any, images: Tensor) -> Tensor:
+    """[B, channel, y, x] as [B, N, D] in raster order, the channels of a pixel side by side."""
+    p = config.patch_size
+    patches = images.unfold(2, p, p).unfold(3, p, p)  # [B, channel, ny, nx, p, p]
+    return patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
 
 
 def _first_tile(config: Any, images: Tensor) -> Tensor:

@@ -25,13 +25,14 @@ from diagnostics_transformers.towers import arguments
 _SIZES = ("grid_thw", "image_grid_thw", "spatial_shapes", "target_sizes", "pixel_position_ids", "image_grid_hw")
 # These keep one row of patches for each image; the others put those of all images behind one another.
 _A_ROW_EACH = ("spatial_shapes", "pixel_position_ids")
+_WHOLE = ("radio",)
 _SIDE = 16
 """Patches along each side where neither the model nor the user says how many."""
 
 
 def takes_patches(tower: nn.Module) -> bool:
-    """Whether a vision tower takes patches."""
-    return any(key in arguments(tower) for key in _SIZES)
+    """Whether a vision tower takes patches, and not whole images as well."""
+    return setting(tower.config, "model_type") not in _WHOLE and any(key in arguments(tower) for key in _SIZES)
 
 
 def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int | None) -> Prepared:

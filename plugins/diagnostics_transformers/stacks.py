@@ -22,8 +22,14 @@ _SIDE = (
 )
 
 # Layers without a module of their own: what ends each of them, so that its output is the whole layer's.
-_STANDING = {"xlm": "layer_norm2", "flaubert": "layer_norm2"}
-FIRST = {"xlm": "tower.attentions.0", "flaubert": "tower.attentions.0"}
+_STANDING = {"xlm": "layer_norm2", "flaubert": "layer_norm2", "swiftformer": "encoder.network"}
+# Layers whose forward pass is called past the module: the part that ends each of them.
+_PARTS = {"squeezebert": ("encoder.layers", "output")}
+FIRST = {
+    "xlm": "tower.attentions.0",
+    "flaubert": "tower.attentions.0",
+    "squeezebert": "tower.encoder.layers.0.attention",
+}
 """What takes the embedding where it is not the first of these."""
 
 
@@ -42,6 +48,9 @@ def stacks(tower: nn.Module) -> list[list[str] | None]:
     kind = getattr(getattr(getattr(tower, "tower", tower), "config", None), "model_type", "")
     if kind in _STANDING:
         return [_children(tower, _STANDING[kind])]
+    if kind in _PARTS:
+        place, part = _PARTS[kind]
+        return [[f"{name}.{part}" for name in _children(tower, place)]]
     found: list[list[str] | None] = [names for names in _recorded(tower) if names]
     if kind in _OF_TIMM:
         return [None]

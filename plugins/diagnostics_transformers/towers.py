@@ -37,7 +37,18 @@ INPUTS = {
 # They take one modality alone, although they have a tower of their own inside.
 _ONE_MODALITY = {"pe_video_encoder": "its frames' tower gives one vector a frame", "timm_wrapper": ""}
 # Their inputs have the names of texts or images and are something else.
-_NEITHER = {"imagegpt": "sequences of colour clusters", "decision_transformer": "states, actions and returns"}
+_NEITHER = {
+    "imagegpt": "sequences of colour clusters",
+    "decision_transformer": "states, actions and returns",
+    "efficientloftr": "pairs of images",
+    "lightglue": "pairs of images",
+    "kyutai_speech_to_text": "a token of text with those of a codec's codebooks at each step",
+    "lxmert": "texts together with an object detector's regions",
+    "seggpt": "images together with an example that is segmented",
+    "speecht5": "hidden states of a prenet of its own (its bare model has none)",
+    "tvp": "texts together with videos",
+    "vilt": "texts together with images",
+}
 _PROJECTIONS = {
     "vision": ("visual_projection", "vision_projection"),
     "audio": ("audio_projection",),

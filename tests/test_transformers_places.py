@@ -1,0 +1,88 @@
+"""hf: where tokens of an order of their own lie, and which part of a sound tokens stand for, against what moves."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+pytest.importorskip("transformers")
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "coverage"))
+
+from diagnostics_transformers.spans import Convolution, convolutions, span
+from transformers_zoo import encoder, tiny_config
+
+from diagnostics import DiagnosticsError, TorchEncoder
+from diagnostics.placement import verify_grid
+
+STACKS = {
+    "wav2vec2": ([Convolution(10, 5), *[Convolution(3, 2)] * 4, *[Convolution(2, 2)] * 2], 16_000),
+    "lasr_encoder": ([Convolution(5, 2)] * 2, 200),
+    "nemotron_asr_streaming_encoder": ([Convolution(3, 2, before=2, behind=1)] * 3, 200),
+    "voxtral_realtime_encoder": ([Convolution(3, 1, before=2), Convolution(3, 2, before=1)], 200),
+}
+
+
+@pytest.mark.parametrize("kind", STACKS)
+def test_spans_are_those_of_the_convolutions_themselves(kind: str) -> None:
+    """Which steps each token sees is asked of real convolutions, by gradients; the middles are those of the spans' cells."""
+    stack, steps = STACKS[kind]
+    assert convolutions(tiny_config(kind)) == stack
+    x = torch.zeros(1, 1, steps, dtype=torch.float64, requires_grad=True)
+    out: Any = x
+    for one in stack:
+        weight = torch.ones(1, 1, one.kernel, dtype=torch.float64)
+        out = functional.conv1d(functional.pad(out, (one.before, one.behind)), weight, stride=one.stride)
+    start, stop = span(steps, stack)
+    count = out.shape[-1]
+    for token in (count // 2, count // 2 + 1):
+        (seen,) = torch.autograd.grad(out[0, 0, token], x, retain_graph=True)
+        reached = seen[0, 0].nonzero()[:, 0]
+        middle = (float(reached[0]) + float(reached[-1]) + 1) / 2
+        assert start + (token + 0.5) * (stop - start) / count == pytest.approx(middle)
+
+
+def test_features_without_convolutions_are_covered_evenly() -> None:
+    assert convolutions(tiny_config("bert")) == []
+    assert span(300, []) == (0.0, 300.0)
+
+
+@pytest.mark.parametrize("kind", ["hiera", "yolos", "llama4", "radio", "molmo2"])
+def test_a_cell_moves_its_own_token(kind: str) -> None:
+    assert verify_grid(encoder(kind)).right
+
+
+def test_an_order_left_out_is_found_out() -> None:
+    """The control: Hiera's windows and YOLOS's queries declared in raster order."""
+    for kind in ("hiera", "yolos"):
+        made = encoder(kind)
+        plain = [replace(tap, site=replace(tap.site, order=())) for tap in made.taps if tap.site is not None]
+        wrong = TorchEncoder(
+            kind, "image", made.module, plain, made.output_tap, made.preprocess, made.example(), forward=made._forward
+        )
+        assert not verify_grid(wrong).right
+
+
+def test_hiera_gives_the_maps_that_it_puts_back_itself() -> None:
+    made = encoder("hiera")
+    image = made.example()
+    batch = {key: value[None] for key, value in made.preprocess(image).items()}
+    with torch.no_grad():
+        theirs = made.module.tower(**batch, output_hidden_states=True).reshaped_hidden_states
+    first = next(tap for tap in made.taps if tap.depth == 0)
+    seen: list[np.ndarray] = []
+    made.capture(batch, [first.name], lambda tap, tokens: seen.append(tokens[0].numpy()))
+    np.testing.assert_array_equal(seen[0], theirs[0][0].flatten(0, 1).numpy())
+
+
+@pytest.mark.parametrize("kind", ["lxmert", "vilt", "lightglue", "kyutai_speech_to_text"])
+def test_what_takes_several_things_at_once_is_refused_in_words(kind: str) -> None:
+    with pytest.raises(DiagnosticsError, match="which no dataset here holds") as raised:
+        encoder(kind)
+    assert str(raised.value).count(". ") == 0
