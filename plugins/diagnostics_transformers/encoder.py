@@ -39,7 +39,7 @@ def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Want
     module = Tower(part, projection).eval()
     found = _Found(name, module, prepared)
     taps, output, left_out = found.taps()
-    taps = _with_all_weights(loaded, place, projection, taps)
+    taps = _without_silence(_with_all_weights(loaded, place, projection, taps), prepared)
 
     def fresh() -> nn.Module:
         other = loaded.fresh()
@@ -64,10 +64,51 @@ def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Want
         fresh=fresh,
         configuration="; ".join(part for part in (prepared.said, *left_out) if part),
         sized_for=sized_for,
-        covers=prepared.covers,
-        valid=prepared.valid,
+        covers=lambda shape: _covered(prepared, taps, output, shape),
+        valid=lambda batch, tap: _valid(prepared, batch, tap),
         rate=prepared.rate,
     )
+
+
+def _without_silence(taps: Sequence[Tap], prepared: Prepared) -> list[Tap]:
+    """The taps without the tokens behind the end of a sound that its features pad to a length of their own (Whisper's 30 s)."""
+    if prepared.modality != "audio" or prepared.valid is None:
+        return list(taps)
+    batch = default_collate([prepared.preprocess(prepared.example)])
+    made: list[Tap] = []
+    for tap in taps:
+        heard = prepared.valid(batch, tap) if tap.grid.axes == ("t",) else None
+        if heard is not None and tap.site is not None and tap.site.rows == 1 and not tap.site.order:
+            tokens = max(1, int(heard[0].sum()))
+            site = replace(tap.site, trailing=tap.site.trailing + tap.grid.tokens - tokens)
+            tap = replace(tap, grid=Grid((tokens,), ("t",), tap.grid.prefix), site=site)
+        made.append(tap)
+    return made
+
+
+def _whole(tap: Tap) -> Tap:
+    """The tap with the tokens that it leaves out at its end."""
+    trailing = tap.site.trailing if tap.site is not None and tap.grid.axes == ("t",) else 0
+    return replace(tap, grid=Grid((tap.grid.tokens + trailing,), ("t",), tap.grid.prefix)) if trailing else tap
+
+
+def _valid(prepared: Prepared, batch: Any, tap: Tap) -> Tensor | None:
+    found = prepared.valid(batch, _whole(tap)) if prepared.valid is not None else None
+    found = found[:, : tap.grid.tokens] if found is not None else None
+    return None if found is None or bool(found.all()) else found
+
+
+def _covered(
+    prepared: Prepared, taps: Sequence[Tap], output: str, shape: tuple[int, ...]
+) -> tuple[tuple[float, float], ...]:
+    """What the output tap's tokens cover of what all of them would."""
+    found = prepared.covers(shape) if prepared.covers is not None else tuple((0.0, float(n)) for n in shape)
+    tap = next(tap for tap in taps if tap.name == output)
+    whole = _whole(tap)
+    if whole is tap or len(found) != 1:
+        return found
+    start, stop = found[0]
+    return ((start, start + (stop - start) * tap.grid.tokens / whole.grid.tokens),)
 
 
 class _Found:
