@@ -198,7 +198,8 @@ def test_what_has_no_honest_grid_is_refused_or_left_out(kind: str) -> None:
     if kind == "detr":
         made = made_of(kind)
         assert "no tap at decoder" in made.identity["configuration"]
-        assert all(tap.grid.shape == (7, 7) for tap in made.taps)
+        assert all(tap.grid.axes == ("y", "x") for tap in made.taps)
+        assert made.tap("encoder").grid.shape == (7, 7) and made.tap("encoder").depth > 1
         return
     with pytest.raises(DiagnosticsError) as error:
         made_of(kind)
@@ -218,7 +219,12 @@ def test_series_with_gaps_and_of_another_length() -> None:
 
 
 def test_lags_of_a_series_come_before_its_context() -> None:
-    made = made_of("time_series_transformer")
+    config = transformers.TimeSeriesTransformerConfig(
+        prediction_length=8, context_length=32, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_time_features=1,
+    )  # fmt: skip
+    assert list(config.lags_sequence) == list(range(1, 8))
+    made = encoder_of(Loaded("lags", transformers.TimeSeriesTransformerModel(config).eval(), config, None), "hf:lags")
     assert made.example().shape == (39,) and made.taps[0].grid.shape == (32,)
     assert made.covers((39,)) == ((6.0, 38.0),)
 
