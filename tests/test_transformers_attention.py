@@ -40,8 +40,9 @@ def encoder(kind: str, implementation: str) -> Any:
         model = tiny(kind)
         model.set_attn_implementation(implementation)
     settled(model.config)
-    text = kind in ("bert", "llama", "qwen3", "mamba")
-    return encoder_of(Loaded(kind, model, model.config, None), f"hf:{kind}", None, Wanted(length=40 if text else None))
+    # Whisper pads shorter sounds with silence, which its tokens attend to.
+    length = dict.fromkeys(("bert", "llama", "qwen3", "mamba"), 40) | {"whisper": 480_000}
+    return encoder_of(Loaded(kind, model, model.config, None), f"hf:{kind}", None, Wanted(length=length.get(kind)))
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -74,6 +75,19 @@ def test_eager_attention_is_caught_too(kind: str) -> None:
     batch = default_collate([fused.preprocess(fused.example())] * 3)
     for name, expected in fused.attention(batch).items():
         torch.testing.assert_close(eager.attention(batch)[name], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_tokens_that_attend_to_added_silence_have_no_attention_of_their_own() -> None:
+    made = encoder_of_short_whisper()
+    with pytest.raises(DiagnosticsError, match="attend to padding"):
+        made.attention(default_collate([made.preprocess(made.example())] * 3))
+
+
+def encoder_of_short_whisper() -> Any:
+    with quiet():
+        model = tiny("whisper")
+    settled(model.config)
+    return encoder_of(Loaded("whisper", model, model.config, None), "hf:whisper", None, Wanted(length=32_000))
 
 
 def test_a_model_without_attention_says_so() -> None:
