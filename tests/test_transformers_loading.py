@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +23,6 @@ from transformers_zoo import build as tiny  # noqa: E402
 from transformers_zoo import tiny_config  # noqa: E402
 
 from diagnostics import DiagnosticsError  # noqa: E402
-from diagnostics.taps import Layout  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +228,6 @@ def test_lags_of_a_series_come_before_its_context() -> None:
     assert made.covers((39,)) == ((6.0, 38.0),)
 
 
-@pytest.mark.skipif("packed" not in get_args(Layout), reason="needs a layout of taps for samples packed into one row")
 @pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "pixtral", "hunyuan_vl_vision"])
 def test_patches_of_all_images_in_one_row(kind: str) -> None:
     made = made_of(kind)

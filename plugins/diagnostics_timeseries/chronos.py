@@ -8,6 +8,7 @@ from, then REG.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def build(
     config: what to change in the configuration of untrained weights.
     """
     try:
-        import chronos  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        importlib.import_module("chronos")
     except ImportError as error:
         raise DiagnosticsError(f"Chronos needs {error.name}: pip install chronos-forecasting.") from error
     small = None if pretrained else SMALL.get(model)

@@ -15,6 +15,7 @@ The package pins versions of torch and scikit-learn and pip would exchange them 
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def build(
     config: what to change in the configuration of untrained weights.
     """
     try:
-        import tsfm_public  # noqa: F401  # pyright: ignore
+        importlib.import_module("tsfm_public")
     except ImportError as error:
         raise DiagnosticsError(
             f"Granite models need {error.name}: pip install --no-deps granite-tsfm (its pins would break this environment)."

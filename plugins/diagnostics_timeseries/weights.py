@@ -140,6 +140,7 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
+            # The file is no mapping and cannot be iterated over.
             shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     for path in sorted(folder.glob("*.bin")) if not shapes else []:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

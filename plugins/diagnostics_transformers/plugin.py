@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ def build(
     from diagnostics import DiagnosticsError
 
     try:
-        import transformers  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        importlib.import_module("transformers")
     except ImportError as error:
         raise DiagnosticsError(f"Encoders of transformers need {error.name}: pip install transformers.") from error
 

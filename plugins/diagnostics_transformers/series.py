@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,14 +52,11 @@ def prepare_series(tower: nn.Module, name: str, length: int | None) -> Prepared:
 
     of_model: Callable[[Mapping[str, Tensor]], dict[str, Any]]
     if "past_time_features" in takes:
-        of_model = lambda batch: _time_features(config, batch, takes)  # noqa: E731
+        of_model = partial(_time_features, config, takes=takes)
     elif "past_values_padding" in takes:
-        of_model = lambda batch: _univariate(batch, takes)  # noqa: E731
+        of_model = partial(_univariate, takes=takes)
     else:
-        of_model = lambda batch: {  # noqa: E731
-            names[0]: batch["values"],
-            (names[1] if names[1] in takes else names[2]): batch["observed"].bool(),
-        }
+        of_model = partial(_observed, values=names[0], mask=names[1] if names[1] in takes else names[2])
 
     def valid(batch: Mapping[str, Tensor], tap: Tap) -> Tensor | None:
         """Tokens all of whose steps are observed, from the first on that is."""
@@ -133,6 +131,11 @@ def _univariate(batch: Mapping[str, Tensor], takes: tuple[str, ...]) -> dict[str
     if "freq" in takes:
         given["freq"] = torch.zeros((len(batch["values"]), 1), dtype=torch.int32, device=batch["values"].device)
     return given
+
+
+def _observed(batch: Mapping[str, Tensor], values: str, mask: str) -> dict[str, Any]:
+    """A batch under the names that a model gives its values and the mask of what was observed."""
+    return {values: batch["values"], mask: batch["observed"].bool()}
 
 
 def _time_features(config: Any, batch: Mapping[str, Tensor], takes: tuple[str, ...]) -> dict[str, Any]:
