@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from diagnostics.allocator import keep_freed_memory
+from diagnostics.capturing import pool
 from diagnostics.cells import classes_on_grid, covered_part, events_on_grid, on_grid
 from diagnostics.creation import Filling, create
 from diagnostics.dataset import Dataset
@@ -24,7 +25,7 @@ from diagnostics.errors import DiagnosticsError, StorageError, said
 from diagnostics.plans import Plan, identity, row_order
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.store import COVERED, Store, refuse_other_identity
-from diagnostics.taps import Encoder, Tap, pool
+from diagnostics.taps import Encoder, Tap
 
 # Large batches only thrash the caches of a CPU; a GPU wants more.
 BATCH = {"cpu": 16, "cuda": 128}

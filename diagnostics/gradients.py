@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diagnostics.capturing import Hooks
 from diagnostics.errors import DiagnosticsError
-from diagnostics.taps import Grid, Hooks, Seen, Tap
+from diagnostics.taps import Grid, Seen, Tap
 
 SEED = 0
 

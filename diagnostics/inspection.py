@@ -74,8 +74,8 @@ def inspect_encoder(
     import torch
     from torch.utils.data import default_collate
 
+    from diagnostics.capturing import pool
     from diagnostics.jobs import check_rate, usable_device
-    from diagnostics.taps import pool
 
     encoder = build("encoder", spec)
     dataset = build("dataset", data) if data else None

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics.attention import read_attention
+from diagnostics.capturing import Hooks
 from diagnostics.discovery import discover
 from diagnostics.discovery.extents import extents_of
 from diagnostics.errors import DiagnosticsError, said, unknown
 from diagnostics.gradients import read_gradients
-from diagnostics.taps import Encoder, Hooks, Modality, Reduce, Seen, Tap, keep
+from diagnostics.taps import Encoder, Modality, Reduce, Seen, Tap, keep
 
 
 class TorchEncoder(Encoder):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
+from diagnostics.capturing import pool
 from diagnostics.plans import row_order
-from diagnostics.taps import pool
 
 from tiny import tiny_dataset
 

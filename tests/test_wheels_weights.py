@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import default_collate
 
 from diagnostics import DiagnosticsError
+from diagnostics.capturing import pool
 from diagnostics.registry import build
-from diagnostics.taps import pool
 
 pytest.importorskip("safetensors")
 

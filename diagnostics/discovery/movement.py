@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diagnostics.capturing import tensors_in
 from diagnostics.discovery.places import tensors_of
-from diagnostics.taps import tensors_in
 
 LOCAL = 0.75
 """A change of a quarter of the input that moves a larger share of an axis than this has not stayed at its place."""

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diagnostics.capturing import as_tokens
 from diagnostics.discovery.movement import exchanged
 from diagnostics.discovery.places import tensors_of
 from diagnostics.errors import DiagnosticsError
-from diagnostics.taps import Tap, as_tokens
+from diagnostics.taps import Tap
 
 CHANGE = 3.0
 """What is added to a cell of a normalised input."""

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diagnostics.capturing import first_tensor, tensors_in
 from diagnostics.errors import DiagnosticsError, said
-from diagnostics.taps import first_tensor, tensors_in
 
 
 @dataclass(eq=False)
