@@ -12,7 +12,7 @@ import torch
 from test_cli import diagnose, refused
 from torch import Tensor, nn
 
-import diagnostics.taps
+import diagnostics.capturing
 from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap, TorchEncoder, stack_taps
 from diagnostics.conformance import CHECKS, Outcome, Subject, check_encoder, run_check
 from diagnostics.conformance.reading import laid_out
@@ -345,9 +345,9 @@ def test_manual_forward_finds_a_tap_that_hands_over_something_else(name: str) ->
 
 
 def test_manual_forward_does_not_share_the_taps_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = diagnostics.taps._rows_as_places
+    real = diagnostics.capturing._rows_as_places
     monkeypatch.setattr(
-        diagnostics.taps, "_rows_as_places", lambda tokens, rows, prefix: real(tokens, rows, prefix).flip(1)
+        diagnostics.capturing, "_rows_as_places", lambda tokens, rows, prefix: real(tokens, rows, prefix).flip(1)
     )
     breaks("manual_forward", layouts(), "tap rows differs", alone=False)
 
