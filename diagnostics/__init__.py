@@ -12,12 +12,17 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from diagnostics.comparison import Comparison, compare
+    from diagnostics.console import watcher
     from diagnostics.dataset import Dataset, Target, padded, split_groups
     from diagnostics.discovery import discover
     from diagnostics.frames import frames_of
     from diagnostics.jobs import run
     from diagnostics.measures.base import Measure
+    from diagnostics.progress import Progress
+    from diagnostics.registry import build
     from diagnostics.runs import Run, open_run
+    from diagnostics.saved import load_encoder, save_encoder
     from diagnostics.taps import Encoder, Grid, Site, Tap, stack_taps
     from diagnostics.torch_encoder import TorchEncoder
 
@@ -36,6 +41,13 @@ _HOME = {
     "Tap": "taps",
     "TorchEncoder": "torch_encoder",
     "stack_taps": "taps",
+    "Comparison": "comparison",
+    "compare": "comparison",
+    "load_encoder": "saved",
+    "save_encoder": "saved",
+    "build": "registry",
+    "Progress": "progress",
+    "watcher": "console",
     "Measure": "measures.base",
     "Run": "runs",
     "open_run": "runs",
@@ -43,25 +55,32 @@ _HOME = {
 }
 
 __all__ = [
+    "Comparison",
     "Dataset",
     "DiagnosticsError",
     "Encoder",
     "Grid",
     "Measure",
+    "Progress",
     "Run",
     "Site",
     "Tap",
     "Target",
     "TorchEncoder",
     "__version__",
+    "build",
+    "compare",
     "discover",
     "frames_of",
     "hookimpl",
+    "load_encoder",
     "open_run",
     "padded",
     "run",
+    "save_encoder",
     "split_groups",
     "stack_taps",
+    "watcher",
 ]
 
 

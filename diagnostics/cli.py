@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +27,10 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 EncoderName = Annotated[
-    str, typer.Argument(metavar="ENCODER", help="A name, scheme:name, or path/to/file.py:function.")
+    str,
+    typer.Argument(
+        metavar="ENCODER", help="A name, scheme:name, path/to/file.py:function, or a saved encoder's folder."
+    ),
 ]
 
 
@@ -41,8 +45,7 @@ def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., Non
         try:
             command(*args, **kwargs)
         except DiagnosticsError as error:
-            print(f"diagnostics: {error}", file=sys.stderr)
-            raise typer.Exit(2) from None
+            raise _told(str(error), error) from None
         except KeyboardInterrupt as interrupt:
             print(f"\ndiagnostics: {str(interrupt) or 'Interrupted.'}", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -53,10 +56,36 @@ def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., Non
         except Exception as error:
             if not plugin:
                 raise
-            print(f"diagnostics: A command of plugin {plugin} failed: {said(error)}", file=sys.stderr)
-            raise typer.Exit(2) from None
+            raise _told(f"A command of plugin {plugin} failed: {said(error)}", error) from None
 
     return guard
+
+
+# Set by the option --traceback, which stands before the command.
+_whole = False
+
+
+def _told(sentence: str, error: BaseException) -> typer.Exit:
+    """The exit of a command after saying why: a sentence that quotes an error of others also says how to see where that
+    was raised, and `--traceback` shows it.
+    """
+    if _whole:
+        traceback.print_exception(error)
+    elif _quotes(sentence, error):
+        sentence = f"{sentence.rstrip('.')}; `diagnostics --traceback ...` shows where."
+    print(f"diagnostics: {sentence}", file=sys.stderr)
+    return typer.Exit(2)
+
+
+def _quotes(sentence: str, error: BaseException | None) -> bool:
+    """Whether a sentence quotes an error that nobody made for a user to read, from anywhere down the chain."""
+    while error is not None:
+        # What a worker process raised comes as a note, since its traceback cannot be passed on.
+        foreign = not isinstance(error, DiagnosticsError)
+        if hasattr(error, "__notes__") or (foreign and said(error) in sentence):
+            return True
+        error = error.__cause__
+    return False
 
 
 @app.command()
@@ -72,6 +101,9 @@ def run(
     batch_size: Annotated[int | None, typer.Option(help="Samples in a forward pass [16, on a GPU 128].")] = None,
     workers: Annotated[int, typer.Option(help="Processes that prepare samples.")] = 0,
     token_budget: Annotated[float, typer.Option(help="MB for the tokens of each encoder.")] = 256.0,
+    pooling: Annotated[
+        str | None, typer.Option(help="mean, last, prefix, with commas [all that the encoder has].")
+    ] = None,
     precision: Annotated[str, typer.Option(help="Of stored tokens: float32 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(help="Of the controls and the bootstrap.")] = 0,
     on_error: Annotated[
@@ -102,6 +134,7 @@ def run(
             batch_size=batch_size,
             workers=workers,
             token_budget=round(token_budget * 1e6),
+            pooling=pooling,
             precision=precision,  # pyright: ignore[reportArgumentType]  (checked by run)
             seed=seed,
             watch=watch,
@@ -122,6 +155,37 @@ def report(
     found = open_run(run)
     path = found.report(out)
     _print_json(found.to_json() | {"report": str(path)}) if json else print(path)
+
+
+@app.command()
+@guarded
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Folders that `diagnostics run` wrote, or LABEL=FOLDER.")
+    ],
+    base: Annotated[
+        str | None, typer.Option(help="The label that the others were aligned from [what each alignment recorded].")
+    ] = None,
+    similarity: Annotated[str, typer.Option(help="Measure of pairs of taps, or none.")] = "cka",
+    out: Annotated[Path | None, typer.Option(help="The HTML file [comparison.html beside the first run].")] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap and the permutations.")] = 0,
+    json: Json = False,
+) -> None:
+    """Hold runs of several encoders on one dataset against each other, by relative depth, and write an HTML comparison.
+
+    Runs of one label are the seeds of one training. Where an alignment and the encoder that it started from are among
+    them, what it recovered and what it kept is shown.
+    """
+    from diagnostics.comparison import compare as compare_them
+    from diagnostics.console import watcher
+    from diagnostics.console_comparison import print_comparison
+
+    with watcher() as watch:
+        found = compare_them(
+            runs, base=base, similarity=None if similarity == "none" else similarity, seed=seed, watch=watch
+        )
+    path = found.report(out or found.sides[0].run.path.resolve().parent / "comparison.html")
+    _print_json(found.to_json() | {"report": str(path)}) if json else print_comparison(found, path)
 
 
 @app.command()
@@ -169,6 +233,24 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command()
+@guarded
+def cut(
+    encoder: EncoderName,
+    tap: Annotated[str, typer.Option(help="The tap at which it ends: see `diagnostics inspect`.")],
+    out: Annotated[Path, typer.Option(help="A folder, or a file that ends in .safetensors.")],
+    json: Json = False,
+) -> None:
+    """Save an encoder up to a tap: its pass ends there, and weights of what comes later are left out.
+
+    The folder or file is the name of the encoder that was cut.
+    """
+    from diagnostics.exporting import export
+
+    found = export(encoder, tap, out)
+    _print_json(found.to_json()) if json else print(found)
+
+
 @app.command("new-plugin")
 @guarded
 def new_plugin(
@@ -184,7 +266,7 @@ def new_plugin(
         _print_json({"folder": str(folder), "files": files})
     else:
         path = shlex.quote(str(folder))
-        print(f"{folder}: {', '.join(files)}\nNext: pip install -e {path} && pytest {path}")
+        print(f"{folder}: {', '.join(files)}\nNext: pip install -e {path} pytest && python -m pytest {path}")
 
 
 @app.command("list")
@@ -228,7 +310,12 @@ def selftest(json: Json = False) -> None:
 def version(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Before the command: of an error, show where it was raised.")
+    ] = False,
 ) -> None:
+    global _whole
+    _whole = traceback
     if version:
         from diagnostics import __version__
 
@@ -243,10 +330,20 @@ def _print_json(value: dict[str, Any]) -> None:
 
 
 def _add_plugin_commands() -> None:
+    """A name of two words is a command of a group: `train objectives` of `diagnostics train`."""
     taken = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    for name, (plugin, command) in offered("command").items():
-        if name not in taken:
-            app.command(name)(guarded(command, plugin.name))
+    found = offered("command")
+    groups: dict[str, typer.Typer] = {}
+    for name, (plugin, command) in found.items():
+        first, _, rest = name.partition(" ")
+        # A command of that name, built in or a plugin's, hides a group.
+        if first in taken or (rest and first in found):
+            continue
+        if rest and first not in groups:
+            members = ", ".join(sorted(other for other in found if other.startswith(f"{first} ")))
+            groups[first] = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=f"Of plugins: {members}.")
+            app.add_typer(groups[first], name=first)
+        (groups[first] if rest else app).command(rest or name)(guarded(command, plugin.name))
 
 
 def main() -> None:

@@ -32,7 +32,8 @@ PIPE_WIDTH = 140
 LINE_EVERY = 10.0
 
 
-def _console() -> Console:
+def terminal() -> Console:
+    """The console that tables go to, wide enough where it is a file or a pipe."""
     console = Console(highlight=False, soft_wrap=False)
     return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
@@ -77,7 +78,7 @@ def _lines() -> Watch:
 
 def print_run(run: Run) -> None:
     """Best taps, output, hidden gap and controls of every target; then what needs no target; then where the report is."""
-    console = _console()
+    console = terminal()
     profiles = run.profiles()
     probes = [p for p in profiles if p.is_probe]
     others = [p for p in profiles if not p.is_probe]
@@ -85,9 +86,11 @@ def print_run(run: Run) -> None:
     groups = run.store.attrs["dataset"]["groups"]
     units = f" (samples of {groups} independent groups)" if groups != sum(n.values()) else ""
     console.print(
-        f"[bold]{_safe(run.encoder)}[/bold] on [bold]{_safe(run.dataset)}[/bold], n = {n['train']} train, {n['val']} val, "
+        f"[bold]{safe(run.encoder)}[/bold] on [bold]{safe(run.dataset)}[/bold], n = {n['train']} train, {n['val']} val, "
         f"{n['test']} test{units}"
     )
+    if run.untrained:
+        console.print(Text(run.untrained, style="yellow"))
     if probes:
         console.print(
             "Best tap chosen on val, scores read on test, 95 % intervals over independent units, not cut at bounds"
@@ -103,12 +106,13 @@ def print_run(run: Run) -> None:
         console.print(_other_table(others))
     for found in run.similarity():
         console.print(Text(similarity_said(found)))
-    for why, names in _by_reason(run.skipped).items():
+    for why, names in by_reason(run.skipped).items():
         console.print(Text(f"left out: {', '.join(names)}: {why}", style="dim"))
-    console.print(f"\nReport: {_safe(str(run.path / 'report.html'))}")
+    console.print(f"\nReport: {safe(str(run.path / 'report.html'))}")
 
 
-def _by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:
+def by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:
+    """What was left out by why: equal reasons once."""
     found: dict[str, list[str]] = {}
     for what, why in skipped.items():
         found.setdefault(why, []).append(what)
@@ -116,11 +120,16 @@ def _by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _probe_table(probes: list[Profile]) -> Table:
-    table = _table("target", "family", "best tap (depth)", "score", "output", "hidden gap")
+    table = plain_table("target", "family", "best tap (depth)", "score", "output", "hidden gap")
     for p in probes:
         best = f"{p.best_tap} ({p.depth_of(p.best_tap):.2f})" if p.best_tap else "none"
         table.add_row(
-            _named(p), p.family, _safe(best), _shown(p.best), _shown(p.output), _shown(p.hidden_gap, signed=True)
+            _named(p),
+            p.family,
+            safe(best),
+            interval_said(p.best),
+            interval_said(p.output),
+            interval_said(p.hidden_gap, signed=True),
         )
     return table
 
@@ -128,19 +137,19 @@ def _probe_table(probes: list[Profile]) -> Table:
 def _named(p: Profile) -> str:
     """The target, with what was scored."""
     probe = "" if p.measure == "linear_probe" or not p.target else f"{p.measure} "
-    return f"{_safe(p.target or p.measure)} ({probe}{p.data.attrs['score_name']})"
+    return f"{safe(p.target or p.measure)} ({probe}{p.data.attrs['score_name']})"
 
 
 def _control_table(probes: list[Profile]) -> Table:
     names = [name for name in control.NAMES if any(name in p.controls for p in probes)]
-    table = _table("controls: the best they reach", "the encoder", *(name.replace("_", " ") for name in names))
+    table = plain_table("controls: the best they reach", "the encoder", *(name.replace("_", " ") for name in names))
     for p in probes:
         table.add_row(_named(p), _value(p.best), *(_value(p.control(name)) for name in names))
     return table
 
 
 def _other_table(others: list[Profile]) -> Table:
-    table = _table(
+    table = plain_table(
         "measure without target", "family", "smallest", "largest", "output", "fresh weights", "lines at output"
     )
     table.columns[0].no_wrap, table.columns[-1].no_wrap = True, False
@@ -153,20 +162,22 @@ def _other_table(others: list[Profile]) -> Table:
             else ("none", "none")
         )
         table.add_row(
-            p.measure, p.family, _safe(smallest), _safe(largest), _shown(p.output, digits=3),
-            _value(p.control("fresh_weights"), digits=3), _safe(lines_shown(p)),
+            p.measure, p.family, safe(smallest), safe(largest), interval_said(p.output, digits=3),
+            _value(p.control("fresh_weights"), digits=3), safe(lines_shown(p)),
         )  # fmt: skip
     return table
 
 
-def _table(*columns: str, prose: bool = False) -> Table:
+def plain_table(*columns: str, prose: bool = False) -> Table:
+    """A table without lines; cells of all columns but the first stay on one line unless it holds `prose`."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=i > 0 and not prose)
     return table
 
 
-def _shown(found: Interval | None, *, signed: bool = False, digits: int | None = None) -> str:
+def interval_said(found: Interval | None, *, signed: bool = False, digits: int | None = None) -> str:
+    """A value with its interval, safe for rich."""
     if found is None or found.value != found.value:
         return "none"
     if found.low != found.low:
@@ -183,24 +194,28 @@ def _value(found: Interval | None, digits: int = 0) -> str:
     return f"{found.value:.{digits}g}" if digits else f"{found.value:.3f}"
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
+    """Text in which rich finds no markup."""
     return text.replace("[", "\\[")
 
 
 def print_inspection(found: dict[str, Any]) -> None:
     """An encoder's taps, and what a sample costs."""
-    console = _console()
+    console = terminal()
     parameters = f", {found['parameters']:,} parameters" if found["parameters"] else ""
-    console.print(f"[bold]{_safe(found['encoder'])}[/bold]: {found['modality']}{parameters}")
-    table = _table("tap", "depth", "part", "features", "grid", "read")
+    console.print(f"[bold]{safe(found['encoder'])}[/bold]: {found['modality']}{parameters}")
+    table = plain_table("tap", "depth", "part", "features", "grid", "read")
     for tap in found["taps"]:
         cells = " x ".join(f"{n} {axis}" for n, axis in zip(tap["grid"], tap["axes"], strict=True))
         prefix = f" + {tap['prefix']} prefix" if tap["prefix"] else ""
+        # One token stands for the whole sample, and not for a place in it.
+        grid = "-" if not prefix and set(tap["grid"]) == {1} else cells + prefix
         mark = " (output)" if tap["name"] == found["output_tap"] else ""
-        table.add_row(
-            tap["name"] + mark, f"{tap['depth']:.2f}", tap["part"], str(tap["features"]), cells + prefix, tap["read"]
-        )
+        table.add_row(tap["name"] + mark, f"{tap['depth']:.2f}", tap["part"], str(tap["features"]), grid, tap["read"])
     console.print(table)
+    configuration = found["identity"].get("configuration", "").removeprefix(found["encoder"]).strip()
+    if configuration:
+        console.print(f"Configuration: {safe(configuration)}.")
     console.print(
         f"A sample takes {found['seconds_per_sample'] * 1e3:.1f} ms; it leaves "
         f"{size(found['pooled_bytes_per_sample'])} pooled ({' and '.join(found['pooling'])}) and "
@@ -210,16 +225,16 @@ def print_inspection(found: dict[str, Any]) -> None:
 
     if placement := found.get("placement"):
         verdict = {True: "[green]right[/]", False: "[bold red]WRONG[/]", None: "not verified"}[placement["right"]]
-        console.print(f"Grid {verdict}: {_safe(placement['said'])}.")
+        console.print(f"Grid {verdict}: {safe(placement['said'])}.")
         if placement.get("prefix_moved"):
             console.print("Prefix tokens moved too: this tap has seen them mixed.")
 
 
 def print_conformance(found: Conformance) -> None:
     """Each check with its verdict and what was found; those that failed stand in red."""
-    console = _console()
+    console = terminal()
     style = {"ok": "green", "failed": "bold red", "not applicable": "dim"}
-    table = _table("check", "", "found", prose=True)
+    table = plain_table("check", "", "found", prose=True)
     table.columns[0].no_wrap = table.columns[1].no_wrap = True
     for outcome in found.outcomes:
         verdict = "FAILED" if outcome.verdict == "failed" else "-" if outcome.verdict != "ok" else "ok"
@@ -237,28 +252,28 @@ def print_conformance(found: Conformance) -> None:
 
 def print_list(rows: dict[str, list[dict[str, Any]]]) -> None:
     """What plugins offer."""
-    console = _console()
+    console = terminal()
     for what, found in rows.items():
         if what in ("encoders", "datasets"):
-            table = _table(what, "options", "plugin", prose=True)
+            table = plain_table(what, "options", "plugin", prose=True)
             for row in found:
                 name = row["name"] + row["takes"].upper()
                 options = ", ".join(f"{key}={value}" for key, value in row["options"].items())
-                table.add_row(_safe(name), _safe(options), _safe(row["plugin"]))
+                table.add_row(safe(name), safe(options), safe(row["plugin"]))
             if what == "encoders":
                 table.add_row("path/to/file.py:function", "", "your own file")
         elif what == "measures":
             _print_measures(console, found)
             continue
         else:
-            table = _table("plugins", "version", "module", "offers", prose=True)
+            table = plain_table("plugins", "version", "module", "offers", prose=True)
             for row in found:
                 offers = "; ".join(f"{what}s: {', '.join(names)}" for what, names in row["offers"].items())
                 table.add_row(
-                    _safe(row["name"]),
+                    safe(row["name"]),
                     row["version"],
                     row["module"],
-                    _safe((row["error"] and f"not loaded: {row['error']}") or offers),
+                    safe((row["error"] and f"not loaded: {row['error']}") or offers),
                 )
         console.print(table)
         console.print()
@@ -273,7 +288,7 @@ def _print_measures(console: Console, rows: list[dict[str, Any]]) -> None:
             grid = Table.grid(padding=(0, 2))
             grid.add_column(width=22, no_wrap=True)
             grid.add_column()
-            grid.add_row(_safe(row["name"]), _safe(row["answers"]))
+            grid.add_row(safe(row["name"]), safe(row["answers"]))
             grid.add_row("", Text(f"{needs}. {row['source']}", style="dim"))
             console.print(grid)
         console.print()
@@ -281,14 +296,14 @@ def _print_measures(console: Console, rows: list[dict[str, Any]]) -> None:
 
 def print_selftest(outcomes: list[Outcome]) -> None:
     """Every known answer with what came out and how near it must be, and how many are right, by family of measures."""
-    console = _console()
-    table = _table("measure", "known answer", "expected", "within", "found", "", "source", prose=True)
+    console = terminal()
+    table = plain_table("measure", "known answer", "expected", "within", "found", "", "source", prose=True)
     for outcome in outcomes:
         case = outcome.case
         table.add_row(
-            case.measure, _safe(case.what), f"{case.expected:.6g}", f"{case.tolerance:.2g}",
-            _safe(outcome.error) if outcome.error else f"{outcome.found:.6g}",
-            Text("right", style="green") if outcome.right else Text("OFF", style="bold red"), _safe(case.source),
+            case.measure, safe(case.what), f"{case.expected:.6g}", f"{case.tolerance:.2g}",
+            safe(outcome.error) if outcome.error else f"{outcome.found:.6g}",
+            Text("right", style="green") if outcome.right else Text("OFF", style="bold red"), safe(case.source),
         )  # fmt: skip
     console.print(table)
     families = {
@@ -301,8 +316,8 @@ def print_selftest(outcomes: list[Outcome]) -> None:
         # Again below the table, where a reader who scrolled past looks.
         found = outcome.error or f"found {outcome.found:.9g}"
         console.print(
-            f"[bold red]OFF[/]  {outcome.case.measure}, {_safe(outcome.case.what)}: expected {outcome.case.expected:.9g} "
-            f"within {outcome.case.tolerance:g}, {_safe(found)}"
+            f"[bold red]OFF[/]  {outcome.case.measure}, {safe(outcome.case.what)}: expected {outcome.case.expected:.9g} "
+            f"within {outcome.case.tolerance:g}, {safe(found)}"
         )
     console.print(
         f"{len(outcomes)} known answers, {len(outcomes) - len(wrong)} right"

@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -240,16 +241,21 @@ class _Batches(TorchDataset[Any]):
             try:
                 made.append(self.encoder.preprocess(self.dataset[int(i)]))
             except DiagnosticsError as error:
-                return f"Sample {self.dataset.ids[i]}: {error}"
+                return DiagnosticsError(f"Sample {self.dataset.ids[i]}: {error}")
             except Exception as error:
-                return (
+                failure = DiagnosticsError(
                     f"Sample {self.dataset.ids[i]} of {self.dataset.name} cannot be prepared for {self.encoder.name}: "
                     f"{said(error)}"
                 )
+                # A chained error would stay behind in the worker's process.
+                failure.add_note(traceback.format_exc())
+                return failure
         try:
             return default_collate(made)
         except (RuntimeError, TypeError) as error:
-            return f"Samples of {self.dataset.name} do not form a batch, are they of one size? ({str(error).splitlines()[0]})"
+            return DiagnosticsError(
+                f"Samples of {self.dataset.name} do not form a batch, are they of one size? ({str(error).splitlines()[0]})"
+            )
 
 
 def _batches(
@@ -275,8 +281,8 @@ def prepared(encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], 
         _Batches(encoder, dataset, batches), batch_size=None, num_workers=workers, multiprocessing_context=context
     )
     for batch in loader:
-        if isinstance(batch, str):
-            raise DiagnosticsError(batch)
+        if isinstance(batch, DiagnosticsError):
+            raise batch
         yield batch
 
 

@@ -37,4 +37,7 @@ def measures() -> Mapping[str, Callable[[], Measure]]:  # pyright: ignore[report
 
 @hookspec
 def commands() -> Mapping[str, Callable[..., Any]]:  # pyright: ignore[reportReturnType]
-    """Name -> function whose annotated parameters become the options of `diagnostics NAME`."""
+    """Name -> function whose annotated parameters become the options of `diagnostics NAME`.
+
+    A name of two words is a command of a group: "train mine" is `diagnostics train mine`.
+    """

@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import platform
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ from diagnostics.store import Store
 from diagnostics.taps import Encoder, Tap
 
 TOKEN_BUDGET = 256 * 10**6
+# Distributions, with the module of each, whose code may be an encoder's: named in a run that imported them.
+ENCODER_PACKAGES = {
+    "timm": "timm", "transformers": "transformers", "fracast": "fracast", "chronos-forecasting": "chronos",
+    "tirex-ts": "tirex", "mantis-tsfm": "mantis", "timesfm": "timesfm3", "momentfm": "momentfm", "uni2ts": "uni2ts",
+    "granite-tsfm": "tsfm_public", "onnxruntime": "onnxruntime",
+}  # fmt: skip
 
 
 def run(
@@ -44,6 +51,7 @@ def run(
     batch_size: int | None = None,
     workers: int = 0,
     token_budget: int = TOKEN_BUDGET,
+    pooling: str | Sequence[str] | None = None,
     precision: Precision = "float32",
     seed: int = 0,
     report: bool = True,
@@ -60,6 +68,8 @@ def run(
     controls: whether encoders that should know nothing are measured beside it.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
     token_budget: bytes for all tokens of each encoder; pooled activations are stored for all samples.
+    pooling: how tokens are pooled, `mean`, `last`, `prefix`, side by side; all that the encoder has by default. Runs can be
+        compared when they pool alike.
     precision: of the stored tokens.
     seed: of the controls and of the bootstrap; the splits are the dataset's.
 
@@ -68,7 +78,7 @@ def run(
     DiagnosticsError: for what a user can cause, in one sentence that says what to do.
     """
     _check_options(batch_size, workers, token_budget, precision, seed)
-    taps, measures = _listed(taps), _listed(measures)
+    taps, measures, pooling = _listed(taps), _listed(measures), _listed(pooling)
     asked, unusable = chosen_measures(measures)
     model = build("encoder", encoder) if isinstance(encoder, str) else encoder
     data = build("dataset", dataset) if isinstance(dataset, str) else dataset
@@ -95,7 +105,11 @@ def run(
             raise DiagnosticsError(f"Samples of {data.name} cannot be read for {model.name}: {said(error)}") from error
         # Tokens at one place of samples of unequal length have nothing in common.
         budget = 0 if data.ragged else token_budget
+        for name in pooling or ():
+            if name not in model.poolings:
+                raise unknown("pooling", name, model.poolings)
         job = _Job(path.resolve(), path, data, _chosen_taps(model, taps), budget, precision, where)
+        job.poolings = pooling
         job.options = {"batch_size": batch_size, "workers": workers}
         job.watch, job.asked, job.unusable = watch, frozenset(measures or ()) - set(SUITES), unusable
         about = _about(encoder, dataset, model, data, seed)
@@ -117,6 +131,7 @@ class _Job:
     """One call of `run`: the encoder and its controls through the same extraction and the same measures."""
 
     options: dict[str, Any]
+    poolings: list[str] | None
     watch: Watch
     asked: frozenset[str]
     unusable: dict[str, str]
@@ -181,7 +196,9 @@ class _Job:
     def _extract(
         self, encoder: Encoder, path: Path, taps: Sequence[Tap], about: dict[str, Any], announced: int
     ) -> Store:
-        wanted = plan(encoder, taps, len(self.data), self.budget, self.precision)
+        # What controls without the encoder give has one token and one pooling.
+        poolings = [name for name in self.poolings or () if name in encoder.poolings] or None
+        wanted = plan(encoder, taps, len(self.data), self.budget, self.precision, poolings)
 
         def before_first_byte(seconds: float) -> None:
             if announced:
@@ -296,9 +313,10 @@ def default_path(encoder: str | Encoder, dataset: str | Dataset) -> Path:
 
 
 def _about(encoder: str | Encoder, dataset: str | Dataset, model: Encoder, data: Dataset, seed: int) -> dict[str, Any]:
+    used = [name for name, module in ENCODER_PACKAGES.items() if module in sys.modules]
     versions = {
         name: _version(name)
-        for name in ("encoder-diagnostics", "torch", "numpy", "scikit-learn", "zarr", "xarray", "timm", "fracast")
+        for name in ("encoder-diagnostics", "torch", "numpy", "scikit-learn", "zarr", "xarray", *used)
     }
     return {
         "encoder": {
@@ -306,6 +324,7 @@ def _about(encoder: str | Encoder, dataset: str | Dataset, model: Encoder, data:
             "asked": encoder if isinstance(encoder, str) else "",
             "modality": model.modality,
             "output_tap": model.output_tap,
+            "lineage": dict(model.lineage),
         },
         "dataset": {
             "name": data.name,

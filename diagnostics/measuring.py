@@ -28,6 +28,8 @@ class Measured:
 
 
 SUITES = ("standard", "all")
+# Scores that are shares of right answers.
+SHARES = ("accuracy", "recall at 1", "CorLoc")
 
 
 def chosen_measures(names: Sequence[str] | None) -> tuple[list[Measure], dict[str, str]]:
@@ -144,7 +146,7 @@ def _completed(
     } | ({"score_name": found.attrs["score_name"]} if "score_name" in found.attrs else {})
     found = found.copy()
     if "loss" in found:
-        found, selected = _judged(found, activations.output_tap, seed)
+        found, selected = _judged(found, activations.output_tap, str(attrs["score_name"]), seed)
         attrs |= selected
     if reason := together(str(found.attrs.get("reason", ""))):
         attrs["reason"] = reason
@@ -178,22 +180,25 @@ def together(reasons: str) -> str:
     return "; ".join(part for part in said_once if part)
 
 
-def _judged(found: xr.Dataset, output_tap: str, seed: int) -> tuple[xr.Dataset, dict[str, Any]]:
+def _judged(found: xr.Dataset, output_tap: str, score_name: str, seed: int) -> tuple[xr.Dataset, dict[str, Any]]:
     """Scores and intervals from test losses, and the best tap from val."""
     taps = [str(tap) for tap in found["tap"].values]
     loss = found["loss"].transpose("tap", "unit", ...).values
     reference = found["reference_loss"].transpose("tap", "unit", ...).values
     fit_units = int(found.attrs["units_train"] + found.attrs["units_val"])
-    score, low, high = profile_intervals(loss, reference, fit_units, seed)
+    share = score_name in SHARES and loss.ndim == 2
+    score, low, high = profile_intervals(loss, reference, fit_units, seed, share)
     found = found.assign(score=("tap", score), low=("tap", low), high=("tap", high))
-    selection = select(taps, output_tap, found["val_score"].values, loss, reference, fit_units, seed)
+    selection = select(taps, output_tap, found["val_score"].values, loss, reference, fit_units, seed, share)
     if selection is None:
         return found, {}
     attrs: dict[str, Any] = {"best_tap": selection.best_tap}
     for key, interval in (("best_score", selection.best), ("hidden_gap", selection.hidden_gap)):
         attrs |= {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
     widened = ", widened for the training set's share" if fit_units else "; nothing was fitted"
-    attrs["intervals"] = f"95 %, bootstrap over test units{widened}"
+    border = "; where all answers are right, or all wrong, the far end is Clopper and Pearson's for as many units"
+    unanimous = share and bool(np.isin(score, (0.0, 1.0)).any())
+    attrs["intervals"] = f"95 %, bootstrap over test units{widened}{border if unanimous else ''}"
     return found, attrs
 
 

@@ -59,13 +59,25 @@ class Plan:
         ]
 
 
-def plan(encoder: Encoder, taps: Sequence[Tap], samples: int, token_budget: int, precision: Precision) -> Plan:
-    """Shard rows so that one shard of all taps fits in memory, and as many token rows as `token_budget` bytes hold."""
+def plan(
+    encoder: Encoder,
+    taps: Sequence[Tap],
+    samples: int,
+    token_budget: int,
+    precision: Precision,
+    poolings: Sequence[str] | None = None,
+) -> Plan:
+    """Shard rows so that one shard of all taps fits in memory, and as many token rows as `token_budget` bytes hold.
+
+    `poolings`: all that the encoder has when None.
+    """
     each = _token_bytes(taps, precision)
     shard = 2 ** int(math.log2(max(1, min(MAX_SHARD, SHARD_BYTES // each))))
     affordable = token_budget // each
     token_samples = samples if affordable >= samples else affordable // shard * shard
-    return Plan(samples, token_samples, shard, precision, encoder.poolings, tuple(taps), encoder.output_tap)
+    return Plan(
+        samples, token_samples, shard, precision, tuple(poolings or encoder.poolings), tuple(taps), encoder.output_tap
+    )
 
 
 def _token_bytes(taps: Sequence[Tap], precision: Precision) -> int:

@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import sys
 import types
 import typing
@@ -20,6 +21,8 @@ from diagnostics import hookspecs
 from diagnostics.errors import DiagnosticsError, said, unknown
 
 GROUP = "diagnostics"
+SAVED = "encoder.safetensors"
+"""The file in a folder that is an encoder."""
 What = Literal["encoder", "dataset", "measure", "command"]
 
 
@@ -94,7 +97,8 @@ def _claimed_twice(what: What, name: str, first: Plugin, second: Plugin) -> Call
 def build(what: Literal["encoder", "dataset"], spec: str) -> Any:
     """The encoder or dataset that a specification names.
 
-    `name`, `scheme:rest` or `path/to/file.py:function`, each with options as in `lorenz?n=800&seed=3`.
+    `name`, `scheme:rest` or `path/to/file.py:function`, each with options as in `lorenz?n=800&seed=3`; an encoder also by
+    the folder or file that `save_encoder` wrote.
     """
     name, _, query = spec.partition("?")
     options = _options(spec, query)
@@ -105,6 +109,8 @@ def build(what: Literal["encoder", "dataset"], spec: str) -> Any:
         raise DiagnosticsError(
             f"{owner} gave a {type(built).__name__} for '{spec}', not a diagnostics.{expected.__name__}."
         )
+    if what == "encoder":
+        built.spec = spec
     return built
 
 
@@ -144,11 +150,30 @@ def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable
     if colon and scheme + colon in known:
         plugin, make = known[scheme + colon]
         return f"Plugin {plugin.name}", make, (rest,)
+    if what == "encoder" and (name.endswith(".safetensors") or os.path.isfile(os.path.join(name, SAVED))):
+        from diagnostics.saved import load_encoder
+
+        return name, load_encoder, (name,)
+    if what == "encoder" and os.path.isdir(name):
+        raise _no_encoder_in(Path(name))
     broken = [f"plugin {p.name} could not be loaded ({p.error})" for p in plugins() if p.error]
-    hint = f"Or path/to/file.py:function; `diagnostics list` shows all{'; ' + '; '.join(broken) if broken else ''}."
+    other = "path/to/file.py:function" + (", or a folder with a saved encoder" if what == "encoder" else "")
+    hint = f"Or {other}; `diagnostics list` shows all{'; ' + '; '.join(broken) if broken else ''}."
     if name.endswith(".py"):
         hint = f"To use a file, name the function in it: {name}:build."
     raise unknown(what, name, known, hint)
+
+
+def _no_encoder_in(folder: Path) -> DiagnosticsError:
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{SAVED}"))
+    if inside:
+        more = ", ..." if len(inside) > 6 else ""
+        return DiagnosticsError(
+            f"Folder {folder} holds several encoders: name one of {', '.join(inside[:6])}{more} in it."
+        )
+    return DiagnosticsError(
+        f"Folder {folder} holds no {SAVED}, so it is no saved encoder: a checkpoint directory of transformers is hf:{folder}."
+    )
 
 
 def _from_file(path: Path, function: str) -> Callable[..., Any]:

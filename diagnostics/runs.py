@@ -47,6 +47,16 @@ class Run:
         return self.store.attrs["encoder"]["name"]
 
     @property
+    def untrained(self) -> str:
+        """That the encoder's weights were never trained, in a sentence, where its name says so; "" where it does not tell."""
+        if "pretrained=false" not in self.encoder.partition("?")[2].split("&"):
+            return ""
+        return (
+            "This encoder's weights are random: pretrained=false, so nothing that it reaches was learnt, and fresh weights are "
+            "but another draw of them."
+        )
+
+    @property
     def dataset(self) -> str:
         """Name of the dataset."""
         return self.store.attrs["dataset"]["name"]

@@ -8,6 +8,7 @@ score and their paired difference (the hidden gap) are read on test, where nothi
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass
 
@@ -41,10 +42,16 @@ class Selection:
     hidden_gap: Interval
 
 
+@functools.lru_cache(maxsize=4)
 def resample_counts(units: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """How often each of `units` independent units is drawn in each resample, float64 [resample, unit]."""
+    """How often each of `units` independent units is drawn in each resample, float64 [resample, unit], read-only.
+
+    Kept for the next call: all taps, targets and comparisons of a run share the same draws.
+    """
     rng = np.random.default_rng(seed)
-    return rng.multinomial(units, np.full(units, 1 / units), size=resamples).astype(np.float64)
+    counts = rng.multinomial(units, np.full(units, 1 / units), size=resamples).astype(np.float64)
+    counts.setflags(write=False)
+    return counts
 
 
 def interval(
@@ -116,13 +123,25 @@ def scores(loss: np.ndarray, reference: np.ndarray, counts: np.ndarray | None = 
 
 
 def profile_intervals(
-    loss: np.ndarray, reference: np.ndarray, fit_units: int, seed: int
+    loss: np.ndarray, reference: np.ndarray, fit_units: int, seed: int, share: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Score, low and high of each tap from test losses [tap, unit]."""
+    """Score, low and high of each tap from test losses [tap, unit] or [tap, unit, part].
+
+    `share` says that losses [tap, unit] count wrong answers among the reference's. Where all answers are right, or all wrong,
+    every resample says the same; the end away from the border is then that of Clopper and Pearson (1934, Biometrika 26) for
+    n of n units, which holds for the share of units whose answers are all right (wrong), spread as `interval` spreads.
+    """
     units = loss.shape[1]
     score = scores(loss, reference)
     replicates = scores(loss, reference, resample_counts(units, seed))
     low, high = interval(score, replicates, units, fit_units, effective_units(reference))
+    if share:
+        count = (reference > 0).sum(axis=1)
+        exact = 1 - ((1 - LEVEL) / 2) ** (1 / np.maximum(count, 1))
+        reach = np.minimum(np.sqrt(1 + units / fit_units) * exact if fit_units else exact, 1.0)
+        known = np.isfinite(low)
+        low = np.where(known & (score == 1), 1 - reach, low)
+        high = np.where(known & (score == 0), reach, high)
     # A loss is never negative, so no score passes 1.
     return score, low, np.minimum(high, 1.0)
 
@@ -135,14 +154,18 @@ def select(
     reference: np.ndarray,
     fit_units: int,
     seed: int,
+    share: bool = False,
 ) -> Selection | None:
-    """The best tap by val and what it beats the output tap by on test, paired over units; None when no tap has a score."""
+    """The best tap by val and what it beats the output tap by on test, paired over units; None when no tap has a score.
+
+    `share` is that of `profile_intervals`; a difference of two shares stays the bootstrap's.
+    """
     if not np.isfinite(val_score).any():
         return None
     best = int(np.nanargmax(val_score))
     output = taps.index(output_tap)
     ends = [
-        Interval(*(float(found[0]) for found in profile_intervals(loss[[i]], reference[[i]], fit_units, seed)))
+        Interval(*(float(found[0]) for found in profile_intervals(loss[[i]], reference[[i]], fit_units, seed, share)))
         for i in (best, output)
     ]
     gap = paired_difference(loss[best], reference[best], loss[output], reference[output], fit_units, seed)

@@ -11,6 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -193,6 +194,13 @@ class Encoder(ABC):
     output_tap: str
     rate: float | None = None
     """Samples a second (Hz) that audio must have, frames a second of a video; None where it does not matter."""
+    spec: str = ""
+    """The name that it was asked for, as on the command line; "" for an object made in Python."""
+    skeleton: str = ""
+    """A name that builds the same architecture, preprocessing and taps, whatever the weights; "" means `spec`."""
+    lineage: Mapping[str, Any] = MappingProxyType({})
+    """What made the weights, as plain JSON values. Comparisons read `group` (a label), `seed` (of the training) and `base`
+    (the weights' identity of the encoder that an alignment started from)."""
 
     @property
     @abstractmethod

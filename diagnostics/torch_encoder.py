@@ -42,6 +42,11 @@ class TorchEncoder(Encoder):
     rate: of the samples, in Hz, where it matters; see `Encoder`.
     """
 
+    cut: str = ""
+    """The tap at which its pass ends, where it is a part of a whole encoder (see `diagnostics.cutting`)."""
+    absent: tuple[str, ...] = ()
+    """Modules that were taken out of it, since none of them runs before that tap."""
+
     def __init__(
         self,
         name: str,
@@ -110,24 +115,24 @@ class TorchEncoder(Encoder):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        weights = hashlib.sha256()
         # Buffers that are not saved (position frequencies, masks) decide the activations as well.
-        for key, tensor in sorted({**dict(self.module.named_buffers()), **self.module.state_dict()}.items()):
-            _digest_tensor(weights, key, tensor)
-        preprocessing = hashlib.sha256()
+        weights = {**dict(self.module.named_buffers()), **self.module.state_dict()}
+        return {
+            "weights": digest_of(weights),
+            "configuration": f"{self.name} {self.configuration}".strip(),
+            "preprocessing": digest_of(self.prepared_example()),
+        }
+
+    def prepared_example(self) -> dict[str, Tensor]:
+        """What preprocessing makes of the example, by name; a single tensor is named ""."""
         try:
             made = self.preprocess(self._example)
         except DiagnosticsError:
             raise
         except Exception as error:
             raise DiagnosticsError(f"{self.name} cannot prepare its own example: {said(error)}") from error
-        for key, tensor in sorted(made.items()) if isinstance(made, Mapping) else [("", made)]:
-            _digest_tensor(preprocessing, key, torch.as_tensor(tensor))
-        return {
-            "weights": weights.hexdigest(),
-            "configuration": f"{self.name} {self.configuration}".strip(),
-            "preprocessing": preprocessing.hexdigest(),
-        }
+        items = made.items() if isinstance(made, Mapping) else [("", made)]
+        return {str(key): torch.as_tensor(value) for key, value in items}
 
     def example(self) -> np.ndarray:
         return self._example
@@ -136,7 +141,11 @@ class TorchEncoder(Encoder):
         return self._preprocess(sample)
 
     def sized_for(self, sample: np.ndarray) -> Encoder:
-        return (self._sized_for(sample) if self._sized_for else None) or self
+        sized = (self._sized_for(sample) if self._sized_for else None) or self
+        if sized is not self:
+            # Whoever made it anew knows nothing of what was asked for and of what made the weights.
+            sized.spec, sized.skeleton, sized.lineage = self.spec, self.skeleton, self.lineage
+        return sized
 
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
         return self._covers(shape) if self._covers else super().covers(shape)
@@ -167,8 +176,18 @@ class TorchEncoder(Encoder):
         """The same model and preprocessing seen through other taps."""
         twin = copy.copy(self)
         twin.taps = tuple(taps)
-        if getattr(self._sized_for, "__func__", None) is TorchEncoder._rediscovered:
+        original, names = self._sized_for, {tap.name for tap in taps}
+        if getattr(original, "__func__", None) is TorchEncoder._rediscovered:
             twin._sized_for = twin._rediscovered
+        elif original is not None:
+
+            def sized_for(sample: np.ndarray) -> Encoder | None:
+                sized = original(sample)
+                if not isinstance(sized, TorchEncoder):
+                    return sized
+                return sized.with_taps([tap for tap in sized.taps if tap.name in names])
+
+            twin._sized_for = sized_for
         twin._check_taps()
         return twin
 
@@ -187,10 +206,14 @@ class TorchEncoder(Encoder):
                 parameter.copy_(parameter.flatten()[order].view_as(parameter))
         return self.with_module(module.to(self._device), f"{self.name} (permuted weights)")
 
-    def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
+    def capture(
+        self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep, *, gradient: bool = False
+    ) -> dict[str, Any]:
+        """As `Encoder.capture`. With `gradient` what is read keeps its graph, for training through taps; whether
+        parameters require gradients and which mode the module is in is up to the caller."""
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
         found: dict[str, Any] = {}
-        with torch.no_grad(), Hooks(self.module, wanted, self.name, found, reduce):
+        with torch.set_grad_enabled(gradient), Hooks(self.module, wanted, self.name, found, reduce):
             self._forward(self.module, _moved(batch, self._device))
         return {tap.name: found[tap.name] for tap in wanted}
 
@@ -223,10 +246,14 @@ def _redrawn(module: nn.Module) -> nn.Module:
     return module
 
 
-def _digest_tensor(digest: Any, key: str, tensor: Tensor) -> None:
-    data = tensor.detach().cpu().contiguous()
-    digest.update(f"{key} {data.dtype} {tuple(data.shape)};".encode())
-    digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, whatever the order and the device."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(tensors.items()):
+        data = tensor.detach().cpu().contiguous()
+        digest.update(f"{key} {data.dtype} {tuple(data.shape)};".encode())
+        digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _moved(batch: Any, device: str) -> Any:

@@ -40,6 +40,12 @@ def data(n: int = 24, length: int = 32): return tiny_dataset(n, length=length)
 def pictures(n: int = 24, side: int = 16): return tiny_dataset(n, "image", side=side)
 
 
+def licensed():
+    encoder = tiny_encoder()
+    encoder.configuration, encoder._sized_for = "weights of mine 1.0, licence MIT [X11]", None
+    return encoder
+
+
 def raises(): raise RuntimeError("the weights\\nare lost")
 def refuses(): raise DiagnosticsError("This encoder needs a licence: ask its makers.")
 
@@ -228,6 +234,25 @@ def test_inspect_shows_taps_and_cost(mine: Callable[[str], str]) -> None:
     assert "4 y x 4 x + 2 prefix" in table
 
 
+def test_inspect_prints_the_configuration_and_with_it_a_licence(mine: Callable[[str], str]) -> None:
+    assert "\nConfiguration: weights of mine 1.0, licence MIT [X11].\n" in diagnose("inspect", mine("licensed")).out
+    assert "Configuration" not in diagnose("inspect", mine("build")).out
+
+
+def test_inspect_shows_no_grid_where_one_token_stands_for_the_sample() -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    spec = "timm:test_vit?pretrained=false"
+    grid = {
+        tap["name"]: (tap["grid"], tap["prefix"]) for tap in json.loads(diagnose("inspect", spec, "--json").out)["taps"]
+    }
+    assert grid["pooled"] == grid["head"] == ([1], 0)
+    lines = {line.split()[0]: line for line in diagnose("inspect", spec).out.splitlines() if line}
+    for name in ("pooled", "head"):
+        assert " 1 t " not in lines[name]
+        assert " - " in lines[name]
+    assert "10 y x 10 x + 1 prefix" in lines["embed"]
+
+
 def test_inspect_fits_the_grid_to_a_dataset(mine: Callable[[str], str]) -> None:
     found = json.loads(diagnose("inspect", mine("build"), "--data", mine("data?length=64"), "--json").out)
     assert {tuple(tap["grid"]) for tap in found["taps"]} == {(16,)}
@@ -330,6 +355,36 @@ def test_is_refused_in_a_sentence_and_leaves_nothing(
     full = [arg.format(**names) for arg in args]
     assert said in refused(*full, *(["--out", str(out)] if args[0] == "run" else []))
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "inner"),
+    [
+        (["run", "{fails_in_forward}", "--data", "{data}"], "raise RuntimeError"),
+        (["inspect", "{fails_in_forward}"], "raise RuntimeError"),
+        (["run", "{raises}", "--data", "{data}"], "def raises(): raise RuntimeError"),
+        (["run", "{build}", "--data", "{unreadable}?at=5"], "in __getitem__"),
+        (["run", "{build}", "--data", "{unreadable}?at=5", "--workers", "1"], "in __getitem__"),
+    ],
+)
+def test_an_error_of_others_names_the_option_that_shows_where_it_was_raised(
+    mine: Callable[[str], str], out: Path, args: list[str], inner: str
+) -> None:
+    names = {name: mine(name) for name in ("fails_in_forward", "raises", "build", "data", "unreadable")}
+    full = [arg.format(**names) for arg in args] + (["--out", str(out)] if args[0] == "run" else [])
+    assert refused(*full).endswith("; `diagnostics --traceback ...` shows where.")
+    shown = diagnose("--traceback", *full)
+    assert (shown.status, shown.out) == (2, "")
+    assert inner in shown.err
+    assert "mine.py" in shown.err
+    assert shown.err.splitlines()[-1].startswith("diagnostics: ")
+    assert "--traceback" not in shown.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("encoder", ["refuses", "never_fires"])
+def test_a_sentence_made_for_the_user_names_no_traceback(mine: Callable[[str], str], encoder: str) -> None:
+    assert "--traceback" not in refused("inspect", mine(encoder))
+    assert "Traceback" in diagnose("--traceback", "inspect", mine(encoder)).err
 
 
 @pytest.mark.parametrize("at", [3, 23])

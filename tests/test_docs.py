@@ -103,7 +103,7 @@ def test_every_command_and_option_has_a_heading() -> None:
     }
     offered = {name: {flag for flag in flags if flag.startswith("--")} for name, flags in offered.items()}
     assert offered == {name: flags for name, flags in documented.items() if not name.startswith("--")}
-    assert {"--version"} == {name for name in documented if name.startswith("--")}
+    assert {"--traceback", "--version"} == {name for name in documented if name.startswith("--")}
 
 
 def test_every_hook_has_a_heading_equal_to_its_signature() -> None:

@@ -77,7 +77,8 @@ def test_its_checks_fail_when_its_encoder_is_broken(tmp_path: Path) -> None:
 def test_the_command_says_what_to_do_next(tmp_path: Path) -> None:
     shown = diagnose("new-plugin", "my-new-one", "--out", tmp_path)
     assert shown.status == 0
-    assert f"Next: pip install -e {tmp_path}/my-new-one && pytest {tmp_path}/my-new-one" in shown.out
+    # `pytest` alone may be missing, or be that of another environment.
+    assert f"Next: pip install -e {tmp_path}/my-new-one pytest && python -m pytest {tmp_path}/my-new-one\n" in shown.out
     found = json.loads(diagnose("new-plugin", "my-other-one", "--out", tmp_path, "--json").out)
     assert found["folder"] == str(tmp_path / "my-other-one")
     assert "my_other_one/plugin.py" in found["files"]

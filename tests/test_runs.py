@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import json
 import re
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -13,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from scipy import stats
 from torch import nn
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Encoder, Run, Target, TorchEncoder
+from diagnostics.console import print_run
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -80,6 +84,61 @@ def test_a_factor_erased_at_a_known_tap_is_found_there(tmp_path: Path, at: int) 
     shuffled = gone.control("shuffled_labels")
     assert shuffled is not None
     assert shuffled.value < 0.2
+
+
+@pytest.fixture(scope="module")
+def easy(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two classes apart by far, 16 of them in test; an encoder that says of itself that it was never trained."""
+    rng, n = np.random.default_rng(0), 80
+    side = np.resize([0, 1], n)
+    samples = (rng.standard_normal((n, 5, 6)) + 20 * (2 * side - 1)[:, None, None]).astype(np.float32)
+    dataset = Dataset(
+        "easy", "series", samples, [f"s{i}" for i in range(n)],
+        np.repeat(np.array(["train", "val", "test"]), [48, 16, 16]),
+        {"side": Target("label", side, classes=("left", "right"))},
+    )  # fmt: skip
+    encoder = TorchEncoder(
+        "mine:tiny?pretrained=false&seed=2", "series", Eraser(1), dx.stack_taps("blocks", 4, 6, dx.Grid((5,), ("t",))),
+        "blocks.3", lambda sample: torch.from_numpy(sample), samples[0],
+    )  # fmt: skip
+    out = tmp_path_factory.mktemp("easy") / "run"
+    return dx.run(encoder, dataset, out=out, measures=["linear_probe", "rankme"], controls=False)
+
+
+def test_sixteen_of_sixteen_right_is_no_certainty(easy: Run) -> None:
+    found = easy.profile("linear_probe/side")
+    exact = stats.binomtest(16, 16).proportion_ci(0.95, "exact").low
+    for told in (found.best, found.output):
+        assert told is not None
+        assert (told.value, told.high) == (1, 1)
+        # Spread for the training set's share, of 16 test units to 64 that were fitted.
+        assert told.low == pytest.approx(1 - np.sqrt(1.25) * (1 - exact))
+    assert "Clopper and Pearson" in found.data.attrs["intervals"]
+    assert found.hidden_gap is not None
+    assert (found.hidden_gap.low, found.hidden_gap.high) == (0, 0), "paired differences stay the bootstrap's"
+
+
+def test_untrained_weights_are_called_random(easy: Run, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    print_run(easy)
+    assert "This encoder's weights are random: pretrained=false" in " ".join(capsys.readouterr().out.split())
+    assert "weights are random: pretrained=false" in easy.report().read_text(encoding="utf-8")
+    # Of what does not say so of itself nothing is said.
+    print_run(run)
+    assert "weights are random" not in capsys.readouterr().out
+    assert "weights are random" not in run.report().read_text(encoding="utf-8")
+
+
+def test_the_versions_of_packages_that_were_imported_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    options = {"measures": ["rankme"], "controls": False, "report": False}
+    versions = dx.run(*planted(1), out=tmp_path / "with", **options).store.attrs["provenance"]["versions"]
+    assert versions["transformers"] == importlib.metadata.version("transformers")
+    assert versions["torch"]
+    monkeypatch.delitem(sys.modules, "transformers")
+    versions = dx.run(*planted(1), out=tmp_path / "without", **options).store.attrs["provenance"]["versions"]
+    assert "transformers" not in versions
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +335,28 @@ def test_the_report_draws_every_figure_without_a_request(run: Run) -> None:
     assert maps == len(run.similarity())
     assert set(buttons) == {"Download plot as a PNG", "Zoom", "Pan", "Reset axes"}, "none that uploads anything"
     assert "script" in alerts, "the title is text"
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
+@pytest.mark.parametrize("width", [1100, 800])
+def test_tables_fit_the_page_and_no_bar_lies_over_a_legend(run: Run, width: int) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto(run.report().as_uri())
+        page.wait_for_function("document.querySelectorAll('.js-plotly-plot .xtick').length > 0")
+        page.wait_for_timeout(500)
+        beyond = page.evaluate("[...document.querySelectorAll('.summary')].map(x => x.scrollWidth - x.clientWidth)")
+        # How far each bar reaches below the top of the drawing, in which the legend and the map are.
+        over = page.evaluate("""[...document.querySelectorAll('.js-plotly-plot')].map(x =>
+            x.querySelector('.modebar').getBoundingClientRect().bottom - x.querySelector('.main-svg').getBoundingClientRect().top)""")
+        browser.close()
+    assert len(beyond) == 3
+    if width == 1100:
+        assert max(beyond) == 0
+    assert over
+    assert max(over) <= 0
 
 
 def test_lorenz_through_fracast_has_the_known_shape(tmp_path: Path) -> None:

@@ -62,6 +62,59 @@ def test_coverage_of_a_score_interval() -> None:
     assert 0.92 <= held / runs <= 0.99
 
 
+@pytest.mark.parametrize("units", [2, 16, 80])
+def test_a_share_at_the_border_has_the_exact_end(units: int) -> None:
+    """An oracle: scipy's Clopper-Pearson interval for n of n and 0 of n; nothing fitted, so nothing is spread."""
+    loss, reference = np.stack([np.zeros(units), np.ones(units)]), np.ones((2, units))
+    score, low, high = profile_intervals(loss, reference, 0, 0, share=True)
+    np.testing.assert_array_equal(score, [1, 0])
+    for i, right in enumerate((units, 0)):
+        exact = stats.binomtest(right, units).proportion_ci(0.95, "exact")
+        assert (low[i], high[i]) == pytest.approx((exact.low, exact.high))
+    # Units of many samples count once each.
+    many = profile_intervals(5 * loss, 5 * reference, 0, 0, share=True)
+    np.testing.assert_allclose(many, (score, low, high))
+    # Spread for the training set's share, never beyond the other border.
+    spread = profile_intervals(loss, reference, 4 * units, 0, share=True)
+    assert 1 - spread[1][0] == pytest.approx(min(np.sqrt(1.25) * (1 - low[0]), 1))
+    assert spread[2][1] == pytest.approx(1 - spread[1][0])
+
+
+def test_only_a_share_at_the_border_has_another_interval() -> None:
+    rng = np.random.default_rng(0)
+    inside = rng.binomial(1, 0.5, (1, 20)).astype(float)
+    for loss in (inside, rng.random((1, 20))):
+        for plain, share in zip(
+            profile_intervals(loss, np.ones((1, 20)), 60, 0),
+            profile_intervals(loss, np.ones((1, 20)), 60, 0, share=True),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(plain, share)
+    _, low, high = profile_intervals(np.zeros((1, 20)), np.ones((1, 20)), 60, 0)
+    assert (low[0], high[0]) == (1, 1), "what is no share stays as it was"
+    _, low, _ = profile_intervals(np.zeros((1, 1)), np.ones((1, 1)), 3, 0, share=True)
+    assert np.isnan(low[0]), "one unit has no interval"
+    # Two taps that are right everywhere: the scores have width, their paired difference none.
+    chosen = select(["a", "b"], "b", np.ones(2), np.zeros((2, 16)), np.ones((2, 16)), 64, 0, share=True)
+    assert chosen is not None
+    assert chosen.best.low == chosen.output.low < 0.8
+    assert (chosen.hidden_gap.low, chosen.hidden_gap.high) == (0, 0)
+
+
+def test_coverage_of_a_share_near_the_border() -> None:
+    """20 units, true accuracy .97: without the exact end the interval fails whenever all are right, so in .54 of runs."""
+    rng, runs, covered, plain = np.random.default_rng(4), 400, 0, 0
+    reference = np.ones((1, 20))
+    for run in range(runs):
+        wrong = rng.binomial(1, 0.03, (1, 20)).astype(float)
+        _, low, high = profile_intervals(wrong, reference, 0, run, share=True)
+        covered += bool(low[0] <= 0.97 <= high[0])
+        _, low, high = profile_intervals(wrong, reference, 0, run)
+        plain += bool(low[0] <= 0.97 <= high[0])
+    assert covered / runs > 0.95
+    assert plain / runs < 0.55
+
+
 def test_parts_are_averaged_and_one_that_is_nowhere_does_not_count() -> None:
     # Intersection over union of two classes from two images, a third class that is in neither.
     union = np.array([[[4.0, 4.0, 0.0], [2.0, 6.0, 0.0]]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diagnostics.disk import unwritable
 from diagnostics.report.summary import summarise
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 def write_report(run: Run, path: Path) -> Path:
     """Writes the report whole or not at all; everything it needs, plotly.js too, lies inside the file."""
+    return write_page("page.html.j2", path, summary=summarise(run, figures=True))
+
+
+def write_page(template: str, path: Path, **content: Any) -> Path:
+    """Writes a template with its content, and plotly.js, as one HTML file; whole or not at all."""
     import plotly.offline
 
-    page = (
-        _templates()
-        .get_template("page.html.j2")
-        .render(summary=summarise(run, figures=True), plotlyjs=plotly.offline.get_plotlyjs())
-    )
+    page = templates().get_template(template).render(plotlyjs=plotly.offline.get_plotlyjs(), **content)
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(page, encoding="utf-8")
@@ -37,10 +38,11 @@ def write_report(run: Run, path: Path) -> Path:
 
 def summary_html(run: Run) -> str:
     """The tables of the report alone, for notebooks."""
-    return _templates().get_template("tables.html.j2").render(summary=summarise(run, figures=False))
+    return templates().get_template("tables.html.j2").render(summary=summarise(run, figures=False))
 
 
-def _templates() -> Environment:
+def templates() -> Environment:
+    """The templates of all pages."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     # Names come from users' files and plugins: everything is escaped.

@@ -66,7 +66,7 @@ def profile_figure(profile: Profile) -> go.Figure:
         title_text="tap, in order of execution", tickangle=-40, type="category", categoryorder="array",
         categoryarray=taps, range=[-0.4, len(taps) - 0.6], automargin=True,
     )  # fmt: skip
-    return _dressed(figure).update_layout(
+    return dressed(figure).update_layout(
         height=HEIGHT, margin={"l": 60, "r": 130 if profile.lines else 20, "t": TOP, "b": BOTTOM},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
     )  # fmt: skip
@@ -246,7 +246,7 @@ def similarity_figure(found: xr.Dataset) -> go.Figure:
         autorange="reversed", scaleanchor="x", constrain="domain", type="category", showgrid=False, automargin=True
     )
     figure.update_xaxes(tickangle=-40, constrain="domain", type="category", showgrid=False, automargin=True)
-    return _dressed(figure).update_layout(height=500, margin={"l": 60, "r": 20, "t": 20, "b": 70})
+    return dressed(figure).update_layout(height=500, margin={"l": 60, "r": 20, "t": 20, "b": 70})
 
 
 def _cells(z: np.ndarray) -> list[list[str]]:
@@ -269,7 +269,8 @@ def _hovers(found: xr.Dataset, taps: list[str], other: list[str]) -> list[list[s
     ]
 
 
-def _dressed(figure: go.Figure) -> go.Figure:
+def dressed(figure: go.Figure) -> go.Figure:
+    """The figure in the house's style."""
     return figure.update_layout(
         template="plotly_white", hovermode="closest", font={"family": "system-ui, sans-serif", "size": 13}
     )

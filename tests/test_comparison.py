@@ -1,0 +1,480 @@
+"""Comparisons against encoders whose taps hold their targets to a known degree, and against simulations."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from graded import GRID, graded_data, graded_encoder, known_r2
+
+import diagnostics as dx
+from diagnostics import Comparison, DiagnosticsError, Run
+from diagnostics.comparison.differences import curve_differences, differences_of, score_influence
+from diagnostics.comparison.estimates import estimate, flipped, holm, score_of
+from diagnostics.comparison.readouts import Readout, losses_by_depth, shared_depths
+from diagnostics.statistics import scores
+
+LINEAR = "linear_probe/a"
+Maker = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    folder = tmp_path_factory.mktemp("runs")
+    known: dict[str, Run] = {}
+
+    def make(
+        name: str,
+        a: Sequence[float] = (0.5, 2, 0.5),
+        b: Sequence[float] = (1, 1, 1),
+        noise: Sequence[int] | int = 2,
+        *,
+        data: Mapping[str, Any] | None = None,
+        run: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Run:
+        if name not in known:
+            encoder = graded_encoder(name, a, b, noise, **options)
+            settings = {"measures": "linear_probe", "controls": False, "report": False, **(run or {})}
+            known[name] = dx.run(encoder, graded_data(**(data or {})), out=folder / name, **settings)
+        return known[name]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def base(made: Maker) -> Run:
+    return made("base")
+
+
+MANY = {"n": 1200, "sign": True}
+
+
+def aligned(made: Maker, base: Run, name: str, a: Sequence[float], b: Sequence[float] = (1, 1, 1)) -> Run:
+    lineage = {"group": name, "base": base.store.attrs["identity"]["weights"], "for": "a"}
+    return made(name, a, b, lineage=lineage, data=MANY)
+
+
+@pytest.fixture(scope="module")
+def started(made: Maker) -> Run:
+    return made("started", data=MANY, run={"controls": True})
+
+
+@pytest.fixture(scope="module")
+def bought(made: Maker, started: Run) -> Comparison:
+    alignments = [
+        aligned(made, started, "identity", (0.5, 2, 0.5)),
+        aligned(made, started, "copy", (0.5, 2, 2), (1, 1, 0.5)),
+        aligned(made, started, "half", (0.5, 2, 1)),
+    ]
+    return dx.compare([started, *alignments], similarity=None)
+
+
+def shares(found: Comparison, group: str, target: str) -> Any:
+    return next(one for one in found.shares if (one.group, one.profile) == (group, f"linear_probe/{target}"))
+
+
+def difference(found: Comparison, first: str, second: str, quantity: str, profile: str = LINEAR) -> Any:
+    wanted = (profile, first, second, quantity)
+    return next(one for one in found.differences if (one.profile, one.first, one.second, one.quantity) == wanted)
+
+
+# What alignments buy and cost
+
+
+def test_an_alignment_that_is_the_identity_recovers_nothing_and_keeps_all(bought: Comparison) -> None:
+    for target in ("a", "b", "sign"):
+        one = shares(bought, "identity", target)
+        assert (one.kept_best.value, one.kept_output.value) == (1.0, 1.0)
+    one = shares(bought, "identity", "a")
+    assert one.recovered.value == 0.0
+    assert one.base == "started"
+    assert one.purpose
+
+
+def test_an_alignment_that_copies_the_best_tap_to_the_output_recovers_all(bought: Comparison) -> None:
+    one = shares(bought, "copy", "a")
+    assert one.recovered.value == pytest.approx(1.0, abs=2e-3)
+    assert one.recovered.low <= 1.0 <= one.recovered.high
+    assert one.kept_best.value == pytest.approx(1.0, abs=2e-3)
+
+
+def test_half_an_alignment_recovers_the_known_share(bought: Comparison) -> None:
+    one = shares(bought, "half", "a")
+    known = (known_r2(1) - known_r2(0.5)) / (known_r2(2) - known_r2(0.5))
+    assert one.recovered.low < known < one.recovered.high
+    assert one.recovered.value == pytest.approx(known, abs=0.06)
+    assert not one.recovered.low < 1.0 < one.recovered.high
+
+
+def test_what_an_alignment_costs_another_target_is_its_kept_share(bought: Comparison) -> None:
+    one = shares(bought, "copy", "b")
+    known = known_r2(0.5) / known_r2(1)
+    assert one.kept_output.low < known < one.kept_output.high
+    assert one.kept_best.value == pytest.approx(1.0, abs=1e-6)
+    assert one.recovered is None
+    assert "not shown to hide" in one.reasons["recovered"]
+
+
+def test_shares_of_accuracy_are_above_chance(bought: Comparison, started: Run) -> None:
+    one = shares(bought, "identity", "sign")
+    chance = started.profile("linear_probe/sign").control("shuffled_labels")
+    assert one.floor == chance.value
+    assert 0.3 < chance.value < 0.7
+
+
+def test_without_controls_chance_is_not_known_and_no_share_is_made_up(made: Maker) -> None:
+    plain = made("plain base", data=MANY)
+    other = aligned(made, plain, "of plain", (0.5, 2, 2))
+    found = dx.compare([plain, other], similarity=None)
+    one = shares(found, "of plain", "sign")
+    assert one.kept_best is None
+    assert "run the base with its controls" in one.reasons["kept_best"]
+    assert shares(found, "of plain", "a").kept_best is not None
+
+
+def test_a_base_can_be_named_where_no_alignment_tells_it(made: Maker, base: Run) -> None:
+    other = made("untold", (0.5, 2, 2))
+    assert not dx.compare([base, other], similarity=None).shares
+    assert shares(dx.compare([base, other], base="base", similarity=None), "untold", "a").recovered.value > 0.98
+    with pytest.raises(DiagnosticsError, match="Unknown base 'bse'"):
+        dx.compare([base, other], base="bse")
+
+
+# Differences
+
+
+def test_two_encoders_that_differ_at_one_tap_only(made: Maker) -> None:
+    one = made("one tap", (0.5, 2, 1, 0.5), (1, 1, 1, 1))
+    other = made("other tap", (0.5, 2, 2.2, 0.5), (1, 1, 1, 1))
+    found = dx.compare([one, other], similarity=None)
+    curve = next(c for c in found.curve_differences if c.profile == LINEAR)
+    assert curve.depths[curve.at] == pytest.approx(2 / 3)
+    assert list(curve.p < 0.05) == [False, False, True, False]
+    assert curve.difference[2] == pytest.approx(known_r2(1) - known_r2(2.2), abs=0.06)
+    assert difference(found, "one tap", "other tap", "output").estimate.value == pytest.approx(0.0, abs=1e-3)
+    assert not difference(found, "one tap", "other tap", "output").survives
+    best = difference(found, "one tap", "other tap", "best tap")
+    assert best.survives
+    assert best.estimate.interval.low < known_r2(2) - known_r2(2.2) < best.estimate.interval.high
+    assert all(not one.survives for one in found.differences if one.profile == "linear_probe/b")
+
+
+def test_encoders_that_are_alike_but_for_their_noise_are_not_told_apart(made: Maker) -> None:
+    found = dx.compare([made("noise 2"), made("noise 4", noise=4), made("noise 6", noise=6)], similarity=None)
+    assert not [one for one in found.differences if one.survives]
+    assert all(one.at is None for one in found.curve_differences)
+
+
+def drawn_readout(rng: np.random.Generator, units: int, level: np.ndarray) -> Readout:
+    """A readout of taps whose R2 is `level`, with units of its own luck."""
+    y = rng.standard_normal(units)
+    reference = (y**2)[:, None]
+    noise = rng.standard_normal((len(level), units))
+    loss = (np.sqrt(1 - level)[:, None] * noise) ** 2
+    names = tuple(f"t{i}" for i in range(len(level)))
+    labels = tuple(f"u{i}" for i in range(units))
+    return Readout(
+        loss[..., None],
+        reference,
+        np.linspace(0, 1, len(level)),
+        names,
+        labels,
+        int(level.argmax()),
+        len(level) - 1,
+        10**9,
+    )
+
+
+def test_family_wise_error_is_held_over_all_comparisons() -> None:
+    rng = np.random.default_rng(0)
+    wrong = np.zeros(2)
+    trials = 100
+    for trial in range(trials):
+        groups = {}
+        reference = rng.chisquare(1, size=(80, 1))
+        for name in ("x", "y", "z"):
+            one = drawn_readout(rng, 80, np.full(4, 0.5))
+            groups[name] = [Readout(one.loss, reference, *(getattr(one, k) for k in list(vars(one))[2:]))]
+        wrong[0] += any(one.survives for one in differences_of({"p/t": groups}, trial))
+        wrong[1] += any(one.at is not None for one in curve_differences({"p/t": groups}, trial))
+    # Holm's bound and max-T's level are 0.05; 100 trials see up to 0.05 + 3 standard errors.
+    assert (wrong / trials < 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)).all()
+    assert wrong[1] > 0
+
+
+def test_flips_agree_with_all_flips() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((3, 10)) + np.array([[0.0], [0.5], [1.2]])
+    scaled = x / np.sqrt((x**2).sum(axis=1))[:, None]
+    signs = np.array(list(itertools.product([-1, 1], repeat=10)))
+    most = np.abs(signs @ scaled.T).max(axis=1)
+    exact = [(most >= abs(row.sum()) - 1e-12).mean() for row in scaled]
+    (found,) = flipped([x], [[f"u{i}" for i in range(10)]], seed=0)
+    np.testing.assert_allclose(found, exact, atol=3.5 * np.sqrt(0.25 / 1999))
+
+
+def test_flips_correct_over_profiles_too() -> None:
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((1, 30)) + 0.45
+    units = [f"u{i}" for i in range(30)]
+    (alone,) = flipped([x], [units], seed=0)
+    among = flipped([x, *(rng.standard_normal((6, 30)) for _ in range(3))], [units] * 4, seed=0)
+    assert among[0][0] > alone[0]
+
+
+def test_flips_of_no_difference_and_of_no_value() -> None:
+    x = np.array([[0.0] * 5, [np.nan] * 5])
+    (found,) = flipped([x], [list("abcde")], seed=0)
+    assert found[0] == 1.0
+    assert np.isnan(found[1])
+
+
+def test_holm() -> None:
+    # Worked by hand: sorted .01 .02 .03 .04 by 4, 3, 2, 1 give .04 .06 .06 .06.
+    np.testing.assert_allclose(holm(np.array([0.03, 0.01, np.nan, 0.04, 0.02])), [0.06, 0.04, np.nan, 0.06, 0.06])
+
+
+# Intervals over seeds
+
+
+def seed_simulation(trials: int, seeds: int, spread: float) -> tuple[float, float]:
+    """How often the interval over both and that over samples alone hold the true difference of two groups, 0."""
+    rng = np.random.default_rng(1)
+    held = np.zeros(2)
+    units = 60
+    for trial in range(trials):
+        reference = np.ones((units, 1))
+        sides = [
+            [0.5 + spread * rng.standard_normal() + 0.3 * rng.standard_normal((units, 1)) for _ in range(seeds)]
+            for _ in range(2)
+        ]
+        members = [[score_of(loss, reference) for loss in side] for side in sides]
+        means = [np.mean(side, axis=0) for side in sides]
+        found = estimate(lambda x: x @ np.array([1.0, -1.0]), means, reference, members, 10**9, trial)
+        for i, one in enumerate((found.over_both, found.over_samples)):
+            held[i] += one.low <= 0 <= one.high
+    return tuple(held / trials)
+
+
+def test_intervals_over_seeds_hold_the_truth_where_those_over_samples_do_not() -> None:
+    both, samples = seed_simulation(300, 3, 0.1)
+    assert both > 0.93
+    assert samples < 0.7
+
+
+def test_one_seed_leaves_its_variance_unknown() -> None:
+    losses = np.random.default_rng(0).random((2, 20, 1))
+    found = estimate(lambda x: x @ np.array([1.0, -1.0]), list(losses), np.ones((20, 1)), [[0.1], [0.2]], 100, 0)
+    assert found.over_both is None
+
+
+def test_seeds_are_grouped_and_named(made: Maker) -> None:
+    runs = []
+    for group, gain in (("x", 2.0), ("y", 1.0)):
+        for seed in range(3):
+            lineage = {"group": group, "seed": seed}
+            gains = (0.5, gain + 0.02 * seed, 0.5)
+            runs.append(made(f"{group}{seed}", gains, noise=2 + 2 * seed, lineage=lineage))
+    found = dx.compare(runs[::-1])
+    assert {group: [side.seed for side in sides] for group, sides in found.groups.items()} == {
+        "y": [0, 1, 2],
+        "x": [0, 1, 2],
+    }
+    assert found.sides[0].name == "y seed 2"
+    best = difference(found, "y", "x", "best tap")
+    assert best.estimate.over_both is not None
+    assert best.survives
+    standing = next(one for one in found.standings if (one.group, one.profile) == ("x", LINEAR))
+    alone = [run.profile(LINEAR).best.value for run in runs[:3]]
+    assert standing.best.value == pytest.approx(np.mean(alone), abs=1e-12)
+    assert standing.best_tap_said == "stage.1 (0.50) 3/3"
+    # One pair between the groups and one within each.
+    assert [(one.first, one.second) for one in found.likenesses] == [
+        ("y seed 0", "x seed 0"), ("y seed 0", "y seed 1"), ("x seed 0", "x seed 1"),
+    ]  # fmt: skip
+
+
+def test_labels_overrule_and_runs_that_nothing_tells_apart_are_named_by_folder(made: Maker) -> None:
+    one, other = made("twin"), made("twin again")
+    one.store.attrs["encoder"]["name"] = other.store.attrs["encoder"]["name"] = "twin"
+    found = dx.compare([one, other], similarity=None)
+    assert [side.name for side in found.sides] == ["twin (twin)", "twin (twin again)"]
+    found = dx.compare([f"first={one.path}", other.path], similarity=None)
+    assert [side.group for side in found.sides] == ["first", "twin again"]
+    with pytest.raises(DiagnosticsError, match="labelled x, but no seed of their training is known"):
+        dx.compare([f"x={one.path}", f"x={other.path}"])
+    with pytest.raises(DiagnosticsError, match="given twice"):
+        dx.compare([one, one])
+    with pytest.raises(DiagnosticsError, match="two runs or more"):
+        dx.compare([one])
+
+
+# One axis of depth
+
+
+def test_curves_stand_on_one_axis_of_depth(made: Maker, base: Run) -> None:
+    five = made("five", (0.5, 1, 2, 1, 0.5), (1,) * 5)
+    head = made("head", (0.5, 2, 1.5, 0.5), (1,) * 4, heads=1)
+    found = dx.compare([base, five, head], similarity=None)
+    data = found.to_xarray()
+    assert data["score"].dims == ("run", "target", "depth")
+    assert list(data["depth"].values) == [0, 0.25, 0.5, 0.75, 1, 1.5]
+    curve = data["score"].sel(target=LINEAR)
+    own = base.profile(LINEAR).data["score"].values
+    between = [own[0], (own[0] + own[1]) / 2, own[1], (own[1] + own[2]) / 2, own[2], np.nan]
+    np.testing.assert_allclose(curve.sel(run="base").values, between, atol=1e-12)
+    np.testing.assert_array_equal(curve.sel(run="five").values[:5], five.profile(LINEAR).data["score"].values)
+    assert list(data["tap"].sel(run="base").values) == ["stage.0", "", "stage.1", "", "stage.2", ""]
+    assert list(data["tap"].sel(run="head").values) == ["stage.0", "", "stage.1", "", "stage.2", "stage.3"]
+    drop = data.sel(run="head", target=LINEAR)
+    assert drop["head_drop_low"] < known_r2(1.5) - known_r2(0.5) < drop["head_drop_high"]
+    assert str(drop["head_tap"].values) == "stage.3"
+    assert np.isnan(data["head_drop"].sel(run="base", target=LINEAR))
+    standing = next(one for one in found.standings if (one.group, one.profile) == ("head", LINEAR))
+    assert standing.head_drop.value == pytest.approx(float(drop["head_drop"]))
+
+
+def test_losses_between_taps_give_the_score_between_them() -> None:
+    rng = np.random.default_rng(0)
+    one = drawn_readout(rng, 30, np.array([0.2, 0.8, 0.5]))
+    at = losses_by_depth(one, np.array([0.125]))
+    ends = scores(one.loss, np.broadcast_to(one.reference, one.loss.shape))
+    assert score_of(at[0], one.reference) == pytest.approx(0.75 * ends[0] + 0.25 * ends[1])
+
+
+def test_of_two_taps_at_one_depth_the_later_counts() -> None:
+    one = drawn_readout(np.random.default_rng(0), 30, np.array([0.2, 0.8, 0.5]))
+    both_at_one = Readout(
+        one.loss, one.reference, np.array([0.0, 1.0, 1.0]), *(getattr(one, k) for k in list(vars(one))[3:])
+    )
+    np.testing.assert_array_equal(losses_by_depth(both_at_one, np.array([1.0]))[0], one.loss[2])
+    assert list(shared_depths([both_at_one.depths, np.array([0.5, 1 + 1e-9])])) == [0.0, 0.5, 1.0]
+
+
+def test_influences_of_units_sum_to_the_difference_of_scores() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.random((20, 3)) + 0.1
+    reference[:, 2] = 0  # a part that is not there
+    a, b = rng.random((2, 20, 3))
+    assert score_influence(b - a, reference).sum() == pytest.approx(score_of(a, reference) - score_of(b, reference))
+
+
+# Where taps correspond
+
+
+def test_taps_are_found_where_they_stand_in_the_other_run(made: Maker) -> None:
+    """The second run holds the first's taps 0 and 2 at its depths 0 and 1/3, then taps that the first does not have."""
+    silent = (0.0, 0.0, 0.0)
+    one = made("here", silent, silent, (2, 4, 6))
+    other = made("there", (0.0,) * 4, (0.0,) * 4, (2, 6, 9, 11))
+    (found,) = dx.compare([one, other]).likenesses
+    assert found.aligned[0] == 0.0
+    assert np.isnan(found.aligned[1])
+    assert found.aligned[2] == pytest.approx(1 / 3)
+    assert found.at_outputs < 0.1
+
+
+# Refusals
+
+
+def test_runs_on_different_data_are_refused_with_the_difference(made: Maker, base: Run) -> None:
+    with pytest.raises(DiagnosticsError, match=r"hold other samples .* are in one only, s500 say"):
+        dx.compare([base, made("fewer", data={"n": 500})])
+    with pytest.raises(DiagnosticsError, match="their values of the target a differ"):
+        dx.compare([base, made("another seed", data={"seed": 1})])
+
+
+def changed(made: Maker, name: str, change: Callable[[dx.Dataset], Any], folder: Path) -> Run:
+    data = graded_data()
+    again = change(data)
+    encoder = graded_encoder(name, (0.5, 2, 0.5), (1, 1, 1))
+    return dx.run(encoder, again, out=folder / name, measures="linear_probe", controls=False, report=False)
+
+
+def rebuilt(data: dx.Dataset, **other: Any) -> dx.Dataset:
+    parts = {"samples": data.samples, "split": list(data.split), "targets": data.targets} | other
+    return dx.Dataset(data.name, data.modality, ids=data.ids, **parts)
+
+
+def test_other_splits_targets_and_content_are_refused_by_name(made: Maker, base: Run, tmp_path: Path) -> None:
+    def other_split(data: dx.Dataset) -> dx.Dataset:
+        split = list(data.split)
+        split[0], split[6] = split[6], split[0]
+        return rebuilt(data, split=split)
+
+    def without(data: dx.Dataset) -> dx.Dataset:
+        return rebuilt(data, targets={"a": data.targets["a"]})
+
+    def other_noise(data: dx.Dataset) -> dx.Dataset:
+        samples = np.array(data.samples)
+        samples[:, 5] += 1
+        return rebuilt(data, samples=samples)
+
+    for change, said in (
+        (other_split, r"splits differ in 2 samples \(s0 is train in one, val in the other\)"),
+        (without, "only one of them has the target b"),
+        (other_noise, "other data under the same sample ids"),
+    ):
+        with pytest.raises(DiagnosticsError, match=said):
+            dx.compare([base, changed(made, change.__name__, change, tmp_path)])
+
+
+def test_other_protocols_are_refused_and_other_measures_left_out(made: Maker, base: Run) -> None:
+    seeded = made("seeded", run={"seed": 5})
+    with pytest.raises(DiagnosticsError, match=r"another seed \(0 and 5\)"):
+        dx.compare([base, seeded])
+    more = made("more", run={"measures": "linear_probe,effective_rank"})
+    found = dx.compare([base, more], similarity=None)
+    assert found.left_out == {"effective_rank": "not measured in base"}
+    less = made("less", run={"measures": "effective_rank"})
+    with pytest.raises(DiagnosticsError, match="no measure in common"):
+        dx.compare([base, less])
+    both = dx.compare(
+        [more, made("more again", noise=4, run={"measures": "linear_probe,effective_rank"})], similarity=None
+    )
+    assert np.isfinite(both.data["score"].sel(target="effective_rank").values).all()
+    assert all(one.profile != "effective_rank" for one in both.differences)
+
+
+def test_other_pooling_is_refused_with_the_option_that_mends_it(tmp_path: Path) -> None:
+    def two_steps(name: str, **options: Any) -> Run:
+        encoder = graded_encoder(name, (0.5, 2, 0.5), (1, 1, 1))
+        taps = [dx.Tap(t.name, t.depth, t.part, 1, dx.Grid((2,), ("t",)), t.site) for t in encoder.taps]
+        module = encoder.module
+        for stage in module.stages:
+            stage.register_forward_hook(lambda module, args, out: out.transpose(1, 2))
+        encoder = dx.TorchEncoder(name, "series", module, taps, example=encoder.example())
+        data = graded_data()
+        return dx.run(
+            encoder, data, out=tmp_path / name, measures="linear_probe", controls=False, report=False, **options
+        )
+
+    assert GRID.tokens == 1
+    one, other = two_steps("both"), two_steps("only mean", pooling="mean")
+    assert list(one.store.poolings) == ["mean", "last"]
+    assert other.profile(LINEAR).data.attrs["pooling"] == "mean"
+    with pytest.raises(DiagnosticsError, match=r"mean and last side by side, the other by mean.*--pooling mean"):
+        dx.compare([one, other])
+    dx.compare([two_steps("mean too", pooling=["mean"]), other], similarity=None)
+    with pytest.raises(DiagnosticsError, match="Unknown pooling 'maen'"):
+        two_steps("typo", pooling="maen")
+
+
+# What is said
+
+
+def test_json_holds_all_findings_as_plain_numbers(bought: Comparison) -> None:
+    found = json.loads(json.dumps(bought.to_json(), allow_nan=False))
+    assert [run["name"] for run in found["runs"]] == ["started", "identity", "copy", "half"]
+    assert len(found["differences"]) == 3 * 6 * 3
+    one = next(x for x in found["shares"] if (x["alignment"], x["profile"]) == ("half", LINEAR))
+    assert one["recovered"]["value"] == shares(bought, "half", "a").recovered.value
+    assert one["made_for_it"]
+    profile = next(x for x in found["profiles"] if x["profile"] == LINEAR)
+    assert len(profile["runs"]["started"]["score"]) == len(found["depth"])

@@ -1,0 +1,78 @@
+"""What `diagnostics compare` prints and writes, as a reader sees it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_cli import diagnose, refused
+
+import diagnostics as dx
+
+from graded import graded_data, graded_encoder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of a base, of an alignment of it with a head, and of two seeds of another training."""
+    folder = tmp_path_factory.mktemp("shown")
+    base = graded_encoder("base", (0.5, 2, 0.5), (1, 1, 1))
+    lineage = {"group": "up <b>", "base": base.identity["weights"], "for": "a", "how": "diagnostics align --to <tap>"}
+    encoders = {
+        "base": base,
+        "up": graded_encoder("up", (0.5, 2, 1.5, 0.5), (1,) * 4, heads=1, lineage=lineage),
+        "x0": graded_encoder("x0", (0.5, 1, 0.5), (1,) * 3, 4, lineage={"group": "x", "seed": 0}),
+        "x1": graded_encoder("x1", (0.5, 1, 0.5), (1,) * 3, 6, lineage={"group": "x", "seed": 1}),
+    }
+    for name, encoder in encoders.items():
+        dx.run(encoder, graded_data(), out=folder / name, measures="linear_probe", controls=False, report=False)
+    return folder
+
+
+def runs(folder: Path) -> list[str]:
+    return [str(folder / name) for name in ("base", "up", "x0", "x1")]
+
+
+def test_the_table_holds_every_label_and_what_its_head_drops(folder: Path) -> None:
+    said = diagnose("compare", *runs(folder), "--similarity", "none").out
+    lines = [line.split() for line in said.splitlines()]
+    assert any(line[:5] == ["a", "(R2)", "base", "stage.1", "(0.50)"] for line in lines)
+    assert any(line[:1] == ["x"] and "(0.50) 2/2" in " ".join(line) for line in lines)
+    assert "up <b>, end of trunk minus end of head: a (R2) +0.4" in said
+    assert "up <b> (from base)" in said
+    assert "(made for it)" in said
+    assert "survives the correction" in said
+    assert (folder / "comparison.html").is_file()
+
+
+def test_json_is_one_object_with_the_report(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep.html"
+    found = json.loads(diagnose("compare", *runs(folder), "--json", "--out", str(out)).out)
+    assert found["report"] == str(out)
+    assert {one["first"] for one in found["similarity"]} == {"base", "up <b>", "x seed 0"}
+    assert out.is_file()
+
+
+def test_the_page_escapes_what_labels_hold_and_needs_no_network(folder: Path, tmp_path: Path) -> None:
+    found = dx.compare(runs(folder))
+    page = found.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    own = page.split("</script>", 1)[1]
+    assert "up <b>" not in own.replace("&lt;", "")
+    assert "up &lt;b&gt;" in own
+    assert 'src="http' not in page
+    tables = found._repr_html_()
+    assert "<script" not in tables
+    assert "diagnostics align --to &lt;tap&gt;" in tables
+    assert repr(found) == "<Comparison of base, up <b>, x seed 0, x seed 1 on graded>"
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere" / "page.html"
+    assert "cannot be written" in refused("compare", *runs(folder), "--similarity", "none", "--out", str(missing))
+
+
+def test_mistakes_are_told_in_a_sentence(folder: Path) -> None:
+    assert "two runs or more" in refused("compare", str(folder / "base"))
+    assert "is not a run" in refused("compare", str(folder / "base"), str(folder / "nothing"))
+    assert "does not compare pairs of taps" in refused("compare", *runs(folder), "--similarity", "linear_probe")
