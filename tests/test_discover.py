@@ -550,3 +550,28 @@ def test_time_that_runs_backwards_is_refused(turned: bool) -> None:
             discover(module, images(2, 64), "mine", {"t": 64})
     else:
         assert discover(module, images(2, 64), "mine", {"t": 64}).output_tap == "blocks.2"
+
+
+class Chooser(nn.Module):
+    """Places [B, T, F] as the number of the nearest of five entries [B, T]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.entries = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.entries(x).argmax(-1)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_choices_in_integers_are_no_activations(stacked: bool) -> None:
+    """A head that chooses is left out with the reason, and is no end of the trunk; the head before it stays."""
+    module = Variously(
+        lambda self, x: self.stem(x[..., None]),
+        lambda self, x: self.choose(self.proj(x))[..., None].expand(-1, -1, 12 if stacked else 1),
+        stem=nn.Linear(1, 12), proj=nn.Linear(12, 8), choose=Chooser(8),
+    )  # fmt: skip
+    found = discover(module, images(2, 64), "mine", {"t": 64})
+    assert [tap.name for tap in found.taps] == ["embed", *[f"blocks.{i}" for i in range(3)], "proj"]
+    assert found.output_tap == "blocks.2"
+    assert list(found.left_out) == ["choose"] and "torch.int64" in found.left_out["choose"]

@@ -198,7 +198,7 @@ def test_what_has_no_honest_grid_is_refused_or_left_out(kind: str) -> None:
         made = made_of(kind)
         assert "no tap at decoder" in made.identity["configuration"]
         assert all(tap.grid.axes == ("y", "x") for tap in made.taps)
-        assert made.tap("encoder").grid.shape == (7, 7) and made.tap("encoder").depth > 1
+        assert made.tap("encoder.layers.1").grid.shape == (7, 7) and made.output_tap == "encoder.layers.1"
         return
     with pytest.raises(DiagnosticsError) as error:
         made_of(kind)
@@ -220,15 +220,44 @@ def test_series_with_gaps_and_of_another_length() -> None:
 def test_lags_of_a_series_come_before_its_context() -> None:
     config = transformers.TimeSeriesTransformerConfig(
         prediction_length=8, context_length=32, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_time_features=1,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_time_features=1, scaling=False,
     )  # fmt: skip
     assert list(config.lags_sequence) == list(range(1, 8))
     made = encoder_of(Loaded("lags", transformers.TimeSeriesTransformerModel(config).eval(), config, None), "hf:lags")
     assert made.example().shape == (39,) and made.taps[0].grid.shape == (32,)
-    assert made.covers((39,)) == ((6.0, 38.0),)
+    # A token stands for the middle one of the steps that it is told of.
+    assert made.covers((39,)) == ((3.0, 35.0),)
+    values = torch.zeros(1, 39, 1, requires_grad=True)
+    noise = torch.randn(1, 39, 1, generator=torch.Generator().manual_seed(0))
+    seen: list[torch.Tensor] = []
+    first = made.module.get_submodule("tower.encoder.layers.0")
+    handle = first.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    made._forward(made.module, {"values": values + noise, "observed": torch.ones(1, 39, 1)})
+    handle.remove()
+    (told,) = torch.autograd.grad(seen[0][0, 10, 0], values)
+    steps = told[0, :, 0].nonzero()[:, 0].tolist()
+    assert steps == list(range(10, 17)) and steps[3] == 3 + 10
 
 
-@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "pixtral", "hunyuan_vl_vision"])
+def test_speech_is_read_by_the_architecture_that_has_a_prenet_for_it(tmp_path: Path) -> None:
+    config = tiny_config("speecht5")
+    for name in ("SpeechT5ForSpeechToText", "SpeechT5ForTextToSpeech"):
+        with quiet():
+            getattr(transformers, name)(config).save_pretrained(tmp_path / name)
+    made = build(str(tmp_path / "SpeechT5ForSpeechToText"))
+    assert made.modality == "audio" and made.output_tap == "wrapped_encoder.layers.1"
+    batch = default_collate([made.preprocess(made.example())])
+    with quiet():
+        model = transformers.SpeechT5ForSpeechToText.from_pretrained(tmp_path / "SpeechT5ForSpeechToText").eval()
+    with torch.no_grad():
+        theirs = model.speecht5.encoder(batch["sound"]).last_hidden_state
+    torch.testing.assert_close(made.capture(batch)[made.output_tap], theirs)
+    with pytest.raises(DiagnosticsError) as error:
+        build(str(tmp_path / "SpeechT5ForTextToSpeech"))
+    sentence(error, "prenet", "tap it as a torch module")
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "pixtral", "hunyuan_vl_vision", "inkling2", "minicpmv4_6"])
 def test_patches_of_all_images_in_one_row(kind: str) -> None:
     made = made_of(kind)
     tap = made.taps[0]
@@ -240,7 +269,7 @@ def test_patches_of_all_images_in_one_row(kind: str) -> None:
         y, x = size // rows, size // columns
         changed[cell[0] * y : (cell[0] + 1) * y, cell[1] * x : (cell[1] + 1) * x] = 250
         found = made.capture(default_collate([made.preprocess(plain), made.preprocess(changed)]))
-        moved = (found[tap.name][1] - found[tap.name][0]).abs().sum(-1).argmax()
+        moved = (found[tap.name][1] - found[tap.name][0])[tap.grid.prefix :].abs().sum(-1).argmax()
         assert divmod(int(moved), columns) == cell
     # A sample alone gives what it gives in a batch.
     both = default_collate([made.preprocess(plain), made.preprocess(made.example())])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.data import default_collate
 
 pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "coverage"))
@@ -53,7 +54,7 @@ def test_features_without_convolutions_are_covered_evenly() -> None:
     assert span(300, []) == (0.0, 300.0)
 
 
-@pytest.mark.parametrize("kind", ["hiera", "yolos", "llama4", "radio", "molmo2"])
+@pytest.mark.parametrize("kind", ["hiera", "yolos", "llama4", "radio", "molmo2", "mllama", "inkling2", "minicpmv4_6"])
 def test_a_cell_moves_its_own_token(kind: str) -> None:
     assert verify_grid(encoder(kind)).right
 
@@ -79,6 +80,39 @@ def test_hiera_gives_the_maps_that_it_puts_back_itself() -> None:
     seen: list[np.ndarray] = []
     made.capture(batch, [first.name], lambda tap, tokens: seen.append(tokens[0].numpy()))
     np.testing.assert_array_equal(seen[0], theirs[0][0].flatten(0, 1).numpy())
+
+
+def test_mllama_hands_over_its_first_tile_without_what_fills_it_up() -> None:
+    made = encoder("mllama")
+    assert [tap.name for tap in made.taps] == ["embed", *[f"{part}.layers.{i}" for part in _MLLAMA for i in range(2)]]
+    assert {(tap.grid.shape, tap.grid.prefix, tap.site.dropped) for tap in made.taps} == {((4, 4), 1, 4 * 24 - 17)}
+    batch = {key: value[None] for key, value in made.preprocess(made.example()).items()}
+    with torch.no_grad():
+        theirs = made._forward(made.module, batch).last_hidden_state
+    assert theirs.shape[:4] == (1, 1, 4, 17)
+    torch.testing.assert_close(made.capture(batch)[made.output_tap][0], theirs[0, 0, 0, :, :32], rtol=0, atol=0)
+
+
+_MLLAMA = ("transformer", "global_transformer")
+
+
+def test_patches_that_are_merged_on_the_way_keep_their_places() -> None:
+    """MiniCPM-V, without what attention mixes: a patch moves the token of its own four, and no other."""
+    made = encoder("minicpmv4_6")
+    for name, part in made.module.named_modules():
+        if name.endswith("self_attn.out_proj"):
+            torch.nn.init.zeros_(part.weight)
+            torch.nn.init.zeros_(part.bias)
+    assert [tap.grid.shape for tap in made.taps] == [(4, 4), (4, 4), (2, 2), (2, 2)]
+    plain = np.full((64, 64, 3), 100, dtype=np.uint8)
+    for y, x in ((0, 3), (2, 1), (3, 2)):
+        changed = plain.copy()
+        changed[16 * y : 16 * y + 16, 16 * x : 16 * x + 16] = 250
+        batch = default_collate([made.preprocess(plain), made.preprocess(changed)])
+        for name, tokens in made.capture(batch).items():
+            side = made.tap(name).grid.shape[0]
+            moved = (tokens[1] - tokens[0]).abs().sum(-1) > 1e-6
+            assert moved.nonzero().flatten().tolist() == [y * side // 4 * side + x * side // 4]
 
 
 @pytest.mark.parametrize("kind", ["lxmert", "vilt", "lightglue", "kyutai_speech_to_text"])

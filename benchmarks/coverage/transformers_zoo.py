@@ -143,15 +143,27 @@ def _same(a: Any, b: Any) -> bool:
 
 
 _MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 16, "mamba_chunk_size": 32}
-_FORECASTER = {"prediction_length": 8, "context_length": 32, "lags_sequence": [1]}
+_FORECASTER = {"prediction_length": 8, "context_length": 32}
 _MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
 _PYRAMID = {"encoder_in_channels": [64, 128, 256], "decoder_in_channels": [WIDTH] * 3, "num_queries": 20}
+_RATIOS = (("long", 7), ("mid", 5), ("short", 3))
 _PE_VIT = {
     "architecture": "vit_pe_core_tiny_patch16_384",
     "model_args": {"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 4},
 }
 
 # fmt: off
+# A detector's stages halve the map along both axes; the backbone's own defaults are a recogniser's, which keeps the width.
+_LCNET_OF_DETECTORS = {"backbone_config": {
+    "model_type": "pp_lcnet_v4", "stem_channels": [3, 8, 16], "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    "block_configs": [[[3, 16, 16, 1, True]], [[3, 16, 32, 2, False], [3, 32, 32, 1, True]],
+                      [[3, 32, 48, 2, False], [3, 48, 48, 1, True]], [[3, 48, 64, 2, False], [3, 64, 64, 1, True]]]}}
+_INTRACLASS = {
+    "reduce_channel": [1, 1, 0], "return_channel": [1, 1, 0],
+    **{f"symmetric_conv_long_{name}ratio": [n, 1, n // 2] for name, n in _RATIOS},
+    **{f"vertical_long_to_small_conv_{name}ratio": [[n, 1], 1, [n // 2, 0]] for name, n in _RATIOS},
+    **{f"horizontal_small_to_long_conv_{name}ratio": [[1, n], 1, [0, n // 2]] for name, n in _RATIOS},
+}
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "autoformer": _FORECASTER,
     "informer": _FORECASTER,
@@ -210,8 +222,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "perception_lm": {"vision_config": {"model_type": "timm_wrapper", **_PE_VIT}},
     "pe_video_encoder": {"vision_config": {"model_type": "timm_wrapper", **_PE_VIT}},
     "timm_wrapper": {},
-    # Not a ResNet of timm: its blocks add nothing before they are trained, so that most pixels would not matter.
-    "timm_backbone": {"backbone": "mobilenetv3_small_050", "use_pretrained_backbone": False},
+    "timm_backbone": {"backbone": "resnet18", "use_pretrained_backbone": False},
     "gemma3n_vision": {"architecture": "mobilenetv5_base"},
     "cohere_compass_text": {"layer_types": ["full_attention", "sliding_attention"], "rope_parameters": {
         kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("full_attention", "sliding_attention")}},
@@ -229,6 +240,12 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "hgnet_v2": {"stem_channels": [3, 8, 16], "stage_in_channels": [16, 32, 64, 128], "stage_mid_channels": [8, 8, 16, 32],
                  "stage_out_channels": [32, 64, 128, 256], "stage_numb_of_layers": [2, 2, 2, 2], "hidden_sizes": [32, 64, 128, 256]},
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"], "num_experts_per_tok": 2},
+    "pp_ocrv6_small_det": _LCNET_OF_DETECTORS | {"neck_out_channels": 32, "layer_list_out_channels": [16, 32, 48, 64]},
+    "pp_ocrv6_medium_det": _LCNET_OF_DETECTORS | {"neck_out_channels": 32, "kernel_list": [3, 2, 2],
+                            "scale_factor_list": [1, 2, 4, 8], "intraclass_block_config": _INTRACLASS},
+    "speecht5": {"architectures": ["SpeechT5ForSpeechToText"]},
+    # Merges patches behind its first layer, as the makers' models do behind their seventh of more.
+    **{f"minicpm{kind}{part}": {"insert_layer_id": 0} for kind in ("v4_6", "v4_7", "_ocr") for part in ("", "_vision")},
     "depth_pro": {"patch_size": 56},
     "dory": {"n_input_layers": 1, "n_recurrent_layers": 1, "n_output_layers": 1, "num_hidden_layers": 3,
              "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
@@ -251,7 +268,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "qwen4_exp_text": {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 64,
                        "indexer_compress_ratio": 16},
     "omdet-turbo": {"backbone_config": {"model_type": "swin", "embed_dim": 32, "depths": [1, 1, 1, 1], "num_heads": [2, 2, 2, 2],
-                     "image_size": 64, "out_indices": [1, 2, 3]}, "backbone_image_size": 64},
+                     "image_size": 224, "out_indices": [1, 2, 3]}, "backbone_image_size": 224},
     "longformer": {"max_position_embeddings": 1026},
     "swin": {"image_size": 224},
     "donut-swin": {"image_size": 224},
@@ -282,6 +299,10 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
 """Model type (the class of a configuration without one) -> settings that the rules get wrong."""
 
 
+WHOLE = {"speecht5": "SpeechT5ForSpeechToText"}
+"""Model type -> the architecture that is built where the bare model lacks what reads its input."""
+
+
 def tiny_config(model_type: str) -> Any:
     """The type's configuration made small."""
     return small(model_types()[model_type]())
@@ -289,15 +310,17 @@ def tiny_config(model_type: str) -> Any:
 
 def build(model_type: str) -> nn.Module:
     """The type's bare model with random weights (seed 0), in eval mode; raises what its construction raises."""
-    from transformers import AutoModel
+    import transformers
 
     config = tiny_config(model_type)
+    kind: Any = getattr(transformers, WHOLE[model_type])._from_config if model_type in WHOLE else None
+    make = kind or transformers.AutoModel.from_config
     with torch.device("meta"):
-        size = sum(p.numel() for p in AutoModel.from_config(config).parameters())
+        size = sum(p.numel() for p in make(config).parameters())
     if size > MOST_PARAMETERS:
         raise ValueError(f"{size / 1e6:.0f} M parameters")
     torch.manual_seed(0)
-    return AutoModel.from_config(config).eval()
+    return make(config).eval()
 
 
 LENGTH = 40

@@ -198,8 +198,8 @@ def _ends(trace: Trace, parts: Mapping[str, nn.Module], own: bool = True) -> lis
     """
     last = trace.blocks[-1]
     tail = _after(trace)
-    finals = [final for final in trace.finals if final.ndim >= 3 and (own or final.shape == last.gave.shape)]
-    finals = finals[: len(last.branches)]
+    finals = [final for final in trace.finals if final.ndim >= 3 and final.is_floating_point()]
+    finals = [final for final in finals if own or final.shape == last.gave.shape][: len(last.branches)]
     ends: list[Step] = []
     for final in finals:
         if any(_same(branch, final) for branch in last.branches.values()):
@@ -269,6 +269,11 @@ def _add_heads(
         step, tensor, when = pooled
         seen.insert(sum(tail.index(head) < tail.index(step) for head in heads), ("pooled", step, tensor, when))
     for i, (tap, step, tensor, when) in enumerate(seen):
+        if not tensor.is_floating_point():
+            found.left_out[tap] = (
+                f"{step.name} gives {tensor.dtype}: choices (classes, tokens, counts), no activations."
+            )
+            continue
         try:
             found.taps.append(placed(step.name, tap, 1 + (i + 1) / len(seen), "head", tensor, step.call, when))
         except DiagnosticsError as error:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from diagnostics import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, discover
 from diagnostics_transformers.checks import check_places, entering
+from diagnostics_transformers.detectors import over_levels, trunk_of_detector, with_levels
 from diagnostics_transformers.inputs import Arguments, Prepared, Wanted, prepare, setting
 from diagnostics_transformers.load import Loaded, lacking, refuse_missing, said
 from diagnostics_transformers.orders import TRAILING, lying
@@ -41,14 +42,17 @@ def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Want
     taps, output, left_out = found.taps()
     taps = _without_silence(_with_all_weights(loaded, place, projection, taps), prepared)
 
+    drawn = [n for n, m in loaded.model.named_modules() if m is projection] if projection is not None else []
+    # Without the model, whose other towers would stay in memory.
+    bare = replace(loaded, model=nn.Identity())
+
     def fresh() -> nn.Module:
-        other = loaded.fresh()
+        other = bare.fresh()
         again = other.get_submodule(place) if place else other
-        drawn = [n for n, m in loaded.model.named_modules() if m is projection] if projection is not None else []
         return Tower(again, other.get_submodule(drawn[0]) if drawn else None)
 
     def sized_for(sample: np.ndarray) -> Encoder | None:
-        if not prepared.any_length or np.shape(sample) == np.shape(prepared.example) or np.ndim(sample) != 1:
+        if np.shape(sample) == np.shape(prepared.example) or np.ndim(sample) != 1:
             return None
         return encoder_of(loaded, name, tower, replace(wanted or Wanted(), length=len(sample)))
 
@@ -63,7 +67,7 @@ def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Want
         forward=found.forward,
         fresh=fresh,
         configuration="; ".join(part for part in (prepared.said, *left_out) if part),
-        sized_for=sized_for,
+        sized_for=sized_for if prepared.any_length else None,
         covers=lambda shape: _covered(prepared, taps, output, shape),
         valid=lambda batch, tap: _valid(prepared, batch, tap),
         rate=prepared.rate,
@@ -147,7 +151,14 @@ class _Found:
         kind = getattr(self.module.tower.config, "model_type", "")
         if kind in CHAINS:
             return self.chain(CHAINS[kind])
-        for names in stacks(self.module):
+        extents = self.prepared.extents
+        blocks, layers = trunk_of_detector(self.module, self.batch, self.name, extents, self.forward)
+        if over_levels(self.module, layers):
+            taps, _, left_out = self._of_stack(blocks)
+            taps = with_levels(taps, layers, len(blocks), self.module, self.batch, self.forward)
+            finest = next(tap for tap in taps if tap.site is not None and tap.site.module == layers[-1])
+            return taps, finest.name, [part for part in left_out if not part.endswith(" encoder")]
+        for names in [*([[*blocks, *layers]] if layers else []), *stacks(self.module)]:
             try:
                 return self._of_stack(names)
             except DiagnosticsError as error:
@@ -243,8 +254,8 @@ class _Found:
             return None, (), False
         axes = tuple(self.prepared.extents)
         if self.prepared.modality == "image" and (seen.ndim == 2 or (seen.ndim == 3 and len(seen) == 1)):
-            side = self.prepared.places[0]
-            return Grid(side, axes), self._order_of_packed(names[0], side), True
+            grid = Grid(side := self.prepared.places[0], axes, self._prefix_of_packed(seen, side))
+            return grid, self._order_of_packed(names[0], grid), True
         if axes == ("t",) and not self.prepared.places and seen.ndim == 3 and len(seen) == 2:
             # Frames of convolutions, whose number says nothing else.
             return Grid((seen.shape[1] - self.prepared.special,), axes, self.prepared.special), (), False
@@ -259,7 +270,13 @@ class _Found:
                 return Grid(shape, axes, more), (), False
         return None, (), False
 
-    def _order_of_packed(self, first: str, side: tuple[int, ...]) -> tuple[int, ...]:
+    @staticmethod
+    def _prefix_of_packed(seen: Tensor, side: tuple[int, ...]) -> int:
+        """How many tokens of each of two images stand before its patches."""
+        more = seen.shape[-2] // 2 - int(np.prod(side))
+        return more if 0 <= more <= MOST_PREFIX else 0
+
+    def _order_of_packed(self, first: str, grid: Grid) -> tuple[int, ...]:
         def tokens(image: np.ndarray) -> Tensor:
             batch = default_collate([self.prepared.preprocess(image)])
             seen = entering(self.module, first, batch, self.forward)
@@ -267,12 +284,12 @@ class _Found:
             return seen.flatten(0, -2)
 
         try:
-            places = tokens_of_cells(tokens, self.prepared.extents["y"], side[0])
+            places = tokens_of_cells(tokens, self.prepared.extents["y"], grid.shape[0], grid.prefix)
         except ValueError as error:
             raise DiagnosticsError(
                 f"{self.name} has no token for each patch ({error}): it is not supported yet."
             ) from error
-        return () if places == sorted(places) else tuple(places)
+        return () if places == sorted(places) else (*range(grid.prefix), *(grid.prefix + place for place in places))
 
     def _with_inner_layers(self, taps: list[Tap]) -> list[Tap]:
         """Taps of the layers that a head stacks (a predictor, a decoder), before the head's own."""

@@ -23,7 +23,7 @@ _FURTHER: dict[str, Callable[[Any, Tensor], dict[str, Any]]] = {
     # Shuffles and drops tokens otherwise, even with a mask ratio of 0.
     "vit_mae": lambda config, images: {"noise": _in_order(config, images)},
     "mllama_vision_model": lambda config, images: {
-        "pixel_values": images[:, None, None],
+        "pixel_values": _as_tiles(config, images),
         "aspect_ratio_ids": torch.ones((len(images), 1), dtype=torch.long, device=images.device),
         "aspect_ratio_mask": _first_tile(config, images),
     },
@@ -66,8 +66,17 @@ def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | 
         said=f"input {height}x{width}, {preprocess.said}",
         arguments=of,
         covers=preprocess.covers,
-        special=1 + int(setting(config, "num_detection_tokens", default=-1)),
+        special=_special(config, places),
     )
+
+
+def _special(config: Any, places: list[tuple[int, ...]]) -> int:
+    """How many tokens stand for no place, where there are many: those that detect, or all that fill up Mllama's tiles."""
+    if places and setting(config, "model_type") == "mllama_vision_model":
+        patches = int(np.prod(places[0]))
+        tile = -(-(patches + 1) // 8) * 8
+        return config.max_num_tiles * tile - patches
+    return 1 + int(setting(config, "num_detection_tokens", default=-1))
 
 
 def _is_plain(tower: nn.Module) -> bool:
@@ -253,6 +262,13 @@ def _flat_patches(config: Any, images: Tensor) -> Tensor:
     p = config.patch_size
     patches = images.unfold(2, p, p).unfold(3, p, p)  # [B, channel, ny, nx, p, p]
     return patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+
+
+def _as_tiles(config: Any, images: Tensor) -> Tensor:
+    """[B, channel, y, x] as [B, 1, tile, channel, y, x]: the image, then zeros, as the makers' own processor pads."""
+    tiles = images.new_zeros((len(images), 1, config.max_num_tiles, *images.shape[1:]))
+    tiles[:, 0, 0] = images
+    return tiles
 
 
 def _first_tile(config: Any, images: Tensor) -> Tensor:

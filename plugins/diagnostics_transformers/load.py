@@ -53,6 +53,18 @@ def load(name: str, pretrained: bool = True, seed: int = 0, whole: bool = False)
         return Loaded(name, initial(config, name, whole), config, source, whole=whole)
 
 
+def folder_of(loaded: Loaded) -> Path:
+    """Where the configuration lies, and with it what preprocessing reads: the directory, or the hub's in the local cache."""
+    source = loaded.source or loaded.name
+    if Path(source).is_dir():
+        return Path(source).resolve()
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(source, "config.json", local_files_only=True)
+    assert found is not None
+    return Path(found).parent
+
+
 def initial(config: Any, name: str, whole: bool = False) -> nn.Module:
     """The architecture of a configuration with initial weights."""
     try:
@@ -66,7 +78,7 @@ def initial(config: Any, name: str, whole: bool = False) -> nn.Module:
 
 def _class(config: Any, name: str, whole: bool) -> Any:
     """The bare model of a configuration's type, or the architecture that it names."""
-    if whole:
+    if whole or getattr(config, "model_type", "") in _NO_BARE:
         named = (getattr(config, "architectures", None) or [""])[0]
         found = getattr(transformers, named, None) if named else None
         if found is None:
@@ -104,6 +116,10 @@ def _source(name: str) -> str:
 _SETTINGS: dict[str, dict[str, Any]] = {
     "vit_mae": {"mask_ratio": 0.0},  # drops three quarters of its patches otherwise, in evaluation too
 }
+
+
+_NO_BARE = ("speecht5",)
+"""Their bare model lacks what reads the input."""
 
 
 def settled(config: Any) -> Any:

@@ -14,11 +14,17 @@ from diagnostics_transformers.inputs import setting
 TRAILING = ("llama4_vision_model",)
 """Their special tokens stand behind those of the patches."""
 
+_FILLED = ("mllama_vision_model",)
+"""Behind a class token and the patches comes what fills up: zeros to a multiple of 8 tokens, and tiles without an image."""
+
 
 def lying(tower: nn.Module, tap: Tap) -> Tap:
     """A tap as discovered, with the order of its tokens where the model is known to have one."""
-    order = _ORDERS.get(str(setting(tower.config, "model_type")))
-    site = tap.site
+    kind = str(setting(tower.config, "model_type"))
+    order, site = _ORDERS.get(kind), tap.site
+    if kind in _FILLED and site is not None and tap.grid.prefix > 1:
+        filling = tap.grid.prefix - 1
+        return replace(tap, grid=replace(tap.grid, prefix=1), site=replace(site, trailing=filling))
     if order is None or site is None or site.layout != "tokens":
         return tap
     return replace(tap, site=replace(site, order=order(tower, tap)))

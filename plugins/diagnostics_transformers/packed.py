@@ -24,7 +24,6 @@ def packed_taps(
     encoder: str,
 ) -> list[Tap]:
     """`embed`, the layers, and the first norm behind them that keeps all tokens; `batch` is of two samples."""
-    count = 2 * grid.tokens
     seen: list[tuple[str, str, Tensor]] = []
 
     def before(name: str) -> Callable[..., None]:
@@ -53,12 +52,15 @@ def packed_taps(
         for handle in handles:
             handle.remove()
     last = max(i for i, (name, _, _) in enumerate(seen) if name in names)
-    behind = [entry for entry in seen[last + 1 :] if _tokens(entry[2]) == count]
+    behind = [entry for entry in seen[last + 1 :] if _tokens(entry[2]) == _tokens(seen[last][2])]
     steps = [entry for entry in seen[: last + 1] if entry[0] in names] + behind[:1]
     layout: Any = "packed"
     taps: list[Tap] = []
     for i, (name, when, tensor) in enumerate(steps):
-        if _tokens(tensor) != count:
+        if not order and _is_quarter(grid, _tokens(tensor)):
+            # Four neighbours become one, of what lies in raster order.
+            grid = Grid(tuple(n // 2 for n in grid.shape), grid.axes)
+        if _tokens(tensor) != 2 * (grid.prefix + grid.tokens):
             raise DiagnosticsError(
                 f"{encoder} has {_tokens(tensor)} tokens at {name} for two images of {grid.tokens} patches: it merges them on "
                 "its way, which is not supported yet."
@@ -70,6 +72,10 @@ def packed_taps(
     if len(steps) < len(names) + 1:
         raise DiagnosticsError(f"{encoder} does not run all its layers once on two images: it is not supported yet.")
     return taps
+
+
+def _is_quarter(grid: Grid, tokens: int) -> bool:
+    return not grid.prefix and all(n % 2 == 0 for n in grid.shape) and 4 * tokens == 2 * grid.tokens
 
 
 def _within(name: str, names: Sequence[str]) -> bool:

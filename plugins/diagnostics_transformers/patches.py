@@ -26,6 +26,10 @@ _SIZES = ("grid_thw", "image_grid_thw", "spatial_shapes", "target_sizes", "pixel
 # These keep one row of patches for each image; the others put those of all images behind one another.
 _A_ROW_EACH = ("spatial_shapes", "pixel_position_ids")
 _WHOLE = ("radio",)
+# Flat, as they go into a two-dimensional convolution, that in a batch of one, or as small images of merged patches.
+_FORMS = ("flat", "convolved", "one row", "blocks")
+# As an image of one row of patches.
+_STRIP = ("strip",)
 _SIDE = 16
 """Patches along each side where neither the model nor the user says how many."""
 
@@ -65,13 +69,18 @@ def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int |
         given: dict[str, Any] = {}
         key = "hidden_states" if "hidden_states" in takes else "pixel_values"
         given[key] = patches.flatten(0, 1) if packed else patches
-        if shape != "flat":
+        if shape == "strip":
+            given[key] = given[key].reshape(-1, channels, patch, patch).permute(1, 2, 0, 3).flatten(2)[None]
+        elif shape == "blocks":
+            given[key] = _as_blocks(given[key], channels, patch, cut.merge)
+        elif shape != "flat":
             given[key] = given[key].reshape(-1, channels, patch, patch)
         if shape == "one row":
             given[key] = given[key][None]
         pair = torch.tensor([side, side], device=patches.device)
         if sizes in ("grid_thw", "image_grid_thw"):
-            given[sizes] = torch.tensor([1, side, side], device=patches.device).repeat(count, 1)
+            across = side // cut.merge if shape == "blocks" else side
+            given[sizes] = torch.tensor([1, across, across], device=patches.device).repeat(count, 1)
         elif sizes == "pixel_position_ids":
             y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
             given[sizes] = torch.stack([x.flatten(), y.flatten()], -1).to(patches.device).expand(count, -1, -1)
@@ -91,10 +100,15 @@ def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int |
         places=[(side, side)],
         packed=packed,
         said=f"input {size}x{size} in patches of {patch}, {cut.said}",
-        # Flat, as they go into a two-dimensional convolution, or that in a batch of one.
-        forms=[partial(of, shape=shape) for shape in ("flat", "convolved", "one row")],
+        forms=[partial(of, shape=shape) for shape in (_STRIP if sizes == "target_sizes" else _FORMS)],
         covers=lambda shape: tuple((0.0, float(n)) for n in shape),
     )
+
+
+def _as_blocks(patches: Tensor, channels: int, p: int, m: int) -> Tensor:
+    """Patches [N, channel * p * p], block by block, as [N / m^2, m * p, m * p, channel]."""
+    blocks = patches.reshape(-1, m, m, channels, p, p)
+    return blocks.permute(0, 1, 4, 2, 5, 3).reshape(-1, m * p, m * p, channels)
 
 
 def _merge(config: Any, sizes: str) -> int:
@@ -159,20 +173,22 @@ class Patches:
         return blocks.flatten(1)
 
 
-def tokens_of_cells(first: Any, size: int, side: int) -> list[int]:
+def tokens_of_cells(first: Any, size: int, side: int, prefix: int = 0) -> list[int]:
     """Where the token of each cell (in raster order) of a square image lies: cells are painted by the bits of their number.
+
+    `prefix` tokens before them stand for no cell.
 
     `first`: uint8 [size, size, 3] -> tokens [T, F] as they enter the first block. Raises ValueError where tokens are mixed.
     """
     count = side * side
     rest = first(np.zeros((size, size, 3), np.uint8))
-    if len(rest) != count:
+    if len(rest) != prefix + count:
         raise ValueError(f"{len(rest)} tokens for {count} patches")
     numbers = torch.zeros(count, dtype=torch.long)
     cells = np.arange(count).reshape(side, side) + 1  # so that each cell is painted at least once
     for bit in range(int(count).bit_length()):
         painted = np.kron((cells >> bit & 1) * 255, np.ones((size // side, size // side))).astype(np.uint8)
-        moved = (first(np.repeat(painted[..., None], 3, axis=2)) - rest).abs().amax(dim=-1) > 1e-6
+        moved = (first(np.repeat(painted[..., None], 3, axis=2)) - rest)[prefix:].abs().amax(dim=-1) > 1e-6
         numbers += moved.long() << bit
     found = (numbers - 1).tolist()
     if sorted(found) != list(range(count)):

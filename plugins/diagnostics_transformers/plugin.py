@@ -48,11 +48,14 @@ def build(
 
     from diagnostics_transformers.encoder import encoder_of
     from diagnostics_transformers.inputs import Wanted
-    from diagnostics_transformers.load import load
+    from diagnostics_transformers.load import folder_of, load
 
     loaded = load(model, pretrained, seed, heads)
     options = {"pretrained": pretrained or None, "tower": tower, "size": size, "length": length, "frames": frames}
-    return encoder_of(loaded, _name(model, pretrained, seed, heads, options), tower, Wanted(size, length, frames))
+    name = _name(model, pretrained, seed, heads, options)
+    encoder = encoder_of(loaded, name, tower, Wanted(size, length, frames))
+    encoder.skeleton = _name(str(folder_of(loaded)), False, 0, heads, options)
+    return encoder
 
 
 def _name(model: str, pretrained: bool, seed: int, heads: bool, options: Mapping[str, Any]) -> str:

@@ -29,7 +29,8 @@ def prepare_series(tower: nn.Module, name: str, length: int | None) -> Prepared:
         steps, variates, patch = _fixed(config, name, length)
     # Those whose layers are given a mask.
     can_miss = "past_values_padding" in takes
-    reach = steps - patch if "past_time_features" in takes else 0
+    lags = sorted(config.lags_sequence) if "past_time_features" in takes else [0]
+    reach, middle = lags[-1], lags[(len(lags) - 1) // 2]
     names = "past_values", "past_observed_mask", "observed_mask", "past_values_padding"
 
     def preprocess(sample: np.ndarray) -> dict[str, Tensor]:
@@ -79,8 +80,8 @@ def prepare_series(tower: nn.Module, name: str, length: int | None) -> Prepared:
         places=[tuple(places[axis] for axis in extents)],
         said=f"{steps} steps" + (f" of {variates} variates" if variates > 1 else ""),
         arguments=of_model,
-        # A token is told of the steps before its own.
-        covers=(lambda shape: ((float(reach - 1), float(steps - 1)),)) if reach else None,
+        # A token is told of steps before its own: it stands for the one of its middle lag.
+        covers=(lambda shape: ((float(reach - middle), float(steps - middle)),)) if reach else None,
         valid=valid,
         reach=reach,
         any_length="past_values_padding" in takes,

@@ -23,6 +23,8 @@ _SIDE = (
 
 # Layers without a module of their own: what ends each of them, so that its output is the whole layer's.
 _STANDING = {"xlm": "layer_norm2", "flaubert": "layer_norm2", "swiftformer": "encoder.network"}
+# Stacks that run one after the other on the same tokens.
+_CONTINUED = {"mllama_vision_model": ("transformer.layers", "global_transformer.layers")}
 # Layers whose forward pass is called past the module: the part that ends each of them.
 _PARTS = {"squeezebert": ("encoder.layers", "output")}
 FIRST = {
@@ -48,6 +50,8 @@ def stacks(tower: nn.Module) -> list[list[str] | None]:
     kind = getattr(getattr(getattr(tower, "tower", tower), "config", None), "model_type", "")
     if kind in _STANDING:
         return [_children(tower, _STANDING[kind])]
+    if kind in _CONTINUED:
+        return [[name for place in _CONTINUED[kind] for name in _children(tower, place)]]
     if kind in _PARTS:
         place, part = _PARTS[kind]
         return [[f"{name}.{part}" for name in _children(tower, place)]]

@@ -42,11 +42,10 @@ _NEITHER = {
     "decision_transformer": "states, actions and returns",
     "efficientloftr": "pairs of images",
     "lightglue": "pairs of images",
-    "kyutai_speech_to_text": "a token of text with those of a codec's codebooks at each step",
+    "kyutai_speech_to_text": "at each step a token of text with one of each of a codec's codebooks",
     "lxmert": "texts together with an object detector's regions",
     "seggpt": "images together with an example that is segmented",
-    "speecht5": "hidden states of a prenet of its own (its bare model has none)",
-    "tvp": "texts together with videos",
+    "speecht5": "what its prenet gives (only its architectures that recognise or convert speech have one for sounds)",
     "vilt": "texts together with images",
 }
 _PROJECTIONS = {
@@ -101,7 +100,9 @@ def choose(loaded: Loaded, wanted: str | None) -> tuple[str, nn.Module, nn.Modul
     if wanted is not None and wanted not in TOWERS:
         raise DiagnosticsError(f"tower={wanted} is none of {', '.join(TOWERS)}: choose one of them.")
     kind = str(getattr(loaded.config, "model_type", ""))
-    if kind in _NEITHER:
+    if kind in _NEITHER and not any(
+        name.endswith("prenet.feature_encoder") for name, _ in loaded.model.named_modules()
+    ):
         raise DiagnosticsError(
             f"{loaded.name} ({kind}) takes {_NEITHER[kind]}, which no dataset here holds: tap it as a torch module of your own "
             "(docs/plugins.md)."
@@ -132,8 +133,11 @@ def towers(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
         return {}
     keys = [key for key in getattr(config, "sub_configs", {}) if getattr(config, key, None) is not None]
     found: dict[str, tuple[str, nn.Module]] = {}
+    # A detector that reads texts as well: its backbone is what sees images alone.
+    reads = any("input_ids" in name for name in arguments(model))
     for kind in TOWERS:
-        named = [key for key in keys if any(word in key for word in _WORDS[kind])]
+        words = (*_WORDS[kind], "backbone") if kind == "vision" and reads else _WORDS[kind]
+        named = [key for key in keys if any(word in key for word in words)]
         tower = next((t for t in (_of_config(model, getattr(config, key)) for key in named) if t is not None), None)
         if tower is None and named:
             tower = _at_place(model, kind)
@@ -163,7 +167,7 @@ def _encoder_of(module: nn.Module) -> tuple[str, nn.Module]:
     """The encoder of an encoder-decoder, which would want a second input; the module itself otherwise."""
     takes = arguments(module)
     wants_more = any(key in takes for key in ("decoder_input_ids", "decoder_input_values", "decoder_input_features"))
-    for name in ("encoder", "model.encoder", "text_encoder") if wants_more else ():
+    for name in ("encoder", "model.encoder", "text_encoder", "speecht5.encoder") if wants_more else ():
         try:
             encoder = module.get_submodule(name)
         except AttributeError:

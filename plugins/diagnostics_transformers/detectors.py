@@ -1,0 +1,95 @@
+"""Detectors of two stacks, one trunk: a backbone, then an encoder over the maps that it gives (DETR, RT-DETR and kin)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics import DiagnosticsError, Grid, Site, Tap, discover
+from diagnostics_transformers.towers import arguments
+
+_BACKBONES = ("backbone", "conv_encoder")
+_LISTS = ("layers", "aifi", "fpn_blocks", "pan_blocks")
+"""Of an encoder's layers: over one map; or over the coarsest of several, then down and up again through all of them."""
+_SHAPES = "spatial_shapes"
+"""What layers take whose tokens are those of several maps, one behind the other: their sizes."""
+
+Forward = Callable[[nn.Module, Any], Any]
+
+
+def trunk_of_detector(
+    module: nn.Module, batch: Any, name: str, extents: Mapping[str, int], forward: Forward
+) -> tuple[list[str], list[str]]:
+    """Qualified names of the blocks of a tower's backbone, and of its encoder's layers; nothing where it has not both.
+
+    Those of the backbone are what discovery finds in it alone.
+    """
+    parts = dict(module.get_submodule("tower").named_children())
+    backbone = next((key for key in _BACKBONES if key in parts), None)
+    lists = dict(parts["encoder"].named_children()) if "encoder" in parts else {}
+    layers = [f"tower.encoder.{key}.{i}" for key in _LISTS if key in lists for i, _ in lists[key].named_children()]
+    if backbone is None or not layers:
+        return [], []
+    backbone, inner = _without_shell(f"tower.{backbone}", parts[backbone])
+    try:
+        found = discover(inner, batch, name, extents, forward=lambda _, given: forward(module, given))
+    except DiagnosticsError:
+        return [], []
+    trunk = [(tap, tap.site) for tap in found.taps if tap.part == "trunk" and tap.site is not None]
+    last = next(tap for tap, _ in trunk if tap.depth == 1)
+    # The norm behind the last block is none.
+    blocks = [site.module for tap, site in trunk if tap.depth < 1 or tap is last]
+    return list(dict.fromkeys(f"{backbone}.{block}" for block in blocks)), layers
+
+
+def _without_shell(name: str, module: nn.Module) -> tuple[str, nn.Module]:
+    """The innermost part that holds all the weights: a backbone as its makers wrote it, whose stages discovery knows."""
+    for key, part in module.named_children():
+        if sum(p.numel() for p in part.parameters()) == sum(p.numel() for p in module.parameters()):
+            return _without_shell(f"{name}.{key}", part)
+    return name, module
+
+
+def over_levels(module: nn.Module, layers: Sequence[str]) -> bool:
+    """Whether an encoder's layers take the tokens of several maps at once (Deformable DETR)."""
+    return bool(layers) and _SHAPES in arguments(module.get_submodule(layers[0]))
+
+
+def with_levels(
+    taps: Sequence[Tap], layers: Sequence[str], blocks: int, module: nn.Module, batch: Any, forward: Forward
+) -> list[Tap]:
+    """The backbone's taps, of so many `blocks`, and behind them one of every map at every layer: `encoder.layers.0.level1`."""
+    seen: dict[str, tuple[Tensor, list[tuple[int, int]]]] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            first = output[0] if isinstance(output, (tuple, list)) else output
+            seen[name] = first, [(int(y), int(x)) for y, x in kwargs[_SHAPES].tolist()]
+
+        return read
+
+    handles = [module.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in layers]
+    try:
+        with torch.inference_mode():
+            forward(module, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    whole = blocks + len(layers)
+    made = [replace(tap, depth=tap.depth * blocks / whole) for tap in taps if tap.part != "head"]
+    for i, name in enumerate(layers):
+        tokens, shapes = seen[name]
+        before = 0
+        for level, shape in enumerate(shapes):
+            behind = tokens.shape[1] - before - math.prod(shape)
+            site = Site(name, padding=before, trailing=behind)
+            tap = f"{name.removeprefix('tower.')}.level{level}"
+            depth = (blocks + i + 1) / whole
+            made.append(Tap(tap, depth, "trunk", tokens.shape[2], Grid(shape, ("y", "x")), site))
+            before += math.prod(shape)
+    return made
