@@ -158,16 +158,17 @@ class TorchEncoder(Encoder):
         self._device = device
         return self
 
-    def with_module(self, module: nn.Module, name: str) -> TorchEncoder:
-        """The same taps and preprocessing over other weights."""
+    def with_module(self, module: nn.Module, name: str, fresh: Callable[[], nn.Module] | None = None) -> TorchEncoder:
+        """The same taps and preprocessing over other weights; `fresh` where such a module is drawn anew in another way."""
         twin = copy.copy(self)
         twin.module, twin.name = module.eval().requires_grad_(False), name
+        twin._fresh = fresh or self._fresh
         original = self._sized_for
         if original is not None:
 
             def sized_for(sample: np.ndarray) -> Encoder | None:
                 sized = original(sample)
-                return sized.with_module(module, name) if isinstance(sized, TorchEncoder) else sized
+                return sized.with_module(module, name, fresh) if isinstance(sized, TorchEncoder) else sized
 
             twin._sized_for = sized_for
         return twin

@@ -123,10 +123,18 @@ def _recorded(subject: Subject) -> Generator[dict[Key, np.ndarray]]:
                 half = copied.dtype in (torch.bfloat16, torch.float16)
                 seen[name, call, when, item] = (copied.float() if half else copied).numpy()
 
+    def begin(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            # Of an encoder that is cut before this module, the pass ends here.
+            note(name, calls[name], "before", args or kwargs)
+            calls[name] += 1
+            return real(*args, **kwargs)
+
+        return called
+
     def watch(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            call = calls[name]
-            calls[name] += 1
+            call = calls[name] - 1
             note(name, call, "before", args or kwargs)
             output = real(*args, **kwargs)
             note(name, call, "after", output)
@@ -134,7 +142,7 @@ def _recorded(subject: Subject) -> Generator[dict[Key, np.ndarray]]:
 
         return forward
 
-    with _replaced(subject, "forward", watch):
+    with _replaced(subject, "_call_impl", begin), _replaced(subject, "forward", watch):
         yield seen
 
 

@@ -36,11 +36,14 @@ def build_encoder(
     architecture, how = ARCHITECTURES[model], _positions(positions)
     grid = architecture.grid(img_size)
     name = _name(model, pretrained or checkpoint is not None, seed, img_size, positions)
+    skeletal = _name(model, False, 0, img_size, positions)
     if checkpoint is None and not pretrained:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module: nn.Module = initial(architecture, img_size, how)
-        return encoder_of(name, architecture, module, img_size, how)
+        encoder = encoder_of(name, architecture, module, img_size, how)
+        encoder.skeleton = skeletal
+        return encoder
     if checkpoint is not None:
         tensors, report = from_file(Path(checkpoint).expanduser(), name, architecture, grid, how, partial)
     else:
@@ -49,7 +52,9 @@ def build_encoder(
             said = "; ".join([*report.wrong, *report.changed])
             raise DiagnosticsError(f"timm's weights {architecture.timm} do not fit {name} ({said}): give a checkpoint.")
     module = loaded(skeleton(architecture, img_size, how), tensors)
-    return encoder_of(name, architecture, module, img_size, how, str(report))
+    encoder = encoder_of(name, architecture, module, img_size, how, str(report))
+    encoder.skeleton = skeletal
+    return encoder
 
 
 def encoder_of(

@@ -76,6 +76,7 @@ def build_video(
     video = frames_of(image, frames, sampler)
     options = image.name.partition("?")[2]
     video.name = f"pe-video:{model}?frames={frames}&sampler={sampler}{'&' if options else ''}{options}"
+    video.skeleton = f"pe-video:{model}?frames={frames}&sampler={sampler}&{image.skeleton.partition('?')[2]}"
     return video
 
 

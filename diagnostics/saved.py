@@ -1,0 +1,385 @@
+"""Encoders as files: weights in safetensors, and in its metadata the name that builds everything else.
+
+What is loaded is built by that name first (its skeleton, with whatever weights), then given the file's tensors. The small
+text files that a skeleton needs (a checkpoint directory's configuration and tokenizer) travel in the metadata.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import math
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from diagnostics.cutting import cut_encoder, shortened
+from diagnostics.disk import unwritable
+from diagnostics.errors import DiagnosticsError, StorageError, said
+from diagnostics.registry import SAVED, build
+from diagnostics.taps import Encoder
+from diagnostics.torch_encoder import TorchEncoder, digest_of
+
+KEY = "diagnostics"
+FORMAT = 1
+FILES = "{files}"
+"""Stands in a saved skeleton for the folder in which its files are put when it is loaded."""
+MOST_BYTES = 20 * 10**6
+"""Of such files together: they are part of a header, which is read before the weights."""
+_TRAVELLING = (
+    "*config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
+)  # fmt: skip
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_BASE = re.compile(r"(?:^|&)base=([^&]*)")
+
+
+@dataclass(frozen=True)
+class _About:
+    """What the metadata says: how to build the encoder, and what it must then be like."""
+
+    name: str
+    modality: str
+    skeleton: str
+    configuration: str
+    cut: str | None
+    absent: list[str]
+    """Modules that a cut encoder does without."""
+    taps: list[str]
+    output_tap: str
+    prepared: dict[str, list[Any]]
+    """Shape, mean and spread of what preprocessing made of the example."""
+    sha256: str
+    """Of the tensors in the file."""
+    lineage: dict[str, Any]
+    files: dict[str, str | dict[str, str]]
+    """Name -> text, or bytes as `{"base64": ...}`."""
+    format: int = FORMAT
+
+
+def save_encoder(
+    path: str | Path, encoder: Encoder, *, cut: str | None = None, lineage: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes an encoder to one safetensors file, from which its name on the command line is the file's or folder's.
+
+    Parameters
+    ----------
+    path: a folder, in which it is `encoder.safetensors`, or a file that ends in `.safetensors`. What is there is replaced,
+        in one move.
+    encoder: a `TorchEncoder` that was built by a name, or has a `skeleton`.
+    cut: only up to this tap; see `diagnostics.cutting.cut_encoder`.
+    lineage: what made the weights, instead of the encoder's own.
+
+    Returns the path of the file. Raises DiagnosticsError where nothing builds the encoder again, and StorageError where the
+    file cannot be written.
+    """
+    encoder = cut_encoder(encoder, cut) if cut is not None else encoder
+    if not isinstance(encoder, TorchEncoder):
+        raise DiagnosticsError(
+            f"{encoder.name} shows no torch module whose weights could be saved: save another encoder."
+        )
+    skeleton, files = _skeleton(encoder)
+    tensors = _tensors(encoder)
+    about = _About(
+        encoder.name, encoder.modality, skeleton, encoder.configuration, encoder.cut or None, list(encoder.absent),
+        [tap.name for tap in encoder.taps], encoder.output_tap, _prepared(encoder), digest_of(tensors),
+        dict(encoder.lineage if lineage is None else lineage), files,
+    )  # fmt: skip
+    try:
+        text = json.dumps(asdict(about))
+    except TypeError as error:
+        raise DiagnosticsError(
+            f"The lineage of {encoder.name} cannot be written as JSON ({error}): use plain values."
+        ) from error
+    file = _file(path)
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial, metadata={KEY: text})
+        partial.replace(file)
+    except OSError as error:
+        raise unwritable(file, error) from error
+    except SafetensorError as error:
+        raise StorageError(
+            f"{file} cannot be written ({said(error)}): is there room, and may you write there?"
+        ) from error
+    finally:
+        if partial.exists():
+            partial.unlink()
+    return file
+
+
+def load_encoder(path: str | Path) -> TorchEncoder:
+    """The encoder that `save_encoder` wrote into a folder or a file: the same activations, bit for bit.
+
+    Raises DiagnosticsError for what is no such file, is damaged, or does not fit what its skeleton builds now.
+    """
+    file = _file(path)
+    about = _read_about(file)
+    skeleton = about.skeleton
+    if about.files:
+        skeleton = skeleton.replace(FILES, _unpacked(json.dumps(about.files), str(file)).name)
+    encoder = _built(skeleton, file)
+    if about.cut is not None:
+        encoder = shortened(encoder, about.cut, about.absent)
+    _fill(encoder.module, about, file)
+    encoder = _as_saved(encoder, encoder.module, about)
+    encoder.configuration = about.configuration
+    if about.cut is not None and encoder._sized_for is not None:  # pyright: ignore[reportPrivateUsage]
+        # What is absent may be needed to see where tokens lie, so a whole one is built for it, and cut in turn.
+        def sized_for(sample: np.ndarray) -> Encoder:
+            sized = _built(skeleton, file).sized_for(sample)
+            assert isinstance(sized, TorchEncoder)
+            assert about.cut is not None
+            sized = shortened(sized, about.cut, about.absent)
+            # What made it may hold on to its own module: that one then takes no memory beside the loaded one.
+            sized.module.load_state_dict(encoder.module.state_dict(), assign=True)
+            return _as_saved(sized, encoder.module, about)
+
+        encoder._sized_for = sized_for  # pyright: ignore[reportPrivateUsage]
+    encoder.spec, encoder.skeleton, encoder.lineage = str(path), skeleton, about.lineage
+    _check_prepared(encoder, about, file)
+    return encoder
+
+
+def _as_saved(encoder: TorchEncoder, module: nn.Module, about: _About) -> TorchEncoder:
+    """Over the loaded weights, under the saved name, with the saved taps (a skeleton may have heads without weights)."""
+    twin = encoder.with_module(module, about.name)
+    twin.output_tap = about.output_tap
+    return twin.with_taps([twin.tap(name) for name in about.taps])
+
+
+def _built(skeleton: str, file: Path) -> TorchEncoder:
+    try:
+        encoder = build("encoder", skeleton)
+    except DiagnosticsError as error:
+        raise DiagnosticsError(f"{file} is built by '{skeleton}', which fails here: {error}") from error
+    if not isinstance(encoder, TorchEncoder):
+        raise DiagnosticsError(
+            f"{file} is built by '{skeleton}', which shows no torch module here: save the encoder again."
+        )
+    return encoder
+
+
+def _file(path: str | Path) -> Path:
+    file = Path(path).expanduser()
+    return file if file.suffix == ".safetensors" else file / SAVED
+
+
+def _skeleton(encoder: TorchEncoder) -> tuple[str, dict[str, str | dict[str, str]]]:
+    """The name that builds an encoder again, from whatever folder, and the files that it needs."""
+    text = encoder.skeleton or encoder.spec
+    if not text:
+        raise DiagnosticsError(
+            f"{encoder.name} was made in Python, so nothing says how to build it again: put the function that makes it into a "
+            "file and use diagnostics.build('encoder', 'file.py:function')."
+        )
+    return _standing(text, bool(encoder.skeleton), encoder.name)
+
+
+def _standing(text: str, weightless: bool, encoder: str) -> tuple[str, dict[str, str | dict[str, str]]]:
+    """A name that holds from whatever folder, and the files that it needs; `weightless` where weights are not looked for."""
+    name, mark, query = text.partition("?")
+    if around := _BASE.search(query):
+        # Around another encoder, whose name is treated likewise; braces stay, for the place of the files.
+        inner, files = _standing(unquote(around[1]), weightless, encoder)
+        return f"{name}?{query[: around.start(1)]}{quote(inner, safe='{}')}{query[around.end(1) :]}", files
+    path, _, function = name.rpartition(":")
+    if path.endswith(".py"):
+        return f"{Path(path).resolve()}:{function}{mark}{query}", {}
+    scheme, colon, rest = name.partition(":")
+    folder = Path(rest).expanduser()
+    if colon and folder.is_absolute() and not folder.exists():
+        raise DiagnosticsError(f"{folder} is gone, and {encoder} cannot be built again without it: put it back.")
+    # A folder may be called as a model is (`timm:resnet18` beside results in `resnet18`), but says nothing of how to build it.
+    if not (colon and rest and folder.is_dir() and any(_travels(file) for file in folder.iterdir())):
+        return name + mark + query, {}
+    if not weightless:
+        # The weights lie there too, so it is asked for as it is.
+        return f"{scheme}:{folder.resolve()}{mark}{query}", {}
+    return f"{scheme}:{FILES}{mark}{query}", _files(folder)
+
+
+def _travels(file: Path) -> bool:
+    return file.is_file() and any(fnmatch(file.name, pattern) for pattern in _TRAVELLING)
+
+
+def _files(folder: Path) -> dict[str, str | dict[str, str]]:
+    """What a checkpoint directory says of how to build a model, without its weights."""
+    found: dict[str, str | dict[str, str]] = {}
+    room = MOST_BYTES
+    for file in sorted(folder.iterdir()):
+        if not _travels(file):
+            continue
+        room -= file.stat().st_size
+        if room < 0 or not _FILE_NAME.fullmatch(file.name):
+            raise DiagnosticsError(
+                f"{file} cannot travel with the weights, of which it is needed to build the encoder again: its name must be "
+                f"plain, and such files may have {MOST_BYTES // 10**6} MB in all."
+            )
+        content = file.read_bytes()
+        try:
+            found[file.name] = content.decode()
+        except UnicodeDecodeError:
+            found[file.name] = {"base64": base64.b64encode(content).decode()}
+    return found
+
+
+@functools.cache
+def _unpacked(files: str, file: str) -> tempfile.TemporaryDirectory[str]:
+    """A folder with these files, removed when the process ends: encoders of other sizes are built from it later."""
+    folder = tempfile.TemporaryDirectory(prefix="diagnostics-")
+    for name, content in json.loads(files).items():
+        # Names come from outside: none may be a path.
+        if not _FILE_NAME.fullmatch(name):
+            raise DiagnosticsError(f"{file} holds a file named {name!r}, which is no plain name: do not use it.")
+        try:
+            data = content.encode() if isinstance(content, str) else base64.b64decode(content["base64"], validate=True)
+        except (ValueError, TypeError, KeyError) as error:
+            raise DiagnosticsError(f"{name} in {file} is damaged ({said(error)}): copy or save it again.") from error
+        Path(folder.name, name).write_bytes(data)
+    return folder
+
+
+def _prepared(encoder: TorchEncoder) -> dict[str, list[Any]]:
+    made: dict[str, list[Any]] = {}
+    for key, tensor in encoder.prepared_example().items():
+        known = tensor[~tensor.isnan()] if tensor.is_floating_point() else tensor
+        values = known.double() if known.numel() else torch.zeros(1, dtype=torch.float64)
+        made[key] = [list(tensor.shape), float(values.mean()), float(values.std(correction=0))]
+    return made
+
+
+def _check_prepared(encoder: TorchEncoder, about: _About, file: Path) -> None:
+    """Raises where preprocessing is another than when the file was written, beyond what another version rounds."""
+    now = _prepared(encoder)
+    for key in about.prepared.keys() | now.keys():
+        then, here = about.prepared.get(key), now.get(key)
+        if then is None or here is None or then[0] != here[0] or not _near(then, here):
+            raise DiagnosticsError(
+                f"{file} was saved with another preprocessing than '{about.skeleton}' has here (shape, mean and spread of "
+                f"{key or 'the example'} were {then} and are {here}): install the packages that it was saved with."
+            )
+
+
+def _near(then: list[Any], here: list[Any]) -> bool:
+    most = 0.02 * abs(then[2]) + 1e-6
+    return all(math.isclose(a, b, rel_tol=0.02, abs_tol=most) for a, b in zip(then[1:], here[1:], strict=True))
+
+
+def _tensors(encoder: TorchEncoder) -> dict[str, Tensor]:
+    """The module's state by name, tensors that it has under several names once."""
+    first, memories = _first_names(encoder.module, encoder.name), set[int]()
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in encoder.module.state_dict().items():
+        if first[name] == name:
+            memory = tensor.untyped_storage().data_ptr()
+            # Two views into one memory are no one tensor, and the format has no views.
+            tensors[name] = (tensor.clone() if memory in memories else tensor).detach().cpu().contiguous()
+            memories |= {memory} if tensor.numel() else set()
+    return tensors
+
+
+def _first_names(module: nn.Module, encoder: str) -> dict[str, str]:
+    """Name of each tensor of the state -> the first name of the same one."""
+    first: dict[Any, str] = {}
+    names: dict[str, str] = {}
+    for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise DiagnosticsError(
+                f"{encoder} keeps something that is no tensor in its state ('{name}'): it cannot be saved."
+            )
+        place = value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype
+        names[name] = first.setdefault(place if value.numel() else name, name)
+    return names
+
+
+def _fill(module: nn.Module, about: _About, file: Path) -> None:
+    """The file's tensors as the module's state; raises where one lacks, is left over, or is of another kind."""
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(file, error) from error
+    if digest_of(tensors) != about.sha256:
+        raise DiagnosticsError(f"The weights in {file} are not those that were saved: it is damaged, copy it again.")
+    own, first = module.state_dict(), _first_names(module, about.name)
+    wanted = {name for name in own if first[name] == name}
+    both = wanted & tensors.keys()
+    other = {n for n in both if own[n].shape != tensors[n].shape or own[n].dtype != tensors[n].dtype}
+    groups = {
+        "missing": wanted - tensors.keys(),
+        "left over": tensors.keys() - wanted,
+        "of another shape or type": other,
+    }
+    odd = [f"{len(names)} tensors {kind}: {_few(names)}" for kind, names in groups.items() if names]
+    if odd:
+        raise DiagnosticsError(
+            f"Weights in {file} do not fit '{about.skeleton}' ({'; '.join(odd)}): what it builds has changed since they were "
+            "saved, install or restore that version."
+        )
+    module.load_state_dict({name: tensors[first[name]] for name in own}, strict=True)
+
+
+def _few(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _read_about(file: Path) -> _About:
+    if not file.is_file():
+        raise DiagnosticsError(
+            f"There is no file {file}: give a folder or a .safetensors file that `save_encoder` wrote."
+        )
+    try:
+        with safe_open(file, framework="pt") as opened:
+            text = (opened.metadata() or {}).get(KEY)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(file, error) from error
+    if text is None:
+        raise DiagnosticsError(
+            f"{file} holds tensors alone, and nothing of the encoder that they are of: name that encoder, with the file as its "
+            "option (timm:NAME?checkpoint=FILE), or save it with diagnostics.save_encoder."
+        )
+    try:
+        found = json.loads(text)
+        if found["format"] != FORMAT:
+            raise DiagnosticsError(
+                f"{file} is of format {found['format']}, not {FORMAT}: use the version that wrote it."
+            )
+        return _checked(_About(**found))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DiagnosticsError(
+            f"The description in {file} is damaged ({said(error)}): copy or save it again."
+        ) from error
+
+
+def _checked(about: _About) -> _About:
+    """Raises TypeError where a part of the description is of another type than is written."""
+    for key, kind in _TYPES.items():
+        if not isinstance(getattr(about, key), kind):
+            raise TypeError(f"{key} is no {kind.__name__}")
+    if not isinstance(about.cut, (str, type(None))):
+        raise TypeError("cut is no tap")
+    return about
+
+
+_TYPES = {
+    "name": str, "skeleton": str, "configuration": str, "output_tap": str, "sha256": str, "absent": list, "taps": list,
+    "prepared": dict, "lineage": dict, "files": dict,
+}  # fmt: skip
+
+
+def _unreadable(file: Path, error: Exception) -> DiagnosticsError:
+    return DiagnosticsError(
+        f"{file} cannot be read as safetensors ({said(error)}): it is cut short, damaged, or something else under that name."
+    )

@@ -1,0 +1,465 @@
+"""Cut encoders: nothing behind the tap runs or is stored, what is before it is the same to the bit."""
+
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+from typer.testing import CliRunner
+
+from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, build, load_encoder, save_encoder, stack_taps
+from diagnostics.capturing import Hooks
+from diagnostics.cli import app
+from diagnostics.conformance import check_encoder
+from diagnostics.cutting import cut_encoder
+from diagnostics.exporting import export, flops_of
+from diagnostics.taps import Encoder
+
+from tiny import tiny_encoder, tiny_image_encoder
+
+OWN = """
+from tiny import tiny_encoder, tiny_image_encoder
+from test_cut import discovered, recurrent
+
+
+def build(): return tiny_encoder(1)
+def images(): return tiny_image_encoder(1)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+def sentence(error: pytest.ExceptionInfo[DiagnosticsError], *parts: str) -> None:
+    text = str(error.value)
+    assert "\n" not in text and text.endswith((".", "?")) and all(part in text for part in parts), text
+
+
+def batch_of(encoder: Encoder) -> Any:
+    return default_collate([encoder.preprocess(encoder.example())] * 2)
+
+
+def assert_part(cut: Encoder, whole: Encoder, taps: list[str]) -> None:
+    """The cut encoder has these taps, and each gives what it gives in the whole one."""
+    assert [tap.name for tap in cut.taps] == taps
+    part, all_ = cut.capture(batch_of(cut)), whole.capture(batch_of(whole))
+    assert all(torch.equal(part[name], all_[name]) for name in taps)
+
+
+class Residual(nn.Module):
+    """`blocks` linear layers, then a head; raises where a module that may not runs."""
+
+    def __init__(self, width: int = 8, blocks: int = 4) -> None:
+        super().__init__()
+        self.stem = nn.Linear(1, width)
+        self.blocks = nn.ModuleList([nn.Linear(width, width) for _ in range(blocks)])
+        self.head = nn.Sequential(nn.Linear(width, 3), nn.ReLU(), nn.Linear(3, 2))
+        self.unused = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x[..., None])
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x.mean(dim=1))
+
+
+def encoder_of(module: nn.Module, taps: list[Tap] | None = None, **options: Any) -> TorchEncoder:
+    example = np.random.default_rng(0).standard_normal(6).astype(np.float32)
+    grid = Grid((6,), ("t",))
+    head = Tap("head", 2.0, "head", 2, Grid((1,), ("t",)), Site("head", layout="features"))
+    taps = taps or [*stack_taps("blocks", 4, 8, grid), head]
+    return TorchEncoder("residual", "series", module, taps, "blocks.3", as_floats, example, **options)
+
+
+def as_floats(sample: np.ndarray) -> Tensor:
+    return torch.as_tensor(sample, dtype=torch.float32)
+
+
+def residual() -> TorchEncoder:
+    torch.manual_seed(0)
+    return encoder_of(Residual())
+
+
+def raising(*_: Any) -> None:
+    raise AssertionError("a module behind the cut runs")
+
+
+@pytest.mark.parametrize(("tap", "first"), [("embed", 0), ("blocks.0", 1), ("blocks.2", 3)])
+def test_nothing_behind_the_tap_runs(tap: str, first: int) -> None:
+    encoder = residual()
+    cut = cut_encoder(encoder, tap)
+    # With the modules in place, each of which would raise: only leaving the pass keeps them from running.
+    whole = cut.with_module(encoder.module, "planted")
+    for part in [*encoder.module.blocks[first:], encoder.module.head, *encoder.module.head]:
+        part.forward = raising
+    with pytest.raises(AssertionError, match="behind the cut"):
+        encoder.capture(batch_of(encoder))
+    whole.capture(batch_of(whole))
+    whole.capture(batch_of(whole), [])
+    if first:
+        whole.input_gradient(batch_of(whole))
+    with torch.enable_grad():
+        whole.capture(batch_of(whole), [tap], gradient=True)
+
+
+def test_what_is_left_out() -> None:
+    encoder = residual()
+    before = {name: value.clone() for name, value in encoder.module.state_dict().items()}
+    cut = cut_encoder(encoder, "blocks.1")
+    assert_part(cut, encoder, ["embed", "blocks.0", "blocks.1"])
+    assert set(cut.absent) == {"blocks.2", "blocks.3", "head", "unused"}
+    assert set(cut.module.state_dict()) == {
+        f"{m}.{t}" for m in ("stem", "blocks.0", "blocks.1") for t in ("weight", "bias")
+    }
+    assert cut.output_tap == "blocks.1" and [tap.depth for tap in cut.taps] == [0, 0.5, 1]
+    assert cut.identity["weights"] != encoder.identity["weights"] and cut.name == "residual cut at blocks.1"
+    # The whole one is as it was, and the tensors are its own.
+    assert {name: value.tolist() for name, value in encoder.module.state_dict().items()} == {
+        name: value.tolist() for name, value in before.items()
+    }
+    assert cut.module.stem.weight is encoder.module.stem.weight
+    with pytest.raises(DiagnosticsError) as error:
+        cut.module.head(torch.zeros(1))
+    sentence(error, "'head' is not in residual cut at blocks.1")
+
+
+def test_before_the_first_block_no_block_is_kept() -> None:
+    cut = cut_encoder(residual(), "embed")
+    assert [tap.name for tap in cut.taps] == ["embed"] and cut.taps[0].depth == 0
+    assert set(cut.absent) == {"blocks.0", "blocks.1", "blocks.2", "blocks.3", "head", "unused"}
+
+
+def test_at_a_head_the_trunk_keeps_its_depths() -> None:
+    encoder = residual()
+    cut = cut_encoder(encoder, "head")
+    assert [(tap.name, tap.depth) for tap in cut.taps] == [(tap.name, tap.depth) for tap in encoder.taps]
+    assert cut.output_tap == "head" and cut.absent == ("unused",)
+
+
+def test_flops_of_a_known_stack_are_exact() -> None:
+    encoder = residual()
+    tokens, width = 6, 8
+    stem, block, head = 2 * tokens * width, 2 * tokens * width**2, 2 * (width * 3 + 3 * 2)
+    assert flops_of(encoder) == stem + 4 * block + head
+    assert flops_of(cut_encoder(encoder, "blocks.1")) == stem + 2 * block
+    assert flops_of(cut_encoder(encoder, "embed")) == stem
+
+
+class Stack(nn.Module):
+    """Patches of `patch` steps through torch's own transformer layers, whose fast path calls none of their parts."""
+
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(1, 8, patch, patch)
+        self.blocks = nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(4)])
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x[:, None]).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(dim=1))
+
+
+def attentive() -> TorchEncoder:
+    torch.manual_seed(1)
+    return encoder_of(Stack(1))
+
+
+def discovered() -> TorchEncoder:
+    """Without taps of its own, so that a sample of another size is looked at anew."""
+    torch.manual_seed(3)
+    example = np.random.default_rng(0).standard_normal(24).astype(np.float32)
+    return TorchEncoder("discovered", "series", Stack(4), None, None, as_floats, example)
+
+
+def test_layers_that_use_their_parts_tensors_keep_them() -> None:
+    encoder = attentive()
+    cut = cut_encoder(encoder, "blocks.1")
+    assert set(cut.absent) == {"blocks.2", "blocks.3", "head"}
+    assert_part(cut, encoder, ["embed", "blocks.0", "blocks.1"])
+    tokens, width = 6, 8
+    products = 2 * tokens * width * (3 * width + width + 16 + 16) + 4 * tokens**2 * width
+    assert flops_of(cut) == 2 * tokens * width + 2 * products
+    whole, part = encoder.attention(batch_of(encoder)), cut.attention(batch_of(cut))
+    assert set(part) == {"blocks.0", "blocks.1"} and all(torch.equal(part[name], whole[name]) for name in part)
+    one, other = encoder.input_gradient(batch_of(encoder)), cut.input_gradient(batch_of(cut))
+    assert set(other) == set(part) | {"embed"} and all(torch.equal(other[name], one[name]) for name in other)
+
+
+class Odd(Residual):
+    """Uses a tensor of one module directly, a setting of another that never runs, and one block twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x[..., None]) + self.unused.weight[0, 0] + 0 * self.head[0].out_features
+        for _ in range(2):
+            x = x + self.blocks[0](x)
+        for block in self.blocks[1:]:
+            x = x + block(x)
+        return self.head(x.mean(dim=1))
+
+
+def test_where_modules_are_read_without_running_they_stay() -> None:
+    torch.manual_seed(2)
+    grid = Grid((6,), ("t",))
+    sites = [Site("blocks.0", 0, 2), Site("blocks.0", 1, 2), *(Site(f"blocks.{i}") for i in (1, 2, 3))]
+    taps = [Tap(f"call.{i}", (i + 1) / 5, "trunk", 8, grid, site) for i, site in enumerate(sites)]
+    whole = TorchEncoder("odd", "series", Odd(), taps, example=np.ones(6, np.float32))
+    first = cut_encoder(whole, "call.0")
+    assert first.taps[0].site == Site("blocks.0", 0, 1)
+    assert_part(first, whole, ["call.0"])
+    # The list within the head is kept for its length, but the code asks a module in it for its width.
+    assert first.absent == ()
+    assert_part(cut_encoder(whole, "call.2"), whole, ["call.0", "call.1", "call.2"])
+
+
+class Swallows(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return super().forward(x)
+        except Exception:
+            return torch.zeros(len(x), 2)
+
+
+class Shifts(Residual):
+    """Gives others each time that it runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + torch.rand(1))
+
+
+@pytest.mark.parametrize(("kind", "part"), [(Swallows, "goes on after an error"), (Shifts, "gives others at tap")])
+def test_what_cannot_be_cut_says_why(kind: Any, part: str) -> None:
+    encoder = encoder_of(kind())
+    with pytest.raises(DiagnosticsError) as error:
+        cut_encoder(encoder, "blocks.1")
+    sentence(error, "residual", "blocks.1", part)
+
+
+class Plain(Encoder):
+    name, modality, output_tap = "plain", "series", "x"
+
+
+def test_other_errors() -> None:
+    with pytest.raises(DiagnosticsError) as error:
+        cut_encoder(residual(), "block.1")
+    sentence(error, "Unknown tap 'block.1'", "blocks.1")
+    Plain.__abstractmethods__ = frozenset()
+    with pytest.raises(DiagnosticsError) as error:
+        cut_encoder(Plain(), "x")  # pyright: ignore[reportAbstractUsage]
+    sentence(error, "no torch module")
+
+
+def test_an_error_in_the_pass_or_its_reader_comes_through() -> None:
+    cut = cut_encoder(residual(), "blocks.1")
+
+    def broken(tap: Tap, tokens: Tensor) -> None:
+        raise KeyError("reader")
+
+    with pytest.raises(KeyError, match="reader"):
+        cut.capture(batch_of(cut), None, broken)
+    with pytest.raises(RuntimeError):
+        cut.capture(torch.zeros(2, 6, dtype=torch.float64))
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in cut.module.modules())
+
+
+def test_cut_again(own: Path) -> None:
+    whole = build("encoder", "own.py:build")
+    whole.lineage = {"group": "jepa", "seed": 1}
+    save_encoder("two", whole, cut="blocks.1")
+    once = build("encoder", "two")
+    assert once.lineage == whole.lineage
+    assert (once.spec, once.skeleton, cut_encoder(whole, "blocks.1").spec) == ("two", f"{own}:build", "")
+    again = cut_encoder(once, "blocks.0")
+    assert again.name == "tiny cut at blocks.0" and again.configuration == cut_encoder(whole, "blocks.0").configuration
+    assert set(cut_encoder(whole, "blocks.0").absent) == set(again.absent)
+    loaded = load_encoder(save_encoder("one", again))
+    assert_part(loaded, whole, ["embed", "blocks.0"])
+    assert dict(loaded.identity) == dict(again.identity) == dict(cut_encoder(whole, "blocks.0").identity)
+
+
+@pytest.mark.parametrize("name", ["build", "images", "discovered"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_cut_encoder_passes_every_check(own: Path, name: str, count: int) -> None:
+    spec = f"own.py:{name}"
+    whole = build("encoder", spec)
+    tap = whole.taps[count - 1].name
+    export(spec, tap, "cut")
+    cut = build("encoder", "cut")
+    assert_part(cut, whole, [tap.name for tap in whole.taps[:count]])
+    assert dict(cut.identity) == dict(cut_encoder(whole, tap).identity)
+    found = check_encoder("cut")
+    assert not found.failed, [outcome for outcome in found.outcomes if outcome.verdict == "failed"]
+    assert sum(outcome.verdict == "ok" for outcome in found.outcomes) >= 13
+    fresh, permuted = cut.fresh(0), cut.permuted(0)
+    for control in (fresh, permuted):
+        assert set(control.module.state_dict()) == set(load_file("cut/encoder.safetensors"))
+        assert not torch.equal(control.capture(batch_of(control))[tap], cut.capture(batch_of(cut))[tap])
+
+
+@pytest.mark.parametrize("name", ["build", "discovered"])
+def test_samples_of_another_size(own: Path, name: str) -> None:
+    whole = build("encoder", f"own.py:{name}")
+    tap = whole.taps[2].name
+    save_encoder("cut", whole, cut=tap)
+    sample = np.random.default_rng(1).standard_normal(48).astype(np.float32)
+    expected = whole.sized_for(sample)
+    for cut in (cut_encoder(whole, tap), build("encoder", "cut"), build("encoder", "cut").fresh(0)):
+        sized = cut.sized_for(sample)
+        assert sized is not cut and sized.output_tap == tap and sized.taps[0].grid.shape == (12,)
+        batch = default_collate([sized.preprocess(sample)])
+        found = sized.capture(batch)
+        assert list(found) == [tap.name for tap in whole.taps[:3]]
+        if "fresh" not in cut.name:
+            wanted = expected.capture(batch)
+            assert all(torch.equal(found[name], wanted[name]) for name in found)
+
+
+def recurrent() -> TorchEncoder:
+    torch.manual_seed(4)
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([nn.LSTM(4, 4, batch_first=True) for _ in range(2)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x[..., None].expand(-1, -1, 4)
+            for block in self.blocks:
+                x = block(x)[0]
+            return x
+
+    return TorchEncoder("recurrent", "series", Recurrent(), stack_taps("blocks", 2, 4, Grid((6,), ("t",))), "blocks.1",
+                        example=np.ones(6, np.float32))  # fmt: skip
+
+
+def test_the_command(own: Path) -> None:
+    run = CliRunner()
+    whole = build("encoder", "own.py:build")
+    found = run.invoke(app, ["cut", "own.py:build", "--tap", "blocks.1", "--out", "a", "--json"])
+    assert found.exit_code == 0, found.stderr
+    said = json.loads(found.stdout)
+    width, tokens = 8, 8
+    block = 2 * width * 2 * width + 2 * width + width
+    kept = 4 * width + width + 2 * block
+    every = kept + block + 2 * width
+    assert (said["parameters"], said["whole_parameters"], said["parameters_saved"]) == (kept, every, every - kept)
+    assert said["parameters_saved_share"] == pytest.approx((every - kept) / every)
+    products = 2 * tokens * 4 * width + 2 * (2 * tokens * width * 2 * width) * 2
+    assert (said["flops"], said["flops_saved"]) == (products, 2 * (2 * tokens * width * 2 * width))
+    assert said["taps"] == ["embed", "blocks.0", "blocks.1"] and said["file"] == "a/encoder.safetensors"
+    assert_part(build("encoder", "a"), whole, said["taps"])
+    found = run.invoke(app, ["cut", "own.py:build", "--tap", "blocks.1", "--out", "b.safetensors"])
+    assert f"Parameters: {kept:,} of {every:,} ({every - kept:,} saved" in found.stdout and "FLOPs" in found.stdout
+    assert run.invoke(app, ["inspect", "b.safetensors", "--json"]).exit_code == 0
+    found = run.invoke(app, ["cut", "own.py:recurrent", "--tap", "blocks.0", "--out", "c"])
+    assert found.exit_code == 0 and "FLOPs of a pass over the example: 0" in found.stdout
+    wrong = {
+        ("--tap", "blocks.1", "--out", "a"): "there already",
+        ("--tap", "blocks.9", "--out", "z"): "Unknown tap",
+    }
+    for options, part in wrong.items():
+        found = run.invoke(app, ["cut", "own.py:build", *options])
+        assert found.exit_code == 2 and found.stderr.count("\n") == 1 and part in found.stderr
+    assert not Path("z").exists()
+    mine = "from tiny import tiny_dataset\ndef data(): return tiny_dataset(24)\n"
+    Path("mine.py").write_text(mine)
+    found = run.invoke(app, ["run", "a", "--data", "mine.py:data", "--measures", "rankme", "--out", "r", "--json"])
+    assert found.exit_code == 0, found.stderr
+    assert not {"fresh_weights", "permuted_weights"} & json.loads(found.stdout)["skipped"].keys()
+
+
+def test_at_the_output_tap_nothing_but_heads_goes(own: Path) -> None:
+    said = export("own.py:build", "norm", "a").to_json()
+    assert said["parameters_saved"] == 0 and said["flops_saved"] == 0 and len(said["taps"]) == 5
+
+
+def tensors_alive() -> int:
+    gc.collect()
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in gc.get_objects()
+        if type(tensor) in (Tensor, nn.Parameter)
+    }
+    return sum(storages.values())
+
+
+def test_what_was_left_out_takes_no_memory(own: Path) -> None:
+    (own.parent / "wide.py").write_text(
+        "from tiny import tiny_encoder\ndef build(): return tiny_encoder(1, width=256, blocks=6)\n"
+    )
+    export("wide.py:build", "blocks.0", "cut")
+    before = tensors_alive()
+    whole = build("encoder", "wide.py:build")
+    full = tensors_alive() - before
+    del whole
+    before = tensors_alive()
+    cut = build("encoder", "cut")
+    sized = cut.sized_for(np.arange(48.0))
+    kept = tensors_alive() - before
+    assert sized.module is cut.module
+    assert full > 6 * 1_000_000 and kept < 1.3 * full / 6
+
+
+def test_timm(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    spec = "timm:resnet18?pretrained=false&seed=3"
+    whole = build("encoder", spec)
+    found = export(spec, "layer2.0", tmp_path / "cut")
+    cut = load_encoder(tmp_path / "cut")
+    assert_part(cut, whole, ["embed", "layer1.0", "layer1.1", "layer2.0"])
+    stages = [name for name in load_file(found.file) if name.startswith(("layer2.1", "layer3", "layer4", "fc"))]
+    assert not stages and found.whole_parameters == 11_689_512
+    # Published for 224 x 224: 1.8 G multiply-adds.
+    assert found.whole_flops == pytest.approx(2 * 1.814e9, rel=1e-3)
+
+
+def test_checkpoint_directories_are_cut_too(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    transformers.ViTModel(transformers.ViTConfig(image_size=32, patch_size=8, **sizes)).save_pretrained(tmp_path / "m")
+    whole = build("encoder", f"hf:{tmp_path / 'm'}")
+    tap = whole.taps[1].name
+    save_encoder(tmp_path / "cut", whole, cut=tap)
+    (tmp_path / "m" / "config.json").unlink()
+    cut = build("encoder", str(tmp_path / "cut"))
+    assert_part(cut, whole, [whole.taps[0].name, tap])
+    found = check_encoder(str(tmp_path / "cut"))
+    assert not found.failed, [outcome for outcome in found.outcomes if outcome.verdict == "failed"]
+
+
+def test_fracast_stops_within_its_shared_block(tmp_path: Path) -> None:
+    pytest.importorskip("fracast")
+    whole = build("encoder", "fracast")
+    save_encoder(tmp_path / "cut", whole, cut="block.3")
+    cut = build("encoder", str(tmp_path / "cut"))
+    assert_part(cut, whole, ["embed", "block.0", "block.1", "block.2", "block.3"])
+    assert cut.tap("block.3").site == Site("block", 3, 4) and flops_of(cut) < 0.5 * (flops_of(whole) or 0)
+    short = np.random.default_rng(0).standard_normal(64).cumsum()
+    part, all_ = cut.sized_for(short), whole.sized_for(short)
+    batch = default_collate([part.preprocess(short)])
+    wanted = all_.capture(batch)
+    assert all(torch.equal(value, wanted[name]) for name, value in part.capture(batch).items())
+
+
+def test_hooks_of_the_cut_come_after_those_that_read() -> None:
+    """A reader that is hooked in by itself, before the pass, still reads the last tap."""
+    cut = cut_encoder(residual(), "blocks.1")
+    found: dict[str, Any] = {}
+    with Hooks(cut.module, cut.taps, cut.name, found, lambda tap, tokens: tokens.clone()):
+        cut.capture(batch_of(cut), [])
+    assert list(found) == ["embed", "blocks.0", "blocks.1"]
+    assert tiny_encoder().cut == "" and tiny_image_encoder().absent == ()
