@@ -18,6 +18,8 @@ from diagnostics.comparison.words import (
     corrected_over,
     difference_said,
     differences_by_pair,
+    families_said,
+    few_said,
     heads_said,
     likeness_said,
     share_said,
@@ -41,8 +43,12 @@ def print_comparison(found: Comparison, report: Path) -> None:
             "several runs"
         )
         console.print(_standings(found, shown))
+        for line in families_said(found):
+            console.print(Text(f"mean hidden gap, {line}"))
         for line in heads_said(found, shown):
             console.print(Text(line))
+        for few in few_said(found):
+            console.print(Text(f"Beware: {few}.", style="yellow"))
     if found.shares:
         console.print("Alignments against what they started from (1: all of it)")
         console.print(_shares(found, shown))
@@ -51,9 +57,11 @@ def print_comparison(found: Comparison, report: Path) -> None:
     _print_differences(console, found, shown)
     for one in found.likenesses:
         console.print(Text(likeness_said(one)))
-    more = len({one.profile for one in found.standings}) - len(shown)
+    more = found.data.sizes["target"] - len(shown)
     if more > 0:
-        console.print(Text(f"{more} further profiles (other probes of these targets) are in the report.", style="dim"))
+        console.print(
+            Text(f"{more} further profiles (other probes, measures without a target) are in the report.", style="dim")
+        )
     for why, names in by_reason(found.left_out).items():
         console.print(Text(f"left out: {', '.join(names)}: {why}", style="dim"))
     console.print(f"\nReport: {safe(str(report))}")
@@ -90,12 +98,11 @@ def _shares(found: Comparison, shown: Sequence[str]) -> Table:
 
 def _print_differences(console: Console, found: Comparison, shown: Sequence[str]) -> None:
     rows = [row for row in differences_by_pair(found) if row.profile in shown]
-    survive = sum(one.survives for one in found.differences)
     if not rows:
         return
     console.print(
-        f"Paired differences, first minus second; * survives the correction for their number "
-        f"({survive} of {len(found.differences)} do; {corrected_over(found)})",
+        f"Paired differences, first minus second; * survives the correction for their number ({corrected_over(found)}); along "
+        "the trunk: of these encoders, whatever other seeds give",
         markup=False,
     )
     if len(rows) > MOST_ROWS:

@@ -105,9 +105,7 @@ def run(
             raise DiagnosticsError(f"Samples of {data.name} cannot be read for {model.name}: {said(error)}") from error
         # Tokens at one place of samples of unequal length have nothing in common.
         budget = 0 if data.ragged else token_budget
-        for name in pooling or ():
-            if name not in model.poolings:
-                raise unknown("pooling", name, model.poolings)
+        pooling = _poolings(pooling, model)
         job = _Job(path.resolve(), path, data, _chosen_taps(model, taps), budget, precision, where)
         job.poolings = pooling
         job.options = {"batch_size": batch_size, "workers": workers}
@@ -255,6 +253,18 @@ def _refuse_controls_of_other_seed(path: Path, seed: int) -> None:
         raise StorageError(f"{path} has controls of seed {drawn}, not {seed}: choose another --out, or that seed.")
 
 
+def _poolings(names: list[str] | None, model: Encoder) -> list[str] | None:
+    """Those of the encoder's poolings that were asked for, in its order."""
+    if names is None:
+        return None
+    for name in names:
+        if name not in model.poolings:
+            raise unknown("pooling", name, model.poolings)
+    if not names:
+        raise DiagnosticsError(f"--pooling names nothing: give {', '.join(model.poolings)}, or leave it out.")
+    return [name for name in model.poolings if name in names]
+
+
 def _listed(names: str | Sequence[str] | None) -> list[str] | None:
     """Names as a list, from one text with commas too."""
     if isinstance(names, str):
@@ -321,7 +331,7 @@ def _about(encoder: str | Encoder, dataset: str | Dataset, model: Encoder, data:
     return {
         "encoder": {
             "name": model.name,
-            "asked": encoder if isinstance(encoder, str) else "",
+            "asked": encoder if isinstance(encoder, str) else model.spec,
             "modality": model.modality,
             "output_tap": model.output_tap,
             "lineage": dict(model.lineage),

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graded import GRID, graded_data, graded_encoder, known_r2
 
 import diagnostics as dx
 from diagnostics import Comparison, DiagnosticsError, Run
 from diagnostics.comparison.differences import curve_differences, differences_of, score_influence
-from diagnostics.comparison.estimates import estimate, flipped, holm, score_of
-from diagnostics.comparison.readouts import Readout, losses_by_depth, shared_depths
+from diagnostics.comparison.estimates import Term, estimate, flipped, holm
+from diagnostics.comparison.readouts import Readout, by_depth, shared_depths
 from diagnostics.statistics import scores
+
+from graded import GRID, graded_data, graded_encoder, known_r2
 
 LINEAR = "linear_probe/a"
 Maker = Callable[..., Run]
@@ -171,23 +172,21 @@ def test_encoders_that_are_alike_but_for_their_noise_are_not_told_apart(made: Ma
     assert all(one.at is None for one in found.curve_differences)
 
 
-def drawn_readout(rng: np.random.Generator, units: int, level: np.ndarray) -> Readout:
+def drawn_readout(
+    rng: np.random.Generator, units: int, level: np.ndarray, reference: np.ndarray | None = None
+) -> Readout:
     """A readout of taps whose R2 is `level`, with units of its own luck."""
-    y = rng.standard_normal(units)
-    reference = (y**2)[:, None]
-    noise = rng.standard_normal((len(level), units))
-    loss = (np.sqrt(1 - level)[:, None] * noise) ** 2
-    names = tuple(f"t{i}" for i in range(len(level)))
-    labels = tuple(f"u{i}" for i in range(units))
+    own = rng.chisquare(1, size=(units, 1)) if reference is None else reference
+    loss = (np.sqrt(1 - level)[:, None] * rng.standard_normal((len(level), units))) ** 2
     return Readout(
-        loss[..., None],
-        reference,
-        np.linspace(0, 1, len(level)),
-        names,
-        labels,
-        int(level.argmax()),
-        len(level) - 1,
-        10**9,
+        loss=loss[..., None],
+        reference=np.broadcast_to(own, (len(level), *own.shape)),
+        depths=np.linspace(0, 1, len(level)),
+        taps=tuple(f"t{i}" for i in range(len(level))),
+        units=tuple(f"u{i}" for i in range(units)),
+        best=int(level.argmax()),
+        output=len(level) - 1,
+        fit_units=10**9,
     )
 
 
@@ -196,16 +195,34 @@ def test_family_wise_error_is_held_over_all_comparisons() -> None:
     wrong = np.zeros(2)
     trials = 100
     for trial in range(trials):
-        groups = {}
         reference = rng.chisquare(1, size=(80, 1))
-        for name in ("x", "y", "z"):
-            one = drawn_readout(rng, 80, np.full(4, 0.5))
-            groups[name] = [Readout(one.loss, reference, *(getattr(one, k) for k in list(vars(one))[2:]))]
+        groups = {name: [drawn_readout(rng, 80, np.full(4, 0.5), reference)] for name in ("x", "y", "z")}
         wrong[0] += any(one.survives for one in differences_of({"p/t": groups}, trial))
         wrong[1] += any(one.at is not None for one in curve_differences({"p/t": groups}, trial))
     # Holm's bound and max-T's level are 0.05; 100 trials see up to 0.05 + 3 standard errors.
     assert (wrong / trials < 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)).all()
     assert wrong[1] > 0
+
+
+def test_a_p_value_is_below_its_level_just_where_the_interval_leaves_out_0() -> None:
+    rng = np.random.default_rng(4)
+    for trial in range(40):
+        one, other = (drawn_readout(rng, 25, np.array([level])) for level in (0.5, 0.3))
+        for found in differences_of({"p/t": {"x": [one], "y": [other]}}, trial):
+            ends = found.estimate.interval
+            assert (found.estimate.p < 0.05) == (not ends.low <= 0 <= ends.high)
+
+
+def test_all_right_against_all_wrong_on_few_units_is_no_certainty() -> None:
+    """Two units: the sign test says 1/2; resampling shows no width and would say 0."""
+    units = ("u0", "u1")
+    ones = np.ones((1, 2, 1))
+    right, wrong = (Readout(loss, ones, np.ones(1), ("t",), units, 0, 0, 4) for loss in (0 * ones, ones))
+    best, output, gap = differences_of({"p/t": {"right": [right], "wrong": [wrong]}}, 0)
+    assert (best.estimate.value, best.estimate.p) == (1.0, 0.5)
+    assert np.isnan(best.estimate.interval.low)
+    assert not output.survives
+    assert gap.estimate.p == 1.0
 
 
 def test_flips_agree_with_all_flips() -> None:
@@ -215,7 +232,7 @@ def test_flips_agree_with_all_flips() -> None:
     signs = np.array(list(itertools.product([-1, 1], repeat=10)))
     most = np.abs(signs @ scaled.T).max(axis=1)
     exact = [(most >= abs(row.sum()) - 1e-12).mean() for row in scaled]
-    (found,) = flipped([x], [[f"u{i}" for i in range(10)]], seed=0)
+    (found,) = flipped([x], [[f"u{i}" for i in range(10)]], [0], seed=0)
     np.testing.assert_allclose(found, exact, atol=3.5 * np.sqrt(0.25 / 1999))
 
 
@@ -223,14 +240,16 @@ def test_flips_correct_over_profiles_too() -> None:
     rng = np.random.default_rng(5)
     x = rng.standard_normal((1, 30)) + 0.45
     units = [f"u{i}" for i in range(30)]
-    (alone,) = flipped([x], [units], seed=0)
-    among = flipped([x, *(rng.standard_normal((6, 30)) for _ in range(3))], [units] * 4, seed=0)
+    (alone,) = flipped([x], [units], [0], seed=0)
+    among = flipped([x, *(rng.standard_normal((6, 30)) for _ in range(3))], [units] * 4, [0] * 4, seed=0)
+    (widened,) = flipped([x], [units], [30], seed=0)
+    assert widened[0] > alone[0]
     assert among[0][0] > alone[0]
 
 
 def test_flips_of_no_difference_and_of_no_value() -> None:
     x = np.array([[0.0] * 5, [np.nan] * 5])
-    (found,) = flipped([x], [list("abcde")], seed=0)
+    (found,) = flipped([x], [list("abcde")], [0], seed=0)
     assert found[0] == 1.0
     assert np.isnan(found[1])
 
@@ -248,15 +267,23 @@ def seed_simulation(trials: int, seeds: int, spread: float) -> tuple[float, floa
     rng = np.random.default_rng(1)
     held = np.zeros(2)
     units = 60
+    names = tuple(f"u{i}" for i in range(units))
     for trial in range(trials):
-        reference = np.ones((units, 1))
         sides = [
-            [0.5 + spread * rng.standard_normal() + 0.3 * rng.standard_normal((units, 1)) for _ in range(seeds)]
+            [
+                Term(
+                    0.5 + spread * rng.standard_normal() + 0.3 * rng.standard_normal((units, 1)),
+                    np.ones((units, 1)),
+                    names,
+                    10**9,
+                )
+                for _ in range(seeds)
+            ]
             for _ in range(2)
         ]
-        members = [[score_of(loss, reference) for loss in side] for side in sides]
-        means = [np.mean(side, axis=0) for side in sides]
-        found = estimate(lambda x: x @ np.array([1.0, -1.0]), means, reference, members, 10**9, trial)
+        members = [[term.score for term in side] for side in sides]
+        weights = np.repeat([1.0, -1.0], seeds) / seeds
+        found = estimate(lambda x, weights=weights: x @ weights, [*sides[0], *sides[1]], members, trial)
         for i, one in enumerate((found.over_both, found.over_samples)):
             held[i] += one.low <= 0 <= one.high
     return tuple(held / trials)
@@ -269,8 +296,8 @@ def test_intervals_over_seeds_hold_the_truth_where_those_over_samples_do_not() -
 
 
 def test_one_seed_leaves_its_variance_unknown() -> None:
-    losses = np.random.default_rng(0).random((2, 20, 1))
-    found = estimate(lambda x: x @ np.array([1.0, -1.0]), list(losses), np.ones((20, 1)), [[0.1], [0.2]], 100, 0)
+    one, other = (drawn_readout(np.random.default_rng(i), 20, np.array([0.5])) for i in range(2))
+    found = estimate(lambda x: x[..., 0] - x[..., 1], [one.at_best, other.at_best], [[0.1], [0.2]], 0)
     assert found.over_both is None
 
 
@@ -341,20 +368,17 @@ def test_curves_stand_on_one_axis_of_depth(made: Maker, base: Run) -> None:
 
 
 def test_losses_between_taps_give_the_score_between_them() -> None:
-    rng = np.random.default_rng(0)
-    one = drawn_readout(rng, 30, np.array([0.2, 0.8, 0.5]))
-    at = losses_by_depth(one, np.array([0.125]))
-    ends = scores(one.loss, np.broadcast_to(one.reference, one.loss.shape))
-    assert score_of(at[0], one.reference) == pytest.approx(0.75 * ends[0] + 0.25 * ends[1])
+    one = drawn_readout(np.random.default_rng(0), 30, np.array([0.2, 0.8, 0.5]))
+    loss = by_depth(one.loss, one.depths, np.array([0.125]))
+    ends = scores(one.loss, one.reference)
+    assert scores(loss, one.reference[:1])[0] == pytest.approx(0.75 * ends[0] + 0.25 * ends[1])
+    assert by_depth(ends, one.depths, np.array([0.125]))[0] == pytest.approx(0.75 * ends[0] + 0.25 * ends[1])
 
 
 def test_of_two_taps_at_one_depth_the_later_counts() -> None:
-    one = drawn_readout(np.random.default_rng(0), 30, np.array([0.2, 0.8, 0.5]))
-    both_at_one = Readout(
-        one.loss, one.reference, np.array([0.0, 1.0, 1.0]), *(getattr(one, k) for k in list(vars(one))[3:])
-    )
-    np.testing.assert_array_equal(losses_by_depth(both_at_one, np.array([1.0]))[0], one.loss[2])
-    assert list(shared_depths([both_at_one.depths, np.array([0.5, 1 + 1e-9])])) == [0.0, 0.5, 1.0]
+    values, depths = np.array([0.1, 0.2, 0.3]), np.array([0.0, 1.0, 1.0])
+    assert by_depth(values, depths, np.array([1.0]))[0] == 0.3
+    assert list(shared_depths([depths, np.array([0.5, 1 + 1e-9])])) == [0.0, 0.5, 1.0]
 
 
 def test_influences_of_units_sum_to_the_difference_of_scores() -> None:
@@ -362,7 +386,8 @@ def test_influences_of_units_sum_to_the_difference_of_scores() -> None:
     reference = rng.random((20, 3)) + 0.1
     reference[:, 2] = 0  # a part that is not there
     a, b = rng.random((2, 20, 3))
-    assert score_influence(b - a, reference).sum() == pytest.approx(score_of(a, reference) - score_of(b, reference))
+    difference = np.subtract(*scores(np.stack([a, b]), np.stack([reference] * 2)))
+    assert score_influence(b - a, reference).sum() == pytest.approx(difference)
 
 
 # Where taps correspond
@@ -429,6 +454,13 @@ def test_other_protocols_are_refused_and_other_measures_left_out(made: Maker, ba
     seeded = made("seeded", run={"seed": 5})
     with pytest.raises(DiagnosticsError, match=r"another seed \(0 and 5\)"):
         dx.compare([base, seeded])
+    base.store.attrs["provenance"]["versions"]["encoder-diagnostics"] += "x"
+    with pytest.raises(DiagnosticsError, match=r"measured by versions .* and .* of diagnostics"):
+        dx.compare([base, made("older")])
+    base.store.attrs["provenance"]["versions"]["encoder-diagnostics"] = dx.__version__
+    fewer = made("one tap, few taps", (0.5, 2, 0.5), run={"taps": "stage.0"})
+    with pytest.raises(DiagnosticsError, match=r"both are of one encoder, and only one of them has its tap stage\.1"):
+        dx.compare([base, fewer])
     more = made("more", run={"measures": "linear_probe,effective_rank"})
     found = dx.compare([base, more], similarity=None)
     assert found.left_out == {"effective_rank": "not measured in base"}

@@ -338,7 +338,7 @@ def test_no_more_tokens_than_the_limit_are_fitted(monkeypatch):
     monkeypatch.setattr(segmentation, "MOST_TOKENS", 50)
     found = probe(tokens, labels)
     assert seen == [50, 50]
-    assert "on 50 tokens" in found.attrs["functional"]
+    assert found.attrs["tokens_fitted"] == 50
     assert found.tokens_test.item() == (labels[SPLIT == "test"] >= 0).sum()
     assert score(found)[0] > 0.4
     again, other = probe(tokens, labels), probe(tokens, labels, seed=1)

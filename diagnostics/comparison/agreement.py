@@ -12,8 +12,10 @@ from diagnostics.errors import DiagnosticsError
 
 BY_SAMPLE = ("label", "value", "state", "future", "caption")
 """Kinds of target with values of the sample as a whole."""
-PROTOCOL = ("functional", "pooling", "centring", "penalties", "seed")
+PROTOCOL = ("functional", "centring", "pooling")
 """Attributes of a result that say how a number was computed."""
+COUNTS = ("n", "n_train", "n_val", "n_test", "units_train", "units_val")
+"""Attributes that say how much it rests on."""
 
 
 def check_agreement(sides: Sequence[Side]) -> dict[str, str]:
@@ -25,7 +27,8 @@ def check_agreement(sides: Sequence[Side]) -> dict[str, str]:
     first, *others = sides
     for other in others:
         _same_data(first, other)
-        _same_pooling(first, other)
+        _same_storage(first, other)
+        _same_taps(first, other)
     left_out: dict[str, str] = {}
     names = list(dict.fromkeys(name for side in sides for name in side.profiles))
     for name in names:
@@ -37,6 +40,10 @@ def check_agreement(sides: Sequence[Side]) -> dict[str, str]:
             if why := _same_protocol(name, first, other):
                 left_out[name] = why
                 break
+    if not names:
+        raise DiagnosticsError(
+            f"{first.run.path} holds no measure by depth that could be compared: run all with --measures standard."
+        )
     if len(left_out) == len(names):
         raise DiagnosticsError(
             "The runs have no measure in common that can be compared: "
@@ -95,7 +102,8 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
-def _same_pooling(first: Side, other: Side) -> None:
+def _same_storage(first: Side, other: Side) -> None:
+    """The same pooling, precision and version."""
     one, two = first.run.store, other.run.store
     if tuple(one.poolings) != tuple(two.poolings):
         both = [name for name in one.poolings if name in two.poolings] or ["mean"]
@@ -104,25 +112,68 @@ def _same_pooling(first: Side, other: Side) -> None:
             f"one pools tokens by {one.pooling}, the other by {two.pooling}",
             f"Run both with --pooling {','.join(both)}.",
         )  # fmt: skip
+    if one.plan.precision != two.plan.precision:
+        raise _refused(
+            first, other,
+            f"one keeps tokens in {one.plan.precision}, the other in {two.plan.precision}",
+            "Run both with one --precision.",
+        )  # fmt: skip
+    versions = [store.attrs["provenance"]["versions"].get("encoder-diagnostics") for store in (one, two)]
+    if versions[0] != versions[1]:
+        raise _refused(
+            first, other,
+            f"they were measured by versions {versions[0]} and {versions[1]} of diagnostics",
+            "Give the `diagnostics run` command of the older one again.",
+        )  # fmt: skip
+
+
+def _same_taps(first: Side, other: Side) -> None:
+    """Of one encoder the same taps: its curve would differ from itself between them."""
+    one, two = ({tap.name for tap in side.run.store.taps} for side in (first, other))
+    if first.weights == other.weights and one != two:
+        raise _refused(
+            first, other,
+            f"both are of one encoder, and only one of them has its tap {min(one ^ two)}",
+            "Run both with the same --taps.",
+        )  # fmt: skip
 
 
 def _same_protocol(name: str, first: Side, other: Side) -> str:
-    """Why a profile is left out ("" where it is not); raises where the two were computed in different ways."""
+    """Why a profile is left out ("" where it is not); raises where pooled activations were measured in different ways."""
     one, two = (side.profiles[name].data for side in (first, other))
+    for key in ("seed", "penalties"):
+        mine, theirs = one.attrs.get(key), two.attrs.get(key)
+        if not np.array_equal(np.asarray(mine), np.asarray(theirs)):
+            raise _refused(
+                first,
+                other,
+                f"{name} was computed with another {key} ({mine} and {theirs})",
+                "Give both the same options.",
+            )
+    pooled = all(data.attrs.get("pooling") == first.run.store.pooling for data in (one, two))
     for key in PROTOCOL:
         mine, theirs = one.attrs.get(key), two.attrs.get(key)
-        if mine != theirs:
+        if mine != theirs and pooled:
             raise _refused(
-                first, other,
-                f"{name} was computed with another {key} ({mine} and {theirs})",
-                "Run both with one version of diagnostics and the same options.",
-            )  # fmt: skip
+                first, other, f"{name} was computed with another {key} ({mine} and {theirs})", "Run both again."
+            )
+        if mine != theirs:
+            # Each encoder has tokens of its own.
+            return f"{first.name} and {other.name} were read with another {key} ({mine}; {theirs})"
+    for key in COUNTS:
+        mine, theirs = one.attrs.get(key), two.attrs.get(key)
+        if mine != theirs:
+            return f"{key} is {mine} in {first.name} and {theirs} in {other.name}"
     if not first.profiles[name].is_probe:
         return ""
     units = [sorted(_texts(data["unit"].values)) for data in (one, two)]
     if units[0] != units[1]:
         return f"read on other test units in {first.name} and {other.name}"
-    reference = [readout(side.profiles[name]).reference for side in (first, other)]
-    if reference[0].shape != reference[1].shape or not np.allclose(*reference, rtol=1e-9, atol=0, equal_nan=True):
-        return f"{first.name} and {other.name} read it on grids of their own"
+    reference = [readout(side.profiles[name]).common_reference for side in (first, other)]
+    if reference[0] is not None and reference[1] is not None and not _near(reference[0], reference[1]):
+        return f"{first.name} and {other.name} are scored against other references"
     return ""
+
+
+def _near(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and np.allclose(a, b, rtol=1e-9, atol=0)

@@ -17,9 +17,9 @@ from diagnostics.comparison.differences import CurveDifference, Difference, curv
 from diagnostics.comparison.estimates import Estimate
 from diagnostics.comparison.positions import Likeness, likeness
 from diagnostics.comparison.readouts import Readout, readout
-from diagnostics.comparison.shares import Shares, shares_of
-from diagnostics.comparison.sides import Side, by_group, lineage_of, pairs_with_base, sides_of
-from diagnostics.comparison.standings import Standing, standings_of
+from diagnostics.comparison.shares import Matched, Shares, shares_of
+from diagnostics.comparison.sides import Side, by_group, lineage_of, pairs_with_base, sides_of, without_base
+from diagnostics.comparison.standings import FamilyGap, Standing, family_gaps, standings_of
 from diagnostics.errors import DiagnosticsError
 from diagnostics.profiles import number, numbers
 from diagnostics.progress import Progress, Watch, silent
@@ -33,6 +33,7 @@ class Comparison:
 
     data: all profiles of all runs on one axis of relative depth; see `diagnostics.comparison.curves`.
     standings: what each group reaches in each probe, over its seeds.
+    family_gaps: the mean hidden gap of each group over the targets of each family.
     differences: of every pair of groups, at the best tap, at the output and in the hidden gap, corrected for their number.
     curve_differences: where along the depth every pair of groups differs.
     shares: what each alignment bought and cost, where a base is among the runs.
@@ -43,6 +44,7 @@ class Comparison:
     sides: tuple[Side, ...]
     data: xr.Dataset
     standings: tuple[Standing, ...]
+    family_gaps: tuple[FamilyGap, ...]
     differences: tuple[Difference, ...]
     curve_differences: tuple[CurveDifference, ...]
     shares: tuple[Shares, ...]
@@ -69,6 +71,10 @@ class Comparison:
             "depth": numbers(self.data["depth"]),
             "profiles": [self._profile(str(name)) for name in self.data["target"].values],
             "groups": [_standing(one) for one in self.standings],
+            "families": [
+                {"family": one.family, "group": one.group, "profiles": list(one.profiles), **_estimate(one.hidden_gap)}
+                for one in self.family_gaps
+            ],
             "differences": [_difference(one) for one in self.differences],
             "along_depth": [_curve(one) for one in self.curve_differences],
             "shares": [_shares(one) for one in self.shares],
@@ -140,9 +146,10 @@ def compare(
     if seed < 0:
         raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")
     sides = sides_of(runs)
-    left_out = check_agreement(sides)
     pairs = pairs_with_base(sides, base)
+    left_out = check_agreement(sides)
     names = [name for name in sides[0].profiles if name not in left_out]
+    left_out |= without_base(sides, pairs)
     probes = [name for name in names if sides[0].profiles[name].is_probe]
     groups = by_group(sides)
     read = {name: {side.name: readout(side.profiles[name]) for side in sides} for name in probes}
@@ -150,6 +157,11 @@ def compare(
         name: {group: [read[name][side.name] for side in members] for group, members in groups.items()}
         for name in probes
     }
+    profiles = {
+        name: {group: [side.profiles[name] for side in members] for group, members in groups.items()} for name in probes
+    }
+    families = {name: sides[0].profiles[name].family for name in probes}
+    standings = standings_of(by_profile, profiles, seed)
     likenesses: list[Likeness] = []
     wanted = _pairs_of_runs(groups) if similarity else []
     for done, (first, second) in enumerate(wanted):
@@ -159,7 +171,8 @@ def compare(
     return Comparison(
         tuple(sides),
         curves(sides, names, seed),
-        tuple(standings_of(by_profile, seed)),
+        tuple(standings),
+        tuple(family_gaps(by_profile, families, one_for_each_target([one.profile for one in standings]), seed)),
         tuple(differences_of(by_profile, seed)),
         tuple(curve_differences(by_profile, seed)),
         tuple(_all_shares(pairs, probes, read, seed)),
@@ -179,21 +192,20 @@ def _all_shares(
 ) -> list[Shares]:
     found: list[Shares] = []
     for group, matched in pairs.items():
-        bases = [base for _, base in matched]
         for name in probes:
             target = name.partition("/")[2]
-            found.append(
-                shares_of(
-                    name,
-                    group,
-                    bases[0].group,
-                    any(target == aligned.target for aligned, _ in matched),
-                    [(read[name][aligned.name], read[name][base.name]) for aligned, base in matched],
-                    [base.profiles[name] for base in bases],
-                    seed,
-                )
-            )
+            purpose = bool(target) and any(target == aligned.target for aligned, _ in matched)
+            runs = [Matched(read[name][one.name], read[name][base.name], base.profiles[name]) for one, base in matched]
+            found.append(shares_of(name, group, matched[0][1].group, purpose, runs, seed))
     return found
+
+
+def one_for_each_target(profiles: Sequence[str]) -> list[str]:
+    """The first probe of each target: what fits a page at a glance, and counts each target once."""
+    first: dict[str, str] = {}
+    for name in profiles:
+        first.setdefault(name.partition("/")[2] or name, name)
+    return list(first.values())
 
 
 def _interval(found: Interval | None) -> dict[str, float | None] | None:

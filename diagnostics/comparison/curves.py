@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.comparison.readouts import SAME, readout, shared_depths, values_by_depth
+from diagnostics.comparison.readouts import SAME, by_depth, readout, shared_depths
 from diagnostics.comparison.sides import Side
 from diagnostics.profiles import Profile
 from diagnostics.statistics import Interval, paired_difference
@@ -26,7 +26,7 @@ def curves(sides: Sequence[Side], names: Sequence[str], seed: int) -> xr.Dataset
     profiles = {name: [side.profiles[name] for side in sides] for name in names}
     depths = shared_depths([p.data["depth"].values.astype(np.float64) for found in profiles.values() for p in found])
     shape = len(sides), len(names), len(depths)
-    by_depth = {key: np.full(shape, np.nan) for key in ("score", "low", "high")}
+    along = {key: np.full(shape, np.nan) for key in ("score", "low", "high")}
     single: dict[str, np.ndarray] = {
         f"{key}{end}": np.full(shape[:2], np.nan)
         for key in ("best_score", "output_score", "hidden_gap", "head_drop")
@@ -36,8 +36,8 @@ def curves(sides: Sequence[Side], names: Sequence[str], seed: int) -> xr.Dataset
     for t, name in enumerate(names):
         for r, profile in enumerate(profiles[name]):
             own = profile.data["depth"].values.astype(np.float64)
-            for key, found in by_depth.items():
-                found[r, t] = values_by_depth(profile.data[key].values.astype(np.float64), own, depths)
+            for key, found in along.items():
+                found[r, t] = by_depth(profile.data[key].values.astype(np.float64), own, depths)
             head, drop = _head_drop(profile, seed)
             named["best_tap"][r, t], named["head_tap"][r, t] = profile.best_tap or "", head
             for key, found in (
@@ -52,7 +52,7 @@ def curves(sides: Sequence[Side], names: Sequence[str], seed: int) -> xr.Dataset
     by_target = ("run", "target")
     return xr.Dataset(
         {
-            **{key: (("run", "target", "depth"), values) for key, values in by_depth.items()},
+            **{key: (("run", "target", "depth"), values) for key, values in along.items()},
             **{key: (by_target, values) for key, values in {**single, **named}.items()},
             "tap": (("run", "depth"), np.array([_taps_at(side, depths) for side in sides], dtype=object)),
         },
@@ -98,11 +98,8 @@ def _head_drop(profile: Profile, seed: int) -> tuple[str, Interval | None]:
     if not profile.is_probe:
         return "", None
     found = readout(profile)
-    heads = np.flatnonzero(found.depths > 1.0 + SAME)
-    trunk = np.flatnonzero(found.depths <= 1.0 + SAME)
-    if not heads.size or not trunk.size:
+    if found.ends is None:
         return "", None
-    drop = paired_difference(
-        found.loss[trunk[-1]], found.reference, found.loss[heads[-1]], found.reference, found.fit_units, seed
-    )
-    return found.taps[heads[-1]], drop
+    trunk, head = found.ends
+    drop = paired_difference(trunk.loss, trunk.reference, head.loss, head.reference, found.fit_units, seed)
+    return found.taps[int(np.flatnonzero(found.depths > 1 + SAME)[-1])], drop

@@ -3,18 +3,19 @@ along the depth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
 import numpy as np
 
-from diagnostics.comparison.estimates import Estimate, estimate, flipped, holm
-from diagnostics.comparison.readouts import Readout, losses_by_depth, shared_depths
-from diagnostics.statistics import scores
+from diagnostics.comparison.estimates import Estimate, Term, estimate, flipped, holm
+from diagnostics.comparison.readouts import Readout, by_depth, shared_depths
+from diagnostics.statistics import Interval
 
 Quantity = Literal["best tap", "output", "hidden gap"]
+QUANTITIES: tuple[Quantity, ...] = ("best tap", "output", "hidden gap")
 ALPHA = 0.05
 
 
@@ -40,7 +41,8 @@ class Difference:
 class CurveDifference:
     """Where along the trunk two groups differ in one profile: first minus second.
 
-    `difference`, `p` [depth]; p is corrected for all depths, profiles and pairs of the comparison together.
+    `difference`, `p` [depth]; p is corrected for all depths, profiles and pairs of the comparison together. NaN where a
+    probe's scores have no reference that all taps share, so that units cannot be exchanged.
     """
 
     profile: str
@@ -63,38 +65,50 @@ Groups = Mapping[str, Sequence[Readout]]
 
 def differences_of(by_profile: Mapping[str, Groups], seed: int) -> list[Difference]:
     """All pairs of groups in all quantities and profiles, corrected together."""
-    found: list[Difference] = []
-    for profile, groups in by_profile.items():
-        for first, second in combinations(groups, 2):
-            found += [
-                Difference(profile, first, second, quantity, _between(groups[first], groups[second], quantity, seed))
-                for quantity in QUANTITIES
-            ]
+    found = [
+        Difference(profile, first, second, quantity, _between(groups[first], groups[second], quantity, seed))
+        for profile, groups in by_profile.items()
+        for first, second in combinations(groups, 2)
+        for quantity in QUANTITIES
+    ]
     corrected = holm(np.array([one.estimate.p for one in found]))
     return [replace(one, p_corrected=float(p)) for one, p in zip(found, corrected, strict=True)]
 
 
-Terms = tuple[Callable[[Readout], np.ndarray], ...]
-QUANTITIES: Mapping[Quantity, Terms] = {
-    "best tap": (lambda found: found.at_best,),
-    "output": (lambda found: found.at_output,),
-    "hidden gap": (lambda found: found.at_best, lambda found: found.at_output),
-}
+def terms_of(run: Readout, quantity: Quantity) -> tuple[list[Term], list[float]]:
+    """The terms of a quantity of one run and their signs."""
+    if quantity == "hidden gap":
+        return [run.at_best, run.at_output], [1.0, -1.0]
+    return [run.at_best if quantity == "best tap" else run.at_output], [1.0]
+
+
+def value_of(run: Readout, quantity: Quantity) -> float:
+    """The quantity itself."""
+    return sum(sign * term.score for term, sign in zip(*terms_of(run, quantity), strict=True))
+
+
+def mean_of(groups: Sequence[tuple[Sequence[Readout], float]], quantity: Quantity) -> tuple[list[Term], np.ndarray]:
+    """Terms and weights of a sum over groups of (its weight times its mean over seeds)."""
+    terms: list[Term] = []
+    weights: list[float] = []
+    for runs, weight in groups:
+        for run in runs:
+            own, signs = terms_of(run, quantity)
+            terms += own
+            weights += [weight * sign / len(runs) for sign in signs]
+    return terms, np.array(weights)
 
 
 def _between(first: Sequence[Readout], second: Sequence[Readout], quantity: Quantity, seed: int) -> Estimate:
-    """The first group's mean over seeds minus the second's; a quantity of two terms is the first minus the second term."""
-    terms = QUANTITIES[quantity]
-    losses = [np.mean([term(run) for run in group], axis=0) for group in (first, second) for term in terms]
-    signs = np.array([1.0, -1.0, -1.0, 1.0] if len(terms) == 2 else [1.0, -1.0])
-    members = [[_of_run(run, terms) for run in group] for group in (first, second)]
-    reference = first[0].reference
-    return estimate(lambda x: x @ signs, losses, reference, members, first[0].fit_units, seed)
-
-
-def _of_run(run: Readout, terms: Terms) -> float:
-    values = scores(np.stack([term(run) for term in terms]), np.stack([run.reference] * len(terms)))
-    return float(values[0] - (values[1] if len(terms) == 2 else 0.0))
+    """The first group's mean over seeds minus the second's."""
+    terms, weights = mean_of([(first, 1.0), (second, -1.0)], quantity)
+    members = [[value_of(run, quantity) for run in group] for group in (first, second)]
+    found = estimate(lambda x: x @ weights, terms, members, seed)
+    alike = found.over_samples
+    if found.over_both is None and alike.low == alike.high == alike.value != 0:
+        # All units say the same: resampling them shows no width, which is not to know it.
+        return Estimate(Interval(alike.value, float("nan"), float("nan")), None, found.p)
+    return found
 
 
 def curve_differences(by_profile: Mapping[str, Groups], seed: int) -> list[CurveDifference]:
@@ -102,19 +116,33 @@ def curve_differences(by_profile: Mapping[str, Groups], seed: int) -> list[Curve
     found: list[CurveDifference] = []
     by_unit: list[np.ndarray] = []
     units: list[Sequence[str]] = []
+    fitted: list[int] = []
     for profile, groups in by_profile.items():
-        depths = shared_depths([run.depths for group in groups.values() for run in group])
+        runs = [run for group in groups.values() for run in group]
+        depths = shared_depths([run.depths for run in runs])
         depths = depths[depths <= 1.0]
+        reference = runs[0].common_reference
+        able = reference is not None and all(_shares(run, reference) for run in runs)
         mean = {
-            name: np.mean([losses_by_depth(run, depths) for run in group], axis=0) for name, group in groups.items()
+            name: np.mean([by_depth(run.loss, run.depths, depths) for run in group], axis=0)
+            for name, group in groups.items()
         }
         for first, second in combinations(groups, 2):
-            one = groups[first][0]
-            by_unit.append(score_influence(mean[second] - mean[first], one.reference))
-            units.append(one.units)
+            if able and reference is not None:
+                each = score_influence(mean[second] - mean[first], reference)
+            else:
+                each = np.full((len(depths), len(runs[0].units)), np.nan)
+            by_unit.append(each)
+            units.append(runs[0].units)
+            fitted.append(runs[0].fit_units)
             nothing = np.full(len(depths), np.nan)
-            found.append(CurveDifference(profile, first, second, depths, by_unit[-1].sum(axis=1), nothing))
-    return [replace(one, p=p) for one, p in zip(found, flipped(by_unit, units, seed), strict=True)]
+            found.append(CurveDifference(profile, first, second, depths, each.sum(axis=1), nothing))
+    return [replace(one, p=p) for one, p in zip(found, flipped(by_unit, units, fitted, seed), strict=True)]
+
+
+def _shares(run: Readout, reference: np.ndarray) -> bool:
+    own = run.common_reference
+    return own is not None and own.shape == reference.shape and np.allclose(own, reference, rtol=1e-9, atol=0)
 
 
 def score_influence(loss: np.ndarray, reference: np.ndarray) -> np.ndarray:

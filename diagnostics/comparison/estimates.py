@@ -9,8 +9,9 @@ and sample too, which the resampling counts once more: the interval errs on the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import stats
@@ -18,11 +19,42 @@ from scipy import stats
 from diagnostics.statistics import LEVEL, Interval, effective_units, interval, resample_counts, scores
 
 
+@dataclass(frozen=True, eq=False)
+class Term:
+    """What one probe of one run lost at one place, and what stands against it: float64 [unit, part] each.
+
+    `fit_units`: independent units that the probe was fitted on.
+    """
+
+    loss: np.ndarray
+    reference: np.ndarray
+    units: tuple[str, ...]
+    fit_units: int
+    _drawn: dict[tuple[int, int], np.ndarray] = field(default_factory=dict[tuple[int, int], np.ndarray])
+
+    @property
+    def score(self) -> float:
+        """1 - sum of losses / sum of references, averaged over parts."""
+        return float(scores(self.loss[None], self.reference[None])[0])
+
+    def drawn(self, names: Sequence[str], seed: int) -> np.ndarray:
+        """The score in each resample of the units `names`, of which it has all or some: [resample]."""
+        key = hash(tuple(names)), seed
+        if key not in self._drawn:
+            counts = resample_counts(len(names), seed)
+            if len(names) != len(self.units):
+                at = {name: i for i, name in enumerate(names)}
+                counts = counts[:, [at[name] for name in self.units]]
+            self._drawn[key] = scores(self.loss[None], self.reference[None], counts)[:, 0]
+        return self._drawn[key]
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number with its interval over test units alone and, where every group in it has two seeds or more, over both.
 
-    `p` is of the test that the number is 0, from the wider of the two; NaN where there is no interval.
+    `p` is of the test that the number is 0, by the interval to believe: below 0.05 just where that leaves out 0. NaN where
+    there is no interval.
     """
 
     over_samples: Interval
@@ -40,65 +72,89 @@ class Estimate:
         return self.over_both or self.over_samples
 
 
+Combine = Callable[[np.ndarray], np.ndarray]
+
+
 def estimate(
-    combine: Callable[[np.ndarray], np.ndarray],
-    losses: Sequence[np.ndarray],
-    reference: np.ndarray,
+    combine: Combine,
+    terms: Sequence[Term],
     members: Sequence[Sequence[float]],
-    fit_units: int,
     seed: int,
+    *,
+    most: float = math.inf,
+    linearised: Combine | None = None,
 ) -> Estimate:
-    """A function of scores of groups, with its intervals.
+    """A function of the scores of terms, with its intervals.
 
     Parameters
     ----------
     combine: scores [..., term] -> the number [...]; smooth.
-    losses: one [unit, part] for each term, the mean over the seeds of its group.
-    reference: [unit, part], the same for all.
     members: for each independent set of seeds, what each seed adds to the number: its spread is the variance of one seed.
         Sets of one seed have no variance to see; then there is no interval over seeds.
-    fit_units: independent units that the probes were fitted on.
+    most: what the number cannot pass.
+    linearised: instead of `combine` for the variance over samples that is added to that over seeds: a ratio has none that
+        is finite.
     """
-    units = len(reference)
-    stacked, whole = np.stack(losses), np.broadcast_to(reference, (len(losses), *reference.shape))
-    value = float(combine(scores(stacked, whole)))
+    names = list(dict.fromkeys(name for term in terms for name in term.units))
+    value = float(combine(np.array([term.score for term in terms])))
+    drawn = np.stack([term.drawn(names, seed) for term in terms], axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        drawn = combine(scores(stacked, whole, resample_counts(units, seed)))
-    # A ratio may meet a denominator of 0 in a resample.
-    drawn = np.where(np.isfinite(drawn), drawn, np.nan)
-    effective = effective_units(whole)
-    low, high = interval(value, drawn, units, fit_units, effective)
-    samples = Interval(value, float(low), float(high))
-    if not np.isfinite(value) or not np.isfinite([low, high]).all():
+        replicates = combine(drawn)
+        # A ratio may meet a denominator of 0 in a resample.
+        replicates = np.where(np.isfinite(replicates), replicates, np.nan)
+    units = len(names)
+    fit_units = min(term.fit_units for term in terms)
+    effective = min(effective_units(term.reference[None]) for term in terms)
+    low, high = interval(value, replicates, units, fit_units, effective)
+    samples = Interval(value, float(low), min(float(high), most))
+    if not all(math.isfinite(float(number)) for number in (value, low, high)):
         return Estimate(samples, None, float("nan"))
     count = min(effective, units)
+    both, freedom = _over_both(value, drawn, linearised or combine, members, count, units, fit_units, most)
+    ends = both or samples
+    return Estimate(samples, both, _p(value, ends, count - 1 if both is None else freedom, units))
+
+
+def _over_both(
+    value: float,
+    drawn: np.ndarray,
+    combine: Combine,
+    members: Sequence[Sequence[float]],
+    count: float,
+    units: int,
+    fit_units: int,
+    most: float,
+) -> tuple[Interval | None, float]:
+    """The t interval over samples and seeds, and its degrees of freedom; None where a set has one seed."""
+    if not members or any(len(spread) < 2 for spread in members):
+        return None, math.nan
     widened = (1 + units / fit_units) if fit_units else 1.0
     # The bootstrap's variance is that of the sample's own spread, short by (n - 1) / n.
-    variance = float(np.nanvar(drawn)) * widened * count / (count - 1)
-    by_seed = [(np.var(spread, ddof=1) / len(spread), len(spread) - 1) for spread in members if len(spread) > 1]
-    both: Interval | None = None
-    freedom = count - 1
-    if members and len(by_seed) == len(members):
-        total = variance + sum(each for each, _ in by_seed)
-        parts = [(variance, count - 1), *by_seed]
-        under = sum(each**2 / degrees for each, degrees in parts)
-        freedom = total**2 / under if under > 0 else count - 1
-        variance = float(total)
-        reach = float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) * variance**0.5
-        both = Interval(value, value - reach, value + reach)
-    return Estimate(samples, both, _p(value, variance, float(freedom)))
+    variance = float(np.nanvar(combine(drawn))) * widened * count / (count - 1)
+    parts = [
+        (variance, count - 1),
+        *((float(np.var(spread, ddof=1)) / len(spread), len(spread) - 1) for spread in members),
+    ]
+    total = sum(each for each, _ in parts)
+    under = sum(each**2 / degrees for each, degrees in parts)
+    freedom = total**2 / under if under > 0 else count - 1
+    reach = _quantile(freedom) * total**0.5
+    return Interval(value, value - reach, min(value + reach, most)), freedom
 
 
-def _p(value: float, variance: float, freedom: float) -> float:
-    """Two-sided, of a t test that the number is 0."""
-    if variance > 0:
-        return float(2 * stats.t.sf(abs(value) / variance**0.5, freedom))
-    return 1.0 if value == 0 else 0.0
+def _quantile(freedom: float) -> float:
+    return float(stats.t.ppf(0.5 + LEVEL / 2, freedom))
 
 
-def score_of(losses: np.ndarray, reference: np.ndarray) -> float:
-    """The score of losses [unit, part]."""
-    return float(scores(losses[None], reference[None])[0])
+def _p(value: float, ends: Interval, freedom: float, units: int) -> float:
+    """Two-sided: the t test whose standard error is how far the interval reaches towards 0, so that both say the same."""
+    reach = value - ends.low if value > 0 else ends.high - value
+    if value == 0:
+        return 1.0
+    if reach <= 0:
+        # All units say the same. Then what is known is the sign test's.
+        return min(1.0, 2.0 ** (1 - units))
+    return float(2 * stats.t.sf(abs(value) / reach * _quantile(freedom), freedom))
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -116,13 +172,17 @@ def holm(p: np.ndarray) -> np.ndarray:
 FLIPS = 1999
 
 
-def flipped(differences: Sequence[np.ndarray], units: Sequence[Sequence[str]], seed: int) -> list[np.ndarray]:
+def flipped(
+    differences: Sequence[np.ndarray], units: Sequence[Sequence[str]], fit_units: Sequence[int], seed: int
+) -> list[np.ndarray]:
     """p of many differences at once, corrected for having looked at all of them, [row] for each of `differences`.
 
     Parameters
     ----------
     differences: each [row, unit], what every test unit adds to a difference.
     units: names of the units of each; what has one name is flipped together.
+    fit_units: units that the probes of each were fitted on; a t is lessened by the training set's share as intervals are
+        widened for it. 0 where nothing was fitted.
 
     If two encoders were alike, a unit's differences could as well have the other sign, in all rows at once; the t of each
     row is held against the largest t of all rows over random flips (max-T: Westfall and Young 1993). The t is by the root
@@ -142,8 +202,8 @@ def flipped(differences: Sequence[np.ndarray], units: Sequence[Sequence[str]], s
             most = np.maximum(most, drawn.max(axis=1))
     most = np.sort(most)
     found: list[np.ndarray] = []
-    for x, whole, own in zip(scaled, differences, units, strict=True):
-        seen = np.abs(x.sum(axis=1))
+    for x, whole, own, fitted in zip(scaled, differences, units, fit_units, strict=True):
+        seen = np.abs(x.sum(axis=1)) / (math.sqrt(1 + len(own) / fitted) if fitted else 1.0)
         # What is equal but for rounding is as large.
         passed = FLIPS - np.searchsorted(most, seen - 1e-12)
         p = np.where(np.isfinite(seen), (1 + passed) / (FLIPS + 1), np.where((whole == 0).all(axis=1), 1.0, np.nan))

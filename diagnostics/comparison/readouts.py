@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from diagnostics.comparison.estimates import Term
 from diagnostics.profiles import Profile
 
+SAME = 1e-6
+"""Depths closer than this are one."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Readout:
     """One probe of one run. Units are sorted by name, so that those of two runs on the same data correspond.
 
-    loss: float64 [tap, unit, part]; reference: [unit, part], the same at every tap; depths: [tap].
+    loss, reference: float64 [tap, unit, part]; depths: [tap].
     """
 
     loss: np.ndarray
@@ -26,15 +31,37 @@ class Readout:
     output: int
     fit_units: int
 
-    @property
-    def at_best(self) -> np.ndarray:
-        """Loss at the tap that val chose, [unit, part]; NaN where there is none."""
-        return self.loss[self.best] if self.best is not None else np.full_like(self.reference, np.nan)
+    def at(self, tap: int | None) -> Term:
+        """Loss and reference at a tap; NaN where there is none."""
+        if tap is None:
+            nothing = np.full(self.loss.shape[1:], np.nan)
+            return Term(nothing, np.ones_like(nothing), self.units, self.fit_units)
+        return Term(self.loss[tap], self.reference[tap], self.units, self.fit_units)
 
-    @property
-    def at_output(self) -> np.ndarray:
-        """Loss at the output tap, [unit, part]."""
-        return self.loss[self.output]
+    @cached_property
+    def at_best(self) -> Term:
+        """At the tap that val chose."""
+        return self.at(self.best)
+
+    @cached_property
+    def at_output(self) -> Term:
+        """At the output tap."""
+        return self.at(self.output)
+
+    @cached_property
+    def ends(self) -> tuple[Term, Term] | None:
+        """At the trunk's last tap and at the head's last; None where one of them is not there."""
+        trunk, head = (np.flatnonzero(part) for part in (self.depths <= 1 + SAME, self.depths > 1 + SAME))
+        return (self.at(int(trunk[-1])), self.at(int(head[-1]))) if trunk.size and head.size else None
+
+    @cached_property
+    def common_reference(self) -> np.ndarray | None:
+        """The reference [unit, part] that all taps with a value share; None where each has its own (a union of regions)."""
+        known = np.flatnonzero(np.isfinite(self.reference).all(axis=(1, 2)))
+        if not known.size:
+            return None
+        first = self.reference[known[0]]
+        return first if np.allclose(self.reference[known], first, rtol=1e-9, atol=0) else None
 
 
 def readout(profile: Profile) -> Readout:
@@ -42,12 +69,10 @@ def readout(profile: Profile) -> Readout:
     data = profile.data.sortby("unit")
     loss, reference = (data[name].transpose("tap", "unit", ...).values for name in ("loss", "reference_loss"))
     loss, reference = (x.reshape(*x.shape[:2], -1).astype(np.float64) for x in (loss, reference))
-    # A tap that cannot be probed has no reference of its own.
-    known = np.isfinite(reference).all(axis=(1, 2))
     taps = tuple(str(tap) for tap in data["tap"].values)
     return Readout(
         loss,
-        reference[int(np.argmax(known))],
+        reference,
         data["depth"].values.astype(np.float64),
         taps,
         tuple(str(unit) for unit in data["unit"].values),
@@ -57,36 +82,26 @@ def readout(profile: Profile) -> Readout:
     )
 
 
-def losses_by_depth(found: Readout, depths: np.ndarray) -> np.ndarray:
-    """Loss [depth, unit, part] on an axis of depths that several runs share.
+def by_depth(values: np.ndarray, own: np.ndarray, depths: np.ndarray) -> np.ndarray:
+    """Values [tap, ...] at depths `own` [tap], on an axis of depths that several runs share: [depth, ...].
 
-    Between two taps of the trunk it is drawn as a straight line, and so is the score, which is linear in the loss. Beyond
-    the trunk (depth over 1) only a tap that stands just there counts, and outside of the taps there is nothing (NaN). Of
-    taps at one depth, as a last block and the norm after it, the later one counts.
+    Between two taps of the trunk a straight line is drawn: a score is linear in the losses, so that it makes no difference
+    which of the two is drawn so. Beyond the trunk (depth over 1) only a tap that stands just there counts, and outside of
+    the taps there is nothing (NaN). Of taps at one depth, as a last block and the norm after it, the later one counts.
     """
-    at = _one_by_depth(found.depths)
-    trunk = [i for i in at if found.depths[i] <= 1.0]
-    filled = np.full((len(depths), *found.reference.shape), np.nan)
-    own = found.depths[trunk]
+    at = _one_by_depth(own)
+    trunk = [i for i in at if own[i] <= 1.0]
+    places = own[trunk]
+    filled = np.full((len(depths), *values.shape[1:]), np.nan)
     for row, depth in enumerate(depths):
-        exact = [i for i in at if abs(found.depths[i] - depth) < SAME]
+        exact = [i for i in at if abs(own[i] - depth) < SAME]
         if exact:
-            filled[row] = found.loss[exact[0]]
-        elif len(own) and own[0] < depth < own[-1]:
-            right = int(np.searchsorted(own, depth))
-            share = (depth - own[right - 1]) / (own[right] - own[right - 1])
-            filled[row] = (1 - share) * found.loss[trunk[right - 1]] + share * found.loss[trunk[right]]
+            filled[row] = values[exact[0]]
+        elif len(places) and places[0] < depth < places[-1]:
+            right = int(np.searchsorted(places, depth))
+            share = (depth - places[right - 1]) / (places[right] - places[right - 1])
+            filled[row] = (1 - share) * values[trunk[right - 1]] + share * values[trunk[right]]
     return filled
-
-
-SAME = 1e-6
-"""Depths closer than this are one."""
-
-
-def values_by_depth(values: np.ndarray, own: np.ndarray, depths: np.ndarray) -> np.ndarray:
-    """As `losses_by_depth`, for any number of each tap: [depth] from values and depths [tap]."""
-    stand_in = Readout(values[:, None, None], np.ones((1, 1)), own, tuple(map(str, range(len(own)))), ("",), None, 0, 0)
-    return losses_by_depth(stand_in, depths)[:, 0, 0]
 
 
 def shared_depths(all_depths: list[np.ndarray]) -> np.ndarray:

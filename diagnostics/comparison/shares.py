@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics.comparison.estimates import Estimate, estimate, score_of
+from diagnostics.comparison.estimates import Estimate, Term, estimate
 from diagnostics.comparison.readouts import Readout
 from diagnostics.profiles import Profile
 from diagnostics.statistics import Interval
@@ -39,81 +39,111 @@ class Shares:
     reasons: Mapping[str, str]
 
 
-Pair = tuple[Readout, Readout]
-"""Aligned and base."""
+@dataclass(frozen=True)
+class Matched:
+    """A run of an alignment and the run of its base."""
+
+    aligned: Readout
+    base: Readout
+    profile: Profile
+    """Of the base."""
 
 
-def shares_of(
-    profile: str,
-    group: str,
-    base: str,
-    purpose: bool,
-    pairs: Sequence[Pair],
-    base_profiles: Sequence[Profile],
-    seed: int,
-) -> Shares:
+NO_VALUE = "there is no value"
+
+
+def shares_of(profile: str, group: str, base: str, purpose: bool, pairs: Sequence[Matched], seed: int) -> Shares:
     """The shares of an alignment, its seeds together: each run against its own base, then the ratio of the means.
 
     A share of nothing means nothing: `recovered` needs a hidden gap of the base that its interval shows to be above 0, and
     what is kept needs a base that is shown to know something there.
     """
-    floor, unknown = _floor(base_profiles)
-    reference, fit_units = pairs[0][0].reference, pairs[0][0].fit_units
-    aligned, bases = [a for a, _ in pairs], [b for _, b in pairs]
-
-    def mean(runs: Sequence[Readout], where: str) -> np.ndarray:
-        return np.mean([getattr(run, where) for run in runs], axis=0)
-
-    def values(runs: Sequence[Readout], where: str) -> np.ndarray:
-        return np.array([score_of(getattr(run, where), reference) for run in runs])
-
-    best, output = values(bases, "at_best"), values(bases, "at_output")
-
-    def ratio(
-        over: np.ndarray, under: np.ndarray, losses: list[np.ndarray], signs: np.ndarray, offset: float
-    ) -> Estimate:
-        """(signs[0] . scores - offset) / (signs[1] . scores - offset); over, under: the same of each seed."""
-        found = over.mean() / under.mean()
-        residual = (over - found * under) / under.mean()
-
-        def combine(x: np.ndarray) -> np.ndarray:
-            return (x @ signs[0] - offset) / (x @ signs[1] - offset)
-
-        return estimate(combine, losses, reference, [residual.tolist()], fit_units, seed)
-
-    def difference(losses: list[np.ndarray], spread: np.ndarray, offset: float = 0.0) -> Estimate:
-        signs = np.array([1.0, -1.0]) if len(losses) == 2 else np.array([1.0])
-        return estimate(lambda x: x @ signs - offset, losses, reference, [spread.tolist()], fit_units, seed)
-
+    bases = list({id(pair.base): pair.base for pair in pairs}.values())
+    floor, unknown = _floor(pairs)
+    gap = _mean([(run.at_best, run.at_output) for run in bases], seed)
     reasons: dict[str, str] = {}
-    gap = difference([mean(bases, "at_best"), mean(bases, "at_output")], best - output)
     recovered: Interval | None = None
-    if gap.interval.low > 0:
-        losses = [mean(aligned, "at_output"), mean(bases, "at_output"), mean(bases, "at_best")]
-        signs = np.array([[1.0, -1.0, 0.0], [0.0, -1.0, 1.0]])
-        over = values(aligned, "at_output") - output
-        recovered = ratio(over, best - output, losses, signs, 0.0).interval
-    else:
+    if math.isnan(gap.value):
+        reasons["recovered"] = NO_VALUE
+    elif not gap.interval.low > 0:
         reasons["recovered"] = "the base's output is not shown to hide anything of it"
+    else:
+        over = [(pair.aligned.at_output, pair.base.at_output) for pair in pairs]
+        under = [(pair.base.at_best, pair.base.at_output) for pair in pairs]
+        recovered = _ratio(over, under, 0.0, seed)
     kept: dict[str, Interval | None] = {}
-    for name, where, own in (("kept_best", "at_best", best), ("kept_output", "at_output", output)):
-        known = difference([mean(bases, where)], own, floor)
-        if unknown or not known.interval.low > 0:
-            kept[name], reasons[name] = None, unknown or "the base is not shown to know anything of it there"
-            continue
-        losses, signs = [mean(aligned, where), mean(bases, where)], np.eye(2)
-        kept[name] = ratio(values(aligned, where) - floor, own - floor, losses, signs, floor).interval
+    for name, where in (("kept_best", "at_best"), ("kept_output", "at_output")):
+        kept[name] = None
+        known = _mean([(getattr(run, where),) for run in bases], seed)
+        if unknown or math.isnan(known.value):
+            reasons[name] = unknown or NO_VALUE
+        elif not known.interval.low > floor or (where == "at_best" and not _beats_chance(pairs)):
+            reasons[name] = "the base is not shown to know anything of it there"
+        else:
+            kept[name] = _ratio(
+                [(getattr(pair.aligned, where),) for pair in pairs],
+                [(getattr(pair.base, where),) for pair in pairs],
+                floor,
+                seed,
+            )
     return Shares(
         profile, group, base, purpose, floor, gap.interval, recovered, kept["kept_best"], kept["kept_output"], reasons
     )
 
 
-def _floor(profiles: Sequence[Profile]) -> tuple[float, str]:
+Parts = Sequence[tuple[Term, ...]]
+"""By seed: the term, or the term and what is taken from it."""
+
+
+def _values(parts: Parts) -> np.ndarray:
+    return np.array([part[0].score - (part[1].score if len(part) > 1 else 0.0) for part in parts])
+
+
+def _weights(parts: Parts) -> np.ndarray:
+    return np.tile([1.0, -1.0][: len(parts[0])], len(parts)) / len(parts)
+
+
+def _mean(parts: Parts, seed: int) -> Estimate:
+    weights = _weights(parts)
+    terms = [term for part in parts for term in part]
+    return estimate(lambda x: x @ weights, terms, [_values(parts).tolist()], seed)
+
+
+def _ratio(over: Parts, under: Parts, floor: float, seed: int) -> Interval:
+    """(mean of `over` - floor) / (mean of `under` - floor)."""
+    terms = [term for part in (*over, *under) for term in part]
+    first = len(over) * len(over[0])
+    above, below = _values(over) - floor, _values(under) - floor
+    found, level = above.mean() / below.mean(), below.mean()
+    weights = _weights(over), _weights(under)
+
+    def both(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return x[..., :first] @ weights[0] - floor, x[..., first:] @ weights[1] - floor
+
+    def ratio(x: np.ndarray) -> np.ndarray:
+        a, b = both(x)
+        return a / b
+
+    def linearised(x: np.ndarray) -> np.ndarray:
+        a, b = both(x)
+        return found + (a - found * b) / level
+
+    spread = ((above - found * below) / level).tolist()
+    return estimate(ratio, terms, [spread], seed, linearised=linearised).interval
+
+
+def _floor(pairs: Sequence[Matched]) -> tuple[float, str]:
     """The score of what knows nothing, and why it is not known ("" where it is)."""
-    if profiles[0].data.attrs["score_name"] in ("R2", "skill"):
+    if pairs[0].profile.data.attrs["score_name"] in ("R2", "skill"):
         return 0.0, ""
-    found = [profile.control("shuffled_labels") for profile in profiles]
+    found = [pair.profile.control("shuffled_labels") for pair in pairs]
     values = [one.value for one in found if one is not None and math.isfinite(one.value)]
-    if len(values) < len(profiles):
+    if len(values) < len(pairs):
         return math.nan, "what chance reaches is not known: run the base with its controls"
     return float(np.mean(values)), ""
+
+
+def _beats_chance(pairs: Sequence[Matched]) -> bool:
+    """Whether the bases' best taps beat their own shuffled labels, where there are any: what chance reaches varies too."""
+    margins = [pair.profile.over("shuffled_labels") for pair in pairs]
+    return all(margin is None or margin.low > 0 for margin in margins)

@@ -89,23 +89,26 @@ def _seed(run: Run) -> int | None:
 
 
 def _told_apart(groups: Sequence[str], seeds: Sequence[int | None], opened: Sequence[tuple[str, Run]]) -> list[str]:
-    """Runs that neither group nor seed tells apart are groups of their own, named by their folders; where a label was
-    given for that, it is wrong to do so."""
+    """Runs that neither group nor seed tells apart are groups of their own, named by how long they were trained where that
+    differs, else by their folders; where a label was given for them, it is wrong to do so."""
     pairs = list(zip(groups, seeds, strict=True))
-    found: list[str] = []
-    for (group, seed), (label, run) in zip(pairs, opened, strict=True):
-        if groups.count(group) > 1 and (seed is None or pairs.count((group, seed)) > 1):
-            if label:
-                said = "no seed of their training is known" if seed is None else f"two of them have seed {seed}"
-                raise DiagnosticsError(
-                    f"Several runs are labelled {label}, but {said}: runs of one label are the seeds of one training, so "
-                    "give each a label of its own."
-                )
-            found.append(f"{group} ({run.path.name})")
+    found = list(groups)
+    for i, ((group, seed), (label, run)) in enumerate(zip(pairs, opened, strict=True)):
+        if groups.count(group) == 1 or (seed is not None and pairs.count((group, seed)) == 1):
+            continue
+        if label:
+            said = "no seed of their training is known" if seed is None else f"two of them have seed {seed}"
+            raise DiagnosticsError(
+                f"Several runs are labelled {label}, but {said}: runs of one label are the seeds of one training, so "
+                "give each a label of its own."
+            )
+        alike = [other for other, pair in zip(opened, pairs, strict=True) if pair == (group, seed)]
+        steps = [lineage_of(other).get("steps") for _, other in alike]
+        names = [other.path.name for _, other in alike]
+        if None not in steps and len(set(steps)) == len(steps):
+            found[i] = f"{group}, {lineage_of(run)['steps']} steps"
         else:
-            found.append(group)
-    if len(set(zip(found, seeds, strict=True))) < len(found):
-        found = [f"{group} ({run.path})" for group, (_, run) in zip(groups, opened, strict=True)]
+            found[i] = f"{group} ({run.path.name if len(set(names)) == len(names) else run.path})"
     return found
 
 
@@ -143,4 +146,17 @@ def pairs_with_base(sides: Sequence[Side], base: str | None) -> dict[str, list[t
                 "give the run of that seed."
             )
         found.setdefault(side.group, []).append((side, matching[0]))
+    return found
+
+
+def without_base(sides: Sequence[Side], pairs: Mapping[str, Sequence[tuple[Side, Side]]]) -> dict[str, str]:
+    """What to tell of alignments of which some seeds have their base here and some have not: those count for no share."""
+    found: dict[str, str] = {}
+    for group, members in by_group(sides).items():
+        matched = {aligned.name for aligned, _ in pairs.get(group, [])}
+        missing = [side.name for side in members if side.name not in matched]
+        if matched and missing:
+            found[f"shares of {', '.join(missing)}"] = (
+                "the run of the base that it was aligned from is not among the runs"
+            )
     return found

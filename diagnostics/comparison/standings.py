@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics.comparison.estimates import Estimate, estimate, score_of
-from diagnostics.comparison.readouts import SAME, Readout
+from diagnostics.comparison.differences import Groups, mean_of, value_of
+from diagnostics.comparison.estimates import Estimate, estimate
+from diagnostics.comparison.readouts import Readout
+from diagnostics.profiles import Profile
+from diagnostics.statistics import Interval
 
 
 @dataclass(frozen=True)
@@ -36,41 +39,77 @@ class Standing:
         return f"{tap} ({depth:.2f}){of}"
 
 
-def standings_of(by_profile: Mapping[str, Mapping[str, Sequence[Readout]]], seed: int) -> list[Standing]:
-    """Every group in every profile in which a tap of each of its runs has a value."""
+@dataclass(frozen=True)
+class FamilyGap:
+    """The hidden gap of one group in one family: the mean over its profiles and seeds."""
+
+    family: str
+    group: str
+    profiles: tuple[str, ...]
+    hidden_gap: Estimate
+
+
+def standings_of(
+    by_profile: Mapping[str, Groups], profiles: Mapping[str, Mapping[str, Sequence[Profile]]], seed: int
+) -> list[Standing]:
+    """Every group in every profile in which a tap of each of its runs has a value. `profiles` are those of `by_profile`."""
     return [
-        _standing(profile, group, runs, seed)
-        for profile, groups in by_profile.items()
+        _standing(name, group, runs, profiles[name][group], seed)
+        for name, groups in by_profile.items()
         for group, runs in groups.items()
         if all(run.best is not None for run in runs)
     ]
 
 
-def _standing(profile: str, group: str, runs: Sequence[Readout], seed: int) -> Standing:
-    def at(*places: Callable[[Readout], np.ndarray]) -> Estimate:
-        """The first place's score, or the first's minus the second's."""
-        signs = np.array([1.0, -1.0])[: len(places)]
-        losses = [np.mean([place(run) for run in runs], axis=0) for place in places]
-        spread = [float(signs @ np.array([score_of(place(run), run.reference) for place in places])) for run in runs]
-        return estimate(lambda x: x @ signs, losses, runs[0].reference, [spread], runs[0].fit_units, seed)
-
+def _standing(name: str, group: str, runs: Sequence[Readout], profiles: Sequence[Profile], seed: int) -> Standing:
     chosen = [run.best for run in runs if run.best is not None]
-    return Standing(
-        profile,
-        group,
-        tuple((run.taps[i], float(run.depths[i])) for run, i in zip(runs, chosen, strict=True)),
-        at(lambda run: run.at_best),
-        at(lambda run: run.at_output),
-        at(lambda run: run.at_best, lambda run: run.at_output),
-        at(trunk_end, head_end) if all(run.depths.max() > 1 + SAME for run in runs) else None,
-    )
+    taps = tuple((run.taps[i], float(run.depths[i])) for run, i in zip(runs, chosen, strict=True))
+    best, output = (_score(runs, profiles, place, seed) for place in ("best", "output"))
+    terms, weights = mean_of([(runs, 1.0)], "hidden gap")
+    gap = estimate(lambda x: x @ weights, terms, [[value_of(run, "hidden gap") for run in runs]], seed)
+    return Standing(name, group, taps, best, output, gap, _head_drop(runs, seed))
 
 
-def trunk_end(run: Readout) -> np.ndarray:
-    """Loss at the trunk's last tap, [unit, part]."""
-    return run.loss[np.flatnonzero(run.depths <= 1 + SAME)[-1]]
+def _score(runs: Sequence[Readout], profiles: Sequence[Profile], place: str, seed: int) -> Estimate:
+    """Of one run what the run itself says: it knows where a score is a share of right answers, whose ends are exact."""
+    if len(runs) == 1:
+        found: Interval | None = getattr(profiles[0], place)
+        assert found is not None
+        return Estimate(found, None, float("nan"))
+    terms, weights = mean_of([(runs, 1.0)], "best tap" if place == "best" else "output")
+    return estimate(lambda x: x @ weights, terms, [[term.score for term in terms]], seed, most=1.0)
 
 
-def head_end(run: Readout) -> np.ndarray:
-    """Loss at the head's last tap, [unit, part]."""
-    return run.loss[np.flatnonzero(run.depths > 1 + SAME)[-1]]
+def _head_drop(runs: Sequence[Readout], seed: int) -> Estimate | None:
+    ends = [run.ends for run in runs]
+    known = [pair for pair in ends if pair is not None]
+    if len(known) < len(ends):
+        return None
+    weights = np.tile([1.0, -1.0], len(known)) / len(known)
+    spread = [trunk.score - head.score for trunk, head in known]
+    return estimate(lambda x: x @ weights, [term for pair in known for term in pair], [spread], seed)
+
+
+def family_gaps(
+    by_profile: Mapping[str, Groups], families: Mapping[str, str], chosen: Sequence[str], seed: int
+) -> list[FamilyGap]:
+    """The mean hidden gap of each group over the profiles `chosen` of each family, in which all its runs have a value."""
+    found: list[FamilyGap] = []
+    groups = list(next(iter(by_profile.values()), {}))
+    for family in dict.fromkeys(families[name] for name in chosen):
+        for group in groups:
+            names = [
+                name
+                for name in chosen
+                if families[name] == family and all(run.best is not None for run in by_profile[name][group])
+            ]
+            if not names:
+                continue
+            terms, weights = mean_of([(by_profile[name][group], 1 / len(names)) for name in names], "hidden gap")
+            by_seed = zip(
+                *([value_of(run, "hidden gap") for run in by_profile[name][group]] for name in names), strict=True
+            )
+            spread = [float(np.mean(values)) for values in by_seed]
+            gap = estimate(lambda x, weights=weights: x @ weights, terms, [spread], seed)
+            found.append(FamilyGap(family, group, tuple(names), gap))
+    return found

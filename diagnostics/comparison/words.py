@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics.comparison.comparison import Comparison
+from diagnostics.comparison.comparison import Comparison, one_for_each_target
 from diagnostics.comparison.differences import ALPHA, CurveDifference, Difference
 from diagnostics.comparison.positions import Likeness
 from diagnostics.statistics import Interval
@@ -25,11 +25,14 @@ def about_runs(found: Comparison) -> str:
 
 
 def shown_profiles(found: Comparison) -> list[str]:
-    """One profile for each target, the first probe that reads it: what fits a page at a glance."""
-    first: dict[str, str] = {}
-    for one in found.standings:
-        first.setdefault(one.profile.partition("/")[2] or one.profile, one.profile)
-    return list(first.values())
+    """One profile for each target, the first probe that reads it."""
+    return one_for_each_target([one.profile for one in found.standings])
+
+
+def few_said(found: Comparison) -> list[str]:
+    """How few units scores rest on, where they do."""
+    told = (side.profiles[one.profile].few for one in found.standings for side in found.sides)
+    return list(dict.fromkeys(few for few in told if few))
 
 
 def target_said(found: Comparison, profile: str) -> str:
@@ -39,13 +42,31 @@ def target_said(found: Comparison, profile: str) -> str:
     return f"{target or measure} ({'' if measure == 'linear_probe' or not target else f'{measure} '}{score})"
 
 
+def families_said(found: Comparison) -> list[str]:
+    """The mean hidden gap of each family's targets, by group."""
+    lines: list[str] = []
+    for family in dict.fromkeys(one.family for one in found.family_gaps):
+        rows = [one for one in found.family_gaps if one.family == family]
+        gaps = "; ".join(f"{one.group} {interval_text(one.hidden_gap.interval)}" for one in rows)
+        count = len(rows[0].profiles)
+        lines.append(f"{family} ({count} target{'s' if count > 1 else ''}): {gaps}")
+    return lines
+
+
+def interval_text(found: Interval) -> str:
+    """A signed value with its interval, or a dash."""
+    if math.isnan(found.value):
+        return "-"
+    ends = "" if math.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
+    return f"{found.value:+.3f}{ends}"
+
+
 def heads_said(found: Comparison, profiles: Sequence[str]) -> list[str]:
     """What each group's head throws away: the trunk's last tap minus the head's last."""
     lines: list[str] = []
     for group in found.groups:
         drops = [
-            f"{target_said(found, one.profile)} {one.head_drop.value:+.3f} [{one.head_drop.interval.low:.3f}, "
-            f"{one.head_drop.interval.high:.3f}]"
+            f"{target_said(found, one.profile)} {interval_text(one.head_drop.interval)}"
             for one in found.standings
             if one.group == group and one.profile in profiles and one.head_drop is not None
         ]
@@ -63,16 +84,17 @@ def share_said(found: Interval | None) -> str:
 
 
 def corrected_over(found: Comparison) -> str:
-    """Over what p values were corrected, and what the intervals are over."""
-    both = [one for one in found.differences if one.estimate.over_both is not None]
+    """How many differences survive, after which correction, and what the intervals are over."""
+    tested = [one for one in found.differences if not math.isnan(one.p_corrected)]
+    both = [one for one in tested if one.estimate.over_both is not None]
     kind = (
         "over samples and seeds"
-        if len(both) == len(found.differences)
+        if both and len(both) == len(tested)
         else "over samples and, where both labels have several seeds, over seeds"
         if both
         else "over samples: one training each, so another seed might differ"
     )
-    return f"Holm, 0.05; {kind}"
+    return f"{sum(one.survives for one in tested)} of {len(tested)} do; Holm, 0.05; {kind}"
 
 
 @dataclass(frozen=True)
@@ -97,16 +119,14 @@ def differences_by_pair(found: Comparison) -> list[PairRow]:
 
 def difference_said(one: Difference) -> str:
     """A difference with its interval; a star where it survives the correction."""
-    found = one.estimate.interval
-    if math.isnan(found.value):
-        return "-"
-    ends = "" if math.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
-    return f"{found.value:+.3f}{ends}{' *' if one.survives else ''}"
+    return f"{interval_text(one.estimate.interval)}{' *' if one.survives else ''}"
 
 
 def along_depth_said(one: CurveDifference) -> str:
     """Where two curves differ."""
     shown = np.flatnonzero(one.p < ALPHA)
+    if not np.isfinite(one.p).any():
+        return "not tested"
     if one.at is None:
         return "at no depth"
     at = f"{one.difference[one.at]:+.3f} at {one.depths[one.at]:.2f}"

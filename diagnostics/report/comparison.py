@@ -14,6 +14,8 @@ from diagnostics.comparison.words import (
     corrected_over,
     difference_said,
     differences_by_pair,
+    families_said,
+    few_said,
     likeness_said,
     share_said,
     shown_profiles,
@@ -56,6 +58,7 @@ class Page:
     lead: str
     runs: Table
     standings: Table
+    family_notes: list[str]
     shares: Table | None
     share_notes: list[str]
     matrices: list[str]
@@ -73,11 +76,10 @@ def page_of(found: Comparison, *, figures: bool) -> Page:
     names = [str(name) for name in found.data["target"].values]
     first = shown_profiles(found)
     heads = any(one.head_drop for one in found.standings)
-    survive = sum(one.survives for one in found.differences)
     lead = (
         f"{about_runs(found)}. The best tap of each run was chosen on val, every score is read on test. Brackets are 95 % "
         "intervals over independent test units and, where a label has several seeds, over its seeds too; differences are "
-        "paired on the same test samples."
+        "paired on the same test samples." + "".join(f" Beware: {few}." for few in few_said(found))
     )
     return Page(
         title=f"{len(found.sides)} runs on {found.data.attrs['dataset']}",
@@ -106,6 +108,7 @@ def page_of(found: Comparison, *, figures: bool) -> Page:
                 ],
             )
         ),
+        family_notes=[f"mean hidden gap, {line}" for line in families_said(found)],
         shares=_shares(found),
         share_notes=[
             "Recovered: what the aligned output gained over the base's output, of the base's hidden gap. Kept: the aligned "
@@ -127,8 +130,7 @@ def page_of(found: Comparison, *, figures: bool) -> Page:
             )
         ),
         differences_said=(
-            f"First minus second. {survive} of {len(found.differences)} differences (*) survive the correction for their "
-            f"number ({corrected_over(found)}). Along the trunk: the depths at which the two curves differ, against random "
+            f"First minus second; * survives the correction for their number ({corrected_over(found)}). Along the trunk: the depths at which the two curves differ, against random "
             "flips of the sign of each test unit's difference, corrected for all depths, targets and pairs together; of the "
             "encoders as they are, not of other seeds."
         ),

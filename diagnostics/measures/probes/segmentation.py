@@ -261,9 +261,9 @@ class SegmentationProbe(Measure):
                 "line_commonest": np.full(shape[0], _commonest(labels, train | val, test)), **dense.counts(),
             },
             "mean over classes of intersection over union, from one confusion matrix of all test tokens; multinomial "
-            f"logistic regression with an L2 penalty on {fitted} tokens drawn from train and val",
+            "logistic regression with an L2 penalty on tokens drawn from train and val",
             "features standardised with the tokens fitted", seed,
-            penalties=list(PENALTIES), score_name="mIoU", **dense.attrs(),
+            penalties=list(PENALTIES), score_name="mIoU", tokens_fitted=fitted, **dense.attrs(),
         )  # fmt: skip
         names = [target.classes[c] if c < len(target.classes) else str(c) for c in classes]
         return found.assign(iou=(("tap", "part"), by_class)).assign_coords(part=np.array(names, dtype=object))

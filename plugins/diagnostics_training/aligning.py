@@ -1,0 +1,275 @@
+"""From an encoder and a tap to the encoder whose output was taught by that tap, in its folder."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from diagnostics import (
+    Dataset,
+    DiagnosticsError,
+    Encoder,
+    TorchEncoder,
+    build,
+    load_encoder,
+    save_encoder,
+    watcher,
+)
+from diagnostics_training.aligned import scaled
+from diagnostics_training.alignment import Alignment, Teacher, agreement, put_section, section_of, taught
+from diagnostics_training.checkpoints import FILE as CHECKPOINT
+from diagnostics_training.checkpoints import refuse_other
+from diagnostics_training.choosing import best_tap, check_modality, data_for, said, second_teacher, with_module
+from diagnostics_training.distributed import World, barrier, world
+from diagnostics_training.hiding import MODALITIES, hidden
+from diagnostics_training.residuals import Block, put_drops
+from diagnostics_training.trainer import Fitted, Settings, Watch, fit, say, silent
+
+FINISHED = "alignment.json"
+BEST = "best-tap"
+_UNSAID = ("out", "device")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `diagnostics align` was asked for; see its options."""
+
+    encoder: str
+    to: str
+    target: str | None = None
+    data: str | None = None
+    out: Path | None = None
+    steps: int = 1000
+    batch: int = 64
+    lr: float = 5e-4
+    mask: float = 0.0
+    layer_scale: float = 1.0
+    drop_path: float = 0.0
+    second_teacher: str | None = None
+    seed: int | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.to == BEST) != (self.target is not None):
+            raise DiagnosticsError(
+                f"--to {BEST} is the best tap for a target: name that with --for."
+                if self.to == BEST
+                else f"--for names the target of --to {BEST}, and --to names the tap {self.to}: leave one of them out."
+            )
+        for name in ("mask", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise DiagnosticsError(
+                    f"--{name.replace('_', '-')} is a share, from 0 to below 1, not {getattr(self, name)}."
+                )
+        if self.steps < 0 or self.batch < 2:
+            raise DiagnosticsError(f"Aligning takes batches of 2 or more, not {self.steps} steps of {self.batch}.")
+
+    @property
+    def folder(self) -> Path:
+        """Where the encoder goes: beside its base where that is a file or folder."""
+        if self.out is not None:
+            return self.out
+        own = Path(self.encoder).expanduser()
+        if own.exists():
+            return own.with_name(f"{own.name.removesuffix('.safetensors')}-aligned")
+        return Path("models") / f"{'-'.join(_words(self.encoder))}-aligned"
+
+    @property
+    def command(self) -> str:
+        """What to type for the same; defaults and what changes no number are left out."""
+        words = ["diagnostics", "align"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default and field.name not in _UNSAID:
+                option = {"target": "for"}.get(field.name, field.name.replace("_", "-"))
+                words += [f"--{option}", str(value)]
+        return shlex.join(words)
+
+
+def _words(name: str) -> list[str]:
+    return "".join(c if c.isalnum() or c in "_." else " " for c in name).split()
+
+
+def align(job: Job) -> dict[str, Any]:
+    """Aligns and saves; what is finished already is left as it is.
+
+    Gives `path`, `name`, `to` (the tap), `output`, `for`, `steps`, `loss`, `cosine` of output and tap on a batch of train
+    samples (`before`, `after`), `collapse`, `seconds`, `data`, `blocks` (of how many the branches are scaled), `probed` (data, and
+    score of each tap on val, where the best was chosen); nothing in other processes than the first.
+    """
+    base = with_module(build("encoder", job.encoder))
+    spec = data_for(job.data, base)
+    dataset: Dataset = build("dataset", spec)
+    check_modality(base, dataset)
+    rows = np.flatnonzero(dataset.split == "train")
+    if job.batch > len(rows):
+        raise DiagnosticsError(
+            f"A batch of {job.batch} cannot be drawn from the {len(rows)} train samples of {dataset.name}: give a smaller --batch."
+        )
+    if job.mask and dataset.modality not in MODALITIES:
+        raise DiagnosticsError(f"Nothing stands for a hidden piece of {dataset.modality}: leave --mask out.")
+    sample = dataset[int(rows[0])]
+    teacher = with_module(base.sized_for(sample))
+    weights = teacher.identity["weights"]
+    seed = int(base.lineage.get("seed", 0)) if job.seed is None else job.seed
+    asked = {
+        "base": weights, "data": spec, "fingerprint": dataset.fingerprint, "to": job.to, "for": job.target,
+        "batch": job.batch, "mask": job.mask, "layer_scale": job.layer_scale, "drop_path": job.drop_path,
+        "second_teacher": job.second_teacher, "steps": job.steps, "lr": job.lr, "seed": seed,
+    }  # fmt: skip
+    with world(job.device) as where, watcher() as shown:
+        watch = shown if where.first else silent
+        if (done := _finished(job.folder, asked)) is not None:
+            if where.first:
+                say(f"{job.folder} is finished")
+            return done if where.first else {}
+        tap, probed = job.to, None
+        if job.to == BEST:
+            assert job.target is not None
+            tap, probed = best_tap(base, teacher, job.target, spec, where.device, watch)
+        teachers = [Teacher(teacher, teacher.tap(tap), "clean")]
+        if job.second_teacher is not None:
+            teachers.append(second_teacher(job.second_teacher, sample, dataset))
+        student, blocks = scaled(base, job.layer_scale)
+        # Before all the work: whether what will be saved can be built again.
+        with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
+            load_encoder(save_encoder(folder, student))
+        if job.drop_path:
+            _check_drops(student, blocks)
+            put_drops(student.module, blocks, job.drop_path)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            objective = Alignment(with_module(student.sized_for(sample)), teachers, "masked" if job.mask else "clean")
+        for encoder in (objective.student, *(one.encoder for one in teachers)):
+            encoder.to(where.device)
+        feed = Feed(dataset, rows, teachers, job.batch, job.mask, seed)
+        first = {key: value.to(where.device) for key, value in feed(0).items()}
+        objective.to(where.device).eval()
+        objective.free(first)
+        row: dict[str, Any] = {
+            "path": str(job.folder), "name": student.name, "to": tap, "output": teacher.output_tap, "for": job.target,
+            "blocks": len(blocks), "probed": probed, "data": said(spec, len(rows)), "seed": seed,
+        }  # fmt: skip
+        before = cosine(teacher, teachers[0], first)
+        fitted = _fit(objective, feed, job, seed, watch, asked | {"tap": tap}, where) if job.steps else None
+        row |= {"steps": job.steps, "loss": fitted.loss if fitted else None}
+        row |= {"cosine": {"before": before, "after": cosine(objective.student, teachers[0], first)}}
+        row |= {"collapse": str(fitted.collapse) if fitted and fitted.collapse else None}
+        row |= {"seconds": fitted.seconds if fitted else 0.0}
+        if where.first:
+            student.to("cpu")
+            _save(job, base, student, row, asked)
+        barrier()
+        return row if where.first else {}
+
+
+def _check_drops(student: TorchEncoder, blocks: Sequence[Block]) -> None:
+    if odd := [block.name for block in blocks if not block.drops]:
+        raise DiagnosticsError(
+            f"Block {odd[0]} of {student.name} takes the tokens of all samples in one row, so DropPath cannot leave it out for "
+            "some of them: leave --drop-path out."
+        )
+    if not blocks:
+        raise DiagnosticsError(
+            f"{student.name} has no blocks that keep the shape of what they take, so DropPath has no place: leave --drop-path out."
+        )
+
+
+class Feed:
+    """`feed(step, rank, world)`: a process's part of a step's batch, with a section for whoever reads another input.
+
+    Each epoch has an order of its own, and its last samples that fill no batch are left out.
+    """
+
+    def __init__(
+        self, dataset: Dataset, rows: np.ndarray, teachers: Sequence[Teacher], batch: int, mask: float, seed: int
+    ) -> None:
+        self.dataset, self.rows, self.teachers = dataset, rows, tuple(teachers)
+        self.batch, self.mask, self.seed = batch, mask, seed
+        self._order = functools.lru_cache(2)(self._drawn_order)
+
+    def _drawn_order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, 0, epoch]).permutation(self.rows)
+
+    def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
+        if self.batch % world:
+            raise DiagnosticsError(
+                f"A batch of {self.batch} cannot be dealt out to {world} processes: give a multiple."
+            )
+        epoch, at = divmod(step, len(self.rows) // self.batch)
+        part = self.batch // world
+        places = np.arange(at * self.batch, (at + 1) * self.batch)[rank * part : (rank + 1) * part]
+        samples = [self.dataset[int(row)] for row in self._order(epoch)[places]]
+        made: dict[str, Tensor] = {}
+        for teacher in self.teachers:
+            made |= self._section(teacher.section, teacher.encoder, samples)
+        if self.mask:
+            rngs = [np.random.default_rng([self.seed, 1, step, int(place)]) for place in places]
+            less = [hidden(self.dataset.modality, s, self.mask, rng) for s, rng in zip(samples, rngs, strict=True)]
+            made |= self._section("masked", self.teachers[0].encoder, less)
+        return made
+
+    def _section(self, name: str, encoder: Encoder, samples: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        return put_section(name, default_collate([encoder.preprocess(sample) for sample in samples]))
+
+
+def _fit(
+    objective: Alignment, feed: Feed, job: Job, seed: int, watch: Watch, identity: Mapping[str, Any], where: World
+) -> Fitted:
+    settings = Settings(job.steps, job.lr, seed=seed)
+    name = objective.student.name
+    return fit(objective, feed, settings, job.folder, watch, name=name, identity=identity, world=where)
+
+
+def cosine(student: TorchEncoder, teacher: Teacher, batch: Mapping[str, Tensor]) -> float | None:
+    """Of an encoder's output and the teacher's tokens, on whole samples; None where their widths differ."""
+    tap, read = student.tap(student.output_tap), section_of(batch, "clean")
+    if tap.features != teacher.tap.features:
+        return None
+    tokens = student.capture(read, [tap.name])[tap.name]
+    with torch.no_grad():
+        return float(agreement(tokens, tap, taught(teacher, batch), teacher.tap, student.valid(read, tap)))
+
+
+def _save(
+    job: Job, base: TorchEncoder, student: TorchEncoder, row: Mapping[str, Any], asked: Mapping[str, Any]
+) -> None:
+    group = base.lineage.get("group") or base.name
+    lineage = {
+        # One group for the seeds of a base, whose best taps may differ.
+        "group": f"{group} aligned for {job.target}" if job.to == BEST else f"{group} aligned to {job.to}",
+        "seed": row["seed"],
+        "base": asked["base"],
+        "to": row["to"],
+        "for": job.target or "",
+        "how": job.command,
+        "data": row["data"],
+        "steps": row["steps"],
+    }
+    job.folder.mkdir(parents=True, exist_ok=True)
+    save_encoder(job.folder, student, lineage=lineage)
+    beside = job.folder / f"{FINISHED}.partial"
+    beside.write_text(json.dumps({"row": dict(row), "identity": dict(asked)}, indent=1))
+    beside.replace(job.folder / FINISHED)
+    (job.folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _finished(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The row of a finished alignment of the same identity; raises where it is of another."""
+    path = folder / FINISHED
+    if not path.is_file():
+        return None
+    kept = json.loads(path.read_text())
+    refuse_other(f"The encoder in {folder}", kept["identity"], identity)
+    return kept["row"]

@@ -1,0 +1,214 @@
+"""What is trained on: the train split of a data set, held in memory, dealt out in batches that are a function of the step.
+
+Simulated data sets have no end. Asked for by name alone, they are trained on many series (or scenes) drawn from another
+seed than the one that `diagnostics run` reads by default, so that nothing that is probed later was seen in training. Series are
+simulated half as long again as what the encoder reads, and seen through windows at random.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diagnostics import Dataset, DiagnosticsError, Target, build
+from diagnostics_training.architecture import TUBE
+from diagnostics_training.backbone import AXES
+from diagnostics_training.objective import Objective
+from diagnostics_training.samples import Views, channels_of, extent_of
+
+SEED = 1000
+SIMULATED = {
+    **dict.fromkeys(("lorenz", "pendulum", "damped_oscillator", "arma", "changepoint"), 20_000),
+    "shapes": 6_000,
+}
+"""Data sets that are made on demand, and how many samples are made, three fifths of which are train."""
+CLIPS = 1_500
+LENGTH = 512
+"""Of simulated series where no length is given."""
+LONGER = 1.5
+MOST_BYTES = 2**32
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Train samples [N, ...] as the data set holds them, and what is known of them."""
+
+    spec: str
+    name: str
+    modality: str
+    fingerprint: str
+    samples: np.ndarray
+    extent: tuple[int, ...]
+    """What the encoder reads of a sample: its own extent, or less where windows are drawn."""
+    channels: int
+    targets: Mapping[str, Target]
+    rows: np.ndarray
+    """Which samples of the data set these are; targets are of all."""
+
+    @property
+    def said(self) -> str:
+        """For people and for the lineage."""
+        return f"{self.spec}, the {len(self.samples):,} samples of its train split"
+
+
+def training_spec(data: str) -> tuple[str, int | None]:
+    """The specification to train on for what was asked for, and the length that a simulated series is wanted in (None for
+    other data): number and seed are filled in where a simulated data set was named without them."""
+    name, _, query = data.partition("?")
+    if name not in SIMULATED:
+        return data, None
+    given = {key: value for key, _, value in (part.partition("=") for part in query.split("&") if part)}
+    count = CLIPS if given.get("frames", "1") != "1" else SIMULATED[name]
+    given.setdefault("n", str(count))
+    given.setdefault("seed", str(SEED))
+    length = None
+    if name != "shapes":
+        text = given.setdefault("length", str(LENGTH))
+        length = int(text) if text.isdigit() else None
+    return f"{name}?{'&'.join(f'{key}={value}' for key, value in given.items())}", length
+
+
+def load(data: str, patch: int | None = None, *, windows: bool = True) -> TrainingData:
+    """The train split of a data set.
+
+    `windows` makes simulated series longer than the encoder reads; without it they end where targets are about. `patch` is
+    what the encoder's extent is to be a multiple of; by default each modality's own.
+    """
+    spec, length = training_spec(data)
+    if length is not None and windows:
+        spec = spec.replace(f"length={length}", f"length={int(LONGER * length)}")
+    dataset: Dataset = build("dataset", spec)
+    if dataset.modality not in AXES:
+        raise DiagnosticsError(
+            f"Objectives are trained on {', '.join(AXES)}, and {dataset.name} holds {dataset.modality}: give other --data."
+        )
+    rows = np.flatnonzero(dataset.split == "train")
+    samples = _held(dataset, rows)
+    if dataset.modality == "series" and not np.isfinite(samples).all():
+        raise DiagnosticsError(
+            f"Series of {dataset.name} have gaps or are padded (NaN), and these encoders have no mask: fill or cut them first."
+        )
+    whole = extent_of(dataset.modality, samples[0])
+    if length is not None:
+        whole = (length,)
+    size = default_patch(dataset.modality) if patch is None else patch
+    if size < 1:
+        raise DiagnosticsError(f"A patch cannot have a size of {size}: give at least 1.")
+    places = whole[-2:]
+    shown = "x".join(map(str, whole))
+    if any(n % size for n in places):
+        fits = [n for n in range(2, min(places) + 1) if not any(place % n for place in places)]
+        near = min(fits, key=lambda n: abs(n - size), default=1)
+        raise DiagnosticsError(
+            f"Samples of {dataset.name} ({shown}) cannot be cut into patches of {size}: give --patch {near}, which divides them."
+        )
+    if dataset.modality == "video" and whole[0] % TUBE:
+        raise DiagnosticsError(
+            f"Clips of {dataset.name} ({shown}) cannot be cut into patches of {TUBE} frames: give an even number of them."
+        )
+    # Pictures become squares: that is what an encoder's name can say.
+    extent = (*whole[:-2], *(min(places) for _ in places))
+    return TrainingData(
+        spec, dataset.name, dataset.modality, dataset.fingerprint, samples, extent,
+        channels_of(dataset.modality, samples[0]), dataset.targets, rows,
+    )  # fmt: skip
+
+
+def default_patch(modality: str) -> int:
+    """16 steps, 8 pixels."""
+    return 16 if modality == "series" else 8
+
+
+def _held(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    first = dataset[int(rows[0])]
+    if first.nbytes * len(rows) > MOST_BYTES:
+        raise DiagnosticsError(
+            f"The train split of {dataset.name} takes {first.nbytes * len(rows) / 2**30:.1f} GiB and must fit in "
+            f"{MOST_BYTES / 2**30:.0f} GiB of memory: give fewer or smaller samples."
+        )
+    held = np.empty((len(rows), *first.shape), first.dtype)
+    for i, row in enumerate(rows):
+        sample = dataset[int(row)]
+        if sample.shape != first.shape:
+            raise DiagnosticsError(
+                f"Samples of {dataset.name} have shapes {first.shape} and {sample.shape}, and training needs one shape: "
+                "bring them to one size first."
+            )
+        held[i] = sample
+    return held
+
+
+class Feed:
+    """`feed(step, rank, world)`: a process's part of a step's batch.
+
+    Everything is drawn for the batch over all processes and then dealt out, so that how many there are changes nothing. Each
+    epoch has an order of its own, and its last samples that fill no batch are left out.
+    """
+
+    def __init__(
+        self,
+        samples: np.ndarray,
+        views: Views,
+        objective: Objective,
+        batch: int,
+        seed: int,
+        *,
+        pairs: bool = False,
+        beside: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        if not 2 <= batch <= len(samples):
+            raise DiagnosticsError(
+                f"A batch of {batch} cannot be drawn from {len(samples)} train samples: give 2 to as many."
+            )
+        self.samples, self.views, self.objective = samples, views, objective
+        self.batch, self.seed, self.pairs, self.beside = batch, seed, pairs, dict(beside or {})
+        self._order = functools.lru_cache(2)(self._drawn_order)
+
+    def _drawn_order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.samples))
+
+    def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
+        if self.batch % world:
+            raise DiagnosticsError(
+                f"A batch of {self.batch} cannot be dealt out to {world} processes: give a multiple."
+            )
+        epoch, at = divmod(step, len(self.samples) // self.batch)
+        rng = np.random.default_rng([self.seed, 1, step])
+        part = self.batch // world
+        own = slice(rank * part, (rank + 1) * part)
+        rows = self._order(epoch)[at * self.batch : (at + 1) * self.batch][own]
+        raw = self.samples[rows]
+        made: dict[str, Tensor] = {}
+        for name in ("x", "y") if self.pairs else ("x",):
+            drawn = self.views.draw(rng, self.batch, self.samples)
+            made[name] = self.views.make(raw, {key: value[own] for key, value in drawn.items()})
+        drawn = self.objective.draws(rng, self.batch)
+        made |= {key: torch.from_numpy(np.ascontiguousarray(value[own])) for key, value in drawn.items()}
+        return made | {key: torch.from_numpy(value[rows]) for key, value in self.beside.items()}
+
+
+def feed_of(
+    data: TrainingData, objective: Objective, kind: str, batch: int, seed: int, positives: str = "views"
+) -> Feed:
+    """The batches of an objective: all see one family of views, but for what a view would destroy.
+
+    `contrastive` compares two views; `forecast` predicts values, so it sees no noise; `supervised` answers for places and
+    last moments, so it sees no windows and crops.
+    """
+    views = Views(data.modality, data.extent, moves=kind != "supervised", noise=kind != "forecast")
+    beside: dict[str, Any] = {}
+    if kind == "supervised":
+        from diagnostics_training.objectives.supervised import columns
+
+        found = columns(data.targets, data.rows, data.name)
+        beside = {"labels": found.labels, "numbers": found.numbers}
+    return Feed(
+        data.samples, views, objective, batch, seed,
+        pairs=kind == "contrastive" and positives == "views", beside=beside,
+    )  # fmt: skip

@@ -1,0 +1,41 @@
+"""What the trainer asks of an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+Batch = Mapping[str, Tensor]
+
+
+class Objective(nn.Module):
+    """A loss with everything that it trains; subclasses implement `forward`, and whatever else they need of these.
+
+    What is not to be trained (a teacher) has `requires_grad` False: the trainer optimises all other parameters, and saves
+    the whole `state_dict`.
+    """
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss`, a scalar that is a mean over the batch's samples, and any further scalars to log."""
+        raise NotImplementedError
+
+    def output(self, batch: Batch) -> Tensor | None:
+        """What the encoder would hand to users for this batch, pooled: float [sample, feature]; watched for collapse.
+
+        Called without gradients, in eval mode, and by the first process only (so it must not wait for others); None where there
+        is nothing to watch.
+        """
+        return None
+
+    def draws(self, rng: np.random.Generator, count: int) -> dict[str, Any]:
+        """What is drawn for each of `count` samples (masks): arrays [sample, ...], which join the batch.
+
+        Drawn for the batch over all processes and then dealt out, so that how many there are changes nothing.
+        """
+        return {}
+
+    def after_step(self, done: int, total: int) -> None:
+        """After each optimiser step, `done` counted from 1: where a teacher follows."""

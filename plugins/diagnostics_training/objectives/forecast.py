@@ -1,0 +1,53 @@
+"""Forecasting: a causal encoder predicts the next patch from each patch and those before it.
+
+Quantile likelihood: the pinball loss (Koenker and Bassett, Regression quantiles, 1978) over levels 0.1 to 0.9, as in
+time-series foundation models (Chronos-Bolt, TiRex). Gaussian likelihood: mean and log variance of each value. The next
+patch of an image is that in raster order, of a clip too with time first, each normed to mean 0 and deviation 1 as AIM (El-Nouby et
+al., arXiv 2401.08541, section 3) predicts it; patches of a series are predicted as they are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics_training.architecture import LEVELS, Model
+from diagnostics_training.objective import Batch, Objective
+from diagnostics_training.objectives.reconstruct import normed_patches
+
+LEAST_LOG_VARIANCE = -10.0
+
+
+class Forecast(Objective):
+    """`model` has a causal backbone and a head that gives, for each value of the next patch, its quantiles or moments."""
+
+    def __init__(self, model: Model, likelihood: str) -> None:
+        super().__init__()
+        self.model, self.likelihood = model, likelihood
+        self.normed = len(model.backbone.patches.axes) > 1
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        x = batch["x"]
+        told = self.model(x)[:, :-1]
+        patches = self.model.backbone.patches.cut(x)[:, 1:]
+        following = normed_patches(patches) if self.normed else patches
+        told = told.float().unflatten(-1, (following.shape[-1], -1))
+        loss = pinball(told, following) if self.likelihood == "quantile" else gaussian(told, following)
+        return {"loss": loss}
+
+    def output(self, batch: Batch) -> Tensor:
+        return self.model.backbone(batch["x"]).mean(1)
+
+
+def pinball(told: Tensor, true: Tensor) -> Tensor:
+    """Mean over values and `LEVELS` of max(q e, (q - 1) e), e = true - told; told [..., level], true [...]."""
+    levels = torch.tensor(LEVELS, dtype=told.dtype, device=told.device)
+    error = true[..., None] - told
+    return torch.maximum(levels * error, (levels - 1) * error).mean()
+
+
+def gaussian(told: Tensor, true: Tensor) -> Tensor:
+    """Mean negative log likelihood without its constant; told [..., 2] holds mean and log variance."""
+    mean, log_variance = told.unbind(-1)
+    log_variance = log_variance.clamp_min(LEAST_LOG_VARIANCE)
+    return nn.functional.gaussian_nll_loss(mean, true, log_variance.exp(), eps=0.0)

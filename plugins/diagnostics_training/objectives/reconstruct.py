@@ -1,0 +1,52 @@
+"""Masked reconstruction: He et al., Masked autoencoders are scalable vision learners (MAE, arXiv 2111.06377).
+
+The encoder sees visible patches only; a light decoder, given mask tokens, predicts the hidden ones; the loss is the mean
+squared error over hidden patches, each normed to mean 0 and deviation 1. Hidden are 0.75 of an image (MAE), 0.9 of a clip
+(VideoMAE, arXiv 2203.12602) and 0.6 of a series (TimeMAE, arXiv 2303.00320).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from diagnostics_training.architecture import Model
+from diagnostics_training.backbone import pick
+from diagnostics_training.heads import Filler
+from diagnostics_training.masks import random_masks
+from diagnostics_training.objective import Batch, Objective
+
+HIDDEN = {1: 0.6, 2: 0.75, 3: 0.9}
+"""Share of hidden patches by number of axes."""
+
+
+class Reconstruct(Objective):
+    """`model`'s head is the decoder; `grid` that of the samples."""
+
+    def __init__(self, model: Model, grid: tuple[int, ...]) -> None:
+        super().__init__()
+        self.model, self.grid = model, grid
+
+    def draws(self, rng: np.random.Generator, count: int) -> dict[str, Any]:
+        seen, hidden = random_masks(rng, count, math.prod(self.grid), HIDDEN[len(self.grid)])
+        return {"seen": seen, "hidden": hidden}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        x, seen, hidden = batch["x"], batch["seen"], batch["hidden"]
+        decoder = self.model.head
+        assert isinstance(decoder, Filler)
+        told = decoder.fill(self.model.backbone(x, seen), self.grid, seen, hidden)
+        true = normed_patches(pick(self.model.backbone.patches.cut(x), hidden))
+        return {"loss": (told.float() - true).square().mean()}
+
+    def output(self, batch: Batch) -> Tensor:
+        return self.model.backbone(batch["x"]).mean(1)
+
+
+def normed_patches(patches: Tensor) -> Tensor:
+    """Each patch [..., value] with mean 0 and deviation 1 (of a constant patch: 0)."""
+    mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True, correction=0)
+    return (patches - mean) / (variance + 1e-6).sqrt()

@@ -1,0 +1,95 @@
+"""The ceiling: everything that the data set knows about whole samples of its train split, read out of the encoder.
+
+Labels with cross entropy; values, states and futures, standardised with the train split, with squared error (angles as sine
+and cosine). Each column counts alike, and what is unknown counts for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diagnostics import DiagnosticsError, Target
+from diagnostics_training.architecture import Model
+from diagnostics_training.objective import Batch, Objective
+
+NUMBERS = ("value", "state", "future")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Targets as arrays: `labels` int64 [sample, label], -1 where unknown; `numbers` float32 [sample, number], NaN there."""
+
+    classes: tuple[int, ...]
+    labels: np.ndarray
+    numbers: np.ndarray
+
+    @property
+    def outputs(self) -> int:
+        """Logits of all labels, then one for each number."""
+        return sum(self.classes) + self.numbers.shape[1]
+
+
+def columns(targets: Mapping[str, Target], rows: np.ndarray, dataset: str) -> Columns:
+    """What targets say of these samples; raises where they say nothing of whole samples."""
+    labels: list[np.ndarray] = []
+    numbers: list[np.ndarray] = []
+    classes: list[int] = []
+    for target in (targets[name] for name in sorted(targets)):
+        values: Any = target.values[rows]
+        if target.kind == "label":
+            labels.append(values)
+            classes.append(len(target.classes) or int(target.values.max()) + 1)
+        elif target.kind in NUMBERS and target.period:
+            angle = 2 * np.pi * values / target.period
+            numbers += [np.sin(angle), np.cos(angle)]
+        elif target.kind in NUMBERS:
+            numbers += list(values.reshape(len(values), -1).T)
+    if not labels and not numbers:
+        raise DiagnosticsError(
+            f"Dataset {dataset} has no label, value, state or future to be supervised with: leave supervised out of --objective."
+        )
+    return Columns(
+        tuple(classes), _stacked(labels, np.int64, len(rows)), _standardised(_stacked(numbers, np.float32, len(rows)))
+    )
+
+
+def _stacked(parts: list[np.ndarray], kind: Any, rows: int) -> np.ndarray:
+    return np.stack(parts, axis=1).astype(kind) if parts else np.zeros((rows, 0), kind)
+
+
+def _standardised(numbers: np.ndarray) -> np.ndarray:
+    mean, std = np.nanmean(numbers, axis=0), np.nanstd(numbers, axis=0)
+    return (numbers - mean) / np.where(std > 0, std, 1)
+
+
+class Supervised(Objective):
+    """`model`'s head gives the logits of labels with so many `classes`, then the numbers."""
+
+    def __init__(self, model: Model, classes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.model, self.classes = model, classes
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        told = self.model(batch["x"]).float()
+        labels, numbers = batch["labels"], batch["numbers"]
+        parts: list[Tensor] = []
+        start = 0
+        for i, count in enumerate(self.classes):
+            logits = told[:, start : start + count]
+            # Over all samples, known or not: then the mean over processes is that over the batch.
+            missed = nn.functional.cross_entropy(logits, labels[:, i], ignore_index=-1, reduction="sum")
+            parts.append(missed[None] / len(told))
+            start += count
+        known = numbers.isfinite()
+        squared = torch.where(known, told[:, start:] - torch.where(known, numbers, 0), 0).square()
+        parts.append(squared.mean(0))
+        return {"loss": torch.cat(parts).mean()}
+
+    def output(self, batch: Batch) -> Tensor:
+        return self.model.backbone(batch["x"]).mean(1)

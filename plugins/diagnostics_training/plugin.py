@@ -1,0 +1,91 @@
+"""What this plugin offers; importing it imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from diagnostics import hookimpl
+from diagnostics_training.align_command import align
+from diagnostics_training.commands import needs_timm, train_objectives
+
+if TYPE_CHECKING:
+    from diagnostics import Encoder
+
+
+def objective(
+    name: str,
+    modality: str = "series",
+    length: int = 512,
+    variates: int = 1,
+    size: int = 64,
+    frames: int = 8,
+    width: int = 64,
+    depth: int = 6,
+    heads: int = 4,
+    patch: int | None = None,
+    likelihood: str | None = None,
+    positives: str = "views",
+    outputs: int = 1,
+    seed: int = 0,
+) -> Encoder:
+    """An untrained encoder of an objective (`forecast`, `reconstruct`, `contrastive`, `jepa`, `random`, `supervised`).
+
+    Parameters
+    ----------
+    modality: `series` (of `length` steps and `variates`), `image` (of `size` pixels a side), `video` (and of `frames`).
+    patch: steps of a series [16], pixels along a side [8]; of clips two frames deep.
+    likelihood: of a forecast, `quantile` (default for series) or `gaussian` (otherwise).
+    positives: of contrast, `views` or `temporal`.
+    outputs: numbers that the supervised readout gives.
+    seed: of the weights: those that training of this seed starts from.
+    """
+    needs_timm()
+    from diagnostics_training.architecture import Architecture
+    from diagnostics_training.data import default_patch
+    from diagnostics_training.encoders import extent, untrained
+
+    architecture = Architecture(
+        name,
+        modality,
+        extent(modality, length, size, frames),
+        variates if modality == "series" else 3,
+        width,
+        depth,
+        heads,
+        default_patch(modality) if patch is None else patch,
+        likelihood or ("quantile" if modality == "series" else "gaussian"),
+        positives,
+        outputs,
+    )
+    return untrained(architecture, seed)
+
+
+def objectives(name: str, training_seed: int = 0) -> Encoder:
+    """A trained encoder that came with this plugin (`lorenz-jepa`); `training_seed` names a further seed of it."""
+    needs_timm()
+    from diagnostics_training.encoders import bundled
+
+    return bundled(name, training_seed)
+
+
+def aligned(base: str, layer_scale: float = 1.0) -> Encoder:
+    """The encoder `base` (its name, percent-encoded) with LayerScale in its blocks: what `diagnostics align` starts from.
+
+    layer_scale: the factors at the start.
+    """
+    from diagnostics_training.aligned import built
+
+    return built(base, layer_scale)
+
+
+@hookimpl
+def encoders() -> Mapping[str, Callable[..., Any]]:
+    """Name or scheme -> builder."""
+    return {"objective:": objective, "objectives:": objectives, "aligned": aligned}
+
+
+@hookimpl
+def commands() -> Mapping[str, Callable[..., Any]]:
+    """Name -> command; a name of two words is a command of a group."""
+    return {"train objectives": train_objectives, "align": align}

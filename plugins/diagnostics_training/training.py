@@ -1,0 +1,217 @@
+"""From what was asked for to trained encoders in their folders."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from diagnostics import DiagnosticsError, watcher
+from diagnostics_training.architecture import OBJECTIVES, Architecture
+from diagnostics_training.checkpoints import FILE as CHECKPOINT
+from diagnostics_training.checkpoints import refuse_other
+from diagnostics_training.data import TrainingData, default_patch, feed_of, load
+from diagnostics_training.distributed import World, barrier, world
+from diagnostics_training.objectives import REGULARISERS, objective_of
+from diagnostics_training.trainer import Fitted, Settings, Watch, fit, say
+
+FINISHED = "training.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `diagnostics train objectives` was asked for; see its options."""
+
+    data: str
+    objective: str = "all"
+    modality: str | None = None
+    seeds: int = 1
+    out: Path = Path("models")
+    steps: int = 2000
+    batch: int = 64
+    lr: float = 1e-3
+    width: int = 64
+    depth: int = 6
+    heads: int = 4
+    patch: int | None = None
+    likelihood: str | None = None
+    positives: str = "views"
+    regulariser: str = "none"
+    device: str | None = None
+    precision: str = "float32"
+    compile: bool = False
+
+    @property
+    def wanted(self) -> list[str]:
+        """The objectives by name; raises for unknown ones and what else cannot be."""
+        names = list(OBJECTIVES) if self.objective == "all" else [n.strip() for n in self.objective.split(",")]
+        if odd := [name for name in names if name not in OBJECTIVES]:
+            raise DiagnosticsError(f"There is no objective '{odd[0]}': choose of {', '.join(OBJECTIVES)}, or all.")
+        if self.regulariser not in REGULARISERS:
+            raise DiagnosticsError(
+                f"There is no regulariser '{self.regulariser}': choose one of {', '.join(REGULARISERS)}."
+            )
+        if self.seeds < 1:
+            raise DiagnosticsError(f"There is nothing to train with {self.seeds} seeds: give at least 1.")
+        return list(dict.fromkeys(names))
+
+    @property
+    def command(self) -> str:
+        """What to type for the same; defaults and what changes no number are left out."""
+        words = ["diagnostics", "train", "objectives"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default and field.name not in ("out", "device", "modality", "compile"):
+                words += [f"--{field.name}", str(value)]
+        return shlex.join(words)
+
+    def settings(self, seed: int) -> Settings:
+        """For the trainer."""
+        return Settings(self.steps, self.lr, seed=seed, precision=self.precision, compile=self.compile)  # pyright: ignore
+
+    def architecture(self, name: str, data: TrainingData, outputs: int) -> Architecture:
+        """The encoder of an objective for these data."""
+        return Architecture(
+            name,
+            data.modality,
+            data.extent,
+            data.channels,
+            self.width,
+            self.depth,
+            self.heads,
+            default_patch(data.modality) if self.patch is None else self.patch,
+            self.likelihood or ("quantile" if data.modality == "series" else "gaussian"),
+            self.positives if name == "contrastive" else "views",
+            outputs,
+        )
+
+
+def train(job: Job) -> list[dict[str, Any]]:
+    """Trains and saves everything that was asked for; what is finished already is left as it is.
+
+    Gives a row for each encoder: `path`, `name`, `objective`, `seed`, `steps`, `loss`, `collapse` (None or what was seen),
+    `seconds`, `data`, `run_data`; nothing in other processes than the first.
+    """
+    wanted = job.wanted
+    with world(job.device) as where, watcher() as watch:
+        everything: dict[bool, TrainingData] = {}
+        made: list[dict[str, Any]] = []
+        for name in wanted:
+            windows = name != "supervised"
+            if windows not in everything:
+                everything[windows] = load(job.data, job.patch, windows=windows)
+            data = everything[windows]
+            if job.modality not in (None, data.modality):
+                raise DiagnosticsError(f"{data.name} holds {data.modality}, not {job.modality}: leave --modality out.")
+            if where.first and not made:
+                count = len(wanted) * job.seeds
+                say(f"{count} encoder{'s' if count > 1 else ''} on {data.said}; writes to {job.out}")
+            made += [_one(job, name, seed, data, where, watch) for seed in range(job.seeds)]
+        return made if where.first else []
+
+
+def _one(job: Job, name: str, seed: int, data: TrainingData, where: World, watch: Watch) -> dict[str, Any]:
+    label = f"{name}-seed{seed}" if seed else name
+    folder = job.out / label
+    classes, outputs = _readout(name, data)
+    architecture = job.architecture(name, data, outputs)
+    settings = job.settings(seed)
+    identity = {
+        "architecture": architecture.spec,
+        "data": data.spec,
+        "fingerprint": data.fingerprint,
+        "batch": job.batch,
+    }
+    identity |= {"regulariser": job.regulariser} if name == "jepa" else {}
+    if (done := _finished(folder, identity | settings.identity)) is not None:
+        if where.first:
+            say(f"{label}: is finished in {folder}")
+        return done
+    model = architecture.initial(seed)
+    objective = objective_of(architecture, model, job.regulariser, classes)
+    fitted = None
+    if objective is not None:
+        feed = feed_of(data, objective, name, job.batch, seed, architecture.positives)
+        with _resumable(folder):
+            fitted = fit(objective, feed, settings, folder, watch, name=label, identity=identity, world=where)  # pyright: ignore[reportArgumentType]
+    row = _row(job, label, name, seed, data, fitted)
+    if where.first:
+        model.cpu()
+        _save(job, folder, architecture, model, row, identity | settings.identity)
+    barrier()
+    return row
+
+
+@contextlib.contextmanager
+def _resumable(folder: Path) -> Generator[None]:
+    """An interrupt says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = (folder / CHECKPOINT).is_file()
+        how = "goes on from its last checkpoint" if kept else "begins anew, since there was no checkpoint yet"
+        raise KeyboardInterrupt(f"Interrupted; the same command {how} in {folder}.") from None
+
+
+def _readout(name: str, data: TrainingData) -> tuple[tuple[int, ...], int]:
+    """Classes of each label, and outputs in all, of a supervised readout."""
+    if name != "supervised":
+        return (), 1
+    from diagnostics_training.objectives.supervised import columns
+
+    found = columns(data.targets, data.rows, data.name)
+    return found.classes, found.outputs
+
+
+def _row(job: Job, label: str, name: str, seed: int, data: TrainingData, fitted: Fitted | None) -> dict[str, Any]:
+    collapse = fitted.collapse if fitted else None
+    return {
+        "path": str(job.out / label),
+        "name": f"{data.name}-{label}",
+        "objective": name,
+        "seed": seed,
+        "steps": fitted.steps if fitted else 0,
+        "loss": fitted.loss if fitted else None,
+        "collapse": str(collapse) if collapse else None,
+        "seconds": fitted.seconds if fitted else 0.0,
+        "data": data.said,
+        "run_data": job.data,
+    }
+
+
+def _save(
+    job: Job, folder: Path, architecture: Architecture, model: Any, row: Mapping[str, Any], identity: Mapping[str, Any]
+) -> None:
+    from diagnostics import save_encoder
+
+    encoder = architecture.encoder(model, row["name"])
+    lineage = {
+        "group": row["objective"],
+        "seed": row["seed"],
+        "objective": row["objective"],
+        "data": row["data"],
+        "steps": row["steps"],
+        "how": job.command,
+    }
+    if row["collapse"]:
+        lineage["collapse"] = row["collapse"]
+    folder.mkdir(parents=True, exist_ok=True)
+    save_encoder(folder, encoder, lineage=lineage)
+    beside = folder / f"{FINISHED}.partial"
+    beside.write_text(json.dumps({"row": dict(row), "identity": dict(identity)}, indent=1))
+    beside.replace(folder / FINISHED)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _finished(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The row of a finished training of the same identity; raises where it is of another."""
+    path = folder / FINISHED
+    if not path.is_file():
+        return None
+    kept = json.loads(path.read_text())
+    refuse_other(f"The encoder in {folder}", kept["identity"], identity)
+    return kept["row"]

@@ -1,0 +1,470 @@
+"""Alignment: what it lifts to the output, what it leaves alone, and that its result is an encoder like any other."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from diagnostics_training import aligning
+from diagnostics_training.aligned import scaled
+from diagnostics_training.aligning import Feed, Job, align
+from diagnostics_training.alignment import Alignment, Teacher, put_section
+from diagnostics_training.choosing import data_for, with_module
+from diagnostics_training.hiding import hidden
+from diagnostics_training.logs import lines
+from diagnostics_training.residuals import DropPath, put_drops
+from diagnostics_training.trainer import Settings
+from torch import nn
+from torch.utils.data import default_collate
+
+import diagnostics as dx
+from diagnostics import DiagnosticsError, Grid, TorchEncoder, stack_taps
+from diagnostics.cli import main
+from diagnostics.conformance import check_encoder
+
+ERASING = f"{Path(__file__).parent / 'erasing.py'}:build"
+DATA = f"{Path(__file__).parent / 'erasing.py'}:data"
+SMALL = "objective:jepa?modality=series&length=64&width=16&depth=2&heads=2&patch=8"
+SERIES = "lorenz?n=60&seed=1&length=64"
+SHORT: dict[str, Any] = {"steps": 12, "batch": 16, "lr": 5e-3}
+
+
+def job(out: Path, to: str = "blocks.0", encoder: str = ERASING, data: str = DATA, **more: Any) -> Job:
+    return Job(
+        encoder,
+        to,
+        data=data,
+        out=out,
+        **{"steps": 150, "batch": 32, "lr": 3e-2, "device": "cpu", **more},
+    )
+
+
+def batch_of(encoder: TorchEncoder, samples: Any) -> Any:
+    return default_collate([encoder.preprocess(sample) for sample in samples])
+
+
+def probed(encoder: str | Path, out: Path) -> dx.Run:
+    return dx.run(str(encoder), DATA, out=out, measures="linear_probe", controls=False, report=False, device="cpu")
+
+
+# What it does
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path, dx.Comparison]:
+    """The lifted encoder's row, the folder of all, and the comparison with a control and an alignment of no steps."""
+    folder = tmp_path_factory.mktemp("planted")
+    row = align(job(folder / "lifted", "best-tap", target="first"))
+    align(job(folder / "control", "blocks.1"))
+    align(job(folder / "from a tenth", "blocks.1", layer_scale=0.1))
+    align(job(folder / "nothing", steps=0))
+    runs: list[Any] = [probed(ERASING, folder / "runs" / "base")]
+    runs += [
+        f"{name}={probed(folder / name, folder / 'runs' / name).path}"
+        for name in ("lifted", "control", "from a tenth", "nothing")
+    ]
+    return row, folder, dx.compare(runs, similarity=None)
+
+
+def shares(found: dx.Comparison, group: str, target: str) -> Any:
+    return next(one for one in found.shares if (one.group, one.profile) == (group, f"linear_probe/{target}"))
+
+
+def test_what_the_last_block_erases_comes_back_to_the_output(planted: Any) -> None:
+    row, _, found = planted
+    # Embedding and first block hold it alike.
+    assert row["to"] in ("embed", "blocks.0")
+    assert row["probed"]["val_scores"]["blocks.1"] < 0.1 < 0.9 < row["probed"]["val_scores"][row["to"]]
+    lifted = shares(found, "lifted", "first")
+    assert lifted.recovered.value > 0.9
+    assert lifted.recovered.low > 0.8
+    assert lifted.purpose
+    assert shares(found, "lifted", "second").kept_output.value == pytest.approx(1, abs=0.02)
+
+
+def test_aligning_to_the_output_recovers_nothing(planted: Any) -> None:
+    _, folder, found = planted
+    assert abs(shares(found, "control", "first").recovered.value) < 0.03
+    assert shares(found, "control", "second").kept_output.value == pytest.approx(1, abs=0.02)
+    # Damped branches let the target through at the start; the loss sends it away again.
+    damped, _ = scaled(dx.build("encoder", ERASING), 0.1)
+    data = dx.build("dataset", DATA)
+    started = dx.run(
+        damped, data, out=folder / "runs" / "damped", measures="linear_probe", controls=False, report=False
+    )
+    assert started.profile("linear_probe/first").output.value > 0.9
+    assert abs(shares(found, "from a tenth", "first").recovered.value) < 0.1
+
+
+def test_no_steps_from_factors_of_one_are_the_identity(planted: Any) -> None:
+    _, folder, found = planted
+    base, same = dx.build("encoder", ERASING), dx.load_encoder(folder / "nothing")
+    batch = batch_of(base, [dx.build("dataset", DATA)[i] for i in range(8)])
+    assert all(torch.equal(same.capture(batch)[name], tokens) for name, tokens in base.capture(batch).items())
+    assert shares(found, "nothing", "first").recovered.value == 0.0
+    assert shares(found, "nothing", "second").kept_output.value == 1.0
+    assert shares(found, "nothing", "second").kept_best.value == 1.0
+
+
+def test_the_lineage_pairs_it_with_the_run_of_its_base(planted: Any) -> None:
+    _, folder, _ = planted
+    base = dx.open_run(folder / "runs" / "base").store.attrs["identity"]["weights"]
+    told = dict(dx.load_encoder(folder / "lifted").lineage)
+    assert told["base"] == base
+    assert told["group"] == "erasing aligned for first"
+    assert (told["for"], told["to"], told["seed"], told["steps"]) == ("first", planted[0]["to"], 0, 150)
+    assert told["data"] == f"{DATA}, the 240 samples of its train split"
+    assert "--to best-tap --for first" in told["how"]
+    assert dx.load_encoder(folder / "control").lineage["group"] == "erasing aligned to blocks.1"
+
+
+def test_the_loss_is_minus_the_mean_cosine_and_falls(planted: Any) -> None:
+    row, folder, _ = planted
+    logged = lines(folder / "lifted")
+    assert all(line["loss"] == pytest.approx(-line["cosine"]) for line in logged)
+    assert logged[-1]["loss"] < logged[0]["loss"] - 0.05
+    assert row["cosine"]["after"] > row["cosine"]["before"] + 0.05
+    assert row["cosine"]["after"] > 0.99
+    # The base's own, by hand: without the first of four numbers.
+    base = dx.build("encoder", ERASING)
+    data = dx.build("dataset", DATA)
+    order = np.random.default_rng([0, 0, 0]).permutation(np.flatnonzero(data.split == "train"))[:32]
+    seen = base.capture(batch_of(base, [data[int(i)] for i in order]))
+    taught, given = (seen[name].double().numpy() for name in (row["to"], "blocks.1"))
+    by_hand = (taught * given).sum(-1) / np.linalg.norm(taught, axis=-1) / np.linalg.norm(given, axis=-1)
+    assert row["cosine"]["before"] == pytest.approx(by_hand.mean(), abs=1e-5)
+
+
+def test_the_result_is_an_encoder_that_loads_again_and_keeps_its_contract(planted: Any) -> None:
+    _, folder, _ = planted
+    found = check_encoder(str(folder / "lifted"))
+    assert [one for one in found.outcomes if one.verdict == "failed"] == []
+    made = dx.load_encoder(folder / "lifted")
+    assert [tap.name for tap in made.taps] == [tap.name for tap in dx.build("encoder", ERASING).taps]
+    assert made.output_tap == "blocks.1"
+    assert json.loads((folder / "lifted" / "alignment.json").read_text())["row"]["path"] == str(folder / "lifted")
+
+
+def test_teachers_are_left_as_they_are_and_the_saved_student_is_the_trained_one(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    kept: list[Alignment] = []
+
+    class Watched(Alignment):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            kept.append(self)
+
+    monkeypatch.setattr(aligning, "Alignment", Watched)
+    second = f"{SMALL}&seed=3"
+    align(job(tmp_path / "a", "blocks.0", SMALL, SERIES, second_teacher=f"{second}:blocks.1", **SHORT))
+    (objective,) = kept
+    for teacher, name in zip(objective.teachers, (SMALL, second), strict=True):
+        assert teacher.encoder.identity["weights"] == dx.build("encoder", name).identity["weights"]
+        assert not any(p.requires_grad for p in teacher.encoder.module.parameters())
+    assert [teacher.tap.name for teacher in objective.teachers] == ["blocks.0", "blocks.1"]
+    loaded = dx.load_encoder(tmp_path / "a")
+    batch = batch_of(loaded, [loaded.example()] * 3)
+    taught = objective.student.capture(batch)
+    assert all(torch.equal(tokens, taught[name]) for name, tokens in loaded.capture(batch).items())
+    assert loaded.identity["weights"] == objective.student.identity["weights"]
+    assert loaded.identity["weights"] != dx.build("encoder", SMALL).identity["weights"]
+    logged = lines(tmp_path / "a")[-1]
+    assert logged["loss"] == pytest.approx(-logged["cosine"] - logged["cosine_2"], rel=1e-5)
+
+
+# LayerScale and DropPath
+
+
+def test_blocks_with_places_get_two_factors_a_feature_and_others_one() -> None:
+    def count(encoder: Any) -> int:
+        return sum(p.numel() for p in encoder.module.parameters())
+
+    base = dx.build("encoder", SMALL)
+    made, blocks = scaled(base, 0.1)
+    assert [block.kind for block in blocks] == ["slots", "slots"]
+    assert count(made) == count(base) + 2 * 2 * 16
+    erasing = dx.build("encoder", ERASING)
+    whole, blocks = scaled(erasing, 0.1)
+    assert [block.kind for block in blocks] == ["whole", "whole"]
+    assert count(whole) == count(erasing) + 2 * 4
+    x = torch.randn(2, 4, 4)
+    seen = whole.capture(x)
+    one = erasing.module.blocks[0].linear.weight  # type: ignore[union-attr]
+    assert torch.allclose(seen["blocks.0"], x + 0.1 * x @ one.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last", "time_first"])
+def test_factors_scale_what_a_block_adds_in_any_layout(layout: Any) -> None:
+    shape = {"channels_first": (3, 6, 5), "channels_last": (3, 5, 6), "time_first": (5, 3, 6)}[layout]
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(shape[-1], shape[-1])
+
+        def forward(self, x: torch.Tensor, *, mark: int = 0) -> tuple[torch.Tensor, int]:
+            x += self.inner(x.clone())
+            return x, mark
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([Block()])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.transpose(0, 1).clone() if layout == "time_first" else x.clone()
+            return self.blocks[0](x, mark=1)[0]
+
+    taps = stack_taps("blocks", 1, 6, Grid((5,), ("t",)), layout=layout)
+    example = np.ones((5, 6) if layout != "channels_first" else (6, 5), np.float32)
+    base = TorchEncoder("layouts", "series", Model(), taps, example=example)
+    x = torch.randn(3, *example.shape)
+    before = base.capture(x)
+    assert torch.equal(scaled(base, 1.0)[0].capture(x)["blocks.0"], before["blocks.0"])
+    made, blocks = scaled(base, 0.5)
+    factors = torch.arange(6) / 5
+    gamma = dict(made.module.named_parameters())["blocks.0.residual.scale.gamma"]
+    gamma.copy_(factors)
+    by_hand = before["embed"] + factors * (before["blocks.0"] - before["embed"])
+    assert torch.allclose(made.capture(x)["blocks.0"], by_hand, atol=1e-6)
+    put_drops(made.module, blocks, 0.5)
+    drop = next(part for part in made.module.modules() if isinstance(part, DropPath))
+    drop.train()
+    torch.manual_seed(0)
+    rows = made.capture(torch.cat([x] * 20))["blocks.0"] - torch.cat([before["embed"]] * 20)
+    whole = torch.cat([by_hand - before["embed"]] * 20)
+    kept = rows.abs().amax((1, 2)) > 0
+    assert 15 < int(kept.sum()) < 45
+    assert torch.allclose(rows[kept], 2 * whole[kept], atol=1e-5)
+    assert shape[1 if layout == "time_first" else 0] == 3
+
+
+def test_drop_path_is_at_work_in_training_alone_and_dropout_never() -> None:
+    base = dx.build("encoder", SMALL)
+    student, blocks = scaled(base, 1.0)
+    student.module.backbone.blocks[0].mlp.drop1 = nn.Dropout(0.9)  # type: ignore[union-attr]
+    put_drops(student.module, blocks, 0.5)
+    objective = Alignment(student, [Teacher(base, base.tap("blocks.0"), "clean")])
+    batch = put_section("clean", batch_of(base, [base.example()] * 8))
+    objective.eval()
+    assert float(objective(batch)["loss"]) == float(objective(batch)["loss"])
+    objective.train()
+    assert {part for part in objective.modules() if part.training} == {
+        objective, *objective.maps.modules(), *(p for p in objective.modules() if isinstance(p, DropPath))
+    }  # fmt: skip
+    assert len({float(objective(batch)["loss"]) for _ in range(4)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [("vit_tiny_patch16_224", "slots"), ("vit_pe_core_tiny_patch16_384", "gammas"), ("resnet18", "whole")],
+)
+def test_models_of_timm_begin_as_they_were(model: str, kind: str) -> None:
+    pytest.importorskip("timm")
+    pytest.importorskip("torchvision")
+    size = "&img_size=32" if model.startswith("vit") else ""
+    base = dx.build("encoder", f"timm:{model}?pretrained=false{size}")
+    made, blocks = scaled(base, 1.0)
+    assert {block.kind for block in blocks} == {kind}
+    batch = batch_of(base, [base.example()])
+    assert all(torch.equal(made.capture(batch)[name], tokens) for name, tokens in base.capture(batch).items())
+    tenth = scaled(base, 0.1)[0].capture(batch)
+    if kind != "whole":  # an untrained resnet's branches give 0
+        assert float((tenth["norm"] - made.capture(batch)["norm"]).abs().mean()) > 0.01
+
+
+def test_a_factor_that_is_there_is_kept_times_the_start() -> None:
+    base, _ = scaled(dx.build("encoder", SMALL), 0.5)
+    again, _ = scaled(base, 0.5)
+    assert sorted(dict(again.module.named_parameters())) == sorted(dict(base.module.named_parameters()))
+    gamma = dict(again.module.named_parameters())["backbone.blocks.0.ls1.gamma"]
+    assert torch.equal(gamma, torch.full((16,), 0.25))
+
+
+@pytest.mark.parametrize("kind", ["cut", "hf"])
+def test_encoders_that_came_from_files_are_built_again_around_what_they_need(
+    kind: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if kind == "cut":
+        dx.save_encoder("model", dx.build("encoder", SMALL), cut="blocks.0")
+        base = dx.build("encoder", "model")
+    else:
+        transformers = pytest.importorskip("transformers")
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        transformers.ViTModel(transformers.ViTConfig(image_size=32, patch_size=8, **sizes)).save_pretrained("model")
+        transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained("model")
+        base = dx.build("encoder", "hf:model")
+    made, blocks = scaled(base, 0.5)
+    assert blocks
+    dx.save_encoder("aligned", made)
+    shutil.rmtree("model")
+    loaded = dx.load_encoder("aligned")
+    batch = batch_of(base, [base.example()] * 2)
+    expected = made.capture(batch)
+    assert all(torch.equal(loaded.capture(batch)[name], tokens) for name, tokens in expected.items())
+    assert loaded.output_tap == base.output_tap
+    # Once more, around what was loaded.
+    again = dx.load_encoder(dx.save_encoder("again", loaded))
+    assert all(torch.equal(again.capture(batch)[name], tokens) for name, tokens in expected.items())
+
+
+# Options
+
+
+def test_a_mask_hides_whole_windows_from_the_student_alone(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    series = np.random.default_rng(1).standard_normal((64, 2)).astype(np.float32)
+    series[:5] = np.nan
+    less = hidden("series", series, 0.5, rng)
+    gone = (less != series) & ~np.isnan(series)
+    assert np.array_equal(np.isnan(less), np.isnan(series))
+    assert np.array_equal(gone[:, 0], gone[:, 1])
+    assert np.allclose(less[gone[:, 0]], np.nanmean(series, axis=0), atol=1e-6)
+    windows = gone[:, 0].reshape(16, 4)[2:]
+    assert set(windows.mean(1)) == {0.0, 1.0}
+    picture = np.zeros((32, 24, 3), np.uint8)
+    hole = hidden("image", picture, 0.25, rng)
+    assert set(np.unique(hole)) == {0, 128}
+    assert (hole == 128).mean() == 0.25
+    clip = hidden("video", np.stack([picture] * 4), 0.25, rng)
+    assert (clip == clip[:1]).all()
+    assert (clip == 128).mean() == 0.25
+    with pytest.raises(DiagnosticsError, match="Nothing stands for a hidden piece of text"):
+        hidden("text", series, 0.5, rng)
+
+    base = dx.build("encoder", SMALL)
+    data = dx.build("dataset", SERIES)
+    teachers = [Teacher(base, base.tap("blocks.0"), "clean")]
+    rows = np.flatnonzero(data.split == "train")
+    feed = Feed(data, rows, teachers, 4, 0.5, 0)
+    whole, parts = feed(3), [feed(3, rank, 2) for rank in range(2)]
+    assert all(torch.equal(whole[key], torch.cat([part[key] for part in parts])) for key in ("clean", "masked"))
+    assert not torch.equal(whole["clean"], whole["masked"])
+    row = align(job(tmp_path / "m", "blocks.0", SMALL, SERIES, mask=0.5, drop_path=0.1, layer_scale=0.5, **SHORT))
+    assert lines(tmp_path / "m")[-1]["loss"] > -row["cosine"]["after"] + 1e-3
+    assert "--mask 0.5 --layer-scale 0.5 --drop-path 0.1" in dx.load_encoder(tmp_path / "m").lineage["how"]
+
+
+def test_a_teacher_of_another_width_is_met_by_a_map_that_is_thrown_away(tmp_path: Path) -> None:
+    wide = "objective:jepa?modality=series&length=64&width=32&depth=1&heads=2&patch=8"
+    align(job(tmp_path / "w", "blocks.0", SMALL, SERIES, second_teacher=wide, **SHORT))
+    loaded = dx.load_encoder(tmp_path / "w")
+    base = dx.build("encoder", SMALL)
+    assert sum(p.numel() for p in loaded.module.parameters()) == 64 + sum(p.numel() for p in base.module.parameters())
+
+
+def test_fracast_whose_one_block_runs_ten_times(tmp_path: Path) -> None:
+    pytest.importorskip("fracast")
+    row = align(job(tmp_path / "f", "block.4", "fracast", "lorenz?n=10&seed=1&length=64", steps=4, batch=2, lr=1e-2))
+    assert row["cosine"]["after"] > row["cosine"]["before"] + 0.01
+    logged = lines(tmp_path / "f")
+    assert row["loss"] == logged[-1]["loss"] < -row["cosine"]["before"]
+    loaded = dx.load_encoder(tmp_path / "f")
+    base = dx.build("encoder", "fracast")
+    assert sum(p.numel() for p in loaded.module.parameters()) == 64 + sum(p.numel() for p in base.module.parameters())
+    sized = loaded.sized_for(np.zeros(64))
+    assert sized.tap("block.9").grid.shape == (64,)
+    assert sized.identity["weights"] == loaded.identity["weights"]
+
+
+def test_the_data_are_those_of_training_where_none_are_named(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    base = dx.build("encoder", SMALL)
+    base.lineage = {"data": "lorenz?n=60&seed=7&length=96, the 36 samples of its train split"}
+    assert data_for(None, base) == "lorenz?n=60&seed=7&length=64"
+    assert data_for("pendulum?n=9", base) == "pendulum?n=9&seed=1000&length=512"
+    dx.save_encoder(tmp_path / "jepa", base, lineage=base.lineage)
+    monkeypatch.chdir(tmp_path)
+    words = "align --encoder jepa --to blocks.0 --steps 2 --batch 8 --json"
+    monkeypatch.setattr("sys.argv", ["diagnostics", *words.split()])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["path"] == "jepa-aligned"
+    assert row["data"] == "lorenz?n=60&seed=7&length=64, the 36 samples of its train split"
+    assert dx.build("encoder", "jepa-aligned").lineage["data"] == row["data"]
+
+
+# Going on
+
+
+def test_it_goes_on_where_it_was_and_leaves_what_is_finished(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(aligning, "Settings", functools.partial(Settings, checkpoint_every=5, log_every=1))
+    more = {"mask": 0.3, "drop_path": 0.2, **SHORT}
+    align(job(tmp_path / "whole", "blocks.0", SMALL, SERIES, **more))
+
+    def stop(self: Alignment, done: int, total: int) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Alignment, "after_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            align(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **more))
+    assert (tmp_path / "cut" / "checkpoint.safetensors").is_file()
+    row = align(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **more))
+    assert [x["loss"] for x in lines(tmp_path / "cut")] == [x["loss"] for x in lines(tmp_path / "whole")]
+    one, other = (dx.load_encoder(tmp_path / name).identity["weights"] for name in ("whole", "cut"))
+    assert one == other
+    assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
+    assert align(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **more)) == row
+    with pytest.raises(DiagnosticsError, match=r"was made with mask 0\.3, not 0\.0"):
+        align(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **(more | {"mask": 0.0})))
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"to": "blocks.7"}, "Unknown tap 'blocks.7'"),
+        ({"to": "best-tap", "target": "frist"}, "planted has no target 'frist': choose one of first, second"),
+        (
+            {"to": "best-tap", "target": "first", "encoder": ERASING.replace("build", "early")},
+            "nothing of it is hidden",
+        ),
+        ({"to": "best-tap"}, "name that with --for"),
+        ({"target": "first"}, "leave one of them out"),
+        ({"mask": 1.0}, "--mask is a share"),
+        ({"drop_path": -0.1}, "--drop-path is a share"),
+        ({"layer_scale": 0.0}, "LayerScale cannot start at 0.0"),
+        ({"batch": 1000}, "A batch of 1000 cannot be drawn from the 240 train samples"),
+        ({"batch": 1}, "batches of 2 or more"),
+        ({"data": None}, "does not tell what it was trained on: name a dataset with --data"),
+        ({"data": "digits"}, "reads series samples, but digits holds image samples"),
+        ({"encoder": ERASING.replace("build", "closed")}, "No gradient can be followed through closed"),
+        ({"second_teacher": "nobody:blocks.0"}, "Unknown encoder 'nobody:blocks.0'"),
+        ({"second_teacher": f"{ERASING}:blocks.9"}, "Unknown tap 'blocks.9'"),
+        (
+            {"encoder": "objective:supervised?length=16&patch=4&width=16", "to": "head.targets"},
+            "tokens are compared one by one",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_sentence(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    asked = {"encoder": ERASING, "to": "blocks.0", "data": DATA, "out": tmp_path / "o", "steps": 1, "batch": 8}
+    with pytest.raises(DiagnosticsError, match=said):
+        align(Job(**(asked | changed)))
+    assert not (tmp_path / "o" / "encoder.safetensors").exists()
+
+
+def test_an_encoder_without_a_module_is_refused() -> None:
+    class Closed(dx.Encoder):
+        name, modality, taps, output_tap = "closed", "series", (), ""
+        identity: ClassVar = {}
+
+        def example(self) -> Any: ...
+        def preprocess(self, sample: Any) -> Any: ...
+        def capture(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    with pytest.raises(DiagnosticsError, match="closed shows no torch module, which aligning needs"):
+        with_module(Closed())

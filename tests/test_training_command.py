@@ -1,0 +1,367 @@
+"""`diagnostics train objectives`: from a name of data to encoders that `run` takes; and the encoders by name."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+pytest.importorskip("timm")
+
+from diagnostics_training.checkpoints import FILE as CHECKPOINT
+from diagnostics_training.data import Feed, load, training_spec
+from diagnostics_training.objective import Objective
+from diagnostics_training.samples import Views, prepare
+from diagnostics_training.trainer import Settings
+from diagnostics_training.training import Job, train
+
+import diagnostics.cli as cli
+from diagnostics import Dataset, DiagnosticsError, build, load_encoder
+from diagnostics.conformance import check_encoder
+from diagnostics.registry import Plugin
+
+SMALL = ["--width", "16", "--depth", "2", "--heads", "2", "--steps", "6", "--batch", "8"]
+DATA = "lorenz?n=40&length=64"
+
+
+def command() -> typer.Typer:
+    """The plugin's command, as the command line has it."""
+    from diagnostics_training.commands import train_objectives
+
+    app = typer.Typer()
+    app.command()(cli.guarded(train_objectives, "training"))
+    return app
+
+
+def run(*words: str) -> Any:
+    return CliRunner().invoke(command(), [*words])
+
+
+def test_from_the_command_to_encoders_and_back_again(tmp_path: Path) -> None:
+    words = ["--data", DATA, "--objective", "jepa,random", "--seeds", "2", "--out", str(tmp_path), *SMALL, "--json"]
+    found = run(*words)
+    assert found.exit_code == 0, found.output
+    rows = json.loads(found.stdout)["encoders"]
+    assert [(Path(row["path"]).name, row["name"], row["objective"], row["seed"], row["steps"]) for row in rows] == [
+        ("jepa", "lorenz-jepa", "jepa", 0, 6),
+        ("jepa-seed1", "lorenz-jepa-seed1", "jepa", 1, 6),
+        ("random", "lorenz-random", "random", 0, 0),
+        ("random-seed1", "lorenz-random-seed1", "random", 1, 0),
+    ]
+    assert "4 encoders on lorenz?n=40&length=96&seed=1000, the 24 samples of its train split" in found.stderr
+    encoder = load_encoder(rows[1]["path"])
+    assert encoder.name == "lorenz-jepa-seed1"
+    assert {key: encoder.lineage[key] for key in ("group", "seed", "objective", "steps")} == {
+        "group": "jepa", "seed": 1, "objective": "jepa", "steps": 6,
+    }  # fmt: skip
+    assert encoder.lineage["data"].startswith("lorenz?n=40&length=96&seed=1000, the 24 samples")
+    assert encoder.lineage["how"].startswith("diagnostics train objectives --data 'lorenz?n=40&length=64' --objective")
+    assert not check_encoder(encoder).failed
+    assert build("encoder", rows[0]["path"]).identity["weights"] != encoder.identity["weights"]
+    assert not (tmp_path / "jepa" / CHECKPOINT).exists()
+    # Random is what training of the seed starts from, and is not what the control of fresh weights draws.
+    random = load_encoder(rows[2]["path"])
+    start = build("encoder", "objective:random?length=64&width=16&depth=2&heads=2&seed=0")
+    assert random.identity["weights"] == start.identity["weights"] != random.fresh(0).identity["weights"]
+
+    before = (tmp_path / "jepa" / "encoder.safetensors").stat().st_mtime_ns
+    again = run(*words)
+    assert json.loads(again.stdout)["encoders"] == rows
+    assert "jepa: is finished" in again.stderr
+    assert (tmp_path / "jepa" / "encoder.safetensors").stat().st_mtime_ns == before
+
+    other = run(*words, "--lr", "0.01")
+    assert other.exit_code == 2
+    assert "was made with lr 0.001, not 0.01" in other.stderr
+
+
+def test_the_last_line_is_the_next_command(tmp_path: Path) -> None:
+    found = run("--data", DATA, "--objective", "random", "--out", str(tmp_path), *SMALL)
+    assert found.stdout.splitlines() == [
+        f"{tmp_path / 'random'}: untrained",
+        f"Next: diagnostics run {tmp_path / 'random'} --data '{DATA}'",
+    ]
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--data", DATA, "--objective", "jepa", "--out", str(tmp_path), *SMALL]
+    drawn = Feed.__call__
+
+    def interrupted(self: Feed, step: int, *processes: int) -> Any:
+        if step == 4:
+            raise KeyboardInterrupt
+        return drawn(self, step, *processes)
+
+    monkeypatch.setattr(Feed, "__call__", interrupted)
+    found = run(*words)
+    assert found.exit_code == 130
+    assert f"the same command begins anew, since there was no checkpoint yet in {tmp_path / 'jepa'}" in found.stderr
+    monkeypatch.setattr("diagnostics_training.training.Settings", lambda *a, **k: Settings(*a, **k, checkpoint_every=2))
+    found = run(*words)
+    assert "goes on from its last checkpoint" in found.stderr
+    monkeypatch.setattr(Feed, "__call__", drawn)
+    found = run(*words)
+    assert found.exit_code == 0
+    assert "jepa: goes on from step 4 of 6" in found.stderr
+
+
+@pytest.mark.parametrize("modality", ["image", "video"])
+def test_every_objective_on_pictures_and_clips(tmp_path: Path, modality: str) -> None:
+    data = "shapes?n=20&size=32" + ("&frames=2" if modality == "video" else "")
+    for row in train(Job(data, modality=modality, out=tmp_path, steps=2, batch=4, width=16, depth=2, heads=2)):
+        encoder = load_encoder(row["path"])
+        assert encoder.modality == modality
+        assert encoder.name == f"shapes-{row['objective']}"
+        assert not check_encoder(encoder).failed
+
+
+def test_several_variates(tmp_path: Path) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text(
+        "import numpy as np, diagnostics as dx\n"
+        "def build():\n"
+        "    x = np.random.default_rng(0).standard_normal((30, 48, 3)).astype('float32')\n"
+        "    ids = [str(i) for i in range(30)]\n"
+        "    return dx.Dataset('mine', 'series', x, ids, list(dx.split_groups(ids, 0)),"
+        " {'a': dx.Target('value', x[:, 0, 0])})\n"
+    )
+    for row in train(Job(f"{source}:build", out=tmp_path, steps=2, batch=4, width=16, depth=2, heads=2)):
+        encoder = load_encoder(row["path"])
+        assert encoder.taps[0].grid.shape == (3,)
+        assert not check_encoder(encoder).failed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data", DATA, "--objective", "jeppa"], "no objective 'jeppa': choose of forecast"),
+        (["--data", DATA, "--modality", "image"], "lorenz holds series, not image"),
+        (["--data", DATA, "--seeds", "0"], "0 seeds: give at least 1"),
+        (["--data", DATA, "--regulariser", "x"], "no regulariser 'x'"),
+        (["--data", DATA, "--likelihood", "x"], "no likelihood 'x'"),
+        (["--data", DATA, "--width", "30"], "cannot be divided among 4 heads"),
+        (["--data", DATA, "--patch", "100"], "cannot be cut into patches of 100: give --patch 64, which"),
+        (["--data", DATA, "--patch", "0"], "cannot have a size of 0"),
+        (["--data", DATA, "--steps", "0"], "cannot have steps 0"),
+        (["--data", "shapes?n=20&size=33"], "(33x33) cannot be cut into patches of 8: give --patch 11"),
+        (["--data", "shapes?n=20&size=32&frames=3"], "(3x32x32) cannot be cut into patches of 2 frames"),
+        (["--data", DATA, "--batch", "100"], "cannot be drawn from 24 train samples"),
+        (["--data", DATA, "--device", "cuda"], "no GPU for device cuda"),
+        (["--data", "lorenz?n=5"], "cannot have n=5"),
+        (["--data", "shapes?n=20&size=32", "--objective", "contrastive", "--positives", "temporal"], "are for series"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(tmp_path: Path, words: list[str], said: str) -> None:
+    if "cuda" in words and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    found = run(*words, "--out", str(tmp_path / "models"))
+    assert found.exit_code == 2
+    assert said in found.stderr.replace("\n", " ")
+    assert found.stderr.strip().splitlines()[-1].startswith("diagnostics: ")
+    assert not (tmp_path / "models").exists()
+
+
+# Data
+
+
+@pytest.mark.parametrize("name", ["lorenz", "pendulum", "damped_oscillator", "arma", "changepoint", "shapes"])
+def test_simulated_data_named_alone_are_many_and_of_another_seed(name: str) -> None:
+    spec, length = training_spec(name)
+    assert spec.startswith(f"{name}?n={'6000' if name == 'shapes' else '20000'}&seed=1000")
+    assert length == (None if name == "shapes" else 512)
+    assert training_spec(f"{name}?seed=3&n=50")[0].startswith(f"{name}?seed=3&n=50")
+
+
+def test_other_data_stay_as_they_were_asked_for() -> None:
+    assert training_spec("digits") == ("digits", None)
+    assert training_spec("mine.py:build?n=4") == ("mine.py:build?n=4", None)
+
+
+def test_nothing_that_is_probed_was_trained_on() -> None:
+    """Train series are those of the train split, and share no window with what `run` shows."""
+    data, probed = load("lorenz?n=60&length=64"), build("dataset", "lorenz?n=60&length=64")
+    dataset: Dataset = build("dataset", data.spec)
+    assert len(data.samples) == 36
+    assert all(dataset.split[row] == "train" for row in data.rows)
+    assert np.array_equal(data.samples, np.stack([dataset[int(row)] for row in data.rows]))
+    assert data.samples.shape[1] == 96
+    assert data.extent == (64,)
+    windows = {
+        w.astype(np.float32).tobytes() for x in data.samples for w in np.lib.stride_tricks.sliding_window_view(x, 8)
+    }
+    assert not any(x[start : start + 8].tobytes() in windows for x in probed.samples for start in range(56))
+    kept = load("lorenz?n=60&length=64", windows=False)
+    assert kept.samples.shape[1] == 64
+
+
+def test_an_epoch_shows_each_sample_once_and_processes_share_a_batch() -> None:
+    samples = np.arange(24, dtype=np.float32)[:, None] * np.ones((1, 8), np.float32)
+    samples[:, 0] += 1  # not constant, so that norming keeps it apart
+    samples = samples + np.random.default_rng(0).standard_normal(samples.shape).astype(np.float32)
+    beside = {"labels": np.arange(24)[:, None]}
+    feed = Feed(samples, Views("series", (8,)), Objective(), 8, 0, pairs=True, beside=beside)
+    epochs = [
+        torch.cat([feed(step)["labels"] for step in range(3 * e, 3 * e + 3)]).flatten().tolist() for e in range(2)
+    ]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(24))] * 2
+    assert epochs[0] != epochs[1]
+    whole, parts = feed(4), [feed(4, rank, 2) for rank in range(2)]
+    for key in ("x", "y", "labels"):
+        assert torch.equal(whole[key], torch.cat([part[key] for part in parts]))
+    with pytest.raises(DiagnosticsError, match="cannot be dealt out to 3"):
+        feed(0, 0, 3)
+
+
+def test_series_are_windows_normed_as_in_use() -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.standard_normal((5, 30)).astype(np.float32)
+    drawn = Views("series", (20,)).draw(rng, 5, samples)
+    made = Views("series", (20,)).make(samples, drawn | {"noise": 0 * drawn["noise"], "scale": 0 * drawn["scale"] + 1})
+    assert len(set(drawn["start"].tolist())) > 1
+    for row, start in enumerate(drawn["start"]):
+        assert torch.allclose(made[row], prepare("series", samples[row : row + 1, start : start + 20])[0], atol=1e-6)
+    end = Views("series", (20,), moves=False, noise=False).draw(rng, 5, samples)
+    assert set(end["start"].tolist()) == {10}
+    assert not end["noise"].any()
+    assert drawn["noise"].std() == pytest.approx(0.05, rel=0.2)
+
+
+@pytest.mark.parametrize("mirror", [1.0, -1.0])
+def test_a_crop_is_the_part_of_the_picture_that_was_drawn(mirror: float) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3)).astype(np.uint8)
+    views = Views("image", (8, 8))
+    # The quarter with rows 8 to 16 and columns 0 to 8.
+    drawn = {
+        "half": np.array([[0.5, 0.5]]), "centre": np.array([[0.5, -0.5]]),
+        "mirror": np.array([mirror]), "colour": np.ones((1, 3)),
+    }  # fmt: skip
+    part = picture[0, 8:, :8].astype(np.float32).transpose(2, 0, 1) / 255
+    part = part[..., ::-1].copy() if mirror < 0 else part
+    assert torch.allclose(views.make(picture, drawn)[0], (torch.from_numpy(part) - 0.5) / 0.25, atol=1e-4)
+
+
+def test_crops_stay_within_the_picture_and_all_frames_are_treated_alike() -> None:
+    rng = np.random.default_rng(0)
+    clip = np.repeat(rng.integers(0, 256, (4, 1, 16, 16, 3)).astype(np.uint8), 3, axis=1)
+    views = Views("video", (3, 16, 16))
+    drawn = views.draw(rng, 4, clip)
+    made = views.make(clip, drawn)
+    assert made.shape == (4, 3, 3, 16, 16)
+    assert torch.equal(made[:, :, 0], made[:, :, 2])
+    many = views.draw(rng, 1000, clip)
+    assert (np.abs(many["centre"]) + many["half"] <= 1 + 1e-9).all()
+    assert (many["half"] ** 2).prod(1).min() ** 0.5 > 0.39
+    assert set(many["mirror"]) == {-1.0, 1.0}
+
+
+# Names
+
+
+def test_untrained_encoders_by_name() -> None:
+    spec = "objective:forecast?length=64&width=16&depth=2&heads=2&patch=8"
+    first, again = build("encoder", spec), build("encoder", spec)
+    assert first.identity == again.identity != build("encoder", spec + "&seed=1").identity
+    assert [tap.name for tap in first.taps] == ["embed", "blocks.0", "blocks.1", "norm", "head.forecast"]
+    assert [tap.depth for tap in first.taps] == [0, 0.5, 1, 1, 1.5]
+    assert first.output_tap == "norm"
+    assert build("encoder", first.skeleton).identity == first.identity
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("objective:jeppa", "no objective 'jeppa'"),
+        ("objective:jepa?length=100", "cannot be cut into patches of 16"),
+        ("objective:jepa?modality=text", "no modality 'text'"),
+        ("objective:jepa?modality=video&frames=3", "frames=3 cannot be cut"),
+        ("objectives:../../etc/passwd", "no trained encoder 'objectives:../../etc/passwd'"),
+        ("objectives:lorenz-jepa?training_seed=77", "no trained encoder 'objectives:lorenz-jepa-seed77'"),
+    ],
+)
+def test_names_that_cannot_be_are_one_sentence(spec: str, said: str) -> None:
+    with pytest.raises(DiagnosticsError, match=said):
+        build("encoder", spec)
+
+
+@pytest.mark.parametrize("sample", [np.zeros((64, 2)), np.zeros(60), np.full(64, np.nan), np.zeros((4, 64, 2))])
+def test_samples_that_do_not_fit_are_refused(sample: np.ndarray) -> None:
+    with pytest.raises(DiagnosticsError):
+        build("encoder", "objective:random?length=64&width=16&depth=1&heads=2&patch=8").preprocess(sample)
+
+
+def test_a_longer_series_has_a_longer_grid() -> None:
+    encoder = build("encoder", "objective:jepa?length=64&width=16&depth=1&heads=2&patch=8")
+    longer = encoder.sized_for(np.zeros(128))
+    assert longer.taps[0].grid.shape == (16,)
+    assert longer.identity["weights"] == encoder.identity["weights"]
+
+
+# Groups of commands
+
+
+def test_a_name_of_two_words_is_a_command_of_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one(word: str) -> None:
+        """Says a word."""
+        print(f"one {word}")
+
+    def two() -> None:
+        print("two")
+
+    plugin = Plugin("mine", "1", "mine")
+    found = {"grow one": (plugin, one), "grow two": (plugin, two), "flat": (plugin, two), "run x": (plugin, one)}
+    monkeypatch.setattr(cli, "app", typer.Typer())
+    cli.app.command("run")(two)
+    monkeypatch.setattr(cli, "offered", lambda what: found)
+    cli._add_plugin_commands()
+    for words, said in ((["grow", "one", "x"], "one x"), (["grow", "two"], "two"), (["flat"], "two"), (["run"], "two")):
+        assert CliRunner().invoke(cli.app, words).stdout.strip() == said
+    assert "grow one, grow two" in " ".join(CliRunner().invoke(cli.app, ["--help"]).stdout.split())
+
+
+def test_the_plugin_costs_nothing_until_it_is_used() -> None:
+    script = (
+        "import sys; import diagnostics_training.plugin as p; p.encoders(); p.commands();"
+        "print([m for m in ('torch', 'numpy', 'timm') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_without_timm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None)
+    found = run("--data", DATA, "--out", str(tmp_path), *SMALL)
+    assert found.exit_code == 2
+    assert "pip install timm" in found.stderr
+    with pytest.raises(DiagnosticsError, match="pip install timm"):
+        build("encoder", "objective:jepa")
+
+
+def test_the_readme_shows_an_objective_that_trains() -> None:
+    readme = Path(cli.__file__).parent.parent / "plugins" / "diagnostics_training" / "README.md"
+    if not readme.is_file():
+        pytest.skip("tests run without the plugin's README beside them")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", readme.read_text(encoding="utf-8"), re.M | re.S)
+    exec(compile(block, str(readme), "exec"), {"__name__": "readme"})
+
+
+def test_the_readme_says_every_option() -> None:
+    readme = Path(cli.__file__).parent.parent / "plugins" / "diagnostics_training" / "README.md"
+    if not readme.is_file():
+        pytest.skip("tests run without the plugin's README beside them")
+    flags = {
+        flag for option in typer.main.get_command(command()).params for flag in option.opts if option.name != "help"
+    }
+    assert len(flags) > 15
+    assert flags - {f for f in flags if f"`{f}`" in readme.read_text(encoding="utf-8")} <= {
+        "--install-completion",
+        "--show-completion",
+    }

@@ -1,0 +1,465 @@
+"""Each objective against what its paper says, written a second time by hand or in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+pytest.importorskip("timm")
+
+from diagnostics_training.architecture import LEVELS, Architecture
+from diagnostics_training.backbone import Backbone, Patches, positions
+from diagnostics_training.data import Feed
+from diagnostics_training.masks import block_masks, random_masks
+from diagnostics_training.objective import Objective
+from diagnostics_training.objectives import objective_of
+from diagnostics_training.objectives.contrastive import TemporalContrastive, crops, hierarchical, info_nce
+from diagnostics_training.objectives.forecast import gaussian, pinball
+from diagnostics_training.objectives.jepa import MOMENTUM, Jepa, momentum, sigreg, variance
+from diagnostics_training.objectives.reconstruct import Reconstruct
+from diagnostics_training.objectives.supervised import Supervised, columns
+from diagnostics_training.samples import Views
+from diagnostics_training.trainer import Settings, adamw
+
+from diagnostics import DiagnosticsError, Target
+
+SIZES = {"series": (64,), "image": (16, 16), "video": (4, 16, 16)}
+
+
+def architecture(objective: str, modality: str = "series", **changed: object) -> Architecture:
+    channels = 1 if modality == "series" else 3
+    sizes = {"width": 16, "depth": 2, "heads": 2, "patch": 8 if modality == "series" else 4} | changed
+    return Architecture(objective, modality, SIZES[modality], channels, **sizes)  # type: ignore[arg-type]
+
+
+def objective(name: str, modality: str = "series", regulariser: str = "none", **changed: object) -> Objective:
+    made = architecture(name, modality, **changed)
+    built = objective_of(made, made.initial(0), regulariser, (3,) if name == "supervised" else ())
+    assert built is not None
+    return built
+
+
+def samples(modality: str = "series", count: int = 8) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    if modality == "series":
+        phase, rate = rng.uniform(0, 6, (count, 1)), rng.uniform(0.1, 0.4, (count, 1))
+        return np.sin(rate * np.arange(96) + phase).astype(np.float32)
+    return rng.integers(0, 256, (count, *SIZES[modality], 3)).astype(np.uint8)
+
+
+def feed(made: Objective, name: str, modality: str = "series", batch: int = 8) -> Feed:
+    views = Views(modality, SIZES[modality], moves=name != "supervised", noise=name != "forecast")
+    beside = {"labels": np.arange(8)[:, None] % 3, "numbers": np.ones((8, 1), np.float32)}
+    known = beside if name == "supervised" else {}
+    temporal = isinstance(made, TemporalContrastive)
+    return Feed(samples(modality), views, made, batch, 0, pairs=name == "contrastive" and not temporal, beside=known)
+
+
+# Backbone
+
+
+def test_patches_lie_in_raster_order_and_hold_their_own_values() -> None:
+    x = torch.arange(2 * 3 * 4 * 6 * 8, dtype=torch.float32).reshape(2, 3, 4, 6, 8)
+    cut = Patches(3, (2, 3, 4), ("t", "y", "x")).cut(x)
+    assert cut.shape == (2, 2 * 2 * 2, 3 * 24)
+    number = 0
+    for t in (0, 2):
+        for y in (0, 3):
+            for x_at in (0, 4):
+                own = x[1, :, t : t + 2, y : y + 3, x_at : x_at + 4]
+                assert torch.equal(cut[1, number], own.flatten())
+                number += 1
+
+
+def test_positions_are_sines_and_cosines_of_each_axis() -> None:
+    made = positions((3, 5), 16).numpy()
+    for token, (y, x) in enumerate((y, x) for y in range(3) for x in range(5)):
+        for axis, place in enumerate((y, x)):
+            for k in range(4):
+                angle = place / 10_000 ** (k / 4)
+                assert made[token, 8 * axis + k] == pytest.approx(math.sin(angle), abs=1e-6)
+                assert made[token, 8 * axis + 4 + k] == pytest.approx(math.cos(angle), abs=1e-6)
+
+
+def test_only_patches_that_are_kept_are_seen() -> None:
+    backbone = Backbone(Patches(1, (8,), ("t",)), 16, 2, 2).eval()
+    x = torch.randn(2, 1, 64)
+    keep = torch.tensor([[0, 3, 5], [1, 2, 7]])
+    changed = x.clone()
+    for row in range(2):
+        for hidden in set(range(8)) - set(keep[row].tolist()):
+            changed[row, 0, 8 * hidden : 8 * hidden + 8] += 1
+    assert torch.equal(backbone(x, keep), backbone(changed, keep))
+    everything = torch.arange(8).expand(2, -1)
+    assert torch.allclose(backbone(x), backbone(x, everything), atol=1e-6)
+    assert not torch.allclose(backbone(x)[0, keep[0]], backbone(changed)[0, keep[0]], atol=1e-3)
+
+
+@pytest.mark.parametrize("modality", SIZES)
+def test_a_later_patch_changes_no_earlier_token_of_a_forecast_and_does_of_the_others(modality: str) -> None:
+    made = architecture("forecast", modality)
+    model = made.initial(0).eval()
+    x = torch.randn(1, made.channels, *made.extent)
+    changed = x.clone()
+    changed[(0, slice(None), *(slice(n // 2, None) for n in made.extent))] += 1
+    first = int((made.patches.cut(x) != made.patches.cut(changed)).any(2)[0].nonzero()[0])
+    assert first > 0
+    before, after = model.backbone(x)[0], model.backbone(changed)[0]
+    assert torch.equal(before[:first], after[:first])
+    assert not torch.allclose(before[first:], after[first:], atol=1e-3)
+    open_one = architecture("random", modality).initial(0).eval()
+    assert not torch.allclose(open_one.backbone(x)[0, :first], open_one.backbone(changed)[0, :first], atol=1e-4)
+
+
+def test_backbones_of_one_seed_begin_alike_and_of_another_do_not() -> None:
+    first = architecture("jepa").initial(3).backbone.state_dict()
+    assert all(
+        torch.equal(v, architecture("contrastive").initial(3).backbone.state_dict()[k]) for k, v in first.items()
+    )
+    other = architecture("jepa").initial(4).backbone.state_dict()
+    assert not torch.equal(first["embed.weight"], other["embed.weight"])
+
+
+# Forecast
+
+
+def test_pinball_loss_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    true, told = rng.standard_normal((3, 5)), rng.standard_normal((3, 5, len(LEVELS)))
+    losses = []
+    for index in np.ndindex(3, 5):
+        for k, level in enumerate((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)):
+            over = true[index] - told[(*index, k)]
+            losses.append(level * over if over > 0 else (level - 1) * over)
+    assert float(pinball(torch.tensor(told), torch.tensor(true))) == pytest.approx(np.mean(losses), rel=1e-12)
+
+
+def test_gaussian_likelihood_is_that_of_the_distribution() -> None:
+    told, true = torch.randn(4, 6, 2, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
+    density = torch.distributions.Normal(told[..., 0], (told[..., 1] / 2).exp()).log_prob(true)
+    expected = -density.mean() - math.log(2 * math.pi) / 2
+    assert float(gaussian(told, true)) == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("likelihood", ["quantile", "gaussian"])
+def test_a_forecast_is_scored_on_the_patch_that_follows(likelihood: str) -> None:
+    made = objective("forecast", likelihood=likelihood)
+    x = torch.randn(2, 1, 64)
+    told = made.model.head.out(made.model.backbone(x)).detach().double().numpy()  # type: ignore[union-attr]
+    losses = []
+    for sample in range(2):
+        for token in range(7):
+            following = x[sample, 0, 8 * token + 8 : 8 * token + 16].double().numpy()
+            each = told[sample, token].reshape(8, -1)
+            if likelihood == "quantile":
+                errors = following[:, None] - each
+                losses.append(np.where(errors > 0, np.array(LEVELS) * errors, (np.array(LEVELS) - 1) * errors).mean())
+            else:
+                losses.append((each[:, 1] + (following - each[:, 0]) ** 2 / np.exp(each[:, 1])).mean() / 2)
+    assert float(made({"x": x})["loss"].detach()) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+# Reconstruction
+
+
+@pytest.mark.parametrize("modality", SIZES)
+def test_reconstruction_counts_hidden_patches_only_each_normed(modality: str) -> None:
+    made = objective("reconstruct", modality)
+    assert isinstance(made, Reconstruct)
+    batch = feed(made, "reconstruct", modality)(0)
+    x, seen, hidden = batch["x"], batch["seen"], batch["hidden"]
+    everything = torch.cat([seen, hidden], 1).sort(1).values
+    assert torch.equal(everything, torch.arange(everything.shape[1]).expand_as(everything))
+    told = made.model.head.fill(made.model.backbone(x, seen), made.grid, seen, hidden).detach()  # type: ignore[union-attr]
+    patches = made.model.backbone.patches.cut(x)
+    errors = []
+    for row in range(len(x)):
+        for k, place in enumerate(hidden[row]):
+            patch = patches[row, place].double()
+            true = (patch - patch.mean()) / patch.std(correction=0)
+            errors.append(float((told[row, k].double() - true).square().mean()))
+    assert float(made(batch)["loss"].detach()) == pytest.approx(np.mean(errors), rel=1e-3)
+
+
+def test_decoder_puts_mask_tokens_where_patches_are_hidden() -> None:
+    """What a hidden patch holds is seen by nobody, and where it lies is seen by the decoder."""
+    made = objective("reconstruct")
+    batch = feed(made, "reconstruct")(0)
+    decoder, seen, hidden = made.model.head, batch["seen"], batch["hidden"]
+    context = made.model.backbone(batch["x"], seen)
+    told = decoder.fill(context, (8,), seen, hidden)  # type: ignore[union-attr]
+    turned = decoder.fill(context, (8,), seen, hidden.flip(1))  # type: ignore[union-attr]
+    assert torch.allclose(told, turned.flip(1), atol=1e-5)
+    assert not torch.allclose(told[:, 0], told[:, 1], atol=1e-3)
+
+
+# Contrast
+
+
+def nce_by_hand(x: np.ndarray, y: np.ndarray, temperature: float) -> float:
+    """SimCLR's equation 1, over all 2n views."""
+    views = np.concatenate([x, y])
+    n, losses = len(x), []
+    for i in range(2 * n):
+        positive = (i + n) % (2 * n)
+        weights = [math.exp(views[i] @ views[k] / temperature) for k in range(2 * n) if k != i]
+        losses.append(-math.log(math.exp(views[i] @ views[positive] / temperature) / sum(weights)))
+    return float(np.mean(losses))
+
+
+def test_info_nce_by_hand() -> None:
+    rng = np.random.default_rng(1)
+    x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in rng.standard_normal((2, 6, 4)))
+    found = info_nce(*(torch.tensor(v) for v in (x, y, x, y)), slice(0, 6), 0.1)
+    assert float(found) == pytest.approx(nce_by_hand(x, y, 0.1), rel=1e-10)
+
+
+def test_info_nce_of_some_rows_averages_to_that_of_all() -> None:
+    x, y = torch.randn(2, 6, 4, dtype=torch.float64)
+    parts = [info_nce(x[a:b], y[a:b], x, y, slice(a, b), 0.5) for a, b in ((0, 3), (3, 6))]
+    assert float(sum(parts) / 2) == pytest.approx(nce_by_hand(x.numpy(), y.numpy(), 0.5), rel=1e-10)
+
+
+def test_contrast_uses_normalised_projections_of_both_views() -> None:
+    made = objective("contrastive")
+    batch = feed(made, "contrastive")(0)
+    assert not torch.equal(batch["x"], batch["y"])
+    head = made.model.head
+    assert head is not None
+    views = []
+    for name in ("x", "y"):
+        pooled = made.model.backbone(batch[name]).mean(1)
+        projected = pooled @ head.enter.weight.T + head.enter.bias  # type: ignore[operator, union-attr]
+        projected = (projected.clamp(min=0) @ head.out.weight.T + head.out.bias).detach().double().numpy()  # type: ignore[operator, union-attr]
+        views.append(projected / np.linalg.norm(projected, axis=1, keepdims=True))
+    assert float(made(batch)["loss"].detach()) == pytest.approx(nce_by_hand(*views, 0.1), rel=1e-4)
+
+
+def test_temporal_contrast_by_hand() -> None:
+    rng = np.random.default_rng(2)
+    left, right = rng.standard_normal((2, 3, 5, 4))
+    losses, a, b = [], left, right
+    while True:
+        times = a.shape[1]
+        instance = np.mean([nce_by_hand(a[:, t], b[:, t], 1.0) for t in range(times)])
+        if times == 1:
+            losses.append(instance / 2)
+            break
+        losses.append((instance + np.mean([nce_by_hand(a[i], b[i], 1.0) for i in range(3)])) / 2)
+        a, b = (np.stack([v[:, t : t + 2].max(1) for t in range(0, times // 2 * 2, 2)], axis=1) for v in (a, b))
+    assert float(hierarchical(torch.tensor(left), torch.tensor(right))) == pytest.approx(np.mean(losses), rel=1e-10)
+
+
+@given(st.lists(st.floats(0, 0.999), min_size=4, max_size=4), st.integers(2, 40))
+def test_crops_share_a_stretch_within_the_series(drawn: list[float], tokens: int) -> None:
+    first, start, stop, last = crops(drawn, tokens)
+    assert 0 <= first <= start < stop <= last <= tokens
+    assert stop - start >= min(tokens, max(2, tokens // 4))
+
+
+# Joint-embedding prediction
+
+
+@pytest.mark.parametrize("modality", SIZES)
+def test_context_encoder_never_sees_what_the_targets_hold(modality: str) -> None:
+    made = objective("jepa", modality)
+    assert isinstance(made, Jepa)
+    batch = feed(made, "jepa", modality)(0)
+    x, seen, targets = batch["x"], batch["seen"], batch["targets"]
+    for row in range(len(x)):
+        assert not set(seen[row].tolist()) & set(targets[row].flatten().tolist())
+    # All that is in targets becomes noise; which numbers these are, the cut of their own numbers says.
+    numbers = made.context.patches.cut(torch.arange(x[0].numel()).reshape(1, *x.shape[1:]))[0]
+    changed = x.flatten(1).clone()
+    for row in range(len(x)):
+        places = numbers[targets[row].flatten()].flatten()
+        changed[row, places] = torch.randn(len(places))
+    changed = changed.reshape(x.shape)
+    assert torch.equal(made.context(x, seen), made.context(changed, seen))
+    assert not torch.allclose(made.model.backbone(x), made.model.backbone(changed), atol=1e-3)
+
+
+def test_prediction_loss_by_hand() -> None:
+    made = objective("jepa")
+    assert isinstance(made, Jepa)
+    with torch.no_grad():
+        for parameter in made.context.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    batch = feed(made, "jepa")(0)
+    x, seen, targets = batch["x"], batch["seen"], batch["targets"]
+    taught = made.model.backbone(x).detach().double()
+    taught = (taught - taught.mean(-1, keepdim=True)) / (taught.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+    errors = []
+    for row in range(len(x)):
+        for block in targets[row]:
+            own = (part[row : row + 1] for part in (x, seen))
+            context = made.context(*own).detach()
+            told = made.model.head.fill(context, made.grid, seen[row : row + 1], block[None])  # type: ignore[union-attr]
+            errors.append(float((told[0].detach().double() - taught[row, block]).abs().mean()))
+    assert float(made(batch)["loss"].detach()) == pytest.approx(np.mean(errors), rel=1e-4)
+
+
+def test_no_gradient_reaches_the_teacher() -> None:
+    made = objective("jepa")
+    made(feed(made, "jepa")(0))["loss"].backward()
+    assert all(p.grad is None for p in made.model.backbone.parameters())  # type: ignore[union-attr]
+    assert all(p.grad is not None for p in made.context.parameters())  # type: ignore[union-attr]
+
+
+def test_teacher_is_a_moving_average_in_closed_form() -> None:
+    made = objective("jepa")
+    assert isinstance(made, Jepa)
+    start = made.model.backbone.embed.weight.clone()
+    with torch.no_grad():
+        made.context.embed.weight += 1.0
+    student = made.context.embed.weight.detach().clone()
+    total, share = 10, 1.0
+    for done in range(1, total + 1):
+        made.after_step(done, total)
+        share *= 0.996 + 0.004 * (done - 1) / total
+    assert torch.allclose(made.model.backbone.embed.weight, student + share * (start - student), atol=1e-6)
+    assert momentum(1, 10) == MOMENTUM
+    assert momentum(11, 10) == pytest.approx(1.0)
+
+
+def test_variance_hinge_by_hand() -> None:
+    rows = np.random.default_rng(0).standard_normal((20, 3)) * [0.1, 0.5, 3.0]
+    expected = np.mean([max(0.0, 1 - math.sqrt(rows[:, f].var(ddof=1) + 1e-4)) for f in range(3)])
+    assert float(variance(torch.tensor(rows))) == pytest.approx(expected, rel=1e-10)
+
+
+def test_sigreg_is_the_epps_pulley_statistic() -> None:
+    """In closed form (along one line there are no directions to draw), but for the sum in place of the integral."""
+    rows = np.random.default_rng(0).standard_normal(12) * 1.7 + 0.4
+    n = len(rows)
+    between = np.exp(-((rows[:, None] - rows) ** 2) / 2).sum() / n**2
+    to_gauss = np.exp(-(rows**2) / 4).sum() / n / math.sqrt(2)
+    expected = n * math.sqrt(2 * math.pi) * (between - 2 * to_gauss + 1 / math.sqrt(3))
+    assert float(sigreg(torch.tensor(rows)[:, None])) == pytest.approx(expected, rel=2e-3)
+
+
+def test_sigreg_is_small_for_gaussians_and_large_for_a_collapse() -> None:
+    gaussian_rows, constant = torch.randn(256, 8), torch.zeros(256, 8)
+    assert float(sigreg(gaussian_rows)) < 2 < 50 < float(sigreg(constant))
+
+
+@pytest.mark.parametrize("grid", [(32,), (8,), (8, 8), (4, 4), (4, 8, 8), (2, 4, 4)])
+def test_block_masks_are_blocks_and_leave_a_context(grid: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    patches = math.prod(grid)
+    for _ in range(20):
+        seen, targets = block_masks(rng, 16, grid)
+        assert seen.shape[0] == targets.shape[0] == 16
+        assert targets.shape[1] == (1 if len(grid) == 3 else 4)
+        assert seen.shape[1] >= 1
+        assert targets.shape[2] >= 1
+        for row in range(16):
+            assert len(set(seen[row])) == seen.shape[1]
+            union = set(targets[row].flatten())
+            assert not union & set(seen[row])
+            assert union | set(seen[row]) <= set(range(patches))
+            if len(grid) == 1:
+                assert all((np.diff(block) == 1).all() for block in targets[row])
+            if len(grid) == 2:
+                for block in targets[row]:
+                    sides = [np.ptp(axis) + 1 for axis in np.unravel_index(block, grid)]
+                    assert math.prod(sides) == len(block)
+
+
+def test_share_of_what_masks_leave_as_context() -> None:
+    rng = np.random.default_rng(0)
+    shares = {grid: np.mean([block_masks(rng, 64, grid)[0].shape[1] for _ in range(30)]) / math.prod(grid)
+              for grid in ((32,), (8, 8), (4, 8, 8))}  # fmt: skip
+    assert 0.2 < shares[(32,)] < 0.5
+    assert 0.2 < shares[(8, 8)] < 0.5
+    assert 0.1 < shares[(4, 8, 8)] < 0.4
+
+
+@given(st.integers(2, 40), st.floats(0.1, 0.9))
+def test_random_masks_hide_their_share(patches: int, share: float) -> None:
+    seen, hidden = random_masks(np.random.default_rng(0), 5, patches, share)
+    assert abs(hidden.shape[1] - share * patches) <= 1
+    assert all(sorted([*seen[row], *hidden[row]]) == list(range(patches)) for row in range(5))
+
+
+# The ceiling
+
+
+def test_supervision_by_hand_with_what_is_unknown_left_out() -> None:
+    rng = np.random.default_rng(0)
+    values, angle = rng.standard_normal(8) * 3 + 5, rng.uniform(0, 360, 8)
+    values[2] = np.nan
+    targets = {
+        "kind": Target("label", np.array([0, 1, 2, -1, 0, 1, 2, 0]), classes=("a", "b", "c")),
+        "size": Target("value", values),
+        "way": Target("state", angle, period=360.0),
+        "map": Target("token_value", rng.standard_normal((8, 64))),
+    }
+    rows = np.arange(1, 8)
+    found = columns(targets, rows, "mine")
+    assert (found.classes, found.outputs) == ((3,), 6)
+    made = Supervised(architecture("supervised", outputs=6).initial(0), found.classes)
+    x = torch.randn(7, 1, 64)
+    batch = {"x": x, "labels": torch.tensor(found.labels), "numbers": torch.tensor(found.numbers)}
+    told = made.model(x).detach().double().numpy()
+    entropy = [math.log(np.exp(told[i, :3]).sum()) - told[i, k] for i, k in enumerate([1, 2, -1, 0, 1, 2, 0]) if k >= 0]
+    raw = np.stack([values[rows], np.sin(np.radians(angle[rows])), np.cos(np.radians(angle[rows]))], axis=1)
+    true = (raw - np.nanmean(raw, 0)) / np.nanstd(raw, 0)
+    squared = np.nansum((told[:, 3:] - true) ** 2, axis=0) / 7
+    expected = np.mean([sum(entropy) / 7, *squared])
+    assert float(made(batch)["loss"].detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_data_set_without_answers_cannot_supervise() -> None:
+    with pytest.raises(DiagnosticsError, match="no label, value, state or future"):
+        columns({"map": Target("token_value", np.zeros((8, 64)))}, np.arange(8), "mine")
+
+
+# All
+
+
+CASES = [
+    ("forecast", {}),
+    ("forecast", {"likelihood": "gaussian"}),
+    ("reconstruct", {}),
+    ("contrastive", {}),
+    ("contrastive", {"positives": "temporal"}),
+    ("jepa", {}),
+    ("jepa", {"regulariser": "variance"}),
+    ("jepa", {"regulariser": "sigreg"}),
+    ("supervised", {"outputs": 4}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_losses_fall_on_series(name: str, options: dict[str, object]) -> None:
+    falls(name, "series", options)
+
+
+@pytest.mark.parametrize("modality", ["image", "video"])
+@pytest.mark.parametrize("name", ["forecast", "reconstruct", "contrastive", "jepa", "supervised"])
+def test_losses_fall_on_pictures_and_clips(name: str, modality: str) -> None:
+    falls(name, modality, {"outputs": 4} if name == "supervised" else {})
+
+
+def falls(name: str, modality: str, options: dict[str, object]) -> None:
+    """On one batch, learned by heart."""
+    torch.manual_seed(0)
+    made = objective(name, modality, **options)  # type: ignore[arg-type]
+    batch = feed(made, name, modality)(0)
+    optimiser = adamw(made, Settings(steps=30))
+    losses = []
+    for _ in range(30):
+        values = made(batch)
+        optimiser.zero_grad()
+        values["loss"].backward()
+        nn.utils.clip_grad_norm_(made.parameters(), 1.0)
+        optimiser.step()
+        losses.append(float(values["loss"].detach()))
+    assert losses[-1] < 0.97 * losses[0]

@@ -1,0 +1,379 @@
+"""The trainer: it does what a loop by hand does, goes on after a kill bit for bit, and says when an output collapses."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+pytest.importorskip("timm")
+
+from diagnostics_training import checkpoints, collapse
+from diagnostics_training.distributed import World, world
+from diagnostics_training.logs import lines
+from diagnostics_training.objective import Objective
+from diagnostics_training.trainer import Settings, adamw, fit, number
+from test_training_objectives import feed, objective
+
+from diagnostics import DiagnosticsError, Progress
+
+
+def job(out: Path, name: str, steps: int, sleep: float = 0.0, where: World | None = None) -> Tensor:
+    """Trains a tiny objective, and gives the tokens of its encoder; subprocesses call this too."""
+    name, _, regulariser = name.partition("+")
+    made = objective(name, regulariser=regulariser or "none", **({"outputs": 4} if name == "supervised" else {}))  # type: ignore[arg-type]
+    drawn = feed(made, name)
+
+    def batches(step: int, rank: int, size: int) -> dict[str, Tensor]:
+        time.sleep(sleep)
+        return drawn(step, rank, size)
+
+    settings = Settings(steps, log_every=1, look_every=7, checkpoint_every=5)
+    fit(made, batches, settings, out, name=name, identity={"data": "sines"}, world=where)
+    with torch.no_grad():
+        return made.model.backbone(drawn(0)["x"])  # type: ignore[operator, union-attr]
+
+
+def jobs(folder: str, names: str) -> None:
+    """Several of them, one after the other, by the processes that the environment tells of."""
+    with world("cpu") as where:
+        for name in names.split(","):
+            tokens = job(Path(folder) / name, name, 6, 0, where)
+            if where.first:
+                torch.save(tokens, Path(folder) / name / "tokens.pt")
+
+
+def start(call: str, **environment: str) -> subprocess.Popen[str]:
+    """A process that calls a function of this file."""
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    known = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment
+    script = (
+        f"import torch; torch.set_num_threads(1); from pathlib import Path; import {Path(__file__).stem} as t; t.{call}"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", script], env=known, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+class Line(Objective):
+    """Fits a line; what tests need to see is written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.after: list[tuple[int, int]] = []
+        self.seeds: list[float] = []
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        self.seeds.append(float(torch.rand(())))
+        missed = (self.linear(batch["x"]).sum(1) - batch["y"]).square().mean()
+        return {"loss": missed, "half": missed / 2}
+
+    def output(self, batch: Any) -> Tensor:
+        return batch["x"]
+
+    def after_step(self, done: int, total: int) -> None:
+        self.after.append((done, total))
+
+
+def batches(step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
+    x = torch.from_numpy(np.random.default_rng(step).standard_normal((16, 3)).astype(np.float32))
+    return {"x": x, "y": x @ torch.tensor([1.0, -2.0, 0.5]) + 1}
+
+
+def trained(out: Path, settings: Settings, **more: Any) -> tuple[Line, Any]:
+    torch.manual_seed(0)
+    made = Line()
+    return made, fit(made, batches, settings, out, tell=lambda line: None, **more)
+
+
+def test_it_trains_as_a_loop_by_hand(tmp_path: Path) -> None:
+    settings = Settings(40, lr=0.1, warmup=0.25, clip=0.5, log_every=1)
+    made, found = trained(tmp_path, settings)
+    torch.manual_seed(0)
+    other = Line()
+    optimiser = torch.optim.AdamW(
+        [{"params": [other.linear.weight], "weight_decay": 0.05}, {"params": [other.linear.bias], "weight_decay": 0.0}],
+        betas=(0.9, 0.95), foreach=False,
+    )  # fmt: skip
+    losses = []
+    for step in range(40):
+        rate = 0.1 * (step + 1) / 10 if step < 10 else 0.05 * (1 + math.cos(math.pi * (step - 10) / 30))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        loss = other(batches(step))["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        length = torch.cat([p.grad.flatten() for p in (other.linear.weight, other.linear.bias)]).norm()  # type: ignore[union-attr]
+        for p in (other.linear.weight, other.linear.bias):
+            p.grad *= min(1.0, 0.5 / float(length))  # type: ignore[operator]
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    logged = lines(tmp_path)
+    assert [line["loss"] for line in logged] == pytest.approx(losses, rel=1e-4)
+    assert [line["step"] for line in logged] == list(range(1, 41))
+    assert logged[9]["lr"] == pytest.approx(0.1)
+    assert logged[4]["half"] == pytest.approx(logged[4]["loss"] / 2)
+    assert torch.allclose(made.linear.weight, other.linear.weight, atol=1e-5)
+    assert torch.equal(made.frozen, torch.ones(2))
+    assert made.after == [(done, 40) for done in range(1, 41)]
+    assert found.loss == logged[-1]["loss"] < losses[0]
+
+
+def test_each_step_draws_from_its_own_number(tmp_path: Path) -> None:
+    made, _ = trained(tmp_path, Settings(6))
+    assert len(set(made.seeds)) == 6
+    torch.manual_seed(number(0, 3, 0))
+    assert made.seeds[3] == float(torch.rand(()))
+    assert len({number(a, b, c) for a in range(5) for b in range(5) for c in range(5)}) == 125
+
+
+def test_decay_is_for_matrices_only() -> None:
+    module = nn.ModuleDict({"a": nn.Linear(3, 4), "norm": nn.LayerNorm(5)})
+    module["a"].mask = nn.Parameter(torch.zeros(1, 1, 6))
+    groups = adamw(module, Settings(1)).param_groups
+    shapes = [sorted(tuple(p.shape) for p in group["params"]) for group in groups]
+    assert shapes == [[(4, 3)], [(1, 1, 6), (4,), (5,), (5,)]]
+    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
+
+
+def test_progress_and_board(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    trained(tmp_path, Settings(25), watch=seen.append, name="line")
+    assert [(event.step, event.done, event.total) for event in seen] == [
+        ("line", 10, 25),
+        ("line", 20, 25),
+        ("line", 25, 25),
+    ]
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss")] == [
+        (line["step"], pytest.approx(line["loss"])) for line in lines(tmp_path)
+    ]
+
+
+# Going on
+
+
+# The regulariser draws directions from torch's generator in every step.
+@pytest.mark.parametrize("name", ["jepa+sigreg"])
+def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "killed"
+    killed = start(f"job(Path({str(out)!r}), {name!r}, 40, 0.05)")
+    whole = job(tmp_path / "whole", name, 40)
+    deadline = time.monotonic() + 90
+    while len(lines(out)) < 13:
+        assert time.monotonic() < deadline
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert lines(out)[-1]["step"] < 40
+    assert (out / checkpoints.FILE).is_file()
+    # What a kill in the middle of a line leaves.
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 99, "lo')
+    capsys.readouterr()
+    tokens = job(out, name, 40)
+    assert "goes on from step" in capsys.readouterr().err
+    expected, found = lines(tmp_path / "whole"), lines(out)
+    assert len(expected) == 40
+    assert found == expected
+    assert any("rank" in line for line in found)
+    assert torch.equal(tokens, whole)
+
+
+def test_lines_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
+    trained(tmp_path, Settings(20, log_every=1, checkpoint_every=20))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 21, "loss": 0.0}) + "\n")
+    _, found = trained(tmp_path, Settings(20, log_every=1, checkpoint_every=20))
+    assert found.resumed_from == 20
+    assert found.loss == lines(tmp_path)[-1]["loss"]
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, 21))
+
+
+@pytest.mark.parametrize(
+    ("settings", "identity", "said"),
+    [
+        (Settings(20, lr=0.5), {"data": "a"}, "made with lr 0.001, not 0.5"),
+        (Settings(20, seed=1), {"data": "a"}, "made with seed 0, not 1"),
+        (Settings(30), {"data": "a"}, "made with steps 20, not 30"),
+        (Settings(20), {"data": "b"}, "made with data a, not b"),
+        (Settings(20), {}, "made with data a, not None"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_or_data_is_refused(
+    tmp_path: Path, settings: Settings, identity: dict[str, str], said: str
+) -> None:
+    trained(tmp_path, Settings(20), identity={"data": "a"})
+    with pytest.raises(DiagnosticsError, match=said):
+        trained(tmp_path, settings, identity=identity)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    trained(tmp_path, Settings(20))
+    path = tmp_path / checkpoints.FILE
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DiagnosticsError, match="cannot be read"):
+        trained(tmp_path, Settings(20))
+
+
+def test_a_checkpoint_holds_the_optimiser_by_name(tmp_path: Path) -> None:
+    made, _ = trained(tmp_path, Settings(20))
+    from safetensors.torch import load_file
+
+    kept = load_file(tmp_path / checkpoints.FILE)
+    assert torch.equal(kept["weights/linear.weight"], made.linear.weight)
+    assert {"optimiser/exp_avg/linear.weight", "optimiser/exp_avg_sq/linear.bias"} <= kept.keys()
+    assert float(kept["optimiser/step/linear.bias"]) == 20
+    assert not any("frozen" in name for name in kept if name.startswith("optimiser"))
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
+    held = FileLock(tmp_path / "training.lock")
+    with held, pytest.raises(DiagnosticsError, match=f"Another process trains training in {tmp_path}"):
+        trained(tmp_path, Settings(20))
+    trained(tmp_path, Settings(20))
+    assert not (tmp_path / "training.lock").exists()
+
+
+def test_a_loss_that_is_no_number_ends_in_a_sentence(tmp_path: Path) -> None:
+    class Bad(Line):
+        def forward(self, batch: Any) -> dict[str, Tensor]:
+            return {"loss": super().forward(batch)["loss"] * torch.inf}
+
+    with pytest.raises(DiagnosticsError, match="at step 10: train with a smaller --lr"):
+        fit(Bad(), batches, Settings(20), tmp_path)
+    assert not (tmp_path / checkpoints.FILE).exists()
+
+
+@pytest.mark.parametrize("changed", [{"steps": 0}, {"lr": -1.0}, {"lr": math.nan}, {"precision": "int8"}])
+def test_settings_that_cannot_be(changed: dict[str, Any]) -> None:
+    with pytest.raises(DiagnosticsError):
+        Settings(**({"steps": 5} | changed))
+
+
+def test_bf16_computes_coarsely_and_keeps_weights_fine(tmp_path: Path) -> None:
+    made, coarse = trained(tmp_path / "a", Settings(10, log_every=1, precision="bf16"))
+    _, fine = trained(tmp_path / "b", Settings(10, log_every=1))
+    assert made.linear.weight.dtype == torch.float32
+    assert coarse.loss != fine.loss
+    assert coarse.loss == pytest.approx(fine.loss, rel=0.05)
+
+
+# Several processes
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
+    names = ("forecast", "contrastive", "reconstruct", "jepa", "supervised")
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    call = f"jobs({str(tmp_path / 'two')!r}, {','.join(names)!r})"
+    running = [start(call, RANK=str(rank), **together) for rank in range(2)]
+    alone = {name: job(tmp_path / "one" / name, name, 6) for name in names}
+    for process in running:
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    for name in names:
+        one, two = (lines(tmp_path / count / name) for count in ("one", "two"))
+        assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=1e-5)
+        assert one[0]["loss"] != pytest.approx(one[-1]["loss"], abs=1e-4)
+        assert torch.allclose(
+            torch.load(tmp_path / "two" / name / "tokens.pt", weights_only=True), alone[name], atol=1e-4
+        )
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+# Collapse
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_effective_rank_of_equal_singular_values_is_their_number(rank: int) -> None:
+    left, right = (torch.linalg.qr(torch.randn(n, 8, dtype=torch.float64)).Q[:, :rank] for n in (20, 8))
+    assert collapse.effective_rank(5 * left @ right.T) == pytest.approx(rank, rel=1e-9)
+
+
+def test_effective_rank_by_hand() -> None:
+    shares = np.array([4.0, 3.0, 1.0]) / 8
+    expected = math.exp(-(shares * np.log(shares)).sum())
+    assert collapse.effective_rank(torch.diag(torch.tensor([4.0, 3.0, 1.0]))) == pytest.approx(expected)
+    assert collapse.effective_rank(torch.zeros(4, 3)) == 0.0
+
+
+def test_what_is_seen_of_an_output() -> None:
+    healthy = torch.randn(64, 16)
+    assert not collapse.look(1, healthy).collapsed
+    assert collapse.look(1, healthy).spread == pytest.approx(float(healthy.std(0, correction=0).square().mean().sqrt() / healthy.square().mean().sqrt()), rel=1e-5)  # fmt: skip
+    constant = collapse.look(1, torch.ones(64, 16))
+    assert (constant.rank, constant.spread, constant.collapsed) == (0.0, 0.0, True)
+    assert collapse.look(1, torch.ones(64, 16) + 0.001 * healthy).collapsed
+    along_a_line = torch.randn(64, 1) * torch.randn(1, 16)
+    assert collapse.look(1, along_a_line).rank == pytest.approx(1, abs=1e-4)
+    assert collapse.look(1, along_a_line).collapsed
+    assert collapse.look(1, torch.full((4, 3), math.nan)).collapsed
+
+
+class Alike(Objective):
+    """Two noisy views are to be the same, and, where `apart`, no feature may lose its spread."""
+
+    def __init__(self, apart: bool) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(12, 24), nn.GELU(), nn.Linear(24, 8), nn.LayerNorm(8))
+        self.apart = apart
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        x = batch["x"]
+        one, two = (self.net(x + 0.5 * torch.randn_like(x)) for _ in range(2))
+        spread = torch.relu(1 - one.var(0).sqrt()).mean() if self.apart else 0.0
+        return {"loss": (one - two).square().mean() + spread}
+
+    def output(self, batch: Any) -> Tensor:
+        return self.net(batch["x"])
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_planted_collapse_is_told_and_a_healthy_run_is_not(tmp_path: Path, apart: bool) -> None:
+    torch.manual_seed(0)
+    told: list[str] = []
+
+    def normal(step: int, rank: int, world: int) -> dict[str, Tensor]:
+        return {"x": torch.from_numpy(np.random.default_rng(step).standard_normal((64, 12)).astype(np.float32))}
+
+    found = fit(Alike(apart), normal, Settings(400, lr=1e-2, look_every=20), tmp_path, name="alike", tell=told.append)
+    collapses = [line for line in told if "collapses" in line]
+    if apart:
+        assert not collapses
+        assert found.collapse is None
+        return
+    assert len(collapses) == 1
+    assert found.collapse is not None
+    assert str(found.collapse) in collapses[0]
+    assert f"at step {found.collapse.step} " in collapses[0]
+    logged = {line["step"]: line["spread"] for line in lines(tmp_path) if "spread" in line}
+    assert logged[found.collapse.step] == found.collapse.spread
+    again = fit(Alike(apart), normal, Settings(400, lr=1e-2, look_every=20), tmp_path, name="alike", tell=told.append)
+    assert again.collapse == found.collapse
