@@ -69,7 +69,12 @@ class _About:
 
 
 def save_encoder(
-    path: str | Path, encoder: Encoder, *, cut: str | None = None, lineage: Mapping[str, Any] | None = None
+    path: str | Path,
+    encoder: Encoder,
+    *,
+    cut: str | None = None,
+    lineage: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> Path:
     """Writes an encoder to one safetensors file, from which its name on the command line is the file's or folder's.
 
@@ -80,6 +85,8 @@ def save_encoder(
     encoder: a `TorchEncoder` that was built by a name, or has a `skeleton`.
     cut: only up to this tap; see `diagnostics.cutting.cut_encoder`.
     lineage: what made the weights, instead of the encoder's own.
+    half: float32 weights are rounded to float16 in the file, half its size; what is loaded from it is the rounded encoder, with an
+        identity of its own. Raises where one lies beyond float16.
 
     Returns the path of the file. Raises DiagnosticsError where nothing builds the encoder again, and StorageError where the
     file cannot be written.
@@ -91,6 +98,8 @@ def save_encoder(
         )
     skeleton, files = _skeleton(encoder)
     tensors = _tensors(encoder)
+    if half:
+        tensors = {name: _rounded(name, tensor, encoder.name) for name, tensor in tensors.items()}
     about = _About(
         encoder.name, encoder.modality, skeleton, encoder.configuration, encoder.cut or None, list(encoder.absent),
         [tap.name for tap in encoder.taps], encoder.output_tap, _prepared(encoder), digest_of(tensors),
@@ -291,6 +300,15 @@ def _tensors(encoder: TorchEncoder) -> dict[str, Tensor]:
     return tensors
 
 
+def _rounded(name: str, tensor: Tensor, encoder: str) -> Tensor:
+    if tensor.dtype != torch.float32:
+        return tensor
+    made = tensor.half()
+    if not bool(made.isfinite().all()):
+        raise DiagnosticsError(f"'{name}' of {encoder} has values beyond float16: save it without half.")
+    return made
+
+
 def _first_names(module: nn.Module, encoder: str) -> dict[str, str]:
     """Name of each tensor of the state -> the first name of the same one."""
     first: dict[Any, str] = {}
@@ -316,6 +334,10 @@ def _fill(module: nn.Module, about: _About, file: Path) -> None:
     own, first = module.state_dict(), _first_names(module, about.name)
     wanted = {name for name in own if first[name] == name}
     both = wanted & tensors.keys()
+    tensors = {
+        name: tensor.float() if name in both and _widens(tensor, own[name]) else tensor
+        for name, tensor in tensors.items()
+    }
     other = {n for n in both if own[n].shape != tensors[n].shape or own[n].dtype != tensors[n].dtype}
     groups = {
         "missing": wanted - tensors.keys(),
@@ -329,6 +351,10 @@ def _fill(module: nn.Module, about: _About, file: Path) -> None:
             "saved, install or restore that version."
         )
     module.load_state_dict({name: tensors[first[name]] for name in own}, strict=True)
+
+
+def _widens(tensor: Tensor, own: Tensor) -> bool:
+    return (tensor.dtype, own.dtype) == (torch.float16, torch.float32)
 
 
 def _few(names: set[str]) -> str:

@@ -238,7 +238,7 @@ def _misshapen(path: Path) -> None:
 
 
 def _of_another_type(path: Path) -> None:
-    _with_digest(path, load_file(path) | {"norm.bias": torch.zeros(8, dtype=torch.float16)})
+    _with_digest(path, load_file(path) | {"norm.bias": torch.zeros(8, dtype=torch.float64)})
 
 
 WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -428,3 +428,21 @@ def test_a_run_on_a_saved_encoder(own: Path) -> None:
     )
     assert found.exit_code == 0, found.stderr
     assert json.loads(found.stdout)["encoder"] == "tiny"
+
+
+def test_half_a_file_holds_the_rounded_encoder(own: Path) -> None:
+    encoder = build("encoder", "own.py:build")
+    whole, half = save_encoder("whole", encoder), save_encoder("half", encoder, half=True)
+    assert {tensor.dtype for tensor in load_file(half).values()} == {torch.float16}
+    loaded = load_encoder("half")
+    for name, tensor in encoder.module.state_dict().items():
+        found = loaded.module.state_dict()[name]
+        assert found.dtype == torch.float32
+        assert torch.equal(found, tensor.half().float())
+    assert loaded.identity["weights"] != load_encoder(whole).identity["weights"]
+    # Rounding once is rounding for good: what is saved again is the same encoder.
+    save_encoder("again", loaded, half=True)
+    assert load_encoder("again").identity["weights"] == loaded.identity["weights"]
+    next(iter(encoder.module.parameters())).data.fill_(1e6)
+    with pytest.raises(DiagnosticsError, match="beyond float16"):
+        save_encoder("beyond", encoder, half=True)
