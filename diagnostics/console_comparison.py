@@ -115,6 +115,7 @@ def _print_differences(console: Console, found: Comparison, shown: Sequence[str]
         )
         rows = kept[:MOST_ROWS]
     table = plain_table("target", "first - second", *(f"{name}" for name in QUANTITIES), "along the trunk")
+    table.columns[0].no_wrap, table.columns[-1].no_wrap = True, False
     before = ""
     for row in rows:
         table.add_row(

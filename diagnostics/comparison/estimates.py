@@ -82,7 +82,6 @@ def estimate(
     seed: int,
     *,
     most: float = math.inf,
-    linearised: Combine | None = None,
 ) -> Estimate:
     """A function of the scores of terms, with its intervals.
 
@@ -92,8 +91,6 @@ def estimate(
     members: for each independent set of seeds, what each seed adds to the number: its spread is the variance of one seed.
         Sets of one seed have no variance to see; then there is no interval over seeds.
     most: what the number cannot pass.
-    linearised: instead of `combine` for the variance over samples that is added to that over seeds: a ratio has none that
-        is finite.
     """
     names = list(dict.fromkeys(name for term in terms for name in term.units))
     value = float(combine(np.array([term.score for term in terms])))
@@ -109,37 +106,29 @@ def estimate(
     samples = Interval(value, float(low), min(float(high), most))
     if not all(math.isfinite(float(number)) for number in (value, low, high)):
         return Estimate(samples, None, float("nan"))
-    count = min(effective, units)
-    both, freedom = _over_both(value, drawn, linearised or combine, members, count, units, fit_units, most)
-    ends = both or samples
-    return Estimate(samples, both, _p(value, ends, count - 1 if both is None else freedom, units))
+    freedom = min(effective, units) - 1
+    ends = samples
+    both: Interval | None = None
+    if members and all(len(spread) > 1 for spread in members):
+        below, freedom_below = _with_seeds(value - samples.low, freedom, members)
+        above, freedom_above = _with_seeds(samples.high - value, freedom, members)
+        ends = both = Interval(value, value - below, min(value + above, most))
+        freedom = freedom_below if value > 0 else freedom_above
+    return Estimate(samples, both, _p(value, ends, freedom, units))
 
 
-def _over_both(
-    value: float,
-    drawn: np.ndarray,
-    combine: Combine,
-    members: Sequence[Sequence[float]],
-    count: float,
-    units: int,
-    fit_units: int,
-    most: float,
-) -> tuple[Interval | None, float]:
-    """The t interval over samples and seeds, and its degrees of freedom; None where a set has one seed."""
-    if not members or any(len(spread) < 2 for spread in members):
-        return None, math.nan
-    widened = (1 + units / fit_units) if fit_units else 1.0
-    # The bootstrap's variance is that of the sample's own spread, short by (n - 1) / n.
-    variance = float(np.nanvar(combine(drawn))) * widened * count / (count - 1)
-    parts = [
-        (variance, count - 1),
-        *((float(np.var(spread, ddof=1)) / len(spread), len(spread) - 1) for spread in members),
-    ]
-    total = sum(each for each, _ in parts)
-    under = sum(each**2 / degrees for each, degrees in parts)
-    freedom = total**2 / under if under > 0 else count - 1
-    reach = _quantile(freedom) * total**0.5
-    return Interval(value, value - reach, min(value + reach, most)), freedom
+def _with_seeds(reach: float, freedom: float, members: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """How far an interval reaches over samples and seeds, from how far it does over samples; and its degrees of freedom.
+
+    Each side has a standard error of its own, since scores like R2 are skewed; the variance between seeds is added to its
+    square (Welch 1947; Satterthwaite 1946).
+    """
+    samples = (max(reach, 0.0) / _quantile(freedom)) ** 2
+    seeds = [(float(np.var(spread, ddof=1)) / len(spread), len(spread) - 1) for spread in members]
+    total = samples + sum(each for each, _ in seeds)
+    under = sum(each**2 / degrees for each, degrees in [(samples, freedom), *seeds])
+    joint = total**2 / under if under > 0 else freedom
+    return _quantile(joint) * total**0.5, joint
 
 
 def _quantile(freedom: float) -> float:

@@ -114,22 +114,14 @@ def _ratio(over: Parts, under: Parts, floor: float, seed: int) -> Interval:
     terms = [term for part in (*over, *under) for term in part]
     first = len(over) * len(over[0])
     above, below = _values(over) - floor, _values(under) - floor
-    found, level = above.mean() / below.mean(), below.mean()
     weights = _weights(over), _weights(under)
 
-    def both(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return x[..., :first] @ weights[0] - floor, x[..., first:] @ weights[1] - floor
-
     def ratio(x: np.ndarray) -> np.ndarray:
-        a, b = both(x)
-        return a / b
+        return (x[..., :first] @ weights[0] - floor) / (x[..., first:] @ weights[1] - floor)
 
-    def linearised(x: np.ndarray) -> np.ndarray:
-        a, b = both(x)
-        return found + (a - found * b) / level
-
-    spread = ((above - found * below) / level).tolist()
-    return estimate(ratio, terms, [spread], seed, linearised=linearised).interval
+    # What each seed adds to a ratio of means, by its linearisation.
+    spread = ((above - above.mean() / below.mean() * below) / below.mean()).tolist()
+    return estimate(ratio, terms, [spread], seed).interval
 
 
 def _floor(pairs: Sequence[Matched]) -> tuple[float, str]:
