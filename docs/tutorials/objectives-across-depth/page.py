@@ -1,0 +1,170 @@
+"""The page of the study: index.md and its figures, from results/ and the commands of study.py."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+from study import (
+    FRACAST,
+    HERE,
+    OBJECTIVES,
+    SAMPLES,
+    SEEDS,
+    SYSTEMS,
+    TRAINED,
+    align_command,
+    run_command,
+    train_command,
+)
+
+COLOURS = dict(zip(OBJECTIVES, ("#1f5fa8", "#c2410c", "#2f7d4f", "#8a4fa3", "#5b6875", "#a6761d"), strict=True))
+Json = Mapping[str, Any]
+
+
+def write_page() -> None:
+    """Renders what results there are."""
+    names = [name for name in (*SYSTEMS, "fracast") if (HERE / "results" / f"{name}.json").is_file()]
+    found = {name: json.loads((HERE / "results" / f"{name}.json").read_text()) for name in names}
+    for name, results in found.items():
+        if name in SYSTEMS:
+            draw(results, HERE / f"{name}.svg")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"interval": interval, "target": target}
+    page = environment.get_template("page.md.j2").render(
+        found=found,
+        systems=[name for name in names if name in SYSTEMS],
+        missing=[name for name in SYSTEMS if name not in names],
+        objectives=OBJECTIVES,
+        trained=TRAINED,
+        seeds=len(SEEDS),
+        samples=SAMPLES,
+        train=train_command(SYSTEMS["lorenz"]),
+        run=run_command("lorenz", "models/lorenz/forecast", "forecast"),
+        align=align_command(
+            SYSTEMS["lorenz"], *SYSTEMS["lorenz"].alignments[0][:1], 0, SYSTEMS["lorenz"].alignments[0][1]
+        ),
+        fracast=FRACAST,
+        gaps=gaps,
+        standing=standing,
+        shares=shares,
+        counted=counted,
+        likeness=likeness,
+        targets=targets,
+    )
+    (HERE / "index.md").write_text(page.rstrip() + "\n")
+
+
+def targets(results: Json) -> list[str]:
+    """Profiles of the linear probe, in order."""
+    return [one["profile"] for one in results["profiles"] if one["profile"].startswith("linear_probe/")]
+
+
+def target(profile: str) -> str:
+    """Without the probe."""
+    return profile.partition("/")[2]
+
+
+def standing(results: Json, profile: str, group: str) -> Json | None:
+    """What a group reaches in a profile."""
+    return next((one for one in results["groups"] if (one["profile"], one["group"]) == (profile, group)), None)
+
+
+def best(one: Mapping[str, Any]) -> Mapping[str, float | None]:
+    """The interval to believe of an estimate."""
+    return one["over_samples_and_seeds"] or one["over_samples"]
+
+
+def interval(one: Json | None, digits: int = 2, signed: bool = False) -> str:
+    """An estimate, or an interval, for a table; a dash where there is none."""
+    if one is None:
+        return "–"
+    ends = one if "low" in one else best(one)
+    if ends["value"] is None:
+        return "–"
+    sign = "+" if signed else ""
+    said = f"{ends['value']:{sign}.{digits}f}"
+    if ends["low"] is None:
+        return said
+    return f"{said} [{ends['low']:.{digits}f}, {ends['high']:.{digits}f}]"
+
+
+def gaps(results: Json, groups: Sequence[str] = TRAINED) -> list[dict[str, Any]]:
+    """Every hidden gap of these groups, with whether it is shown to be above 0."""
+    found: list[dict[str, Any]] = []
+    for one in results["groups"]:
+        if one["group"] in groups and one["profile"].startswith("linear_probe/"):
+            low = best(one["hidden_gap"])["low"]
+            found.append({**one, "shown": low is not None and low > 0})
+    return found
+
+
+def counted(results: Json, groups: Sequence[str] = TRAINED) -> tuple[int, int]:
+    """How many hidden gaps are shown, of how many."""
+    found = gaps(results, groups)
+    return sum(one["shown"] for one in found), len(found)
+
+
+def shares(results: Json) -> list[Json]:
+    """Recovered and kept shares of all alignments, by linear probe."""
+    return [one for one in results["shares"] if one["profile"].startswith("linear_probe/")]
+
+
+def likeness(results: Json) -> list[Json]:
+    """The similarity of outputs of each pair of objectives, and of two seeds of each."""
+    return results["similarity"]
+
+
+def draw(results: Json, path: Path) -> None:
+    """A panel for each target: the mean over seeds of each objective over depth, its seeds as thin lines."""
+    profiles = targets(results)
+    columns = min(3, len(profiles))
+    rows = math.ceil(len(profiles) / columns)
+    plt.rcParams |= {"svg.hashsalt": "diagnostics", "font.size": 9, "svg.fonttype": "none"}
+    figure, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.6 * rows), squeeze=False, layout="constrained")
+    depth = [float(value) for value in results["depth"]]
+    groups = {run["name"]: run["group"] for run in results["runs"]}
+    for axis, profile in zip(axes.flat, profiles, strict=False):
+        found = next(one for one in results["profiles"] if one["profile"] == profile)["runs"]
+        lowest = 1.0
+        for objective in OBJECTIVES:
+            curves = [found[name]["score"] for name, group in groups.items() if group == objective]
+            for curve in curves:
+                _line(axis, depth, curve, color=COLOURS[objective], linewidth=0.5, alpha=0.5)
+            mean = [
+                None if any(value is None for value in values) else sum(values) / len(values)
+                for values in zip(*curves, strict=True)
+            ]
+            _line(axis, depth, mean, color=COLOURS[objective], linewidth=1.8, label=objective)
+            lowest = min(
+                [lowest, *(value for value, at in zip(mean, depth, strict=True) if value is not None and at > 0)]
+            )
+        axis.axvline(1.0, color="#9aa5b1", linewidth=0.8, linestyle=":")
+        axis.set_ylim(max(lowest - 0.05, -0.3), 1.02)
+        axis.set_title(target(profile), fontsize=10)
+        axis.grid(alpha=0.25)
+    for axis in axes.flat[len(profiles) :]:
+        axis.set_axis_off()
+    for axis in axes[-1]:
+        axis.set_xlabel("relative depth (head beyond 1)")
+    for row in axes:
+        row[0].set_ylabel("R2 on test")
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(OBJECTIVES), frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _line(axis: Any, depth: Sequence[float], values: Sequence[float | None], **style: Any) -> None:
+    known = [(at, value) for at, value in zip(depth, values, strict=True) if value is not None]
+    axis.plot([at for at, _ in known], [value for _, value in known], **style)

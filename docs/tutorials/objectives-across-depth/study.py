@@ -1,0 +1,198 @@
+"""The study of this page: its commands, what is kept of what they find, and the page itself.
+
+    python study.py run lorenz --work FOLDER     # gives the commands, in FOLDER, and keeps results/lorenz.json
+    python study.py page                         # writes index.md and its figures from results/
+    python study.py pack --work FOLDER           # the encoders that come with the training plugin, from FOLDER/models
+
+What is finished is left as it is, so that a study that was interrupted goes on. Nothing on the page is typed by hand: every
+number comes from `results/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+OBJECTIVES = ("forecast", "reconstruct", "contrastive", "jepa", "random", "supervised")
+TRAINED = OBJECTIVES[:4]
+SEEDS = (0, 1, 2)
+WIDTH = 48
+SHAPES = f"diagnostics train objectives --data shapes --objective {','.join(TRAINED)} --width {WIDTH} --steps 1000 --out models/shapes"
+SAMPLES = 2000
+"""Of which 400 are test: with the 80 of the default most gaps would be within their intervals."""
+MEASURES = "linear_probe,effective_rank"
+
+
+@dataclass(frozen=True)
+class System:
+    """A simulated system: which encoders are aligned for which target."""
+
+    name: str
+    alignments: tuple[tuple[str, str], ...]
+
+
+SYSTEMS = {
+    "lorenz": System("lorenz", (("forecast", "hidden_z"), ("contrastive", "x_future"))),
+    "pendulum": System("pendulum", (("forecast", "energy"),)),
+    "damped_oscillator": System("damped_oscillator", (("forecast", "log_damping"),)),
+}
+
+
+def label(objective: str, seed: int) -> str:
+    """The folder of a training."""
+    return f"{objective}-seed{seed}" if seed else objective
+
+
+def train_command(system: System) -> str:
+    return f"diagnostics train objectives --data {system.name} --seeds {len(SEEDS)} --width {WIDTH} --out models/{system.name}"
+
+
+def run_command(system: str, encoder: str, folder: str) -> str:
+    data = shlex.quote(f"{system}?n={SAMPLES}")
+    return f"diagnostics run {encoder} --data {data} --measures {MEASURES} --no-controls --token-budget 0 --out runs/{system}/{folder}"
+
+
+def align_command(system: System, objective: str, seed: int, target: str) -> str:
+    own = label(objective, seed)
+    return (
+        f"diagnostics align --encoder models/{system.name}/{own} --to best-tap --for {target} "
+        f"--out models/{system.name}/{own}-for-{target}"
+    )
+
+
+def commands(system: System) -> Iterator[tuple[str, Path | None]]:
+    """All commands of a system in order, each with the file that shows that it is done (None: it knows by itself)."""
+    yield train_command(system), None
+    for objective in OBJECTIVES:
+        for seed in SEEDS:
+            own = label(objective, seed)
+            yield (
+                run_command(system.name, f"models/{system.name}/{own}", own),
+                Path("runs", system.name, own, "report.html"),
+            )
+    for objective, target in system.alignments:
+        for seed in SEEDS:
+            own = f"{label(objective, seed)}-for-{target}"
+            yield align_command(system, objective, seed, target), None
+            yield (
+                run_command(system.name, f"models/{system.name}/{own}", own),
+                Path("runs", system.name, own, "report.html"),
+            )
+
+
+FRACAST = (
+    f"diagnostics run fracast --data 'lorenz?n={SAMPLES}' --measures {MEASURES} --token-budget 0 --out runs/fracast/fracast",
+    "diagnostics align --encoder fracast --to best-tap --for hidden_z --data 'lorenz?n=600&seed=1000' --steps 200 --batch 8 "
+    "--lr 1e-3 --out models/fracast-aligned",
+    f"diagnostics run models/fracast-aligned --data 'lorenz?n={SAMPLES}' --measures {MEASURES} --token-budget 0 "
+    "--no-controls --out runs/fracast/fracast-aligned",
+)
+
+
+def give(command: str, work: Path, done: Path | None = None) -> str:
+    """What a command prints; an alignment of which nothing is hidden says so and is no error."""
+    if done is not None and (work / done).exists():
+        return ""
+    print(f"$ {command}", file=sys.stderr, flush=True)
+    found = subprocess.run(
+        shlex.split(command),
+        cwd=work,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    if found.returncode not in (0, 2):
+        raise SystemExit(found.returncode)
+    return found.stdout
+
+
+def run_system(name: str, work: Path) -> None:
+    """Gives all commands of a system and keeps what the comparison found."""
+    if name == "fracast":
+        for command, done in zip(FRACAST, ("runs/fracast/fracast/report.html", None, None), strict=True):
+            give(command, work, Path(done) if done else None)
+        folder, every = "fracast", ["runs/fracast/fracast", "runs/fracast/fracast-aligned"]
+    else:
+        system = SYSTEMS[name]
+        for command, done in commands(system):
+            give(command, work, done)
+        folder = name
+        every = [str(done.parent) for _, done in commands(system) if done is not None and (work / done).exists()]
+    out = give(f"diagnostics compare {' '.join(every)} --json --out runs/{folder}/comparison.html", work)
+    kept = HERE / "results" / f"{name}.json"
+    kept.write_text(json.dumps(_kept(json.loads(out)), indent=1) + "\n")
+    print(kept)
+
+
+def _kept(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page reads of a comparison."""
+    parts = {key: found[key] for key in ("dataset", "n", "pooling", "seed", "depth", "profiles", "groups", "families")}
+    runs = [
+        {key: run[key] for key in ("name", "group", "seed", "run", "output_tap", "lineage")} for run in found["runs"]
+    ]
+    likeness = [
+        {key: one[key] for key in ("first", "second", "measure", "taps", "aligned_depth", "at_outputs")}
+        for one in found["similarity"]
+    ]
+    return _rounded(
+        parts | {"runs": runs, "differences": found["differences"], "shares": found["shares"], "similarity": likeness}
+    )
+
+
+def _rounded(value: Any) -> Any:
+    """Five digits are more than any of these numbers has."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list) else value
+
+
+def pack(work: Path) -> None:
+    """Rounds the encoders of lorenz (all seeds) and shapes (one seed) to float16, into the training plugin."""
+    import diagnostics_training
+
+    from diagnostics import load_encoder, save_encoder
+
+    give(SHAPES, work)
+    weights = Path(diagnostics_training.__file__).parent / "weights"
+    folders = [("lorenz", label(objective, seed)) for objective in TRAINED for seed in SEEDS]
+    for system, own in (*folders, *(("shapes", objective) for objective in TRAINED)):
+        encoder = load_encoder(work / "models" / system / own)
+        # The name by which `objectives:` finds it; its lineage has the command that made it.
+        save_encoder(weights / f"{system}-{own}.safetensors", encoder, half=True)
+    print(f"{sum(path.stat().st_size for path in weights.glob('*.safetensors')) / 1e6:.1f} MB in {weights}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(dest="what", required=True)
+    runs = parts.add_parser("run")
+    runs.add_argument("system", choices=[*SYSTEMS, "fracast"])
+    runs.add_argument("--work", type=Path, default=Path("study"))
+    parts.add_parser("page")
+    parts.add_parser("pack").add_argument("--work", type=Path, default=Path("study"))
+    asked = parser.parse_args()
+    if asked.what == "run":
+        asked.work.mkdir(parents=True, exist_ok=True)
+        run_system(asked.system, asked.work)
+    elif asked.what == "pack":
+        pack(asked.work)
+    else:
+        from page import write_page
+
+        write_page()
+
+
+if __name__ == "__main__":
+    main()
