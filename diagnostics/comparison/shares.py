@@ -50,13 +50,15 @@ class Matched:
 
 
 NO_VALUE = "there is no value"
+LEAST_GAP = 0.01
+"""Of a base, below which nothing worth a share is hidden, however sure it is."""
 
 
 def shares_of(profile: str, group: str, base: str, purpose: bool, pairs: Sequence[Matched], seed: int) -> Shares:
     """The shares of an alignment, its seeds together: each run against its own base, then the ratio of the means.
 
-    A share of nothing means nothing: `recovered` needs a hidden gap of the base that its interval shows to be above 0, and
-    what is kept needs a base that is shown to know something there.
+    A share of nothing means nothing: `recovered` needs a hidden gap of the base that its interval shows to be above 0 and that is
+    `LEAST_GAP` or more, and what is kept needs a base that is shown to know something there.
     """
     bases = list({id(pair.base): pair.base for pair in pairs}.values())
     floor, unknown = _floor(pairs)
@@ -65,7 +67,7 @@ def shares_of(profile: str, group: str, base: str, purpose: bool, pairs: Sequenc
     recovered: Interval | None = None
     if math.isnan(gap.value):
         reasons["recovered"] = NO_VALUE
-    elif not gap.interval.low > 0:
+    elif not gap.interval.low > 0 or gap.value < LEAST_GAP:
         reasons["recovered"] = "the base's output is not shown to hide anything of it"
     else:
         over = [(pair.aligned.at_output, pair.base.at_output) for pair in pairs]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,10 +27,9 @@ from diagnostics import (
 )
 from diagnostics_training.aligned import scaled
 from diagnostics_training.alignment import Alignment, Teacher, agreement, put_section, section_of, taught
-from diagnostics_training.checkpoints import FILE as CHECKPOINT
-from diagnostics_training.checkpoints import refuse_other
 from diagnostics_training.choosing import best_tap, check_modality, data_for, said, second_teacher, with_module
 from diagnostics_training.distributed import World, barrier, world
+from diagnostics_training.finished import finish, finished
 from diagnostics_training.hiding import MODALITIES, hidden
 from diagnostics_training.residuals import Block, put_drops
 from diagnostics_training.trainer import Fitted, Settings, Watch, fit, say, silent
@@ -130,7 +128,7 @@ def align(job: Job) -> dict[str, Any]:
     }  # fmt: skip
     with world(job.device) as where, watcher() as shown:
         watch = shown if where.first else silent
-        if (done := _finished(job.folder, asked)) is not None:
+        if (done := finished(job.folder / FINISHED, asked)) is not None:
             if where.first:
                 say(f"{job.folder} is finished")
             return done if where.first else {}
@@ -259,17 +257,4 @@ def _save(
     }
     job.folder.mkdir(parents=True, exist_ok=True)
     save_encoder(job.folder, student, lineage=lineage)
-    beside = job.folder / f"{FINISHED}.partial"
-    beside.write_text(json.dumps({"row": dict(row), "identity": dict(asked)}, indent=1))
-    beside.replace(job.folder / FINISHED)
-    (job.folder / CHECKPOINT).unlink(missing_ok=True)
-
-
-def _finished(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The row of a finished alignment of the same identity; raises where it is of another."""
-    path = folder / FINISHED
-    if not path.is_file():
-        return None
-    kept = json.loads(path.read_text())
-    refuse_other(f"The encoder in {folder}", kept["identity"], identity)
-    return kept["row"]
+    finish(job.folder / FINISHED, row, asked)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, fields
@@ -12,10 +11,9 @@ from typing import Any
 
 from diagnostics import DiagnosticsError, watcher
 from diagnostics_training.architecture import OBJECTIVES, Architecture
-from diagnostics_training.checkpoints import FILE as CHECKPOINT
-from diagnostics_training.checkpoints import refuse_other
 from diagnostics_training.data import TrainingData, default_patch, feed_of, load
 from diagnostics_training.distributed import World, barrier, world
+from diagnostics_training.finished import finish, finished
 from diagnostics_training.objectives import REGULARISERS, objective_of
 from diagnostics_training.trainer import Fitted, Settings, Watch, fit, say
 
@@ -127,7 +125,7 @@ def _one(job: Job, name: str, seed: int, data: TrainingData, where: World, watch
         "batch": job.batch,
     }
     identity |= {"regulariser": job.regulariser} if name == "jepa" else {}
-    if (done := _finished(folder, identity | settings.identity)) is not None:
+    if (done := finished(folder / FINISHED, identity | settings.identity)) is not None:
         if where.first:
             say(f"{label}: is finished in {folder}")
         return done
@@ -201,17 +199,4 @@ def _save(
         lineage["collapse"] = row["collapse"]
     folder.mkdir(parents=True, exist_ok=True)
     save_encoder(folder, encoder, lineage=lineage)
-    beside = folder / f"{FINISHED}.partial"
-    beside.write_text(json.dumps({"row": dict(row), "identity": dict(identity)}, indent=1))
-    beside.replace(folder / FINISHED)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-
-
-def _finished(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The row of a finished training of the same identity; raises where it is of another."""
-    path = folder / FINISHED
-    if not path.is_file():
-        return None
-    kept = json.loads(path.read_text())
-    refuse_other(f"The encoder in {folder}", kept["identity"], identity)
-    return kept["row"]
+    finish(folder / FINISHED, row, identity)
