@@ -11,6 +11,7 @@ from typing import Any
 
 from diagnostics import DiagnosticsError, watcher
 from diagnostics_training.architecture import OBJECTIVES, Architecture
+from diagnostics_training.checkpoints import FILE as CHECKPOINT
 from diagnostics_training.data import TrainingData, default_patch, feed_of, load
 from diagnostics_training.distributed import World, barrier, world
 from diagnostics_training.finished import finish, finished
