@@ -1,6 +1,8 @@
 """On a GPU: every plain function gives what it gives on numpy, and a run gives what it gives on a CPU."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,3 +43,50 @@ def test_a_run_on_a_gpu_gives_what_it_gives_on_a_cpu(tmp_path: Path) -> None:
         np.testing.assert_allclose(there.data["score"], here.data["score"], atol=0.1, err_msg=here.name)
     for here, there in zip(*(run.similarity() for run in runs), strict=True):
         np.testing.assert_allclose(there["matrix"], here["matrix"], atol=1e-3)
+
+
+def trained(folder: Path, device: str, precision: str = "float32", compile: bool = False) -> dict[str, list[float]]:
+    """Losses by objective of the first steps."""
+    pytest.importorskip("timm")
+    from diagnostics_training.training import Job, train
+
+    objectives = "forecast,reconstruct,contrastive,jepa,supervised"
+    job = Job(
+        "lorenz?n=40&length=64", objectives, out=folder, steps=10, batch=8, width=16, depth=2, heads=2, device=device,
+        precision=precision, compile=compile,
+    )  # fmt: skip
+    return {row["objective"]: losses(Path(row["path"])) for row in train(job)}
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("options", "within"),
+    [({}, 1e-3), ({"precision": "bf16"}, 0.1), ({"compile": True}, 1e-3)],
+    ids=["float32", "bf16", "compiled"],
+)
+def test_a_gpu_trains_as_a_cpu_does(options: dict[str, Any], within: float, tmp_path: Path) -> None:
+    here, there = trained(tmp_path / "cpu", "cpu"), trained(tmp_path / "cuda", "cuda", **options)
+    assert len(here) == 5
+    for objective, expected in here.items():
+        np.testing.assert_allclose(there[objective], expected, rtol=within, err_msg=objective)
+
+
+def test_a_gpu_aligns_as_a_cpu_does(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    from diagnostics_training.aligning import Job, align
+
+    trained(tmp_path / "base", "cpu")
+    rows = {
+        device: align(
+            Job(
+                str(tmp_path / "base" / "jepa"), "blocks.0", data="lorenz?n=40&length=64", out=tmp_path / device, steps=10,
+                batch=8, device=device,
+            )
+        )
+        for device in ("cpu", "cuda")
+    }  # fmt: skip
+    assert rows["cuda"]["cosine"]["after"] == pytest.approx(rows["cpu"]["cosine"]["after"], abs=1e-3)
