@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 import runpy
 from pathlib import Path
@@ -184,3 +185,15 @@ def test_links_between_pages_and_to_pictures_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_study_is_what_its_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No number on the page is typed: rendering the results again gives the page."""
+    folder = ROOT / "docs" / "tutorials" / "objectives-across-depth"
+    monkeypatch.syspath_prepend(str(folder))
+    page = importlib.import_module("page")
+    found = page.results()
+    assert (folder / "index.md").read_text(encoding="utf-8") == page.render(found)
+    changed = json.loads(json.dumps(found))
+    next(iter(changed.values()))["groups"][0]["best"]["over_samples_and_seeds"]["value"] += 0.5
+    assert page.render(changed) != page.render(found)

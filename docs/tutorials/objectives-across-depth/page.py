@@ -30,39 +30,47 @@ COLOURS = dict(zip(OBJECTIVES, ("#1f5fa8", "#c2410c", "#2f7d4f", "#8a4fa3", "#5b
 Json = Mapping[str, Any]
 
 
+def results() -> dict[str, Any]:
+    """What the study has found so far, by system."""
+    files = {name: HERE / "results" / f"{name}.json" for name in (*SYSTEMS, "fracast")}
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+
+
 def write_page() -> None:
-    """Renders what results there are."""
-    names = [name for name in (*SYSTEMS, "fracast") if (HERE / "results" / f"{name}.json").is_file()]
-    found = {name: json.loads((HERE / "results" / f"{name}.json").read_text()) for name in names}
-    for name, results in found.items():
+    """The page and a figure for each system."""
+    found = results()
+    for name in found:
         if name in SYSTEMS:
-            draw(results, HERE / f"{name}.svg")
+            draw(found[name], HERE / f"{name}.svg")
+    (HERE / "index.md").write_text(render(found))
+
+
+def render(found: Mapping[str, Json]) -> str:
+    """The page's text."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"interval": interval, "target": target}
+    first = SYSTEMS["lorenz"]
     page = environment.get_template("page.md.j2").render(
         found=found,
-        systems=[name for name in names if name in SYSTEMS],
-        missing=[name for name in SYSTEMS if name not in names],
+        systems=[name for name in found if name in SYSTEMS],
+        missing=[name for name in (*SYSTEMS, "fracast") if name not in found],
         objectives=OBJECTIVES,
         trained=TRAINED,
         seeds=len(SEEDS),
         samples=SAMPLES,
-        train=train_command(SYSTEMS["lorenz"]),
+        train=train_command(first),
         run=run_command("lorenz", "models/lorenz/forecast", "forecast"),
-        align=align_command(
-            SYSTEMS["lorenz"], *SYSTEMS["lorenz"].alignments[0][:1], 0, SYSTEMS["lorenz"].alignments[0][1]
-        ),
+        align=align_command(first, first.alignments[0][0], 0, first.alignments[0][1]),
         fracast=FRACAST,
         gaps=gaps,
         standing=standing,
         shares=shares,
         counted=counted,
-        likeness=likeness,
         targets=targets,
     )
-    (HERE / "index.md").write_text(page.rstrip() + "\n")
+    return page.rstrip() + "\n"
 
 
 def targets(results: Json) -> list[str]:
@@ -118,11 +126,6 @@ def counted(results: Json, groups: Sequence[str] = TRAINED) -> tuple[int, int]:
 def shares(results: Json) -> list[Json]:
     """Recovered and kept shares of all alignments, by linear probe."""
     return [one for one in results["shares"] if one["profile"].startswith("linear_probe/")]
-
-
-def likeness(results: Json) -> list[Json]:
-    """The similarity of outputs of each pair of objectives, and of two seeds of each."""
-    return results["similarity"]
 
 
 def draw(results: Json, path: Path) -> None:
