@@ -51,7 +51,6 @@ def render(found: Mapping[str, Json]) -> str:
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"interval": interval, "target": target}
-    first = SYSTEMS["lorenz"]
     page = environment.get_template("page.md.j2").render(
         found=found,
         systems=[name for name in found if name in SYSTEMS],
@@ -60,9 +59,10 @@ def render(found: Mapping[str, Json]) -> str:
         trained=TRAINED,
         seeds=len(SEEDS),
         samples=SAMPLES,
-        train=train_command(first),
+        train=train_command("lorenz"),
         run=run_command("lorenz", "models/lorenz/forecast", "forecast"),
-        align=align_command(first, first.alignments[0][0], 0, first.alignments[0][1]),
+        align=align_command("lorenz", "forecast", 0),
+        aligned_for=SYSTEMS,
         fracast=FRACAST,
         gaps=gaps,
         standing=standing,
