@@ -167,7 +167,9 @@ def compare(
         str | None, typer.Option(help="The label that the others were aligned from [what each alignment recorded].")
     ] = None,
     similarity: Annotated[str, typer.Option(help="Measure of pairs of taps, or none.")] = "cka",
-    out: Annotated[Path | None, typer.Option(help="The HTML file [comparison.html beside the first run].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file [comparison-LABELS.html beside the first run].")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap and the permutations.")] = 0,
     json: Json = False,
 ) -> None:
@@ -184,7 +186,7 @@ def compare(
         found = compare_them(
             runs, base=base, similarity=None if similarity == "none" else similarity, seed=seed, watch=watch
         )
-    path = found.report(out or found.sides[0].run.path.resolve().parent / "comparison.html")
+    path = found.report(out or found.default_path)
     _print_json(found.to_json() | {"report": str(path)}) if json else print_comparison(found, path)
 
 

@@ -93,7 +93,7 @@ def print_run(run: Run) -> None:
         console.print(Text(run.untrained, style="yellow"))
     if probes:
         console.print(
-            "Best tap chosen on val, scores read on test, 95 % intervals over independent units, not cut at bounds"
+            "Best tap chosen on val, scores read on test, 95 % intervals over independent units, cut at no bound but 1"
         )
         console.print(_probe_table(probes))
         for p in probes:

@@ -30,8 +30,9 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
     """The encoder up to a tap, which becomes its output; the encoder itself stays as it is, and tensors are shared.
 
     It has the taps that fire up to there, the trunk's depths as shares of the tap's own where that is one of the trunk.
-    Modules of which nothing runs and no tensor is read up to the tap are left out, but for lists, whose length code may
-    ask for. Activations at all its taps are verified to be those of the whole encoder, to the bit, on the example.
+    Its lineage is that of the whole one, but for the group, which says where it was cut. Modules of which nothing runs and
+    no tensor is read up to the tap are left out, but for lists, whose length code may ask for. Activations at all its taps
+    are verified to be those of the whole encoder, to the bit, on the example.
 
     Raises DiagnosticsError for an unknown tap, an encoder without a torch module, and where the activations differ.
     """
@@ -69,6 +70,9 @@ def shortened(encoder: TorchEncoder, tap: str, absent: Sequence[str]) -> TorchEn
     before = f" cut at {encoder.cut}" if encoder.cut else ""
     cut.name = f"{encoder.name.removesuffix(before)} cut at {tap}"
     cut.configuration = f"{encoder.configuration.removesuffix(f';{before}')}; cut at {tap}"
+    if group := str(encoder.lineage.get("group") or ""):
+        # Comparisons would show it under the name of the whole one.
+        cut.lineage = {**encoder.lineage, "group": f"{group.removesuffix(before)} cut at {tap}"}
     forward = encoder._forward  # pyright: ignore[reportPrivateUsage]
     cut._forward = _until(site, forward, cut.name)  # pyright: ignore[reportPrivateUsage]
     _take_out(cut.module, cut.absent, cut.name)

@@ -171,6 +171,11 @@ def _no_encoder_in(folder: Path) -> DiagnosticsError:
         return DiagnosticsError(
             f"Folder {folder} holds several encoders: name one of {', '.join(inside[:6])}{more} in it."
         )
+    if (folder / "checkpoint.safetensors").is_file():
+        return DiagnosticsError(
+            f"Folder {folder} holds a checkpoint and no {SAVED}, so its training is not finished: give the command that began it "
+            "again, which goes on from there."
+        )
     return DiagnosticsError(
         f"Folder {folder} holds no {SAVED}, so it is no saved encoder: a checkpoint directory of transformers is hf:{folder}."
     )

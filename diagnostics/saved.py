@@ -154,7 +154,10 @@ def load_encoder(path: str | Path) -> TorchEncoder:
             sized = shortened(sized, about.cut, about.absent)
             # What made it may hold on to its own module: that one then takes no memory beside the loaded one.
             sized.module.load_state_dict(encoder.module.state_dict(), assign=True)
-            return _as_saved(sized, encoder.module, about)
+            sized = _as_saved(sized, encoder.module, about)
+            # Its own way would start from the module from which parts are gone.
+            sized._sized_for = sized_for  # pyright: ignore[reportPrivateUsage]
+            return sized
 
         encoder._sized_for = sized_for  # pyright: ignore[reportPrivateUsage]
     encoder.spec, encoder.skeleton, encoder.lineage = str(path), skeleton, about.lineage

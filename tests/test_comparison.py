@@ -15,7 +15,7 @@ import diagnostics as dx
 from diagnostics import Comparison, DiagnosticsError, Run
 from diagnostics.comparison.differences import curve_differences, differences_of, score_influence
 from diagnostics.comparison.estimates import Term, estimate, flipped, holm
-from diagnostics.comparison.readouts import Readout, by_depth, shared_depths
+from diagnostics.comparison.readouts import Readout, by_depth, readout, shared_depths
 from diagnostics.statistics import scores
 
 from graded import GRID, graded_data, graded_encoder, known_r2
@@ -299,6 +299,36 @@ def test_one_seed_leaves_its_variance_unknown() -> None:
     one, other = (drawn_readout(np.random.default_rng(i), 20, np.array([0.5])) for i in range(2))
     found = estimate(lambda x: x[..., 0] - x[..., 1], [one.at_best, other.at_best], [[0.1], [0.2]], 0)
     assert found.over_both is None
+
+
+def test_an_alignment_is_held_against_its_own_base_run_by_run(made: Maker) -> None:
+    """Bases of very different gaps, each aligned by the same gain: paired by seed the difference is known well."""
+    sides = []
+    for seed, gain in enumerate((0.3, 0.6, 1.2)):
+        lineage = {"group": "from", "seed": seed}
+        base = made(f"from{seed}", (0.5, 3, gain), noise=2 + 2 * seed, lineage=lineage)
+        weights = base.store.attrs["identity"]["weights"]
+        up = made(
+            f"to{seed}",
+            (0.5, 3, gain * 1.3),
+            noise=2 + 2 * seed,
+            lineage={"group": "to", "seed": seed, "base": weights},
+        )
+        sides += [base, up]
+    paired = difference(dx.compare(sides, similarity=None), "from", "to", "output").estimate
+    assert paired.interval.high < 0
+    groups = {
+        "f": [readout(side.profile(LINEAR)) for side in sides[::2]],
+        "t": [readout(side.profile(LINEAR)) for side in sides[1::2]],
+    }
+    _, loose, _ = differences_of({LINEAR: groups}, 0)
+    assert paired.value == pytest.approx(loose.estimate.value)
+    width = [one.interval.high - one.interval.low for one in (paired, loose.estimate)]
+    assert width[0] < 0.5 * width[1]
+    fewer = dx.compare([*sides[:2], sides[2]], similarity=None)
+    only = difference(fewer, "from", "to", "output").estimate.value
+    outputs = [side.profile(LINEAR).output.value for side in sides[:2]]
+    assert only == pytest.approx(outputs[0] - outputs[1])
 
 
 def test_seeds_are_grouped_and_named(made: Maker) -> None:

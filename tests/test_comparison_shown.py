@@ -37,13 +37,13 @@ def runs(folder: Path) -> list[str]:
 def test_the_table_holds_every_label_and_what_its_head_drops(folder: Path) -> None:
     said = diagnose("compare", *runs(folder), "--similarity", "none").out
     lines = [line.split() for line in said.splitlines()]
-    assert any(line[:5] == ["a", "(R2)", "base", "stage.1", "(0.50)"] for line in lines)
+    assert any(line[:3] == ["base", "stage.1", "(0.50)"] for line in lines)
     assert any(line[:1] == ["x"] and "(0.50) 2/2" in " ".join(line) for line in lines)
-    assert "up <b>, end of trunk minus end of head: a (R2) +0.4" in said
+    assert "end of trunk minus end of head, up <b>: a (R2) +0.4" in said
     assert "up <b> (from base)" in said
-    assert "(made for it)" in said
+    assert "a (R2), made for it" in said
     assert "survives the correction" in said
-    assert (folder / "comparison.html").is_file()
+    assert (folder / "comparison-base-up-b-x.html").is_file()
 
 
 def test_json_is_one_object_with_the_report(folder: Path, tmp_path: Path) -> None:
@@ -76,3 +76,24 @@ def test_mistakes_are_told_in_a_sentence(folder: Path) -> None:
     assert "two runs or more" in refused("compare", str(folder / "base"))
     assert "is not a run" in refused("compare", str(folder / "base"), str(folder / "nothing"))
     assert "does not compare pairs of taps" in refused("compare", *runs(folder), "--similarity", "linear_probe")
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_no_number_is_cut_off_however_narrow_the_terminal(
+    folder: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import diagnostics.console as console
+    from diagnostics.console_comparison import print_comparison
+
+    found = dx.compare(runs(folder), similarity=None)
+    monkeypatch.setattr(console, "PIPE_WIDTH", width)
+    print_comparison(found, Path("page.html"))
+    said = capsys.readouterr().out.replace(", ", ",")
+    for one in found.standings:
+        ends = one.best.interval
+        assert f"[{ends.low:.3f},{ends.high:.3f}]" in said
+    for one in found.differences:
+        ends = (f"{end:.3f}" for end in (one.estimate.interval.low, one.estimate.interval.high))
+        low, high = ("0.000" if end == "-0.000" else end for end in ends)
+        assert f"[{low},{high}]" in said
+    assert "…" not in said

@@ -281,7 +281,7 @@ def test_cut_again(own: Path) -> None:
     whole.lineage = {"group": "jepa", "seed": 1}
     save_encoder("two", whole, cut="blocks.1")
     once = build("encoder", "two")
-    assert once.lineage == whole.lineage
+    assert once.lineage == {"group": "jepa cut at blocks.1", "seed": 1}
     assert (once.spec, once.skeleton, cut_encoder(whole, "blocks.1").spec) == ("two", f"{own}:build", "")
     again = cut_encoder(once, "blocks.0")
     assert again.name == "tiny cut at blocks.0" and again.configuration == cut_encoder(whole, "blocks.0").configuration
@@ -326,6 +326,46 @@ def test_samples_of_another_size(own: Path, name: str) -> None:
         if "fresh" not in cut.name:
             wanted = expected.capture(batch)
             assert all(torch.equal(found[name], wanted[name]) for name in found)
+        # What was sized once is sized again, from a whole one too.
+        again = sized.sized_for(np.resize(sample, 32))
+        assert again.taps[0].grid.shape == (8,) and list(again.capture(batch_of(again))) == list(found)
+        back = again.sized_for(sample).capture(batch)
+        assert all(torch.equal(back[name], found[name]) for name in found)
+
+
+@pytest.mark.parametrize("tap", ["blocks.0", "norm"])
+def test_heads_that_plugins_ask_for_their_taps(own: Path, tap: str) -> None:
+    pytest.importorskip("diagnostics_training")
+    whole = build("encoder", "objective:jepa?length=64&width=16&depth=2&heads=2")
+    save_encoder("cut", whole, cut=tap)
+    cut = build("encoder", "cut")
+    assert isinstance(cut, TorchEncoder) and "head" in cut.absent
+    found = check_encoder("cut")
+    assert not found.failed, [outcome for outcome in found.outcomes if outcome.verdict == "failed"]
+    assert {outcome.check: outcome.verdict for outcome in found.outcomes}["sizes"] == "ok"
+    sample = np.random.default_rng(2).standard_normal(32).astype(np.float32)
+    for sized in (cut.sized_for(sample), cut.sized_for(np.resize(sample, 48)).sized_for(sample)):
+        batch = default_collate([sized.preprocess(sample)])
+        wanted = whole.sized_for(sample).capture(batch)
+        assert all(torch.equal(value, wanted[name]) for name, value in sized.capture(batch).items())
+
+
+def test_the_group_says_where_it_was_cut(own: Path) -> None:
+    whole = build("encoder", "own.py:build")
+    assert isinstance(whole, TorchEncoder)
+    assert dict(cut_encoder(whole, "blocks.1").lineage) == {}
+    told = {"group": "forecast", "seed": 3, "steps": 10}
+    whole.lineage = told
+    assert cut_encoder(whole, "blocks.1").lineage == {**told, "group": "forecast cut at blocks.1"}
+    assert whole.lineage == told == {"group": "forecast", "seed": 3, "steps": 10}
+    save_encoder("whole", whole)
+    export("whole", "blocks.1", "cut")
+    cut = build("encoder", "cut")
+    assert cut.lineage == cut.sized_for(np.arange(48.0)).lineage == {**told, "group": "forecast cut at blocks.1"}
+    # A cut of a cut was cut once, as its name says too.
+    assert cut_encoder(cut, "blocks.0").lineage == {**told, "group": "forecast cut at blocks.0"}
+    save_encoder("told", whole, cut="blocks.1", lineage={"group": "mine"})
+    assert build("encoder", "told").lineage == {"group": "mine"}
 
 
 def recurrent() -> TorchEncoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,7 +19,7 @@ from diagnostics.comparison.estimates import Estimate
 from diagnostics.comparison.positions import Likeness, likeness
 from diagnostics.comparison.readouts import Readout, readout
 from diagnostics.comparison.shares import Matched, Shares, shares_of
-from diagnostics.comparison.sides import Side, by_group, lineage_of, pairs_with_base, sides_of, without_base
+from diagnostics.comparison.sides import Side, by_group, lineage_of, pairs_with_base, places, sides_of, without_base
 from diagnostics.comparison.standings import FamilyGap, Standing, family_gaps, standings_of
 from diagnostics.errors import DiagnosticsError
 from diagnostics.profiles import number, numbers
@@ -55,6 +56,12 @@ class Comparison:
     def groups(self) -> dict[str, list[Side]]:
         """The runs of each group, seeds ascending."""
         return by_group(self.sides)
+
+    @property
+    def default_path(self) -> Path:
+        """Of its report: beside the first run, named by the labels."""
+        slug = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(self.groups)).strip("-.")[:100]
+        return self.sides[0].run.path.parent / f"comparison-{slug}.html"
 
     def to_xarray(self) -> xr.Dataset:
         """`data`, with dimensions (run, target, depth)."""
@@ -162,6 +169,7 @@ def compare(
     }
     families = {name: sides[0].profiles[name].family for name in probes}
     standings = standings_of(by_profile, profiles, seed)
+    matched = places(pairs, groups)
     likenesses: list[Likeness] = []
     wanted = _pairs_of_runs(groups) if similarity else []
     for done, (first, second) in enumerate(wanted):
@@ -173,8 +181,8 @@ def compare(
         curves(sides, names, seed),
         tuple(standings),
         tuple(family_gaps(by_profile, families, one_for_each_target([one.profile for one in standings]), seed)),
-        tuple(differences_of(by_profile, seed)),
-        tuple(curve_differences(by_profile, seed)),
+        tuple(differences_of(by_profile, seed, matched)),
+        tuple(curve_differences(by_profile, seed, matched)),
         tuple(_all_shares(pairs, probes, read, seed)),
         tuple(likenesses),
         left_out,

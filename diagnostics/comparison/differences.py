@@ -63,16 +63,33 @@ Groups = Mapping[str, Sequence[Readout]]
 """The readouts of one profile by group, one a seed."""
 
 
-def differences_of(by_profile: Mapping[str, Groups], seed: int) -> list[Difference]:
+Matched = Mapping[tuple[str, str], Sequence[tuple[int, int]]]
+"""Which run of a group goes with which of another (places in their lists): an alignment's with what it was made from.
+Such pairs of groups are compared run by run; those of trainings that have nothing to do with each other are not in it."""
+
+
+def differences_of(by_profile: Mapping[str, Groups], seed: int, matched: Matched | None = None) -> list[Difference]:
     """All pairs of groups in all quantities and profiles, corrected together."""
-    found = [
-        Difference(profile, first, second, quantity, _between(groups[first], groups[second], quantity, seed))
-        for profile, groups in by_profile.items()
-        for first, second in combinations(groups, 2)
-        for quantity in QUANTITIES
-    ]
+    found: list[Difference] = []
+    for profile, groups in by_profile.items():
+        for first, second in combinations(groups, 2):
+            ours, theirs, paired = _sides(groups, first, second, matched or {})
+            found += [
+                Difference(profile, first, second, quantity, _between(ours, theirs, quantity, seed, paired))
+                for quantity in QUANTITIES
+            ]
     corrected = holm(np.array([one.estimate.p for one in found]))
     return [replace(one, p_corrected=float(p)) for one, p in zip(found, corrected, strict=True)]
+
+
+def _sides(
+    groups: Groups, first: str, second: str, matched: Matched
+) -> tuple[Sequence[Readout], Sequence[Readout], bool]:
+    """The runs of two groups to hold against each other, and whether they go together one by one."""
+    pairs = matched.get((first, second))
+    if pairs is None:
+        return groups[first], groups[second], False
+    return [groups[first][i] for i, _ in pairs], [groups[second][j] for _, j in pairs], True
 
 
 def terms_of(run: Readout, quantity: Quantity) -> tuple[list[Term], list[float]]:
@@ -99,10 +116,14 @@ def mean_of(groups: Sequence[tuple[Sequence[Readout], float]], quantity: Quantit
     return terms, np.array(weights)
 
 
-def _between(first: Sequence[Readout], second: Sequence[Readout], quantity: Quantity, seed: int) -> Estimate:
+def _between(
+    first: Sequence[Readout], second: Sequence[Readout], quantity: Quantity, seed: int, paired: bool
+) -> Estimate:
     """The first group's mean over seeds minus the second's."""
     terms, weights = mean_of([(first, 1.0), (second, -1.0)], quantity)
     members = [[value_of(run, quantity) for run in group] for group in (first, second)]
+    if paired:
+        members = [[ours - theirs for ours, theirs in zip(*members, strict=True)]]
     found = estimate(lambda x: x @ weights, terms, members, seed)
     alike = found.over_samples
     if found.over_both is None and alike.low == alike.high == alike.value != 0:
@@ -111,7 +132,9 @@ def _between(first: Sequence[Readout], second: Sequence[Readout], quantity: Quan
     return found
 
 
-def curve_differences(by_profile: Mapping[str, Groups], seed: int) -> list[CurveDifference]:
+def curve_differences(
+    by_profile: Mapping[str, Groups], seed: int, matched: Matched | None = None
+) -> list[CurveDifference]:
     """Where along the trunk each pair of groups differs; over samples, for the encoders as they are (not over seeds)."""
     found: list[CurveDifference] = []
     by_unit: list[np.ndarray] = []
@@ -123,13 +146,14 @@ def curve_differences(by_profile: Mapping[str, Groups], seed: int) -> list[Curve
         depths = depths[depths <= 1.0]
         reference = runs[0].common_reference
         able = reference is not None and all(_shares(run, reference) for run in runs)
-        mean = {
-            name: np.mean([by_depth(run.loss, run.depths, depths) for run in group], axis=0)
-            for name, group in groups.items()
-        }
+        drawn = {id(run): by_depth(run.loss, run.depths, depths) for run in runs}
         for first, second in combinations(groups, 2):
             if able and reference is not None:
-                each = score_influence(mean[second] - mean[first], reference)
+                ours, theirs = (
+                    np.mean([drawn[id(run)] for run in side], axis=0)
+                    for side in _sides(groups, first, second, matched or {})[:2]
+                )
+                each = score_influence(theirs - ours, reference)
             else:
                 each = np.full((len(depths), len(runs[0].units)), np.nan)
             by_unit.append(each)

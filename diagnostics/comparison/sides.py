@@ -160,3 +160,16 @@ def without_base(sides: Sequence[Side], pairs: Mapping[str, Sequence[tuple[Side,
                 "the run of the base that it was aligned from is not among the runs"
             )
     return found
+
+
+def places(
+    pairs: Mapping[str, Sequence[tuple[Side, Side]]], groups: Mapping[str, Sequence[Side]]
+) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """Of each alignment and its base, in both orders, which run goes with which: places in the lists of `groups`."""
+    at = {side.name: i for members in groups.values() for i, side in enumerate(members)}
+    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for group, matched in pairs.items():
+        for aligned, base in matched:
+            found.setdefault((group, base.group), []).append((at[aligned.name], at[base.name]))
+            found.setdefault((base.group, group), []).append((at[base.name], at[aligned.name]))
+    return found

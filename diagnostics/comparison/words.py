@@ -11,6 +11,7 @@ import numpy as np
 from diagnostics.comparison.comparison import Comparison, one_for_each_target
 from diagnostics.comparison.differences import ALPHA, CurveDifference, Difference
 from diagnostics.comparison.positions import Likeness
+from diagnostics.comparison.shares import Shares
 from diagnostics.statistics import Interval
 
 
@@ -57,8 +58,31 @@ def interval_text(found: Interval) -> str:
     """A signed value with its interval, or a dash."""
     if math.isnan(found.value):
         return "-"
-    ends = "" if math.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
-    return f"{found.value:+.3f}{ends}"
+    ends = "" if math.isnan(found.low) else f" [{_plain(found.low)}, {_plain(found.high)}]"
+    return f"{_plain(found.value, '+')}{ends}"
+
+
+def _plain(value: float, sign: str = "-") -> str:
+    """Three digits; what rounds to 0 has no sign."""
+    said = f"{value:{sign}.3f}"
+    return said[1:] if said in ("-0.000", "+0.000") else said
+
+
+def controls_said(found: Comparison, profiles: Sequence[str]) -> list[str]:
+    """Which labels are not shown to beat fresh weights, by target: where an encoder of the same architecture that was never
+    trained reads a target as well, training brought nothing that the probe shows."""
+    lines: list[str] = []
+    for profile in profiles:
+        poor: list[str] = []
+        for group, members in found.groups.items():
+            margins = [side.profiles[profile].over("fresh_weights") for side in members]
+            known = [margin for margin in margins if margin is not None and not math.isnan(margin.low)]
+            missed = sum(not margin.low > 0 for margin in known)
+            if missed:
+                poor.append(group if len(known) == 1 else f"{group} ({missed} of {len(known)} seeds)")
+        if poor:
+            lines.append(f"{target_said(found, profile)}, not shown to beat fresh weights: {', '.join(poor)}")
+    return lines
 
 
 def heads_said(found: Comparison, profiles: Sequence[str]) -> list[str]:
@@ -71,14 +95,26 @@ def heads_said(found: Comparison, profiles: Sequence[str]) -> list[str]:
             if one.group == group and one.profile in profiles and one.head_drop is not None
         ]
         if drops:
-            lines.append(f"{group}, end of trunk minus end of head: {'; '.join(drops)}")
+            lines.append(f"end of trunk minus end of head, {group}: {'; '.join(drops)}")
     return lines
 
 
-def share_said(found: Interval | None) -> str:
-    """A share with its interval, or a dash."""
-    if found is None or math.isnan(found.value):
-        return "-"
+def reasons_of(found: Comparison) -> list[str]:
+    """Why shares have no value, each once; a share names its reason by its place here, from 1."""
+    return list(dict.fromkeys(why for one in found.shares for why in one.reasons.values()))
+
+
+def shares_said(one: Shares, reasons: Sequence[str]) -> list[str]:
+    """Recovered share, kept at the best tap and at the output."""
+    found = {"recovered": one.recovered, "kept_best": one.kept_best, "kept_output": one.kept_output}
+    return [
+        share_said(share) if share is not None else f"- ({reasons.index(one.reasons[name]) + 1})"
+        for name, share in found.items()
+    ]
+
+
+def share_said(found: Interval) -> str:
+    """A share with its interval."""
     ends = "" if math.isnan(found.low) else f" [{found.low:.2f}, {found.high:.2f}]"
     return f"{found.value:.2f}{ends}"
 
@@ -92,7 +128,7 @@ def corrected_over(found: Comparison) -> str:
         if both and len(both) == len(tested)
         else "over samples and, where both labels have several seeds, over seeds"
         if both
-        else "over samples: one training each, so another seed might differ"
+        else "over samples alone, since a label has one training: another seed might differ"
     )
     return f"{sum(one.survives for one in tested)} of {len(tested)} do; Holm, 0.05; {kind}"
 
@@ -129,8 +165,8 @@ def along_depth_said(one: CurveDifference) -> str:
         return "not tested"
     if one.at is None:
         return "at no depth"
-    at = f"{one.difference[one.at]:+.3f} at {one.depths[one.at]:.2f}"
-    return at if len(shown) == 1 else f"{at}, at {len(shown)} of {len(one.p)} depths"
+    at = f"{one.difference[one.at]:+.3f} at depth {one.depths[one.at]:.2f}"
+    return at if len(shown) == 1 else f"{at}; shown at {len(shown)} of {len(one.p)} depths"
 
 
 def likeness_said(one: Likeness) -> str:
@@ -142,12 +178,7 @@ def likeness_said(one: Likeness) -> str:
     said = f"{measure} of {one.first} and {one.second}: {one.at_outputs:.3f} at the outputs"
     if not known.any():
         return f"{said}; no tap of the one is more alike a tap of the other than chance makes one"
-    ends = [f"{taps[i]} ({data['depth'].values[i]:.2f}) at {one.aligned[i]:.2f}" for i in np.flatnonzero(known)]
+    ends = [f"{data['depth'].values[i]:.2f} ({taps[i]}) with {one.aligned[i]:.2f}" for i in np.flatnonzero(known)]
     shown = ends if len(ends) <= 4 else [ends[0], ends[len(ends) // 2], ends[-1]]
-    lost = f"; {int((~known).sum())} of {len(taps)} taps are like none" if not known.all() else ""
-    return f"{said}; most alike by depth: {', '.join(shown)}{lost}"
-
-
-def p_said(p: float) -> str:
-    """A p value for people."""
-    return "unknown" if math.isnan(p) else f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
+    lost = f"; {int((~known).sum())} of {len(taps)} taps of {one.first} are like none" if not known.all() else ""
+    return f"{said}; most alike, depth with depth: {', '.join(shown)}{lost}"

@@ -11,13 +11,15 @@ from diagnostics.comparison.sides import lineage_of
 from diagnostics.comparison.words import (
     about_runs,
     along_depth_said,
+    controls_said,
     corrected_over,
     difference_said,
     differences_by_pair,
     families_said,
     few_said,
     likeness_said,
-    share_said,
+    reasons_of,
+    shares_said,
     shown_profiles,
     target_said,
 )
@@ -108,13 +110,16 @@ def page_of(found: Comparison, *, figures: bool) -> Page:
                 ],
             )
         ),
-        family_notes=[f"mean hidden gap, {line}" for line in families_said(found)],
+        family_notes=[
+            *controls_said(found, first),
+            *(f"mean hidden gap, {line}" for line in families_said(found)),
+        ],
         shares=_shares(found),
         share_notes=[
             "Recovered: what the aligned output gained over the base's output, of the base's hidden gap. Kept: the aligned "
             "score over the base's, both above what knows nothing (0 of R2 and skill, the score with shuffled labels "
             "otherwise); over 1 where it gained.",
-            *(f"– : {why}" for why in dict.fromkeys(why for one in found.shares for why in one.reasons.values())),
+            *(f"({i}) {why}" for i, why in enumerate(reasons_of(found), 1)),
         ],
         matrices=_matrices(found, first) if figures and found.shares else [],
         differences=_once(
@@ -154,10 +159,11 @@ def _once(table: Table) -> Table:
 def _shares(found: Comparison) -> Table | None:
     if not found.shares:
         return None
+    reasons = reasons_of(found)
     rows = [
         [
             f"{one.group} (from {one.base})", target_said(found, one.profile) + (" · made for it" if one.purpose else ""),
-            shown(one.gap), *(share_said(x).replace("-", "–", 1) if x is None else share_said(x) for x in (one.recovered, one.kept_best, one.kept_output)),
+            shown(one.gap), *shares_said(one, reasons),
         ]
         for one in found.shares
     ]  # fmt: skip
@@ -170,7 +176,8 @@ def _matrices(found: Comparison, profiles: list[str]) -> list[str]:
     from diagnostics.report.comparison_figures import SHARES, shares_figure
     from diagnostics.report.figures import html
 
-    return [html(shares_figure(found, share, profiles)) for share in SHARES]
+    able = [share for share in SHARES if any(getattr(one, share) for one in found.shares if one.profile in profiles)]
+    return [html(shares_figure(found, share, profiles)) for share in able]
 
 
 def _families(found: Comparison, names: list[str]) -> list[Family]:
