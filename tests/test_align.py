@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from diagnostics_training import aligning
+from diagnostics_training.align_command import _print
 from diagnostics_training.aligned import scaled
 from diagnostics_training.aligning import Feed, Job, align
 from diagnostics_training.alignment import Alignment, Teacher, put_section
-from diagnostics_training.choosing import data_for, with_module
+from diagnostics_training.choosing import data_for, plain, with_module
 from diagnostics_training.hiding import hidden
 from diagnostics_training.logs import lines
 from diagnostics_training.residuals import DropPath, put_drops
@@ -27,6 +28,7 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, TorchEncoder, stack_taps
 from diagnostics.cli import main
 from diagnostics.conformance import check_encoder
+from diagnostics.jobs import default_path
 
 ERASING = f"{Path(__file__).parent / 'erasing.py'}:build"
 DATA = f"{Path(__file__).parent / 'erasing.py'}:data"
@@ -80,6 +82,10 @@ def test_what_the_last_block_erases_comes_back_to_the_output(planted: Any) -> No
     row, _, found = planted
     # Embedding and first block hold it alike.
     assert row["to"] in ("embed", "blocks.0")
+    assert row["probed"]["score"] == "R2"
+    assert (
+        row["probed"]["gain"] == row["probed"]["val_scores"][row["to"]] - row["probed"]["val_scores"]["blocks.1"] > 0.8
+    )
     assert row["probed"]["val_scores"]["blocks.1"] < 0.1 < 0.9 < row["probed"]["val_scores"][row["to"]]
     lifted = shares(found, "lifted", "first")
     assert lifted.recovered.value > 0.9
@@ -416,8 +422,65 @@ def test_it_goes_on_where_it_was_and_leaves_what_is_finished(tmp_path: Path, mon
     assert one == other
     assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
     assert align(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **more)) == row
-    with pytest.raises(DiagnosticsError, match=r"was made with mask 0\.3, not 0\.0"):
+    with pytest.raises(DiagnosticsError, match=r"was made otherwise \(--mask 0\.3, not 0\.0\): give another --out"):
         align(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **(more | {"mask": 0.0})))
+
+
+def test_no_encoder_is_overwritten_but_its_own(tmp_path: Path) -> None:
+    """Not even the base itself; and an unknown tap is told before what was made otherwise."""
+    base = tmp_path / "base"
+    dx.save_encoder(base, dx.build("encoder", SMALL))
+    before = (base / "encoder.safetensors").read_bytes()
+    for steps in (0, 2):
+        with pytest.raises(
+            DiagnosticsError, match="is an encoder that this command did not make, and would be overwritten"
+        ):
+            align(job(base, "blocks.0", str(base), SERIES, **(SHORT | {"steps": steps})))
+    assert (base / "encoder.safetensors").read_bytes() == before
+    assert [file.name for file in base.iterdir()] == ["encoder.safetensors"]
+    made = job(tmp_path / "made", "best-tap", target="first", steps=2)
+    align(made)
+    with pytest.raises(
+        DiagnosticsError, match=r"\(--batch 32, not 64; --for first, .* now; --to best-tap, not blocks.0\): give an"
+    ):
+        align(job(made.folder, "blocks.0", batch=64, steps=2))
+    with pytest.raises(DiagnosticsError, match=r"Unknown tap 'blocks\.7'"):
+        align(job(made.folder, "blocks.7", steps=2))
+    with pytest.raises(DiagnosticsError, match="no target 'frist'"):
+        align(job(made.folder, "best-tap", target="frist", steps=2))
+
+
+@pytest.mark.parametrize("gain", [0.004, 0.5])
+def test_too_small_a_difference_is_said_and_it_goes_on(
+    gain: float, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    probed = {
+        "data": DATA,
+        "n": {},
+        "val_scores": {"blocks.0": 0.5 + gain, "blocks.1": 0.5},
+        "score": "R2",
+        "gain": gain,
+    }
+    monkeypatch.setattr(aligning, "best_tap", lambda *_: ("blocks.0", probed))
+    row = align(job(tmp_path / "o", "best-tap", target="first", steps=0))
+    told = capsys.readouterr().err
+    assert ("exceeds the output blocks.1 by a mere 0.0040 of R2 for first: nothing worth lifting" in told) == (
+        gain < 0.01
+    )
+    _print(row, False)
+    last = capsys.readouterr().out.splitlines()
+    assert f"blocks.0 is the best tap for first on val of {DATA}, {gain:.3f} of R2 above the output blocks.1" in last[1]
+    made = tmp_path / "o"
+    assert last[-2:] == [
+        f"Next: diagnostics run {ERASING} --data {DATA} && diagnostics run {made} --data {DATA}",
+        f"Then: diagnostics compare {default_path(ERASING, DATA)} {default_path(str(made), DATA)}",
+    ]
+
+
+def test_what_is_probed_next_is_not_what_was_trained_on() -> None:
+    assert plain("lorenz?n=20000&seed=1000&length=512") == "lorenz"
+    assert plain("lorenz?n=60&seed=7&length=64") == "lorenz?length=64"
+    assert plain("digits?n=5") == "digits?n=5"
 
 
 # What cannot be

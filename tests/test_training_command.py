@@ -18,15 +18,17 @@ from typer.testing import CliRunner
 pytest.importorskip("timm")
 
 from diagnostics_training.checkpoints import FILE as CHECKPOINT
-from diagnostics_training.data import Feed, load, training_spec
+from diagnostics_training.data import Feed, load, making, training_spec
+from diagnostics_training.following import next_lines, run_folder
 from diagnostics_training.objective import Objective
 from diagnostics_training.samples import Views, prepare
 from diagnostics_training.trainer import Settings
 from diagnostics_training.training import Job, train
 
 import diagnostics.cli as cli
-from diagnostics import Dataset, DiagnosticsError, build, load_encoder
+from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
 from diagnostics.conformance import check_encoder
+from diagnostics.jobs import default_path
 from diagnostics.registry import Plugin
 
 SMALL = ["--width", "16", "--depth", "2", "--heads", "2", "--steps", "6", "--batch", "8"]
@@ -81,7 +83,7 @@ def test_from_the_command_to_encoders_and_back_again(tmp_path: Path) -> None:
 
     other = run(*words, "--lr", "0.01")
     assert other.exit_code == 2
-    assert "was made with lr 0.001, not 0.01" in other.stderr
+    assert "was made otherwise (--lr 0.001, not 0.01): give another --out" in other.stderr
 
 
 def test_the_last_line_is_the_next_command(tmp_path: Path) -> None:
@@ -112,6 +114,102 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     found = run(*words)
     assert found.exit_code == 0
     assert "jepa: goes on from step 4 of 6" in found.stderr
+
+
+def test_no_encoder_is_overwritten_but_its_own(tmp_path: Path) -> None:
+    """Whatever else lies in the folder is refused and left; what a kill left between the last two moves is finished."""
+    words = ["--data", DATA, "--objective", "jepa", "--out", str(tmp_path), *SMALL]
+    assert run(*words).exit_code == 0
+    folder = tmp_path / "jepa"
+    file, told = folder / "encoder.safetensors", folder / "training.json"
+    own, record = file.read_bytes(), told.read_text()
+    other = build("encoder", "objective:jepa?length=64&width=16&depth=2&heads=2&seed=9")
+    save_encoder(folder, other)
+    foreign = file.read_bytes()
+    found = run(*words)
+    assert found.exit_code == 2
+    assert "is not the encoder that training.json beside it tells of" in found.stderr
+    told.unlink()
+    found = run(*words)
+    assert found.exit_code == 2
+    assert "is an encoder that this command did not make, and would be overwritten: give another --out" in found.stderr
+    assert file.read_bytes() == foreign
+    # An encoder that is gone is made again.
+    told.write_text(record)
+    file.unlink()
+    assert run(*words).exit_code == 0
+    assert file.read_bytes() == own
+
+
+def test_a_kill_before_the_last_move_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--data", DATA, "--objective", "jepa", "--out", str(tmp_path), *SMALL]
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("diagnostics_training.training.finish", killed)
+        assert run(*words).exit_code == 130
+    assert (tmp_path / "jepa" / "encoder.safetensors").is_file()
+    found = run(*words)
+    assert found.exit_code == 0
+    assert "jepa: goes on from step 6 of 6" in found.stderr
+    assert "is finished" in run(*words).stderr
+
+
+def test_all_that_differs_is_named_at_once(tmp_path: Path) -> None:
+    words = ["--data", DATA, "--objective", "contrastive", "--positives", "temporal", "--out", str(tmp_path)]
+    assert run(*words, *SMALL).exit_code == 0
+    found = run("--data", "lorenz?n=50&length=64", *words[2:4], "--out", str(tmp_path), *SMALL, "--depth", "1")
+    assert (
+        "was made otherwise (--data lorenz?n=40&length=96&seed=1000, not lorenz?n=50&length=96&seed=1000; --depth 2, not 1; "
+        "--positives temporal, which is not given now)"
+    ) in found.stderr
+
+
+def test_a_folder_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    found = run("--data", DATA, "--objective", "jepa", "--out", str(tmp_path / "file"), *SMALL)
+    assert found.exit_code == 2
+    assert found.stderr.startswith(f"diagnostics: Folder {tmp_path / 'file' / 'jepa'} cannot be made (Not a directory)")
+
+
+def test_what_is_trained_is_said_first_and_what_is_next_last(tmp_path: Path) -> None:
+    found = run("--data", DATA, "--objective", "jepa,random", "--out", str(tmp_path), *SMALL, "--steps", "30")
+    said = found.stderr.splitlines()
+    assert said[0].startswith("2 encoders on lorenz?n=40")
+    assert re.fullmatch(rf"jepa: trains [0-9,]+ parameters for 30 steps on \w+; writes to {tmp_path}/jepa", said[1])
+    assert re.search(r"jepa: about \d+ s more", "\n".join(said[2:]))
+    models = [f"{tmp_path}/jepa", f"{tmp_path}/random"]
+    assert found.stdout.splitlines()[-2:] == [
+        f"Next: diagnostics run {models[0]} --data '{DATA}' && diagnostics run {models[1]} --data '{DATA}'",
+        f"Then: diagnostics compare {' '.join(str(default_path(model, DATA)) for model in models)}",
+    ]
+
+
+def test_the_next_commands_find_the_runs_where_they_are_by_default() -> None:
+    for encoder, data in (
+        ("models/a b", "lorenz?n=4"),
+        ("/x/mine.py:build", "../y/data.py:build?n=3"),
+        ("hf:a/b", "d" * 200),
+    ):
+        assert run_folder(encoder, data) == str(default_path(encoder, data))
+    assert next_lines(["a", "b", "c d"], "lorenz?n=4") == [
+        "Next: for model in a b 'c d'; do diagnostics run \"$model\" --data 'lorenz?n=4'; done",
+        "Then: diagnostics compare runs/a-lorenz-n-4 runs/b-lorenz-n-4 runs/c-d-lorenz-n-4",
+    ]
+
+
+def test_an_interrupted_training_is_no_encoder_yet(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"")
+    with pytest.raises(DiagnosticsError, match="its training is not finished: give the command that began it again"):
+        build("encoder", str(tmp_path))
+
+
+def test_scenes_are_announced() -> None:
+    assert making("shapes") == "makes 6,000 scenes of shapes?n=6000&seed=1000, which takes a while"
+    assert making("shapes?frames=4").startswith("makes 1,500 clips of")
+    assert making("shapes?n=20") == making("lorenz") == making("digits") == ""
 
 
 @pytest.mark.parametrize("modality", ["image", "video"])
@@ -148,7 +246,15 @@ def test_several_variates(tmp_path: Path) -> None:
         (["--data", DATA, "--seeds", "0"], "0 seeds: give at least 1"),
         (["--data", DATA, "--regulariser", "x"], "no regulariser 'x'"),
         (["--data", DATA, "--likelihood", "x"], "no likelihood 'x'"),
-        (["--data", DATA, "--width", "30"], "cannot be divided among 4 heads"),
+        (["--data", DATA, "--likelihood", "x", "--objective", "jepa"], "no likelihood 'x'"),
+        (
+            ["--data", DATA, "--positives", "temporel", "--objective", "jepa"],
+            "no positives 'temporel': choose one of views",
+        ),
+        (
+            ["--data", DATA, "--width", "33"],
+            "among 4 heads in pairs, as sines and cosines of positions need it: give a multiple of 8",
+        ),
         (["--data", DATA, "--patch", "100"], "cannot be cut into patches of 100: give --patch 64, which"),
         (["--data", DATA, "--patch", "0"], "cannot have a size of 0"),
         (["--data", DATA, "--steps", "0"], "cannot have steps 0"),
@@ -158,6 +264,7 @@ def test_several_variates(tmp_path: Path) -> None:
         (["--data", DATA, "--device", "cuda"], "no GPU for device cuda"),
         (["--data", "lorenz?n=5"], "cannot have n=5"),
         (["--data", "shapes?n=20&size=32", "--objective", "contrastive", "--positives", "temporal"], "are for series"),
+        (["--data", "shapes?n=20&size=32", "--batch", "4", "--positives", "temporal"], "are for series"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(tmp_path: Path, words: list[str], said: str) -> None:
@@ -166,7 +273,9 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path, words: list[str], said: 
     found = run(*words, "--out", str(tmp_path / "models"))
     assert found.exit_code == 2
     assert said in found.stderr.replace("\n", " ")
-    assert found.stderr.strip().splitlines()[-1].startswith("diagnostics: ")
+    # Nothing is announced before it is refused.
+    assert found.stderr.startswith("diagnostics: ")
+    assert len(found.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "models").exists()
 
 

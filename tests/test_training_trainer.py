@@ -214,11 +214,11 @@ def test_lines_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "identity", "said"),
     [
-        (Settings(20, lr=0.5), {"data": "a"}, "made with lr 0.001, not 0.5"),
-        (Settings(20, seed=1), {"data": "a"}, "made with seed 0, not 1"),
-        (Settings(30), {"data": "a"}, "made with steps 20, not 30"),
-        (Settings(20), {"data": "b"}, "made with data a, not b"),
-        (Settings(20), {}, "made with data a, not None"),
+        (Settings(20, lr=0.5), {"data": "a"}, "--lr 0.001, not 0.5"),
+        (Settings(20, seed=1), {"data": "a"}, "--seed 0, not 1"),
+        (Settings(30), {"data": "a"}, "--steps 20, not 30"),
+        (Settings(20), {"data": "b"}, "--data a, not b"),
+        (Settings(20), {}, "--data a, which is not given now"),
     ],
 )
 def test_a_checkpoint_of_other_settings_or_data_is_refused(
@@ -227,6 +227,23 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(
     trained(tmp_path, Settings(20), identity={"data": "a"})
     with pytest.raises(DiagnosticsError, match=said):
         trained(tmp_path, settings, identity=identity)
+
+
+def test_what_is_trained_is_told_before_the_first_progress(tmp_path: Path) -> None:
+    told: list[str] = []
+    torch.manual_seed(0)
+    fit(
+        Line(),
+        batches,
+        Settings(20, log_every=1),
+        tmp_path,
+        lambda event: told.append(str(event.done)),
+        tell=told.append,
+    )
+    assert [line for line in told if not line.isdigit()] == [told[0], told[11]]
+    assert told[0].startswith("training: trains ")
+    assert told[1] == "1"
+    assert told[11].startswith("training: about ")
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from diagnostics_training.following import next_lines
 
 Option = typer.Option
 
@@ -51,10 +52,10 @@ def align(
         )
     )
     if row:
-        _print(row, encoder, json)
+        _print(row, json)
 
 
-def _print(row: dict[str, Any], encoder: str, json: bool) -> None:
+def _print(row: dict[str, Any], json: bool) -> None:
     if json:
         import json as lines
 
@@ -69,10 +70,15 @@ def _print(row: dict[str, Any], encoder: str, json: bool) -> None:
     loss = "not trained" if row["loss"] is None else f"loss {row['loss']:.4g} after {row['steps']:,} steps"
     print(f"{row['path']}: aligned to {row['to']}, {loss}{risen}")
     if row["probed"]:
-        scores = ", ".join(f"{tap} {score:.3f}" for tap, score in row["probed"]["val_scores"].items())
-        print(f"The best tap for {row['for']} on val of {row['probed']['data']} ({scores})")
+        probed = row["probed"]
+        scores = ", ".join(f"{tap} {score:.3f}" for tap, score in probed["val_scores"].items())
+        print(
+            f"{row['to']} is the best tap for {row['for']} on val of {probed['data']}, {probed['gain']:.3f} of {probed['score']} "
+            f"above the output {row['output']} ({scores})"
+        )
     if not row["blocks"]:
         print("No block keeps the shape of what it takes: there is no LayerScale")
     if row["collapse"]:
         print(f"BEWARE: its output collapsed ({row['collapse']})")
-    print(f"Next: diagnostics run {shlex.quote(row['path'])} --data DATASET; diagnostics compare BASE_RUN ALIGNED_RUN")
+    # What was recovered, and what it cost.
+    print("\n".join(next_lines([row["base"], row["path"]], row["run_data"])))

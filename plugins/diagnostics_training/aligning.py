@@ -27,9 +27,19 @@ from diagnostics import (
 )
 from diagnostics_training.aligned import scaled
 from diagnostics_training.alignment import Alignment, Teacher, agreement, put_section, section_of, taught
-from diagnostics_training.choosing import best_tap, check_modality, data_for, said, second_teacher, with_module
+from diagnostics_training.choosing import (
+    LEAST,
+    best_tap,
+    check_modality,
+    check_target,
+    data_for,
+    plain,
+    said,
+    second_teacher,
+    with_module,
+)
 from diagnostics_training.distributed import World, barrier, world
-from diagnostics_training.finished import finish, finished
+from diagnostics_training.finished import finish, finished, made_folder
 from diagnostics_training.hiding import MODALITIES, hidden
 from diagnostics_training.residuals import Block, put_drops
 from diagnostics_training.trainer import Fitted, Settings, Watch, fit, say, silent
@@ -104,7 +114,7 @@ def align(job: Job) -> dict[str, Any]:
 
     Gives `path`, `name`, `to` (the tap), `output`, `for`, `steps`, `loss`, `cosine` of output and tap on a batch of train
     samples (`before`, `after`), `collapse`, `seconds`, `data`, `blocks` (of how many the branches are scaled), `probed` (data, and
-    score of each tap on val, where the best was chosen); nothing in other processes than the first.
+    score of each tap on val, where the best was chosen), `base`, `run_data` (to probe both on); nothing in other processes than the first.
     """
     base = with_module(build("encoder", job.encoder))
     spec = data_for(job.data, base)
@@ -126,19 +136,28 @@ def align(job: Job) -> dict[str, Any]:
         "batch": job.batch, "mask": job.mask, "layer_scale": job.layer_scale, "drop_path": job.drop_path,
         "second_teacher": job.second_teacher, "steps": job.steps, "lr": job.lr, "seed": seed,
     }  # fmt: skip
+    # What cannot be, before what is there.
+    if job.target is None:
+        teacher.tap(job.to)
+    else:
+        check_target(dataset, job.target)
+    second = [] if job.second_teacher is None else [second_teacher(job.second_teacher, sample, dataset)]
     with world(job.device) as where, watcher() as shown:
         watch = shown if where.first else silent
         if (done := finished(job.folder / FINISHED, asked)) is not None:
             if where.first:
                 say(f"{job.folder} is finished")
             return done if where.first else {}
+        barrier()
         tap, probed = job.to, None
-        if job.to == BEST:
-            assert job.target is not None
+        if job.target is not None:
             tap, probed = best_tap(base, teacher, job.target, spec, where.device, watch)
-        teachers = [Teacher(teacher, teacher.tap(tap), "clean")]
-        if job.second_teacher is not None:
-            teachers.append(second_teacher(job.second_teacher, sample, dataset))
+            if where.first and probed["gain"] < LEAST:
+                say(
+                    f"BEWARE: on val the best tap {tap} exceeds the output {teacher.output_tap} by a mere {probed['gain']:.4f} of "
+                    f"{probed['score']} for {job.target}: nothing worth lifting is shown"
+                )
+        teachers = [Teacher(teacher, teacher.tap(tap), "clean"), *second]
         student, blocks = scaled(base, job.layer_scale)
         # Before all the work: whether what will be saved can be built again.
         with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
@@ -158,6 +177,7 @@ def align(job: Job) -> dict[str, Any]:
         row: dict[str, Any] = {
             "path": str(job.folder), "name": student.name, "to": tap, "output": teacher.output_tap, "for": job.target,
             "blocks": len(blocks), "probed": probed, "data": said(spec, len(rows)), "seed": seed,
+            "base": job.encoder, "run_data": plain(job.data or spec),
         }  # fmt: skip
         before = cosine(teacher, teachers[0], first)
         fitted = _fit(objective, feed, job, seed, watch, asked | {"tap": tap}, where) if job.steps else None
@@ -255,6 +275,6 @@ def _save(
         "data": row["data"],
         "steps": row["steps"],
     }
-    job.folder.mkdir(parents=True, exist_ok=True)
+    made_folder(job.folder)
     save_encoder(job.folder, student, lineage=lineage)
     finish(job.folder / FINISHED, row, asked)

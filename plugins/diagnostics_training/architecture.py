@@ -26,6 +26,33 @@ INITIAL = 7919
 """Apart from the seeds of controls: `fresh(0)` must not draw the initial weights of training seed 0."""
 
 
+CHOICES = {
+    "objective": OBJECTIVES,
+    "modality": tuple(AXES),
+    "likelihood": ("quantile", "gaussian"),
+    "positives": ("views", "temporal"),
+}
+
+
+def check_choices(**chosen: str) -> None:
+    """Raises for a word that is none of `CHOICES`."""
+    for what, value in chosen.items():
+        if value not in CHOICES[what]:
+            raise DiagnosticsError(f"There is no {what} '{value}': choose one of {', '.join(CHOICES[what])}.")
+
+
+def check_sizes(width: int, depth: int, heads: int, **more: int) -> None:
+    """Raises for sizes that no encoder has."""
+    for what, value in {"width": width, "depth": depth, "heads": heads, **more}.items():
+        if value < 1:
+            raise DiagnosticsError(f"An encoder cannot have {what}={value}: give at least 1.")
+    if width % (2 * heads):
+        raise DiagnosticsError(
+            f"A width of {width} cannot be divided among {heads} heads in pairs, as sines and cosines of positions need it: "
+            f"give a multiple of {2 * heads} (2 x heads)."
+        )
+
+
 class Model(nn.Module):
     """`backbone`, and `head` where the objective has one."""
 
@@ -63,21 +90,10 @@ class Architecture:
     outputs: int = 1
 
     def __post_init__(self) -> None:
-        for what, value, known in (
-            ("objective", self.objective, OBJECTIVES),
-            ("modality", self.modality, tuple(AXES)),
-            ("likelihood", self.likelihood, ("quantile", "gaussian")),
-            ("positives", self.positives, ("views", "temporal")),
-        ):
-            if value not in known:
-                raise DiagnosticsError(f"There is no {what} '{value}': choose one of {', '.join(known)}.")
-        for what in ("width", "depth", "heads", "patch", "channels", "outputs"):
-            if getattr(self, what) < 1:
-                raise DiagnosticsError(f"An encoder cannot have {what}={getattr(self, what)}: give at least 1.")
-        if self.width % (2 * self.heads):
-            raise DiagnosticsError(
-                f"A width of {self.width} cannot be divided among {self.heads} heads: give a multiple of {2 * self.heads}."
-            )
+        check_choices(
+            objective=self.objective, modality=self.modality, likelihood=self.likelihood, positives=self.positives
+        )
+        check_sizes(self.width, self.depth, self.heads, patch=self.patch, channels=self.channels, outputs=self.outputs)
         if self.positives == "temporal" and self.modality != "series":
             raise DiagnosticsError("Temporal positives are for series: leave --positives out for images and clips.")
         self.patches.grid(self.extent)

@@ -22,6 +22,34 @@ from diagnostics import DiagnosticsError
 FILE = "checkpoint.safetensors"
 KEY = "diagnostics_checkpoint"
 WEIGHTS, STATE = "weights/", "optimiser/"
+OPTIONS = {
+    *(
+        "data",
+        "batch",
+        "steps",
+        "lr",
+        "seed",
+        "width",
+        "depth",
+        "heads",
+        "patch",
+        "likelihood",
+        "positives",
+        "regulariser",
+    ),
+    *("precision", "to", "for", "mask", "layer_scale", "drop_path", "second_teacher"),
+}
+"""Parts of an identity that are options of a command."""
+UNTELLING = {"fingerprint": "other samples of these data", "base": "other weights of the base encoder"}
+"""Parts whose values tell people nothing."""
+FOLLOWS = {
+    "data": ("fingerprint", "modality", "length", "variates", "size", "frames", "outputs"),
+    "fingerprint": ("outputs",),
+    "to": ("tap",),
+    "for": ("tap",),
+    "base": ("tap",),
+}
+"""What differs because something else does."""
 
 
 def save(
@@ -55,10 +83,11 @@ def load(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, iden
     try:
         with safe_open(path, "pt") as file:
             kept = json.loads((file.metadata() or {}).get(KEY, "{}"))
-            _check(folder, kept, identity)
+            _check_format(folder, kept)
+            refuse_other(f"The checkpoint in {folder}", kept["identity"], identity)
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise DiagnosticsError(f"Checkpoint {path} cannot be read ({error}): remove it to begin anew.") from error
+        raise _unreadable(path, error) from error
     module.load_state_dict({n.removeprefix(WEIGHTS): t for n, t in tensors.items() if n.startswith(WEIGHTS)})
     for name, parameter in module.named_parameters():
         state = {
@@ -75,18 +104,53 @@ def load(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, iden
     return int(kept["step"])
 
 
-def _check(folder: Path, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+def about(folder: Path) -> dict[str, Any] | None:
+    """`step` and `identity` of the checkpoint in a folder, without its tensors; None where there is none."""
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            kept: dict[str, Any] = json.loads((file.metadata() or {}).get(KEY, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    _check_format(folder, kept)
+    return kept
+
+
+def _unreadable(path: Path, error: Exception) -> DiagnosticsError:
+    return DiagnosticsError(f"Checkpoint {path} cannot be read ({error}): remove it to begin anew.")
+
+
+def _check_format(folder: Path, kept: Mapping[str, Any]) -> None:
     if kept.get("format") != 1:
         raise DiagnosticsError(f"{folder / FILE} is no checkpoint of this trainer: give another --out.")
-    refuse_other(f"The checkpoint in {folder}", kept["identity"], identity)
 
 
 def refuse_other(what: str, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Raises where what is there was made with other settings or data than are asked for."""
-    wanted: dict[str, Any] = json.loads(json.dumps(dict(identity)))
-    for key in sorted(wanted.keys() | kept.keys()):
-        if kept.get(key) != wanted.get(key):
-            raise DiagnosticsError(
-                f"{what} was made with {key} {kept.get(key)}, not {wanted.get(key)}: give another --out, or remove that folder "
-                "to begin anew."
-            )
+    """Raises where what is there was made with other settings or data than are asked for, and names them all."""
+    old, new = _parts(kept), _parts(json.loads(json.dumps(dict(identity))))
+    different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    # What follows from something else that is named is no news.
+    told = [key for key in different if not any(key in FOLLOWS.get(other, ()) for other in different)]
+    if told:
+        raise DiagnosticsError(
+            f"{what} was made otherwise ({'; '.join(_difference(key, old.get(key), new.get(key)) for key in told)}): give "
+            "another --out, or remove that folder to begin anew."
+        )
+
+
+def _parts(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity with the options that an architecture's name holds each by itself."""
+    name, _, query = str(identity.get("architecture") or "").partition("?")
+    options = dict(part.split("=", 1) for part in query.split("&") if "=" in part)
+    return {**identity, **options, "architecture": name or None}
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    if key in UNTELLING:
+        return UNTELLING[key]
+    option = f"--{key.replace('_', '-')}" if key in OPTIONS else key
+    if old is None:
+        return f"{option} was not given"
+    return f"{option} {old}, which is not given now" if new is None else f"{option} {old}, not {new}"

@@ -11,10 +11,12 @@ import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, Encoder, TorchEncoder, build, run
 from diagnostics_training.alignment import Teacher
-from diagnostics_training.data import SIMULATED, training_spec
+from diagnostics_training.data import LENGTH, SIMULATED, training_spec
 
 PROBED = 2_000
 """Samples of simulated data that are probed for the best tap."""
+LEAST = 0.01
+"""Of a score on val: what lies closer together than this shows nothing that is worth lifting."""
 
 
 def data_for(asked: str | None, base: Encoder) -> str:
@@ -31,6 +33,17 @@ def data_for(asked: str | None, base: Encoder) -> str:
         return recorded
     # Training draws windows from longer series than the encoder reads.
     return _with(recorded, "length", len(base.example()))
+
+
+def plain(spec: str) -> str:
+    """The specification of data to probe: simulated data as `diagnostics run` reads them, not those of training."""
+    if not _simulated(spec):
+        return spec
+    name, _, query = spec.partition("?")
+    kept = [
+        part for part in query.split("&") if part.partition("=")[0] not in ("n", "seed") and part != f"length={LENGTH}"
+    ]
+    return f"{name}?{'&'.join(kept)}" if kept else name
 
 
 def said(spec: str, count: int) -> str:
@@ -58,6 +71,14 @@ def check_modality(encoder: Encoder, dataset: Dataset) -> None:
         )
 
 
+def check_target(dataset: Dataset, target: str) -> None:
+    """Raises where a dataset lacks a target."""
+    if target not in dataset.targets:
+        raise DiagnosticsError(
+            f"{dataset.name} has no target '{target}': choose one of {', '.join(dataset.targets)} for --for."
+        )
+
+
 def with_module(encoder: Encoder) -> TorchEncoder:
     """The encoder itself; raises where it shows no torch module."""
     if not isinstance(encoder, TorchEncoder):
@@ -69,7 +90,8 @@ def best_tap(
     base: TorchEncoder, sized: TorchEncoder, target: str, spec: str, device: str, watch: Callable[[Any], None]
 ) -> tuple[str, dict[str, Any]]:
     """The tap up to the output from which a linear probe reads a target best, fitted on train and chosen on val; and what
-    was seen: `data`, `n` of each split, `val_scores`.
+    was seen: `data`, `n` of each split, `val_scores`, `score` (what they are: R2 or accuracy), `gain` (the best one's minus
+    the output's).
 
     Of simulated data at most `PROBED` samples are probed. Taps of another grid than the output's cannot teach it and are no
     candidates. Raises where the best one is the output itself: then nothing is hidden.
@@ -78,10 +100,7 @@ def best_tap(
         count = next(int(part[2:]) for part in spec.partition("?")[2].split("&") if part.startswith("n="))
         spec = _with(spec, "n", min(count, PROBED))
     dataset: Dataset = build("dataset", spec)
-    if target not in dataset.targets:
-        raise DiagnosticsError(
-            f"{dataset.name} has no target '{target}': choose one of {', '.join(dataset.targets)} for --for."
-        )
+    check_target(dataset, target)
     output = sized.tap(sized.output_tap)
     upto = sized.taps[: sized.taps.index(output) + 1]
     able = [tap.name for tap in upto if (tap.grid.shape, tap.grid.axes) == (output.grid.shape, output.grid.axes)]
@@ -98,14 +117,16 @@ def best_tap(
             )
         profile = found.profile(key)
         best, taps = profile.best_tap, profile.taps
-        scores = [float(score) for score in profile.data["val_score"].values]
+        scores = dict(zip(taps, (float(score) for score in profile.data["val_score"].values), strict=True))
+        score = str(profile.data.attrs["score_name"])
     assert best is not None
     if best == sized.output_tap:
         raise DiagnosticsError(
             f"The best tap for {target} on val is the output {best} of {base.name} itself: nothing of it is hidden, so there is "
             "nothing to align."
         )
-    return best, {"data": spec, "n": dataset.counts(), "val_scores": dict(zip(taps, scores, strict=True))}
+    gain = scores[best] - scores[sized.output_tap]
+    return best, {"data": spec, "n": dataset.counts(), "val_scores": scores, "score": score, "gain": gain}
 
 
 def second_teacher(name: str, sample: np.ndarray, dataset: Dataset) -> Teacher:

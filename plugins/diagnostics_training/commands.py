@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from diagnostics import DiagnosticsError
+from diagnostics_training.following import next_lines
 
 Option = typer.Option
 
@@ -74,6 +75,4 @@ def _print(made: list[dict[str, Any]], json: bool) -> None:
         loss = "untrained" if row["loss"] is None else f"loss {row['loss']:.4g} after {row['steps']:,} steps"
         collapse = f"; BEWARE: its output collapsed ({row['collapse']})" if row["collapse"] else ""
         print(f"{row['path']}: {loss}{collapse}")
-    import shlex
-
-    print(f"Next: diagnostics run {shlex.quote(made[0]['path'])} --data {shlex.quote(made[0]['run_data'])}")
+    print("\n".join(next_lines([row["path"] for row in made], made[0]["run_data"])))

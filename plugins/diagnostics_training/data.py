@@ -74,6 +74,16 @@ def training_spec(data: str) -> tuple[str, int | None]:
     return f"{name}?{'&'.join(f'{key}={value}' for key, value in given.items())}", length
 
 
+def making(data: str) -> str:
+    """What is said before samples are made that take a while: empty for other data than scenes and clips by the hundred."""
+    spec, _ = training_spec(data)
+    name, _, query = spec.partition("?")
+    count = next((part.removeprefix("n=") for part in query.split("&") if part.startswith("n=")), "")
+    if name != "shapes" or not count.isdigit() or int(count) < 500:
+        return ""
+    return f"makes {int(count):,} {'clips' if 'frames=' in query else 'scenes'} of {spec}, which takes a while"
+
+
 def load(data: str, patch: int | None = None, *, windows: bool = True) -> TrainingData:
     """The train split of a data set.
 
@@ -144,6 +154,12 @@ def _held(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     return held
 
 
+def check_batch(batch: int, samples: int) -> None:
+    """Raises where that many samples cannot be drawn."""
+    if not 2 <= batch <= samples:
+        raise DiagnosticsError(f"A batch of {batch} cannot be drawn from {samples} train samples: give 2 to as many.")
+
+
 class Feed:
     """`feed(step, rank, world)`: a process's part of a step's batch.
 
@@ -162,10 +178,7 @@ class Feed:
         pairs: bool = False,
         beside: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        if not 2 <= batch <= len(samples):
-            raise DiagnosticsError(
-                f"A batch of {batch} cannot be drawn from {len(samples)} train samples: give 2 to as many."
-            )
+        check_batch(batch, len(samples))
         self.samples, self.views, self.objective = samples, views, objective
         self.batch, self.seed, self.pairs, self.beside = batch, seed, pairs, dict(beside or {})
         self._order = functools.lru_cache(2)(self._drawn_order)

@@ -1,30 +1,81 @@
 """What a finished training left in its folder: one JSON file with what it came to and what it was made with.
 
-The same command given again then leaves it as it is, and another one is refused.
+The same command given again then leaves it as it is, and another one is refused; so is any folder whose encoder is another's.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diagnostics import DiagnosticsError
 from diagnostics_training import checkpoints
+
+ENCODER = "encoder.safetensors"
 
 
 def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a training of the same identity came to; None where it is not finished. Raises where it is of another."""
-    if not path.is_file():
-        return None
-    kept = json.loads(path.read_text())
-    checkpoints.refuse_other(f"The encoder in {path.parent}", kept["identity"], identity)
-    return kept["row"]
+    """What a training of the same identity came to; None where it is not finished.
+
+    Raises where the folder holds a training of another identity, or an encoder that no such training made: it would be
+    overwritten.
+    """
+    folder, encoder = path.parent, path.parent / ENCODER
+    if path.is_file():
+        kept = _read(path)
+        checkpoints.refuse_other(f"The encoder in {folder}", kept["identity"], identity)
+        if encoder.is_file():
+            if kept.get("encoder") != _digest(encoder):
+                raise DiagnosticsError(
+                    f"{encoder} is not the encoder that {path.name} beside it tells of, and would be overwritten: give another --out."
+                )
+            return kept["row"]
+    checkpoint = checkpoints.about(folder)
+    if checkpoint is not None:
+        _check_checkpoint(folder, checkpoint["identity"], identity)
+    # Killed between the last two moves: all steps are done, the encoder is written, and this file is not.
+    complete = checkpoint is not None and checkpoint["step"] == identity.get("steps")
+    if encoder.is_file() and not complete:
+        raise DiagnosticsError(
+            f"{encoder} is an encoder that this command did not make, and would be overwritten: give another --out."
+        )
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        kept: dict[str, Any] = json.loads(path.read_text())
+        return {"row": kept["row"], "identity": dict(kept["identity"]), "encoder": kept.get("encoder")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DiagnosticsError(f"{path} cannot be read as what a training left: give another --out.") from error
+
+
+def _check_checkpoint(folder: Path, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    if not identity.keys() <= kept.keys():
+        raise DiagnosticsError(f"The checkpoint in {folder} is that of another kind of training: give another --out.")
+    checkpoints.refuse_other(f"The checkpoint in {folder}", {key: kept[key] for key in identity}, identity)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def made_folder(folder: Path) -> None:
+    """Makes a folder where it is missing; raises where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiagnosticsError(f"Folder {folder} cannot be made ({error.strerror}): give another --out.") from error
 
 
 def finish(path: Path, row: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Writes it, in one move, after which the checkpoint is of no use."""
+    """Writes it beside the encoder, in one move, after which the checkpoint is of no use."""
+    kept = {"row": dict(row), "identity": dict(identity), "encoder": _digest(path.parent / ENCODER)}
     beside = path.with_name(f"{path.name}.partial")
-    beside.write_text(json.dumps({"row": dict(row), "identity": dict(identity)}, indent=1))
+    beside.write_text(json.dumps(kept, indent=1))
     beside.replace(path)
     (path.parent / checkpoints.FILE).unlink(missing_ok=True)

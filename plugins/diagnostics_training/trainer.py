@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from diagnostics import DiagnosticsError, Progress
 from diagnostics_training import checkpoints, collapse
 from diagnostics_training.distributed import World, barrier, mean
+from diagnostics_training.finished import made_folder
 from diagnostics_training.logs import Log, lines
 from diagnostics_training.objective import Batch, Objective
 
@@ -142,7 +143,7 @@ def fit(
     identity = dict(identity or {}) | settings.identity
     objective.to(world.device).train()
     optimiser = adamw(objective, settings)
-    out.mkdir(parents=True, exist_ok=True)
+    made_folder(out)
     with _only(out, name) if world.first else contextlib.nullcontext():
         barrier()
         return _fit(objective, optimiser, batches, settings, out, watch, name, identity, world, tell)
@@ -180,6 +181,8 @@ def _fit(
     first = checkpoints.load(out, objective, optimiser, identity)
     barrier()
     diary = _Diary(out, name, settings, first, watch, tell) if world.first else None
+    if world.first and first < settings.steps:
+        tell(_work(objective, name, settings, world, out))
     module = _prepared(objective, settings, world)
     started, measured = time.perf_counter(), 0.0
     with ThreadPoolExecutor(1) as pool, contextlib.closing(diary) if diary else contextlib.nullcontext():
@@ -205,9 +208,9 @@ def _fit(
                 checkpoints.save(out, done, objective, optimiser, identity)
             if done == first + 1:
                 measured = time.perf_counter()
-            if done == first + ESTIMATE_AFTER and world.first:
+            if done == first + ESTIMATE_AFTER and done < settings.steps and world.first:
                 each = (time.perf_counter() - measured) / (ESTIMATE_AFTER - 1)
-                tell(_cost(objective, name, each * (settings.steps - done), settings, world, out))
+                tell(f"{name}: about {_shown(each * (settings.steps - done))} more")
     objective.eval()
     barrier()
     seconds = time.perf_counter() - started
@@ -324,20 +327,16 @@ def _look(objective: Objective, batch: Batch, step: int, settings: Settings) -> 
     return None if output is None or len(output) < 2 else collapse.look(step, output)
 
 
-def _cost(objective: nn.Module, name: str, seconds: float, settings: Settings, world: World, out: Path) -> str:
+def _work(objective: nn.Module, name: str, settings: Settings, world: World, out: Path) -> str:
     count = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-    shown = (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
     each = f", {world.size} processes" if world.size > 1 else ""
-    return (
-        f"{name}: trains {count:,} parameters for {settings.steps:,} steps on {world.device}{each}, about {shown} more; "
-        f"writes to {out}"
-    )
+    return f"{name}: trains {count:,} parameters for {settings.steps:,} steps on {world.device}{each}; writes to {out}"
+
+
+def _shown(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _moved(batch: Batch, device: str) -> Batch:

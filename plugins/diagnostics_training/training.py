@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from diagnostics import DiagnosticsError, watcher
-from diagnostics_training.architecture import OBJECTIVES, Architecture
+from diagnostics_training.architecture import OBJECTIVES, Architecture, Model, check_choices, check_sizes
 from diagnostics_training.checkpoints import FILE as CHECKPOINT
-from diagnostics_training.data import TrainingData, default_patch, feed_of, load
+from diagnostics_training.data import TrainingData, check_batch, default_patch, feed_of, load, making
 from diagnostics_training.distributed import World, barrier, world
-from diagnostics_training.finished import finish, finished
+from diagnostics_training.finished import finish, finished, made_folder
 from diagnostics_training.objectives import REGULARISERS, objective_of
 from diagnostics_training.trainer import Fitted, Settings, Watch, fit, say
 
@@ -56,6 +56,10 @@ class Job:
             )
         if self.seeds < 1:
             raise DiagnosticsError(f"There is nothing to train with {self.seeds} seeds: give at least 1.")
+        # Whether or not one of the objectives asks for them, and before samples are made.
+        check_choices(positives=self.positives, **({} if self.likelihood is None else {"likelihood": self.likelihood}))
+        check_sizes(self.width, self.depth, self.heads)
+        self.settings(0)
         return list(dict.fromkeys(names))
 
     @property
@@ -102,23 +106,50 @@ def train(job: Job) -> list[dict[str, Any]]:
         for name in wanted:
             windows = name != "supervised"
             if windows not in everything:
+                if where.first and (told := making(job.data)):
+                    say(told)
                 everything[windows] = load(job.data, job.patch, windows=windows)
             data = everything[windows]
-            if job.modality not in (None, data.modality):
-                raise DiagnosticsError(f"{data.name} holds {data.modality}, not {job.modality}: leave --modality out.")
+            _check(job, wanted, data)
+            planned = [_planned(job, name, seed, data) for seed in range(job.seeds)]
+            # All have looked at what is there before one of them writes.
+            barrier()
             if where.first and not made:
                 count = len(wanted) * job.seeds
                 say(f"{count} encoder{'s' if count > 1 else ''} on {data.said}; writes to {job.out}")
-            made += [_one(job, name, seed, data, where, watch) for seed in range(job.seeds)]
+            made += [_one(job, plan, data, where, watch) for plan in planned]
         return made if where.first else []
 
 
-def _one(job: Job, name: str, seed: int, data: TrainingData, where: World, watch: Watch) -> dict[str, Any]:
+def _check(job: Job, wanted: Sequence[str], data: TrainingData) -> None:
+    """Raises where these data cannot be trained on as was asked for."""
+    if job.modality not in (None, data.modality):
+        raise DiagnosticsError(f"{data.name} holds {data.modality}, not {job.modality}: leave --modality out.")
+    for name in wanted:
+        job.architecture(name, data, 1)
+    if set(wanted) - {"random"}:
+        check_batch(job.batch, len(data.samples))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One encoder to be: `done` is its row where it is finished."""
+
+    label: str
+    name: str
+    seed: int
+    folder: Path
+    architecture: Architecture
+    classes: tuple[int, ...]
+    identity: dict[str, Any]
+    done: dict[str, Any] | None
+
+
+def _planned(job: Job, name: str, seed: int, data: TrainingData) -> _Plan:
     label = f"{name}-seed{seed}" if seed else name
     folder = job.out / label
     classes, outputs = _readout(name, data)
     architecture = job.architecture(name, data, outputs)
-    settings = job.settings(seed)
     identity = {
         "architecture": architecture.spec,
         "data": data.spec,
@@ -126,21 +157,29 @@ def _one(job: Job, name: str, seed: int, data: TrainingData, where: World, watch
         "batch": job.batch,
     }
     identity |= {"regulariser": job.regulariser} if name == "jepa" else {}
-    if (done := finished(folder / FINISHED, identity | settings.identity)) is not None:
+    done = finished(folder / FINISHED, identity | job.settings(seed).identity)
+    if done is None:
+        made_folder(folder)
+    return _Plan(label, name, seed, folder, architecture, classes, identity, done)
+
+
+def _one(job: Job, plan: _Plan, data: TrainingData, where: World, watch: Watch) -> dict[str, Any]:
+    if plan.done is not None:
         if where.first:
-            say(f"{label}: is finished in {folder}")
-        return done
-    model = architecture.initial(seed)
-    objective = objective_of(architecture, model, job.regulariser, classes)
+            say(f"{plan.label}: is finished in {plan.folder}")
+        return plan.done
+    settings, architecture, identity = job.settings(plan.seed), plan.architecture, plan.identity
+    model = architecture.initial(plan.seed)
+    objective = objective_of(architecture, model, job.regulariser, plan.classes)
     fitted = None
     if objective is not None:
-        feed = feed_of(data, objective, name, job.batch, seed, architecture.positives)
-        with _resumable(folder):
-            fitted = fit(objective, feed, settings, folder, watch, name=label, identity=identity, world=where)  # pyright: ignore[reportArgumentType]
-    row = _row(job, label, name, seed, data, fitted)
+        feed = feed_of(data, objective, plan.name, job.batch, plan.seed, architecture.positives)
+        with _resumable(plan.folder):
+            fitted = fit(objective, feed, settings, plan.folder, watch, name=plan.label, identity=identity, world=where)  # pyright: ignore[reportArgumentType]
+    row = _row(job, plan.label, plan.name, plan.seed, data, fitted)
     if where.first:
         model.cpu()
-        _save(job, folder, architecture, model, row, identity | settings.identity)
+        _save(job, plan.folder, architecture, model, row, identity | settings.identity)
     barrier()
     return row
 
@@ -183,7 +222,12 @@ def _row(job: Job, label: str, name: str, seed: int, data: TrainingData, fitted:
 
 
 def _save(
-    job: Job, folder: Path, architecture: Architecture, model: Any, row: Mapping[str, Any], identity: Mapping[str, Any]
+    job: Job,
+    folder: Path,
+    architecture: Architecture,
+    model: Model,
+    row: Mapping[str, Any],
+    identity: Mapping[str, Any],
 ) -> None:
     from diagnostics import save_encoder
 
@@ -198,6 +242,5 @@ def _save(
     }
     if row["collapse"]:
         lineage["collapse"] = row["collapse"]
-    folder.mkdir(parents=True, exist_ok=True)
     save_encoder(folder, encoder, lineage=lineage)
     finish(folder / FINISHED, row, identity)
