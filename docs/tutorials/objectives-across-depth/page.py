@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 import matplotlib
+import numpy as np
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
@@ -25,6 +26,8 @@ from study import (
     run_command,
     train_command,
 )
+
+from diagnostics.comparison.estimates import holm
 
 COLOURS = dict(zip(OBJECTIVES, ("#1f5fa8", "#c2410c", "#2f7d4f", "#8a4fa3", "#5b6875", "#a6761d"), strict=True))
 Json = Mapping[str, Any]
@@ -67,7 +70,6 @@ def render(found: Mapping[str, Json]) -> str:
         gaps=gaps,
         standing=standing,
         shares=shares,
-        counted=counted,
         targets=targets,
     )
     return page.rstrip() + "\n"
@@ -108,19 +110,25 @@ def interval(one: Json | None, digits: int = 2, signed: bool = False) -> str:
 
 
 def gaps(results: Json, groups: Sequence[str] = TRAINED) -> list[dict[str, Any]]:
-    """Every hidden gap of these groups, with whether it is shown to be above 0."""
-    found: list[dict[str, Any]] = []
-    for one in results["groups"]:
-        if one["group"] in groups and one["profile"].startswith("linear_probe/"):
-            low = best(one["hidden_gap"])["low"]
-            found.append({**one, "shown": low is not None and low > 0})
-    return found
-
-
-def counted(results: Json, groups: Sequence[str] = TRAINED) -> tuple[int, int]:
-    """How many hidden gaps are shown, of how many."""
-    found = gaps(results, groups)
-    return sum(one["shown"] for one in found), len(found)
+    """Every hidden gap of these groups: whether its own interval shows it, whether it survives Holm's correction for all of
+    them, and in how many trainings, each by itself and over samples alone, it is shown."""
+    found = [one for one in results["groups"] if one["group"] in groups and one["profile"].startswith("linear_probe/")]
+    corrected = holm(np.array([one["hidden_gap"]["p"] or np.nan for one in found]))
+    members = {group: [run["name"] for run in results["runs"] if run["group"] == group] for group in groups}
+    made: list[dict[str, Any]] = []
+    for one, p in zip(found, corrected, strict=True):
+        low = best(one["hidden_gap"])["low"]
+        runs = next(each for each in results["profiles"] if each["profile"] == one["profile"])["runs"]
+        alone = [runs[name]["hidden_gap"][1] for name in members[one["group"]] if "hidden_gap" in runs[name]]
+        made.append(
+            {
+                **one,
+                "shown": low is not None and low > 0,
+                "survives": bool(p < 0.05 and low is not None and low > 0),
+                "alone": sum(value is not None and value > 0 for value in alone),
+            }
+        )
+    return made
 
 
 def shares(results: Json) -> list[Json]:
