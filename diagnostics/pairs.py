@@ -10,15 +10,17 @@ from diagnostics.measures.similarity.base import Similarity
 from diagnostics.measuring import chosen_measures
 
 
-def between(first: Activations, second: Activations, measure: str = "cka", seed: int = 0) -> xr.Dataset:
+def between(
+    first: Activations, second: Activations, measure: str = "cka", seed: int = 0, most_rows: int | None = None
+) -> xr.Dataset:
     """How similar each tap of one run is to each of another, on the same samples: `matrix` [tap, tap_other] and what
     chance would give, as `Similarity` says.
 
-    `measure` names one that compares pairs of taps. Raises DiagnosticsError for another one, and where the samples of the
+    `measure` names one that compares pairs of taps; `most_rows` limits the samples further than it does itself. Raises DiagnosticsError for another one, and where the samples of the
     two runs are not the same by id.
     """
     chosen = _chosen(measure)
-    found = chosen.between(first, second, seed)
+    found = chosen.between(first, second, seed, most_rows)
     return found.assign_attrs(measure=chosen.name, source=chosen.source, about=chosen.answers, family="similarity")
 
 

@@ -101,9 +101,12 @@ class Run:
         """All similarities of tap pairs."""
         return [self._node(self.results, key) for key in self.store.attrs["found"]["similarity"]]
 
-    def similarity_with(self, other: Run | str | Path, measure: str = "cka", seed: int = 0) -> xr.Dataset:
+    def similarity_with(
+        self, other: Run | str | Path, measure: str = "cka", seed: int = 0, most_rows: int | None = None
+    ) -> xr.Dataset:
         """How alike each tap of this run is to each of another run (or its folder) on the same samples: `matrix`
-        [tap, tap_other], with `p` and `tau` from permuted samples, calibrated for the most alike pair.
+        [tap, tap_other], with `p` and `tau` from permuted samples, calibrated for the most alike pair; of at most
+        `most_rows` samples, where the measure itself does not take fewer.
 
         Raises DiagnosticsError where the two datasets are not the same, and for a measure that does not compare taps.
         """
@@ -116,7 +119,7 @@ class Run:
                 f"{self.path} and {second.path} hold other data under the same sample ids (their datasets' fingerprints "
                 "differ): run both encoders on one dataset."
             )
-        return between(self.store, second.store, measure, seed)
+        return between(self.store, second.store, measure, seed, most_rows)
 
     @property
     def _fingerprint(self) -> str:

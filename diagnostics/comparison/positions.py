@@ -10,6 +10,8 @@ import xarray as xr
 from diagnostics.comparison.sides import Side
 
 ALPHA = 0.05
+MOST_ROWS = 512
+"""Samples that CKA reads of each pair of runs: its time grows with their square, and there are many pairs."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Likeness:
 
 def likeness(first: Side, second: Side, measure: str, seed: int) -> Likeness:
     """The similarity of all pairs of taps of two runs, and the aligned position of each tap of the first."""
-    data = first.run.similarity_with(second.run, measure, seed)
+    data = first.run.similarity_with(second.run, measure, seed, MOST_ROWS if measure == "cka" else None)
     matrix = data["matrix"].values
     smaller = data.attrs.get("alike") == "smaller"
     shown = np.isfinite(matrix) & (data["p"].values < ALPHA if "p" in data else True)

@@ -155,15 +155,18 @@ class Similarity(Measure):
         return self._result(side, side, seed)
 
     @one_thread()
-    def between(self, activations: Activations, other: Activations, seed: int) -> xr.Dataset:
-        """All pairs of a tap of one run and a tap of another, on the same samples in whatever order.
+    def between(
+        self, activations: Activations, other: Activations, seed: int, most_rows: int | None = None
+    ) -> xr.Dataset:
+        """All pairs of a tap of one run and a tap of another, on the same samples in whatever order; at most `most_rows`,
+        the first of the first run, where that is fewer than the measure's own limit.
 
         Raises DiagnosticsError where the ids of the samples are not the same.
         """
         there = _places(activations, other, self.name)
         both = np.flatnonzero(there[: activations.token_samples] < other.token_samples)
         whole = self.needs == "tokens" and len(both) >= self.least
-        rows = (both if whole else np.arange(len(there)))[: self.most_rows]
+        rows = (both if whole else np.arange(len(there)))[: min(self.most_rows, most_rows or self.most_rows)]
         first = Side(activations, rows, whole, activations.device)
         return self._result(first, Side(other, there[rows], whole, activations.device), seed)
 
