@@ -202,7 +202,7 @@ def test_blocks_with_places_get_two_factors_a_feature_and_others_one() -> None:
     assert count(whole) == count(erasing) + 2 * 4
     x = torch.randn(2, 4, 4)
     seen = whole.capture(x)
-    one = erasing.module.blocks[0].linear.weight  # type: ignore[union-attr]
+    one = erasing.module.blocks[0].linear.weight
     assert torch.allclose(seen["blocks.0"], x + 0.1 * x @ one.T, atol=1e-6)
 
 
@@ -255,7 +255,7 @@ def test_factors_scale_what_a_block_adds_in_any_layout(layout: Any) -> None:
 def test_drop_path_is_at_work_in_training_alone_and_dropout_never() -> None:
     base = dx.build("encoder", SMALL)
     student, blocks = scaled(base, 1.0)
-    student.module.backbone.blocks[0].mlp.drop1 = nn.Dropout(0.9)  # type: ignore[union-attr]
+    student.module.backbone.blocks[0].mlp.drop1 = nn.Dropout(0.9)
     put_drops(student.module, blocks, 0.5)
     objective = Alignment(student, [Teacher(base, base.tap("blocks.0"), "clean")])
     batch = put_section("clean", batch_of(base, [base.example()] * 8))

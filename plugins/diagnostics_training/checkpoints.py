@@ -85,7 +85,8 @@ def load(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, iden
             kept = json.loads((file.metadata() or {}).get(KEY, "{}"))
             _check_format(folder, kept)
             refuse_other(f"The checkpoint in {folder}", kept["identity"], identity)
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names: list[str] = file.keys()
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     module.load_state_dict({n.removeprefix(WEIGHTS): t for n, t in tensors.items() if n.startswith(WEIGHTS)})
