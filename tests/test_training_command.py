@@ -269,7 +269,7 @@ def test_several_variates(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_is_one_sentence(tmp_path: Path, words: list[str], said: str) -> None:
     if "cuda" in words and torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+        pytest.skip("asks for a GPU where there is none, and there is one")
     found = run(*words, "--out", str(tmp_path / "models"))
     assert found.exit_code == 2
     assert said in found.stderr.replace("\n", " ")
