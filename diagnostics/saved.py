@@ -101,7 +101,10 @@ def save_encoder(
     partial = file.with_name(f".{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(tensors, partial, metadata={KEY: text})
+        partial.chmod(mode)  # safetensors leaves a file that nobody else may read, whatever the umask allows
         partial.replace(file)
     except OSError as error:
         raise unwritable(file, error) from error

@@ -71,6 +71,7 @@ class TorchEncoder(Encoder):
         self.module = module.eval().requires_grad_(False)
         self.configuration = configuration
         self._preprocess, self._example = preprocess, example
+        self._first_example = example
         self._forward = forward or (lambda module, batch: module(batch))
         self.left_out: dict[str, str] = {}
         if taps is None:
@@ -94,7 +95,8 @@ class TorchEncoder(Encoder):
         if np.shape(sample) == np.shape(self._example):
             return self
         twin = copy.copy(self)
-        twin._example = np.resize(self._example, np.shape(sample))
+        # Of the first one, so that the same encoder comes out whatever sizes came between.
+        twin._example = np.resize(self._first_example, np.shape(sample))
         known = {tap.name for tap in self.taps}
         twin.taps = tuple(tap for tap in twin._discovered(self.output_tap)[0] if tap.name in known)
         twin._sized_for = twin._rediscovered

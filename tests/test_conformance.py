@@ -267,6 +267,33 @@ def test_in_place() -> None:
     )
 
 
+class Keeps(nn.Module):
+    """Keeps what it gave to add it later on, as models with hooks of their own do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x + 1
+        self.kept.append(first)
+        return first
+
+
+class AddsKept(nn.Module):
+    def __init__(self, keeps: Keeps) -> None:
+        super().__init__()
+        self.from_there = [keeps]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.from_there[0].kept.pop()
+
+
+def test_in_place_cannot_be_asked_of_a_model_that_keeps_its_tensors() -> None:
+    found = outcome("in_place", encoder_of(keeps := Keeps(), AddsKept(keeps)))
+    assert (found.verdict, found.said[:16]) == ("not applicable", "the model itself")
+
+
 class ByName(nn.Module):
     """Gives a mapping and takes its input by name, as transformers' modules do."""
 

@@ -227,6 +227,7 @@ def test_extents_follow_the_sample() -> None:
     longer = encoder.sized_for(np.zeros(96))
     assert longer.tap("layers.2").grid.shape == (48,) and encoder.tap("layers.2").grid.shape == (24,)
     assert encoder.sized_for(np.ones(48)) is encoder
+    assert longer.sized_for(np.zeros(48)).identity == encoder.identity
 
 
 @pytest.mark.parametrize(

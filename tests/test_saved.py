@@ -104,6 +104,12 @@ def test_what_is_loaded_is_what_was_saved(own: Path, monkeypatch: pytest.MonkeyP
     assert [file.name for file in path.parent.iterdir()] == ["encoder.safetensors"]
 
 
+def test_others_may_read_what_they_may_read_of_any_file(own: Path) -> None:
+    plain = own.with_name("plain.txt")
+    plain.write_text("")
+    assert save_encoder("one", build("encoder", "own.py:build")).stat().st_mode == plain.stat().st_mode
+
+
 def test_samples_of_another_size_see_the_loaded_weights(own: Path) -> None:
     encoder = build("encoder", "own.py:build")
     encoder.lineage = {"seed": 3}

@@ -20,8 +20,7 @@ def scaled(base: Encoder, init: float) -> tuple[TorchEncoder, list[Block]]:
     """
     if not isinstance(base, TorchEncoder):
         raise DiagnosticsError(f"{base.name} shows no torch module that could be trained: align another encoder.")
-    if not (math.isfinite(init) and init > 0):
-        raise DiagnosticsError(f"LayerScale cannot start at {init}: give a number above 0, as 1.0 or 0.1.")
+    check_start(init)
     blocks = residual_blocks(base)
 
     def fresh() -> nn.Module:
@@ -34,6 +33,12 @@ def scaled(base: Encoder, init: float) -> tuple[TorchEncoder, list[Block]]:
     name = f"aligned?base={quote(base.skeleton or base.spec, safe='{}')}&layer_scale={init!r}"
     made.spec, made.skeleton, made.lineage = name, name if base.skeleton else "", {}
     return made, blocks
+
+
+def check_start(init: float) -> None:
+    """Raises for factors that LayerScale cannot start at."""
+    if not 0 < init < math.inf:
+        raise DiagnosticsError(f"LayerScale cannot start at {init}: give a number above 0, as 1.0 or 0.1.")
 
 
 def built(base: str, init: float) -> TorchEncoder:

@@ -25,7 +25,7 @@ from diagnostics import (
     save_encoder,
     watcher,
 )
-from diagnostics_training.aligned import scaled
+from diagnostics_training.aligned import check_start, scaled
 from diagnostics_training.alignment import Alignment, Teacher, agreement, put_section, section_of, taught
 from diagnostics_training.choosing import (
     LEAST,
@@ -80,6 +80,7 @@ class Job:
                 raise DiagnosticsError(
                     f"--{name.replace('_', '-')} is a share, from 0 to below 1, not {getattr(self, name)}."
                 )
+        check_start(self.layer_scale)
         if self.steps < 0 or self.batch < 2:
             raise DiagnosticsError(f"Aligning takes batches of 2 or more, not {self.steps} steps of {self.batch}.")
 
