@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +39,13 @@ from diagnostics_training.choosing import (
 )
 from diagnostics_training.distributed import World, barrier, world
 from diagnostics_training.finished import finish, finished, made_folder
+from diagnostics_training.following import command_of
 from diagnostics_training.hiding import MODALITIES, hidden
 from diagnostics_training.residuals import Block, put_drops
 from diagnostics_training.trainer import Fitted, Settings, Watch, fit, say, silent
 
 FINISHED = "alignment.json"
 BEST = "best-tap"
-_UNSAID = ("out", "device")
 
 
 @dataclass(frozen=True)
@@ -96,14 +95,8 @@ class Job:
 
     @property
     def command(self) -> str:
-        """What to type for the same; defaults and what changes no number are left out."""
-        words = ["diagnostics", "align"]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value != field.default and field.name not in _UNSAID:
-                option = {"target": "for"}.get(field.name, field.name.replace("_", "-"))
-                words += [f"--{option}", str(value)]
-        return shlex.join(words)
+        """What to type for the same."""
+        return command_of("align", self, ("out", "device"))
 
 
 def _words(name: str) -> list[str]:

@@ -1,10 +1,28 @@
-"""The commands that are next, as the last lines of a command; importing it imports nothing heavy."""
+"""Commands to type: those that are next, as the last lines of a command, and the one that made something.
+
+Importing it imports nothing heavy.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+
+def command_of(words: str, job: Any, unsaid: Sequence[str]) -> str:
+    """What to type for the same as a job (a dataclass whose fields are options); defaults and `unsaid`, which change no
+    number, are left out."""
+    made = ["diagnostics", *words.split()]
+    for field in fields(job):
+        value = getattr(job, field.name)
+        if value != field.default and field.name not in unsaid:
+            # `for` is a word of Python.
+            option = {"target": "for"}.get(field.name, field.name.replace("_", "-"))
+            made += [f"--{option}", str(value)]
+    return shlex.join(made)
 
 
 def run_folder(encoder: str, data: str) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from diagnostics_training.checkpoints import FILE as CHECKPOINT
 from diagnostics_training.data import TrainingData, check_batch, default_patch, feed_of, load, making
 from diagnostics_training.distributed import World, barrier, world
 from diagnostics_training.finished import finish, finished, made_folder
+from diagnostics_training.following import command_of
 from diagnostics_training.objectives import REGULARISERS, objective_of
 from diagnostics_training.trainer import Fitted, Settings, Watch, fit, say
 
@@ -64,13 +64,8 @@ class Job:
 
     @property
     def command(self) -> str:
-        """What to type for the same; defaults and what changes no number are left out."""
-        words = ["diagnostics", "train", "objectives"]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value != field.default and field.name not in ("out", "device", "modality", "compile"):
-                words += [f"--{field.name}", str(value)]
-        return shlex.join(words)
+        """What to type for the same."""
+        return command_of("train objectives", self, ("out", "device", "modality", "compile"))
 
     def settings(self, seed: int) -> Settings:
         """For the trainer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from study import (
     SYSTEMS,
     TRAINED,
     align_command,
+    controls_command,
     run_command,
     train_command,
 )
@@ -64,12 +66,16 @@ def render(found: Mapping[str, Json]) -> str:
         samples=SAMPLES,
         train=train_command("lorenz"),
         run=run_command("lorenz", "models/lorenz/forecast", "forecast"),
+        controls=controls_command("lorenz", "forecast"),
         align=align_command("lorenz", "forecast", 0),
         aligned_for=SYSTEMS,
         fracast=FRACAST,
         gaps=gaps,
         standing=standing,
         shares=shares,
+        in_short=in_short(found),
+        costs=costs,
+        control=control,
         targets=targets,
     )
     return page.rstrip() + "\n"
@@ -134,6 +140,49 @@ def gaps(results: Json, groups: Sequence[str] = TRAINED) -> list[dict[str, Any]]
 def shares(results: Json) -> list[Json]:
     """Recovered and kept shares of all alignments, by linear probe."""
     return [one for one in results["shares"] if one["profile"].startswith("linear_probe/")]
+
+
+def in_short(found: Mapping[str, Json]) -> dict[str, Any]:
+    """What all systems together say: hidden gaps shown, by Holm's correction over all of them, and what alignments did."""
+    systems = [found[name] for name in found if name in SYSTEMS]
+    every = [gap for results in systems for gap in gaps(results)]
+    corrected = holm(np.array([one["hidden_gap"]["p"] or np.nan for one in every]))
+    return {
+        "gaps": len(every),
+        "shown": [one for one in every if one["shown"]],
+        "survive": sum(bool(p < 0.05) and one["shown"] for p, one in zip(corrected, every, strict=True)),
+        "random": sum(one["shown"] for results in systems for one in gaps(results, ("random",))),
+        "of_random": sum(len(gaps(results, ("random",))) for results in systems),
+        "families": {name: {one["group"]: one for one in found[name]["families"]} for name in found if name in SYSTEMS},
+    }
+
+
+def costs(results: Json) -> list[dict[str, Any]]:
+    """Of each alignment: its recovered share, and how many other targets' output and best scores it raised, lowered, or neither
+    by their own intervals."""
+    made: list[dict[str, Any]] = []
+    for name in dict.fromkeys(one["alignment"] for one in shares(results)):
+        own = [one for one in shares(results) if one["alignment"] == name]
+        goal = next(one for one in own if one["made_for_it"])
+        others = [one for one in own if not one["made_for_it"]]
+        counted = {
+            kind: [_side(one[kind]) for one in others if one[kind] and one[kind]["low"] is not None]
+            for kind in ("kept_output", "kept_best")
+        }
+        made.append({**goal, "others": {kind: Counter(sides) for kind, sides in counted.items()}})
+    return made
+
+
+def _side(share: Mapping[str, float]) -> str:
+    return "raised" if share["low"] > 1 else "lowered" if share["high"] < 1 else "neither"
+
+
+def control(one: Json, name: str) -> str:
+    """What a control reaches, with its interval."""
+    value, ends = one["controls"].get(name), one["control_intervals"].get(name)
+    if value is None:
+        return "–"
+    return f"{value:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else f"{value:.2f}"
 
 
 def draw(results: Json, path: Path) -> None:

@@ -50,6 +50,12 @@ def run_command(system: str, encoder: str, folder: str) -> str:
     return f"diagnostics run {encoder} --data {data} --measures {MEASURES} --no-controls --token-budget 0 --out runs/{system}/{folder}"
 
 
+def controls_command(system: str, objective: str) -> str:
+    """The run of an objective's first seed once more, with encoders that should know nothing beside it."""
+    command = run_command(system, f"models/{system}/{objective}", objective)
+    return command.replace(" --no-controls", "").replace(f"runs/{system}/", f"runs/{system}-controls/")
+
+
 def align_command(system: str, objective: str, seed: int) -> str:
     own = label(objective, seed)
     return f"diagnostics align --encoder models/{system}/{own} --to best-tap --for {SYSTEMS[system]} --out models/{system}/{own}-aligned"
@@ -117,6 +123,10 @@ def run_system(name: str, work: Path) -> None:
         trained = " ".join(f"runs/{name}/{label(objective, seed)}" for objective in TRAINED for seed in SEEDS[:2])
         alike = give(f"diagnostics compare {trained} --json --out runs/{name}/similarity.html", work)
         results["similarity"] = _kept(json.loads(alike))["similarity"]
+        asked = {objective: controls_command(name, objective) for objective in TRAINED}
+    else:
+        asked = {"fracast": FRACAST[0]}
+    results["controls"] = {one: _controls(json.loads(give(f"{how} --json", work))) for one, how in asked.items()}
     kept.write_text(json.dumps(results) + "\n")
     print(kept)
 
@@ -132,6 +142,12 @@ def _kept(found: Mapping[str, Any]) -> dict[str, Any]:
         for one in found["similarity"]
     ]
     return _rounded(parts | {"runs": runs, "shares": found["shares"], "similarity": likeness})
+
+
+def _controls(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a run's best taps reach, and its controls."""
+    keys = ("target", "best_score", "controls", "control_intervals")
+    return _rounded([{key: one[key] for key in keys} for one in found["profiles"] if one["target"]])
 
 
 def _rounded(value: Any) -> Any:
