@@ -14,6 +14,7 @@ from diagnostics.comparison.differences import QUANTITIES
 from diagnostics.comparison.words import (
     PairRow,
     about_runs,
+    alignment_said,
     along_depth_said,
     controls_said,
     corrected_over,
@@ -131,7 +132,7 @@ def _shares(found: Comparison, shown: Sequence[str], gap: str) -> Table:
         if one.profile not in shown:
             continue
         if one.group != before:
-            table.add_row(Text(f"{one.group} (from {one.base})", style="bold"))
+            table.add_row(Text(alignment_said(one), style="bold"))
         before = one.group
         target = target_said(found, one.profile) + (", made for it" if one.purpose else "")
         numbers = [interval_text(one.gap), *shares_said(one, reasons)]
@@ -150,14 +151,13 @@ def _print_differences(console: Console, found: Comparison, shown: Sequence[str]
     )
     if len(rows) > MOST_ROWS:
         kept = [row for row in rows if any(one.survives for one in row.differences) or row.curve.at is not None]
+        which = "the first of those" if len(kept) > MOST_ROWS else "those"
         console.print(
-            Text(
-                f"{min(MOST_ROWS, len(kept))} of {len(rows)} rows, those that differ first; all are in the report",
-                "dim",
-            )
+            Text(f"{min(MOST_ROWS, len(kept))} of {len(rows)} rows, {which} that differ; all are in the report", "dim")
         )
         rows = kept[:MOST_ROWS]
-    _print_fitting(console, lambda gap: _differences(found, rows, gap))
+    if rows:
+        _print_fitting(console, lambda gap: _differences(found, rows, gap))
 
 
 def _differences(found: Comparison, rows: Sequence[PairRow], gap: str) -> Table:

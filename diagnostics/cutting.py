@@ -128,7 +128,7 @@ def _until(site: Site, forward: Forward, name: str) -> Forward:
         finally:
             handle.remove()
         raise DiagnosticsError(
-            f"The pass of {name} does not end at '{site.module}': its code goes on after an error there."
+            f"The pass of {name} does not end at '{site.module}': its code goes on after an error there; choose another tap."
         )
 
     return run
@@ -162,7 +162,9 @@ def _sharing_tensors(module: nn.Module, name: str) -> nn.Module:
     try:
         return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
     except Exception as error:
-        raise DiagnosticsError(f"{name} cannot be cut, since its module cannot be copied ({said(error)}).") from error
+        raise DiagnosticsError(
+            f"{name} cannot be cut, since its module cannot be copied ({said(error)}): use it whole."
+        ) from error
 
 
 class _Watching(TorchDispatchMode):

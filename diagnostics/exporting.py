@@ -38,7 +38,10 @@ class Exported:
     whole_flops: int | None
 
     def __str__(self) -> str:
-        lines = [f"{self.file}: {self.name}, {len(self.taps)} taps from {self.taps[0]} to {self.taps[-1]}"]
+        taps = (
+            f"{len(self.taps)} taps from {self.taps[0]} to {self.taps[-1]}" if len(self.taps) > 1 else f"tap {self.tap}"
+        )
+        lines = [f"{self.file}: {self.name}, {taps}"]
         lines.append(f"Parameters: {_saved(self.parameters, self.whole_parameters)}")
         if self.flops is None or self.whole_flops is None:
             lines.append("FLOPs of a pass over the example: not countable")

@@ -221,7 +221,7 @@ def _rounded(name: str, tensor: Tensor, encoder: str) -> Tensor:
     if tensor.dtype != torch.float32:
         return tensor
     made = tensor.half()
-    if not bool(made.isfinite().all()):
+    if not torch.equal(made.isfinite(), tensor.isfinite()):  # masks hold -inf as they should
         raise DiagnosticsError(f"'{name}' of {encoder} has values beyond float16: save it without half.")
     return made
 
@@ -233,7 +233,7 @@ def _first_names(module: nn.Module, encoder: str) -> dict[str, str]:
     for name, value in module.state_dict().items():
         if not isinstance(value, Tensor):
             raise DiagnosticsError(
-                f"{encoder} keeps something that is no tensor in its state ('{name}'): it cannot be saved."
+                f"{encoder} keeps something that is no tensor in its state ('{name}'), which no safetensors file can hold: save another encoder."
             )
         place = value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype
         names[name] = first.setdefault(place if value.numel() else name, name)
@@ -324,5 +324,5 @@ _TYPES = {
 
 def _unreadable(file: Path, error: Exception) -> DiagnosticsError:
     return DiagnosticsError(
-        f"{file} cannot be read as safetensors ({said(error)}): it is cut short, damaged, or something else under that name."
+        f"{file} cannot be read as safetensors ({said(error)}): it is cut short, damaged, or something else under that name; copy or save it again."
     )

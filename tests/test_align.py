@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from diagnostics_training import aligning
+from diagnostics_training import aligning, choosing
 from diagnostics_training.align_command import _print
 from diagnostics_training.aligned import scaled
 from diagnostics_training.aligning import Feed, Job, align
@@ -329,6 +329,8 @@ def test_a_mask_hides_whole_windows_from_the_student_alone(tmp_path: Path) -> No
     rng = np.random.default_rng(0)
     series = np.random.default_rng(1).standard_normal((64, 2)).astype(np.float32)
     series[:5] = np.nan
+    shown = hidden("series", series[5:], 0.99, np.random.default_rng(0)) == series[5:]
+    assert 0 < shown.mean() < 0.1  # not all, whatever the share rounds to
     less = hidden("series", series, 0.5, rng)
     gone = (less != series) & ~np.isnan(series)
     assert np.array_equal(np.isnan(less), np.isnan(series))
@@ -477,6 +479,54 @@ def test_too_small_a_difference_is_said_and_it_goes_on(
     ]
 
 
+def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = Feed.__call__
+
+    def interrupted(self: Feed, step: int, *processes: int) -> Any:
+        if step == 5:
+            raise KeyboardInterrupt
+        return drawn(self, step, *processes)
+
+    monkeypatch.setattr(Feed, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="begins anew, since there was no checkpoint yet in"):
+        align(job(tmp_path / "o", steps=10))
+    monkeypatch.setattr(aligning, "Settings", lambda *a, **k: Settings(*a, **k, checkpoint_every=2))
+    with pytest.raises(KeyboardInterrupt, match="goes on from its last checkpoint in"):
+        align(job(tmp_path / "o", steps=10))
+
+    def stopped(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt("what is done is kept in a folder that is gone")
+
+    monkeypatch.setattr(choosing, "run", stopped)
+    with pytest.raises(KeyboardInterrupt, match="Interrupted while the best tap was looked for"):
+        align(job(tmp_path / "p", "best-tap", target="first"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "probes"),
+    [
+        ("lorenz?n=2001&seed=7&length=64", "lorenz?n=2000&seed=8&length=64"),
+        ("lorenz?n=2000&seed=7&length=64", "lorenz?n=2000&seed=7&length=64"),
+    ],
+)
+def test_the_best_tap_is_chosen_on_samples_of_no_training(
+    asked: str, probes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer samples of one seed are the first of many, split in another way: val would hold some that were trained on."""
+    named: list[str] = []
+
+    def noted(kind: str, name: str) -> Any:
+        named.append(name)
+        raise DiagnosticsError("enough")
+
+    monkeypatch.setattr(choosing, "build", noted)
+    with pytest.raises(DiagnosticsError, match="enough"):
+        choosing.best_tap(None, None, "hidden_z", asked, "cpu", lambda _: None)  # type: ignore[arg-type]
+    assert named == [probes]
+    many, few = (dx.build("dataset", f"lorenz?n={n}&seed=7&length=64") for n in (60, 20))
+    assert np.array_equal(many[0], few[0]) and (many.split[:20] != few.split).any()  # planted: that is why
+
+
 def test_what_is_probed_next_is_not_what_was_trained_on() -> None:
     assert plain("lorenz?n=20000&seed=1000&length=512") == "lorenz"
     assert plain("lorenz?n=60&seed=7&length=64") == "lorenz?length=64"
@@ -502,6 +552,8 @@ def test_what_is_probed_next_is_not_what_was_trained_on() -> None:
         ({"layer_scale": 0.0}, "LayerScale cannot start at 0.0"),
         ({"batch": 1000}, "A batch of 1000 cannot be drawn from the 240 train samples"),
         ({"batch": 1}, "batches of 2 or more"),
+        ({"seed": -1}, "Seed -1 is below 0"),
+        ({"lr": 0.0}, "a learning rate of 0.0"),
         ({"data": None}, "does not tell what it was trained on: name a dataset with --data"),
         ({"data": "digits"}, "reads series samples, but digits holds image samples"),
         ({"encoder": ERASING.replace("build", "closed")}, "No gradient can be followed through closed"),

@@ -6,16 +6,21 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import diagnostics as dx
 from diagnostics import Comparison, DiagnosticsError, Run
 from diagnostics.comparison.differences import curve_differences, differences_of, score_influence
 from diagnostics.comparison.estimates import Term, estimate, flipped, holm
+from diagnostics.comparison.positions import likeness
 from diagnostics.comparison.readouts import Readout, by_depth, readout, shared_depths
+from diagnostics.comparison.shares import Matched, shares_of
+from diagnostics.comparison.words import alignment_said, likeness_said
 from diagnostics.statistics import scores
 
 from graded import GRID, graded_data, graded_encoder, known_r2
@@ -301,6 +306,58 @@ def test_one_seed_leaves_its_variance_unknown() -> None:
     assert found.over_both is None
 
 
+def test_a_tap_minus_itself_is_0_for_any_number_of_seeds() -> None:
+    """What rounding leaves of three terms minus the same three is no difference, and has no p value of its own."""
+    rng = np.random.default_rng(0)
+    weights = np.array([1.0, -1.0] * 3) / 3
+    for _ in range(20):
+        terms = [drawn_readout(rng, 40, rng.random(1)).at_best for _ in range(3)]
+        doubled = [term for term in terms for _ in range(2)]
+        found = estimate(lambda x: x @ weights, doubled, [[0.0, 0.0, 0.0]], 0)
+        assert found.over_both is not None
+        assert (found.value, found.over_both.low, found.over_both.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_shares_say_how_many_trainings_they_rest_on(made: Maker) -> None:
+    """Of three seeds of a base two were aligned; of another base's three, one."""
+    bases = [
+        made(f"of three {seed}", (0.5, 2, 0.5), noise=2 + 2 * seed, lineage={"group": "base", "seed": seed})
+        for seed in range(3)
+    ]
+    ups = [
+        made(
+            f"lifted {seed}", (0.5, 2, 1.5 + 0.1 * seed), noise=2 + 2 * seed,
+            lineage={"group": "up", "seed": seed, "base": bases[seed].store.attrs["identity"]["weights"]},
+        )
+        for seed in range(2)
+    ]  # fmt: skip
+    found = dx.compare([*bases, *ups], similarity=None)
+    one = shares(found, "up", "a")
+    assert (one.seeds, one.of_seeds, alignment_said(one)) == (2, 3, "up (from base; 2 of 3 seeds)")
+    assert {(each["seeds"], each["seeds_of_base"]) for each in found.to_json()["shares"]} == {(2, 3)}
+    alone = shares(dx.compare([*bases, ups[0]], similarity=None), "up", "a")
+    assert alignment_said(alone) == "up (from base; 1 of 3 seeds, over samples alone)"
+
+
+def test_a_gap_too_small_for_a_share_is_not_called_unknown() -> None:
+    one, other = (small_gap(gap) for gap in (0.995, 0.999))
+    pair = Matched(one, other, SimpleNamespace(data=SimpleNamespace(attrs={"score_name": "R2"}), over=lambda _: None))  # type: ignore[arg-type]
+    found = shares_of("linear_probe/a", "up", "base", 1, False, [pair], 0)
+    assert found.gap.low > 0
+    assert found.recovered is None
+    assert found.reasons["recovered"] == "what the base's output hides of it is below 0.01, too little for a share"
+
+
+def small_gap(share: float) -> Readout:
+    """Losses of .1 at the best tap, and a little more at the output in every unit."""
+    rng = np.random.default_rng(0)
+    best = 0.1 + 0.001 * rng.random((40, 1))
+    loss = np.stack([best, best / share])
+    return Readout(
+        loss, np.ones_like(loss), np.array([0.5, 1.0]), ("a", "b"), tuple(f"u{i}" for i in range(40)), 0, 1, 100
+    )
+
+
 def test_an_alignment_is_held_against_its_own_base_run_by_run(made: Maker) -> None:
     """Bases of very different gaps, each aligned by the same gain: paired by seed the difference is known well."""
     sides = []
@@ -433,6 +490,25 @@ def test_taps_are_found_where_they_stand_in_the_other_run(made: Maker) -> None:
     assert np.isnan(found.aligned[1])
     assert found.aligned[2] == pytest.approx(1 / 3)
     assert found.at_outputs < 0.1
+
+
+def test_without_what_chance_reaches_no_tap_has_a_position() -> None:
+    data = xr.Dataset(
+        {"matrix": (("tap", "tap_other"), np.eye(2))},
+        coords={"tap": ["a", "b"], "tap_other": ["c", "d"], "depth": ("tap", [0.0, 1.0]), "depth_other": ("tap_other", [0.0, 1.0])},
+        attrs={"measure": "cka", "at_outputs": 1.0},
+    )  # fmt: skip
+    known = data.assign(p=(("tap", "tap_other"), np.array([[0.05, 1.0], [1.0, 0.01]])))
+    unknown = data.assign(p=(("tap", "tap_other"), np.full((2, 2), np.nan))).assign_attrs(no_null="three samples")
+    for found, expected, said in (
+        (known, [0.0, 1.0], "most alike, depth with depth: 0.00 (a) with 0.00, 1.00 (b) with 1.00"),
+        (data, [np.nan] * 2, "what chance reaches is not known, so no positions"),
+        (unknown, [np.nan] * 2, "what chance reaches is not known (three samples), so no positions"),
+    ):
+        sides = [SimpleNamespace(name=name, run=SimpleNamespace(store=SimpleNamespace(output_tap=tap), similarity_with=lambda *_, found=found: found)) for name, tap in (("x", "b"), ("y", "d"))]  # fmt: skip
+        one = likeness(*sides, "other", 0)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(one.aligned, expected)
+        assert likeness_said(one).endswith(said)
 
 
 # Refusals

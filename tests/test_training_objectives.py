@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -322,10 +323,29 @@ def test_teacher_is_a_moving_average_in_closed_form() -> None:
     total, share = 10, 1.0
     for done in range(1, total + 1):
         made.after_step(done, total)
-        share *= 0.996 + 0.004 * (done - 1) / total
+        share *= 0.2 + 0.8 * (done - 1) / total
     assert torch.allclose(made.model.backbone.embed.weight, student + share * (start - student), atol=1e-6)
-    assert momentum(1, 10) == MOMENTUM
-    assert momentum(11, 10) == pytest.approx(1.0)
+    assert momentum(1, 2000) == MOMENTUM == 0.996
+    assert momentum(11, 10) == momentum(2001, 2000) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("total", [50, 100, 1000, 2000])
+def test_short_trainings_forget_the_teachers_initial_weights_as_well(total: int) -> None:
+    assert math.prod(momentum(done, total) for done in range(1, total + 1)) < 0.02
+    assert math.prod(0.996 + 0.004 * (done - 1) / 100 for done in range(1, 101)) > 0.8  # what 0.996 alone leaves
+
+
+@pytest.mark.parametrize("loss", [lambda x, y: info_nce(x, y, x, y, slice(0, 64), 0.1), lambda x, y: sigreg(x)])
+def test_bf16_leaves_losses_in_float32(loss: Any) -> None:
+    x, y = (
+        nn.functional.normalize(torch.randn(2, 64, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
+    ).unbind()
+    torch.manual_seed(1)
+    expected = loss(x, y)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(x, y)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
 def test_variance_hinge_by_hand() -> None:

@@ -46,9 +46,14 @@ def check_agreement(sides: Sequence[Side]) -> dict[str, str]:
         )
     if len(left_out) == len(names):
         raise DiagnosticsError(
-            "The runs have no measure in common that can be compared: "
-            + "; ".join(f"{name} is {why}" for name, why in list(left_out.items())[:3])
-            + ". Give both the same --measures."
+            "The runs have no measure in common that can be compared ("
+            + "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
+            + "). "
+            + (
+                "Give all the same --measures."
+                if all(why.startswith("not measured") for why in left_out.values())
+                else "Run all with the same data and options."
+            )
         )
     return left_out
 

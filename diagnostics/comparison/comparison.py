@@ -183,7 +183,7 @@ def compare(
         tuple(family_gaps(by_profile, families, one_for_each_target([one.profile for one in standings]), seed)),
         tuple(differences_of(by_profile, seed, matched)),
         tuple(curve_differences(by_profile, seed, matched)),
-        tuple(_all_shares(pairs, probes, read, seed)),
+        tuple(_all_shares(pairs, groups, probes, read, seed)),
         tuple(likenesses),
         left_out,
     )
@@ -196,7 +196,11 @@ def _pairs_of_runs(groups: dict[str, list[Side]]) -> list[tuple[Side, Side]]:
 
 
 def _all_shares(
-    pairs: dict[str, list[tuple[Side, Side]]], probes: Sequence[str], read: dict[str, dict[str, Readout]], seed: int
+    pairs: dict[str, list[tuple[Side, Side]]],
+    groups: dict[str, list[Side]],
+    probes: Sequence[str],
+    read: dict[str, dict[str, Readout]],
+    seed: int,
 ) -> list[Shares]:
     found: list[Shares] = []
     for group, matched in pairs.items():
@@ -204,7 +208,8 @@ def _all_shares(
             target = name.partition("/")[2]
             purpose = bool(target) and any(target == aligned.target for aligned, _ in matched)
             runs = [Matched(read[name][one.name], read[name][base.name], base.profiles[name]) for one, base in matched]
-            found.append(shares_of(name, group, matched[0][1].group, purpose, runs, seed))
+            base = matched[0][1].group
+            found.append(shares_of(name, group, base, len(groups[base]), purpose, runs, seed))
     return found
 
 
@@ -265,7 +270,8 @@ def _curve(found: CurveDifference) -> dict[str, Any]:
 
 def _shares(found: Shares) -> dict[str, Any]:
     return {
-        "profile": found.profile, "alignment": found.group, "base": found.base, "made_for_it": found.purpose,
+        "profile": found.profile, "alignment": found.group, "base": found.base, "seeds": found.seeds,
+        "seeds_of_base": found.of_seeds, "made_for_it": found.purpose,
         "floor": number(found.floor), "hidden_gap_of_base": _interval(found.gap), "recovered": _interval(found.recovered),
         "kept_best": _interval(found.kept_best), "kept_output": _interval(found.kept_output),
         "reasons": dict(found.reasons),

@@ -93,10 +93,11 @@ def estimate(
     most: what the number cannot pass.
     """
     names = list(dict.fromkeys(name for term in terms for name in term.units))
-    value = float(combine(np.array([term.score for term in terms])))
+    at = np.array([term.score for term in terms])
+    value = float(_unrounded(combine(at), at))
     drawn = np.stack([term.drawn(names, seed) for term in terms], axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        replicates = combine(drawn)
+        replicates = _unrounded(combine(drawn), drawn)
         # A ratio may meet a denominator of 0 in a resample.
         replicates = np.where(np.isfinite(replicates), replicates, np.nan)
     units = len(names)
@@ -115,6 +116,11 @@ def estimate(
         ends = both = Interval(value, value - below, min(value + above, most))
         freedom = freedom_below if value > 0 else freedom_above
     return Estimate(samples, both, _p(value, ends, freedom, units))
+
+
+def _unrounded(made: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """What rounding alone leaves of terms that cancel, a tap minus itself say, is 0."""
+    return np.where(np.abs(made) < 1e-12 * np.maximum(1.0, np.abs(of).max(axis=-1)), 0.0, made)
 
 
 def _with_seeds(reach: float, freedom: float, members: Sequence[Sequence[float]]) -> tuple[float, float]:

@@ -19,7 +19,7 @@ class Likeness:
     """How alike each tap of one run is to each of another.
 
     matrix: [tap, tap_other] with `p` against permuted samples, corrected for all pairs; aligned: float [tap], the depth in
-    the other run of the most alike tap, NaN where no tap is more alike than chance would make one.
+    the other run of the most alike tap, NaN where no tap is shown to be more alike than chance would make one.
     """
 
     first: str
@@ -38,7 +38,7 @@ def likeness(first: Side, second: Side, measure: str, seed: int) -> Likeness:
     data = first.run.similarity_with(second.run, measure, seed, MOST_ROWS if measure == "cka" else None)
     matrix = data["matrix"].values
     smaller = data.attrs.get("alike") == "smaller"
-    shown = np.isfinite(matrix) & (data["p"].values < ALPHA if "p" in data else True)
+    shown = np.isfinite(matrix) & (data["p"].values <= ALPHA if "p" in data else False)
     ranked = np.where(shown, -matrix if smaller else matrix, -np.inf)
     nearest = ranked.argmax(axis=1)
     aligned = np.where(shown.any(axis=1), data["depth_other"].values[nearest], np.nan)

@@ -29,6 +29,10 @@ class Shares:
     profile: str
     group: str
     base: str
+    seeds: int
+    """Trainings that were aligned, each with the run of its base; of one, intervals are over samples alone."""
+    of_seeds: int
+    """Runs of the base, aligned or not."""
     purpose: bool
     """Whether the alignment was made for this target."""
     floor: float
@@ -54,7 +58,9 @@ LEAST_GAP = 0.01
 """Of a base, below which nothing worth a share is hidden, however sure it is."""
 
 
-def shares_of(profile: str, group: str, base: str, purpose: bool, pairs: Sequence[Matched], seed: int) -> Shares:
+def shares_of(
+    profile: str, group: str, base: str, of_seeds: int, purpose: bool, pairs: Sequence[Matched], seed: int
+) -> Shares:
     """The shares of an alignment, its seeds together: each run against its own base, then the ratio of the means.
 
     A share of nothing means nothing: `recovered` needs a hidden gap of the base that its interval shows to be above 0 and that is
@@ -67,8 +73,10 @@ def shares_of(profile: str, group: str, base: str, purpose: bool, pairs: Sequenc
     recovered: Interval | None = None
     if math.isnan(gap.value):
         reasons["recovered"] = NO_VALUE
-    elif not gap.interval.low > 0 or gap.value < LEAST_GAP:
+    elif not gap.interval.low > 0:
         reasons["recovered"] = "the base's output is not shown to hide anything of it"
+    elif gap.value < LEAST_GAP:
+        reasons["recovered"] = f"what the base's output hides of it is below {LEAST_GAP}, too little for a share"
     else:
         over = [(pair.aligned.at_output, pair.base.at_output) for pair in pairs]
         under = [(pair.base.at_best, pair.base.at_output) for pair in pairs]
@@ -89,8 +97,9 @@ def shares_of(profile: str, group: str, base: str, purpose: bool, pairs: Sequenc
                 seed,
             )
     return Shares(
-        profile, group, base, purpose, floor, gap.interval, recovered, kept["kept_best"], kept["kept_output"], reasons
-    )
+        profile, group, base, len(pairs), of_seeds, purpose, floor, gap.interval, recovered, kept["kept_best"],
+        kept["kept_output"], reasons,
+    )  # fmt: skip
 
 
 Parts = Sequence[tuple[Term, ...]]

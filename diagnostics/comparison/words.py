@@ -49,8 +49,9 @@ def families_said(found: Comparison) -> list[str]:
     for family in dict.fromkeys(one.family for one in found.family_gaps):
         rows = [one for one in found.family_gaps if one.family == family]
         gaps = "; ".join(f"{one.group} {interval_text(one.hidden_gap.interval)}" for one in rows)
-        count = len(rows[0].profiles)
-        lines.append(f"{family} ({count} target{'s' if count > 1 else ''}): {gaps}")
+        counts = sorted({len(one.profiles) for one in rows})
+        of = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+        lines.append(f"{family} ({of} target{'s' if counts[-1] > 1 else ''}): {gaps}")
     return lines
 
 
@@ -104,6 +105,13 @@ def reasons_of(found: Comparison) -> list[str]:
     return list(dict.fromkeys(why for one in found.shares for why in one.reasons.values()))
 
 
+def alignment_said(one: Shares) -> str:
+    """The alignment, what it started from, and how many trainings its shares rest on."""
+    seeds = f"; {one.seeds} of {one.of_seeds} seeds" if one.seeds < one.of_seeds else ""
+    alone = ", over samples alone" if seeds and one.seeds == 1 else ""
+    return f"{one.group} (from {one.base}{seeds}{alone})"
+
+
 def shares_said(one: Shares, reasons: Sequence[str]) -> list[str]:
     """Recovered share, kept at the best tap and at the output."""
     found = {"recovered": one.recovered, "kept_best": one.kept_best, "kept_output": one.kept_output}
@@ -122,6 +130,8 @@ def share_said(found: Interval) -> str:
 def corrected_over(found: Comparison) -> str:
     """How many differences survive, after which correction, and what the intervals are over."""
     tested = [one for one in found.differences if not math.isnan(one.p_corrected)]
+    if not tested:
+        return "none can be tested"
     both = [one for one in tested if one.estimate.over_both is not None]
     kind = (
         "over samples and seeds"
@@ -175,7 +185,12 @@ def likeness_said(one: Likeness) -> str:
     measure = data.attrs["measure"]
     taps = [str(tap) for tap in data["tap"].values]
     known = np.isfinite(one.aligned)
-    said = f"{measure} of {one.first} and {one.second}: {one.at_outputs:.3f} at the outputs"
+    outputs = "not defined" if math.isnan(one.at_outputs) else f"{one.at_outputs:.3f}"
+    said = f"{measure} of {one.first} and {one.second}: {outputs} at the outputs"
+    if "p" not in data:
+        return f"{said}; what chance reaches is not known, so no positions"
+    if not np.isfinite(data["p"].values).any():
+        return f"{said}; what chance reaches is not known ({data.attrs.get('no_null', 'no pair has a value')}), so no positions"
     if not known.any():
         return f"{said}; no tap of the one is more alike a tap of the other than chance makes one"
     ends = [f"{data['depth'].values[i]:.2f} ({taps[i]}) with {one.aligned[i]:.2f}" for i in np.flatnonzero(known)]

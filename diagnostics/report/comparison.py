@@ -10,6 +10,7 @@ from diagnostics.comparison.differences import QUANTITIES
 from diagnostics.comparison.sides import lineage_of
 from diagnostics.comparison.words import (
     about_runs,
+    alignment_said,
     along_depth_said,
     controls_said,
     corrected_over,
@@ -162,7 +163,7 @@ def _shares(found: Comparison) -> Table | None:
     reasons = reasons_of(found)
     rows = [
         [
-            f"{one.group} (from {one.base})", target_said(found, one.profile) + (" · made for it" if one.purpose else ""),
+            alignment_said(one), target_said(found, one.profile) + (" · made for it" if one.purpose else ""),
             shown(one.gap), *shares_said(one, reasons),
         ]
         for one in found.shares

@@ -26,6 +26,7 @@ from diagnostics import (
 )
 from diagnostics_training.aligned import check_start, scaled
 from diagnostics_training.alignment import Alignment, Teacher, agreement, put_section, section_of, taught
+from diagnostics_training.checkpoints import resumable
 from diagnostics_training.choosing import (
     LEAST,
     best_tap,
@@ -80,6 +81,10 @@ class Job:
                     f"--{name.replace('_', '-')} is a share, from 0 to below 1, not {getattr(self, name)}."
                 )
         check_start(self.layer_scale)
+        if self.seed is not None and self.seed < 0:
+            raise DiagnosticsError(f"Seed {self.seed} is below 0: give 0 or more.")
+        # What the trainer refuses, before the best tap is looked for.
+        Settings(max(1, self.steps), self.lr)
         if self.steps < 0 or self.batch < 2:
             raise DiagnosticsError(f"Aligning takes batches of 2 or more, not {self.steps} steps of {self.batch}.")
 
@@ -241,7 +246,8 @@ def _fit(
 ) -> Fitted:
     settings = Settings(job.steps, job.lr, seed=seed)
     name = objective.student.name
-    return fit(objective, feed, settings, job.folder, watch, name=name, identity=identity, world=where)
+    with resumable(job.folder):
+        return fit(objective, feed, settings, job.folder, watch, name=name, identity=identity, world=where)
 
 
 def cosine(student: TorchEncoder, teacher: Teacher, batch: Mapping[str, Tensor]) -> float | None:

@@ -136,7 +136,7 @@ class Architecture:
             each = len(LEVELS) if self.likelihood == "quantile" else 2
             return Linear("forecast", width, self.patches.values * each)
         if self.objective in ("reconstruct", "jepa"):
-            # A quarter of the trunk's depth and half its width, the proportions of MAE and I-JEPA.
+            # Light: a quarter of the trunk's depth and half its width.
             inner = max(2 * self.heads, width // 2 // (2 * self.heads) * 2 * self.heads)
             outputs = self.patches.values if self.objective == "reconstruct" else width
             return Filler(width, inner, max(1, math.ceil(self.depth / 4)), self.heads, outputs)

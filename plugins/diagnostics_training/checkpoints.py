@@ -6,9 +6,10 @@ draws from its own number (see `trainer`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,14 @@ def _difference(key: str, old: Any, new: Any) -> str:
     if old is None:
         return f"{option} was not given"
     return f"{option} {old}, which is not given now" if new is None else f"{option} {old}, not {new}"
+
+
+@contextlib.contextmanager
+def resumable(folder: Path) -> Generator[None]:
+    """An interrupt of a training in a folder says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = (folder / FILE).is_file()
+        how = "goes on from its last checkpoint" if kept else "begins anew, since there was no checkpoint yet"
+        raise KeyboardInterrupt(f"Interrupted; the same command {how} in {folder}.") from None

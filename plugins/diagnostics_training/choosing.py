@@ -93,12 +93,14 @@ def best_tap(
     was seen: `data`, `n` of each split, `val_scores`, `score` (what they are: R2 or accuracy), `gain` (the best one's minus
     the output's).
 
-    Of simulated data at most `PROBED` samples are probed. Taps of another grid than the output's cannot teach it and are no
+    Of simulated data of more samples than `PROBED`, as many of the next seed are probed. Taps of another grid than the output's cannot teach it and are no
     candidates. Raises where the best one is the output itself: then nothing is hidden.
     """
     if _simulated(spec):
-        count = next(int(part[2:]) for part in spec.partition("?")[2].split("&") if part.startswith("n="))
-        spec = _with(spec, "n", min(count, PROBED))
+        options = dict(part.split("=", 1) for part in spec.partition("?")[2].split("&"))
+        if int(options["n"]) > PROBED:
+            # Fewer of the same seed would be the same samples split in another way, those of training among val's.
+            spec = _with(_with(spec, "n", PROBED), "seed", int(options["seed"]) + 1)
     dataset: Dataset = build("dataset", spec)
     check_target(dataset, target)
     output = sized.tap(sized.output_tap)
@@ -106,10 +108,16 @@ def best_tap(
     able = [tap.name for tap in upto if (tap.grid.shape, tap.grid.axes) == (output.grid.shape, output.grid.axes)]
     key = f"linear_probe/{target}"
     with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
-        found = run(
-            base, dataset, out=Path(folder, "run"), taps=able, measures="linear_probe", controls=False, report=False,
-            device=device, watch=watch,
-        )  # fmt: skip
+        try:
+            found = run(
+                base, dataset, out=Path(folder, "run"), taps=able, measures="linear_probe", controls=False, report=False,
+                device=device, watch=watch,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            # The run's own words name a folder that goes with it.
+            raise KeyboardInterrupt(
+                "Interrupted while the best tap was looked for: the same command begins anew."
+            ) from None
         if key not in {profile.name for profile in found.profiles()}:
             why = "; ".join(why for name, why in found.skipped.items() if name.startswith("linear_probe"))
             raise DiagnosticsError(

@@ -16,7 +16,7 @@ MODALITIES = ("series", "audio", "image", "video")
 
 
 def hidden(modality: str, sample: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """A copy of a raw sample with this share of its cells hidden, of which there is at least one."""
+    """A copy of a raw sample with this share of its cells hidden: at least one, and not all."""
     if modality in ("series", "audio"):
         which = _chosen((min(WINDOWS, len(sample)),), (len(sample),), share, rng)
         values = np.array(sample, np.result_type(sample.dtype, np.float32))
@@ -40,7 +40,7 @@ def _chosen(cells: tuple[int, ...], extent: tuple[int, ...], share: float, rng: 
     """Which places [*extent] lie in hidden cells, bool."""
     count = int(np.prod(cells))
     drawn = np.zeros(count, bool)
-    drawn[rng.permutation(count)[: max(1, round(share * count))]] = True
+    drawn[rng.permutation(count)[: min(max(1, round(share * count)), max(1, count - 1))]] = True
     drawn = drawn.reshape(cells)
     for axis, (n, size) in enumerate(zip(cells, extent, strict=True)):
         drawn = np.take(drawn, np.arange(size) * n // size, axis)

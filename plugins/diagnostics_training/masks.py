@@ -54,7 +54,7 @@ def block_masks(rng: np.random.Generator, count: int, grid: tuple[int, ...]) -> 
 
 
 def _shape(rng: np.random.Generator, space: tuple[int, ...], scale: float, aspect: float) -> tuple[int, ...]:
-    """Sides of a block with that share of the patches, at least one and short of the whole along each axis if it can be."""
+    """Sides of a block with that share of the patches: at least one and at most the whole along each axis."""
     if len(space) == 1:
         sides: tuple[float, ...] = (scale * space[0],)
     else:

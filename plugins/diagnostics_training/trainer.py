@@ -324,7 +324,7 @@ def _look(objective: Objective, batch: Batch, step: int, settings: Settings) -> 
     with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=settings.precision == "bf16"):
         output = objective.output(batch)
     objective.train()
-    return None if output is None or len(output) < 2 else collapse.look(step, output)
+    return None if output is None or len(output) < collapse.FEWEST else collapse.look(step, output)
 
 
 def _work(objective: nn.Module, name: str, settings: Settings, world: World, out: Path) -> str:

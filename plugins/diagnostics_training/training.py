@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diagnostics import DiagnosticsError, watcher
 from diagnostics_training.architecture import OBJECTIVES, Architecture, Model, check_choices, check_sizes
-from diagnostics_training.checkpoints import FILE as CHECKPOINT
+from diagnostics_training.checkpoints import resumable
 from diagnostics_training.data import TrainingData, check_batch, default_patch, feed_of, load, making
 from diagnostics_training.distributed import World, barrier, world
 from diagnostics_training.finished import finish, finished, made_folder
@@ -169,7 +168,7 @@ def _one(job: Job, plan: _Plan, data: TrainingData, where: World, watch: Watch) 
     fitted = None
     if objective is not None:
         feed = feed_of(data, objective, plan.name, job.batch, plan.seed, architecture.positives)
-        with _resumable(plan.folder):
+        with resumable(plan.folder):
             fitted = fit(objective, feed, settings, plan.folder, watch, name=plan.label, identity=identity, world=where)  # pyright: ignore[reportArgumentType]
     row = _row(job, plan.label, plan.name, plan.seed, data, fitted)
     if where.first:
@@ -177,17 +176,6 @@ def _one(job: Job, plan: _Plan, data: TrainingData, where: World, watch: Watch) 
         _save(job, plan.folder, architecture, model, row, identity | settings.identity)
     barrier()
     return row
-
-
-@contextlib.contextmanager
-def _resumable(folder: Path) -> Generator[None]:
-    """An interrupt says how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = (folder / CHECKPOINT).is_file()
-        how = "goes on from its last checkpoint" if kept else "begins anew, since there was no checkpoint yet"
-        raise KeyboardInterrupt(f"Interrupted; the same command {how} in {folder}.") from None
 
 
 def _readout(name: str, data: TrainingData) -> tuple[tuple[int, ...], int]:

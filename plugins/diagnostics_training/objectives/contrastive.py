@@ -3,8 +3,8 @@
 InfoNCE over two augmented views of each sample: normalised projections, temperature 0.1, all other views of the batch (over
 all processes) as negatives. With `positives=temporal`, for series: Yue et al., TS2Vec (arXiv 2106.10466, section 3.2):
 two overlapping crops, in which a token's positive is the same moment seen within the other crop; instance-wise and temporal
-contrast of plain dot products, at every scale of max pooling over time by two. Apart from TS2Vec, tokens are patches, each crop
-has positions of its own, and the projector stands between.
+contrast of plain dot products, at every scale of max pooling over time by two. Apart from TS2Vec, tokens are patches, no
+moments are masked, each crop has positions of its own, and the projector stands between.
 """
 
 from __future__ import annotations
@@ -73,8 +73,10 @@ def info_nce(a: Tensor, b: Tensor, all_a: Tensor, all_b: Tensor, rows: slice, te
     Row i of a is row `rows.start + i` of all_a, and its positive that of all_b. Similarity is the dot product over
     `temperature`.
     """
-    losses = [_one_way(*sides, rows, temperature) for sides in ((a, all_a, all_b), (b, all_b, all_a))]
-    return torch.stack(losses).mean()
+    # Products of 1 to 10 over a temperature of 0.1 lose too much in bfloat16, to which autocast would take them.
+    with torch.autocast(a.device.type, enabled=False):
+        losses = [_one_way(*sides, rows, temperature) for sides in ((a, all_a, all_b), (b, all_b, all_a))]
+        return torch.stack(losses).mean()
 
 
 def _one_way(anchors: Tensor, same: Tensor, other: Tensor, rows: slice, temperature: float) -> Tensor:

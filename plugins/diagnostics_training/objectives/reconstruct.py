@@ -2,7 +2,7 @@
 
 The encoder sees visible patches only; a light decoder, given mask tokens, predicts the hidden ones; the loss is the mean
 squared error over hidden patches, each normed to mean 0 and deviation 1. Hidden are 0.75 of an image (MAE), 0.9 of a clip
-(VideoMAE, arXiv 2203.12602) and 0.6 of a series (TimeMAE, arXiv 2303.00320).
+(at random in space and time: Feichtenhofer et al., arXiv 2205.09113) and 0.6 of a series (TimeMAE, arXiv 2303.00320).
 """
 
 from __future__ import annotations
