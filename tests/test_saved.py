@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from diagnostics import DiagnosticsError, TorchEncoder, build, load_encoder, save_encoder
 from diagnostics.cli import app
 from diagnostics.errors import StorageError
+from diagnostics.saved import _rounded  # pyright: ignore[reportPrivateUsage]
 
 from tiny import tiny_encoder
 
@@ -434,6 +435,13 @@ def test_a_run_on_a_saved_encoder(own: Path) -> None:
     )
     assert found.exit_code == 0, found.stderr
     assert json.loads(found.stdout)["encoder"] == "tiny"
+
+
+def test_a_mask_of_infinities_can_be_halved() -> None:
+    mask = torch.tensor([[0.0, -torch.inf]])
+    assert torch.equal(_rounded("mask", mask, "one").float(), mask)
+    with pytest.raises(DiagnosticsError, match="beyond float16"):
+        _rounded("weight", torch.tensor([1e6]), "one")
 
 
 def test_half_a_file_holds_the_rounded_encoder(own: Path) -> None:

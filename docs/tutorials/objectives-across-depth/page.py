@@ -23,7 +23,10 @@ from study import (
     SEEDS,
     SYSTEMS,
     TRAINED,
+    WIDTH,
     align_command,
+    alike_command,
+    compare_command,
     controls_command,
     run_command,
     train_command,
@@ -51,7 +54,7 @@ def write_page() -> None:
 
 
 def render(found: Mapping[str, Json]) -> str:
-    """The page's text."""
+    """The page's text. Raises KeyError where a result lacks a part: give its `study.py run` again."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -59,6 +62,8 @@ def render(found: Mapping[str, Json]) -> str:
     page = environment.get_template("page.md.j2").render(
         found=found,
         systems=[name for name in found if name in SYSTEMS],
+        width=WIDTH,
+        steps=steps(found),
         missing=[name for name in (*SYSTEMS, "fracast") if name not in found],
         objectives=OBJECTIVES,
         trained=TRAINED,
@@ -67,6 +72,8 @@ def render(found: Mapping[str, Json]) -> str:
         train=train_command("lorenz"),
         run=run_command("lorenz", "models/lorenz/forecast", "forecast"),
         controls=controls_command("lorenz", "forecast"),
+        compare=compare_command("lorenz"),
+        alike=alike_command("lorenz"),
         align=align_command("lorenz", "forecast", 0),
         aligned_for=SYSTEMS,
         fracast=FRACAST,
@@ -119,7 +126,7 @@ def gaps(results: Json, groups: Sequence[str] = TRAINED) -> list[dict[str, Any]]
     """Every hidden gap of these groups: whether its own interval shows it, whether it survives Holm's correction for all of
     them, and in how many trainings, each by itself and over samples alone, it is shown."""
     found = [one for one in results["groups"] if one["group"] in groups and one["profile"].startswith("linear_probe/")]
-    corrected = holm(np.array([one["hidden_gap"]["p"] or np.nan for one in found]))
+    corrected = holm(np.array([p_of(one) for one in found]))
     members = {group: [run["name"] for run in results["runs"] if run["group"] == group] for group in groups}
     made: list[dict[str, Any]] = []
     for one, p in zip(found, corrected, strict=True):
@@ -146,7 +153,7 @@ def in_short(found: Mapping[str, Json]) -> dict[str, Any]:
     """What all systems together say: hidden gaps shown, by Holm's correction over all of them, and what alignments did."""
     systems = [found[name] for name in found if name in SYSTEMS]
     every = [gap for results in systems for gap in gaps(results)]
-    corrected = holm(np.array([one["hidden_gap"]["p"] or np.nan for one in every]))
+    corrected = holm(np.array([p_of(one) for one in every]))
     return {
         "gaps": len(every),
         "shown": [one for one in every if one["shown"]],
@@ -157,23 +164,52 @@ def in_short(found: Mapping[str, Json]) -> dict[str, Any]:
     }
 
 
+def p_of(one: Json) -> float:
+    """Of a hidden gap being 0; NaN where there is no test."""
+    p = one["hidden_gap"]["p"]
+    return math.nan if p is None else p
+
+
+def steps(found: Mapping[str, Json]) -> int | None:
+    """Of training, as the encoders tell; None before there is a result."""
+    told = {
+        run["lineage"].get("steps")
+        for name in found
+        if name in SYSTEMS
+        for run in found[name]["runs"]
+        if run["group"] in TRAINED
+    }
+    return told.pop() if len(told) == 1 else None
+
+
 def costs(results: Json) -> list[dict[str, Any]]:
-    """Of each alignment: its recovered share, and how many other targets' output and best scores it raised, lowered, or neither
-    by their own intervals."""
+    """Of each alignment: the tap that each seed lifted (a dash where nothing was hidden, so that there is none), its recovered
+    share, and of how many other targets its own interval shows that output and best score rose or fell."""
     made: list[dict[str, Any]] = []
-    for name in dict.fromkeys(one["alignment"] for one in shares(results)):
-        own = [one for one in shares(results) if one["alignment"] == name]
-        goal = next(one for one in own if one["made_for_it"])
-        others = [one for one in own if not one["made_for_it"]]
+    runs = [run for run in results["runs"] if run["lineage"].get("for")]
+    bases = list(dict.fromkeys(one["base"] for one in shares(results)))
+    for base in [
+        *bases,
+        *(one for one in TRAINED if one not in bases and any(run["group"] == one for run in results["runs"])),
+    ]:
+        own = [one for one in shares(results) if one["base"] == base]
+        seeds = [run["seed"] for run in results["runs"] if run["group"] == base]
+        named = own[0]["alignment"] if own else ""
+        lifted = {run["seed"]: run["lineage"]["to"] for run in runs if run["group"] == named}
         counted = {
-            kind: [_side(one[kind]) for one in others if one[kind] and one[kind]["low"] is not None]
+            kind: Counter(_side(one[kind]) for one in own if not one["made_for_it"])
             for kind in ("kept_output", "kept_best")
         }
-        made.append({**goal, "others": {kind: Counter(sides) for kind, sides in counted.items()}})
+        made.append({
+            "base": base, "lifted": [lifted.get(seed) for seed in seeds],
+            "recovered": next((one["recovered"] for one in own if one["made_for_it"]), None), "others": counted,
+        })  # fmt: skip
     return made
 
 
-def _side(share: Mapping[str, float]) -> str:
+def _side(share: Mapping[str, float] | None) -> str:
+    if share is None or share["low"] is None:
+        return "unknown"
     return "raised" if share["low"] > 1 else "lowered" if share["high"] < 1 else "neither"
 
 
@@ -182,7 +218,7 @@ def control(one: Json, name: str) -> str:
     value, ends = one["controls"].get(name), one["control_intervals"].get(name)
     if value is None:
         return "–"
-    return f"{value:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else f"{value:.2f}"
+    return f"{value:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]" if ends and ends[0] is not None else f"{value:.2f}"
 
 
 def draw(results: Json, path: Path) -> None:

@@ -4,8 +4,8 @@
     python study.py page                         # writes index.md and its figures from results/
     python study.py pack --work FOLDER           # the encoders that come with the training plugin, from FOLDER/models
 
-What is finished is left as it is, so that a study that was interrupted goes on. Nothing on the page is typed by hand: every
-number comes from `results/`.
+What is finished is left as it is, so that a study that was interrupted goes on. No result on the page is typed by hand: all come
+from `results/`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +61,14 @@ def align_command(system: str, objective: str, seed: int) -> str:
     return f"diagnostics align --encoder models/{system}/{own} --to best-tap --for {SYSTEMS[system]} --out models/{system}/{own}-aligned"
 
 
-def commands(system: str) -> Iterator[tuple[str, Path | None]]:
-    """All commands of a system in order, each with the file that shows that it is done (None: it knows by itself)."""
-    yield train_command(system), None
-    for objective in OBJECTIVES:
-        for seed in SEEDS:
-            own = label(objective, seed)
-            yield run_command(system, f"models/{system}/{own}", own), Path("runs", system, own, "report.html")
-    for objective in TRAINED:
-        for seed in SEEDS:
-            own = f"{label(objective, seed)}-aligned"
-            yield align_command(system, objective, seed), None
-            yield run_command(system, f"models/{system}/{own}", own), Path("runs", system, own, "report.html")
+def compare_command(system: str) -> str:
+    """The taps of all pairs of 30 runs would take most of the time: how alike outputs are is asked of a few."""
+    return f"diagnostics compare runs/{system}/* --similarity none --out {system}-comparison.html"
+
+
+def alike_command(system: str) -> str:
+    trained = " ".join(f"runs/{system}/{label(objective, seed)}" for objective in TRAINED for seed in SEEDS[:2])
+    return f"diagnostics compare {trained} --out {system}-similarity.html"
 
 
 FRACAST = (
@@ -84,49 +80,62 @@ FRACAST = (
 )
 
 
-def give(command: str, work: Path, done: Path | None = None) -> str:
-    """What a command prints; an alignment of which nothing is hidden says so and is no error."""
-    if done is not None and (work / done).exists():
-        return ""
+NOTHING_HIDDEN = "nothing of it is hidden"
+
+
+def give(command: str, work: Path, *, may_refuse: bool = False) -> str:
+    """What a command prints. An alignment of which nothing is hidden says so, which is a finding: then it is "" with
+    `may_refuse`; whatever else fails ends the study."""
     print(f"$ {command}", file=sys.stderr, flush=True)
     found = subprocess.run(
-        shlex.split(command),
+        ["sh", "-c", command],
         cwd=work,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if may_refuse else None,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         check=False,
     )
-    if found.returncode not in (0, 2):
+    told = found.stderr or ""
+    print(told, end="", file=sys.stderr, flush=True)
+    if found.returncode and NOTHING_HIDDEN not in told:
         raise SystemExit(found.returncode)
     return found.stdout
+
+
+def give_run(command: str, work: Path) -> None:
+    """A run, unless it is finished, or of an alignment that is not there."""
+    _, _, encoder, *words = shlex.split(command)
+    there = not encoder.startswith("models/") or (work / encoder / "encoder.safetensors").is_file()
+    if there and not (work / words[words.index("--out") + 1] / "report.html").exists():
+        give(command, work)
 
 
 def run_system(name: str, work: Path) -> None:
     """Gives all commands of a system and keeps what the comparison found."""
     if name == "fracast":
-        for command, done in zip(FRACAST, ("runs/fracast/fracast/report.html", None, None), strict=True):
-            give(command, work, Path(done) if done else None)
-        folder, every = "fracast", ["runs/fracast/fracast", "runs/fracast/fracast-aligned"]
-    else:
-        for command, done in commands(name):
-            give(command, work, done)
-        folder = name
-        every = [str(done.parent) for _, done in commands(name) if done is not None and (work / done).exists()]
-    # Taps of 55 pairs of runs would take most of the time; how alike outputs are is asked of the objectives alone.
-    out = give(
-        f"diagnostics compare {' '.join(every)} --similarity none --json --out runs/{folder}/comparison.html", work
-    )
-    kept = HERE / "results" / f"{name}.json"
-    results = _kept(json.loads(out))
-    if name != "fracast":
-        trained = " ".join(f"runs/{name}/{label(objective, seed)}" for objective in TRAINED for seed in SEEDS[:2])
-        alike = give(f"diagnostics compare {trained} --json --out runs/{name}/similarity.html", work)
-        results["similarity"] = _kept(json.loads(alike))["similarity"]
-        asked = {objective: controls_command(name, objective) for objective in TRAINED}
-    else:
+        give_run(FRACAST[0], work)
+        give(FRACAST[1], work, may_refuse=True)
+        give_run(FRACAST[2], work)
         asked = {"fracast": FRACAST[0]}
+    else:
+        give(train_command(name), work)
+        for objective in OBJECTIVES:
+            for seed in SEEDS:
+                own = label(objective, seed)
+                give_run(run_command(name, f"models/{name}/{own}", own), work)
+        for objective in TRAINED:
+            for seed in SEEDS:
+                own = f"{label(objective, seed)}-aligned"
+                give(align_command(name, objective, seed), work, may_refuse=True)
+                give_run(run_command(name, f"models/{name}/{own}", own), work)
+        asked = {objective: controls_command(name, objective) for objective in TRAINED}
+    results = _kept(json.loads(give(f"{compare_command(name)} --json", work)))
+    if name != "fracast":
+        alike = give(f"{alike_command(name)} --json", work)
+        results["similarity"] = _kept(json.loads(alike))["similarity"]
     results["controls"] = {one: _controls(json.loads(give(f"{how} --json", work))) for one, how in asked.items()}
+    kept = HERE / "results" / f"{name}.json"
     kept.write_text(json.dumps(results) + "\n")
     print(kept)
 
