@@ -83,6 +83,7 @@ def render(found: Mapping[str, Json]) -> str:
         in_short=in_short(found),
         costs=costs,
         control=control,
+        untaught=untaught,
         targets=targets,
     )
     return page.rstrip() + "\n"
@@ -211,6 +212,17 @@ def _side(share: Mapping[str, float] | None) -> str:
     if share is None or share["low"] is None:
         return "unknown"
     return "raised" if share["low"] > 1 else "lowered" if share["high"] < 1 else "neither"
+
+
+def untaught(results: Json) -> list[str]:
+    """Each encoder with the targets that its best tap is not shown to hold better than fresh weights do (paired, 95 %)."""
+    lines: list[str] = []
+    for name, rows in results["controls"].items():
+        margins = {one["target"]: one["over_controls"].get("fresh_weights") for one in rows}
+        poor = [target for target, margin in margins.items() if margin is None or not (margin["low"] or 0.0) > 0]
+        if poor:
+            lines.append(f"{name} {', '.join(poor)}")
+    return lines
 
 
 def control(one: Json, name: str) -> str:

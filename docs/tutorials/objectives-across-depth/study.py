@@ -155,7 +155,7 @@ def _kept(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _controls(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What a run's best taps reach, and its controls."""
-    keys = ("target", "best_score", "controls", "control_intervals")
+    keys = ("target", "best_score", "controls", "control_intervals", "over_controls")
     return _rounded([{key: one[key] for key in keys} for one in found["profiles"] if one["target"]])
 
 
