@@ -120,7 +120,12 @@ def interval(one: Json | None, digits: int = 2, signed: bool = False) -> str:
     said = f"{ends['value']:{sign}.{digits}f}"
     if ends["low"] is None:
         return said
-    return f"{said} [{ends['low']:.{digits}f}, {ends['high']:.{digits}f}]"
+    return f"{said} {bracket(ends['low'], ends['high'], digits)}"
+
+
+def bracket(low: float, high: float, digits: int = 2) -> str:
+    """Both ends, never parted at the end of a line."""
+    return f"[{low:.{digits}f},\u00a0{high:.{digits}f}]"
 
 
 def gaps(results: Json, groups: Sequence[str] = TRAINED) -> list[dict[str, Any]]:
@@ -197,15 +202,19 @@ def costs(results: Json) -> list[dict[str, Any]]:
         seeds = [run["seed"] for run in results["runs"] if run["group"] == base]
         named = own[0]["alignment"] if own else ""
         lifted = {run["seed"]: run["lineage"]["to"] for run in runs if run["group"] == named}
-        counted = {
-            kind: Counter(_side(one[kind]) for one in own if not one["made_for_it"])
+        others = {
+            kind: _counted([_side(one[kind]) for one in own if not one["made_for_it"]])
             for kind in ("kept_output", "kept_best")
         }
         made.append({
             "base": base, "lifted": [lifted.get(seed) for seed in seeds],
-            "recovered": next((one["recovered"] for one in own if one["made_for_it"]), None), "others": counted,
+            "recovered": next((one["recovered"] for one in own if one["made_for_it"]), None), "others": others,
         })  # fmt: skip
     return made
+
+
+def _counted(sides: Sequence[str]) -> str:
+    return ", ".join(f"{count} {side}" for side, count in Counter(sides).most_common()) or "–"
 
 
 def _side(share: Mapping[str, float] | None) -> str:
@@ -230,7 +239,7 @@ def control(one: Json, name: str) -> str:
     value, ends = one["controls"].get(name), one["control_intervals"].get(name)
     if value is None:
         return "–"
-    return f"{value:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]" if ends and ends[0] is not None else f"{value:.2f}"
+    return f"{value:.2f} {bracket(*ends)}" if ends and ends[0] is not None else f"{value:.2f}"
 
 
 def draw(results: Json, path: Path) -> None:
