@@ -220,7 +220,7 @@ def _counted(sides: Sequence[str]) -> str:
 def _side(share: Mapping[str, float] | None) -> str:
     if share is None or share["low"] is None:
         return "unknown"
-    return "raised" if share["low"] > 1 else "lowered" if share["high"] < 1 else "neither"
+    return "raised" if share["low"] > 1 else "lowered" if share["high"] < 1 else "not told from 1"
 
 
 def untaught(results: Json) -> list[str]:
