@@ -158,12 +158,12 @@ def shares(results: Json) -> list[Json]:
 def in_short(found: Mapping[str, Json]) -> dict[str, Any]:
     """What all systems together say: hidden gaps shown, by Holm's correction over all of them, and what alignments did."""
     systems = [found[name] for name in found if name in SYSTEMS]
-    every = [gap for results in systems for gap in gaps(results)]
+    every = [{**gap, "system": name} for name in found if name in SYSTEMS for gap in gaps(found[name])]
     corrected = holm(np.array([p_of(one) for one in every]))
     return {
         "gaps": len(every),
         "shown": [one for one in every if one["shown"]],
-        "survive": sum(bool(p < 0.05) and one["shown"] for p, one in zip(corrected, every, strict=True)),
+        "survive": [one for p, one in zip(corrected, every, strict=True) if p < 0.05 and one["shown"]],
         "random": sum(one["shown"] for results in systems for one in gaps(results, ("random",))),
         "of_random": sum(len(gaps(results, ("random",))) for results in systems),
         "families": {name: {one["group"]: one for one in found[name]["families"]} for name in found if name in SYSTEMS},
@@ -193,11 +193,9 @@ def costs(results: Json) -> list[dict[str, Any]]:
     share, and of how many other targets its own interval shows that output and best score rose or fell."""
     made: list[dict[str, Any]] = []
     runs = [run for run in results["runs"] if run["lineage"].get("for")]
-    bases = list(dict.fromkeys(one["base"] for one in shares(results)))
-    for base in [
-        *bases,
-        *(one for one in TRAINED if one not in bases and any(run["group"] == one for run in results["runs"])),
-    ]:
+    bases = sorted({one["base"] for one in shares(results)})
+    trained = [one for one in TRAINED if any(run["group"] == one for run in results["runs"])]
+    for base in [*trained, *(one for one in bases if one not in trained)]:
         own = [one for one in shares(results) if one["base"] == base]
         seeds = [run["seed"] for run in results["runs"] if run["group"] == base]
         named = own[0]["alignment"] if own else ""
