@@ -34,6 +34,8 @@ from study import (
 
 from diagnostics.comparison.estimates import holm
 
+LEAST = 0.01
+"""Of a kept share: by less it is neither raised nor lowered, however sure that is."""
 COLOURS = dict(zip(OBJECTIVES, ("#1f5fa8", "#c2410c", "#2f7d4f", "#8a4fa3", "#5b6875", "#a6761d"), strict=True))
 Json = Mapping[str, Any]
 
@@ -82,6 +84,7 @@ def render(found: Mapping[str, Json]) -> str:
         shares=shares,
         in_short=in_short(found),
         costs=costs,
+        least=LEAST,
         control=control,
         untaught=untaught,
         targets=targets,
@@ -218,7 +221,7 @@ def _counted(sides: Sequence[str]) -> str:
 def _side(share: Mapping[str, float] | None) -> str:
     if share is None or share["low"] is None:
         return "unknown"
-    return "raised" if share["low"] > 1 else "lowered" if share["high"] < 1 else "not told from 1"
+    return "raised" if share["low"] > 1 + LEAST else "lowered" if share["high"] < 1 - LEAST else "neither"
 
 
 def untaught(results: Json) -> list[str]:
