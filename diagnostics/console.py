@@ -216,6 +216,10 @@ def print_inspection(found: dict[str, Any]) -> None:
     configuration = found["identity"].get("configuration", "").removeprefix(found["encoder"]).strip()
     if configuration:
         console.print(f"Configuration: {safe(configuration)}.")
+    lineage = found["lineage"]
+    if how := lineage.get("how"):
+        on = f", on {lineage['data']}" if lineage.get("data") else ""
+        console.print(f"Made by: {safe(str(how) + on)}.")
     console.print(
         f"A sample takes {found['seconds_per_sample'] * 1e3:.1f} ms; it leaves "
         f"{size(found['pooled_bytes_per_sample'])} pooled ({' and '.join(found['pooling'])}) and "

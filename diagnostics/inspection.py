@@ -108,6 +108,7 @@ def inspect_encoder(
         "output_tap": encoder.output_tap,
         "pooling": list(encoder.poolings),
         "identity": dict(encoder.identity),
+        "lineage": dict(encoder.lineage),
         "seconds_per_sample": min(seconds),
         "pooled_bytes_per_sample": 4 * len(encoder.poolings) * sum(tap.features for tap in encoder.taps),
         "token_bytes_per_sample": 4 * sum(tap.tokens * tap.features for tap in encoder.taps),

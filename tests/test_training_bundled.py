@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("timm")
 
@@ -13,13 +14,16 @@ from diagnostics_training.encoders import WEIGHTS
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, build, load_encoder
+from diagnostics.cli import app
 
 FILES = sorted(WEIGHTS.glob("*.safetensors"))
 
 
 def test_there_are_some_and_they_are_small() -> None:
     names = {file.stem for file in FILES}
-    assert {f"lorenz-{one}{seed}" for one in ("forecast", "jepa") for seed in ("", "-seed1", "-seed2")} <= names
+    objectives = ("forecast", "reconstruct", "contrastive", "jepa")
+    assert {f"lorenz-{one}{seed}" for one in objectives for seed in ("", "-seed1", "-seed2")} <= names
+    assert {f"{data}-{one}" for one in objectives for data in ("pendulum", "damped_oscillator", "shapes")} <= names
     assert sum(file.stat().st_size for file in FILES) < 10e6
 
 
@@ -41,6 +45,12 @@ def test_a_name_brings_one_and_a_seed_another() -> None:
     assert first.identity["weights"] != second.identity["weights"]
     with pytest.raises(DiagnosticsError, match="no trained encoder 'objectives:lorenz-japa'"):
         build("encoder", "objectives:lorenz-japa")
+
+
+def test_inspect_says_what_made_one() -> None:
+    said = " ".join(CliRunner().invoke(app, ["inspect", "objectives:pendulum-jepa"]).stdout.split())
+    assert "Made by: diagnostics train objectives --data pendulum" in said
+    assert "the 12,000 samples of its train split." in said
 
 
 def test_one_is_read_out_of_the_box_and_knows_more_than_its_initial_weights(tmp_path: Path) -> None:
