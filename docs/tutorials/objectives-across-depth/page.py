@@ -36,7 +36,7 @@ from diagnostics.comparison.estimates import holm
 
 LEAST = 0.01
 """Of a kept share: by less it is neither raised nor lowered, however sure that is."""
-COLOURS = dict(zip(OBJECTIVES, ("#1f5fa8", "#c2410c", "#2f7d4f", "#8a4fa3", "#5b6875", "#a6761d"), strict=True))
+COLOURS = ("#1f5fa8", "#c2410c", "#2f7d4f", "#8a4fa3", "#5b6875", "#a6761d")
 Json = Mapping[str, Any]
 
 
@@ -50,8 +50,8 @@ def write_page() -> None:
     """The page and a figure for each system."""
     found = results()
     for name in found:
-        if name in SYSTEMS:
-            draw(found[name], HERE / f"{name}.svg")
+        groups = OBJECTIVES if name in SYSTEMS else list(dict.fromkeys(run["group"] for run in found[name]["runs"]))
+        draw(found[name], groups, HERE / f"{name}.svg")
     (HERE / "index.md").write_text(render(found))
 
 
@@ -169,6 +169,7 @@ def in_short(found: Mapping[str, Json]) -> dict[str, Any]:
         "survive": [one for p, one in zip(corrected, every, strict=True) if p < 0.05 and one["shown"]],
         "random": sum(one["shown"] for results in systems for one in gaps(results, ("random",))),
         "of_random": sum(len(gaps(results, ("random",))) for results in systems),
+        "fracast": gaps(found["fracast"], ("fracast",)) if "fracast" in found else [],
         "families": {name: {one["group"]: one for one in found[name]["families"]} for name in found if name in SYSTEMS},
     }
 
@@ -203,6 +204,9 @@ def costs(results: Json) -> list[dict[str, Any]]:
         seeds = [run["seed"] for run in results["runs"] if run["group"] == base]
         named = own[0]["alignment"] if own else ""
         lifted = {run["seed"]: run["lineage"]["to"] for run in runs if run["group"] == named}
+        if len(seeds) == len(lifted) == 1:
+            # Of weights that others trained no seed is known.
+            seeds = list(lifted)
         others = {
             kind: _counted([_side(one[kind]) for one in own if not one["made_for_it"]])
             for kind in ("kept_output", "kept_best")
@@ -243,8 +247,8 @@ def control(one: Json, name: str) -> str:
     return f"{value:.2f} {bracket(*ends)}" if ends and ends[0] is not None else f"{value:.2f}"
 
 
-def draw(results: Json, path: Path) -> None:
-    """A panel for each target: the mean over seeds of each objective over depth, its seeds as thin lines."""
+def draw(results: Json, shown: Sequence[str], path: Path) -> None:
+    """A panel for each target: the mean over seeds of each group over depth, its seeds as thin lines."""
     profiles = targets(results)
     columns = min(3, len(profiles))
     rows = math.ceil(len(profiles) / columns)
@@ -255,15 +259,15 @@ def draw(results: Json, path: Path) -> None:
     for axis, profile in zip(axes.flat, profiles, strict=False):
         found = next(one for one in results["profiles"] if one["profile"] == profile)["runs"]
         lowest = 1.0
-        for objective in OBJECTIVES:
-            curves = [found[name]["score"] for name, group in groups.items() if group == objective]
+        for label, colour in zip(shown, COLOURS, strict=False):
+            curves = [found[name]["score"] for name, group in groups.items() if group == label]
             for curve in curves:
-                _line(axis, depth, curve, color=COLOURS[objective], linewidth=0.5, alpha=0.5)
+                _line(axis, depth, curve, color=colour, linewidth=0.5, alpha=0.5)
             mean = [
                 None if any(value is None for value in values) else sum(values) / len(values)
                 for values in zip(*curves, strict=True)
             ]
-            _line(axis, depth, mean, color=COLOURS[objective], linewidth=1.8, label=objective)
+            _line(axis, depth, mean, color=colour, linewidth=1.8, label=label)
             lowest = min(
                 [lowest, *(value for value, at in zip(mean, depth, strict=True) if value is not None and at > 0)]
             )
@@ -278,7 +282,7 @@ def draw(results: Json, path: Path) -> None:
     for row in axes:
         row[0].set_ylabel("R2 on test")
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(OBJECTIVES), frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(shown), frameon=False)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
