@@ -78,7 +78,7 @@ def render(found: Mapping[str, Json]) -> str:
         alike=alike_command("lorenz"),
         align=align_command("lorenz", "forecast", 0),
         aligned_for=SYSTEMS,
-        fracast=FRACAST,
+        fracast=(*FRACAST, compare_command("fracast")),
         gaps=gaps,
         standing=standing,
         shares=shares,
