@@ -12,6 +12,7 @@ import json
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -197,3 +198,65 @@ def test_the_study_is_what_its_results_say(monkeypatch: pytest.MonkeyPatch) -> N
     changed = json.loads(json.dumps(found))
     next(iter(changed.values()))["groups"][0]["best"]["over_samples_and_seeds"]["value"] += 0.5
     assert page.render(changed) != page.render(found)
+
+
+@pytest.fixture
+def findings(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "tutorials" / "objectives-across-depth"))
+    return importlib.import_module("findings")
+
+
+def estimated(value: float, low: float, high: float, p: float) -> dict[str, Any]:
+    ends = {"value": value, "low": low, "high": high}
+    return {"value": value, "over_samples": ends, "over_samples_and_seeds": ends, "p": p}
+
+
+def planted(gaps: dict[str, tuple[float, float, float, float]], **more: Any) -> dict[str, Any]:
+    """A comparison of one target, with a run of each group, as `study.py` keeps it."""
+    groups = [{"profile": "linear_probe/a", "group": key, "hidden_gap": estimated(*gap)} for key, gap in gaps.items()]
+    runs = [{"name": name, "group": name, "seed": 0, "lineage": {}} for name in gaps]
+    of_runs = {name: {"hidden_gap": list(gap[:3])} for name, gap in gaps.items()}
+    profiles = [{"profile": "linear_probe/a", "runs": of_runs}]
+    return {"groups": groups, "runs": runs, "profiles": profiles, "families": [], "shares": [], **more}
+
+
+def test_the_studys_gaps_are_counted_and_corrected_over_all_systems(findings: Any) -> None:
+    """Holm by hand over p = .01, .02, .04 and one that is no test: .03, .04, .04 in one system, more over two."""
+    one = planted({"forecast": (0.1, 0.02, 0.2, 0.02), "jepa": (0.0, 0.0, 0.0, 1.0), "random": (0.1, 0.01, 0.2, 0.04)})
+    other = planted({"forecast": (0.1, 0.03, 0.2, 0.01), "jepa": (-0.1, -0.2, -0.01, 0.04)})
+    alone = {gap["group"]: (gap["shown"], gap["survives"], gap["alone"]) for gap in findings.gaps(one)}
+    assert alone == {"forecast": (True, True, 1), "jepa": (False, False, 0)}  # .02 of two: .04
+    said = findings.in_short({"lorenz": one, "pendulum": other})
+    assert said["gaps"] == 4
+    assert [gap["system"] for gap in said["shown"]] == ["lorenz", "pendulum"]
+    assert [gap["system"] for gap in said["survive"]] == ["pendulum"]  # .01 of four: .04; .02 of three: .06
+    assert (said["random"], said["of_random"]) == (1, 1)
+
+
+def test_the_studys_alignments_are_counted_by_their_intervals(findings: Any) -> None:
+    def share(profile: str, ends: tuple[float, float] | None, *, made_for_it: bool = False) -> dict[str, Any]:
+        kept = None if ends is None else {"value": sum(ends) / 2, "low": ends[0], "high": ends[1]}
+        own = {"profile": f"linear_probe/{profile}", "alignment": "up", "base": "forecast", "made_for_it": made_for_it}
+        return {**own, "recovered": {"value": 0.5}, "kept_best": None, "kept_output": kept}
+
+    results = planted({"forecast": (0.1, 0.02, 0.2, 0.02), "jepa": (0.0, 0.0, 0.0, 1.0)})
+    results["runs"] += [{"name": "forecast 1", "group": "forecast", "seed": 1, "lineage": {}}]
+    results["runs"] += [{"name": "up", "group": "up", "seed": 1, "lineage": {"for": "a", "to": "blocks.2"}}]
+    ends = {"b": (1.02, 1.1), "c": (0.9, 0.98), "d": (1.001, 1.004), "e": (0.992, 1.2), "f": None}
+    results["shares"] = [share("a", (2.0, 3.0), made_for_it=True), *(share(*each) for each in ends.items())]
+    lifted, nothing = findings.costs(results)
+    assert (lifted["base"], lifted["lifted"], lifted["recovered"]) == ("forecast", [None, "blocks.2"], {"value": 0.5})
+    assert lifted["others"] == {"kept_output": "2 neither, 1 raised, 1 lowered, 1 unknown", "kept_best": "5 unknown"}
+    assert nothing == {
+        "base": "jepa",
+        "lifted": [None],
+        "recovered": None,
+        "others": {"kept_output": "–", "kept_best": "–"},
+    }
+
+
+def test_what_the_study_did_not_teach(findings: Any) -> None:
+    margins = {"a": {"low": 0.1}, "b": {"low": -0.1}, "c": {"low": 0.0}, "d": None}
+    rows = [{"target": name, "over_controls": {"fresh_weights": margin}} for name, margin in margins.items()]
+    taught = [{"target": "a", "over_controls": {"fresh_weights": {"low": 0.1}}}]
+    assert findings.untaught({"controls": {"jepa": rows, "forecast": taught}}) == ["jepa b, c, d"]
