@@ -514,6 +514,7 @@ def test_the_best_tap_is_chosen_on_samples_of_no_training(
 ) -> None:
     """Fewer samples of one seed are the first of many, split in another way: val would hold some that were trained on."""
     named: list[str] = []
+    unread: Any = None  # the data come first
 
     def noted(kind: str, name: str) -> Any:
         named.append(name)
@@ -521,7 +522,7 @@ def test_the_best_tap_is_chosen_on_samples_of_no_training(
 
     monkeypatch.setattr(choosing, "build", noted)
     with pytest.raises(DiagnosticsError, match="enough"):
-        choosing.best_tap(None, None, "hidden_z", asked, "cpu", lambda _: None)  # type: ignore[arg-type]
+        choosing.best_tap(unread, unread, "hidden_z", asked, "cpu", lambda _: None)
     assert named == [probes]
     many, few = (dx.build("dataset", f"lorenz?n={n}&seed=7&length=64") for n in (60, 20))
     assert np.array_equal(many[0], few[0]) and (many.split[:20] != few.split).any()  # planted: that is why

@@ -341,7 +341,8 @@ def test_shares_say_how_many_trainings_they_rest_on(made: Maker) -> None:
 
 def test_a_gap_too_small_for_a_share_is_not_called_unknown() -> None:
     one, other = (small_gap(gap) for gap in (0.995, 0.999))
-    pair = Matched(one, other, SimpleNamespace(data=SimpleNamespace(attrs={"score_name": "R2"}), over=lambda _: None))  # type: ignore[arg-type]
+    profile: Any = SimpleNamespace(data=SimpleNamespace(attrs={"score_name": "R2"}), over=lambda _: None)
+    pair = Matched(one, other, profile)
     found = shares_of("linear_probe/a", "up", "base", 1, False, [pair], 0)
     assert found.gap.low > 0
     assert found.recovered is None
@@ -505,8 +506,8 @@ def test_without_what_chance_reaches_no_tap_has_a_position() -> None:
         (data, [np.nan] * 2, "what chance reaches is not known, so no positions"),
         (unknown, [np.nan] * 2, "what chance reaches is not known (three samples), so no positions"),
     ):
-        sides = [SimpleNamespace(name=name, run=SimpleNamespace(store=SimpleNamespace(output_tap=tap), similarity_with=lambda *_, found=found: found)) for name, tap in (("x", "b"), ("y", "d"))]  # fmt: skip
-        one = likeness(*sides, "other", 0)  # type: ignore[arg-type]
+        sides: list[Any] = [SimpleNamespace(name=name, run=SimpleNamespace(store=SimpleNamespace(output_tap=tap), similarity_with=lambda *_, found=found: found)) for name, tap in (("x", "b"), ("y", "d"))]  # fmt: skip
+        one = likeness(*sides, "other", 0)
         np.testing.assert_array_equal(one.aligned, expected)
         assert likeness_said(one).endswith(said)
 

@@ -23,23 +23,10 @@ from diagnostics import DiagnosticsError
 FILE = "checkpoint.safetensors"
 KEY = "diagnostics_checkpoint"
 WEIGHTS, STATE = "weights/", "optimiser/"
-OPTIONS = {
-    *(
-        "data",
-        "batch",
-        "steps",
-        "lr",
-        "seed",
-        "width",
-        "depth",
-        "heads",
-        "patch",
-        "likelihood",
-        "positives",
-        "regulariser",
-    ),
-    *("precision", "to", "for", "mask", "layer_scale", "drop_path", "second_teacher"),
-}
+OPTIONS = frozenset({
+    "data", "batch", "steps", "lr", "seed", "width", "depth", "heads", "patch", "likelihood", "positives", "regulariser",
+    "precision", "to", "for", "mask", "layer_scale", "drop_path", "second_teacher",
+})  # fmt: skip
 """Parts of an identity that are options of a command."""
 UNTELLING = {"fingerprint": "other samples of these data", "base": "other weights of the base encoder"}
 """Parts whose values tell people nothing."""
