@@ -109,11 +109,15 @@ def run(
     on_error: Annotated[
         str | None, typer.Option(help="stop or skip: what a file that cannot be read does [stop].")
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Drop what the folder holds of earlier results; else they are added to.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Extract an encoder's activations on a dataset, measure every tap, write the report.
 
-    An interrupted run goes on from where it was when the same command is given again.
+    An interrupted run goes on from where it was when the same command is given again. Results of other measures and
+    controls in the folder stay. Exit status 1 where a measure broke and the rest stands.
     """
     from diagnostics.console import print_run, watcher
     from diagnostics.jobs import run as run_it
@@ -137,9 +141,17 @@ def run(
             pooling=pooling,
             precision=precision,  # pyright: ignore[reportArgumentType]  (checked by run)
             seed=seed,
+            fresh=fresh,
             watch=watch,
         )
     _print_json(found.to_json()) if json else print_run(found)
+    if found.failed:
+        # Last, where a reader looks; the reasons stand among what is left out.
+        print(
+            f"Failed, and left out: {', '.join(found.failed)}; the rest stands.",
+            file=sys.stderr if json else sys.stdout,
+        )
+        raise typer.Exit(1)
 
 
 @app.command()

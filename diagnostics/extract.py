@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from diagnostics.dataset import Dataset
 from diagnostics.errors import DiagnosticsError, StorageError, said
 from diagnostics.plans import Plan, identity, row_order
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.store import COVERED, Store, refuse_other_identity
+from diagnostics.store import COVERED, Store, is_run, refuse_other_identity
 from diagnostics.taps import Encoder, Tap
 
 # Large batches only thrash the caches of a CPU; a GPU wants more.
@@ -44,6 +45,7 @@ def extract(
     workers: int = 0,
     device: str = "cpu",
     about: Mapping[str, Any] | None = None,
+    fresh: bool = False,
     watch: Watch = silent,
     before_first_byte: Callable[[float], None] = lambda seconds_per_sample: None,
 ) -> Store:
@@ -51,15 +53,21 @@ def extract(
 
     Raises `DiagnosticsError` when `path` holds other activations, when a sample does not fit, when a tap does not fire,
     gives a value that is not finite or overflows the precision, and when the disk is full. `before_first_byte` is called
-    once, with the seconds a sample took in the first batch, before anything is written.
+    once, with the seconds a sample took in the first batch, before anything is written. `fresh` removes a run that holds
+    other activations, or that cannot be read, in place of refusing it.
     """
     keep_freed_memory()
     wanted = identity(encoder, dataset, plan) | {"masks": _masks(encoder, dataset, plan)}
-    store = _existing(path, wanted)
+    store = None
+    with _dropping(path, fresh):
+        store = _existing(path, wanted)
     encoder.to(device)
     seen = _witness(encoder, plan)
     if store is not None:
-        _refuse_other_behaviour(store, seen)
+        with _dropping(path, fresh):
+            _refuse_other_behaviour(store, seen)
+    if not path.exists():
+        store = None
     todo = [shard for shard in range(plan.shards) if store is None or not store.done(shard)]
     if store is not None and store.attrs["complete"]:
         store.check_whole()
@@ -98,6 +106,17 @@ def extract(
     assert store is not None
     store.finish()
     return store
+
+
+@contextlib.contextmanager
+def _dropping(path: Path, fresh: bool) -> Generator[None]:
+    """Where a run is refused that is there: removes it if it may be dropped."""
+    try:
+        yield
+    except DiagnosticsError:
+        if not (fresh and is_run(path)):
+            raise
+        shutil.rmtree(path)
 
 
 class _SampleError(DiagnosticsError):
@@ -145,7 +164,7 @@ def _refuse_other_behaviour(store: Store, seen: Mapping[str, Sequence[float]]) -
         if not np.allclose(then, now, rtol=0.02, atol=0.02 * abs(then[1]) + 1e-6, equal_nan=True):
             raise StorageError(
                 f"{store.path} holds other activations, the same weights gave others at tap {tap}: "
-                "choose another --out or remove it."
+                "choose another --out, or --fresh, which drops them."
             )
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import platform
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import xarray as xr
 
-import diagnostics
 from diagnostics import controls as control
 from diagnostics.dataset import Dataset
 from diagnostics.disk import check_room, lock
@@ -23,20 +19,16 @@ from diagnostics.measures.base import Measure
 from diagnostics.measuring import SUITES, Measured, against_control, chosen_measures, measure_all
 from diagnostics.observe import observe
 from diagnostics.plans import Precision, plan
+from diagnostics.probeable import unprobeable_targets
 from diagnostics.progress import Cost, Watch, silent
-from diagnostics.registry import build
-from diagnostics.results import write_results
+from diagnostics.provenance import describe_call, describe_subject
+from diagnostics.registry import build, offered
+from diagnostics.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index
 from diagnostics.runs import Run
 from diagnostics.store import Store
 from diagnostics.taps import Encoder, Tap
 
 TOKEN_BUDGET = 256 * 10**6
-# Distributions, with the module of each, whose code may be an encoder's: named in a run that imported them.
-ENCODER_PACKAGES = {
-    "timm": "timm", "transformers": "transformers", "fracast": "fracast", "chronos-forecasting": "chronos",
-    "tirex-ts": "tirex", "mantis-tsfm": "mantis", "timesfm": "timesfm3", "momentfm": "momentfm", "uni2ts": "uni2ts",
-    "granite-tsfm": "tsfm_public", "onnxruntime": "onnxruntime",
-}  # fmt: skip
 
 
 def run(
@@ -55,9 +47,13 @@ def run(
     precision: Precision = "float32",
     seed: int = 0,
     report: bool = True,
+    fresh: bool = False,
     watch: Watch = silent,
 ) -> Run:
     """Extracts the activations of an encoder on a dataset, measures them at every tap, and writes the report.
+
+    A run's folder keeps what earlier calls measured: results of the measures and controls of this call are replaced, the
+    rest stays.
 
     Parameters
     ----------
@@ -72,6 +68,7 @@ def run(
         compared when they pool alike.
     precision: of the stored tokens.
     seed: of the controls and of the bootstrap; the splits are the dataset's.
+    fresh: whether the folder's results are dropped, and its activations where they are not those asked for now.
 
     Raises
     ------
@@ -95,7 +92,11 @@ def run(
         )
     check_rate(model, data)
     where = usable_device(device)
-    path = Path(out) if out else default_path(encoder, dataset)
+    path = Path(out) if out is not None else default_path(encoder, dataset)
+    _check_out(path)
+    unprobeable = unprobeable_targets(data)
+    if asked and all(_reads_none_but(measure, data, unprobeable) for measure in asked):
+        raise DiagnosticsError(f"Nothing can be measured on {data.name}: {' '.join(unprobeable.values())}")
     with lock(path.resolve()):
         try:
             model = model.sized_for(data[0])
@@ -110,11 +111,12 @@ def run(
         job.poolings = pooling
         job.options = {"batch_size": batch_size, "workers": workers}
         job.watch, job.asked, job.unusable = watch, frozenset(measures or ()) - set(SUITES), unusable
-        about = _about(encoder, dataset, model, data, seed)
-        if controls:
-            _refuse_controls_of_other_seed(path, seed)
+        job.unprobeable, job.fresh = unprobeable, fresh
+        job.call = describe_call(seed, {"device": where, **job.options})
+        if not fresh:
+            _refuse_other_seed(path, seed)
         try:
-            job.do(model, asked, controls, seed, about)
+            job.do(model, asked, controls, seed, describe_subject(encoder, dataset, model, data) | {"seed": seed})
             found = Run(path)
             if report:
                 found.report()
@@ -125,6 +127,13 @@ def run(
     return found
 
 
+def _reads_none_but(measure: Measure, data: Dataset, unprobeable: Collection[str]) -> bool:
+    """Whether a measure reads targets, and of this dataset only such as cannot be probed."""
+    kinds = {target.kind for name, target in data.targets.items() if name not in unprobeable}
+    theirs = {data.targets[name].kind for name in unprobeable}
+    return bool(measure.kinds) and not kinds & set(measure.kinds) and bool(theirs & set(measure.kinds))
+
+
 class _Job:
     """One call of `run`: the encoder and its controls through the same extraction and the same measures."""
 
@@ -133,6 +142,9 @@ class _Job:
     watch: Watch
     asked: frozenset[str]
     unusable: dict[str, str]
+    unprobeable: dict[str, str]
+    fresh: bool
+    call: dict[str, Any]
 
     def __init__(
         self, path: Path, shown: Path, data: Dataset, taps: list[Tap], budget: int, precision: Precision, device: str
@@ -149,18 +161,21 @@ class _Job:
         measures = [m for m in measures if m not in by_place]
         makers = control.control_encoders(model, seed) if with_controls else {}
         store = self._extract(model, self.path, self.taps, about, 1 + len(set(makers) & set(control.WEIGHTS)))
+        store.set_attrs(seed=seed)
         self._observe(model, store, measures)
         model.to("cpu")
         targets = store.targets()
-        main = measure_all(measures, store, targets, seed, asked=self.asked, what=model.name, watch=self.watch)
+        readable = {name: target for name, target in targets.items() if name not in self.unprobeable}
+        main = measure_all(measures, store, readable, seed, asked=self.asked, what=model.name, watch=self.watch)
         unequal = f"{self.data.name} holds samples of unequal length, whose tokens have no common places"
         main.skipped.update({measure.name: unequal for measure in by_place})
-        for name in self.asked:
-            if not any(key.partition("/")[0] == name for key in main.results):
-                why = "; ".join(why for key, why in main.skipped.items() if key.partition("/")[0] == name)
-                raise DiagnosticsError(f"{name} gives nothing for {model.name} on {self.data.name}: {why}")
+        for measure in measures:
+            for name, why in self.unprobeable.items():
+                if measure.kinds and measure.reads(targets[name]):
+                    main.skipped[f"{measure.name}/{name}"] = why
+        self._refuse_nothing(main, model)
         found: dict[str, Measured] = {}
-        skipped = dict(main.skipped) | self.unusable
+        omissions: list[Omission] = []
         for name, make in makers.items():
             try:
                 other = make().sized_for(self.data[0]) if name in control.INPUTS else make()
@@ -169,27 +184,37 @@ class _Job:
             except StorageError:
                 raise
             except DiagnosticsError as error:
-                skipped[name] = str(error)
+                omissions.append(Omission(str(error), control=name))
                 continue
             except Exception as error:  # whatever a strange module does when it is copied or drawn afresh
-                skipped[name] = f"it cannot be made from {model.name}: {said(error)}."
+                reason = f"it cannot be made from {model.name}: {said(error)}."
+                omissions.append(Omission(reason, control=name))
                 continue
             wanted = [m for m in measures if not m.pairwise and (m.kinds or name in control.WEIGHTS)]
             if name in control.WEIGHTS:
                 self._observe(other, stored, wanted)
-            found[name] = measure_all(
-                wanted, stored, stored.targets(), seed, asked=self.asked, what=name, watch=self.watch
-            )
+            known = {key: value for key, value in stored.targets().items() if key in readable}
+            found[name] = measure_all(wanted, stored, known, seed, what=name, watch=self.watch)
         if with_controls:
-            shuffled = {name: control.shuffled(target, store.split, seed) for name, target in targets.items()}
+            shuffled = {name: control.shuffled(target, store.split, seed) for name, target in readable.items()}
             probes = [m for m in measures if m.kinds]
             found["shuffled_labels"] = measure_all(
-                probes, store, shuffled, seed, asked=self.asked, what="shuffled_labels", watch=self.watch
+                probes, store, shuffled, seed, what="shuffled_labels", watch=self.watch
             )
+        reasons = main.skipped | self.unusable
+        omissions += [Omission(why, key, failed=key in main.failed) for key, why in reasons.items()]
         for name, measured in found.items():
-            for key in set(main.results) & set(measured.results):
-                main.results[key] = against_control(main.results[key], measured.results[key], name, seed)
-        self._write(store, main, found, skipped, {m.name for m in measures if m.pairwise}, about)
+            broken = [key for key in measured.failed if key in main.results]
+            omissions += [Omission(measured.skipped[key], key, name, failed=True) for key in sorted(broken)]
+        self._write(main, found, omissions, measures + by_place, [*makers, *found])
+
+    def _refuse_nothing(self, main: Measured, model: Encoder) -> None:
+        """Raises where measures were asked for by name and none gives anything."""
+        if not self.asked or main.results:
+            return
+        what = f"for {model.name} on {self.data.name}"
+        missing = [f"{name} gives nothing {what}: {_reasons(main, name)}" for name in sorted(self.asked)]
+        raise DiagnosticsError(" ".join(missing))
 
     def _extract(
         self, encoder: Encoder, path: Path, taps: Sequence[Tap], about: dict[str, Any], announced: int
@@ -203,13 +228,13 @@ class _Job:
                 cost = Cost(
                     encoder.name, self.data.name, wanted.samples, len(taps), announced * wanted.pooled_bytes,
                     announced * wanted.token_bytes, wanted.token_samples, announced * seconds * wanted.samples,
-                    announced, str(self.shown),
+                    announced, str(self.shown), tuple(self.unprobeable.values()),
                 )  # fmt: skip
                 self.watch(cost)
                 check_room(path, cost.pooled_bytes + cost.token_bytes)
 
         store = extract(
-            encoder, self.data, path, wanted, device=self.device, about=about, watch=self.watch,
+            encoder, self.data, path, wanted, device=self.device, about=about, fresh=self.fresh, watch=self.watch,
             before_first_byte=before_first_byte, **self.options,
         )  # fmt: skip
         store.device = self.device
@@ -220,37 +245,68 @@ class _Job:
 
     def _write(
         self,
-        store: Store,
         main: Measured,
         found: dict[str, Measured],
-        skipped: dict[str, str],
-        pairwise: set[str],
-        about: dict[str, Any],
+        omissions: list[Omission],
+        measures: Sequence[Measure],
+        controls: Sequence[str],
     ) -> None:
-        keys = list(main.results)
-        # Until all are in their place there are no results, so that no reader sees old ones beside new ones.
-        store = Store(self.path, writable=True)
-        store.set_attrs(found=None, **about)
-        write_results(self.path, main)
-        for name, measured in found.items():
-            write_results(self.path / "controls" / name, measured)
-        store.set_attrs(
-            found={
-                "profiles": [key for key in keys if key.partition("/")[0] not in pairwise],
-                "similarity": [key for key in keys if key.partition("/")[0] in pairwise],
-                "controls": {name: list(measured.results) for name, measured in found.items()},
-                "skipped": skipped,
+        """The results of this call among those that are there, with the margins over every control's."""
+        names = [measure.name for measure in measures]
+        results = {name: measured.results for name, measured in found.items()}
+        seed = self.call["seed"]
+        for name, theirs in (self._kept_results(controls, names) | results).items():
+            for key in set(main.results) & set(theirs):
+                main.results[key] = against_control(main.results[key], theirs[key], name, seed)
+        merge_results(
+            self.path, {ENCODER: main.results, **results}, omissions, self.call, measures=[*names, *self.unusable],
+            pairwise={m.name for m in measures if m.pairwise}, controls=controls, order=list(offered("measure")),
+            fresh=self.fresh,
+        )  # fmt: skip
+
+    def _kept_results(self, controls: Sequence[str], measures: Sequence[str]) -> dict[str, dict[str, xr.Dataset]]:
+        """Results of these measures of controls that this call does not make, by control."""
+        index = None if self.fresh else read_index(self.path)
+        if index is None or not (kept := [name for name in index.controls if name not in controls]):
+            return {}
+        tree = open_results(self.path)
+        return {
+            name: {
+                key: tree[f"{CONTROLS}/{name}/{key}"].to_dataset()
+                for key in index.names(name)
+                if key.partition("/")[0] in measures
             }
+            for name in kept
+        }
+
+
+def _reasons(measured: Measured, measure: str) -> str:
+    """Why a measure gives nothing, of all its targets; equal reasons once."""
+    why = [reason for key, reason in measured.skipped.items() if key.partition("/")[0] == measure]
+    return " ".join(dict.fromkeys(why)) or "it says no reason."
+
+
+def _refuse_other_seed(path: Path, seed: int) -> None:
+    """Raises before any work where what is there was drawn and resampled with another seed."""
+    if not (path / "zarr.json").is_file():
+        return
+    index = read_index(path)
+    # Without results yet, controls may have been drawn.
+    seeds = {call["seed"] for call in index.calls} if index else {Store(path).attrs["seed"]}
+    if seeds != {seed}:
+        raise StorageError(
+            f"{path} holds results and controls of seed {min(seeds)}, not {seed}: choose another --out, that seed, or --fresh, "
+            "which drops them."
         )
 
 
-def _refuse_controls_of_other_seed(path: Path, seed: int) -> None:
-    """Raises before any work where the controls that are there were drawn from another seed."""
-    if not (path / "controls" / "fresh_weights").is_dir() and not (path / "controls" / "permuted_weights").is_dir():
-        return
-    drawn = Store(path).attrs["provenance"]["seed"]
-    if drawn != seed:
-        raise StorageError(f"{path} has controls of seed {drawn}, not {seed}: choose another --out, or that seed.")
+def _check_out(path: Path) -> None:
+    """Raises where a run's folder cannot be: the folder that one is in, or one around it."""
+    whole = path.resolve()
+    if whole == Path.cwd() or whole in Path.cwd().parents:
+        raise DiagnosticsError(
+            f"--out {str(path)!r} is the folder that you are in, or one around it: name a folder of its own, like --out runs/mine."
+        )
 
 
 def _poolings(names: list[str] | None, model: Encoder) -> list[str] | None:
@@ -320,42 +376,3 @@ def default_path(encoder: str | Encoder, dataset: str | Dataset) -> Path:
     short = [re.sub(r"^.*/(?=[^/]*\.py:)", "", name) for name in names]
     slug = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(short)).strip("-.")
     return Path("runs") / slug[:150]
-
-
-def _about(encoder: str | Encoder, dataset: str | Dataset, model: Encoder, data: Dataset, seed: int) -> dict[str, Any]:
-    used = [name for name, module in ENCODER_PACKAGES.items() if module in sys.modules]
-    versions = {
-        name: _version(name)
-        for name in ("encoder-diagnostics", "torch", "numpy", "scikit-learn", "zarr", "xarray", *used)
-    }
-    return {
-        "encoder": {
-            "name": model.name,
-            "asked": encoder if isinstance(encoder, str) else model.spec,
-            "modality": model.modality,
-            "output_tap": model.output_tap,
-            "lineage": dict(model.lineage),
-        },
-        "dataset": {
-            "name": data.name,
-            "asked": dataset if isinstance(dataset, str) else "",
-            "about": data.about,
-            "fingerprint": data.fingerprint,
-            "n": data.counts(),
-            "groups": len(set(data.groups)),
-        },
-        "provenance": {
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "versions": {name: version for name, version in versions.items() if version},
-            "python": platform.python_version(),
-            "machine": f"{platform.system()} {platform.machine()}",
-            "seed": seed,
-        },
-    }
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return diagnostics.__version__ if name == "encoder-diagnostics" else ""

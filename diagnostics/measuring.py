@@ -15,6 +15,7 @@ from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.registry import offered
+from diagnostics.results import CONTROLS
 from diagnostics.statistics import paired_difference, profile_intervals, select
 from diagnostics.taps import SAFE_NAME
 
@@ -25,6 +26,8 @@ class Measured:
 
     results: dict[str, xr.Dataset] = field(default_factory=dict[str, xr.Dataset])
     skipped: dict[str, str] = field(default_factory=dict[str, str])
+    failed: set[str] = field(default_factory=set[str])
+    """Those of `skipped` that broke, where the others have no value here by their nature."""
 
 
 SUITES = ("standard", "all")
@@ -71,10 +74,10 @@ def _made(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
         raise DiagnosticsError(f"Plugin {plugin} failed to make the measure {name}: {said(error)}") from error
     if not isinstance(measure, Measure):
         raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.")
-    if measure.name != name or not SAFE_NAME.fullmatch(name):
+    if measure.name != name or not SAFE_NAME.fullmatch(name) or name == CONTROLS:
         raise DiagnosticsError(
             f"Plugin {plugin} offers {name!r}, whose measure calls itself {measure.name!r}: give both one name of letters, "
-            "digits, '_', '-' and '.', since results are stored under it."
+            f"digits, '_', '-' and '.', other than {CONTROLS}, since results are stored under it."
         )
     return measure
 
@@ -91,8 +94,8 @@ def measure_all(
 ) -> Measured:
     """Every measure whose needs are met, for every target that it reads.
 
-    One that has no value here is left out with its reason. So is one that fails otherwise (a fault of its own), but where
-    it was `asked` for by name, that raises.
+    One that has no value here is left out with its reason, and so is one that fails otherwise: the rest stands. `asked`
+    are those named, of which it is also said that no target fits them.
     """
     measured = Measured()
     jobs: list[tuple[str, Measure, StoredTarget | None]] = []
@@ -108,7 +111,12 @@ def measure_all(
     for done, (key, measure, target) in enumerate(jobs):
         watch(Progress(f"measuring {what}".strip(), done, len(jobs), key))
         try:
-            found = _completed(measure.compute(activations, target, seed), measure, target, activations, seed)
+            found = measure.compute(activations, target, seed)
+            if misfit := _misfit(found, measure, activations):
+                measured.skipped[key] = misfit
+                measured.failed.add(key)
+                continue
+            found = _completed(found, measure, target, activations, seed)
             if _without_value(found):
                 measured.skipped[key] = f"no tap has a value: {found.attrs.get('reason') or 'it says no reason'}."
             else:
@@ -118,10 +126,8 @@ def measure_all(
         except DiagnosticsError as error:
             measured.skipped[key] = str(error)
         except Exception as error:
-            failure = f"Measure {key} failed on {what}: {said(error)}."
-            if measure.name in asked:
-                raise DiagnosticsError(failure) from error
-            measured.skipped[key] = failure
+            measured.skipped[key] = f"Measure {key} failed on {what}: {said(error)}."
+            measured.failed.add(key)
     if jobs:
         watch(Progress(f"measuring {what}".strip(), len(jobs), len(jobs)))
     return measured
@@ -157,6 +163,32 @@ def _completed(
         depths = {tap.name: tap.depth for tap in activations.taps}
         found = found.assign_coords(depth=("tap", [depths[str(tap)] for tap in found["tap"].values]))
     return found
+
+
+# What a measure has to give, by kind: variables with their axes. See `Measure`.
+PAIRWISE = {"matrix": ("tap", "tap_other")}
+PROBE = {"loss": ("tap", "unit"), "reference_loss": ("tap", "unit"), "val_score": ("tap",)}
+SCORE = {"score": ("tap",), "low": ("tap",), "high": ("tap",)}
+
+
+def _misfit(result: Any, measure: Measure, activations: Activations) -> str:
+    """What a result lacks by which it is read (a variable, an axis, an attribute, a tap), in a sentence; "" where nothing."""
+    if not isinstance(result, xr.Dataset):
+        return f"Measure {measure.name} gives a {type(result).__name__}: return an xarray.Dataset."
+    wanted = PAIRWISE if measure.pairwise else PROBE if measure.kinds and "score" not in result else SCORE
+    for name, axes in wanted.items():
+        if name not in result or not set(axes) <= set(result[name].dims):
+            given = ", ".join(f"{key} [{', '.join(map(str, v.dims))}]" for key, v in result.data_vars.items())
+            return (
+                f"Measure {measure.name} gives {given or 'no variables'}, and no {name} [{', '.join(axes)}]: "
+                f"return {', '.join(wanted)} by these names."
+            )
+    if missing := [name for name in ("units_train", "units_val") if wanted is PROBE and name not in result.attrs]:
+        return f"Measure {measure.name} does not state {' and '.join(missing)}: give these attributes."
+    taps = [tap.name for tap in activations.taps]
+    if not measure.pairwise and ("tap" not in result.coords or list(result["tap"].values) != taps):
+        return f"Measure {measure.name} gives other taps than it was given: return a value (NaN for none) for each, by name."
+    return ""
 
 
 def _without_value(found: xr.Dataset) -> bool:

@@ -20,9 +20,11 @@ class Cost:
     seconds: float
     encoders: int
     path: str
+    unprobeable: tuple[str, ...] = ()
+    """Why targets of the dataset cannot be probed, a sentence each."""
 
     def __str__(self) -> str:
-        return (
+        return "".join(f"{reason}\n" for reason in self.unprobeable) + (
             f"{self.encoder} on {self.dataset}: {self.samples:,} samples, {self.taps} taps, "
             f"{f'{self.encoders} encoders with the controls' if self.encoders > 1 else 'no controls'}; writes {size(self.pooled_bytes + self.token_bytes)} to {self.path} "
             f"(tokens of {self.token_samples:,} samples: {size(self.token_bytes)}); "

@@ -1,30 +1,272 @@
-"""The results of one encoder on disk, below the folder of its activations: written in one move, read in one order."""
+"""The results of a run on disk: one tree of the encoder's and its controls', merged, and replaced in one move.
+
+    results/                                attributes: which results there are, which call gave each, what is left out
+    results/<measure>[/<target>]            of the encoder
+    results/controls/<control>/<measure>[/<target>]
+
+Whoever opens a run between the two renames of a replacement, or after a kill there, reads the old results, whole.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
+import zarr
+import zarr.errors
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from diagnostics.disk import unwritable
 from diagnostics.errors import StorageError
-from diagnostics.measuring import Measured
+
+CONTROLS = "controls"
+"""The group of the controls' results; no measure may have this name."""
+ENCODER = ""
+"""Whose results are the encoder's own, beside the names of controls."""
 
 
-def write_results(path: Path, measured: Measured) -> None:
-    """All results of one encoder, written beside the old ones and put in their place."""
-    partial, final = path / ".results.partial", path / "results"
+@dataclass(frozen=True)
+class Entry:
+    """One result: its key `measure/target` or `measure`, whether it compares pairs of taps, and the call that gave it."""
+
+    key: str
+    pairwise: bool
+    call: int
+
+    @property
+    def measure(self) -> str:
+        """The measure's name."""
+        return self.key.partition("/")[0]
+
+
+@dataclass(frozen=True)
+class Omission:
+    """What is left out, and why: a measure, a measure of one target, of a control, or a control altogether."""
+
+    reason: str
+    key: str = ""
+    control: str = ""
+    failed: bool = False
+    """Whether it broke, where others have no value here by their nature."""
+    call: int = 0
+
+    @property
+    def label(self) -> str:
+        """What is left out, in words."""
+        if not self.control:
+            return self.key
+        return f"{self.key} of {self.control}" if self.key else self.control
+
+
+@dataclass(frozen=True)
+class Index:
+    """Which results there are, by encoder and control; what is left out; and the calls that gave them, the latest last."""
+
+    entries: Mapping[str, Sequence[Entry]] = field(default_factory=dict[str, Sequence[Entry]])
+    omissions: Sequence[Omission] = ()
+    calls: Sequence[Mapping[str, Any]] = ()
+
+    def names(self, who: str = ENCODER, *, pairwise: bool | None = None) -> list[str]:
+        """Keys of the encoder's results, or a control's; only those (not) of pairs of taps where that is asked."""
+        return [e.key for e in self.entries.get(who, ()) if pairwise is None or e.pairwise is pairwise]
+
+    @property
+    def controls(self) -> list[str]:
+        """The controls that have results."""
+        return [who for who in self.entries if who != ENCODER]
+
+    def call_of(self, key: str, who: str = ENCODER) -> Mapping[str, Any]:
+        """The call that gave a result: created, seed, options, versions."""
+        return self.calls[next(e.call for e in self.entries[who] if e.key == key)]
+
+
+def results_folder(path: Path) -> Path | None:
+    """Where the results of a run lie: in their place, or as before where a replacement was cut off in between."""
+    # Asked for again: a replacement that ends between two looks moves them.
+    places = [path / "results", path / ".results.previous", path / "results"]
+    return next((place for place in places if (place / "zarr.json").is_file()), None)
+
+
+def read_index(path: Path) -> Index | None:
+    """Which results a run has; None where there are none yet. Raises where that cannot be read."""
+    folder = results_folder(path)
+    return None if folder is None else _index_of(path, _attributes(path, folder))
+
+
+def _attributes(path: Path, folder: Path) -> dict[str, Any]:
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        document: Any = json.loads((folder / "zarr.json").read_bytes())
+        attributes = document["attributes"]
+        if attributes["digest"] != _digest_of_json({k: v for k, v in attributes.items() if k != "digest"}):
+            raise ValueError
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise unreadable(path) from error
+    return attributes
+
+
+def _index_of(path: Path, attributes: Mapping[str, Any]) -> Index:
+    try:
+        entries = {who: [Entry(**entry) for entry in found] for who, found in attributes["entries"].items()}
+        return Index(entries, [Omission(**row) for row in attributes["omissions"]], attributes["calls"])
+    except (TypeError, KeyError, AttributeError) as error:
+        raise unreadable(path) from error
+
+
+def open_results(path: Path) -> xr.DataTree:
+    """All results of a run, the controls' below `controls`, in memory; raises where they cannot be read."""
+    folder = _verify(path)
+    try:
+        tree = xr.open_datatree(folder, engine="zarr", consolidated=False).load()
+        # Zarr lists what a folder holds in another order each time.
+        return xr.DataTree.from_dict({node.path: _sorted(node.to_dataset(inherit=False)) for node in tree.subtree})
+    except (OSError, ValueError, KeyError, RuntimeError, zarr.errors.BaseZarrError) as error:
+        raise unreadable(path) from error
+
+
+def _verify(path: Path) -> Path:
+    """The folder of the results, each file as it was written; raises where one is not."""
+    folder = results_folder(path)
+    if folder is None or _attributes(path, folder).get("files") != _digests_of_files(folder):
+        raise unreadable(path)
+    return folder
+
+
+def merge_results(
+    path: Path,
+    results: Mapping[str, Mapping[str, xr.Dataset]],
+    omissions: Sequence[Omission],
+    call: Mapping[str, Any],
+    *,
+    measures: Sequence[str],
+    pairwise: Collection[str],
+    controls: Collection[str],
+    order: Sequence[str],
+    fresh: bool,
+) -> None:
+    """Puts the results of one call among those that are there: what it measured is replaced, the rest stays.
+
+    Parameters
+    ----------
+    results: encoder (`ENCODER`) or control -> key -> result.
+    measures: names that this call measured, whether or not they gave a result; `pairwise` of them compare pairs of taps.
+    controls: names that this call made, or tried to. The results of other controls stay, also of these measures.
+    order: of all measures, in which results are listed.
+    fresh: whether nothing of what is there stays.
+    """
+    recover(path)
+    old = Index() if fresh else read_index(path) or Index()
+    if old.entries:
+        _verify(path)
+    calls = [*old.calls, call]
+    entries: dict[str, list[Entry]] = {}
+    kept: dict[str, list[Entry]] = {}
+    for who in dict.fromkeys([*old.entries, *results]):
+        replaced = measures if who == ENCODER or who in controls else ()
+        kept[who] = [entry for entry in old.entries.get(who, ()) if entry.measure not in replaced]
+        new = [
+            Entry(key, key.partition("/")[0] in pairwise, len(calls) - 1)
+            for key in results.get(who, {})
+        ]  # fmt: skip
+        listed = [*order, *(entry.measure for entry in (*kept[who], *new) if entry.measure not in order)]
+        if found := sorted((*kept[who], *new), key=lambda entry: listed.index(entry.measure)):
+            entries[who] = found
+    stay = [o for o in old.omissions if not _is_answered(o, measures, controls)]
+    new_omissions = [dataclasses.replace(o, call=len(calls) - 1) for o in omissions]
+    index = _without_unused_calls(Index(entries, [*stay, *new_omissions], calls))
+    partial = path / ".results.partial"
+    try:
         shutil.rmtree(partial, ignore_errors=True)
-        tree = xr.DataTree.from_dict({key: _storable(value) for key, value in measured.results.items()})
-        tree.to_zarr(partial, zarr_format=3, consolidated=False, mode="w")
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+        _write_tree(partial, results)
+        for who, found in kept.items():
+            _copy_measures(path / "results", partial, who, {entry.measure for entry in found})
+        _seal(partial, index)
+        _swap(path, partial)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise unwritable(path, error, "while writing results; ") from error
+
+
+def _is_answered(omission: Omission, measures: Collection[str], controls: Collection[str]) -> bool:
+    """Whether a call of these measures and controls has something newer to say."""
+    measure = omission.key.partition("/")[0]
+    if omission.control:
+        return omission.control in controls and (not measure or measure in measures)
+    return measure in measures
+
+
+def _without_unused_calls(index: Index) -> Index:
+    used = {e.call for found in index.entries.values() for e in found} | {o.call for o in index.omissions}
+    used = sorted(used | {len(index.calls) - 1})
+    at = {call: i for i, call in enumerate(used)}
+    entries = {
+        who: [dataclasses.replace(e, call=at[e.call]) for e in found] for who, found in index.entries.items()
+    }  # fmt: skip
+    omissions = [dataclasses.replace(o, call=at[o.call]) for o in index.omissions]
+    return Index(entries, omissions, [index.calls[call] for call in used])
+
+
+def _group(who: str) -> str:
+    return f"{CONTROLS}/{who}" if who else ""
+
+
+def _write_tree(folder: Path, results: Mapping[str, Mapping[str, xr.Dataset]]) -> None:
+    tree = {
+        f"{_group(who)}/{key}": _storable(value) for who, found in results.items() for key, value in found.items()
+    }  # fmt: skip
+    # As the rest of the store: whoever reads a chunk whose bytes changed is stopped.
+    checked = (ZstdCodec(level=1), Crc32cCodec())
+    encoding = {
+        f"/{node.strip('/')}": {name: {"compressors": checked} for name in data.variables} for node, data in tree.items()
+    }  # fmt: skip
+    made = xr.DataTree.from_dict(tree)
+    made.to_zarr(folder, zarr_format=3, consolidated=False, mode="w", encoding=encoding)
+
+
+def _copy_measures(old: Path, new: Path, who: str, measures: Collection[str]) -> None:
+    if not measures:
+        return
+    zarr.open_group(new, mode="a", zarr_format=3).require_group(_group(who) or "/")
+    for measure in sorted(measures):
+        shutil.copytree(old / _group(who) / measure, new / _group(who) / measure)
+
+
+def _seal(folder: Path, index: Index) -> None:
+    """The index with the digests of all files, and with its own, into the attributes."""
+    root = zarr.open_group(folder, mode="a", zarr_format=3)
+    content = dataclasses.asdict(index) | {"files": _digests_of_files(folder)}
+    root.attrs.put({**content, "digest": _digest_of_json(content)})
+
+
+def _digests_of_files(folder: Path) -> dict[str, str]:
+    files = (file for file in folder.rglob("*") if file.is_file() and file != folder / "zarr.json")
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
+
+
+def _digest_of_json(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _swap(path: Path, partial: Path) -> None:
+    previous, final = path / ".results.previous", path / "results"
+    shutil.rmtree(previous, ignore_errors=True)
+    if final.exists():
+        final.rename(previous)
+    partial.rename(final)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def recover(path: Path) -> None:
+    """Puts old results back in their place where a replacement was cut off in between; by the process that holds the run."""
+    previous, final = path / ".results.previous", path / "results"
+    if previous.is_dir() and not final.exists():
+        previous.rename(final)
 
 
 def _storable(data: xr.Dataset) -> xr.Dataset:
@@ -35,20 +277,12 @@ def _storable(data: xr.Dataset) -> xr.Dataset:
     )
 
 
-def open_results(path: Path) -> xr.DataTree:
-    """All results of one encoder, in memory; raises where they cannot be read."""
-    try:
-        tree = xr.open_datatree(path / "results", engine="zarr", consolidated=False).load()
-        # Zarr lists what a folder holds in another order each time.
-        return xr.DataTree.from_dict({node.path: _sorted(node.to_dataset(inherit=False)) for node in tree.subtree})
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise unreadable(path) from error
-
-
 def _sorted(data: xr.Dataset) -> xr.Dataset:
     return data[sorted(map(str, data.data_vars))]
 
 
 def unreadable(path: Path) -> StorageError:
     """The error for results that are not there, in part or at all."""
-    return StorageError(f"The results in {path} cannot be read: give the same `diagnostics run` command again.")
+    return StorageError(
+        f"The results in {path} cannot be read: give the same `diagnostics run` command again with --fresh."
+    )

@@ -11,7 +11,7 @@ import xarray as xr
 from diagnostics import controls as control
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.profiles import Profile, is_plain, numbers
-from diagnostics.results import open_results, unreadable
+from diagnostics.results import CONTROLS, Index, open_results, read_index, unreadable
 from diagnostics.store import Store
 
 
@@ -22,14 +22,17 @@ class Run:
         self.path = Path(path)
         self.store = Store(self.path)
         self.store.check_whole()
-        if not self.store.attrs.get("found"):
+        index = read_index(self.path)
+        if index is None:
             raise DiagnosticsError(
                 f"{self.path} holds activations but no results yet: give the same `diagnostics run` command again."
             )
+        self.index: Index = index
+        """Which results there are, which call gave each, and what is left out."""
 
     @cached_property
     def results(self) -> xr.DataTree:
-        """All results, `measure/target`, as one tree.
+        """All results, `measure/target`, as one tree; those of controls below `controls`.
 
         Plain xarray opens it too: `xarray.open_datatree(path, group="results", engine="zarr", consolidated=False)`.
         """
@@ -38,8 +41,16 @@ class Run:
     @cached_property
     def controls(self) -> dict[str, xr.DataTree]:
         """The results of each control, by its name."""
-        names = [name for name in control.NAMES if name in self.store.attrs["found"]["controls"]]
-        return {name: open_results(self.path / "controls" / name) for name in names}
+        names = [name for name in control.NAMES if name in self.index.controls]
+        return {name: self._subtree(name) for name in names}
+
+    def _subtree(self, control: str) -> xr.DataTree:
+        try:
+            found = self.results[f"{CONTROLS}/{control}"]
+        except KeyError as error:
+            raise unreadable(self.path) from error
+        assert isinstance(found, xr.DataTree)
+        return found
 
     @property
     def encoder(self) -> str:
@@ -68,27 +79,29 @@ class Run:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Measures whose needs were not met, and why."""
-        return self.store.attrs["found"]["skipped"]
+        """What is left out (a measure, one of its targets, a control, a measure of a control), and why."""
+        return {omission.label: omission.reason for omission in self.index.omissions}
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """What of `skipped` broke in the latest call, and why; it may succeed another time."""
+        latest = len(self.index.calls) - 1
+        return {o.label: o.reason for o in self.index.omissions if o.failed and o.call == latest}
 
     def profiles(self) -> list[Profile]:
         """All profiles, probes first."""
-        return [self._profile(key) for key in self.store.attrs["found"]["profiles"]]
+        return [self._profile(key) for key in self.index.names(pairwise=False)]
 
     def profile(self, name: str) -> Profile:
         """The profile `measure/target`, or `measure` for one without target; unknown names raise with the nearest."""
-        known: list[str] = self.store.attrs["found"]["profiles"]
+        known = self.index.names(pairwise=False)
         if name not in known:
             raise unknown("profile", name, known)
         return self._profile(name)
 
     def _profile(self, key: str) -> Profile:
         measure, _, target = key.partition("/")
-        found = {
-            name: self._node(tree, key)
-            for name, tree in self.controls.items()
-            if key in self.store.attrs["found"]["controls"][name]
-        }
+        found = {name: self._node(tree, key) for name, tree in self.controls.items() if key in self.index.names(name)}
         return Profile(measure, target or None, self._node(self.results, key), found)
 
     def _node(self, tree: xr.DataTree, key: str) -> xr.Dataset:
@@ -97,9 +110,22 @@ class Run:
         except KeyError as error:
             raise unreadable(self.path) from error
 
+    def provenance(self, name: str) -> dict[str, Any]:
+        """Of a result, the seed, the options and the versions that it was measured with."""
+        if name not in self.index.names():
+            raise unknown("result", name, self.index.names())
+        call = self.index.call_of(name)
+        return {key: call[key] for key in ("seed", "options", "versions", "python", "machine")}
+
+    @property
+    def versions(self) -> set[str]:
+        """Versions of this package that gave the results that are here."""
+        used = {entry.call for entries in self.index.entries.values() for entry in entries}
+        return {self.index.calls[call]["versions"].get("encoder-diagnostics", "") for call in used}
+
     def similarity(self) -> list[xr.Dataset]:
         """All similarities of tap pairs."""
-        return [self._node(self.results, key) for key in self.store.attrs["found"]["similarity"]]
+        return [self._node(self.results, key) for key in self.index.names(pairwise=True)]
 
     def similarity_with(
         self, other: Run | str | Path, measure: str = "cka", seed: int = 0, most_rows: int | None = None
@@ -144,6 +170,8 @@ class Run:
                 for found in self.similarity()
             ],
             "skipped": self.skipped,
+            "failed": self.failed,
+            "provenance": {key: self.provenance(key) for key in self.index.names()},
             "report": str(self.path / "report.html"),
         }
 

@@ -238,6 +238,14 @@ class Store(Activations):
         self.attrs.update(attrs)
 
 
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run, of whatever version and in whatever state: what may be dropped where that is asked for."""
+    try:
+        return b"diagnostics_format" in (path / "zarr.json").read_bytes()
+    except OSError:
+        return False
+
+
 def refuse_other_identity(store: Store, wanted: Mapping[str, str]) -> None:
     """Raises when a store holds other activations than the ones wanted, and says in what they differ."""
     for key in {**store.identity, **wanted}:
@@ -248,5 +256,6 @@ def refuse_other_identity(store: Store, wanted: Mapping[str, str]) -> None:
             now = next((x for x in news if x not in olds), "fewer")
             shown = f"{there[:60]} there, {now[:60]} now"
             raise StorageError(
-                f"{store.path} holds other activations, its {key} differs ({shown}): choose another --out or remove it."
+                f"{store.path} holds other activations, its {key} differs ({shown}): choose another --out, or "
+                "--fresh, which drops them."
             )

@@ -601,6 +601,31 @@ def test_no_space_after_the_extraction_is_told_and_the_same_command_then_finishe
     assert not list(out.rglob("*.partial"))
 
 
+def test_what_broke_is_told_last_and_by_the_exit_status(
+    mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["run", mine("build"), "--data", mine("data"), "--out", out, "--no-controls", "--measures"]
+    with monkeypatch.context() as broken:
+        broken.setattr("diagnostics.measures.geometry.spectrum.RankMe.compute", interrupted_by(RuntimeError("broken")))
+        for form in ([], ["--json"]):
+            status, printed, err = diagnose(*command, "rankme,participation_ratio", *form)
+            assert status == 1
+            assert (err if form else printed).splitlines()[-1] == "Failed, and left out: rankme; the rest stands."
+            assert "participation_ratio" in printed
+            assert "RuntimeError: broken" in " ".join(printed.split())
+    # Another measure of the same run did not break.
+    assert diagnose(*command, "participation_ratio").status == 0
+    assert diagnose(*command, "rankme").status == 0
+    assert json.loads(diagnose(*command, "rankme", "--json").out)["skipped"] == {}
+
+
+def interrupted_by(error: Exception) -> Callable[..., Any]:
+    def function(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return function
+
+
 # Ctrl-C
 
 
@@ -625,7 +650,7 @@ def after(monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, calls: int) -
     [
         (diagnostics.extract, "_capture", 6),
         (diagnostics.jobs, "measure_all", 0),
-        (diagnostics.jobs, "write_results", 0),
+        (diagnostics.jobs, "merge_results", 0),
         (diagnostics.report, "write_report", 0),
     ],
     ids=["extraction", "measures", "results", "report"],

@@ -71,7 +71,7 @@ def test_a_segmentation_folder_runs(tmp_path: Path) -> None:
 
 
 def targets_of(run: dx.Run) -> set[str]:
-    return {key.partition("/")[2] for key in run.store.attrs["found"]["profiles"]}
+    return {key.partition("/")[2] for key in run.index.names(pairwise=False)}
 
 
 def test_a_series_file_runs(tmp_path: Path) -> None:

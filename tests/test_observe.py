@@ -327,8 +327,8 @@ def test_a_run_measures_attention_of_the_encoder_and_of_its_weight_controls(tmp_
         np.testing.assert_allclose(profile.data["by_head"].sel(tap=name).values, direct.mean(0), rtol=1e-4)
     assert np.isnan([score[name] for name in ("embed", "blocks.1", "norm")]).all()
     assert "blocks.1: no attention within" in profile.data.attrs["reason"]
-    assert "attention_distance" in run.store.attrs["found"]["controls"]["fresh_weights"]
-    assert "attention_distance" not in run.store.attrs["found"]["controls"]["raw_input"]
+    assert "attention_distance" in run.index.names("fresh_weights")
+    assert "attention_distance" not in run.index.names("raw_input")
     fresh = run.controls["fresh_weights"]["attention_distance"]["score"].values
     assert np.isfinite(fresh[1]) and abs(fresh[1] - score["blocks.0"]) > 1e-4
     assert not (run.path / "controls" / "raw_input" / "observed").exists()
@@ -347,7 +347,7 @@ def test_another_live_measure_later_costs_its_own_pass_alone(tmp_path: Path) -> 
         encoder.module.passes = 0
         run = dx.run(encoder, dataset, measures=measures, **options)
         assert encoder.module.passes == 1 + passes, "the example, and batches of at most 13"
-        assert set(run.store.attrs["found"]["profiles"]) == set(measures)
+        assert set(run.index.names(pairwise=False)) >= {"rankme", *measures}
     assert digests(tmp_path / "run" / "taps") == before
 
 
@@ -360,9 +360,11 @@ def test_without_attention_the_run_goes_on_and_says_why(tmp_path: Path) -> None:
     encoder.module.passes = 0
     dx.run(encoder, tiny_dataset(N), **options)
     assert encoder.module.passes == 1, "over the example alone"
-    # Who asks for it by name is told.
+    # Who asks for nothing else is refused; beside others it is left out.
     with pytest.raises(DiagnosticsError, match=r"attention_distance gives nothing for tiny on .*no attention within"):
-        dx.run(encoder, tiny_dataset(N), **{**options, "measures": "rankme,attention_distance"})
+        dx.run(encoder, tiny_dataset(N), **{**options, "measures": "attention_distance"})
+    run = dx.run(encoder, tiny_dataset(N), **{**options, "measures": "rankme,attention_distance"})
+    assert "no attention within" in run.skipped["attention_distance"]
 
 
 def test_attention_distance_points_at_the_block_that_looks_far(tmp_path: Path) -> None:

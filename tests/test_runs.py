@@ -133,11 +133,11 @@ def test_the_versions_of_packages_that_were_imported_are_recorded(
 ) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
     options = {"measures": ["rankme"], "controls": False, "report": False}
-    versions = dx.run(*planted(1), out=tmp_path / "with", **options).store.attrs["provenance"]["versions"]
+    versions = dx.run(*planted(1), out=tmp_path / "with", **options).provenance("rankme")["versions"]
     assert versions["transformers"] == importlib.metadata.version("transformers")
     assert versions["torch"]
     monkeypatch.delitem(sys.modules, "transformers")
-    versions = dx.run(*planted(1), out=tmp_path / "without", **options).store.attrs["provenance"]["versions"]
+    versions = dx.run(*planted(1), out=tmp_path / "without", **options).provenance("rankme")["versions"]
     assert "transformers" not in versions
 
 
@@ -248,7 +248,7 @@ def test_a_module_that_cannot_be_copied_loses_its_controls_alone(tmp_path: Path)
 def test_controls_of_another_seed_are_refused_before_any_work(tmp_path: Path) -> None:
     options = {"out": tmp_path / "run", "measures": ["rankme"], "report": False}
     dx.run(tiny_encoder(), tiny_dataset(40), **options)
-    with pytest.raises(DiagnosticsError, match="has controls of seed 0, not 7"):
+    with pytest.raises(DiagnosticsError, match="results and controls of seed 0, not 7"):
         dx.run(tiny_encoder(), tiny_dataset(40), seed=7, **options)
 
 

@@ -123,11 +123,11 @@ def _same_storage(first: Side, other: Side) -> None:
             f"one keeps tokens in {one.plan.precision}, the other in {two.plan.precision}",
             "Run both with one --precision.",
         )  # fmt: skip
-    versions = [store.attrs["provenance"]["versions"].get("encoder-diagnostics") for store in (one, two)]
-    if versions[0] != versions[1]:
+    versions = {version for side in (first, other) for version in side.run.versions}
+    if len(versions) > 1:
         raise _refused(
             first, other,
-            f"they were measured by versions {versions[0]} and {versions[1]} of diagnostics",
+            f"they were measured by versions {' and '.join(sorted(versions))} of diagnostics",
             "Give the `diagnostics run` command of the older one again.",
         )  # fmt: skip
 

@@ -189,14 +189,26 @@ def _of_similarity(found: xr.Dataset, anchor: str) -> Section:
 
 def _provenance(run: Run) -> list[tuple[str, str]]:
     attrs = run.store.attrs
-    facts = attrs["provenance"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return [
         ("encoder", attrs["encoder"]["asked"] or attrs["encoder"]["name"]),
         ("dataset", attrs["dataset"]["asked"] or attrs["dataset"]["name"]),
         ("about the dataset", attrs["dataset"]["about"]),
-        ("created", facts["created"]),
-        ("seed of controls and bootstrap", str(facts["seed"])),
-        ("versions", f"Python {facts['python']}, {versions}, {facts['machine']}"),
+        ("seed of controls and bootstrap", str(run.index.calls[-1]["seed"])),
+        *_calls(run),
         *((f"identity: {key}", value) for key, value in attrs["identity"].items()),
     ]
+
+
+def _calls(run: Run) -> list[tuple[str, str]]:
+    """When and with which versions the results were measured; each call with what it gave, where there were several."""
+    found: list[tuple[str, str]] = []
+    for i, call in enumerate(run.index.calls):
+        versions = ", ".join(f"{name} {version}" for name, version in call["versions"].items())
+        options = ", ".join(f"{name} {value}" for name, value in call["options"].items() if value is not None)
+        entries = [entry for entries in run.index.entries.values() for entry in entries if entry.call == i]
+        given = ", ".join(dict.fromkeys(entry.measure for entry in entries)) or "nothing"
+        what = f" ({given})" if len(run.index.calls) > 1 else ""
+        found.append(
+            (f"measured{what}", f"{call['created']}, {options}; Python {call['python']}, {versions}, {call['machine']}")
+        )
+    return found

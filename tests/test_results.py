@@ -1,0 +1,371 @@
+"""Results of several calls in one folder: merged by measure and control, replaced whole, checked on reading."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import diagnostics as dx
+from diagnostics import Dataset, DiagnosticsError, Run, Target, jobs
+from diagnostics import results as stored
+from diagnostics.measures.base import Measure
+from diagnostics.measures.probes.linear import LinearProbe
+from diagnostics.progress import Cost
+
+from tiny import tiny_dataset, tiny_encoder
+
+QUICK: dict[str, Any] = {"taps": ["blocks.1"]}
+WEIGHTS = {"fresh_weights", "permuted_weights"}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two measures with controls."""
+    path = tmp_path_factory.mktemp("first") / "run"
+    dx.run(tiny_encoder(), tiny_dataset(40), out=path, measures="linear_probe,rankme", report=False, **QUICK)
+    return path
+
+
+@pytest.fixture
+def path(first: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(first, tmp_path / "run"))
+
+
+def again(path: Path, measures: str, **options: Any) -> Run:
+    settings = {"report": False, **QUICK, **options}
+    return dx.run(tiny_encoder(), tiny_dataset(40), out=path, measures=measures, **settings)
+
+
+def findings(run: Run) -> dict[str, Any]:
+    """All numbers of a run by profile."""
+    return {f"{p['measure']}/{p['target']}": p for p in run.to_json()["profiles"]}
+
+
+# What is named is replaced, the rest stays
+
+
+def test_a_second_call_adds_its_measure_and_keeps_the_first_ones(path: Path) -> None:
+    before = findings(dx.open_run(path))
+    run = again(path, "participation_ratio", controls=False)
+    after = findings(run)
+    assert set(after) == set(before) | {"participation_ratio/None"}
+    assert {key: after[key] for key in before} == before, "controls and margins too"
+    assert set(run.controls) == WEIGHTS | {"raw_input", "summary_statistics", "shuffled_labels"}
+    page = run.report().read_text(encoding="utf-8")
+    assert all(name in page for name in ("linear_probe", "rankme", "participation_ratio"))
+    # In the order in which measures are listed, whichever call gave them.
+    assert [p.measure for p in run.profiles()][-2:] == ["rankme", "participation_ratio"]
+
+
+def test_measured_without_controls_the_controls_of_before_are_still_beaten_or_not(path: Path) -> None:
+    before = findings(dx.open_run(path))["linear_probe/level"]
+    after = findings(again(path, "linear_probe", controls=False))["linear_probe/level"]
+    assert set(before["over_controls"]) >= WEIGHTS
+    assert after["over_controls"] == before["over_controls"]
+
+
+def test_a_measure_that_no_longer_gives_anything_goes_with_its_reason(path: Path, monkeypatch: Any) -> None:
+    def nothing(*_: Any) -> Any:
+        raise DiagnosticsError("no value today.")
+
+    monkeypatch.setattr("diagnostics.measures.geometry.spectrum.RankMe.compute", nothing)
+    run = again(path, "rankme,participation_ratio", controls=False)
+    assert "rankme" not in [p.measure for p in run.profiles()]
+    assert run.skipped["rankme"] == "no value today."
+    monkeypatch.undo()
+    run = again(path, "rankme", controls=False)
+    assert "rankme" in [p.measure for p in run.profiles()]
+    assert "rankme" not in run.skipped, "what is there again is no longer left out"
+
+
+def test_each_result_says_which_call_gave_it(path: Path) -> None:
+    run = again(path, "participation_ratio", controls=False, batch_size=3)
+    assert run.provenance("participation_ratio")["options"]["batch_size"] == 3
+    assert run.provenance("rankme")["options"]["batch_size"] is None
+    assert {run.provenance(key)["seed"] for key in ("rankme", "participation_ratio")} == {0}
+    assert len(run.index.calls) == 2
+    # Calls of which nothing is left are forgotten.
+    assert len(again(path, "participation_ratio", controls=False).index.calls) == 2
+    with pytest.raises(DiagnosticsError, match="Unknown result"):
+        run.provenance("rank_me")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"seed": 7}, "seed 0, not 7"),
+        ({"token_budget": 0}, "tokens differs"),
+        ({"taps": ["blocks.0"]}, "taps differs"),
+    ],
+)
+def test_another_seed_or_budget_is_refused_with_the_difference_and_changes_nothing(
+    path: Path, options: dict[str, Any], named: str
+) -> None:
+    before = findings(dx.open_run(path))
+    with pytest.raises(DiagnosticsError, match=named) as refused:
+        again(path, "rankme", **options)
+    assert "--fresh" in str(refused.value)
+    assert findings(dx.open_run(path)) == before
+
+
+@pytest.mark.parametrize("options", [{}, {"seed": 7}, {"token_budget": 0}, {"taps": ["blocks.0"]}])
+def test_fresh_drops_what_was_there(path: Path, options: dict[str, Any]) -> None:
+    run = again(path, "participation_ratio", fresh=True, **options)
+    assert [p.measure for p in run.profiles()] == ["participation_ratio"]
+    alone = again(path.parent / "alone", "participation_ratio", **options)
+    assert findings(run) == findings(alone)
+
+
+def test_fresh_cut_off_before_its_results_does_not_mix_seeds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = findings(dx.open_run(path))
+    with monkeypatch.context() as context:
+        context.setattr(jobs, "merge_results", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            again(path, "rankme", fresh=True, seed=7)
+    assert findings(dx.open_run(path)) == before
+    with pytest.raises(DiagnosticsError, match="seed 0, not 7"):
+        again(path, "rankme", seed=7)
+    assert set(findings(again(path, "rankme", fresh=True, seed=7))) == {"rankme/None"}
+
+
+def interrupted(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+# Whole, whatever happens
+
+
+@pytest.mark.parametrize("rename", [0, 1])
+def test_killed_while_results_are_replaced_the_old_ones_are_there_whole(
+    path: Path, rename: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = findings(dx.open_run(path))
+    real, count = Path.rename, [0]
+
+    def killed(self: Path, target: Path) -> Path:
+        if ".results" in f"{self.name} {Path(target).name}":
+            count[0] += 1
+            if count[0] > rename:
+                raise KeyboardInterrupt
+        return real(self, target)
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            again(path, "participation_ratio", controls=False)
+    assert (path / "results").exists() is (rename == 0), "the planted moment"
+    assert findings(dx.open_run(path)) == before
+    after = findings(again(path, "participation_ratio", controls=False))
+    assert set(after) == set(before) | {"participation_ratio/None"}
+    assert not list(path.glob(".results*"))
+
+
+def flips(folder: Path, count: int) -> list[tuple[Path, int, int]]:
+    """Bits to flip, evenly over all files of a folder's results: file, byte, bit."""
+    rng = np.random.default_rng(0)
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    chosen = rng.choice(len(files), count, replace=False)
+    return [(files[i], int(rng.integers(files[i].stat().st_size)), int(rng.integers(8))) for i in chosen]
+
+
+def test_a_flipped_bit_in_any_result_is_noticed(first: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(first, tmp_path / "run"))
+    whole = findings(dx.open_run(path))
+    cases = [*flips(path / "results", 60), *((path / "results" / "zarr.json", byte, 1) for byte in (400, 4000))]
+    assert {file.name == "zarr.json" for file, _, _ in cases} == {True, False}
+    for file, byte, bit in cases:
+        intact = file.read_bytes()
+        damaged = bytearray(intact)
+        damaged[byte] ^= 1 << bit
+        file.write_bytes(damaged)
+        with pytest.raises(DiagnosticsError, match="cannot be read"):
+            findings(dx.open_run(path))
+        file.write_bytes(intact)
+    assert findings(dx.open_run(path)) == whole
+
+
+def test_plain_xarray_notices_a_flipped_bit_in_a_chunk(path: Path) -> None:
+    chunk = next(
+        file for file in (path / "results" / "linear_probe" / "level" / "score").rglob("*") if file.name == "0"
+    )
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 1
+    chunk.write_bytes(data)
+    with pytest.raises(Exception, match=r"(?i)checksum|crc"):
+        xr.open_datatree(path, group="results", engine="zarr", consolidated=False)["linear_probe/level"]["score"].load()
+
+
+def test_what_was_damaged_is_not_carried_into_new_results(path: Path) -> None:
+    damaged = path / "results" / "rankme" / "zarr.json"
+    damaged.write_bytes(damaged.read_bytes().replace(b"rankme", b"rankmf"))
+    with pytest.raises(DiagnosticsError, match=r"cannot be read.*--fresh"):
+        again(path, "participation_ratio", controls=False)
+    assert findings(again(path, "participation_ratio", controls=False, fresh=True))
+
+
+# What fails alone
+
+
+def broken_linear_probe(monkeypatch: pytest.MonkeyPatch, breaks: Callable[[Any, Any], bool]) -> None:
+    """The linear probe fails by itself on some activations and targets."""
+    real: Callable[..., Any] = LinearProbe.compute
+
+    def compute(self: Any, activations: Any, target: Any, seed: int) -> Any:
+        if breaks(activations, target):
+            raise RuntimeError("linalg.eigh: failed to converge")
+        return real(self, activations, target, seed)
+
+    monkeypatch.setattr(LinearProbe, "compute", compute)
+
+
+def test_a_measure_that_breaks_on_a_control_leaves_that_out_and_the_rest_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_linear_probe(monkeypatch, lambda activations, target: activations.path.name == "raw_input")
+    run = again(tmp_path / "run", "linear_probe,rankme")
+    level = run.profile("linear_probe/level")
+    assert level.control("raw_input") is None
+    assert level.control("permuted_weights") is not None
+    assert set(run.failed) == {"linear_probe/level of raw_input", "linear_probe/kind of raw_input"}
+    assert "failed to converge" in run.skipped["linear_probe/level of raw_input"]
+    # Given again, it is mended and no longer told.
+    monkeypatch.undo()
+    run = again(tmp_path / "run", "linear_probe")
+    assert run.failed == {}
+    assert run.profile("linear_probe/level").control("raw_input") is not None
+
+
+def test_a_measure_that_breaks_on_one_target_leaves_that_out_also_where_it_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_linear_probe(monkeypatch, lambda activations, target: target.name == "kind")
+    run = again(tmp_path / "run", "linear_probe", controls=False)
+    assert [p.target for p in run.profiles()] == ["level"]
+    assert list(run.failed) == ["linear_probe/kind"]
+
+
+class Misnamed(Measure):
+    """Gives `scores` where results are read by `score`."""
+
+    name = "misnamed"
+    answers = "Nothing."
+    source = "-"
+    family = "geometry"
+
+    def compute(self, activations: Any, target: Any, seed: int) -> xr.Dataset:
+        taps = [tap.name for tap in activations.taps]
+        names = {"scores": np.ones(len(taps)), "low": np.ones(len(taps)), "high": np.ones(len(taps))}
+        return xr.Dataset({k: ("tap", v) for k, v in names.items()}, {"tap": taps}, {"functional": "one"})
+
+
+class OtherTaps(Misnamed):
+    """Gives one tap of two."""
+
+    name = "other_taps"
+
+    def compute(self, activations: Any, target: Any, seed: int) -> xr.Dataset:
+        return super().compute(activations, target, seed).rename(scores="score").isel(tap=[0])
+
+
+@pytest.mark.parametrize(
+    ("measure", "sentence"),
+    [
+        (Misnamed(), r"Measure misnamed gives scores \[tap\], low \[tap\], high \[tap\], and no score \[tap\]"),
+        (OtherTaps(), "Measure other_taps gives other taps than it was given"),
+    ],
+)
+def test_a_measure_that_misnames_its_variable_is_told_in_a_sentence(
+    path: Path, monkeypatch: pytest.MonkeyPatch, measure: Measure, sentence: str
+) -> None:
+    standard = jobs.chosen_measures(["rankme"])[0]
+    monkeypatch.setattr(jobs, "chosen_measures", lambda names: ([*standard, measure], {}))
+    run = again(path, "standard", controls=False)
+    assert list(run.failed) == [measure.name]
+    assert measure.name not in [p.measure for p in run.profiles()]
+    assert re.match(sentence, run.failed[measure.name])
+
+
+# Known before the extraction
+
+
+def dataset(**targets: Target) -> Dataset:
+    whole = tiny_dataset(40)
+    return Dataset("odd", "series", whole.samples, whole.ids, list(whole.split), targets)
+
+
+ODD = {
+    "one class": (Target("label", np.zeros(40, dtype=int)), "only one class"),
+    "own class": (Target("label", np.arange(40)), r"no train sample of classes .* and \d+ others"),
+    "unknown class": (Target("label", np.full(40, -1)), "known for no train sample"),
+    "constant": (Target("value", np.full(40, 3.5)), "the one value 3.5"),
+    "unknown": (Target("state", np.full(40, np.nan)), "known for no train sample"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_cannot_be_probed_is_told_before_the_extraction(what: str, tmp_path: Path) -> None:
+    target, reason = ODD[what]
+    encoder = tiny_encoder()
+    encoder.module.passes = 0
+    with pytest.raises(DiagnosticsError, match=reason):
+        dx.run(encoder, dataset(odd=target), out=tmp_path / "run", measures="linear_probe")
+    assert encoder.module.passes == 0
+    assert not (tmp_path / "run").exists()
+    # Beside a target that can be read it is left out, and told before the first byte.
+    events: list[Any] = []
+    level = tiny_dataset(40).targets["level"]
+    run = dx.run(
+        encoder, dataset(odd=target, level=level), out=tmp_path / "run", measures="linear_probe", controls=False,
+        report=False, watch=events.append,
+    )  # fmt: skip
+    assert [p.target for p in run.profiles()] == ["level"]
+    (cost,) = [event for event in events if isinstance(event, Cost)]
+    assert reason.split()[0] in str(cost).splitlines()[0]
+    assert run.skipped["linear_probe/odd"] in str(cost)
+
+
+@pytest.mark.parametrize("out", [".", "", "/", ".."])
+def test_a_folder_that_cannot_be_a_run_is_refused_before_any_work(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "empty"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    encoder = tiny_encoder()
+    encoder.module.passes = 0
+    with pytest.raises(DiagnosticsError, match="name a folder of its own"):
+        dx.run(encoder, tiny_dataset(40), out=out, measures="rankme")
+    assert encoder.module.passes == 0
+    assert list(here.iterdir()) == []
+
+
+def test_a_file_and_a_folder_of_others_are_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("mine")
+    encoder = tiny_encoder()
+    for name, sentence in (("file", "is not a run"), ("folder", "is not a run"), ("file/below", "file")):
+        encoder.module.passes = 0
+        for fresh in (False, True):
+            with pytest.raises(DiagnosticsError, match=sentence):
+                dx.run(encoder, tiny_dataset(40), out=tmp_path / name, measures="rankme", fresh=fresh)
+        assert encoder.module.passes == 0
+    assert (tmp_path / "folder" / "file").read_text() == "mine"
+
+
+def test_an_index_that_is_not_one_is_unreadable(path: Path) -> None:
+    content = {"entries": [], "omissions": {}, "calls": 3, "files": {}}
+    for wrong in (content, {}, {**content, "digest": stored._digest_of_json(content)}):
+        text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": wrong})
+        (path / "results" / "zarr.json").write_text(text)
+        with pytest.raises(DiagnosticsError, match="cannot be read"):
+            dx.open_run(path).to_json()
