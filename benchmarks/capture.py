@@ -15,13 +15,12 @@ import torch
 from torch.utils.data import default_collate
 
 from diagnostics.extract import BATCH, extract
-from diagnostics.jobs import TOKEN_BUDGET
 from diagnostics.plans import plan, row_order
 
 from _common import cpu, finish, images, verdict, vit_tiny
 
 COUNT, ROUNDS = 512, 3
-KINDS = ((0, "float32"), (TOKEN_BUDGET, "float32"), (10**12, "float16"), (10**12, "float32"))
+KINDS = ((0, "float32"), (None, "float32"), (10**12, "float16"), (10**12, "float32"))
 
 
 def ratio(budget: int, precision: str) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 import shlex
 import sys
@@ -100,7 +99,10 @@ def run(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [cuda where there is one].")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples in a forward pass [16, on a GPU 128].")] = None,
     workers: Annotated[int, typer.Option(help="Processes that prepare samples.")] = 0,
-    token_budget: Annotated[float, typer.Option(help="MB for the tokens of each encoder.")] = 256.0,
+    token_budget: Annotated[
+        str | None,
+        typer.Option(help="Room for each encoder's tokens, like 256MB, 2GB or 0 [256MB, up to 2GB for 64 samples]."),
+    ] = None,
     pooling: Annotated[
         str | None, typer.Option(help="mean, last, prefix, with commas [all that the encoder has].")
     ] = None,
@@ -122,8 +124,6 @@ def run(
     from diagnostics.console import print_run, watcher
     from diagnostics.jobs import run as run_it
 
-    if not math.isfinite(token_budget):
-        raise DiagnosticsError(f"A token budget of {token_budget} MB cannot be kept: give a number.")
     if on_error is not None:
         data += f"{'&' if '?' in data else '?'}on_error={on_error}"
     with watcher() as watch:
@@ -137,7 +137,7 @@ def run(
             device=device,
             batch_size=batch_size,
             workers=workers,
-            token_budget=round(token_budget * 1e6),
+            token_budget=token_budget,
             pooling=pooling,
             precision=precision,  # pyright: ignore[reportArgumentType]  (checked by run)
             seed=seed,

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from diagnostics import controls as control
+from diagnostics.budget import parse_budget
 from diagnostics.dataset import Dataset
 from diagnostics.disk import check_room, lock
 from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
@@ -28,8 +29,6 @@ from diagnostics.runs import Run
 from diagnostics.store import Store
 from diagnostics.taps import Encoder, Tap
 
-TOKEN_BUDGET = 256 * 10**6
-
 
 def run(
     encoder: str | Encoder,
@@ -42,7 +41,7 @@ def run(
     device: str | None = None,
     batch_size: int | None = None,
     workers: int = 0,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: str | int | None = None,
     pooling: str | Sequence[str] | None = None,
     precision: Precision = "float32",
     seed: int = 0,
@@ -63,7 +62,8 @@ def run(
     measures: names (a list, or one text with commas), `standard` (the default; see docs/measures.md) or `all`; those whose needs are met are done.
     controls: whether encoders that should know nothing are measured beside it.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
-    token_budget: bytes for all tokens of each encoder; pooled activations are stored for all samples.
+    token_budget: room for the tokens of each encoder, with a unit, like "256MB" or "2GB", or 0; pooled activations are stored
+        for all samples. By default what 256 MB hold, at least 64 samples where 2 GB hold them, and never fewer than 8.
     pooling: how tokens are pooled, `mean`, `last`, `prefix`, side by side; all that the encoder has by default. Runs can be
         compared when they pool alike.
     precision: of the stored tokens.
@@ -74,7 +74,8 @@ def run(
     ------
     DiagnosticsError: for what a user can cause, in one sentence that says what to do.
     """
-    _check_options(batch_size, workers, token_budget, precision, seed)
+    _check_options(batch_size, workers, precision, seed)
+    budget = parse_budget(token_budget)
     taps, measures, pooling = _listed(taps), _listed(measures), _listed(pooling)
     asked, unusable = chosen_measures(measures)
     model = build("encoder", encoder) if isinstance(encoder, str) else encoder
@@ -105,7 +106,7 @@ def run(
         except Exception as error:
             raise DiagnosticsError(f"Samples of {data.name} cannot be read for {model.name}: {said(error)}") from error
         # Tokens at one place of samples of unequal length have nothing in common.
-        budget = 0 if data.ragged else token_budget
+        budget = 0 if data.ragged else budget
         pooling = _poolings(pooling, model)
         job = _Job(path.resolve(), path, data, _chosen_taps(model, taps), budget, precision, where)
         job.poolings = pooling
@@ -147,7 +148,14 @@ class _Job:
     call: dict[str, Any]
 
     def __init__(
-        self, path: Path, shown: Path, data: Dataset, taps: list[Tap], budget: int, precision: Precision, device: str
+        self,
+        path: Path,
+        shown: Path,
+        data: Dataset,
+        taps: list[Tap],
+        budget: int | None,
+        precision: Precision,
+        device: str,
     ) -> None:
         self.path, self.shown, self.data, self.taps = path, shown, data, taps
         self.budget, self.device = budget, device
@@ -228,7 +236,9 @@ class _Job:
                 cost = Cost(
                     encoder.name, self.data.name, wanted.samples, len(taps), announced * wanted.pooled_bytes,
                     announced * wanted.token_bytes, wanted.token_samples, announced * seconds * wanted.samples,
-                    announced, str(self.shown), tuple(self.unprobeable.values()),
+                    announced, str(self.shown),
+                    64 * wanted.token_bytes_per_sample if wanted.token_samples < min(64, wanted.samples) else 0,
+                    tuple(self.unprobeable.values()),
                 )  # fmt: skip
                 self.watch(cost)
                 check_room(path, cost.pooled_bytes + cost.token_bytes)
@@ -337,15 +347,13 @@ def check_rate(encoder: Encoder, data: Dataset) -> None:
         )
 
 
-def _check_options(batch_size: int | None, workers: int, token_budget: int, precision: str, seed: int) -> None:
+def _check_options(batch_size: int | None, workers: int, precision: str, seed: int) -> None:
     if seed < 0:
         raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")
     if batch_size is not None and batch_size < 1:
         raise DiagnosticsError(f"Batch size {batch_size} is below 1.")
     if workers < 0:
         raise DiagnosticsError(f"The number of workers is {workers}: give 0 or more.")
-    if token_budget < 0:
-        raise DiagnosticsError(f"A token budget of {token_budget} bytes is below 0.")
     if precision not in ("float32", "float16"):
         raise unknown("precision", precision, ("float32", "float16"))
 

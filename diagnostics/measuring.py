@@ -117,7 +117,9 @@ def measure_all(
                 measured.failed.add(key)
                 continue
             found = _completed(found, measure, target, activations, seed)
-            if _without_value(found):
+            if measure.pairwise and (few := too_few(found)):
+                measured.skipped[key] = few
+            elif _without_value(found):
                 measured.skipped[key] = f"no tap has a value: {found.attrs.get('reason') or 'it says no reason'}."
             else:
                 measured.results[key] = found
@@ -141,6 +143,7 @@ def _completed(
     family: Family | None = measure.family or (target.family if target else None)
     attrs: dict[str, Any] = {
         "measure": measure.name,
+        "needs": measure.needs,
         "target": target.name if target else "",
         "units": target.units if target else "",
         "about": target.about if target else measure.answers,
@@ -189,6 +192,19 @@ def _misfit(result: Any, measure: Measure, activations: Activations) -> str:
     if not measure.pairwise and ("tap" not in result.coords or list(result["tap"].values) != taps):
         return f"Measure {measure.name} gives other taps than it was given: return a value (NaN for none) for each, by name."
     return ""
+
+
+FEWEST_COMPARED = 20
+"""Samples from which a similarity of taps is shown: from fewer, unrelated taps look alike."""
+
+
+def too_few(result: xr.Dataset) -> str:
+    """Why a similarity is not shown; "" where it rests on enough samples."""
+    n = int(result.attrs.get("n", FEWEST_COMPARED))
+    if n >= FEWEST_COMPARED:
+        return ""
+    name = result.attrs["measure"]
+    return f"{name} compares taps on at least {FEWEST_COMPARED} samples, and there are {n}: use a dataset with more."
 
 
 def _without_value(found: xr.Dataset) -> bool:

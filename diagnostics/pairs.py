@@ -7,7 +7,7 @@ import xarray as xr
 from diagnostics.activations import Activations
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.similarity.base import Similarity
-from diagnostics.measuring import chosen_measures
+from diagnostics.measuring import chosen_measures, too_few
 
 
 def between(
@@ -21,7 +21,10 @@ def between(
     """
     chosen = _chosen(measure)
     found = chosen.between(first, second, seed, most_rows)
-    return found.assign_attrs(measure=chosen.name, source=chosen.source, about=chosen.answers, family="similarity")
+    found = found.assign_attrs(measure=chosen.name, source=chosen.source, about=chosen.answers, family="similarity")
+    if few := too_few(found):
+        raise DiagnosticsError(few)
+    return found
 
 
 def _chosen(name: str) -> Similarity:

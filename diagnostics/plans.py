@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from diagnostics.budget import samples_with_tokens
 from diagnostics.dataset import Dataset
 from diagnostics.taps import Encoder, Grid, Tap
 
@@ -47,7 +48,12 @@ class Plan:
     @property
     def token_bytes(self) -> int:
         """Size of the kept tokens."""
-        return self.token_samples * _token_bytes(self.taps, self.precision)
+        return self.token_samples * self.token_bytes_per_sample
+
+    @property
+    def token_bytes_per_sample(self) -> int:
+        """Size of one sample's tokens."""
+        return _token_bytes(self.taps, self.precision)
 
     def arrays(self, shard: int) -> list[str]:
         """Names below `taps/` of the arrays that have rows in a shard."""
@@ -63,18 +69,17 @@ def plan(
     encoder: Encoder,
     taps: Sequence[Tap],
     samples: int,
-    token_budget: int,
+    token_budget: int | None,
     precision: Precision,
     poolings: Sequence[str] | None = None,
 ) -> Plan:
-    """Shard rows so that one shard of all taps fits in memory, and as many token rows as `token_budget` bytes hold.
+    """Shard rows so that one shard of all taps fits in memory, and as many token rows as `token_budget` allows.
 
     `poolings`: all that the encoder has when None.
     """
     each = _token_bytes(taps, precision)
     shard = 2 ** int(math.log2(max(1, min(MAX_SHARD, SHARD_BYTES // each))))
-    affordable = token_budget // each
-    token_samples = samples if affordable >= samples else affordable // shard * shard
+    token_samples = samples_with_tokens(samples, each, token_budget)
     return Plan(
         samples, token_samples, shard, precision, tuple(poolings or encoder.poolings), tuple(taps), encoder.output_tap
     )

@@ -20,14 +20,19 @@ class Cost:
     seconds: float
     encoders: int
     path: str
+    token_bytes_of_64: int = 0
+    """What the tokens of 64 samples would take, where fewer keep theirs; else 0."""
     unprobeable: tuple[str, ...] = ()
     """Why targets of the dataset cannot be probed, a sentence each."""
 
     def __str__(self) -> str:
+        more = (
+            f", of 64 they would take {size(self.token_bytes_of_64)}: --token-budget" if self.token_bytes_of_64 else ""
+        )
         return "".join(f"{reason}\n" for reason in self.unprobeable) + (
             f"{self.encoder} on {self.dataset}: {self.samples:,} samples, {self.taps} taps, "
             f"{f'{self.encoders} encoders with the controls' if self.encoders > 1 else 'no controls'}; writes {size(self.pooled_bytes + self.token_bytes)} to {self.path} "
-            f"(tokens of {self.token_samples:,} samples: {size(self.token_bytes)}); "
+            f"(tokens of {self.token_samples:,} samples: {size(self.token_bytes)}{more}); "
             f"extraction takes about {duration(self.seconds)}."
         )
 
@@ -49,13 +54,16 @@ def silent(event: Cost | Progress) -> None:
     """Watches without a word."""
 
 
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
 def size(count: float) -> str:
     """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
+    for unit in UNITS[:-1]:
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
-    return f"{count:.1f} TB"
+    return f"{count:.1f} {UNITS[-1]}"
 
 
 def duration(seconds: float) -> str:

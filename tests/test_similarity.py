@@ -16,6 +16,8 @@ from diagnostics.measures.similarity.kernels import (
     gram_of_blocks,
     hsic,
 )
+from diagnostics.measuring import measure_all
+from diagnostics.pairs import between
 
 from memory import MemoryActivations
 
@@ -283,7 +285,10 @@ def test_blocks_add_up_to_the_whole():
     np.testing.assert_allclose(gram_of_blocks([x[:, :13], x[:, 13:14], x[:, 14:]]), whole, rtol=0, atol=1e-9)
 
 
-def taps(shift=0.0, n=24):
+N = 64
+
+
+def taps(shift=0.0, n=N):
     rng = np.random.default_rng(3)
     a = rng.normal(size=(n, 5, 6))
     b = a @ rng.normal(size=(6, 8)) + rng.normal(size=(n, 5, 8))
@@ -295,10 +300,10 @@ def test_measure_equals_the_plain_function(shift):
     arrays = taps(shift)
     found = Cka().compute(MemoryActivations(arrays, prefix=1), None, 0)
     assert found.matrix.dims == ("tap", "tap_other")
-    assert found.attrs["n"] == 24
+    assert found.attrs["n"] == N
     for one in arrays:
         for other in arrays:
-            expected = cka(arrays[one].reshape(24, -1), arrays[other].reshape(24, -1))
+            expected = cka(arrays[one].reshape(N, -1), arrays[other].reshape(N, -1))
             assert found.matrix.sel(tap=one, tap_other=other).item() == pytest.approx(expected, abs=1e-9)
     np.testing.assert_allclose(found.matrix.values, found.matrix.values.T, rtol=0, atol=0)
     np.testing.assert_allclose(np.diagonal(found.matrix.values), 1, atol=1e-12)
@@ -312,12 +317,42 @@ def test_measure_shift_changes_nothing():
 def test_measure_without_tokens_reads_all_pooled_rows():
     arrays = taps()
     found = Cka().compute(MemoryActivations(arrays, token_samples=2), None, 0)
-    assert "no tokens" in found.attrs["pooling"]
-    assert found.attrs["n"] == 24
+    assert found.attrs["pooling"] == "mean (only 2 samples have tokens)"
+    assert found.attrs["n"] == N
     expected = cka(arrays["a"].mean(axis=1), arrays["b"].mean(axis=1))
     assert found.matrix.sel(tap="a", tap_other="b").item() == pytest.approx(expected, abs=1e-12)
     with pytest.raises(DiagnosticsError, match="at least 4"):
         Cka().compute(MemoryActivations({"a": np.ones((3, 1, 2))}), None, 0)
+
+
+def test_measure_reads_tokens_from_64_samples_with_tokens_on():
+    arrays = taps(n=200)
+    for kept, pooled in ((0, True), (63, True), (64, False)):
+        found = Cka().compute(MemoryActivations(arrays, token_samples=kept), None, 0)
+        assert found.attrs["n"] == (200 if pooled else 64)
+        assert found.attrs["pooling"].startswith("mean (" if pooled else "none: all features of all tokens")
+        x, y = (arrays[tap].mean(axis=1) if pooled else arrays[tap][:64].reshape(64, -1) for tap in "ab")
+        assert found.matrix.sel(tap="a", tap_other="b").item() == pytest.approx(cka(x, y), abs=1e-12)
+
+
+def test_measure_pools_two_runs_alike():
+    arrays = taps(n=100)
+    both, one = (MemoryActivations(arrays, token_samples=10, poolings=p) for p in (("mean", "last"), ("mean",)))
+    found = Cka().between(both, one, 0)
+    np.testing.assert_allclose(np.diagonal(found.matrix.values), 1, atol=1e-12)
+    assert found.attrs["pooling"] == "mean (only 10 samples have tokens)"
+
+
+def test_unrelated_taps_are_not_compared_on_few_samples():
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.normal(size=(4, 3, 50)) for name in "abc"}
+    done = measure_all([Cka()], MemoryActivations(arrays), {}, 0)
+    assert done.results == {}
+    assert done.skipped["cka"] == "cka compares taps on at least 20 samples, and there are 4: use a dataset with more."
+    enough = {name: rng.normal(size=(20, 3, 50)) for name in "abc"}
+    assert measure_all([Cka()], MemoryActivations(enough), {}, 0).results["cka"].attrs["n"] == 20
+    with pytest.raises(DiagnosticsError, match="at least 20 samples, and there are 4"):
+        between(MemoryActivations(arrays), MemoryActivations(arrays))
 
 
 def test_measure_names_the_tap_with_nan_and_leaves_constant_taps_empty():
@@ -334,7 +369,7 @@ def test_measure_names_the_tap_with_nan_and_leaves_constant_taps_empty():
 def test_rbf_measure_equals_the_plain_function():
     arrays = taps(100.0)
     found = RbfCka().compute(MemoryActivations(arrays), None, 0)
-    expected = cka(arrays["a"].reshape(24, -1), arrays["b"].reshape(24, -1), kernel="rbf")
+    expected = cka(arrays["a"].reshape(N, -1), arrays["b"].reshape(N, -1), kernel="rbf")
     assert found.matrix.sel(tap="a", tap_other="b").item() == pytest.approx(expected, abs=1e-9)
     assert "median" in found.attrs["sigma"]
 
@@ -342,7 +377,7 @@ def test_rbf_measure_equals_the_plain_function():
 def test_measure_says_why_a_tap_has_no_value():
     arrays = taps()
     arrays["b"] = np.full_like(arrays["b"], 0.3)
-    arrays["c"] = np.eye(24)[:, None]
+    arrays["c"] = np.eye(N)[:, None]
     for measure in (Cka(), RbfCka()):
         found = measure.compute(MemoryActivations(arrays), None, 0)
         assert found.attrs["reason"].startswith("b: all samples are equal")

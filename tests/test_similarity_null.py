@@ -226,15 +226,18 @@ def test_runs_are_aligned_by_id():
 
 def test_runs_that_keep_tokens_of_other_samples_meet_on_those_of_both():
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(2, 30, 2, 3))
+    x, y = rng.normal(size=(2, 150, 2, 3))
     y += x
-    order = rng.permutation(30)
-    ids = np.array([f"s{i}" for i in range(30)], dtype=object)
-    first, second = MemoryActivations({"a": x}, token_samples=20), MemoryActivations({"b": y[order]}, token_samples=18)
+    order = rng.permutation(150)
+    ids = np.array([f"s{i}" for i in range(150)], dtype=object)
+    first, second = (
+        MemoryActivations({"a": x}, token_samples=110),
+        MemoryActivations({"b": y[order]}, token_samples=100),
+    )
     second.ids = second.groups = ids[order]
     found = Cka().between(first, second, 0)
-    both = sorted(set(range(20)) & set(order[:18].tolist()))
-    assert found.attrs["n"] == len(both) > 4
+    both = sorted(set(range(110)) & set(order[:100].tolist()))
+    assert found.attrs["n"] == len(both) >= 64
     expected = cka(x[both].reshape(len(both), -1), y[both].reshape(len(both), -1))
     assert found.matrix.item() == pytest.approx(expected, abs=1e-12)
 

@@ -87,7 +87,7 @@ def test_measure_within_and_between_runs():
 
 
 def test_says_what_is_missing_and_what_is_too_much(monkeypatch):
-    x, _ = centred(16)
+    x, _ = centred(64)
     data = MemoryActivations({"a": x[:, None]})
     monkeypatch.setattr(package, "MOST_BYTES", 100)
     with pytest.raises(DiagnosticsError, match=r"in memory at once.*minibatch_cka"):

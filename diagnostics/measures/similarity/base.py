@@ -25,6 +25,9 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.similarity.null import PERMUTATIONS, Null, Swaps, judged, orders, swaps
 from diagnostics.taps import Tap
 
+FEWEST_WITH_TOKENS = 64
+"""Samples with tokens from which tokens are compared; pooled activations, which all samples have, where there are fewer."""
+
 
 @dataclass(frozen=True)
 class Side:
@@ -36,6 +39,8 @@ class Side:
     """Whether all tokens of these rows are there to be read, and the measure reads them."""
     device: str
     """Where both sides are compared."""
+    poolings: Sequence[str]
+    """Those that are read, side by side, where tokens are not: those that both sides have."""
 
     def pooled(self, tap: str) -> np.ndarray:
         """float64 [sample, feature]: the first pooling."""
@@ -50,9 +55,10 @@ class Side:
         return torch.empty(n, n, dtype=torch.float64, device=self.device)
 
     def blocks(self, tap: str) -> Iterator[np.ndarray]:
-        """[sample, block] through all features, as stored: those of all tokens where they are kept, else of all poolings."""
+        """[sample, block] through all features: those of all tokens, as stored, where they are read, else of the poolings."""
         if not self.whole:
-            yield self.activations.pooled(tap)[self.rows]
+            for pooling in self.poolings:
+                yield self.activations.pooled(tap, pooling)[self.rows]
             return
         first = len(self.rows) and np.array_equal(self.rows, np.arange(len(self.rows)))
         rows = slice(len(self.rows)) if first else self.rows
@@ -143,15 +149,19 @@ class Similarity(Measure):
         """Which features of a tap it reads."""
         if self.needs == "pooled":
             return side.activations.poolings[0]
-        return "none: all features of all tokens" if side.whole else f"{side.activations.pooling} (no tokens are kept)"
+        if side.whole:
+            return "none: all features of all tokens"
+        kept = side.activations.token_samples
+        why = f"only {kept} samples have tokens" if kept else "no tokens are kept"
+        return f"{' and '.join(side.poolings)}{' side by side' if len(side.poolings) > 1 else ''} ({why})"
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         """All pairs of taps of one run."""
         count = activations.token_samples if self.needs == "tokens" else 0
-        whole = count >= self.least
+        whole = count >= max(self.least, FEWEST_WITH_TOKENS)
         rows = np.arange(min(count if whole else len(activations.ids), self.most_rows))
-        side = Side(activations, rows, whole, activations.device)
+        side = Side(activations, rows, whole, activations.device, activations.poolings)
         return self._result(side, side, seed)
 
     @one_thread()
@@ -165,10 +175,11 @@ class Similarity(Measure):
         """
         there = _places(activations, other, self.name)
         both = np.flatnonzero(there[: activations.token_samples] < other.token_samples)
-        whole = self.needs == "tokens" and len(both) >= self.least
+        whole = self.needs == "tokens" and len(both) >= max(self.least, FEWEST_WITH_TOKENS)
         rows = (both if whole else np.arange(len(there)))[: min(self.most_rows, most_rows or self.most_rows)]
-        first = Side(activations, rows, whole, activations.device)
-        return self._result(first, Side(other, there[rows], whole, activations.device), seed)
+        poolings = [name for name in activations.poolings if name in other.poolings]
+        first = Side(activations, rows, whole, activations.device, poolings)
+        return self._result(first, Side(other, there[rows], whole, activations.device, poolings), seed)
 
     def _pooling(self, first: Side, second: Side) -> str:
         one, other = self.pooling(first), self.pooling(second)

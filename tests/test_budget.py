@@ -1,0 +1,105 @@
+"""How many samples keep their tokens, by the rule and by a size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import diagnostics as dx
+from diagnostics import DiagnosticsError, Grid, Tap
+from diagnostics.budget import parse_budget, samples_with_tokens
+from diagnostics.plans import plan
+from diagnostics.progress import Cost, size
+
+from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+
+# Bytes of a sample's tokens in float32: taps x (prefix + grid) x features x 4.
+VIT_TINY = 14 * 197 * 192 * 4
+VIT_L_336 = 26 * 577 * 1024 * 4
+PE_G_448 = 52 * 1024 * 1536 * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("256MB", 256 * 10**6),
+        ("2 GB", 2 * 10**9),
+        ("1.5gb", 15 * 10**8),
+        ("10kB", 10**4),
+        ("0", 0),
+        (0, 0),
+        (None, None),
+        ("9B", 9),
+    ],
+)
+def test_a_size_has_a_unit(text: Any, expected: int | None) -> None:
+    assert parse_budget(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["256", 256, 256 * 10**6, "1e9", "-1MB", "nan", "inf", "MB", "", "12 parsecs", "1,5GB", 0.5, True]
+)
+def test_a_number_without_a_unit_is_refused(text: Any) -> None:
+    with pytest.raises(DiagnosticsError, match=r"(is no size|has no unit): give .* like"):
+        parse_budget(text)
+
+
+@pytest.mark.parametrize("text", ["256", 256])
+def test_command_line_and_python_refuse_it_alike(text: Any, tmp_path: Path) -> None:
+    with pytest.raises(DiagnosticsError, match="A token budget of 256 has no unit"):
+        dx.run(tiny_encoder(), tiny_dataset(40), out=tmp_path / "run", token_budget=text)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("each", "budget", "expected"),
+    [
+        (VIT_TINY, None, 256 * 10**6 // VIT_TINY),  # more than 64 samples: as much as 256 MB hold
+        (10**7, None, 64),  # 640 MB
+        (VIT_L_336, None, 2 * 10**9 // VIT_L_336),  # 32: what 2 GB hold
+        (PE_G_448, None, 8),  # 2.6 GB, and never fewer
+        (VIT_L_336, 256 * 10**6, 4),  # a size that is given holds
+        (PE_G_448, 256 * 10**6, 0),
+        (VIT_TINY, 10**12, 10_000),
+        (VIT_TINY, 0, 0),
+    ],
+)
+def test_the_rule_keeps_64_samples_up_to_2_gb_and_never_fewer_than_8(
+    each: int, budget: int | None, expected: int
+) -> None:
+    assert samples_with_tokens(10_000, each, budget) == expected
+    assert samples_with_tokens(5, each, budget) == min(5, expected)
+
+
+class Wide:
+    """Only what a plan reads of an encoder."""
+
+    poolings, output_tap = ("mean",), "blocks.49"
+    taps = tuple(Tap(f"blocks.{i}", i / 49, "trunk", 1536, Grid((32, 32), ("y", "x"))) for i in range(50))
+
+
+def test_a_plan_at_the_width_of_pe_g() -> None:
+    encoder: Any = Wide()
+    for budget, kept in ((None, 8), ("256MB", 0), ("1GB", 3)):
+        planned = plan(encoder, encoder.taps, 2000, parse_budget(budget), "float32")
+        assert planned.token_samples == kept
+        assert planned.token_bytes_per_sample == 50 * 1024 * 1536 * 4
+
+
+def test_the_cost_says_how_many_samples_keep_tokens_and_what_64_would_take(tmp_path: Path) -> None:
+    events: list[Any] = []
+    encoder = tiny_image_encoder()
+    each = sum(tap.tokens * tap.features for tap in encoder.taps) * 4
+    for budget, words in (
+        (f"{10 * each}B", f"tokens of 10 samples: {size(10 * each)}, of 64 they would take {size(64 * each)}"),
+        (None, "tokens of 80 samples"),
+    ):
+        dx.run(
+            encoder, tiny_dataset(80, "image"), out=tmp_path / str(budget), measures="rankme", controls=False, report=False,
+            token_budget=budget, watch=events.append,
+        )  # fmt: skip
+        cost = next(event for event in reversed(events) if isinstance(event, Cost))
+        assert words in str(cost)
+        assert ("of 64 they would take" in str(cost)) is (budget is not None)
