@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import inspect
 import json
 import math
+import types
+from collections.abc import Iterator
 
 import pytest
 from typer.testing import CliRunner
@@ -67,3 +71,78 @@ def test_the_command_ends_with_1_when_one_is_off_and_names_it_again(monkeypatch:
     assert done.exit_code == 1
     found = json.loads(done.stdout)
     assert found["wrong"] == 1 and [case["right"] for case in found["cases"]] == [True, False]
+
+
+# Broken on purpose: one line of a measure changed, and a known answer must be off
+
+# module below `diagnostics`, what is written there once, and what breaks it.
+BROKEN = [
+    ("measures.similarity.canonical", "(s**2).cumsum(0)", "s.cumsum(0)"),
+    ("measures.similarity.canonical", "(u.T @ features).abs().sum(dim=1)", "(u.T @ features).square().sum(dim=1)"),
+    ("measures.similarity.canonical", "(u.T @ features).abs().sum(dim=1)", "torch.ones_like(rho)"),
+    ("measures.similarity.kernels", "else (n - 1) ** 2)", "else n**2)"),
+    ("measures.similarity.minibatch", "*sums.raw]) / (n - 3)", "*sums.raw]) / (n * (n - 3))"),
+    ("measures.similarity.minibatch", "1 / ((n - 3) if weigh else", "1 / (n * (n - 3) if weigh else"),
+    ("measures.geometry.views", "(len(count) * count)[classes].sqrt()", "(len(count) * (count - 1))[classes].sqrt()"),
+    ("measures.geometry.spectrum", "sigma / sigma.sum() + 1e-7", "sigma / sigma.sum() + 1e-9"),
+    ("measures.geometry.dimension", "int(n * (1 - DISCARD))", "int(n)"),
+    ("measures.geometry.dimension", "device=x.device) / n)", "device=x.device) / (n + 1))"),
+    ("measures.dynamics.forecast", "past[:, season:] - past[:, :-season]", "past[:, 1:] - past[:, :-1]"),
+    ("measures.dynamics.latent", "/ (length[:, 1:] * length[:, :-1])", "/ length.square().mean(dim=1, keepdim=True)"),
+    ("measures.dynamics.latent", "total / both.sum(dim=1)", "total / both.shape[1] ** 2"),
+    ("measures.probes.nearest", "(as_tensor(similarities) / temperature)", "(as_tensor(similarities) / temperature**0.5)"),
+    ("measures.probes.nearest", "similar.gather(1, nearest) / temperature", "similar.gather(1, nearest)"),
+    ("measures.probes.least_squares", "[..., None] + self.n * shares", "[..., None] + shares"),
+    ("measures.probes.linear", "refit(x[:, rows.fit], y[rows.fit],", "refit(x[:, rows.train], y[rows.train],"),
+    ("measures.locality.heads", "zip(grid, lengths(", "zip(grid[::-1], lengths("),
+]  # fmt: skip
+
+
+def broken_functions(module: types.ModuleType, old: str, new: str) -> list[tuple[types.FunctionType, types.CodeType]]:
+    """Functions and methods of a module whose code changes with the text, each with its broken code."""
+    source = inspect.getsource(module)
+    assert source.count(old) == 1, f"{old} stands {source.count(old)} times in {module.__name__}"
+    codes = {
+        code.co_qualname: code
+        for code in code_objects(compile(source.replace(old, new), module.__file__ or "", "exec"))
+    }
+    owners = [module, *(c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__)]
+    functions = [
+        inspect.unwrap(f) for owner in owners for f in vars(owner).values() if inspect.isroutine(inspect.unwrap(f))
+    ]
+    changed: list[tuple[types.FunctionType, types.CodeType]] = []
+    for function in functions:
+        function = getattr(function, "__func__", function)
+        if isinstance(function, types.FunctionType) and function.__module__ == module.__name__:
+            code = codes.get(function.__code__.co_qualname)  # none of what a decorator made
+            if code is not None and text_of(code) != text_of(function.__code__):
+                changed.append((function, code))
+    assert changed, f"{old} changes no function of {module.__name__}"
+    return changed
+
+
+def code_objects(code: types.CodeType) -> Iterator[types.CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield constant
+            yield from code_objects(constant)
+
+
+def text_of(code: types.CodeType) -> list[object]:
+    """What a function does, whatever the lines on which it does it."""
+    inner = [
+        text_of(constant) if isinstance(constant, types.CodeType) else repr(constant) for constant in code.co_consts
+    ]
+    return [code.co_code, code.co_names, inner]
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"), BROKEN, ids=[f"{m.rpartition('.')[2]}: {old}" for m, old, _ in BROKEN]
+)
+def test_a_measure_broken_in_one_line_is_noticed(
+    module: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for function, code in broken_functions(importlib.import_module(f"diagnostics.{module}"), old, new):
+        monkeypatch.setattr(function, "__code__", code)
+    family = module.split(".")[1]
+    assert any(not check(family, case).right for of, case in CASES if of == family)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from diagnostics.activations import Activations
+from diagnostics.taps import Grid, Tap
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,34 @@ def rotation(size: int, seed: int) -> np.ndarray:
 def normal(*shape: int, seed: int) -> np.ndarray:
     """Draws from N(0, 1)."""
     return np.random.default_rng(seed).standard_normal(shape)
+
+
+class Arrays(Activations):
+    """Pooled values of taps, tap -> [sample, feature], as a run would hold them: one pooling, no tokens, each sample its own
+    group."""
+
+    poolings = ("mean",)
+    token_samples = 0
+
+    def __init__(self, taps: Mapping[str, np.ndarray], split: Sequence[str]) -> None:
+        self.values = {name: np.asarray(values, dtype=np.float64) for name, values in taps.items()}
+        depths = np.linspace(0, 1, len(taps))
+        self.taps = [
+            Tap(name, float(depth), "trunk", values.shape[1], Grid((1,), ("t",)))
+            for (name, values), depth in zip(self.values.items(), depths, strict=True)
+        ]
+        self.output_tap = self.taps[-1].name
+        self.split = np.array(split, dtype=object)
+        self.ids = self.groups = np.array([f"s{i:04}" for i in range(len(self.split))], dtype=object)
+
+    def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:
+        return self.values[tap]
+
+    def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
+        return iter(())
+
+    def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
+        return iter(())
+
+    def observed(self, name: str) -> Mapping[str, np.ndarray]:
+        return {}

@@ -49,6 +49,7 @@ def cases() -> list[Case]:
     return [
         Case("forecast_probe", "MASE: naive forecast of a straight trend", 1, HYNDMAN, lambda: float(mase(last, trend[:, 20:21], trend[:, :20])[0])),
         Case("forecast_probe", "MASE: truth shifted by 2.5, steps of 1", 2.5, HYNDMAN, lambda: float(mase(trend[:, 20:] + 2.5, trend[:, 20:], trend[:, :20])[0])),
+        Case("forecast_probe", "MASE: off by 2, steps of 1 over a season of 2 (and of 5 and 4 in it)", 2, HYNDMAN, lambda: float(mase([[6.0]], [[4.0]], [[0.0, 5.0, 1.0, 6.0, 2.0, 7.0, 3.0, 8.0]], season=2)[0])),
         Case("forecast_probe", "seasonal naive: third value of a season of 4 after 0 ... 19", 18, HYNDMAN, lambda: float(seasonal_naive(np.arange(20.0), 4, 4)[2])),
         Case("forecast_probe", "skill of the naive forecast itself", 0, SKILL, lambda: _skill(0)),
         Case("forecast_probe", "skill half way from the naive forecast to the truth", 0.5, SKILL, lambda: _skill(0.5)),
@@ -56,6 +57,8 @@ def cases() -> list[Case]:
         Case("event_probe", "balanced accuracy, 2 of 4 events missed, 24 of 96 others taken for one", 0.625, BRODERSEN, lambda: _balanced(2, 24)),
         Case("straightness", "straight line", 1, HENAFF, lambda: straightness(np.outer(np.arange(9.0), [1.0, -2.0]))),
         Case("straightness", "regular polygon of 12: cos(2 pi / 12)", float(np.cos(np.pi / 6)), HENAFF, lambda: straightness(_polygon(12))),
+        Case("straightness", "steps of lengths 1, 2, 3, 1 with one right angle: every turn counts alike", 2 / 3, HENAFF, lambda: straightness([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0], [3.0, 3.0], [3.0, 4.0]])),
+        Case("straightness", "of two paths the second", 1, HENAFF, lambda: straightness(np.stack([_polygon(12), np.outer(np.arange(14.0), [1.0, 2.0])]))[1]),
         Case("straightness", "there and back", -1, HENAFF, lambda: straightness([[0.0], [1.0], [0.0], [1.0]])),
         Case("straightness", "independent points in 64 dimensions (mean of 100)", -0.5, HENAFF, lambda: float(np.mean(straightness(normal(100, 30, 64, seed=0)))), 0.01),
         Case("linear_predictability", "rotation, shifted by 100", 1, DMD, lambda: linear_predictability(_turning(), split)[0], 1e-4),

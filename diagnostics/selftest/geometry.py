@@ -71,6 +71,25 @@ def _between(*eigenvalues: float) -> np.ndarray:
     return means[:, None] + spread[None]
 
 
+def _crossed() -> np.ndarray:
+    """[class, view, feature]: means (2, 1), (2, -1), (-2, 1), (-2, -1), views 1 to either side of them along the first axis."""
+    means = np.array([[2.0, 1.0], [2.0, -1.0], [-2.0, 1.0], [-2.0, -1.0]])
+    return means[:, None] + np.array([[1.0, 0.0], [-1.0, 0.0]])
+
+
+def _rankme_with_zeros(count: int) -> float:
+    shares = [0.75 + 1e-7, 0.25 + 1e-7] + [1e-7] * count
+    return math.exp(-sum(p * math.log(p) for p in shares))
+
+
+def _two_nn_by_hand(x: np.ndarray) -> float:
+    """The paper's fit by loops: its slope through the origin, over the smallest nine tenths of log(r2 / r1)."""
+    distances = [sorted(math.dist(a, b) for b in x) for a in x]
+    mu = sorted(math.log(two / one) for _, one, two, *_ in distances)
+    points = [(value, -math.log(1 - i / len(x))) for i, value in enumerate(mu[: len(x) * 9 // 10], 1)]
+    return sum(a * b for a, b in points) / sum(a * a for a, _ in points)
+
+
 def _circle(m: int) -> np.ndarray:
     angle = 2 * np.pi * np.arange(m) / m
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -85,10 +104,12 @@ def cases() -> list[Case]:
     return [
         Case("rankme", "singular values (3, 1)", 1.754765, RANKME, lambda: rankme(_spectrum(3, 1)), 2e-6 + 5e-6),
         Case("rankme", "6 equal singular values", 6, RANKME, lambda: rankme(_spectrum(*[2.0] * 6)), 2e-5),
+        Case("rankme", "singular values (3, 1) and 198 of 0, each of which counts 1e-7", _rankme_with_zeros(198), RANKME, lambda: rankme(np.pad(_spectrum(3, 1, n=200), ((0, 0), (0, 198)))), 1e-7),
         Case("effective_rank", "singular values (3, 1)", math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))), ROY, lambda: effective_rank(_spectrum(3, 1))),
         Case("effective_rank", "5 equal singular values", 5, ROY, lambda: effective_rank(_spectrum(*[1.0] * 5))),
         Case("lidar", "eigenvalues (4, 2, 1, 1): 2^1.75", 3.363586, LIDAR, lambda: lidar(_between(4, 2, 1, 1)), 1e-3),
         *(Case("lidar", f"{c} equally distant means: c - 1", c - 1, LIDAR, lambda c=c: lidar(_simplex(c)), 1e-3) for c in (3, 6)),
+        Case("lidar", "between (4, 1), within (1, 0), delta 1: eigenvalues (2, 1)", 3 / 2 ** (2 / 3), LIDAR, lambda: lidar(_crossed(), delta=1.0), 2e-6),
         Case("alpha_req", "eigenvalues i^-1.3", 1.3, ALPHA, lambda: alpha_req(power)),
         Case("alpha_req", "the same, asked a second time", 1.3, ALPHA, lambda: (alpha_req(power), alpha_req(power))[1]),
         Case("nesum", "eigenvalues (4, 2, 1, 1)", 2, "He and Ozay 2022", lambda: nesum(_eigenvalues(4, 2, 1, 1))),
@@ -99,6 +120,7 @@ def cases() -> list[Case]:
         Case("two_nn", "unit cube of 2 dimensions, n = 1000 (mean of 8)", 1.97, FACCO, lambda: _cube(2, 8), 0.09),
         Case("two_nn", "unit cube of 5 dimensions, n = 1000 (mean of 8)", 4.65, FACCO, lambda: _cube(5, 8), 0.22),
         Case("two_nn", "unit cube of 10 dimensions, n = 1000 (mean of 8)", 8.49, FACCO, lambda: _cube(10, 8), 0.4),
+        Case("two_nn", "the smallest nine tenths of 60 draws minus a fit by hand", 0, FACCO, lambda: two_nn(normal(60, 3, seed=5)) - _two_nn_by_hand(normal(60, 3, seed=5))),
         Case("two_nn", "each point twice minus once", 0, FACCO, lambda: two_nn(np.repeat(normal(300, 3, seed=0), 2, axis=0)) - two_nn(normal(300, 3, seed=0))),
         Case("mle_dimension", "Gaussian on a plane in 6 dimensions, n = 2000", 2, LEVINA, lambda: mle_dimension(normal(2000, 2, seed=1) @ rotation(6, 3)[:2]), 0.12),
         Case("uniformity", "orthonormal vectors", -4, WANG, lambda: uniformity(np.eye(32))),

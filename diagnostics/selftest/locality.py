@@ -169,6 +169,7 @@ def cases() -> list[Case]:
         Case("attention_distance", "uniform query beside the centre of 14 x 14 cells of 16 px", 86.018933, VIT, lambda: _one_query(7 * 14 + 7, 14), 1e-5),
         Case("attention_distance", "every query attends to itself", 0, VIT, lambda: float(attention_distance(np.eye(49)[None], (7, 7))[0])),
         Case("attention_distance", "right neighbour with wrap, 14 columns of 16 px", 29.714286, VIT, lambda: float(attention_distance(_next_with_wrap(14), (14, 14), cell=16)[0])),
+        Case("attention_distance", "the other of 2 rows of 6 cells, 3 high and 5 wide", 3, VIT, lambda: float(attention_distance(np.roll(np.eye(12), 6, axis=1)[None], (2, 6), cell=(3.0, 5.0))[0])),
         Case("attention_distance", "Gaussian of 32 px on 14 x 14 cells of 16 px", 36.679733, VIT, lambda: float(attention_distance(_gaussian(14, 16, 32), (14, 14), cell=16)[0])),
         Case("attention_distance", "uniform, 512 steps: (T^2 - 1) / 3T", 170.666016, VIT, lambda: float(attention_distance(_uniform(512), (512,))[0])),
         Case("attention_distance", "uniform, 40 % of the mass on keys outside the grid", 116.492227, VIT, lambda: float(attention_distance(0.6 * _uniform(196), (14, 14), cell=16)[0])),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import xarray as xr
 
+from diagnostics.activations import StoredTarget
 from diagnostics.measures.probes import (
     attentive,
     confusion,
@@ -17,8 +19,9 @@ from diagnostics.measures.probes import (
     retrieval_recall,
 )
 from diagnostics.measures.probes.cross_attention import HEADS, attend
-from diagnostics.measures.probes.least_squares import RidgePath
-from diagnostics.selftest.cases import Case, normal
+from diagnostics.measures.probes.least_squares import PENALTIES, RidgePath
+from diagnostics.measures.probes.linear import LinearProbe
+from diagnostics.selftest.cases import Arrays, Case, normal
 
 WU = "Wu et al. 2018 (1805.01978), eq. 7"
 VOC = "Everingham et al. 2010"
@@ -32,6 +35,30 @@ def _ridge_r2(shift: float) -> float:
     y = x @ np.arange(1.0, 6)[:, None] + 3
     guess = RidgePath.from_data(x[:60], y[:60]).predict(x[60:], (1e-12,))[0]
     return 1 - float(((guess - y[60:]) ** 2).sum() / ((y[60:] - y[:60].mean()) ** 2).sum())
+
+
+def _shrunk(rows: int, copies: int) -> float:
+    """What ridge with a penalty of 1/2 predicts where the truth is 1: copies of one feature that is the target, 1 or -1."""
+    sign = np.resize([1.0, -1.0], rows)[:, None]
+    return float(
+        RidgePath.from_data(np.repeat(sign, copies, axis=1), sign).predict(np.ones((1, copies)), (0.5,))[0, 0, 0]
+    )
+
+
+def _two_slopes() -> xr.Dataset:
+    """One feature, 1 or -1, and a target of 1, 3 and 2 times it in train, val and test, as many of each."""
+    sign, slope = np.resize([1.0, -1.0], 120), np.repeat([1.0, 3.0, 2.0], 40)
+    taps = Arrays({"feature": sign[:, None]}, np.repeat(["train", "val", "test"], 40).tolist())
+    return LinearProbe().compute(taps, StoredTarget("slope", "value", slope * sign), 0)
+
+
+def _refitted() -> float:
+    found = _two_slopes()
+    return 1 - float(found["loss"].sum() / found["reference_loss"].sum())
+
+
+def _penalty_of_val() -> float:
+    return float(_two_slopes()["penalty"][0])
 
 
 def _left_out() -> float:
@@ -102,6 +129,7 @@ def _constant_step() -> float:
 def cases() -> list[Case]:
     """All of them."""
     truth = 1 + np.random.default_rng(3).random((3, 20))
+    leaning = np.array([[0.9, np.sqrt(0.19)], [0.8, 0.6], [0.8, -0.6]])
     bank = np.array([[1.0, 0.0], [0.9, np.sqrt(0.19)], [0.0, 1.0]])
     return [
         *(
@@ -109,6 +137,12 @@ def cases() -> list[Case]:
             for i, value in enumerate((0.675994, 0.162003, 0.162003))
         ),
         Case("knn_probe", "votes of the nearest alone", 1, WU, lambda: float(knn_votes(bank, np.array([0, 1, 1]), np.array([[5.0, 0.0]]), (1,))[0, 0, 0])),
+        Case("knn_probe", "votes of similarities (.9, .8, .8), temperature .07", 0.675994, WU, lambda: float(knn_votes(leaning, np.array([0, 1, 1]), np.array([[2.0, 0.0]]), (3,))[0, 0, 0])),
+        Case("knn_probe", "the same, temperature .5", 1 / (1 + 2 * np.exp(-0.2)), WU, lambda: float(knn_votes(leaning, np.array([0, 1, 1]), np.array([[2.0, 0.0]]), (3,), 0.5)[0, 0, 0])),
+        Case("linear_probe", "ridge: one feature of spread 1, penalty 1/2 a row: 1 / (1 + 1/2)", 2 / 3, "Hoerl and Kennard 1970", lambda: _shrunk(10, 1)),
+        Case("linear_probe", "ridge: the same feature 6 times in 4 rows: 6 / (6 + 1/2)", 12 / 13, "Hoerl and Kennard 1970", lambda: _shrunk(4, 6)),
+        Case("linear_probe", "slope 1 in train and 3 in val: fitted on both again, a slope of 2 is right on test", 1, "docs/statistics.md", _refitted, 1e-3),
+        Case("linear_probe", "the same, best slope on val: the one with the smallest penalty", PENALTIES[0], "docs/statistics.md", _penalty_of_val),
         Case("linear_probe", "ridge: R2 of y = x w, penalty near 0", 1, "Hoerl and Kennard 1970", lambda: _ridge_r2(0)),
         Case("linear_probe", "ridge: the same, features shifted by 1e4", 1, "Hoerl and Kennard 1970", lambda: _ridge_r2(1e4)),
         Case("linear_probe", "ridge: leave-one-out from the hat matrix minus fits without the row", 0, "Allen 1974", _left_out),

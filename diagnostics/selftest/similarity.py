@@ -22,7 +22,8 @@ from diagnostics.measures.similarity import (
     svcca,
 )
 from diagnostics.measures.similarity.dissimilarity import Comparison
-from diagnostics.selftest.cases import Case, centred_axes, normal, rotation
+from diagnostics.measures.similarity.minibatch import BATCH, MinibatchAlignment
+from diagnostics.selftest.cases import Arrays, Case, centred_axes, normal, rotation
 
 KORNBLITH = "Kornblith et al. 2019 (1905.00414)"
 SONG = "Song et al. 2012, eq. 5"
@@ -67,6 +68,13 @@ def _one_shared_component(n: int = 500) -> float:
     return svcca(np.hstack([shared, normal(n, 20, seed=1)]), np.hstack([shared, normal(n, 20, seed=2)]))
 
 
+def _minibatch_of_taps() -> float:
+    x, y = normal(BATCH + 6, 4, seed=8), normal(BATCH + 6, 3, seed=9)
+    taps = Arrays({"x": x, "y": y + x[:, :3]}, ["train"] * len(x))
+    found = MinibatchAlignment().compute(taps, None, 0)["matrix"]
+    return float(found.sel(tap="x", tap_other="y")) - minibatch_cka(x, y + x[:, :3], batch_size=BATCH)
+
+
 def cases() -> list[Case]:
     """All of them."""
     x, y, wide = normal(60, 8, seed=3), normal(60, 6, seed=7), normal(40, 5, seed=4)
@@ -74,6 +82,7 @@ def cases() -> list[Case]:
     a, b = _col(1, 2, 4, 8), _col(1, 3, 2, 7)
     a5, b5 = _col(1, 2, 4, 8, 5), _col(1, 3, 2, 7, 6)
     u, v = _col(0, 1, 3), _col(1, 0, 3)
+    strong = tuple(centred_axes(16, 3)[:, [0, other]] * [3.0, 1.0] for other in (1, 2))
     mixing = normal(8, 8, seed=5) + 3 * np.eye(8)
     found = [
         Case("cka", "rotated copy", 1, KORNBLITH, lambda: cka(x, x @ rotation(8, 0))),
@@ -90,6 +99,7 @@ def cases() -> list[Case]:
         Case("cka", "biased, independent, n = 64, p = 4096: sqrt(pq / ((n+p)(n+q)))", 0.9846, KORNBLITH, lambda: _inflated(64, 4096, 2), 1e-3),
         Case("cka", "biased, independent, n = p = 256 (mean of 3 draws)", 0.5, KORNBLITH, lambda: _inflated(256, 256, 3), 3e-3),
         Case("cka", "biased, independent, n = 1024, p = 192", 0.1579, KORNBLITH, lambda: _inflated(1024, 192, 1), 3e-3),
+        Case("hsic", "biased, one feature each: squared sum of products over (n - 1)^2", (11 / 3) ** 2 / 4, "Gretton et al. 2005, eq. 9", lambda: hsic(u, v, unbiased=False)),
         Case("hsic", "n = 4, ab", 2.333333, SONG, lambda: hsic(a, b)),
         Case("hsic", "n = 4, aa", 44.666667, SONG, lambda: hsic(a, a)),
         Case("hsic", "n = 4, bb", 12.666667, SONG, lambda: hsic(b, b)),
@@ -111,6 +121,8 @@ def cases() -> list[Case]:
         Case("minibatch_cka", "one batch of all samples minus debiased CKA", 0, NGUYEN, lambda: minibatch_cka(x[:, :4], x[:, 2:], batch_size=60) - cka(x[:, :4], x[:, 2:])),
         Case("minibatch_cka", "shifted copy, batches of 8", 1, NGUYEN, lambda: minibatch_cka(x, 0.1 * x + 100, batch_size=8)),
         Case("minibatch_cka", "two batches of (1, 2, 4, 8) and (1, 3, 2, 7): sums, divided once", 0.098097, NGUYEN, lambda: minibatch_cka(np.vstack([a, a]), np.vstack([b, b]), batch_size=4)),
+        Case("minibatch_cka", "batches of 5 and 4 samples: each weighs by its samples", (5 * 28.9 + 4 * 7 / 3) / math.sqrt((5 * 38.5 + 4 * 134 / 3) * (5 * 1331 / 30 + 4 * 38 / 3)), NGUYEN, lambda: minibatch_cka(np.vstack([a5, a]), np.vstack([b5, b]), batch_size=5)),
+        Case("minibatch_cka", "of two taps, a full batch and one of 6 samples, minus the plain function", 0, NGUYEN, _minibatch_of_taps),
         Case("mutual_knn", "copy", 1, HUH, lambda: mutual_knn(x, x, k=5)),
         Case("mutual_knn", "independent, n = 1024, k = 10: k / (n - 1)", 0.009775, HUH, lambda: mutual_knn(normal(1024, 16, seed=0), normal(1024, 16, seed=1), k=10), 3e-3),
         Case("cknna", "copy", 1, HUH, lambda: cknna(x, x, k=5)),
@@ -118,6 +130,9 @@ def cases() -> list[Case]:
         Case("cca", "6 orthonormal columns of which 2 are shared", 1 / 3, "Raghu et al. 2017 (1706.05806)", lambda: cca(*blocks)),
         Case("cca", "mean squared correlation, independent, n = 500, p = 20, q = 30: max(p, q) / (n - 1)", 0.0601, "measures: Wishart mean", lambda: float(np.mean(canonical_correlations(normal(500, 20, seed=0), normal(500, 30, seed=1)) ** 2)), 8e-3),
         Case("svcca", "only the strongest of 21 components shared", 0.2088, "Raghu et al. 2017 (1706.05806)", _one_shared_component, 0.05),
+        Case("svcca", "singular values (3, 1), the first shared, 85 % of the variance kept: one component", 1, "Raghu et al. 2017 (1706.05806)", lambda: svcca(*strong, variance=0.85)),
+        Case("svcca", "the same, 95 % kept: two components", 0.5, "Raghu et al. 2017 (1706.05806)", lambda: svcca(*strong, variance=0.95)),
+        Case("pwcca", "singular values (3, 1), the first shared: 3 / (3 + 1)", 0.75, "Morcos et al. 2018 (1806.05759)", lambda: pwcca(*strong)),
         Case("pwcca", "invertible map", 1, "Morcos et al. 2018 (1806.05759)", lambda: pwcca(x, x @ mixing)),
         Case("pwcca", "x wider than y, y inside x", 1, "Morcos et al. 2018 (1806.05759)", lambda: pwcca(x[:, :3], x)),
         Case("procrustes", "rotated copy", 0, "Ding et al. 2021 (2108.01661)", lambda: procrustes(x, 3 * x @ rotation(8, 1) + 5)),
