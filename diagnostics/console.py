@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diagnostics import controls as control
-from diagnostics.profiles import Profile, lines_shown, similarity_said
+from diagnostics.profiles import INTERVALS, Profile, lines_shown, similarity_said
 from diagnostics.progress import Cost, Progress, Watch, duration, size
 from diagnostics.runs import Run
 from diagnostics.statistics import Interval
@@ -92,9 +92,7 @@ def print_run(run: Run) -> None:
     if run.untrained:
         console.print(Text(run.untrained, style="yellow"))
     if probes:
-        console.print(
-            "Best tap chosen on val, scores read on test, 95 % intervals over independent units, cut at no bound but 1"
-        )
+        console.print(f"Best tap chosen on val, scores read on test; {INTERVALS}")
         console.print(_probe_table(probes))
         for p in probes:
             console.print(Text(f"{_named(p)}: {p.reading}", style="dim"))
