@@ -13,9 +13,9 @@ from diagnostics.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from diagnostics.comparison import Comparison, compare
-    from diagnostics.console import watcher
     from diagnostics.dataset import Dataset, Target, padded, split_groups
     from diagnostics.discovery import discover
+    from diagnostics.escaping import printable
     from diagnostics.frames import frames_of
     from diagnostics.jobs import run
     from diagnostics.measures.base import Measure
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from diagnostics.saved import load_encoder, save_encoder
     from diagnostics.taps import Encoder, Grid, Site, Tap, stack_taps
     from diagnostics.torch_encoder import TorchEncoder
+    from diagnostics.watching import watcher
 
 __version__ = "0.1.0"
 
@@ -47,7 +48,8 @@ _HOME = {
     "save_encoder": "saved",
     "build": "registry",
     "Progress": "progress",
-    "watcher": "console",
+    "printable": "escaping",
+    "watcher": "watching",
     "Measure": "measures.base",
     "Run": "runs",
     "open_run": "runs",
@@ -76,6 +78,7 @@ __all__ = [
     "load_encoder",
     "open_run",
     "padded",
+    "printable",
     "run",
     "save_encoder",
     "split_groups",

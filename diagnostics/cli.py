@@ -121,8 +121,9 @@ def run(
     An interrupted run goes on from where it was when the same command is given again. Results of other measures and
     controls in the folder stay. Exit status 1 where a measure broke and the rest stands.
     """
-    from diagnostics.console import print_run, watcher
+    from diagnostics.console import print_run
     from diagnostics.jobs import run as run_it
+    from diagnostics.watching import watcher
 
     if on_error is not None:
         data += f"{'&' if '?' in data else '?'}on_error={on_error}"
@@ -191,8 +192,8 @@ def compare(
     them, what it recovered and what it kept is shown.
     """
     from diagnostics.comparison import compare as compare_them
-    from diagnostics.console import watcher
     from diagnostics.console_comparison import print_comparison
+    from diagnostics.watching import watcher
 
     with watcher() as watch:
         found = compare_them(
@@ -238,7 +239,8 @@ def check(
     Exit status 1 when a check fails.
     """
     from diagnostics.conformance import check_encoder
-    from diagnostics.console import print_conformance, watcher
+    from diagnostics.console import print_conformance
+    from diagnostics.watching import watcher
 
     with watcher() as watch:
         found = check_encoder(encoder, data, watch)
@@ -306,8 +308,9 @@ def list_(
 @guarded
 def selftest(json: Json = False) -> None:
     """Compute every known answer on this machine and compare; exit status 1 when one is off."""
-    from diagnostics.console import print_selftest, watcher
+    from diagnostics.console import print_selftest
     from diagnostics.selftest import run_selftest
+    from diagnostics.watching import watcher
 
     with watcher() as watch:
         outcomes = run_selftest(watch)

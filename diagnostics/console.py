@@ -1,79 +1,25 @@
-"""What people see in a terminal: tables on stdout, cost and progress on stderr."""
+"""What people see in a terminal: the tables of a run, an encoder, its checks, the known answers, and what plugins offer."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import time
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
-from rich.table import Table
 from rich.text import Text
 
 from diagnostics import controls as control
-from diagnostics.profiles import Profile, lines_shown, similarity_said
-from diagnostics.progress import Cost, Progress, Watch, duration, size
+from diagnostics.escaping import printable
+from diagnostics.layout import show, show_table, terminal, whole
+from diagnostics.profiles import INTERVALS, Profile, lines_shown, similarity_said
+from diagnostics.progress import duration, size
 from diagnostics.runs import Run
 from diagnostics.statistics import Interval
 
 if TYPE_CHECKING:
     from diagnostics.conformance import Conformance
     from diagnostics.selftest import Outcome
-
-# Columns of a table need room even where the output is a file or a pipe.
-PIPE_WIDTH = 140
-# Without a terminal, progress is a line now and then.
-LINE_EVERY = 10.0
-
-
-def terminal() -> Console:
-    """The console that tables go to, wide enough where it is a file or a pipe."""
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
-
-
-@contextlib.contextmanager
-def watcher() -> Generator[Watch]:
-    """Progress bars in a terminal, a line every ten seconds elsewhere; both on stderr."""
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        yield _lines()
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def watch(event: Cost | Progress) -> None:
-            if isinstance(event, Cost):
-                console.print(str(event))
-                return
-            if event.step not in tasks:
-                tasks[event.step] = bars.add_task(event.step, total=event.total)
-            said = f"{event.step}: {event.now}" if event.now else event.step
-            bars.update(tasks[event.step], completed=event.done, visible=event.done < event.total, description=said)
-
-        yield watch
-
-
-def _lines() -> Watch:
-    said = time.monotonic()
-
-    def watch(event: Cost | Progress) -> None:
-        nonlocal said
-        if isinstance(event, Cost):
-            print(event, file=sys.stderr, flush=True)
-        elif time.monotonic() - said > LINE_EVERY:
-            said = time.monotonic()
-            now = f", now {event.now}" if event.now else ""
-            print(f"{event.step}: {event.done} of {event.total}{now}", file=sys.stderr, flush=True)
-
-    return watch
 
 
 def print_run(run: Run) -> None:
@@ -85,249 +31,242 @@ def print_run(run: Run) -> None:
     n = run.n
     groups = run.store.attrs["dataset"]["groups"]
     units = f" (samples of {groups} independent groups)" if groups != sum(n.values()) else ""
-    console.print(
-        f"[bold]{safe(run.encoder)}[/bold] on [bold]{safe(run.dataset)}[/bold], n = {n['train']} train, {n['val']} val, "
-        f"{n['test']} test{units}"
+    show(
+        console,
+        f"{whole(run.encoder)} on {whole(run.dataset)}, n = {n['train']} train, {n['val']} val, {n['test']} test{units}",
+        "bold",
     )
     if run.untrained:
-        console.print(Text(run.untrained, style="yellow"))
+        show(console, printable(run.untrained), "yellow")
     if probes:
-        console.print(
-            "Best tap chosen on val, scores read on test, 95 % intervals over independent units, cut at no bound but 1"
-        )
-        console.print(_probe_table(probes))
+        show(console, f"Best tap chosen on val, scores read on test; {INTERVALS}")
+        _print_probes(console, probes)
         for p in probes:
-            console.print(Text(f"{_named(p)}: {p.reading}", style="dim"))
+            show(console, f"{_named(p)}: {printable(p.reading)}", "dim", hanging=2)
         for few in dict.fromkeys(p.few for p in probes if p.few):
-            console.print(Text(f"Beware: {few}.", style="yellow"))
+            show(console, f"Beware: {printable(few)}.", "yellow")
         if any(p.controls for p in probes):
-            console.print(_control_table(probes))
+            _print_controls(console, probes)
     if others:
-        console.print(_other_table(others))
-    for found in run.similarity():
-        console.print(Text(similarity_said(found)))
-    for why, names in by_reason(run.skipped).items():
-        console.print(Text(f"left out: {', '.join(names)}: {why}", style="dim"))
-    console.print(f"\nReport: {safe(str(run.path / 'report.html'))}")
+        _print_others(console, others)
+    for alike in run.similarity():
+        show(console, printable(similarity_said(alike)), hanging=2)
+    print_left_out(console, run.skipped)
+    show(console, "")
+    show(console, f"Report: {whole(run.path / 'report.html')}")
 
 
-def by_reason(skipped: Mapping[str, str]) -> dict[str, list[str]]:
-    """What was left out by why: equal reasons once."""
-    found: dict[str, list[str]] = {}
+def print_left_out(console: Console, skipped: Mapping[str, str]) -> None:
+    """What was left out, by why: equal reasons once."""
+    by_reason: dict[str, list[str]] = {}
     for what, why in skipped.items():
-        found.setdefault(why, []).append(what)
-    return found
+        by_reason.setdefault(why, []).append(whole(what))
+    for why, names in by_reason.items():
+        show(console, f"left out: {', '.join(names)}: {printable(why)}", "dim", hanging=2)
 
 
-def _probe_table(probes: list[Profile]) -> Table:
-    table = plain_table("target", "family", "best tap (depth)", "score", "output", "hidden gap")
-    for p in probes:
-        best = f"{p.best_tap} ({p.depth_of(p.best_tap):.2f})" if p.best_tap else "none"
-        table.add_row(
+def _print_probes(console: Console, probes: list[Profile]) -> None:
+    rows = [
+        [
             _named(p),
-            p.family,
-            safe(best),
+            whole(p.family),
+            f"{whole(p.best_tap)} ({p.depth_of(p.best_tap):.2f})" if p.best_tap else "none",
             interval_said(p.best),
             interval_said(p.output),
             interval_said(p.hidden_gap, signed=True),
-        )
-    return table
+        ]
+        for p in probes
+    ]
+    show_table(console, ["target", "family", "best tap (depth)", "score", "output", "hidden gap"], rows)
 
 
 def _named(p: Profile) -> str:
     """The target, with what was scored."""
-    probe = "" if p.measure == "linear_probe" or not p.target else f"{p.measure} "
-    return f"{safe(p.target or p.measure)} ({probe}{p.data.attrs['score_name']})"
+    probe = "" if p.measure == "linear_probe" or not p.target else f"{whole(p.measure)} "
+    return f"{whole(p.target or p.measure)} ({probe}{printable(p.data.attrs['score_name'])})"
 
 
-def _control_table(probes: list[Profile]) -> Table:
+def _print_controls(console: Console, probes: list[Profile]) -> None:
     names = [name for name in control.NAMES if any(name in p.controls for p in probes)]
-    table = plain_table("controls: the best they reach", "the encoder", *(name.replace("_", " ") for name in names))
-    for p in probes:
-        table.add_row(_named(p), _value(p.best), *(_value(p.control(name)) for name in names))
-    return table
+    rows = [[_named(p), _value(p.best), *(_value(p.control(name)) for name in names)] for p in probes]
+    columns = ["controls: the best they reach", "the encoder", *(name.replace("_", " ") for name in names)]
+    show_table(console, columns, rows)
 
 
-def _other_table(others: list[Profile]) -> Table:
-    table = plain_table(
-        "measure without target", "family", "smallest", "largest", "output", "fresh weights", "lines at output"
-    )
-    table.columns[0].no_wrap, table.columns[-1].no_wrap = True, False
+def _print_others(console: Console, others: list[Profile]) -> None:
+    rows: list[list[str]] = []
     for p in others:
         score = p.data["score"].values
         known = np.isfinite(score).any()
         smallest, largest = (
-            (f"{score[i]:.3g} at {p.taps[i]}" for i in (int(np.nanargmin(score)), int(np.nanargmax(score))))
+            (f"{score[i]:.3g} at {whole(p.taps[i])}" for i in (int(np.nanargmin(score)), int(np.nanargmax(score))))
             if known
             else ("none", "none")
         )
-        table.add_row(
-            p.measure, p.family, safe(smallest), safe(largest), interval_said(p.output, digits=3),
-            _value(p.control("fresh_weights"), digits=3), safe(lines_shown(p)),
+        rows.append(
+            [
+                whole(p.measure), whole(p.family), smallest, largest, interval_said(p.output, digits=3),
+                _value(p.control("fresh_weights"), digits=3),
+                ", ".join(whole(line) for line in lines_shown(p).split(", ")),
+            ]
         )  # fmt: skip
-    return table
+    show_table(
+        console,
+        ["measure without target", "family", "smallest", "largest", "output", "fresh weights", "lines at output"],
+        rows,
+    )
 
 
-def plain_table(*columns: str, prose: bool = False) -> Table:
-    """A table without lines; cells of all columns but the first stay on one line unless it holds `prose`."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for i, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=i > 0 and not prose)
-    return table
-
-
-def interval_said(found: Interval | None, *, signed: bool = False, digits: int | None = None) -> str:
-    """A value with its interval, safe for rich."""
-    if found is None or found.value != found.value:
+def interval_said(estimate: Interval | None, *, signed: bool = False, digits: int | None = None) -> str:
+    """A value with its interval."""
+    if estimate is None or estimate.value != estimate.value:
         return "none"
-    if found.low != found.low:
-        return f"{found.value:.{digits}g}" if digits else f"{found.value:.3f}"
-    if digits:
-        return f"{found.value:.{digits}g} \\[{found.low:.{digits}g}, {found.high:.{digits}g}]"
-    value = f"{found.value:+.3f}" if signed else f"{found.value:.3f}"
-    return f"{value} \\[{found.low:.3f}, {found.high:.3f}]"
+    value, low, high = (_number(x, digits) for x in (estimate.value, estimate.low, estimate.high))
+    value = f"+{value}" if signed and not value.startswith("-") else value
+    return value if estimate.low != estimate.low else f"{value} [{low}, {high}]"
 
 
-def _value(found: Interval | None, digits: int = 0) -> str:
-    if found is None or found.value != found.value:
+def _value(estimate: Interval | None, digits: int | None = None) -> str:
+    if estimate is None or estimate.value != estimate.value:
         return "-"
-    return f"{found.value:.{digits}g}" if digits else f"{found.value:.3f}"
+    return _number(estimate.value, digits)
 
 
-def safe(text: str) -> str:
-    """Text in which rich finds no markup."""
-    return text.replace("[", "\\[")
+def _number(value: float, digits: int | None) -> str:
+    # The score of a fit gone wrong may be -1e100, which is a line long with three decimals.
+    return f"{value:.{digits}g}" if digits else f"{value:.3f}" if abs(value) < 1e6 else f"{value:.3e}"
 
 
-def print_inspection(found: dict[str, Any]) -> None:
+def print_inspection(inspected: dict[str, Any]) -> None:
     """An encoder's taps, and what a sample costs."""
     console = terminal()
-    parameters = f", {found['parameters']:,} parameters" if found["parameters"] else ""
-    console.print(f"[bold]{safe(found['encoder'])}[/bold]: {found['modality']}{parameters}")
-    table = plain_table("tap", "depth", "part", "features", "grid", "read")
-    for tap in found["taps"]:
+    parameters = f", {inspected['parameters']:,} parameters" if inspected["parameters"] else ""
+    show(console, f"{whole(inspected['encoder'])}: {inspected['modality']}{parameters}", "bold")
+    rows: list[list[str]] = []
+    for tap in inspected["taps"]:
         cells = " x ".join(f"{n} {axis}" for n, axis in zip(tap["grid"], tap["axes"], strict=True))
         prefix = f" + {tap['prefix']} prefix" if tap["prefix"] else ""
         # One token stands for the whole sample, and not for a place in it.
         grid = "-" if not prefix and set(tap["grid"]) == {1} else cells + prefix
-        mark = " (output)" if tap["name"] == found["output_tap"] else ""
-        table.add_row(tap["name"] + mark, f"{tap['depth']:.2f}", tap["part"], str(tap["features"]), grid, tap["read"])
-    console.print(table)
-    configuration = found["identity"].get("configuration", "").removeprefix(found["encoder"]).strip()
+        mark = " (output)" if tap["name"] == inspected["output_tap"] else ""
+        rows.append(
+            [
+                whole(tap["name"]) + mark, f"{tap['depth']:.2f}", printable(tap["part"]), str(tap["features"]),
+                printable(grid), printable(tap["read"]),
+            ]
+        )  # fmt: skip
+    show_table(console, ["tap", "depth", "part", "features", "grid", "read"], rows)
+    configuration = inspected["identity"].get("configuration", "").removeprefix(inspected["encoder"]).strip()
     if configuration:
-        console.print(f"Configuration: {safe(configuration)}.")
-    lineage = found["lineage"]
+        show(console, f"Configuration: {printable(configuration)}.")
+    lineage = inspected["lineage"]
     if how := lineage.get("how"):
         on = f", on {lineage['data']}" if lineage.get("data") else ""
-        console.print(f"Made by: {safe(str(how) + on)}.")
-    console.print(
-        f"A sample takes {found['seconds_per_sample'] * 1e3:.1f} ms; it leaves "
-        f"{size(found['pooled_bytes_per_sample'])} pooled ({' and '.join(found['pooling'])}) and "
-        f"{size(found['token_bytes_per_sample'])} of tokens; 1,000 samples take about "
-        f"{duration(found['seconds_per_sample'] * 1000)}."
+        show(console, f"Made by: {printable(f'{how}{on}')}.")
+    show(
+        console,
+        f"A sample takes {inspected['seconds_per_sample'] * 1e3:.1f} ms; it leaves "
+        f"{size(inspected['pooled_bytes_per_sample'])} pooled ({' and '.join(inspected['pooling'])}) and "
+        f"{size(inspected['token_bytes_per_sample'])} of tokens; 1,000 samples take about "
+        f"{duration(inspected['seconds_per_sample'] * 1000)}.",
     )
-
-    if placement := found.get("placement"):
-        verdict = {True: "[green]right[/]", False: "[bold red]WRONG[/]", None: "not verified"}[placement["right"]]
-        console.print(f"Grid {verdict}: {safe(placement['said'])}.")
+    if placement := inspected.get("placement"):
+        verdict, style = {True: ("right", "green"), False: ("WRONG", "bold red"), None: ("not verified", "")}[
+            placement["right"]
+        ]
+        show(console, f"Grid {verdict}: {printable(placement['said'])}.", style)
         if placement.get("prefix_moved"):
-            console.print("Prefix tokens moved too: this tap has seen them mixed.")
+            show(console, "Prefix tokens moved too: this tap has seen them mixed.")
 
 
-def print_conformance(found: Conformance) -> None:
+def print_conformance(conformance: Conformance) -> None:
     """Each check with its verdict and what was found; those that failed stand in red."""
     console = terminal()
-    style = {"ok": "green", "failed": "bold red", "not applicable": "dim"}
-    table = plain_table("check", "", "found", prose=True)
-    table.columns[0].no_wrap = table.columns[1].no_wrap = True
-    for outcome in found.outcomes:
-        verdict = "FAILED" if outcome.verdict == "failed" else "-" if outcome.verdict != "ok" else "ok"
-        said = Text(outcome.said, style="" if outcome.verdict != "not applicable" else "dim")
-        table.add_row(outcome.check, Text(verdict, style=style[outcome.verdict]), said)
-    console.print(table)
-    passed = sum(outcome.verdict == "ok" for outcome in found.outcomes)
-    idle = len(found.outcomes) - passed - found.failed
-    console.print(
-        f"{found.encoder}: {passed} ok, {found.failed} failed, {idle} not applicable, "
-        f"from {found.passes} forward passes in {found.seconds:.1f} s.",
-        markup=False,
+    shown = {"ok": ("ok", "green"), "failed": ("FAILED", "bold red"), "not applicable": ("-", "dim")}
+    rows: list[list[str | Text]] = []
+    for outcome in conformance.outcomes:
+        verdict, style = shown[outcome.verdict]
+        prose = Text(printable(outcome.said), style="dim" if outcome.verdict == "not applicable" else "")
+        rows.append([whole(outcome.check), Text(verdict, style), prose])
+    show_table(console, ["check", "verdict", "found"], rows)
+    passed = sum(outcome.verdict == "ok" for outcome in conformance.outcomes)
+    idle = len(conformance.outcomes) - passed - conformance.failed
+    show(
+        console,
+        f"{whole(conformance.encoder)}: {passed} ok, {conformance.failed} failed, {idle} not applicable, "
+        f"from {conformance.passes} forward passes in {conformance.seconds:.1f} s.",
     )
 
 
-def print_list(rows: dict[str, list[dict[str, Any]]]) -> None:
+def print_list(listed: dict[str, list[dict[str, Any]]]) -> None:
     """What plugins offer."""
     console = terminal()
-    for what, found in rows.items():
-        if what in ("encoders", "datasets"):
-            table = plain_table(what, "options", "plugin", prose=True)
-            for row in found:
-                name = row["name"] + row["takes"].upper()
-                options = ", ".join(f"{key}={value}" for key, value in row["options"].items())
-                table.add_row(safe(name), safe(options), safe(row["plugin"]))
-            if what == "encoders":
-                table.add_row("path/to/file.py:function", "", "your own file")
-        elif what == "measures":
-            _print_measures(console, found)
+    for what, offers in listed.items():
+        if what == "measures":
+            _print_measures(console, offers)
             continue
+        if what == "plugins":
+            columns = ["plugins", "version", "module", "offers"]
+            rows = [[*(whole(row[key]) for key in ("name", "version", "module")), _offers(row)] for row in offers]
         else:
-            table = plain_table("plugins", "version", "module", "offers", prose=True)
-            for row in found:
-                offers = "; ".join(f"{what}s: {', '.join(names)}" for what, names in row["offers"].items())
-                table.add_row(
-                    safe(row["name"]),
-                    row["version"],
-                    row["module"],
-                    safe((row["error"] and f"not loaded: {row['error']}") or offers),
-                )
-        console.print(table)
-        console.print()
+            columns = [what, "options", "plugin"]
+            rows = [[whole(row["name"] + row["takes"].upper()), _options(row), whole(row["plugin"])] for row in offers]
+            if what == "encoders":
+                rows.append([whole("path/to/file.py:function"), "", "your own file"])
+        show_table(console, columns, rows)
+        show(console, "")
+
+
+def _offers(plugin: dict[str, Any]) -> str:
+    if plugin["error"]:
+        return f"not loaded: {printable(plugin['error'])}"
+    return "; ".join(f"{what}s: {', '.join(map(whole, names))}" for what, names in plugin["offers"].items())
+
+
+def _options(offer: dict[str, Any]) -> str:
+    return ", ".join(whole(f"{key}={value}") for key, value in offer["options"].items())
 
 
 def _print_measures(console: Console, rows: list[dict[str, Any]]) -> None:
     """Name and question of each measure, and below it what it needs and where it is defined."""
     for standard, title in ((True, "standard: what a run measures"), (False, "all: what --measures adds")):
-        console.print(f"[bold]measures, {title}[/bold]")
+        show(console, f"measures, {title}", "bold")
         for row in (row for row in rows if row["standard"] is standard):
             needs = f"{row['needs']}; target {', '.join(row['targets'])}" if row["targets"] else row["needs"]
-            grid = Table.grid(padding=(0, 2))
-            grid.add_column(width=22, no_wrap=True)
-            grid.add_column()
-            grid.add_row(safe(row["name"]), safe(row["answers"]))
-            grid.add_row("", Text(f"{needs}. {row['source']}", style="dim"))
-            console.print(grid)
-        console.print()
+            show(console, f"{whole(row['name']):22}  {printable(row['answers'])}", hanging=24)
+            show(console, " " * 24 + printable(f"{needs}. {row['source']}"), "dim")
+        show(console, "")
 
 
 def print_selftest(outcomes: list[Outcome]) -> None:
     """Every known answer with what came out and how near it must be, and how many are right, by family of measures."""
     console = terminal()
-    table = plain_table("measure", "known answer", "expected", "within", "found", "", "source", prose=True)
+    rows: list[list[str | Text]] = []
     for outcome in outcomes:
         case = outcome.case
-        table.add_row(
-            case.measure, safe(case.what), f"{case.expected:.6g}", f"{case.tolerance:.2g}",
-            safe(outcome.error) if outcome.error else f"{outcome.found:.6g}",
-            Text("right", style="green") if outcome.right else Text("OFF", style="bold red"), safe(case.source),
+        rows.append(
+            [
+                whole(case.measure), printable(case.what), f"{case.expected:.6g}", f"{case.tolerance:.2g}",
+                printable(outcome.error) if outcome.error else f"{outcome.found:.6g}",
+                Text("right", "green") if outcome.right else Text("OFF", "bold red"), printable(case.source),
+            ]
         )  # fmt: skip
-    console.print(table)
+    show_table(console, ["measure", "known answer", "expected", "within", "found", "verdict", "source"], rows)
     families = {
         family: [o.right for o in outcomes if o.family == family]
         for family in dict.fromkeys(o.family for o in outcomes)
     }
-    console.print(", ".join(f"{family} {sum(right)} of {len(right)} right" for family, right in families.items()) + ".")
+    show(console, ", ".join(f"{family} {sum(right)} of {len(right)} right" for family, right in families.items()) + ".")
     wrong = [outcome for outcome in outcomes if not outcome.right]
     for outcome in wrong:
         # Again below the table, where a reader who scrolled past looks.
-        found = outcome.error or f"found {outcome.found:.9g}"
-        console.print(
-            f"[bold red]OFF[/]  {outcome.case.measure}, {safe(outcome.case.what)}: expected {outcome.case.expected:.9g} "
-            f"within {outcome.case.tolerance:g}, {safe(found)}"
+        instead = outcome.error or f"found {outcome.found:.9g}"
+        show(
+            console,
+            f"OFF  {outcome.case.measure}, {printable(outcome.case.what)}: expected {outcome.case.expected:.9g} "
+            f"within {outcome.case.tolerance:g}, {printable(instead)}",
+            "bold red",
+            hanging=2,
         )
-    console.print(
-        f"{len(outcomes)} known answers, {len(outcomes) - len(wrong)} right"
-        + (
-            f", {len(wrong)} off: please report them with the output of `diagnostics selftest --json`."
-            if wrong
-            else "."
-        )
-    )
+    off = f", {len(wrong)} off: please report them with the output of `diagnostics selftest --json`" if wrong else ""
+    show(console, f"{len(outcomes)} known answers, {len(outcomes) - len(wrong)} right{off}.")

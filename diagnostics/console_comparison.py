@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from diagnostics.comparison import Comparison
 from diagnostics.comparison.differences import QUANTITIES
 from diagnostics.comparison.words import (
-    PairRow,
     about_runs,
     alignment_said,
     along_depth_said,
@@ -30,7 +28,9 @@ from diagnostics.comparison.words import (
     shown_profiles,
     target_said,
 )
-from diagnostics.console import by_reason, plain_table, safe, terminal
+from diagnostics.console import print_left_out
+from diagnostics.escaping import printable
+from diagnostics.layout import show, show_table, terminal, whole
 from diagnostics.statistics import Interval
 
 MOST_ROWS = 30
@@ -40,76 +40,51 @@ MOST_ROWS = 30
 def print_comparison(found: Comparison, report: Path) -> None:
     """Standings by group, what alignments bought and cost, the differences that survive, and where taps correspond."""
     console = terminal()
-    console.print(Text(about_runs(found), style="bold"))
+    show(console, printable(about_runs(found)), "bold")
     shown = shown_profiles(found)
     if found.standings:
         several = any(len(members) > 1 for members in found.groups.values())
-        console.print(
+        show(
+            console,
             "Best tap chosen on val, scores read on test; 95 % intervals over test units"
-            + (" and, where a label has several seeds, over seeds; 2/3: the tap of 2 of 3 seeds" if several else "")
+            + (" and, where a label has several seeds, over seeds; 2/3: the tap of 2 of 3 seeds" if several else ""),
         )
-        _print_fitting(console, lambda gap: _standings(found, shown, gap))
+        _print_standings(console, found, shown)
         for line in controls_said(found, shown):
-            console.print(Text(line, style="dim"))
+            show(console, printable(line), "dim", hanging=2)
         for line in families_said(found):
-            console.print(Text(f"mean hidden gap, {line}"))
+            show(console, f"mean hidden gap, {printable(line)}", hanging=2)
         for line in heads_said(found, shown):
-            console.print(Text(line))
+            show(console, printable(line), hanging=2)
         for few in few_said(found):
-            console.print(Text(f"Beware: {few}.", style="yellow"))
+            show(console, f"Beware: {printable(few)}.", "yellow")
     if found.shares:
-        console.print("\nAlignments against what they started from (1: all of it)")
-        _print_fitting(console, lambda gap: _shares(found, shown, gap))
+        show(console, "")
+        show(console, "Alignments against what they started from (1: all of it)")
+        _print_shares(console, found, shown)
         for i, reason in enumerate(reasons_of(found), 1):
-            console.print(Text(f"({i}) {reason}", style="dim"))
+            show(console, f"({i}) {printable(reason)}", "dim", hanging=4)
     _print_differences(console, found, shown)
     for one in found.likenesses:
-        console.print(Text(likeness_said(one)))
+        show(console, printable(likeness_said(one)), hanging=2)
     more = found.data.sizes["target"] - len(shown)
     if more > 0:
         profiles = "profile (another probe, or a measure" if more == 1 else "profiles (other probes, measures"
         verb = "is" if more == 1 else "are"
-        console.print(Text(f"{more} further {profiles} without a target) {verb} in the report.", style="dim"))
-    for why, names in by_reason(found.left_out).items():
-        console.print(Text(f"left out: {', '.join(names)}: {why}", style="dim"))
-    console.print(f"\nReport: {safe(str(report))}")
+        show(console, f"{more} further {profiles} without a target) {verb} in the report.", "dim")
+    print_left_out(console, found.left_out)
+    show(console, "")
+    show(console, f"Report: {whole(report)}")
 
 
-def _print_fitting(console: Console, build: Callable[[str], Table]) -> None:
-    """A table whose numbers are never cut off: where it is too wide, intervals stand below their values."""
-    table = build(" ")
-    narrow = console.measure(table, options=console.options.update(max_width=1000)).maximum > console.width
-    console.print(build("\n") if narrow else table)
-
-
-def _broken(text: str, gap: str) -> str:
-    """A value and its interval with that between them; on two lines there is nothing within an interval to break at."""
-    if gap == "\n" and "[" in text:
-        value, _, interval = text.partition(" [")
-        text = f"{value}\n[{interval.replace(' ', '')}"
-    return safe(text)
-
-
-WORDS = ("best tap (depth)", "along the trunk")
-"""Columns that may be folded, beside the first; those of numbers may not."""
-
-
-def _grouped(*columns: str) -> Table:
-    """A table whose first column holds a target, and below it the labels."""
-    table = plain_table(*columns)
-    for column in table.columns:
-        column.no_wrap = column.header not in (columns[0], *WORDS)
-    return table
-
-
-def _standings(found: Comparison, shown: Sequence[str], gap: str) -> Table:
-    table = _grouped("target and encoder", "best tap (depth)", "score", "output", "hidden gap")
+def _print_standings(console: Console, found: Comparison, shown: Sequence[str]) -> None:
+    rows: list[list[str | Text]] = []
     before = ""
     for one in found.standings:
         if one.profile not in shown:
             continue
         if one.profile != before:
-            table.add_row(Text(target_said(found, one.profile), style="bold"))
+            rows.append([Text(printable(target_said(found, one.profile)), "bold")])
         before = one.profile
         same = all(
             tap == side.run.store.output_tap
@@ -117,60 +92,55 @@ def _standings(found: Comparison, shown: Sequence[str], gap: str) -> Table:
         )
         numbers = [_text(one.best.interval), _text(one.output.interval)]
         numbers.append("0: the same tap" if same else interval_text(one.hidden_gap.interval))
-        table.add_row(f"  {safe(one.group)}", safe(one.best_tap_said), *(_broken(text, gap) for text in numbers))
-    return table
+        rows.append([f"  {whole(one.group)}", printable(one.best_tap_said), *numbers])
+    show_table(console, ["target and encoder", "best tap (depth)", "score", "output", "hidden gap"], rows)
 
 
 def _text(found: Interval) -> str:
     return interval_text(found).lstrip("+")
 
 
-def _shares(found: Comparison, shown: Sequence[str], gap: str) -> Table:
-    table = _grouped("alignment and target", "base's hidden gap", "recovered", "kept at best tap", "kept at output")
+def _print_shares(console: Console, found: Comparison, shown: Sequence[str]) -> None:
+    rows: list[list[str | Text]] = []
     before, reasons = "", reasons_of(found)
     for one in found.shares:
         if one.profile not in shown:
             continue
         if one.group != before:
-            table.add_row(Text(alignment_said(one), style="bold"))
+            rows.append([Text(printable(alignment_said(one)), "bold")])
         before = one.group
         target = target_said(found, one.profile) + (", made for it" if one.purpose else "")
-        numbers = [interval_text(one.gap), *shares_said(one, reasons)]
-        table.add_row(f"  {safe(target)}", *(_broken(text, gap) for text in numbers))
-    return table
+        rows.append([f"  {printable(target)}", interval_text(one.gap), *shares_said(one, reasons)])
+    columns = ["alignment and target", "base's hidden gap", "recovered", "kept at best tap", "kept at output"]
+    show_table(console, columns, rows)
 
 
 def _print_differences(console: Console, found: Comparison, shown: Sequence[str]) -> None:
-    rows = [row for row in differences_by_pair(found) if row.profile in shown]
-    if not rows:
+    pairs = [pair for pair in differences_by_pair(found) if pair.profile in shown]
+    if not pairs:
         return
-    console.print(
-        f"\nPaired differences, first minus second; * survives the correction for their number ({corrected_over(found)}). Along "
+    show(console, "")
+    show(
+        console,
+        f"Paired differences, first minus second; * survives the correction for their number ({corrected_over(found)}). Along "
         "the trunk: where the curves of these trainings differ most, if it is shown that they do",
-        markup=False,
     )
-    if len(rows) > MOST_ROWS:
-        kept = [row for row in rows if any(one.survives for one in row.differences) or row.curve.at is not None]
+    if len(pairs) > MOST_ROWS:
+        kept = [pair for pair in pairs if any(one.survives for one in pair.differences) or pair.curve.at is not None]
         which = "the first of those" if len(kept) > MOST_ROWS else "those"
-        console.print(
-            Text(f"{min(MOST_ROWS, len(kept))} of {len(rows)} rows, {which} that differ; all are in the report", "dim")
+        show(
+            console,
+            f"{min(MOST_ROWS, len(kept))} of {len(pairs)} rows, {which} that differ; all are in the report",
+            "dim",
         )
-        rows = kept[:MOST_ROWS]
-    if rows:
-        _print_fitting(console, lambda gap: _differences(found, rows, gap))
-
-
-def _differences(found: Comparison, rows: Sequence[PairRow], gap: str) -> Table:
-    table = _grouped("target, first - second", *QUANTITIES, "along the trunk")
+        pairs = kept[:MOST_ROWS]
+    rows: list[list[str | Text]] = []
     before = ""
-    for row in rows:
-        if row.profile != before:
-            table.add_row(Text(target_said(found, row.profile), style="bold"))
-        before = row.profile
-        numbers = [difference_said(one) for one in row.differences]
-        along = along_depth_said(row.curve)
-        table.add_row(
-            f"  {safe(row.first)} - {safe(row.second)}", *(_broken(text, gap) for text in numbers),
-            safe(along.replace("; ", ";\n") if gap == "\n" else along),
-        )  # fmt: skip
-    return table
+    for pair in pairs:
+        if pair.profile != before:
+            rows.append([Text(printable(target_said(found, pair.profile)), "bold")])
+        before = pair.profile
+        numbers = [difference_said(one) for one in pair.differences]
+        rows.append([f"  {whole(pair.first)} - {whole(pair.second)}", *numbers, along_depth_said(pair.curve)])
+    if rows:
+        show_table(console, ["target, first - second", *QUANTITIES, "along the trunk"], rows)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 NEAR = 0.9
 
 
+CUT = "a score's interval is cut at 1 and at no lower bound"
+INTERVALS = f"95 % intervals over independent units; {CUT}"
+"""What the intervals of scores are, as terminal and report say it; `statistics.profile_intervals` makes them."""
+
 FEW = 10
 """Independent units, below which a bootstrap interval is too narrow to be believed."""
 

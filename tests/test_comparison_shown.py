@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from test_cli import diagnose, refused
 
 import diagnostics as dx
@@ -78,22 +79,27 @@ def test_mistakes_are_told_in_a_sentence(folder: Path) -> None:
     assert "does not compare pairs of taps" in refused("compare", *runs(folder), "--similarity", "linear_probe")
 
 
-@pytest.mark.parametrize("width", [80, 100, 140])
-def test_no_number_is_cut_off_however_narrow_the_terminal(
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_no_number_and_no_label_is_cut_off_however_narrow_the_terminal(
     folder: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import diagnostics.console as console
     from diagnostics.console_comparison import print_comparison
 
-    found = dx.compare(runs(folder), similarity=None)
-    monkeypatch.setattr(console, "PIPE_WIDTH", width)
+    label = "a label of sixty letters and spaces, which is a long label 层"
+    paths = [f"{label}={folder / 'x0'}", *runs(folder)[:2]]
+    found = dx.compare(paths, similarity=None)
+    monkeypatch.setenv("COLUMNS", str(width))
     print_comparison(found, Path("page.html"))
-    said = capsys.readouterr().out.replace(", ", ",")
+    shown = capsys.readouterr().out
+    assert max(map(cell_len, shown.splitlines())) <= width
+    if width > 60:  # wide as it is, it is folded at 60
+        assert label in shown
     for one in found.standings:
         ends = one.best.interval
-        assert f"[{ends.low:.3f},{ends.high:.3f}]" in said
+        assert f"[{ends.low:.3f}, {ends.high:.3f}]" in shown
+        assert one.best_tap_said.split()[0] in shown
     for one in found.differences:
         ends = (f"{end:.3f}" for end in (one.estimate.interval.low, one.estimate.interval.high))
         low, high = ("0.000" if end == "-0.000" else end for end in ends)
-        assert f"[{low},{high}]" in said
-    assert "…" not in said
+        assert f"[{low}, {high}]" in shown
+    assert "…" not in shown

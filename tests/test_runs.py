@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import importlib.metadata
 import json
 import re
@@ -21,6 +22,8 @@ from torch import nn
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Encoder, Run, Target, TorchEncoder
 from diagnostics.console import print_run
+from diagnostics.profiles import CUT, INTERVALS
+from diagnostics.statistics import profile_intervals
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -116,6 +119,23 @@ def test_sixteen_of_sixteen_right_is_no_certainty(easy: Run) -> None:
     assert "Clopper and Pearson" in found.data.attrs["intervals"]
     assert found.hidden_gap is not None
     assert (found.hidden_gap.low, found.hidden_gap.high) == (0, 0), "paired differences stay the bootstrap's"
+
+
+def test_terminal_and_report_say_the_same_of_intervals_and_it_holds(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_run(run)
+    page = run.report().read_text(encoding="utf-8").split("</script>", 1)[1]
+    for text in (" ".join(capsys.readouterr().out.split()), html.unescape(page)):
+        assert text.count(INTERVALS) == 1
+        assert text.count(" cut at ") == 1 + text.count(f"{CUT[0].upper()}{CUT[1:]}.")
+    # One unit in five misses by 0.4 in the first tap and by 4 in the second: both would pass 1, the second falls below 0.
+    loss, reference = np.zeros((2, 5)), np.ones((2, 5))
+    loss[:, 0] = 0.4, 4.0
+    score, low, high = profile_intervals(loss, reference, fit_units=2, seed=0)
+    assert score == pytest.approx([0.92, 0.2])
+    assert list(high) == [1, 1]
+    assert low[1] < 0
 
 
 def test_untrained_weights_are_called_random(easy: Run, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.profiles import Profile
+from diagnostics.profiles import CUT, Profile
 from diagnostics.report.figures import FLOOR, below_floor, outside
 
 # Attributes of a result that stand elsewhere in the report or say nothing to a reader.
@@ -81,10 +81,9 @@ def of_profile(profile: Profile) -> list[str]:
     if below_floor(profile):
         said.append(f"Values below {FLOOR} are not drawn; the table below has them.")
     if profile.is_probe:
-        low, high = (profile.data[name].values for name in ("low", "high"))
         proportion = str(profile.data.attrs.get("score_name", "")) not in _UNBOUNDED_BELOW
-        if (high > 1).any() or (proportion and (low < 0).any()):
-            said.append("Intervals are estimates about the score and are not cut at its bounds.")
+        if proportion and (profile.data["low"].values < 0).any():
+            said.append(f"{CUT[0].upper()}{CUT[1:]}.")
     return said
 
 

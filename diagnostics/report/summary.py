@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from diagnostics import controls as control
-from diagnostics.profiles import Profile, lines_shown
+from diagnostics.profiles import INTERVALS, Profile, lines_shown
 from diagnostics.statistics import Interval
 
 if TYPE_CHECKING:
@@ -81,9 +81,8 @@ def summarise(run: Run, *, figures: bool) -> Summary:
     groups = run.store.attrs["dataset"]["groups"]
     lead = (
         f"{sum(n.values())} samples ({n['train']} train, {n['val']} val, {n['test']} test) in {groups} independent groups. "
-        "Penalties and the best tap were chosen on val; every score is read on test. Brackets are 95 % intervals over "
-        "independent units (none where these are too few), not cut at the bounds of a score, and the hidden gap is paired: "
-        "best tap minus output tap on the same samples."
+        f"Penalties and the best tap were chosen on val; every score is read on test. Brackets are {INTERVALS}. Where units "
+        "are too few there is none. The hidden gap is paired: best tap minus output tap on the same samples."
         + f" {run.untrained}".rstrip()
         + "".join(f" Beware: {few}." for few in dict.fromkeys(p.few for _, p in probes if p.few))
     )

@@ -1,0 +1,204 @@
+"""Text and tables laid out for a width: nothing is cut off, and lines break between words alone.
+
+A space that must not break is a no-break space here and a space on the screen: see `whole`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from rich.cells import cell_len, chop_cells
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from diagnostics.escaping import printable
+
+PIPE_WIDTH = 100
+"""Cells of a line where the output is a file or a pipe and COLUMNS says nothing else."""
+LEAST_WIDTH = 20
+_GAP = 3
+_UNBROKEN = "\N{NO-BREAK SPACE}"
+_INTERVAL = re.compile(r"\[[-+.\w]+, [-+.\w]+\]( \*)?")
+
+
+def terminal() -> Console:
+    """The console that tables go to, as wide as COLUMNS says where it is a file or a pipe."""
+    console = Console(highlight=False)
+    if console.is_terminal:
+        return console
+    columns = os.environ.get("COLUMNS", "")
+    return Console(highlight=False, width=int(columns) if columns.isdecimal() and int(columns) > 0 else PIPE_WIDTH)
+
+
+def whole(name: object) -> str:
+    """A name for `show` and `show_table`: printable, and on one line unless it is longer than the line."""
+    return printable(name).replace(" ", _UNBROKEN)
+
+
+def show(console: Console, text: str, style: str = "", hanging: int = 0) -> None:
+    """Prints text of one style, broken between words; lines after the first start `hanging` cells in."""
+    for line in wrapped(text, max(console.width, LEAST_WIDTH), hanging):
+        _print(console, Text(line, style))
+
+
+def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+    """Prints rows below the names of their columns; a row of one cell is a heading over the rows below it.
+
+    Where they are too wide for the console, cells are broken between words, or each row becomes a block of lines with the
+    columns' names: whichever takes fewer lines.
+    """
+    width = max(console.width, LEAST_WIDTH)
+    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    rule = "─" if console.encoding.lower().startswith("utf") else "-"
+    lines = _side_by_side(columns, cells, width, rule)
+    # Only a table that is too wide for one line a row may be shorter as blocks.
+    if lines is None or len(lines) > 2 + len(rows):
+        blocks = _blocks(columns, cells, width, rule)
+        lines = blocks if lines is None or len(blocks) < len(lines) else lines
+    for line in lines:
+        _print(console, line)
+
+
+def wrapped(text: str, width: int, hanging: int = 0) -> list[str]:
+    """Lines of at most `width` cells, broken at spaces outside intervals; only a word that is longer is cut."""
+    lines: list[str] = []
+    lead = " " * (len(text) - len(text.lstrip(" ")))
+    line = None
+    for word in _words(text[len(lead) :]):
+        longer = f"{lead}{word}" if line is None else f"{line} {word}"
+        if cell_len(longer) <= width:
+            line = longer
+            continue
+        if line is not None:
+            lines.append(line)
+        # A long word stands as far to the left as it needs.
+        indent = max(0, min(len(lead) + hanging if lines else len(lead), width - cell_len(word)))
+        *before, line = chop_cells(" " * indent + word, width)
+        lines += before
+    return [one.rstrip(" ") for one in (*lines, line or "")]
+
+
+def _words(text: str) -> list[str]:
+    return _INTERVAL.sub(lambda found: found[0].replace(" ", _UNBROKEN), text).split(" ")
+
+
+def _longest_word(cell: str) -> int:
+    words = cell.lstrip(" ")
+    return len(cell) - len(words) + max(map(cell_len, _words(words)))
+
+
+def _side_by_side(columns: Sequence[str], rows: Sequence[Sequence[Text]], width: int, rule: str) -> list[Text] | None:
+    """One row below the other, cells broken where they must be; None where the longest words do not fit."""
+    by_column = [[name, *(row[i].plain for row in rows if len(row) > 1)] for i, name in enumerate(columns)]
+    widths = [max(map(cell_len, cells)) for cells in by_column]
+    gap = _GAP
+    if sum(widths) + gap * (len(widths) - 1) > width:
+        gap -= 1
+        least = [max(map(_longest_word, cells)) for cells in by_column]
+        spare = width - sum(least) - gap * (len(widths) - 1)
+        if spare < 0:
+            return None
+        widths = _shared(by_column, least, widths, spare)
+    lines = _row_lines([Text(name, "bold") for name in columns], widths, gap)
+    lines.append(Text(rule * (sum(widths) + gap * (len(widths) - 1))))
+    for row in rows:
+        lines += _heading(row[0], width) if len(row) == 1 else _row_lines(row, widths, gap)
+    return lines
+
+
+def _shared(by_column: Sequence[Sequence[str]], least: Sequence[int], most: Sequence[int], spare: int) -> list[int]:
+    """Widths of columns from the least to the most that they can use: first the names below the first column's title get
+    what they need, then each spare cell goes to the tallest column."""
+    widths = list(least)
+    widths[0] = min(least[0] + spare, max([least[0], *map(cell_len, by_column[0][1:])]))
+    spare -= widths[0] - least[0]
+    heights = [_height(cells, size) for cells, size in zip(by_column, widths, strict=True)]
+    for _ in range(spare):
+        growing = [i for i in range(len(widths)) if widths[i] < most[i]]
+        if not growing:
+            break
+        i = max(growing, key=heights.__getitem__)
+        widths[i] += 1
+        heights[i] = _height(by_column[i], widths[i])
+    return widths
+
+
+def _height(cells: Sequence[str], width: int) -> int:
+    return sum(len(wrapped(cell, width)) for cell in cells)
+
+
+def _row_lines(row: Sequence[Text], widths: Sequence[int], gap: int) -> list[Text]:
+    broken = [
+        wrapped(cell.plain, size, hanging=0 if i else 2) for i, (cell, size) in enumerate(zip(row, widths, strict=True))
+    ]
+    lines: list[Text] = []
+    for at in range(max(map(len, broken))):
+        line = Text()
+        start = 0
+        for cell, parts, size in zip(row, broken, widths, strict=True):
+            if at < len(parts):
+                _place(line, start, parts[at], cell.style)
+            start += size + gap
+        lines.append(line)
+    return lines
+
+
+def _place(line: Text, start: int, text: str, style: str | Style = "") -> None:
+    if text:
+        line.append(" " * (start - cell_len(line.plain)))
+        line.append(text, style)
+
+
+def _heading(cell: Text, width: int) -> list[Text]:
+    return [Text(line, cell.style) for line in wrapped(cell.plain, width, hanging=2)]
+
+
+def _blocks(columns: Sequence[str], rows: Sequence[Sequence[Text]], width: int, rule: str) -> list[Text]:
+    """Each row as a block: its first cell, and below it the others with their columns' names, side by side where they fit."""
+    names = columns[1:]
+    lead = 2 + max((len(row[0].plain) - len(row[0].plain.lstrip(" ")) for row in rows if len(row) > 1), default=0)
+    values = [max((cell_len(row[1 + i].plain) for row in rows if len(row) > 1), default=0) for i in range(len(names))]
+    for across in range(len(names), 0, -1):
+        labels = [max(map(cell_len, names[at::across])) for at in range(across)]
+        pairs = [labels[at] + 2 + max(values[at::across]) for at in range(across)]
+        if lead + sum(pairs) + _GAP * (across - 1) <= width:
+            break
+    else:
+        across, labels, pairs = 1, [max(map(cell_len, names))], [0]
+    starts = [lead + sum(pairs[:at]) + _GAP * at for at in range(across)]
+    lines = [*(Text(line, "bold") for line in wrapped(columns[0], width)), Text(rule * width)]
+    for row in rows:
+        lines += _heading(row[0], width)
+        for first in range(0, len(row) - 1, across):
+            part = [(names[i], row[1 + i]) for i in range(first, min(first + across, len(names)))]
+            lines += _pairs(part, starts, labels, width)
+    return lines
+
+
+def _pairs(part: Sequence[tuple[str, Text]], starts: Sequence[int], labels: Sequence[int], width: int) -> list[Text]:
+    """Names and values beside each other on one line; one that is alone there may be too long for it."""
+    lines = [Text()]
+    for (name, cell), start, label in zip(part, starts, labels, strict=False):
+        if not cell.plain.strip():
+            continue
+        _place(lines[0], start, name)
+        value = start + label + 2
+        if value + cell_len(cell.plain) <= width:
+            _place(lines[0], value, cell.plain, cell.style)
+        else:
+            broken = wrapped(" " * value + cell.plain, width)
+            # Moved to the left, the first word is too long to stand beside the name.
+            if broken[0].startswith(" " * value):
+                _place(lines[0], value, broken.pop(0).strip(" "), cell.style)
+            lines += [Text(line, cell.style) for line in broken]
+    return [line for line in lines if line.plain]
+
+
+def _print(console: Console, line: Text) -> None:
+    line.rstrip()
+    # Of equal length, so that styles stay where they are.
+    line.plain = line.plain.replace(_UNBROKEN, " ")
+    console.print(line, soft_wrap=True)

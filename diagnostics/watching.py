@@ -1,0 +1,65 @@
+"""How a long job is watched: its cost and its progress, on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Generator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from diagnostics.escaping import printable
+from diagnostics.layout import show
+from diagnostics.progress import Cost, Progress, Watch
+
+# Without a terminal, progress is a line now and then.
+LINE_EVERY = 10.0
+
+
+@contextlib.contextmanager
+def watcher() -> Generator[Watch]:
+    """Progress bars in a terminal, a line every ten seconds elsewhere; both on stderr."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield _lines()
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Bars(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def watch(event: Cost | Progress) -> None:
+            if isinstance(event, Cost):
+                show(console, printable(event))
+                return
+            if event.step not in tasks:
+                tasks[event.step] = bars.add_task(printable(event.step), total=event.total)
+            now = f": {event.now}" if event.now else ""
+            bars.update(
+                tasks[event.step],
+                completed=event.done,
+                visible=event.done < event.total,
+                description=printable(event.step + now),
+            )
+
+        yield watch
+
+
+def _lines() -> Watch:
+    last = time.monotonic()
+
+    def watch(event: Cost | Progress) -> None:
+        nonlocal last
+        if isinstance(event, Cost):
+            print(printable(event), file=sys.stderr, flush=True)
+        elif time.monotonic() - last > LINE_EVERY:
+            last = time.monotonic()
+            now = f", now {event.now}" if event.now else ""
+            print(printable(f"{event.step}: {event.done} of {event.total}{now}"), file=sys.stderr, flush=True)
+
+    return watch

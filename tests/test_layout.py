@@ -1,0 +1,258 @@
+"""No name is lost, no number is cut and no line is too long, at any width from 60 on."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from test_cli import diagnose
+
+from diagnostics import console
+from diagnostics.conformance import CHECKS
+from diagnostics.controls import NAMES
+from diagnostics.layout import show, show_table, whole
+from diagnostics.profiles import Profile
+from diagnostics.selftest import Outcome
+from diagnostics.selftest.cases import Case
+from diagnostics.statistics import Interval
+
+NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?(?![\w.]*\w)")
+WIDTHS = st.integers(60, 160)
+# Plain, wide (two cells a character), accented and, where a name may hold them, with spaces.
+SAFE = st.text("abcXYZ019_.-", min_size=1, max_size=70).map(lambda text: f"n{text}n")
+FREE = st.text("abc XY層中文é—α", min_size=1, max_size=70).map(lambda text: f"n{text}n")
+TAPS = (
+    "encoder.layers.11.mlp.fc2",
+    "blocks.3",
+    "base_model.model.vision_tower.encoder.layers.23.attention.output.dense",
+)
+VALUES = st.floats(-1e4, 1e4) | st.floats(-1, 1) | st.sampled_from([0.0, -1e160, 0.907, -0.0004])
+
+
+def cells(text: str) -> int:
+    """Columns of a terminal, without the package's own help."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def holds(lines: list[str], name: str, width: int) -> bool:
+    """Whether a name stands on one line, or over several where it is longer than a line."""
+    if cells(name) <= width:
+        return any(name in line for line in lines)
+    return name.replace(" ", "") in "".join(lines).replace(" ", "")
+
+
+def lines_of(width: int, call: Any) -> list[str]:
+    out = Console(width=width, highlight=False)
+    with out.capture() as caught:
+        call(out)
+    lines = caught.get().splitlines()
+    assert all(cells(line) <= width for line in lines), max(lines, key=cells)
+    return lines
+
+
+def shown_by(width: int, call: Callable[[], None]) -> list[str]:
+    """The lines that a function of `console` prints on a console of this width."""
+
+    def on(out: Console) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(console, "terminal", lambda: out)
+            call()
+
+    return lines_of(width, on)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[list[str], list[list[str]]]:
+    columns = [
+        "target",
+        *draw(st.lists(st.sampled_from(["score", "hidden gap", "summary statistics"]), min_size=1, max_size=7)),
+    ]
+    row = st.tuples(FREE, *(VALUES for _ in columns[1:]))
+    rows = draw(st.lists(row, min_size=1, max_size=4))
+    return columns, [
+        [name, *(f"{value:.3f}" if abs(value) < 1e6 else f"{value:.3e}" for value in values)] for name, *values in rows
+    ]
+
+
+@settings(max_examples=150)
+@given(tables(), WIDTHS)
+def test_a_table_of_any_width_holds_every_name_and_number_whole(
+    table: tuple[list[str], list[list[str]]], width: int
+) -> None:
+    columns, rows = table
+    lines = lines_of(width, lambda out: show_table(out, columns, [[whole(name), *numbers] for name, *numbers in rows]))
+    for name, *_ in rows:
+        assert holds(lines, name, width)
+    wanted = Counter(number for _, *numbers in rows for number in numbers)
+    assert Counter(found for line in lines for found in NUMBER.findall(line)) >= wanted
+
+
+@given(
+    st.lists(st.sampled_from(["a", "words", "0.907", "[0.834, 0.950]", "-0.129"]), max_size=60),
+    WIDTHS,
+    st.integers(0, 8),
+)
+def test_sentences_break_between_words_and_never_in_an_interval(words: list[str], width: int, hanging: int) -> None:
+    lines = lines_of(width, lambda out: show(out, " ".join(words), hanging=hanging))
+    assert " ".join(line.strip() for line in lines).split() == " ".join(words).split()
+    assert sum(line.count("[0.834, 0.950]") for line in lines) == words.count("[0.834, 0.950]")
+    assert all(line.startswith(" " * hanging) for line in lines[1:])
+    # No line is shorter than it need be.
+    for line, after in itertools.pairwise(lines):
+        first = re.match(r"\[[^]]*\]|\S+", after.strip())
+        assert first and cells(line) + 1 + cells(first[0]) > width
+
+
+def test_a_table_that_fits_has_a_row_a_line_and_a_narrow_one_blocks() -> None:
+    columns = ["target", "best tap (depth)", "score", "output"]
+    rows = [["hidden_z (R2)", "block.3 (0.40)", "0.907 [0.834, 0.950]", "0.611 [0.483, 0.721]"]]
+    assert lines_of(80, lambda out: show_table(out, columns, rows)) == [
+        "target          best tap (depth)   score                  output",
+        "─" * 78,
+        "hidden_z (R2)   block.3 (0.40)     0.907 [0.834, 0.950]   0.611 [0.483, 0.721]",
+    ]
+    long = [[row[0], f"{TAPS[2]} (0.40)", *row[2:]] for row in rows]
+    assert lines_of(72, lambda out: show_table(out, columns, long)) == [
+        "target",
+        "─" * 72,
+        "hidden_z (R2)",
+        "  best tap (depth)",
+        f"  {TAPS[2]}",
+        "                    (0.40)",
+        "  score             0.907 [0.834, 0.950]",
+        "  output            0.611 [0.483, 0.721]",
+    ]
+
+
+def profile(
+    name: str, taps: list[str], value: Interval, others: dict[str, float], *, probe: bool, target: str
+) -> Profile:
+    """A profile with these numbers, as a run would hold it."""
+    attrs = {
+        "family": "dynamics", "output_tap": taps[-1], "score_name": "R2", "higher_is_better": "yes", "measure": name,
+        "units_val": 80,
+    }  # fmt: skip
+    if probe:
+        for key in ("best_score", "hidden_gap"):
+            attrs |= {key: value.value, f"{key}_low": value.low, f"{key}_high": value.high}
+        attrs["best_tap"] = taps[0]
+    each = {
+        key: ("tap", [getattr(value, end)] * len(taps))
+        for key, end in (("score", "value"), ("low", "low"), ("high", "high"))
+    }
+    loss = (
+        {"loss": (("tap", "unit"), np.zeros((len(taps), 80)))} if probe else {"line_noise": ("tap", [0.25] * len(taps))}
+    )
+    data = xr.Dataset({**each, **loss, "depth": ("tap", np.linspace(0, 1, len(taps)))}, {"tap": taps}, attrs)
+    known = {
+        control: data.assign(score=("tap", [other] * len(taps))).assign_attrs({"best_score": other} if probe else {})
+        for control, other in others.items()
+    }
+    return Profile(name, target or None, data, known)
+
+
+INTERVALS = st.builds(
+    lambda value, low, high: Interval(value, value - abs(low), value + abs(high)), VALUES, VALUES, VALUES
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    targets=st.lists(SAFE, min_size=1, max_size=3, unique=True),
+    taps=st.lists(st.sampled_from(TAPS) | SAFE, min_size=2, max_size=3, unique=True),
+    names=st.tuples(FREE, FREE),
+    values=st.lists(INTERVALS, min_size=4, max_size=4),
+    others=st.fixed_dictionaries(dict.fromkeys(NAMES, VALUES)),
+    width=WIDTHS,
+)
+def test_a_run_is_shown_with_every_name_and_number_at_any_width(
+    targets: list[str],
+    taps: list[str],
+    names: tuple[str, str],
+    values: list[Interval],
+    others: dict[str, float],
+    width: int,
+) -> None:
+    probes = [
+        profile("linear_probe", taps, value, others, probe=True, target=target)
+        for target, value in zip(targets, values, strict=False)
+    ]
+    measure = "measure_" + targets[0]
+    rest = [profile(measure, taps, values[3], {"fresh_weights": others["fresh_weights"]}, probe=False, target="")]
+    run = SimpleNamespace(
+        profiles=lambda: [*probes, *rest], n={"train": 240, "val": 80, "test": 80}, encoder=names[0], dataset=names[1],
+        store=SimpleNamespace(attrs={"dataset": {"groups": 400}}), untrained="", skipped={names[0]: "a reason"},
+        similarity=lambda: [], path=Path("runs/here"),
+    )  # fmt: skip
+    lines = shown_by(width, lambda: console.print_run(run))  # pyright: ignore[reportArgumentType]
+    for name in (*targets, taps[0], *names, measure):
+        assert holds(lines, name, width)
+    wanted = Counter[str]()
+    for p in probes:
+        for shown in (
+            console.interval_said(p.best),
+            console.interval_said(p.output),
+            console.interval_said(p.hidden_gap, signed=True),
+        ):
+            wanted += Counter(NUMBER.findall(shown))
+        wanted += Counter(f"{other:.3f}" if abs(other) < 1e6 else f"{other:.3e}" for other in others.values())
+    assert Counter(found for line in lines for found in NUMBER.findall(line)) >= wanted
+    assert "…" not in "".join(lines)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_what_plugins_offer_and_what_an_encoder_is_fit_the_width(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    offers = json.loads(diagnose("list", "--json").out)
+    lines = diagnose("list").out.splitlines()
+    for name in (row["name"] for rows in offers.values() for row in rows):
+        assert any(name in line for line in lines)
+    encoder = f"{Path(__file__).parent / 'tiny.py'}:tiny_image_encoder"
+    lines += diagnose("inspect", encoder).out.splitlines()
+    for tap in json.loads(diagnose("inspect", encoder, "--json").out)["taps"]:
+        assert any(line.startswith(tap["name"]) for line in lines)
+        assert any(f"{tap['depth']:.2f}" in line for line in lines)
+        assert all(any(word in line for line in lines) for word in tap["read"].split())
+    lines += diagnose("check", encoder).out.splitlines()
+    assert all(any(check in line for line in lines) for check in CHECKS)
+    assert all(cells(line) <= width for line in lines), max(lines, key=cells)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(FREE, FREE, VALUES, VALUES, st.booleans()), min_size=1, max_size=3), WIDTHS)
+def test_known_answers_are_shown_whole_at_any_width(
+    rows: list[tuple[str, str, float, float, bool]], width: int
+) -> None:
+    outcomes = [
+        Outcome("family", Case(measure, what, expected, "a source", lambda: 0.0), value, "it broke" if broken else "")
+        for measure, what, expected, value, broken in rows
+    ]
+    lines = shown_by(width, lambda: console.print_selftest(outcomes))
+    for measure, _, expected, value, broken in rows:
+        assert holds(lines, measure, width)
+        numbers = [number for line in lines for number in NUMBER.findall(line)]
+        assert f"{expected:.6g}" in numbers
+        assert broken or f"{value:.6g}" in numbers
+
+
+def test_the_width_of_a_pipe_is_columns_or_100(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = " ".join(["word"] * 200)
+    for columns, width in (("72", 69), ("", 99), ("0", 99), ("wide", 99), ("100000", 999)):
+        monkeypatch.setenv("COLUMNS", columns)
+        show(console.terminal(), words)
+        assert max(map(len, capsys.readouterr().out.splitlines())) == width
