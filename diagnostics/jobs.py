@@ -55,6 +55,7 @@ def run(
     precision: Precision = "float32",
     seed: int = 0,
     report: bool = True,
+    trust_code: bool = False,
     watch: Watch = silent,
 ) -> Run:
     """Extracts the activations of an encoder on a dataset, measures them at every tap, and writes the report.
@@ -72,6 +73,7 @@ def run(
         compared when they pool alike.
     precision: of the stored tokens.
     seed: of the controls and of the bootstrap; the splits are the dataset's.
+    trust_code: whether a Python file that a saved encoder names is run to build it.
 
     Raises
     ------
@@ -80,7 +82,7 @@ def run(
     _check_options(batch_size, workers, token_budget, precision, seed)
     taps, measures, pooling = _listed(taps), _listed(measures), _listed(pooling)
     asked, unusable = chosen_measures(measures)
-    model = build("encoder", encoder) if isinstance(encoder, str) else encoder
+    model = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
     data = build("dataset", dataset) if isinstance(dataset, str) else dataset
     for given, wanted in ((model, Encoder), (data, Dataset)):
         if not isinstance(given, wanted):
