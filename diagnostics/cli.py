@@ -25,6 +25,9 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run a Python file that a saved encoder names to build it.")
+]
 EncoderName = Annotated[
     str,
     typer.Argument(
@@ -114,6 +117,7 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Drop what the folder holds of earlier results; else they are added to.")
     ] = False,
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Extract an encoder's activations on a dataset, measure every tap, write the report.
@@ -143,6 +147,7 @@ def run(
             precision=precision,  # pyright: ignore[reportArgumentType]  (checked by run)
             seed=seed,
             fresh=fresh,
+            trust_code=trust_code,
             watch=watch,
         )
     _print_json(found.to_json()) if json else print_run(found)
@@ -212,6 +217,7 @@ def inspect(
     verify_grid: Annotated[
         bool, typer.Option("--verify-grid", help="Change single cells of the input and see which tokens move.")
     ] = False,
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Show an encoder's taps, their grids, and what a sample costs, after one forward pass.
@@ -221,7 +227,7 @@ def inspect(
     from diagnostics.console import print_inspection
     from diagnostics.inspection import inspect_encoder
 
-    found = inspect_encoder(encoder, data, device, verify=verify_grid)
+    found = inspect_encoder(encoder, data, device, verify=verify_grid, trust_code=trust_code)
     _print_json(found) if json else print_inspection(found)
     if verify_grid and found["placement"]["right"] is False:
         raise typer.Exit(1)
@@ -232,6 +238,7 @@ def inspect(
 def check(
     encoder: EncoderName,
     data: Annotated[str | None, typer.Option(help="Check with samples of this dataset, not with the example.")] = None,
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Check that an encoder's taps mean what they say: order, grid, identity and more, from about 15 forward passes.
@@ -243,7 +250,7 @@ def check(
     from diagnostics.watching import watcher
 
     with watcher() as watch:
-        found = check_encoder(encoder, data, watch)
+        found = check_encoder(encoder, data, watch, trust_code=trust_code)
     _print_json(found.to_json()) if json else print_conformance(found)
     if found.failed:
         raise typer.Exit(1)
@@ -255,6 +262,7 @@ def cut(
     encoder: EncoderName,
     tap: Annotated[str, typer.Option(help="The tap at which it ends: see `diagnostics inspect`.")],
     out: Annotated[Path, typer.Option(help="A folder, or a file that ends in .safetensors.")],
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
     """Save an encoder up to a tap: its pass ends there, and weights of what comes later are left out.
@@ -263,7 +271,7 @@ def cut(
     """
     from diagnostics.exporting import export
 
-    found = export(encoder, tap, out)
+    found = export(encoder, tap, out, trust_code=trust_code)
     _print_json(found.to_json()) if json else print(found)
 
 

@@ -66,12 +66,12 @@ class Exported:
         }
 
 
-def export(encoder: str | Encoder, tap: str, out: str | Path) -> Exported:
-    """Cuts an encoder, or what a name builds, and saves it; refuses a file that is there."""
+def export(encoder: str | Encoder, tap: str, out: str | Path, *, trust_code: bool = False) -> Exported:
+    """Cuts an encoder, or what a name builds, and saves it; refuses a file that is there. `trust_code` as of `build`."""
     file = Path(out) if Path(out).suffix == ".safetensors" else Path(out) / SAVED
     if file.exists():
         raise DiagnosticsError(f"{file} is there already: choose another --out, or remove it.")
-    whole: Encoder = build("encoder", encoder) if isinstance(encoder, str) else encoder
+    whole: Encoder = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
     cut = cut_encoder(whole, tap)
     assert isinstance(whole, TorchEncoder)
     written = save_encoder(file, cut)

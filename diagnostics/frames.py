@@ -20,6 +20,7 @@ from diagnostics.taps import Grid, Tap
 from diagnostics.torch_encoder import TorchEncoder
 
 Sampler = Literal["floor", "endpoints"]
+MOST_FRAMES = 4096
 
 
 def sampled_frames(frames: int, count: int, sampler: str) -> list[int]:
@@ -53,6 +54,10 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
     least = 2 if sampler == "endpoints" else 1
     if count < least:
         raise DiagnosticsError(f"Sampler {sampler} takes at least {least} frame(s), not {count}: ask for more frames.")
+    if count > MOST_FRAMES:
+        raise DiagnosticsError(
+            f"At most {MOST_FRAMES:,} frames of a video are seen, not {count}: ask for fewer frames."
+        )
 
     def preprocess(sample: np.ndarray) -> Any:
         if sample.ndim != 4 or 0 in sample.shape:

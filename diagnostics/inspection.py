@@ -65,7 +65,7 @@ def _measure_row(name: str, plugin: str, make: Any) -> dict[str, Any]:
 
 
 def inspect_encoder(
-    spec: str, data: str | None = None, device: str | None = None, *, verify: bool = False
+    spec: str, data: str | None = None, device: str | None = None, *, verify: bool = False, trust_code: bool = False
 ) -> dict[str, Any]:
     """Taps, grids and the cost of a sample, from one forward pass that shows that every tap fires.
 
@@ -77,7 +77,7 @@ def inspect_encoder(
     from diagnostics.capturing import pool
     from diagnostics.jobs import check_rate, usable_device
 
-    encoder = build("encoder", spec)
+    encoder = build("encoder", spec, trust_code=trust_code)
     dataset = build("dataset", data) if data else None
     if dataset is not None and dataset.modality != encoder.modality:
         raise DiagnosticsError(

@@ -47,6 +47,7 @@ def run(
     seed: int = 0,
     report: bool = True,
     fresh: bool = False,
+    trust_code: bool = False,
     watch: Watch = silent,
 ) -> Run:
     """Extracts the activations of an encoder on a dataset, measures them at every tap, and writes the report.
@@ -69,6 +70,7 @@ def run(
     precision: of the stored tokens.
     seed: of the controls and of the bootstrap; the splits are the dataset's.
     fresh: whether the folder's results are dropped, and its activations where they are not those asked for now.
+    trust_code: whether a Python file that a saved encoder names is run to build it.
 
     Raises
     ------
@@ -78,7 +80,7 @@ def run(
     budget = parse_budget(token_budget)
     taps, measures, pooling = _listed(taps), _listed(measures), _listed(pooling)
     asked, unusable = chosen_measures(measures)
-    model = build("encoder", encoder) if isinstance(encoder, str) else encoder
+    model = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
     data = build("dataset", dataset) if isinstance(dataset, str) else dataset
     for given, wanted in ((model, Encoder), (data, Dataset)):
         if not isinstance(given, wanted):

@@ -19,6 +19,7 @@ import pluggy
 
 from diagnostics import hookspecs
 from diagnostics.errors import DiagnosticsError, said, unknown
+from diagnostics.trust import building, check_code
 
 GROUP = "diagnostics"
 SAVED = "encoder.safetensors"
@@ -94,16 +95,22 @@ def _claimed_twice(what: What, name: str, first: Plugin, second: Plugin) -> Call
     return refuse
 
 
-def build(what: Literal["encoder", "dataset"], spec: str) -> Any:
+def build(what: Literal["encoder", "dataset"], spec: str, *, trust_code: bool = False, named_by: str = "") -> Any:
     """The encoder or dataset that a specification names.
 
     `name`, `scheme:rest` or `path/to/file.py:function`, each with options as in `lorenz?n=800&seed=3`; an encoder also by
     the folder or file that `save_encoder` wrote.
+
+    Parameters
+    ----------
+    trust_code: whether a Python file that a saved encoder names may be run; one that `spec` itself names is run anyway.
+    named_by: the file in which `spec` stands, where the user did not give it.
     """
     name, _, query = spec.partition("?")
     options = _options(spec, query)
-    owner, make, args = _find(what, name)
-    built = call(make, args, options, owner, what)
+    with building(spec, named_by, trust_code):
+        owner, make, args = _find(what, name)
+        built = call(make, args, options, owner, what)
     expected = _expected(what)
     if not isinstance(built, expected):
         raise DiagnosticsError(
@@ -151,9 +158,7 @@ def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable
         plugin, make = known[scheme + colon]
         return f"Plugin {plugin.name}", make, (rest,)
     if what == "encoder" and (name.endswith(".safetensors") or os.path.isfile(os.path.join(name, SAVED))):
-        from diagnostics.saved import load_encoder
-
-        return name, load_encoder, (name,)
+        return name, _saved, (name,)
     if what == "encoder" and os.path.isdir(name):
         raise _no_encoder_in(Path(name))
     broken = [f"plugin {p.name} could not be loaded ({p.error})" for p in plugins() if p.error]
@@ -162,6 +167,13 @@ def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable
     if name.endswith(".py"):
         hint = f"To use a file, name the function in it: {name}:build."
     raise unknown(what, name, known, hint)
+
+
+def _saved(path: str) -> Any:
+    """Without the option of `load_encoder`, which no name may set."""
+    from diagnostics.saved import load_encoder
+
+    return load_encoder(path)
 
 
 def _no_encoder_in(folder: Path) -> DiagnosticsError:
@@ -182,6 +194,7 @@ def _no_encoder_in(folder: Path) -> DiagnosticsError:
 
 
 def _from_file(path: Path, function: str) -> Callable[..., Any]:
+    check_code(path)
     if not path.is_file():
         raise DiagnosticsError(f"There is no file {path}: give the path of a Python file as path/to/file.py:function.")
     spec = importlib.util.spec_from_file_location(f"_diagnostics_{path.stem}", path)

@@ -23,9 +23,10 @@ from diagnostics.cutting import cut_encoder, shortened
 from diagnostics.disk import unwritable
 from diagnostics.errors import DiagnosticsError, StorageError, said
 from diagnostics.registry import SAVED, build
-from diagnostics.skeletons import FILES, skeleton_of, unpacked
+from diagnostics.skeletons import FILES, MOST_TEXT, bounded, skeleton_of, unpacked
 from diagnostics.taps import Encoder
 from diagnostics.torch_encoder import TorchEncoder, digest_of
+from diagnostics.trust import UntrustedCodeError, trusting
 
 KEY = "diagnostics"
 FORMAT = 1
@@ -118,17 +119,18 @@ def save_encoder(
     return file
 
 
-def load_encoder(path: str | Path) -> TorchEncoder:
+def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
     """The encoder that `save_encoder` wrote into a folder or a file: the same activations, bit for bit.
 
-    Raises DiagnosticsError for what is no such file, is damaged, or does not fit what its skeleton builds now.
+    `trust_code` lets it be built by the Python file that it names, which is run. Raises DiagnosticsError where it names one
+    that is not trusted, and for what is no such file, is damaged, or does not fit what its skeleton builds now.
     """
     file = _file(path)
-    about = _read_about(file)
+    about, trust_code = _read_about(file), trust_code or trusting()
     skeleton = about.skeleton
     if about.files:
         skeleton = skeleton.replace(FILES, unpacked(json.dumps(about.files), str(file)).name)
-    encoder = _built(skeleton, file)
+    encoder = _built(skeleton, file, trust_code)
     if about.cut is not None:
         encoder = shortened(encoder, about.cut, about.absent)
     _fill(encoder.module, about, file)
@@ -137,7 +139,7 @@ def load_encoder(path: str | Path) -> TorchEncoder:
     if about.cut is not None and encoder._sized_for is not None:  # pyright: ignore[reportPrivateUsage]
         # What is absent may be needed to see where tokens lie, so a whole one is built for it, and cut in turn.
         def sized_for(sample: np.ndarray) -> Encoder:
-            sized = _built(skeleton, file).sized_for(sample)
+            sized = _built(skeleton, file, trust_code).sized_for(sample)
             assert isinstance(sized, TorchEncoder)
             assert about.cut is not None
             sized = shortened(sized, about.cut, about.absent)
@@ -161,16 +163,23 @@ def _as_saved(encoder: TorchEncoder, module: nn.Module, about: _About) -> TorchE
     return twin.with_taps([twin.tap(name) for name in about.taps])
 
 
-def _built(skeleton: str, file: Path) -> TorchEncoder:
+def _built(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder:
     try:
-        encoder = build("encoder", skeleton)
+        with bounded():
+            encoder = build("encoder", skeleton, trust_code=trust_code, named_by=str(file))
+    except UntrustedCodeError:
+        raise
     except DiagnosticsError as error:
-        raise DiagnosticsError(f"{file} is built by '{skeleton}', which fails here: {error}") from error
+        raise DiagnosticsError(f"{file} is built by '{_short(skeleton)}', which fails here: {error}") from error
     if not isinstance(encoder, TorchEncoder):
         raise DiagnosticsError(
-            f"{file} is built by '{skeleton}', which shows no torch module here: save the encoder again."
+            f"{file} is built by '{_short(skeleton)}', which shows no torch module here: save the encoder again."
         )
     return encoder
+
+
+def _short(skeleton: str) -> str:
+    return skeleton if len(skeleton) <= 300 else f"{skeleton[:300]}..."
 
 
 def _file(path: str | Path) -> Path:
@@ -288,19 +297,24 @@ def _read_about(file: Path) -> _About:
             text = (opened.metadata() or {}).get(KEY)
     except (SafetensorError, OSError) as error:
         raise _unreadable(file, error) from error
+    if text is not None and len(text) > MOST_TEXT:
+        raise DiagnosticsError(
+            f"The description in {file} has {len(text) / 1e6:,.0f} MB, more than the {MOST_TEXT // 10**6} MB that one may have: "
+            "do not use it."
+        )
     if text is None:
         raise DiagnosticsError(
             f"{file} holds tensors alone, and nothing of the encoder that they are of: name that encoder, with the file as its "
             "option (timm:NAME?checkpoint=FILE), or save it with diagnostics.save_encoder."
         )
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_once)
         if found["format"] != FORMAT:
             raise DiagnosticsError(
                 f"{file} is of format {found['format']}, not {FORMAT}: use the version that wrote it."
             )
         return _checked(_About(**found))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DiagnosticsError(
             f"The description in {file} is damaged ({said(error)}): copy or save it again."
         ) from error
@@ -313,7 +327,25 @@ def _checked(about: _About) -> _About:
             raise TypeError(f"{key} is no {kind.__name__}")
     if not isinstance(about.cut, (str, type(None))):
         raise TypeError("cut is no tap")
+    for key in ("taps", "absent"):
+        if not all(isinstance(name, str) for name in getattr(about, key)):
+            raise TypeError(f"{key} are no names")
+    if not all(_is_prepared(value) for value in about.prepared.values()):
+        raise TypeError("prepared is no shape, mean and spread")
     return about
+
+
+def _is_prepared(value: Any) -> bool:
+    numbers: list[Any] = value[1:] if isinstance(value, list) and len(value) == 3 else []  # pyright: ignore[reportUnknownVariableType]
+    return len(numbers) == 2 and all(isinstance(number, (int, float)) for number in numbers)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping in which nothing stands twice, so that no reader sees another value than this one."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a key stands in it twice")
+    return made
 
 
 _TYPES = {

@@ -6,13 +6,19 @@ A checkpoint directory's configuration and tokenizer travel with the weights, so
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
 import re
 import tempfile
+from collections.abc import Generator
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
+
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from diagnostics.errors import DiagnosticsError, said
 from diagnostics.torch_encoder import TorchEncoder
@@ -21,10 +27,17 @@ FILES = "{files}"
 """Stands in a saved skeleton for the folder in which its files are put when it is loaded."""
 MOST_BYTES = 20 * 10**6
 """Of such files together: they are part of a header, which is read before the weights."""
+MOST_FILES = 64
+MOST_TEXT = 3 * MOST_BYTES
+"""Characters of the JSON that holds them, where line ends and quotes take two."""
+MOST_PARAMETERS, MOST_NUMBERS = 20_000, 10**10
+"""Tensors and numbers of a module that a skeleton builds: 25 and 5 times those of PE-G."""
 _TRAVELLING = (
     "*config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
 )  # fmt: skip
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}\.(json|txt|model)")
+"""Plain names of data: nothing that could be imported or run, and no path."""
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(10))}
 _BASE = re.compile(r"(?:^|&)base=([^&]*)")
 
 
@@ -63,7 +76,8 @@ def _standing(text: str, weightless: bool, encoder: str) -> tuple[str, dict[str,
 
 
 def _travels(file: Path) -> bool:
-    return file.is_file() and any(fnmatch(file.name, pattern) for pattern in _TRAVELLING)
+    named = file.name.endswith((".json", ".txt", ".model")) and any(fnmatch(file.name, like) for like in _TRAVELLING)
+    return named and file.is_file()
 
 
 def _files(folder: Path) -> dict[str, str | dict[str, str]]:
@@ -74,10 +88,10 @@ def _files(folder: Path) -> dict[str, str | dict[str, str]]:
         if not _travels(file):
             continue
         room -= file.stat().st_size
-        if room < 0 or not _FILE_NAME.fullmatch(file.name):
+        if room < 0 or len(found) == MOST_FILES or not _FILE_NAME.fullmatch(file.name):
             raise DiagnosticsError(
                 f"{file} cannot travel with the weights, of which it is needed to build the encoder again: its name must be "
-                f"plain, and such files may have {MOST_BYTES // 10**6} MB in all."
+                f"plain, and such files may have {MOST_BYTES // 10**6} MB in all and be {MOST_FILES} at most."
             )
         content = file.read_bytes()
         try:
@@ -90,14 +104,47 @@ def _files(folder: Path) -> dict[str, str | dict[str, str]]:
 @functools.cache
 def unpacked(files: str, file: str) -> tempfile.TemporaryDirectory[str]:
     """A folder with these files, removed when the process ends: encoders of other sizes are built from it later."""
+    held = {name: _content(name, content, file) for name, content in json.loads(files).items()}
+    size = sum(map(len, held.values()))
+    if size > MOST_BYTES or len(held) > MOST_FILES or len({name.lower() for name in held}) < len(held):
+        raise DiagnosticsError(
+            f"{file} holds {len(held)} files of {size / 1e6:.1f} MB, where up to {MOST_FILES} of different names and "
+            f"{MOST_BYTES // 10**6} MB in all can be: do not use it."
+        )
     folder = tempfile.TemporaryDirectory(prefix="diagnostics-")
-    for name, content in json.loads(files).items():
-        # Names come from outside: none may be a path.
-        if not _FILE_NAME.fullmatch(name):
-            raise DiagnosticsError(f"{file} holds a file named {name!r}, which is no plain name: do not use it.")
-        try:
-            data = content.encode() if isinstance(content, str) else base64.b64decode(content["base64"], validate=True)
-        except (ValueError, TypeError, KeyError) as error:
-            raise DiagnosticsError(f"{name} in {file} is damaged ({said(error)}): copy or save it again.") from error
+    for name, data in held.items():
         Path(folder.name, name).write_bytes(data)
     return folder
+
+
+def _content(name: str, content: Any, file: str) -> bytes:
+    # Names come from outside: none may be a path, or be taken for code.
+    if not _FILE_NAME.fullmatch(name) or Path(name).stem.partition(".")[0].upper() in _RESERVED:
+        raise DiagnosticsError(
+            f"{file} holds a file named {name[:80]!r}, which is no plain name of a .json, .txt or .model file: do not use it."
+        )
+    try:
+        return content.encode() if isinstance(content, str) else base64.b64decode(content["base64"], validate=True)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DiagnosticsError(f"{name} in {file} is damaged ({said(error)}): copy or save it again.") from error
+
+
+@contextlib.contextmanager
+def bounded() -> Generator[None]:
+    """Ends the building of a module without end (a million blocks, a matrix beyond any memory) while it is built."""
+    count = numbers = 0
+
+    def note(_module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal count, numbers
+        count, numbers = count + 1, numbers + parameter.numel()
+        if count > MOST_PARAMETERS or numbers > MOST_NUMBERS:
+            raise DiagnosticsError(
+                f"its module has more than {MOST_PARAMETERS:,} parameters or {MOST_NUMBERS:,} weights, at '{name}' of a "
+                f"{type(_module).__name__}: no encoder is that large."
+            )
+
+    handle = register_module_parameter_registration_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()

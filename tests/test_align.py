@@ -52,7 +52,16 @@ def batch_of(encoder: TorchEncoder, samples: Any) -> Any:
 
 
 def probed(encoder: str | Path, out: Path) -> dx.Run:
-    return dx.run(str(encoder), DATA, out=out, measures="linear_probe", controls=False, report=False, device="cpu")
+    return dx.run(
+        str(encoder),
+        DATA,
+        out=out,
+        measures="linear_probe",
+        controls=False,
+        report=False,
+        device="cpu",
+        trust_code=True,
+    )
 
 
 # What it does
@@ -110,7 +119,7 @@ def test_aligning_to_the_output_recovers_nothing(planted: Any) -> None:
 
 def test_no_steps_from_factors_of_one_are_the_identity(planted: Any) -> None:
     _, folder, found = planted
-    base, same = dx.build("encoder", ERASING), dx.load_encoder(folder / "nothing")
+    base, same = dx.build("encoder", ERASING), dx.load_encoder(folder / "nothing", trust_code=True)
     batch = batch_of(base, [dx.build("dataset", DATA)[i] for i in range(8)])
     assert all(torch.equal(same.capture(batch)[name], tokens) for name, tokens in base.capture(batch).items())
     assert shares(found, "nothing", "first").recovered.value == 0.0
@@ -121,13 +130,13 @@ def test_no_steps_from_factors_of_one_are_the_identity(planted: Any) -> None:
 def test_the_lineage_pairs_it_with_the_run_of_its_base(planted: Any) -> None:
     _, folder, _ = planted
     base = dx.open_run(folder / "runs" / "base").store.attrs["identity"]["weights"]
-    told = dict(dx.load_encoder(folder / "lifted").lineage)
+    told = dict(dx.load_encoder(folder / "lifted", trust_code=True).lineage)
     assert told["base"] == base
     assert told["group"] == "erasing aligned for first"
     assert (told["for"], told["to"], told["seed"], told["steps"]) == ("first", planted[0]["to"], 0, 150)
     assert told["data"] == f"{DATA}, the 240 samples of its train split"
     assert "--to best-tap --for first" in told["how"]
-    assert dx.load_encoder(folder / "control").lineage["group"] == "erasing aligned to blocks.1"
+    assert dx.load_encoder(folder / "control", trust_code=True).lineage["group"] == "erasing aligned to blocks.1"
 
 
 def test_the_loss_is_minus_the_mean_cosine_and_falls(planted: Any) -> None:
@@ -149,9 +158,9 @@ def test_the_loss_is_minus_the_mean_cosine_and_falls(planted: Any) -> None:
 
 def test_the_result_is_an_encoder_that_loads_again_and_keeps_its_contract(planted: Any) -> None:
     _, folder, _ = planted
-    found = check_encoder(str(folder / "lifted"))
+    found = check_encoder(str(folder / "lifted"), trust_code=True)
     assert [one for one in found.outcomes if one.verdict == "failed"] == []
-    made = dx.load_encoder(folder / "lifted")
+    made = dx.load_encoder(folder / "lifted", trust_code=True)
     assert [tap.name for tap in made.taps] == [tap.name for tap in dx.build("encoder", ERASING).taps]
     assert made.output_tap == "blocks.1"
     assert json.loads((folder / "lifted" / "alignment.json").read_text())["row"]["path"] == str(folder / "lifted")
@@ -474,7 +483,7 @@ def test_too_small_a_difference_is_said_and_it_goes_on(
     assert f"blocks.0 is the best tap for first on val of {DATA}, {gain:.3f} of R2 above the output blocks.1" in last[1]
     made = tmp_path / "o"
     assert last[-2:] == [
-        f"Next: diagnostics run {ERASING} --data {DATA} && diagnostics run {made} --data {DATA}",
+        f"Next: diagnostics run {ERASING} --data {DATA} && diagnostics run {made} --trust-code --data {DATA}",
         f"Then: diagnostics compare {default_path(ERASING, DATA)} {default_path(str(made), DATA)}",
     ]
 

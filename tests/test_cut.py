@@ -280,13 +280,13 @@ def test_cut_again(own: Path) -> None:
     whole = build("encoder", "own.py:build")
     whole.lineage = {"group": "jepa", "seed": 1}
     save_encoder("two", whole, cut="blocks.1")
-    once = build("encoder", "two")
+    once = build("encoder", "two", trust_code=True)
     assert once.lineage == {"group": "jepa cut at blocks.1", "seed": 1}
     assert (once.spec, once.skeleton, cut_encoder(whole, "blocks.1").spec) == ("two", f"{own}:build", "")
     again = cut_encoder(once, "blocks.0")
     assert again.name == "tiny cut at blocks.0" and again.configuration == cut_encoder(whole, "blocks.0").configuration
     assert set(cut_encoder(whole, "blocks.0").absent) == set(again.absent)
-    loaded = load_encoder(save_encoder("one", again))
+    loaded = load_encoder(save_encoder("one", again), trust_code=True)
     assert_part(loaded, whole, ["embed", "blocks.0"])
     assert dict(loaded.identity) == dict(again.identity) == dict(cut_encoder(whole, "blocks.0").identity)
 
@@ -298,10 +298,10 @@ def test_a_cut_encoder_passes_every_check(own: Path, name: str, count: int) -> N
     whole = build("encoder", spec)
     tap = whole.taps[count - 1].name
     export(spec, tap, "cut")
-    cut = build("encoder", "cut")
+    cut = build("encoder", "cut", trust_code=True)
     assert_part(cut, whole, [tap.name for tap in whole.taps[:count]])
     assert dict(cut.identity) == dict(cut_encoder(whole, tap).identity)
-    found = check_encoder("cut")
+    found = check_encoder("cut", trust_code=True)
     assert not found.failed, [outcome for outcome in found.outcomes if outcome.verdict == "failed"]
     assert sum(outcome.verdict == "ok" for outcome in found.outcomes) >= 13
     fresh, permuted = cut.fresh(0), cut.permuted(0)
@@ -317,7 +317,11 @@ def test_samples_of_another_size(own: Path, name: str) -> None:
     save_encoder("cut", whole, cut=tap)
     sample = np.random.default_rng(1).standard_normal(48).astype(np.float32)
     expected = whole.sized_for(sample)
-    for cut in (cut_encoder(whole, tap), build("encoder", "cut"), build("encoder", "cut").fresh(0)):
+    for cut in (
+        cut_encoder(whole, tap),
+        build("encoder", "cut", trust_code=True),
+        build("encoder", "cut", trust_code=True).fresh(0),
+    ):
         sized = cut.sized_for(sample)
         assert sized is not cut and sized.output_tap == tap and sized.taps[0].grid.shape == (12,)
         batch = default_collate([sized.preprocess(sample)])
@@ -338,9 +342,9 @@ def test_heads_that_plugins_ask_for_their_taps(own: Path, tap: str) -> None:
     pytest.importorskip("diagnostics_training")
     whole = build("encoder", "objective:jepa?length=64&width=16&depth=2&heads=2")
     save_encoder("cut", whole, cut=tap)
-    cut = build("encoder", "cut")
+    cut = build("encoder", "cut", trust_code=True)
     assert isinstance(cut, TorchEncoder) and "head" in cut.absent
-    found = check_encoder("cut")
+    found = check_encoder("cut", trust_code=True)
     assert not found.failed, [outcome for outcome in found.outcomes if outcome.verdict == "failed"]
     assert {outcome.check: outcome.verdict for outcome in found.outcomes}["sizes"] == "ok"
     sample = np.random.default_rng(2).standard_normal(32).astype(np.float32)
@@ -359,13 +363,13 @@ def test_the_group_says_where_it_was_cut(own: Path) -> None:
     assert cut_encoder(whole, "blocks.1").lineage == {**told, "group": "forecast cut at blocks.1"}
     assert whole.lineage == told == {"group": "forecast", "seed": 3, "steps": 10}
     save_encoder("whole", whole)
-    export("whole", "blocks.1", "cut")
-    cut = build("encoder", "cut")
+    export("whole", "blocks.1", "cut", trust_code=True)
+    cut = build("encoder", "cut", trust_code=True)
     assert cut.lineage == cut.sized_for(np.arange(48.0)).lineage == {**told, "group": "forecast cut at blocks.1"}
     # A cut of a cut was cut once, as its name says too.
     assert cut_encoder(cut, "blocks.0").lineage == {**told, "group": "forecast cut at blocks.0"}
     save_encoder("told", whole, cut="blocks.1", lineage={"group": "mine"})
-    assert build("encoder", "told").lineage == {"group": "mine"}
+    assert build("encoder", "told", trust_code=True).lineage == {"group": "mine"}
 
 
 def recurrent() -> TorchEncoder:
@@ -401,10 +405,10 @@ def test_the_command(own: Path) -> None:
     products = 2 * tokens * 4 * width + 2 * (2 * tokens * width * 2 * width) * 2
     assert (said["flops"], said["flops_saved"]) == (products, 2 * (2 * tokens * width * 2 * width))
     assert said["taps"] == ["embed", "blocks.0", "blocks.1"] and said["file"] == "a/encoder.safetensors"
-    assert_part(build("encoder", "a"), whole, said["taps"])
+    assert_part(build("encoder", "a", trust_code=True), whole, said["taps"])
     found = run.invoke(app, ["cut", "own.py:build", "--tap", "blocks.1", "--out", "b.safetensors"])
     assert f"Parameters: {kept:,} of {every:,} ({every - kept:,} saved" in found.stdout and "FLOPs" in found.stdout
-    assert run.invoke(app, ["inspect", "b.safetensors", "--json"]).exit_code == 0
+    assert run.invoke(app, ["inspect", "b.safetensors", "--trust-code", "--json"]).exit_code == 0
     found = run.invoke(app, ["cut", "own.py:recurrent", "--tap", "blocks.0", "--out", "c"])
     assert found.exit_code == 0 and "FLOPs of a pass over the example: 0" in found.stdout
     wrong = {
@@ -417,7 +421,9 @@ def test_the_command(own: Path) -> None:
     assert not Path("z").exists()
     mine = "from tiny import tiny_dataset\ndef data(): return tiny_dataset(24)\n"
     Path("mine.py").write_text(mine)
-    found = run.invoke(app, ["run", "a", "--data", "mine.py:data", "--measures", "rankme", "--out", "r", "--json"])
+    found = run.invoke(
+        app, ["run", "a", "--trust-code", "--data", "mine.py:data", "--measures", "rankme", "--out", "r", "--json"]
+    )
     assert found.exit_code == 0, found.stderr
     assert not {"fresh_weights", "permuted_weights"} & json.loads(found.stdout)["skipped"].keys()
 
@@ -447,7 +453,7 @@ def test_what_was_left_out_takes_no_memory(own: Path) -> None:
     full = tensors_alive() - before
     del whole
     before = tensors_alive()
-    cut = build("encoder", "cut")
+    cut = build("encoder", "cut", trust_code=True)
     sized = cut.sized_for(np.arange(48.0))
     kept = tensors_alive() - before
     assert sized.module is cut.module

@@ -98,7 +98,7 @@ def test_what_is_loaded_is_what_was_saved(own: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     for name in ("../models/one", "../models/one/encoder.safetensors"):
-        loaded = build("encoder", name)
+        loaded = build("encoder", name, trust_code=True)
         assert_same(encoder, loaded)
         assert loaded.name == encoder.name and loaded.spec == name and loaded.skeleton == f"{own}:build?blocks=2"
         assert loaded.lineage == {"group": "jepa", "seed": 0}
@@ -116,11 +116,11 @@ def test_samples_of_another_size_see_the_loaded_weights(own: Path) -> None:
     encoder.lineage = {"seed": 3}
     save_encoder("one", encoder)
     longer = np.arange(48.0)
-    for one in (encoder, build("encoder", "one")):
+    for one in (encoder, build("encoder", "one", trust_code=True)):
         sized = one.sized_for(longer)
         assert sized is not one and sized.taps[0].grid.shape == (12,)
         assert (sized.spec, sized.skeleton, sized.lineage) == (one.spec, one.skeleton, one.lineage)
-    sized, whole = build("encoder", "one").sized_for(longer), encoder.sized_for(longer)
+    sized, whole = build("encoder", "one", trust_code=True).sized_for(longer), encoder.sized_for(longer)
     assert_same(sized.with_module(sized.module, "x"), whole.with_module(whole.module, "x"))
 
 
@@ -135,7 +135,7 @@ def test_fewer_taps_stay_fewer_in_any_size(own: Path) -> None:
     encoder = build("encoder", "own.py:build")
     few = encoder.with_taps(encoder.taps[2:])
     save_encoder("few", few)
-    loaded = load_encoder("few")
+    loaded = load_encoder("few", trust_code=True)
     assert_same(few, loaded)
     assert [tap.name for tap in loaded.sized_for(np.arange(48.0)).taps] == ["blocks.1", "blocks.2", "norm"]
 
@@ -146,7 +146,7 @@ def test_shared_tensors_are_stored_once(own: Path) -> None:
     stored = load_file(path)
     assert "blocks.0.inner.weight" in stored and "blocks.1.inner.weight" not in stored
     assert "blocks.0.inner.bias" in stored and "blocks.1.inner.bias" not in stored and "blocks.2.outer.bias" in stored
-    loaded = load_encoder(path)
+    loaded = load_encoder(path, trust_code=True)
     assert_same(encoder, loaded)
     assert loaded.module.blocks[1].inner.weight is loaded.module.blocks[0].inner.weight
 
@@ -154,7 +154,7 @@ def test_shared_tensors_are_stored_once(own: Path) -> None:
 def test_lineage_can_be_given_and_must_be_plain(own: Path) -> None:
     encoder = build("encoder", "own.py:build")
     save_encoder("one", encoder, lineage={"base": "abc"})
-    assert load_encoder("one").lineage == {"base": "abc"}
+    assert load_encoder("one", trust_code=True).lineage == {"base": "abc"}
     with pytest.raises(DiagnosticsError) as error:
         save_encoder("two", encoder, lineage={"path": Path("x")})
     sentence(error, "lineage", "JSON")
@@ -285,9 +285,9 @@ def test_wrong_files_are_refused_in_one_sentence(own: Path, how: str) -> None:
     change, part = WRONG[how]
     change(path)
     with pytest.raises(DiagnosticsError) as error:
-        load_encoder(path)
+        load_encoder(path, trust_code=True)
     sentence(error, part)
-    found = CliRunner().invoke(app, ["inspect", "one"])
+    found = CliRunner().invoke(app, ["inspect", "one", "--trust-code"])
     assert found.exit_code == 2 and found.stderr.count("\n") == 1 and part in found.stderr
 
 
@@ -431,7 +431,20 @@ def test_a_run_on_a_saved_encoder(own: Path) -> None:
     Path("mine.py").write_text("from tiny import tiny_dataset\ndef data(): return tiny_dataset(24)\n")
     save_encoder("one", build("encoder", "own.py:build"))
     found = CliRunner().invoke(
-        app, ["run", "one", "--data", "mine.py:data", "--no-controls", "--measures", "rankme", "--out", "r", "--json"]
+        app,
+        [
+            "run",
+            "one",
+            "--trust-code",
+            "--data",
+            "mine.py:data",
+            "--no-controls",
+            "--measures",
+            "rankme",
+            "--out",
+            "r",
+            "--json",
+        ],
     )
     assert found.exit_code == 0, found.stderr
     assert json.loads(found.stdout)["encoder"] == "tiny"
@@ -448,15 +461,15 @@ def test_half_a_file_holds_the_rounded_encoder(own: Path) -> None:
     encoder = build("encoder", "own.py:build")
     whole, half = save_encoder("whole", encoder), save_encoder("half", encoder, half=True)
     assert {tensor.dtype for tensor in load_file(half).values()} == {torch.float16}
-    loaded = load_encoder("half")
+    loaded = load_encoder("half", trust_code=True)
     for name, tensor in encoder.module.state_dict().items():
         found = loaded.module.state_dict()[name]
         assert found.dtype == torch.float32
         assert torch.equal(found, tensor.half().float())
-    assert loaded.identity["weights"] != load_encoder(whole).identity["weights"]
+    assert loaded.identity["weights"] != load_encoder(whole, trust_code=True).identity["weights"]
     # Rounding once is rounding for good: what is saved again is the same encoder.
     save_encoder("again", loaded, half=True)
-    assert load_encoder("again").identity["weights"] == loaded.identity["weights"]
+    assert load_encoder("again", trust_code=True).identity["weights"] == loaded.identity["weights"]
     next(iter(encoder.module.parameters())).data.fill_(1e6)
     with pytest.raises(DiagnosticsError, match="beyond float16"):
         save_encoder("beyond", encoder, half=True)

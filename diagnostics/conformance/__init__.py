@@ -66,12 +66,12 @@ class Conformance:
         }
 
 
-def subject_of(encoder: Encoder | str, data: str | None = None) -> Subject:
+def subject_of(encoder: Encoder | str, data: str | None = None, *, trust_code: bool = False) -> Subject:
     """An encoder, or what a name builds, made ready for checks on its example or on three samples of a dataset.
 
     Raises DiagnosticsError where the encoder cannot be built or sized, or the dataset is of another modality.
     """
-    built: Encoder = build("encoder", encoder) if isinstance(encoder, str) else encoder
+    built: Encoder = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
     samples: list[np.ndarray] = []
     if data is not None:
         dataset = build("dataset", data)
@@ -80,7 +80,7 @@ def subject_of(encoder: Encoder | str, data: str | None = None) -> Subject:
                 f"{built.name} reads {built.modality} samples, {dataset.name} holds {dataset.modality}."
             )
         samples = [dataset[i] for i in (0, len(dataset) // 2, len(dataset) - 1)]
-    again = functools.partial(build, "encoder", encoder) if isinstance(encoder, str) else None
+    again = functools.partial(build, "encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else None
     try:
         return Subject(built, samples, again)
     except DiagnosticsError:
@@ -104,10 +104,12 @@ def run_check(name: str, subject: Subject) -> Outcome:
     return replace(found, check=name)
 
 
-def check_encoder(encoder: Encoder | str, data: str | None = None, watch: Watch = silent) -> Conformance:
+def check_encoder(
+    encoder: Encoder | str, data: str | None = None, watch: Watch = silent, *, trust_code: bool = False
+) -> Conformance:
     """All checks of an encoder, or of what a name builds; raises as `subject_of` does."""
     started = time.perf_counter()
-    subject = subject_of(encoder, data)
+    subject = subject_of(encoder, data, trust_code=trust_code)
     outcomes: list[Outcome] = []
     for name in CHECKS:
         watch(Progress(f"checking {subject.encoder.name}", len(outcomes), len(CHECKS), name))

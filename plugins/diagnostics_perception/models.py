@@ -50,6 +50,8 @@ class Architecture:
     def grid(self, image: int | None = None) -> int:
         """Patches along a side of an image, by default of one as in training; raises where they do not fit."""
         side = self.image if image is None else image
+        if side > 8192:
+            raise DiagnosticsError(f"No image of img_size={side} pixels is encoded: give at most 8,192.")
         if side < self.patch or side % self.patch:
             raise DiagnosticsError(
                 f"An image of {side} x {side} pixels cannot be cut into patches of {self.patch}: "

@@ -10,6 +10,7 @@ The package pins versions that cannot be installed beside this one, so it is in 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ _INSTALL = (
     "omegaconf antlr4-python3-runtime==4.9.3 jaxtyping wadler-lindig"
 )
 _STUDENT = "uni2ts.distribution.student_t.StudentTOutput"
+# A class of the package's own, and nothing that its modules import.
+_DISTRIBUTION = re.compile(r"uni2ts\.distribution\.\w+\.\w+Output")
 SMALL: Mapping[str, Any] = {
     "distr_output": {"_target_": _STUDENT}, "d_model": 64, "num_layers": 4, "patch_sizes": [8, 16, 32, 64, 128],
     "max_seq_len": 512, "attn_dropout_p": 0.0, "dropout_p": 0.0, "scaling": True,
@@ -62,6 +65,7 @@ def build(
     else:
         folder = folder_of(SCHEME, model, _FILES, "small")
         settings = read_config(folder)
+    check_distribution(settings.get("distr_output"), model)
     sizes = list(settings.get("patch_sizes", []))
     if patch_size not in sizes:
         raise DiagnosticsError(
@@ -100,6 +104,18 @@ def build(
         covered=whole_patches(patch_size),
         configuration=f"patches of {patch_size} steps,",
     ).encoder()
+
+
+def check_distribution(said: Any, model: str) -> None:
+    """Raises where a configuration has the package make something else than its own distributions: it would make anything."""
+    inside: list[Any] = list(said.values()) if isinstance(said, Mapping) else said if isinstance(said, list) else []
+    for value in inside:
+        check_distribution(value, model)
+    made = str(said.get("_target_", _STUDENT)) if isinstance(said, Mapping) else _STUDENT
+    if not _DISTRIBUTION.fullmatch(made):
+        raise DiagnosticsError(
+            f"{SCHEME}{model} names {made} as its distribution, which could be any code and is never run: get its makers' config.json."
+        )
 
 
 def _forward(module: Any, batch: Mapping[str, Tensor]) -> None:

@@ -15,6 +15,8 @@ from diagnostics import DiagnosticsError
 from diagnostics.errors import unknown
 
 _INSTEAD = "give a local file with ?checkpoint=file.safetensors or take initial weights with ?pretrained=false."
+MOST_PIXELS = 8192
+"""Along a side: what is larger fills the memory before anything else is said."""
 # Seconds that the hub has to answer one request before the weights are looked for in the local cache only.
 _PATIENCE = 5.0
 
@@ -22,8 +24,10 @@ _PATIENCE = 5.0
 def model_of(name: str, pretrained: bool, checkpoint: str | None, img_size: int | None, seed: int) -> nn.Module:
     """The model with the weights that were asked for; a checkpoint goes before `pretrained`."""
     _check_name(name)
-    if img_size is not None and img_size < 1:
-        raise DiagnosticsError(f"timm:{name} cannot take img_size={img_size}: give a number of pixels of at least 1.")
+    if img_size is not None and not 1 <= img_size <= MOST_PIXELS:
+        raise DiagnosticsError(
+            f"timm:{name} cannot take img_size={img_size}: give a number of pixels of at least 1 and at most {MOST_PIXELS:,}."
+        )
     if checkpoint is not None:
         return _from_file(name, Path(checkpoint), img_size)
     if pretrained:

@@ -37,6 +37,9 @@ def align(
     ] = None,
     seed: Annotated[int | None, Option(help="Of batches, masks and DropPath [the encoder's, or 0].")] = None,
     device: Annotated[str | None, Option(help="cpu, cuda, ... [cuda where there is one].")] = None,
+    trust_code: Annotated[
+        bool, Option("--trust-code", help="Run a Python file that a saved encoder names to build it.")
+    ] = False,
     json: Annotated[bool, Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
     """Lift what a tap holds to the output: the encoder learns to give the frozen tap's tokens; the result is an encoder.
@@ -48,7 +51,21 @@ def align(
 
     row = do(
         Job(
-            encoder, to, target, data, out, steps, batch, lr, mask, layer_scale, drop_path, second_teacher, seed, device
+            encoder,
+            to,
+            target,
+            data,
+            out,
+            steps,
+            batch,
+            lr,
+            mask,
+            layer_scale,
+            drop_path,
+            second_teacher,
+            seed,
+            device,
+            trust_code,
         )
     )
     if row:
@@ -81,4 +98,4 @@ def _print(row: dict[str, Any], json: bool) -> None:
     if row["collapse"]:
         print(f"BEWARE: its output collapsed ({row['collapse']})")
     # What was recovered, and what it cost.
-    print("\n".join(next_lines([row["base"], row["path"]], row["run_data"])))
+    print("\n".join(next_lines([row["base"], row["path"]], row["run_data"], row["trust_code"])))

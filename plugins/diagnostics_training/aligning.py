@@ -24,6 +24,7 @@ from diagnostics import (
     save_encoder,
     watcher,
 )
+from diagnostics.trust import UntrustedCodeError
 from diagnostics_training.aligned import check_start, scaled
 from diagnostics_training.alignment import Alignment, Teacher, agreement, put_section, section_of, taught
 from diagnostics_training.checkpoints import resumable
@@ -67,6 +68,7 @@ class Job:
     second_teacher: str | None = None
     seed: int | None = None
     device: str | None = None
+    trust_code: bool = False
 
     def __post_init__(self) -> None:
         if (self.to == BEST) != (self.target is not None):
@@ -101,7 +103,7 @@ class Job:
     @property
     def command(self) -> str:
         """What to type for the same."""
-        return command_of("align", self, ("out", "device"))
+        return command_of("align", self, ("out", "device", "trust_code"))
 
 
 def _words(name: str) -> list[str]:
@@ -113,11 +115,14 @@ def align(job: Job) -> dict[str, Any]:
 
     Gives `path`, `name`, `to` (the tap), `output`, `for`, `steps`, `loss`, `cosine` of output and tap on a batch of train
     samples (`before`, `after`), `collapse`, `seconds`, `data`, `blocks` (of how many the branches are scaled), `probed` (data, and
-    score of each tap on val, where the best was chosen), `base`, `run_data` (to probe both on); nothing in other processes than the first.
+    score of each tap on val, where the best was chosen), `base`, `run_data` (to probe both on), `trust_code` (which of both that asks
+    for); nothing in other processes than the first.
     """
-    base = with_module(build("encoder", job.encoder))
+    base = with_module(build("encoder", job.encoder, trust_code=job.trust_code))
     spec = data_for(job.data, base)
-    dataset: Dataset = build("dataset", spec)
+    # Data that the encoder's file names are trusted as little as what else it names.
+    recorded = "" if job.data is not None else job.encoder
+    dataset: Dataset = build("dataset", spec, trust_code=job.trust_code, named_by=recorded)
     check_modality(base, dataset)
     rows = np.flatnonzero(dataset.split == "train")
     if job.batch > len(rows):
@@ -140,7 +145,7 @@ def align(job: Job) -> dict[str, Any]:
         teacher.tap(job.to)
     else:
         check_target(dataset, job.target)
-    second = [] if job.second_teacher is None else [second_teacher(job.second_teacher, sample, dataset)]
+    second = [] if job.second_teacher is None else [second_teacher(job.second_teacher, sample, dataset, job.trust_code)]
     with world(job.device) as where, watcher() as shown:
         watch = shown if where.first else silent
         if (done := finished(job.folder / FINISHED, asked)) is not None:
@@ -160,7 +165,7 @@ def align(job: Job) -> dict[str, Any]:
         student, blocks = scaled(base, job.layer_scale)
         # Before all the work: whether what will be saved can be built again.
         with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
-            load_encoder(save_encoder(folder, student))
+            named = _names_code(save_encoder(folder, student))
         if job.drop_path:
             _check_drops(student, blocks)
             put_drops(student.module, blocks, job.drop_path)
@@ -177,6 +182,7 @@ def align(job: Job) -> dict[str, Any]:
             "path": str(job.folder), "name": student.name, "to": tap, "output": teacher.output_tap, "for": job.target,
             "blocks": len(blocks), "probed": probed, "data": said(spec, len(rows)), "seed": seed,
             "base": job.encoder, "run_data": plain(job.data or spec),
+            "trust_code": [*([job.encoder] if job.trust_code else []), *([str(job.folder)] if named else [])],
         }  # fmt: skip
         before = cosine(teacher, teachers[0], first)
         fitted = _fit(objective, feed, job, seed, watch, asked | {"tap": tap}, where) if job.steps else None
@@ -189,6 +195,16 @@ def align(job: Job) -> dict[str, Any]:
             _save(job, base, student, row, asked)
         barrier()
         return row if where.first else {}
+
+
+def _names_code(file: Path) -> bool:
+    """Whether an encoder can be loaded again only by a Python file that it names: one that has built it here."""
+    try:
+        load_encoder(file)
+    except UntrustedCodeError:
+        load_encoder(file, trust_code=True)
+        return True
+    return False
 
 
 def _check_drops(student: TorchEncoder, blocks: Sequence[Block]) -> None:

@@ -26,6 +26,11 @@ INITIAL = 7919
 """Apart from the seeds of controls: `fresh(0)` must not draw the initial weights of training seed 0."""
 
 
+MOST = {"width": 16_384, "depth": 1_000, "heads": 1_024, "patch": 65_536, "channels": 10_000, "outputs": 1_000_000}
+"""Sizes of an encoder at most: what has more is a slip, or meant to fill the memory of whoever builds it."""
+MOST_WEIGHTS, MOST_VALUES = 10**10, 10**8
+"""Of the trunk, and numbers in a sample."""
+
 CHOICES = {
     "objective": OBJECTIVES,
     "modality": tuple(AXES),
@@ -46,6 +51,12 @@ def check_sizes(width: int, depth: int, heads: int, **more: int) -> None:
     for what, value in {"width": width, "depth": depth, "heads": heads, **more}.items():
         if value < 1:
             raise DiagnosticsError(f"An encoder cannot have {what}={value}: give at least 1.")
+        if value > MOST[what]:
+            raise DiagnosticsError(f"An encoder cannot have {what}={value}: give at most {MOST[what]:,}.")
+    if 12 * depth * width**2 > MOST_WEIGHTS:
+        raise DiagnosticsError(
+            f"An encoder of depth {depth} and width {width} has more than {MOST_WEIGHTS:,} weights: give less of either."
+        )
     if width % (2 * heads):
         raise DiagnosticsError(
             f"A width of {width} cannot be divided among {heads} heads in pairs, as sines and cosines of positions need it: "
@@ -97,6 +108,12 @@ class Architecture:
         if self.positives == "temporal" and self.modality != "series":
             raise DiagnosticsError("Temporal positives are for series: leave --positives out for images and clips.")
         self.patches.grid(self.extent)
+        values = self.channels * math.prod(self.extent)
+        if values > MOST_VALUES:
+            shown = "x".join(map(str, self.extent))
+            raise DiagnosticsError(
+                f"Samples of {shown} have {values:,} numbers, more than the {MOST_VALUES:,} that an encoder is made for: make them smaller."
+            )
 
     @property
     def patches(self) -> Patches:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, Encoder, TorchEncoder, build, run
+from diagnostics.trust import UntrustedCodeError
 from diagnostics_training.alignment import Teacher
 from diagnostics_training.data import LENGTH, SIMULATED, training_spec
 
@@ -137,16 +138,20 @@ def best_tap(
     return best, {"data": spec, "n": dataset.counts(), "val_scores": scores, "score": score, "gain": gain}
 
 
-def second_teacher(name: str, sample: np.ndarray, dataset: Dataset) -> Teacher:
+def second_teacher(name: str, sample: np.ndarray, dataset: Dataset, trust_code: bool = False) -> Teacher:
     """The encoder of `NAME` or `NAME:TAP`, and that tap or its output."""
     try:
-        encoder, tap = build("encoder", name), ""
+        encoder, tap = build("encoder", name, trust_code=trust_code), ""
+    except UntrustedCodeError:
+        raise
     except DiagnosticsError as error:
         whole, colon, tap = name.rpartition(":")
         if not colon:
             raise
         try:
-            encoder = build("encoder", whole)
+            encoder = build("encoder", whole, trust_code=trust_code)
+        except UntrustedCodeError:
+            raise
         except DiagnosticsError:
             raise error from None
     check_modality(encoder, dataset)

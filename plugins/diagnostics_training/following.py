@@ -31,9 +31,12 @@ def run_folder(encoder: str, data: str) -> str:
     return f"runs/{re.sub(r'[^A-Za-z0-9_.]+', '-', '-'.join(short)).strip('-.')[:150]}"
 
 
-def next_lines(encoders: Sequence[str], data: str) -> list[str]:
-    """How to run encoders on data and to hold them against each other where there are several."""
-    probe = [f"diagnostics run {shlex.quote(encoder)} --data {shlex.quote(data)}" for encoder in encoders]
+def next_lines(encoders: Sequence[str], data: str, trusting: Sequence[str] = ()) -> list[str]:
+    """How to run encoders on data, `trusting` the code of some, and to hold them against each other where there are several."""
+    probe = [
+        f"diagnostics run {shlex.quote(encoder)}{' --trust-code' if encoder in trusting else ''} --data {shlex.quote(data)}"
+        for encoder in encoders
+    ]
     if len(encoders) == 1:
         return [f"Next: {probe[0]}"]
     if len(encoders) == 2:

@@ -23,6 +23,11 @@ class Wanted:
     length: int | None = None
     frames: int | None = None
 
+    def __post_init__(self) -> None:
+        for key, most in (("size", 8192), ("length", 10**7), ("frames", 4096)):
+            if (getattr(self, key) or 0) > most:
+                raise DiagnosticsError(f"No encoder takes {key}={getattr(self, key)}: give at most {most:,}.")
+
 
 @dataclass
 class Prepared:

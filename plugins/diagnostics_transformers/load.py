@@ -131,7 +131,7 @@ def settled(config: Any) -> Any:
 
 def _config(source: str, name: str) -> Any:
     try:
-        return settled(AutoConfig.from_pretrained(source, trust_remote_code=False))
+        config = settled(AutoConfig.from_pretrained(source, trust_remote_code=False))
     except Exception as error:
         text = str(error)
         if "trust_remote_code" in text or "auto_map" in text:
@@ -141,6 +141,20 @@ def _config(source: str, name: str) -> Any:
         else:
             why = _unreached(error, source) or said(error)
         raise DiagnosticsError(f"{name} cannot be loaded ({why}): {_instead(source)}") from error
+    _refuse_kernels(config, name)
+    return config
+
+
+def _refuse_kernels(config: Any, name: str) -> None:
+    """Raises where a configuration names a kernel of the hub, which is code that building the model would fetch and run."""
+    for part in (config, *(getattr(config, key, None) for key in getattr(config, "sub_configs", ()))):
+        for key in ("_attn_implementation", "_experts_implementation"):
+            kernel = str(getattr(part, key, None) or "")
+            if "/" in kernel:
+                raise DiagnosticsError(
+                    f"{name} cannot be loaded (its config.json names the kernel '{kernel}' of the hub, code that is never run): "
+                    f"take {key[1:]} out of it."
+                )
 
 
 def _with_weights(source: str, config: Any, name: str, whole: bool) -> tuple[nn.Module, set[str]]:
