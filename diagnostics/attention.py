@@ -120,20 +120,27 @@ class _Frames:
 
     def __enter__(self) -> None:
         modules = dict(self.module.named_modules())
-        for name in self.by_module:
-            self.calls[name] = 0
-            self.handles.append(modules[name].register_forward_pre_hook(self._begin(name)))
-            self.handles.append(modules[name].register_forward_hook(self._end(name)))
+        try:
+            for name in self.by_module:
+                self.calls[name] = 0
+                self.handles.append(modules[name].register_forward_pre_hook(self._begin(name)))
+                self.handles.append(modules[name].register_forward_hook(self._end(name)))
+        except BaseException:  # an interrupt, or no such module
+            self._remove()
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
+        self._remove()
         for name, tap, site in ((name, *pair) for name, pairs in self.by_module.items() for pair in pairs):
             if kind is None and self.calls[name] != site.calls:
                 raise DiagnosticsError(
                     f"Tap {tap.name} of {self.encoder} expects module '{name}' to run {site.calls} time(s) in a pass, "
                     f"but it ran {self.calls[name]} time(s): correct the tap's Site."
                 )
+
+    def _remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
 
     def _begin(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:

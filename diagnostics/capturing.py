@@ -55,15 +55,18 @@ class Hooks:
         self.handles: list[Any] = []
 
     def __enter__(self) -> None:
-        for name in self.by_module:
-            module = self.module.get_submodule(name)
-            # The pre-hook comes first in a call, so it counts; the post-hook reads the same count.
-            self.handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
-            self.handles.append(module.register_forward_hook(self._after(name)))
+        try:
+            for name in self.by_module:
+                module = self.module.get_submodule(name)
+                # The pre-hook comes first in a call, so it counts; the post-hook reads the same count.
+                self.handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
+                self.handles.append(module.register_forward_hook(self._after(name)))
+        except BaseException:  # an interrupt, or no such module
+            self._remove()
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
+        self._remove()
         if kind is not None:
             return
         for name, tap, site in ((name, *pair) for name, pairs in self.by_module.items() for pair in pairs):
@@ -72,6 +75,10 @@ class Hooks:
                     f"Tap {tap.name} of {self.encoder} expects module '{name}' to run {site.calls} time(s) in a pass, "
                     f"but it ran {self.calls[name]} time(s): correct the tap's Site."
                 )
+
+    def _remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
 
     def _before(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -203,9 +203,10 @@ def _counted(module: nn.Module) -> Generator[tuple[Counter[int], Counter[int]]]:
         ended[id(part)] += 1
 
     handles: list[Any] = []
-    for part in module.modules():
-        handles += [part.register_forward_pre_hook(begin), part.register_forward_hook(end)]
     try:
+        for part in module.modules():
+            handles.append(part.register_forward_pre_hook(begin))
+            handles.append(part.register_forward_hook(end))
         yield begun, ended
     finally:
         for handle in handles:

@@ -296,9 +296,11 @@ def prepared(encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], 
     if workers and "fork" not in multiprocessing.get_all_start_methods():
         raise DiagnosticsError("This system cannot fork, which workers need here: leave --workers out.")
     context = "fork" if workers else None
+    # A generator of its own, as the loader would draw a seed for its workers from the global one.
     loader: Any = DataLoader(
-        _Batches(encoder, dataset, batches), batch_size=None, num_workers=workers, multiprocessing_context=context
-    )
+        _Batches(encoder, dataset, batches), batch_size=None, num_workers=workers, multiprocessing_context=context,
+        generator=torch.Generator(),
+    )  # fmt: skip
     for batch in loader:
         if isinstance(batch, DiagnosticsError):
             raise batch

@@ -15,6 +15,7 @@ from diagnostics.budget import parse_budget
 from diagnostics.dataset import Dataset
 from diagnostics.disk import check_room, lock
 from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
+from diagnostics.evaluating import random_kept
 from diagnostics.extract import extract
 from diagnostics.measures.base import Measure
 from diagnostics.measuring import SUITES, Measured, against_control, chosen_measures, measure_all
@@ -30,6 +31,7 @@ from diagnostics.store import Store
 from diagnostics.taps import Encoder, Tap
 
 
+@random_kept()
 def run(
     encoder: str | Encoder,
     dataset: str | Dataset,
@@ -173,7 +175,6 @@ class _Job:
         store = self._extract(model, self.path, self.taps, about, 1 + len(set(makers) & set(control.WEIGHTS)))
         store.set_attrs(seed=seed)
         self._observe(model, store, measures)
-        model.to("cpu")
         targets = store.targets()
         readable = {name: target for name, target in targets.items() if name not in self.unprobeable}
         main = measure_all(measures, store, readable, seed, asked=self.asked, what=model.name, watch=self.watch)
@@ -245,15 +246,17 @@ class _Job:
                 self.watch(cost)
                 check_room(path, cost.pooled_bytes + cost.token_bytes)
 
-        store = extract(
-            encoder, self.data, path, wanted, device=self.device, about=about, fresh=self.fresh, watch=self.watch,
-            before_first_byte=before_first_byte, **self.options,
-        )  # fmt: skip
+        with encoder.on(self.device):
+            store = extract(
+                encoder, self.data, path, wanted, device=self.device, about=about, fresh=self.fresh, watch=self.watch,
+                before_first_byte=before_first_byte, **self.options,
+            )  # fmt: skip
         store.device = self.device
         return store
 
     def _observe(self, encoder: Encoder, store: Store, measures: Sequence[Measure]) -> None:
-        observe(encoder, self.data, store, measures, device=self.device, watch=self.watch, **self.options)
+        with encoder.on(self.device):
+            observe(encoder, self.data, store, measures, device=self.device, watch=self.watch, **self.options)
 
     def _write(
         self,

@@ -9,7 +9,8 @@ import hashlib
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -257,6 +258,15 @@ class Encoder(ABC):
     def to(self, device: str) -> Encoder:
         """This encoder on a device; returns itself."""
         return self
+
+    @contextmanager
+    def on(self, device: str) -> Generator[None]:
+        """This encoder on a device while inside, and afterwards where it was; by default `to` it and to the CPU."""
+        self.to(device)
+        try:
+            yield
+        finally:
+            self.to("cpu")
 
     def fresh(self, seed: int) -> Encoder:
         """The same architecture with untrained weights: the control for what training brought."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from diagnostics.capturing import Hooks
 from diagnostics.discovery import discover
 from diagnostics.discovery.extents import extents_of
 from diagnostics.errors import DiagnosticsError, said, unknown
+from diagnostics.evaluating import device_of, evaluating, placed, wanting_gradients
 from diagnostics.gradients import read_gradients
 from diagnostics.taps import Encoder, Modality, Reduce, Seen, Tap, keep
 
@@ -24,9 +26,12 @@ from diagnostics.taps import Encoder, Modality, Reduce, Seen, Tap, keep
 class TorchEncoder(Encoder):
     """Any torch module as an encoder.
 
+    The module stays the caller's, who may train it further: passes run in eval mode and without gradients, and leave modes,
+    `requires_grad`, gradients, buffers, hooks, device and random state as they were.
+
     Parameters
     ----------
-    module: the model; put in eval mode, never trained.
+    module: the model, on any device and in any mode.
     taps: in order of execution, each with a `Site`; see `stack_taps` for the common case. Discovered from one dry pass when
         None: the stack of blocks, the trunk's end and heads (see `discover`), which raises where they are not certain.
     output_tap: the tap that the makers hand to users; the trunk's last where taps are discovered.
@@ -68,7 +73,7 @@ class TorchEncoder(Encoder):
         if example is None:
             raise DiagnosticsError(f"{name} has no example: give example=, a raw sample that it accepts.")
         self.name, self.modality = name, modality
-        self.module = module.eval().requires_grad_(False)
+        self.module = module
         self.configuration = configuration
         self._preprocess, self._example = preprocess, example
         self._first_example = example
@@ -81,11 +86,10 @@ class TorchEncoder(Encoder):
         self.output_tap = output_tap or self.taps[-1].name
         self._fresh, self._sized_for, self._covers, self._valid = fresh, sized_for, covers, valid
         self.rate = rate
-        self._device = "cpu"
         self._check_taps()
 
     def _discovered(self, output_tap: str | None) -> tuple[Sequence[Tap], str, dict[str, str]]:
-        batch = default_collate([self._preprocess(self._example)] * 2)
+        batch = _moved(default_collate([self._preprocess(self._example)] * 2), device_of(self.module))
         extents = extents_of(self.modality, batch, self.name, np.shape(self._example))
         found = discover(self.module, batch, self.name, extents, forward=self._forward)
         return found.taps, output_tap or found.output_tap, found.left_out
@@ -157,13 +161,17 @@ class TorchEncoder(Encoder):
 
     def to(self, device: str) -> Encoder:
         self.module.to(device)
-        self._device = device
         return self
+
+    @contextmanager
+    def on(self, device: str) -> Generator[None]:
+        with placed(self.module, device):
+            yield
 
     def with_module(self, module: nn.Module, name: str, fresh: Callable[[], nn.Module] | None = None) -> TorchEncoder:
         """The same taps and preprocessing over other weights; `fresh` where such a module is drawn anew in another way."""
         twin = copy.copy(self)
-        twin.module, twin.name = module.eval().requires_grad_(False), name
+        twin.module, twin.name = module, name
         twin._fresh = fresh or self._fresh
         original = self._sized_for
         if original is not None:
@@ -198,7 +206,7 @@ class TorchEncoder(Encoder):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = self._fresh() if self._fresh else _redrawn(copy.deepcopy(self.module).cpu())
-        return self.with_module(module.to(self._device), f"{self.name} (fresh weights)")
+        return self.with_module(module.to(device_of(self.module)), f"{self.name} (fresh weights)")
 
     def permuted(self, seed: int) -> Encoder:
         module = copy.deepcopy(self.module).cpu()
@@ -207,29 +215,35 @@ class TorchEncoder(Encoder):
             for parameter in module.parameters():
                 order = torch.randperm(parameter.numel(), generator=generator)
                 parameter.copy_(parameter.flatten()[order].view_as(parameter))
-        return self.with_module(module.to(self._device), f"{self.name} (permuted weights)")
+        return self.with_module(module.to(device_of(self.module)), f"{self.name} (permuted weights)")
 
     def capture(
         self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep, *, gradient: bool = False
     ) -> dict[str, Any]:
-        """As `Encoder.capture`. With `gradient` what is read keeps its graph, for training through taps; whether
-        parameters require gradients and which mode the module is in is up to the caller."""
+        """As `Encoder.capture`. With `gradient` what is read keeps its graph, for training through taps: the module then runs
+        in the mode that it is in, as in any step of training, draws and moves running statistics as it does there, and
+        gradients reach the parameters that require them."""
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
         found: dict[str, Any] = {}
-        with torch.set_grad_enabled(gradient), Hooks(self.module, wanted, self.name, found, reduce):
-            self._forward(self.module, _moved(batch, self._device))
+        left_alone = nullcontext() if gradient else evaluating(self.module)
+        # Not inference mode: a table that the module makes in a pass and keeps could never be trained with again.
+        with left_alone, torch.set_grad_enabled(gradient), Hooks(self.module, wanted, self.name, found, reduce):
+            self._forward(self.module, _moved(batch, device_of(self.module)))
         return {tap.name: found[tap.name] for tap in wanted}
 
     def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Seen:
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
-        batch = _moved(batch, self._device)
-        with torch.no_grad():
+        batch = _moved(batch, device_of(self.module))
+        with evaluating(self.module), torch.no_grad():
             return read_attention(self.module, wanted, self.name, reduce, lambda: self._forward(self.module, batch))
 
     def input_gradient(self, batch: Any, taps: Sequence[str] | None = None) -> Seen:
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
-        batch = _moved(batch, self._device)
-        return read_gradients(self.module, wanted, self.name, batch, lambda batch: self._forward(self.module, batch))
+        batch = _moved(batch, device_of(self.module))
+        with evaluating(self.module), wanting_gradients(self.module, False):
+            return read_gradients(
+                self.module, wanted, self.name, batch, lambda batch: self._forward(self.module, batch)
+            )
 
 
 def _redrawn(module: nn.Module) -> nn.Module:
@@ -259,7 +273,7 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _moved(batch: Any, device: str) -> Any:
+def _moved(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Mapping):
         return {key: _moved(value, device) for key, value in batch.items()}  # pyright: ignore[reportUnknownVariableType]
     if isinstance(batch, (tuple, list)):

@@ -226,7 +226,7 @@ def test_torchs_own_multi_head_attention(need_weights: bool, batch_first: bool) 
             return out if batch_first else out.transpose(0, 1)
 
     torch.manual_seed(0)
-    block = Block()
+    block = Block().eval()
     found = encoder(block).attention(batch())["blocks.0"]
     with torch.no_grad():
         x = batch() if batch_first else batch().transpose(0, 1)
@@ -237,7 +237,7 @@ def test_torchs_own_multi_head_attention(need_weights: bool, batch_first: bool) 
 @pytest.mark.parametrize("causal", [False, True])
 def test_torchs_own_encoder_layer_leaves_its_fast_path(causal: bool) -> None:
     torch.manual_seed(0)
-    layer = nn.TransformerEncoderLayer(WIDTH, 2, 24, batch_first=True)
+    layer = nn.TransformerEncoderLayer(WIDTH, 2, 24, batch_first=True).eval()
     mask = nn.Transformer.generate_square_subsequent_mask(TOKENS) if causal else None
 
     class Block(nn.Module):

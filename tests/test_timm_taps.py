@@ -29,7 +29,7 @@ def _one_thread() -> Iterator[None]:
 def made(name: str, size: int, **options: Any) -> Any:
     torch.manual_seed(0)
     sized = {"img_size": size} if name in SIZED or "vit_" in name or "hiera" in name else {}
-    return encoder_of(timm.create_model(name, **sized, **options), name, size)
+    return encoder_of(timm.create_model(name, **sized, **options).eval(), name, size)
 
 
 SIZED = (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from diagnostics.conformance.outcomes import Outcome, failed, not_applicable, ok
 from diagnostics.conformance.subject import Subject, difference, worst_tap
+from diagnostics.evaluating import wanting_gradients
 from diagnostics.taps import Tap, keep
 
 
@@ -41,17 +44,15 @@ def batch_invariance(subject: Subject) -> Outcome:
 
 
 def no_graph(subject: Subject) -> Outcome:
-    """Neither parameters nor what is captured want gradients."""
-    trained = [name for name, p in subject.module.named_parameters() if p.requires_grad] if subject.module else []
-    if trained:
-        return failed(f"parameter {trained[0]} wants gradients: freeze the module (requires_grad_(False))")
+    """What is captured wants no gradients, not even where parameters do."""
     kept: list[str] = []
 
     def look(tap: Tap, tokens: Tensor) -> None:
         if tokens.requires_grad or tokens.grad_fn is not None:
             kept.append(tap.name)
 
-    with torch.enable_grad():
+    training = wanting_gradients(subject.module, True) if subject.module else contextlib.nullcontext()
+    with torch.enable_grad(), training:
         subject.capture(reduce=look)
     if kept:
         return failed(f"tap {kept[0]} hands over a tensor with a gradient graph: capture under torch.no_grad()")

@@ -49,8 +49,8 @@ def discover(
 
     Parameters
     ----------
-    module: in eval mode on the CPU.
-    batch: what `forward` takes, of one sample or a few.
+    module: on any device, in any mode, which it keeps: passes run in eval mode.
+    batch: on that device, what `forward` takes, of one sample or a few.
     extents: of the input along each axis that its tokens can lie on, slowest first: `{"y": 224, "x": 224}`,
         `{"t": 16, "y": 224, "x": 224}`, `{"t": 512}`, `{"v": 3, "t": 512}`.
     forward: `(module, batch)`, by default `module(batch)`.
@@ -71,7 +71,6 @@ def discover(
     DiagnosticsError: where there is no stack of blocks, a tensor fits no grid, or tokens lie in an order of no axes.
     """
     run: Callable[[nn.Module, Any], Any] = forward or (lambda module, batch: module(batch))
-    module.eval()
     names = list(blocks) if blocks is not None else find_blocks(module, encoder)
     whole = dry_run(module, names, batch, run, encoder)
     earlier = earlier_stack(module, names, set(whole.early)) if blocks is None and trunk is None else ""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics.capturing import tensors_in
 from diagnostics.discovery.places import tensors_of
+from diagnostics.evaluating import evaluating
 
 LOCAL = 0.75
 """A change of a quarter of the input that moves a larger share of an axis than this has not stayed at its place."""
@@ -44,7 +45,7 @@ class Entrance:
 
         handle = self.module.get_submodule(self.name).register_forward_pre_hook(hook, with_kwargs=True)
         try:
-            with torch.no_grad(), contextlib.suppress(Exception):
+            with evaluating(self.module), torch.no_grad(), contextlib.suppress(Exception):
                 self.forward(self.module, batch)
         finally:
             handle.remove()

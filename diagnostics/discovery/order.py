@@ -19,6 +19,7 @@ from diagnostics.capturing import as_tokens
 from diagnostics.discovery.movement import exchanged
 from diagnostics.discovery.places import tensors_of
 from diagnostics.errors import DiagnosticsError
+from diagnostics.evaluating import evaluating
 from diagnostics.taps import Tap
 
 CHANGE = 3.0
@@ -133,7 +134,7 @@ def _first_tokens(module: nn.Module, tap: Tap, batch: Any, forward: Callable[[nn
 
     handle = module.get_submodule(site.module).register_forward_pre_hook(hook, with_kwargs=True)
     try:
-        with torch.no_grad(), contextlib.suppress(_Reached):
+        with evaluating(module), torch.no_grad(), contextlib.suppress(_Reached):
             forward(module, batch)
     finally:
         handle.remove()

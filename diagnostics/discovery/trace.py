@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics.capturing import first_tensor, tensors_in
 from diagnostics.errors import DiagnosticsError, said
+from diagnostics.evaluating import evaluating
 
 
 @dataclass(eq=False)
@@ -110,13 +111,13 @@ def dry_run(
 
         return hook
 
-    for name, part in module.named_modules():
-        if name and not name.startswith(inside):
-            handles.append(part.register_forward_pre_hook(before(name), with_kwargs=True))
-            handles.append(part.register_forward_hook(after(name)))
     try:
+        for name, part in module.named_modules():
+            if name and not name.startswith(inside):
+                handles.append(part.register_forward_pre_hook(before(name), with_kwargs=True))
+                handles.append(part.register_forward_hook(after(name)))
         # Not inference mode: some models keep tables that they make in their first pass.
-        with torch.no_grad():
+        with evaluating(module), torch.no_grad():
             trace.finals = tensors_in(forward(module, batch))
     except DiagnosticsError:
         raise

@@ -71,7 +71,7 @@ def encoder_of(
     return TorchEncoder(
         name,
         "image",
-        module,
+        module.eval(),
         _taps(architecture, architecture.grid(size)),
         "norm" if architecture.embedding else f"blocks.{architecture.depth - 1}",
         preprocess,

@@ -31,7 +31,7 @@ def build(path: str | None = None) -> TorchEncoder:
     if path is not None and not Path(path).is_dir():
         raise DiagnosticsError(f"There is no folder {path}: give a Fracast release directory, or leave ?path= out.")
     model = FracastModel.from_pretrained(path, weights="fp32")
-    core: nn.Module = model.core
+    core: nn.Module = model.core.eval()
     context = model.context_length
     stages = len(core.dilations())  # pyright: ignore
     if getattr(core, "block", None) is None or getattr(core, "scale", None) is None:

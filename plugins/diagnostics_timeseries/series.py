@@ -86,7 +86,7 @@ class SeriesModel:
             return (*((0.0, float(n)) for n in extents[:-1]), (time[0] * scale, time[1] * scale))
 
         return TorchEncoder(
-            self.name, "series", self.module, self.taps(length, variates), self.output_tap, preprocess, noise,
+            self.name, "series", self.module.eval(), self.taps(length, variates), self.output_tap, preprocess, noise,
             forward=self.forward, fresh=self.fresh, sized_for=sized_for, covers=covers, valid=valid,
             configuration=f"{self.configuration} series of {length} steps of {variates} variate(s)".strip(),
         )  # fmt: skip

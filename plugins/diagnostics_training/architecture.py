@@ -170,7 +170,7 @@ class Architecture:
         made = TorchEncoder(
             name,
             self.modality,  # pyright: ignore[reportArgumentType]
-            model,
+            model.eval(),
             taps,
             "norm",
             self.preprocess,

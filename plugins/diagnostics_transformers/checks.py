@@ -32,7 +32,7 @@ def entering(module: nn.Module, first: str, batch: Any, forward: Forward) -> Ten
 
     handle = module.get_submodule(first).register_forward_pre_hook(hook, with_kwargs=True)
     try:
-        with torch.inference_mode(), contextlib.suppress(_Reached):
+        with torch.no_grad(), contextlib.suppress(_Reached):
             forward(module, batch)
     finally:
         handle.remove()

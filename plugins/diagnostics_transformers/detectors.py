@@ -75,7 +75,7 @@ def with_levels(
 
     handles = [module.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in layers]
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             forward(module, batch)
     finally:
         for handle in handles:

@@ -134,7 +134,7 @@ class _Found:
         first: Exception | None = None
         for form in forms:
             try:
-                with torch.inference_mode():
+                with torch.no_grad():
                     self.module(form(self.batch))
                 return form
             except Exception as error:

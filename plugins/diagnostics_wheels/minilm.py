@@ -50,7 +50,7 @@ def build(length: int) -> TorchEncoder:
     def untrained() -> nn.Module:
         return BertModel(config, add_pooling_layer=False)
 
-    module = untrained()
+    module = untrained().eval()
     fill(module, {name: tensor for name, tensor in stored.items() if name not in _UNUSED}, WHEEL)
 
     def preprocess(sample: np.ndarray) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ _PARTS = {
 
 def build() -> TorchEncoder:
     """Over a window of 30 s that the sound opens, with silence behind it, as Whisper was trained and is used."""
-    module = untrained()
+    module = untrained().eval()
     load(module, WHEEL, convert)
     features: Any = WhisperFeatureExtractor()
 

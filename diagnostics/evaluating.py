@@ -1,0 +1,134 @@
+"""A module that is someone else's, used for a while and left as it was: mode, buffers, gradients, device, random state."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Generator[None]:
+    """In eval mode while inside; afterwards every submodule's mode, all buffers and the random state are as before.
+
+    Also where what runs inside raises. The flags are set by themselves, as `eval()` may be overridden to do more (to merge
+    weights, say), which `train()` undoes up to rounding.
+    """
+    training: list[nn.Module] = []
+    buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+    part: Any
+    with random_kept(device_of(module)):
+        try:
+            for part in _parts(module):
+                if part.training:
+                    training.append(part)
+                    _set_mode(part, False)
+                # torch's own modules write into theirs (running statistics) in train mode alone, others may as they like.
+                if part._buffers and not type(part).__module__.startswith("torch.nn.modules."):
+                    buffers += [(part, name, b, b.clone()) for name, b in part._buffers.items() if b is not None]
+            yield
+        finally:
+            for part in training:
+                _set_mode(part, True)
+            for part, name, buffer, before in buffers:
+                _put_back(part, name, buffer, before)
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """All its modules, each once; `modules()` takes three times as long, in every pass."""
+    found: dict[nn.Module, None] = {}
+    waiting: list[Any] = [module]
+    while waiting:
+        part = waiting.pop()
+        if part is not None and part not in found:
+            found[part] = None
+            waiting += part._modules.values()
+    return list(found)
+
+
+def _set_mode(part: nn.Module, training: bool) -> None:
+    """The flag without a search for parameters and buffers of that name, which takes ten times as long."""
+    if "training" in vars(part):
+        vars(part)["training"] = training
+    else:
+        part.training = training  # scripted modules keep it elsewhere
+
+
+def _put_back(part: nn.Module, name: str, buffer: Tensor, before: Tensor) -> None:
+    """A buffer's object and its numbers; nothing is written where they are the same, since a graph may have kept it.
+
+    A table that was made anew for an input of another size stays, as one that was not there before does.
+    """
+    if not torch.equal(buffer, before):
+        with torch.no_grad():
+            buffer.copy_(before)
+    now = getattr(part, name, None)
+    if now is not buffer and isinstance(now, Tensor) and now.shape == buffer.shape:
+        setattr(part, name, buffer)
+
+
+@contextmanager
+def random_kept(device: torch.device | None = None) -> Generator[None]:
+    """Draws while inside leave no trace in the random states of Python, numpy and torch (of the CPU, and of a CUDA device)."""
+    python, arrays, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state(device) if device is not None and device.type == "cuda" else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+        torch.set_rng_state(tensors)
+        if cuda is not None and device is not None:
+            torch.cuda.set_rng_state(cuda, device)
+
+
+@contextmanager
+def wanting_gradients(module: nn.Module, wanted: bool) -> Generator[None]:
+    """While inside, all floating point parameters want gradients, or none do."""
+    changed = [p for p in module.parameters() if p.requires_grad != wanted and p.is_floating_point()]
+    try:
+        for parameter in changed:
+            parameter.requires_grad_(wanted)
+        yield
+    finally:
+        for parameter in changed:
+            parameter.requires_grad_(not wanted)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where its first tensor lies; the CPU where it has none."""
+    for tensors in (module.parameters(), module.buffers()):
+        for tensor in tensors:
+            return tensor.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def placed(module: nn.Module, device: str | torch.device) -> Generator[None]:
+    """On a device while inside; afterwards it has the very tensors that it had before, gradients too, where they were."""
+    wanted, parts = torch.device(device), list(module.modules())
+    parameters = [(part, *item) for part in parts for item in part.named_parameters(recurse=False)]
+    buffers = [(part, *item) for part in parts for item in part.named_buffers(recurse=False)]
+    kept = [(parameter, parameter.data, parameter.grad) for _, _, parameter in parameters]
+    origin = {tensor.device for _, _, tensor in (*parameters, *buffers)}
+    if all(at.type == wanted.type and wanted.index in (None, at.index) for at in origin):
+        yield
+        return
+    try:
+        for parameter, _, _ in kept:
+            parameter.grad = None  # of no use there
+        module.to(wanted)
+        yield
+    finally:
+        for parameter, data, gradient in kept:
+            parameter.data = data
+            parameter.grad = gradient
+        for part, name, tensor in (*parameters, *buffers):
+            setattr(part, name, tensor)
+        if len(origin) == 1:
+            module.to(origin.pop())  # what it may keep beside parameters and buffers
