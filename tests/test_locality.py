@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.locality import blocks
+from diagnostics.measures.locality import blocks, cosines
 from diagnostics.measures.locality.blocks import MOST_SAMPLES
 from diagnostics.measures.locality.cosines import SelfSimilarity, self_similarity, spatial_relation
 
@@ -271,7 +271,63 @@ def over_all_pairs(tokens, grid):
     return near - far, -np.polyfit(steps, curve[1:9], 1)[0], rmsc, curve[1:]
 
 
-# More tokens than a matrix of all pairs is made for, on both sides of that number too.
+@pytest.fixture
+def ways(monkeypatch):
+    """How often cosines of all pairs are taken, and how often transforms of all features."""
+    taken = {"pairs": 0, "lags": 0}
+
+    def counting_cosines(field):
+        taken["pairs"] += 1
+        return blocks.cosines(field)
+
+    def counting_lags(field, grid):
+        # The pairs that a distance has are counted by lags, of one value a token.
+        taken["lags"] += field.shape[2] > 1
+        return blocks.lag_sums(field, grid)
+
+    monkeypatch.setattr(cosines, "cosines", counting_cosines)
+    monkeypatch.setattr(cosines, "lag_sums", counting_lags)
+    return taken
+
+
+# The cheaper way by measured CPU time, by the factor beside it.
+CHEAPER = [
+    ((512,), 64, "lags"),  # 6.1
+    ((512,), 384, "lags"),  # 2.3
+    ((256,), 64, "lags"),  # 3.2
+    ((197,), 16, "lags"),  # 3.1
+    ((24, 24), 64, "lags"),  # 2.4
+    ((16, 32), 64, "lags"),  # 3.9
+    ((8, 14, 14), 64, "lags"),  # 2.9
+    ((64,), 384, "pairs"),  # 1.9
+    ((7, 7), 192, "pairs"),  # 4.3
+    ((14, 14), 192, "pairs"),  # 2.2
+    ((14, 14), 768, "pairs"),  # 2.2
+    ((12, 20), 384, "pairs"),  # 2.0
+    ((8, 8, 8), 1024, "pairs"),  # 1.8
+    ((8, 10, 10), 1024, "pairs"),  # 1.4
+]
+
+
+@pytest.mark.parametrize(("grid", "features", "way"), CHEAPER)
+def test_the_cheaper_way_is_taken_and_equals_all_pairs(ways, grid, features, way):
+    rng = np.random.default_rng(features)
+    tokens = np.cumsum(rng.normal(size=(int(np.prod(grid)), features)), axis=0)
+    tokens[[3, 20]] = 0
+    found = self_similarity(tokens, grid)
+    assert ways[way] > 0
+    assert sum(ways.values()) == ways[way]
+    lds, cds, rmsc, curve = over_all_pairs(tokens, grid)
+    assert (found.lds, found.cds, found.rmsc) == pytest.approx((lds, cds, rmsc), abs=1e-9)
+    np.testing.assert_allclose(found.curve, curve, atol=1e-9)
+    # Beside a sample whose tokens all have a direction; and centred, where all have one.
+    whole = tokens + 1
+    together = self_similarity(np.stack([tokens, whole]), grid).curve
+    np.testing.assert_allclose(together, [curve, over_all_pairs(whole, grid)[3]], atol=1e-9)
+    centred = over_all_pairs(tokens - tokens.mean(axis=0), grid)[3]
+    np.testing.assert_allclose(self_similarity(tokens, grid, centred=True).curve, centred, atol=1e-9)
+
+
 @pytest.mark.parametrize("grid", [(512,), (513,), (1, 600), (23, 29), (8, 8, 9), (1, 40, 20)])
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_large_grids_equal_all_pairs(grid, offset):

@@ -6,6 +6,7 @@ Shape suffixes below: S sample, T grid token in raster order, F feature, R some 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -46,9 +47,12 @@ def rook_pairs(field: Tensor, grid: tuple[int, ...]) -> Iterator[tuple[Tensor, T
             yield on_grid.narrow(axis, 0, extent - 1), on_grid.narrow(axis, 1, extent - 1)
 
 
-def sample_blocks(x: Tensor) -> tuple[Tensor, ...]:
-    """[sample, token, feature] in blocks of samples: many make no array that a step then waits for."""
-    return x.split(max(1, _NEAR // (x.shape[1] * max(x.shape[1:]))))
+def sample_blocks(x: Tensor, pairs: bool = True) -> tuple[Tensor, ...]:
+    """[sample, token, feature] in blocks of samples: many make no array that a step then waits for.
+
+    `pairs` says that a matrix of all pairs of tokens is such an array.
+    """
+    return x.split(max(1, _NEAR // (x.shape[1] * max(x.shape[1:] if pairs else x.shape[2:]))))
 
 
 def directions(x: Tensor, centred: bool = False) -> tuple[Tensor, Tensor]:
@@ -105,26 +109,33 @@ def lag_sums(field: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     Returns [S, lag] and int [lag], the Manhattan distance of each lag. The inner products at a lag sum to the
     autocorrelation there, which the Fourier transform of the grid gives in O(F T log T) where pairs take O(F T^2).
     """
-    # Padded to twice its size, the grid meets itself at no lag from both sides.
-    padded = [2 * extent for extent in grid]
+    padded = padded_grid(grid)
     step = max(1, _NEAR // (len(field) * math.prod(padded)))
-    axes = tuple(range(1, len(grid) + 1))
     power: Tensor | float = 0.0
     for part in field.split(step, dim=2):
-        wave = torch.fft.rfftn(part.reshape(len(part), *grid, part.shape[2]), s=padded, dim=axes)
+        # Axis by axis, so that no transform is taken of rows that padding alone fills.
+        wave = torch.fft.rfft(part.reshape(len(part), *grid, part.shape[2]), n=padded[-1], dim=len(grid))
+        for axis in range(len(grid) - 1, 0, -1):
+            wave = torch.fft.fft(wave, n=padded[axis - 1], dim=axis)
         power = power + (wave.real.square() + wave.imag.square()).sum(dim=-1)
-    sums = torch.fft.irfftn(power, s=padded, dim=axes).flatten(1)
+    sums = torch.fft.irfftn(power, s=padded, dim=tuple(range(1, len(grid) + 1))).flatten(1)
     return sums, _lag_distances(grid, field.device)
+
+
+def padded_grid(grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Twice the extents, so that the grid meets itself at no lag from both sides, or a little more: transforms of lengths
+    with a prime factor above 7 take up to four times as long."""
+    return tuple(2 * next(n for n in itertools.count(extent) if pow(210, 64, n) == 0) for extent in grid)
 
 
 @functools.lru_cache(maxsize=2)
 def _lag_distances(grid: tuple[int, ...], device: torch.device) -> Tensor:
-    """int [lag] of a grid padded to twice its size; lags that no two tokens have lie one beyond the farthest two."""
+    """int [lag] of the padded grid; lags that no two tokens have lie one beyond the farthest two."""
     beyond = sum(grid) - len(grid) + 1
     found = torch.zeros(1, dtype=torch.int64, device=device)
-    for extent in grid:
-        lag = torch.arange(2 * extent, device=device)
-        lag = torch.minimum(lag, 2 * extent - lag)
+    for extent, padded in zip(grid, padded_grid(grid), strict=True):
+        lag = torch.arange(padded, device=device)
+        lag = torch.minimum(lag, padded - lag)
         found = (found[:, None] + torch.where(lag < extent, lag, beyond)).flatten()
     return found.clamp(max=beyond)
 

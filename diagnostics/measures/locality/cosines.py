@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from diagnostics.measures.locality.blocks import (
     first_tokens,
     known_mean,
     lag_sums,
+    padded_grid,
     places,
     sample_blocks,
     scalar,
@@ -36,8 +38,9 @@ FAR = 6
 SLOPE = 8
 """Distances 1..8 over which the decay is fitted (iREPA)."""
 
-# Tokens up to which a matrix of their cosines is no dearer than Fourier transforms of the grid.
-_DIRECT = 512
+# Of `_pairs_cost_less`, from CPU times at 28 grids of one to three axes with 16 to 1,024 features, on one core.
+_PER_PAIR = 64
+_PER_STEP = 12.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,7 +73,8 @@ def self_similarity(tokens: Any, grid: Sequence[int], *, centred: bool = False) 
     """
     grid = extents(grid)
     x, single = token_samples(tokens, "The array of tokens", grid)
-    found = [_similarity(block, grid, centred) for block in sample_blocks(x)]
+    pairs = _pairs_cost_less(grid, x.shape[2])
+    found = [_similarity(block, grid, centred, pairs) for block in sample_blocks(x, pairs)]
     lds, cds, rmsc, curve = (torch.cat(parts) for parts in zip(*found, strict=True))
     curve = curve.cpu().numpy()
     return TokenSimilarity(
@@ -120,13 +124,24 @@ def _distances(grid: tuple[int, ...], device: torch.device, start: int, stop: in
     return found
 
 
-def _similarity(x: Tensor, grid: tuple[int, ...], centred: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _pairs_cost_less(grid: tuple[int, ...], features: int) -> bool:
+    """Whether the products of all pairs of tokens cost less than transforms of the padded grid.
+
+    A pair costs a product for each feature, and as much as `_PER_PAIR` products to be put in its place; a step of a
+    transform, of which each place of the padded grid takes log2(places) for each feature, as much as `_PER_STEP` products.
+    """
+    tokens, places = math.prod(grid), math.prod(padded_grid(grid))
+    return tokens**2 * (features + _PER_PAIR) < _PER_STEP * places * math.log2(places) * features
+
+
+def _similarity(x: Tensor, grid: tuple[int, ...], centred: bool, pairs: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     unit, directed = directions(x, centred)
     reach = _farthest(grid)
     both = directed.to(x.dtype)
-    sums, counts = (_by_lag if x.shape[1] > _DIRECT else _by_pair)(unit, both, grid)
     # A token with itself is no pair.
-    sums, counts = sums[:, 1:], counts[:, 1:]
+    sums = (_by_pair if pairs else _by_lag)(unit, grid)[:, 1:]
+    counts = _every_pair(grid, x.device) if bool(directed.all()) else _counted(directed, grid)
+    counts = counts[:, 1:]
     curve = _ratio(sums, counts)
     nothing = torch.full((len(x),), float("nan"), dtype=x.dtype, device=x.device)
     lds = curve[:, 0] - _ratio(sums[:, FAR - 1 :].sum(dim=1), counts[:, FAR - 1 :].sum(dim=1)) if reach else nothing
@@ -141,30 +156,29 @@ def _similarity(x: Tensor, grid: tuple[int, ...], centred: bool) -> tuple[Tensor
     return lds, cds, rmsc, curve
 
 
-def _by_pair(unit: Tensor, there: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Sum of cosines and number of pairs [sample, distance from 0], from unit tokens and which have a direction, 0 or 1."""
-    reach = _farthest(grid)
-    sums = torch.zeros((len(unit), reach + 1), dtype=unit.dtype, device=unit.device)
-    counts = torch.zeros_like(sums)
-    for rows, cosine in cosines(unit):
-        distance = _distances(grid, unit.device, rows.start, rows.stop).flatten()
-        sums.index_add_(1, distance, cosine.flatten(1))
-        if bool(there.all()):
-            counts += torch.bincount(distance, minlength=reach + 1)
-        else:
-            counts.index_add_(1, distance, (there[:, rows, None] * there[:, None]).flatten(1))
-    return sums, counts
+@functools.lru_cache(maxsize=2)
+def _every_pair(grid: tuple[int, ...], device: torch.device) -> Tensor:
+    return _counted(torch.ones((1, math.prod(grid)), dtype=torch.bool, device=device), grid)
 
 
-def _by_lag(unit: Tensor, there: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The same from the lags of the grid: the cheaper way where tokens are many."""
-    reach = _farthest(grid)
-    found: list[Tensor] = []
-    for field in (unit, there[:, :, None]):
-        by_lag, distance = lag_sums(field, grid)
-        total = torch.zeros((len(unit), reach + 2), dtype=unit.dtype, device=unit.device)
-        found.append(total.index_add_(1, distance, by_lag)[:, : reach + 1])
-    return found[0], found[1].round()
+def _counted(there: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Ordered pairs [sample, distance from 0] of the tokens that are there, bool [sample, token]."""
+    return _by_lag(there.double()[:, :, None], grid).round()
+
+
+def _by_pair(field: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Sums of the inner products of [sample, token, feature] over ordered pairs [sample, distance from 0]."""
+    sums = torch.zeros((len(field), _farthest(grid) + 1), dtype=field.dtype, device=field.device)
+    for rows, products in cosines(field):
+        sums.index_add_(1, _distances(grid, field.device, rows.start, rows.stop).flatten(), products.flatten(1))
+    return sums
+
+
+def _by_lag(field: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """The same from the lags of the grid."""
+    by_lag, distance = lag_sums(field, grid)
+    sums = torch.zeros((len(field), _farthest(grid) + 2), dtype=field.dtype, device=field.device)
+    return sums.index_add_(1, distance, by_lag)[:, :-1]
 
 
 def _relation(x: Tensor, foreground: Tensor, grid: tuple[int, ...]) -> Tensor:
