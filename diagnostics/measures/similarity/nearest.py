@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import centre, pair
+from diagnostics.measures.arrays import centre, pair, rounding
 from diagnostics.measures.similarity.base import Similarity
 
 K = 10
@@ -140,7 +140,7 @@ def _chances(x: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
     about_mean = centre(unit)
     squares = about_mean.square().sum(dim=1)
     length = unit.abs().amax(dim=1).sign()
-    digits = torch.finfo(torch.float32 if torch.equal(x, x.float().double()) else torch.float64).eps
+    digits = rounding(x)
     rows = max(1, BLOCK // n)
     for start in range(0, n, rows):
         own = slice(start, start + rows)
@@ -153,8 +153,8 @@ def _chances(x: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
         last = near.topk(k, dim=1).values[:, -1:]
         # What the product rounds, and what was rounded before it: squared lengths of about this size, and lengths.
         size = squares[own, None] - last
-        rounding = _NOTHING * size + digits * size.sqrt()
-        above, tied = near > last + rounding, (near - last).abs() <= rounding
+        width = _NOTHING * size + digits * size.sqrt()
+        above, tied = near > last + width, (near - last).abs() <= width
         part = (k - above.sum(dim=1, keepdim=True)).to(x.dtype) / tied.sum(dim=1, keepdim=True)
         yield above + part * tied, near.add_((1 + length[own, None]) / 2)
 
