@@ -194,6 +194,13 @@ def rescaled(x: Tensor) -> Tensor:
     return x * math.ldexp(1.0, -max(math.frexp(peak)[1], -1000))
 
 
+def median(values: Tensor) -> Tensor:
+    """Along the last axis; of an even number the mean of the middle two, where torch's takes the lower."""
+    count = values.shape[-1]
+    middle = [values.kthvalue(k + 1, dim=-1).values for k in {(count - 1) // 2, count // 2}]
+    return torch.stack(middle).mean(dim=0)
+
+
 def gram(x: Tensor) -> Tensor:
     """x xT of [sample, feature] -> [sample, sample]."""
     if x.device.type == "cpu":
