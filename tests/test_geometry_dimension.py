@@ -1,5 +1,6 @@
 """Intrinsic dimension and the neighbours that it reads."""
 
+import itertools
 import math
 
 import numpy as np
@@ -107,6 +108,27 @@ def test_invariances_and_non_invariances(seed, scale):
         assert dimension(x + 1e4) == pytest.approx(dimension(x), rel=1e-6)
         assert dimension(x[rng.permutation(60)]) == pytest.approx(dimension(x), rel=1e-6)
         assert dimension(x * [1, 1, 1e-3, 1e-3]) < 0.8 * dimension(x)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_distances_that_differ_by_rounding_are_equal(single):
+    lattice = np.array(list(itertools.product(range(5), repeat=3)), dtype=float)
+    turned = 0.1 * lattice @ np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0][:3]
+    x = turned.astype(np.float32) if single else turned
+    assert np.isnan(two_nn(x)) and np.isnan(two_nn(x, fit="mle")), "every second neighbour is as near as the first"
+    assert mle_dimension(x, k=5) == pytest.approx(mle_dimension(lattice, k=5), rel=1e-5)
+
+
+def test_copies_that_differ_by_rounding_are_copies():
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(200, 64)) @ rng.normal(size=(64, 64)) + 3).astype(np.float32)
+    copies = x[:80] * (1 + 1.2e-7 * rng.integers(-1, 2, (80, 64))).astype(np.float32)
+    assert (copies != x[:80]).any(axis=1).all()
+    twice = np.concatenate([x, copies])
+    for dimension in (two_nn, mle_dimension, lambda z: two_nn(z, fit="mle")):
+        assert dimension(twice) == pytest.approx(dimension(x), rel=1e-9)
+    assert distinct_samples(twice) == 200
+    assert distinct_samples(twice.astype(np.float64) + 1e-9 * rng.normal(size=twice.shape)) == 280
 
 
 def test_duplicates_are_dropped_and_counted():

@@ -92,7 +92,7 @@ def test_massive_activations_known_answers():
     found = massive_activations(x)
     assert found.ratio == pytest.approx(x.mean(axis=0) ** 2 / x.var(axis=0), rel=1e-12)
     assert found.feature == 4 and found.largest == found.ratio[4] == pytest.approx(1e4, rel=0.2)
-    assert found.peak == pytest.approx(np.abs(x).max() / np.sort(np.abs(x).ravel())[1199], rel=1e-12)
+    assert found.peak == pytest.approx(np.abs(x).max() / np.median(np.abs(x)), rel=1e-12)
     assert massive_activations(x[:, :4]).largest < 0.1
     exact = massive_activations(np.array([[1.0, 5], [3, 5], [5, 5]]))
     assert exact.ratio[0] == pytest.approx(9 / (8 / 3)) and np.isnan(exact.ratio[1])

@@ -25,7 +25,7 @@ from diagnostics.measures.probes import (
 )
 from diagnostics.measures.probes.least_squares import choose
 from diagnostics.measures.probes.linear import LinearProbe
-from diagnostics.measures.probes.nearest import NEIGHBOURS, KnnProbe, _nearest
+from diagnostics.measures.probes.nearest import NEIGHBOURS, KnnProbe
 from diagnostics.measures.probes.softmax import PENALTIES as LOGISTIC_PENALTIES
 
 from memory import MemoryActivations, label_target, thirds
@@ -613,19 +613,38 @@ def test_knn_equals_brute_force():
             np.testing.assert_allclose(votes[i, q], expected, atol=1e-12)
 
 
-def test_knn_ties_go_to_the_earlier_row_and_scale_does_not_matter():
-    bank, labels = np.ones((30, 2)), np.arange(30) % 3
-    votes = knn_votes(bank, labels, np.ones((1, 2)), (2,))[0, 0]
-    assert votes.tolist() == [0.5, 0.5, 0.0]
-    for values in (4, 100):
-        similar = np.random.default_rng(1).integers(0, values, (50, 200)) / values
-        expected = np.argsort(-similar, axis=1, kind="stable")
-        for most in (1, 30, 200):
-            np.testing.assert_array_equal(_nearest(torch.from_numpy(similar), most), expected[:, :most])
+def test_knn_scale_does_not_matter():
     rng = np.random.default_rng(0)
-    bank, queries = rng.normal(size=(30, 4)), rng.normal(size=(5, 4))
+    bank, queries, labels = rng.normal(size=(30, 4)), rng.normal(size=(5, 4)), np.arange(30) % 3
     stretched = knn_votes(bank * rng.uniform(0.1, 10, (30, 1)), labels, queries * 1e-3)
     np.testing.assert_allclose(stretched, knn_votes(bank, labels, queries), atol=1e-12)
+
+
+def test_knn_ties_count_in_parts_whatever_the_order_of_the_rows():
+    rng = np.random.default_rng(0)
+    # A few directions of many lengths, in features that rounding has turned.
+    corners = np.eye(6)[:5] @ np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    bank = corners[rng.integers(0, 5, 80)] * rng.uniform(0.1, 10, (80, 1))
+    bank[:9] = 0
+    labels, queries = rng.integers(0, 3, 80), rng.normal(size=(40, 6))
+    ks = (1, 4, 30, 79)
+    votes = knn_votes(bank, labels, queries, ks)
+    order = rng.permutation(80)
+    np.testing.assert_allclose(knn_votes(bank[order], labels[order], queries, ks), votes, atol=1e-12)
+    length = np.maximum(np.linalg.norm(bank, axis=1), 1e-300)
+    similar = (bank / length[:, None] @ (queries / np.linalg.norm(queries, axis=1, keepdims=True)).T).T.round(9)
+    drawn = np.zeros((300, *votes.shape))
+    for some in drawn:
+        nearest = np.lexsort((rng.random(similar.shape), -similar), axis=1)
+        for i, k in enumerate(ks):
+            weights = np.exp(np.take_along_axis(similar, nearest[:, :k], axis=1) / 0.07)
+            weights /= weights.sum(axis=1, keepdims=True)
+            for c in range(3):
+                some[i, :, c] = (weights * (labels[nearest[:, :k]] == c)).sum(axis=1)
+    slack = 5 * drawn.std(axis=0) / np.sqrt(300) + 1e-6
+    assert (np.abs(votes - drawn.mean(axis=0)) <= slack).all()
+    alike = knn_votes(np.ones((30, 2)), np.arange(30) // 10, np.ones((1, 2)), (2,))[0, 0]
+    np.testing.assert_allclose(alike, 1 / 3)
 
 
 def test_knn_as_a_plain_function():
@@ -655,13 +674,14 @@ def test_knn_holds_no_more_than_a_block_of_similarities(monkeypatch):
     bank, labels, queries = rng.normal(size=(70, 4)), rng.integers(0, 3, 70), rng.normal(size=(33, 4))
     whole = knn_votes(bank, labels, queries)
     sizes = []
-    nearest = module._nearest
+    similar = module._similar
 
-    def seen(similar, most):
-        sizes.append(similar.numel())
-        return nearest(similar, most)
+    def seen(queries, known):
+        found = similar(queries, known)
+        sizes.append(found.numel())
+        return found
 
-    monkeypatch.setattr(module, "_nearest", seen)
+    monkeypatch.setattr(module, "_similar", seen)
     monkeypatch.setattr(module, "_BLOCK", 300)
     np.testing.assert_allclose(knn_votes(bank, labels, queries), whole, atol=1e-12)
     assert max(sizes) <= 300

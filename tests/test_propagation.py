@@ -143,6 +143,14 @@ def test_equal_neighbours_all_count_and_rounding_chooses_none():
             assert found[1].tolist() == [[1, 1, 0, 0, 0]]
 
 
+def test_rounding_makes_no_object_where_all_tokens_are_alike():
+    mask = np.zeros((56, 56), dtype=int)
+    mask[14:35, 14:35] = 1
+    # Every token sees all: each label has one share everywhere, and the background's is the larger.
+    alike = np.ones((4, 64, 1)) * np.random.default_rng(0).normal(size=7)
+    assert not label_propagation(alike, (8, 8), mask)[1:].any()
+
+
 def test_memory_and_window_do_what_they_say():
     """An object changes its look by half in every frame: only the frame before it is more like it than background."""
     masks = np.zeros((4, 3, 12), dtype=np.int64)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -16,35 +18,37 @@ def unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def direct_neighbours(x, k):
-    """Sets of the k nearest by sorting (cosine, index) sample by sample."""
-    cosines = unit(x) @ unit(x).T
-    return [
-        set(sorted((j for j in range(len(x)) if j != i), key=lambda j: (-round(cosines[i, j], 9), j))[:k])
-        for i in range(len(x))
-    ]
+def direct_sets(x, k):
+    """For each sample all sets of k nearest that breaking ties can leave, each as likely as the others."""
+    cosines = (unit(x) @ unit(x).T).round(9)
+    np.fill_diagonal(cosines, -np.inf)
+    made = []
+    for row in cosines:
+        last = np.sort(row)[-k]
+        sure, tied = np.flatnonzero(row > last), np.flatnonzero(row == last)
+        made.append([{*sure, *some} for some in itertools.combinations(tied, k - len(sure))])
+    return made
 
 
 def direct_mutual(x, y, k):
-    pairs = zip(direct_neighbours(x, k), direct_neighbours(y, k), strict=True)
-    return np.mean([len(a & b) / k for a, b in pairs])
+    pairs = zip(direct_sets(x, k), direct_sets(y, k), strict=True)
+    return np.mean([np.mean([len(a & b) / k for a in first for b in second]) for first, second in pairs])
 
 
 def direct_cknna(x, y, k):
-    """HSIC_1 of dense masked kernels."""
+    """HSIC_1 of dense kernels, each averaged over all ways of breaking ties."""
     n = len(x)
 
-    def masked(side, near, other_near):
-        cosines = unit(side) @ unit(side).T
-        return np.array([[cosines[i, j] * (j in near[i] and j in other_near[i]) for j in range(n)] for i in range(n)])
+    def chance(side):
+        return np.array([[np.mean([j in some for some in sets]) for j in range(n)] for sets in direct_sets(side, k)])
 
-    def hsic(a, near_a, b, near_b):
-        k_, m_ = masked(a, near_a, near_b), masked(b, near_a, near_b)
-        trace = np.trace(k_ @ m_)
-        return trace + k_.sum() * m_.sum() / ((n - 1) * (n - 2)) - 2 * (k_ @ m_).sum() / (n - 2)
+    def hsic(a, b):
+        return np.trace(a @ b) + a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2 * (a @ b).sum() / (n - 2)
 
-    a, b = direct_neighbours(x, k), direct_neighbours(y, k)
-    return hsic(x, a, y, b) / np.sqrt(hsic(x, a, x, a) * hsic(y, b, y, b))
+    near, other_near = chance(x), chance(y)
+    a, b = unit(x) @ unit(x).T, unit(y) @ unit(y).T
+    both = near * other_near
+    return hsic(a * both, b * both) / np.sqrt(hsic(a * near, a * near) * hsic(b * other_near, b * other_near))
 
 
 def test_identical_is_one():
@@ -76,7 +80,8 @@ def test_equals_the_direct_formula(seed, k):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(14, 3))
     y = x + rng.normal(size=(14, 3))
-    x[3] = x[5]
+    x[3] = x[5] = x[9]
+    y[[0, 1, 5]] = y[2]
     assert mutual_knn(x, y, k=k) == pytest.approx(direct_mutual(x, y, k), abs=1e-12)
     assert cknna(x, y, k=k) == pytest.approx(direct_cknna(x, y, k), abs=1e-9)
 
@@ -103,15 +108,100 @@ def test_is_not_invariant_to_shifts_and_linear_maps():
         assert function(x, x * [1, 1, 1, 30]) < 0.9
 
 
-def test_ties_go_to_the_earlier_sample_whatever_the_block(monkeypatch):
-    x = np.repeat(np.random.default_rng(0).normal(size=(6, 33)), 8, axis=0)
-    found = nearest.neighbours(torch.tensor(x), 3)
-    for i, row in enumerate(found.nearest.tolist()):
-        first = i // 8 * 8
-        assert row == [j for j in range(first, first + 8) if j != i][:3]
-    monkeypatch.setattr(nearest, "BLOCK", 5 * len(x))
-    again = nearest.neighbours(torch.tensor(x), 3)
-    assert torch.equal(again.nearest, found.nearest)
+def blank(x, rng):
+    return x * (rng.random(len(x)) > 0.3)[:, None]
+
+
+N_TIED = 150
+TIED = {
+    "sign of one feature": lambda rng: np.sign(rng.normal(size=(N_TIED, 1))),
+    "one-hot": lambda rng: np.eye(64)[rng.integers(0, 64, N_TIED)],
+    "30 % zero rows": lambda rng: blank(rng.normal(size=(N_TIED, 16)), rng),
+    "scalar": lambda rng: np.round(2 * rng.normal(size=(N_TIED, 1))),
+}
+
+
+@pytest.mark.parametrize("name", TIED)
+@pytest.mark.parametrize("measure", [MutualKnn(), Cknna()])
+def test_unrelated_sides_with_ties_are_at_chance(name, measure):
+    trials, most = (20, 4) if measure.name == "mutual_knn" else (10, 3)
+    values, low = [], 0
+    for seed in range(trials):
+        rng = np.random.default_rng(seed)
+        sides = {"a": TIED[name](rng)[:, None], "b": TIED[name](rng)[:, None]}
+        found = measure.compute(MemoryActivations(sides), None, seed).sel(tap="a", tap_other="b")
+        values.append(found.matrix.item())
+        low += found.p.item() <= 0.05
+    # One of 20 is expected; more than this has a probability of .003 (of 10: .001).
+    assert low <= most
+    if measure.name == "mutual_knn":
+        assert np.mean(values) == pytest.approx(10 / 149, rel=0.05)
+
+
+@pytest.mark.parametrize("name", TIED)
+@pytest.mark.parametrize("measure", [MutualKnn(), Cknna()])
+def test_related_sides_with_ties_are_seen(name, measure):
+    rng = np.random.default_rng(0)
+    x = TIED[name](rng)
+    # The same but for every fifth sample, and in another basis.
+    y = np.where(rng.random((N_TIED, 1)) < 0.8, x, TIED[name](rng))
+    y = y @ np.linalg.qr(rng.normal(size=(x.shape[1], x.shape[1])))[0]
+    found = measure.compute(MemoryActivations({"a": x[:, None], "b": y[:, None]}), None, 0)
+    assert found.p.sel(tap="a", tap_other="b").item() == 0.01
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_ties_are_broken_at_random_on_average(name):
+    rng = np.random.default_rng(3)
+    x, y = TIED[name](rng), TIED[name](rng)
+
+    def drawn(side):
+        # Rounded, so that equal cosines tie; then the order of equal ones is a random one, row by row.
+        length = np.linalg.norm(side, axis=1, keepdims=True)
+        directions = side / np.where(length > 0, length, 1)
+        cosines = (directions @ directions.T).round(9)
+        np.fill_diagonal(cosines, -np.inf)
+        near = np.zeros(cosines.shape)
+        order = np.lexsort((rng.random(cosines.shape), -cosines), axis=1)[:, :10]
+        np.put_along_axis(near, order, 1, axis=1)
+        return near
+
+    shares = [(drawn(x) * drawn(y)).sum() / (10 * N_TIED) for _ in range(200)]
+    assert mutual_knn(x, y) == pytest.approx(np.mean(shares), abs=4 * np.std(shares) / np.sqrt(200))
+
+
+def test_of_equal_samples_neighbours_are_known_only_as_far_as_ties_leave_them():
+    x = np.repeat(np.random.default_rng(0).normal(size=(6, 33)), 4, axis=0)
+    assert mutual_knn(x, x, k=1) == pytest.approx(1 / 3), "each of three others is as near"
+    assert mutual_knn(x, x, k=2) == pytest.approx(2 / 3)
+    assert mutual_knn(x, x, k=3) == 1, "all three are neighbours"
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_cosines_that_differ_by_rounding_tie(single):
+    rng = np.random.default_rng(0)
+    x, y = np.eye(7)[rng.integers(0, 7, (2, 80))]
+    expected = mutual_knn(x, y, k=15), cknna(x, y, k=15)
+    turn = np.linalg.qr(rng.normal(size=(40, 40)))[0][:7]
+    x = x @ turn * rng.uniform(0.1, 10, (80, 1))
+    x = x.astype(np.float32) if single else x
+    assert mutual_knn(x, y, k=15) == pytest.approx(expected[0], abs=1e-12)
+    assert cknna(x, y, k=15) == pytest.approx(expected[1], abs=1e-6)
+
+
+@pytest.mark.parametrize(("constant", "value"), [("BLOCK", 5 * 60), ("TABLE_ROWS", 0)])
+def test_neither_blocks_nor_the_way_of_looking_up_change_anything(monkeypatch, constant, value):
+    rng = np.random.default_rng(1)
+    x, y = blank(rng.normal(size=(60, 4)), rng), np.sign(rng.normal(size=(60, 2)))
+    before = [(mutual_knn(x, y), cknna(x, y), measured(MutualKnn(), x, y), measured(Cknna(), x, y))]
+    monkeypatch.setattr(nearest, constant, value)
+    after = [(mutual_knn(x, y), cknna(x, y), measured(MutualKnn(), x, y), measured(Cknna(), x, y))]
+    np.testing.assert_allclose(after, before, atol=1e-12)
+    np.testing.assert_allclose(before[0][2:], before[0][:2], atol=1e-12)
+
+
+def measured(measure, x, y):
+    return measure.compared(measure.prepared(torch.tensor(x)), measure.prepared(torch.tensor(y)))
 
 
 def test_nothing_to_compare_is_nan():
@@ -164,13 +254,19 @@ def test_measures_point_at_the_planted_pair(measure, plain):
         assert found.attrs["chance"] == pytest.approx(10 / 59)
 
 
+@pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("measure", [MutualKnn(), Cknna()])
-def test_permuting_what_is_prepared_is_preparing_what_is_permuted(measure):
+def test_permuting_what_is_prepared_is_preparing_what_is_permuted(measure, tied):
     x, y = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 30, 4)))
+    if tied:
+        x, y = x.round(), y.round()
     order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
     a, b = measure.prepared(x), measure.prepared(y)
     expected = measure.compared(a, measure.prepared(y[order]))
     assert measure.compared(a, measure.permuted(b, order)) == pytest.approx(expected, abs=1e-12)
+    assert measure.compared(measure.permuted(b, order), a) == pytest.approx(
+        measure.compared(measure.prepared(y[order]), a), abs=1e-12
+    )
     assert expected != pytest.approx(measure.compared(a, b), abs=1e-6)
 
 

@@ -19,6 +19,9 @@ from diagnostics.errors import DiagnosticsError, said
 
 # Arrays of up to this many values are shown whole.
 _SHOWN = 8
+# A few units of the last digit, of which sums over features leave some.
+_SINGLE, _DOUBLE = 1e-6, 1e-12
+_ORDINARY = 1e-60, 1e60
 
 
 class ShortRepr:
@@ -172,6 +175,30 @@ def centre(x: Tensor) -> Tensor:
     out = x - x[:1]
     out -= out.mean(dim=0)
     return out
+
+
+def rounding(x: Tensor) -> float:
+    """The share of a value up to which differences are rounding: 1e-6 where no value has more digits than single precision
+    holds (activations as they are stored), else 1e-12.
+    """
+    return _SINGLE if torch.equal(x, x.float().to(x.dtype)) else _DOUBLE
+
+
+def rescaled(x: Tensor) -> Tensor:
+    """x where its largest magnitude is an ordinary number, else x over a power of two, so that neither squares of squares
+    nor their sums over- or underflow. No digit is lost.
+    """
+    peak = float(x.abs().amax()) if x.numel() else 0.0
+    if peak == 0 or _ORDINARY[0] < peak < _ORDINARY[1]:
+        return x
+    return x * math.ldexp(1.0, -max(math.frexp(peak)[1], -1000))
+
+
+def median(values: Tensor) -> Tensor:
+    """Along the last axis; of an even number the mean of the middle two, where torch's takes the lower."""
+    count = values.shape[-1]
+    middle = [values.kthvalue(k + 1, dim=-1).values for k in {(count - 1) // 2, count // 2}]
+    return torch.stack(middle).mean(dim=0)
 
 
 def gram(x: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import samples
-from diagnostics.measures.geometry.neighbours import distinct, nearest_distances
+from diagnostics.measures.arrays import rescaled, rounding, samples
+from diagnostics.measures.geometry.neighbours import TOLERANCE, distinct, nearest_distances
 from diagnostics.measures.geometry.pooled import Found, PooledMeasure
 from diagnostics.measures.intervals import group_blocks, subset_interval
 
@@ -33,12 +33,13 @@ def two_nn(x: Any, *, fit: Literal["regression", "mle"] = "regression") -> float
 
     Parameters
     ----------
-    x: [sample, feature], at least 3 samples. Only the first of equal samples counts (`distinct_samples` says how many
-        are left): a copy at distance 0 would make mu infinite.
+    x: [sample, feature], at least 3 samples. Only the first of samples that are equal but for rounding counts
+        (`distinct_samples` says how many are left): a copy would make mu infinite, or huge.
     fit: `regression`, the paper's: through the origin, of -log(1 - i / N) on the i-th smallest log mu, the largest tenth
         left out. `mle`: (N - 1) / sum(log mu), of variance d^2 / (N - 2) were the mu independent.
 
-    NaN where fewer than 3 distinct samples are left or every second neighbour is as near as the first (a lattice).
+    Distances that differ by no more than rounding are equal. NaN where fewer than 3 distinct samples are left or every
+    second neighbour is as near as the first (a lattice).
     """
     if fit not in ("regression", "mle"):
         raise DiagnosticsError(f"fit is {fit!r}: give 'regression' or 'mle'.")
@@ -53,7 +54,7 @@ def mle_dimension(x: Any, *, k: int = NEIGHBOURS) -> float:
 
     Parameters
     ----------
-    x: [sample, feature], more than k samples; only the first of equal samples counts.
+    x: [sample, feature], more than k samples; only the first of equal samples counts, as in `two_nn`.
     k: neighbours, at least 2.
 
     NaN where no more than k distinct samples are left or all neighbours are equally near.
@@ -64,20 +65,21 @@ def mle_dimension(x: Any, *, k: int = NEIGHBOURS) -> float:
 
 
 def distinct_samples(x: Any) -> int:
-    """How many samples of x [sample, feature] are not copies of an earlier one: the n of `two_nn` and `mle_dimension`."""
+    """How many samples of x [sample, feature] are not copies of another, rounding aside: the n of `two_nn` and
+    `mle_dimension`."""
     return len(distinct(samples(x, "x")))
 
 
 def _distinct(x: Tensor) -> Tensor:
+    x = rescaled(x)
     return x[distinct(x)]
 
 
 def _two_nn(x: Tensor) -> dict[Literal["regression", "mle"], float]:
-    nearest = _apart(x, 2)
-    n = len(nearest)
+    log_mu = _log_ratios(x, 2).flatten().sort().values
+    n = len(log_mu)
     if n < 3:
         return {"regression": float("nan"), "mle": float("nan")}
-    log_mu = (nearest[:, 1] / nearest[:, 0]).log().sort().values
     kept = log_mu[: max(2, int(n * (1 - DISCARD)))]
     height = -torch.log1p(-torch.arange(1, len(kept) + 1, dtype=x.dtype, device=x.device) / n)
     return {
@@ -87,14 +89,21 @@ def _two_nn(x: Tensor) -> dict[Literal["regression", "mle"], float]:
 
 
 def _mle(x: Tensor, k: int) -> float:
-    nearest = _apart(x, k)
-    return _ratio(1.0, float((nearest[:, -1:] / nearest[:, :-1]).log().mean())) if len(nearest) else float("nan")
+    logs = _log_ratios(x, k)
+    return _ratio(1.0, float(logs.mean())) if len(logs) else float("nan")
 
 
-def _apart(x: Tensor, k: int) -> Tensor:
-    """Distances of distinct samples to their k nearest others, without samples whose distance is too small for a float."""
+def _log_ratios(x: Tensor, k: int) -> Tensor:
+    """log(T_k / T_j) of distinct samples for j < k, [sample, k - 1], T_j the distance to the j-th nearest other; 0 where
+    the two differ by rounding. Without samples whose distance is too small for a float.
+    """
     nearest = nearest_distances(x, k) if len(x) > k else x.new_empty((0, k))
-    return nearest[nearest[:, 0] > 0]
+    there = nearest[:, 0] > 0
+    nearest, own = nearest[there], x[: len(nearest)][there].norm(dim=1, keepdim=True)
+    logs = (nearest[:, -1:] / nearest[:, :-1]).log()
+    # What distances are computed to, and what rounding of the samples, none larger than this, moves them by.
+    size = own + nearest[:, -1:]
+    return torch.where(logs > TOLERANCE + rounding(x) * size / nearest[:, :-1], logs, 0.0)
 
 
 def _ratio(above: float, below: float) -> float:
@@ -113,7 +122,7 @@ class _Dimension(PooledMeasure):
     about: ClassVar[Mapping[str, str]] = {
         "half": "mean of the values for two halves of the groups: how it changes with n",
         "quarter": "mean of the values for four quarters of the groups",
-        "duplicates": "samples left out because they equal an earlier one",
+        "duplicates": "samples left out because they equal an earlier one, rounding aside",
     }
 
     @abstractmethod
@@ -121,6 +130,7 @@ class _Dimension(PooledMeasure):
         """`score` and numbers beside it, from distinct samples; NaN for too few."""
 
     def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> Found:
+        x = rescaled(x)
         kept = distinct(x)
         points, groups = x[kept], groups[kept.cpu().numpy()]
         whole = self.dimension(points)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import pair, token_samples
+from diagnostics.measures.arrays import median, pair, token_samples
 
 MOST_DIME_SAMPLES = 4096
 """A kernel matrix of so many samples is decomposed once for each permutation."""
@@ -101,7 +101,7 @@ def _gaussian(x: Tensor, bandwidth: float | None) -> Tensor | None:
         between = gaps[gaps > 0]
         if not len(between):
             return None
-        bandwidth = float(between.median())
+        bandwidth = float(median(between))
     return (gaps / bandwidth).square().mul_(-0.5).exp_()
 
 

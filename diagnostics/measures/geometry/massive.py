@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
-from diagnostics.measures.arrays import ShortRepr, centre, one_thread, samples
+from diagnostics.measures.arrays import ShortRepr, centre, median, one_thread, samples
 from diagnostics.measures.geometry.pooled import Found, GeometryMeasure, no_interval
 from diagnostics.measures.geometry.tokens import of_first_samples
 from diagnostics.measures.intervals import bootstrap_mean_interval, linearised_interval
@@ -26,7 +26,7 @@ class Activity(ShortRepr):
     """How far features are from varying about zero.
 
     `ratio` [feature]: squared mean over variance, NaN for a feature that never varies; `largest` of these and its
-    `feature` (-1 where none varies); `peak`: largest magnitude over the median one (the lower of two), NaN where that is 0.
+    `feature` (-1 where none varies); `peak`: largest magnitude over the median one, NaN where that is 0.
     """
 
     ratio: np.ndarray
@@ -68,7 +68,7 @@ def _over(above: Tensor, below: Tensor) -> Tensor:
 def _peaks(x: Tensor) -> Tensor:
     """Largest over median magnitude of each [row, feature] of [sample, row, feature]."""
     size = x.abs().flatten(1)
-    return _over(size.amax(dim=1), size.median(dim=1).values)
+    return _over(size.amax(dim=1), median(size))
 
 
 class MassiveActivations(GeometryMeasure):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diagnostics.measures.arrays import centre
+from diagnostics.measures.arrays import centre, rescaled, rounding
 
 BLOCK_ELEMENTS = 2**23
 """Largest array held for a block, in numbers: 64 MiB."""
@@ -16,13 +16,18 @@ TOLERANCE = 1e-9
 
 
 def distinct(x: Tensor) -> Tensor:
-    """Places of the first of each set of equal rows of [sample, feature], in order."""
-    _, of_row = torch.unique(x, dim=0, return_inverse=True)
-    order = torch.argsort(of_row, stable=True)
-    sorted_ = of_row[order]
-    first = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    first[1:] = sorted_[1:] != sorted_[:-1]
-    return order[first].sort().values
+    """Places of the first of each set of rows of [sample, feature] that are equal but for rounding, in order."""
+    x = rescaled(x)
+    # Along a direction that knows nothing of the data, what is nearly equal lies side by side, and little else does.
+    draws = torch.Generator(device="cpu").manual_seed(0)
+    direction = torch.randn(x.shape[1], generator=draws, dtype=x.dtype, device="cpu").to(x.device)
+    order = (x @ direction).argsort(stable=True)
+    rows = x[order]
+    new = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    new[1:] = rows.diff(dim=0).norm(dim=1) > rounding(x) * rows[1:].norm(dim=1)
+    of_row = new.cumsum(0) - 1
+    first = torch.full((int(new.sum()),), len(x), device=x.device)
+    return first.scatter_reduce(0, of_row, order, "amin").sort().values
 
 
 def nearest_distances(x: Tensor, k: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps, token_samples
+from diagnostics.measures.arrays import ShortRepr, as_tensor, median, one_thread, over_taps, token_samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.blocks import directions, first_tokens, rook_pairs, sample_blocks, token_count
@@ -99,32 +99,27 @@ def _likeness(x: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 def _judge(norms: Tensor, likeness: Tensor, k: float) -> OutlierTokens:
     nan = float("nan")
-    median = _median(norms)
+    middle = float(median(norms.flatten()))
     largest = float(norms.max())
-    if not median > 0:
+    if not middle > 0:
         nothing = np.zeros(tuple(norms.shape), dtype=bool)
-        return OutlierTokens(nan, nothing, nan, median, nan, nan, nan, nan, nan)
-    deviation = max(_GAUSSIAN * _median((norms - median).abs()), _EQUAL * median)
-    threshold = median + k * deviation
+        return OutlierTokens(nan, nothing, nan, middle, nan, nan, nan, nan, nan)
+    deviation = max(_GAUSSIAN * float(median((norms - middle).abs().flatten())), _EQUAL * middle)
+    threshold = middle + k * deviation
     mask = norms > threshold
     out, rest = norms[mask], norms[~mask]
-    differs = largest - float(norms.min()) > _EQUAL * median
+    differs = largest - float(norms.min()) > _EQUAL * middle
     return OutlierTokens(
         share=float(mask.sum()) / mask.numel(),
         mask=mask.cpu().numpy(),
         threshold=threshold,
-        median_norm=median,
-        largest_over_median=largest / median,
+        median_norm=middle,
+        largest_over_median=largest / middle,
         bimodality=_bimodality(norms) if differs else nan,
         gap=float(out.min() / rest.max()) if len(out) else nan,
         cosine_outliers=float(likeness[mask].nanmean()) if len(out) else nan,
         cosine_rest=float(likeness[~mask].nanmean()),
     )
-
-
-def _median(values: Tensor) -> float:
-    ordered = values.flatten().sort().values
-    return float(ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
 def _bimodality(norms: Tensor) -> float:

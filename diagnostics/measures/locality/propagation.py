@@ -27,7 +27,7 @@ LEAST_FRAMES = 3
 _ENTRIES = 2**22
 """Most affinities held at a time."""
 _TIE = 1e-9
-"""Cosines nearer than this are equal; rounding must not choose among equal neighbours."""
+"""Cosines and labels nearer than this are equal; rounding must choose neither among neighbours nor among labels."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,7 +55,8 @@ def label_propagation(
     A token takes the labels of its `neighbours` most similar tokens (by cosine) in the first frame and the `memory`
     frames before it, weighted by exp(cosine / temperature); only tokens at most `window` cells away on either axis count.
     Labels stay soft, on the grid; the first frame's are those at the cells' centres. For the masks they are brought to
-    the mask's size bilinearly, scaled to 0..1 over the frame for each label, and the largest wins.
+    the mask's size bilinearly, scaled to 0..1 over the frame for each label, and the largest wins (the first of equals, the
+    background before all).
 
     Parameters
     ----------
@@ -179,8 +180,9 @@ def _largest(soft: Tensor, grid: tuple[int, int], shape: tuple[int, ...]) -> Ten
         soft.T.reshape(1, -1, *grid), size=shape, mode="bilinear", align_corners=False
     )[0]
     low, high = (end(dim=(1, 2), keepdim=True) for end in (maps.amin, maps.amax))
-    # A label that is the same everywhere cannot be scaled and stays.
-    return torch.where(high > low, (maps - low) / (high - low), maps).argmax(dim=0)
+    # A label that is the same everywhere, rounding aside, cannot be scaled and stays.
+    scaled = torch.where(high - low > _TIE, (maps - low) / (high - low), maps)
+    return (scaled >= scaled.amax(dim=0) - _TIE).int().argmax(dim=0)
 
 
 class LabelPropagation(Measure):

@@ -21,6 +21,8 @@ NEIGHBOURS = (5, 10, 20, 50)
 
 # Similarities held at a time: 32 MiB.
 _BLOCK = 2**22
+# Cosines of equal rows differ by rounding, and must tie.
+_TIE = 1e-12
 
 
 def knn_weights(similarities: Any, temperature: float = TEMPERATURE) -> np.ndarray:
@@ -29,7 +31,8 @@ def knn_weights(similarities: Any, temperature: float = TEMPERATURE) -> np.ndarr
 
 
 def knn(bank: Any, labels: Any, queries: Any, k: int = 20, temperature: float = TEMPERATURE) -> np.ndarray:
-    """The class of each query [query] by its k nearest rows; arguments as of `knn_votes`.
+    """The class of each query [query] by its k nearest rows, the first of those with equal votes; arguments as of
+    `knn_votes`.
 
     Raises DiagnosticsError as that does, and for more neighbours than the bank has rows.
     """
@@ -57,7 +60,8 @@ def knn_votes(
     bank: [row, feature]; a row of length zero has cosine 0 with everything.
     labels: int from 0 or bool [row].
     queries: [query, feature]; taken in blocks, so that no [query, row] matrix is held.
-    neighbours: each lowered to the number of rows where it exceeds it. Of equally similar rows the earlier counts.
+    neighbours: each lowered to the number of rows where it exceeds it. Of rows that tie for the last of the k places each
+        counts in part, as it would on average if the tie were broken at random.
 
     Raises DiagnosticsError for NaN, infinity, shapes that do not fit, labels that are no integers and labels below 0.
     """
@@ -82,27 +86,29 @@ def _votes(
     most = min(max(neighbours), len(known))
     block = max(1, _BLOCK // len(known))
     for start in range(0, len(asked), block):
-        similar = _unit(asked[start : start + block]) @ known.T
-        nearest = _nearest(similar, most)
-        top = similar.gather(1, nearest) / temperature
+        similar = _similar(asked[start : start + block], known)
+        # One more than asked for shows whether the last of them ties with others.
+        top, nearest = similar.topk(min(most + 1, len(known)), dim=1)
         for i, k in enumerate(neighbours):
-            votes[i, start : start + block].scatter_add_(1, codes[nearest[:, :k]], top[:, :k].softmax(dim=1))
+            here = votes[i, start : start + block]
+            here.scatter_add_(1, codes[nearest[:, :k]], (top[:, :k] / temperature).softmax(dim=1))
+            if k < len(known):
+                tied = (top[:, k - 1] - top[:, k] <= _TIE).nonzero()[:, 0]
+                weights = _in_parts(similar[tied], top[tied, k - 1 : k], k, temperature)
+                here[tied] = torch.zeros_like(here[tied]).index_add_(1, codes, weights)
     return votes.cpu().numpy()
 
 
-def _nearest(similar: Tensor, most: int) -> Tensor:
-    """[query, most], rows by falling similarity; of equal ones the earlier first."""
-    if most == similar.shape[1]:
-        return similar.argsort(dim=1, descending=True, stable=True)
-    # Sorted by row number first, so that the stable sort decides ties by it.
-    some = similar.topk(most, dim=1).indices.sort(dim=1).values
-    top = similar.gather(1, some)
-    nearest = some.gather(1, top.argsort(dim=1, descending=True, stable=True))
-    # Where more rows tie for the last place than fit, any of them were taken.
-    tied = (similar >= top.amin(dim=1, keepdim=True)).sum(dim=1) > most
-    if bool(tied.any()):
-        nearest[tied] = similar[tied].argsort(dim=1, descending=True, stable=True)[:, :most]
-    return nearest
+def _similar(queries: Tensor, known: Tensor) -> Tensor:
+    return _unit(queries) @ known.T
+
+
+def _in_parts(similar: Tensor, last: Tensor, k: int, temperature: float) -> Tensor:
+    """Weights of all rows [query, row] where those as similar as the k-th, `last` [query, 1], share the places left."""
+    above, tied = similar > last + _TIE, (similar - last).abs() <= _TIE
+    part = (k - above.sum(dim=1, keepdim=True)).to(similar.dtype) / tied.sum(dim=1, keepdim=True)
+    weights = (above + part * tied) * ((similar - similar.amax(dim=1, keepdim=True)) / temperature).exp()
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def _unit(x: Tensor) -> Tensor:

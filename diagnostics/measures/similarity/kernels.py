@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError, unknown
-from diagnostics.measures.arrays import as_tensor, centre, finite, pair
+from diagnostics.measures.arrays import as_tensor, centre, finite, median, pair
 from diagnostics.measures.similarity import packed
 from diagnostics.measures.similarity.base import Side, Similarity
 
@@ -232,13 +232,7 @@ def _median_distance(x: Tensor) -> float:
         n = MEDIAN_ROWS
     squares = (x * x).sum(dim=1)
     squared = _squared_distances(x, squares, x, squares)
-    return float(_median(squared.flatten().index_select(0, packed.places(n, x.device)).sqrt_()))
-
-
-def _median(values: Tensor) -> Tensor:
-    count = len(values)
-    middle = [values.kthvalue(k + 1).values for k in {(count - 1) // 2, count // 2}]
-    return torch.stack(middle).mean()
+    return float(median(squared.flatten().index_select(0, packed.places(n, x.device)).sqrt_()))
 
 
 class Sums:
@@ -356,11 +350,11 @@ class RbfCka(_Alignment):
         gram = _upper_gram(blocks, out)
         squares = gram.diagonal().clone()
         squared = gram.mul_(-2).add_(squares[:, None]).add_(squares).clamp_(min=0)
-        median = float(_median(squared.flatten().index_select(0, packed.places(len(squared), squared.device)).sqrt_()))
-        if median == 0:
+        middle = float(median(squared.flatten().index_select(0, packed.places(len(squared), squared.device)).sqrt_()))
+        if middle == 0:
             return torch.zeros_like(squared)
         # As in `_Rbf`, the constant 1 is left out.
-        return squared.div_(-2 * median).div_(median).expm1_()
+        return squared.div_(-2 * middle).div_(middle).expm1_()
 
     def attributes(self, n: int) -> Mapping[str, Any]:
         return {"sigma": "each tap's median distance over the pairs of samples"}

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import centre, pair
+from diagnostics.measures.arrays import centre, pair, rounding
 from diagnostics.measures.similarity.base import Similarity
 
 K = 10
 """Neighbours of the measures of a run."""
 # Elements of the block of cosines that is held at a time.
 BLOCK = 2**23
+# Samples up to which entries are looked up in a table of all places.
+TABLE_ROWS = 2048
 # A cosine of this size is rounding error, and so is HSIC_1 of a kernel with itself beside the kernel's squares.
 _NOTHING = 1e-12
-# Bits of a key that a float64 holds exactly.
-_BITS = 52
-
-
-class Neighbours(NamedTuple):
-    """The k nearest samples of each: `nearest` int64 and `cosine` float64 [sample, k], each row by ascending index."""
-
-    nearest: Tensor
-    cosine: Tensor
 
 
 def mutual_knn(x: Any, y: Any, *, k: int = K) -> float:
@@ -34,8 +29,11 @@ def mutual_knn(x: Any, y: Any, *, k: int = K) -> float:
     nearest neighbours in x that are among its k nearest in y.
 
     Neighbours are those of largest cosine, as in the paper, which scales every row of features to unit length and does
-    not centre them; a sample is not its own neighbour. Between equally near ones the earlier sample comes first. From
-    k / (n - 1) (unrelated) to 1. Samples that all point one way have no neighbours: NaN.
+    not centre them; a sample is not its own neighbour. Samples that tie for the last of the k places count in parts: the
+    value is what breaking ties at random, on either side by itself, gives on average. So unrelated sides are at
+    k / (n - 1) whatever ties they have. Equal sides are at 1, and below it where ties leave open who the neighbours are:
+    at 1 / t for t + 1 equal samples with k = 1. Cosines tie where they differ by rounding, of double precision or, where all
+    values have no more digits, of single. Samples that all point one way have no neighbours: NaN.
 
     x, y: [sample, feature], rows aligned. Never holds n x n. Raises DiagnosticsError for k below 1 or above n - 1,
     unequal numbers of samples and values that are not finite.
@@ -43,7 +41,8 @@ def mutual_knn(x: Any, y: Any, *, k: int = K) -> float:
     first, second = _both(x, y, k, 1)
     if not (_spread(first) and _spread(second)):
         return float("nan")
-    return _shared(neighbours(first, k), neighbours(second, k))
+    shared = sum(float((a * b).sum()) for (a, _), (b, _) in zip(_chances(first, k), _chances(second, k), strict=True))
+    return shared / (len(first) * k)
 
 
 def cknna(x: Any, y: Any, *, k: int = K) -> float:
@@ -53,10 +52,11 @@ def cknna(x: Any, y: Any, *, k: int = K) -> float:
     compared by HSIC_1 (Song et al. 2012, eq. 5) and divided by the root of the same of either side with itself. That is
     the authors' code, whose centring differs from the formula in the paper, without the constant that it adds below. Being
     near is not mutual, so cknna(x, y) and cknna(y, x) differ a little.
-    With k = n - 1 it is debiased CKA of the rows scaled to unit length. Neighbours as in `mutual_knn`.
+    With k = n - 1 it is debiased CKA of the rows scaled to unit length. Neighbours as in `mutual_knn`: where samples tie,
+    an entry of the kernels counts by the chance that ties broken at random, on either side by itself, leave it there.
 
-    NaN where a side has nothing to compare. Raises DiagnosticsError for k below 2 or above n - 1, fewer than 4 samples,
-    unequal numbers of samples and values that are not finite.
+    NaN where a side has nothing to compare. Memory grows with k n, and with the ties. Raises DiagnosticsError for k below 2
+    or above n - 1, fewer than 4 samples, unequal numbers of samples and values that are not finite.
     """
     first, second = _both(x, y, k, 2)
     if not (_spread(first) and _spread(second)):
@@ -64,33 +64,99 @@ def cknna(x: Any, y: Any, *, k: int = K) -> float:
     return _aligned(_kernel(neighbours(first, k)), _kernel(neighbours(second, k)))
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """Who is near whom among n samples, an entry for each sample and each that may be among its k nearest.
+
+    `rows` and `columns` int64 [entry]; `chance` that ties broken at random leave the column among the k nearest of the row,
+    and the `cosine`, float64 [entry + 1] with a last one of 0 for what has no entry. `order` int64 [sample]: which of the
+    samples stands at each place, where they are reordered.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    chance: Tensor
+    cosine: Tensor
+    order: Tensor
+
+    def entry(self, keys: Tensor) -> Tensor:
+        """Of pairs of samples row * n + column, [pair]: which entry is theirs, the last where none is."""
+        if len(self.order) <= TABLE_ROWS:
+            return self._table.index_select(0, keys)
+        where = torch.searchsorted(self.keys, keys).clamp_(max=len(self.rows) - 1)
+        return torch.where(self.keys.index_select(0, where) == keys, where, len(self.rows))
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """row * n + column of each entry, ascending."""
+        return self.rows * len(self.order) + self.columns
+
+    @cached_property
+    def _table(self) -> Tensor:
+        """The entry of each of n x n pairs, int32."""
+        entries = torch.arange(len(self.rows), dtype=torch.int32, device=self.rows.device)
+        return entries.new_full((len(self.order) ** 2,), len(self.rows)).index_copy_(0, self.keys, entries)
+
+    @cached_property
+    def mirror(self) -> Tensor:
+        """The entry of (column, row) for each entry (row, column)."""
+        return self.entry(self.columns * len(self.order) + self.rows)
+
+    def reordered(self, order: Tensor) -> Neighbours:
+        """The same once the samples stand in another order."""
+        made = replace(self, order=self.order.index_select(0, order))
+        # Entries stay as they are, and so does what is kept of them.
+        for kept in ("keys", "_table", "mirror"):
+            if kept in self.__dict__:
+                made.__dict__[kept] = self.__dict__[kept]
+        return made
+
+
 def neighbours(x: Tensor, k: int) -> Neighbours:
-    """The k nearest of each row of [sample, feature] by cosine, the earlier first where two are equally near."""
+    """The k nearest of each row of [sample, feature] by cosine, those that tie for the last place in parts."""
+    places: list[Tensor] = []
+    chances: list[Tensor] = []
+    cosines: list[Tensor] = []
+    start = 0
+    for chance, cosine in _chances(x, k):
+        rows, columns = chance.nonzero(as_tuple=True)
+        places.append(torch.stack([rows + start, columns]))
+        chances.append(chance[rows, columns])
+        cosines.append(cosine[rows, columns])
+        start += len(chance)
+    rows, columns = torch.cat(places, dim=1)
+    none = chances[0].new_zeros(1)
+    order = torch.arange(start, device=x.device)
+    return Neighbours(rows, columns, torch.cat([*chances, none]), torch.cat([*cosines, none]), order)
+
+
+def _chances(x: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """For one block of samples after the other, [row, sample]: the chance that a sample is among the k nearest of the row
+    when ties for the last place are broken at random, and its cosine.
+    """
     n = len(x)
     unit = _unit_rows(x)
     # Through distances about the mean: where all samples point nearly one way, cosines differ by less than their rounding.
     about_mean = centre(unit)
     squares = about_mean.square().sum(dim=1)
     length = unit.abs().amax(dim=1).sign()
-    largest = 2 * squares.max() + (1 - length.min()) / 2
-    # One number holds the cosine, in steps far above rounding, and before equals the order of the samples.
-    order = max(1, (n - 1).bit_length())
-    steps = 2.0 ** (_BITS - 2 - order) / torch.where(largest > 0, largest, 1.0)
-    columns = torch.arange(n, dtype=torch.float64, device=x.device)
-    index, cosine = [], []
+    digits = rounding(x)
     rows = max(1, BLOCK // n)
     for start in range(0, n, rows):
+        own = slice(start, start + rows)
         # The cosine less (1 + the length of the row itself) / 2; a row of zeros has cosine 0 with all.
-        near = about_mean[start : start + rows] @ about_mean.T
+        near = about_mean[own] @ about_mean.T
         near -= (squares + 1 - length) / 2
-        near -= squares[start : start + rows, None] / 2
-        keys = (near * steps).round_().mul_(2.0**order).sub_(columns)
-        here = torch.arange(len(keys), device=x.device)
-        keys[here, here + start] = -torch.inf
-        found = keys.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
-        index.append(found)
-        cosine.append(near.gather(1, found) + (1 + length[start : start + rows, None]) / 2)
-    return Neighbours(torch.cat(index), torch.cat(cosine))
+        near -= squares[own, None] / 2
+        here = torch.arange(len(near), device=x.device)
+        near[here, here + start] = -torch.inf
+        last = near.topk(k, dim=1).values[:, -1:]
+        # What the product rounds, and what was rounded before it: squared lengths of about this size, and lengths.
+        size = squares[own, None] - last
+        width = _NOTHING * size + digits * size.sqrt()
+        above, tied = near > last + width, (near - last).abs() <= width
+        part = (k - above.sum(dim=1, keepdim=True)).to(x.dtype) / tied.sum(dim=1, keepdim=True)
+        yield above + part * tied, near.add_((1 + length[own, None]) / 2)
 
 
 def _both(x: Any, y: Any, k: int, least: int) -> tuple[Tensor, Tensor]:
@@ -116,21 +182,17 @@ def _spread(x: Tensor) -> bool:
     return bool((unit - unit[:1]).abs().amax() > 1e-12)
 
 
-def _keys(side: Neighbours) -> Tensor:
-    """One ascending number for each (sample, neighbour)."""
-    n = len(side.nearest)
-    return (side.nearest + torch.arange(n, device=side.nearest.device)[:, None] * n).flatten()
+def _matched(a: Neighbours, b: Neighbours) -> tuple[Neighbours, Neighbours, Tensor]:
+    """The side with fewer entries, the other side, and which entry of the other stands where each of the first's does."""
+    few, many = (a, b) if len(a.rows) <= len(b.rows) else (b, a)
+    to = many.order.index_select(0, few.order.argsort())
+    keys = (to * len(to)).index_select(0, few.rows).add_(to.index_select(0, few.columns))
+    return few, many, many.entry(keys)
 
 
-def _common(a: Neighbours, b: Neighbours) -> tuple[Tensor, Tensor]:
-    """Of each (sample, neighbour) of a: whether b has it too, and where."""
-    first, second = _keys(a), _keys(b)
-    where = torch.searchsorted(second, first).clamp_(max=len(second) - 1)
-    return second.index_select(0, where) == first, where
-
-
-def _shared(a: Neighbours, b: Neighbours) -> float:
-    return float(_common(a, b)[0].double().mean())
+def _shared(a: Neighbours, b: Neighbours, k: int) -> float:
+    few, many, where = _matched(a, b)
+    return float(few.chance[:-1] @ many.chance.index_select(0, where)) / (len(a.order) * k)
 
 
 class _Kernel(NamedTuple):
@@ -142,9 +204,9 @@ class _Kernel(NamedTuple):
 
 
 def _kernel(side: Neighbours) -> _Kernel:
-    cosines = side.cosine.flatten()
-    own = _masked_hsic(_keys(side), cosines, cosines, len(side.nearest))
-    something = own > _NOTHING * float(cosines @ cosines) and float(cosines.abs().max()) > _NOTHING
+    cosines = (side.chance * side.cosine)[:-1]
+    own = _masked_hsic(side, cosines, cosines)
+    something = own > _NOTHING * float(cosines @ cosines) and float(side.cosine.abs().max()) > _NOTHING
     return _Kernel(side, own if something else 0.0)
 
 
@@ -152,33 +214,23 @@ def _aligned(a: _Kernel, b: _Kernel) -> float:
     # Written so that NaN fails too.
     if not (a.own > 0 and b.own > 0):
         return float("nan")
-    first, second = a.neighbours, b.neighbours
-    both, where = _common(first, second)
-    values = first.cosine.flatten()[both], second.cosine.flatten()[where[both]]
-    return _masked_hsic(_keys(first)[both], *values, len(first.nearest)) / (a.own**0.5 * b.own**0.5)
+    few, many, where = _matched(a.neighbours, b.neighbours)
+    both = few.chance[:-1] * many.chance.index_select(0, where)
+    one, other = both * few.cosine[:-1], both * many.cosine.index_select(0, where)
+    values = (one, other) if few is a.neighbours else (other, one)
+    return _masked_hsic(few, *values) / (a.own**0.5 * b.own**0.5)
 
 
-def _masked_hsic(keys: Tensor, k: Tensor, m: Tensor, n: int) -> float:
-    """HSIC_1, times n (n - 3), of two matrices that are zero but at the same places, ascending `keys` i * n + j.
+def _masked_hsic(places: Neighbours, k: Tensor, m: Tensor) -> float:
+    """HSIC_1, times n (n - 3), of two matrices that are zero but at the same entries, [entry] each.
 
     Neighbourhood is not mutual between samples, so neither matrix is symmetric: the trace meets (i, j) with (j, i).
     """
-    rows, columns = keys // n, keys % n
-    mirrored = columns * n + rows
-    where = torch.searchsorted(keys, mirrored).clamp_(max=max(len(keys) - 1, 0))
-    there = keys.index_select(0, where) == mirrored
-    trace = (k * m.index_select(0, where))[there].sum()
-    nothing = torch.zeros(n, dtype=k.dtype, device=k.device)
-    cross = nothing.index_add(0, columns, k) @ nothing.index_add(0, rows, m)
+    n = len(places.order)
+    nothing = k.new_zeros(n + 1)
+    trace = k @ torch.cat([m, nothing[:1]]).index_select(0, places.mirror)
+    cross = nothing.index_add(0, places.columns, k) @ nothing.index_add(0, places.rows, m)
     return float(trace + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 * cross / (n - 2))
-
-
-def _moved(side: Neighbours, order: Tensor) -> Neighbours:
-    """The neighbours of samples that are reordered."""
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    nearest, by = place[side.nearest.index_select(0, order)].sort(dim=1)
-    return Neighbours(nearest, side.cosine.index_select(0, order).gather(1, by))
 
 
 class _Nearest(Similarity):
@@ -198,16 +250,16 @@ class MutualKnn(_Nearest):
     name = "mutual_knn"
     answers = "Which taps agree on which samples are nearest?"
     source = "Huh et al. 2024 (2405.07987), appendix A"
-    functional = f"mean share of the {K} nearest neighbours that two taps have in common"
+    functional = f"mean share of the {K} nearest neighbours that two taps have in common, ties in parts"
 
     def prepared(self, x: Tensor) -> Any:
         return neighbours(x, K)
 
     def permuted(self, a: Any, order: Tensor) -> Any:
-        return _moved(a, order)
+        return a.reordered(order)
 
     def compared(self, a: Any, b: Any) -> float:
-        return _shared(a, b)
+        return _shared(a, b, K)
 
     def attributes(self, n: int) -> Mapping[str, Any]:
         return {"k": K, "chance": K / (n - 1)}
@@ -220,13 +272,13 @@ class Cknna(_Nearest):
     answers = "Which taps hold alike geometries of near samples?"
     source = "Huh et al. 2024 (2405.07987), appendix A, as its authors compute it"
     symmetric = False
-    functional = f"HSIC_1 ratio of cosine kernels at the {K} nearest neighbours that both sides share"
+    functional = f"HSIC_1 ratio of cosine kernels at the {K} nearest neighbours that both sides share, ties in parts"
 
     def prepared(self, x: Tensor) -> Any:
         return _kernel(neighbours(x, K))
 
     def permuted(self, a: Any, order: Tensor) -> Any:
-        return _Kernel(_moved(a.neighbours, order), a.own)
+        return _Kernel(a.neighbours.reordered(order), a.own)
 
     def compared(self, a: Any, b: Any) -> float:
         return _aligned(a, b)
