@@ -16,7 +16,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.registry import offered
 from diagnostics.results import CONTROLS
-from diagnostics.statistics import paired_difference, profile_intervals, select
+from diagnostics.statistics import SHARES, paired_difference, profile_intervals, select
 from diagnostics.taps import SAFE_NAME
 
 
@@ -31,8 +31,6 @@ class Measured:
 
 
 SUITES = ("standard", "all")
-# Scores that are shares of right answers.
-SHARES = ("accuracy", "recall at 1", "CorLoc")
 
 
 def chosen_measures(names: Sequence[str] | None) -> tuple[list[Measure], dict[str, str]]:
@@ -234,7 +232,7 @@ def _judged(found: xr.Dataset, output_tap: str, score_name: str, seed: int) -> t
     loss = found["loss"].transpose("tap", "unit", ...).values
     reference = found["reference_loss"].transpose("tap", "unit", ...).values
     fit_units = int(found.attrs["units_train"] + found.attrs["units_val"])
-    share = score_name in SHARES and loss.ndim == 2
+    share = score_name in SHARES
     score, low, high = profile_intervals(loss, reference, fit_units, seed, share)
     found = found.assign(score=("tap", score), low=("tap", low), high=("tap", high))
     selection = select(taps, output_tap, found["val_score"].values, loss, reference, fit_units, seed, share)
@@ -244,9 +242,12 @@ def _judged(found: xr.Dataset, output_tap: str, score_name: str, seed: int) -> t
     for key, interval in (("best_score", selection.best), ("hidden_gap", selection.hidden_gap)):
         attrs |= {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
     widened = ", widened for the training set's share" if fit_units else "; nothing was fitted"
+    halves = (
+        "; with half a unit that is right and half a unit that is wrong, shared out among the parts" if share else ""
+    )
     border = "; where all answers are right, or all wrong, the far end is Clopper and Pearson's for as many units"
-    unanimous = share and bool(np.isin(score, (0.0, 1.0)).any())
-    attrs["intervals"] = f"95 %, bootstrap over test units{widened}{border if unanimous else ''}"
+    unanimous = share and loss.ndim == 2 and bool(np.isin(score, (0.0, 1.0)).any())
+    attrs["intervals"] = f"95 %, bootstrap over test units{halves}{widened}{border if unanimous else ''}"
     return found, attrs
 
 
@@ -267,6 +268,7 @@ def against_control(found: xr.Dataset, other: xr.Dataset, control: str, seed: in
         theirs["reference_loss"].values,
         fit_units,
         seed,
+        str(found.attrs["score_name"]) in SHARES,
     )
     over = {f"over_{control}": gap.value, f"over_{control}_low": gap.low, f"over_{control}_high": gap.high}
     return found.assign_attrs(over)

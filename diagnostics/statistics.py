@@ -17,6 +17,8 @@ from scipy import stats
 
 RESAMPLES = 2000
 LEVEL = 0.95
+SHARES = ("accuracy", "recall at 1", "CorLoc", "balanced accuracy", "mIoU")
+"""Names of scores that are shares of right answers, or means of such shares over parts (classes)."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,52 @@ def resample_counts(units: int, seed: int, resamples: int = RESAMPLES) -> np.nda
     return counts
 
 
+def resampled_scores(
+    loss: np.ndarray, reference: np.ndarray, counts: np.ndarray, seed: int, share: bool = False, stream: int = 0
+) -> np.ndarray:
+    """Scores in each resample, [resample, tap], of losses [tap, unit] or [tap, unit, part] with `resample_counts`.
+
+    Of a share (`share`: losses count wrong answers among the reference's) resampling sees no variance where all units of a
+    part (class) are right, however few they are. So half a unit that is right and half a unit that is wrong are shared out
+    among the parts and drawn with the others, with random weights (gamma): Jeffreys' prior for a proportion, whose interval
+    Brown, Cai and DasGupta recommend (2001, Statistical Science 16). Scores that are compared take `stream`s of their own,
+    since two taps that are right on the same few units need not be alike on others.
+    """
+    if not share:
+        return scores(loss, reference, counts)
+    drawn = np.empty((len(counts), len(loss)))
+    for i, (lost, whole) in enumerate(zip(*(x.reshape(*x.shape[:2], -1) for x in (loss, reference)), strict=True)):
+        size, halves = _half_units(lost, whole)
+        rng = np.random.default_rng([seed, stream])
+        right, wrong = size * rng.standard_gamma(halves, size=(2, len(counts), len(size)))
+        lost, whole = counts @ lost, counts @ whole
+        there = whole > 0
+        rate = np.divide(lost + wrong, whole + wrong + right, out=np.zeros_like(lost), where=there)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            drawn[:, i] = 1.0 - np.where(np.isnan(lost), np.nan, rate).sum(axis=1) / there.sum(axis=1)
+    return drawn
+
+
+def _half_units(loss: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each part: how much of the reference one independent unit is, and how much of half a unit it gets; [part] each.
+
+    A unit is as large as answers that go together: the variance seen between units over that of independent answers, with
+    half a unit of mean size, wrong throughout, among them (all that is known where nothing is wrong). The parts get
+    halves by what each adds to the variance of the mean, were all equally right: half a unit each would pull a mean of many
+    parts towards one half by more than its standard error.
+    """
+    whole = reference.sum(axis=0)
+    there = whole > 0
+    per = np.where(there, whole, 1.0)
+    missed = loss.sum(axis=0) / per
+    mean = (reference**2).sum(axis=0) / per
+    between = ((loss - missed * reference) ** 2).sum(axis=0) + 0.5 * mean**2
+    alone = whole * missed * (1 - missed) + 0.5 * mean
+    size = np.divide(between, alone, out=np.zeros_like(per), where=there & (alone > 0))
+    halves = 0.5 * np.divide(size / per, (size / per).sum(), out=np.zeros_like(per), where=size > 0)
+    return size, halves
+
+
 def interval(
     value: np.ndarray | float,
     replicates: np.ndarray,
@@ -70,7 +118,7 @@ def interval(
     For what was fitted on `fit_units` other units, resampling test units alone would ask how good these fits are, not
     how good the taps are: another training set would have given other fits. The variance that this adds is about
     units / fit_units of the one that is seen (Nadeau and Bengio 2003, Machine Learning 52, equation 8), so the
-    replicates are spread about the value by the root of one plus that share.
+    replicates are spread about the value by the root of one plus that share. An interval holds its value.
     """
     count = units if effective is None else min(effective, units)
     if units < 2 or count <= 1:
@@ -86,20 +134,22 @@ def interval(
     else:
         low, high = np.quantile(replicates, ends, axis=0)
     spread = np.sqrt(1 + units / fit_units) if fit_units else 1.0
-    return value + spread * (low - value), value + spread * (high - value)
+    return value + spread * np.minimum(low - value, 0.0), value + spread * np.maximum(high - value, 0.0)
 
 
-def effective_units(reference: np.ndarray) -> float:
+def effective_units(reference: np.ndarray, share: bool = False) -> float:
     """How many units the score of a reference [tap, unit] or [tap, unit, part] rests on; 0 where no part lies in two.
 
-    A part (class) that few units hold decides how sure a mean over parts is, however many units there are. With variances
-    of the parts' scores about 1 / units that hold them, the degrees of freedom of their mean are those of Welch (1947) and
-    Satterthwaite (1946).
+    Of a share all units: `resampled_scores` adds what its rare parts leave open. Of other scores a part that few units hold
+    decides how sure a mean over parts is, however many units there are. With variances of the parts' scores about
+    1 / units that hold them, the degrees of freedom of their mean are those of Welch (1947) and Satterthwaite (1946).
     """
     holds = (reference.reshape(*reference.shape[:2], -1) > 0).any(axis=0).sum(axis=0)
     holds = holds[holds > 0].astype(np.float64)
     if len(holds) == 0 or holds.max() < 2:
         return 0.0
+    if share:
+        return float(reference.shape[1])
     # A part in one unit shows no variance of its own; half a degree of freedom stands for knowing next to nothing.
     freedom = (1 / holds).sum() ** 2 / (1 / (holds**2 * np.maximum(holds - 1, 0.5))).sum()
     return float(freedom + 1)
@@ -127,15 +177,15 @@ def profile_intervals(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Score, low and high of each tap from test losses [tap, unit] or [tap, unit, part].
 
-    `share` says that losses [tap, unit] count wrong answers among the reference's. Where all answers are right, or all wrong,
-    every resample says the same; the end away from the border is then that of Clopper and Pearson (1934, Biometrika 26) for
-    n of n units, which holds for the share of units whose answers are all right (wrong), spread as `interval` spreads.
+    `share` is that of `resampled_scores`. Where all answers of a share without parts are right, or all wrong, the end away from the
+    border is that of Clopper and Pearson (1934, Biometrika 26) for n of n units, which holds for the share of units whose
+    answers are all right (wrong), spread as `interval` spreads.
     """
     units = loss.shape[1]
     score = scores(loss, reference)
-    replicates = scores(loss, reference, resample_counts(units, seed))
-    low, high = interval(score, replicates, units, fit_units, effective_units(reference))
-    if share:
+    replicates = resampled_scores(loss, reference, resample_counts(units, seed), seed, share)
+    low, high = interval(score, replicates, units, fit_units, effective_units(reference, share))
+    if share and loss.ndim == 2:
         count = (reference > 0).sum(axis=1)
         exact = 1 - ((1 - LEVEL) / 2) ** (1 / np.maximum(count, 1))
         reach = np.minimum(np.sqrt(1 + units / fit_units) * exact if fit_units else exact, 1.0)
@@ -158,7 +208,7 @@ def select(
 ) -> Selection | None:
     """The best tap by val and what it beats the output tap by on test, paired over units; None when no tap has a score.
 
-    `share` is that of `profile_intervals`; a difference of two shares stays the bootstrap's.
+    `share` is that of `resampled_scores`. Where the output tap is the best tap it hides nothing: 0 with no width.
     """
     if not np.isfinite(val_score).any():
         return None
@@ -168,7 +218,9 @@ def select(
         Interval(*(float(found[0]) for found in profile_intervals(loss[[i]], reference[[i]], fit_units, seed, share)))
         for i in (best, output)
     ]
-    gap = paired_difference(loss[best], reference[best], loss[output], reference[output], fit_units, seed)
+    gap = paired_difference(loss[best], reference[best], loss[output], reference[output], fit_units, seed, share)
+    if best == output and np.isfinite(gap.low):
+        gap = Interval(gap.value, gap.value, gap.value)
     return Selection(taps[best], ends[0], output_tap, ends[1], gap)
 
 
@@ -179,11 +231,14 @@ def paired_difference(
     other_reference: np.ndarray,
     fit_units: int,
     seed: int,
+    share: bool = False,
 ) -> Interval:
     """By how much one score beats another on the same test units, from losses [unit] or [unit, part] in the same order."""
-    both = np.stack([loss, other_loss]), np.stack([reference, other_reference])
-    value = scores(*both)
-    replicates = scores(*both, resample_counts(len(loss), seed))
-    gap = float(value[0] - value[1])
-    low, high = interval(gap, replicates[:, 0] - replicates[:, 1], len(loss), fit_units, effective_units(both[1]))
+    sides = [(x[None], y[None]) for x, y in ((loss, reference), (other_loss, other_reference))]
+    gap = float(scores(*sides[0])[0] - scores(*sides[1])[0])
+    counts = resample_counts(len(loss), seed)
+    one, other = (resampled_scores(*side, counts, seed, share, stream)[:, 0] for stream, side in enumerate(sides))
+    low, high = interval(
+        gap, one - other, len(loss), fit_units, effective_units(np.stack([reference, other_reference]), share)
+    )
     return Interval(gap, float(low), float(high))

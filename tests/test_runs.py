@@ -117,8 +117,11 @@ def test_sixteen_of_sixteen_right_is_no_certainty(easy: Run) -> None:
         # Spread for the training set's share, of 16 test units to 64 that were fitted.
         assert told.low == pytest.approx(1 - np.sqrt(1.25) * (1 - exact))
     assert "Clopper and Pearson" in found.data.attrs["intervals"]
+    # Two taps that are right on the same 16 units may differ on others; the output tap and itself may not.
     assert found.hidden_gap is not None
-    assert (found.hidden_gap.low, found.hidden_gap.high) == (0, 0), "paired differences stay the bootstrap's"
+    assert found.best_tap != found.output_tap
+    assert found.hidden_gap.low < -0.1 < 0 == found.hidden_gap.value < 0.1 < found.hidden_gap.high
+    assert "no hidden gap shown" in found.reading
 
 
 def test_terminal_and_report_say_the_same_of_intervals_and_it_holds(

@@ -13,6 +13,7 @@ from diagnostics.statistics import (
     paired_difference,
     profile_intervals,
     resample_counts,
+    resampled_scores,
     scores,
     select,
 )
@@ -80,25 +81,127 @@ def test_a_share_at_the_border_has_the_exact_end(units: int) -> None:
     assert spread[2][1] == pytest.approx(1 - spread[1][0])
 
 
-def test_only_a_share_at_the_border_has_another_interval() -> None:
-    rng = np.random.default_rng(0)
-    inside = rng.binomial(1, 0.5, (1, 20)).astype(float)
-    for loss in (inside, rng.random((1, 20))):
-        for plain, share in zip(
-            profile_intervals(loss, np.ones((1, 20)), 60, 0),
-            profile_intervals(loss, np.ones((1, 20)), 60, 0, share=True),
-            strict=True,
-        ):
-            np.testing.assert_array_equal(plain, share)
+def test_what_is_no_share_has_the_bootstraps_interval() -> None:
     _, low, high = profile_intervals(np.zeros((1, 20)), np.ones((1, 20)), 60, 0)
-    assert (low[0], high[0]) == (1, 1), "what is no share stays as it was"
+    assert (low[0], high[0]) == (1, 1)
     _, low, _ = profile_intervals(np.zeros((1, 1)), np.ones((1, 1)), 3, 0, share=True)
     assert np.isnan(low[0]), "one unit has no interval"
-    # Two taps that are right everywhere: the scores have width, their paired difference none.
+    # Far from the border half a unit more of each kind changes next to nothing.
+    wrong = np.resize([0.0, 0.0, 1.0], (1, 300))
+    plain, share = (profile_intervals(wrong, np.ones((1, 300)), 1200, 0, share) for share in (False, True))
+    np.testing.assert_allclose(plain, share, atol=0.004)
+    assert share[2][0] - share[1][0] < 1.02 * (plain[2][0] - plain[1][0])
+
+
+@pytest.mark.parametrize(("parts", "units"), [(1, 60), (3, 20), (12, 5)])
+def test_equal_parts_that_are_all_right_are_as_sure_as_their_units_together(parts: int, units: int) -> None:
+    """An oracle: the interval of Jeffreys for n of n units, n = parts x units, in scipy's beta distribution."""
+    reference = np.kron(np.eye(parts), np.ones((units, 1)))[None]
+    drawn = resampled_scores(0 * reference, reference, resample_counts(parts * units, 0), 0, share=True)[:, 0]
+    # What a resample lacks at random (a part of 5 units has 3 or 7 in one) spreads the draws a little more.
+    for level in (0.025, 0.1, 0.5):
+        short = 1 - stats.beta(parts * units + 0.5, 0.5).ppf(level)
+        assert 1 - np.quantile(drawn, level) == pytest.approx(short, rel=0.25)
+
+
+def classes(
+    rng: np.random.Generator, draws: int, counts: tuple[int, ...], right: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Wrong answers and units [draw, unit, class] each, of classes with so many units and such a recall."""
+    units = np.broadcast_to(np.repeat(np.eye(len(counts)), counts, axis=0), (draws, sum(counts), len(counts)))
+    return (rng.random(units.shape) > right) * units, units
+
+
+@pytest.mark.parametrize("counts", [(190, 10), (72, 8), (21, 4)])
+def test_coverage_of_a_mean_over_classes_of_which_one_is_rare(counts: tuple[int, int]) -> None:
+    """Balanced accuracy .925, recalls .95 and .9: where all units of the rare class are right (.35 to .66 of draws) the
+    bootstrap sees no variance there, and covered .64, .68 and .77."""
+    draws = 500
+    wrong, units = classes(np.random.default_rng(0), draws, counts, (0.95, 0.9))
+    score, low, high = profile_intervals(wrong, units, 4 * sum(counts), 0, share=True)
+    held = ((low <= 0.925) & (high >= 0.925)).mean()
+    assert held >= 0.93
+    assert (low <= score).all()
+    assert (score <= high).all()
+    assert (high[score == 1] == 1).all()
+    if counts[1] == 4:
+        assert (low[score == 1] < 0.9).all() and (score == 1).sum() > 10
+
+
+def test_intervals_of_shares_are_not_wider_for_nothing() -> None:
+    """Where no class is rare and none near its border: .95 without the training set's share, .972 with it."""
+    draws = 800
+    wrong, units = classes(np.random.default_rng(1), draws, (60, 60), (0.8, 0.7))
+    for fit, level in ((0, 0.95), (480, 0.972)):
+        _, low, high = profile_intervals(wrong, units, fit, 0, share=True)
+        held = ((low <= 0.75) & (high >= 0.75)).mean()
+        assert abs(held - level) <= 3 * np.sqrt(level * (1 - level) / draws)
+        _, plain_low, plain_high = profile_intervals(wrong, units, fit, 0)
+        assert np.median(high - low) < 1.02 * np.median(plain_high - plain_low)
+
+
+@pytest.mark.parametrize("units", [50, 80])
+def test_coverage_of_accuracy_near_1_where_samples_come_in_groups(units: int) -> None:
+    """Five samples a unit that go together (correlation .3), accuracy .98: the bootstrap alone covered .90 and .91."""
+    draws, rng = 1000, np.random.default_rng(2)
+    right = rng.binomial(5, rng.beta(0.98 * 7 / 3, 0.02 * 7 / 3, (draws, units)))
+    reference = np.full((draws, units), 5.0)
+    _, low, high = profile_intervals(reference - right, reference, 4 * units, 0, share=True)
+    assert ((low <= 0.98) & (high >= 0.98)).mean() >= 0.93
+    # Answers that do not go together are worth more: the interval of as many single samples is no wider.
+    alone = 5.0 - rng.binomial(5, 0.95, (200, units))
+    _, low, high = profile_intervals(alone, reference[:200], 0, 0, share=True)
+    single = 1.96 * np.sqrt(0.95 * 0.05 / (5 * units))
+    assert np.median(high - low) < 1.3 * 2 * single
+
+
+def test_a_class_of_2_1_or_no_unit_of_test() -> None:
+    widths = []
+    for held in (4, 2, 1):
+        wrong, units = np.zeros((2, 1, 24 + held, 2))
+        wrong[0, :3, 0], units[0, :24, 0], units[0, 24:, 1] = 1, 1, 1
+        score, low, high = profile_intervals(wrong, units, 0, 0, share=True)
+        assert score[0] == pytest.approx(1 - 3 / 24 / 2)
+        assert low[0] < 0.85 < score[0] < high[0] <= 1
+        widths.append(high[0] - low[0])
+    assert widths == sorted(widths)
+    # A class that is nowhere counts nothing; classes of one unit each leave no interval.
+    nowhere = (
+        np.concatenate([wrong, np.zeros((1, 25, 1))], axis=2),
+        np.concatenate([units, np.zeros((1, 25, 1))], axis=2),
+    )
+    for plain, more in zip(profile_intervals(wrong, units, 0, 0), profile_intervals(*nowhere, 0, 0), strict=True):
+        np.testing.assert_array_equal(plain, more)
+    assert np.isfinite(profile_intervals(*nowhere, 0, 0, share=True)).all()
+    assert np.isnan(profile_intervals(np.zeros((1, 3, 3)), np.eye(3)[None], 0, 0, share=True)[1:]).all()
+
+
+def test_two_taps_that_agree_on_few_units_are_not_shown_to_be_alike() -> None:
+    """Accuracies .95 and .85 of 16 units: in a seventh of draws they agree on all, and the bootstrap says 0 [0, 0]."""
+    rng, draws = np.random.default_rng(5), 400
+    missed, plain, wrongly = 0, 0, 0
+    ones = np.ones(16)
+    for _ in range(draws):
+        shared = rng.standard_normal(16) * np.sqrt(0.7)
+        one, other, alike = shared + rng.standard_normal((3, 16)) * np.sqrt(0.3)
+        wrong = [(x > stats.norm.ppf(p)).astype(float) for x, p in ((one, 0.95), (other, 0.85), (alike, 0.85))]
+        gap = paired_difference(wrong[0], ones, wrong[1], ones, 64, 0, share=True)
+        missed += not gap.low <= 0.1 <= gap.high
+        gap = paired_difference(wrong[0], ones, wrong[1], ones, 64, 0)
+        plain += not gap.low - 1e-9 <= 0.1 <= gap.high + 1e-9
+        gap = paired_difference(wrong[1], ones, wrong[2], ones, 64, 0, share=True)
+        wrongly += not gap.low <= 0 <= gap.high
+    limit = 0.05 + 2 * np.sqrt(0.05 * 0.95 / draws)
+    assert missed / draws <= limit
+    assert wrongly / draws <= limit
+    assert plain / draws > 0.1, "the test would not notice that agreement is taken for certainty"
+    # The output as its own best tap is no comparison: it hides nothing.
     chosen = select(["a", "b"], "b", np.ones(2), np.zeros((2, 16)), np.ones((2, 16)), 64, 0, share=True)
+    itself = select(["a", "b"], "a", np.ones(2), np.zeros((2, 16)), np.ones((2, 16)), 64, 0, share=True)
     assert chosen is not None
-    assert chosen.best.low == chosen.output.low < 0.8
-    assert (chosen.hidden_gap.low, chosen.hidden_gap.high) == (0, 0)
+    assert itself is not None
+    assert chosen.hidden_gap.low < 0 == chosen.hidden_gap.value < chosen.hidden_gap.high
+    assert (itself.hidden_gap.low, itself.hidden_gap.high) == (0, 0)
 
 
 def test_coverage_of_a_share_near_the_border() -> None:

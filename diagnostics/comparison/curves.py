@@ -101,5 +101,5 @@ def _head_drop(profile: Profile, seed: int) -> tuple[str, Interval | None]:
     if found.ends is None:
         return "", None
     trunk, head = found.ends
-    drop = paired_difference(trunk.loss, trunk.reference, head.loss, head.reference, found.fit_units, seed)
+    drop = paired_difference(trunk.loss, trunk.reference, head.loss, head.reference, found.fit_units, seed, found.share)
     return found.taps[int(np.flatnonzero(found.depths > 1 + SAME)[-1])], drop

@@ -16,36 +16,40 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import stats
 
-from diagnostics.statistics import LEVEL, Interval, effective_units, interval, resample_counts, scores
+from diagnostics.statistics import LEVEL, Interval, effective_units, interval, resample_counts, resampled_scores, scores
 
 
 @dataclass(frozen=True, eq=False)
 class Term:
     """What one probe of one run lost at one place, and what stands against it: float64 [unit, part] each.
 
-    `fit_units`: independent units that the probe was fitted on.
+    `fit_units`: independent units that the probe was fitted on. `share`: whether losses count wrong answers, see
+    `diagnostics.statistics.resampled_scores`.
     """
 
     loss: np.ndarray
     reference: np.ndarray
     units: tuple[str, ...]
     fit_units: int
-    _drawn: dict[tuple[int, int], np.ndarray] = field(default_factory=dict[tuple[int, int], np.ndarray])
+    share: bool = False
+    _drawn: dict[tuple[int, int, int], np.ndarray] = field(default_factory=dict[tuple[int, int, int], np.ndarray])
 
     @property
     def score(self) -> float:
         """1 - sum of losses / sum of references, averaged over parts."""
         return float(scores(self.loss[None], self.reference[None])[0])
 
-    def drawn(self, names: Sequence[str], seed: int) -> np.ndarray:
+    def drawn(self, names: Sequence[str], seed: int, stream: int) -> np.ndarray:
         """The score in each resample of the units `names`, of which it has all or some: [resample]."""
-        key = hash(tuple(names)), seed
+        key = hash(tuple(names)), seed, stream
         if key not in self._drawn:
             counts = resample_counts(len(names), seed)
             if len(names) != len(self.units):
                 at = {name: i for i, name in enumerate(names)}
                 counts = counts[:, [at[name] for name in self.units]]
-            self._drawn[key] = scores(self.loss[None], self.reference[None], counts)[:, 0]
+            self._drawn[key] = resampled_scores(
+                self.loss[None], self.reference[None], counts, seed, self.share, stream
+            )[:, 0]
         return self._drawn[key]
 
 
@@ -95,14 +99,16 @@ def estimate(
     names = list(dict.fromkeys(name for term in terms for name in term.units))
     at = np.array([term.score for term in terms])
     value = float(_unrounded(combine(at), at))
-    drawn = np.stack([term.drawn(names, seed) for term in terms], axis=-1)
+    # A term that comes twice is the same both times.
+    streams = {id(term): stream for stream, term in enumerate({id(term): term for term in terms}.values())}
+    drawn = np.stack([term.drawn(names, seed, streams[id(term)]) for term in terms], axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         replicates = _unrounded(combine(drawn), drawn)
         # A ratio may meet a denominator of 0 in a resample.
         replicates = np.where(np.isfinite(replicates), replicates, np.nan)
     units = len(names)
     fit_units = min(term.fit_units for term in terms)
-    effective = min(effective_units(term.reference[None]) for term in terms)
+    effective = min(effective_units(term.reference[None], term.share) for term in terms)
     low, high = interval(value, replicates, units, fit_units, effective)
     samples = Interval(value, float(low), min(float(high), most))
     if not all(math.isfinite(float(number)) for number in (value, low, high)):

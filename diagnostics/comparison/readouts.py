@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from diagnostics.comparison.estimates import Term
 from diagnostics.profiles import Profile
+from diagnostics.statistics import SHARES
 
 SAME = 1e-6
 """Depths closer than this are one."""
@@ -30,13 +31,17 @@ class Readout:
     """The tap that val chose; None where no tap has a value."""
     output: int
     fit_units: int
+    share: bool = False
+    """Whether the score is a share of right answers."""
+    _terms: dict[int | None, Term] = field(default_factory=dict[int | None, Term])
 
     def at(self, tap: int | None) -> Term:
-        """Loss and reference at a tap; NaN where there is none."""
-        if tap is None:
+        """Loss and reference at a tap, one and the same term whenever asked; NaN where there is none."""
+        if tap not in self._terms:
             nothing = np.full(self.loss.shape[1:], np.nan)
-            return Term(nothing, np.ones_like(nothing), self.units, self.fit_units)
-        return Term(self.loss[tap], self.reference[tap], self.units, self.fit_units)
+            loss, reference = (nothing, np.ones_like(nothing)) if tap is None else (self.loss[tap], self.reference[tap])
+            self._terms[tap] = Term(loss, reference, self.units, self.fit_units, self.share)
+        return self._terms[tap]
 
     @cached_property
     def at_best(self) -> Term:
@@ -79,6 +84,7 @@ def readout(profile: Profile) -> Readout:
         taps.index(profile.best_tap) if profile.best_tap is not None else None,
         taps.index(profile.output_tap),
         int(data.attrs["units_train"] + data.attrs["units_val"]),
+        str(data.attrs["score_name"]) in SHARES,
     )
 
 
