@@ -12,7 +12,7 @@ from diagnostics.profiles import number
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.selftest.cases import Case
 
-FAMILIES = ("similarity", "geometry", "locality", "dynamics", "probes")
+FAMILIES = ("similarity", "geometry", "locality", "dynamics", "probes", "statistics")
 
 
 @dataclass(frozen=True)

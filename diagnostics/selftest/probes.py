@@ -139,6 +139,7 @@ def cases() -> list[Case]:
         Case("knn_probe", "votes of the nearest alone", 1, WU, lambda: float(knn_votes(bank, np.array([0, 1, 1]), np.array([[5.0, 0.0]]), (1,))[0, 0, 0])),
         Case("knn_probe", "votes of similarities (.9, .8, .8), temperature .07", 0.675994, WU, lambda: float(knn_votes(leaning, np.array([0, 1, 1]), np.array([[2.0, 0.0]]), (3,))[0, 0, 0])),
         Case("knn_probe", "the same, temperature .5", 1 / (1 + 2 * np.exp(-0.2)), WU, lambda: float(knn_votes(leaning, np.array([0, 1, 1]), np.array([[2.0, 0.0]]), (3,), 0.5)[0, 0, 0])),
+        Case("knn_probe", "2 neighbours of similarities (.9, .8, .8): the last two share a place", 1 / (1 + np.exp(-0.1 / 0.07)), WU, lambda: float(knn_votes(leaning, np.array([0, 1, 1]), np.array([[2.0, 0.0]]), (2,))[0, 0, 0])),
         Case("linear_probe", "ridge: one feature of spread 1, penalty 1/2 a row: 1 / (1 + 1/2)", 2 / 3, "Hoerl and Kennard 1970", lambda: _shrunk(10, 1)),
         Case("linear_probe", "ridge: the same feature 6 times in 4 rows: 6 / (6 + 1/2)", 12 / 13, "Hoerl and Kennard 1970", lambda: _shrunk(4, 6)),
         Case("linear_probe", "slope 1 in train and 3 in val: fitted on both again, a slope of 2 is right on test", 1, "docs/statistics.md", _refitted, 1e-3),
