@@ -107,6 +107,10 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
         raise DiagnosticsError(
             f"Tap {tap.name} read a {type(value).__name__} {site}, not a tensor: tap a module inside it that gives one."
         )
+    if not value.is_floating_point():
+        raise DiagnosticsError(
+            f"Tap {tap.name} read {str(value.dtype).removeprefix('torch.')} values {site}: tap a module that gives real numbers."
+        )
     places: tuple[int, ...] | None = None
     if site.layout == "channels_first" and value.ndim >= 3:
         tokens = value.flatten(2).transpose(1, 2)

@@ -321,6 +321,13 @@ def test_an_output_without_tensor_raises(output: Any) -> None:
         encoder.capture(tokens_in(2, 4, 3))
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int32, torch.bool])
+def test_values_that_are_no_real_numbers_raise(dtype: torch.dtype) -> None:
+    encoder = encoder_of(Gives(lambda x: x.to(dtype)), tap_at(""))
+    with pytest.raises(DiagnosticsError, match=f"Tap here read {str(dtype)[6:]} values .*real numbers"):
+        encoder.capture(tokens_in(2, 4, 3))
+
+
 def test_an_unknown_tap_raises_with_the_nearest() -> None:
     encoder = tiny_encoder()
     with pytest.raises(DiagnosticsError, match=r"Unknown tap 'blok\.1': did you mean blocks\.1"):
