@@ -6,17 +6,23 @@ order in one namespace, in an empty folder. `<!-- file: NAME -->` above a block 
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
+import os
 import re
 import runpy
+import subprocess
+import sys
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
 
+import diagnostics as dx
 from diagnostics import hookspecs
 from diagnostics.cli import app
 from diagnostics.measures import bundled
@@ -63,7 +69,6 @@ def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest
 def test_the_encoder_dataset_and_measure_of_the_plugin_page_work_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import diagnostics as dx
     from diagnostics.measuring import measure_all
 
     for block in blocks(ROOT / "docs" / "plugins.md"):
@@ -126,6 +131,44 @@ def test_every_hook_has_a_heading_equal_to_its_signature() -> None:
     }
     assert len(hooks) == 4
     assert hooks == {text for level, text in headings("plugins.md") if level == 3 and "->" in text}
+
+
+def test_the_reference_shows_every_public_name_and_what_its_constructor_takes(tmp_path: Path) -> None:
+    """Against the signatures that Python itself gives: names, types and defaults of all parameters, in the built page."""
+    for package in ("mkdocs", "mkdocstrings", "material"):
+        pytest.importorskip(package, reason="the group `docs` is not installed; CI builds the docs with it")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "reference" / "index.html").read_text(encoding="utf-8")
+    # Each public object's part of the page: its heading of level 3 up to the next.
+    parts: dict[str, str] = {}
+    for part in re.split(r"(?=<h3 )", page)[1:]:
+        heading, _, body = part.partition("</h3>")
+        parts.setdefault(text_of(heading).removesuffix("¶").split()[0], body)
+    # `hookimpl` is a marker of pluggy's, the version a text.
+    for name in set(dx.__all__) - {"__version__", "hookimpl"}:
+        found = getattr(dx, name)
+        assert name in parts, f"{name} is not in the reference"
+        if isinstance(found, type) and "__init__" not in vars(found):
+            continue  # errors, and what is only inherited from
+        wanted = inspect.signature(found).parameters
+        shown = re.search(r'<div class="[^"]*doc-signature[^"]*">(.*?)</div>', parts[name], re.S)
+        assert shown, f"{name} has no signature in the reference"
+        (function,) = ast.parse(f"def {text_of(shown[1])}: ...").body
+        assert isinstance(function, ast.FunctionDef)
+        assert function.name == name
+        arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+        assert [argument.arg for argument in arguments] == list(wanted), name
+        assert all(argument.annotation is not None for argument in arguments), name
+        count = len(function.args.defaults) + sum(default is not None for default in function.args.kw_defaults)
+        assert count == sum(one.default is not one.empty for one in wanted.values()), name
+    assert {"__version__", "hookimpl"} <= set(re.findall(r"\w+", text_of(page)))
+
+
+def text_of(html: str) -> str:
+    return unescape(re.sub(r"<[^>]+>", "", html)).strip()
 
 
 def measure_sections() -> dict[str, str]:
