@@ -15,16 +15,20 @@ import re
 import runpy
 import subprocess
 import sys
+from collections import Counter
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import typer.main
 
 import diagnostics as dx
+from diagnostics import controls as control
 from diagnostics import hookspecs
 from diagnostics.cli import app
+from diagnostics.console import print_run
 from diagnostics.measures import bundled
 
 ROOT = Path(__file__).parent.parent
@@ -224,6 +228,63 @@ def test_readme_holds_its_two_commands_each_first_of_its_kind() -> None:
     assert test.endswith("--group test && .venv-test/bin/pytest -n 2\n")
 
 
+def test_readme_blocks_belong_to_the_command_above_them(readme: Any) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [found["arguments"] for found in readme.BLOCK.finditer(text)] == [
+        "fracast --data lorenz",
+        "fracast --data damped_oscillator",
+    ]
+    new = readme.replaced(text, lambda arguments: f"of {arguments}\n")
+    assert [found["printed"] for found in readme.BLOCK.finditer(new)] == [
+        "of fracast --data lorenz\n",
+        "of fracast --data damped_oscillator\n",
+    ]
+    old = iter(printed_in(readme, text))
+    assert readme.replaced(new, lambda arguments: next(old)) == text
+    # What stands below the next heading is another matter.
+    assert not readme.BLOCK.search("diagnostics run a --data b\n\n## Next\n\n```text\nc\n```\n")
+
+
+def printed_in(readme: Any, text: str) -> list[str]:
+    return [found["printed"] for found in readme.BLOCK.finditer(text)]
+
+
+def test_readme_shows_what_is_printed_today(
+    readme: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sentences and columns, without its runs of minutes: where this fails, `python docs/readme.py` mends the page."""
+    from test_layout import Interval, profile
+
+    ends = Interval(0.5, 0.4, 0.6)
+    names = dict.fromkeys(control.NAMES, 0.1)
+    run: Any = SimpleNamespace(
+        profiles=lambda: [profile("linear_probe", ["embed", "norm"], ends, names, probe=True, target="target"),
+                          profile("rankme", ["embed", "norm"], ends, names, probe=False, target="")],
+        n={"train": 240, "val": 80, "test": 80}, encoder="fracast", dataset="lorenz", untrained="", skipped={},
+        store=SimpleNamespace(attrs={"dataset": {"groups": 400}}), similarity=lambda: [], path=Path("runs/fracast-lorenz"),
+    )  # fmt: skip
+    monkeypatch.setenv("COLUMNS", str(readme.WIDTH))
+    print_run(run)
+    wanted = capsys.readouterr().out.splitlines()
+    for block in printed_in(readme, (ROOT / "README.md").read_text(encoding="utf-8")):
+        lines = block.splitlines()
+        assert all(len(line) <= readme.WIDTH and line == line.rstrip() for line in lines)
+        assert lines[0].partition(",")[2] == wanted[0].partition(",")[2]
+        upto = next(i for i, line in enumerate(wanted) if line.startswith("target"))
+        assert lines[1:upto] == wanted[1:upto]
+        assert headers(lines) == headers(wanted)
+
+
+def headers(lines: list[str]) -> list[Counter[str]]:
+    """The words of the header of each table, which may take two lines."""
+    found: list[Counter[str]] = []
+    for i, line in enumerate(lines):
+        if set(line) == {"─"}:
+            first = i - 1 if re.match(r"target|controls|measure", lines[i - 1]) else i - 2
+            found.append(Counter(" ".join(lines[first:i]).split()))
+    return found
+
+
 def test_links_between_pages_and_to_pictures_lead_somewhere() -> None:
     for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
@@ -241,6 +302,12 @@ def test_the_study_is_what_its_results_say(monkeypatch: pytest.MonkeyPatch) -> N
     changed = json.loads(json.dumps(found))
     next(iter(changed.values()))["groups"][0]["best"]["over_samples_and_seeds"]["value"] += 0.5
     assert page.render(changed) != page.render(found)
+
+
+@pytest.fixture
+def readme(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("readme")
 
 
 @pytest.fixture
