@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shlex
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from diagnostics.errors import DiagnosticsError, said, unknown
+from diagnostics.errors import unknown
+from diagnostics.escaping import printable
+from diagnostics.guarding import guarded, say, show_tracebacks, working
 from diagnostics.registry import offered, plugins
 
 app = typer.Typer(
@@ -34,60 +33,6 @@ EncoderName = Annotated[
         metavar="ENCODER", help="A name, scheme:name, path/to/file.py:function, or a saved encoder's folder."
     ),
 ]
-
-
-def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., None]:
-    """The command with what a user can cause said in one sentence: status 2, or 130 after Ctrl-C.
-
-    Of a plugin's command any error is one that a user can cause.
-    """
-
-    @functools.wraps(command)
-    def guard(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except DiagnosticsError as error:
-            raise _told(str(error), error) from None
-        except KeyboardInterrupt as interrupt:
-            print(f"\ndiagnostics: {str(interrupt) or 'Interrupted.'}", file=sys.stderr)
-            raise typer.Exit(130) from None
-        except BrokenPipeError:
-            raise typer.Exit(1) from None
-        except (typer.Exit, typer.Abort, typer.BadParameter):
-            raise
-        except Exception as error:
-            if not plugin:
-                raise
-            raise _told(f"A command of plugin {plugin} failed: {said(error)}", error) from None
-
-    return guard
-
-
-# Set by the option --traceback, which stands before the command.
-_whole = False
-
-
-def _told(sentence: str, error: BaseException) -> typer.Exit:
-    """The exit of a command after saying why: a sentence that quotes an error of others also says how to see where that
-    was raised, and `--traceback` shows it.
-    """
-    if _whole:
-        traceback.print_exception(error)
-    elif _quotes(sentence, error):
-        sentence = f"{sentence.rstrip('.')}; `diagnostics --traceback ...` shows where."
-    print(f"diagnostics: {sentence}", file=sys.stderr)
-    return typer.Exit(2)
-
-
-def _quotes(sentence: str, error: BaseException | None) -> bool:
-    """Whether a sentence quotes an error that nobody made for a user to read, from anywhere down the chain."""
-    while error is not None:
-        # What a worker process raised comes as a note, since its traceback cannot be passed on.
-        foreign = not isinstance(error, DiagnosticsError)
-        if hasattr(error, "__notes__") or (foreign and said(error) in sentence):
-            return True
-        error = error.__cause__
-    return False
 
 
 @app.command()
@@ -127,11 +72,10 @@ def run(
     """
     from diagnostics.console import print_run
     from diagnostics.jobs import run as run_it
-    from diagnostics.watching import watcher
 
     if on_error is not None:
         data += f"{'&' if '?' in data else '?'}on_error={on_error}"
-    with watcher() as watch:
+    with working() as watch:
         found = run_it(
             encoder,
             data,
@@ -170,9 +114,10 @@ def report(
     """Write the report of a finished run: one HTML file that needs no network."""
     from diagnostics.runs import open_run
 
-    found = open_run(run)
-    path = found.report(out)
-    _print_json(found.to_json() | {"report": str(path)}) if json else print(path)
+    with working():
+        found = open_run(run)
+        path = found.report(out)
+    _print_json(found.to_json() | {"report": str(path)}) if json else print(printable(path))
 
 
 @app.command()
@@ -198,13 +143,12 @@ def compare(
     """
     from diagnostics.comparison import compare as compare_them
     from diagnostics.console_comparison import print_comparison
-    from diagnostics.watching import watcher
 
-    with watcher() as watch:
+    with working() as watch:
         found = compare_them(
             runs, base=base, similarity=None if similarity == "none" else similarity, seed=seed, watch=watch
         )
-    path = found.report(out or found.default_path)
+        path = found.report(out or found.default_path)
     _print_json(found.to_json() | {"report": str(path)}) if json else print_comparison(found, path)
 
 
@@ -227,7 +171,8 @@ def inspect(
     from diagnostics.console import print_inspection
     from diagnostics.inspection import inspect_encoder
 
-    found = inspect_encoder(encoder, data, device, verify=verify_grid, trust_code=trust_code)
+    with working():
+        found = inspect_encoder(encoder, data, device, verify=verify_grid, trust_code=trust_code)
     _print_json(found) if json else print_inspection(found)
     if verify_grid and found["placement"]["right"] is False:
         raise typer.Exit(1)
@@ -247,9 +192,8 @@ def check(
     """
     from diagnostics.conformance import check_encoder
     from diagnostics.console import print_conformance
-    from diagnostics.watching import watcher
 
-    with watcher() as watch:
+    with working() as watch:
         found = check_encoder(encoder, data, watch, trust_code=trust_code)
     _print_json(found.to_json()) if json else print_conformance(found)
     if found.failed:
@@ -271,7 +215,8 @@ def cut(
     """
     from diagnostics.exporting import export
 
-    found = export(encoder, tap, out, trust_code=trust_code)
+    with working():
+        found = export(encoder, tap, out, trust_code=trust_code)
     _print_json(found.to_json()) if json else print(found)
 
 
@@ -285,12 +230,13 @@ def new_plugin(
     """Write a small plugin project: an encoder, a dataset, and tests that they pass."""
     from diagnostics.scaffold import write_plugin
 
-    folder, files = write_plugin(name, out)
+    with working():
+        folder, files = write_plugin(name, out)
     if json:
         _print_json({"folder": str(folder), "files": files})
     else:
-        path = shlex.quote(str(folder))
-        print(f"{folder}: {', '.join(files)}\nNext: pip install -e {path} pytest && python -m pytest {path}")
+        path = printable(shlex.quote(str(folder)))
+        print(f"{printable(folder)}: {', '.join(files)}\nNext: pip install -e {path} pytest && python -m pytest {path}")
 
 
 @app.command("list")
@@ -307,7 +253,8 @@ def list_(
 
     if what is not None and what not in LISTED:
         raise unknown("list", what, LISTED)
-    found = list_all()
+    with working():
+        found = list_all()
     shown = found if what is None else {what: found[what]}
     _print_json(shown) if json else print_list(shown)
 
@@ -318,9 +265,8 @@ def selftest(json: Json = False) -> None:
     """Compute every known answer on this machine and compare; exit status 1 when one is off."""
     from diagnostics.console import print_selftest
     from diagnostics.selftest import run_selftest
-    from diagnostics.watching import watcher
 
-    with watcher() as watch:
+    with working() as watch:
         outcomes = run_selftest(watch)
     wrong = sum(not outcome.right for outcome in outcomes)
     if json:
@@ -339,8 +285,7 @@ def version(
         bool, typer.Option("--traceback", help="Before the command: of an error, show where it was raised.")
     ] = False,
 ) -> None:
-    global _whole
-    _whole = traceback
+    show_tracebacks(traceback)
     if version:
         from diagnostics import __version__
 
@@ -372,15 +317,20 @@ def _add_plugin_commands() -> None:
 
 
 def main() -> None:
-    """Entry point of `diagnostics`."""
+    """The command line in a process that is ready for it: see `__main__`."""
     # Threads that wait for each other would otherwise spin: on a shared machine that doubles a run's CPU time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for plugin in plugins():
         if plugin.error:
-            print(
-                f"diagnostics: plugin {plugin.name} {plugin.version} could not be loaded ({plugin.error}); "
-                "the others work.",
-                file=sys.stderr,
-            )
+            say(f"plugin {plugin.name} {plugin.version} could not be loaded ({plugin.error}); the others work.")
     _add_plugin_commands()
-    app()
+    try:
+        sys.exit(app(standalone_mode=False))
+    except Exception as error:
+        usage: Any = error
+        if not hasattr(error, "show"):
+            raise
+        # It quotes what was typed, and a shell's pattern may have typed any file's name.
+        usage.message = "\n".join(map(printable, usage.message.split("\n")))
+        usage.show()
+        sys.exit(usage.exit_code)

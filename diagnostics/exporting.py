@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diagnostics.cutting import cut_encoder
 from diagnostics.errors import DiagnosticsError
+from diagnostics.escaping import printable
 from diagnostics.registry import SAVED, build
 from diagnostics.saved import save_encoder
 from diagnostics.taps import Encoder
@@ -41,7 +42,7 @@ class Exported:
         taps = (
             f"{len(self.taps)} taps from {self.taps[0]} to {self.taps[-1]}" if len(self.taps) > 1 else f"tap {self.tap}"
         )
-        lines = [f"{self.file}: {self.name}, {taps}"]
+        lines = [printable(f"{self.file}: {self.name}, {taps}")]
         lines.append(f"Parameters: {_saved(self.parameters, self.whole_parameters)}")
         if self.flops is None or self.whole_flops is None:
             lines.append("FLOPs of a pass over the example: not countable")

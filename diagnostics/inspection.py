@@ -57,7 +57,7 @@ def _measure_row(name: str, plugin: str, make: Any) -> dict[str, Any]:
             "name": name, "standard": measure.standard, "needs": measure.needs, "targets": list(measure.kinds),
             "answers": measure.answers, "source": measure.source, "plugin": plugin,
         }  # fmt: skip
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return {
             "name": name, "standard": False, "needs": "", "targets": [], "answers": f"fails: {error}", "source": "",
             "plugin": plugin,

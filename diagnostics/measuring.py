@@ -68,7 +68,7 @@ def _made(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
         measure = make()
     except DiagnosticsError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DiagnosticsError(f"Plugin {plugin} failed to make the measure {name}: {said(error)}") from error
     if not isinstance(measure, Measure):
         raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.")

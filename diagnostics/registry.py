@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import importlib.util
@@ -19,6 +20,7 @@ import pluggy
 
 from diagnostics import hookspecs
 from diagnostics.errors import DiagnosticsError, said, unknown
+from diagnostics.stopping import Stopped, apart_from_ctrl_c
 from diagnostics.trust import building, check_code
 
 GROUP = "diagnostics"
@@ -42,7 +44,8 @@ class Plugin:
 def plugins() -> tuple[Plugin, ...]:
     """All plugins by name, bundled ones and strangers' alike; one that fails carries its error and does no other harm."""
     points = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda point: point.name)
-    return tuple(_load(point) for point in points)
+    with apart_from_ctrl_c():
+        return tuple(_load(point) for point in points)
 
 
 def _load(point: importlib.metadata.EntryPoint) -> Plugin:
@@ -52,11 +55,16 @@ def _load(point: importlib.metadata.EntryPoint) -> Plugin:
     manager = pluggy.PluginManager("diagnostics")
     manager.add_hookspecs(hookspecs)
     try:
-        manager.register(point.load(), name=point.name)
-        manager.check_pending()
-        for what in typing.get_args(What):
-            plugin.offers[what] = _offered(manager, what)
-    except (Exception, SystemExit) as error:
+        # What it prints would stand among results, or break --json.
+        with contextlib.redirect_stdout(sys.stderr):
+            manager.register(point.load(), name=point.name)
+            manager.check_pending()
+            for what in typing.get_args(What):
+                plugin.offers[what] = _offered(manager, what)
+    except Stopped:
+        raise
+    except BaseException as error:
+        # KeyboardInterrupt and SystemExit too, which would end every command.
         plugin.error = f"{type(error).__name__}: {error}".splitlines()[0]
         plugin.offers = {}
     return plugin

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 from diagnostics.escaping import printable
 from diagnostics.layout import show
@@ -27,9 +28,13 @@ def watcher() -> Generator[Watch]:
     if not console.is_terminal:
         yield _lines()
         return
+    # Where there is little room the description takes a second line, and the numbers stay whole.
     columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
+        BarColumn(10 if console.width < 80 else 20, table_column=Column(no_wrap=True)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+    )
     with Bars(*columns, console=console, transient=True) as bars:
         tasks: dict[str, Any] = {}
 

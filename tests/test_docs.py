@@ -6,19 +6,29 @@ order in one namespace, in an empty folder. `<!-- file: NAME -->` above a block 
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
+import os
 import re
 import runpy
+import subprocess
+import sys
+from collections import Counter
+from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import typer.main
 
+import diagnostics as dx
+from diagnostics import controls as control
 from diagnostics import hookspecs
 from diagnostics.cli import app
+from diagnostics.console import print_run
 from diagnostics.measures import bundled
 
 ROOT = Path(__file__).parent.parent
@@ -63,7 +73,6 @@ def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest
 def test_the_encoder_dataset_and_measure_of_the_plugin_page_work_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import diagnostics as dx
     from diagnostics.measuring import measure_all
 
     for block in blocks(ROOT / "docs" / "plugins.md"):
@@ -128,6 +137,44 @@ def test_every_hook_has_a_heading_equal_to_its_signature() -> None:
     assert hooks == {text for level, text in headings("plugins.md") if level == 3 and "->" in text}
 
 
+def test_the_reference_shows_every_public_name_and_what_its_constructor_takes(tmp_path: Path) -> None:
+    """Against the signatures that Python itself gives: names, types and defaults of all parameters, in the built page."""
+    for package in ("mkdocs", "mkdocstrings", "material"):
+        pytest.importorskip(package, reason="the group `docs` is not installed; CI builds the docs with it")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "reference" / "index.html").read_text(encoding="utf-8")
+    # Each public object's part of the page: its heading of level 3 up to the next.
+    parts: dict[str, str] = {}
+    for part in re.split(r"(?=<h3 )", page)[1:]:
+        heading, _, body = part.partition("</h3>")
+        parts.setdefault(text_of(heading).removesuffix("¶").split()[0], body)
+    # `hookimpl` is a marker of pluggy's, the version a text.
+    for name in set(dx.__all__) - {"__version__", "hookimpl"}:
+        found = getattr(dx, name)
+        assert name in parts, f"{name} is not in the reference"
+        if isinstance(found, type) and "__init__" not in vars(found):
+            continue  # errors, and what is only inherited from
+        wanted = inspect.signature(found).parameters
+        shown = re.search(r'<div class="[^"]*doc-signature[^"]*">(.*?)</div>', parts[name], re.S)
+        assert shown, f"{name} has no signature in the reference"
+        (function,) = ast.parse(f"def {text_of(shown[1])}: ...").body
+        assert isinstance(function, ast.FunctionDef)
+        assert function.name == name
+        arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+        assert [argument.arg for argument in arguments] == list(wanted), name
+        assert all(argument.annotation is not None for argument in arguments), name
+        count = len(function.args.defaults) + sum(default is not None for default in function.args.kw_defaults)
+        assert count == sum(one.default is not one.empty for one in wanted.values()), name
+    assert {"__version__", "hookimpl"} <= set(re.findall(r"\w+", text_of(page)))
+
+
+def text_of(html: str) -> str:
+    return unescape(re.sub(r"<[^>]+>", "", html)).strip()
+
+
 def measure_sections() -> dict[str, str]:
     """Heading of level 2 -> the text below it, on the pages of the measures; a heading on two pages is an error."""
     found: dict[str, str] = {}
@@ -181,6 +228,63 @@ def test_readme_holds_its_two_commands_each_first_of_its_kind() -> None:
     assert test.endswith("--group test && .venv-test/bin/pytest -n 2\n")
 
 
+def test_readme_blocks_belong_to_the_command_above_them(readme: Any) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [found["arguments"] for found in readme.BLOCK.finditer(text)] == [
+        "fracast --data lorenz",
+        "fracast --data damped_oscillator",
+    ]
+    new = readme.replaced(text, lambda arguments: f"of {arguments}\n")
+    assert [found["printed"] for found in readme.BLOCK.finditer(new)] == [
+        "of fracast --data lorenz\n",
+        "of fracast --data damped_oscillator\n",
+    ]
+    old = iter(printed_in(readme, text))
+    assert readme.replaced(new, lambda arguments: next(old)) == text
+    # What stands below the next heading is another matter.
+    assert not readme.BLOCK.search("diagnostics run a --data b\n\n## Next\n\n```text\nc\n```\n")
+
+
+def printed_in(readme: Any, text: str) -> list[str]:
+    return [found["printed"] for found in readme.BLOCK.finditer(text)]
+
+
+def test_readme_shows_what_is_printed_today(
+    readme: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sentences and columns, without its runs of minutes: where this fails, `python docs/readme.py` mends the page."""
+    from test_layout import Interval, profile
+
+    ends = Interval(0.5, 0.4, 0.6)
+    names = dict.fromkeys(control.NAMES, 0.1)
+    run: Any = SimpleNamespace(
+        profiles=lambda: [profile("linear_probe", ["embed", "norm"], ends, names, probe=True, target="target"),
+                          profile("rankme", ["embed", "norm"], ends, names, probe=False, target="")],
+        n={"train": 240, "val": 80, "test": 80}, encoder="fracast", dataset="lorenz", untrained="", skipped={},
+        store=SimpleNamespace(attrs={"dataset": {"groups": 400}}), similarity=lambda: [], path=Path("runs/fracast-lorenz"),
+    )  # fmt: skip
+    monkeypatch.setenv("COLUMNS", str(readme.WIDTH))
+    print_run(run)
+    wanted = capsys.readouterr().out.splitlines()
+    for block in printed_in(readme, (ROOT / "README.md").read_text(encoding="utf-8")):
+        lines = block.splitlines()
+        assert all(len(line) <= readme.WIDTH and line == line.rstrip() for line in lines)
+        assert lines[0].partition(",")[2] == wanted[0].partition(",")[2]
+        upto = next(i for i, line in enumerate(wanted) if line.startswith("target"))
+        assert lines[1:upto] == wanted[1:upto]
+        assert headers(lines) == headers(wanted)
+
+
+def headers(lines: list[str]) -> list[Counter[str]]:
+    """The words of the header of each table, which may take two lines."""
+    found: list[Counter[str]] = []
+    for i, line in enumerate(lines):
+        if set(line) == {"─"}:
+            first = i - 1 if re.match(r"target|controls|measure", lines[i - 1]) else i - 2
+            found.append(Counter(" ".join(lines[first:i]).split()))
+    return found
+
+
 def test_links_between_pages_and_to_pictures_lead_somewhere() -> None:
     for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
@@ -198,6 +302,12 @@ def test_the_study_is_what_its_results_say(monkeypatch: pytest.MonkeyPatch) -> N
     changed = json.loads(json.dumps(found))
     next(iter(changed.values()))["groups"][0]["best"]["over_samples_and_seeds"]["value"] += 0.5
     assert page.render(changed) != page.render(found)
+
+
+@pytest.fixture
+def readme(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("readme")
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import signal
 import subprocess
 import sys
 import tomllib
@@ -295,6 +297,8 @@ def test_a_builder_that_exits_is_an_error_in_a_sentence(tmp_path: Path) -> None:
 
 BROKEN = {
     "unimportable": ("import no_such_module", "No module named"),
+    "interrupting": ("@hookimpl\ndef encoders(): raise KeyboardInterrupt('ha')", "KeyboardInterrupt: ha"),
+    "generating": ("@hookimpl\ndef encoders(): raise GeneratorExit", "GeneratorExit"),
     "wrong_hook": ("@hookimpl\ndef encoder(): return {}", "encoder"),
     "raising": ("@hookimpl\ndef encoders(): raise RuntimeError('not today\\nnor tomorrow')", "RuntimeError: not today"),
     "exiting": ("@hookimpl\ndef datasets(): raise SystemExit('bye')", "SystemExit: bye"),
@@ -340,6 +344,57 @@ def test_a_broken_plugin_is_told_on_stderr_and_the_command_works(
     assert err == (
         "diagnostics: plugin raising unknown could not be loaded (RuntimeError: not today); the others work.\n"
     )
+
+
+def test_names_and_errors_of_plugins_are_shown_and_not_obeyed(
+    install: Install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "\x1b[31m\u202e\x9b2J"
+    install(raising=f"@hookimpl\ndef encoders(): raise RuntimeError({hostile!r})")
+    install(naming=f"def make(x={hostile!r}): ...\n@hookimpl\ndef datasets(): return {{{hostile!r}: make}}")
+    monkeypatch.setattr(sys, "argv", ["diagnostics", "list"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    out, err = capsys.readouterr()
+    assert not set(out + err) & set(hostile[:1] + hostile[5:7])
+    assert (
+        out.count("\\x1b[31m\\u202e\\x9b2J") == 4
+    )  # twice where it is offered, in the error and among the plugin's offers
+    assert "plugin raising unknown could not be loaded (RuntimeError: \\x1b[31m" in err
+
+
+def test_what_a_plugin_prints_stands_on_stderr(
+    install: Install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = """
+def make():
+    print("of a measure")
+    raise SystemExit(3)
+@hookimpl
+def encoders():
+    print("of a hook")
+    return {}
+@hookimpl
+def measures(): return {"leaving": make}
+"""
+    install(printing=source)
+    monkeypatch.setattr(sys, "argv", ["diagnostics", "list", "--json"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert not caught.value.code
+    out, err = capsys.readouterr()
+    row = next(row for row in json.loads(out)["measures"] if row["name"] == "leaving")
+    assert row["answers"] == "fails: 3"
+    assert err == "of a hook\nof a measure\n"
+
+
+def test_ctrl_c_while_plugins_are_loaded_is_no_fault_of_theirs(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(slow="import signal\n@hookimpl\ndef encoders(): signal.raise_signal(signal.SIGINT)")
+    with pytest.raises(KeyboardInterrupt):
+        registry.plugins()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_two_plugins_that_claim_one_name_are_both_named(install: Install) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diagnostics import DiagnosticsError
+from diagnostics import DiagnosticsError, printable
 
 MOST_BYTES = 4 * 2**30
 """Of what one dataset holds in memory before the first sample is read."""
@@ -126,7 +126,7 @@ def check_bytes(needed: int, what: str, remedy: str) -> None:
 
 def warn(text: str) -> None:
     """One line on stderr, so that what is printed for programs stays clean."""
-    print(f"diagnostics: {text}", file=sys.stderr)
+    print(f"diagnostics: {printable(text)}", file=sys.stderr)
 
 
 def told(*parts: str) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from diagnostics import printable
 from diagnostics_training.following import next_lines
 
 Option = typer.Option
@@ -85,17 +86,17 @@ def _print(row: dict[str, Any], json: bool) -> None:
         else f"; cosine of {row['output']} to it {cosine['before']:.3f} -> {cosine['after']:.3f}"
     )
     loss = "not trained" if row["loss"] is None else f"loss {row['loss']:.4g} after {row['steps']:,} steps"
-    print(f"{row['path']}: aligned to {row['to']}, {loss}{risen}")
+    print(printable(f"{row['path']}: aligned to {row['to']}, {loss}{risen}"))
     if row["probed"]:
         probed = row["probed"]
         scores = ", ".join(f"{tap} {score:.3f}" for tap, score in probed["val_scores"].items())
-        print(
-            f"{row['to']} is the best tap for {row['for']} on val of {probed['data']}, {probed['gain']:.3f} of {probed['score']} "
-            f"above the output {row['output']} ({scores})"
-        )
+        best = f"{row['to']} is the best tap for {row['for']} on val of {probed['data']}"
+        above = f"{probed['gain']:.3f} of {probed['score']} above the output {row['output']} ({scores})"
+        print(printable(f"{best}, {above}"))
     if not row["blocks"]:
         print("No block keeps the shape of what it takes: there is no LayerScale")
     if row["collapse"]:
-        print(f"BEWARE: its output collapsed ({row['collapse']})")
+        print(printable(f"BEWARE: its output collapsed ({row['collapse']})"))
     # What was recovered, and what it cost.
-    print("\n".join(next_lines([row["base"], row["path"]], row["run_data"], row["trust_code"])))
+    for line in next_lines([row["base"], row["path"]], row["run_data"], row["trust_code"]):
+        print(printable(line))

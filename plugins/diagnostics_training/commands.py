@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diagnostics import DiagnosticsError
+from diagnostics import DiagnosticsError, printable
 from diagnostics_training.following import next_lines
 
 Option = typer.Option
@@ -74,5 +74,6 @@ def _print(made: list[dict[str, Any]], json: bool) -> None:
     for row in made:
         loss = "untrained" if row["loss"] is None else f"loss {row['loss']:.4g} after {row['steps']:,} steps"
         collapse = f"; BEWARE: its output collapsed ({row['collapse']})" if row["collapse"] else ""
-        print(f"{row['path']}: {loss}{collapse}")
-    print("\n".join(next_lines([row["path"] for row in made], made[0]["run_data"])))
+        print(printable(f"{row['path']}: {loss}{collapse}"))
+    for line in next_lines([row["path"] for row in made], made[0]["run_data"]):
+        print(printable(line))

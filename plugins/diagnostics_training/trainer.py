@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Progress
+from diagnostics import DiagnosticsError, Progress, printable
 from diagnostics_training import checkpoints, collapse
 from diagnostics_training.distributed import World, barrier, mean
 from diagnostics_training.finished import made_folder
@@ -111,7 +111,7 @@ def silent(event: Progress) -> None:
 
 def say(line: str) -> None:
     """One line to whoever sits at the terminal."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def fit(

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError
+from diagnostics import DiagnosticsError, printable
 from diagnostics_wheels.wheels import Wheel
 
 CONVERSION = 1
@@ -42,7 +42,7 @@ def load(module: nn.Module, wheel: Wheel, convert: Callable[[Path], dict[str, Te
         raise DiagnosticsError(f"{source} cannot be read ({error}): it is damaged, {wheel.again}") from error
     fill(module, tensors, wheel)
     _write(kept, tensors)
-    print(f"{wheel.encoder}: {wheel.about}; converted once into {kept}", file=sys.stderr)
+    print(printable(f"{wheel.encoder}: {wheel.about}; converted once into {kept}"), file=sys.stderr)
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], wheel: Wheel) -> None:

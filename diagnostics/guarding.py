@@ -1,0 +1,105 @@
+"""A command as people and shells see it: errors in one sentence, interrupts that say how to go on, stdout for results alone."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import traceback
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from diagnostics import stopping
+from diagnostics.errors import DiagnosticsError, said
+from diagnostics.escaping import printable
+
+if TYPE_CHECKING:
+    from diagnostics.progress import Watch
+
+
+@contextlib.contextmanager
+def working() -> Generator[Watch]:
+    """The work of a command: its progress is shown, what code of others prints goes to stderr, and signals interrupt it."""
+    from diagnostics.watching import watcher
+
+    with stopping.working(), contextlib.redirect_stdout(sys.stderr), watcher() as watch:
+        yield watch
+
+
+def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., None]:
+    """The command with what a user can cause said in one sentence: status 2, or 128 and the number of the signal (130 after
+    Ctrl-C).
+
+    Of a plugin's command any error is one that a user can cause.
+    """
+
+    @functools.wraps(command)
+    def guard(*args: Any, **kwargs: Any) -> None:
+        try:
+            with stopping.working() if plugin else contextlib.nullcontext():
+                command(*args, **kwargs)
+        except KeyboardInterrupt as interrupt:
+            raise _interrupted(str(interrupt)) from None
+        except BrokenPipeError:
+            raise typer.Exit(1) from None
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Exception as error:
+            if stopping.asked():
+                # Compiled code may turn an interrupt into an error of its own.
+                raise _interrupted("") from None
+            if isinstance(error, DiagnosticsError):
+                raise _told(str(error), error) from None
+            if not plugin:
+                raise
+            raise _told(f"A command of plugin {plugin} failed: {said(error)}", error) from None
+
+    return guard
+
+
+def say(sentence: str) -> None:
+    """One line for people, on stderr."""
+    print(f"diagnostics: {printable(sentence)}", file=sys.stderr)
+
+
+def _interrupted(sentence: str) -> typer.Exit:
+    # A terminal that hung up takes no words.
+    with contextlib.suppress(OSError):
+        print(file=sys.stderr)
+        say(sentence or "Interrupted.")
+    return typer.Exit(stopping.status())
+
+
+def show_tracebacks(whole: bool) -> None:
+    """Whether a command that ends in an error shows where it was raised."""
+    _Errors.whole = whole
+
+
+class _Errors:
+    whole = False
+
+
+def _told(sentence: str, error: BaseException) -> typer.Exit:
+    """The exit of a command after saying why: a sentence that quotes an error of others also says how to see where that
+    was raised, and `--traceback` shows it.
+    """
+    if _Errors.whole:
+        for line in "".join(traceback.format_exception(error)).rstrip().split("\n"):
+            print(printable(line), file=sys.stderr)
+    elif _quotes(sentence, error):
+        sentence = f"{sentence.rstrip('.')}; `diagnostics --traceback ...` shows where."
+    say(sentence)
+    return typer.Exit(2)
+
+
+def _quotes(sentence: str, error: BaseException | None) -> bool:
+    """Whether a sentence quotes an error that nobody made for a user to read, from anywhere down the chain."""
+    while error is not None:
+        # What a worker process raised comes as a note, since its traceback cannot be passed on.
+        foreign = not isinstance(error, DiagnosticsError)
+        if hasattr(error, "__notes__") or (foreign and said(error) in sentence):
+            return True
+        error = error.__cause__
+    return False

@@ -1,0 +1,111 @@
+"""Ctrl-C, SIGTERM and SIGHUP in the process of a command: each ends it in order, and none with a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Generator
+from typing import Any, NoReturn
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+IMPATIENT = 5.0
+"""Seconds in which a further signal is ignored, so that what was interrupted can end in order; a later one ends at once."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked to stop; code of others may raise KeyboardInterrupt by itself."""
+
+
+class _State:
+    process = 0
+    working = False
+    number: int | None = None
+    since = 0.0
+
+
+def watch_signals() -> None:
+    """Handles the signals for the rest of this process. Outside `working` they end it at once: nothing is lost yet."""
+    _State.process = os.getpid()
+    for number in SIGNALS:
+        # What its parent ignores, as `nohup` does SIGHUP, it ignores too.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _on_signal)
+    sys.unraisablehook = _on_unraisable
+
+
+@contextlib.contextmanager
+def working() -> Generator[None]:
+    """Within it a signal raises `Stopped`, so that what is done is kept and said."""
+    before, _State.working = _State.working, True
+    try:
+        yield
+    finally:
+        _State.working = before
+
+
+def asked() -> bool:
+    """Whether a signal asked this process to stop."""
+    return _State.number is not None
+
+
+def status() -> int:
+    """The exit status of what was interrupted: 128 and the signal's number, as shells count."""
+    return 128 + (_State.number or signal.SIGINT)
+
+
+@contextlib.contextmanager
+def apart_from_ctrl_c() -> Generator[None]:
+    """Within it Ctrl-C raises `Stopped` in programs that import the package too, so that it differs from a
+    KeyboardInterrupt that code of others raises."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _stop(*_: object) -> NoReturn:
+    raise Stopped
+
+
+def _on_signal(number: int, _: object) -> None:
+    if os.getpid() != _State.process:
+        _in_worker(number)
+    elif _State.number is None:
+        _State.number, _State.since = number, time.monotonic()
+        if _State.working:
+            raise Stopped
+        # `print` may be what was interrupted.
+        with contextlib.suppress(OSError):
+            os.write(2, b"\ndiagnostics: Interrupted.\n")
+        os._exit(status())
+    elif time.monotonic() - _State.since > IMPATIENT:
+        os._exit(status())
+
+
+def _in_worker(number: int) -> None:
+    """In a process that was forked from this one: as Python does by itself."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+
+
+def _on_unraisable(unraisable: Any) -> None:
+    """A signal that met a finaliser or a callback, where nothing can be raised, comes again a moment later."""
+    number = _State.number
+    if number is None or not isinstance(unraisable.exc_value, Stopped):
+        sys.__unraisablehook__(unraisable)
+        return
+    _State.number = None
+    again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
