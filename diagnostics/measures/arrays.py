@@ -19,9 +19,8 @@ from diagnostics.errors import DiagnosticsError, said
 
 # Arrays of up to this many values are shown whole.
 _SHOWN = 8
-# A few units of the last digit, of which sums over features leave some.
-_SINGLE, _DOUBLE = 1e-6, 1e-12
-_ORDINARY = 1e-60, 1e60
+SINGLE, DOUBLE = 1e-6, 1e-12
+"""Shares of a value up to which differences are rounding, in either precision: sums over features leave some."""
 
 
 class ShortRepr:
@@ -170,28 +169,60 @@ def centre(x: Tensor) -> Tensor:
     """A copy of [sample, feature] with every column's mean removed.
 
     The first row goes first: a constant column then is exactly 0 (its mean, summed, need not be its value), and a large
-    common offset leaves before anything is added up.
+    common offset leaves before anything is added up. Columns that are constant but for rounding are 0 too: those that
+    differ from their mean by no more than 1e-12 of their value, or 1e-6 where they come in single precision.
     """
     out = x - x[:1]
     out -= out.mean(dim=0)
-    return out
+    return without_rounding(out, x)
+
+
+def without_rounding(centred: Tensor, x: Tensor) -> Tensor:
+    """`centred` [sample, feature] with 0, in place, for features of x that are constant but for rounding, whose noise would
+    otherwise be all that is left of them.
+    """
+    # A few rows already show most features to vary.
+    maybe = ((x[:8] - x[0]).abs().amax(dim=0) <= 2 * SINGLE * x[0].abs()).nonzero()[:, 0]
+    if len(maybe):
+        some = x[:, maybe]
+        share = torch.where((some == some.float()).all(dim=0), SINGLE, DOUBLE)
+        still = centred[:, maybe].abs().amax(dim=0) <= share * some[0].abs()
+        centred[:, maybe[still]] = 0
+    return centred
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows of [..., feature] divided by their length; rows of zeros stay."""
+    # The largest goes first: squares must neither overflow nor vanish.
+    largest = x.abs().amax(dim=-1, keepdim=True)
+    scaled = x / torch.where(largest > 0, largest, 1.0)
+    length = scaled.norm(dim=-1, keepdim=True)
+    return scaled / torch.where(length > 0, length, 1.0)
 
 
 def rounding(x: Tensor) -> float:
-    """The share of a value up to which differences are rounding: 1e-6 where no value has more digits than single precision
-    holds (activations as they are stored), else 1e-12.
+    """`SINGLE` where no value has more digits than that holds (activations as they are stored), else `DOUBLE`."""
+    return SINGLE if torch.equal(x, x.float().to(x.dtype)) else DOUBLE
+
+
+def ordinary(size: float) -> bool:
+    """Whether squares of squares of such a number, and their sums, neither over- nor underflow; not for 0 and NaN."""
+    return 1e-60 < size < 1e60
+
+
+def scale_of(peak: float) -> float:
+    """By what to multiply values of this largest magnitude, so that neither squares of squares nor their sums over- or
+    underflow: 1 for ordinary numbers, else a power of two, so that no digit is lost.
     """
-    return _SINGLE if torch.equal(x, x.float().to(x.dtype)) else _DOUBLE
+    if peak == 0 or ordinary(peak):
+        return 1.0
+    return math.ldexp(1.0, -max(math.frexp(peak)[1], -1000))
 
 
 def rescaled(x: Tensor) -> Tensor:
-    """x where its largest magnitude is an ordinary number, else x over a power of two, so that neither squares of squares
-    nor their sums over- or underflow. No digit is lost.
-    """
-    peak = float(x.abs().amax()) if x.numel() else 0.0
-    if peak == 0 or _ORDINARY[0] < peak < _ORDINARY[1]:
-        return x
-    return x * math.ldexp(1.0, -max(math.frexp(peak)[1], -1000))
+    """x multiplied by the `scale_of` its largest magnitude."""
+    scale = scale_of(float(x.abs().amax())) if x.numel() else 1.0
+    return x if scale == 1 else x * scale
 
 
 def median(values: Tensor) -> Tensor:

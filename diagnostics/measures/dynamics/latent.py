@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, one_thread, over_taps
+from diagnostics.measures.arrays import as_tensor, one_thread, over_taps, rounding
 from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
@@ -21,9 +21,6 @@ from diagnostics.statistics import profile_intervals
 from diagnostics.taps import Tap
 
 MOST_SAMPLES = 256
-
-# A step this short beside the longest value on the path is rounding error and has no direction.
-_NO_STEP = 1e-12
 
 
 def straightness(path: Any) -> Any:
@@ -51,12 +48,14 @@ def straightness(path: Any) -> Any:
 
 
 def _straightness(x: Tensor) -> Tensor:
+    # A step this short beside the longest value on the path has no direction.
+    least = rounding(x)
     # The largest value leaves first: squares of large or small numbers must neither overflow nor vanish.
     largest = x.abs().amax(dim=(1, 2), keepdim=True)
     x = x / torch.where(largest > 0, largest, 1.0)
     steps = x[:, 1:] - x[:, :-1]
     length = steps.norm(dim=2)
-    moves = length > _NO_STEP
+    moves = length > least
     both = moves[:, 1:] & moves[:, :-1]
     products = (steps[:, 1:] * steps[:, :-1]).sum(dim=2) / (length[:, 1:] * length[:, :-1])
     total = torch.where(both, products, torch.zeros_like(products)).sum(dim=1)

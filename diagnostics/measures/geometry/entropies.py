@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import median, pair, token_samples
+from diagnostics.measures.arrays import centre, median, pair, scale_of, token_samples
 
 MOST_DIME_SAMPLES = 4096
 """A kernel matrix of so many samples is decomposed once for each permutation."""
@@ -67,7 +67,7 @@ def dime(
     permutations: how many are drawn with `seed`; with at most 5 samples all n! are taken instead, as the mean over all
         is what is meant.
 
-    NaN where a view has no two different samples and no bandwidth is given. At most 4,096 samples: each permutation takes
+    NaN where a view has no two samples that differ by more than rounding and no bandwidth is given. At most 4,096 samples: each permutation takes
     the eigenvalues of an n x n matrix.
     """
     if bandwidth is not None and not bandwidth > 0:
@@ -96,12 +96,17 @@ def _orders(n: int, count: int, seed: int) -> list[Tensor]:
 
 
 def _gaussian(x: Tensor, bandwidth: float | None) -> Tensor | None:
-    gaps = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    scale = scale_of(float(x.abs().amax()))
+    gaps = torch.cdist(x * scale, x * scale, compute_mode="donot_use_mm_for_euclid_dist")
     if bandwidth is None:
+        if not bool(centre(x).any()):
+            return None
         between = gaps[gaps > 0]
         if not len(between):
             return None
         bandwidth = float(median(between))
+    else:
+        bandwidth *= scale
     return (gaps / bandwidth).square().mul_(-0.5).exp_()
 
 

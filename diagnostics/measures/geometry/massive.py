@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
-from diagnostics.measures.arrays import ShortRepr, centre, median, one_thread, samples
+from diagnostics.measures.arrays import SINGLE, ShortRepr, centre, median, one_thread, rescaled, samples
 from diagnostics.measures.geometry.pooled import Found, GeometryMeasure, no_interval
 from diagnostics.measures.geometry.tokens import of_first_samples
 from diagnostics.measures.intervals import bootstrap_mean_interval, linearised_interval
@@ -42,7 +42,7 @@ def massive_activations(x: Any) -> Activity:
     hold nearly one value for all inputs, so that their squared mean is far above their variance (`ratio`). Not centred: a
     shift is what this looks for. Needs 2 rows.
     """
-    rows = samples(x, "x", 2)
+    rows = rescaled(samples(x, "x", 2))
     mean, variance = _moments(rows)
     ratio = _over(mean.square(), variance).cpu().numpy()
     feature = int(np.nanargmax(ratio)) if not np.isnan(ratio).all() else -1
@@ -86,7 +86,7 @@ class MassiveActivations(GeometryMeasure):
         "peak": "largest over median magnitude of a sample's tokens, mean over samples; massive from about 1000 on",
         "peak_low": "lower end of its 95 % bootstrap interval over groups",
         "peak_high": "upper end of it",
-        "constant": "features that never vary",
+        "constant": "features that never vary, rounding aside",
     }
 
     @one_thread()
@@ -111,7 +111,8 @@ class MassiveActivations(GeometryMeasure):
         mean = firsts[0] + (means - firsts[0]).mean(dim=0)
         apart = means - mean
         variance = variances.mean(dim=0) + apart.square().mean(dim=0)
-        ratio = _over(mean.square(), variance)
+        # Stored activations come in single precision, which leaves a constant feature some variance.
+        ratio = _over(mean.square(), torch.where(variance > (SINGLE * mean).square(), variance, 0.0))
         numbers["constant"] = float(ratio.isnan().sum())
         if bool(ratio.isnan().all()):
             return Found(numbers, "no feature varies")

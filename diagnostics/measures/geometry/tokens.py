@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import one_thread, token_samples
+from diagnostics.measures.arrays import one_thread, rounding, token_samples
 from diagnostics.measures.geometry.entropies import matrix_entropy
 from diagnostics.measures.geometry.pooled import Found, GeometryMeasure, no_interval
 from diagnostics.measures.intervals import bootstrap_mean_interval
@@ -31,13 +31,14 @@ def curvature(tokens: Any) -> Any:
     ----------
     tokens: [sample, token, feature] or [token, feature], in the order of the path.
 
-    Returns [sample] as an array, or a float for one sample. A step of length zero has no direction: angles with it are left
+    Returns [sample] as an array, or a float for one sample. A step that is rounding has no direction: angles with it are left
     out. NaN where none is left, as with fewer than 3 tokens.
     """
     x, single = token_samples(tokens, "tokens")
     steps = x[:, 1:] - x[:, :-1]
     size = steps.abs().amax(dim=2, keepdim=True)
-    steps = steps / size
+    least = rounding(x) * x[:, 1:].abs().amax(dim=2, keepdim=True)
+    steps = torch.where(size > least, steps / size, torch.nan)
     unit = steps / steps.square().sum(dim=2, keepdim=True).sqrt()
     before, after = unit[:, :-1], unit[:, 1:]
     # Exact near 0 and pi, where the arc cosine loses half the digits.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, pair, samples
+from diagnostics.measures.arrays import as_tensor, centre, pair, samples
 
 DELTA = 1e-4
 BLOCK_ELEMENTS = 2**22
@@ -58,7 +58,7 @@ def lidar_of_classes(x: Tensor, classes: Tensor, delta: float = DELTA) -> float:
     """`lidar` of [sample, feature] with classes 0, 1, ... [sample] of any size, all weighing the same."""
     if not delta > 0:
         raise DiagnosticsError(f"delta is {delta}: give a number above 0.")
-    x = x - x[:1]
+    x = centre(x)
     count = torch.bincount(classes).to(x.dtype)
     means = x.new_zeros((len(count), x.shape[1])).index_add_(0, classes, x) / count[:, None]
     between = (means - means.mean(dim=0)) / len(count) ** 0.5

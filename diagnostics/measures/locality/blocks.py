@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import gram, one_thread, over_taps
+from diagnostics.measures.arrays import gram, one_thread, over_taps, rounding
 from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.taps import Grid, Tap
@@ -74,9 +74,12 @@ def directions(x: Tensor, centred: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def deviations(x: Tensor) -> Tensor:
-    """What [S, T, F] deviates from each sample's mean token, up to a factor a sample; exactly 0 where tokens are equal."""
+    """What [S, T, F] deviates from each sample's mean token, up to a factor a sample; 0 where tokens are equal but for
+    rounding."""
+    least = rounding(x) * _largest(x)
     x = x - x[:, :1]
-    x = x / _largest(x)
+    largest = _largest(x)
+    x = x / torch.where(largest > least, largest, torch.inf)
     return x - x.mean(dim=1, keepdim=True)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError, unknown
-from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, one_thread, token_samples
+from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, one_thread, rescaled, token_samples, unit_rows
 from diagnostics.measures.base import Measure
 from diagnostics.measures.locality.grids import lengths, plane
 from diagnostics.measures.locality.masks import as_array, box_iou
@@ -82,7 +82,7 @@ def lost(features: Any, grid: Sequence[int], *, seeds: int = 100, cell: float | 
     if not bool((length > 0).any()):
         return _nothing(grid)
     # Directions have the signs of the products, and one threshold.
-    unit = torch.where(length[:, None] > 0, x / length[:, None], 0.0)
+    unit = unit_rows(x)
     degree = torch.cat([(part @ unit.T > _ZERO).sum(dim=1) for part in unit.split(_BLOCK)])
     degree = torch.where(length > 0, degree, len(x) + 1)
     order = degree.argsort(stable=True)[:seeds]
@@ -112,8 +112,7 @@ def tokencut(
             f"features has shape {tuple(x.shape)}: tokencut holds all pairs of tokens, at most {MOST_TOKENS} tokens; use "
             "lost, or a smaller image."
         )
-    length = x.norm(dim=1, keepdim=True)
-    unit = torch.where(length > 0, x / length, 0.0)
+    unit = unit_rows(x)
     affinity = (unit @ unit.T > threshold).to(x.dtype).clamp(min=WEAK)
     vector = _second_eigenvector(affinity)
     if vector is None:
@@ -195,7 +194,7 @@ def _features(features: Any, grid: tuple[int, int]) -> Tensor:
         raise DiagnosticsError(
             f"features of {len(x)} samples on a grid of {grid}: give one image's, [token, feature], on a grid of y and x."
         )
-    return x[0]
+    return rescaled(x[0])
 
 
 def _nothing(grid: tuple[int, int]) -> FoundObject:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, median, one_thread, over_taps, token_samples
+from diagnostics.measures.arrays import ShortRepr, as_tensor, median, one_thread, over_taps, scale_of, token_samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.blocks import directions, first_tokens, rook_pairs, sample_blocks, token_count
@@ -75,7 +75,8 @@ def outlier_tokens(tokens: Any, grid: Sequence[int] | None = None, *, k: float =
     if not k > 0:
         raise DiagnosticsError(f"Outliers lie k = {k} median deviations above the median: give a k above 0.")
     blocks = sample_blocks(x)
-    norms = torch.cat([torch.linalg.vector_norm(block, dim=2) for block in blocks])
+    scale = scale_of(float(x.abs().amax()))
+    norms = torch.cat([torch.linalg.vector_norm(block * scale, dim=2) / scale for block in blocks])
     likeness = torch.full_like(norms, float("nan"))
     if grid is not None and not flat:
         likeness = torch.cat([_likeness(block, grid) for block in blocks])

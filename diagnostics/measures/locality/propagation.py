@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, token_samples
+from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, token_samples, unit_rows
 from diagnostics.measures.base import Measure
 from diagnostics.measures.locality.grids import plane
 from diagnostics.measures.locality.masks import as_array, boundary_f, jaccard
@@ -91,8 +91,7 @@ def label_propagation(
     labels = np.concatenate([[0], objects])
     soft = x.new_zeros((len(x), x.shape[1], len(labels)))
     soft[0] = torch.from_numpy(_at_centres(given, grid)[:, None] == labels).to(x)
-    norm = x.norm(dim=2, keepdim=True)
-    unit = torch.where(norm > 0, x / norm, 0.0)
+    unit = unit_rows(x)
     found = np.empty((len(x), *given.shape), dtype=np.int64)
     found[0] = given
     for frame in range(1, len(x)):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import one_thread, pair
+from diagnostics.measures.arrays import one_thread, pair, unit_rows
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, choose, refit
 from diagnostics.measures.probes.protocol import need_target, probe_result, rows_of, sum_by_unit, tap_stacks
@@ -74,7 +74,7 @@ def _groups(same: Any, n: int) -> np.ndarray:
 
 def _hits(queries: Tensor, gallery: Tensor, groups: np.ndarray, at: Sequence[int]) -> np.ndarray:
     """[k, query], the chance that the k nearest rows hold a partner, equal ones in random order."""
-    known, asked = _unit(gallery), _unit(queries)
+    known, asked = unit_rows(gallery), unit_rows(queries)
     group = torch.from_numpy(groups).to(known.device)
     found = np.zeros((len(at), len(asked)))
     for start in range(0, len(asked), _BLOCK):
@@ -98,11 +98,6 @@ def _chance(before: np.ndarray, others: np.ndarray, partners: np.ndarray, k: int
         left = np.where(before + drawn < k, np.maximum(others - drawn, 0), 1)
         none *= left / np.where(before + drawn < k, np.maximum(others + partners - drawn, 1), 1)
     return np.where(before < k, 1 - none, 0.0)
-
-
-def _unit(x: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return torch.where(norm > 0, x / norm.where(norm > 0, 1.0), 0.0)
 
 
 class CaptionProbe(Measure):
@@ -171,7 +166,7 @@ def _cosines(path: RidgeStack, x: Tensor, texts: Tensor) -> np.ndarray:
     total = torch.zeros(len(PENALTIES), dtype=x.dtype, device=x.device)
     for start in range(0, len(x), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        wanted = _unit(texts[rows] - path.mean_y)
+        wanted = unit_rows(texts[rows] - path.mean_y)
         for j, guess in enumerate(path.predict(x[None, rows])[0]):
-            total[j] += (_unit(guess - path.mean_y) * wanted).sum()
+            total[j] += (unit_rows(guess - path.mean_y) * wanted).sum()
     return (total / len(x)).cpu().numpy()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, class_labels, one_thread, samples
+from diagnostics.measures.arrays import as_tensor, class_labels, one_thread, samples, unit_rows
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.protocol import label_rows, need_target, probe_result, sum_by_unit, tap_stacks
 
@@ -21,7 +21,7 @@ NEIGHBOURS = (5, 10, 20, 50)
 
 # Similarities held at a time: 32 MiB.
 _BLOCK = 2**22
-# Cosines of equal rows differ by rounding, and must tie.
+# Cosines of equal rows, and equal votes, differ by rounding, and must tie.
 _TIE = 1e-12
 
 
@@ -40,7 +40,7 @@ def knn(bank: Any, labels: Any, queries: Any, k: int = 20, temperature: float = 
     classes, codes = np.unique(class_labels(labels, rows), return_inverse=True)
     if k > rows:
         raise DiagnosticsError(f"k is {k} and the bank has {rows} rows: give a k of at most {rows}, or more rows.")
-    return classes[knn_votes(bank, codes, queries, (k,), temperature)[0].argmax(axis=1)]
+    return classes[_winner(knn_votes(bank, codes, queries, (k,), temperature)[0])]
 
 
 @one_thread()
@@ -81,7 +81,7 @@ def _votes(
         )
     if min(neighbours) < 1:
         raise DiagnosticsError(f"neighbours are {neighbours}: give numbers of at least 1.")
-    known, asked = _unit(known), asked.to(known.device)
+    known, asked = unit_rows(known), asked.to(known.device)
     votes = known.new_zeros(len(neighbours), len(asked), int(codes.max()) + 1)
     most = min(max(neighbours), len(known))
     block = max(1, _BLOCK // len(known))
@@ -100,7 +100,7 @@ def _votes(
 
 
 def _similar(queries: Tensor, known: Tensor) -> Tensor:
-    return _unit(queries) @ known.T
+    return unit_rows(queries) @ known.T
 
 
 def _in_parts(similar: Tensor, last: Tensor, k: int, temperature: float) -> Tensor:
@@ -111,9 +111,9 @@ def _in_parts(similar: Tensor, last: Tensor, k: int, temperature: float) -> Tens
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def _unit(x: Tensor) -> Tensor:
-    norm = x.norm(dim=1, keepdim=True)
-    return x / torch.where(norm > 0, norm, 1.0)
+def _winner(votes: np.ndarray) -> np.ndarray:
+    """The class [...] with the most votes [..., class], the first of equals, rounding aside."""
+    return (votes >= votes.max(axis=-1, keepdims=True) - _TIE).argmax(axis=-1)
 
 
 class KnnProbe(Measure):
@@ -133,11 +133,11 @@ class KnnProbe(Measure):
         for taps, stack in tap_stacks(activations, self.name):
             for i, x in enumerate(stack, taps.start):
                 votes = _votes(x[rows.train], labels[rows.train], x[rows.val], NEIGHBOURS)
-                accuracy = (votes.argmax(axis=2) == labels[rows.val]).mean(axis=1)
+                accuracy = (_winner(votes) == labels[rows.val]).mean(axis=1)
                 best = int(accuracy.argmax())
                 val_score[i], chosen[i] = accuracy[best], min(NEIGHBOURS[best], len(rows.train))
                 votes = _votes(x[rows.fit], labels[rows.fit], x[rows.test], (NEIGHBOURS[best],))[0]
-                loss[i] = sum_by_unit(votes.argmax(axis=1) != labels[rows.test], rows)
+                loss[i] = sum_by_unit(_winner(votes) != labels[rows.test], rows)
         reference = np.broadcast_to(sum_by_unit(np.ones(len(rows.test)), rows), shape)
         functional = f"accuracy of cosine k nearest neighbours, votes weighted by softmax(cosine / {TEMPERATURE})"
         return probe_result(

@@ -29,7 +29,7 @@ VARIANCE = 0.99
 FEW_PERMUTATIONS = 19
 """The fewest that can reject at .05: each costs a decomposition for every pair of taps, not an inner product."""
 
-# Samples that differ by no more than this share of the largest value do not differ in double precision.
+# By so much may a share of the variance be missed.
 _NOTHING = 1e-12
 
 
@@ -95,7 +95,7 @@ def spread(x: Tensor) -> Tensor:
     """x [sample, feature] centred, scaled to a largest entry of 1; [sample, 0] where the samples do not differ."""
     out = centre(x)
     peak = out.abs().max()
-    if not peak > _NOTHING * x.abs().max():
+    if not peak > 0:
         return out[:, :0]
     out /= peak
     return out

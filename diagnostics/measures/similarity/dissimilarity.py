@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, pair, samples
+from diagnostics.measures.arrays import as_tensor, centre, pair, rescaled, rounding, samples, scale_of
 from diagnostics.measures.similarity.base import Similarity
 from diagnostics.measures.similarity.canonical import RANK, still
 
@@ -82,19 +82,24 @@ def rsa(x: Any, y: Any, *, distance: Distance = "correlation", method: Compariso
 
 
 def _rdm(x: Tensor, distance: str) -> Tensor:
+    # What samples that are all alike differ by is rounding, and ranks would make something of it.
+    alike = not bool(centre(x).any())
     # By differences, not by inner products: duplicates then are 0 apart.
     if distance == "euclidean":
-        return torch.nn.functional.pdist(x)
+        scale = scale_of(float(x.abs().amax()))
+        found = torch.nn.functional.pdist(x * scale) / scale
+        return torch.zeros_like(found) if alike else found
     if distance not in ("correlation", "cosine"):
         raise DiagnosticsError(f'There is no distance "{distance}": give euclidean, correlation or cosine.')
-    z = x
+    z = x = rescaled(x)
     if distance == "correlation":
         z = x - x[:, :1]
         z -= z.mean(dim=1, keepdim=True)
     length = torch.linalg.norm(z, dim=1, keepdim=True)
-    known = length > _NOTHING * torch.linalg.norm(x, dim=1, keepdim=True)
+    known = length > rounding(x) * torch.linalg.norm(x, dim=1, keepdim=True)
     # 1 - cosine is half the squared distance of unit vectors.
-    return torch.nn.functional.pdist(z / torch.where(known, length, torch.nan)) ** 2 / 2
+    found = torch.nn.functional.pdist(z / torch.where(known, length, torch.nan)) ** 2 / 2
+    return found * 0 if alike else found
 
 
 def _compare(a: Tensor, b: Tensor, method: str) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError, unknown
-from diagnostics.measures.arrays import as_tensor, centre, finite, median, pair
+from diagnostics.measures.arrays import as_tensor, centre, finite, median, ordinary, pair, scale_of, without_rounding
 from diagnostics.measures.similarity import packed
 from diagnostics.measures.similarity.base import Side, Similarity
 
@@ -54,21 +54,28 @@ def cka(x: Any, y: Any, *, kernel: Kernel = "linear", unbiased: bool = True, sig
     """
     least = 4 if unbiased else 2
     first, second = pair(x, y, least)
+    scales = [scale_of(float(side.abs().amax())) for side in (first, second)]
+    first, second = first * scales[0], second * scales[1]
     if kernel not in ("linear", "rbf"):
         raise unknown("kernel", kernel, ("linear", "rbf"))
     if sigma is not None and not 0 < sigma < float("inf"):
         raise DiagnosticsError(f"sigma is {sigma}: give a positive number, or none for the median distance.")
-    k, m = (LinearKernel(side) if kernel == "linear" else _Rbf(side, sigma) for side in (first, second))
+    if kernel == "linear":
+        return Sums(LinearKernel(first), LinearKernel(second), unbiased).ratio
+    k, m = (_Rbf(side, sigma and sigma * scale) for side, scale in zip((first, second), scales, strict=True))
     return Sums(k, m, unbiased).ratio
 
 
 def hsic(x: Any, y: Any, *, unbiased: bool = True) -> float:
     """Hilbert-Schmidt independence criterion with linear kernels: HSIC_1 of Song et al. 2012 (eq. 5), or the biased
-    tr(KHLH) / (n - 1)^2 of Gretton et al. 2005 (eq. 9). Arguments and errors as in `cka`.
+    tr(KHLH) / (n - 1)^2 of Gretton et al. 2005 (eq. 9). Arguments and errors as in `cka`. Infinite, or 0, where its size
+    leaves the floats.
     """
     first, second = pair(x, y, 4 if unbiased else 2)
     n = len(first)
-    return Sums(LinearKernel(first), LinearKernel(second), unbiased).both / (n * (n - 3) if unbiased else (n - 1) ** 2)
+    one, other = (scale_of(float(side.abs().amax())) for side in (first, second))
+    sums = Sums(LinearKernel(first * one), LinearKernel(second * other), unbiased)
+    return sums.both / (n * (n - 3) if unbiased else (n - 1) ** 2) / one / other / one / other
 
 
 def center_gram(gram: Any, *, unbiased: bool = True) -> Tensor:
@@ -177,7 +184,7 @@ class _SingleProduct:
         # samples alike, which centring the kernel takes away. The values themselves are rounded once, in the difference.
         x = x.detach()
         mean = torch.sub(x, x[0], out=out).T.mv(self.share).add_(x[0])
-        return torch.sub(x, mean, out=out)
+        return without_rounding(torch.sub(x, mean, out=out), x)
 
 
 class _Kernel(ABC):
@@ -283,6 +290,25 @@ def _zero_diagonal(rows: Tensor, start: int) -> None:
     rows[:, start : start + len(rows)].fill_diagonal_(0.0)
 
 
+def blocks_of(side: Side, tap: str, scale: float = 1.0) -> Iterator[Tensor]:
+    """A tap's features [sample, block] where the two sides are compared, as stored unless a scale asks for more."""
+    for block in side.blocks(tap):
+        x = torch.from_numpy(block).to(side.device)
+        yield x if scale == 1 else as_tensor(x) * scale
+
+
+def scale_of_tap(side: Side, tap: str, name: str) -> float:
+    """The `scale_of` a tap for the measure of this name; a DiagnosticsError where it holds NaN or infinity."""
+    peak = 0.0
+    for block in blocks_of(side, tap):
+        if not bool(block.isfinite().all()):
+            raise DiagnosticsError(
+                f"{name} finds NaN or infinity at tap {tap} in {len(side.rows)} samples: leave it out (--taps)."
+            )
+        peak = max(peak, float(block.abs().amax()))
+    return scale_of(peak)
+
+
 class _Alignment(Similarity):
     """Debiased CKA of all pairs of taps: products of unit vectors."""
 
@@ -295,14 +321,15 @@ class _Alignment(Similarity):
         """The kernel of features in blocks [sample, feature], in `out` where given, read above its diagonal only."""
 
     def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
-        upper = self.upper((torch.from_numpy(block).to(side.device) for block in side.blocks(tap)), side.kernel)
-        # A sample that is not finite, or overflows, is not at its own place either.
-        if not bool(upper.diagonal().sum().isfinite()):
-            raise DiagnosticsError(
-                f"{self.name} finds NaN or infinity at tap {tap} in {len(upper)} samples: leave it out (--taps)."
-            )
+        upper = self.upper(blocks_of(side, tap), side.kernel)
+        # A sample that is not finite, or overflows, is not at its own place either; and squares of small numbers vanish.
+        if not ordinary(float(upper.diagonal().sum().sqrt())):
+            upper = self.upper(blocks_of(side, tap, scale_of_tap(side, tap, self.name)), side.kernel)
         unit = packed.unit(upper)
-        return unit, "" if unit is not None else "all samples are equal, or equally far from one another"
+        return (
+            unit,
+            "" if unit is not None else "all samples are equal, rounding aside, or equally far from one another",
+        )
 
     def prepared(self, x: Tensor) -> Any:
         return packed.unit(self.upper([x]))

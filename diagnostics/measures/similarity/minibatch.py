@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, centre, pair
+from diagnostics.measures.arrays import as_tensor, centre, ordinary, pair, rescaled
 from diagnostics.measures.similarity import packed
 from diagnostics.measures.similarity.base import Side, Similarity
-from diagnostics.measures.similarity.kernels import LinearKernel, Sums
+from diagnostics.measures.similarity.kernels import LinearKernel, Sums, blocks_of, scale_of_tap
 from diagnostics.measures.similarity.null import Swaps
 
 BATCH = 64
@@ -33,7 +33,7 @@ def minibatch_cka(x: Any, y: Any, *, batch_size: int = BATCH) -> float:
     x, y: [sample, feature], rows aligned. NaN where a side has nothing to compare. Raises DiagnosticsError for fewer than
     4 samples or a batch size below 4, unequal numbers of samples and values that are not finite.
     """
-    first, second = pair(x, y, LEAST)
+    first, second = (rescaled(side) for side in pair(x, y, LEAST))
     _check(batch_size)
     total = MinibatchCka()
     for start in range(0, len(first), batch_size):
@@ -119,13 +119,14 @@ class MinibatchAlignment(Similarity):
 
     def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
         parts = batches(len(side.rows), BATCH)
-        kernels = batch_kernels((as_tensor(b).to(side.device) for b in side.blocks(tap)), parts)
-        if not all(bool(kernel.sum().isfinite()) for kernel in kernels):
-            raise DiagnosticsError(
-                f"{self.name} finds NaN or infinity at tap {tap} in {len(side.rows)} samples: leave it out (--taps)."
-            )
+        kernels = batch_kernels(map(as_tensor, blocks_of(side, tap)), parts)
+        if not ordinary(sum(float(kernel.diagonal().sum().sqrt()) for kernel in kernels)):
+            scale = scale_of_tap(side, tap, self.name)
+            kernels = batch_kernels(map(as_tensor, blocks_of(side, tap, scale)), parts)
         made = joined(kernels)
-        return made, "" if made is not None else "all samples of each batch are equal, or equally far from one another"
+        if made is not None:
+            return made, ""
+        return None, "all samples of each batch are equal, rounding aside, or equally far from one another"
 
     def prepared(self, x: Tensor) -> Any:
         return joined(batch_kernels([x], batches(len(x), BATCH)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import centre, pair, rounding
+from diagnostics.measures.arrays import centre, pair, rounding, unit_rows
 from diagnostics.measures.similarity.base import Similarity
 
 K = 10
@@ -135,7 +135,7 @@ def _chances(x: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
     when ties for the last place are broken at random, and its cosine.
     """
     n = len(x)
-    unit = _unit_rows(x)
+    unit = unit_rows(x)
     # Through distances about the mean: where all samples point nearly one way, cosines differ by less than their rounding.
     about_mean = centre(unit)
     squares = about_mean.square().sum(dim=1)
@@ -167,19 +167,10 @@ def _both(x: Any, y: Any, k: int, least: int) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _unit_rows(x: Tensor) -> Tensor:
-    """Rows divided by their length; rows of zeros stay."""
-    # The largest goes first: squares of small numbers vanish.
-    largest = x.abs().amax(dim=1, keepdim=True)
-    scaled = x / torch.where(largest > 0, largest, 1.0)
-    length = scaled.norm(dim=1, keepdim=True)
-    return scaled / torch.where(length > 0, length, 1.0)
-
-
 def _spread(x: Tensor) -> bool:
     """Whether rows point in more than one direction, rounding aside."""
-    unit = _unit_rows(x)
-    return bool((unit - unit[:1]).abs().amax() > 1e-12)
+    unit = unit_rows(x)
+    return bool((unit - unit[:1]).abs().amax() > rounding(x))
 
 
 def _matched(a: Neighbours, b: Neighbours) -> tuple[Neighbours, Neighbours, Tensor]:
