@@ -98,8 +98,8 @@ def print_run(run: Run) -> None:
         console.print(_probe_table(probes))
         for p in probes:
             console.print(Text(f"{_named(p)}: {p.reading}", style="dim"))
-        for few in dict.fromkeys(p.few for p in probes if p.few):
-            console.print(Text(f"Beware: {few}.", style="yellow"))
+        for caution in dict.fromkeys(caution for p in probes for caution in p.cautions):
+            console.print(Text(f"Beware: {caution}.", style="yellow"))
         if any(p.controls for p in probes):
             console.print(_control_table(probes))
     if others:

@@ -85,7 +85,7 @@ def summarise(run: Run, *, figures: bool) -> Summary:
         "independent units (none where these are too few), not cut at the bounds of a score, and the hidden gap is paired: "
         "best tap minus output tap on the same samples."
         + f" {run.untrained}".rstrip()
-        + "".join(f" Beware: {few}." for few in dict.fromkeys(p.few for _, p in probes if p.few))
+        + "".join(f" Beware: {caution}." for caution in dict.fromkeys(each for _, p in probes for each in p.cautions))
     )
     return Summary(
         title=f"{run.encoder} on {run.dataset}",
