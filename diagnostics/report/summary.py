@@ -83,7 +83,7 @@ def summarise(run: Run, *, figures: bool) -> Summary:
         f"{sum(n.values())} samples ({n['train']} train, {n['val']} val, {n['test']} test) in {groups} independent groups. "
         "Penalties and the best tap were chosen on val; every score is read on test. Brackets are 95 % intervals over "
         "independent units (none where these are too few), not cut at the bounds of a score, and the hidden gap is paired: "
-        "best tap minus output tap on the same samples."
+        "the tap chosen minus the output tap on the same samples."
         + f" {run.untrained}".rstrip()
         + "".join(f" Beware: {caution}." for caution in dict.fromkeys(each for _, p in probes for each in p.cautions))
     )
