@@ -43,8 +43,8 @@ def print_run(run: Run) -> None:
         _print_probes(console, probes)
         for p in probes:
             show(console, f"{_named(p)}: {printable(p.reading)}", "dim", hanging=2)
-        for few in dict.fromkeys(p.few for p in probes if p.few):
-            show(console, f"Beware: {printable(few)}.", "yellow")
+        for caution in dict.fromkeys(caution for p in probes for caution in p.cautions):
+            show(console, f"Beware: {printable(caution)}.", "yellow")
         if any(p.controls for p in probes):
             _print_controls(console, probes)
     if others:

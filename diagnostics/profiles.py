@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.controls import NAMES
-from diagnostics.statistics import Interval
+from diagnostics.statistics import Interval, carried_by_few
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -28,6 +28,10 @@ INTERVALS = f"95 % intervals over independent units; {CUT}"
 
 FEW = 10
 """Independent units, below which a bootstrap interval is too narrow to be believed."""
+
+
+HEAVY = 0.45
+"""Share of the loss that, carried by a twentieth of the test units, says that its tails are heavy."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,29 @@ class Profile:
         told = [f"{n} {split} units" for split, n in counts.items() if 0 < n < FEW]
         return f"only {' and '.join(told)}: neither the choice of tap nor an interval means much" if told else ""
 
+    @property
+    def heavy(self) -> str:
+        """How few test units carry most of what a score without lower bound is made of, in words; nothing where many do."""
+        if self.best_tap is None or self.data.attrs["score_name"] not in ("R2", "skill"):
+            return ""
+        units = self.data.transpose("tap", "unit", ...)
+        taps = dict.fromkeys((self.best_tap, self.output_tap))
+        amounts = {f"the loss at {tap}": units["loss"].sel(tap=tap).values for tap in taps}
+        amounts["the reference loss"] = units["reference_loss"].sel(tap=self.best_tap).values
+        carried = {name: carried_by_few(values) for name, values in amounts.items()}
+        name, (few, share) = max(carried.items(), key=lambda item: np.nan_to_num(item[1][1]))
+        return (
+            f"{few} of {self.data.sizes['unit']} test units carry {share:.0%} of {name} in {self.name}: its intervals may be too "
+            "narrow, since a few such units decide"
+            if share > HEAVY
+            else ""
+        )
+
+    @property
+    def cautions(self) -> list[str]:
+        """Why intervals are not to be believed, each in words."""
+        return [caution for caution in (self.few, self.heavy) if caution]
+
     def _interval(self, key: str) -> Interval | None:
         if key not in self.data.attrs:
             return None
@@ -191,6 +218,7 @@ class Profile:
             "output_tap": self.output_tap,
             "output_score": number(self.output.value),
             "hidden_gap": {k: number(getattr(gap, k)) if gap else None for k in ("value", "low", "high")},
+            "cautions": self.cautions,
             "controls": {name: number(found.value) if found else None for name, found in controls.items()},
             "over_controls": {
                 name: {k: number(getattr(margin, k)) for k in ("value", "low", "high")}

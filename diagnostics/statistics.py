@@ -155,6 +155,22 @@ def effective_units(reference: np.ndarray, share: bool = False) -> float:
     return float(freedom + 1)
 
 
+def carried_by_few(amount: np.ndarray) -> tuple[int, float]:
+    """The twentieth of the units that has the most of a loss or reference [unit] or [unit, part], and the share that it
+    carries, summed over parts that each count alike; NaN for fewer than 40 units, of which two would be a matter of luck.
+
+    Squares of normal values: a twentieth carries about .28 of their sum, of 40 units .45 in less than 2 % of draws. Where
+    it carries more, the sum hangs on the largest few of the values, and resampling cannot know of larger ones.
+    """
+    amount = amount.reshape(len(amount), -1)
+    few = len(amount) // 20
+    whole = amount.sum(axis=0)
+    if few < 2 or not (whole > 0).any():
+        return few, float("nan")
+    by_unit = np.sort((amount[:, whole > 0] / whole[whole > 0]).sum(axis=1))
+    return few, float(by_unit[-few:].sum() / by_unit.sum())
+
+
 def scores(loss: np.ndarray, reference: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
     """1 - sum(loss) / sum(reference) over units, [tap] from [tap, unit]; [resample, tap] with resample counts.
 

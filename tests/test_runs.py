@@ -21,6 +21,7 @@ from torch import nn
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Encoder, Run, Target, TorchEncoder
+from diagnostics.comparison.words import few_said
 from diagnostics.console import print_run
 from diagnostics.profiles import CUT, INTERVALS
 from diagnostics.statistics import profile_intervals
@@ -139,6 +140,37 @@ def test_terminal_and_report_say_the_same_of_intervals_and_it_holds(
     assert score == pytest.approx([0.92, 0.2])
     assert list(high) == [1, 1]
     assert low[1] < 0
+
+
+def test_a_loss_that_few_units_carry_is_told_wherever_few_units_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One target with normal noise, one whose noise has hardly a variance, read from the same activations."""
+    encoder, _ = planted(1)
+    rng, n = np.random.default_rng(3), 300
+    values = rng.standard_normal((n, 6))
+    dataset = Dataset(
+        "tails", "series", np.repeat(values[:, None], 5, axis=1).astype(np.float32), [f"s{i}" for i in range(n)],
+        np.resize(np.array(["train", "train", "train", "val", "test"]), n),
+        {
+            "normal": Target("state", values[:, 0] + 0.5 * rng.standard_normal(n)),
+            "heavy": Target("state", values[:, 0] + 0.3 * rng.standard_t(2, n)),
+        },
+    )  # fmt: skip
+    found = dx.run(encoder, dataset, out=tmp_path / "run", measures=["linear_probe"], controls=False)
+    profile = found.profile("linear_probe/heavy")
+    (caution,) = profile.cautions
+    loss = np.sort(profile.data["loss"].sel(tap=[profile.best_tap, profile.output_tap]).values)
+    share = (loss[:, -3:].sum(axis=1) / loss.sum(axis=1)).max()
+    assert caution.startswith(f"3 of 60 test units carry {share:.0%} of the loss at ")
+    assert found.profile("linear_probe/normal").cautions == []
+    assert profile.to_json()["cautions"] == [caution]
+    print_run(found)
+    assert f"Beware: {caution}." in " ".join(capsys.readouterr().out.split())
+    assert f"Beware: {caution}." in found.report().read_text(encoding="utf-8")
+    other = dx.run(planted(2)[0], dataset, out=tmp_path / "other", measures=["linear_probe"], controls=False)
+    comparison = dx.compare([found, other], similarity=None)
+    assert f"{comparison.sides[0].name}: {caution}" in few_said(comparison)
 
 
 def test_untrained_weights_are_called_random(easy: Run, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

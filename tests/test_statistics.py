@@ -7,7 +7,9 @@ import pytest
 from scipy import stats
 
 from diagnostics.measures.probes import RidgePath
+from diagnostics.profiles import HEAVY
 from diagnostics.statistics import (
+    carried_by_few,
     effective_units,
     interval,
     paired_difference,
@@ -254,6 +256,45 @@ def test_coverage_where_one_part_lies_in_few_units() -> None:
     # 300 runs: a standard error of .013 at .95. Counting all 25 units is what this guards against.
     assert covered / runs > 0.89
     assert plain / runs < covered / runs - 0.04
+
+
+def test_what_the_few_carry() -> None:
+    loss = np.ones(100)
+    loss[[3, 50, 51, 70, 99]] = 20
+    assert carried_by_few(loss) == (5, pytest.approx(100 / 195))
+    # Parts count alike, whatever their units; one that is nowhere does not count.
+    parts = np.stack([loss, np.full(100, 7.0), np.zeros(100)], axis=1)
+    assert carried_by_few(parts) == (5, pytest.approx((100 / 195 + 5 / 100) / 2))
+    for unknown in (loss[:39], np.zeros(100), np.where(loss > 1, np.nan, 1.0)):
+        assert np.isnan(carried_by_few(unknown)[1])
+
+
+@pytest.mark.parametrize(("units", "heavy"), [(40, None), (100, None), (400, 0.8), (1000, 0.95)])
+def test_heavy_tails_are_noticed_where_an_interval_misses_and_normal_ones_are_not(
+    units: int, heavy: float | None
+) -> None:
+    """R2 .5 of a fixed readout; noise with 2.5 degrees of freedom has no fourth moment, and its square no variance."""
+    rng, draws = np.random.default_rng(0), 400
+    signal = rng.standard_normal((draws, units)) * np.sqrt(5)
+    noises = rng.standard_normal((draws, units)) * np.sqrt(5), rng.standard_t(2.5, (draws, units))
+    noticed = [
+        np.mean(
+            [
+                max(carried_by_few(x)[1] for x in (e**2, (s + e) ** 2)) > HEAVY
+                for e, s in zip(noise, signal, strict=True)
+            ]
+        )
+        for noise in noises
+    ]
+    assert noticed[0] < 0.02
+    if heavy is None:
+        return
+    assert noticed[1] > heavy
+    missed = []
+    for noise in noises:
+        _, low, high = profile_intervals(noise**2, (signal + noise) ** 2, 4 * units, 0)
+        missed.append(np.mean((low > 0.5) | (high < 0.5)))
+    assert missed[0] < 0.05 < 0.1 < missed[1], "then there would be nothing to notice"
 
 
 def test_a_draw_without_a_reference_is_left_out() -> None:

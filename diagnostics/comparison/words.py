@@ -31,9 +31,10 @@ def shown_profiles(found: Comparison) -> list[str]:
 
 
 def few_said(found: Comparison) -> list[str]:
-    """How few units scores rest on, where they do."""
-    told = (side.profiles[one.profile].few for one in found.standings for side in found.sides)
-    return list(dict.fromkeys(few for few in told if few))
+    """How few units scores rest on, where they do; and of which run's loss a few carry most."""
+    profiles = [(side.name, side.profiles[one.profile]) for one in found.standings for side in found.sides]
+    heavy = [f"{name}: {profile.heavy}" for name, profile in profiles if profile.heavy]
+    return list(dict.fromkeys([*(profile.few for _, profile in profiles if profile.few), *heavy]))
 
 
 def target_said(found: Comparison, profile: str) -> str:

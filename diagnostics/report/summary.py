@@ -82,9 +82,9 @@ def summarise(run: Run, *, figures: bool) -> Summary:
     lead = (
         f"{sum(n.values())} samples ({n['train']} train, {n['val']} val, {n['test']} test) in {groups} independent groups. "
         f"Penalties and the best tap were chosen on val; every score is read on test. Brackets are {INTERVALS}. Where units "
-        "are too few there is none. The hidden gap is paired: best tap minus output tap on the same samples."
+        "are too few there is none. The hidden gap is paired: the tap chosen minus the output tap on the same samples."
         + f" {run.untrained}".rstrip()
-        + "".join(f" Beware: {few}." for few in dict.fromkeys(p.few for _, p in probes if p.few))
+        + "".join(f" Beware: {caution}." for caution in dict.fromkeys(each for _, p in probes for each in p.cautions))
     )
     return Summary(
         title=f"{run.encoder} on {run.dataset}",
