@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diagnostics import DiagnosticsError
+from diagnostics_files.problems import check_regular, printable
 from diagnostics_files.scan import safe_name
 
 
@@ -35,6 +36,7 @@ def members(path: Path) -> Iterator[Member]:
 
     Raises for names that climb out of the archive, for links and devices, and for an archive that is cut or compressed.
     """
+    check_regular(path, path.name, skip=False)
     try:
         with tarfile.open(path, "r:") as archive:
             for info in archive:
@@ -42,12 +44,14 @@ def members(path: Path) -> Iterator[Member]:
                     continue
                 if not info.isreg() or info.sparse is not None:
                     raise DiagnosticsError(
-                        f"{path} holds {info.name}, a link or device: write an archive of plain files."
+                        f"{path} holds {printable(info.name)}, a link or device: write an archive of plain files."
                     )
+                if info.size < 0:
+                    raise tarfile.ReadError(f"{printable(info.name)} has a size below 0")
                 yield Member(path, str(safe_name(info.name, str(path))), info.offset_data, info.size)
                 if info.offset_data + info.size > path.stat().st_size:
                     raise DiagnosticsError(f"{path} ends within {info.name}: copy the archive again.")
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
         raise DiagnosticsError(
             f"{path} cannot be read as an uncompressed tar ({error}): unpack .gz and copy it again."
         ) from error

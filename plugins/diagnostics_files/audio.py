@@ -9,7 +9,7 @@ from diagnostics_files.labelled import labelled
 from diagnostics_files.lazy import FileDataset, Lazy
 from diagnostics_files.problems import sentence, told, usable
 from diagnostics_files.scan import find, folder
-from diagnostics_files.sound import SOUNDS, Sound, index, read
+from diagnostics_files.sound import FASTEST, SOUNDS, Sound, index, read
 
 
 def build(
@@ -18,8 +18,11 @@ def build(
     """See `plugin.audio`."""
     scheme = f"audio:{path}"
     root = folder(path, "audio")
-    if (rate is not None and rate < 1) or (seconds is not None and not 0 < seconds < np.inf):
-        raise DiagnosticsError(f"Dataset audio cannot have rate={rate} and seconds={seconds}: give numbers above 0.")
+    if (rate is not None and not 1 <= rate <= FASTEST) or (seconds is not None and not 0 < seconds < np.inf):
+        raise DiagnosticsError(
+            f"Dataset audio cannot have rate={rate} and seconds={seconds}: give numbers above 0, and {FASTEST:,} "
+            "samples a second at most."
+        )
     found = find(root, SOUNDS, "sound files")
     indexed: dict[int, Sound] = {}
 

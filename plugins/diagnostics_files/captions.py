@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -89,7 +90,7 @@ def _from_table(path: Path, image: str, caption: str, root: Path) -> tuple[list[
     ]
     splits = from_column(columns.get("split", [None] * count), str(path))
     files = {name: root / name for name in names}
-    if missing := [name for name, at in files.items() if not at.is_file()]:
+    if missing := [name for name, at in files.items() if not os.path.lexists(at)]:
         raise DiagnosticsError(
             f"{path} names {len(missing)} image(s) that are not below {root}, {missing[0]} first: add them, or say where "
             "images lie with ?images=FOLDER."
@@ -136,7 +137,7 @@ def _caption_of(parts: dict[str, Member], caption: str) -> str:
             entry = json.loads(parts["json"].read())
             text = entry.get(caption) if isinstance(entry, dict) else None
             return text.strip() if isinstance(text, str) else ""
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         member = next(iter(parts.values()))
         raise DiagnosticsError(
             f"The caption of {member.name} in {member.archive} is not text ({error}): write it as UTF-8."

@@ -12,7 +12,7 @@ from PIL import Image
 
 from diagnostics import DiagnosticsError
 from diagnostics_files.pictures import resized
-from diagnostics_files.problems import damaged, need
+from diagnostics_files.problems import check_regular, damaged, need
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg")
 
@@ -30,15 +30,21 @@ class Video:
 def index(path: Path, name: str) -> Video:
     """The frames of the first video stream, from the packets' times; reads the file and decodes nothing."""
     av = need("av", "av", "Reading video files")
+    check_regular(path, name)
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            times = [p.pts for p in container.demux(stream) if p.pts is not None and not p.is_discard]
+            packets = [p for p in container.demux(stream) if p.pts is not None]
+            times = [p.pts for p in packets if not p.is_discard]
             rate = float(stream.average_rate) if stream.average_rate else None
+            # Tables of these formats list every frame; what is cut short still shows the first ones.
+            listed = stream.frames if "mp4" in container.format.name else 0
     except Exception as error:
         raise damaged(name, error) from error
     if not times:
         raise damaged(name, "no frame of it has a time")
+    if len(packets) < listed:
+        raise damaged(name, f"it ends after {len(packets)} of {listed} frames")
     return Video(path, name, np.unique(np.asarray(times, dtype=np.int64)), rate)
 
 
@@ -50,6 +56,7 @@ def read(video: Video, wanted: Sequence[int], size: int | None = None) -> np.nda
     Where they do not, the search goes back further, at last to the start of the file.
     """
     av = need("av", "av", "Reading video files")
+    check_regular(video.path, video.name)
     first, back = wanted[0], 0
     try:
         while True:

@@ -11,7 +11,7 @@ import numpy as np
 from diagnostics import Dataset, DiagnosticsError, Target
 from diagnostics_files.lazy import FileDataset, Lazy
 from diagnostics_files.pictures import check_size, picture
-from diagnostics_files.problems import damaged, need, sentence, told, unfit, usable
+from diagnostics_files.problems import check_tree, damaged, need, sentence, told, unfit, usable
 from diagnostics_files.scan import SPLIT_OF, find, folder
 from diagnostics_files.series import dataset as of_series
 from diagnostics_files.series import listed
@@ -43,6 +43,7 @@ def build(
     root = folder(path, "datasets")
     check_size(size, "datasets")
     library = need("datasets", "datasets", f"Reading {scheme}")
+    check_tree(root)
     try:
         loaded = library.load_from_disk(str(root))
     except Exception as error:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diagnostics import Dataset
-from diagnostics_files.problems import Fault
+from diagnostics_files.problems import Fault, check_regular
 
 
 class Lazy(Sequence[Any]):
@@ -64,6 +64,7 @@ class FileDataset(Dataset):
             for column in (self.ids, self.split, self.groups, self.texts):
                 digest.update("\x1f".join(map(str, column)).encode() + b"\x1e")
             for name, path in sorted(self.files.items()):
+                check_regular(path, name)
                 digest.update(name.encode() + b"\x1f" + file_digest(path))
             for name, target in sorted(self.targets.items()):
                 values = np.ascontiguousarray(target.values)

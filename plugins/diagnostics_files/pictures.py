@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.problems import damaged, too_large, unfit
+from diagnostics_files.problems import check_regular, damaged, too_large, unfit
 
 LARGEST = 4096
 MOST_PIXELS = 100_000_000
@@ -75,6 +75,7 @@ def extent(path: Path, name: str) -> tuple[int, int]:
 
 def plain_array(path: Path, name: str, skip: bool = True) -> np.ndarray:
     """A `.npy` of numbers, mapped rather than read; what would need a pickle or too much memory as float32 is refused."""
+    check_regular(path, name, skip)
     try:
         array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:
@@ -109,6 +110,8 @@ def _opened(source: Path | IO[bytes], name: str) -> Image.Image:
 
 def _header(source: Path | IO[bytes], name: str) -> Image.Image:
     """The image with nothing decoded yet, so that one that says to be huge is refused before it is."""
+    if isinstance(source, Path):
+        check_regular(source, name)
     huge = unfit(name, f"has more than {MOST_PIXELS // 10**6} million pixels", "make it smaller")
     try:
         image = Image.open(source, formats=FORMATS)

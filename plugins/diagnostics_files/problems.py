@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from diagnostics import DiagnosticsError, printable
@@ -55,6 +58,38 @@ def damaged(name: str, error: BaseException | str, skip: bool = True) -> Unusabl
 def unfit(name: str, why: str, remedy: str, skip: bool = True) -> Unusable:
     """The error for a file that is whole and no sample: `why` goes on after the name; returned, not raised."""
     return Unusable(Fault(name, why, remedy), skip)
+
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}  # fmt: skip
+
+
+def check_regular(path: Path, name: str, skip: bool = True) -> None:
+    """Raises for what is no regular file, links followed, and what has a name that is no text; opens nothing, as that may
+    never return."""
+    if printable(str(path)) != str(path):
+        raise unfit(printable(name), "has a name that is not UTF-8", "rename it", skip)
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except OSError as error:
+        why = "is a link to what is not there" if path.is_symlink() else f"cannot be reached ({error.strerror})"
+        raise unfit(name, why, "remove it", skip) from error
+    if kind != stat.S_IFREG:
+        raise unfit(name, f"is {_KINDS.get(kind, 'something else')} and no file", "remove it", skip)
+
+
+def check_tree(root: Path) -> None:
+    """Raises where a folder that a library reads as a whole holds what is no regular file."""
+    for where, _, files in os.walk(root):
+        for name in files:
+            check_regular(Path(where, name), printable(str(Path(where, name))), skip=False)
+
+
+def printable(name: str) -> str:
+    """The name of a file as text: bytes that are not UTF-8 are shown as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def usable(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from diagnostics import DiagnosticsError
+from diagnostics_files.problems import check_regular, check_tree, printable
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 SPLIT_OF = {
@@ -36,6 +37,8 @@ def folder(text: str, scheme: str) -> Path:
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise DiagnosticsError(f"{scheme}:{text} {what}: give the path of a folder after '{scheme}:'.")
+    if printable(path.resolve().name) != path.resolve().name:
+        raise DiagnosticsError(f"{scheme}:{printable(text)} has a name that is not UTF-8: rename it.")
     return path
 
 
@@ -46,13 +49,18 @@ def file(text: str, scheme: str, suffixes: Collection[str]) -> Path:
         raise DiagnosticsError(f"{scheme}:{text} does not exist: give the path of a file after '{scheme}:'.")
     if path.suffix.lower() not in suffixes:
         raise DiagnosticsError(f"{scheme}:{text} is not one of {', '.join(sorted(suffixes))}: convert it first.")
+    if path.suffix.lower() == ".zarr" and path.is_dir():
+        check_tree(path)
+    else:
+        check_regular(path, f"{scheme}:{text}", skip=False)
     return path
 
 
 def find(root: Path, suffixes: Collection[str], what: str) -> list[Found]:
     """All files with one of these suffixes, ordered by name; hidden ones are passed over. Raises where there is none.
 
-    Where every folder below `root` is named like a split (`train`, `val`, `test`), they are the splits.
+    Where every folder below `root` is named like a split (`train`, `val`, `test`), they are the splits. Whether each is a file
+    that can be read is seen when it is read.
     """
     names = sorted(_walk(root, {suffix.lower() for suffix in suffixes}))
     if not names:
@@ -62,9 +70,9 @@ def find(root: Path, suffixes: Collection[str], what: str) -> list[Found]:
     return [
         Found(
             root / name,
-            name.as_posix(),
+            printable(name.as_posix()),
             SPLIT_OF[name.parts[0].lower()] if splits else "",
-            name.parts[1:] if splits else name.parts,
+            tuple(map(printable, name.parts[1:] if splits else name.parts)),
         )
         for name in names
     ]
@@ -85,7 +93,7 @@ def classes(found: Sequence[Found]) -> list[str] | None:
 
 def safe_name(text: str, where: str) -> PurePosixPath:
     """A name that a table or archive gives for a file, or an error where it could lead out of the folder."""
-    name = PurePosixPath(text.replace("\\", "/"))
+    name = PurePosixPath(printable(text).replace("\\", "/"))
     if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
         raise DiagnosticsError(
             f"{where} names '{text}', which is no place below its own folder: give names of files, without '..', '/' or a drive "

@@ -12,11 +12,13 @@ from typing import IO, Any
 import numpy as np
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.problems import damaged, need
+from diagnostics_files.problems import check_regular, damaged, need, too_large, unfit
 
 Source = Path | Callable[[], IO[bytes]]
 """A file, or what opens the bytes of one."""
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
+FASTEST = 10**6
+"""Samples a second: filters that resample grow with them."""
 _TAPS = 10
 """Half the length of scipy's own resampling filter, in samples of the lower rate."""
 
@@ -38,6 +40,8 @@ class Sound:
 
 def index(source: Source, name: str) -> Sound:
     """Length and rate, from the header."""
+    if isinstance(source, Path):
+        check_regular(source, name)
     try:
         if _soundfile():
             info = need("soundfile", "soundfile", "Reading sound files").info(_opened(source))
@@ -51,6 +55,10 @@ def index(source: Source, name: str) -> Sound:
         raise damaged(name, error) from error
     if length < 1:
         raise damaged(name, "it holds no samples")
+    if not 1 <= rate <= FASTEST:
+        raise damaged(name, f"it says to have {rate:,} samples a second")
+    if why := too_large(4 * length):
+        raise unfit(name, why, "cut it into several files")
     return Sound(source, name, length, rate)
 
 

@@ -157,7 +157,7 @@ def _json_lines(path: Path) -> Columns:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise DiagnosticsError(f"Line {number} of {path} is not JSON ({error}): correct that line.") from error
             if not isinstance(row, dict):
                 raise DiagnosticsError(

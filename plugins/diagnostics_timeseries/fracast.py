@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
+from diagnostics_timeseries.weights import check_files
 
 # The package refuses fewer observed steps, since their range says nothing.
 FEWEST_STEPS = 8
@@ -30,6 +31,8 @@ def build(path: str | None = None) -> TorchEncoder:
         raise DiagnosticsError("fracast is not installed: pip install fracast.") from error
     if path is not None and not Path(path).is_dir():
         raise DiagnosticsError(f"There is no folder {path}: give a Fracast release directory, or leave ?path= out.")
+    if path is not None:
+        check_files(Path(path))
     model = FracastModel.from_pretrained(path, weights="fp32")
     core: nn.Module = model.core.eval()
     context = model.context_length

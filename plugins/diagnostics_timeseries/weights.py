@@ -28,6 +28,7 @@ def folder_of(scheme: str, spec: str, files: Sequence[str], small: str) -> Path:
     """
     path = Path(spec).expanduser()
     if path.is_dir():
+        check_files(path)
         return path
     if path.is_file():
         raise DiagnosticsError(f"{scheme}{spec} is a file: give the folder that holds it and its config.json.")
@@ -48,6 +49,15 @@ def folder_of(scheme: str, spec: str, files: Sequence[str], small: str) -> Path:
             f"{scheme}{spec} is no folder here and cannot be fetched ({why}): give the folder of a checkpoint, or for untrained "
             f"weights {scheme}{small}?pretrained=false."
         ) from error
+
+
+def check_files(folder: Path) -> None:
+    """Raises where a checkpoint's folder holds a pipe, a socket or a device, reading which may never end."""
+    for file in sorted(folder.iterdir()):
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise DiagnosticsError(
+                f"{file} is no regular file: give the folder of a checkpoint as its makers wrote it."
+            )
 
 
 def called(scheme: str, spec: str, pretrained: bool, seed: int) -> str:
