@@ -47,6 +47,9 @@ def print_run(run: Run) -> None:
             show(console, f"Beware: {printable(caution)}.", "yellow")
         if any(p.controls for p in probes):
             _print_controls(console, probes)
+            for name, found in run.redrawn.items():
+                if found["note"]:
+                    show(console, printable(f"{name.replace('_', ' ')}: {found['note']}"), "dim", hanging=2)
     if others:
         _print_others(console, others)
     for alike in run.similarity():

@@ -7,6 +7,7 @@ without any model. What they reach is not evidence that the encoder learnt anyth
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.utils.data import default_collate
 
 from diagnostics import inputs
 from diagnostics.activations import StoredTarget
 from diagnostics.dataset import DENSE, SPLITS
+from diagnostics.errors import DiagnosticsError
 from diagnostics.taps import Encoder, Grid, Reduce, Tap, keep
 
 WEIGHTS = ("fresh_weights", "permuted_weights")
@@ -27,10 +30,13 @@ NAMES: tuple[str, ...] = (*WEIGHTS, *INPUTS, "shuffled_labels")
 # Apart from the seeds that people give, so that an untrained encoder is not its own control.
 CONTROL_SEED = 20_000_003
 CELL_PIXELS = 4
+ALIKE = 1e-3
+"""Of a tap's spread: a control whose every number lies nearer than this to the encoder's is the encoder."""
+COMPARED = 2**16
 
 ABOUT: Mapping[str, str] = {
-    "fresh_weights": "the same architecture with newly drawn weights",
-    "permuted_weights": "the trained weights, shuffled within each tensor; buffers such as batch-norm statistics stay",
+    "fresh_weights": "the same architecture with newly drawn weights, those in buffers too",
+    "permuted_weights": "the trained weights, shuffled within each tensor; batch-norm statistics and tables of positions stay",
     "raw_input": f"no model: the last {inputs.RAW_STEPS} steps of a series; an image at {inputs.RAW_PIXELS} x {inputs.RAW_PIXELS} "
     f"pixels and, for dense targets, each cell at {CELL_PIXELS} x {CELL_PIXELS}; {inputs.RAW_FRAMES} frames of a video like images; "
     f"the mean log power of audio in {inputs.BANDS} bands; the words of a text in {inputs.WORDS} bins",
@@ -44,12 +50,49 @@ ABOUT: Mapping[str, str] = {
 def control_encoders(encoder: Encoder, seed: int) -> dict[str, Callable[[], Encoder]]:
     """Name -> function that makes the control; made one by one, since each may be as large as the model."""
     seed += CONTROL_SEED
+
+    @functools.cache
+    def given() -> dict[str, Tensor]:
+        return _on_example(encoder, encoder)
+
     return {
-        "fresh_weights": lambda: encoder.fresh(seed),
-        "permuted_weights": lambda: encoder.permuted(seed),
+        "fresh_weights": lambda: _another(encoder, given(), encoder.fresh(seed)),
+        "permuted_weights": lambda: _another(encoder, given(), encoder.permuted(seed)),
         "raw_input": lambda: InputEncoder("raw_input", encoder),
         "summary_statistics": lambda: InputEncoder("summary_statistics", encoder),
     }
+
+
+def _another(encoder: Encoder, own: Mapping[str, Tensor], other: Encoder) -> Encoder:
+    """The control with other weights; raises where on the example it gives what the encoder gives.
+
+    That is, at the output tap, or at most of the taps at which the encoder gives more than one number.
+    """
+    theirs = _on_example(encoder, other)
+    spreads = {tap: float(values.std(correction=0)) for tap, values in own.items()}
+    telling = [tap for tap, spread in spreads.items() if spread > 0]
+    alike = [tap for tap in telling if _near(own[tap], theirs[tap], ALIKE * spreads[tap])]
+    if encoder.output_tap in alike or 2 * len(alike) > len(telling):
+        raise DiagnosticsError(
+            f"{other.name} gives what {encoder.name} itself gives on its example, at {len(alike)} of {len(telling)} taps, so it is "
+            "no control: the weights lie where none are drawn (give TorchEncoder fresh=, which builds the module anew)."
+        )
+    return other
+
+
+def _on_example(encoder: Encoder, other: Encoder) -> dict[str, Tensor]:
+    """What another encoder gives on an encoder's example, or the encoder itself."""
+    return other.capture(default_collate([encoder.preprocess(encoder.example())]), reduce=_some)
+
+
+def _some(tap: Tap, tokens: Tensor) -> Tensor:
+    """So many of its numbers that two encoders are told apart."""
+    flat = tokens.flatten()
+    return flat[:: 1 + len(flat) // COMPARED].double().cpu()
+
+
+def _near(one: Tensor, other: Tensor, most: float) -> bool:
+    return one.shape == other.shape and bool(((one - other).abs() <= most).all())
 
 
 class InputEncoder(Encoder):

@@ -206,6 +206,8 @@ class _Job:
                 self._observe(other, stored, wanted)
             known = {key: value for key, value in stored.targets().items() if key in readable}
             found[name] = measure_all(wanted, stored, known, seed, what=name, watch=self.watch)
+            for data in found[name].results.values() if name in control.WEIGHTS else ():
+                data.attrs |= {"redrawn": other.redrawn, "note": other.note}
         if with_controls:
             shuffled = {name: control.shuffled(target, store.split, seed) for name, target in readable.items()}
             probes = [m for m in measures if m.kinds]

@@ -44,6 +44,18 @@ class Run:
         names = [name for name in control.NAMES if name in self.index.controls]
         return {name: self._subtree(name) for name in names}
 
+    @property
+    def redrawn(self) -> dict[str, dict[str, Any]]:
+        """Of each control with other weights: `redrawn`, which share of the encoder's numbers it has otherwise, and `note`, in
+        words what is to be known of that; "" where it is all of them and there is nothing else."""
+        found: dict[str, dict[str, Any]] = {}
+        for name in control.WEIGHTS:
+            tree = self.controls.get(name, xr.DataTree())
+            attrs = next((node.attrs for node in tree.leaves if "redrawn" in node.attrs), None)
+            if attrs is not None:
+                found[name] = {key: attrs[key] for key in ("redrawn", "note")}
+        return found
+
     def _subtree(self, control: str) -> xr.DataTree:
         try:
             found = self.results[f"{CONTROLS}/{control}"]
@@ -169,6 +181,7 @@ class Run:
                 }
                 for found in self.similarity()
             ],
+            "controls": self.redrawn,
             "skipped": self.skipped,
             "failed": self.failed,
             "provenance": {key: self.provenance(key) for key in self.index.names()},

@@ -203,6 +203,11 @@ class Encoder(ABC):
     """What made the weights, as plain JSON values. Comparisons read `group` (a label), `seed` (of the training) and `base`
     (the weights' identity of the encoder that an alignment started from)."""
 
+    redrawn: float = 1.0
+    """Of a control with other weights: which share of the encoder's numbers it has otherwise."""
+    note: str = ""
+    """What is to be known beside it, in words: of a control, which numbers are not drawn anew."""
+
     @property
     @abstractmethod
     def identity(self) -> Mapping[str, str]:

@@ -18,8 +18,9 @@ from diagnostics.capturing import Hooks
 from diagnostics.discovery import discover
 from diagnostics.discovery.extents import extents_of
 from diagnostics.errors import DiagnosticsError, said, unknown
-from diagnostics.evaluating import device_of, evaluating, placed, wanting_gradients
+from diagnostics.evaluating import device_of, evaluating, placed, seeded, wanting_gradients
 from diagnostics.gradients import read_gradients
+from diagnostics.redrawing import Redrawn, copied, note_of, permute, redraw
 from diagnostics.taps import Encoder, Modality, Reduce, Seen, Tap, keep
 
 
@@ -40,7 +41,7 @@ class TorchEncoder(Encoder):
     forward: `(module, batch) -> None`; by default `module(batch)`.
     fresh: `() -> nn.Module`, newly initialised as before training; by default every module's `reset_parameters` is
         called, and a parameter that none of them changes is drawn from a Gaussian with its own mean and spread.
-        Buffers other than batch-norm statistics stay.
+        Buffers that hold weights are drawn too; see docs/statistics.md for which these are.
     configuration: what else decides the activations, in words (architecture name, resolution).
     sized_for, covers: see `Encoder`; as functions of the sample, and of its extents.
     valid: `(batch, tap) -> bool [sample, grid token]`, which tokens stand for data; None where all do.
@@ -122,7 +123,8 @@ class TorchEncoder(Encoder):
     @property
     def identity(self) -> Mapping[str, str]:
         # Buffers that are not saved (position frequencies, masks) decide the activations as well.
-        weights = {**dict(self.module.named_buffers()), **self.module.state_dict()}
+        state: dict[str, Any] = {**dict(self.module.named_buffers()), **self.module.state_dict()}
+        weights = {name: tensor for key, value in state.items() for name, tensor in _as_tensors(key, value)}
         return {
             "weights": digest_of(weights),
             "configuration": f"{self.name} {self.configuration}".strip(),
@@ -203,19 +205,18 @@ class TorchEncoder(Encoder):
         return twin
 
     def fresh(self, seed: int) -> Encoder:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            module = self._fresh() if self._fresh else _redrawn(copy.deepcopy(self.module).cpu())
-        return self.with_module(module.to(device_of(self.module)), f"{self.name} (fresh weights)")
+        with seeded(seed):
+            module = self._fresh() if self._fresh else redraw(copied(self.module))
+        return self._control(module, "fresh weights", note_of(self.module, module, "drawn anew", scales=True))
 
     def permuted(self, seed: int) -> Encoder:
-        module = copy.deepcopy(self.module).cpu()
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in module.parameters():
-                order = torch.randperm(parameter.numel(), generator=generator)
-                parameter.copy_(parameter.flatten()[order].view_as(parameter))
-        return self.with_module(module.to(device_of(self.module)), f"{self.name} (permuted weights)")
+        module = permute(copied(self.module), seed)
+        return self._control(module, "permuted weights", note_of(self.module, module, "permuted"))
+
+    def _control(self, module: nn.Module, name: str, changed: tuple[Redrawn, str]) -> TorchEncoder:
+        twin = self.with_module(module.to(device_of(self.module)), f"{self.name} ({name})")
+        twin.redrawn, twin.note = changed[0].share, changed[1]
+        return twin
 
     def capture(
         self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep, *, gradient: bool = False
@@ -246,21 +247,21 @@ class TorchEncoder(Encoder):
             )
 
 
-def _redrawn(module: nn.Module) -> nn.Module:
-    """All parameters drawn afresh; see `TorchEncoder`'s `fresh`."""
-    before = {name: parameter.clone() for name, parameter in module.named_parameters()}
-    for part in module.modules():
-        reset = getattr(part, "reset_parameters", None)
-        if callable(reset):
-            reset()
-        if isinstance(part, nn.modules.batchnorm._NormBase):  # pyright: ignore[reportPrivateUsage]
-            part.reset_running_stats()
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if torch.equal(parameter, before[name]):
-                spread = float(parameter.std(correction=0)) if parameter.numel() > 1 else 0.0
-                parameter.normal_(float(parameter.mean()), spread)
-    return module
+def _as_tensors(key: str, value: Any) -> list[tuple[str, Tensor]]:
+    """A part of a module's state as tensors by name: what quantised layers pack is no tensor."""
+    if isinstance(value, Tensor):
+        return [(key, value.dequantize() if value.is_quantized else value)]
+    if isinstance(value, torch.ScriptObject):
+        return _as_tensors(key, value.__getstate__())  # pyright: ignore
+    if isinstance(value, Mapping):
+        return [part for name, item in value.items() for part in _as_tensors(f"{key}.{name}", item)]  # pyright: ignore
+    if isinstance(value, (tuple, list)):
+        return [part for i, item in enumerate(value) for part in _as_tensors(f"{key}.{i}", item)]  # pyright: ignore
+    if value is None or isinstance(value, (str, bytes, bool, int, float, torch.dtype)):
+        return [(key, torch.tensor(list(repr(value).encode()), dtype=torch.uint8))]
+    raise DiagnosticsError(
+        f"'{key}' in the state of the module is a {type(value).__name__}, of which no digest can be taken: keep tensors there."
+    )
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:

@@ -359,7 +359,9 @@ def test_without_attention_the_run_goes_on_and_says_why(tmp_path: Path) -> None:
     assert run.skipped["attention_distance"].startswith("tiny gives no attention")
     encoder.module.passes = 0
     dx.run(encoder, tiny_dataset(N), **options)
-    assert encoder.module.passes == 1, "over the example alone"
+    assert encoder.module.passes == 2, (
+        "over the example alone: whether it gives the same, and whether controls give it too"
+    )
     # Who asks for nothing else is refused; beside others it is left out.
     with pytest.raises(DiagnosticsError, match=r"attention_distance gives nothing for tiny on .*no attention within"):
         dx.run(encoder, tiny_dataset(N), **{**options, "measures": "attention_distance"})

@@ -10,15 +10,14 @@ from torch.nn.modules import module as torch_module
 
 from diagnostics.conformance.outcomes import Outcome, failed, not_applicable, ok
 from diagnostics.conformance.subject import Subject, difference, worst_tap
-from diagnostics.evaluating import wanting_gradients
+from diagnostics.evaluating import seeded, wanting_gradients
 from diagnostics.taps import Tap, keep
 
 
 def determinism(subject: Subject) -> Outcome:
     """A second pass over the same batch gives the same bits, whatever the state of random numbers."""
     first = subject.reference
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(12345)
+    with seeded(12345):
         second = subject.capture()
     for name, tokens in first.items():
         if not torch.equal(tokens, second[name]):

@@ -93,7 +93,7 @@ def summarise(run: Run, *, figures: bool) -> Summary:
         probes=[Row(anchor, _probe_row(p)) for anchor, p in probes],
         control_columns=["measure", "the encoder", *(name.replace("_", " ") for name in names)],
         controls=[Row(anchor, _control_row(p, names)) for anchor, p in probes] if names else [],
-        control_notes=_control_notes(names),
+        control_notes=_control_notes(names, run),
         other_columns=[
             "measure", "family", "output tap", "value there", *(name.replace("_", " ") for name in weights),
             "reference lines",
@@ -126,8 +126,12 @@ def _control_row(p: Profile, names: list[str]) -> list[str]:
     return [p.name, shown(p.best), *(shown(p.control(name)) for name in names)]
 
 
-def _control_notes(names: list[str]) -> list[tuple[str, str]]:
-    notes = [(name.replace("_", " "), control.ABOUT[name]) for name in names]
+def _control_notes(names: list[str], run: Run) -> list[tuple[str, str]]:
+    own = {name: found["note"] for name, found in run.redrawn.items() if found["note"]}
+    notes = [
+        (name.replace("_", " "), ". ".join([control.ABOUT[name], *([own[name]] if name in own else [])]))
+        for name in names
+    ]
     dash = (
         "the control does not apply to this row, or has no value there: raw input and summary statistics make one vector of "
         "a sample (of an image also one a cell), so what reads tokens over time, or other tokens than these, finds none. A "
