@@ -229,7 +229,7 @@ class _Job:
     ) -> None:
         keys = list(main.results)
         # Until all are in their place there are no results, so that no reader sees old ones beside new ones.
-        store = Store(self.path, writable=True)
+        store = Store(self.path)
         store.set_attrs(found=None, **about)
         write_results(self.path, main)
         for name, measured in found.items():
