@@ -41,7 +41,7 @@ def mapped(folder: Path, block: np.ndarray) -> float:
 
 def stored(folder: Path, block: np.ndarray) -> float:
     tap = Tap("blocks.0", 1.0, "trunk", WIDTH, Grid((16, 16), ("y", "x")))
-    wanted = Plan(SAMPLES, SAMPLES, SHARD, "float32", ("mean",), (tap,), "blocks.0")
+    wanted = Plan(SAMPLES, SAMPLES, SHARD, SAMPLES, "float32", ("mean",), (tap,), "blocks.0")
     split = np.resize(np.array(["train", "val", "test"], dtype=object), SAMPLES)
     dataset = Dataset(
         "none", "series", np.zeros((SAMPLES, 1)), [str(i) for i in range(SAMPLES)], split,
@@ -49,14 +49,14 @@ def stored(folder: Path, block: np.ndarray) -> float:
     )  # fmt: skip
     pooled = block.mean(axis=1, keepdims=True)
     start = time.perf_counter()
-    filled, tokens = Filling(wanted), torch.from_numpy(block)
-    store = create(folder / "run", wanted, {}, dataset, {}, {})
-    for shard in range(wanted.shards):
+    filled, tokens = Filling(wanted, SHARD), torch.from_numpy(block)
+    store = create(folder / "run", wanted, {}, {"blocks.0": (0.0, 1.0)}, dataset, {}, {})
+    for step in wanted.steps(SHARD):
         filled.rows = 0
         filled.put_tokens(tap, tokens)
         filled.put_pooled(tap, torch.from_numpy(pooled))
         filled.rows = len(block)
-        store.write(shard, filled.buffers)
+        store.write(step, filled.tokens, filled.pooled)
     flush(folder)
     return time.perf_counter() - start
 

@@ -1,60 +1,67 @@
-"""A new store: its empty arrays, its samples and targets, and the memory that is filled for one shard after another."""
+"""A new store: its empty arrays, its samples and targets, and the memory that is filled for one step after another."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import zarr
 from torch import Tensor
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from diagnostics.contents import Contents, TargetFacts
 from diagnostics.dataset import Dataset, Target
 from diagnostics.disk import unwritable
-from diagnostics.plans import Plan, arrays_of, row_order
+from diagnostics.observed import WHOLE
+from diagnostics.plans import Plan, row_order
+from diagnostics.sealed import files_below, write_group
 from diagnostics.shards import ShardBuffer
-from diagnostics.store import EMPTY_TOO, FORMAT, Store
+from diagnostics.store import FORMAT, Store
 from diagnostics.taps import Tap
 
 
 class Filling:
-    """One shard of all taps in memory, filled batch by batch; the same memory serves every shard."""
+    """One step in memory, filled batch by batch; the same memory serves every step. `batch`: most rows without tokens."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, batch: int) -> None:
         self.rows = 0
-        self.buffers = {
-            tap.name: {
-                kind: ShardBuffer(plan.shard, count, tap.features, block, dtype)
-                for kind, count, block, dtype in arrays_of(tap, plan)
-            }
+        most = max(batch, plan.shard) if plan.token_samples else batch
+        self.tokens = {
+            tap.name: {kind: ShardBuffer(layout) for kind, layout in plan.layouts(tap).items() if kind != "pooled"}
             for tap in plan.taps
         }
+        self._pooled = {tap.name: torch.empty(most, len(plan.poolings), tap.features) for tap in plan.taps}
+
+    @property
+    def pooled(self) -> dict[str, np.ndarray]:
+        """The pooled values of each tap [row, pooling, feature]."""
+        return {tap: values[: self.rows].numpy() for tap, values in self._pooled.items()}
 
     def put_tokens(self, tap: Tap, tokens: Tensor) -> None:
         """A batch's tokens [row, prefix + token, feature] behind the rows that are there."""
-        self.buffers[tap.name]["tokens"].put(self.rows, tokens[:, tap.grid.prefix :])
+        self.tokens[tap.name]["tokens"].put(self.rows, tokens[:, tap.grid.prefix :])
         if tap.grid.prefix:
-            self.buffers[tap.name]["prefix"].put(self.rows, tokens[:, : tap.grid.prefix])
+            self.tokens[tap.name]["prefix"].put(self.rows, tokens[:, : tap.grid.prefix])
 
     def recent(self, tap: Tap, count: int) -> np.ndarray:
         """The tokens of the last `count` rows put, as they will be stored, [row, token, feature]."""
-        kinds = [buffer for kind, buffer in self.buffers[tap.name].items() if kind != "pooled"]
-        return np.concatenate([buffer.rows(self.rows + count)[self.rows :] for buffer in kinds], axis=1)
+        buffers = self.tokens[tap.name].values()
+        return np.concatenate([buffer.rows(self.rows + count)[self.rows :] for buffer in buffers], axis=1)
 
     def put_pooled(self, tap: Tap, pooled: Tensor) -> None:
         """A batch's pooled values [row, pooling, feature] behind the rows that are there."""
-        self.buffers[tap.name]["pooled"].put(self.rows, pooled)
+        self._pooled[tap.name][self.rows : self.rows + len(pooled)].copy_(pooled)
 
 
 def create(
     path: Path,
     plan: Plan,
     identity: Mapping[str, str],
+    witness: Mapping[str, tuple[float, float]],
     dataset: Dataset,
     dense: Mapping[str, Mapping[str, np.ndarray]],
     about: Mapping[str, Any],
@@ -72,33 +79,25 @@ def create(
         for tap in plan.taps:
             facts = {"depth": tap.depth, "part": tap.part, "pooling": list(plan.poolings), "grid": str(tap.grid)}
             _create_arrays(taps.create_group(tap.name, attributes=facts), tap, plan)
-        targets = {name: _target_attrs(target, dense.get(name, {})) for name, target in dataset.targets.items()}
-        root.attrs.update(
-            {
-                "diagnostics_format": FORMAT,
-                "identity": dict(identity),
-                "plan": dataclasses.asdict(plan),
-                "targets": targets,
-                "complete": False,
-                **about,
-            }
-        )
+        targets = {name: _target_facts(target, dense.get(name, {})) for name, target in dataset.targets.items()}
+        contents = Contents(identity, plan, witness, targets, files_below(partial), complete=False)
+        write_group(partial, {"diagnostics_format": FORMAT, **contents.to_attrs(), **about})
         partial.rename(path)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):
             raise unwritable(path, error) from error
         raise
-    return Store(path, writable=True)
+    return Store(path)
 
 
 def _create_arrays(group: zarr.Group, tap: Tap, plan: Plan) -> None:
     axes = {"pooled": ("sample", "pooling"), "tokens": ("token_sample", "token"), "prefix": ("token_sample", "prefix")}
-    for kind, count, block, dtype in arrays_of(tap, plan):
-        rows, features = plan.samples if kind == "pooled" else plan.token_samples, tap.features
+    for kind, layout in plan.layouts(tap).items():
         group.create_array(
-            kind, shape=(rows, count, features), chunks=(plan.shard, block, features),
-            shards=(plan.shard, math.ceil(count / block) * block, features), dtype=dtype,
+            kind, shape=(layout.samples, layout.tokens, layout.features),
+            chunks=(layout.rows, layout.block, layout.features),
+            shards=(layout.rows, layout.chunks * layout.block, layout.features), dtype=layout.dtype,
             dimension_names=(*axes[kind], "feature"), compressors=Crc32cCodec(), fill_value=np.nan,
             chunk_key_encoding={"name": "default", "separator": "."},
         )  # fmt: skip
@@ -112,7 +111,7 @@ def _write_samples(
     for name, values in columns.items():
         array = group.create_array(
             name, shape=(plan.samples,), chunks=(plan.samples,), dtype=str, dimension_names=("sample",),
-            compressors=Crc32cCodec(), config=EMPTY_TOO,
+            compressors=Crc32cCodec(), config=WHOLE,
         )  # fmt: skip
         array[:] = values[order]
     group.create_group("targets")
@@ -127,7 +126,7 @@ def _write_samples(
             squeezed = (ZstdCodec(level=1),) if values.dtype.kind in "iu" and values.ndim > 1 else ()
             group.create_array(
                 path, data=np.ascontiguousarray(values[order]), chunks=values.shape,
-                compressors=(*squeezed, Crc32cCodec()), fill_value=_fill(values), config=EMPTY_TOO,
+                compressors=(*squeezed, Crc32cCodec()), fill_value=_fill(values), config=WHOLE,
                 dimension_names=("sample", *(f"{name}_{i}" for i in range(1, values.ndim))),
             )  # fmt: skip
 
@@ -136,8 +135,8 @@ def _fill(values: np.ndarray) -> Any:
     return np.nan if values.dtype.kind == "f" else -1
 
 
-def _target_attrs(target: Target, grids: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    return {
-        "kind": target.kind, "units": target.units, "about": target.about, "classes": list(target.classes),
-        "family": target.family, "grids": list(grids), "period": target.period, "naive": target.naive is not None,
-    }  # fmt: skip
+def _target_facts(target: Target, grids: Mapping[str, np.ndarray]) -> TargetFacts:
+    return TargetFacts(
+        target.kind, target.units, target.about, tuple(target.classes), target.family, tuple(grids), target.period,
+        target.naive is not None,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Encoder x dataset -> store: one forward pass a sample, shard by shard, resumable."""
+"""Encoder x dataset -> store: one forward pass a sample, step by step, resumable."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from torch.utils.data import Dataset as TorchDataset
 from diagnostics.allocator import keep_freed_memory
 from diagnostics.capturing import pool
 from diagnostics.cells import classes_on_grid, covered_part, events_on_grid, on_grid
+from diagnostics.contents import COVERED
 from diagnostics.creation import Filling, create
 from diagnostics.dataset import Dataset
 from diagnostics.errors import DiagnosticsError, StorageError, said
-from diagnostics.plans import Plan, identity, row_order
+from diagnostics.plans import Plan, Step, identity, row_order
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.store import COVERED, Store, is_run, refuse_other_identity
+from diagnostics.store import Store, is_run, refuse_other_identity
 from diagnostics.taps import Encoder, Tap
 
 # Large batches only thrash the caches of a CPU; a GPU wants more.
@@ -68,39 +69,33 @@ def extract(
             _refuse_other_behaviour(store, seen)
     if not path.exists():
         store = None
-    todo = [shard for shard in range(plan.shards) if store is None or not store.done(shard)]
     if store is not None and store.attrs["complete"]:
         store.check_whole()
         return store
     size = batch_size or BATCH.get(device.partition(":")[0], 16)
+    todo = list(plan.steps(size)) if store is None else store.todo(size)
     started = time.perf_counter()
-    done = sum(plan.rows(s).stop - plan.rows(s).start for s in range(plan.shards) if s not in todo)
-    filled, created = Filling(plan), None
+    done = plan.samples - sum(len(step) for step in todo)
+    filled, created, kept = Filling(plan, size), None, 0
     try:
-        for shard, positions, batch in _batches(encoder, dataset, plan, todo, size, workers):
+        for step, positions, batch in _batches(encoder, dataset, todo, size, workers):
             _capture(encoder, batch, positions, plan, dataset, filled)
-            if store is None or done == 0:
+            if done == 0:
                 before_first_byte((time.perf_counter() - started) / len(positions))
             if store is None:
-                store = created = create(
-                    path,
-                    plan,
-                    wanted,
-                    dataset,
-                    _dense_targets(encoder, dataset, plan.taps),
-                    {**(about or {}), "witness": seen},
-                )
+                dense = _dense_targets(encoder, dataset, plan.taps)
+                store = created = create(path, plan, wanted, seen, dataset, dense, about or {})
             done += len(positions)
             watch(Progress(f"extracting {encoder.name}", done, plan.samples))
-            if filled.rows == plan.rows(shard).stop - plan.rows(shard).start:
-                store.write(shard, filled.buffers)
-                filled.rows = 0
+            if filled.rows == len(step):
+                store.write(step, filled.tokens, filled.pooled)
+                kept, filled.rows = kept + filled.rows, 0
     except StorageError:
         raise
     except DiagnosticsError as error:
-        # Nothing half-written: what cannot be gone on with goes. Whole shards stay where the same command may succeed,
-        # with a smaller batch or when a disk answers again.
-        if created is not None and (isinstance(error, _SampleError) or not created.done(0)):
+        # Nothing half-written: what cannot be gone on with goes. Whole steps stay where the same command may succeed, with
+        # a smaller batch or when a disk answers again.
+        if created is not None and (isinstance(error, _SampleError) or not kept):
             shutil.rmtree(path)
         raise
     assert store is not None
@@ -123,14 +118,14 @@ class _SampleError(DiagnosticsError):
     """NaN, infinity, overflow or gaps: the same command would meet it at the same sample again."""
 
 
-def _witness(encoder: Encoder, plan: Plan) -> dict[str, list[float]]:
+def _witness(encoder: Encoder, plan: Plan) -> dict[str, tuple[float, float]]:
     """Mean and spread of what each tap gives on the encoder's own example.
 
     Code that changes what is computed from the same weights is in no digest; this is what shows it.
     """
 
-    def reduce(tap: Tap, tokens: Tensor) -> list[float]:
-        return [float(tokens.mean(dtype=torch.float64)), float(tokens.double().std(correction=0))]
+    def reduce(tap: Tap, tokens: Tensor) -> tuple[float, float]:
+        return float(tokens.mean(dtype=torch.float64)), float(tokens.double().std(correction=0))
 
     try:
         batch = default_collate([encoder.preprocess(encoder.example())])
@@ -157,10 +152,10 @@ def _masks(encoder: Encoder, dataset: Dataset, plan: Plan) -> str:
     return digest.hexdigest() if masked else "none"
 
 
-def _refuse_other_behaviour(store: Store, seen: Mapping[str, Sequence[float]]) -> None:
+def _refuse_other_behaviour(store: Store, seen: Mapping[str, tuple[float, float]]) -> None:
     """Raises where the same weights now give other activations, beyond what another device or batch size changes."""
     for tap, now in seen.items():
-        then = store.attrs["witness"][tap]
+        then = store.contents.witness[tap]
         if not np.allclose(then, now, rtol=0.02, atol=0.02 * abs(then[1]) + 1e-6, equal_nan=True):
             raise StorageError(
                 f"{store.path} holds other activations, the same weights gave others at tap {tap}: "
@@ -173,10 +168,9 @@ def _existing(path: Path, wanted: Mapping[str, str]) -> Store | None:
         return None
     if not (path / "zarr.json").exists():
         raise StorageError(f"{path} is not a run, so nothing is written there: choose another --out.")
-    store = Store(path, writable=True)
+    store = Store(path)
     refuse_other_identity(store, wanted)
-    for leftover in path.glob("taps/*/*/*.partial"):
-        leftover.unlink()  # of a write that was killed
+    store.tidy()
     return store
 
 
@@ -278,17 +272,17 @@ class _Batches(TorchDataset[Any]):
 
 
 def _batches(
-    encoder: Encoder, dataset: Dataset, plan: Plan, shards: Sequence[int], size: int, workers: int
-) -> Iterator[tuple[int, np.ndarray, Any]]:
-    """(shard, row positions, batch); batches never cross shards, so a shard done again is the same to the bit."""
+    encoder: Encoder, dataset: Dataset, steps: Sequence[Step], size: int, workers: int
+) -> Iterator[tuple[Step, np.ndarray, Any]]:
+    """(step, row positions, batch); batches never cross steps, so a step done again is the same to the bit."""
     jobs = [
-        (shard, np.arange(start, min(start + size, plan.rows(shard).stop)))
-        for shard in shards
-        for start in range(plan.rows(shard).start, plan.rows(shard).stop, size)
+        (step, np.arange(start, min(start + size, step.rows.stop)))
+        for step in steps
+        for start in range(step.rows.start, step.rows.stop, size)
     ]
-    made = prepared(encoder, dataset, [positions for _, positions in jobs], workers)
-    for (shard, positions), batch in zip(jobs, made, strict=True):
-        yield shard, positions, batch
+    batches = prepared(encoder, dataset, [positions for _, positions in jobs], workers)
+    for (step, positions), batch in zip(jobs, batches, strict=True):
+        yield step, positions, batch
 
 
 def prepared(encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], workers: int) -> Iterator[Any]:

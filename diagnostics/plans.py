@@ -3,42 +3,60 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from diagnostics.budget import samples_with_tokens
 from diagnostics.dataset import Dataset
-from diagnostics.taps import Encoder, Grid, Tap
+from diagnostics.layouts import Layout
+from diagnostics.taps import Encoder, Tap
 
 Precision = Literal["float32", "float16"]
 MAX_SHARD = 64
 SHARD_BYTES = 128 * 2**20
+POOLED_BYTES = 4 * 2**20
 CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
+class Step:
+    """Rows that are done together: those of one shard of tokens, or one batch where no tokens are kept (`shard` None)."""
+
+    rows: slice
+    shard: int | None
+
+    def __len__(self) -> int:
+        return self.rows.stop - self.rows.start
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What a store will hold: decided before the first byte, the same for the same encoder, dataset and options."""
+    """What a store will hold: decided before the first byte, the same for the same encoder, dataset and options.
+
+    The first `token_samples` rows keep their tokens, `shard` rows in a shard; all rows are pooled, `pooled_shard` rows in
+    a shard, which is a multiple of `shard`.
+    """
 
     samples: int
     token_samples: int
     shard: int
+    pooled_shard: int
     precision: Precision
     poolings: tuple[str, ...]
     taps: tuple[Tap, ...]
     output_tap: str
 
     @property
-    def shards(self) -> int:
-        """Number of steps of an extraction."""
-        return math.ceil(self.samples / self.shard)
+    def pooled_shards(self) -> int:
+        """Number of shards of a tap's pooled values."""
+        return math.ceil(self.samples / self.pooled_shard)
 
-    def rows(self, shard: int) -> slice:
-        """The rows of a shard."""
-        return slice(shard * self.shard, min((shard + 1) * self.shard, self.samples))
+    def pooled_rows(self, shard: int) -> slice:
+        """The rows of a shard of pooled values."""
+        return slice(shard * self.pooled_shard, min((shard + 1) * self.pooled_shard, self.samples))
 
     @property
     def pooled_bytes(self) -> int:
@@ -55,14 +73,45 @@ class Plan:
         """Size of one sample's tokens."""
         return _token_bytes(self.taps, self.precision)
 
-    def arrays(self, shard: int) -> list[str]:
-        """Names below `taps/` of the arrays that have rows in a shard."""
-        kinds = ["pooled"]
-        if self.rows(shard).start < self.token_samples:
-            kinds.append("tokens")
-        return [f"{tap.name}/{kind}" for tap in self.taps for kind in kinds] + [
-            f"{tap.name}/prefix" for tap in self.taps if tap.grid.prefix and "tokens" in kinds
-        ]
+    def layouts(self, tap: Tap) -> dict[str, Layout]:
+        """The arrays of a tap by their kind: `pooled`, and `tokens` and `prefix` where there are any."""
+        place, poolings = f"taps/{tap.name}", len(self.poolings)
+        arrays = {
+            "pooled": Layout(
+                f"{place}/pooled", self.samples, self.pooled_shard, poolings, tap.features, poolings, "float32"
+            )
+        }
+        if self.token_samples:
+            each = self.shard * tap.features * np.dtype(self.precision).itemsize
+            for kind, count in (("tokens", tap.grid.tokens), ("prefix", tap.grid.prefix)):
+                if count:
+                    block = max(1, min(count, CHUNK_BYTES // each))
+                    arrays[kind] = Layout(
+                        f"{place}/{kind}", self.token_samples, self.shard, count, tap.features, block, self.precision
+                    )
+        return arrays
+
+    def steps(
+        self,
+        batch: int,
+        kept: Callable[[int], int] = lambda shard: 0,
+        has_tokens: Callable[[int], bool] = lambda shard: False,
+    ) -> Iterator[Step]:
+        """What is to be done, in the order of rows.
+
+        `kept` says how many of the first rows of a shard of pooled values are there, `has_tokens` whether a shard of
+        tokens is. Batches begin where they would have begun undisturbed, so a step done again is the same to the bit.
+        """
+        for pooled in range(self.pooled_shards):
+            rows = self.pooled_rows(pooled)
+            done = rows.start + kept(pooled)
+            border = min(max(rows.start, self.token_samples), rows.stop)
+            for start in range(rows.start, border, self.shard):
+                step = Step(slice(start, min(start + self.shard, border)), start // self.shard)
+                if done < step.rows.stop or not has_tokens(start // self.shard):
+                    yield step
+            for start in range(max(border, done), rows.stop, batch):
+                yield Step(slice(start, min(start + batch, rows.stop)), None)
 
 
 def plan(
@@ -73,16 +122,21 @@ def plan(
     precision: Precision,
     poolings: Sequence[str] | None = None,
 ) -> Plan:
-    """Shard rows so that one shard of all taps fits in memory, and as many token rows as `token_budget` allows.
+    """Shard rows so that one shard of all taps' tokens fits in memory, and as many token rows as `token_budget` allows.
 
-    `poolings`: all that the encoder has when None.
+    Pooled values have shards of their own, near 4 MiB at the widest tap. `poolings`: all that the encoder has when None.
     """
     each = _token_bytes(taps, precision)
     shard = 2 ** int(math.log2(max(1, min(MAX_SHARD, SHARD_BYTES // each))))
     token_samples = samples_with_tokens(samples, each, token_budget)
-    return Plan(
-        samples, token_samples, shard, precision, tuple(poolings or encoder.poolings), tuple(taps), encoder.output_tap
-    )
+    if token_samples == 0:
+        shard = 1  # of nothing: tokens that are not kept cut nothing
+    kinds = tuple(poolings or encoder.poolings)
+    widest = max(tap.features for tap in taps) * len(kinds) * 4
+    # As many shards as 4 MiB ask for, and rows dealt out evenly among them: little is padded.
+    rows = math.ceil(samples / math.ceil(samples * widest / POOLED_BYTES))
+    pooled_shard = math.ceil(rows / shard) * shard
+    return Plan(samples, token_samples, shard, pooled_shard, precision, kinds, tuple(taps), encoder.output_tap)
 
 
 def _token_bytes(taps: Sequence[Tap], precision: Precision) -> int:
@@ -111,32 +165,5 @@ def identity(encoder: Encoder, dataset: Dataset, plan: Plan) -> dict[str, str]:
         ),
         "pooling": " and ".join(plan.poolings),
         "precision": plan.precision,
-        "tokens": f"{plan.token_samples} samples in shards of {plan.shard}",
+        "tokens": f"{plan.token_samples} samples in shards of {plan.shard}, pooled values in shards of {plan.pooled_shard}",
     }
-
-
-def plan_from_attrs(attrs: Mapping[str, Any]) -> Plan:
-    """The plan of a store, from the attributes that it was written with."""
-    taps = tuple(
-        Tap(
-            tap["name"], tap["depth"], tap["part"], tap["features"],
-            Grid(tuple(tap["grid"]["shape"]), tuple(tap["grid"]["axes"]), tap["grid"]["prefix"]),
-        )
-        for tap in attrs["taps"]
-    )  # fmt: skip
-    rest = {key: attrs[key] for key in ("samples", "token_samples", "shard", "precision", "output_tap")}
-    return Plan(taps=taps, poolings=tuple(attrs["poolings"]), **rest)
-
-
-def arrays_of(tap: Tap, plan: Plan) -> list[tuple[str, int, int, str]]:
-    """A tap's arrays: name, extent of the middle axis, how much of it an inner chunk holds, and type on disk.
-
-    An inner chunk holds all rows of some tokens, so that a block of features of all samples is read without waste.
-    """
-    found = [("pooled", len(plan.poolings), len(plan.poolings), "float32")]
-    if plan.token_samples:
-        each = plan.shard * tap.features * np.dtype(plan.precision).itemsize
-        for kind, count in (("tokens", tap.grid.tokens), ("prefix", tap.grid.prefix)):
-            if count:
-                found.append((kind, count, max(1, min(count, CHUNK_BYTES // each)), plan.precision))
-    return found

@@ -1,126 +1,182 @@
-"""The activation store: layout, budget, resume, identity and integrity.
+"""The activation store: layout, reading, resume, identity and integrity.
 
     samples/                id, split, group [sample]; targets/<name> [sample], or targets/<name>/<grid> [sample, token]
     taps/<tap>/pooled       [sample, pooling, feature] float32
     taps/<tap>/tokens       [token_sample, token, feature], and prefix [token_sample, prefix, feature] where there are any
     observed/<name>/<tap>   [row, ...] float32: what an observation (attention, gradients) saw for the first rows, or why not
     controls/<name>/        the same for an encoder that should know nothing
-    results/                what the measures found
+    results/                what the measures gave
 
 Rows are in a random order fixed by the sample count, so the token rows, the first `token_samples`, are a random subset.
-Every array is cut along samples at the same `shard` rows. One shard of all taps is one step of an extraction: it is done
-when the files of all its arrays exist, and each file appears whole or not at all (written beside and renamed).
-Every chunk carries a CRC-32C, so damaged bytes are noticed when they are read.
+Tokens are cut along samples at few rows, pooled values at many, since they are small; what is pooled of a shard that is not
+whole yet lies in a journal. Each file appears whole or not at all (written beside and renamed).
+Every chunk carries a CRC-32C, every shard a mark of its run, tap and place, and the root a digest of itself and of what was
+written with it; all are checked when they are read.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
-import zarr.errors
-from zarr.codecs import Crc32cCodec
 
 from diagnostics.activations import Activations, StoredTarget
+from diagnostics.contents import COVERED, Contents, TargetFacts
 from diagnostics.dataset import DENSE
 from diagnostics.disk import damaged, unwritable
 from diagnostics.errors import DiagnosticsError, StorageError
-from diagnostics.plans import plan_from_attrs
-from diagnostics.shards import ShardBuffer, ShardReader
-from diagnostics.taps import SAFE_NAME, Seen, Tap
+from diagnostics.journal import Journal
+from diagnostics.kept import Kept
+from diagnostics.layouts import Layout
+from diagnostics.observed import Observed, observed_arrays, read_observed, write_observed
+from diagnostics.plans import Step
+from diagnostics.sealed import (
+    NAME,
+    DamagedError,
+    check_files,
+    read_array,
+    read_document,
+    sealed_attributes,
+    write_group,
+)
+from diagnostics.shards import ShardBuffer, ShardReader, pages
+from diagnostics.taps import Seen
 
-FORMAT = 1
-COVERED = "covered"
-"""Key of masks: not on a grid, but the part of the sample that the grid covers."""
-# Of samples and targets every chunk is written, so that one that is not there is damage even where all of it is unknown.
-EMPTY_TOO: Any = {"write_empty_chunks": True}
+FORMAT = 2
+# Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
+KEPT = Kept(2**30)
 
 
 class Store(Activations):
-    """A store on disk, for reading; with `writable` also for an extraction."""
+    """A store on disk."""
 
-    def __init__(self, path: Path, *, writable: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._arrays: dict[str, zarr.Array[Any]] = {}
         self.unobserved: dict[str, str] = {}
         """Observations that failed in a way that may not come again, and why; never written."""
-        not_a_run = DiagnosticsError(f"{path} is not a run: give the folder that `diagnostics run` wrote.")
-        if not path.is_dir():
-            raise not_a_run
-        try:
-            self.root = zarr.open_group(path, mode="r+" if writable else "r", zarr_format=3)
-            attrs: Any = self.root.attrs.asdict()
-        except (zarr.errors.GroupNotFoundError, FileNotFoundError) as error:
-            raise not_a_run from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise damaged(path, "zarr.json") from error
-        if attrs.get("diagnostics_format") != FORMAT:
-            raise DiagnosticsError(
-                f"{path} is a Zarr group but not a run of this version (format {FORMAT}): run `diagnostics run` anew."
-            )
-        self.attrs: dict[str, Any] = attrs
-        self.plan = plan_from_attrs(attrs["plan"])
-        self.identity: dict[str, str] = attrs["identity"]
+        if not path.is_dir() or not (path / NAME).exists():
+            raise DiagnosticsError(f"{path} is not a run: give the folder that `diagnostics run` wrote.")
+        self.attrs, self.contents = self._opened()
+        self.plan, self.identity = self.contents.plan, dict(self.contents.identity)
         self.taps, self.output_tap, self.poolings = self.plan.taps, self.plan.output_tap, self.plan.poolings
         self.token_samples = self.plan.token_samples
         self.ids, self.split, self.groups = (self._column(name) for name in ("id", "split", "group"))
+        self._layouts = {tap.name: self.plan.layouts(tap) for tap in self.taps}
+        self._journal: Journal | None = None
+        weakref.finalize(self, KEPT.forget, id(self))
+
+    def _opened(self) -> tuple[dict[str, Any], Contents]:
+        try:
+            document = read_document(self.path)
+            if document["attributes"].get("diagnostics_format") != FORMAT:
+                raise DiagnosticsError(
+                    f"{self.path} is a Zarr group but not a run of this version (format {FORMAT}): remove it or choose "
+                    "another folder, and run `diagnostics run` anew."
+                )
+            attrs = sealed_attributes(document)
+            try:
+                contents = Contents.from_attrs(attrs)
+            except (KeyError, ValueError, TypeError, DiagnosticsError) as error:
+                raise DamagedError(NAME) from error
+            check_files(self.path, {file: digest for file, digest in contents.files.items() if file.endswith(NAME)})
+        except DamagedError as error:
+            raise damaged(self.path, str(error)) from error
+        return attrs, contents
 
     # Reading
 
     def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:
-        values = self._read(f"taps/{tap}/pooled", (slice(None),)).astype(np.float64)
-        return values.reshape(len(values), -1) if pooling is None else values[:, self.poolings.index(pooling)]
+        values = KEPT.get(id(self), tap, lambda: self._pooled(tap))
+        if pooling is not None:
+            values = values[:, self.poolings.index(pooling)]
+        return values.reshape(len(values), -1).astype(np.float64)
+
+    def _pooled(self, tap: str) -> np.ndarray:
+        """float32 [sample, pooling, feature]."""
+        layout = self._layouts[tap]["pooled"]
+        shape = layout.samples, layout.tokens, layout.features
+        # Not from the heap: it stays, and would take the place of what each call of `pooled` hands out and gets back.
+        values = pages(4 * math.prod(shape))[: 4 * math.prod(shape)].view(np.float32).reshape(shape)
+        for shard, read in self._shards(layout):
+            rows = self.plan.pooled_rows(shard)
+            values[rows] = read
+        return values
 
     def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
-        for start in range(0, self.token_samples, self.plan.shard):
-            rows = slice(start, min(start + self.plan.shard, self.token_samples))
-            yield rows, self._read(f"taps/{tap}/tokens", (rows,)).astype(np.float32)
+        for shard, values in self._shards(self._layouts[tap]["tokens"]) if self.token_samples else ():
+            start = shard * self.plan.shard
+            yield slice(start, start + len(values)), values.astype(np.float32)
+
+    def _shards(self, layout: Layout) -> Iterator[tuple[int, np.ndarray]]:
+        """Each shard of an array, in memory that the next one may overwrite."""
+        reader = ShardReader(self.path, self.contents.run, layout)
+        for shard in range(layout.shards):
+            try:
+                values = reader.shard(shard)
+            except (OSError, ValueError) as error:
+                raise damaged(self.path, layout.array) from error
+            yield shard, values
 
     def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
-        grid = self._tap(tap).grid
-        for kind in ("tokens", "prefix") if grid.prefix else ("tokens",):
-            array = self._array(f"taps/{tap}/{kind}")
-            shards = ShardReader(array)
+        for layout in self._layouts[tap].values():
+            if layout.kind == "pooled":
+                continue
+            reader = ShardReader(self.path, self.contents.run, layout)
             # Whole chunks, so that nothing is read twice.
-            for chunk, start in enumerate(range(0, array.shape[1], array.chunks[1])):
-                block = shards.read(chunk)
-                if block is None:
-                    block = self._read(f"taps/{tap}/{kind}", (slice(None), slice(start, start + array.chunks[1])))
+            for chunk in range(layout.chunks):
+                try:
+                    block = reader.chunk(chunk)
+                except (OSError, ValueError) as error:
+                    raise damaged(self.path, layout.array) from error
                 yield block.reshape(len(block), -1)
 
     def targets(self) -> dict[str, StoredTarget]:
         """All stored targets by name, in the dataset's order."""
-        return {name: self._target(name, about) for name, about in self.attrs["targets"].items()}
+        return {name: self._target(name, facts) for name, facts in self.contents.targets.items()}
 
-    def _target(self, name: str, about: Mapping[str, Any]) -> StoredTarget:
+    def _target(self, name: str, facts: TargetFacts) -> StoredTarget:
         dense: dict[tuple[int, ...], np.ndarray] = {}
         values = np.empty(0)
-        if COVERED in about["grids"]:
-            values = self._read(f"samples/targets/{name}/{COVERED}", (slice(None),), holes=True)
-        elif about["kind"] in DENSE:  # perhaps on no grid at all
-            for key in about["grids"]:
-                shape = tuple(int(n) for n in key.split("x"))
-                dense[shape] = self._read(f"samples/targets/{name}/{key}", (slice(None),), holes=True)
+        if COVERED in facts.grids:
+            values = self._sampled(f"targets/{name}/{COVERED}")
+        elif facts.kind in DENSE:  # perhaps on no grid at all
+            for key in facts.grids:
+                dense[tuple(int(n) for n in key.split("x"))] = self._sampled(f"targets/{name}/{key}")
         else:
-            values = self._read(f"samples/targets/{name}", (slice(None),), holes=True)
-        naive = self._read(f"samples/naive/{name}", (slice(None),), holes=True) if about["naive"] else None
+            values = self._sampled(f"targets/{name}")
+        naive = self._sampled(f"naive/{name}") if facts.naive else None
         return StoredTarget(
-            name, about["kind"], values, about["units"], about["about"], tuple(about["classes"]), about["family"], dense,
-            about["period"], naive,
-        )  # fmt: skip
+            name, facts.kind, values, facts.units, facts.about, facts.classes, facts.family, dense, facts.period, naive
+        )
+
+    def _column(self, name: str) -> np.ndarray:
+        return self._sampled(name).astype(object)
+
+    def _sampled(self, name: str) -> np.ndarray:
+        """An array below `samples`, one row a sample."""
+        try:
+            values = read_array(self.path, f"samples/{name}", self.contents.files)
+        except DamagedError as error:
+            raise damaged(self.path, f"samples/{name}") from error
+        if values.ndim == 0 or len(values) != self.plan.samples:
+            raise damaged(self.path, f"samples/{name}")
+        return values
 
     def observed(self, name: str) -> Seen:
-        about = self._observation(name)
-        if about is None:
+        there = self._observation(name)
+        if there is None:
             raise DiagnosticsError(self.unobserved.get(name, f"No {name} was recorded."))
-        if about["reason"]:
-            raise DiagnosticsError(about["reason"])
-        arrays = {tap: self._read(f"observed/{name}/{tap}", (slice(None),), holes=True) for tap in about["taps"]}
-        return Seen(arrays, about["left_out"])
+        if there.reason:
+            raise DiagnosticsError(there.reason)
+        try:
+            return Seen(observed_arrays(self.path, name, there), there.left_out)
+        except DamagedError as error:
+            raise damaged(self.path, f"observed/{name}/{error}") from error
 
     def has_observed(self, name: str, samples: int, state: Mapping[str, str]) -> bool:
         """Whether an observation of that many samples is there, or that in this `state` of the code there is none.
@@ -128,102 +184,116 @@ class Store(Activations):
         What was seen holds on any device and with any torch; but another observation, or version of it, may have recorded
         other numbers under that name.
         """
-        about = self._observation(name)
-        if about is None:
+        there = self._observation(name)
+        if there is None:
             return False
-        if about["reason"]:
-            return about["state"] == state
-        return about["samples"] >= samples and all(about["state"].get(key) == state[key] for key in ("by", "version"))
+        if there.reason:
+            return there.state == state
+        return there.samples >= samples and all(there.state.get(key) == state[key] for key in ("by", "version"))
 
-    def _observation(self, name: str) -> dict[str, Any] | None:
-        if not SAFE_NAME.fullmatch(name) or not (self.path / "observed" / name).is_dir():
-            return None
+    def _observation(self, name: str) -> Observed | None:
         try:
-            about: Any = self.root[f"observed/{name}"].attrs.asdict()
-            return {key: about[key] for key in ("samples", "reason", "left_out", "state", "taps")}
-        except (KeyError, ValueError, TypeError, AttributeError, zarr.errors.BaseZarrError) as error:
+            return read_observed(self.path, self.contents.run.hex(), name)
+        except DamagedError as error:
             raise damaged(self.path, f"observed/{name}") from error
 
-    def _column(self, name: str) -> np.ndarray:
-        return self._read(f"samples/{name}", (slice(None),), holes=True).astype(object)
-
-    def _tap(self, name: str) -> Tap:
-        return next(tap for tap in self.taps if tap.name == name)
-
-    def _array(self, name: str) -> zarr.Array[Any]:
-        if name not in self._arrays:
-            try:
-                found = self.root[name]
-            except (KeyError, ValueError, zarr.errors.BaseZarrError) as error:
-                raise damaged(self.path, name) from error
-            assert isinstance(found, zarr.Array)
-            self._arrays[name] = found
-        return self._arrays[name]
-
-    def _read(self, name: str, selection: tuple[slice, ...], *, holes: bool = False) -> np.ndarray:
-        """Values as stored; raises where bytes are damaged or missing. Activations are never NaN, so a NaN is a hole;
-        with `holes`, NaN is data and the chunks are counted instead.
-        """
-        array = self._array(name)
-        try:
-            values = np.asarray(array[selection])
-            if holes and array.nchunks_initialized < array.nchunks:
-                raise OSError("a chunk is missing")
-        except (ValueError, RuntimeError, OSError, AssertionError, IndexError) as error:
-            raise damaged(self.path, name) from error
-        if not holes and np.isnan(values.sum(dtype=np.float64)):
-            raise damaged(self.path, name)
-        return values
-
     def check_whole(self) -> None:
-        """Raises when the extraction did not finish, or when files of it are gone since."""
-        missing = [shard for shard in range(self.plan.shards) if not self.done(shard)]
-        if self.attrs["complete"] and missing:
-            raise damaged(self.path, f"shard {missing[0]} of {self.plan.shards}")
+        """Raises when the extraction did not finish, or when files of it are gone or cut short since."""
         if not self.attrs["complete"]:
             raise DiagnosticsError(
-                f"The extraction into {self.path} was interrupted after {self.plan.shards - len(missing)} of "
-                f"{self.plan.shards} shards: give the same `diagnostics run` command again to finish it."
+                f"The extraction into {self.path} was interrupted after {self.rows_done:,} of {self.plan.samples:,} samples: "
+                "give the same `diagnostics run` command again to finish it."
             )
+        for layouts in self._layouts.values():
+            for layout in layouts.values():
+                for shard in range(layout.shards):
+                    if not self._has(layout, shard):
+                        raise damaged(self.path, layout.file(shard))
 
-    def done(self, shard: int) -> bool:
-        """Whether the files of all arrays with rows in this shard exist."""
-        return all((self.path / "taps" / name / f"c.{shard}.0.0").is_file() for name in self.plan.arrays(shard))
+    @property
+    def rows_done(self) -> int:
+        """Number of samples of which everything is there."""
+        return self.plan.samples - sum(len(step) for step in self.todo(self.plan.samples))
+
+    def todo(self, batch: int) -> list[Step]:
+        """What is not there yet, with so many samples in a forward pass."""
+        return list(self.plan.steps(batch, self._pooled_rows, self._has_tokens))
+
+    def _has(self, layout: Layout, shard: int) -> bool:
+        """Whether a shard has its file, of the right length."""
+        try:
+            return (self.path / layout.file(shard)).stat().st_size == layout.length
+        except OSError:
+            return False
+
+    def _has_tokens(self, shard: int) -> bool:
+        tokens = [layout for tap in self._layouts.values() for layout in tap.values() if layout.kind != "pooled"]
+        return all(self._has(layout, shard) for layout in tokens)
+
+    def _pooled_rows(self, shard: int) -> int:
+        """How many of the first rows of a shard of pooled values are there, in the taps' shards or in the journal."""
+        journal = self._journal_of(shard)
+        return journal.size if self._has_pooled(shard) else journal.rows
+
+    def _has_pooled(self, shard: int) -> bool:
+        return all(self._has(tap["pooled"], shard) for tap in self._layouts.values())
+
+    def _journal_of(self, shard: int) -> Journal:
+        return Journal(self.path, self.contents.run, shard, [tap["pooled"] for tap in self._layouts.values()])
 
     # Writing
 
-    def write(self, shard: int, buffers: Mapping[str, Mapping[str, ShardBuffer]]) -> None:
-        """One whole shard of all taps: tap -> kind -> its bytes."""
-        rows = self.plan.rows(shard)
+    def write(
+        self, step: Step, tokens: Mapping[str, Mapping[str, ShardBuffer]], pooled: Mapping[str, np.ndarray]
+    ) -> None:
+        """All of a step: of each tap the bytes of its shards of tokens by kind, and pooled values [row, pooling, feature]."""
         try:
-            for tap in self.taps:
-                for kind, buffer in buffers[tap.name].items():
-                    if kind == "pooled" or rows.start < self.token_samples:
-                        buffer.write(self._array(f"taps/{tap.name}/{kind}"), shard, rows.stop - rows.start)
+            if step.shard is not None:
+                for buffers in tokens.values():
+                    for buffer in buffers.values():
+                        buffer.write(self.path, self.contents.run, step.shard)
+            # Last, since it says that the rows are done.
+            self._append(step.rows.start, [pooled[tap.name] for tap in self.taps])
         except OSError as error:
-            raise unwritable(self.path, error, f"after {shard} of {self.plan.shards} shards; ") from error
+            done = f"after {self.rows_done:,} of {self.plan.samples:,} samples; "
+            raise unwritable(self.path, error, done) from error
+
+    def _append(self, row: int, values: list[np.ndarray]) -> None:
+        shard = row // self.plan.pooled_shard
+        if self._journal is None or self._journal.shard != shard:
+            self._journal = self._journal_of(shard)
+        if not self._has_pooled(shard):
+            self._journal.append(row - shard * self.plan.pooled_shard, values)
+            self._store_if_whole(self._journal)
+
+    def _store_if_whole(self, journal: Journal) -> None:
+        if journal.rows == journal.size:
+            try:
+                journal.store()
+            except ValueError as error:
+                raise StorageError(
+                    f"{self.path} was damaged while it was written ({journal.path.name}): give the same command again."
+                ) from error
+
+    def tidy(self) -> None:
+        """Takes away what a kill left of files that were being written, and finishes shards whose last row is there."""
+        try:
+            for leftover in [*self.path.glob("taps/*/*/*.partial"), *self.path.glob(f".{NAME}.partial")]:
+                leftover.unlink()
+            for leftover in self.path.glob("observed/.*.partial"):
+                shutil.rmtree(leftover)
+            for shard in range(self.plan.pooled_shards):
+                journal = self._journal_of(shard)
+                if self._has_pooled(shard):
+                    journal.remove()
+                elif journal.rows:
+                    self._store_if_whole(journal)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
     def put_observed(self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
         """An observation by tap, in place of an earlier one of that name; whole or not at all."""
-        partial, final = self.path / "observed" / f".{name}.partial", self.path / "observed" / name
-        try:
-            self.root.require_group("observed")
-            shutil.rmtree(partial, ignore_errors=True)
-            group = zarr.open_group(partial, mode="w-", zarr_format=3, attributes={**about, "taps": list(arrays)})
-            for tap, values in arrays.items():
-                group.create_array(
-                    tap, data=np.ascontiguousarray(values), chunks=values.shape, compressors=Crc32cCodec(),
-                    fill_value=np.nan, config=EMPTY_TOO,
-                    dimension_names=("sample", *(f"{tap}_{i}" for i in range(1, values.ndim))),
-                )  # fmt: skip
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-        except BaseException as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            if isinstance(error, OSError):
-                raise unwritable(self.path, error, f"while writing {name}; ") from error
-            raise
-        self._arrays = {key: array for key, array in self._arrays.items() if not key.startswith(f"observed/{name}/")}
+        write_observed(self.path, self.contents.run.hex(), name, arrays, about)
 
     def finish(self) -> None:
         """Marks the extraction as complete: from now on a missing file is damage."""
@@ -232,10 +302,9 @@ class Store(Activations):
     def set_attrs(self, **attrs: Any) -> None:
         """Adds to the attributes, on disk and here."""
         try:
-            self.root.attrs.update(attrs)
+            self.attrs = write_group(self.path, {**self._opened()[0], **attrs})
         except OSError as error:
             raise unwritable(self.path, error) from error
-        self.attrs.update(attrs)
 
 
 def is_run(path: Path) -> bool:

@@ -22,7 +22,7 @@ import diagnostics.jobs
 import diagnostics.plans
 import diagnostics.report
 import diagnostics.results
-import diagnostics.store
+import diagnostics.shards
 from diagnostics.cli import app
 
 QUICK = ("--no-controls", "--measures", "rankme")
@@ -541,21 +541,14 @@ def test_no_space_for_the_store_leaves_nothing(
 
 
 def in_the_store(monkeypatch: pytest.MonkeyPatch, error: Callable[..., Any], after: int) -> None:
-    """The `after`-th array of a shard that is written from now on fails."""
-    real, calls = diagnostics.store.Store._array, [0]
+    """Of the shards that are written from now on, all but the first `after` fail."""
+    real, calls = diagnostics.shards._write, [0]
 
-    def array(self: Any, name: str) -> Any:
+    def write(*args: Any) -> None:
         calls[0] += 1
-        return error() if calls[0] > after else real(self, name)
+        return error() if calls[0] > after else real(*args)
 
-    real_write = diagnostics.store.Store.write
-
-    def write(self: Any, *args: Any) -> None:
-        with monkeypatch.context() as inside:
-            inside.setattr(diagnostics.store.Store, "_array", array)
-            real_write(self, *args)
-
-    monkeypatch.setattr(diagnostics.store.Store, "write", write)
+    monkeypatch.setattr(diagnostics.shards, "_write", write)
 
 
 def test_no_space_in_a_shard_says_how_to_go_on_and_the_same_command_then_finishes(
@@ -563,11 +556,11 @@ def test_no_space_in_a_shard_says_how_to_go_on_and_the_same_command_then_finishe
 ) -> None:
     command = ("run", mine("build"), "--data", mine("data?n=150"), "--out", out, *QUICK, "--json")
     with monkeypatch.context() as disk:
-        in_the_store(disk, full, after=13)  # five taps of two arrays a shard: in the second of three shards
+        in_the_store(disk, full, after=7)  # tokens of five taps: in the second of three steps
         said = refused(*command)
-    assert "after 1 of 3 shards" in said
+    assert "after 64 of 150 samples" in said
     assert "give the same command again: it goes on from there" in said
-    assert "interrupted after 1 of 3 shards" in refused("report", out)
+    assert "interrupted after 64 of 150 samples" in refused("report", out)
     assert json.loads(diagnose(*command).out)["n"] == {"train": 90, "val": 30, "test": 30}
 
 
@@ -672,7 +665,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_then_finishes(
     assert str(out) in said[0]
     assert "give the same command again to go on" in said[0]
     with monkeypatch.context() as watched:
-        # Three shards of 64, 64 and 22 rows are 4 + 4 + 2 batches of 16: the first shard was whole after 6.
+        # Three steps of 64, 64 and 22 rows are 4 + 4 + 2 batches of 16: the first was done after 6.
         count = after(watched, diagnostics.extract, "_capture", 1000)
         status, printed, err = diagnose(*command(out))
         assert status == 0, err

@@ -66,21 +66,20 @@ def test_killed_at_random_moments_and_resumed_equals_undisturbed_to_the_bit(tmp_
         time.sleep(float(rng.uniform(0.0, 0.25)))
         # On a busy machine that may be before the first whole shard; the last kill comes after it.
         for _ in range(200 if attempt == 2 else 0):
-            if run.exists() and Store(run).done(0):
+            if run.exists() and Store(run).rows_done:
                 break
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         if run.exists():
-            store = Store(run)
-            counts.append(sum(store.done(shard) for shard in range(store.plan.shards)))
+            counts.append(Store(run).rows_done)
     assert counts == sorted(counts)
     assert counts[-1] > 0, "no kill came after a whole shard: the test shows nothing"
     process = start(run, 0.0)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     # Only what was missing is done again, from the start of the shard in hand.
-    assert int(output.split()[0]) > min(counts[-1] * 8, N) or counts[-1] == 5
+    assert all(int(done) > counts[-1] for done in output.split())
     assert digests(run) == digests(tmp_path / "calm")
     assert Store(run).attrs["complete"]
 

@@ -103,7 +103,7 @@ def test_the_first_rows_are_recorded_as_they_are(tmp_path: Path) -> None:
     found = Store(store.path).observed("means")
     assert list(found) == [tap.name for tap in store.taps]
     tokens = np.concatenate([block for _, block in store.token_blocks("blocks.0")])[:20]
-    prefix = store._read("taps/blocks.0/prefix", (slice(None),))[:20]
+    prefix = zarr.open_group(store.path, mode="r")["taps/blocks.0/prefix"][:20]
     whole = np.concatenate([prefix, tokens], axis=1)
     assert found["blocks.0"].dtype == np.float32
     np.testing.assert_allclose(found["blocks.0"][:, 0], whole.mean((1, 2)), rtol=1e-4, atol=1e-6)
@@ -128,7 +128,7 @@ def test_what_is_there_is_not_seen_again(tmp_path: Path) -> None:
     store, what, encoder = extracted(tmp_path / "run"), Means(), looking()
     record(store, what, encoder)
     encoder.module.passes = 0
-    record(Store(store.path, writable=True), what, encoder)
+    record(Store(store.path), what, encoder)
     assert encoder.module.passes == 0
     more = Means()
     more.samples = 25
@@ -199,7 +199,7 @@ def test_a_failure_of_any_other_kind_is_told_and_tried_again(tmp_path: Path) -> 
     record(store, what)
     with pytest.raises(DiagnosticsError, match=r"tiny-image fails on means: RuntimeError: out of memory"):
         store.observed("means")
-    again = Store(store.path, writable=True)
+    again = Store(store.path)
     record(again, what)
     assert len(again.observed("means")["norm"]) == 20
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
 import shutil
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 import pytest
 import torch
@@ -16,13 +16,14 @@ import xarray as xr
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.codecs import BytesCodec, Crc32cCodec, GzipCodec
+from zarr.codecs import Crc32cCodec
 
 from diagnostics import Target, split_groups
 from diagnostics.controls import shuffled
 from diagnostics.disk import check_room, lock
 from diagnostics.errors import DiagnosticsError
 from diagnostics.extract import extract
+from diagnostics.layouts import Layout
 from diagnostics.plans import Plan, plan, row_order
 from diagnostics.shards import ShardBuffer, ShardReader
 from diagnostics.store import Store
@@ -38,7 +39,7 @@ def planned(encoder: Encoder, n: int, budget: int = BUDGET, shard: int = 8, prec
     made = plan(encoder, encoder.taps, n, budget, precision)
     affordable = budget // (4 * sum(tap.tokens * tap.features for tap in encoder.taps))
     kept = n if affordable >= n else affordable // shard * shard
-    return Plan(n, kept, shard, made.precision, made.poolings, made.taps, made.output_tap)
+    return dataclasses.replace(made, token_samples=kept, shard=shard, pooled_shard=2 * shard)
 
 
 @pytest.fixture
@@ -57,62 +58,26 @@ def test_zarr_reads_shards_as_written(
 ) -> None:
     block = min(block, tokens)
     values = np.random.default_rng(0).standard_normal((n, tokens, features)).astype(dtype)
+    folder = tmp_path_factory.mktemp("shard")
     array = zarr.create_array(
-        tmp_path_factory.mktemp("shard") / "a", shape=values.shape, dtype=dtype, chunks=(rows, block, features),
+        folder / "a", shape=values.shape, dtype=dtype, chunks=(rows, block, features),
         shards=(rows, -(-tokens // block) * block, features), compressors=Crc32cCodec(), fill_value=np.nan,
+        chunk_key_encoding={"name": "default", "separator": "."},
     )  # fmt: skip
-    buffer = ShardBuffer(rows, tokens, features, block, dtype)
-    for shard in range(-(-n // rows)):
+    layout = Layout("a", n, rows, tokens, features, block, dtype)
+    buffer = ShardBuffer(layout)
+    for shard in range(layout.shards):
         part = values[shard * rows : (shard + 1) * rows]
         for row in range(len(part)):
             buffer.put(row, torch.from_numpy(part[row : row + 1].astype(np.float32)))
         np.testing.assert_array_equal(buffer.rows(len(part)), part)
-        buffer.write(array, shard, len(part))
+        buffer.write(folder, b"run", shard)
     np.testing.assert_array_equal(array[:], values)
-    reader = ShardReader(array)
-    read = [reader.read(chunk) for chunk in range(-(-tokens // block))]
-    np.testing.assert_array_equal(np.concatenate(read, axis=1), values)
-
-
-def test_features_of_an_extraction_are_read_without_zarr(stored: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = [stored._read(f"taps/norm/{kind}", (slice(None),)).reshape(20, -1) for kind in ("tokens", "prefix")]
-    monkeypatch.setattr(stored, "_read", None)
-    np.testing.assert_array_equal(
-        np.concatenate(list(stored.feature_blocks("norm")), axis=1), np.concatenate(expected, 1)
-    )
-
-
-@pytest.mark.parametrize("how", ["order", "compression", "endian", "memory", "whole rows"])
-def test_other_layouts_are_left_to_zarr(tmp_path: Path, how: str) -> None:
-    values = np.random.default_rng(0).normal(size=(5, 6, 3)).astype(np.float32)
-    other = {
-        "compression": {"compressors": (GzipCodec(), Crc32cCodec())},
-        "endian": {"serializer": BytesCodec(endian="big")},
-        "memory": {"store": zarr.storage.MemoryStore()},
-        "whole rows": {"chunks": (2, 2, 1)},
-    }
-    array = zarr.create_array(
-        **{
-            "store": tmp_path / "a", "shape": values.shape, "dtype": "float32", "chunks": (2, 2, 3),
-            "shards": (2, 6, 3), "compressors": Crc32cCodec(), "fill_value": np.nan, **other.get(how, {}),
-        }
-    )  # fmt: skip
-    array[:] = values
-    if how == "order":
-        # Two chunks exchanged, and the index with them: Zarr finds them by it, and their checksums hold.
-        for path in (tmp_path / "a" / "c").rglob("0"):
-            if path.is_file():
-                data = np.frombuffer(path.read_bytes(), np.uint8).copy()
-                size = 2 * 2 * 3 * 4 + 4
-                first, second = data[:size].copy(), data[size : 2 * size].copy()
-                data[:size], data[size : 2 * size] = second, first
-                index = data[3 * size : -4].view("<u8").reshape(3, 2)
-                index[[0, 1]] = index[[1, 0]]
-                data[-4:] = np.frombuffer(google_crc32c.value(data[3 * size : -4]).to_bytes(4, "little"), np.uint8)
-                path.write_bytes(data.tobytes())
-        np.testing.assert_array_equal(array[:], values)
-    reader = ShardReader(array)
-    assert [reader.read(chunk) for chunk in range(3)] == [None, None, None]
+    reader = ShardReader(folder, b"run", layout)
+    by_chunk = [reader.chunk(chunk) for chunk in range(layout.chunks)]
+    np.testing.assert_array_equal(np.concatenate(by_chunk, axis=1), values)
+    by_shard = [reader.shard(shard).copy() for shard in range(layout.shards)]
+    np.testing.assert_array_equal(np.concatenate(by_shard), values)
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -129,7 +94,6 @@ def test_reading_past_the_cache_is_reading(stored: Store, monkeypatch: pytest.Mo
         return kept(path, flags, *mode)
 
     monkeypatch.setattr(os, "open", refusing)
-    monkeypatch.setattr(stored, "_read", None)
     for found, values in zip(stored.feature_blocks("norm"), expected, strict=True):
         np.testing.assert_array_equal(found, values)
     assert opened
@@ -185,6 +149,7 @@ def test_layout_is_explicit_and_opens_in_plain_zarr_and_xarray(stored: Store) ->
     assert isinstance(array, zarr.Array)
     assert array.shards == (8, 16, 8)
     assert array.chunks == (8, 16, 8)
+    np.testing.assert_array_equal(array[:], np.concatenate([block for _, block in stored.token_blocks("blocks.1")]))
     assert array.metadata.dimension_names == ("token_sample", "token", "feature")
     tree = xr.open_datatree(stored.path, engine="zarr", consolidated=False)
     assert tree["taps/blocks.1"]["pooled"].dims == ("sample", "pooling", "feature")

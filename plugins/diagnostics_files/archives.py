@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.problems import check_regular, printable
+from diagnostics_files.problems import check_regular, utf8_name
 from diagnostics_files.scan import safe_name
 
 
@@ -44,10 +44,10 @@ def members(path: Path) -> Iterator[Member]:
                     continue
                 if not info.isreg() or info.sparse is not None:
                     raise DiagnosticsError(
-                        f"{path} holds {printable(info.name)}, a link or device: write an archive of plain files."
+                        f"{path} holds {utf8_name(info.name)}, a link or device: write an archive of plain files."
                     )
                 if info.size < 0:
-                    raise tarfile.ReadError(f"{printable(info.name)} has a size below 0")
+                    raise tarfile.ReadError(f"{utf8_name(info.name)} has a size below 0")
                 yield Member(path, str(safe_name(info.name, str(path))), info.offset_data, info.size)
                 if info.offset_data + info.size > path.stat().st_size:
                     raise DiagnosticsError(f"{path} ends within {info.name}: copy the archive again.")

@@ -11,7 +11,7 @@ from diagnostics import DiagnosticsError, Target
 from diagnostics_files.lazy import FileDataset, Lazy
 from diagnostics_files.pairs import check_memory, class_numbers, one_size
 from diagnostics_files.pictures import check_size, extent, mask, picture
-from diagnostics_files.problems import alone, printable, sentence, told, unfit, usable, warn
+from diagnostics_files.problems import alone, sentence, told, unfit, usable, utf8_name, warn
 from diagnostics_files.scan import folder, safe_name
 from diagnostics_files.splits import complete
 
@@ -27,7 +27,7 @@ class Clip:
 
     @property
     def id(self) -> str:
-        return f"{printable(self.video)}/{self.first:05d}"
+        return f"{utf8_name(self.video)}/{self.first:05d}"
 
 
 def build(path: str, *, frames: int, size: int | None, sets: str | None, seed: int, on_error: str) -> FileDataset:
@@ -61,7 +61,7 @@ def build(path: str, *, frames: int, size: int | None, sets: str | None, seed: i
     values, how = class_numbers(maps, 255)
     if not (values > 0).any():
         raise DiagnosticsError(f"The masks of {scheme} show no object: give masks that number objects from 1.")
-    groups = [printable(clip.video) for clip in clips]
+    groups = [utf8_name(clip.video) for clip in clips]
     split, drawn = complete([clip.split for clip in clips], groups, seed, scheme)
     return FileDataset(
         root.resolve().name,
@@ -75,7 +75,7 @@ def build(path: str, *, frames: int, size: int | None, sets: str | None, seed: i
             f"{len(clips)} clips of {frames} frames from {len(set(groups))} videos", drawn, how,
             note, sentence(left_out, len(every)),
         ),
-        files={printable(name): root / name for clip in clips for pair in clip.frames for name in pair},
+        files={utf8_name(name): root / name for clip in clips for pair in clip.frames for name in pair},
         options=f"frames={frames} size={size}",
         left_out=left_out,
     )  # fmt: skip

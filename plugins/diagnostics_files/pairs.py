@@ -12,7 +12,7 @@ import numpy as np
 from diagnostics import DiagnosticsError, Target
 from diagnostics_files.lazy import FileDataset, Lazy
 from diagnostics_files.pictures import check_size, depth, extent, mask, picture
-from diagnostics_files.problems import Fault, alone, check_bytes, printable, sentence, told, unfit, usable, warn
+from diagnostics_files.problems import Fault, alone, check_bytes, sentence, told, unfit, usable, utf8_name, warn
 from diagnostics_files.scan import PICTURES, SPLIT_OF, Found, find, folder
 from diagnostics_files.splits import complete
 
@@ -98,10 +98,10 @@ def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], sc
             if key in used:
                 raise DiagnosticsError(f"{images_at} has two images named {key}: keep one of them.")
             if key not in maps:
-                single.append(printable(image.path.relative_to(root).as_posix()))
+                single.append(utf8_name(image.path.relative_to(root).as_posix()))
                 continue
             used.add(key)
-            name, map_name = (printable(path.relative_to(root).as_posix()) for path in (image.path, maps[key].path))
+            name, map_name = (utf8_name(path.relative_to(root).as_posix()) for path in (image.path, maps[key].path))
             pairs.append(Pair(image.path, maps[key].path, name, map_name, split or image.split))
     if not pairs:
         raise DiagnosticsError(

@@ -69,8 +69,8 @@ _KINDS = {
 def check_regular(path: Path, name: str, skip: bool = True) -> None:
     """Raises for what is no regular file, links followed, and what has a name that is no text; opens nothing, as that may
     never return."""
-    if printable(str(path)) != str(path):
-        raise unfit(printable(name), "has a name that is not UTF-8", "rename it", skip)
+    if utf8_name(str(path)) != str(path):
+        raise unfit(utf8_name(name), "has a name that is not UTF-8", "rename it", skip)
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
     except OSError as error:
@@ -84,10 +84,10 @@ def check_tree(root: Path) -> None:
     """Raises where a folder that a library reads as a whole holds what is no regular file."""
     for where, _, files in os.walk(root):
         for name in files:
-            check_regular(Path(where, name), printable(str(Path(where, name))), skip=False)
+            check_regular(Path(where, name), utf8_name(str(Path(where, name))), skip=False)
 
 
-def printable(name: str) -> str:
+def utf8_name(name: str) -> str:
     """The name of a file as text: bytes that are not UTF-8 are shown as escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 

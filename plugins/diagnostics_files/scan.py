@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.problems import check_regular, check_tree, printable
+from diagnostics_files.problems import check_regular, check_tree, utf8_name
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 SPLIT_OF = {
@@ -37,8 +37,8 @@ def folder(text: str, scheme: str) -> Path:
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise DiagnosticsError(f"{scheme}:{text} {what}: give the path of a folder after '{scheme}:'.")
-    if printable(path.resolve().name) != path.resolve().name:
-        raise DiagnosticsError(f"{scheme}:{printable(text)} has a name that is not UTF-8: rename it.")
+    if utf8_name(path.resolve().name) != path.resolve().name:
+        raise DiagnosticsError(f"{scheme}:{utf8_name(text)} has a name that is not UTF-8: rename it.")
     return path
 
 
@@ -70,9 +70,9 @@ def find(root: Path, suffixes: Collection[str], what: str) -> list[Found]:
     return [
         Found(
             root / name,
-            printable(name.as_posix()),
+            utf8_name(name.as_posix()),
             SPLIT_OF[name.parts[0].lower()] if splits else "",
-            tuple(map(printable, name.parts[1:] if splits else name.parts)),
+            tuple(map(utf8_name, name.parts[1:] if splits else name.parts)),
         )
         for name in names
     ]
@@ -93,7 +93,7 @@ def classes(found: Sequence[Found]) -> list[str] | None:
 
 def safe_name(text: str, where: str) -> PurePosixPath:
     """A name that a table or archive gives for a file, or an error where it could lead out of the folder."""
-    name = PurePosixPath(printable(text).replace("\\", "/"))
+    name = PurePosixPath(utf8_name(text).replace("\\", "/"))
     if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
         raise DiagnosticsError(
             f"{where} names '{text}', which is no place below its own folder: give names of files, without '..', '/' or a drive "

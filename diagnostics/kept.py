@@ -1,0 +1,39 @@
+"""What was read last stays in memory, up to a number of bytes for the whole process."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+import numpy as np
+
+
+class Kept:
+    """Arrays by owner and name; of those that do not fit `most` bytes, the ones that were asked for longest ago go."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._arrays: OrderedDict[tuple[Hashable, str], np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, owner: Hashable, name: str, read: Callable[[], np.ndarray]) -> np.ndarray:
+        """What `read` gave, now or before; not to be written to."""
+        key = owner, name
+        with self._lock:
+            if key in self._arrays:
+                self._arrays.move_to_end(key)
+                return self._arrays[key]
+        values = read()
+        values.flags.writeable = False
+        with self._lock:
+            self._arrays[key] = values
+            while sum(array.nbytes for array in self._arrays.values()) > self.most:
+                self._arrays.popitem(last=False)
+        return values
+
+    def forget(self, owner: Hashable) -> None:
+        """Nothing of an owner stays."""
+        with self._lock:
+            for key in [key for key in self._arrays if key[0] == owner]:
+                del self._arrays[key]

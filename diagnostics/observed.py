@@ -1,0 +1,99 @@
+"""What an observation saw of the first rows, by tap: a group of small arrays, written and read whole."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from diagnostics.disk import unwritable
+from diagnostics.sealed import (
+    NAME,
+    DamagedError,
+    check_files,
+    files_below,
+    read_array,
+    read_document,
+    sealed_attributes,
+    write_group,
+)
+from diagnostics.taps import SAFE_NAME
+
+WHOLE: Any = {"write_empty_chunks": True}
+"""Of arrays in one chunk: it is written even where all of it is unknown, so that one that is not there is damage."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is there of an observation: of how many samples, at which taps; or the reason why there is none.
+
+    `state` is that of the code which recorded it, `left_out` the reasons of single taps.
+    """
+
+    samples: int
+    taps: tuple[str, ...]
+    reason: str
+    left_out: Mapping[str, str]
+    state: Mapping[str, str]
+    files: Mapping[str, str]
+
+
+def write_observed(run: Path, key: str, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    """Arrays by tap in place of an earlier observation of that name; whole or not at all.
+
+    `about` has the rest of `Observed`; `key` is the run's, which is kept so that another run's is noticed.
+    """
+    folder = run / "observed"
+    partial, final = folder / f".{name}.partial", folder / name
+    try:
+        if not (folder / NAME).is_file():
+            zarr.open_group(folder, mode="a", zarr_format=3)
+        shutil.rmtree(partial, ignore_errors=True)
+        group = zarr.open_group(partial, mode="w-", zarr_format=3)
+        for tap, values in arrays.items():
+            group.create_array(
+                tap, data=np.ascontiguousarray(values), chunks=values.shape, compressors=Crc32cCodec(),
+                fill_value=np.nan, config=WHOLE,
+                dimension_names=("sample", *(f"{tap}_{i}" for i in range(1, values.ndim))),
+            )  # fmt: skip
+        files = files_below(partial)
+        write_group(partial, {**about, "name": name, "run": key, "taps": list(arrays), "files": files})
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise unwritable(run, error, f"while writing {name}; ") from error
+        raise
+
+
+def read_observed(run: Path, key: str, name: str) -> Observed | None:
+    """What is there under a name, None where nothing is; raises DamagedError where it is not what this run wrote."""
+    folder = run / "observed" / name
+    if not SAFE_NAME.fullmatch(name) or not folder.is_dir():
+        return None
+    attributes = sealed_attributes(read_document(folder))
+    try:
+        if attributes["name"] != name or attributes["run"] != key:
+            raise DamagedError(name)
+        there = Observed(
+            int(attributes["samples"]), tuple(attributes["taps"]), str(attributes["reason"]),
+            dict(attributes["left_out"]), dict(attributes["state"]), dict(attributes["files"]),
+        )  # fmt: skip
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamagedError(name) from error
+    if not all(isinstance(tap, str) and SAFE_NAME.fullmatch(tap) for tap in there.taps):
+        raise DamagedError(name)
+    check_files(folder, {file: digest for file, digest in there.files.items() if file.endswith(NAME)})
+    return there
+
+
+def observed_arrays(run: Path, name: str, there: Observed) -> dict[str, np.ndarray]:
+    """The arrays by tap; raises DamagedError where one is not what was written."""
+    return {tap: read_array(run / "observed" / name, tap, there.files) for tap in there.taps}
