@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diagnostics.measures.decompositions import svdvals
+
 LEAST_SPREAD = 0.01
 LEAST_RANK = 1.5
 FEWEST = 4
@@ -49,7 +51,7 @@ def look(step: int, output_BF: Tensor) -> Look:
 
 def effective_rank(centred_BF: Tensor) -> float:
     """exp(entropy) of the singular values' shares; 0 of a matrix of zeros."""
-    values = torch.linalg.svdvals(centred_BF.cpu())
+    values = svdvals(centred_BF.cpu())
     total = values.sum()
     if not float(total) > 0:
         return 0.0

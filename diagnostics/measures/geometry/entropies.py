@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import centre, median, pair, scale_of, token_samples
+from diagnostics.measures.decompositions import eigvalsh
 
 MOST_DIME_SAMPLES = 4096
 """A kernel matrix of so many samples is decomposed once for each permutation."""
@@ -112,7 +113,7 @@ def _gaussian(x: Tensor, bandwidth: float | None) -> Tensor | None:
 
 def _entropies(kernels: Tensor, order: float) -> Tensor:
     """Entropy of the eigenvalues of each of [sample, m, m], scaled to trace 1."""
-    values = torch.linalg.eigvalsh(kernels)
+    values = eigvalsh(kernels)
     # A kernel's eigenvalues are never below 0; what is there, or as small, is rounding error.
     least = values[:, -1:] * kernels.shape[1] * torch.finfo(values.dtype).eps
     values = values * (values > least)

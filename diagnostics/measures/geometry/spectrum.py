@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import centre, samples
+from diagnostics.measures.decompositions import svd, svdvals, triangle
 from diagnostics.measures.geometry.pooled import Found, PooledMeasure, no_interval
 from diagnostics.measures.intervals import linearised_interval
 
@@ -89,13 +90,13 @@ Functional = Callable[[Tensor], Tensor]
 
 def singular_values(x: Tensor, *, centred: bool) -> Tensor:
     """The min(n, d) singular values of [sample, feature], largest first; rounding error is set to 0."""
-    return _without_rounding(torch.linalg.svdvals(_triangle(centre(x) if centred else x)), x)
+    return _without_rounding(svdvals(_triangle(centre(x) if centred else x)), x)
 
 
 def singular_values_and_parts(x: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
     """`singular_values`, and what each row adds to their squares, [sample, k]."""
     rows = centre(x) if centred else x
-    left, sigma, right = torch.linalg.svd(_triangle(rows), full_matrices=False)
+    left, sigma, right = svd(_triangle(rows))
     sigma = _without_rounding(sigma, x)
     # The triangle of a wide matrix keeps its rows' left vectors, that of a tall one its right vectors.
     return sigma, (left * sigma if len(rows) <= rows.shape[1] else rows @ right.mT).square()
@@ -117,8 +118,8 @@ def influence(functional: Functional, sigma: Tensor, parts: Tensor) -> Tensor:
 def _triangle(rows: Tensor) -> Tensor:
     """A square matrix with the singular values of [sample, feature]."""
     if len(rows) <= rows.shape[1]:
-        return torch.linalg.qr(rows.mT, mode="r").R.mT
-    return torch.linalg.qr(rows, mode="r").R
+        return triangle(rows.mT).mT
+    return triangle(rows)
 
 
 def _without_rounding(sigma: Tensor, x: Tensor) -> Tensor:

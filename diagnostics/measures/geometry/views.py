@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, centre, pair, samples
+from diagnostics.measures.decompositions import svdvals, triangle
 
 DELTA = 1e-4
 BLOCK_ELEMENTS = 2**22
@@ -65,7 +66,7 @@ def lidar_of_classes(x: Tensor, classes: Tensor, delta: float = DELTA) -> float:
     within = (x - means[classes]) / (len(count) * count)[classes].sqrt()[:, None]
     # The root of Sw without Sw: squared, delta would be lost beside features a million times its root.
     root = delta**0.5 * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    factor = torch.linalg.qr(torch.cat([within, root]), mode="r").R
+    factor = triangle(torch.cat([within, root]))
     sizes = factor.diagonal().abs()
     # Three digits at least must be left.
     if not bool(sizes.min() > 1e3 * sizes.max() * torch.finfo(x.dtype).eps * len(x)):
@@ -79,7 +80,7 @@ def lidar_of_classes(x: Tensor, classes: Tensor, delta: float = DELTA) -> float:
         return float("nan")
     # Of the features' eigenvalues those beyond the classes are 0, and add their 1e-7 as the others do.
     eigenvalues = x.new_zeros(x.shape[1])
-    found = torch.linalg.svdvals(whitened).square()
+    found = svdvals(whitened).square()
     eigenvalues[: len(found)] = found
     return float(torch.special.entr(eigenvalues / eigenvalues.sum() + 1e-7).sum().exp())
 

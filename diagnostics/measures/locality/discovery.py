@@ -16,6 +16,7 @@ from diagnostics.activations import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, one_thread, rescaled, token_samples, unit_rows
 from diagnostics.measures.base import Measure
+from diagnostics.measures.decompositions import eigh
 from diagnostics.measures.locality.grids import lengths, plane
 from diagnostics.measures.locality.masks import as_array, box_iou
 from diagnostics.measures.locality.unfitted import masks_of, scored_rows, tokens_of, unfitted_result
@@ -225,7 +226,7 @@ def _second_eigenvector(affinity: Tensor) -> np.ndarray | None:
     root = affinity.sum(dim=1).sqrt()
     # With z = sqrt(D) y this is the ordinary problem of D^-1/2 W D^-1/2, whose largest values are the smallest lambdas.
     # All pairs are asked for: LAPACK's way to a few of them finds none where many values are equal.
-    values, vectors = torch.linalg.eigh(affinity / root / root[:, None])
+    values, vectors = eigh(affinity / root / root[:, None])
     if float(values[-2] - values[-3]) < 1e-10:
         return None
     return (vectors[:, -2] / root).cpu().numpy()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, finite, gram, samples
+from diagnostics.measures.decompositions import cholesky, eigh, svd
 
 PENALTIES: tuple[float, ...] = tuple(10 ** (k / 2) for k in range(-10, 9))
 """The grid for every tap: half decades from 1e-5 to 1e4, relative to n and to features of variance 1."""
@@ -105,10 +106,10 @@ class RidgeStack(ShortRepr):
         mean_x, scale, z = standardised(x)
         mean_y = y.mean(dim=0)
         if n >= d:
-            eigenvalues, left = torch.linalg.eigh(products(z))
+            eigenvalues, left = eigh(products(z))
             right = left.mT @ (z.mT @ (y - mean_y))
         else:
-            eigenvalues, u = torch.linalg.eigh(products(z.mT))
+            eigenvalues, u = eigh(products(z.mT))
             left, right = z.mT @ u, u.mT @ (y - mean_y)
         return cls(n, mean_x, mean_y, scale[..., None] * left, eigenvalues.clamp(min=0.0), right)
 
@@ -136,7 +137,7 @@ def refit(x: Tensor, y: Tensor, penalties: Tensor, new: Tensor) -> Tensor:
     wide = n < d
     system = products(z.mT if wide else z)
     system.diagonal(dim1=1, dim2=2).add_(n * penalties[:, None])
-    factor = torch.linalg.cholesky(system)
+    factor = cholesky(system)
     away = (y - mean_y).expand(len(x), -1, -1)
     weights = z.mT @ torch.cholesky_solve(away, factor) if wide else torch.cholesky_solve(z.mT @ away, factor)
     return (new - mean_x[:, None]) @ (scale[..., None] * weights) + mean_y
@@ -170,7 +171,7 @@ class RidgePath(ShortRepr):
         x, y = moments.x / n, moments.y / n
         covariance = moments.xx - n * np.outer(x, x)
         scale = _inverse_scale(np.diagonal(covariance) / n, x + moments.origin_x)
-        eigenvalues, v = np.linalg.eigh(covariance * scale * scale[:, None])
+        eigenvalues, v = (one.numpy() for one in eigh(torch.from_numpy(covariance * scale * scale[:, None])))
         right = v.T @ (scale[:, None] * (moments.xy - n * np.outer(x, y)))
         return cls(
             n, x + moments.origin_x, y + moments.origin_y, scale[:, None] * v, np.maximum(eigenvalues, 0.0), right
@@ -243,7 +244,7 @@ def leave_one_out(x: Any, y: Any, penalties: float | Sequence[float] = PENALTIES
     features = samples(x, "x", least=2)
     targets = _targets(y, features)
     mean = targets.mean(dim=0)
-    u, singular, _ = torch.linalg.svd(standardised(features)[2], full_matrices=False)
+    u, singular, _ = svd(standardised(features)[2])
     found: list[Tensor] = []
     for penalty in several(penalties):
         shrunk = singular**2 / (singular**2 + len(features) * penalty)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, one_thread, samples
+from diagnostics.measures.decompositions import eigh, qr
 from diagnostics.measures.probes.least_squares import products, several, standardised
 
 PENALTIES: tuple[float, ...] = tuple(10.0**k for k in range(-5, 2))
@@ -213,7 +214,7 @@ class LogisticRows:
 
     def __init__(self, x: Tensor, labels: np.ndarray, *, exact: bool = False, like: LogisticFits | None = None) -> None:
         self.mean, self.scale, z = standardised(x)
-        self.basis = torch.linalg.qr(z.mT)[0] if z.shape[1] < z.shape[2] else None
+        self.basis = qr(z.mT)[0] if z.shape[1] < z.shape[2] else None
         if self.basis is not None:
             z = z @ self.basis
         codes = torch.as_tensor(labels, device=x.device)
@@ -225,7 +226,7 @@ class LogisticRows:
         else:
             # Axes of a part of the rows scale the steps well enough.
             some = z[:, : _AXIS_ROWS * z.shape[2]].to(dtypes[-1])
-            variance, self.axes = torch.linalg.eigh(products(some) / some.shape[1])
+            variance, self.axes = eigh(products(some) / some.shape[1])
             self.variance = variance.clamp(min=0)
         self.problems = [_Problem(z.to(t), onehot.to(t), self.variance.to(t), self.axes.to(t)) for t in dtypes]
 

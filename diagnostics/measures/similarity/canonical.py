@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import centre, pair
+from diagnostics.measures.decompositions import svd, svdvals
 from diagnostics.measures.similarity.base import Similarity
 
 RANK = 1e-6
@@ -103,7 +103,7 @@ def spread(x: Tensor) -> Tensor:
 
 def principal(spread: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Singular value decomposition of centred samples without what is rounding: [sample, r], [r], [r, feature]."""
-    u, s, v = torch.linalg.svd(spread, full_matrices=False)
+    u, s, v = svd(spread)
     rank = int((s > RANK * s[:1]).sum())
     return u[:, :rank], s[:rank], v[:rank]
 
@@ -149,7 +149,7 @@ def _variates(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _correlations(a: Tensor, b: Tensor) -> Tensor:
     # Only rounding passes 1.
-    return torch.linalg.svdvals(a.T @ b).clamp(0.0, 1.0)
+    return svdvals(a.T @ b).clamp(0.0, 1.0)
 
 
 def _mean(a: Tensor, b: Tensor) -> float:
@@ -160,8 +160,8 @@ def _weighted(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
     (first, features), second = a, b[0]
     if not (first.numel() and second.numel()):
         return float("nan")
-    u, rho, _ = torch.linalg.svd(first.T @ second, full_matrices=False)
-    weights = (u.T @ features).abs().sum(dim=1)
+    u, rho, _ = svd(first.T @ second)
+    weights = (u.to(features.dtype).T @ features).abs().sum(dim=1)
     return float((weights * rho.clamp(0.0, 1.0)).sum() / weights.sum())
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.measures.arrays import pair
+from diagnostics.measures.decompositions import svd, svdvals, triangle
 from diagnostics.measures.similarity.canonical import Decomposed, spread, still
 
 # Below this squared distance, 2 - 2 nu has lost too many digits.
@@ -50,7 +51,7 @@ def unit(x: Tensor) -> Tensor:
     """
     out = spread(x)
     if out.shape[1] > len(out):
-        out = torch.linalg.qr(out.T, mode="r")[1].T
+        out = triangle(out.T).T
     return out / torch.linalg.norm(out)
 
 
@@ -58,10 +59,11 @@ def _distance(a: Tensor, b: Tensor) -> float:
     if not (a.numel() and b.numel()):
         return float("nan")
     product = a.T @ b
-    squared = 2 - 2 * float(torch.linalg.svdvals(product).sum())
+    squared = 2 - 2 * float(svdvals(product).sum())
     if squared < _NEAR:
         # The same as a sum of squares: what is left between the two when turned onto one another, and outside.
-        u, _, v = torch.linalg.svd(product, full_matrices=False)
+        u, _, v = svd(product)
+        a, b = a.double(), b.double()
         mine, yours = a @ u, b @ v.T
         squared = sum(float((part**2).sum()) for part in (mine - yours, a - mine @ u.T, b - yours @ v))
     return math.sqrt(squared)

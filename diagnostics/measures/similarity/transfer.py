@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import pair
+from diagnostics.measures.decompositions import triangle
 from diagnostics.measures.similarity.base import Similarity
 from diagnostics.measures.similarity.canonical import principal, still
 from diagnostics.measures.similarity.shape import unit
@@ -48,7 +49,7 @@ def gulp(x: Any, y: Any, *, regularization: float = REGULARIZATION) -> float:
     a, b = unit(first), unit(second)
     if n > a.shape[1] + b.shape[1]:
         # What counts lies in the span of both: fewer rows hold it, and no matrix of n x n is made.
-        both = torch.linalg.qr(torch.cat([a, b], dim=1), mode="r")[1]
+        both = triangle(torch.cat([a, b], dim=1))
         a, b = both[:, : a.shape[1]], both[:, a.shape[1] :]
     return _distance(_hat(a, regularization), _hat(b, regularization))
 
