@@ -43,8 +43,6 @@ def print_run(run: Run) -> None:
         _print_probes(console, probes)
         for p in probes:
             show(console, f"{_named(p)}: {printable(p.reading)}", "dim", hanging=2)
-        for caution in dict.fromkeys(caution for p in probes for caution in p.cautions):
-            show(console, f"Beware: {printable(caution)}.", "yellow")
         if any(p.controls for p in probes):
             _print_controls(console, probes)
             for name, found in run.redrawn.items():
@@ -52,6 +50,8 @@ def print_run(run: Run) -> None:
                     show(console, printable(f"{name.replace('_', ' ')}: {found['note']}"), "dim", hanging=2)
     if others:
         _print_others(console, others)
+    for caution in dict.fromkeys(caution for p in profiles for caution in p.cautions):
+        show(console, f"Beware: {printable(caution)}.", "yellow")
     for alike in run.similarity():
         show(console, printable(similarity_said(alike)), hanging=2)
     print_left_out(console, run.skipped)

@@ -97,8 +97,7 @@ def _plan(attrs: Any) -> Plan:
     names = [tap.name for tap in plan.taps]
     if plan.output_tap not in names or len(set(names)) < len(names) or not plan.poolings:
         raise ValueError("taps and poolings")
-    whole = plan.token_samples % plan.shard == 0 or plan.token_samples == plan.samples
-    if plan.token_samples > plan.samples or plan.pooled_shard % plan.shard or not whole:
+    if plan.token_samples > plan.samples or plan.pooled_shard % plan.shard:
         raise ValueError("rows and shards")
     return plan
 

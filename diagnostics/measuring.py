@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.activations import Activations, StoredTarget
-from diagnostics.dataset import Family
+from diagnostics.dataset import DENSE, Family
 from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.progress import Progress, Watch, silent
@@ -141,7 +141,6 @@ def _completed(
     family: Family | None = measure.family or (target.family if target else None)
     attrs: dict[str, Any] = {
         "measure": measure.name,
-        "needs": measure.needs,
         "target": target.name if target else "",
         "units": target.units if target else "",
         "about": target.about if target else measure.answers,
@@ -151,6 +150,10 @@ def _completed(
         "source": measure.source,
         "score_name": measure.name if target is None else "accuracy" if target.kind == "label" else "R2",
     } | ({"score_name": found.attrs["score_name"]} if "score_name" in found.attrs else {})
+    if not measure.pairwise and (
+        measure.needs == "tokens" or (target is not None and target.kind in (*DENSE, "masks"))
+    ):
+        attrs["token_samples"] = activations.token_samples
     found = found.copy()
     if "loss" in found:
         found, selected = _judged(found, activations.output_tap, str(attrs["score_name"]), seed)

@@ -28,6 +28,8 @@ INTERVALS = f"95 % intervals over independent units; {CUT}"
 
 FEW = 10
 """Independent units, below which a bootstrap interval is too narrow to be believed."""
+FEW_WITH_TOKENS = 20
+"""Samples with tokens, below which what is read of tokens says little of other samples."""
 
 
 HEAVY = 0.45
@@ -156,9 +158,19 @@ class Profile:
         )
 
     @property
+    def sparse(self) -> str:
+        """How few samples' tokens a value rests on, in words; nothing where they are enough or where it reads no tokens."""
+        n = int(self.data.attrs.get("token_samples", FEW_WITH_TOKENS))
+        return (
+            f"{self.measure} rests on the tokens of {n} samples: more have them with a larger --token-budget, or in a larger dataset"
+            if n < FEW_WITH_TOKENS
+            else ""
+        )
+
+    @property
     def cautions(self) -> list[str]:
-        """Why intervals are not to be believed, each in words."""
-        return [caution for caution in (self.few, self.heavy) if caution]
+        """Why a value or its interval is not to be believed, each in words."""
+        return [caution for caution in (self.few, self.heavy, self.sparse) if caution]
 
     def _interval(self, key: str) -> Interval | None:
         if key not in self.data.attrs:

@@ -10,6 +10,7 @@ import pytest
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Tap
 from diagnostics.budget import parse_budget, samples_with_tokens
+from diagnostics.console import print_run
 from diagnostics.plans import plan
 from diagnostics.progress import Cost, size
 
@@ -103,3 +104,19 @@ def test_the_cost_says_how_many_samples_keep_tokens_and_what_64_would_take(tmp_p
         cost = next(event for event in reversed(events) if isinstance(event, Cost))
         assert words in str(cost)
         assert ("of 64 they would take" in str(cost)) is (budget is not None)
+
+
+def test_what_reads_few_tokens_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder, dataset = tiny_image_encoder(), tiny_dataset(80, "image")
+    each = sum(tap.tokens * tap.features for tap in encoder.taps) * 4
+    for count in (19, 20):
+        run = dx.run(
+            encoder, dataset, out=tmp_path / str(count), measures="self_similarity,linear_probe,rankme", controls=False,
+            report=False, token_budget=f"{count * each}B",
+        )  # fmt: skip
+        few = {p.name for p in run.profiles() if any("rests on the tokens of 19 samples" in c for c in p.cautions)}
+        assert few == ({"self_similarity", "linear_probe/height"} if count == 19 else set())
+        print_run(run)
+        shown = " ".join(capsys.readouterr().out.split())
+        assert ("Beware: self_similarity rests on the tokens of 19 samples" in shown) is (count == 19)
+        assert ("Beware: self_similarity rests on the tokens of 19" in run.report().read_text("utf-8")) is (count == 19)

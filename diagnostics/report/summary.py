@@ -84,7 +84,7 @@ def summarise(run: Run, *, figures: bool) -> Summary:
         f"Penalties and the best tap were chosen on val; every score is read on test. Brackets are {INTERVALS}. Where units "
         "are too few there is none. The hidden gap is paired: the tap chosen minus the output tap on the same samples."
         + f" {run.untrained}".rstrip()
-        + "".join(f" Beware: {caution}." for caution in dict.fromkeys(each for _, p in probes for each in p.cautions))
+        + "".join(f" Beware: {caution}." for caution in dict.fromkeys(each for _, p in at for each in p.cautions))
     )
     return Summary(
         title=f"{run.encoder} on {run.dataset}",
