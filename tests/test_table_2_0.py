@@ -181,8 +181,12 @@ def test_duplicated_samples_leave_dimensions_as_they_are_and_agree_with_themselv
     for name in ("participation_ratio", "nesum", "stable_rank", "effective_rank", "alpha_req"):
         function, options = getattr(geometry, name), {"ranks": (1, 4)} if name == "alpha_req" else {}
         assert function(twice, **options) == pytest.approx(function(x, **options), rel=1e-9)
-    for name in ("cka", "cca", "svcca", "pwcca", "rsa", "cknna", "mutual_knn"):
+    for name in ("cka", "cca", "svcca", "pwcca", "rsa"):
         assert getattr(similarity, name)(twice, twice) == pytest.approx(1, abs=1e-9)
+    # A sample's copy and five pairs of copies; of ten neighbours the last is one of a pair, either with a chance of 1 / 2.
+    assert similarity.mutual_knn(twice, twice, k=11) == pytest.approx(1, abs=1e-12)
+    assert similarity.cknna(twice, twice, k=11) == pytest.approx(1, abs=1e-9)
+    assert similarity.mutual_knn(twice, twice, k=10) == pytest.approx((9 + 2 / 4) / 10)
 
 
 # Wider than n

@@ -76,26 +76,26 @@ def _distinct(x: Tensor) -> Tensor:
 
 
 def _two_nn(x: Tensor) -> dict[Literal["regression", "mle"], float]:
-    log_mu = _log_ratios(x, 2).flatten().sort().values
+    logs, equal = _log_ratios(x, 2)
+    log_mu, order = logs.flatten().sort()
     n = len(log_mu)
-    if n < 3:
-        return {"regression": float("nan"), "mle": float("nan")}
     kept = log_mu[: max(2, int(n * (1 - DISCARD)))]
     height = -torch.log1p(-torch.arange(1, len(kept) + 1, dtype=x.dtype, device=x.device) / n)
+    nothing = n < 3 or bool(equal[order[: len(kept)]].all())
     return {
-        "regression": _ratio(float(kept @ height), float(kept @ kept)),
-        "mle": _ratio(float(n - 1), float(log_mu.sum())),
+        "regression": float("nan") if nothing else _ratio(float(kept @ height), float(kept @ kept)),
+        "mle": float("nan") if n < 3 or bool(equal.all()) else _ratio(float(n - 1), float(log_mu.sum())),
     }
 
 
 def _mle(x: Tensor, k: int) -> float:
-    logs = _log_ratios(x, k)
-    return _ratio(1.0, float(logs.mean())) if len(logs) else float("nan")
+    logs, equal = _log_ratios(x, k)
+    return float("nan") if bool(equal.all()) else _ratio(1.0, float(logs.mean()))
 
 
-def _log_ratios(x: Tensor, k: int) -> Tensor:
-    """log(T_k / T_j) of distinct samples for j < k, [sample, k - 1], T_j the distance to the j-th nearest other; 0 where
-    the two differ by rounding. Without samples whose distance is too small for a float.
+def _log_ratios(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """log(T_k / T_j) of distinct samples for j < k, [sample, k - 1], T_j the distance to the j-th nearest other, and whether
+    the two are equal but for rounding. Without samples whose distance is too small for a float.
     """
     nearest = nearest_distances(x, k) if len(x) > k else x.new_empty((0, k))
     there = nearest[:, 0] > 0
@@ -103,7 +103,7 @@ def _log_ratios(x: Tensor, k: int) -> Tensor:
     logs = (nearest[:, -1:] / nearest[:, :-1]).log()
     # What distances are computed to, and what rounding of the samples, none larger than this, moves them by.
     size = own + nearest[:, -1:]
-    return torch.where(logs > TOLERANCE + rounding(x) * size / nearest[:, :-1], logs, 0.0)
+    return logs, logs <= TOLERANCE + rounding(x) * size / nearest[:, :-1]
 
 
 def _ratio(above: float, below: float) -> float:
