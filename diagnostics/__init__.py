@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from diagnostics.comparison import Comparison, compare
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from diagnostics.discovery import discover
     from diagnostics.escaping import printable
     from diagnostics.frames import frames_of
+    from diagnostics.hookspecs import hookimpl
     from diagnostics.jobs import run
     from diagnostics.measures.base import Measure
     from diagnostics.progress import Progress
@@ -47,6 +47,7 @@ _HOME = {
     "load_encoder": "saved",
     "save_encoder": "saved",
     "build": "registry",
+    "hookimpl": "hookspecs",
     "Progress": "progress",
     "printable": "escaping",
     "watcher": "watching",

@@ -325,7 +325,7 @@ def main() -> None:
             say(f"plugin {plugin.name} {plugin.version} could not be loaded ({plugin.error}); the others work.")
     _add_plugin_commands()
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False) or 0)
     except Exception as error:
         usage: Any = error
         if not hasattr(error, "show"):
