@@ -43,6 +43,9 @@ def run(
     taps: Annotated[str | None, typer.Option(help="Only these taps, with commas; the output tap always.")] = None,
     measures: Annotated[str, typer.Option(help="standard, all, or names, with commas.")] = "standard",
     controls: Annotated[bool, typer.Option(help="Measure encoders that should know nothing beside it.")] = True,
+    control_draws: Annotated[
+        int, typer.Option(metavar="N", help="How often fresh and permuted weights are drawn.")
+    ] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of the run [runs/ENCODER-DATASET].")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [cuda where there is one].")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples in a forward pass [16, on a GPU 128].")] = None,
@@ -83,6 +86,7 @@ def run(
             taps=taps,
             measures=measures,
             controls=controls,
+            control_draws=control_draws,
             device=device,
             batch_size=batch_size,
             workers=workers,

@@ -12,7 +12,7 @@ from rich.text import Text
 from diagnostics import controls as control
 from diagnostics.escaping import printable
 from diagnostics.layout import show, show_table, terminal, whole
-from diagnostics.profiles import INTERVALS, Profile, lines_shown, similarity_said
+from diagnostics.profiles import INTERVALS, Profile, control_heading, lines_shown, similarity_said
 from diagnostics.progress import duration, size
 from diagnostics.runs import Run
 from diagnostics.statistics import Interval
@@ -91,8 +91,8 @@ def _named(p: Profile) -> str:
 
 def _print_controls(console: Console, probes: list[Profile]) -> None:
     names = [name for name in control.NAMES if any(name in p.controls for p in probes)]
-    rows = [[_named(p), _value(p.best), *(_value(p.control(name)) for name in names)] for p in probes]
-    columns = ["controls: the best they reach", "the encoder", *(name.replace("_", " ") for name in names)]
+    rows = [[_named(p), _value(p.best), *(_control_value(p, name) for name in names)] for p in probes]
+    columns = ["controls: the best they reach", "the encoder", *(control_heading(name, probes) for name in names)]
     show_table(console, columns, rows)
 
 
@@ -109,13 +109,21 @@ def _print_others(console: Console, others: list[Profile]) -> None:
         rows.append(
             [
                 whole(p.measure), whole(p.family), smallest, largest, interval_said(p.output, digits=3),
-                _value(p.control("fresh_weights"), digits=3),
+                _control_value(p, "fresh_weights", digits=3),
                 ", ".join(whole(line) for line in lines_shown(p).split(", ")),
             ]
         )  # fmt: skip
     show_table(
         console,
-        ["measure without target", "family", "smallest", "largest", "output", "fresh weights", "lines at output"],
+        [
+            "measure without target",
+            "family",
+            "smallest",
+            "largest",
+            "output",
+            control_heading("fresh_weights", others, chosen=False),
+            "lines at output",
+        ],
         rows,
     )
 
@@ -133,6 +141,12 @@ def _value(estimate: Interval | None, digits: int | None = None) -> str:
     if estimate is None or estimate.value != estimate.value:
         return "-"
     return _number(estimate.value, digits)
+
+
+def _control_value(profile: Profile, name: str, digits: int | None = None) -> str:
+    """What a control reaches, and of several draws the smallest and the largest."""
+    said, spread = _value(profile.control(name), digits), profile.spread(name)
+    return f"{said} ({' to '.join(_number(value, digits) for value in spread)})" if spread else said
 
 
 def _number(value: float, digits: int | None) -> str:

@@ -47,20 +47,32 @@ ABOUT: Mapping[str, str] = {
 }
 
 
-def control_encoders(encoder: Encoder, seed: int) -> dict[str, Callable[[], Encoder]]:
-    """Name -> function that makes the control; made one by one, since each may be as large as the model."""
-    seed += CONTROL_SEED
+def control_of(name: str) -> str:
+    """Which control one of its draws is: `fresh_weights` of `fresh_weights.2`, its second."""
+    return name.partition(".")[0]
+
+
+def control_encoders(encoder: Encoder, seed: int, draws: int = 1) -> dict[str, Callable[[], Encoder]]:
+    """Name -> function that makes the control; made one by one, since each may be as large as the model.
+
+    With several draws of the weights the first has the control's name, and the others `fresh_weights.2` and so on.
+    """
 
     @functools.cache
     def given() -> dict[str, Tensor]:
         return _on_example(encoder, encoder)
 
-    return {
-        "fresh_weights": lambda: _another(encoder, given(), encoder.fresh(seed)),
-        "permuted_weights": lambda: _another(encoder, given(), encoder.permuted(seed)),
-        "raw_input": lambda: InputEncoder("raw_input", encoder),
-        "summary_statistics": lambda: InputEncoder("summary_statistics", encoder),
-    }
+    def drawn(name: str, draw: int) -> Encoder:
+        make = encoder.fresh if name == "fresh_weights" else encoder.permuted
+        return _another(encoder, given(), make(seed + draw * CONTROL_SEED))
+
+    made: dict[str, Callable[[], Encoder]] = {}
+    for name in WEIGHTS:
+        for draw in range(1, draws + 1):
+            made[f"{name}.{draw}" if draw > 1 else name] = functools.partial(drawn, name, draw)
+    made["raw_input"] = lambda: InputEncoder("raw_input", encoder)
+    made["summary_statistics"] = lambda: InputEncoder("summary_statistics", encoder)
+    return made
 
 
 def _another(encoder: Encoder, own: Mapping[str, Tensor], other: Encoder) -> Encoder:

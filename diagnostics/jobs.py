@@ -40,6 +40,7 @@ def run(
     taps: str | Sequence[str] | None = None,
     measures: str | Sequence[str] | None = None,
     controls: bool = True,
+    control_draws: int = 1,
     device: str | None = None,
     batch_size: int | None = None,
     workers: int = 0,
@@ -64,6 +65,7 @@ def run(
     taps: names of the taps; all by default. The output tap is always among them.
     measures: names (a list, or one text with commas), `standard` (the default; see docs/measures.md) or `all`; those whose needs are met are done.
     controls: whether encoders that should know nothing are measured beside it.
+    control_draws: how often fresh and permuted weights are drawn; an encoder beats them where it beats every draw.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
     token_budget: room for the tokens of each encoder, with a unit, like "256MB" or "2GB", or 0; pooled activations are stored
         for all samples. By default what 256 MB hold, at least 64 samples where 2 GB hold them, and never fewer than 8.
@@ -78,7 +80,7 @@ def run(
     ------
     DiagnosticsError: for what a user can cause, in one sentence that says what to do.
     """
-    _check_options(batch_size, workers, precision, seed)
+    _check_options(batch_size, workers, precision, seed, control_draws)
     budget = parse_budget(token_budget)
     taps, measures, pooling = _listed(taps), _listed(measures), _listed(pooling)
     asked, unusable = chosen_measures(measures)
@@ -121,7 +123,8 @@ def run(
         if not fresh:
             _refuse_other_seed(path, seed)
         try:
-            job.do(model, asked, controls, seed, describe_subject(encoder, dataset, model, data) | {"seed": seed})
+            about = describe_subject(encoder, dataset, model, data) | {"seed": seed}
+            job.do(model, asked, control_draws if controls else 0, seed, about)
             found = Run(path)
             if report:
                 found.report()
@@ -165,14 +168,13 @@ class _Job:
         self.budget, self.device = budget, device
         self.precision: Precision = precision
 
-    def do(
-        self, model: Encoder, measures: Sequence[Measure], with_controls: bool, seed: int, about: dict[str, Any]
-    ) -> None:
-        """Extraction and measures of the encoder, then of each control, then the results in one move."""
+    def do(self, model: Encoder, measures: Sequence[Measure], draws: int, seed: int, about: dict[str, Any]) -> None:
+        """Extraction and measures of the encoder, then of each control (none at 0 draws), then the results in one move."""
         by_place = [m for m in measures if m.needs != "pooled"] if self.data.ragged else []
         measures = [m for m in measures if m not in by_place]
-        makers = control.control_encoders(model, seed) if with_controls else {}
-        store = self._extract(model, self.path, self.taps, about, 1 + len(set(makers) & set(control.WEIGHTS)))
+        makers = control.control_encoders(model, seed, draws) if draws else {}
+        like_it = 1 + sum(control.control_of(name) in control.WEIGHTS for name in makers)
+        store = self._extract(model, self.path, self.taps, about, like_it)
         store.set_attrs(seed=seed)
         self._observe(model, store, measures)
         targets = store.targets()
@@ -201,14 +203,15 @@ class _Job:
                 reason = f"it cannot be made from {model.name}: {said(error)}."
                 omissions.append(Omission(reason, control=name))
                 continue
-            wanted = [m for m in measures if not m.pairwise and (m.kinds or name in control.WEIGHTS)]
-            if name in control.WEIGHTS:
+            has_weights = control.control_of(name) in control.WEIGHTS
+            wanted = [m for m in measures if not m.pairwise and (m.kinds or has_weights)]
+            if has_weights:
                 self._observe(other, stored, wanted)
             known = {key: value for key, value in stored.targets().items() if key in readable}
             found[name] = measure_all(wanted, stored, known, seed, what=name, watch=self.watch)
-            for data in found[name].results.values() if name in control.WEIGHTS else ():
+            for data in found[name].results.values() if has_weights else ():
                 data.attrs |= {"redrawn": other.redrawn, "note": other.note}
-        if with_controls:
+        if draws:
             shuffled = {name: control.shuffled(target, store.split, seed) for name, target in readable.items()}
             probes = [m for m in measures if m.kinds]
             found["shuffled_labels"] = measure_all(
@@ -354,7 +357,9 @@ def check_rate(encoder: Encoder, data: Dataset) -> None:
         )
 
 
-def _check_options(batch_size: int | None, workers: int, precision: str, seed: int) -> None:
+def _check_options(batch_size: int | None, workers: int, precision: str, seed: int, draws: int) -> None:
+    if draws < 1:
+        raise DiagnosticsError(f"The number of draws of a control is {draws}: give 1 or more, or --no-controls.")
     if seed < 0:
         raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")
     if batch_size is not None and batch_size < 1:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from diagnostics.controls import NAMES
+from diagnostics.controls import NAMES, WEIGHTS, control_of
 from diagnostics.statistics import Interval, carried_by_few
 
 if TYPE_CHECKING:
@@ -48,6 +48,17 @@ class Profile:
     target: str | None
     data: xr.Dataset
     controls: Mapping[str, xr.Dataset]
+    """Of a control with several draws, the one that is best on val (the first of a measure that chooses no tap)."""
+    draws: Mapping[str, Sequence[xr.Dataset]] = field(default_factory=dict[str, Sequence[xr.Dataset]])
+    """All draws of each control."""
+
+    @classmethod
+    def of(cls, measure: str, target: str | None, data: xr.Dataset, controls: Mapping[str, xr.Dataset]) -> Profile:
+        """From the results of controls by name, those of several draws as `fresh_weights.2`."""
+        draws: dict[str, list[xr.Dataset]] = {}
+        for name, other in controls.items():
+            draws.setdefault(control_of(name), []).append(other)
+        return cls(measure, target, data, {name: max(theirs, key=_on_val) for name, theirs in draws.items()}, draws)
 
     @property
     def name(self) -> str:
@@ -127,9 +138,23 @@ class Profile:
 
     def control(self, name: str) -> Interval | None:
         """What a control reaches: its own best tap's score on test, or its value at its output tap."""
-        if name not in self.controls:
-            return None
-        other = Profile(self.measure, self.target, self.controls[name], {})
+        return self._reached(self.controls[name]) if name in self.controls else None
+
+    def drawn(self, name: str) -> list[Interval]:
+        """The same of all draws of a control."""
+        found = [
+            self._reached(other)
+            for other in self.draws.get(name, [self.controls[name]] if name in self.controls else [])
+        ]
+        return [reached for reached in found if reached is not None]
+
+    def spread(self, name: str) -> tuple[float, float] | None:
+        """The smallest and the largest that draws of a control reach; None of a single one."""
+        values = [reached.value for reached in self.drawn(name) if math.isfinite(reached.value)]
+        return (min(values), max(values)) if len(values) > 1 else None
+
+    def _reached(self, control: xr.Dataset) -> Interval | None:
+        other = Profile(self.measure, self.target, control, {})
         return other.best if self.best_tap is not None else other.output
 
     @property
@@ -178,8 +203,17 @@ class Profile:
         return Interval(self.data.attrs[key], self.data.attrs[f"{key}_low"], self.data.attrs[f"{key}_high"])
 
     def over(self, control: str) -> Interval | None:
-        """By how much the best tap beats a control's best tap on test, paired over units."""
-        return self._interval(f"over_{control}")
+        """By how much the best tap beats a control's best tap on test, paired over units.
+
+        Of several draws, the margin whose lower bound is smallest: who beats the control beats each of its draws.
+        """
+        names = [
+            key[len("over_") : -len("_low")]
+            for key in self.data.attrs
+            if key.startswith("over_") and key.endswith("_low")
+        ]
+        margins = [self._interval(f"over_{name}") for name in names if control_of(name) == control]
+        return min((m for m in margins if m), key=lambda m: m.low if math.isfinite(m.low) else -math.inf, default=None)
 
     @property
     def reading(self) -> str:
@@ -204,8 +238,11 @@ class Profile:
         rivals = [name.replace("_", " ") for name, margin in margins.items() if margin and not margin.low > 0.0]
         if rivals:
             return f"{said}; not shown to beat {' and '.join(rivals)}"
-        reached = {name.replace("_", " "): found.value for name in margins if (found := self.control(name))}
-        near = [name for name, value in reached.items() if value >= NEAR * self.best.value]
+        near = [
+            name.replace("_", " ")
+            for name in margins
+            if any(reached.value >= NEAR * self.best.value for reached in self.drawn(name))
+        ]
         return f"{said}; within {1 - NEAR:.0%} of {' and '.join(near)}" if near else said
 
     def to_json(self) -> dict[str, Any]:
@@ -237,6 +274,11 @@ class Profile:
                 for name in NAMES
                 if (margin := self.over(name))
             },
+            "control_draws": {
+                name: [number(reached.value) for reached in self.drawn(name)]
+                for name in WEIGHTS
+                if name in self.controls
+            },
             "control_intervals": {
                 name: [number(found.low), number(found.high)] for name, found in controls.items() if found
             },
@@ -248,6 +290,25 @@ class Profile:
         from diagnostics.report.figures import profile_figure
 
         return profile_figure(self)
+
+
+def _on_val(data: xr.Dataset) -> float:
+    """How good its own best tap is on val; the same for all where no tap is chosen."""
+    if "val_score" not in data or "best_tap" not in data.attrs:
+        return -math.inf
+    score = float(data["val_score"].sel(tap=data.attrs["best_tap"]))
+    score = -score if data.attrs["higher_is_better"] == "no" else score
+    return score if math.isfinite(score) else -math.inf
+
+
+def control_heading(name: str, profiles: Sequence[Profile], chosen: bool = True) -> str:
+    """A control over its column: of how many draws, if it is one of weights, and whether the best was `chosen` of them."""
+    label = name.replace("_", " ")
+    if name not in WEIGHTS:
+        return label
+    count = max((len(profile.drawn(name)) for profile in profiles), default=1)
+    which = "best" if chosen else "first"
+    return f"{label} (one draw)" if count <= 1 else f"{label} ({which} of {count} draws)"
 
 
 def lines_shown(profile: Profile) -> str:

@@ -40,8 +40,8 @@ class Run:
 
     @cached_property
     def controls(self) -> dict[str, xr.DataTree]:
-        """The results of each control, by its name."""
-        names = [name for name in control.NAMES if name in self.index.controls]
+        """The results of each control, by its name; of several draws of weights the second is `fresh_weights.2`."""
+        names = [name for kind in control.NAMES for name in self.index.controls if control.control_of(name) == kind]
         return {name: self._subtree(name) for name in names}
 
     @property
@@ -114,7 +114,7 @@ class Run:
     def _profile(self, key: str) -> Profile:
         measure, _, target = key.partition("/")
         found = {name: self._node(tree, key) for name, tree in self.controls.items() if key in self.index.names(name)}
-        return Profile(measure, target or None, self._node(self.results, key), found)
+        return Profile.of(measure, target or None, self._node(self.results, key), found)
 
     def _node(self, tree: xr.DataTree, key: str) -> xr.Dataset:
         try:

@@ -195,7 +195,7 @@ def test_a_run_is_shown_with_every_name_and_number_at_any_width(
     run = SimpleNamespace(
         profiles=lambda: [*probes, *rest], n={"train": 240, "val": 80, "test": 80}, encoder=names[0], dataset=names[1],
         store=SimpleNamespace(attrs={"dataset": {"groups": 400}}), untrained="", skipped={names[0]: "a reason"},
-        similarity=lambda: [], path=Path("runs/here"),
+        similarity=lambda: [], path=Path("runs/here"), redrawn={},
     )  # fmt: skip
     lines = shown_by(width, lambda: console.print_run(run))  # pyright: ignore[reportArgumentType]
     for name in (*targets, taps[0], *names, measure):

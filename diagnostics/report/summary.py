@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from diagnostics import controls as control
-from diagnostics.profiles import INTERVALS, Profile, lines_shown
+from diagnostics.profiles import INTERVALS, Profile, control_heading, lines_shown
 from diagnostics.statistics import Interval
 
 if TYPE_CHECKING:
@@ -91,11 +91,11 @@ def summarise(run: Run, *, figures: bool) -> Summary:
         lead=lead,
         probe_columns=["measure", "target", "family", "best tap (depth)", "score", "output", "hidden gap", "reading"],
         probes=[Row(anchor, _probe_row(p)) for anchor, p in probes],
-        control_columns=["measure", "the encoder", *(name.replace("_", " ") for name in names)],
+        control_columns=["measure", "the encoder", *(control_heading(name, profiles) for name in names)],
         controls=[Row(anchor, _control_row(p, names)) for anchor, p in probes] if names else [],
-        control_notes=_control_notes(names, run),
+        control_notes=_control_notes(names, run, max((len(p.drawn(name)) for p in profiles for name in weights), default=0)),
         other_columns=[
-            "measure", "family", "output tap", "value there", *(name.replace("_", " ") for name in weights),
+            "measure", "family", "output tap", "value there", *(control_heading(name, profiles, chosen=False) for name in weights),
             "reference lines",
         ],
         others=[Row(anchor, _other_row(p, weights)) for anchor, p in at if not p.is_probe],
@@ -123,10 +123,16 @@ def _probe_row(p: Profile) -> list[str]:
 
 
 def _control_row(p: Profile, names: list[str]) -> list[str]:
-    return [p.name, shown(p.best), *(shown(p.control(name)) for name in names)]
+    return [p.name, shown(p.best), *(_control_shown(p, name) for name in names)]
 
 
-def _control_notes(names: list[str], run: Run) -> list[tuple[str, str]]:
+def _control_shown(p: Profile, name: str) -> str:
+    """What a control reaches, and of several draws the smallest and the largest."""
+    spread = p.spread(name)
+    return shown(p.control(name)) + (f" ({spread[0]:.3g}\u00a0to\u00a0{spread[1]:.3g})" if spread else "")
+
+
+def _control_notes(names: list[str], run: Run, draws: int) -> list[tuple[str, str]]:
     own = {name: found["note"] for name, found in run.redrawn.items() if found["note"]}
     notes = [
         (name.replace("_", " "), ". ".join([control.ABOUT[name], *([own[name]] if name in own else [])]))
@@ -137,12 +143,18 @@ def _control_notes(names: list[str], run: Run) -> list[tuple[str, str]]:
         "a sample (of an image also one a cell), so what reads tokens over time, or other tokens than these, finds none. A "
         "control that could not be made is named under what is left out"
     )
-    return [*notes, ("–", dash)] if names else []
+    several = (
+        f"{draws} draws: the value is that of the draw whose own best tap is best on val, with the smallest and the largest that "
+        "draws reach in parentheses. What beats the control beats every draw"
+        if draws > 1
+        else "one draw, and another reaches more or less: --control-draws N shows by how much"
+    )
+    return [*notes, *([("fresh and permuted weights", several)] if draws else []), ("–", dash)] if names else []
 
 
 def _other_row(p: Profile, weights: list[str]) -> list[str]:
-    found = [p.control(name) for name in weights]
-    return [p.measure, p.family, p.output_tap, shown(p.output), *(shown(value) for value in found), lines_shown(p)]
+    found = [_control_shown(p, name) for name in weights]
+    return [p.measure, p.family, p.output_tap, shown(p.output), *found, lines_shown(p)]
 
 
 def _groups(run: Run, profiles: list[Profile]) -> list[Group]:
