@@ -561,10 +561,11 @@ def test_other_protocols_are_refused_and_other_measures_left_out(made: Maker, ba
     seeded = made("seeded", run={"seed": 5})
     with pytest.raises(DiagnosticsError, match=r"another seed \(0 and 5\)"):
         dx.compare([base, seeded])
-    base.store.attrs["provenance"]["versions"]["encoder-diagnostics"] += "x"
+    versions = base.index.calls[-1]["versions"]
+    versions["encoder-diagnostics"] += "x"
     with pytest.raises(DiagnosticsError, match=r"measured by versions .* and .* of diagnostics"):
         dx.compare([base, made("older")])
-    base.store.attrs["provenance"]["versions"]["encoder-diagnostics"] = dx.__version__
+    versions["encoder-diagnostics"] = dx.__version__
     fewer = made("one tap, few taps", (0.5, 2, 0.5), run={"taps": "stage.0"})
     with pytest.raises(DiagnosticsError, match=r"both are of one encoder, and only one of them has its tap stage\.1"):
         dx.compare([base, fewer])
