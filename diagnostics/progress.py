@@ -26,15 +26,21 @@ class Cost:
     """Why targets of the dataset cannot be probed, a sentence each."""
 
     def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def lines(self) -> list[str]:
+        """What cannot be probed, a line for each target, and then the cost."""
         more = (
             f", of 64 they would take {size(self.token_bytes_of_64)}: --token-budget" if self.token_bytes_of_64 else ""
         )
-        return "".join(f"{reason}\n" for reason in self.unprobeable) + (
+        cost = (
             f"{self.encoder} on {self.dataset}: {self.samples:,} samples, {self.taps} taps, "
             f"{f'{self.encoders} encoders with the controls' if self.encoders > 1 else 'no controls'}; writes {size(self.pooled_bytes + self.token_bytes)} to {self.path} "
             f"(tokens of {self.token_samples:,} samples: {size(self.token_bytes)}{more}); "
             f"extraction takes about {duration(self.seconds)}."
         )
+        return [*self.unprobeable, cost]
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ def watcher() -> Generator[Watch]:
 
         def watch(event: Cost | Progress) -> None:
             if isinstance(event, Cost):
-                show(console, printable(event))
+                for line in event.lines:
+                    show(console, printable(line))
                 return
             if event.step not in tasks:
                 tasks[event.step] = bars.add_task(printable(event.step), total=event.total)
@@ -61,7 +62,8 @@ def _lines() -> Watch:
     def watch(event: Cost | Progress) -> None:
         nonlocal last
         if isinstance(event, Cost):
-            print(printable(event), file=sys.stderr, flush=True)
+            for line in event.lines:
+                print(printable(line), file=sys.stderr, flush=True)
         elif time.monotonic() - last > LINE_EVERY:
             last = time.monotonic()
             now = f", now {event.now}" if event.now else ""

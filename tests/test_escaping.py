@@ -186,11 +186,12 @@ def test_cost_and_progress_show_what_they_name(
 ) -> None:
     monkeypatch.setattr(watching, "LINE_EVERY", -1.0)
     with dx.watcher() as watch:
-        watch(Cost(HOSTILE, HOSTILE, 10, 3, 10, 10, 3, 2.0, 2, HOSTILE))
+        watch(Cost(HOSTILE, HOSTILE, 10, 3, 10, 10, 3, 2.0, 2, HOSTILE, unprobeable=(f"{HOSTILE} is constant.",)))
         watch(Progress(f"measuring {HOSTILE}", 1, 2, HOSTILE))
     err = capsys.readouterr().err
     harmless(err)
-    cost, progress = err.splitlines()
+    unprobeable, cost, progress = err.splitlines()
+    assert unprobeable == f"{SHOWN} is constant."
     assert cost.count(SHOWN) == 3
     assert progress.count(SHOWN) == 2
 
