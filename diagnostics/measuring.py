@@ -179,7 +179,9 @@ def _misfit(result: Any, measure: Measure, activations: Activations) -> str:
     """What a result lacks by which it is read (a variable, an axis, an attribute, a tap), in a sentence; "" where nothing."""
     if not isinstance(result, xr.Dataset):
         return f"Measure {measure.name} gives a {type(result).__name__}: return an xarray.Dataset."
-    wanted = PAIRWISE if measure.pairwise else PROBE if measure.kinds and "score" not in result else SCORE
+    # A probe may need no target, as one of places does not.
+    is_probe = "loss" in result or (measure.kinds and "score" not in result)
+    wanted = PAIRWISE if measure.pairwise else PROBE if is_probe else SCORE
     for name, axes in wanted.items():
         if name not in result or not set(axes) <= set(result[name].dims):
             given = ", ".join(f"{key} [{', '.join(map(str, v.dims))}]" for key, v in result.data_vars.items())

@@ -20,7 +20,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.progress import Cost
 
-from tiny import tiny_dataset, tiny_encoder
+from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 QUICK: dict[str, Any] = {"taps": ["blocks.1"]}
 WEIGHTS = {"fresh_weights", "permuted_weights"}
@@ -292,6 +292,21 @@ def test_a_measure_that_misnames_its_variable_is_told_in_a_sentence(
     assert list(run.failed) == [measure.name]
     assert measure.name not in [p.measure for p in run.profiles()]
     assert re.match(sentence, run.failed[measure.name])
+
+
+def test_no_measure_of_the_package_is_taken_for_one_that_misnames(tmp_path: Path) -> None:
+    whole, rng = tiny_dataset(40, modality="image"), np.random.default_rng(0)
+    maps = {
+        "parts": Target("token_label", rng.integers(0, 2, (40, 16, 16)), classes=("a", "b")),
+        "object": Target("masks", rng.integers(0, 2, (40, 16, 16))),
+    }
+    groups = [f"group {i // 4}" for i in range(40)]
+    split = [["train", "train", "val", "test"][i // 4 % 4] for i in range(40)]
+    data = Dataset("all", "image", whole.samples, whole.ids, split, {**whole.targets, **maps}, groups=groups)
+    run = dx.run(tiny_image_encoder(), data, out=tmp_path / "run", measures="all", controls=False, report=False)
+    assert run.failed == {}
+    # Fitted, without a target.
+    assert run.profile("position_probe").hidden_gap is not None
 
 
 # Known before the extraction
