@@ -68,7 +68,8 @@ class Store(Activations):
         self.ids, self.split, self.groups = (self._column(name) for name in ("id", "split", "group"))
         self._layouts = {tap.name: self.plan.layouts(tap) for tap in self.taps}
         self._journal: Journal | None = None
-        weakref.finalize(self, KEPT.forget, id(self))
+        self._owner = object()  # and not its id, which another store may have later
+        weakref.finalize(self, KEPT.forget, self._owner)
 
     def _opened(self) -> tuple[dict[str, Any], Contents]:
         try:
@@ -91,7 +92,7 @@ class Store(Activations):
     # Reading
 
     def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:
-        values = KEPT.get(id(self), tap, lambda: self._pooled(tap))
+        values = KEPT.get(self._owner, tap, lambda: self._pooled(tap))
         if pooling is not None:
             values = values[:, self.poolings.index(pooling)]
         return values.reshape(len(values), -1).astype(np.float64)

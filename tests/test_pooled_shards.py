@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -154,6 +155,28 @@ def test_what_is_kept_is_bounded_and_goes_with_its_owner() -> None:
     value("one")
     assert read[-1] == "one"
     assert kept.get("b", "one", lambda: np.ones(5)).sum() == 0
+
+
+def test_an_owner_may_go_while_something_is_being_kept() -> None:
+    kept = Kept(100)
+
+    class Collected(np.ndarray):
+        """Asked for its size within `get`, as if memory were collected there and a store with it."""
+
+        @property
+        def nbytes(self) -> int:
+            kept.forget("a")
+            return 8 * self.size
+
+    def work() -> None:
+        kept.get("a", "one", lambda: np.zeros(5))
+        kept.get("b", "one", lambda: np.zeros(5).view(Collected))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "it waits for itself"
+    assert kept.get("a", "one", lambda: np.ones(5)).sum() == 5, "gone"
 
 
 def interrupted(after: int) -> Any:
