@@ -10,8 +10,6 @@ Whoever opens a run between the two renames of a replacement, or after a kill th
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from diagnostics.disk import unwritable
 from diagnostics.errors import StorageError
+from diagnostics.sealed import DamagedError, check_files, files_below, read_document, sealed_attributes, write_group
 
 CONTROLS = "controls"
 """The group of the controls' results; no measure may have this name."""
@@ -102,13 +101,9 @@ def read_index(path: Path) -> Index | None:
 
 def _attributes(path: Path, folder: Path) -> dict[str, Any]:
     try:
-        document: Any = json.loads((folder / "zarr.json").read_bytes())
-        attributes = document["attributes"]
-        if attributes["digest"] != _digest_of_json({k: v for k, v in attributes.items() if k != "digest"}):
-            raise ValueError
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return sealed_attributes(read_document(folder))
+    except DamagedError as error:
         raise unreadable(path) from error
-    return attributes
 
 
 def _index_of(path: Path, attributes: Mapping[str, Any]) -> Index:
@@ -133,8 +128,12 @@ def open_results(path: Path) -> xr.DataTree:
 def _verify(path: Path) -> Path:
     """The folder of the results, each file as it was written; raises where one is not."""
     folder = results_folder(path)
-    if folder is None or _attributes(path, folder).get("files") != _digests_of_files(folder):
+    if folder is None:
         raise unreadable(path)
+    try:
+        check_files(folder, _attributes(path, folder)["files"])
+    except (DamagedError, KeyError, TypeError, AttributeError) as error:
+        raise unreadable(path) from error
     return folder
 
 
@@ -186,7 +185,7 @@ def merge_results(
         _write_tree(partial, results)
         for who, found in kept.items():
             _copy_measures(path / "results", partial, who, {entry.measure for entry in found})
-        _seal(partial, index)
+        write_group(partial, dataclasses.asdict(index) | {"files": files_below(partial)})
         _swap(path, partial)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -235,22 +234,6 @@ def _copy_measures(old: Path, new: Path, who: str, measures: Collection[str]) ->
     zarr.open_group(new, mode="a", zarr_format=3).require_group(_group(who) or "/")
     for measure in sorted(measures):
         shutil.copytree(old / _group(who) / measure, new / _group(who) / measure)
-
-
-def _seal(folder: Path, index: Index) -> None:
-    """The index with the digests of all files, and with its own, into the attributes."""
-    root = zarr.open_group(folder, mode="a", zarr_format=3)
-    content = dataclasses.asdict(index) | {"files": _digests_of_files(folder)}
-    root.attrs.put({**content, "digest": _digest_of_json(content)})
-
-
-def _digests_of_files(folder: Path) -> dict[str, str]:
-    files = (file for file in folder.rglob("*") if file.is_file() and file != folder / "zarr.json")
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
-
-
-def _digest_of_json(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _swap(path: Path, partial: Path) -> None:
