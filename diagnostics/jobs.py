@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,8 @@ def run(
             raise DiagnosticsError(f"Samples of {data.name} cannot be read for {model.name}: {said(error)}") from error
         # Tokens at one place of samples of unequal length have nothing in common.
         budget = 0 if data.ragged else budget
-        pooling = _poolings(pooling, model)
         job = _Job(path.resolve(), path, data, _chosen_taps(model, taps), budget, precision, where)
-        job.poolings = pooling
+        job.poolings = _poolings(pooling, model)
         job.options = {"batch_size": batch_size, "workers": workers}
         job.watch, job.asked, job.unusable = watch, frozenset(measures or ()) - set(SUITES), unusable
         job.unprobeable, job.fresh = unprobeable, fresh
@@ -214,15 +214,18 @@ class _Job:
         if draws:
             shuffled = {name: control.shuffled(target, store.split, seed) for name, target in readable.items()}
             probes = [m for m in measures if m.kinds]
-            found["shuffled_labels"] = measure_all(
-                probes, store, shuffled, seed, what="shuffled_labels", watch=self.watch
-            )
-        reasons = main.skipped | self.unusable
-        omissions += [Omission(why, key, failed=key in main.failed) for key, why in reasons.items()]
+            name = "shuffled_labels"
+            found[name] = measure_all(probes, store, shuffled, seed, what=name, watch=self.watch)
+        omissions += [
+            Omission(why, key, failed=key in main.failed) for key, why in (main.skipped | self.unusable).items()
+        ]
         for name, measured in found.items():
             broken = [key for key in measured.failed if key in main.results]
             omissions += [Omission(measured.skipped[key], key, name, failed=True) for key in sorted(broken)]
         self._write(main, found, omissions, measures + by_place, [*makers, *found])
+        if self.fresh:  # without their results nobody reads them
+            for left in {*(self.path / "controls").glob("*/")} - {self.path / "controls" / name for name in makers}:
+                shutil.rmtree(left, ignore_errors=True)
 
     def _refuse_nothing(self, main: Measured, model: Encoder) -> None:
         """Raises where measures were asked for by name and none gives anything."""
@@ -274,10 +277,9 @@ class _Job:
         """The results of this call among those that are there, with the margins over every control's."""
         names = [measure.name for measure in measures]
         results = {name: measured.results for name, measured in found.items()}
-        seed = self.call["seed"]
         for name, theirs in (self._kept_results(controls, names) | results).items():
             for key in set(main.results) & set(theirs):
-                main.results[key] = against_control(main.results[key], theirs[key], name, seed)
+                main.results[key] = against_control(main.results[key], theirs[key], name, self.call["seed"])
         merge_results(
             self.path, {ENCODER: main.results, **results}, omissions, self.call, measures=[*names, *self.unusable],
             pairwise={m.name for m in measures if m.pairwise}, controls=controls, order=list(offered("measure")),

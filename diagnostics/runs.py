@@ -9,7 +9,7 @@ from typing import Any
 import xarray as xr
 
 from diagnostics import controls as control
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, StorageError, unknown
 from diagnostics.profiles import Profile, is_plain, numbers
 from diagnostics.results import CONTROLS, Index, open_results, read_index, unreadable
 from diagnostics.store import Store
@@ -34,9 +34,21 @@ class Run:
     def results(self) -> xr.DataTree:
         """All results, `measure/target`, as one tree; those of controls below `controls`.
 
-        Plain xarray opens it too: `xarray.open_datatree(path, group="results", engine="zarr", consolidated=False)`.
+        Plain xarray opens it too: `xarray.open_datatree(path, group="results", engine="zarr", consolidated=False)`. Raises
+        StorageError where another call has replaced them since this run was opened.
         """
-        return open_results(self.path)
+        try:
+            found, error = open_results(self.path), None
+        except StorageError as unread:
+            found, error = xr.DataTree(), unread
+        # Looked at afterwards: they may be replaced while they are read.
+        if read_index(self.path) != self.index:
+            raise StorageError(
+                f"The results in {self.path} have been replaced since this run was opened: open it again (diagnostics.open_run)."
+            ) from error
+        if error is not None:
+            raise error
+        return found
 
     @cached_property
     def controls(self) -> dict[str, xr.DataTree]:

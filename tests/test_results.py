@@ -15,10 +15,10 @@ import xarray as xr
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Run, Target, jobs
-from diagnostics import results as stored
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.progress import Cost
+from diagnostics.sealed import write_group
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -377,10 +377,39 @@ def test_a_file_and_a_folder_of_others_are_refused_before_any_work(tmp_path: Pat
     assert (tmp_path / "folder" / "file").read_text() == "mine"
 
 
+def test_a_run_whose_results_were_replaced_since_says_so(path: Path) -> None:
+    opened, looked_at = dx.open_run(path), dx.open_run(path)
+    before = findings(looked_at)
+    again(path, "participation_ratio", controls=False, fresh=True)
+    assert findings(looked_at) == before, "read in time"
+    with pytest.raises(DiagnosticsError, match="have been replaced since this run was opened: open it again"):
+        opened.profiles()
+    assert [p.measure for p in dx.open_run(path).profiles()] == ["participation_ratio"]
+
+
+def test_fresh_leaves_no_activations_of_controls_that_it_does_not_make(path: Path) -> None:
+    kept = {folder.name for folder in (path / "controls").iterdir()}
+    again(path, "participation_ratio", controls=False)
+    assert (
+        {folder.name for folder in (path / "controls").iterdir()}
+        == kept
+        == {*WEIGHTS, "raw_input", "summary_statistics"}
+    )
+    again(path, "participation_ratio", fresh=True)
+    assert {folder.name for folder in (path / "controls").iterdir()} == kept
+    again(path, "participation_ratio", controls=False, fresh=True)
+    assert not list((path / "controls").iterdir())
+
+
 def test_an_index_that_is_not_one_is_unreadable(path: Path) -> None:
     content = {"entries": [], "omissions": {}, "calls": 3, "files": {}}
-    for wrong in (content, {}, {**content, "digest": stored._digest_of_json(content)}):
+    right = json.loads((path / "results" / "zarr.json").read_text())["attributes"]
+    for wrong in (content, {}):
         text = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": wrong})
         (path / "results" / "zarr.json").write_text(text)
+        with pytest.raises(DiagnosticsError, match="cannot be read"):
+            dx.open_run(path).to_json()
+    for sealed in (content, {}, {**right, "files": []}):
+        write_group(path / "results", sealed)
         with pytest.raises(DiagnosticsError, match="cannot be read"):
             dx.open_run(path).to_json()
