@@ -147,7 +147,7 @@ class _Job:
         """Extraction and measures of the encoder, then of each control, then the results in one move."""
         by_place = [m for m in measures if m.needs != "pooled"] if self.data.ragged else []
         measures = [m for m in measures if m not in by_place]
-        makers = control.control_encoders(model, seed) if with_controls else {}
+        makers = control.control_encoders(model, self.data, seed) if with_controls else {}
         store = self._extract(model, self.path, self.taps, about, 1 + len(set(makers) & set(control.WEIGHTS)))
         self._observe(model, store, measures)
         model.to("cpu")
