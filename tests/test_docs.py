@@ -261,6 +261,7 @@ def test_readme_shows_what_is_printed_today(
         profiles=lambda: [profile("linear_probe", ["embed", "norm"], ends, names, probe=True, target="target"),
                           profile("rankme", ["embed", "norm"], ends, names, probe=False, target="")],
         n={"train": 240, "val": 80, "test": 80}, encoder="fracast", dataset="lorenz", untrained="", skipped={},
+        redrawn={},
         store=SimpleNamespace(attrs={"dataset": {"groups": 400}}), similarity=lambda: [], path=Path("runs/fracast-lorenz"),
     )  # fmt: skip
     monkeypatch.setenv("COLUMNS", str(readme.WIDTH))
