@@ -1,7 +1,7 @@
 """Encoders that should know nothing, on the same taps and through the same code.
 
-`fresh_weights` and `permuted_weights` ask the encoder itself; `raw_input` and `summary_statistics` read the sample
-without any model. What they reach is not evidence that the encoder learnt anything.
+`fresh_weights` and `permuted_weights` ask the encoder itself; `raw_input`, `raw_input_kernel` and `summary_statistics`
+read the sample without any model. What they reach is not evidence that the encoder learnt anything.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.utils.data import default_collate
 
 from diagnostics import inputs
 from diagnostics.activations import StoredTarget
-from diagnostics.dataset import DENSE, SPLITS
+from diagnostics.dataset import DENSE, SPLITS, Dataset
 from diagnostics.errors import DiagnosticsError
+from diagnostics.randomfeatures import LANDMARKS
+from diagnostics.rawkernel import LEAST_TRAIN, SIDES, RawKernel
 from diagnostics.taps import Encoder, Grid, Reduce, Tap, keep
 
 WEIGHTS = ("fresh_weights", "permuted_weights")
-INPUTS = ("raw_input", "summary_statistics")
+INPUTS = ("raw_input", "raw_input_kernel", "summary_statistics")
 NAMES: tuple[str, ...] = (*WEIGHTS, *INPUTS, "shuffled_labels")
 
 # Apart from the seeds that people give, so that an untrained encoder is not its own control.
@@ -40,6 +41,10 @@ ABOUT: Mapping[str, str] = {
     "raw_input": f"no model: the last {inputs.RAW_STEPS} steps of a series; an image at {inputs.RAW_PIXELS} x {inputs.RAW_PIXELS} "
     f"pixels and, for dense targets, each cell at {CELL_PIXELS} x {CELL_PIXELS}; {inputs.RAW_FRAMES} frames of a video like images; "
     f"the mean log power of audio in {inputs.BANDS} bands; the words of a text in {inputs.WORDS} bins",
+    "raw_input_kernel": "no model: a nonlinear rival, kernel ridge regression with a Gaussian kernel between samples (as features, "
+    f"from {LANDMARKS} training samples or fewer) of what raw input reads, each bandwidth a tap; of a series also with the newest steps "
+    f"counting more, and between its windows of {' and '.join(map(str, inputs.WINDOWS))} steps; of an image also random patches as "
+    f"filters at {', '.join(map(str, SIDES))} pixels and, for dense targets, in each cell. Left out below {LEAST_TRAIN} training samples",
     "summary_statistics": f"no model: moments, quantiles {inputs.QUANTILES} and {inputs.LAGS} autocorrelations of the sample (of "
     "images, pixels or each cell's; of texts, the lengths of words and shares of kinds of characters)",
     "shuffled_labels": "the encoder's own activations with the targets shuffled among the samples of each split "
@@ -52,7 +57,7 @@ def control_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def control_encoders(encoder: Encoder, seed: int, draws: int = 1) -> dict[str, Callable[[], Encoder]]:
+def control_encoders(encoder: Encoder, dataset: Dataset, seed: int, draws: int = 1) -> dict[str, Callable[[], Encoder]]:
     """Name -> function that makes the control; made one by one, since each may be as large as the model.
 
     With several draws of the weights the first has the control's name, and the others `fresh_weights.2` and so on.
@@ -71,6 +76,7 @@ def control_encoders(encoder: Encoder, seed: int, draws: int = 1) -> dict[str, C
         for draw in range(1, draws + 1):
             made[f"{name}.{draw}" if draw > 1 else name] = functools.partial(drawn, name, draw)
     made["raw_input"] = lambda: InputEncoder("raw_input", encoder)
+    made["raw_input_kernel"] = lambda: RawKernel(encoder, dataset, seed + CONTROL_SEED)
     made["summary_statistics"] = lambda: InputEncoder("summary_statistics", encoder)
     return made
 
@@ -159,10 +165,7 @@ class InputEncoder(Encoder):
     def _cells(self, pixels: Tensor, extent: tuple[int, ...]) -> Tensor:
         """[token, feature] of each cell of the grid, from the part of the image that the encoder's grid covers."""
         assert self.cells is not None
-        (top, bottom), (left, right) = [(round(a), round(b)) for a, b in self.encoder.covers(extent)]
-        beyond = (max(0, -left), max(0, right - extent[1]), max(0, -top), max(0, bottom - extent[0]))
-        # Black beyond the image, so that cells stay where they lie.
-        part = pad(pixels[..., max(0, top) : bottom, max(0, left) : right], beyond)
+        part = inputs.covered(pixels, self.encoder.covers(extent))
         rows, columns = self.cells
         side = CELL_PIXELS if self.raw else 2 * CELL_PIXELS
         patches = inputs.resized(part, (rows * side, columns * side))[0].unfold(1, side, side).unfold(2, side, side)

@@ -8,11 +8,16 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from diagnostics.taps import Modality
 
 RAW_STEPS = 64
+FADES = (8, 32)
+"""Ages in steps at which a value of the last ones counts 1 / e of the newest."""
+WINDOWS = (8, 32)
+"""Steps of the windows that `views` takes from all along a series."""
+MOST_WINDOWS = 128
 RAW_PIXELS = 16
 RAW_FRAMES = 4
 LAGS = 16
@@ -47,6 +52,26 @@ def _series(sample: np.ndarray) -> np.ndarray:
 
 def _raw_series(sample: np.ndarray) -> np.ndarray:
     return _last_steps(_series(sample), min(RAW_STEPS, len(sample)))
+
+
+def _series_views(sample: np.ndarray) -> dict[str, np.ndarray]:
+    series = _series(sample)
+    lengths = sorted({min(n, len(sample)) for n in WINDOWS})
+    return {"last": _raw_series(sample)[None]} | {f"windows{n}": _windows(series, n, len(sample)) for n in lengths}
+
+
+def fading(values: int, variates: int, age: float) -> np.ndarray:
+    """Weights [step * variate] of so many values, the newest last: exp(-steps from the end / age)."""
+    steps = np.arange(values // variates)[::-1]
+    return np.repeat(np.exp(-steps / age), variates)
+
+
+def _windows(series: np.ndarray, steps: int, longest: int) -> np.ndarray:
+    """[window, step * variate], evenly spaced; as many of them as a series of the longest length gives."""
+    most = max(MOST_WINDOWS // 8, MOST_WINDOWS // series.shape[1])
+    whole = _last_steps(series, max(steps, len(series))).reshape(-1, series.shape[1])
+    starts = np.linspace(0, len(whole) - steps, min(most, longest - steps + 1)).round().astype(int)
+    return np.stack([whole[start : start + steps].ravel() for start in starts])
 
 
 def _series_statistics(sample: np.ndarray) -> np.ndarray:
@@ -86,6 +111,14 @@ def pixels_of(image: np.ndarray) -> Tensor:
     """[1, channel, y, x] from 0 to 1."""
     values = np.asarray(image, dtype=np.float32)
     return torch.from_numpy(values.reshape(*values.shape[:2], -1)).permute(2, 0, 1)[None] / 255
+
+
+def covered(pixels: Tensor, ends: tuple[tuple[float, float], ...]) -> Tensor:
+    """The part [..., y, x] between the (start, stop) of each axis; black beyond the image, so that cells stay where they lie."""
+    (top, bottom), (left, right) = [(round(start), round(stop)) for start, stop in ends]
+    height, width = pixels.shape[-2:]
+    beyond = (max(0, -left), max(0, right - width), max(0, -top), max(0, bottom - height))
+    return pad(pixels[..., max(0, top) : bottom, max(0, left) : right], beyond)
 
 
 def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -158,3 +191,11 @@ STATISTICS: Mapping[Modality, Features] = {
     "series": _series_statistics, "image": _image_statistics, "video": _video_statistics, "audio": _series_statistics,
     "text": _text_statistics,
 }  # fmt: skip
+
+
+def views(sample: np.ndarray, modality: Modality) -> dict[str, np.ndarray]:
+    """Name -> [row, value]: what `RAW` reads as one row; of a series also windows from all along it."""
+    if modality == "series":
+        return _series_views(sample)
+    names = {"image": "pixels", "video": "frames", "audio": "bands", "text": "words"}
+    return {names[modality]: RAW[modality](sample)[None]}

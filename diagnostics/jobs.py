@@ -172,7 +172,7 @@ class _Job:
         """Extraction and measures of the encoder, then of each control (none at 0 draws), then the results in one move."""
         by_place = [m for m in measures if m.needs != "pooled"] if self.data.ragged else []
         measures = [m for m in measures if m not in by_place]
-        makers = control.control_encoders(model, seed, draws) if draws else {}
+        makers = control.control_encoders(model, self.data, seed, draws) if draws else {}
         like_it = 1 + sum(control.control_of(name) in control.WEIGHTS for name in makers)
         store = self._extract(model, self.path, self.taps, about, like_it)
         store.set_attrs(seed=seed)

@@ -35,8 +35,13 @@ def result(val: list[float], test: list[float], **over: Any) -> Any:
         key = f"over_{name.replace('__', '.')}"
         attrs |= {key: value, f"{key}_low": low, f"{key}_high": high}
     values = {"score": test, "low": np.subtract(test, 0.1), "high": np.add(test, 0.1), "val_score": val}
+    losses = (("tap", "unit"), np.ones((3, 40)))
     coords = {"tap": ["t0", "t1", "t2"], "depth": ("tap", [0.0, 0.5, 1.0])}
-    return xr.Dataset({name: ("tap", np.asarray(v)) for name, v in values.items()}, coords=coords, attrs=attrs)
+    return xr.Dataset(
+        {name: ("tap", np.asarray(v)) for name, v in values.items()} | {"loss": losses, "reference_loss": losses},
+        coords,
+        attrs,
+    )
 
 
 CONTROLS = {

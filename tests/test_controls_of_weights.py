@@ -21,6 +21,7 @@ from tiny import LENGTH, tiny_dataset, tiny_encoder
 
 WIDTH, PATCH = 8, 4
 CONTROLS = ["fresh_weights", "permuted_weights"]
+DATA = tiny_dataset()
 
 
 class Linear(nn.Module):
@@ -81,7 +82,7 @@ def as_attribute(module: Any, weight: Tensor) -> None:
 
 
 def made(module: nn.Module, control: str) -> Any:
-    return control_encoders(encoder_of(module), 0)[control]()
+    return control_encoders(encoder_of(module), DATA, 0)[control]()
 
 
 @pytest.mark.parametrize("control", CONTROLS)
@@ -138,7 +139,7 @@ def test_packed_weights_have_an_identity_and_no_control(layer: nn.Module) -> Non
     assert one.identity["weights"] != other.identity["weights"]
     for control in CONTROLS:
         with pytest.raises(DiagnosticsError, match=r"weights at 'blocks.0.inner\S*' are packed"):
-            control_encoders(one, 0)[control]()
+            control_encoders(one, DATA, 0)[control]()
 
 
 @pytest.mark.parametrize("normed", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])

@@ -261,6 +261,7 @@ def test_readme_shows_what_is_printed_today(
         profiles=lambda: [profile("linear_probe", ["embed", "norm"], ends, names, probe=True, target="target"),
                           profile("rankme", ["embed", "norm"], ends, names, probe=False, target="")],
         n={"train": 240, "val": 80, "test": 80}, encoder="fracast", dataset="lorenz", untrained="", skipped={},
+        redrawn={},
         store=SimpleNamespace(attrs={"dataset": {"groups": 400}}), similarity=lambda: [], path=Path("runs/fracast-lorenz"),
     )  # fmt: skip
     monkeypatch.setenv("COLUMNS", str(readme.WIDTH))
@@ -370,3 +371,8 @@ def test_what_the_study_did_not_teach(findings: Any) -> None:
     rows = [{"target": name, "over_controls": {"fresh_weights": margin}} for name, margin in margins.items()]
     taught = [{"target": "a", "over_controls": {"fresh_weights": {"low": 0.1}}}]
     assert findings.untaught({"controls": {"jepa": rows, "forecast": taught}}) == ["jepa b, c, d"]
+
+
+def test_where_the_study_needed_no_encoder(findings: Any) -> None:
+    rows = [{"best_score": 0.5, "controls": {"raw_input_kernel": value}} for value in (0.4, 0.5, 0.6)]
+    assert findings.unneeded({"controls": {"jepa": rows, "forecast": rows[:1]}}) == "2 of 4"

@@ -45,6 +45,19 @@ def test_a_run_on_a_gpu_gives_what_it_gives_on_a_cpu(tmp_path: Path) -> None:
         np.testing.assert_allclose(there["matrix"], here["matrix"], atol=1e-3)
 
 
+def test_a_module_in_training_comes_back_from_a_gpu(tmp_path: Path) -> None:
+    encoder = tiny_image_encoder()
+    module = encoder.module.train()
+    encoder.capture(torch.randn(2, 3, 16, 16), ["norm"], gradient=True)["norm"].sum().backward()
+    torch.cuda.manual_seed(5)
+    places = [(p.data_ptr(), p.grad.data_ptr()) for p in module.parameters() if p.grad is not None]
+    random = torch.cuda.get_rng_state()
+    dx.run(encoder, tiny_dataset(40, "image"), out=tmp_path, device="cuda", measures=["linear_probe"], report=False)
+    assert [(p.data_ptr(), p.grad.data_ptr()) for p in module.parameters() if p.grad is not None] == places
+    assert len(places) > 5 and module.training and {p.device.type for p in module.parameters()} == {"cpu"}
+    assert torch.equal(torch.cuda.get_rng_state(), random)
+
+
 def trained(folder: Path, device: str, precision: str = "float32", compile: bool = False) -> dict[str, list[float]]:
     """Losses by objective of the first steps."""
     pytest.importorskip("timm")

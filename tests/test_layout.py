@@ -153,9 +153,8 @@ def profile(
         key: ("tap", [getattr(value, end)] * len(taps))
         for key, end in (("score", "value"), ("low", "low"), ("high", "high"))
     }
-    loss = (
-        {"loss": (("tap", "unit"), np.zeros((len(taps), 80)))} if probe else {"line_noise": ("tap", [0.25] * len(taps))}
-    )
+    losses = (("tap", "unit"), np.ones((len(taps), 80)))
+    loss = {"loss": losses, "reference_loss": losses} if probe else {"line_noise": ("tap", [0.25] * len(taps))}
     data = xr.Dataset({**each, **loss, "depth": ("tap", np.linspace(0, 1, len(taps)))}, {"tap": taps}, attrs)
     known = {
         control: data.assign(score=("tap", [other] * len(taps))).assign_attrs({"best_score": other} if probe else {})

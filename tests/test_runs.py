@@ -219,8 +219,10 @@ def test_json_has_what_was_promised(run: Run) -> None:
         assert profile["taps"] == ["embed", "blocks.0", "blocks.1", "blocks.2", "norm"]
         assert set(profile["hidden_gap"]) == {"value", "low", "high"}
         assert set(profile["controls"]) == {
-            "fresh_weights", "permuted_weights", "raw_input", "summary_statistics", "shuffled_labels",
+            "fresh_weights", "permuted_weights", "raw_input", "raw_input_kernel", "summary_statistics", "shuffled_labels",
         }  # fmt: skip
+        # The kernel needs more samples than these.
+        assert profile["controls"].pop("raw_input_kernel") is None
         facts = profile["attributes"]
         assert {"functional", "pooling", "seed"} <= set(facts), profile["measure"]
         assert any(key.startswith("n") for key in facts)
@@ -417,7 +419,7 @@ def test_tables_fit_the_page_and_no_bar_lies_over_a_legend(run: Run, width: int)
 
 
 def test_lorenz_through_fracast_has_the_known_shape(tmp_path: Path) -> None:
-    """The README's claim on fewer series: z is hidden by the output, and neither fresh weights nor raw input hold it."""
+    """The README's claim on fewer series: z is hidden by the output, and neither fresh weights nor a linear map of the input hold it."""
     pytest.importorskip("fracast", reason="needs the extra demo")
     run = dx.run(
         "fracast", "lorenz?n=200", out=tmp_path / "run", measures=["linear_probe"], token_budget=0,

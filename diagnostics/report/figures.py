@@ -15,8 +15,8 @@ from diagnostics.statistics import Interval
 
 INK, BEST, LINE = "#1f5fa8", "#c2410c", "#5b6875"
 BAND = "rgba(31,95,168,0.18)"
-CONTROL_COLOURS = dict(zip(NAMES, ("#7c8794", "#a68a64", "#4d908e", "#9a6fb0", "#c08497"), strict=True))
-DASHES = dict(zip(NAMES, ("dash", "dashdot", "dot", "longdash", "longdashdot"), strict=True))
+CONTROL_COLOURS = dict(zip(NAMES, ("#7c8794", "#a68a64", "#4d908e", "#2f6f4f", "#9a6fb0", "#c08497"), strict=True))
+DASHES = dict(zip(NAMES, ("dash", "dashdot", "dot", "8px,3px,2px,3px,2px,3px", "longdash", "longdashdot"), strict=True))
 LINE_DASHES = ("dot", "dash", "longdashdot", "longdash", "dashdot", "1px,5px", "12px,3px,2px,3px")
 # The controls without the encoder's own taps have one number, drawn as a level.
 OWN_TAPS = ("fresh_weights", "permuted_weights", "shuffled_labels")

@@ -139,8 +139,8 @@ def _control_notes(names: list[str], run: Run, draws: int) -> list[tuple[str, st
         for name in names
     ]
     dash = (
-        "the control does not apply to this row, or has no value there: raw input and summary statistics make one vector of "
-        "a sample (of an image also one a cell), so what reads tokens over time, or other tokens than these, finds none. A "
+        "the control does not apply to this row, or has no value there: those without a model make one vector of a "
+        "sample (of an image also one a cell), so what reads tokens over time, or other tokens than these, finds none. A "
         "control that could not be made is named under what is left out"
     )
     several = (

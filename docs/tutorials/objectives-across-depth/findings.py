@@ -143,3 +143,9 @@ def untaught(results: Json) -> list[str]:
         if poor:
             lines.append(f"{name} {', '.join(poor)}")
     return lines
+
+
+def unneeded(results: Json) -> str:
+    """In how many rows of how many the kernel on the raw input reaches at least the score of the encoder's best tap."""
+    rows = [one for found in results["controls"].values() for one in found]
+    return f"{sum(one['controls']['raw_input_kernel'] >= one['best_score'] for one in rows)} of {len(rows)}"

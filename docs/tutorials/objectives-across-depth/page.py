@@ -13,7 +13,21 @@ import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
-from findings import LEAST, Json, best, costs, gaps, in_short, shares, standing, steps, target, targets, untaught
+from findings import (
+    LEAST,
+    Json,
+    best,
+    costs,
+    gaps,
+    in_short,
+    shares,
+    standing,
+    steps,
+    target,
+    targets,
+    unneeded,
+    untaught,
+)
 from study import (
     FRACAST,
     HERE,
@@ -81,6 +95,7 @@ def render(found: Mapping[str, Json]) -> str:
         least=LEAST,
         control=control,
         untaught=untaught,
+        unneeded=unneeded,
         targets=targets,
     )
     return page.rstrip() + "\n"

@@ -1,0 +1,139 @@
+"""The control `raw_input_kernel`: what a nonlinear readout of the sample itself reaches, without a model.
+
+A linear probe reads an encoder's features, and an encoder is no linear map of its input. `raw_input` shows what is linear
+in the sample; this shows what is a smooth function of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diagnostics import inputs
+from diagnostics.dataset import DENSE, Dataset
+from diagnostics.errors import DiagnosticsError
+from diagnostics.randomfeatures import BANDWIDTHS, LANDMARKS, KernelFeatures, PatchFeatures
+from diagnostics.taps import Encoder, Grid, Reduce, Tap, keep
+
+LEAST_TRAIN = 100
+"""Training samples below which the control is left out: a kernel learnt from fewer says little either way."""
+FILTERED = 128
+"""Training images that patches are cut from."""
+SIDES = (16, 32, 64)
+"""Pixels of an image's side before patches are cut from it: they span a third of it to a thirteenth. A tap each."""
+CELL_SIDES = (2, 4)
+"""The same for dense targets: pixels of a cell's side."""
+QUADRANTS = (2, 2)
+PLACES = 32
+"""Patches along an image's side, so that those of large images cost no more."""
+
+
+class RawKernel(Encoder):
+    """Each bandwidth, window and size of patch is a tap, so that val chooses it as it chooses any tap.
+
+    `KernelFeatures` of what `raw_input` reads, and of a series' shorter and earlier windows (`inputs.views`); of an image
+    also `PatchFeatures` over its quadrants and, where the dataset has dense targets, over the cells of the encoder's output
+    grid. Scales, bandwidths and patches come from training samples alone, and no target is looked at.
+
+    Raises DiagnosticsError where the dataset has fewer than 100 training samples.
+    """
+
+    name = "raw_input_kernel"
+
+    def __init__(self, encoder: Encoder, dataset: Dataset, seed: int) -> None:
+        train = np.flatnonzero(dataset.split == "train")
+        if len(train) < LEAST_TRAIN:
+            raise DiagnosticsError(
+                f"the raw input kernel needs {LEAST_TRAIN} training samples, and {dataset.name} has {len(train)}."
+            )
+        self.encoder, self.modality, self.seed = encoder, encoder.modality, seed
+        grid = encoder.tap(encoder.output_tap).grid
+        dense = any(target.kind in (*DENSE, "masks") for target in dataset.targets.values())
+        of_cells = self.modality == "image" and dense and grid.axes == ("y", "x") and grid.tokens > 1
+        self.cells = (grid.shape[0], grid.shape[1]) if of_cells else None
+        drawn = np.random.default_rng(seed).permutation(train)[:LANDMARKS]
+        self._example = dataset[int(drawn[0])]
+        rows: list[dict[str, np.ndarray]] = []
+        images: list[dict[str, Tensor]] = []
+        for i in drawn:
+            sample = dataset[int(i)]
+            rows.append(inputs.views(sample, self.modality))
+            if len(images) < FILTERED:
+                images.append(self._images(sample))
+        together = {name: np.concatenate([one[name] for one in rows]) for name in rows[0]}
+        self.kernels = {name: KernelFeatures(found, seed) for name, found in together.items()}
+        if self.modality == "series":
+            last, variates = together["last"], int(np.prod(self._example.shape[1:]))
+            for age in inputs.FADES:
+                weights = inputs.fading(last.shape[1], variates, age)
+                self.kernels[f"last_fading{age}"] = KernelFeatures(last, seed, weights)
+        self.filters = {name: self._patches(name, torch.stack([one[name] for one in images])) for name in images[0]}
+        made = self._features({name: x[None] for name, x in self.preprocess(self._example).items()})
+        self.taps = tuple(
+            Tap(name, 0.0, "embedding", found.shape[2], self._grid(found.shape[1])) for name, found in made.items()
+        )
+        self.output_tap = self.taps[0].name
+
+    def _patches(self, name: str, images: Tensor) -> PatchFeatures:
+        if self.cells and name.startswith("cells"):
+            return PatchFeatures(images, self.cells, 1, self.seed)
+        return PatchFeatures(images, QUADRANTS, max(1, images.shape[-1] // PLACES), self.seed)
+
+    def _grid(self, tokens: int) -> Grid:
+        return Grid(self.cells, ("y", "x")) if self.cells and tokens > 1 else Grid((1,), ("t",))
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return {
+            "weights": f"none; landmarks and patches of seed {self.seed}",
+            "configuration": f"{self.name} {self.cells}; bandwidths {BANDWIDTHS} of the median distance",
+            "preprocessing": "as raw input",
+        }
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        return ("mean",)
+
+    def example(self) -> np.ndarray:
+        return self._example
+
+    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+        return self.encoder.covers(shape)
+
+    def preprocess(self, sample: np.ndarray) -> dict[str, Tensor]:
+        rows = inputs.views(sample, self.modality)
+        made = {name: torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for name, x in rows.items()}
+        return made | self._images(sample)
+
+    def _images(self, sample: np.ndarray) -> dict[str, Tensor]:
+        """[channel, y, x] at each size that patches are cut from; nothing of what is no image."""
+        if self.modality != "image":
+            return {}
+        pixels = inputs.pixels_of(sample)
+        made = {f"patches{side}": inputs.resized(pixels, (side, side))[0] for side in SIDES}
+        if self.cells is not None:
+            part = inputs.covered(pixels, self.encoder.covers(np.shape(sample)[:2]))
+            rows, columns = self.cells
+            made |= {f"cells{side}": inputs.resized(part, (rows * side, columns * side))[0] for side in CELL_SIDES}
+        return made
+
+    def _features(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Name of a tap -> its activations [sample, token, feature]."""
+        made = {
+            f"{name}_x{share:g}": found
+            for name, kernel in self.kernels.items()
+            for share, found in kernel(batch[name.partition("_")[0]]).items()
+        }
+        for name, patches in self.filters.items():
+            found = patches(batch[name])
+            made[name] = found if name.startswith("cells") else found.flatten(1)[:, None]
+        return made
+
+    def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
+        made = self._features(batch)
+        wanted = self.taps if taps is None else [self.tap(name) for name in taps]
+        return {tap.name: reduce(tap, made[tap.name]) for tap in wanted}
