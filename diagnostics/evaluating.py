@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+_DRAWING = threading.RLock()
+"""Held while weights are drawn, so that no other thread's pass sets the generators back in between."""
 
 
 @contextmanager
@@ -76,25 +80,27 @@ def _put_back(part: nn.Module, name: str, buffer: Tensor, before: Tensor) -> Non
 def random_kept(device: torch.device | None = None) -> Generator[None]:
     """Draws while inside leave no trace in the random states of Python, numpy and torch (of the CPU, and of this CUDA device;
     of all of them where none is named)."""
-    python, arrays, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()
     devices = [device.index or 0] if device is not None and device.type == "cuda" else []
     if device is None and torch.cuda.is_initialized():
         devices = list(range(torch.cuda.device_count()))
-    cuda = [torch.cuda.get_rng_state(index) for index in devices]
+    with _DRAWING:
+        python, arrays, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        cuda = [torch.cuda.get_rng_state(index) for index in devices]
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(arrays)
-        torch.set_rng_state(tensors)
-        for index, state in zip(devices, cuda, strict=True):
-            torch.cuda.set_rng_state(state, index)
+        with _DRAWING:
+            random.setstate(python)
+            np.random.set_state(arrays)
+            torch.set_rng_state(tensors)
+            for index, state in zip(devices, cuda, strict=True):
+                torch.cuda.set_rng_state(state, index)
 
 
 @contextmanager
 def seeded(seed: int) -> Generator[None]:
-    """Torch draws from this seed while inside, and afterwards as if nothing had been drawn."""
-    with random_kept():
+    """Torch draws from this seed while inside, one thread at a time, and afterwards as if nothing had been drawn."""
+    with _DRAWING, random_kept():
         # `torch.manual_seed` would also seed CUDA where that is not used yet, which cannot be taken back.
         torch.default_generator.manual_seed(seed)
         if torch.cuda.is_initialized():

@@ -306,9 +306,12 @@ def control_heading(name: str, profiles: Sequence[Profile], chosen: bool = True)
     label = name.replace("_", " ")
     if name not in WEIGHTS:
         return label
-    count = max((len(profile.drawn(name)) for profile in profiles), default=1)
-    which = "best" if chosen else "first"
-    return f"{label} (one draw)" if count <= 1 else f"{label} ({which} of {count} draws)"
+    counts = {len(profile.drawn(name)) for profile in profiles} - {0} or {1}
+    if counts == {1}:
+        return f"{label} (one draw)"
+    # Calls with other numbers of draws may have measured other rows.
+    draws = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(max(counts))
+    return f"{label} ({'best' if chosen else 'first'} of {draws} draws)"
 
 
 def lines_shown(profile: Profile) -> str:

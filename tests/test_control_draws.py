@@ -15,7 +15,7 @@ import diagnostics as dx
 from diagnostics.cli import app
 from diagnostics.console import print_run
 from diagnostics.errors import DiagnosticsError
-from diagnostics.profiles import Profile
+from diagnostics.profiles import Profile, control_heading
 from diagnostics.statistics import paired_difference
 
 from tiny import tiny_dataset, tiny_encoder
@@ -63,6 +63,10 @@ def test_the_draw_shown_is_chosen_on_val() -> None:
         "linear_probe", "a", result([0.9] * 3, [0.95] * 3), {"fresh_weights": CONTROLS["fresh_weights"]}
     )
     assert single.spread("fresh_weights") is None
+    assert control_heading("fresh_weights", [profile]) == "fresh weights (best of 3 draws)"
+    assert control_heading("fresh_weights", [single]) == "fresh weights (one draw)"
+    # Rows of two calls, with one draw and with three.
+    assert control_heading("fresh_weights", [profile, single]) == "fresh weights (best of 1 to 3 draws)"
 
 
 @pytest.mark.parametrize(

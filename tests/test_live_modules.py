@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import diagnostics as dx
 from diagnostics.conformance import check_encoder
 from diagnostics.cutting import cut_encoder
 from diagnostics.errors import DiagnosticsError, StorageError
-from diagnostics.evaluating import evaluating, placed
+from diagnostics.evaluating import evaluating, placed, random_kept, seeded
 from diagnostics.placement import verify_grid
 
 from tiny import LENGTH, tiny_dataset
@@ -277,6 +278,29 @@ def test_taps_read_with_a_gradient_follow_the_mode_of_the_module() -> None:
     assert all(tokens.requires_grad for tokens in read)
     assert not torch.equal(*read)  # dropout
     assert int(training.module.observed.calls) == calls + 2
+
+
+def test_a_pass_that_ends_in_another_thread_draws_no_weights_again() -> None:
+    entered, drawing = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with random_kept():
+            entered.set()
+            drawing.wait(10)
+
+    with seeded(3):
+        alone = torch.rand(2)
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert entered.wait(10)
+    with seeded(3):
+        first = torch.rand(1)
+        drawing.set()
+        thread.join(0.3)  # it would set the generator back now, and waits
+        together = torch.cat([first, torch.rand(1)])
+    thread.join(10)
+    assert not thread.is_alive()
+    assert torch.equal(together, alone)
 
 
 def test_modes_are_kept_where_eval_is_overridden() -> None:

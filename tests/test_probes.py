@@ -23,7 +23,7 @@ from diagnostics.measures.probes import (
     logistic,
     ridge,
 )
-from diagnostics.measures.probes.least_squares import choose
+from diagnostics.measures.probes.least_squares import RidgeFits, choose
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.nearest import NEIGHBOURS, KnnProbe
 from diagnostics.measures.probes.softmax import PENALTIES as LOGISTIC_PENALTIES
@@ -60,14 +60,17 @@ def test_ridge_equals_scikit_learn(shape, shift):
     paths = [RidgePath.from_data(x, y), RidgePath.from_moments(gathered(x, y))]
     for penalty in PENALTIES[::3]:
         oracle = Ridge(alpha=shape[0] * penalty, solver="svd").fit(scaler.transform(x), y)
+        tolerance = {"rtol": 1e-5, "atol": 1e-6}
         for path in paths:
-            tolerance = {"rtol": 1e-5, "atol": 1e-6}
             np.testing.assert_allclose(path.weights(penalty), oracle.coef_.T / scaler.scale_[:, None], **tolerance)
             np.testing.assert_allclose(
                 path.predict(new, (penalty,))[0], oracle.predict(scaler.transform(new)), **tolerance
             )
             by_hand = new @ path.weights(penalty) + path.intercept(penalty)
             np.testing.assert_allclose(by_hand, path.predict(new, (penalty,))[0], rtol=1e-6, atol=1e-6)
+        fits = RidgeFits.from_moments(gathered(x, y), (penalty, 2 * penalty))
+        np.testing.assert_allclose(fits.weights[0], oracle.coef_.T / scaler.scale_[:, None], **tolerance)
+        np.testing.assert_allclose(fits.predict(new)[0], oracle.predict(scaler.transform(new)), **tolerance)
 
 
 @pytest.mark.parametrize("shape", [(40, 9), (15, 40)])

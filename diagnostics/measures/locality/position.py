@@ -17,7 +17,7 @@ from diagnostics.measures.arrays import ShortRepr, one_thread, token_samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.locality.blocks import first_tokens, places, token_count
 from diagnostics.measures.locality.grids import extents
-from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
+from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgeFits, RidgePath, choose
 from diagnostics.measures.probes.protocol import Rows, probe_result, rows_of, sum_by_unit
 from diagnostics.taps import Tap
 
@@ -129,7 +129,7 @@ def _probe(
     # Mean over the axes that have more than one cell, [probe][penalty].
     lost = [(errors[:, own][:, spread[own] > 0] / spread[own][spread[own] > 0]).mean(axis=1) for own in columns]
     chosen = [choose(of_probe, penalties) for of_probe in lost]
-    final = RidgePath.from_moments(train + val)
+    final = RidgeFits.from_moments(train + val, chosen)
     error = np.zeros((probes, len(rows["test"]), y.shape[1], axes))
     reference = np.zeros_like(error)
     for block, x in blocks():
@@ -137,7 +137,7 @@ def _probe(
         if len(picked) == 0:
             continue
         at = np.searchsorted(rows["test"], picked)
-        predicted = final.predict(x[picked - block.start].reshape(-1, x.shape[2]), chosen)
+        predicted = final.predict(x[picked - block.start].reshape(-1, x.shape[2]))
         for i, own in enumerate(columns):
             error[i, at] = y[picked][:, :, own] - predicted[i][:, own].reshape(len(picked), -1, axes)
             reference[i, at] = y[picked][:, :, own] - final.mean_y[own]

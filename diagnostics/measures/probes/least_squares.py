@@ -165,17 +165,10 @@ class RidgePath(ShortRepr):
     @classmethod
     def from_moments(cls, moments: Moments) -> RidgePath:
         """From gathered moments; standardisation is applied to them afterwards."""
-        n = moments.n
-        if n == 0:
-            raise DiagnosticsError("Ridge has no rows to be fitted on: give at least one with a known target.")
-        x, y = moments.x / n, moments.y / n
-        covariance = moments.xx - n * np.outer(x, x)
-        scale = _inverse_scale(np.diagonal(covariance) / n, x + moments.origin_x)
-        eigenvalues, v = (one.numpy() for one in eigh(torch.from_numpy(covariance * scale * scale[:, None])))
-        right = v.T @ (scale[:, None] * (moments.xy - n * np.outer(x, y)))
-        return cls(
-            n, x + moments.origin_x, y + moments.origin_y, scale[:, None] * v, np.maximum(eigenvalues, 0.0), right
-        )
+        one = _Standardised.of(moments)
+        eigenvalues, v = (found.numpy() for found in eigh(torch.from_numpy(one.products)))
+        left, right = one.scale[:, None] * v, v.T @ one.towards
+        return cls(moments.n, one.mean_x, one.mean_y, left, np.maximum(eigenvalues, 0.0), right)
 
     def weights(self, penalty: float) -> np.ndarray:
         """[feature, target] in units of target a unit of feature; 0 for features that are constant where fitted."""
@@ -195,6 +188,53 @@ class RidgePath(ShortRepr):
         one = (as_tensor(field)[None] for field in (self.left, self.eigenvalues, self.right))
         stack = RidgeStack(self.n, as_tensor(self.mean_x)[None], as_tensor(self.mean_y), *one)
         return stack.predict(new[None], chosen)[0].numpy()
+
+
+@dataclass(frozen=True)
+class _Standardised:
+    """Moments of standardised rows: their products [feature, feature], and with the targets [feature, target]."""
+
+    mean_x: np.ndarray
+    mean_y: np.ndarray
+    scale: np.ndarray
+    products: np.ndarray
+    towards: np.ndarray
+
+    @classmethod
+    def of(cls, moments: Moments) -> _Standardised:
+        n = moments.n
+        if n == 0:
+            raise DiagnosticsError("Ridge has no rows to be fitted on: give at least one with a known target.")
+        x, y = moments.x / n, moments.y / n
+        covariance = moments.xx - n * np.outer(x, x)
+        scale = _inverse_scale(np.diagonal(covariance) / n, x + moments.origin_x)
+        products, towards = covariance * scale * scale[:, None], scale[:, None] * (moments.xy - n * np.outer(x, y))
+        return cls(x + moments.origin_x, y + moments.origin_y, scale, products, towards)
+
+
+@dataclass(frozen=True, repr=False)
+class RidgeFits(ShortRepr):
+    """`RidgePath` at a few penalties alone: a Cholesky factor for each takes a tenth of the path's decomposition.
+
+    `weights` [penalty, feature, target], for x less `mean_x` [feature]; predictions are about `mean_y` [target].
+    """
+
+    mean_x: np.ndarray
+    mean_y: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def from_moments(cls, moments: Moments, penalties: Sequence[float]) -> RidgeFits:
+        """As `RidgePath.from_moments`."""
+        one = _Standardised.of(moments)
+        unit = np.eye(len(one.products))
+        factors = (cholesky(torch.from_numpy(one.products + moments.n * penalty * unit)) for penalty in penalties)
+        found = [torch.cholesky_solve(torch.from_numpy(one.towards), factor).numpy() for factor in factors]
+        return cls(one.mean_x, one.mean_y, one.scale[:, None] * np.stack(found))
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """[penalty, row, target] for x [row, feature]."""
+        return (x - self.mean_x) @ self.weights + self.mean_y
 
 
 def ridge(x: Any, y: Any) -> RidgePath:
