@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 
 import numpy as np
@@ -15,12 +15,14 @@ class Kept:
     def __init__(self, most: int) -> None:
         self.most = most
         self._arrays: OrderedDict[tuple[Hashable, str], np.ndarray] = OrderedDict()
+        self._gone: deque[Hashable] = deque()
         self._lock = threading.Lock()
 
     def get(self, owner: Hashable, name: str, read: Callable[[], np.ndarray]) -> np.ndarray:
         """What `read` gave, now or before; not to be written to."""
         key = owner, name
         with self._lock:
+            self._drop()
             if key in self._arrays:
                 self._arrays.move_to_end(key)
                 return self._arrays[key]
@@ -33,7 +35,17 @@ class Kept:
         return values
 
     def forget(self, owner: Hashable) -> None:
-        """Nothing of an owner stays."""
-        with self._lock:
+        """Nothing of an owner stays. Safe in a finaliser, which may interrupt whoever holds the lock: it takes it only if it
+        is free, and else the next `get` does it."""
+        self._gone.append(owner)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._drop()
+            finally:
+                self._lock.release()
+
+    def _drop(self) -> None:
+        while self._gone:
+            owner = self._gone.popleft()
             for key in [key for key in self._arrays if key[0] == owner]:
                 del self._arrays[key]

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -154,6 +155,24 @@ def test_what_is_kept_is_bounded_and_goes_with_its_owner() -> None:
     value("one")
     assert read[-1] == "one"
     assert kept.get("b", "one", lambda: np.ones(5)).sum() == 0
+
+
+def test_a_collector_that_runs_while_the_lock_is_held_does_not_wait_for_itself() -> None:
+    """A store in a cycle is finalised wherever Python collects, so perhaps within `get`, in the same thread."""
+    kept = Kept(100)
+
+    class Collecting(np.ndarray):
+        @property
+        def nbytes(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+            kept.forget("gone")  # as a finaliser does
+            return super().nbytes
+
+    kept.get("gone", "one", lambda: np.zeros(5))
+    asking = threading.Thread(target=kept.get, args=("b", "one", lambda: np.zeros(5).view(Collecting)), daemon=True)
+    asking.start()
+    asking.join(timeout=10)
+    assert not asking.is_alive()
+    assert kept.get("gone", "one", lambda: np.ones(5)).sum() == 5
 
 
 def interrupted(after: int) -> Any:
