@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 from diagnostics import controls as control
-from diagnostics.budget import parse_budget
+from diagnostics.budget import WANTED, parse_budget
 from diagnostics.dataset import Dataset
 from diagnostics.disk import check_room, lock
 from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
@@ -231,8 +231,8 @@ class _Job:
         """Raises where measures were asked for by name and none gives anything."""
         if not self.asked or main.results:
             return
-        what = f"for {model.name} on {self.data.name}"
-        missing = [f"{name} gives nothing {what}: {_reasons(main, name)}" for name in sorted(self.asked)]
+        nothing = f"gives nothing for {model.name} on {self.data.name}"
+        missing = [f"{name} {nothing}: {_reasons(main, name)}" for name in sorted(self.asked)]
         raise DiagnosticsError(" ".join(missing))
 
     def _extract(
@@ -248,7 +248,7 @@ class _Job:
                     encoder.name, self.data.name, wanted.samples, len(taps), announced * wanted.pooled_bytes,
                     announced * wanted.token_bytes, wanted.token_samples, announced * seconds * wanted.samples,
                     announced, str(self.shown),
-                    64 * wanted.token_bytes_per_sample if wanted.token_samples < min(64, wanted.samples) else 0,
+                    0 if wanted.token_samples >= min(WANTED, wanted.samples) else announced * WANTED * wanted.token_bytes_per_sample,
                     tuple(self.unprobeable.values()),
                 )  # fmt: skip
                 self.watch(cost)
