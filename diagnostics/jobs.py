@@ -190,10 +190,15 @@ class _Job:
         found: dict[str, Measured] = {}
         omissions: list[Omission] = []
         for name, make in makers.items():
+            has_weights = control.control_of(name) in control.WEIGHTS
+            wanted = [m for m in measures if not m.pairwise and (m.kinds or has_weights)]
+            if not wanted:
+                continue
             try:
-                other = make().sized_for(self.data[0]) if name in control.INPUTS else make()
-                taps = list(other.taps) if name in control.INPUTS else self.taps
-                stored = self._extract(other, self.path / "controls" / name, taps, {}, 0)
+                other = make() if has_weights else make().sized_for(self.data[0])
+                taps = self.taps if has_weights else list(other.taps)
+                # Test units can only be paired where the same samples keep their tokens.
+                stored = self._extract(other, self.path / "controls" / name, taps, {}, 0, store.token_samples)
             except StorageError:
                 raise
             except DiagnosticsError as error:
@@ -203,8 +208,6 @@ class _Job:
                 reason = f"it cannot be made from {model.name}: {said(error)}."
                 omissions.append(Omission(reason, control=name))
                 continue
-            has_weights = control.control_of(name) in control.WEIGHTS
-            wanted = [m for m in measures if not m.pairwise and (m.kinds or has_weights)]
             if has_weights:
                 self._observe(other, stored, wanted)
             known = {key: value for key, value in stored.targets().items() if key in readable}
@@ -236,11 +239,17 @@ class _Job:
         raise DiagnosticsError(" ".join(missing))
 
     def _extract(
-        self, encoder: Encoder, path: Path, taps: Sequence[Tap], about: dict[str, Any], announced: int
+        self,
+        encoder: Encoder,
+        path: Path,
+        taps: Sequence[Tap],
+        about: dict[str, Any],
+        announced: int,
+        with_tokens: int | None = None,
     ) -> Store:
         # What controls without the encoder give has one token and one pooling.
         poolings = [name for name in self.poolings or () if name in encoder.poolings] or None
-        wanted = plan(encoder, taps, len(self.data), self.budget, self.precision, poolings)
+        wanted = plan(encoder, taps, len(self.data), self.budget, self.precision, poolings, with_tokens)
 
         def before_first_byte(seconds: float) -> None:
             if announced:

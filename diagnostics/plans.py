@@ -121,14 +121,16 @@ def plan(
     token_budget: int | None,
     precision: Precision,
     poolings: Sequence[str] | None = None,
+    with_tokens: int | None = None,
 ) -> Plan:
     """Shard rows so that one shard of all taps' tokens fits in memory, and as many token rows as `token_budget` allows.
 
     Pooled values have shards of their own, near 4 MiB at the widest tap. `poolings`: all that the encoder has when None.
+    `with_tokens`: how many samples keep tokens, whatever the budget.
     """
     each = _token_bytes(taps, precision)
     shard = 2 ** int(math.log2(max(1, min(MAX_SHARD, SHARD_BYTES // each))))
-    token_samples = samples_with_tokens(samples, each, token_budget)
+    token_samples = samples_with_tokens(samples, each, token_budget) if with_tokens is None else with_tokens
     if token_samples == 0:
         shard = 1  # of nothing: tokens that are not kept cut nothing
     kinds = tuple(poolings or encoder.poolings)

@@ -35,7 +35,7 @@ PLACES = 32
 class RawKernel(Encoder):
     """Each bandwidth, window and size of patch is a tap, so that val chooses it as it chooses any tap.
 
-    `KernelFeatures` of what `raw_input` reads, and of a series' shorter and earlier windows (`inputs.views`); of an image
+    `KernelFeatures` of what `raw_input` reads, of a series also with newer steps counting more and over its windows; of an image
     also `PatchFeatures` over its quadrants and, where the dataset has dense targets, over the cells of the encoder's output
     grid. Scales, bandwidths and patches come from training samples alone, and no target is looked at.
 

@@ -125,3 +125,23 @@ def test_what_reads_few_tokens_says_so(tmp_path: Path, capsys: pytest.CaptureFix
         shown = " ".join(capsys.readouterr().out.split())
         assert ("Beware: self_similarity rests on the tokens of 19 samples" in shown) is (count == 19)
         assert ("Beware: self_similarity rests on the tokens of 19" in run.report().read_text("utf-8")) is (count == 19)
+
+
+def test_controls_without_a_model_are_paired_with_the_samples_that_keep_tokens(tmp_path: Path) -> None:
+    encoder = tiny_image_encoder()
+    each = sum(tap.tokens * tap.features for tap in encoder.taps) * 4
+    run = dx.run(
+        encoder, tiny_dataset(80, "image"), out=tmp_path / "run", measures="linear_probe", report=False,
+        token_budget=f"{50 * each}B",
+    )  # fmt: skip
+    height = run.profile("linear_probe/height")
+    for name in ("raw_input", "summary_statistics", "permuted_weights"):
+        assert list(height.controls[name]["unit"].values) == list(height.data["unit"].values)
+        assert height.over(name) is not None
+
+
+def test_controls_that_no_measure_reads_are_not_made(tmp_path: Path) -> None:
+    run = dx.run(tiny_image_encoder(), tiny_dataset(40, "image"), out=tmp_path / "run", measures="rankme", report=False)
+    assert {path.name for path in (run.path / "controls").iterdir()} >= {"fresh_weights", "permuted_weights"}
+    assert not (run.path / "controls" / "raw_input").exists()
+    assert "raw_input_kernel" not in run.skipped

@@ -227,7 +227,7 @@ def test_names_in_results_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     other = profile(HOSTILE, [HOSTILE, "norm"], Interval(0.5, 0.4, 0.6), {}, probe=False, target="")
     run: Any = SimpleNamespace(
         profiles=lambda: [one, other], n={"train": 1, "val": 1, "test": 1}, encoder=HOSTILE, dataset=HOSTILE,
-        store=SimpleNamespace(attrs={"dataset": {"groups": 3}}), untrained=HOSTILE, skipped={HOSTILE: HOSTILE},
+        store=SimpleNamespace(attrs={"dataset": {"groups": 3}}), untrained=HOSTILE, skipped={HOSTILE: HOSTILE}, redrawn={"fresh_weights": {"note": HOSTILE}},
         similarity=lambda: [], path=Path(HOSTILE),
     )  # fmt: skip
     print_run(run)

@@ -331,7 +331,7 @@ def test_a_run_measures_attention_of_the_encoder_and_of_its_weight_controls(tmp_
     assert "attention_distance" not in run.index.names("raw_input")
     fresh = run.controls["fresh_weights"]["attention_distance"]["score"].values
     assert np.isfinite(fresh[1]) and abs(fresh[1] - score["blocks.0"]) > 1e-4
-    assert not (run.path / "controls" / "raw_input" / "observed").exists()
+    assert not (run.path / "controls" / "raw_input").exists(), "which has no attention"
     assert run.skipped == {}
 
 

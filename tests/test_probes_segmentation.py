@@ -344,3 +344,53 @@ def test_no_more_tokens_than_the_limit_are_fitted(monkeypatch):
     again, other = probe(tokens, labels), probe(tokens, labels, seed=1)
     np.testing.assert_array_equal(found.loss, again.loss)
     assert (found.loss.values != other.loss.values).any()
+
+
+def heavy_tailed():
+    """Tokens that tell little of their labels, by features of which a few tokens hold nearly all variance."""
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_t(1.0, size=(60, 12, 40))
+    found = np.tanh(tokens) @ rng.normal(size=(40, 4)) + 0.3 * rng.gumbel(size=(60, 12, 4))
+    return tokens, found.argmax(axis=2)
+
+
+def test_the_work_of_a_fit_is_bounded_and_the_result_says_where(monkeypatch):
+    tokens, labels = heavy_tailed()
+    products, product = [], torch.baddbmm
+    monkeypatch.setattr(torch, "baddbmm", lambda *given: (products.append(1), product(*given))[1])
+    found = probe(
+        {"hard": tokens, "plain": CENTRES[labels] + np.random.default_rng(1).normal(size=(60, 12, 6))}, labels
+    )
+    steps = dict(zip(found.tap.values, found.steps.values, strict=True))
+    assert found.attrs["converged"] == "not in 100 steps: hard"
+    assert steps["hard"] == 100 > steps["plain"] > 0
+    # Ranking and reading take products too, but a few each.
+    assert len(products) < 250
+    again = probe({"hard": tokens}, labels)
+    np.testing.assert_array_equal(again.loss.values[0], found.loss.values[0])
+    assert not dense_classification(tokens, labels, SPLIT).converged
+    assert dense_classification(*planted(), SPLIT).converged
+
+
+@pytest.mark.parametrize("informative", [True, False])
+def test_what_reads_next_to_nothing_is_fitted_less_closely_and_says_the_same(monkeypatch, informative):
+    rng = np.random.default_rng(0)
+    labels = rng.choice(4, size=(60, 12), p=[0.7, 0.1, 0.1, 0.1])
+    tokens = rng.standard_t(3, size=(60, 12, 8))
+    if informative:
+        tokens[..., :6] += CENTRES[labels]
+    asked, fit = [], segmentation.LogisticRows.fit
+    monkeypatch.setattr(
+        segmentation.LogisticRows,
+        "fit",
+        lambda *given, **more: (asked.append(more["decrease"]), fit(*given, **more))[1],
+    )
+    found = dense_classification(tokens, labels, SPLIT)
+    assert asked[-1] == (1e-6 if informative else 3e-5)
+    assert found.converged
+    train, test = SPLIT != "test", SPLIT == "test"
+    x, y = tokens[train].reshape(-1, 8), labels[train].ravel()
+    mean, sd = x.mean(axis=0), x.std(axis=0)
+    oracle = LogisticRegression(C=1 / (len(y) * found.penalty), tol=1e-10, max_iter=10_000).fit((x - mean) / sd, y)
+    guess = oracle.predict((tokens[test].reshape(-1, 8) - mean) / sd)
+    assert (found.prediction[test].ravel() == guess).mean() > 0.99

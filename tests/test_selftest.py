@@ -78,8 +78,8 @@ def test_the_command_ends_with_1_when_one_is_off_and_names_it_again(monkeypatch:
 # module below `diagnostics`, what is written there once, and what breaks it.
 BROKEN = [
     ("measures.similarity.canonical", "(s**2).cumsum(0)", "s.cumsum(0)"),
-    ("measures.similarity.canonical", "(u.T @ features).abs().sum(dim=1)", "(u.T @ features).square().sum(dim=1)"),
-    ("measures.similarity.canonical", "(u.T @ features).abs().sum(dim=1)", "torch.ones_like(rho)"),
+    ("measures.similarity.canonical", "(u.to(features.dtype).T @ features).abs().sum(dim=1)", "(u.to(features.dtype).T @ features).square().sum(dim=1)"),
+    ("measures.similarity.canonical", "(u.to(features.dtype).T @ features).abs().sum(dim=1)", "torch.ones_like(rho)"),
     ("measures.similarity.kernels", "else (n - 1) ** 2)", "else n**2)"),
     ("measures.similarity.minibatch", "*sums.raw]) / (n - 3)", "*sums.raw]) / (n * (n - 3))"),
     ("measures.similarity.minibatch", "1 / ((n - 3) if weigh else", "1 / (n * (n - 3) if weigh else"),

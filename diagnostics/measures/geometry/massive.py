@@ -20,6 +20,9 @@ from diagnostics.taps import Tap
 
 MOST_SAMPLES = 64
 
+# Values of the samples that are looked at together.
+_NEAR = 2**18
+
 
 @dataclass(frozen=True, repr=False)
 class Activity(ShortRepr):
@@ -97,9 +100,12 @@ class MassiveActivations(GeometryMeasure):
         return self.laid_out(activations, found, attrs)
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> Found:
+        # A few samples at a time stay in the cache of a core.
+        some = max(1, _NEAR // (tap.grid.tokens * tap.features))
         parts = [
-            (*_moments(tokens), _peaks(tokens), tokens[:, 0])
+            (*_moments(part), _peaks(part), part[:, 0])
             for tokens in of_first_samples(activations, tap, n, self.name)
+            for part in tokens.split(some)
         ]
         means, variances, peaks, firsts = (torch.cat([part[i] for part in parts]) for i in range(4))
         groups = activations.groups[:n]

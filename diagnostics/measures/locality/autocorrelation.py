@@ -33,7 +33,7 @@ def morans_i(tokens: Any, grid: Sequence[int]) -> float | np.ndarray:
     grid = extents(grid)
     x = as_tensor(tokens)
     x, single = token_samples(x[:, None] if x.ndim == 1 else x, "The array of tokens", grid)
-    return scalar(torch.cat([_morans_i(block, grid) for block in sample_blocks(x)]), single)
+    return scalar(torch.cat([_morans_i(block, grid) for block in sample_blocks(x, pairs=False)]), single)
 
 
 def null_morans_i(grid: Sequence[int]) -> float:

@@ -74,7 +74,7 @@ def outlier_tokens(tokens: Any, grid: Sequence[int] | None = None, *, k: float =
     x, single = token_samples(x[:, None] if flat else x, "The array of tokens", grid)
     if not k > 0:
         raise DiagnosticsError(f"Outliers lie k = {k} median deviations above the median: give a k above 0.")
-    blocks = sample_blocks(x)
+    blocks = sample_blocks(x, pairs=False)
     scale = scale_of(float(x.abs().amax()))
     norms = torch.cat([torch.linalg.vector_norm(block * scale, dim=2) / scale for block in blocks])
     likeness = torch.full_like(norms, float("nan"))
@@ -191,7 +191,7 @@ class OutlierTokenShare(Measure):
         try:
             for _, tokens in first_tokens(activations, tap.name, n):
                 x, _ = token_samples(tokens, f"Tap {tap.name} for {self.name}", tap.grid.shape)
-                for block in sample_blocks(x):
+                for block in sample_blocks(x, pairs=False):
                     norms.append(torch.linalg.vector_norm(block, dim=2))
                     likeness.append(_likeness(block, tap.grid.shape))
         except DiagnosticsError as error:

@@ -13,7 +13,7 @@ makes products and softmax up to four times as fast on a CPU as classes last.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -168,20 +168,22 @@ def _best(right: Tensor, losses: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class LogisticFits:
     """Fitted models, float64: class scores `weights` [tap, penalty, class, feature] @ (x - `mean` [tap, feature]) +
-    `bias` [tap, penalty, class]; and the principal axes that the solver went along, None where they are not features'.
+    `bias` [tap, penalty, class]; the principal axes that the solver went along, None where they are not features'; and in how
+    many steps, and whether all fits came as far as they were asked to.
     """
 
     mean: Tensor
     weights: Tensor
     bias: Tensor
     principal: tuple[Tensor, Tensor] | None
+    steps: int
+    converged: bool
 
     def at(self, index: Tensor) -> LogisticFits:
         """One penalty [tap] of each tap."""
         taps = torch.arange(len(index), device=index.device)
-        return LogisticFits(
-            self.mean, self.weights[taps, index][:, None], self.bias[taps, index][:, None], self.principal
-        )
+        weights, bias = (part[taps, index][:, None] for part in (self.weights, self.bias))
+        return replace(self, weights=weights, bias=bias)
 
     def scores(self, x: Tensor) -> Tensor:
         """[tap, penalty, class, row] for x [tap, row, feature]."""
@@ -231,23 +233,29 @@ class LogisticRows:
         self.problems = [_Problem(z.to(t), onehot.to(t), self.variance.to(t), self.axes.to(t)) for t in dtypes]
 
     def fit(
-        self, penalties: Any, *, tolerance: float = 0.0, decrease: float = 0.0, start: LogisticFits | None = None
+        self,
+        penalties: Any,
+        *,
+        tolerance: float = 0.0,
+        decrease: float = 0.0,
+        start: LogisticFits | None = None,
+        most: int = _MOST_STEPS,
     ) -> LogisticFits:
         """Fits for penalties [tap, penalty], until the gradient (see `logistic`) is within the tolerance or a
-        further step promises to lower the objective by no more than `decrease`.
+        further step promises to lower the objective by no more than `decrease`, in at most `most` steps.
         """
         given = torch.as_tensor(penalties, dtype=torch.float64, device=self.mean.device)
-        w = self._start(given, start)
+        w, steps, converged = self._start(given, start), 0, False
         for problem in self.problems:
-            w = problem.minimise(given, w, tolerance, decrease)
+            w, taken, converged = problem.minimise(given, w, tolerance, decrease, most)
+            steps += taken
         w = w.double()
         weights = w[..., :-1].flatten(1, 2) @ self.axes.double().mT
         if self.basis is not None:
             weights = weights @ self.basis.mT
         weights = (weights * self.scale[:, None]).unflatten(1, w.shape[1:3])
-        return LogisticFits(
-            self.mean, weights, w[..., -1], None if self.basis is not None else (self.variance, self.axes)
-        )
+        principal = None if self.basis is not None else (self.variance, self.axes)
+        return LogisticFits(self.mean, weights, w[..., -1], principal, steps, converged)
 
     def _start(self, penalties: Tensor, start: LogisticFits | None) -> Tensor:
         """Weights in principal axes: another fit's, or none with the classes' shares as intercepts."""
@@ -272,11 +280,14 @@ class _Problem:
         # The intercept's "feature" is 1 everywhere.
         self.variance = torch.cat([variance, torch.ones_like(variance[:, :1])], dim=1)[:, None, None]
 
-    def minimise(self, penalties: Tensor, w: Tensor, tolerance: float, decrease: float) -> Tensor:
-        """The weights in principal axes, from a start w."""
+    def minimise(
+        self, penalties: Tensor, w: Tensor, tolerance: float, decrease: float, most: int
+    ) -> tuple[Tensor, int, bool]:
+        """The weights in principal axes, from a start w; the steps taken, and whether they led there."""
         w = w.to(self.z.dtype)
-        single = self.z.dtype == torch.float32
-        tolerance, most = (max(tolerance, _SINGLE), _MOST_SINGLE) if single else (tolerance, _MOST_STEPS)
+        if self.z.dtype == torch.float32:
+            tolerance, most = max(tolerance, _SINGLE), min(most, _MOST_SINGLE)
+        taken = 0
         penalty = penalties.to(w.dtype)[..., None, None] * torch.ones_like(w[0, 0, 0])
         penalty[..., -1] = 0  # the intercept's
         running = torch.ones_like(penalties, dtype=torch.bool)
@@ -287,7 +298,8 @@ class _Problem:
         if bool((w[..., :-1] != 0).any()):
             # A stronger penalty's solution is mostly too small, and its size can be fitted without a product.
             w, scores, p = self._resized(w, scores, p, penalty)
-        for _ in range(most):
+        while taken < most:
+            taken += 1
             gradient = self._gradient(p) + penalty * w
             if last is not None and step is not None:
                 change = gradient - last
@@ -309,7 +321,7 @@ class _Problem:
             size, p = self._search(scores, moved, w, direction, penalty, slope * running, _SLOPE)
             step = _each(size) * direction
             w, scores = w + step, torch.addcmul(scores, _each(size), moved)
-        return w
+        return w, taken, not bool(running.any())
 
     def _resized(self, w: Tensor, scores: Tensor, p: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         slope = _inner(p - self.onehot, scores) / self.n + _inner(penalty * w, w)
