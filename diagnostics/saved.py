@@ -6,6 +6,7 @@ text files that a skeleton needs (a checkpoint directory's configuration and tok
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -93,7 +94,7 @@ def save_encoder(
         dict(encoder.lineage if lineage is None else lineage), files,
     )  # fmt: skip
     try:
-        text = json.dumps(asdict(about))
+        text = json.dumps({**asdict(about), "digest": _digest(asdict(about))})
     except TypeError as error:
         raise DiagnosticsError(
             f"The lineage of {encoder.name} cannot be written as JSON ({error}): use plain values."
@@ -309,6 +310,9 @@ def _read_about(file: Path) -> _About:
         )
     try:
         found = json.loads(text, object_pairs_hook=_once)
+        # What is written by hand, or was before there was one, lacks it.
+        if "digest" in found and found.pop("digest") != _digest(found):
+            raise ValueError("it is not what was written")
         if found["format"] != FORMAT:
             raise DiagnosticsError(
                 f"{file} is of format {found['format']}, not {FORMAT}: use the version that wrote it."
@@ -318,6 +322,10 @@ def _read_about(file: Path) -> _About:
         raise DiagnosticsError(
             f"The description in {file} is damaged ({said(error)}): copy or save it again."
         ) from error
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _checked(about: _About) -> _About:

@@ -1,12 +1,16 @@
 """What the report draws and says of profiles that have gaps, lines far off, heads and nothing at all."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 import xarray as xr
+from jinja2 import DictLoader, Environment
 
 from diagnostics.profiles import Profile
-from diagnostics.report import captions
+from diagnostics.report import captions, write_page
 from diagnostics.report.details import details
 from diagnostics.report.figures import html, outside, profile_figure, similarity_figure
 
@@ -125,3 +129,19 @@ def test_names_are_text() -> None:
 def test_why_there_is_no_figure() -> None:
     nothing = profile([NAN] * 4).data.assign_attrs(reason="; ".join(f"{tap}: one token" for tap in TAPS))
     assert captions.why_no_figure(nothing) == "No figure, since nothing has a value. All 4 taps: one token."
+
+
+def test_an_interrupt_leaves_the_page_of_before_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("before")
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    monkeypatch.setattr("diagnostics.report.templates", lambda: Environment(loader=DictLoader({"one": "after"})))
+    with pytest.raises(KeyboardInterrupt):
+        write_page("one", page)
+    assert page.read_text() == "before" and list(tmp_path.iterdir()) == [page]

@@ -199,9 +199,20 @@ def described(path: Path) -> dict[str, Any]:
 
 
 def rewritten(path: Path, tensors: dict[str, Any] | None = None, **changes: Any) -> None:
-    about = described(path)
-    about |= changes
+    """As whoever writes such files by hand does it."""
+    about = {key: value for key, value in described(path).items() if key != "digest"} | changes
     save_file(tensors or load_file(path), path, metadata={"diagnostics": json.dumps(about)})
+
+
+@pytest.mark.parametrize("change", [{"lineage": {"seed": 4}}, {"name": "other"}, {"output_tap": "blocks.0"}])
+def test_a_description_that_changed_since_is_refused(own: Path, change: dict[str, Any]) -> None:
+    """A flipped bit of the seed would put an encoder among other seeds, and nothing in the weights would tell."""
+    path = save_encoder("one", build("encoder", "own.py:build"), lineage={"seed": 3})
+    text = json.dumps(described(path) | change)
+    save_file(load_file(path), path, metadata={"diagnostics": text})
+    with pytest.raises(DiagnosticsError) as error:
+        load_encoder(path, trust_code=True)
+    sentence(error, "not what was written")
 
 
 def _truncated(path: Path) -> None:

@@ -141,20 +141,41 @@ def test_no_encoder_is_overwritten_but_its_own(tmp_path: Path) -> None:
     assert file.read_bytes() == own
 
 
-def test_a_kill_before_the_last_move_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["--data", DATA, "--objective", "jepa", "--out", str(tmp_path), *SMALL]
+@pytest.mark.parametrize("objective", ["jepa", "random"])
+@pytest.mark.parametrize("last", ["training.json", "encoder.safetensors"])
+def test_a_kill_before_one_of_the_last_moves_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str, last: str
+) -> None:
+    """Also of an encoder that is not trained, of which there is no checkpoint."""
+    words = ["--data", DATA, "--objective", objective, "--out", str(tmp_path), *SMALL]
+    moved = Path.replace
 
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
+    def killed(self: Path, to: Path) -> Any:
+        if Path(to).name == last:
+            raise KeyboardInterrupt
+        return moved(self, to)
 
     with monkeypatch.context() as patched:
-        patched.setattr("diagnostics_training.training.finish", killed)
+        patched.setattr(Path, "replace", killed)
         assert run(*words).exit_code == 130
-    assert (tmp_path / "jepa" / "encoder.safetensors").is_file()
     found = run(*words)
     assert found.exit_code == 0
-    assert "jepa: goes on from step 6 of 6" in found.stderr
+    assert objective == "random" or "jepa: goes on from step 6 of 6" in found.stderr
     assert "is finished" in run(*words).stderr
+    left = {file.name for file in (tmp_path / objective).iterdir()} - {"metrics.jsonl", "tensorboard"}
+    assert left == {"encoder.safetensors", "training.json"}
+
+
+@pytest.mark.parametrize("part", ["loss", "steps"])
+def test_a_record_that_changed_since_is_refused(tmp_path: Path, part: str) -> None:
+    words = ["--data", DATA, "--objective", "random", "--out", str(tmp_path), *SMALL]
+    assert run(*words).exit_code == 0
+    record = tmp_path / "random" / "training.json"
+    kept = json.loads(record.read_text())
+    kept["row"][part] = 7
+    record.write_text(json.dumps(kept))
+    found = run(*words)
+    assert found.exit_code == 2 and "cannot be read as what a training left" in found.stderr
 
 
 def test_all_that_differs_is_named_at_once(tmp_path: Path) -> None:

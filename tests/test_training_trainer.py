@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
+import re
 import signal
 import socket
 import subprocess
@@ -252,6 +254,16 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DiagnosticsError, match="cannot be read"):
         trained(tmp_path, Settings(20))
+
+
+def test_no_flipped_bit_of_a_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
+    trained(tmp_path, Settings(20))
+    path = tmp_path / checkpoints.FILE
+    whole = path.read_bytes()
+    for at in random.Random(0).sample(range(len(whole)), 60):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 7]) + whole[at + 1 :])
+        with pytest.raises(DiagnosticsError, match=f"{re.escape(str(path))}.*(remove it to begin anew|another --out)"):
+            trained(tmp_path, Settings(20))
 
 
 def test_a_checkpoint_holds_the_optimiser_by_name(tmp_path: Path) -> None:

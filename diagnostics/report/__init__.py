@@ -30,9 +30,10 @@ def write_page(template: str, path: Path, **content: Any) -> Path:
         partial.write_text(page, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return path
 
 

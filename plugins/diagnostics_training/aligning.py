@@ -292,5 +292,4 @@ def _save(
         "steps": row["steps"],
     }
     made_folder(job.folder)
-    save_encoder(job.folder, student, lineage=lineage)
-    finish(job.folder / FINISHED, row, asked)
+    finish(job.folder / FINISHED, student, lineage, row, asked)

@@ -1,12 +1,13 @@
 """One checkpoint, replaced whole: weights, optimiser state by the parameter's name, the step, and what it belongs to.
 
-A safetensors file whose metadata is the JSON, so that one rename replaces all of it. Generators are not saved: each step
-draws from its own number (see `trainer`).
+A safetensors file whose metadata is the JSON, so that one rename replaces all of it, with digests of the tensors and of itself:
+safetensors notices no changed byte. Generators are not saved: each step draws from its own number (see `trainer`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Generator, Mapping
@@ -23,6 +24,7 @@ from diagnostics import DiagnosticsError
 FILE = "checkpoint.safetensors"
 KEY = "diagnostics_checkpoint"
 WEIGHTS, STATE = "weights/", "optimiser/"
+DAMAGED = "its bytes are not those that were written"
 OPTIONS = frozenset({
     "data", "batch", "steps", "lr", "seed", "width", "depth", "heads", "patch", "likelihood", "positives", "regulariser",
     "precision", "to", "for", "mask", "layer_scale", "drop_path", "second_teacher",
@@ -51,8 +53,9 @@ def save(
     # Clones: tensors that share memory are refused, and equal values cost little here.
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     beside = folder / f"{FILE}.partial"
+    kept = {"format": 2, "step": step, "identity": dict(identity), "tensors": _digest_of(tensors)}
     try:
-        save_file(tensors, beside, {KEY: json.dumps({"format": 1, "step": step, "identity": dict(identity)})})
+        save_file(tensors, beside, {KEY: json.dumps({**kept, "digest": digest_of_json(kept)})})
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         beside.replace(folder / FILE)
@@ -70,13 +73,14 @@ def load(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, iden
         return 0
     try:
         with safe_open(path, "pt") as file:
-            kept = json.loads((file.metadata() or {}).get(KEY, "{}"))
-            _check_format(folder, kept)
+            kept = _description(path, file.metadata() or {})
             refuse_other(f"The checkpoint in {folder}", kept["identity"], identity)
             names: list[str] = file.keys()
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, str(error)) from error
+    if _digest_of(tensors) != kept["tensors"]:
+        raise _unreadable(path, DAMAGED)
     module.load_state_dict({n.removeprefix(WEIGHTS): t for n, t in tensors.items() if n.startswith(WEIGHTS)})
     for name, parameter in module.named_parameters():
         state = {
@@ -100,20 +104,40 @@ def about(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            kept: dict[str, Any] = json.loads((file.metadata() or {}).get(KEY, "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    _check_format(folder, kept)
+            return _description(path, file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, str(error)) from error
+
+
+def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON in a checkpoint; raises where the file is none, or where the JSON is not what was written."""
+    if KEY not in metadata:
+        raise DiagnosticsError(f"{path} is no checkpoint of this trainer: give another --out.")
+    try:
+        kept: dict[str, Any] = json.loads(metadata[KEY])
+        if kept.pop("digest") != digest_of_json(kept):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(path, DAMAGED) from error
     return kept
 
 
-def _unreadable(path: Path, error: Exception) -> DiagnosticsError:
-    return DiagnosticsError(f"Checkpoint {path} cannot be read ({error}): remove it to begin anew.")
+def digest_of_json(kept: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, whatever their order."""
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def _check_format(folder: Path, kept: Mapping[str, Any]) -> None:
-    if kept.get("format") != 1:
-        raise DiagnosticsError(f"{folder / FILE} is no checkpoint of this trainer: give another --out.")
+def _digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _unreadable(path: Path, why: str) -> DiagnosticsError:
+    return DiagnosticsError(f"Checkpoint {path} cannot be read ({why}): remove it to begin anew.")
 
 
 def refuse_other(what: str, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diagnostics import DiagnosticsError
+from diagnostics import DiagnosticsError, Encoder, save_encoder
 from diagnostics_training import checkpoints
 
 ENCODER = "encoder.safetensors"
@@ -36,9 +36,7 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     checkpoint = checkpoints.about(folder)
     if checkpoint is not None:
         _check_checkpoint(folder, checkpoint["identity"], identity)
-    # Killed between the last two moves: all steps are done, the encoder is written, and this file is not.
-    complete = checkpoint is not None and checkpoint["step"] == identity.get("steps")
-    if encoder.is_file() and not complete:
+    if encoder.is_file():
         raise DiagnosticsError(
             f"{encoder} is an encoder that this command did not make, and would be overwritten: give another --out."
         )
@@ -48,8 +46,10 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         kept: dict[str, Any] = json.loads(path.read_text())
-        return {"row": kept["row"], "identity": dict(kept["identity"]), "encoder": kept.get("encoder")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if kept.pop("digest") != checkpoints.digest_of_json(kept):
+            raise ValueError
+        return {"row": kept["row"], "identity": dict(kept["identity"]), "encoder": kept["encoder"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DiagnosticsError(f"{path} cannot be read as what a training left: give another --out.") from error
 
 
@@ -72,10 +72,29 @@ def made_folder(folder: Path) -> None:
         raise DiagnosticsError(f"Folder {folder} cannot be made ({error.strerror}): give another --out.") from error
 
 
-def finish(path: Path, row: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Writes it beside the encoder, in one move, after which the checkpoint is of no use."""
-    kept = {"row": dict(row), "identity": dict(identity), "encoder": _digest(path.parent / ENCODER)}
-    beside = path.with_name(f"{path.name}.partial")
-    beside.write_text(json.dumps(kept, indent=1))
-    beside.replace(path)
-    (path.parent / checkpoints.FILE).unlink(missing_ok=True)
+def finish(
+    path: Path, encoder: Encoder, lineage: Mapping[str, Any], row: Mapping[str, Any], identity: Mapping[str, Any]
+) -> None:
+    """Saves the encoder, and beside it what it came to; after that the checkpoint is of no use.
+
+    The file says which encoder is to be there before that one takes its place, so that a kill in between leaves no
+    encoder of which nothing tells: the same command then does the rest again.
+    """
+    folder = path.parent
+    made, beside = folder / f"partial-{ENCODER}", path.with_name(f"{path.name}.partial")
+    try:
+        save_encoder(made, encoder, lineage=lineage)
+        kept = {"row": dict(row), "identity": dict(identity), "encoder": _digest(made)}
+        kept["digest"] = checkpoints.digest_of_json(kept)
+        try:
+            beside.write_text(json.dumps(kept, indent=1))
+            beside.replace(path)
+            made.replace(folder / ENCODER)
+            (folder / checkpoints.FILE).unlink(missing_ok=True)
+        except OSError as error:
+            raise DiagnosticsError(
+                f"{path} cannot be written ({error.strerror}): free some room there and give the same command again."
+            ) from error
+    finally:
+        for left in (made, beside):
+            left.unlink(missing_ok=True)

@@ -212,8 +212,6 @@ def _save(
     row: Mapping[str, Any],
     identity: Mapping[str, Any],
 ) -> None:
-    from diagnostics import save_encoder
-
     encoder = architecture.encoder(model, row["name"])
     lineage = {
         "group": row["objective"],
@@ -225,5 +223,4 @@ def _save(
     }
     if row["collapse"]:
         lineage["collapse"] = row["collapse"]
-    save_encoder(folder, encoder, lineage=lineage)
-    finish(folder / FINISHED, row, identity)
+    finish(folder / FINISHED, encoder, lineage, row, identity)
