@@ -12,15 +12,16 @@ import torch
 import xarray as xr
 
 from diagnostics import controls as control
-from diagnostics.budget import parse_budget
+from diagnostics.budget import WANTED, parse_budget
 from diagnostics.dataset import Dataset
 from diagnostics.disk import check_room, lock
-from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
+from diagnostics.errors import DiagnosticsError, StorageError, said
 from diagnostics.evaluating import random_kept
 from diagnostics.extract import extract
 from diagnostics.measures.base import Measure
 from diagnostics.measuring import SUITES, Measured, against_control, chosen_measures, measure_all
 from diagnostics.observe import observe
+from diagnostics.options import check_options, check_out, chosen_poolings, listed
 from diagnostics.plans import Precision, plan
 from diagnostics.probeable import unprobeable_targets
 from diagnostics.progress import Cost, Watch, silent
@@ -81,9 +82,9 @@ def run(
     ------
     DiagnosticsError: for what a user can cause, in one sentence that says what to do.
     """
-    _check_options(batch_size, workers, precision, seed, control_draws)
+    check_options(batch_size, workers, precision, seed, control_draws)
     budget = parse_budget(token_budget)
-    taps, measures, pooling = _listed(taps), _listed(measures), _listed(pooling)
+    taps, measures, pooling = listed(taps), listed(measures), listed(pooling)
     asked, unusable = chosen_measures(measures)
     model = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
     data = build("dataset", dataset) if isinstance(dataset, str) else dataset
@@ -101,7 +102,7 @@ def run(
     check_rate(model, data)
     where = usable_device(device)
     path = Path(out) if out is not None else default_path(encoder, dataset)
-    _check_out(path)
+    check_out(path)
     unprobeable = unprobeable_targets(data)
     if asked and all(_reads_none_but(measure, data, unprobeable) for measure in asked):
         raise DiagnosticsError(f"Nothing can be measured on {data.name}: {' '.join(unprobeable.values())}")
@@ -115,7 +116,7 @@ def run(
         # Tokens at one place of samples of unequal length have nothing in common.
         budget = 0 if data.ragged else budget
         job = _Job(path.resolve(), path, data, _chosen_taps(model, taps), budget, precision, where)
-        job.poolings = _poolings(pooling, model)
+        job.poolings = chosen_poolings(pooling, model)
         job.options = {"batch_size": batch_size, "workers": workers}
         job.watch, job.asked, job.unusable = watch, frozenset(measures or ()) - set(SUITES), unusable
         job.unprobeable, job.fresh = unprobeable, fresh
@@ -234,8 +235,8 @@ class _Job:
         """Raises where measures were asked for by name and none gives anything."""
         if not self.asked or main.results:
             return
-        what = f"for {model.name} on {self.data.name}"
-        missing = [f"{name} gives nothing {what}: {_reasons(main, name)}" for name in sorted(self.asked)]
+        nothing = f"gives nothing for {model.name} on {self.data.name}"
+        missing = [f"{name} {nothing}: {_reasons(main, name)}" for name in sorted(self.asked)]
         raise DiagnosticsError(" ".join(missing))
 
     def _extract(
@@ -257,7 +258,7 @@ class _Job:
                     encoder.name, self.data.name, wanted.samples, len(taps), announced * wanted.pooled_bytes,
                     announced * wanted.token_bytes, wanted.token_samples, announced * seconds * wanted.samples,
                     announced, str(self.shown),
-                    64 * wanted.token_bytes_per_sample if wanted.token_samples < min(64, wanted.samples) else 0,
+                    0 if wanted.token_samples >= min(WANTED, wanted.samples) else announced * WANTED * wanted.token_bytes_per_sample,
                     tuple(self.unprobeable.values()),
                 )  # fmt: skip
                 self.watch(cost)
@@ -331,34 +332,6 @@ def _refuse_other_seed(path: Path, seed: int) -> None:
         )
 
 
-def _check_out(path: Path) -> None:
-    """Raises where a run's folder cannot be: the folder that one is in, or one around it."""
-    whole = path.resolve()
-    if whole == Path.cwd() or whole in Path.cwd().parents:
-        raise DiagnosticsError(
-            f"--out {str(path)!r} is the folder that you are in, or one around it: name a folder of its own, like --out runs/mine."
-        )
-
-
-def _poolings(names: list[str] | None, model: Encoder) -> list[str] | None:
-    """Those of the encoder's poolings that were asked for, in its order."""
-    if names is None:
-        return None
-    for name in names:
-        if name not in model.poolings:
-            raise unknown("pooling", name, model.poolings)
-    if not names:
-        raise DiagnosticsError(f"--pooling names nothing: give {', '.join(model.poolings)}, or leave it out.")
-    return [name for name in model.poolings if name in names]
-
-
-def _listed(names: str | Sequence[str] | None) -> list[str] | None:
-    """Names as a list, from one text with commas too."""
-    if isinstance(names, str):
-        names = [name.strip() for name in names.split(",") if name.strip()]
-    return None if names is None else list(names)
-
-
 def check_rate(encoder: Encoder, data: Dataset) -> None:
     """Raises where audio or video was sampled at another rate than the encoder was trained at."""
     if encoder.rate is not None and data.rate is not None and encoder.rate != data.rate:
@@ -366,19 +339,6 @@ def check_rate(encoder: Encoder, data: Dataset) -> None:
             f"{encoder.name} takes {encoder.rate:g} samples a second, {data.name} holds {data.rate:g}: resample the data "
             f"(?rate={encoder.rate:g} where the dataset has that option)."
         )
-
-
-def _check_options(batch_size: int | None, workers: int, precision: str, seed: int, draws: int) -> None:
-    if draws < 1:
-        raise DiagnosticsError(f"The number of draws of a control is {draws}: give 1 or more, or --no-controls.")
-    if seed < 0:
-        raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")
-    if batch_size is not None and batch_size < 1:
-        raise DiagnosticsError(f"Batch size {batch_size} is below 1.")
-    if workers < 0:
-        raise DiagnosticsError(f"The number of workers is {workers}: give 0 or more.")
-    if precision not in ("float32", "float16"):
-        raise unknown("precision", precision, ("float32", "float16"))
 
 
 def _chosen_taps(model: Encoder, names: Sequence[str] | None) -> list[Tap]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ class Cost:
     encoders: int
     path: str
     token_bytes_of_64: int = 0
-    """What the tokens of 64 samples would take, where fewer keep theirs; else 0."""
+    """What the tokens of 64 samples would take in all these encoders, where fewer keep theirs; else 0."""
     unprobeable: tuple[str, ...] = ()
     """Why targets of the dataset cannot be probed, a sentence each."""
 
@@ -31,9 +32,9 @@ class Cost:
     @property
     def lines(self) -> list[str]:
         """What cannot be probed, a line for each target, and then the cost."""
-        more = (
-            f", of 64 they would take {size(self.token_bytes_of_64)}: --token-budget" if self.token_bytes_of_64 else ""
-        )
+        # The budget is that of each encoder.
+        budget = f"--token-budget {math.ceil(self.token_bytes_of_64 / self.encoders / 1e6)}MB"
+        more = f", of 64 they would take {size(self.token_bytes_of_64)}: {budget}" if self.token_bytes_of_64 else ""
         cost = (
             f"{self.encoder} on {self.dataset}: {self.samples:,} samples, {self.taps} taps, "
             f"{f'{self.encoders} encoders with the controls' if self.encoders > 1 else 'no controls'}; writes {size(self.pooled_bytes + self.token_bytes)} to {self.path} "

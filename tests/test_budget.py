@@ -93,13 +93,18 @@ def test_the_cost_says_how_many_samples_keep_tokens_and_what_64_would_take(tmp_p
     events: list[Any] = []
     encoder = tiny_image_encoder()
     each = sum(tap.tokens * tap.features for tap in encoder.taps) * 4
-    for budget, words in (
-        (f"{10 * each}B", f"tokens of 10 samples: {size(10 * each)}, of 64 they would take {size(64 * each)}"),
-        (None, "tokens of 80 samples"),
+    # Each of three encoders has a budget of its own.
+    few, many = (
+        f"of 64 they would take {size(64 * n * each)}: --token-budget {-(-64 * each // 10**6)}MB" for n in (1, 3)
+    )
+    for budget, controls, words in (
+        (f"{10 * each}B", False, f"tokens of 10 samples: {size(10 * each)}, {few}"),
+        (f"{10 * each}B", True, f"tokens of 10 samples: {size(30 * each)}, {many}"),
+        (None, False, "tokens of 80 samples"),
     ):
         dx.run(
-            encoder, tiny_dataset(80, "image"), out=tmp_path / str(budget), measures="rankme", controls=False, report=False,
-            token_budget=budget, watch=events.append,
+            encoder, tiny_dataset(80, "image"), out=tmp_path / f"{budget} {controls}", measures="rankme",
+            controls=controls, report=False, token_budget=budget, watch=events.append,
         )  # fmt: skip
         cost = next(event for event in reversed(events) if isinstance(event, Cost))
         assert words in str(cost)

@@ -42,3 +42,11 @@ def test_says_where_the_two_runs_are_pooled_otherwise():
     assert between(first, first, "mutual_knn").attrs["pooling"] == "mean"
     found = between(first, second, "mutual_knn")
     assert found.attrs["pooling"] == "mean in the first run, last in the second"
+
+
+@pytest.mark.parametrize("measure", ["cka", "minibatch_cka", "torch_cka"])
+def test_refuses_runs_that_have_no_pooling_in_common_where_pooled_ones_are_compared(measure):
+    x = np.random.default_rng(0).normal(size=(30, 3, 4))
+    first, second = MemoryActivations({"a": x}), MemoryActivations({"a": x}, poolings=("last",))
+    with pytest.raises(DiagnosticsError, match="one run holds mean, the other last: run both with one --pooling"):
+        between(first, second, measure)

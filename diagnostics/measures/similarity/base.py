@@ -171,13 +171,20 @@ class Similarity(Measure):
         """All pairs of a tap of one run and a tap of another, on the same samples in whatever order; at most `most_rows`,
         the first of the first run, where that is fewer than the measure's own limit.
 
-        Raises DiagnosticsError where the ids of the samples are not the same.
+        Raises DiagnosticsError where the ids of the samples are not the same, and where pooled activations are compared of
+        which the two runs have no kind in common.
         """
         there = _places(activations, other, self.name)
         both = np.flatnonzero(there[: activations.token_samples] < other.token_samples)
         whole = self.needs == "tokens" and len(both) >= max(self.least, FEWEST_WITH_TOKENS)
         rows = (both if whole else np.arange(len(there)))[: min(self.most_rows, most_rows or self.most_rows)]
         poolings = [name for name in activations.poolings if name in other.poolings]
+        if self.needs == "tokens" and not whole and not poolings:
+            own = ", the other ".join(" and ".join(side.poolings) for side in (activations, other))
+            raise DiagnosticsError(
+                f"{self.name} compares samples that are pooled alike where fewer than {FEWEST_WITH_TOKENS} have tokens, and one "
+                f"run holds {own}: run both with one --pooling, or with a larger --token-budget."
+            )
         first = Side(activations, rows, whole, activations.device, poolings)
         return self._result(first, Side(other, there[rows], whole, activations.device, poolings), seed)
 
