@@ -132,7 +132,8 @@ def open_results(path: Path) -> xr.DataTree:
 
 def _verify(path: Path) -> Path:
     """The folder of the results, each file as it was written; raises where one is not."""
-    folder = results_folder(path)
+    # Absolute: xarray takes a folder that is called ~ for another one.
+    folder = results_folder(path.absolute())
     if folder is None or _attributes(path, folder).get("files") != _digests_of_files(folder):
         raise unreadable(path)
     return folder
