@@ -97,7 +97,7 @@ def results_folder(path: Path) -> Path | None:
 def read_index(path: Path) -> Index | None:
     """Which results a run has; None where there are none yet. Raises where that cannot be read."""
     folder = results_folder(path)
-    return None if folder is None else _index_of(path, _attributes(path, folder))
+    return None if folder is None else index_of(path, _attributes(path, folder))
 
 
 def _attributes(path: Path, folder: Path) -> dict[str, Any]:
@@ -111,7 +111,8 @@ def _attributes(path: Path, folder: Path) -> dict[str, Any]:
     return attributes
 
 
-def _index_of(path: Path, attributes: Mapping[str, Any]) -> Index:
+def index_of(path: Path, attributes: Mapping[str, Any]) -> Index:
+    """Which results there are, by the attributes of their tree."""
     try:
         entries = {who: [Entry(**entry) for entry in found] for who, found in attributes["entries"].items()}
         return Index(entries, [Omission(**row) for row in attributes["omissions"]], attributes["calls"])

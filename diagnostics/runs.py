@@ -11,7 +11,7 @@ import xarray as xr
 from diagnostics import controls as control
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.profiles import Profile, is_plain, numbers
-from diagnostics.results import CONTROLS, Index, open_results, read_index, unreadable
+from diagnostics.results import CONTROLS, Index, index_of, open_results, read_index, unreadable
 from diagnostics.store import Store
 
 
@@ -36,7 +36,12 @@ class Run:
 
         Plain xarray opens it too: `xarray.open_datatree(path, group="results", engine="zarr", consolidated=False)`.
         """
-        return open_results(self.path)
+        tree = open_results(self.path)
+        # Read later than the index: whoever wrote in between may have measured more, or made another run.
+        if Store(self.path).contents.run != self.store.contents.run:
+            raise DiagnosticsError(f"{self.path} was made anew since it was opened: open it again.")
+        self.index = index_of(self.path, {str(key): value for key, value in tree.attrs.items()})
+        return tree
 
     @cached_property
     def controls(self) -> dict[str, xr.DataTree]:
@@ -102,10 +107,12 @@ class Run:
 
     def profiles(self) -> list[Profile]:
         """All profiles, probes first."""
+        _ = self.results  # with which the index is of one time
         return [self._profile(key) for key in self.index.names(pairwise=False)]
 
     def profile(self, name: str) -> Profile:
         """The profile `measure/target`, or `measure` for one without target; unknown names raise with the nearest."""
+        _ = self.results
         known = self.index.names(pairwise=False)
         if name not in known:
             raise unknown("profile", name, known)
@@ -137,6 +144,7 @@ class Run:
 
     def similarity(self) -> list[xr.Dataset]:
         """All similarities of tap pairs."""
+        _ = self.results
         return [self._node(self.results, key) for key in self.index.names(pairwise=True)]
 
     def similarity_with(

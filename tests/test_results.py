@@ -422,3 +422,13 @@ def test_a_run_is_read_and_reported_whatever_its_folder_is_called(
     run = dx.open_run(name)
     assert findings(run) == before
     assert "linear_probe" in run.report().read_text(encoding="utf-8")
+
+
+def test_a_run_that_was_opened_before_another_was_made_there_mixes_nothing(path: Path) -> None:
+    opened, more = dx.open_run(path), dx.open_run(path)
+    again(path, "participation_ratio", controls=False)
+    assert "participation_ratio/None" in findings(more), "what was measured since is there, with its index"
+    dx.run(tiny_encoder(), tiny_dataset(30), out=path, measures="rankme", report=False, fresh=True, **QUICK)
+    with pytest.raises(DiagnosticsError, match="was made anew since it was opened: open it again"):
+        opened.to_json()
+    assert dx.open_run(path).n != opened.n
