@@ -15,7 +15,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from diagnostics.contents import Contents, TargetFacts
 from diagnostics.dataset import Dataset, Target
-from diagnostics.disk import unwritable
+from diagnostics.disk import partial, unwritable
 from diagnostics.observed import WHOLE
 from diagnostics.plans import Plan, row_order
 from diagnostics.sealed import files_below, write_group
@@ -70,21 +70,21 @@ def create(
 
     `dense` holds the targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    made = partial(path)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        root = zarr.open_group(partial, mode="w-", zarr_format=3)
+        shutil.rmtree(made, ignore_errors=True)
+        root = zarr.open_group(made, mode="w-", zarr_format=3)
         _write_samples(root.create_group("samples"), plan, dataset, dense)
         taps = root.create_group("taps")
         for tap in plan.taps:
             facts = {"depth": tap.depth, "part": tap.part, "pooling": list(plan.poolings), "grid": str(tap.grid)}
             _create_arrays(taps.create_group(tap.name, attributes=facts), tap, plan)
         targets = {name: _target_facts(target, dense.get(name, {})) for name, target in dataset.targets.items()}
-        contents = Contents(identity, plan, witness, targets, files_below(partial), complete=False)
-        write_group(partial, {"diagnostics_format": FORMAT, **contents.to_attrs(), **about})
-        partial.rename(path)
+        contents = Contents(identity, plan, witness, targets, files_below(made), complete=False)
+        write_group(made, {"diagnostics_format": FORMAT, **contents.to_attrs(), **about})
+        made.rename(path)
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
         if isinstance(error, OSError):
             raise unwritable(path, error) from error
         raise

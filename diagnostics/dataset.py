@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, said
 from diagnostics.taps import SAFE_NAME, Modality
 
 Kind = Literal["label", "value", "token_label", "token_value", "event", "masks", "caption", "future", "state"]
@@ -170,6 +170,16 @@ class Dataset:
         # Torch warns of arrays that cannot be written to.
         return sample if sample.flags.writeable else sample.copy()
 
+    def _read(self, index: int) -> np.ndarray:
+        try:
+            return self[index]
+        except DiagnosticsError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise DiagnosticsError(
+                f"Sample {self.ids[index]} of {self.name} cannot be read ({said(error)}): mend it, or leave it out."
+            ) from error
+
     @property
     def fingerprint(self) -> str:
         """Digest of samples, ids, splits, groups and targets."""
@@ -178,7 +188,7 @@ class Dataset:
             for column in (self.ids, self.split, self.groups):
                 digest.update("\x1f".join(map(str, column)).encode() + b"\x1e")
             for i in range(len(self)):
-                _digest_array(digest, self[i])
+                _digest_array(digest, self._read(i))
             for name, target in sorted(self.targets.items()):
                 digest.update(
                     f"{name} {target.kind} {target.classes} {target.period} {target.units} {target.family}".encode()

@@ -46,6 +46,22 @@ def check_room(path: Path, needed: int) -> None:
         )
 
 
+def partial(path: Path) -> Path:
+    """Where a run lies while it is made or removed: beside its place."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def drop(path: Path) -> None:
+    """Removes a run: out of its place in one move first, since a kill in between would leave what is no run and in the way."""
+    aside = partial(path)
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
 def unwritable(path: Path, error: OSError, when: str = "") -> StorageError:
     """The error for a folder that cannot be written, by its cause."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import multiprocessing
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from diagnostics.cells import classes_on_grid, covered_part, events_on_grid, on_
 from diagnostics.contents import COVERED
 from diagnostics.creation import Filling, create
 from diagnostics.dataset import Dataset
+from diagnostics.disk import drop
 from diagnostics.errors import DiagnosticsError, StorageError, said
 from diagnostics.plans import Plan, Step, identity, row_order
 from diagnostics.progress import Progress, Watch, silent
@@ -67,36 +67,37 @@ def extract(
     if store is not None:
         with _dropping(path, fresh):
             _refuse_other_behaviour(store, seen)
+            if store.attrs["complete"]:
+                store.check_whole()
+                return store
     if not path.exists():
         store = None
-    if store is not None and store.attrs["complete"]:
-        store.check_whole()
-        return store
     size = batch_size or BATCH.get(device.partition(":")[0], 16)
     todo = list(plan.steps(size)) if store is None else store.todo(size)
     started = time.perf_counter()
     done = plan.samples - sum(len(step) for step in todo)
     filled, created, kept = Filling(plan, size), None, 0
     try:
-        for step, positions, batch in _batches(encoder, dataset, todo, size, workers):
-            _capture(encoder, batch, positions, plan, dataset, filled)
-            if done == 0:
-                before_first_byte((time.perf_counter() - started) / len(positions))
-            if store is None:
-                dense = _dense_targets(encoder, dataset, plan.taps)
-                store = created = create(path, plan, wanted, seen, dataset, dense, about or {})
-            done += len(positions)
-            watch(Progress(f"extracting {encoder.name}", done, plan.samples))
-            if filled.rows == len(step):
-                store.write(step, filled.tokens, filled.pooled)
-                kept, filled.rows = kept + filled.rows, 0
+        with _alive(dataset):
+            for step, positions, batch in _batches(encoder, dataset, todo, size, workers):
+                _capture(encoder, batch, positions, plan, dataset, filled)
+                if done == 0:
+                    before_first_byte((time.perf_counter() - started) / len(positions))
+                if store is None:
+                    dense = _dense_targets(encoder, dataset, plan.taps)
+                    store = created = create(path, plan, wanted, seen, dataset, dense, about or {})
+                done += len(positions)
+                watch(Progress(f"extracting {encoder.name}", done, plan.samples))
+                if filled.rows == len(step):
+                    store.write(step, filled.tokens, filled.pooled)
+                    kept, filled.rows = kept + filled.rows, 0
     except StorageError:
         raise
     except DiagnosticsError as error:
         # Nothing half-written: what cannot be gone on with goes. Whole steps stay where the same command may succeed, with
         # a smaller batch or when a disk answers again.
         if created is not None and (isinstance(error, _SampleError) or not kept):
-            shutil.rmtree(path)
+            drop(path)
         raise
     assert store is not None
     store.finish()
@@ -111,7 +112,7 @@ def _dropping(path: Path, fresh: bool) -> Generator[None]:
     except DiagnosticsError:
         if not (fresh and is_run(path)):
             raise
-        shutil.rmtree(path)
+        drop(path)
 
 
 class _SampleError(DiagnosticsError):
@@ -255,7 +256,7 @@ class _Batches(TorchDataset[Any]):
                 made.append(self.encoder.preprocess(self.dataset[int(i)]))
             except DiagnosticsError as error:
                 return DiagnosticsError(f"Sample {self.dataset.ids[i]}: {error}")
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 failure = DiagnosticsError(
                     f"Sample {self.dataset.ids[i]} of {self.dataset.name} cannot be prepared for {self.encoder.name}: "
                     f"{said(error)}"
@@ -295,10 +296,29 @@ def prepared(encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], 
         _Batches(encoder, dataset, batches), batch_size=None, num_workers=workers, multiprocessing_context=context,
         generator=torch.Generator(),
     )  # fmt: skip
-    for batch in loader:
+    made = iter(loader)
+    while True:
+        with _alive(dataset):
+            batch = next(made, None)
+        if batch is None:
+            return
         if isinstance(batch, DiagnosticsError):
             raise batch
         yield batch
+
+
+@contextlib.contextmanager
+def _alive(dataset: Dataset) -> Generator[None]:
+    """Says in a sentence that a worker was killed, which torch raises wherever this process is just then."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DiagnosticsError(
+            f"A process that prepares samples of {dataset.name} was ended ({said(error)}), perhaps for want of memory: give "
+            "fewer --workers."
+        ) from error
 
 
 def _dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, dict[str, np.ndarray]]:

@@ -13,6 +13,7 @@ from diagnostics.activations import Activations, StoredTarget
 from diagnostics.dataset import DENSE, Family
 from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
 from diagnostics.measures.base import Measure
+from diagnostics.misfits import bare, misfit, plain
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.registry import offered
 from diagnostics.results import CONTROLS
@@ -110,8 +111,8 @@ def measure_all(
         watch(Progress(f"measuring {what}".strip(), done, len(jobs), key))
         try:
             found = measure.compute(activations, target, seed)
-            if misfit := _misfit(found, measure, activations):
-                measured.skipped[key] = misfit
+            if why := misfit(found, measure, activations):
+                measured.skipped[key] = why
                 measured.failed.add(key)
                 continue
             found = _completed(found, measure, target, activations, seed)
@@ -125,7 +126,7 @@ def measure_all(
             raise
         except DiagnosticsError as error:
             measured.skipped[key] = str(error)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             measured.skipped[key] = f"Measure {key} failed on {what}: {said(error)}."
             measured.failed.add(key)
     if jobs:
@@ -154,7 +155,7 @@ def _completed(
         measure.needs == "tokens" or (target is not None and target.kind in (*DENSE, "masks"))
     ):
         attrs["token_samples"] = activations.token_samples
-    found = found.copy()
+    found = bare(found)
     if "loss" in found:
         found, selected = _judged(found, activations.output_tap, str(attrs["score_name"]), seed)
         attrs |= selected
@@ -162,39 +163,11 @@ def _completed(
         attrs["reason"] = reason
     else:
         found.attrs.pop("reason", None)
-    found.attrs = {key: _plain(value) for key, value in (found.attrs | attrs).items()}
+    found.attrs = {key: plain(value) for key, value in (found.attrs | attrs).items()}
     if "tap" in found.coords and "depth" not in found.coords and not measure.pairwise:
         depths = {tap.name: tap.depth for tap in activations.taps}
         found = found.assign_coords(depth=("tap", [depths[str(tap)] for tap in found["tap"].values]))
     return found
-
-
-# What a measure has to give, by kind: variables with their axes. See `Measure`.
-PAIRWISE = {"matrix": ("tap", "tap_other")}
-PROBE = {"loss": ("tap", "unit"), "reference_loss": ("tap", "unit"), "val_score": ("tap",)}
-SCORE = {"score": ("tap",), "low": ("tap",), "high": ("tap",)}
-
-
-def _misfit(result: Any, measure: Measure, activations: Activations) -> str:
-    """What a result lacks by which it is read (a variable, an axis, an attribute, a tap), in a sentence; "" where nothing."""
-    if not isinstance(result, xr.Dataset):
-        return f"Measure {measure.name} gives a {type(result).__name__}: return an xarray.Dataset."
-    # A probe may need no target, as one of places does not.
-    is_probe = "loss" in result or (measure.kinds and "score" not in result)
-    wanted = PAIRWISE if measure.pairwise else PROBE if is_probe else SCORE
-    for name, axes in wanted.items():
-        if name not in result or not set(axes) <= set(result[name].dims):
-            given = ", ".join(f"{key} [{', '.join(map(str, v.dims))}]" for key, v in result.data_vars.items())
-            return (
-                f"Measure {measure.name} gives {given or 'no variables'}, and no {name} [{', '.join(axes)}]: "
-                f"return {', '.join(wanted)} by these names."
-            )
-    if missing := [name for name in ("units_train", "units_val") if wanted is PROBE and name not in result.attrs]:
-        return f"Measure {measure.name} does not state {' and '.join(missing)}: give these attributes."
-    taps = [tap.name for tap in activations.taps]
-    if not measure.pairwise and ("tap" not in result.coords or list(result["tap"].values) != taps):
-        return f"Measure {measure.name} gives other taps than it was given: return a value (NaN for none) for each, by name."
-    return ""
 
 
 FEWEST_COMPARED = 20
@@ -277,7 +250,3 @@ def against_control(found: xr.Dataset, other: xr.Dataset, control: str, seed: in
     )
     over = {f"over_{control}": gap.value, f"over_{control}_low": gap.low, f"over_{control}_high": gap.high}
     return found.assign_attrs(over)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value

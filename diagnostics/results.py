@@ -107,6 +107,7 @@ def _attributes(path: Path, folder: Path) -> dict[str, Any]:
 
 
 def _index_of(path: Path, attributes: Mapping[str, Any]) -> Index:
+    """Which results there are, by the attributes of their tree."""
     try:
         entries = {who: [Entry(**entry) for entry in found] for who, found in attributes["entries"].items()}
         return Index(entries, [Omission(**row) for row in attributes["omissions"]], attributes["calls"])
@@ -127,7 +128,8 @@ def open_results(path: Path) -> xr.DataTree:
 
 def _verify(path: Path) -> Path:
     """The folder of the results, each file as it was written; raises where one is not."""
-    folder = results_folder(path)
+    # Absolute: xarray takes a folder that is called ~ for another one.
+    folder = results_folder(path.absolute())
     if folder is None:
         raise unreadable(path)
     try:

@@ -114,10 +114,12 @@ class Run:
 
     def profiles(self) -> list[Profile]:
         """All profiles, probes first."""
+        _ = self.results  # with which the index is of one time
         return [self._profile(key) for key in self.index.names(pairwise=False)]
 
     def profile(self, name: str) -> Profile:
         """The profile `measure/target`, or `measure` for one without target; unknown names raise with the nearest."""
+        _ = self.results
         known = self.index.names(pairwise=False)
         if name not in known:
             raise unknown("profile", name, known)
@@ -149,6 +151,7 @@ class Run:
 
     def similarity(self) -> list[xr.Dataset]:
         """All similarities of tap pairs."""
+        _ = self.results
         return [self._node(self.results, key) for key in self.index.names(pairwise=True)]
 
     def similarity_with(

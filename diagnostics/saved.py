@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,14 +101,17 @@ def save_encoder(
             f"The lineage of {encoder.name} cannot be written as JSON ({error}): use plain values."
         ) from error
     file = _file(path)
+    # A folder, since safetensors writes to a file of another name first, which a kill leaves.
     partial = file.with_name(f".{file.name}.partial")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        mode = partial.stat().st_mode
-        save_file(tensors, partial, metadata={KEY: text})
-        partial.chmod(mode)  # safetensors leaves a file that nobody else may read, whatever the umask allows
-        partial.replace(file)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        made = partial / file.name
+        made.touch()
+        mode = made.stat().st_mode
+        save_file(tensors, made, metadata={KEY: text})
+        made.chmod(mode)  # safetensors leaves a file that nobody else may read, whatever the umask allows
+        made.replace(file)
     except OSError as error:
         raise unwritable(file, error) from error
     except SafetensorError as error:
@@ -115,8 +119,7 @@ def save_encoder(
             f"{file} cannot be written ({said(error)}): is there room, and may you write there?"
         ) from error
     finally:
-        if partial.exists():
-            partial.unlink()
+        shutil.rmtree(partial, ignore_errors=True)
     return file
 
 

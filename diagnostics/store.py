@@ -156,7 +156,9 @@ class Store(Activations):
         )
 
     def _column(self, name: str) -> np.ndarray:
-        return self._sampled(name).astype(object)
+        column = self._sampled(name).astype(object)
+        column.flags.writeable = False
+        return column
 
     def _sampled(self, name: str) -> np.ndarray:
         """An array below `samples`, one row a sample."""
@@ -166,6 +168,8 @@ class Store(Activations):
             raise damaged(self.path, f"samples/{name}") from error
         if values.ndim == 0 or len(values) != self.plan.samples:
             raise damaged(self.path, f"samples/{name}")
+        # All measures read the same.
+        values.flags.writeable = False
         return values
 
     def observed(self, name: str) -> Seen:
@@ -311,7 +315,8 @@ class Store(Activations):
 def is_run(path: Path) -> bool:
     """Whether a folder is a run, of whatever version and in whatever state: what may be dropped where that is asked for."""
     try:
-        return b"diagnostics_format" in (path / "zarr.json").read_bytes()
+        # As a key: not read as JSON, which it may be no more.
+        return b'"diagnostics_format":' in (path / NAME).read_bytes()
     except OSError:
         return False
 

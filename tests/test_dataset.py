@@ -249,3 +249,19 @@ def test_tiny_groups_share_a_split() -> None:
     data = tiny_dataset(group_size=3)
     assert len(set(data.groups)) == 8
     assert data.counts() == {"train": 15, "val": 6, "test": 3}
+
+
+@pytest.mark.parametrize("error", [ValueError("two\nlines"), MemoryError(), StopIteration(), SystemExit(3)])
+def test_a_sample_that_cannot_be_read_for_the_fingerprint_is_named(error: BaseException) -> None:
+    class Samples(list[np.ndarray]):
+        def __getitem__(self, index: Any) -> Any:
+            if index == 2:
+                raise error
+            return super().__getitem__(index)
+
+    dataset = made(samples=Samples(np.zeros((4, 3))))
+    with pytest.raises(
+        DiagnosticsError, match=r"^Sample c of mine cannot be read \(\w+(: two lines|: 3)?\): mend it"
+    ) as caught:
+        _ = dataset.fingerprint
+    assert "\n" not in str(caught.value)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
+from typing import Any
 from test_store import planned
 from tiny import tiny_dataset, tiny_encoder
 from diagnostics.extract import extract
@@ -138,6 +140,25 @@ def test_nan_in_a_prefix_token_alone_is_seen(tmp_path: Path) -> None:
         encoder.module.prefix[0, 1, 0] = torch.inf  # a register: no pooling reads it
     with pytest.raises(DiagnosticsError, match="NaN or infinity at tap embed"):
         extract(encoder, tiny_dataset(N, "image"), tmp_path / "run", planned(encoder, N))
+
+
+def test_a_worker_that_the_system_kills_is_one_sentence(tmp_path: Path) -> None:
+    whole, here = tiny_dataset(N), os.getpid()
+
+    class Samples:
+        def __len__(self) -> int:
+            return N
+
+        def __getitem__(self, index: int) -> Any:
+            if index == 7 and os.getpid() != here:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return whole[index]
+
+    dataset = Dataset("mine", "series", Samples(), list(whole.ids), list(whole.split), whole.targets)  # pyright: ignore
+    encoder = tiny_encoder()
+    with pytest.raises(DiagnosticsError, match=r"samples of mine was ended .*: give fewer --workers\."):
+        extract(encoder, dataset, tmp_path / "run", planned(encoder, N), batch_size=4, workers=1)
+    extract(encoder, dataset, tmp_path / "run", planned(encoder, N), batch_size=4).check_whole()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

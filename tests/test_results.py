@@ -413,3 +413,56 @@ def test_an_index_that_is_not_one_is_unreadable(path: Path) -> None:
         write_group(path / "results", sealed)
         with pytest.raises(DiagnosticsError, match="cannot be read"):
             dx.open_run(path).to_json()
+
+
+# What --fresh drops
+
+
+def test_a_kill_while_a_run_is_dropped_leaves_a_folder_that_the_same_command_goes_on_in(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another seed the stores of controls are dropped, the main one is not."""
+
+    def killed(folder: Path, **_: Any) -> None:
+        for file in Path(folder).glob("zarr.json"):  # a kill after the first file
+            file.unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("diagnostics.disk.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            again(path, "rankme", fresh=True, seed=7)
+    run = again(path, "rankme", fresh=True, seed=7)
+    assert set(run.controls) >= WEIGHTS and not run.skipped
+    assert not [file for file in path.rglob(".*") if "partial" in file.name]
+
+
+def test_fresh_drops_a_run_of_which_a_shard_is_gone(path: Path) -> None:
+    before = findings(dx.open_run(path))["rankme/None"]
+    next(file for file in path.glob("taps/*/pooled/c*") if file.is_file()).unlink()
+    with pytest.raises(DiagnosticsError, match="is damaged"):
+        again(path, "rankme")
+    assert findings(again(path, "rankme", fresh=True))["rankme/None"] == before
+
+
+def test_fresh_leaves_a_group_of_others_that_mentions_this_package(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    said = {"zarr_format": 3, "node_type": "group", "attributes": {"note": 'not a "diagnostics_format": 2'}}
+    (other / "zarr.json").write_text(json.dumps(said))
+    (other / "mine.txt").write_text("kept")
+    with pytest.raises(DiagnosticsError, match="not a run"):
+        again(other, "rankme", fresh=True)
+    assert (other / "mine.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize("name", ["~", "a b#c?d%20e", "\udcff", "up"])
+def test_a_run_is_read_and_reported_whatever_its_folder_is_called(
+    path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = findings(dx.open_run(path))
+    monkeypatch.chdir(path.parent)
+    path.rename(name)
+    run = dx.open_run(name)
+    assert findings(run) == before
+    assert "linear_probe" in run.report().read_text(encoding="utf-8")

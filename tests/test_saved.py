@@ -193,6 +193,14 @@ def test_a_write_that_fails_leaves_the_old_file(own: Path, monkeypatch: pytest.M
     assert path.read_bytes() == before and [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_what_a_kill_left_of_a_file_goes_with_the_next_try(own: Path) -> None:
+    left = Path("one/.encoder.safetensors.partial")
+    left.mkdir(parents=True)
+    (left / ".tmpXk2").write_bytes(b"as safetensors leaves it")
+    path = save_encoder("one", build("encoder", "own.py:build"))
+    assert list(Path("one").iterdir()) == [path]
+
+
 def described(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:
         return json.loads(file.metadata()["diagnostics"])

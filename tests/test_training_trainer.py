@@ -266,6 +266,21 @@ def test_no_flipped_bit_of_a_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
             trained(tmp_path, Settings(20))
 
 
+def test_a_full_disk_is_one_sentence_and_nothing_of_a_checkpoint_stays(tmp_path: Path, monkeypatch: Any) -> None:
+    def full(_: Any, file: Path, __: Any) -> None:
+        (file.parent / ".tmpXk2").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "checkpoint.safetensors.partial").mkdir()
+    (tmp_path / "checkpoint.safetensors.partial" / ".tmpXk1").write_bytes(b"what a kill left")
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "save_file", full)
+        with pytest.raises(DiagnosticsError, match=r"No space left on device.*free some room there"):
+            trained(tmp_path, Settings(20))
+    assert not [file for file in tmp_path.rglob("*") if "partial" in file.name or ".tmp" in file.name]
+    trained(tmp_path, Settings(20))
+
+
 def test_a_checkpoint_holds_the_optimiser_by_name(tmp_path: Path) -> None:
     made, _ = trained(tmp_path, Settings(20))
     from safetensors.torch import load_file

@@ -27,7 +27,8 @@ def write_page(template: str, path: Path, **content: Any) -> Path:
     page = templates().get_template(template).render(plotlyjs=plotly.offline.get_plotlyjs(), **content)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(page, encoding="utf-8")
+        # A folder's name may hold bytes that are no text.
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
         partial.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
+from diagnostics.errors import said
 
 FILE = "checkpoint.safetensors"
 KEY = "diagnostics_checkpoint"
@@ -52,15 +54,23 @@ def save(
             tensors[f"{STATE}{key}/{name}"] = torch.as_tensor(value)
     # Clones: tensors that share memory are refused, and equal values cost little here.
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    # A folder, since safetensors writes to a file of another name first, which a kill leaves.
     beside = folder / f"{FILE}.partial"
     kept = {"format": 2, "step": step, "identity": dict(identity), "tensors": _digest_of(tensors)}
     try:
-        save_file(tensors, beside, {KEY: json.dumps({**kept, "digest": digest_of_json(kept)})})
-        with beside.open("rb") as file:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        made = beside / FILE
+        save_file(tensors, made, {KEY: json.dumps({**kept, "digest": digest_of_json(kept)})})
+        with made.open("rb") as file:
             os.fsync(file.fileno())
-        beside.replace(folder / FILE)
+        made.replace(folder / FILE)
+    except (OSError, SafetensorError) as error:
+        raise DiagnosticsError(
+            f"The checkpoint in {folder} cannot be written ({said(error)}): free some room there and give the same command again."
+        ) from error
     finally:
-        beside.unlink(missing_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def load(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, identity: Mapping[str, Any]) -> int:

@@ -32,6 +32,8 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
                 raise DiagnosticsError(
                     f"{encoder} is not the encoder that {path.name} beside it tells of, and would be overwritten: give another --out."
                 )
+            # Of no use any more, where a kill left it.
+            (folder / checkpoints.FILE).unlink(missing_ok=True)
             return kept["row"]
     checkpoint = checkpoints.about(folder)
     if checkpoint is not None:

@@ -19,8 +19,11 @@ class Log:
         self.path = folder / FILE
         kept = [line for line in lines(folder) if line["step"] <= step]
         beside = folder / f"{FILE}.partial"
-        beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        beside.replace(self.path)
+        try:
+            beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            beside.replace(self.path)
+        finally:
+            beside.unlink(missing_ok=True)
         self.file = self.path.open("a")
         self.board: Any = None
         # What its import chain says about other libraries is of no use here.

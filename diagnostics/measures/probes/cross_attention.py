@@ -263,7 +263,7 @@ class AttentiveProbe(Measure):
         around = reference(rows.train, rows.val).sum(axis=0)
         varies = around > 0
         device = activations.device if activations.device.startswith("cuda") else "cpu"
-        y = torch.as_tensor(values, device=device)
+        y = torch.tensor(values, device=device)
         for taps in _alike(activations.taps, device):
             tokens = torch.stack(
                 [_tokens(activations, activations.taps[i], len(target.values), self.name) for i in taps]

@@ -62,7 +62,7 @@ class LinearProbe(Measure):
         chosen, error = np.zeros(count), np.zeros(count)
         around_train = by_part((values[rows.val] - values[rows.train].mean(axis=0)) ** 2).sum(axis=0)
         for taps, x in tap_stacks(activations, self.name):
-            y = torch.as_tensor(values, device=x.device)
+            y = torch.tensor(values, device=x.device)
             tried = RidgeStack.from_data(x[:, rows.train], y[rows.train]).predict(x[:, rows.val])
             errors = by_part(((tried - y[rows.val]) ** 2).sum(dim=2).cpu().numpy())
             chosen[taps], val_score[taps] = zip(*(_chosen(tap, around_train) for tap in errors), strict=True)

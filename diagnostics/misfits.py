@@ -1,0 +1,121 @@
+"""What a measure gave that its result cannot be read or stored with, in a sentence: one measure's slip costs only its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from diagnostics.activations import Activations
+from diagnostics.measures.base import Measure
+from diagnostics.taps import SAFE_NAME
+
+# What a measure has to give, by kind: variables with their axes. See `Measure`.
+PAIRWISE = {"matrix": ("tap", "tap_other")}
+PROBE = {"loss": ("tap", "unit"), "reference_loss": ("tap", "unit"), "val_score": ("tap",)}
+SCORE = {"score": ("tap",), "low": ("tap",), "high": ("tap",)}
+OURS = ("best_tap", "best_score", "hidden_gap", "over_")
+"""How attributes begin that are computed from what a measure gives."""
+
+LONGEST_NAME = 200
+"""Of what becomes a folder; most systems take 255 bytes."""
+
+
+def misfit(result: Any, measure: Measure, activations: Activations) -> str:
+    """What a result lacks by which it is read (a variable, an axis, an attribute, a tap), or holds that cannot be stored; ""
+    where nothing."""
+    if not isinstance(result, xr.Dataset):
+        return f"Measure {measure.name} gives a {type(result).__name__}: return an xarray.Dataset."
+    # A probe may need no target, as one of places does not.
+    is_probe = "loss" in result or (measure.kinds and "score" not in result)
+    wanted = PAIRWISE if measure.pairwise else PROBE if is_probe else SCORE
+    for name, axes in wanted.items():
+        if name not in result or not set(axes) <= set(result[name].dims):
+            given = ", ".join(f"{key} [{', '.join(map(str, v.dims))}]" for key, v in result.data_vars.items())
+            return (
+                f"Measure {measure.name} gives {given or 'no variables'}, and no {name} [{', '.join(axes)}]: "
+                f"return {', '.join(wanted)} by these names."
+            )
+    if missing := [name for name in ("units_train", "units_val") if wanted is PROBE and name not in result.attrs]:
+        return f"Measure {measure.name} does not state {' and '.join(missing)}: give these attributes."
+    taps = [tap.name for tap in activations.taps]
+    if not measure.pairwise and ("tap" not in result.coords or list(result["tap"].values) != taps):
+        return f"Measure {measure.name} gives other taps than it was given: return a value (NaN for none) for each, by name."
+    return _odd_variable(result, measure, wanted) or _odd_attribute(result, measure)
+
+
+def _odd_variable(result: xr.Dataset, measure: Measure, wanted: Mapping[str, tuple[str, ...]]) -> str:
+    # They become folders and files.
+    for name in dict.fromkeys([*result.variables, *result.dims]):
+        if not isinstance(name, str) or not SAFE_NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+            return f"Measure {measure.name} names a variable or axis {_short(name)}: use letters, digits, '_', '-' and '.', {LONGEST_NAME} at most."
+    read = {
+        **wanted,
+        "depth": ("tap",),
+        **{str(name): ("tap",) for name in result.data_vars if str(name).startswith("line_")},
+    }
+    for name, variable in result.variables.items():
+        axes = read.get(str(name))
+        if axes is not None and set(variable.dims) - ({"part"} if "unit" in axes else set()) != set(axes):
+            return f"Measure {measure.name} gives {name} [{', '.join(map(str, variable.dims))}]: return it as [{', '.join(axes)}]."
+        if not (_is_numeric(variable.dtype) or (axes is None and _is_text(variable))):
+            kinds = "numbers" if axes is not None else "numbers or texts"
+            return f"Measure {measure.name} gives {name} of type {variable.dtype}: return {kinds}, of 64 bits at most."
+    return ""
+
+
+def _is_numeric(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in "biuf" and dtype.itemsize <= 8
+
+
+def _is_text(variable: xr.Variable) -> bool:
+    if variable.dtype.kind not in "UTO":
+        return False
+    return all(isinstance(text, str) and _writable(text) for text in variable.values.flat)
+
+
+def _odd_attribute(result: xr.Dataset, measure: Measure) -> str:
+    for key, value in result.attrs.items():
+        if not isinstance(key, str) or not _writable({key: plain(value)}):
+            return (
+                f"Measure {measure.name} gives an attribute {_short(key)} of type {type(value).__name__}, which cannot be written "
+                "as JSON: use plain numbers, texts, lists and mappings."
+            )
+    return ""
+
+
+def _writable(value: Any) -> bool:
+    """Whether JSON holds it: no lone surrogate, no circle, and no key that would come back as a text."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+        return _has_text_keys(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def _has_text_keys(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _has_text_keys(inner) for key, inner in value.items())  # pyright: ignore[reportUnknownVariableType]
+    return not isinstance(value, (list, tuple)) or all(map(_has_text_keys, value))  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _short(name: object) -> str:
+    return f"{name!r:.60}"
+
+
+def plain(value: Any) -> Any:
+    """Numbers and arrays of numpy as Python's."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def bare(result: xr.Dataset) -> xr.Dataset:
+    """A copy without what xarray would read into the stored numbers (fill values, scales), and without attributes that are
+    computed later."""
+    made = result.copy().drop_encoding()
+    for variable in made.variables.values():
+        variable.attrs = {}
+    made.attrs = {key: value for key, value in made.attrs.items() if not str(key).startswith(OURS)}
+    return made
