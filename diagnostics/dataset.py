@@ -133,6 +133,10 @@ class Dataset:
                 raise DiagnosticsError(f"Dataset {self.name} has {n} samples but {len(column)} {what}.")
         if len(set(self.ids)) != n:
             raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.")
+        if odd := [name for name in (*self.ids, *self.groups) if not _is_text(name)]:
+            raise DiagnosticsError(
+                f"Dataset {self.name} has {odd[0]!r:.80} as an id or group, which is no text in UTF-8."
+            )
         for split in SPLITS:
             if not (self.split == split).any():
                 raise DiagnosticsError(f"Dataset {self.name} has no {split} samples: it needs train, val and test.")
@@ -242,6 +246,14 @@ def split_groups(
     return of_group[inverse]
 
 
+def _is_text(name: object) -> bool:
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _misfit(target: Target) -> str:
     """What is wrong with a target's values, in words; nothing where they fit their kind."""
     values = target.values
@@ -258,6 +270,8 @@ def _misfit(target: Target) -> str:
             "masks": "the number of an object for each place of each sample",
         }.get(kind, "a number for each place of each sample")
         return f"its values are {values.dtype} of shape {values.shape}, not {wanted}"
+    if values.dtype.itemsize > 8:
+        return f"its values are {values.dtype}: give 64 bits at most"
     if target.classes and kind.endswith("label") and values.size and values.max() >= len(target.classes):
         return f"it names {len(target.classes)} classes and holds class {values.max()}"
     if target.period is not None and (kind not in ("value", "state") or not 0 < target.period < np.inf):

@@ -185,7 +185,8 @@ class _Job:
         main.skipped.update({measure.name: unequal for measure in by_place})
         for measure in measures:
             for name, why in self.unprobeable.items():
-                if measure.kinds and measure.reads(targets[name]):
+                # One that fails to say so is left out already.
+                if measure.kinds and measure.name not in main.failed and measure.reads(targets[name]):
                     main.skipped[f"{measure.name}/{name}"] = why
         self._refuse_nothing(main, model)
         found: dict[str, Measured] = {}

@@ -102,7 +102,12 @@ def measure_all(
         if not measure.kinds:
             jobs.append((measure.name, measure, None))
             continue
-        read = [t for t in targets.values() if measure.reads(t)]
+        try:
+            read = [t for t in targets.values() if measure.reads(t)]
+        except (Exception, SystemExit) as error:
+            measured.skipped[measure.name] = f"Measure {measure.name} failed to say what it reads: {said(error)}."
+            measured.failed.add(measure.name)
+            continue
         jobs.extend((f"{measure.name}/{t.name}", measure, t) for t in read)
         if not read and measure.name in asked:
             kinds = " or ".join(measure.kinds)

@@ -36,6 +36,14 @@ def made(**changed: Any) -> Dataset:
         ({"samples": np.empty((0, 3)), "ids": [], "split": [], "targets": {}}, "Dataset mine is empty."),
         ({"ids": ["a", "b", "c"]}, "Dataset mine has 4 samples but 3 ids."),
         ({"split": [*SPLIT, "test"]}, "Dataset mine has 4 samples but 5 split."),
+        (
+            {"ids": ["a", "b\udcff", "c", "d"]},
+            r"Dataset mine has 'b\udcff' as an id or group, which is no text in UTF-8.",
+        ),
+        (
+            {"targets": {"y": Target("value", np.arange(4, dtype=np.longdouble))}},
+            f"Target y of mine is of kind value, but its values are {np.dtype(np.longdouble)}: give 64 bits at most.",
+        ),
         ({"groups": ["g"]}, "Dataset mine has 4 samples but 1 groups."),
         ({"ids": ["a", "b", "a", "d"]}, "Dataset mine gives the same id to several samples."),
         ({"ids": [1, "1", 2, 3]}, "Dataset mine gives the same id to several samples."),

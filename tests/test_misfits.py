@@ -114,6 +114,18 @@ def test_a_measure_that_ends_the_process_is_left_out(store: Store) -> None:
     assert found.failed == {"odd"} and "SystemExit" in found.skipped["odd"] and set(found.results) == {"after"}
 
 
+def test_a_measure_that_fails_to_say_what_it_reads_is_left_out(store: Store) -> None:
+    class Unsure(After):
+        name, kinds = "unsure", ("value",)
+
+        def reads(self, target: Any) -> bool:
+            raise RuntimeError("no idea")
+
+    found = measure_all([Unsure(), After()], store, store.targets(), 0, what="tiny")
+    assert found.skipped == {"unsure": "Measure unsure failed to say what it reads: RuntimeError: no idea."}
+    assert found.failed == {"unsure"} and set(found.results) == {"after"}
+
+
 def test_a_measure_cannot_change_what_the_next_one_reads(store: Store) -> None:
     before = measured(store, lambda data, _: data).results["after"]
 
