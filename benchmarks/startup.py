@@ -33,7 +33,7 @@ def main() -> None:
         job = seconds("run", "fracast", "--data", "lorenz", cwd=folder)
     finish(
         verdict("diagnostics --help, CPU seconds", statistics.median(helps), 0.35),
-        verdict("diagnostics run fracast --data lorenz, CPU seconds", job, 120),
+        verdict("diagnostics run fracast --data lorenz, CPU seconds", job, 110),
     )
 
 
