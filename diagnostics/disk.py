@@ -57,7 +57,12 @@ def drop(path: Path) -> None:
     try:
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
-        shutil.rmtree(aside)
+        try:
+            shutil.rmtree(aside)
+        except OSError:
+            if (aside / "zarr.json").is_file():  # nothing of it may be removed: it goes back
+                aside.rename(path)
+            raise
     except OSError as error:
         raise unwritable(path, error) from error
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, said, unknown
 from diagnostics.taps import Encoder
 
 
 def check_out(path: Path) -> None:
     """Raises where a run's folder cannot be: the folder that one is in, or one around it."""
-    whole = path.resolve()
+    try:
+        whole = path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise DiagnosticsError(f"--out {str(path)!r} cannot be a folder ({said(error)}): choose another.") from error
     if whole == Path.cwd() or whole in Path.cwd().parents:
         raise DiagnosticsError(
             f"--out {str(path)!r} is the folder that you are in, or one around it: name a folder of its own, like --out runs/mine."

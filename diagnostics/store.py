@@ -59,7 +59,11 @@ class Store(Activations):
         self.path = path
         self.unobserved: dict[str, str] = {}
         """Observations that failed in a way that may not come again, and why; never written."""
-        if not path.is_dir() or not (path / NAME).exists():
+        try:
+            there = path.is_dir() and (path / NAME).exists()
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read ({error.strerror}): may you read what lies there?") from error
+        if not there:
             raise DiagnosticsError(f"{path} is not a run: give the folder that `diagnostics run` wrote.")
         self.attrs, self.contents = self._opened()
         self.plan, self.identity = self.contents.plan, dict(self.contents.identity)

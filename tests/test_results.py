@@ -466,3 +466,27 @@ def test_a_run_is_read_and_reported_whatever_its_folder_is_called(
     run = dx.open_run(name)
     assert findings(run) == before
     assert "linear_probe" in run.report().read_text(encoding="utf-8")
+
+
+def test_what_may_not_be_removed_stays_a_run_and_a_link_to_itself_is_none(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = findings(dx.open_run(path))
+
+    def forbidden(*_: Any, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("diagnostics.disk.shutil.rmtree", forbidden)
+        with pytest.raises(DiagnosticsError, match="cannot be written"):
+            again(path, "rankme", fresh=True, token_budget=0)
+    assert findings(dx.open_run(path)) == before
+    loop = path.parent / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(DiagnosticsError, match="choose another"):
+        again(loop, "rankme")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "exists", lambda _: forbidden())
+        with pytest.raises(DiagnosticsError, match=r"cannot be read \(Permission denied\)"):
+            dx.open_run(path)
