@@ -20,7 +20,7 @@ from torch.utils.data import default_collate
 from diagnostics.cellchanges import Changes, NotVerifiableError, changes_of
 from diagnostics.errors import DiagnosticsError, said
 from diagnostics.orderings import Ordering, all_cells, explained
-from diagnostics.taps import Encoder, Tap, keep
+from diagnostics.taps import Encoder, Tap
 
 MOST_CELLS = 256
 """Of larger grids a seeded subset: corners, one line along each axis, and random cells."""
@@ -102,21 +102,50 @@ def verify_grid(
     """
     sample = encoder.example() if sample is None else sample
     encoder = encoder.sized_for(sample)
-    tap = next((tap for tap in encoder.taps if tap.grid.tokens > 1), None)
-    if tap is None:
+    tap = taps_with_grids(encoder)[0]
+    return movements(encoder, [tap], sample, most, seed).placement
+
+
+@dataclass(frozen=True)
+class Movements:
+    """How far tokens went when single cells of a sample changed.
+
+    `axes` and `shape` are those of the first tap's grid that the sample has, `cells` [cell, axis] those that were changed.
+    `far` has for each tap [cell, prefix + places], as shares of the farthest token; places of axes that the sample does not
+    have are summed over.
+    """
+
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    cells: np.ndarray
+    far: dict[str, np.ndarray]
+    placement: Placement
+    """Of the first tap."""
+
+
+def taps_with_grids(encoder: Encoder) -> list[Tap]:
+    """Those with more than one token, in order of execution; NotVerifiableError where there is none."""
+    taps = [tap for tap in encoder.taps if tap.grid.tokens > 1]
+    if not taps:
         raise NotVerifiableError("no tap has a grid of more than one token")
+    return taps
+
+
+def movements(encoder: Encoder, taps: Sequence[Tap], sample: np.ndarray, most: int, seed: int) -> Movements:
+    """What single cells of the first tap's grid move at all these taps, from the same passes; raises as `verify_grid`."""
     rng = np.random.default_rng(seed)
     try:
-        changes = changes_of(encoder, tap, sample, rng)
+        changes = changes_of(encoder, taps[0], sample, rng)
         cells = _chosen(changes.usable(), changes.shape, most, rng)
         if len(cells) < 2:
             raise NotVerifiableError("fewer than two cells of its grid lie within the sample")
-        moved = _movements(encoder, tap, changes, cells, rng)
+        far = _movements(encoder, taps, changes, cells, rng)
     except DiagnosticsError:
         raise
     except Exception as error:
         raise DiagnosticsError(f"{encoder.name} fails on a sample with one cell changed: {said(error)}") from error
-    return _judged(tap, changes, cells, moved)
+    placement = _judged(taps[0], changes, cells, far[taps[0].name])
+    return Movements(changes.axes, changes.shape, cells, far, placement)
 
 
 def _chosen(usable: np.ndarray, shape: tuple[int, ...], most: int, rng: np.random.Generator) -> np.ndarray:
@@ -133,22 +162,27 @@ def _chosen(usable: np.ndarray, shape: tuple[int, ...], most: int, rng: np.rando
     return usable[np.sort(np.concatenate([chosen, rest]))]
 
 
-def _movements(encoder: Encoder, tap: Tap, changes: Changes, cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """How far each token went when each cell changed, as a share of the farthest, [cell, prefix + places].
+def _movements(
+    encoder: Encoder, taps: Sequence[Tap], changes: Changes, cells: np.ndarray, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """How far each token of each tap went when each cell changed, as a share of the farthest, [cell, prefix + places].
 
-    Cells whose own token did not win are changed in other ways too and the shares averaged: a single draw may hit what a
-    stem does not see.
+    Cells whose own token did not win at the first tap are changed in other ways too and the shares averaged: a single draw
+    may hit what a stem does not see. Those passes end at that tap.
     """
-    total = np.zeros((len(cells), tap.grid.prefix + math.prod(changes.shape)))
-    declared = _declared(tap, changes, cells)
+    totals: dict[str, np.ndarray] = {}
+    first = taps[0].name
+    declared = _declared(taps[0], changes, cells)
     again = np.arange(len(cells))
     for attempt in range(_ROUNDS):
-        total[again] += _round(encoder, tap, changes, cells[again], attempt, rng)
+        for name, far in _round(encoder, taps[:1] if attempt else taps, changes, cells[again], attempt, rng).items():
+            totals.setdefault(name, np.zeros((len(cells), far.shape[1])))[again] += far
+        total = totals[first]
         won = (total[again].argmax(axis=1) == declared[again]) & (total[again].max(axis=1) > 0)
         again = again[~won]
         if len(again) == 0:
             break
-    return total / np.maximum(total.max(axis=1, keepdims=True), 1e-30)
+    return {name: total / np.maximum(total.max(axis=1, keepdims=True), 1e-30) for name, total in totals.items()}
 
 
 def _declared(tap: Tap, changes: Changes, cells: np.ndarray) -> np.ndarray:
@@ -157,50 +191,56 @@ def _declared(tap: Tap, changes: Changes, cells: np.ndarray) -> np.ndarray:
 
 
 def _round(
-    encoder: Encoder, tap: Tap, changes: Changes, cells: np.ndarray, attempt: int, rng: np.random.Generator
-) -> np.ndarray:
+    encoder: Encoder, taps: Sequence[Tap], changes: Changes, cells: np.ndarray, attempt: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
     """One change of each cell; the least of those that a change comes in, since a swap moves its partner too."""
     made = [(i, other) for i, cell in enumerate(cells) for other in changes.made(tuple(cell), attempt, rng)]
-    size = max(1, min(_BATCH, _MOST_VALUES // (tap.tokens * tap.features)))
-    found = np.full((len(cells), tap.grid.prefix + math.prod(changes.shape)), np.inf)
+    size = max(1, min(_BATCH, _MOST_VALUES // max(tap.tokens * tap.features for tap in taps)))
+    found: dict[str, np.ndarray] = {}
     for start in range(0, len(made), size):
         part = made[start : start + size]
-        for (i, _), far in zip(part, _far(encoder, tap, changes, [other for _, other in part]), strict=True):
-            found[i] = np.minimum(found[i], far)
+        for name, far in _far(encoder, taps, changes, [other for _, other in part]).items():
+            least = found.setdefault(name, np.full((len(cells), far.shape[1]), np.inf))
+            for (i, _), row in zip(part, far, strict=True):
+                least[i] = np.minimum(least[i], row)
     return found
 
 
-def _far(encoder: Encoder, tap: Tap, changes: Changes, prepared: Sequence[Any]) -> np.ndarray:
-    """How far each token went [change, prefix + places], as a share of the farthest; zero where nothing did."""
-    tokens = _tokens(encoder, tap, default_collate([changes.base, *prepared])).double()
-    scale = float(tokens[0].norm(dim=-1).mean()) or 1.0
-    far = (tokens[1:] - tokens[:1]).norm(dim=-1).nan_to_num(0.0).cpu().numpy()
-    prefix = far[:, : tap.grid.prefix]
-    places = changes.gathered(far[:, tap.grid.prefix :])
-    far = np.concatenate([prefix, places], axis=1)
-    most = far.max(axis=1, keepdims=True)
-    return np.where(most > _NOTHING * scale, far / np.maximum(most, 1e-30), 0.0)
-
-
 class _EnoughError(Exception):
-    """Ends a forward pass at the tap that was asked for."""
+    """Ends a forward pass at the last tap that was asked for."""
 
 
-def _tokens(encoder: Encoder, tap: Tap, batch: Any) -> Tensor:
-    """What the tap gives [B, T, F]; the rest of the pass is left out where the encoder lets an error through."""
-    found: list[Tensor] = []
+def _far(encoder: Encoder, taps: Sequence[Tap], changes: Changes, prepared: Sequence[Any]) -> dict[str, np.ndarray]:
+    """How far each token of each tap went [change, prefix + places], as a share of the farthest; zero where nothing did.
 
-    def only_this(tap: Tap, tokens: Tensor) -> Tensor:
-        found.append(keep(tap, tokens).detach())
-        raise _EnoughError
+    The rest of the pass is left out where the encoder lets an error through.
+    """
+    found: dict[str, np.ndarray] = {}
+
+    def note(tap: Tap, tokens: Tensor) -> None:
+        found[tap.name] = _distances(tap, tokens, changes.axes)
+        if len(found) == len(taps):
+            raise _EnoughError
 
     with contextlib.suppress(_EnoughError), torch.no_grad():
         try:
-            encoder.capture(batch, [tap.name], only_this)
+            encoder.capture(default_collate([changes.base, *prepared]), [tap.name for tap in taps], note)
         except Exception:
-            if not found:
+            if len(found) < len(taps):
                 raise
-    return found[0]
+    return found
+
+
+def _distances(tap: Tap, tokens: Tensor, axes: Sequence[str]) -> np.ndarray:
+    """Of tokens [1 + change, T, F] how far each is from the first sample's, summed over the grid's axes but `axes`."""
+    tokens = tokens.double()
+    far = (tokens[1:] - tokens[:1]).norm(dim=-1).nan_to_num(0.0).cpu().numpy()
+    scale = float(tokens[0].norm(dim=-1).mean()) or 1.0
+    other = tuple(i + 1 for i, axis in enumerate(tap.grid.axes) if axis not in axes)
+    places = far[:, tap.grid.prefix :].reshape(len(far), *tap.grid.shape).sum(axis=other).reshape(len(far), -1)
+    far = np.concatenate([far[:, : tap.grid.prefix], places], axis=1)
+    most = far.max(axis=1, keepdims=True)
+    return np.where(most > _NOTHING * scale, far / np.maximum(most, 1e-30), 0.0)
 
 
 def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) -> Placement:

@@ -176,7 +176,8 @@ def test_grid() -> None:
     stem = encoder.module.stem.forward
     encoder.module.stem.forward = lambda x: stem(x).transpose(2, 3)
     breaks("grid", encoder, "wrong order: tokens lie in the order x, y (last fastest), not y, x")
-    assert outcome("grid", tiny_image_encoder()).figures == {"cells": 16, "share": 1.0, "tolerance": 0}
+    figures = {"cells": 16, "share": 1.0, "tolerance": 0, "taps_right": 5, "taps_wrong": 0, "taps_not_verified": 0}
+    assert outcome("grid", tiny_image_encoder()).figures == figures
     one = layouts().with_taps(layouts().taps[-1:])
     assert outcome("grid", one).said == "no tap has a grid of more than one token"
 

@@ -13,7 +13,7 @@ from diagnostics.cellchanges import NotVerifiableError
 from diagnostics.conformance.outcomes import Outcome, failed, not_applicable, ok
 from diagnostics.conformance.subject import NoPassError, Subject
 from diagnostics.errors import DiagnosticsError, said
-from diagnostics.placement import verify_grid
+from diagnostics.tap_grids import verify_taps
 from diagnostics.taps import Modality, Tap
 
 # Enough to tell any order of tokens from another; `inspect --verify-grid` looks at more.
@@ -65,13 +65,31 @@ def shapes(subject: Subject) -> Outcome:
 
 
 def grid(subject: Subject) -> Outcome:
-    """Tokens stand for the places that the grid declares: see `diagnostics.placement`."""
+    """Tokens of every tap stand for the places that its grid declares: see `diagnostics.tap_grids`."""
     try:
-        found = verify_grid(subject.encoder, subject.samples[0], most=CELLS)
+        found, later = verify_taps(subject.encoder, subject.samples[0], most=CELLS)
     except NotVerifiableError as error:
         return not_applicable(str(error))
-    figures = {"cells": found.cells, "share": found.share, "tolerance": found.tolerance}
-    return ok(str(found), **figures) if found.right else failed(str(found), **figures)
+    wrong, unknown, right = (
+        [tap for tap in later if tap.verdict == verdict] for verdict in ("wrong", "not verified", "right")
+    )
+    figures = {
+        "cells": found.cells, "share": found.share, "tolerance": found.tolerance,
+        "taps_right": int(found.right) + len(right), "taps_wrong": int(not found.right) + len(wrong),
+        "taps_not_verified": len(unknown),
+    }  # fmt: skip
+    if not found.right:
+        return failed(str(found), **figures)
+    if wrong:
+        more = f"; so do {', '.join(tap.tap for tap in wrong[1:4])}{', ...' * (len(wrong) > 4)}" if wrong[1:] else ""
+        return failed(f"tap {wrong[0].tap} has a {wrong[0].explanation}{more}; {found}", **figures)
+    parts = [str(found)]
+    if right:
+        parts.append(f"so do those of {len(right)} later tap{'s' * (len(right) > 1)}")
+    if unknown:
+        names = f"{', '.join(tap.tap for tap in unknown[:3])}{', ...' * (len(unknown) > 3)}"
+        parts.append(f"not verified at tap {names}: {unknown[0].explanation}")
+    return ok("; ".join(parts), **figures)
 
 
 def depth(subject: Subject) -> Outcome:
