@@ -13,6 +13,8 @@ from scipy.linalg import hadamard
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize, pad, relu, unfold
 
+from diagnostics.measures.decompositions import eigh
+
 LANDMARKS = 512
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0)
 """Widths of the Gaussian kernel, as shares of the median distance between landmarks."""
@@ -72,7 +74,7 @@ def _squared_distances(x: Tensor, marks: Tensor) -> Tensor:
 def _components(kernel: Tensor) -> Tensor:
     """[landmark, feature]: from kernel values to turned principal components; a constant is left out."""
     centred = kernel - kernel.mean(dim=0)
-    values, axes = torch.linalg.eigh(centred - centred.mean(dim=1, keepdim=True))
+    values, axes = eigh(centred - centred.mean(dim=1, keepdim=True))
     kept = values > SMALLEST * max(1.0, float(values[-1]))
     axes, size = axes[:, kept] / values[kept].sqrt(), 1 << max(0, int(kept.sum()) - 1).bit_length()
     turn = torch.from_numpy(hadamard(size).astype(np.float64))[: axes.shape[1]] / math.sqrt(size)
@@ -92,7 +94,7 @@ class PatchFeatures:
         rng = np.random.default_rng([seed, *images.shape[2:]])
         rows = torch.cat([self._drawn(image, rng) for image in images]).double()
         centre = rows.mean(dim=0)
-        variances, axes = torch.linalg.eigh((rows - centre).T @ (rows - centre) / len(rows))
+        variances, axes = eigh((rows - centre).T @ (rows - centre) / len(rows))
         whitening = (axes / (variances.clamp(min=0) + STEADY).sqrt()) @ axes.T
         drawn = (rows[rng.permutation(len(rows))[:FILTERS]] - centre) @ whitening
         filters = whitening @ normalize(drawn, dim=1).T

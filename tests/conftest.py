@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from hypothesis import settings
+
+# Tables as wide as in the README, whatever the terminal that the tests are run in; tests of other widths set their own.
+os.environ["COLUMNS"] = "140"
 
 # Threads of tiny models wait for each other more than they work, most of all where tests run side by side.
 torch.set_num_threads(1)
