@@ -186,6 +186,9 @@ class Causal(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv1d(1, 4, 5)
+        # Each of five steps counts alike, so 95 % of the mass needs all; no signs of 1, 2, 4, 8 add up to nothing.
+        with torch.no_grad():
+            self.conv.weight.copy_((2.0 ** torch.arange(4))[:, None, None].expand(4, 1, 5))
 
     def forward(self, batch: Any) -> Tensor:
         x = nn.functional.pad(batch["values"].mul_(1), (4, 0))
