@@ -74,9 +74,9 @@ def _print_probes(console: Console, probes: list[Profile]) -> None:
             _named(p),
             whole(p.family),
             f"{whole(p.best_tap)} ({p.depth_of(p.best_tap):.2f})" if p.best_tap else "none",
-            interval_said(p.best),
-            interval_said(p.output),
-            interval_said(p.hidden_gap, signed=True),
+            format_interval(p.best),
+            format_interval(p.output),
+            format_interval(p.hidden_gap, signed=True),
         ]
         for p in probes
     ]
@@ -108,7 +108,7 @@ def _print_others(console: Console, others: list[Profile]) -> None:
         )
         rows.append(
             [
-                whole(p.measure), whole(p.family), smallest, largest, interval_said(p.output, digits=3),
+                whole(p.measure), whole(p.family), smallest, largest, format_interval(p.output, digits=3),
                 _control_value(p, "fresh_weights", digits=3),
                 ", ".join(whole(line) for line in lines_shown(p).split(", ")),
             ]
@@ -128,7 +128,7 @@ def _print_others(console: Console, others: list[Profile]) -> None:
     )
 
 
-def interval_said(estimate: Interval | None, *, signed: bool = False, digits: int | None = None) -> str:
+def format_interval(estimate: Interval | None, *, signed: bool = False, digits: int | None = None) -> str:
     """A value with its interval."""
     if estimate is None or estimate.value != estimate.value:
         return "none"

@@ -51,10 +51,10 @@ def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., Non
                 # Compiled code may turn an interrupt into an error of its own.
                 raise _interrupted("") from None
             if isinstance(error, DiagnosticsError):
-                raise _told(str(error), error) from None
+                raise _exit_after(str(error), error) from None
             if not plugin:
                 raise
-            raise _told(f"A command of plugin {plugin} failed: {said(error)}", error) from None
+            raise _exit_after(f"A command of plugin {plugin} failed: {said(error)}", error) from None
 
     return guard
 
@@ -81,7 +81,7 @@ class _Errors:
     whole = False
 
 
-def _told(sentence: str, error: BaseException) -> typer.Exit:
+def _exit_after(sentence: str, error: BaseException) -> typer.Exit:
     """The exit of a command after saying why: a sentence that quotes an error of others also says how to see where that
     was raised, and `--traceback` shows it.
     """

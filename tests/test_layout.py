@@ -202,9 +202,9 @@ def test_a_run_is_shown_with_every_name_and_number_at_any_width(
     wanted = Counter[str]()
     for p in probes:
         for shown in (
-            console.interval_said(p.best),
-            console.interval_said(p.output),
-            console.interval_said(p.hidden_gap, signed=True),
+            console.format_interval(p.best),
+            console.format_interval(p.output),
+            console.format_interval(p.hidden_gap, signed=True),
         ):
             wanted += Counter(NUMBER.findall(shown))
         wanted += Counter(f"{other:.3f}" if abs(other) < 1e6 else f"{other:.3e}" for other in others.values())
