@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from diagnostics import Dataset, Encoder, Grid, Tap, Target
+from diagnostics.encoders.taps import Reduce, keep
 from diagnostics.extract import extract
 from diagnostics.plans import plan
 from diagnostics.store import Store
-from diagnostics.taps import Reduce, keep
 
 from _common import cpu, finish, verdict
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from diagnostics.activations import Activations
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.measures.arrays import centre
 from diagnostics.measures.similarity.kernels import Cka
-from diagnostics.taps import Grid, Tap
 
 from _common import cpu, finish, verdict
 

@@ -13,18 +13,18 @@ from diagnostics.errors import DiagnosticsError
 if TYPE_CHECKING:
     from diagnostics.comparison import Comparison, compare
     from diagnostics.dataset import Dataset, Target, padded, split_groups
-    from diagnostics.discovery import discover
+    from diagnostics.encoders.discovery import discover
+    from diagnostics.encoders.files import load_encoder, save_encoder
+    from diagnostics.encoders.frames import frames_of
+    from diagnostics.encoders.taps import Encoder, Grid, Site, Tap, stack_taps
+    from diagnostics.encoders.torch_encoder import TorchEncoder
     from diagnostics.escaping import printable
-    from diagnostics.frames import frames_of
     from diagnostics.hookspecs import hookimpl
     from diagnostics.jobs import run
     from diagnostics.measures.base import Measure
     from diagnostics.progress import Progress
     from diagnostics.registry import build
     from diagnostics.runs import Run, open_run
-    from diagnostics.saved import load_encoder, save_encoder
-    from diagnostics.taps import Encoder, Grid, Site, Tap, stack_taps
-    from diagnostics.torch_encoder import TorchEncoder
     from diagnostics.watching import watcher
 
 __version__ = "0.1.0"
@@ -34,18 +34,18 @@ _HOME = {
     "Target": "dataset",
     "padded": "dataset",
     "split_groups": "dataset",
-    "discover": "discovery",
-    "frames_of": "frames",
-    "Encoder": "taps",
-    "Grid": "taps",
-    "Site": "taps",
-    "Tap": "taps",
-    "TorchEncoder": "torch_encoder",
-    "stack_taps": "taps",
+    "discover": "encoders.discovery",
+    "frames_of": "encoders.frames",
+    "Encoder": "encoders.taps",
+    "Grid": "encoders.taps",
+    "Site": "encoders.taps",
+    "Tap": "encoders.taps",
+    "TorchEncoder": "encoders.torch_encoder",
+    "stack_taps": "encoders.taps",
     "Comparison": "comparison",
     "compare": "comparison",
-    "load_encoder": "saved",
-    "save_encoder": "saved",
+    "load_encoder": "encoders.files",
+    "save_encoder": "encoders.files",
     "build": "registry",
     "hookimpl": "hookspecs",
     "Progress": "progress",

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from diagnostics.dataset import FAMILY_OF, Family, Kind
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.taps import Grid, Tap
 
 
 @dataclass(frozen=True)

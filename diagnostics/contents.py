@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from diagnostics.dataset import Family, Kind
+from diagnostics.encoders.taps import SAFE_NAME, Grid, Part, Tap
 from diagnostics.plans import Plan, Precision
-from diagnostics.taps import SAFE_NAME, Grid, Part, Tap
 
 COVERED = "covered"
 """Key of masks: not on a grid, but the part of the sample that the grid covers."""

@@ -19,10 +19,10 @@ from torch.utils.data import default_collate
 from diagnostics import inputs
 from diagnostics.activations import StoredTarget
 from diagnostics.dataset import DENSE, SPLITS, Dataset
+from diagnostics.encoders.taps import Encoder, Grid, Reduce, Tap, keep
 from diagnostics.errors import DiagnosticsError
 from diagnostics.randomfeatures import LANDMARKS
 from diagnostics.rawkernel import LEAST_TRAIN, SIDES, RawKernel
-from diagnostics.taps import Encoder, Grid, Reduce, Tap, keep
 
 WEIGHTS = ("fresh_weights", "permuted_weights")
 INPUTS = ("raw_input", "raw_input_kernel", "summary_statistics")

@@ -16,12 +16,12 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from diagnostics.contents import Contents, TargetFacts
 from diagnostics.dataset import Dataset, Target
 from diagnostics.disk import partial, unwritable
+from diagnostics.encoders.taps import Tap
 from diagnostics.observed import WHOLE
 from diagnostics.plans import Plan, row_order
 from diagnostics.sealed import files_below, write_group
 from diagnostics.shards import ShardBuffer
 from diagnostics.store import FORMAT, Store
-from diagnostics.taps import Tap
 
 
 class Filling:

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from diagnostics.encoders.taps import SAFE_NAME, Modality
 from diagnostics.errors import DiagnosticsError, said
-from diagnostics.taps import SAFE_NAME, Modality
 
 Kind = Literal["label", "value", "token_label", "token_value", "event", "masks", "caption", "future", "state"]
 Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "similarity"]

@@ -11,13 +11,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
-from diagnostics.cutting import cut_encoder
+from diagnostics.encoders.cut import cut_encoder
+from diagnostics.encoders.files import save_encoder
+from diagnostics.encoders.taps import Encoder
+from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
 from diagnostics.escaping import printable
 from diagnostics.registry import SAVED, build
-from diagnostics.saved import save_encoder
-from diagnostics.taps import Encoder
-from diagnostics.torch_encoder import TorchEncoder
 
 
 @dataclass(frozen=True)

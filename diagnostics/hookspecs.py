@@ -13,8 +13,8 @@ import pluggy
 
 if TYPE_CHECKING:
     from diagnostics.dataset import Dataset
+    from diagnostics.encoders.taps import Encoder
     from diagnostics.measures.base import Measure
-    from diagnostics.taps import Encoder
 
 hookspec = pluggy.HookspecMarker("diagnostics")
 hookimpl = pluggy.HookimplMarker("diagnostics")

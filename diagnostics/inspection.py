@@ -12,7 +12,7 @@ from diagnostics.registry import build, offered, plugins
 if TYPE_CHECKING:
     import numpy as np
 
-    from diagnostics.taps import Encoder
+    from diagnostics.encoders.taps import Encoder
 
 LISTED = ("encoders", "datasets", "measures", "plugins")
 
@@ -74,7 +74,7 @@ def inspect_encoder(
     import torch
     from torch.utils.data import default_collate
 
-    from diagnostics.capturing import pool
+    from diagnostics.encoders.hooks import pool
     from diagnostics.jobs import check_rate, usable_device
 
     encoder = build("encoder", spec, trust_code=trust_code)
@@ -124,7 +124,7 @@ def inspect_encoder(
 
 
 def _placement(encoder: Encoder, sample: np.ndarray) -> dict[str, Any]:
-    from diagnostics.placement import NotVerifiableError, verify_grid
+    from diagnostics.encoders.placement.verify import NotVerifiableError, verify_grid
 
     try:
         found = verify_grid(encoder, sample)

@@ -15,8 +15,9 @@ from diagnostics import controls as control
 from diagnostics.budget import WANTED, parse_budget
 from diagnostics.dataset import Dataset
 from diagnostics.disk import check_room, lock
+from diagnostics.encoders.evaluating import random_kept
+from diagnostics.encoders.taps import Encoder, Tap
 from diagnostics.errors import DiagnosticsError, StorageError, said
-from diagnostics.evaluating import random_kept
 from diagnostics.extract import extract
 from diagnostics.measures.base import Measure
 from diagnostics.measuring import SUITES, Measured, against_control, chosen_measures, measure_all
@@ -30,7 +31,6 @@ from diagnostics.registry import build, offered
 from diagnostics.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index
 from diagnostics.runs import Run
 from diagnostics.store import Store
-from diagnostics.taps import Encoder, Tap
 
 
 @random_kept()

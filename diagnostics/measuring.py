@@ -11,6 +11,7 @@ import xarray as xr
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.dataset import DENSE, Family
+from diagnostics.encoders.taps import SAFE_NAME
 from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.misfits import bare, misfit, plain
@@ -18,7 +19,6 @@ from diagnostics.progress import Progress, Watch, silent
 from diagnostics.registry import offered
 from diagnostics.results import CONTROLS
 from diagnostics.statistics import SHARES, paired_difference, profile_intervals, select
-from diagnostics.taps import SAFE_NAME
 
 
 @dataclass

@@ -11,12 +11,12 @@ from torch import Tensor
 
 import diagnostics
 from diagnostics.dataset import Dataset
+from diagnostics.encoders.taps import SAFE_NAME, Encoder, Seen
 from diagnostics.errors import DiagnosticsError, said
 from diagnostics.extract import BATCH, prepared
 from diagnostics.measures.base import Measure, Observation
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.store import Store
-from diagnostics.taps import SAFE_NAME, Encoder, Seen
 
 # Attention is large; and a prime, which no model has as its number of heads, cannot be mistaken for it.
 MOST_BATCH = 13

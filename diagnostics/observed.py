@@ -13,6 +13,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from diagnostics.disk import unwritable
+from diagnostics.encoders.taps import SAFE_NAME
 from diagnostics.sealed import (
     NAME,
     DamagedError,
@@ -23,7 +24,6 @@ from diagnostics.sealed import (
     sealed_attributes,
     write_group,
 )
-from diagnostics.taps import SAFE_NAME
 
 WHOLE: Any = {"write_empty_chunks": True}
 """Of arrays in one chunk: it is written even where all of it is unknown, so that one that is not there is damage."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from diagnostics.encoders.taps import Encoder
 from diagnostics.errors import DiagnosticsError, said, unknown
-from diagnostics.taps import Encoder
 
 
 def check_out(path: Path) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 
 from diagnostics.budget import samples_with_tokens
 from diagnostics.dataset import Dataset
+from diagnostics.encoders.taps import Encoder, Tap
 from diagnostics.layouts import Layout
-from diagnostics.taps import Encoder, Tap
 
 Precision = Literal["float32", "float16"]
 MAX_SHARD = 64

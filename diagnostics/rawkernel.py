@@ -15,9 +15,9 @@ from torch import Tensor
 
 from diagnostics import inputs
 from diagnostics.dataset import DENSE, Dataset
+from diagnostics.encoders.taps import Encoder, Grid, Reduce, Tap, keep
 from diagnostics.errors import DiagnosticsError
 from diagnostics.randomfeatures import BANDWIDTHS, LANDMARKS, KernelFeatures, PatchFeatures
-from diagnostics.taps import Encoder, Grid, Reduce, Tap, keep
 
 LEAST_TRAIN = 100
 """Training samples below which the control is left out: a kernel learnt from fewer says little either way."""

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import pluggy
 
 from diagnostics import hookspecs
+from diagnostics.encoders.trust import building, check_code
 from diagnostics.errors import DiagnosticsError, said, unknown
 from diagnostics.stopping import Stopped, apart_from_ctrl_c
-from diagnostics.trust import building, check_code
 
 GROUP = "diagnostics"
 SAVED = "encoder.safetensors"
@@ -145,7 +145,7 @@ def _options(spec: str, query: str) -> dict[str, str]:
 
 def _expected(what: Literal["encoder", "dataset"]) -> type:
     if what == "encoder":
-        from diagnostics.taps import Encoder
+        from diagnostics.encoders.taps import Encoder
 
         return Encoder
     from diagnostics.dataset import Dataset
@@ -179,7 +179,7 @@ def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable
 
 def _saved(path: str) -> Any:
     """Without the option of `load_encoder`, which no name may set."""
-    from diagnostics.saved import load_encoder
+    from diagnostics.encoders.files import load_encoder
 
     return load_encoder(path)
 

@@ -29,6 +29,7 @@ from diagnostics.activations import Activations, StoredTarget
 from diagnostics.contents import COVERED, Contents, TargetFacts
 from diagnostics.dataset import DENSE
 from diagnostics.disk import damaged, unwritable
+from diagnostics.encoders.taps import Seen
 from diagnostics.errors import DiagnosticsError, StorageError
 from diagnostics.journal import Journal
 from diagnostics.kept import Kept
@@ -45,7 +46,6 @@ from diagnostics.sealed import (
     write_group,
 )
 from diagnostics.shards import ShardBuffer, ShardReader, pages
-from diagnostics.taps import Seen
 
 FORMAT = 2
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.

@@ -18,7 +18,7 @@ import pytest
 
 if TYPE_CHECKING:
     from diagnostics.conformance import Outcome, Subject
-    from diagnostics.taps import Encoder
+    from diagnostics.encoders.taps import Encoder
 
 
 class EncoderTests:

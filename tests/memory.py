@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from diagnostics.activations import Activations, StoredTarget
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.taps import Grid, Tap
 
 
 class MemoryActivations(Activations):

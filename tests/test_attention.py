@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, attention, stack_taps
+from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, stack_taps
+from diagnostics.encoders import attention
 from diagnostics.measures.locality.heads import Attention, attention_distance, global_token_mass
 
 from tiny import tiny_encoder

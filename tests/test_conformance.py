@@ -12,12 +12,12 @@ import torch
 from test_cli import diagnose, refused
 from torch import Tensor, nn
 
-import diagnostics.capturing
+import diagnostics.encoders.hooks
 from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap, TorchEncoder, stack_taps
 from diagnostics.conformance import CHECKS, Outcome, Subject, check_encoder, run_check
 from diagnostics.conformance.reading import laid_out
 from diagnostics.conformance.subject import difference, variations
-from diagnostics.taps import Reduce, Seen, keep
+from diagnostics.encoders.taps import Reduce, Seen, keep
 
 from tiny import LENGTH, tiny_encoder, tiny_image_encoder
 
@@ -373,9 +373,9 @@ def test_manual_forward_finds_a_tap_that_hands_over_something_else(name: str) ->
 
 
 def test_manual_forward_does_not_share_the_taps_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = diagnostics.capturing._rows_as_places
+    real = diagnostics.encoders.hooks._rows_as_places
     monkeypatch.setattr(
-        diagnostics.capturing, "_rows_as_places", lambda tokens, rows, prefix: real(tokens, rows, prefix).flip(1)
+        diagnostics.encoders.hooks, "_rows_as_places", lambda tokens, rows, prefix: real(tokens, rows, prefix).flip(1)
     )
     breaks("manual_forward", layouts(), "tap rows differs", alone=False)
 

@@ -16,12 +16,12 @@ from torch.utils.data import default_collate
 from typer.testing import CliRunner
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, build, load_encoder, save_encoder, stack_taps
-from diagnostics.capturing import Hooks
 from diagnostics.cli import app
 from diagnostics.conformance import check_encoder
-from diagnostics.cutting import cut_encoder
+from diagnostics.encoders.cut import cut_encoder
+from diagnostics.encoders.hooks import Hooks
+from diagnostics.encoders.taps import Encoder
 from diagnostics.exporting import export, flops_of
-from diagnostics.taps import Encoder
 
 from tiny import tiny_encoder, tiny_image_encoder
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, TorchEncoder, discover
-from diagnostics.discovery.extents import extents_of
-from diagnostics.discovery.order import raster
+from diagnostics.encoders.discovery.extents import extents_of
+from diagnostics.encoders.discovery.order import raster
 
 
 class Block(nn.Module):

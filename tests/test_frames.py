@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics import Dataset, DiagnosticsError, Grid, Site, Tap, Target, TorchEncoder, run, split_groups
-from diagnostics.capturing import pool
 from diagnostics.cells import covered_part, on_grid
-from diagnostics.frames import frames_of, sampled_frames
+from diagnostics.encoders.frames import frames_of, sampled_frames
+from diagnostics.encoders.hooks import pool
 from diagnostics.measures.locality.propagation import _frames as middle_frames
 
 SIDE, PATCH, WIDTH = 12, 4, 6

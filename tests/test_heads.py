@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diagnostics.encoders.taps import Seen
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.locality import (
     attention_distance,
@@ -21,7 +22,6 @@ from diagnostics.measures.locality import (
     uniform_distance,
 )
 from diagnostics.measures.locality.heads import AttentionDistance, AttentionEntropy, GlobalTokenMass
-from diagnostics.taps import Seen
 
 from memory import MemoryActivations
 

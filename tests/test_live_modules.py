@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 import diagnostics as dx
 from diagnostics.conformance import check_encoder
-from diagnostics.cutting import cut_encoder
+from diagnostics.encoders.cut import cut_encoder
+from diagnostics.encoders.evaluating import evaluating, placed, random_kept, seeded
+from diagnostics.encoders.placement.verify import verify_grid
 from diagnostics.errors import DiagnosticsError, StorageError
-from diagnostics.evaluating import evaluating, placed, random_kept, seeded
-from diagnostics.placement import verify_grid
 
 from tiny import LENGTH, tiny_dataset
 

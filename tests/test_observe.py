@@ -20,6 +20,7 @@ from torch.nn import functional as F
 import diagnostics as dx
 from diagnostics import DiagnosticsError
 from diagnostics.activations import Activations
+from diagnostics.encoders.taps import Encoder, Seen
 from diagnostics.errors import StorageError
 from diagnostics.extract import extract
 from diagnostics.measures.base import Measure, Observation
@@ -29,7 +30,6 @@ from diagnostics.observe import observe
 from diagnostics.plans import row_order
 from diagnostics.progress import Progress
 from diagnostics.store import Store
-from diagnostics.taps import Encoder, Seen
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 

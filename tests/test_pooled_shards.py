@@ -19,12 +19,12 @@ from test_extract import digests
 from test_store import planned
 
 from diagnostics import Dataset, Encoder, Grid, Tap, Target
+from diagnostics.encoders.taps import Reduce, keep
 from diagnostics.extract import extract
 from diagnostics.kept import Kept
 from diagnostics.measuring import chosen_measures, measure_all
 from diagnostics.plans import Plan, plan
 from diagnostics.store import Store
-from diagnostics.taps import Reduce, keep
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 

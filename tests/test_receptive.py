@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics.gradients import centre
+from diagnostics.encoders.gradients import centre
+from diagnostics.encoders.taps import Seen
 from diagnostics.measures.locality import receptive_field
 from diagnostics.measures.locality.receptive import Gradients, ReceptiveFieldOfTaps
-from diagnostics.taps import Seen
 
 from memory import MemoryActivations
 from tiny import tiny_encoder, tiny_image_encoder

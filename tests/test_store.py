@@ -21,13 +21,13 @@ from zarr.codecs import Crc32cCodec
 from diagnostics import Target, split_groups
 from diagnostics.controls import shuffled
 from diagnostics.disk import check_room, lock
+from diagnostics.encoders.taps import Encoder
 from diagnostics.errors import DiagnosticsError
 from diagnostics.extract import extract
 from diagnostics.layouts import Layout
 from diagnostics.plans import Plan, plan, row_order
 from diagnostics.shards import ShardBuffer, ShardReader
 from diagnostics.store import Store
-from diagnostics.taps import Encoder
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 

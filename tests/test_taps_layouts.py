@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics.capturing import pool
+from diagnostics.encoders.hooks import pool
 from diagnostics.plans import row_order
 
 from tiny import tiny_dataset

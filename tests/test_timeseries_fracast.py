@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import default_collate
 
 from diagnostics import TorchEncoder
-from diagnostics.capturing import pool
 from diagnostics.dataset import padded
+from diagnostics.encoders.hooks import pool
 
 pytest.importorskip("fracast", reason="needs the extra demo")
 

@@ -19,9 +19,9 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError
 from diagnostics.cli import app
 from diagnostics.conformance import check_encoder, subject_of
+from diagnostics.encoders.trust import DEEPEST
 from diagnostics.exporting import export
 from diagnostics.inspection import inspect_encoder
-from diagnostics.trust import DEEPEST
 
 SENTINEL = "code-has-run"
 EVIL = f"""

@@ -13,10 +13,10 @@ import numpy as np
 from diagnostics.conformance import declared, identity, masks, passes, reading
 from diagnostics.conformance.outcomes import Outcome, failed, not_applicable
 from diagnostics.conformance.subject import NoPassError, Subject
+from diagnostics.encoders.taps import Encoder
 from diagnostics.errors import DiagnosticsError, said
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.registry import build
-from diagnostics.taps import Encoder
 
 CHECKS: Mapping[str, Callable[[Subject], Outcome]] = {
     "description": declared.description,

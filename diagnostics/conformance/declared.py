@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.cellchanges import NotVerifiableError
 from diagnostics.conformance.outcomes import Outcome, failed, not_applicable, ok
 from diagnostics.conformance.subject import NoPassError, Subject
+from diagnostics.encoders.placement.changes import NotVerifiableError
+from diagnostics.encoders.placement.tap_grids import verify_taps
+from diagnostics.encoders.taps import Modality, Tap
 from diagnostics.errors import DiagnosticsError, said
-from diagnostics.tap_grids import verify_taps
-from diagnostics.taps import Modality, Tap
 
 # Enough to tell any order of tokens from another; `inspect --verify-grid` looks at more.
 CELLS = 64
@@ -65,7 +65,7 @@ def shapes(subject: Subject) -> Outcome:
 
 
 def grid(subject: Subject) -> Outcome:
-    """Tokens of every tap stand for the places that its grid declares: see `diagnostics.tap_grids`."""
+    """Tokens of every tap stand for the places that its grid declares: see `diagnostics.encoders.placement.tap_grids`."""
     try:
         found, later = verify_taps(subject.encoder, subject.samples[0], most=CELLS)
     except NotVerifiableError as error:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from diagnostics.conformance.outcomes import Outcome, failed, not_applicable, ok
 from diagnostics.conformance.subject import Subject
+from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
-from diagnostics.torch_encoder import TorchEncoder
 
 NO_MODULE = "it shows no torch module"
 SEED = 40_000_003

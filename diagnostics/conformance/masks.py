@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from diagnostics.capturing import pool
 from diagnostics.conformance.outcomes import Outcome, failed, not_applicable, ok
 from diagnostics.conformance.subject import Subject, difference, tolerance
+from diagnostics.encoders.hooks import pool
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.taps import Tap
 
 # A prime, which no model has as its number of heads: which axis is that of samples can be told.
 ATTENTION_BATCH = 5

@@ -10,8 +10,8 @@ from torch.nn.modules import module as torch_module
 
 from diagnostics.conformance.outcomes import Outcome, failed, not_applicable, ok
 from diagnostics.conformance.subject import Subject, difference, worst_tap
-from diagnostics.evaluating import seeded, wanting_gradients
-from diagnostics.taps import Tap, keep
+from diagnostics.encoders.evaluating import seeded, wanting_gradients
+from diagnostics.encoders.taps import Tap, keep
 
 
 def determinism(subject: Subject) -> Outcome:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.capturing import tensors_in
 from diagnostics.conformance.outcomes import Outcome, failed, not_applicable, ok
 from diagnostics.conformance.subject import Subject, difference, tolerance
-from diagnostics.taps import Site, Tap
+from diagnostics.encoders.hooks import tensors_in
+from diagnostics.encoders.taps import Site, Tap
 
 NO_SITES = "it does not show a torch module and where in it its taps read"
 

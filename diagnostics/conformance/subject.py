@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from diagnostics.encoders.taps import Encoder, Modality, Reduce, Tap, keep
 from diagnostics.errors import said
-from diagnostics.taps import Encoder, Modality, Reduce, Tap, keep
 
 # Activations that should be equal may differ by rounding, which depends on how many samples a kernel is given: this share
 # of the tap's spread at most.

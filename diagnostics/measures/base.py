@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diagnostics.activations import Activations, StoredTarget
-    from diagnostics.taps import Encoder
+    from diagnostics.encoders.taps import Encoder
 
 
 class Observation(ABC):

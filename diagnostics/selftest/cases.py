@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diagnostics.activations import Activations
-from diagnostics.taps import Grid, Tap
+from diagnostics.encoders.taps import Grid, Tap
 
 
 @dataclass(frozen=True)

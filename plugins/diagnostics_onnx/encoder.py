@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap
-from diagnostics.capturing import as_tokens
-from diagnostics.discovery import Places, corner_changed, features_first, noisy, special_tokens
+from diagnostics.encoders.discovery import Places, corner_changed, features_first, noisy, special_tokens
+from diagnostics.encoders.hooks import as_tokens
+from diagnostics.encoders.taps import Modality, Reduce, keep
 from diagnostics.errors import said, unknown
-from diagnostics.taps import Modality, Reduce, keep
 from diagnostics_onnx.graph import block_outputs
 
 Preprocess = Callable[[np.ndarray], Tensor]

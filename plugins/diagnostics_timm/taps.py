@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Tap, discover
-from diagnostics.discovery import Discovered
+from diagnostics.encoders.discovery import Discovered
 
 
 def model_taps(model: nn.Module, encoder: str, input_size: tuple[int, int, int]) -> Discovered:

@@ -24,7 +24,7 @@ from diagnostics import (
     save_encoder,
     watcher,
 )
-from diagnostics.trust import UntrustedCodeError
+from diagnostics.encoders.trust import UntrustedCodeError
 from diagnostics_training.aligned import check_start, scaled
 from diagnostics_training.alignment import Alignment, Teacher, agreement, put_section, section_of, taught
 from diagnostics_training.checkpoints import resumable

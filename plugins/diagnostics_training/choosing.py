@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, Encoder, TorchEncoder, build, run
-from diagnostics.trust import UntrustedCodeError
+from diagnostics.encoders.trust import UntrustedCodeError
 from diagnostics_training.alignment import Teacher
 from diagnostics_training.data import LENGTH, SIMULATED, training_spec
 

@@ -6,13 +6,13 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.activations import Activations, StoredTarget
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath
 from diagnostics.measures.probes.protocol import need_target, probe_result
-from diagnostics.taps import Tap
 
 
 class EventProbe(Measure):

@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, one_thread, over_taps, rounding
 from diagnostics.measures.base import Measure
@@ -18,7 +19,6 @@ from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
 from diagnostics.measures.probes.protocol import Rows, rows_of
 from diagnostics.statistics import profile_intervals
-from diagnostics.taps import Tap
 
 MOST_SAMPLES = 256
 

@@ -12,11 +12,11 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
+from diagnostics.encoders.taps import Tap
 from diagnostics.measures.arrays import SINGLE, ShortRepr, centre, median, one_thread, rescaled, samples
 from diagnostics.measures.geometry.pooled import Found, GeometryMeasure, no_interval
 from diagnostics.measures.geometry.tokens import of_first_samples
 from diagnostics.measures.intervals import bootstrap_mean_interval, linearised_interval
-from diagnostics.taps import Tap
 
 MOST_SAMPLES = 64
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import token_samples
 from diagnostics.measures.locality.blocks import SampleMean, cosines, directions, places, sample_blocks, scalar
 from diagnostics.measures.locality.grids import extents
-from diagnostics.taps import Grid
 
 NEIGHBOURS = 5
 RADIUS = 1

@@ -14,6 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps, token_samples
 from diagnostics.measures.base import Measure
@@ -31,7 +32,6 @@ from diagnostics.measures.locality.blocks import (
     token_count,
 )
 from diagnostics.measures.locality.grids import extents
-from diagnostics.taps import Tap
 
 FAR = 6
 """Manhattan distance in tokens from which a pair counts as far (iREPA)."""

@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, one_thread, rescaled, token_samples, unit_rows
 from diagnostics.measures.base import Measure
@@ -20,7 +21,6 @@ from diagnostics.measures.decompositions import eigh
 from diagnostics.measures.locality.grids import lengths, plane
 from diagnostics.measures.locality.masks import as_array, box_iou
 from diagnostics.measures.locality.unfitted import masks_of, scored_rows, tokens_of, unfitted_result
-from diagnostics.taps import Tap
 
 MOST_SAMPLES = 500
 """Images read of val and of test."""

@@ -15,12 +15,12 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
+from diagnostics.encoders.taps import Encoder, Grid, Seen, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure, Observation
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.grids import extents, lengths
-from diagnostics.taps import Encoder, Grid, Seen, Tap
 
 BLOCK_BYTES = 32 * 2**20
 STATISTICS = ("distance", "entropy", "normalised_entropy", "prefix", "top_key")

@@ -12,6 +12,7 @@ import xarray as xr
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.dataset import SPLITS
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, one_thread, token_samples
 from diagnostics.measures.base import Measure
@@ -19,7 +20,6 @@ from diagnostics.measures.locality.blocks import first_tokens, places, token_cou
 from diagnostics.measures.locality.grids import extents
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgeFits, RidgePath, choose
 from diagnostics.measures.probes.protocol import Rows, probe_result, rows_of, sum_by_unit
-from diagnostics.taps import Tap
 
 MOST_SAMPLES = 256
 MOST_TOKENS = 64

@@ -13,13 +13,13 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, token_samples, unit_rows
 from diagnostics.measures.base import Measure
 from diagnostics.measures.locality.grids import plane
 from diagnostics.measures.locality.masks import as_array, boundary_f, jaccard
 from diagnostics.measures.locality.unfitted import masks_of, scored_rows, tokens_of, unfitted_result
-from diagnostics.taps import Tap
 
 MOST_VIDEOS = 15
 """Videos read of val and of test: 12 taps then take under a minute on a CPU at 8 frames of 14 x 14 tokens."""

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from diagnostics.activations import Activations, StoredTarget
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, finite, one_thread, token_samples
 from diagnostics.measures.base import Measure
@@ -40,7 +41,6 @@ from diagnostics.measures.probes.protocol import (
     sum_by_unit,
     value_rows,
 )
-from diagnostics.taps import Tap
 
 HEADS = 4
 SETTINGS: tuple[tuple[float, float], ...] = tuple(product((1e-2, 3e-2), (1e-2, 1.0)))

@@ -11,11 +11,11 @@ import xarray as xr
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.cells import resample
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes.depth import Align, depth_metrics
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
 from diagnostics.measures.probes.protocol import Rows, probe_result, rows_of
-from diagnostics.taps import Grid, Tap
 
 
 @dataclass(frozen=True)

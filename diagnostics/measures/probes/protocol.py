@@ -14,9 +14,9 @@ from torch.nn.functional import pad
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.dataset import SPLITS
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps, samples
-from diagnostics.taps import Tap
 
 MOST_VALUES = 2**28
 """Values of the taps that a GPU computes on together: 2 GiB in float64, and several times that while it computes."""

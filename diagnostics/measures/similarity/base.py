@@ -19,11 +19,11 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations import Activations, StoredTarget
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.similarity.null import PERMUTATIONS, Null, Swaps, judged, orders, swaps
-from diagnostics.taps import Tap
 
 FEWEST_WITH_TOKENS = 64
 """Samples with tokens from which tokens are compared; pooled activations, which all samples have, where there are fewer."""

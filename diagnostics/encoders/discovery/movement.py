@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.capturing import tensors_in
-from diagnostics.discovery.places import tensors_of
-from diagnostics.evaluating import evaluating
+from diagnostics.encoders.discovery.places import tensors_of
+from diagnostics.encoders.evaluating import evaluating
+from diagnostics.encoders.hooks import tensors_in
 
 LOCAL = 0.75
 """A change of a quarter of the input that moves a larger share of an axis than this has not stayed at its place."""

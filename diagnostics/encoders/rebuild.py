@@ -20,8 +20,8 @@ from urllib.parse import quote, unquote
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, said
-from diagnostics.torch_encoder import TorchEncoder
 
 FILES = "{files}"
 """Stands in a saved skeleton for the folder in which its files are put when it is loaded."""

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import multi_head_attention_forward
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.capturing import as_tokens
+from diagnostics.encoders.fused_attention import TOLERANCE, FusedCall
+from diagnostics.encoders.hooks import as_tokens
+from diagnostics.encoders.taps import Reduce, Seen, Site, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.fused import TOLERANCE, FusedCall
-from diagnostics.taps import Reduce, Seen, Site, Tap
 
 MOST_BYTES = 128 * 2**20
 """Attention of more bytes is handed over in several parts, each of whole samples."""

@@ -15,9 +15,9 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from diagnostics.encoders.taps import Grid, Tap
+from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, unknown
-from diagnostics.taps import Grid, Tap
-from diagnostics.torch_encoder import TorchEncoder
 
 Sampler = Literal["floor", "endpoints"]
 MOST_FRAMES = 4096

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.capturing import as_tokens
-from diagnostics.discovery.movement import exchanged
-from diagnostics.discovery.places import tensors_of
+from diagnostics.encoders.discovery.movement import exchanged
+from diagnostics.encoders.discovery.places import tensors_of
+from diagnostics.encoders.evaluating import evaluating
+from diagnostics.encoders.hooks import as_tokens
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.evaluating import evaluating
-from diagnostics.taps import Tap
 
 CHANGE = 3.0
 """What is added to a cell of a normalised input."""

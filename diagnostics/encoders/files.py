@@ -21,14 +21,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diagnostics.cutting import cut_encoder, shortened
 from diagnostics.disk import unwritable
+from diagnostics.encoders.cut import cut_encoder, shortened
+from diagnostics.encoders.rebuild import FILES, MOST_TEXT, bounded, skeleton_of, unpacked
+from diagnostics.encoders.taps import Encoder
+from diagnostics.encoders.torch_encoder import TorchEncoder, digest_of
+from diagnostics.encoders.trust import UntrustedCodeError, trusting
 from diagnostics.errors import DiagnosticsError, StorageError, said
 from diagnostics.registry import SAVED, build
-from diagnostics.skeletons import FILES, MOST_TEXT, bounded, skeleton_of, unpacked
-from diagnostics.taps import Encoder
-from diagnostics.torch_encoder import TorchEncoder, digest_of
-from diagnostics.trust import UntrustedCodeError, trusting
 
 KEY = "diagnostics"
 FORMAT = 1
@@ -72,7 +72,7 @@ def save_encoder(
     path: a folder, in which it is `encoder.safetensors`, or a file that ends in `.safetensors`. What is there is replaced,
         in one move.
     encoder: a `TorchEncoder` that was built by a name, or has a `skeleton`.
-    cut: only up to this tap; see `diagnostics.cutting.cut_encoder`.
+    cut: only up to this tap; see `diagnostics.encoders.cut.cut_encoder`.
     lineage: what made the weights, instead of the encoder's own.
     half: float32 weights are rounded to float16 in the file, half its size; what is loaded from it is the rounded encoder, with an
         identity of its own. Raises where one lies beyond float16.

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from diagnostics.cellchanges import Changes, NotVerifiableError, changes_of
+from diagnostics.encoders.placement.changes import Changes, NotVerifiableError, changes_of
+from diagnostics.encoders.placement.order import Ordering, all_cells, explained
+from diagnostics.encoders.taps import Encoder, Tap
 from diagnostics.errors import DiagnosticsError, said
-from diagnostics.orderings import Ordering, all_cells, explained
-from diagnostics.taps import Encoder, Tap
 
 MOST_CELLS = 256
 """Of larger grids a seeded subset: corners, one line along each axis, and random cells."""

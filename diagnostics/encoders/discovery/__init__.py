@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from diagnostics.discovery.discover import Discovered, discover
-from diagnostics.discovery.movement import corner_changed, features_first, noisy, special_tokens
-from diagnostics.discovery.places import Place, Places
-from diagnostics.discovery.stacks import find_blocks
+from diagnostics.encoders.discovery.discover import Discovered, discover
+from diagnostics.encoders.discovery.movement import corner_changed, features_first, noisy, special_tokens
+from diagnostics.encoders.discovery.places import Place, Places
+from diagnostics.encoders.discovery.stacks import find_blocks
 
 __all__ = [
     "Discovered",

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from diagnostics.encoders.taps import Grid, Layout
 from diagnostics.errors import DiagnosticsError
-from diagnostics.taps import Grid, Layout
 
 MOST_PREFIX = 16
 """More special tokens than that are not guessed."""

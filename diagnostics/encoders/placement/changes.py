@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from diagnostics.encoders.placement.order import all_cells
+from diagnostics.encoders.taps import Encoder, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.orderings import all_cells
-from diagnostics.taps import Encoder, Tap
 
 # Axes of a raw sample, in its order.
 SAMPLE_AXES = {"image": ("y", "x"), "video": ("t", "y", "x"), "series": ("t", "v"), "audio": ("t",), "text": ("t",)}

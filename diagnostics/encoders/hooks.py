@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diagnostics.encoders.taps import Reduce, Site, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.taps import Reduce, Site, Tap
 
 
 def pool(tap: Tap, tokens: Tensor, poolings: Sequence[str], valid: Tensor | None = None) -> Tensor:

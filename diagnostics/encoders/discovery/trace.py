@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.capturing import first_tensor, tensors_in
+from diagnostics.encoders.evaluating import evaluating
+from diagnostics.encoders.hooks import first_tensor, tensors_in
 from diagnostics.errors import DiagnosticsError, said
-from diagnostics.evaluating import evaluating
 
 
 @dataclass(eq=False)

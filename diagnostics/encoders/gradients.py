@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.capturing import Hooks
+from diagnostics.encoders.hooks import Hooks
+from diagnostics.encoders.taps import Grid, Seen, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.taps import Grid, Seen, Tap
 
 SEED = 0
 

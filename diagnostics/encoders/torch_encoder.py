@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.attention import read_attention
-from diagnostics.capturing import Hooks
-from diagnostics.discovery import discover
-from diagnostics.discovery.extents import extents_of
+from diagnostics.encoders.attention import read_attention
+from diagnostics.encoders.discovery import discover
+from diagnostics.encoders.discovery.extents import extents_of
+from diagnostics.encoders.evaluating import device_of, evaluating, placed, seeded, wanting_gradients
+from diagnostics.encoders.gradients import read_gradients
+from diagnostics.encoders.hooks import Hooks
+from diagnostics.encoders.redraw import Redrawn, copied, note_of, permute, redraw
+from diagnostics.encoders.taps import Encoder, Modality, Reduce, Seen, Tap, keep
 from diagnostics.errors import DiagnosticsError, said, unknown
-from diagnostics.evaluating import device_of, evaluating, placed, seeded, wanting_gradients
-from diagnostics.gradients import read_gradients
-from diagnostics.redrawing import Redrawn, copied, note_of, permute, redraw
-from diagnostics.taps import Encoder, Modality, Reduce, Seen, Tap, keep
 
 
 class TorchEncoder(Encoder):
@@ -49,7 +49,7 @@ class TorchEncoder(Encoder):
     """
 
     cut: str = ""
-    """The tap at which its pass ends, where it is a part of a whole encoder (see `diagnostics.cutting`)."""
+    """The tap at which its pass ends, where it is a part of a whole encoder (see `diagnostics.encoders.cut`)."""
     absent: tuple[str, ...] = ()
     """Modules that were taken out of it, since none of them runs before that tap."""
 

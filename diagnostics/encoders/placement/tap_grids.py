@@ -14,9 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from diagnostics.orderings import all_cells, explained
-from diagnostics.placement import Movements, Placement, movements, taps_with_grids
-from diagnostics.taps import Encoder, Tap
+from diagnostics.encoders.placement.order import all_cells, explained
+from diagnostics.encoders.placement.verify import Movements, Placement, movements, taps_with_grids
+from diagnostics.encoders.taps import Encoder, Tap
 
 FEWEST = 6
 """Places that cells must lie in for an order to be told from chance."""
@@ -41,7 +41,7 @@ class TapGrid:
 def verify_taps(
     encoder: Encoder, sample: np.ndarray | None = None, *, most: int = 256, seed: int = 0
 ) -> tuple[Placement, tuple[TapGrid, ...]]:
-    """`diagnostics.placement.verify_grid` for the first tap with a grid, and the same passes read at all later ones.
+    """`diagnostics.encoders.placement.verify.verify_grid` for the first tap with a grid, and the same passes read at all later ones.
 
     A later tap is `wrong` where another order explains which tokens go farthest, clearly better than the declared one, and
     the cells' own tokens go less than half as far; `right` where half of the cells move their own token farthest (or

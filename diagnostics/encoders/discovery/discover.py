@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.capturing import as_tokens
-from diagnostics.discovery.movement import LOCAL, Entrance, corner_changed
-from diagnostics.discovery.order import axis_order, raster
-from diagnostics.discovery.places import MOST_PREFIX, Place, Places, tensors_of
-from diagnostics.discovery.stacks import earlier_stack, find_blocks
-from diagnostics.discovery.trace import Step, Trace, dry_run
+from diagnostics.encoders.discovery.movement import LOCAL, Entrance, corner_changed
+from diagnostics.encoders.discovery.order import axis_order, raster
+from diagnostics.encoders.discovery.places import MOST_PREFIX, Place, Places, tensors_of
+from diagnostics.encoders.discovery.stacks import earlier_stack, find_blocks
+from diagnostics.encoders.discovery.trace import Step, Trace, dry_run
+from diagnostics.encoders.hooks import as_tokens
+from diagnostics.encoders.taps import Grid, Part, Site, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.taps import Grid, Part, Site, Tap
 
 # They change no activations while a model is evaluated.
 _IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)

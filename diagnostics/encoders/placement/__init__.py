@@ -1,0 +1,1 @@
+"""Whether tokens stand for the places that a grid declares."""
