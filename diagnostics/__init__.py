@@ -12,7 +12,7 @@ from diagnostics.errors import DiagnosticsError
 
 if TYPE_CHECKING:
     from diagnostics.comparison import Comparison, compare
-    from diagnostics.dataset import Dataset, Target, padded, split_groups
+    from diagnostics.datasets.dataset import Dataset, Target, padded, split_groups
     from diagnostics.encoders.discovery import discover
     from diagnostics.encoders.files import load_encoder, save_encoder
     from diagnostics.encoders.frames import frames_of
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Dataset": "dataset",
-    "Target": "dataset",
-    "padded": "dataset",
-    "split_groups": "dataset",
+    "Dataset": "datasets.dataset",
+    "Target": "datasets.dataset",
+    "padded": "datasets.dataset",
+    "split_groups": "datasets.dataset",
     "discover": "encoders.discovery",
     "frames_of": "encoders.frames",
     "Encoder": "encoders.taps",

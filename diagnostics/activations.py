@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from diagnostics.dataset import FAMILY_OF, Family, Kind
+from diagnostics.datasets.dataset import FAMILY_OF, Family, Kind
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from diagnostics.dataset import Family, Kind
+from diagnostics.datasets.dataset import Family, Kind
 from diagnostics.encoders.taps import SAFE_NAME, Grid, Part, Tap
 from diagnostics.plans import Plan, Precision
 

@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 
 from diagnostics import inputs
 from diagnostics.activations import StoredTarget
-from diagnostics.dataset import DENSE, SPLITS, Dataset
+from diagnostics.datasets.dataset import DENSE, SPLITS, Dataset
 from diagnostics.encoders.taps import Encoder, Grid, Reduce, Tap, keep
 from diagnostics.errors import DiagnosticsError
 from diagnostics.randomfeatures import LANDMARKS

@@ -14,7 +14,7 @@ from torch import Tensor
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from diagnostics.contents import Contents, TargetFacts
-from diagnostics.dataset import Dataset, Target
+from diagnostics.datasets.dataset import Dataset, Target
 from diagnostics.disk import partial, unwritable
 from diagnostics.encoders.taps import Tap
 from diagnostics.observed import WHOLE

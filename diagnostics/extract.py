@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from diagnostics.allocator import keep_freed_memory
-from diagnostics.cells import classes_on_grid, covered_part, events_on_grid, on_grid
 from diagnostics.contents import COVERED
 from diagnostics.creation import Filling, create
-from diagnostics.dataset import Dataset
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.datasets.grid_targets import classes_on_grid, covered_part, events_on_grid, on_grid
 from diagnostics.disk import drop
 from diagnostics.encoders.hooks import pool
 from diagnostics.encoders.taps import Encoder, Tap

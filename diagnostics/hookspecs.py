@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from diagnostics.dataset import Dataset
+    from diagnostics.datasets.dataset import Dataset
     from diagnostics.encoders.taps import Encoder
     from diagnostics.measures.base import Measure
 

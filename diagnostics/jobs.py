@@ -13,7 +13,8 @@ import xarray as xr
 
 from diagnostics import controls as control
 from diagnostics.budget import WANTED, parse_budget
-from diagnostics.dataset import Dataset
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.datasets.probeable import unprobeable_targets
 from diagnostics.disk import check_room, lock
 from diagnostics.encoders.evaluating import random_kept
 from diagnostics.encoders.taps import Encoder, Tap
@@ -24,7 +25,6 @@ from diagnostics.measuring import SUITES, Measured, against_control, chosen_meas
 from diagnostics.observe import observe
 from diagnostics.options import check_options, check_out, chosen_poolings, listed
 from diagnostics.plans import Precision, plan
-from diagnostics.probeable import unprobeable_targets
 from diagnostics.progress import Cost, Watch, silent
 from diagnostics.provenance import describe_call, describe_subject
 from diagnostics.registry import build, offered

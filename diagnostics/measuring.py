@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.activations import Activations, StoredTarget
-from diagnostics.dataset import DENSE, Family
+from diagnostics.datasets.dataset import DENSE, Family
 from diagnostics.encoders.taps import SAFE_NAME
 from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
 from diagnostics.measures.base import Measure

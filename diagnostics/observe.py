@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import diagnostics
-from diagnostics.dataset import Dataset
+from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.taps import SAFE_NAME, Encoder, Seen
 from diagnostics.errors import DiagnosticsError, said
 from diagnostics.extract import BATCH, prepared

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from diagnostics.budget import samples_with_tokens
-from diagnostics.dataset import Dataset
+from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.taps import Encoder, Tap
 from diagnostics.layouts import Layout
 

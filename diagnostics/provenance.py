@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import diagnostics
-from diagnostics.dataset import Dataset
+from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.taps import Encoder
 
 # Distributions, with the module of each, whose code may be an encoder's: named in a run that imported them.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diagnostics import inputs
-from diagnostics.dataset import DENSE, Dataset
+from diagnostics.datasets.dataset import DENSE, Dataset
 from diagnostics.encoders.taps import Encoder, Grid, Reduce, Tap, keep
 from diagnostics.errors import DiagnosticsError
 from diagnostics.randomfeatures import BANDWIDTHS, LANDMARKS, KernelFeatures, PatchFeatures

@@ -148,7 +148,7 @@ def _expected(what: Literal["encoder", "dataset"]) -> type:
         from diagnostics.encoders.taps import Encoder
 
         return Encoder
-    from diagnostics.dataset import Dataset
+    from diagnostics.datasets.dataset import Dataset
 
     return Dataset
 

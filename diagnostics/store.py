@@ -27,7 +27,7 @@ import numpy as np
 
 from diagnostics.activations import Activations, StoredTarget
 from diagnostics.contents import COVERED, Contents, TargetFacts
-from diagnostics.dataset import DENSE
+from diagnostics.datasets.dataset import DENSE
 from diagnostics.disk import damaged, unwritable
 from diagnostics.encoders.taps import Seen
 from diagnostics.errors import DiagnosticsError, StorageError

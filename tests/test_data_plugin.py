@@ -12,7 +12,7 @@ from diagnostics_data.plugin import datasets
 from scipy.integrate import solve_ivp
 
 from diagnostics import Dataset, DiagnosticsError
-from diagnostics.dataset import FAMILY_OF
+from diagnostics.datasets.dataset import FAMILY_OF
 
 SERIES = {
     "lorenz": ["hidden_z", "hidden_y", "rho", "log_switch", "x_future", "x_ahead"],
@@ -40,7 +40,7 @@ def r2_of_ridge(features: np.ndarray, values: np.ndarray) -> float:
 
 
 def test_importing_the_plugin_stays_cheap() -> None:
-    heavy = ("torch", "numpy", "scipy", "sklearn", "skimage", "diagnostics.dataset")
+    heavy = ("torch", "numpy", "scipy", "sklearn", "skimage", "diagnostics.datasets.dataset")
     code = f"import sys, diagnostics_data.plugin as p; p.datasets(); print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.activations import StoredTarget
-from diagnostics.dataset import Family
+from diagnostics.datasets.dataset import Family
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.locality import j_and_f, label_propagation, propagation
 from diagnostics.measures.locality.propagation import LabelPropagation

@@ -20,7 +20,7 @@ from torch.utils.data import default_collate
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Encoder, Grid, Site, Tap, Target, TorchEncoder
 from diagnostics.controls import NAMES, control_encoders
-from diagnostics.dataset import padded
+from diagnostics.datasets.dataset import padded
 from diagnostics.extract import extract
 from diagnostics.measuring import chosen_measures, measure_all
 from diagnostics.plans import plan

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import default_collate
 
 from diagnostics import TorchEncoder
-from diagnostics.dataset import padded
+from diagnostics.datasets.dataset import padded
 from diagnostics.encoders.hooks import pool
 
 pytest.importorskip("fracast", reason="needs the extra demo")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import xarray as xr
 
-from diagnostics.dataset import Family, Kind
+from diagnostics.datasets.dataset import Family, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.activations import Activations, StoredTarget
-from diagnostics.dataset import SPLITS
+from diagnostics.datasets.dataset import SPLITS
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, one_thread, token_samples

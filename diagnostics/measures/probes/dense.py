@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.activations import Activations, StoredTarget
-from diagnostics.cells import resample
+from diagnostics.datasets.grid_targets import resample
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes.depth import Align, depth_metrics

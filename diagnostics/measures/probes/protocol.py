@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from diagnostics.activations import Activations, StoredTarget
-from diagnostics.dataset import SPLITS
+from diagnostics.datasets.dataset import SPLITS
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps, samples

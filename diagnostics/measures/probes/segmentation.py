@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from diagnostics.activations import Activations, StoredTarget
-from diagnostics.dataset import SPLITS
+from diagnostics.datasets.dataset import SPLITS
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, token_samples
 from diagnostics.measures.base import Measure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diagnostics.dataset import SPLITS, Dataset, Target
+from diagnostics.datasets.dataset import SPLITS, Dataset, Target
 
 NAMED = 5
 """Classes that a sentence names."""

@@ -1,0 +1,1 @@
+"""Samples, their targets, and how targets lie on a grid."""
