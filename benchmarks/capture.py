@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import default_collate
 
-from diagnostics.extract import BATCH, extract
-from diagnostics.plans import plan, row_order
+from diagnostics.activations.extract import BATCH, extract
+from diagnostics.activations.plan import plan, row_order
 
 from _common import cpu, finish, images, verdict, vit_tiny
 

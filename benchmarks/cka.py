@@ -32,10 +32,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from diagnostics import Encoder
-from diagnostics.extract import BATCH, extract
+from diagnostics.activations.extract import BATCH, extract
+from diagnostics.activations.plan import plan, row_order
+from diagnostics.activations.store import Store
 from diagnostics.measures.similarity.kernels import Cka
-from diagnostics.plans import plan, row_order
-from diagnostics.store import Store
 
 from _common import cpu, finish, images, verdict, vit_tiny
 

@@ -8,8 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from diagnostics.extract import extract
-from diagnostics.plans import plan
+from diagnostics.activations.extract import extract
+from diagnostics.activations.plan import plan
 
 from _common import finish, images, verdict, vit_tiny
 

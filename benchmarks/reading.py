@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from diagnostics import Dataset, Encoder, Grid, Tap, Target
+from diagnostics.activations.extract import extract
+from diagnostics.activations.plan import plan
+from diagnostics.activations.store import Store
 from diagnostics.encoders.taps import Reduce, keep
-from diagnostics.extract import extract
-from diagnostics.plans import plan
-from diagnostics.store import Store
 
 from _common import cpu, finish, verdict
 

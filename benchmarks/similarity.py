@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from diagnostics.activations import Activations
+from diagnostics.activations.contract import Activations
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.measures.arrays import centre
 from diagnostics.measures.similarity.kernels import Cka

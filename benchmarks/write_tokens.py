@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from diagnostics import Dataset, Grid, Tap, Target
-from diagnostics.creation import Filling, create
-from diagnostics.plans import Plan
+from diagnostics.activations.plan import Plan
+from diagnostics.activations.writing import Filling, create
 
 from _common import finish, verdict
 

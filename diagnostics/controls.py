@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diagnostics import inputs
-from diagnostics.activations import StoredTarget
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.datasets.dataset import DENSE, SPLITS, Dataset
 from diagnostics.encoders.taps import Encoder, Grid, Reduce, Tap, keep
 from diagnostics.errors import DiagnosticsError

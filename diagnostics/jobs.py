@@ -12,25 +12,25 @@ import torch
 import xarray as xr
 
 from diagnostics import controls as control
-from diagnostics.budget import WANTED, parse_budget
+from diagnostics.activations.budget import WANTED, parse_budget
+from diagnostics.activations.extract import extract
+from diagnostics.activations.folder import check_room, lock
+from diagnostics.activations.observe import observe
+from diagnostics.activations.plan import Precision, plan
+from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index
+from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.probeable import unprobeable_targets
-from diagnostics.disk import check_room, lock
 from diagnostics.encoders.evaluating import random_kept
 from diagnostics.encoders.taps import Encoder, Tap
 from diagnostics.errors import DiagnosticsError, StorageError, said
-from diagnostics.extract import extract
 from diagnostics.measures.base import Measure
 from diagnostics.measuring import SUITES, Measured, against_control, chosen_measures, measure_all
-from diagnostics.observe import observe
 from diagnostics.options import check_options, check_out, chosen_poolings, listed
-from diagnostics.plans import Precision, plan
 from diagnostics.progress import Cost, Watch, silent
 from diagnostics.provenance import describe_call, describe_subject
 from diagnostics.registry import build, offered
-from diagnostics.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index
 from diagnostics.runs import Run
-from diagnostics.store import Store
 
 
 @random_kept()

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.activations import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
+from diagnostics.activations.results import CONTROLS
 from diagnostics.datasets.dataset import DENSE, Family
 from diagnostics.encoders.taps import SAFE_NAME
 from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
@@ -17,7 +18,6 @@ from diagnostics.measures.base import Measure
 from diagnostics.misfits import bare, misfit, plain
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.registry import offered
-from diagnostics.results import CONTROLS
 from diagnostics.statistics import SHARES, paired_difference, profile_intervals, select
 
 

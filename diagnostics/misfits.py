@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.activations import Activations
+from diagnostics.activations.contract import Activations
 from diagnostics.encoders.taps import SAFE_NAME
 from diagnostics.measures.base import Measure
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import xarray as xr
 
-from diagnostics.activations import Activations
+from diagnostics.activations.contract import Activations
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.similarity.base import Similarity
 from diagnostics.measuring import chosen_measures, too_few

@@ -9,10 +9,10 @@ from typing import Any
 import xarray as xr
 
 from diagnostics import controls as control
+from diagnostics.activations.results import CONTROLS, Index, open_results, read_index, unreadable
+from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError, unknown
 from diagnostics.profiles import Profile, is_plain, numbers
-from diagnostics.results import CONTROLS, Index, open_results, read_index, unreadable
-from diagnostics.store import Store
 
 
 class Run:

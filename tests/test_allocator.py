@@ -4,14 +4,14 @@ import sys
 
 import pytest
 
-from diagnostics import allocator
+from diagnostics.activations import allocator
 
 # Page faults of the second time that 60 MB in six blocks are taken and let go.
 FAULTS = """
 import resource, sys
 import numpy as np
 if sys.argv[1:]:
-    from diagnostics.allocator import keep_freed_memory
+    from diagnostics.activations.allocator import keep_freed_memory
     keep_freed_memory()
 def batch():
     return [np.ones(10**7, dtype=np.uint8) for _ in range(6)]

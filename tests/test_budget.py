@@ -9,9 +9,9 @@ import pytest
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Tap
-from diagnostics.budget import parse_budget, samples_with_tokens
+from diagnostics.activations.budget import parse_budget, samples_with_tokens
+from diagnostics.activations.plan import plan
 from diagnostics.console import print_run
-from diagnostics.plans import plan
 from diagnostics.progress import Cost, size
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder

@@ -15,14 +15,14 @@ import pytest
 from typer.testing import CliRunner
 
 import diagnostics
-import diagnostics.creation
-import diagnostics.disk
-import diagnostics.extract
+import diagnostics.activations.extract
+import diagnostics.activations.folder
+import diagnostics.activations.plan
+import diagnostics.activations.results
+import diagnostics.activations.shards
+import diagnostics.activations.writing
 import diagnostics.jobs
-import diagnostics.plans
 import diagnostics.report
-import diagnostics.results
-import diagnostics.shards
 from diagnostics.cli import app
 
 QUICK = ("--no-controls", "--measures", "rankme")
@@ -66,7 +66,7 @@ def gives_nan():
 
 def one_loud(at: int = 0):
     "The sample in row `at` of the store is a thousand times louder."
-    from diagnostics.plans import row_order
+    from diagnostics.activations.plan import row_order
     data = tiny_dataset()
     data.samples[row_order(24)[at]] = 1000 * np.sign(data.samples[row_order(24)[at]])
     return data
@@ -390,7 +390,7 @@ def test_a_sentence_made_for_the_user_names_no_traceback(mine: Callable[[str], s
 @pytest.mark.parametrize("at", [3, 23])
 def test_the_sample_that_gives_nan_is_named(mine: Callable[[str], str], out: Path, at: int) -> None:
     said = refused("run", mine("gives_nan"), "--data", mine(f"one_loud?at={at}"), "--out", out, "--batch-size", 4)
-    assert f"for sample s{diagnostics.plans.row_order(24)[at]}:" in said
+    assert f"for sample s{diagnostics.activations.plan.row_order(24)[at]}:" in said
     assert not out.exists()
 
 
@@ -500,9 +500,9 @@ def test_a_folder_without_permission_cannot_be_written(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     if place == "make the folder":
-        monkeypatch.setattr(diagnostics.disk.filelock.FileLock, "acquire", denied)
+        monkeypatch.setattr(diagnostics.activations.folder.filelock.FileLock, "acquire", denied)
     elif place == "make the store":
-        monkeypatch.setattr(diagnostics.creation, "_write_samples", denied)
+        monkeypatch.setattr(diagnostics.activations.writing, "_write_samples", denied)
     else:
         monkeypatch.setattr(Path, "rename", denied)
     said = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
@@ -524,7 +524,7 @@ def test_a_disk_with_too_little_room_is_told_before_the_first_byte(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(out.parent.parent)
-    monkeypatch.setattr(diagnostics.disk.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(diagnostics.activations.folder.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     said = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
     assert " free and the run needs" in said
     assert "--token-budget" in said
@@ -534,7 +534,7 @@ def test_a_disk_with_too_little_room_is_told_before_the_first_byte(
 def test_no_space_for_the_store_leaves_nothing(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diagnostics.creation, "_create_arrays", full)
+    monkeypatch.setattr(diagnostics.activations.writing, "_create_arrays", full)
     said = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
     assert "No space left for" in said
     assert not out.exists()
@@ -542,13 +542,13 @@ def test_no_space_for_the_store_leaves_nothing(
 
 def in_the_store(monkeypatch: pytest.MonkeyPatch, error: Callable[..., Any], after: int) -> None:
     """Of the shards that are written from now on, all but the first `after` fail."""
-    real, calls = diagnostics.shards._write, [0]
+    real, calls = diagnostics.activations.shards._write, [0]
 
     def write(*args: Any) -> None:
         calls[0] += 1
         return error() if calls[0] > after else real(*args)
 
-    monkeypatch.setattr(diagnostics.shards, "_write", write)
+    monkeypatch.setattr(diagnostics.activations.shards, "_write", write)
 
 
 def test_no_space_in_a_shard_says_how_to_go_on_and_the_same_command_then_finishes(
@@ -578,7 +578,7 @@ def test_no_space_after_the_extraction_is_told_and_the_same_command_then_finishe
         if place == "report":
             disk.setattr(Path, "write_text", error)
         elif place == "results":
-            disk.setattr(diagnostics.results.xr.DataTree, "to_zarr", error)
+            disk.setattr(diagnostics.activations.results.xr.DataTree, "to_zarr", error)
         else:
             real = Path.mkdir
 
@@ -641,7 +641,7 @@ def after(monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, calls: int) -
 @pytest.mark.parametrize(
     ("holder", "name", "calls"),
     [
-        (diagnostics.extract, "_capture", 6),
+        (diagnostics.activations.extract, "_capture", 6),
         (diagnostics.jobs, "measure_all", 0),
         (diagnostics.jobs, "merge_results", 0),
         (diagnostics.report, "write_report", 0),
@@ -666,7 +666,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_then_finishes(
     assert "give the same command again to go on" in said[0]
     with monkeypatch.context() as watched:
         # Three steps of 64, 64 and 22 rows are 4 + 4 + 2 batches of 16: the first was done after 6.
-        count = after(watched, diagnostics.extract, "_capture", 1000)
+        count = after(watched, diagnostics.activations.extract, "_capture", 1000)
         status, printed, err = diagnose(*command(out))
         assert status == 0, err
         assert count == [6 if name == "_capture" else 0]
@@ -683,12 +683,14 @@ def test_ctrl_c_in_a_control_says_how_to_go_on(
 ) -> None:
     command = ("run", mine("build"), "--data", mine("data"), "--out", out, "--measures", "knn_probe", "--json")
     with monkeypatch.context() as keys:
-        after(keys, diagnostics.extract, "_capture", 3)  # two batches of the encoder, the second of its first control
+        after(
+            keys, diagnostics.activations.extract, "_capture", 3
+        )  # two batches of the encoder, the second of its first control
         status, printed, err = diagnose(*command)
     assert (status, printed) == (130, "")
     assert "give the same command again to go on" in err
     with monkeypatch.context() as watched:
-        count = after(watched, diagnostics.extract, "_capture", 1000)
+        count = after(watched, diagnostics.activations.extract, "_capture", 1000)
         assert diagnose(*command).status == 0
         assert count == [8]  # the four controls alone
 

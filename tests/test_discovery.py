@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.linalg import eigh
 
-from diagnostics.activations import StoredTarget
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.locality import box_iou, corloc, discovery, lost, object_discovery, tokencut
 from diagnostics.measures.locality.discovery import ObjectDiscovery

@@ -17,8 +17,8 @@ import torch
 from test_store import planned
 
 from diagnostics import Dataset, DiagnosticsError, Target
-from diagnostics.extract import extract
-from diagnostics.store import Store
+from diagnostics.activations.extract import extract
+from diagnostics.activations.store import Store
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 from test_store import planned
 from tiny import tiny_dataset, tiny_encoder
-from diagnostics.extract import extract
+from diagnostics.activations.extract import extract
 encoder, dataset = tiny_encoder(), tiny_dataset({n})
 seen = []
 def watch(event):

@@ -13,11 +13,11 @@ import pytest
 import xarray as xr
 
 import diagnostics as dx
-from diagnostics.activations import Activations
+from diagnostics.activations.contract import Activations
+from diagnostics.activations.results import ENCODER, merge_results, open_results
+from diagnostics.activations.store import Store
 from diagnostics.measures.base import Measure
 from diagnostics.measuring import Measured, measure_all
-from diagnostics.results import ENCODER, merge_results, open_results
-from diagnostics.store import Store
 
 from tiny import tiny_dataset, tiny_encoder
 

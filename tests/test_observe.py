@@ -19,17 +19,17 @@ from torch.nn import functional as F
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError
-from diagnostics.activations import Activations
+from diagnostics.activations.contract import Activations
+from diagnostics.activations.extract import extract
+from diagnostics.activations.observe import observe
+from diagnostics.activations.plan import row_order
+from diagnostics.activations.store import Store
 from diagnostics.encoders.taps import Encoder, Seen
 from diagnostics.errors import StorageError
-from diagnostics.extract import extract
 from diagnostics.measures.base import Measure, Observation
 from diagnostics.measures.locality import attention_distance
 from diagnostics.measures.locality.heads import AttentionDistance
-from diagnostics.observe import observe
-from diagnostics.plans import row_order
 from diagnostics.progress import Progress
-from diagnostics.store import Store
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 

@@ -12,7 +12,7 @@ import xarray as xr
 
 import diagnostics as dx
 from diagnostics import Run
-from diagnostics.activations import StoredTarget
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.controls import shuffled
 from diagnostics.measures import bundled
 from diagnostics.measuring import measure_all

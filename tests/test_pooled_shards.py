@@ -19,12 +19,12 @@ from test_extract import digests
 from test_store import planned
 
 from diagnostics import Dataset, Encoder, Grid, Tap, Target
+from diagnostics.activations.cache import Kept
+from diagnostics.activations.extract import extract
+from diagnostics.activations.plan import Plan, plan
+from diagnostics.activations.store import Store
 from diagnostics.encoders.taps import Reduce, keep
-from diagnostics.extract import extract
-from diagnostics.kept import Kept
 from diagnostics.measuring import chosen_measures, measure_all
-from diagnostics.plans import Plan, plan
-from diagnostics.store import Store
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -277,7 +277,7 @@ from pathlib import Path
 from test_extract import digests
 from test_store import planned
 from tiny import tiny_dataset, tiny_encoder
-from diagnostics.extract import extract
+from diagnostics.activations.extract import extract
 encoder, dataset = tiny_encoder(blocks=1), tiny_dataset(24)
 left = -1
 def hook(event, args):

@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from diagnostics.activations import StoredTarget
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes import (
     PENALTIES,

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagnostics.activations import StoredTarget
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes import attentive as attentive_function
 from diagnostics.measures.probes.cross_attention import SETTINGS, AttentiveProbe, attend, train

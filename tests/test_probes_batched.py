@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from diagnostics.activations import StoredTarget
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures.probes import protocol
 from diagnostics.measures.probes.cross_attention import AttentiveProbe
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, refit

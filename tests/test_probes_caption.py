@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import cosine_similarity
 
-from diagnostics.activations import StoredTarget
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes.caption import CaptionProbe, retrieval_recall
 from diagnostics.measures.probes.least_squares import PENALTIES

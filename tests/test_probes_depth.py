@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagnostics.activations import StoredTarget
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes.depth import depth_metrics
 from diagnostics.measures.probes.linear import LinearProbe

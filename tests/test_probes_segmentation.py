@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
-from diagnostics.activations import StoredTarget
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes import segmentation
 from diagnostics.measures.probes.segmentation import (

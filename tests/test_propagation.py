@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagnostics.activations import StoredTarget
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.datasets.dataset import Family
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.locality import j_and_f, label_propagation, propagation

@@ -19,11 +19,11 @@ from torch.utils.data import default_collate
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Encoder, Grid, Site, Tap, Target, TorchEncoder
+from diagnostics.activations.extract import extract
+from diagnostics.activations.plan import plan
 from diagnostics.controls import NAMES, control_encoders
 from diagnostics.datasets.dataset import padded
-from diagnostics.extract import extract
 from diagnostics.measuring import chosen_measures, measure_all
-from diagnostics.plans import plan
 from diagnostics.randomfeatures import BANDWIDTHS, LANDMARKS, KernelFeatures
 from diagnostics.rawkernel import LEAST_TRAIN, RawKernel
 from diagnostics.registry import build

@@ -15,10 +15,10 @@ import xarray as xr
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Run, Target, jobs
+from diagnostics.activations.sealed import write_group
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.progress import Cost
-from diagnostics.sealed import write_group
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -429,7 +429,7 @@ def test_a_kill_while_a_run_is_dropped_leaves_a_folder_that_the_same_command_goe
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("diagnostics.disk.shutil.rmtree", killed)
+        patched.setattr("diagnostics.activations.folder.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             again(path, "rankme", fresh=True, seed=7)
     run = again(path, "rankme", fresh=True, seed=7)
@@ -478,7 +478,7 @@ def test_what_may_not_be_removed_stays_a_run_and_a_link_to_itself_is_none(
             raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patched:
-        patched.setattr("diagnostics.disk.shutil.rmtree", forbidden)
+        patched.setattr("diagnostics.activations.folder.shutil.rmtree", forbidden)
         with pytest.raises(DiagnosticsError, match="cannot be written"):
             again(path, "rankme", fresh=True, token_budget=0)
     assert findings(dx.open_run(path)) == before

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from zarr.codecs import Crc32cCodec
 
 from diagnostics import Target, split_groups
+from diagnostics.activations.extract import extract
+from diagnostics.activations.folder import check_room, lock
+from diagnostics.activations.plan import Plan, plan, row_order
+from diagnostics.activations.shard_layout import Layout
+from diagnostics.activations.shards import ShardBuffer, ShardReader
+from diagnostics.activations.store import Store
 from diagnostics.controls import shuffled
-from diagnostics.disk import check_room, lock
 from diagnostics.encoders.taps import Encoder
 from diagnostics.errors import DiagnosticsError
-from diagnostics.extract import extract
-from diagnostics.layouts import Layout
-from diagnostics.plans import Plan, plan, row_order
-from diagnostics.shards import ShardBuffer, ShardReader
-from diagnostics.store import Store
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 

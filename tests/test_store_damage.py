@@ -13,10 +13,10 @@ import pytest
 from test_store import planned
 
 from diagnostics import Target
+from diagnostics.activations.extract import extract
+from diagnostics.activations.sealed import write_group
+from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError
-from diagnostics.extract import extract
-from diagnostics.sealed import write_group
-from diagnostics.store import Store
 
 from tiny import tiny_dataset, tiny_image_encoder
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics.activations import StoredTarget
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures import bundled, geometry, locality, probes, similarity
 from diagnostics.measuring import Measured, measure_all
 from diagnostics.pairs import between

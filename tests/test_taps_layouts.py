@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
+from diagnostics.activations.plan import row_order
 from diagnostics.encoders.hooks import pool
-from diagnostics.plans import row_order
 
 from tiny import tiny_dataset
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diagnostics.disk import unwritable
+from diagnostics.activations.folder import unwritable
 from diagnostics.encoders.cut import cut_encoder, shortened
 from diagnostics.encoders.rebuild import FILES, MOST_TEXT, bounded, skeleton_of, unpacked
 from diagnostics.encoders.taps import Encoder

@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from diagnostics.activations import Activations
+from diagnostics.activations.contract import Activations
 from diagnostics.errors import DiagnosticsError, said
 
 # Arrays of up to this many values are shown whole.

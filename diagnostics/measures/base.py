@@ -13,7 +13,7 @@ from diagnostics.datasets.dataset import Family, Kind
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diagnostics.activations import Activations, StoredTarget
+    from diagnostics.activations.contract import Activations, StoredTarget
     from diagnostics.encoders.taps import Encoder
 
 

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagnostics.disk import unwritable
+from diagnostics.activations.folder import unwritable
 from diagnostics.report.summary import summarise
 
 if TYPE_CHECKING:

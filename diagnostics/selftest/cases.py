@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics.activations import Activations
+from diagnostics.activations.contract import Activations
 from diagnostics.encoders.taps import Grid, Tap
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from diagnostics.activations import StoredTarget
+from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures.probes import (
     attentive,
     confusion,

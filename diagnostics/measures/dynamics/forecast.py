@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.activations import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, one_thread, samples
 from diagnostics.measures.base import Measure

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from diagnostics.activations import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, one_thread, over_taps, rounding

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from diagnostics.activations import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.measures.arrays import SINGLE, ShortRepr, centre, median, one_thread, rescaled, samples
 from diagnostics.measures.geometry.pooled import Found, GeometryMeasure, no_interval

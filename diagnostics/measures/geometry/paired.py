@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.activations import Activations
+from diagnostics.activations.contract import Activations
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.geometry.entropies import dime
 from diagnostics.measures.geometry.pooled import Found, PooledMeasure

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from diagnostics.activations import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, rounding, token_samples

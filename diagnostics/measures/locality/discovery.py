@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from diagnostics.activations import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, one_thread, rescaled, token_samples, unit_rows

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from diagnostics.activations import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, median, one_thread, over_taps, scale_of, token_samples

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.activations import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.datasets.dataset import SPLITS
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError

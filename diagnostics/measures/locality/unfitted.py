@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.activations import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes.protocol import Rows, probe_result
 

@@ -28,7 +28,7 @@ import xarray as xr
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from diagnostics.activations import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, finite, one_thread, token_samples

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.activations import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.datasets.grid_targets import resample
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from diagnostics.activations import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import dense_ridge

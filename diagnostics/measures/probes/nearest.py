@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from diagnostics.activations import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, class_labels, one_thread, samples, unit_rows
 from diagnostics.measures.base import Measure

@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 from torch.nn.functional import pad
 
-from diagnostics.activations import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.datasets.dataset import SPLITS
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from diagnostics.activations import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.datasets.dataset import SPLITS
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, token_samples

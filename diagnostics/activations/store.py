@@ -25,18 +25,14 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics.activations import Activations, StoredTarget
-from diagnostics.contents import COVERED, Contents, TargetFacts
-from diagnostics.datasets.dataset import DENSE
-from diagnostics.disk import damaged, unwritable
-from diagnostics.encoders.taps import Seen
-from diagnostics.errors import DiagnosticsError, StorageError
-from diagnostics.journal import Journal
-from diagnostics.kept import Kept
-from diagnostics.layouts import Layout
-from diagnostics.observed import Observed, observed_arrays, read_observed, write_observed
-from diagnostics.plans import Step
-from diagnostics.sealed import (
+from diagnostics.activations.cache import Kept
+from diagnostics.activations.contents import COVERED, Contents, TargetFacts
+from diagnostics.activations.contract import Activations, StoredTarget
+from diagnostics.activations.folder import damaged, unwritable
+from diagnostics.activations.journal import Journal
+from diagnostics.activations.observations import Observed, observed_arrays, read_observed, write_observed
+from diagnostics.activations.plan import Step
+from diagnostics.activations.sealed import (
     NAME,
     DamagedError,
     check_files,
@@ -45,7 +41,11 @@ from diagnostics.sealed import (
     sealed_attributes,
     write_group,
 )
-from diagnostics.shards import ShardBuffer, ShardReader, pages
+from diagnostics.activations.shard_layout import Layout
+from diagnostics.activations.shards import ShardBuffer, ShardReader, pages
+from diagnostics.datasets.dataset import DENSE
+from diagnostics.encoders.taps import Seen
+from diagnostics.errors import DiagnosticsError, StorageError
 
 FORMAT = 2
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.

@@ -19,8 +19,8 @@ import google_crc32c
 import numpy as np
 import torch
 
-from diagnostics.layouts import Layout
-from diagnostics.shards import ShardBuffer
+from diagnostics.activations.shard_layout import Layout
+from diagnostics.activations.shards import ShardBuffer
 
 HEAD = struct.Struct("<II")
 

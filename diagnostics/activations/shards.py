@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.layouts import CRC, Layout, checksum
+from diagnostics.activations.shard_layout import CRC, Layout, checksum
 
 # What direct reads and writes must be aligned to, in memory and in length, on any common disk.
 PAGE = 4096

@@ -12,9 +12,8 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from diagnostics.disk import unwritable
-from diagnostics.encoders.taps import SAFE_NAME
-from diagnostics.sealed import (
+from diagnostics.activations.folder import unwritable
+from diagnostics.activations.sealed import (
     NAME,
     DamagedError,
     check_files,
@@ -24,6 +23,7 @@ from diagnostics.sealed import (
     sealed_attributes,
     write_group,
 )
+from diagnostics.encoders.taps import SAFE_NAME
 
 WHOLE: Any = {"write_empty_chunks": True}
 """Of arrays in one chunk: it is written even where all of it is unknown, so that one that is not there is damage."""

@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from diagnostics.budget import samples_with_tokens
+from diagnostics.activations.budget import samples_with_tokens
+from diagnostics.activations.shard_layout import Layout
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.taps import Encoder, Tap
-from diagnostics.layouts import Layout
 
 Precision = Literal["float32", "float16"]
 MAX_SHARD = 64

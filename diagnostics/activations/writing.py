@@ -13,15 +13,15 @@ import zarr
 from torch import Tensor
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from diagnostics.contents import Contents, TargetFacts
+from diagnostics.activations.contents import Contents, TargetFacts
+from diagnostics.activations.folder import partial, unwritable
+from diagnostics.activations.observations import WHOLE
+from diagnostics.activations.plan import Plan, row_order
+from diagnostics.activations.sealed import files_below, write_group
+from diagnostics.activations.shards import ShardBuffer
+from diagnostics.activations.store import FORMAT, Store
 from diagnostics.datasets.dataset import Dataset, Target
-from diagnostics.disk import partial, unwritable
 from diagnostics.encoders.taps import Tap
-from diagnostics.observed import WHOLE
-from diagnostics.plans import Plan, row_order
-from diagnostics.sealed import files_below, write_group
-from diagnostics.shards import ShardBuffer
-from diagnostics.store import FORMAT, Store
 
 
 class Filling:

@@ -17,18 +17,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from diagnostics.allocator import keep_freed_memory
-from diagnostics.contents import COVERED
-from diagnostics.creation import Filling, create
+from diagnostics.activations.allocator import keep_freed_memory
+from diagnostics.activations.contents import COVERED
+from diagnostics.activations.folder import drop
+from diagnostics.activations.plan import Plan, Step, identity, row_order
+from diagnostics.activations.store import Store, is_run, refuse_other_identity
+from diagnostics.activations.writing import Filling, create
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.grid_targets import classes_on_grid, covered_part, events_on_grid, on_grid
-from diagnostics.disk import drop
 from diagnostics.encoders.hooks import pool
 from diagnostics.encoders.taps import Encoder, Tap
 from diagnostics.errors import DiagnosticsError, StorageError, said
-from diagnostics.plans import Plan, Step, identity, row_order
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.store import Store, is_run, refuse_other_identity
 
 # Large batches only thrash the caches of a CPU; a GPU wants more.
 BATCH = {"cpu": 16, "cuda": 128}

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 import diagnostics
+from diagnostics.activations.extract import BATCH, prepared
+from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.taps import SAFE_NAME, Encoder, Seen
 from diagnostics.errors import DiagnosticsError, said
-from diagnostics.extract import BATCH, prepared
 from diagnostics.measures.base import Measure, Observation
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.store import Store
 
 # Attention is large; and a prime, which no model has as its number of heads, cannot be mistaken for it.
 MOST_BATCH = 13

@@ -21,9 +21,16 @@ import zarr
 import zarr.errors
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from diagnostics.disk import unwritable
+from diagnostics.activations.folder import unwritable
+from diagnostics.activations.sealed import (
+    DamagedError,
+    check_files,
+    files_below,
+    read_document,
+    sealed_attributes,
+    write_group,
+)
 from diagnostics.errors import StorageError
-from diagnostics.sealed import DamagedError, check_files, files_below, read_document, sealed_attributes, write_group
 
 CONTROLS = "controls"
 """The group of the controls' results; no measure may have this name."""
