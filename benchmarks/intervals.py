@@ -2,7 +2,7 @@
 
 Readouts are fixed and `fit_units` is 4 times the test units, as the bundled splits have it. So the spread for the training
 set's share, a factor of 1.118, is in the intervals and what it stands for is not in the draws: where all is well .972 holds.
-Beside each: the bootstrap alone, without what `diagnostics.statistics.resampled_scores` adds for shares.
+Beside each: the bootstrap alone, without what `diagnostics.measures.statistics.resampled_scores` adds for shares.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from diagnostics.measures.statistics import carried_by_few, paired_difference, profile_intervals
 from diagnostics.profiles import HEAVY
-from diagnostics.statistics import carried_by_few, paired_difference, profile_intervals
 
 from _common import finish, verdict
 

@@ -31,7 +31,7 @@ from diagnostics.comparison.words import (
 from diagnostics.console import print_left_out
 from diagnostics.escaping import printable
 from diagnostics.layout import show, show_table, terminal, whole
-from diagnostics.statistics import Interval
+from diagnostics.measures.statistics import Interval
 
 MOST_ROWS = 30
 """Rows of differences in a terminal; the report has all."""

@@ -24,8 +24,8 @@ from diagnostics.datasets.probeable import unprobeable_targets
 from diagnostics.encoders.evaluating import random_kept
 from diagnostics.encoders.taps import Encoder, Tap
 from diagnostics.errors import DiagnosticsError, StorageError, said
+from diagnostics.measures.apply import SUITES, Measured, against_control, chosen_measures, measure_all
 from diagnostics.measures.base import Measure
-from diagnostics.measuring import SUITES, Measured, against_control, chosen_measures, measure_all
 from diagnostics.options import check_options, check_out, chosen_poolings, listed
 from diagnostics.progress import Cost, Watch, silent
 from diagnostics.provenance import describe_call, describe_subject

@@ -6,8 +6,8 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.apply import chosen_measures, too_few
 from diagnostics.measures.similarity.base import Similarity
-from diagnostics.measuring import chosen_measures, too_few
 
 
 def between(

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.controls import NAMES, WEIGHTS, control_of
-from diagnostics.statistics import Interval, carried_by_few
+from diagnostics.measures.statistics import Interval, carried_by_few
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -21,7 +21,7 @@ from diagnostics.comparison.positions import likeness
 from diagnostics.comparison.readouts import Readout, by_depth, readout, shared_depths
 from diagnostics.comparison.shares import Matched, shares_of
 from diagnostics.comparison.words import alignment_said, likeness_said
-from diagnostics.statistics import scores
+from diagnostics.measures.statistics import scores
 
 from graded import GRID, graded_data, graded_encoder, known_r2
 

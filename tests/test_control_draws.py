@@ -15,8 +15,8 @@ import diagnostics as dx
 from diagnostics.cli import app
 from diagnostics.console import print_run
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.statistics import paired_difference
 from diagnostics.profiles import Profile, control_heading
-from diagnostics.statistics import paired_difference
 
 from tiny import tiny_dataset, tiny_encoder
 

@@ -7,9 +7,9 @@ from scipy.linalg import eigh
 
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.apply import measure_all
 from diagnostics.measures.locality import box_iou, corloc, discovery, lost, object_discovery, tokencut
 from diagnostics.measures.locality.discovery import ObjectDiscovery
-from diagnostics.measuring import measure_all
 
 from memory import MemoryActivations
 

@@ -73,7 +73,7 @@ def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest
 def test_the_encoder_dataset_and_measure_of_the_plugin_page_work_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diagnostics.measuring import measure_all
+    from diagnostics.measures.apply import measure_all
 
     for block in blocks(ROOT / "docs" / "plugins.md"):
         if block["mark"] == "file":

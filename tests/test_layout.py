@@ -24,10 +24,10 @@ from diagnostics import console
 from diagnostics.conformance import CHECKS
 from diagnostics.controls import NAMES
 from diagnostics.layout import show, show_table, whole
+from diagnostics.measures.statistics import Interval
 from diagnostics.profiles import Profile
 from diagnostics.selftest import Outcome
 from diagnostics.selftest.cases import Case
-from diagnostics.statistics import Interval
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?(?![\w.]*\w)")
 WIDTHS = st.integers(60, 160)

@@ -7,9 +7,9 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.apply import measure_all
 from diagnostics.measures.locality.position import MOST_SAMPLES, Position, position_probe
 from diagnostics.measures.probes.least_squares import PENALTIES
-from diagnostics.measuring import measure_all
 from diagnostics.profiles import Profile
 
 from memory import MemoryActivations, thirds

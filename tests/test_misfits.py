@@ -16,8 +16,8 @@ import diagnostics as dx
 from diagnostics.activations.contract import Activations
 from diagnostics.activations.results import ENCODER, merge_results, open_results
 from diagnostics.activations.store import Store
+from diagnostics.measures.apply import Measured, measure_all
 from diagnostics.measures.base import Measure
-from diagnostics.measuring import Measured, measure_all
 
 from tiny import tiny_dataset, tiny_encoder
 

@@ -15,7 +15,7 @@ from diagnostics import Run
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.controls import shuffled
 from diagnostics.measures import bundled
-from diagnostics.measuring import measure_all
+from diagnostics.measures.apply import measure_all
 
 from memory import MemoryActivations
 from planted import (

@@ -24,7 +24,7 @@ from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import Plan, plan
 from diagnostics.activations.store import Store
 from diagnostics.encoders.taps import Reduce, keep
-from diagnostics.measuring import chosen_measures, measure_all
+from diagnostics.measures.apply import chosen_measures, measure_all
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 

@@ -16,7 +16,7 @@ from diagnostics.measures.probes.segmentation import (
     iou,
     mean_iou,
 )
-from diagnostics.statistics import resample_counts, scores
+from diagnostics.measures.statistics import resample_counts, scores
 
 from memory import MemoryActivations, thirds
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.datasets.dataset import Family
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.apply import measure_all
 from diagnostics.measures.locality import j_and_f, label_propagation, propagation
 from diagnostics.measures.locality.propagation import LabelPropagation
-from diagnostics.measuring import measure_all
 
 from memory import MemoryActivations
 

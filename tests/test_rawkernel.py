@@ -23,7 +23,7 @@ from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan
 from diagnostics.controls import NAMES, control_encoders
 from diagnostics.datasets.dataset import padded
-from diagnostics.measuring import chosen_measures, measure_all
+from diagnostics.measures.apply import chosen_measures, measure_all
 from diagnostics.randomfeatures import BANDWIDTHS, LANDMARKS, KernelFeatures
 from diagnostics.rawkernel import LEAST_TRAIN, RawKernel
 from diagnostics.registry import build

@@ -17,7 +17,7 @@ import pytest
 
 from diagnostics import DiagnosticsError, cli, registry
 from diagnostics.inspection import list_all
-from diagnostics.measuring import chosen_measures
+from diagnostics.measures.apply import chosen_measures
 
 from tiny import tiny_dataset, tiny_encoder
 

@@ -23,8 +23,8 @@ import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Encoder, Run, Target, TorchEncoder
 from diagnostics.comparison.words import few_said
 from diagnostics.console import print_run
+from diagnostics.measures.statistics import profile_intervals
 from diagnostics.profiles import CUT, INTERVALS
-from diagnostics.statistics import profile_intervals
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.apply import measure_all
 from diagnostics.measures.similarity import kernels, packed
 from diagnostics.measures.similarity.kernels import (
     MOST_ROWS,
@@ -16,7 +17,6 @@ from diagnostics.measures.similarity.kernels import (
     gram_of_blocks,
     hsic,
 )
-from diagnostics.measuring import measure_all
 from diagnostics.pairs import between
 
 from memory import MemoryActivations

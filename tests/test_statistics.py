@@ -7,8 +7,7 @@ import pytest
 from scipy import stats
 
 from diagnostics.measures.probes import RidgePath
-from diagnostics.profiles import HEAVY
-from diagnostics.statistics import (
+from diagnostics.measures.statistics import (
     carried_by_few,
     effective_units,
     interval,
@@ -19,6 +18,7 @@ from diagnostics.statistics import (
     scores,
     select,
 )
+from diagnostics.profiles import HEAVY
 
 
 def test_score_is_r2_and_accuracy() -> None:

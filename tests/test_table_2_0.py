@@ -22,7 +22,7 @@ import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.measures import bundled, geometry, locality, probes, similarity
-from diagnostics.measuring import Measured, measure_all
+from diagnostics.measures.apply import Measured, measure_all
 from diagnostics.pairs import between
 
 from functions import FUNCTIONS, numbers

@@ -22,10 +22,10 @@ from diagnostics.comparison.shares import Matched, Shares, shares_of
 from diagnostics.comparison.sides import Side, by_group, lineage_of, pairs_with_base, places, sides_of, without_base
 from diagnostics.comparison.standings import FamilyGap, Standing, family_gaps, standings_of
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.statistics import Interval
 from diagnostics.profiles import number, numbers
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.runs import Run
-from diagnostics.statistics import Interval
 
 
 @dataclass(frozen=True)

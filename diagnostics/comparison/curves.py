@@ -11,8 +11,8 @@ import xarray as xr
 
 from diagnostics.comparison.readouts import SAME, by_depth, readout, shared_depths
 from diagnostics.comparison.sides import Side
+from diagnostics.measures.statistics import Interval, paired_difference
 from diagnostics.profiles import Profile
-from diagnostics.statistics import Interval, paired_difference
 
 
 def curves(sides: Sequence[Side], names: Sequence[str], seed: int) -> xr.Dataset:

@@ -12,7 +12,7 @@ import numpy as np
 
 from diagnostics.comparison.estimates import Estimate, Term, estimate, flipped, holm
 from diagnostics.comparison.readouts import Readout, by_depth, shared_depths
-from diagnostics.statistics import Interval
+from diagnostics.measures.statistics import Interval
 
 Quantity = Literal["best tap", "output", "hidden gap"]
 QUANTITIES: tuple[Quantity, ...] = ("best tap", "output", "hidden gap")

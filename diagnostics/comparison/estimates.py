@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import stats
 
-from diagnostics.statistics import LEVEL, Interval, effective_units, interval, resample_counts, resampled_scores, scores
+from diagnostics.measures.statistics import (
+    LEVEL,
+    Interval,
+    effective_units,
+    interval,
+    resample_counts,
+    resampled_scores,
+    scores,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +32,7 @@ class Term:
     """What one probe of one run lost at one place, and what stands against it: float64 [unit, part] each.
 
     `fit_units`: independent units that the probe was fitted on. `share`: whether losses count wrong answers, see
-    `diagnostics.statistics.resampled_scores`.
+    `diagnostics.measures.statistics.resampled_scores`.
     """
 
     loss: np.ndarray

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from diagnostics.comparison.estimates import Term
+from diagnostics.measures.statistics import SHARES
 from diagnostics.profiles import Profile
-from diagnostics.statistics import SHARES
 
 SAME = 1e-6
 """Depths closer than this are one."""

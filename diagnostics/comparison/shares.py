@@ -10,8 +10,8 @@ import numpy as np
 
 from diagnostics.comparison.estimates import Estimate, Term, estimate
 from diagnostics.comparison.readouts import Readout
+from diagnostics.measures.statistics import Interval
 from diagnostics.profiles import Profile
-from diagnostics.statistics import Interval
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 from diagnostics.comparison.differences import Groups, mean_of, value_of
 from diagnostics.comparison.estimates import Estimate, estimate
 from diagnostics.comparison.readouts import Readout
+from diagnostics.measures.statistics import Interval
 from diagnostics.profiles import Profile
-from diagnostics.statistics import Interval
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from diagnostics.comparison.comparison import Comparison, one_for_each_target
 from diagnostics.comparison.differences import ALPHA, CurveDifference, Difference
 from diagnostics.comparison.positions import Likeness
 from diagnostics.comparison.shares import Shares
-from diagnostics.statistics import Interval
+from diagnostics.measures.statistics import Interval
 
 
 def about_runs(found: Comparison) -> str:

@@ -49,7 +49,7 @@ class Measure(ABC):
 
     Variables `line_<name>` [tap] are reference lines (uniform attention, the value of noise, the largest that n allows),
     drawn beside the score. The attribute `score_name` names the score where it is neither accuracy nor R2 nor the
-    measure itself. Of scores named in `diagnostics.statistics.SHARES` losses count wrong answers, at most the reference.
+    measure itself. Of scores named in `diagnostics.measures.statistics.SHARES` losses count wrong answers, at most the reference.
     Any other variable [tap] is a number beside the score.
     """
 

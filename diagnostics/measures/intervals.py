@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diagnostics.statistics import LEVEL, interval, resample_counts
+from diagnostics.measures.statistics import LEVEL, interval, resample_counts
 
 
 def group_blocks(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -94,7 +94,7 @@ def _about(estimate: float, spread: float, freedom: int, logarithm: bool) -> tup
 
 
 def bootstrap_mean_interval(values: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """95 % intervals for means over samples, resampling whole groups; see `diagnostics.statistics.interval`.
+    """95 % intervals for means over samples, resampling whole groups; see `diagnostics.measures.statistics.interval`.
 
     Parameters
     ----------

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from diagnostics.controls import NAMES
+from diagnostics.measures.statistics import Interval
 from diagnostics.profiles import Profile
-from diagnostics.statistics import Interval
 
 INK, BEST, LINE = "#1f5fa8", "#c2410c", "#5b6875"
 BAND = "rgba(31,95,168,0.18)"

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 
 from diagnostics import controls as control
+from diagnostics.measures.statistics import Interval
 from diagnostics.profiles import INTERVALS, Profile, control_heading, lines_shown
-from diagnostics.statistics import Interval
 
 if TYPE_CHECKING:
     from diagnostics.report.details import Details

@@ -18,7 +18,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
 from diagnostics.measures.probes.protocol import Rows, rows_of
-from diagnostics.statistics import profile_intervals
+from diagnostics.measures.statistics import profile_intervals
 
 MOST_SAMPLES = 256
 

@@ -15,10 +15,10 @@ from diagnostics.datasets.dataset import DENSE, Family
 from diagnostics.encoders.taps import SAFE_NAME
 from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
 from diagnostics.measures.base import Measure
-from diagnostics.misfits import bare, misfit, plain
+from diagnostics.measures.statistics import SHARES, paired_difference, profile_intervals, select
+from diagnostics.measures.validation import bare, misfit, plain
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.registry import offered
-from diagnostics.statistics import SHARES, paired_difference, profile_intervals, select
 
 
 @dataclass
