@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from diagnostics.measures.statistics import carried_by_few, paired_difference, profile_intervals
-from diagnostics.profiles import HEAVY
+from diagnostics.runs.profile import HEAVY
 
 from _common import finish, verdict
 

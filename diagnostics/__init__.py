@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from diagnostics.errors import DiagnosticsError
 
 if TYPE_CHECKING:
-    from diagnostics.comparison import Comparison, compare
     from diagnostics.datasets.dataset import Dataset, Target, padded, split_groups
     from diagnostics.encoders.discovery import discover
     from diagnostics.encoders.files import load_encoder, save_encoder
@@ -20,11 +19,12 @@ if TYPE_CHECKING:
     from diagnostics.encoders.torch_encoder import TorchEncoder
     from diagnostics.escaping import printable
     from diagnostics.hookspecs import hookimpl
-    from diagnostics.jobs import run
     from diagnostics.measures.base import Measure
     from diagnostics.progress import Progress
     from diagnostics.registry import build
-    from diagnostics.runs import Run, open_run
+    from diagnostics.runs.comparison import Comparison, compare
+    from diagnostics.runs.job import run
+    from diagnostics.runs.run import Run, open_run
     from diagnostics.watching import watcher
 
 __version__ = "0.1.0"
@@ -42,8 +42,8 @@ _HOME = {
     "Tap": "encoders.taps",
     "TorchEncoder": "encoders.torch_encoder",
     "stack_taps": "encoders.taps",
-    "Comparison": "comparison",
-    "compare": "comparison",
+    "Comparison": "runs.comparison",
+    "compare": "runs.comparison",
     "load_encoder": "encoders.files",
     "save_encoder": "encoders.files",
     "build": "registry",
@@ -52,9 +52,9 @@ _HOME = {
     "printable": "escaping",
     "watcher": "watching",
     "Measure": "measures.base",
-    "Run": "runs",
-    "open_run": "runs",
-    "run": "jobs",
+    "Run": "runs.run",
+    "open_run": "runs.run",
+    "run": "runs.job",
 }
 
 __all__ = [

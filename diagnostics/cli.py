@@ -74,7 +74,7 @@ def run(
     controls in the folder stay. Exit status 1 where a measure broke and the rest stands.
     """
     from diagnostics.console import print_run
-    from diagnostics.jobs import run as run_it
+    from diagnostics.runs.job import run as run_it
 
     if on_error is not None:
         data += f"{'&' if '?' in data else '?'}on_error={on_error}"
@@ -116,7 +116,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Write the report of a finished run: one HTML file that needs no network."""
-    from diagnostics.runs import open_run
+    from diagnostics.runs.run import open_run
 
     with working():
         found = open_run(run)
@@ -145,8 +145,8 @@ def compare(
     Runs of one label are the seeds of one training. Where an alignment and the encoder that it started from are among
     them, what it recovered and what it kept is shown.
     """
-    from diagnostics.comparison import compare as compare_them
     from diagnostics.console_comparison import print_comparison
+    from diagnostics.runs.comparison import compare as compare_them
 
     with working() as watch:
         found = compare_them(

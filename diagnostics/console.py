@@ -9,13 +9,13 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from diagnostics import controls as control
 from diagnostics.escaping import printable
 from diagnostics.layout import show, show_table, terminal, whole
 from diagnostics.measures.statistics import Interval
-from diagnostics.profiles import INTERVALS, Profile, control_heading, lines_shown, similarity_said
 from diagnostics.progress import duration, size
-from diagnostics.runs import Run
+from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.profile import INTERVALS, Profile, control_heading, lines_shown, similarity_said
+from diagnostics.runs.run import Run
 
 if TYPE_CHECKING:
     from diagnostics.conformance import Conformance

@@ -8,9 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from diagnostics.comparison import Comparison
-from diagnostics.comparison.differences import QUANTITIES
-from diagnostics.comparison.words import (
+from diagnostics.console import print_left_out
+from diagnostics.escaping import printable
+from diagnostics.layout import show, show_table, terminal, whole
+from diagnostics.measures.statistics import Interval
+from diagnostics.runs.comparison import Comparison
+from diagnostics.runs.comparison.differences import QUANTITIES
+from diagnostics.runs.comparison.words import (
     about_runs,
     alignment_said,
     along_depth_said,
@@ -28,10 +32,6 @@ from diagnostics.comparison.words import (
     shown_profiles,
     target_said,
 )
-from diagnostics.console import print_left_out
-from diagnostics.escaping import printable
-from diagnostics.layout import show, show_table, terminal, whole
-from diagnostics.measures.statistics import Interval
 
 MOST_ROWS = 30
 """Rows of differences in a terminal; the report has all."""

@@ -75,7 +75,7 @@ def inspect_encoder(
     from torch.utils.data import default_collate
 
     from diagnostics.encoders.hooks import pool
-    from diagnostics.jobs import check_rate, usable_device
+    from diagnostics.runs.job import check_rate, usable_device
 
     encoder = build("encoder", spec, trust_code=trust_code)
     dataset = build("dataset", data) if data else None

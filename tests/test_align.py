@@ -28,7 +28,7 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, TorchEncoder, stack_taps
 from diagnostics.cli import main
 from diagnostics.conformance import check_encoder
-from diagnostics.jobs import default_path
+from diagnostics.runs.job import default_path
 
 ERASING = f"{Path(__file__).parent / 'erasing.py'}:build"
 DATA = f"{Path(__file__).parent / 'erasing.py'}:data"

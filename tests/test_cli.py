@@ -21,8 +21,8 @@ import diagnostics.activations.plan
 import diagnostics.activations.results
 import diagnostics.activations.shards
 import diagnostics.activations.writing
-import diagnostics.jobs
 import diagnostics.report
+import diagnostics.runs.job
 from diagnostics.cli import app
 
 QUICK = ("--no-controls", "--measures", "rankme")
@@ -642,8 +642,8 @@ def after(monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, calls: int) -
     ("holder", "name", "calls"),
     [
         (diagnostics.activations.extract, "_capture", 6),
-        (diagnostics.jobs, "measure_all", 0),
-        (diagnostics.jobs, "merge_results", 0),
+        (diagnostics.runs.job, "measure_all", 0),
+        (diagnostics.runs.job, "merge_results", 0),
         (diagnostics.report, "write_report", 0),
     ],
     ids=["extraction", "measures", "results", "report"],
@@ -698,7 +698,7 @@ def test_ctrl_c_in_a_control_says_how_to_go_on(
 def test_ctrl_c_before_anything_is_done_leaves_nothing(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diagnostics.jobs, "build", interrupted)
+    monkeypatch.setattr(diagnostics.runs.job, "build", interrupted)
     status, printed, err = diagnose("run", mine("build"), "--data", mine("data"), "--out", out)
     assert (status, printed) == (130, "")
     assert "Interrupted" in err

@@ -15,13 +15,13 @@ import xarray as xr
 
 import diagnostics as dx
 from diagnostics import Comparison, DiagnosticsError, Run
-from diagnostics.comparison.differences import curve_differences, differences_of, score_influence
-from diagnostics.comparison.estimates import Term, estimate, flipped, holm
-from diagnostics.comparison.positions import likeness
-from diagnostics.comparison.readouts import Readout, by_depth, readout, shared_depths
-from diagnostics.comparison.shares import Matched, shares_of
-from diagnostics.comparison.words import alignment_said, likeness_said
 from diagnostics.measures.statistics import scores
+from diagnostics.runs.comparison.differences import curve_differences, differences_of, score_influence
+from diagnostics.runs.comparison.estimates import Term, estimate, flipped, holm
+from diagnostics.runs.comparison.positions import likeness
+from diagnostics.runs.comparison.readouts import Readout, by_depth, readout, shared_depths
+from diagnostics.runs.comparison.shares import Matched, shares_of
+from diagnostics.runs.comparison.words import alignment_said, likeness_said
 
 from graded import GRID, graded_data, graded_encoder, known_r2
 

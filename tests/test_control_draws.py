@@ -16,7 +16,7 @@ from diagnostics.cli import app
 from diagnostics.console import print_run
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.statistics import paired_difference
-from diagnostics.profiles import Profile, control_heading
+from diagnostics.runs.profile import Profile, control_heading
 
 from tiny import tiny_dataset, tiny_encoder
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import diagnostics as dx
 from diagnostics.console import print_run
-from diagnostics.controls import control_encoders
 from diagnostics.encoders.redraw import copied, layer_scales, permute, redraw, redrawn
 from diagnostics.errors import DiagnosticsError
+from diagnostics.runs.controls.kinds import control_encoders
 
 from tiny import LENGTH, tiny_dataset, tiny_encoder
 

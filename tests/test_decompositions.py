@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.inputs import RAW
 from diagnostics.measures import decompositions
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.decompositions import cholesky, eigh, eigvalsh, qr, svd, svdvals, triangle
 from diagnostics.measures.geometry.spectrum import RankMe
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.measures.probes.softmax import logistic
+from diagnostics.runs.controls.raw_features import RAW
 
 from memory import MemoryActivations, label_target, thirds
 

@@ -25,11 +25,11 @@ import pytest
 import typer.main
 
 import diagnostics as dx
-from diagnostics import controls as control
 from diagnostics import hookspecs
 from diagnostics.cli import app
 from diagnostics.console import print_run
 from diagnostics.measures import bundled
+from diagnostics.runs.controls import kinds as control
 
 ROOT = Path(__file__).parent.parent
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.is_file()]

@@ -22,10 +22,10 @@ from test_cli import diagnose
 
 from diagnostics import console
 from diagnostics.conformance import CHECKS
-from diagnostics.controls import NAMES
 from diagnostics.layout import show, show_table, whole
 from diagnostics.measures.statistics import Interval
-from diagnostics.profiles import Profile
+from diagnostics.runs.controls.kinds import NAMES
+from diagnostics.runs.profile import Profile
 from diagnostics.selftest import Outcome
 from diagnostics.selftest.cases import Case
 

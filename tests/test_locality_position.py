@@ -10,7 +10,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.locality.position import MOST_SAMPLES, Position, position_probe
 from diagnostics.measures.probes.least_squares import PENALTIES
-from diagnostics.profiles import Profile
+from diagnostics.runs.profile import Profile
 
 from memory import MemoryActivations, thirds
 

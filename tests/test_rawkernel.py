@@ -21,12 +21,12 @@ import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Encoder, Grid, Site, Tap, Target, TorchEncoder
 from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan
-from diagnostics.controls import NAMES, control_encoders
 from diagnostics.datasets.dataset import padded
 from diagnostics.measures.apply import chosen_measures, measure_all
-from diagnostics.randomfeatures import BANDWIDTHS, LANDMARKS, KernelFeatures
-from diagnostics.rawkernel import LEAST_TRAIN, RawKernel
 from diagnostics.registry import build
+from diagnostics.runs.controls.kinds import NAMES, control_encoders
+from diagnostics.runs.controls.random_features import BANDWIDTHS, LANDMARKS, KernelFeatures
+from diagnostics.runs.controls.raw_kernel import LEAST_TRAIN, RawKernel
 
 from tiny import LENGTH, tiny_dataset, tiny_encoder, tiny_image_encoder
 

@@ -9,10 +9,10 @@ import pytest
 import xarray as xr
 from jinja2 import DictLoader, Environment
 
-from diagnostics.profiles import Profile
 from diagnostics.report import captions, write_page
-from diagnostics.report.details import details
 from diagnostics.report.figures import html, outside, profile_figure, similarity_figure
+from diagnostics.runs.details import details
+from diagnostics.runs.profile import Profile
 
 NAN = np.nan
 TAPS = ["embed", "blocks.0", "blocks.1", "norm"]

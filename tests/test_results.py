@@ -14,11 +14,12 @@ import pytest
 import xarray as xr
 
 import diagnostics as dx
-from diagnostics import Dataset, DiagnosticsError, Run, Target, jobs
+from diagnostics import Dataset, DiagnosticsError, Run, Target
 from diagnostics.activations.sealed import write_group
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.progress import Cost
+from diagnostics.runs import job as jobs
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 

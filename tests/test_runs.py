@@ -21,10 +21,10 @@ from torch import nn
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Encoder, Run, Target, TorchEncoder
-from diagnostics.comparison.words import few_said
 from diagnostics.console import print_run
 from diagnostics.measures.statistics import profile_intervals
-from diagnostics.profiles import CUT, INTERVALS
+from diagnostics.runs.comparison.words import few_said
+from diagnostics.runs.profile import CUT, INTERVALS
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 

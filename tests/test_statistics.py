@@ -18,7 +18,7 @@ from diagnostics.measures.statistics import (
     scores,
     select,
 )
-from diagnostics.profiles import HEAVY
+from diagnostics.runs.profile import HEAVY
 
 
 def test_score_is_r2_and_accuracy() -> None:

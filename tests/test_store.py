@@ -25,9 +25,9 @@ from diagnostics.activations.plan import Plan, plan, row_order
 from diagnostics.activations.shard_layout import Layout
 from diagnostics.activations.shards import ShardBuffer, ShardReader
 from diagnostics.activations.store import Store
-from diagnostics.controls import shuffled
 from diagnostics.encoders.taps import Encoder
 from diagnostics.errors import DiagnosticsError
+from diagnostics.runs.controls.kinds import shuffled
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 

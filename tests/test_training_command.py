@@ -28,8 +28,8 @@ from diagnostics_training.training import Job, train
 import diagnostics.cli as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
 from diagnostics.conformance import check_encoder
-from diagnostics.jobs import default_path
 from diagnostics.registry import Plugin
+from diagnostics.runs.job import default_path
 
 SMALL = ["--width", "16", "--depth", "2", "--heads", "2", "--steps", "6", "--batch", "8"]
 DATA = "lorenz?n=40&length=64"

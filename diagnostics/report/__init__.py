@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diagnostics.activations.folder import unwritable
-from diagnostics.report.summary import summarise
+from diagnostics.runs.page import summarise
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from diagnostics.runs import Run
+    from diagnostics.runs.run import Run
 
 
 def write_report(run: Run, path: Path) -> Path:

@@ -9,9 +9,9 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from diagnostics.controls import NAMES
 from diagnostics.measures.statistics import Interval
-from diagnostics.profiles import Profile
+from diagnostics.runs.controls.kinds import NAMES
+from diagnostics.runs.profile import Profile
 
 INK, BEST, LINE = "#1f5fa8", "#c2410c", "#5b6875"
 BAND = "rgba(31,95,168,0.18)"

@@ -8,8 +8,8 @@ from typing import Any
 
 from diagnostics.errors import said
 from diagnostics.measures.arrays import one_thread
-from diagnostics.profiles import number
 from diagnostics.progress import Progress, Watch, silent
+from diagnostics.runs.profile import number
 from diagnostics.selftest.cases import Case
 
 FAMILIES = ("similarity", "geometry", "locality", "dynamics", "probes", "statistics")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from study import SYSTEMS, TRAINED
 
-from diagnostics.comparison.estimates import holm
+from diagnostics.runs.comparison.estimates import holm
 
 LEAST = 0.01
 """Of a kept share: by less it is neither raised nor lowered, however sure that is."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from diagnostics import controls as control
 from diagnostics.measures.statistics import Interval
-from diagnostics.profiles import INTERVALS, Profile, control_heading, lines_shown
+from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.profile import INTERVALS, Profile, control_heading, lines_shown
 
 if TYPE_CHECKING:
-    from diagnostics.report.details import Details
-    from diagnostics.runs import Run
+    from diagnostics.runs.details import Details
+    from diagnostics.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,8 @@ def _groups(run: Run, profiles: list[Profile]) -> list[Group]:
 
 def _of_profile(profile: Profile, anchor: str) -> Section:
     from diagnostics.report import captions
-    from diagnostics.report.details import details
     from diagnostics.report.figures import html, profile_figure
+    from diagnostics.runs.details import details
 
     data = profile.data
     drawn = bool(np.isfinite(data["score"].values).any())

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from diagnostics.errors import DiagnosticsError, unknown
-from diagnostics.profiles import Profile
-from diagnostics.runs import Run, open_run
+from diagnostics.runs.profile import Profile
+from diagnostics.runs.run import Run, open_run
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from diagnostics.comparison import Comparison
-from diagnostics.comparison.shares import Shares
-from diagnostics.comparison.sides import Side
-from diagnostics.comparison.words import target_said
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.figures import BOTTOM, FLOOR, HEIGHT, TOP, dressed, similarity_figure
+from diagnostics.runs.comparison import Comparison
+from diagnostics.runs.comparison.shares import Shares
+from diagnostics.runs.comparison.sides import Side
+from diagnostics.runs.comparison.words import target_said
 
 COLOURS = ("#1f5fa8", "#c2410c", "#2f7d4f", "#8a4fa3", "#a6761d", "#0f7c8a", "#b03060", "#5b6875")
 """One for each group; more groups than colours differ in their dashes."""

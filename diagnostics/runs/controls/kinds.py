@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from diagnostics import inputs
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.datasets.dataset import DENSE, SPLITS, Dataset
 from diagnostics.encoders.taps import Encoder, Grid, Reduce, Tap, keep
 from diagnostics.errors import DiagnosticsError
-from diagnostics.randomfeatures import LANDMARKS
-from diagnostics.rawkernel import LEAST_TRAIN, SIDES, RawKernel
+from diagnostics.runs.controls import raw_features as inputs
+from diagnostics.runs.controls.random_features import LANDMARKS
+from diagnostics.runs.controls.raw_kernel import LEAST_TRAIN, SIDES, RawKernel
 
 WEIGHTS = ("fresh_weights", "permuted_weights")
 INPUTS = ("raw_input", "raw_input_kernel", "summary_statistics")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics.comparison.comparison import Comparison, one_for_each_target
-from diagnostics.comparison.differences import ALPHA, CurveDifference, Difference
-from diagnostics.comparison.positions import Likeness
-from diagnostics.comparison.shares import Shares
 from diagnostics.measures.statistics import Interval
+from diagnostics.runs.comparison.comparison import Comparison, one_for_each_target
+from diagnostics.runs.comparison.differences import ALPHA, CurveDifference, Difference
+from diagnostics.runs.comparison.positions import Likeness
+from diagnostics.runs.comparison.shares import Shares
 
 
 def about_runs(found: Comparison) -> str:

@@ -12,27 +12,35 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.comparison.agreement import check_agreement
-from diagnostics.comparison.curves import curves
-from diagnostics.comparison.differences import CurveDifference, Difference, curve_differences, differences_of
-from diagnostics.comparison.estimates import Estimate
-from diagnostics.comparison.positions import Likeness, likeness
-from diagnostics.comparison.readouts import Readout, readout
-from diagnostics.comparison.shares import Matched, Shares, shares_of
-from diagnostics.comparison.sides import Side, by_group, lineage_of, pairs_with_base, places, sides_of, without_base
-from diagnostics.comparison.standings import FamilyGap, Standing, family_gaps, standings_of
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.statistics import Interval
-from diagnostics.profiles import number, numbers
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.runs import Run
+from diagnostics.runs.comparison.agreement import check_agreement
+from diagnostics.runs.comparison.curves import curves
+from diagnostics.runs.comparison.differences import CurveDifference, Difference, curve_differences, differences_of
+from diagnostics.runs.comparison.estimates import Estimate
+from diagnostics.runs.comparison.positions import Likeness, likeness
+from diagnostics.runs.comparison.readouts import Readout, readout
+from diagnostics.runs.comparison.shares import Matched, Shares, shares_of
+from diagnostics.runs.comparison.sides import (
+    Side,
+    by_group,
+    lineage_of,
+    pairs_with_base,
+    places,
+    sides_of,
+    without_base,
+)
+from diagnostics.runs.comparison.standings import FamilyGap, Standing, family_gaps, standings_of
+from diagnostics.runs.profile import number, numbers
+from diagnostics.runs.run import Run
 
 
 @dataclass(frozen=True)
 class Comparison:
     """What `compare` found.
 
-    data: all profiles of all runs on one axis of relative depth; see `diagnostics.comparison.curves`.
+    data: all profiles of all runs on one axis of relative depth; see `diagnostics.runs.comparison.curves`.
     standings: what each group reaches in each probe, over its seeds.
     family_gaps: the mean hidden gap of each group over the targets of each family.
     differences: of every pair of groups, at the best tap, at the output and in the hidden gap, corrected for their number.
@@ -115,7 +123,7 @@ class Comparison:
 
     def report(self, path: str | Path) -> Path:
         """Writes the comparison as one self-contained HTML file."""
-        from diagnostics.report.comparison import write_comparison
+        from diagnostics.runs.comparison.report_page import write_comparison
 
         return write_comparison(self, Path(path))
 
@@ -123,7 +131,7 @@ class Comparison:
         return f"<Comparison of {', '.join(side.name for side in self.sides)} on {self.data.attrs['dataset']}>"
 
     def _repr_html_(self) -> str:
-        from diagnostics.report.comparison import comparison_html
+        from diagnostics.runs.comparison.report_page import comparison_html
 
         return comparison_html(self)
 

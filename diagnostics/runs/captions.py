@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.profiles import CUT, Profile
 from diagnostics.report.figures import FLOOR, below_floor, outside
+from diagnostics.runs.profile import CUT, Profile
 
 # Attributes of a result that stand elsewhere in the report or say nothing to a reader.
 _HIDDEN = {

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics.comparison.differences import Groups, mean_of, value_of
-from diagnostics.comparison.estimates import Estimate, estimate
-from diagnostics.comparison.readouts import Readout
 from diagnostics.measures.statistics import Interval
-from diagnostics.profiles import Profile
+from diagnostics.runs.comparison.differences import Groups, mean_of, value_of
+from diagnostics.runs.comparison.estimates import Estimate, estimate
+from diagnostics.runs.comparison.readouts import Readout
+from diagnostics.runs.profile import Profile
 
 
 @dataclass(frozen=True)

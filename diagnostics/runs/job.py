@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import xarray as xr
 
-from diagnostics import controls as control
 from diagnostics.activations.budget import WANTED, parse_budget
 from diagnostics.activations.extract import extract
 from diagnostics.activations.folder import check_room, lock
@@ -26,11 +25,12 @@ from diagnostics.encoders.taps import Encoder, Tap
 from diagnostics.errors import DiagnosticsError, StorageError, said
 from diagnostics.measures.apply import SUITES, Measured, against_control, chosen_measures, measure_all
 from diagnostics.measures.base import Measure
-from diagnostics.options import check_options, check_out, chosen_poolings, listed
 from diagnostics.progress import Cost, Watch, silent
-from diagnostics.provenance import describe_call, describe_subject
 from diagnostics.registry import build, offered
-from diagnostics.runs import Run
+from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.options import check_options, check_out, chosen_poolings, listed
+from diagnostics.runs.provenance import describe_call, describe_subject
+from diagnostics.runs.run import Run
 
 
 @random_kept()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.controls import NAMES, WEIGHTS, control_of
 from diagnostics.measures.statistics import Interval, carried_by_few
+from diagnostics.runs.controls.kinds import NAMES, WEIGHTS, control_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

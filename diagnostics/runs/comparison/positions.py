@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from diagnostics.comparison.sides import Side
+from diagnostics.runs.comparison.sides import Side
 
 ALPHA = 0.05
 MOST_ROWS = 512

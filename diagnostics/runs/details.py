@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics.profiles import Profile
-from diagnostics.report.captions import short
+from diagnostics.runs.captions import short
+from diagnostics.runs.profile import Profile
 
 # A variable over taps and something else is spread over columns up to this many.
 MOST_COLUMNS = 12

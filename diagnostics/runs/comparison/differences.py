@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from diagnostics.comparison.estimates import Estimate, Term, estimate, flipped, holm
-from diagnostics.comparison.readouts import Readout, by_depth, shared_depths
 from diagnostics.measures.statistics import Interval
+from diagnostics.runs.comparison.estimates import Estimate, Term, estimate, flipped, holm
+from diagnostics.runs.comparison.readouts import Readout, by_depth, shared_depths
 
 Quantity = Literal["best tap", "output", "hidden gap"]
 QUANTITIES: tuple[Quantity, ...] = ("best tap", "output", "hidden gap")

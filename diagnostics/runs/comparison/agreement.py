@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diagnostics.comparison.readouts import readout
-from diagnostics.comparison.sides import Side
 from diagnostics.errors import DiagnosticsError
+from diagnostics.runs.comparison.readouts import readout
+from diagnostics.runs.comparison.sides import Side
 
 BY_SAMPLE = ("label", "value", "state", "future", "caption")
 """Kinds of target with values of the sample as a whole."""

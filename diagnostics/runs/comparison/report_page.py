@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from diagnostics.comparison import Comparison
-from diagnostics.comparison.differences import QUANTITIES
-from diagnostics.comparison.sides import lineage_of
-from diagnostics.comparison.words import (
+from diagnostics.report import templates, write_page
+from diagnostics.runs.comparison import Comparison
+from diagnostics.runs.comparison.differences import QUANTITIES
+from diagnostics.runs.comparison.sides import lineage_of
+from diagnostics.runs.comparison.words import (
     about_runs,
     alignment_said,
     along_depth_said,
@@ -24,8 +25,7 @@ from diagnostics.comparison.words import (
     shown_profiles,
     target_said,
 )
-from diagnostics.report import templates, write_page
-from diagnostics.report.summary import shown
+from diagnostics.runs.page import shown
 
 
 @dataclass(frozen=True)
@@ -174,16 +174,16 @@ def _shares(found: Comparison) -> Table | None:
 
 
 def _matrices(found: Comparison, profiles: list[str]) -> list[str]:
-    from diagnostics.report.comparison_figures import SHARES, shares_figure
     from diagnostics.report.figures import html
+    from diagnostics.runs.comparison.figures import SHARES, shares_figure
 
     able = [share for share in SHARES if any(getattr(one, share) for one in found.shares if one.profile in profiles)]
     return [html(shares_figure(found, share, profiles)) for share in able]
 
 
 def _families(found: Comparison, names: list[str]) -> list[Family]:
-    from diagnostics.report.comparison_figures import curves_figure
     from diagnostics.report.figures import html
+    from diagnostics.runs.comparison.figures import curves_figure
 
     by_family: dict[str, list[Curve]] = {}
     for i, name in enumerate(names):
@@ -193,8 +193,8 @@ def _families(found: Comparison, names: list[str]) -> list[Family]:
 
 
 def _likenesses(found: Comparison) -> list[Curve]:
-    from diagnostics.report.comparison_figures import likeness_figure
     from diagnostics.report.figures import html
+    from diagnostics.runs.comparison.figures import likeness_figure
 
     return [
         Curve(f"{one.first} and {one.second}", html(likeness_figure(found, i)), f"m{i}")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics.comparison.estimates import Estimate, Term, estimate
-from diagnostics.comparison.readouts import Readout
 from diagnostics.measures.statistics import Interval
-from diagnostics.profiles import Profile
+from diagnostics.runs.comparison.estimates import Estimate, Term, estimate
+from diagnostics.runs.comparison.readouts import Readout
+from diagnostics.runs.profile import Profile
 
 
 @dataclass(frozen=True)

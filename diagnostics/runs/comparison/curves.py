@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.comparison.readouts import SAME, by_depth, readout, shared_depths
-from diagnostics.comparison.sides import Side
 from diagnostics.measures.statistics import Interval, paired_difference
-from diagnostics.profiles import Profile
+from diagnostics.runs.comparison.readouts import SAME, by_depth, readout, shared_depths
+from diagnostics.runs.comparison.sides import Side
+from diagnostics.runs.profile import Profile
 
 
 def curves(sides: Sequence[Side], names: Sequence[str], seed: int) -> xr.Dataset:

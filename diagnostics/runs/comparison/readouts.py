@@ -7,9 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from diagnostics.comparison.estimates import Term
 from diagnostics.measures.statistics import SHARES
-from diagnostics.profiles import Profile
+from diagnostics.runs.comparison.estimates import Term
+from diagnostics.runs.profile import Profile
 
 SAME = 1e-6
 """Depths closer than this are one."""

@@ -8,11 +8,11 @@ from typing import Any
 
 import xarray as xr
 
-from diagnostics import controls as control
 from diagnostics.activations.results import CONTROLS, Index, open_results, read_index, unreadable
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError, unknown
-from diagnostics.profiles import Profile, is_plain, numbers
+from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.profile import Profile, is_plain, numbers
 
 
 class Run:
@@ -163,7 +163,7 @@ class Run:
 
         Raises DiagnosticsError where the two datasets are not the same, and for a measure that does not compare taps.
         """
-        from diagnostics.pairs import between
+        from diagnostics.runs.pairs import between
 
         second = other if isinstance(other, Run) else Run(other)
         # Equal ids may stand for other samples, as of another seed.

@@ -1,0 +1,1 @@
+"""One encoder on one dataset, measured: the job, its results as profiles and pages, and runs side by side."""

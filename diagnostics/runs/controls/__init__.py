@@ -1,0 +1,1 @@
+"""Encoders and targets that a trained encoder has to beat."""
