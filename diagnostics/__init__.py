@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from diagnostics.encoders.frames import frames_of
     from diagnostics.encoders.taps import Encoder, Grid, Site, Tap, stack_taps
     from diagnostics.encoders.torch_encoder import TorchEncoder
-    from diagnostics.escaping import printable
     from diagnostics.hookspecs import hookimpl
     from diagnostics.measures.base import Measure
     from diagnostics.progress import Progress
     from diagnostics.registry import build
+    from diagnostics.report.escaping import printable
+    from diagnostics.report.progress_bars import watcher
     from diagnostics.runs.comparison import Comparison, compare
     from diagnostics.runs.job import run
     from diagnostics.runs.run import Run, open_run
-    from diagnostics.watching import watcher
 
 __version__ = "0.1.0"
 
@@ -49,8 +49,8 @@ _HOME = {
     "build": "registry",
     "hookimpl": "hookspecs",
     "Progress": "progress",
-    "printable": "escaping",
-    "watcher": "watching",
+    "printable": "report.escaping",
+    "watcher": "report.progress_bars",
     "Measure": "measures.base",
     "Run": "runs.run",
     "open_run": "runs.run",

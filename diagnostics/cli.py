@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from diagnostics.errors import unknown
-from diagnostics.escaping import printable
 from diagnostics.guarding import guarded, say, show_tracebacks, working
 from diagnostics.registry import offered, plugins
+from diagnostics.report.escaping import printable
 
 app = typer.Typer(
     help="Which layer of an encoder holds what, how sure is that, and what does its output hide?",

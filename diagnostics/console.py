@@ -9,10 +9,10 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from diagnostics.escaping import printable
-from diagnostics.layout import show, show_table, terminal, whole
 from diagnostics.measures.statistics import Interval
 from diagnostics.progress import duration, size
+from diagnostics.report.escaping import printable
+from diagnostics.report.layout import show, show_table, terminal, whole
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.profile import INTERVALS, Profile, control_heading, lines_shown, similarity_said
 from diagnostics.runs.run import Run

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.text import Text
 
 from diagnostics.console import print_left_out
-from diagnostics.escaping import printable
-from diagnostics.layout import show, show_table, terminal, whole
 from diagnostics.measures.statistics import Interval
+from diagnostics.report.escaping import printable
+from diagnostics.report.layout import show, show_table, terminal, whole
 from diagnostics.runs.comparison import Comparison
 from diagnostics.runs.comparison.differences import QUANTITIES
 from diagnostics.runs.comparison.words import (

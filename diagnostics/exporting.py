@@ -16,8 +16,8 @@ from diagnostics.encoders.files import save_encoder
 from diagnostics.encoders.taps import Encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
-from diagnostics.escaping import printable
 from diagnostics.registry import SAVED, build
+from diagnostics.report.escaping import printable
 
 
 @dataclass(frozen=True)

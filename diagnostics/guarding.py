@@ -13,7 +13,7 @@ import typer
 
 from diagnostics import stopping
 from diagnostics.errors import DiagnosticsError, said
-from diagnostics.escaping import printable
+from diagnostics.report.escaping import printable
 
 if TYPE_CHECKING:
     from diagnostics.progress import Watch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def working() -> Generator[Watch]:
     """The work of a command: its progress is shown, what code of others prints goes to stderr, and signals interrupt it."""
-    from diagnostics.watching import watcher
+    from diagnostics.report.progress_bars import watcher
 
     with stopping.working(), contextlib.redirect_stdout(sys.stderr), watcher() as watch:
         yield watch

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from test_cli import diagnose
 
 import diagnostics as dx
-from diagnostics import Dataset, Progress, cli, printable, watching
+from diagnostics import Dataset, Progress, cli, printable
 from diagnostics.console import print_run
 from diagnostics.progress import Cost
+from diagnostics.report import progress_bars as watching
 
 # A title is set, text turns red, its direction is turned, a line is begun, the screen is cleared (C1), the cursor goes home.
 HOSTILE = "evil\x1b]0;owned\x07\x1b[31m\u202e\u2066\nnew\r\x9b2J\x7f\u200b\u2028end"

@@ -22,8 +22,8 @@ from test_cli import diagnose
 
 from diagnostics import console
 from diagnostics.conformance import CHECKS
-from diagnostics.layout import show, show_table, whole
 from diagnostics.measures.statistics import Interval
+from diagnostics.report.layout import show, show_table, whole
 from diagnostics.runs.controls.kinds import NAMES
 from diagnostics.runs.profile import Profile
 from diagnostics.selftest import Outcome

@@ -10,7 +10,7 @@ import xarray as xr
 from jinja2 import DictLoader, Environment
 
 from diagnostics.report import captions, write_page
-from diagnostics.report.figures import html, outside, profile_figure, similarity_figure
+from diagnostics.report.plots import html, outside, profile_figure, similarity_figure
 from diagnostics.runs.details import details
 from diagnostics.runs.profile import Profile
 

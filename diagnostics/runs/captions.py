@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.report.figures import FLOOR, below_floor, outside
+from diagnostics.report.plots import FLOOR, below_floor, outside
 from diagnostics.runs.profile import CUT, Profile
 
 # Attributes of a result that stand elsewhere in the report or say nothing to a reader.

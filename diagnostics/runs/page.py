@@ -168,7 +168,7 @@ def _groups(run: Run, profiles: list[Profile]) -> list[Group]:
 
 def _of_profile(profile: Profile, anchor: str) -> Section:
     from diagnostics.report import captions
-    from diagnostics.report.figures import html, profile_figure
+    from diagnostics.report.plots import html, profile_figure
     from diagnostics.runs.details import details
 
     data = profile.data
@@ -187,7 +187,7 @@ def _of_profile(profile: Profile, anchor: str) -> Section:
 
 def _of_similarity(found: xr.Dataset, anchor: str) -> Section:
     from diagnostics.report import captions
-    from diagnostics.report.figures import html, similarity_figure
+    from diagnostics.report.plots import html, similarity_figure
 
     drawn = bool(np.isfinite(found["matrix"].values).any())
     return Section(

@@ -287,7 +287,7 @@ class Profile:
 
     def plot(self) -> go.Figure:
         """The profile as a plotly figure: score with its band over the taps, controls beside it."""
-        from diagnostics.report.figures import profile_figure
+        from diagnostics.report.plots import profile_figure
 
         return profile_figure(self)
 

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from diagnostics.measures.statistics import Interval
-from diagnostics.report.figures import BOTTOM, FLOOR, HEIGHT, TOP, dressed, similarity_figure
+from diagnostics.report.plots import BOTTOM, FLOOR, HEIGHT, TOP, dressed, similarity_figure
 from diagnostics.runs.comparison import Comparison
 from diagnostics.runs.comparison.shares import Shares
 from diagnostics.runs.comparison.sides import Side

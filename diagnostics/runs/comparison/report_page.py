@@ -174,7 +174,7 @@ def _shares(found: Comparison) -> Table | None:
 
 
 def _matrices(found: Comparison, profiles: list[str]) -> list[str]:
-    from diagnostics.report.figures import html
+    from diagnostics.report.plots import html
     from diagnostics.runs.comparison.figures import SHARES, shares_figure
 
     able = [share for share in SHARES if any(getattr(one, share) for one in found.shares if one.profile in profiles)]
@@ -182,7 +182,7 @@ def _matrices(found: Comparison, profiles: list[str]) -> list[str]:
 
 
 def _families(found: Comparison, names: list[str]) -> list[Family]:
-    from diagnostics.report.figures import html
+    from diagnostics.report.plots import html
     from diagnostics.runs.comparison.figures import curves_figure
 
     by_family: dict[str, list[Curve]] = {}
@@ -193,7 +193,7 @@ def _families(found: Comparison, names: list[str]) -> list[Family]:
 
 
 def _likenesses(found: Comparison) -> list[Curve]:
-    from diagnostics.report.figures import html
+    from diagnostics.report.plots import html
     from diagnostics.runs.comparison.figures import likeness_figure
 
     return [

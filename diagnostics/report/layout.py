@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from diagnostics.escaping import printable
+from diagnostics.report.escaping import printable
 
 PIPE_WIDTH = 100
 """Cells of a line where the output is a file or a pipe and COLUMNS says nothing else."""

@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.table import Column
 
-from diagnostics.escaping import printable
-from diagnostics.layout import show
 from diagnostics.progress import Cost, Progress, Watch
+from diagnostics.report.escaping import printable
+from diagnostics.report.layout import show
 
 # Without a terminal, progress is a line now and then.
 LINE_EVERY = 10.0
