@@ -194,7 +194,7 @@ def check(
 
     Exit status 1 when a check fails.
     """
-    from diagnostics.conformance import check_encoder
+    from diagnostics.checks.conformance import check_encoder
     from diagnostics.console import print_conformance
 
     with working() as watch:
@@ -267,8 +267,8 @@ def list_(
 @guarded
 def selftest(json: Json = False) -> None:
     """Compute every known answer on this machine and compare; exit status 1 when one is off."""
+    from diagnostics.checks.selftest import run_selftest
     from diagnostics.console import print_selftest
-    from diagnostics.selftest import run_selftest
 
     with working() as watch:
         outcomes = run_selftest(watch)

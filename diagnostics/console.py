@@ -18,8 +18,8 @@ from diagnostics.runs.profile import INTERVALS, Profile, control_heading, lines_
 from diagnostics.runs.run import Run
 
 if TYPE_CHECKING:
-    from diagnostics.conformance import Conformance
-    from diagnostics.selftest import Outcome
+    from diagnostics.checks.conformance import Conformance
+    from diagnostics.checks.selftest import Outcome
 
 
 def print_run(run: Run) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from diagnostics.conformance import Outcome, Subject
+    from diagnostics.checks.conformance import Outcome, Subject
     from diagnostics.encoders.taps import Encoder
 
 
@@ -43,7 +43,7 @@ class EncoderTests:
     @pytest.fixture
     def subject(self, request: pytest.FixtureRequest) -> Subject:
         """The encoder made ready for checks, once for all tests of the class."""
-        from diagnostics.conformance import subject_of
+        from diagnostics.checks.conformance import subject_of
 
         if self._subject is None:
             type(self)._subject = _said(lambda: subject_of(_beside(self.build(), request.path), self.data))
@@ -115,7 +115,7 @@ def conforms_fixture(request: pytest.FixtureRequest) -> Callable[..., None]:
     """
 
     def conforms(encoder: Encoder | str, data: str | None = None) -> None:
-        from diagnostics.conformance import check_encoder
+        from diagnostics.checks.conformance import check_encoder
 
         found = _said(lambda: check_encoder(_beside(encoder, request.path), data))
         wrong = [f"{outcome.check}: {outcome.said}" for outcome in found.outcomes if outcome.verdict == "failed"]
@@ -129,7 +129,7 @@ def conforms_fixture(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 
 def _hold(check: str, subject: Subject) -> None:
-    from diagnostics.conformance import run_check
+    from diagnostics.checks.conformance import run_check
 
     outcome: Outcome = run_check(check, subject)
     if outcome.verdict == "failed":

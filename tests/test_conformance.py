@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import diagnostics.encoders.hooks
 from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap, TorchEncoder, stack_taps
-from diagnostics.conformance import CHECKS, Outcome, Subject, check_encoder, run_check
-from diagnostics.conformance.reading import laid_out
-from diagnostics.conformance.subject import difference, variations
+from diagnostics.checks.conformance import CHECKS, Outcome, Subject, check_encoder, run_check
+from diagnostics.checks.conformance.reading import laid_out
+from diagnostics.checks.conformance.subject import difference, variations
 from diagnostics.encoders.taps import Reduce, Seen, keep
 
 from tiny import LENGTH, tiny_encoder, tiny_image_encoder

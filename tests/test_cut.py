@@ -16,8 +16,8 @@ from torch.utils.data import default_collate
 from typer.testing import CliRunner
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, build, load_encoder, save_encoder, stack_taps
+from diagnostics.checks.conformance import check_encoder
 from diagnostics.cli import app
-from diagnostics.conformance import check_encoder
 from diagnostics.encoders.cut import cut_encoder
 from diagnostics.encoders.hooks import Hooks
 from diagnostics.encoders.taps import Encoder

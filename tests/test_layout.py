@@ -21,13 +21,13 @@ from rich.console import Console
 from test_cli import diagnose
 
 from diagnostics import console
-from diagnostics.conformance import CHECKS
+from diagnostics.checks.conformance import CHECKS
+from diagnostics.checks.selftest import Outcome
+from diagnostics.checks.selftest.cases import Case
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.layout import show, show_table, whole
 from diagnostics.runs.controls.kinds import NAMES
 from diagnostics.runs.profile import Profile
-from diagnostics.selftest import Outcome
-from diagnostics.selftest.cases import Case
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?(?![\w.]*\w)")
 WIDTHS = st.integers(60, 160)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import diagnostics as dx
-from diagnostics.conformance import check_encoder
+from diagnostics.checks.conformance import check_encoder
 from diagnostics.encoders.cut import cut_encoder
 from diagnostics.encoders.evaluating import evaluating, placed, random_kept, seeded
 from diagnostics.encoders.placement.verify import verify_grid

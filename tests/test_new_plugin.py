@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_cli import diagnose, refused
 
-from diagnostics.conformance import check_encoder
+from diagnostics.checks.conformance import check_encoder
 from diagnostics.scaffold import write_plugin
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import Grid, Site, Tap, TorchEncoder
-from diagnostics.conformance import check_encoder, run_check, subject_of
+from diagnostics.checks.conformance import check_encoder, run_check, subject_of
 from diagnostics.encoders.placement.tap_grids import TapGrid, verify_taps
 
 from tiny import tiny_encoder, tiny_image_encoder

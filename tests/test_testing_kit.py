@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diagnostics.conformance import CHECKS
+from diagnostics.checks.conformance import CHECKS
 from diagnostics.testing import EncoderTests
 
 HERE = Path(__file__).parent

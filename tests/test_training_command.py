@@ -27,7 +27,7 @@ from diagnostics_training.training import Job, train
 
 import diagnostics.cli as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
-from diagnostics.conformance import check_encoder
+from diagnostics.checks.conformance import check_encoder
 from diagnostics.registry import Plugin
 from diagnostics.runs.job import default_path
 

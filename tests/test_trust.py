@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError
+from diagnostics.checks.conformance import check_encoder, subject_of
 from diagnostics.cli import app
-from diagnostics.conformance import check_encoder, subject_of
 from diagnostics.encoders.trust import DEEPEST
 from diagnostics.exporting import export
 from diagnostics.inspection import inspect_encoder

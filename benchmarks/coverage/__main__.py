@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from diagnostics.conformance import check_encoder
+from diagnostics.checks.conformance import check_encoder
 from diagnostics.errors import said
 
 ZOOS = ("timm", "transformers")

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.conformance.outcomes import Outcome, failed, not_applicable, ok
-from diagnostics.conformance.subject import Subject
+from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
+from diagnostics.checks.conformance.subject import Subject
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
 

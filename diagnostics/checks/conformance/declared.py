@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.conformance.outcomes import Outcome, failed, not_applicable, ok
-from diagnostics.conformance.subject import NoPassError, Subject
+from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
+from diagnostics.checks.conformance.subject import NoPassError, Subject
 from diagnostics.encoders.placement.changes import NotVerifiableError
 from diagnostics.encoders.placement.tap_grids import verify_taps
 from diagnostics.encoders.taps import Modality, Tap

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
+from diagnostics.checks.selftest.cases import Case
 from diagnostics.measures.statistics import Selection, interval, select
-from diagnostics.selftest.cases import Case
 
 HESTERBERG = "Hesterberg 2015 (1411.5279), section 5.2"
 NADEAU = "Nadeau and Bengio 2003, equation 8"

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from diagnostics.checks.selftest.cases import Arrays, Case, centred_axes, normal, rotation
 from diagnostics.measures.similarity import (
     angular_distance,
     canonical_correlations,
@@ -23,7 +24,6 @@ from diagnostics.measures.similarity import (
 )
 from diagnostics.measures.similarity.dissimilarity import Comparison
 from diagnostics.measures.similarity.minibatch import BATCH, MinibatchAlignment
-from diagnostics.selftest.cases import Arrays, Case, centred_axes, normal, rotation
 
 KORNBLITH = "Kornblith et al. 2019 (1905.00414)"
 SONG = "Song et al. 2012, eq. 5"

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics.conformance import declared, identity, masks, passes, reading
-from diagnostics.conformance.outcomes import Outcome, failed, not_applicable
-from diagnostics.conformance.subject import NoPassError, Subject
+from diagnostics.checks.conformance import declared, identity, masks, passes, reading
+from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable
+from diagnostics.checks.conformance.subject import NoPassError, Subject
 from diagnostics.encoders.taps import Encoder
 from diagnostics.errors import DiagnosticsError, said
 from diagnostics.progress import Progress, Watch, silent

@@ -7,6 +7,7 @@ import torch
 import xarray as xr
 
 from diagnostics.activations.contract import StoredTarget
+from diagnostics.checks.selftest.cases import Arrays, Case, normal
 from diagnostics.measures.probes import (
     attentive,
     confusion,
@@ -21,7 +22,6 @@ from diagnostics.measures.probes import (
 from diagnostics.measures.probes.cross_attention import HEADS, attend
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgePath
 from diagnostics.measures.probes.linear import LinearProbe
-from diagnostics.selftest.cases import Arrays, Case, normal
 
 WU = "Wu et al. 2018 (1805.01978), eq. 7"
 VOC = "Everingham et al. 2010"

@@ -6,11 +6,11 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
+from diagnostics.checks.selftest.cases import Case
 from diagnostics.errors import said
 from diagnostics.measures.arrays import one_thread
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.runs.profile import number
-from diagnostics.selftest.cases import Case
 
 FAMILIES = ("similarity", "geometry", "locality", "dynamics", "probes", "statistics")
 
@@ -40,7 +40,7 @@ class Outcome:
 
 def all_cases() -> list[tuple[str, Case]]:
     """(family, case) of everything."""
-    modules = ((family, importlib.import_module(f"diagnostics.selftest.{family}")) for family in FAMILIES)
+    modules = ((family, importlib.import_module(f"diagnostics.checks.selftest.{family}")) for family in FAMILIES)
     return [(family, case) for family, module in modules for case in module.cases()]
 
 

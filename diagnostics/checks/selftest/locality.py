@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from diagnostics.checks.selftest.cases import Case, normal
 from diagnostics.measures.locality import (
     attention_distance,
     attention_entropy,
@@ -26,7 +27,6 @@ from diagnostics.measures.locality import (
     self_similarity,
     tokencut,
 )
-from diagnostics.selftest.cases import Case, normal
 
 VIT = "Dosovitskiy et al. 2020 (2010.11929), fig. 7"
 IREPA = "iREPA (2512.10794)"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from diagnostics.checks.selftest.cases import Case, normal, rotation
 from diagnostics.measures.dynamics import linear_predictability, mase, seasonal_naive, straightness
 from diagnostics.measures.statistics import scores
-from diagnostics.selftest.cases import Case, normal, rotation
 
 HYNDMAN = "Hyndman and Koehler 2006"
 HENAFF = "after Hénaff et al. 2019"

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.conformance.outcomes import Outcome, failed, not_applicable, ok
-from diagnostics.conformance.subject import Subject, difference, tolerance
+from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
+from diagnostics.checks.conformance.subject import Subject, difference, tolerance
 from diagnostics.encoders.hooks import tensors_in
 from diagnostics.encoders.taps import Site, Tap
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from diagnostics.conformance.outcomes import Outcome, failed, not_applicable, ok
-from diagnostics.conformance.subject import Subject, difference, worst_tap
+from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
+from diagnostics.checks.conformance.subject import Subject, difference, worst_tap
 from diagnostics.encoders.evaluating import seeded, wanting_gradients
 from diagnostics.encoders.taps import Tap, keep
 

@@ -1,0 +1,1 @@
+"""What can be held against known answers: encoders (conformance) and the measures themselves (selftest)."""
