@@ -6,15 +6,15 @@ import contextlib
 import os
 import sys
 
+from diagnostics.cli.streams import keep_results_alone
 from diagnostics.stopping import asked, watch_signals
-from diagnostics.streams import keep_results_alone
 
 
 def main() -> None:
     """Entry point of `diagnostics`: signals are watched before anything slow is imported."""
     watch_signals()
     keep_results_alone()
-    from diagnostics.cli import main as run
+    from diagnostics.cli.commands import main as run
 
     try:
         run()

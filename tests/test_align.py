@@ -27,7 +27,7 @@ from torch.utils.data import default_collate
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, TorchEncoder, stack_taps
 from diagnostics.checks.conformance import check_encoder
-from diagnostics.cli import main
+from diagnostics.cli.commands import main
 from diagnostics.runs.job import default_path
 
 ERASING = f"{Path(__file__).parent / 'erasing.py'}:build"

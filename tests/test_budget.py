@@ -11,7 +11,7 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Tap
 from diagnostics.activations.budget import parse_budget, samples_with_tokens
 from diagnostics.activations.plan import plan
-from diagnostics.console import print_run
+from diagnostics.cli.tables import print_run
 from diagnostics.progress import Cost, size
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder

@@ -23,7 +23,7 @@ import diagnostics.activations.shards
 import diagnostics.activations.writing
 import diagnostics.report
 import diagnostics.runs.job
-from diagnostics.cli import app
+from diagnostics.cli.commands import app
 
 QUICK = ("--no-controls", "--measures", "rankme")
 
@@ -175,7 +175,9 @@ def test_without_a_command_help_is_shown() -> None:
 
 def test_the_installed_command_answers() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from diagnostics.cli import main; main()", "--version"], capture_output=True, text=True
+        [sys.executable, "-c", "from diagnostics.cli.commands import main; main()", "--version"],
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, diagnostics.__version__, "")
 

@@ -83,7 +83,7 @@ def test_mistakes_are_told_in_a_sentence(folder: Path) -> None:
 def test_no_number_and_no_label_is_cut_off_however_narrow_the_terminal(
     folder: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from diagnostics.console_comparison import print_comparison
+    from diagnostics.cli.comparison_tables import print_comparison
 
     label = "a label of sixty letters and spaces, which is a long label 层"
     paths = [f"{label}={folder / 'x0'}", *runs(folder)[:2]]

@@ -12,8 +12,8 @@ import xarray as xr
 from typer.testing import CliRunner
 
 import diagnostics as dx
-from diagnostics.cli import app
-from diagnostics.console import print_run
+from diagnostics.cli.commands import app
+from diagnostics.cli.tables import print_run
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.statistics import paired_difference
 from diagnostics.runs.profile import Profile, control_heading

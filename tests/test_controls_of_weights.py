@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import diagnostics as dx
-from diagnostics.console import print_run
+from diagnostics.cli.tables import print_run
 from diagnostics.encoders.redraw import copied, layer_scales, permute, redraw, redrawn
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.controls.kinds import control_encoders

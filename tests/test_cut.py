@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, build, load_encoder, save_encoder, stack_taps
 from diagnostics.checks.conformance import check_encoder
-from diagnostics.cli import app
+from diagnostics.cli.commands import app
+from diagnostics.cli.export import export, flops_of
 from diagnostics.encoders.cut import cut_encoder
 from diagnostics.encoders.hooks import Hooks
 from diagnostics.encoders.taps import Encoder
-from diagnostics.exporting import export, flops_of
 
 from tiny import tiny_encoder, tiny_image_encoder
 

@@ -26,8 +26,8 @@ import typer.main
 
 import diagnostics as dx
 from diagnostics import hookspecs
-from diagnostics.cli import app
-from diagnostics.console import print_run
+from diagnostics.cli.commands import app
+from diagnostics.cli.tables import print_run
 from diagnostics.measures import bundled
 from diagnostics.runs.controls import kinds as control
 
@@ -111,7 +111,7 @@ def test_every_command_and_option_has_a_heading() -> None:
     own = {
         one.name or one.callback.__name__
         for one in app.registered_commands
-        if one.callback.__module__ == "diagnostics.cli"
+        if one.callback.__module__ == "diagnostics.cli.commands"
     }
     commands = {
         name: command

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from test_cli import diagnose
 
 import diagnostics as dx
-from diagnostics import Dataset, Progress, cli, printable
-from diagnostics.console import print_run
+from diagnostics import Dataset, Progress, printable
+from diagnostics.cli import commands as cli
+from diagnostics.cli.tables import print_run
 from diagnostics.progress import Cost
 from diagnostics.report import progress_bars as watching
 

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_cli import diagnose
 
-from diagnostics import console
 from diagnostics.checks.conformance import CHECKS
 from diagnostics.checks.selftest import Outcome
 from diagnostics.checks.selftest.cases import Case
+from diagnostics.cli import tables as console
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.layout import show, show_table, whole
 from diagnostics.runs.controls.kinds import NAMES

@@ -13,7 +13,7 @@ import pytest
 from test_cli import diagnose, refused
 
 from diagnostics.checks.conformance import check_encoder
-from diagnostics.scaffold import write_plugin
+from diagnostics.cli.scaffold import write_plugin
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from typing import Any, Optional
 
 import pytest
 
-from diagnostics import DiagnosticsError, cli, registry
-from diagnostics.inspection import list_all
+from diagnostics import DiagnosticsError, registry
+from diagnostics.cli import commands as cli
+from diagnostics.cli.inspection import list_all
 from diagnostics.measures.apply import chosen_measures
 
 from tiny import tiny_dataset, tiny_encoder
@@ -546,7 +547,12 @@ def test_every_entry_point_is_installed_and_loads() -> None:
 
 
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "zarr", "xarray", "timm", "fracast", "plotly", "jinja2")
-LIGHT = ["diagnostics", "diagnostics.cli", "diagnostics.measures", *(f"{path.name}.plugin" for path in bundled())]
+LIGHT = [
+    "diagnostics",
+    "diagnostics.cli.commands",
+    "diagnostics.measures",
+    *(f"{path.name}.plugin" for path in bundled()),
+]
 
 
 @pytest.mark.parametrize("module", LIGHT)
@@ -559,7 +565,8 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
 def test_help_and_the_names_of_encoders_and_datasets_load_nothing_heavy() -> None:
     code = f"""
 import sys
-from diagnostics import cli, registry
+from diagnostics import registry
+from diagnostics.cli import commands as cli
 registry.offered("encoder"), registry.offered("dataset"), registry.offered("measure")
 sys.argv = ["diagnostics", "--help"]
 try:

@@ -21,7 +21,7 @@ from torch import nn
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Encoder, Run, Target, TorchEncoder
-from diagnostics.console import print_run
+from diagnostics.cli.tables import print_run
 from diagnostics.measures.statistics import profile_intervals
 from diagnostics.runs.comparison.words import few_said
 from diagnostics.runs.profile import CUT, INTERVALS

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import pytest
 from typer.testing import CliRunner
 
-from diagnostics import cli
 from diagnostics.checks import selftest
 from diagnostics.checks.selftest import Outcome, all_cases, check
 from diagnostics.checks.selftest.cases import Case
+from diagnostics.cli import commands as cli
 from diagnostics.measures import bundled, dynamics, geometry, locality, probes, similarity
 
 CASES = all_cases()

@@ -14,7 +14,7 @@ from diagnostics_training.encoders import WEIGHTS
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, build, load_encoder
-from diagnostics.cli import app
+from diagnostics.cli.commands import app
 
 FILES = sorted(WEIGHTS.glob("*.safetensors"))
 

@@ -25,7 +25,7 @@ from diagnostics_training.samples import Views, prepare
 from diagnostics_training.trainer import Settings
 from diagnostics_training.training import Job, train
 
-import diagnostics.cli as cli
+import diagnostics.cli.commands as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.registry import Plugin

@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 import diagnostics as dx
 from diagnostics import DiagnosticsError
 from diagnostics.checks.conformance import check_encoder, subject_of
-from diagnostics.cli import app
+from diagnostics.cli.commands import app
+from diagnostics.cli.export import export
+from diagnostics.cli.inspection import inspect_encoder
 from diagnostics.encoders.trust import DEEPEST
-from diagnostics.exporting import export
-from diagnostics.inspection import inspect_encoder
 
 SENTINEL = "code-has-run"
 EVIL = f"""

@@ -60,7 +60,7 @@ def _write(folder: Path, name: str, module: str) -> list[str]:
     files: list[str] = []
     names = {"name": name, "module": module}
     for template in sorted(
-        (importlib.resources.files("diagnostics") / "templates").iterdir(), key=lambda path: path.name
+        (importlib.resources.files("diagnostics.cli") / "templates").iterdir(), key=lambda path: path.name
     ):
         # `tests~test_encoder.py.txt` becomes `tests/test_encoder.py`.
         path = Path(*template.name.removesuffix(".txt").replace("module", module).split("~"))

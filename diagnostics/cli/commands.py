@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from diagnostics.cli.guard import guarded, say, show_tracebacks, working
 from diagnostics.errors import unknown
-from diagnostics.guarding import guarded, say, show_tracebacks, working
 from diagnostics.registry import offered, plugins
 from diagnostics.report.escaping import printable
 
@@ -73,7 +73,7 @@ def run(
     An interrupted run goes on from where it was when the same command is given again. Results of other measures and
     controls in the folder stay. Exit status 1 where a measure broke and the rest stands.
     """
-    from diagnostics.console import print_run
+    from diagnostics.cli.tables import print_run
     from diagnostics.runs.job import run as run_it
 
     if on_error is not None:
@@ -145,7 +145,7 @@ def compare(
     Runs of one label are the seeds of one training. Where an alignment and the encoder that it started from are among
     them, what it recovered and what it kept is shown.
     """
-    from diagnostics.console_comparison import print_comparison
+    from diagnostics.cli.comparison_tables import print_comparison
     from diagnostics.runs.comparison import compare as compare_them
 
     with working() as watch:
@@ -172,8 +172,8 @@ def inspect(
 
     Exit status 1 when --verify-grid finds that tokens lie in another order than declared.
     """
-    from diagnostics.console import print_inspection
-    from diagnostics.inspection import inspect_encoder
+    from diagnostics.cli.inspection import inspect_encoder
+    from diagnostics.cli.tables import print_inspection
 
     with working():
         found = inspect_encoder(encoder, data, device, verify=verify_grid, trust_code=trust_code)
@@ -195,7 +195,7 @@ def check(
     Exit status 1 when a check fails.
     """
     from diagnostics.checks.conformance import check_encoder
-    from diagnostics.console import print_conformance
+    from diagnostics.cli.tables import print_conformance
 
     with working() as watch:
         found = check_encoder(encoder, data, watch, trust_code=trust_code)
@@ -217,7 +217,7 @@ def cut(
 
     The folder or file is the name of the encoder that was cut.
     """
-    from diagnostics.exporting import export
+    from diagnostics.cli.export import export
 
     with working():
         found = export(encoder, tap, out, trust_code=trust_code)
@@ -232,7 +232,7 @@ def new_plugin(
     json: Json = False,
 ) -> None:
     """Write a small plugin project: an encoder, a dataset, and tests that they pass."""
-    from diagnostics.scaffold import write_plugin
+    from diagnostics.cli.scaffold import write_plugin
 
     with working():
         folder, files = write_plugin(name, out)
@@ -252,8 +252,8 @@ def list_(
     json: Json = False,
 ) -> None:
     """Show encoders, datasets, measures and plugins; a plugin that cannot be loaded is named with its error."""
-    from diagnostics.console import print_list
-    from diagnostics.inspection import LISTED, list_all
+    from diagnostics.cli.inspection import LISTED, list_all
+    from diagnostics.cli.tables import print_list
 
     if what is not None and what not in LISTED:
         raise unknown("list", what, LISTED)
@@ -268,7 +268,7 @@ def list_(
 def selftest(json: Json = False) -> None:
     """Compute every known answer on this machine and compare; exit status 1 when one is off."""
     from diagnostics.checks.selftest import run_selftest
-    from diagnostics.console import print_selftest
+    from diagnostics.cli.tables import print_selftest
 
     with working() as watch:
         outcomes = run_selftest(watch)

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from diagnostics.console import print_left_out
+from diagnostics.cli.tables import print_left_out
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole
