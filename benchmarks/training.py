@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 
 import torch
-from diagnostics_training.architecture import OBJECTIVES
-from diagnostics_training.data import TrainingData, feed_of, load
-from diagnostics_training.objective import Objective
+from diagnostics_training.models.architecture import OBJECTIVES
 from diagnostics_training.objectives import objective_of
 from diagnostics_training.objectives.supervised import columns
-from diagnostics_training.trainer import Settings, fit
-from diagnostics_training.training import Job
+from diagnostics_training.train import Job
+from diagnostics_training.trainer.data import TrainingData, feed_of, load
+from diagnostics_training.trainer.objective import Objective
+from diagnostics_training.trainer.trainer import Settings, fit
 from torch import nn
 
 from _common import cpu, finish, verdict

@@ -11,16 +11,17 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from diagnostics_training import aligning, choosing
-from diagnostics_training.align_command import _print
-from diagnostics_training.aligned import scaled
-from diagnostics_training.aligning import Feed, Job, align
-from diagnostics_training.alignment import Alignment, Teacher, put_section
-from diagnostics_training.choosing import data_for, plain, with_module
-from diagnostics_training.hiding import hidden
-from diagnostics_training.logs import lines
-from diagnostics_training.residuals import DropPath, put_drops
-from diagnostics_training.trainer import Settings
+from diagnostics_training.alignment import align as aligning
+from diagnostics_training.alignment import inputs as choosing
+from diagnostics_training.alignment.align import Feed, Job, align
+from diagnostics_training.alignment.command import _print
+from diagnostics_training.alignment.hidden_cells import hidden
+from diagnostics_training.alignment.inputs import data_for, plain, with_module
+from diagnostics_training.alignment.layer_scale import DropPath, put_drops
+from diagnostics_training.alignment.layer_scaled import scaled
+from diagnostics_training.alignment.objective import Alignment, Teacher, put_section
+from diagnostics_training.trainer.logs import lines
+from diagnostics_training.trainer.trainer import Settings
 from torch import nn
 from torch.utils.data import default_collate
 

@@ -61,7 +61,7 @@ def test_a_module_in_training_comes_back_from_a_gpu(tmp_path: Path) -> None:
 def trained(folder: Path, device: str, precision: str = "float32", compile: bool = False) -> dict[str, list[float]]:
     """Losses by objective of the first steps."""
     pytest.importorskip("timm")
-    from diagnostics_training.training import Job, train
+    from diagnostics_training.train import Job, train
 
     objectives = "forecast,reconstruct,contrastive,jepa,supervised"
     job = Job(
@@ -90,7 +90,7 @@ def test_a_gpu_trains_as_a_cpu_does(options: dict[str, Any], within: float, tmp_
 
 def test_a_gpu_aligns_as_a_cpu_does(tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    from diagnostics_training.aligning import Job, align
+    from diagnostics_training.alignment.align import Job, align
 
     trained(tmp_path / "base", "cpu")
     rows = {

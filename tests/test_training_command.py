@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 
 pytest.importorskip("timm")
 
-from diagnostics_training.checkpoints import FILE as CHECKPOINT
-from diagnostics_training.data import Feed, load, making, training_spec
-from diagnostics_training.following import next_lines, run_folder
-from diagnostics_training.objective import Objective
-from diagnostics_training.samples import Views, prepare
-from diagnostics_training.trainer import Settings
-from diagnostics_training.training import Job, train
+from diagnostics_training.models.inputs import Views, prepare
+from diagnostics_training.next_steps import next_lines, run_folder
+from diagnostics_training.train import Job, train
+from diagnostics_training.trainer.checkpoints import FILE as CHECKPOINT
+from diagnostics_training.trainer.data import Feed, load, making, training_spec
+from diagnostics_training.trainer.objective import Objective
+from diagnostics_training.trainer.trainer import Settings
 
 import diagnostics.cli.commands as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
@@ -107,7 +107,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     found = run(*words)
     assert found.exit_code == 130
     assert f"the same command begins anew, since there was no checkpoint yet in {tmp_path / 'jepa'}" in found.stderr
-    monkeypatch.setattr("diagnostics_training.training.Settings", lambda *a, **k: Settings(*a, **k, checkpoint_every=2))
+    monkeypatch.setattr("diagnostics_training.train.Settings", lambda *a, **k: Settings(*a, **k, checkpoint_every=2))
     found = run(*words)
     assert "goes on from its last checkpoint" in found.stderr
     monkeypatch.setattr(Feed, "__call__", drawn)

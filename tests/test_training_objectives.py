@@ -14,19 +14,19 @@ from torch import nn
 
 pytest.importorskip("timm")
 
-from diagnostics_training.architecture import LEVELS, Architecture
-from diagnostics_training.backbone import Backbone, Patches, positions
-from diagnostics_training.data import Feed
-from diagnostics_training.masks import block_masks, random_masks
-from diagnostics_training.objective import Objective
+from diagnostics_training.models.architecture import LEVELS, Architecture
+from diagnostics_training.models.backbone import Backbone, Patches, positions
+from diagnostics_training.models.inputs import Views
+from diagnostics_training.models.patch_masks import block_masks, random_masks
 from diagnostics_training.objectives import objective_of
 from diagnostics_training.objectives.contrastive import TemporalContrastive, crops, hierarchical, info_nce
 from diagnostics_training.objectives.forecast import gaussian, pinball
 from diagnostics_training.objectives.jepa import MOMENTUM, Jepa, momentum, sigreg, variance
 from diagnostics_training.objectives.reconstruct import Reconstruct
 from diagnostics_training.objectives.supervised import Supervised, columns
-from diagnostics_training.samples import Views
-from diagnostics_training.trainer import Settings, adamw
+from diagnostics_training.trainer.data import Feed
+from diagnostics_training.trainer.objective import Objective
+from diagnostics_training.trainer.trainer import Settings, adamw
 
 from diagnostics import DiagnosticsError, Target
 

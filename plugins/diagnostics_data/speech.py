@@ -38,7 +38,7 @@ def speech(seconds: float = 0.5) -> Dataset:
         )
     import numpy as np
     from diagnostics_files.audio import windows
-    from diagnostics_files.sound import index, read
+    from diagnostics_files.decode.audio import index, read
 
     from diagnostics import Dataset, Target
 

@@ -11,7 +11,7 @@ from diagnostics import DiagnosticsError
 @contextlib.contextmanager
 def files_of(dataset: str, package: str) -> Generator[None]:
     """Reading the files of a package: one that cannot be read is told with the command that brings it back."""
-    from diagnostics_files.problems import Unusable
+    from diagnostics_files.errors import Unusable
 
     try:
         yield

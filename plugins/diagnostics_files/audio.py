@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from diagnostics import DiagnosticsError
+from diagnostics_files.decode.audio import FASTEST, SOUNDS, Sound, index, read
+from diagnostics_files.errors import sentence, told, usable
 from diagnostics_files.labelled import labelled
-from diagnostics_files.lazy import FileDataset, Lazy
-from diagnostics_files.problems import sentence, told, usable
+from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.scan import find, folder
-from diagnostics_files.sound import FASTEST, SOUNDS, Sound, index, read
 
 
 def build(

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from diagnostics import DiagnosticsError, Target
-from diagnostics_files.archives import Member, members
+from diagnostics_files.decode.images import check_size, picture, plain_array
+from diagnostics_files.decode.tables import SUFFIXES, column, read_table
+from diagnostics_files.decode.tar import Member, members
 from diagnostics_files.embeddings import hashed
-from diagnostics_files.lazy import FileDataset, Lazy
-from diagnostics_files.pictures import check_size, picture, plain_array
-from diagnostics_files.problems import sentence, told, usable
+from diagnostics_files.errors import sentence, told, usable
+from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.scan import PICTURES, file, safe_name
 from diagnostics_files.splits import complete, from_column
-from diagnostics_files.tables import SUFFIXES, column, read_table
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from diagnostics import DiagnosticsError, Target
-from diagnostics_files.lazy import FileDataset, Lazy
+from diagnostics_files.decode.images import check_size, extent, mask, picture
+from diagnostics_files.errors import alone, sentence, told, unfit, usable, utf8_name, warn
+from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.pairs import check_memory, class_numbers, one_size
-from diagnostics_files.pictures import check_size, extent, mask, picture
-from diagnostics_files.problems import alone, sentence, told, unfit, usable, utf8_name, warn
 from diagnostics_files.scan import folder, safe_name
 from diagnostics_files.splits import complete
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from diagnostics_files.decode.images import check_size, picture
+from diagnostics_files.errors import sentence, told, usable
 from diagnostics_files.labelled import labelled
-from diagnostics_files.lazy import FileDataset, Lazy
-from diagnostics_files.pictures import check_size, picture
-from diagnostics_files.problems import sentence, told, usable
+from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.scan import PICTURES, find, folder
 
 

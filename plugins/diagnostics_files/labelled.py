@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from diagnostics import DiagnosticsError, Target
-from diagnostics_files.problems import told, warn
+from diagnostics_files.decode.tables import Columns, column, read_table, target, targets_of
+from diagnostics_files.errors import told, warn
 from diagnostics_files.scan import Found, classes
 from diagnostics_files.splits import complete, from_column
-from diagnostics_files.tables import Columns, column, read_table, target, targets_of
 
 
 @dataclass

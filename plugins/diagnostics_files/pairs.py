@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from diagnostics import DiagnosticsError, Target
-from diagnostics_files.lazy import FileDataset, Lazy
-from diagnostics_files.pictures import check_size, depth, extent, mask, picture
-from diagnostics_files.problems import Fault, alone, check_bytes, sentence, told, unfit, usable, utf8_name, warn
+from diagnostics_files.decode.images import check_size, depth, extent, mask, picture
+from diagnostics_files.errors import Fault, alone, check_bytes, sentence, told, unfit, usable, utf8_name, warn
+from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.scan import PICTURES, SPLIT_OF, Found, find, folder
 from diagnostics_files.splits import complete
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.problems import check_regular, check_tree, utf8_name
+from diagnostics_files.errors import check_regular, check_tree, utf8_name
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 SPLIT_OF = {

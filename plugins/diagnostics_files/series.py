@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, padded
-from diagnostics_files.lazy import Lazy
-from diagnostics_files.problems import check_bytes, damaged, told, warn
+from diagnostics_files.decode.tables import SUFFIXES, Columns, read_table, targets_of
+from diagnostics_files.errors import check_bytes, damaged, told, warn
+from diagnostics_files.lazy_dataset import Lazy
 from diagnostics_files.scan import file, safe_name
 from diagnostics_files.splits import complete, from_column
-from diagnostics_files.tables import SUFFIXES, Columns, read_table, targets_of
 
 SPECIAL = ("id", "group", "split")
 """Columns with a meaning of their own; all others become targets."""

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, Target
-from diagnostics_files.lazy import Lazy
-from diagnostics_files.problems import told
+from diagnostics_files.decode.tables import SUFFIXES, column, read_table, targets_of
+from diagnostics_files.errors import told
+from diagnostics_files.lazy_dataset import Lazy
 from diagnostics_files.scan import file
 from diagnostics_files.splits import complete, from_column
-from diagnostics_files.tables import SUFFIXES, column, read_table, targets_of
 
 
 def build(path: str, *, text: str, values: str, seed: int) -> Dataset:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError
-from diagnostics_files.problems import need
+from diagnostics_files.decode.tables import Columns
+from diagnostics_files.errors import need
 from diagnostics_files.scan import file
 from diagnostics_files.series import dataset
-from diagnostics_files.tables import Columns
 
 
 def build(path: str, *, seed: int) -> Dataset:

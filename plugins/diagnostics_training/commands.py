@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from diagnostics import DiagnosticsError, printable
-from diagnostics_training.following import next_lines
+from diagnostics_training.next_steps import next_lines
 
 Option = typer.Option
 
@@ -46,7 +46,7 @@ def train_objectives(
     `torchrun --no-python --nproc-per-node N diagnostics train objectives ...`.
     """
     needs_timm()
-    from diagnostics_training.training import Job, train
+    from diagnostics_training.train import Job, train
 
     job = Job(
         data, objective, modality, seeds, out, steps, batch, lr, width, depth, heads, patch, likelihood, positives,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from diagnostics import hookimpl
-from diagnostics_training.align_command import align
+from diagnostics_training.alignment.command import align
 from diagnostics_training.commands import needs_timm, train_objectives
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ def objective(
     seed: of the weights: those that training of this seed starts from.
     """
     needs_timm()
-    from diagnostics_training.architecture import Architecture
-    from diagnostics_training.data import default_patch
-    from diagnostics_training.encoders import extent, untrained
+    from diagnostics_training.models.architecture import Architecture
+    from diagnostics_training.models.encoders import extent, untrained
+    from diagnostics_training.trainer.data import default_patch
 
     architecture = Architecture(
         name,
@@ -64,7 +64,7 @@ def objective(
 def objectives(name: str, training_seed: int = 0) -> Encoder:
     """A trained encoder that came with this plugin (`lorenz-jepa`); `training_seed` names a further seed of it."""
     needs_timm()
-    from diagnostics_training.encoders import bundled
+    from diagnostics_training.models.encoders import bundled
 
     return bundled(name, training_seed)
 
@@ -74,7 +74,7 @@ def aligned(base: str, layer_scale: float = 1.0) -> Encoder:
 
     layer_scale: the factors at the start.
     """
-    from diagnostics_training.aligned import built
+    from diagnostics_training.alignment.layer_scaled import built
 
     return built(base, layer_scale)
 

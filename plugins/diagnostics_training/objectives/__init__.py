@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from diagnostics_training.architecture import Architecture, Model
-from diagnostics_training.objective import Objective
+from diagnostics_training.models.architecture import Architecture, Model
+from diagnostics_training.trainer.objective import Objective
 
 REGULARISERS = ("none", "variance", "sigreg")
 

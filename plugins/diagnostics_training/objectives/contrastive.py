@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics_training.architecture import Model
-from diagnostics_training.distributed import gathered, own
-from diagnostics_training.objective import Batch, Objective
+from diagnostics_training.models.architecture import Model
+from diagnostics_training.trainer.distributed import gathered, own
+from diagnostics_training.trainer.objective import Batch, Objective
 
 TEMPERATURE = 0.1
 

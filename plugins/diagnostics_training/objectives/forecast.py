@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diagnostics_training.architecture import LEVELS, Model
-from diagnostics_training.objective import Batch, Objective
+from diagnostics_training.models.architecture import LEVELS, Model
 from diagnostics_training.objectives.reconstruct import normed_patches
+from diagnostics_training.trainer.objective import Batch, Objective
 
 LEAST_LOG_VARIANCE = -10.0
 

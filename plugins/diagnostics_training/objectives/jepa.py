@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics_training.architecture import Model
-from diagnostics_training.backbone import pick
-from diagnostics_training.distributed import gathered
-from diagnostics_training.heads import Filler
-from diagnostics_training.masks import block_masks
-from diagnostics_training.objective import Batch, Objective
+from diagnostics_training.models.architecture import Model
+from diagnostics_training.models.backbone import pick
+from diagnostics_training.models.heads import Filler
+from diagnostics_training.models.patch_masks import block_masks
+from diagnostics_training.trainer.distributed import gathered
+from diagnostics_training.trainer.objective import Batch, Objective
 
 MOMENTUM = 0.996
 FORGOTTEN = 8.0

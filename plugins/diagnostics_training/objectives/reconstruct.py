@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diagnostics_training.architecture import Model
-from diagnostics_training.backbone import pick
-from diagnostics_training.heads import Filler
-from diagnostics_training.masks import random_masks
-from diagnostics_training.objective import Batch, Objective
+from diagnostics_training.models.architecture import Model
+from diagnostics_training.models.backbone import pick
+from diagnostics_training.models.heads import Filler
+from diagnostics_training.models.patch_masks import random_masks
+from diagnostics_training.trainer.objective import Batch, Objective
 
 HIDDEN = {1: 0.6, 2: 0.75, 3: 0.9}
 """Share of hidden patches by number of axes."""

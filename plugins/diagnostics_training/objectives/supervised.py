@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Target
-from diagnostics_training.architecture import Model
-from diagnostics_training.objective import Batch, Objective
+from diagnostics_training.models.architecture import Model
+from diagnostics_training.trainer.objective import Batch, Objective
 
 NUMBERS = ("value", "state", "future")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from diagnostics import printable
-from diagnostics_training.following import next_lines
+from diagnostics_training.next_steps import next_lines
 
 Option = typer.Option
 
@@ -47,8 +47,8 @@ def align(
 
     The same command goes on with what was interrupted and leaves what is finished.
     """
-    from diagnostics_training.aligning import Job
-    from diagnostics_training.aligning import align as do
+    from diagnostics_training.alignment.align import Job
+    from diagnostics_training.alignment.align import align as do
 
     row = do(
         Job(

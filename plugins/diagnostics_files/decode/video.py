@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.pictures import resized
-from diagnostics_files.problems import check_regular, damaged, need
+from diagnostics_files.decode.images import resized
+from diagnostics_files.errors import check_regular, damaged, need
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg")
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, TorchEncoder, stack_taps
-from diagnostics_training.backbone import AXES, Backbone, Patches
-from diagnostics_training.heads import Filler, Head, Linear, Projector, Readout
-from diagnostics_training.samples import channels_of, extent_of, prepare
+from diagnostics_training.models.backbone import AXES, Backbone, Patches
+from diagnostics_training.models.heads import Filler, Head, Linear, Projector, Readout
+from diagnostics_training.models.inputs import channels_of, extent_of, prepare
 
 OBJECTIVES = ("forecast", "reconstruct", "contrastive", "jepa", "random", "supervised")
 LEVELS = tuple(i / 10 for i in range(1, 10))

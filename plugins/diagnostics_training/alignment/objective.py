@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Tap, TorchEncoder
-from diagnostics_training.objective import Batch, Objective
-from diagnostics_training.residuals import DropPath
+from diagnostics_training.alignment.layer_scale import DropPath
+from diagnostics_training.trainer.objective import Batch, Objective
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, Encoder, TorchEncoder, build, run
 from diagnostics.encoders.trust import UntrustedCodeError
-from diagnostics_training.alignment import Teacher
-from diagnostics_training.data import LENGTH, SIMULATED, training_spec
+from diagnostics_training.alignment.objective import Teacher
+from diagnostics_training.trainer.data import LENGTH, SIMULATED, training_spec
 
 PROBED = 2_000
 """Samples of simulated data that are probed for the best tap."""

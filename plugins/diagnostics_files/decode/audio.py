@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.problems import check_regular, damaged, need, too_large, unfit
+from diagnostics_files.errors import check_regular, damaged, need, too_large, unfit
 
 Source = Path | Callable[[], IO[bytes]]
 """A file, or what opens the bytes of one."""

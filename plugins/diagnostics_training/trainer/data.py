@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from diagnostics import Dataset, DiagnosticsError, Target, build
-from diagnostics_training.architecture import TUBE
-from diagnostics_training.backbone import AXES
-from diagnostics_training.objective import Objective
-from diagnostics_training.samples import Views, channels_of, extent_of
+from diagnostics_training.models.architecture import TUBE
+from diagnostics_training.models.backbone import AXES
+from diagnostics_training.models.inputs import Views, channels_of, extent_of
+from diagnostics_training.trainer.objective import Objective
 
 SEED = 1000
 SIMULATED = {

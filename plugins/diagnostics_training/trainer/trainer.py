@@ -23,11 +23,11 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Progress, printable
-from diagnostics_training import checkpoints, collapse
-from diagnostics_training.distributed import World, barrier, mean
-from diagnostics_training.finished import made_folder
-from diagnostics_training.logs import Log, lines
-from diagnostics_training.objective import Batch, Objective
+from diagnostics_training.summary import made_folder
+from diagnostics_training.trainer import checkpoints, collapse
+from diagnostics_training.trainer.distributed import World, barrier, mean
+from diagnostics_training.trainer.logs import Log, lines
+from diagnostics_training.trainer.objective import Batch, Objective
 
 Batches = Callable[[int, int, int], Batch]
 """(step from 0, process, processes) -> that process's part of the step's batch, on the CPU; a pure function."""

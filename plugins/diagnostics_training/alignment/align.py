@@ -25,10 +25,8 @@ from diagnostics import (
     watcher,
 )
 from diagnostics.encoders.trust import UntrustedCodeError
-from diagnostics_training.aligned import check_start, scaled
-from diagnostics_training.alignment import Alignment, Teacher, agreement, put_section, section_of, taught
-from diagnostics_training.checkpoints import resumable
-from diagnostics_training.choosing import (
+from diagnostics_training.alignment.hidden_cells import MODALITIES, hidden
+from diagnostics_training.alignment.inputs import (
     LEAST,
     best_tap,
     check_modality,
@@ -39,12 +37,14 @@ from diagnostics_training.choosing import (
     second_teacher,
     with_module,
 )
-from diagnostics_training.distributed import World, barrier, world
-from diagnostics_training.finished import finish, finished, made_folder
-from diagnostics_training.following import command_of
-from diagnostics_training.hiding import MODALITIES, hidden
-from diagnostics_training.residuals import Block, put_drops
-from diagnostics_training.trainer import Fitted, Settings, Watch, fit, say, silent
+from diagnostics_training.alignment.layer_scale import Block, put_drops
+from diagnostics_training.alignment.layer_scaled import check_start, scaled
+from diagnostics_training.alignment.objective import Alignment, Teacher, agreement, put_section, section_of, taught
+from diagnostics_training.next_steps import command_of
+from diagnostics_training.summary import finish, finished, made_folder
+from diagnostics_training.trainer.checkpoints import resumable
+from diagnostics_training.trainer.distributed import World, barrier, world
+from diagnostics_training.trainer.trainer import Fitted, Settings, Watch, fit, say, silent
 
 FINISHED = "alignment.json"
 BEST = "best-tap"

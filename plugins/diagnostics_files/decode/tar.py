@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.problems import check_regular, utf8_name
+from diagnostics_files.errors import check_regular, utf8_name
 from diagnostics_files.scan import safe_name
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from diagnostics import DiagnosticsError, Target
-from diagnostics_files.problems import need, warn
+from diagnostics_files.errors import need, warn
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 Columns = dict[str, list[Any]]

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.problems import check_regular, damaged, too_large, unfit
+from diagnostics_files.errors import check_regular, damaged, too_large, unfit
 
 LARGEST = 4096
 MOST_PIXELS = 100_000_000

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diagnostics import Dataset
-from diagnostics_files.problems import Fault, check_regular
+from diagnostics_files.errors import Fault, check_regular
 
 
 class Lazy(Sequence[Any]):

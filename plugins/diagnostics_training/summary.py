@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnostics import DiagnosticsError, Encoder, save_encoder
-from diagnostics_training import checkpoints
+from diagnostics_training.trainer import checkpoints
 
 ENCODER = "encoder.safetensors"
 

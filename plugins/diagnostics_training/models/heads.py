@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import Grid, Site, Tap
-from diagnostics_training.backbone import initialise, positions, stack
+from diagnostics_training.models.backbone import initialise, positions, stack
 
 
 class Head(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from diagnostics import DiagnosticsError, Encoder, TorchEncoder, build
-from diagnostics_training.residuals import Block, put_scales, residual_blocks
+from diagnostics_training.alignment.layer_scale import Block, put_scales, residual_blocks
 
 
 def scaled(base: Encoder, init: float) -> tuple[TorchEncoder, list[Block]]:

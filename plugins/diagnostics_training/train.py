@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from diagnostics import DiagnosticsError, watcher
-from diagnostics_training.architecture import OBJECTIVES, Architecture, Model, check_choices, check_sizes
-from diagnostics_training.checkpoints import resumable
-from diagnostics_training.data import TrainingData, check_batch, default_patch, feed_of, load, making
-from diagnostics_training.distributed import World, barrier, world
-from diagnostics_training.finished import finish, finished, made_folder
-from diagnostics_training.following import command_of
+from diagnostics_training.models.architecture import OBJECTIVES, Architecture, Model, check_choices, check_sizes
+from diagnostics_training.next_steps import command_of
 from diagnostics_training.objectives import REGULARISERS, objective_of
-from diagnostics_training.trainer import Fitted, Settings, Watch, fit, say
+from diagnostics_training.summary import finish, finished, made_folder
+from diagnostics_training.trainer.checkpoints import resumable
+from diagnostics_training.trainer.data import TrainingData, check_batch, default_patch, feed_of, load, making
+from diagnostics_training.trainer.distributed import World, barrier, world
+from diagnostics_training.trainer.trainer import Fitted, Settings, Watch, fit, say
 
 FINISHED = "training.json"
 

@@ -1,0 +1,1 @@
+"""Bytes of one file as a sample: images, videos, sound, tables and archives."""

@@ -1,0 +1,1 @@
+"""Lifting what an encoder holds inside to its output."""

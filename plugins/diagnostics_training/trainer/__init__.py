@@ -1,0 +1,1 @@
+"""Steps, checkpoints, logs and several processes; knows no objective."""
