@@ -22,7 +22,7 @@ from diagnostics.measures.apply import chosen_measures
 
 from tiny import tiny_dataset, tiny_encoder
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 HEADER = """
 from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Optional

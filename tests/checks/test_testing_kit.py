@@ -13,7 +13,7 @@ import pytest
 from diagnostics.checks.conformance import CHECKS
 from diagnostics.testing import EncoderTests
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 
 MINE = """
 from tiny import tiny_encoder, tiny_image_encoder
@@ -67,7 +67,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str
     (folder / "tests").mkdir()
     (folder / "tests" / "mine.py").write_text(MINE, encoding="utf-8")
     (folder / "tests" / "test_mine.py").write_text(TESTS, encoding="utf-8")
-    (folder / "pytest.ini").write_text(f"[pytest]\npythonpath = {HERE}\n", encoding="utf-8")
+    (folder / "pytest.ini").write_text(f"[pytest]\npythonpath = {SUPPORT}\n", encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-rA", "-q", "-p", "no:cacheprovider", "-W", "error", "tests"],
         cwd=folder, capture_output=True, text=True, env=os.environ | {"COLUMNS": "400"},

@@ -17,7 +17,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 MINE = """
 import os, pathlib, time
 import numpy as np, torch
@@ -102,7 +102,7 @@ class Command:
         self.folder = folder
         (folder / "mine.py").write_text(MINE, encoding="utf-8")
         # The package may be on the path of this process alone.
-        paths = [*path, TESTS, *(Path(part) for part in sys.path if part)]
+        paths = [*path, TESTS / "support", *(Path(part) for part in sys.path if part)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "diagnostics", *arguments],

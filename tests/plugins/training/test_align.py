@@ -31,8 +31,8 @@ from diagnostics.checks.conformance import check_encoder
 from diagnostics.cli.commands import main
 from diagnostics.runs.job import default_path
 
-ERASING = f"{Path(__file__).parent / 'erasing.py'}:build"
-DATA = f"{Path(__file__).parent / 'erasing.py'}:data"
+ERASING = f"{Path(__file__).parents[2] / 'support' / 'erasing.py'}:build"
+DATA = f"{Path(__file__).parents[2] / 'support' / 'erasing.py'}:data"
 SMALL = "objective:jepa?modality=series&length=64&width=16&depth=2&heads=2&patch=8"
 SERIES = "lorenz?n=60&seed=1&length=64"
 SHORT: dict[str, Any] = {"steps": 12, "batch": 16, "lr": 5e-3}

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import default_collate
 
 transformers = pytest.importorskip("transformers")
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "coverage"))
+sys.path.insert(0, str(Path(__file__).parent.parent.parents[1] / "benchmarks" / "coverage"))
 
 from diagnostics_transformers.load import load, quiet  # noqa: E402
 from diagnostics_transformers.plugin import build  # noqa: E402

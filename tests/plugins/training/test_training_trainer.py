@@ -60,7 +60,9 @@ def jobs(folder: str, names: str) -> None:
 
 def start(call: str, **environment: str) -> subprocess.Popen[str]:
     """A process that calls a function of this file."""
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(
+        [str(Path(__file__).parent), str(Path(__file__).parents[2] / "support"), os.environ.get("PYTHONPATH", "")]
+    )
     known = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment
     script = (
         f"import torch; torch.set_num_threads(1); from pathlib import Path; import {Path(__file__).stem} as t; t.{call}"

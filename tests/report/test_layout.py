@@ -219,7 +219,7 @@ def test_what_plugins_offer_and_what_an_encoder_is_fit_the_width(width: int, mon
     lines = diagnose("list").out.splitlines()
     for name in (row["name"] for rows in offers.values() for row in rows):
         assert any(name in line for line in lines)
-    encoder = f"{Path(__file__).parent / 'tiny.py'}:tiny_image_encoder"
+    encoder = f"{Path(__file__).parents[1] / 'support' / 'tiny.py'}:tiny_image_encoder"
     lines += diagnose("inspect", encoder).out.splitlines()
     for tap in json.loads(diagnose("inspect", encoder, "--json").out)["taps"]:
         assert any(line.startswith(tap["name"]) for line in lines)

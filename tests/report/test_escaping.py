@@ -212,7 +212,7 @@ def test_files_left_out_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[
     err = capsys.readouterr().err
     harmless(err)
     assert SHOWN in err
-    encoder = f"{Path(__file__).parent / 'tiny.py'}:tiny_image_encoder"
+    encoder = f"{Path(__file__).parents[1] / 'support' / 'tiny.py'}:tiny_image_encoder"
     status, out, err = diagnose("run", encoder, "--data", f"images:{tmp_path}", "--out", tmp_path / "run")
     assert (status, out) == (2, "")
     harmless(err)

@@ -52,7 +52,7 @@ extract(encoder, dataset, Path(sys.argv[1]), planned(encoder, {n}), batch_size=3
 
 
 def start(run: Path, pause: float) -> subprocess.Popen[str]:
-    code = SLOW.format(tests=str(Path(__file__).parent), n=N, pause=pause)
+    code = SLOW.format(tests=str(Path(__file__).parents[1] / "support"), n=N, pause=pause)
     return subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE, text=True)
 
 
