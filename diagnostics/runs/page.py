@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
 from diagnostics.measures.statistics import Interval
+from diagnostics.report.html import templates, write_page
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.profile import INTERVALS, Profile, control_heading, lines_shown
 
@@ -167,8 +169,8 @@ def _groups(run: Run, profiles: list[Profile]) -> list[Group]:
 
 
 def _of_profile(profile: Profile, anchor: str) -> Section:
-    from diagnostics.report import captions
     from diagnostics.report.plots import html, profile_figure
+    from diagnostics.runs import captions
     from diagnostics.runs.details import details
 
     data = profile.data
@@ -186,8 +188,8 @@ def _of_profile(profile: Profile, anchor: str) -> Section:
 
 
 def _of_similarity(found: xr.Dataset, anchor: str) -> Section:
-    from diagnostics.report import captions
     from diagnostics.report.plots import html, similarity_figure
+    from diagnostics.runs import captions
 
     drawn = bool(np.isfinite(found["matrix"].values).any())
     return Section(
@@ -227,3 +229,13 @@ def _calls(run: Run) -> list[tuple[str, str]]:
             (f"measured{what}", f"{call['created']}, {options}; Python {call['python']}, {versions}, {call['machine']}")
         )
     return found
+
+
+def write_report(run: Run, path: Path) -> Path:
+    """Writes the report whole or not at all; everything it needs, plotly.js too, lies inside the file."""
+    return write_page("page.html.j2", path, summary=summarise(run, figures=True))
+
+
+def summary_html(run: Run) -> str:
+    """The tables of the report alone, for notebooks."""
+    return templates().get_template("tables.html.j2").render(summary=summarise(run, figures=False))

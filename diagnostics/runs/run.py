@@ -205,7 +205,7 @@ class Run:
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the run as one self-contained HTML file, by default `report.html` inside the run."""
-        from diagnostics.report import write_report
+        from diagnostics.runs.page import write_report
 
         return write_report(self, Path(path) if path else self.path / "report.html")
 
@@ -213,7 +213,7 @@ class Run:
         return f"<Run {self.encoder} on {self.dataset} at {self.path}>"
 
     def _repr_html_(self) -> str:
-        from diagnostics.report import summary_html
+        from diagnostics.runs.page import summary_html
 
         return summary_html(self)
 

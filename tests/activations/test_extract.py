@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -14,21 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_store import planned
 
 from diagnostics import Dataset, DiagnosticsError, Target
 from diagnostics.activations.extract import extract
 from diagnostics.activations.store import Store
 
+from stores import digests, planned
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 N = 40
-
-
-def digests(run: Path) -> dict[str, str]:
-    """Digest of every file below a run that holds data."""
-    files = [path for path in run.rglob("*") if path.is_file() and path.name not in ("zarr.json", "report.html")]
-    return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 SLOW = """
@@ -38,7 +31,7 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from typing import Any
-from test_store import planned
+from stores import planned
 from tiny import tiny_dataset, tiny_encoder
 from diagnostics.activations.extract import extract
 encoder, dataset = tiny_encoder(), tiny_dataset({n})

@@ -12,8 +12,6 @@ import pytest
 import torch
 import xarray as xr
 import zarr
-from test_extract import digests
-from test_store import planned
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +29,7 @@ from diagnostics.measures.locality import attention_distance
 from diagnostics.measures.locality.heads import AttentionDistance
 from diagnostics.progress import Progress
 
+from stores import digests, planned
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 N = 30

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_extract import digests
-from test_store import planned
 
 from diagnostics import Dataset, Encoder, Grid, Tap, Target
 from diagnostics.activations.cache import Kept
@@ -26,6 +24,7 @@ from diagnostics.activations.store import Store
 from diagnostics.encoders.taps import Reduce, keep
 from diagnostics.measures.apply import chosen_measures, measure_all
 
+from stores import digests, planned
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
 N = 40
@@ -274,8 +273,8 @@ sys.path.insert(0, {tests!r})
 import dataclasses, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from test_extract import digests
-from test_store import planned
+from stores import digests
+from stores import planned
 from tiny import tiny_dataset, tiny_encoder
 from diagnostics.activations.extract import extract
 encoder, dataset = tiny_encoder(blocks=1), tiny_dataset(24)

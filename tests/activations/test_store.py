@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import os
@@ -21,25 +20,15 @@ from zarr.codecs import Crc32cCodec
 from diagnostics import Target, split_groups
 from diagnostics.activations.extract import extract
 from diagnostics.activations.folder import check_room, lock
-from diagnostics.activations.plan import Plan, plan, row_order
+from diagnostics.activations.plan import row_order
 from diagnostics.activations.shard_layout import Layout
 from diagnostics.activations.shards import ShardBuffer, ShardReader
 from diagnostics.activations.store import Store
-from diagnostics.encoders.taps import Encoder
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.controls.kinds import shuffled
 
+from stores import BUDGET, planned
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
-
-BUDGET = 10**9
-
-
-def planned(encoder: Encoder, n: int, budget: int = BUDGET, shard: int = 8, precision: str = "float32") -> Plan:
-    """A plan with small shards, so that small data has several."""
-    made = plan(encoder, encoder.taps, n, budget, precision)
-    affordable = budget // (4 * sum(tap.tokens * tap.features for tap in encoder.taps))
-    kept = n if affordable >= n else affordable // shard * shard
-    return dataclasses.replace(made, token_samples=kept, shard=shard, pooled_shard=2 * shard)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_store import planned
 
 from diagnostics import Target
 from diagnostics.activations.extract import extract
@@ -18,6 +17,7 @@ from diagnostics.activations.sealed import write_group
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError
 
+from stores import planned
 from tiny import tiny_dataset, tiny_image_encoder
 
 N = 40

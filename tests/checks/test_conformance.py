@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_cli import diagnose, refused
 from torch import Tensor, nn
 
 import diagnostics.encoders.hooks
@@ -19,6 +18,7 @@ from diagnostics.checks.conformance.reading import laid_out
 from diagnostics.checks.conformance.subject import difference, variations
 from diagnostics.encoders.taps import Reduce, Seen, keep
 
+from commands import diagnose, refused
 from tiny import LENGTH, tiny_encoder, tiny_image_encoder
 
 GRID = Grid((8,), ("t",))

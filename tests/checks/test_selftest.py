@@ -96,10 +96,10 @@ BROKEN = [
     ("measures.probes.nearest", "keepdim=True)) / temperature).exp()", "keepdim=True))).exp()"),
     ("measures.probes.least_squares", "[..., None] + self.n * shares", "[..., None] + shares"),
     ("measures.probes.linear", "refit(x[:, rows.fit], y[rows.fit],", "refit(x[:, rows.train], y[rows.train],"),
-    ("statistics", "np.nanargmax(val_score)", "np.nanargmax(scores(loss, reference))"),
-    ("statistics", "gap, one - other,", "gap, one - other[::-1],"),
-    ("statistics", "stats.norm.cdf(-np.sqrt(count / (count - 1)) * t)", "(1 - LEVEL) / 2"),
-    ("statistics", "np.sqrt(1 + units / fit_units) if fit_units else 1.0", "1.0"),
+    ("measures.statistics", "np.nanargmax(val_score)", "np.nanargmax(scores(loss, reference))"),
+    ("measures.statistics", "gap, one - other,", "gap, one - other[::-1],"),
+    ("measures.statistics", "stats.norm.cdf(-np.sqrt(count / (count - 1)) * t)", "(1 - LEVEL) / 2"),
+    ("measures.statistics", "np.sqrt(1 + units / fit_units) if fit_units else 1.0", "1.0"),
     ("measures.locality.heads", "zip(grid, lengths(", "zip(grid[::-1], lengths("),
 ]  # fmt: skip
 

@@ -9,10 +9,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 import diagnostics
 import diagnostics.activations.extract
@@ -21,9 +20,10 @@ import diagnostics.activations.plan
 import diagnostics.activations.results
 import diagnostics.activations.shards
 import diagnostics.activations.writing
-import diagnostics.report
 import diagnostics.runs.job
-from diagnostics.cli.commands import app
+import diagnostics.runs.page
+
+from commands import diagnose, refused
 
 QUICK = ("--no-controls", "--measures", "rankme")
 
@@ -108,31 +108,13 @@ def uneven():
 """
 
 
-class Shown(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-def diagnose(*args: object) -> Shown:
-    """`diagnostics ARGS` in this process; what is not an exit comes out as it is."""
-    result = CliRunner().invoke(app, [str(arg) for arg in args])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Shown(result.exit_code, result.stdout, result.stderr)
-
-
-def refused(*args: object) -> str:
-    """The one sentence with which a command is refused."""
-    status, out, err = diagnose(*args)
-    assert status == 2, err
-    assert out == ""
-    # The cost is said before the first byte is written, and so before what goes wrong in writing.
-    lines = [line for line in err.splitlines() if "extraction takes about" not in line]
-    assert len(lines) == 1, err
-    assert lines[0].startswith("diagnostics: ")
-    assert "Traceback" not in err
-    return lines[0].removeprefix("diagnostics: ")
+@pytest.fixture
+def out(tmp_path: Path) -> Iterator[Path]:
+    """A folder that is not there, and of which nothing may be there afterwards unless the test says so."""
+    folder = tmp_path / "results" / "run"
+    yield folder
+    left = [path for path in folder.parent.glob("*") if not path.name.endswith(".lock")]
+    assert all(path == folder for path in left), "something half-written lies beside the run"
 
 
 @pytest.fixture
@@ -142,15 +124,6 @@ def mine(tmp_path: Path) -> Callable[[str], str]:
     path.parent.mkdir()
     path.write_text(MINE, encoding="utf-8")
     return lambda function: f"{path}:{function}"
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Iterator[Path]:
-    """A folder that is not there, and of which nothing may be there afterwards unless the test says so."""
-    folder = tmp_path / "results" / "run"
-    yield folder
-    left = [path for path in folder.parent.glob("*") if not path.name.endswith(".lock")]
-    assert all(path == folder for path in left), "something half-written lies beside the run"
 
 
 # What is shown
@@ -646,7 +619,7 @@ def after(monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, calls: int) -
         (diagnostics.activations.extract, "_capture", 6),
         (diagnostics.runs.job, "measure_all", 0),
         (diagnostics.runs.job, "merge_results", 0),
-        (diagnostics.report, "write_report", 0),
+        (diagnostics.runs.page, "write_report", 0),
     ],
     ids=["extraction", "measures", "results", "report"],
 )

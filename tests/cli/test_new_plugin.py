@@ -10,10 +10,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from test_cli import diagnose, refused
 
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.cli.scaffold import write_plugin
+
+from commands import diagnose, refused
 
 
 @pytest.fixture(scope="module")

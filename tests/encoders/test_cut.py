@@ -24,10 +24,11 @@ from diagnostics.encoders.hooks import Hooks
 from diagnostics.encoders.taps import Encoder
 
 from tiny import tiny_encoder, tiny_image_encoder
+from unusual import Stack, as_floats
 
 OWN = """
 from tiny import tiny_encoder, tiny_image_encoder
-from test_cut import discovered, recurrent
+from unusual import discovered, recurrent
 
 
 def build(): return tiny_encoder(1)
@@ -82,10 +83,6 @@ def encoder_of(module: nn.Module, taps: list[Tap] | None = None, **options: Any)
     head = Tap("head", 2.0, "head", 2, Grid((1,), ("t",)), Site("head", layout="features"))
     taps = taps or [*stack_taps("blocks", 4, 8, grid), head]
     return TorchEncoder("residual", "series", module, taps, "blocks.3", as_floats, example, **options)
-
-
-def as_floats(sample: np.ndarray) -> Tensor:
-    return torch.as_tensor(sample, dtype=torch.float32)
 
 
 def residual() -> TorchEncoder:
@@ -158,32 +155,9 @@ def test_flops_of_a_known_stack_are_exact() -> None:
     assert flops_of(cut_encoder(encoder, "embed")) == stem
 
 
-class Stack(nn.Module):
-    """Patches of `patch` steps through torch's own transformer layers, whose fast path calls none of their parts."""
-
-    def __init__(self, patch: int) -> None:
-        super().__init__()
-        self.stem = nn.Conv1d(1, 8, patch, patch)
-        self.blocks = nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(4)])
-        self.head = nn.Linear(8, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x[:, None]).transpose(1, 2)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x.mean(dim=1))
-
-
 def attentive() -> TorchEncoder:
     torch.manual_seed(1)
     return encoder_of(Stack(1))
-
-
-def discovered() -> TorchEncoder:
-    """Without taps of its own, so that a sample of another size is looked at anew."""
-    torch.manual_seed(3)
-    example = np.random.default_rng(0).standard_normal(24).astype(np.float32)
-    return TorchEncoder("discovered", "series", Stack(4), None, None, as_floats, example)
 
 
 def test_layers_that_use_their_parts_tensors_keep_them() -> None:
@@ -373,24 +347,6 @@ def test_the_group_says_where_it_was_cut(own: Path) -> None:
     assert cut_encoder(cut, "blocks.0").lineage == {**told, "group": "forecast cut at blocks.0"}
     save_encoder("told", whole, cut="blocks.1", lineage={"group": "mine"})
     assert build("encoder", "told", trust_code=True).lineage == {"group": "mine"}
-
-
-def recurrent() -> TorchEncoder:
-    torch.manual_seed(4)
-
-    class Recurrent(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.blocks = nn.ModuleList([nn.LSTM(4, 4, batch_first=True) for _ in range(2)])
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = x[..., None].expand(-1, -1, 4)
-            for block in self.blocks:
-                x = block(x)[0]
-            return x
-
-    return TorchEncoder("recurrent", "series", Recurrent(), stack_taps("blocks", 2, 4, Grid((6,), ("t",))), "blocks.1",
-                        example=np.ones(6, np.float32))  # fmt: skip
 
 
 def test_the_command(own: Path) -> None:

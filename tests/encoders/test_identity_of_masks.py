@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_taps_layouts import masked_encoder, ragged_dataset
 from torch import Tensor
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError
 
+from masked import masked_encoder, ragged_dataset
 from tiny import tiny_dataset, tiny_image_encoder
 
 

@@ -16,6 +16,7 @@ from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.activations.plan import row_order
 from diagnostics.encoders.hooks import pool
 
+from masked import masked_encoder, ragged_dataset
 from tiny import tiny_dataset
 
 ONES = Grid((3,), ("t",))
@@ -178,48 +179,6 @@ def test_all_valid_is_no_mask_and_none_valid_is_nan() -> None:
     every[1] = False
     found = pool(tap, x, ("mean", "last"), every)
     assert found[1].isnan().all() and found[[0, 2]].isfinite().all()
-
-
-def masked_encoder(length: int) -> TorchEncoder:
-    """Tokens are steps; a step that is missing is 1000 in the input, and its token stands for no data."""
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Linear(1, 4), nn.Linear(4, 4)
-
-        def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-            return self.second(torch.relu(self.first(values[..., None])))
-
-    torch.manual_seed(0)
-    grid = Grid((length,), ("t",))
-    taps = [
-        Tap("first", 0.0, "embedding", 4, grid, Site("first")),
-        Tap("second", 1.0, "trunk", 4, grid, Site("second")),
-    ]
-
-    def preprocess(sample: np.ndarray) -> dict[str, Tensor]:
-        values = torch.as_tensor(np.asarray(sample, dtype=np.float32))
-        return {"values": values.nan_to_num(1000.0), "mask": values.isfinite()}
-
-    return TorchEncoder(
-        "masked",
-        "series",
-        Model(),
-        taps,
-        "second",
-        preprocess,
-        np.linspace(0, 1, length),
-        forward=lambda model, batch: model(batch["values"], batch["mask"]),
-        valid=lambda batch, tap: batch["mask"],
-    )
-
-
-def ragged_dataset(n: int = 40) -> tuple[dx.Dataset, list[np.ndarray]]:
-    whole = tiny_dataset(n)
-    rng = np.random.default_rng(0)
-    cut = [np.asarray(s)[-int(rng.integers(20, 33)) :] for s in whole.samples]
-    return dx.Dataset("cut", "series", dx.padded(cut), whole.ids, list(whole.split), whole.targets, ragged=True), cut
 
 
 def test_padded_ends_all_at_the_last_step() -> None:

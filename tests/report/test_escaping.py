@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import diagnose
 
 import diagnostics as dx
 from diagnostics import Dataset, Progress, printable
@@ -21,6 +20,8 @@ from diagnostics.cli import commands as cli
 from diagnostics.cli.tables import print_run
 from diagnostics.progress import Cost
 from diagnostics.report import progress_bars as watching
+
+from commands import diagnose
 
 # A title is set, text turns red, its direction is turned, a line is begun, the screen is cleared (C1), the cursor goes home.
 HOSTILE = "evil\x1b]0;owned\x07\x1b[31m\u202e\u2066\nnew\r\x9b2J\x7f\u200b\u2028end"
@@ -221,7 +222,9 @@ def test_files_left_out_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_names_in_results_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """What a run holds may have been written by anyone: taps, targets, measures, reasons."""
-    from test_layout import Interval, profile
+    from diagnostics.measures.statistics import Interval
+
+    from profiles import profile
 
     one = profile(
         "linear_probe", [HOSTILE, "norm"], Interval(0.5, 0.4, 0.6), {"raw_input": 0.1}, probe=True, target=HOSTILE

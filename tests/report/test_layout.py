@@ -12,13 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from test_cli import diagnose
 
 from diagnostics.checks.conformance import CHECKS
 from diagnostics.checks.selftest import Outcome
@@ -27,7 +24,9 @@ from diagnostics.cli import tables as console
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.layout import show, show_table, whole
 from diagnostics.runs.controls.kinds import NAMES
-from diagnostics.runs.profile import Profile
+
+from commands import diagnose
+from profiles import profile
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?(?![\w.]*\w)")
 WIDTHS = st.integers(60, 160)
@@ -135,32 +134,6 @@ def test_a_table_that_fits_has_a_row_a_line_and_a_narrow_one_blocks() -> None:
         "  score             0.907 [0.834, 0.950]",
         "  output            0.611 [0.483, 0.721]",
     ]
-
-
-def profile(
-    name: str, taps: list[str], value: Interval, others: dict[str, float], *, probe: bool, target: str
-) -> Profile:
-    """A profile with these numbers, as a run would hold it."""
-    attrs = {
-        "family": "dynamics", "output_tap": taps[-1], "score_name": "R2", "higher_is_better": "yes", "measure": name,
-        "units_val": 80,
-    }  # fmt: skip
-    if probe:
-        for key in ("best_score", "hidden_gap"):
-            attrs |= {key: value.value, f"{key}_low": value.low, f"{key}_high": value.high}
-        attrs["best_tap"] = taps[0]
-    each = {
-        key: ("tap", [getattr(value, end)] * len(taps))
-        for key, end in (("score", "value"), ("low", "low"), ("high", "high"))
-    }
-    losses = (("tap", "unit"), np.ones((len(taps), 80)))
-    loss = {"loss": losses, "reference_loss": losses} if probe else {"line_noise": ("tap", [0.25] * len(taps))}
-    data = xr.Dataset({**each, **loss, "depth": ("tap", np.linspace(0, 1, len(taps)))}, {"tap": taps}, attrs)
-    known = {
-        control: data.assign(score=("tap", [other] * len(taps))).assign_attrs({"best_score": other} if probe else {})
-        for control, other in others.items()
-    }
-    return Profile(name, target or None, data, known)
 
 
 INTERVALS = st.builds(

@@ -9,8 +9,9 @@ import pytest
 import xarray as xr
 from jinja2 import DictLoader, Environment
 
-from diagnostics.report import captions, write_page
+from diagnostics.report.html import write_page
 from diagnostics.report.plots import html, outside, profile_figure, similarity_figure
+from diagnostics.runs import captions
 from diagnostics.runs.details import details
 from diagnostics.runs.profile import Profile
 
@@ -141,7 +142,7 @@ def test_an_interrupt_leaves_the_page_of_before_and_nothing_beside_it(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "replace", interrupted)
-    monkeypatch.setattr("diagnostics.report.templates", lambda: Environment(loader=DictLoader({"one": "after"})))
+    monkeypatch.setattr("diagnostics.report.html.templates", lambda: Environment(loader=DictLoader({"one": "after"})))
     with pytest.raises(KeyboardInterrupt):
         write_page("one", page)
     assert page.read_text() == "before" and list(tmp_path.iterdir()) == [page]

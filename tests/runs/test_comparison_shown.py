@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
-from test_cli import diagnose, refused
 
 import diagnostics as dx
 
+from commands import diagnose, refused
 from graded import graded_data, graded_encoder
 
 

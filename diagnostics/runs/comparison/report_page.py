@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from diagnostics.report import templates, write_page
+from diagnostics.report.html import templates, write_page
 from diagnostics.runs.comparison import Comparison
 from diagnostics.runs.comparison.differences import QUANTITIES
 from diagnostics.runs.comparison.sides import lineage_of

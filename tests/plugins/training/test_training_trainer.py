@@ -28,9 +28,10 @@ from diagnostics_training.trainer.distributed import World, world
 from diagnostics_training.trainer.logs import lines
 from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.trainer import Settings, adamw, fit, number
-from test_training_objectives import feed, objective
 
 from diagnostics import DiagnosticsError, Progress
+
+from objectives import feed, objective
 
 
 def job(out: Path, name: str, steps: int, sleep: float = 0.0, where: World | None = None) -> Tensor:

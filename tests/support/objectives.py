@@ -1,0 +1,42 @@
+"""Training objectives on small samples."""
+
+from __future__ import annotations
+
+import numpy as np
+from diagnostics_training.models.architecture import Architecture
+from diagnostics_training.models.inputs import Views
+from diagnostics_training.objectives import objective_of
+from diagnostics_training.objectives.contrastive import TemporalContrastive
+from diagnostics_training.trainer.data import Feed
+from diagnostics_training.trainer.objective import Objective
+
+SIZES = {"series": (64,), "image": (16, 16), "video": (4, 16, 16)}
+
+
+def architecture(objective: str, modality: str = "series", **changed: object) -> Architecture:
+    channels = 1 if modality == "series" else 3
+    sizes = {"width": 16, "depth": 2, "heads": 2, "patch": 8 if modality == "series" else 4} | changed
+    return Architecture(objective, modality, SIZES[modality], channels, **sizes)  # type: ignore[arg-type]
+
+
+def objective(name: str, modality: str = "series", regulariser: str = "none", **changed: object) -> Objective:
+    made = architecture(name, modality, **changed)
+    built = objective_of(made, made.initial(0), regulariser, (3,) if name == "supervised" else ())
+    assert built is not None
+    return built
+
+
+def samples(modality: str = "series", count: int = 8) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    if modality == "series":
+        phase, rate = rng.uniform(0, 6, (count, 1)), rng.uniform(0.1, 0.4, (count, 1))
+        return np.sin(rate * np.arange(96) + phase).astype(np.float32)
+    return rng.integers(0, 256, (count, *SIZES[modality], 3)).astype(np.uint8)
+
+
+def feed(made: Objective, name: str, modality: str = "series", batch: int = 8) -> Feed:
+    views = Views(modality, SIZES[modality], moves=name != "supervised", noise=name != "forecast")
+    beside = {"labels": np.arange(8)[:, None] % 3, "numbers": np.ones((8, 1), np.float32)}
+    known = beside if name == "supervised" else {}
+    temporal = isinstance(made, TemporalContrastive)
+    return Feed(samples(modality), views, made, batch, 0, pairs=name == "contrastive" and not temporal, beside=known)

@@ -1,0 +1,35 @@
+"""Profiles with given numbers, as a run would hold them."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from diagnostics.measures.statistics import Interval
+from diagnostics.runs.profile import Profile
+
+
+def profile(
+    name: str, taps: list[str], value: Interval, others: dict[str, float], *, probe: bool, target: str
+) -> Profile:
+    """A profile with these numbers, as a run would hold it."""
+    attrs = {
+        "family": "dynamics", "output_tap": taps[-1], "score_name": "R2", "higher_is_better": "yes", "measure": name,
+        "units_val": 80,
+    }  # fmt: skip
+    if probe:
+        for key in ("best_score", "hidden_gap"):
+            attrs |= {key: value.value, f"{key}_low": value.low, f"{key}_high": value.high}
+        attrs["best_tap"] = taps[0]
+    each = {
+        key: ("tap", [getattr(value, end)] * len(taps))
+        for key, end in (("score", "value"), ("low", "low"), ("high", "high"))
+    }
+    losses = (("tap", "unit"), np.ones((len(taps), 80)))
+    loss = {"loss": losses, "reference_loss": losses} if probe else {"line_noise": ("tap", [0.25] * len(taps))}
+    data = xr.Dataset({**each, **loss, "depth": ("tap", np.linspace(0, 1, len(taps)))}, {"tap": taps}, attrs)
+    known = {
+        control: data.assign(score=("tap", [other] * len(taps))).assign_attrs({"best_score": other} if probe else {})
+        for control, other in others.items()
+    }
+    return Profile(name, target or None, data, known)
