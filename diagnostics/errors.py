@@ -17,7 +17,7 @@ class StorageError(DiagnosticsError):
     """The same for the disk and what lies on it, not for the model or the data: no room, damage, another run's folder."""
 
 
-def said(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """What an error of others says, in one line."""
     text = " ".join(str(error).split()).rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -20,7 +20,7 @@ import pluggy
 
 from diagnostics import hookspecs
 from diagnostics.encoders.trust import building, check_code
-from diagnostics.errors import DiagnosticsError, said, unknown
+from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.stopping import Stopped, apart_from_ctrl_c
 
 GROUP = "diagnostics"
@@ -216,7 +216,7 @@ def _from_file(path: Path, function: str) -> Callable[..., Any]:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise DiagnosticsError(f"{path} could not be run: {said(error)}") from error
+        raise DiagnosticsError(f"{path} could not be run: {describe(error)}") from error
     make = getattr(module, function, None)
     if not callable(make):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
@@ -244,7 +244,7 @@ def call(make: Callable[..., Any], args: tuple[str, ...], options: Mapping[str, 
     except DiagnosticsError:
         raise
     except (Exception, SystemExit) as error:
-        raise DiagnosticsError(f"{owner} failed to make the {what}: {said(error)}") from error
+        raise DiagnosticsError(f"{owner} failed to make the {what}: {describe(error)}") from error
 
 
 def _annotation(make: Callable[..., Any], key: str) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from diagnostics.checks.conformance import check_encoder
-from diagnostics.errors import said
+from diagnostics.errors import describe
 
 ZOOS = ("timm", "transformers")
 PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
@@ -49,11 +49,11 @@ def examined(zoo: Any, kind: str) -> Row:
         encoder = zoo.encoder(kind)
     except Exception as error:
         outside = getattr(zoo, "outside", lambda _: "")(error)
-        return row("", "outside" if outside else "fails", outside or said(error))
+        return row("", "outside" if outside else "fails", outside or describe(error))
     try:
         outcomes = check_encoder(encoder).outcomes
     except Exception as error:
-        return row(encoder.name, "fails", said(error), len(encoder.taps))
+        return row(encoder.name, "fails", describe(error), len(encoder.taps))
     failed = [f"{outcome.check}: {outcome.said}" for outcome in outcomes if outcome.verdict == "failed"]
     return row(encoder.name, "fails" if failed else "passes", "; ".join(failed), len(encoder.taps))
 

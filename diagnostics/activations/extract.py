@@ -27,7 +27,7 @@ from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.grid_targets import classes_on_grid, covered_part, events_on_grid, on_grid
 from diagnostics.encoders.hooks import pool
 from diagnostics.encoders.taps import Encoder, Tap
-from diagnostics.errors import DiagnosticsError, StorageError, said
+from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.progress import Progress, Watch, silent
 
 # Large batches only thrash the caches of a CPU; a GPU wants more.
@@ -134,7 +134,7 @@ def _witness(encoder: Encoder, plan: Plan) -> dict[str, tuple[float, float]]:
     except DiagnosticsError:
         raise
     except Exception as error:
-        raise DiagnosticsError(f"{encoder.name} fails on its own example: {said(error)}") from error
+        raise DiagnosticsError(f"{encoder.name} fails on its own example: {describe(error)}") from error
 
 
 def _masks(encoder: Encoder, dataset: Dataset, plan: Plan) -> str:
@@ -218,7 +218,9 @@ def _capture(
     except DiagnosticsError:
         raise
     except Exception as error:
-        raise DiagnosticsError(f"{encoder.name} fails on the batch from sample {ids[0]} on: {said(error)}") from error
+        raise DiagnosticsError(
+            f"{encoder.name} fails on the batch from sample {ids[0]} on: {describe(error)}"
+        ) from error
     for name, finite in found.items():
         if not finite.all():
             raise _SampleError(
@@ -259,7 +261,7 @@ class _Batches(TorchDataset[Any]):
             except (Exception, SystemExit) as error:
                 failure = DiagnosticsError(
                     f"Sample {self.dataset.ids[i]} of {self.dataset.name} cannot be prepared for {self.encoder.name}: "
-                    f"{said(error)}"
+                    f"{describe(error)}"
                 )
                 # A chained error would stay behind in the worker's process.
                 failure.add_note(traceback.format_exc())
@@ -316,7 +318,7 @@ def _alive(dataset: Dataset) -> Generator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise DiagnosticsError(
-            f"A process that prepares samples of {dataset.name} was ended ({said(error)}), perhaps for want of memory: give "
+            f"A process that prepares samples of {dataset.name} was ended ({describe(error)}), perhaps for want of memory: give "
             "fewer --workers."
         ) from error
 

@@ -14,7 +14,7 @@ from diagnostics.activations.extract import BATCH, prepared
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.taps import SAFE_NAME, Encoder, Seen
-from diagnostics.errors import DiagnosticsError, said
+from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.measures.base import Measure, Observation
 from diagnostics.progress import Progress, Watch, silent
 
@@ -63,7 +63,7 @@ def observe(
                 reason = str(error)
                 break
             except Exception as error:  # out of memory, say: nothing to keep
-                store.unobserved[observation.name] = f"{encoder.name} fails on {observation.name}: {said(error)}."
+                store.unobserved[observation.name] = f"{encoder.name} fails on {observation.name}: {describe(error)}."
                 break
             watch(Progress(step, int(positions[-1]) + 1, rows))
         if observation.name in store.unobserved:

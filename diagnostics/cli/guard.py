@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from diagnostics import stopping
-from diagnostics.errors import DiagnosticsError, said
+from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.report.escaping import printable
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., Non
                 raise _exit_after(str(error), error) from None
             if not plugin:
                 raise
-            raise _exit_after(f"A command of plugin {plugin} failed: {said(error)}", error) from None
+            raise _exit_after(f"A command of plugin {plugin} failed: {describe(error)}", error) from None
 
     return guard
 
@@ -99,7 +99,7 @@ def _quotes(sentence: str, error: BaseException | None) -> bool:
     while error is not None:
         # What a worker process raised comes as a note, since its traceback cannot be passed on.
         foreign = not isinstance(error, DiagnosticsError)
-        if hasattr(error, "__notes__") or (foreign and said(error) in sentence):
+        if hasattr(error, "__notes__") or (foreign and describe(error) in sentence):
             return True
         error = error.__cause__
     return False

@@ -6,7 +6,7 @@ import inspect
 import time
 from typing import TYPE_CHECKING, Any
 
-from diagnostics.errors import DiagnosticsError, said
+from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.registry import build, offered, plugins
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def inspect_encoder(
     except DiagnosticsError:
         raise
     except Exception as error:
-        raise DiagnosticsError(f"{encoder.name} fails on one sample: {said(error)}") from error
+        raise DiagnosticsError(f"{encoder.name} fails on one sample: {describe(error)}") from error
     module: Any = getattr(encoder, "module", None)
     return {
         **({"placement": _placement(encoder, sample)} if verify else {}),

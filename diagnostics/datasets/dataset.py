@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from diagnostics.encoders.taps import SAFE_NAME, Modality
-from diagnostics.errors import DiagnosticsError, said
+from diagnostics.errors import DiagnosticsError, describe
 
 Kind = Literal["label", "value", "token_label", "token_value", "event", "masks", "caption", "future", "state"]
 Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "similarity"]
@@ -181,7 +181,7 @@ class Dataset:
             raise
         except (Exception, SystemExit) as error:
             raise DiagnosticsError(
-                f"Sample {self.ids[index]} of {self.name} cannot be read ({said(error)}): mend it, or leave it out."
+                f"Sample {self.ids[index]} of {self.name} cannot be read ({describe(error)}): mend it, or leave it out."
             ) from error
 
     @property

@@ -21,7 +21,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.encoders.taps import Encoder, Site, Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, said
+from diagnostics.errors import DiagnosticsError, describe
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -51,7 +51,7 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
             whole, part = encoder.capture(batch, names), cut.capture(batch)
         except Exception as error:
             # Code that reads a setting of a module that it does not run; with all modules in place it is content.
-            reason = f"a pass that ends there fails: {said(error)}"
+            reason = f"a pass that ends there fails: {describe(error)}"
             continue
         differing = [name for name in names if not _same(whole[name], part[name])]
         if not differing:
@@ -163,7 +163,7 @@ def _sharing_tensors(module: nn.Module, name: str) -> nn.Module:
         return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
     except Exception as error:
         raise DiagnosticsError(
-            f"{name} cannot be cut, since its module cannot be copied ({said(error)}): use it whole."
+            f"{name} cannot be cut, since its module cannot be copied ({describe(error)}): use it whole."
         ) from error
 
 

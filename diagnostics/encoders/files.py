@@ -27,7 +27,7 @@ from diagnostics.encoders.rebuild import FILES, MOST_TEXT, bounded, skeleton_of,
 from diagnostics.encoders.taps import Encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder, digest_of
 from diagnostics.encoders.trust import UntrustedCodeError, trusting
-from diagnostics.errors import DiagnosticsError, StorageError, said
+from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.registry import SAVED, build
 
 KEY = "diagnostics"
@@ -116,7 +116,7 @@ def save_encoder(
         raise unwritable(file, error) from error
     except SafetensorError as error:
         raise StorageError(
-            f"{file} cannot be written ({said(error)}): is there room, and may you write there?"
+            f"{file} cannot be written ({describe(error)}): is there room, and may you write there?"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -323,7 +323,7 @@ def _read_about(file: Path) -> _About:
         return _checked(_About(**found))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DiagnosticsError(
-            f"The description in {file} is damaged ({said(error)}): copy or save it again."
+            f"The description in {file} is damaged ({describe(error)}): copy or save it again."
         ) from error
 
 
@@ -367,5 +367,5 @@ _TYPES = {
 
 def _unreadable(file: Path, error: Exception) -> DiagnosticsError:
     return DiagnosticsError(
-        f"{file} cannot be read as safetensors ({said(error)}): it is cut short, damaged, or something else under that name; copy or save it again."
+        f"{file} cannot be read as safetensors ({describe(error)}): it is cut short, damaged, or something else under that name; copy or save it again."
     )

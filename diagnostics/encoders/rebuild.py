@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, said
+from diagnostics.errors import DiagnosticsError, describe
 
 FILES = "{files}"
 """Stands in a saved skeleton for the folder in which its files are put when it is loaded."""
@@ -126,7 +126,7 @@ def _content(name: str, content: Any, file: str) -> bytes:
     try:
         return content.encode() if isinstance(content, str) else base64.b64decode(content["base64"], validate=True)
     except (ValueError, TypeError, KeyError) as error:
-        raise DiagnosticsError(f"{name} in {file} is damaged ({said(error)}): copy or save it again.") from error
+        raise DiagnosticsError(f"{name} in {file} is damaged ({describe(error)}): copy or save it again.") from error
 
 
 @contextlib.contextmanager

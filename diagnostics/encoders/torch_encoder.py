@@ -21,7 +21,7 @@ from diagnostics.encoders.gradients import read_gradients
 from diagnostics.encoders.hooks import Hooks
 from diagnostics.encoders.redraw import Redrawn, copied, note_of, permute, redraw
 from diagnostics.encoders.taps import Encoder, Modality, Reduce, Seen, Tap, keep
-from diagnostics.errors import DiagnosticsError, said, unknown
+from diagnostics.errors import DiagnosticsError, describe, unknown
 
 
 class TorchEncoder(Encoder):
@@ -138,7 +138,7 @@ class TorchEncoder(Encoder):
         except DiagnosticsError:
             raise
         except Exception as error:
-            raise DiagnosticsError(f"{self.name} cannot prepare its own example: {said(error)}") from error
+            raise DiagnosticsError(f"{self.name} cannot prepare its own example: {describe(error)}") from error
         items = made.items() if isinstance(made, Mapping) else [("", made)]
         return {str(key): torch.as_tensor(value) for key, value in items}
 

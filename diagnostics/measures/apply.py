@@ -13,7 +13,7 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.results import CONTROLS
 from diagnostics.datasets.dataset import DENSE, Family
 from diagnostics.encoders.taps import SAFE_NAME
-from diagnostics.errors import DiagnosticsError, StorageError, said, unknown
+from diagnostics.errors import DiagnosticsError, StorageError, describe, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.measures.statistics import SHARES, paired_difference, profile_intervals, select
 from diagnostics.measures.validation import bare, misfit, plain
@@ -70,7 +70,7 @@ def _made(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
     except DiagnosticsError:
         raise
     except (Exception, SystemExit) as error:
-        raise DiagnosticsError(f"Plugin {plugin} failed to make the measure {name}: {said(error)}") from error
+        raise DiagnosticsError(f"Plugin {plugin} failed to make the measure {name}: {describe(error)}") from error
     if not isinstance(measure, Measure):
         raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.")
     if measure.name != name or not SAFE_NAME.fullmatch(name) or name == CONTROLS:
@@ -105,7 +105,7 @@ def measure_all(
         try:
             read = [t for t in targets.values() if measure.reads(t)]
         except (Exception, SystemExit) as error:
-            measured.skipped[measure.name] = f"Measure {measure.name} failed to say what it reads: {said(error)}."
+            measured.skipped[measure.name] = f"Measure {measure.name} failed to say what it reads: {describe(error)}."
             measured.failed.add(measure.name)
             continue
         jobs.extend((f"{measure.name}/{t.name}", measure, t) for t in read)
@@ -132,7 +132,7 @@ def measure_all(
         except DiagnosticsError as error:
             measured.skipped[key] = str(error)
         except (Exception, SystemExit) as error:
-            measured.skipped[key] = f"Measure {key} failed on {what}: {said(error)}."
+            measured.skipped[key] = f"Measure {key} failed on {what}: {describe(error)}."
             measured.failed.add(key)
     if jobs:
         watch(Progress(f"measuring {what}".strip(), len(jobs), len(jobs)))

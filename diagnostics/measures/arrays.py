@@ -15,7 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations
-from diagnostics.errors import DiagnosticsError, said
+from diagnostics.errors import DiagnosticsError, describe
 
 # Arrays of up to this many values are shown whole.
 _SHOWN = 8
@@ -80,7 +80,7 @@ def as_tensor(x: Any) -> Tensor:
             array = np.asarray(x, dtype=np.float64)
     except (ValueError, TypeError, Warning) as error:
         raise DiagnosticsError(
-            f"{type(x).__name__} given where real numbers are wanted ({said(error)}): give a numpy array or a torch tensor."
+            f"{type(x).__name__} given where real numbers are wanted ({describe(error)}): give a numpy array or a torch tensor."
         ) from error
     # torch warns of memory that it must not write to.
     return torch.from_numpy(array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy())
@@ -149,7 +149,7 @@ def class_labels(labels: Any, rows: int, name: str = "labels") -> np.ndarray:
     try:
         array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
     except ValueError as error:
-        raise DiagnosticsError(f"{name} are no array ({said(error)}): give one integer class a row.") from error
+        raise DiagnosticsError(f"{name} are no array ({describe(error)}): give one integer class a row.") from error
     if array.dtype.kind not in "iub":
         raise DiagnosticsError(f"{name} are {_kind(array)}: give integer classes.")
     if array.shape != (rows,):

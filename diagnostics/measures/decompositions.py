@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.errors import DiagnosticsError, said
+from diagnostics.errors import DiagnosticsError, describe
 
 
 def eigh(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ def _by(
         flat = [slow(one) for one in matrix.detach().cpu().reshape(-1, *matrix.shape[-2:]).numpy()]
     except np.linalg.LinAlgError as error:
         raise DiagnosticsError(
-            f"No algorithm finds the {what} of a matrix of shape {tuple(x.shape)} ({said(error)}): leave out features that "
+            f"No algorithm finds the {what} of a matrix of shape {tuple(x.shape)} ({describe(error)}): leave out features that "
             "are combinations of others, or the tap."
         ) from error
     parts = (torch.from_numpy(np.stack(part)) for part in zip(*flat, strict=True))

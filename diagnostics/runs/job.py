@@ -22,7 +22,7 @@ from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.probeable import unprobeable_targets
 from diagnostics.encoders.evaluating import random_kept
 from diagnostics.encoders.taps import Encoder, Tap
-from diagnostics.errors import DiagnosticsError, StorageError, said
+from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.measures.apply import SUITES, Measured, against_control, chosen_measures, measure_all
 from diagnostics.measures.base import Measure
 from diagnostics.progress import Cost, Watch, silent
@@ -112,7 +112,9 @@ def run(
         except DiagnosticsError as error:
             raise DiagnosticsError(f"Samples of {data.name} do not fit {model.name}: {error}") from error
         except Exception as error:
-            raise DiagnosticsError(f"Samples of {data.name} cannot be read for {model.name}: {said(error)}") from error
+            raise DiagnosticsError(
+                f"Samples of {data.name} cannot be read for {model.name}: {describe(error)}"
+            ) from error
         # Tokens at one place of samples of unequal length have nothing in common.
         budget = 0 if data.ragged else budget
         job = _Job(path.resolve(), path, data, _chosen_taps(model, taps), budget, precision, where)
@@ -207,7 +209,7 @@ class _Job:
                 omissions.append(Omission(str(error), control=name))
                 continue
             except Exception as error:  # whatever a strange module does when it is copied or drawn afresh
-                reason = f"it cannot be made from {model.name}: {said(error)}."
+                reason = f"it cannot be made from {model.name}: {describe(error)}."
                 omissions.append(Omission(reason, control=name))
                 continue
             if has_weights:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diagnostics.encoders.taps import Encoder
-from diagnostics.errors import DiagnosticsError, said, unknown
+from diagnostics.errors import DiagnosticsError, describe, unknown
 
 
 def check_out(path: Path) -> None:
@@ -14,7 +14,9 @@ def check_out(path: Path) -> None:
     try:
         whole = path.resolve()
     except (OSError, RuntimeError) as error:
-        raise DiagnosticsError(f"--out {str(path)!r} cannot be a folder ({said(error)}): choose another.") from error
+        raise DiagnosticsError(
+            f"--out {str(path)!r} cannot be a folder ({describe(error)}): choose another."
+        ) from error
     if whole == Path.cwd() or whole in Path.cwd().parents:
         raise DiagnosticsError(
             f"--out {str(path)!r} is the folder that you are in, or one around it: name a folder of its own, like --out runs/mine."

@@ -17,7 +17,7 @@ from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap
 from diagnostics.encoders.discovery import Places, corner_changed, features_first, noisy, special_tokens
 from diagnostics.encoders.hooks import as_tokens
 from diagnostics.encoders.taps import Modality, Reduce, keep
-from diagnostics.errors import said, unknown
+from diagnostics.errors import describe, unknown
 from diagnostics_onnx.graph import block_outputs
 
 Preprocess = Callable[[np.ndarray], Tensor]
@@ -118,7 +118,7 @@ def build(path: str, modality: str | None, taps: str | None, mean: str, std: str
         try:
             values = run(session, list(tensors.values()), batch, fixed)
         except Exception as error:
-            raise DiagnosticsError(f"{name} does not run on an example: {said(error)}.") from error
+            raise DiagnosticsError(f"{name} does not run on an example: {describe(error)}.") from error
     places = _places(name, session, next(iter(tensors.values())), batch, values[0], extents, fixed)
     made: list[Tap] = []
     for i, ((tap, tensor), value) in enumerate(zip(tensors.items(), values, strict=True)):
@@ -170,7 +170,7 @@ def session_of(model: Any, tensors: Sequence[str], encoder: str) -> Any:
     try:
         return onnxruntime.InferenceSession(widened.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise DiagnosticsError(f"{encoder} cannot be run: {said(error)}.") from error
+        raise DiagnosticsError(f"{encoder} cannot be run: {describe(error)}.") from error
 
 
 def run(session: Any, names: list[str], given: np.ndarray, fixed: int) -> list[Tensor]:
@@ -198,7 +198,7 @@ def _read(path: str) -> Any:
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except Exception as error:
-        raise DiagnosticsError(f"{path} is no whole ONNX file: {said(error)}.") from error
+        raise DiagnosticsError(f"{path} is no whole ONNX file: {describe(error)}.") from error
     return model
 
 

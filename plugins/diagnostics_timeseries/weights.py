@@ -44,7 +44,7 @@ def folder_of(scheme: str, spec: str, files: Sequence[str], small: str) -> Path:
         return Path(snapshot_download(spec, allow_patterns=list(files), etag_timeout=_PATIENCE))
     except Exception as error:
         offline = isinstance(error, LocalEntryNotFoundError)
-        why = "the hub does not answer, and its cache here has nothing of that name" if offline else said(error)
+        why = "the hub does not answer, and its cache here has nothing of that name" if offline else describe(error)
         raise DiagnosticsError(
             f"{scheme}{spec} is no folder here and cannot be fetched ({why}): give the folder of a checkpoint, or for untrained "
             f"weights {scheme}{small}?pretrained=false."
@@ -76,7 +76,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DiagnosticsError(f"{folder} holds no config.json: give the folder of a checkpoint.") from None
     except (OSError, ValueError) as error:
-        raise DiagnosticsError(f"{path} cannot be read ({said(error)}): copy the checkpoint again.") from error
+        raise DiagnosticsError(f"{path} cannot be read ({describe(error)}): copy the checkpoint again.") from error
     if not isinstance(found, dict):
         raise DiagnosticsError(f"{path} is no mapping: copy the checkpoint again.")
     return found
@@ -103,7 +103,7 @@ def loading(library: str, folder: Path | str) -> Generator[None]:
         ) from error
     except Exception as error:
         raise DiagnosticsError(
-            f"{library} cannot load {folder} ({said(error)}): it is damaged, or saved from another model or version."
+            f"{library} cannot load {folder} ({describe(error)}): it is damaged, or saved from another model or version."
         ) from error
 
 
@@ -186,7 +186,7 @@ def tensors_of(library: str, folder: Path) -> dict[str, Tensor]:
         return load_file(path)
 
 
-def said(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """What an error of others says, in one short line."""
     text = " ".join(str(error).split()).rstrip(".")
     return f"{type(error).__name__}: {text[:160]}".rstrip(": ")

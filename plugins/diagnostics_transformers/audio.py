@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Tap
 from diagnostics_transformers.inputs import Prepared, from_directory, setting
-from diagnostics_transformers.load import said
 from diagnostics_transformers.spans import Convolution, convolutions, span
 from diagnostics_transformers.towers import arguments
 
@@ -136,7 +135,7 @@ class Sounds:
             longer = extract(rng.standard_normal(2 * length).astype(np.float32))
         except Exception as error:
             raise DiagnosticsError(
-                f"The features of {encoder} cannot be made from {length} samples ({said(error)}): try another ?length=."
+                f"The features of {encoder} cannot be made from {length} samples ({describe(error)}): try another ?length=."
             ) from error
         changing = [i for i, (a, b) in enumerate(zip(whole.shape, longer.shape, strict=True)) if a != b]
         if changing:

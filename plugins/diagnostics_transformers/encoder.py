@@ -17,7 +17,7 @@ from diagnostics import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, disc
 from diagnostics_transformers.checks import check_places, entering
 from diagnostics_transformers.detectors import over_levels, trunk_of_detector, with_levels
 from diagnostics_transformers.inputs import Arguments, Prepared, Wanted, prepare, setting
-from diagnostics_transformers.load import Loaded, lacking, refuse_missing, said
+from diagnostics_transformers.load import Loaded, lacking, refuse_missing
 from diagnostics_transformers.orders import TRAILING, lying
 from diagnostics_transformers.packed import packed_taps
 from diagnostics_transformers.patches import tokens_of_cells
@@ -141,7 +141,7 @@ class _Found:
                 first = first or error
         assert first is not None
         raise DiagnosticsError(
-            f"{self.name} ({type(self.module.tower).__name__}) does not run on {self.prepared.modality} alone ({said(first)}): "
+            f"{self.name} ({type(self.module.tower).__name__}) does not run on {self.prepared.modality} alone ({describe(first)}): "
             "it is not supported yet."
         ) from first
 
@@ -166,7 +166,7 @@ class _Found:
             except Exception as error:
                 # Layers that hand on something of their own shape fail wherever it is read.
                 first = first or DiagnosticsError(
-                    f"{self.name} cannot be tapped ({said(error)}): it is not supported yet."
+                    f"{self.name} cannot be tapped ({describe(error)}): it is not supported yet."
                 )
         assert first is not None
         raise first

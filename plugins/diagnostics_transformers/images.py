@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
 from diagnostics_transformers.inputs import Prepared, from_directory, setting
-from diagnostics_transformers.load import said
 from diagnostics_transformers.towers import arguments
 
 SIZE = 224
@@ -157,12 +156,12 @@ class Processed:
         except Exception as error:
             raise DiagnosticsError(
                 f"The image processor of {self.encoder} fails on an image of {image.height} x {image.width} pixels "
-                f"({said(error)}): choose another size with ?size=."
+                f"({describe(error)}): choose another size with ?size=."
             ) from error
         return {"pixel_values": made[0].float()}
 
     @property
-    def said(self) -> str:
+    def describe(self) -> str:
         return type(self.processor).__name__
 
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
@@ -243,7 +242,7 @@ class Squashed:
         return {"pixel_values": normal.permute(2, 0, 1).contiguous()}
 
     @property
-    def said(self) -> str:
+    def describe(self) -> str:
         return f"squashed, mean and spread {f'of {self.owner}' if self.owner else '0.5'}"
 
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:

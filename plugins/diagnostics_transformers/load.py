@@ -73,7 +73,9 @@ def initial(config: Any, name: str, whole: bool = False) -> nn.Module:
     except DiagnosticsError:
         raise
     except Exception as error:
-        raise DiagnosticsError(f"transformers cannot build {name} ({said(error)}): check its config.json.") from error
+        raise DiagnosticsError(
+            f"transformers cannot build {name} ({describe(error)}): check its config.json."
+        ) from error
 
 
 def _class(config: Any, name: str, whole: bool) -> Any:
@@ -139,7 +141,7 @@ def _config(source: str, name: str) -> Any:
         elif "model type" in text or "model_type" in text:
             why = f"transformers {transformers.__version__} does not know its model type"
         else:
-            why = _unreached(error, source) or said(error)
+            why = _unreached(error, source) or describe(error)
         raise DiagnosticsError(f"{name} cannot be loaded ({why}): {_instead(source)}") from error
     _refuse_kernels(config, name)
     return config
@@ -169,7 +171,7 @@ def _with_weights(source: str, config: Any, name: str, whole: bool) -> tuple[nn.
             output_loading_info=True,
         )
     except Exception as error:
-        why = _unreached(error, source) or _refused(error) or said(error)
+        why = _unreached(error, source) or _refused(error) or describe(error)
         raise DiagnosticsError(f"Weights of {name} cannot be loaded ({why}): {_instead(source)}") from error
     mismatched = [key[0] if isinstance(key, tuple) else str(key) for key in info["mismatched_keys"]]
     if mismatched:
@@ -228,7 +230,7 @@ def _few(keys: list[str]) -> str:
     return ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
 
 
-def said(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """What an error of others says, in one line of moderate length."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}".rstrip(": .")

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from diagnostics import DiagnosticsError
 from diagnostics_transformers.images import Squashed, as_image, example, side_of
 from diagnostics_transformers.inputs import Prepared, from_directory, setting
-from diagnostics_transformers.load import said
 from diagnostics_transformers.towers import arguments
 
 # How many patches an image has along y and x, under the name that a model has for it.
@@ -148,7 +147,7 @@ class Patches:
         return made if fits else cls(name, squash, size, patch, merge, frames)
 
     @property
-    def said(self) -> str:
+    def describe(self) -> str:
         return type(self.processor).__name__ if self.processor is not None else self.squash.said
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
@@ -158,7 +157,7 @@ class Patches:
         try:
             made = self.processor(images=image, return_tensors="pt")["pixel_values"].float()
         except Exception as error:
-            raise DiagnosticsError(f"The image processor of {self.encoder} fails ({said(error)}).") from error
+            raise DiagnosticsError(f"The image processor of {self.encoder} fails ({describe(error)}).") from error
         # A row of patches for each image, or those of this one image alone.
         return {"patches": made[0] if made.ndim == 3 and len(made) == 1 else made}
 

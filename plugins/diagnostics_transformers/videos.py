@@ -122,7 +122,7 @@ class Clips:
         return next(made[key] for key in ("pixel_values_videos", "pixel_values") if key in made)[0].float()
 
     @property
-    def said(self) -> str:
+    def describe(self) -> str:
         return type(self.processor).__name__ if self.processor is not None else self.squash.said
 
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:

@@ -14,7 +14,7 @@ from diagnostics.checks.conformance import declared, identity, masks, passes, re
 from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable
 from diagnostics.checks.conformance.subject import NoPassError, Subject
 from diagnostics.encoders.taps import Encoder
-from diagnostics.errors import DiagnosticsError, said
+from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.registry import build
 
@@ -86,7 +86,7 @@ def subject_of(encoder: Encoder | str, data: str | None = None, *, trust_code: b
     except DiagnosticsError:
         raise
     except Exception as error:
-        raise DiagnosticsError(f"{built.name} cannot be sized for a sample: {said(error)}") from error
+        raise DiagnosticsError(f"{built.name} cannot be sized for a sample: {describe(error)}") from error
 
 
 def run_check(name: str, subject: Subject) -> Outcome:
@@ -100,7 +100,7 @@ def run_check(name: str, subject: Subject) -> Outcome:
     except DiagnosticsError as error:
         found = failed(str(error))
     except Exception as error:
-        found = failed(f"it ends in {said(error)}")
+        found = failed(f"it ends in {describe(error)}")
     return replace(found, check=name)
 
 

@@ -14,7 +14,7 @@ from diagnostics.checks.conformance.subject import NoPassError, Subject
 from diagnostics.encoders.placement.changes import NotVerifiableError
 from diagnostics.encoders.placement.tap_grids import verify_taps
 from diagnostics.encoders.taps import Modality, Tap
-from diagnostics.errors import DiagnosticsError, said
+from diagnostics.errors import DiagnosticsError, describe
 
 # Enough to tell any order of tokens from another; `inspect --verify-grid` looks at more.
 CELLS = 64
@@ -125,7 +125,9 @@ def sizes(subject: Subject) -> Outcome:
     except DiagnosticsError as error:
         return not_applicable(f"takes no sample of {shape}: {error}")
     except Exception as error:
-        return failed(f"a sample of {shape} ends in {said(error)}: let sized_for or preprocess refuse it in a sentence")
+        return failed(
+            f"a sample of {shape} ends in {describe(error)}: let sized_for or preprocess refuse it in a sentence"
+        )
     wrong: list[str] = []
 
     def look(tap: Tap, tokens: Tensor) -> None:
@@ -136,7 +138,7 @@ def sizes(subject: Subject) -> Outcome:
     try:
         encoder.capture(batch, None, look)
     except Exception as error:
-        return failed(f"sized for a sample of {shape}, a pass ends in {said(error)}")
+        return failed(f"sized for a sample of {shape}, a pass ends in {describe(error)}")
     if wrong:
         return failed(f"sized for a sample of {shape}, {wrong[0]}")
     before, after = subject.encoder.taps[0].grid, encoder.taps[0].grid

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics.encoders.taps import Encoder, Modality, Reduce, Tap, keep
-from diagnostics.errors import said
+from diagnostics.errors import describe
 
 # Activations that should be equal may differ by rounding, which depends on how many samples a kernel is given: this share
 # of the tap's spread at most.
@@ -78,7 +78,7 @@ class Subject:
             self.identity = dict(self.encoder.identity)
             return self.capture(reduce=noting)
         except Exception as error:
-            self._failure = said(error)
+            self._failure = describe(error)
             raise NoPassError(self._failure) from error
 
 

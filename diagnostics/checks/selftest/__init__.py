@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diagnostics.checks.selftest.cases import Case
-from diagnostics.errors import said
+from diagnostics.errors import describe
 from diagnostics.measures.arrays import one_thread
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.runs.profile import number
@@ -49,7 +49,7 @@ def check(family: str, case: Case) -> Outcome:
     try:
         return Outcome(family, case, float(case.found()))
     except Exception as error:  # whatever a broken installation does is a result of the test
-        return Outcome(family, case, float("nan"), said(error))
+        return Outcome(family, case, float("nan"), describe(error))
 
 
 def run_selftest(watch: Watch = silent) -> list[Outcome]:

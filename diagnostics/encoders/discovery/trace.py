@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics.encoders.evaluating import evaluating
 from diagnostics.encoders.hooks import first_tensor, tensors_in
-from diagnostics.errors import DiagnosticsError, said
+from diagnostics.errors import DiagnosticsError, describe
 
 
 @dataclass(eq=False)
@@ -122,7 +122,9 @@ def dry_run(
     except DiagnosticsError:
         raise
     except Exception as error:
-        raise DiagnosticsError(f"{encoder} does not run on an example ({said(error)}): try another size.") from error
+        raise DiagnosticsError(
+            f"{encoder} does not run on an example ({describe(error)}): try another size."
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -20,7 +20,7 @@ from torch.utils.data import default_collate
 from diagnostics.encoders.placement.changes import Changes, NotVerifiableError, changes_of
 from diagnostics.encoders.placement.order import Ordering, all_cells, explained
 from diagnostics.encoders.taps import Encoder, Tap
-from diagnostics.errors import DiagnosticsError, said
+from diagnostics.errors import DiagnosticsError, describe
 
 MOST_CELLS = 256
 """Of larger grids a seeded subset: corners, one line along each axis, and random cells."""
@@ -143,7 +143,7 @@ def movements(encoder: Encoder, taps: Sequence[Tap], sample: np.ndarray, most: i
     except DiagnosticsError:
         raise
     except Exception as error:
-        raise DiagnosticsError(f"{encoder.name} fails on a sample with one cell changed: {said(error)}") from error
+        raise DiagnosticsError(f"{encoder.name} fails on a sample with one cell changed: {describe(error)}") from error
     placement = _judged(taps[0], changes, cells, far[taps[0].name])
     return Movements(changes.axes, changes.shape, cells, far, placement)
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics.errors import said
+from diagnostics.errors import describe
 
 FILE = "checkpoint.safetensors"
 KEY = "diagnostics_checkpoint"
@@ -67,7 +67,7 @@ def save(
         made.replace(folder / FILE)
     except (OSError, SafetensorError) as error:
         raise DiagnosticsError(
-            f"The checkpoint in {folder} cannot be written ({said(error)}): free some room there and give the same command again."
+            f"The checkpoint in {folder} cannot be written ({describe(error)}): free some room there and give the same command again."
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
