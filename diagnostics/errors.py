@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 400
+"""Characters of another's error that are shown; some libraries write pages."""
+
 
 class DiagnosticsError(Exception):
     """What was given, why it does not work, and the next step, in one sentence.
@@ -18,8 +21,9 @@ class StorageError(DiagnosticsError):
 
 
 def describe(error: BaseException) -> str:
-    """What an error of others says, in one line."""
+    """What an error of others says, in one line of moderate length, for a message of one's own."""
     text = " ".join(str(error).split()).rstrip(".")
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

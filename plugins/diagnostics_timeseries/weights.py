@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
+from diagnostics.errors import describe
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+")
 # Seconds that the hub has to answer before the local cache is asked.
@@ -184,9 +185,3 @@ def tensors_of(library: str, folder: Path) -> dict[str, Tensor]:
         raise DiagnosticsError(f"{folder} holds no model.safetensors: give the folder of a {library} checkpoint.")
     with loading(library, path):
         return load_file(path)
-
-
-def describe(error: BaseException) -> str:
-    """What an error of others says, in one short line."""
-    text = " ".join(str(error).split()).rstrip(".")
-    return f"{type(error).__name__}: {text[:160]}".rstrip(": ")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics.errors import unknown
+from diagnostics.errors import describe, unknown
 
 _INSTEAD = "give a local file with ?checkpoint=file.safetensors or take initial weights with ?pretrained=false."
 MOST_PIXELS = 8192
@@ -53,7 +53,7 @@ def create(name: str, img_size: int | None, **options: Any) -> nn.Module:
         if options:
             raise
         size = "" if img_size is None else f" with img_size={img_size} (try a multiple of its patch or window size)"
-        raise DiagnosticsError(f"timm cannot build {name}{size}: {_said(error)}") from error
+        raise DiagnosticsError(f"timm cannot build {name}{size}: {describe(error)}") from error
 
 
 def _check_name(name: str) -> None:
@@ -77,8 +77,8 @@ def _from_hub(name: str, img_size: int | None) -> nn.Module:
     except Exception as error:
         if not _is_fetching(error):
             size = "" if img_size is None else f" with img_size={img_size}"
-            raise DiagnosticsError(f"timm cannot load {name}{size}: {_said(error)}") from error
-        why = f"({_said(error)})" if reached else "(no network, and not in the local cache)"
+            raise DiagnosticsError(f"timm cannot load {name}{size}: {describe(error)}") from error
+        why = f"({describe(error)})" if reached else "(no network, and not in the local cache)"
         raise DiagnosticsError(f"Pretrained weights of timm:{name} cannot be fetched {why}: {_INSTEAD}") from error
 
 
@@ -169,8 +169,3 @@ def _differences(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
 
 def _few(keys: set[str]) -> str:
     return ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
-
-
-def _said(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}".rstrip(": ")

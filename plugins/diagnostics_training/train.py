@@ -110,7 +110,7 @@ def train(job: Job) -> list[dict[str, Any]]:
             barrier()
             if where.first and not made:
                 count = len(wanted) * job.seeds
-                say(f"{count} encoder{'s' if count > 1 else ''} on {data.said}; writes to {job.out}")
+                say(f"{count} encoder{'s' if count > 1 else ''} on {data.description}; writes to {job.out}")
             made += [_one(job, plan, data, where, watch) for plan in planned]
         return made if where.first else []
 
@@ -199,7 +199,7 @@ def _row(job: Job, label: str, name: str, seed: int, data: TrainingData, fitted:
         "loss": fitted.loss if fitted else None,
         "collapse": str(collapse) if collapse else None,
         "seconds": fitted.seconds if fitted else 0.0,
-        "data": data.said,
+        "data": data.description,
         "run_data": job.data,
     }
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Tap
+from diagnostics.errors import describe
 from diagnostics_transformers.inputs import Prepared, from_directory, setting
 from diagnostics_transformers.spans import Convolution, convolutions, span
 from diagnostics_transformers.towers import arguments
@@ -57,7 +58,7 @@ def prepare_audio(tower: nn.Module, source: str | None, name: str, length: int |
         np.random.default_rng(0).standard_normal(length).astype(np.float32) / 10,
         extents,
         places=places,
-        said=f"{length} samples at {rate} Hz, {note}",
+        description=f"{length} samples at {rate} Hz, {note}",
         forms=_forms(tower, sounds, masked),
         covers=partial(sounds.covers, stack=convolutions(config)),
         valid=sounds.valid,

@@ -14,6 +14,7 @@ from torch.utils.data import default_collate
 from transformers import PreTrainedModel
 
 from diagnostics import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, discover
+from diagnostics.errors import describe
 from diagnostics_transformers.checks import check_places, entering
 from diagnostics_transformers.detectors import over_levels, trunk_of_detector, with_levels
 from diagnostics_transformers.inputs import Arguments, Prepared, Wanted, prepare, setting
@@ -66,7 +67,7 @@ def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Want
         prepared.example,
         forward=found.forward,
         fresh=fresh,
-        configuration="; ".join(part for part in (prepared.said, *left_out) if part),
+        configuration="; ".join(part for part in (prepared.description, *left_out) if part),
         sized_for=sized_for if prepared.any_length else None,
         covers=lambda shape: _covered(prepared, taps, output, shape),
         valid=lambda batch, tap: _valid(prepared, batch, tap),

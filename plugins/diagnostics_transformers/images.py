@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
+from diagnostics.errors import describe
 from diagnostics_transformers.inputs import Prepared, from_directory, setting
 from diagnostics_transformers.towers import arguments
 
@@ -62,7 +63,7 @@ def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | 
         example(),
         {"y": height, "x": width},
         places=places,
-        said=f"input {height}x{width}, {preprocess.said}",
+        description=f"input {height}x{width}, {preprocess.description}",
         arguments=of,
         covers=preprocess.covers,
         special=_special(config, places),
@@ -161,7 +162,7 @@ class Processed:
         return {"pixel_values": made[0].float()}
 
     @property
-    def describe(self) -> str:
+    def description(self) -> str:
         return type(self.processor).__name__
 
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
@@ -242,7 +243,7 @@ class Squashed:
         return {"pixel_values": normal.permute(2, 0, 1).contiguous()}
 
     @property
-    def describe(self) -> str:
+    def description(self) -> str:
         return f"squashed, mean and spread {f'of {self.owner}' if self.owner else '0.5'}"
 
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:

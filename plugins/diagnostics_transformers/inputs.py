@@ -41,7 +41,7 @@ class Prepared:
     places: grids (one extent for each axis) that the trunk's tokens may have by the configuration.
     order: where each token of that grid lies among the grid tokens as the model keeps them; empty for raster order.
     packed: the tower takes and keeps the tokens of all samples in one row [B * T, F].
-    said: what preprocessing is, for the configuration.
+    description: what preprocessing is, for the configuration.
     arguments: batch -> the tower's keyword arguments.
     forms: several ways to do that, of which the first that runs is taken.
     covers, valid, rate: see `TorchEncoder`.
@@ -57,7 +57,7 @@ class Prepared:
     places: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
     order: tuple[int, ...] = ()
     packed: bool = False
-    said: str = ""
+    description: str = ""
     arguments: Arguments = dict
     forms: list[Arguments] = field(default_factory=list[Arguments])
     covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]] | None = None

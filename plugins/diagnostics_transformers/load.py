@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from diagnostics import DiagnosticsError
+from diagnostics.errors import describe
 
 # Seconds that the hub has to answer one request before what is wanted is looked for in the local cache only.
 _PATIENCE = 5.0
@@ -228,12 +229,6 @@ def _instead(source: str) -> str:
 
 def _few(keys: list[str]) -> str:
     return ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
-
-
-def describe(error: BaseException) -> str:
-    """What an error of others says, in one line of moderate length."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}".rstrip(": .")
 
 
 @contextlib.contextmanager

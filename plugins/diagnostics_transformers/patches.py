@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
+from diagnostics.errors import describe
 from diagnostics_transformers.images import Squashed, as_image, example, side_of
 from diagnostics_transformers.inputs import Prepared, from_directory, setting
 from diagnostics_transformers.towers import arguments
@@ -98,7 +99,7 @@ def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int |
         {"y": size, "x": size},
         places=[(side, side)],
         packed=packed,
-        said=f"input {size}x{size} in patches of {patch}, {cut.said}",
+        description=f"input {size}x{size} in patches of {patch}, {cut.description}",
         forms=[partial(of, shape=shape) for shape in (_STRIP if sizes == "target_sizes" else _FORMS)],
         covers=lambda shape: tuple((0.0, float(n)) for n in shape),
     )
@@ -147,8 +148,8 @@ class Patches:
         return made if fits else cls(name, squash, size, patch, merge, frames)
 
     @property
-    def describe(self) -> str:
-        return type(self.processor).__name__ if self.processor is not None else self.squash.said
+    def description(self) -> str:
+        return type(self.processor).__name__ if self.processor is not None else self.squash.description
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
         if self.processor is None:

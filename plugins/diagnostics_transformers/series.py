@@ -78,7 +78,7 @@ def prepare_series(tower: nn.Module, name: str, length: int | None) -> Prepared:
         rng.standard_normal((steps, variates))[:, 0] if variates == 1 else rng.standard_normal((steps, variates)),
         extents,
         places=[tuple(places[axis] for axis in extents)],
-        said=f"{steps} steps" + (f" of {variates} variates" if variates > 1 else ""),
+        description=f"{steps} steps" + (f" of {variates} variates" if variates > 1 else ""),
         arguments=of_model,
         # A token is told of steps before its own: it stands for the one of its middle lag.
         covers=(lambda shape: ((float(reach - middle), float(steps - middle)),)) if reach else None,

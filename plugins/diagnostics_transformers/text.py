@@ -83,9 +83,9 @@ def prepare_text(tower: nn.Module, source: str | None, name: str, length: int | 
     window = max(window) if isinstance(window, (list, tuple)) else int(window)
     length = min(-(-(length or min(LENGTH, most)) // window) * window, most)
     if tokenizer is not None and not _is_empty(tokenizer):
-        encode, pad, said = _by_tokenizer(tokenizer, name, vocabulary)
+        encode, pad, description = _by_tokenizer(tokenizer, name, vocabulary)
     else:
-        encode, pad, said = (
+        encode, pad, description = (
             _by_bytes(vocabulary, _padding(config, vocabulary)),
             _padding(config, vocabulary),
             "bytes as tokens",
@@ -107,7 +107,7 @@ def prepare_text(tower: nn.Module, source: str | None, name: str, length: int | 
         np.asarray(_EXAMPLE),
         {"t": length - lead},
         places=[(length - lead,)],
-        said=f"{said}, {length} tokens padded on the right",
+        description=f"{description}, {length} tokens padded on the right",
         arguments=of,
         valid=texts.valid,
         special=int(setting(config, "prompt_length", default=0)),

@@ -64,7 +64,7 @@ def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Want
         _example(frames),
         {"t": frames, "y": height, "x": width},
         places=[(frames // step, height // patch[0], width // patch[1])],
-        said=f"{frames} frames drawn evenly, {height}x{width}, {clips.said}",
+        description=f"{frames} frames drawn evenly, {height}x{width}, {clips.description}",
         arguments=of,
         covers=clips.covers,
     )
@@ -122,8 +122,8 @@ class Clips:
         return next(made[key] for key in ("pixel_values_videos", "pixel_values") if key in made)[0].float()
 
     @property
-    def describe(self) -> str:
-        return type(self.processor).__name__ if self.processor is not None else self.squash.said
+    def description(self) -> str:
+        return type(self.processor).__name__ if self.processor is not None else self.squash.description
 
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
         """All frames, and of each what the crop leaves."""

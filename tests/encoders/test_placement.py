@@ -476,7 +476,7 @@ def test_some_places_may_be_off() -> None:
     places[::5] = np.random.default_rng(0).integers(0, 64, len(places[::5]))
     found = explained(("y", "x"), (8, 8), cells, places)
     assert found is not None
-    assert found.said == "tokens lie in the order x, y (last fastest), not y, x"
+    assert found.description == "tokens lie in the order x, y (last fastest), not y, x"
 
 
 def as_tensor(sample: np.ndarray) -> Tensor:

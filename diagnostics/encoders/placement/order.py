@@ -54,7 +54,7 @@ class Ordering:
         return int(steps[0]) if (steps == steps[0]).all() else None
 
     @property
-    def describe(self) -> str:
+    def description(self) -> str:
         """The order in words."""
         digits = sorted(self.digits, key=lambda d: -abs(d.stride))
         if len({d.axis for d in digits}) < len(digits):

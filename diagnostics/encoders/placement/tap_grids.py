@@ -117,7 +117,7 @@ def _another(axes: Sequence[str], shape: tuple[int, ...], places: np.ndarray, fo
     """The order that explains the tokens found clearly better than the declared one, in words; empty where none does."""
     other = explained(axes, shape, places, found)
     if other is not None and other.share > exact + CLEARLY:
-        return other.said
+        return other.description
     inside = found >= 0
     offsets = (all_cells(shape)[np.maximum(found, 0)] - places)[inside] % np.array(shape)
     values, counts = np.unique(offsets, axis=0, return_counts=True)

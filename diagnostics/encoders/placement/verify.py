@@ -264,7 +264,7 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
         known = ~silent
         other = explained(axes, shape, cells[known], found[known] - prefix)
         if other is not None and _better(other, exact[known], own[known]):
-            right, explanation = False, f"wrong order: {other.said}"
+            right, explanation = False, f"wrong order: {other.description}"
             order = _as_site_order(tap, other.all_places()) if not changes.unchecked else ()
         elif prefix_moved and (
             shift := _common_shift(all_cells(shape)[np.maximum(found - prefix, 0)][known] - cells[known])

@@ -32,7 +32,7 @@ from diagnostics_training.alignment.inputs import (
     check_modality,
     check_target,
     data_for,
-    describe,
+    describe_data,
     plain,
     second_teacher,
     with_module,
@@ -180,7 +180,7 @@ def align(job: Job) -> dict[str, Any]:
         objective.free(first)
         row: dict[str, Any] = {
             "path": str(job.folder), "name": student.name, "to": tap, "output": teacher.output_tap, "for": job.target,
-            "blocks": len(blocks), "probed": probed, "data": describe(spec, len(rows)), "seed": seed,
+            "blocks": len(blocks), "probed": probed, "data": describe_data(spec, len(rows)), "seed": seed,
             "base": job.encoder, "run_data": plain(job.data or spec),
             "trust_code": [*([job.encoder] if job.trust_code else []), *([str(job.folder)] if named else [])],
         }  # fmt: skip

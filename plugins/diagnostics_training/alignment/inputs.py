@@ -47,7 +47,7 @@ def plain(spec: str) -> str:
     return f"{name}?{'&'.join(kept)}" if kept else name
 
 
-def describe(spec: str, count: int) -> str:
+def describe_data(spec: str, count: int) -> str:
     """For people and for the lineage, from which `data_for` reads it again."""
     return f"{spec}, the {count:,} samples of its train split"
 

@@ -52,7 +52,7 @@ class TrainingData:
     """Which samples of the data set these are; targets are of all."""
 
     @property
-    def describe(self) -> str:
+    def description(self) -> str:
         """For people and for the lineage."""
         return f"{self.spec}, the {len(self.samples):,} samples of its train split"
 
