@@ -239,7 +239,8 @@ def against_control(found: xr.Dataset, other: xr.Dataset, control: str, seed: in
     if "best_tap" not in found.attrs or "best_tap" not in other.attrs:
         return found
     ours, theirs = (
-        data.sel(tap=data.attrs["best_tap"]).sortby("unit").transpose("unit", ...) for data in (found, other)
+        data[["loss", "reference_loss"]].sel(tap=data.attrs["best_tap"]).sortby("unit").transpose("unit", ...)
+        for data in (found, other)
     )
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return found
