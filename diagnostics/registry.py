@@ -145,7 +145,7 @@ def _options(spec: str, query: str) -> dict[str, str]:
 
 def _expected(what: Literal["encoder", "dataset"]) -> type:
     if what == "encoder":
-        from diagnostics.encoders.taps import Encoder
+        from diagnostics.encoders.encoder import Encoder
 
         return Encoder
     from diagnostics.datasets.dataset import Dataset

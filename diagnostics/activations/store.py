@@ -44,9 +44,9 @@ from diagnostics.activations.sealed import (
 )
 from diagnostics.activations.shard_layout import Layout
 from diagnostics.activations.shards import ShardBuffer, ShardReader, pages
-from diagnostics.datasets.dataset import DENSE
-from diagnostics.encoders.taps import Seen
+from diagnostics.encoders.encoder import Captured
 from diagnostics.errors import DiagnosticsError, StorageError
+from diagnostics.vocabulary import DENSE
 
 FORMAT = 2
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
@@ -185,14 +185,14 @@ class Store(Activations):
         values.flags.writeable = False
         return values
 
-    def observed(self, name: str) -> Seen:
+    def observed(self, name: str) -> Captured:
         there = self._observation(name)
         if there is None:
             raise DiagnosticsError(self.unobserved.get(name, f"No {name} was recorded."))
         if there.reason:
             raise DiagnosticsError(there.reason)
         try:
-            return Seen(observed_arrays(self.path, name, there), there.left_out)
+            return Captured(observed_arrays(self.path, name, there), there.left_out)
         except DamagedError as error:
             raise damaged(self.path, f"observed/{name}/{error}") from error
 

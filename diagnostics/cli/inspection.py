@@ -12,7 +12,7 @@ from diagnostics.registry import build, offered, plugins
 if TYPE_CHECKING:
     import numpy as np
 
-    from diagnostics.encoders.taps import Encoder
+    from diagnostics.encoders.encoder import Encoder
 
 LISTED = ("encoders", "datasets", "measures", "plugins")
 

@@ -11,14 +11,13 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.activations.results import CONTROLS
-from diagnostics.datasets.dataset import DENSE, Family
-from diagnostics.encoders.taps import SAFE_NAME
 from diagnostics.errors import DiagnosticsError, StorageError, describe, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.measures.statistics import SHARES, paired_difference, profile_intervals, select
 from diagnostics.measures.validation import bare, misfit, plain
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.registry import offered
+from diagnostics.vocabulary import DENSE, SAFE_NAME, Family
 
 
 @dataclass

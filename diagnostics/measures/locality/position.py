@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.datasets.dataset import SPLITS
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, one_thread, token_samples
@@ -20,6 +19,7 @@ from diagnostics.measures.locality.blocks import first_tokens, places, token_cou
 from diagnostics.measures.locality.grids import extents
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgeFits, RidgePath, choose
 from diagnostics.measures.probes.protocol import Rows, probe_result, rows_of, sum_by_unit
+from diagnostics.vocabulary import SPLITS
 
 MOST_SAMPLES = 256
 MOST_TOKENS = 64
