@@ -27,11 +27,12 @@ from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.measures.apply import SUITES, Measured, against_control, chosen_measures, measure_all
 from diagnostics.measures.base import Measure
 from diagnostics.progress import Cost, Watch, silent
-from diagnostics.registry import build, offered
+from diagnostics.registry import offered
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.options import check_options, check_out, chosen_poolings, listed
 from diagnostics.runs.provenance import describe_call, describe_subject
 from diagnostics.runs.run import Run
+from diagnostics.specs import build
 
 
 @random_kept()

@@ -16,7 +16,7 @@ from diagnostics.checks.conformance.subject import NoPassError, Subject
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.registry import build
+from diagnostics.specs import build
 
 CHECKS: Mapping[str, Callable[[Subject], Outcome]] = {
     "description": declared.description,
