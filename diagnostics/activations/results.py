@@ -21,7 +21,6 @@ import zarr
 import zarr.errors
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from diagnostics.activations.folder import unwritable
 from diagnostics.activations.sealed import (
     DamagedError,
     check_files,
@@ -30,7 +29,7 @@ from diagnostics.activations.sealed import (
     sealed_attributes,
     write_group,
 )
-from diagnostics.errors import StorageError
+from diagnostics.errors import StorageError, unwritable
 
 CONTROLS = "controls"
 """The group of the controls' results; no measure may have this name."""

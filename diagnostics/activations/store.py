@@ -28,7 +28,6 @@ import numpy as np
 from diagnostics.activations.cache import Kept
 from diagnostics.activations.contents import COVERED, Contents, TargetFacts
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.activations.folder import damaged, unwritable
 from diagnostics.activations.journal import Journal
 from diagnostics.activations.observations import Observed, observed_arrays, read_observed, write_observed
 from diagnostics.activations.plan import Step
@@ -45,7 +44,7 @@ from diagnostics.activations.shard_layout import Layout
 from diagnostics.activations.shards import ShardBuffer, ShardReader, pages
 from diagnostics.datasets.dataset import DENSE
 from diagnostics.encoders.taps import Seen
-from diagnostics.errors import DiagnosticsError, StorageError
+from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable
 
 FORMAT = 2
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.

@@ -21,13 +21,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diagnostics.activations.folder import unwritable
 from diagnostics.encoders.cut import cut_encoder, shortened
 from diagnostics.encoders.rebuild import FILES, MOST_TEXT, bounded, skeleton_of, unpacked
 from diagnostics.encoders.taps import Encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder, digest_of
 from diagnostics.encoders.trust import UntrustedCodeError, trusting
-from diagnostics.errors import DiagnosticsError, StorageError, describe
+from diagnostics.errors import DiagnosticsError, StorageError, describe, unwritable
 from diagnostics.registry import SAVED, build
 
 KEY = "diagnostics"
