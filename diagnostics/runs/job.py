@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 
 from diagnostics.activations.budget import WANTED, parse_budget
+from diagnostics.activations.contract import shuffled
 from diagnostics.activations.extract import extract
 from diagnostics.activations.folder import check_room, lock
 from diagnostics.activations.observe import observe
@@ -23,7 +24,7 @@ from diagnostics.datasets.probeable import unprobeable_targets
 from diagnostics.encoders.evaluating import random_kept
 from diagnostics.encoders.taps import Encoder, Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe
-from diagnostics.measures.apply import SUITES, Measured, against_control, chosen_measures, measure_all
+from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.base import Measure
 from diagnostics.progress import Cost, Watch, silent
 from diagnostics.registry import build, offered
@@ -31,6 +32,7 @@ from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.options import check_options, check_out, chosen_poolings, listed
 from diagnostics.runs.provenance import describe_call, describe_subject
 from diagnostics.runs.run import Run
+from diagnostics.runs.suites import SUITES, chosen_measures
 
 
 @random_kept()
@@ -219,10 +221,10 @@ class _Job:
             for data in found[name].results.values() if has_weights else ():
                 data.attrs |= {"redrawn": other.redrawn, "note": other.note}
         if draws:
-            shuffled = {name: control.shuffled(target, store.split, seed) for name, target in readable.items()}
+            dealt = {name: shuffled(target, store.split, seed) for name, target in readable.items()}
             probes = [m for m in measures if m.kinds]
             name = "shuffled_labels"
-            found[name] = measure_all(probes, store, shuffled, seed, what=name, watch=self.watch)
+            found[name] = measure_all(probes, store, dealt, seed, what=name, watch=self.watch)
         omissions += [
             Omission(why, key, failed=key in main.failed) for key, why in (main.skipped | self.unusable).items()
         ]
@@ -277,7 +279,11 @@ class _Job:
 
     def _observe(self, encoder: Encoder, store: Store, measures: Sequence[Measure]) -> None:
         with encoder.on(self.device):
-            observe(encoder, self.data, store, measures, device=self.device, watch=self.watch, **self.options)
+            observations = [measure.observation for measure in measures if measure.observation is not None]
+            observe(
+                encoder, self.data, store, observations, version=self.call["versions"].get("encoder-diagnostics", ""),
+                device=self.device, watch=self.watch, **self.options,
+            )  # fmt: skip
 
     def _write(
         self,

@@ -163,7 +163,7 @@ class Run:
 
         Raises DiagnosticsError where the two datasets are not the same, and for a measure that does not compare taps.
         """
-        from diagnostics.runs.pairs import between
+        from diagnostics.runs.suites import between
 
         second = other if isinstance(other, Run) else Run(other)
         # Equal ids may stand for other samples, as of another seed.

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from zarr.codecs import Crc32cCodec
 
 from diagnostics import Target, split_groups
+from diagnostics.activations.contract import shuffled
 from diagnostics.activations.extract import extract
 from diagnostics.activations.folder import check_room, lock
 from diagnostics.activations.plan import row_order
@@ -25,7 +26,6 @@ from diagnostics.activations.shard_layout import Layout
 from diagnostics.activations.shards import ShardBuffer, ShardReader
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError
-from diagnostics.runs.controls.kinds import shuffled
 
 from stores import BUDGET, planned
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
