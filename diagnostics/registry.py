@@ -38,6 +38,8 @@ class Plugin:
     module: str
     error: str = ""
     offers: dict[str, dict[str, Callable[..., Any]]] = field(default_factory=dict[str, dict[str, Callable[..., Any]]])
+    packages: dict[str, str] = field(default_factory=dict[str, str])
+    """Distributions whose code its encoders may run, with the module of each: the constant `PACKAGES` of its module."""
 
 
 @functools.cache
@@ -57,7 +59,9 @@ def _load(point: importlib.metadata.EntryPoint) -> Plugin:
     try:
         # What it prints would stand among results, or break --json.
         with contextlib.redirect_stdout(sys.stderr):
-            manager.register(point.load(), name=point.name)
+            module = point.load()
+            plugin.packages = dict(getattr(module, "PACKAGES", {}))
+            manager.register(module, name=point.name)
             manager.check_pending()
             for what in typing.get_args(What):
                 plugin.offers[what] = _offered(manager, what)

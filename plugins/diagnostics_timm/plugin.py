@@ -9,6 +9,9 @@ from typing import Any
 
 from diagnostics import hookimpl
 
+PACKAGES = {"timm": "timm"}
+"""Distributions whose code an encoder may run, and their modules: a run records the versions of those that are imported."""
+
 
 @hookimpl
 def encoders() -> Mapping[str, Callable[..., Any]]:

@@ -12,6 +12,9 @@ from diagnostics_training.commands import needs_timm, train_objectives
 if TYPE_CHECKING:
     from diagnostics import Encoder
 
+PACKAGES = {"timm": "timm"}
+"""Distributions whose code an encoder may run, and their modules: a run records the versions of those that are imported."""
+
 
 def objective(
     name: str,

@@ -10,6 +10,9 @@ from diagnostics import hookimpl
 if TYPE_CHECKING:
     from diagnostics import Encoder
 
+PACKAGES = {"timm": "timm", "transformers": "transformers"}
+"""Distributions whose code an encoder may run, and their modules: a run records the versions of those that are imported."""
+
 
 def _dinov2_small() -> Encoder:
     _needs("wheel:dinov2-small", "transformers")

@@ -29,7 +29,7 @@ import diagnostics.cli.commands as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.registry import Plugin
-from diagnostics.runs.job import default_path
+from diagnostics.runs.request import default_path
 
 SMALL = ["--width", "16", "--depth", "2", "--heads", "2", "--steps", "6", "--batch", "8"]
 DATA = "lorenz?n=40&length=64"
