@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from diagnostics.encoders.files import Description
     from diagnostics.encoders.encoder import Encoder
+    from diagnostics.encoders.files import Description
     from diagnostics.encoders.torch_encoder import TorchEncoder
 
 
