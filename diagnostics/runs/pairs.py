@@ -6,8 +6,9 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.apply import chosen_measures, too_few
+from diagnostics.measures.apply import too_few
 from diagnostics.measures.similarity.base import Similarity
+from diagnostics.runs.suites import chosen_measures
 
 
 def between(
