@@ -15,8 +15,10 @@ from pathlib import Path
 from diagnostics import measures
 from diagnostics.measures.base import Measure
 from diagnostics.measures.catalogue import CATALOGUE
+from diagnostics.measures.similarity.base import Similarity
 
 ROOT = Path(__file__).parent.parent
+READS = {"pooled": "pooled", "tokens": "all tokens"}
 FAMILIES = ("probes", "dynamics", "similarity", "geometry", "locality")
 
 
@@ -62,6 +64,21 @@ def quoted(value: object) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
+def invariances(text: str) -> str:
+    """The text of the page of similarities with a row of its first table for each."""
+    rows = "".join(
+        f"| [`{name}`](#{name}) | {', '.join(measure.invariant_to)} | {READS[measure.needs]} | {measure.most_rows:,} |\n"
+        for name, measure in found().items()
+        if issubclass(measure, Similarity)
+    )
+    head, line, rest = text.partition("|---|---|---|---|\n")
+    return head + line + rows + "\n" + rest.partition("\n\n")[2]
+
+
+WRITTEN = {"diagnostics/measures/catalogue.py": catalogue, "docs/measures/similarity.md": invariances}
+"""File -> what makes its text anew from the one it has."""
+
 if __name__ == "__main__":
-    module = ROOT / "diagnostics" / "measures" / "catalogue.py"
-    module.write_text(catalogue(module.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, written in WRITTEN.items():
+        file = ROOT / path
+        file.write_text(written(file.read_text(encoding="utf-8")), encoding="utf-8")

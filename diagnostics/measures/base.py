@@ -58,6 +58,9 @@ class Measure(ABC):
     """The question that it answers, in a line."""
     source: ClassVar[str]
     """Where it is defined."""
+    invariant_to: ClassVar[tuple[str, ...]] = ()
+    """What may be done to all activations alike without changing it: "rotation", "scale", "shift" (adding one vector to all
+    samples), or others in words. Tests hold the bundled ones to it."""
     family: ClassVar[Family | None] = None
     """None: the target's family."""
     needs: ClassVar[Literal["pooled", "tokens", "attention", "gradients"]] = "pooled"

@@ -18,10 +18,11 @@ def writer(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("catalogue")
 
 
-def test_the_catalogue_is_what_the_classes_say(writer: Any) -> None:
+def test_catalogue_and_tables_are_what_the_classes_say(writer: Any) -> None:
     """Otherwise: python docs/catalogue.py."""
-    text = (ROOT / "diagnostics" / "measures" / "catalogue.py").read_text(encoding="utf-8")
-    assert writer.catalogue(text) == text
+    for path, written in writer.WRITTEN.items():
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert written(text) == text, path
 
 
 def test_every_measure_of_the_families_is_bundled(writer: Any) -> None:

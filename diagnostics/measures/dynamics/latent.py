@@ -163,6 +163,7 @@ class Straightness(Measure):
     name = "straightness"
     answers = "Does the representation move straight ahead in time?"
     source = "after Hénaff et al. 2019 (Nature Neuroscience 22, 984), as the mean cosine of successive steps"
+    invariant_to = ("rotation", "scale", "shift")
     family = "dynamics"
     needs = "tokens"
     higher_is_better = None
@@ -206,6 +207,7 @@ class LinearPredictability(Measure):
     name = "linear_predictability"
     answers = "Is the next step of the representation a linear map of this one?"
     source = "one-step linear prediction, as in dynamic mode decomposition (Schmid 2010); ridge: Hoerl and Kennard 1970"
+    invariant_to = ("scale", "shift")
     family = "dynamics"
     needs = "tokens"
     higher_is_better = None

@@ -81,6 +81,7 @@ class MassiveActivations(GeometryMeasure):
     name = "massive_activations"
     answers = "Is there a feature that is large whatever the input is?"
     source = "Sun et al. 2024 (2402.17762)"
+    invariant_to = ("scale",)
     needs = "tokens"
     functional = "the largest over features of squared mean over variance, over all grid tokens of the samples"
     centring = "none"

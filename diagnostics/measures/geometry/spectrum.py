@@ -208,6 +208,7 @@ class _OfSingularValues(_Spectral):
 
     centring = "none"
     centred = False
+    invariant_to = ("rotation", "scale")
     least = 1
 
     def lacks(self, sigma: Tensor) -> str:
@@ -219,6 +220,7 @@ class _OfCovariance(_Spectral):
 
     centring = "features centred over samples"
     centred = True
+    invariant_to = ("rotation", "scale", "shift")
 
     def lacks(self, sigma: Tensor) -> str:
         return "all samples are equal"

@@ -107,6 +107,7 @@ class MatrixEntropy(_TokenMeasure):
     name = "matrix_entropy"
     answers = "Over how many directions do the tokens of a sample spread?"
     source = "Skean et al. 2025 (2502.02013)"
+    invariant_to = ("rotation", "each sample's own scale")
     functional = "matrix entropy of order 1, in nats: entropy of the eigenvalues of K / tr K, K the tokens' Gram matrix"
     centring = "none"
     most_samples = 64
@@ -129,6 +130,7 @@ class Curvature(_TokenMeasure):
     name = "curvature"
     answers = "How sharply does the path through the tokens of a sample bend?"
     source = "Hosseini and Fedorenko 2023 (2311.04930)"
+    invariant_to = ("rotation", "scale", "shift")
     functional = "mean angle between successive differences of tokens, in radians"
     centring = "none needed: differences of tokens"
     most_samples = 256

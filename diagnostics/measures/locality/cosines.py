@@ -225,6 +225,7 @@ class SelfSimilarity(Measure):
     name = "self_similarity"
     answers = "Are near tokens more alike than far ones?"
     source = "iREPA (2512.10794): LDS, CDS, RMSC"
+    invariant_to = ("rotation", "each token's own scale")
     family = "spatial"
     needs = "tokens"
     standard = True

@@ -265,6 +265,7 @@ class ObjectDiscovery(Measure):
     name = "object_discovery"
     answers = "Do tokens mark out an object without being told?"
     source = "LOST, Simeoni et al. 2021 (2109.14279)"
+    invariant_to = ("rotation", "scale")
     family = "spatial"
     needs = "tokens"
     kinds = ("masks",)

@@ -137,6 +137,7 @@ class OutlierTokenShare(Measure):
     name = "outlier_tokens"
     answers = "Are there tokens of extreme norm, and where?"
     source = "Darcet et al. 2024 (2309.16588), with a threshold from the tap's own norms"
+    invariant_to = ("rotation", "scale")
     family = "spatial"
     needs = "tokens"
     standard = True

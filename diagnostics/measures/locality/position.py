@@ -173,6 +173,7 @@ class Position(Measure):
     name = "position_probe"
     answers = "Do single tokens tell where they lie?"
     source = "ridge: Hoerl and Kennard 1970; shuffled control after Hewitt and Liang 2019 (1909.03368)"
+    invariant_to = ("scale", "shift")
     family = "spatial"
     needs = "tokens"
     standard = True

@@ -194,6 +194,7 @@ class LabelPropagation(Measure):
     name = "label_propagation"
     answers = "Do tokens follow an object through a video?"
     source = "Jabri et al. 2020 (2006.14613); protocol of DINO (2104.14294) and DAVIS 2017"
+    invariant_to = ("rotation", "each token's own scale")
     family = "spatial"
     needs = "tokens"
     kinds = ("masks",)

@@ -110,6 +110,7 @@ class MinibatchAlignment(Similarity):
     name = "minibatch_cka"
     answers = "Which taps hold alike geometries of the samples, estimated from small batches?"
     source = "Nguyen et al. 2021 (2010.15327), eq. 2; unbiased HSIC: Song et al. 2012, eq. 5"
+    invariant_to = ("rotation", "scale", "shift")
     needs = "tokens"
     standard = False
     least = LEAST

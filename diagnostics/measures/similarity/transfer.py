@@ -72,6 +72,7 @@ class Gulp(Similarity):
     name = "gulp"
     answers = "How differently do linear predictors from two taps predict, whatever the target?"
     source = "Boix-Adserà et al. 2022 (2210.06545)"
+    invariant_to = ("rotation", "scale", "shift")
     functional = f"GULP distance d_lambda, lambda = {REGULARIZATION} of the total variance"
     standard = False
     centring = "features centred over samples, then total variance 1"
