@@ -13,7 +13,8 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, centre, ordinary, pair, rescaled
 from diagnostics.measures.similarity import packed
 from diagnostics.measures.similarity.base import Side, Similarity
-from diagnostics.measures.similarity.kernels import LinearKernel, Sums, blocks_of, scale_of_tap
+from diagnostics.measures.similarity.kernel_alignment import blocks_of, scale_of_tap
+from diagnostics.measures.similarity.kernels import LinearKernel, Sums
 from diagnostics.measures.similarity.null import Swaps
 
 BATCH = 64
