@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from diagnostics.activations.contract import Activations, StoredTarget
     from diagnostics.encoders.taps import Encoder
+    from diagnostics.measures.known_answers import Case
 
 
 class Observation(ABC):
@@ -73,6 +74,8 @@ class Measure(ABC):
     higher_is_better: ClassVar[bool | None] = True
     """None: neither way is better by itself."""
     pairwise: ClassVar[bool] = False
+    known_answers: ClassVar[Sequence[Case]] = ()
+    """Closed forms and published values, which `diagnostics selftest` computes for the bundled ones."""
 
     def reads(self, target: StoredTarget) -> bool:
         """Whether it can say anything about this target."""
