@@ -7,11 +7,10 @@ from hypothesis import strategies as st
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.similarity import kernels, packed
+from diagnostics.measures.similarity.kernel_alignment import Cka, RbfCka
 from diagnostics.measures.similarity.kernels import (
     MOST_ROWS,
     SINGLE_ROWS,
-    Cka,
-    RbfCka,
     center_gram,
     cka,
     gram_of_blocks,
