@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import xarray as xr
@@ -11,6 +12,7 @@ from diagnostics.vocabulary import Family, Kind
 
 if TYPE_CHECKING:
     from diagnostics.activations.contract import Activations, Observation, StoredTarget
+    from diagnostics.measures.known_answers import Case
 
 
 class Measure(ABC):
@@ -38,6 +40,9 @@ class Measure(ABC):
     """The question that it answers, in a line."""
     source: ClassVar[str]
     """Where it is defined."""
+    invariant_to: ClassVar[tuple[str, ...]] = ()
+    """What may be done to all activations alike without changing it: "rotation", "scale", "shift" (adding one vector to all
+    samples), or others in words. Tests hold the bundled ones to it."""
     family: ClassVar[Family | None] = None
     """None: the target's family."""
     needs: ClassVar[Literal["pooled", "tokens", "attention", "gradients"]] = "pooled"
@@ -50,6 +55,8 @@ class Measure(ABC):
     higher_is_better: ClassVar[bool | None] = True
     """None: neither way is better by itself."""
     pairwise: ClassVar[bool] = False
+    known_answers: ClassVar[Sequence[Case]] = ()
+    """Closed forms and published values, which `diagnostics selftest` computes for the bundled ones."""
 
     def reads(self, target: StoredTarget) -> bool:
         """Whether it can say anything about this target."""

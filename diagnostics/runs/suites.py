@@ -13,6 +13,7 @@ from diagnostics.encoders.taps import SAFE_NAME
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.measures.apply import too_few
 from diagnostics.measures.base import Measure
+from diagnostics.measures.result import ABOUT, FAMILY, MEASURE, SOURCE
 from diagnostics.measures.similarity.base import Similarity
 from diagnostics.registry import offered
 
@@ -76,8 +77,8 @@ def between(
     Raises DiagnosticsError for any other measure, and where the sample ids of the two runs differ.
     """
     chosen = _similarity(measure)
-    result = chosen.between(first, second, seed, most_rows)
-    result = result.assign_attrs(measure=chosen.name, source=chosen.source, about=chosen.answers, family="similarity")
+    stated = {MEASURE: chosen.name, SOURCE: chosen.source, ABOUT: chosen.answers, FAMILY: chosen.family}
+    result = chosen.between(first, second, seed, most_rows).assign_attrs(stated)
     if reason := too_few(result):
         raise DiagnosticsError(reason)
     return result

@@ -15,6 +15,7 @@ from diagnostics import Run
 from diagnostics.activations.contract import StoredTarget, shuffled
 from diagnostics.measures import bundled
 from diagnostics.measures.apply import measure_all
+from diagnostics.measures.similarity.base import Similarity
 
 from memory import MemoryActivations
 from planted import (
@@ -171,12 +172,16 @@ SAME: dict[str, tuple[str, ...]] = {
     "cca": ("erased", "scrambled", "offset", "collapsed", "things", "everywhere"),
     "svcca": ("erased", "scrambled", "offset", "collapsed", "things", "everywhere"),
     "pwcca": ("erased", "scrambled", "offset", "collapsed", "things", "everywhere"),
-    "procrustes": ("scrambled", "offset", "things", "everywhere"),
-    "angular_distance": ("scrambled", "offset", "things", "everywhere"),
-    "gulp": ("scrambled", "offset", "things", "everywhere"),
     "rsa": ("scrambled", "everywhere"),
 }
-DISTANCES = ("procrustes", "angular_distance", "gulp")
+PAIRWISE = {name: measure for name, measure in bundled().items() if issubclass(measure, Similarity)}
+# Of pooled features, which these taps only turn, shift or scale.
+SAME |= {
+    name: ("scrambled", "offset", "things", "everywhere")
+    for name, measure in PAIRWISE.items()
+    if name not in SAME and measure.needs == "pooled" and {"rotation", "scale", "shift"} <= set(measure.invariant_to)
+}
+DISTANCES = {name for name, measure in PAIRWISE.items() if measure.distance}
 
 SERIES: dict[str, tuple[Claim, ...]] = {
     "straightness": (highest("line"), value("line", 1, 1e-4), value("restless", -0.5, 0.05)),

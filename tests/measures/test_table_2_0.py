@@ -30,18 +30,14 @@ from memory import MemoryActivations
 from planted import planted_images
 from tiny import tiny_dataset, tiny_encoder
 
-# Plain functions by what a shift of all samples does to them.
-CENTRED = {
-    "cka", "hsic", "minibatch_cka", "canonical_correlations", "cca", "svcca", "pwcca", "procrustes", "angular_distance",
-    "rdm", "gulp", "alpha_req", "nesum", "participation_ratio", "two_nn", "mle_dimension", "distinct_samples",
-    "curvature", "lidar", "dime", "morans_i", "position_probe", "straightness", "linear_predictability",
-    "dense_classification",
+READ_FEATURES = {name: measure for name, measure in bundled().items() if measure.needs in ("pooled", "tokens")}
+# Plain functions by what a shift of all samples does to them; those that are measures say it themselves.
+CENTRED = {name for name, measure in READ_FEATURES.items() if name in FUNCTIONS and "shift" in measure.invariant_to} | {
+    "hsic", "canonical_correlations", "rdm", "distinct_samples", "dense_classification",
 }  # fmt: skip
 # Defined on features as they are (norms, directions, uncentred singular values), or on each sample's own features.
-UNCENTRED = {
-    "cknna", "mutual_knn", "rsa", "rankme", "effective_rank", "stable_rank", "uniformity", "alignment", "mean_cosine",
-    "massive_activations", "matrix_entropy", "infonce", "self_similarity", "spatial_relation", "neighbour_consistency",
-    "outlier_tokens", "label_propagation", "lost", "tokencut", "object_discovery", "knn", "retrieval_recall",
+UNCENTRED = {name for name in READ_FEATURES if name in FUNCTIONS and name not in CENTRED} | {
+    "spatial_relation", "lost", "tokencut", "knn", "retrieval_recall",
 }  # fmt: skip
 # They take no features, or the shift would be one of targets too; probes are held to it as measures of a run, below.
 OTHERS = {
@@ -493,8 +489,7 @@ X = _Samples()
 IMAGE, VIDEO = (8, 8), (4, 4, 4)
 IN_TIME = {"straightness", "linear_predictability", "label_propagation"}
 """Measures that are asked as if the tokens were a video's; the others as if they were an image's."""
-LIVE = {"attention_distance", "attention_entropy", "global_token_mass", "receptive_field"}
-MEASURES = sorted(set(bundled()) - LIVE)
+MEASURES = sorted(READ_FEATURES)
 
 
 def _taps(tokens: Mapping[str, np.ndarray], n: int = 80, grid: tuple[int, ...] = IMAGE) -> MemoryActivations:
@@ -534,11 +529,12 @@ def shifted() -> dict[str, xr.Dataset | str]:
     return _everything(taps)
 
 
+# The shifts here are of all features alike, and so a sample's own offset too.
 UNCENTRED_MEASURES = {
-    "rankme", "effective_rank", "stable_rank", "uniformity", "mean_cosine", "massive_activations", "matrix_entropy",
-    "alignment", "infonce", "self_similarity", "neighbour_consistency", "outlier_tokens", "label_propagation",
-    "object_discovery", "knn_probe", "mutual_knn", "cknna",
-}  # fmt: skip
+    name
+    for name, measure in READ_FEATURES.items()
+    if not {"shift", "each sample's own scale and offset"} & set(measure.invariant_to)
+}
 NEVER_MOVES = {
     # What is found here is found at any shift, or at none.
     "label_propagation", "object_discovery", "outlier_tokens", "knn_probe",
