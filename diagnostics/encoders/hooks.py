@@ -1,4 +1,4 @@
-"""Reading taps while a torch module runs: hooks, layouts brought to [sample, token, feature], and pooling.
+"""Reading taps while a torch module runs: hooks, passes that end early, layouts brought to [sample, token, feature], pooling.
 
 Shape suffixes: B sample, T token (prefix tokens first, then grid tokens in raster order), F feature.
 """
@@ -6,9 +6,10 @@ Shape suffixes: B sample, T token (prefix tokens first, then grid tokens in rast
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +41,15 @@ def pool(tap: Tap, tokens: Tensor, poolings: Sequence[str], valid: Tensor | None
 
 
 class Hooks:
-    """Forward hooks on the modules of some taps, removed on leaving; counts calls and complains on leaving."""
+    """Forward hooks that read some taps into `captured`, each through `reduce`; removed on exit.
+
+    Raises DiagnosticsError on exit where a tap's module ran another number of times than its site declares.
+    """
 
     def __init__(
-        self, module: nn.Module, taps: Sequence[Tap], encoder: str, found: dict[str, Any], reduce: Reduce
+        self, module: nn.Module, taps: Sequence[Tap], encoder: str, captured: dict[str, Any], reduce: Reduce
     ) -> None:
-        self.encoder, self.found, self.reduce = encoder, found, reduce
+        self.encoder, self.captured, self.reduce = encoder, captured, reduce
         self.module = module
         self.by_module: dict[str, list[tuple[Tap, Site]]] = defaultdict(list)
         for tap in taps:
@@ -97,11 +101,70 @@ class Hooks:
     def _read(self, name: str, call: int, when: str, value: Any) -> None:
         for tap, site in self.by_module[name]:
             if site.call == call and site.when == when:
-                self.found[tap.name] = self.reduce(tap, as_tokens(tap, site, value))
+                self.captured[tap.name] = self.reduce(tap, as_tokens(tap, site, value))
+
+
+class _EndOfPass(Exception):
+    """Leaves a forward pass; only the `EarlyEnd` that raised it catches it."""
+
+
+class EarlyEnd:
+    """A block of code that ends early: `with EarlyEnd() as end: ...`, inside of which, however deep, `end(value)` is called.
+
+    `ended` says afterwards whether the block was left by that call, and `value` what it was given: code that catches any
+    exception may go on after it.
+    """
+
+    def __init__(self) -> None:
+        self.ended, self.value = False, None
+        self._exception = _EndOfPass()
+
+    def __call__(self, value: Any = None) -> NoReturn:
+        self.value = value
+        raise self._exception
+
+    def __enter__(self) -> EarlyEnd:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        # Blocks may be nested, and each ends at its own exception alone.
+        self.ended = error is self._exception
+        # The frames of the pass, and the tensors in them, would be kept by a circle of references.
+        self._exception.__traceback__ = None
+        return self.ended
+
+
+@contextmanager
+def until(module: nn.Module, site: Site) -> Generator[EarlyEnd]:
+    """Ends a forward pass of the module that runs inside when it comes to a site.
+
+    What is yielded has as its `value` what lies at the site: all that the site's module takes (a tuple) or what it gives.
+    Hooks that were registered before have read it by then.
+    """
+    calls = 0
+    before = site.when == "before"
+    end = EarlyEnd()
+
+    def leave(_: nn.Module, args: tuple[Any, ...], last: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > site.call:
+            end((*args, *last.values()) if before else last)
+
+    part = module.get_submodule(site.module)
+    handle = part.register_forward_pre_hook(leave, with_kwargs=True) if before else part.register_forward_hook(leave)
+    try:
+        with end:
+            yield end
+    finally:
+        handle.remove()
 
 
 def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
-    """What a module took or gave as [B, T, F], as the tap's site declares it; raises when it does not fit."""
+    """What a module took or gave, as tokens [B, T, F] in the order that the tap's site declares.
+
+    Raises DiagnosticsError where it is no tensor of real numbers, or does not fit the site's layout and the tap's grid.
+    """
     value = dict(enumerate(tensors_in(value))).get(site.item) if site.item else first_tensor(value)
     if not isinstance(value, Tensor):
         raise DiagnosticsError(
@@ -149,21 +212,21 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
 
 
 def first_tensor(value: Any) -> Any:
-    """The first part of what a module gives, which is its activations: of a tuple, a mapping or a dataclass.
+    """The activations that a module gives: the first part of a tuple, a mapping or a dataclass, however nested.
 
-    The value itself where that is no tensor.
+    The value itself where that part is no tensor.
     """
-    found = value
-    while not isinstance(found, Tensor):
-        parts = _parts(found)
+    first = value
+    while not isinstance(first, Tensor):
+        parts = _parts(first)
         if not parts:
             return value
-        found = parts[0]
-    return found
+        first = parts[0]
+    return first
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors in what a module took or gave, in the order in which they stand."""
+    """All tensors in a batch, or in what a module took or gave, in the order in which they stand."""
     return [value] if isinstance(value, Tensor) else [tensor for part in _parts(value) for tensor in tensors_in(part)]
 
 
