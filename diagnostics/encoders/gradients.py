@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.encoders.hooks import Hooks
+from diagnostics.encoders.perturbation import floating_in, replaced
 from diagnostics.encoders.taps import Grid, Seen, Tap
 from diagnostics.errors import DiagnosticsError
 
@@ -36,7 +37,7 @@ def read_gradients(
 
     with torch.inference_mode(False), torch.enable_grad(), Hooks(module, taps, encoder, signals, reduce):
         # A copy, since a model may change its input in place.
-        forward(_exchanged(batch, given, leaf.clone()))
+        forward(replaced(batch, given, leaf.clone()))
     found, left_out = Seen({}, {}), {}
     axes = _place_axes(tuple(leaf.shape), taps)
     for tap in taps:
@@ -61,29 +62,14 @@ def centre(grid: Grid) -> int:
     return int(np.ravel_multi_index(tuple(n // 2 for n in grid.shape), grid.shape))
 
 
-def _leaves(batch: Any) -> list[Tensor]:
-    if isinstance(batch, Tensor):
-        return [batch]
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
-    return [leaf for part in parts for leaf in _leaves(part)]
-
-
 def _floating(batch: Any, encoder: str) -> Tensor:
-    floating = [leaf for leaf in _leaves(batch) if leaf.is_floating_point()]
+    floating = floating_in(batch)
     if len(floating) != 1:
         raise DiagnosticsError(
             f"{encoder} takes {len(floating)} tensors of floating point numbers, so by which to derive is unclear: a receptive "
             "field needs a preprocessing that gives one."
         )
     return floating[0]
-
-
-def _exchanged(batch: Any, old: Tensor, new: Tensor) -> Any:
-    if isinstance(batch, Mapping):
-        return {key: _exchanged(part, old, new) for key, part in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(_exchanged(part, old, new) for part in batch)  # pyright: ignore[reportCallIssue]
-    return new if batch is old else batch
 
 
 def _place_axes(shape: tuple[int, ...], taps: Sequence[Tap]) -> dict[int, list[tuple[int, ...]]]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Tap
 from diagnostics.errors import describe
-from diagnostics_transformers.inputs import Prepared, from_directory, setting
+from diagnostics_transformers.prepared import Prepared, from_directory, setting
 from diagnostics_transformers.spans import Convolution, convolutions, span
 from diagnostics_transformers.towers import arguments
 

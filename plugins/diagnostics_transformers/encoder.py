@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import PreTrainedModel
 
-from diagnostics import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, discover
+from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap, TorchEncoder, discover
+from diagnostics.encoders.perturbation import tensor_at
 from diagnostics.errors import describe
-from diagnostics_transformers.checks import check_places, entering
+from diagnostics_transformers.checks import check_places
 from diagnostics_transformers.detectors import over_levels, trunk_of_detector, with_levels
-from diagnostics_transformers.inputs import Arguments, Prepared, Wanted, prepare, setting
+from diagnostics_transformers.heads import layers_of_head
+from diagnostics_transformers.inputs import prepare
 from diagnostics_transformers.load import Loaded, lacking, refuse_missing
-from diagnostics_transformers.orders import TRAILING, lying
+from diagnostics_transformers.orders import TRAILING, with_order
 from diagnostics_transformers.packed import packed_taps
 from diagnostics_transformers.patches import tokens_of_cells
+from diagnostics_transformers.prepared import Arguments, Prepared, Wanted, setting
 from diagnostics_transformers.stacks import CHAINS, FIRST, inner_layers, is_side, stacks
 from diagnostics_transformers.towers import Tower, arguments, choose, kind_of
 
@@ -193,7 +196,7 @@ class _Found:
             trunk=self._trunk(),
             grid=grid or next(iter(likely), None),
             prefix=grid.prefix if grid is not None else None,
-            lying=partial(lying, self.module.tower),
+            with_order=partial(with_order, self.module.tower),
         )
         taps = _named([_within(tap, place) for tap in found.taps])
         kind = getattr(self.module.tower.config, "model_type", "")
@@ -250,7 +253,7 @@ class _Found:
         """The trunk's grid by the configuration, if that is how many tokens enter the first layer, and their order."""
         if not names:
             return None, (), False
-        seen = entering(self.module, names[0], self.batch, self.forward)
+        seen = self._entering(names[0], self.batch)
         if seen is None:
             return None, (), False
         axes = tuple(self.prepared.extents)
@@ -271,6 +274,10 @@ class _Found:
                 return Grid(shape, axes, more), (), False
         return None, (), False
 
+    def _entering(self, layer: str, batch: Any) -> Tensor | None:
+        """The first tensor that a layer takes."""
+        return tensor_at(self.module, Site(layer, when="before"), batch, self.forward)
+
     @staticmethod
     def _prefix_of_packed(seen: Tensor, side: tuple[int, ...]) -> int:
         """How many tokens of each of two images stand before its patches."""
@@ -280,7 +287,7 @@ class _Found:
     def _order_of_packed(self, first: str, grid: Grid) -> tuple[int, ...]:
         def tokens(image: np.ndarray) -> Tensor:
             batch = default_collate([self.prepared.preprocess(image)])
-            seen = entering(self.module, first, batch, self.forward)
+            seen = self._entering(first, batch)
             assert seen is not None
             return seen.flatten(0, -2)
 
@@ -305,8 +312,6 @@ class _Found:
         return made
 
     def _layers_of_head(self, head: str, layers: list[str], low: float, high: float) -> list[Tap]:
-        from diagnostics_transformers.heads import layers_of_head
-
         return layers_of_head(self.module, head, layers, (low, high), self.batch, self.forward, self.prepared)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import Grid, Site, Tap
-from diagnostics_transformers.inputs import Prepared
+from diagnostics_transformers.prepared import Prepared
 
 
 def layers_of_head(

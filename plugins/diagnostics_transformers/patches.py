@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from diagnostics import DiagnosticsError
 from diagnostics.errors import describe
 from diagnostics_transformers.images import Squashed, as_image, example, side_of
-from diagnostics_transformers.inputs import Prepared, from_directory, setting
+from diagnostics_transformers.prepared import Prepared, from_directory, setting
 from diagnostics_transformers.towers import arguments
 
 # How many patches an image has along y and x, under the name that a model has for it.

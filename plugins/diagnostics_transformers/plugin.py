@@ -47,8 +47,8 @@ def build(
         raise DiagnosticsError(f"Encoders of transformers need {error.name}: pip install transformers.") from error
 
     from diagnostics_transformers.encoder import encoder_of
-    from diagnostics_transformers.inputs import Wanted
     from diagnostics_transformers.load import folder_of, load
+    from diagnostics_transformers.prepared import Wanted
 
     loaded = load(model, pretrained, seed, heads)
     options = {"pretrained": pretrained or None, "tower": tower, "size": size, "length": length, "frames": frames}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Tap
-from diagnostics_transformers.inputs import Prepared, setting
+from diagnostics_transformers.prepared import Prepared, setting
 from diagnostics_transformers.towers import arguments
 
 _MOST = 100_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from diagnostics_transformers.inputs import setting
+from diagnostics_transformers.prepared import setting
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
 from diagnostics_transformers.images import Squashed, cropped, side_of
-from diagnostics_transformers.inputs import Prepared, Wanted, from_directory, setting
+from diagnostics_transformers.prepared import Prepared, Wanted, from_directory, setting
 from diagnostics_transformers.towers import arguments
 
 FRAMES = 16
