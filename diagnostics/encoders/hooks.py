@@ -6,9 +6,9 @@ Shape suffixes: B sample, T token (prefix tokens first, then grid tokens in rast
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NoReturn
 
 import torch
@@ -158,6 +158,32 @@ def until(module: nn.Module, site: Site) -> Generator[EarlyEnd]:
             yield end
     finally:
         handle.remove()
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a module: what it took, by position and by name, and what it gave."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+
+
+@contextmanager
+def recorded(module: nn.Module, names: Iterable[str]) -> Generator[list[Call]]:
+    """The calls of some submodules in passes that run inside, in the order in which they end."""
+    calls: list[Call] = []
+
+    def record(name: str) -> Callable[..., None]:
+        return lambda _, args, kwargs, output: calls.append(Call(name, args, kwargs, output))
+
+    handles = [module.get_submodule(name).register_forward_hook(record(name), with_kwargs=True) for name in names]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
