@@ -38,23 +38,23 @@ def read_gradients(
     with torch.inference_mode(False), torch.enable_grad(), Hooks(module, taps, encoder, signals, reduce):
         # A copy, since a model may change its input in place.
         forward(replaced(batch, given, leaf.clone()))
-    found, left_out = Seen({}, {}), {}
+    result = Seen({}, {})
     axes = _place_axes(tuple(leaf.shape), taps)
     for tap in taps:
         where = axes.get(len(tap.grid.shape), [])
         if len(where) != 1:
             shape = tuple(leaf.shape)
-            told = "does not show which axes are places" if where else "has no axes that its cells divide evenly"
-            left_out[tap.name] = f"the input of shape {shape} {told} for a grid of {tap.grid}"
+            reason = "does not show which axes are places" if where else "has no axes that its cells divide evenly"
+            result.left_out[tap.name] = f"the input of shape {shape} {reason} for a grid of {tap.grid}"
         elif not signals[tap.name].requires_grad:
-            left_out[tap.name] = "no gradient comes through"
+            result.left_out[tap.name] = "no gradient comes through"
         else:
             (gradient,) = torch.autograd.grad(signals[tap.name], leaf, retain_graph=True, materialize_grads=True)
-            found[tap.name] = _on_places(gradient, where[0], tap)
-    if not found:
-        told = "; ".join(f"{tap}: {reason}" for tap, reason in list(left_out.items())[:2])
-        raise DiagnosticsError(f"{encoder} gives no gradients: {told}.")
-    return Seen(found, left_out)
+            result[tap.name] = _on_places(gradient, where[0], tap)
+    if not result:
+        reasons = "; ".join(f"{tap}: {reason}" for tap, reason in list(result.left_out.items())[:2])
+        raise DiagnosticsError(f"{encoder} gives no gradients: {reasons}.")
+    return result
 
 
 def centre(grid: Grid) -> int:

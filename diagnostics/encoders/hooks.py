@@ -40,23 +40,26 @@ def pool(tap: Tap, tokens: Tensor, poolings: Sequence[str], valid: Tensor | None
     return torch.stack([parts[name] for name in poolings], dim=1)
 
 
-class Hooks:
-    """Forward hooks that read some taps into `captured`, each through `reduce`; removed on exit.
+class TapHooks:
+    """Forward hooks on the modules of some taps, removed on exit; `begin` and `end` are called with each of their calls.
 
     Raises DiagnosticsError on exit where a tap's module ran another number of times than its site declares.
     """
 
-    def __init__(
-        self, module: nn.Module, taps: Sequence[Tap], encoder: str, captured: dict[str, Any], reduce: Reduce
-    ) -> None:
-        self.encoder, self.captured, self.reduce = encoder, captured, reduce
-        self.module = module
+    def __init__(self, module: nn.Module, taps: Sequence[Tap], encoder: str) -> None:
+        self.module, self.encoder = module, encoder
         self.by_module: dict[str, list[tuple[Tap, Site]]] = defaultdict(list)
         for tap in taps:
             if tap.site is not None:
                 self.by_module[tap.site.module].append((tap, tap.site))
         self.calls: dict[str, int] = dict.fromkeys(self.by_module, 0)
         self.handles: list[Any] = []
+
+    def begin(self, name: str, call: int, taken: tuple[Any, ...]) -> None:
+        """A module's call begins with what it takes; calls count from 0."""
+
+    def end(self, name: str, call: int, output: Any) -> None:
+        """A module's call ends with what it gives."""
 
     def __enter__(self) -> None:
         try:
@@ -85,18 +88,30 @@ class Hooks:
             handle.remove()
 
     def _before(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            call = self.calls[name]
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.calls[name] += 1
-            self._read(name, call, "before", args or tuple(kwargs.values()))
+            self.begin(name, self.calls[name] - 1, args or tuple(kwargs.values()))
 
         return hook
 
     def _after(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self._read(name, self.calls[name] - 1, "after", output)
+        return lambda _, args, output: self.end(name, self.calls[name] - 1, output)
 
-        return hook
+
+class Hooks(TapHooks):
+    """Reads taps into `captured`, each through `reduce` at the moment it fires."""
+
+    def __init__(
+        self, module: nn.Module, taps: Sequence[Tap], encoder: str, captured: dict[str, Any], reduce: Reduce
+    ) -> None:
+        super().__init__(module, taps, encoder)
+        self.captured, self.reduce = captured, reduce
+
+    def begin(self, name: str, call: int, taken: tuple[Any, ...]) -> None:
+        self._read(name, call, "before", taken)
+
+    def end(self, name: str, call: int, output: Any) -> None:
+        self._read(name, call, "after", output)
 
     def _read(self, name: str, call: int, when: str, value: Any) -> None:
         for tap, site in self.by_module[name]:
