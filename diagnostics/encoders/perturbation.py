@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diagnostics.encoders.batches import map_tensors
 from diagnostics.encoders.evaluating import evaluating
 from diagnostics.encoders.hooks import as_tokens, tensors_in, until
 from diagnostics.encoders.taps import Grid, Site, Tap
@@ -49,11 +50,7 @@ def floating_in(batch: Any) -> list[Tensor]:
 
 def replaced(batch: Any, old: Tensor, new: Tensor) -> Any:
     """The batch with one tensor in another's place."""
-    if isinstance(batch, Mapping):
-        return {key: replaced(part, old, new) for key, part in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(replaced(part, old, new) for part in batch)  # pyright: ignore[reportCallIssue]
-    return new if batch is old else batch
+    return map_tensors(lambda tensor: new if tensor is old else tensor, batch)
 
 
 def part_of(given: Tensor, spans: Mapping[int, tuple[int, int]]) -> Tensor:

@@ -37,10 +37,10 @@ def trunk_of_detector(
         return [], []
     backbone, inner = _without_shell(f"tower.{backbone}", parts[backbone])
     try:
-        found = discover(inner, batch, name, extents, forward=lambda _, given: forward(module, given))
+        discovered = discover(inner, batch, name, extents, forward=lambda _, given: forward(module, given))
     except DiagnosticsError:
         return [], []
-    trunk = [(tap, tap.site) for tap in found.taps if tap.part == "trunk" and tap.site is not None]
+    trunk = [(tap, tap.site) for tap in discovered.taps if tap.part == "trunk" and tap.site is not None]
     last = next(tap for tap, _ in trunk if tap.depth == 1)
     # The norm behind the last block is none.
     blocks = [site.module for tap, site in trunk if tap.depth < 1 or tap is last]

@@ -1,4 +1,4 @@
-"""The layers that a head stacks: a predictor's, a decoder's."""
+"""Taps of the layers that a head stacks: a predictor's, a decoder's."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def build(
 
 def _name(model: str, pretrained: bool, seed: int, heads: bool, options: Mapping[str, Any]) -> str:
     """The specification: what is not the default."""
-    said = [f"{key}={value}" for key, value in options.items() if key != "pretrained" and value is not None]
-    said = [*([] if pretrained else ["pretrained=false", *([f"seed={seed}"] if seed else [])]), *said]
-    said += ["heads=true"] if heads else []
-    return f"hf:{model}{'?' if said else ''}{'&'.join(said)}"
+    parts = [f"{key}={value}" for key, value in options.items() if key != "pretrained" and value is not None]
+    parts = [*([] if pretrained else ["pretrained=false", *([f"seed={seed}"] if seed else [])]), *parts]
+    parts += ["heads=true"] if heads else []
+    return f"hf:{model}{'?' if parts else ''}{'&'.join(parts)}"

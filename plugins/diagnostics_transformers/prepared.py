@@ -1,4 +1,4 @@
-"""How raw samples become what a tower takes, whatever their modality; and what its configuration and directory say."""
+"""What every modality's preprocessing is made of: `Prepared`, the sizes asked for, and a look into configuration and directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Arguments = Callable[[Mapping[str, Tensor]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Wanted:
-    """The sizes that were asked for: side of images in pixels, length in tokens, steps or samples, frames of a video."""
+    """The sizes that a user asks for: side of images in pixels, length in tokens, steps or samples, frames of a video."""
 
     size: int | None = None
     length: int | None = None
@@ -82,7 +82,7 @@ def setting(config: Any, *names: str, default: Any = None) -> Any:
 
 
 def from_directory(auto: str, source: str | None) -> Any:
-    """What a transformers Auto class finds in the directory; None where it finds nothing that works here."""
+    """What a transformers Auto class loads from a directory (processor, tokenizer); None where nothing there works here."""
     if source is None:
         return None
     try:
