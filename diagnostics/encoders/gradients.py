@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diagnostics.encoders.encoder import Captured
 from diagnostics.encoders.hooks import Hooks
 from diagnostics.encoders.perturbation import floating_in, replaced
-from diagnostics.encoders.taps import Grid, Seen, Tap
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 
 SEED = 0
@@ -20,7 +21,7 @@ SEED = 0
 
 def read_gradients(
     module: nn.Module, taps: Sequence[Tap], encoder: str, batch: Any, forward: Callable[[Any], Any]
-) -> Seen:
+) -> Captured:
     """`{tap: [sample, *places]}`: |gradient| of the tap's central grid token by the input, summed over channels.
 
     Of a token's features the gradient is taken through one projection on random signs (the same in all samples): the sum
@@ -38,7 +39,7 @@ def read_gradients(
     with torch.inference_mode(False), torch.enable_grad(), Hooks(module, taps, encoder, signals, reduce):
         # A copy, since a model may change its input in place.
         forward(replaced(batch, given, leaf.clone()))
-    result = Seen({}, {})
+    result = Captured({}, {})
     axes = _place_axes(tuple(leaf.shape), taps)
     for tap in taps:
         where = axes.get(len(tap.grid.shape), [])

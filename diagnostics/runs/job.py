@@ -20,17 +20,19 @@ from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_r
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.probeable import unprobeable_targets
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.evaluating import random_kept
-from diagnostics.encoders.taps import Encoder, Tap
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.measures.apply import SUITES, Measured, against_control, chosen_measures, measure_all
 from diagnostics.measures.base import Measure
 from diagnostics.progress import Cost, Watch, silent
-from diagnostics.registry import build, offered
+from diagnostics.registry import offered
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.options import check_options, check_out, chosen_poolings, listed
 from diagnostics.runs.provenance import describe_call, describe_subject
 from diagnostics.runs.run import Run
+from diagnostics.specs import build
 
 
 @random_kept()

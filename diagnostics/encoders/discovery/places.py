@@ -13,8 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from diagnostics.encoders.hooks import tensors_in
-from diagnostics.encoders.taps import Grid, Layout, Modality
+from diagnostics.encoders.taps import Grid, Layout
 from diagnostics.errors import DiagnosticsError
+from diagnostics.vocabulary import Modality
 
 MOST_PREFIX = 16
 """More special tokens than that are not guessed."""
