@@ -145,7 +145,7 @@ class EarlyEnd:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
         # Blocks may be nested, and each ends at its own exception alone.
         self.ended = error is self._exception
-        # The frames of the pass, and the tensors in them, would be kept by a circle of references.
+        # The frames of the pass, and the tensors in them, would be kept alive by a reference cycle.
         self._exception.__traceback__ = None
         return self.ended
 

@@ -82,7 +82,7 @@ def test_each_block_ends_at_its_own_call() -> None:
     with EarlyEnd() as outer:
         with EarlyEnd() as inner:
             outer("outer")
-        raise AssertionError("the inner block must not catch it")  # pyright: ignore[reportUnreachable]
+        raise AssertionError("the inner block must not catch it")
     assert outer.ended and outer.value == "outer" and not inner.ended
     with pytest.raises(KeyError), EarlyEnd() as end:
         raise KeyError
