@@ -58,6 +58,7 @@ HOOKS = "commands datasets encoders measures"
 
 
 @pytest.mark.parametrize("module", NAMES)
+@pytest.mark.smoke
 def test_a_module_exports_these_names(module: str) -> None:
     exported = importlib.import_module(module)
     assert sorted(exported.__all__) == sorted(NAMES[module].split())
@@ -65,10 +66,12 @@ def test_a_module_exports_these_names(module: str) -> None:
         assert getattr(exported, name) is not None
 
 
+@pytest.mark.smoke
 def test_these_measures_are_bundled() -> None:
     assert sorted(bundled()) == MEASURES.split()
 
 
+@pytest.mark.smoke
 def test_a_plugin_author_is_offered_these_checks_and_hooks() -> None:
     assert {name.removeprefix("test_") for name in vars(EncoderTests) if name.startswith("test_")} == set(
         CHECKS.split()

@@ -347,6 +347,7 @@ def test_unfinished_and_half_copied_runs_do_not_open(run: Run, tmp_path: Path) -
         dx.open_run(copied)
 
 
+@pytest.mark.smoke
 def test_the_report_escapes_names_and_keeps_to_itself(run: Run) -> None:
     page = run.report().read_text()
     own = page[: page.index("<script>")] + page[page.index("<body>") :]
@@ -366,6 +367,7 @@ def test_a_notebook_shows_the_tables_and_a_profile_its_figure(run: Run) -> None:
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
+@pytest.mark.browser
 def test_the_report_draws_every_figure_without_a_request(run: Run) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     requests: list[str] = []
@@ -398,6 +400,7 @@ def test_the_report_draws_every_figure_without_a_request(run: Run) -> None:
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
 @pytest.mark.parametrize("width", [1100, 800])
+@pytest.mark.browser
 def test_tables_fit_the_page_and_no_bar_lies_over_a_legend(run: Run, width: int) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with playwright.sync_playwright() as p:
@@ -418,6 +421,7 @@ def test_tables_fit_the_page_and_no_bar_lies_over_a_legend(run: Run, width: int)
     assert max(over) <= 0
 
 
+@pytest.mark.smoke
 def test_lorenz_through_fracast_has_the_known_shape(tmp_path: Path) -> None:
     """The README's claim on fewer series: z is hidden by the output, and neither fresh weights nor a linear map of the input hold it."""
     pytest.importorskip("fracast", reason="needs the extra demo")

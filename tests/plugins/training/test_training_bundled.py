@@ -19,6 +19,7 @@ from diagnostics.cli.commands import app
 FILES = sorted(WEIGHTS.glob("*.safetensors"))
 
 
+@pytest.mark.smoke
 def test_there_are_some_and_they_are_small() -> None:
     names = {file.stem for file in FILES}
     objectives = ("forecast", "reconstruct", "contrastive", "jepa")
@@ -36,6 +37,7 @@ def test_each_says_how_it_was_made_and_holds_no_path(file: Path) -> None:
     assert b"/tmp/" not in file.read_bytes()[:100_000]
 
 
+@pytest.mark.smoke
 def test_a_name_brings_one_and_a_seed_another() -> None:
     first, second = (
         build("encoder", "objectives:lorenz-jepa"),

@@ -16,6 +16,8 @@ import torch
 import diagnostics as dx
 from diagnostics.registry import build
 
+pytestmark = pytest.mark.weights
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
