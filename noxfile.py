@@ -95,7 +95,7 @@ def wheel(session: nox.Session) -> None:
         session.chdir(outside)
         env = {"PYTHONPATH": f"{tmp}/site"}
         packages = ["diagnostics", *sorted(path.name for path in (ROOT / "plugins").glob("diagnostics_*"))]
-        session.run(sys.executable, "-c", FROM_WHEEL, f"{tmp}/site", *packages, env=env)
+        session.run(sys.executable, "-c", FROM_WHEEL, f"{tmp}/site", *packages, env=env, log=False)
         session.run(f"{BIN}/pytest", "-n", "2", "-m", "smoke or weights", env=env)
         session.chdir(ROOT)
 

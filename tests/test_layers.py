@@ -6,6 +6,7 @@ Which room may import which is a contract of import-linter in `pyproject.toml`; 
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +101,16 @@ def test_a_circle_is_found_and_an_import_for_types_is_none(tmp_path: Path) -> No
     assert graph["pack.a"] == {"pack.b"}
     assert graph["pack.b"] == set()
     assert circles(graph) == [{"pack.c", "pack.d"}]
+
+
+def test_the_linter_looks_at_every_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    settings = project["tool"]["importlinter"]
+    plugins = next(
+        contract for contract in settings["contracts"] if "containers" not in contract and "layers" in contract
+    )
+    on_levels = {name for layer in plugins["layers"] for name in layer.split(" | ")}
+    assert set(settings["root_packages"]) == on_levels == {package.name for package in PACKAGES}
 
 
 def test_the_ground_floor_has_at_most_ten_files_and_eight_rooms() -> None:
