@@ -56,12 +56,15 @@ class Checkout:
 
     def findings(self) -> dict[str, Any]:
         """Everything that is compared, by name."""
-        found: dict[str, Any] = {"commands": dict(self._help()), "list --json": json.loads(self.says("list", "--json"))}
+        findings: dict[str, Any] = {
+            "commands": dict(self._help()),
+            "list --json": json.loads(self.says("list", "--json")),
+        }
         for name, (encoder, dataset) in RUNS.items():
             print(f"{self.path}: run {encoder} --data {dataset}", file=sys.stderr)
-            found[f"run {name}"] = json.loads(self.says("run", encoder, "--data", dataset, "--out", name, "--json"))
-        found["compare"] = json.loads(self.says("compare", *COMPARED, "--json"))
-        return found
+            findings[f"run {name}"] = json.loads(self.says("run", encoder, "--data", dataset, "--out", name, "--json"))
+        findings["compare"] = json.loads(self.says("compare", *COMPARED, "--json"))
+        return findings
 
     def _help(self, *command: str) -> Iterator[tuple[str, Any]]:
         """Of a command and of those below it: its options with their types and words, and its text."""
@@ -92,16 +95,16 @@ def differences(before: Any, after: Any, where: str = "") -> Iterator[tuple[bool
             else:
                 yield from differences(before[key], after[key], at)
     elif isinstance(before, list) and isinstance(after, list):
-        named = _named(before), _named(after)
-        if named[0] is not None and named[1] is not None:
-            yield from differences(*named, where)
+        names = _named(before), _named(after)
+        if names[0] is not None and names[1] is not None and names[0].keys() != names[1].keys():
+            yield from differences(*names, where)
             return
         if len(before) != len(after):
             yield True, f"{where} has {len(after)} items in place of {len(before)}"
         for index, (one, other) in enumerate(zip(before, after, strict=False)):
             yield from differences(one, other, f"{where} / {index}")
     elif isinstance(before, str) and isinstance(after, str) and before != after:
-        # Sentences may be put in other words, as long as they say the same numbers.
+        # A sentence may be put in other words, as long as it says the same numbers.
         sentence = " " in before.strip() and NUMBER.findall(before) == NUMBER.findall(after)
         yield not sentence, f"{where}: {'in other words, ' if sentence else ''}{before!r} -> {after!r}"
     elif type(before) is not type(after) or repr(before) != repr(after):
@@ -109,11 +112,9 @@ def differences(before: Any, after: Any, where: str = "") -> Iterator[tuple[bool
 
 
 def _named(items: list[Any]) -> dict[str, Any] | None:
-    """By its name, where all items have one that is theirs alone: what comes in between is then new, and not all another."""
-    if not items or not all(isinstance(item, dict) and "name" in item for item in items):
-        return None
-    by_name = {str(item["name"]): item for item in items}
-    return by_name if len(by_name) == len(items) else None
+    """By name, where each has one of its own, so that after one that is gone not all the others are another."""
+    names = [item if isinstance(item, str) else item.get("name") if isinstance(item, dict) else None for item in items]
+    return dict(zip(names, items, strict=True)) if None not in names and len(set(names)) == len(names) else None
 
 
 def main() -> int:
@@ -131,7 +132,7 @@ def main() -> int:
     for matters, row in rows:
         print("DIFFERS " if matters else "        ", row.removeprefix(" / "))
     wrong = sum(matters for matters, _ in rows)
-    counts = [sum(1 for _ in _leaves(found)) for found in (before, after)]
+    counts = [sum(1 for _ in _leaves(findings)) for findings in (before, after)]
     print(
         f"{wrong} of {counts[0]} values are gone or another, {len(rows) - wrong} new or in other words ({counts[1]} after)"
     )
