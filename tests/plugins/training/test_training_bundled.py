@@ -55,6 +55,7 @@ def test_inspect_says_what_made_one() -> None:
     assert "the 12,000 samples of its train split." in said
 
 
+@pytest.mark.slow
 def test_one_is_read_out_of_the_box_and_knows_more_than_its_initial_weights(tmp_path: Path) -> None:
     """x 10 steps ahead is what forecasting is about; the control is the very architecture with weights drawn afresh."""
     options = {"measures": "linear_probe", "controls": False, "report": False, "token_budget": 0}
