@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,15 +10,12 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.activations.results import CONTROLS
-from diagnostics.datasets.dataset import DENSE, Family
-from diagnostics.encoders.taps import SAFE_NAME
-from diagnostics.errors import DiagnosticsError, StorageError, describe, unknown
+from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.measures.base import Measure
 from diagnostics.measures.statistics import SHARES, paired_difference, profile_intervals, select
 from diagnostics.measures.validation import bare, misfit, plain
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.registry import offered
+from diagnostics.vocabulary import DENSE, Family
 
 
 @dataclass
@@ -29,56 +26,6 @@ class Measured:
     skipped: dict[str, str] = field(default_factory=dict[str, str])
     failed: set[str] = field(default_factory=set[str])
     """Those of `skipped` that broke, where the others have no value here by their nature."""
-
-
-SUITES = ("standard", "all")
-
-
-def chosen_measures(names: Sequence[str] | None) -> tuple[list[Measure], dict[str, str]]:
-    """The measures of these names; and which of those that nobody named cannot be had, and why.
-
-    A name may be a suite: `standard` (what None means) or `all`. A measure that is named and cannot be had raises.
-    """
-    asked = list(names) if names else ["standard"]
-    known = offered("measure")
-    for name in asked:
-        if name not in known and name not in SUITES:
-            raise unknown("measure", name, [*SUITES, *known], "See `diagnostics list measures`.")
-    made: dict[str, Measure] = {}
-    unusable: dict[str, str] = {}
-    named = [name for name in asked if name not in SUITES]
-    for name in [*named, *known] if set(asked) & set(SUITES) else named:
-        if name in made or name in unusable:
-            continue
-        plugin, make = known[name]
-        try:
-            measure = _made(plugin.name, name, make)
-        except DiagnosticsError as error:
-            if name in named:
-                raise
-            unusable[name] = str(error)
-            continue
-        if name in named or measure.standard or "all" in asked:
-            made[name] = measure
-    # In the order in which they are listed, whatever the order they were asked for.
-    return [made[name] for name in known if name in made], unusable
-
-
-def _made(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
-    try:
-        measure = make()
-    except DiagnosticsError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise DiagnosticsError(f"Plugin {plugin} failed to make the measure {name}: {describe(error)}") from error
-    if not isinstance(measure, Measure):
-        raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.")
-    if measure.name != name or not SAFE_NAME.fullmatch(name) or name == CONTROLS:
-        raise DiagnosticsError(
-            f"Plugin {plugin} offers {name!r}, whose measure calls itself {measure.name!r}: give both one name of letters, "
-            f"digits, '_', '-' and '.', other than {CONTROLS}, since results are stored under it."
-        )
-    return measure
 
 
 def measure_all(
@@ -239,7 +186,8 @@ def against_control(found: xr.Dataset, other: xr.Dataset, control: str, seed: in
     if "best_tap" not in found.attrs or "best_tap" not in other.attrs:
         return found
     ours, theirs = (
-        data.sel(tap=data.attrs["best_tap"]).sortby("unit").transpose("unit", ...) for data in (found, other)
+        data[["loss", "reference_loss"]].sel(tap=data.attrs["best_tap"]).sortby("unit").transpose("unit", ...)
+        for data in (found, other)
     )
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return found
