@@ -19,8 +19,6 @@ LONGEST = 400
 # Files that still import each other, to be taken apart; the goal is none.
 CIRCLES: dict[str, list[set[str]]] = {
     "diagnostics": [
-        # Mended by `specs.py`, which holds what builds from a name.
-        {"diagnostics.encoders.files", "diagnostics.registry"},
         # Mended by plots of arrays, and by findings apart from the page that shows them.
         {"diagnostics.report.plots", "diagnostics.runs.profile"},
         {
