@@ -331,6 +331,7 @@ def test_another_live_measure_later_costs_its_own_pass_alone(tmp_path: Path) -> 
     assert digests(tmp_path / "run" / "taps") == before
 
 
+@pytest.mark.slow
 def test_without_attention_the_run_goes_on_and_says_why(tmp_path: Path) -> None:
     encoder = tiny_encoder()
     options: dict[str, Any] = {"out": tmp_path / "run", "measures": ["standard"], "report": False}

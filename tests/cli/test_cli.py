@@ -130,6 +130,7 @@ def mine(tmp_path: Path) -> Callable[[str], str]:
 # What is shown
 
 
+@pytest.mark.smoke
 def test_help_names_every_command() -> None:
     status, out, err = diagnose("--help")
     assert (status, err) == (0, "")
@@ -147,6 +148,7 @@ def test_without_a_command_help_is_shown() -> None:
     assert "Commands" in out + err
 
 
+@pytest.mark.smoke
 def test_the_installed_command_answers() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from diagnostics.cli.commands import main; main()", "--version"],
@@ -177,6 +179,7 @@ def test_list_shows_each_part(what: str) -> None:
     assert not any(f"{other}  " in out.splitlines()[0] for other in LISTED if other != what)
 
 
+@pytest.mark.smoke
 def test_list_shows_all_parts() -> None:
     found = json.loads(diagnose("list", "--json").out)
     assert list(found) == list(LISTED)
@@ -247,6 +250,7 @@ def test_inspect_fracast() -> None:
     assert {tuple(tap["grid"]) for tap in found["taps"]} == {(40,)}
 
 
+@pytest.mark.smoke
 def test_a_run_prints_one_json_object_and_writes_the_report(mine: Callable[[str], str], out: Path) -> None:
     status, printed, err = diagnose(
         "run", mine("build"), "--data", mine("data"), "--out", out, "--no-controls", "--json",

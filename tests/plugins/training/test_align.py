@@ -88,6 +88,7 @@ def shares(found: dx.Comparison, group: str, target: str) -> Any:
     return next(one for one in found.shares if (one.group, one.profile) == (group, f"linear_probe/{target}"))
 
 
+@pytest.mark.slow
 def test_what_the_last_block_erases_comes_back_to_the_output(planted: Any) -> None:
     row, _, found = planted
     # Embedding and first block hold it alike.

@@ -46,6 +46,7 @@ def encoder(kind: str, implementation: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.slow
 def test_attention_is_what_the_model_returns(kind: str) -> None:
     fused, eager = encoder(kind, "sdpa"), encoder(kind, "eager")
     sample = np.asarray("The dog runs over the grass.") if fused.modality == "text" else fused.example()
