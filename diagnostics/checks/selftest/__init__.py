@@ -10,7 +10,7 @@ from diagnostics.checks.selftest.cases import Case
 from diagnostics.errors import describe
 from diagnostics.measures.arrays import one_thread
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.runs.profile import number
+from diagnostics.report.numbers import number
 
 FAMILIES = ("similarity", "geometry", "locality", "dynamics", "probes", "statistics")
 
