@@ -8,19 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.figures import Figure
-from diagnostics.report.numbers import (
-    NO_BREAK,
-    SCORE,
-    format_interval,
-    format_number,
-    group_by_reason,
-    unbroken,
-)
+from diagnostics.report.numbers import NO_BREAK, SCORE, format_interval, format_number, group_by_reason, unbroken
 
+T = TypeVar("T")
 Length = Literal["brief", "full"]
 Tone = Literal["plain", "strong", "small", "quiet", "finding", "caution"]
 
@@ -33,6 +27,9 @@ class Sentence:
     tone: Tone = "plain"
     only: Length | None = None
     apart: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,9 @@ class Notes:
     tone: Tone = "plain"
     only: Length | None = None
     lead: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.notes)
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,9 @@ class Table:
     grouped: bool = False
     only: Length | None = None
 
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
 
 @dataclass(frozen=True)
 class Details:
@@ -135,6 +138,9 @@ class Section:
     label: str = ""
     """Its name in the table of contents, where that is not its title."""
 
+    def __bool__(self) -> bool:
+        return bool(self.blocks or self.sections)
+
 
 @dataclass(frozen=True)
 class Page:
@@ -146,21 +152,9 @@ class Page:
     provenance: tuple[tuple[str, str], ...]
 
 
-def blocks(*parts: Block | None) -> tuple[Block, ...]:
-    """The blocks that hold anything."""
-    return tuple(part for part in parts if part is not None and not _is_empty(part))
-
-
-def _is_empty(block: Block) -> bool:
-    match block:
-        case Sentence():
-            return not block.text
-        case Notes():
-            return not block.notes
-        case Table():
-            return not block.rows
-        case _:
-            return False
+def filled(*parts: T | None) -> tuple[T, ...]:
+    """The blocks, or the sections, that hold anything."""
+    return tuple(part for part in parts if part)
 
 
 def left_out_section(reasons: Mapping[str, str]) -> Section:
@@ -168,9 +162,4 @@ def left_out_section(reasons: Mapping[str, str]) -> Section:
     notes = [
         Note(reason, ", ".join(unbroken(name) for name in names)) for reason, names in group_by_reason(reasons).items()
     ]
-    return Section("Left out", "skipped", blocks(Notes(tuple(notes), "quiet", lead="left out: ")))
-
-
-def filled(*sections: Section) -> tuple[Section, ...]:
-    """The sections that hold anything."""
-    return tuple(section for section in sections if section.blocks or section.sections)
+    return Section("Left out", "skipped", filled(Notes(tuple(notes), "quiet", lead="left out: ")))

@@ -22,7 +22,6 @@ from diagnostics.report.page import (
     Section,
     Sentence,
     Table,
-    blocks,
     filled,
     left_out_section,
 )
@@ -75,11 +74,11 @@ def run_page(run: FinishedRun) -> Page:
         sections=filled(
             _probes(probes),
             _controls(run, probes),
-            Section("Without a target", "others", blocks(_others(others))),
+            Section("Without a target", "others", filled(_others(others))),
             Section(
                 "",
                 "",
-                blocks(
+                filled(
                     *(Sentence(caution, "caution", only="brief") for caution in cautions),
                     Notes(tuple(Note(describe_map(each)) for each in maps), only="brief"),
                 ),
@@ -135,7 +134,7 @@ def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
     return Section(
         "What the taps hold, and what the output hides",
         "probes",
-        blocks(
+        filled(
             Sentence(f"Best tap chosen on val, scores read on test; {INTERVALS}", only="brief"),
             Table(columns, tuple(rows)),
             Notes(tuple(Note(p.reading, _name(p)) for _, p in probes), "quiet", only="brief"),
@@ -161,7 +160,7 @@ def _controls(run: FinishedRun, probes: Sequence[tuple[str, Profile]]) -> Sectio
     return Section(
         "Controls: what knows nothing reaches",
         "controls",
-        blocks(
+        filled(
             Table(columns, tuple(rows)),
             Notes(tuple(Note(note, _label(name)) for name, note in own.items()), "quiet", only="brief"),
             Notes(tuple(_about_controls(names, own, profiles)), "quiet", only="full"),
@@ -274,7 +273,7 @@ def _of_profile(profile: Profile, anchor: str) -> Section:
     return Section(
         profile.name,
         anchor,
-        blocks(
+        filled(
             Sentence(captions.questions(data.attrs)),
             Sentence(profile.reading, "finding"),
             profile.figure() if drawn else None,
@@ -290,7 +289,7 @@ def _of_map(similarity: xr.Dataset, anchor: str) -> Section:
     return Section(
         str(similarity.attrs["measure"]),
         anchor,
-        blocks(
+        filled(
             Sentence(captions.questions(similarity.attrs)),
             map_figure(similarity) if drawn else None,
             Sentence(" ".join(map_captions(similarity)) if drawn else captions.why_no_figure(similarity), "small"),

@@ -289,23 +289,14 @@ class Profile:
 
     def figure(self) -> ProfileFigure:
         """What `plot` draws, as arrays."""
+        depth, score, low, high = (self.data[key].values for key in ("depth", "score", "low", "high"))
+        best = (self.best_tap, self.best.value) if self.best_tap is not None and self.best is not None else None
         heads = self.data["by_head"].transpose("tap", "head").values if "by_head" in self.data else None
-        best = self.best
         return ProfileFigure(
-            name=self.measure,
-            axis=str(self.data.attrs.get("score_name", self.measure)),
-            is_score=self.is_probe,
-            taps=self.taps,
-            depth=self.data["depth"].values,
-            score=self.data["score"].values,
-            low=self.data["low"].values,
-            high=self.data["high"].values,
-            output=(self.output_tap, self.output.value),
-            best=(self.best_tap, best.value) if self.best_tap is not None and best is not None else None,
-            lines=self.lines,
-            heads=heads,
-            controls=tuple(self._control_curve(name) for name in self.controls),
-        )
+            self.measure, str(self.data.attrs.get("score_name", self.measure)), self.is_probe, self.taps, depth, score, low,
+            high, (self.output_tap, self.output.value), best, self.lines, heads,
+            tuple(self._control_curve(name) for name in self.controls),
+        )  # fmt: skip
 
     def _control_curve(self, name: str) -> ControlCurve:
         data = self.controls[name]

@@ -18,7 +18,6 @@ from diagnostics.report.page import (
     Sentence,
     Table,
     Tone,
-    blocks,
     filled,
     left_out_section,
 )
@@ -66,8 +65,8 @@ def comparison_page(findings: Findings) -> Page:
             _standings(findings, brief),
             _alignments(findings, brief),
             _differences(findings, brief),
-            Section("", "", blocks(_notes(map(describe_likeness, findings.likenesses), only="brief"), _more(findings, brief))),
-            Section("Runs", "runs", blocks(_runs(findings))),
+            Section("", "", filled(_notes(map(describe_likeness, findings.likenesses), only="brief"), _more(findings, brief))),
+            Section("Runs", "runs", filled(_runs(findings))),
             left_out_section(findings.left_out),
             *_families(findings),
             _tap_maps(findings),
@@ -114,7 +113,7 @@ def _standings(findings: Findings, brief: Sequence[str]) -> Section:
     return Section(
         "What each holds, and what its output hides",
         "holds",
-        blocks(
+        filled(
             Sentence(
                 "Best tap chosen on val, scores read on test; 95 % intervals over test units"
                 + (
@@ -158,7 +157,7 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
     return Section(
         "What an alignment bought, and what it cost",
         "alignments",
-        blocks(
+        filled(
             Sentence("Alignments against what they started from (1: all of it)", only="brief", apart=True),
             *shares_figures(findings, brief),
             Table(tuple(map(Column, columns)), tuple(rows), grouped=True),
@@ -219,7 +218,7 @@ def _differences(findings: Findings, brief: Sequence[str]) -> Section:
     return Section(
         "Paired differences",
         "differences",
-        blocks(
+        filled(
             Sentence(
                 f"Paired differences, first minus second; {survivors}. Along the trunk: where the curves of these trainings "
                 "differ most, if it is shown that they do",
@@ -281,6 +280,6 @@ def _tap_maps(findings: Findings) -> Section:
     return Section(
         "Where taps correspond",
         "similarity",
-        blocks(_notes(map(describe_likeness, findings.likenesses), only="full")),
+        filled(_notes(map(describe_likeness, findings.likenesses), only="full")),
         tuple(maps),
     )
