@@ -18,7 +18,6 @@ import sys
 from collections import Counter
 from html import unescape
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,9 +26,10 @@ import typer.main
 import diagnostics as dx
 from diagnostics import hookspecs
 from diagnostics.cli.commands import app
-from diagnostics.cli.tables import print_run
 from diagnostics.measures import bundled
+from diagnostics.report.terminal import print_page
 from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.page import run_page
 
 ROOT = Path(__file__).parent.parent
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.is_file()]
@@ -264,19 +264,20 @@ def test_readme_shows_what_is_printed_today(
     """Sentences and columns, without its runs of minutes: where this fails, `python docs/readme.py` mends the page."""
     from diagnostics.measures.statistics import Interval
 
-    from profiles import profile
+    from profiles import finished_run, profile
 
     ends = Interval(0.5, 0.4, 0.6)
     names = dict.fromkeys(control.NAMES, 0.1)
-    run: Any = SimpleNamespace(
-        profiles=lambda: [profile("linear_probe", ["embed", "norm"], ends, names, probe=True, target="target"),
-                          profile("rankme", ["embed", "norm"], ends, names, probe=False, target="")],
-        n={"train": 240, "val": 80, "test": 80}, encoder="fracast", dataset="lorenz", untrained="", skipped={},
-        redrawn={},
-        store=SimpleNamespace(attrs={"dataset": {"groups": 400}}), similarity=lambda: [], path=Path("runs/fracast-lorenz"),
-    )  # fmt: skip
+    run = finished_run(
+        [
+            profile("linear_probe", ["embed", "norm"], ends, names, probe=True, target="target"),
+            profile("rankme", ["embed", "norm"], ends, names, probe=False, target=""),
+        ],
+        "fracast",
+        "lorenz",
+    )
     monkeypatch.setenv("COLUMNS", str(readme.WIDTH))
-    print_run(run)
+    print_page(run_page(run), Path("report.html"))
     wanted = capsys.readouterr().out.splitlines()
     for block in printed_in(readme, (ROOT / "README.md").read_text(encoding="utf-8")):
         lines = block.splitlines()

@@ -73,8 +73,9 @@ def run(
     An interrupted run goes on from where it was when the same command is given again. Results of other measures and
     controls in the folder stay. Exit status 1 where a measure broke and the rest stands.
     """
-    from diagnostics.cli.tables import print_run
+    from diagnostics.report.terminal import print_page
     from diagnostics.runs.job import run as run_it
+    from diagnostics.runs.page import run_page
 
     if on_error is not None:
         data += f"{'&' if '?' in data else '?'}on_error={on_error}"
@@ -98,7 +99,7 @@ def run(
             trust_code=trust_code,
             watch=watch,
         )
-    _print_json(found.to_json()) if json else print_run(found)
+    _print_json(found.to_json()) if json else print_page(run_page(found), found.path / "report.html")
     if found.failed:
         # Last, where a reader looks; the reasons stand among what is left out.
         print(
@@ -145,15 +146,16 @@ def compare(
     Runs of one label are the seeds of one training. Where an alignment and the encoder that it started from are among
     them, what it recovered and what it kept is shown.
     """
-    from diagnostics.cli.comparison_tables import print_comparison
+    from diagnostics.report.terminal import print_page
     from diagnostics.runs.comparison import compare as compare_them
+    from diagnostics.runs.comparison.page import comparison_page
 
     with working() as watch:
         found = compare_them(
             runs, base=base, similarity=None if similarity == "none" else similarity, seed=seed, watch=watch
         )
         path = found.report(out or found.default_path)
-    _print_json(found.to_json() | {"report": str(path)}) if json else print_comparison(found, path)
+    _print_json(found.to_json() | {"report": str(path)}) if json else print_page(comparison_page(found), path)
 
 
 @app.command()

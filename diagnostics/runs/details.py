@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from diagnostics.runs.captions import short
+from diagnostics.report.numbers import format_compact
+from diagnostics.report.page import Column, Details, Note, Notes, Row, Table
 from diagnostics.runs.profile import Profile
 
 # A variable over taps and something else is spread over columns up to this many.
@@ -15,17 +14,8 @@ MOST_COLUMNS = 12
 _RAW = ("loss", "reference_loss")
 
 
-@dataclass(frozen=True)
-class Details:
-    """A table with the taps as rows, and what its columns are."""
-
-    columns: list[str]
-    rows: list[list[str]]
-    notes: list[tuple[str, str]]
-
-
 def details(profile: Profile) -> Details:
-    """The table of a profile."""
+    """The table of a profile, with the taps as rows, and what its columns are."""
     data = profile.data
     columns: dict[str, np.ndarray] = {"depth": data["depth"].values}
     columns["score"], columns["low"], columns["high"] = (data[name].values for name in ("score", "low", "high"))
@@ -38,16 +28,19 @@ def details(profile: Profile) -> Details:
             columns[name.replace("_", " ")] = values
     columns |= _spread(profile)
     notes = [
-        (name.replace("_", " "), str(data.attrs[name]))
+        Note(str(data.attrs[name]), name.replace("_", " "))
         for name in map(str, data.data_vars)
         if name in data.attrs and not name.startswith("line_") and name not in ("score", "low", "high")
     ]
-    rows = [[tap, *(short(values[i]) for values in columns.values())] for i, tap in enumerate(profile.taps)]
-    return Details(["tap", *columns], rows, notes)
+    rows = [
+        Row((tap, *(format_compact(values[i]) for values in columns.values()))) for i, tap in enumerate(profile.taps)
+    ]
+    table = Table(tuple(Column(name) for name in ("tap", *columns)), tuple(rows))
+    return Details("Numbers at each tap", table, Notes(tuple(notes)))
 
 
 def _spread(profile: Profile) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
+    columns: dict[str, np.ndarray] = {}
     for name, values in profile.data.data_vars.items():
         if values.ndim != 2 or values.dims[0] != "tap" or name in _RAW or values.dtype.kind not in "fiu":
             continue
@@ -59,5 +52,5 @@ def _spread(profile: Profile) -> dict[str, np.ndarray]:
         for i, place in enumerate(places):
             # `by_head` names its dimension already.
             at = f"{other} {place}" if label == f"by {other}" else f"{label}, {other} {place}"
-            found[at] = values.values[:, i]
-    return found
+            columns[at] = values.values[:, i]
+    return columns

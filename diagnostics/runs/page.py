@@ -1,210 +1,305 @@
-"""What a report says, as plain data that the templates only lay out."""
+"""A run as a page: what its taps hold, what its output hides, what its controls reach, and a figure of everything."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import xarray as xr
 
-from diagnostics.measures.statistics import Interval
-from diagnostics.report.html import templates, write_page
+from diagnostics.activations.results import Index
+from diagnostics.activations.store import Store
+from diagnostics.report.numbers import SIGNIFICANT, format_number, unbroken
+from diagnostics.report.page import (
+    Column,
+    Note,
+    Notes,
+    Number,
+    Page,
+    Row,
+    Section,
+    Sentence,
+    Table,
+    filled,
+    left_out_section,
+)
+from diagnostics.runs import captions
 from diagnostics.runs.controls import kinds as control
-from diagnostics.runs.profile import INTERVALS, Profile, control_heading, lines_shown
+from diagnostics.runs.details import details
+from diagnostics.runs.profile import INTERVALS, Profile
+from diagnostics.runs.tap_map import describe_map, map_captions, map_figure
 
-if TYPE_CHECKING:
-    from diagnostics.runs.details import Details
-    from diagnostics.runs.run import Run
-
-
-@dataclass(frozen=True)
-class Section:
-    """One profile or similarity: title, what it answers, figure (HTML that plotly made; "" for none), what a reader must
-    know to read it, how it was computed, and its numbers.
-    """
-
-    title: str
-    about: str
-    reading: str
-    figure: str
-    said: list[str]
-    facts: str
-    details: Details | None
-    anchor: str
+ABOUT_DASH = (
+    "the control does not apply to this row, or has no value there: those without a model make one vector of a "
+    "sample (of an image also one a cell), so what reads tokens over time, or other tokens than these, finds none. A "
+    "control that could not be made is named under what is left out"
+)
 
 
-@dataclass(frozen=True)
-class Group:
-    """The sections of one family."""
+class FinishedRun(Protocol):
+    """What a page needs of a run."""
 
-    title: str
-    anchor: str
-    profiles: list[Section]
-    maps: list[Section]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table, with the anchor of the section that shows it ("" where the page has none)."""
-
-    anchor: str
-    cells: list[str]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The whole report."""
-
-    title: str
-    lead: str
-    probe_columns: list[str]
-    probes: list[Row]
-    control_columns: list[str]
-    controls: list[Row]
-    control_notes: list[tuple[str, str]]
-    other_columns: list[str]
-    others: list[Row]
-    groups: list[Group]
-    skipped: dict[str, str]
-    provenance: list[tuple[str, str]]
+    @property
+    def encoder(self) -> str: ...
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def untrained(self) -> str: ...
+    @property
+    def n(self) -> dict[str, int]: ...
+    @property
+    def redrawn(self) -> dict[str, dict[str, str]]: ...
+    @property
+    def skipped(self) -> dict[str, str]: ...
+    @property
+    def store(self) -> Store: ...
+    @property
+    def index(self) -> Index: ...
+    def profiles(self) -> list[Profile]: ...
+    def similarity(self) -> list[xr.Dataset]: ...
 
 
-def summarise(run: Run, *, figures: bool) -> Summary:
-    """The findings of a run in words and tables, with figures when asked."""
-    profiles = run.profiles()
-    at = [(f"s{i}" if figures else "", p) for i, p in enumerate(profiles)]
-    probes = [(anchor, p) for anchor, p in at if p.is_probe]
-    names = [name for name in control.NAMES if any(name in p.controls for p in profiles)]
-    weights = [name for name in control.WEIGHTS if name in names]
-    n = run.n
-    groups = run.store.attrs["dataset"]["groups"]
-    lead = (
-        f"{sum(n.values())} samples ({n['train']} train, {n['val']} val, {n['test']} test) in {groups} independent groups. "
-        f"Penalties and the best tap were chosen on val; every score is read on test. Brackets are {INTERVALS}. Where units "
-        "are too few there is none. The hidden gap is paired: the tap chosen minus the output tap on the same samples."
-        + f" {run.untrained}".rstrip()
-        + "".join(f" Beware: {caution}." for caution in dict.fromkeys(each for _, p in at for each in p.cautions))
-    )
-    return Summary(
+def run_page(run: FinishedRun) -> Page:
+    """The findings of a run."""
+    profiles, maps = run.profiles(), run.similarity()
+    # The sections of profiles are numbered as they stand in the run.
+    probes = [(f"s{i}", p) for i, p in enumerate(profiles) if p.is_probe]
+    others = [(f"s{i}", p) for i, p in enumerate(profiles) if not p.is_probe]
+    cautions = [f"Beware: {caution}." for caution in dict.fromkeys(each for p in profiles for each in p.cautions)]
+    return Page(
         title=f"{run.encoder} on {run.dataset}",
-        lead=lead,
-        probe_columns=["measure", "target", "family", "best tap (depth)", "score", "output", "hidden gap", "reading"],
-        probes=[Row(anchor, _probe_row(p)) for anchor, p in probes],
-        control_columns=["measure", "the encoder", *(control_heading(name, profiles) for name in names)],
-        controls=[Row(anchor, _control_row(p, names)) for anchor, p in probes] if names else [],
-        control_notes=_control_notes(names, run, max((len(p.drawn(name)) for p in profiles for name in weights), default=0)),
-        other_columns=[
-            "measure", "family", "output tap", "value there", *(control_heading(name, profiles, chosen=False) for name in weights),
-            "reference lines",
-        ],
-        others=[Row(anchor, _other_row(p, weights)) for anchor, p in at if not p.is_probe],
-        groups=_groups(run, profiles) if figures else [],
-        skipped=run.skipped,
-        provenance=_provenance(run),
-    )  # fmt: skip
+        lead=(*_lead(run), *(Sentence(caution, "caution", only="full") for caution in cautions)),
+        sections=filled(
+            _probes(probes),
+            _controls(run, probes),
+            Section("Without a target", "others", filled(_others(others))),
+            Section(
+                "",
+                "",
+                filled(
+                    *(Sentence(caution, "caution", only="brief") for caution in cautions),
+                    Notes(tuple(Note(describe_map(each)) for each in maps), only="brief"),
+                ),
+            ),
+            left_out_section(run.skipped),
+            *_families(profiles, maps),
+        ),
+        provenance=tuple(_provenance(run)),
+    )
 
 
-def shown(found: Interval | None) -> str:
-    """A value with its interval where there is one, or a dash for what has no value."""
-    if found is None or math.isnan(found.value):
-        return "–"
-    digits = 3 if abs(found.value) < 10 else 1
-    value = f"{found.value:.{digits}f}"
-    if math.isnan(found.low) or math.isnan(found.high):
-        return value
-    # A narrow column may break before the interval and never within it.
-    return f"{value} [{found.low:.{digits}f},\u00a0{found.high:.{digits}f}]"
-
-
-def _probe_row(p: Profile) -> list[str]:
-    best = f"{p.best_tap} ({p.depth_of(p.best_tap):.2f})" if p.best_tap else "–"
-    return [p.measure, p.target or "–", p.family, best, shown(p.best), shown(p.output), shown(p.hidden_gap), p.reading]
-
-
-def _control_row(p: Profile, names: list[str]) -> list[str]:
-    return [p.name, shown(p.best), *(_control_shown(p, name) for name in names)]
-
-
-def _control_shown(p: Profile, name: str) -> str:
-    """What a control reaches, and of several draws the smallest and the largest."""
-    spread = p.spread(name)
-    return shown(p.control(name)) + (f" ({spread[0]:.3g}\u00a0to\u00a0{spread[1]:.3g})" if spread else "")
-
-
-def _control_notes(names: list[str], run: Run, draws: int) -> list[tuple[str, str]]:
-    own = {name: found["note"] for name, found in run.redrawn.items() if found["note"]}
-    notes = [
-        (name.replace("_", " "), ". ".join([control.ABOUT[name], *([own[name]] if name in own else [])]))
-        for name in names
+def _lead(run: FinishedRun) -> list[Sentence]:
+    n, groups = run.n, run.store.attrs["dataset"]["groups"]
+    total = sum(n.values())
+    splits = f"{n['train']} train, {n['val']} val, {n['test']} test"
+    units = f" (samples of {groups} independent groups)" if groups != total else ""
+    lead = [
+        Sentence(f"{unbroken(run.encoder)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"),
+        Sentence(
+            f"{total} samples ({splits}) in {groups} independent groups. Penalties and the best tap were chosen on val; every "
+            f"score is read on test. Brackets are {INTERVALS}. Where units are too few there is none. The hidden gap is "
+            "paired: the tap chosen minus the output tap on the same samples.",
+            only="full",
+        ),
     ]
-    dash = (
-        "the control does not apply to this row, or has no value there: those without a model make one vector of a "
-        "sample (of an image also one a cell), so what reads tokens over time, or other tokens than these, finds none. A "
-        "control that could not be made is named under what is left out"
+    return [*lead, Sentence(run.untrained, "caution")] if run.untrained else lead
+
+
+def _name(p: Profile) -> str:
+    """The target, with what was scored, and by which probe where it is not the linear one."""
+    probe = "" if p.measure == "linear_probe" or not p.target else f"{unbroken(p.measure)} "
+    return f"{unbroken(p.target or p.measure)} ({probe}{p.data.attrs['score_name']})"
+
+
+def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
+    rows = [
+        Row(
+            (
+                _name(p), p.name, unbroken(p.family),
+                f"{unbroken(p.best_tap)} ({p.depth_of(p.best_tap):.2f})" if p.best_tap else "-",
+                Number(p.best), Number(p.output), Number(p.hidden_gap, signed=True), p.reading,
+            ),
+            anchor,
+        )
+        for anchor, p in probes
+    ]  # fmt: skip
+    columns = (
+        Column("target", only="brief"), Column("profile", only="full"), Column("family"), Column("best tap (depth)"), Column("score"),
+        Column("output"), Column("hidden gap"), Column("reading", only="full", prose=True),
+    )  # fmt: skip
+    if not rows:
+        return Section("", "")
+    return Section(
+        "What the taps hold, and what the output hides",
+        "probes",
+        filled(
+            Sentence(f"Best tap chosen on val, scores read on test; {INTERVALS}", only="brief"),
+            Table(columns, tuple(rows)),
+            Notes(tuple(Note(p.reading, _name(p)) for _, p in probes), "quiet", only="brief"),
+        ),
+        label="Probes",
     )
-    several = (
-        f"{draws} draws: the value is that of the draw whose own best tap is best on val, with the smallest and the largest that "
-        "draws reach in parentheses. What beats the control beats every draw"
-        if draws > 1
-        else "one draw, and another reaches more or less: --control-draws N shows by how much"
+
+
+def _controls(run: FinishedRun, probes: Sequence[tuple[str, Profile]]) -> Section:
+    profiles = [p for _, p in probes]
+    names = [name for name in control.NAMES if any(name in p.controls for p in profiles)]
+    if not names:
+        return Section("", "")
+    rows = [
+        Row((_name(p), p.name, Number(p.best), *(_reached(p, name) for name in names)), anchor) for anchor, p in probes
+    ]
+    columns = (
+        Column("controls: the best they reach", only="brief"),
+        Column("profile", only="full"),
+        *(Column(name, bare=True) for name in ("the encoder", *(control_heading(name, profiles) for name in names))),
     )
-    return [*notes, *([("fresh and permuted weights", several)] if draws else []), ("–", dash)] if names else []
+    own = {name: about["note"] for name, about in run.redrawn.items() if about["note"]}
+    return Section(
+        "Controls: what knows nothing reaches",
+        "controls",
+        filled(
+            Table(columns, tuple(rows)),
+            Notes(tuple(Note(note, _label(name)) for name, note in own.items()), "quiet", only="brief"),
+            Notes(tuple(_about_controls(names, own, profiles)), "quiet", only="full"),
+        ),
+        label="Controls",
+    )
 
 
-def _other_row(p: Profile, weights: list[str]) -> list[str]:
-    found = [_control_shown(p, name) for name in weights]
-    return [p.measure, p.family, p.output_tap, shown(p.output), *found, lines_shown(p)]
+def _label(name: str) -> str:
+    return name.replace("_", " ")
 
 
-def _groups(run: Run, profiles: list[Profile]) -> list[Group]:
+def _reached(p: Profile, name: str, spec: str = ".3f") -> Number:
+    """What a control reaches, and of several draws the smallest and the largest."""
+    return Number(p.control(name), spec, draws=p.spread(name))
+
+
+def control_heading(name: str, profiles: Sequence[Profile], chosen: bool = True) -> str:
+    """A control over its column: of how many draws, if it is one of weights, and whether the best was `chosen` of them."""
+    label = _label(name)
+    if name not in control.WEIGHTS:
+        return label
+    counts = {len(profile.drawn(name)) for profile in profiles} - {0} or {1}
+    if counts == {1}:
+        return f"{label} (one draw)"
+    # Calls with other numbers of draws may have measured other rows.
+    draws = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(max(counts))
+    return f"{label} ({'best' if chosen else 'first'} of {draws} draws)"
+
+
+def _about_controls(names: Sequence[str], own: dict[str, str], profiles: Sequence[Profile]) -> list[Note]:
+    notes = [
+        Note(". ".join([control.ABOUT[name], *([own[name]] if name in own else [])]), _label(name)) for name in names
+    ]
+    draws = max((len(p.drawn(name)) for p in profiles for name in control.WEIGHTS), default=0)
+    if draws:
+        about = (
+            f"{draws} draws: the value is that of the draw whose own best tap is best on val, with the smallest and the "
+            "largest that draws reach in parentheses. What beats the control beats every draw"
+            if draws > 1
+            else "one draw, and another reaches more or less: --control-draws N shows by how much"
+        )
+        notes.append(Note(about, "fresh and permuted weights"))
+    return [*notes, Note(ABOUT_DASH, "-")]
+
+
+def _others(others: Sequence[tuple[str, Profile]]) -> Table:
+    """Measures that choose no tap: where they are smallest and largest, and what stands at the output."""
+    profiles = [p for _, p in others]
+    weights = [name for name in control.WEIGHTS if any(name in p.controls for p in profiles)]
+    columns = (
+        Column("measure without target"), Column("family"), Column("smallest"), Column("largest"), Column("output"),
+        *(
+            Column(control_heading(name, profiles, chosen=False), "full" if i else None, bare=True)
+            for i, name in enumerate(weights)
+        ),
+        Column("lines at output"),
+    )  # fmt: skip
+    rows = [
+        Row(
+            (
+                unbroken(p.measure), unbroken(p.family), *_extremes(p), Number(p.output, SIGNIFICANT),
+                *(_reached(p, name, SIGNIFICANT) for name in weights), _lines_at_output(p),
+            ),
+            anchor,
+        )
+        for anchor, p in others
+    ]  # fmt: skip
+    return Table(columns, tuple(rows))
+
+
+def _extremes(p: Profile) -> tuple[str, str]:
+    score = p.data["score"].values
+    if not np.isfinite(score).any():
+        return "-", "-"
+    smallest, largest = (
+        f"{format_number(score[i], SIGNIFICANT)} at {unbroken(p.taps[i])}"
+        for i in (int(np.nanargmin(score)), int(np.nanargmax(score)))
+    )
+    return smallest, largest
+
+
+def _lines_at_output(p: Profile) -> str:
+    """Reference lines at the output tap in words, or at the last tap that has any (the output may have no attention)."""
+    at = p.taps.index(p.output_tap)
+    for i in (at, *reversed(range(len(p.taps)))):
+        known = [f"{name} {values[i]:.3g}" for name, values in p.lines.items() if math.isfinite(values[i])]
+        if known:
+            known[-1] += "" if i == at else f" at {p.taps[i]}"
+            return ", ".join(map(unbroken, known))
+    return ""
+
+
+def _families(profiles: Sequence[Profile], maps: Sequence[xr.Dataset]) -> list[Section]:
+    """A section for each family, with one for each profile and then one for each map in it."""
     by_family: dict[str, tuple[list[Section], list[Section]]] = {}
     for i, profile in enumerate(profiles):
         by_family.setdefault(profile.family, ([], []))[0].append(_of_profile(profile, f"s{i}"))
-    for i, found in enumerate(run.similarity()):
-        by_family.setdefault(str(found.attrs["family"]), ([], []))[1].append(_of_similarity(found, f"m{i}"))
-    return [Group(family, f"f{i}", *sections) for i, (family, sections) in enumerate(by_family.items())]
+    for i, similarity in enumerate(maps):
+        by_family.setdefault(str(similarity.attrs["family"]), ([], []))[1].append(_of_map(similarity, f"m{i}"))
+    return [
+        Section(family, f"f{i}", sections=(*of_profiles, *of_maps))
+        for i, (family, (of_profiles, of_maps)) in enumerate(by_family.items())
+    ]
 
 
 def _of_profile(profile: Profile, anchor: str) -> Section:
-    from diagnostics.report.plots import html, profile_figure
-    from diagnostics.runs import captions
-    from diagnostics.runs.details import details
-
     data = profile.data
     drawn = bool(np.isfinite(data["score"].values).any())
     return Section(
         profile.name,
-        captions.questions(data.attrs),
-        profile.reading,
-        html(profile_figure(profile)) if drawn else "",
-        captions.of_profile(profile) if drawn else [captions.why_no_figure(data)],
-        captions.facts(data),
-        details(profile),
         anchor,
+        filled(
+            Sentence(captions.questions(data.attrs)),
+            Sentence(profile.reading, "finding"),
+            profile.figure() if drawn else None,
+            Sentence(" ".join(captions.of_profile(profile)) if drawn else captions.why_no_figure(data), "small"),
+            Sentence(captions.facts(data), "quiet"),
+            details(profile),
+        ),
     )
 
 
-def _of_similarity(found: xr.Dataset, anchor: str) -> Section:
-    from diagnostics.report.plots import html, similarity_figure
-    from diagnostics.runs import captions
-
-    drawn = bool(np.isfinite(found["matrix"].values).any())
+def _of_map(similarity: xr.Dataset, anchor: str) -> Section:
+    drawn = bool(np.isfinite(similarity["matrix"].values).any())
     return Section(
-        str(found.attrs["measure"]),
-        captions.questions(found.attrs),
-        "",
-        html(similarity_figure(found)) if drawn else "",
-        captions.of_similarity(found) if drawn else [captions.why_no_figure(found)],
-        captions.facts(found),
-        None,
+        str(similarity.attrs["measure"]),
         anchor,
+        filled(
+            Sentence(captions.questions(similarity.attrs)),
+            map_figure(similarity) if drawn else None,
+            Sentence(" ".join(map_captions(similarity)) if drawn else captions.why_no_figure(similarity), "small"),
+            Sentence(captions.facts(similarity), "quiet"),
+        ),
+        wide=False,
     )
 
 
-def _provenance(run: Run) -> list[tuple[str, str]]:
+def _provenance(run: FinishedRun) -> list[tuple[str, str]]:
     attrs = run.store.attrs
     return [
         ("encoder", attrs["encoder"]["asked"] or attrs["encoder"]["name"]),
@@ -216,26 +311,19 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
     ]
 
 
-def _calls(run: Run) -> list[tuple[str, str]]:
+def _calls(run: FinishedRun) -> list[tuple[str, str]]:
     """When and with which versions the results were measured; each call with what it gave, where there were several."""
-    found: list[tuple[str, str]] = []
+    calls: list[tuple[str, str]] = []
     for i, call in enumerate(run.index.calls):
         versions = ", ".join(f"{name} {version}" for name, version in call["versions"].items())
         options = ", ".join(f"{name} {value}" for name, value in call["options"].items() if value is not None)
         entries = [entry for entries in run.index.entries.values() for entry in entries if entry.call == i]
         given = ", ".join(dict.fromkeys(entry.measure for entry in entries)) or "nothing"
-        what = f" ({given})" if len(run.index.calls) > 1 else ""
-        found.append(
-            (f"measured{what}", f"{call['created']}, {options}; Python {call['python']}, {versions}, {call['machine']}")
+        results = f" ({given})" if len(run.index.calls) > 1 else ""
+        calls.append(
+            (
+                f"measured{results}",
+                f"{call['created']}, {options}; Python {call['python']}, {versions}, {call['machine']}",
+            )
         )
-    return found
-
-
-def write_report(run: Run, path: Path) -> Path:
-    """Writes the report whole or not at all; everything it needs, plotly.js too, lies inside the file."""
-    return write_page("page.html.j2", path, summary=summarise(run, figures=True))
-
-
-def summary_html(run: Run) -> str:
-    """The tables of the report alone, for notebooks."""
-    return templates().get_template("tables.html.j2").render(summary=summarise(run, figures=False))
+    return calls

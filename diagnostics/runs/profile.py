@@ -12,7 +12,9 @@ import xarray as xr
 
 from diagnostics.measures.result import read_interval
 from diagnostics.measures.statistics import Interval, carried_by_few
-from diagnostics.runs.controls.kinds import NAMES, WEIGHTS, control_of
+from diagnostics.report.figures import ControlCurve, ProfileFigure
+from diagnostics.report.numbers import is_plain, number, numbers
+from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -284,11 +286,31 @@ class Profile:
             "attributes": {key: value for key, value in self.data.attrs.items() if is_plain(value)},
         }
 
+    def figure(self) -> ProfileFigure:
+        """What `plot` draws, as arrays."""
+        depth, score, low, high = (self.data[key].values for key in ("depth", "score", "low", "high"))
+        best = (self.best_tap, self.best.value) if self.best_tap is not None and self.best is not None else None
+        heads = self.data["by_head"].transpose("tap", "head").values if "by_head" in self.data else None
+        return ProfileFigure(
+            self.measure, str(self.data.attrs.get("score_name", self.measure)), self.is_probe, self.taps, depth, score, low,
+            high, (self.output_tap, self.output.value), best, self.lines, heads,
+            tuple(self._control_curve(name) for name in self.controls),
+        )  # fmt: skip
+
+    def _control_curve(self, name: str) -> ControlCurve:
+        data = self.controls[name]
+        taps, values = [str(tap) for tap in data["tap"].values], data["score"].values
+        if name in INPUTS:
+            # Without the encoder's own taps it has one number, drawn as a level.
+            reached = self.control(name)
+            taps, values = self.taps, np.full(len(self.taps), reached.value if reached else math.nan)
+        return ControlCurve(name.replace("_", " "), NAMES.index(name), taps, values)
+
     def plot(self) -> go.Figure:
         """The profile as a plotly figure: score with its band over the taps, controls beside it."""
-        from diagnostics.report.plots import profile_figure
+        from diagnostics.report.plots import draw
 
-        return profile_figure(self)
+        return draw(self.figure())
 
 
 def _on_val(data: xr.Dataset) -> float:
@@ -298,59 +320,3 @@ def _on_val(data: xr.Dataset) -> float:
     score = float(data["val_score"].sel(tap=data.attrs["best_tap"]))
     score = -score if data.attrs["higher_is_better"] == "no" else score
     return score if math.isfinite(score) else -math.inf
-
-
-def control_heading(name: str, profiles: Sequence[Profile], chosen: bool = True) -> str:
-    """A control over its column: of how many draws, if it is one of weights, and whether the best was `chosen` of them."""
-    label = name.replace("_", " ")
-    if name not in WEIGHTS:
-        return label
-    counts = {len(profile.drawn(name)) for profile in profiles} - {0} or {1}
-    if counts == {1}:
-        return f"{label} (one draw)"
-    # Calls with other numbers of draws may have measured other rows.
-    draws = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(max(counts))
-    return f"{label} ({'best' if chosen else 'first'} of {draws} draws)"
-
-
-def lines_shown(profile: Profile) -> str:
-    """Reference lines at the output tap in words, or at the last tap that has any (the output may have no attention)."""
-    at = profile.taps.index(profile.output_tap)
-    for i in (at, *reversed(range(len(profile.taps)))):
-        known = {name: values[i] for name, values in profile.lines.items() if math.isfinite(values[i])}
-        if known:
-            where = "" if i == at else f" at {profile.taps[i]}"
-            return ", ".join(f"{name} {value:.3g}" for name, value in known.items()) + where
-    return ""
-
-
-def similarity_said(found: xr.Dataset) -> str:
-    """A similarity of the taps of one run in words: where along the depth it changes most, and what chance gives."""
-    taps, matrix = [str(tap) for tap in found["tap"].values], found["matrix"].values
-    smaller = found.attrs.get("alike") == "smaller"
-    steps = np.diagonal(matrix, 1)
-    if len(taps) < 2 or not np.isfinite(steps).any():
-        return f"{found.attrs['measure']}: no value"
-    at = int(np.nanargmax(steps) if smaller else np.nanargmin(steps))
-    tau = found.attrs.get("tau")
-    chance = f"; the most alike pair of permuted samples: {tau:.3g}" if tau is not None else ""
-    return (
-        f"{found.attrs['measure']}: from tap to next tap it changes most from {taps[at]} to {taps[at + 1]} "
-        f"({steps[at]:.3f}); first to last tap {matrix[0, -1]:.3f}{chance}"
-    )
-
-
-def number(value: float) -> float | None:
-    """A float that JSON can hold: None for what is not finite."""
-    value = float(value)
-    return value if math.isfinite(value) else None
-
-
-def numbers(values: Any) -> list[float | None]:
-    """`number` over an array."""
-    return [number(value) for value in np.asarray(values, dtype=np.float64)]
-
-
-def is_plain(value: Any) -> bool:
-    """Whether JSON can hold an attribute as it is."""
-    return isinstance(value, (str, int, bool)) or (isinstance(value, float) and math.isfinite(value))

@@ -11,8 +11,9 @@ import xarray as xr
 from diagnostics.activations.results import CONTROLS, Index, open_results, read_index, unreadable
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError, unknown
+from diagnostics.report.numbers import is_plain, numbers
 from diagnostics.runs.controls import kinds as control
-from diagnostics.runs.profile import Profile, is_plain, numbers
+from diagnostics.runs.profile import Profile
 from diagnostics.runs.provenance import Call, Provenance
 
 
@@ -215,17 +216,19 @@ class Run:
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the run as one self-contained HTML file, by default `report.html` inside the run."""
-        from diagnostics.runs.page import write_report
+        from diagnostics.report.html import write_page
+        from diagnostics.runs.page import run_page
 
-        return write_report(self, Path(path) if path else self.path / "report.html")
+        return write_page(run_page(self), Path(path) if path else self.path / "report.html")
 
     def __repr__(self) -> str:
         return f"<Run {self.encoder} on {self.dataset} at {self.path}>"
 
     def _repr_html_(self) -> str:
-        from diagnostics.runs.page import summary_html
+        from diagnostics.report.html import page_tables
+        from diagnostics.runs.page import run_page
 
-        return summary_html(self)
+        return page_tables(run_page(self))
 
 
 def open_run(path: str | Path) -> Run:

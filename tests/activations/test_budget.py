@@ -11,8 +11,9 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Tap
 from diagnostics.activations.budget import parse_budget, samples_with_tokens
 from diagnostics.activations.plan import plan
-from diagnostics.cli.tables import print_run
 from diagnostics.progress import Cost, size
+from diagnostics.report.terminal import print_page
+from diagnostics.runs.page import run_page
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -121,7 +122,7 @@ def test_what_reads_few_tokens_says_so(tmp_path: Path, capsys: pytest.CaptureFix
         )  # fmt: skip
         few = {p.name for p in run.profiles() if any("rests on the tokens of 19 samples" in c for c in p.cautions)}
         assert few == ({"self_similarity", "linear_probe/height"} if count == 19 else set())
-        print_run(run)
+        print_page(run_page(run), Path("report.html"))
         shown = " ".join(capsys.readouterr().out.split())
         assert ("Beware: self_similarity rests on the tokens of 19 samples" in shown) is (count == 19)
         assert ("Beware: self_similarity rests on the tokens of 19" in run.report().read_text("utf-8")) is (count == 19)

@@ -20,6 +20,7 @@ import diagnostics.activations.plan
 import diagnostics.activations.results
 import diagnostics.activations.shards
 import diagnostics.activations.writing
+import diagnostics.report.html
 import diagnostics.runs.job
 import diagnostics.runs.page
 import diagnostics.runs.request
@@ -624,7 +625,7 @@ def after(monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, calls: int) -
         (diagnostics.activations.extract, "_capture", 6),
         (diagnostics.runs.job, "measure_all", 0),
         (diagnostics.runs.job, "merge_results", 0),
-        (diagnostics.runs.page, "write_report", 0),
+        (diagnostics.report.html, "write_page", 0),
     ],
     ids=["extraction", "measures", "results", "report"],
 )

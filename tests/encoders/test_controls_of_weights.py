@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import diagnostics as dx
-from diagnostics.cli.tables import print_run
 from diagnostics.encoders.redraw import copied, layer_scales, permute, redraw, redrawn
 from diagnostics.errors import DiagnosticsError
+from diagnostics.report.terminal import print_page
 from diagnostics.runs.controls.kinds import control_encoders
+from diagnostics.runs.page import run_page
 
 from tiny import LENGTH, tiny_dataset, tiny_encoder
 
@@ -233,7 +234,7 @@ def test_where_layer_scale_begins_is_said_beside_the_control(start: float, tmp_p
     page = (tmp_path / "report.html").read_text()
     assert f"its LayerScale begins at {start:.3g}" in page and "are permuted, not pos_table" in page
     assert run.to_json()["controls"] == said
-    print_run(run)
+    print_page(run_page(run), Path("report.html"))
     printed = " ".join(capsys.readouterr().out.split())
     assert f"fresh weights: {note}" in printed and f"permuted weights: {said['permuted_weights']['note']}" in printed
 

@@ -6,8 +6,6 @@ import json
 import sys
 import unicodedata
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +15,10 @@ from hypothesis import strategies as st
 import diagnostics as dx
 from diagnostics import Dataset, Progress, printable
 from diagnostics.cli import commands as cli
-from diagnostics.cli.tables import print_run
 from diagnostics.progress import Cost
 from diagnostics.report import progress_bars as watching
+from diagnostics.report.terminal import print_page
+from diagnostics.runs.page import run_page
 
 from commands import diagnose
 
@@ -224,18 +223,15 @@ def test_names_in_results_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """What a run holds may have been written by anyone: taps, targets, measures, reasons."""
     from diagnostics.measures.statistics import Interval
 
-    from profiles import profile
+    from profiles import finished_run, profile
 
     one = profile(
         "linear_probe", [HOSTILE, "norm"], Interval(0.5, 0.4, 0.6), {"raw_input": 0.1}, probe=True, target=HOSTILE
     )
     other = profile(HOSTILE, [HOSTILE, "norm"], Interval(0.5, 0.4, 0.6), {}, probe=False, target="")
-    run: Any = SimpleNamespace(
-        profiles=lambda: [one, other], n={"train": 1, "val": 1, "test": 1}, encoder=HOSTILE, dataset=HOSTILE,
-        store=SimpleNamespace(attrs={"dataset": {"groups": 3}}), untrained=HOSTILE, skipped={HOSTILE: HOSTILE}, redrawn={"fresh_weights": {"note": HOSTILE}},
-        similarity=lambda: [], path=Path(HOSTILE),
-    )  # fmt: skip
-    print_run(run)
+    redrawn = {"fresh_weights": {"note": HOSTILE}}
+    run = finished_run([one, other], HOSTILE, HOSTILE, untrained=HOSTILE, skipped={HOSTILE: HOSTILE}, redrawn=redrawn)
+    print_page(run_page(run), Path(HOSTILE))
     out = capsys.readouterr().out
     harmless(out)
     assert lines(out).count(SHOWN) >= 10

@@ -9,7 +9,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,11 +21,14 @@ from diagnostics.checks.selftest import Outcome
 from diagnostics.cli import tables as console
 from diagnostics.measures.known_answers import Case
 from diagnostics.measures.statistics import Interval
+from diagnostics.report import terminal as report_terminal
 from diagnostics.report.layout import show, show_table, whole
+from diagnostics.report.numbers import format_interval
 from diagnostics.runs.controls.kinds import NAMES
+from diagnostics.runs.page import run_page
 
 from commands import diagnose
-from profiles import profile
+from profiles import finished_run, profile
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?(?![\w.]*\w)")
 WIDTHS = st.integers(60, 160)
@@ -63,11 +65,12 @@ def lines_of(width: int, call: Any) -> list[str]:
 
 
 def shown_by(width: int, call: Callable[[], None]) -> list[str]:
-    """The lines that a function of `console` prints on a console of this width."""
+    """The lines that a function of `console` or of `report.terminal` prints on a console of this width."""
 
     def on(out: Console) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(console, "terminal", lambda: out)
+            for module in (console, report_terminal):
+                patch.setattr(module, "terminal", lambda: out)
             call()
 
     return lines_of(width, on)
@@ -164,23 +167,20 @@ def test_a_run_is_shown_with_every_name_and_number_at_any_width(
     ]
     measure = "measure_" + targets[0]
     rest = [profile(measure, taps, values[3], {"fresh_weights": others["fresh_weights"]}, probe=False, target="")]
-    run = SimpleNamespace(
-        profiles=lambda: [*probes, *rest], n={"train": 240, "val": 80, "test": 80}, encoder=names[0], dataset=names[1],
-        store=SimpleNamespace(attrs={"dataset": {"groups": 400}}), untrained="", skipped={names[0]: "a reason"},
-        similarity=lambda: [], path=Path("runs/here"), redrawn={},
-    )  # fmt: skip
-    lines = shown_by(width, lambda: console.print_run(run))  # pyright: ignore[reportArgumentType]
+    run = finished_run([*probes, *rest], *names, skipped={names[0]: "a reason"})
+    lines = shown_by(width, lambda: report_terminal.print_page(run_page(run), Path("report.html")))
     for name in (*targets, taps[0], *names, measure):
         assert holds(lines, name, width)
     wanted = Counter[str]()
     for p in probes:
         for shown in (
-            console.format_interval(p.best),
-            console.format_interval(p.output),
-            console.format_interval(p.hidden_gap, signed=True),
+            format_interval(p.best),
+            format_interval(p.output),
+            format_interval(p.hidden_gap, signed=True),
         ):
             wanted += Counter(NUMBER.findall(shown))
-        wanted += Counter(f"{other:.3f}" if abs(other) < 1e6 else f"{other:.3e}" for other in others.values())
+        shown = (f"{other:.3f}" if abs(other) < 1e6 else f"{other:.3e}" for other in others.values())
+        wanted += Counter("0.000" if number == "-0.000" else number for number in shown)
     assert Counter(found for line in lines for found in NUMBER.findall(line)) >= wanted
     assert "…" not in "".join(lines)
 

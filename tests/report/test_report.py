@@ -10,10 +10,13 @@ import xarray as xr
 from jinja2 import DictLoader, Environment
 
 from diagnostics.report.html import write_page
-from diagnostics.report.plots import html, outside, profile_figure, similarity_figure
+from diagnostics.report.page import Page
+from diagnostics.report.plots import draw, html
+from diagnostics.report.plots.profile import lines_outside
 from diagnostics.runs import captions
 from diagnostics.runs.details import details
 from diagnostics.runs.profile import Profile
+from diagnostics.runs.tap_map import map_figure
 
 NAN = np.nan
 TAPS = ["embed", "blocks.0", "blocks.1", "norm"]
@@ -43,39 +46,39 @@ def trace(figure: go.Figure, name: str) -> go.Scatter:
 
 
 def test_the_band_stops_at_a_tap_without_an_interval_and_begins_anew() -> None:
-    band = trace(profile_figure(profile([1.0, NAN, 2.0, 3.0])), "95 % interval")
+    band = trace(profile([1.0, NAN, 2.0, 3.0]).plot(), "95 % interval")
     assert band.x == ("embed", "embed", None, "blocks.1", "norm", "norm", "blocks.1")
     np.testing.assert_allclose([y for y in band.y if y is not None], [1.1, 0.9, 2.1, 3.1, 2.9, 1.9])
 
 
 def test_a_line_nearby_is_in_the_picture_and_one_far_off_is_named() -> None:
     found = profile([1.0, 1.5, 1.2, 1.0], line_chance=[0.5] * 4, line_ceiling=[64.0] * 4)
-    low, high = profile_figure(found).layout.yaxis.range
+    low, high = found.plot().layout.yaxis.range
     assert low < 0.5 < high < 64
-    assert outside(found) == ["ceiling (64) lies above"]
+    assert lines_outside(found.figure()) == ["ceiling (64) lies above"]
     assert "Reference line ceiling (64) lies above the part shown." in captions.of_profile(found)
-    labels = [annotation.text for annotation in profile_figure(found).layout.annotations]
+    labels = [annotation.text for annotation in found.plot().layout.annotations]
     assert labels == ["chance 0.5", "ceiling 64 ↑"]
 
 
 def test_a_flat_profile_is_not_blown_up_to_look_like_a_mountain() -> None:
-    low, high = profile_figure(profile([1.0, 1.0 + 1e-9, 1.0, 1.0], low=[1.0] * 4, high=[1.0] * 4)).layout.yaxis.range
+    low, high = profile([1.0, 1.0 + 1e-9, 1.0, 1.0], low=[1.0] * 4, high=[1.0] * 4).plot().layout.yaxis.range
     assert high - low > 0.04
 
 
 def test_every_head_is_a_point_and_heads_without_a_value_are_not() -> None:
     heads = np.array([[1.0, 2.0], [1.5, NAN], [1.0, 3.0], [NAN, NAN]])
-    found = trace(profile_figure(profile([1.5, 1.5, 2.0, NAN], by_head=(("tap", "head"), heads))), "heads")
+    found = trace(profile([1.5, 1.5, 2.0, NAN], by_head=(("tap", "head"), heads)).plot(), "heads")
     assert list(zip(found.x, found.customdata, found.y, strict=True)) == [
         ("embed", 0, 1.0), ("embed", 1, 2.0), ("blocks.0", 0, 1.5), ("blocks.1", 0, 1.0), ("blocks.1", 1, 3.0),
     ]  # fmt: skip
 
 
 def test_the_table_holds_every_number_by_tap() -> None:
-    found = details(profile([1.0, NAN, 2.0, 123456.0], line_noise=[0.5] * 4, slope=[7.0, 8.0, 9.0, 10.0]))
-    assert found.columns == ["tap", "depth", "score", "low", "high", "line: noise", "slope"]
-    assert found.rows[1] == ["blocks.0", "0.3", "–", "–", "–", "0.5", "8"]
-    assert found.rows[3][2] == "123456"
+    found = details(profile([1.0, NAN, 2.0, 123456.0], line_noise=[0.5] * 4, slope=[7.0, 8.0, 9.0, 10.0])).table
+    assert [column.name for column in found.columns] == ["tap", "depth", "score", "low", "high", "line: noise", "slope"]
+    assert found.rows[1].cells == ("blocks.0", "0.3", "-", "-", "-", "0.5", "8")
+    assert found.rows[3].cells[2] == "123456"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_the_table_holds_every_number_by_tap() -> None:
     ],
 )
 def test_equal_reasons_are_said_once(reason: str, said: str) -> None:
-    assert captions.reasons(reason, TAPS) == said
+    assert captions.reasons(profile([1.0] * 4).data.assign_attrs(reason=reason)) == said
 
 
 def similarity(matrix: np.ndarray, **attrs: object) -> xr.Dataset:
@@ -102,14 +105,14 @@ def similarity(matrix: np.ndarray, **attrs: object) -> xr.Dataset:
 
 
 def test_similarities_have_one_scale_of_colours_whatever_they_span() -> None:
-    (found,) = similarity_figure(similarity(np.array([[1.0, 0.98], [0.98, 1.0]]))).data
+    (found,) = draw(map_figure(similarity(np.array([[1.0, 0.98], [0.98, 1.0]])))).data
     assert (found.zmin, found.zmax, found.reversescale) == (0, 1, False)
-    (found,) = similarity_figure(similarity(np.array([[0.0, 7.0], [7.0, 0.0]]), alike="smaller")).data
+    (found,) = draw(map_figure(similarity(np.array([[0.0, 7.0], [7.0, 0.0]]), alike="smaller"))).data
     assert (found.zmin, found.zmax, found.reversescale) == (0, 7, True)
 
 
 def test_what_is_infinite_or_missing_leaves_a_hole_that_a_browser_can_read() -> None:
-    found = similarity_figure(similarity(np.array([[1.0, np.inf], [NAN, 1.0]])))
+    found = draw(map_figure(similarity(np.array([[1.0, np.inf], [NAN, 1.0]]))))
     assert [list(row) for row in found.data[0].text] == [["1.00", ""], ["", "1.00"]]
     page = html(found)
     assert "NaN" not in page
@@ -117,13 +120,13 @@ def test_what_is_infinite_or_missing_leaves_a_hole_that_a_browser_can_read() -> 
 
 
 def test_the_bar_of_a_figure_has_no_button_that_uploads_it() -> None:
-    page = html(profile_figure(profile([1.0, 2.0, 3.0, 4.0])))
+    page = html(profile([1.0, 2.0, 3.0, 4.0]).plot())
     assert '"modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]]' in page
 
 
 def test_names_are_text() -> None:
     bad = profile([1.0, 2.0, 3.0, 4.0]).data.assign_coords(tap=["<b>x</b>", "b", "c", "norm"])
-    figure = profile_figure(Profile("<i>m</i>", None, bad, {}))
+    figure = Profile("<i>m</i>", None, bad, {}).plot()
     assert trace(figure, "&lt;i&gt;m&lt;/i&gt;").x[0] == "&lt;b&gt;x&lt;/b&gt;"
 
 
@@ -142,7 +145,9 @@ def test_an_interrupt_leaves_the_page_of_before_and_nothing_beside_it(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "replace", interrupted)
-    monkeypatch.setattr("diagnostics.report.html.templates", lambda: Environment(loader=DictLoader({"one": "after"})))
+    monkeypatch.setattr(
+        "diagnostics.report.html.templates", lambda: Environment(loader=DictLoader({"page.html.j2": "after"}))
+    )
     with pytest.raises(KeyboardInterrupt):
-        write_page("one", page)
+        write_page(Page("", (), (), ()), page)
     assert page.read_text() == "before" and list(tmp_path.iterdir()) == [page]

@@ -21,7 +21,7 @@ from diagnostics.runs.comparison.estimates import Term, estimate, flipped, holm
 from diagnostics.runs.comparison.positions import likeness
 from diagnostics.runs.comparison.readouts import Readout, by_depth, readout, shared_depths
 from diagnostics.runs.comparison.shares import Matched, shares_of
-from diagnostics.runs.comparison.words import alignment_said, likeness_said
+from diagnostics.runs.comparison.words import alignment_name, describe_likeness
 
 from graded import GRID, graded_data, graded_encoder, known_r2
 
@@ -333,10 +333,10 @@ def test_shares_say_how_many_trainings_they_rest_on(made: Maker) -> None:
     ]  # fmt: skip
     found = dx.compare([*bases, *ups], similarity=None)
     one = shares(found, "up", "a")
-    assert (one.seeds, one.of_seeds, alignment_said(one)) == (2, 3, "up (from base; 2 of 3 seeds)")
+    assert (one.seeds, one.of_seeds, alignment_name(one)) == (2, 3, "up (from base; 2 of 3 seeds)")
     assert {(each["seeds"], each["seeds_of_base"]) for each in found.to_json()["shares"]} == {(2, 3)}
     alone = shares(dx.compare([*bases, ups[0]], similarity=None), "up", "a")
-    assert alignment_said(alone) == "up (from base; 1 of 3 seeds, over samples alone)"
+    assert alignment_name(alone) == "up (from base; 1 of 3 seeds, over samples alone)"
 
 
 def test_a_gap_too_small_for_a_share_is_not_called_unknown() -> None:
@@ -510,7 +510,7 @@ def test_without_what_chance_reaches_no_tap_has_a_position() -> None:
         sides: list[Any] = [SimpleNamespace(name=name, run=SimpleNamespace(store=SimpleNamespace(output_tap=tap), similarity_with=lambda *_, found=found: found)) for name, tap in (("x", "b"), ("y", "d"))]  # fmt: skip
         one = likeness(*sides, "other", 0)
         np.testing.assert_array_equal(one.aligned, expected)
-        assert likeness_said(one).endswith(said)
+        assert describe_likeness(one).endswith(said)
 
 
 # Refusals

@@ -9,6 +9,8 @@ import pytest
 from rich.cells import cell_len
 
 import diagnostics as dx
+from diagnostics.report.terminal import print_page
+from diagnostics.runs.comparison.page import comparison_page
 
 from commands import diagnose, refused
 from graded import graded_data, graded_encoder
@@ -84,13 +86,12 @@ def test_mistakes_are_told_in_a_sentence(folder: Path) -> None:
 def test_no_number_and_no_label_is_cut_off_however_narrow_the_terminal(
     folder: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from diagnostics.cli.comparison_tables import print_comparison
 
     label = "a label of sixty letters and spaces, which is a long label 层"
     paths = [f"{label}={folder / 'x0'}", *runs(folder)[:2]]
     found = dx.compare(paths, similarity=None)
     monkeypatch.setenv("COLUMNS", str(width))
-    print_comparison(found, Path("page.html"))
+    print_page(comparison_page(found), Path("page.html"))
     shown = capsys.readouterr().out
     assert max(map(cell_len, shown.splitlines())) <= width
     if width > 60:  # wide as it is, it is folded at 60

@@ -174,7 +174,7 @@ def test_seeds_of_an_alignment_without_their_base_are_named(tmp_path: Path) -> N
 
 
 def test_few_units_are_told(tmp_path: Path) -> None:
-    from diagnostics.runs.comparison.words import few_said
+    from diagnostics.runs.comparison.words import cautions
 
     data = graded_data(20)
     runs = [
@@ -184,7 +184,7 @@ def test_few_units_are_told(tmp_path: Path) -> None:
         )
         for name, noise in (("x", 2), ("y", 4))
     ]  # fmt: skip
-    (said,) = few_said(dx.compare(runs, similarity=None))
+    (said,) = cautions(dx.compare(runs, similarity=None))
     assert said.startswith("only 4 test units and 4 val units")
 
 

@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 import diagnostics as dx
 from diagnostics.cli.commands import app
-from diagnostics.cli.tables import print_run
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.statistics import paired_difference
-from diagnostics.runs.profile import Profile, control_heading
+from diagnostics.report.terminal import print_page
+from diagnostics.runs.page import control_heading, run_page
+from diagnostics.runs.profile import Profile
 
 from tiny import tiny_dataset, tiny_encoder
 
@@ -95,7 +96,7 @@ def test_draws_are_added_to_the_first_which_stays(tmp_path: Path, capsys: Any, m
     encoder, data = tiny_encoder(), tiny_dataset(60)
     options: dict[str, Any] = {"out": tmp_path / "run", "measures": ["linear_probe", "rankme"]}
     one = dx.run(encoder, data, **options)
-    print_run(one)
+    print_page(run_page(one), Path("report.html"))
     page = (tmp_path / "run" / "report.html").read_text()
     printed = " ".join(capsys.readouterr().out.split())
     for text in (page, printed):
@@ -118,12 +119,12 @@ def test_draws_are_added_to_the_first_which_stays(tmp_path: Path, capsys: Any, m
         lows.append(paired_difference(*losses, units, 0, False).low)
     margin = profile.over("fresh_weights")
     assert margin is not None and margin.low == pytest.approx(min(lows))
-    print_run(several)
+    print_page(run_page(several), Path("report.html"))
     page = (tmp_path / "run" / "report.html").read_text()
     printed = " ".join(capsys.readouterr().out.split())
     low, high = profile.spread("fresh_weights") or (0, 0)
     assert "fresh weights (best of 3 draws)" in page and "fresh weights (best of 3 draws)" in printed
-    assert f"({low:.3f} to {high:.3f})" in printed and f"({low:.3g}\u00a0to\u00a0{high:.3g})" in page
+    assert f"({low:.3f} to {high:.3f})" in printed and f"({low:.3f}\u00a0to\u00a0{high:.3f})" in page
     assert "fresh weights (first of 3 draws)" in page  # of effective rank no draw is the best
 
     again = dx.run(encoder, data, **options)

@@ -21,9 +21,10 @@ from torch import nn
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Encoder, Run, Target, TorchEncoder
-from diagnostics.cli.tables import print_run
 from diagnostics.measures.statistics import profile_intervals
-from diagnostics.runs.comparison.words import few_said
+from diagnostics.report.terminal import print_page
+from diagnostics.runs.comparison.words import cautions
+from diagnostics.runs.page import run_page
 from diagnostics.runs.profile import CUT, INTERVALS
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
@@ -129,7 +130,7 @@ def test_sixteen_of_sixteen_right_is_no_certainty(easy: Run) -> None:
 def test_terminal_and_report_say_the_same_of_intervals_and_it_holds(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_run(run)
+    print_page(run_page(run), Path("report.html"))
     page = run.report().read_text(encoding="utf-8").split("</script>", 1)[1]
     for text in (" ".join(capsys.readouterr().out.split()), html.unescape(page)):
         assert text.count(INTERVALS) == 1
@@ -166,20 +167,20 @@ def test_a_loss_that_few_units_carry_is_told_wherever_few_units_are(
     assert caution.startswith(f"3 of 60 test units carry {share:.0%} of the loss at ")
     assert found.profile("linear_probe/normal").cautions == []
     assert profile.to_json()["cautions"] == [caution]
-    print_run(found)
+    print_page(run_page(found), Path("report.html"))
     assert f"Beware: {caution}." in " ".join(capsys.readouterr().out.split())
     assert f"Beware: {caution}." in found.report().read_text(encoding="utf-8")
     other = dx.run(planted(2)[0], dataset, out=tmp_path / "other", measures=["linear_probe"], controls=False)
     comparison = dx.compare([found, other], similarity=None)
-    assert f"{comparison.sides[0].name}: {caution}" in few_said(comparison)
+    assert f"{comparison.sides[0].name}: {caution}" in cautions(comparison)
 
 
 def test_untrained_weights_are_called_random(easy: Run, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    print_run(easy)
+    print_page(run_page(easy), Path("report.html"))
     assert "This encoder's weights are random: pretrained=false" in " ".join(capsys.readouterr().out.split())
     assert "weights are random: pretrained=false" in easy.report().read_text(encoding="utf-8")
     # Of what does not say so of itself nothing is said.
-    print_run(run)
+    print_page(run_page(run), Path("report.html"))
     assert "weights are random" not in capsys.readouterr().out
     assert "weights are random" not in run.report().read_text(encoding="utf-8")
 

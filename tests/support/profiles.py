@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
@@ -33,3 +36,18 @@ def profile(
         for control, other in others.items()
     }
     return Profile(name, target or None, data, known)
+
+
+def finished_run(
+    profiles: list[Profile], encoder: str, dataset: str, n: tuple[int, int, int] = (240, 80, 80), **others: Any
+) -> Any:
+    """What a page needs of a run with these profiles; `others` replace what is empty by itself."""
+    named = {"asked": "", "about": "", "groups": sum(n)}
+    attrs = {"encoder": named | {"name": encoder}, "dataset": named | {"name": dataset}, "identity": {}}
+    call = {"seed": 0, "versions": {}, "options": {}, "created": "", "python": "", "machine": ""}
+    empty = {"untrained": "", "skipped": {}, "redrawn": {}, "similarity": list}
+    return SimpleNamespace(
+        **empty | others, profiles=lambda: profiles, encoder=encoder, dataset=dataset,
+        n=dict(zip(("train", "val", "test"), n, strict=True)), store=SimpleNamespace(attrs=attrs),
+        index=SimpleNamespace(calls=[call], entries={}),
+    )  # fmt: skip

@@ -15,7 +15,7 @@ from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.known_answers import Case
 from diagnostics.measures.plugin import bundled
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.runs.profile import number
+from diagnostics.report.numbers import number
 
 FAMILIES = ("similarity", "geometry", "locality", "dynamics", "probes", "statistics")
 

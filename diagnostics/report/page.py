@@ -1,0 +1,167 @@
+"""A page as data: headings, sentences, tables and figures, which renderers lay out (`html`, `terminal`).
+
+A page is read in two lengths. A terminal shows it brief, a report in full; what belongs to one of them alone says so (`only`).
+No-break spaces hold together what a line must not break (`numbers.unbroken`); text is plain, and renderers escape it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from diagnostics.measures.result import taps_by_reason
+from diagnostics.measures.statistics import Interval
+from diagnostics.report.figures import Figure
+from diagnostics.report.numbers import NO_BREAK, SCORE, format_interval, format_number, unbroken
+
+T = TypeVar("T")
+Length = Literal["brief", "full"]
+Tone = Literal["plain", "strong", "small", "quiet", "finding", "caution"]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Text that stands by itself. `apart`: whether a blank line stands before it where there are no headings."""
+
+    text: str
+    tone: Tone = "plain"
+    only: Length | None = None
+    apart: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+
+@dataclass(frozen=True)
+class Note:
+    """An item of a list; `name`: what it is about."""
+
+    text: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """A list of notes. `lead` stands before each name where there are no headings."""
+
+    notes: tuple[Note, ...]
+    tone: Tone = "plain"
+    only: Length | None = None
+    lead: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.notes)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A cell with a value, its interval, and the smallest and largest of several draws; `mark` stands behind it."""
+
+    interval: Interval | None
+    spec: str = SCORE
+    signed: bool = False
+    draws: tuple[float, float] | None = None
+    mark: str = ""
+
+    def text(self, bare: bool = False) -> str:
+        """As people read it; `bare`: without the interval."""
+        interval = self.interval
+        if bare and interval is not None:
+            interval = Interval(interval.value, float("nan"), float("nan"))
+        text = format_interval(interval, self.spec, signed=self.signed)
+        if self.draws:
+            smallest, largest = (format_number(value, self.spec) for value in self.draws)
+            text += f" ({smallest}{NO_BREAK}to{NO_BREAK}{largest})"
+        return f"{text}{NO_BREAK}{self.mark}" if self.mark else text
+
+
+Cell = str | Number
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column by its heading. `bare`: a brief page shows its numbers without intervals. `prose`: it holds sentences."""
+
+    name: str
+    only: Length | None = None
+    bare: bool = False
+    prose: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cells, one for each column, and the anchor of the section that shows more of it ("" for none)."""
+
+    cells: tuple[Cell, ...]
+    anchor: str = ""
+    only: Length | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows below the names of their columns. `grouped`: rows with the same first cell belong together, and it is shown once."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    grouped: bool = False
+    only: Length | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+
+@dataclass(frozen=True)
+class Details:
+    """A table that a reader opens, with notes on its columns; on full pages alone."""
+
+    title: str
+    table: Table
+    notes: Notes
+    only: Length = "full"
+
+
+Block = Sentence | Notes | Table | Details | Figure
+
+
+@dataclass(frozen=True)
+class Section:
+    """Blocks under a heading, and the sections within it. `wide`: whether it needs the whole width of the page.
+
+    A brief page shows neither the heading nor the sections within.
+    """
+
+    title: str
+    anchor: str
+    blocks: tuple[Block, ...] = ()
+    sections: tuple[Section, ...] = ()
+    wide: bool = True
+    label: str = ""
+    """Its name in the table of contents, where that is not its title."""
+
+    def __bool__(self) -> bool:
+        return bool(self.blocks or self.sections)
+
+
+@dataclass(frozen=True)
+class Page:
+    """The whole page: what opens it, its sections, and where its numbers come from (on full pages alone)."""
+
+    title: str
+    lead: tuple[Sentence, ...]
+    sections: tuple[Section, ...]
+    provenance: tuple[tuple[str, str], ...]
+
+
+def filled(*parts: T | None) -> tuple[T, ...]:
+    """The blocks, or the sections, that hold anything."""
+    return tuple(part for part in parts if part)
+
+
+def left_out_section(reasons: Mapping[str, str]) -> Section:
+    """What is not there, from name -> reason: each reason once."""
+    notes = [
+        Note(reason, ", ".join(unbroken(name) for name in names))
+        for reason, names in taps_by_reason(reasons.items()).items()
+    ]
+    return Section("Left out", "skipped", filled(Notes(tuple(notes), "quiet", lead="left out: ")))

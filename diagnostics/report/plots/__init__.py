@@ -1,0 +1,26 @@
+"""Figures drawn by plotly, from their arrays."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from diagnostics.report.figures import CurvesFigure, Figure, MapFigure, ProfileFigure
+from diagnostics.report.plots.curves import draw_curves
+from diagnostics.report.plots.matrices import draw_map, draw_shares
+from diagnostics.report.plots.profile import draw_profile
+from diagnostics.report.plots.style import html
+
+__all__ = ["draw", "html"]
+
+
+def draw(figure: Figure) -> go.Figure:
+    """A figure of any kind."""
+    match figure:
+        case ProfileFigure():
+            return draw_profile(figure)
+        case MapFigure():
+            return draw_map(figure)
+        case CurvesFigure():
+            return draw_curves(figure)
+        case _:
+            return draw_shares(figure)

@@ -1,0 +1,206 @@
+"""A profile drawn: score by tap with its band, heads, controls and reference lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+import numpy as np
+import plotly.graph_objects as go
+from diagnostics_training.alignment.align import BEST
+
+from diagnostics.report.figures import ControlCurve, ProfileFigure
+from diagnostics.report.plots.style import BOTTOM, FLOOR, HEIGHT, INK, LINE, TOP, dressed
+
+BAND = "rgba(31,95,168,0.18)"
+CONTROL_COLOURS = ("#7c8794", "#a68a64", "#4d908e", "#2f6f4f", "#9a6fb0", "#c08497")
+CONTROL_DASHES = ("dash", "dashdot", "dot", "8px,3px,2px,3px,2px,3px", "longdash", "longdashdot")
+LINE_DASHES = ("dot", "dash", "longdashdot", "longdash", "dashdot", "1px,5px", "12px,3px,2px,3px")
+# A reference line further away than this many spans of the profile does not stretch the axis.
+FAR = 3.0
+# The least span of the axis: of a probe's score, and of anything else as a share of its size.
+LEAST_SPAN, LEAST_SHARE = 0.1, 0.05
+LABEL = 15
+
+
+def draw_profile(profile: ProfileFigure) -> go.Figure:
+    """Score of each tap with its band; heads behind it, controls as broken lines; best and output tap marked."""
+    # Plotly reads a little HTML in every text.
+    taps = [escape(tap) for tap in profile.taps]
+    figure = go.Figure()
+    x, y = _band(taps, profile.low, profile.high)
+    if x:
+        figure.add_scatter(
+            x=x, y=y, fill="toself", fillcolor=BAND, mode="lines", line={"color": BAND, "width": 1},
+            hoverinfo="skip", name="95 % interval",
+        )  # fmt: skip
+    _add_heads(figure, profile, taps)
+    figure.add_scatter(
+        x=taps, y=profile.score, mode="lines+markers", name=escape(profile.name), line_color=INK,
+        customdata=profile.depth,
+        hovertemplate="%{x}<br>depth %{customdata:.2f}<br>%{y:.4g}<extra></extra>",
+    )  # fmt: skip
+    for control in profile.controls:
+        _add_control(figure, control)
+    shown = _shown(profile)
+    _add_lines(figure, profile, taps, shown)
+    if profile.best is not None:
+        _mark(figure, *profile.best, "best tap (by val)", BEST, "star")
+    _mark(figure, *profile.output, "output tap", INK, "diamond")
+    figure.update_yaxes(range=list(shown), title_text=escape(profile.axis), zeroline=False)
+    # A category axis even for taps named by numbers, with a place for taps without a value.
+    figure.update_xaxes(
+        title_text="tap, in order of execution", tickangle=-40, type="category", categoryorder="array",
+        categoryarray=taps, range=[-0.4, len(taps) - 0.6], automargin=True,
+    )  # fmt: skip
+    return dressed(figure).update_layout(
+        height=HEIGHT, margin={"l": 60, "r": 130 if profile.lines else 20, "t": TOP, "b": BOTTOM},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+    )  # fmt: skip
+
+
+def lines_outside(profile: ProfileFigure) -> list[str]:
+    """The reference lines that the axis leaves out, each in words, as `ceiling (64) lies above`."""
+    bottom, top = _shown(profile)
+    lines: list[str] = []
+    for name, values in profile.lines.items():
+        known = values[np.isfinite(values)]
+        if not known.size:
+            continue
+        above, below = known > top, known < bottom
+        for outer, way in ((above, "above"), (below, "below")):
+            if outer.any():
+                ends = " to ".join(dict.fromkeys(f"{value:.3g}" for value in (known[outer].min(), known[outer].max())))
+                lines.append(f"{name} ({ends}) {'lies' if outer.all() else 'lies in part'} {way}")
+    return lines
+
+
+def below_floor(profile: ProfileFigure) -> bool:
+    """Whether the figure leaves out scores, which have no floor."""
+    own = _own_values(profile)
+    return bool(profile.is_score and own.size and own.min() < FLOOR < own.max())
+
+
+def _own_values(profile: ProfileFigure) -> np.ndarray:
+    """All that is drawn but reference lines."""
+    parts = [profile.score, profile.low, profile.high, *(control.values for control in profile.controls)]
+    if profile.heads is not None:
+        parts.append(profile.heads)
+    values = np.concatenate([np.ravel(part) for part in parts])
+    return values[np.isfinite(values)]
+
+
+def _shown(profile: ProfileFigure) -> tuple[float, float]:
+    """The range of the axis: the profile with what belongs to it, never less than a span worth a look."""
+    own = _own_values(profile)
+    if not own.size:
+        return 0.0, 1.0
+    low, high = float(own.min()), float(own.max())
+    if low < FLOOR < high and profile.is_score:
+        low = FLOOR
+    least = LEAST_SPAN if profile.is_score else LEAST_SHARE * max(abs(low), abs(high)) or LEAST_SPAN
+    if high - low < least:
+        middle = (low + high) / 2
+        low, high = middle - least / 2, middle + least / 2
+    far = FAR * (high - low)
+    near = [
+        value
+        for values in profile.lines.values()
+        for value in values[np.isfinite(values)]
+        if low - far <= value <= high + far
+    ]
+    low, high = min([low, *near]), max([high, *near])
+    pad = 0.06 * (high - low)
+    return low - pad, high + pad
+
+
+def _band(taps: list[str], low: np.ndarray, high: np.ndarray) -> tuple[list[str | None], list[float | None]]:
+    """One outline for each run of taps that have an interval: across a gap there is none."""
+    x: list[str | None] = []
+    y: list[float | None] = []
+    for run in _runs(np.isfinite(low) & np.isfinite(high)):
+        if x:
+            x.append(None)
+            y.append(None)
+        x.extend([*(taps[i] for i in run), *(taps[i] for i in reversed(run))])
+        y.extend([*(float(high[i]) for i in run), *(float(low[i]) for i in reversed(run))])
+    return x, y
+
+
+def _runs(known: np.ndarray) -> Iterator[list[int]]:
+    run: list[int] = []
+    for i, here in enumerate(known):
+        if here:
+            run.append(i)
+        elif run:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def _add_heads(figure: go.Figure, profile: ProfileFigure, taps: list[str]) -> None:
+    if profile.heads is None:
+        return
+    at, head = np.nonzero(np.isfinite(profile.heads))
+    figure.add_scatter(
+        x=[taps[i] for i in at], y=profile.heads[at, head], mode="markers", name="heads", customdata=head,
+        marker={"size": 6, "color": "rgba(194,65,12,0.45)"},
+        hovertemplate="%{x}<br>head %{customdata}<br>%{y:.4g}<extra></extra>",
+    )  # fmt: skip
+
+
+def _add_lines(figure: go.Figure, profile: ProfileFigure, taps: list[str], shown: tuple[float, float]) -> None:
+    bottom, top = shown
+    labels: list[tuple[float, float, str]] = []
+    for i, (name, values) in enumerate(profile.lines.items()):
+        known = values[np.isfinite(values)]
+        if not known.size:
+            continue
+        name = escape(name)
+        figure.add_scatter(
+            x=taps, y=values, mode=_mode(values), name=name, showlegend=False, marker={"color": LINE, "size": 5},
+            line={"color": LINE, "dash": LINE_DASHES[i % len(LINE_DASHES)], "width": 1.5},
+            hovertemplate=f"{name}<br>%{{x}}<br>%{{y:.4g}}<extra></extra>",
+        )  # fmt: skip
+        end = float(known[-1])
+        arrow = " ↑" if end > top else " ↓" if end < bottom else ""
+        # What lies on 0 as far as the eye can tell is 0.
+        value = f"{end:.3g}" if abs(end) > 1e-3 * (top - bottom) else "0"
+        labels.append((min(max(end, bottom), top), end, f"{name} {value}{arrow}"))
+    # Labels of lines that lie together stand above one another.
+    pixels = (HEIGHT - TOP - BOTTOM) / (top - bottom)
+    before = -np.inf
+    for y, _, text in sorted(labels):
+        place = max((y - bottom) * pixels, before + LABEL)
+        before = place
+        figure.add_annotation(
+            x=1, xref="paper", xanchor="left", y=y, yref="y", yshift=place - (y - bottom) * pixels, text=text,
+            showarrow=False, font={"size": 11, "color": LINE},
+        )  # fmt: skip
+
+
+def _add_control(figure: go.Figure, control: ControlCurve) -> None:
+    if not np.isfinite(control.values).any():
+        return
+    name = escape(control.name)
+    colour, dash = (palette[control.style % len(palette)] for palette in (CONTROL_COLOURS, CONTROL_DASHES))
+    figure.add_scatter(
+        x=[escape(tap) for tap in control.taps], y=control.values, mode=_mode(control.values), name=name,
+        line={"color": colour, "dash": dash, "width": 1.5}, marker_color=colour,
+        hovertemplate=f"{name}<br>%{{x}}<br>%{{y:.4g}}<extra></extra>",
+    )  # fmt: skip
+
+
+def _mode(values: np.ndarray) -> str:
+    # A line needs two points.
+    return "lines" if np.isfinite(values).sum() > 1 else "markers"
+
+
+def _mark(figure: go.Figure, tap: str, value: float, name: str, colour: str, symbol: str) -> None:
+    if np.isfinite(value):
+        figure.add_scatter(
+            x=[escape(tap)], y=[value], mode="markers", name=name,
+            marker={"size": 13, "color": colour, "symbol": symbol, "line": {"width": 1, "color": "white"}},
+            hovertemplate=f"{name}<br>%{{x}}<br>%{{y:.4g}}<extra></extra>",
+        )  # fmt: skip

@@ -1,0 +1,26 @@
+"""The style that all figures share, and how they stand on a page."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+INK, BEST, LINE = "#1f5fa8", "#c2410c", "#5b6875"
+HEIGHT, TOP, BOTTOM = 380, 50, 80
+# R2 has no floor; one useless tap must not press all others flat.
+FLOOR = -0.5
+# Of plotly's buttons, those that read a figure.
+BUTTONS = ("toImage", "zoom2d", "pan2d", "resetScale2d")
+
+
+def dressed(figure: go.Figure) -> go.Figure:
+    """The figure in the style that all share."""
+    return figure.update_layout(
+        template="plotly_white", hovermode="closest", font={"family": "system-ui, sans-serif", "size": 13}
+    )
+
+
+def html(figure: go.Figure) -> str:
+    """The figure as a fragment of HTML that expects plotly.js on its page."""
+    # Plotly's own bar has a button that uploads the chart: what a run found stays with its reader.
+    config = {"displaylogo": False, "responsive": True, "modeBarButtons": [list(BUTTONS)]}
+    return figure.to_html(full_html=False, include_plotlyjs=False, config=config)

@@ -1,0 +1,285 @@
+"""A comparison as a page: what each encoder holds, what alignments bought and cost, paired differences, where taps correspond."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from diagnostics.report.numbers import unbroken
+from diagnostics.report.page import (
+    Cell,
+    Column,
+    Length,
+    Note,
+    Notes,
+    Number,
+    Page,
+    Row,
+    Section,
+    Sentence,
+    Table,
+    Tone,
+    filled,
+    left_out_section,
+)
+from diagnostics.runs.comparison.differences import QUANTITIES, Difference
+from diagnostics.runs.comparison.figures import curves_figure, shares_figures
+from diagnostics.runs.comparison.findings import Findings, first_of_each_target
+from diagnostics.runs.comparison.shares import Shares
+from diagnostics.runs.comparison.sides import lineage_of
+from diagnostics.runs.comparison.standings import Standing
+from diagnostics.runs.comparison.words import (
+    alignment_name,
+    cautions,
+    describe_controls,
+    describe_correction,
+    describe_curve,
+    describe_families,
+    describe_heads,
+    describe_likeness,
+    describe_runs,
+    target_name,
+)
+from diagnostics.runs.tap_map import map_figure
+
+MOST_ROWS = 30
+"""Rows of differences on a brief page."""
+
+
+def comparison_page(findings: Findings) -> Page:
+    """The findings of a comparison. A brief page has one probe of each target."""
+    brief = first_of_each_target([one.profile for one in findings.standings])
+    beware = [Sentence(f"Beware: {caution}.", "caution", only="full") for caution in cautions(findings)]
+    return Page(
+        title=f"{len(findings.sides)} runs on {findings.data.attrs['dataset']}",
+        lead=(
+            Sentence(describe_runs(findings), "strong", only="brief"),
+            Sentence(
+                f"{describe_runs(findings)}. The best tap of each run was chosen on val, every score is read on test. "
+                "Brackets are 95 % intervals over independent test units and, where a label has several seeds, over its "
+                "seeds too; differences are paired on the same test samples.",
+                only="full",
+            ),
+            *beware,
+        ),
+        sections=filled(
+            _standings(findings, brief),
+            _alignments(findings, brief),
+            _differences(findings, brief),
+            Section("", "", filled(_notes(map(describe_likeness, findings.likenesses), only="brief"), _more(findings, brief))),
+            Section("Runs", "runs", filled(_runs(findings))),
+            left_out_section(findings.left_out),
+            *_families(findings),
+            _tap_maps(findings),
+        ),
+        provenance=tuple((key.replace("_", " "), str(value)) for key, value in findings.data.attrs.items()),
+    )  # fmt: skip
+
+
+def _notes(lines: Iterable[str], tone: Tone = "plain", only: Length | None = None) -> Notes:
+    return Notes(tuple(map(Note, lines)), tone, only)
+
+
+def _length(profile: str, brief: Sequence[str]) -> Length | None:
+    return None if profile in brief else "full"
+
+
+def _anchors(findings: Findings) -> dict[str, str]:
+    """Of the section of each profile."""
+    return {str(name): f"c{i}" for i, name in enumerate(findings.data["target"].values)}
+
+
+def _standings(findings: Findings, brief: Sequence[str]) -> Section:
+    if not findings.standings:
+        return Section("", "")
+    several = any(len(members) > 1 for members in findings.groups.values())
+    heads = any(one.head_drop for one in findings.standings)
+    anchors = _anchors(findings)
+    columns = [
+        *map(Column, ("target", "encoder", "best tap (depth)", "score", "output", "hidden gap")),
+        *([Column("trunk - head", only="full")] if heads else []),
+    ]
+    rows = [
+        Row(
+            (
+                target_name(findings, one.profile), unbroken(one.group), one.best_tap_said, Number(one.best.interval),
+                Number(one.output.interval), _hidden_gap(findings, one),
+                *([Number(one.head_drop and one.head_drop.interval, signed=True)] if heads else []),
+            ),
+            anchors[one.profile],
+            _length(one.profile, brief),
+        )
+        for one in findings.standings
+    ]  # fmt: skip
+    return Section(
+        "What each holds, and what its output hides",
+        "holds",
+        filled(
+            Sentence(
+                "Best tap chosen on val, scores read on test; 95 % intervals over test units"
+                + (
+                    " and, where a label has several seeds, over seeds; 2/3: the tap of 2 of 3 seeds" if several else ""
+                ),
+                only="brief",
+            ),
+            Table(tuple(columns), tuple(rows), grouped=True),
+            _notes(describe_controls(findings, brief), "quiet"),
+            _notes(describe_families(findings)),
+            _notes(describe_heads(findings, brief), only="brief"),
+            *(Sentence(f"Beware: {caution}.", "caution", only="brief") for caution in cautions(findings)),
+        ),
+        label="What each holds",
+    )
+
+
+def _hidden_gap(findings: Findings, standing: Standing) -> Cell:
+    outputs = [side.run.store.output_tap for side in findings.groups[standing.group]]
+    if [tap for tap, _ in standing.best_taps] == outputs:
+        return "0: the same tap"
+    return Number(standing.hidden_gap.interval, signed=True)
+
+
+def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
+    if not findings.shares:
+        return Section("", "")
+    # A share without a value names its reason by its place among them, from 1.
+    reasons = list(dict.fromkeys(why for one in findings.shares for why in one.reasons.values()))
+    columns = ("alignment", "target", "base's hidden gap", "recovered", "kept at best tap", "kept at output")
+    rows = [
+        Row(
+            (
+                alignment_name(one), target_name(findings, one.profile) + (", made for it" if one.purpose else ""),
+                Number(one.gap, signed=True), *_share_cells(one, reasons),
+            ),
+            only=_length(one.profile, brief),
+        )
+        for one in findings.shares
+    ]  # fmt: skip
+    return Section(
+        "What an alignment bought, and what it cost",
+        "alignments",
+        filled(
+            Sentence("Alignments against what they started from (1: all of it)", only="brief", apart=True),
+            *shares_figures(findings, brief),
+            Table(tuple(map(Column, columns)), tuple(rows), grouped=True),
+            _notes(
+                [
+                    "Recovered: what the aligned output gained over the base's output, of the base's hidden gap. Kept: the "
+                    "aligned score over the base's, both above what knows nothing (0 of R2 and skill, the score with shuffled "
+                    "labels otherwise); over 1 where it gained."
+                ],
+                only="full",
+            ),
+            _notes([f"({i}) {why}" for i, why in enumerate(reasons, 1)], "quiet"),
+        ),
+        label="Alignments",
+    )
+
+
+def _share_cells(shares: Shares, reasons: Sequence[str]) -> list[Cell]:
+    values = {"recovered": shares.recovered, "kept_best": shares.kept_best, "kept_output": shares.kept_output}
+    return [
+        Number(share, ".2f") if share is not None else f"- ({reasons.index(shares.reasons[name]) + 1})"
+        for name, share in values.items()
+    ]
+
+
+def _differences(findings: Findings, brief: Sequence[str]) -> Section:
+    by_pair: dict[tuple[str, str, str], list[Difference]] = {}
+    for one in findings.differences:
+        by_pair.setdefault((one.profile, one.first, one.second), []).append(one)
+    if not by_pair:
+        return Section("", "")
+    curves = {(one.profile, one.first, one.second): one for one in findings.curve_differences}
+    shown = [pair for pair in by_pair if pair[0] in brief]
+    kept = shown
+    few = None
+    if len(shown) > MOST_ROWS:
+        differing = [
+            pair for pair in shown if any(one.survives for one in by_pair[pair]) or curves[pair].at is not None
+        ]
+        kept = differing[:MOST_ROWS]
+        which = "the first of those" if len(differing) > MOST_ROWS else "those"
+        few = Sentence(
+            f"{len(kept)} of {len(shown)} rows, {which} that differ; all are in the report", "quiet", only="brief"
+        )
+    rows = [
+        Row(
+            (
+                target_name(findings, pair[0]),
+                f"{unbroken(pair[1])} - {unbroken(pair[2])}",
+                *(Number(one.estimate.interval, signed=True, mark="*" if one.survives else "") for one in differences),
+                describe_curve(curves[pair]),
+            ),
+            only=None if pair in kept else "full",
+        )
+        for pair, differences in by_pair.items()
+    ]
+    survivors = f"* survives the correction for their number ({describe_correction(findings)})"
+    return Section(
+        "Paired differences",
+        "differences",
+        filled(
+            Sentence(
+                f"Paired differences, first minus second; {survivors}. Along the trunk: where the curves of these trainings "
+                "differ most, if it is shown that they do",
+                only="brief",
+                apart=True,
+            ),
+            Sentence(
+                f"First minus second; {survivors}. Along the trunk: the depths at which the two curves differ, against random "
+                "flips of the sign of each test unit's difference, corrected for all depths, targets and pairs together; of "
+                "the encoders as they are, not of other seeds.",
+                only="full",
+            ),
+            few,
+            Table(
+                tuple(map(Column, ("target", "first - second", *QUANTITIES, "along the trunk"))),
+                tuple(rows),
+                grouped=True,
+            ),
+        ),
+        label="Differences",
+    )
+
+
+def _more(findings: Findings, brief: Sequence[str]) -> Sentence:
+    more = findings.data.sizes["target"] - len(brief)
+    profiles = "profile (another probe, or a measure" if more == 1 else "profiles (other probes, measures"
+    verb = "is" if more == 1 else "are"
+    text = f"{more} further {profiles} without a target) {verb} in the report." if more > 0 else ""
+    return Sentence(text, "quiet", only="brief")
+
+
+def _runs(findings: Findings) -> Table:
+    columns = ("run", "encoder", "output tap", "seed", "how it was made", "folder")
+    rows = [
+        Row(
+            (
+                side.name, side.run.encoder, side.run.store.output_tap, "-" if side.seed is None else str(side.seed),
+                str(lineage_of(side.run).get("how", "-")), str(side.run.path),
+            )
+        )
+        for side in findings.sides
+    ]  # fmt: skip
+    return Table(tuple(map(Column, columns)), tuple(rows), only="full")
+
+
+def _families(findings: Findings) -> list[Section]:
+    by_family: dict[str, list[Section]] = {}
+    for name, anchor in _anchors(findings).items():
+        family = str(findings.data["family"].sel(target=name).values)
+        by_family.setdefault(family, []).append(Section(name, anchor, (curves_figure(findings, name),)))
+    return [Section(family, f"f{i}", sections=tuple(curves)) for i, (family, curves) in enumerate(by_family.items())]
+
+
+def _tap_maps(findings: Findings) -> Section:
+    maps = [
+        Section(f"{one.first} and {one.second}", f"m{i}", (map_figure(one.data, (one.first, one.second)),), wide=False)
+        for i, one in enumerate(findings.likenesses)
+    ]
+    return Section(
+        "Where taps correspond",
+        "similarity",
+        filled(_notes(map(describe_likeness, findings.likenesses), only="full")),
+        tuple(maps),
+    )
