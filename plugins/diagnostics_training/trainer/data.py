@@ -10,16 +10,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diagnostics import Dataset, DiagnosticsError, Target, build
-from diagnostics_training.models.architecture import TUBE
 from diagnostics_training.models.backbone import AXES
 from diagnostics_training.models.inputs import Views, channels_of, extent_of
+from diagnostics_training.models.sizes import TUBE
 from diagnostics_training.trainer.objective import Objective
 
 SEED = 1000
@@ -207,21 +206,8 @@ class Feed:
 
 
 def feed_of(
-    data: TrainingData, objective: Objective, kind: str, batch: int, seed: int, positives: str = "views"
+    data: TrainingData, objective: Objective, batch: int, seed: int, beside: Mapping[str, np.ndarray] | None = None
 ) -> Feed:
-    """The batches of an objective: all see one family of views, but for what a view would destroy.
-
-    `contrastive` compares two views; `forecast` predicts values, so it sees no noise; `supervised` answers for places and
-    last moments, so it sees no windows and crops.
-    """
-    views = Views(data.modality, data.extent, moves=kind != "supervised", noise=kind != "forecast")
-    beside: dict[str, Any] = {}
-    if kind == "supervised":
-        from diagnostics_training.objectives.supervised import columns
-
-        found = columns(data.targets, data.rows, data.name)
-        beside = {"labels": found.labels, "numbers": found.numbers}
-    return Feed(
-        data.samples, views, objective, batch, seed,
-        pairs=kind == "contrastive" and positives == "views", beside=beside,
-    )  # fmt: skip
+    """The batches of an objective, with the views that it declares and what else is known of each sample."""
+    views = Views(data.modality, data.extent, moves=objective.moves, noise=objective.noise)
+    return Feed(data.samples, views, objective, batch, seed, pairs=objective.pairs, beside=beside)
