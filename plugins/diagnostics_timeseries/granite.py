@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ from diagnostics_timeseries.series import (
     stack,
     whole_patches,
 )
-from diagnostics_timeseries.weights import called, check_fits, folder_of, loading, quiet, read_config, seeded
+from diagnostics_timeseries.weights import called, check_fits, loading, quiet, seeded, settings_of
 
 SCHEME = "granite:"
 _FILES = ("*.json", "*.safetensors")
@@ -76,11 +75,7 @@ def build(
         raise DiagnosticsError(
             f"Granite models need {error.name}: pip install --no-deps granite-tsfm (its pins would break this environment)."
         ) from error
-    small = None if pretrained else SMALL.get(model)
-    folder = None if small else folder_of(SCHEME, model, _FILES, "ttm")
-    settings = dict(small or read_config(folder or Path()))
-    if small:
-        settings |= config or {}
+    folder, settings = settings_of(SCHEME, model, pretrained, _FILES, SMALL, config)
     name = called(SCHEME, model, pretrained, seed)
     kind, read = _kind(settings, model)
 
@@ -88,7 +83,7 @@ def build(
         with quiet():
             return _encoder_of(kind(kind.config_class(**copy.deepcopy(settings))))
 
-    with seeded(seed), loading("granite-tsfm", folder or Path(model)):
+    with seeded(seed), loading("granite-tsfm", folder or model):
         if pretrained and folder is not None:
             with quiet():
                 whole = kind.from_pretrained(folder, dtype=torch.float32)

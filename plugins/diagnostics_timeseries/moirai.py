@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, TorchEncoder
 from diagnostics_timeseries.series import SeriesModel, patches, places, special_last, stack, whole_patches
-from diagnostics_timeseries.weights import called, folder_of, load_strictly, loading, read_config, seeded, tensors_of
+from diagnostics_timeseries.weights import called, importing, load_strictly, loading, seeded, settings_of, tensors_of
 
 SCHEME = "moirai:"
 _FILES = ("config.json", "*.safetensors")
@@ -54,17 +53,9 @@ def build(
     patch_size: steps of a token, one of those that the checkpoint knows.
     config: what to change in the configuration of untrained weights.
     """
-    try:
+    with importing("Moirai", f"{_INSTALL} (their pins would break this environment)"):
         from uni2ts.model.moirai.module import MoiraiModule, decode_distr_output  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise DiagnosticsError(
-            f"Moirai needs {error.name}: {_INSTALL} (their pins would break this environment)."
-        ) from error
-    if not pretrained and model == "small":
-        folder, settings = None, dict(SMALL) | dict(config or {})
-    else:
-        folder = folder_of(SCHEME, model, _FILES, "small")
-        settings = read_config(folder)
+    folder, settings = settings_of(SCHEME, model, pretrained, _FILES, {"small": SMALL}, config)
     check_distribution(settings.get("distr_output"), model)
     sizes = list(settings.get("patch_sizes", []))
     if patch_size not in sizes:
@@ -78,7 +69,7 @@ def build(
         made: Any = MoiraiModule(**chosen)
         return made
 
-    with seeded(seed), loading("Moirai", folder or Path(model)):
+    with seeded(seed), loading("Moirai", folder or model):
         module = untrained()
         if folder is not None and pretrained:
             load_strictly(module, tensors_of("Moirai", folder), folder)
