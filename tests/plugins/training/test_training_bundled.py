@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from typer.testing import CliRunner
 
 pytest.importorskip("timm")
@@ -34,6 +36,8 @@ def test_each_says_how_it_was_made_and_holds_no_path(file: Path) -> None:
     assert str(encoder.lineage["how"]).startswith("diagnostics train objectives --data ")
     assert encoder.lineage["group"] in file.stem
     assert b"/tmp/" not in file.read_bytes()[:100_000]
+    with safe_open(file, "np") as opened:
+        assert "digest" in json.loads(opened.metadata()["diagnostics"])  # of the description itself
 
 
 def test_a_name_brings_one_and_a_seed_another() -> None:
