@@ -11,12 +11,12 @@ import numpy as np
 from diagnostics import Dataset, DiagnosticsError, Target
 from diagnostics_files.decode.audio import Sound, index, read
 from diagnostics_files.decode.images import check_size, picture
+from diagnostics_files.decode.series_tables import listed
 from diagnostics_files.decode.tables import Columns, targets_of
 from diagnostics_files.errors import check_tree, damaged, need, sentence, told, unfit, usable
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.scan import SPLIT_OF, find, folder
 from diagnostics_files.series import dataset as of_series
-from diagnostics_files.series import listed
 from diagnostics_files.splits import complete
 
 
