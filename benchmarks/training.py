@@ -16,9 +16,11 @@ from pathlib import Path
 import torch
 from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.train import Job
-from diagnostics_training.trainer.data import TrainingData, feed_of, load
+from diagnostics_training.trainer.data import TrainingData, load
+from diagnostics_training.trainer.feed import feed_of
 from diagnostics_training.trainer.objective import Objective
-from diagnostics_training.trainer.trainer import Settings, fit
+from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.trainer import fit
 from torch import nn
 
 from _common import cpu, finish, verdict

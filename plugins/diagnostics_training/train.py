@@ -15,11 +15,15 @@ from diagnostics_training.next_steps import command_of
 from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.objectives.base import Answers
 from diagnostics_training.objectives.jepa import REGULARISERS
-from diagnostics_training.summary import finish, finished, made_folder
-from diagnostics_training.trainer.checkpoints import resumable
-from diagnostics_training.trainer.data import TrainingData, check_batch, default_patch, feed_of, load, making
+from diagnostics_training.summary import finish, finished
+from diagnostics_training.trainer.checkpoints import make_folder, resumable
+from diagnostics_training.trainer.data import TrainingData, default_patch, load
 from diagnostics_training.trainer.distributed import World, barrier, world
-from diagnostics_training.trainer.trainer import Fitted, Settings, Watch, fit, say
+from diagnostics_training.trainer.feed import check_batch, feed_of
+from diagnostics_training.trainer.monitor import Watch, say
+from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.simulated import making
+from diagnostics_training.trainer.trainer import Fitted, fit
 
 FINISHED = "training.json"
 
@@ -158,7 +162,7 @@ def _planned(job: Job, name: str, seed: int, data: TrainingData) -> _Plan:
     identity |= {option: getattr(job, option) for option in kind.training_options}
     done = finished(folder / FINISHED, identity | job.settings(seed).identity)
     if done is None:
-        made_folder(folder)
+        make_folder(folder)
     return _Plan(label, name, seed, folder, architecture, answers, identity, done)
 
 

@@ -28,7 +28,8 @@ from diagnostics_training.objectives.forecast import LEVELS, gaussian, pinball
 from diagnostics_training.objectives.jepa import MOMENTUM, Jepa, momentum, sigreg, variance
 from diagnostics_training.objectives.reconstruct import Reconstruct
 from diagnostics_training.objectives.supervised import Supervised, columns
-from diagnostics_training.trainer.trainer import Settings, adamw
+from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.step import adamw
 
 from diagnostics import DiagnosticsError, Target
 
