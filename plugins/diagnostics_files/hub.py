@@ -120,12 +120,12 @@ def _input(features: Any, wanted: str | None, scheme: str, library: Any) -> tupl
                 "correct ?input=."
             )
         return wanted, kinds[wanted]
-    found = [n for n, kind in kinds.items() if kind != "text"] or [n for n in kinds if n == "text"] or list(kinds)
-    if len(found) != 1:
+    chosen = [n for n, kind in kinds.items() if kind != "text"] or [n for n in kinds if n == "text"] or list(kinds)
+    if len(chosen) != 1:
         raise DiagnosticsError(
-            f"{scheme} has {len(found)} columns that could be samples ({', '.join(found)}): say which with ?input=."
+            f"{scheme} has {len(chosen)} columns that could be samples ({', '.join(chosen)}): say which with ?input=."
         )
-    return found[0], kinds[found[0]]
+    return chosen[0], kinds[chosen[0]]
 
 
 def _modality(feature: Any, library: Any) -> str:

@@ -96,13 +96,13 @@ def _streamed(path: Path, array: Any, columns: Columns, values: str, seed: int) 
 
     def sample(i: int) -> np.ndarray:
         one = trimmed(array[i], ids[i], path)
-        made = np.full((longest, *one.shape[1:]), np.nan, np.float32)
-        made[longest - len(one) :] = one
-        return made
+        filled = np.full((longest, *one.shape[1:]), np.nan, np.float32)
+        filled[longest - len(one) :] = one
+        return filled
 
-    made = Lazy(array.shape[0], sample)
+    samples = Lazy(array.shape[0], sample)
     return Dataset(
-        path.resolve().stem, "series", made, ids, **more,
+        path.resolve().stem, "series", samples, ids, **more,
         about=_about(lengths, about, _cut(ids, [array.shape[1]] * len(ids), lengths, path)),
         ragged=min(lengths) < longest,
     )  # fmt: skip

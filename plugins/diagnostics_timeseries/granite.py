@@ -165,13 +165,13 @@ def _tspulse(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesMo
         starts = range(0, variates * whole, whole)
         order = (*(s + i for s in starts for i in special), *(s + i for s in starts for i in range(tokens)))
         grid = places(tokens, variates, variates * len(special))
-        made: dict[str, Any] = {"layout": "channels_last", "order": order}
-        first = Site("encoder_block.mixers.0", when="before", **made)
-        found = [Tap("embed", 0.0, "embedding", settings.d_model, grid, first)]
+        common: dict[str, Any] = {"layout": "channels_last", "order": order}
+        first = Site("encoder_block.mixers.0", when="before", **common)
+        all_taps = [Tap("embed", 0.0, "embedding", settings.d_model, grid, first)]
         for i, (place, width) in enumerate(zip(layers, settings.d_model_layerwise, strict=True)):
-            site = Site(f"encoder_block.mixers.{place}", **made)
-            found.append(Tap(f"mixers.{i}", (i + 1) / len(layers), "trunk", width, grid, site))
-        return found
+            site = Site(f"encoder_block.mixers.{place}", **common)
+            all_taps.append(Tap(f"mixers.{i}", (i + 1) / len(layers), "trunk", width, grid, site))
+        return all_taps
 
     return SeriesModel(
         name, module, taps, _time_last,
@@ -190,8 +190,8 @@ def _flowstate(name: str, module: Any, fresh: Callable[[], nn.Module]) -> Series
         model.config.min_context = 1
         for layer in model.encoder.layers:
             layer.config.min_context = layer.ssm.config.min_context = 1
-        told = torch.stack([series.nan_to_num(), series.isnan().to(series)], dim=-1)
-        normed = model.norm(told if settings.with_missing else told[..., :1], "norm")
+        marked = torch.stack([series.nan_to_num(), series.isnan().to(series)], dim=-1)
+        normed = model.norm(marked if settings.with_missing else marked[..., :1], "norm")
         model.encoder(model.embed(normed.transpose(0, 1)), scale_factor=settings.scale_factor)
 
     def prepare(series: Tensor) -> dict[str, Tensor]:

@@ -55,11 +55,11 @@ def build(
     }
 
     def untrained() -> Any:
-        made = versions[version](device="cpu", **sizes)
-        for part in made.modules():
+        network = versions[version](device="cpu", **sizes)
+        for part in network.modules():
             # Unused, and it keeps version 2 from being copied.
             part.__dict__.pop("apply_rotary_emb", None)
-        return made
+        return network
 
     with seeded(seed), loading("Mantis", Path(model)):
         module = untrained()

@@ -66,8 +66,8 @@ def build(
     def untrained() -> Any:
         chosen = copy.deepcopy(settings)
         chosen["distr_output"] = decode_distr_output(chosen["distr_output"])
-        made: Any = MoiraiModule(**chosen)
-        return made
+        network: Any = MoiraiModule(**chosen)
+        return network
 
     with seeded(seed), loading("Moirai", folder or model):
         module = untrained()
@@ -102,10 +102,10 @@ def check_distribution(said: Any, model: str) -> None:
     inside: list[Any] = list(said.values()) if isinstance(said, Mapping) else said if isinstance(said, list) else []
     for value in inside:
         check_distribution(value, model)
-    made = str(said.get("_target_", _STUDENT)) if isinstance(said, Mapping) else _STUDENT
-    if not _DISTRIBUTION.fullmatch(made):
+    target = str(said.get("_target_", _STUDENT)) if isinstance(said, Mapping) else _STUDENT
+    if not _DISTRIBUTION.fullmatch(target):
         raise DiagnosticsError(
-            f"{SCHEME}{model} names {made} as its distribution, which could be any code and is never run: get its makers' config.json."
+            f"{SCHEME}{model} names {target} as its distribution, which could be any code and is never run: get its makers' config.json."
         )
 
 

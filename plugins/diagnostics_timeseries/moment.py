@@ -52,8 +52,8 @@ def build(
         with warnings.catch_warnings():
             # Heads other than reconstruction are untrained; there is none here.
             warnings.simplefilter("ignore", UserWarning)
-            made: Any = MOMENT(copy.deepcopy(settings), model_kwargs=own)
-        return made
+            network: Any = MOMENT(copy.deepcopy(settings), model_kwargs=own)
+        return network
 
     with seeded(seed), loading("MOMENT", folder or model):
         module = untrained()

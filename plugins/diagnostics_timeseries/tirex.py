@@ -58,9 +58,9 @@ def build(
             sizes.pop("backend", None)
 
     def untrained() -> Any:
-        made = TiRexZero(backend="torch", **sizes)
-        initialise(made)
-        return made
+        network = TiRexZero(backend="torch", **sizes)
+        initialise(network)
+        return network
 
     if pretrained and checkpoint is not None:
         with loading("TiRex", _file(model)):
@@ -125,7 +125,7 @@ def _file(model: str) -> Path:
     path = Path(model).expanduser()
     if path.is_file():
         return path
-    found = folder_of(SCHEME, model, (_CHECKPOINT,), "small") / _CHECKPOINT
-    if not found.is_file():
-        raise DiagnosticsError(f"{found.parent} holds no {_CHECKPOINT}: give the folder of a TiRex checkpoint.")
-    return found
+    checkpoint = folder_of(SCHEME, model, (_CHECKPOINT,), "small") / _CHECKPOINT
+    if not checkpoint.is_file():
+        raise DiagnosticsError(f"{checkpoint.parent} holds no {_CHECKPOINT}: give the folder of a TiRex checkpoint.")
+    return checkpoint

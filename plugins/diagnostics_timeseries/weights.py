@@ -73,14 +73,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a checkpoint."""
     path = folder / "config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DiagnosticsError(f"{folder} holds no config.json: give the folder of a checkpoint.") from None
     except (OSError, ValueError) as error:
         raise DiagnosticsError(f"{path} cannot be read ({describe(error)}): copy the checkpoint again.") from error
-    if not isinstance(found, dict):
+    if not isinstance(settings, dict):
         raise DiagnosticsError(f"{path} is no mapping: copy the checkpoint again.")
-    return found
+    return settings
 
 
 def settings_of(

@@ -53,9 +53,9 @@ def train_objectives(
         data, objective, modality, seeds, out, steps, batch, lr, width, depth, heads, patch, likelihood, positives,
         regulariser, device, precision, compile,
     )  # fmt: skip
-    made = train(job)
-    if made:
-        _print(made, json)
+    rows = train(job)
+    if rows:
+        _print(rows, json)
 
 
 def needs_timm() -> None:

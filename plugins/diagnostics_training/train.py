@@ -104,23 +104,23 @@ def train(job: Job) -> list[dict[str, Any]]:
     wanted = job.wanted
     with world(job.device) as where, watcher() as watch:
         everything: dict[bool, TrainingData] = {}
-        made: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         for name in wanted:
             windows = objective_class(name).moves
             if windows not in everything:
-                if where.first and (told := making(job.data)):
-                    say(told)
+                if where.first and (notice := making(job.data)):
+                    say(notice)
                 everything[windows] = load(job.data, job.patch, windows=windows)
             data = everything[windows]
             _check(job, wanted, data)
             planned = [_planned(job, name, seed, data) for seed in range(job.seeds)]
             # All have looked at what is there before one of them writes.
             barrier()
-            if where.first and not made:
+            if where.first and not rows:
                 count = len(wanted) * job.seeds
                 say(f"{count} encoder{'s' if count > 1 else ''} on {data.description}; writes to {job.out}")
-            made += [_one(job, plan, data, where, watch) for plan in planned]
-        return made if where.first else []
+            rows += [_one(job, plan, data, where, watch) for plan in planned]
+        return rows if where.first else []
 
 
 def _check(job: Job, wanted: Sequence[str], data: TrainingData) -> None:

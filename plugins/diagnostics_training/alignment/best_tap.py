@@ -42,7 +42,7 @@ def best_tap(
     key = f"linear_probe/{target}"
     with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
         try:
-            found = run(
+            probed = run(
                 base, dataset, out=Path(folder, "run"), taps=able, measures="linear_probe", controls=False, report=False,
                 device=device, watch=watch,
             )  # fmt: skip
@@ -51,12 +51,12 @@ def best_tap(
             raise KeyboardInterrupt(
                 "Interrupted while the best tap was looked for: the same command begins anew."
             ) from None
-        if key not in {profile.name for profile in found.profiles()}:
-            why = "; ".join(why for name, why in found.skipped.items() if name.startswith("linear_probe"))
+        if key not in {profile.name for profile in probed.profiles()}:
+            why = "; ".join(why for name, why in probed.skipped.items() if name.startswith("linear_probe"))
             raise DiagnosticsError(
                 f"A linear probe cannot read {target} of {dataset.name}, so no tap is its best: {why or 'name the tap itself'}."
             )
-        profile = found.profile(key)
+        profile = probed.profile(key)
         best, taps = profile.best_tap, profile.taps
         scores = dict(zip(taps, (float(score) for score in profile.data["val_score"].values), strict=True))
         score = str(profile.data.attrs["score_name"])

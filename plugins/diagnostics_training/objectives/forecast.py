@@ -47,11 +47,11 @@ class Forecast(EncoderObjective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         x = batch["x"]
-        told = self.model(x)[:, :-1]
+        predicted = self.model(x)[:, :-1]
         patches = self.model.backbone.patches.cut(x)[:, 1:]
         following = normed_patches(patches) if self.normed else patches
-        told = told.float().unflatten(-1, (following.shape[-1], -1))
-        loss = pinball(told, following) if self.likelihood == "quantile" else gaussian(told, following)
+        predicted = predicted.float().unflatten(-1, (following.shape[-1], -1))
+        loss = pinball(predicted, following) if self.likelihood == "quantile" else gaussian(predicted, following)
         return {"loss": loss}
 
 

@@ -68,12 +68,12 @@ class Jepa(EncoderObjective):
         # Each block by itself, as in I-JEPA.
         wanted = targets.flatten(0, 1)
         rows = (part.repeat_interleave(blocks, 0) for part in (context, seen))
-        told = predictor.fill(next(rows), self.grid, next(rows), wanted)
+        predicted = predictor.fill(next(rows), self.grid, next(rows), wanted)
         with torch.no_grad():
             taught = self.model.backbone(x)
             taught = nn.functional.layer_norm(taught.float(), taught.shape[-1:])
-            true = pick(taught, targets.flatten(1)).reshape(told.shape)
-        prediction = (told.float() - true).abs().mean()
+            true = pick(taught, targets.flatten(1)).reshape(predicted.shape)
+        prediction = (predicted.float() - true).abs().mean()
         if self.regulariser == "none":
             return {"loss": prediction}
         pooled = gathered(context.float().mean(1))

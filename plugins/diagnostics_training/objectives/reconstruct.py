@@ -48,9 +48,9 @@ class Reconstruct(EncoderObjective):
         x, seen, hidden = batch["x"], batch["seen"], batch["hidden"]
         decoder = self.model.head
         assert isinstance(decoder, Filler)
-        told = decoder.fill(self.model.backbone(x, seen), self.grid, seen, hidden)
+        predicted = decoder.fill(self.model.backbone(x, seen), self.grid, seen, hidden)
         true = normed_patches(pick(self.model.backbone.patches.cut(x), hidden))
-        return {"loss": (told.float() - true).square().mean()}
+        return {"loss": (predicted.float() - true).square().mean()}
 
 
 def normed_patches(patches: Tensor) -> Tensor:

@@ -96,17 +96,17 @@ class Supervised(EncoderObjective):
         return Answers({"labels": known.labels, "numbers": known.numbers}, known.classes, known.outputs)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        told = self.model(batch["x"]).float()
+        predicted = self.model(batch["x"]).float()
         labels, numbers = batch["labels"], batch["numbers"]
         parts: list[Tensor] = []
         start = 0
         for i, count in enumerate(self.classes):
-            logits = told[:, start : start + count]
+            logits = predicted[:, start : start + count]
             # Over all samples, known or not: then the mean over processes is that over the batch.
             missed = nn.functional.cross_entropy(logits, labels[:, i], ignore_index=-1, reduction="sum")
-            parts.append(missed[None] / len(told))
+            parts.append(missed[None] / len(predicted))
             start += count
         known = numbers.isfinite()
-        squared = torch.where(known, told[:, start:] - torch.where(known, numbers, 0), 0).square()
+        squared = torch.where(known, predicted[:, start:] - torch.where(known, numbers, 0), 0).square()
         parts.append(squared.mean(0))
         return {"loss": torch.cat(parts).mean()}

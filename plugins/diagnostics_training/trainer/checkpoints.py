@@ -46,11 +46,11 @@ def save(
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
-        made = beside / FILE
-        save_file(tensors, made, {KEY: json.dumps({**kept, "digest": digest_of_json(kept)})})
-        with made.open("rb") as file:
+        written = beside / FILE
+        save_file(tensors, written, {KEY: json.dumps({**kept, "digest": digest_of_json(kept)})})
+        with written.open("rb") as file:
             os.fsync(file.fileno())
-        made.replace(folder / FILE)
+        written.replace(folder / FILE)
     except (OSError, SafetensorError) as error:
         raise DiagnosticsError(
             f"The checkpoint in {folder} cannot be written ({describe(error)}): free some room there and give the same command again."

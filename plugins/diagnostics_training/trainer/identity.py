@@ -34,10 +34,10 @@ def refuse_other(what: str, kept: Mapping[str, Any], identity: Mapping[str, Any]
     old, new = _parts(kept), _parts(json.loads(json.dumps(dict(identity))))
     different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     # What follows from something else that is named is no news.
-    told = [key for key in different if not any(key in FOLLOWS.get(other, ()) for other in different)]
-    if told:
+    reported = [key for key in different if not any(key in FOLLOWS.get(other, ()) for other in different)]
+    if reported:
         raise DiagnosticsError(
-            f"{what} was made otherwise ({'; '.join(_difference(key, old.get(key), new.get(key)) for key in told)}): give "
+            f"{what} was made otherwise ({'; '.join(_difference(key, old.get(key), new.get(key)) for key in reported)}): give "
             "another --out, or remove that folder to begin anew."
         )
 
