@@ -124,9 +124,7 @@ def build(what: Literal["encoder", "dataset"], spec: str, *, trust_code: bool = 
         raise DiagnosticsError(
             f"{owner} gave a {type(built).__name__} for '{spec}', not a diagnostics.{expected.__name__}."
         )
-    if what == "encoder":
-        built.spec = spec
-    return built
+    return built.replace(spec=spec) if what == "encoder" else built
 
 
 def _options(spec: str, query: str) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
@@ -49,6 +51,9 @@ class Encoder(ABC):
     """The name that it was asked for, as on the command line; "" for an object made in Python."""
     skeleton: str = ""
     """A name that builds the same architecture, preprocessing and taps, whatever the weights; "" means `spec`."""
+    files: tuple[Path, ...] = ()
+    """Small data files (.json, .txt, .model) in the folder that `skeleton` names, without which it cannot be built: where an
+    encoder is saved they travel with its weights, and the folder need not be there any more."""
     lineage: Mapping[str, Any] = MappingProxyType({})
     """What made the weights, as plain JSON values. Comparisons read `group` (a label), `seed` (of the training) and `base`
     (the weights' identity of the encoder that an alignment started from)."""
@@ -109,6 +114,14 @@ class Encoder(ABC):
         Differs from `(0, extent)` where preprocessing crops, so that dense targets are cut as the input was.
         """
         return tuple((0.0, float(n)) for n in shape)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy that differs in these attributes (`spec`, `lineage`, ...) and shares all others, the model included."""
+        if strange := [name for name in changes if not hasattr(self, name)]:
+            raise TypeError(f"{type(self).__name__} has no {strange[0]} that could be replaced.")
+        other = copy.copy(self)
+        vars(other).update(changes)
+        return other
 
     def to(self, device: str) -> Encoder:
         """This encoder on a device; returns itself."""

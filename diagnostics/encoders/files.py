@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from diagnostics.activations.folder import unwritable
 from diagnostics.encoders.cut import cut_encoder, shortened
+from diagnostics.encoders.digests import digest_of
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.rebuild import FILES, MOST_TEXT, bounded, skeleton_of, unpacked
-from diagnostics.encoders.torch_encoder import TorchEncoder, digest_of
+from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.encoders.trust import UntrustedCodeError, trusting
 from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.registry import SAVED, build
@@ -139,8 +140,7 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
         encoder = shortened(encoder, about.cut, about.absent)
     _fill(encoder.module, about, file)
     encoder = _as_saved(encoder, encoder.module, about)
-    encoder.configuration = about.configuration
-    if about.cut is not None and encoder._sized_for is not None:  # pyright: ignore[reportPrivateUsage]
+    if about.cut is not None and encoder.resizable:
         # What is absent may be needed to see where tokens lie, so a whole one is built for it, and cut in turn.
         def sized_for(sample: np.ndarray) -> Encoder:
             sized = _built(skeleton, file, trust_code).sized_for(sample)
@@ -149,22 +149,21 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
             sized = shortened(sized, about.cut, about.absent)
             # What made it may hold on to its own module: that one then takes no memory beside the loaded one.
             sized.module.load_state_dict(encoder.module.state_dict(), assign=True)
-            sized = _as_saved(sized, encoder.module, about)
             # Its own way would start from the module from which parts are gone.
-            sized._sized_for = sized_for  # pyright: ignore[reportPrivateUsage]
-            return sized
+            return _as_saved(sized, encoder.module, about).replace(sized_for=sized_for)
 
-        encoder._sized_for = sized_for  # pyright: ignore[reportPrivateUsage]
-    encoder.spec, encoder.skeleton, encoder.lineage = str(path), skeleton, about.lineage
+        encoder = encoder.replace(sized_for=sized_for)
+    encoder = encoder.replace(
+        spec=str(path), skeleton=skeleton, lineage=about.lineage, configuration=about.configuration
+    )
     _check_prepared(encoder, about, file)
     return encoder
 
 
 def _as_saved(encoder: TorchEncoder, module: nn.Module, about: _About) -> TorchEncoder:
     """Over the loaded weights, under the saved name, with the saved taps (a skeleton may have heads without weights)."""
-    twin = encoder.with_module(module, about.name)
-    twin.output_tap = about.output_tap
-    return twin.with_taps([twin.tap(name) for name in about.taps])
+    whole = encoder.with_module(module, about.name).replace(output_tap=about.output_tap)
+    return whole.with_taps([whole.tap(name) for name in about.taps])
 
 
 def _built(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder:
