@@ -742,11 +742,8 @@ def test_difference_is_relative_and_sees_what_is_not_finite() -> None:
     assert difference(one * torch.nan, one) == float("inf")
 
 
-def test_an_error_within_a_check_is_a_failure_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = tiny_encoder()
-    monkeypatch.setattr(encoder, "sized_for", lambda sample: encoder)
-    subject = Subject(encoder)
-    monkeypatch.setattr(encoder, "attention", lambda *_: 1 / 0)
+def test_an_error_within_a_check_is_a_failure_in_words() -> None:
+    subject = Subject(tiny_encoder().replace(sized_for=None, attention=lambda *_: 1 / 0))
     assert run_check("attention", subject).said == "it ends in ZeroDivisionError: division by zero"
 
 
