@@ -1,6 +1,6 @@
-"""An encoder cut at a tap: its pass ends there, and what runs later only is gone.
+"""Encoders cut at a tap: their forward pass ends there, and modules that only run later are removed.
 
-The pass is left by an exception once the tap has been read, so nothing behind it runs whatever the model's code looks like.
+An exception ends the pass once the tap has been read, so that nothing after it runs, whatever the model's code looks like.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Forward = Callable[[nn.Module, Any], Any]
 
 
 def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
-    """The encoder up to a tap, which becomes its output; the encoder itself stays as it is, and tensors are shared.
+    """The encoder up to a tap, which becomes its output tap. The given encoder does not change, and tensors are shared.
 
-    It has the taps that fire up to there, the trunk's depths as shares of the tap's own where that is one of the trunk.
-    Its lineage is that of the whole one, but for the group, which says where it was cut. Modules of which nothing runs and
-    no tensor is read up to the tap are left out, but for lists, whose length code may ask for. Activations at all its taps
-    are verified to be those of the whole encoder, to the bit, on the example.
+    The result has the taps that fire up to there; depths of trunk taps are rescaled so that a trunk tap at the end is at
+    depth 1. Its lineage is the encoder's, except that `group` says where it was cut. Modules that do not run and whose
+    tensors are not read up to the tap are removed, except for lists, since code may ask for their length. Activations at all
+    its taps are verified to equal the whole encoder's on the example, bit for bit.
 
     Raises DiagnosticsError for an unknown tap, an encoder without a torch module, and where the activations differ.
     """
@@ -50,7 +50,7 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
             names = [tap.name for tap in cut.taps]
             expected, captured = encoder.capture(batch, names), cut.capture(batch)
         except Exception as error:
-            # Code that reads a setting of a module that it does not run; with all modules in place it is content.
+            # Code may read a setting of a module that it does not run: all modules are kept in the second attempt.
             reason = f"a pass that ends there fails: {describe(error)}"
             continue
         differing = [name for name in names if not _same(expected[name], captured[name])]
@@ -61,7 +61,7 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
 
 
 def shortened(encoder: TorchEncoder, tap: str, absent: Sequence[str]) -> TorchEncoder:
-    """The encoder with passes that end at a tap; the modules `absent` are taken out of its module itself."""
+    """The encoder with passes that end at a tap; the modules `absent` are removed from its module in place."""
     last = encoder.tap(tap)
     whole = f" cut at {encoder.cut}" if encoder.cut else ""
     name = f"{encoder.name.removesuffix(whole)} cut at {tap}"
@@ -131,14 +131,14 @@ def _until(site: Site, forward: Forward, name: str) -> Forward:
 
 
 class _Absent(nn.Module):
-    """In the place of a module that was left out: it has no tensors, and says what it is when it is run."""
+    """Stands in for a module that was removed: it has no tensors, and raises when it is run."""
 
     def __init__(self, name: str, encoder: str) -> None:
         super().__init__()
-        self.said = f"Module '{name}' is not in {encoder}: use the whole encoder for such samples."
+        self.message = f"Module '{name}' is not in {encoder}: use the whole encoder for such samples."
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        raise DiagnosticsError(self.said)
+        raise DiagnosticsError(self.message)
 
 
 def _take_out(module: nn.Module, names: Sequence[str], encoder: str) -> None:
@@ -164,7 +164,7 @@ def _sharing_tensors(module: nn.Module, name: str) -> nn.Module:
 
 
 class _Watching(TorchDispatchMode):
-    """Notes the memory of every tensor that an operation is given, also where no module of its own is called."""
+    """Records the memory of every tensor that an operation takes, also where no module is called for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class _Watching(TorchDispatchMode):
 
 
 def _memory(tensor: Tensor) -> int:
-    """Where its numbers lie; 0 for what has no memory of the common kind (sparse tensors)."""
+    """The address of the tensor's memory; 0 for tensors without one (sparse tensors)."""
     try:
         return tensor.untyped_storage().data_ptr()
     except (NotImplementedError, RuntimeError):
@@ -187,7 +187,7 @@ def _memory(tensor: Tensor) -> int:
 
 @contextmanager
 def _counted(module: nn.Module) -> Generator[tuple[Counter[int], Counter[int]]]:
-    """How often each module (by id) is begun and ended while inside."""
+    """A context that counts how often each module (by id) is entered and left."""
     begun: Counter[int] = Counter()
     ended: Counter[int] = Counter()
 
@@ -210,7 +210,7 @@ def _counted(module: nn.Module) -> Generator[tuple[Counter[int], Counter[int]]]:
 
 
 def _taps_until(encoder: TorchEncoder, cut: TorchEncoder, last: Tap) -> tuple[Tap, ...]:
-    """The whole encoder's taps that fire in the pass of the cut one, which tells how often their modules run in it."""
+    """The whole encoder's taps that fire in the pass of the cut one, with the number of calls in that pass."""
     with _counted(cut.module) as (begun, ended):
         cut.capture(default_collate([cut.preprocess(cut.example())]), [])
     taps: list[Tap] = []
@@ -224,7 +224,7 @@ def _taps_until(encoder: TorchEncoder, cut: TorchEncoder, last: Tap) -> tuple[Ta
 
 
 def _idle(encoder: TorchEncoder, last: Tap) -> tuple[str, ...]:
-    """Names of the largest modules with tensors of which nothing runs and none is read in a pass that ends at a tap."""
+    """Names of the largest modules with tensors that neither run nor are read in a pass that ends at a tap."""
     site = _site(encoder, last)
     stopping = encoder.replace(forward=_until(site, encoder.forward, encoder.name))
     batch = default_collate([encoder.preprocess(encoder.example())])
@@ -234,16 +234,16 @@ def _idle(encoder: TorchEncoder, last: Tap) -> tuple[str, ...]:
     if site.when == "before":
         # Its last call is left before it does anything.
         begun[id(encoder.module.get_submodule(site.module))] -= 1
-    found: list[str] = []
+    idle: list[str] = []
     for name, part in encoder.module.named_modules(remove_duplicate=False):
-        inside = any(name == other or name.startswith(f"{other}.") for other in found)
+        inside = any(name == other or name.startswith(f"{other}.") for other in idle)
         if not name or inside or isinstance(part, (nn.ModuleList, nn.ModuleDict)):
             continue
         tensors = [*part.parameters(), *part.buffers()]
         ran = any(begun[id(inner)] > 0 for inner in part.modules())
         if tensors and not ran and not any(_memory(tensor) in watching.read for tensor in tensors):
-            found.append(name)
-    return tuple(found)
+            idle.append(name)
+    return tuple(idle)
 
 
 def _site(encoder: TorchEncoder, tap: Tap) -> Site:
@@ -252,5 +252,5 @@ def _site(encoder: TorchEncoder, tap: Tap) -> Site:
     return tap.site
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and torch.allclose(one, other, 0, 0, equal_nan=True)
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and torch.allclose(a, b, 0, 0, equal_nan=True)

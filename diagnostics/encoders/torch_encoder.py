@@ -1,4 +1,4 @@
-"""A torch module as an encoder: its identity, its one forward pass, and its weights drawn afresh or permuted."""
+"""A torch module as an encoder: its identity, its forward pass, and its weights redrawn or permuted."""
 
 from __future__ import annotations
 
@@ -27,27 +27,30 @@ from diagnostics.vocabulary import Modality
 
 
 class TorchEncoder(Encoder):
-    """Any torch module as an encoder.
+    """An encoder made of any torch module. It is immutable: `replace` returns a changed copy.
 
-    The module stays the caller's, who may train it further: passes run in eval mode and without gradients, and leave modes,
+    The module remains the caller's, who may train it further: passes run in eval mode and without gradients, and leave modes,
     `requires_grad`, gradients, buffers, hooks, device and random state as they were.
 
     Parameters
     ----------
     module: the model, on any device and in any mode.
-    taps: in order of execution, each with a `Site`; see `stack_taps` for the common case. Discovered from one dry pass when
-        None: the stack of blocks, the trunk's end and heads (see `discover`), which raises where they are not certain.
-    output_tap: the tap that the makers hand to users; the trunk's last where taps are discovered.
-    preprocess: raw sample -> tensor, or dict of tensors, without the batch axis; the sample as a tensor by default.
-    example: a raw sample, for dry runs; its preprocessed form is part of the identity.
+    taps: in order of execution, each with a `Site`; see `stack_taps` for the common case. By default they are discovered in
+        one dry pass: the stack of blocks, the trunk's end and heads (see `discover`).
+    output_tap: name of the tap whose activations the model's authors give to users; the trunk's last where taps are
+        discovered.
+    preprocess: raw sample -> tensor, or dict of tensors, without the batch axis; by default the sample as a tensor.
+    example: a raw sample, for dry passes; its preprocessed form is part of the identity.
     forward: `(module, batch) -> None`; by default `module(batch)`.
     fresh: `() -> nn.Module`, newly initialised as before training; by default every module's `reset_parameters` is
-        called, and a parameter that none of them changes is drawn from a Gaussian with its own mean and spread.
-        Buffers that hold weights are drawn too; see docs/statistics.md for which these are.
-    configuration: what else decides the activations, in words (architecture name, resolution).
-    sized_for, covers: see `Encoder`; as functions of the sample, and of its extents.
-    valid: `(batch, tap) -> bool [sample, grid token]`, which tokens stand for data; None where all do.
+        called, and a parameter that none of them changes is drawn from a Gaussian with its own mean and standard deviation.
+        Buffers that hold weights are redrawn too; see docs/statistics.md for which these are.
+    configuration: anything else that determines the activations, in words (architecture name, resolution).
+    sized_for, covers: see `Encoder`; functions of the sample, and of its extents.
+    valid: `(batch, tap) -> bool [sample, grid token]`, which tokens represent data; None where all do.
     rate: of the samples, in Hz, where it matters; see `Encoder`.
+
+    Raises DiagnosticsError without an example, for taps that do not fit the module, and where discovery is not certain.
     """
 
     module: nn.Module
@@ -56,16 +59,16 @@ class TorchEncoder(Encoder):
     """The constructor's `fresh`."""
     configuration: str
     left_out: Mapping[str, str]
-    """Modules at which discovery put no tap, and why."""
+    """Modules where discovery placed no tap, and the reason."""
     cut: str = ""
-    """The tap at which its pass ends, where it is a part of a whole encoder (see `diagnostics.encoders.cut`)."""
+    """Name of the tap at which its forward pass ends, where it was cut (see `diagnostics.encoders.cut`)."""
     absent: tuple[str, ...] = ()
-    """Modules that were taken out of it, since none of them runs before that tap."""
+    """Names of the modules that were removed when it was cut, since none of them runs before that tap."""
 
     _preprocess: Callable[[np.ndarray], Any]
     _example: np.ndarray
     _first_example: np.ndarray | None
-    """The example that it was made with, where its taps were discovered; None where they were declared."""
+    """The example in the constructor, where taps were discovered; None where they were declared."""
     _sized_for: Callable[[np.ndarray], Encoder | None] | None
     _covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]] | None
     _valid: Callable[[Any, Tap], Tensor | None] | None
@@ -110,10 +113,11 @@ class TorchEncoder(Encoder):
         super().__setattr__(attribute, value)
 
     def replace(self, *, resized: Callable[[TorchEncoder], Encoder] | None = None, **changes: Any) -> Self:
-        """A copy that differs in these attributes or arguments of the constructor; the module is shared.
+        """A copy with other values of constructor arguments or attributes, which shares the module unless that is replaced.
 
-        `resized` is how encoders for samples of another size, which `sized_for` gives, are changed likewise; without it
-        they are as the original's. Raises DiagnosticsError where the taps do not fit the module.
+        `resized` applies the same change to an encoder that `sized_for` returns for samples of another size; without it
+        `sized_for` returns those of the original. Raises TypeError for an unknown name, and DiagnosticsError where the
+        taps do not fit the module.
         """
         if "taps" in changes:
             changes["taps"] = tuple(changes["taps"])
@@ -154,7 +158,10 @@ class TorchEncoder(Encoder):
         }
 
     def prepared_example(self) -> dict[str, Tensor]:
-        """What preprocessing makes of the example, by name; a single tensor is named ""."""
+        """The preprocessed example, tensors by name; a single tensor is named "".
+
+        Raises DiagnosticsError where preprocessing fails.
+        """
         try:
             prepared = self.preprocess(self._example)
         except DiagnosticsError:
@@ -172,18 +179,18 @@ class TorchEncoder(Encoder):
 
     @property
     def resizable(self) -> bool:
-        """Whether `sized_for` may give another encoder for samples of another size."""
+        """Whether `sized_for` may return another encoder for samples of another size."""
         return self._sized_for is not None or self._first_example is not None
 
     def sized_for(self, sample: np.ndarray) -> Encoder:
         sized = (self._sized_for(sample) if self._sized_for else self._rediscovered(sample)) or self
         if sized is self:
             return self
-        # What builds it anew knows neither the name that was asked for nor where the weights come from.
+        # A function that builds it anew knows neither the name that was asked for nor where the weights come from.
         return sized.replace(spec=self.spec, skeleton=self.skeleton, files=self.files, lineage=self.lineage)
 
     def _rediscovered(self, sample: np.ndarray) -> TorchEncoder | None:
-        """With the grids that a sample of another size gives; None where its grids are declared, or are those of this size."""
+        """With taps discovered for samples of another size; None where they were declared, or the size is the same."""
         if self._first_example is None or np.shape(sample) == np.shape(self._example):
             return None
         # Of the first example, so that the result does not depend on the sizes that came between.
@@ -207,7 +214,7 @@ class TorchEncoder(Encoder):
             yield
 
     def with_module(self, module: nn.Module, name: str, fresh: Callable[[], nn.Module] | None = None) -> Self:
-        """The same taps and preprocessing over another module; `fresh` where such a module is drawn anew in another way."""
+        """The same taps and preprocessing with another module, and `fresh` where that is initialised in another way."""
         return self.replace(
             module=module,
             name=name,
@@ -216,7 +223,7 @@ class TorchEncoder(Encoder):
         )
 
     def with_taps(self, taps: Sequence[Tap]) -> Self:
-        """The same model and preprocessing seen through other taps; of other sizes, through those of the same names."""
+        """The same model and preprocessing with other taps; for samples of another size, with the taps of the same names."""
         names = {tap.name for tap in taps}
         return self.replace(
             taps=taps, resized=lambda sized: sized.with_taps([tap for tap in sized.taps if tap.name in names])
@@ -238,9 +245,9 @@ class TorchEncoder(Encoder):
     def capture(
         self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep, *, gradient: bool = False
     ) -> dict[str, Any]:
-        """As `Encoder.capture`. With `gradient` what is read keeps its graph, for training through taps: the module then runs
-        in the mode that it is in, as in any step of training, draws and moves running statistics as it does there, and
-        gradients reach the parameters that require them."""
+        """As `Encoder.capture`. With `gradient`, activations keep their graph, for training through taps: the module then runs
+        in its current mode, as in any training step (random draws and running statistics included), and gradients reach the
+        parameters that require them."""
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
         captured: dict[str, Any] = {}
         left_alone = nullcontext() if gradient else evaluating(self.module)
@@ -266,10 +273,10 @@ _ATTRIBUTES = {
     "fresh": "fresh_module",
     **{key: f"_{key}" for key in ("preprocess", "example", "sized_for", "covers", "valid")},
 }
-"""Arguments of the constructor that are kept under another name, since a method of the contract has theirs."""
+"""Constructor arguments that are kept under another name, since methods of the contract have theirs."""
 
 _FIXED = frozenset({*dir(TorchEncoder), *Encoder.__annotations__, *TorchEncoder.__annotations__})
-"""Attributes that cannot be set; those that a subclass adds can."""
+"""Attributes that cannot be set. A subclass may have others of its own."""
 
 
 def _call(module: nn.Module, batch: Any) -> Any:
