@@ -1,73 +1,17 @@
-"""What is there: an encoder's taps, grids and cost, and what plugins offer."""
+"""An encoder's taps, grids and cost."""
 
 from __future__ import annotations
 
-import inspect
 import time
 from typing import TYPE_CHECKING, Any
 
 from diagnostics.errors import DiagnosticsError, describe
-from diagnostics.registry import offered, plugins
 from diagnostics.specs import build
 
 if TYPE_CHECKING:
     import numpy as np
 
     from diagnostics.encoders.taps import Encoder
-
-LISTED = ("encoders", "datasets", "measures", "plugins")
-
-
-def list_all() -> dict[str, list[dict[str, Any]]]:
-    """Encoders, datasets, measures and plugins as plain rows; nothing is built, so nothing heavy is loaded for encoders."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for what in ("encoder", "dataset"):
-        rows[f"{what}s"] = [
-            {
-                "name": name,
-                "takes": _takes(name, entry.make),
-                "options": _options(name, entry.make),
-                "plugin": plugin.name,
-            }
-            for name, (plugin, entry) in offered(what).items()
-        ]
-    rows["measures"] = [_measure_row(name, plugin.name, make) for name, (plugin, make) in offered("measure").items()]
-    rows["plugins"] = [
-        {
-            "name": plugin.name,
-            "version": plugin.version,
-            "module": plugin.module,
-            "offers": {what: sorted(names) for what, names in plugin.offers.items() if names},
-            "error": plugin.error,
-        }
-        for plugin in plugins()
-    ]
-    return rows
-
-
-def _takes(name: str, make: Any) -> str:
-    """What follows the colon of a scheme, in its builder's own word."""
-    parameters = list(inspect.signature(make).parameters)
-    return parameters[0] if name.endswith(":") and parameters else ""
-
-
-def _options(name: str, make: Any) -> dict[str, str]:
-    parameters = list(inspect.signature(make).parameters.values())[1 if name.endswith(":") else 0 :]
-    return {p.name: "" if p.default is p.empty else str(p.default) for p in parameters}
-
-
-def _measure_row(name: str, plugin: str, make: Any) -> dict[str, Any]:
-    try:
-        measure = make()
-        return {
-            "name": name, "standard": measure.standard, "needs": measure.needs, "targets": list(measure.kinds),
-            "answers": measure.answers, "source": measure.source, "plugin": plugin,
-        }  # fmt: skip
-    except (Exception, SystemExit) as error:
-        return {
-            "name": name, "standard": False, "needs": "", "targets": [], "answers": f"fails: {error}", "source": "",
-            "plugin": plugin,
-        }  # fmt: skip
 
 
 def inspect_encoder(

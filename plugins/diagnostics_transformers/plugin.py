@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from diagnostics import hookimpl
@@ -15,9 +15,9 @@ PACKAGES = {"transformers": "transformers"}
 
 
 @hookimpl
-def encoders() -> Mapping[str, Callable[..., Any]]:
+def encoders() -> Mapping[str, Entry]:
     """`hf:NAME` or `hf:FOLDER`, with the options of `build`."""
-    return {"hf:": Entry(build, path_hint=_path_hint)}
+    return {"hf:": Entry(build, modalities=("image", "video", "audio", "text", "series"), path_hint=_path_hint)}
 
 
 def build(
