@@ -23,7 +23,7 @@ from diagnostics.datasets.probeable import unprobeable_targets
 from diagnostics.encoders.evaluating import random_kept
 from diagnostics.encoders.taps import Encoder, Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe
-from diagnostics.measures.apply import SUITES, Measured, against_control, chosen_measures, measure_all
+from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.base import Measure
 from diagnostics.progress import Cost, Watch, silent
 from diagnostics.registry import offered
@@ -31,6 +31,7 @@ from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.options import check_options, check_out, chosen_poolings, listed
 from diagnostics.runs.provenance import describe_call, describe_subject
 from diagnostics.runs.run import Run
+from diagnostics.runs.suites import SUITES, chosen_measures
 from diagnostics.specs import build
 
 

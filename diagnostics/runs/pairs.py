@@ -6,8 +6,10 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.apply import chosen_measures, too_few
+from diagnostics.measures.apply import too_few
+from diagnostics.measures.result import ABOUT, FAMILY, MEASURE, SOURCE
 from diagnostics.measures.similarity.base import Similarity
+from diagnostics.runs.suites import chosen_measures
 
 
 def between(
@@ -20,11 +22,11 @@ def between(
     two runs are not the same by id.
     """
     chosen = _chosen(measure)
-    found = chosen.between(first, second, seed, most_rows)
-    found = found.assign_attrs(measure=chosen.name, source=chosen.source, about=chosen.answers, family="similarity")
-    if few := too_few(found):
+    stated = {MEASURE: chosen.name, SOURCE: chosen.source, ABOUT: chosen.answers, FAMILY: chosen.family}
+    result = chosen.between(first, second, seed, most_rows).assign_attrs(stated)
+    if few := too_few(result):
         raise DiagnosticsError(few)
-    return found
+    return result
 
 
 def _chosen(name: str) -> Similarity:

@@ -192,12 +192,10 @@ class Position(Measure):
         reference = np.full_like(loss, np.nan)
         kinds = ("val_score", "penalty", "error", "error_of_mean", "line_shuffled")
         numbers = {name: np.full(len(taps), np.nan) for name in kinds}
-        reasons: list[str] = []
+        reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
             if tap.grid.tokens < 2 or len(tap.grid.shape) > 3:
-                reasons.append(
-                    f"{tap.name}: " + ("one token" if tap.grid.tokens < 2 else "a grid of more than three axes")
-                )
+                reasons.append((tap.name, "one token" if tap.grid.tokens < 2 else "a grid of more than three axes"))
                 continue
             found, shuffled = self._of_tap(activations, tap, n, rows, seed)
             for whole, part in ((loss, found.loss), (reference, found.reference)):
@@ -213,7 +211,7 @@ class Position(Measure):
             "R2 of a token's coordinates against the mean place of the tokens fitted, mean over axes",
             "features standardised with the tokens fitted", seed,
             score_name="R2", pooling="none: grid tokens", penalties=list(PENALTIES), tokens_of_a_sample=MOST_TOKENS,
-            error="mean Euclidean distance between a place and the place predicted, in tokens", reason="; ".join(reasons),
+            error="mean Euclidean distance between a place and the place predicted, in tokens", reasons=reasons,
         )  # fmt: skip
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int, rows: Rows, seed: int) -> tuple[_Read, _Read]:
