@@ -76,7 +76,7 @@ def build_video(
     sampler: which: `floor` (int(i T / n)) or `endpoints` (int(i (T - 1) / (n - 1))). All others: as of `pe:`.
     """
     _needs()
-    from diagnostics.encoders.frames import frames_of
+    from diagnostics import frames_of
 
     image = build(model, pretrained, checkpoint, partial, img_size, positions, seed)
     video = frames_of(image, frames, sampler)
