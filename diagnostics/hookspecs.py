@@ -15,7 +15,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from diagnostics.datasets.dataset import Dataset
-    from diagnostics.encoders.taps import Encoder
+    from diagnostics.encoders.encoder import Encoder
     from diagnostics.measures.base import Measure
 
 hookspec = pluggy.HookspecMarker("diagnostics")

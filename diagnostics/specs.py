@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from diagnostics.encoders.encoder import Encoder
     from diagnostics.encoders.files import Description
-    from diagnostics.encoders.taps import Encoder
     from diagnostics.encoders.torch_encoder import TorchEncoder
 
 
@@ -168,7 +168,7 @@ def _options(spec: str, query: str) -> dict[str, str]:
 
 def _expected(what: Literal["encoder", "dataset"]) -> type:
     if what == "encoder":
-        from diagnostics.encoders.taps import Encoder
+        from diagnostics.encoders.encoder import Encoder
 
         return Encoder
     from diagnostics.datasets.dataset import Dataset

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from diagnostics.datasets.dataset import FAMILY_OF, Family, Kind
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
+from diagnostics.vocabulary import FAMILY_OF, Family, Kind
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ import diagnostics
 from diagnostics.activations.extract import BATCH, prepared
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.taps import SAFE_NAME, Encoder, Seen
+from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.measures.base import Measure, Observation
 from diagnostics.progress import Progress, Watch, silent
+from diagnostics.vocabulary import SAFE_NAME
 
 # Attention is large; and a prime, which no model has as its number of heads, cannot be mistaken for it.
 MOST_BATCH = 13
@@ -53,7 +54,7 @@ def observe(
         size = min(batch_size or BATCH.get(state["device"], MOST_BATCH), MOST_BATCH)
         batches = [np.arange(start, min(start + size, rows)) for start in range(0, rows, size)]
         step = f"observing {observation.name} of {encoder.name}"
-        parts: list[Seen] = []
+        parts: list[Captured] = []
         reason = ""
         taps = [tap.name for tap in store.taps]
         for positions, batch in zip(batches, prepared(encoder, dataset, batches, workers), strict=True):
@@ -68,7 +69,7 @@ def observe(
             watch(Progress(step, int(positions[-1]) + 1, rows))
         if observation.name in store.unobserved:
             continue
-        found = Seen({}, {}) if reason else _joined(parts, taps)
+        found = Captured({}, {}) if reason else _joined(parts, taps)
         if not reason and not found:
             reason = f"{encoder.name} gives no {observation.name} at the taps that are kept."
         about = {"samples": rows, "reason": reason, "left_out": found.left_out, "state": state}
@@ -95,7 +96,7 @@ def _distinct(measures: Iterable[Measure]) -> list[Observation]:
     return list(found.values())
 
 
-def _checked(observation: Observation, encoder: Encoder, found: Mapping[str, Any], rows: int) -> Seen:
+def _checked(observation: Observation, encoder: Encoder, found: Mapping[str, Any], rows: int) -> Captured:
     """On the CPU in float32, each with one row a sample."""
     arrays: dict[str, np.ndarray] = {}
     for tap, values in found.items():
@@ -106,10 +107,10 @@ def _checked(observation: Observation, encoder: Encoder, found: Mapping[str, Any
                 f"{tap}: give [sample, ...]."
             )
         arrays[tap] = array
-    return Seen(arrays, found.left_out if isinstance(found, Seen) else {})
+    return Captured(arrays, found.left_out if isinstance(found, Captured) else {})
 
 
-def _joined(parts: list[Seen], taps: list[str]) -> Seen:
+def _joined(parts: list[Captured], taps: list[str]) -> Captured:
     """All batches behind one another, of the taps that every batch has alike."""
     arrays: dict[str, np.ndarray] = {}
     left_out: dict[str, str] = {}
@@ -122,4 +123,4 @@ def _joined(parts: list[Seen], taps: list[str]) -> Seen:
             left_out[tap] = (
                 told[0] if told else "nothing was recorded" if shapes == {None} else "it differs among batches"
             )
-    return Seen(arrays, left_out)
+    return Captured(arrays, left_out)

@@ -12,8 +12,8 @@ from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from diagnostics.encoders.cut import cut_encoder
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.files import SAVED, save_encoder
-from diagnostics.encoders.taps import Encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
 from diagnostics.report.escaping import printable

@@ -11,7 +11,7 @@ from diagnostics.specs import build
 if TYPE_CHECKING:
     import numpy as np
 
-    from diagnostics.encoders.taps import Encoder
+    from diagnostics.encoders.encoder import Encoder
 
 
 def inspect_encoder(

@@ -10,7 +10,6 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.datasets.dataset import DENSE, Family
 from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.measures.base import Measure
 from diagnostics.measures.result import (
@@ -38,6 +37,7 @@ from diagnostics.measures.result import (
 from diagnostics.measures.statistics import SHARES, paired_difference, profile_intervals, select
 from diagnostics.measures.validation import bare, misfit, plain
 from diagnostics.progress import Progress, Watch, silent
+from diagnostics.vocabulary import DENSE, Family
 
 
 @dataclass
@@ -193,7 +193,8 @@ def against_control(result: xr.Dataset, other: xr.Dataset, control: str, seed: i
     if BEST_TAP not in result.attrs or BEST_TAP not in other.attrs:
         return result
     ours, theirs = (
-        data.sel(tap=data.attrs[BEST_TAP]).sortby("unit").transpose("unit", ...) for data in (result, other)
+        data[["loss", "reference_loss"]].sel(tap=data.attrs[BEST_TAP]).sortby("unit").transpose("unit", ...)
+        for data in (result, other)
     )
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return result

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import xarray as xr
 
-from diagnostics.datasets.dataset import Family, Kind
+from diagnostics.vocabulary import Family, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from diagnostics.activations.contract import Activations, StoredTarget
-    from diagnostics.encoders.taps import Encoder
+    from diagnostics.encoders.encoder import Encoder
 
 
 class Observation(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from diagnostics.encoders.taps import Encoder
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, describe, unknown
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import diagnostics
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.taps import Encoder
+from diagnostics.encoders.encoder import Encoder
 
 # Distributions, with the module of each, whose code may be an encoder's: named in a run that imported them.
 ENCODER_PACKAGES = {

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from diagnostics.activations.results import CONTROLS
-from diagnostics.encoders.taps import SAFE_NAME
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.registry import offered
+from diagnostics.vocabulary import SAFE_NAME
 
 SUITES = ("standard", "all")
 

@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.datasets.dataset import DENSE, SPLITS, Dataset
-from diagnostics.encoders.taps import Encoder, Grid, Reduce, Tap, keep
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.encoder import Encoder, Reduce, keep
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.controls import raw_features as inputs
 from diagnostics.runs.controls.random_features import LANDMARKS
 from diagnostics.runs.controls.raw_kernel import LEAST_TRAIN, SIDES, RawKernel
+from diagnostics.vocabulary import DENSE, SPLITS
 
 WEIGHTS = ("fresh_weights", "permuted_weights")
 INPUTS = ("raw_input", "raw_input_kernel", "summary_statistics")

@@ -12,7 +12,7 @@ from diagnostics_data.plugin import datasets
 from scipy.integrate import solve_ivp
 
 from diagnostics import Dataset, DiagnosticsError
-from diagnostics.datasets.dataset import FAMILY_OF
+from diagnostics.vocabulary import FAMILY_OF
 
 SERIES = {
     "lorenz": ["hidden_z", "hidden_y", "rho", "log_switch", "x_future", "x_ahead"],
