@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def inspect_encoder(
     spec: str, data: str | None = None, device: str | None = None, *, verify: bool = False, trust_code: bool = False
 ) -> dict[str, Any]:
-    """Taps, grids and the cost of a sample, from one forward pass that shows that every tap fires.
+    """Taps, grids and the cost of a sample, after a forward pass in which every tap must fire.
 
-    With `verify`, also `placement`: what changing single cells of the input says about the grid, or why it cannot.
+    With `verify`, also `placement`: whether tokens lie where the grid declares them, from changing single cells of the input.
     """
     import torch
     from torch.utils.data import default_collate
@@ -77,7 +77,7 @@ def _placement(encoder: Encoder, sample: np.ndarray) -> dict[str, Any]:
     from diagnostics.encoders.placement.verify import NotVerifiableError, verify_grid
 
     try:
-        found = verify_grid(encoder, sample)
+        placement = verify_grid(encoder, sample)
     except NotVerifiableError as error:
         return {"said": str(error), "right": None}
-    return {"said": str(found), **found.to_json()}
+    return {"said": str(placement), **placement.to_json()}

@@ -1,6 +1,6 @@
-"""The name that builds a saved encoder again, from whatever folder, and the small text files that this needs.
+"""Rebuilding a saved encoder: the name that builds it from any folder, and the small text files that travel with it.
 
-A checkpoint directory's configuration and tokenizer travel with the weights, so that the directory need not be there.
+A checkpoint directory's configuration and tokenizer are stored with the weights, so that the directory is not needed.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, describe
 
 FILES = "{files}"
-"""Stands in a saved skeleton for the folder in which its files are put when it is loaded."""
+"""Placeholder in a saved name for the folder into which its files are written when it is loaded."""
 MOST_BYTES = 20 * 10**6
-"""Of such files together: they are part of a header, which is read before the weights."""
+"""Limit of these files together: they are part of a header, which is read before the weights."""
 MOST_FILES = 64
 MOST_TEXT = 3 * MOST_BYTES
-"""Characters of the JSON that holds them, where line ends and quotes take two."""
+"""Limit of the characters of the JSON that holds them, in which line ends and quotes take two."""
 MOST_PARAMETERS, MOST_NUMBERS = 20_000, 10**10
-"""Tensors and numbers of a module that a skeleton builds: 25 and 5 times those of PE-G."""
+"""Limits of the tensors and numbers of a module that is rebuilt: 25 and 5 times those of PE-G."""
 _TRAVELLING = (
     "*config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
 )  # fmt: skip
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}\.(json|txt|model)")
-"""Plain names of data: nothing that could be imported or run, and no path."""
+"""Plain names of data files: no path, and nothing that could be imported or run."""
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(10))}
 _BASE = re.compile(r"(?:^|&)base=([^&]*)")
 
@@ -103,7 +103,7 @@ def _files(folder: Path) -> dict[str, str | dict[str, str]]:
 
 @functools.cache
 def unpacked(files: str, file: str) -> tempfile.TemporaryDirectory[str]:
-    """A folder with these files, removed when the process ends: encoders of other sizes are built from it later."""
+    """A folder with these files. It is removed when the process ends, since encoders of other sizes may be built from it."""
     held = {name: _content(name, content, file) for name, content in json.loads(files).items()}
     size = sum(map(len, held.values()))
     if size > MOST_BYTES or len(held) > MOST_FILES or len({name.lower() for name in held}) < len(held):
@@ -131,7 +131,7 @@ def _content(name: str, content: Any, file: str) -> bytes:
 
 @contextlib.contextmanager
 def bounded() -> Generator[None]:
-    """Ends the building of a module without end (a million blocks, a matrix beyond any memory) while it is built."""
+    """Within this context, building a module beyond the limits (a million blocks, a matrix beyond memory) raises DiagnosticsError."""
     count = numbers = 0
 
     def note(_module: nn.Module, name: str, parameter: nn.Parameter) -> None:
