@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -45,16 +44,16 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
     batch = default_collate([encoder.preprocess(encoder.example())] * 2)
     reason = ""
     for absent in (_idle(encoder, last), ()):
-        twin = encoder.with_module(_sharing_tensors(encoder.module, encoder.name), encoder.name)
+        whole = encoder.with_module(_sharing_tensors(encoder.module, encoder.name), encoder.name)
         try:
-            cut = shortened(twin, tap, absent)
+            cut = shortened(whole, tap, absent)
             names = [tap.name for tap in cut.taps]
-            whole, part = encoder.capture(batch, names), cut.capture(batch)
+            expected, captured = encoder.capture(batch, names), cut.capture(batch)
         except Exception as error:
             # Code that reads a setting of a module that it does not run; with all modules in place it is content.
             reason = f"a pass that ends there fails: {describe(error)}"
             continue
-        differing = [name for name in names if not _same(whole[name], part[name])]
+        differing = [name for name in names if not _same(expected[name], captured[name])]
         if not differing:
             return cut
         reason = f"a pass that ends there gives others at tap {differing[0]}"
@@ -64,39 +63,35 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
 def shortened(encoder: TorchEncoder, tap: str, absent: Sequence[str]) -> TorchEncoder:
     """The encoder with passes that end at a tap; the modules `absent` are taken out of its module itself."""
     last = encoder.tap(tap)
-    site = _site(encoder, last)
-    cut = copy.copy(encoder)
-    cut.cut, cut.absent = tap, tuple(dict.fromkeys((*absent, *encoder.absent)))
-    cut.spec, cut.skeleton = "", encoder.skeleton or encoder.spec
-    before = f" cut at {encoder.cut}" if encoder.cut else ""
-    cut.name = f"{encoder.name.removesuffix(before)} cut at {tap}"
-    cut.configuration = f"{encoder.configuration.removesuffix(f';{before}')}; cut at {tap}"
-    if group := str(encoder.lineage.get("group") or ""):
+    whole = f" cut at {encoder.cut}" if encoder.cut else ""
+    name = f"{encoder.name.removesuffix(whole)} cut at {tap}"
+    absent = tuple(dict.fromkeys((*absent, *encoder.absent)))
+    lineage = encoder.lineage
+    if group := str(lineage.get("group") or ""):
         # Comparisons would show it under the name of the whole one.
-        cut.lineage = {**encoder.lineage, "group": f"{group.removesuffix(before)} cut at {tap}"}
-    forward = encoder._forward  # pyright: ignore[reportPrivateUsage]
-    cut._forward = _until(site, forward, cut.name)  # pyright: ignore[reportPrivateUsage]
-    _take_out(cut.module, cut.absent, cut.name)
-    cut.taps = _taps_until(encoder, cut, last)
-    cut.output_tap = tap
-    fresh = encoder._fresh  # pyright: ignore[reportPrivateUsage]
-    if fresh is not None:
+        lineage = {**lineage, "group": f"{group.removesuffix(whole)} cut at {tap}"}
+    draw = encoder.fresh_module
 
-        def without() -> nn.Module:
-            module = fresh()
-            _take_out(module, cut.absent, cut.name)
-            return module
+    def fresh() -> nn.Module:
+        assert draw is not None
+        module = draw()
+        _take_out(module, absent, name)
+        return module
 
-        cut._fresh = without  # pyright: ignore[reportPrivateUsage]
-    sized = encoder._sized_for  # pyright: ignore[reportPrivateUsage]
-    if sized is not None:
-
-        def sized_for(sample: np.ndarray) -> Encoder | None:
-            made = sized(sample)
-            return shortened(made, tap, cut.absent) if isinstance(made, TorchEncoder) else made
-
-        cut._sized_for = sized_for  # pyright: ignore[reportPrivateUsage]
-    return cut
+    cut = encoder.replace(
+        name=name,
+        cut=tap,
+        absent=absent,
+        spec="",
+        skeleton=encoder.skeleton or encoder.spec,
+        lineage=lineage,
+        configuration=f"{encoder.configuration.removesuffix(f';{whole}')}; cut at {tap}",
+        forward=_until(_site(encoder, last), encoder.forward, name),
+        fresh=fresh if draw else None,
+        resized=lambda sized: shortened(sized, tap, absent),
+    )
+    _take_out(cut.module, absent, name)
+    return cut.replace(taps=_taps_until(encoder, cut, last), output_tap=tap)
 
 
 class _LeftError(Exception):
@@ -231,9 +226,7 @@ def _taps_until(encoder: TorchEncoder, cut: TorchEncoder, last: Tap) -> tuple[Ta
 def _idle(encoder: TorchEncoder, last: Tap) -> tuple[str, ...]:
     """Names of the largest modules with tensors of which nothing runs and none is read in a pass that ends at a tap."""
     site = _site(encoder, last)
-    stopping = copy.copy(encoder)
-    forward = encoder._forward  # pyright: ignore[reportPrivateUsage]
-    stopping._forward = _until(site, forward, encoder.name)  # pyright: ignore[reportPrivateUsage]
+    stopping = encoder.replace(forward=_until(site, encoder.forward, encoder.name))
     batch = default_collate([encoder.preprocess(encoder.example())])
     watching = _Watching()
     with _counted(encoder.module) as (begun, _), watching:

@@ -7,7 +7,6 @@ in a clip and never in which direction it moves.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -15,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from diagnostics.encoders.batches import map_tensors
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, unknown
@@ -66,10 +66,8 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
             )
         return default_collate([encoder.preprocess(sample[i]) for i in sampled_frames(len(sample), count, sampler)])
 
-    image_forward = encoder._forward  # pyright: ignore[reportPrivateUsage]
-
     def forward(module: nn.Module, batch: Any) -> Any:
-        return image_forward(module, _folded(batch))
+        return encoder.forward(module, _folded(batch))
 
     def sized_for(sample: np.ndarray) -> TorchEncoder | None:
         sized = encoder.sized_for(sample[0])
@@ -92,7 +90,7 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
         preprocess,
         _example(encoder.example(), count),
         forward=forward,
-        fresh=encoder._fresh,  # pyright: ignore[reportPrivateUsage]
+        fresh=encoder.fresh_module,
         configuration=f"{encoder.configuration}; {count} frames by {sampler}",
         sized_for=sized_for,
         covers=covers,
@@ -112,9 +110,7 @@ def _over_frames(tap: Tap, count: int, encoder: str) -> Tap:
 
 def _folded(batch: Any) -> Any:
     """[B, count, ...] as [B * count, ...]."""
-    if isinstance(batch, Mapping):
-        return {key: _folded(value) for key, value in batch.items()}
-    return batch.flatten(0, 1) if isinstance(batch, Tensor) else batch
+    return map_tensors(lambda tensor: tensor.flatten(0, 1), batch)
 
 
 def _covered_time(frames: int, count: int, sampler: str) -> tuple[float, float]:

@@ -11,8 +11,7 @@ import functools
 import json
 import re
 import tempfile
-from collections.abc import Generator
-from fnmatch import fnmatch
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -32,9 +31,6 @@ MOST_TEXT = 3 * MOST_BYTES
 """Limit of the characters of the JSON that holds them, in which line ends and quotes take two."""
 MOST_PARAMETERS, MOST_NUMBERS = 20_000, 10**10
 """Limits of the tensors and numbers of a module that is rebuilt: 25 and 5 times those of PE-G."""
-_TRAVELLING = (
-    "*config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
-)  # fmt: skip
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}\.(json|txt|model)")
 """Plain names of data files: no path, and nothing that could be imported or run."""
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(10))}
@@ -42,23 +38,26 @@ _BASE = re.compile(r"(?:^|&)base=([^&]*)")
 
 
 def skeleton_of(encoder: TorchEncoder) -> tuple[str, dict[str, str | dict[str, str]]]:
-    """The name that builds an encoder again, from whatever folder, and the files that it needs."""
+    """The name that builds an encoder again, from whatever folder, and the files that travel with it (name -> content).
+
+    Raises DiagnosticsError where no name builds it, and where a file that must travel is gone, too large, or no plain data.
+    """
     text = encoder.skeleton or encoder.spec
     if not text:
         raise DiagnosticsError(
             f"{encoder.name} was made in Python, so nothing says how to build it again: put the function that makes it into a "
             "file and use diagnostics.build('encoder', 'file.py:function')."
         )
-    return _standing(text, bool(encoder.skeleton), encoder.name)
+    return _from_anywhere(text, encoder.files, encoder.name)
 
 
-def _standing(text: str, weightless: bool, encoder: str) -> tuple[str, dict[str, str | dict[str, str]]]:
-    """A name that holds from whatever folder, and the files that it needs; `weightless` where weights are not looked for."""
+def _from_anywhere(text: str, files: Sequence[Path], encoder: str) -> tuple[str, dict[str, str | dict[str, str]]]:
+    """A name with absolute paths, or with `FILES` for the folder that holds `files`, and then their content."""
     name, mark, query = text.partition("?")
-    if around := _BASE.search(query):
+    if inner := _BASE.search(query):
         # Around another encoder, whose name is treated likewise; braces stay, for the place of the files.
-        inner, files = _standing(unquote(around[1]), weightless, encoder)
-        return f"{name}?{query[: around.start(1)]}{quote(inner, safe='{}')}{query[around.end(1) :]}", files
+        base, contents = _from_anywhere(unquote(inner[1]), files, encoder)
+        return f"{name}?{query[: inner.start(1)]}{quote(base, safe='{}')}{query[inner.end(1) :]}", contents
     path, _, function = name.rpartition(":")
     if path.endswith(".py"):
         return f"{Path(path).resolve()}:{function}{mark}{query}", {}
@@ -66,39 +65,32 @@ def _standing(text: str, weightless: bool, encoder: str) -> tuple[str, dict[str,
     folder = Path(rest).expanduser()
     if colon and folder.is_absolute() and not folder.exists():
         raise DiagnosticsError(f"{folder} is gone, and {encoder} cannot be built again without it: put it back.")
-    # A folder may be called as a model is (`timm:resnet18` beside results in `resnet18`), but says nothing of how to build it.
-    if not (colon and rest and folder.is_dir() and any(_travels(file) for file in folder.iterdir())):
-        return name + mark + query, {}
-    if not weightless:
-        # The weights lie there too, so it is asked for as it is.
+    if colon and folder in {file.parent for file in files}:
+        return f"{scheme}:{FILES}{mark}{query}", _contents(files)
+    # A folder may be called as a model is (`timm:resnet18` beside results in `resnet18`), but holds no configuration then.
+    if colon and rest and (folder / "config.json").is_file():
         return f"{scheme}:{folder.resolve()}{mark}{query}", {}
-    return f"{scheme}:{FILES}{mark}{query}", _files(folder)
+    return name + mark + query, {}
 
 
-def _travels(file: Path) -> bool:
-    named = file.name.endswith((".json", ".txt", ".model")) and any(fnmatch(file.name, like) for like in _TRAVELLING)
-    return named and file.is_file()
-
-
-def _files(folder: Path) -> dict[str, str | dict[str, str]]:
-    """What a checkpoint directory says of how to build a model, without its weights."""
-    found: dict[str, str | dict[str, str]] = {}
+def _contents(files: Sequence[Path]) -> dict[str, str | dict[str, str]]:
+    contents: dict[str, str | dict[str, str]] = {}
     room = MOST_BYTES
-    for file in sorted(folder.iterdir()):
-        if not _travels(file):
-            continue
+    for file in files:
+        if not file.is_file():
+            raise DiagnosticsError(f"{file} is gone, and the encoder cannot be built again without it: put it back.")
         room -= file.stat().st_size
-        if room < 0 or len(found) == MOST_FILES or not _FILE_NAME.fullmatch(file.name):
+        if room < 0 or len(contents) == MOST_FILES or not _FILE_NAME.fullmatch(file.name):
             raise DiagnosticsError(
                 f"{file} cannot travel with the weights, of which it is needed to build the encoder again: its name must be "
                 f"plain, and such files may have {MOST_BYTES // 10**6} MB in all and be {MOST_FILES} at most."
             )
         content = file.read_bytes()
         try:
-            found[file.name] = content.decode()
+            contents[file.name] = content.decode()
         except UnicodeDecodeError:
-            found[file.name] = {"base64": base64.b64encode(content).decode()}
-    return found
+            contents[file.name] = {"base64": base64.b64encode(content).decode()}
+    return contents
 
 
 @functools.cache

@@ -79,11 +79,11 @@ def build_video(
     from diagnostics import frames_of
 
     image = build(model, pretrained, checkpoint, partial, img_size, positions, seed)
-    video = frames_of(image, frames, sampler)
-    options = image.name.partition("?")[2]
-    video.name = f"pe-video:{model}?frames={frames}&sampler={sampler}{'&' if options else ''}{options}"
-    video.skeleton = f"pe-video:{model}?frames={frames}&sampler={sampler}&{image.skeleton.partition('?')[2]}"
-    return video
+    name = f"pe-video:{model}?frames={frames}&sampler={sampler}"
+    options, skeletal = (text.partition("?")[2] for text in (image.name, image.skeleton))
+    return frames_of(image, frames, sampler).replace(
+        name=f"{name}{'&' if options else ''}{options}", skeleton=f"{name}&{skeletal}"
+    )
 
 
 def _needs() -> None:

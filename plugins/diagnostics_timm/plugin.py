@@ -53,8 +53,7 @@ def build(
     name = _name(model, pretrained or checkpoint is not None, img_size, seed)
     module = model_of(model, pretrained, checkpoint, img_size, seed).eval()
     encoder = encoder_of(module, name, img_size, partial(create, model, img_size))
-    encoder.skeleton = _name(model, False, img_size, 0)
-    return encoder
+    return encoder.replace(skeleton=_name(model, False, img_size, 0))
 
 
 def _path_hint(path: str) -> str:

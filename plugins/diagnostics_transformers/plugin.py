@@ -54,14 +54,13 @@ def build(
 
     from diagnostics_transformers.encoder import encoder_of
     from diagnostics_transformers.inputs import Wanted
-    from diagnostics_transformers.load import folder_of, load
+    from diagnostics_transformers.load import data_files, folder_of, load
 
     loaded = load(model, pretrained, seed, heads)
     options = {"pretrained": pretrained or None, "tower": tower, "size": size, "length": length, "frames": frames}
     name = _name(model, pretrained, seed, heads, options)
-    encoder = encoder_of(loaded, name, tower, Wanted(size, length, frames))
-    encoder.skeleton = _name(str(folder_of(loaded)), False, 0, heads, options)
-    return encoder
+    encoder, folder = encoder_of(loaded, name, tower, Wanted(size, length, frames)), folder_of(loaded)
+    return encoder.replace(skeleton=_name(str(folder), False, 0, heads, options), files=data_files(folder))
 
 
 def _path_hint(path: str) -> str:

@@ -167,7 +167,7 @@ class Architecture:
         taps = stack_taps("backbone.blocks", self.depth, self.width, grid, norm="backbone.norm")
         if model.head is not None:
             taps += model.head.taps(self.depth, grid)
-        made = TorchEncoder(
+        encoder = TorchEncoder(
             name,
             self.modality,  # pyright: ignore[reportArgumentType]
             model.eval(),
@@ -179,8 +179,7 @@ class Architecture:
             configuration=self.spec,
             sized_for=lambda sample: self._sized(sample, model, name),
         )
-        made.skeleton = self.spec
-        return made
+        return encoder.replace(skeleton=self.spec)
 
     def preprocess(self, sample: np.ndarray) -> Tensor:
         """One raw sample as [C, *extent]."""
@@ -196,9 +195,7 @@ class Architecture:
         extent = extent_of(self.modality, np.asarray(sample))
         if extent == self.extent:
             return None
-        made = replace(self, extent=extent).encoder(model, name)
-        made.configuration = self.spec
-        return made
+        return replace(self, extent=extent).encoder(model, name).replace(configuration=self.spec)
 
     def _example(self) -> np.ndarray:
         rng = np.random.default_rng(0)
