@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from diagnostics.datasets.target import Target
     from diagnostics.encoders.discovery import discover
     from diagnostics.encoders.encoder import Encoder
-    from diagnostics.encoders.files import load_encoder, save_encoder
+    from diagnostics.encoders.files import save_encoder
     from diagnostics.encoders.frames import frames_of
     from diagnostics.encoders.taps import Grid, Site, Tap, stack_taps
     from diagnostics.encoders.torch_encoder import TorchEncoder
     from diagnostics.hookspecs import hookimpl
     from diagnostics.measures.base import Measure
     from diagnostics.progress import Progress
-    from diagnostics.registry import build
     from diagnostics.report.escaping import printable
     from diagnostics.report.progress_bars import watcher
     from diagnostics.runs.comparison import Comparison, compare
     from diagnostics.runs.job import run
     from diagnostics.runs.run import Run, open_run
+    from diagnostics.specs import build, load_encoder
 
 __version__ = "0.1.0"
 
@@ -46,9 +46,9 @@ _HOME = {
     "stack_taps": "encoders.taps",
     "Comparison": "runs.comparison",
     "compare": "runs.comparison",
-    "load_encoder": "encoders.files",
+    "load_encoder": "specs",
     "save_encoder": "encoders.files",
-    "build": "registry",
+    "build": "specs",
     "hookimpl": "hookspecs",
     "Progress": "progress",
     "printable": "report.escaping",

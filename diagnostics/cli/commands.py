@@ -252,8 +252,7 @@ def list_(
     json: Json = False,
 ) -> None:
     """Show encoders, datasets, measures and plugins; a plugin that cannot be loaded is named with its error."""
-    from diagnostics.cli.inspection import LISTED, list_all
-    from diagnostics.cli.tables import print_list
+    from diagnostics.cli.listing import LISTED, list_all, print_list
 
     if what is not None and what not in LISTED:
         raise unknown("list", what, LISTED)
@@ -317,7 +316,7 @@ def _add_plugin_commands() -> None:
             members = ", ".join(sorted(other for other in found if other.startswith(f"{first} ")))
             groups[first] = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=f"Of plugins: {members}.")
             app.add_typer(groups[first], name=first)
-        (groups[first] if rest else app).command(rest or name)(guarded(command, plugin.name))
+        (groups[first] if rest else app).command(rest or name)(guarded(command.make, plugin.name))
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from diagnostics.measures.result import read_reasons, taps_by_reason
 from diagnostics.report.plots import FLOOR, below_floor, outside
 from diagnostics.runs.profile import CUT, Profile
 
@@ -40,25 +41,8 @@ def questions(attrs: dict[str, Any]) -> str:
 
 def reasons(reason: str, taps: Sequence[str]) -> str:
     """`tap: why; tap: why` with equal reasons said once, for all their taps."""
-    by_reason: dict[str, list[str]] = {}
-    for tap, why in _parted(reason, taps):
-        by_reason.setdefault(why, []).append(tap)
-    said = [f"{_named(of, taps)}: {why}" if of != [""] else why for why, of in by_reason.items()]
-    return "; ".join(said)
-
-
-def _parted(reason: str, taps: Sequence[str]) -> list[tuple[str, str]]:
-    # A reason may itself hold "; ": only a part that begins with a tap's name begins a reason.
-    found: list[tuple[str, str]] = []
-    for part in filter(None, (part.strip() for part in reason.split("; "))):
-        tap = max((tap for tap in taps if part.startswith(f"{tap}: ")), key=len, default="")
-        if tap:
-            found.append((tap, part[len(tap) + 2 :]))
-        elif found:
-            found[-1] = (found[-1][0], f"{found[-1][1]}; {part}")
-        else:
-            found.append(("", part))
-    return found
+    by_reason = taps_by_reason(read_reasons(reason, taps))
+    return "; ".join(f"{_named(of, taps)}: {why}" if of != [""] else why for why, of in by_reason.items())
 
 
 def _named(some: Sequence[str], taps: Sequence[str]) -> str:

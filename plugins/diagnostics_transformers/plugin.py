@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from diagnostics import hookimpl
+from diagnostics.hookspecs import Entry
+
+PACKAGES = {"transformers": "transformers"}
+"""Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
 @hookimpl
-def encoders() -> Mapping[str, Callable[..., Any]]:
-    return {"hf:": build}
+def encoders() -> Mapping[str, Entry]:
+    """`hf:NAME` or `hf:FOLDER`, with the options of `build`."""
+    return {"hf:": Entry(build, modalities=("image", "video", "audio", "text", "series"), path_hint=_path_hint)}
 
 
 def build(
@@ -55,6 +61,10 @@ def build(
     name = _name(model, pretrained, seed, heads, options)
     encoder, folder = encoder_of(loaded, name, tower, Wanted(size, length, frames)), folder_of(loaded)
     return encoder.replace(skeleton=_name(str(folder), False, 0, heads, options), files=data_files(folder))
+
+
+def _path_hint(path: str) -> str:
+    return f"a checkpoint directory of transformers is hf:{path}" if os.path.isdir(path) else ""
 
 
 def _name(model: str, pretrained: bool, seed: int, heads: bool, options: Mapping[str, Any]) -> str:

@@ -22,7 +22,8 @@ from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import Plan, plan
 from diagnostics.activations.store import Store
 from diagnostics.encoders.encoder import Reduce, keep
-from diagnostics.measures.apply import chosen_measures, measure_all
+from diagnostics.measures.apply import measure_all
+from diagnostics.runs.suites import chosen_measures
 
 from stores import digests, planned
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder

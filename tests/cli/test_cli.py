@@ -22,6 +22,7 @@ import diagnostics.activations.shards
 import diagnostics.activations.writing
 import diagnostics.runs.job
 import diagnostics.runs.page
+import diagnostics.runs.request
 
 from commands import diagnose, refused
 
@@ -295,7 +296,7 @@ def test_a_run_prints_one_json_object_and_writes_the_report(mine: Callable[[str]
         (["run", "{build}", "--data", "{data}", "--device", "meta"], "Device 'meta'"),
         (["inspect", "{build}", "--device", "gpu"], "Device 'gpu' is not there"),
         (["run", "{build}", "--data", "{pictures}"], "tiny reads series samples, but tiny-image holds image samples"),
-        (["inspect", "{build}", "--data", "{pictures}"], "tiny reads series samples, tiny-image holds image."),
+        (["inspect", "{build}", "--data", "{pictures}"], "tiny reads series samples, but tiny-image holds image samples"),
         (["run", "{build}", "--data", "{data}?length=30"], "a series of 30 steps cannot be cut into patches of 4"),
         (["inspect", "{build}", "--data", "{data}?length=30"], "a series of 30 steps cannot be cut into patches of 4"),
         (["run", "{images}", "--data", "{pictures}?side=12"], "it has shape (12, 12, 3), not (16, 16, 3)"),
@@ -669,7 +670,7 @@ def test_ctrl_c_in_a_control_says_how_to_go_on(
 def test_ctrl_c_before_anything_is_done_leaves_nothing(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diagnostics.runs.job, "build", interrupted)
+    monkeypatch.setattr(diagnostics.runs.request, "build", interrupted)
     status, printed, err = diagnose("run", mine("build"), "--data", mine("data"), "--out", out)
     assert (status, printed) == (130, "")
     assert "Interrupted" in err

@@ -12,10 +12,9 @@ import xarray as xr
 
 import diagnostics as dx
 from diagnostics import Run
-from diagnostics.activations.contract import StoredTarget
+from diagnostics.activations.contract import StoredTarget, shuffled
 from diagnostics.measures import bundled
 from diagnostics.measures.apply import measure_all
-from diagnostics.runs.controls.kinds import shuffled
 
 from memory import MemoryActivations
 from planted import (

@@ -19,6 +19,7 @@ from diagnostics.measures.arrays import one_thread, rounding, token_samples
 from diagnostics.measures.geometry.entropies import matrix_entropy
 from diagnostics.measures.geometry.pooled import Found, GeometryMeasure, no_interval
 from diagnostics.measures.intervals import bootstrap_mean_interval
+from diagnostics.measures.result import POOLING, SEED, N
 
 
 def curvature(tokens: Any) -> Any:
@@ -85,7 +86,7 @@ class _TokenMeasure(GeometryMeasure):
         n = min(activations.token_samples, self.most_samples)
         found = {tap.name: self._of_tap(activations, tap, n, seed) for tap in activations.taps}
         pooling = f"none: grid tokens, {self.order}"
-        return self.laid_out(activations, found, {"pooling": pooling, "n": n, "seed": seed})
+        return self.laid_out(activations, found, {POOLING: pooling, N: n, SEED: seed})
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> Found:
         parts = [self.of_samples(tokens) for tokens in of_first_samples(activations, tap, n, self.name)]

@@ -29,7 +29,7 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, TorchEncoder, stack_taps
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.cli.commands import main
-from diagnostics.runs.job import default_path
+from diagnostics.runs.request import default_path
 
 ERASING = f"{Path(__file__).parents[2] / 'support' / 'erasing.py'}:build"
 DATA = f"{Path(__file__).parents[2] / 'support' / 'erasing.py'}:data"

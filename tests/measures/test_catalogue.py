@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diagnostics.measures import bundled, measures
+from diagnostics.measures.catalogue import CATALOGUE
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def writer(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("catalogue")
+
+
+def test_the_catalogue_is_what_the_classes_say(writer: Any) -> None:
+    """Otherwise: python docs/catalogue.py."""
+    text = (ROOT / "diagnostics" / "measures" / "catalogue.py").read_text(encoding="utf-8")
+    assert writer.catalogue(text) == text
+
+
+def test_every_measure_of_the_families_is_bundled(writer: Any) -> None:
+    assert writer.found() == bundled()
+    assert list(writer.found()) == list(bundled())
+
+
+def test_what_is_listed_is_what_measures_say_once_they_are_loaded() -> None:
+    for name, measure in bundled().items():
+        entry = measures()[name]
+        assert (entry.about, entry.source) == (measure.answers, measure.source)
+        assert (entry.needs, entry.kinds, entry.standard) == (measure.needs, measure.kinds, measure.standard)
+        assert CATALOGUE[name].family == measure.family
