@@ -28,11 +28,11 @@ class Entry:
 
     make: Callable[..., Any]
     about: str = ""
-    """One line: of a measure, the question that it answers."""
-    modality: str = ""
-    """What an encoder reads or a dataset holds; empty where that depends on the options."""
+    """One line: of a measure, the question that it answers; of others, else the first line of the docstring of `make`."""
+    modalities: tuple[str, ...] = ()
+    """Of an encoder or dataset: those of which its samples may be."""
     kinds: tuple[str, ...] = ()
-    """Kinds of target: those that a dataset has, or that a measure reads."""
+    """Kinds of target: those that a dataset may have, or that a measure reads."""
     needs: str = "pooled"
     """Of a measure: pooled, tokens, attention or gradients."""
     standard: bool = True

@@ -53,9 +53,7 @@ def build(what: Literal["encoder", "dataset"], spec: str, *, trust_code: bool = 
         raise DiagnosticsError(
             f"{owner} gave a {type(built).__name__} for '{spec}', not a diagnostics.{expected.__name__}."
         )
-    if what == "encoder":
-        built.spec = spec
-    return built
+    return built.replace(spec=spec) if what == "encoder" else built
 
 
 def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
@@ -82,8 +80,7 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
         encoder = shortened(encoder, about.cut, about.absent)
     files.fill(encoder.module, about, file)
     encoder = _as_saved(encoder, encoder.module, about)
-    encoder.configuration = about.configuration
-    if about.cut is not None and encoder._sized_for is not None:  # pyright: ignore[reportPrivateUsage]
+    if about.cut is not None and encoder.resizable:
         # What is absent may be needed to see where tokens lie, so a whole one is built for it, and cut in turn.
         def sized_for(sample: np.ndarray) -> Encoder:
             sized = _build_skeleton(skeleton, file, trust_code).sized_for(sample)
@@ -92,21 +89,20 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
             sized = shortened(sized, about.cut, about.absent)
             # What made it may hold on to its own module: that one then takes no memory beside the loaded one.
             sized.module.load_state_dict(encoder.module.state_dict(), assign=True)
-            sized = _as_saved(sized, encoder.module, about)
             # Its own way would start from the module from which parts are gone.
-            sized._sized_for = sized_for  # pyright: ignore[reportPrivateUsage]
-            return sized
+            return _as_saved(sized, encoder.module, about).replace(sized_for=sized_for)
 
-        encoder._sized_for = sized_for  # pyright: ignore[reportPrivateUsage]
-    encoder.spec, encoder.skeleton, encoder.lineage = str(path), skeleton, about.lineage
+        encoder = encoder.replace(sized_for=sized_for)
+    encoder = encoder.replace(
+        spec=str(path), skeleton=skeleton, lineage=about.lineage, configuration=about.configuration
+    )
     files.check_prepared(encoder, about, file)
     return encoder
 
 
 def _as_saved(encoder: TorchEncoder, module: nn.Module, about: Description) -> TorchEncoder:
     """Over the loaded weights, under the saved name, with the saved taps (a skeleton may have heads without weights)."""
-    copy = encoder.with_module(module, about.name)
-    copy.output_tap = about.output_tap
+    copy = encoder.with_module(module, about.name).replace(output_tap=about.output_tap)
     return copy.with_taps([copy.tap(name) for name in about.taps])
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP in the process of a command: each ends it in order, and none with a traceback."""
+"""Ctrl-C, SIGTERM and SIGHUP: each ends a command in order, without a traceback."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 IMPATIENT = 5.0
-"""Seconds in which a further signal is ignored, so that what was interrupted can end in order; a later one ends at once."""
+"""Seconds during which a further signal is ignored, so that the command can end in order; a later one ends it at once."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked to stop; code of others may raise KeyboardInterrupt by itself."""
+    """Raised where a signal asks to stop, to tell it from a KeyboardInterrupt that other code raises by itself."""
 
 
 class _State:
@@ -28,7 +28,7 @@ class _State:
 
 
 def watch_signals() -> None:
-    """Handles the signals for the rest of this process. Outside `working` they end it at once: nothing is lost yet."""
+    """Handles the signals for the rest of this process. Outside `working` a signal ends it at once, since there is nothing to keep."""
     _State.process = os.getpid()
     for number in SIGNALS:
         # What its parent ignores, as `nohup` does SIGHUP, it ignores too.
@@ -39,7 +39,7 @@ def watch_signals() -> None:
 
 @contextlib.contextmanager
 def working() -> Generator[None]:
-    """Within it a signal raises `Stopped`, so that what is done is kept and said."""
+    """Within this context a signal raises `Stopped`, so that finished work is kept and reported."""
     before, _State.working = _State.working, True
     try:
         yield
@@ -48,19 +48,18 @@ def working() -> Generator[None]:
 
 
 def asked() -> bool:
-    """Whether a signal asked this process to stop."""
+    """Whether a signal has asked this process to stop."""
     return _State.number is not None
 
 
 def status() -> int:
-    """The exit status of what was interrupted: 128 and the signal's number, as shells count."""
+    """The exit status of an interrupted command: 128 plus the number of the signal, as in shells."""
     return 128 + (_State.number or signal.SIGINT)
 
 
 @contextlib.contextmanager
 def apart_from_ctrl_c() -> Generator[None]:
-    """Within it Ctrl-C raises `Stopped` in programs that import the package too, so that it differs from a
-    KeyboardInterrupt that code of others raises."""
+    """Within this context Ctrl-C raises `Stopped`, also in a program that imports the package as a library."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
@@ -92,7 +91,7 @@ def _on_signal(number: int, _: object) -> None:
 
 
 def _in_worker(number: int) -> None:
-    """In a process that was forked from this one: as Python does by itself."""
+    """In a process forked from this one, a signal does what it does in Python by default."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     signal.signal(number, signal.SIG_DFL)
@@ -100,7 +99,7 @@ def _in_worker(number: int) -> None:
 
 
 def _on_unraisable(unraisable: Any) -> None:
-    """A signal that met a finaliser or a callback, where nothing can be raised, comes again a moment later."""
+    """Repeats a signal that arrived in a finaliser or a callback, where an exception cannot be raised."""
     number = _State.number
     if number is None or not isinstance(unraisable.exc_value, Stopped):
         sys.__unraisablehook__(unraisable)

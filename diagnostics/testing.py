@@ -1,4 +1,4 @@
-"""The conformance kit for plugin authors: a base class for their test file, and a fixture; loaded as a pytest plugin.
+"""Conformance tests for plugin authors, as a pytest plugin: a base class for a test file, and a fixture.
 
     from diagnostics.testing import EncoderTests
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class EncoderTests:
-    """One test for each check of `diagnostics check`, on one encoder; subclass it and name the encoder.
+    """One test for each check of `diagnostics check`. Subclass it and name the encoder.
 
     `encoder` is a name as on the command line (`timm:resnet18`, `my_encoder.py:build?width=64`; a file is looked for from
     where pytest runs and beside the test file); or override `build`. `data` names a dataset whose samples are used in place
@@ -42,69 +42,69 @@ class EncoderTests:
 
     @pytest.fixture
     def subject(self, request: pytest.FixtureRequest) -> Subject:
-        """The encoder made ready for checks, once for all tests of the class."""
+        """The encoder prepared for the checks, once for all tests of the class."""
         from diagnostics.checks.conformance import subject_of
 
         if self._subject is None:
-            type(self)._subject = _said(lambda: subject_of(_beside(self.build(), request.path), self.data))
+            type(self)._subject = _or_fail(lambda: subject_of(_beside(self.build(), request.path), self.data))
         assert self._subject is not None
         return self._subject
 
     @classmethod
     def teardown_class(cls) -> None:
-        """Lets the encoder go."""
+        """Releases the encoder."""
         cls._subject = None
 
     def test_description(self, subject: Subject) -> None:
-        _hold("description", subject)
+        _assert_check("description", subject)
 
     def test_shapes(self, subject: Subject) -> None:
-        _hold("shapes", subject)
+        _assert_check("shapes", subject)
 
     def test_grid(self, subject: Subject) -> None:
-        _hold("grid", subject)
+        _assert_check("grid", subject)
 
     def test_depth(self, subject: Subject) -> None:
-        _hold("depth", subject)
+        _assert_check("depth", subject)
 
     def test_determinism(self, subject: Subject) -> None:
-        _hold("determinism", subject)
+        _assert_check("determinism", subject)
 
     def test_batch_invariance(self, subject: Subject) -> None:
-        _hold("batch_invariance", subject)
+        _assert_check("batch_invariance", subject)
 
     def test_in_place(self, subject: Subject) -> None:
-        _hold("in_place", subject)
+        _assert_check("in_place", subject)
 
     def test_manual_forward(self, subject: Subject) -> None:
-        _hold("manual_forward", subject)
+        _assert_check("manual_forward", subject)
 
     def test_no_graph(self, subject: Subject) -> None:
-        _hold("no_graph", subject)
+        _assert_check("no_graph", subject)
 
     def test_hooks(self, subject: Subject) -> None:
-        _hold("hooks", subject)
+        _assert_check("hooks", subject)
 
     def test_identity_weights(self, subject: Subject) -> None:
-        _hold("identity_weights", subject)
+        _assert_check("identity_weights", subject)
 
     def test_identity_preprocessing(self, subject: Subject) -> None:
-        _hold("identity_preprocessing", subject)
+        _assert_check("identity_preprocessing", subject)
 
     def test_identity_stable(self, subject: Subject) -> None:
-        _hold("identity_stable", subject)
+        _assert_check("identity_stable", subject)
 
     def test_save_and_load(self, subject: Subject) -> None:
-        _hold("save_and_load", subject)
+        _assert_check("save_and_load", subject)
 
     def test_attention(self, subject: Subject) -> None:
-        _hold("attention", subject)
+        _assert_check("attention", subject)
 
     def test_padding(self, subject: Subject) -> None:
-        _hold("padding", subject)
+        _assert_check("padding", subject)
 
     def test_sizes(self, subject: Subject) -> None:
-        _hold("sizes", subject)
+        _assert_check("sizes", subject)
 
 
 @pytest.fixture(name="conforms")
@@ -117,18 +117,18 @@ def conforms_fixture(request: pytest.FixtureRequest) -> Callable[..., None]:
     def conforms(encoder: Encoder | str, data: str | None = None) -> None:
         from diagnostics.checks.conformance import check_encoder
 
-        found = _said(lambda: check_encoder(_beside(encoder, request.path), data))
-        wrong = [f"{outcome.check}: {outcome.said}" for outcome in found.outcomes if outcome.verdict == "failed"]
+        conformance = _or_fail(lambda: check_encoder(_beside(encoder, request.path), data))
+        wrong = [f"{outcome.check}: {outcome.said}" for outcome in conformance.outcomes if outcome.verdict == "failed"]
         if wrong:
             pytest.fail(
-                f"{found.encoder} fails {len(wrong)} of {len(found.outcomes)} checks.\n" + "\n".join(wrong),
+                f"{conformance.encoder} fails {len(wrong)} of {len(conformance.outcomes)} checks.\n" + "\n".join(wrong),
                 pytrace=False,
             )
 
     return conforms
 
 
-def _hold(check: str, subject: Subject) -> None:
+def _assert_check(check: str, subject: Subject) -> None:
     from diagnostics.checks.conformance import run_check
 
     outcome: Outcome = run_check(check, subject)
@@ -138,8 +138,8 @@ def _hold(check: str, subject: Subject) -> None:
         pytest.skip(outcome.said)
 
 
-def _said(make: Callable[[], Any]) -> Any:
-    """What is made, or a failed test with the one sentence that says why it cannot be."""
+def _or_fail(make: Callable[[], Any]) -> Any:
+    """The result of `make`; fails the test with the message of a DiagnosticsError."""
     from diagnostics.errors import DiagnosticsError
 
     try:
@@ -149,7 +149,7 @@ def _said(make: Callable[[], Any]) -> Any:
 
 
 def _beside(encoder: Encoder | str, test_file: Path) -> Encoder | str:
-    """A file that is not where pytest runs is looked for beside the test file."""
+    """The name of the encoder; the file in it, where it does not exist from here, as the file beside the test file."""
     if not isinstance(encoder, str):
         return encoder
     path = encoder.partition("?")[0].rpartition(":")[0]

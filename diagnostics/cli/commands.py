@@ -254,8 +254,7 @@ def list_(
     json: Json = False,
 ) -> None:
     """Show encoders, datasets, measures and plugins; a plugin that cannot be loaded is named with its error."""
-    from diagnostics.cli.inspection import LISTED, list_all
-    from diagnostics.cli.tables import print_list
+    from diagnostics.cli.listing import LISTED, list_all, print_list
 
     if what is not None and what not in LISTED:
         raise unknown("list", what, LISTED)

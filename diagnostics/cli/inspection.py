@@ -1,13 +1,11 @@
-"""What is there: an encoder's taps, grids and cost, and what plugins offer."""
+"""An encoder's taps, grids and cost."""
 
 from __future__ import annotations
 
-import inspect
 import time
 from typing import TYPE_CHECKING, Any
 
 from diagnostics.errors import DiagnosticsError, describe
-from diagnostics.registry import offered, plugins
 from diagnostics.specs import build
 
 if TYPE_CHECKING:
@@ -15,67 +13,13 @@ if TYPE_CHECKING:
 
     from diagnostics.encoders.encoder import Encoder
 
-LISTED = ("encoders", "datasets", "measures", "plugins")
-
-
-def list_all() -> dict[str, list[dict[str, Any]]]:
-    """Encoders, datasets, measures and plugins as plain rows; nothing is built, so nothing heavy is loaded for encoders."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for what in ("encoder", "dataset"):
-        rows[f"{what}s"] = [
-            {
-                "name": name,
-                "takes": _takes(name, entry.make),
-                "options": _options(name, entry.make),
-                "plugin": plugin.name,
-            }
-            for name, (plugin, entry) in offered(what).items()
-        ]
-    rows["measures"] = [_measure_row(name, plugin.name, make) for name, (plugin, make) in offered("measure").items()]
-    rows["plugins"] = [
-        {
-            "name": plugin.name,
-            "version": plugin.version,
-            "module": plugin.module,
-            "offers": {what: sorted(names) for what, names in plugin.offers.items() if names},
-            "error": plugin.error,
-        }
-        for plugin in plugins()
-    ]
-    return rows
-
-
-def _takes(name: str, make: Any) -> str:
-    """What follows the colon of a scheme, in its builder's own word."""
-    parameters = list(inspect.signature(make).parameters)
-    return parameters[0] if name.endswith(":") and parameters else ""
-
-
-def _options(name: str, make: Any) -> dict[str, str]:
-    parameters = list(inspect.signature(make).parameters.values())[1 if name.endswith(":") else 0 :]
-    return {p.name: "" if p.default is p.empty else str(p.default) for p in parameters}
-
-
-def _measure_row(name: str, plugin: str, make: Any) -> dict[str, Any]:
-    try:
-        measure = make()
-        return {
-            "name": name, "standard": measure.standard, "needs": measure.needs, "targets": list(measure.kinds),
-            "answers": measure.answers, "source": measure.source, "plugin": plugin,
-        }  # fmt: skip
-    except (Exception, SystemExit) as error:
-        return {
-            "name": name, "standard": False, "needs": "", "targets": [], "answers": f"fails: {error}", "source": "",
-            "plugin": plugin,
-        }  # fmt: skip
-
 
 def inspect_encoder(
     spec: str, data: str | None = None, device: str | None = None, *, verify: bool = False, trust_code: bool = False
 ) -> dict[str, Any]:
-    """Taps, grids and the cost of a sample, from one forward pass that shows that every tap fires.
+    """Taps, grids and the cost of a sample, after a forward pass in which every tap must fire.
 
-    With `verify`, also `placement`: what changing single cells of the input says about the grid, or why it cannot.
+    With `verify`, also `placement`: whether tokens lie where the grid declares them, from changing single cells of the input.
     """
     import torch
     from torch.utils.data import default_collate
@@ -128,7 +72,7 @@ def _placement(encoder: Encoder, sample: np.ndarray) -> dict[str, Any]:
     from diagnostics.encoders.placement.verify import NotVerifiableError, verify_grid
 
     try:
-        found = verify_grid(encoder, sample)
+        placement = verify_grid(encoder, sample)
     except NotVerifiableError as error:
         return {"said": str(error), "right": None}
-    return {"said": str(found), **found.to_json()}
+    return {"said": str(placement), **placement.to_json()}

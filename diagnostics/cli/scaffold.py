@@ -18,10 +18,10 @@ _NAME = re.compile(r"[A-Za-z]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
-    """Writes the project into `out`/`name`; returns its folder and the files in it.
+    """Writes the project into the folder `out`/`name`; returns that folder and the files in it.
 
-    Raises where the name is none for a distribution and its module, where a module of that name is there already, and where
-    the folder exists. The folder appears whole or not at all, and nothing is written outside of it.
+    Raises DiagnosticsError where the name does not suit a distribution and a module, where a module of that name is installed,
+    and where the folder exists. The write is atomic, and confined to the folder.
     """
     module = _module(name)
     folder = out / name
@@ -30,13 +30,13 @@ def write_plugin(name: str, out: Path) -> tuple[Path, list[str]]:
     if not out.is_dir():
         raise DiagnosticsError(f"There is no folder {out}: make it first, or choose another --out.")
     try:
-        beside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out))
+        partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out))
         try:
-            files = _write(beside, name, module)
-            beside.chmod(0o755)
-            beside.rename(folder)
+            files = _write(partial, name, module)
+            partial.chmod(0o755)
+            partial.rename(folder)
         except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
             raise
     except OSError as error:
         raise DiagnosticsError(f"{folder} cannot be written ({error.strerror}): choose another --out.") from error

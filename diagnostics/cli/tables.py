@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.text import Text
 
 from diagnostics.progress import duration, size
@@ -75,46 +74,6 @@ def print_conformance(conformance: Conformance) -> None:
         f"{whole(conformance.encoder)}: {passed} ok, {conformance.failed} failed, {idle} not applicable, "
         f"from {conformance.passes} forward passes in {conformance.seconds:.1f} s.",
     )
-
-
-def print_list(listed: dict[str, list[dict[str, Any]]]) -> None:
-    """What plugins offer."""
-    console = terminal()
-    for what, offers in listed.items():
-        if what == "measures":
-            _print_measures(console, offers)
-            continue
-        if what == "plugins":
-            columns = ["plugins", "version", "module", "offers"]
-            rows = [[*(whole(row[key]) for key in ("name", "version", "module")), _offers(row)] for row in offers]
-        else:
-            columns = [what, "options", "plugin"]
-            rows = [[whole(row["name"] + row["takes"].upper()), _options(row), whole(row["plugin"])] for row in offers]
-            if what == "encoders":
-                rows.append([whole("path/to/file.py:function"), "", "your own file"])
-        show_table(console, columns, rows)
-        show(console, "")
-
-
-def _offers(plugin: dict[str, Any]) -> str:
-    if plugin["error"]:
-        return f"not loaded: {printable(plugin['error'])}"
-    return "; ".join(f"{what}s: {', '.join(map(whole, names))}" for what, names in plugin["offers"].items())
-
-
-def _options(offer: dict[str, Any]) -> str:
-    return ", ".join(whole(f"{key}={value}") for key, value in offer["options"].items())
-
-
-def _print_measures(console: Console, rows: list[dict[str, Any]]) -> None:
-    """Name and question of each measure, and below it what it needs and where it is defined."""
-    for standard, title in ((True, "standard: what a run measures"), (False, "all: what --measures adds")):
-        show(console, f"measures, {title}", "bold")
-        for row in (row for row in rows if row["standard"] is standard):
-            needs = f"{row['needs']}; target {', '.join(row['targets'])}" if row["targets"] else row["needs"]
-            show(console, f"{whole(row['name']):22}  {printable(row['answers'])}", hanging=24)
-            show(console, " " * 24 + printable(f"{needs}. {row['source']}"), "dim")
-        show(console, "")
 
 
 def print_selftest(outcomes: list[Outcome]) -> None:

@@ -1,4 +1,4 @@
-"""The dataset contract: samples with stable ids, splits and targets."""
+"""The dataset contract: samples with stable ids, splits, groups and targets."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from diagnostics.vocabulary import SAFE_NAME, SPLITS, Kind, Modality
 
 
 class Dataset:
-    """Map-style samples held in memory or made on demand.
+    """A map-style dataset, in memory or read on demand.
 
     Parameters
     ----------
     samples: a sequence of raw samples; `image`: uint8 [y, x] or [y, x, channel]; `video`: uint8 [t, y, x, channel];
-        `series`: float [time] or [time, variate]; `audio`: float [time] from -1 to 1; `text`: a string. What is missing in
-        a series is NaN.
-    ids: stable and unique.
+        `series`: float [time] or [time, variate]; `audio`: float [time] from -1 to 1; `text`: a string. Missing values of a
+        series are NaN.
+    ids: stable and unique, one for each sample.
     split: `train`, `val` or `test` for each sample.
     targets: name -> `Target`.
-    groups: what the sample shares with others (video, subject, scene); the sample itself when None. Groups may not
-        straddle splits, and intervals resample groups.
-    fingerprint: changes whenever any content does; by default a digest of everything.
+    groups: the unit that each sample shares with others (video, subject, scene); by default each sample is its own. A group
+        must lie within one split, and intervals resample groups.
+    fingerprint: must change whenever any content does; by default a digest of everything.
     about: one line for `diagnostics list` and the report.
-    rate: of audio in samples a second (Hz), of video in frames a second; None where it is not known.
-    ragged: whether samples are of unequal length and `padded`, so that tokens of one place mean nothing over samples;
-        only pooled activations are stored then. Texts always are.
+    rate: sampling rate (Hz) of audio, frames per second of video; None where it is not known.
+    ragged: whether samples have unequal lengths and are `padded`, so that tokens at the same place of two samples have
+        nothing in common; only pooled activations are stored then. Always true for texts.
+
+    Raises DiagnosticsError where lengths differ, ids repeat, a split is empty, a group lies in two splits, or a target does
+    not fit its kind.
     """
 
     def __init__(
@@ -143,9 +146,10 @@ class Dataset:
 
 
 def padded(samples: Sequence[np.ndarray]) -> np.ndarray:
-    """Series or audio of unequal length as float32 [sample, longest] or [sample, longest, variate].
+    """Series or audio of unequal length as one array, float32 [sample, longest] or [sample, longest, variate].
 
-    Padded with NaN on the left, so that all end at the last step and a `state` or `future` is about the same place.
+    They are padded with NaN on the left, so that all end at the last step and a `state` or `future` refers to the same
+    place. Raises DiagnosticsError where their numbers of axes or of variates differ.
     """
     ranks = {np.ndim(sample) for sample in samples}
     variates = {np.shape(sample)[1:] for sample in samples}
@@ -154,18 +158,18 @@ def padded(samples: Sequence[np.ndarray]) -> np.ndarray:
             "Series can only be padded to one length where each is [time] or each is [time, variate] with as many variates."
         )
     longest = max(len(sample) for sample in samples)
-    made = np.full((len(samples), longest, *variates.pop()), np.nan, dtype=np.float32)
-    for row, sample in zip(made, samples, strict=True):
+    array = np.full((len(samples), longest, *variates.pop()), np.nan, dtype=np.float32)
+    for row, sample in zip(array, samples, strict=True):
         row[longest - len(sample) :] = sample
-    return made
+    return array
 
 
 def split_groups(
     groups: Sequence[Any], seed: int, fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
 ) -> np.ndarray:
-    """A split for each sample, drawn over groups so that no group is in two splits.
+    """A random split for each sample in which no group is in two splits: an object array of `train`, `val`, `test`.
 
-    Returns an object array of `train`, `val`, `test`; the shares hold over groups, not samples.
+    `fractions` are shares of the groups, not of the samples. Raises DiagnosticsError for fewer than 3 groups.
     """
     unique, inverse = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     if len(unique) < 3:

@@ -1,4 +1,4 @@
-"""Dense targets on a tap's grid: the mean, the commonest class or any event of each cell; and the part that a grid covers."""
+"""Dense targets on a tap's grid: the mean, the most frequent class or any event of each cell; and the part that a grid covers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from diagnostics.errors import DiagnosticsError
 
-# A cell of which less than this share has known values says nothing.
+# A cell of which less than this share has known values is unknown.
 KNOWN_SHARE = 0.5
 MOST_CLASSES = np.iinfo(np.int16).max + 1
 
@@ -28,14 +28,14 @@ def on_grid(maps: np.ndarray, covered: tuple[tuple[float, float], ...], shape: t
     """
     overlaps = [_overlap(*ends, cells, n) for ends, cells, n in zip(covered, shape, maps.shape[1:], strict=True)]
     least = _least_known(covered, shape)
-    found = np.empty((len(maps), math.prod(shape)))
+    means = np.empty((len(maps), math.prod(shape)))
     for rows in _blocks(maps):
         known = np.isfinite(maps[rows])
         total = _summed(np.where(known, maps[rows], 0.0), overlaps)
         weight = _summed(known.astype(np.float64), overlaps)
         mean = np.divide(total, weight, out=np.full_like(total, np.nan), where=(weight >= least) & (weight > 0))
-        found[rows] = mean.reshape(len(mean), -1)
-    return found
+        means[rows] = mean.reshape(len(mean), -1)
+    return means
 
 
 def classes_on_grid(labels: np.ndarray, covered: tuple[tuple[float, float], ...], shape: tuple[int, ...]) -> np.ndarray:
@@ -54,8 +54,8 @@ def classes_on_grid(labels: np.ndarray, covered: tuple[tuple[float, float], ...]
     for axis, cells in zip(axes, shape, strict=True):
         area, cell = np.multiply.outer(area, axis.length), np.add.outer(cell * cells, axis.cell)
     area, cell, least = area.ravel(), cell.ravel(), _least_known(covered, shape)
-    found = np.full((len(labels), math.prod(shape)), -1, dtype=np.int16)
-    for sample, row in zip(labels, found, strict=True):
+    classes = np.full((len(labels), math.prod(shape)), -1, dtype=np.int16)
+    for sample, row in zip(labels, classes, strict=True):
         seen = sample[place].ravel()
         known = seen >= 0
         seen = seen[known]
@@ -68,7 +68,7 @@ def classes_on_grid(labels: np.ndarray, covered: tuple[tuple[float, float], ...]
         share = np.bincount(bins, weights=area[known], minlength=len(row) * len(present)).reshape(len(row), -1)
         best = (share >= share.max(axis=1, keepdims=True) - _ROUNDING).argmax(axis=1)
         row[:] = np.where(share.sum(axis=1) >= least, present[best], -1)
-    return found
+    return classes
 
 
 def events_on_grid(events: np.ndarray, covered: tuple[tuple[float, float], ...], shape: tuple[int, ...]) -> np.ndarray:
@@ -88,12 +88,12 @@ def covered_part(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> 
 
 
 def resample(tokens: np.ndarray, grid: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Tokens [row, token, feature] of a grid as those of another grid over the same place, averaged by shared area."""
-    found = tokens.reshape(len(tokens), *grid, -1)
+    """Tokens [row, token, feature] of a grid on another grid over the same part of the input, averaged by shared area."""
+    resampled = tokens.reshape(len(tokens), *grid, -1)
     for axis, (old, new) in enumerate(zip(grid, shape, strict=True), start=1):
         share = _overlap(0.0, float(old), new, old) * (new / old)
-        found = np.moveaxis(np.tensordot(found, share.astype(tokens.dtype), axes=(axis, 1)), -1, axis)
-    return found.reshape(len(tokens), -1, tokens.shape[2])
+        resampled = np.moveaxis(np.tensordot(resampled, share.astype(tokens.dtype), axes=(axis, 1)), -1, axis)
+    return resampled.reshape(len(tokens), -1, tokens.shape[2])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Whether a target can be probed at all, known from the dataset alone: so that nobody waits for an extraction to learn it."""
+"""Which targets cannot be probed, known from the dataset alone, before any extraction."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ NAMED = 5
 
 
 def unprobeable_targets(dataset: Dataset) -> dict[str, str]:
-    """Targets that no probe can read, by name, and why: not known in a split, without variation in train, new classes in
-    the other splits."""
+    """Targets that no probe can predict, `{name: reason}`: unknown in a split, constant in train, or with classes in other
+    splits that train lacks."""
     reasons = {name: _why_not(name, target, dataset.split) for name, target in dataset.targets.items()}
     return {name: reason for name, reason in reasons.items() if reason}
 

@@ -1,4 +1,4 @@
-"""What a probe reads out of activations: the targets of a dataset."""
+"""Targets of a dataset: the labels and values that probes predict from activations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diagnostics.vocabulary import DENSE, Family, Kind
 
 @dataclass(frozen=True)
 class Target:
-    """What a probe reads out.
+    """A property of the samples that a probe predicts.
 
     Parameters
     ----------
@@ -23,15 +23,15 @@ class Target:
         grid axes (pixels, steps, frames and pixels);
         `masks`: int [sample, *extent], which object a place belongs to (from 1; 0 background);
         `caption`: float [sample, feature], text embeddings of each sample's caption, equal rows for equal captions.
-        NaN marks what is not known; labels and masks use -1.
+        Unknown values are NaN; unknown labels and masks are -1.
     values: the array; its first axis is the dataset's samples, in order.
     units: of the values, `""` where they have none.
-    about: what it is, in a few words.
+    about: a description in a few words.
     classes: names of the classes of a `label`.
-    family: overrules the family that follows from the kind.
-    period: of a `value` or `state` that goes round (2 pi of an angle): it is read out as its sine and cosine.
-    naive: what a forecast without a model says, like a `future`'s values (see `dynamics.seasonal_naive`): the reference
-        of its forecasting probe.
+    family: replaces the family that follows from the kind.
+    period: of a periodic `value` or `state` (2 pi of an angle): its sine and cosine are predicted.
+    naive: forecasts without a model, shaped like the values of a `future` (see `dynamics.seasonal_naive`): the reference of
+        its forecasting probe.
     """
 
     kind: Kind
@@ -58,7 +58,7 @@ class Target:
 
 
 def misfit(target: Target) -> str:
-    """What is wrong with a target's values, in words; nothing where they fit their kind."""
+    """Why a target's values do not fit its kind, in words; "" where they do."""
     values = target.values
     kind = target.kind
     ranks = {"value": (1,), "state": (1,), "label": (1,), "future": (1, 2), "caption": (2,)}.get(kind, (2, 3, 4))

@@ -1,1 +1,1 @@
-"""A model seen through taps: what a tap is, how it is read, and what can be done with an encoder."""
+"""Models seen through taps: declaring taps, reading activations there, discovering taps, cutting and saving encoders."""

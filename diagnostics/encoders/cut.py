@@ -1,6 +1,6 @@
-"""An encoder cut at a tap: its pass ends there, and what runs later only is gone.
+"""Encoders cut at a tap: their forward pass ends there, and modules that only run later are removed.
 
-The pass is left by an exception once the tap has been read, so nothing behind it runs whatever the model's code looks like.
+An exception ends the pass once the tap has been read, so that nothing after it runs, whatever the model's code looks like.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,12 +28,12 @@ Forward = Callable[[nn.Module, Any], Any]
 
 
 def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
-    """The encoder up to a tap, which becomes its output; the encoder itself stays as it is, and tensors are shared.
+    """The encoder up to a tap, which becomes its output tap. The given encoder does not change, and tensors are shared.
 
-    It has the taps that fire up to there, the trunk's depths as shares of the tap's own where that is one of the trunk.
-    Its lineage is that of the whole one, but for the group, which says where it was cut. Modules of which nothing runs and
-    no tensor is read up to the tap are left out, but for lists, whose length code may ask for. Activations at all its taps
-    are verified to be those of the whole encoder, to the bit, on the example.
+    The result has the taps that fire up to there; depths of trunk taps are rescaled so that a trunk tap at the end is at
+    depth 1. Its lineage is the encoder's, except that `group` says where it was cut. Modules that do not run and whose
+    tensors are not read up to the tap are removed, except for lists, since code may ask for their length. Activations at all
+    its taps are verified to equal the whole encoder's on the example, bit for bit.
 
     Raises DiagnosticsError for an unknown tap, an encoder without a torch module, and where the activations differ.
     """
@@ -46,16 +45,16 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
     batch = default_collate([encoder.preprocess(encoder.example())] * 2)
     reason = ""
     for absent in (_idle(encoder, last), ()):
-        twin = encoder.with_module(_sharing_tensors(encoder.module, encoder.name), encoder.name)
+        whole = encoder.with_module(_sharing_tensors(encoder.module, encoder.name), encoder.name)
         try:
-            cut = shortened(twin, tap, absent)
+            cut = shortened(whole, tap, absent)
             names = [tap.name for tap in cut.taps]
-            whole, part = encoder.capture(batch, names), cut.capture(batch)
+            expected, captured = encoder.capture(batch, names), cut.capture(batch)
         except Exception as error:
-            # Code that reads a setting of a module that it does not run; with all modules in place it is content.
+            # Code may read a setting of a module that it does not run: all modules are kept in the second attempt.
             reason = f"a pass that ends there fails: {describe(error)}"
             continue
-        differing = [name for name in names if not _same(whole[name], part[name])]
+        differing = [name for name in names if not _same(expected[name], captured[name])]
         if not differing:
             return cut
         reason = f"a pass that ends there gives others at tap {differing[0]}"
@@ -63,41 +62,37 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
 
 
 def shortened(encoder: TorchEncoder, tap: str, absent: Sequence[str]) -> TorchEncoder:
-    """The encoder with passes that end at a tap; the modules `absent` are taken out of its module itself."""
+    """The encoder with passes that end at a tap; the modules `absent` are removed from its module in place."""
     last = encoder.tap(tap)
-    site = _site(encoder, last)
-    cut = copy.copy(encoder)
-    cut.cut, cut.absent = tap, tuple(dict.fromkeys((*absent, *encoder.absent)))
-    cut.spec, cut.skeleton = "", encoder.skeleton or encoder.spec
-    before = f" cut at {encoder.cut}" if encoder.cut else ""
-    cut.name = f"{encoder.name.removesuffix(before)} cut at {tap}"
-    cut.configuration = f"{encoder.configuration.removesuffix(f';{before}')}; cut at {tap}"
-    if group := str(encoder.lineage.get("group") or ""):
+    whole = f" cut at {encoder.cut}" if encoder.cut else ""
+    name = f"{encoder.name.removesuffix(whole)} cut at {tap}"
+    absent = tuple(dict.fromkeys((*absent, *encoder.absent)))
+    lineage = encoder.lineage
+    if group := str(lineage.get("group") or ""):
         # Comparisons would show it under the name of the whole one.
-        cut.lineage = {**encoder.lineage, "group": f"{group.removesuffix(before)} cut at {tap}"}
-    forward = encoder._forward  # pyright: ignore[reportPrivateUsage]
-    cut._forward = _until(site, forward, cut.name)  # pyright: ignore[reportPrivateUsage]
-    _take_out(cut.module, cut.absent, cut.name)
-    cut.taps = _taps_until(encoder, cut, last)
-    cut.output_tap = tap
-    fresh = encoder._fresh  # pyright: ignore[reportPrivateUsage]
-    if fresh is not None:
+        lineage = {**lineage, "group": f"{group.removesuffix(whole)} cut at {tap}"}
+    draw = encoder.fresh_module
 
-        def without() -> nn.Module:
-            module = fresh()
-            _take_out(module, cut.absent, cut.name)
-            return module
+    def fresh() -> nn.Module:
+        assert draw is not None
+        module = draw()
+        _take_out(module, absent, name)
+        return module
 
-        cut._fresh = without  # pyright: ignore[reportPrivateUsage]
-    sized = encoder._sized_for  # pyright: ignore[reportPrivateUsage]
-    if sized is not None:
-
-        def sized_for(sample: np.ndarray) -> Encoder | None:
-            made = sized(sample)
-            return shortened(made, tap, cut.absent) if isinstance(made, TorchEncoder) else made
-
-        cut._sized_for = sized_for  # pyright: ignore[reportPrivateUsage]
-    return cut
+    cut = encoder.replace(
+        name=name,
+        cut=tap,
+        absent=absent,
+        spec="",
+        skeleton=encoder.skeleton or encoder.spec,
+        lineage=lineage,
+        configuration=f"{encoder.configuration.removesuffix(f';{whole}')}; cut at {tap}",
+        forward=_until(_site(encoder, last), encoder.forward, name),
+        fresh=fresh if draw else None,
+        resized=lambda sized: shortened(sized, tap, absent),
+    )
+    _take_out(cut.module, absent, name)
+    return cut.replace(taps=_taps_until(encoder, cut, last), output_tap=tap)
 
 
 def _until(site: Site, forward: Forward, name: str) -> Forward:
@@ -116,14 +111,14 @@ def _until(site: Site, forward: Forward, name: str) -> Forward:
 
 
 class _Absent(nn.Module):
-    """In the place of a module that was left out: it has no tensors, and says what it is when it is run."""
+    """Stands in for a module that was removed: it has no tensors, and raises when it is run."""
 
     def __init__(self, name: str, encoder: str) -> None:
         super().__init__()
-        self.said = f"Module '{name}' is not in {encoder}: use the whole encoder for such samples."
+        self.message = f"Module '{name}' is not in {encoder}: use the whole encoder for such samples."
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        raise DiagnosticsError(self.said)
+        raise DiagnosticsError(self.message)
 
 
 def _take_out(module: nn.Module, names: Sequence[str], encoder: str) -> None:
@@ -149,7 +144,7 @@ def _sharing_tensors(module: nn.Module, name: str) -> nn.Module:
 
 
 class _Watching(TorchDispatchMode):
-    """Notes the memory of every tensor that an operation is given, also where no module of its own is called."""
+    """Records the memory of every tensor that an operation takes, also where no module is called for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +158,7 @@ class _Watching(TorchDispatchMode):
 
 
 def _memory(tensor: Tensor) -> int:
-    """Where its numbers lie; 0 for what has no memory of the common kind (sparse tensors)."""
+    """The address of the tensor's memory; 0 for tensors without one (sparse tensors)."""
     try:
         return tensor.untyped_storage().data_ptr()
     except (NotImplementedError, RuntimeError):
@@ -172,7 +167,7 @@ def _memory(tensor: Tensor) -> int:
 
 @contextmanager
 def _counted(module: nn.Module) -> Generator[tuple[Counter[int], Counter[int]]]:
-    """How often each module (by id) is begun and ended while inside."""
+    """A context that counts how often each module (by id) is entered and left."""
     begun: Counter[int] = Counter()
     ended: Counter[int] = Counter()
 
@@ -195,7 +190,7 @@ def _counted(module: nn.Module) -> Generator[tuple[Counter[int], Counter[int]]]:
 
 
 def _taps_until(encoder: TorchEncoder, cut: TorchEncoder, last: Tap) -> tuple[Tap, ...]:
-    """The whole encoder's taps that fire in the pass of the cut one, which tells how often their modules run in it."""
+    """The whole encoder's taps that fire in the pass of the cut one, with the number of calls in that pass."""
     with _counted(cut.module) as (begun, ended):
         cut.capture(default_collate([cut.preprocess(cut.example())]), [])
     taps: list[Tap] = []
@@ -209,11 +204,9 @@ def _taps_until(encoder: TorchEncoder, cut: TorchEncoder, last: Tap) -> tuple[Ta
 
 
 def _idle(encoder: TorchEncoder, last: Tap) -> tuple[str, ...]:
-    """Names of the largest modules with tensors of which nothing runs and none is read in a pass that ends at a tap."""
+    """Names of the largest modules with tensors that neither run nor are read in a pass that ends at a tap."""
     site = _site(encoder, last)
-    stopping = copy.copy(encoder)
-    forward = encoder._forward  # pyright: ignore[reportPrivateUsage]
-    stopping._forward = _until(site, forward, encoder.name)  # pyright: ignore[reportPrivateUsage]
+    stopping = encoder.replace(forward=_until(site, encoder.forward, encoder.name))
     batch = default_collate([encoder.preprocess(encoder.example())])
     watching = _Watching()
     with _counted(encoder.module) as (begun, _), watching:
@@ -221,16 +214,16 @@ def _idle(encoder: TorchEncoder, last: Tap) -> tuple[str, ...]:
     if site.when == "before":
         # Its last call is left before it does anything.
         begun[id(encoder.module.get_submodule(site.module))] -= 1
-    found: list[str] = []
+    idle: list[str] = []
     for name, part in encoder.module.named_modules(remove_duplicate=False):
-        inside = any(name == other or name.startswith(f"{other}.") for other in found)
+        inside = any(name == other or name.startswith(f"{other}.") for other in idle)
         if not name or inside or isinstance(part, (nn.ModuleList, nn.ModuleDict)):
             continue
         tensors = [*part.parameters(), *part.buffers()]
         ran = any(begun[id(inner)] > 0 for inner in part.modules())
         if tensors and not ran and not any(_memory(tensor) in watching.read for tensor in tensors):
-            found.append(name)
-    return tuple(found)
+            idle.append(name)
+    return tuple(idle)
 
 
 def _site(encoder: TorchEncoder, tap: Tap) -> Site:
@@ -239,5 +232,5 @@ def _site(encoder: TorchEncoder, tap: Tap) -> Site:
     return tap.site
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and torch.allclose(one, other, 0, 0, equal_nan=True)
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and torch.allclose(a, b, 0, 0, equal_nan=True)

@@ -1,12 +1,14 @@
-"""The encoder contract: what every encoder has and can be asked for, whatever its model is made with."""
+"""The encoder contract: attributes and methods that every encoder has, whatever framework its model uses."""
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
@@ -19,12 +21,12 @@ Reduce = Callable[[Tap, Tensor], Any]
 
 
 def keep(tap: Tap, tokens: Tensor) -> Tensor:
-    """The reduction that keeps all tokens: a copy [B, T, F], safe from later in-place operations."""
+    """The reduction that keeps everything: a copy of the tokens [B, T, F], safe from later in-place operations."""
     return tokens.clone()
 
 
 class Captured(dict[str, Any]):
-    """What was read at some taps, `{tap name: value}`, and why it was not at others, `left_out`."""
+    """Values captured at taps, `{tap name: value}`, with the taps that have none and the reasons in `left_out`."""
 
     def __init__(self, values: Mapping[str, Any], left_out: Mapping[str, str]) -> None:
         super().__init__(values)
@@ -34,8 +36,8 @@ class Captured(dict[str, Any]):
 class Encoder(ABC):
     """A model with its preprocessing, seen through its taps.
 
-    Subclasses set `name`, `modality`, `taps` (in order of execution) and `output_tap` (the name of the tap that the
-    encoder's makers hand to users), and implement the abstract methods. A torch module needs no subclass: see
+    Subclasses set `name`, `modality`, `taps` (in order of execution) and `output_tap` (name of the tap whose activations the
+    model's authors give to users), and implement the abstract methods. A torch module needs no subclass: use
     `TorchEncoder`.
     """
 
@@ -44,24 +46,27 @@ class Encoder(ABC):
     taps: tuple[Tap, ...]
     output_tap: str
     rate: float | None = None
-    """Samples a second (Hz) that audio must have, frames a second of a video; None where it does not matter."""
+    """Sampling rate (Hz) that audio must have, or frames per second of a video; None where it does not matter."""
     spec: str = ""
-    """The name that it was asked for, as on the command line; "" for an object made in Python."""
+    """The name by which it was built, as on the command line; "" for an object made in Python."""
     skeleton: str = ""
-    """A name that builds the same architecture, preprocessing and taps, whatever the weights; "" means `spec`."""
+    """A name that builds the same architecture, preprocessing and taps, with whatever weights; "" means `spec`."""
+    files: tuple[Path, ...] = ()
+    """Small data files (.json, .txt, .model) in the folder that `skeleton` names and that building it reads. A saved encoder
+    contains them, so that loading it does not need the folder."""
     lineage: Mapping[str, Any] = MappingProxyType({})
-    """What made the weights, as plain JSON values. Comparisons read `group` (a label), `seed` (of the training) and `base`
+    """How the weights were made, as plain JSON values. Comparisons read `group` (a label), `seed` (of the training) and `base`
     (the weights' identity of the encoder that an alignment started from)."""
 
     redrawn: float = 1.0
-    """Of a control with other weights: which share of the encoder's numbers it has otherwise."""
+    """Of a control encoder with redrawn weights: the share of the encoder's weights that differ in it."""
     note: str = ""
-    """What is to be known beside it, in words: of a control, which numbers are not drawn anew."""
+    """A remark for reports: of a control encoder, which weights are not redrawn."""
 
     @property
     @abstractmethod
     def identity(self) -> Mapping[str, str]:
-        """Digests of `weights`, `configuration` and `preprocessing`; equal digests mean equal activations."""
+        """Digests of `weights`, `configuration` and `preprocessing`; equal identities mean equal activations."""
 
     @abstractmethod
     def example(self) -> np.ndarray:
@@ -69,54 +74,72 @@ class Encoder(ABC):
 
     @abstractmethod
     def preprocess(self, sample: np.ndarray) -> Any:
-        """One raw sample as what `torch.utils.data.default_collate` can batch."""
+        """The model's input for one raw sample, in a form that `torch.utils.data.default_collate` can batch."""
 
     @abstractmethod
     def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
         """`{tap name: reduce(tap, activations [sample, token, feature])}` from one forward pass.
 
-        `reduce` runs on the device at the moment the tap fires, before a later operation can overwrite the tensor,
-        and must not keep the tensor it is given. All taps when `taps` is None.
+        `reduce` is called on the device when the tap fires, before a later operation can overwrite the tensor, and must not
+        keep the tensor that it is given. All taps when `taps` is None.
         """
 
     def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Captured:
-        """`{tap name: reduce(tap, attention [sample, head, query, key])}` of the blocks that the taps stand after.
+        """`{tap name: reduce(tap, attention [sample, head, query, key])}` of the blocks whose outputs the taps read.
 
-        Over all tokens of the tap, prefix tokens first. `reduce` returns a tensor [sample, ...], and may be given the
-        batch in parts. Taps without one attention of their own are left out; raises where all are.
+        Queries and keys are all tokens of the tap, prefix tokens first. `reduce` returns a tensor [sample, ...] and may be
+        called with parts of the batch. Taps without exactly one attention of their own are left out.
+
+        Raises DiagnosticsError where no tap has one.
         """
         raise DiagnosticsError(f"{self.name} gives no attention.")
 
     def input_gradient(self, batch: Any, taps: Sequence[str] | None = None) -> Captured:
         """`{tap name: float tensor [sample, *places]}`: how strongly the tap's central grid token depends on each place.
 
-        Places are those of the input that the grid covers, as the model takes it (pixels, time steps). Taps whose grid
-        does not show which axes these are are left out; raises where all are.
+        Places are those of the model's input that the grid covers (pixels, time steps). Taps whose grid does not show which
+        axes of the input are places are left out.
+
+        Raises DiagnosticsError where all taps are left out.
         """
         raise DiagnosticsError(f"{self.name} gives no gradients.")
 
     def sized_for(self, sample: np.ndarray) -> Encoder:
-        """This encoder with the grids that it has for samples of this size; raises when the size does not fit."""
+        """The encoder for samples of this size, with the grids that it has then; itself where nothing differs.
+
+        Raises DiagnosticsError for a size that the model cannot take.
+        """
         return self
 
     def valid(self, batch: Any, tap: Tap) -> Tensor | None:
-        """Which grid tokens of a tap stand for data, bool [sample, grid token]; None where all do (no padding, no mask)."""
+        """Which grid tokens of a tap represent data, bool [sample, grid token]; None where all do (no padding, no mask)."""
         return None
 
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
-        """For a sample whose grid axes have these extents: the (start, stop) that the grid covers along each axis.
+        """The (start, stop) that the grid covers along each axis of a sample whose grid axes have these extents.
 
-        Differs from `(0, extent)` where preprocessing crops, so that dense targets are cut as the input was.
+        Differs from `(0, extent)` where preprocessing crops, so that dense targets are cropped like the input.
         """
         return tuple((0.0, float(n)) for n in shape)
 
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values of these attributes (`spec`, `lineage`, ...), which shares all others, the model included.
+
+        Raises TypeError for the name of no attribute.
+        """
+        if strange := [name for name in changes if not hasattr(self, name)]:
+            raise TypeError(f"{type(self).__name__} has no {strange[0]} that could be replaced.")
+        other = copy.copy(self)
+        vars(other).update(changes)
+        return other
+
     def to(self, device: str) -> Encoder:
-        """This encoder on a device; returns itself."""
+        """Moves the encoder to a device, and returns it."""
         return self
 
     @contextmanager
     def on(self, device: str) -> Generator[None]:
-        """This encoder on a device while inside, and afterwards where it was; by default `to` it and to the CPU."""
+        """A context in which the encoder is on a device, and after which it is where it was (by default on the CPU)."""
         self.to(device)
         try:
             yield
@@ -124,15 +147,21 @@ class Encoder(ABC):
             self.to("cpu")
 
     def fresh(self, seed: int) -> Encoder:
-        """The same architecture with untrained weights: the control for what training brought."""
+        """A control encoder (baseline): the same architecture with untrained weights.
+
+        Raises DiagnosticsError where it has no weights to draw.
+        """
         raise DiagnosticsError(f"{self.name} has no weights to draw afresh.")
 
     def permuted(self, seed: int) -> Encoder:
-        """The same weights, shuffled within each tensor: the control for the weights' distribution alone."""
+        """A control encoder (baseline): the same weights, shuffled within each tensor, which keeps their distribution.
+
+        Raises DiagnosticsError where it has no weights to shuffle.
+        """
         raise DiagnosticsError(f"{self.name} has no weights to permute.")
 
     def tap(self, name: str) -> Tap:
-        """The tap of that name; unknown names raise with the nearest ones."""
+        """The tap of that name. Raises DiagnosticsError, with the nearest names, where there is none."""
         for tap in self.taps:
             if tap.name == name:
                 return tap
@@ -140,7 +169,7 @@ class Encoder(ABC):
 
     @property
     def poolings(self) -> tuple[str, ...]:
-        """How tokens are pooled, side by side: see `pool`."""
+        """Names of the poolings of its tokens; see `diagnostics.encoders.hooks.pool`."""
         grids = [tap.grid for tap in self.taps]
         last = ("last",) if any(grid.axes == ("t",) and grid.tokens > 1 for grid in grids) else ()
         prefix = ("prefix",) if any(grid.prefix for grid in grids) else ()

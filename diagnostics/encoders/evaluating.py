@@ -1,4 +1,4 @@
-"""A module that is someone else's, used for a while and left as it was: mode, buffers, gradients, device, random state."""
+"""Contexts that use a caller's module and restore it afterwards: mode, buffers, gradients, device, random state."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _DRAWING = threading.RLock()
 
 @contextmanager
 def evaluating(module: nn.Module) -> Generator[None]:
-    """In eval mode while inside; afterwards every submodule's mode, all buffers and the random state are as before.
+    """A context in which the module is in eval mode, and after which modes, buffers and random state are as before.
 
-    Also where what runs inside raises. The flags are set by themselves, as `eval()` may be overridden to do more (to merge
-    weights, say), which `train()` undoes up to rounding.
+    They are restored after an exception too. Only the flags are set, since `eval()` may be overridden to do more (merge
+    weights, for example), which `train()` undoes up to rounding.
     """
     training: list[nn.Module] = []
     buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
@@ -45,14 +45,14 @@ def evaluating(module: nn.Module) -> Generator[None]:
 
 def _parts(module: nn.Module) -> list[nn.Module]:
     """All its modules, each once; `modules()` takes three times as long, in every pass."""
-    found: dict[nn.Module, None] = {}
+    parts: dict[nn.Module, None] = {}
     waiting: list[Any] = [module]
     while waiting:
         part = waiting.pop()
-        if part is not None and part not in found:
-            found[part] = None
+        if part is not None and part not in parts:
+            parts[part] = None
             waiting += part._modules.values()
-    return list(found)
+    return list(parts)
 
 
 def _set_mode(part: nn.Module, training: bool) -> None:
@@ -78,8 +78,10 @@ def _put_back(part: nn.Module, name: str, buffer: Tensor, before: Tensor) -> Non
 
 @contextmanager
 def random_kept(device: torch.device | None = None) -> Generator[None]:
-    """Draws while inside leave no trace in the random states of Python, numpy and torch (of the CPU, and of this CUDA device;
-    of all of them where none is named)."""
+    """A context after which the random states of Python, numpy and torch are as before.
+
+    Of torch, those of the CPU and of the given CUDA device (of all CUDA devices where none is given).
+    """
     devices = [device.index or 0] if device is not None and device.type == "cuda" else []
     if device is None and torch.cuda.is_initialized():
         devices = list(range(torch.cuda.device_count()))
@@ -99,7 +101,7 @@ def random_kept(device: torch.device | None = None) -> Generator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Generator[None]:
-    """Torch draws from this seed while inside, one thread at a time, and afterwards as if nothing had been drawn."""
+    """A context in which torch draws from this seed, one thread at a time, and after which random states are as before."""
     with _DRAWING, random_kept():
         # `torch.manual_seed` would also seed CUDA where that is not used yet, which cannot be taken back.
         torch.default_generator.manual_seed(seed)
@@ -110,7 +112,7 @@ def seeded(seed: int) -> Generator[None]:
 
 @contextmanager
 def wanting_gradients(module: nn.Module, wanted: bool) -> Generator[None]:
-    """While inside, all floating point parameters want gradients, or none do."""
+    """A context in which all floating point parameters require gradients, or none do."""
     changed = [p for p in module.parameters() if p.requires_grad != wanted and p.is_floating_point()]
     try:
         for parameter in changed:
@@ -122,7 +124,7 @@ def wanting_gradients(module: nn.Module, wanted: bool) -> Generator[None]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where its first tensor lies; the CPU where it has none."""
+    """The device of the module's first tensor; the CPU where it has none."""
     for tensors in (module.parameters(), module.buffers()):
         for tensor in tensors:
             return tensor.device
@@ -131,7 +133,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 @contextmanager
 def placed(module: nn.Module, device: str | torch.device) -> Generator[None]:
-    """On a device while inside; afterwards it has the very tensors that it had before, gradients too, where they were."""
+    """A context in which the module is on a device, and after which it has the same tensors (and gradients) as before."""
     wanted, parts = torch.device(device), list(module.modules())
     parameters = [(part, *item) for part in parts for item in part.named_parameters(recurse=False)]
     buffers = [(part, *item) for part in parts for item in part.named_buffers(recurse=False)]

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from diagnostics.activations.folder import unwritable
 from diagnostics.encoders.cut import cut_encoder
+from diagnostics.encoders.digests import digest_of
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.rebuild import MOST_TEXT, skeleton_of
-from diagnostics.encoders.torch_encoder import TorchEncoder, digest_of
+from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, StorageError, describe
 
 SAVED = "encoder.safetensors"

@@ -1,13 +1,12 @@
-"""Videos through an image encoder: some frames of a clip, each seen by itself, and their average.
+"""Image encoders applied to videos: some frames of a clip are encoded one by one, and averaged.
 
-This is how Perception Encoder and CLIP models are used on video. The order of frames does not enter, so it can tell what is
-in a clip and never in which direction it moves.
+This is how Perception Encoder and CLIP models are used on video. The order of frames has no effect, so such an encoder can
+tell what is in a clip and never in which direction it moves.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -15,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from diagnostics.encoders.batches import map_tensors
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, unknown
@@ -24,7 +24,7 @@ MOST_FRAMES = 4096
 
 
 def sampled_frames(frames: int, count: int, sampler: str) -> list[int]:
-    """Which `count` frames of a clip of that many are seen, from 0; a clip that is shorter shows some of them again.
+    """Indices of the `count` frames that are encoded of a clip of `frames`; some are repeated in a shorter clip.
 
     `floor` takes int(i * frames / count), the first of equal parts, as in the demonstrations of Perception Encoder;
     `endpoints` takes int(i * (frames - 1) / (count - 1)), first and last included, as in clip_benchmark.
@@ -35,15 +35,15 @@ def sampled_frames(frames: int, count: int, sampler: str) -> list[int]:
 
 
 def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> TorchEncoder:
-    """An image encoder over `count` frames of each video, uint8 [t, y, x, channel].
+    """An image encoder applied to `count` frames of each video, uint8 [t, y, x, channel].
 
-    Every tap of a grid [y, x] gets a grid [t, y, x] with the tokens of each frame; prefix tokens are averaged over the
-    frames. What stands for a whole image has a cell a frame, so its mean is the average over frames that is handed out as
-    the embedding of a clip (of embeddings as they are, not brought to length 1 before or after). In time a frame stands
-    for the part of the clip around it.
+    A tap with a grid [y, x] gets a grid [t, y, x] with the tokens of all frames; prefix tokens are averaged over frames. A
+    token for a whole image becomes one grid token per frame, so that its mean over the grid is the average over frames that
+    is used as the embedding of a clip (without normalising embeddings to length 1 before or after). In time, a frame
+    represents the part of the clip around it.
 
     Raises DiagnosticsError for an encoder of other samples than images, a count below 1, an unknown sampler, and
-    `endpoints` of a single frame.
+    `endpoints` with a single frame.
     """
     if encoder.modality != "image" or any(tap.site is not None and tap.site.rows > 1 for tap in encoder.taps):
         raise DiagnosticsError(
@@ -66,10 +66,8 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
             )
         return default_collate([encoder.preprocess(sample[i]) for i in sampled_frames(len(sample), count, sampler)])
 
-    image_forward = encoder._forward  # pyright: ignore[reportPrivateUsage]
-
     def forward(module: nn.Module, batch: Any) -> Any:
-        return image_forward(module, _folded(batch))
+        return encoder.forward(module, _folded(batch))
 
     def sized_for(sample: np.ndarray) -> TorchEncoder | None:
         sized = encoder.sized_for(sample[0])
@@ -92,7 +90,7 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
         preprocess,
         _example(encoder.example(), count),
         forward=forward,
-        fresh=encoder._fresh,  # pyright: ignore[reportPrivateUsage]
+        fresh=encoder.fresh_module,
         configuration=f"{encoder.configuration}; {count} frames by {sampler}",
         sized_for=sized_for,
         covers=covers,
@@ -102,7 +100,7 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
 
 
 def _over_frames(tap: Tap, count: int, encoder: str) -> Tap:
-    """The tap with time as its grid's first axis."""
+    """The tap with time as the first axis of its grid."""
     if tap.site is None or not (tap.grid.axes == ("y", "x") or tap.grid.tokens == 1):
         raise DiagnosticsError(f"Tap {tap.name} of {encoder} has a grid of {tap.grid}, not of y and x: leave it out.")
     shape = tap.grid.shape if tap.grid.axes == ("y", "x") else (1, 1)
@@ -112,27 +110,25 @@ def _over_frames(tap: Tap, count: int, encoder: str) -> Tap:
 
 def _folded(batch: Any) -> Any:
     """[B, count, ...] as [B * count, ...]."""
-    if isinstance(batch, Mapping):
-        return {key: _folded(value) for key, value in batch.items()}
-    return batch.flatten(0, 1) if isinstance(batch, Tensor) else batch
+    return map_tensors(lambda tensor: tensor.flatten(0, 1), batch)
 
 
 def _covered_time(frames: int, count: int, sampler: str) -> tuple[float, float]:
-    """(start, stop) of what the cells cover along time, in frames, so that each cell lies around the frame it shows.
+    """(start, stop) of the time that the cells cover, in frames, such that each cell is centred on the frame it shows.
 
-    Reaches beyond the clip where frames are left out, since what is at its very start is the middle of the first cell. Of
-    a shorter clip, of which a frame is seen in several cells, these share its time.
+    Extends beyond the clip where frames are skipped, since the clip's start is the middle of the first cell. In a shorter
+    clip, whose frames are repeated, the cells of a repeated frame share its time.
     """
     step = frames / count if sampler == "floor" else (frames - 1) / (count - 1)
     if step == 0:
         return 0.0, float(frames)
     start = min(0.0, (1 - step) / 2)
     if step.is_integer():
-        # Cells of whole frames, so that the one shown is the middle one (of an even number the earlier of two).
+        # Cells of whole frames, with the frame shown in the middle (of an even number, the earlier of the two).
         start = float(math.ceil(start))
     return start, start + step * count
 
 
 def _example(image: np.ndarray, count: int) -> np.ndarray:
-    """A clip of twice as many frames as are seen, each the image moved a row further."""
+    """A clip of twice as many frames as are encoded, each the image shifted by one more row."""
     return np.stack([np.roll(image, i, axis=0) for i in range(2 * count)])

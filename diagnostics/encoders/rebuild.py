@@ -1,6 +1,6 @@
-"""The name that builds a saved encoder again, from whatever folder, and the small text files that this needs.
+"""Rebuilding a saved encoder: the name that builds it, from whatever folder, and the small data files that this needs.
 
-A checkpoint directory's configuration and tokenizer travel with the weights, so that the directory need not be there.
+Files that the encoder declares (`Encoder.files`) travel with the weights, so that the folder they lie in is not needed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import functools
 import json
 import re
 import tempfile
-from collections.abc import Generator
-from fnmatch import fnmatch
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -24,41 +23,42 @@ from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, describe
 
 FILES = "{files}"
-"""Stands in a saved skeleton for the folder in which its files are put when it is loaded."""
+"""In a saved skeleton, a placeholder for the folder to which its files are unpacked when it is loaded."""
 MOST_BYTES = 20 * 10**6
-"""Of such files together: they are part of a header, which is read before the weights."""
+"""Total size of such files: they are part of a header, which is read before the weights."""
 MOST_FILES = 64
 MOST_TEXT = 3 * MOST_BYTES
-"""Characters of the JSON that holds them, where line ends and quotes take two."""
+"""Characters of the JSON that contains them, in which line ends and quotes take two."""
 MOST_PARAMETERS, MOST_NUMBERS = 20_000, 10**10
-"""Tensors and numbers of a module that a skeleton builds: 25 and 5 times those of PE-G."""
-_TRAVELLING = (
-    "*config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
-)  # fmt: skip
+"""Most tensors and weights of a module that a skeleton builds: 25 and 5 times those of PE-G."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}\.(json|txt|model)")
-"""Plain names of data: nothing that could be imported or run, and no path."""
+"""Plain names of data files: no path, and nothing that could be imported or run."""
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(10))}
 _BASE = re.compile(r"(?:^|&)base=([^&]*)")
 
 
 def skeleton_of(encoder: TorchEncoder) -> tuple[str, dict[str, str | dict[str, str]]]:
-    """The name that builds an encoder again, from whatever folder, and the files that it needs."""
+    """The name that builds an encoder again, from whatever folder, and the files that travel with it (name -> content).
+
+    Content is text, or bytes as `{"base64": ...}`. Raises DiagnosticsError where no name builds the encoder, and where a
+    file that must travel is missing, too large, or not a data file.
+    """
     text = encoder.skeleton or encoder.spec
     if not text:
         raise DiagnosticsError(
             f"{encoder.name} was made in Python, so nothing says how to build it again: put the function that makes it into a "
             "file and use diagnostics.build('encoder', 'file.py:function')."
         )
-    return _standing(text, bool(encoder.skeleton), encoder.name)
+    return _from_anywhere(text, encoder.files, encoder.name)
 
 
-def _standing(text: str, weightless: bool, encoder: str) -> tuple[str, dict[str, str | dict[str, str]]]:
-    """A name that holds from whatever folder, and the files that it needs; `weightless` where weights are not looked for."""
+def _from_anywhere(text: str, files: Sequence[Path], encoder: str) -> tuple[str, dict[str, str | dict[str, str]]]:
+    """A name with absolute paths, or with `FILES` for the folder that holds `files`, and then their content."""
     name, mark, query = text.partition("?")
-    if around := _BASE.search(query):
-        # Around another encoder, whose name is treated likewise; braces stay, for the place of the files.
-        inner, files = _standing(unquote(around[1]), weightless, encoder)
-        return f"{name}?{query[: around.start(1)]}{quote(inner, safe='{}')}{query[around.end(1) :]}", files
+    if inner := _BASE.search(query):
+        # The name of another encoder is an option, and treated likewise; the braces of FILES are not quoted.
+        base, contents = _from_anywhere(unquote(inner[1]), files, encoder)
+        return f"{name}?{query[: inner.start(1)]}{quote(base, safe='{}')}{query[inner.end(1) :]}", contents
     path, _, function = name.rpartition(":")
     if path.endswith(".py"):
         return f"{Path(path).resolve()}:{function}{mark}{query}", {}
@@ -66,59 +66,55 @@ def _standing(text: str, weightless: bool, encoder: str) -> tuple[str, dict[str,
     folder = Path(rest).expanduser()
     if colon and folder.is_absolute() and not folder.exists():
         raise DiagnosticsError(f"{folder} is gone, and {encoder} cannot be built again without it: put it back.")
-    # A folder may be called as a model is (`timm:resnet18` beside results in `resnet18`), but says nothing of how to build it.
-    if not (colon and rest and folder.is_dir() and any(_travels(file) for file in folder.iterdir())):
-        return name + mark + query, {}
-    if not weightless:
-        # The weights lie there too, so it is asked for as it is.
+    if colon and folder in {file.parent for file in files}:
+        return f"{scheme}:{FILES}{mark}{query}", _contents(files)
+    # A folder may have the name of a model (`timm:resnet18` beside results in `resnet18`), but then has no configuration.
+    if colon and rest and (folder / "config.json").is_file():
         return f"{scheme}:{folder.resolve()}{mark}{query}", {}
-    return f"{scheme}:{FILES}{mark}{query}", _files(folder)
+    return name + mark + query, {}
 
 
-def _travels(file: Path) -> bool:
-    named = file.name.endswith((".json", ".txt", ".model")) and any(fnmatch(file.name, like) for like in _TRAVELLING)
-    return named and file.is_file()
-
-
-def _files(folder: Path) -> dict[str, str | dict[str, str]]:
-    """What a checkpoint directory says of how to build a model, without its weights."""
-    found: dict[str, str | dict[str, str]] = {}
+def _contents(files: Sequence[Path]) -> dict[str, str | dict[str, str]]:
+    contents: dict[str, str | dict[str, str]] = {}
     room = MOST_BYTES
-    for file in sorted(folder.iterdir()):
-        if not _travels(file):
-            continue
+    for file in files:
+        if not file.is_file():
+            raise DiagnosticsError(f"{file} is gone, and the encoder cannot be built again without it: put it back.")
         room -= file.stat().st_size
-        if room < 0 or len(found) == MOST_FILES or not _FILE_NAME.fullmatch(file.name):
+        if room < 0 or len(contents) == MOST_FILES or not _FILE_NAME.fullmatch(file.name):
             raise DiagnosticsError(
                 f"{file} cannot travel with the weights, of which it is needed to build the encoder again: its name must be "
                 f"plain, and such files may have {MOST_BYTES // 10**6} MB in all and be {MOST_FILES} at most."
             )
         content = file.read_bytes()
         try:
-            found[file.name] = content.decode()
+            contents[file.name] = content.decode()
         except UnicodeDecodeError:
-            found[file.name] = {"base64": base64.b64encode(content).decode()}
-    return found
+            contents[file.name] = {"base64": base64.b64encode(content).decode()}
+    return contents
 
 
 @functools.cache
 def unpacked(files: str, file: str) -> tempfile.TemporaryDirectory[str]:
-    """A folder with these files, removed when the process ends: encoders of other sizes are built from it later."""
-    held = {name: _content(name, content, file) for name, content in json.loads(files).items()}
-    size = sum(map(len, held.values()))
-    if size > MOST_BYTES or len(held) > MOST_FILES or len({name.lower() for name in held}) < len(held):
+    """A temporary folder with these files (JSON), kept until the process ends: encoders of other sizes are built from it.
+
+    Raises DiagnosticsError for names that are no plain data files, damaged content, and more files than can be.
+    """
+    contents = {name: _content(name, content, file) for name, content in json.loads(files).items()}
+    size = sum(map(len, contents.values()))
+    if size > MOST_BYTES or len(contents) > MOST_FILES or len({name.lower() for name in contents}) < len(contents):
         raise DiagnosticsError(
-            f"{file} holds {len(held)} files of {size / 1e6:.1f} MB, where up to {MOST_FILES} of different names and "
+            f"{file} holds {len(contents)} files of {size / 1e6:.1f} MB, where up to {MOST_FILES} of different names and "
             f"{MOST_BYTES // 10**6} MB in all can be: do not use it."
         )
     folder = tempfile.TemporaryDirectory(prefix="diagnostics-")
-    for name, data in held.items():
+    for name, data in contents.items():
         Path(folder.name, name).write_bytes(data)
     return folder
 
 
 def _content(name: str, content: Any, file: str) -> bytes:
-    # Names come from outside: none may be a path, or be taken for code.
+    # Names come from an untrusted file: none may be a path, or be imported or run as code.
     if not _FILE_NAME.fullmatch(name) or Path(name).stem.partition(".")[0].upper() in _RESERVED:
         raise DiagnosticsError(
             f"{file} holds a file named {name[:80]!r}, which is no plain name of a .json, .txt or .model file: do not use it."
@@ -131,7 +127,10 @@ def _content(name: str, content: Any, file: str) -> bytes:
 
 @contextlib.contextmanager
 def bounded() -> Generator[None]:
-    """Ends the building of a module without end (a million blocks, a matrix beyond any memory) while it is built."""
+    """A context in which building a module that is too large (a million blocks, a matrix beyond any memory) is stopped.
+
+    Raises DiagnosticsError at the parameter that goes beyond `MOST_PARAMETERS` tensors or `MOST_NUMBERS` weights.
+    """
     count = numbers = 0
 
     def note(_module: nn.Module, name: str, parameter: nn.Parameter) -> None:

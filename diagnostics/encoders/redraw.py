@@ -1,4 +1,4 @@
-"""A module's weights drawn anew or permuted, in place: which of its numbers are weights, and how many of them changed."""
+"""Redrawing or permuting a module's weights in place: which of its numbers are weights, and how many of them changed."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ POWER_ITERATIONS = 50
 
 @dataclass(frozen=True)
 class Redrawn:
-    """How many of the numbers of a module's weights another one has otherwise, and the names of tensors that it has alike.
+    """How many weights differ between two modules, and the names of the tensors that are equal.
 
-    Numbers of parameters, and of buffers that may be weights; statistics and masks do not count. A tensor of one value, as
-    biases of 0 before training, is drawn anew as the same, and is not counted as alike.
+    Weights are the numbers of parameters, and of buffers that may be weights; statistics and masks do not count. A constant
+    tensor (biases of 0 before training) is redrawn with the same value, and does not count as equal.
     """
 
     numbers: int
@@ -39,12 +39,12 @@ class Redrawn:
 
     @property
     def share(self) -> float:
-        """Of the numbers; 1 where there are none."""
+        """Share of the weights that differ; 1 where there are none."""
         return self.numbers / self.whole if self.whole else 1.0
 
 
 def redrawn(module: nn.Module, other: nn.Module) -> Redrawn:
-    """What of a module's numbers another one of its kind has otherwise; names that it lacks are passed over."""
+    """Compares the weights of two modules of the same kind; names that only one of them has are ignored."""
     theirs = {**dict(other.named_parameters()), **dict(other.named_buffers())}
     own: dict[str, Tensor] = {**dict(module.named_parameters()), **_number_buffers(module)}
     alike = {
@@ -56,22 +56,22 @@ def redrawn(module: nn.Module, other: nn.Module) -> Redrawn:
     return Redrawn(whole - sum(alike.values()), whole, tuple(alike))
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one.cpu(), other.cpu())
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.cpu(), b.cpu())
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy on the CPU, also of a module that keeps tensors of its last pass with their graph (norms of weights by hooks)."""
+    """A copy on the CPU, also of a module that keeps tensors of its last pass with their graph (weight norms by hooks)."""
     kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
     memo = {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf}
     return copy.deepcopy(module, memo).cpu()
 
 
 def redraw(module: nn.Module) -> nn.Module:
-    """All weights drawn afresh from the global generator, and running statistics forgotten.
+    """Redraws all weights from the global generator and resets running statistics, in place; returns the module.
 
-    Every module's `reset_parameters` is called; what none of them changes is drawn from a Gaussian with its own mean and
-    spread (of integers, rounded and within their own range).
+    Every module's `reset_parameters` is called; a tensor that none of them changes is drawn from a Gaussian with its own mean
+    and standard deviation (integers are rounded, and stay within their range). Raises DiagnosticsError for packed weights.
     """
     _refuse_packed(module)
     before = {name: parameter.clone() for name, parameter in module.named_parameters()}
@@ -80,8 +80,9 @@ def redraw(module: nn.Module) -> nn.Module:
         reset = getattr(part, "reset_parameters", None)
         if callable(reset):
             reset()
-        if isinstance(part, nn.modules.batchnorm._NormBase):  # pyright: ignore[reportPrivateUsage]
-            part.reset_running_stats()
+        forget = getattr(part, "reset_running_stats", None)
+        if callable(forget):
+            forget()
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if torch.equal(parameter, before[name]):
@@ -115,7 +116,10 @@ def _draw(tensor: Tensor) -> None:
 
 
 def permute(module: nn.Module, seed: int) -> nn.Module:
-    """The numbers of each weight shuffled within it; running statistics stay."""
+    """Shuffles the numbers within each weight tensor, in place; returns the module. Running statistics stay.
+
+    Raises DiagnosticsError for packed weights.
+    """
     _refuse_packed(module)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -142,7 +146,7 @@ def _number_buffers(module: nn.Module) -> dict[str, Tensor]:
     Floating point, or integers of 8 bits or under the name of a weight: others are places and counts.
     """
     saved = module.state_dict(keep_vars=True)
-    found: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
     for name, buffer in module.named_buffers():
         last = name.rpartition(".")[2]
         real = buffer.is_floating_point() or buffer.is_complex()
@@ -152,14 +156,14 @@ def _number_buffers(module: nn.Module) -> dict[str, Tensor]:
         if ".parametrizations." in f".{name}" or (buffer.ndim == 1 and _VECTOR.search(last)):
             continue  # what a parametrization keeps follows from the weights, or must keep its form
         if _several(buffer, 3) and bool(buffer.isfinite().all()):
-            found[name] = buffer
-    return found
+            buffers[name] = buffer
+    return buffers
 
 
 def _weight_buffers(module: nn.Module) -> dict[str, Tensor]:
     """Those of them that are not tables by their names."""
-    found = _number_buffers(module)
-    return {name: b for name, b in found.items() if not _TABLE.search(".".join(name.lower().split(".")[-2:]))}
+    buffers = _number_buffers(module)
+    return {name: b for name, b in buffers.items() if not _TABLE.search(".".join(name.lower().split(".")[-2:]))}
 
 
 def _several(tensor: Tensor, count: int) -> bool:
@@ -175,10 +179,10 @@ def _several(tensor: Tensor, count: int) -> bool:
 
 def _settle(module: nn.Module) -> None:
     """The vectors of spectral norms as they belong to the new weights: power iterations, as in training."""
+    part: Any  # torch shows the hooks of a module nowhere in public
     with torch.no_grad():
         for part in module.modules():
-            hooks: Any = part._forward_pre_hooks.values()  # pyright: ignore[reportPrivateUsage]
-            for hook in hooks:
+            for hook in part._forward_pre_hooks.values():
                 if isinstance(hook, SpectralNorm):
                     for _ in range(POWER_ITERATIONS):
                         hook.compute_weight(part, do_power_iteration=True)
@@ -197,14 +201,14 @@ def _settle(module: nn.Module) -> None:
 
 
 def layer_scales(module: nn.Module) -> Tensor:
-    """All factors of LayerScale in a module, one after the other; none where it has none."""
-    found = [
+    """All LayerScale factors in a module, concatenated; empty where it has none."""
+    factors = [
         parameter.detach().flatten().float()
         for part in module.modules()
         for name, parameter in part.named_parameters(recurse=False)
         if _is_scale(type(part).__name__.lower(), name.lower())
     ]
-    return torch.cat(found) if found else torch.empty(0)
+    return torch.cat(factors) if factors else torch.empty(0)
 
 
 def _is_scale(kind: str, name: str) -> bool:
@@ -216,22 +220,22 @@ def _is_scale(kind: str, name: str) -> bool:
 
 
 def note_of(module: nn.Module, other: nn.Module, verb: str, scales: bool = False) -> tuple[Redrawn, str]:
-    """What of a module's weights a control of it has otherwise, and that in words where it is not all.
+    """How a control encoder's weights differ from the module's, and a remark for reports where not all of them do.
 
-    With `scales`, where the control's LayerScale begins too.
+    `verb` is what was done to them. With `scales`, the remark also says at which values the control's LayerScale begins.
     """
-    found = redrawn(module, other)
+    difference = redrawn(module, other)
     parts: list[str] = []
-    if found.alike:
-        few = ", ".join(found.alike[:3]) + (", ..." if len(found.alike) > 3 else "")
-        parts.append(f"{_percent(found.share)} of the encoder's numbers are {verb}, not {few}")
+    if difference.alike:
+        few = ", ".join(difference.alike[:3]) + (", ..." if len(difference.alike) > 3 else "")
+        parts.append(f"{_percent(difference.share)} of the encoder's numbers are {verb}, not {few}")
     factors, trained = layer_scales(other), layer_scales(module)
     if scales and len(factors):
         low, high = f"{float(factors.min()):.3g}", f"{float(factors.max()):.3g}"
         begins = f"at {low}" if low == high else f"between {low} and {high}"
         own = f" ({float(trained.abs().mean()):.3g} on average in the encoder)" if len(trained) else ""
         parts.append(f"its LayerScale begins {begins}{own}, and how much a block adds follows from that")
-    return found, "; ".join(parts)
+    return difference, "; ".join(parts)
 
 
 def _percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""Where activations are read: taps, the sites at which they read a forward pass, and the grids of their tokens.
+"""Declaring where activations are read: taps, the sites in a forward pass, and the grids that tokens lie on.
 
 Shape suffixes used below: B sample, T token (prefix tokens first, then grid tokens in raster order), F feature.
 """
@@ -19,13 +19,15 @@ Layout = Literal["tokens", "channels_first", "channels_last", "features", "time_
 
 @dataclass(frozen=True)
 class Grid:
-    """The places that a tap's tokens stand for.
+    """The grid of places in the input that a tap's tokens represent.
 
     Parameters
     ----------
-    shape: extent along each axis; tokens lie in raster order (last axis fastest).
+    shape: extent along each axis; tokens are in raster order (last axis fastest).
     axes: one of `t` (time), `y`, `x`, `v` (variate) for each extent, in the order of `shape`.
-    prefix: number of tokens before the grid (class, registers) that stand for no place.
+    prefix: number of tokens before the grid tokens that represent no place (class token, registers).
+
+    Raises DiagnosticsError where shape and axes differ in length, an extent is below 1, or `prefix` is negative.
     """
 
     shape: tuple[int, ...]
@@ -40,7 +42,7 @@ class Grid:
 
     @property
     def tokens(self) -> int:
-        """Number of grid tokens, prefix tokens not counted."""
+        """Number of grid tokens, without prefix tokens."""
         return math.prod(self.shape)
 
     def __str__(self) -> str:
@@ -50,19 +52,23 @@ class Grid:
 
 @dataclass(frozen=True)
 class Site:
-    """The moment of a forward pass at which a tap reads, and how what lies there becomes tokens.
+    """The point of a forward pass at which a tap reads, and how the tensor there becomes tokens [B, T, F].
 
-    `module` is the qualified name, `call` which of the module's `calls` calls in one pass (from 0), `when` whether its
-    input or its output is read. `layout` says what the tensor there looks like: `tokens` [B, T, F], `time_first`
-    [T, B, F], `channels_first` [B, F, *grid], `channels_last` [B, *grid, F], `features` [B, F], or
-    `packed` [B * T, F] or [1, B * T, F], all samples behind one another. `padding` leading
-    and `trailing` last tokens are dropped, so that padding never counts as data.
+    Parameters
+    ----------
+    module: qualified name of a module; "" for the whole module.
+    call, calls: which call of the module is read (from 0), and how many there are in one pass.
+    when: whether the module's input (`before`) or its output (`after`) is read.
+    layout: of the tensor: `tokens` [B, T, F], `time_first` [T, B, F], `channels_first` [B, F, *grid], `channels_last`
+        [B, *grid, F], `features` [B, F], or `packed` [B * T, F] or [1, B * T, F] (all samples concatenated).
+    padding, trailing: number of first and last tokens that are dropped, so that padding never counts as data.
+    order: for tensors whose tokens are not prefix first and then in raster order (special tokens at the end, windows, patch
+        by patch through time): `order[i]` is the position, after the padding, of the i-th token of the tap; a permutation.
+    rows: for samples that occupy several consecutive rows of the batch axis (frames, variates): these become the first axis
+        of the grid, and their prefix tokens are averaged.
+    item: which tensor is read where a module takes or gives several, in their order.
 
-    `order` is for tokens that do not lie prefix first and then in raster order (special tokens at the end, unrolled
-    windows, patch by patch through time): `order[i]` is where, behind the padding, the i-th token handed over lies; a
-    permutation. `rows` is for samples cut into several rows of the batch axis, one after the other (frames, variates):
-    they become the first axis of the grid, and their prefix tokens are averaged over the rows. `item` is which of the
-    tensors that lie there is read, in the order in which they stand, where a module hands on several side by side.
+    Raises DiagnosticsError for a call out of range, an `order` that is no permutation, and negative counts.
     """
 
     module: str
@@ -103,16 +109,16 @@ class Site:
 
     @property
     def dropped(self) -> int:
-        """How many tokens at both ends are no part of the tap."""
+        """Number of tokens at both ends that are not part of the tap."""
         return self.padding + self.trailing
 
     @property
     def kept(self) -> slice:
-        """The tokens between them."""
+        """The tokens that are part of the tap, before they are put in order."""
         return slice(self.padding, -self.trailing or None)
 
     def _ordered(self) -> str:
-        """The order by a digest of itself: the text stands in the identity of what is stored."""
+        """The order as a short digest: this text is part of the identity of stored activations."""
         if not self.order:
             return ""
         return f" in order {hashlib.sha256(repr(self.order).encode()).hexdigest()[:8]}"
@@ -120,10 +126,18 @@ class Site:
 
 @dataclass(frozen=True)
 class Tap:
-    """A named place where activations are read.
+    """A named place in an encoder where activations [sample, token, feature] are read.
 
-    `depth` is 0 after the embedding and 1 at the trunk's output; taps of a head stand beyond 1. `features` is the
-    width F of what the tap hands over as [sample, token, feature].
+    Parameters
+    ----------
+    name: also the name of a folder in the store: letters, digits, `_`, `-` and `.`.
+    depth: 0 after the embedding, 1 at the trunk's output, above 1 in a head.
+    part: `embedding`, `trunk` or `head`.
+    features: width F of a token.
+    grid: the places that the tokens represent.
+    site: where a torch module (or graph) is read; None for encoders that read their taps in another way.
+
+    Raises DiagnosticsError for a name that cannot be stored, a depth out of range, and rows that do not fit the grid.
     """
 
     name: str
@@ -150,7 +164,7 @@ class Tap:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens handed over, prefix tokens included."""
+        """Number of tokens of a sample, prefix tokens included."""
         return self.grid.prefix + self.grid.tokens
 
 
@@ -163,9 +177,15 @@ def stack_taps(
     norm: str | None = None,
     layout: Layout = "tokens",
 ) -> list[Tap]:
-    """Taps of the common encoder: `embed` (what `stack`.0 takes), `stack`.0 ... `stack`.{count-1}, and the final `norm`.
+    """Taps of a stack of blocks: `embed` (the input of `stack`.0), `stack`.0 ... `stack`.{count-1}, and the final `norm`.
 
-    The last block and the norm both stand at depth 1: the trunk's output before and after normalisation.
+    Parameters
+    ----------
+    stack: qualified name of the list of blocks; `count` is its length.
+    features, grid: of all these taps.
+    norm: qualified name of the final normalisation, if any. It and the last block are both at depth 1: the trunk's output
+        before and after normalisation.
+    layout: of the tensors at all these sites; see `Site`.
     """
     short = stack.rsplit(".", 1)[-1]
     taps = [Tap("embed", 0.0, "embedding", features, grid, Site(f"{stack}.0", when="before", layout=layout))]

@@ -1,12 +1,10 @@
-"""A torch module as an encoder: its identity, its one forward pass, and its weights drawn afresh or permuted."""
+"""A torch module as an encoder: its identity, its forward pass, and its weights redrawn or permuted."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,7 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics.encoders.attention import read_attention
-from diagnostics.encoders.discovery import discover, extents_of
+from diagnostics.encoders.batches import to_device
+from diagnostics.encoders.digests import digest_of, state_tensors
+from diagnostics.encoders.discovery import Discovered, discover, extents_of
 from diagnostics.encoders.encoder import Captured, Encoder, Reduce, keep
 from diagnostics.encoders.evaluating import device_of, evaluating, placed, seeded, wanting_gradients
 from diagnostics.encoders.gradients import read_gradients
@@ -26,33 +26,51 @@ from diagnostics.vocabulary import Modality
 
 
 class TorchEncoder(Encoder):
-    """Any torch module as an encoder.
+    """An encoder made of any torch module. It is immutable: `replace` returns a changed copy.
 
-    The module stays the caller's, who may train it further: passes run in eval mode and without gradients, and leave modes,
+    The module remains the caller's, who may train it further: passes run in eval mode and without gradients, and leave modes,
     `requires_grad`, gradients, buffers, hooks, device and random state as they were.
 
     Parameters
     ----------
     module: the model, on any device and in any mode.
-    taps: in order of execution, each with a `Site`; see `stack_taps` for the common case. Discovered from one dry pass when
-        None: the stack of blocks, the trunk's end and heads (see `discover`), which raises where they are not certain.
-    output_tap: the tap that the makers hand to users; the trunk's last where taps are discovered.
-    preprocess: raw sample -> tensor, or dict of tensors, without the batch axis; the sample as a tensor by default.
-    example: a raw sample, for dry runs; its preprocessed form is part of the identity.
+    taps: in order of execution, each with a `Site`; see `stack_taps` for the common case. By default they are discovered in
+        one dry pass: the stack of blocks, the trunk's end and heads (see `discover`).
+    output_tap: name of the tap whose activations the model's authors give to users; the trunk's last where taps are
+        discovered.
+    preprocess: raw sample -> tensor, or dict of tensors, without the batch axis; by default the sample as a tensor.
+    example: a raw sample, for dry passes; its preprocessed form is part of the identity.
     forward: `(module, batch) -> None`; by default `module(batch)`.
     fresh: `() -> nn.Module`, newly initialised as before training; by default every module's `reset_parameters` is
-        called, and a parameter that none of them changes is drawn from a Gaussian with its own mean and spread.
-        Buffers that hold weights are drawn too; see docs/statistics.md for which these are.
-    configuration: what else decides the activations, in words (architecture name, resolution).
-    sized_for, covers: see `Encoder`; as functions of the sample, and of its extents.
-    valid: `(batch, tap) -> bool [sample, grid token]`, which tokens stand for data; None where all do.
+        called, and a parameter that none of them changes is drawn from a Gaussian with its own mean and standard deviation.
+        Buffers that hold weights are redrawn too; see docs/statistics.md for which these are.
+    configuration: anything else that determines the activations, in words (architecture name, resolution).
+    sized_for, covers: see `Encoder`; functions of the sample, and of its extents.
+    valid: `(batch, tap) -> bool [sample, grid token]`, which tokens represent data; None where all do.
     rate: of the samples, in Hz, where it matters; see `Encoder`.
+
+    Raises DiagnosticsError without an example, for taps that do not fit the module, and where discovery is not certain.
     """
 
+    module: nn.Module
+    forward: Callable[[nn.Module, Any], Any]
+    fresh_module: Callable[[], nn.Module] | None
+    """The constructor's `fresh`."""
+    configuration: str
+    left_out: Mapping[str, str]
+    """Modules where discovery placed no tap, and the reason."""
     cut: str = ""
-    """The tap at which its pass ends, where it is a part of a whole encoder (see `diagnostics.encoders.cut`)."""
+    """Name of the tap at which its forward pass ends, where it was cut (see `diagnostics.encoders.cut`)."""
     absent: tuple[str, ...] = ()
-    """Modules that were taken out of it, since none of them runs before that tap."""
+    """Names of the modules that were removed when it was cut, since none of them runs before that tap."""
+
+    _preprocess: Callable[[np.ndarray], Any]
+    _example: np.ndarray
+    _first_example: np.ndarray | None
+    """The example in the constructor, where taps were discovered; None where they were declared."""
+    _sized_for: Callable[[np.ndarray], Encoder | None] | None
+    _covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]] | None
+    _valid: Callable[[Any, Tap], Tensor | None] | None
 
     def __init__(
         self,
@@ -74,40 +92,49 @@ class TorchEncoder(Encoder):
     ) -> None:
         if example is None:
             raise DiagnosticsError(f"{name} has no example: give example=, a raw sample that it accepts.")
-        self.name, self.modality = name, modality
-        self.module = module
-        self.configuration = configuration
-        self._preprocess, self._example = preprocess, example
-        self._first_example = example
-        self._forward = forward or (lambda module, batch: module(batch))
-        self.left_out: dict[str, str] = {}
+        vars(self).update(
+            name=name, modality=modality, module=module, forward=forward or _call, fresh_module=fresh,
+            configuration=configuration, rate=rate, left_out={}, _preprocess=preprocess, _example=example,
+            _first_example=None, _sized_for=sized_for, _covers=covers, _valid=valid,
+        )  # fmt: skip
         if taps is None:
-            taps, output_tap, self.left_out = self._discovered(output_tap)
-            sized_for = sized_for or self._rediscovered
-        self.taps = tuple(taps)
-        self.output_tap = output_tap or self.taps[-1].name
-        self._fresh, self._sized_for, self._covers, self._valid = fresh, sized_for, covers, valid
-        self.rate = rate
+            discovered = self._discover(example)
+            taps, output_tap = discovered.taps, output_tap or discovered.output_tap
+            vars(self).update(left_out=discovered.left_out, _first_example=example)
+        vars(self).update(taps=tuple(taps), output_tap=output_tap or taps[-1].name)
         self._check_taps()
 
-    def _discovered(self, output_tap: str | None) -> tuple[Sequence[Tap], str, dict[str, str]]:
-        batch = _moved(default_collate([self._preprocess(self._example)] * 2), device_of(self.module))
-        extents = extents_of(self.modality, batch, self.name, np.shape(self._example))
-        found = discover(self.module, batch, self.name, extents, forward=self._forward)
-        return found.taps, output_tap or found.output_tap, found.left_out
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        if attribute in _FIXED:
+            raise DiagnosticsError(
+                f"{self.name} cannot be changed in place: use the copy that encoder.replace({attribute}=...) returns."
+            )
+        super().__setattr__(attribute, value)
 
-    def _rediscovered(self, sample: np.ndarray) -> Encoder:
-        """With the grids that a sample of another size gives."""
-        if np.shape(sample) == np.shape(self._example):
-            return self
-        twin = copy.copy(self)
-        # Of the first one, so that the same encoder comes out whatever sizes came between.
-        twin._example = np.resize(self._first_example, np.shape(sample))
-        known = {tap.name for tap in self.taps}
-        twin.taps = tuple(tap for tap in twin._discovered(self.output_tap)[0] if tap.name in known)
-        twin._sized_for = twin._rediscovered
-        twin.tap(twin.output_tap)
-        return twin
+    def replace(self, *, resized: Callable[[TorchEncoder], Encoder] | None = None, **changes: Any) -> Self:
+        """A copy with other values of constructor arguments or attributes, which shares the module unless that is replaced.
+
+        `resized` applies the same change to an encoder that `sized_for` returns for samples of another size; without it
+        `sized_for` returns those of the original. Raises TypeError for an unknown name, and DiagnosticsError where the
+        taps do not fit the module.
+        """
+        if "taps" in changes:
+            changes["taps"] = tuple(changes["taps"])
+        copy = super().replace(**{_ATTRIBUTES.get(key, key): value for key, value in changes.items()})
+        if resized is not None and self.resizable:
+
+            def sized_for(sample: np.ndarray) -> Encoder | None:
+                sized = self.sized_for(sample)
+                return None if sized is self else resized(sized) if isinstance(sized, TorchEncoder) else sized
+
+            copy = super(TorchEncoder, copy).replace(_sized_for=sized_for)
+        copy._check_taps()
+        return copy
+
+    def _discover(self, example: np.ndarray) -> Discovered:
+        batch = to_device(default_collate([self.preprocess(example)] * 2), device_of(self.module))
+        extents = extents_of(self.modality, batch, self.name, np.shape(example))
+        return discover(self.module, batch, self.name, extents, forward=self.forward)
 
     def _check_taps(self) -> None:
         names = [tap.name for tap in self.taps]
@@ -123,24 +150,24 @@ class TorchEncoder(Encoder):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        # Buffers that are not saved (position frequencies, masks) decide the activations as well.
-        state: dict[str, Any] = {**dict(self.module.named_buffers()), **self.module.state_dict()}
-        weights = {name: tensor for key, value in state.items() for name, tensor in _as_tensors(key, value)}
         return {
-            "weights": digest_of(weights),
+            "weights": digest_of(state_tensors(self.module)),
             "configuration": f"{self.name} {self.configuration}".strip(),
             "preprocessing": digest_of(self.prepared_example()),
         }
 
     def prepared_example(self) -> dict[str, Tensor]:
-        """What preprocessing makes of the example, by name; a single tensor is named ""."""
+        """The preprocessed example, tensors by name; a single tensor is named "".
+
+        Raises DiagnosticsError where preprocessing fails.
+        """
         try:
-            made = self.preprocess(self._example)
+            prepared = self.preprocess(self._example)
         except DiagnosticsError:
             raise
         except Exception as error:
             raise DiagnosticsError(f"{self.name} cannot prepare its own example: {describe(error)}") from error
-        items = made.items() if isinstance(made, Mapping) else [("", made)]
+        items = prepared.items() if isinstance(prepared, Mapping) else [("", prepared)]
         return {str(key): torch.as_tensor(value) for key, value in items}
 
     def example(self) -> np.ndarray:
@@ -149,12 +176,26 @@ class TorchEncoder(Encoder):
     def preprocess(self, sample: np.ndarray) -> Any:
         return self._preprocess(sample)
 
+    @property
+    def resizable(self) -> bool:
+        """Whether `sized_for` may return another encoder for samples of another size."""
+        return self._sized_for is not None or self._first_example is not None
+
     def sized_for(self, sample: np.ndarray) -> Encoder:
-        sized = (self._sized_for(sample) if self._sized_for else None) or self
-        if sized is not self:
-            # Whoever made it anew knows nothing of what was asked for and of what made the weights.
-            sized.spec, sized.skeleton, sized.lineage = self.spec, self.skeleton, self.lineage
-        return sized
+        sized = (self._sized_for(sample) if self._sized_for else self._rediscovered(sample)) or self
+        if sized is self:
+            return self
+        # A function that builds it anew knows neither the name that was asked for nor where the weights come from.
+        return sized.replace(spec=self.spec, skeleton=self.skeleton, files=self.files, lineage=self.lineage)
+
+    def _rediscovered(self, sample: np.ndarray) -> TorchEncoder | None:
+        """With taps discovered for samples of another size; None where they were declared, or the size is the same."""
+        if self._first_example is None or np.shape(sample) == np.shape(self._example):
+            return None
+        # Of the first example, so that the result does not depend on the sizes that came between.
+        example = np.resize(self._first_example, np.shape(sample))
+        names = {tap.name for tap in self.taps}
+        return self.replace(example=example, taps=[tap for tap in self._discover(example).taps if tap.name in names])
 
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
         return self._covers(shape) if self._covers else super().covers(shape)
@@ -171,43 +212,25 @@ class TorchEncoder(Encoder):
         with placed(self.module, device):
             yield
 
-    def with_module(self, module: nn.Module, name: str, fresh: Callable[[], nn.Module] | None = None) -> TorchEncoder:
-        """The same taps and preprocessing over other weights; `fresh` where such a module is drawn anew in another way."""
-        twin = copy.copy(self)
-        twin.module, twin.name = module, name
-        twin._fresh = fresh or self._fresh
-        original = self._sized_for
-        if original is not None:
+    def with_module(self, module: nn.Module, name: str, fresh: Callable[[], nn.Module] | None = None) -> Self:
+        """The same taps and preprocessing with another module, and `fresh` where that is initialised in another way."""
+        return self.replace(
+            module=module,
+            name=name,
+            fresh=fresh or self.fresh_module,
+            resized=lambda sized: sized.with_module(module, name, fresh),
+        )
 
-            def sized_for(sample: np.ndarray) -> Encoder | None:
-                sized = original(sample)
-                return sized.with_module(module, name, fresh) if isinstance(sized, TorchEncoder) else sized
-
-            twin._sized_for = sized_for
-        return twin
-
-    def with_taps(self, taps: Sequence[Tap]) -> TorchEncoder:
-        """The same model and preprocessing seen through other taps."""
-        twin = copy.copy(self)
-        twin.taps = tuple(taps)
-        original, names = self._sized_for, {tap.name for tap in taps}
-        if getattr(original, "__func__", None) is TorchEncoder._rediscovered:
-            twin._sized_for = twin._rediscovered
-        elif original is not None:
-
-            def sized_for(sample: np.ndarray) -> Encoder | None:
-                sized = original(sample)
-                if not isinstance(sized, TorchEncoder):
-                    return sized
-                return sized.with_taps([tap for tap in sized.taps if tap.name in names])
-
-            twin._sized_for = sized_for
-        twin._check_taps()
-        return twin
+    def with_taps(self, taps: Sequence[Tap]) -> Self:
+        """The same model and preprocessing with other taps; for samples of another size, with the taps of the same names."""
+        names = {tap.name for tap in taps}
+        return self.replace(
+            taps=taps, resized=lambda sized: sized.with_taps([tap for tap in sized.taps if tap.name in names])
+        )
 
     def fresh(self, seed: int) -> Encoder:
         with seeded(seed):
-            module = self._fresh() if self._fresh else redraw(copied(self.module))
+            module = self.fresh_module() if self.fresh_module else redraw(copied(self.module))
         return self._control(module, "fresh weights", note_of(self.module, module, "drawn anew", scales=True))
 
     def permuted(self, seed: int) -> Encoder:
@@ -215,69 +238,45 @@ class TorchEncoder(Encoder):
         return self._control(module, "permuted weights", note_of(self.module, module, "permuted"))
 
     def _control(self, module: nn.Module, name: str, changed: tuple[Redrawn, str]) -> TorchEncoder:
-        twin = self.with_module(module.to(device_of(self.module)), f"{self.name} ({name})")
-        twin.redrawn, twin.note = changed[0].share, changed[1]
-        return twin
+        control = self.with_module(module.to(device_of(self.module)), f"{self.name} ({name})")
+        return control.replace(redrawn=changed[0].share, note=changed[1])
 
     def capture(
         self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep, *, gradient: bool = False
     ) -> dict[str, Any]:
-        """As `Encoder.capture`. With `gradient` what is read keeps its graph, for training through taps: the module then runs
-        in the mode that it is in, as in any step of training, draws and moves running statistics as it does there, and
-        gradients reach the parameters that require them."""
+        """As `Encoder.capture`. With `gradient`, activations keep their graph, for training through taps: the module then runs
+        in its current mode, as in any training step (random draws and running statistics included), and gradients reach the
+        parameters that require them."""
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
-        found: dict[str, Any] = {}
+        captured: dict[str, Any] = {}
         left_alone = nullcontext() if gradient else evaluating(self.module)
         # Not inference mode: a table that the module makes in a pass and keeps could never be trained with again.
-        with left_alone, torch.set_grad_enabled(gradient), Hooks(self.module, wanted, self.name, found, reduce):
-            self._forward(self.module, _moved(batch, device_of(self.module)))
-        return {tap.name: found[tap.name] for tap in wanted}
+        with left_alone, torch.set_grad_enabled(gradient), Hooks(self.module, wanted, self.name, captured, reduce):
+            self.forward(self.module, to_device(batch, device_of(self.module)))
+        return {tap.name: captured[tap.name] for tap in wanted}
 
     def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Captured:
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
-        batch = _moved(batch, device_of(self.module))
+        batch = to_device(batch, device_of(self.module))
         with evaluating(self.module), torch.no_grad():
-            return read_attention(self.module, wanted, self.name, reduce, lambda: self._forward(self.module, batch))
+            return read_attention(self.module, wanted, self.name, reduce, lambda: self.forward(self.module, batch))
 
     def input_gradient(self, batch: Any, taps: Sequence[str] | None = None) -> Captured:
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
-        batch = _moved(batch, device_of(self.module))
+        batch = to_device(batch, device_of(self.module))
         with evaluating(self.module), wanting_gradients(self.module, False):
-            return read_gradients(
-                self.module, wanted, self.name, batch, lambda batch: self._forward(self.module, batch)
-            )
+            return read_gradients(self.module, wanted, self.name, batch, lambda batch: self.forward(self.module, batch))
 
 
-def _as_tensors(key: str, value: Any) -> list[tuple[str, Tensor]]:
-    """A part of a module's state as tensors by name: what quantised layers pack is no tensor."""
-    if isinstance(value, Tensor):
-        return [(key, value.dequantize() if value.is_quantized else value)]
-    if isinstance(value, torch.ScriptObject):
-        return _as_tensors(key, value.__getstate__())  # pyright: ignore
-    if isinstance(value, Mapping):
-        return [part for name, item in value.items() for part in _as_tensors(f"{key}.{name}", item)]  # pyright: ignore
-    if isinstance(value, (tuple, list)):
-        return [part for i, item in enumerate(value) for part in _as_tensors(f"{key}.{i}", item)]  # pyright: ignore
-    if value is None or isinstance(value, (str, bytes, bool, int, float, torch.dtype)):
-        return [(key, torch.tensor(list(repr(value).encode()), dtype=torch.uint8))]
-    raise DiagnosticsError(
-        f"'{key}' in the state of the module is a {type(value).__name__}, of which no digest can be taken: keep tensors there."
-    )
+_ATTRIBUTES = {
+    "fresh": "fresh_module",
+    **{key: f"_{key}" for key in ("preprocess", "example", "sized_for", "covers", "valid")},
+}
+"""Constructor arguments that are kept under another name, since methods of the contract have theirs."""
+
+_FIXED = frozenset({*dir(TorchEncoder), *Encoder.__annotations__, *TorchEncoder.__annotations__})
+"""Attributes that cannot be set. A subclass may have others of its own."""
 
 
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, whatever the order and the device."""
-    digest = hashlib.sha256()
-    for key, tensor in sorted(tensors.items()):
-        data = tensor.detach().cpu().contiguous()
-        digest.update(f"{key} {data.dtype} {tuple(data.shape)};".encode())
-        digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Mapping):
-        return {key: _moved(value, device) for key, value in batch.items()}  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(_moved(value, device) for value in batch)  # pyright: ignore
-    return batch.to(device, non_blocking=True) if isinstance(batch, Tensor) else batch
+def _call(module: nn.Module, batch: Any) -> Any:
+    return module(batch)

@@ -1,7 +1,7 @@
-"""Which Python files may be run: those that the user herself named, and none that a saved encoder names, unless she trusts it.
+"""Which Python files may be run: those that the user named; those that a saved encoder names only if the user trusts it.
 
-What a file says of how to build it is built by names like any other, which may name further encoders in their options. So the
-rule does not read names: it is asked at the one place where a Python file is run, which knows within which file that is.
+A saved encoder is built by a name, whose options may name further encoders. So names are not inspected: the rule is applied at
+the one place where a Python file is run, and context variables record from which saved file the name came.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from diagnostics.errors import DiagnosticsError
 
 DEEPEST = 16
-"""Names within names: alignments of alignments are a few."""
+"""Names within names; alignments of alignments have a few."""
 
 _naming: ContextVar[tuple[str, ...]] = ContextVar("naming", default=())
 _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
@@ -22,14 +22,14 @@ _depth: ContextVar[int] = ContextVar("depth", default=0)
 
 
 class UntrustedCodeError(DiagnosticsError):
-    """A file names Python code, which is not run."""
+    """A saved encoder names a Python file, which was not run because the user does not trust it."""
 
 
 @contextmanager
 def building(spec: str, named_by: str, trust_code: bool) -> Generator[None]:
-    """While something is built by a name: one that the user gave, or one that stands in the file `named_by`.
+    """The context in which the name `spec` is built: given by the user, or found in the saved file `named_by`.
 
-    Raises DiagnosticsError for names within names without end, and a file that names itself.
+    Raises DiagnosticsError where names are nested too deeply, and where a file is built by itself.
     """
     files = _naming.get()
     if _depth.get() >= DEEPEST:
@@ -51,12 +51,12 @@ def building(spec: str, named_by: str, trust_code: bool) -> Generator[None]:
 
 
 def trusting() -> bool:
-    """Whether what is built now was asked for with trust in the Python files that files name."""
+    """Whether the user trusts the Python files that saved encoders name, for what is being built now."""
     return _trusted.get()
 
 
 def check_code(path: Path) -> None:
-    """Raises where a Python file is about to be run that a saved encoder names and nobody trusts."""
+    """Raises UntrustedCodeError where a saved encoder names this Python file and the user does not trust it."""
     files = _naming.get()
     if files and not _trusted.get():
         raise UntrustedCodeError(

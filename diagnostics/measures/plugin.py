@@ -4,40 +4,30 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pluggy
-
+from diagnostics.hookspecs import Entry, hookimpl
 from diagnostics.measures.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     from diagnostics.measures.base import Measure
 
-# Measures stand below the hooks; two markers of one project are the same mark.
-hookimpl = pluggy.HookimplMarker("diagnostics")
-
 
 @hookimpl
-def measures() -> dict[str, Callable[[], Measure]]:
-    """Name -> function that makes the measure and loads its module only then."""
-    return {name: functools.partial(_make, name) for name in CATALOGUE}
+def measures() -> dict[str, Entry]:
+    """Name -> what the measure is, and a function that makes it and loads its module only then."""
+    return {
+        name: Entry(
+            functools.partial(_make, name), listed.answers, kinds=listed.targets, needs=listed.needs,
+            standard=listed.standard, source=listed.source,
+        )
+        for name, listed in CATALOGUE.items()
+    }  # fmt: skip
 
 
 def bundled() -> dict[str, type[Measure]]:
     """Name -> class of every bundled measure, all loaded."""
     return {name: _load(name) for name in CATALOGUE}
-
-
-def catalogue() -> dict[str, dict[str, Any]]:
-    """Name -> what `diagnostics list` shows of a bundled measure, and its family, without loading any."""
-    return {
-        name: {
-            "standard": entry.standard, "needs": entry.needs, "targets": list(entry.targets), "answers": entry.answers,
-            "source": entry.source, "family": entry.family,
-        }
-        for name, entry in CATALOGUE.items()
-    }  # fmt: skip
 
 
 def _load(name: str) -> type[Measure]:

@@ -6,10 +6,11 @@ beforehand, says on stderr which are left out, and goes on without them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from diagnostics import hookimpl
+from diagnostics.hookspecs import Entry
 
 if TYPE_CHECKING:
     from diagnostics import Dataset
@@ -196,18 +197,18 @@ def datasets_on_disk(
 
 
 @hookimpl
-def datasets() -> Mapping[str, Callable[..., Any]]:
-    """Scheme -> builder; what follows the colon is the path."""
+def datasets() -> Mapping[str, Entry]:
+    """Scheme -> builder; what follows the colon is the path. Kinds of target are named where no column decides them."""
     return {
-        "images:": images,
-        "segmentation:": segmentation,
-        "depth:": depth,
-        "davis:": davis,
-        "captions:": captions,
-        "videos:": videos,
-        "audio:": audio,
-        "texts:": texts,
-        "series:": series,
-        "ts:": ts,
-        "datasets:": datasets_on_disk,
+        "images:": Entry(images, modalities=("image",)),
+        "segmentation:": Entry(segmentation, modalities=("image",), kinds=("token_label",)),
+        "depth:": Entry(depth, modalities=("image",), kinds=("token_value",)),
+        "davis:": Entry(davis, modalities=("video",), kinds=("masks",)),
+        "captions:": Entry(captions, modalities=("image",), kinds=("caption",)),
+        "videos:": Entry(videos, modalities=("video",)),
+        "audio:": Entry(audio, modalities=("audio",)),
+        "texts:": Entry(texts, modalities=("text",)),
+        "series:": Entry(series, modalities=("series",)),
+        "ts:": Entry(ts, modalities=("series",), kinds=("label", "value")),
+        "datasets:": Entry(datasets_on_disk, modalities=("image", "audio", "series", "text")),
     }

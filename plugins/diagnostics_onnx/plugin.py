@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from diagnostics import hookimpl
+from diagnostics.hookspecs import Entry
 
 PACKAGES = {"onnxruntime": "onnxruntime"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
 @hookimpl
-def encoders() -> Mapping[str, Callable[..., Any]]:
+def encoders() -> Mapping[str, Entry]:
     """`onnx:FILE`, with the options of `build`."""
-    return {"onnx:": build}
+    return {"onnx:": Entry(build, modalities=("image", "series"))}
 
 
 def build(

@@ -42,9 +42,7 @@ def build_encoder(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module: nn.Module = initial(architecture, img_size, how)
-        encoder = encoder_of(name, architecture, module, img_size, how)
-        encoder.skeleton = skeletal
-        return encoder
+        return encoder_of(name, architecture, module, img_size, how).replace(skeleton=skeletal)
     if checkpoint is not None:
         tensors, report = from_file(Path(checkpoint).expanduser(), name, architecture, grid, how, partial)
     else:
@@ -53,9 +51,7 @@ def build_encoder(
             said = "; ".join([*report.wrong, *report.changed])
             raise DiagnosticsError(f"timm's weights {architecture.timm} do not fit {name} ({said}): give a checkpoint.")
     module = loaded(skeleton(architecture, img_size, how), tensors)
-    encoder = encoder_of(name, architecture, module, img_size, how, str(report))
-    encoder.skeleton = skeletal
-    return encoder
+    return encoder_of(name, architecture, module, img_size, how, str(report)).replace(skeleton=skeletal)
 
 
 def encoder_of(

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from diagnostics import hookimpl
+from diagnostics.hookspecs import Entry
 
 PACKAGES = {"timm": "timm"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
 @hookimpl
-def encoders() -> Mapping[str, Callable[..., Any]]:
+def encoders() -> Mapping[str, Entry]:
     """Name or scheme -> builder."""
-    return {"pe:": build, "pe-video:": build_video}
+    return {"pe:": Entry(build, modalities=("image",)), "pe-video:": Entry(build_video, modalities=("video",))}
 
 
 def build(
@@ -67,20 +68,22 @@ def build_video(
     positions: str = "index",
     seed: int = 0,
 ) -> Any:
-    """A Perception Encoder on videos: frame by frame, averaged, as its makers do; options as of `pe:`, and
+    """A Perception Encoder on videos, frame by frame and averaged, as its makers do.
 
+    Parameters
+    ----------
     frames: how many of a clip are seen.
-    sampler: which: `floor` (int(i T / n)) or `endpoints` (int(i (T - 1) / (n - 1))).
+    sampler: which: `floor` (int(i T / n)) or `endpoints` (int(i (T - 1) / (n - 1))). All others: as of `pe:`.
     """
     _needs()
-    from diagnostics.encoders.frames import frames_of
+    from diagnostics import frames_of
 
     image = build(model, pretrained, checkpoint, partial, img_size, positions, seed)
-    video = frames_of(image, frames, sampler)
-    options = image.name.partition("?")[2]
-    video.name = f"pe-video:{model}?frames={frames}&sampler={sampler}{'&' if options else ''}{options}"
-    video.skeleton = f"pe-video:{model}?frames={frames}&sampler={sampler}&{image.skeleton.partition('?')[2]}"
-    return video
+    name = f"pe-video:{model}?frames={frames}&sampler={sampler}"
+    options, skeletal = (text.partition("?")[2] for text in (image.name, image.skeleton))
+    return frames_of(image, frames, sampler).replace(
+        name=f"{name}{'&' if options else ''}{options}", skeleton=f"{name}&{skeletal}"
+    )
 
 
 def _needs() -> None:

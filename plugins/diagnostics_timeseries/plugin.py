@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from diagnostics import hookimpl
+from diagnostics.hookspecs import Entry
 
 if TYPE_CHECKING:
     from diagnostics import Encoder
@@ -66,15 +67,15 @@ def _granite(model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
 
 
 @hookimpl
-def encoders() -> Mapping[str, Callable[..., Encoder]]:
+def encoders() -> Mapping[str, Entry]:
     """`fracast`, with the weights of its wheel, and schemes for models of other packages: `chronos:FOLDER`."""
     return {
-        "fracast": _fracast,
-        "chronos:": _chronos,
-        "tirex:": _tirex,
-        "mantis:": _mantis,
-        "timesfm3:": _timesfm3,
-        "moment:": _moment,
-        "moirai:": _moirai,
-        "granite:": _granite,
+        "fracast": Entry(_fracast, "Fracast-0, with the weights of its wheel.", ("series",)),
+        "chronos:": Entry(_chronos, "Chronos-T5, Chronos-Bolt or Chronos-2.", ("series",)),
+        "tirex:": Entry(_tirex, "TiRex: sLSTM blocks over patches.", ("series",)),
+        "mantis:": Entry(_mantis, "Mantis 1 or 2.", ("series",)),
+        "timesfm3:": Entry(_timesfm3, "TimesFM 3.", ("series",)),
+        "moment:": Entry(_moment, "MOMENT.", ("series",)),
+        "moirai:": Entry(_moirai, "Moirai 1.", ("series",)),
+        "granite:": Entry(_granite, "TTM, TSPulse, FlowState or PatchTST-FM.", ("series",)),
     }

@@ -32,7 +32,7 @@ def encoder_of(
         return made
 
     found = model_taps(module, name, size)
-    encoder = TorchEncoder(
+    return TorchEncoder(
         name,
         "image",
         module,
@@ -43,6 +43,4 @@ def encoder_of(
         fresh=None if fresh is None else settled,
         configuration=f"input {'x'.join(str(n) for n in size)}",
         covers=preprocess.covers,
-    )
-    encoder.left_out = found.left_out
-    return encoder
+    ).replace(left_out=found.left_out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,9 @@ PACKAGES = {"timm": "timm"}
 
 
 @hookimpl
-def encoders() -> Mapping[str, Callable[..., Any]]:
+def encoders() -> Mapping[str, Entry]:
     """`timm:NAME`, with the options of `build`."""
-    return {"timm:": Entry(build, modality="image", path_hint=_path_hint)}
+    return {"timm:": Entry(build, modalities=("image",), path_hint=_path_hint)}
 
 
 def build(
@@ -53,8 +53,7 @@ def build(
     name = _name(model, pretrained or checkpoint is not None, img_size, seed)
     module = model_of(model, pretrained, checkpoint, img_size, seed).eval()
     encoder = encoder_of(module, name, img_size, partial(create, model, img_size))
-    encoder.skeleton = _name(model, False, img_size, 0)
-    return encoder
+    return encoder.replace(skeleton=_name(model, False, img_size, 0))
 
 
 def _path_hint(path: str) -> str:

@@ -83,8 +83,7 @@ class Architecture(Sizes):
             configuration=self.spec,
             sized_for=lambda sample: self._sized(sample, model, name),
         )
-        made.skeleton = self.spec
-        return made
+        return made.replace(skeleton=self.spec)
 
     def preprocess(self, sample: np.ndarray) -> Tensor:
         """One raw sample as [C, *extent]."""
@@ -100,9 +99,7 @@ class Architecture(Sizes):
         extent = extent_of(self.modality, np.asarray(sample))
         if extent == self.extent:
             return None
-        made = replace(self, extent=extent).encoder(model, name)
-        made.configuration = self.spec
-        return made
+        return replace(self, extent=extent).encoder(model, name).replace(configuration=self.spec)
 
     def _example(self) -> np.ndarray:
         rng = np.random.default_rng(0)

@@ -13,14 +13,9 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 def untrained(architecture: Architecture, seed: int) -> TorchEncoder:
     """The encoder with the weights that training of this seed starts from."""
-    made = architecture.encoder(architecture.initial(seed), f"objective-{architecture.objective}")
-    made.lineage = {
-        "objective": architecture.objective,
-        "steps": 0,
-        "seed": seed,
-        "group": f"{architecture.objective} (untrained)",
-    }
-    return made
+    encoder = architecture.encoder(architecture.initial(seed), f"objective-{architecture.objective}")
+    group = f"{architecture.objective} (untrained)"
+    return encoder.replace(lineage={"objective": architecture.objective, "steps": 0, "seed": seed, "group": group})
 
 
 def extent(modality: str, length: int, size: int, frames: int) -> tuple[int, ...]:

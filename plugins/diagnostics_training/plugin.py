@@ -91,9 +91,15 @@ def _path_hint(path: str) -> str:
 
 
 @hookimpl
-def encoders() -> Mapping[str, Callable[..., Any]]:
+def encoders() -> Mapping[str, Entry]:
     """Name or scheme -> builder."""
-    return {"objective:": Entry(objective, path_hint=_path_hint), "objectives:": objectives, "aligned": aligned}
+    return {
+        "objective:": Entry(objective, modalities=("series", "image", "video"), path_hint=_path_hint),
+        "objectives:": Entry(objectives, modalities=("series", "image")),
+        "aligned": Entry(
+            aligned, about="An encoder with LayerScale in its blocks: what `diagnostics align` starts from."
+        ),
+    }
 
 
 @hookimpl

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from diagnostics.errors import describe
 
 # Seconds that the hub has to answer one request before what is wanted is looked for in the local cache only.
 _PATIENCE = 5.0
+_DATA_FILES = (
+    "*config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
+)  # fmt: skip
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 
 
@@ -64,6 +68,12 @@ def folder_of(loaded: Loaded) -> Path:
     config = cached_file(source, "config.json", local_files_only=True)
     assert config is not None
     return Path(config).parent
+
+
+def data_files(folder: Path) -> tuple[Path, ...]:
+    """The files there from which a model is built and its samples are prepared, without weights and code."""
+    small = (path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".txt", ".model") and path.is_file())
+    return tuple(path for path in small if any(fnmatch(path.name, pattern) for pattern in _DATA_FILES))
 
 
 def initial(config: Any, name: str, whole: bool = False) -> nn.Module:

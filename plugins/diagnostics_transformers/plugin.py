@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from diagnostics import hookimpl
@@ -15,9 +15,9 @@ PACKAGES = {"transformers": "transformers"}
 
 
 @hookimpl
-def encoders() -> Mapping[str, Callable[..., Any]]:
+def encoders() -> Mapping[str, Entry]:
     """`hf:NAME` or `hf:FOLDER`, with the options of `build`."""
-    return {"hf:": Entry(build, path_hint=_path_hint)}
+    return {"hf:": Entry(build, modalities=("image", "video", "audio", "text", "series"), path_hint=_path_hint)}
 
 
 def build(
@@ -53,15 +53,14 @@ def build(
         raise DiagnosticsError(f"Encoders of transformers need {error.name}: pip install transformers.") from error
 
     from diagnostics_transformers.encoder import encoder_of
-    from diagnostics_transformers.load import folder_of, load
+    from diagnostics_transformers.load import data_files, folder_of, load
     from diagnostics_transformers.prepared import Wanted
 
     loaded = load(model, pretrained, seed, heads)
     options = {"pretrained": pretrained or None, "tower": tower, "size": size, "length": length, "frames": frames}
     name = _name(model, pretrained, seed, heads, options)
-    encoder = encoder_of(loaded, name, tower, Wanted(size, length, frames))
-    encoder.skeleton = _name(str(folder_of(loaded)), False, 0, heads, options)
-    return encoder
+    encoder, folder = encoder_of(loaded, name, tower, Wanted(size, length, frames)), folder_of(loaded)
+    return encoder.replace(skeleton=_name(str(folder), False, 0, heads, options), files=data_files(folder))
 
 
 def _path_hint(path: str) -> str:

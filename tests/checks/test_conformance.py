@@ -115,13 +115,13 @@ class Described(TorchEncoder):
 
 def test_description() -> None:
     encoder = encoder_of()
-    encoder.output_tap = "nowhere"
+    encoder = Encoder.replace(encoder, output_tap="nowhere")  # unchecked
     breaks("description", encoder, "its output tap 'nowhere' is none of its taps")
     encoder = encoder_of()
-    encoder.modality = "smell"
+    encoder = encoder.replace(modality="smell")
     breaks("description", encoder, "choose one of image", alone=False)
     encoder = encoder_of()
-    encoder.taps = (*encoder.taps, encoder.taps[0])
+    encoder = Encoder.replace(encoder, taps=(*encoder.taps, encoder.taps[0]))  # unchecked
     breaks("description", encoder, "4 taps under 3 names", alone=False)
     encoder = encoder_of(kind=Described)
     encoder.changed = {"configuration": None}
@@ -129,7 +129,7 @@ def test_description() -> None:
     encoder.changed = {"weights": 3}
     breaks("description", encoder, "no text for weights", alone=False)
     encoder = encoder_of()
-    encoder.rate = np.float32(3)
+    encoder = encoder.replace(rate=np.float32(3))
     breaks("description", encoder, "cannot be written as JSON")
 
 
@@ -187,14 +187,15 @@ def test_grid() -> None:
 
 def test_depth() -> None:
     encoder = encoder_of(nn.Linear(8, 8))
-    encoder.taps = tuple(encoder.taps[i] for i in (0, 2, 1, 3))
+    encoder = encoder.replace(taps=[encoder.taps[i] for i in (0, 2, 1, 3)])
     breaks("depth", encoder, "tap blocks.0 fires where blocks.1 is declared: list the taps in order of execution")
     encoder = encoder_of(nn.Linear(8, 8))
     late = Tap("blocks.0", 1.0, "trunk", 8, GRID, Site("blocks.0"))
     early = Tap("blocks.1", 0.5, "trunk", 8, GRID, Site("blocks.1"))
-    encoder.taps = (encoder.taps[0], late, early, encoder.taps[3])
+    encoder = encoder.replace(taps=[encoder.taps[0], late, early, encoder.taps[3]])
     breaks("depth", encoder, "tap blocks.1 (depth 0.5) runs after blocks.0 (depth 1)")
-    encoder.taps = (Tap("embed", 0.5, "head", 8, GRID, Site("blocks.0", when="before")), late, encoder.taps[3])
+    head = Tap("embed", 0.5, "head", 8, GRID, Site("blocks.0", when="before"))
+    encoder = encoder.replace(taps=[head, late, encoder.taps[3]])
     breaks("depth", encoder, "tap blocks.0 of the trunk runs after embed of the head")
 
 
@@ -592,7 +593,8 @@ def test_save_and_load() -> None:
     breaks("save_and_load", with_fresh(Unsaved), "a buffer that is not saved differs")
     assert outcome("save_and_load", with_fresh(Tied)).verdict == "ok"
     encoder = encoder_of()
-    encoder._fresh = lambda: encoder.module
+    own = encoder.module
+    encoder = encoder.replace(fresh=lambda: own)
     breaks("save_and_load", encoder, "fresh weights are its own weights")
     breaks("save_and_load", encoder_of(fresh=Trunk), "fresh draws the weights that the encoder has")
     other = encoder_of(fresh=lambda: _redrawn(Trunk(nn.Linear(8, 8))))
@@ -680,9 +682,9 @@ def test_padding() -> None:
 def test_sizes() -> None:
     assert outcome("sizes", tiny_encoder()).said == "a sample of 16 gives a grid of 4 t"
     encoder = tiny_encoder(sized_for=None)
-    encoder._preprocess = lambda sample: torch.from_numpy(np.float32(sample))[None]
+    encoder = encoder.replace(preprocess=lambda sample: torch.from_numpy(np.float32(sample))[None])
     breaks("sizes", encoder, "sized for a sample of 16, a pass ends in DiagnosticsError", alone=False)
-    encoder._preprocess = lambda sample: torch.from_numpy(np.float32(sample)).view(1, LENGTH)
+    encoder = encoder.replace(preprocess=lambda sample: torch.from_numpy(np.float32(sample)).view(1, LENGTH))
     breaks("sizes", encoder, "a sample of 16 ends in RuntimeError", alone=False)
     refusing = outcome("sizes", tiny_image_encoder())
     assert (refusing.verdict, refusing.said[:27]) == ("not applicable", "takes no sample of 8x8x3: i")
@@ -740,11 +742,8 @@ def test_difference_is_relative_and_sees_what_is_not_finite() -> None:
     assert difference(one * torch.nan, one) == float("inf")
 
 
-def test_an_error_within_a_check_is_a_failure_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = tiny_encoder()
-    monkeypatch.setattr(encoder, "sized_for", lambda sample: encoder)
-    subject = Subject(encoder)
-    monkeypatch.setattr(encoder, "attention", lambda *_: 1 / 0)
+def test_an_error_within_a_check_is_a_failure_in_words() -> None:
+    subject = Subject(tiny_encoder().replace(sized_for=None, attention=lambda *_: 1 / 0))
     assert run_check("attention", subject).said == "it ends in ZeroDivisionError: division by zero"
 
 

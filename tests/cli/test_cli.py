@@ -43,9 +43,7 @@ def pictures(n: int = 24, side: int = 16): return tiny_dataset(n, "image", side=
 
 
 def licensed():
-    encoder = tiny_encoder()
-    encoder.configuration, encoder._sized_for = "weights of mine 1.0, licence MIT [X11]", None
-    return encoder
+    return tiny_encoder().replace(configuration="weights of mine 1.0, licence MIT [X11]", sized_for=None)
 
 
 def raises(): raise RuntimeError("the weights\\nare lost")
@@ -80,10 +78,8 @@ def fails_in_forward():
 
 
 def fails_in_preprocessing():
-    encoder = tiny_encoder()
     def preprocess(sample): raise ValueError("no such\\nunit")
-    encoder._preprocess, encoder._sized_for = preprocess, None
-    return encoder
+    return tiny_encoder().replace(preprocess=preprocess, sized_for=None)
 
 
 def never_fires():

@@ -254,8 +254,7 @@ def test_an_error_in_the_pass_or_its_reader_comes_through() -> None:
 
 
 def test_cut_again(own: Path) -> None:
-    whole = build("encoder", "own.py:build")
-    whole.lineage = {"group": "jepa", "seed": 1}
+    whole = build("encoder", "own.py:build").replace(lineage={"group": "jepa", "seed": 1})
     save_encoder("two", whole, cut="blocks.1")
     once = build("encoder", "two", trust_code=True)
     assert once.lineage == {"group": "jepa cut at blocks.1", "seed": 1}
@@ -336,7 +335,7 @@ def test_the_group_says_where_it_was_cut(own: Path) -> None:
     assert isinstance(whole, TorchEncoder)
     assert dict(cut_encoder(whole, "blocks.1").lineage) == {}
     told = {"group": "forecast", "seed": 3, "steps": 10}
-    whole.lineage = told
+    whole = whole.replace(lineage=told)
     assert cut_encoder(whole, "blocks.1").lineage == {**told, "group": "forecast cut at blocks.1"}
     assert whole.lineage == told == {"group": "forecast", "seed": 3, "steps": 10}
     save_encoder("whole", whole)

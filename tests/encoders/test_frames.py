@@ -186,8 +186,7 @@ def test_what_stands_for_data_is_said_frame_by_frame() -> None:
 
 
 def test_sizes_follow_the_image_encoders() -> None:
-    other = image_encoder()
-    other.name = "other"
+    other = image_encoder().replace(name="other")
     video = frames_of(image_encoder(sized_for=lambda image: other if len(image) > SIDE else None), 2)
     assert video.sized_for(clips(3)[0]) is video
     sized = video.sized_for(clips(3, rows=20)[0])

@@ -26,8 +26,7 @@ def test_another_mask_is_another_identity(tmp_path: Path) -> None:
     length = data[0].shape[0]
     dx.run(masked_encoder(length), data, out=tmp_path / "run", controls=False, report=False)
     dx.run(masked_encoder(length), data, out=tmp_path / "run", controls=False, report=False)
-    encoder = masked_encoder(length)
-    encoder._valid = other_mask  # pyright: ignore[reportPrivateUsage]
+    encoder = masked_encoder(length).replace(valid=other_mask)
     with pytest.raises(DiagnosticsError, match="holds other activations"):
         dx.run(encoder, data, out=tmp_path / "run", controls=False)
 

@@ -138,8 +138,7 @@ def broken(*_: Any) -> Any:
 
 
 def saved(training: Training) -> None:
-    encoder = training.encoder()
-    encoder.skeleton = "whatever"
+    encoder = training.encoder().replace(skeleton="whatever")
     with tempfile.TemporaryDirectory() as folder:
         dx.save_encoder(folder, encoder, cut="blocks.1")
 

@@ -90,8 +90,7 @@ def assert_same(one: TorchEncoder, other: TorchEncoder) -> None:
 
 def test_what_is_loaded_is_what_was_saved(own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     encoder = build("encoder", "own.py:build?blocks=2")
-    encoder.lineage = {"group": "jepa", "seed": 0}
-    encoder.configuration = "what a checkpoint lacked"
+    encoder = encoder.replace(lineage={"group": "jepa", "seed": 0}, configuration="what a checkpoint lacked")
     assert not torch.equal(activations(encoder)["norm"], activations(build("encoder", encoder.spec))["norm"])  # planted
     path = save_encoder(tmp_path / "models" / "one", encoder)
     assert path == tmp_path / "models" / "one" / "encoder.safetensors"
@@ -112,8 +111,7 @@ def test_others_may_read_what_they_may_read_of_any_file(own: Path) -> None:
 
 
 def test_samples_of_another_size_see_the_loaded_weights(own: Path) -> None:
-    encoder = build("encoder", "own.py:build")
-    encoder.lineage = {"seed": 3}
+    encoder = build("encoder", "own.py:build").replace(lineage={"seed": 3})
     save_encoder("one", encoder)
     longer = np.arange(48.0)
     for one in (encoder, build("encoder", "one", trust_code=True)):
@@ -125,8 +123,7 @@ def test_samples_of_another_size_see_the_loaded_weights(own: Path) -> None:
 
 
 def test_copies_keep_what_made_them(own: Path) -> None:
-    encoder = build("encoder", "own.py:build")
-    encoder.skeleton, encoder.lineage = "own.py:build?blocks=3", {"group": "a"}
+    encoder = build("encoder", "own.py:build").replace(skeleton="own.py:build?blocks=3", lineage={"group": "a"})
     for twin in (encoder.with_module(encoder.module, "x"), encoder.with_taps(encoder.taps[1:]), encoder.fresh(0)):
         assert (twin.spec, twin.skeleton, twin.lineage) == ("own.py:build", "own.py:build?blocks=3", {"group": "a"})
 

@@ -222,8 +222,7 @@ def test_a_sample_without_data_is_named(tmp_path: Any) -> None:
 def test_audio_of_another_rate_is_refused(tmp_path: Any) -> None:
     whole = tiny_dataset(20)
     data = dx.Dataset("sound", "series", whole.samples, whole.ids, list(whole.split), whole.targets, rate=8000.0)
-    encoder = masked_encoder(32)
-    encoder.rate = 16000.0
+    encoder = masked_encoder(32).replace(rate=16000.0)
     with pytest.raises(DiagnosticsError, match="takes 16000 samples a second, sound holds 8000"):
         dx.run(encoder, data, out=tmp_path / "run")
     same = dx.Dataset("sound", "series", whole.samples, whole.ids, list(whole.split), whole.targets, rate=16000.0)

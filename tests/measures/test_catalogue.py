@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from diagnostics.measures import bundled
-from diagnostics.measures.plugin import catalogue
+from diagnostics.measures import bundled, measures
+from diagnostics.measures.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +32,7 @@ def test_every_measure_of_the_families_is_bundled(writer: Any) -> None:
 
 def test_what_is_listed_is_what_measures_say_once_they_are_loaded() -> None:
     for name, measure in bundled().items():
-        assert catalogue()[name] == {
-            "standard": measure.standard, "needs": measure.needs, "targets": list(measure.kinds),
-            "answers": measure.answers, "source": measure.source, "family": measure.family,
-        }  # fmt: skip
+        entry = measures()[name]
+        assert (entry.about, entry.source) == (measure.answers, measure.source)
+        assert (entry.needs, entry.kinds, entry.standard) == (measure.needs, measure.kinds, measure.standard)
+        assert CATALOGUE[name].family == measure.family

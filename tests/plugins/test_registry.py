@@ -17,7 +17,7 @@ import pytest
 
 from diagnostics import DiagnosticsError, registry, specs
 from diagnostics.cli import commands as cli
-from diagnostics.cli.inspection import list_all
+from diagnostics.cli.listing import list_all
 from diagnostics.runs.suites import chosen_measures
 
 from tiny import tiny_dataset, tiny_encoder
@@ -479,6 +479,29 @@ def test_a_plugin_says_how_a_path_that_is_no_saved_encoder_is_opened(install: In
         assert (f"mine:{tmp_path / name} opens it" in str(caught.value)) is hinted
 
 
+def test_what_an_entry_says_is_shown_in_place_of_what_it_makes(
+    install: Install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(
+        mine="""
+from diagnostics.hookspecs import Entry
+def documented(n: int = 3):
+    "Waves of n steps."
+@hookimpl
+def datasets(): return {"waves": Entry(documented, modalities=("series", "audio"), kinds=("label",))}
+@hookimpl
+def measures(): return {"mine": Entry(lambda: 1 / 0, "How long?", kinds=("value",), needs="tokens", source="a book")}
+"""
+    )
+    assert next(row for row in list_all()["measures"] if row["name"] == "mine") == {
+        "name": "mine", "standard": True, "needs": "tokens", "targets": ["value"], "answers": "How long?",
+        "source": "a book", "plugin": "mine",
+    }  # fmt: skip
+    assert ran(monkeypatch, "list", "datasets") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "waves Waves of n steps. series or audio; target label; n=3; plugin mine" in out
+
+
 def test_a_plugin_names_the_packages_of_its_encoders(install: Install) -> None:
     install(mine=DESCRIBED, other="@hookimpl\ndef encoders(): return {}")
     assert plugin("mine").packages == {"pytest": "pytest"}
@@ -591,13 +614,12 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
     assert done.stdout.split() == []
 
 
-def test_help_and_the_names_of_encoders_and_datasets_load_nothing_heavy() -> None:
+@pytest.mark.parametrize("command", [["--help"], ["list"], ["list", "--json"]], ids=" ".join)
+def test_help_and_the_list_of_what_plugins_offer_load_nothing_heavy(command: list[str]) -> None:
     code = f"""
 import sys
-from diagnostics import registry
 from diagnostics.cli import commands as cli
-registry.offered("encoder"), registry.offered("dataset"), registry.offered("measure")
-sys.argv = ["diagnostics", "--help"]
+sys.argv = ["diagnostics", *{command}]
 try:
     cli.main()
 except SystemExit:

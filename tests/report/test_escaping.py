@@ -43,9 +43,8 @@ class Gone:
 
 
 def build(tap: str = ""):
-    encoder = tiny_encoder(name=HOSTILE)
-    encoder.configuration, encoder.lineage = HOSTILE, {"how": HOSTILE, "data": HOSTILE, "group": HOSTILE}
-    return encoder
+    lineage = {"how": HOSTILE, "data": HOSTILE, "group": HOSTILE}
+    return tiny_encoder(name=HOSTILE).replace(configuration=HOSTILE, lineage=lineage)
 
 
 def data(gone: bool = False):

@@ -53,8 +53,7 @@ def tokens_of(
     ]
     module = Stages([Graded(gain, noise, fold) for gain in gains])
     encoder = TorchEncoder(name, "series", module, taps, taps[-1].name, example=np.zeros((PLACES, 4), np.float32))
-    encoder.lineage = dict(lineage or {})
-    return encoder
+    return encoder.replace(lineage=dict(lineage or {}))
 
 
 def token_data(n: int = 150) -> Dataset:
@@ -123,9 +122,7 @@ def run_of(folder: Path, encoder: TorchEncoder, **options: Any) -> Run:
 
 def test_an_encoder_of_which_only_the_head_was_measured(tmp_path: Path) -> None:
     def all_head(name: str, gain: float) -> TorchEncoder:
-        encoder = graded_encoder(name, (0.5, 2, gain), (1, 1, 1), heads=1)
-        encoder.output_tap = "stage.2"
-        return encoder
+        return graded_encoder(name, (0.5, 2, gain), (1, 1, 1), heads=1).replace(output_tap="stage.2")
 
     runs = [run_of(tmp_path / name, all_head(name, gain), taps="stage.2") for name, gain in (("x", 1.0), ("y", 2.0))]
     found = dx.compare(runs, similarity=None)

@@ -63,8 +63,7 @@ def graded_encoder(
         for i in range(len(a))
     ]
     encoder = TorchEncoder(name, "series", module, taps, f"stage.{trunk - 1}", example=np.zeros(STEPS, np.float32))
-    encoder.lineage = dict(lineage or {})
-    return encoder
+    return encoder.replace(lineage=dict(lineage or {}))
 
 
 def graded_data(n: int = 600, seed: int = 0, *, sign: bool = False) -> Dataset:

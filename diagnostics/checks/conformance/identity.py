@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
 from diagnostics.checks.conformance.subject import Subject
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
 
@@ -57,11 +57,10 @@ def _changed(tensor: Tensor) -> Generator[None]:
 
 def identity_preprocessing(subject: Subject) -> Outcome:
     """One number of a prepared sample changes the identity."""
-    encoder = copy.copy(subject.encoder)
-    before = dict(encoder.identity)
-    prepare: Callable[[Any], Any] = encoder.preprocess
-    setattr(encoder, "preprocess", lambda sample: _off_by_one(prepare(sample)))  # noqa: B010  (a method, to pyright)
-    if dict(encoder.identity) != before:
+    encoder = subject.encoder
+    # Over its method, also where its class has one of its own.
+    changed = Encoder.replace(encoder, preprocess=lambda sample: _off_by_one(encoder.preprocess(sample)))
+    if dict(changed.identity) != dict(encoder.identity):
         return ok("the identity changes with one number of a prepared sample")
     if not isinstance(encoder, TorchEncoder):
         return not_applicable(

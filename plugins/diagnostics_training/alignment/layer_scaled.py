@@ -29,10 +29,9 @@ def scaled(base: Encoder, init: float) -> tuple[TorchEncoder, list[Block]]:
         return put_scales(other.module, blocks, init)
 
     module = put_scales(copy.deepcopy(base.module), blocks, init)
-    made = base.with_module(module, f"{base.name}-aligned", fresh)
-    name = f"aligned?base={quote(base.skeleton or base.spec, safe='{}')}&layer_scale={init!r}"
-    made.spec, made.skeleton, made.lineage = name, name if base.skeleton else "", {}
-    return made, blocks
+    spec = f"aligned?base={quote(base.skeleton or base.spec, safe='{}')}&layer_scale={init!r}"
+    encoder = base.with_module(module, f"{base.name}-aligned", fresh)
+    return encoder.replace(spec=spec, skeleton=spec if base.skeleton else "", lineage={}), blocks
 
 
 def check_start(init: float) -> None:

@@ -400,8 +400,8 @@ def test_fracast_whose_one_block_runs_ten_times(tmp_path: Path) -> None:
 
 
 def test_the_data_are_those_of_training_where_none_are_named(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    base = dx.build("encoder", SMALL)
-    base.lineage = {"data": "lorenz?n=60&seed=7&length=96, the 36 samples of its train split"}
+    lineage = {"data": "lorenz?n=60&seed=7&length=96, the 36 samples of its train split"}
+    base = dx.build("encoder", SMALL).replace(lineage=lineage)
     assert data_for(None, base) == "lorenz?n=60&seed=7&length=64"
     assert data_for("pendulum?n=9", base) == "pendulum?n=9&seed=1000&length=512"
     dx.save_encoder(tmp_path / "jepa", base, lineage=base.lineage)

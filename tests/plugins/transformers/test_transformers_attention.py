@@ -56,7 +56,7 @@ def test_attention_is_what_the_model_returns(kind: str) -> None:
     given: dict[str, Any] = {}
     tower = eager.module.tower
     eager.module.forward = lambda arguments: given.update(arguments)
-    eager._forward(eager.module, batch)
+    eager.forward(eager.module, batch)
     with torch.no_grad():
         returned = tower(**given, output_attentions=True).attentions
     assert len(names) == len(returned) == 2

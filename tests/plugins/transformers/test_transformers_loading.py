@@ -232,7 +232,7 @@ def test_lags_of_a_series_come_before_its_context() -> None:
     seen: list[torch.Tensor] = []
     first = made.module.get_submodule("tower.encoder.layers.0")
     handle = first.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    made._forward(made.module, {"values": values + noise, "observed": torch.ones(1, 39, 1)})
+    made.forward(made.module, {"values": values + noise, "observed": torch.ones(1, 39, 1)})
     handle.remove()
     (told,) = torch.autograd.grad(seen[0][0, 10, 0], values)
     steps = told[0, :, 0].nonzero()[:, 0].tolist()

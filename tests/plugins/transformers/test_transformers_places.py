@@ -65,7 +65,7 @@ def test_an_order_left_out_is_found_out() -> None:
         made = encoder(kind)
         plain = [replace(tap, site=replace(tap.site, order=())) for tap in made.taps if tap.site is not None]
         wrong = TorchEncoder(
-            kind, "image", made.module, plain, made.output_tap, made.preprocess, made.example(), forward=made._forward
+            kind, "image", made.module, plain, made.output_tap, made.preprocess, made.example(), forward=made.forward
         )
         assert not verify_grid(wrong).right
 
@@ -88,7 +88,7 @@ def test_mllama_hands_over_its_first_tile_without_what_fills_it_up() -> None:
     assert {(tap.grid.shape, tap.grid.prefix, tap.site.dropped) for tap in made.taps} == {((4, 4), 1, 4 * 24 - 17)}
     batch = {key: value[None] for key, value in made.preprocess(made.example()).items()}
     with torch.no_grad():
-        theirs = made._forward(made.module, batch).last_hidden_state
+        theirs = made.forward(made.module, batch).last_hidden_state
     assert theirs.shape[:4] == (1, 1, 4, 17)
     torch.testing.assert_close(made.capture(batch)[made.output_tap][0], theirs[0, 0, 0, :, :32], rtol=0, atol=0)
 

@@ -112,7 +112,7 @@ def test_taps_are_what_the_layers_give(kind: str, saved: Any) -> None:
         (lambda **given: arguments.update(given) or old(**given)),
         made.module.tower.forward,
     )
-    made._forward(made.module, batch)
+    made.forward(made.module, batch)
     with torch.no_grad():
         other(**arguments)
     assert len(seen) >= len(layers) == len([t for t in made.taps if t.name.startswith(f"{stack}.")])

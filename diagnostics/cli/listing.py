@@ -1,0 +1,127 @@
+"""What plugins offer, as rows and in a terminal. Nothing heavy is imported for it: names and descriptions are enough."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from diagnostics.hookspecs import Entry
+from diagnostics.registry import offered, plugins
+from diagnostics.report.escaping import printable
+from diagnostics.report.layout import show, show_table, terminal, whole
+
+if TYPE_CHECKING:
+    from diagnostics.measures.base import Measure
+
+LISTED = ("encoders", "datasets", "measures", "plugins")
+
+
+def list_all() -> dict[str, list[dict[str, Any]]]:
+    """Encoders, datasets, measures and plugins as plain rows.
+
+    No encoder or dataset is built, and no measure made that its plugin describes, so nothing heavy is imported for them.
+    """
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for kind in ("encoder", "dataset"):
+        rows[f"{kind}s"] = [
+            {"name": name, **_parameters(name, entry), "plugin": plugin.name}
+            for name, (plugin, entry) in offered(kind).items()
+        ]
+    rows["measures"] = [
+        {"name": name, **_measure(entry), "plugin": plugin.name} for name, (plugin, entry) in offered("measure").items()
+    ]
+    rows["plugins"] = [
+        {
+            "name": plugin.name,
+            "version": plugin.version,
+            "module": plugin.module,
+            "offers": {kind: sorted(names) for kind, names in plugin.offers.items() if names},
+            "error": plugin.error,
+        }
+        for plugin in plugins()
+    ]
+    return rows
+
+
+def _parameters(name: str, entry: Entry) -> dict[str, Any]:
+    """What follows the colon of a scheme, in its builder's own word, and the builder's options with their defaults."""
+    parameters = list(inspect.signature(entry.make).parameters.values())
+    first = 1 if name.endswith(":") else 0
+    return {
+        "takes": "".join(parameter.name for parameter in parameters[:first]),
+        "options": {p.name: "" if p.default is p.empty else str(p.default) for p in parameters[first:]},
+    }
+
+
+def _measure(entry: Entry) -> dict[str, Any]:
+    """What a measure is, by its plugin's description, or where there is none by the measure itself."""
+    if not entry.about:
+        try:
+            measure: Measure = entry.make()
+            entry = Entry(
+                entry.make, measure.answers, kinds=measure.kinds, needs=measure.needs, standard=measure.standard,
+                source=measure.source,
+            )  # fmt: skip
+        except (Exception, SystemExit) as error:
+            entry = Entry(entry.make, f"fails: {error}", needs="", standard=False)
+    return {
+        "standard": entry.standard, "needs": entry.needs, "targets": list(entry.kinds), "answers": entry.about,
+        "source": entry.source,
+    }  # fmt: skip
+
+
+def print_list(listed: dict[str, list[dict[str, Any]]]) -> None:
+    """Prints rows of `list_all`, with what each encoder and dataset is."""
+    console = terminal()
+    for heading, rows in listed.items():
+        if heading == "measures":
+            for standard, title in ((True, "standard: what a run measures"), (False, "all: what --measures adds")):
+                show(console, f"measures, {title}", "bold")
+                for row in (row for row in rows if row["standard"] is standard):
+                    _print_measure(console, row)
+                show(console, "")
+            continue
+        if heading == "plugins":
+            columns = ["plugins", "version", "module", "offers"]
+            cells = [[*(whole(row[key]) for key in ("name", "version", "module")), _offers(row)] for row in rows]
+            show_table(console, columns, cells)
+        else:
+            show(console, heading, "bold")
+            entries = offered("encoder" if heading == "encoders" else "dataset")
+            for row in rows:
+                _print_builder(console, row, entries[row["name"]][1])
+            if heading == "encoders":
+                _print_entry(console, "path/to/file.py:function", "Your own file.", "")
+        show(console, "")
+
+
+def _print_entry(console: Console, name: str, about: str, details: str) -> None:
+    """A name and what it stands for, and the details below."""
+    show(console, f"{whole(name):22}  {printable(about)}", hanging=24)
+    if details:
+        show(console, " " * 24 + details, "dim")
+
+
+def _print_measure(console: Console, row: dict[str, Any]) -> None:
+    needs = f"{row['needs']}; target {', '.join(row['targets'])}" if row["targets"] else row["needs"]
+    _print_entry(console, row["name"], row["answers"], printable(f"{needs}. {row['source']}"))
+
+
+def _print_builder(console: Console, row: dict[str, Any], entry: Entry) -> None:
+    docstring = inspect.getdoc(entry.make) if inspect.isroutine(entry.make) or inspect.isclass(entry.make) else ""
+    about = entry.about or (docstring or "").partition("\n")[0]
+    facts = [
+        printable(" or ".join(entry.modalities)),
+        printable(f"target {', '.join(entry.kinds)}" if entry.kinds else ""),
+        ", ".join(whole(f"{key}={value}") for key, value in row["options"].items()),
+        f"plugin {whole(row['plugin'])}",
+    ]
+    _print_entry(console, row["name"] + row["takes"].upper(), about, "; ".join(filter(None, facts)))
+
+
+def _offers(plugin: dict[str, Any]) -> str:
+    if plugin["error"]:
+        return f"not loaded: {printable(plugin['error'])}"
+    return "; ".join(f"{kind}s: {', '.join(map(whole, names))}" for kind, names in plugin["offers"].items())
