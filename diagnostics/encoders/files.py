@@ -20,13 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diagnostics.activations.folder import unwritable
 from diagnostics.encoders.cut import cut_encoder
 from diagnostics.encoders.digests import digest_of
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.rebuild import MOST_TEXT, skeleton_of
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, StorageError, describe
+from diagnostics.errors import DiagnosticsError, StorageError, describe, unwritable
 
 SAVED = "encoder.safetensors"
 """Filename of a saved encoder in its folder."""
