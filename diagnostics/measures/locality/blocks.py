@@ -23,7 +23,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import gram, one_thread, over_taps, rounding
 from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
-from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
+from diagnostics.measures.result import stated
 
 MOST_SAMPLES = 256
 """Samples read of each tap: more would narrow no interval that a reader acts on."""
@@ -214,15 +214,10 @@ class SampleMean(Measure):
                 reasons.append((tap.name, f"{lost} of {n} samples {self.without}"))
         low, high = bootstrap_mean_interval(values, activations.groups[:n], seed)
         found = {"score": known_mean(values), "low": low, "high": high, f"line_{self.line}": line}
-        attrs = {
-            FUNCTIONAL: self.functional,
-            POOLING: "none: grid tokens",
-            CENTRING: self.centring,
-            INTERVAL: "95 % bootstrap over groups",
-            REASON: store_reasons(reasons),
-            N: n,
-            SEED: seed,
-        }
+        attrs = stated(
+            functional=self.functional, pooling="none: grid tokens", centring=self.centring, reasons=reasons,
+            n=n, seed=seed,
+        )  # fmt: skip
         return over_taps(activations, {name: ("tap", numbers) for name, numbers in found.items()}, attrs)
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int) -> np.ndarray:

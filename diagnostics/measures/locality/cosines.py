@@ -32,17 +32,7 @@ from diagnostics.measures.locality.blocks import (
     token_count,
 )
 from diagnostics.measures.locality.grids import extents
-from diagnostics.measures.result import (
-    CENTRING,
-    FUNCTIONAL,
-    INTERVAL,
-    POOLING,
-    REASON,
-    SCORE_NAME,
-    SEED,
-    N,
-    store_reasons,
-)
+from diagnostics.measures.result import stated
 
 FAR = 6
 """Manhattan distance in tokens from which a pair counts as far (iREPA)."""
@@ -259,17 +249,12 @@ class SelfSimilarity(Measure):
             variables["curve" + ending] = (("tap", "distance"), curves[c])
             low, high = bootstrap_mean_interval(numbers[c, 0], activations.groups[:n], seed)
             variables["low" + ending], variables["high" + ending] = ("tap", low), ("tap", high)
-        attrs = {
-            FUNCTIONAL: "LDS: mean cosine of neighbouring tokens minus that of tokens at Manhattan distance >= 6",
-            SCORE_NAME: "LDS",
-            POOLING: "none: grid tokens",
-            CENTRING: "none; with the sample's mean token removed in variables ending in _centred",
-            INTERVAL: "95 % bootstrap over groups",
-            "distance": "Manhattan, in tokens of the tap's grid",
-            REASON: store_reasons(reasons),
-            N: n,
-            SEED: seed,
-        }
+        attrs = stated(
+            functional="LDS: mean cosine of neighbouring tokens minus that of tokens at Manhattan distance >= 6",
+            score_name="LDS", pooling="none: grid tokens",
+            centring="none; with the sample's mean token removed in variables ending in _centred",
+            distance="Manhattan, in tokens of the tap's grid", reasons=reasons, n=n, seed=seed,
+        )  # fmt: skip
         return over_taps(activations, variables, attrs, {"distance": np.arange(1, reach + 1)})
 
 

@@ -22,7 +22,7 @@ from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_t
 from diagnostics.measures.base import Measure, Observation
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.grids import extents, lengths
-from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
+from diagnostics.measures.result import stated
 
 BLOCK_BYTES = 32 * 2**20
 STATISTICS = ("distance", "entropy", "normalised_entropy", "prefix", "top_key")
@@ -251,16 +251,11 @@ class _HeadMeasure(Measure):
             "line_identity": ("tap", np.where(np.isnan(uniform), np.nan, 0.0)),
             **{name: ("tap", values) for name, values in beside.items()},
         }
-        attrs = {
-            FUNCTIONAL: self.functional,
-            "unit": self.unit,
-            POOLING: "none: grid queries, mean over queries, heads and samples",
-            CENTRING: "none",
-            INTERVAL: "95 % bootstrap over groups",
-            REASON: store_reasons(reasons),
-            N: n,
-            SEED: seed,
-        }
+        attrs = stated(
+            functional=self.functional, unit=self.unit,
+            pooling="none: grid queries, mean over queries, heads and samples", centring="none",
+            reasons=reasons, n=n, seed=seed,
+        )  # fmt: skip
         return over_taps(activations, variables, attrs, {"head": np.arange(heads)})
 
 

@@ -20,7 +20,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.blocks import directions, first_tokens, rook_pairs, sample_blocks, token_count
 from diagnostics.measures.locality.grids import extents
-from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
+from diagnostics.measures.result import stated
 
 BEYOND = 6.0
 """Scaled median deviations above the median from which a norm counts as an outlier: none in a billion of a Gaussian."""
@@ -170,18 +170,15 @@ class OutlierTokenShare(Measure):
                 numbers["place"][t], numbers["place_share"][t] = held.argmax(), held.max()
         low, high = bootstrap_mean_interval(shares, activations.groups[:n], seed)
         found = {"score": shares.mean(axis=0), "low": low, "high": high, **numbers}
-        attrs = {
-            FUNCTIONAL: f"share of tokens whose norm exceeds median + {BEYOND:g} * {_GAUSSIAN} * MAD of the tap's tokens; norms as "
+        attrs = stated(
+            functional=f"share of tokens whose norm exceeds median + {BEYOND:g} * {_GAUSSIAN} * MAD of the tap's tokens; norms as "
             "the tap hands them over",
-            POOLING: "none: grid tokens",
-            CENTRING: "none",
-            INTERVAL: "95 % bootstrap over groups, the threshold held",
-            "bimodality": "Sarle's coefficient of the norms: Gaussian 1/3, uniform 5/9, two values 1",
-            "place": "raster index of the grid token that is an outlier in most samples, and in what share of them",
-            REASON: store_reasons(reasons),
-            N: n,
-            SEED: seed,
-        }
+            pooling="none: grid tokens", centring="none",
+            interval="95 % bootstrap over groups, the threshold held",
+            bimodality="Sarle's coefficient of the norms: Gaussian 1/3, uniform 5/9, two values 1",
+            place="raster index of the grid token that is an outlier in most samples, and in what share of them",
+            reasons=reasons, n=n, seed=seed,
+        )  # fmt: skip
         variables = {name: ("tap", values) for name, values in found.items()}
         return over_taps(activations, variables | {"share_by_place": (("tap", "place_index"), by_place)}, attrs)
 

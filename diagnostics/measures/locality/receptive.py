@@ -18,7 +18,7 @@ from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_t
 from diagnostics.measures.base import Measure, Observation
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.grids import lengths
-from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
+from diagnostics.measures.result import stated
 
 STATISTICS = ("radius50", "radius95", "global50", "global95", "sd")
 """Last axis of what `Gradients` records; `sd` once for each axis."""
@@ -172,15 +172,10 @@ class ReceptiveFieldOfTaps(Measure):
             "line_global": ("tap", means[2]),
             "global95": ("tap", means[3]),
         }
-        attrs = {
-            FUNCTIONAL: "radius about the central grid token of half of |d token / d input|, summed over channels; the token "
+        attrs = stated(
+            functional="radius about the central grid token of half of |d token / d input|, summed over channels; the token "
             "by one projection of its features on random signs",
-            "unit": "share of the input's extent along each axis",
-            POOLING: "none: the central grid token",
-            CENTRING: "none",
-            INTERVAL: "95 % bootstrap over groups",
-            REASON: store_reasons(reasons),
-            N: n,
-            SEED: seed,
-        }
+            unit="share of the input's extent along each axis", pooling="none: the central grid token",
+            centring="none", reasons=reasons, n=n, seed=seed,
+        )  # fmt: skip
         return over_taps(activations, variables, attrs)
