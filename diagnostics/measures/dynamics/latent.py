@@ -44,8 +44,8 @@ def straightness(path: Any) -> Any:
         )
     if not bool(x.isfinite().all()):
         raise DiagnosticsError(f"A path of shape {tuple(x.shape)} holds NaN or infinity: leave that sample out.")
-    found = _straightness(x if x.ndim == 3 else x[None]).cpu().numpy()
-    return found if x.ndim == 3 else float(found[0])
+    cosines = _straightness(x if x.ndim == 3 else x[None]).cpu().numpy()
+    return cosines if x.ndim == 3 else float(cosines[0])
 
 
 def _straightness(x: Tensor) -> Tensor:
