@@ -1,4 +1,4 @@
-"""Applying measures to stored activations, and choosing the best tap honestly."""
+"""Applies measures to stored activations: scores with intervals, and the best tap, chosen on val and scored on test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from diagnostics.vocabulary import DENSE, Family
 
 @dataclass
 class Measured:
-    """Results by `measure/target` (or `measure`), and why others are missing."""
+    """Results by `measure/target`, or `measure` where it reads no target; and, by the same keys, why others are missing."""
 
     results: dict[str, xr.Dataset] = field(default_factory=dict[str, xr.Dataset])
     skipped: dict[str, str] = field(default_factory=dict[str, str])
@@ -40,10 +40,10 @@ def measure_all(
     what: str = "",
     watch: Watch = silent,
 ) -> Measured:
-    """Every measure whose needs are met, for every target that it reads.
+    """Applies each measure to each target that it reads, or once where it reads none.
 
-    One that has no value here is left out with its reason, and so is one that fails otherwise: the rest stands. `asked`
-    are those named, of which it is also said that no target fits them.
+    A measure that has no value for these activations, or that fails, is left out with its reason; the others are not
+    affected. A StorageError ends all. Of measures named in `asked` it is also reported that the dataset has no target for them.
     """
     measured = Measured()
     jobs: list[tuple[str, Measure, StoredTarget | None]] = []
