@@ -24,7 +24,6 @@ from zarr.buffer.cpu import Buffer
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from diagnostics.activations.folder import unwritable
 from diagnostics.activations.sealed import (
     NAME,
     DamagedError,
@@ -34,7 +33,7 @@ from diagnostics.activations.sealed import (
     sealed_attributes,
     write_group,
 )
-from diagnostics.errors import StorageError
+from diagnostics.errors import StorageError, unwritable
 
 CONTROLS = "controls"
 """The group of the controls' results; no measure may have this name."""

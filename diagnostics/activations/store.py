@@ -29,7 +29,6 @@ import numpy as np
 from diagnostics.activations.cache import Kept
 from diagnostics.activations.contents import COVERED, Contents, TargetFacts
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.activations.folder import damaged, unwritable
 from diagnostics.activations.journal import Journal
 from diagnostics.activations.observations import Observed, observed_arrays, read_observed, write_observed
 from diagnostics.activations.plan import Step
@@ -45,7 +44,7 @@ from diagnostics.activations.sealed import (
 from diagnostics.activations.shard_layout import Layout
 from diagnostics.activations.shards import ShardBuffer, ShardReader, pages
 from diagnostics.encoders.encoder import Captured
-from diagnostics.errors import DiagnosticsError, StorageError
+from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable
 from diagnostics.vocabulary import DENSE
 
 FORMAT = 2

@@ -80,18 +80,13 @@ def inspect_encoder(
     import torch
     from torch.utils.data import default_collate
 
+    from diagnostics.activations.fit import fit, usable_device
     from diagnostics.encoders.hooks import pool
-    from diagnostics.runs.job import check_rate, usable_device
 
     encoder = build("encoder", spec, trust_code=trust_code)
     dataset = build("dataset", data) if data else None
-    if dataset is not None and dataset.modality != encoder.modality:
-        raise DiagnosticsError(
-            f"{encoder.name} reads {encoder.modality} samples, {dataset.name} holds {dataset.modality}."
-        )
-    if dataset is not None:
-        check_rate(encoder, dataset)
     where = usable_device(device)
+    encoder = fit(encoder, dataset) if dataset is not None else encoder
     seconds: list[float] = []
     try:
         sample = dataset[0] if dataset is not None else encoder.example()

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics.encoders.attention import read_attention
-from diagnostics.encoders.discovery import discover
-from diagnostics.encoders.discovery.extents import extents_of
+from diagnostics.encoders.discovery import discover, extents_of
 from diagnostics.encoders.encoder import Captured, Encoder, Reduce, keep
 from diagnostics.encoders.evaluating import device_of, evaluating, placed, seeded, wanting_gradients
 from diagnostics.encoders.gradients import read_gradients

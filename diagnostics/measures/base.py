@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import xarray as xr
 
 from diagnostics.vocabulary import Family, Kind
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from diagnostics.activations.contract import Activations, StoredTarget
-    from diagnostics.encoders.encoder import Encoder
+    from diagnostics.activations.contract import Activations, Observation, StoredTarget
     from diagnostics.measures.known_answers import Case
-
-
-class Observation(ABC):
-    """What is seen only with the model at hand (attention, gradients): recorded while extracting, for the first
-    `samples` rows of a store (a random subset), and kept there as small arrays. Several measures may read one.
-    """
-
-    name: ClassVar[str]
-    samples: ClassVar[int] = 64
-
-    @abstractmethod
-    def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
-        """{tap name: float array [sample, ...]} of one preprocessed batch, of these taps; those without one are left out.
-
-        Raises DiagnosticsError, with the reason, where no tap has one.
-        """
 
 
 class Measure(ABC):

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagnostics.activations.folder import unwritable
+from diagnostics.errors import unwritable
 
 if TYPE_CHECKING:
     from jinja2 import Environment

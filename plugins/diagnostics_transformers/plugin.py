@@ -53,8 +53,8 @@ def build(
         raise DiagnosticsError(f"Encoders of transformers need {error.name}: pip install transformers.") from error
 
     from diagnostics_transformers.encoder import encoder_of
-    from diagnostics_transformers.inputs import Wanted
     from diagnostics_transformers.load import folder_of, load
+    from diagnostics_transformers.prepared import Wanted
 
     loaded = load(model, pretrained, seed, heads)
     options = {"pretrained": pretrained or None, "tower": tower, "size": size, "length": length, "frames": frames}
@@ -70,7 +70,7 @@ def _path_hint(path: str) -> str:
 
 def _name(model: str, pretrained: bool, seed: int, heads: bool, options: Mapping[str, Any]) -> str:
     """The specification: what is not the default."""
-    said = [f"{key}={value}" for key, value in options.items() if key != "pretrained" and value is not None]
-    said = [*([] if pretrained else ["pretrained=false", *([f"seed={seed}"] if seed else [])]), *said]
-    said += ["heads=true"] if heads else []
-    return f"hf:{model}{'?' if said else ''}{'&'.join(said)}"
+    parts = [f"{key}={value}" for key, value in options.items() if key != "pretrained" and value is not None]
+    parts = [*([] if pretrained else ["pretrained=false", *([f"seed={seed}"] if seed else [])]), *parts]
+    parts += ["heads=true"] if heads else []
+    return f"hf:{model}{'?' if parts else ''}{'&'.join(parts)}"

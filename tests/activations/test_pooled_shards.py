@@ -313,6 +313,7 @@ for budget in (0, 6200):
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_file_operation_and_resumed_equals_undisturbed_to_the_bit(tmp_path: Path) -> None:
     """SIGKILL before the k-th time that a file of the run is opened, renamed or removed, for k from the first to the last."""
     code = KILLED.format(tests=str(Path(__file__).parents[1] / "support"), folder=str(tmp_path), first=0, step=5)

@@ -21,7 +21,8 @@ from diagnostics.activations.sealed import write_group
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.progress import Cost
-from diagnostics.runs import job as jobs
+from diagnostics.runs import job
+from diagnostics.runs import request as requests
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -131,7 +132,7 @@ def test_fresh_drops_what_was_there(path: Path, options: dict[str, Any]) -> None
 def test_fresh_cut_off_before_its_results_does_not_mix_seeds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = findings(dx.open_run(path))
     with monkeypatch.context() as context:
-        context.setattr(jobs, "merge_results", interrupted)
+        context.setattr(job, "merge_results", interrupted)
         with pytest.raises(KeyboardInterrupt):
             again(path, "rankme", fresh=True, seed=7)
     assert findings(dx.open_run(path)) == before
@@ -320,8 +321,8 @@ class OtherTaps(Misnamed):
 def test_a_measure_that_misnames_its_variable_is_told_in_a_sentence(
     path: Path, monkeypatch: pytest.MonkeyPatch, measure: Measure, sentence: str
 ) -> None:
-    standard = jobs.chosen_measures(["rankme"])[0]
-    monkeypatch.setattr(jobs, "chosen_measures", lambda names: ([*standard, measure], {}))
+    standard = requests.chosen_measures(["rankme"])[0]
+    monkeypatch.setattr(requests, "chosen_measures", lambda names: ([*standard, measure], {}))
     run = again(path, "standard", controls=False)
     assert list(run.failed) == [measure.name]
     assert measure.name not in [p.measure for p in run.profiles()]

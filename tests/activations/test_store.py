@@ -19,6 +19,7 @@ from zarr.codecs import Crc32cCodec
 
 from diagnostics import Target, split_groups
 from diagnostics.activations import shards
+from diagnostics.activations.contract import shuffled
 from diagnostics.activations.extract import extract
 from diagnostics.activations.folder import check_room, lock
 from diagnostics.activations.plan import row_order
@@ -26,7 +27,6 @@ from diagnostics.activations.shard_layout import Layout
 from diagnostics.activations.shards import ShardBuffer, ShardReader, pages
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError
-from diagnostics.runs.controls.kinds import shuffled
 
 from stores import BUDGET, planned
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder

@@ -792,7 +792,7 @@ def test_the_command_takes_samples_of_a_dataset() -> None:
     checks = {c["check"]: c for c in json.loads(found.out)["checks"]}
     assert checks["grid"]["figures"]["cells"] == 16
     assert refused("check", "mine.py:images", "--data", "mine.py:data") == (
-        "tiny-image reads image samples, tiny-series holds series."
+        "tiny-image reads image samples, but tiny-series holds series samples: choose a dataset of image samples."
     )
 
 

@@ -554,6 +554,7 @@ def bundled() -> list[Path]:
     return sorted(path for path in (ROOT / "plugins").glob("diagnostics_*") if (path / "__init__.py").is_file())
 
 
+@pytest.mark.smoke
 def test_every_bundled_plugin_is_in_the_wheel_and_in_the_entry_points() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
@@ -565,6 +566,7 @@ def test_every_bundled_plugin_is_in_the_wheel_and_in_the_entry_points() -> None:
     assert all((folder / "plugin.py").is_file() for folder in folders)
 
 
+@pytest.mark.smoke
 def test_every_entry_point_is_installed_and_loads() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     found = {p.name: p for p in registry.plugins()}

