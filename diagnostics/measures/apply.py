@@ -1,4 +1,4 @@
-"""Applying measures to stored activations, and choosing the best tap honestly."""
+"""Applies measures to stored activations: scores with intervals, and the best tap, chosen on val and scored on test."""
 
 from __future__ import annotations
 
@@ -11,29 +11,9 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError, StorageError, describe
+from diagnostics.measures import result as attribute
 from diagnostics.measures.base import Measure
-from diagnostics.measures.result import (
-    ABOUT,
-    BEST_SCORE,
-    BEST_TAP,
-    FAMILY,
-    HIDDEN_GAP,
-    HIGHER_IS_BETTER,
-    INTERVALS,
-    MEASURE,
-    OUTPUT_TAP,
-    OVER,
-    REASON,
-    SCORE_NAME,
-    SOURCE,
-    TARGET,
-    TOKEN_SAMPLES,
-    UNITS,
-    N,
-    shorten_reasons,
-    store_interval,
-    units_fitted,
-)
+from diagnostics.measures.result import shorten_reasons, store_interval, units_fitted
 from diagnostics.measures.statistics import SHARES, paired_difference, profile_intervals, select
 from diagnostics.measures.validation import bare, misfit, plain
 from diagnostics.progress import Progress, Watch, silent
@@ -42,7 +22,7 @@ from diagnostics.vocabulary import DENSE, Family
 
 @dataclass
 class Measured:
-    """Results by `measure/target` (or `measure`), and why others are missing."""
+    """Results by `measure/target`, or `measure` where it reads no target; and, by the same keys, why others are missing."""
 
     results: dict[str, xr.Dataset] = field(default_factory=dict[str, xr.Dataset])
     skipped: dict[str, str] = field(default_factory=dict[str, str])
@@ -60,10 +40,10 @@ def measure_all(
     what: str = "",
     watch: Watch = silent,
 ) -> Measured:
-    """Every measure whose needs are met, for every target that it reads.
+    """Applies each measure to each target that it reads, or once where it reads none.
 
-    One that has no value here is left out with its reason, and so is one that fails otherwise: the rest stands. `asked`
-    are those named, of which it is also said that no target fits them.
+    A measure that has no value for these activations, or that fails, is left out with its reason; the others are not
+    affected. A StorageError ends all. Of measures named in `asked` it is also reported that the dataset has no target for them.
     """
     measured = Measured()
     jobs: list[tuple[str, Measure, StoredTarget | None]] = []
@@ -93,7 +73,9 @@ def measure_all(
             if measure.pairwise and (few := too_few(result)):
                 measured.skipped[key] = few
             elif _without_value(result):
-                measured.skipped[key] = f"no tap has a value: {result.attrs.get(REASON) or 'it says no reason'}."
+                measured.skipped[key] = (
+                    f"no tap has a value: {result.attrs.get(attribute.REASON) or 'it says no reason'}."
+                )
             else:
                 measured.results[key] = result
         except StorageError:
@@ -114,28 +96,28 @@ def _completed(
     """The result with intervals, selection and the attributes that every result has."""
     family: Family | None = measure.family or (target.family if target else None)
     attrs: dict[str, Any] = {
-        MEASURE: measure.name,
-        TARGET: target.name if target else "",
-        UNITS: target.units if target else "",
-        ABOUT: target.about if target else measure.answers,
-        FAMILY: family or "geometry",
-        HIGHER_IS_BETTER: {True: "yes", False: "no", None: "neither"}[measure.higher_is_better],
-        OUTPUT_TAP: activations.output_tap,
-        SOURCE: measure.source,
-        SCORE_NAME: measure.name if target is None else "accuracy" if target.kind == "label" else "R2",
-    } | ({SCORE_NAME: result.attrs[SCORE_NAME]} if SCORE_NAME in result.attrs else {})
+        attribute.MEASURE: measure.name,
+        attribute.TARGET: target.name if target else "",
+        attribute.UNITS: target.units if target else "",
+        attribute.ABOUT: target.about if target else measure.answers,
+        attribute.FAMILY: family or "geometry",
+        attribute.HIGHER_IS_BETTER: {True: "yes", False: "no", None: "neither"}[measure.higher_is_better],
+        attribute.OUTPUT_TAP: activations.output_tap,
+        attribute.SOURCE: measure.source,
+        attribute.SCORE_NAME: measure.name if target is None else "accuracy" if target.kind == "label" else "R2",
+    } | ({attribute.SCORE_NAME: result.attrs[attribute.SCORE_NAME]} if attribute.SCORE_NAME in result.attrs else {})
     if not measure.pairwise and (
         measure.needs == "tokens" or (target is not None and target.kind in (*DENSE, "masks"))
     ):
-        attrs[TOKEN_SAMPLES] = activations.token_samples
+        attrs[attribute.TOKEN_SAMPLES] = activations.token_samples
     result = bare(result)
     if "loss" in result:
-        result, selected = _with_selection(result, activations.output_tap, str(attrs[SCORE_NAME]), seed)
+        result, selected = _with_selection(result, activations.output_tap, str(attrs[attribute.SCORE_NAME]), seed)
         attrs |= selected
-    if reason := shorten_reasons(str(result.attrs.get(REASON, "")), [tap.name for tap in activations.taps]):
-        attrs[REASON] = reason
+    if reason := shorten_reasons(str(result.attrs.get(attribute.REASON, "")), [tap.name for tap in activations.taps]):
+        attrs[attribute.REASON] = reason
     else:
-        result.attrs.pop(REASON, None)
+        result.attrs.pop(attribute.REASON, None)
     result.attrs = {key: plain(value) for key, value in (result.attrs | attrs).items()}
     if "tap" in result.coords and "depth" not in result.coords and not measure.pairwise:
         depths = {tap.name: tap.depth for tap in activations.taps}
@@ -149,10 +131,10 @@ FEWEST_COMPARED = 20
 
 def too_few(result: xr.Dataset) -> str:
     """Why a similarity is not shown; "" where it rests on enough samples."""
-    n = int(result.attrs.get(N, FEWEST_COMPARED))
+    n = int(result.attrs.get(attribute.N, FEWEST_COMPARED))
     if n >= FEWEST_COMPARED:
         return ""
-    return f"{result.attrs[MEASURE]} compares taps on at least {FEWEST_COMPARED} samples, and there are {n}: use a dataset with more."
+    return f"{result.attrs[attribute.MEASURE]} compares taps on at least {FEWEST_COMPARED} samples, and there are {n}: use a dataset with more."
 
 
 def _without_value(result: xr.Dataset) -> bool:
@@ -181,19 +163,19 @@ def _with_selection(
     border = "; where all answers are right, or all wrong, the far end is Clopper and Pearson's for as many units"
     unanimous = share and loss.ndim == 2 and bool(np.isin(score, (0.0, 1.0)).any())
     return result, {
-        BEST_TAP: selection.best_tap,
-        **store_interval(BEST_SCORE, selection.best),
-        **store_interval(HIDDEN_GAP, selection.hidden_gap),
-        INTERVALS: f"95 %, bootstrap over test units{halves}{widened}{border if unanimous else ''}",
+        attribute.BEST_TAP: selection.best_tap,
+        **store_interval(attribute.BEST_SCORE, selection.best),
+        **store_interval(attribute.HIDDEN_GAP, selection.hidden_gap),
+        attribute.INTERVALS: f"95 %, bootstrap over test units{halves}{widened}{border if unanimous else ''}",
     }
 
 
 def against_control(result: xr.Dataset, other: xr.Dataset, control: str, seed: int) -> xr.Dataset:
     """A probe's result with by how much its best tap beats a control's best tap, paired over the same test units."""
-    if BEST_TAP not in result.attrs or BEST_TAP not in other.attrs:
+    if attribute.BEST_TAP not in result.attrs or attribute.BEST_TAP not in other.attrs:
         return result
     ours, theirs = (
-        data[["loss", "reference_loss"]].sel(tap=data.attrs[BEST_TAP]).sortby("unit").transpose("unit", ...)
+        data[["loss", "reference_loss"]].sel(tap=data.attrs[attribute.BEST_TAP]).sortby("unit").transpose("unit", ...)
         for data in (result, other)
     )
     if list(ours["unit"].values) != list(theirs["unit"].values):
@@ -205,6 +187,6 @@ def against_control(result: xr.Dataset, other: xr.Dataset, control: str, seed: i
         theirs["reference_loss"].values,
         units_fitted(result),
         seed,
-        str(result.attrs[SCORE_NAME]) in SHARES,
+        str(result.attrs[attribute.SCORE_NAME]) in SHARES,
     )
-    return result.assign_attrs(store_interval(f"{OVER}{control}", gap))
+    return result.assign_attrs(store_interval(f"{attribute.OVER}{control}", gap))

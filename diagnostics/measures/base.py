@@ -1,4 +1,4 @@
-"""The measure contract: what a measure needs, what it returns, and how it says which way is better."""
+"""The contract of a measure: what it reads, what it returns, and whether higher values are better."""
 
 from __future__ import annotations
 

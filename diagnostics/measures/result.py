@@ -71,6 +71,35 @@ OVER = "over_"
 """Begins `over_CONTROL`: by how much it beats the best tap of a control, an interval."""
 
 
+BY_GROUPS = "95 % bootstrap over groups"
+
+
+def stated(
+    functional: str,
+    *,
+    pooling: str,
+    centring: str,
+    reasons: Iterable[tuple[str, str]],
+    n: int,
+    seed: int,
+    unit: str = "",
+    interval: str = BY_GROUPS,
+    **more: Any,
+) -> dict[str, Any]:
+    """The attributes of a measure without losses; `reasons` are pairs (tap, reason), as of `store_reasons`."""
+    return {
+        FUNCTIONAL: functional,
+        **({"unit": unit} if unit else {}),
+        POOLING: pooling,
+        CENTRING: centring,
+        INTERVAL: interval,
+        **more,
+        REASON: store_reasons(reasons),
+        N: n,
+        SEED: seed,
+    }
+
+
 def store_interval(key: str, interval: Interval) -> dict[str, float]:
     """The attributes of an interval: `key` for its value, `key_low` and `key_high`."""
     return {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}

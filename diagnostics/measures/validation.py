@@ -1,4 +1,8 @@
-"""What a measure gave that its result cannot be read or stored with, in a sentence: one measure's slip costs only its own."""
+"""Checks of what a measure returns, before anything is computed from it or stored.
+
+A measure may come from any plugin. One that returns a wrong variable, axis, attribute or type is left out of the run with a
+sentence that says so, and the other measures are not affected.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +30,7 @@ LONGEST_NAME = 200
 
 
 def misfit(result: Any, measure: Measure, activations: Activations) -> str:
-    """What a result lacks by which it is read (a variable, an axis, an attribute, a tap), or holds that cannot be stored; ""
-    where nothing."""
+    """Why a result cannot be read (a variable, axis, attribute or tap is missing) or stored, in one sentence; "" where it can."""
     if not isinstance(result, xr.Dataset):
         return f"Measure {measure.name} gives a {type(result).__name__}: return an xarray.Dataset."
     # A probe may need no target, as one of places does not.
@@ -113,8 +116,8 @@ def plain(value: Any) -> Any:
 
 
 def bare(result: xr.Dataset) -> xr.Dataset:
-    """A copy without what xarray would read into the stored numbers (fill values, scales), and without attributes that are
-    computed later."""
+    """A copy of the result without encodings and attributes of variables (fill values and scales, which xarray would apply when
+    reading), and without the attributes that `apply` computes."""
     bare = result.copy().drop_encoding()
     for variable in bare.variables.values():
         variable.attrs = {}

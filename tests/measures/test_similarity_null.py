@@ -7,7 +7,7 @@ from diagnostics.measures.similarity import packed
 from diagnostics.measures.similarity.base import Similarity
 from diagnostics.measures.similarity.kernel_alignment import Cka
 from diagnostics.measures.similarity.kernels import center_gram, cka
-from diagnostics.measures.similarity.null import Null, judged, orders, swaps
+from diagnostics.measures.similarity.null import Null, against_null, orders, swaps
 
 from memory import MemoryActivations
 
@@ -99,17 +99,17 @@ def test_too_few_permutations_are_no_test(groups):
 def test_p_tau_and_calibration_by_hand():
     null = Null(np.arange(99) / 100, "", "")
     matrix = np.array([[0.945, 0.94, 0.935], [1.0, -1.0, np.nan]])
-    p, calibrated, said = judged(matrix, null, distance=False)
+    p, calibrated, said = against_null(matrix, null, distance=False)
     assert said["tau"] == pytest.approx(0.94)
     np.testing.assert_allclose(p, [[0.05, 0.06, 0.06], [0.01, 1.0, np.nan]])
     np.testing.assert_allclose(calibrated, (matrix - 0.94) / 0.06)
-    p, _, said = judged(1 - matrix, Null(1 - null.extreme, "", ""), distance=True)
+    p, _, said = against_null(1 - matrix, Null(1 - null.extreme, "", ""), distance=True)
     assert said["tau"] == pytest.approx(0.06)
     np.testing.assert_allclose(p, [[0.05, 0.06, 0.06], [0.01, 1.0, np.nan]])
 
 
 def test_permutation_that_moves_nothing_counts_whatever_its_precision():
-    p, _, _ = judged(
+    p, _, _ = against_null(
         np.array([[0.123456789]]), Null(np.array([np.float64(np.float32(0.123456789))] * 19), "", ""), False
     )
     assert p.item() == 1

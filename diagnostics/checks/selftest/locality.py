@@ -134,10 +134,10 @@ def _noise_r2(d: int, n: int) -> float:
     side = 10
     samples = n // side
     split = ["train"] * (samples - 1) + ["val"] + ["test"] * 20
-    found = [
+    scores = [
         position_probe(normal(samples + 20, side, d, seed=i), (side,), split, penalties=(1e-9,)).r2 for i in range(40)
     ]
-    return float(np.mean(found))
+    return float(np.mean(scores))
 
 
 def _stacked_ones(k: int) -> np.ndarray:
@@ -160,7 +160,7 @@ def cases() -> list[Case]:
     code = np.stack([f(2 * np.pi * axis / 32 + 0.1) for axis in (y, x) for f in (np.sin, np.cos)], axis=1)
     code = np.hstack([code, y[:, None], x[:, None]])
     split = ["train", "val", "test"] * 3
-    found = [
+    answers = [
         *(
             Case("attention_distance", f"uniform, {n} x {n} cells of {cell} px", value, VIT, lambda n=n, cell=cell: float(attention_distance(_uniform(n * n), (n, n), cell=cell)[0]))
             for n, cell, value in ((14, 16, 116.492227), (16, 14, 116.565053), (24, 14, 175.041985), (7, 32, 115.502894))
@@ -178,10 +178,10 @@ def cases() -> list[Case]:
     ]  # fmt: skip
     for name, values in _COSINES.items():
         for kind, value in zip(("lds", "cds", "rmsc"), values, strict=True):
-            found.append(
+            answers.append(
                 Case("self_similarity", f"{kind.upper()} of {name}, 16 x 16", value, IREPA, lambda n=name, k=kind: float(getattr(self_similarity(tokens[n], grid), k)))
             )  # fmt: skip
-    found += [
+    answers += [
         Case("morans_i", "checkerboard", -1, MORAN, lambda: float(morans_i(tokens["checkerboard of signs"], grid))),
         Case("morans_i", "column ramp, 16 x 16", 0.933333, MORAN, lambda: float(morans_i(ramp, grid))),
         Case("morans_i", "noise, -1 / (T - 1) (mean of 2000 features)", -0.003922, MORAN, lambda: float(morans_i(normal(SIDE**2, 2000, seed=0), grid)), 4e-3),
@@ -210,4 +210,4 @@ def cases() -> list[Case]:
         ),
         Case("global_token_mass", "uniform over 196 tokens and 1 class token", 1 / 197, DARCET, lambda: float(global_token_mass(_uniform(197), 1).prefix[0])),
     ]  # fmt: skip
-    return found
+    return answers

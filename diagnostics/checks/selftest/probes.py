@@ -53,8 +53,8 @@ def _two_slopes() -> xr.Dataset:
 
 
 def _refitted() -> float:
-    found = _two_slopes()
-    return 1 - float(found["loss"].sum() / found["reference_loss"].sum())
+    result = _two_slopes()
+    return 1 - float(result["loss"].sum() / result["reference_loss"].sum())
 
 
 def _penalty_of_val() -> float:

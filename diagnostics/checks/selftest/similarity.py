@@ -57,8 +57,8 @@ def _inflated(n: int, p: int, draws: int) -> float:
 
 def _null_spread(n: int, draws: int = 60) -> float:
     """Standard deviation of debiased CKA of independent features times n."""
-    found = [cka(normal(n, 24, seed=i), normal(n, 24, seed=i + 1000)) for i in range(draws)]
-    return n * float(np.std(found))
+    values = [cka(normal(n, 24, seed=i), normal(n, 24, seed=i + 1000)) for i in range(draws)]
+    return n * float(np.std(values))
 
 
 def _one_shared_component(n: int = 500) -> float:
@@ -70,8 +70,8 @@ def _one_shared_component(n: int = 500) -> float:
 def _minibatch_of_taps() -> float:
     x, y = normal(BATCH + 6, 4, seed=8), normal(BATCH + 6, 3, seed=9)
     taps = Arrays({"x": x, "y": y + x[:, :3]}, ["train"] * len(x))
-    found = MinibatchAlignment().compute(taps, None, 0)["matrix"]
-    return float(found.sel(tap="x", tap_other="y")) - minibatch_cka(x, y + x[:, :3], batch_size=BATCH)
+    matrix = MinibatchAlignment().compute(taps, None, 0)["matrix"]
+    return float(matrix.sel(tap="x", tap_other="y")) - minibatch_cka(x, y + x[:, :3], batch_size=BATCH)
 
 
 def cases() -> list[Case]:
@@ -83,7 +83,7 @@ def cases() -> list[Case]:
     u, v = _col(0, 1, 3), _col(1, 0, 3)
     strong = tuple(centred_axes(16, 3)[:, [0, other]] * [3.0, 1.0] for other in (1, 2))
     mixing = normal(8, 8, seed=5) + 3 * np.eye(8)
-    found = [
+    answers = [
         Case("cka", "rotated copy", 1, KORNBLITH, lambda: cka(x, x @ rotation(8, 0))),
         Case("cka", "biased, rotated copy", 1, KORNBLITH, lambda: cka(x, x @ rotation(8, 0), unbiased=False)),
         Case("cka", "scaled by 1e-4", 1, KORNBLITH, lambda: cka(x, 1e-4 * x)),
@@ -146,7 +146,7 @@ def cases() -> list[Case]:
     ]  # fmt: skip
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     other = y / np.linalg.norm(y, axis=1, keepdims=True)
-    found.append(
+    answers.append(
         Case("cknna", "all neighbours minus debiased CKA of rows of length 1", 0, HUH, lambda: cknna(x, y, k=59) - cka(unit, other))
     )  # fmt: skip
-    return found
+    return answers

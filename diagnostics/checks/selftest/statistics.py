@@ -17,17 +17,17 @@ def _chosen() -> Selection:
     """Tap `first` has the better val score, loses 1/2 a unit on test, and tap `second` a varying part less than 0.2."""
     varying = np.random.default_rng(0).random(40) / 5
     loss = np.stack([np.full(40, 0.5), varying])
-    found = select(["first", "second"], "second", np.array([0.9, 0.1]), loss, np.ones((2, 40)), 200, 0)
-    assert found is not None
-    return found
+    selection = select(["first", "second"], "second", np.array([0.9, 0.1]), loss, np.ones((2, 40)), 200, 0)
+    assert selection is not None
+    return selection
 
 
 def _width_of_a_constant_gap() -> float:
     """Width of the gap's interval where the output loses 1/5 more than the best tap in every unit."""
     loss = np.random.default_rng(1).random(40)
-    found = select(["a", "b"], "b", np.array([1.0, 0.0]), np.stack([loss, loss + 0.2]), np.ones((2, 40)), 200, 0)
-    assert found is not None
-    return found.hidden_gap.high - found.hidden_gap.low
+    selection = select(["a", "b"], "b", np.array([1.0, 0.0]), np.stack([loss, loss + 0.2]), np.ones((2, 40)), 200, 0)
+    assert selection is not None
+    return selection.hidden_gap.high - selection.hidden_gap.low
 
 
 def _low(units: int, fit_units: int | None) -> float:

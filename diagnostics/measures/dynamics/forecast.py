@@ -111,11 +111,11 @@ class ForecastProbe(Measure):
             loss[i] = np.stack([sum_by_unit(error[:, h], rows) for h in range(horizons)], axis=1)
         reference = np.stack([sum_by_unit(away[rows.test][:, h], rows) for h in range(horizons)], axis=1)
         reference = np.broadcast_to(reference, loss.shape)
-        found = probe_result(
+        result = probe_result(
             activations, rows, loss, reference, val_score, {"penalty": chosen},
             "skill: mean over horizons of 1 - MAE / MAE of the naive forecast; ridge to all horizons",
             "features standardised with the rows fitted", seed, penalties=list(PENALTIES), score_name="skill",
         )  # fmt: skip
         whole = reference.sum(axis=1)
         by_horizon = 1 - np.divide(loss.sum(axis=1), whole, out=np.full(whole.shape, np.nan), where=whole > 0)
-        return found.assign(skill_by_horizon=(("tap", "horizon"), by_horizon))
+        return result.assign(skill_by_horizon=(("tap", "horizon"), by_horizon))

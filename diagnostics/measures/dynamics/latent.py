@@ -18,7 +18,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
 from diagnostics.measures.probes.protocol import Rows, rows_of
-from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
+from diagnostics.measures.result import stated
 from diagnostics.measures.statistics import profile_intervals
 
 MOST_SAMPLES = 256
@@ -44,8 +44,8 @@ def straightness(path: Any) -> Any:
         )
     if not bool(x.isfinite().all()):
         raise DiagnosticsError(f"A path of shape {tuple(x.shape)} holds NaN or infinity: leave that sample out.")
-    found = _straightness(x if x.ndim == 3 else x[None]).cpu().numpy()
-    return found if x.ndim == 3 else float(found[0])
+    cosines = _straightness(x if x.ndim == 3 else x[None]).cpu().numpy()
+    return cosines if x.ndim == 3 else float(cosines[0])
 
 
 def _straightness(x: Tensor) -> Tensor:
@@ -189,15 +189,11 @@ class Straightness(Measure):
             "line_independent_points": ("tap", np.full(len(score), -0.5)),
             "line_random_walk": ("tap", np.zeros(len(score))),
         }  # fmt: skip
-        attrs = {
-            FUNCTIONAL: "mean cosine between successive steps of the tokens in time",
-            POOLING: "mean over the other axes of the grid",
-            CENTRING: "none: differences",
-            INTERVAL: "95 % bootstrap over groups",
-            REASON: store_reasons(why.items()),
-            N: n,
-            SEED: seed,
-        }
+        attrs = stated(
+            functional="mean cosine between successive steps of the tokens in time",
+            pooling="mean over the other axes of the grid", centring="none: differences", reasons=why.items(),
+            n=n, seed=seed,
+        )  # fmt: skip
         return over_taps(activations, variables, attrs)
 
 
@@ -237,14 +233,11 @@ class LinearPredictability(Measure):
             "score": ("tap", score), "low": ("tap", low), "high": ("tap", high),
             "line_persistence": ("tap", persistence), "penalty": ("tap", chosen),
         }  # fmt: skip
-        attrs = {
-            FUNCTIONAL: "R2 of the next step over all features together, 1 - sum |z' - f(z)|^2 / sum |z' - mean|^2",
-            POOLING: "mean over the other axes of the grid",
-            CENTRING: "features standardised with the steps fitted",
-            INTERVAL: "95 %, bootstrap over test units, widened for the training set's share",
-            REASON: store_reasons(why.items()),
-            N: n,
-            "n_test": len(rows.test),
-            SEED: seed,
-        }
+        attrs = stated(
+            functional="R2 of the next step over all features together, 1 - sum |z' - f(z)|^2 / sum |z' - mean|^2",
+            pooling="mean over the other axes of the grid",
+            centring="features standardised with the steps fitted",
+            interval="95 %, bootstrap over test units, widened for the training set's share",
+            reasons=why.items(), n=n, n_test=len(rows.test), seed=seed,
+        )  # fmt: skip
         return over_taps(activations, variables, attrs)

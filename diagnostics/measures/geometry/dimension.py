@@ -18,7 +18,7 @@ from torch import Tensor
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import rescaled, rounding, samples
 from diagnostics.measures.geometry.neighbours import TOLERANCE, distinct, nearest_distances
-from diagnostics.measures.geometry.pooled import Found, PooledMeasure
+from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers
 from diagnostics.measures.intervals import group_blocks, subset_interval
 
 DISCARD = 0.1
@@ -129,7 +129,7 @@ class _Dimension(PooledMeasure):
     def dimension(self, x: Tensor) -> dict[str, float]:
         """`score` and numbers beside it, from distinct samples; NaN for too few."""
 
-    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> Found:
+    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         x = rescaled(x)
         kept = distinct(x)
         points, groups = x[kept], groups[kept.cpu().numpy()]
@@ -147,7 +147,7 @@ class _Dimension(PooledMeasure):
             "quarter": float(parts[4].mean()) if len(parts[4]) == 4 else float("nan"),
             "duplicates": float(len(x) - len(points)),
         }
-        return Found(numbers, self._lacks(len(points), whole["score"], low))
+        return TapNumbers(numbers, self._lacks(len(points), whole["score"], low))
 
     def _by_part(self, x: Tensor, blocks: np.ndarray) -> np.ndarray:
         parts = (torch.from_numpy(np.flatnonzero(blocks == number)).to(x.device) for number in np.unique(blocks))
@@ -174,8 +174,8 @@ class TwoNn(_Dimension):
     about: ClassVar[Mapping[str, str]] = {"mle": "(N - 1) / sum(log(r2 / r1)) over all samples", **_Dimension.about}
 
     def dimension(self, x: Tensor) -> dict[str, float]:
-        found = _two_nn(x)
-        return {"score": found["regression"], "mle": found["mle"]}
+        by_fit = _two_nn(x)
+        return {"score": by_fit["regression"], "mle": by_fit["mle"]}
 
 
 class MleDimension(_Dimension):

@@ -41,14 +41,14 @@ def matrix_entropy(tokens: Any, *, order: float = 1.0, normalised: bool = False)
     most = math.log(min(x.shape[1:]))
     # The scale leaves first: squares of large or small numbers must neither overflow nor vanish.
     x = x / x.abs().amax(dim=(1, 2), keepdim=True)
-    found = x.new_full((len(x),), torch.nan)
+    entropy = x.new_full((len(x),), torch.nan)
     known = x.isfinite().all(dim=2).all(dim=1)
     if bool(known.any()):
         kernels = x[known] @ x[known].mT if x.shape[1] <= x.shape[2] else x[known].mT @ x[known]
-        found[known] = _entropies(kernels, order)
+        entropy[known] = _entropies(kernels, order)
     if normalised:
-        found = found / most if most > 0 else torch.full_like(found, torch.nan)
-    return float(found[0]) if single else found.cpu().numpy()
+        entropy = entropy / most if most > 0 else torch.full_like(entropy, torch.nan)
+    return float(entropy[0]) if single else entropy.cpu().numpy()
 
 
 def dime(

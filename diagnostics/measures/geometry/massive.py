@@ -14,7 +14,7 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.measures.arrays import SINGLE, ShortRepr, centre, median, one_thread, rescaled, samples
-from diagnostics.measures.geometry.pooled import Found, GeometryMeasure, no_interval
+from diagnostics.measures.geometry.pooled import GeometryMeasure, TapNumbers, no_interval
 from diagnostics.measures.geometry.tokens import of_first_samples
 from diagnostics.measures.intervals import bootstrap_mean_interval, linearised_interval
 from diagnostics.measures.result import POOLING, SEED, N
@@ -97,11 +97,11 @@ class MassiveActivations(GeometryMeasure):
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         n = min(activations.token_samples, MOST_SAMPLES)
-        found = {tap.name: self._of_tap(activations, tap, n, seed) for tap in activations.taps}
+        by_tap = {tap.name: self._of_tap(activations, tap, n, seed) for tap in activations.taps}
         attrs: dict[str, str | int] = {POOLING: "none: grid tokens, prefix tokens left out", N: n, SEED: seed}
-        return self.laid_out(activations, found, attrs)
+        return self.laid_out(activations, by_tap, attrs)
 
-    def _of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> Found:
+    def _of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> TapNumbers:
         # A few samples at a time stay in the cache of a core.
         some = max(1, _NEAR // (tap.grid.tokens * tap.features))
         parts = [
@@ -123,7 +123,7 @@ class MassiveActivations(GeometryMeasure):
         ratio = _over(mean.square(), torch.where(variance > (SINGLE * mean).square(), variance, 0.0))
         numbers["constant"] = float(ratio.isnan().sum())
         if bool(ratio.isnan().all()):
-            return Found(numbers, "no feature varies")
+            return TapNumbers(numbers, "no feature varies")
         feature = int(ratio.nan_to_num(-1.0).argmax())
         centre_, spread = mean[feature], variance[feature]
         gap = apart[:, feature]
@@ -132,4 +132,4 @@ class MassiveActivations(GeometryMeasure):
         influence = (score * by_sample / n).cpu().numpy()
         ends = linearised_interval(score, influence, groups)
         numbers |= {"score": score, "low": ends[0], "high": ends[1], "feature": float(feature)}
-        return Found(numbers, no_interval(groups))
+        return TapNumbers(numbers, no_interval(groups))

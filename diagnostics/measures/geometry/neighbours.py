@@ -44,7 +44,7 @@ def nearest_distances(x: Tensor, k: int) -> Tensor:
     wanted = min(k + SPARE, n - 1)
     # Bound on the rounding of |a|^2 + |b|^2 - 2 a.b for norms up to the largest.
     noise = 4 * (d + 4) * torch.finfo(x.dtype).eps * squares.max()
-    found = torch.empty((n, k), dtype=x.dtype, device=x.device)
+    distances = torch.empty((n, k), dtype=x.dtype, device=x.device)
     unsure: list[Tensor] = []
     step = max(1, BLOCK_ELEMENTS // max(n, wanted * d))
     for start in range(0, n, step):
@@ -54,21 +54,21 @@ def nearest_distances(x: Tensor, k: int) -> Tensor:
         gaps[own, start + own] = torch.inf
         values, places = gaps.topk(wanted, largest=False)
         close = (noise > TOLERANCE * values[:, 0]).nonzero()[:, 0]
-        found[start : start + step] = values[:, :k].clamp(min=0).sqrt()
+        distances[start : start + step] = values[:, :k].clamp(min=0).sqrt()
         if len(close):
             exact = (x[places[close]] - x[start + close, None]).square().sum(dim=2).sort(dim=1).values[:, :k]
-            found[start + close] = exact.sqrt()
+            distances[start + close] = exact.sqrt()
             if wanted < n - 1:
                 unsure.append(start + close[exact[:, -1] > values[close, -1] - noise])
-    return _again(x, k, found, torch.cat(unsure)) if unsure else found
+    return _again(x, k, distances, torch.cat(unsure)) if unsure else distances
 
 
-def _again(x: Tensor, k: int, found: Tensor, rows: Tensor) -> Tensor:
-    """`found` with these rows taken from differences alone."""
+def _again(x: Tensor, k: int, distances: Tensor, rows: Tensor) -> Tensor:
+    """`distances` with these rows taken from differences alone."""
     step = max(1, BLOCK_ELEMENTS // len(x))
     for start in range(0, len(rows), step):
         some = rows[start : start + step]
         gaps = torch.cdist(x[some], x, compute_mode="donot_use_mm_for_euclid_dist")
         gaps[torch.arange(len(some), device=x.device), some] = torch.inf
-        found[some] = gaps.topk(k, largest=False).values
-    return found
+        distances[some] = gaps.topk(k, largest=False).values
+    return distances

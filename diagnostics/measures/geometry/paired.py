@@ -14,7 +14,7 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.geometry.entropies import dime
-from diagnostics.measures.geometry.pooled import Found, PooledMeasure
+from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers
 from diagnostics.measures.geometry.views import (
     DELTA,
     distances,
@@ -67,12 +67,12 @@ class _Pairs(_Views):
     def beside(self, n: int) -> str:
         return f"{n} samples: the first two of each of {n // 2} groups"
 
-    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> Found:
+    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         half = len(x) // 2
         return self.of_pairs(x[:half], x[half:], groups[:half], seed)
 
     @abstractmethod
-    def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> Found:
+    def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         """The numbers of one tap from two views [pair, feature] of as many groups."""
 
 
@@ -101,7 +101,7 @@ class Lidar(_Views):
     def beside(self, n: int) -> str:
         return f"{n} samples of groups with two samples or more"
 
-    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> Found:
+    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         # A group whose other samples lie beyond the most rows has no spread of its own here.
         _, of_row, sizes = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
         kept = sizes[of_row] >= 2
@@ -111,12 +111,12 @@ class Lidar(_Views):
         shuffled = groups[np.random.default_rng(seed).permutation(len(groups))]
         lines = {"line_shuffled": _lidar(x, shuffled), "line_ceiling": float(min(count - 1, x.shape[1]))}
         if math.isnan(score):
-            return Found(lines, "all groups have one mean")
+            return TapNumbers(lines, "all groups have one mean")
         blocks = group_blocks(groups, BLOCKS, seed)
         numbers, block_sizes = np.unique(blocks, return_counts=True)
         left_out = [_lidar(x[torch.from_numpy(blocks != b).to(x.device)], groups[blocks != b]) for b in numbers]
         low, high = jackknife_interval(score, np.array(left_out), block_sizes)
-        return Found({"score": score, "low": low, "high": high, **lines})
+        return TapNumbers({"score": score, "low": low, "high": high, **lines})
 
 
 def _lidar(x: Tensor, groups: np.ndarray) -> float:
@@ -136,16 +136,16 @@ class Alignment(_Pairs):
     interval = "95 % bootstrap over groups"
     about: ClassVar[Mapping[str, str]] = {"line_unpaired": "the same for samples of different groups"}
 
-    def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> Found:
+    def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         u, v, kept = paired_directions(x, y)
         if len(u) < 2:
-            return Found({}, f"{len(u)} of {len(x)} pairs have two samples of length above zero")
+            return TapNumbers({}, f"{len(u)} of {len(x)} pairs have two samples of length above zero")
         apart = distances(u, v, 2.0).cpu().numpy()
         low, high = bootstrap_mean_interval(apart[:, None], groups[kept.cpu().numpy()], seed)
         others = 2 - 2 * unpaired_cosine(u, v)
         numbers = {"score": float(apart.mean()), "low": float(low[0]), "high": float(high[0]), "line_unpaired": others}
         lost = len(x) - len(u)
-        return Found(numbers, f"{lost} of {len(x)} pairs have a sample of length zero" if lost else "")
+        return TapNumbers(numbers, f"{lost} of {len(x)} pairs have a sample of length zero" if lost else "")
 
 
 class _Recomputed(_Pairs):
@@ -166,17 +166,17 @@ class _Recomputed(_Pairs):
     def lacks(self) -> str:
         """Why there is no value."""
 
-    def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> Found:
+    def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         score = self.value(x, y, seed)
         lines = self.lines(x, y, score)
         if math.isnan(score):
-            return Found(lines, self.lacks())
+            return TapNumbers(lines, self.lacks())
         blocks = group_blocks(groups, BLOCKS, seed)
         numbers, sizes = np.unique(blocks, return_counts=True)
         kept = [torch.from_numpy(blocks != number).to(x.device) for number in numbers]
         left_out = np.array([self.value(x[rows], y[rows], seed) for rows in kept])
         low, high = jackknife_interval(score, left_out, sizes, logarithm=False)
-        return Found({"score": score, "low": low, "high": high, **lines})
+        return TapNumbers({"score": score, "low": low, "high": high, **lines})
 
 
 class InfoNce(_Recomputed):

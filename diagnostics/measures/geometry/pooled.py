@@ -22,7 +22,7 @@ MOST_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Found:
+class TapNumbers:
     """Numbers of one tap by variable name (`score`, `low`, `high`, `line_...`, others), and why one has no value."""
 
     numbers: Mapping[str, float]
@@ -41,12 +41,12 @@ class GeometryMeasure(Measure):
     """Variable -> what it is, for those beside `score`, `low` and `high`."""
 
     def laid_out(
-        self, activations: Activations, found: Mapping[str, Found], attrs: Mapping[str, str | int]
+        self, activations: Activations, by_tap: Mapping[str, TapNumbers], attrs: Mapping[str, str | int]
     ) -> xr.Dataset:
         """The results of all taps, each variable NaN where a tap has none."""
         names = dict.fromkeys(["score", "low", "high", *self.about])
-        variables = {name: ("tap", [one.numbers.get(name, float("nan")) for one in found.values()]) for name in names}
-        reason = store_reasons((tap, one.reason) for tap, one in found.items())
+        variables = {name: ("tap", [one.numbers.get(name, float("nan")) for one in by_tap.values()]) for name in names}
+        reason = store_reasons((tap, one.reason) for tap, one in by_tap.items())
         stated = {FUNCTIONAL: self.functional, CENTRING: self.centring, INTERVAL: self.interval}
         return over_taps(activations, variables, {**stated, **self.about, REASON: reason, **attrs})
 
@@ -58,7 +58,7 @@ class PooledMeasure(GeometryMeasure):
     most_rows: ClassVar[int] = MOST_ROWS
 
     @abstractmethod
-    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> Found:
+    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         """The numbers of one tap from x [sample, feature], float64 and finite."""
 
     def rows(self, activations: Activations) -> np.ndarray:
@@ -73,17 +73,17 @@ class PooledMeasure(GeometryMeasure):
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         pooling = activations.poolings[0]
         rows = self.rows(activations)
-        found: dict[str, Found] = {}
+        by_tap: dict[str, TapNumbers] = {}
         for tap in activations.taps:
             label = f"Tap {tap.name} for {self.name}"
             pooled = activations.pooled(tap.name, pooling)[rows]
             x = samples(torch.as_tensor(pooled, device=activations.device), label, self.least)
             try:
-                found[tap.name] = self.of_tap(x, activations.groups[rows], seed)
+                by_tap[tap.name] = self.of_tap(x, activations.groups[rows], seed)
             except DiagnosticsError as error:
                 raise DiagnosticsError(f"{label}: {error}") from error
         attrs: dict[str, str | int] = {POOLING: pooling, N: len(rows), "rows": self.beside(len(rows)), SEED: seed}
-        return self.laid_out(activations, found, attrs)
+        return self.laid_out(activations, by_tap, attrs)
 
 
 def no_interval(groups: np.ndarray) -> str:

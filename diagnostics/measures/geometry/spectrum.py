@@ -19,7 +19,7 @@ from torch import Tensor
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import centre, samples
 from diagnostics.measures.decompositions import svd, svdvals, triangle
-from diagnostics.measures.geometry.pooled import Found, PooledMeasure, no_interval
+from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers, no_interval
 from diagnostics.measures.intervals import linearised_interval
 
 RANKS = (11, 100)
@@ -185,18 +185,18 @@ class _Spectral(PooledMeasure):
         "line_ceiling": "the largest value that n and the number of features allow",
     }
 
-    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> Found:
+    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         sigma, parts = singular_values_and_parts(x, centred=self.centred)
         score = _value_of(self.of_sigma, sigma)
         n, d = x.shape
         noise = _value_of(self.of_sigma, _of_noise(n, d, seed, str(x.device), self.centred))
         lines = {"line_noise": noise, "line_ceiling": float(min(n - self.centred, d))}
         if np.isnan(score):
-            return Found({key: lines[key] for key in self.about}, self.lacks(sigma))
+            return TapNumbers({key: lines[key] for key in self.about}, self.lacks(sigma))
         by_row = influence(self.of_sigma, sigma, parts).cpu().numpy()
         low, high = linearised_interval(score, by_row, groups)
         numbers = {"score": score, "low": low, "high": high} | {key: lines[key] for key in self.about}
-        return Found(numbers, no_interval(groups))
+        return TapNumbers(numbers, no_interval(groups))
 
     @abstractmethod
     def lacks(self, sigma: Tensor) -> str:

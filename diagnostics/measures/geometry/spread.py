@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import samples
-from diagnostics.measures.geometry.pooled import Found, PooledMeasure, no_interval
+from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers, no_interval
 from diagnostics.measures.intervals import linearised_interval
 
 BLOCK_ELEMENTS = 2**23
@@ -82,17 +82,17 @@ class _Directional(PooledMeasure):
 
     centring: ClassVar[str] = "none; samples scaled to length 1"
 
-    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> Found:
+    def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         has = (x != 0).any(dim=1).cpu().numpy()
         lost = int((~has).sum())
         if has.sum() < 2:
-            return Found({"line_noise": self.noise(x.shape[1])}, f"{lost} of {len(x)} samples have length zero")
+            return TapNumbers({"line_noise": self.noise(x.shape[1])}, f"{lost} of {len(x)} samples have length zero")
         score, influence = self.value(directions(x))
         low, high = linearised_interval(score, influence, groups[has], logarithm=False)
-        said = [f"{lost} of {len(x)} samples have length zero and are left out"] if lost else []
-        said += [why] if (why := no_interval(groups[has])) else []
+        lacking = [f"{lost} of {len(x)} samples have length zero and are left out"] if lost else []
+        lacking += [why] if (why := no_interval(groups[has])) else []
         numbers = {"score": score, "low": low, "high": high, "line_noise": self.noise(x.shape[1])}
-        return Found(numbers, ", ".join(said))
+        return TapNumbers(numbers, ", ".join(lacking))
 
     def value(self, u: Tensor) -> tuple[float, np.ndarray]:
         """The value and each sample's influence on it, from directions."""

@@ -17,7 +17,7 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, rounding, token_samples
 from diagnostics.measures.geometry.entropies import matrix_entropy
-from diagnostics.measures.geometry.pooled import Found, GeometryMeasure, no_interval
+from diagnostics.measures.geometry.pooled import GeometryMeasure, TapNumbers, no_interval
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.result import POOLING, SEED, N
 
@@ -44,8 +44,8 @@ def curvature(tokens: Any) -> Any:
     before, after = unit[:, :-1], unit[:, 1:]
     # Exact near 0 and pi, where the arc cosine loses half the digits.
     apart, along = (part.square().sum(dim=2).sqrt() for part in (before - after, before + after))
-    found = (2 * torch.atan2(apart, along)).nanmean(dim=1)
-    return float(found[0]) if single else found.cpu().numpy()
+    bend = (2 * torch.atan2(apart, along)).nanmean(dim=1)
+    return float(bend[0]) if single else bend.cpu().numpy()
 
 
 def of_first_samples(activations: Activations, tap: Tap, n: int, measure: str) -> Iterator[Tensor]:
@@ -84,21 +84,21 @@ class _TokenMeasure(GeometryMeasure):
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         n = min(activations.token_samples, self.most_samples)
-        found = {tap.name: self._of_tap(activations, tap, n, seed) for tap in activations.taps}
+        by_tap = {tap.name: self._of_tap(activations, tap, n, seed) for tap in activations.taps}
         pooling = f"none: grid tokens, {self.order}"
-        return self.laid_out(activations, found, {POOLING: pooling, N: n, SEED: seed})
+        return self.laid_out(activations, by_tap, {POOLING: pooling, N: n, SEED: seed})
 
-    def _of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> Found:
+    def _of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> TapNumbers:
         parts = [self.of_samples(tokens) for tokens in of_first_samples(activations, tap, n, self.name)]
         values = np.concatenate(parts)
         lines = self.lines(tap.grid.tokens, tap.features)
         known = np.isfinite(values)
         if not known.any():
-            return Found(lines, self.lacks(tap.grid.tokens))
+            return TapNumbers(lines, self.lacks(tap.grid.tokens))
         low, high = (float(end[0]) for end in bootstrap_mean_interval(values[:, None], activations.groups[:n], seed))
-        said = [f"{(~known).sum()} of {n} samples: {self.lacks(tap.grid.tokens)}"] if not known.all() else []
-        said += [why] if (why := no_interval(activations.groups[:n][known])) else []
-        return Found({"score": float(values[known].mean()), "low": low, "high": high, **lines}, ", ".join(said))
+        lacking = [f"{(~known).sum()} of {n} samples: {self.lacks(tap.grid.tokens)}"] if not known.all() else []
+        lacking += [why] if (why := no_interval(activations.groups[:n][known])) else []
+        return TapNumbers({"score": float(values[known].mean()), "low": low, "high": high, **lines}, ", ".join(lacking))
 
 
 class MatrixEntropy(_TokenMeasure):

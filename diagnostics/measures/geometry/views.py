@@ -80,8 +80,8 @@ def lidar_of_classes(x: Tensor, classes: Tensor, delta: float = DELTA) -> float:
         return float("nan")
     # Of the features' eigenvalues those beyond the classes are 0, and add their 1e-7 as the others do.
     eigenvalues = x.new_zeros(x.shape[1])
-    found = svdvals(whitened).square()
-    eigenvalues[: len(found)] = found
+    known = svdvals(whitened).square()
+    eigenvalues[: len(known)] = known
     return float(torch.special.entr(eigenvalues / eigenvalues.sum() + 1e-7).sum().exp())
 
 

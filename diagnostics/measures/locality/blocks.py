@@ -23,7 +23,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import gram, one_thread, over_taps, rounding
 from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
-from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
+from diagnostics.measures.result import stated
 
 MOST_SAMPLES = 256
 """Samples read of each tap: more would narrow no interval that a reader acts on."""
@@ -136,12 +136,12 @@ def padded_grid(grid: tuple[int, ...]) -> tuple[int, ...]:
 def _lag_distances(grid: tuple[int, ...], device: torch.device) -> Tensor:
     """int [lag] of the padded grid; lags that no two tokens have lie one beyond the farthest two."""
     beyond = sum(grid) - len(grid) + 1
-    found = torch.zeros(1, dtype=torch.int64, device=device)
+    distance = torch.zeros(1, dtype=torch.int64, device=device)
     for extent, padded in zip(grid, padded_grid(grid), strict=True):
         lag = torch.arange(padded, device=device)
         lag = torch.minimum(lag, padded - lag)
-        found = (found[:, None] + torch.where(lag < extent, lag, beyond)).flatten()
-    return found.clamp(max=beyond)
+        distance = (distance[:, None] + torch.where(lag < extent, lag, beyond)).flatten()
+    return distance.clamp(max=beyond)
 
 
 def scalar(values: Tensor, single: bool) -> float | np.ndarray:
@@ -213,17 +213,12 @@ class SampleMean(Measure):
             if lost := int(np.isnan(values[:, t]).sum()):
                 reasons.append((tap.name, f"{lost} of {n} samples {self.without}"))
         low, high = bootstrap_mean_interval(values, activations.groups[:n], seed)
-        found = {"score": known_mean(values), "low": low, "high": high, f"line_{self.line}": line}
-        attrs = {
-            FUNCTIONAL: self.functional,
-            POOLING: "none: grid tokens",
-            CENTRING: self.centring,
-            INTERVAL: "95 % bootstrap over groups",
-            REASON: store_reasons(reasons),
-            N: n,
-            SEED: seed,
-        }
-        return over_taps(activations, {name: ("tap", numbers) for name, numbers in found.items()}, attrs)
+        values_by_name = {"score": known_mean(values), "low": low, "high": high, f"line_{self.line}": line}
+        attrs = stated(
+            functional=self.functional, pooling="none: grid tokens", centring=self.centring, reasons=reasons,
+            n=n, seed=seed,
+        )  # fmt: skip
+        return over_taps(activations, {name: ("tap", numbers) for name, numbers in values_by_name.items()}, attrs)
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int) -> np.ndarray:
         try:

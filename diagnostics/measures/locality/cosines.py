@@ -32,17 +32,7 @@ from diagnostics.measures.locality.blocks import (
     token_count,
 )
 from diagnostics.measures.locality.grids import extents
-from diagnostics.measures.result import (
-    CENTRING,
-    FUNCTIONAL,
-    INTERVAL,
-    POOLING,
-    REASON,
-    SCORE_NAME,
-    SEED,
-    N,
-    store_reasons,
-)
+from diagnostics.measures.result import stated
 
 FAR = 6
 """Manhattan distance in tokens from which a pair counts as far (iREPA)."""
@@ -85,8 +75,8 @@ def self_similarity(tokens: Any, grid: Sequence[int], *, centred: bool = False) 
     grid = extents(grid)
     x, single = token_samples(tokens, "The array of tokens", grid)
     pairs = _pairs_cost_less(grid, x.shape[2])
-    found = [_similarity(block, grid, centred, pairs) for block in sample_blocks(x, pairs)]
-    lds, cds, rmsc, curve = (torch.cat(parts) for parts in zip(*found, strict=True))
+    of_blocks = [_similarity(block, grid, centred, pairs) for block in sample_blocks(x, pairs)]
+    lds, cds, rmsc, curve = (torch.cat(parts) for parts in zip(*of_blocks, strict=True))
     curve = curve.cpu().numpy()
     return TokenSimilarity(
         scalar(lds, single), scalar(cds, single), scalar(rmsc, single), curve[0] if single else curve
@@ -129,10 +119,10 @@ def _distances(grid: tuple[int, ...], device: torch.device, start: int, stop: in
     """int [R, T], Manhattan, of the tokens from `start` to `stop`; kept, since block follows block on one grid."""
     at = places(grid, device)
     rows = slice(start, stop)
-    found = torch.zeros((stop - start, len(at)), dtype=torch.int64, device=device)
+    distance = torch.zeros((stop - start, len(at)), dtype=torch.int64, device=device)
     for axis in range(len(grid)):
-        found += (at[rows, axis][:, None] - at[:, axis]).abs()
-    return found
+        distance += (at[rows, axis][:, None] - at[:, axis]).abs()
+    return distance
 
 
 def _pairs_cost_less(grid: tuple[int, ...], features: int) -> bool:
@@ -245,9 +235,9 @@ class SelfSimilarity(Measure):
                 reasons.append((tap.name, reason))
             if tap.grid.tokens < 2 or len(tap.grid.shape) > 3:
                 continue
-            for c, found in enumerate(_of_tap(activations, tap, n)):
-                numbers[c, :, :, t] = found.lds, found.cds, found.rmsc
-                curves[c, t, : found.curve.shape[1]] = known_mean(found.curve)
+            for c, similar in enumerate(_of_tap(activations, tap, n)):
+                numbers[c, :, :, t] = similar.lds, similar.cds, similar.rmsc
+                curves[c, t, : similar.curve.shape[1]] = known_mean(similar.curve)
             for c, which in enumerate(("", " once the mean is removed")):
                 if lost := int(np.isnan(numbers[c, 2, :, t]).sum()):
                     reasons.append((tap.name, f"{lost} of {n} samples have only tokens of length zero{which}"))
@@ -259,17 +249,12 @@ class SelfSimilarity(Measure):
             variables["curve" + ending] = (("tap", "distance"), curves[c])
             low, high = bootstrap_mean_interval(numbers[c, 0], activations.groups[:n], seed)
             variables["low" + ending], variables["high" + ending] = ("tap", low), ("tap", high)
-        attrs = {
-            FUNCTIONAL: "LDS: mean cosine of neighbouring tokens minus that of tokens at Manhattan distance >= 6",
-            SCORE_NAME: "LDS",
-            POOLING: "none: grid tokens",
-            CENTRING: "none; with the sample's mean token removed in variables ending in _centred",
-            INTERVAL: "95 % bootstrap over groups",
-            "distance": "Manhattan, in tokens of the tap's grid",
-            REASON: store_reasons(reasons),
-            N: n,
-            SEED: seed,
-        }
+        attrs = stated(
+            functional="LDS: mean cosine of neighbouring tokens minus that of tokens at Manhattan distance >= 6",
+            score_name="LDS", pooling="none: grid tokens",
+            centring="none; with the sample's mean token removed in variables ending in _centred",
+            distance="Manhattan, in tokens of the tap's grid", reasons=reasons, n=n, seed=seed,
+        )  # fmt: skip
         return over_taps(activations, variables, attrs, {"distance": np.arange(1, reach + 1)})
 
 

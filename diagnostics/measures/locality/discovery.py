@@ -137,13 +137,13 @@ def corloc(boxes: Any, truths: Sequence[Any]) -> float:
 
     Raises DiagnosticsError for another shape, and for an image without objects.
     """
-    found = as_array(boxes).astype(np.float64)
-    if found.ndim != 2 or found.shape[1] != 4 or len(found) != len(truths) or len(found) == 0:
+    guesses = as_array(boxes).astype(np.float64)
+    if guesses.ndim != 2 or guesses.shape[1] != 4 or len(guesses) != len(truths) or len(guesses) == 0:
         raise DiagnosticsError(
-            f"boxes has shape {found.shape} beside the objects of {len(truths)} images: give one box (x, y, x, y) an image."
+            f"boxes has shape {guesses.shape} beside the objects of {len(truths)} images: give one box (x, y, x, y) an image."
         )
     hits = 0
-    for i, (box, objects) in enumerate(zip(found, truths, strict=True)):
+    for i, (box, objects) in enumerate(zip(guesses, truths, strict=True)):
         wanted = as_array(objects).astype(np.float64)
         if wanted.ndim != 2 or wanted.shape[1] != 4 or len(wanted) == 0:
             raise DiagnosticsError(
@@ -151,7 +151,7 @@ def corloc(boxes: Any, truths: Sequence[Any]) -> float:
                 "out."
             )
         hits += _best_iou(box, wanted) >= HIT
-    return hits / len(found)
+    return hits / len(guesses)
 
 
 def object_discovery(
@@ -237,7 +237,7 @@ def _boxes(mask: np.ndarray) -> np.ndarray:
     """Boxes [object, 4] of the objects of a mask int [y, x]."""
     from scipy.ndimage import find_objects
 
-    places = [found for found in find_objects(np.maximum(mask, 0).astype(np.int64)) if found is not None]
+    places = [place for place in find_objects(np.maximum(mask, 0).astype(np.int64)) if place is not None]
     return np.array([(x.start, y.start, x.stop - 1, y.stop - 1) for y, x in places], dtype=float).reshape(-1, 4)
 
 
@@ -284,7 +284,7 @@ class ObjectDiscovery(Measure):
             )
         kept = activations.token_samples
         boxes = [_boxes(mask) for mask in masks[:kept]]
-        known = np.array([len(found) > 0 for found in boxes], dtype=bool)
+        known = np.array([len(of_image) > 0 for of_image in boxes], dtype=bool)
         rows = scored_rows(self.name, activations, target.name, known, MOST_SAMPLES)
         wanted = np.concatenate([rows.val, rows.test])
         shape = (len(activations.taps), kept)

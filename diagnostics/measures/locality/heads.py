@@ -22,7 +22,7 @@ from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_t
 from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.grids import extents, lengths
-from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
+from diagnostics.measures.result import stated
 
 BLOCK_BYTES = 32 * 2**20
 STATISTICS = ("distance", "entropy", "normalised_entropy", "prefix", "top_key")
@@ -92,8 +92,8 @@ def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
             f"Attention of shape {tuple(weights.shape)[single:]} is not among all tokens, {prefix} prefix tokens and a grid: give "
             "one query and one key for each of both."
         )
-    found = _of_heads(weights[..., prefix:, :], prefix, None)
-    return GlobalMass(_array(found["prefix"], single), _array(found["top_key"], single))
+    statistics = _of_heads(weights[..., prefix:, :], prefix, None)
+    return GlobalMass(_array(statistics["prefix"], single), _array(statistics["top_key"], single))
 
 
 def uniform_distance(grid: Sequence[int], cell: float | Sequence[float] = 1.0) -> float:
@@ -188,9 +188,9 @@ class Attention(Observation):
     def _reduced(tap: Tap, attention: Tensor) -> Tensor:
         grid = tap.grid
         places = _places(grid.shape, 1.0, attention.device)
-        found = _of_heads(attention[..., grid.prefix :, :], grid.prefix, places)
-        found["normalised_entropy"] = found["entropy"] / (math.log(grid.tokens) or math.nan)
-        return torch.stack([found[name] for name in STATISTICS], dim=-1).float()
+        statistics = _of_heads(attention[..., grid.prefix :, :], grid.prefix, places)
+        statistics["normalised_entropy"] = statistics["entropy"] / (math.log(grid.tokens) or math.nan)
+        return torch.stack([statistics[name] for name in STATISTICS], dim=-1).float()
 
 
 class _HeadMeasure(Measure):
@@ -216,7 +216,7 @@ class _HeadMeasure(Measure):
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         observed = activations.observed("attention")
-        told = observed.left_out if isinstance(observed, Captured) else {}
+        left_out = observed.left_out if isinstance(observed, Captured) else {}
         taps = activations.taps
         n = max((len(values) for values in observed.values()), default=0)
         heads = max((values.shape[1] for values in observed.values()), default=1)
@@ -226,7 +226,7 @@ class _HeadMeasure(Measure):
         uniform = np.full(len(taps), np.nan)
         reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
-            lacking = told.get(tap.name, "no attention was recorded") if tap.name not in observed else ""
+            lacking = left_out.get(tap.name, "no attention was recorded") if tap.name not in observed else ""
             for name in beside if not lacking else ():
                 beside[name][t] = _mean(observed[tap.name][:, :, STATISTICS.index(name)].mean(axis=1))
             lacking = lacking or self.lacks(tap.grid)
@@ -251,16 +251,11 @@ class _HeadMeasure(Measure):
             "line_identity": ("tap", np.where(np.isnan(uniform), np.nan, 0.0)),
             **{name: ("tap", values) for name, values in beside.items()},
         }
-        attrs = {
-            FUNCTIONAL: self.functional,
-            "unit": self.unit,
-            POOLING: "none: grid queries, mean over queries, heads and samples",
-            CENTRING: "none",
-            INTERVAL: "95 % bootstrap over groups",
-            REASON: store_reasons(reasons),
-            N: n,
-            SEED: seed,
-        }
+        attrs = stated(
+            functional=self.functional, unit=self.unit,
+            pooling="none: grid queries, mean over queries, heads and samples", centring="none",
+            reasons=reasons, n=n, seed=seed,
+        )  # fmt: skip
         return over_taps(activations, variables, attrs, {"head": np.arange(heads)})
 
 

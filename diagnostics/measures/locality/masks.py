@@ -20,9 +20,9 @@ def jaccard(prediction: Any, truth: Any) -> float:
     Two empty masks agree that nothing is there: 1, as in DAVIS's own evaluation. Raises DiagnosticsError for anything
     but two masks of one shape that hold only 0 and 1.
     """
-    found, wanted = _pair(prediction, truth)
-    union = int((found | wanted).sum())
-    return int((found & wanted).sum()) / union if union else 1.0
+    guess, wanted = _pair(prediction, truth)
+    union = int((guess | wanted).sum())
+    return int((guess & wanted).sum()) / union if union else 1.0
 
 
 def boundary_f(prediction: Any, truth: Any, *, tolerance: float = TOLERANCE) -> float:
@@ -35,14 +35,14 @@ def boundary_f(prediction: Any, truth: Any, *, tolerance: float = TOLERANCE) -> 
 
     Raises DiagnosticsError as `jaccard`, and for a tolerance outside 0..1.
     """
-    found, wanted = _pair(prediction, truth)
+    guess, wanted = _pair(prediction, truth)
     if not 0 <= tolerance < 1:
         raise DiagnosticsError(
             f"tolerance is {tolerance}: give the share of the image's diagonal within which boundaries match, from 0 to "
             "below 1."
         )
-    reach = math.ceil(tolerance * math.hypot(*found.shape))
-    return _boundary_f(_boundary(found), _boundary(wanted), reach)
+    reach = math.ceil(tolerance * math.hypot(*guess.shape))
+    return _boundary_f(_boundary(guess), _boundary(wanted), reach)
 
 
 def box_of(mask: Any) -> np.ndarray:
@@ -82,11 +82,11 @@ def _boundary(mask: np.ndarray) -> np.ndarray:
     return np.argwhere((here != wider[:-1, 1:]) | (here != wider[1:, :-1]) | (here != wider[1:, 1:]))
 
 
-def _boundary_f(found: np.ndarray, wanted: np.ndarray, reach: float) -> float:
+def _boundary_f(guess: np.ndarray, wanted: np.ndarray, reach: float) -> float:
     """F of two sets of boundary pixels [pixel, axis]."""
-    if len(found) == 0 or len(wanted) == 0:
-        return float(len(found) == len(wanted))
-    precision, recall = _near(found, wanted, reach), _near(wanted, found, reach)
+    if len(guess) == 0 or len(wanted) == 0:
+        return float(len(guess) == len(wanted))
+    precision, recall = _near(guess, wanted, reach), _near(wanted, guess, reach)
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
@@ -101,12 +101,12 @@ def _near(points: np.ndarray, others: np.ndarray, reach: float) -> float:
 
 
 def _pair(prediction: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
-    found, wanted = _mask(prediction, "prediction"), _mask(truth, "truth")
-    if found.shape != wanted.shape:
+    guess, wanted = _mask(prediction, "prediction"), _mask(truth, "truth")
+    if guess.shape != wanted.shape:
         raise DiagnosticsError(
-            f"prediction and truth have shapes {found.shape} and {wanted.shape}: give two masks of one size."
+            f"prediction and truth have shapes {guess.shape} and {wanted.shape}: give two masks of one size."
         )
-    return found, wanted
+    return guess, wanted
 
 
 def _mask(x: Any, name: str) -> np.ndarray:

@@ -20,7 +20,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.blocks import directions, first_tokens, rook_pairs, sample_blocks, token_count
 from diagnostics.measures.locality.grids import extents
-from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
+from diagnostics.measures.result import stated
 
 BEYOND = 6.0
 """Scaled median deviations above the median from which a norm counts as an outlier: none in a billion of a Gaussian."""
@@ -81,8 +81,8 @@ def outlier_tokens(tokens: Any, grid: Sequence[int] | None = None, *, k: float =
     likeness = torch.full_like(norms, float("nan"))
     if grid is not None and not flat:
         likeness = torch.cat([_likeness(block, grid) for block in blocks])
-    found = _judge(norms, likeness, k)
-    return dataclasses.replace(found, mask=found.mask[0]) if single else found
+    outliers = _judge(norms, likeness, k)
+    return dataclasses.replace(outliers, mask=outliers.mask[0]) if single else outliers
 
 
 def _likeness(x: Tensor, grid: tuple[int, ...]) -> Tensor:
@@ -158,31 +158,28 @@ class OutlierTokenShare(Measure):
             if tap.grid.tokens < 2 or len(tap.grid.shape) > 3:
                 reasons.append((tap.name, "one token" if tap.grid.tokens < 2 else "a grid of more than three axes"))
                 continue
-            found = self._of_tap(activations, tap, n)
+            outliers = self._of_tap(activations, tap, n)
             for name in kinds:
-                numbers[name][t] = getattr(found, name)
-            if np.isnan(found.share):
+                numbers[name][t] = getattr(outliers, name)
+            if np.isnan(outliers.share):
                 reasons.append((tap.name, "at least half of the tokens have length zero"))
                 continue
-            shares[:, t] = found.mask.mean(axis=1)
-            held = by_place[t, : tap.grid.tokens] = found.mask.mean(axis=0)
-            if found.mask.any():
+            shares[:, t] = outliers.mask.mean(axis=1)
+            held = by_place[t, : tap.grid.tokens] = outliers.mask.mean(axis=0)
+            if outliers.mask.any():
                 numbers["place"][t], numbers["place_share"][t] = held.argmax(), held.max()
         low, high = bootstrap_mean_interval(shares, activations.groups[:n], seed)
-        found = {"score": shares.mean(axis=0), "low": low, "high": high, **numbers}
-        attrs = {
-            FUNCTIONAL: f"share of tokens whose norm exceeds median + {BEYOND:g} * {_GAUSSIAN} * MAD of the tap's tokens; norms as "
+        values_by_name = {"score": shares.mean(axis=0), "low": low, "high": high, **numbers}
+        attrs = stated(
+            functional=f"share of tokens whose norm exceeds median + {BEYOND:g} * {_GAUSSIAN} * MAD of the tap's tokens; norms as "
             "the tap hands them over",
-            POOLING: "none: grid tokens",
-            CENTRING: "none",
-            INTERVAL: "95 % bootstrap over groups, the threshold held",
-            "bimodality": "Sarle's coefficient of the norms: Gaussian 1/3, uniform 5/9, two values 1",
-            "place": "raster index of the grid token that is an outlier in most samples, and in what share of them",
-            REASON: store_reasons(reasons),
-            N: n,
-            SEED: seed,
-        }
-        variables = {name: ("tap", values) for name, values in found.items()}
+            pooling="none: grid tokens", centring="none",
+            interval="95 % bootstrap over groups, the threshold held",
+            bimodality="Sarle's coefficient of the norms: Gaussian 1/3, uniform 5/9, two values 1",
+            place="raster index of the grid token that is an outlier in most samples, and in what share of them",
+            reasons=reasons, n=n, seed=seed,
+        )  # fmt: skip
+        variables = {name: ("tap", values) for name, values in values_by_name.items()}
         return over_taps(activations, variables | {"share_by_place": (("tap", "place_index"), by_place)}, attrs)
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int) -> OutlierTokens:

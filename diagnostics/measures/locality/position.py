@@ -97,10 +97,10 @@ def position_probe(
         for start in range(0, len(x), step):
             yield slice(start, start + step), x[start : start + step].cpu().numpy()
 
-    (found,) = _probe(blocks(), y, rows, penalties, 1)
-    lost, whole = found.loss.sum(axis=0), found.reference.sum(axis=0)
+    (readout,) = _probe(blocks(), y, rows, penalties, 1)
+    lost, whole = readout.loss.sum(axis=0), readout.reference.sum(axis=0)
     by_axis = 1 - np.divide(lost, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-    return PositionProbe(float(np.nanmean(by_axis)), by_axis, found.error, found.error_of_mean, found.penalty)
+    return PositionProbe(float(np.nanmean(by_axis)), by_axis, readout.error, readout.error_of_mean, readout.penalty)
 
 
 def _probe(
@@ -202,12 +202,12 @@ class Position(Measure):
             if tap.grid.tokens < 2 or len(tap.grid.shape) > 3:
                 reasons.append((tap.name, "one token" if tap.grid.tokens < 2 else "a grid of more than three axes"))
                 continue
-            found, shuffled = self._of_tap(activations, tap, n, rows, seed)
-            for whole, part in ((loss, found.loss), (reference, found.reference)):
+            readout, shuffled = self._of_tap(activations, tap, n, rows, seed)
+            for whole, part in ((loss, readout.loss), (reference, readout.reference)):
                 # Axes that this grid lacks have nothing to predict and nothing lost.
                 whole[t] = np.pad(sum_by_unit(part, rows), ((0, 0), (0, axes - part.shape[1])))
             for name in ("val_score", "penalty", "error", "error_of_mean"):
-                numbers[name][t] = getattr(found, name)
+                numbers[name][t] = getattr(readout, name)
             lost, spread = shuffled.loss.sum(axis=0), shuffled.reference.sum(axis=0)
             numbers["line_shuffled"][t] = 1 - (lost[spread > 0] / spread[spread > 0]).mean()
         val_score = numbers.pop("val_score")
@@ -238,5 +238,5 @@ class Position(Measure):
                 yield block, x
 
         by_split = {"train": rows.train, "val": rows.val, "test": rows.test}
-        found, shuffled = _probe(blocks(), y, by_split, PENALTIES, 2)
-        return found, shuffled
+        readout, shuffled = _probe(blocks(), y, by_split, PENALTIES, 2)
+        return readout, shuffled

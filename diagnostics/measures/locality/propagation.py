@@ -93,13 +93,13 @@ def label_propagation(
     soft = x.new_zeros((len(x), x.shape[1], len(labels)))
     soft[0] = torch.from_numpy(_at_centres(given, grid)[:, None] == labels).to(x)
     unit = unit_rows(x)
-    found = np.empty((len(x), *given.shape), dtype=np.int64)
-    found[0] = given
+    carried = np.empty((len(x), *given.shape), dtype=np.int64)
+    carried[0] = given
     for frame in range(1, len(x)):
         sources = [0, *range(max(1, frame - memory), frame)]
         soft[frame] = _carried(unit[frame], unit[sources], soft[sources], grid, neighbours, window, temperature)
-        found[frame] = labels[_largest(soft[frame], grid, given.shape).cpu().numpy()]
-    return found
+        carried[frame] = labels[_largest(soft[frame], grid, given.shape).cpu().numpy()]
+    return carried
 
 
 def j_and_f(prediction: Any, truth: Any) -> RegionAndBoundary:
@@ -109,14 +109,14 @@ def j_and_f(prediction: Any, truth: Any) -> RegionAndBoundary:
     DAVIS's semi-supervised evaluation; then the mean over objects. Places unknown in the truth count for nothing.
     Raises DiagnosticsError for shapes that differ, fewer than 3 frames, and no object in the first frame.
     """
-    found, wanted = as_array(prediction), as_array(truth)
-    if found.shape != wanted.shape or found.ndim != 3:
+    guess, wanted = as_array(prediction), as_array(truth)
+    if guess.shape != wanted.shape or guess.ndim != 3:
         raise DiagnosticsError(
-            f"prediction and truth have shapes {found.shape} and {wanted.shape}: give both as [frame, y, x] of one size."
+            f"prediction and truth have shapes {guess.shape} and {wanted.shape}: give both as [frame, y, x] of one size."
         )
-    if len(found) < LEAST_FRAMES:
+    if len(guess) < LEAST_FRAMES:
         raise DiagnosticsError(
-            f"prediction has shape {found.shape}: give at least {LEAST_FRAMES} frames, since the first and the last are "
+            f"prediction has shape {guess.shape}: give at least {LEAST_FRAMES} frames, since the first and the last are "
             "left out."
         )
     objects = np.unique(wanted[0][wanted[0] > 0])
@@ -125,7 +125,7 @@ def j_and_f(prediction: Any, truth: Any) -> RegionAndBoundary:
     known = wanted != -1
     by_object = np.zeros((len(objects), 2))
     for row, number in enumerate(objects):
-        masks = [((found[t] == number) & known[t], wanted[t] == number) for t in range(1, len(found) - 1)]
+        masks = [((guess[t] == number) & known[t], wanted[t] == number) for t in range(1, len(guess) - 1)]
         by_object[row] = np.mean([(jaccard(*pair), boundary_f(*pair)) for pair in masks], axis=0)
     j, f = by_object.mean(axis=0)
     return RegionAndBoundary(float(j), float(f), float((j + f) / 2), by_object)
@@ -267,8 +267,8 @@ def _of_video(tokens: Any, grid: tuple[int, ...], masks: np.ndarray, device: str
         return 0.0, 0.0, 0
     x = as_tensor(tokens).to(device).reshape(grid[0], grid[1] * grid[2], -1)
     # The last frame counts for nothing, and nothing follows from it.
-    found = label_propagation(x[:-1], (grid[1], grid[2]), masks[0])
-    return _summed(np.concatenate([found, masks[-1:]]), masks)
+    carried = label_propagation(x[:-1], (grid[1], grid[2]), masks[0])
+    return _summed(np.concatenate([carried, masks[-1:]]), masks)
 
 
 def _lines(masks: np.ndarray, grid: tuple[int, ...], device: str) -> np.ndarray:

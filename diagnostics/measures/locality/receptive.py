@@ -18,7 +18,7 @@ from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_t
 from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.grids import lengths
-from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
+from diagnostics.measures.result import stated
 
 STATISTICS = ("radius50", "radius95", "global50", "global95", "sd")
 """Last axis of what `Gradients` records; `sd` once for each axis."""
@@ -63,8 +63,8 @@ def receptive_field(
     if not bool(size.isfinite().all()):
         raise DiagnosticsError(f"A gradient of shape {shape} holds NaN or infinity: leave those samples out.")
     single = size.ndim == axes
-    found = _of_samples(size[None] if single else size, centre, sizes)
-    radius50, radius95, sd, support = (values.cpu().numpy() for values in found)
+    statistics = _of_samples(size[None] if single else size, centre, sizes)
+    radius50, radius95, sd, support = (values.cpu().numpy() for values in statistics)
     if single:
         return ReceptiveField(float(radius50[0]), float(radius95[0]), sd[0], support[0])
     return ReceptiveField(radius50, radius95, sd, support)
@@ -117,14 +117,14 @@ def _recorded(grid: tuple[int, ...], size: Tensor) -> Tensor:
     # The central token's own place: the middle of its cell.
     centre = [(n // 2 + 0.5) * extent / n - 0.5 for n, extent in zip(grid, extents, strict=True)]
     cell = [1 / extent for extent in extents]
-    found = receptive_field(size, centre, cell=cell)
+    field = receptive_field(size, centre, cell=cell)
     everywhere = receptive_field(torch.ones(extents, device=size.device), centre, cell=cell)
     columns = [
-        found.radius50,
-        found.radius95,
+        field.radius50,
+        field.radius95,
         *(np.full(len(size), r) for r in (everywhere.radius50, everywhere.radius95)),
     ]
-    return torch.from_numpy(np.column_stack([*columns, found.sd])).float()
+    return torch.from_numpy(np.column_stack([*columns, field.sd])).float()
 
 
 class ReceptiveFieldOfTaps(Measure):
@@ -142,7 +142,7 @@ class ReceptiveFieldOfTaps(Measure):
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         observed = activations.observed("gradients")
-        told = observed.left_out if isinstance(observed, Captured) else {}
+        left_out = observed.left_out if isinstance(observed, Captured) else {}
         n = max((len(values) for values in observed.values()), default=0)
         taps = activations.taps
         # [sample, statistic, tap]
@@ -150,7 +150,7 @@ class ReceptiveFieldOfTaps(Measure):
         reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
             if tap.name not in observed:
-                reasons.append((tap.name, told.get(tap.name, "no gradients were recorded")))
+                reasons.append((tap.name, left_out.get(tap.name, "no gradients were recorded")))
                 continue
             values = observed[tap.name].astype(np.float64)
             numbers[:, :4, t] = values[:, :4]
@@ -172,15 +172,10 @@ class ReceptiveFieldOfTaps(Measure):
             "line_global": ("tap", means[2]),
             "global95": ("tap", means[3]),
         }
-        attrs = {
-            FUNCTIONAL: "radius about the central grid token of half of |d token / d input|, summed over channels; the token "
+        attrs = stated(
+            functional="radius about the central grid token of half of |d token / d input|, summed over channels; the token "
             "by one projection of its features on random signs",
-            "unit": "share of the input's extent along each axis",
-            POOLING: "none: the central grid token",
-            CENTRING: "none",
-            INTERVAL: "95 % bootstrap over groups",
-            REASON: store_reasons(reasons),
-            N: n,
-            SEED: seed,
-        }
+            unit="share of the input's extent along each axis", pooling="none: the central grid token",
+            centring="none", reasons=reasons, n=n, seed=seed,
+        )  # fmt: skip
         return over_taps(activations, variables, attrs)

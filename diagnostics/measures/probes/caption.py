@@ -76,7 +76,7 @@ def _hits(queries: Tensor, gallery: Tensor, groups: np.ndarray, at: Sequence[int
     """[k, query], the chance that the k nearest rows hold a partner, equal ones in random order."""
     known, asked = unit_rows(gallery), unit_rows(queries)
     group = torch.from_numpy(groups).to(known.device)
-    found = np.zeros((len(at), len(asked)))
+    chances = np.zeros((len(at), len(asked)))
     for start in range(0, len(asked), _BLOCK):
         rows = slice(start, start + _BLOCK)
         similar = asked[rows] @ known.T
@@ -86,8 +86,8 @@ def _hits(queries: Tensor, gallery: Tensor, groups: np.ndarray, at: Sequence[int
         tied = (similar - best).abs() <= _TIE
         others, partners = (tied & ~partner).sum(dim=1), (tied & partner).sum(dim=1)
         before, others, partners = (count.cpu().numpy() for count in (before, others, partners))
-        found[:, rows] = [_chance(before, others, partners, k) for k in at]
-    return found
+        chances[:, rows] = [_chance(before, others, partners, k) for k in at]
+    return chances
 
 
 def _chance(before: np.ndarray, others: np.ndarray, partners: np.ndarray, k: int) -> np.ndarray:
@@ -124,8 +124,8 @@ class CaptionProbe(Measure):
         rows = rows_of(activations, target.name, known, ": leave it out or use more samples")
         captions = np.unique(texts[rows.test], axis=0, return_inverse=True)[1].ravel()
         distinct, sizes = np.unique(captions, return_counts=True)
-        for split, found in (("train", len(np.unique(texts[rows.train], axis=0))), ("test", len(distinct))):
-            if found < 2:
+        for split, texts_of_split in (("train", len(np.unique(texts[rows.train], axis=0))), ("test", len(distinct))):
+            if texts_of_split < 2:
                 raise DiagnosticsError(
                     f"Target {target.name} has one and the same caption in all {split} samples: use more samples or leave it out."
                 )

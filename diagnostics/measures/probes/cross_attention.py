@@ -77,8 +77,8 @@ class Attentive(ShortRepr):
 
     def outputs(self, tokens: Tensor) -> Tensor:
         """[tap, setting, sample, output] for tokens [tap, sample, token, feature]; in blocks of samples."""
-        found = [self._outputs(block) for block in tokens.split(BATCH, dim=1)]
-        return torch.cat(found, dim=2) * self.spread + self.centre
+        outputs = [self._outputs(block) for block in tokens.split(BATCH, dim=1)]
+        return torch.cat(outputs, dim=2) * self.spread + self.centre
 
     def _outputs(self, tokens: Tensor) -> Tensor:
         return attend(
@@ -143,11 +143,11 @@ def train(
     for _ in range(epochs):
         for rows in torch.randperm(n, generator=rng, device="cpu").to(tokens.device).split(BATCH):
             parameters = [p.requires_grad_() for p in optimiser.parameters]
-            found = attend(tokens[:, rows], *parameters)
+            guess = attend(tokens[:, rows], *parameters)
             if classes:
-                loss = (found.logsumexp(dim=3) - (found * wanted[rows]).sum(dim=3)).mean(dim=2).sum()
+                loss = (guess.logsumexp(dim=3) - (guess * wanted[rows]).sum(dim=3)).mean(dim=2).sum()
             else:
-                loss = (found - wanted[rows]).square().sum(dim=3).mean(dim=2).sum()
+                loss = (guess - wanted[rows]).square().sum(dim=3).mean(dim=2).sum()
             optimiser.step(torch.autograd.grad(loss, parameters), steps)
         fitted = (p.detach().clone() for p in optimiser.parameters)
         yield Attentive(mean, scale, *fitted, centre=centre.to(tokens), spread=unit.to(tokens))
@@ -213,10 +213,10 @@ def attentive(
     classes, codes = y.unique(return_inverse=True)
     wanted = codes if whole else y.reshape(len(y), -1)
     fitted = list(train(given[None].clone(), wanted.to(given.device), [[setting]], epochs, seed))[-1]
-    found = fitted.outputs(fresh.to(given.device)[None])[0, 0]
+    outputs = fitted.outputs(fresh.to(given.device)[None])[0, 0]
     if whole:
-        return classes.long()[found.argmax(dim=1).to(classes.device)].cpu().numpy()
-    return found.reshape(-1, *y.shape[1:]).double().cpu().numpy()
+        return classes.long()[outputs.argmax(dim=1).to(classes.device)].cpu().numpy()
+    return outputs.reshape(-1, *y.shape[1:]).double().cpu().numpy()
 
 
 class AttentiveProbe(Measure):
@@ -249,11 +249,11 @@ class AttentiveProbe(Measure):
         if circular:
             extra["angular_error"] = np.full(shape[0], np.nan)
 
-        def lost(found: np.ndarray, at: np.ndarray) -> np.ndarray:
+        def lost(outputs: np.ndarray, at: np.ndarray) -> np.ndarray:
             """[..., row, part] from outputs [..., row, output]."""
             if label:
-                return (found.argmax(axis=-1) != values[at]).astype(np.float64)[..., None]
-            squares = (found - values[at]) ** 2
+                return (outputs.argmax(axis=-1) != values[at]).astype(np.float64)[..., None]
+            squares = (outputs - values[at]) ** 2
             return squares.sum(axis=-1, keepdims=True) if circular else squares
 
         def reference(fitted: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -272,8 +272,8 @@ class AttentiveProbe(Measure):
             scores: list[np.ndarray] = []
             settings = [list(SETTINGS)] * len(taps)
             for fitted in train(tokens[:, rows.train], y[rows.train], settings, EPOCHS, seed):
-                found = fitted.outputs(tokens[:, rows.val]).double().cpu().numpy()
-                scores.append(1 - (lost(found, rows.val).sum(axis=2)[..., varies] / around[varies]).mean(axis=2))
+                outputs = fitted.outputs(tokens[:, rows.val]).double().cpu().numpy()
+                scores.append(1 - (lost(outputs, rows.val).sum(axis=2)[..., varies] / around[varies]).mean(axis=2))
             by_tap = np.stack(scores, axis=2) if varies.any() else np.zeros((len(taps), len(SETTINGS), EPOCHS))
             best = [np.unravel_index(int(of_tap.argmax()), of_tap.shape) for of_tap in by_tap]
             again = train(tokens[:, rows.fit], y[rows.fit], [[SETTINGS[s]] for s, _ in best], EPOCHS, seed)
@@ -282,15 +282,15 @@ class AttentiveProbe(Measure):
                 ready = [j for j, (_, at) in enumerate(best) if at == epoch]
                 if not ready:
                     continue
-                found = fitted.outputs(tokens[:, rows.test])[:, 0].double().cpu().numpy()
+                outputs = fitted.outputs(tokens[:, rows.test])[:, 0].double().cpu().numpy()
                 for j in ready:
                     i, (s, _) = taps[j], best[j]
-                    loss[i] = sum_by_unit(lost(found[j], rows.test), rows)
+                    loss[i] = sum_by_unit(lost(outputs[j], rows.test), rows)
                     val_score[i] = by_tap[j][s, epoch] if varies.any() else np.nan
                     extra["learning_rate"][i], extra["weight_decay"][i] = SETTINGS[s]
                     extra["epochs"][i] = epoch + 1
                     if circular:
-                        extra["angular_error"][i] = angular_error(target, found[j], rows.test)
+                        extra["angular_error"][i] = angular_error(target, outputs[j], rows.test)
         away = np.broadcast_to(sum_by_unit(reference(rows.fit, rows.test), rows), shape)
         if shape[2] == 1:
             loss, away = loss[..., 0], away[..., 0]
@@ -312,16 +312,16 @@ def _kept(activations: Activations, target: StoredTarget) -> StoredTarget:
 
 def _tokens(activations: Activations, tap: Tap, count: int, measure: str) -> Tensor:
     """The first samples' tokens, float32 [sample, token, feature]."""
-    found = torch.empty(count, tap.grid.tokens, tap.features, device="cpu")
+    tokens = torch.empty(count, tap.grid.tokens, tap.features, device="cpu")
     for rows, block in activations.token_blocks(tap.name):
         if rows.start >= count:
             break
-        found[rows.start : rows.stop] = torch.from_numpy(block[: count - rows.start])
-    if not bool(found.isfinite().all()):
+        tokens[rows.start : rows.stop] = torch.from_numpy(block[: count - rows.start])
+    if not bool(tokens.isfinite().all()):
         raise DiagnosticsError(
             f"{measure} finds NaN or infinity in the tokens of tap {tap.name}: leave it out (--taps)."
         )
-    return found
+    return tokens
 
 
 def _alike(taps: Sequence[Tap], device: str) -> Iterator[list[int]]:

@@ -68,8 +68,8 @@ class LinearProbe(Measure):
             errors = by_part(((tried - y[rows.val]) ** 2).sum(dim=2).cpu().numpy())
             chosen[taps], val_score[taps] = zip(*(_chosen(tap, around_train) for tap in errors), strict=True)
             penalties = torch.as_tensor(chosen[taps], device=x.device)
-            found = refit(x[:, rows.fit], y[rows.fit], penalties, x[:, rows.test])
-            for i, prediction in enumerate(found.cpu().numpy(), taps.start):
+            predictions = refit(x[:, rows.fit], y[rows.fit], penalties, x[:, rows.test])
+            for i, prediction in enumerate(predictions.cpu().numpy(), taps.start):
                 loss[i] = sum_by_unit(by_part((prediction - values[rows.test]) ** 2), rows)
                 error[i] = angular_error(target, prediction, rows.test) if circular else np.nan
         away = by_part((values[rows.test] - values[rows.fit].mean(axis=0)) ** 2)

@@ -49,12 +49,12 @@ def need_target(measure: str, target: StoredTarget | None) -> StoredTarget:
 def rows_of(activations: Activations, target: str, known: np.ndarray, remedy: str) -> Rows:
     """Rows by split where `known` [sample] (shorter: the first rows only); raises where a split has none."""
     split = activations.split[: len(known)]
-    found = {name: np.flatnonzero(known & (split == name)) for name in SPLITS}
-    for name, rows in found.items():
+    by_split = {name: np.flatnonzero(known & (split == name)) for name in SPLITS}
+    for name, rows in by_split.items():
         if len(rows) == 0:
             raise DiagnosticsError(f"Target {target} is known for no {name} sample{remedy}.")
-    units, unit_of_test = np.unique(activations.groups[found["test"]].astype(str), return_inverse=True)
-    return Rows(found["train"], found["val"], found["test"], units, unit_of_test)
+    units, unit_of_test = np.unique(activations.groups[by_split["test"]].astype(str), return_inverse=True)
+    return Rows(by_split["train"], by_split["val"], by_split["test"], units, unit_of_test)
 
 
 def value_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np.ndarray]:
@@ -99,9 +99,9 @@ def label_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np
 
 def sum_by_unit(values: np.ndarray, rows: Rows) -> np.ndarray:
     """[unit, ...], the sums over each unit's rows of values [test row, ...]."""
-    found = np.zeros((len(rows.units), *values.shape[1:]))
-    np.add.at(found, rows.unit_of_test, values)
-    return found
+    sums = np.zeros((len(rows.units), *values.shape[1:]))
+    np.add.at(sums, rows.unit_of_test, values)
+    return sums
 
 
 def tap_stacks(activations: Activations, measure: str) -> Iterator[tuple[slice, Tensor]]:
@@ -117,9 +117,9 @@ def tap_stacks(activations: Activations, measure: str) -> Iterator[tuple[slice, 
     )
     for start in range(0, len(activations.taps), most):
         taps = activations.taps[start : start + most]
-        found = [samples(activations.pooled(tap.name), f"Tap {tap.name} for {measure}").to(device) for tap in taps]
-        width = max(x.shape[1] for x in found)
-        stack = found[0][None] if len(found) == 1 else torch.stack([pad(x, (0, width - x.shape[1])) for x in found])
+        pooled = [samples(activations.pooled(tap.name), f"Tap {tap.name} for {measure}").to(device) for tap in taps]
+        width = max(x.shape[1] for x in pooled)
+        stack = pooled[0][None] if len(pooled) == 1 else torch.stack([pad(x, (0, width - x.shape[1])) for x in pooled])
         yield slice(start, start + len(taps)), stack
 
 
@@ -158,8 +158,8 @@ def probe_result(
         FUNCTIONAL: functional,
         POOLING: activations.pooling,
         CENTRING: centring,
-        **{f"n_{name}": len(found) for name, found in by_split.items()},
-        **{f"units_{name}": len(set(activations.groups[found])) for name, found in by_split.items()},
+        **{f"n_{name}": len(chosen) for name, chosen in by_split.items()},
+        **{f"units_{name}": len(set(activations.groups[chosen])) for name, chosen in by_split.items()},
         SEED: seed,
         **({SCORE_NAME: score_name} if score_name else {}),
         REASON: store_reasons(reasons),

@@ -60,11 +60,11 @@ def confusion(prediction: Any, truth: Any, classes: int) -> np.ndarray:
 
 def iou(matrix: Any) -> np.ndarray:
     """Intersection over union of each class of a confusion matrix [truth, prediction]; NaN where it is in neither."""
-    found = np.asarray(matrix, dtype=np.float64)
-    if found.ndim != 2 or found.shape[0] != found.shape[1] or found.shape[0] == 0:
-        raise DiagnosticsError(f"A confusion matrix of shape {found.shape} is not square: give [class, class].")
-    both = np.diagonal(found)
-    either = found.sum(axis=0) + found.sum(axis=1) - both
+    counts = np.asarray(matrix, dtype=np.float64)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.shape[0] == 0:
+        raise DiagnosticsError(f"A confusion matrix of shape {counts.shape} is not square: give [class, class].")
+    both = np.diagonal(counts)
+    either = counts.sum(axis=0) + counts.sum(axis=1) - both
     return np.divide(both, either, out=np.full_like(either, np.nan), where=either > 0)
 
 
@@ -73,9 +73,9 @@ def mean_iou(matrix: Any) -> float:
 
     Of the classes that are in truth or prediction; NaN where there are none. The mean of each image's own value is another number.
     """
-    found = iou(matrix)
-    there = np.isfinite(found)
-    return float(found[there].mean()) if there.any() else float("nan")
+    by_class = iou(matrix)
+    there = np.isfinite(by_class)
+    return float(by_class[there].mean()) if there.any() else float("nan")
 
 
 @dataclass(frozen=True)
@@ -183,15 +183,15 @@ def _fit(
     fits, tried, worse = None, list[tuple[tuple[float, float], float, LogisticFits]](), 0
     for penalty in sorted(PENALTIES, reverse=True):
         fits = rows.fit([[penalty]], decrease=_RANKING, start=fits, most=_MOST_RANKING)
-        found = mean_iou(confusion(_predict(fits, known, held_out), truth, classes))
+        score = mean_iou(confusion(_predict(fits, known, held_out), truth, classes))
         loss = float(fits.judged(_some(held_out, seen)[None], codes)[1].sum())
-        worse = 0 if not tried or (found, -loss) > max(one[0] for one in tried) else worse + 1
-        tried.append(((found, -loss), penalty, fits))
+        worse = 0 if not tried or (score, -loss) > max(one[0] for one in tried) else worse + 1
+        tried.append(((score, -loss), penalty, fits))
         if worse == 2:
             break
     (best, _), penalty, fits = max(tried, key=lambda one: one[0])
     without = -float(rows.shares.log()[torch.as_tensor(codes, device=device)].sum())
-    little = -max(found for (_, found), *_ in tried) > (1 - _SHARE) * without
+    little = -max(loss for (_, loss), *_ in tried) > (1 - _SHARE) * without
     rows, both = _rows(x, y, of_both[any_], fits)
     start = fits if np.array_equal(both, known) else None
     model = rows.fit([[penalty]], decrease=_LITTLE if little else FINAL, start=start, most=_MOST_FINAL)
@@ -271,7 +271,7 @@ class SegmentationProbe(Measure):
                 matrix += confusion(guess, truth, len(classes))
             loss[i], reference[i] = either - inside, either
             by_class[i], accuracy[i] = iou(matrix), np.trace(matrix) / matrix.sum()
-        found = probe_result(
+        result = probe_result(
             activations, rows, loss, reference, val_score,
             {
                 "penalty": chosen, "token_accuracy": accuracy, "steps": steps,
@@ -284,7 +284,7 @@ class SegmentationProbe(Measure):
             converged=f"not in {_MOST_FINAL} steps: {', '.join(short)}" if short else "yes", **dense.attrs(),
         )  # fmt: skip
         names = [target.classes[c] if c < len(target.classes) else str(c) for c in classes]
-        return found.assign(iou=(("tap", "part"), by_class)).assign_coords(part=np.array(names, dtype=object))
+        return result.assign(iou=(("tap", "part"), by_class)).assign_coords(part=np.array(names, dtype=object))
 
 
 def _commonest(labels: np.ndarray, fit: np.ndarray, test: np.ndarray) -> float:

@@ -105,14 +105,14 @@ def logistic(
         raise DiagnosticsError("A logistic probe needs rows of at least two classes: give more rows, or leave it out.")
     rows = LogisticRows(features[None], codes, exact=True)
     order = sorted(penalties, reverse=True)
-    found: dict[float, Logistic] = {}
+    models: dict[float, Logistic] = {}
     fits = None
     for group in [order] if features.is_cuda else [[penalty] for penalty in order]:
         fits = rows.fit([group], tolerance=tolerance, start=fits)
         mean, weights, bias = (part[0].cpu().numpy() for part in (fits.mean, fits.weights, fits.bias))
         for penalty, w, b in zip(group, weights, bias, strict=True):
-            found[penalty] = Logistic(penalty, classes, mean, w.T, b)
-    return [found[penalty] for penalty in penalties]
+            models[penalty] = Logistic(penalty, classes, mean, w.T, b)
+    return [models[penalty] for penalty in penalties]
 
 
 def choose_logistic(
@@ -147,7 +147,7 @@ def choose_logistic(
         judged.append((right, losses))
         if worse == 2 or (worse and certain):
             break
-    best = int(_best(*(torch.cat(found, dim=1) for found in zip(*judged, strict=True))))
+    best = int(_best(*(torch.cat(parts, dim=1) for parts in zip(*judged, strict=True))))
     return np.array([order[best]]), tried[best]
 
 

@@ -24,7 +24,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.result import ALIKE, CENTRING, FUNCTIONAL, POOLING, REASON, SEED, N, store_reasons
-from diagnostics.measures.similarity.null import NULL_DRAWS, Null, Swaps, judged, orders, swaps
+from diagnostics.measures.similarity.null import NULL_DRAWS, Null, Swaps, against_null, orders, swaps
 
 FEWEST_WITH_TOKENS = 64
 """Samples with tokens from which tokens are compared; pooled activations, which all samples have, where there are fewer."""
@@ -126,11 +126,11 @@ class Similarity(Measure):
 
         To be overridden where one product does all pairs.
         """
-        found = np.full((len(firsts), len(seconds)), np.nan)
+        matrix = np.full((len(firsts), len(seconds)), np.nan)
         for i, first in enumerate(firsts):
             for j in range(i if upper else 0, len(seconds)):
-                found[i, j] = self.compared(first, seconds[j])
-        return found
+                matrix[i, j] = self.compared(first, seconds[j])
+        return matrix
 
     def shuffled(
         self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
@@ -202,18 +202,18 @@ class Similarity(Measure):
             raise DiagnosticsError(
                 f"{self.name} compares at least {self.least} samples, and there are {n}: use a dataset with more."
             )
-        made, why = self._prepared(first)
-        made_other, why_other = (made, why) if same else self._prepared(second)
-        shape = len(made), len(made_other)
-        use, use_other = ([i for i, one in enumerate(m) if one is not None] for m in (made, made_other))
-        ones, others = [made[i] for i in use], [made_other[i] for i in use_other]
+        prepared, why = self._prepared(first)
+        prepared_other, why_other = (prepared, why) if same else self._prepared(second)
+        shape = len(prepared), len(prepared_other)
+        use, use_other = ([i for i, one in enumerate(m) if one is not None] for m in (prepared, prepared_other))
+        ones, others = [prepared[i] for i in use], [prepared_other[i] for i in use_other]
         upper = same and self.symmetric
         if ones and others:
-            found = {"matrix": _mirrored(self.pairs(ones, others, upper), upper), **self.beside(ones, others)}
+            values_of_pairs = {"matrix": _mirrored(self.pairs(ones, others, upper), upper), **self.beside(ones, others)}
         else:
-            found = {"matrix": np.empty((len(ones), len(others)))}
+            values_of_pairs = {"matrix": np.empty((len(ones), len(others)))}
         variables: dict[str, Any] = {}
-        for name, values in found.items():
+        for name, values in values_of_pairs.items():
             everywhere = np.full(shape, np.nan)
             everywhere[np.ix_(use, use_other)] = values
             variables[name] = (("tap", "tap_other"), everywhere)
@@ -232,14 +232,14 @@ class Similarity(Measure):
             attrs[REASON] = store_reasons(reasons.items())
         if self.permutations:
             null = self._null(first, ones, others, same, seed)
-            p, calibrated, said = judged(matrix, null, self.distance)
+            p, calibrated, stated = against_null(matrix, null, self.distance)
             if same:
                 # A tap is no finding about itself.
                 np.fill_diagonal(p, np.nan)
             variables["p"] = (("tap", "tap_other"), p)
             if not self.distance:
                 variables["calibrated"] = (("tap", "tap_other"), calibrated)
-            attrs |= said
+            attrs |= stated
         return xr.Dataset(
             variables,
             coords={**_axis("tap", "depth", first), **_axis("tap_other", "depth_other", second)},
@@ -247,14 +247,14 @@ class Similarity(Measure):
         )
 
     def _prepared(self, side: Side) -> tuple[list[Any], dict[str, str]]:
-        made: list[Any] = []
+        prepared: list[Any] = []
         why: dict[str, str] = {}
         for tap in side.activations.taps:
-            one, reason = self.of_tap(side, tap.name)
-            made.append(None if reason else one)
+            tap_prepared, reason = self.of_tap(side, tap.name)
+            prepared.append(None if reason else tap_prepared)
             if reason:
                 why[tap.name] = reason
-        return made, why
+        return prepared, why
 
     def _null(self, side: Side, ones: Sequence[Any], others: Sequence[Any], same: bool, seed: int) -> Null:
         classes = self.swappable(side.activations.groups[side.rows])
@@ -276,8 +276,8 @@ class Similarity(Measure):
         return Null(extreme, words, "")
 
 
-def _mirrored(found: np.ndarray, upper: bool) -> np.ndarray:
-    return np.triu(found) + np.triu(found, 1).T if upper else found
+def _mirrored(matrix: np.ndarray, upper: bool) -> np.ndarray:
+    return np.triu(matrix) + np.triu(matrix, 1).T if upper else matrix
 
 
 def _named(reasons: Mapping[str, str], run: str) -> dict[str, str]:

@@ -177,8 +177,8 @@ class Decomposed(Similarity):
         return super().shuffled([_single(one) for one in firsts], [_single(one) for one in seconds], orders, upper)
 
 
-def _single(made: Tensor | tuple[Tensor, ...]) -> Any:
-    return made.float() if isinstance(made, Tensor) else tuple(part.float() for part in made)
+def _single(decomposed: Tensor | tuple[Tensor, ...]) -> Any:
+    return decomposed.float() if isinstance(decomposed, Tensor) else tuple(part.float() for part in decomposed)
 
 
 class _Canonical(Decomposed):

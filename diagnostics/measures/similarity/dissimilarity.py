@@ -87,8 +87,8 @@ def _rdm(x: Tensor, distance: str) -> Tensor:
     # By differences, not by inner products: duplicates then are 0 apart.
     if distance == "euclidean":
         scale = scale_of(float(x.abs().amax()))
-        found = torch.nn.functional.pdist(x * scale) / scale
-        return torch.zeros_like(found) if alike else found
+        distances = torch.nn.functional.pdist(x * scale) / scale
+        return torch.zeros_like(distances) if alike else distances
     if distance not in ("correlation", "cosine"):
         raise DiagnosticsError(f'There is no distance "{distance}": give euclidean, correlation or cosine.')
     z = x = rescaled(x)
@@ -98,8 +98,8 @@ def _rdm(x: Tensor, distance: str) -> Tensor:
     length = torch.linalg.norm(z, dim=1, keepdim=True)
     known = length > rounding(x) * torch.linalg.norm(x, dim=1, keepdim=True)
     # 1 - cosine is half the squared distance of unit vectors.
-    found = torch.nn.functional.pdist(z / torch.where(known, length, torch.nan)) ** 2 / 2
-    return found * 0 if alike else found
+    distances = torch.nn.functional.pdist(z / torch.where(known, length, torch.nan)) ** 2 / 2
+    return distances * 0 if alike else distances
 
 
 def _compare(a: Tensor, b: Tensor, method: str) -> float:
@@ -169,13 +169,13 @@ def _inversions(values: Tensor) -> int:
     size = 1 << max(0, (len(values) - 1).bit_length())
     last = values.max().expand(size - len(values))
     rows = torch.cat([values, last])[:, None]
-    found = 0
+    count = 0
     while len(rows) > 1:
         left, right = rows[::2].contiguous(), rows[1::2].contiguous()
         above = left.shape[1] - torch.searchsorted(left, right, right=True)
-        found += int(above.sum())
+        count += int(above.sum())
         rows = torch.cat([left, right], dim=1).sort(dim=1)[0]
-    return found
+    return count
 
 
 class Rsa(Similarity):
@@ -194,10 +194,10 @@ class Rsa(Similarity):
     def reason(self, x: Tensor) -> str:
         if why := still(x):
             return why
-        found = _rdm(x, "correlation")
-        if bool(found.isnan().any()):
+        distances = _rdm(x, "correlation")
+        if bool(distances.isnan().any()):
             return "a sample has one value in all features, so its correlation with others does not exist"
-        if not bool(found.max() - found.min() > RANK * found.max()):
+        if not bool(distances.max() - distances.min() > RANK * distances.max()):
             return "all its samples are equally unlike"
         return ""
 

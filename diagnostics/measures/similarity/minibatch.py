@@ -86,8 +86,8 @@ def _check(batch_size: int) -> None:
 
 def batches(n: int, size: int) -> list[slice]:
     """The rows of each batch, a last one below 4 left out."""
-    found = [slice(start, min(start + size, n)) for start in range(0, n, size)]
-    return [rows for rows in found if rows.stop - rows.start >= LEAST]
+    parts = [slice(start, min(start + size, n)) for start in range(0, n, size)]
+    return [rows for rows in parts if rows.stop - rows.start >= LEAST]
 
 
 def pairs_of(parts: Sequence[slice]) -> int:
@@ -100,8 +100,8 @@ def batch_kernels(blocks: Iterable[Tensor], parts: Sequence[slice]) -> list[Tens
     kernels: list[Tensor] = []
     for block in blocks:
         x = centre(block)
-        found = [x[rows] @ x[rows].T for rows in parts]
-        kernels = [kernel.add_(one) for kernel, one in zip(kernels, found, strict=True)] if kernels else found
+        products = [x[rows] @ x[rows].T for rows in parts]
+        kernels = [kernel.add_(one) for kernel, one in zip(kernels, products, strict=True)] if kernels else products
     return kernels
 
 
@@ -125,9 +125,9 @@ class MinibatchAlignment(Similarity):
         if not ordinary(sum(float(kernel.diagonal().sum().sqrt()) for kernel in kernels)):
             scale = scale_of_tap(side, tap, self.name)
             kernels = batch_kernels(map(as_tensor, blocks_of(side, tap, scale)), parts)
-        made = joined(kernels)
-        if made is not None:
-            return made, ""
+        kernel = joined(kernels)
+        if kernel is not None:
+            return kernel, ""
         return None, "all samples of each batch are equal, rounding aside, or equally far from one another"
 
     def prepared(self, x: Tensor) -> Any:

@@ -104,12 +104,12 @@ class Neighbours:
 
     def reordered(self, order: Tensor) -> Neighbours:
         """The same once the samples stand in another order."""
-        made = replace(self, order=self.order.index_select(0, order))
+        moved = replace(self, order=self.order.index_select(0, order))
         # Entries stay as they are, and so does what is kept of them.
         for kept in ("keys", "_table", "mirror"):
             if kept in self.__dict__:
-                made.__dict__[kept] = self.__dict__[kept]
-        return made
+                moved.__dict__[kept] = self.__dict__[kept]
+        return moved
 
 
 def neighbours(x: Tensor, k: int) -> Neighbours:

@@ -75,8 +75,8 @@ def swaps(groups: np.ndarray) -> Swaps:
     """The samples that may be swapped, from the group of each [sample]."""
     unique, inverse, sizes = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
     by_group = np.split(np.argsort(inverse, kind="stable"), np.cumsum(sizes)[:-1])
-    found = [np.stack([by_group[i] for i in np.flatnonzero(sizes == size)]) for size in np.unique(sizes)]
-    return Swaps(tuple(found), "the samples" if len(unique) == len(groups) else "whole groups of equal size")
+    classes = [np.stack([by_group[i] for i in np.flatnonzero(sizes == size)]) for size in np.unique(sizes)]
+    return Swaps(tuple(classes), "the samples" if len(unique) == len(groups) else "whole groups of equal size")
 
 
 def orders(classes: Swaps, count: int, seed: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
@@ -89,7 +89,7 @@ def orders(classes: Swaps, count: int, seed: int, device: torch.device | str = "
         yield torch.from_numpy(order).to(device)
 
 
-def judged(matrix: np.ndarray, null: Null, distance: bool) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+def against_null(matrix: np.ndarray, null: Null, distance: bool) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """p and the calibrated value of each pair [tap, tap_other], and what to state of the null.
 
     p is (1 + permutations at least as alike) / (1 + permutations); a pair passes `tau` where p is at most .05.

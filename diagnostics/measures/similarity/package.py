@@ -108,8 +108,8 @@ def _in_float64(firsts: Sequence[Tensor], seconds: Sequence[Tensor], batch_size:
 
     def vectors(taps: Sequence[Tensor]) -> list[Tensor]:
         nothing = torch.full((pairs_of(parts),), torch.nan, dtype=torch.float64, device=taps[0].device)
-        made = (joined(batch_kernels([tap.double()], parts), weigh=False) for tap in taps)
-        return [nothing if one is None else one for one in made]
+        vectors_of_taps = (joined(batch_kernels([tap.double()], parts), weigh=False) for tap in taps)
+        return [nothing if vector is None else vector for vector in vectors_of_taps]
 
     return packed.products(vectors(firsts), vectors(seconds))
 
@@ -133,8 +133,8 @@ def torch_cka(firsts: Sequence[Tensor], seconds: Sequence[Tensor], batch_size: i
     first, second = Replay(firsts), Replay(seconds)
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
-        found = CKA(first, second, "first", "second", first.names, second.names, device=str(firsts[0].device))
+        package = CKA(first, second, "first", "second", first.names, second.names, device=str(firsts[0].device))
         # It asserts that nothing is NaN, after it has stored what it found.
         with contextlib.suppress(AssertionError):
-            found.compare(loader, loader)
-    return found.hsic_matrix.double().cpu().numpy()
+            package.compare(loader, loader)
+    return package.hsic_matrix.double().cpu().numpy()
