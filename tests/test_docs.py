@@ -26,7 +26,7 @@ import typer.main
 
 import diagnostics as dx
 from diagnostics import hookspecs
-from diagnostics.cli.commands import app
+from diagnostics.cli.main import app
 from diagnostics.cli.tables import print_run
 from diagnostics.measures import bundled
 from diagnostics.runs.controls import kinds as control

@@ -1,8 +1,7 @@
-"""The command line: what was typed becomes a call of the library, what it found is printed."""
+"""The bundled commands: each calls the library with what was typed, and prints the result as tables or as one JSON object."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from diagnostics.cli.guard import guarded, say, show_tracebacks, working
+from diagnostics.cli.guard import guarded, working
 from diagnostics.errors import unknown
-from diagnostics.registry import offered, plugins
 from diagnostics.report.escaping import printable
 
 app = typer.Typer(
@@ -281,60 +279,7 @@ def selftest(json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-@app.callback(invoke_without_command=True)
-def version(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
-    traceback: Annotated[
-        bool, typer.Option("--traceback", help="Before the command: of an error, show where it was raised.")
-    ] = False,
-) -> None:
-    show_tracebacks(traceback)
-    if version:
-        from diagnostics import __version__
-
-        print(__version__)
-        raise typer.Exit
-
-
 def _print_json(value: dict[str, Any]) -> None:
     import json
 
     print(json.dumps(value, allow_nan=False))
-
-
-def _add_plugin_commands() -> None:
-    """A name of two words is a command of a group: `train objectives` of `diagnostics train`."""
-    taken = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    found = offered("command")
-    groups: dict[str, typer.Typer] = {}
-    for name, (plugin, command) in found.items():
-        first, _, rest = name.partition(" ")
-        # A command of that name, built in or a plugin's, hides a group.
-        if first in taken or (rest and first in found):
-            continue
-        if rest and first not in groups:
-            members = ", ".join(sorted(other for other in found if other.startswith(f"{first} ")))
-            groups[first] = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=f"Of plugins: {members}.")
-            app.add_typer(groups[first], name=first)
-        (groups[first] if rest else app).command(rest or name)(guarded(command, plugin.name))
-
-
-def main() -> None:
-    """The command line in a process that is ready for it: see `__main__`."""
-    # Threads that wait for each other would otherwise spin: on a shared machine that doubles a run's CPU time.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for plugin in plugins():
-        if plugin.error:
-            say(f"plugin {plugin.name} {plugin.version} could not be loaded ({plugin.error}); the others work.")
-    _add_plugin_commands()
-    try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except Exception as error:
-        usage: Any = error
-        if not hasattr(error, "show"):
-            raise
-        # It quotes what was typed, and a shell's pattern may have typed any file's name.
-        usage.message = "\n".join(map(printable, usage.message.split("\n")))
-        usage.show()
-        sys.exit(usage.exit_code)

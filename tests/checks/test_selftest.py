@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from diagnostics.checks import selftest
 from diagnostics.checks.selftest import Outcome, all_cases, check
 from diagnostics.checks.selftest.cases import Case
-from diagnostics.cli import commands as cli
+from diagnostics.cli import main as cli
 from diagnostics.measures import bundled, dynamics, geometry, locality, probes, similarity
 
 CASES = all_cases()

@@ -16,7 +16,7 @@ from typing import Any, Optional
 import pytest
 
 from diagnostics import DiagnosticsError, registry
-from diagnostics.cli import commands as cli
+from diagnostics.cli import main as cli
 from diagnostics.cli.inspection import list_all
 from diagnostics.runs.suites import chosen_measures
 
@@ -549,7 +549,7 @@ def test_every_entry_point_is_installed_and_loads() -> None:
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "zarr", "xarray", "timm", "fracast", "plotly", "jinja2")
 LIGHT = [
     "diagnostics",
-    "diagnostics.cli.commands",
+    "diagnostics.cli.main",
     "diagnostics.measures",
     *(f"{path.name}.plugin" for path in bundled()),
 ]
@@ -566,7 +566,7 @@ def test_help_and_the_names_of_encoders_and_datasets_load_nothing_heavy() -> Non
     code = f"""
 import sys
 from diagnostics import registry
-from diagnostics.cli import commands as cli
+from diagnostics.cli import main as cli
 registry.offered("encoder"), registry.offered("dataset"), registry.offered("measure")
 sys.argv = ["diagnostics", "--help"]
 try:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import diagnostics as dx
 from diagnostics import Dataset, Progress, printable
-from diagnostics.cli import commands as cli
+from diagnostics.cli import main as cli
 from diagnostics.cli.tables import print_run
 from diagnostics.progress import Cost
 from diagnostics.report import progress_bars as watching

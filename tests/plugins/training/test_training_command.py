@@ -25,7 +25,7 @@ from diagnostics_training.trainer.data import Feed, load, making, training_spec
 from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.trainer import Settings
 
-import diagnostics.cli.commands as cli
+import diagnostics.cli.main as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.registry import Plugin
