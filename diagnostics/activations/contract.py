@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from diagnostics.datasets.dataset import DENSE, FAMILY_OF, SPLITS, Family, Kind
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
+from diagnostics.vocabulary import DENSE, FAMILY_OF, SPLITS, Family, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diagnostics.encoders.taps import Encoder
+    from diagnostics.encoders.encoder import Encoder
 
 
 @dataclass(frozen=True)

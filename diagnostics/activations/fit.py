@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.taps import Encoder
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, describe
 
 

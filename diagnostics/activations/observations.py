@@ -22,8 +22,8 @@ from diagnostics.activations.sealed import (
     sealed_attributes,
     write_group,
 )
-from diagnostics.encoders.taps import SAFE_NAME
 from diagnostics.errors import unwritable
+from diagnostics.vocabulary import SAFE_NAME
 
 WHOLE: Any = {"write_empty_chunks": True}
 """Of arrays in one chunk: it is written even where all of it is unknown, so that one that is not there is damage."""

@@ -13,9 +13,10 @@ from diagnostics.activations.contract import Observation
 from diagnostics.activations.extract import BATCH, prepared
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.taps import SAFE_NAME, Encoder, Seen
+from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.progress import Progress, Watch, silent
+from diagnostics.vocabulary import SAFE_NAME
 
 # Attention is large; and a prime, which no model has as its number of heads, cannot be mistaken for it.
 MOST_BATCH = 13
@@ -53,7 +54,7 @@ def observe(
         size = min(batch_size or BATCH.get(state["device"], MOST_BATCH), MOST_BATCH)
         batches = [np.arange(start, min(start + size, rows)) for start in range(0, rows, size)]
         progress_step = f"observing {observation.name} of {encoder.name}"
-        parts: list[Seen] = []
+        parts: list[Captured] = []
         reason = ""
         taps = [tap.name for tap in store.taps]
         for positions, batch in zip(batches, prepared(encoder, dataset, batches, workers), strict=True):
@@ -68,7 +69,7 @@ def observe(
             watch(Progress(progress_step, int(positions[-1]) + 1, rows))
         if observation.name in store.unobserved:
             continue
-        joined = Seen({}, {}) if reason else _joined(parts, taps)
+        joined = Captured({}, {}) if reason else _joined(parts, taps)
         if not reason and not joined:
             reason = f"{encoder.name} gives no {observation.name} at the taps that are kept."
         about = {"samples": rows, "reason": reason, "left_out": joined.left_out, "state": state}
@@ -92,7 +93,7 @@ def _distinct(observations: Iterable[Observation]) -> list[Observation]:
     return list(by_name.values())
 
 
-def _checked(observation: Observation, encoder: Encoder, observed: Mapping[str, Any], rows: int) -> Seen:
+def _checked(observation: Observation, encoder: Encoder, observed: Mapping[str, Any], rows: int) -> Captured:
     """The arrays on the CPU in float32; raises DiagnosticsError for one without a row for each sample."""
     arrays: dict[str, np.ndarray] = {}
     for tap, values in observed.items():
@@ -103,10 +104,10 @@ def _checked(observation: Observation, encoder: Encoder, observed: Mapping[str, 
                 f"{tap}: give [sample, ...]."
             )
         arrays[tap] = array
-    return Seen(arrays, observed.left_out if isinstance(observed, Seen) else {})
+    return Captured(arrays, observed.left_out if isinstance(observed, Captured) else {})
 
 
-def _joined(parts: list[Seen], taps: list[str]) -> Seen:
+def _joined(parts: list[Captured], taps: list[str]) -> Captured:
     """The batches concatenated, of the taps that all of them have with one shape."""
     arrays: dict[str, np.ndarray] = {}
     left_out: dict[str, str] = {}
@@ -119,4 +120,4 @@ def _joined(parts: list[Seen], taps: list[str]) -> Seen:
             left_out[tap] = (
                 reasons[0] if reasons else "nothing was recorded" if shapes == {None} else "it differs among batches"
             )
-    return Seen(arrays, left_out)
+    return Captured(arrays, left_out)

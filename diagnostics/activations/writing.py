@@ -20,7 +20,8 @@ from diagnostics.activations.plan import Plan, row_order
 from diagnostics.activations.sealed import files_below, write_group
 from diagnostics.activations.shards import ShardBuffer
 from diagnostics.activations.store import FORMAT, Store
-from diagnostics.datasets.dataset import Dataset, Target
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.datasets.target import Target
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import unwritable
 

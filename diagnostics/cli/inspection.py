@@ -7,12 +7,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from diagnostics.errors import DiagnosticsError, describe
-from diagnostics.registry import build, offered, plugins
+from diagnostics.registry import offered, plugins
+from diagnostics.specs import build
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from diagnostics.encoders.taps import Encoder
+    from diagnostics.encoders.encoder import Encoder
 
 LISTED = ("encoders", "datasets", "measures", "plugins")
 
@@ -22,8 +23,13 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
     rows: dict[str, list[dict[str, Any]]] = {}
     for what in ("encoder", "dataset"):
         rows[f"{what}s"] = [
-            {"name": name, "takes": _takes(name, make), "options": _options(name, make), "plugin": plugin.name}
-            for name, (plugin, make) in offered(what).items()
+            {
+                "name": name,
+                "takes": _takes(name, entry.make),
+                "options": _options(name, entry.make),
+                "plugin": plugin.name,
+            }
+            for name, (plugin, entry) in offered(what).items()
         ]
     rows["measures"] = [_measure_row(name, plugin.name, make) for name, (plugin, make) in offered("measure").items()]
     rows["plugins"] = [

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import multi_head_attention_forward
 from torch.overrides import TorchFunctionMode
 
+from diagnostics.encoders.encoder import Captured, Reduce
 from diagnostics.encoders.fused_attention import TOLERANCE, FusedCall
 from diagnostics.encoders.hooks import as_tokens
-from diagnostics.encoders.taps import Reduce, Seen, Site, Tap
+from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError
 
 MOST_BYTES = 128 * 2**20
@@ -37,7 +38,7 @@ _OPAQUE = frozenset({"_transformer_encoder_layer_fwd", "_native_multi_head_atten
 
 def read_attention(
     module: nn.Module, taps: Sequence[Tap], encoder: str, reduce: Reduce, forward: Callable[[], Any]
-) -> Seen:
+) -> Captured:
     """`{tap: reduce(tap, attention [B, H, T, T])}` of the blocks that the taps stand after, from one call of `forward`.
 
     All tokens of the tap, prefix tokens first, in float32 (float64 for a float64 model). `reduce` returns a tensor
@@ -52,7 +53,7 @@ def read_attention(
         forward()
     if not frames.seen:
         raise DiagnosticsError(f"{encoder} gives no attention: {_together(frames.seen.left_out)}.")
-    return Seen({tap.name: frames.seen[tap.name] for tap in taps if tap.name in frames.seen}, frames.seen.left_out)
+    return Captured({tap.name: frames.seen[tap.name] for tap in taps if tap.name in frames.seen}, frames.seen.left_out)
 
 
 def _together(reasons: Mapping[str, str]) -> str:
@@ -107,7 +108,7 @@ class _Frames:
 
     def __init__(self, module: nn.Module, taps: Sequence[Tap], encoder: str) -> None:
         self.module, self.encoder = module, encoder
-        self.seen = Seen({}, {})
+        self.seen = Captured({}, {})
         self.open: list[_Frame] = []
         self.calls: dict[str, int] = {}
         self.by_module: dict[str, list[tuple[Tap, Site]]] = defaultdict(list)

@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
 
-from diagnostics.encoders.taps import Encoder, Site, Tap
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.taps import Site, Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, describe
 

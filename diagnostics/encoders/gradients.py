@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diagnostics.encoders.encoder import Captured
 from diagnostics.encoders.hooks import Hooks
-from diagnostics.encoders.taps import Grid, Seen, Tap
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 
 SEED = 0
@@ -19,7 +20,7 @@ SEED = 0
 
 def read_gradients(
     module: nn.Module, taps: Sequence[Tap], encoder: str, batch: Any, forward: Callable[[Any], Any]
-) -> Seen:
+) -> Captured:
     """`{tap: [sample, *places]}`: |gradient| of the tap's central grid token by the input, summed over channels.
 
     Of a token's features the gradient is taken through one projection on random signs (the same in all samples): the sum
@@ -37,7 +38,7 @@ def read_gradients(
     with torch.inference_mode(False), torch.enable_grad(), Hooks(module, taps, encoder, signals, reduce):
         # A copy, since a model may change its input in place.
         forward(_exchanged(batch, given, leaf.clone()))
-    found, left_out = Seen({}, {}), {}
+    found, left_out = Captured({}, {}), {}
     axes = _place_axes(tuple(leaf.shape), taps)
     for tap in taps:
         where = axes.get(len(tap.grid.shape), [])
@@ -53,7 +54,7 @@ def read_gradients(
     if not found:
         told = "; ".join(f"{tap}: {reason}" for tap, reason in list(left_out.items())[:2])
         raise DiagnosticsError(f"{encoder} gives no gradients: {told}.")
-    return Seen(found, left_out)
+    return Captured(found, left_out)
 
 
 def centre(grid: Grid) -> int:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.encoders.taps import Reduce, Site, Tap
+from diagnostics.encoders.encoder import Reduce
+from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.datasets.dataset import DENSE, Family
 from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.measures.base import Measure
 from diagnostics.measures.statistics import SHARES, paired_difference, profile_intervals, select
 from diagnostics.measures.validation import bare, misfit, plain
 from diagnostics.progress import Progress, Watch, silent
+from diagnostics.vocabulary import DENSE, Family
 
 
 @dataclass
@@ -186,7 +186,8 @@ def against_control(found: xr.Dataset, other: xr.Dataset, control: str, seed: in
     if "best_tap" not in found.attrs or "best_tap" not in other.attrs:
         return found
     ours, theirs = (
-        data.sel(tap=data.attrs["best_tap"]).sortby("unit").transpose("unit", ...) for data in (found, other)
+        data[["loss", "reference_loss"]].sel(tap=data.attrs["best_tap"]).sortby("unit").transpose("unit", ...)
+        for data in (found, other)
     )
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return found

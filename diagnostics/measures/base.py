@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import xarray as xr
 
-from diagnostics.datasets.dataset import Family, Kind
+from diagnostics.vocabulary import Family, Kind
 
 if TYPE_CHECKING:
     from diagnostics.activations.contract import Activations, Observation, StoredTarget

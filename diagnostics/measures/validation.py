@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.activations.contract import Activations
-from diagnostics.encoders.taps import SAFE_NAME
 from diagnostics.measures.base import Measure
+from diagnostics.vocabulary import SAFE_NAME
 
 # What a measure has to give, by kind: variables with their axes. See `Measure`.
 PAIRWISE = {"matrix": ("tap", "tap_other")}

@@ -18,8 +18,9 @@ from diagnostics.activations.plan import Precision, plan
 from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.evaluating import random_kept
-from diagnostics.encoders.taps import Encoder, Tap
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.base import Measure

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.taps import Encoder
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import damaged
 from diagnostics.registry import plugins
 

@@ -13,11 +13,12 @@ from diagnostics.activations.fit import fit, usable_device
 from diagnostics.activations.plan import Precision
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.probeable import unprobeable_targets
-from diagnostics.encoders.taps import Encoder, Tap
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.measures.base import Measure
-from diagnostics.registry import build
 from diagnostics.runs.suites import SUITES, chosen_measures
+from diagnostics.specs import build
 
 
 @dataclass(frozen=True)

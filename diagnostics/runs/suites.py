@@ -9,12 +9,12 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations
 from diagnostics.activations.results import CONTROLS
-from diagnostics.encoders.taps import SAFE_NAME
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.measures.apply import too_few
 from diagnostics.measures.base import Measure
 from diagnostics.measures.similarity.base import Similarity
 from diagnostics.registry import offered
+from diagnostics.vocabulary import SAFE_NAME
 
 SUITES = ("standard", "all")
 

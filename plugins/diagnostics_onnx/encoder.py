@@ -15,9 +15,10 @@ from torch import Tensor
 
 from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap
 from diagnostics.encoders.discovery import Places, corner_changed, features_first, noisy, special_tokens
+from diagnostics.encoders.encoder import Reduce, keep
 from diagnostics.encoders.hooks import as_tokens
-from diagnostics.encoders.taps import Modality, Reduce, keep
 from diagnostics.errors import describe, unknown
+from diagnostics.vocabulary import Modality
 from diagnostics_onnx.graph import block_outputs
 
 Preprocess = Callable[[np.ndarray], Tensor]

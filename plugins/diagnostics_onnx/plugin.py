@@ -8,7 +8,7 @@ from typing import Any
 from diagnostics import hookimpl
 
 PACKAGES = {"onnxruntime": "onnxruntime"}
-"""Distributions whose code an encoder may run, and their modules: a run records the versions of those that are imported."""
+"""Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
 @hookimpl

@@ -14,7 +14,7 @@ PACKAGES = {
     "fracast": "fracast", "chronos-forecasting": "chronos", "tirex-ts": "tirex", "mantis-tsfm": "mantis",
     "timesfm": "timesfm3", "momentfm": "momentfm", "uni2ts": "uni2ts", "granite-tsfm": "tsfm_public",
 }  # fmt: skip
-"""Distributions whose code an encoder may run, and their modules: a run records the versions of those that are imported."""
+"""Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
 def _fracast(path: str | None = None) -> Encoder:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from diagnostics import hookimpl
+from diagnostics.hookspecs import Entry
 
 PACKAGES = {"transformers": "transformers"}
-"""Distributions whose code an encoder may run, and their modules: a run records the versions of those that are imported."""
+"""Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
 @hookimpl
 def encoders() -> Mapping[str, Callable[..., Any]]:
-    return {"hf:": build}
+    """`hf:NAME` or `hf:FOLDER`, with the options of `build`."""
+    return {"hf:": Entry(build, path_hint=_path_hint)}
 
 
 def build(
@@ -59,6 +62,10 @@ def build(
     encoder = encoder_of(loaded, name, tower, Wanted(size, length, frames))
     encoder.skeleton = _name(str(folder_of(loaded)), False, 0, heads, options)
     return encoder
+
+
+def _path_hint(path: str) -> str:
+    return f"a checkpoint directory of transformers is hf:{path}" if os.path.isdir(path) else ""
 
 
 def _name(model: str, pretrained: bool, seed: int, heads: bool, options: Mapping[str, Any]) -> str:

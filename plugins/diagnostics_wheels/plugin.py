@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from diagnostics import Encoder
 
 PACKAGES = {"timm": "timm", "transformers": "transformers"}
-"""Distributions whose code an encoder may run, and their modules: a run records the versions of those that are imported."""
+"""Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
 def _dinov2_small() -> Encoder:

@@ -21,7 +21,7 @@ from diagnostics.activations.extract import extract
 from diagnostics.activations.observe import observe
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
-from diagnostics.encoders.taps import Encoder, Seen
+from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.errors import StorageError
 from diagnostics.measures.locality import attention_distance
 from diagnostics.measures.locality.heads import AttentionDistance
@@ -244,7 +244,7 @@ def test_what_an_observation_gives_is_checked(tmp_path: Path) -> None:
         def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
             n = len(batch)
             found = {"embed": torch.zeros(n, n), "norm": torch.zeros(n, 4), "elsewhere": torch.zeros(n)}
-            return Seen(found, {"blocks.1": "not there"})
+            return Captured(found, {"blocks.1": "not there"})
 
     class Elsewhere(Means):
         def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:

@@ -21,7 +21,7 @@ from diagnostics.activations.cache import Kept
 from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import Plan, plan
 from diagnostics.activations.store import Store
-from diagnostics.encoders.taps import Reduce, keep
+from diagnostics.encoders.encoder import Reduce, keep
 from diagnostics.measures.apply import measure_all
 from diagnostics.runs.suites import chosen_measures
 

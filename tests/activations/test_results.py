@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Run, Target
+from diagnostics.activations.results import ENCODER, merge_results
 from diagnostics.activations.sealed import write_group
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.linear import LinearProbe
@@ -212,6 +214,37 @@ def test_what_was_damaged_is_not_carried_into_new_results(path: Path) -> None:
     with pytest.raises(DiagnosticsError, match=r"cannot be read.*--fresh"):
         again(path, "participation_ratio", controls=False)
     assert findings(again(path, "participation_ratio", controls=False, fresh=True))
+
+
+def test_results_lie_in_the_folder_as_xarray_would_write_them_there(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = xr.Dataset(
+        {"score": ("tap", rng.normal(size=3)), "matrix": (("tap", "unit"), rng.normal(size=(3, 40)))},
+        coords={"tap": np.array(["a", "b", "c"], dtype=object), "unit": np.arange(40)},
+        attrs={"measure": "odd"},
+    )
+    merge_results(
+        tmp_path, {ENCODER: {"odd/x": data}, "fresh_weights": {"odd/x": data * 2}}, [], {"seed": 0}, measures=["odd"],
+        pairwise=(), controls=["fresh_weights"], order=["odd"], fresh=True,
+    )  # fmt: skip
+    tree = {"/odd/x": data, "/controls/fresh_weights/odd/x": data * 2}
+    codecs = {name: {"compressors": (ZstdCodec(level=1), Crc32cCodec())} for name in data.variables}
+    xr.DataTree.from_dict(tree).to_zarr(
+        tmp_path / "plain", zarr_format=3, consolidated=False, encoding=dict.fromkeys(tree, codecs)
+    )
+    ours, plain = (
+        {file.relative_to(tmp_path / name).as_posix(): file.read_bytes() for file in (tmp_path / name).rglob("*") if file.is_file()}
+        for name in ("results", "plain")
+    )  # fmt: skip
+    assert len(plain) > 20
+    assert {k: v for k, v in ours.items() if k != "zarr.json"} == {k: v for k, v in plain.items() if k != "zarr.json"}
+
+
+def test_what_a_run_did_not_write_among_its_results_is_not_read(path: Path) -> None:
+    shutil.copytree(path / "results" / "rankme", path / "results" / "stranger")
+    assert (
+        {"rankme", "linear_probe"} <= set(dx.open_run(path).results.children) <= {"rankme", "linear_probe", "controls"}
+    )
 
 
 # What fails alone

@@ -23,11 +23,11 @@ from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan
 from diagnostics.datasets.dataset import padded
 from diagnostics.measures.apply import measure_all
-from diagnostics.registry import build
 from diagnostics.runs.controls.kinds import NAMES, control_encoders
 from diagnostics.runs.controls.random_features import BANDWIDTHS, LANDMARKS, KernelFeatures
 from diagnostics.runs.controls.raw_kernel import LEAST_TRAIN, RawKernel
 from diagnostics.runs.suites import chosen_measures
+from diagnostics.specs import build
 
 from tiny import LENGTH, tiny_dataset, tiny_encoder, tiny_image_encoder
 

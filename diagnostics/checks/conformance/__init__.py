@@ -14,10 +14,10 @@ from diagnostics.activations.fit import fit
 from diagnostics.checks.conformance import declared, identity, masks, passes, reading
 from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable
 from diagnostics.checks.conformance.subject import NoPassError, Subject
-from diagnostics.encoders.taps import Encoder
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.registry import build
+from diagnostics.specs import build
 
 CHECKS: Mapping[str, Callable[[Subject], Outcome]] = {
     "description": declared.description,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from diagnostics.encoders.discovery.places import tensors_of
-from diagnostics.encoders.taps import Modality
 from diagnostics.errors import DiagnosticsError
+from diagnostics.vocabulary import Modality
 
 
 def extents_of(modality: Modality, batch: Any, encoder: str, sample: tuple[int, ...] = ()) -> dict[str, int]:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.placement.order import all_cells
-from diagnostics.encoders.taps import Encoder, Tap
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 
 # Axes of a raw sample, in its order.

@@ -14,9 +14,10 @@ from typing import Literal
 
 import numpy as np
 
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.placement.order import all_cells, explained
 from diagnostics.encoders.placement.verify import Movements, Placement, movements, taps_with_grids
-from diagnostics.encoders.taps import Encoder, Tap
+from diagnostics.encoders.taps import Tap
 
 FEWEST = 6
 """Places that cells must lie in for an order to be told from chance."""

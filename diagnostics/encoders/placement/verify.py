@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.placement.changes import Changes, NotVerifiableError, changes_of
 from diagnostics.encoders.placement.order import Ordering, all_cells, explained
-from diagnostics.encoders.taps import Encoder, Tap
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe
 
 MOST_CELLS = 256

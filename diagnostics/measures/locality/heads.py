@@ -15,7 +15,8 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations, Observation, StoredTarget
-from diagnostics.encoders.taps import Encoder, Grid, Seen, Tap
+from diagnostics.encoders.encoder import Captured, Encoder
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure
@@ -214,7 +215,7 @@ class _HeadMeasure(Measure):
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         observed = activations.observed("attention")
-        told = observed.left_out if isinstance(observed, Seen) else {}
+        told = observed.left_out if isinstance(observed, Captured) else {}
         taps = activations.taps
         n = max((len(values) for values in observed.values()), default=0)
         heads = max((values.shape[1] for values in observed.values()), default=1)

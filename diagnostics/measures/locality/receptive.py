@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations, Observation, StoredTarget
-from diagnostics.encoders.taps import Encoder, Seen
+from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure
@@ -106,7 +106,7 @@ class Gradients(Observation):
 
     def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
         gradients = encoder.input_gradient(batch, taps)
-        return Seen(
+        return Captured(
             {tap: _recorded(encoder.tap(tap).grid.shape, size) for tap, size in gradients.items()}, gradients.left_out
         )
 
@@ -141,7 +141,7 @@ class ReceptiveFieldOfTaps(Measure):
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         observed = activations.observed("gradients")
-        told = observed.left_out if isinstance(observed, Seen) else {}
+        told = observed.left_out if isinstance(observed, Captured) else {}
         n = max((len(values) for values in observed.values()), default=0)
         taps = activations.taps
         # [sample, statistic, tap]

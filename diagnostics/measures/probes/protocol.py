@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.datasets.dataset import SPLITS
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps, samples
+from diagnostics.vocabulary import SPLITS
 
 MOST_VALUES = 2**28
 """Values of the taps that a GPU computes on together: 2 GiB in float64, and several times that while it computes."""

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.taps import Encoder, Grid, Reduce, Tap, keep
+from diagnostics.encoders.encoder import Encoder, Reduce, keep
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.controls import raw_features as inputs
 from diagnostics.runs.controls.random_features import LANDMARKS

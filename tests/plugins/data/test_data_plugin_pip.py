@@ -16,7 +16,7 @@ from diagnostics_data import speech as speech_module
 from PIL import Image
 
 from diagnostics import Dataset, DiagnosticsError
-from diagnostics.registry import build
+from diagnostics.specs import build
 
 
 def inside(package: str, *parts: str) -> Path:

@@ -28,6 +28,7 @@ from diagnostics_training.trainer.trainer import Settings
 import diagnostics.cli.main as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
 from diagnostics.checks.conformance import check_encoder
+from diagnostics.hookspecs import Entry
 from diagnostics.registry import Plugin
 from diagnostics.runs.request import default_path
 
@@ -448,7 +449,8 @@ def test_a_name_of_two_words_is_a_command_of_a_group(monkeypatch: pytest.MonkeyP
         print("two")
 
     plugin = Plugin("mine", "1", "mine")
-    found = {"grow one": (plugin, one), "grow two": (plugin, two), "flat": (plugin, two), "run x": (plugin, one)}
+    commands = {"grow one": one, "grow two": two, "flat": two, "run x": one}
+    found = {name: (plugin, Entry(command)) for name, command in commands.items()}
     monkeypatch.setattr(cli, "app", typer.Typer())
     cli.app.command("run")(two)
     monkeypatch.setattr(cli, "offered", lambda what: found)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import diagnostics as dx
-from diagnostics.registry import build
+from diagnostics.specs import build
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 
 from diagnostics import DiagnosticsError
 from diagnostics.encoders.hooks import pool
-from diagnostics.registry import build
+from diagnostics.specs import build
 
 pytest.importorskip("safetensors")
 
