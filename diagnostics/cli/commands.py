@@ -40,7 +40,7 @@ def run(
     data: Annotated[str, typer.Option(help="A dataset, with options as in 'lorenz?n=800&seed=3'.")],
     taps: Annotated[str | None, typer.Option(help="Only these taps, with commas; the output tap always.")] = None,
     measures: Annotated[str, typer.Option(help="standard, all, or names, with commas.")] = "standard",
-    controls: Annotated[bool, typer.Option(help="Measure encoders that should know nothing beside it.")] = True,
+    controls: Annotated[bool, typer.Option(help="Measure control encoders (baselines) beside it.")] = True,
     control_draws: Annotated[
         int, typer.Option(metavar="N", help="How often fresh and permuted weights are drawn.")
     ] = 1,
@@ -77,7 +77,7 @@ def run(
     if on_error is not None:
         data += f"{'&' if '?' in data else '?'}on_error={on_error}"
     with working() as watch:
-        found = run_it(
+        finished = run_it(
             encoder,
             data,
             out=out,
@@ -96,11 +96,11 @@ def run(
             trust_code=trust_code,
             watch=watch,
         )
-    _print_json(found.to_json()) if json else print_run(found)
-    if found.failed:
+    _print_json(finished.to_json()) if json else print_run(finished)
+    if finished.failed:
         # Last, where a reader looks; the reasons stand among what is left out.
         print(
-            f"Failed, and left out: {', '.join(found.failed)}; the rest stands.",
+            f"Failed, and left out: {', '.join(finished.failed)}; the rest stands.",
             file=sys.stderr if json else sys.stdout,
         )
         raise typer.Exit(1)
@@ -117,9 +117,9 @@ def report(
     from diagnostics.runs.run import open_run
 
     with working():
-        found = open_run(run)
-        path = found.report(out)
-    _print_json(found.to_json() | {"report": str(path)}) if json else print(printable(path))
+        finished = open_run(run)
+        path = finished.report(out)
+    _print_json(finished.to_json() | {"report": str(path)}) if json else print(printable(path))
 
 
 @app.command()
@@ -147,11 +147,11 @@ def compare(
     from diagnostics.runs.comparison import compare as compare_them
 
     with working() as watch:
-        found = compare_them(
+        comparison = compare_them(
             runs, base=base, similarity=None if similarity == "none" else similarity, seed=seed, watch=watch
         )
-        path = found.report(out or found.default_path)
-    _print_json(found.to_json() | {"report": str(path)}) if json else print_comparison(found, path)
+        path = comparison.report(out or comparison.default_path)
+    _print_json(comparison.to_json() | {"report": str(path)}) if json else print_comparison(comparison, path)
 
 
 @app.command()
@@ -174,9 +174,9 @@ def inspect(
     from diagnostics.cli.tables import print_inspection
 
     with working():
-        found = inspect_encoder(encoder, data, device, verify=verify_grid, trust_code=trust_code)
-    _print_json(found) if json else print_inspection(found)
-    if verify_grid and found["placement"]["right"] is False:
+        inspected = inspect_encoder(encoder, data, device, verify=verify_grid, trust_code=trust_code)
+    _print_json(inspected) if json else print_inspection(inspected)
+    if verify_grid and inspected["placement"]["right"] is False:
         raise typer.Exit(1)
 
 
@@ -196,9 +196,9 @@ def check(
     from diagnostics.cli.tables import print_conformance
 
     with working() as watch:
-        found = check_encoder(encoder, data, watch, trust_code=trust_code)
-    _print_json(found.to_json()) if json else print_conformance(found)
-    if found.failed:
+        conformance = check_encoder(encoder, data, watch, trust_code=trust_code)
+    _print_json(conformance.to_json()) if json else print_conformance(conformance)
+    if conformance.failed:
         raise typer.Exit(1)
 
 
@@ -218,8 +218,8 @@ def cut(
     from diagnostics.cli.export import export
 
     with working():
-        found = export(encoder, tap, out, trust_code=trust_code)
-    _print_json(found.to_json()) if json else print(found)
+        exported = export(encoder, tap, out, trust_code=trust_code)
+    _print_json(exported.to_json()) if json else print(exported)
 
 
 @app.command("new-plugin")
@@ -256,8 +256,8 @@ def list_(
     if what is not None and what not in LISTED:
         raise unknown("list", what, LISTED)
     with working():
-        found = list_all()
-    shown = found if what is None else {what: found[what]}
+        rows = list_all()
+    shown = rows if what is None else {what: rows[what]}
     _print_json(shown) if json else print_list(shown)
 
 

@@ -128,7 +128,7 @@ def _placement(encoder: Encoder, sample: np.ndarray) -> dict[str, Any]:
     from diagnostics.encoders.placement.verify import NotVerifiableError, verify_grid
 
     try:
-        found = verify_grid(encoder, sample)
+        verification = verify_grid(encoder, sample)
     except NotVerifiableError as error:
         return {"said": str(error), "right": None}
-    return {"said": str(found), **found.to_json()}
+    return {"said": str(verification), **verification.to_json()}
