@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import default_collate
 
-from diagnostics.activations.extract import BATCH, extract
+from diagnostics.activations.batches import BATCH
+from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan, row_order
 
 from _common import cpu, finish, images, verdict, vit_tiny

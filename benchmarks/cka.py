@@ -32,7 +32,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from diagnostics import Encoder
-from diagnostics.activations.extract import BATCH, extract
+from diagnostics.activations.batches import BATCH
+from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan, row_order
 from diagnostics.activations.store import Store
 from diagnostics.measures.similarity.kernel_alignment import Cka

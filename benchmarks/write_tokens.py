@@ -13,7 +13,7 @@ import torch
 
 from diagnostics import Dataset, Grid, Tap, Target
 from diagnostics.activations.plan import Plan
-from diagnostics.activations.writing import Filling, create
+from diagnostics.activations.writing import ShardBuffers, create
 
 from _common import finish, verdict
 
@@ -49,7 +49,7 @@ def stored(folder: Path, block: np.ndarray) -> float:
     )  # fmt: skip
     pooled = block.mean(axis=1, keepdims=True)
     start = time.perf_counter()
-    filled, tokens = Filling(wanted, SHARD), torch.from_numpy(block)
+    filled, tokens = ShardBuffers(wanted, SHARD), torch.from_numpy(block)
     store = create(folder / "run", wanted, {}, {"blocks.0": (0.0, 1.0)}, dataset, {}, {})
     for step in wanted.steps(SHARD):
         filled.rows = 0

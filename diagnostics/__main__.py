@@ -6,15 +6,14 @@ import contextlib
 import os
 import sys
 
-from diagnostics.cli.streams import keep_results_alone
 from diagnostics.stopping import asked, watch_signals
 
 
 def main() -> None:
     """Entry point of `diagnostics`: signals are watched before anything slow is imported."""
     watch_signals()
-    keep_results_alone()
-    from diagnostics.cli.commands import main as run
+    _keep_results_alone()
+    from diagnostics.cli.main import main as run
 
     try:
         run()
@@ -26,6 +25,27 @@ def main() -> None:
             with contextlib.suppress(OSError):
                 stream.flush()
         os._exit(left.code)
+
+
+def _keep_results_alone() -> None:
+    """For the rest of this process, what is written to file descriptor 1 goes to stderr; `sys.stdout` still reaches stdout.
+
+    Libraries write there past Python, and so do processes that they start, which would break `--json`. What Python code
+    prints during a command is redirected by `cli.guard.working`.
+    """
+    if sys.stdout is None or sys.stdout is not sys.__stdout__:
+        return
+    try:
+        sys.stdout.flush()
+        results = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:
+        # One of the two is closed: nothing to keep apart.
+        return
+    # What the terminal's encoding lacks is shown as its escape.
+    sys.stdout = open(  # noqa: SIM115  (for the rest of the process)
+        results, "w", encoding=sys.stdout.encoding, errors="backslashreplace", buffering=1 if os.isatty(results) else -1
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import typer.main
 
 import diagnostics as dx
 from diagnostics import hookspecs
-from diagnostics.cli.commands import app
+from diagnostics.cli.main import app
 from diagnostics.measures import bundled
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.controls import kinds as control

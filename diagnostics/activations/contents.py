@@ -1,4 +1,4 @@
-"""What a store states of itself in the attributes of its root, and that it is what it should be."""
+"""The attributes of a store's root: what the store holds, written and read with every value checked."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class TargetFacts:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a store holds, as its root says: decided when it was made, but for `complete`.
+    """What a store holds, fixed when it is created except for `complete`.
 
-    `witness` is the mean and spread of each tap on the encoder's example, `files` a digest of each file that was written
-    with the store (metadata, samples and targets), by its path.
+    `reference_statistics` holds the mean and standard deviation of each tap on the encoder's example (stored as `witness`),
+    `files` a digest of each file that was written with the store (metadata, samples and targets), by its path.
     """
 
     identity: Mapping[str, str]
     plan: Plan
-    witness: Mapping[str, tuple[float, float]]
+    reference_statistics: Mapping[str, tuple[float, float]]
     targets: Mapping[str, TargetFacts]
     files: Mapping[str, str]
     complete: bool
@@ -55,11 +55,11 @@ class Contents:
         return hashlib.blake2b(json.dumps(dict(self.identity), sort_keys=True).encode(), digest_size=32).digest()
 
     def to_attrs(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
+        """The attributes as plain JSON values."""
         return {
             "identity": dict(self.identity),
             "plan": dataclasses.asdict(self.plan),
-            "witness": {name: list(pair) for name, pair in self.witness.items()},
+            "witness": {name: list(pair) for name, pair in self.reference_statistics.items()},
             "targets": {name: dataclasses.asdict(facts) for name, facts in self.targets.items()},
             "files": dict(self.files),
             "complete": self.complete,
@@ -72,15 +72,17 @@ class Contents:
         Raises ValueError, TypeError, KeyError or DiagnosticsError where one of these is missing or cannot be.
         """
         plan = _plan(attrs["plan"])
-        witness = {
+        statistics = {
             name: (_number(pair[0]), _number(pair[1]))
             for name, pair in _mapping(attrs["witness"]).items()
             if len(pair) == 2
         }
-        if witness.keys() != {tap.name for tap in plan.taps}:
-            raise ValueError("a witness for each tap")
+        if statistics.keys() != {tap.name for tap in plan.taps}:
+            raise ValueError("reference statistics for each tap")
         targets = {_name(name): _target(_mapping(facts)) for name, facts in _mapping(attrs["targets"]).items()}
-        return cls(_texts(attrs["identity"]), plan, witness, targets, _texts(attrs["files"]), _truth(attrs["complete"]))
+        return cls(
+            _texts(attrs["identity"]), plan, statistics, targets, _texts(attrs["files"]), _truth(attrs["complete"])
+        )
 
 
 def _plan(attrs: Any) -> Plan:

@@ -1,12 +1,10 @@
-"""Encoder x dataset -> store: one forward pass a sample, step by step, resumable."""
+"""Extraction: one forward pass for each sample of a dataset, written to a store step by step, and resumable."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import multiprocessing
 import time
-import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import default_collate
 
 from diagnostics.activations.allocator import keep_freed_memory
+from diagnostics.activations.batches import BATCH, prepared_batches, worker_errors
 from diagnostics.activations.contents import COVERED
 from diagnostics.activations.folder import drop
 from diagnostics.activations.plan import Plan, Step, identity, row_order
 from diagnostics.activations.store import Store, is_run, refuse_other_identity
-from diagnostics.activations.writing import Filling, create
+from diagnostics.activations.writing import ShardBuffers, create
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.grid_targets import classes_on_grid, covered_part, events_on_grid, on_grid
 from diagnostics.encoders.encoder import Encoder
@@ -31,8 +29,6 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.progress import Progress, Watch, silent
 
-# Large batches only thrash the caches of a CPU; a GPU wants more.
-BATCH = {"cpu": 16, "cuda": 128}
 MASKS_SEEN = 8
 """Samples whose masks are part of the identity of what is stored."""
 
@@ -51,12 +47,12 @@ def extract(
     watch: Watch = silent,
     before_first_byte: Callable[[float], None] = lambda seconds_per_sample: None,
 ) -> Store:
-    """The store at `path`, filled; goes on where an earlier extraction stopped, and does nothing when it is whole.
+    """The store at `path`, buffers; goes on where an earlier extraction stopped, and does nothing when it is whole.
 
-    Raises `DiagnosticsError` when `path` holds other activations, when a sample does not fit, when a tap does not fire,
-    gives a value that is not finite or overflows the precision, and when the disk is full. `before_first_byte` is called
-    once, with the seconds a sample took in the first batch, before anything is written. `fresh` removes a run that holds
-    other activations, or that cannot be read, in place of refusing it.
+    Raises DiagnosticsError where `path` holds other activations, a sample does not fit, a tap does not fire, or a value is
+    not finite or overflows the precision; StorageError where the disk is full. `before_first_byte` is called once, with
+    the seconds that a sample of the first batch took, before anything is written. `fresh` removes a run that holds other
+    activations, or that cannot be read, instead of refusing it. `about` is added to the attributes of a new store.
     """
     keep_freed_memory()
     wanted = identity(encoder, dataset, plan) | {"masks": _masks(encoder, dataset, plan)}
@@ -64,11 +60,11 @@ def extract(
     with _dropping(path, fresh):
         store = _existing(path, wanted)
     encoder.to(device)
-    seen = _witness(encoder, plan)
+    statistics = _reference_statistics(encoder, plan)
     if store is not None:
         with _dropping(path, fresh):
-            _refuse_other_behaviour(store, seen)
-            if store.attrs["complete"]:
+            _refuse_other_behaviour(store, statistics)
+            if store.complete:
                 store.check_whole()
                 return store
     if not path.exists():
@@ -77,26 +73,26 @@ def extract(
     todo = list(plan.steps(size)) if store is None else store.todo(size)
     started = time.perf_counter()
     done = plan.samples - sum(len(step) for step in todo)
-    filled, created, kept = Filling(plan, size), None, 0
+    buffers, created, kept = ShardBuffers(plan, size), None, 0
     try:
-        with _alive(dataset):
+        with worker_errors(dataset):
             for step, positions, batch in _batches(encoder, dataset, todo, size, workers):
-                _capture(encoder, batch, positions, plan, dataset, filled)
+                _capture(encoder, batch, positions, plan, dataset, buffers)
                 if done == 0:
                     before_first_byte((time.perf_counter() - started) / len(positions))
                 if store is None:
                     dense = _dense_targets(encoder, dataset, plan.taps)
-                    store = created = create(path, plan, wanted, seen, dataset, dense, about or {})
+                    store = created = create(path, plan, wanted, statistics, dataset, dense, about or {})
                 done += len(positions)
                 watch(Progress(f"extracting {encoder.name}", done, plan.samples))
-                if filled.rows == len(step):
-                    store.write(step, filled.tokens, filled.pooled)
-                    kept, filled.rows = kept + filled.rows, 0
+                if buffers.rows == len(step):
+                    store.write(step, buffers.tokens, buffers.pooled)
+                    kept, buffers.rows = kept + buffers.rows, 0
     except StorageError:
         raise
     except DiagnosticsError as error:
-        # Nothing half-written: what cannot be gone on with goes. Whole steps stay where the same command may succeed, with
-        # a smaller batch or when a disk answers again.
+        # A store that cannot be continued is removed. Whole steps stay where the same command may succeed later, with a
+        # smaller batch or when a disk answers again.
         if created is not None and (isinstance(error, _SampleError) or not kept):
             drop(path)
         raise
@@ -107,7 +103,7 @@ def extract(
 
 @contextlib.contextmanager
 def _dropping(path: Path, fresh: bool) -> Generator[None]:
-    """Where a run is refused that is there: removes it if it may be dropped."""
+    """Removes a run that is refused inside, where `fresh` allows it; raises the refusal otherwise."""
     try:
         yield
     except DiagnosticsError:
@@ -120,10 +116,10 @@ class _SampleError(DiagnosticsError):
     """NaN, infinity, overflow or gaps: the same command would meet it at the same sample again."""
 
 
-def _witness(encoder: Encoder, plan: Plan) -> dict[str, tuple[float, float]]:
-    """Mean and spread of what each tap gives on the encoder's own example.
+def _reference_statistics(encoder: Encoder, plan: Plan) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each tap's activations on the encoder's own example.
 
-    Code that changes what is computed from the same weights is in no digest; this is what shows it.
+    They show a change of code that computes something else from the same weights, which no digest covers.
     """
 
     def reduce(tap: Tap, tokens: Tensor) -> tuple[float, float]:
@@ -146,7 +142,7 @@ def _masks(encoder: Encoder, dataset: Dataset, plan: Plan) -> str:
         try:
             batch = default_collate([encoder.preprocess(dataset[i])])
         except Exception:
-            continue  # told, with the name of the sample, when its turn comes
+            continue  # reported, with the name of the sample, when its turn comes
         for tap in plan.taps:
             valid = encoder.valid(batch, tap)
             masked |= valid is not None
@@ -154,10 +150,10 @@ def _masks(encoder: Encoder, dataset: Dataset, plan: Plan) -> str:
     return digest.hexdigest() if masked else "none"
 
 
-def _refuse_other_behaviour(store: Store, seen: Mapping[str, tuple[float, float]]) -> None:
+def _refuse_other_behaviour(store: Store, statistics: Mapping[str, tuple[float, float]]) -> None:
     """Raises where the same weights now give other activations, beyond what another device or batch size changes."""
-    for tap, now in seen.items():
-        then = store.contents.witness[tap]
+    for tap, now in statistics.items():
+        then = store.contents.reference_statistics[tap]
         if not np.allclose(then, now, rtol=0.02, atol=0.02 * abs(then[1]) + 1e-6, equal_nan=True):
             raise StorageError(
                 f"{store.path} holds other activations, the same weights gave others at tap {tap}: "
@@ -177,7 +173,7 @@ def _existing(path: Path, wanted: Mapping[str, str]) -> Store | None:
 
 
 def _capture(
-    encoder: Encoder, batch: Any, positions: np.ndarray, plan: Plan, dataset: Dataset, filled: Filling
+    encoder: Encoder, batch: Any, positions: np.ndarray, plan: Plan, dataset: Dataset, buffers: ShardBuffers
 ) -> None:
     """One forward pass; each tap is pooled on the device and its tokens copied away at the moment it fires."""
     with_tokens = positions[0] < plan.token_samples
@@ -189,7 +185,7 @@ def _capture(
                 "what its module folds into the batch must become tokens or features."
             )
         if with_tokens:
-            filled.put_tokens(tap, tokens)
+            buffers.put_tokens(tap, tokens)
         valid = encoder.valid(batch, tap)
         if valid is not None:
             valid = valid.to(tokens.device)
@@ -210,19 +206,19 @@ def _capture(
         # The mean over grid tokens is not finite when any of them is not, so it stands for all.
         finite = pooled.isfinite().flatten(1).all(1) & tokens[:, : tap.grid.prefix].isfinite().flatten(1).all(1)
         # At once: what stays between the activations of a pass keeps their memory from being used again.
-        filled.put_pooled(tap, pooled)
+        buffers.put_pooled(tap, pooled)
         return finite
 
     ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]
     try:
-        found = encoder.capture(batch, [tap.name for tap in plan.taps], reduce)
+        finite_by_tap = encoder.capture(batch, [tap.name for tap in plan.taps], reduce)
     except DiagnosticsError:
         raise
     except Exception as error:
         raise DiagnosticsError(
             f"{encoder.name} fails on the batch from sample {ids[0]} on: {describe(error)}"
         ) from error
-    for name, finite in found.items():
+    for name, finite in finite_by_tap.items():
         if not finite.all():
             raise _SampleError(
                 f"{encoder.name} gives NaN or infinity at tap {name} for sample {ids[int(finite.int().argmin())]}: "
@@ -230,8 +226,8 @@ def _capture(
             )
     if plan.precision == "float16" and with_tokens:
         for tap in plan.taps:
-            _refuse_overflow(filled.recent(tap, len(positions)), tap.name, ids)
-    filled.rows += len(positions)
+            _refuse_overflow(buffers.recent(tap, len(positions)), tap.name, ids)
+    buffers.rows += len(positions)
 
 
 def _refuse_overflow(values: np.ndarray, tap: str, ids: Sequence[str]) -> None:
@@ -240,39 +236,6 @@ def _refuse_overflow(values: np.ndarray, tap: str, ids: Sequence[str]) -> None:
         raise _SampleError(
             f"Activations of tap {tap} overflow float16 for sample {ids[int(bad.argmax())]}: use --precision float32."
         )
-
-
-class _Batches(TorchDataset[Any]):
-    """Preprocessed batches by row positions, for a DataLoader; a failure comes back as a value, so workers can pass it."""
-
-    def __init__(self, encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray]) -> None:
-        self.encoder, self.dataset, self.batches = encoder, dataset, batches
-        self.order = row_order(len(dataset))
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> Any:
-        made: list[Any] = []
-        for i in self.order[self.batches[index]]:
-            try:
-                made.append(self.encoder.preprocess(self.dataset[int(i)]))
-            except DiagnosticsError as error:
-                return DiagnosticsError(f"Sample {self.dataset.ids[i]}: {error}")
-            except (Exception, SystemExit) as error:
-                failure = DiagnosticsError(
-                    f"Sample {self.dataset.ids[i]} of {self.dataset.name} cannot be prepared for {self.encoder.name}: "
-                    f"{describe(error)}"
-                )
-                # A chained error would stay behind in the worker's process.
-                failure.add_note(traceback.format_exc())
-                return failure
-        try:
-            return default_collate(made)
-        except (RuntimeError, TypeError) as error:
-            return DiagnosticsError(
-                f"Samples of {self.dataset.name} do not form a batch, are they of one size? ({str(error).splitlines()[0]})"
-            )
 
 
 def _batches(
@@ -284,44 +247,9 @@ def _batches(
         for step in steps
         for start in range(step.rows.start, step.rows.stop, size)
     ]
-    batches = prepared(encoder, dataset, [positions for _, positions in jobs], workers)
+    batches = prepared_batches(encoder, dataset, [positions for _, positions in jobs], workers)
     for (step, positions), batch in zip(jobs, batches, strict=True):
         yield step, positions, batch
-
-
-def prepared(encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], workers: int) -> Iterator[Any]:
-    """The preprocessed batch of each of these row positions, in order; raises for a sample that cannot be prepared."""
-    if workers and "fork" not in multiprocessing.get_all_start_methods():
-        raise DiagnosticsError("This system cannot fork, which workers need here: leave --workers out.")
-    context = "fork" if workers else None
-    # A generator of its own, as the loader would draw a seed for its workers from the global one.
-    loader: Any = DataLoader(
-        _Batches(encoder, dataset, batches), batch_size=None, num_workers=workers, multiprocessing_context=context,
-        generator=torch.Generator(),
-    )  # fmt: skip
-    made = iter(loader)
-    while True:
-        with _alive(dataset):
-            batch = next(made, None)
-        if batch is None:
-            return
-        if isinstance(batch, DiagnosticsError):
-            raise batch
-        yield batch
-
-
-@contextlib.contextmanager
-def _alive(dataset: Dataset) -> Generator[None]:
-    """Says in a sentence that a worker was killed, which torch raises wherever this process is just then."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DiagnosticsError(
-            f"A process that prepares samples of {dataset.name} was ended ({describe(error)}), perhaps for want of memory: give "
-            "fewer --workers."
-        ) from error
 
 
 def _dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, dict[str, np.ndarray]]:

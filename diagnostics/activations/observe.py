@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diagnostics.activations.batches import BATCH, prepared_batches
 from diagnostics.activations.contract import Observation
-from diagnostics.activations.extract import BATCH, prepared
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Captured, Encoder
@@ -57,7 +57,7 @@ def observe(
         parts: list[Captured] = []
         reason = ""
         taps = [tap.name for tap in store.taps]
-        for positions, batch in zip(batches, prepared(encoder, dataset, batches, workers), strict=True):
+        for positions, batch in zip(batches, prepared_batches(encoder, dataset, batches, workers), strict=True):
             try:
                 parts.append(_checked(observation, encoder, observation.observe(encoder, batch, taps), len(positions)))
             except DiagnosticsError as error:

@@ -38,7 +38,7 @@ from diagnostics.errors import StorageError, unwritable
 CONTROLS = "controls"
 """The group of the controls' results; no measure may have this name."""
 ENCODER = ""
-"""Whose results are the encoder's own, beside the names of controls."""
+"""The owner of the encoder's own results, beside the names of controls."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +82,18 @@ class Index:
     omissions: Sequence[Omission] = ()
     calls: Sequence[Mapping[str, Any]] = ()
 
-    def names(self, who: str = ENCODER, *, pairwise: bool | None = None) -> list[str]:
+    def names(self, owner: str = ENCODER, *, pairwise: bool | None = None) -> list[str]:
         """Keys of the encoder's results, or a control's; only those (not) of pairs of taps where that is asked."""
-        return [e.key for e in self.entries.get(who, ()) if pairwise is None or e.pairwise is pairwise]
+        return [e.key for e in self.entries.get(owner, ()) if pairwise is None or e.pairwise is pairwise]
 
     @property
     def controls(self) -> list[str]:
         """The controls that have results."""
-        return [who for who in self.entries if who != ENCODER]
+        return [owner for owner in self.entries if owner != ENCODER]
 
-    def call_of(self, key: str, who: str = ENCODER) -> Mapping[str, Any]:
+    def call_of(self, key: str, owner: str = ENCODER) -> Mapping[str, Any]:
         """The call that gave a result: created, seed, options, versions."""
-        return self.calls[next(e.call for e in self.entries[who] if e.key == key)]
+        return self.calls[next(e.call for e in self.entries[owner] if e.key == key)]
 
 
 def results_folder(path: Path) -> Path | None:
@@ -115,7 +115,7 @@ def read_index(path: Path) -> Index | None:
 def _index_of(path: Path, attributes: Mapping[str, Any]) -> Index:
     """Which results there are, by the attributes of their tree."""
     try:
-        entries = {who: [Entry(**entry) for entry in found] for who, found in attributes["entries"].items()}
+        entries = {owner: [Entry(**entry) for entry in rows] for owner, rows in attributes["entries"].items()}
         return Index(entries, [Omission(**row) for row in attributes["omissions"]], attributes["calls"])
     except (TypeError, KeyError, AttributeError) as error:
         raise unreadable(path) from error
@@ -175,16 +175,16 @@ def merge_results(
     calls = [*old.calls, call]
     entries: dict[str, list[Entry]] = {}
     kept: dict[str, list[Entry]] = {}
-    for who in dict.fromkeys([*old.entries, *results]):
-        replaced = measures if who == ENCODER or who in controls else ()
-        kept[who] = [entry for entry in old.entries.get(who, ()) if entry.measure not in replaced]
+    for owner in dict.fromkeys([*old.entries, *results]):
+        replaced = measures if owner == ENCODER or owner in controls else ()
+        kept[owner] = [entry for entry in old.entries.get(owner, ()) if entry.measure not in replaced]
         new = [
             Entry(key, key.partition("/")[0] in pairwise, len(calls) - 1)
-            for key in results.get(who, {})
+            for key in results.get(owner, {})
         ]  # fmt: skip
-        listed = [*order, *(entry.measure for entry in (*kept[who], *new) if entry.measure not in order)]
-        if found := sorted((*kept[who], *new), key=lambda entry: listed.index(entry.measure)):
-            entries[who] = found
+        listed = [*order, *(entry.measure for entry in (*kept[owner], *new) if entry.measure not in order)]
+        if ordered := sorted((*kept[owner], *new), key=lambda entry: listed.index(entry.measure)):
+            entries[owner] = ordered
     stay = [o for o in old.omissions if not _is_answered(o, measures, controls)]
     new_omissions = [dataclasses.replace(o, call=len(calls) - 1) for o in omissions]
     index = _without_unused_calls(Index(entries, [*stay, *new_omissions], calls))
@@ -192,8 +192,8 @@ def merge_results(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         _write_tree(partial, results)
-        for who, found in kept.items():
-            _copy_measures(path / "results", partial, who, {entry.measure for entry in found})
+        for owner, staying in kept.items():
+            _copy_measures(path / "results", partial, owner, {entry.measure for entry in staying})
         write_group(partial, dataclasses.asdict(index) | {"files": files_below(partial)})
         _swap(path, partial)
     except OSError as error:
@@ -210,45 +210,46 @@ def _is_answered(omission: Omission, measures: Collection[str], controls: Collec
 
 
 def _without_unused_calls(index: Index) -> Index:
-    used = {e.call for found in index.entries.values() for e in found} | {o.call for o in index.omissions}
+    used = {e.call for entries in index.entries.values() for e in entries} | {o.call for o in index.omissions}
     used = sorted(used | {len(index.calls) - 1})
     at = {call: i for i, call in enumerate(used)}
     entries = {
-        who: [dataclasses.replace(e, call=at[e.call]) for e in found] for who, found in index.entries.items()
+        owner: [dataclasses.replace(e, call=at[e.call]) for e in rows] for owner, rows in index.entries.items()
     }  # fmt: skip
     omissions = [dataclasses.replace(o, call=at[o.call]) for o in index.omissions]
     return Index(entries, omissions, [index.calls[call] for call in used])
 
 
-def _group(who: str) -> str:
-    return f"{CONTROLS}/{who}" if who else ""
+def _group(owner: str) -> str:
+    return f"{CONTROLS}/{owner}" if owner else ""
 
 
 def _write_tree(folder: Path, results: Mapping[str, Mapping[str, xr.Dataset]]) -> None:
     tree = {
-        f"{_group(who)}/{key}": _storable(value) for who, found in results.items() for key, value in found.items()
+        f"{_group(owner)}/{key}": _storable(value) for owner, by_key in results.items() for key, value in by_key.items()
     }  # fmt: skip
     # As the rest of the store: whoever reads a chunk whose bytes changed is stopped.
     checked = (ZstdCodec(level=1), Crc32cCodec())
     encoding = {
         f"/{node.strip('/')}": {name: {"compressors": checked} for name in data.variables} for node, data in tree.items()
     }  # fmt: skip
-    made = xr.DataTree.from_dict(tree)
     # Through memory: xarray writes straight into a folder at twice the cost, going back to each array for its attributes.
     written: dict[str, Any] = {}
-    made.to_zarr(MemoryStore(written), zarr_format=3, consolidated=False, mode="w", encoding=encoding)
+    xr.DataTree.from_dict(tree).to_zarr(
+        MemoryStore(written), zarr_format=3, consolidated=False, mode="w", encoding=encoding
+    )
     for name, data in written.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data.to_bytes())
 
 
-def _copy_measures(old: Path, new: Path, who: str, measures: Collection[str]) -> None:
+def _copy_measures(old: Path, new: Path, owner: str, measures: Collection[str]) -> None:
     if not measures:
         return
-    zarr.open_group(new, mode="a", zarr_format=3).require_group(_group(who) or "/")
+    zarr.open_group(new, mode="a", zarr_format=3).require_group(_group(owner) or "/")
     for measure in sorted(measures):
-        shutil.copytree(old / _group(who) / measure, new / _group(who) / measure)
+        shutil.copytree(old / _group(owner) / measure, new / _group(owner) / measure)
 
 
 def _swap(path: Path, partial: Path) -> None:

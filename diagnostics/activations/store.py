@@ -4,7 +4,7 @@
     taps/<tap>/pooled       [sample, pooling, feature] float32
     taps/<tap>/tokens       [token_sample, token, feature], and prefix [token_sample, prefix, feature] where there are any
     observed/<name>/<tap>   [row, ...] float32: what an observation (attention, gradients) saw for the first rows, or why not
-    controls/<name>/        the same for an encoder that should know nothing
+    controls/<name>/        the same for a control encoder
     results/                what the measures gave
 
 Rows are in a random order fixed by the sample count, so the token rows, the first `token_samples`, are a random subset.
@@ -216,7 +216,7 @@ class Store(Activations):
 
     def check_whole(self) -> None:
         """Raises when the extraction did not finish, or when files of it are gone or cut short since."""
-        if not self.attrs["complete"]:
+        if not self.complete:
             raise DiagnosticsError(
                 f"The extraction into {self.path} was interrupted after {self.rows_done:,} of {self.plan.samples:,} samples: "
                 "give the same `diagnostics run` command again to finish it."
@@ -311,6 +311,11 @@ class Store(Activations):
     def put_observed(self, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
         """An observation by tap, in place of an earlier one of that name; whole or not at all."""
         write_observed(self.path, self.contents.run.hex(), name, arrays, about)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the extraction has finished."""
+        return bool(self.attrs["complete"])
 
     def finish(self) -> None:
         """Marks the extraction as complete: from now on a missing file is damage."""

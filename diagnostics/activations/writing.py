@@ -1,4 +1,4 @@
-"""A new store: its empty arrays, its samples and targets, and the memory that is filled for one step after another."""
+"""A new store with its samples and targets, and the buffers through which its activations are written."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import unwritable
 
 
-class Filling:
-    """One step in memory, filled batch by batch; the same memory serves every step. `batch`: most rows without tokens."""
+class ShardBuffers:
+    """The activations of one step in memory, filled batch by batch; the same memory serves every step.
+
+    `batch` is the largest number of rows of a step that keeps no tokens.
+    """
 
     def __init__(self, plan: Plan, batch: int) -> None:
         self.rows = 0
@@ -63,30 +66,30 @@ def create(
     path: Path,
     plan: Plan,
     identity: Mapping[str, str],
-    witness: Mapping[str, tuple[float, float]],
+    reference_statistics: Mapping[str, tuple[float, float]],
     dataset: Dataset,
     dense: Mapping[str, Mapping[str, np.ndarray]],
     about: Mapping[str, Any],
 ) -> Store:
-    """An empty store, made beside `path` and renamed, so that it is there whole or not at all.
+    """An empty store, written beside `path` and renamed, so that its creation is atomic.
 
     `dense` holds the targets that are stored on grids: name -> grid key -> [sample, token] in the dataset's order.
     """
-    made = partial(path)
+    unfinished = partial(path)
     try:
-        shutil.rmtree(made, ignore_errors=True)
-        root = zarr.open_group(made, mode="w-", zarr_format=3)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        root = zarr.open_group(unfinished, mode="w-", zarr_format=3)
         _write_samples(root.create_group("samples"), plan, dataset, dense)
         taps = root.create_group("taps")
         for tap in plan.taps:
             facts = {"depth": tap.depth, "part": tap.part, "pooling": list(plan.poolings), "grid": str(tap.grid)}
             _create_arrays(taps.create_group(tap.name, attributes=facts), tap, plan)
         targets = {name: _target_facts(target, dense.get(name, {})) for name, target in dataset.targets.items()}
-        contents = Contents(identity, plan, witness, targets, files_below(made), complete=False)
-        write_group(made, {"diagnostics_format": FORMAT, **contents.to_attrs(), **about})
-        made.rename(path)
+        contents = Contents(identity, plan, reference_statistics, targets, files_below(unfinished), complete=False)
+        write_group(unfinished, {"diagnostics_format": FORMAT, **contents.to_attrs(), **about})
+        unfinished.rename(path)
     except BaseException as error:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         if isinstance(error, OSError):
             raise unwritable(path, error) from error
         raise

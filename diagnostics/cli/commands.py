@@ -1,8 +1,7 @@
-"""The command line: what was typed becomes a call of the library, what it found is printed."""
+"""The bundled commands: each calls the library with what was typed, and prints the result as tables or as one JSON object."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from diagnostics.cli.guard import guarded, say, show_tracebacks, working
+from diagnostics.cli.guard import guarded, working
 from diagnostics.errors import unknown
-from diagnostics.registry import offered, plugins
 from diagnostics.report.escaping import printable
 
 app = typer.Typer(
@@ -42,7 +40,7 @@ def run(
     data: Annotated[str, typer.Option(help="A dataset, with options as in 'lorenz?n=800&seed=3'.")],
     taps: Annotated[str | None, typer.Option(help="Only these taps, with commas; the output tap always.")] = None,
     measures: Annotated[str, typer.Option(help="standard, all, or names, with commas.")] = "standard",
-    controls: Annotated[bool, typer.Option(help="Measure encoders that should know nothing beside it.")] = True,
+    controls: Annotated[bool, typer.Option(help="Measure control encoders (baselines) beside it.")] = True,
     control_draws: Annotated[
         int, typer.Option(metavar="N", help="How often fresh and permuted weights are drawn.")
     ] = 1,
@@ -80,7 +78,7 @@ def run(
     if on_error is not None:
         data += f"{'&' if '?' in data else '?'}on_error={on_error}"
     with working() as watch:
-        found = run_it(
+        finished = run_it(
             encoder,
             data,
             out=out,
@@ -99,11 +97,11 @@ def run(
             trust_code=trust_code,
             watch=watch,
         )
-    _print_json(found.to_json()) if json else print_page(run_page(found), found.path / "report.html")
-    if found.failed:
+    _print_json(finished.to_json()) if json else print_page(run_page(finished), finished.path / "report.html")
+    if finished.failed:
         # Last, where a reader looks; the reasons stand among what is left out.
         print(
-            f"Failed, and left out: {', '.join(found.failed)}; the rest stands.",
+            f"Failed, and left out: {', '.join(finished.failed)}; the rest stands.",
             file=sys.stderr if json else sys.stdout,
         )
         raise typer.Exit(1)
@@ -120,9 +118,9 @@ def report(
     from diagnostics.runs.run import open_run
 
     with working():
-        found = open_run(run)
-        path = found.report(out)
-    _print_json(found.to_json() | {"report": str(path)}) if json else print(printable(path))
+        finished = open_run(run)
+        path = finished.report(out)
+    _print_json(finished.to_json() | {"report": str(path)}) if json else print(printable(path))
 
 
 @app.command()
@@ -151,11 +149,11 @@ def compare(
     from diagnostics.runs.comparison.page import comparison_page
 
     with working() as watch:
-        found = compare_them(
+        comparison = compare_them(
             runs, base=base, similarity=None if similarity == "none" else similarity, seed=seed, watch=watch
         )
-        path = found.report(out or found.default_path)
-    _print_json(found.to_json() | {"report": str(path)}) if json else print_page(comparison_page(found), path)
+        path = comparison.report(out or comparison.default_path)
+    _print_json(comparison.to_json() | {"report": str(path)}) if json else print_page(comparison_page(comparison), path)
 
 
 @app.command()
@@ -178,9 +176,9 @@ def inspect(
     from diagnostics.cli.tables import print_inspection
 
     with working():
-        found = inspect_encoder(encoder, data, device, verify=verify_grid, trust_code=trust_code)
-    _print_json(found) if json else print_inspection(found)
-    if verify_grid and found["placement"]["right"] is False:
+        inspected = inspect_encoder(encoder, data, device, verify=verify_grid, trust_code=trust_code)
+    _print_json(inspected) if json else print_inspection(inspected)
+    if verify_grid and inspected["placement"]["right"] is False:
         raise typer.Exit(1)
 
 
@@ -200,9 +198,9 @@ def check(
     from diagnostics.cli.tables import print_conformance
 
     with working() as watch:
-        found = check_encoder(encoder, data, watch, trust_code=trust_code)
-    _print_json(found.to_json()) if json else print_conformance(found)
-    if found.failed:
+        conformance = check_encoder(encoder, data, watch, trust_code=trust_code)
+    _print_json(conformance.to_json()) if json else print_conformance(conformance)
+    if conformance.failed:
         raise typer.Exit(1)
 
 
@@ -222,8 +220,8 @@ def cut(
     from diagnostics.cli.export import export
 
     with working():
-        found = export(encoder, tap, out, trust_code=trust_code)
-    _print_json(found.to_json()) if json else print(found)
+        exported = export(encoder, tap, out, trust_code=trust_code)
+    _print_json(exported.to_json()) if json else print(exported)
 
 
 @app.command("new-plugin")
@@ -259,8 +257,8 @@ def list_(
     if what is not None and what not in LISTED:
         raise unknown("list", what, LISTED)
     with working():
-        found = list_all()
-    shown = found if what is None else {what: found[what]}
+        rows = list_all()
+    shown = rows if what is None else {what: rows[what]}
     _print_json(shown) if json else print_list(shown)
 
 
@@ -282,60 +280,7 @@ def selftest(json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-@app.callback(invoke_without_command=True)
-def version(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
-    traceback: Annotated[
-        bool, typer.Option("--traceback", help="Before the command: of an error, show where it was raised.")
-    ] = False,
-) -> None:
-    show_tracebacks(traceback)
-    if version:
-        from diagnostics import __version__
-
-        print(__version__)
-        raise typer.Exit
-
-
 def _print_json(value: dict[str, Any]) -> None:
     import json
 
     print(json.dumps(value, allow_nan=False))
-
-
-def _add_plugin_commands() -> None:
-    """A name of two words is a command of a group: `train objectives` of `diagnostics train`."""
-    taken = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    found = offered("command")
-    groups: dict[str, typer.Typer] = {}
-    for name, (plugin, command) in found.items():
-        first, _, rest = name.partition(" ")
-        # A command of that name, built in or a plugin's, hides a group.
-        if first in taken or (rest and first in found):
-            continue
-        if rest and first not in groups:
-            members = ", ".join(sorted(other for other in found if other.startswith(f"{first} ")))
-            groups[first] = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=f"Of plugins: {members}.")
-            app.add_typer(groups[first], name=first)
-        (groups[first] if rest else app).command(rest or name)(guarded(command.make, plugin.name))
-
-
-def main() -> None:
-    """The command line in a process that is ready for it: see `__main__`."""
-    # Threads that wait for each other would otherwise spin: on a shared machine that doubles a run's CPU time.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for plugin in plugins():
-        if plugin.error:
-            say(f"plugin {plugin.name} {plugin.version} could not be loaded ({plugin.error}); the others work.")
-    _add_plugin_commands()
-    try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except Exception as error:
-        usage: Any = error
-        if not hasattr(error, "show"):
-            raise
-        # It quotes what was typed, and a shell's pattern may have typed any file's name.
-        usage.message = "\n".join(map(printable, usage.message.split("\n")))
-        usage.show()
-        sys.exit(usage.exit_code)

@@ -1,4 +1,4 @@
-"""A command as people and shells see it: errors in one sentence, interrupts that say how to go on, stdout for results alone."""
+"""What surrounds every command: errors in one sentence, exit statuses, interrupts, and stdout kept for results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def working() -> Generator[Watch]:
-    """The work of a command: its progress is shown, what code of others prints goes to stderr, and signals interrupt it."""
+    """The work of a command: progress is shown, anything printed goes to stderr, and signals interrupt it."""
     from diagnostics.report.progress_bars import watcher
 
     with stopping.working(), contextlib.redirect_stdout(sys.stderr), watcher() as watch:
@@ -29,10 +29,10 @@ def working() -> Generator[Watch]:
 
 
 def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., None]:
-    """The command with what a user can cause said in one sentence: status 2, or 128 and the number of the signal (130 after
-    Ctrl-C).
+    """The command, with an error that a user can cause reported in one sentence and exit status 2, and after a signal status
+    128 and its number (130 after Ctrl-C).
 
-    Of a plugin's command any error is one that a user can cause.
+    Every error of a plugin's command is reported so.
     """
 
     @functools.wraps(command)
@@ -82,8 +82,8 @@ class _Errors:
 
 
 def _exit_after(sentence: str, error: BaseException) -> typer.Exit:
-    """The exit of a command after saying why: a sentence that quotes an error of others also says how to see where that
-    was raised, and `--traceback` shows it.
+    """The exit of a command after its reason is printed: a sentence that quotes an unexpected exception also says how to see
+    where that was raised, and `--traceback` shows it.
     """
     if _Errors.whole:
         for line in "".join(traceback.format_exception(error)).rstrip().split("\n"):
@@ -95,7 +95,7 @@ def _exit_after(sentence: str, error: BaseException) -> typer.Exit:
 
 
 def _quotes(sentence: str, error: BaseException | None) -> bool:
-    """Whether a sentence quotes an error that nobody made for a user to read, from anywhere down the chain."""
+    """Whether a sentence quotes an unexpected exception, from anywhere down the chain of causes."""
     while error is not None:
         # What a worker process raised comes as a note, since its traceback cannot be passed on.
         foreign = not isinstance(error, DiagnosticsError)

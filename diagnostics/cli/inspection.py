@@ -72,7 +72,7 @@ def _placement(encoder: Encoder, sample: np.ndarray) -> dict[str, Any]:
     from diagnostics.encoders.placement.verify import NotVerifiableError, verify_grid
 
     try:
-        placement = verify_grid(encoder, sample)
+        verification = verify_grid(encoder, sample)
     except NotVerifiableError as error:
         return {"said": str(error), "right": None}
-    return {"said": str(placement), **placement.to_json()}
+    return {"said": str(verification), **verification.to_json()}

@@ -30,7 +30,7 @@ class Run:
                 f"{self.path} holds activations but no results yet: give the same `diagnostics run` command again."
             )
         self.index: Index = index
-        """Which results there are, which call gave each, and what is left out."""
+        """The results that are stored, the call that gave each, and what is left out."""
 
     @cached_property
     def results(self) -> xr.DataTree:
@@ -40,17 +40,17 @@ class Run:
         StorageError where another call has replaced them since this run was opened.
         """
         try:
-            found, error = open_results(self.path), None
+            tree, error = open_results(self.path), None
         except StorageError as unread:
-            found, error = xr.DataTree(), unread
-        # Looked at afterwards: they may be replaced while they are read.
+            tree, error = xr.DataTree(), unread
+        # Compared afterwards, since they may be replaced while they are read.
         if read_index(self.path) != self.index:
             raise StorageError(
                 f"The results in {self.path} have been replaced since this run was opened: open it again (diagnostics.open_run)."
             ) from error
         if error is not None:
             raise error
-        return found
+        return tree
 
     @cached_property
     def controls(self) -> dict[str, xr.DataTree]:
@@ -60,23 +60,23 @@ class Run:
 
     @property
     def redrawn(self) -> dict[str, dict[str, Any]]:
-        """Of each control with other weights: `redrawn`, which share of the encoder's numbers it has otherwise, and `note`, in
-        words what is to be known of that; "" where it is all of them and there is nothing else."""
-        found: dict[str, dict[str, Any]] = {}
+        """For each control with other weights: `redrawn`, the share of the encoder's weights that differ, and `note`, a remark on
+        those that do not; "" where all differ and there is nothing to add."""
+        redrawn: dict[str, dict[str, Any]] = {}
         for name in control.WEIGHTS:
             tree = self.controls.get(name, xr.DataTree())
             attrs = next((node.attrs for node in tree.leaves if "redrawn" in node.attrs), None)
             if attrs is not None:
-                found[name] = {key: attrs[key] for key in ("redrawn", "note")}
-        return found
+                redrawn[name] = {key: attrs[key] for key in ("redrawn", "note")}
+        return redrawn
 
     def _subtree(self, control: str) -> xr.DataTree:
         try:
-            found = self.results[f"{CONTROLS}/{control}"]
+            subtree = self.results[f"{CONTROLS}/{control}"]
         except KeyError as error:
             raise unreadable(self.path) from error
-        assert isinstance(found, xr.DataTree)
-        return found
+        assert isinstance(subtree, xr.DataTree)
+        return subtree
 
     @property
     def record(self) -> Provenance:
@@ -95,7 +95,7 @@ class Run:
 
     @property
     def untrained(self) -> str:
-        """That the encoder's weights were never trained, in a sentence, where its name says so; "" where it does not tell."""
+        """A sentence that the encoder's weights were never trained, where its name says so; "" otherwise."""
         if "pretrained=false" not in self.encoder.partition("?")[2].split("&"):
             return ""
         return (
@@ -115,12 +115,12 @@ class Run:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """What is left out (a measure, one of its targets, a control, a measure of a control), and why."""
+        """Results that are left out (of a measure, a target, a control) -> the reason."""
         return {omission.label: omission.reason for omission in self.index.omissions}
 
     @property
     def failed(self) -> dict[str, str]:
-        """What of `skipped` broke in the latest call, and why; it may succeed another time."""
+        """Those of `skipped` that failed in the latest call, and may succeed another time."""
         latest = len(self.index.calls) - 1
         return {o.label: o.reason for o in self.index.omissions if o.failed and o.call == latest}
 
@@ -139,8 +139,10 @@ class Run:
 
     def _profile(self, key: str) -> Profile:
         measure, _, target = key.partition("/")
-        found = {name: self._node(tree, key) for name, tree in self.controls.items() if key in self.index.names(name)}
-        return Profile.of(measure, target or None, self._node(self.results, key), found)
+        controls = {
+            name: self._node(tree, key) for name, tree in self.controls.items() if key in self.index.names(name)
+        }
+        return Profile.of(measure, target or None, self._node(self.results, key), controls)
 
     def _node(self, tree: xr.DataTree, key: str) -> xr.Dataset:
         try:
@@ -169,9 +171,9 @@ class Run:
     def similarity_with(
         self, other: Run | str | Path, measure: str = "cka", seed: int = 0, most_rows: int | None = None
     ) -> xr.Dataset:
-        """How alike each tap of this run is to each of another run (or its folder) on the same samples: `matrix`
-        [tap, tap_other], with `p` and `tau` from permuted samples, calibrated for the most alike pair; of at most
-        `most_rows` samples, where the measure itself does not take fewer.
+        """The similarity of each tap of this run to each tap of another run (or its folder) on the same samples: `matrix`
+        [tap, tap_other], with `p` and `tau` from permuted samples, calibrated for the most similar pair. It uses at most
+        `most_rows` samples, fewer where the measure itself takes fewer.
 
         Raises DiagnosticsError where the two datasets are not the same, and for a measure that does not compare taps.
         """
@@ -199,13 +201,13 @@ class Run:
             "profiles": [profile.to_json() for profile in self.profiles()],
             "similarity": [
                 {
-                    "measure": found.attrs["measure"],
-                    "taps": [str(tap) for tap in found["tap"].values],
-                    "matrix": [numbers(row) for row in found["matrix"].values],
-                    "p": [numbers(row) for row in found["p"].values] if "p" in found else None,
-                    "attributes": {key: value for key, value in found.attrs.items() if is_plain(value)},
+                    "measure": result.attrs["measure"],
+                    "taps": [str(tap) for tap in result["tap"].values],
+                    "matrix": [numbers(row) for row in result["matrix"].values],
+                    "p": [numbers(row) for row in result["p"].values] if "p" in result else None,
+                    "attributes": {key: value for key, value in result.attrs.items() if is_plain(value)},
                 }
-                for found in self.similarity()
+                for result in self.similarity()
             ],
             "controls": self.redrawn,
             "skipped": self.skipped,

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from diagnostics.checks import selftest
 from diagnostics.checks.selftest import Outcome, all_cases, check
-from diagnostics.cli import commands as cli
+from diagnostics.cli import main as cli
 from diagnostics.measures import bundled, dynamics, geometry, locality, probes, similarity
 from diagnostics.measures.known_answers import Case
 

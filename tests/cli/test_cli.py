@@ -148,7 +148,7 @@ def test_without_a_command_help_is_shown() -> None:
 @pytest.mark.smoke
 def test_the_installed_command_answers() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from diagnostics.cli.commands import main; main()", "--version"],
+        [sys.executable, "-c", "from diagnostics.cli.main import main; main()", "--version"],
         capture_output=True,
         text=True,
     )

@@ -19,7 +19,7 @@ from torch.utils.data import default_collate
 from typer.testing import CliRunner
 
 from diagnostics import DiagnosticsError, TorchEncoder, build, load_encoder, save_encoder
-from diagnostics.cli.commands import app
+from diagnostics.cli.main import app
 from diagnostics.encoders.files import _rounded  # pyright: ignore[reportPrivateUsage]
 from diagnostics.errors import StorageError
 

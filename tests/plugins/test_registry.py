@@ -16,7 +16,7 @@ from typing import Any, Optional
 import pytest
 
 from diagnostics import DiagnosticsError, registry, specs
-from diagnostics.cli import commands as cli
+from diagnostics.cli import main as cli
 from diagnostics.cli.listing import list_all
 from diagnostics.runs.suites import chosen_measures
 
@@ -601,7 +601,7 @@ def test_every_entry_point_is_installed_and_loads() -> None:
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "zarr", "xarray", "timm", "fracast", "plotly", "jinja2")
 LIGHT = [
     "diagnostics",
-    "diagnostics.cli.commands",
+    "diagnostics.cli.main",
     "diagnostics.measures",
     *(f"{path.name}.plugin" for path in bundled()),
 ]
@@ -618,7 +618,7 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
 def test_help_and_the_list_of_what_plugins_offer_load_nothing_heavy(command: list[str]) -> None:
     code = f"""
 import sys
-from diagnostics.cli import commands as cli
+from diagnostics.cli import main as cli
 sys.argv = ["diagnostics", *{command}]
 try:
     cli.main()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import diagnostics as dx
 from diagnostics import Dataset, Progress, printable
-from diagnostics.cli import commands as cli
+from diagnostics.cli import main as cli
 from diagnostics.progress import Cost
 from diagnostics.report import progress_bars as watching
 from diagnostics.report.terminal import print_page

@@ -12,7 +12,7 @@ import xarray as xr
 from typer.testing import CliRunner
 
 import diagnostics as dx
-from diagnostics.cli.commands import app
+from diagnostics.cli.main import app
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.statistics import paired_difference
 from diagnostics.report.terminal import print_page

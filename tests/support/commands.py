@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from typer.testing import CliRunner
 
-from diagnostics.cli.commands import app
+from diagnostics.cli.main import app
 
 
 class Shown(NamedTuple):

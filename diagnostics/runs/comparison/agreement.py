@@ -64,14 +64,14 @@ def _refused(first: Side, other: Side, what: str, remedy: str) -> DiagnosticsErr
 
 def _same_data(first: Side, other: Side) -> None:
     one, two = first.run.store, other.run.store
-    facts = one.attrs["dataset"], two.attrs["dataset"]
+    facts = first.run.record.dataset, other.run.record.dataset
     again = "Run both encoders on one dataset."
     ids = _texts(one.ids), _texts(two.ids)
     missing = set(ids[0]) ^ set(ids[1])
     if missing:
         raise _refused(
             first, other,
-            f"they hold other samples ({facts[0]['name']} and {facts[1]['name']}; {len(missing)} of {len(set(ids[0]) | set(ids[1]))} "
+            f"they hold other samples ({facts[0].name} and {facts[1].name}; {len(missing)} of {len(set(ids[0]) | set(ids[1]))} "
             f"are in one only, {min(missing)} say)",
             again,
         )  # fmt: skip
@@ -93,7 +93,7 @@ def _same_data(first: Side, other: Side) -> None:
         # Maps are cropped as each encoder crops its input.
         if targets[0][name].kind in BY_SAMPLE and not _equal(*(x[rows] for x, rows in zip(values, order, strict=True))):
             raise _refused(first, other, f"their values of the target {name} differ", again)
-    if facts[0]["fingerprint"] != facts[1]["fingerprint"]:
+    if facts[0].fingerprint != facts[1].fingerprint:
         raise _refused(
             first, other, "they hold other data under the same sample ids (the datasets' fingerprints differ)", again
         )

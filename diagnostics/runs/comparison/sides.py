@@ -33,7 +33,7 @@ class Side:
     @property
     def weights(self) -> str:
         """Digest of the encoder's weights."""
-        return str(self.run.store.attrs["identity"].get("weights", ""))
+        return self.run.store.identity.get("weights", "")
 
     @property
     def base(self) -> str:
@@ -48,7 +48,7 @@ class Side:
 
 def lineage_of(run: Run) -> Mapping[str, Any]:
     """What made the encoder's weights, as the run recorded it."""
-    return run.store.attrs["encoder"].get("lineage", {})
+    return run.record.encoder.lineage
 
 
 def sides_of(runs: Sequence[Run | str | Path]) -> list[Side]:

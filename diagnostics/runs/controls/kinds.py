@@ -1,7 +1,7 @@
-"""Encoders that should know nothing, on the same taps and through the same code.
+"""Control encoders (baselines), measured by the same code as the encoder, and what each of them is.
 
 `fresh_weights` and `permuted_weights` ask the encoder itself; `raw_input`, `raw_input_kernel` and `summary_statistics`
-read the sample without any model. What they reach is not evidence that the encoder learnt anything.
+read the sample without any model. A score that a control reaches is no evidence that the encoder learnt anything.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ ABOUT: Mapping[str, str] = {
 
 
 def control_of(name: str) -> str:
-    """Which control one of its draws is: `fresh_weights` of `fresh_weights.2`, its second."""
+    """The control that a draw belongs to: `fresh_weights` for `fresh_weights.2`, its second draw."""
     return name.partition(".")[0]
 
 
 def control_encoders(encoder: Encoder, dataset: Dataset, seed: int, draws: int = 1) -> dict[str, Callable[[], Encoder]]:
-    """Name -> function that makes the control; made one by one, since each may be as large as the model.
+    """Name -> function that makes the control: called one after another, since each may be as large as the model.
 
     With several draws of the weights the first has the control's name, and the others `fresh_weights.2` and so on.
     """
@@ -70,14 +70,14 @@ def control_encoders(encoder: Encoder, dataset: Dataset, seed: int, draws: int =
         make = encoder.fresh if name == "fresh_weights" else encoder.permuted
         return _another(encoder, given(), make(seed + draw * CONTROL_SEED))
 
-    made: dict[str, Callable[[], Encoder]] = {}
+    makers: dict[str, Callable[[], Encoder]] = {}
     for name in WEIGHTS:
         for draw in range(1, draws + 1):
-            made[f"{name}.{draw}" if draw > 1 else name] = functools.partial(drawn, name, draw)
-    made["raw_input"] = lambda: InputEncoder("raw_input", encoder)
-    made["raw_input_kernel"] = lambda: RawKernel(encoder, dataset, seed + CONTROL_SEED)
-    made["summary_statistics"] = lambda: InputEncoder("summary_statistics", encoder)
-    return made
+            makers[f"{name}.{draw}" if draw > 1 else name] = functools.partial(drawn, name, draw)
+    makers["raw_input"] = lambda: InputEncoder("raw_input", encoder)
+    makers["raw_input_kernel"] = lambda: RawKernel(encoder, dataset, seed + CONTROL_SEED)
+    makers["summary_statistics"] = lambda: InputEncoder("summary_statistics", encoder)
+    return makers
 
 
 def _another(encoder: Encoder, own: Mapping[str, Tensor], other: Encoder) -> Encoder:
@@ -98,18 +98,18 @@ def _another(encoder: Encoder, own: Mapping[str, Tensor], other: Encoder) -> Enc
 
 
 def _on_example(encoder: Encoder, other: Encoder) -> dict[str, Tensor]:
-    """What another encoder gives on an encoder's example, or the encoder itself."""
+    """Activations of another encoder, or of the encoder itself, on the encoder's example."""
     return other.capture(default_collate([encoder.preprocess(encoder.example())]), reduce=_some)
 
 
 def _some(tap: Tap, tokens: Tensor) -> Tensor:
-    """So many of its numbers that two encoders are told apart."""
+    """At most `COMPARED` of its numbers: enough to tell two encoders apart."""
     flat = tokens.flatten()
     return flat[:: 1 + len(flat) // COMPARED].double().cpu()
 
 
-def _near(one: Tensor, other: Tensor, most: float) -> bool:
-    return one.shape == other.shape and bool(((one - other).abs() <= most).all())
+def _near(first: Tensor, other: Tensor, most: float) -> bool:
+    return first.shape == other.shape and bool(((first - other).abs() <= most).all())
 
 
 class InputEncoder(Encoder):
@@ -129,10 +129,10 @@ class InputEncoder(Encoder):
         self.cells = grid.shape if dense else None
         self.taps = tuple(self._taps(self.preprocess(encoder.example())))
 
-    def _taps(self, made: Mapping[str, Tensor]) -> list[Tap]:
-        taps = [Tap(self.output_tap, 0.0, "embedding", made[self.output_tap].shape[-1], Grid((1,), ("t",)))]
+    def _taps(self, prepared: Mapping[str, Tensor]) -> list[Tap]:
+        taps = [Tap(self.output_tap, 0.0, "embedding", prepared[self.output_tap].shape[-1], Grid((1,), ("t",)))]
         if self.cells is not None:
-            taps.append(Tap("cells", 0.0, "embedding", made["cells"].shape[-1], Grid(self.cells, ("y", "x"))))
+            taps.append(Tap("cells", 0.0, "embedding", prepared["cells"].shape[-1], Grid(self.cells, ("y", "x"))))
         return taps
 
     @property
@@ -156,10 +156,10 @@ class InputEncoder(Encoder):
 
     def preprocess(self, sample: np.ndarray) -> dict[str, Tensor]:
         read = (inputs.RAW if self.raw else inputs.STATISTICS)[self.modality]
-        made = {self.output_tap: torch.from_numpy(np.ascontiguousarray(read(sample), dtype=np.float32))[None]}
+        features = {self.output_tap: torch.from_numpy(np.ascontiguousarray(read(sample), dtype=np.float32))[None]}
         if self.cells is not None:
-            made["cells"] = self._cells(inputs.pixels_of(sample), np.shape(sample)[:2])
-        return made
+            features["cells"] = self._cells(inputs.pixels_of(sample), np.shape(sample)[:2])
+        return features
 
     def _cells(self, pixels: Tensor, extent: tuple[int, ...]) -> Tensor:
         """[token, feature] of each cell of the grid, from the part of the image that the encoder's grid covers."""

@@ -66,17 +66,18 @@ class RawKernel(Encoder):
             rows.append(inputs.views(sample, self.modality))
             if len(images) < FILTERED:
                 images.append(self._images(sample))
-        together = {name: np.concatenate([one[name] for one in rows]) for name in rows[0]}
-        self.kernels = {name: KernelFeatures(found, seed) for name, found in together.items()}
+        together = {name: np.concatenate([views[name] for views in rows]) for name in rows[0]}
+        self.kernels = {name: KernelFeatures(values, seed) for name, values in together.items()}
         if self.modality == "series":
             last, variates = together["last"], int(np.prod(self._example.shape[1:]))
             for age in inputs.FADES:
                 weights = inputs.fading(last.shape[1], variates, age)
                 self.kernels[f"last_fading{age}"] = KernelFeatures(last, seed, weights)
-        self.filters = {name: self._patches(name, torch.stack([one[name] for one in images])) for name in images[0]}
-        made = self._features({name: x[None] for name, x in self.preprocess(self._example).items()})
+        self.filters = {name: self._patches(name, torch.stack([sizes[name] for sizes in images])) for name in images[0]}
+        features = self._features({name: x[None] for name, x in self.preprocess(self._example).items()})
         self.taps = tuple(
-            Tap(name, 0.0, "embedding", found.shape[2], self._grid(found.shape[1])) for name, found in made.items()
+            Tap(name, 0.0, "embedding", values.shape[2], self._grid(values.shape[1]))
+            for name, values in features.items()
         )
         self.output_tap = self.taps[0].name
 
@@ -108,34 +109,34 @@ class RawKernel(Encoder):
 
     def preprocess(self, sample: np.ndarray) -> dict[str, Tensor]:
         rows = inputs.views(sample, self.modality)
-        made = {name: torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for name, x in rows.items()}
-        return made | self._images(sample)
+        views = {name: torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for name, x in rows.items()}
+        return views | self._images(sample)
 
     def _images(self, sample: np.ndarray) -> dict[str, Tensor]:
-        """[channel, y, x] at each size that patches are cut from; nothing of what is no image."""
+        """The image [channel, y, x] at each size that patches are cut from; empty for other modalities."""
         if self.modality != "image":
             return {}
         pixels = inputs.pixels_of(sample)
-        made = {f"patches{side}": inputs.resized(pixels, (side, side))[0] for side in SIDES}
+        sizes = {f"patches{side}": inputs.resized(pixels, (side, side))[0] for side in SIDES}
         if self.cells is not None:
             part = inputs.covered(pixels, self.encoder.covers(np.shape(sample)[:2]))
             rows, columns = self.cells
-            made |= {f"cells{side}": inputs.resized(part, (rows * side, columns * side))[0] for side in CELL_SIDES}
-        return made
+            sizes |= {f"cells{side}": inputs.resized(part, (rows * side, columns * side))[0] for side in CELL_SIDES}
+        return sizes
 
     def _features(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Name of a tap -> its activations [sample, token, feature]."""
-        made = {
-            f"{name}_x{share:g}": found
+        features = {
+            f"{name}_x{share:g}": values
             for name, kernel in self.kernels.items()
-            for share, found in kernel(batch[name.partition("_")[0]]).items()
+            for share, values in kernel(batch[name.partition("_")[0]]).items()
         }
         for name, patches in self.filters.items():
-            found = patches(batch[name])
-            made[name] = found if name.startswith("cells") else found.flatten(1)[:, None]
-        return made
+            values = patches(batch[name])
+            features[name] = values if name.startswith("cells") else values.flatten(1)[:, None]
+        return features
 
     def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
-        made = self._features(batch)
+        features = self._features(batch)
         wanted = self.taps if taps is None else [self.tap(name) for name in taps]
-        return {tap.name: reduce(tap, made[tap.name]) for tap in wanted}
+        return {tap.name: reduce(tap, features[tap.name]) for tap in wanted}

@@ -32,7 +32,7 @@ from torch.utils.data import default_collate
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, TorchEncoder, stack_taps
 from diagnostics.checks.conformance import check_encoder
-from diagnostics.cli.commands import main
+from diagnostics.cli.main import main
 from diagnostics.runs.request import default_path
 
 ERASING = f"{Path(__file__).parents[2] / 'support' / 'erasing.py'}:build"

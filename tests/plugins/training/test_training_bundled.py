@@ -16,7 +16,7 @@ from diagnostics_training.encoders import WEIGHTS
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, build, load_encoder
-from diagnostics.cli.commands import app
+from diagnostics.cli.main import app
 
 FILES = sorted(WEIGHTS.glob("*.safetensors"))
 

@@ -27,7 +27,7 @@ from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.simulated import making, training_spec
 
-import diagnostics.cli.commands as cli
+import diagnostics.cli.main as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.hookspecs import Entry

@@ -1,0 +1,93 @@
+"""Samples of a dataset, preprocessed by an encoder and collated, by worker processes where that is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import traceback
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import Dataset as TorchDataset
+
+from diagnostics.activations.plan import row_order
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.errors import DiagnosticsError, describe
+
+# Large batches only thrash the caches of a CPU; a GPU wants more.
+BATCH = {"cpu": 16, "cuda": 128}
+
+
+class _Batches(TorchDataset[Any]):
+    """Preprocessed batches for a DataLoader; an error is returned as a value, since a worker process can pass that on."""
+
+    def __init__(self, encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray]) -> None:
+        self.encoder, self.dataset, self.batches = encoder, dataset, batches
+        self.order = row_order(len(dataset))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Any:
+        samples: list[Any] = []
+        for i in self.order[self.batches[index]]:
+            try:
+                samples.append(self.encoder.preprocess(self.dataset[int(i)]))
+            except DiagnosticsError as error:
+                return DiagnosticsError(f"Sample {self.dataset.ids[i]}: {error}")
+            except (Exception, SystemExit) as error:
+                failure = DiagnosticsError(
+                    f"Sample {self.dataset.ids[i]} of {self.dataset.name} cannot be prepared for {self.encoder.name}: "
+                    f"{describe(error)}"
+                )
+                # A chained error would stay behind in the worker's process.
+                failure.add_note(traceback.format_exc())
+                return failure
+        try:
+            return default_collate(samples)
+        except (RuntimeError, TypeError) as error:
+            return DiagnosticsError(
+                f"Samples of {self.dataset.name} do not form a batch, are they of one size? ({str(error).splitlines()[0]})"
+            )
+
+
+def prepared_batches(encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], workers: int) -> Iterator[Any]:
+    """The preprocessed, collated batch of each array of row positions, in order.
+
+    Raises DiagnosticsError for a sample that cannot be prepared, and where samples do not form a batch.
+    """
+    if workers and "fork" not in multiprocessing.get_all_start_methods():
+        raise DiagnosticsError("This system cannot fork, which workers need here: leave --workers out.")
+    context = "fork" if workers else None
+    # A generator of its own, as the loader would draw a seed for its workers from the global one.
+    loader: Any = DataLoader(
+        _Batches(encoder, dataset, batches), batch_size=None, num_workers=workers, multiprocessing_context=context,
+        generator=torch.Generator(),
+    )  # fmt: skip
+    batches_in_order = iter(loader)
+    while True:
+        with worker_errors(dataset):
+            batch = next(batches_in_order, None)
+        if batch is None:
+            return
+        if isinstance(batch, DiagnosticsError):
+            raise batch
+        yield batch
+
+
+@contextlib.contextmanager
+def worker_errors(dataset: Dataset) -> Generator[None]:
+    """Turns torch's error for a killed worker into one sentence; torch raises it wherever this process is at that moment."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DiagnosticsError(
+            f"A process that prepares samples of {dataset.name} was ended ({describe(error)}), perhaps for want of memory: give "
+            "fewer --workers."
+        ) from error

@@ -1,0 +1,67 @@
+"""Entry of the command line: the bundled commands, those of plugins, and the options before any command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from diagnostics.cli.commands import app
+from diagnostics.cli.guard import guarded, say, show_tracebacks
+from diagnostics.registry import offered, plugins
+from diagnostics.report.escaping import printable
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Before the command: of an error, show where it was raised.")
+    ] = False,
+) -> None:
+    show_tracebacks(traceback)
+    if version:
+        from diagnostics import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def _add_plugin_commands() -> None:
+    """Registers the commands of plugins; a name of two words is one of a group: `train objectives` of `diagnostics train`."""
+    taken = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    commands = offered("command")
+    groups: dict[str, typer.Typer] = {}
+    for name, (plugin, command) in commands.items():
+        first, _, rest = name.partition(" ")
+        # A command of that name, built in or a plugin's, hides a group.
+        if first in taken or (rest and first in commands):
+            continue
+        if rest and first not in groups:
+            members = ", ".join(sorted(other for other in commands if other.startswith(f"{first} ")))
+            groups[first] = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=f"Of plugins: {members}.")
+            app.add_typer(groups[first], name=first)
+        (groups[first] if rest else app).command(rest or name)(guarded(command.make, plugin.name))
+
+
+def main() -> None:
+    """The command line in a process that is ready for it: see `__main__`."""
+    # Threads that wait for each other would otherwise spin: on a shared machine that doubles a run's CPU time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for plugin in plugins():
+        if plugin.error:
+            say(f"plugin {plugin.name} {plugin.version} could not be loaded ({plugin.error}); the others work.")
+    _add_plugin_commands()
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except Exception as error:
+        usage: Any = error
+        if not hasattr(error, "show"):
+            raise
+        # It quotes what was typed, and a shell's pattern may have typed any file's name.
+        usage.message = "\n".join(map(printable, usage.message.split("\n")))
+        usage.show()
+        sys.exit(usage.exit_code)
