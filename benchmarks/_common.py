@@ -28,7 +28,7 @@ def cpu() -> float:
 
 def vit_tiny() -> Encoder:
     """The benchmark's model, with random weights: what it computes costs the same."""
-    from diagnostics.registry import build
+    from diagnostics.specs import build
 
     return build("encoder", f"{MODEL}?pretrained=false")
 

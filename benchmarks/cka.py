@@ -35,7 +35,7 @@ from diagnostics import Encoder
 from diagnostics.activations.extract import BATCH, extract
 from diagnostics.activations.plan import plan, row_order
 from diagnostics.activations.store import Store
-from diagnostics.measures.similarity.kernels import Cka
+from diagnostics.measures.similarity.kernel_alignment import Cka
 
 from _common import cpu, finish, images, verdict, vit_tiny
 

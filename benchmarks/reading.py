@@ -21,7 +21,7 @@ from diagnostics import Dataset, Encoder, Grid, Tap, Target
 from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan
 from diagnostics.activations.store import Store
-from diagnostics.encoders.taps import Reduce, keep
+from diagnostics.encoders.encoder import Reduce, keep
 
 from _common import cpu, finish, verdict
 

@@ -11,32 +11,34 @@ from typing import TYPE_CHECKING, Any
 from diagnostics.errors import DiagnosticsError
 
 if TYPE_CHECKING:
-    from diagnostics.datasets.dataset import Dataset, Target, padded, split_groups
+    from diagnostics.datasets.dataset import Dataset, padded, split_groups
+    from diagnostics.datasets.target import Target
     from diagnostics.encoders.discovery import discover
-    from diagnostics.encoders.files import load_encoder, save_encoder
+    from diagnostics.encoders.encoder import Encoder
+    from diagnostics.encoders.files import save_encoder
     from diagnostics.encoders.frames import frames_of
-    from diagnostics.encoders.taps import Encoder, Grid, Site, Tap, stack_taps
+    from diagnostics.encoders.taps import Grid, Site, Tap, stack_taps
     from diagnostics.encoders.torch_encoder import TorchEncoder
     from diagnostics.hookspecs import hookimpl
     from diagnostics.measures.base import Measure
     from diagnostics.progress import Progress
-    from diagnostics.registry import build
     from diagnostics.report.escaping import printable
     from diagnostics.report.progress_bars import watcher
     from diagnostics.runs.comparison import Comparison, compare
     from diagnostics.runs.job import run
     from diagnostics.runs.run import Run, open_run
+    from diagnostics.specs import build, load_encoder
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Dataset": "datasets.dataset",
-    "Target": "datasets.dataset",
+    "Target": "datasets.target",
     "padded": "datasets.dataset",
     "split_groups": "datasets.dataset",
     "discover": "encoders.discovery",
     "frames_of": "encoders.frames",
-    "Encoder": "encoders.taps",
+    "Encoder": "encoders.encoder",
     "Grid": "encoders.taps",
     "Site": "encoders.taps",
     "Tap": "encoders.taps",
@@ -44,9 +46,9 @@ _HOME = {
     "stack_taps": "encoders.taps",
     "Comparison": "runs.comparison",
     "compare": "runs.comparison",
-    "load_encoder": "encoders.files",
+    "load_encoder": "specs",
     "save_encoder": "encoders.files",
-    "build": "registry",
+    "build": "specs",
     "hookimpl": "hookspecs",
     "Progress": "progress",
     "printable": "report.escaping",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+from pathlib import Path
 
 LONGEST = 400
 """Characters of another's error that are shown; some libraries write pages."""
@@ -42,3 +44,19 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Diagn
     else:
         choice = "there are none."
     return DiagnosticsError(f"Unknown {kind} '{name}': {choice}{' ' + hint if hint else ''}")
+
+
+def unwritable(path: Path, error: OSError, when: str = "") -> StorageError:
+    """The error for a folder that cannot be written, by its cause."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"No space left for {path}, {when}free some and give the same command again: it goes on from there."
+        )
+    return StorageError(f"{path} cannot be written ({error.strerror or error}): choose another folder with --out.")
+
+
+def damaged(path: Path, what: str) -> StorageError:
+    """The error for a run that was written whole and cannot be read."""
+    return StorageError(
+        f"{path} is damaged or was copied in part, {what} cannot be read: copy it again, or remove it and run anew."
+    )

@@ -1,23 +1,50 @@
 """What a plugin may offer: four hooks, each returning a mapping from name to something callable.
 
-A plugin is a module registered under the entry-point group `diagnostics`. Importing it must not import torch: import
-heavy things inside the callables. See docs/plugins.md.
+A value may also be an `Entry`, which is callable too and describes itself. A plugin is a module registered under the
+entry-point group `diagnostics`. Importing it must not import torch: import heavy things inside the callables. See
+docs/plugins.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
     from diagnostics.datasets.dataset import Dataset
-    from diagnostics.encoders.taps import Encoder
+    from diagnostics.encoders.encoder import Encoder
     from diagnostics.measures.base import Measure
 
 hookspec = pluggy.HookspecMarker("diagnostics")
 hookimpl = pluggy.HookimplMarker("diagnostics")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A builder, measure or command with its description, so that `diagnostics list` need not call it."""
+
+    make: Callable[..., Any]
+    about: str = ""
+    """One line: of a measure, the question that it answers."""
+    modality: str = ""
+    """What an encoder reads or a dataset holds; empty where that depends on the options."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of target: those that a dataset has, or that a measure reads."""
+    needs: str = "pooled"
+    """Of a measure: pooled, tokens, attention or gradients."""
+    standard: bool = True
+    """Of a measure: whether it is in the standard suite."""
+    source: str = ""
+    """Of a measure: where it is defined."""
+    path_hint: Callable[[str], str] | None = None
+    """Of an encoder: given a path that is no saved encoder, a clause that says how this plugin opens it, or an empty text."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """What `make` returns."""
+        return self.make(*args, **options)
 
 
 @hookspec

@@ -18,7 +18,7 @@ import pytest
 
 if TYPE_CHECKING:
     from diagnostics.checks.conformance import Outcome, Subject
-    from diagnostics.encoders.taps import Encoder
+    from diagnostics.encoders.encoder import Encoder
 
 
 class EncoderTests:

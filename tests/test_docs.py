@@ -55,6 +55,7 @@ def headings(page: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
+@pytest.mark.slow
 def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Docs show real encoders; where the extra that brings their weights is missing, so are they.
     if "fracast" in page.read_text(encoding="utf-8"):
@@ -144,6 +145,7 @@ def test_every_hook_has_a_heading_equal_to_its_signature() -> None:
     assert hooks == {text for level, text in headings("plugins.md") if level == 3 and "->" in text}
 
 
+@pytest.mark.slow
 def test_the_reference_shows_every_public_name_and_what_its_constructor_takes(tmp_path: Path) -> None:
     """Against the signatures that Python itself gives: names, types and defaults of all parameters, in the built page."""
     for package in ("mkdocs", "mkdocstrings", "material"):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from diagnostics.activations.plan import Plan, Precision
-from diagnostics.datasets.dataset import Family, Kind
-from diagnostics.encoders.taps import SAFE_NAME, Grid, Part, Tap
+from diagnostics.encoders.taps import Grid, Part, Tap
+from diagnostics.vocabulary import SAFE_NAME, Family, Kind
 
 COVERED = "covered"
 """Key of masks: not on a grid, but the part of the sample that the grid covers."""

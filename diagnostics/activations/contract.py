@@ -1,16 +1,23 @@
-"""What measures see: the stored activations and targets of a run, whatever they are stored in."""
+"""What measures read: stored activations, targets and observations, whatever they are stored in."""
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from diagnostics.datasets.dataset import FAMILY_OF, Family, Kind
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
+from diagnostics.vocabulary import DENSE, FAMILY_OF, SPLITS, Family, Kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diagnostics.encoders.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,50 @@ class StoredTarget:
         if grid.shape not in self.on_grid:
             raise DiagnosticsError(f"Target {self.name} is not stored on a grid of {grid}.")
         return self.on_grid[grid.shape]
+
+
+def shuffled(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget:
+    """The target with its known values permuted among the samples of each split (a control: no sample keeps its answer).
+
+    Maps of a dense target are exchanged whole, so what depends on the place alone stays readable.
+    """
+    rng = np.random.default_rng(seed)
+    order = np.arange(len(split))
+    known = _known(target, len(split))
+    for name in SPLITS:
+        rows = np.flatnonzero((split == name) & known)
+        order[rows] = rng.permutation(rows)
+    return dataclasses.replace(
+        target,
+        values=target.values[order] if len(target.values) else target.values,
+        on_grid={shape: values[order] for shape, values in target.on_grid.items()},
+        naive=None if target.naive is None else target.naive[order],
+    )
+
+
+def _known(target: StoredTarget, samples: int) -> np.ndarray:
+    """Whether a sample's value is known, bool [sample]; maps are swapped whole, known or not."""
+    if target.kind in (*DENSE, "masks"):
+        return np.ones(samples, dtype=bool)
+    if target.kind == "label":
+        return np.asarray(target.values >= 0)
+    return np.asarray(np.isfinite(target.values).reshape(samples, -1).all(axis=1))
+
+
+class Observation(ABC):
+    """Arrays that need the running model (attention, gradients): recorded after an extraction for the first `samples`
+    rows of a store, a random subset, and stored there. Several measures may read the same observation.
+    """
+
+    name: ClassVar[str]
+    samples: ClassVar[int] = 64
+
+    @abstractmethod
+    def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
+        """{tap name: float array [sample, ...]} of one preprocessed batch, without the taps that have none.
+
+        Raises DiagnosticsError, with the reason, where none of the taps has one.
+        """
 
 
 class Activations(ABC):

@@ -25,8 +25,9 @@ from diagnostics.activations.store import Store, is_run, refuse_other_identity
 from diagnostics.activations.writing import Filling, create
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.grid_targets import classes_on_grid, covered_part, events_on_grid, on_grid
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.hooks import pool
-from diagnostics.encoders.taps import Encoder, Tap
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.progress import Progress, Watch, silent
 

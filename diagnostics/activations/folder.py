@@ -1,16 +1,15 @@
-"""The folder of a run: held by one process, with room enough, and the errors where it cannot be written or read."""
+"""The folder of a run: locked by one process, with enough free space, and removed in one move."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 from collections.abc import Generator
 from pathlib import Path
 
 import filelock
 
-from diagnostics.errors import StorageError
+from diagnostics.errors import StorageError, unwritable
 from diagnostics.progress import size
 
 
@@ -65,19 +64,3 @@ def drop(path: Path) -> None:
             raise
     except OSError as error:
         raise unwritable(path, error) from error
-
-
-def unwritable(path: Path, error: OSError, when: str = "") -> StorageError:
-    """The error for a folder that cannot be written, by its cause."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(
-            f"No space left for {path}, {when}free some and give the same command again: it goes on from there."
-        )
-    return StorageError(f"{path} cannot be written ({error.strerror or error}): choose another folder with --out.")
-
-
-def damaged(path: Path, what: str) -> StorageError:
-    """The error for what was written and cannot be read."""
-    return StorageError(
-        f"{path} is damaged or was copied in part, {what} cannot be read: copy it again, or remove it and run anew."
-    )

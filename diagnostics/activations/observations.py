@@ -12,7 +12,6 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from diagnostics.activations.folder import unwritable
 from diagnostics.activations.sealed import (
     NAME,
     DamagedError,
@@ -24,6 +23,7 @@ from diagnostics.activations.sealed import (
     write_group,
 )
 from diagnostics.encoders.taps import SAFE_NAME
+from diagnostics.errors import unwritable
 
 WHOLE: Any = {"write_empty_chunks": True}
 """Of arrays in one chunk: it is written even where all of it is unknown, so that one that is not there is damage."""

@@ -12,7 +12,8 @@ import numpy as np
 from diagnostics.activations.budget import samples_with_tokens
 from diagnostics.activations.shard_layout import Layout
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.taps import Encoder, Tap
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.taps import Tap
 
 Precision = Literal["float32", "float16"]
 MAX_SHARD = 64

@@ -46,6 +46,19 @@ def check_files(folder: Path, files: Mapping[str, str], below: str = "") -> None
                 raise DamagedError(name)
 
 
+def read_files(folder: Path, files: Mapping[str, str]) -> dict[str, bytes]:
+    """The bytes of the files, each as it was written; raises as `check_files`."""
+    found: dict[str, bytes] = {}
+    for name, digest in files.items():
+        try:
+            found[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise DamagedError(name) from error
+        if hashlib.blake2b(found[name], digest_size=16).hexdigest() != digest:
+            raise DamagedError(name)
+    return found
+
+
 def read_array(folder: Path, name: str, files: Mapping[str, str]) -> np.ndarray:
     """An array below a sealed group, all of it; raises DamagedError where it is not the one that was written."""
     if f"{name}/{NAME}" not in files:

@@ -105,10 +105,12 @@ class ShardReader:
     time may use a reader.
     """
 
-    def __init__(self, folder: Path, run: bytes, layout: Layout) -> None:
+    def __init__(self, folder: Path, run: bytes, layout: Layout, memory: np.ndarray | None = None) -> None:
         self.layout, self.run = layout, run
         self.paths = [folder / layout.file(shard) for shard in range(layout.shards)]
-        self._memory = np.empty(0, np.uint8)
+        self.memory = np.empty(0, np.uint8) if memory is None else memory
+        """What is read lies here; another reader may have it afterwards, since memory from the kernel costs as much as
+        reading."""
         self._whole: set[int] = set()
 
     def shard(self, shard: int) -> np.ndarray:
@@ -154,8 +156,8 @@ class ShardReader:
             raise ValueError("a wrong length")
         first = start // PAGE * PAGE
         length = -(-(stop - first) // PAGE) * PAGE
-        if len(self._memory) < length:
-            self._memory = pages(length)
+        if len(self.memory) < length:
+            self.memory = pages(length)
         for flag in dict.fromkeys((DIRECT, 0)):
             done = 0
             try:
@@ -164,7 +166,7 @@ class ShardReader:
                     file.seek(first)
                     while done < stop - first:
                         # A read that stops within a page leaves the next one unaligned, so that it fails and the cache serves.
-                        count = file.readinto(self._memory[done:length].data)
+                        count = file.readinto(self.memory[done:length].data)
                         if not count:
                             raise ValueError("it ends too soon")
                         done += count
@@ -173,4 +175,4 @@ class ShardReader:
                     continue
                 raise
             break
-        return self._memory[start - first : stop - first]
+        return self.memory[start - first : stop - first]

@@ -20,6 +20,7 @@ import math
 import shutil
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ import numpy as np
 from diagnostics.activations.cache import Kept
 from diagnostics.activations.contents import COVERED, Contents, TargetFacts
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.activations.folder import damaged, unwritable
 from diagnostics.activations.journal import Journal
 from diagnostics.activations.observations import Observed, observed_arrays, read_observed, write_observed
 from diagnostics.activations.plan import Step
@@ -43,9 +43,9 @@ from diagnostics.activations.sealed import (
 )
 from diagnostics.activations.shard_layout import Layout
 from diagnostics.activations.shards import ShardBuffer, ShardReader, pages
-from diagnostics.datasets.dataset import DENSE
-from diagnostics.encoders.taps import Seen
-from diagnostics.errors import DiagnosticsError, StorageError
+from diagnostics.encoders.encoder import Captured
+from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable
+from diagnostics.vocabulary import DENSE
 
 FORMAT = 2
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
@@ -74,6 +74,7 @@ class Store(Activations):
         self._journal: Journal | None = None
         self._owner = object()  # and not its id, which another store may have later
         weakref.finalize(self, KEPT.forget, self._owner)
+        self._spare: list[np.ndarray] = []
 
     def _opened(self) -> tuple[dict[str, Any], Contents]:
         try:
@@ -118,14 +119,21 @@ class Store(Activations):
             yield slice(start, start + len(values)), values.astype(np.float32)
 
     def _shards(self, layout: Layout) -> Iterator[tuple[int, np.ndarray]]:
-        """Each shard of an array, in memory that the next one may overwrite."""
-        reader = ShardReader(self.path, self.contents.run, layout)
-        for shard in range(layout.shards):
-            try:
-                values = reader.shard(shard)
-            except (OSError, ValueError) as error:
-                raise damaged(self.path, layout.array) from error
-            yield shard, values
+        """Each shard of an array, in memory that the next one, or the next reader, may overwrite."""
+        spare = None
+        with suppress(IndexError):
+            spare = self._spare.pop()
+        reader = ShardReader(self.path, self.contents.run, layout, spare)
+        try:
+            for shard in range(layout.shards):
+                try:
+                    values = reader.shard(shard)
+                except (OSError, ValueError) as error:
+                    raise damaged(self.path, layout.array) from error
+                yield shard, values
+        finally:
+            # One serves all arrays that are read one after the other.
+            self._spare[:] = [reader.memory]
 
     def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
         for layout in self._layouts[tap].values():
@@ -176,14 +184,14 @@ class Store(Activations):
         values.flags.writeable = False
         return values
 
-    def observed(self, name: str) -> Seen:
+    def observed(self, name: str) -> Captured:
         there = self._observation(name)
         if there is None:
             raise DiagnosticsError(self.unobserved.get(name, f"No {name} was recorded."))
         if there.reason:
             raise DiagnosticsError(there.reason)
         try:
-            return Seen(observed_arrays(self.path, name, there), there.left_out)
+            return Captured(observed_arrays(self.path, name, there), there.left_out)
         except DamagedError as error:
             raise damaged(self.path, f"observed/{name}/{error}") from error
 

@@ -14,14 +14,16 @@ from torch import Tensor
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from diagnostics.activations.contents import Contents, TargetFacts
-from diagnostics.activations.folder import partial, unwritable
+from diagnostics.activations.folder import partial
 from diagnostics.activations.observations import WHOLE
 from diagnostics.activations.plan import Plan, row_order
 from diagnostics.activations.sealed import files_below, write_group
 from diagnostics.activations.shards import ShardBuffer
 from diagnostics.activations.store import FORMAT, Store
-from diagnostics.datasets.dataset import Dataset, Target
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.datasets.target import Target
 from diagnostics.encoders.taps import Tap
+from diagnostics.errors import unwritable
 
 
 class Filling:

@@ -319,7 +319,7 @@ def _add_plugin_commands() -> None:
             members = ", ".join(sorted(other for other in found if other.startswith(f"{first} ")))
             groups[first] = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=f"Of plugins: {members}.")
             app.add_typer(groups[first], name=first)
-        (groups[first] if rest else app).command(rest or name)(guarded(command, plugin.name))
+        (groups[first] if rest else app).command(rest or name)(guarded(command.make, plugin.name))
 
 
 def main() -> None:

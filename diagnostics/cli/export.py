@@ -12,12 +12,12 @@ from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from diagnostics.encoders.cut import cut_encoder
-from diagnostics.encoders.files import save_encoder
-from diagnostics.encoders.taps import Encoder
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.files import SAVED, save_encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
-from diagnostics.registry import SAVED, build
 from diagnostics.report.escaping import printable
+from diagnostics.specs import build
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from diagnostics.errors import DiagnosticsError, describe
-from diagnostics.registry import build, offered, plugins
+from diagnostics.registry import offered, plugins
+from diagnostics.specs import build
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from diagnostics.encoders.taps import Encoder
+    from diagnostics.encoders.encoder import Encoder
 
 LISTED = ("encoders", "datasets", "measures", "plugins")
 
@@ -22,8 +23,13 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
     rows: dict[str, list[dict[str, Any]]] = {}
     for what in ("encoder", "dataset"):
         rows[f"{what}s"] = [
-            {"name": name, "takes": _takes(name, make), "options": _options(name, make), "plugin": plugin.name}
-            for name, (plugin, make) in offered(what).items()
+            {
+                "name": name,
+                "takes": _takes(name, entry.make),
+                "options": _options(name, entry.make),
+                "plugin": plugin.name,
+            }
+            for name, (plugin, entry) in offered(what).items()
         ]
     rows["measures"] = [_measure_row(name, plugin.name, make) for name, (plugin, make) in offered("measure").items()]
     rows["plugins"] = [
@@ -74,18 +80,13 @@ def inspect_encoder(
     import torch
     from torch.utils.data import default_collate
 
+    from diagnostics.activations.fit import fit, usable_device
     from diagnostics.encoders.hooks import pool
-    from diagnostics.runs.job import check_rate, usable_device
 
     encoder = build("encoder", spec, trust_code=trust_code)
     dataset = build("dataset", data) if data else None
-    if dataset is not None and dataset.modality != encoder.modality:
-        raise DiagnosticsError(
-            f"{encoder.name} reads {encoder.modality} samples, {dataset.name} holds {dataset.modality}."
-        )
-    if dataset is not None:
-        check_rate(encoder, dataset)
     where = usable_device(device)
+    encoder = fit(encoder, dataset) if dataset is not None else encoder
     seconds: list[float] = []
     try:
         sample = dataset[0] if dataset is not None else encoder.example()

@@ -4,79 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
-from diagnostics.encoders.taps import SAFE_NAME, Modality
+from diagnostics.datasets.target import Target, misfit
 from diagnostics.errors import DiagnosticsError, describe
-
-Kind = Literal["label", "value", "token_label", "token_value", "event", "masks", "caption", "future", "state"]
-Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "similarity"]
-SPLITS = ("train", "val", "test")
-DENSE = ("token_label", "token_value", "event")
-"""Kinds with a value for every place of a sample."""
-
-FAMILY_OF: Mapping[str, Family] = {
-    "label": "semantic",
-    "value": "semantic",
-    "token_label": "spatial",
-    "token_value": "spatial",
-    "event": "dynamics",
-    "masks": "spatial",
-    "caption": "language",
-    "future": "dynamics",
-    "state": "dynamics",
-}
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a probe reads out.
-
-    Parameters
-    ----------
-    kind:
-        `label`: int class [sample];
-        `value`, `state`: float [sample], a property of the whole sample, or of its last moment;
-        `future`: float [sample] or [sample, horizon], moments after the sample;
-        `token_label`, `token_value`, `event`: int class, float, or 0 and 1 [sample, *extent], dense over the sample's own
-        grid axes (pixels, steps, frames and pixels);
-        `masks`: int [sample, *extent], which object a place belongs to (from 1; 0 background);
-        `caption`: float [sample, feature], text embeddings of each sample's caption, equal rows for equal captions.
-        NaN marks what is not known; labels and masks use -1.
-    values: the array; its first axis is the dataset's samples, in order.
-    units: of the values, `""` where they have none.
-    about: what it is, in a few words.
-    classes: names of the classes of a `label`.
-    family: overrules the family that follows from the kind.
-    period: of a `value` or `state` that goes round (2 pi of an angle): it is read out as its sine and cosine.
-    naive: what a forecast without a model says, like a `future`'s values (see `dynamics.seasonal_naive`): the reference
-        of its forecasting probe.
-    """
-
-    kind: Kind
-    values: np.ndarray
-    units: str = ""
-    about: str = ""
-    classes: tuple[str, ...] = ()
-    family: Family | None = None
-    period: float | None = None
-    naive: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        values = np.asarray(self.values)
-        classes = self.kind.endswith(("label", "masks"))
-        # Maps of classes and objects stay as small as they come: eight bytes a pixel may be too much.
-        if values.dtype.kind in "ub" or (values.dtype.kind == "i" and not (classes and values.ndim > 1)):
-            values = values.astype(np.int64 if classes else np.float64)
-        object.__setattr__(self, "values", values)
-
-    @property
-    def dense(self) -> bool:
-        """Whether the target has a value for every place of a sample."""
-        return self.kind in DENSE
+from diagnostics.vocabulary import SAFE_NAME, SPLITS, Kind, Modality
 
 
 class Dataset:
@@ -160,7 +94,7 @@ class Dataset:
                 )
             if target.kind not in get_args(Kind):
                 raise DiagnosticsError(f"Target {name} of {self.name} has unknown kind '{target.kind}'.")
-            wrong = _misfit(target)
+            wrong = misfit(target)
             if wrong:
                 raise DiagnosticsError(f"Target {name} of {self.name} is of kind {target.kind}, but {wrong}.")
             if len(target.values) != n:
@@ -252,35 +186,6 @@ def _is_text(name: object) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _misfit(target: Target) -> str:
-    """What is wrong with a target's values, in words; nothing where they fit their kind."""
-    values = target.values
-    kind = target.kind
-    ranks = {"value": (1,), "state": (1,), "label": (1,), "future": (1, 2), "caption": (2,)}.get(kind, (2, 3, 4))
-    if values.ndim not in ranks or values.dtype.kind not in ("iu" if kind.endswith(("label", "masks")) else "fiu"):
-        wanted = {
-            "label": "one integer class for each sample",
-            "value": "one number for each sample",
-            "state": "one number for each sample",
-            "future": "a number for each sample, or for each sample and horizon",
-            "caption": "a row of numbers for each sample",
-            "token_label": "an integer class for each place of each sample",
-            "masks": "the number of an object for each place of each sample",
-        }.get(kind, "a number for each place of each sample")
-        return f"its values are {values.dtype} of shape {values.shape}, not {wanted}"
-    if values.dtype.itemsize > 8:
-        return f"its values are {values.dtype}: give 64 bits at most"
-    if target.classes and kind.endswith("label") and values.size and values.max() >= len(target.classes):
-        return f"it names {len(target.classes)} classes and holds class {values.max()}"
-    if target.period is not None and (kind not in ("value", "state") or not 0 < target.period < np.inf):
-        return f"it has a period of {target.period}: only a value or state can have one, above 0"
-    if target.naive is not None and (kind != "future" or np.shape(target.naive) != values.shape):
-        return f"it has naive forecasts of shape {np.shape(target.naive)}: only a future can have them, shaped like its values"
-    if kind == "event" and not ((values == 0) | (values == 1) | np.isnan(values)).all():
-        return "it holds other values than 0 and 1: mark what is not known with NaN"
-    return ""
 
 
 def _digest_array(digest: Any, array: np.ndarray) -> None:

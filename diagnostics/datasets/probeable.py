@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from diagnostics.datasets.dataset import SPLITS, Dataset, Target
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.datasets.target import Target
+from diagnostics.vocabulary import SPLITS
 
 NAMED = 5
 """Classes that a sentence names."""

@@ -1,4 +1,4 @@
-"""Attention as a model computes it: caught while it runs, recomputed where a fused kernel never shows it, and checked.
+"""Attention as a model computes it: read while it runs, recomputed where a fused kernel does not show it, and verified.
 
 Shape suffixes: B sample, H head, Q query, K key, T token, D width of a head.
 """
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import multi_head_attention_forward
 from torch.overrides import TorchFunctionMode
 
+from diagnostics.encoders.encoder import Captured, Reduce
 from diagnostics.encoders.fused_attention import TOLERANCE, FusedCall
-from diagnostics.encoders.hooks import as_tokens
-from diagnostics.encoders.taps import Reduce, Seen, Site, Tap
+from diagnostics.encoders.hooks import TapHooks, as_tokens
+from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError
 
 MOST_BYTES = 128 * 2**20
@@ -37,7 +38,7 @@ _OPAQUE = frozenset({"_transformer_encoder_layer_fwd", "_native_multi_head_atten
 
 def read_attention(
     module: nn.Module, taps: Sequence[Tap], encoder: str, reduce: Reduce, forward: Callable[[], Any]
-) -> Seen:
+) -> Captured:
     """`{tap: reduce(tap, attention [B, H, T, T])}` of the blocks that the taps stand after, from one call of `forward`.
 
     All tokens of the tap, prefix tokens first, in float32 (float64 for a float64 model). `reduce` returns a tensor
@@ -52,7 +53,7 @@ def read_attention(
         forward()
     if not frames.seen:
         raise DiagnosticsError(f"{encoder} gives no attention: {_together(frames.seen.left_out)}.")
-    return Seen({tap.name: frames.seen[tap.name] for tap in taps if tap.name in frames.seen}, frames.seen.left_out)
+    return Captured({tap.name: frames.seen[tap.name] for tap in taps if tap.name in frames.seen}, frames.seen.left_out)
 
 
 def _together(reasons: Mapping[str, str]) -> str:
@@ -102,64 +103,27 @@ class _Frame:
         return self.reason
 
 
-class _Frames:
-    """The frames of the taps' modules, opened and closed by hooks that are removed on leaving."""
+class _Frames(TapHooks):
+    """The frames of the taps' modules: open while these run."""
 
     def __init__(self, module: nn.Module, taps: Sequence[Tap], encoder: str) -> None:
-        self.module, self.encoder = module, encoder
-        self.seen = Seen({}, {})
+        own = [tap for tap in taps if tap.site is not None and tap.site.when == "after"]
+        super().__init__(module, own, encoder)
+        reason = "read before a module, so no attention is its own"
+        self.seen = Captured({}, {tap.name: reason for tap in taps if tap not in own})
         self.open: list[_Frame] = []
-        self.calls: dict[str, int] = {}
-        self.by_module: dict[str, list[tuple[Tap, Site]]] = defaultdict(list)
-        for tap in taps:
-            if tap.site is None or tap.site.when == "before":
-                self.seen.left_out[tap.name] = "read before a module, so no attention is its own"
+
+    def begin(self, name: str, call: int, taken: tuple[Any, ...]) -> None:
+        self.open.extend(_Frame(tap, site) for tap, site in self.by_module[name] if site.call == call)
+
+    def end(self, name: str, call: int, output: Any) -> None:
+        for frame in [frame for frame in self.open if frame.site.module == name]:
+            self.open.remove(frame)
+            reason = frame.verdict(len(as_tokens(frame.tap, frame.site, output)))
+            if reason:
+                self.seen.left_out[frame.tap.name] = reason
             else:
-                self.by_module[tap.site.module].append((tap, tap.site))
-        self.handles: list[Any] = []
-
-    def __enter__(self) -> None:
-        modules = dict(self.module.named_modules())
-        try:
-            for name in self.by_module:
-                self.calls[name] = 0
-                self.handles.append(modules[name].register_forward_pre_hook(self._begin(name)))
-                self.handles.append(modules[name].register_forward_hook(self._end(name)))
-        except BaseException:  # an interrupt, or no such module
-            self._remove()
-            raise
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._remove()
-        for name, tap, site in ((name, *pair) for name, pairs in self.by_module.items() for pair in pairs):
-            if kind is None and self.calls[name] != site.calls:
-                raise DiagnosticsError(
-                    f"Tap {tap.name} of {self.encoder} expects module '{name}' to run {site.calls} time(s) in a pass, "
-                    f"but it ran {self.calls[name]} time(s): correct the tap's Site."
-                )
-
-    def _remove(self) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _begin(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self.open.extend(_Frame(tap, site) for tap, site in self.by_module[name] if site.call == self.calls[name])
-            self.calls[name] += 1
-
-        return hook
-
-    def _end(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            for frame in [frame for frame in self.open if frame.site.module == name]:
-                self.open.remove(frame)
-                reason = frame.verdict(len(as_tokens(frame.tap, frame.site, output)))
-                if reason:
-                    self.seen.left_out[frame.tap.name] = reason
-                else:
-                    self.seen[frame.tap.name] = torch.cat(frame.parts)
-
-        return hook
+                self.seen[frame.tap.name] = torch.cat(frame.parts)
 
 
 @dataclass(eq=False)

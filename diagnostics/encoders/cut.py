@@ -19,7 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
 
-from diagnostics.encoders.taps import Encoder, Site, Tap
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.hooks import until
+from diagnostics.encoders.taps import Site, Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, describe
 
@@ -98,38 +100,17 @@ def shortened(encoder: TorchEncoder, tap: str, absent: Sequence[str]) -> TorchEn
     return cut
 
 
-class _LeftError(Exception):
-    """A pass has come to the tap at which it ends; never seen outside of this module."""
-
-
 def _until(site: Site, forward: Forward, name: str) -> Forward:
     """The forward pass up to a site: hooks that are there before it runs have read what lies at the site."""
 
     def run(module: nn.Module, batch: Any) -> None:
-        calls = 0
-        left = _LeftError()
-
-        def leave(*_: Any) -> None:
-            nonlocal calls
-            calls += 1
-            if calls > site.call:
-                raise left
-
-        last = module.get_submodule(site.module)
-        before = site.when == "before"
-        handle = last.register_forward_pre_hook(leave) if before else last.register_forward_hook(leave)
-        try:
+        with until(module, site) as end:
             forward(module, batch)
-        except _LeftError as error:
-            # What was cut may be a cut encoder itself, whose own end lies further on.
-            if error is not left:
-                raise
-            return
-        finally:
-            handle.remove()
-        raise DiagnosticsError(
-            f"The pass of {name} does not end at '{site.module}': its code goes on after an error there; choose another tap."
-        )
+        if not end.ended:
+            raise DiagnosticsError(
+                f"The pass of {name} does not end at '{site.module}': its code goes on after an error there; choose another "
+                "tap."
+            )
 
     return run
 

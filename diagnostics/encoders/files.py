@@ -15,27 +15,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diagnostics.activations.folder import unwritable
-from diagnostics.encoders.cut import cut_encoder, shortened
-from diagnostics.encoders.rebuild import FILES, MOST_TEXT, bounded, skeleton_of, unpacked
-from diagnostics.encoders.taps import Encoder
+from diagnostics.encoders.cut import cut_encoder
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.rebuild import MOST_TEXT, skeleton_of
 from diagnostics.encoders.torch_encoder import TorchEncoder, digest_of
-from diagnostics.encoders.trust import UntrustedCodeError, trusting
 from diagnostics.errors import DiagnosticsError, StorageError, describe
-from diagnostics.registry import SAVED, build
 
+SAVED = "encoder.safetensors"
+"""Filename of a saved encoder in its folder."""
 KEY = "diagnostics"
+"""Of the metadata under which its description stands."""
 FORMAT = 1
 
 
 @dataclass(frozen=True)
-class _About:
+class Description:
     """What the metadata says: how to build the encoder, and what it must then be like."""
 
     name: str
@@ -89,7 +89,7 @@ def save_encoder(
     tensors = _tensors(encoder)
     if half:
         tensors = {name: _rounded(name, tensor, encoder.name) for name, tensor in tensors.items()}
-    about = _About(
+    about = Description(
         encoder.name, encoder.modality, skeleton, encoder.configuration, encoder.cut or None, list(encoder.absent),
         [tap.name for tap in encoder.taps], encoder.output_tap, _prepared(encoder), digest_of(tensors),
         dict(encoder.lineage if lineage is None else lineage), files,
@@ -100,7 +100,7 @@ def save_encoder(
         raise DiagnosticsError(
             f"The lineage of {encoder.name} cannot be written as JSON ({error}): use plain values."
         ) from error
-    file = _file(path)
+    file = encoder_file(path)
     # A folder, since safetensors writes to a file of another name first, which a kill leaves.
     partial = file.with_name(f".{file.name}.partial")
     try:
@@ -123,70 +123,8 @@ def save_encoder(
     return file
 
 
-def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
-    """The encoder that `save_encoder` wrote into a folder or a file: the same activations, bit for bit.
-
-    `trust_code` lets it be built by the Python file that it names, which is run. Raises DiagnosticsError where it names one
-    that is not trusted, and for what is no such file, is damaged, or does not fit what its skeleton builds now.
-    """
-    file = _file(path)
-    about, trust_code = _read_about(file), trust_code or trusting()
-    skeleton = about.skeleton
-    if about.files:
-        skeleton = skeleton.replace(FILES, unpacked(json.dumps(about.files), str(file)).name)
-    encoder = _built(skeleton, file, trust_code)
-    if about.cut is not None:
-        encoder = shortened(encoder, about.cut, about.absent)
-    _fill(encoder.module, about, file)
-    encoder = _as_saved(encoder, encoder.module, about)
-    encoder.configuration = about.configuration
-    if about.cut is not None and encoder._sized_for is not None:  # pyright: ignore[reportPrivateUsage]
-        # What is absent may be needed to see where tokens lie, so a whole one is built for it, and cut in turn.
-        def sized_for(sample: np.ndarray) -> Encoder:
-            sized = _built(skeleton, file, trust_code).sized_for(sample)
-            assert isinstance(sized, TorchEncoder)
-            assert about.cut is not None
-            sized = shortened(sized, about.cut, about.absent)
-            # What made it may hold on to its own module: that one then takes no memory beside the loaded one.
-            sized.module.load_state_dict(encoder.module.state_dict(), assign=True)
-            sized = _as_saved(sized, encoder.module, about)
-            # Its own way would start from the module from which parts are gone.
-            sized._sized_for = sized_for  # pyright: ignore[reportPrivateUsage]
-            return sized
-
-        encoder._sized_for = sized_for  # pyright: ignore[reportPrivateUsage]
-    encoder.spec, encoder.skeleton, encoder.lineage = str(path), skeleton, about.lineage
-    _check_prepared(encoder, about, file)
-    return encoder
-
-
-def _as_saved(encoder: TorchEncoder, module: nn.Module, about: _About) -> TorchEncoder:
-    """Over the loaded weights, under the saved name, with the saved taps (a skeleton may have heads without weights)."""
-    twin = encoder.with_module(module, about.name)
-    twin.output_tap = about.output_tap
-    return twin.with_taps([twin.tap(name) for name in about.taps])
-
-
-def _built(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder:
-    try:
-        with bounded():
-            encoder = build("encoder", skeleton, trust_code=trust_code, named_by=str(file))
-    except UntrustedCodeError:
-        raise
-    except DiagnosticsError as error:
-        raise DiagnosticsError(f"{file} is built by '{_short(skeleton)}', which fails here: {error}") from error
-    if not isinstance(encoder, TorchEncoder):
-        raise DiagnosticsError(
-            f"{file} is built by '{_short(skeleton)}', which shows no torch module here: save the encoder again."
-        )
-    return encoder
-
-
-def _short(skeleton: str) -> str:
-    return skeleton if len(skeleton) <= 300 else f"{skeleton[:300]}..."
-
-
-def _file(path: str | Path) -> Path:
+def encoder_file(path: str | Path) -> Path:
+    """The file of a saved encoder: the path itself where it ends in `.safetensors`, else `encoder.safetensors` in it."""
     file = Path(path).expanduser()
     return file if file.suffix == ".safetensors" else file / SAVED
 
@@ -200,7 +138,7 @@ def _prepared(encoder: TorchEncoder) -> dict[str, list[Any]]:
     return made
 
 
-def _check_prepared(encoder: TorchEncoder, about: _About, file: Path) -> None:
+def check_prepared(encoder: TorchEncoder, about: Description, file: Path) -> None:
     """Raises where preprocessing is another than when the file was written, beyond what another version rounds."""
     now = _prepared(encoder)
     for key in about.prepared.keys() | now.keys():
@@ -253,7 +191,7 @@ def _first_names(module: nn.Module, encoder: str) -> dict[str, str]:
     return names
 
 
-def _fill(module: nn.Module, about: _About, file: Path) -> None:
+def fill(module: nn.Module, about: Description, file: Path) -> None:
     """The file's tensors as the module's state; raises where one lacks, is left over, or is of another kind."""
     try:
         tensors = load_file(file)
@@ -291,36 +229,33 @@ def _few(names: set[str]) -> str:
     return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _read_about(file: Path) -> _About:
-    if not file.is_file():
-        raise DiagnosticsError(
-            f"There is no file {file}: give a folder or a .safetensors file that `save_encoder` wrote."
-        )
+def read_description(file: Path) -> Description | None:
+    """The description in a saved encoder's file; None where the file holds tensors alone.
+
+    Raises DiagnosticsError where it cannot be read, is damaged, or is of another format.
+    """
     try:
         with safe_open(file, framework="pt") as opened:
             text = (opened.metadata() or {}).get(KEY)
     except (SafetensorError, OSError) as error:
         raise _unreadable(file, error) from error
-    if text is not None and len(text) > MOST_TEXT:
+    if text is None:
+        return None
+    if len(text) > MOST_TEXT:
         raise DiagnosticsError(
             f"The description in {file} has {len(text) / 1e6:,.0f} MB, more than the {MOST_TEXT // 10**6} MB that one may have: "
             "do not use it."
         )
-    if text is None:
-        raise DiagnosticsError(
-            f"{file} holds tensors alone, and nothing of the encoder that they are of: name that encoder, with the file as its "
-            "option (timm:NAME?checkpoint=FILE), or save it with diagnostics.save_encoder."
-        )
     try:
-        found = json.loads(text, object_pairs_hook=_once)
+        fields = json.loads(text, object_pairs_hook=_once)
         # What is written by hand, or was before there was one, lacks it.
-        if "digest" in found and found.pop("digest") != _digest(found):
+        if "digest" in fields and fields.pop("digest") != _digest(fields):
             raise ValueError("it is not what was written")
-        if found["format"] != FORMAT:
+        if fields["format"] != FORMAT:
             raise DiagnosticsError(
-                f"{file} is of format {found['format']}, not {FORMAT}: use the version that wrote it."
+                f"{file} is of format {fields['format']}, not {FORMAT}: use the version that wrote it."
             )
-        return _checked(_About(**found))
+        return _checked(Description(**fields))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DiagnosticsError(
             f"The description in {file} is damaged ({describe(error)}): copy or save it again."
@@ -331,7 +266,7 @@ def _digest(about: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def _checked(about: _About) -> _About:
+def _checked(about: Description) -> Description:
     """Raises TypeError where a part of the description is of another type than is written."""
     for key, kind in _TYPES.items():
         if not isinstance(getattr(about, key), kind):

@@ -1,4 +1,4 @@
-"""The attention of a fused kernel, which never shows it: recomputed from what the kernel was given.
+"""The attention of a fused kernel, which does not return it: recomputed from the kernel's arguments.
 
 Shape suffixes: B sample, H head, Q query, K key, D width of a head.
 """
@@ -19,7 +19,7 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 1e-2, torc
 
 @dataclass(frozen=True)
 class FusedCall:
-    """What a fused kernel was asked: q [B, H, Q, D], k [B, H or fewer, K, D], v [B, H or fewer, K, D]."""
+    """The arguments of a fused kernel: q [B, H, Q, D], k [B, H or fewer, K, D], v [B, H or fewer, K, D]."""
 
     q: Tensor
     k: Tensor
@@ -65,7 +65,7 @@ class FusedCall:
             mask = mask.expand(self.shape)[rows]
             allowed, added = (mask, None) if mask.dtype == torch.bool else (None, mask)
         kept = torch.float64 if self.q.dtype == torch.float64 else torch.float32
-        found = torch.empty((len(self.q[rows]), *self.shape[1:]), dtype=kept, device=self.q.device)
+        weights = torch.empty((len(self.q[rows]), *self.shape[1:]), dtype=kept, device=self.q.device)
         for head in range(self.shape[1]):
             scores = self.q[rows, head].to(self.working) @ self._of(self.k, rows, head).mT
             scores *= self.scale
@@ -74,8 +74,8 @@ class FusedCall:
             if allowed is not None:
                 scores.masked_fill_(~(allowed[:, head] if allowed.ndim == 4 else allowed), -math.inf)
             blind = (scores == -math.inf).all(-1, keepdim=True)
-            found[:, head] = scores.softmax(-1).masked_fill_(blind, 0)
-        return found
+            weights[:, head] = scores.softmax(-1).masked_fill_(blind, 0)
+        return weights
 
     def error(self, weights: Tensor, out: Tensor, rows: slice) -> float:
         """How far these weights times the values are from what the kernel gave, [B, H, Q, D] as `out`: the worst row's

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diagnostics.encoders.encoder import Captured
 from diagnostics.encoders.hooks import Hooks
-from diagnostics.encoders.taps import Grid, Seen, Tap
+from diagnostics.encoders.perturbation import floating_in, replaced
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 
 SEED = 0
@@ -19,7 +21,7 @@ SEED = 0
 
 def read_gradients(
     module: nn.Module, taps: Sequence[Tap], encoder: str, batch: Any, forward: Callable[[Any], Any]
-) -> Seen:
+) -> Captured:
     """`{tap: [sample, *places]}`: |gradient| of the tap's central grid token by the input, summed over channels.
 
     Of a token's features the gradient is taken through one projection on random signs (the same in all samples): the sum
@@ -36,24 +38,24 @@ def read_gradients(
 
     with torch.inference_mode(False), torch.enable_grad(), Hooks(module, taps, encoder, signals, reduce):
         # A copy, since a model may change its input in place.
-        forward(_exchanged(batch, given, leaf.clone()))
-    found, left_out = Seen({}, {}), {}
+        forward(replaced(batch, given, leaf.clone()))
+    result = Captured({}, {})
     axes = _place_axes(tuple(leaf.shape), taps)
     for tap in taps:
         where = axes.get(len(tap.grid.shape), [])
         if len(where) != 1:
             shape = tuple(leaf.shape)
-            told = "does not show which axes are places" if where else "has no axes that its cells divide evenly"
-            left_out[tap.name] = f"the input of shape {shape} {told} for a grid of {tap.grid}"
+            reason = "does not show which axes are places" if where else "has no axes that its cells divide evenly"
+            result.left_out[tap.name] = f"the input of shape {shape} {reason} for a grid of {tap.grid}"
         elif not signals[tap.name].requires_grad:
-            left_out[tap.name] = "no gradient comes through"
+            result.left_out[tap.name] = "no gradient comes through"
         else:
             (gradient,) = torch.autograd.grad(signals[tap.name], leaf, retain_graph=True, materialize_grads=True)
-            found[tap.name] = _on_places(gradient, where[0], tap)
-    if not found:
-        told = "; ".join(f"{tap}: {reason}" for tap, reason in list(left_out.items())[:2])
-        raise DiagnosticsError(f"{encoder} gives no gradients: {told}.")
-    return Seen(found, left_out)
+            result[tap.name] = _on_places(gradient, where[0], tap)
+    if not result:
+        reasons = "; ".join(f"{tap}: {reason}" for tap, reason in list(result.left_out.items())[:2])
+        raise DiagnosticsError(f"{encoder} gives no gradients: {reasons}.")
+    return result
 
 
 def centre(grid: Grid) -> int:
@@ -61,29 +63,14 @@ def centre(grid: Grid) -> int:
     return int(np.ravel_multi_index(tuple(n // 2 for n in grid.shape), grid.shape))
 
 
-def _leaves(batch: Any) -> list[Tensor]:
-    if isinstance(batch, Tensor):
-        return [batch]
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
-    return [leaf for part in parts for leaf in _leaves(part)]
-
-
 def _floating(batch: Any, encoder: str) -> Tensor:
-    floating = [leaf for leaf in _leaves(batch) if leaf.is_floating_point()]
+    floating = floating_in(batch)
     if len(floating) != 1:
         raise DiagnosticsError(
             f"{encoder} takes {len(floating)} tensors of floating point numbers, so by which to derive is unclear: a receptive "
             "field needs a preprocessing that gives one."
         )
     return floating[0]
-
-
-def _exchanged(batch: Any, old: Tensor, new: Tensor) -> Any:
-    if isinstance(batch, Mapping):
-        return {key: _exchanged(part, old, new) for key, part in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(_exchanged(part, old, new) for part in batch)  # pyright: ignore[reportCallIssue]
-    return new if batch is old else batch
 
 
 def _place_axes(shape: tuple[int, ...], taps: Sequence[Tap]) -> dict[int, list[tuple[int, ...]]]:

@@ -1,4 +1,4 @@
-"""Reading taps while a torch module runs: hooks, layouts brought to [sample, token, feature], and pooling.
+"""Reading taps while a torch module runs: hooks, passes that end early, layouts brought to [sample, token, feature], pooling.
 
 Shape suffixes: B sample, T token (prefix tokens first, then grid tokens in raster order), F feature.
 """
@@ -6,14 +6,16 @@ Shape suffixes: B sample, T token (prefix tokens first, then grid tokens in rast
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from diagnostics.encoders.taps import Reduce, Site, Tap
+from diagnostics.encoders.encoder import Reduce
+from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError
 
 
@@ -39,20 +41,26 @@ def pool(tap: Tap, tokens: Tensor, poolings: Sequence[str], valid: Tensor | None
     return torch.stack([parts[name] for name in poolings], dim=1)
 
 
-class Hooks:
-    """Forward hooks on the modules of some taps, removed on leaving; counts calls and complains on leaving."""
+class TapHooks:
+    """Forward hooks on the modules of some taps, removed on exit; `begin` and `end` are called with each of their calls.
 
-    def __init__(
-        self, module: nn.Module, taps: Sequence[Tap], encoder: str, found: dict[str, Any], reduce: Reduce
-    ) -> None:
-        self.encoder, self.found, self.reduce = encoder, found, reduce
-        self.module = module
+    Raises DiagnosticsError on exit where a tap's module ran another number of times than its site declares.
+    """
+
+    def __init__(self, module: nn.Module, taps: Sequence[Tap], encoder: str) -> None:
+        self.module, self.encoder = module, encoder
         self.by_module: dict[str, list[tuple[Tap, Site]]] = defaultdict(list)
         for tap in taps:
             if tap.site is not None:
                 self.by_module[tap.site.module].append((tap, tap.site))
         self.calls: dict[str, int] = dict.fromkeys(self.by_module, 0)
         self.handles: list[Any] = []
+
+    def begin(self, name: str, call: int, taken: tuple[Any, ...]) -> None:
+        """A module's call begins with what it takes; calls count from 0."""
+
+    def end(self, name: str, call: int, output: Any) -> None:
+        """A module's call ends with what it gives."""
 
     def __enter__(self) -> None:
         try:
@@ -81,27 +89,124 @@ class Hooks:
             handle.remove()
 
     def _before(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            call = self.calls[name]
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.calls[name] += 1
-            self._read(name, call, "before", args or tuple(kwargs.values()))
+            self.begin(name, self.calls[name] - 1, args or tuple(kwargs.values()))
 
         return hook
 
     def _after(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self._read(name, self.calls[name] - 1, "after", output)
+        return lambda _, args, output: self.end(name, self.calls[name] - 1, output)
 
-        return hook
+
+class Hooks(TapHooks):
+    """Reads taps into `captured`, each through `reduce` at the moment it fires."""
+
+    def __init__(
+        self, module: nn.Module, taps: Sequence[Tap], encoder: str, captured: dict[str, Any], reduce: Reduce
+    ) -> None:
+        super().__init__(module, taps, encoder)
+        self.captured, self.reduce = captured, reduce
+
+    def begin(self, name: str, call: int, taken: tuple[Any, ...]) -> None:
+        self._read(name, call, "before", taken)
+
+    def end(self, name: str, call: int, output: Any) -> None:
+        self._read(name, call, "after", output)
 
     def _read(self, name: str, call: int, when: str, value: Any) -> None:
         for tap, site in self.by_module[name]:
             if site.call == call and site.when == when:
-                self.found[tap.name] = self.reduce(tap, as_tokens(tap, site, value))
+                self.captured[tap.name] = self.reduce(tap, as_tokens(tap, site, value))
+
+
+class _EndOfPass(Exception):
+    """Leaves a forward pass; only the `EarlyEnd` that raised it catches it."""
+
+
+class EarlyEnd:
+    """A block of code that ends early: `with EarlyEnd() as end: ...`, inside of which, however deep, `end(value)` is called.
+
+    `ended` says afterwards whether the block was left by that call, and `value` what it was given: code that catches any
+    exception may go on after it.
+    """
+
+    def __init__(self) -> None:
+        self.ended, self.value = False, None
+        self._exception = _EndOfPass()
+
+    def __call__(self, value: Any = None) -> NoReturn:
+        self.value = value
+        raise self._exception
+
+    def __enter__(self) -> EarlyEnd:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        # Blocks may be nested, and each ends at its own exception alone.
+        self.ended = error is self._exception
+        # The frames of the pass, and the tensors in them, would be kept alive by a reference cycle.
+        self._exception.__traceback__ = None
+        return self.ended
+
+
+@contextmanager
+def until(module: nn.Module, site: Site) -> Generator[EarlyEnd]:
+    """Ends a forward pass of the module that runs inside when it comes to a site.
+
+    What is yielded has as its `value` what lies at the site: all that the site's module takes (a tuple) or what it gives.
+    Hooks that were registered before have read it by then.
+    """
+    calls = 0
+    before = site.when == "before"
+    end = EarlyEnd()
+
+    def leave(_: nn.Module, args: tuple[Any, ...], last: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > site.call:
+            end((*args, *last.values()) if before else last)
+
+    part = module.get_submodule(site.module)
+    handle = part.register_forward_pre_hook(leave, with_kwargs=True) if before else part.register_forward_hook(leave)
+    try:
+        with end:
+            yield end
+    finally:
+        handle.remove()
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a module: what it took, by position and by name, and what it gave."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+
+
+@contextmanager
+def recorded(module: nn.Module, names: Iterable[str]) -> Generator[list[Call]]:
+    """The calls of some submodules in passes that run inside, in the order in which they end."""
+    calls: list[Call] = []
+
+    def record(name: str) -> Callable[..., None]:
+        return lambda _, args, kwargs, output: calls.append(Call(name, args, kwargs, output))
+
+    handles = [module.get_submodule(name).register_forward_hook(record(name), with_kwargs=True) for name in names]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
-    """What a module took or gave as [B, T, F], as the tap's site declares it; raises when it does not fit."""
+    """What a module took or gave, as tokens [B, T, F] in the order that the tap's site declares.
+
+    Raises DiagnosticsError where it is no tensor of real numbers, or does not fit the site's layout and the tap's grid.
+    """
     value = dict(enumerate(tensors_in(value))).get(site.item) if site.item else first_tensor(value)
     if not isinstance(value, Tensor):
         raise DiagnosticsError(
@@ -149,21 +254,21 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
 
 
 def first_tensor(value: Any) -> Any:
-    """The first part of what a module gives, which is its activations: of a tuple, a mapping or a dataclass.
+    """The activations that a module gives: the first part of a tuple, a mapping or a dataclass, however nested.
 
-    The value itself where that is no tensor.
+    The value itself where that part is no tensor.
     """
-    found = value
-    while not isinstance(found, Tensor):
-        parts = _parts(found)
+    first = value
+    while not isinstance(first, Tensor):
+        parts = _parts(first)
         if not parts:
             return value
-        found = parts[0]
-    return found
+        first = parts[0]
+    return first
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors in what a module took or gave, in the order in which they stand."""
+    """All tensors in a batch, or in what a module took or gave, in the order in which they stand."""
     return [value] if isinstance(value, Tensor) else [tensor for part in _parts(value) for tensor in tensors_in(part)]
 
 

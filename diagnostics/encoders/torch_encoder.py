@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from diagnostics.encoders.attention import read_attention
-from diagnostics.encoders.discovery import discover
-from diagnostics.encoders.discovery.extents import extents_of
+from diagnostics.encoders.discovery import discover, extents_of
+from diagnostics.encoders.encoder import Captured, Encoder, Reduce, keep
 from diagnostics.encoders.evaluating import device_of, evaluating, placed, seeded, wanting_gradients
 from diagnostics.encoders.gradients import read_gradients
 from diagnostics.encoders.hooks import Hooks
 from diagnostics.encoders.redraw import Redrawn, copied, note_of, permute, redraw
-from diagnostics.encoders.taps import Encoder, Modality, Reduce, Seen, Tap, keep
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, unknown
+from diagnostics.vocabulary import Modality
 
 
 class TorchEncoder(Encoder):
@@ -232,13 +233,13 @@ class TorchEncoder(Encoder):
             self._forward(self.module, _moved(batch, device_of(self.module)))
         return {tap.name: found[tap.name] for tap in wanted}
 
-    def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Seen:
+    def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Captured:
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
         batch = _moved(batch, device_of(self.module))
         with evaluating(self.module), torch.no_grad():
             return read_attention(self.module, wanted, self.name, reduce, lambda: self._forward(self.module, batch))
 
-    def input_gradient(self, batch: Any, taps: Sequence[str] | None = None) -> Seen:
+    def input_gradient(self, batch: Any, taps: Sequence[str] | None = None) -> Captured:
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
         batch = _moved(batch, device_of(self.module))
         with evaluating(self.module), wanting_gradients(self.module, False):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,15 +10,34 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.activations.results import CONTROLS
-from diagnostics.datasets.dataset import DENSE, Family
-from diagnostics.encoders.taps import SAFE_NAME
-from diagnostics.errors import DiagnosticsError, StorageError, describe, unknown
+from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.measures.base import Measure
+from diagnostics.measures.result import (
+    ABOUT,
+    BEST_SCORE,
+    BEST_TAP,
+    FAMILY,
+    HIDDEN_GAP,
+    HIGHER_IS_BETTER,
+    INTERVALS,
+    MEASURE,
+    OUTPUT_TAP,
+    OVER,
+    REASON,
+    SCORE_NAME,
+    SOURCE,
+    TARGET,
+    TOKEN_SAMPLES,
+    UNITS,
+    N,
+    shorten_reasons,
+    store_interval,
+    units_fitted,
+)
 from diagnostics.measures.statistics import SHARES, paired_difference, profile_intervals, select
 from diagnostics.measures.validation import bare, misfit, plain
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.registry import offered
+from diagnostics.vocabulary import DENSE, Family
 
 
 @dataclass
@@ -29,56 +48,6 @@ class Measured:
     skipped: dict[str, str] = field(default_factory=dict[str, str])
     failed: set[str] = field(default_factory=set[str])
     """Those of `skipped` that broke, where the others have no value here by their nature."""
-
-
-SUITES = ("standard", "all")
-
-
-def chosen_measures(names: Sequence[str] | None) -> tuple[list[Measure], dict[str, str]]:
-    """The measures of these names; and which of those that nobody named cannot be had, and why.
-
-    A name may be a suite: `standard` (what None means) or `all`. A measure that is named and cannot be had raises.
-    """
-    asked = list(names) if names else ["standard"]
-    known = offered("measure")
-    for name in asked:
-        if name not in known and name not in SUITES:
-            raise unknown("measure", name, [*SUITES, *known], "See `diagnostics list measures`.")
-    made: dict[str, Measure] = {}
-    unusable: dict[str, str] = {}
-    named = [name for name in asked if name not in SUITES]
-    for name in [*named, *known] if set(asked) & set(SUITES) else named:
-        if name in made or name in unusable:
-            continue
-        plugin, make = known[name]
-        try:
-            measure = _made(plugin.name, name, make)
-        except DiagnosticsError as error:
-            if name in named:
-                raise
-            unusable[name] = str(error)
-            continue
-        if name in named or measure.standard or "all" in asked:
-            made[name] = measure
-    # In the order in which they are listed, whatever the order they were asked for.
-    return [made[name] for name in known if name in made], unusable
-
-
-def _made(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
-    try:
-        measure = make()
-    except DiagnosticsError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise DiagnosticsError(f"Plugin {plugin} failed to make the measure {name}: {describe(error)}") from error
-    if not isinstance(measure, Measure):
-        raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.")
-    if measure.name != name or not SAFE_NAME.fullmatch(name) or name == CONTROLS:
-        raise DiagnosticsError(
-            f"Plugin {plugin} offers {name!r}, whose measure calls itself {measure.name!r}: give both one name of letters, "
-            f"digits, '_', '-' and '.', other than {CONTROLS}, since results are stored under it."
-        )
-    return measure
 
 
 def measure_all(
@@ -115,18 +84,18 @@ def measure_all(
     for done, (key, measure, target) in enumerate(jobs):
         watch(Progress(f"measuring {what}".strip(), done, len(jobs), key))
         try:
-            found = measure.compute(activations, target, seed)
-            if why := misfit(found, measure, activations):
+            result = measure.compute(activations, target, seed)
+            if why := misfit(result, measure, activations):
                 measured.skipped[key] = why
                 measured.failed.add(key)
                 continue
-            found = _completed(found, measure, target, activations, seed)
-            if measure.pairwise and (few := too_few(found)):
+            result = _completed(result, measure, target, activations, seed)
+            if measure.pairwise and (few := too_few(result)):
                 measured.skipped[key] = few
-            elif _without_value(found):
-                measured.skipped[key] = f"no tap has a value: {found.attrs.get('reason') or 'it says no reason'}."
+            elif _without_value(result):
+                measured.skipped[key] = f"no tap has a value: {result.attrs.get(REASON) or 'it says no reason'}."
             else:
-                measured.results[key] = found
+                measured.results[key] = result
         except StorageError:
             raise
         except DiagnosticsError as error:
@@ -140,39 +109,38 @@ def measure_all(
 
 
 def _completed(
-    found: xr.Dataset, measure: Measure, target: StoredTarget | None, activations: Activations, seed: int
+    result: xr.Dataset, measure: Measure, target: StoredTarget | None, activations: Activations, seed: int
 ) -> xr.Dataset:
     """The result with intervals, selection and the attributes that every result has."""
-    better = {True: "yes", False: "no", None: "neither"}[measure.higher_is_better]
     family: Family | None = measure.family or (target.family if target else None)
     attrs: dict[str, Any] = {
-        "measure": measure.name,
-        "target": target.name if target else "",
-        "units": target.units if target else "",
-        "about": target.about if target else measure.answers,
-        "family": family or "geometry",
-        "higher_is_better": better,
-        "output_tap": activations.output_tap,
-        "source": measure.source,
-        "score_name": measure.name if target is None else "accuracy" if target.kind == "label" else "R2",
-    } | ({"score_name": found.attrs["score_name"]} if "score_name" in found.attrs else {})
+        MEASURE: measure.name,
+        TARGET: target.name if target else "",
+        UNITS: target.units if target else "",
+        ABOUT: target.about if target else measure.answers,
+        FAMILY: family or "geometry",
+        HIGHER_IS_BETTER: {True: "yes", False: "no", None: "neither"}[measure.higher_is_better],
+        OUTPUT_TAP: activations.output_tap,
+        SOURCE: measure.source,
+        SCORE_NAME: measure.name if target is None else "accuracy" if target.kind == "label" else "R2",
+    } | ({SCORE_NAME: result.attrs[SCORE_NAME]} if SCORE_NAME in result.attrs else {})
     if not measure.pairwise and (
         measure.needs == "tokens" or (target is not None and target.kind in (*DENSE, "masks"))
     ):
-        attrs["token_samples"] = activations.token_samples
-    found = bare(found)
-    if "loss" in found:
-        found, selected = _judged(found, activations.output_tap, str(attrs["score_name"]), seed)
+        attrs[TOKEN_SAMPLES] = activations.token_samples
+    result = bare(result)
+    if "loss" in result:
+        result, selected = _with_selection(result, activations.output_tap, str(attrs[SCORE_NAME]), seed)
         attrs |= selected
-    if reason := together(str(found.attrs.get("reason", ""))):
-        attrs["reason"] = reason
+    if reason := shorten_reasons(str(result.attrs.get(REASON, "")), [tap.name for tap in activations.taps]):
+        attrs[REASON] = reason
     else:
-        found.attrs.pop("reason", None)
-    found.attrs = {key: plain(value) for key, value in (found.attrs | attrs).items()}
-    if "tap" in found.coords and "depth" not in found.coords and not measure.pairwise:
+        result.attrs.pop(REASON, None)
+    result.attrs = {key: plain(value) for key, value in (result.attrs | attrs).items()}
+    if "tap" in result.coords and "depth" not in result.coords and not measure.pairwise:
         depths = {tap.name: tap.depth for tap in activations.taps}
-        found = found.assign_coords(depth=("tap", [depths[str(tap)] for tap in found["tap"].values]))
-    return found
+        result = result.assign_coords(depth=("tap", [depths[str(tap)] for tap in result["tap"].values]))
+    return result
 
 
 FEWEST_COMPARED = 20
@@ -181,77 +149,62 @@ FEWEST_COMPARED = 20
 
 def too_few(result: xr.Dataset) -> str:
     """Why a similarity is not shown; "" where it rests on enough samples."""
-    n = int(result.attrs.get("n", FEWEST_COMPARED))
+    n = int(result.attrs.get(N, FEWEST_COMPARED))
     if n >= FEWEST_COMPARED:
         return ""
-    name = result.attrs["measure"]
-    return f"{name} compares taps on at least {FEWEST_COMPARED} samples, and there are {n}: use a dataset with more."
+    return f"{result.attrs[MEASURE]} compares taps on at least {FEWEST_COMPARED} samples, and there are {n}: use a dataset with more."
 
 
-def _without_value(found: xr.Dataset) -> bool:
-    values = [found[name].values for name in ("score", "matrix") if name in found]
+def _without_value(result: xr.Dataset) -> bool:
+    values = [result[name].values for name in ("score", "matrix") if name in result]
     return bool(values) and not any(np.isfinite(value).any() for value in values)
 
 
-def together(reasons: str) -> str:
-    """Reasons "tap: why; tap: why" with equal ones said once: "tap and 3 others: why"."""
-    by_reason: dict[str, list[str]] = {}
-    for part in reasons.split("; "):
-        tap, _, why = part.partition(": ")
-        by_reason.setdefault(why, []).append(tap)
-    said_once: list[str] = []
-    for why, taps in by_reason.items():
-        if not why or len(taps) <= 2:
-            said_once.extend(f"{tap}: {why}" if why else tap for tap in taps)
-            continue
-        shown = f"{taps[0]} and {len(taps) - 1} others"
-        said_once.append(f"{shown}: {why}")
-    return "; ".join(part for part in said_once if part)
-
-
-def _judged(found: xr.Dataset, output_tap: str, score_name: str, seed: int) -> tuple[xr.Dataset, dict[str, Any]]:
-    """Scores and intervals from test losses, and the best tap from val."""
-    taps = [str(tap) for tap in found["tap"].values]
-    loss = found["loss"].transpose("tap", "unit", ...).values
-    reference = found["reference_loss"].transpose("tap", "unit", ...).values
-    fit_units = int(found.attrs["units_train"] + found.attrs["units_val"])
+def _with_selection(
+    result: xr.Dataset, output_tap: str, score_name: str, seed: int
+) -> tuple[xr.Dataset, dict[str, Any]]:
+    """Scores and intervals from test losses; and, as attributes, the best tap from val and its hidden gap."""
+    taps = [str(tap) for tap in result["tap"].values]
+    loss = result["loss"].transpose("tap", "unit", ...).values
+    reference = result["reference_loss"].transpose("tap", "unit", ...).values
+    fit_units = units_fitted(result)
     share = score_name in SHARES
     score, low, high = profile_intervals(loss, reference, fit_units, seed, share)
-    found = found.assign(score=("tap", score), low=("tap", low), high=("tap", high))
-    selection = select(taps, output_tap, found["val_score"].values, loss, reference, fit_units, seed, share)
+    result = result.assign(score=("tap", score), low=("tap", low), high=("tap", high))
+    selection = select(taps, output_tap, result["val_score"].values, loss, reference, fit_units, seed, share)
     if selection is None:
-        return found, {}
-    attrs: dict[str, Any] = {"best_tap": selection.best_tap}
-    for key, interval in (("best_score", selection.best), ("hidden_gap", selection.hidden_gap)):
-        attrs |= {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
+        return result, {}
     widened = ", widened for the training set's share" if fit_units else "; nothing was fitted"
     halves = (
         "; with half a unit that is right and half a unit that is wrong, shared out among the parts" if share else ""
     )
     border = "; where all answers are right, or all wrong, the far end is Clopper and Pearson's for as many units"
     unanimous = share and loss.ndim == 2 and bool(np.isin(score, (0.0, 1.0)).any())
-    attrs["intervals"] = f"95 %, bootstrap over test units{halves}{widened}{border if unanimous else ''}"
-    return found, attrs
+    return result, {
+        BEST_TAP: selection.best_tap,
+        **store_interval(BEST_SCORE, selection.best),
+        **store_interval(HIDDEN_GAP, selection.hidden_gap),
+        INTERVALS: f"95 %, bootstrap over test units{halves}{widened}{border if unanimous else ''}",
+    }
 
 
-def against_control(found: xr.Dataset, other: xr.Dataset, control: str, seed: int) -> xr.Dataset:
-    """The result of a probe with what its best tap beats a control's best tap by, paired over the same test units."""
-    if "best_tap" not in found.attrs or "best_tap" not in other.attrs:
-        return found
+def against_control(result: xr.Dataset, other: xr.Dataset, control: str, seed: int) -> xr.Dataset:
+    """A probe's result with by how much its best tap beats a control's best tap, paired over the same test units."""
+    if BEST_TAP not in result.attrs or BEST_TAP not in other.attrs:
+        return result
     ours, theirs = (
-        data.sel(tap=data.attrs["best_tap"]).sortby("unit").transpose("unit", ...) for data in (found, other)
+        data[["loss", "reference_loss"]].sel(tap=data.attrs[BEST_TAP]).sortby("unit").transpose("unit", ...)
+        for data in (result, other)
     )
     if list(ours["unit"].values) != list(theirs["unit"].values):
-        return found
-    fit_units = int(found.attrs["units_train"] + found.attrs["units_val"])
+        return result
     gap = paired_difference(
         ours["loss"].values,
         ours["reference_loss"].values,
         theirs["loss"].values,
         theirs["reference_loss"].values,
-        fit_units,
+        units_fitted(result),
         seed,
-        str(found.attrs["score_name"]) in SHARES,
+        str(result.attrs[SCORE_NAME]) in SHARES,
     )
-    over = {f"over_{control}": gap.value, f"over_{control}_low": gap.low, f"over_{control}_high": gap.high}
-    return found.assign_attrs(over)
+    return result.assign_attrs(store_interval(f"{OVER}{control}", gap))

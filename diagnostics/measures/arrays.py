@@ -228,11 +228,13 @@ def rescaled(x: Tensor) -> Tensor:
 def median(values: Tensor) -> Tensor:
     """Along the last axis; of an even number the mean of the middle two, where torch's takes the lower."""
     count = values.shape[-1]
-    middle = [(count - 1) // 2, count // 2]
+    lower, upper = (count - 1) // 2, count // 2
     if values.device.type == "cpu":
-        # The same numbers at an eighth of the time.
-        return torch.from_numpy(np.partition(values.numpy(), middle, axis=-1)[..., middle]).mean(dim=-1)
-    return torch.stack([values.kthvalue(k + 1, dim=-1).values for k in middle]).mean(dim=0)
+        # numpy selects one place with vector instructions, at a twenty-fifth of the time of torch; two it does not.
+        parted = np.partition(values.numpy(), upper, axis=-1)
+        below = parted[..., : lower + 1].max(axis=-1)
+        return torch.from_numpy(np.stack([below, parted[..., upper]])).mean(dim=0)
+    return torch.stack([values.kthvalue(k + 1, dim=-1).values for k in (lower, upper)]).mean(dim=0)
 
 
 def gram(x: Tensor) -> Tensor:

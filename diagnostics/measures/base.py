@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import xarray as xr
 
-from diagnostics.datasets.dataset import Family, Kind
+from diagnostics.vocabulary import Family, Kind
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from diagnostics.activations.contract import Activations, StoredTarget
-    from diagnostics.encoders.taps import Encoder
-
-
-class Observation(ABC):
-    """What is seen only with the model at hand (attention, gradients): recorded while extracting, for the first
-    `samples` rows of a store (a random subset), and kept there as small arrays. Several measures may read one.
-    """
-
-    name: ClassVar[str]
-    samples: ClassVar[int] = 64
-
-    @abstractmethod
-    def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
-        """{tap name: float array [sample, ...]} of one preprocessed batch, of these taps; those without one are left out.
-
-        Raises DiagnosticsError, with the reason, where no tap has one.
-        """
+    from diagnostics.activations.contract import Activations, Observation, StoredTarget
+    from diagnostics.measures.known_answers import Case
 
 
 class Measure(ABC):
@@ -58,6 +40,9 @@ class Measure(ABC):
     """The question that it answers, in a line."""
     source: ClassVar[str]
     """Where it is defined."""
+    invariant_to: ClassVar[tuple[str, ...]] = ()
+    """What may be done to all activations alike without changing it: "rotation", "scale", "shift" (adding one vector to all
+    samples), or others in words. Tests hold the bundled ones to it."""
     family: ClassVar[Family | None] = None
     """None: the target's family."""
     needs: ClassVar[Literal["pooled", "tokens", "attention", "gradients"]] = "pooled"
@@ -70,6 +55,8 @@ class Measure(ABC):
     higher_is_better: ClassVar[bool | None] = True
     """None: neither way is better by itself."""
     pairwise: ClassVar[bool] = False
+    known_answers: ClassVar[Sequence[Case]] = ()
+    """Closed forms and published values, which `diagnostics selftest` computes for the bundled ones."""
 
     def reads(self, target: StoredTarget) -> bool:
         """Whether it can say anything about this target."""

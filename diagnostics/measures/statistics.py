@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -124,8 +124,8 @@ def interval(
     if units < 2 or count <= 1:
         nothing = np.full(np.shape(value), np.nan)
         return nothing, nothing
-    t = stats.t.ppf(0.5 + LEVEL / 2, count - 1)
-    tail = stats.norm.cdf(-np.sqrt(count / (count - 1)) * t)
+    t = special.stdtrit(count - 1, 0.5 + LEVEL / 2)
+    tail = special.ndtr(-np.sqrt(count / (count - 1)) * t)
     ends = [tail, 1 - tail]
     if np.isnan(replicates).any():
         with warnings.catch_warnings():

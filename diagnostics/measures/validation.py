@@ -10,15 +10,16 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.activations.contract import Activations
-from diagnostics.encoders.taps import SAFE_NAME
 from diagnostics.measures.base import Measure
+from diagnostics.measures.result import BEST_SCORE, BEST_TAP, HIDDEN_GAP, OVER, UNITS_TRAIN, UNITS_VAL
+from diagnostics.vocabulary import SAFE_NAME
 
 # What a measure has to give, by kind: variables with their axes. See `Measure`.
 PAIRWISE = {"matrix": ("tap", "tap_other")}
 PROBE = {"loss": ("tap", "unit"), "reference_loss": ("tap", "unit"), "val_score": ("tap",)}
 SCORE = {"score": ("tap",), "low": ("tap",), "high": ("tap",)}
-OURS = ("best_tap", "best_score", "hidden_gap", "over_")
-"""How attributes begin that are computed from what a measure gives."""
+COMPUTED = (BEST_TAP, BEST_SCORE, HIDDEN_GAP, OVER)
+"""How attributes begin that `apply` computes from what a measure gives."""
 
 LONGEST_NAME = 200
 """Of what becomes a folder; most systems take 255 bytes."""
@@ -39,7 +40,7 @@ def misfit(result: Any, measure: Measure, activations: Activations) -> str:
                 f"Measure {measure.name} gives {given or 'no variables'}, and no {name} [{', '.join(axes)}]: "
                 f"return {', '.join(wanted)} by these names."
             )
-    if missing := [name for name in ("units_train", "units_val") if wanted is PROBE and name not in result.attrs]:
+    if missing := [name for name in (UNITS_TRAIN, UNITS_VAL) if wanted is PROBE and name not in result.attrs]:
         return f"Measure {measure.name} does not state {' and '.join(missing)}: give these attributes."
     taps = [tap.name for tap in activations.taps]
     if not measure.pairwise and ("tap" not in result.coords or list(result["tap"].values) != taps):
@@ -114,8 +115,8 @@ def plain(value: Any) -> Any:
 def bare(result: xr.Dataset) -> xr.Dataset:
     """A copy without what xarray would read into the stored numbers (fill values, scales), and without attributes that are
     computed later."""
-    made = result.copy().drop_encoding()
-    for variable in made.variables.values():
+    bare = result.copy().drop_encoding()
+    for variable in bare.variables.values():
         variable.attrs = {}
-    made.attrs = {key: value for key, value in made.attrs.items() if not str(key).startswith(OURS)}
-    return made
+    bare.attrs = {key: value for key, value in bare.attrs.items() if not str(key).startswith(COMPUTED)}
+    return bare

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diagnostics.activations.folder import unwritable
+from diagnostics.errors import unwritable
 from diagnostics.report.figures import Figure
 from diagnostics.report.page import Block, Cell, Page
 

@@ -6,10 +6,12 @@ Spaces that a line must not break at are no-break spaces.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from diagnostics.measures.result import taps_by_reason
 
 if TYPE_CHECKING:
     from diagnostics.measures.statistics import Interval
@@ -62,22 +64,14 @@ def format_compact(value: float) -> str:
     return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else format_number(value, ".4g")
 
 
-def group_by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
-    """Reason -> the names it holds for, from name -> reason."""
-    grouped: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        grouped.setdefault(reason, []).append(name)
-    return grouped
+def format_reasons(reasons: Iterable[tuple[str, str]], taps: Sequence[str]) -> str:
+    """`taps: reason; taps: reason`, from pairs (tap, reason): each reason once, long lists of an encoder's `taps` shortened.
 
-
-def format_reasons(reasons: Mapping[str, str], taps: Sequence[str]) -> str:
-    """`taps: reason; taps: reason`, from tap -> reason: each reason once, long lists of the `taps` of an encoder shortened.
-
-    The key "" stands for a reason that concerns no tap in particular.
+    The tap "" stands for a reason that concerns no tap in particular.
     """
     return "; ".join(
         f"{_list_taps(concerned, taps)}: {reason}" if concerned != [""] else reason
-        for reason, concerned in group_by_reason(reasons).items()
+        for reason, concerned in taps_by_reason(reasons).items()
     )
 
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from diagnostics.measures.result import taps_by_reason
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.figures import Figure
-from diagnostics.report.numbers import NO_BREAK, SCORE, format_interval, format_number, group_by_reason, unbroken
+from diagnostics.report.numbers import NO_BREAK, SCORE, format_interval, format_number, unbroken
 
 T = TypeVar("T")
 Length = Literal["brief", "full"]
@@ -160,6 +161,7 @@ def filled(*parts: T | None) -> tuple[T, ...]:
 def left_out_section(reasons: Mapping[str, str]) -> Section:
     """What is not there, from name -> reason: each reason once."""
     notes = [
-        Note(reason, ", ".join(unbroken(name) for name in names)) for reason, names in group_by_reason(reasons).items()
+        Note(reason, ", ".join(unbroken(name) for name in names))
+        for reason, names in taps_by_reason(reasons.items()).items()
     ]
     return Section("Left out", "skipped", filled(Notes(tuple(notes), "quiet", lead="left out: ")))

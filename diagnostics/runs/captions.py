@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from diagnostics.measures.result import read_reasons
 from diagnostics.report.numbers import format_compact, format_reasons
 from diagnostics.report.plots.profile import FLOOR, below_floor, lines_outside
 from diagnostics.runs.profile import CUT, Profile
@@ -28,25 +28,10 @@ def questions(attrs: dict[str, Any]) -> str:
     return " · ".join(dict.fromkeys(text for text in texts if text))
 
 
-def parse_reasons(text: str, taps: Sequence[str]) -> dict[str, str]:
-    """Tap -> reason, from the stored `tap: reason; tap: reason`; "" -> a reason that names no tap."""
-    reasons: dict[str, str] = {}
-    tap = ""
-    # A reason may itself hold "; ": only a part that begins with a tap's name begins a reason.
-    for part in filter(None, (part.strip() for part in text.split("; "))):
-        named = max((name for name in taps if part.startswith(f"{name}: ")), key=len, default="")
-        if named:
-            tap, part = named, part[len(named) + 2 :]
-        elif reasons:
-            part = f"{reasons[tap]}; {part}"
-        reasons[tap] = part
-    return reasons
-
-
 def reasons(data: xr.Dataset) -> str:
     """Why values or intervals of a result are missing, each reason once; "" where none is."""
     taps = [str(tap) for tap in data["tap"].values]
-    return format_reasons(parse_reasons(str(data.attrs.get("reason", "")), taps), taps)
+    return format_reasons(read_reasons(str(data.attrs.get("reason", "")), taps), taps)
 
 
 def of_profile(profile: Profile) -> list[str]:

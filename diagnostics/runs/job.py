@@ -1,17 +1,16 @@
-"""One call of `run`: an encoder and its controls through extraction and measures, then the results in one move."""
+"""One call of `run`: an encoder and its controls are extracted and measured, then all results are written in one move."""
 
 from __future__ import annotations
 
-import re
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import xarray as xr
 
-from diagnostics.activations.budget import WANTED, parse_budget
+from diagnostics.activations.budget import WANTED
+from diagnostics.activations.contract import StoredTarget, shuffled
 from diagnostics.activations.extract import extract
 from diagnostics.activations.folder import check_room, lock
 from diagnostics.activations.observe import observe
@@ -19,17 +18,17 @@ from diagnostics.activations.plan import Precision, plan
 from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.datasets.probeable import unprobeable_targets
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.evaluating import random_kept
-from diagnostics.encoders.taps import Encoder, Tap
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe
-from diagnostics.measures.apply import SUITES, Measured, against_control, chosen_measures, measure_all
+from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.base import Measure
 from diagnostics.progress import Cost, Watch, silent
-from diagnostics.registry import build, offered
+from diagnostics.registry import offered
 from diagnostics.runs.controls import kinds as control
-from diagnostics.runs.options import check_options, check_out, chosen_poolings, listed
-from diagnostics.runs.provenance import describe_call, describe_subject
+from diagnostics.runs.provenance import Call, Provenance
+from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
 
 
@@ -66,7 +65,7 @@ def run(
     out: folder of the run; `runs/<encoder>-<dataset>` by default. An interrupted run goes on from there.
     taps: names of the taps; all by default. The output tap is always among them.
     measures: names (a list, or one text with commas), `standard` (the default; see docs/measures.md) or `all`; those whose needs are met are done.
-    controls: whether encoders that should know nothing are measured beside it.
+    controls: whether control encoders (baselines) are measured beside it.
     control_draws: how often fresh and permuted weights are drawn; an encoder beats them where it beats every draw.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.
     token_budget: room for the tokens of each encoder, with a unit, like "256MB" or "2GB", or 0; pooled activations are stored
@@ -82,229 +81,213 @@ def run(
     ------
     DiagnosticsError: for what a user can cause, in one sentence that says what to do.
     """
-    check_options(batch_size, workers, precision, seed, control_draws)
-    budget = parse_budget(token_budget)
-    taps, measures, pooling = listed(taps), listed(measures), listed(pooling)
-    asked, unusable = chosen_measures(measures)
-    model = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
-    data = build("dataset", dataset) if isinstance(dataset, str) else dataset
-    for given, wanted in ((model, Encoder), (data, Dataset)):
-        if not isinstance(given, wanted):
-            raise DiagnosticsError(
-                f"run was given a {type(given).__name__}: give a name or a diagnostics.{wanted.__name__}"
-                f"{' (see TorchEncoder)' if wanted is Encoder else ''}."
-            )
-    if model.modality != data.modality:
-        raise DiagnosticsError(
-            f"{model.name} reads {model.modality} samples, but {data.name} holds {data.modality} samples: "
-            f"choose a dataset of {model.modality} samples."
-        )
-    check_rate(model, data)
-    where = usable_device(device)
-    path = Path(out) if out is not None else default_path(encoder, dataset)
-    check_out(path)
-    unprobeable = unprobeable_targets(data)
-    if asked and all(_reads_none_but(measure, data, unprobeable) for measure in asked):
-        raise DiagnosticsError(f"Nothing can be measured on {data.name}: {' '.join(unprobeable.values())}")
-    with lock(path.resolve()):
-        try:
-            model = model.sized_for(data[0])
-        except DiagnosticsError as error:
-            raise DiagnosticsError(f"Samples of {data.name} do not fit {model.name}: {error}") from error
-        except Exception as error:
-            raise DiagnosticsError(
-                f"Samples of {data.name} cannot be read for {model.name}: {describe(error)}"
-            ) from error
-        # Tokens at one place of samples of unequal length have nothing in common.
-        budget = 0 if data.ragged else budget
-        job = _Job(path.resolve(), path, data, _chosen_taps(model, taps), budget, precision, where)
-        job.poolings = chosen_poolings(pooling, model)
-        job.options = {"batch_size": batch_size, "workers": workers}
-        job.watch, job.asked, job.unusable = watch, frozenset(measures or ()) - set(SUITES), unusable
-        job.unprobeable, job.fresh = unprobeable, fresh
-        job.call = describe_call(seed, {"device": where, **job.options})
+    request = Request.of(
+        encoder, dataset, out=out, taps=taps, measures=measures, controls=controls, control_draws=control_draws,
+        device=device, batch_size=batch_size, workers=workers, token_budget=token_budget, pooling=pooling,
+        precision=precision, seed=seed, fresh=fresh, trust_code=trust_code,
+    )  # fmt: skip
+    with lock(request.folder):
         if not fresh:
-            _refuse_other_seed(path, seed)
+            _refuse_other_seed(request.out, seed)
         try:
-            about = describe_subject(encoder, dataset, model, data) | {"seed": seed}
-            job.do(model, asked, control_draws if controls else 0, seed, about)
-            found = Run(path)
+            _Job(request, watch).do()
+            finished = Run(request.out)
             if report:
-                found.report()
+                finished.report()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"Interrupted; what is done is kept in {path}: give the same command again to go on."
+                f"Interrupted; what is done is kept in {request.out}: give the same command again to go on."
             ) from None
-    return found
-
-
-def _reads_none_but(measure: Measure, data: Dataset, unprobeable: Collection[str]) -> bool:
-    """Whether a measure reads targets, and of this dataset only such as cannot be probed."""
-    kinds = {target.kind for name, target in data.targets.items() if name not in unprobeable}
-    theirs = {data.targets[name].kind for name in unprobeable}
-    return bool(measure.kinds) and not kinds & set(measure.kinds) and bool(theirs & set(measure.kinds))
+    return finished
 
 
 class _Job:
-    """One call of `run`: the encoder and its controls through the same extraction and the same measures."""
+    """The encoder and its controls through the same extraction and the same measures."""
 
-    options: dict[str, Any]
-    poolings: list[str] | None
-    watch: Watch
-    asked: frozenset[str]
-    unusable: dict[str, str]
-    unprobeable: dict[str, str]
-    fresh: bool
-    call: dict[str, Any]
+    def __init__(self, request: Request, watch: Watch) -> None:
+        self.request, self.watch = request, watch
+        self.loading: dict[str, Any] = {"batch_size": request.batch_size, "workers": request.workers}
+        self.call = Call.now(request.seed, {"device": request.device, **self.loading})
+        by_place = [m for m in request.measures if m.needs != "pooled"] if request.dataset.ragged else []
+        self.by_place: Sequence[Measure] = by_place
+        """Measures over tokens, left out where samples of unequal length have no common places."""
+        self.measures = [m for m in request.measures if m not in by_place]
+        self.controls: dict[str, Callable[[], Encoder]] = {}
+        if request.draws:
+            self.controls = control.control_encoders(request.encoder, request.dataset, request.seed, request.draws)
 
-    def __init__(
-        self,
-        path: Path,
-        shown: Path,
-        data: Dataset,
-        taps: list[Tap],
-        budget: int | None,
-        precision: Precision,
-        device: str,
-    ) -> None:
-        self.path, self.shown, self.data, self.taps = path, shown, data, taps
-        self.budget, self.device = budget, device
-        self.precision: Precision = precision
-
-    def do(self, model: Encoder, measures: Sequence[Measure], draws: int, seed: int, about: dict[str, Any]) -> None:
-        """Extraction and measures of the encoder, then of each control (none at 0 draws), then the results in one move."""
-        by_place = [m for m in measures if m.needs != "pooled"] if self.data.ragged else []
-        measures = [m for m in measures if m not in by_place]
-        makers = control.control_encoders(model, self.data, seed, draws) if draws else {}
-        like_it = 1 + sum(control.control_of(name) in control.WEIGHTS for name in makers)
-        store = self._extract(model, self.path, self.taps, about, like_it)
-        store.set_attrs(seed=seed)
-        self._observe(model, store, measures)
+    def do(self) -> None:
+        """The encoder, then each control, then the results of all in one move."""
+        request = self.request
+        store = self._extract_encoder()
         targets = store.targets()
-        readable = {name: target for name, target in targets.items() if name not in self.unprobeable}
-        main = measure_all(measures, store, readable, seed, asked=self.asked, what=model.name, watch=self.watch)
-        unequal = f"{self.data.name} holds samples of unequal length, whose tokens have no common places"
-        main.skipped.update({measure.name: unequal for measure in by_place})
-        for measure in measures:
-            for name, why in self.unprobeable.items():
+        readable = {name: target for name, target in targets.items() if name not in request.unprobeable}
+        main = measure_all(
+            self.measures,
+            store,
+            readable,
+            request.seed,
+            asked=request.named,
+            what=request.encoder.name,
+            watch=self.watch,
+        )
+        self._state_skipped(main, targets)
+        self._refuse_nothing(main)
+        measured: dict[str, Measured] = {}
+        omissions: list[Omission] = []
+        for name in self.controls:
+            try:
+                if (of_control := self._measure_control(name, store, readable)) is not None:
+                    measured[name] = of_control
+            except _NoControlError as error:
+                omissions.append(Omission(str(error), control=name))
+        if request.draws:
+            measured["shuffled_labels"] = self._measure_shuffled(store, readable)
+        omissions += [
+            Omission(why, key, failed=key in main.failed) for key, why in {**main.skipped, **request.unusable}.items()
+        ]
+        for name, of_control in measured.items():
+            broken = [key for key in of_control.failed if key in main.results]
+            omissions += [Omission(of_control.skipped[key], key, name, failed=True) for key in sorted(broken)]
+        self._write(main, measured, omissions)
+        if request.fresh:  # without their results nobody reads them
+            folder = request.folder / CONTROLS
+            for unread in {*folder.glob("*/")} - {folder / name for name in self.controls}:
+                shutil.rmtree(unread, ignore_errors=True)
+
+    def _extract_encoder(self) -> Store:
+        request = self.request
+        about = Provenance.of(
+            request.encoder, request.dataset, request.seed,
+            encoder_spec=request.encoder_spec, dataset_spec=request.dataset_spec,
+        ).to_attrs()  # fmt: skip
+        alike = 1 + sum(control.control_of(name) in control.WEIGHTS for name in self.controls)
+        store = self._extract(request.encoder, request.folder, request.taps, about, announced=alike)
+        store.set_attrs(seed=request.seed)
+        self._observe(request.encoder, store, self.measures)
+        return store
+
+    def _state_skipped(self, main: Measured, targets: Mapping[str, StoredTarget]) -> None:
+        """Adds the reasons for what was not tried: measures over tokens of ragged samples, and targets without a probe."""
+        unequal = f"{self.request.dataset.name} holds samples of unequal length, whose tokens have no common places"
+        main.skipped.update({measure.name: unequal for measure in self.by_place})
+        for measure in self.measures:
+            for name, why in self.request.unprobeable.items():
                 # One that fails to say so is left out already.
                 if measure.kinds and measure.name not in main.failed and measure.reads(targets[name]):
                     main.skipped[f"{measure.name}/{name}"] = why
-        self._refuse_nothing(main, model)
-        found: dict[str, Measured] = {}
-        omissions: list[Omission] = []
-        for name, make in makers.items():
-            has_weights = control.control_of(name) in control.WEIGHTS
-            wanted = [m for m in measures if not m.pairwise and (m.kinds or has_weights)]
-            if not wanted:
-                continue
-            try:
-                other = make() if has_weights else make().sized_for(self.data[0])
-                taps = self.taps if has_weights else list(other.taps)
-                # Test units can only be paired where the same samples keep their tokens.
-                stored = self._extract(other, self.path / "controls" / name, taps, {}, 0, store.token_samples)
-            except StorageError:
-                raise
-            except DiagnosticsError as error:
-                omissions.append(Omission(str(error), control=name))
-                continue
-            except Exception as error:  # whatever a strange module does when it is copied or drawn afresh
-                reason = f"it cannot be made from {model.name}: {describe(error)}."
-                omissions.append(Omission(reason, control=name))
-                continue
-            if has_weights:
-                self._observe(other, stored, wanted)
-            known = {key: value for key, value in stored.targets().items() if key in readable}
-            found[name] = measure_all(wanted, stored, known, seed, what=name, watch=self.watch)
-            for data in found[name].results.values() if has_weights else ():
-                data.attrs |= {"redrawn": other.redrawn, "note": other.note}
-        if draws:
-            shuffled = {name: control.shuffled(target, store.split, seed) for name, target in readable.items()}
-            probes = [m for m in measures if m.kinds]
-            name = "shuffled_labels"
-            found[name] = measure_all(probes, store, shuffled, seed, what=name, watch=self.watch)
-        omissions += [
-            Omission(why, key, failed=key in main.failed) for key, why in (main.skipped | self.unusable).items()
-        ]
-        for name, measured in found.items():
-            broken = [key for key in measured.failed if key in main.results]
-            omissions += [Omission(measured.skipped[key], key, name, failed=True) for key in sorted(broken)]
-        self._write(main, found, omissions, measures + by_place, [*makers, *found])
-        if self.fresh:  # without their results nobody reads them
-            for left in {*(self.path / "controls").glob("*/")} - {self.path / "controls" / name for name in makers}:
-                shutil.rmtree(left, ignore_errors=True)
 
-    def _refuse_nothing(self, main: Measured, model: Encoder) -> None:
-        """Raises where measures were asked for by name and none gives anything."""
-        if not self.asked or main.results:
+    def _refuse_nothing(self, main: Measured) -> None:
+        """Raises where measures were named and none of them gives anything."""
+        if not self.request.named or main.results:
             return
-        nothing = f"gives nothing for {model.name} on {self.data.name}"
-        missing = [f"{name} {nothing}: {_reasons(main, name)}" for name in sorted(self.asked)]
+        nothing = f"gives nothing for {self.request.encoder.name} on {self.request.dataset.name}"
+        missing = [f"{name} {nothing}: {_reasons(main, name)}" for name in sorted(self.request.named)]
         raise DiagnosticsError(" ".join(missing))
+
+    def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
+        """The results of a control encoder, None where no measure applies to it.
+
+        Raises _NoControlError, with the reason, where it cannot be made or extracted, StorageError where the disk fails.
+        """
+        request, has_weights = self.request, control.control_of(name) in control.WEIGHTS
+        measures = [m for m in self.measures if not m.pairwise and (m.kinds or has_weights)]
+        if not measures:
+            return None
+        try:
+            encoder = self.controls[name]()
+            encoder = encoder if has_weights else encoder.sized_for(request.dataset[0])
+            taps = request.taps if has_weights else encoder.taps
+            # Test units can only be paired where the same samples keep their tokens.
+            stored = self._extract(encoder, request.folder / CONTROLS / name, taps, {}, with_tokens=store.token_samples)
+        except StorageError:
+            raise
+        except DiagnosticsError as error:
+            raise _NoControlError(str(error)) from error
+        except Exception as error:  # whatever a strange module does when it is copied or drawn afresh
+            raise _NoControlError(f"it cannot be made from {request.encoder.name}: {describe(error)}.") from error
+        if has_weights:
+            self._observe(encoder, stored, measures)
+        readable = {key: value for key, value in stored.targets().items() if key in targets}
+        measured = measure_all(measures, stored, readable, request.seed, what=name, watch=self.watch)
+        for result in measured.results.values() if has_weights else ():
+            result.attrs |= {"redrawn": encoder.redrawn, "note": encoder.note}
+        return measured
+
+    def _measure_shuffled(self, store: Store, targets: Mapping[str, StoredTarget]) -> Measured:
+        """The probes on the encoder's own activations, with shuffled targets."""
+        seed = self.request.seed
+        permuted = {name: shuffled(target, store.split, seed) for name, target in targets.items()}
+        probes = [m for m in self.measures if m.kinds]
+        return measure_all(probes, store, permuted, seed, what="shuffled_labels", watch=self.watch)
 
     def _extract(
         self,
         encoder: Encoder,
         path: Path,
         taps: Sequence[Tap],
-        about: dict[str, Any],
-        announced: int,
+        about: Mapping[str, Any],
+        *,
+        announced: int = 0,
         with_tokens: int | None = None,
     ) -> Store:
+        """The store of an encoder's activations; `announced` says of how many encoders like it the cost is told first."""
+        request, samples = self.request, len(self.request.dataset)
         # What controls without the encoder give has one token and one pooling.
-        poolings = [name for name in self.poolings or () if name in encoder.poolings] or None
-        wanted = plan(encoder, taps, len(self.data), self.budget, self.precision, poolings, with_tokens)
+        poolings = [name for name in request.poolings or () if name in encoder.poolings] or None
+        planned = plan(encoder, taps, samples, request.token_budget, request.precision, poolings, with_tokens)
 
         def before_first_byte(seconds: float) -> None:
             if announced:
+                enough = planned.token_samples >= min(WANTED, samples)
                 cost = Cost(
-                    encoder.name, self.data.name, wanted.samples, len(taps), announced * wanted.pooled_bytes,
-                    announced * wanted.token_bytes, wanted.token_samples, announced * seconds * wanted.samples,
-                    announced, str(self.shown),
-                    0 if wanted.token_samples >= min(WANTED, wanted.samples) else announced * WANTED * wanted.token_bytes_per_sample,
-                    tuple(self.unprobeable.values()),
+                    encoder.name, request.dataset.name, samples, len(taps), announced * planned.pooled_bytes,
+                    announced * planned.token_bytes, planned.token_samples, announced * seconds * samples,
+                    announced, str(request.out),
+                    0 if enough else announced * WANTED * planned.token_bytes_per_sample,
+                    tuple(request.unprobeable.values()),
                 )  # fmt: skip
                 self.watch(cost)
                 check_room(path, cost.pooled_bytes + cost.token_bytes)
 
-        with encoder.on(self.device):
+        with encoder.on(request.device):
             store = extract(
-                encoder, self.data, path, wanted, device=self.device, about=about, fresh=self.fresh, watch=self.watch,
-                before_first_byte=before_first_byte, **self.options,
+                encoder, request.dataset, path, planned, device=request.device, about=about, fresh=request.fresh,
+                watch=self.watch, before_first_byte=before_first_byte, **self.loading,
             )  # fmt: skip
-        store.device = self.device
+        store.device = request.device
         return store
 
     def _observe(self, encoder: Encoder, store: Store, measures: Sequence[Measure]) -> None:
-        with encoder.on(self.device):
-            observe(encoder, self.data, store, measures, device=self.device, watch=self.watch, **self.options)
+        request = self.request
+        observations = [measure.observation for measure in measures if measure.observation is not None]
+        with encoder.on(request.device):
+            observe(
+                encoder, request.dataset, store, observations, version=self.call.version, device=request.device,
+                watch=self.watch, **self.loading,
+            )  # fmt: skip
 
-    def _write(
-        self,
-        main: Measured,
-        found: dict[str, Measured],
-        omissions: list[Omission],
-        measures: Sequence[Measure],
-        controls: Sequence[str],
-    ) -> None:
-        """The results of this call among those that are there, with the margins over every control's."""
-        names = [measure.name for measure in measures]
-        results = {name: measured.results for name, measured in found.items()}
+    def _write(self, main: Measured, measured: Mapping[str, Measured], omissions: Sequence[Omission]) -> None:
+        """Merges the results of this call with those that are there, with the margins over every control's."""
+        request = self.request
+        names = [measure.name for measure in (*self.measures, *self.by_place)]
+        controls = [*self.controls, *measured]
+        results = {name: of_control.results for name, of_control in measured.items()}
         for name, theirs in (self._kept_results(controls, names) | results).items():
             for key in set(main.results) & set(theirs):
-                main.results[key] = against_control(main.results[key], theirs[key], name, self.call["seed"])
+                main.results[key] = against_control(main.results[key], theirs[key], name, request.seed)
         merge_results(
-            self.path, {ENCODER: main.results, **results}, omissions, self.call, measures=[*names, *self.unusable],
-            pairwise={m.name for m in measures if m.pairwise}, controls=controls, order=list(offered("measure")),
-            fresh=self.fresh,
+            request.folder, {ENCODER: main.results, **results}, omissions, self.call.to_attrs(),
+            measures=[*names, *request.unusable], pairwise={m.name for m in request.measures if m.pairwise},
+            controls=controls, order=list(offered("measure")), fresh=request.fresh,
         )  # fmt: skip
 
     def _kept_results(self, controls: Sequence[str], measures: Sequence[str]) -> dict[str, dict[str, xr.Dataset]]:
         """Results of these measures of controls that this call does not make, by control."""
-        index = None if self.fresh else read_index(self.path)
+        index = None if self.request.fresh else read_index(self.request.folder)
         if index is None or not (kept := [name for name in index.controls if name not in controls]):
             return {}
-        tree = open_results(self.path)
+        tree = open_results(self.request.folder)
         return {
             name: {
                 key: tree[f"{CONTROLS}/{name}/{key}"].to_dataset()
@@ -313,6 +296,10 @@ class _Job:
             }
             for name in kept
         }
+
+
+class _NoControlError(Exception):
+    """Why a control cannot be measured; the run goes on without it."""
 
 
 def _reasons(measured: Measured, measure: str) -> str:
@@ -327,46 +314,10 @@ def _refuse_other_seed(path: Path, seed: int) -> None:
         return
     index = read_index(path)
     # Without results yet, controls may have been drawn.
-    seeds = {call["seed"] for call in index.calls} if index else {Store(path).attrs["seed"]}
+    calls = [Call.from_attrs(call) for call in index.calls] if index else []
+    seeds = {call.seed for call in calls} or {Provenance.read(Store(path)).seed}
     if seeds != {seed}:
         raise StorageError(
             f"{path} holds results and controls of seed {min(seeds)}, not {seed}: choose another --out, that seed, or --fresh, "
             "which drops them."
         )
-
-
-def check_rate(encoder: Encoder, data: Dataset) -> None:
-    """Raises where audio or video was sampled at another rate than the encoder was trained at."""
-    if encoder.rate is not None and data.rate is not None and encoder.rate != data.rate:
-        raise DiagnosticsError(
-            f"{encoder.name} takes {encoder.rate:g} samples a second, {data.name} holds {data.rate:g}: resample the data "
-            f"(?rate={encoder.rate:g} where the dataset has that option)."
-        )
-
-
-def _chosen_taps(model: Encoder, names: Sequence[str] | None) -> list[Tap]:
-    if names is None:
-        return list(model.taps)
-    wanted = {model.tap(name).name for name in names} | {model.output_tap}
-    return [tap for tap in model.taps if tap.name in wanted]
-
-
-def usable_device(device: str | None) -> str:
-    """The device asked for, or the best there is; raises when it is not there."""
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device).cpu()  # `meta` holds nothing
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DiagnosticsError(
-            f"Device '{device}' is not there ({str(error).splitlines()[0]}): use --device cpu."
-        ) from error
-    return device
-
-
-def default_path(encoder: str | Encoder, dataset: str | Dataset) -> Path:
-    """`runs/<encoder>-<dataset>`, with everything that a folder name should not hold replaced."""
-    names = [x if isinstance(x, str) else x.name for x in (encoder, dataset)]
-    short = [re.sub(r"^.*/(?=[^/]*\.py:)", "", name) for name in names]
-    slug = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(short)).strip("-.")
-    return Path("runs") / slug[:150]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from diagnostics.measures.result import read_interval
 from diagnostics.measures.statistics import Interval, carried_by_few
 from diagnostics.report.figures import ControlCurve, ProfileFigure
 from diagnostics.report.numbers import is_plain, number, numbers
@@ -200,9 +201,7 @@ class Profile:
         return [caution for caution in (self.few, self.heavy, self.sparse) if caution]
 
     def _interval(self, key: str) -> Interval | None:
-        if key not in self.data.attrs:
-            return None
-        return Interval(self.data.attrs[key], self.data.attrs[f"{key}_low"], self.data.attrs[f"{key}_high"])
+        return read_interval(self.data.attrs, key)
 
     def over(self, control: str) -> Interval | None:
         """By how much the best tap beats a control's best tap on test, paired over units.

@@ -1,66 +1,137 @@
-"""What a run says of itself: the encoder and the dataset that were asked for, and each call with its seed and versions."""
+"""What a run records of itself: encoder, dataset and seed in the store's attributes, and each call beside its results."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib.metadata
 import platform
 import sys
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
-import diagnostics
+from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.taps import Encoder
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.errors import damaged
+from diagnostics.registry import plugins
 
-# Distributions, with the module of each, whose code may be an encoder's: named in a run that imported them.
-ENCODER_PACKAGES = {
-    "timm": "timm", "transformers": "transformers", "fracast": "fracast", "chronos-forecasting": "chronos",
-    "tirex-ts": "tirex", "mantis-tsfm": "mantis", "timesfm": "timesfm3", "momentfm": "momentfm", "uni2ts": "uni2ts",
-    "granite-tsfm": "tsfm_public", "onnxruntime": "onnxruntime",
-}  # fmt: skip
+DISTRIBUTION = "encoder-diagnostics"
+"""The distribution of this package, under which its version is recorded."""
 
 
-def describe_subject(encoder: str | Encoder, dataset: str | Dataset, model: Encoder, data: Dataset) -> dict[str, Any]:
-    """What was measured on what: attributes of the store, written when it is created."""
-    return {
-        "encoder": {
-            "name": model.name,
-            "asked": encoder if isinstance(encoder, str) else model.spec,
-            "modality": model.modality,
-            "output_tap": model.output_tap,
-            "lineage": dict(model.lineage),
-        },
-        "dataset": {
-            "name": data.name,
-            "asked": dataset if isinstance(dataset, str) else "",
-            "about": data.about,
-            "fingerprint": data.fingerprint,
-            "n": data.counts(),
-            "groups": len(set(data.groups)),
-        },
-    }
+@dataclass(frozen=True)
+class EncoderRecord:
+    """The encoder of a run. `asked` is the name that was typed, "" for an object made in Python."""
+
+    name: str
+    asked: str
+    modality: str
+    output_tap: str
+    lineage: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What made its weights (a training's base, target, seed), as the encoder states it."""
 
 
-def describe_call(seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    """One call of `run`: when, with which seed and options, by which versions, on what machine."""
-    used = [name for name, module in ENCODER_PACKAGES.items() if module in sys.modules]
-    versions = {
-        name: _version(name)
-        for name in ("encoder-diagnostics", "torch", "numpy", "scikit-learn", "zarr", "xarray", *used)
-    }
-    return {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seed": seed,
-        "options": dict(options),
-        "versions": {name: version for name, version in versions.items() if version},
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-    }
+@dataclass(frozen=True)
+class DatasetRecord:
+    """The dataset of a run. `n` counts the samples of each split, `groups` the independent groups of samples."""
+
+    name: str
+    asked: str
+    about: str
+    fingerprint: str
+    n: Mapping[str, int]
+    groups: int
 
 
-def _version(name: str) -> str:
+@dataclass(frozen=True)
+class Provenance:
+    """What was measured on what: written when a store is made, and read wherever a run is shown or compared."""
+
+    encoder: EncoderRecord
+    dataset: DatasetRecord
+    seed: int
+
+    @classmethod
+    def of(cls, encoder: Encoder, dataset: Dataset, seed: int, *, encoder_spec: str, dataset_spec: str) -> Self:
+        """The provenance of a run that begins now."""
+        lineage = dict(encoder.lineage)
+        return cls(
+            EncoderRecord(encoder.name, encoder_spec, encoder.modality, encoder.output_tap, lineage),
+            DatasetRecord(
+                dataset.name,
+                dataset_spec,
+                dataset.about,
+                dataset.fingerprint,
+                dataset.counts(),
+                len(set(dataset.groups)),
+            ),
+            seed,
+        )
+
+    def to_attrs(self) -> dict[str, Any]:
+        """The same as attributes of a store: plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def read(cls, store: Store) -> Self:
+        """The provenance that a store holds; raises StorageError where it holds none."""
+        try:
+            return cls.from_attrs(store.attrs)
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(store.path, "its provenance") from error
+
+    @classmethod
+    def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
+        """Of the attributes of a store, among which others may stand; raises KeyError or TypeError where one is missing."""
+        return cls(EncoderRecord(**attrs["encoder"]), DatasetRecord(**attrs["dataset"]), int(attrs["seed"]))
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of `run`: when, with which seed and options, by which versions, on what kind of machine."""
+
+    created: str
+    seed: int
+    options: Mapping[str, Any]
+    versions: Mapping[str, str]
+    python: str
+    machine: str
+
+    @classmethod
+    def now(cls, seed: int, options: Mapping[str, Any]) -> Self:
+        """A call that begins now. Its versions are those of the libraries that measure, and of every package that a plugin
+        names as code of its encoders and that this process has imported."""
+        declared = {name: module for plugin in plugins() for name, module in plugin.packages.items()}
+        imported = sorted(name for name, module in declared.items() if module in sys.modules)
+        names = (DISTRIBUTION, "torch", "numpy", "scikit-learn", "zarr", "xarray", *imported)
+        return cls(
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            seed=seed,
+            options=dict(options),
+            versions={name: version for name in names if (version := _version(name))},
+            python=platform.python_version(),
+            machine=f"{platform.system()} {platform.machine()}",
+        )
+
+    @property
+    def version(self) -> str:
+        """The version of this package that made the call; "" where it was not installed."""
+        return self.versions.get(DISTRIBUTION, "")
+
+    def to_attrs(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_attrs(cls, attrs: Mapping[str, Any]) -> Self:
+        """Of what `to_attrs` gave; raises TypeError where something is missing."""
+        return cls(**attrs)
+
+
+def _version(distribution: str) -> str:
     try:
-        return importlib.metadata.version(name)
+        return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return diagnostics.__version__ if name == "encoder-diagnostics" else ""
+        return ""

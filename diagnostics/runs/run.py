@@ -1,4 +1,4 @@
-"""A finished run, read from disk: what was asked, done, found."""
+"""A finished run, read from disk: its activations, results and provenance."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from diagnostics.errors import DiagnosticsError, StorageError, unknown
 from diagnostics.report.numbers import is_plain, numbers
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.profile import Profile
+from diagnostics.runs.provenance import Call, Provenance
 
 
 class Run:
@@ -78,9 +79,19 @@ class Run:
         return found
 
     @property
+    def record(self) -> Provenance:
+        """What was measured on what, as it was recorded when the run began."""
+        return Provenance.read(self.store)
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls of `run` that gave the results, the latest last."""
+        return [Call.from_attrs(call) for call in self.index.calls]
+
+    @property
     def encoder(self) -> str:
         """Name of the encoder."""
-        return self.store.attrs["encoder"]["name"]
+        return self.record.encoder.name
 
     @property
     def untrained(self) -> str:
@@ -95,12 +106,12 @@ class Run:
     @property
     def dataset(self) -> str:
         """Name of the dataset."""
-        return self.store.attrs["dataset"]["name"]
+        return self.record.dataset.name
 
     @property
     def n(self) -> dict[str, int]:
         """Number of samples in each split."""
-        return self.store.attrs["dataset"]["n"]
+        return dict(self.record.dataset.n)
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -138,17 +149,17 @@ class Run:
             raise unreadable(self.path) from error
 
     def provenance(self, name: str) -> dict[str, Any]:
-        """Of a result, the seed, the options and the versions that it was measured with."""
+        """The seed, options, versions, Python and machine that a result was measured with."""
         if name not in self.index.names():
             raise unknown("result", name, self.index.names())
-        call = self.index.call_of(name)
-        return {key: call[key] for key in ("seed", "options", "versions", "python", "machine")}
+        call = Call.from_attrs(self.index.call_of(name)).to_attrs()
+        return {key: value for key, value in call.items() if key != "created"}
 
     @property
     def versions(self) -> set[str]:
         """Versions of this package that gave the results that are here."""
         used = {entry.call for entries in self.index.entries.values() for entry in entries}
-        return {self.index.calls[call]["versions"].get("encoder-diagnostics", "") for call in used}
+        return {self.calls[call].version for call in used}
 
     def similarity(self) -> list[xr.Dataset]:
         """All similarities of tap pairs."""
@@ -164,20 +175,19 @@ class Run:
 
         Raises DiagnosticsError where the two datasets are not the same, and for a measure that does not compare taps.
         """
-        from diagnostics.runs.pairs import between
+        from diagnostics.runs.suites import between
 
         second = other if isinstance(other, Run) else Run(other)
         # Equal ids may stand for other samples, as of another seed.
-        if sorted(self.store.ids) == sorted(second.store.ids) and self._fingerprint != second._fingerprint:
+        if (
+            sorted(self.store.ids) == sorted(second.store.ids)
+            and self.record.dataset.fingerprint != second.record.dataset.fingerprint
+        ):
             raise DiagnosticsError(
                 f"{self.path} and {second.path} hold other data under the same sample ids (their datasets' fingerprints "
                 "differ): run both encoders on one dataset."
             )
         return between(self.store, second.store, measure, seed, most_rows)
-
-    @property
-    def _fingerprint(self) -> str:
-        return self.store.attrs["dataset"]["fingerprint"]
 
     def to_json(self) -> dict[str, Any]:
         """The findings as plain numbers; None for what has no value."""

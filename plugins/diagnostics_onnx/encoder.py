@@ -14,17 +14,21 @@ import torch
 from torch import Tensor
 
 from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap
-from diagnostics.encoders.discovery import Places, corner_changed, features_first, noisy, special_tokens
+from diagnostics.encoders.discovery import FirstBlockInput, Places
+from diagnostics.encoders.encoder import Reduce, keep
 from diagnostics.encoders.hooks import as_tokens
-from diagnostics.encoders.taps import Modality, Reduce, keep
 from diagnostics.errors import describe, unknown
+from diagnostics.vocabulary import Modality
 from diagnostics_onnx.graph import block_outputs
 
 Preprocess = Callable[[np.ndarray], Tensor]
 
 
 class OnnxEncoder(Encoder):
-    """Computes on the CPU; has no attention, no gradients and no fresh weights, since a file holds no way to draw them."""
+    """An ONNX graph as an encoder; runs on the CPU.
+
+    It has no attention, no gradients and no fresh weights, since a file does not say how to draw them.
+    """
 
     def __init__(
         self,
@@ -43,11 +47,13 @@ class OnnxEncoder(Encoder):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        made = self.preprocess(self._example)
+        prepared = self.preprocess(self._example)
         return {
             "weights": hashlib.sha256(self._model.SerializeToString(deterministic=True)).hexdigest(),
             "configuration": self.name,
-            "preprocessing": hashlib.sha256(made.numpy().tobytes() + repr(tuple(made.shape)).encode()).hexdigest(),
+            "preprocessing": hashlib.sha256(
+                prepared.numpy().tobytes() + repr(tuple(prepared.shape)).encode()
+            ).hexdigest(),
         }
 
     def example(self) -> np.ndarray:
@@ -60,11 +66,11 @@ class OnnxEncoder(Encoder):
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
         names = list(dict.fromkeys(cast(Site, tap.site).module for tap in wanted))
         values = dict(zip(names, run(self._session, names, batch.numpy(), self._fixed), strict=True))
-        found: dict[str, Any] = {}
+        captured: dict[str, Any] = {}
         for tap in wanted:
             site = cast(Site, tap.site)
-            found[tap.name] = reduce(tap, as_tokens(tap, site, values[site.module]))
-        return found
+            captured[tap.name] = reduce(tap, as_tokens(tap, site, values[site.module]))
+        return captured
 
     def permuted(self, seed: int) -> Encoder:
         model = onnx.ModelProto()
@@ -119,8 +125,13 @@ def build(path: str, modality: str | None, taps: str | None, mean: str, std: str
             values = run(session, list(tensors.values()), batch, fixed)
         except Exception as error:
             raise DiagnosticsError(f"{name} does not run on an example: {describe(error)}.") from error
-    places = _places(name, session, next(iter(tensors.values())), batch, values[0], extents, fixed)
-    made: list[Tap] = []
+    first = next(iter(tensors.values()))
+
+    def read(given: Tensor) -> Tensor:
+        return run(session, [first], given.numpy(), fixed)[0]
+
+    places = _places(name, read, first, torch.from_numpy(batch), extents)
+    read_at: list[Tap] = []
     for i, ((tap, tensor), value) in enumerate(zip(tensors.items(), values, strict=True)):
         depth = (i if entered else i + 1) / max(1, len(tensors) - bool(entered))
         place = places.of(value, tensor)
@@ -128,32 +139,26 @@ def build(path: str, modality: str | None, taps: str | None, mean: str, std: str
             raise DiagnosticsError(f"{name} has time before samples at {tensor}, which cannot be read from a file yet.")
         grid: Grid = place.grid
         part = "embedding" if tap == "embed" else "trunk"
-        made.append(Tap(tap, depth, part, place.features, grid, Site(tensor, layout=place.layout, rows=place.rows)))
-    return OnnxEncoder(name, cast(Modality, kind), model, made, preprocess, example, fixed)
+        read_at.append(Tap(tap, depth, part, place.features, grid, Site(tensor, layout=place.layout, rows=place.rows)))
+    return OnnxEncoder(name, cast(Modality, kind), model, read_at, preprocess, example, fixed)
 
 
 def _places(
-    name: str, session: Any, tensor: str, batch: np.ndarray, rest: Tensor, extents: Mapping[str, int], fixed: int
+    name: str, read: Callable[[Tensor], Tensor], tensor: str, batch: Tensor, extents: Mapping[str, int]
 ) -> Places:
-    """With what changing the input shows at the first tensor: which tokens are special, and whether features come first."""
-
-    def moved(change: Tensor | None) -> Tensor | None:
-        found = None if change is None else run(session, [tensor], change.numpy(), fixed)[0] != rest
-        return found if found is not None and bool(found.any()) else None
-
-    given = torch.from_numpy(batch.copy())
-    everywhere, corner = moved(noisy(given)), moved(corner_changed(given.clone(), extents))
-    special = (None if everywhere is None else special_tokens(everywhere)) or []
+    """The places of the graph's tensors, given what changes of the input move in the first one."""
+    first = FirstBlockInput(batch, read)
+    special = first.special_tokens() or []
     if special != list(range(len(special))):
         raise DiagnosticsError(
             f"{name} has special tokens among the others at {tensor}, which cannot be read from a file yet."
         )
-    first = None if corner is None else features_first(corner)
-    return Places(name, extents, len(batch), prefix=len(special), certain=False, features_first=first)
+    features_first = first.features_first(extents)
+    return Places(name, extents, len(batch), prefix=len(special), certain=False, features_first=features_first)
 
 
 def session_of(model: Any, tensors: Sequence[str], encoder: str) -> Any:
-    """A session whose outputs are these tensors."""
+    """An onnxruntime session whose outputs are these tensors; DiagnosticsError for unknown names."""
     widened = onnx.ModelProto()
     widened.CopyFrom(model)
     known = {name for node in model.graph.node for name in node.output}
@@ -174,8 +179,9 @@ def session_of(model: Any, tensors: Sequence[str], encoder: str) -> Any:
 
 
 def run(session: Any, names: list[str], given: np.ndarray, fixed: int) -> list[Tensor]:
-    """In parts where the file has `fixed` the size of a batch (0: it has not), the last one filled up with its own last
-    sample.
+    """The named tensors of a batch, in parts where the file has `fixed` the batch size (0 where it has not).
+
+    The last part is filled up with its own last sample.
     """
     step = fixed or len(given)
     lacking = -len(given) % step

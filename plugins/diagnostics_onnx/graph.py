@@ -14,9 +14,9 @@ _FEWEST = 2
 
 
 def block_outputs(graph: Any, encoder: str) -> tuple[str, list[tuple[str, str]]]:
-    """The tensor that enters the first block, and (block, tensor that it hands on) in order of execution.
+    """The tensor that enters the first block, and (block, tensor that it gives) in order of execution.
 
-    Raises where no scope is repeated: the exporter kept no names.
+    Raises DiagnosticsError where no scope is repeated, since the exporter kept no names then.
     """
     prefix, scopes = _largest_series(graph, encoder)
     inside = {node.name: scope for scope, nodes in scopes.items() for node in nodes}
@@ -35,14 +35,14 @@ def block_outputs(graph: Any, encoder: str) -> tuple[str, list[tuple[str, str]]]
             )
         handed.append((f"{prefix.strip('/').replace('/', '.')}.{scope}", leaving[-1]))
     first = next(iter(scopes))
-    made = {
+    outside = {
         name
         for node in graph.node
         if node.op_type != "Constant" and inside.get(node.name) != first
         for name in node.output
     }
-    made |= {value.name for value in graph.input}
-    entering = [name for node in scopes[first] for name in node.input if name in made]
+    outside |= {value.name for value in graph.input}
+    entering = [name for node in scopes[first] for name in node.input if name in outside]
     if not entering:
         raise DiagnosticsError(f"{encoder} has a first block that takes nothing: name its taps with ?taps=.")
     return entering[0], handed

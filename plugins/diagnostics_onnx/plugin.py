@@ -7,6 +7,9 @@ from typing import Any
 
 from diagnostics import hookimpl
 
+PACKAGES = {"onnxruntime": "onnxruntime"}
+"""Distribution -> module of the code that its encoders come from; runs record their versions."""
+
 
 @hookimpl
 def encoders() -> Mapping[str, Callable[..., Any]]:

@@ -8,6 +8,9 @@ from typing import Any
 
 from diagnostics import hookimpl
 
+PACKAGES = {"timm": "timm"}
+"""Distribution -> module of the code that its encoders come from; runs record their versions."""
+
 
 @hookimpl
 def encoders() -> Mapping[str, Callable[..., Any]]:

@@ -10,6 +10,12 @@ from diagnostics import hookimpl
 if TYPE_CHECKING:
     from diagnostics import Encoder
 
+PACKAGES = {
+    "fracast": "fracast", "chronos-forecasting": "chronos", "tirex-ts": "tirex", "mantis-tsfm": "mantis",
+    "timesfm": "timesfm3", "momentfm": "momentfm", "uni2ts": "uni2ts", "granite-tsfm": "tsfm_public",
+}  # fmt: skip
+"""Distribution -> module of the code that its encoders come from; runs record their versions."""
+
 
 def _fracast(path: str | None = None) -> Encoder:
     from diagnostics_timeseries.fracast import build

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from diagnostics import hookimpl
+from diagnostics.hookspecs import Entry
+
+PACKAGES = {"timm": "timm"}
+"""Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
 @hookimpl
 def encoders() -> Mapping[str, Callable[..., Any]]:
-    return {"timm:": build}
+    """`timm:NAME`, with the options of `build`."""
+    return {"timm:": Entry(build, modality="image", path_hint=_path_hint)}
 
 
 def build(
@@ -49,6 +55,10 @@ def build(
     encoder = encoder_of(module, name, img_size, partial(create, model, img_size))
     encoder.skeleton = _name(model, False, img_size, 0)
     return encoder
+
+
+def _path_hint(path: str) -> str:
+    return f"weights of a timm model are timm:NAME?checkpoint={path}" if os.path.isfile(path) else ""
 
 
 def _name(model: str, trained: bool, img_size: int | None, seed: int) -> str:

@@ -29,7 +29,7 @@ def model_taps(model: nn.Module, encoder: str, input_size: tuple[int, int, int])
         prefix=prefix,
         channels_last=getattr(model, "output_fmt", "NCHW") == "NHWC",
         trunk=trunk,
-        lying=_unrolled(model) if hasattr(model, "reroll") else lambda tap: tap,
+        with_order=_unrolled(model) if hasattr(model, "reroll") else lambda tap: tap,
     )
 
 
@@ -42,7 +42,7 @@ def _unrolled(model: nn.Module) -> Callable[[Tap], Tap]:
     """For Hiera, whose tokens lie in units that later stages pool: their order, from indices sent through its own reroll."""
     reroll: Any = model.reroll
 
-    def lying(tap: Tap) -> Tap:
+    def with_order(tap: Tap) -> Tap:
         site = tap.site
         if site is None or site.layout != "tokens":
             return tap
@@ -52,7 +52,7 @@ def _unrolled(model: nn.Module) -> Callable[[Tap], Tap]:
         order = tuple(int(place) for place in reroll(places, at).flatten())
         return tap if order == tuple(range(tap.tokens)) else replace(tap, site=replace(site, order=order))
 
-    return lying
+    return with_order
 
 
 def _check_size(model: nn.Module, encoder: str, input_size: tuple[int, int, int]) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from diagnostics import hookimpl
+from diagnostics.hookspecs import Entry
 from diagnostics_training.alignment.command import align
 from diagnostics_training.commands import needs_timm, train_objectives
 
 if TYPE_CHECKING:
     from diagnostics import Encoder
+
+PACKAGES = {"timm": "timm"}
+"""Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
 def objective(
@@ -79,10 +84,16 @@ def aligned(base: str, layer_scale: float = 1.0) -> Encoder:
     return built(base, layer_scale)
 
 
+def _path_hint(path: str) -> str:
+    if not os.path.isfile(os.path.join(path, "checkpoint.safetensors")):
+        return ""
+    return "its training is not finished: give the command that began it again, which goes on from there"
+
+
 @hookimpl
 def encoders() -> Mapping[str, Callable[..., Any]]:
     """Name or scheme -> builder."""
-    return {"objective:": objective, "objectives:": objectives, "aligned": aligned}
+    return {"objective:": Entry(objective, path_hint=_path_hint), "objectives:": objectives, "aligned": aligned}
 
 
 @hookimpl

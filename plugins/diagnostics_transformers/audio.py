@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Tap
 from diagnostics.errors import describe
-from diagnostics_transformers.inputs import Prepared, from_directory, setting
+from diagnostics_transformers.prepared import Prepared, from_directory, setting
 from diagnostics_transformers.spans import Convolution, convolutions, span
 from diagnostics_transformers.towers import arguments
 
@@ -176,14 +176,14 @@ class Sounds:
                 f"{self.encoder} cannot be told which part of a sample is sound, so shorter ones would count their padding: cut "
                 "all samples to one length."
             )
-        made = torch.from_numpy(np.ascontiguousarray(self.extract(values[first:]), dtype=np.float32))
-        rest = self.frames - made.shape[self.time]
+        features = torch.from_numpy(np.ascontiguousarray(self.extract(values[first:]), dtype=np.float32))
+        rest = self.frames - features.shape[self.time]
         if rest > 0:
-            shape = list(made.shape)
+            shape = list(features.shape)
             shape[self.time] = rest
-            made = torch.cat([made, torch.zeros(shape)], dim=self.time)
+            features = torch.cat([features, torch.zeros(shape)], dim=self.time)
         heard = math.ceil(self.frames * (self.length - first) / self.span)
-        return {"sound": made, "heard": (torch.arange(self.frames) < heard).long()}
+        return {"sound": features, "heard": (torch.arange(self.frames) < heard).long()}
 
     def covers(self, shape: tuple[int, ...], stack: list[Convolution]) -> tuple[tuple[float, float], ...]:
         """(start, stop) of what the tokens stand for, in samples; beyond the sample where they are padded to a length."""
@@ -224,10 +224,10 @@ def _of_directory(extractor: Any) -> tuple[Extract, int, str]:
     rate = int(getattr(extractor, "sampling_rate", RATE))
 
     def extract(values: np.ndarray) -> np.ndarray:
-        made = extractor(values, sampling_rate=rate, return_tensors="np")
-        found = made["input_features"] if "input_features" in made else made["input_values"]
+        extracted = extractor(values, sampling_rate=rate, return_tensors="np")
+        features = extracted["input_features"] if "input_features" in extracted else extracted["input_values"]
         # Without the batch axis, and without an axis of one channel.
-        return np.asarray(found)[0].squeeze()
+        return np.asarray(features)[0].squeeze()
 
     return extract, rate, type(extractor).__name__
 

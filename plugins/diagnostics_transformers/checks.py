@@ -1,70 +1,50 @@
-"""Which token moves when one place of the input changes, so that no order of tokens is taken on trust.
+"""Which token moves when one place of a text, a sound or a series changes, so that no order of tokens is taken on trust.
 
-Images and videos are looked at by discovery itself; here, what has one axis: texts, sounds and series.
+Discovery verifies the order of images and videos itself.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Tap
-from diagnostics_transformers.inputs import Prepared
+from diagnostics.encoders.perturbation import Forward, moved_most, part_of, tokens_at
+from diagnostics_transformers.prepared import Prepared
 
-Forward = Callable[[nn.Module, Any], Any]
-
-
-class _Reached(Exception):
-    """Ends a pass at the first layer."""
-
-
-def entering(module: nn.Module, first: str, batch: Any, forward: Forward) -> Tensor | None:
-    """What a module takes in a pass, the first tensor of it; None where it never runs or takes none."""
-    seen: list[Tensor] = []
-
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.extend(t.clone() for t in (*args, *kwargs.values()) if isinstance(t, Tensor))
-        raise _Reached
-
-    handle = module.get_submodule(first).register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        with torch.no_grad(), contextlib.suppress(_Reached):
-            forward(module, batch)
-    finally:
-        handle.remove()
-    return seen[0] if seen else None
+SHARES = (0.3, 0.8)
+"""Of a sample's length: where it is changed."""
 
 
 def check_places(
     module: nn.Module, tap: Tap, batch: Mapping[str, Tensor], forward: Forward, prepared: Prepared, name: str
 ) -> None:
-    """Raises where the token of a changed place is not the one that the grid of the first tap says."""
+    """Raises DiagnosticsError where the first tap's tokens do not stand for the places that its grid declares.
+
+    `batch` is of two different samples.
+    """
     site, grid = tap.site, tap.grid
-    if site is not None and site.rows == 1:
-        both = entering(module, site.module, batch, forward)
-        if both is not None and len(both) == 2 and torch.equal(both[0], both[1]):
-            raise DiagnosticsError(
-                f"{name} gives its first layer '{site.module}' the same for any {prepared.modality} (queries, no places of it): "
-                "it is not supported yet."
-            )
-    if site is None or "t" not in grid.axes or prepared.modality not in ("text", "audio", "series") or grid.tokens < 2:
+    if site is None:
+        return
+    rest = tokens_at(module, tap, batch, forward)
+    if rest is None:
+        return
+    if site.rows == 1 and len(rest) == 2 and torch.equal(rest[0], rest[1]):
+        raise DiagnosticsError(
+            f"{name} gives its first layer '{site.module}' the same for any {prepared.modality} (queries, no places of it): "
+            "it is not supported yet."
+        )
+    if "t" not in grid.axes or prepared.modality not in ("text", "audio", "series") or grid.tokens < 2:
         return
     steps = grid.shape[grid.axes.index("t")]
-    rest = _tokens(module, tap, batch, forward)
-    for share in (0.3, 0.8):
+    for share in SHARES:
         changed, start, stop = _changed(batch, prepared, share)
-        moved = _tokens(module, tap, changed, forward)
-        if rest is None or moved is None or moved.shape != rest.shape:
+        tokens = tokens_at(module, tap, changed, forward)
+        place = None if tokens is None else moved_most(tokens, rest, grid, ("t",))
+        if place is None:
             return
-        size = (moved - rest)[0, grid.prefix :].abs().sum(-1).reshape(grid.shape)
-        size = size.sum(tuple(i for i, axis in enumerate(grid.axes) if axis != "t")) if grid.axes != ("t",) else size
-        if not bool(size.max() > 0):
-            return
-        place = int(size.argmax())
         low, high = start * steps, stop * steps
         # Frames overlap and convolutions reach further.
         slack = 1.0 if prepared.modality == "text" else 2.0 + 0.05 * steps + prepared.reach
@@ -75,47 +55,26 @@ def check_places(
             )
 
 
-def _tokens(module: nn.Module, tap: Tap, batch: Any, forward: Forward) -> Tensor | None:
-    """[B, T, F] as they enter the first layer."""
-    site = tap.site
-    assert site is not None
-    seen = entering(module, site.module, batch, forward)
-    if seen is None:
-        return None
-    if site.layout == "channels_first":
-        return seen.flatten(2).mT
-    if site.layout == "time_first":
-        return seen.transpose(0, 1)
-    if site.rows > 1:
-        return seen.unflatten(0, (-1, site.rows)).flatten(1, 2)
-    return seen.flatten(1, -2)
-
-
 def _changed(batch: Mapping[str, Tensor], prepared: Prepared, share: float) -> tuple[dict[str, Tensor], float, float]:
     """The batch with one place changed, and between which shares of the time that lies."""
-    made = dict(batch)
     if prepared.modality == "text":
         ids, words = batch["input_ids"].clone(), batch["words"]
         lead = int(words[0].long().argmax())
         place = lead + int(share * int(words[0].sum()))
         ids[:, place] = ids[:, lead] if int(ids[0, place]) != int(ids[0, lead]) else ids[:, lead] + 1
-        made["input_ids"] = ids
-        total = ids.shape[1] - lead
-        return made, (place - lead) / total, (place - lead) / total
-    key = "sound" if prepared.modality == "audio" else "values"
+        at = (place - lead) / (ids.shape[1] - lead)
+        return {**batch, "input_ids": ids}, at, at
+    audio = prepared.modality == "audio"
+    key = "sound" if audio else "values"
     values = batch[key].clone()
-    axis = _time_axis(values, prepared) if prepared.modality == "audio" else 1
+    axis = _time_axis(values, prepared) if audio else 1
     extent = values.shape[axis]
-    width = max(1, extent // 50) if prepared.modality == "audio" else max(2, extent // 16)
+    width = max(1, extent // 50) if audio else max(2, extent // 16)
     start = int(share * extent)
-    part = values.narrow(axis, start, min(width, extent - start))
-    if prepared.modality == "audio":
-        part += 1.0
-    else:
-        # Reversed, not added to: a normalisation over all of the series stays as it was.
-        part.copy_(part.flip(axis))
-    made[key] = values
-    return made, start / extent, (start + width) / extent
+    part = part_of(values, {axis: (start, min(start + width, extent))})
+    # A series is reversed, not added to: a normalisation over all of it stays as it was.
+    part.copy_(part + 1.0 if audio else part.flip(axis))
+    return {**batch, key: values}, start / extent, (start + width) / extent
 
 
 def _time_axis(values: Tensor, prepared: Prepared) -> int:

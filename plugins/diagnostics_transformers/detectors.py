@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, discover
+from diagnostics.encoders.hooks import first_tensor, recorded
+from diagnostics.encoders.perturbation import Forward
 from diagnostics_transformers.towers import arguments
 
 _BACKBONES = ("backbone", "conv_encoder")
@@ -18,8 +20,6 @@ _LISTS = ("layers", "aifi", "fpn_blocks", "pan_blocks")
 """Of an encoder's layers: over one map; or over the coarsest of several, then down and up again through all of them."""
 _SHAPES = "spatial_shapes"
 """What layers take whose tokens are those of several maps, one behind the other: their sizes."""
-
-Forward = Callable[[nn.Module, Any], Any]
 
 
 def trunk_of_detector(
@@ -37,10 +37,10 @@ def trunk_of_detector(
         return [], []
     backbone, inner = _without_shell(f"tower.{backbone}", parts[backbone])
     try:
-        found = discover(inner, batch, name, extents, forward=lambda _, given: forward(module, given))
+        discovered = discover(inner, batch, name, extents, forward=lambda _, given: forward(module, given))
     except DiagnosticsError:
         return [], []
-    trunk = [(tap, tap.site) for tap in found.taps if tap.part == "trunk" and tap.site is not None]
+    trunk = [(tap, tap.site) for tap in discovered.taps if tap.part == "trunk" and tap.site is not None]
     last = next(tap for tap, _ in trunk if tap.depth == 1)
     # The norm behind the last block is none.
     blocks = [site.module for tap, site in trunk if tap.depth < 1 or tap is last]
@@ -64,32 +64,20 @@ def with_levels(
     taps: Sequence[Tap], layers: Sequence[str], blocks: int, module: nn.Module, batch: Any, forward: Forward
 ) -> list[Tap]:
     """The backbone's taps, of so many `blocks`, and behind them one of every map at every layer: `encoder.layers.0.level1`."""
-    seen: dict[str, tuple[Tensor, list[tuple[int, int]]]] = {}
-
-    def hook(name: str) -> Callable[..., None]:
-        def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            first = output[0] if isinstance(output, (tuple, list)) else output
-            seen[name] = first, [(int(y), int(x)) for y, x in kwargs[_SHAPES].tolist()]
-
-        return read
-
-    handles = [module.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in layers]
-    try:
-        with torch.no_grad():
-            forward(module, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), recorded(module, layers) as calls:
+        forward(module, batch)
+    of_layer = {call.name: call for call in calls}
     whole = blocks + len(layers)
-    made = [replace(tap, depth=tap.depth * blocks / whole) for tap in taps if tap.part != "head"]
+    levels = [replace(tap, depth=tap.depth * blocks / whole) for tap in taps if tap.part != "head"]
     for i, name in enumerate(layers):
-        tokens, shapes = seen[name]
+        tokens = first_tensor(of_layer[name].output)
         before = 0
-        for level, shape in enumerate(shapes):
+        for level, size in enumerate(of_layer[name].kwargs[_SHAPES].tolist()):
+            shape = (int(size[0]), int(size[1]))
             behind = tokens.shape[1] - before - math.prod(shape)
             site = Site(name, padding=before, trailing=behind)
             tap = f"{name.removeprefix('tower.')}.level{level}"
             depth = (blocks + i + 1) / whole
-            made.append(Tap(tap, depth, "trunk", tokens.shape[2], Grid(shape, ("y", "x")), site))
+            levels.append(Tap(tap, depth, "trunk", tokens.shape[2], Grid(shape, ("y", "x")), site))
             before += math.prod(shape)
-    return made
+    return levels

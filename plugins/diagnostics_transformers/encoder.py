@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import PreTrainedModel
 
-from diagnostics import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, discover
+from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap, TorchEncoder, discover
+from diagnostics.encoders.perturbation import tensor_at
 from diagnostics.errors import describe
-from diagnostics_transformers.checks import check_places, entering
+from diagnostics_transformers.checks import check_places
 from diagnostics_transformers.detectors import over_levels, trunk_of_detector, with_levels
-from diagnostics_transformers.inputs import Arguments, Prepared, Wanted, prepare, setting
+from diagnostics_transformers.heads import layers_of_head
+from diagnostics_transformers.inputs import prepare
 from diagnostics_transformers.load import Loaded, lacking, refuse_missing
-from diagnostics_transformers.orders import TRAILING, lying
+from diagnostics_transformers.orders import TRAILING, with_order
 from diagnostics_transformers.packed import packed_taps
 from diagnostics_transformers.patches import tokens_of_cells
+from diagnostics_transformers.prepared import Arguments, Prepared, Wanted, setting
 from diagnostics_transformers.stacks import CHAINS, FIRST, inner_layers, is_side, stacks
 from diagnostics_transformers.towers import Tower, arguments, choose, kind_of
 
@@ -32,15 +35,15 @@ MOST_PREFIX = 16
 
 
 def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Wanted | None = None) -> TorchEncoder:
-    """The encoder of a loaded model; raises where no honest taps are found."""
+    """The encoder of a loaded model; DiagnosticsError where its taps are not certain."""
     place, part, projection = choose(loaded, tower)
     if getattr(part, "config", None) is None:
         # An encoder that is no model of its own goes by the configuration of the whole.
         part.config = loaded.model.config
     prepared = prepare(part, loaded.source, name, wanted or Wanted())
     module = Tower(part, projection).eval()
-    found = _Found(name, module, prepared)
-    taps, output, left_out = found.taps()
+    discovery = _Discovery(name, module, prepared)
+    taps, output, left_out = discovery.taps()
     taps = _without_silence(_with_all_weights(loaded, place, projection, taps), prepared)
 
     drawn = [n for n, m in loaded.model.named_modules() if m is projection] if projection is not None else []
@@ -65,7 +68,7 @@ def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Want
         output,
         prepared.preprocess,
         prepared.example,
-        forward=found.forward,
+        forward=discovery.forward,
         fresh=fresh,
         configuration="; ".join(part for part in (prepared.description, *left_out) if part),
         sized_for=sized_for if prepared.any_length else None,
@@ -80,15 +83,15 @@ def _without_silence(taps: Sequence[Tap], prepared: Prepared) -> list[Tap]:
     if prepared.modality != "audio" or prepared.valid is None:
         return list(taps)
     batch = default_collate([prepared.preprocess(prepared.example)])
-    made: list[Tap] = []
+    sound_taps: list[Tap] = []
     for tap in taps:
         heard = prepared.valid(batch, tap) if tap.grid.axes == ("t",) else None
         if heard is not None and tap.site is not None and tap.site.rows == 1 and not tap.site.order:
             tokens = max(1, int(heard[0].sum()))
             site = replace(tap.site, trailing=tap.site.trailing + tap.grid.tokens - tokens)
             tap = replace(tap, grid=Grid((tokens,), ("t",), tap.grid.prefix), site=site)
-        made.append(tap)
-    return made
+        sound_taps.append(tap)
+    return sound_taps
 
 
 def _whole(tap: Tap) -> Tap:
@@ -98,26 +101,26 @@ def _whole(tap: Tap) -> Tap:
 
 
 def _valid(prepared: Prepared, batch: Any, tap: Tap) -> Tensor | None:
-    found = prepared.valid(batch, _whole(tap)) if prepared.valid is not None else None
-    found = found[:, : tap.grid.tokens] if found is not None else None
-    return None if found is None or bool(found.all()) else found
+    valid = prepared.valid(batch, _whole(tap)) if prepared.valid is not None else None
+    valid = valid[:, : tap.grid.tokens] if valid is not None else None
+    return None if valid is None or bool(valid.all()) else valid
 
 
 def _covered(
     prepared: Prepared, taps: Sequence[Tap], output: str, shape: tuple[int, ...]
 ) -> tuple[tuple[float, float], ...]:
     """What the output tap's tokens cover of what all of them would."""
-    found = prepared.covers(shape) if prepared.covers is not None else tuple((0.0, float(n)) for n in shape)
+    covered = prepared.covers(shape) if prepared.covers is not None else tuple((0.0, float(n)) for n in shape)
     tap = next(tap for tap in taps if tap.name == output)
     whole = _whole(tap)
-    if whole is tap or len(found) != 1:
-        return found
-    start, stop = found[0]
+    if whole is tap or len(covered) != 1:
+        return covered
+    start, stop = covered[0]
     return ((start, start + (stop - start) * tap.grid.tokens / whole.grid.tokens),)
 
 
-class _Found:
-    """Discovery of a tower's taps: which form of its input it takes, which stack of layers, and where their tokens lie."""
+class _Discovery:
+    """Finds a tower's taps: the form of its input with which it runs, its stack of layers, and where their tokens lie."""
 
     def __init__(self, name: str, module: Tower, prepared: Prepared) -> None:
         self.name, self.module, self.prepared = name, module, prepared
@@ -147,7 +150,7 @@ class _Found:
         ) from first
 
     def taps(self) -> tuple[list[Tap], str, list[str]]:
-        """Taps, output tap, and what was left out for what reason."""
+        """Taps, the output tap's name, and what has no tap, in words."""
         first: DiagnosticsError | None = None
         kind = getattr(self.module.tower.config, "model_type", "")
         if kind in CHAINS:
@@ -183,7 +186,7 @@ class _Found:
         # By itself, discovery looks at the model as its makers wrote it.
         place = "tower" if names is None else ""
         place = next((f"{place}.{key}" for key in _WRAPPED if names is None and hasattr(self.module.tower, key)), place)
-        found = discover(
+        discovered = discover(
             self.module.get_submodule(place),
             self.batch,
             self.name,
@@ -193,9 +196,9 @@ class _Found:
             trunk=self._trunk(),
             grid=grid or next(iter(likely), None),
             prefix=grid.prefix if grid is not None else None,
-            lying=partial(lying, self.module.tower),
+            with_order=partial(with_order, self.module.tower),
         )
-        taps = _named([_within(tap, place) for tap in found.taps])
+        taps = _named([_within(tap, place) for tap in discovered.taps])
         kind = getattr(self.module.tower.config, "model_type", "")
         if kind in FIRST and taps[0].site is not None:
             taps[0] = replace(taps[0], site=replace(taps[0].site, module=FIRST[kind], item=0))
@@ -203,8 +206,8 @@ class _Found:
         known = {tap.grid.shape for tap in taps if tap.part != "head"} | set(self.prepared.places)
         placeless = [tap.name for tap in taps if tap.part == "head" and not _has_places(tap, known)]
         taps = self._with_inner_layers([tap for tap in taps if tap.name not in placeless])
-        left_out = [f"no tap at {_short(tap)}" for tap in (*found.left_out, *placeless)]
-        return _ended(taps, _short(found.output_tap), left_out)
+        left_out = [f"no tap at {_short(tap)}" for tap in (*discovered.left_out, *placeless)]
+        return _ended(taps, _short(discovered.output_tap), left_out)
 
     def _trunk(self) -> Callable[[nn.Module, Any], Any] | None:
         """The bare encoder's own pass, where the tower is one with a decoder or a head behind it."""
@@ -227,7 +230,7 @@ class _Found:
             extents = {axis: n for axis, n in self.prepared.extents.items() if axis in axes}
             names = [f"tower.{place}.{key}" for key, _ in self.module.tower.get_submodule(place).named_children()]
             grid = Grid(tuple(extents.values()), axes, special) if axes == ("t",) else None
-            found = discover(
+            discovered = discover(
                 self.module,
                 self.batch,
                 self.name,
@@ -238,19 +241,19 @@ class _Found:
                 prefix=special,
             )
             last = i == len(parts) - 1
-            for tap in found.taps:
+            for tap in discovered.taps:
                 if (tap.part == "embedding" and i) or (tap.part == "head" and not last):
                     continue
                 depth = tap.depth if tap.part == "head" else (i + tap.depth) / len(parts)
                 taps.append(replace(tap, depth=depth))
-            output = _short(found.output_tap)
+            output = _short(discovered.output_tap)
         return _named(taps), output, []
 
     def _grid(self, names: Sequence[str] | None) -> tuple[Grid | None, tuple[int, ...], bool]:
         """The trunk's grid by the configuration, if that is how many tokens enter the first layer, and their order."""
         if not names:
             return None, (), False
-        seen = entering(self.module, names[0], self.batch, self.forward)
+        seen = self._entering(names[0], self.batch)
         if seen is None:
             return None, (), False
         axes = tuple(self.prepared.extents)
@@ -271,6 +274,10 @@ class _Found:
                 return Grid(shape, axes, more), (), False
         return None, (), False
 
+    def _entering(self, layer: str, batch: Any) -> Tensor | None:
+        """The first tensor that a layer takes."""
+        return tensor_at(self.module, Site(layer, when="before"), batch, self.forward)
+
     @staticmethod
     def _prefix_of_packed(seen: Tensor, side: tuple[int, ...]) -> int:
         """How many tokens of each of two images stand before its patches."""
@@ -280,7 +287,7 @@ class _Found:
     def _order_of_packed(self, first: str, grid: Grid) -> tuple[int, ...]:
         def tokens(image: np.ndarray) -> Tensor:
             batch = default_collate([self.prepared.preprocess(image)])
-            seen = entering(self.module, first, batch, self.forward)
+            seen = self._entering(first, batch)
             assert seen is not None
             return seen.flatten(0, -2)
 
@@ -294,31 +301,29 @@ class _Found:
 
     def _with_inner_layers(self, taps: list[Tap]) -> list[Tap]:
         """Taps of the layers that a head stacks (a predictor, a decoder), before the head's own."""
-        made: list[Tap] = []
+        with_inner: list[Tap] = []
         for tap in taps:
             site = tap.site
             layers = inner_layers(self.module.get_submodule(site.module)) if tap.part == "head" and site else []
-            before = made[-1].depth if made else 0.0
+            before = with_inner[-1].depth if with_inner else 0.0
             if site is not None and site.when == "after" and layers:
-                made += self._layers_of_head(site.module, layers, before, tap.depth)
-            made.append(tap)
-        return made
+                with_inner += self._layers_of_head(site.module, layers, before, tap.depth)
+            with_inner.append(tap)
+        return with_inner
 
     def _layers_of_head(self, head: str, layers: list[str], low: float, high: float) -> list[Tap]:
-        from diagnostics_transformers.heads import layers_of_head
-
         return layers_of_head(self.module, head, layers, (low, high), self.batch, self.forward, self.prepared)
 
 
 def _named(taps: Sequence[Tap]) -> list[Tap]:
     """With the names that their modules have in the tower; of a module that runs again, with the number of its call."""
-    made: list[Tap] = []
+    named: list[Tap] = []
     for tap in taps:
         name = _short(tap.name)
-        if any(other.name == name for other in made):
-            name = f"{name}.{tap.site.call if tap.site is not None else len(made)}"
-        made.append(replace(tap, name=name))
-    return made
+        if any(other.name == name for other in named):
+            name = f"{name}.{tap.site.call if tap.site is not None else len(named)}"
+        named.append(replace(tap, name=name))
+    return named
 
 
 def _ended(taps: list[Tap], output: str, left_out: list[str]) -> tuple[list[Tap], str, list[str]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
 from diagnostics.errors import describe
-from diagnostics_transformers.inputs import Prepared, from_directory, setting
+from diagnostics_transformers.prepared import Prepared, from_directory, setting
 from diagnostics_transformers.towers import arguments
 
 SIZE = 224
@@ -89,15 +89,15 @@ def _is_plain(tower: nn.Module) -> bool:
 
 def _own(config: Any) -> tuple[int, int] | None:
     """The size that the configuration names, its own or that of the timm model that it wraps."""
-    found = side_of(setting(config, "image_size", "crop_size"))
+    size = side_of(setting(config, "image_size", "crop_size"))
     for part in (config, setting(config, "vision_config")):
-        made = setting(part, "model_args")
-        if found is None and isinstance(made, Mapping):
-            found = side_of(made.get("img_size"))
-        known = setting(part, "pretrained_cfg")
-        if found is None and isinstance(known, Mapping):
-            found = side_of(known.get("input_size"))
-    return found
+        built_with = setting(part, "model_args")
+        if size is None and isinstance(built_with, Mapping):
+            size = side_of(built_with.get("img_size"))
+        pretrained = setting(part, "pretrained_cfg")
+        if size is None and isinstance(pretrained, Mapping):
+            size = side_of(pretrained.get("input_size"))
+    return size
 
 
 def side_of(value: Any) -> tuple[int, int] | None:
@@ -141,25 +141,26 @@ class Processed:
         processor = from_directory("AutoImageProcessor", source)
         if processor is None:
             return None
-        made = cls(name, processor, int(setting(tower.config, "num_channels", default=3)))
+        processed = cls(name, processor, int(setting(tower.config, "num_channels", default=3)))
         try:
             shapes = {
-                tuple(made(np.zeros(shape, np.uint8))["pixel_values"].shape) for shape in ((240, 320, 3), (300, 200, 3))
+                tuple(processed(np.zeros(shape, np.uint8))["pixel_values"].shape)
+                for shape in ((240, 320, 3), (300, 200, 3))
             }
         except DiagnosticsError:
             return None
-        return made if len(shapes) == 1 and len(next(iter(shapes))) == 3 else None
+        return processed if len(shapes) == 1 and len(next(iter(shapes))) == 3 else None
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
         image = as_image(sample, self.encoder, self.channels)
         try:
-            made = self.processor(images=image, return_tensors="pt")["pixel_values"]
+            pixels = self.processor(images=image, return_tensors="pt")["pixel_values"]
         except Exception as error:
             raise DiagnosticsError(
                 f"The image processor of {self.encoder} fails on an image of {image.height} x {image.width} pixels "
                 f"({describe(error)}): choose another size with ?size=."
             ) from error
-        return {"pixel_values": made[0].float()}
+        return {"pixel_values": pixels[0].float()}
 
     @property
     def description(self) -> str:

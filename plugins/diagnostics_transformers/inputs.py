@@ -2,92 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from torch import nn
 
-import numpy as np
-from torch import Tensor, nn
-
-from diagnostics import DiagnosticsError, Tap
+from diagnostics import DiagnosticsError
+from diagnostics_transformers.audio import prepare_audio
+from diagnostics_transformers.images import prepare_images
+from diagnostics_transformers.patches import prepare_patches, takes_patches
+from diagnostics_transformers.prepared import Prepared, Wanted
+from diagnostics_transformers.series import prepare_series
+from diagnostics_transformers.text import prepare_text
 from diagnostics_transformers.towers import arguments, kind_of
-
-Arguments = Callable[[Mapping[str, Tensor]], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The sizes that were asked for: side of images in pixels, length in tokens, steps or samples, frames of a video."""
-
-    size: int | None = None
-    length: int | None = None
-    frames: int | None = None
-
-    def __post_init__(self) -> None:
-        for key, most in (("size", 8192), ("length", 10**7), ("frames", 4096)):
-            if (getattr(self, key) or 0) > most:
-                raise DiagnosticsError(f"No encoder takes {key}={getattr(self, key)}: give at most {most:,}.")
-
-
-@dataclass
-class Prepared:
-    """How samples of a modality become a tower's input.
-
-    Parameters
-    ----------
-    preprocess: raw sample -> tensors by name, without the batch axis.
-    example: a raw sample.
-    extents: of the input along each axis that tokens can lie on, slowest first.
-    places: grids (one extent for each axis) that the trunk's tokens may have by the configuration.
-    order: where each token of that grid lies among the grid tokens as the model keeps them; empty for raster order.
-    packed: the tower takes and keeps the tokens of all samples in one row [B * T, F].
-    description: what preprocessing is, for the configuration.
-    arguments: batch -> the tower's keyword arguments.
-    forms: several ways to do that, of which the first that runs is taken.
-    covers, valid, rate: see `TorchEncoder`.
-    special: tokens that stand for no place before those of the frames, where their number cannot be told from a grid.
-    reach: of how many tokens' steps before its own a token knows (lags).
-    any_length: whether the same model can be prepared for samples of another length.
-    """
-
-    modality: Any
-    preprocess: Callable[[np.ndarray], dict[str, Tensor]]
-    example: np.ndarray
-    extents: dict[str, int]
-    places: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
-    order: tuple[int, ...] = ()
-    packed: bool = False
-    description: str = ""
-    arguments: Arguments = dict
-    forms: list[Arguments] = field(default_factory=list[Arguments])
-    covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]] | None = None
-    valid: Callable[[Any, Tap], Tensor | None] | None = None
-    rate: float | None = None
-    special: int = 0
-    reach: int = 0
-    any_length: bool = False
+from diagnostics_transformers.videos import is_video, prepare_videos
 
 
 def prepare(tower: nn.Module, source: str | None, name: str, wanted: Wanted) -> Prepared:
     """The preprocessing of a tower: that of its own directory where it has one, otherwise the configuration's sizes."""
     kind, takes = kind_of(tower), arguments(tower)
     if kind == "text":
-        from diagnostics_transformers.text import prepare_text
-
         return prepare_text(tower, source, name, wanted.length)
     if kind == "audio":
-        from diagnostics_transformers.audio import prepare_audio
-
         return prepare_audio(tower, source, name, wanted.length)
     if kind == "series":
-        from diagnostics_transformers.series import prepare_series
-
         return prepare_series(tower, name, wanted.length)
     if kind == "vision":
-        from diagnostics_transformers.images import prepare_images
-        from diagnostics_transformers.patches import prepare_patches, takes_patches
-        from diagnostics_transformers.videos import is_video, prepare_videos
-
         if takes_patches(tower):
             return prepare_patches(tower, source, name, wanted.size)
         if is_video(tower):
@@ -97,31 +34,3 @@ def prepare(tower: nn.Module, source: str | None, name: str, wanted: Wanted) -> 
         f"{name} ({type(tower).__name__}) takes {', '.join(t for t in takes[:3])}, which is no image, video, audio, text or "
         "series by itself: tap it as a torch module of your own (docs/plugins.md)."
     )
-
-
-def setting(config: Any, *names: str, default: Any = None) -> Any:
-    """The first of some settings that a configuration has."""
-    for name in names:
-        try:
-            value = getattr(config, name, None)
-        except Exception:  # some settings differ from layer to layer and refuse to be read as one
-            value = None
-        if value is not None:
-            return value
-    return default
-
-
-def from_directory(auto: str, source: str | None) -> Any:
-    """What a transformers Auto class finds in the directory; None where it finds nothing that works here."""
-    import transformers
-
-    from diagnostics_transformers.load import quiet
-
-    if source is None:
-        return None
-    try:
-        with quiet():
-            return getattr(transformers, auto).from_pretrained(source, trust_remote_code=False)
-    except Exception:
-        # Whatever is missing (files, packages; OSError from a torchaudio of another torch): the fallback takes over.
-        return None

@@ -61,13 +61,13 @@ def folder_of(loaded: Loaded) -> Path:
         return Path(source).resolve()
     from transformers.utils.hub import cached_file
 
-    found = cached_file(source, "config.json", local_files_only=True)
-    assert found is not None
-    return Path(found).parent
+    config = cached_file(source, "config.json", local_files_only=True)
+    assert config is not None
+    return Path(config).parent
 
 
 def initial(config: Any, name: str, whole: bool = False) -> nn.Module:
-    """The architecture of a configuration with initial weights."""
+    """The architecture of a configuration, with initial weights; DiagnosticsError where transformers cannot build it."""
     try:
         with quiet():
             return _class(config, name, whole)._from_config(config, dtype=torch.float32).eval()
@@ -83,18 +83,18 @@ def _class(config: Any, name: str, whole: bool) -> Any:
     """The bare model of a configuration's type, or the architecture that it names."""
     if whole or getattr(config, "model_type", "") in _NO_BARE:
         named = (getattr(config, "architectures", None) or [""])[0]
-        found = getattr(transformers, named, None) if named else None
-        if found is None:
+        model = getattr(transformers, named, None) if named else None
+        if model is None:
             raise DiagnosticsError(
                 f"{name} names no architecture that transformers has ('{named}'): leave out heads=true."
             )
-        return found
+        return model
     try:
-        found = AutoModel._model_mapping[type(config)]  # pyright: ignore[reportPrivateUsage]
+        model = AutoModel._model_mapping[type(config)]  # pyright: ignore[reportPrivateUsage]
     except KeyError:
         # Not every type has a bare model of its own; the architecture that it was saved as has one inside.
         return _class(config, name, True)
-    return found[0] if isinstance(found, (tuple, list)) else found
+    return model[0] if isinstance(model, (tuple, list)) else model
 
 
 def _source(name: str) -> str:
@@ -233,7 +233,7 @@ def _few(keys: list[str]) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
-    """No progress bars or warnings of transformers: what matters is told as an error or in the configuration."""
+    """Without progress bars and warnings of transformers: what matters is an error, or stands in the configuration."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

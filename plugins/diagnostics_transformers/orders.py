@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from diagnostics import Tap
-from diagnostics_transformers.inputs import setting
+from diagnostics_transformers.prepared import setting
 
 TRAILING = ("llama4_vision_model",)
 """Their special tokens stand behind those of the patches."""
@@ -18,7 +18,7 @@ _FILLED = ("mllama_vision_model",)
 """Behind a class token and the patches comes what fills up: zeros to a multiple of 8 tokens, and tiles without an image."""
 
 
-def lying(tower: nn.Module, tap: Tap) -> Tap:
+def with_order(tower: nn.Module, tap: Tap) -> Tap:
     """A tap as discovered, with the order of its tokens where the model is known to have one."""
     kind = str(setting(tower.config, "model_type"))
     order, site = _ORDERS.get(kind), tap.site

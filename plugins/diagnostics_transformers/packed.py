@@ -5,52 +5,35 @@ Shape suffixes: B sample, T token, F feature.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap
+from diagnostics.encoders.hooks import first_tensor, recorded
+from diagnostics.encoders.perturbation import Forward
 
 
 def packed_taps(
     module: nn.Module,
     names: Sequence[str],
     batch: Any,
-    forward: Callable[[nn.Module, Any], Any],
+    forward: Forward,
     grid: Grid,
     order: tuple[int, ...],
     encoder: str,
 ) -> list[Tap]:
     """`embed`, the layers, and the first norm behind them that keeps all tokens; `batch` is of two samples."""
-    seen: list[tuple[str, str, Tensor]] = []
-
-    def before(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            first = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)), None)
-            if first is not None:
-                seen.append((name, "before", first))
-
-        return hook
-
-    def after(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            first = output[0] if isinstance(output, (tuple, list)) else output
-            if isinstance(first, Tensor):
-                seen.append((name, "after", first))
-
-        return hook
-
     norms = [n for n, part in module.named_modules() if "norm" in type(part).__name__.lower() and not _within(n, names)]
-    handles = [module.get_submodule(names[0]).register_forward_pre_hook(before(names[0]), with_kwargs=True)]
-    handles += [module.get_submodule(n).register_forward_hook(after(n)) for n in (*names, *norms)]
-    try:
-        with torch.no_grad():
-            forward(module, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), recorded(module, (*names, *norms)) as calls:
+        forward(module, batch)
+    first = next((call for call in calls if call.name == names[0]), None)
+    entered = first_tensor((*first.args, *first.kwargs.values())) if first is not None else None
+    seen: list[tuple[str, str, Any]] = [(names[0], "before", entered)]
+    seen += [(call.name, "after", first_tensor(call.output)) for call in calls]
+    seen = [entry for entry in seen if isinstance(entry[2], Tensor)]
     last = max(i for i, (name, _, _) in enumerate(seen) if name in names)
     behind = [entry for entry in seen[last + 1 :] if _tokens(entry[2]) == _tokens(seen[last][2])]
     steps = [entry for entry in seen[: last + 1] if entry[0] in names] + behind[:1]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from diagnostics import DiagnosticsError
 from diagnostics.errors import describe
 from diagnostics_transformers.images import Squashed, as_image, example, side_of
-from diagnostics_transformers.inputs import Prepared, from_directory, setting
+from diagnostics_transformers.prepared import Prepared, from_directory, setting
 from diagnostics_transformers.towers import arguments
 
 # How many patches an image has along y and x, under the name that a model has for it.
@@ -115,10 +115,10 @@ def _merge(config: Any, sizes: str) -> int:
     """How many patches along a side lie together, block by block, in the order that the model expects."""
     if sizes not in ("grid_thw", "image_grid_thw"):
         return 1
-    found = setting(config, "spatial_merge_size", "merge_size", default=1)
-    found = found if isinstance(found, int) else (side_of(found) or (1, 1))[0]
+    merge = setting(config, "spatial_merge_size", "merge_size", default=1)
+    merge = merge if isinstance(merge, int) else (side_of(merge) or (1, 1))[0]
     kernel = side_of(setting(config, "merge_kernel_size")) or (1, 1)
-    return max(1, found, kernel[0])
+    return max(1, merge, kernel[0])
 
 
 @dataclass(frozen=True)
@@ -138,14 +138,14 @@ class Patches:
         config: Any = tower.config
         squash = Squashed.of(tower, source, name, size)
         frames = int(setting(config, "temporal_patch_size", "patch_temporal", default=1))
-        made = cls(name, squash, size, patch, merge, frames, from_directory("AutoImageProcessor", source))
-        if made.processor is None:
-            return made
+        by_processor = cls(name, squash, size, patch, merge, frames, from_directory("AutoImageProcessor", source))
+        if by_processor.processor is None:
+            return by_processor
         try:
-            fits = made(example())["patches"].shape[0] == (size // patch) ** 2
+            fits = by_processor(example())["patches"].shape[0] == (size // patch) ** 2
         except DiagnosticsError:
             fits = False
-        return made if fits else cls(name, squash, size, patch, merge, frames)
+        return by_processor if fits else cls(name, squash, size, patch, merge, frames)
 
     @property
     def description(self) -> str:
@@ -156,11 +156,11 @@ class Patches:
             return {"patches": self._cut(self.squash(sample)["pixel_values"])}
         image = as_image(sample, self.encoder).resize((self.size, self.size), Image.Resampling.BICUBIC)
         try:
-            made = self.processor(images=image, return_tensors="pt")["pixel_values"].float()
+            patches = self.processor(images=image, return_tensors="pt")["pixel_values"].float()
         except Exception as error:
             raise DiagnosticsError(f"The image processor of {self.encoder} fails ({describe(error)}).") from error
         # A row of patches for each image, or those of this one image alone.
-        return {"patches": made[0] if made.ndim == 3 and len(made) == 1 else made}
+        return {"patches": patches[0] if patches.ndim == 3 and len(patches) == 1 else patches}
 
     def _cut(self, pixels: Tensor) -> Tensor:
         """[channel, y, x] as [N, D], block by block of merge x merge patches; still images are repeated for `frames`."""
@@ -190,10 +190,10 @@ def tokens_of_cells(first: Any, size: int, side: int, prefix: int = 0) -> list[i
         painted = np.kron((cells >> bit & 1) * 255, np.ones((size // side, size // side))).astype(np.uint8)
         moved = (first(np.repeat(painted[..., None], 3, axis=2)) - rest)[prefix:].abs().amax(dim=-1) > 1e-6
         numbers += moved.long() << bit
-    found = (numbers - 1).tolist()
-    if sorted(found) != list(range(count)):
+    cell_of_token = (numbers - 1).tolist()
+    if sorted(cell_of_token) != list(range(count)):
         raise ValueError("the patches of an image do not give one token each")
     places = [0] * count
-    for token, cell in enumerate(found):
+    for token, cell in enumerate(cell_of_token):
         places[cell] = token
     return places

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from diagnostics import hookimpl
+from diagnostics.hookspecs import Entry
+
+PACKAGES = {"transformers": "transformers"}
+"""Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
 @hookimpl
 def encoders() -> Mapping[str, Callable[..., Any]]:
-    return {"hf:": build}
+    """`hf:NAME` or `hf:FOLDER`, with the options of `build`."""
+    return {"hf:": Entry(build, path_hint=_path_hint)}
 
 
 def build(
@@ -47,8 +53,8 @@ def build(
         raise DiagnosticsError(f"Encoders of transformers need {error.name}: pip install transformers.") from error
 
     from diagnostics_transformers.encoder import encoder_of
-    from diagnostics_transformers.inputs import Wanted
     from diagnostics_transformers.load import folder_of, load
+    from diagnostics_transformers.prepared import Wanted
 
     loaded = load(model, pretrained, seed, heads)
     options = {"pretrained": pretrained or None, "tower": tower, "size": size, "length": length, "frames": frames}
@@ -58,9 +64,13 @@ def build(
     return encoder
 
 
+def _path_hint(path: str) -> str:
+    return f"a checkpoint directory of transformers is hf:{path}" if os.path.isdir(path) else ""
+
+
 def _name(model: str, pretrained: bool, seed: int, heads: bool, options: Mapping[str, Any]) -> str:
     """The specification: what is not the default."""
-    said = [f"{key}={value}" for key, value in options.items() if key != "pretrained" and value is not None]
-    said = [*([] if pretrained else ["pretrained=false", *([f"seed={seed}"] if seed else [])]), *said]
-    said += ["heads=true"] if heads else []
-    return f"hf:{model}{'?' if said else ''}{'&'.join(said)}"
+    parts = [f"{key}={value}" for key, value in options.items() if key != "pretrained" and value is not None]
+    parts = [*([] if pretrained else ["pretrained=false", *([f"seed={seed}"] if seed else [])]), *parts]
+    parts += ["heads=true"] if heads else []
+    return f"hf:{model}{'?' if parts else ''}{'&'.join(parts)}"

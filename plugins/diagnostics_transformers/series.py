@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Tap
-from diagnostics_transformers.inputs import Prepared, setting
+from diagnostics_transformers.prepared import Prepared, setting
 from diagnostics_transformers.towers import arguments
 
 _MOST = 100_000
@@ -142,13 +142,15 @@ def _observed(batch: Mapping[str, Tensor], values: str, mask: str) -> dict[str, 
 def _time_features(config: Any, batch: Mapping[str, Tensor], takes: tuple[str, ...]) -> dict[str, Any]:
     """Calendar features of a series without a calendar: zeros; and a future of zeros, which no encoder sees."""
     values, observed = batch["values"], batch["observed"]
-    one = int(config.input_size) == 1
+    univariate = int(config.input_size) == 1
     ahead = int(config.prediction_length)
     given: dict[str, Any] = {
-        "past_values": values[..., 0] if one else values,
-        "past_observed_mask": observed[..., 0] if one else observed,
+        "past_values": values[..., 0] if univariate else values,
+        "past_observed_mask": observed[..., 0] if univariate else observed,
         "past_time_features": values.new_zeros((*values.shape[:2], int(config.num_time_features))),
-        "future_values": values.new_zeros((len(values), ahead) if one else (len(values), ahead, values.shape[2])),
+        "future_values": values.new_zeros(
+            (len(values), ahead) if univariate else (len(values), ahead, values.shape[2])
+        ),
         "future_time_features": values.new_zeros((len(values), ahead, int(config.num_time_features))),
     }
     if int(setting(config, "num_static_categorical_features", default=0)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from diagnostics_transformers.inputs import setting
+from diagnostics_transformers.prepared import setting
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ def convolutions(config: Any) -> list[Convolution]:
     if isinstance(kernels, (list, tuple)) and isinstance(strides, (list, tuple)):
         # wav2vec 2.0 and kin; SEW then takes the mean of some frames.
         squeeze = int(setting(config, "squeeze_factor", default=1))
-        found = [Convolution(int(k), int(s)) for k, s in zip(kernels, strides, strict=True)]
-        return [*found, Convolution(squeeze, squeeze)] if squeeze > 1 else found
+        stack = [Convolution(int(k), int(s)) for k, s in zip(kernels, strides, strict=True)]
+        return [*stack, Convolution(squeeze, squeeze)] if squeeze > 1 else stack
     kinds = (str(setting(part, "model_type")) for part in (config, setting(config, "encoder_config")))
     return next((_OF_TYPE[kind] for kind in kinds if kind in _OF_TYPE), [])
 
@@ -37,10 +37,10 @@ def span(steps: int, stack: list[Convolution]) -> tuple[float, float]:
     early.
     """
     middle, stride, count = 0.5, 1, steps
-    for one in stack:
-        middle += stride * ((one.kernel - 1) / 2 - one.before)
-        stride *= one.stride
-        count = (count + one.before + one.behind - one.kernel) // one.stride + 1
+    for convolution in stack:
+        middle += stride * ((convolution.kernel - 1) / 2 - convolution.before)
+        stride *= convolution.stride
+        count = (count + convolution.before + convolution.behind - convolution.kernel) // convolution.stride + 1
     start = middle - stride / 2
     return start, start + count * stride
 

@@ -55,13 +55,13 @@ def stacks(tower: nn.Module) -> list[list[str] | None]:
     if kind in _PARTS:
         place, part = _PARTS[kind]
         return [[f"{name}.{part}" for name in _children(tower, place)]]
-    found: list[list[str] | None] = [names for names in _recorded(tower) if names]
+    candidates: list[list[str] | None] = [names for names in _recorded(tower) if names]
     if kind in _OF_TIMM:
         return [None]
     listed = _listed(tower)
-    if listed and listed not in found:
-        found.append(listed)
-    return [*found, None]
+    if listed and listed not in candidates:
+        candidates.append(listed)
+    return [*candidates, None]
 
 
 def _children(tower: nn.Module, place: str) -> list[str]:
@@ -73,7 +73,7 @@ def _listed(tower: nn.Module) -> list[str]:
     best: list[str] = []
     most, only_side = 0, _only_side(tower)
     for name, part in _lists(tower).items():
-        if _is_side(name) and not only_side:
+        if is_side(name) and not only_side:
             continue
         alike = len({type(child) for child in part}) == 1
         size = sum(p.numel() for p in part.parameters())
@@ -106,53 +106,49 @@ def _lists(tower: nn.Module) -> dict[str, Any]:
 
 def _only_side(tower: nn.Module) -> bool:
     """Whether all that stacks layers has the name of a side branch: decoders alone are a trunk."""
-    return all(_is_side(name) for name in _lists(tower))
+    return all(is_side(name) for name in _lists(tower))
 
 
 def _recorded(tower: nn.Module) -> Iterable[list[str]]:
     """Instances of each class that some part records as its hidden states, outermost only, those of the trunk alone."""
-    found: dict[type, list[str]] = {}
+    by_class: dict[type, list[str]] = {}
     for owner_name, owner in tower.named_modules():
         for kind, place in _targets(owner):
             for name, part in owner.named_modules():
                 whole = f"{owner_name}.{name}" if owner_name else name
-                if isinstance(part, kind) and place in name and whole not in found.setdefault(kind, []):
-                    found[kind].append(whole)
-    made: list[tuple[int, list[str]]] = []
-    for names in found.values():
+                if isinstance(part, kind) and place in name and whole not in by_class.setdefault(kind, []):
+                    by_class[kind].append(whole)
+    candidates: list[tuple[int, list[str]]] = []
+    for names in by_class.values():
         outer = [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
-        trunk = [n for n in outer if not _is_side(n)] or (outer if _only_side(tower) else [])
+        trunk = [n for n in outer if not is_side(n)] or (outer if _only_side(tower) else [])
         groups = _groups(trunk)
         if not groups:
             continue
         # Stages hold layers of one class in several lists; lists of another width or purpose stand elsewhere.
         size = sum(p.numel() for n in trunk for p in tower.get_submodule(n).parameters())
-        made.append((size, trunk))
+        candidates.append((size, trunk))
         if len(groups) > 1:
             largest = max(
                 groups.values(), key=lambda g: sum(p.numel() for n in g for p in tower.get_submodule(n).parameters())
             )
-            made.append((size - 1, largest))
-    return [names for _, names in sorted(made, key=lambda pair: -pair[0])]
+            candidates.append((size - 1, largest))
+    return [names for _, names in sorted(candidates, key=lambda pair: -pair[0])]
 
 
 def _targets(owner: nn.Module) -> list[tuple[type, str]]:
     recorded = (getattr(owner, "_can_record_outputs", None) or {}).get("hidden_states")
     entries: list[Any] = list(recorded) if isinstance(recorded, (list, tuple)) else [recorded] if recorded else []
-    found: list[tuple[type, str]] = []
+    targets: list[tuple[type, str]] = []
     for entry in entries:
         kind = getattr(entry, "target_class", entry)
         if isinstance(kind, type):
-            found.append((kind, getattr(entry, "layer_name", None) or ""))
-    return found
+            targets.append((kind, getattr(entry, "layer_name", None) or ""))
+    return targets
 
 
 def is_side(name: str) -> bool:
     """Whether a module stands in a part that is no trunk (a decoder, a quantizer)."""
-    return _is_side(name)
-
-
-def _is_side(name: str) -> bool:
     return any(part.removesuffix("s").endswith(_SIDE) for part in name.split("."))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Tap
-from diagnostics_transformers.inputs import Prepared, from_directory, setting
+from diagnostics_transformers.prepared import Prepared, from_directory, setting
 from diagnostics_transformers.towers import arguments
 
 LENGTH = 128
@@ -142,14 +142,14 @@ def _padding(config: Any, vocabulary: int) -> int:
 
 def _by_tokenizer(tokenizer: Any, name: str, vocabulary: int) -> tuple[Any, int, str]:
     def encode(text: str) -> tuple[list[int], list[int]]:
-        made = tokenizer(text, return_special_tokens_mask=True, truncation=False, verbose=False)
-        ids = [int(i) for i in made["input_ids"]]
+        encoded = tokenizer(text, return_special_tokens_mask=True, truncation=False, verbose=False)
+        ids = [int(i) for i in encoded["input_ids"]]
         if ids and max(ids) >= vocabulary:
             raise DiagnosticsError(
                 f"{name} has {vocabulary} tokens, but its tokenizer gives number {max(ids)}: put the model's own tokenizer "
                 "into the directory."
             )
-        return ids, [int(s) for s in made["special_tokens_mask"]]
+        return ids, [int(s) for s in encoded["special_tokens_mask"]]
 
     pad = tokenizer.pad_token_id
     # Decoders often have none; what stands there is masked, so it does not matter.

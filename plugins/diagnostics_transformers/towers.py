@@ -107,8 +107,8 @@ def choose(loaded: Loaded, wanted: str | None) -> tuple[str, nn.Module, nn.Modul
             f"{loaded.name} ({kind}) takes {_NEITHER[kind]}, which no dataset here holds: tap it as a torch module of your own "
             "(docs/plugins.md)."
         )
-    found = towers(loaded.model)
-    if not found:
+    found_towers = towers(loaded.model)
+    if not found_towers:
         name, module = _encoder_of(loaded.model)
         own = kind_of(module)
         if wanted is not None and own != wanted:
@@ -116,10 +116,10 @@ def choose(loaded: Loaded, wanted: str | None) -> tuple[str, nn.Module, nn.Modul
                 f"{loaded.name} has no {wanted} tower, only one for {own or 'no input that is known'}: leave out tower=."
             )
         return name, module, None
-    if wanted is not None and wanted not in found:
-        raise DiagnosticsError(f"{loaded.name} has no {wanted} tower: choose tower={' or '.join(found)}.")
-    kind = wanted or next(iter(found))
-    name, module = found[kind]
+    if wanted is not None and wanted not in found_towers:
+        raise DiagnosticsError(f"{loaded.name} has no {wanted} tower: choose tower={' or '.join(found_towers)}.")
+    kind = wanted or next(iter(found_towers))
+    name, module = found_towers[kind]
     inner, encoder = _encoder_of(module)
     projections = [getattr(loaded.model, key, None) for key in _PROJECTIONS[kind]]
     projection = next((p for p in projections if isinstance(p, nn.Module)), None)
@@ -132,7 +132,7 @@ def towers(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
     if getattr(config, "model_type", None) in _ONE_MODALITY:
         return {}
     keys = [key for key in getattr(config, "sub_configs", {}) if getattr(config, key, None) is not None]
-    found: dict[str, tuple[str, nn.Module]] = {}
+    of_kind: dict[str, tuple[str, nn.Module]] = {}
     # A detector that reads texts as well: its backbone is what sees images alone.
     reads = any("input_ids" in name for name in arguments(model))
     for kind in TOWERS:
@@ -142,8 +142,8 @@ def towers(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
         if tower is None and named:
             tower = _at_place(model, kind)
         if tower is not None and kind_of(_encoder_of(tower[1])[1]) == kind:
-            found[kind] = tower
-    return found
+            of_kind[kind] = tower
+    return of_kind
 
 
 def _of_config(model: nn.Module, config: Any) -> tuple[str, nn.Module] | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
 from diagnostics_transformers.images import Squashed, cropped, side_of
-from diagnostics_transformers.inputs import Prepared, Wanted, from_directory, setting
+from diagnostics_transformers.prepared import Prepared, Wanted, from_directory, setting
 from diagnostics_transformers.towers import arguments
 
 FRAMES = 16
@@ -92,11 +92,11 @@ class Clips:
         processor = from_directory("AutoVideoProcessor", source)
         if processor is not None:
             try:
-                made = [cls(squash, frames, (0, 0), processor)._processed(_example(frames)[:, :y]) for y in (60, 50)]
+                tried = [cls(squash, frames, (0, 0), processor)._processed(_example(frames)[:, :y]) for y in (60, 50)]
             except Exception:
-                made = []
-            if made and made[0].ndim == 4 and made[0].shape == made[1].shape and len(made[0]) == frames:
-                return cls(squash, frames, (int(made[0].shape[-2]), int(made[0].shape[-1])), processor)
+                tried = []
+            if tried and tried[0].ndim == 4 and tried[0].shape == tried[1].shape and len(tried[0]) == frames:
+                return cls(squash, frames, (int(tried[0].shape[-2]), int(tried[0].shape[-1])), processor)
         return cls(squash, frames, squash.size)
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
@@ -108,8 +108,8 @@ class Clips:
         if self.processor is not None:
             return {"pixel_values": self._processed(sample)}
         drawn = self._drawn(len(sample))
-        made = {i: self.squash(sample[i])["pixel_values"] for i in set(drawn)}
-        return {"pixel_values": torch.stack([made[i] for i in drawn])}
+        frames = {i: self.squash(sample[i])["pixel_values"] for i in set(drawn)}
+        return {"pixel_values": torch.stack([frames[i] for i in drawn])}
 
     def _drawn(self, count: int) -> list[int]:
         return np.linspace(0, count - 1, self.frames).round().astype(int).tolist()
@@ -118,8 +118,8 @@ class Clips:
         """[t, channel, y, x]."""
         frames = np.repeat(sample, 3, axis=-1) if sample.shape[-1] == 1 else sample
         frames = frames[self._drawn(len(frames))]
-        made = self.processor(videos=[frames], return_tensors="pt", do_sample_frames=False)
-        return next(made[key] for key in ("pixel_values_videos", "pixel_values") if key in made)[0].float()
+        prepared = self.processor(videos=[frames], return_tensors="pt", do_sample_frames=False)
+        return next(prepared[key] for key in ("pixel_values_videos", "pixel_values") if key in prepared)[0].float()
 
     @property
     def description(self) -> str:

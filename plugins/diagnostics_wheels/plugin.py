@@ -10,6 +10,9 @@ from diagnostics import hookimpl
 if TYPE_CHECKING:
     from diagnostics import Encoder
 
+PACKAGES = {"timm": "timm", "transformers": "transformers"}
+"""Distribution -> module of the code that its encoders come from; runs record their versions."""
+
 
 def _dinov2_small() -> Encoder:
     _needs("wheel:dinov2-small", "transformers")

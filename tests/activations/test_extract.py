@@ -49,6 +49,7 @@ def start(run: Path, pause: float) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_equals_undisturbed_to_the_bit(tmp_path: Path) -> None:
     encoder, dataset = tiny_encoder(), tiny_dataset(N)
     extract(encoder, dataset, tmp_path / "calm", planned(encoder, N), batch_size=3)

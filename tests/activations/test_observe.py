@@ -10,21 +10,19 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 import zarr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError
-from diagnostics.activations.contract import Activations
+from diagnostics.activations.contract import Observation
 from diagnostics.activations.extract import extract
 from diagnostics.activations.observe import observe
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.store import Store
-from diagnostics.encoders.taps import Encoder, Seen
+from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.errors import StorageError
-from diagnostics.measures.base import Measure, Observation
 from diagnostics.measures.locality import attention_distance
 from diagnostics.measures.locality.heads import AttentionDistance
 from diagnostics.progress import Progress
@@ -72,26 +70,13 @@ class Means(Observation):
         return encoder.capture(batch, reduce=lambda tap, x: torch.stack([x.mean((1, 2)), x.std((1, 2))], 1).double())
 
 
-def reading(what: Observation) -> Measure:
-    """A measure that reads an observation."""
-
-    class Reading(Measure):
-        name = f"reads_{what.name.strip('./')}"
-        answers, source, needs, observation = "What was seen?", "this test", "attention", what
-
-        def compute(self, activations: Activations, target: Any, seed: int) -> xr.Dataset:
-            raise NotImplementedError
-
-    return Reading()
-
-
 def extracted(path: Path, encoder: Encoder | None = None, n: int = N) -> Store:
     encoder = encoder or looking()
     return extract(encoder, tiny_dataset(n, "image"), path, planned(encoder, n))
 
 
 def record(store: Store, what: Observation, encoder: Encoder | None = None, **options: Any) -> None:
-    observe(encoder or looking(), tiny_dataset(N, "image"), store, [reading(what)], **options)
+    observe(encoder or looking(), tiny_dataset(N, "image"), store, [what], **{"version": "1", **options})
 
 
 def test_the_first_rows_are_recorded_as_they_are(tmp_path: Path) -> None:
@@ -149,16 +134,14 @@ def test_what_another_observation_of_that_name_or_version_recorded_is_not_taken_
     record(store, Means())
     assert not (store.observed("means")["norm"] == 7).any()
     what = Means()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dx, "__version__", "9.9")
-        record(store, what)
+    record(store, what, version="9.9")
     assert what.calls == [13, 7]
 
 
 def test_fewer_samples_than_wanted_are_all(tmp_path: Path) -> None:
     encoder = looking()
     store = extract(encoder, tiny_dataset(12, "image"), tmp_path / "run", planned(encoder, 12))
-    observe(encoder, tiny_dataset(12, "image"), store, [reading(Means())])
+    observe(encoder, tiny_dataset(12, "image"), store, [Means()], version="1")
     assert len(store.observed("means")["norm"]) == 12
 
 
@@ -176,9 +159,7 @@ def test_the_reason_is_kept_and_holds(tmp_path: Path) -> None:
     record(store, what)
     assert len(what.calls) == 1
     # Another version of the code may see more.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dx, "__version__", "9.9")
-        record(store, what)
+    record(store, what, version="9.9")
     assert len(what.calls) == 2
     # And an observation that succeeds replaces the reason.
     store.put_observed("means", {}, {"samples": 1, "reason": "old", "left_out": {}, "state": {}})
@@ -247,10 +228,10 @@ def test_two_of_one_name_are_named(tmp_path: Path) -> None:
 
     store = extracted(tmp_path / "run")
     with pytest.raises(DiagnosticsError, match="both offer an observation named means"):
-        observe(looking(), tiny_dataset(N, "image"), store, [reading(Means()), reading(Other())])
+        observe(looking(), tiny_dataset(N, "image"), store, [Means(), Other()], version="1")
     # Several measures may read one.
     what = Means()
-    observe(looking(), tiny_dataset(N, "image"), store, [reading(what), reading(Means()), reading(what)])
+    observe(looking(), tiny_dataset(N, "image"), store, [what, Means(), what], version="1")
     assert what.calls == [13, 7]
 
 
@@ -263,7 +244,7 @@ def test_what_an_observation_gives_is_checked(tmp_path: Path) -> None:
         def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
             n = len(batch)
             found = {"embed": torch.zeros(n, n), "norm": torch.zeros(n, 4), "elsewhere": torch.zeros(n)}
-            return Seen(found, {"blocks.1": "not there"})
+            return Captured(found, {"blocks.1": "not there"})
 
     class Elsewhere(Means):
         def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
@@ -350,6 +331,7 @@ def test_another_live_measure_later_costs_its_own_pass_alone(tmp_path: Path) -> 
     assert digests(tmp_path / "run" / "taps") == before
 
 
+@pytest.mark.slow
 def test_without_attention_the_run_goes_on_and_says_why(tmp_path: Path) -> None:
     encoder = tiny_encoder()
     options: dict[str, Any] = {"out": tmp_path / "run", "measures": ["standard"], "report": False}
@@ -388,6 +370,6 @@ def test_attention_distance_points_at_the_block_that_looks_far(tmp_path: Path) -
     encoder.module.blocks[0] = Pointing(np.roll(places, -1, axis=1).ravel())
     encoder.module.blocks[2] = Pointing(np.roll(places, (2, 2), axis=(0, 1)).ravel())
     store = extracted(tmp_path / "run", encoder)
-    observe(encoder, tiny_dataset(N, "image"), store, [AttentionDistance()])
+    observe(encoder, tiny_dataset(N, "image"), store, [AttentionDistance.observation], version="1")
     found = AttentionDistance().compute(store, None, 0)
     np.testing.assert_allclose(found["score"].values[[1, 3]], [1.5, np.sqrt(8)], atol=1e-3)

@@ -21,8 +21,9 @@ from diagnostics.activations.cache import Kept
 from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import Plan, plan
 from diagnostics.activations.store import Store
-from diagnostics.encoders.taps import Reduce, keep
-from diagnostics.measures.apply import chosen_measures, measure_all
+from diagnostics.encoders.encoder import Reduce, keep
+from diagnostics.measures.apply import measure_all
+from diagnostics.runs.suites import chosen_measures
 
 from stores import digests, planned
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
@@ -312,6 +313,7 @@ for budget in (0, 6200):
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_file_operation_and_resumed_equals_undisturbed_to_the_bit(tmp_path: Path) -> None:
     """SIGKILL before the k-th time that a file of the run is opened, renamed or removed, for k from the first to the last."""
     code = KILLED.format(tests=str(Path(__file__).parents[1] / "support"), folder=str(tmp_path), first=0, step=5)

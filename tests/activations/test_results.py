@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Run, Target
+from diagnostics.activations.results import ENCODER, merge_results
 from diagnostics.activations.sealed import write_group
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.linear import LinearProbe
 from diagnostics.progress import Cost
-from diagnostics.runs import job as jobs
+from diagnostics.runs import job
+from diagnostics.runs import request as requests
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -129,7 +132,7 @@ def test_fresh_drops_what_was_there(path: Path, options: dict[str, Any]) -> None
 def test_fresh_cut_off_before_its_results_does_not_mix_seeds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = findings(dx.open_run(path))
     with monkeypatch.context() as context:
-        context.setattr(jobs, "merge_results", interrupted)
+        context.setattr(job, "merge_results", interrupted)
         with pytest.raises(KeyboardInterrupt):
             again(path, "rankme", fresh=True, seed=7)
     assert findings(dx.open_run(path)) == before
@@ -213,6 +216,37 @@ def test_what_was_damaged_is_not_carried_into_new_results(path: Path) -> None:
     assert findings(again(path, "participation_ratio", controls=False, fresh=True))
 
 
+def test_results_lie_in_the_folder_as_xarray_would_write_them_there(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = xr.Dataset(
+        {"score": ("tap", rng.normal(size=3)), "matrix": (("tap", "unit"), rng.normal(size=(3, 40)))},
+        coords={"tap": np.array(["a", "b", "c"], dtype=object), "unit": np.arange(40)},
+        attrs={"measure": "odd"},
+    )
+    merge_results(
+        tmp_path, {ENCODER: {"odd/x": data}, "fresh_weights": {"odd/x": data * 2}}, [], {"seed": 0}, measures=["odd"],
+        pairwise=(), controls=["fresh_weights"], order=["odd"], fresh=True,
+    )  # fmt: skip
+    tree = {"/odd/x": data, "/controls/fresh_weights/odd/x": data * 2}
+    codecs = {name: {"compressors": (ZstdCodec(level=1), Crc32cCodec())} for name in data.variables}
+    xr.DataTree.from_dict(tree).to_zarr(
+        tmp_path / "plain", zarr_format=3, consolidated=False, encoding=dict.fromkeys(tree, codecs)
+    )
+    ours, plain = (
+        {file.relative_to(tmp_path / name).as_posix(): file.read_bytes() for file in (tmp_path / name).rglob("*") if file.is_file()}
+        for name in ("results", "plain")
+    )  # fmt: skip
+    assert len(plain) > 20
+    assert {k: v for k, v in ours.items() if k != "zarr.json"} == {k: v for k, v in plain.items() if k != "zarr.json"}
+
+
+def test_what_a_run_did_not_write_among_its_results_is_not_read(path: Path) -> None:
+    shutil.copytree(path / "results" / "rankme", path / "results" / "stranger")
+    assert (
+        {"rankme", "linear_probe"} <= set(dx.open_run(path).results.children) <= {"rankme", "linear_probe", "controls"}
+    )
+
+
 # What fails alone
 
 
@@ -287,8 +321,8 @@ class OtherTaps(Misnamed):
 def test_a_measure_that_misnames_its_variable_is_told_in_a_sentence(
     path: Path, monkeypatch: pytest.MonkeyPatch, measure: Measure, sentence: str
 ) -> None:
-    standard = jobs.chosen_measures(["rankme"])[0]
-    monkeypatch.setattr(jobs, "chosen_measures", lambda names: ([*standard, measure], {}))
+    standard = requests.chosen_measures(["rankme"])[0]
+    monkeypatch.setattr(requests, "chosen_measures", lambda names: ([*standard, measure], {}))
     run = again(path, "standard", controls=False)
     assert list(run.failed) == [measure.name]
     assert measure.name not in [p.measure for p in run.profiles()]

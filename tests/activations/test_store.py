@@ -18,14 +18,15 @@ from hypothesis import strategies as st
 from zarr.codecs import Crc32cCodec
 
 from diagnostics import Target, split_groups
+from diagnostics.activations import shards
+from diagnostics.activations.contract import shuffled
 from diagnostics.activations.extract import extract
 from diagnostics.activations.folder import check_room, lock
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.shard_layout import Layout
-from diagnostics.activations.shards import ShardBuffer, ShardReader
+from diagnostics.activations.shards import ShardBuffer, ShardReader, pages
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError
-from diagnostics.runs.controls.kinds import shuffled
 
 from stores import BUDGET, planned
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
@@ -86,6 +87,31 @@ def test_reading_past_the_cache_is_reading(stored: Store, monkeypatch: pytest.Mo
     for found, values in zip(stored.feature_blocks("norm"), expected, strict=True):
         np.testing.assert_array_equal(found, values)
     assert opened
+
+
+def test_memory_to_read_into_is_taken_once_and_never_shared(stored: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [tap.name for tap in stored.taps[:2]]
+    alone = [[block for _, block in Store(stored.path).token_blocks(name)] for name in names]
+    assert len(alone[0]) > 1
+    taken: list[int] = []
+    monkeypatch.setattr(shards, "pages", lambda length: taken.append(length) or pages(length))
+    opened = Store(stored.path)
+    for _ in range(3):
+        for name in names:
+            list(opened.token_blocks(name))
+    assert len(taken) == 1
+    # Two arrays in turn, one of which is left in the middle.
+    first, second = (opened.token_blocks(name) for name in names)
+    together = [(one, other) for (_, one), (_, other) in zip(first, second, strict=True)]
+    for found, expected in zip(zip(*together, strict=True), alone, strict=True):
+        np.testing.assert_array_equal(np.concatenate(found), np.concatenate(expected))
+    assert len(taken) == 2
+    left = opened.token_blocks(names[0])
+    next(left)
+    np.testing.assert_array_equal(
+        np.concatenate([block for _, block in opened.token_blocks(names[1])]), np.concatenate(alone[1])
+    )
+    np.testing.assert_array_equal(next(left)[1], alone[0][1])
 
 
 def test_a_missing_or_short_shard_is_noticed_by_its_features(stored: Store) -> None:

@@ -16,7 +16,7 @@ from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap, TorchEncoder
 from diagnostics.checks.conformance import CHECKS, Outcome, Subject, check_encoder, run_check
 from diagnostics.checks.conformance.reading import laid_out
 from diagnostics.checks.conformance.subject import difference, variations
-from diagnostics.encoders.taps import Reduce, Seen, keep
+from diagnostics.encoders.encoder import Captured, Reduce, keep
 
 from commands import diagnose, refused
 from tiny import LENGTH, tiny_encoder, tiny_image_encoder
@@ -607,7 +607,7 @@ class Weighs(TorchEncoder):
 
     factor = 1.0
 
-    def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Seen:
+    def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Captured:
         return super().attention(batch, taps, lambda tap, weights: reduce(tap, self.other(weights)))
 
     def other(self, weights: Tensor) -> Tensor:
@@ -792,7 +792,7 @@ def test_the_command_takes_samples_of_a_dataset() -> None:
     checks = {c["check"]: c for c in json.loads(found.out)["checks"]}
     assert checks["grid"]["figures"]["cells"] == 16
     assert refused("check", "mine.py:images", "--data", "mine.py:data") == (
-        "tiny-image reads image samples, tiny-series holds series."
+        "tiny-image reads image samples, but tiny-series holds series samples: choose a dataset of image samples."
     )
 
 

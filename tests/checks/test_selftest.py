@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from diagnostics.checks import selftest
 from diagnostics.checks.selftest import Outcome, all_cases, check
-from diagnostics.checks.selftest.cases import Case
 from diagnostics.cli import commands as cli
 from diagnostics.measures import bundled, dynamics, geometry, locality, probes, similarity
+from diagnostics.measures.known_answers import Case
 
 CASES = all_cases()
 
@@ -47,8 +47,8 @@ def test_a_value_that_is_off_not_a_number_or_raises_is_not_right() -> None:
     case = Case("cka", "x", 1.0, "somewhere", lambda: 1.0 + 2e-6)
     assert not check("similarity", case).right
     assert check("similarity", dataclasses.replace(case, tolerance=3e-6)).right
-    assert not check("similarity", dataclasses.replace(case, found=lambda: math.nan)).right
-    failed = check("similarity", dataclasses.replace(case, found=lambda: 1 / 0))
+    assert not check("similarity", dataclasses.replace(case, compute=lambda: math.nan)).right
+    failed = check("similarity", dataclasses.replace(case, compute=lambda: 1 / 0))
     assert not failed.right and "ZeroDivisionError" in failed.error
 
 

@@ -90,6 +90,7 @@ def test_there_is_one_test_for_each_check() -> None:
     assert [name for name in vars(EncoderTests) if name.startswith("test_")] == [f"test_{name}" for name in CHECKS]
 
 
+@pytest.mark.slow
 def test_three_lines_give_one_test_a_check(session: dict[str, dict[str, str]]) -> None:
     passed = {name for name, line in session["TestGood"].items() if line.startswith("PASSED")}
     assert passed == {f"test_{name}" for name in CHECKS} - {"test_attention", "test_padding"}

@@ -22,6 +22,7 @@ import diagnostics.activations.shards
 import diagnostics.activations.writing
 import diagnostics.report.html
 import diagnostics.runs.job
+import diagnostics.runs.request
 
 from commands import diagnose, refused
 
@@ -129,6 +130,7 @@ def mine(tmp_path: Path) -> Callable[[str], str]:
 # What is shown
 
 
+@pytest.mark.smoke
 def test_help_names_every_command() -> None:
     status, out, err = diagnose("--help")
     assert (status, err) == (0, "")
@@ -146,6 +148,7 @@ def test_without_a_command_help_is_shown() -> None:
     assert "Commands" in out + err
 
 
+@pytest.mark.smoke
 def test_the_installed_command_answers() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from diagnostics.cli.commands import main; main()", "--version"],
@@ -176,6 +179,7 @@ def test_list_shows_each_part(what: str) -> None:
     assert not any(f"{other}  " in out.splitlines()[0] for other in LISTED if other != what)
 
 
+@pytest.mark.smoke
 def test_list_shows_all_parts() -> None:
     found = json.loads(diagnose("list", "--json").out)
     assert list(found) == list(LISTED)
@@ -246,6 +250,7 @@ def test_inspect_fracast() -> None:
     assert {tuple(tap["grid"]) for tap in found["taps"]} == {(40,)}
 
 
+@pytest.mark.smoke
 def test_a_run_prints_one_json_object_and_writes_the_report(mine: Callable[[str], str], out: Path) -> None:
     status, printed, err = diagnose(
         "run", mine("build"), "--data", mine("data"), "--out", out, "--no-controls", "--json",
@@ -299,7 +304,7 @@ def test_a_run_prints_one_json_object_and_writes_the_report(mine: Callable[[str]
         (["run", "{build}", "--data", "{data}", "--device", "meta"], "Device 'meta'"),
         (["inspect", "{build}", "--device", "gpu"], "Device 'gpu' is not there"),
         (["run", "{build}", "--data", "{pictures}"], "tiny reads series samples, but tiny-image holds image samples"),
-        (["inspect", "{build}", "--data", "{pictures}"], "tiny reads series samples, tiny-image holds image."),
+        (["inspect", "{build}", "--data", "{pictures}"], "tiny reads series samples, but tiny-image holds image samples"),
         (["run", "{build}", "--data", "{data}?length=30"], "a series of 30 steps cannot be cut into patches of 4"),
         (["inspect", "{build}", "--data", "{data}?length=30"], "a series of 30 steps cannot be cut into patches of 4"),
         (["run", "{images}", "--data", "{pictures}?side=12"], "it has shape (12, 12, 3), not (16, 16, 3)"),
@@ -673,7 +678,7 @@ def test_ctrl_c_in_a_control_says_how_to_go_on(
 def test_ctrl_c_before_anything_is_done_leaves_nothing(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diagnostics.runs.job, "build", interrupted)
+    monkeypatch.setattr(diagnostics.runs.request, "build", interrupted)
     status, printed, err = diagnose("run", mine("build"), "--data", mine("data"), "--out", out)
     assert (status, printed) == (130, "")
     assert "Interrupted" in err

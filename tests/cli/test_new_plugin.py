@@ -23,6 +23,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.smoke
 def test_its_files_are_there_and_nothing_else(project: Path) -> None:
     assert sorted(str(path.relative_to(project)) for path in project.rglob("*") if path.is_file()) == [
         ".gitignore",
@@ -43,6 +44,7 @@ def test_no_placeholder_is_left(project: Path) -> None:
         assert path.is_dir() or "$" not in path.read_text(encoding="utf-8"), path
 
 
+@pytest.mark.smoke
 def test_its_entry_point_is_its_module(project: Path) -> None:
     found = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     assert found["project"]["name"] == "My.own-plugin"

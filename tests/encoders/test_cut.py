@@ -20,8 +20,8 @@ from diagnostics.checks.conformance import check_encoder
 from diagnostics.cli.commands import app
 from diagnostics.cli.export import export, flops_of
 from diagnostics.encoders.cut import cut_encoder
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.hooks import Hooks
-from diagnostics.encoders.taps import Encoder
 
 from tiny import tiny_encoder, tiny_image_encoder
 from unusual import Stack, as_floats

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, TorchEncoder, discover
-from diagnostics.encoders.discovery.extents import extents_of
+from diagnostics.encoders.discovery import extents_of
 from diagnostics.encoders.discovery.order import raster
 
 

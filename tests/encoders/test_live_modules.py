@@ -19,7 +19,7 @@ import diagnostics as dx
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.encoders.cut import cut_encoder
 from diagnostics.encoders.evaluating import evaluating, placed, random_kept, seeded
-from diagnostics.encoders.placement.verify import verify_grid
+from diagnostics.encoders.placement import verify_grid
 from diagnostics.errors import DiagnosticsError, StorageError
 
 from tiny import LENGTH, tiny_dataset

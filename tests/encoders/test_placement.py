@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics.encoders.placement.changes import NotVerifiableError
+from diagnostics.encoders.placement import NotVerifiableError, Placement, verify_grid
 from diagnostics.encoders.placement.order import all_cells, explained
-from diagnostics.encoders.placement.verify import Placement, verify_grid
 
 WIDTH = 16
 

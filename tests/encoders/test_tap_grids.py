@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics import Grid, Site, Tap, TorchEncoder
 from diagnostics.checks.conformance import check_encoder, run_check, subject_of
-from diagnostics.encoders.placement.tap_grids import TapGrid, verify_taps
+from diagnostics.encoders.placement import TapGrid, verify_taps
 
 from tiny import tiny_encoder, tiny_image_encoder
 

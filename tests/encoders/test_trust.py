@@ -188,6 +188,7 @@ def none_has_run(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("how", HOSTILE)
+@pytest.mark.slow
 def test_no_code_of_a_file_runs_and_it_is_refused_in_one_sentence(here: Path, how: str) -> None:
     if "objective" in how or "hub" in how:
         pytest.importorskip("transformers")

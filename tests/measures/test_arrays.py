@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import class_labels
+from diagnostics.measures.arrays import class_labels, median
 from diagnostics.measures.probes import attentive, ridge
 
 
@@ -46,3 +46,11 @@ def test_ridge_without_a_penalty_is_refused() -> None:
     x = np.random.default_rng(0).normal(size=(50, 3))
     with pytest.raises(DiagnosticsError, match="penalties are 0: give one number or several, above 0"):
         ridge(np.c_[x, np.ones(50)], x[:, 0]).predict(np.c_[x, np.ones(50)], 0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 100, 101, 4097, 4098])
+def test_the_median_is_numpys(count: int) -> None:
+    # Many ties, so that the middle two are often equal and lie anywhere.
+    values = np.random.default_rng(count).integers(0, 40, size=(20, count)) / 7
+    np.testing.assert_array_equal(median(torch.from_numpy(values)).numpy(), np.median(values, axis=1))
+    assert float(median(torch.from_numpy(values[0]))) == np.median(values[0])

@@ -15,7 +15,8 @@ from diagnostics.measures.geometry.spectrum import ParticipationRatio
 from diagnostics.measures.similarity.base import Similarity
 from diagnostics.measures.similarity.canonical import Cca
 from diagnostics.measures.similarity.dissimilarity import Rsa
-from diagnostics.measures.similarity.kernels import Cka, Kernel, RbfCka
+from diagnostics.measures.similarity.kernel_alignment import Cka, RbfCka
+from diagnostics.measures.similarity.kernels import Kernel
 from diagnostics.measures.similarity.minibatch import MinibatchAlignment
 from diagnostics.measures.similarity.nearest import Cknna, MutualKnn
 from diagnostics.measures.similarity.shape import Procrustes

@@ -45,14 +45,22 @@ def same(found: Any, wanted: Any) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("grid", [[8, 8], np.array([8, 8]), torch.Size([8, 8]), torch.tensor([8, 8]), (np.int32(8), 8)])
+# All functions read a grid with the same one, so that each writing is tried on one of them, and each function with one.
+EVERY = "neighbour_chance"
+WRITINGS = [[8, 8], np.array([8, 8]), torch.Size([8, 8]), torch.tensor([8, 8]), (np.int32(8), 8)]
+NO_GRIDS = [64, 8.0, (8.0, 8), "8x8", (0, 8), (-8, -8), (), np.array(64), [[8, 8]]]
+
+
+@pytest.mark.parametrize(
+    ("name", "grid"), [*((EVERY, grid) for grid in WRITINGS), *((name, torch.tensor([8, 8])) for name in CALLS)]
+)
 def test_any_sequence_of_whole_numbers_is_a_grid(name: str, grid: Any) -> None:
     same(CALLS[name](grid), CALLS[name](GRID))
 
 
-@pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("grid", [64, 8.0, (8.0, 8), "8x8", (0, 8), (-8, -8), (), np.array(64), [[8, 8]]])
+@pytest.mark.parametrize(
+    ("name", "grid"), [*((EVERY, grid) for grid in NO_GRIDS), *((name, (8.0, 8)) for name in CALLS)]
+)
 def test_what_is_none_is_refused_in_a_sentence(name: str, grid: Any) -> None:
     with pytest.raises(DiagnosticsError, match=r"give the extents of the grid, as \(14, 14\)") as caught:
         CALLS[name](grid)
@@ -69,16 +77,25 @@ def test_tokens_that_do_not_fill_it_are_named_in_the_singular() -> None:
 @pytest.mark.parametrize("name", CELLS)
 def test_one_length_is_that_of_both_axes(name: str) -> None:
     for cell in (16, 16.0, np.float32(16), np.array(16.0), torch.tensor(16)):
-        for both in ((16, 16), [16.0, 16], np.array([16, 16]), torch.tensor([16.0, 16.0])):
-            same(CELLS[name](cell), CELLS[name](both))
+        same(CELLS[name](cell), CELLS[name]((16, 16)))
+    for both in ([16.0, 16], np.array([16, 16]), torch.tensor([16.0, 16.0])):
+        same(CELLS[name](both), CELLS[name]((16, 16)))
     assert any(
         not np.array_equal(a, b, equal_nan=True)
         for a, b in zip(numbers(CELLS[name](16)), numbers(CELLS[name]((16, 8))), strict=True)
     )
 
 
-@pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("cell", [0, -1.0, (16,), (16, 16, 16), (16, 0), np.inf, [[16, 16]], "16 px", "16", None])
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        *(
+            ("uniform_distance", cell)
+            for cell in (0, -1.0, (16,), (16, 16, 16), (16, 0), np.inf, [[16, 16]], "16 px", "16", None)
+        ),
+        *((name, (16, 0)) for name in CELLS),
+    ],
+)
 def test_what_is_no_length_is_refused_in_a_sentence(name: str, cell: Any) -> None:
     with pytest.raises(DiagnosticsError, match=r"no cells of|real numbers") as caught:
         CELLS[name](cell)

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagnostics.encoders.taps import Seen
+from diagnostics.encoders.encoder import Captured
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.locality import (
     attention_distance,
@@ -223,7 +223,9 @@ def activations(observed: Any, prefix: int = 1, **options: Any) -> MemoryActivat
 
 def test_the_measure_reads_what_was_recorded() -> None:
     a, b = recorded([1.0, 2.0]), recorded([0.5, 1.0, 3.0], 1)
-    found = AttentionDistance().compute(activations(Seen({"a": a, "b": b}, {"embed": "read before a module"})), None, 3)
+    found = AttentionDistance().compute(
+        activations(Captured({"a": a, "b": b}, {"embed": "read before a module"})), None, 3
+    )
     np.testing.assert_allclose(found["score"].values, [np.nan, a[..., 0].mean(), b[..., 0].mean()], rtol=1e-6)
     by_head = found["by_head"].transpose("tap", "head").values
     np.testing.assert_allclose(by_head[1], [*a[..., 0].mean(0), np.nan], rtol=1e-6)

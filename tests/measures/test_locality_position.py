@@ -183,6 +183,15 @@ def test_the_tap_that_holds_places_is_found_and_no_other():
     assert found.identical(measure_all([Position()], activations(), {}, 0).results["position_probe"])
 
 
+def test_the_tokens_of_a_tap_are_read_once():
+    given = activations(block=11)
+    passes = []
+    blocks = given.token_blocks
+    given.token_blocks = lambda tap: passes.append(tap) or blocks(tap)
+    assert "position_probe" in measure_all([Position()], given, {}, 0).results
+    assert sorted(passes) == ["noise", "place", "scrambled"]
+
+
 def test_measure_equals_the_plain_function_whatever_the_blocks():
     given = activations(block=11)
     found = measure_all([Position()], given, {}, 0).results["position_probe"]

@@ -12,10 +12,10 @@ import xarray as xr
 
 import diagnostics as dx
 from diagnostics import Run
-from diagnostics.activations.contract import StoredTarget
+from diagnostics.activations.contract import StoredTarget, shuffled
 from diagnostics.measures import bundled
 from diagnostics.measures.apply import measure_all
-from diagnostics.runs.controls.kinds import shuffled
+from diagnostics.measures.similarity.base import Similarity
 
 from memory import MemoryActivations
 from planted import (
@@ -172,12 +172,16 @@ SAME: dict[str, tuple[str, ...]] = {
     "cca": ("erased", "scrambled", "offset", "collapsed", "things", "everywhere"),
     "svcca": ("erased", "scrambled", "offset", "collapsed", "things", "everywhere"),
     "pwcca": ("erased", "scrambled", "offset", "collapsed", "things", "everywhere"),
-    "procrustes": ("scrambled", "offset", "things", "everywhere"),
-    "angular_distance": ("scrambled", "offset", "things", "everywhere"),
-    "gulp": ("scrambled", "offset", "things", "everywhere"),
     "rsa": ("scrambled", "everywhere"),
 }
-DISTANCES = ("procrustes", "angular_distance", "gulp")
+PAIRWISE = {name: measure for name, measure in bundled().items() if issubclass(measure, Similarity)}
+# Of pooled features, which these taps only turn, shift or scale.
+SAME |= {
+    name: ("scrambled", "offset", "things", "everywhere")
+    for name, measure in PAIRWISE.items()
+    if name not in SAME and measure.needs == "pooled" and {"rotation", "scale", "shift"} <= set(measure.invariant_to)
+}
+DISTANCES = {name for name, measure in PAIRWISE.items() if measure.distance}
 
 SERIES: dict[str, tuple[Claim, ...]] = {
     "straightness": (highest("line"), value("line", 1, 1e-4), value("restless", -0.5, 0.05)),
@@ -221,6 +225,7 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return _run(planted_series_encoder(), planted_series(), tmp_path_factory.mktemp("series"), names)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_out_but_for_a_reason(images: Run) -> None:
     # No tap has a hundred directions, so alpha_req has no value anywhere.
     assert set(images.skipped) == {"straightness", "linear_predictability", "label_propagation/object", "alpha_req"}
@@ -253,6 +258,7 @@ def test_heads_are_told_apart(images: Run) -> None:
 
 
 @pytest.mark.parametrize("name", SAME)
+@pytest.mark.slow
 def test_pairs_that_are_alike_are_found_and_noise_is_like_none(images: Run, name: str) -> None:
     (found,) = [s for s in images.similarity() if s.attrs["measure"] == name]
     matrix = found["matrix"]

@@ -19,6 +19,7 @@ from diagnostics.measures.probes import (
     knn,
     knn_votes,
     knn_weights,
+    least_squares,
     leave_one_out,
     logistic,
     ridge,
@@ -185,6 +186,27 @@ def test_ridge_as_a_plain_function():
         ridge(x[0], x[0])
     with pytest.raises(DiagnosticsError, match="NaN"):
         ridge(x, np.full(50, np.inf))
+
+
+@pytest.mark.parametrize("shape", [(60, 12), (20, 50)])
+def test_another_target_of_the_same_rows_takes_no_decomposition(shape, monkeypatch):
+    rng = np.random.default_rng(26)
+    x, ys = rng.normal(size=shape), rng.normal(size=(2, shape[0]))
+    decomposed = []
+    monkeypatch.setattr(least_squares, "eigh", lambda matrix: decomposed.append(1) or torch.linalg.eigh(matrix))
+
+    def check(x, y):
+        z = StandardScaler().fit_transform(x)
+        found = ridge(x, y).predict(x, 1e-2)[0, :, 0]
+        np.testing.assert_allclose(found, Ridge(alpha=1e-2 * len(x)).fit(z, y).predict(z), atol=1e-8)
+
+    for y in ys:
+        check(x, y)
+    assert len(decomposed) == 1
+    # Rows that differ in one number are others.
+    x[3, 5] += 1
+    check(x, ys[0])
+    assert len(decomposed) == 2
 
 
 # The linear probe on values

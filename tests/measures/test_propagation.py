@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.datasets.dataset import Family
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.apply import measure_all
 from diagnostics.measures.locality import j_and_f, label_propagation, propagation
 from diagnostics.measures.locality.propagation import LabelPropagation
+from diagnostics.vocabulary import Family
 
 from memory import MemoryActivations
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
+from diagnostics.encoders.encoder import Captured
 from diagnostics.encoders.gradients import centre
-from diagnostics.encoders.taps import Seen
 from diagnostics.measures.locality import receptive_field
 from diagnostics.measures.locality.receptive import Gradients, ReceptiveFieldOfTaps
 
@@ -273,7 +273,7 @@ def test_the_measure_points_at_the_tap_that_opens() -> None:
     wide = np.tile([0.4, 0.7, 0.4, 0.7, 0.28, 0.29], (8, 1))
     wide[2] = np.nan
     tokens = np.zeros((10, 4, 2))
-    observed = Seen({"b": local, "c": wide}, {"a": "no gradient comes through"})
+    observed = Captured({"b": local, "c": wide}, {"a": "no gradient comes through"})
     activations = MemoryActivations({"a": tokens, "b": tokens, "c": tokens}, observed={"gradients": observed})
     found = ReceptiveFieldOfTaps().compute(activations, None, 4)
     np.testing.assert_allclose(found["score"].values, [np.nan, 0.1, 0.4], atol=0.003)

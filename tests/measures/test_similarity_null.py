@@ -5,7 +5,8 @@ import torch
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.similarity import packed
 from diagnostics.measures.similarity.base import Similarity
-from diagnostics.measures.similarity.kernels import Cka, center_gram, cka
+from diagnostics.measures.similarity.kernel_alignment import Cka
+from diagnostics.measures.similarity.kernels import center_gram, cka
 from diagnostics.measures.similarity.null import Null, judged, orders, swaps
 
 from memory import MemoryActivations

@@ -15,10 +15,10 @@ from typing import Any, Optional
 
 import pytest
 
-from diagnostics import DiagnosticsError, registry
+from diagnostics import DiagnosticsError, registry, specs
 from diagnostics.cli import commands as cli
 from diagnostics.cli.inspection import list_all
-from diagnostics.measures.apply import chosen_measures
+from diagnostics.runs.suites import chosen_measures
 
 from tiny import tiny_dataset, tiny_encoder
 
@@ -60,7 +60,7 @@ def plugin(name: str) -> registry.Plugin:
 
 
 def called_with(make: Callable[..., Any], **options: str) -> Any:
-    return registry.call(make, (), options, "Plugin mine", "dataset")
+    return specs.call(make, (), options, "Plugin mine", "dataset")
 
 
 # Options
@@ -165,46 +165,46 @@ def make(where: Path | None = None, seed: int = 0) -> Any:
 def datasets(): return {"typed": make}
 """
     )
-    assert registry.build("dataset", "typed?seed=3").fingerprint == tiny_dataset(seed=3).fingerprint
+    assert specs.build("dataset", "typed?seed=3").fingerprint == tiny_dataset(seed=3).fingerprint
 
 
 def test_options_of_a_name_reach_its_builder() -> None:
-    data = registry.build("dataset", "arma?n=12&length=40&seed=3")
+    data = specs.build("dataset", "arma?n=12&length=40&seed=3")
     assert len(data) == 12
     assert data[0].shape == (40,)
-    assert len(registry.build("dataset", "arma?length=40&n=12")) == 12
+    assert len(specs.build("dataset", "arma?length=40&n=12")) == 12
 
 
 @pytest.mark.parametrize("query", ["n", "n=12&seed", "&", "n=12&&seed=1", "12"])
 def test_a_malformed_query_is_refused(query: str) -> None:
     with pytest.raises(DiagnosticsError, match=r"cannot be read: write them as \?key=value&key=value"):
-        registry.build("dataset", f"arma?{query}")
+        specs.build("dataset", f"arma?{query}")
 
 
 def test_an_option_given_twice_is_refused() -> None:
     with pytest.raises(DiagnosticsError, match="n"):
-        registry.build("dataset", "arma?n=12&n=20")
+        specs.build("dataset", "arma?n=12&n=20")
 
 
 def test_a_plus_in_a_value_stays_a_plus(install: Install) -> None:
     install(path="@hookimpl\ndef datasets(): return {'path': lambda where: tiny_dataset(name=where)}")
-    assert registry.build("dataset", "path?where=a+b.pt").name == "a+b.pt"
+    assert specs.build("dataset", "path?where=a+b.pt").name == "a+b.pt"
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(DiagnosticsError, match=r"Unknown dataset 'lorentz': did you mean lorenz\?"):
-        registry.build("dataset", "lorentz?n=3")
+        specs.build("dataset", "lorentz?n=3")
     with pytest.raises(DiagnosticsError, match=r"Unknown encoder 'fracas': did you mean fracast\?"):
-        registry.build("encoder", "fracas")
+        specs.build("encoder", "fracas")
 
 
 def test_a_name_with_a_scheme_gets_the_rest(install: Install) -> None:
     source = "@hookimpl\ndef datasets(): return {'mine:': lambda rest, n=24: tiny_dataset(int(n), name=rest)}"
     install(scheme=source)
-    data = registry.build("dataset", "mine:a:b?n=30")
+    data = specs.build("dataset", "mine:a:b?n=30")
     assert (data.name, len(data)) == ("a:b", 30)
     with pytest.raises(DiagnosticsError, match="Unknown option of this dataset 'rest'"):
-        registry.build("dataset", "mine:a?rest=b")
+        specs.build("dataset", "mine:a?rest=b")
 
 
 # Files
@@ -218,8 +218,8 @@ def written(folder: Path, source: str) -> Path:
 
 def test_a_function_in_a_file_makes_an_encoder_and_a_dataset(tmp_path: Path) -> None:
     path = written(tmp_path, "def build(seed: int = 0): return tiny_encoder(seed)\ndef data(): return tiny_dataset()")
-    assert registry.build("encoder", f"{path}:build?seed=7").identity == tiny_encoder(7).identity
-    assert registry.build("dataset", f"{path}:data").fingerprint == tiny_dataset().fingerprint
+    assert specs.build("encoder", f"{path}:build?seed=7").identity == tiny_encoder(7).identity
+    assert specs.build("dataset", f"{path}:data").fingerprint == tiny_dataset().fingerprint
 
 
 def test_a_file_may_define_dataclasses(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ class Settings:
 def build(): return tiny_encoder(Settings().seed)
 """
     path = written(tmp_path, source)
-    assert registry.build("encoder", f"{path}:build").identity == tiny_encoder(3).identity
+    assert specs.build("encoder", f"{path}:build").identity == tiny_encoder(3).identity
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def needs(x): return x
 """,
     )
     with pytest.raises(DiagnosticsError, match=said) as caught:
-        registry.build("encoder", spec.format(folder=tmp_path))
+        specs.build("encoder", spec.format(folder=tmp_path))
     assert "\n" not in str(caught.value)
 
 
@@ -281,7 +281,7 @@ def needs(x): return x
 def test_a_file_that_raises_is_named_with_its_error(tmp_path: Path, source: str, said: str) -> None:
     path = written(tmp_path, source)
     with pytest.raises(DiagnosticsError, match="could not be run") as caught:
-        registry.build("encoder", f"{path}:build")
+        specs.build("encoder", f"{path}:build")
     assert str(path) in str(caught.value)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -290,7 +290,7 @@ def test_a_file_that_raises_is_named_with_its_error(tmp_path: Path, source: str,
 def test_a_builder_that_exits_is_an_error_in_a_sentence(tmp_path: Path) -> None:
     path = written(tmp_path, "def build(): raise SystemExit('no licence')")
     with pytest.raises(DiagnosticsError, match="no licence"):
-        registry.build("encoder", f"{path}:build")
+        specs.build("encoder", f"{path}:build")
 
 
 # Plugins
@@ -324,12 +324,12 @@ def test_a_broken_plugin_is_named_with_its_error_and_the_others_work(install: In
     assert "\n" not in found.error
     assert found.offers == {}
     assert [p.name for p in registry.plugins() if p.error] == [name]
-    assert len(registry.build("dataset", "good?n=30")) == 30
-    assert len(registry.build("dataset", "arma?n=12&length=40")) == 12
+    assert len(specs.build("dataset", "good?n=30")) == 30
+    assert len(specs.build("dataset", "arma?n=12&length=40")) == 12
     row = next(row for row in list_all()["plugins"] if row["name"] == name)
     assert row["error"] == found.error
     with pytest.raises(DiagnosticsError, match=rf"Unknown encoder 'nothing'.*plugin {name} could not be loaded"):
-        registry.build("encoder", "nothing")
+        specs.build("encoder", "nothing")
 
 
 def test_a_broken_plugin_is_told_on_stderr_and_the_command_works(
@@ -403,10 +403,10 @@ def test_two_plugins_that_claim_one_name_are_both_named(install: Install) -> Non
     install(first=source % "first", second=source % "second")
     said = "Plugins first and second both offer the dataset 'twin'"
     with pytest.raises(DiagnosticsError, match=said):
-        registry.build("dataset", "twin")
+        specs.build("dataset", "twin")
     with pytest.raises(DiagnosticsError, match=said):
-        registry.build("dataset", "twin?n=30")
-    assert len(registry.build("dataset", "first_own")) == len(registry.build("dataset", "second_own")) == 24
+        specs.build("dataset", "twin?n=30")
+    assert len(specs.build("dataset", "first_own")) == len(specs.build("dataset", "second_own")) == 24
     assert "twin" in [row["name"] for row in list_all()["datasets"]]
 
 
@@ -456,6 +456,33 @@ def test_suites_are_names_too(install: Install) -> None:
     assert "two_nn" in standard and "gulp" not in standard and "gulp" in everything
     both = [m.name for m in chosen_measures(["gulp", "standard"])[0]]
     assert set(both) == {*standard, "gulp"} and both == [name for name in everything if name in both]
+
+
+# Described entries
+
+DESCRIBED = """
+from diagnostics.hookspecs import Entry
+PACKAGES = {"pytest": "pytest"}
+def hint(path): return 1 / 0 if path.endswith("odd") else f"mine:{path} opens it"
+@hookimpl
+def encoders(): return {"mine:": Entry(lambda path: tiny_encoder(), path_hint=hint)}
+"""
+
+
+def test_a_plugin_says_how_a_path_that_is_no_saved_encoder_is_opened(install: Install, tmp_path: Path) -> None:
+    install(mine=DESCRIBED)
+    assert specs.build("encoder", "mine:anything").name == tiny_encoder().name
+    for name, hinted in (("folder", True), ("odd", False)):
+        (tmp_path / name).mkdir()
+        with pytest.raises(DiagnosticsError, match="is no saved encoder: ") as caught:
+            specs.build("encoder", str(tmp_path / name))
+        assert (f"mine:{tmp_path / name} opens it" in str(caught.value)) is hinted
+
+
+def test_a_plugin_names_the_packages_of_its_encoders(install: Install) -> None:
+    install(mine=DESCRIBED, other="@hookimpl\ndef encoders(): return {}")
+    assert plugin("mine").packages == {"pytest": "pytest"}
+    assert plugin("other").packages == {}
 
 
 # Commands of plugins
@@ -527,6 +554,7 @@ def bundled() -> list[Path]:
     return sorted(path for path in (ROOT / "plugins").glob("diagnostics_*") if (path / "__init__.py").is_file())
 
 
+@pytest.mark.smoke
 def test_every_bundled_plugin_is_in_the_wheel_and_in_the_entry_points() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
@@ -538,6 +566,7 @@ def test_every_bundled_plugin_is_in_the_wheel_and_in_the_entry_points() -> None:
     assert all((folder / "plugin.py").is_file() for folder in folders)
 
 
+@pytest.mark.smoke
 def test_every_entry_point_is_installed_and_loads() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     found = {p.name: p for p in registry.plugins()}

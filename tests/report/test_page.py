@@ -91,7 +91,7 @@ def test_html_shows_the_page_in_full(tmp_path: Path) -> None:
         (format_share(HALF), "0.50 [0.40,\u00a00.60]"),
         (format_compact(123456.7), "123457"),
         (format_compact(0.000123456), "0.0001235"),
-        (format_reasons({"a": "x", "b": "y", "c": "x"}, "abc"), "a, c: x; b: y"),
+        (format_reasons([("a", "x"), ("b", "y"), ("c", "x")], "abc"), "a, c: x; b: y"),
     ],
 )
 def test_numbers_have_one_spelling(text: str, shown: str) -> None:

@@ -389,6 +389,7 @@ def test_an_alignment_is_held_against_its_own_base_run_by_run(made: Maker) -> No
     assert only == pytest.approx(outputs[0] - outputs[1])
 
 
+@pytest.mark.slow
 def test_seeds_are_grouped_and_named(made: Maker) -> None:
     runs = []
     for group, gain in (("x", 2.0), ("y", 1.0)):

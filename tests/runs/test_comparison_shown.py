@@ -49,6 +49,7 @@ def test_the_table_holds_every_label_and_what_its_head_drops(folder: Path) -> No
     assert (folder / "comparison-base-up-b-x.html").is_file()
 
 
+@pytest.mark.smoke
 def test_json_is_one_object_with_the_report(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep.html"
     found = json.loads(diagnose("compare", *runs(folder), "--json", "--out", str(out)).out)

@@ -90,6 +90,7 @@ def test_any_draw_may_come_near() -> None:
     assert "within 10% of fresh weights" in profile.reading  # the first reaches 0.6, the one shown 0.3
 
 
+@pytest.mark.slow
 def test_draws_are_added_to_the_first_which_stays(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     encoder, data = tiny_encoder(), tiny_dataset(60)
@@ -132,6 +133,7 @@ def test_draws_are_added_to_the_first_which_stays(tmp_path: Path, capsys: Any, m
     assert kept == margin
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_draws(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from tiny import tiny_dataset, tiny_encoder\ndef data(): return tiny_dataset(40)\n"

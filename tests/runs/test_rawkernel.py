@@ -22,11 +22,12 @@ from diagnostics import Dataset, DiagnosticsError, Encoder, Grid, Site, Tap, Tar
 from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan
 from diagnostics.datasets.dataset import padded
-from diagnostics.measures.apply import chosen_measures, measure_all
-from diagnostics.registry import build
+from diagnostics.measures.apply import measure_all
 from diagnostics.runs.controls.kinds import NAMES, control_encoders
 from diagnostics.runs.controls.random_features import BANDWIDTHS, LANDMARKS, KernelFeatures
 from diagnostics.runs.controls.raw_kernel import LEAST_TRAIN, RawKernel
+from diagnostics.runs.suites import chosen_measures
+from diagnostics.specs import build
 
 from tiny import LENGTH, tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -150,6 +151,7 @@ def test_what_the_input_does_not_hold_stays_at_chance(tmp_path: Path) -> None:
     assert sum(one.attrs["best_score_low"] > 0 for one in found) <= 3  # .5 expected
 
 
+@pytest.mark.slow
 def test_val_alone_chooses_the_bandwidth(tmp_path: Path) -> None:
     series, a, _ = two_amplitudes(500)
     values = {"slow": a, "fast": np.sin(9 * a)}
@@ -164,6 +166,7 @@ def test_val_alone_chooses_the_bandwidth(tmp_path: Path) -> None:
     assert chosen == {name: found.attrs["best_tap"] for name, found in again.items()}
 
 
+@pytest.mark.slow
 def test_it_agrees_with_kernel_ridge_regression_of_scikit_learn(tmp_path: Path) -> None:
     data = build("dataset", "lorenz")
     found = read(data, tmp_path, encoder=tiny_encoder(length=512))
@@ -207,6 +210,7 @@ def stripes(n: int, cells: int, side: int, seed: int = 0) -> tuple[np.ndarray, n
     return noisy.round().astype(np.uint8), whole[0]
 
 
+@pytest.mark.slow
 def test_random_patches_see_a_texture_that_pixels_and_moments_do_not(tmp_path: Path) -> None:
     images, stand = stripes(300, 1, 16)
     data = dataset(images, {"stand": Target("label", stand[:, 0, 0])}, "image")

@@ -71,6 +71,7 @@ def planted(at: int) -> tuple[Encoder, Dataset]:
 
 
 @pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.slow
 def test_a_factor_erased_at_a_known_tap_is_found_there(tmp_path: Path, at: int) -> None:
     run = dx.run(*planted(at), out=tmp_path / "run", measures=["linear_probe"], report=False)
     gone, kept = run.profile("linear_probe/gone"), run.profile("linear_probe/kept")
@@ -253,6 +254,7 @@ def test_plain_xarray_opens_the_results(run: Run) -> None:
     assert isinstance(run.results, xr.DataTree)
 
 
+@pytest.mark.slow
 def test_the_same_command_again_gives_the_same_results_without_a_forward_pass(tmp_path: Path) -> None:
     encoder, dataset = tiny_encoder(), tiny_dataset(40)
     first = dx.run(encoder, dataset, out=tmp_path / "run").to_json()
@@ -264,6 +266,7 @@ def test_the_same_command_again_gives_the_same_results_without_a_forward_pass(tm
     assert first == second
 
 
+@pytest.mark.slow
 def test_results_depend_on_neither_batch_size_nor_workers(tmp_path: Path) -> None:
     encoder, dataset = tiny_encoder(), tiny_dataset(40)
     one = dx.run(encoder, dataset, out=tmp_path / "one", batch_size=1, measures=["linear_probe"])
@@ -281,18 +284,20 @@ def test_the_encoder_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_without_controls_there_are_none(tmp_path: Path) -> None:
-    run = dx.run(tiny_encoder(), tiny_dataset(40), out=tmp_path / "run", controls=False)
+    options = {"out": tmp_path / "run", "measures": ["linear_probe"], "report": False}
+    run = dx.run(tiny_encoder(), tiny_dataset(40), controls=False, **options)
     assert not (run.path / "controls").exists()
     assert set(run.to_json()["profiles"][0]["controls"].values()) == {None}
     # Asked for later, they come without another pass of the encoder itself.
-    assert dx.run(tiny_encoder(), tiny_dataset(40), out=tmp_path / "run").profile("linear_probe/level").controls
+    assert dx.run(tiny_encoder(), tiny_dataset(40), **options).profile("linear_probe/level").controls
 
 
 def test_a_control_that_fails_is_named_and_the_run_goes_on(tmp_path: Path) -> None:
     def broken() -> nn.Module:
         raise DiagnosticsError("no fresh weights today.")
 
-    run = dx.run(tiny_encoder(fresh=broken), tiny_dataset(40), out=tmp_path / "run")
+    encoder = tiny_encoder(fresh=broken)
+    run = dx.run(encoder, tiny_dataset(40), out=tmp_path / "run", measures=["linear_probe"], report=False)
     assert run.skipped["fresh_weights"] == "no fresh weights today."
     assert run.profile("linear_probe/level").control("permuted_weights") is not None
 
@@ -322,12 +327,21 @@ def test_a_target_known_in_part_keeps_its_controls_paired(tmp_path: Path) -> Non
 
 
 def test_only_the_taps_asked_for_and_always_the_output(tmp_path: Path) -> None:
-    run = dx.run(tiny_encoder(), tiny_dataset(40), out=tmp_path / "run", taps=["blocks.1"], measures=["rankme"])
+    run = dx.run(
+        tiny_encoder(),
+        tiny_dataset(40),
+        out=tmp_path / "run",
+        taps=["blocks.1"],
+        measures=["rankme"],
+        controls=False,
+        report=False,
+    )
     assert run.profiles()[0].taps == ["blocks.1", "norm"]
 
 
 def test_no_tokens_leaves_token_measures_out_with_a_reason(tmp_path: Path) -> None:
-    run = dx.run(tiny_image_encoder(), tiny_dataset(40, "image"), out=tmp_path / "run", token_budget=0)
+    options = {"token_budget": 0, "controls": False, "report": False}
+    run = dx.run(tiny_image_encoder(), tiny_dataset(40, "image"), out=tmp_path / "run", **options)
     assert "--token-budget" in run.skipped["linear_probe/height"]
     assert "--token-budget" in run.skipped["self_similarity"]
 
@@ -348,6 +362,7 @@ def test_unfinished_and_half_copied_runs_do_not_open(run: Run, tmp_path: Path) -
         dx.open_run(copied)
 
 
+@pytest.mark.smoke
 def test_the_report_escapes_names_and_keeps_to_itself(run: Run) -> None:
     page = run.report().read_text()
     own = page[: page.index("<script>")] + page[page.index("<body>") :]
@@ -367,6 +382,7 @@ def test_a_notebook_shows_the_tables_and_a_profile_its_figure(run: Run) -> None:
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
+@pytest.mark.browser
 def test_the_report_draws_every_figure_without_a_request(run: Run) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     requests: list[str] = []
@@ -399,6 +415,7 @@ def test_the_report_draws_every_figure_without_a_request(run: Run) -> None:
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
 @pytest.mark.parametrize("width", [1100, 800])
+@pytest.mark.browser
 def test_tables_fit_the_page_and_no_bar_lies_over_a_legend(run: Run, width: int) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with playwright.sync_playwright() as p:
@@ -419,6 +436,7 @@ def test_tables_fit_the_page_and_no_bar_lies_over_a_legend(run: Run, width: int)
     assert max(over) <= 0
 
 
+@pytest.mark.slow
 def test_lorenz_through_fracast_has_the_known_shape(tmp_path: Path) -> None:
     """The README's claim on fewer series: z is hidden by the output, and neither fresh weights nor a linear map of the input hold it."""
     pytest.importorskip("fracast", reason="needs the extra demo")

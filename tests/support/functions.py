@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -40,29 +41,12 @@ FUNCTIONS: dict[str, Callable[[As], Any]] = {
     "cknna": lambda a: similarity.cknna(a(X), a(Y), k=4),
     "mutual_knn": lambda a: similarity.mutual_knn(a(X), a(Y), k=4),
     "canonical_correlations": lambda a: similarity.canonical_correlations(a(X_TALL), a(Y_TALL)),
-    "cca": lambda a: similarity.cca(a(X_TALL), a(Y_TALL)),
-    "svcca": lambda a: similarity.svcca(a(X_TALL), a(Y_TALL)),
-    "pwcca": lambda a: similarity.pwcca(a(X_TALL), a(Y_TALL)),
-    "procrustes": lambda a: similarity.procrustes(a(X), a(Y)),
-    "angular_distance": lambda a: similarity.angular_distance(a(X), a(Y)),
     "rdm": lambda a: similarity.rdm(a(X)),
     "compare_rdms": lambda a: similarity.compare_rdms(a(X[:, 0]), a(X[:, 1])),
-    "rsa": lambda a: similarity.rsa(a(X), a(Y)),
-    "gulp": lambda a: similarity.gulp(a(X_TALL), a(Y_TALL)),
     # geometry
-    "rankme": lambda a: geometry.rankme(a(X)),
-    "effective_rank": lambda a: geometry.effective_rank(a(X)),
     "alpha_req": lambda a: geometry.alpha_req(a(X), ranks=(1, 4)),
-    "nesum": lambda a: geometry.nesum(a(X)),
-    "participation_ratio": lambda a: geometry.participation_ratio(a(X)),
-    "stable_rank": lambda a: geometry.stable_rank(a(X)),
-    "two_nn": lambda a: geometry.two_nn(a(X)),
     "mle_dimension": lambda a: geometry.mle_dimension(a(X), k=5),
-    "distinct_samples": lambda a: geometry.distinct_samples(a(X)),
-    "uniformity": lambda a: geometry.uniformity(a(X)),
     "alignment": lambda a: geometry.alignment(a(X), a(X[::-1].copy())),
-    "mean_cosine": lambda a: geometry.mean_cosine(a(X)),
-    "massive_activations": lambda a: geometry.massive_activations(a(X)),
     "matrix_entropy": lambda a: geometry.matrix_entropy(a(TOKENS)),
     "curvature": lambda a: geometry.curvature(a(TOKENS)),
     "lidar": lambda a: geometry.lidar(a(VIEWS)),
@@ -109,6 +93,22 @@ FUNCTIONS: dict[str, Callable[[As], Any]] = {
     "depth_metrics": lambda a: probes.depth_metrics(a(np.abs(X) + 1), a(np.abs(X) + 2)),
     "retrieval_recall": lambda a: probes.retrieval_recall(a(X), a(X[::-1].copy())),
 }
+
+
+def _of_two(function: Callable[..., Any]) -> Callable[[As], Any]:
+    return lambda a: function(a(X_TALL), a(Y_TALL))
+
+
+def _of_one(function: Callable[..., Any]) -> Callable[[As], Any]:
+    return lambda a: function(a(X))
+
+
+# Any other similarity compares two representations, any other geometry reads one.
+for package, call in ((similarity, _of_two), (geometry, _of_one)):
+    for name in package.__all__:
+        function = getattr(package, name)
+        if inspect.isfunction(function) and name not in (*FUNCTIONS, "gram_of_blocks"):
+            FUNCTIONS[name] = call(function)
 
 
 def as_is(x: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 from diagnostics.activations.plan import Plan, plan
-from diagnostics.encoders.taps import Encoder
+from diagnostics.encoders.encoder import Encoder
 
 BUDGET = 10**9
 

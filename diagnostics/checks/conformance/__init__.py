@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from diagnostics.activations.fit import fit
 from diagnostics.checks.conformance import declared, identity, masks, passes, reading
 from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable
 from diagnostics.checks.conformance.subject import NoPassError, Subject
-from diagnostics.encoders.taps import Encoder
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.progress import Progress, Watch, silent
-from diagnostics.registry import build
+from diagnostics.specs import build
 
 CHECKS: Mapping[str, Callable[[Subject], Outcome]] = {
     "description": declared.description,
@@ -69,16 +70,13 @@ class Conformance:
 def subject_of(encoder: Encoder | str, data: str | None = None, *, trust_code: bool = False) -> Subject:
     """An encoder, or what a name builds, made ready for checks on its example or on three samples of a dataset.
 
-    Raises DiagnosticsError where the encoder cannot be built or sized, or the dataset is of another modality.
+    Raises DiagnosticsError where the encoder cannot be built or sized, and where it does not fit the dataset.
     """
     built: Encoder = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
     samples: list[np.ndarray] = []
     if data is not None:
         dataset = build("dataset", data)
-        if dataset.modality != built.modality:
-            raise DiagnosticsError(
-                f"{built.name} reads {built.modality} samples, {dataset.name} holds {dataset.modality}."
-            )
+        built = fit(built, dataset)
         samples = [dataset[i] for i in (0, len(dataset) // 2, len(dataset) - 1)]
     again = functools.partial(build, "encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else None
     try:

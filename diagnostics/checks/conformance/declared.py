@@ -13,8 +13,9 @@ from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applica
 from diagnostics.checks.conformance.subject import NoPassError, Subject
 from diagnostics.encoders.placement.changes import NotVerifiableError
 from diagnostics.encoders.placement.tap_grids import verify_taps
-from diagnostics.encoders.taps import Modality, Tap
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.vocabulary import Modality
 
 # Enough to tell any order of tokens from another; `inspect --verify-grid` looks at more.
 CELLS = 64

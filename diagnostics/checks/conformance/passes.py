@@ -10,8 +10,9 @@ from torch.nn.modules import module as torch_module
 
 from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
 from diagnostics.checks.conformance.subject import Subject, difference, worst_tap
+from diagnostics.encoders.encoder import keep
 from diagnostics.encoders.evaluating import seeded, wanting_gradients
-from diagnostics.encoders.taps import Tap, keep
+from diagnostics.encoders.taps import Tap
 
 
 def determinism(subject: Subject) -> Outcome:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics.encoders.taps import Encoder, Modality, Reduce, Tap, keep
+from diagnostics.encoders.encoder import Encoder, Reduce, keep
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import describe
+from diagnostics.vocabulary import Modality
 
 # Activations that should be equal may differ by rounding, which depends on how many samples a kernel is given: this share
 # of the tap's spread at most.

@@ -1,4 +1,8 @@
-"""Known answers, computed on this machine: every closed form and published constant that a measure must return."""
+"""Known answers, computed on this machine: every closed form and published constant that a measure must return.
+
+A measure states its own on its class (`known_answers`); those computed from inputs that several measures share stand in the
+module of their family here.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,10 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from diagnostics.checks.selftest.cases import Case
 from diagnostics.errors import describe
 from diagnostics.measures.arrays import one_thread
+from diagnostics.measures.known_answers import Case
+from diagnostics.measures.plugin import bundled
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.report.numbers import number
 
@@ -40,14 +45,18 @@ class Outcome:
 
 def all_cases() -> list[tuple[str, Case]]:
     """(family, case) of everything."""
-    modules = ((family, importlib.import_module(f"diagnostics.checks.selftest.{family}")) for family in FAMILIES)
-    return [(family, case) for family, module in modules for case in module.cases()]
+    cases: list[tuple[str, Case]] = []
+    for family in FAMILIES:
+        cases += [(family, case) for case in importlib.import_module(f"{__name__}.{family}").cases()]
+        own = [measure for measure in bundled().values() if measure.__module__.split(".")[2] == family]
+        cases += [(family, case) for measure in own for case in measure.known_answers]
+    return cases
 
 
 def check(family: str, case: Case) -> Outcome:
     """One case, computed."""
     try:
-        return Outcome(family, case, float(case.found()))
+        return Outcome(family, case, float(case.compute()))
     except Exception as error:  # whatever a broken installation does is a result of the test
         return Outcome(family, case, float("nan"), describe(error))
 

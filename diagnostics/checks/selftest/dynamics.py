@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from diagnostics.checks.selftest.cases import Case, normal, rotation
 from diagnostics.measures.dynamics import linear_predictability, mase, seasonal_naive, straightness
+from diagnostics.measures.known_answers import Case, normal, rotation
 from diagnostics.measures.statistics import scores
 
 HYNDMAN = "Hyndman and Koehler 2006"

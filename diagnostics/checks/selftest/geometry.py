@@ -7,7 +7,6 @@ import math
 import numpy as np
 from scipy.special import ive
 
-from diagnostics.checks.selftest.cases import Case, centred_axes, normal, rotation
 from diagnostics.measures.geometry import (
     alignment,
     alpha_req,
@@ -27,6 +26,7 @@ from diagnostics.measures.geometry import (
     two_nn,
     uniformity,
 )
+from diagnostics.measures.known_answers import Case, centred_axes, normal, rotation
 
 RANKME = "Garrido et al. 2023 (2210.02885), eq. 1 and 2"
 ROY = "Roy and Vetterli 2007"

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from diagnostics.checks.selftest.cases import Case, normal
+from diagnostics.measures.known_answers import Case, normal
 from diagnostics.measures.locality import (
     attention_distance,
     attention_entropy,

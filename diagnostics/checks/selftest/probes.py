@@ -7,7 +7,7 @@ import torch
 import xarray as xr
 
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.checks.selftest.cases import Arrays, Case, normal
+from diagnostics.measures.known_answers import Arrays, Case, normal
 from diagnostics.measures.probes import (
     attentive,
     confusion,

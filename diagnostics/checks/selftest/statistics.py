@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from diagnostics.checks.selftest.cases import Case
+from diagnostics.measures.known_answers import Case
 from diagnostics.measures.statistics import Selection, interval, select
 
 HESTERBERG = "Hesterberg 2015 (1411.5279), section 5.2"

@@ -1,20 +1,13 @@
-"""From any torch module and one batch to its taps: its stack of blocks, what one dry pass shows, the places of its tokens."""
+"""The taps of a torch module that nobody described, from one batch: its stack of blocks, and the places of its tokens.
+
+What stands in `__all__` is for plugins too: `discover` for a torch module, the others for what is run in another way.
+"""
 
 from __future__ import annotations
 
 from diagnostics.encoders.discovery.discover import Discovered, discover
-from diagnostics.encoders.discovery.movement import corner_changed, features_first, noisy, special_tokens
-from diagnostics.encoders.discovery.places import Place, Places
+from diagnostics.encoders.discovery.first_block import FirstBlockInput
+from diagnostics.encoders.discovery.places import Place, Places, extents_of
 from diagnostics.encoders.discovery.stacks import find_blocks
 
-__all__ = [
-    "Discovered",
-    "Place",
-    "Places",
-    "corner_changed",
-    "discover",
-    "features_first",
-    "find_blocks",
-    "noisy",
-    "special_tokens",
-]
+__all__ = ["Discovered", "FirstBlockInput", "Place", "Places", "discover", "extents_of", "find_blocks"]

@@ -1,4 +1,4 @@
-"""The taps of any torch module: `embed`, its blocks, the trunk's end, and its heads."""
+"""The taps of a torch module, from one dry pass: `embed`, its blocks, the trunk's end, and its heads."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.encoders.discovery.movement import LOCAL, Entrance, corner_changed
+from diagnostics.encoders.discovery.first_block import LOCAL, FirstBlockInput
 from diagnostics.encoders.discovery.order import axis_order, raster
-from diagnostics.encoders.discovery.places import MOST_PREFIX, Place, Places, tensors_of
+from diagnostics.encoders.discovery.places import MOST_PREFIX, Places
 from diagnostics.encoders.discovery.stacks import earlier_stack, find_blocks
 from diagnostics.encoders.discovery.trace import Step, Trace, dry_run
-from diagnostics.encoders.hooks import as_tokens
+from diagnostics.encoders.hooks import as_tokens, tensors_in
+from diagnostics.encoders.perturbation import Forward, tensor_at, tokens_at
 from diagnostics.encoders.taps import Grid, Part, Site, Tap
 from diagnostics.errors import DiagnosticsError
 
@@ -24,7 +25,10 @@ _IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.A
 
 @dataclass
 class Discovered:
-    """Taps in order of execution, `output_tap` (the trunk's last), and which heads and branches were left out for what reason."""
+    """What discovery knows of a module.
+
+    `taps` in order of execution, `output_tap` (the trunk's last), and `left_out`: why a head or a branch has no tap.
+    """
 
     taps: list[Tap]
     output_tap: str
@@ -37,15 +41,15 @@ def discover(
     encoder: str,
     extents: Mapping[str, int],
     *,
-    forward: Callable[[nn.Module, Any], Any] | None = None,
+    forward: Forward | None = None,
     blocks: Sequence[str] | None = None,
     grid: Grid | None = None,
     prefix: int | None = None,
     channels_last: bool | None = None,
-    trunk: Callable[[nn.Module, Any], Any] | None = None,
-    lying: Callable[[Tap], Tap] = lambda tap: tap,
+    trunk: Forward | None = None,
+    with_order: Callable[[Tap], Tap] = lambda tap: tap,
 ) -> Discovered:
-    """The taps that one dry pass shows.
+    """The taps of a module, from one dry pass and a few passes with part of the input changed.
 
     Parameters
     ----------
@@ -59,18 +63,18 @@ def discover(
     channels_last: of maps whose shape leaves it open.
     trunk: the part of `forward` that gives the trunk's output, where that is a call of its own; shows where the trunk
         ends.
-    lying: a tap as discovered -> the same with the `order` of its tokens, where that is known; it is looked at as well.
+    with_order: a tap as discovered -> the same with the `order` of its tokens, where that is known; it is verified as well.
 
     A module that runs several times in a pass gives a tap for each call, `name.0`, `name.1`, ...; a block that hands on
     several branches side by side one for each that has a place in the grid, `name.branch0`, `name.branch1`, ... Modules
     with weights that run after the trunk's end are heads, at depths beyond 1, and `pooled` is the first vector of a sample
-    there. The order of tokens is looked at, not trusted: see `axis_order`.
+    there. The order of tokens is verified, not trusted: see `axis_order`.
 
     Raises
     ------
     DiagnosticsError: where there is no stack of blocks, a tensor fits no grid, or tokens lie in an order of no axes.
     """
-    run: Callable[[nn.Module, Any], Any] = forward or (lambda module, batch: module(batch))
+    run: Forward = forward or (lambda module, batch: module(batch))
     names = list(blocks) if blocks is not None else find_blocks(module, encoder)
     whole = dry_run(module, names, batch, run, encoder)
     earlier = earlier_stack(module, names, set(whole.early)) if blocks is None and trunk is None else ""
@@ -79,25 +83,30 @@ def discover(
             f"{encoder} runs the stack {earlier} before {names[0]}, and which is its trunk is not certain: name the blocks "
             "(discover(blocks=)), or declare its taps yourself (docs/plugins.md)."
         )
-    samples = len(tensors_of(batch)[0])
+    samples = len(tensors_in(batch)[0])
     parts = dict(module.named_modules())
     first = whole.blocks[0]
-    entrance = Entrance(module, first.name, next(iter(whole.entered)), batch, run)
+    entered = Site(first.name, when="before", item=next(iter(whole.entered)))
+    first_input = FirstBlockInput(batch, lambda batch: tensor_at(module, entered, batch, run))
     special: list[int] = []
     certain = prefix is not None
     if grid is None and prefix is None:
-        special = (entrance.special_tokens() or [])[: MOST_PREFIX + 1]
+        special = (first_input.special_tokens() or [])[: MOST_PREFIX + 1]
         prefix = len(special) if len(special) <= MOST_PREFIX else None
-        if "v" in extents and entrance.variates_apart(extents["v"]) is False:
+        if "v" in extents and first_input.variates_apart(extents["v"]) is False:
             extents = {axis: n for axis, n in extents.items() if axis != "v"}
-    places = Places(encoder, extents, samples, grid, prefix, channels_last, certain, entrance.features_first(extents))
-    found = Discovered([], "")
+    places = Places(
+        encoder, extents, samples, grid, prefix, channels_last, certain, first_input.features_first(extents)
+    )
+    discovered = Discovered([], "")
 
-    def placed(name: str, tap: str, depth: float, part: Part, seen: Tensor, call: int = 0, when: Any = "after") -> Tap:
-        place = places.of(seen, name, parts[name])
+    def placed(
+        name: str, tap: str, depth: float, part: Part, tensor: Tensor, call: int = 0, when: Any = "after"
+    ) -> Tap:
+        place = places.of(tensor, name, parts[name])
         calls = whole.calls[name]
         site = Site(name, call, calls, when=when, layout=place.layout, rows=place.rows)
-        if place.rows > 1 and part == "embedding" and samples > 1 and not entrance.rows_follow_samples(place.rows):
+        if place.rows > 1 and part == "embedding" and samples > 1 and not first_input.rows_follow_samples(place.rows):
             raise DiagnosticsError(
                 f"{encoder} keeps the rows of its samples among one another (not one sample after the other) at {name}: declare "
                 "its taps yourself (docs/plugins.md)."
@@ -107,25 +116,25 @@ def discover(
             there = place.grid.prefix + place.grid.tokens // place.rows
             order = (*special, *(i for i in range(there) if i not in special))
             site = replace(site, order=order if list(order) != list(range(there)) else ())
-        return lying(Tap(tap, depth, part, place.features, place.grid, site))
+        return with_order(Tap(tap, depth, part, place.features, place.grid, site))
 
     def branched(name: str, tap: str, depth: float, part: Part, seen: Mapping[int, Tensor], *where: Any) -> list[Tap]:
         """A tap of each branch that has a place in the grid; `.branch1` ... where there are several."""
-        made: dict[int, Tap] = {}
+        branches: dict[int, Tap] = {}
         errors: list[DiagnosticsError] = []
         for item, tensor in seen.items():
             try:
-                made[item] = placed(name, tap, depth, part, tensor, *where)
+                branches[item] = placed(name, tap, depth, part, tensor, *where)
             except DiagnosticsError as error:
                 errors.append(error)
-                found.left_out[f"{tap}.branch{item}"] = str(error)
-        if not made:
+                discovered.left_out[f"{tap}.branch{item}"] = str(error)
+        if not branches:
             raise errors[0]
-        several = len(made) > 1
+        several = len(branches) > 1
         return [
-            replace(one, name=f"{tap}.branch{item}" if several else tap, site=replace(one.site, item=item))
-            for item, one in made.items()
-            if one.site is not None
+            replace(branch, name=f"{tap}.branch{item}" if several else tap, site=replace(branch.site, item=item))
+            for item, branch in branches.items()
+            if branch.site is not None
         ]
 
     taps = branched(first.name, "embed", 0.0, "embedding", whole.entered, first.call, "before")
@@ -137,13 +146,13 @@ def discover(
     )
     taps += [placed(end.name, _called(whole, end), 1.0, "trunk", end.gave, end.call) for end in ends]
     taps = _in_order(module, taps, batch, extents, run, encoder)
-    _check_time(entrance, taps[0], extents, encoder)
+    _check_time(first_input, taps[0], extents, encoder)
     # Of branches side by side the first is the main one.
     last = taps[-1].site
-    found.taps = taps
-    found.output_tap = next(tap.name for tap in taps if tap.site and last and _moment(tap.site) == _moment(last))
-    _add_heads(found, _behind(whole, ends), parts, placed, whole)
-    return found
+    discovered.taps = taps
+    discovered.output_tap = next(tap.name for tap in taps if tap.site and last and _moment(tap.site) == _moment(last))
+    _add_heads(discovered, _behind(whole, ends), parts, placed, whole)
+    return discovered
 
 
 def _called(trace: Trace, step: Step) -> str:
@@ -152,13 +161,13 @@ def _called(trace: Trace, step: Step) -> str:
 
 
 def _in_order(
-    module: nn.Module, taps: list[Tap], batch: Any, extents: Mapping[str, int], forward: Any, encoder: str
+    module: nn.Module, taps: list[Tap], batch: Any, extents: Mapping[str, int], forward: Forward, encoder: str
 ) -> list[Tap]:
-    """The taps with the order that their tokens are found to lie in."""
-    axes = axis_order(module, taps[0], batch, extents, forward, encoder)
+    """The taps with the order in which their tokens are seen to lie."""
+    axes = axis_order(taps[0].grid, batch, extents, lambda batch: tokens_at(module, taps[0], batch, forward), encoder)
     if axes is None or axes == tuple(range(len(axes))):
         return taps
-    made: list[Tap] = []
+    ordered: list[Tap] = []
     for tap in taps:
         assert tap.site is not None
         if tap.site.layout != "tokens" or tap.site.rows > 1 or len(tap.grid.shape) != len(axes):
@@ -166,15 +175,15 @@ def _in_order(
                 f"{encoder} keeps its tokens in an order of its own (axes {axes}), and tap {tap.name} is no list of "
                 "tokens: declare its taps yourself (docs/plugins.md)."
             )
-        lying = tap.site.order or tuple(range(tap.tokens))
-        order = tuple(lying[i] for i in raster(tap.grid.shape, axes, tap.grid.prefix))
-        made.append(replace(tap, site=replace(tap.site, order=order)))
-    return made
+        known = tap.site.order or tuple(range(tap.tokens))
+        order = tuple(known[i] for i in raster(tap.grid.shape, axes, tap.grid.prefix))
+        ordered.append(replace(tap, site=replace(tap.site, order=order)))
+    return ordered
 
 
-def _check_time(entrance: Entrance, tap: Tap, extents: Mapping[str, int], encoder: str) -> None:
+def _check_time(first_input: FirstBlockInput, tap: Tap, extents: Mapping[str, int], encoder: str) -> None:
     """Raises where the end of a series moves the first tokens; nothing is said where normalisation moves all of them."""
-    moved = entrance.moved(lambda given: corner_changed(given, extents)) if tap.grid.axes == ("t",) else None
+    moved = first_input.moved_by_end(extents) if tap.grid.axes == ("t",) else None
     if moved is None or tap.site is None:
         return
     places = (
@@ -221,8 +230,8 @@ def _ends(trace: Trace, parts: Mapping[str, nn.Module], own: bool = True) -> lis
     return []
 
 
-def _channels_first(seen: Tensor) -> Tensor:
-    return seen.movedim(-1, 1) if seen.ndim > 3 else seen
+def _channels_first(tensor: Tensor) -> Tensor:
+    return tensor.movedim(-1, 1) if tensor.ndim > 3 else tensor
 
 
 def _after(trace: Trace) -> list[Step]:
@@ -254,7 +263,7 @@ def _is_head(step: Step, tail: Sequence[Step], parts: Mapping[str, nn.Module]) -
 
 
 def _add_heads(
-    found: Discovered,
+    discovered: Discovered,
     tail: Sequence[Step],
     parts: Mapping[str, nn.Module],
     placed: Callable[..., Tap],
@@ -262,21 +271,23 @@ def _add_heads(
 ) -> None:
     """Taps of the heads, and of the first vector that stands for a sample where no head gives just that."""
     heads = [step for step in tail if _is_head(step, tail, parts)]
-    seen = [(_called(trace, step), step, step.gave, "after") for step in heads]
+    candidates = [(_called(trace, step), step, step.gave, "after") for step in heads]
     pooled = _pooled(tail, heads)
     if pooled is not None:
         step, tensor, when = pooled
-        seen.insert(sum(tail.index(head) < tail.index(step) for head in heads), ("pooled", step, tensor, when))
-    for i, (tap, step, tensor, when) in enumerate(seen):
+        candidates.insert(sum(tail.index(head) < tail.index(step) for head in heads), ("pooled", step, tensor, when))
+    for i, (tap, step, tensor, when) in enumerate(candidates):
         if not tensor.is_floating_point():
-            found.left_out[tap] = (
+            discovered.left_out[tap] = (
                 f"{step.name} gives {tensor.dtype}: choices (classes, tokens, counts), no activations."
             )
             continue
         try:
-            found.taps.append(placed(step.name, tap, 1 + (i + 1) / len(seen), "head", tensor, step.call, when))
+            discovered.taps.append(
+                placed(step.name, tap, 1 + (i + 1) / len(candidates), "head", tensor, step.call, when)
+            )
         except DiagnosticsError as error:
-            found.left_out[tap] = str(error)
+            discovered.left_out[tap] = str(error)
 
 
 def _pooled(tail: Sequence[Step], heads: Sequence[Step]) -> tuple[Step, Tensor, str] | None:
@@ -298,16 +309,15 @@ def _pooled(tail: Sequence[Step], heads: Sequence[Step]) -> tuple[Step, Tensor, 
     return outermost, outermost.gave, "after"
 
 
-def _is_vector(seen: Tensor, samples: int, dims: int) -> bool:
-    return seen.ndim == dims and len(seen) == samples and seen.is_floating_point() and seen[0].numel() == seen.shape[1]
+def _is_vector(tensor: Tensor, samples: int, dims: int) -> bool:
+    """Whether it is a vector for each sample, [B, F] or [B, F, 1, 1], of real numbers."""
+    of_samples = tensor.ndim == dims and len(tensor) == samples and tensor.is_floating_point()
+    return of_samples and tensor[0].numel() == tensor.shape[1]
 
 
 def _moment(site: Site) -> tuple[str, int, str]:
     return site.module, site.call, site.when
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one, other)
-
-
-__all__ = ["Discovered", "Place", "discover"]
+def _same(tensor: Tensor, other: Tensor) -> bool:
+    return tensor.shape == other.shape and torch.equal(tensor, other)

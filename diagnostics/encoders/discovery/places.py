@@ -1,4 +1,4 @@
-"""Which places a tensor's tokens stand for, from its shape and what is known of the input.
+"""Which places a tensor's tokens stand for, from its shape and from the axes of the input.
 
 Shape suffixes: B sample, T token, F feature.
 """
@@ -12,8 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from diagnostics.encoders.hooks import tensors_in
 from diagnostics.encoders.taps import Grid, Layout
 from diagnostics.errors import DiagnosticsError
+from diagnostics.vocabulary import Modality
 
 MOST_PREFIX = 16
 """More special tokens than that are not guessed."""
@@ -21,7 +23,7 @@ MOST_PREFIX = 16
 
 @dataclass(frozen=True)
 class Place:
-    """How a tensor becomes tokens: see `Site` and `Grid`."""
+    """How a tensor becomes tokens: the layout and rows of its `Site`, and the features and grid of its `Tap`."""
 
     layout: Layout
     features: int
@@ -31,9 +33,17 @@ class Place:
 
 @dataclass
 class Places:
-    """Reads shapes against the input's `extents` along its axes ({"y": 224, "x": 224}, {"t": 512}).
+    """Finds the places of tensors from their shapes, given the input's extents.
 
-    `grid` is the trunk's where it is known and `prefix` the number of special tokens; both are tried first.
+    Parameters
+    ----------
+    encoder: its name, for errors.
+    extents: of the input along each axis that tokens can lie on, slowest first: {"y": 224, "x": 224}, {"t": 512}.
+    samples: in the batch.
+    grid, prefix: of the trunk's tokens (number of special tokens) where they are known; both are tried first.
+    channels_last: of maps whose shape leaves it open, where the model says so itself.
+    certain: whether `prefix` was given, and not only seen at the first block.
+    features_first: whether places lie behind features, where shape and weights leave it open; see `FirstBlockInput`.
     """
 
     encoder: str
@@ -42,31 +52,28 @@ class Places:
     grid: Grid | None = None
     prefix: int | None = None
     channels_last: bool | None = None
-    """Where the shape leaves it open and the model says so itself."""
     certain: bool = True
-    """Whether `prefix` was given, and not only seen at the first block."""
     features_first: bool | None = None
-    """Where shape and weights leave it open: what a change of the input showed at the first block."""
 
-    def of(self, seen: Tensor, name: str, module: nn.Module | None = None) -> Place:
+    def of(self, tensor: Tensor, name: str, module: nn.Module | None = None) -> Place:
         """The place of a tensor; raises where no grid fits, or several do."""
-        shape = tuple(seen.shape)
+        shape = tuple(tensor.shape)
         if shape[0] == self.samples:
-            found = self._of_row(shape, tuple(self.extents), module)
+            place = self._of_row(shape, tuple(self.extents), module)
         elif len(shape) == 3 and shape[1] == self.samples:
             grid = self._token_grid(shape[0], tuple(self.extents))
-            found = Place("time_first", shape[2], grid) if grid else None
+            place = Place("time_first", shape[2], grid) if grid else None
         elif shape[0] % self.samples == 0:
-            found = self._of_rows(shape, module)
+            place = self._of_rows(shape, module)
         else:
-            found = None
-        if found is None:
+            place = None
+        if place is None:
             raise DiagnosticsError(
                 f"{self.encoder} gives a tensor of shape {list(shape)} at {name} for an input of "
                 f"{' x '.join(f'{n} {axis}' for axis, n in self.extents.items())}, which fits no grid of it: declare its taps "
                 "yourself (docs/plugins.md)."
             )
-        return found
+        return place
 
     def _of_rows(self, shape: tuple[int, ...], module: nn.Module | None) -> Place | None:
         """Frames or variates folded into the batch: the first axis of the input is that of the rows."""
@@ -77,13 +84,13 @@ class Places:
         known = self.grid.prefix if self.grid else self.prefix
         extents = {axis: self.extents[axis] for axis in rest}
         inner = replace(self, extents=extents, samples=shape[0], grid=None, prefix=known)
-        found = inner._of_row(shape, tuple(rest), module)
-        if found is None:
+        row = inner._of_row(shape, tuple(rest), module)
+        if row is None:
             return None
         if len(shape) == 2:
             return Place("features", shape[1], Grid((rows,), (first,)), rows)
-        grid = Grid((rows, *found.grid.shape), (first, *found.grid.axes), found.grid.prefix)
-        return Place(found.layout, found.features, grid, rows)
+        grid = Grid((rows, *row.grid.shape), (first, *row.grid.axes), row.grid.prefix)
+        return Place(row.layout, row.features, grid, rows)
 
     def _of_row(self, shape: tuple[int, ...], axes: tuple[str, ...], module: nn.Module | None) -> Place | None:
         if len(shape) == 2:
@@ -187,9 +194,31 @@ class Places:
         return abs(sizes["y"] * width - sizes["x"] * height) < max(height, width)
 
 
-def tensors_of(value: Any) -> list[Tensor]:
-    """All tensors of a batch, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    parts: Any = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
-    return [tensor for part in parts for tensor in tensors_of(part)]
+def extents_of(modality: Modality, batch: Any, encoder: str, sample: tuple[int, ...] = ()) -> dict[str, int]:
+    """The extents of a preprocessed batch, by its modality; raises where the shape leaves them open.
+
+    image [B, (channel,) y, x] or [B, y, x, channel]; video [B, (channel,) t, (channel,) y, x]; audio and text [B, t], or
+    the longer of two axes; series [B, t], [B, variate, t] or [B, t, variate], of which the shape of the raw `sample` [time,
+    variate] says which is which, and otherwise time is the longer one.
+    """
+    tensors = tensors_in(batch)
+    shape = list(tensors[0].shape[1:]) if tensors else list[int]()
+    colours = (1, 3, 4)
+    if modality == "image" and len(shape) in (2, 3):
+        last = len(shape) == 3 and shape[2] in colours and shape[0] not in colours
+        y, x = (shape[0], shape[1]) if last else (shape[-2], shape[-1])
+        return {"y": y, "x": x}
+    if modality == "video" and len(shape) == 4 and (shape[0] == 3) != (shape[1] == 3):
+        return {"t": shape[1] if shape[0] == 3 else shape[0], "y": shape[2], "x": shape[3]}
+    if modality == "video" and len(shape) == 4 and shape[0] == 3 and len(sample) == 4 and sample[0] == 3:
+        return {"t": 3, "y": shape[2], "x": shape[3]}
+    if modality in ("series", "audio", "text") and len(shape) in (1, 2):
+        if len(shape) == 1 or modality != "series":
+            return {"t": max(shape)}
+        if len(sample) == 2 and sorted(sample) == sorted(shape) and sample[1] > 1:
+            return {"v": sample[1], "t": sample[0]}
+        return {"v": min(shape), "t": max(shape)} if min(shape) > 1 else {"t": max(shape)}
+    raise DiagnosticsError(
+        f"{encoder} prepares a {modality} as a tensor of shape {shape}, which does not show its axes: declare its "
+        "taps yourself (docs/plugins.md)."
+    )

@@ -35,8 +35,8 @@ def find_blocks(model: nn.Module, encoder: str) -> list[str]:
     blocks = _named_root(model)
     for search in (_numbered_roots, _largest_container, _chain):
         if not blocks:
-            found = search(model)
-            blocks = found if _share(model, found) >= _LEAST_SHARE else []
+            candidates = search(model)
+            blocks = candidates if _share(model, candidates) >= _LEAST_SHARE else []
     blocks = blocks or _plain_layers(model)
     if not blocks:
         raise DiagnosticsError(

@@ -1,9 +1,9 @@
-"""One dry forward pass with its blocks watched: what goes in and comes out, in order of execution."""
+"""A dry forward pass that records what each block takes and gives, in order of execution."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics.encoders.evaluating import evaluating
 from diagnostics.encoders.hooks import first_tensor, tensors_in
+from diagnostics.encoders.perturbation import Forward
 from diagnostics.errors import DiagnosticsError, describe
 
 
@@ -32,7 +33,7 @@ class Step:
 
 @dataclass
 class Trace:
-    """What a dry pass showed: the blocks in order of execution, and every module that ended after the last of them."""
+    """A dry pass: the blocks in order of execution, and every module that ended after the last of them."""
 
     calls: Counter[str] = field(default_factory=Counter[str])
     blocks: list[Step] = field(default_factory=list[Step])
@@ -57,9 +58,7 @@ class Trace:
         return {first: self.taken[first]}
 
 
-def dry_run(
-    module: nn.Module, blocks: Sequence[str], batch: Any, forward: Callable[[nn.Module, Any], Any], encoder: str
-) -> Trace:
+def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forward, encoder: str) -> Trace:
     """The trace of one pass; raises when it fails, or when blocks do not run or run inside one another."""
     trace = Trace()
     samples = len(tensors_in(batch)[0])
@@ -145,15 +144,17 @@ def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str, samp
     if not isinstance(first, Tensor) or first.ndim < 3:
         raise _several(encoder, name)
     beside: list[Any] = list(value) if isinstance(value, (tuple, list)) else []  # pyright: ignore
-    found = {
+    branches = {
         i: tensor
         for i, tensor in enumerate(tensors_in(value))
         if tensor is first
         or (any(tensor is part for part in beside) and len(tensor) % samples == 0 and _alike(tensor, first))
     }
-    if len(found) > 1:
-        found = {i: t for i, t in found.items() if not any(t.shape == u.shape and torch.equal(t, u) for u in taken)}
-    return found or {0: first}
+    if len(branches) > 1:
+        branches = {
+            i: t for i, t in branches.items() if not any(t.shape == u.shape and torch.equal(t, u) for u in taken)
+        }
+    return branches or {0: first}
 
 
 def _alike(tensor: Tensor, first: Tensor) -> bool:

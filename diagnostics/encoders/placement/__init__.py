@@ -1,1 +1,9 @@
-"""Whether tokens stand for the places that a grid declares."""
+"""Verifies that tokens stand for the places that a grid declares."""
+
+from __future__ import annotations
+
+from diagnostics.encoders.placement.changes import NotVerifiableError
+from diagnostics.encoders.placement.tap_grids import TapGrid, verify_taps
+from diagnostics.encoders.placement.verify import Placement, verify_grid
+
+__all__ = ["NotVerifiableError", "Placement", "TapGrid", "verify_grid", "verify_taps"]

@@ -8,6 +8,7 @@ of two others, one after the other: only its own token moves both times. Text: a
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.perturbation import aggregate
 from diagnostics.encoders.placement.order import all_cells
-from diagnostics.encoders.taps import Encoder, Tap
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 
 # Axes of a raw sample, in its order.
@@ -32,15 +35,16 @@ Span = tuple[int, int]
 
 
 class NotVerifiableError(DiagnosticsError):
-    """Why an encoder's grid cannot be checked from outside: a part of a sentence."""
+    """An encoder's grid cannot be verified from outside; its message is the reason, a part of a sentence."""
 
 
 @dataclass
-class Changes:
+class Changes(ABC):
     """What can be changed in the input of an encoder to see which token of a tap stands for it.
 
     `axes` and `shape` are those of the grid that the sample has; `unchecked` are others (frequency of a spectrogram), over
-    which movements are summed. `base` is the prepared sample that changes are compared with.
+    which movements are summed. `base` is the prepared sample that changes are compared with, `valid` (bool [cell]) says
+    which cells lie within the sample and stand for data.
     """
 
     tap: Tap
@@ -48,23 +52,18 @@ class Changes:
     shape: tuple[int, ...]
     unchecked: tuple[str, ...]
     base: Any
+    valid: np.ndarray
 
-    def usable(self) -> np.ndarray:
-        """Cells [n, axis] that lie within the sample and stand for data."""
-        raise NotImplementedError
+    def valid_cells(self) -> np.ndarray:
+        """Coordinates [cell, axis] of the cells that can be changed."""
+        return all_cells(self.shape)[self.valid]
 
-    def made(self, cell: tuple[int, ...], attempt: int, rng: np.random.Generator) -> list[Any]:
+    @abstractmethod
+    def perturb(self, cell: tuple[int, ...], attempt: int, rng: np.random.Generator) -> list[Any]:
         """Prepared samples with that cell changed; its own token is the one that moves in all of them.
 
         A later `attempt` (from 0) changes it in another way.
         """
-        raise NotImplementedError
-
-    def gathered(self, far: np.ndarray) -> np.ndarray:
-        """Movements of grid tokens [change, token] summed over the unchecked axes, [change, place]."""
-        whole = far.reshape(len(far), *self.tap.grid.shape)
-        other = tuple(i + 1 for i, axis in enumerate(self.tap.grid.axes) if axis in self.unchecked)
-        return whole.sum(axis=other).reshape(len(far), -1)
 
 
 def changes_of(encoder: Encoder, tap: Tap, sample: np.ndarray, rng: np.random.Generator) -> Changes:
@@ -74,7 +73,7 @@ def changes_of(encoder: Encoder, tap: Tap, sample: np.ndarray, rng: np.random.Ge
     return _ArrayChanges.of(encoder, tap, np.asarray(sample), rng)
 
 
-def _seen(encoder: Encoder, tap: Tap, prepared: Any) -> np.ndarray:
+def _valid_tokens(encoder: Encoder, tap: Tap, prepared: Any) -> np.ndarray:
     """Which grid tokens stand for data, bool [grid token]."""
     valid = encoder.valid(default_collate([prepared]), tap)
     if valid is None:
@@ -92,8 +91,6 @@ class _ArrayChanges(Changes):
     sample: np.ndarray
     spans: tuple[tuple[Span | None, ...], ...]
     """For each axis of the grid, and each of its cells, the places of the sample that change; None outside of it."""
-    valid: np.ndarray
-    """bool [grid token]"""
 
     @classmethod
     def of(cls, encoder: Encoder, tap: Tap, sample: np.ndarray, rng: np.random.Generator) -> _ArrayChanges:
@@ -115,18 +112,11 @@ class _ArrayChanges(Changes):
         base = _base(encoder.modality, sample, rng)
         prepared = encoder.preprocess(base)
         other = tuple(axis for axis, n in zip(tap.grid.axes, tap.grid.shape, strict=True) if axis not in axes and n > 1)
-        return cls(tap, axes, shape, other, prepared, encoder, base, spans, _seen(encoder, tap, prepared))
+        data = aggregate(_valid_tokens(encoder, tap, prepared)[None], tap.grid, axes)[0] > 0
+        inside = [all(span[i] is not None for span, i in zip(spans, cell, strict=True)) for cell in all_cells(shape)]
+        return cls(tap, axes, shape, other, prepared, data & np.array(inside), encoder, base, spans)
 
-    def usable(self) -> np.ndarray:
-        seen = self.gathered(self.valid[None].astype(float))[0] > 0
-        inside = [all(spans[i] is not None for spans, i in zip(self.spans, cell, strict=True)) for cell in self._cells]
-        return self._cells[seen & np.array(inside)]
-
-    @property
-    def _cells(self) -> np.ndarray:
-        return all_cells(self.shape)
-
-    def made(self, cell: tuple[int, ...], attempt: int, rng: np.random.Generator) -> list[Any]:
+    def perturb(self, cell: tuple[int, ...], attempt: int, rng: np.random.Generator) -> list[Any]:
         region = self._region(cell)
         changed = self.sample.copy()
         if self.encoder.modality in ("image", "video"):
@@ -144,9 +134,9 @@ class _ArrayChanges(Changes):
         known = SAMPLE_AXES[self.encoder.modality][: self.sample.ndim]
         return tuple(slice(*(spans.get(axis) or (0, n))) for axis, n in zip(known, self.sample.shape, strict=False))
 
-    def _swapped(self, one: tuple[slice, ...], other: tuple[slice, ...]) -> np.ndarray:
+    def _swapped(self, region: tuple[slice, ...], other: tuple[slice, ...]) -> np.ndarray:
         changed = self.sample.copy()
-        changed[one], changed[other] = self.sample[other], self.sample[one]
+        changed[region], changed[other] = self.sample[other], self.sample[region]
         return changed
 
     def _partners(self, cell: tuple[int, ...], rng: np.random.Generator) -> list[tuple[slice, ...]]:
@@ -171,13 +161,13 @@ def _spans(covered: tuple[float, float], cells: int, extent: int, axis: str) -> 
     if step < 1 - 1e-6:
         raise NotVerifiableError(f"its {cells} cells along {axis} are smaller than a place of a sample of {extent}")
     whole = all(abs(x - round(x)) < 1e-6 for x in (start, step))
-    made: list[Span | None] = []
+    spans: list[Span | None] = []
     for i in range(cells):
         low, high = (math.floor(start + step * k + 0.5) for k in (i, i + 1))
         margin = 0 if whole else (high - low) // 4
         inside = low >= -0.5 and high <= extent + 0.5
-        made.append((max(low + margin, 0), min(high - margin, extent)) if inside else None)
-    return tuple(made)
+        spans.append((max(low + margin, 0), min(high - margin, extent)) if inside else None)
+    return tuple(spans)
 
 
 def _noise(like: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -200,7 +190,6 @@ def _base(modality: str, sample: np.ndarray, rng: np.random.Generator) -> np.nda
 class _TextChanges(Changes):
     key: str | None
     offset: int
-    valid: np.ndarray
 
     @classmethod
     def of(cls, encoder: Encoder, tap: Tap, sample: np.ndarray) -> _TextChanges:
@@ -210,20 +199,17 @@ class _TextChanges(Changes):
         prepared = encoder.preprocess(sample)
         key = None
         if isinstance(prepared, Mapping):
-            whole = [k for k, v in prepared.items() if isinstance(v, Tensor) and not v.is_floating_point()]
-            key = "input_ids" if "input_ids" in whole else next(iter(whole), None)
+            integers = [k for k, v in prepared.items() if isinstance(v, Tensor) and not v.is_floating_point()]
+            key = "input_ids" if "input_ids" in integers else next(iter(integers), None)
         ids = prepared if key is None else prepared[key]
         if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.ndim != 1:
             raise NotVerifiableError("its prepared text holds no sequence of token ids")
         if len(ids) not in (tap.tokens, tap.grid.tokens):
             raise NotVerifiableError(f"its prepared text has {len(ids)} token ids for {tap.tokens} tokens")
         offset = tap.grid.prefix if len(ids) == tap.tokens else 0
-        return cls(tap, ("t",), tap.grid.shape, (), prepared, key, offset, _seen(encoder, tap, prepared))
+        return cls(tap, ("t",), tap.grid.shape, (), prepared, _valid_tokens(encoder, tap, prepared), key, offset)
 
-    def usable(self) -> np.ndarray:
-        return np.flatnonzero(self.valid)[:, None]
-
-    def made(self, cell: tuple[int, ...], attempt: int, rng: np.random.Generator) -> list[Any]:
+    def perturb(self, cell: tuple[int, ...], attempt: int, rng: np.random.Generator) -> list[Any]:
         ids: Tensor = (self.base if self.key is None else self.base[self.key]).clone()
         place = cell[0] + self.offset
         # Ids that the text has elsewhere are in the vocabulary.

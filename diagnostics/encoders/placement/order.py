@@ -1,4 +1,4 @@
-"""In which order tokens lie, told from where some of them were found, and said in words."""
+"""The order in which the tokens of a grid lie, inferred from where some of them lie, and described in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# An order explains what was found when it gives this share of the places exactly; stems that reach neighbours blur some.
+# An order explains tokens when it gives this share of their places exactly; stems that reach neighbours blur some.
 LEAST_SHARE = 0.6
 _TRIES = 200
 _MOST_FACTORINGS = 64
@@ -34,7 +34,7 @@ class Ordering:
     start: int
     digits: tuple[Digit, ...]
     share: float
-    """Share of the places found that it gives exactly."""
+    """Share of the known tokens whose places it gives exactly."""
 
     def places(self, cells: np.ndarray) -> np.ndarray:
         """Index of the token [n] for each of the cells [n, axis]."""
@@ -83,9 +83,9 @@ def all_cells(shape: Sequence[int]) -> np.ndarray:
 
 
 def explained(
-    axes: Sequence[str], shape: Sequence[int], cells: np.ndarray, found: np.ndarray, seed: int = 0
+    axes: Sequence[str], shape: Sequence[int], cells: np.ndarray, tokens: np.ndarray, seed: int = 0
 ) -> Ordering | None:
-    """The order in which the tokens of a grid lie, from the index `found` [n] of those of some cells [n, axis].
+    """The order in which the tokens of a grid lie, from the index of the `tokens` [n] of some `cells` [n, axis].
 
     Tries orders in which a step along an axis is a step of constant length among the tokens (axes in another order,
     backwards, shifted); then those where this holds for the digits of the coordinates (windows, unrolled units).
@@ -99,7 +99,7 @@ def explained(
         digits = [
             (axis, math.prod(sizes[:i]), size) for axis, sizes in enumerate(radices) for i, size in enumerate(sizes)
         ]
-        order = _fitted(tuple(axes), tuple(shape), digits, cells, found, rng)
+        order = _fitted(tuple(axes), tuple(shape), digits, cells, tokens, rng)
         if order is not None:
             return order
     return None
@@ -124,7 +124,7 @@ def _fitted(
     shape: tuple[int, ...],
     digits: Sequence[tuple[int, int, int]],
     cells: np.ndarray,
-    found: np.ndarray,
+    tokens: np.ndarray,
     rng: np.random.Generator,
 ) -> Ordering | None:
     """Start and strides that most places agree with, drawn from small random sets of them since some may be off."""
@@ -137,8 +137,8 @@ def _fitted(
     agree = 0
     for attempt in range(_TRIES):
         rows = np.arange(len(cells)) if attempt == 0 else rng.choice(len(cells), min(len(cells), wanted + 1), False)
-        weights = np.linalg.lstsq(table[rows], found[rows].astype(float), rcond=None)[0].round()
-        if (right := int((table @ weights == found).sum())) > agree:
+        weights = np.linalg.lstsq(table[rows], tokens[rows].astype(float), rcond=None)[0].round()
+        if (right := int((table @ weights == tokens).sum())) > agree:
             best, agree = weights, right
         if agree == len(cells):
             break
@@ -146,8 +146,8 @@ def _fitted(
     if best is None or agree < max(LEAST_SHARE * len(cells), min(wanted + 2, len(cells))):
         return None
     start, *strides = (int(w) for w in best)
-    made = [Digit(*digit, stride) for digit, stride in zip(digits, strides, strict=True)]
-    order = Ordering(axes, shape, start, tuple(_merged(made)), agree / len(cells))
+    strided = [Digit(*digit, stride) for digit, stride in zip(digits, strides, strict=True)]
+    order = Ordering(axes, shape, start, tuple(_merged(strided)), agree / len(cells))
     places = order.all_places()
     # Each token of a block of neighbours exactly once, or it is no order of tokens.
     return order if len(set(places)) == np.ptp(places) + 1 == len(places) else None

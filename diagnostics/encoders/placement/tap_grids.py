@@ -1,8 +1,8 @@
-"""Whether the tokens of every tap stand for the places that its grid declares, from one change of each cell.
+"""Verifies that the tokens of every tap stand for the places that its grid declares, by changing each cell once.
 
 Behind the first tap a change reaches other tokens too. In a residual trunk the cell's own token still goes farthest, and an
 order that is changed within the trunk shows as another order of the tokens that do. Where neither is seen (a trunk without
-residuals, maps whose every place sees everything) nothing can be said, and that is what is said.
+residuals, maps whose every place sees everything) the grid is reported as not verified.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Literal
 
 import numpy as np
 
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.placement.order import all_cells, explained
 from diagnostics.encoders.placement.verify import Movements, Placement, movements, taps_with_grids
-from diagnostics.encoders.taps import Encoder, Tap
+from diagnostics.encoders.taps import Tap
 
 FEWEST = 6
 """Places that cells must lie in for an order to be told from chance."""
@@ -30,7 +31,7 @@ _EARLIER = 1e-3
 
 @dataclass(frozen=True)
 class TapGrid:
-    """What changing single cells showed about one tap: in `share` of its places they moved their own token farthest of all."""
+    """The result for one tap: in `share` of its places, changed cells moved their own token farthest of all."""
 
     tap: str
     verdict: Literal["right", "wrong", "not verified"]
@@ -41,7 +42,7 @@ class TapGrid:
 def verify_taps(
     encoder: Encoder, sample: np.ndarray | None = None, *, most: int = 256, seed: int = 0
 ) -> tuple[Placement, tuple[TapGrid, ...]]:
-    """`diagnostics.encoders.placement.verify.verify_grid` for the first tap with a grid, and the same passes read at all later ones.
+    """`verify_grid` for the first tap with a grid, and from the same passes a result for each later one.
 
     A later tap is `wrong` where another order explains which tokens go farthest, clearly better than the declared one, and
     the cells' own tokens go less than half as far; `right` where half of the cells move their own token farthest (or
@@ -53,34 +54,36 @@ def verify_taps(
     sample = encoder.example() if sample is None else sample
     encoder = encoder.sized_for(sample)
     taps = taps_with_grids(encoder)
-    made = movements(encoder, taps, sample, most, seed)
-    return made.placement, tuple(_judged(tap, made) for tap in taps[1:])
+    moved = movements(encoder, taps, sample, most, seed)
+    return moved.placement, tuple(_judged(tap, moved) for tap in taps[1:])
 
 
-def _judged(tap: Tap, made: Movements) -> TapGrid:
-    shared = [axis for axis in tap.grid.axes if axis in made.axes]
-    shape = tuple(n for n, axis in zip(tap.grid.shape, tap.grid.axes, strict=True) if axis in made.axes)
+def _judged(tap: Tap, moved: Movements) -> TapGrid:
+    shared = [axis for axis in tap.grid.axes if axis in moved.axes]
+    shape = tuple(n for n, axis in zip(tap.grid.shape, tap.grid.axes, strict=True) if axis in moved.axes)
     if math.prod(shape) < 2:
         return TapGrid(tap.name, "not verified", 0.0, "its grid has no axis that cells lie along")
-    far, prefix = made.far[tap.name], tap.grid.prefix
+    far, prefix = moved.far[tap.name], tap.grid.prefix
     known = far.max(axis=1) > 0
     if not known.any():
         return TapGrid(tap.name, "not verified", 0.0, "nothing moved")
-    places, far = _by_place(_places(made, shared, shape)[known], far[known])
+    places, far = _by_place(_places(moved, shared, shape)[known], far[known])
     # Tokens that go far whatever changes (class tokens, sinks) show no place.
     beyond = far - far.mean(axis=0) if len(far) > 2 else far
-    found = beyond.argmax(axis=1) - prefix
+    farthest = beyond.argmax(axis=1) - prefix
     declared = np.asarray(np.ravel_multi_index(tuple(places.T), shape))
-    exact = found == declared
+    exact = farthest == declared
     share = float(exact.mean())
     own = np.take_along_axis(far, prefix + declared[:, None], axis=1)[:, 0] / far.max(axis=1)
     if float(np.median(own)) < OWN and len(places) >= FEWEST:
-        if (found < 0).mean() > OWN:
+        if (farthest < 0).mean() > OWN:
             return TapGrid(
                 tap.name, "not verified", share, "tokens before the grid go farther with most cells than those in it"
             )
-        other = _another(shared, shape, places, found, float(exact.mean())) or _shuffled(places, found, far, share)
-        if other and _lags(shared, shape, places, found, far[:, prefix:]):
+        other = _another(shared, shape, places, farthest, float(exact.mean())) or _shuffled(
+            places, farthest, far, share
+        )
+        if other and _lags(shared, shape, places, farthest, far[:, prefix:]):
             return TapGrid(
                 tap.name, "not verified", share, "tokens behind a cell's own go farther, as those of causal models may"
             )
@@ -90,7 +93,7 @@ def _judged(tap: Tap, made: Movements) -> TapGrid:
         return TapGrid(
             tap.name, "not verified", share, f"changes in {len(places)} places move anything, too few to tell"
         )
-    if share >= OWN or _nearly(shape, places, found):
+    if share >= OWN or _nearly(shape, places, farthest):
         return TapGrid(tap.name, "right", share, "")
     return TapGrid(
         tap.name, "not verified", share,
@@ -106,46 +109,50 @@ def _by_place(places: np.ndarray, far: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return once, sums / np.bincount(which.ravel())[:, None]
 
 
-def _places(made: Movements, axes: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
+def _places(moved: Movements, axes: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
     """The place [n, axis] of a tap's grid in which the middle of each changed cell lies."""
-    columns = [made.axes.index(axis) for axis in axes]
-    finer = np.array([made.shape[column] for column in columns])
-    return ((made.cells[:, columns] + 0.5) * np.array(shape) / finer).astype(int)
+    columns = [moved.axes.index(axis) for axis in axes]
+    finer = np.array([moved.shape[column] for column in columns])
+    return ((moved.cells[:, columns] + 0.5) * np.array(shape) / finer).astype(int)
 
 
-def _another(axes: Sequence[str], shape: tuple[int, ...], places: np.ndarray, found: np.ndarray, exact: float) -> str:
-    """The order that explains the tokens found clearly better than the declared one, in words; empty where none does."""
-    other = explained(axes, shape, places, found)
+def _another(
+    axes: Sequence[str], shape: tuple[int, ...], places: np.ndarray, farthest: np.ndarray, exact: float
+) -> str:
+    """The order that explains the farthest tokens clearly better than the declared one, in words; empty where none does."""
+    other = explained(axes, shape, places, farthest)
     if other is not None and other.share > exact + CLEARLY:
         return other.description
-    inside = found >= 0
-    offsets = (all_cells(shape)[np.maximum(found, 0)] - places)[inside] % np.array(shape)
+    inside = farthest >= 0
+    offsets = (all_cells(shape)[np.maximum(farthest, 0)] - places)[inside] % np.array(shape)
     values, counts = np.unique(offsets, axis=0, return_counts=True)
-    if len(counts) and counts.max() > max(MOST, exact + CLEARLY) * len(found) and values[counts.argmax()].any():
+    if len(counts) and counts.max() > max(MOST, exact + CLEARLY) * len(farthest) and values[counts.argmax()].any():
         step = ", ".join(f"{n} along {axis}" for n, axis in zip(values[counts.argmax()], axes, strict=True) if n)
         return f"tokens are rolled by {step}"
     return ""
 
 
-def _shuffled(places: np.ndarray, found: np.ndarray, far: np.ndarray, exact: float) -> str:
+def _shuffled(places: np.ndarray, farthest: np.ndarray, far: np.ndarray, exact: float) -> str:
     """In words, where each place clearly moves a token of its own, and that is another one than declared."""
     second = np.sort(far, axis=1)[:, -2] / far.max(axis=1)
-    once = len(np.unique(found)) >= NEARLY * len(places) and float((found >= 0).mean()) >= NEARLY
+    once = len(np.unique(farthest)) >= NEARLY * len(places) and float((farthest >= 0).mean()) >= NEARLY
     if once and exact <= CLEARLY and len(places) >= 2 * FEWEST and float(np.median(second)) < OWN:
         return "each place moves another token than declared, in no order that could be recognised (shuffled)"
     return ""
 
 
-def _lags(axes: Sequence[str], shape: tuple[int, ...], places: np.ndarray, found: np.ndarray, far: np.ndarray) -> bool:
+def _lags(
+    axes: Sequence[str], shape: tuple[int, ...], places: np.ndarray, farthest: np.ndarray, far: np.ndarray
+) -> bool:
     """Whether what moves lies in time behind the cells, and nothing before them moves: so do causal models."""
     if tuple(axes) != ("t",):
         return False
     before = np.arange(shape[0])[None] < places - 1  # a window may begin in the cell before
-    return bool((found >= places[:, 0]).all()) and float(np.where(before, far, 0.0).max()) < _EARLIER
+    return bool((farthest >= places[:, 0]).all()) and float(np.where(before, far, 0.0).max()) < _EARLIER
 
 
-def _nearly(shape: tuple[int, ...], places: np.ndarray, found: np.ndarray) -> bool:
+def _nearly(shape: tuple[int, ...], places: np.ndarray, farthest: np.ndarray) -> bool:
     """Whether nearly all places move their own token farthest or one beside it, where that is more than chance."""
     chance = math.prod(min(3, n) / n for n in shape)
-    beside = (np.abs(all_cells(shape)[np.maximum(found, 0)] - places).max(axis=1) <= 1) & (found >= 0)
+    beside = (np.abs(all_cells(shape)[np.maximum(farthest, 0)] - places).max(axis=1) <= 1) & (farthest >= 0)
     return chance <= OWN and float(beside.mean()) >= NEARLY

@@ -1,12 +1,11 @@
-"""Whether the tokens of an encoder stand for the places that its grid declares, seen by changing one cell of the input.
+"""Verifies that the tokens of an encoder stand for the places that its grid declares, by changing one cell of the input.
 
-The idea: at the first tap with a grid, before the trunk mixes tokens, a change within one cell of the input moves the
+At the first tap with a grid, before the trunk mixes tokens, a change within one cell of the input moves the
 token that stands for that cell, and where tokens overlap its neighbours less.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,9 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.hooks import EarlyEnd
+from diagnostics.encoders.perturbation import distances
 from diagnostics.encoders.placement.changes import Changes, NotVerifiableError, changes_of
 from diagnostics.encoders.placement.order import Ordering, all_cells, explained
-from diagnostics.encoders.taps import Encoder, Tap
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe
 
 MOST_CELLS = 256
@@ -44,7 +46,7 @@ _MOST_VALUES = 1 << 24
 
 @dataclass(frozen=True)
 class Placement:
-    """What changing single cells of the input showed about a tap's grid.
+    """The result of changing single cells of the input, for one tap's grid.
 
     `found` has one entry for each cell changed: its coordinates along `axes`, and the index of the token that moved most
     among all handed over (prefix tokens first). `tolerance` is how far from its cell the token
@@ -80,17 +82,17 @@ class Placement:
     def __str__(self) -> str:
         grid = " x ".join(f"{n} {axis}" for n, axis in zip(self.shape, self.axes, strict=True))
         many = f"{self.cells} of {math.prod(self.shape)}" if self.cells < math.prod(self.shape) else f"all {self.cells}"
-        told = f"tap {self.tap}, {grid}: {many} cells changed one by one, {self.exact} moved their own token most"
+        text = f"tap {self.tap}, {grid}: {many} cells changed one by one, {self.exact} moved their own token most"
         if self.near:
             beside = "one beside it" if self.tolerance == 1 else f"one up to {self.tolerance} places beside it"
-            told += f", {self.near} {beside} (tokens overlap, so this is right to within {self.tolerance})"
-        return f"{told}; {self.explanation}" if self.explanation else told
+            text += f", {self.near} {beside} (tokens overlap, so this is right to within {self.tolerance})"
+        return f"{text}; {self.explanation}" if self.explanation else text
 
 
 def verify_grid(
     encoder: Encoder, sample: np.ndarray | None = None, *, most: int = MOST_CELLS, seed: int = 0
 ) -> Placement:
-    """Changes single cells of a sample and compares which token of the first tap with a grid moves with its declared place.
+    """Changes single cells of a sample, and compares the token that moves at the first tap with a grid with the declared one.
 
     Only the shape and dtype of the sample (the encoder's example by default) are used: pixels and audio are noise, a
     series keeps its values in another order, so that no normalisation over the whole series changes. A text keeps its
@@ -136,7 +138,7 @@ def movements(encoder: Encoder, taps: Sequence[Tap], sample: np.ndarray, most: i
     rng = np.random.default_rng(seed)
     try:
         changes = changes_of(encoder, taps[0], sample, rng)
-        cells = _chosen(changes.usable(), changes.shape, most, rng)
+        cells = _chosen(changes.valid_cells(), changes.shape, most, rng)
         if len(cells) < 2:
             raise NotVerifiableError("fewer than two cells of its grid lie within the sample")
         far = _movements(encoder, taps, changes, cells, rng)
@@ -194,20 +196,16 @@ def _round(
     encoder: Encoder, taps: Sequence[Tap], changes: Changes, cells: np.ndarray, attempt: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """One change of each cell; the least of those that a change comes in, since a swap moves its partner too."""
-    made = [(i, other) for i, cell in enumerate(cells) for other in changes.made(tuple(cell), attempt, rng)]
+    samples = [(i, sample) for i, cell in enumerate(cells) for sample in changes.perturb(tuple(cell), attempt, rng)]
     size = max(1, min(_BATCH, _MOST_VALUES // max(tap.tokens * tap.features for tap in taps)))
-    found: dict[str, np.ndarray] = {}
-    for start in range(0, len(made), size):
-        part = made[start : start + size]
-        for name, far in _far(encoder, taps, changes, [other for _, other in part]).items():
-            least = found.setdefault(name, np.full((len(cells), far.shape[1]), np.inf))
+    moved: dict[str, np.ndarray] = {}
+    for start in range(0, len(samples), size):
+        part = samples[start : start + size]
+        for name, far in _far(encoder, taps, changes, [sample for _, sample in part]).items():
+            least = moved.setdefault(name, np.full((len(cells), far.shape[1]), np.inf))
             for (i, _), row in zip(part, far, strict=True):
                 least[i] = np.minimum(least[i], row)
-    return found
-
-
-class _EnoughError(Exception):
-    """Ends a forward pass at the last tap that was asked for."""
+    return moved
 
 
 def _far(encoder: Encoder, taps: Sequence[Tap], changes: Changes, prepared: Sequence[Any]) -> dict[str, np.ndarray]:
@@ -215,30 +213,27 @@ def _far(encoder: Encoder, taps: Sequence[Tap], changes: Changes, prepared: Sequ
 
     The rest of the pass is left out where the encoder lets an error through.
     """
-    found: dict[str, np.ndarray] = {}
+    far: dict[str, np.ndarray] = {}
 
     def note(tap: Tap, tokens: Tensor) -> None:
-        found[tap.name] = _distances(tap, tokens, changes.axes)
-        if len(found) == len(taps):
-            raise _EnoughError
+        far[tap.name] = _shares(tap, tokens, changes.axes)
+        if len(far) == len(taps):
+            end()
 
-    with contextlib.suppress(_EnoughError), torch.no_grad():
+    with EarlyEnd() as end, torch.no_grad():
         try:
             encoder.capture(default_collate([changes.base, *prepared]), [tap.name for tap in taps], note)
         except Exception:
-            if len(found) < len(taps):
+            # The early end, or the error that an encoder makes of it.
+            if len(far) < len(taps):
                 raise
-    return found
+    return far
 
 
-def _distances(tap: Tap, tokens: Tensor, axes: Sequence[str]) -> np.ndarray:
-    """Of tokens [1 + change, T, F] how far each is from the first sample's, summed over the grid's axes but `axes`."""
-    tokens = tokens.double()
-    far = (tokens[1:] - tokens[:1]).norm(dim=-1).nan_to_num(0.0).cpu().numpy()
-    scale = float(tokens[0].norm(dim=-1).mean()) or 1.0
-    other = tuple(i + 1 for i, axis in enumerate(tap.grid.axes) if axis not in axes)
-    places = far[:, tap.grid.prefix :].reshape(len(far), *tap.grid.shape).sum(axis=other).reshape(len(far), -1)
-    far = np.concatenate([far[:, : tap.grid.prefix], places], axis=1)
+def _shares(tap: Tap, tokens: Tensor, axes: Sequence[str]) -> np.ndarray:
+    """Of tokens [1 + change, T, F] how far each is from the first sample's, as a share of the farthest."""
+    far = distances(tokens[1:], tokens[:1], tap.grid, axes)
+    scale = float(tokens[0].double().norm(dim=-1).mean()) or 1.0
     most = far.max(axis=1, keepdims=True)
     return np.where(most > _NOTHING * scale, far / np.maximum(most, 1e-30), 0.0)
 
@@ -246,15 +241,15 @@ def _distances(tap: Tap, tokens: Tensor, axes: Sequence[str]) -> np.ndarray:
 def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) -> Placement:
     prefix, shape, axes = tap.grid.prefix, changes.shape, changes.axes
     declared = _declared(tap, changes, cells)
-    found = moved.argmax(axis=1)
+    winner = moved.argmax(axis=1)
     silent = moved.max(axis=1) <= 0
-    exact = (found == declared) & ~silent
+    exact = (winner == declared) & ~silent
     reached = (moved[:, prefix:] >= REACHED).sum(axis=1)
     # Of two cells each is beside the other, and no order could be told from another.
     tolerance = _tolerance(float(np.median(reached[~silent])), len(shape)) if len(cells) > 2 and (~silent).any() else 0
     own = np.take_along_axis(moved, declared[:, None], axis=1)[:, 0]
-    beside = np.abs(all_cells(shape)[np.maximum(found - prefix, 0)] - cells).max(axis=1) <= tolerance
-    near = ~exact & ~silent & (found >= prefix) & beside & (own >= NEAR) & bool(tolerance)
+    beside = np.abs(all_cells(shape)[np.maximum(winner - prefix, 0)] - cells).max(axis=1) <= tolerance
+    near = ~exact & ~silent & (winner >= prefix) & beside & (own >= NEAR) & bool(tolerance)
     right = bool((exact | near).mean() >= (RIGHT_SHARE if tolerance else 1.0))
     prefix_moved = bool((moved[:, :prefix] >= NEAR).any())
     explanation, order = "", ()
@@ -262,25 +257,25 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
         right, explanation = False, "nothing moved: this tap does not depend on the sample, or only on its statistics"
     elif not exact.all():
         known = ~silent
-        other = explained(axes, shape, cells[known], found[known] - prefix)
+        other = explained(axes, shape, cells[known], winner[known] - prefix)
         if other is not None and _better(other, exact[known], own[known]):
             right, explanation = False, f"wrong order: {other.description}"
             order = _as_site_order(tap, other.all_places()) if not changes.unchecked else ()
         elif prefix_moved and (
-            shift := _common_shift(all_cells(shape)[np.maximum(found - prefix, 0)][known] - cells[known])
+            shift := _common_shift(all_cells(shape)[np.maximum(winner - prefix, 0)][known] - cells[known])
         ):
             right, explanation = (
                 False,
                 f"wrong order: prefix tokens move, and most cells the token at {shift} from their own",
             )
         elif not right:
-            explanation = _scattered(exact, near, silent, found < prefix)
-            if not tolerance and not changes.unchecked and len(set(found)) == tap.grid.tokens:
-                order = _as_site_order(tap, found - prefix)
+            explanation = _scattered(exact, near, silent, winner < prefix)
+            if not tolerance and not changes.unchecked and len(set(winner)) == tap.grid.tokens:
+                order = _as_site_order(tap, winner - prefix)
     return Placement(
         tap.name, axes, shape, prefix, len(cells), int(exact.sum()), int(near.sum()), tolerance, int(silent.sum()),
         prefix_moved, changes.unchecked, right, explanation,
-        tuple((tuple(int(c) for c in cell), int(token)) for cell, token in zip(cells, found, strict=True)), order,
+        tuple((tuple(int(c) for c in cell), int(token)) for cell, token in zip(cells, winner, strict=True)), order,
     )  # fmt: skip
 
 

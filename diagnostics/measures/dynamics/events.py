@@ -25,6 +25,7 @@ class EventProbe(Measure):
     name = "event_probe"
     answers = "Does a token know that something happens at its time?"
     source = "Hastie, Tibshirani and Friedman 2009, section 4.3"
+    invariant_to = ("scale", "shift")
     needs = "tokens"
     kinds = ("event",)
 

@@ -18,6 +18,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
 from diagnostics.measures.probes.protocol import Rows, rows_of
+from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
 from diagnostics.measures.statistics import profile_intervals
 
 MOST_SAMPLES = 256
@@ -162,6 +163,7 @@ class Straightness(Measure):
     name = "straightness"
     answers = "Does the representation move straight ahead in time?"
     source = "after Hénaff et al. 2019 (Nature Neuroscience 22, 984), as the mean cosine of successive steps"
+    invariant_to = ("rotation", "scale", "shift")
     family = "dynamics"
     needs = "tokens"
     higher_is_better = None
@@ -188,13 +190,13 @@ class Straightness(Measure):
             "line_random_walk": ("tap", np.zeros(len(score))),
         }  # fmt: skip
         attrs = {
-            "functional": "mean cosine between successive steps of the tokens in time",
-            "pooling": "mean over the other axes of the grid",
-            "centring": "none: differences",
-            "interval": "95 % bootstrap over groups",
-            "reason": "; ".join(f"{tap}: {reason}" for tap, reason in why.items() if reason),
-            "n": n,
-            "seed": seed,
+            FUNCTIONAL: "mean cosine between successive steps of the tokens in time",
+            POOLING: "mean over the other axes of the grid",
+            CENTRING: "none: differences",
+            INTERVAL: "95 % bootstrap over groups",
+            REASON: store_reasons(why.items()),
+            N: n,
+            SEED: seed,
         }
         return over_taps(activations, variables, attrs)
 
@@ -205,6 +207,7 @@ class LinearPredictability(Measure):
     name = "linear_predictability"
     answers = "Is the next step of the representation a linear map of this one?"
     source = "one-step linear prediction, as in dynamic mode decomposition (Schmid 2010); ridge: Hoerl and Kennard 1970"
+    invariant_to = ("scale", "shift")
     family = "dynamics"
     needs = "tokens"
     higher_is_better = None
@@ -235,13 +238,13 @@ class LinearPredictability(Measure):
             "line_persistence": ("tap", persistence), "penalty": ("tap", chosen),
         }  # fmt: skip
         attrs = {
-            "functional": "R2 of the next step over all features together, 1 - sum |z' - f(z)|^2 / sum |z' - mean|^2",
-            "pooling": "mean over the other axes of the grid",
-            "centring": "features standardised with the steps fitted",
-            "interval": "95 %, bootstrap over test units, widened for the training set's share",
-            "reason": "; ".join(f"{tap}: {reason}" for tap, reason in why.items() if reason),
-            "n": n,
+            FUNCTIONAL: "R2 of the next step over all features together, 1 - sum |z' - f(z)|^2 / sum |z' - mean|^2",
+            POOLING: "mean over the other axes of the grid",
+            CENTRING: "features standardised with the steps fitted",
+            INTERVAL: "95 %, bootstrap over test units, widened for the training set's share",
+            REASON: store_reasons(why.items()),
+            N: n,
             "n_test": len(rows.test),
-            "seed": seed,
+            SEED: seed,
         }
         return over_taps(activations, variables, attrs)

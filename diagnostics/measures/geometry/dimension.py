@@ -167,6 +167,7 @@ class TwoNn(_Dimension):
     name = "two_nn"
     answers = "On how many dimensions do the samples lie, by their two nearest neighbours?"
     source = "Facco et al. 2017 (Scientific Reports 7, 12140)"
+    invariant_to = ("rotation", "scale", "shift")
     functional = "TwoNN: slope through the origin of -log(1 - F) on log(r2 / r1), the largest tenth left out, Euclidean distances"
     least = needed = 3
     least_part = 15
@@ -183,6 +184,7 @@ class MleDimension(_Dimension):
     name = "mle_dimension"
     answers = f"On how many dimensions do the samples lie, by their {NEIGHBOURS} nearest neighbours?"
     source = "Levina and Bickel 2004 (NeurIPS); MacKay and Ghahramani 2005 for the average"
+    invariant_to = ("rotation", "scale", "shift")
     standard = False
     functional = f"1 / mean of log(T_k / T_j) over samples and j < k = {NEIGHBOURS}, Euclidean distances"
     least = needed = NEIGHBOURS + 1

@@ -17,6 +17,7 @@ from diagnostics.measures.arrays import SINGLE, ShortRepr, centre, median, one_t
 from diagnostics.measures.geometry.pooled import Found, GeometryMeasure, no_interval
 from diagnostics.measures.geometry.tokens import of_first_samples
 from diagnostics.measures.intervals import bootstrap_mean_interval, linearised_interval
+from diagnostics.measures.result import POOLING, SEED, N
 
 MOST_SAMPLES = 64
 
@@ -80,6 +81,7 @@ class MassiveActivations(GeometryMeasure):
     name = "massive_activations"
     answers = "Is there a feature that is large whatever the input is?"
     source = "Sun et al. 2024 (2402.17762)"
+    invariant_to = ("scale",)
     needs = "tokens"
     functional = "the largest over features of squared mean over variance, over all grid tokens of the samples"
     centring = "none"
@@ -96,7 +98,7 @@ class MassiveActivations(GeometryMeasure):
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         n = min(activations.token_samples, MOST_SAMPLES)
         found = {tap.name: self._of_tap(activations, tap, n, seed) for tap in activations.taps}
-        attrs: dict[str, str | int] = {"pooling": "none: grid tokens, prefix tokens left out", "n": n, "seed": seed}
+        attrs: dict[str, str | int] = {POOLING: "none: grid tokens, prefix tokens left out", N: n, SEED: seed}
         return self.laid_out(activations, found, attrs)
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> Found:

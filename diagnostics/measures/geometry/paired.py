@@ -82,6 +82,7 @@ class Lidar(_Views):
     name = "lidar"
     answers = "In how many directions do groups differ by more than their samples do?"
     source = "Thilak et al. 2023 (2312.04000)"
+    invariant_to = ("rotation", "shift")
     functional = (
         f"LiDAR: exp of the entropy of lambda / sum(lambda) + 1e-7, eigenvalues of the between-group covariance whitened by "
         f"the within-group one plus {DELTA:g}; groups with at least two samples, all weighing the same"
@@ -129,6 +130,7 @@ class Alignment(_Pairs):
     name = "alignment"
     answers = "How near are two samples of a group to each other?"
     source = "Wang and Isola 2020 (2005.10242)"
+    invariant_to = ("rotation", "each sample's own scale")
     functional = "alignment: mean squared distance of two samples of a group, at length 1"
     centring = "none; samples scaled to length 1"
     interval = "95 % bootstrap over groups"
@@ -183,6 +185,7 @@ class InfoNce(_Recomputed):
     name = "infonce"
     answers = "Does a sample find its partner among the other groups' samples?"
     source = "Chen et al. 2020 (2002.05709), eq. 1"
+    invariant_to = ("rotation", "each sample's own scale")
     functional = f"InfoNCE (NT-Xent), in nats, cosine at temperature {TEMPERATURE:g}, 2N - 2 negatives for N groups"
     centring = "none; samples scaled to length 1"
     about: ClassVar[Mapping[str, str]] = {
@@ -211,6 +214,7 @@ class Dime(_Recomputed):
     name = "dime"
     answers = "How much do two samples of a group share?"
     source = "Skean et al. 2023 (2301.08164)"
+    invariant_to = ("rotation", "scale", "shift")
     functional = (
         "DiME, in nats: mean joint matrix-based entropy of order 1 over 20 permutations of the second samples, minus that of "
         "the pairs; Gaussian kernels, bandwidth the median distance"

@@ -16,6 +16,7 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, over_taps, samples
 from diagnostics.measures.base import Measure
+from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
 
 MOST_ROWS = 4096
 
@@ -45,9 +46,9 @@ class GeometryMeasure(Measure):
         """The results of all taps, each variable NaN where a tap has none."""
         names = dict.fromkeys(["score", "low", "high", *self.about])
         variables = {name: ("tap", [one.numbers.get(name, float("nan")) for one in found.values()]) for name in names}
-        reason = "; ".join(f"{tap}: {one.reason}" for tap, one in found.items() if one.reason)
-        stated = {"functional": self.functional, "centring": self.centring, "interval": self.interval}
-        return over_taps(activations, variables, {**stated, **self.about, "reason": reason, **attrs})
+        reason = store_reasons((tap, one.reason) for tap, one in found.items())
+        stated = {FUNCTIONAL: self.functional, CENTRING: self.centring, INTERVAL: self.interval}
+        return over_taps(activations, variables, {**stated, **self.about, REASON: reason, **attrs})
 
 
 class PooledMeasure(GeometryMeasure):
@@ -81,7 +82,7 @@ class PooledMeasure(GeometryMeasure):
                 found[tap.name] = self.of_tap(x, activations.groups[rows], seed)
             except DiagnosticsError as error:
                 raise DiagnosticsError(f"{label}: {error}") from error
-        attrs: dict[str, str | int] = {"pooling": pooling, "n": len(rows), "rows": self.beside(len(rows)), "seed": seed}
+        attrs: dict[str, str | int] = {POOLING: pooling, N: len(rows), "rows": self.beside(len(rows)), SEED: seed}
         return self.laid_out(activations, found, attrs)
 
 

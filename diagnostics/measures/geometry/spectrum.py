@@ -8,6 +8,7 @@ ones do not change with a shift either, the uncentred ones do.
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -152,7 +153,7 @@ def _participation_of(sigma: Tensor) -> Tensor:
     return share.sum().square() / share.square().sum()
 
 
-def _decay_of(sigma: Tensor, first: int, last: int) -> Tensor:
+def _decay_of(sigma: Tensor, first: int = RANKS[0], last: int = RANKS[1]) -> Tensor:
     if len(sigma) < last or not bool(sigma[last - 1] > 0):
         return sigma.new_tensor(float("nan"))
     rank = torch.arange(first, last + 1, dtype=sigma.dtype, device=sigma.device)
@@ -162,10 +163,20 @@ def _decay_of(sigma: Tensor, first: int, last: int) -> Tensor:
     return -(weight * along) @ height / ((weight * along) @ along)
 
 
+@functools.lru_cache(maxsize=16)
+def _of_noise(n: int, d: int, seed: int, device: str, centred: bool) -> Tensor:
+    """Singular values of one draw of independent standard Gaussian features; taps and measures share it."""
+    draws = torch.Generator(device=device).manual_seed(seed)
+    noise = torch.randn((n, d), generator=draws, dtype=torch.float64, device=device)
+    return singular_values(noise, centred=centred)
+
+
 class _Spectral(PooledMeasure):
     """A functional of the spectrum with its value for noise, and an interval from the influence of each group."""
 
     centred: ClassVar[bool]
+    of_sigma: ClassVar[staticmethod[[Tensor], Tensor]]
+    """The functional, NaN where it has no value."""
     interval = (
         "95 % infinitesimal jackknife over groups, on the logarithm; about the value at this n, which grows with n"
     )
@@ -173,10 +184,6 @@ class _Spectral(PooledMeasure):
         "line_noise": "the value of independent standard Gaussian features, one draw of the same n and width",
         "line_ceiling": "the largest value that n and the number of features allow",
     }
-
-    def of_sigma(self, sigma: Tensor) -> Tensor:
-        """The functional, NaN where it has no value."""
-        raise NotImplementedError
 
     def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> Found:
         sigma, parts = singular_values_and_parts(x, centred=self.centred)
@@ -191,112 +198,100 @@ class _Spectral(PooledMeasure):
         numbers = {"score": score, "low": low, "high": high} | {key: lines[key] for key in self.about}
         return Found(numbers, no_interval(groups))
 
+    @abstractmethod
     def lacks(self, sigma: Tensor) -> str:
         """Why there is no value."""
-        return "all samples are equal" if self.centred else "all features are zero"
 
 
-@functools.lru_cache(maxsize=16)
-def _of_noise(n: int, d: int, seed: int, device: str, centred: bool) -> Tensor:
-    """Singular values of one draw of independent standard Gaussian features; taps and measures share it."""
-    draws = torch.Generator(device=device).manual_seed(seed)
-    noise = torch.randn((n, d), generator=draws, dtype=torch.float64, device=device)
-    return singular_values(noise, centred=centred)
+class _OfSingularValues(_Spectral):
+    """Of the singular values of the features as they are."""
+
+    centring = "none"
+    centred = False
+    invariant_to = ("rotation", "scale")
+    least = 1
+
+    def lacks(self, sigma: Tensor) -> str:
+        return "all features are zero"
 
 
-class RankMe(_Spectral):
+class _OfCovariance(_Spectral):
+    """Of the eigenvalues of the features' covariance."""
+
+    centring = "features centred over samples"
+    centred = True
+    invariant_to = ("rotation", "scale", "shift")
+
+    def lacks(self, sigma: Tensor) -> str:
+        return "all samples are equal"
+
+
+class RankMe(_OfSingularValues):
     """RankMe at every tap."""
 
     name = "rankme"
     answers = "How many dimensions does the representation fill, by its singular values?"
     source = "Garrido et al. 2023 (2210.02885), eq. 1 and 2"
     functional = "RankMe: exp of the entropy of sigma / sum(sigma) + 1e-7, singular values"
-    centring = "none"
-    centred = False
-    least = 1
-
-    def of_sigma(self, sigma: Tensor) -> Tensor:
-        return _rankme_of(sigma)
+    of_sigma = staticmethod(_rankme_of)
 
 
-class EffectiveRank(_Spectral):
+class EffectiveRank(_OfSingularValues):
     """Effective rank at every tap."""
 
     name = "effective_rank"
     answers = "How many dimensions does the representation fill, by its singular values (without RankMe's constant)?"
     source = "Roy and Vetterli 2007 (EUSIPCO)"
-    standard = False
     functional = "effective rank: exp of the entropy of sigma / sum(sigma), singular values"
-    centring = "none"
-    centred = False
-    least = 1
-
-    def of_sigma(self, sigma: Tensor) -> Tensor:
-        return _effective_rank_of(sigma)
-
-
-class AlphaReq(_Spectral):
-    """Decay of the spectrum at every tap."""
-
-    name = "alpha_req"
-    answers = "How fast do the variances along the principal components fall?"
-    source = "Agrawal et al. 2022 (NeurIPS, alpha-ReQ); weights and range as reptrix"
     standard = False
-    functional = (
-        f"alpha-ReQ: minus the slope of log lambda on log rank, ranks {RANKS[0]} to {RANKS[1]}, weights 1 / rank, "
-        "eigenvalues of the covariance"
-    )
-    centring = "features centred over samples"
-    centred = True
-    about: ClassVar[Mapping[str, str]] = {"line_noise": _Spectral.about["line_noise"]}
-
-    def of_sigma(self, sigma: Tensor) -> Tensor:
-        return _decay_of(sigma, *RANKS)
-
-    def lacks(self, sigma: Tensor) -> str:
-        return f"{int((sigma > 0).sum())} eigenvalues are not 0 and the fit reads the first {RANKS[1]}"
+    of_sigma = staticmethod(_effective_rank_of)
 
 
-class NeSum(_Spectral):
+class StableRank(_OfSingularValues):
+    """Stable rank at every tap."""
+
+    name = "stable_rank"
+    answers = "How many times the energy of the largest singular direction is there in all?"
+    source = "Rudelson and Vershynin 2007 (J. ACM 54)"
+    functional = "stable rank: sum(sigma^2) / sigma_1^2, singular values"
+    standard = False
+    of_sigma = staticmethod(_energy_of)
+
+
+class NeSum(_OfCovariance):
     """NESum at every tap."""
 
     name = "nesum"
     answers = "How many times the variance of the first principal component is there in all?"
     source = "He and Ozay 2022 (ICML); 2305.16562"
-    standard = False
     functional = "NESum: sum(lambda) / lambda_1, eigenvalues of the covariance"
-    centring = "features centred over samples"
-    centred = True
-
-    def of_sigma(self, sigma: Tensor) -> Tensor:
-        return _energy_of(sigma)
+    standard = False
+    of_sigma = staticmethod(_energy_of)
 
 
-class ParticipationRatio(_Spectral):
+class ParticipationRatio(_OfCovariance):
     """Participation ratio at every tap."""
 
     name = "participation_ratio"
     answers = "Over how many principal components is the variance spread?"
     source = "Gao et al. 2017 (bioRxiv 214262)"
     functional = "participation ratio: (sum lambda)^2 / sum lambda^2, eigenvalues of the covariance"
-    centring = "features centred over samples"
-    centred = True
-
-    def of_sigma(self, sigma: Tensor) -> Tensor:
-        return _participation_of(sigma)
+    of_sigma = staticmethod(_participation_of)
 
 
-class StableRank(_Spectral):
-    """Stable rank at every tap."""
+class AlphaReq(_OfCovariance):
+    """Decay of the spectrum at every tap."""
 
-    name = "stable_rank"
-    answers = "How many times the energy of the largest singular direction is there in all?"
-    source = "Rudelson and Vershynin 2007 (J. ACM 54)"
+    name = "alpha_req"
+    answers = "How fast do the variances along the principal components fall?"
+    source = "Agrawal et al. 2022 (NeurIPS, alpha-ReQ); weights and range as reptrix"
+    functional = (
+        f"alpha-ReQ: minus the slope of log lambda on log rank, ranks {RANKS[0]} to {RANKS[1]}, weights 1 / rank, "
+        "eigenvalues of the covariance"
+    )
     standard = False
-    functional = "stable rank: sum(sigma^2) / sigma_1^2, singular values"
-    centring = "none"
-    centred = False
-    least = 1
+    about: ClassVar[Mapping[str, str]] = {"line_noise": _Spectral.about["line_noise"]}
+    of_sigma = staticmethod(_decay_of)
 
-    def of_sigma(self, sigma: Tensor) -> Tensor:
-        return _energy_of(sigma)
+    def lacks(self, sigma: Tensor) -> str:
+        return f"{int((sigma > 0).sum())} eigenvalues are not 0 and the fit reads the first {RANKS[1]}"

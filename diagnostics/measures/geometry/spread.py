@@ -109,6 +109,7 @@ class Uniformity(_Directional):
     name = "uniformity"
     answers = "How evenly do the samples cover the sphere of directions?"
     source = "Wang and Isola 2020 (2005.10242)"
+    invariant_to = ("rotation", "each sample's own scale")
     standard = False
     t: ClassVar[float] = 2.0
     functional = "uniformity: log mean exp(-2 |u_i - u_j|^2) over pairs i < j of samples at length 1"
@@ -135,6 +136,7 @@ class MeanCosine(_Directional):
     name = "mean_cosine"
     answers = "Do all samples point the same way (anisotropy)?"
     source = "Ethayarajh 2019 (1909.00512)"
+    invariant_to = ("rotation", "each sample's own scale")
     functional = "mean cosine similarity over pairs i < j of samples"
     interval = "95 % infinitesimal jackknife over groups"
     about: ClassVar[Mapping[str, str]] = {"line_noise": "0, the value of independent, evenly spread directions"}

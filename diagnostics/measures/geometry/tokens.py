@@ -19,6 +19,7 @@ from diagnostics.measures.arrays import one_thread, rounding, token_samples
 from diagnostics.measures.geometry.entropies import matrix_entropy
 from diagnostics.measures.geometry.pooled import Found, GeometryMeasure, no_interval
 from diagnostics.measures.intervals import bootstrap_mean_interval
+from diagnostics.measures.result import POOLING, SEED, N
 
 
 def curvature(tokens: Any) -> Any:
@@ -85,7 +86,7 @@ class _TokenMeasure(GeometryMeasure):
         n = min(activations.token_samples, self.most_samples)
         found = {tap.name: self._of_tap(activations, tap, n, seed) for tap in activations.taps}
         pooling = f"none: grid tokens, {self.order}"
-        return self.laid_out(activations, found, {"pooling": pooling, "n": n, "seed": seed})
+        return self.laid_out(activations, found, {POOLING: pooling, N: n, SEED: seed})
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> Found:
         parts = [self.of_samples(tokens) for tokens in of_first_samples(activations, tap, n, self.name)]
@@ -106,6 +107,7 @@ class MatrixEntropy(_TokenMeasure):
     name = "matrix_entropy"
     answers = "Over how many directions do the tokens of a sample spread?"
     source = "Skean et al. 2025 (2502.02013)"
+    invariant_to = ("rotation", "each sample's own scale")
     functional = "matrix entropy of order 1, in nats: entropy of the eigenvalues of K / tr K, K the tokens' Gram matrix"
     centring = "none"
     most_samples = 64
@@ -128,6 +130,7 @@ class Curvature(_TokenMeasure):
     name = "curvature"
     answers = "How sharply does the path through the tokens of a sample bend?"
     source = "Hosseini and Fedorenko 2023 (2311.04930)"
+    invariant_to = ("rotation", "scale", "shift")
     functional = "mean angle between successive differences of tokens, in radians"
     centring = "none needed: differences of tokens"
     most_samples = 256

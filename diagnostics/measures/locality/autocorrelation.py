@@ -60,6 +60,7 @@ class MoransI(SampleMean):
     name = "morans_i"
     answers = "Do neighbouring tokens deviate from their sample's mean alike?"
     source = "Moran 1950 (Biometrika 37); Cliff and Ord 1981"
+    invariant_to = ("rotation", "scale", "shift")
     functional = "Moran's I with rook neighbours, mean over features weighted by their variance, mean over samples"
     centring = "each sample's mean token removed"
     line = "null"

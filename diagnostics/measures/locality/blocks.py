@@ -23,6 +23,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import gram, one_thread, over_taps, rounding
 from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
+from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
 
 MOST_SAMPLES = 256
 """Samples read of each tap: more would narrow no interval that a reader acts on."""
@@ -202,25 +203,25 @@ class SampleMean(Measure):
         n = token_count(activations, self.name)
         values = np.full((n, len(activations.taps)), np.nan)
         line = np.full(len(activations.taps), np.nan)
-        reasons: list[str] = []
+        reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(activations.taps):
             if reason := "a grid of more than three axes" if len(tap.grid.shape) > 3 else self.lacks(tap.grid):
-                reasons.append(f"{tap.name}: {reason}")
+                reasons.append((tap.name, reason))
                 continue
             line[t] = self.of_no_order(tap.grid.shape)
             values[:, t] = self._of_tap(activations, tap, n)
             if lost := int(np.isnan(values[:, t]).sum()):
-                reasons.append(f"{tap.name}: {lost} of {n} samples {self.without}")
+                reasons.append((tap.name, f"{lost} of {n} samples {self.without}"))
         low, high = bootstrap_mean_interval(values, activations.groups[:n], seed)
         found = {"score": known_mean(values), "low": low, "high": high, f"line_{self.line}": line}
         attrs = {
-            "functional": self.functional,
-            "pooling": "none: grid tokens",
-            "centring": self.centring,
-            "interval": "95 % bootstrap over groups",
-            "reason": "; ".join(reasons),
-            "n": n,
-            "seed": seed,
+            FUNCTIONAL: self.functional,
+            POOLING: "none: grid tokens",
+            CENTRING: self.centring,
+            INTERVAL: "95 % bootstrap over groups",
+            REASON: store_reasons(reasons),
+            N: n,
+            SEED: seed,
         }
         return over_taps(activations, {name: ("tap", numbers) for name, numbers in found.items()}, attrs)
 

@@ -90,6 +90,7 @@ class NeighbourConsistency(SampleMean):
     name = "neighbour_consistency"
     answers = "Do the tokens most like a token lie beside it?"
     source = "share of cosine nearest neighbours within a radius on the grid; chance by counting"
+    invariant_to = ("rotation", "each token's own scale")
     functional = (
         f"share of each token's {NEIGHBOURS} nearest tokens of its sample (cosine) within Chebyshev distance {RADIUS}, ties "
         "in parts"

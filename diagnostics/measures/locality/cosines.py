@@ -32,6 +32,17 @@ from diagnostics.measures.locality.blocks import (
     token_count,
 )
 from diagnostics.measures.locality.grids import extents
+from diagnostics.measures.result import (
+    CENTRING,
+    FUNCTIONAL,
+    INTERVAL,
+    POOLING,
+    REASON,
+    SCORE_NAME,
+    SEED,
+    N,
+    store_reasons,
+)
 
 FAR = 6
 """Manhattan distance in tokens from which a pair counts as far (iREPA)."""
@@ -214,6 +225,7 @@ class SelfSimilarity(Measure):
     name = "self_similarity"
     answers = "Are near tokens more alike than far ones?"
     source = "iREPA (2512.10794): LDS, CDS, RMSC"
+    invariant_to = ("rotation", "each token's own scale")
     family = "spatial"
     needs = "tokens"
     standard = True
@@ -227,10 +239,10 @@ class SelfSimilarity(Measure):
         # [centred or not, kind of number, sample, tap]
         numbers = np.full((2, 3, n, len(taps)), np.nan)
         curves = np.full((2, len(taps), reach), np.nan)
-        reasons: list[str] = []
+        reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
             if reason := _lacks(tap):
-                reasons.append(f"{tap.name}: {reason}")
+                reasons.append((tap.name, reason))
             if tap.grid.tokens < 2 or len(tap.grid.shape) > 3:
                 continue
             for c, found in enumerate(_of_tap(activations, tap, n)):
@@ -238,7 +250,7 @@ class SelfSimilarity(Measure):
                 curves[c, t, : found.curve.shape[1]] = known_mean(found.curve)
             for c, which in enumerate(("", " once the mean is removed")):
                 if lost := int(np.isnan(numbers[c, 2, :, t]).sum()):
-                    reasons.append(f"{tap.name}: {lost} of {n} samples have only tokens of length zero{which}")
+                    reasons.append((tap.name, f"{lost} of {n} samples have only tokens of length zero{which}"))
         # Directions drawn at random are as unlike their neighbours as all others.
         variables: dict[str, Any] = {"line_noise": ("tap", np.zeros(len(taps)))}
         for c, ending in enumerate(("", "_centred")):
@@ -248,15 +260,15 @@ class SelfSimilarity(Measure):
             low, high = bootstrap_mean_interval(numbers[c, 0], activations.groups[:n], seed)
             variables["low" + ending], variables["high" + ending] = ("tap", low), ("tap", high)
         attrs = {
-            "functional": "LDS: mean cosine of neighbouring tokens minus that of tokens at Manhattan distance >= 6",
-            "score_name": "LDS",
-            "pooling": "none: grid tokens",
-            "centring": "none; with the sample's mean token removed in variables ending in _centred",
-            "interval": "95 % bootstrap over groups",
+            FUNCTIONAL: "LDS: mean cosine of neighbouring tokens minus that of tokens at Manhattan distance >= 6",
+            SCORE_NAME: "LDS",
+            POOLING: "none: grid tokens",
+            CENTRING: "none; with the sample's mean token removed in variables ending in _centred",
+            INTERVAL: "95 % bootstrap over groups",
             "distance": "Manhattan, in tokens of the tap's grid",
-            "reason": "; ".join(reasons),
-            "n": n,
-            "seed": seed,
+            REASON: store_reasons(reasons),
+            N: n,
+            SEED: seed,
         }
         return over_taps(activations, variables, attrs, {"distance": np.arange(1, reach + 1)})
 

@@ -21,6 +21,7 @@ from diagnostics.measures.decompositions import eigh
 from diagnostics.measures.locality.grids import lengths, plane
 from diagnostics.measures.locality.masks import as_array, box_iou
 from diagnostics.measures.locality.unfitted import masks_of, scored_rows, tokens_of, unfitted_result
+from diagnostics.measures.result import store_reasons
 
 MOST_SAMPLES = 500
 """Images read of val and of test."""
@@ -264,6 +265,7 @@ class ObjectDiscovery(Measure):
     name = "object_discovery"
     answers = "Do tokens mark out an object without being told?"
     source = "LOST, Simeoni et al. 2021 (2109.14279)"
+    invariant_to = ("rotation", "scale")
     family = "spatial"
     needs = "tokens"
     kinds = ("masks",)
@@ -274,10 +276,10 @@ class ObjectDiscovery(Measure):
         masks = masks_of(self.name, target, ("y", "x"))
         assert target is not None
         taps = [(i, tap) for i, tap in enumerate(activations.taps) if not _lacks(tap)]
-        reasons = [f"{tap.name}: {reason}" for tap in activations.taps if (reason := _lacks(tap))]
+        reasons = [(tap.name, _lacks(tap)) for tap in activations.taps]
         if not taps:
             raise DiagnosticsError(
-                f"{self.name} grows an object on a grid of y and x, and no tap has one ({'; '.join(reasons)}): choose "
+                f"{self.name} grows an object on a grid of y and x, and no tap has one ({store_reasons(reasons)}): choose "
                 "other taps (--taps)."
             )
         kept = activations.token_samples
@@ -322,7 +324,7 @@ class ObjectDiscovery(Measure):
             "an object's; boxes count both border pixels (VOC)",
             seed,
             score_name="CorLoc",
-            reason="; ".join(reasons),
+            reasons=reasons,
         )  # fmt: skip
 
 

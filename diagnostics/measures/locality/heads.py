@@ -14,13 +14,15 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.encoders.taps import Encoder, Grid, Seen, Tap
+from diagnostics.activations.contract import Activations, Observation, StoredTarget
+from diagnostics.encoders.encoder import Captured, Encoder
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
-from diagnostics.measures.base import Measure, Observation
+from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.grids import extents, lengths
+from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
 
 BLOCK_BYTES = 32 * 2**20
 STATISTICS = ("distance", "entropy", "normalised_entropy", "prefix", "top_key")
@@ -214,7 +216,7 @@ class _HeadMeasure(Measure):
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         observed = activations.observed("attention")
-        told = observed.left_out if isinstance(observed, Seen) else {}
+        told = observed.left_out if isinstance(observed, Captured) else {}
         taps = activations.taps
         n = max((len(values) for values in observed.values()), default=0)
         heads = max((values.shape[1] for values in observed.values()), default=1)
@@ -222,21 +224,21 @@ class _HeadMeasure(Measure):
         each = np.full((n, len(taps)), np.nan)
         beside = {name: np.full(len(taps), np.nan) for name in self.beside}
         uniform = np.full(len(taps), np.nan)
-        reasons: list[str] = []
+        reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
             lacking = told.get(tap.name, "no attention was recorded") if tap.name not in observed else ""
             for name in beside if not lacking else ():
                 beside[name][t] = _mean(observed[tap.name][:, :, STATISTICS.index(name)].mean(axis=1))
             lacking = lacking or self.lacks(tap.grid)
             if lacking:
-                reasons.append(f"{tap.name}: {lacking}")
+                reasons.append((tap.name, lacking))
                 continue
             values = observed[tap.name][:, :, STATISTICS.index(self.statistic)].astype(np.float64)
             uniform[t] = self.uniform(tap.grid)
             by_head[t, : values.shape[1]] = [_mean(values[:, head]) for head in range(values.shape[1])]
             each[:, t] = values.mean(axis=1)
             if lost := int(np.isnan(each[:, t]).sum()):
-                reasons.append(f"{tap.name}: {lost} of {n} samples have a head that does not look at the grid")
+                reasons.append((tap.name, f"{lost} of {n} samples have a head that does not look at the grid"))
         low, high = bootstrap_mean_interval(each, activations.groups[:n], seed)
         score = np.array([_mean(column) for column in each.T])
         variables: dict[str, Any] = {
@@ -250,14 +252,14 @@ class _HeadMeasure(Measure):
             **{name: ("tap", values) for name, values in beside.items()},
         }
         attrs = {
-            "functional": self.functional,
+            FUNCTIONAL: self.functional,
             "unit": self.unit,
-            "pooling": "none: grid queries, mean over queries, heads and samples",
-            "centring": "none",
-            "interval": "95 % bootstrap over groups",
-            "reason": "; ".join(reasons),
-            "n": n,
-            "seed": seed,
+            POOLING: "none: grid queries, mean over queries, heads and samples",
+            CENTRING: "none",
+            INTERVAL: "95 % bootstrap over groups",
+            REASON: store_reasons(reasons),
+            N: n,
+            SEED: seed,
         }
         return over_taps(activations, variables, attrs, {"head": np.arange(heads)})
 

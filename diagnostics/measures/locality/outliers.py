@@ -20,6 +20,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.blocks import directions, first_tokens, rook_pairs, sample_blocks, token_count
 from diagnostics.measures.locality.grids import extents
+from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
 
 BEYOND = 6.0
 """Scaled median deviations above the median from which a norm counts as an outlier: none in a billion of a Gaussian."""
@@ -136,6 +137,7 @@ class OutlierTokenShare(Measure):
     name = "outlier_tokens"
     answers = "Are there tokens of extreme norm, and where?"
     source = "Darcet et al. 2024 (2309.16588), with a threshold from the tap's own norms"
+    invariant_to = ("rotation", "scale")
     family = "spatial"
     needs = "tokens"
     standard = True
@@ -151,18 +153,16 @@ class OutlierTokenShare(Measure):
             "median_norm", "threshold", "largest_over_median", "bimodality", "gap", "cosine_outliers", "cosine_rest",
         )  # fmt: skip
         numbers = {name: np.full(len(taps), np.nan) for name in (*kinds, "place", "place_share")}
-        reasons: list[str] = []
+        reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
             if tap.grid.tokens < 2 or len(tap.grid.shape) > 3:
-                reasons.append(
-                    f"{tap.name}: " + ("one token" if tap.grid.tokens < 2 else "a grid of more than three axes")
-                )
+                reasons.append((tap.name, "one token" if tap.grid.tokens < 2 else "a grid of more than three axes"))
                 continue
             found = self._of_tap(activations, tap, n)
             for name in kinds:
                 numbers[name][t] = getattr(found, name)
             if np.isnan(found.share):
-                reasons.append(f"{tap.name}: at least half of the tokens have length zero")
+                reasons.append((tap.name, "at least half of the tokens have length zero"))
                 continue
             shares[:, t] = found.mask.mean(axis=1)
             held = by_place[t, : tap.grid.tokens] = found.mask.mean(axis=0)
@@ -171,16 +171,16 @@ class OutlierTokenShare(Measure):
         low, high = bootstrap_mean_interval(shares, activations.groups[:n], seed)
         found = {"score": shares.mean(axis=0), "low": low, "high": high, **numbers}
         attrs = {
-            "functional": f"share of tokens whose norm exceeds median + {BEYOND:g} * {_GAUSSIAN} * MAD of the tap's tokens; norms as "
+            FUNCTIONAL: f"share of tokens whose norm exceeds median + {BEYOND:g} * {_GAUSSIAN} * MAD of the tap's tokens; norms as "
             "the tap hands them over",
-            "pooling": "none: grid tokens",
-            "centring": "none",
-            "interval": "95 % bootstrap over groups, the threshold held",
+            POOLING: "none: grid tokens",
+            CENTRING: "none",
+            INTERVAL: "95 % bootstrap over groups, the threshold held",
             "bimodality": "Sarle's coefficient of the norms: Gaussian 1/3, uniform 5/9, two values 1",
             "place": "raster index of the grid token that is an outlier in most samples, and in what share of them",
-            "reason": "; ".join(reasons),
-            "n": n,
-            "seed": seed,
+            REASON: store_reasons(reasons),
+            N: n,
+            SEED: seed,
         }
         variables = {name: ("tap", values) for name, values in found.items()}
         return over_taps(activations, variables | {"share_by_place": (("tap", "place_index"), by_place)}, attrs)

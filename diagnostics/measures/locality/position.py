@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.datasets.dataset import SPLITS
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, one_thread, token_samples
@@ -20,13 +19,11 @@ from diagnostics.measures.locality.blocks import first_tokens, places, token_cou
 from diagnostics.measures.locality.grids import extents
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgeFits, RidgePath, choose
 from diagnostics.measures.probes.protocol import Rows, probe_result, rows_of, sum_by_unit
+from diagnostics.vocabulary import SPLITS
 
 MOST_SAMPLES = 256
 MOST_TOKENS = 64
 """Tokens drawn of each sample: other samples say more about a place than other tokens of one do."""
-
-Blocks = Callable[[], Iterator[tuple[slice, np.ndarray]]]
-"""Passes through (rows, x [row, token, feature])."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,19 +97,25 @@ def position_probe(
         for start in range(0, len(x), step):
             yield slice(start, start + step), x[start : start + step].cpu().numpy()
 
-    (found,) = _probe(blocks, y, rows, penalties, 1)
+    (found,) = _probe(blocks(), y, rows, penalties, 1)
     lost, whole = found.loss.sum(axis=0), found.reference.sum(axis=0)
     by_axis = 1 - np.divide(lost, whole, out=np.full(len(whole), np.nan), where=whole > 0)
     return PositionProbe(float(np.nanmean(by_axis)), by_axis, found.error, found.error_of_mean, found.penalty)
 
 
 def _probe(
-    blocks: Blocks, y: np.ndarray, rows: dict[str, np.ndarray], penalties: Sequence[float], probes: int
+    blocks: Iterable[tuple[slice, np.ndarray]],
+    y: np.ndarray,
+    rows: dict[str, np.ndarray],
+    penalties: Sequence[float],
+    probes: int,
 ) -> list[_Read]:
-    """One ridge path from x to y [sample, token, probe and axis]; each probe has as many columns and its own penalty."""
+    """One ridge path from blocks (rows, x [row, token, feature]) to y [sample, token, probe and axis]; each probe has as
+    many columns and its own penalty."""
     axes = y.shape[2] // probes
     train = val = None
-    for block, x in blocks():
+    test: list[tuple[np.ndarray, np.ndarray]] = []
+    for block, x in blocks:
         if train is None or val is None:
             # Any token serves as the origin, as long as both share it.
             train, val = (Moments(x[0, 0], y[0, 0]) for _ in range(2))
@@ -120,6 +123,10 @@ def _probe(
             picked = _within(wanted, block)
             if len(picked):
                 moments.update(x[picked - block.start].reshape(-1, x.shape[2]), y[picked].reshape(-1, y.shape[2]))
+        picked = _within(rows["test"], block)
+        if len(picked):
+            # Kept, since reading the blocks a second time costs more than all the rest.
+            test.append((picked, x[picked - block.start]))
     assert train is not None
     assert val is not None
     path = RidgePath.from_moments(train)
@@ -132,12 +139,9 @@ def _probe(
     final = RidgeFits.from_moments(train + val, chosen)
     error = np.zeros((probes, len(rows["test"]), y.shape[1], axes))
     reference = np.zeros_like(error)
-    for block, x in blocks():
-        picked = _within(rows["test"], block)
-        if len(picked) == 0:
-            continue
+    for picked, x in test:
         at = np.searchsorted(rows["test"], picked)
-        predicted = final.predict(x[picked - block.start].reshape(-1, x.shape[2]))
+        predicted = final.predict(x.reshape(-1, x.shape[2]))
         for i, own in enumerate(columns):
             error[i, at] = y[picked][:, :, own] - predicted[i][:, own].reshape(len(picked), -1, axes)
             reference[i, at] = y[picked][:, :, own] - final.mean_y[own]
@@ -173,6 +177,7 @@ class Position(Measure):
     name = "position_probe"
     answers = "Do single tokens tell where they lie?"
     source = "ridge: Hoerl and Kennard 1970; shuffled control after Hewitt and Liang 2019 (1909.03368)"
+    invariant_to = ("scale", "shift")
     family = "spatial"
     needs = "tokens"
     standard = True
@@ -192,12 +197,10 @@ class Position(Measure):
         reference = np.full_like(loss, np.nan)
         kinds = ("val_score", "penalty", "error", "error_of_mean", "line_shuffled")
         numbers = {name: np.full(len(taps), np.nan) for name in kinds}
-        reasons: list[str] = []
+        reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
             if tap.grid.tokens < 2 or len(tap.grid.shape) > 3:
-                reasons.append(
-                    f"{tap.name}: " + ("one token" if tap.grid.tokens < 2 else "a grid of more than three axes")
-                )
+                reasons.append((tap.name, "one token" if tap.grid.tokens < 2 else "a grid of more than three axes"))
                 continue
             found, shuffled = self._of_tap(activations, tap, n, rows, seed)
             for whole, part in ((loss, found.loss), (reference, found.reference)):
@@ -213,7 +216,7 @@ class Position(Measure):
             "R2 of a token's coordinates against the mean place of the tokens fitted, mean over axes",
             "features standardised with the tokens fitted", seed,
             score_name="R2", pooling="none: grid tokens", penalties=list(PENALTIES), tokens_of_a_sample=MOST_TOKENS,
-            error="mean Euclidean distance between a place and the place predicted, in tokens", reason="; ".join(reasons),
+            error="mean Euclidean distance between a place and the place predicted, in tokens", reasons=reasons,
         )  # fmt: skip
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int, rows: Rows, seed: int) -> tuple[_Read, _Read]:
@@ -235,5 +238,5 @@ class Position(Measure):
                 yield block, x
 
         by_split = {"train": rows.train, "val": rows.val, "test": rows.test}
-        found, shuffled = _probe(blocks, y, by_split, PENALTIES, 2)
+        found, shuffled = _probe(blocks(), y, by_split, PENALTIES, 2)
         return found, shuffled

@@ -20,6 +20,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.locality.grids import plane
 from diagnostics.measures.locality.masks import as_array, boundary_f, jaccard
 from diagnostics.measures.locality.unfitted import masks_of, scored_rows, tokens_of, unfitted_result
+from diagnostics.measures.result import store_reasons
 
 MOST_VIDEOS = 15
 """Videos read of val and of test: 12 taps then take under a minute on a CPU at 8 frames of 14 x 14 tokens."""
@@ -193,6 +194,7 @@ class LabelPropagation(Measure):
     name = "label_propagation"
     answers = "Do tokens follow an object through a video?"
     source = "Jabri et al. 2020 (2006.14613); protocol of DINO (2104.14294) and DAVIS 2017"
+    invariant_to = ("rotation", "each token's own scale")
     family = "spatial"
     needs = "tokens"
     kinds = ("masks",)
@@ -205,10 +207,9 @@ class LabelPropagation(Measure):
         reasons = {tap.name: _lacks(tap, masks.shape[1:]) for tap in activations.taps}
         taps = [(i, tap) for i, tap in enumerate(activations.taps) if not reasons[tap.name]]
         if not taps:
-            why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
             raise DiagnosticsError(
                 f"{self.name} follows masks of shape {masks.shape} of target {target.name} through frames, and no tap "
-                f"has them ({why}): choose an encoder of videos, or other taps (--taps)."
+                f"has them ({store_reasons(reasons.items())}): choose an encoder of videos, or other taps (--taps)."
             )
         kept = activations.token_samples
         frames = {tap.grid.shape[0]: _frames(masks.shape[1], tap.grid.shape[0]) for _, tap in taps}
@@ -240,7 +241,7 @@ class LabelPropagation(Measure):
             seed,
             score_name="J&F",
             frames="of masks with several frames a grid step, the middle one (the earlier of two)",
-            reason="; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason),
+            reasons=reasons.items(),
         )  # fmt: skip
 
 

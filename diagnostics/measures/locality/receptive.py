@@ -11,13 +11,14 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.encoders.taps import Encoder, Seen
+from diagnostics.activations.contract import Activations, Observation, StoredTarget
+from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
-from diagnostics.measures.base import Measure, Observation
+from diagnostics.measures.base import Measure
 from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.grids import lengths
+from diagnostics.measures.result import CENTRING, FUNCTIONAL, INTERVAL, POOLING, REASON, SEED, N, store_reasons
 
 STATISTICS = ("radius50", "radius95", "global50", "global95", "sd")
 """Last axis of what `Gradients` records; `sd` once for each axis."""
@@ -106,7 +107,7 @@ class Gradients(Observation):
 
     def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
         gradients = encoder.input_gradient(batch, taps)
-        return Seen(
+        return Captured(
             {tap: _recorded(encoder.tap(tap).grid.shape, size) for tap, size in gradients.items()}, gradients.left_out
         )
 
@@ -141,21 +142,21 @@ class ReceptiveFieldOfTaps(Measure):
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         observed = activations.observed("gradients")
-        told = observed.left_out if isinstance(observed, Seen) else {}
+        told = observed.left_out if isinstance(observed, Captured) else {}
         n = max((len(values) for values in observed.values()), default=0)
         taps = activations.taps
         # [sample, statistic, tap]
         numbers = np.full((n, len(STATISTICS), len(taps)), np.nan)
-        reasons: list[str] = []
+        reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
             if tap.name not in observed:
-                reasons.append(f"{tap.name}: {told.get(tap.name, 'no gradients were recorded')}")
+                reasons.append((tap.name, told.get(tap.name, "no gradients were recorded")))
                 continue
             values = observed[tap.name].astype(np.float64)
             numbers[:, :4, t] = values[:, :4]
             numbers[:, 4, t] = values[:, 4:].mean(axis=1)
             if lost := int(np.isnan(values[:, 0]).sum()):
-                reasons.append(f"{tap.name}: the gradient of {lost} of {n} samples is zero")
+                reasons.append((tap.name, f"the gradient of {lost} of {n} samples is zero"))
         low, high = bootstrap_mean_interval(numbers[:, 0], activations.groups[:n], seed)
         known = np.isfinite(numbers)
         means = np.divide(
@@ -172,14 +173,14 @@ class ReceptiveFieldOfTaps(Measure):
             "global95": ("tap", means[3]),
         }
         attrs = {
-            "functional": "radius about the central grid token of half of |d token / d input|, summed over channels; the token "
+            FUNCTIONAL: "radius about the central grid token of half of |d token / d input|, summed over channels; the token "
             "by one projection of its features on random signs",
             "unit": "share of the input's extent along each axis",
-            "pooling": "none: the central grid token",
-            "centring": "none",
-            "interval": "95 % bootstrap over groups",
-            "reason": "; ".join(reasons),
-            "n": n,
-            "seed": seed,
+            POOLING: "none: the central grid token",
+            CENTRING: "none",
+            INTERVAL: "95 % bootstrap over groups",
+            REASON: store_reasons(reasons),
+            N: n,
+            SEED: seed,
         }
         return over_taps(activations, variables, attrs)

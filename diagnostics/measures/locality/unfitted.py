@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,9 @@ def unfitted_result(
     extra: Mapping[str, Any],
     functional: str,
     seed: int,
+    *,
+    score_name: str,
+    reasons: Iterable[tuple[str, str]],
     **attrs: Any,
 ) -> xr.Dataset:
     """A probe's dataset from loss and reference loss [tap, row] of the activations' rows (0 in rows that are not read).
@@ -81,5 +84,5 @@ def unfitted_result(
     )
     return probe_result(
         activations, rows, loss @ of_test, reference @ of_test, 1 - share, extra, functional, "none", seed,
-        units_train=0, units_val=0, **{"pooling": "none: grid tokens", **attrs},
+        score_name=score_name, reasons=reasons, units_train=0, units_val=0, pooling="none: grid tokens", **attrs,
     )  # fmt: skip

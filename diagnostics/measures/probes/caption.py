@@ -112,6 +112,7 @@ class CaptionProbe(Measure):
     name = "caption_probe"
     answers = "Can a sample's caption be found from its activations by a linear map to a text encoder's space?"
     source = "retrieval: Karpathy and Fei-Fei 2015 (1412.2306); zero-shot classification: CLIP (2103.00020); linear map: Merullo et al. 2022 (2209.15162)"
+    invariant_to = ("scale", "shift")
     family = "language"
     kinds = ("caption",)
 

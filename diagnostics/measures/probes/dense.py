@@ -87,12 +87,12 @@ class DenseRows:
         by_split = {"train": self.rows.train, "val": self.rows.val, "test": self.rows.test}
         return {f"tokens_{split}": read * int(self.known[rows].sum()) for split, rows in by_split.items()}
 
-    def attrs(self) -> dict[str, str]:
-        """What results say of grid and of taps that are not read."""
+    def attrs(self) -> dict[str, Any]:
+        """Keywords of `probe_result`: the grid, and which taps are not read."""
         missed = ", ".join(tap.name for tap in self.activations.taps if tap.name not in self.reads)
         return {
             "pooling": f"none: tokens on a grid of {' x '.join(map(str, self.grid.shape))}",
-            "reason": f"no grid with this target: {missed}" if missed else "",
+            "reasons": [("", f"no grid with this target: {missed}")] if missed else [],
         }
 
 

@@ -122,6 +122,7 @@ class KnnProbe(Measure):
     name = "knn_probe"
     answers = "Do samples of one class lie together?"
     source = "Wu et al. 2018 (1805.01978), eq. 7; DINO (2104.14294)"
+    invariant_to = ("rotation", "each sample's own scale")
     kinds = ("label",)
 
     @one_thread()

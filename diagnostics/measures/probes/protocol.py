@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.datasets.dataset import SPLITS
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps, samples
+from diagnostics.measures.result import CENTRING, FUNCTIONAL, POOLING, REASON, SCORE_NAME, SEED, store_reasons
+from diagnostics.vocabulary import SPLITS
 
 MOST_VALUES = 2**28
 """Values of the taps that a GPU computes on together: 2 GiB in float64, and several times that while it computes."""
@@ -136,11 +137,15 @@ def probe_result(
     functional: str,
     centring: str,
     seed: int,
+    *,
+    score_name: str = "",
+    reasons: Iterable[tuple[str, str]] = (),
     **attrs: Any,
 ) -> xr.Dataset:
     """A probe's dataset: `loss`, `reference_loss` [tap, unit(, part)], `val_score` [tap] and `extra` [tap].
 
-    Attributes `n_train`, `n_val`, `n_test` count samples, `units_train` and so on independent groups.
+    Attributes `n_train`, `n_val`, `n_test` count samples, `units_train` and so on independent groups. `reasons` are the
+    pairs (tap, reason) of the taps without a value.
     """
     by_split = {"train": rows.train, "val": rows.val, "test": rows.test}
     variables = {
@@ -150,12 +155,14 @@ def probe_result(
         **{name: ("tap", values) for name, values in extra.items()},
     }
     everything = {
-        "functional": functional,
-        "pooling": activations.pooling,
-        "centring": centring,
+        FUNCTIONAL: functional,
+        POOLING: activations.pooling,
+        CENTRING: centring,
         **{f"n_{name}": len(found) for name, found in by_split.items()},
         **{f"units_{name}": len(set(activations.groups[found])) for name, found in by_split.items()},
-        "seed": seed,
+        SEED: seed,
+        **({SCORE_NAME: score_name} if score_name else {}),
+        REASON: store_reasons(reasons),
         **attrs,
     }
     return over_taps(activations, variables, everything, {"unit": rows.units.astype(object)})

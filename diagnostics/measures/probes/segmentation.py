@@ -11,13 +11,13 @@ import torch
 import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.datasets.dataset import SPLITS
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, token_samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows
 from diagnostics.measures.probes.protocol import need_target, probe_result
 from diagnostics.measures.probes.softmax import FINAL, PENALTIES, LogisticFits, LogisticRows
+from diagnostics.vocabulary import SPLITS
 
 MOST_TOKENS = 8192
 """Tokens that a classifier is fitted on and chosen by, drawn at random; test is read whole."""
@@ -230,6 +230,7 @@ class SegmentationProbe(Measure):
     name = "segmentation_probe"
     answers = "Does each token know what lies at its place?"
     source = "linear segmentation (Oquab et al. 2023, 2304.07193, section 7.4); mean IoU: Everingham et al. 2010"
+    invariant_to = ("scale", "shift")
     needs = "tokens"
     kinds = ("token_label",)
 

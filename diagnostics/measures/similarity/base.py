@@ -23,7 +23,8 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, samples
 from diagnostics.measures.base import Measure
-from diagnostics.measures.similarity.null import PERMUTATIONS, Null, Swaps, judged, orders, swaps
+from diagnostics.measures.result import ALIKE, CENTRING, FUNCTIONAL, POOLING, REASON, SEED, N, store_reasons
+from diagnostics.measures.similarity.null import NULL_DRAWS, Null, Swaps, judged, orders, swaps
 
 FEWEST_WITH_TOKENS = 64
 """Samples with tokens from which tokens are compared; pooled activations, which all samples have, where there are fewer."""
@@ -87,7 +88,7 @@ class Similarity(Measure):
     """Whether smaller is more alike."""
     symmetric: ClassVar[bool] = True
     """Whether the two sides may be swapped."""
-    permutations: ClassVar[int] = PERMUTATIONS
+    permutations: ClassVar[int] = NULL_DRAWS
     """Permutations of the null; 0 for none."""
 
     @abstractmethod
@@ -218,17 +219,17 @@ class Similarity(Measure):
             variables[name] = (("tap", "tap_other"), everywhere)
         matrix = variables["matrix"][1]
         attrs: dict[str, Any] = {
-            "functional": self.functional,
-            "pooling": self._pooling(first, second),
-            "centring": self.centring,
-            "alike": "smaller" if self.distance else "larger",
-            "n": n,
-            "seed": seed,
+            FUNCTIONAL: self.functional,
+            POOLING: self._pooling(first, second),
+            CENTRING: self.centring,
+            ALIKE: "smaller" if self.distance else "larger",
+            N: n,
+            SEED: seed,
             **self.attributes(n),
         }
-        reasons = _said(why, "" if same else " of the first run") + ([] if same else _said(why_other, " of the second"))
+        reasons = why if same else _named(why, " of the first run") | _named(why_other, " of the second")
         if reasons:
-            attrs["reason"] = "; ".join(reasons)
+            attrs[REASON] = store_reasons(reasons.items())
         if self.permutations:
             null = self._null(first, ones, others, same, seed)
             p, calibrated, said = judged(matrix, null, self.distance)
@@ -279,8 +280,9 @@ def _mirrored(found: np.ndarray, upper: bool) -> np.ndarray:
     return np.triu(found) + np.triu(found, 1).T if upper else found
 
 
-def _said(why: Mapping[str, str], whose: str) -> list[str]:
-    return [f"{tap}{whose}: {reason}" for tap, reason in why.items()]
+def _named(reasons: Mapping[str, str], run: str) -> dict[str, str]:
+    """Reasons by tap, each tap with the run that it is of."""
+    return {f"{tap}{run}": reason for tap, reason in reasons.items()}
 
 
 def _axis(name: str, depth: str, side: Side) -> dict[str, Any]:

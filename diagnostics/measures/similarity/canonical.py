@@ -213,6 +213,7 @@ class Cca(_Canonical):
     name = "cca"
     answers = "Which taps hold the same directions up to any linear map, large and small alike?"
     source = "Raghu et al. 2017 (1706.05806); Hotelling 1936"
+    invariant_to = ("any invertible linear map", "shift")
     functional = "mean canonical correlation over the smaller rank"
     remedy = ", or svcca"
 
@@ -235,6 +236,7 @@ class Svcca(_Canonical):
     name = "svcca"
     answers = "Which taps hold the same principal directions up to a linear map of these?"
     source = "Raghu et al. 2017 (1706.05806)"
+    invariant_to = ("rotation", "scale", "shift")
     functional = f"mean canonical correlation of the principal components that hold {VARIANCE:.0%} of the variance"
     remedy = ""
 
@@ -257,6 +259,7 @@ class Pwcca(_Canonical):
     name = "pwcca"
     answers = "How much of what a tap's features carry does another tap hold up to a linear map?"
     source = "Morcos et al. 2018 (1806.05759), section 2.2"
+    invariant_to = ("any invertible linear map of tap_other", "scale", "shift")
     functional = (
         "canonical correlations weighted by alpha_i = sum_j |<h_i, x_j>|, x_j the features of tap (not tap_other)"
     )

@@ -184,6 +184,7 @@ class Rsa(Similarity):
     name = "rsa"
     answers = "Do two taps find the same pairs of samples unlike?"
     source = "Kriegeskorte et al. 2008"
+    invariant_to = ("order of the features", "each sample's own scale and offset")
     functional = "Spearman correlation of the dissimilarities 1 - r of all pairs of samples"
     standard = False
     centring = "each sample over its features (not invariant to rotation)"

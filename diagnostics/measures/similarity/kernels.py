@@ -1,9 +1,9 @@
-"""Centred kernel alignment: exact, from kernel matrices that are gathered over features."""
+"""Kernel matrices gathered over features, and what is computed of two: HSIC and centred kernel alignment."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError, unknown
-from diagnostics.measures.arrays import as_tensor, centre, finite, median, ordinary, pair, scale_of, without_rounding
+from diagnostics.measures.arrays import as_tensor, centre, finite, median, pair, scale_of, without_rounding
 from diagnostics.measures.similarity import packed
-from diagnostics.measures.similarity.base import Side, Similarity
 
 MOST_ROWS = 2048
 """Rows of the kernels of a run at most: all taps' are held at once, and independent features already spread by only
@@ -102,11 +101,11 @@ def gram_of_blocks(blocks: Iterable[Any]) -> Tensor:
 
     Centring removes from the kernel what centring the kernel would remove later, so that a common offset costs no digits.
     """
-    upper = _upper_gram(block if isinstance(block, Tensor) else torch.from_numpy(np.asarray(block)) for block in blocks)
+    upper = upper_gram(block if isinstance(block, Tensor) else torch.from_numpy(np.asarray(block)) for block in blocks)
     return upper + upper.triu(1).T
 
 
-def _upper_gram(blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
+def upper_gram(blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
     """`gram_of_blocks` on and above the diagonal, zero below it; in `out` [sample, sample] where that is given.
 
     Many features of many samples are multiplied in single precision on a CPU, in half the time; what every few thousand
@@ -288,100 +287,3 @@ def _centred_rows(rows: Tensor, sums: Tensor, start: int, unbiased: bool) -> Ten
 
 def _zero_diagonal(rows: Tensor, start: int) -> None:
     rows[:, start : start + len(rows)].fill_diagonal_(0.0)
-
-
-def blocks_of(side: Side, tap: str, scale: float = 1.0) -> Iterator[Tensor]:
-    """A tap's features [sample, block] where the two sides are compared, as stored unless a scale asks for more."""
-    for block in side.blocks(tap):
-        x = torch.from_numpy(block).to(side.device)
-        yield x if scale == 1 else as_tensor(x) * scale
-
-
-def scale_of_tap(side: Side, tap: str, name: str) -> float:
-    """The `scale_of` a tap for the measure of this name; a DiagnosticsError where it holds NaN or infinity."""
-    peak = 0.0
-    for block in blocks_of(side, tap):
-        if not bool(block.isfinite().all()):
-            raise DiagnosticsError(
-                f"{name} finds NaN or infinity at tap {tap} in {len(side.rows)} samples: leave it out (--taps)."
-            )
-        peak = max(peak, float(block.abs().amax()))
-    return scale_of(peak)
-
-
-class _Alignment(Similarity):
-    """Debiased CKA of all pairs of taps: products of unit vectors."""
-
-    needs = "tokens"
-    least = 4
-    most_rows = MOST_ROWS
-
-    @abstractmethod
-    def upper(self, blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
-        """The kernel of features in blocks [sample, feature], in `out` where given, read above its diagonal only."""
-
-    def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
-        upper = self.upper(blocks_of(side, tap), side.kernel)
-        # A sample that is not finite, or overflows, is not at its own place either; and squares of small numbers vanish.
-        if not ordinary(float(upper.diagonal().sum().sqrt())):
-            upper = self.upper(blocks_of(side, tap, scale_of_tap(side, tap, self.name)), side.kernel)
-        unit = packed.unit(upper)
-        return (
-            unit,
-            "" if unit is not None else "all samples are equal, rounding aside, or equally far from one another",
-        )
-
-    def prepared(self, x: Tensor) -> Any:
-        return packed.unit(self.upper([x]))
-
-    def compared(self, a: Any, b: Any) -> float:
-        return float(a @ b)
-
-    def permuted(self, a: Any, order: Tensor) -> Any:
-        return packed.moved(a, order)
-
-    def pairs(self, firsts: Sequence[Any], seconds: Sequence[Any], upper: bool) -> np.ndarray:
-        return packed.products(firsts, seconds)
-
-    def shuffled(
-        self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
-    ) -> Iterator[np.ndarray]:
-        return packed.shuffled_products(firsts, seconds, orders)
-
-
-class Cka(_Alignment):
-    """Debiased linear CKA of every pair of taps."""
-
-    name = "cka"
-    answers = "Which taps hold alike geometries of the samples?"
-    source = "Kornblith et al. 2019 (1905.00414); unbiased HSIC: Song et al. 2012, eq. 5; Székely and Rizzo 2014"
-    standard = True
-    functional = "debiased linear CKA: HSIC_1(K,L) / sqrt(HSIC_1(K,K) HSIC_1(L,L))"
-    centring = "features centred over samples, then the kernel U-centred"
-
-    def upper(self, blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
-        return _upper_gram(blocks, out)
-
-
-class RbfCka(_Alignment):
-    """Debiased CKA with Gaussian kernels of every pair of taps."""
-
-    name = "cka_rbf"
-    answers = "Which taps hold alike neighbourhoods of the samples, far distances counting little?"
-    source = "Kornblith et al. 2019 (1905.00414), section 3; unbiased HSIC: Song et al. 2012, eq. 5"
-    standard = False
-    functional = "debiased RBF CKA: HSIC_1 ratio with k = exp(-d^2 / (2 sigma^2))"
-    centring = "features centred over samples (which changes no distance), then the kernel U-centred"
-
-    def upper(self, blocks: Iterable[Tensor], out: Tensor | None = None) -> Tensor:
-        gram = _upper_gram(blocks, out)
-        squares = gram.diagonal().clone()
-        squared = gram.mul_(-2).add_(squares[:, None]).add_(squares).clamp_(min=0)
-        middle = float(median(squared.flatten().index_select(0, packed.places(len(squared), squared.device)).sqrt_()))
-        if middle == 0:
-            return torch.zeros_like(squared)
-        # As in `_Rbf`, the constant 1 is left out.
-        return squared.div_(-2 * middle).div_(middle).expm1_()
-
-    def attributes(self, n: int) -> Mapping[str, Any]:
-        return {"sigma": "each tap's median distance over the pairs of samples"}

@@ -13,7 +13,8 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, centre, ordinary, pair, rescaled
 from diagnostics.measures.similarity import packed
 from diagnostics.measures.similarity.base import Side, Similarity
-from diagnostics.measures.similarity.kernels import LinearKernel, Sums, blocks_of, scale_of_tap
+from diagnostics.measures.similarity.kernel_alignment import blocks_of, scale_of_tap
+from diagnostics.measures.similarity.kernels import LinearKernel, Sums
 from diagnostics.measures.similarity.null import Swaps
 
 BATCH = 64
@@ -110,6 +111,7 @@ class MinibatchAlignment(Similarity):
     name = "minibatch_cka"
     answers = "Which taps hold alike geometries of the samples, estimated from small batches?"
     source = "Nguyen et al. 2021 (2010.15327), eq. 2; unbiased HSIC: Song et al. 2012, eq. 5"
+    invariant_to = ("rotation", "scale", "shift")
     needs = "tokens"
     standard = False
     least = LEAST

@@ -241,6 +241,7 @@ class MutualKnn(_Nearest):
     name = "mutual_knn"
     answers = "Which taps agree on which samples are nearest?"
     source = "Huh et al. 2024 (2405.07987), appendix A"
+    invariant_to = ("rotation", "each sample's own scale")
     functional = f"mean share of the {K} nearest neighbours that two taps have in common, ties in parts"
 
     def prepared(self, x: Tensor) -> Any:
@@ -262,6 +263,7 @@ class Cknna(_Nearest):
     name = "cknna"
     answers = "Which taps hold alike geometries of near samples?"
     source = "Huh et al. 2024 (2405.07987), appendix A, as its authors compute it"
+    invariant_to = ("rotation", "each sample's own scale")
     symmetric = False
     functional = f"HSIC_1 ratio of cosine kernels at the {K} nearest neighbours that both sides share, ties in parts"
 

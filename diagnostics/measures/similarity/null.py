@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PERMUTATIONS = 99
+from diagnostics.measures.result import NO_NULL, NULL, PERMUTATIONS, TAU
+
+NULL_DRAWS = 99
+"""Permutations of the null where a measure does not ask for another number."""
 ALPHA = 0.05
 """The share of permutations whose most alike pair passes `tau`."""
 _ROUNDING = 1e-6
@@ -91,11 +94,11 @@ def judged(matrix: np.ndarray, null: Null, distance: bool) -> tuple[np.ndarray, 
 
     p is (1 + permutations at least as alike) / (1 + permutations); a pair passes `tau` where p is at most .05.
     """
-    said: dict[str, Any] = {"null": null.words, "permutations": len(null.extreme)}
+    stated: dict[str, Any] = {NULL: null.words, PERMUTATIONS: len(null.extreme)}
     nothing = np.full(matrix.shape, np.nan)
     drawn = null.extreme[np.isfinite(null.extreme)]
     if null.missing or not len(drawn):
-        return nothing, nothing.copy(), {**said, "no_null": null.missing or "no pair has a value"}
+        return nothing, nothing.copy(), {**stated, NO_NULL: null.missing or "no pair has a value"}
     # Turned so that larger is more alike.
     sign = -1.0 if distance else 1.0
     ordered = np.sort(sign * drawn)
@@ -105,4 +108,4 @@ def judged(matrix: np.ndarray, null: Null, distance: bool) -> tuple[np.ndarray, 
     reached = len(drawn) - np.searchsorted(ordered, sign * matrix - slack, side="left")
     p = np.where(np.isfinite(matrix), (1 + reached) / (1 + len(drawn)), np.nan)
     calibrated = (matrix - tau) / (1 - tau) if tau < 1 else nothing.copy()
-    return p, calibrated, {**said, "tau": tau}
+    return p, calibrated, {**stated, TAU: tau}

@@ -50,6 +50,7 @@ class TorchCka(Similarity):
     name = "torch_cka"
     answers = "What does the torch-cka package find?"
     source = "the package torch-cka (0.21), after Nguyen et al. 2021 (2010.15327)"
+    invariant_to = ("rotation", "scale", "shift", "in exact arithmetic alone")
     needs = "tokens"
     standard = False
     least = LEAST

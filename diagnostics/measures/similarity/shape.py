@@ -98,6 +98,7 @@ class Procrustes(_Shape):
     name = "procrustes"
     answers = "How far apart are two taps once one is turned onto the other?"
     source = "Ding et al. 2021 (2108.01661); Williams et al. 2021 (2110.14739)"
+    invariant_to = ("rotation", "scale", "shift")
     functional = "sqrt(2 - 2 ||X^T Y||_*)"
 
     def compared(self, a: Tensor, b: Tensor) -> float:
@@ -110,6 +111,7 @@ class AngularDistance(_Shape):
     name = "angular_distance"
     answers = "By what angle do the shapes of two taps differ?"
     source = "Williams et al. 2021 (2110.14739)"
+    invariant_to = ("rotation", "scale", "shift")
     functional = "arccos ||X^T Y||_*, radians"
 
     def compared(self, a: Tensor, b: Tensor) -> float:

@@ -12,11 +12,13 @@ from torch import Tensor
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import pair
 from diagnostics.measures.decompositions import triangle
+from diagnostics.measures.known_answers import Case, centred_axes, normal
 from diagnostics.measures.similarity.base import Similarity
 from diagnostics.measures.similarity.canonical import principal, still
 from diagnostics.measures.similarity.shape import unit
 
 REGULARIZATION = 1e-2
+BOIX = "Boix-Adsera et al. 2022 (2210.06545)"
 
 
 def gulp(x: Any, y: Any, *, regularization: float = REGULARIZATION) -> float:
@@ -72,12 +74,17 @@ class Gulp(Similarity):
     name = "gulp"
     answers = "How differently do linear predictors from two taps predict, whatever the target?"
     source = "Boix-Adserà et al. 2022 (2210.06545)"
+    invariant_to = ("rotation", "scale", "shift")
     functional = f"GULP distance d_lambda, lambda = {REGULARIZATION} of the total variance"
     standard = False
     centring = "features centred over samples, then total variance 1"
     least = 2
     most_rows = 1024
     distance = True
+    known_answers = (
+        Case("gulp", "invertible map, no regularisation", 0, BOIX, lambda: gulp(normal(40, 5, seed=4), normal(40, 5, seed=4) @ (normal(5, 5, seed=6) + 3 * np.eye(5)), regularization=0.0)),
+        Case("gulp", "orthogonal subspaces of 3 and 4, no regularisation, squared: p + q", 7, BOIX, lambda: gulp(centred_axes(16, 3), centred_axes(16, 7)[:, 3:], regularization=0.0) ** 2),
+    )  # fmt: skip
 
     def reason(self, x: Tensor) -> str:
         return still(x)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from diagnostics.measures.statistics import (
     LEVEL,
@@ -152,7 +152,7 @@ def _with_seeds(reach: float, freedom: float, members: Sequence[Sequence[float]]
 
 
 def _quantile(freedom: float) -> float:
-    return float(stats.t.ppf(0.5 + LEVEL / 2, freedom))
+    return float(special.stdtrit(freedom, 0.5 + LEVEL / 2))
 
 
 def _p(value: float, ends: Interval, freedom: float, units: int) -> float:
@@ -163,7 +163,7 @@ def _p(value: float, ends: Interval, freedom: float, units: int) -> float:
     if reach <= 0:
         # All units say the same. Then what is known is the sign test's.
         return min(1.0, 2.0 ** (1 - units))
-    return float(2 * stats.t.sf(abs(value) / reach * _quantile(freedom), freedom))
+    return float(2 * special.stdtr(freedom, -abs(value) / reach * _quantile(freedom)))
 
 
 def holm(p: np.ndarray) -> np.ndarray:

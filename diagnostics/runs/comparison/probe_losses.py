@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from diagnostics.measures.result import SCORE_NAME, units_fitted
 from diagnostics.measures.statistics import SHARES
 from diagnostics.runs.comparison.estimates import Term
 from diagnostics.runs.profile import Profile
@@ -83,8 +84,8 @@ def probe_losses(profile: Profile) -> ProbeLosses:
         tuple(str(unit) for unit in data["unit"].values),
         taps.index(profile.best_tap) if profile.best_tap is not None else None,
         taps.index(profile.output_tap),
-        int(data.attrs["units_train"] + data.attrs["units_val"]),
-        str(data.attrs["score_name"]) in SHARES,
+        units_fitted(data),
+        str(data.attrs[SCORE_NAME]) in SHARES,
     )
 
 

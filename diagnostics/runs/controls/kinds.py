@@ -6,7 +6,6 @@ read the sample without any model. What they reach is not evidence that the enco
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from diagnostics.activations.contract import StoredTarget
-from diagnostics.datasets.dataset import DENSE, SPLITS, Dataset
-from diagnostics.encoders.taps import Encoder, Grid, Reduce, Tap, keep
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.encoder import Encoder, Reduce, keep
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.controls import raw_features as inputs
 from diagnostics.runs.controls.random_features import LANDMARKS
@@ -175,31 +174,3 @@ class InputEncoder(Encoder):
     def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
         wanted = self.taps if taps is None else [self.tap(name) for name in taps]
         return {tap.name: reduce(tap, batch[tap.name]) for tap in wanted}
-
-
-def shuffled(target: StoredTarget, split: np.ndarray, seed: int) -> StoredTarget:
-    """The target with its values shuffled among the samples of each split where it is known.
-
-    Nothing is left to read out, but of a dense target what depends on the place alone.
-    """
-    rng = np.random.default_rng(seed)
-    order = np.arange(len(split))
-    known = _known(target, len(split))
-    for name in SPLITS:
-        rows = np.flatnonzero((split == name) & known)
-        order[rows] = rng.permutation(rows)
-    return dataclasses.replace(
-        target,
-        values=target.values[order] if len(target.values) else target.values,
-        on_grid={shape: values[order] for shape, values in target.on_grid.items()},
-        naive=None if target.naive is None else target.naive[order],
-    )
-
-
-def _known(target: StoredTarget, samples: int) -> np.ndarray:
-    """Whether a sample's value is known, bool [sample]; maps are swapped whole, known or not."""
-    if target.kind in (*DENSE, "masks"):
-        return np.ones(samples, dtype=bool)
-    if target.kind == "label":
-        return np.asarray(target.values >= 0)
-    return np.asarray(np.isfinite(target.values).reshape(samples, -1).all(axis=1))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from diagnostics.encoders.taps import Modality
+from diagnostics.vocabulary import Modality
 
 RAW_STEPS = 64
 FADES = (8, 32)

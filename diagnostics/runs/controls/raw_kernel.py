@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.datasets.dataset import DENSE, Dataset
-from diagnostics.encoders.taps import Encoder, Grid, Reduce, Tap, keep
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.encoder import Encoder, Reduce, keep
+from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.controls import raw_features as inputs
 from diagnostics.runs.controls.random_features import BANDWIDTHS, LANDMARKS, KernelFeatures, PatchFeatures
+from diagnostics.vocabulary import DENSE
 
 LEAST_TRAIN = 100
 """Training samples below which the control is left out: a kernel learnt from fewer says little either way."""

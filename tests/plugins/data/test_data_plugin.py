@@ -12,7 +12,7 @@ from diagnostics_data.plugin import datasets
 from scipy.integrate import solve_ivp
 
 from diagnostics import Dataset, DiagnosticsError
-from diagnostics.datasets.dataset import FAMILY_OF
+from diagnostics.vocabulary import FAMILY_OF
 
 SERIES = {
     "lorenz": ["hidden_z", "hidden_y", "rho", "log_switch", "x_future", "x_ahead"],
@@ -47,7 +47,7 @@ def test_importing_the_plugin_stays_cheap() -> None:
 
 
 def test_options_reach_the_builders_through_their_annotations() -> None:
-    from diagnostics.registry import call
+    from diagnostics.specs import call
 
     dataset = call(series.lorenz, (), {"n": "12", "length": "40", "seed": "3"}, "Plugin data", "dataset")
     assert (len(dataset), dataset[0].shape, dataset.ids[0]) == (12, (40,), "lorenz-3-00000")

@@ -16,7 +16,7 @@ from diagnostics_data import speech as speech_module
 from PIL import Image
 
 from diagnostics import Dataset, DiagnosticsError
-from diagnostics.registry import build
+from diagnostics.specs import build
 
 
 def inside(package: str, *parts: str) -> Path:
@@ -125,6 +125,7 @@ def test_clips_are_the_videos_with_a_gap_between_splits() -> None:
         build("dataset", "clips?frames=13")
 
 
+@pytest.mark.weights
 def test_speech_windows_are_the_recordings_and_no_phrase_straddles() -> None:
     soundfile: Any = pytest.importorskip("soundfile")
     at = inside("pytest_audioeval", "samples", "audio")

@@ -14,7 +14,7 @@ from diagnostics_files.embeddings import hashed
 from PIL import Image
 
 from diagnostics import DiagnosticsError
-from diagnostics.registry import build
+from diagnostics.specs import build
 
 
 def pixels(i: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diagnostics import Dataset, DiagnosticsError
-from diagnostics.registry import build
+from diagnostics.specs import build
 
 SHAPE = (6, 8)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import wavfile
 
 from diagnostics import Dataset, DiagnosticsError
-from diagnostics.registry import build
+from diagnostics.specs import build
 
 hub: Any = pytest.importorskip("datasets")
 N = 6

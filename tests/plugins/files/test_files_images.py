@@ -14,7 +14,7 @@ from diagnostics_files.splits import complete
 from PIL import Image
 
 from diagnostics import Dataset, DiagnosticsError
-from diagnostics.registry import build
+from diagnostics.specs import build
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import diagnostics as dx
 from diagnostics import DiagnosticsError
 from diagnostics.cli.commands import app
-from diagnostics.registry import build
+from diagnostics.specs import build
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 

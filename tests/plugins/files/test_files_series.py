@@ -16,7 +16,7 @@ import pytest
 import zarr
 
 from diagnostics import Dataset, DiagnosticsError
-from diagnostics.registry import build
+from diagnostics.specs import build
 
 N, STEPS = 6, 5
 VALUES = np.random.default_rng(0).standard_normal((N, STEPS)).astype(np.float32)

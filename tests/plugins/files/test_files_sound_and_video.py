@@ -15,7 +15,7 @@ from scipy.io import wavfile
 from scipy.signal import resample_poly
 
 from diagnostics import Dataset, DiagnosticsError
-from diagnostics.registry import build
+from diagnostics.specs import build
 
 
 def audio(root: Path, options: str = "") -> Dataset:

@@ -51,7 +51,7 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
 
 
 def test_offers_the_scheme_and_registry_can_read_its_options() -> None:
-    from diagnostics.registry import call
+    from diagnostics.specs import call
 
     assert encoders() == {"timm:": build}
     options = {"pretrained": "false", "img_size": "32", "seed": "3"}

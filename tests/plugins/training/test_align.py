@@ -29,7 +29,7 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, TorchEncoder, stack_taps
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.cli.commands import main
-from diagnostics.runs.job import default_path
+from diagnostics.runs.request import default_path
 
 ERASING = f"{Path(__file__).parents[2] / 'support' / 'erasing.py'}:build"
 DATA = f"{Path(__file__).parents[2] / 'support' / 'erasing.py'}:data"
@@ -88,6 +88,7 @@ def shares(found: dx.Comparison, group: str, target: str) -> Any:
     return next(one for one in found.shares if (one.group, one.profile) == (group, f"linear_probe/{target}"))
 
 
+@pytest.mark.slow
 def test_what_the_last_block_erases_comes_back_to_the_output(planted: Any) -> None:
     row, _, found = planted
     # Embedding and first block hold it alike.

@@ -19,6 +19,7 @@ from diagnostics.cli.commands import app
 FILES = sorted(WEIGHTS.glob("*.safetensors"))
 
 
+@pytest.mark.smoke
 def test_there_are_some_and_they_are_small() -> None:
     names = {file.stem for file in FILES}
     objectives = ("forecast", "reconstruct", "contrastive", "jepa")
@@ -36,6 +37,7 @@ def test_each_says_how_it_was_made_and_holds_no_path(file: Path) -> None:
     assert b"/tmp/" not in file.read_bytes()[:100_000]
 
 
+@pytest.mark.smoke
 def test_a_name_brings_one_and_a_seed_another() -> None:
     first, second = (
         build("encoder", "objectives:lorenz-jepa"),
@@ -53,6 +55,7 @@ def test_inspect_says_what_made_one() -> None:
     assert "the 12,000 samples of its train split." in said
 
 
+@pytest.mark.slow
 def test_one_is_read_out_of_the_box_and_knows_more_than_its_initial_weights(tmp_path: Path) -> None:
     """x 10 steps ahead is what forecasting is about; the control is the very architecture with weights drawn afresh."""
     options = {"measures": "linear_probe", "controls": False, "report": False, "token_budget": 0}

@@ -28,8 +28,9 @@ from diagnostics_training.trainer.trainer import Settings
 import diagnostics.cli.commands as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
 from diagnostics.checks.conformance import check_encoder
+from diagnostics.hookspecs import Entry
 from diagnostics.registry import Plugin
-from diagnostics.runs.job import default_path
+from diagnostics.runs.request import default_path
 
 SMALL = ["--width", "16", "--depth", "2", "--heads", "2", "--steps", "6", "--batch", "8"]
 DATA = "lorenz?n=40&length=64"
@@ -448,7 +449,8 @@ def test_a_name_of_two_words_is_a_command_of_a_group(monkeypatch: pytest.MonkeyP
         print("two")
 
     plugin = Plugin("mine", "1", "mine")
-    found = {"grow one": (plugin, one), "grow two": (plugin, two), "flat": (plugin, two), "run x": (plugin, one)}
+    commands = {"grow one": one, "grow two": two, "flat": two, "run x": one}
+    found = {name: (plugin, Entry(command)) for name, command in commands.items()}
     monkeypatch.setattr(cli, "app", typer.Typer())
     cli.app.command("run")(two)
     monkeypatch.setattr(cli, "offered", lambda what: found)

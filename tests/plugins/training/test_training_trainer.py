@@ -331,6 +331,7 @@ def test_bf16_computes_coarsely_and_keeps_weights_fine(tmp_path: Path) -> None:
 # Several processes
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
     names = ("forecast", "contrastive", "reconstruct", "jepa", "supervised")
     together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}

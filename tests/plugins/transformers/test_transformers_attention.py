@@ -15,8 +15,8 @@ transformers = pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parent.parent.parents[1] / "benchmarks" / "coverage"))
 
 from diagnostics_transformers.encoder import encoder_of  # noqa: E402
-from diagnostics_transformers.inputs import Wanted  # noqa: E402
 from diagnostics_transformers.load import Loaded, quiet, settled  # noqa: E402
+from diagnostics_transformers.prepared import Wanted  # noqa: E402
 from transformers_zoo import build as tiny  # noqa: E402
 
 from diagnostics import DiagnosticsError  # noqa: E402
@@ -46,6 +46,7 @@ def encoder(kind: str, implementation: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.slow
 def test_attention_is_what_the_model_returns(kind: str) -> None:
     fused, eager = encoder(kind, "sdpa"), encoder(kind, "eager")
     sample = np.asarray("The dog runs over the grass.") if fused.modality == "text" else fused.example()

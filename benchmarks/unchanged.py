@@ -1,0 +1,151 @@
+"""Whether two checkouts offer the same and find the same: `python benchmarks/unchanged.py BEFORE AFTER`.
+
+Of each it reads the help of every command, `list --json`, and the JSON of three small runs and of a comparison, on the same
+seed and one thread. A command, option or key that is gone or of another kind, and any number that differs in its last digit,
+is printed, and the status is 1. What is new, and sentences that say the same numbers in other words, are printed and pass.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+RUNS = {
+    "series": ("fracast", "lorenz?n=60"),
+    "trained": ("objectives:lorenz-jepa", "lorenz?n=60"),
+    "images": ("timm:vit_tiny_patch16_224?pretrained=false&img_size=64", "shapes?n=60&size=64"),
+}
+COMPARED = ("series", "trained")
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w])")
+
+
+class Checkout:
+    """The command line of a checkout, in a folder of its own."""
+
+    def __init__(self, path: str, folder: Path) -> None:
+        self.path, self.folder = Path(path).resolve(), folder
+        if not (self.path / "diagnostics" / "__init__.py").is_file():
+            sys.exit(f"{path} is no checkout: it holds no package diagnostics.")
+        paths = os.pathsep.join(map(str, (self.path, self.path / "plugins")))
+        self.environment = os.environ | {
+            "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "10000", "TERM": "dumb",
+            "XDG_CACHE_HOME": str(folder / "cache"),
+        }  # fmt: skip
+        origin = self._python("-c", "import diagnostics; print(diagnostics.__file__)").strip()
+        assert Path(origin).is_relative_to(self.path), f"{origin} is not in {self.path}"
+
+    def says(self, *args: str) -> str:
+        """What `diagnostics ARGS` prints."""
+        return self._python("-m", "diagnostics", *args)
+
+    def _python(self, *args: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *args], cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            sys.exit(f"{self.path}: {' '.join(args)} ended with status {done.returncode}.\n{done.stderr}")
+        return done.stdout
+
+    def findings(self) -> dict[str, Any]:
+        """Everything that is compared, by name."""
+        findings: dict[str, Any] = {
+            "commands": dict(self._help()),
+            "list --json": json.loads(self.says("list", "--json")),
+        }
+        for name, (encoder, dataset) in RUNS.items():
+            print(f"{self.path}: run {encoder} --data {dataset}", file=sys.stderr)
+            findings[f"run {name}"] = json.loads(self.says("run", encoder, "--data", dataset, "--out", name, "--json"))
+        findings["compare"] = json.loads(self.says("compare", *COMPARED, "--json"))
+        return findings
+
+    def _help(self, *command: str) -> Iterator[tuple[str, Any]]:
+        """Of a command and of those below it: its options with their types and words, and its text."""
+        text = self.says(*command, "--help")
+        about, *sections = re.split(r"^(Arguments|Options|Commands):$", text, flags=re.M)
+        parts = dict(zip(sections[::2], sections[1::2], strict=True))
+        rows = {row: words for key in ("Arguments", "Options") for row, words in _rows(parts.get(key, ""))}
+        yield " ".join(("diagnostics", *command)), {"text": about, "options": rows}
+        for name, _ in _rows(parts.get("Commands", "")):
+            yield from self._help(*command, name)
+
+
+def _rows(section: str) -> list[tuple[str, str]]:
+    """(what stands first, its words) of every line of a section of a help."""
+    rows = [re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in section.splitlines() if line.strip()]
+    return [(row[0], row[1] if len(row) > 1 else "") for row in rows]
+
+
+def differences(before: Any, after: Any, where: str = "") -> Iterator[tuple[bool, str]]:
+    """(whether it matters, what differs) of two values of JSON."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in before.keys() | after.keys():
+            at = f"{where} / {key}"
+            if key not in after:
+                yield True, f"{at} is gone"
+            elif key not in before:
+                yield False, f"{at} is new"
+            else:
+                yield from differences(before[key], after[key], at)
+    elif isinstance(before, list) and isinstance(after, list):
+        names = _named(before), _named(after)
+        if names[0] is not None and names[1] is not None and names[0].keys() != names[1].keys():
+            yield from differences(*names, where)
+            return
+        if len(before) != len(after):
+            yield True, f"{where} has {len(after)} items in place of {len(before)}"
+        for index, (one, other) in enumerate(zip(before, after, strict=False)):
+            yield from differences(one, other, f"{where} / {index}")
+    elif isinstance(before, str) and isinstance(after, str) and before != after:
+        # A sentence may be put in other words, as long as it says the same numbers.
+        sentence = " " in before.strip() and NUMBER.findall(before) == NUMBER.findall(after)
+        yield not sentence, f"{where}: {'in other words, ' if sentence else ''}{before!r} -> {after!r}"
+    elif type(before) is not type(after) or repr(before) != repr(after):
+        yield True, f"{where}: {before!r} -> {after!r}"
+
+
+def _named(items: list[Any]) -> dict[str, Any] | None:
+    """By name, where each has one of its own, so that after one that is gone not all the others are another."""
+    names = [item if isinstance(item, str) else item.get("name") if isinstance(item, dict) else None for item in items]
+    return dict(zip(names, items, strict=True)) if None not in names and len(set(names)) == len(names) else None
+
+
+def main() -> int:
+    """Both checkouts side by side; 1 where something is gone or another."""
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    with tempfile.TemporaryDirectory() as name:
+        folders = [Path(name, side) for side in ("before", "after")]
+        for folder in folders:
+            folder.mkdir()
+        sides = [Checkout(path, folder) for path, folder in zip(sys.argv[1:], folders, strict=True)]
+        with ThreadPoolExecutor(2) as pool:
+            before, after = pool.map(Checkout.findings, sides)
+    rows = sorted(differences(before, after), key=lambda row: (row[0], row[1]))
+    for matters, row in rows:
+        print("DIFFERS " if matters else "        ", row.removeprefix(" / "))
+    wrong = sum(matters for matters, _ in rows)
+    counts = [sum(1 for _ in _leaves(findings)) for findings in (before, after)]
+    print(
+        f"{wrong} of {counts[0]} values are gone or another, {len(rows) - wrong} new or in other words ({counts[1]} after)"
+    )
+    return 1 if wrong else 0
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""The attributes of a result, named once, and the two that are more than one value: intervals and reasons.
+
+Measures state most of them; `apply` adds those of the selection and of the target; profiles, pages and comparisons read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import xarray as xr
+
+from diagnostics.measures.statistics import Interval
+
+# What a measure states of how it computed.
+FUNCTIONAL = "functional"
+"""What the score is, as a formula or in words."""
+POOLING = "pooling"
+"""Which activations were read."""
+CENTRING = "centring"
+SCORE_NAME = "score_name"
+"""What the score is called where it is neither accuracy nor R2 nor the measure itself."""
+INTERVAL = "interval"
+"""How the interval was computed, of a measure without losses."""
+INTERVALS = "intervals"
+"""The same of a probe, whose intervals `apply` computes."""
+SEED = "seed"
+N = "n"
+"""Samples read."""
+UNITS_TRAIN = "units_train"
+"""Independent groups of samples in a probe's train split."""
+UNITS_VAL = "units_val"
+REASON = "reason"
+"""Why taps have no value or no interval: see `store_reasons`."""
+
+# What a similarity states beside.
+ALIKE = "alike"
+"""Which values are more alike: "larger" or "smaller"."""
+TAU = "tau"
+"""What the most alike pair of taps passes by chance once in 20 times."""
+NULL = "null"
+"""What was permuted for it."""
+PERMUTATIONS = "permutations"
+NO_NULL = "no_null"
+"""Why there is neither `TAU` nor a p-value."""
+
+# What `apply` adds to every result.
+MEASURE = "measure"
+SOURCE = "source"
+FAMILY = "family"
+HIGHER_IS_BETTER = "higher_is_better"
+"""yes, no or neither."""
+TARGET = "target"
+"""The target's name; "" of a measure without one."""
+UNITS = "units"
+"""The target's units."""
+ABOUT = "about"
+"""What the target is, or the question that a measure without one answers."""
+OUTPUT_TAP = "output_tap"
+TOKEN_SAMPLES = "token_samples"
+"""Samples whose tokens are stored, of a measure that reads tokens."""
+
+# What `apply` adds to the result of a probe.
+BEST_TAP = "best_tap"
+"""The tap with the best score on val."""
+BEST_SCORE = "best_score"
+"""Its score on test, an interval."""
+HIDDEN_GAP = "hidden_gap"
+"""By how much it beats the output tap on test, an interval."""
+OVER = "over_"
+"""Begins `over_CONTROL`: by how much it beats the best tap of a control, an interval."""
+
+
+def store_interval(key: str, interval: Interval) -> dict[str, float]:
+    """The attributes of an interval: `key` for its value, `key_low` and `key_high`."""
+    return {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
+
+
+def read_interval(attrs: Mapping[str, Any], key: str) -> Interval | None:
+    """The interval under a key; None where there is none."""
+    return Interval(attrs[key], attrs[f"{key}_low"], attrs[f"{key}_high"]) if key in attrs else None
+
+
+def units_fitted(result: xr.Dataset) -> int:
+    """Groups on which a probe's readout was fitted, those of train and val; 0 where nothing was."""
+    return int(result.attrs[UNITS_TRAIN] + result.attrs[UNITS_VAL])
+
+
+def store_reasons(reasons: Iterable[tuple[str, str]]) -> str:
+    """The text "tap: reason; tap: reason" of pairs (tap, reason), as the items of a mapping; a tap may have several.
+
+    A pair without a reason is left out; one without a tap is the reason alone.
+    """
+    return "; ".join(f"{tap}: {reason}" if tap else reason for tap, reason in reasons if reason)
+
+
+def read_reasons(text: str, taps: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs (tap, reason) of a stored text; the tap is "" where the text begins with none of `taps`.
+
+    A reason may itself hold "; ": only a part that begins with the name of a tap begins a reason.
+    """
+    pairs: list[tuple[str, str]] = []
+    for part in filter(None, (part.strip() for part in text.split("; "))):
+        tap = max((tap for tap in taps if part.startswith(f"{tap}: ")), key=len, default="")
+        if tap:
+            pairs.append((tap, part[len(tap) + 2 :]))
+        elif pairs:
+            pairs[-1] = (pairs[-1][0], f"{pairs[-1][1]}; {part}")
+        else:
+            pairs.append(("", part))
+    return pairs
+
+
+def taps_by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Reason -> the taps that have it, in the order of the pairs (tap, reason)."""
+    taps: dict[str, list[str]] = {}
+    for tap, reason in reasons:
+        taps.setdefault(reason, []).append(tap)
+    return taps
+
+
+def shorten_reasons(text: str, taps: Sequence[str]) -> str:
+    """A stored text in which a reason of more than two taps stands once: "tap and 3 others: reason"."""
+    shortened: list[tuple[str, str]] = []
+    for reason, those in taps_by_reason(read_reasons(text, taps)).items():
+        names = those if len(those) <= 2 else [f"{those[0]} and {len(those) - 1} others"]
+        shortened.extend((name, reason) for name in names)
+    return store_reasons(shortened)

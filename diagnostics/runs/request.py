@@ -1,0 +1,200 @@
+"""What one call of `run` asks for: the arguments, checked before any work, and the encoder and dataset that they name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from diagnostics.activations.budget import parse_budget
+from diagnostics.activations.fit import fit, usable_device
+from diagnostics.activations.plan import Precision
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.datasets.probeable import unprobeable_targets
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.taps import Tap
+from diagnostics.errors import DiagnosticsError, describe, unknown
+from diagnostics.measures.base import Measure
+from diagnostics.runs.suites import SUITES, chosen_measures
+from diagnostics.specs import build
+
+
+@dataclass(frozen=True)
+class Request:
+    """One encoder on one dataset, with all that decides how it is measured; `Request.of` checks and makes it.
+
+    Parameters
+    ----------
+    encoder: sized for the samples of the dataset.
+    encoder_spec, dataset_spec: the names that were typed, "" for objects made in Python.
+    out: folder of the run, as it was given.
+    taps: in order of execution, the output tap among them.
+    poolings: in the encoder's order; None for all that it has.
+    measures: in the order in which they are listed.
+    named: those of the measures that were named one by one, and not by a suite.
+    unusable: measures of a suite that cannot be made, and why.
+    unprobeable: targets of the dataset that no probe can read, and why.
+    draws: how often fresh and permuted weights are drawn; 0 for no controls at all.
+    token_budget: bytes for the tokens of each encoder; None for the default rule (see `activations.budget`).
+    fresh: whether what the folder holds of earlier calls is dropped.
+    """
+
+    encoder: Encoder
+    dataset: Dataset
+    encoder_spec: str
+    dataset_spec: str
+    out: Path
+    taps: Sequence[Tap]
+    poolings: Sequence[str] | None
+    measures: Sequence[Measure]
+    named: frozenset[str]
+    unusable: Mapping[str, str]
+    unprobeable: Mapping[str, str]
+    draws: int
+    token_budget: int | None
+    precision: Precision
+    device: str
+    batch_size: int | None
+    workers: int
+    seed: int
+    fresh: bool
+
+    @classmethod
+    def of(
+        cls,
+        encoder: str | Encoder,
+        dataset: str | Dataset,
+        *,
+        out: str | Path | None,
+        taps: str | Sequence[str] | None,
+        measures: str | Sequence[str] | None,
+        controls: bool,
+        control_draws: int,
+        device: str | None,
+        batch_size: int | None,
+        workers: int,
+        token_budget: str | int | None,
+        pooling: str | Sequence[str] | None,
+        precision: Precision,
+        seed: int,
+        fresh: bool,
+        trust_code: bool,
+    ) -> Self:
+        """The request that the arguments of `run` make; raises DiagnosticsError for what cannot be."""
+        _check_numbers(batch_size, workers, precision, seed, control_draws)
+        budget = parse_budget(token_budget)
+        taps, measures, pooling = _listed(taps), _listed(measures), _listed(pooling)
+        chosen, unusable = chosen_measures(measures)
+        model = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
+        data = build("dataset", dataset) if isinstance(dataset, str) else dataset
+        _check_types(model, data)
+        model = fit(model, data)
+        where = usable_device(device)
+        path = Path(out) if out is not None else default_path(encoder, dataset)
+        _check_out(path)
+        unprobeable = unprobeable_targets(data)
+        if chosen and all(_reads_only(measure, data, unprobeable) for measure in chosen):
+            raise DiagnosticsError(f"Nothing can be measured on {data.name}: {' '.join(unprobeable.values())}")
+        return cls(
+            encoder=model,
+            dataset=data,
+            encoder_spec=encoder if isinstance(encoder, str) else model.spec,
+            dataset_spec=dataset if isinstance(dataset, str) else "",
+            out=path,
+            taps=_chosen_taps(model, taps),
+            poolings=_chosen_poolings(model, pooling),
+            measures=chosen,
+            named=frozenset(measures or ()) - set(SUITES),
+            unusable=unusable,
+            unprobeable=unprobeable,
+            draws=control_draws if controls else 0,
+            # Tokens at one place of samples of unequal length have nothing in common.
+            token_budget=0 if data.ragged else budget,
+            precision=precision,
+            device=where,
+            batch_size=batch_size,
+            workers=workers,
+            seed=seed,
+            fresh=fresh,
+        )
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run, as an absolute path without links."""
+        return self.out.resolve()
+
+
+def default_path(encoder: str | Encoder, dataset: str | Dataset) -> Path:
+    """`runs/<encoder>-<dataset>`, with characters that a folder's name should not hold replaced."""
+    names = [x if isinstance(x, str) else x.name for x in (encoder, dataset)]
+    short = [re.sub(r"^.*/(?=[^/]*\.py:)", "", name) for name in names]
+    slug = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(short)).strip("-.")
+    return Path("runs") / slug[:150]
+
+
+def _listed(names: str | Sequence[str] | None) -> list[str] | None:
+    """Names as a list, from one text with commas too."""
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",") if name.strip()]
+    return None if names is None else list(names)
+
+
+def _check_numbers(batch_size: int | None, workers: int, precision: str, seed: int, draws: int) -> None:
+    if draws < 1:
+        raise DiagnosticsError(f"The number of draws of a control is {draws}: give 1 or more, or --no-controls.")
+    if seed < 0:
+        raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")
+    if batch_size is not None and batch_size < 1:
+        raise DiagnosticsError(f"Batch size {batch_size} is below 1.")
+    if workers < 0:
+        raise DiagnosticsError(f"The number of workers is {workers}: give 0 or more.")
+    if precision not in ("float32", "float16"):
+        raise unknown("precision", precision, ("float32", "float16"))
+
+
+def _check_types(encoder: object, dataset: object) -> None:
+    for given, wanted, hint in ((encoder, Encoder, " (see TorchEncoder)"), (dataset, Dataset, "")):
+        if not isinstance(given, wanted):
+            raise DiagnosticsError(
+                f"run was given a {type(given).__name__}: give a name or a diagnostics.{wanted.__name__}{hint}."
+            )
+
+
+def _check_out(path: Path) -> None:
+    try:
+        whole = path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise DiagnosticsError(
+            f"--out {str(path)!r} cannot be a folder ({describe(error)}): choose another."
+        ) from error
+    if whole == Path.cwd() or whole in Path.cwd().parents:
+        raise DiagnosticsError(
+            f"--out {str(path)!r} is the folder that you are in, or one around it: name a folder of its own, like --out runs/mine."
+        )
+
+
+def _reads_only(measure: Measure, data: Dataset, unprobeable: Collection[str]) -> bool:
+    """Whether a measure reads targets, and of this dataset only such as cannot be probed."""
+    kinds = {target.kind for name, target in data.targets.items() if name not in unprobeable}
+    theirs = {data.targets[name].kind for name in unprobeable}
+    return bool(measure.kinds) and not kinds & set(measure.kinds) and bool(theirs & set(measure.kinds))
+
+
+def _chosen_taps(model: Encoder, names: Sequence[str] | None) -> list[Tap]:
+    if names is None:
+        return list(model.taps)
+    wanted = {model.tap(name).name for name in names} | {model.output_tap}
+    return [tap for tap in model.taps if tap.name in wanted]
+
+
+def _chosen_poolings(model: Encoder, names: Sequence[str] | None) -> list[str] | None:
+    if names is None:
+        return None
+    for name in names:
+        if name not in model.poolings:
+            raise unknown("pooling", name, model.poolings)
+    if not names:
+        raise DiagnosticsError(f"--pooling names nothing: give {', '.join(model.poolings)}, or leave it out.")
+    return [name for name in model.poolings if name in names]

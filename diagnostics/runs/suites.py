@@ -1,0 +1,92 @@
+"""Choosing measures by name or suite, and comparing the taps of two runs by one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import xarray as xr
+
+from diagnostics.activations.contract import Activations
+from diagnostics.activations.results import CONTROLS
+from diagnostics.encoders.taps import SAFE_NAME
+from diagnostics.errors import DiagnosticsError, describe, unknown
+from diagnostics.measures.apply import too_few
+from diagnostics.measures.base import Measure
+from diagnostics.measures.result import ABOUT, FAMILY, MEASURE, SOURCE
+from diagnostics.measures.similarity.base import Similarity
+from diagnostics.registry import offered
+
+SUITES = ("standard", "all")
+
+
+def chosen_measures(names: Sequence[str] | None) -> tuple[list[Measure], dict[str, str]]:
+    """The measures of these names, and of a suite's measures that cannot be made the reasons, by name.
+
+    A name may be a suite: `standard` (also where `names` is None or empty) or `all`. Raises DiagnosticsError for an unknown
+    name, and where a measure that is named itself cannot be made.
+    """
+    asked = list(names) if names else ["standard"]
+    known = offered("measure")
+    for name in asked:
+        if name not in known and name not in SUITES:
+            raise unknown("measure", name, [*SUITES, *known], "See `diagnostics list measures`.")
+    measures: dict[str, Measure] = {}
+    unusable: dict[str, str] = {}
+    named = [name for name in asked if name not in SUITES]
+    # Those named first, so that the first of them that fails is the one that is reported.
+    for name in dict.fromkeys([*named, *known] if set(asked) & set(SUITES) else named):
+        plugin, make = known[name]
+        try:
+            measure = _make(plugin.name, name, make)
+        except DiagnosticsError as error:
+            if name in named:
+                raise
+            unusable[name] = str(error)
+            continue
+        if name in named or measure.standard or "all" in asked:
+            measures[name] = measure
+    # In the order in which they are listed, whatever the order they were asked for.
+    return [measures[name] for name in known if name in measures], unusable
+
+
+def _make(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
+    try:
+        measure = make()
+    except DiagnosticsError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise DiagnosticsError(f"Plugin {plugin} failed to make the measure {name}: {describe(error)}") from error
+    if not isinstance(measure, Measure):
+        raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.")
+    if measure.name != name or not SAFE_NAME.fullmatch(name) or name == CONTROLS:
+        raise DiagnosticsError(
+            f"Plugin {plugin} offers {name!r}, whose measure calls itself {measure.name!r}: give both one name of letters, "
+            f"digits, '_', '-' and '.', other than {CONTROLS}, since results are stored under it."
+        )
+    return measure
+
+
+def between(
+    first: Activations, second: Activations, measure: str = "cka", seed: int = 0, most_rows: int | None = None
+) -> xr.Dataset:
+    """The similarity of each tap of one run to each tap of another, on the same samples: `matrix` [tap, tap_other], and
+    its null distribution where the measure has one (see `Similarity`).
+
+    `measure` names one that compares pairs of taps; `most_rows` limits the samples further than the measure itself does.
+    Raises DiagnosticsError for any other measure, and where the sample ids of the two runs differ.
+    """
+    chosen = _similarity(measure)
+    stated = {MEASURE: chosen.name, SOURCE: chosen.source, ABOUT: chosen.answers, FAMILY: chosen.family}
+    result = chosen.between(first, second, seed, most_rows).assign_attrs(stated)
+    if reason := too_few(result):
+        raise DiagnosticsError(reason)
+    return result
+
+
+def _similarity(name: str) -> Similarity:
+    measures, _ = chosen_measures([name])
+    if len(measures) != 1 or not isinstance(measures[0], Similarity):
+        able = [measure.name for measure in chosen_measures(["all"])[0] if isinstance(measure, Similarity)]
+        raise DiagnosticsError(f"{name} does not compare pairs of taps: choose one of {', '.join(sorted(able))}.")
+    return measures[0]

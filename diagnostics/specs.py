@@ -1,0 +1,283 @@
+"""Names to objects: what a plugin offers, a function in a Python file, a saved encoder.
+
+A saved encoder holds the name of what builds it, and that name may name a saved encoder in turn; so both are built here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import inspect
+import json
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote
+
+from diagnostics.encoders.trust import UntrustedCodeError, building, check_code, trusting
+from diagnostics.errors import DiagnosticsError, describe, unknown
+from diagnostics.registry import ClaimedTwice, offered, plugins
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from diagnostics.encoders.encoder import Encoder
+    from diagnostics.encoders.files import Description
+    from diagnostics.encoders.torch_encoder import TorchEncoder
+
+
+def build(what: Literal["encoder", "dataset"], spec: str, *, trust_code: bool = False, named_by: str = "") -> Any:
+    """The encoder or dataset that a specification names.
+
+    `name`, `scheme:rest` or `path/to/file.py:function`, each with options as in `lorenz?n=800&seed=3`; an encoder also by
+    the folder or file that `save_encoder` wrote.
+
+    Parameters
+    ----------
+    trust_code: whether a Python file that a saved encoder names may be run; one that `spec` itself names is run anyway.
+    named_by: the file in which `spec` stands, where the user did not give it.
+    """
+    name, _, query = spec.partition("?")
+    options = _options(spec, query)
+    with building(spec, named_by, trust_code):
+        owner, make, args = _find(what, name)
+        built = call(make, args, options, owner, what)
+    expected = _expected(what)
+    if not isinstance(built, expected):
+        raise DiagnosticsError(
+            f"{owner} gave a {type(built).__name__} for '{spec}', not a diagnostics.{expected.__name__}."
+        )
+    if what == "encoder":
+        built.spec = spec
+    return built
+
+
+def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
+    """The encoder that `save_encoder` wrote into a folder or a file: the same activations, bit for bit.
+
+    `trust_code` lets it be built by the Python file that it names, which is run. Raises DiagnosticsError where it names one
+    that is not trusted, and for what is no such file, is damaged, or does not fit what its skeleton builds now.
+    """
+    # Imported here, since the names of encoders and datasets must be known before torch is needed.
+    from diagnostics.encoders import files
+    from diagnostics.encoders.cut import shortened
+    from diagnostics.encoders.rebuild import FILES, unpacked
+    from diagnostics.encoders.torch_encoder import TorchEncoder
+
+    file, trust_code = files.encoder_file(path), trust_code or trusting()
+    about = files.read_description(file) if file.is_file() else None
+    if about is None:
+        raise _no_saved_encoder(str(path), file)
+    skeleton = about.skeleton
+    if about.files:
+        skeleton = skeleton.replace(FILES, unpacked(json.dumps(about.files), str(file)).name)
+    encoder = _build_skeleton(skeleton, file, trust_code)
+    if about.cut is not None:
+        encoder = shortened(encoder, about.cut, about.absent)
+    files.fill(encoder.module, about, file)
+    encoder = _as_saved(encoder, encoder.module, about)
+    encoder.configuration = about.configuration
+    if about.cut is not None and encoder._sized_for is not None:  # pyright: ignore[reportPrivateUsage]
+        # What is absent may be needed to see where tokens lie, so a whole one is built for it, and cut in turn.
+        def sized_for(sample: np.ndarray) -> Encoder:
+            sized = _build_skeleton(skeleton, file, trust_code).sized_for(sample)
+            assert isinstance(sized, TorchEncoder)
+            assert about.cut is not None
+            sized = shortened(sized, about.cut, about.absent)
+            # What made it may hold on to its own module: that one then takes no memory beside the loaded one.
+            sized.module.load_state_dict(encoder.module.state_dict(), assign=True)
+            sized = _as_saved(sized, encoder.module, about)
+            # Its own way would start from the module from which parts are gone.
+            sized._sized_for = sized_for  # pyright: ignore[reportPrivateUsage]
+            return sized
+
+        encoder._sized_for = sized_for  # pyright: ignore[reportPrivateUsage]
+    encoder.spec, encoder.skeleton, encoder.lineage = str(path), skeleton, about.lineage
+    files.check_prepared(encoder, about, file)
+    return encoder
+
+
+def _as_saved(encoder: TorchEncoder, module: nn.Module, about: Description) -> TorchEncoder:
+    """Over the loaded weights, under the saved name, with the saved taps (a skeleton may have heads without weights)."""
+    copy = encoder.with_module(module, about.name)
+    copy.output_tap = about.output_tap
+    return copy.with_taps([copy.tap(name) for name in about.taps])
+
+
+def _build_skeleton(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder:
+    """What the name in a saved file builds, with whatever weights."""
+    from diagnostics.encoders.rebuild import bounded
+    from diagnostics.encoders.torch_encoder import TorchEncoder
+
+    short = skeleton if len(skeleton) <= 300 else f"{skeleton[:300]}..."
+    try:
+        with bounded():
+            encoder = build("encoder", skeleton, trust_code=trust_code, named_by=str(file))
+    except UntrustedCodeError:
+        raise
+    except DiagnosticsError as error:
+        raise DiagnosticsError(f"{file} is built by '{short}', which fails here: {error}") from error
+    if not isinstance(encoder, TorchEncoder):
+        raise DiagnosticsError(
+            f"{file} is built by '{short}', which shows no torch module here: save the encoder again."
+        )
+    return encoder
+
+
+def _no_saved_encoder(path: str, file: Path) -> DiagnosticsError:
+    """The error for a path that is no saved encoder, with what plugins know about it."""
+    if file.is_file():
+        sentence = f"{file} holds tensors alone, and nothing of the encoder that they are of"
+    elif not os.path.isdir(path):
+        return DiagnosticsError(
+            f"There is no file {file}: give a folder or a .safetensors file that `save_encoder` wrote."
+        )
+    elif encoders := sorted(inner.parent.name for inner in Path(path).glob(f"*/{file.name}")):
+        more = ", ..." if len(encoders) > 6 else ""
+        return DiagnosticsError(
+            f"Folder {path} holds several encoders: name one of {', '.join(encoders[:6])}{more} in it."
+        )
+    else:
+        sentence = f"Folder {path} holds no {file.name}, so it is no saved encoder"
+    hints: list[str] = []
+    for _, entry in offered("encoder").values():
+        # A plugin's failure to explain must not hide what it was asked to explain.
+        with contextlib.suppress(Exception):
+            hints.append(entry.path_hint(path) if entry.path_hint else "")
+    hints = [*filter(None, hints), "or save the encoder with diagnostics.save_encoder"]
+    return DiagnosticsError(f"{sentence}: {'; '.join(hints)}.")
+
+
+def _options(spec: str, query: str) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for part in query.split("&") if query else ():
+        key, equals, value = part.partition("=")
+        if not key or not equals:
+            raise DiagnosticsError(f"Options of '{spec}' cannot be read: write them as ?key=value&key=value.")
+        if key in options:
+            raise DiagnosticsError(f"Option {key} is given twice in '{spec}': keep one of the two.")
+        options[key] = unquote(value)
+    return options
+
+
+def _expected(what: Literal["encoder", "dataset"]) -> type:
+    if what == "encoder":
+        from diagnostics.encoders.encoder import Encoder
+
+        return Encoder
+    from diagnostics.datasets.dataset import Dataset
+
+    return Dataset
+
+
+def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable[..., Any], tuple[str, ...]]:
+    """The owner of a name (for messages), its builder, and the positional arguments that the name gives."""
+    path, _, function = name.rpartition(":")
+    if path.endswith(".py"):
+        return path, _from_file(Path(path), function), ()
+    entries = offered(what)
+    scheme, colon, rest = name.partition(":")
+    whole = name in entries and not name.endswith(":")
+    key, args = (name, ()) if whole else (scheme + colon, (rest,))
+    if key in entries:
+        plugin, entry = entries[key]
+        if isinstance(entry, ClaimedTwice):
+            entry()
+        return f"Plugin {plugin.name}", entry.make, args
+    if what == "encoder" and (name.endswith(".safetensors") or os.path.isdir(name)):
+        return name, _load_saved, (name,)
+    broken = [f"plugin {p.name} could not be loaded ({p.error})" for p in plugins() if p.error]
+    other = "path/to/file.py:function" + (", or a folder with a saved encoder" if what == "encoder" else "")
+    hint = f"Or {other}; `diagnostics list` shows all{'; ' + '; '.join(broken) if broken else ''}."
+    if name.endswith(".py"):
+        hint = f"To use a file, name the function in it: {name}:build."
+    raise unknown(what, name, entries, hint)
+
+
+def _load_saved(path: str) -> TorchEncoder:
+    """Without the option of `load_encoder`, which no name may set."""
+    return load_encoder(path)
+
+
+def _from_file(path: Path, function: str) -> Callable[..., Any]:
+    check_code(path)
+    if not path.is_file():
+        raise DiagnosticsError(f"There is no file {path}: give the path of a Python file as path/to/file.py:function.")
+    spec = importlib.util.spec_from_file_location(f"_diagnostics_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # As when the file is run: it may import its neighbours, and its classes can be found by name.
+    sys.modules[spec.name] = module
+    if str(path.resolve().parent) not in sys.path:
+        sys.path.append(str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise DiagnosticsError(f"{path} could not be run: {describe(error)}") from error
+    make = getattr(module, function, None)
+    if not callable(make):
+        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise unknown(f"function in {path}:", function, functions)
+    return make
+
+
+def call(make: Callable[..., Any], args: tuple[str, ...], options: Mapping[str, str], owner: str, what: str) -> Any:
+    """`make(*args, **options)`, with the text of each option converted to what its annotation asks for.
+
+    Raises DiagnosticsError for an unknown option or a value of another type, and where `make` raises.
+    """
+    signature = inspect.signature(make)
+    known = [
+        parameter.name
+        for parameter in list(signature.parameters.values())[len(args) :]
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    converted: dict[str, Any] = {}
+    for key, text in options.items():
+        if key not in known:
+            raise unknown(f"option of this {what}", key, known)
+        converted[key] = _convert(key, text, _annotation(make, key))
+    try:
+        return make(*args, **converted)
+    except DiagnosticsError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise DiagnosticsError(f"{owner} failed to make the {what}: {describe(error)}") from error
+
+
+def _annotation(make: Callable[..., Any], key: str) -> Any:
+    """The type of an option: `str` where there is no annotation, or one that only a type checker can read."""
+    function: Any = make.func if isinstance(make, functools.partial) else make
+    function = function.__init__ if isinstance(function, type) else function
+    written = {key: getattr(function, "__annotations__", {}).get(key, str)}
+    try:
+        # Each by itself: another's, or that of the return value, may name what is imported for type checkers alone.
+        holder = types.SimpleNamespace(__annotations__=written)
+        return typing.get_type_hints(holder, getattr(function, "__globals__", None))[key]
+    except Exception:
+        return str
+
+
+def _convert(key: str, text: str, hint: Any) -> Any:
+    choices = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    if types.NoneType in choices and text.lower() in ("none", ""):
+        return None
+    for choice in choices:
+        if choice is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if choice in (int, float):
+            try:
+                return choice(text)
+            except ValueError:
+                continue
+    if str in choices or not set(choices) & {int, float, bool}:
+        return text
+    wanted = " or ".join(choice.__name__ for choice in choices if choice is not types.NoneType)
+    raise DiagnosticsError(f"Option {key}={text} is not {wanted}.")

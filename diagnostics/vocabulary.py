@@ -1,0 +1,32 @@
+"""The words that encoders, datasets and measures share: modalities, kinds and families of targets, splits, names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+Modality = Literal["image", "video", "series", "audio", "text"]
+Kind = Literal["label", "value", "token_label", "token_value", "event", "masks", "caption", "future", "state"]
+Family = Literal["semantic", "language", "spatial", "dynamics", "geometry", "similarity"]
+
+SPLITS = ("train", "val", "test")
+DENSE = ("token_label", "token_value", "event")
+"""Kinds of target with a value for every place of a sample."""
+
+FAMILY_OF: Mapping[str, Family] = {
+    "label": "semantic",
+    "value": "semantic",
+    "token_label": "spatial",
+    "token_value": "spatial",
+    "event": "dynamics",
+    "masks": "spatial",
+    "caption": "language",
+    "future": "dynamics",
+    "state": "dynamics",
+}
+"""Kind of target -> the family that its probes belong to, unless the target names another."""
+
+# Names of taps and targets become folders of the store, in which Zarr keeps one file of its own.
+SAFE_NAME = re.compile(r"(?!zarr\.json$)[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+"""What the name of a tap or target may look like."""

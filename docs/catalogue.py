@@ -1,0 +1,84 @@
+"""Writes what is said of the bundled measures elsewhere from their classes: `python docs/catalogue.py`.
+
+That is `diagnostics/measures/catalogue.py`, and the table of invariances in `docs/measures/similarity.md`. Measures keep
+their order; a new one comes last in its family.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+from pathlib import Path
+
+from diagnostics import measures
+from diagnostics.measures.base import Measure
+from diagnostics.measures.catalogue import CATALOGUE
+from diagnostics.measures.similarity.base import Similarity
+
+ROOT = Path(__file__).parent.parent
+READS = {"pooled": "pooled", "tokens": "all tokens"}
+FAMILIES = ("probes", "dynamics", "similarity", "geometry", "locality")
+
+
+def found() -> dict[str, type[Measure]]:
+    """Name -> class of every measure in the packages of the families, in the catalogue's order."""
+    classes: dict[str, type[Measure]] = {}
+    for family in FAMILIES:
+        package = importlib.import_module(f"{measures.__name__}.{family}")
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            for value in vars(importlib.import_module(module.name)).values():
+                if inspect.isclass(value) and issubclass(value, Measure) and value.__module__ == module.name:
+                    classes |= {value.name: value} if "name" in vars(value) else {}
+    known = list(CATALOGUE)
+
+    def place(name: str) -> tuple[int, int]:
+        family = classes[name].__module__.split(".")[2]
+        return FAMILIES.index(family), known.index(name) if name in known else len(known)
+
+    return {name: classes[name] for name in sorted(classes, key=place)}
+
+
+def catalogue(text: str) -> str:
+    """The text of the catalogue's module with the entries of all measures."""
+    entries = "".join(f'    "{name}": {entry(measure)},\n' for name, measure in found().items())
+    return f"{text.partition('CATALOGUE: dict')[0]}CATALOGUE: dict[str, Entry] = {{\n{entries}}}\n"
+
+
+def entry(measure: type[Measure]) -> str:
+    """The call of `Entry` that describes a measure; what is as its default stands is left out."""
+    home = f"{measure.__module__.removeprefix('diagnostics.measures.')}:{measure.__qualname__}"
+    facts = {
+        "family": measure.family, "needs": measure.needs, "targets": measure.kinds, "standard": measure.standard,
+    }  # fmt: skip
+    defaults = {"family": None, "needs": "pooled", "targets": (), "standard": True}
+    stated = "".join(f", {key}={quoted(value)}" for key, value in facts.items() if value != defaults[key])
+    return f"Entry({quoted(home)}, {quoted(measure.answers)}, {quoted(measure.source)}{stated})"
+
+
+def quoted(value: object) -> str:
+    """A literal as the formatter writes it."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(quoted, value))}{',' if len(value) == 1 else ''})"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def invariances(text: str) -> str:
+    """The text of the page of similarities with a row of its first table for each."""
+    rows = "".join(
+        f"| [`{name}`](#{name}) | {', '.join(measure.invariant_to)} | {READS[measure.needs]} | {measure.most_rows:,} |\n"
+        for name, measure in found().items()
+        if issubclass(measure, Similarity)
+    )
+    head, line, rest = text.partition("|---|---|---|---|\n")
+    return head + line + rows + "\n" + rest.partition("\n\n")[2]
+
+
+WRITTEN = {"diagnostics/measures/catalogue.py": catalogue, "docs/measures/similarity.md": invariances}
+"""File -> what makes its text anew from the one it has."""
+
+if __name__ == "__main__":
+    for path, written in WRITTEN.items():
+        file = ROOT / path
+        file.write_text(written(file.read_text(encoding="utf-8")), encoding="utf-8")

