@@ -487,7 +487,7 @@ def test_taps_are_found_where_they_stand_in_the_other_run(made: Maker) -> None:
     silent = (0.0, 0.0, 0.0)
     one = made("here", silent, silent, (2, 4, 6))
     other = made("there", (0.0,) * 4, (0.0,) * 4, (2, 6, 9, 11))
-    (found,) = dx.compare([one, other]).likenesses
+    (found,) = dx.compare([one, other]).tap_similarities
     assert found.aligned[0] == 0.0
     assert np.isnan(found.aligned[1])
     assert found.aligned[2] == pytest.approx(1 / 3)
