@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 
 import torch
-from diagnostics_training.models.architecture import OBJECTIVES
-from diagnostics_training.objectives import objective_of
-from diagnostics_training.objectives.supervised import columns
+from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.train import Job
-from diagnostics_training.trainer.data import TrainingData, feed_of, load
+from diagnostics_training.trainer.data import TrainingData, load
+from diagnostics_training.trainer.feed import feed_of
 from diagnostics_training.trainer.objective import Objective
-from diagnostics_training.trainer.trainer import Settings, fit
+from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.trainer import fit
 from torch import nn
 
 from _common import cpu, finish, verdict
@@ -31,11 +31,11 @@ SHARE, SECONDS = 0.9, 0.2
 
 def made(name: str, data: TrainingData) -> tuple[Objective, object]:
     """A new objective with its batches, at the sizes that the command has by default."""
-    known = columns(data.targets, data.rows, data.name)
+    known = objective_class(name).answers(data.targets, data.rows, data.name)
     architecture = Job("lorenz").architecture(name, data, known.outputs)
-    objective = objective_of(architecture, architecture.initial(0), classes=known.classes)
+    objective = architecture.build_objective(architecture.initial(0), classes=known.classes)
     assert objective is not None
-    return objective, feed_of(data, objective, name, BATCH, 0)
+    return objective, feed_of(data, objective, BATCH, 0, known.arrays)
 
 
 def bare(name: str, data: TrainingData) -> float:
@@ -69,9 +69,10 @@ def main() -> None:
     series = {True: load("lorenz?n=2000&seed=1000"), False: load("lorenz?n=2000&seed=1000", windows=False)}
     trained("forecast", series[True])  # warms up
     for name in OBJECTIVES:
-        if name == "random":
+        kind = objective_class(name)
+        if not kind.trained:
             continue
-        data = series[name != "supervised"]
+        data = series[kind.moves]
         pairs = [(bare(name, data), trained(name, data)) for _ in range(ROUNDS)]
         ratio = statistics.median(loop / own for loop, (own, _) in pairs)
         held.append(verdict(f"{name}, throughput of the trainer to the bare loop's", ratio, SHARE, at_least=True))

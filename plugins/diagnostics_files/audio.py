@@ -44,9 +44,9 @@ def build(
 
     def sample(i: int) -> np.ndarray:
         which, start, stop = pieces[i]
-        made = np.full(longest, np.nan, np.float32)
-        made[longest - (stop - start) :] = read(sounds[which], hertz, start, stop)
-        return made
+        sample_padded = np.full(longest, np.nan, np.float32)
+        sample_padded[longest - (stop - start) :] = read(sounds[which], hertz, start, stop)
+        return sample_padded
 
     cut = seconds is not None
     return FileDataset(

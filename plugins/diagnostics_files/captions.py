@@ -95,19 +95,19 @@ def _from_table(path: Path, image: str, caption: str, root: Path) -> tuple[list[
             f"{path} names {len(missing)} image(s) that are not below {root}, {missing[0]} first: add them, or say where "
             "images lie with ?images=FOLDER."
         )
-    made: list[Captioned] = []
+    pairs: list[Captioned] = []
     seen: dict[str, int] = {}
     for name, text, group, split in zip(names, texts, groups, splits, strict=True):
         if not isinstance(text, str) or not text.strip():
             raise DiagnosticsError(f"{path} has no caption for {name}: fill it in or remove that row.")
         number = seen[name] = seen.get(name, -1) + 1
-        made.append(Captioned(f"{name}#{number}", name, text.strip(), group, split, _reader(files[name], name)))
-    return made, files
+        pairs.append(Captioned(f"{name}#{number}", name, text.strip(), group, split, _reader(files[name], name)))
+    return pairs, files
 
 
 def _from_tars(archives: Sequence[Path], caption: str) -> list[Captioned]:
     """WebDataset: the files of a sample share their name up to the first dot of its last part."""
-    made: list[Captioned] = []
+    pairs: list[Captioned] = []
     for archive in archives:
         samples: dict[str, dict[str, Member]] = {}
         for member in members(archive):
@@ -125,8 +125,8 @@ def _from_tars(archives: Sequence[Path], caption: str) -> list[Captioned]:
                 raise DiagnosticsError(f"Sample {key} of {archive} has no {what}: add it, or remove the sample.")
             # The name of a single archive is the user's to change; of several it tells their samples apart.
             name = f"{archive.stem}/{key}" if len(archives) > 1 else key
-            made.append(Captioned(name, name, text, name, "", _reader(image, image.name)))
-    return made
+            pairs.append(Captioned(name, name, text, name, "", _reader(image, image.name)))
+    return pairs
 
 
 def _caption_of(parts: dict[str, Member], caption: str) -> str:

@@ -11,12 +11,12 @@ import numpy as np
 from diagnostics import Dataset, DiagnosticsError, Target
 from diagnostics_files.decode.audio import Sound, index, read
 from diagnostics_files.decode.images import check_size, picture
+from diagnostics_files.decode.series_tables import listed
 from diagnostics_files.decode.tables import Columns, targets_of
 from diagnostics_files.errors import check_tree, damaged, need, sentence, told, unfit, usable
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.scan import SPLIT_OF, find, folder
 from diagnostics_files.series import dataset as of_series
-from diagnostics_files.series import listed
 from diagnostics_files.splits import complete
 
 
@@ -120,12 +120,12 @@ def _input(features: Any, wanted: str | None, scheme: str, library: Any) -> tupl
                 "correct ?input=."
             )
         return wanted, kinds[wanted]
-    found = [n for n, kind in kinds.items() if kind != "text"] or [n for n in kinds if n == "text"] or list(kinds)
-    if len(found) != 1:
+    chosen = [n for n, kind in kinds.items() if kind != "text"] or [n for n in kinds if n == "text"] or list(kinds)
+    if len(chosen) != 1:
         raise DiagnosticsError(
-            f"{scheme} has {len(found)} columns that could be samples ({', '.join(found)}): say which with ?input=."
+            f"{scheme} has {len(chosen)} columns that could be samples ({', '.join(chosen)}): say which with ?input=."
         )
-    return found[0], kinds[found[0]]
+    return chosen[0], kinds[chosen[0]]
 
 
 def _modality(feature: Any, library: Any) -> str:

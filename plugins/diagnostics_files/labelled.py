@@ -53,12 +53,12 @@ def labelled(
     targets: dict[str, Target] = {}
     notes: list[str] = []
     if (of_file := classes(files)) is not None:
-        made = target(of_file, "label")
-        if isinstance(made, str):
-            notes.append(f"no label: {made}")
-            warn(f"{what} has no target label: {made}.")
+        label = target(of_file, "label")
+        if isinstance(label, str):
+            notes.append(f"no label: {label}")
+            warn(f"{what} has no target label: {label}.")
         else:
-            targets["label"] = made
+            targets["label"] = label
     if table:
         path = _table_path(table, root)
         columns = _joined(read_table(path), every, kept, key, path)

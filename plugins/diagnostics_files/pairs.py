@@ -87,11 +87,11 @@ def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], sc
     for split, base in bases:
         images_at, maps_at = (_one_of(base, names, scheme) for names in (IMAGES, map_folders))
         maps: dict[PurePosixPath, Found] = {}
-        for found in find(maps_at, suffixes, "maps"):
-            key = PurePosixPath(found.name).with_suffix("")
+        for map_file in find(maps_at, suffixes, "maps"):
+            key = PurePosixPath(map_file.name).with_suffix("")
             if key in maps:
                 raise DiagnosticsError(f"{maps_at} has two maps named {key}: keep one of them.")
-            maps[key] = found
+            maps[key] = map_file
         used: set[PurePosixPath] = set()
         for image in find(images_at, PICTURES, "images"):
             key = PurePosixPath(image.name).with_suffix("")

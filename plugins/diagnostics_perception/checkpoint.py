@@ -69,14 +69,14 @@ class Report:
     @property
     def changed(self) -> list[str]:
         """What makes of the checkpoint another encoder than it was, though one that runs."""
-        said = []
+        notes = []
         if self.dropped_blocks:
-            said.append(f"its blocks {_span(self.dropped_blocks)} are dropped")
+            notes.append(f"its blocks {_span(self.dropped_blocks)} are dropped")
         if self.dropped_head:
-            said.append(f"{len(self.dropped_head)} tensors after its blocks are dropped ({_few(self.dropped_head)})")
+            notes.append(f"{len(self.dropped_head)} tensors after its blocks are dropped ({_few(self.dropped_head)})")
         if self.layer_scale:
-            said.append(f"LayerScale is not in it and stays at its initial value ({len(self.layer_scale)} tensors)")
-        return [*said, self.positions] if self.positions_unasked else said
+            notes.append(f"LayerScale is not in it and stays at its initial value ({len(self.layer_scale)} tensors)")
+        return [*notes, self.positions] if self.positions_unasked else notes
 
     def __str__(self) -> str:
         """What a run should say of its weights; nothing where the checkpoint fits as it is."""
@@ -110,7 +110,7 @@ def fitted(
     `grid` is the input's, in patches a side. LayerScale that is missing is filled with its initial value.
     """
     expected = skeleton(architecture, grid * architecture.patch).state_dict()
-    found: dict[str, Tensor] = {}
+    tensors_by_name: dict[str, Tensor] = {}
     report = Report()
     used: set[str] = set()
     source = _timm_source if "patch_embed.proj.weight" in tensors else _meta_source
@@ -118,17 +118,17 @@ def fitted(
         name, take = source(key, architecture.width)
         used.add(name)
         if not name:
-            found[key] = torch.zeros(wanted.shape)
+            tensors_by_name[key] = torch.zeros(wanted.shape)
         elif name in tensors:
             value = take(tensors[name]).float()
             if key == "pos_embed":
                 value = _table(value, architecture, grid, positions, report)
             if value.shape == wanted.shape:
-                found[key] = value.contiguous()
+                tensors_by_name[key] = value.contiguous()
             else:
                 report.misshapen.append(f"{name} {list(tensors[name].shape)}")
         elif "gamma_" in key and architecture.layer_scale is not None:
-            found[key] = torch.full(wanted.shape, architecture.layer_scale)
+            tensors_by_name[key] = torch.full(wanted.shape, architecture.layer_scale)
             report.layer_scale.append(name)
         else:
             report.missing.append(name)
@@ -142,7 +142,7 @@ def fitted(
             report.dropped_head.append(name)
         else:
             report.unexpected.append(name)
-    return found, report
+    return tensors_by_name, report
 
 
 def _table(value: Tensor, architecture: Architecture, grid: int, positions: Positions, report: Report) -> Tensor:
@@ -238,7 +238,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _advice(tensors: Mapping[str, Tensor]) -> str:
     """Which encoder a checkpoint looks like."""
     conv = tensors.get("conv1.weight", tensors.get("patch_embed.proj.weight"))
-    blocks = {int(found[1]) for found in map(_BLOCK.match, tensors) if found}
+    blocks = {int(match[1]) for match in map(_BLOCK.match, tensors) if match}
     pooled = any(name.startswith("attn_pool.") for name in tensors)
     scaled = any("gamma" in name for name in tensors)
     alike = [

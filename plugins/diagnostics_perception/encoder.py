@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diagnostics_timm.pixels import example
 from torch import nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, stack_taps
 from diagnostics.errors import unknown
 from diagnostics_perception.checkpoint import fitted, from_file, loaded
-from diagnostics_perception.images import Preprocess, example
+from diagnostics_perception.images import Preprocess
 from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, initial, skeleton
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from diagnostics_timeseries.series import (
     stack,
     whole_patches,
 )
-from diagnostics_timeseries.weights import called, check_fits, folder_of, loading, quiet, read_config, seeded
+from diagnostics_timeseries.weights import called, check_fits, importing, loading, quiet, seeded, settings_of
 
 SCHEME = "chronos:"
 _FILES = ("*.json", "*.safetensors")
@@ -36,6 +35,11 @@ _PATCHED = {"input_patch_size": 16, "input_patch_stride": 16, "quantiles": _QUAN
 _T5 = {"feed_forward_proj": "relu", "tie_word_embeddings": False, "decoder_start_token_id": 0, "pad_token_id": 0}
 # Untrained models by name, with the token and patch sizes of the published ones and few features.
 SMALL: Mapping[str, dict[str, Any]] = {
+    "bolt": _SMALL | _T5 | {
+        "architectures": ["ChronosBoltModelForForecasting"], "chronos_pipeline_class": "ChronosBoltPipeline",
+        "vocab_size": 2, "eos_token_id": 1,
+        "chronos_config": _PATCHED | {"context_length": 2048, "prediction_length": 64},
+    },
     "t5": _SMALL | _T5 | {
         "architectures": ["T5ForConditionalGeneration"], "chronos_pipeline_class": "ChronosPipeline",
         "vocab_size": 4096, "eos_token_id": 1,
@@ -45,11 +49,6 @@ SMALL: Mapping[str, dict[str, Any]] = {
             "eos_token_id": 1, "use_eos_token": True, "model_type": "seq2seq", "num_samples": 20, "temperature": 1.0,
             "top_k": 50, "top_p": 1.0,
         },
-    },
-    "bolt": _SMALL | _T5 | {
-        "architectures": ["ChronosBoltModelForForecasting"], "chronos_pipeline_class": "ChronosBoltPipeline",
-        "vocab_size": 2, "eos_token_id": 1,
-        "chronos_config": _PATCHED | {"context_length": 2048, "prediction_length": 64},
     },
     "2": _SMALL | {
         "architectures": ["Chronos2Model"], "chronos_pipeline_class": "Chronos2Pipeline", "feed_forward_proj": "relu",
@@ -75,13 +74,9 @@ def build(
     pretrained: trained weights; otherwise initial ones of `seed`.
     config: what to change in the configuration of untrained weights.
     """
-    try:
+    with importing("Chronos", "pip install chronos-forecasting"):
         importlib.import_module("chronos")
-    except ImportError as error:
-        raise DiagnosticsError(f"Chronos needs {error.name}: pip install chronos-forecasting.") from error
-    small = None if pretrained else SMALL.get(model)
-    folder = None if small else folder_of(SCHEME, model, _FILES, "bolt")
-    settings = dict(small or read_config(folder or Path()))
+    folder, settings = settings_of(SCHEME, model, pretrained, _FILES, SMALL)
     kind = _kind(settings, model)
     if pretrained and folder is not None:
         with loading("Chronos", folder), quiet():

@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ from diagnostics_timeseries.series import (
     stack,
     whole_patches,
 )
-from diagnostics_timeseries.weights import called, check_fits, folder_of, loading, quiet, read_config, seeded
+from diagnostics_timeseries.weights import called, check_fits, loading, quiet, seeded, settings_of
 
 SCHEME = "granite:"
 _FILES = ("*.json", "*.safetensors")
@@ -76,11 +75,7 @@ def build(
         raise DiagnosticsError(
             f"Granite models need {error.name}: pip install --no-deps granite-tsfm (its pins would break this environment)."
         ) from error
-    small = None if pretrained else SMALL.get(model)
-    folder = None if small else folder_of(SCHEME, model, _FILES, "ttm")
-    settings = dict(small or read_config(folder or Path()))
-    if small:
-        settings |= config or {}
+    folder, settings = settings_of(SCHEME, model, pretrained, _FILES, SMALL, config)
     name = called(SCHEME, model, pretrained, seed)
     kind, read = _kind(settings, model)
 
@@ -88,7 +83,7 @@ def build(
         with quiet():
             return _encoder_of(kind(kind.config_class(**copy.deepcopy(settings))))
 
-    with seeded(seed), loading("granite-tsfm", folder or Path(model)):
+    with seeded(seed), loading("granite-tsfm", folder or model):
         if pretrained and folder is not None:
             with quiet():
                 whole = kind.from_pretrained(folder, dtype=torch.float32)
@@ -170,13 +165,13 @@ def _tspulse(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesMo
         starts = range(0, variates * whole, whole)
         order = (*(s + i for s in starts for i in special), *(s + i for s in starts for i in range(tokens)))
         grid = places(tokens, variates, variates * len(special))
-        made: dict[str, Any] = {"layout": "channels_last", "order": order}
-        first = Site("encoder_block.mixers.0", when="before", **made)
-        found = [Tap("embed", 0.0, "embedding", settings.d_model, grid, first)]
+        common: dict[str, Any] = {"layout": "channels_last", "order": order}
+        first = Site("encoder_block.mixers.0", when="before", **common)
+        all_taps = [Tap("embed", 0.0, "embedding", settings.d_model, grid, first)]
         for i, (place, width) in enumerate(zip(layers, settings.d_model_layerwise, strict=True)):
-            site = Site(f"encoder_block.mixers.{place}", **made)
-            found.append(Tap(f"mixers.{i}", (i + 1) / len(layers), "trunk", width, grid, site))
-        return found
+            site = Site(f"encoder_block.mixers.{place}", **common)
+            all_taps.append(Tap(f"mixers.{i}", (i + 1) / len(layers), "trunk", width, grid, site))
+        return all_taps
 
     return SeriesModel(
         name, module, taps, _time_last,
@@ -195,8 +190,8 @@ def _flowstate(name: str, module: Any, fresh: Callable[[], nn.Module]) -> Series
         model.config.min_context = 1
         for layer in model.encoder.layers:
             layer.config.min_context = layer.ssm.config.min_context = 1
-        told = torch.stack([series.nan_to_num(), series.isnan().to(series)], dim=-1)
-        normed = model.norm(told if settings.with_missing else told[..., :1], "norm")
+        marked = torch.stack([series.nan_to_num(), series.isnan().to(series)], dim=-1)
+        normed = model.norm(marked if settings.with_missing else marked[..., :1], "norm")
         model.encoder(model.embed(normed.transpose(0, 1)), scale_factor=settings.scale_factor)
 
     def prepare(series: Tensor) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics_timeseries.series import SeriesModel, places, special_last, stack
-from diagnostics_timeseries.weights import called, folder_of, loading, read_config, seeded, tensors_of
+from diagnostics_timeseries.weights import called, folder_of, importing, loading, read_config, seeded, tensors_of
 
 SCHEME = "mantis:"
 _FILES = ("*.json", "*.safetensors")
@@ -39,10 +39,8 @@ def build(
     pretrained: trained weights; otherwise initial ones of `seed`.
     config: what to change in the configuration of untrained weights.
     """
-    try:
+    with importing("Mantis", "pip install mantis-tsfm"):
         from mantis.architecture import MantisV1, MantisV2
-    except ImportError as error:
-        raise DiagnosticsError(f"Mantis needs {error.name}: pip install mantis-tsfm.") from error
     versions: dict[str, Any] = {"v1": MantisV1, "v2": MantisV2}
     if not pretrained and model in versions:
         version, sizes, tensors = model, _SMALL | dict(config or {}), None
@@ -57,11 +55,11 @@ def build(
     }
 
     def untrained() -> Any:
-        made = versions[version](device="cpu", **sizes)
-        for part in made.modules():
+        network = versions[version](device="cpu", **sizes)
+        for part in network.modules():
             # Unused, and it keeps version 2 from being copied.
             part.__dict__.pop("apply_rotary_emb", None)
-        return made
+        return network
 
     with seeded(seed), loading("Mantis", Path(model)):
         module = untrained()

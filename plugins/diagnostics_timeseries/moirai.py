@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, TorchEncoder
 from diagnostics_timeseries.series import SeriesModel, patches, places, special_last, stack, whole_patches
-from diagnostics_timeseries.weights import called, folder_of, load_strictly, loading, read_config, seeded, tensors_of
+from diagnostics_timeseries.weights import called, importing, load_strictly, loading, seeded, settings_of, tensors_of
 
 SCHEME = "moirai:"
 _FILES = ("config.json", "*.safetensors")
@@ -54,17 +53,9 @@ def build(
     patch_size: steps of a token, one of those that the checkpoint knows.
     config: what to change in the configuration of untrained weights.
     """
-    try:
+    with importing("Moirai", f"{_INSTALL} (their pins would break this environment)"):
         from uni2ts.model.moirai.module import MoiraiModule, decode_distr_output  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise DiagnosticsError(
-            f"Moirai needs {error.name}: {_INSTALL} (their pins would break this environment)."
-        ) from error
-    if not pretrained and model == "small":
-        folder, settings = None, dict(SMALL) | dict(config or {})
-    else:
-        folder = folder_of(SCHEME, model, _FILES, "small")
-        settings = read_config(folder)
+    folder, settings = settings_of(SCHEME, model, pretrained, _FILES, {"small": SMALL}, config)
     check_distribution(settings.get("distr_output"), model)
     sizes = list(settings.get("patch_sizes", []))
     if patch_size not in sizes:
@@ -75,10 +66,10 @@ def build(
     def untrained() -> Any:
         chosen = copy.deepcopy(settings)
         chosen["distr_output"] = decode_distr_output(chosen["distr_output"])
-        made: Any = MoiraiModule(**chosen)
-        return made
+        network: Any = MoiraiModule(**chosen)
+        return network
 
-    with seeded(seed), loading("Moirai", folder or Path(model)):
+    with seeded(seed), loading("Moirai", folder or model):
         module = untrained()
         if folder is not None and pretrained:
             load_strictly(module, tensors_of("Moirai", folder), folder)
@@ -111,10 +102,10 @@ def check_distribution(said: Any, model: str) -> None:
     inside: list[Any] = list(said.values()) if isinstance(said, Mapping) else said if isinstance(said, list) else []
     for value in inside:
         check_distribution(value, model)
-    made = str(said.get("_target_", _STUDENT)) if isinstance(said, Mapping) else _STUDENT
-    if not _DISTRIBUTION.fullmatch(made):
+    target = str(said.get("_target_", _STUDENT)) if isinstance(said, Mapping) else _STUDENT
+    if not _DISTRIBUTION.fullmatch(target):
         raise DiagnosticsError(
-            f"{SCHEME}{model} names {made} as its distribution, which could be any code and is never run: get its makers' config.json."
+            f"{SCHEME}{model} names {target} as its distribution, which could be any code and is never run: get its makers' config.json."
         )
 
 

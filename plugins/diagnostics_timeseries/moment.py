@@ -12,14 +12,13 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, TorchEncoder
 from diagnostics_timeseries.series import SeriesModel, places, stack
-from diagnostics_timeseries.weights import called, folder_of, load_strictly, loading, read_config, seeded, tensors_of
+from diagnostics_timeseries.weights import called, importing, load_strictly, loading, seeded, settings_of, tensors_of
 
 SCHEME = "moment:"
 _FILES = ("config.json", "*.safetensors")
@@ -44,27 +43,19 @@ def build(
     pretrained: trained weights; otherwise initial ones of `seed`.
     config: what to change in the configuration of untrained weights.
     """
-    try:
+    with importing("MOMENT", "pip install --no-deps momentfm (its pins would break this environment)"):
         from momentfm.models.moment import MOMENT  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise DiagnosticsError(
-            f"MOMENT needs {error.name}: pip install --no-deps momentfm (its pins would break this environment)."
-        ) from error
-    if not pretrained and model == "small":
-        folder, settings = None, dict(SMALL) | dict(config or {})
-    else:
-        folder = folder_of(SCHEME, model, _FILES, "small")
-        settings = read_config(folder)
+    folder, settings = settings_of(SCHEME, model, pretrained, _FILES, {"small": SMALL}, config)
 
     def untrained() -> Any:
         own = {"task_name": "embedding", "enable_gradient_checkpointing": False}
         with warnings.catch_warnings():
             # Heads other than reconstruction are untrained; there is none here.
             warnings.simplefilter("ignore", UserWarning)
-            made: Any = MOMENT(copy.deepcopy(settings), model_kwargs=own)
-        return made
+            network: Any = MOMENT(copy.deepcopy(settings), model_kwargs=own)
+        return network
 
-    with seeded(seed), loading("MOMENT", folder or Path(model)):
+    with seeded(seed), loading("MOMENT", folder or model):
         module = untrained()
         if folder is not None and pretrained:
             load_strictly(module, tensors_of("MOMENT", folder), folder, aside=("head.", "encoder.embed_tokens."))

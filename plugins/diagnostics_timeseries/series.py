@@ -93,27 +93,27 @@ class SeriesModel:
 
     def series(self, sample: np.ndarray) -> np.ndarray:
         """A raw sample [L] or [L, V] as float32 [V, L]; raises where the model cannot read it."""
-        found = np.asarray(sample)
-        if found.ndim not in (1, 2) or found.dtype.kind not in "fiub" or 0 in found.shape:
+        series = np.asarray(sample)
+        if series.ndim not in (1, 2) or series.dtype.kind not in "fiub" or 0 in series.shape:
             raise DiagnosticsError(
-                f"{self.name} reads numbers [time] or [time, variate], not {found.dtype} of shape {list(found.shape)}."
+                f"{self.name} reads numbers [time] or [time, variate], not {series.dtype} of shape {list(series.shape)}."
             )
-        found = np.ascontiguousarray(found.reshape(len(found), -1).T, dtype=np.float32)
-        variates, steps = found.shape
+        series = np.ascontiguousarray(series.reshape(len(series), -1).T, dtype=np.float32)
+        variates, steps = series.shape
         if variates > 1 and not self.several:
             raise DiagnosticsError(f"{self.name} reads one variate, not {variates}: choose one, or average them.")
         if self.longest is not None and steps > self.longest:
             raise DiagnosticsError(
                 f"A series of {steps} steps exceeds the {self.longest} that {self.name} reads: cut it first."
             )
-        if np.isinf(found).any():
+        if np.isinf(series).any():
             raise DiagnosticsError(f"{self.name} was given an infinite value: mark what is not known with NaN.")
-        observed = int(np.isfinite(found).any(axis=0).sum())
+        observed = int(np.isfinite(series).any(axis=0).sum())
         if observed < self.fewest:
             raise DiagnosticsError(
                 f"{self.name} needs at least {self.fewest} observed step(s), a series has {observed}."
             )
-        return found
+        return series
 
 
 def places(tokens: int, variates: int, prefix: int = 0) -> Grid:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, TorchEncoder
+from diagnostics import TorchEncoder
 from diagnostics_timeseries.series import SeriesModel, any_observed, by_variate, patches, places, stack, whole_patches
-from diagnostics_timeseries.weights import called, folder_of, loading, read_config, seeded, tensors_of
+from diagnostics_timeseries.weights import called, importing, loading, seeded, settings_of, tensors_of
 
 SCHEME = "timesfm3:"
 _FILES = ("config.json", "*.safetensors")
@@ -42,15 +42,9 @@ def build(
     pretrained: trained weights; otherwise initial ones of `seed`.
     config: what to change in the configuration of untrained weights.
     """
-    try:
+    with importing("TimesFM 3", "pip install 'timesfm>=3'"):
         from timesfm3.torch import TimesFM3Torch, timesfm3_forecaster
-    except ImportError as error:
-        raise DiagnosticsError(f"TimesFM 3 needs {error.name}: pip install 'timesfm>=3'.") from error
-    if not pretrained and model == "small":
-        folder, settings = None, dict(SMALL) | dict(config or {})
-    else:
-        folder = folder_of(SCHEME, model, _FILES, "small")
-        settings = read_config(folder)
+    folder, settings = settings_of(SCHEME, model, pretrained, _FILES, {"small": SMALL}, config)
 
     def untrained() -> Any:
         return TimesFM3Torch(**copy.deepcopy(settings))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, TorchEncoder
 from diagnostics_timeseries.series import SeriesModel, any_observed, patches, places, stack, whole_patches
-from diagnostics_timeseries.weights import called, folder_of, loading, seeded
+from diagnostics_timeseries.weights import called, folder_of, importing, loading, seeded
 
 SCHEME = "tirex:"
 _CHECKPOINT = "model.ckpt"
@@ -46,10 +46,8 @@ def build(
     pretrained: trained weights; otherwise initial ones of `seed`, in the sizes of the checkpoint where there is one.
     config, context: what to change in the configuration of the small untrained model, and the steps it reads.
     """
-    try:
+    with importing("TiRex", "pip install tirex-ts"):
         from tirex.models.tirex import TiRexZero
-    except ImportError as error:
-        raise DiagnosticsError(f"TiRex needs {error.name}: pip install tirex-ts.") from error
     sizes: dict[str, Any] = {"model_config": dict(SMALL) | dict(config or {}), "train_ctx_len": context}
     checkpoint: dict[str, Any] | None = None
     if pretrained or model != "small":
@@ -60,9 +58,9 @@ def build(
             sizes.pop("backend", None)
 
     def untrained() -> Any:
-        made = TiRexZero(backend="torch", **sizes)
-        initialise(made)
-        return made
+        network = TiRexZero(backend="torch", **sizes)
+        initialise(network)
+        return network
 
     if pretrained and checkpoint is not None:
         with loading("TiRex", _file(model)):
@@ -127,7 +125,7 @@ def _file(model: str) -> Path:
     path = Path(model).expanduser()
     if path.is_file():
         return path
-    found = folder_of(SCHEME, model, (_CHECKPOINT,), "small") / _CHECKPOINT
-    if not found.is_file():
-        raise DiagnosticsError(f"{found.parent} holds no {_CHECKPOINT}: give the folder of a TiRex checkpoint.")
-    return found
+    checkpoint = folder_of(SCHEME, model, (_CHECKPOINT,), "small") / _CHECKPOINT
+    if not checkpoint.is_file():
+        raise DiagnosticsError(f"{checkpoint.parent} holds no {_CHECKPOINT}: give the folder of a TiRex checkpoint.")
+    return checkpoint

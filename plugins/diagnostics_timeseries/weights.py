@@ -73,14 +73,36 @@ def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a checkpoint."""
     path = folder / "config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DiagnosticsError(f"{folder} holds no config.json: give the folder of a checkpoint.") from None
     except (OSError, ValueError) as error:
         raise DiagnosticsError(f"{path} cannot be read ({describe(error)}): copy the checkpoint again.") from error
-    if not isinstance(found, dict):
+    if not isinstance(settings, dict):
         raise DiagnosticsError(f"{path} is no mapping: copy the checkpoint again.")
-    return found
+    return settings
+
+
+def settings_of(
+    scheme: str, spec: str, pretrained: bool, files: Sequence[str], small: Mapping[str, Any], config: Any = None
+) -> tuple[Path | None, dict[str, Any]]:
+    """Folder and configuration of a checkpoint; of an untrained model in `small`, no folder, and `config` changes it.
+
+    Scheme, spec and files as of `folder_of`, whose errors offer the first of `small`.
+    """
+    if not pretrained and spec in small:
+        return None, {**small[spec], **(config or {})}
+    folder = folder_of(scheme, spec, files, next(iter(small)))
+    return folder, read_config(folder)
+
+
+@contextlib.contextmanager
+def importing(model: str, remedy: str) -> Generator[None]:
+    """Turns the absence of a package that a model needs into one sentence; `remedy` is what to type."""
+    try:
+        yield
+    except ImportError as error:
+        raise DiagnosticsError(f"{model} needs {error.name}: {remedy}.") from error
 
 
 @contextlib.contextmanager

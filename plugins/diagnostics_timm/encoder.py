@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from diagnostics import TorchEncoder
-from diagnostics_timm.images import Preprocess, example
+from diagnostics_timm.images import Preprocess
+from diagnostics_timm.pixels import example
 from diagnostics_timm.taps import model_taps
 
 

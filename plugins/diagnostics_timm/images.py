@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torchvision import transforms
 
 from diagnostics import DiagnosticsError
+from diagnostics_timm.pixels import image_of
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,7 @@ class Preprocess:
         return cls(encoder, (channels, height, width), transform)
 
     def __call__(self, sample: np.ndarray) -> Tensor:
-        return self.transform(self._image(sample))
-
-    def _image(self, sample: np.ndarray) -> Image.Image:
-        grey = sample.ndim == 2 or (sample.ndim == 3 and sample.shape[2] == 1)
-        if sample.dtype != np.uint8 or not (grey or (sample.ndim == 3 and sample.shape[2] == 3)) or 0 in sample.shape:
-            raise DiagnosticsError(
-                f"{self.encoder} takes images of dtype uint8 and shape [y, x] or [y, x, 1 or 3 channels], "
-                f"not {sample.dtype} of shape {list(sample.shape)}: convert the samples."
-            )
-        image = Image.fromarray(np.ascontiguousarray(sample[..., 0] if grey and sample.ndim == 3 else sample))
-        return image.convert("RGB" if self.input_size[0] == 3 else "L")
+        return self.transform(image_of(sample, self.encoder, "RGB" if self.input_size[0] == 3 else "L"))
 
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
         """(start, stop) along y and x, in pixels of the original, of what the model sees.
@@ -103,8 +93,3 @@ def _step(step: Any, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int,
     if isinstance(step, transforms.Normalize) or kind in ("MaybeToTensor", "ToTensor", "MaybePILToTensor"):
         return size, None
     raise DiagnosticsError(f"What preprocessing step {kind} does to places is not known yet, so targets cannot be cut.")
-
-
-def example() -> np.ndarray:
-    """A noise image that is not square, so that its preprocessed form depends on resizing and cropping alike."""
-    return np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)

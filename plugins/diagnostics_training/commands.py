@@ -9,6 +9,7 @@ import typer
 
 from diagnostics import DiagnosticsError, printable
 from diagnostics_training.next_steps import next_lines
+from diagnostics_training.objectives import OBJECTIVES
 
 Option = typer.Option
 
@@ -17,7 +18,7 @@ def train_objectives(
     data: Annotated[str, Option(help="A dataset, as of `diagnostics run`; only its train split is used.")],
     objective: Annotated[
         str,
-        Option(help="forecast, reconstruct, contrastive, jepa, random (untrained), supervised, with commas; or all."),
+        Option(help=f"{', '.join(OBJECTIVES)} (random: untrained), with commas; or all."),
     ] = "all",
     modality: Annotated[str | None, Option(help="series, image or video, to be sure [the data's].")] = None,
     seeds: Annotated[int, Option(help="How many trainings of each, with seeds from 0.")] = 1,
@@ -52,9 +53,9 @@ def train_objectives(
         data, objective, modality, seeds, out, steps, batch, lr, width, depth, heads, patch, likelihood, positives,
         regulariser, device, precision, compile,
     )  # fmt: skip
-    made = train(job)
-    if made:
-        _print(made, json)
+    rows = train(job)
+    if rows:
+        _print(rows, json)
 
 
 def needs_timm() -> None:

@@ -15,14 +15,14 @@ from typing import Any
 def command_of(words: str, job: Any, unsaid: Sequence[str]) -> str:
     """What to type for the same as a job (a dataclass whose fields are options); defaults and `unsaid`, which change no
     number, are left out."""
-    made = ["diagnostics", *words.split()]
+    command_words = ["diagnostics", *words.split()]
     for field in fields(job):
         value = getattr(job, field.name)
         if value != field.default and field.name not in unsaid:
             # `for` is a word of Python.
             option = {"target": "for"}.get(field.name, field.name.replace("_", "-"))
-            made += [f"--{option}", str(value)]
-    return shlex.join(made)
+            command_words += [f"--{option}", str(value)]
+    return shlex.join(command_words)
 
 
 def run_folder(encoder: str, data: str) -> str:

@@ -46,8 +46,8 @@ def objective(
     seed: of the weights: those that training of this seed starts from.
     """
     needs_timm()
-    from diagnostics_training.models.architecture import Architecture
-    from diagnostics_training.models.encoders import extent, untrained
+    from diagnostics_training.architecture import Architecture
+    from diagnostics_training.encoders import extent, untrained
     from diagnostics_training.trainer.data import default_patch
 
     architecture = Architecture(
@@ -69,7 +69,7 @@ def objective(
 def objectives(name: str, training_seed: int = 0) -> Encoder:
     """A trained encoder that came with this plugin (`lorenz-jepa`); `training_seed` names a further seed of it."""
     needs_timm()
-    from diagnostics_training.models.encoders import bundled
+    from diagnostics_training.encoders import bundled
 
     return bundled(name, training_seed)
 

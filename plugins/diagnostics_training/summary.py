@@ -13,6 +13,7 @@ from typing import Any
 
 from diagnostics import DiagnosticsError, Encoder, save_encoder
 from diagnostics_training.trainer import checkpoints
+from diagnostics_training.trainer.identity import refuse_other
 
 ENCODER = "encoder.safetensors"
 
@@ -26,7 +27,7 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     folder, encoder = path.parent, path.parent / ENCODER
     if path.is_file():
         kept = _read(path)
-        checkpoints.refuse_other(f"The encoder in {folder}", kept["identity"], identity)
+        refuse_other(f"The encoder in {folder}", kept["identity"], identity)
         if encoder.is_file():
             if kept.get("encoder") != _digest(encoder):
                 raise DiagnosticsError(
@@ -58,20 +59,12 @@ def _read(path: Path) -> dict[str, Any]:
 def _check_checkpoint(folder: Path, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     if not identity.keys() <= kept.keys():
         raise DiagnosticsError(f"The checkpoint in {folder} is that of another kind of training: give another --out.")
-    checkpoints.refuse_other(f"The checkpoint in {folder}", {key: kept[key] for key in identity}, identity)
+    refuse_other(f"The checkpoint in {folder}", {key: kept[key] for key in identity}, identity)
 
 
 def _digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def made_folder(folder: Path) -> None:
-    """Makes a folder where it is missing; raises where it cannot be made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiagnosticsError(f"Folder {folder} cannot be made ({error.strerror}): give another --out.") from error
 
 
 def finish(

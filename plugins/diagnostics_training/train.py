@@ -8,14 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from diagnostics import DiagnosticsError, watcher
-from diagnostics_training.models.architecture import OBJECTIVES, Architecture, Model, check_choices, check_sizes
+from diagnostics_training.architecture import Architecture
+from diagnostics_training.models.model import Model
+from diagnostics_training.models.sizes import check_choices, check_sizes
 from diagnostics_training.next_steps import command_of
-from diagnostics_training.objectives import REGULARISERS, objective_of
-from diagnostics_training.summary import finish, finished, made_folder
-from diagnostics_training.trainer.checkpoints import resumable
-from diagnostics_training.trainer.data import TrainingData, check_batch, default_patch, feed_of, load, making
+from diagnostics_training.objectives import OBJECTIVES, objective_class
+from diagnostics_training.objectives.base import Answers
+from diagnostics_training.objectives.jepa import REGULARISERS
+from diagnostics_training.summary import finish, finished
+from diagnostics_training.trainer.checkpoints import make_folder, resumable
+from diagnostics_training.trainer.data import TrainingData, default_patch, load
 from diagnostics_training.trainer.distributed import World, barrier, world
-from diagnostics_training.trainer.trainer import Fitted, Settings, Watch, fit, say
+from diagnostics_training.trainer.feed import check_batch, feed_of
+from diagnostics_training.trainer.monitor import Watch, say
+from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.simulated import making
+from diagnostics_training.trainer.trainer import Fitted, fit
 
 FINISHED = "training.json"
 
@@ -82,7 +90,7 @@ class Job:
             self.heads,
             default_patch(data.modality) if self.patch is None else self.patch,
             self.likelihood or ("quantile" if data.modality == "series" else "gaussian"),
-            self.positives if name == "contrastive" else "views",
+            self.positives if "positives" in objective_class(name).options else "views",
             outputs,
         )
 
@@ -96,23 +104,23 @@ def train(job: Job) -> list[dict[str, Any]]:
     wanted = job.wanted
     with world(job.device) as where, watcher() as watch:
         everything: dict[bool, TrainingData] = {}
-        made: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         for name in wanted:
-            windows = name != "supervised"
+            windows = objective_class(name).moves
             if windows not in everything:
-                if where.first and (told := making(job.data)):
-                    say(told)
+                if where.first and (notice := making(job.data)):
+                    say(notice)
                 everything[windows] = load(job.data, job.patch, windows=windows)
             data = everything[windows]
             _check(job, wanted, data)
             planned = [_planned(job, name, seed, data) for seed in range(job.seeds)]
             # All have looked at what is there before one of them writes.
             barrier()
-            if where.first and not made:
+            if where.first and not rows:
                 count = len(wanted) * job.seeds
                 say(f"{count} encoder{'s' if count > 1 else ''} on {data.description}; writes to {job.out}")
-            made += [_one(job, plan, data, where, watch) for plan in planned]
-        return made if where.first else []
+            rows += [_one(job, plan, data, where, watch) for plan in planned]
+        return rows if where.first else []
 
 
 def _check(job: Job, wanted: Sequence[str], data: TrainingData) -> None:
@@ -121,7 +129,7 @@ def _check(job: Job, wanted: Sequence[str], data: TrainingData) -> None:
         raise DiagnosticsError(f"{data.name} holds {data.modality}, not {job.modality}: leave --modality out.")
     for name in wanted:
         job.architecture(name, data, 1)
-    if set(wanted) - {"random"}:
+    if any(objective_class(name).trained for name in wanted):
         check_batch(job.batch, len(data.samples))
 
 
@@ -134,7 +142,7 @@ class _Plan:
     seed: int
     folder: Path
     architecture: Architecture
-    classes: tuple[int, ...]
+    answers: Answers
     identity: dict[str, Any]
     done: dict[str, Any] | None
 
@@ -142,19 +150,20 @@ class _Plan:
 def _planned(job: Job, name: str, seed: int, data: TrainingData) -> _Plan:
     label = f"{name}-seed{seed}" if seed else name
     folder = job.out / label
-    classes, outputs = _readout(name, data)
-    architecture = job.architecture(name, data, outputs)
+    kind = objective_class(name)
+    answers = kind.answers(data.targets, data.rows, data.name)
+    architecture = job.architecture(name, data, answers.outputs)
     identity = {
         "architecture": architecture.spec,
         "data": data.spec,
         "fingerprint": data.fingerprint,
         "batch": job.batch,
     }
-    identity |= {"regulariser": job.regulariser} if name == "jepa" else {}
+    identity |= {option: getattr(job, option) for option in kind.training_options}
     done = finished(folder / FINISHED, identity | job.settings(seed).identity)
     if done is None:
-        made_folder(folder)
-    return _Plan(label, name, seed, folder, architecture, classes, identity, done)
+        make_folder(folder)
+    return _Plan(label, name, seed, folder, architecture, answers, identity, done)
 
 
 def _one(job: Job, plan: _Plan, data: TrainingData, where: World, watch: Watch) -> dict[str, Any]:
@@ -164,10 +173,10 @@ def _one(job: Job, plan: _Plan, data: TrainingData, where: World, watch: Watch) 
         return plan.done
     settings, architecture, identity = job.settings(plan.seed), plan.architecture, plan.identity
     model = architecture.initial(plan.seed)
-    objective = objective_of(architecture, model, job.regulariser, plan.classes)
+    objective = architecture.build_objective(model, job.regulariser, plan.answers.classes)
     fitted = None
     if objective is not None:
-        feed = feed_of(data, objective, plan.name, job.batch, plan.seed, architecture.positives)
+        feed = feed_of(data, objective, job.batch, plan.seed, plan.answers.arrays)
         with resumable(plan.folder):
             fitted = fit(objective, feed, settings, plan.folder, watch, name=plan.label, identity=identity, world=where)  # pyright: ignore[reportArgumentType]
     row = _row(job, plan.label, plan.name, plan.seed, data, fitted)
@@ -176,16 +185,6 @@ def _one(job: Job, plan: _Plan, data: TrainingData, where: World, watch: Watch) 
         _save(job, plan.folder, architecture, model, row, identity | settings.identity)
     barrier()
     return row
-
-
-def _readout(name: str, data: TrainingData) -> tuple[tuple[int, ...], int]:
-    """Classes of each label, and outputs in all, of a supervised readout."""
-    if name != "supervised":
-        return (), 1
-    from diagnostics_training.objectives.supervised import columns
-
-    found = columns(data.targets, data.rows, data.name)
-    return found.classes, found.outputs
 
 
 def _row(job: Job, label: str, name: str, seed: int, data: TrainingData, fitted: Fitted | None) -> dict[str, Any]:

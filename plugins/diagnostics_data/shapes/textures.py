@@ -35,17 +35,17 @@ class Texture:
             return 0.5 + 0.5 * np.sin((math.pi / 2) * s)
         if self.kind == "mottled":
             # The finer octave is turned, so that no lattice shows.
-            found = 1.2 * self._noise(1.5 * s, 1.5 * t) + 0.8 * self._noise(2.4 * s + 1.8 * t, 2.4 * t - 1.8 * s)
+            pattern = 1.2 * self._noise(1.5 * s, 1.5 * t) + 0.8 * self._noise(2.4 * s + 1.8 * t, 2.4 * t - 1.8 * s)
             finest = self.frequency  # noise varies half as fast as its lattice
         elif self.kind == "striped":
-            found, finest = 2.5 * np.sin((2 * math.pi) * s), self.frequency
+            pattern, finest = 2.5 * np.sin((2 * math.pi) * s), self.frequency
         elif self.kind == "checked":
-            found = np.clip(3 * np.sin((2 * math.pi) * s), -1, 1) * np.clip(3 * np.sin((2 * math.pi) * t), -1, 1)
+            pattern = np.clip(3 * np.sin((2 * math.pi) * s), -1, 1) * np.clip(3 * np.sin((2 * math.pi) * t), -1, 1)
             finest = self.frequency
         else:
-            found = 2.5 * (np.cos((2 * math.pi) * s) + np.cos((2 * math.pi) * t) - 0.5)
+            pattern = 2.5 * (np.cos((2 * math.pi) * s) + np.cos((2 * math.pi) * t) - 0.5)
             finest = self.frequency
-        sharp = np.clip(found, -1, 1) * np.clip(2 - (4 * finest) * footprint, 0, 1)
+        sharp = np.clip(pattern, -1, 1) * np.clip(2 - (4 * finest) * footprint, 0, 1)
         return 0.5 + 0.5 * sharp
 
     def _noise(self, s: np.ndarray, t: np.ndarray) -> np.ndarray:

@@ -191,11 +191,11 @@ def _sway(draws: _Draws, across: float, along: float) -> Sway:
 def _place(draws: _Draws, taken: list[tuple[float, float, float]], extent: float, lowest: float) -> tuple[float, float]:
     """Where on the screen an object's centre goes: well inside, above the floor, and not right behind another one."""
     room = max(0.3, 1 - 0.7 * extent)
-    best, found = -1.0, (0.0, 0.0)
+    best, spot = -1.0, (0.0, 0.0)
     # All tries are drawn, so that what comes later does not depend on how many were needed.
     for u, v in [(draws.uniform(-room, room), draws.uniform(-room, room)) for _ in range(_TRIES)]:
         v = min(v, lowest)
         apart = min((math.hypot(u - x, v - y) / (extent + other) for x, y, other in taken), default=1.0)
         if best < 0.6 and apart > best:
-            best, found = apart, (u, v)
-    return found
+            best, spot = apart, (u, v)
+    return spot

@@ -79,8 +79,8 @@ def read(sound: Sound, rate: int, start: int = 0, stop: int | None = None) -> np
         reach = math.ceil(_TAPS * max(up, down) / up / down) + 1
         first = max(0, start // up - reach)
         last = min(sound.length, (-(-stop // up) + reach) * down)
-        made = resample_poly(_mono(sound, first * down, last).astype(np.float64), up, down)
-        mono = made[start - first * up : stop - first * up].astype(np.float32)
+        resampled = resample_poly(_mono(sound, first * down, last).astype(np.float64), up, down)
+        mono = resampled[start - first * up : stop - first * up].astype(np.float32)
     if not np.isfinite(mono).all():
         raise damaged(sound.name, "it holds NaN or infinity")
     return mono
@@ -99,8 +99,8 @@ def _mono(sound: Sound, start: int, stop: int) -> np.ndarray:
             opened = _opened(sound.source)
             samples, _ = soundfile.read(opened, start=start, stop=stop, dtype="float32", always_2d=True)
         else:
-            _, found = _wav(sound.source, sound.name)
-            samples = _scaled(np.asarray(found[start:stop]))
+            _, waves = _wav(sound.source, sound.name)
+            samples = _scaled(np.asarray(waves[start:stop]))
     except DiagnosticsError:
         raise
     except Exception as error:

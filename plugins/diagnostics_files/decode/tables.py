@@ -73,14 +73,14 @@ def targets_of(
     for name, entries in columns.items():
         if name in skip:
             continue
-        made = target(entries, name, name in quantities, path)
-        if isinstance(made, str):
-            left_out.append(f"{name} ({made})")
+        parsed = target(entries, name, name in quantities, path)
+        if isinstance(parsed, str):
+            left_out.append(f"{name} ({parsed})")
             continue
         safe = re.sub(r"[^A-Za-z0-9_.\-]+", "_", name).strip("_.") or "column"
         if safe in targets:
             raise DiagnosticsError(f"Two columns of {path} would both be target {safe}: rename one of them.")
-        targets[safe] = made
+        targets[safe] = parsed
     note = f"not a target: {', '.join(left_out)}" if left_out else ""
     if note:
         warn(f"{path}: {note}.")

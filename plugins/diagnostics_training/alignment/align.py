@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from diagnostics import (
     Dataset,
     DiagnosticsError,
-    Encoder,
     TorchEncoder,
     build,
     load_encoder,
@@ -25,89 +21,24 @@ from diagnostics import (
     watcher,
 )
 from diagnostics.encoders.trust import UntrustedCodeError
-from diagnostics_training.alignment.hidden_cells import MODALITIES, hidden
-from diagnostics_training.alignment.inputs import (
-    LEAST,
-    best_tap,
-    check_modality,
-    check_target,
-    data_for,
-    describe_data,
-    plain,
-    second_teacher,
-    with_module,
-)
+from diagnostics_training.alignment.best_tap import LEAST, best_tap
+from diagnostics_training.alignment.data import check_modality, check_target, data_for, describe_data
+from diagnostics_training.alignment.feed import Feed
+from diagnostics_training.alignment.hidden_cells import MODALITIES
+from diagnostics_training.alignment.job import BEST, Job
 from diagnostics_training.alignment.layer_scale import Block, put_drops
-from diagnostics_training.alignment.layer_scaled import check_start, scaled
-from diagnostics_training.alignment.objective import Alignment, Teacher, agreement, put_section, section_of, taught
-from diagnostics_training.next_steps import command_of
-from diagnostics_training.summary import finish, finished, made_folder
-from diagnostics_training.trainer.checkpoints import resumable
+from diagnostics_training.alignment.layer_scaled import scaled
+from diagnostics_training.alignment.objective import Alignment, Teacher, agreement, section_of, taught
+from diagnostics_training.alignment.teachers import second_teacher, with_module
+from diagnostics_training.summary import finish, finished
+from diagnostics_training.trainer.checkpoints import make_folder, resumable
 from diagnostics_training.trainer.distributed import World, barrier, world
-from diagnostics_training.trainer.trainer import Fitted, Settings, Watch, fit, say, silent
+from diagnostics_training.trainer.monitor import Watch, say, silent
+from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.simulated import plain
+from diagnostics_training.trainer.trainer import Fitted, fit
 
 FINISHED = "alignment.json"
-BEST = "best-tap"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What `diagnostics align` was asked for; see its options."""
-
-    encoder: str
-    to: str
-    target: str | None = None
-    data: str | None = None
-    out: Path | None = None
-    steps: int = 1000
-    batch: int = 64
-    lr: float = 5e-4
-    mask: float = 0.0
-    layer_scale: float = 1.0
-    drop_path: float = 0.0
-    second_teacher: str | None = None
-    seed: int | None = None
-    device: str | None = None
-    trust_code: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.to == BEST) != (self.target is not None):
-            raise DiagnosticsError(
-                f"--to {BEST} is the best tap for a target: name that with --for."
-                if self.to == BEST
-                else f"--for names the target of --to {BEST}, and --to names the tap {self.to}: leave one of them out."
-            )
-        for name in ("mask", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                raise DiagnosticsError(
-                    f"--{name.replace('_', '-')} is a share, from 0 to below 1, not {getattr(self, name)}."
-                )
-        check_start(self.layer_scale)
-        if self.seed is not None and self.seed < 0:
-            raise DiagnosticsError(f"Seed {self.seed} is below 0: give 0 or more.")
-        # What the trainer refuses, before the best tap is looked for.
-        Settings(max(1, self.steps), self.lr)
-        if self.steps < 0 or self.batch < 2:
-            raise DiagnosticsError(f"Aligning takes batches of 2 or more, not {self.steps} steps of {self.batch}.")
-
-    @property
-    def folder(self) -> Path:
-        """Where the encoder goes: beside its base where that is a file or folder."""
-        if self.out is not None:
-            return self.out
-        own = Path(self.encoder).expanduser()
-        if own.exists():
-            return own.with_name(f"{own.name.removesuffix('.safetensors')}-aligned")
-        return Path("models") / f"{'-'.join(_words(self.encoder))}-aligned"
-
-    @property
-    def command(self) -> str:
-        """What to type for the same."""
-        return command_of("align", self, ("out", "device", "trust_code"))
-
-
-def _words(name: str) -> list[str]:
-    return "".join(c if c.isalnum() or c in "_." else " " for c in name).split()
 
 
 def align(job: Job) -> dict[str, Any]:
@@ -219,44 +150,6 @@ def _check_drops(student: TorchEncoder, blocks: Sequence[Block]) -> None:
         )
 
 
-class Feed:
-    """`feed(step, rank, world)`: a process's part of a step's batch, with a section for whoever reads another input.
-
-    Each epoch has an order of its own, and its last samples that fill no batch are left out.
-    """
-
-    def __init__(
-        self, dataset: Dataset, rows: np.ndarray, teachers: Sequence[Teacher], batch: int, mask: float, seed: int
-    ) -> None:
-        self.dataset, self.rows, self.teachers = dataset, rows, tuple(teachers)
-        self.batch, self.mask, self.seed = batch, mask, seed
-        self._order = functools.lru_cache(2)(self._drawn_order)
-
-    def _drawn_order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, 0, epoch]).permutation(self.rows)
-
-    def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
-        if self.batch % world:
-            raise DiagnosticsError(
-                f"A batch of {self.batch} cannot be dealt out to {world} processes: give a multiple."
-            )
-        epoch, at = divmod(step, len(self.rows) // self.batch)
-        part = self.batch // world
-        places = np.arange(at * self.batch, (at + 1) * self.batch)[rank * part : (rank + 1) * part]
-        samples = [self.dataset[int(row)] for row in self._order(epoch)[places]]
-        made: dict[str, Tensor] = {}
-        for teacher in self.teachers:
-            made |= self._section(teacher.section, teacher.encoder, samples)
-        if self.mask:
-            rngs = [np.random.default_rng([self.seed, 1, step, int(place)]) for place in places]
-            less = [hidden(self.dataset.modality, s, self.mask, rng) for s, rng in zip(samples, rngs, strict=True)]
-            made |= self._section("masked", self.teachers[0].encoder, less)
-        return made
-
-    def _section(self, name: str, encoder: Encoder, samples: Sequence[np.ndarray]) -> dict[str, Tensor]:
-        return put_section(name, default_collate([encoder.preprocess(sample) for sample in samples]))
-
-
 def _fit(
     objective: Alignment, feed: Feed, job: Job, seed: int, watch: Watch, identity: Mapping[str, Any], where: World
 ) -> Fitted:
@@ -291,5 +184,5 @@ def _save(
         "data": row["data"],
         "steps": row["steps"],
     }
-    made_folder(job.folder)
+    make_folder(job.folder)
     finish(job.folder / FINISHED, student, lineage, row, asked)

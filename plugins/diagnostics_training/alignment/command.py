@@ -47,8 +47,8 @@ def align(
 
     The same command goes on with what was interrupted and leaves what is finished.
     """
-    from diagnostics_training.alignment.align import Job
     from diagnostics_training.alignment.align import align as do
+    from diagnostics_training.alignment.job import Job
 
     row = do(
         Job(

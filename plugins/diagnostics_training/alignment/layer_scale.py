@@ -101,13 +101,13 @@ def residual_blocks(encoder: TorchEncoder) -> list[Block]:
     # An own attribute would be called instead of what is put into the class.
     able = {name: module for name, module in able.items() if "forward" not in vars(module)}
     kept = _keeping_shape(encoder, able)
-    found: list[Block] = []
+    blocks: list[Block] = []
     for name, module in able.items():
         features, site = known[name]
         kind = _kind(module, site.layout)
         if site.item == 0 and (kind != "whole" or name in kept):
-            found.append(Block(name, features, kind, site.layout))
-    return found
+            blocks.append(Block(name, features, kind, site.layout))
+    return blocks
 
 
 def _kind(module: nn.Module, layout: str) -> Literal["slots", "gammas", "whole"]:

@@ -61,8 +61,8 @@ def _positions(grid: tuple[int, ...], width: int, device: str) -> Tensor:
     rates = 10_000.0 ** -(torch.arange(share // 2, dtype=torch.float64) / max(1, share // 2))
     places = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [place.reshape(-1, 1) * rates for place in places]
-    made = torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)
-    return nn.functional.pad(made, (0, width - made.shape[1])).float().to(device)
+    features = torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)
+    return nn.functional.pad(features, (0, width - features.shape[1])).float().to(device)
 
 
 _kept = functools.lru_cache(32)(_positions)

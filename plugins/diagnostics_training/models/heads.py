@@ -5,13 +5,15 @@ A head is called with the trunk's tokens [B, N, F] and the grid, and `taps` says
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from diagnostics import Grid, Site, Tap
 from diagnostics_training.models.backbone import initialise, positions, stack
+from diagnostics_training.models.sizes import Sizes
 
 
 class Head(nn.Module):
@@ -89,6 +91,12 @@ class Filler(Head):
         self.out = nn.Linear(inner, outputs)
         initialise(self)
         nn.init.trunc_normal_(self.mask, std=0.02)
+
+    @classmethod
+    def light(cls, sizes: Sizes, outputs: int) -> Self:
+        """A quarter of the trunk's depth and half its width."""
+        inner = max(2 * sizes.heads, sizes.width // 2 // (2 * sizes.heads) * 2 * sizes.heads)
+        return cls(sizes.width, inner, max(1, math.ceil(sizes.depth / 4)), sizes.heads, outputs)
 
     def forward(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
         return self.out(self._blocks(self.enter(tokens) + self._positions(grid, tokens)))

@@ -132,8 +132,8 @@ class Views:
             theta[:, 0, 0] = theta[:, 1, 1] = 1
         flat = pixels.flatten(1, -3)
         grid = nn.functional.affine_grid(theta, [len(flat), 1, *self.extent[-2:]], align_corners=False)
-        made = nn.functional.grid_sample(flat, grid, padding_mode="reflection", align_corners=False)
-        return made.reshape(*pixels.shape[:-2], *self.extent[-2:])
+        resampled = nn.functional.grid_sample(flat, grid, padding_mode="reflection", align_corners=False)
+        return resampled.reshape(*pixels.shape[:-2], *self.extent[-2:])
 
 
 def _count(variates: tuple[int, ...]) -> int:

@@ -36,8 +36,8 @@ def block_masks(rng: np.random.Generator, count: int, grid: tuple[int, ...]) -> 
     union = np.asarray(hidden.any(2))
     seen = ~union
     if not clip:
-        around = _shape(rng, space, rng.uniform(0.85, 1.0), 1.0)
-        seen &= _placed(rng, (count, TRIES, 1), space, around)[:, :, 0]
+        context_shape = _shape(rng, space, rng.uniform(0.85, 1.0), 1.0)
+        seen &= _placed(rng, (count, TRIES, 1), space, context_shape)[:, :, 0]
     left = seen.sum(-1)
     enough = left >= (0.15 if clip else 0.25) * math.prod(space)
     chosen = np.where(enough.any(1), enough.argmax(1), left.argmax(1))

@@ -15,19 +15,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics_training.models.architecture import Model
+from diagnostics_training.models.heads import Head, Projector
+from diagnostics_training.models.model import Model
+from diagnostics_training.models.sizes import Sizes
+from diagnostics_training.objectives.base import EncoderObjective
 from diagnostics_training.trainer.distributed import gathered, own
-from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.trainer.objective import Batch
 
 TEMPERATURE = 0.1
+PROJECTED = 128
+"""Features of the projection at most."""
 
 
-class Contrastive(Objective):
+class Contrastive(EncoderObjective):
     """Views `x` and `y` of each sample; `model`'s head is the projector."""
 
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
+    options = ("positives",)
+    pairs = True
+
+    @classmethod
+    def build(cls, model: Model, sizes: Sizes, regulariser: str, classes: tuple[int, ...]) -> Contrastive:
+        return TemporalContrastive(model) if sizes.positives == "temporal" else Contrastive(model)
+
+    @classmethod
+    def head(cls, sizes: Sizes) -> Head:
+        return Projector(sizes.width, min(PROJECTED, sizes.width), each=sizes.positives == "temporal")
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         # One pass for both views, as data parallelism wants it.
@@ -35,12 +47,11 @@ class Contrastive(Objective):
         x, y = nn.functional.normalize(both, dim=-1).chunk(2)
         return {"loss": info_nce(x, y, gathered(x), gathered(y), own(len(x)), TEMPERATURE)}
 
-    def output(self, batch: Batch) -> Tensor:
-        return self.model.backbone(batch["x"]).mean(1)
-
 
 class TemporalContrastive(Contrastive):
     """One view `x` of each series, of which two crops are taken."""
+
+    pairs = False
 
     def draws(self, rng: np.random.Generator, count: int) -> dict[str, Any]:
         """The same crops for a whole batch: where each begins and ends, as shares of the series."""

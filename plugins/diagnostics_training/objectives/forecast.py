@@ -11,32 +11,48 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diagnostics_training.models.architecture import LEVELS, Model
+from diagnostics_training.models.heads import Head, Linear
+from diagnostics_training.models.model import Model
+from diagnostics_training.models.sizes import Sizes
+from diagnostics_training.objectives.base import EncoderObjective
 from diagnostics_training.objectives.reconstruct import normed_patches
-from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.trainer.objective import Batch
 
+LEVELS = tuple(i / 10 for i in range(1, 10))
+"""Quantile levels."""
 LEAST_LOG_VARIANCE = -10.0
 
 
-class Forecast(Objective):
+class Forecast(EncoderObjective):
     """`model` has a causal backbone and a head that gives, for each value of the next patch, its quantiles or moments."""
 
+    causal = True
+    options = ("likelihood",)
+    # Noise would have to be predicted too.
+    noise = False
+
     def __init__(self, model: Model, likelihood: str) -> None:
-        super().__init__()
-        self.model, self.likelihood = model, likelihood
+        super().__init__(model)
+        self.likelihood = likelihood
         self.normed = len(model.backbone.patches.axes) > 1
+
+    @classmethod
+    def build(cls, model: Model, sizes: Sizes, regulariser: str, classes: tuple[int, ...]) -> Forecast:
+        return cls(model, sizes.likelihood)
+
+    @classmethod
+    def head(cls, sizes: Sizes) -> Head:
+        each = len(LEVELS) if sizes.likelihood == "quantile" else 2
+        return Linear("forecast", sizes.width, sizes.patches.values * each)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         x = batch["x"]
-        told = self.model(x)[:, :-1]
+        predicted = self.model(x)[:, :-1]
         patches = self.model.backbone.patches.cut(x)[:, 1:]
         following = normed_patches(patches) if self.normed else patches
-        told = told.float().unflatten(-1, (following.shape[-1], -1))
-        loss = pinball(told, following) if self.likelihood == "quantile" else gaussian(told, following)
+        predicted = predicted.float().unflatten(-1, (following.shape[-1], -1))
+        loss = pinball(predicted, following) if self.likelihood == "quantile" else gaussian(predicted, following)
         return {"loss": loss}
-
-    def output(self, batch: Batch) -> Tensor:
-        return self.model.backbone(batch["x"]).mean(1)
 
 
 def pinball(told: Tensor, true: Tensor) -> Tensor:

@@ -19,13 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics_training.models.architecture import Model
 from diagnostics_training.models.backbone import pick
-from diagnostics_training.models.heads import Filler
+from diagnostics_training.models.heads import Filler, Head
+from diagnostics_training.models.model import Model
 from diagnostics_training.models.patch_masks import block_masks
+from diagnostics_training.models.sizes import Sizes
+from diagnostics_training.objectives.base import EncoderObjective
 from diagnostics_training.trainer.distributed import gathered
-from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.trainer.objective import Batch
 
+REGULARISERS = ("none", "variance", "sigreg")
 MOMENTUM = 0.996
 FORGOTTEN = 8.0
 """Over steps: 1 minus the momentum that shorter trainings start with, by which exp(-FORGOTTEN / 2), 2 %, of the initial
@@ -34,14 +37,24 @@ SLICES, REACH, KNOTS, SHARE = 256, 5.0, 17, 0.05
 """Of sigreg: directions, from -REACH to REACH in KNOTS points, share of the loss."""
 
 
-class Jepa(Objective):
+class Jepa(EncoderObjective):
     """`model` holds the teacher and the predictor; `context` is the encoder that is trained."""
 
+    training_options = ("regulariser",)
+
     def __init__(self, model: Model, grid: tuple[int, ...], regulariser: str = "none") -> None:
-        super().__init__()
-        self.model, self.grid, self.regulariser = model, grid, regulariser
+        super().__init__(model)
+        self.grid, self.regulariser = grid, regulariser
         self.context = copy.deepcopy(model.backbone)
         model.backbone.requires_grad_(False)
+
+    @classmethod
+    def build(cls, model: Model, sizes: Sizes, regulariser: str, classes: tuple[int, ...]) -> Jepa:
+        return cls(model, sizes.grid, regulariser)
+
+    @classmethod
+    def head(cls, sizes: Sizes) -> Head:
+        return Filler.light(sizes, sizes.width)
 
     def draws(self, rng: np.random.Generator, count: int) -> dict[str, Any]:
         seen, targets = block_masks(rng, count, self.grid)
@@ -55,12 +68,12 @@ class Jepa(Objective):
         # Each block by itself, as in I-JEPA.
         wanted = targets.flatten(0, 1)
         rows = (part.repeat_interleave(blocks, 0) for part in (context, seen))
-        told = predictor.fill(next(rows), self.grid, next(rows), wanted)
+        predicted = predictor.fill(next(rows), self.grid, next(rows), wanted)
         with torch.no_grad():
             taught = self.model.backbone(x)
             taught = nn.functional.layer_norm(taught.float(), taught.shape[-1:])
-            true = pick(taught, targets.flatten(1)).reshape(told.shape)
-        prediction = (told.float() - true).abs().mean()
+            true = pick(taught, targets.flatten(1)).reshape(predicted.shape)
+        prediction = (predicted.float() - true).abs().mean()
         if self.regulariser == "none":
             return {"loss": prediction}
         pooled = gathered(context.float().mean(1))
@@ -69,9 +82,6 @@ class Jepa(Objective):
             return {"loss": prediction + extra, "prediction": prediction, "variance": extra}
         extra = sigreg(pooled)
         return {"loss": (1 - SHARE) * prediction + SHARE * extra, "prediction": prediction, "sigreg": extra}
-
-    def output(self, batch: Batch) -> Tensor:
-        return self.model.backbone(batch["x"]).mean(1)
 
     @torch.no_grad()
     def after_step(self, done: int, total: int) -> None:

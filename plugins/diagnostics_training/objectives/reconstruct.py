@@ -13,22 +13,32 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diagnostics_training.models.architecture import Model
 from diagnostics_training.models.backbone import pick
-from diagnostics_training.models.heads import Filler
+from diagnostics_training.models.heads import Filler, Head
+from diagnostics_training.models.model import Model
 from diagnostics_training.models.patch_masks import random_masks
-from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.models.sizes import Sizes
+from diagnostics_training.objectives.base import EncoderObjective
+from diagnostics_training.trainer.objective import Batch
 
 HIDDEN = {1: 0.6, 2: 0.75, 3: 0.9}
 """Share of hidden patches by number of axes."""
 
 
-class Reconstruct(Objective):
+class Reconstruct(EncoderObjective):
     """`model`'s head is the decoder; `grid` that of the samples."""
 
     def __init__(self, model: Model, grid: tuple[int, ...]) -> None:
-        super().__init__()
-        self.model, self.grid = model, grid
+        super().__init__(model)
+        self.grid = grid
+
+    @classmethod
+    def build(cls, model: Model, sizes: Sizes, regulariser: str, classes: tuple[int, ...]) -> Reconstruct:
+        return cls(model, sizes.grid)
+
+    @classmethod
+    def head(cls, sizes: Sizes) -> Head:
+        return Filler.light(sizes, sizes.patches.values)
 
     def draws(self, rng: np.random.Generator, count: int) -> dict[str, Any]:
         seen, hidden = random_masks(rng, count, math.prod(self.grid), HIDDEN[len(self.grid)])
@@ -38,12 +48,9 @@ class Reconstruct(Objective):
         x, seen, hidden = batch["x"], batch["seen"], batch["hidden"]
         decoder = self.model.head
         assert isinstance(decoder, Filler)
-        told = decoder.fill(self.model.backbone(x, seen), self.grid, seen, hidden)
+        predicted = decoder.fill(self.model.backbone(x, seen), self.grid, seen, hidden)
         true = normed_patches(pick(self.model.backbone.patches.cut(x), hidden))
-        return {"loss": (told.float() - true).square().mean()}
-
-    def output(self, batch: Batch) -> Tensor:
-        return self.model.backbone(batch["x"]).mean(1)
+        return {"loss": (predicted.float() - true).square().mean()}
 
 
 def normed_patches(patches: Tensor) -> Tensor:

@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Target
-from diagnostics_training.models.architecture import Model
-from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.models.heads import Head, Readout
+from diagnostics_training.models.model import Model
+from diagnostics_training.models.sizes import Sizes
+from diagnostics_training.objectives.base import Answers, EncoderObjective
+from diagnostics_training.trainer.objective import Batch
 
 NUMBERS = ("value", "state", "future")
 
@@ -68,28 +71,42 @@ def _standardised(numbers: np.ndarray) -> np.ndarray:
     return (numbers - mean) / np.where(std > 0, std, 1)
 
 
-class Supervised(Objective):
+class Supervised(EncoderObjective):
     """`model`'s head gives the logits of labels with so many `classes`, then the numbers."""
 
+    options = ("outputs",)
+    # Targets are about places and last moments, which windows, crops and mirrors would move.
+    moves = False
+
     def __init__(self, model: Model, classes: tuple[int, ...]) -> None:
-        super().__init__()
-        self.model, self.classes = model, classes
+        super().__init__(model)
+        self.classes = classes
+
+    @classmethod
+    def build(cls, model: Model, sizes: Sizes, regulariser: str, classes: tuple[int, ...]) -> Supervised:
+        return cls(model, classes)
+
+    @classmethod
+    def head(cls, sizes: Sizes) -> Head:
+        return Readout(sizes.width, sizes.outputs, sizes.modality == "series")
+
+    @classmethod
+    def answers(cls, targets: Mapping[str, Target], rows: np.ndarray, dataset: str) -> Answers:
+        known = columns(targets, rows, dataset)
+        return Answers({"labels": known.labels, "numbers": known.numbers}, known.classes, known.outputs)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        told = self.model(batch["x"]).float()
+        predicted = self.model(batch["x"]).float()
         labels, numbers = batch["labels"], batch["numbers"]
         parts: list[Tensor] = []
         start = 0
         for i, count in enumerate(self.classes):
-            logits = told[:, start : start + count]
+            logits = predicted[:, start : start + count]
             # Over all samples, known or not: then the mean over processes is that over the batch.
             missed = nn.functional.cross_entropy(logits, labels[:, i], ignore_index=-1, reduction="sum")
-            parts.append(missed[None] / len(told))
+            parts.append(missed[None] / len(predicted))
             start += count
         known = numbers.isfinite()
-        squared = torch.where(known, told[:, start:] - torch.where(known, numbers, 0), 0).square()
+        squared = torch.where(known, predicted[:, start:] - torch.where(known, numbers, 0), 0).square()
         parts.append(squared.mean(0))
         return {"loss": torch.cat(parts).mean()}
-
-    def output(self, batch: Batch) -> Tensor:
-        return self.model.backbone(batch["x"]).mean(1)

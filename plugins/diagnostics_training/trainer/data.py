@@ -7,30 +7,17 @@ simulated half as long again as what the encoder reads, and seen through windows
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from diagnostics import Dataset, DiagnosticsError, Target, build
-from diagnostics_training.models.architecture import TUBE
 from diagnostics_training.models.backbone import AXES
-from diagnostics_training.models.inputs import Views, channels_of, extent_of
-from diagnostics_training.trainer.objective import Objective
+from diagnostics_training.models.inputs import channels_of, extent_of
+from diagnostics_training.models.sizes import TUBE
+from diagnostics_training.trainer.simulated import training_spec
 
-SEED = 1000
-SIMULATED = {
-    **dict.fromkeys(("lorenz", "pendulum", "damped_oscillator", "arma", "changepoint"), 20_000),
-    "shapes": 6_000,
-}
-"""Data sets that are made on demand, and how many samples are made, three fifths of which are train."""
-CLIPS = 1_500
-LENGTH = 512
-"""Of simulated series where no length is given."""
 LONGER = 1.5
 MOST_BYTES = 2**32
 
@@ -55,33 +42,6 @@ class TrainingData:
     def description(self) -> str:
         """For people and for the lineage."""
         return f"{self.spec}, the {len(self.samples):,} samples of its train split"
-
-
-def training_spec(data: str) -> tuple[str, int | None]:
-    """The specification to train on for what was asked for, and the length that a simulated series is wanted in (None for
-    other data): number and seed are filled in where a simulated data set was named without them."""
-    name, _, query = data.partition("?")
-    if name not in SIMULATED:
-        return data, None
-    given = {key: value for key, _, value in (part.partition("=") for part in query.split("&") if part)}
-    count = CLIPS if given.get("frames", "1") != "1" else SIMULATED[name]
-    given.setdefault("n", str(count))
-    given.setdefault("seed", str(SEED))
-    length = None
-    if name != "shapes":
-        text = given.setdefault("length", str(LENGTH))
-        length = int(text) if text.isdigit() else None
-    return f"{name}?{'&'.join(f'{key}={value}' for key, value in given.items())}", length
-
-
-def making(data: str) -> str:
-    """What is said before samples are made that take a while: empty for other data than scenes and clips by the hundred."""
-    spec, _ = training_spec(data)
-    name, _, query = spec.partition("?")
-    count = next((part.removeprefix("n=") for part in query.split("&") if part.startswith("n=")), "")
-    if name != "shapes" or not count.isdigit() or int(count) < 500:
-        return ""
-    return f"makes {int(count):,} {'clips' if 'frames=' in query else 'scenes'} of {spec}, which takes a while"
 
 
 def load(data: str, patch: int | None = None, *, windows: bool = True) -> TrainingData:
@@ -152,76 +112,3 @@ def _held(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
             )
         held[i] = sample
     return held
-
-
-def check_batch(batch: int, samples: int) -> None:
-    """Raises where that many samples cannot be drawn."""
-    if not 2 <= batch <= samples:
-        raise DiagnosticsError(f"A batch of {batch} cannot be drawn from {samples} train samples: give 2 to as many.")
-
-
-class Feed:
-    """`feed(step, rank, world)`: a process's part of a step's batch.
-
-    Everything is drawn for the batch over all processes and then dealt out, so that how many there are changes nothing. Each
-    epoch has an order of its own, and its last samples that fill no batch are left out.
-    """
-
-    def __init__(
-        self,
-        samples: np.ndarray,
-        views: Views,
-        objective: Objective,
-        batch: int,
-        seed: int,
-        *,
-        pairs: bool = False,
-        beside: Mapping[str, np.ndarray] | None = None,
-    ) -> None:
-        check_batch(batch, len(samples))
-        self.samples, self.views, self.objective = samples, views, objective
-        self.batch, self.seed, self.pairs, self.beside = batch, seed, pairs, dict(beside or {})
-        self._order = functools.lru_cache(2)(self._drawn_order)
-
-    def _drawn_order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.samples))
-
-    def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
-        if self.batch % world:
-            raise DiagnosticsError(
-                f"A batch of {self.batch} cannot be dealt out to {world} processes: give a multiple."
-            )
-        epoch, at = divmod(step, len(self.samples) // self.batch)
-        rng = np.random.default_rng([self.seed, 1, step])
-        part = self.batch // world
-        own = slice(rank * part, (rank + 1) * part)
-        rows = self._order(epoch)[at * self.batch : (at + 1) * self.batch][own]
-        raw = self.samples[rows]
-        made: dict[str, Tensor] = {}
-        for name in ("x", "y") if self.pairs else ("x",):
-            drawn = self.views.draw(rng, self.batch, self.samples)
-            made[name] = self.views.make(raw, {key: value[own] for key, value in drawn.items()})
-        drawn = self.objective.draws(rng, self.batch)
-        made |= {key: torch.from_numpy(np.ascontiguousarray(value[own])) for key, value in drawn.items()}
-        return made | {key: torch.from_numpy(value[rows]) for key, value in self.beside.items()}
-
-
-def feed_of(
-    data: TrainingData, objective: Objective, kind: str, batch: int, seed: int, positives: str = "views"
-) -> Feed:
-    """The batches of an objective: all see one family of views, but for what a view would destroy.
-
-    `contrastive` compares two views; `forecast` predicts values, so it sees no noise; `supervised` answers for places and
-    last moments, so it sees no windows and crops.
-    """
-    views = Views(data.modality, data.extent, moves=kind != "supervised", noise=kind != "forecast")
-    beside: dict[str, Any] = {}
-    if kind == "supervised":
-        from diagnostics_training.objectives.supervised import columns
-
-        found = columns(data.targets, data.rows, data.name)
-        beside = {"labels": found.labels, "numbers": found.numbers}
-    return Feed(
-        data.samples, views, objective, batch, seed,
-        pairs=kind == "contrastive" and positives == "views", beside=beside,
-    )  # fmt: skip

@@ -16,7 +16,14 @@ class Objective(nn.Module):
 
     What is not to be trained (a teacher) has `requires_grad` False: the trainer optimises all other parameters, and saves
     the whole `state_dict`.
+
+    pairs, moves, noise: which views of a sample it is given: two (`x` and `y`) rather than one; windows and crops drawn at
+        random; noise on a series.
     """
+
+    pairs: bool = False
+    moves: bool = True
+    noise: bool = True
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`, a scalar that is a mean over the batch's samples, and any further scalars to log."""

@@ -12,16 +12,20 @@ import numpy as np
 import pytest
 import torch
 from diagnostics_training.alignment import align as aligning
-from diagnostics_training.alignment import inputs as choosing
-from diagnostics_training.alignment.align import Feed, Job, align
+from diagnostics_training.alignment import best_tap as choosing
+from diagnostics_training.alignment.align import align
 from diagnostics_training.alignment.command import _print
+from diagnostics_training.alignment.data import data_for
+from diagnostics_training.alignment.feed import Feed
 from diagnostics_training.alignment.hidden_cells import hidden
-from diagnostics_training.alignment.inputs import data_for, plain, with_module
+from diagnostics_training.alignment.job import Job
 from diagnostics_training.alignment.layer_scale import DropPath, put_drops
 from diagnostics_training.alignment.layer_scaled import scaled
 from diagnostics_training.alignment.objective import Alignment, Teacher, put_section
+from diagnostics_training.alignment.teachers import with_module
 from diagnostics_training.trainer.logs import lines
-from diagnostics_training.trainer.trainer import Settings
+from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.simulated import plain
 from torch import nn
 from torch.utils.data import default_collate
 

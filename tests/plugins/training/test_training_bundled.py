@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from typer.testing import CliRunner
 
 pytest.importorskip("timm")
 
-from diagnostics_training.models.encoders import WEIGHTS
+from diagnostics_training.encoders import WEIGHTS
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, build, load_encoder
@@ -35,6 +37,8 @@ def test_each_says_how_it_was_made_and_holds_no_path(file: Path) -> None:
     assert str(encoder.lineage["how"]).startswith("diagnostics train objectives --data ")
     assert encoder.lineage["group"] in file.stem
     assert b"/tmp/" not in file.read_bytes()[:100_000]
+    with safe_open(file, "np") as opened:
+        assert "digest" in json.loads(opened.metadata()["diagnostics"])  # of the description itself
 
 
 @pytest.mark.smoke

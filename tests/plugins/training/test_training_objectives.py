@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
+import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +17,19 @@ from torch import nn
 
 pytest.importorskip("timm")
 
-from diagnostics_training.models.architecture import LEVELS
+from diagnostics_training import objectives
 from diagnostics_training.models.backbone import Backbone, Patches, positions
+from diagnostics_training.models.heads import Linear
 from diagnostics_training.models.patch_masks import block_masks, random_masks
+from diagnostics_training.models.sizes import Sizes
+from diagnostics_training.objectives.base import EncoderObjective
 from diagnostics_training.objectives.contrastive import crops, hierarchical, info_nce
-from diagnostics_training.objectives.forecast import gaussian, pinball
+from diagnostics_training.objectives.forecast import LEVELS, gaussian, pinball
 from diagnostics_training.objectives.jepa import MOMENTUM, Jepa, momentum, sigreg, variance
 from diagnostics_training.objectives.reconstruct import Reconstruct
 from diagnostics_training.objectives.supervised import Supervised, columns
-from diagnostics_training.trainer.trainer import Settings, adamw
+from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.step import adamw
 
 from diagnostics import DiagnosticsError, Target
 
@@ -449,3 +456,35 @@ def falls(name: str, modality: str, options: dict[str, object]) -> None:
         optimiser.step()
         losses.append(float(values["loss"].detach()))
     assert losses[-1] < 0.97 * losses[0]
+
+
+def test_a_row_and_a_module_make_an_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else names it: encoder, its name, its head, its views and its loss follow."""
+
+    class Energy(EncoderObjective):
+        causal, noise, options, training_options = True, False, ("outputs",), ("regulariser",)
+
+        def forward(self, batch: Any) -> dict[str, torch.Tensor]:
+            return {"loss": self.model(batch["x"]).square().mean()}
+
+        @classmethod
+        def head(cls, sizes: Sizes) -> Linear:
+            return Linear("energy", sizes.width, sizes.outputs)
+
+    module = types.ModuleType("diagnostics_training.objectives.energy")
+    module.Energy = Energy  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(objectives, "OBJECTIVES", {**objectives.OBJECTIVES, "energy": "Energy"})
+    monkeypatch.setattr("diagnostics_training.architecture.OBJECTIVES", objectives.OBJECTIVES)
+    falls("energy", "series", {"outputs": 3})
+    made = architecture("energy", outputs=3)
+    assert made.spec.endswith("&outputs=3")
+    encoder = made.encoder(made.initial(0), "mine")
+    assert encoder.tap("head.energy").features == 3 and made.model().backbone.causal
+
+
+def test_readme_names_every_objective() -> None:
+    readme = Path(__file__).parents[3] / "plugins" / "diagnostics_training" / "README.md"
+    for name in objectives.OBJECTIVES:
+        assert objectives.objective_class(name).__module__.endswith(f".{name}")
+        assert f"| `{name}` |" in readme.read_text()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from diagnostics import DiagnosticsError, TorchEncoder, load_encoder
-from diagnostics_training.models.architecture import TUBE, Architecture
+from diagnostics_training.architecture import Architecture
+from diagnostics_training.models.sizes import TUBE
 
-WEIGHTS = Path(__file__).parent.parent / "weights"
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 def untrained(architecture: Architecture, seed: int) -> TorchEncoder:

@@ -1,0 +1,112 @@
+"""The encoder of each objective: backbone and head from a few numbers, which are also its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diagnostics import DiagnosticsError, Grid, TorchEncoder, stack_taps
+from diagnostics_training.models.backbone import AXES, Backbone
+from diagnostics_training.models.inputs import channels_of, extent_of, prepare
+from diagnostics_training.models.model import Model
+from diagnostics_training.models.sizes import Sizes
+from diagnostics_training.objectives import OBJECTIVES, objective_class
+from diagnostics_training.objectives.base import EncoderObjective
+
+INITIAL = 7919
+"""Apart from the seeds of controls: `fresh(0)` must not draw the initial weights of training seed 0."""
+UNNAMED = {"positives": "views"}
+"""Options that an encoder's name leaves out where they have this value."""
+
+
+@dataclass(frozen=True)
+class Architecture(Sizes):
+    """Everything that decides an encoder except its weights."""
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise DiagnosticsError(f"There is no objective '{self.objective}': choose one of {', '.join(OBJECTIVES)}.")
+        super().__post_init__()
+
+    @property
+    def kind(self) -> type[EncoderObjective]:
+        """What trains it."""
+        return objective_class(self.objective)
+
+    @property
+    def spec(self) -> str:
+        """The name under which the plugin builds this architecture."""
+        if self.modality == "series":
+            size = f"length={self.extent[0]}" + (f"&variates={self.channels}" if self.channels > 1 else "")
+        else:
+            size = f"size={self.extent[-1]}" + (f"&frames={self.extent[0]}" if self.modality == "video" else "")
+        options = {option: getattr(self, option) for option in self.kind.options}
+        more = "".join(f"&{option}={value}" for option, value in options.items() if UNNAMED.get(option) != value)
+        sizes = f"width={self.width}&depth={self.depth}&heads={self.heads}&patch={self.patch}"
+        return f"objective:{self.objective}?modality={self.modality}&{size}&{sizes}{more}"
+
+    def model(self) -> Model:
+        """Backbone and head with weights from torch's generator."""
+        backbone = Backbone(self.patches, self.width, self.depth, self.heads, self.kind.causal)
+        return Model(backbone, self.kind.head(self))
+
+    def initial(self, seed: int) -> Model:
+        """The weights that training of this seed starts from; backbones of one seed are equal for all objectives."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence([INITIAL, seed]).generate_state(1)[0]))
+            return self.model()
+
+    def build_objective(
+        self, model: Model, regulariser: str = "none", classes: tuple[int, ...] = ()
+    ) -> EncoderObjective | None:
+        """The objective that trains a model of this architecture; None where nothing does."""
+        return self.kind.build(model, self, regulariser, classes) if self.kind.trained else None
+
+    def encoder(self, model: Model, name: str) -> TorchEncoder:
+        """A model of this architecture as an encoder, which reads samples of any size that patches fit."""
+        grid = Grid(self.grid, AXES[self.modality])
+        taps = stack_taps("backbone.blocks", self.depth, self.width, grid, norm="backbone.norm")
+        if model.head is not None:
+            taps += model.head.taps(self.depth, grid)
+        made = TorchEncoder(
+            name,
+            self.modality,  # pyright: ignore[reportArgumentType]
+            model.eval(),
+            taps,
+            "norm",
+            self.preprocess,
+            self._example(),
+            fresh=self.model,
+            configuration=self.spec,
+            sized_for=lambda sample: self._sized(sample, model, name),
+        )
+        made.skeleton = self.spec
+        return made
+
+    def preprocess(self, sample: np.ndarray) -> Tensor:
+        """One raw sample as [C, *extent]."""
+        sample = np.asarray(sample)
+        self.patches.grid(extent_of(self.modality, sample))
+        if channels_of(self.modality, sample) != self.channels:
+            raise DiagnosticsError(
+                f"This encoder reads series of {self.channels} variate(s), not of {channels_of(self.modality, sample)}."
+            )
+        return prepare(self.modality, sample[None])[0]
+
+    def _sized(self, sample: np.ndarray, model: Model, name: str) -> TorchEncoder | None:
+        extent = extent_of(self.modality, np.asarray(sample))
+        if extent == self.extent:
+            return None
+        made = replace(self, extent=extent).encoder(model, name)
+        made.configuration = self.spec
+        return made
+
+    def _example(self) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        if self.modality == "series":
+            shape = self.extent if self.channels == 1 else (*self.extent, self.channels)
+            return rng.standard_normal(shape).cumsum(0).astype(np.float32)
+        return rng.integers(0, 256, (*self.extent, 3)).astype(np.uint8)

@@ -1,0 +1,11 @@
+"""The baseline: the weights that every training of a seed starts from."""
+
+from __future__ import annotations
+
+from diagnostics_training.objectives.base import EncoderObjective
+
+
+class Random(EncoderObjective):
+    """Trains nothing."""
+
+    trained = False

@@ -1,0 +1,100 @@
+"""What is logged and printed while training: losses, collapse, the time that is left."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics import DiagnosticsError, Progress, printable
+from diagnostics_training.trainer import collapse
+from diagnostics_training.trainer.distributed import World, mean
+from diagnostics_training.trainer.logs import Log, lines
+from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.trainer.settings import Settings
+
+Watch = Callable[[Progress], None]
+
+
+ESTIMATE_AFTER = 10
+"""Steps after which the remaining time is said; the first is left out of the estimate."""
+
+
+def silent(event: Progress) -> None:
+    """Watches without a word."""
+
+
+def say(line: str) -> None:
+    """One line to whoever sits at the terminal."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+class Monitor:
+    """What the first process logs and prints while it trains."""
+
+    def __init__(
+        self, out: Path, name: str, settings: Settings, first: int, watch: Watch, tell: Callable[[str], None]
+    ) -> None:
+        self.name, self.settings, self.watch, self.tell = name, settings, watch, tell
+        self.log = Log(out, first)
+        before = lines(out)
+        self.loss: float = before[-1]["loss"] if before else math.nan
+        self.looks = [collapse.Look(line["step"], line["rank"], line["spread"]) for line in before if "rank" in line]
+        if first:
+            tell(f"{name}: goes on from step {first:,} of {settings.steps:,}")
+
+    def note(self, done: int, values: Mapping[str, float], seen: collapse.Look | None) -> None:
+        """After step `done`, with what was seen of the output where it was looked at."""
+        self.loss = values["loss"]
+        line: dict[str, float] = {"step": done, **values}
+        if seen is not None:
+            if seen.collapsed and not any(look.collapsed for look in self.looks):
+                self.tell(f"{self.name}: the output collapses: {seen} (see docs/training.md)")
+            self.looks.append(seen)
+            line |= {"rank": seen.rank, "spread": seen.spread}
+        self.log.write(line | {"lr": self.settings.rate(done - 1)})
+        self.watch(Progress(self.name, done, self.settings.steps, f"loss {self.loss:.4g}"))
+
+    def close(self) -> None:
+        """Lets the files go."""
+        self.log.close()
+
+
+def to_numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars as numbers, averaged over processes; one transfer from the device."""
+    stacked = mean(torch.stack([value.float().reshape(()) for value in values.values()]))
+    return dict(zip(values, stacked.tolist(), strict=True))
+
+
+def check_finite(values: Mapping[str, float], step: int, out: Path, name: str) -> None:
+    for key in ("loss", "gradient"):
+        if not math.isfinite(values[key]):
+            raise DiagnosticsError(
+                f"The {key} of {name} is {values[key]} at step {step}: train with a smaller --lr, into another folder than "
+                f"{out}."
+            )
+
+
+def look_at_output(objective: Objective, batch: Batch, step: int, settings: Settings) -> collapse.Look | None:
+    objective.eval()
+    device = next(objective.parameters()).device.type
+    with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=settings.precision == "bf16"):
+        output = objective.output(batch)
+    objective.train()
+    return None if output is None or len(output) < collapse.FEWEST else collapse.look(step, output)
+
+
+def describe_work(objective: nn.Module, name: str, settings: Settings, world: World, out: Path) -> str:
+    count = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    each = f", {world.size} processes" if world.size > 1 else ""
+    return f"{name}: trains {count:,} parameters for {settings.steps:,} steps on {world.device}{each}; writes to {out}"
+
+
+def format_duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
