@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diagnostics.measures.result import taps_by_reason
+
 if TYPE_CHECKING:
-    from diagnostics.measures.result import taps_by_reason
-from diagnostics.measures.statistics import Interval
+    from diagnostics.measures.statistics import Interval
 
 NO_VALUE = "-"
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -64,7 +65,7 @@ def format_compact(value: float) -> str:
 
 
 def format_reasons(reasons: Iterable[tuple[str, str]], taps: Sequence[str]) -> str:
-    """`taps: reason; taps: reason`, from pairs (tap, reason): each reason once, long lists of the `taps` of an encoder shortened.
+    """`taps: reason; taps: reason`, from pairs (tap, reason): each reason once, long lists of an encoder's `taps` shortened.
 
     The tap "" stands for a reason that concerns no tap in particular.
     """

@@ -145,11 +145,11 @@ class Profile:
 
     def drawn(self, name: str) -> list[Interval]:
         """The same of all draws of a control."""
-        found = [
+        levels = [
             self._reached(other)
             for other in self.draws.get(name, [self.controls[name]] if name in self.controls else [])
         ]
-        return [reached for reached in found if reached is not None]
+        return [reached for reached in levels if reached is not None]
 
     def spread(self, name: str) -> tuple[float, float] | None:
         """The smallest and the largest that draws of a control reach; None of a single one."""
@@ -164,8 +164,8 @@ class Profile:
     def few(self) -> str:
         """How few independent units a score rests on, in words; nothing where there are enough for its interval."""
         counts = {"test": self.data.sizes.get("unit", 0), "val": int(self.data.attrs.get("units_val", 0))}
-        told = [f"{n} {split} units" for split, n in counts.items() if 0 < n < FEW]
-        return f"only {' and '.join(told)}: neither the choice of tap nor an interval means much" if told else ""
+        few = [f"{n} {split} units" for split, n in counts.items() if 0 < n < FEW]
+        return f"only {' and '.join(few)}: neither the choice of tap nor an interval means much" if few else ""
 
     @property
     def heavy(self) -> str:
@@ -269,7 +269,7 @@ class Profile:
             "output_score": number(self.output.value),
             "hidden_gap": {k: number(getattr(gap, k)) if gap else None for k in ("value", "low", "high")},
             "cautions": self.cautions,
-            "controls": {name: number(found.value) if found else None for name, found in controls.items()},
+            "controls": {name: number(reached.value) if reached else None for name, reached in controls.items()},
             "over_controls": {
                 name: {k: number(getattr(margin, k)) for k in ("value", "low", "high")}
                 for name in NAMES
@@ -281,7 +281,7 @@ class Profile:
                 if name in self.controls
             },
             "control_intervals": {
-                name: [number(found.low), number(found.high)] for name, found in controls.items() if found
+                name: [number(reached.low), number(reached.high)] for name, reached in controls.items() if reached
             },
             "attributes": {key: value for key, value in self.data.attrs.items() if is_plain(value)},
         }

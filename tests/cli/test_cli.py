@@ -22,7 +22,6 @@ import diagnostics.activations.shards
 import diagnostics.activations.writing
 import diagnostics.report.html
 import diagnostics.runs.job
-import diagnostics.runs.page
 import diagnostics.runs.request
 
 from commands import diagnose, refused

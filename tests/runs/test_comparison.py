@@ -18,10 +18,10 @@ from diagnostics import Comparison, DiagnosticsError, Run
 from diagnostics.measures.statistics import scores
 from diagnostics.runs.comparison.differences import curve_differences, differences_of, score_influence
 from diagnostics.runs.comparison.estimates import Term, estimate, flipped, holm
-from diagnostics.runs.comparison.positions import likeness
-from diagnostics.runs.comparison.readouts import Readout, by_depth, readout, shared_depths
+from diagnostics.runs.comparison.probe_losses import ProbeLosses, by_depth, probe_losses, shared_depths
 from diagnostics.runs.comparison.shares import Matched, shares_of
-from diagnostics.runs.comparison.words import alignment_name, describe_likeness
+from diagnostics.runs.comparison.tap_similarity import tap_similarity
+from diagnostics.runs.comparison.words import alignment_name, describe_similarity
 
 from graded import GRID, graded_data, graded_encoder, known_r2
 
@@ -179,11 +179,11 @@ def test_encoders_that_are_alike_but_for_their_noise_are_not_told_apart(made: Ma
 
 def drawn_readout(
     rng: np.random.Generator, units: int, level: np.ndarray, reference: np.ndarray | None = None
-) -> Readout:
+) -> ProbeLosses:
     """A readout of taps whose R2 is `level`, with units of its own luck."""
     own = rng.chisquare(1, size=(units, 1)) if reference is None else reference
     loss = (np.sqrt(1 - level)[:, None] * rng.standard_normal((len(level), units))) ** 2
-    return Readout(
+    return ProbeLosses(
         loss=loss[..., None],
         reference=np.broadcast_to(own, (len(level), *own.shape)),
         depths=np.linspace(0, 1, len(level)),
@@ -222,7 +222,7 @@ def test_all_right_against_all_wrong_on_few_units_is_no_certainty() -> None:
     """Two units: the sign test says 1/2; resampling shows no width and would say 0."""
     units = ("u0", "u1")
     ones = np.ones((1, 2, 1))
-    right, wrong = (Readout(loss, ones, np.ones(1), ("t",), units, 0, 0, 4) for loss in (0 * ones, ones))
+    right, wrong = (ProbeLosses(loss, ones, np.ones(1), ("t",), units, 0, 0, 4) for loss in (0 * ones, ones))
     best, output, gap = differences_of({"p/t": {"right": [right], "wrong": [wrong]}}, 0)
     assert (best.estimate.value, best.estimate.p) == (1.0, 0.5)
     assert np.isnan(best.estimate.interval.low)
@@ -349,12 +349,12 @@ def test_a_gap_too_small_for_a_share_is_not_called_unknown() -> None:
     assert found.reasons["recovered"] == "what the base's output hides of it is below 0.01, too little for a share"
 
 
-def small_gap(share: float) -> Readout:
+def small_gap(share: float) -> ProbeLosses:
     """Losses of .1 at the best tap, and a little more at the output in every unit."""
     rng = np.random.default_rng(0)
     best = 0.1 + 0.001 * rng.random((40, 1))
     loss = np.stack([best, best / share])
-    return Readout(
+    return ProbeLosses(
         loss, np.ones_like(loss), np.array([0.5, 1.0]), ("a", "b"), tuple(f"u{i}" for i in range(40)), 0, 1, 100
     )
 
@@ -376,8 +376,8 @@ def test_an_alignment_is_held_against_its_own_base_run_by_run(made: Maker) -> No
     paired = difference(dx.compare(sides, similarity=None), "from", "to", "output").estimate
     assert paired.interval.high < 0
     groups = {
-        "f": [readout(side.profile(LINEAR)) for side in sides[::2]],
-        "t": [readout(side.profile(LINEAR)) for side in sides[1::2]],
+        "f": [probe_losses(side.profile(LINEAR)) for side in sides[::2]],
+        "t": [probe_losses(side.profile(LINEAR)) for side in sides[1::2]],
     }
     _, loose, _ = differences_of({LINEAR: groups}, 0)
     assert paired.value == pytest.approx(loose.estimate.value)
@@ -402,16 +402,16 @@ def test_seeds_are_grouped_and_named(made: Maker) -> None:
         "y": [0, 1, 2],
         "x": [0, 1, 2],
     }
-    assert found.sides[0].name == "y seed 2"
+    assert found.members[0].name == "y seed 2"
     best = difference(found, "y", "x", "best tap")
     assert best.estimate.over_both is not None
     assert best.survives
-    standing = next(one for one in found.standings if (one.group, one.profile) == ("x", LINEAR))
+    standing = next(one for one in found.group_scores if (one.group, one.profile) == ("x", LINEAR))
     alone = [run.profile(LINEAR).best.value for run in runs[:3]]
     assert standing.best.value == pytest.approx(np.mean(alone), abs=1e-12)
-    assert standing.best_tap_said == "stage.1 (0.50) 3/3"
+    assert standing.best_tap_text == "stage.1 (0.50) 3/3"
     # One pair between the groups and one within each.
-    assert [(one.first, one.second) for one in found.likenesses] == [
+    assert [(one.first, one.second) for one in found.tap_similarities] == [
         ("y seed 0", "x seed 0"), ("y seed 0", "y seed 1"), ("x seed 0", "x seed 1"),
     ]  # fmt: skip
 
@@ -420,9 +420,9 @@ def test_labels_overrule_and_runs_that_nothing_tells_apart_are_named_by_folder(m
     one, other = made("twin"), made("twin again")
     one.store.attrs["encoder"]["name"] = other.store.attrs["encoder"]["name"] = "twin"
     found = dx.compare([one, other], similarity=None)
-    assert [side.name for side in found.sides] == ["twin (twin)", "twin (twin again)"]
+    assert [side.name for side in found.members] == ["twin (twin)", "twin (twin again)"]
     found = dx.compare([f"first={one.path}", other.path], similarity=None)
-    assert [side.group for side in found.sides] == ["first", "twin again"]
+    assert [side.group for side in found.members] == ["first", "twin again"]
     with pytest.raises(DiagnosticsError, match="labelled x, but no seed of their training is known"):
         dx.compare([f"x={one.path}", f"x={other.path}"])
     with pytest.raises(DiagnosticsError, match="given twice"):
@@ -452,7 +452,7 @@ def test_curves_stand_on_one_axis_of_depth(made: Maker, base: Run) -> None:
     assert drop["head_drop_low"] < known_r2(1.5) - known_r2(0.5) < drop["head_drop_high"]
     assert str(drop["head_tap"].values) == "stage.3"
     assert np.isnan(data["head_drop"].sel(run="base", target=LINEAR))
-    standing = next(one for one in found.standings if (one.group, one.profile) == ("head", LINEAR))
+    standing = next(one for one in found.group_scores if (one.group, one.profile) == ("head", LINEAR))
     assert standing.head_drop.value == pytest.approx(float(drop["head_drop"]))
 
 
@@ -487,7 +487,7 @@ def test_taps_are_found_where_they_stand_in_the_other_run(made: Maker) -> None:
     silent = (0.0, 0.0, 0.0)
     one = made("here", silent, silent, (2, 4, 6))
     other = made("there", (0.0,) * 4, (0.0,) * 4, (2, 6, 9, 11))
-    (found,) = dx.compare([one, other]).likenesses
+    (found,) = dx.compare([one, other]).tap_similarities
     assert found.aligned[0] == 0.0
     assert np.isnan(found.aligned[1])
     assert found.aligned[2] == pytest.approx(1 / 3)
@@ -508,9 +508,9 @@ def test_without_what_chance_reaches_no_tap_has_a_position() -> None:
         (unknown, [np.nan] * 2, "what chance reaches is not known (three samples), so no positions"),
     ):
         sides: list[Any] = [SimpleNamespace(name=name, run=SimpleNamespace(store=SimpleNamespace(output_tap=tap), similarity_with=lambda *_, found=found: found)) for name, tap in (("x", "b"), ("y", "d"))]  # fmt: skip
-        one = likeness(*sides, "other", 0)
+        one = tap_similarity(*sides, "other", 0)
         np.testing.assert_array_equal(one.aligned, expected)
-        assert describe_likeness(one).endswith(said)
+        assert describe_similarity(one).endswith(said)
 
 
 # Refusals

@@ -96,10 +96,10 @@ def test_no_number_and_no_label_is_cut_off_however_narrow_the_terminal(
     assert max(map(cell_len, shown.splitlines())) <= width
     if width > 60:  # wide as it is, it is folded at 60
         assert label in shown
-    for one in found.standings:
+    for one in found.group_scores:
         ends = one.best.interval
         assert f"[{ends.low:.3f}, {ends.high:.3f}]" in shown
-        assert one.best_tap_said.split()[0] in shown
+        assert one.best_tap_text.split()[0] in shown
     for one in found.differences:
         ends = (f"{end:.3f}" for end in (one.estimate.interval.low, one.estimate.interval.high))
         low, high = ("0.000" if end == "-0.000" else end for end in ends)

@@ -83,9 +83,9 @@ def test_standings_are_the_runs_own_numbers_whatever_the_score(made: Callable[..
     up = made(tokens_of("up", (0.5, 3, 3), lineage={"group": "up", "base": base.store.attrs["identity"]["weights"]}))
     found = dx.compare([base, up], similarity=None)
     assert not found.left_out
-    assert {one.profile for one in found.standings} == {"segmentation_probe/which", "linear_probe/value"}
+    assert {one.profile for one in found.group_scores} == {"segmentation_probe/which", "linear_probe/value"}
     runs = {"base": base, "up": up}
-    for one in found.standings:
+    for one in found.group_scores:
         own = runs[one.group].profile(one.profile)
         assert (one.best.interval, one.output.interval) == (own.best, own.output)
         assert one.hidden_gap.value == pytest.approx(own.hidden_gap.value, abs=1e-12)
@@ -126,7 +126,7 @@ def test_an_encoder_of_which_only_the_head_was_measured(tmp_path: Path) -> None:
 
     runs = [run_of(tmp_path / name, all_head(name, gain), taps="stage.2") for name, gain in (("x", 1.0), ("y", 2.0))]
     found = dx.compare(runs, similarity=None)
-    assert all(one.head_drop is None for one in found.standings)
+    assert all(one.head_drop is None for one in found.group_scores)
     assert found.to_json()["depth"] == [2.0]
 
 
@@ -191,7 +191,7 @@ def test_families_mean_their_targets(tmp_path: Path) -> None:
         for name, noise in (("x", 2), ("y", 4))
     ]
     found = dx.compare(runs, similarity=None)
-    gaps = [one.hidden_gap.value for one in found.standings if one.group == "x"]
+    gaps = [one.hidden_gap.value for one in found.group_scores if one.group == "x"]
     (family,) = [one for one in found.family_gaps if one.group == "x"]
     assert family.hidden_gap.value == pytest.approx(np.mean(gaps))
     assert family.hidden_gap.interval.low > 0

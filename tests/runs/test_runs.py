@@ -172,7 +172,7 @@ def test_a_loss_that_few_units_carry_is_told_wherever_few_units_are(
     assert f"Beware: {caution}." in found.report().read_text(encoding="utf-8")
     other = dx.run(planted(2)[0], dataset, out=tmp_path / "other", measures=["linear_probe"], controls=False)
     comparison = dx.compare([found, other], similarity=None)
-    assert f"{comparison.sides[0].name}: {caution}" in cautions(comparison)
+    assert f"{comparison.members[0].name}: {caution}" in cautions(comparison)
 
 
 def test_untrained_weights_are_called_random(easy: Run, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,10 +7,9 @@ from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
-from diagnostics_training.alignment.align import BEST
 
 from diagnostics.report.figures import ControlCurve, ProfileFigure
-from diagnostics.report.plots.style import BOTTOM, FLOOR, HEIGHT, INK, LINE, TOP, dressed
+from diagnostics.report.plots.style import BEST, BOTTOM, FLOOR, HEIGHT, INK, LINE, TOP, dressed
 
 BAND = "rgba(31,95,168,0.18)"
 CONTROL_COLOURS = ("#7c8794", "#a68a64", "#4d908e", "#2f6f4f", "#9a6fb0", "#c08497")

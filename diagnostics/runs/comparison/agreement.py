@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.runs.comparison.readouts import readout
-from diagnostics.runs.comparison.sides import Side
+from diagnostics.runs.comparison.members import Member
+from diagnostics.runs.comparison.probe_losses import probe_losses
 
 BY_SAMPLE = ("label", "value", "state", "future", "caption")
 """Kinds of target with values of the sample as a whole."""
@@ -18,21 +18,21 @@ COUNTS = ("n", "n_train", "n_val", "n_test", "units_train", "units_val")
 """Attributes that say how much it rests on."""
 
 
-def check_agreement(sides: Sequence[Side]) -> dict[str, str]:
+def check_agreement(members: Sequence[Member]) -> dict[str, str]:
     """Raises where two runs differ in samples, targets, splits, pooling or protocol, naming the difference.
 
     Returns the profiles that are left out, and why: those that some run lacks, and those of tokens that two encoders lay
     on grids of their own.
     """
-    first, *others = sides
+    first, *others = members
     for other in others:
         _same_data(first, other)
         _same_storage(first, other)
         _same_taps(first, other)
     left_out: dict[str, str] = {}
-    names = list(dict.fromkeys(name for side in sides for name in side.profiles))
+    names = list(dict.fromkeys(name for member in members for name in member.profiles))
     for name in names:
-        lacking = [side.name for side in sides if name not in side.profiles]
+        lacking = [member.name for member in members if name not in member.profiles]
         if lacking:
             left_out[name] = f"not measured in {', '.join(lacking)}"
             continue
@@ -58,11 +58,11 @@ def check_agreement(sides: Sequence[Side]) -> dict[str, str]:
     return left_out
 
 
-def _refused(first: Side, other: Side, what: str, remedy: str) -> DiagnosticsError:
+def _refused(first: Member, other: Member, what: str, remedy: str) -> DiagnosticsError:
     return DiagnosticsError(f"{first.run.path} and {other.run.path} cannot be compared: {what}. {remedy}")
 
 
-def _same_data(first: Side, other: Side) -> None:
+def _same_data(first: Member, other: Member) -> None:
     one, two = first.run.store, other.run.store
     facts = first.run.record.dataset, other.run.record.dataset
     again = "Run both encoders on one dataset."
@@ -75,7 +75,7 @@ def _same_data(first: Side, other: Side) -> None:
             f"are in one only, {min(missing)} say)",
             again,
         )  # fmt: skip
-    order = [np.argsort(found, kind="stable") for found in ids]
+    order = [np.argsort(names, kind="stable") for names in ids]
     split = [_texts(store.split)[rows] for store, rows in zip((one, two), order, strict=True)]
     if moved := int((split[0] != split[1]).sum()):
         at = int(np.flatnonzero(split[0] != split[1])[0])
@@ -89,7 +89,7 @@ def _same_data(first: Side, other: Side) -> None:
     if lacking := sorted(set(targets[0]) ^ set(targets[1])):
         raise _refused(first, other, f"only one of them has the target {lacking[0]}", again)
     for name in sorted(targets[0]):
-        values = [np.asarray(found[name].values) for found in targets]
+        values = [np.asarray(theirs[name].values) for theirs in targets]
         # Maps are cropped as each encoder crops its input.
         if targets[0][name].kind in BY_SAMPLE and not _equal(*(x[rows] for x, rows in zip(values, order, strict=True))):
             raise _refused(first, other, f"their values of the target {name} differ", again)
@@ -107,7 +107,7 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
-def _same_storage(first: Side, other: Side) -> None:
+def _same_storage(first: Member, other: Member) -> None:
     """The same pooling, precision and version."""
     one, two = first.run.store, other.run.store
     if tuple(one.poolings) != tuple(two.poolings):
@@ -123,7 +123,7 @@ def _same_storage(first: Side, other: Side) -> None:
             f"one keeps tokens in {one.plan.precision}, the other in {two.plan.precision}",
             "Run both with one --precision.",
         )  # fmt: skip
-    versions = {version for side in (first, other) for version in side.run.versions}
+    versions = {version for member in (first, other) for version in member.run.versions}
     if len(versions) > 1:
         raise _refused(
             first, other,
@@ -132,9 +132,9 @@ def _same_storage(first: Side, other: Side) -> None:
         )  # fmt: skip
 
 
-def _same_taps(first: Side, other: Side) -> None:
+def _same_taps(first: Member, other: Member) -> None:
     """Of one encoder the same taps: its curve would differ from itself between them."""
-    one, two = ({tap.name for tap in side.run.store.taps} for side in (first, other))
+    one, two = ({tap.name for tap in member.run.store.taps} for member in (first, other))
     if first.weights == other.weights and one != two:
         raise _refused(
             first, other,
@@ -143,9 +143,9 @@ def _same_taps(first: Side, other: Side) -> None:
         )  # fmt: skip
 
 
-def _same_protocol(name: str, first: Side, other: Side) -> str:
+def _same_protocol(name: str, first: Member, other: Member) -> str:
     """Why a profile is left out ("" where it is not); raises where pooled activations were measured in different ways."""
-    one, two = (side.profiles[name].data for side in (first, other))
+    one, two = (member.profiles[name].data for member in (first, other))
     for key in ("seed", "penalties"):
         mine, theirs = one.attrs.get(key), two.attrs.get(key)
         if not np.array_equal(np.asarray(mine), np.asarray(theirs)):
@@ -174,7 +174,7 @@ def _same_protocol(name: str, first: Side, other: Side) -> str:
     units = [sorted(_texts(data["unit"].values)) for data in (one, two)]
     if units[0] != units[1]:
         return f"read on other test units in {first.name} and {other.name}"
-    reference = [readout(side.profiles[name]).common_reference for side in (first, other)]
+    reference = [probe_losses(member.profiles[name]).common_reference for member in (first, other)]
     if reference[0] is not None and reference[1] is not None and not _near(reference[0], reference[1]):
         return f"{first.name} and {other.name} are scored against other references"
     return ""

@@ -11,23 +11,23 @@ from diagnostics.report.numbers import number, numbers
 from diagnostics.runs.comparison.differences import CurveDifference, Difference
 from diagnostics.runs.comparison.estimates import Estimate
 from diagnostics.runs.comparison.findings import Findings
-from diagnostics.runs.comparison.positions import Likeness
+from diagnostics.runs.comparison.group_scores import GroupScore
+from diagnostics.runs.comparison.members import Member, lineage_of
 from diagnostics.runs.comparison.shares import Shares
-from diagnostics.runs.comparison.sides import Side, lineage_of
-from diagnostics.runs.comparison.standings import Standing
+from diagnostics.runs.comparison.tap_similarity import TapSimilarity
 
 
 def findings_json(findings: Findings) -> dict[str, Any]:
     """The findings as plain numbers; None for what has no value."""
     return {
         "dataset": findings.data.attrs["dataset"],
-        "n": findings.sides[0].run.n,
+        "n": findings.members[0].run.n,
         "pooling": findings.data.attrs["pooling"],
         "seed": findings.data.attrs["seed"],
-        "runs": [_side(side) for side in findings.sides],
+        "runs": [_member(member) for member in findings.members],
         "depth": numbers(findings.data["depth"]),
         "profiles": [_profile(findings, str(name)) for name in findings.data["target"].values],
-        "groups": [_standing(one) for one in findings.standings],
+        "groups": [_group_score(one) for one in findings.group_scores],
         "families": [
             {"family": one.family, "group": one.group, "profiles": list(one.profiles), **_estimate(one.hidden_gap)}
             for one in findings.family_gaps
@@ -35,7 +35,7 @@ def findings_json(findings: Findings) -> dict[str, Any]:
         "differences": [_difference(one) for one in findings.differences],
         "along_depth": [_curve(one) for one in findings.curve_differences],
         "shares": [_shares(one) for one in findings.shares],
-        "similarity": [_likeness(one) for one in findings.likenesses],
+        "similarity": [_tap_similarity(one) for one in findings.tap_similarities],
         "left_out": findings.left_out,
     }
 
@@ -65,69 +65,69 @@ def _profile(findings: Findings, name: str) -> dict[str, Any]:
     }
 
 
-def _interval(found: Interval | None) -> dict[str, float | None] | None:
-    return None if found is None else {key: number(getattr(found, key)) for key in ("value", "low", "high")}
+def _interval(interval: Interval | None) -> dict[str, float | None] | None:
+    return None if interval is None else {key: number(getattr(interval, key)) for key in ("value", "low", "high")}
 
 
-def _estimate(found: Estimate) -> dict[str, Any]:
+def _estimate(estimate: Estimate) -> dict[str, Any]:
     return {
-        "value": number(found.value),
-        "over_samples": _interval(found.over_samples),
-        "over_samples_and_seeds": _interval(found.over_both),
-        "p": number(found.p),
+        "value": number(estimate.value),
+        "over_samples": _interval(estimate.over_samples),
+        "over_samples_and_seeds": _interval(estimate.over_both),
+        "p": number(estimate.p),
     }
 
 
-def _side(side: Side) -> dict[str, Any]:
-    run = side.run
+def _member(member: Member) -> dict[str, Any]:
+    run = member.run
     return {
-        "name": side.name, "group": side.group, "seed": side.seed, "run": str(run.path), "encoder": run.encoder,
-        "output_tap": run.store.output_tap, "weights": side.weights, "lineage": dict(lineage_of(run)),
+        "name": member.name, "group": member.group, "seed": member.seed, "run": str(run.path), "encoder": run.encoder,
+        "output_tap": run.store.output_tap, "weights": member.weights, "lineage": dict(lineage_of(run)),
         "taps": [{"name": tap.name, "depth": tap.depth, "part": tap.part} for tap in run.store.taps],
     }  # fmt: skip
 
 
-def _standing(found: Standing) -> dict[str, Any]:
+def _group_score(score: GroupScore) -> dict[str, Any]:
     return {
-        "profile": found.profile, "group": found.group, "best_taps": [tap for tap, _ in found.best_taps],
-        "best_depths": [depth for _, depth in found.best_taps], "best": _estimate(found.best),
-        "output": _estimate(found.output), "hidden_gap": _estimate(found.hidden_gap),
-        "head_drop": None if found.head_drop is None else _estimate(found.head_drop),
+        "profile": score.profile, "group": score.group, "best_taps": [tap for tap, _ in score.best_taps],
+        "best_depths": [depth for _, depth in score.best_taps], "best": _estimate(score.best),
+        "output": _estimate(score.output), "hidden_gap": _estimate(score.hidden_gap),
+        "head_drop": None if score.head_drop is None else _estimate(score.head_drop),
     }  # fmt: skip
 
 
-def _difference(found: Difference) -> dict[str, Any]:
+def _difference(difference: Difference) -> dict[str, Any]:
     return {
-        "profile": found.profile, "first": found.first, "second": found.second, "quantity": found.quantity,
-        **_estimate(found.estimate), "p_corrected": number(found.p_corrected), "survives": found.survives,
+        "profile": difference.profile, "first": difference.first, "second": difference.second, "quantity": difference.quantity,
+        **_estimate(difference.estimate), "p_corrected": number(difference.p_corrected), "survives": difference.survives,
     }  # fmt: skip
 
 
-def _curve(found: CurveDifference) -> dict[str, Any]:
-    at = found.at
+def _curve(curve: CurveDifference) -> dict[str, Any]:
+    at = curve.at
     return {
-        "profile": found.profile, "first": found.first, "second": found.second, "depth": numbers(found.depths),
-        "difference": numbers(found.difference), "p": numbers(found.p),
-        "at": None if at is None else number(float(found.depths[at])),
+        "profile": curve.profile, "first": curve.first, "second": curve.second, "depth": numbers(curve.depths),
+        "difference": numbers(curve.difference), "p": numbers(curve.p),
+        "at": None if at is None else number(float(curve.depths[at])),
     }  # fmt: skip
 
 
-def _shares(found: Shares) -> dict[str, Any]:
+def _shares(shares: Shares) -> dict[str, Any]:
     return {
-        "profile": found.profile, "alignment": found.group, "base": found.base, "seeds": found.seeds,
-        "seeds_of_base": found.of_seeds, "made_for_it": found.purpose,
-        "floor": number(found.floor), "hidden_gap_of_base": _interval(found.gap), "recovered": _interval(found.recovered),
-        "kept_best": _interval(found.kept_best), "kept_output": _interval(found.kept_output),
-        "reasons": dict(found.reasons),
+        "profile": shares.profile, "alignment": shares.group, "base": shares.base, "seeds": shares.seeds,
+        "seeds_of_base": shares.of_seeds, "made_for_it": shares.purpose,
+        "floor": number(shares.floor), "hidden_gap_of_base": _interval(shares.gap), "recovered": _interval(shares.recovered),
+        "kept_best": _interval(shares.kept_best), "kept_output": _interval(shares.kept_output),
+        "reasons": dict(shares.reasons),
     }  # fmt: skip
 
 
-def _likeness(found: Likeness) -> dict[str, Any]:
-    data = found.data
+def _tap_similarity(similarity: TapSimilarity) -> dict[str, Any]:
+    data = similarity.data
     return {
-        "first": found.first, "second": found.second, "measure": data.attrs["measure"],
+        "first": similarity.first, "second": similarity.second, "measure": data.attrs["measure"],
         "taps": [str(tap) for tap in data["tap"].values], "taps_other": [str(tap) for tap in data["tap_other"].values],
         "matrix": [numbers(row) for row in data["matrix"].values],
         "p": [numbers(row) for row in data["p"].values] if "p" in data else None,
-        "aligned_depth": numbers(found.aligned), "at_outputs": number(found.at_outputs),
+        "aligned_depth": numbers(similarity.aligned), "at_outputs": number(similarity.at_outputs),
     }  # fmt: skip

@@ -17,18 +17,18 @@ from diagnostics.runs.comparison.as_json import findings_json
 from diagnostics.runs.comparison.curves import curves
 from diagnostics.runs.comparison.differences import curve_differences, differences_of
 from diagnostics.runs.comparison.findings import Findings, first_of_each_target
-from diagnostics.runs.comparison.positions import Likeness, likeness
-from diagnostics.runs.comparison.readouts import Readout, readout
-from diagnostics.runs.comparison.shares import Matched, Shares, shares_of
-from diagnostics.runs.comparison.sides import (
-    Side,
+from diagnostics.runs.comparison.group_scores import family_gaps, group_scores_of
+from diagnostics.runs.comparison.members import (
+    Member,
     by_group,
+    open_members,
     pairs_with_base,
     places,
-    sides_of,
     without_base,
 )
-from diagnostics.runs.comparison.standings import family_gaps, standings_of
+from diagnostics.runs.comparison.probe_losses import ProbeLosses, probe_losses
+from diagnostics.runs.comparison.shares import Matched, Shares, shares_of
+from diagnostics.runs.comparison.tap_similarity import TapSimilarity, tap_similarity
 from diagnostics.runs.run import Run
 
 
@@ -39,7 +39,7 @@ class Comparison(Findings):
     def default_path(self) -> Path:
         """Of its report: beside the first run, named by the labels."""
         slug = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(self.groups)).strip("-.")[:100]
-        return self.sides[0].run.path.parent / f"comparison-{slug}.html"
+        return self.members[0].run.path.parent / f"comparison-{slug}.html"
 
     def to_xarray(self) -> xr.Dataset:
         """`data`, with dimensions (run, target, depth)."""
@@ -57,7 +57,7 @@ class Comparison(Findings):
         return write_page(comparison_page(self), Path(path))
 
     def __repr__(self) -> str:
-        return f"<Comparison of {', '.join(side.name for side in self.sides)} on {self.data.attrs['dataset']}>"
+        return f"<Comparison of {', '.join(member.name for member in self.members)} on {self.data.attrs['dataset']}>"
 
     def _repr_html_(self) -> str:
         from diagnostics.report.html import page_tables
@@ -90,62 +90,63 @@ def compare(
     """
     if seed < 0:
         raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")
-    sides = sides_of(runs)
-    pairs = pairs_with_base(sides, base)
-    left_out = check_agreement(sides)
-    names = [name for name in sides[0].profiles if name not in left_out]
-    left_out |= without_base(sides, pairs)
-    probes = [name for name in names if sides[0].profiles[name].is_probe]
-    groups = by_group(sides)
-    read = {name: {side.name: readout(side.profiles[name]) for side in sides} for name in probes}
+    members = open_members(runs)
+    pairs = pairs_with_base(members, base)
+    left_out = check_agreement(members)
+    names = [name for name in members[0].profiles if name not in left_out]
+    left_out |= without_base(members, pairs)
+    probes = [name for name in names if members[0].profiles[name].is_probe]
+    groups = by_group(members)
+    read = {name: {member.name: probe_losses(member.profiles[name]) for member in members} for name in probes}
     by_profile = {
-        name: {group: [read[name][side.name] for side in members] for group, members in groups.items()}
+        name: {group: [read[name][member.name] for member in members] for group, members in groups.items()}
         for name in probes
     }
     profiles = {
-        name: {group: [side.profiles[name] for side in members] for group, members in groups.items()} for name in probes
+        name: {group: [member.profiles[name] for member in members] for group, members in groups.items()}
+        for name in probes
     }
-    families = {name: sides[0].profiles[name].family for name in probes}
-    standings = standings_of(by_profile, profiles, seed)
+    families = {name: members[0].profiles[name].family for name in probes}
+    group_scores = group_scores_of(by_profile, profiles, seed)
     matched = places(pairs, groups)
-    likenesses: list[Likeness] = []
+    tap_similarities: list[TapSimilarity] = []
     wanted = _pairs_of_runs(groups) if similarity else []
     for done, (first, second) in enumerate(wanted):
         watch(Progress("comparing taps", done, len(wanted), f"{first.name} and {second.name}"))
-        likenesses.append(likeness(first, second, similarity or "", seed))
+        tap_similarities.append(tap_similarity(first, second, similarity or "", seed))
     watch(Progress("comparing taps", len(wanted), len(wanted)))
     return Comparison(
-        tuple(sides),
-        curves(sides, names, seed),
-        tuple(standings),
-        tuple(family_gaps(by_profile, families, first_of_each_target([one.profile for one in standings]), seed)),
+        tuple(members),
+        curves(members, names, seed),
+        tuple(group_scores),
+        tuple(family_gaps(by_profile, families, first_of_each_target([one.profile for one in group_scores]), seed)),
         tuple(differences_of(by_profile, seed, matched)),
         tuple(curve_differences(by_profile, seed, matched)),
         tuple(_all_shares(pairs, groups, probes, read, seed)),
-        tuple(likenesses),
+        tuple(tap_similarities),
         left_out,
     )
 
 
-def _pairs_of_runs(groups: dict[str, list[Side]]) -> list[tuple[Side, Side]]:
+def _pairs_of_runs(groups: dict[str, list[Member]]) -> list[tuple[Member, Member]]:
     """The first run of each pair of groups; and two seeds of each group, the yardstick of how alike two trainings are."""
     within = [(members[0], members[1]) for members in groups.values() if len(members) > 1]
     return [*((one[0], other[0]) for one, other in combinations(groups.values(), 2)), *within]
 
 
 def _all_shares(
-    pairs: dict[str, list[tuple[Side, Side]]],
-    groups: dict[str, list[Side]],
+    pairs: dict[str, list[tuple[Member, Member]]],
+    groups: dict[str, list[Member]],
     probes: Sequence[str],
-    read: dict[str, dict[str, Readout]],
+    read: dict[str, dict[str, ProbeLosses]],
     seed: int,
 ) -> list[Shares]:
-    found: list[Shares] = []
+    shares: list[Shares] = []
     for group, matched in pairs.items():
         for name in probes:
             target = name.partition("/")[2]
             purpose = bool(target) and any(target == aligned.target for aligned, _ in matched)
             runs = [Matched(read[name][one.name], read[name][base.name], base.profiles[name]) for one, base in matched]
             base = matched[0][1].group
-            found.append(shares_of(name, group, base, len(groups[base]), purpose, runs, seed))
-    return found
+            shares.append(shares_of(name, group, base, len(groups[base]), purpose, runs, seed))
+    return shares

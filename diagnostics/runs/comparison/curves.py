@@ -10,12 +10,12 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.measures.statistics import Interval, paired_difference
-from diagnostics.runs.comparison.readouts import SAME, by_depth, readout, shared_depths
-from diagnostics.runs.comparison.sides import Side
+from diagnostics.runs.comparison.members import Member
+from diagnostics.runs.comparison.probe_losses import SAME, by_depth, probe_losses, shared_depths
 from diagnostics.runs.profile import Profile
 
 
-def curves(sides: Sequence[Side], names: Sequence[str], seed: int) -> xr.Dataset:
+def curves(members: Sequence[Member], names: Sequence[str], seed: int) -> xr.Dataset:
     """`score`, `low`, `high` [run, target, depth], `tap` [run, depth] (the tap that stands there; "" where the value lies on
     the line between two), and by [run, target] `best_score`, `output_score`, `hidden_gap` and `head_drop`, each with `_low`
     and `_high`, `best_tap`, `head_tap`. A `target` is a profile, `measure/target`.
@@ -23,9 +23,9 @@ def curves(sides: Sequence[Side], names: Sequence[str], seed: int) -> xr.Dataset
     `head_drop` is the trunk's last tap minus the head's last, paired over test units (the Guillotine curve, Bordes et al.
     2023, 2206.13378): positive where the head threw away what the trunk's end still shows.
     """
-    profiles = {name: [side.profiles[name] for side in sides] for name in names}
-    depths = shared_depths([p.data["depth"].values.astype(np.float64) for found in profiles.values() for p in found])
-    shape = len(sides), len(names), len(depths)
+    profiles = {name: [member.profiles[name] for member in members] for name in names}
+    depths = shared_depths([p.data["depth"].values.astype(np.float64) for own in profiles.values() for p in own])
+    shape = len(members), len(names), len(depths)
     along = {key: np.full(shape, np.nan) for key in ("score", "low", "high")}
     single: dict[str, np.ndarray] = {
         f"{key}{end}": np.full(shape[:2], np.nan)
@@ -36,44 +36,44 @@ def curves(sides: Sequence[Side], names: Sequence[str], seed: int) -> xr.Dataset
     for t, name in enumerate(names):
         for r, profile in enumerate(profiles[name]):
             own = profile.data["depth"].values.astype(np.float64)
-            for key, found in along.items():
-                found[r, t] = by_depth(profile.data[key].values.astype(np.float64), own, depths)
+            for key, values in along.items():
+                values[r, t] = by_depth(profile.data[key].values.astype(np.float64), own, depths)
             head, drop = _head_drop(profile, seed)
             named["best_tap"][r, t], named["head_tap"][r, t] = profile.best_tap or "", head
-            for key, found in (
+            for key, interval in (
                 ("best_score", profile.best),
                 ("output_score", profile.output),
                 ("hidden_gap", profile.hidden_gap),
                 ("head_drop", drop),
             ):
-                if found is not None:
-                    for end, value in (("", found.value), ("_low", found.low), ("_high", found.high)):
+                if interval is not None:
+                    for end, value in (("", interval.value), ("_low", interval.low), ("_high", interval.high)):
                         single[f"{key}{end}"][r, t] = value
     by_target = ("run", "target")
     return xr.Dataset(
         {
             **{key: (("run", "target", "depth"), values) for key, values in along.items()},
             **{key: (by_target, values) for key, values in {**single, **named}.items()},
-            "tap": (("run", "depth"), np.array([_taps_at(side, depths) for side in sides], dtype=object)),
+            "tap": (("run", "depth"), np.array([_taps_at(member, depths) for member in members], dtype=object)),
         },
         coords={
-            "run": [side.name for side in sides],
+            "run": [member.name for member in members],
             "target": list(names),
             "depth": depths,
-            "group": ("run", [side.group for side in sides]),
-            "seed": ("run", [math.nan if side.seed is None else float(side.seed) for side in sides]),
-            "output_tap": ("run", [side.run.store.output_tap for side in sides]),
+            "group": ("run", [member.group for member in members]),
+            "seed": ("run", [math.nan if member.seed is None else float(member.seed) for member in members]),
+            "output_tap": ("run", [member.run.store.output_tap for member in members]),
             **{
                 key: ("target", [str(profiles[name][0].data.attrs[attribute]) for name in names])
                 for key, attribute in (("family", "family"), ("score_name", "score_name"))
             },
         },
-        attrs=_stated(sides, seed),
+        attrs=_stated(members, seed),
     )
 
 
-def _stated(sides: Sequence[Side], seed: int) -> Mapping[str, Any]:
-    run = sides[0].run
+def _stated(members: Sequence[Member], seed: int) -> Mapping[str, Any]:
+    run = members[0].run
     return {
         "dataset": run.dataset,
         **{f"n_{split}": n for split, n in run.n.items()},
@@ -84,22 +84,24 @@ def _stated(sides: Sequence[Side], seed: int) -> Mapping[str, Any]:
     }
 
 
-def _taps_at(side: Side, depths: np.ndarray) -> list[str]:
-    found = [""] * len(depths)
-    for tap in side.run.store.taps:
+def _taps_at(member: Member, depths: np.ndarray) -> list[str]:
+    names = [""] * len(depths)
+    for tap in member.run.store.taps:
         near = np.flatnonzero(np.abs(depths - tap.depth) < SAME)
         if near.size:
-            found[int(near[0])] = tap.name
-    return found
+            names[int(near[0])] = tap.name
+    return names
 
 
 def _head_drop(profile: Profile, seed: int) -> tuple[str, Interval | None]:
     """The last tap of the head, and by how much the trunk's last tap beats it."""
     if not profile.is_probe:
         return "", None
-    found = readout(profile)
-    if found.ends is None:
+    losses = probe_losses(profile)
+    if losses.ends is None:
         return "", None
-    trunk, head = found.ends
-    drop = paired_difference(trunk.loss, trunk.reference, head.loss, head.reference, found.fit_units, seed, found.share)
-    return found.taps[int(np.flatnonzero(found.depths > 1 + SAME)[-1])], drop
+    trunk, head = losses.ends
+    drop = paired_difference(
+        trunk.loss, trunk.reference, head.loss, head.reference, losses.fit_units, seed, losses.share
+    )
+    return losses.taps[int(np.flatnonzero(losses.depths > 1 + SAME)[-1])], drop

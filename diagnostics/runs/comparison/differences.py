@@ -12,7 +12,7 @@ import numpy as np
 
 from diagnostics.measures.statistics import Interval
 from diagnostics.runs.comparison.estimates import Estimate, Term, estimate, flipped, holm
-from diagnostics.runs.comparison.readouts import Readout, by_depth, shared_depths
+from diagnostics.runs.comparison.probe_losses import ProbeLosses, by_depth, shared_depths
 
 Quantity = Literal["best tap", "output", "hidden gap"]
 QUANTITIES: tuple[Quantity, ...] = ("best tap", "output", "hidden gap")
@@ -59,8 +59,8 @@ class CurveDifference:
         return int(shown[np.abs(self.difference[shown]).argmax()]) if shown.size else None
 
 
-Groups = Mapping[str, Sequence[Readout]]
-"""The readouts of one profile by group, one a seed."""
+Groups = Mapping[str, Sequence[ProbeLosses]]
+"""The probe losses of one profile by group, one a seed."""
 
 
 Matched = Mapping[tuple[str, str], Sequence[tuple[int, int]]]
@@ -70,21 +70,21 @@ Such pairs of groups are compared run by run; those of trainings that have nothi
 
 def differences_of(by_profile: Mapping[str, Groups], seed: int, matched: Matched | None = None) -> list[Difference]:
     """All pairs of groups in all quantities and profiles, corrected together."""
-    found: list[Difference] = []
+    differences: list[Difference] = []
     for profile, groups in by_profile.items():
         for first, second in combinations(groups, 2):
-            ours, theirs, paired = _sides(groups, first, second, matched or {})
-            found += [
+            ours, theirs, paired = _runs_to_compare(groups, first, second, matched or {})
+            differences += [
                 Difference(profile, first, second, quantity, _between(ours, theirs, quantity, seed, paired))
                 for quantity in QUANTITIES
             ]
-    corrected = holm(np.array([one.estimate.p for one in found]))
-    return [replace(one, p_corrected=float(p)) for one, p in zip(found, corrected, strict=True)]
+    corrected = holm(np.array([one.estimate.p for one in differences]))
+    return [replace(one, p_corrected=float(p)) for one, p in zip(differences, corrected, strict=True)]
 
 
-def _sides(
+def _runs_to_compare(
     groups: Groups, first: str, second: str, matched: Matched
-) -> tuple[Sequence[Readout], Sequence[Readout], bool]:
+) -> tuple[Sequence[ProbeLosses], Sequence[ProbeLosses], bool]:
     """The runs of two groups to hold against each other, and whether they go together one by one."""
     pairs = matched.get((first, second))
     if pairs is None:
@@ -92,19 +92,19 @@ def _sides(
     return [groups[first][i] for i, _ in pairs], [groups[second][j] for _, j in pairs], True
 
 
-def terms_of(run: Readout, quantity: Quantity) -> tuple[list[Term], list[float]]:
+def terms_of(run: ProbeLosses, quantity: Quantity) -> tuple[list[Term], list[float]]:
     """The terms of a quantity of one run and their signs."""
     if quantity == "hidden gap":
         return [run.at_best, run.at_output], [1.0, -1.0]
     return [run.at_best if quantity == "best tap" else run.at_output], [1.0]
 
 
-def value_of(run: Readout, quantity: Quantity) -> float:
+def value_of(run: ProbeLosses, quantity: Quantity) -> float:
     """The quantity itself."""
     return sum(sign * term.score for term, sign in zip(*terms_of(run, quantity), strict=True))
 
 
-def mean_of(groups: Sequence[tuple[Sequence[Readout], float]], quantity: Quantity) -> tuple[list[Term], np.ndarray]:
+def mean_of(groups: Sequence[tuple[Sequence[ProbeLosses], float]], quantity: Quantity) -> tuple[list[Term], np.ndarray]:
     """Terms and weights of a sum over groups of (its weight times its mean over seeds)."""
     terms: list[Term] = []
     weights: list[float] = []
@@ -117,26 +117,26 @@ def mean_of(groups: Sequence[tuple[Sequence[Readout], float]], quantity: Quantit
 
 
 def _between(
-    first: Sequence[Readout], second: Sequence[Readout], quantity: Quantity, seed: int, paired: bool
+    first: Sequence[ProbeLosses], second: Sequence[ProbeLosses], quantity: Quantity, seed: int, paired: bool
 ) -> Estimate:
     """The first group's mean over seeds minus the second's."""
     terms, weights = mean_of([(first, 1.0), (second, -1.0)], quantity)
     members = [[value_of(run, quantity) for run in group] for group in (first, second)]
     if paired:
         members = [[ours - theirs for ours, theirs in zip(*members, strict=True)]]
-    found = estimate(lambda x: x @ weights, terms, members, seed)
-    alike = found.over_samples
-    if found.over_both is None and alike.low == alike.high == alike.value != 0:
+    difference = estimate(lambda x: x @ weights, terms, members, seed)
+    alike = difference.over_samples
+    if difference.over_both is None and alike.low == alike.high == alike.value != 0:
         # All units say the same: resampling them shows no width, which is not to know it.
-        return Estimate(Interval(alike.value, float("nan"), float("nan")), None, found.p)
-    return found
+        return Estimate(Interval(alike.value, float("nan"), float("nan")), None, difference.p)
+    return difference
 
 
 def curve_differences(
     by_profile: Mapping[str, Groups], seed: int, matched: Matched | None = None
 ) -> list[CurveDifference]:
     """Where along the trunk each pair of groups differs; over samples, for the encoders as they are (not over seeds)."""
-    found: list[CurveDifference] = []
+    curves: list[CurveDifference] = []
     by_unit: list[np.ndarray] = []
     units: list[Sequence[str]] = []
     fitted: list[int] = []
@@ -151,7 +151,7 @@ def curve_differences(
             if able and reference is not None:
                 ours, theirs = (
                     np.mean([drawn[id(run)] for run in side], axis=0)
-                    for side in _sides(groups, first, second, matched or {})[:2]
+                    for side in _runs_to_compare(groups, first, second, matched or {})[:2]
                 )
                 each = score_influence(theirs - ours, reference)
             else:
@@ -160,11 +160,11 @@ def curve_differences(
             units.append(runs[0].units)
             fitted.append(runs[0].fit_units)
             nothing = np.full(len(depths), np.nan)
-            found.append(CurveDifference(profile, first, second, depths, each.sum(axis=1), nothing))
-    return [replace(one, p=p) for one, p in zip(found, flipped(by_unit, units, fitted, seed), strict=True)]
+            curves.append(CurveDifference(profile, first, second, depths, each.sum(axis=1), nothing))
+    return [replace(one, p=p) for one, p in zip(curves, flipped(by_unit, units, fitted, seed), strict=True)]
 
 
-def _shares(run: Readout, reference: np.ndarray) -> bool:
+def _shares(run: ProbeLosses, reference: np.ndarray) -> bool:
     own = run.common_reference
     return own is not None and own.shape == reference.shape and np.allclose(own, reference, rtol=1e-9, atol=0)
 

@@ -132,9 +132,9 @@ def estimate(
     return Estimate(samples, both, _p(value, ends, freedom, units))
 
 
-def _unrounded(made: np.ndarray, of: np.ndarray) -> np.ndarray:
+def _unrounded(values: np.ndarray, of: np.ndarray) -> np.ndarray:
     """What rounding alone leaves of terms that cancel, a tap minus itself say, is 0."""
-    return np.where(np.abs(made) < 1e-12 * np.maximum(1.0, np.abs(of).max(axis=-1)), 0.0, made)
+    return np.where(np.abs(values) < 1e-12 * np.maximum(1.0, np.abs(of).max(axis=-1)), 0.0, values)
 
 
 def _with_seeds(reach: float, freedom: float, members: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -210,11 +210,11 @@ def flipped(
             drawn = np.abs(signs[:, [names[name] for name in own]] @ x[known].T)
             most = np.maximum(most, drawn.max(axis=1))
     most = np.sort(most)
-    found: list[np.ndarray] = []
+    corrected: list[np.ndarray] = []
     for x, whole, own, fitted in zip(scaled, differences, units, fit_units, strict=True):
         seen = np.abs(x.sum(axis=1)) / (math.sqrt(1 + len(own) / fitted) if fitted else 1.0)
         # What is equal but for rounding is as large.
         passed = FLIPS - np.searchsorted(most, seen - 1e-12)
         p = np.where(np.isfinite(seen), (1 + passed) / (FLIPS + 1), np.where((whole == 0).all(axis=1), 1.0, np.nan))
-        found.append(p if len(own) > 1 else np.full(len(p), np.nan))
-    return found
+        corrected.append(p if len(own) > 1 else np.full(len(p), np.nan))
+    return corrected

@@ -8,7 +8,7 @@ import xarray as xr
 
 from diagnostics.report.figures import CurvesFigure, DepthCurve, Mark, MarkKind, SharesFigure
 from diagnostics.runs.comparison.findings import Findings
-from diagnostics.runs.comparison.sides import Side
+from diagnostics.runs.comparison.members import Member
 from diagnostics.runs.comparison.words import target_name
 
 SHARES = {
@@ -23,23 +23,24 @@ def curves_figure(findings: Findings, profile: str) -> CurvesFigure:
     data = findings.data.sel(target=profile)
     return CurvesFigure(
         axis=str(data["score_name"].values),
-        is_score=findings.sides[0].profiles[profile].is_probe,
+        is_score=findings.members[0].profiles[profile].is_probe,
         depths=findings.data["depth"].values,
         groups={
-            group: tuple(_curve(data, side, profile) for side in members) for group, members in findings.groups.items()
+            group: tuple(_curve(data, member, profile) for member in members)
+            for group, members in findings.groups.items()
         },
     )
 
 
-def _curve(data: xr.Dataset, side: Side, profile: str) -> DepthCurve:
-    row, own = data.sel(run=side.name), side.profiles[profile]
+def _curve(data: xr.Dataset, member: Member, profile: str) -> DepthCurve:
+    row, own = data.sel(run=member.name), member.profiles[profile]
     taps: dict[MarkKind, str | None] = {"best tap": own.best_tap, "output": own.output_tap}
     marks = [
         Mark(kind, tap, own.depth_of(tap), float(own.data["score"].sel(tap=tap)))
         for kind, tap in taps.items()
         if tap in own.taps
     ]
-    return DepthCurve(side.name, *(row[key].values for key in ("score", "low", "high")), marks=tuple(marks))
+    return DepthCurve(member.name, *(row[key].values for key in ("score", "low", "high")), marks=tuple(marks))
 
 
 def shares_figures(findings: Findings, profiles: Sequence[str]) -> list[SharesFigure]:

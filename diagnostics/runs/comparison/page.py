@@ -24,9 +24,9 @@ from diagnostics.report.page import (
 from diagnostics.runs.comparison.differences import QUANTITIES, Difference
 from diagnostics.runs.comparison.figures import curves_figure, shares_figures
 from diagnostics.runs.comparison.findings import Findings, first_of_each_target
+from diagnostics.runs.comparison.group_scores import GroupScore
+from diagnostics.runs.comparison.members import lineage_of
 from diagnostics.runs.comparison.shares import Shares
-from diagnostics.runs.comparison.sides import lineage_of
-from diagnostics.runs.comparison.standings import Standing
 from diagnostics.runs.comparison.words import (
     alignment_name,
     cautions,
@@ -35,8 +35,8 @@ from diagnostics.runs.comparison.words import (
     describe_curve,
     describe_families,
     describe_heads,
-    describe_likeness,
     describe_runs,
+    describe_similarity,
     target_name,
 )
 from diagnostics.runs.tap_map import map_figure
@@ -47,10 +47,10 @@ MOST_ROWS = 30
 
 def comparison_page(findings: Findings) -> Page:
     """The findings of a comparison. A brief page has one probe of each target."""
-    brief = first_of_each_target([one.profile for one in findings.standings])
+    brief = first_of_each_target([one.profile for one in findings.group_scores])
     beware = [Sentence(f"Beware: {caution}.", "caution", only="full") for caution in cautions(findings)]
     return Page(
-        title=f"{len(findings.sides)} runs on {findings.data.attrs['dataset']}",
+        title=f"{len(findings.members)} runs on {findings.data.attrs['dataset']}",
         lead=(
             Sentence(describe_runs(findings), "strong", only="brief"),
             Sentence(
@@ -62,10 +62,10 @@ def comparison_page(findings: Findings) -> Page:
             *beware,
         ),
         sections=filled(
-            _standings(findings, brief),
+            _group_scores(findings, brief),
             _alignments(findings, brief),
             _differences(findings, brief),
-            Section("", "", filled(_notes(map(describe_likeness, findings.likenesses), only="brief"), _more(findings, brief))),
+            Section("", "", filled(_notes(map(describe_similarity, findings.tap_similarities), only="brief"), _more(findings, brief))),
             Section("Runs", "runs", filled(_runs(findings))),
             left_out_section(findings.left_out),
             *_families(findings),
@@ -88,11 +88,11 @@ def _anchors(findings: Findings) -> dict[str, str]:
     return {str(name): f"c{i}" for i, name in enumerate(findings.data["target"].values)}
 
 
-def _standings(findings: Findings, brief: Sequence[str]) -> Section:
-    if not findings.standings:
+def _group_scores(findings: Findings, brief: Sequence[str]) -> Section:
+    if not findings.group_scores:
         return Section("", "")
     several = any(len(members) > 1 for members in findings.groups.values())
-    heads = any(one.head_drop for one in findings.standings)
+    heads = any(one.head_drop for one in findings.group_scores)
     anchors = _anchors(findings)
     columns = [
         *map(Column, ("target", "encoder", "best tap (depth)", "score", "output", "hidden gap")),
@@ -101,14 +101,14 @@ def _standings(findings: Findings, brief: Sequence[str]) -> Section:
     rows = [
         Row(
             (
-                target_name(findings, one.profile), unbroken(one.group), one.best_tap_said, Number(one.best.interval),
+                target_name(findings, one.profile), unbroken(one.group), one.best_tap_text, Number(one.best.interval),
                 Number(one.output.interval), _hidden_gap(findings, one),
                 *([Number(one.head_drop and one.head_drop.interval, signed=True)] if heads else []),
             ),
             anchors[one.profile],
             _length(one.profile, brief),
         )
-        for one in findings.standings
+        for one in findings.group_scores
     ]  # fmt: skip
     return Section(
         "What each holds, and what its output hides",
@@ -131,11 +131,11 @@ def _standings(findings: Findings, brief: Sequence[str]) -> Section:
     )
 
 
-def _hidden_gap(findings: Findings, standing: Standing) -> Cell:
-    outputs = [side.run.store.output_tap for side in findings.groups[standing.group]]
-    if [tap for tap, _ in standing.best_taps] == outputs:
+def _hidden_gap(findings: Findings, score: GroupScore) -> Cell:
+    outputs = [member.run.store.output_tap for member in findings.groups[score.group]]
+    if [tap for tap, _ in score.best_taps] == outputs:
         return "0: the same tap"
-    return Number(standing.hidden_gap.interval, signed=True)
+    return Number(score.hidden_gap.interval, signed=True)
 
 
 def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
@@ -255,11 +255,11 @@ def _runs(findings: Findings) -> Table:
     rows = [
         Row(
             (
-                side.name, side.run.encoder, side.run.store.output_tap, "-" if side.seed is None else str(side.seed),
-                str(lineage_of(side.run).get("how", "-")), str(side.run.path),
+                member.name, member.run.encoder, member.run.store.output_tap, "-" if member.seed is None else str(member.seed),
+                str(lineage_of(member.run).get("how", "-")), str(member.run.path),
             )
         )
-        for side in findings.sides
+        for member in findings.members
     ]  # fmt: skip
     return Table(tuple(map(Column, columns)), tuple(rows), only="full")
 
@@ -275,11 +275,11 @@ def _families(findings: Findings) -> list[Section]:
 def _tap_maps(findings: Findings) -> Section:
     maps = [
         Section(f"{one.first} and {one.second}", f"m{i}", (map_figure(one.data, (one.first, one.second)),), wide=False)
-        for i, one in enumerate(findings.likenesses)
+        for i, one in enumerate(findings.tap_similarities)
     ]
     return Section(
         "Where taps correspond",
         "similarity",
-        filled(_notes(map(describe_likeness, findings.likenesses), only="full")),
+        filled(_notes(map(describe_similarity, findings.tap_similarities), only="full")),
         tuple(maps),
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from diagnostics.measures.statistics import Interval
 from diagnostics.runs.comparison.estimates import Estimate, Term, estimate
-from diagnostics.runs.comparison.readouts import Readout
+from diagnostics.runs.comparison.probe_losses import ProbeLosses
 from diagnostics.runs.profile import Profile
 
 
@@ -47,8 +47,8 @@ class Shares:
 class Matched:
     """A run of an alignment and the run of its base."""
 
-    aligned: Readout
-    base: Readout
+    aligned: ProbeLosses
+    base: ProbeLosses
     profile: Profile
     """Of the base."""
 
@@ -139,8 +139,8 @@ def _floor(pairs: Sequence[Matched]) -> tuple[float, str]:
     """The score of what knows nothing, and why it is not known ("" where it is)."""
     if pairs[0].profile.data.attrs["score_name"] in ("R2", "skill"):
         return 0.0, ""
-    found = [pair.profile.control("shuffled_labels") for pair in pairs]
-    values = [one.value for one in found if one is not None and math.isfinite(one.value)]
+    levels = [pair.profile.control("shuffled_labels") for pair in pairs]
+    values = [one.value for one in levels if one is not None and math.isfinite(one.value)]
     if len(values) < len(pairs):
         return math.nan, "what chance reaches is not known: run the base with its controls"
     return float(np.mean(values)), ""

@@ -10,13 +10,13 @@ import numpy as np
 from diagnostics.report.numbers import format_interval
 from diagnostics.runs.comparison.differences import ALPHA, CurveDifference
 from diagnostics.runs.comparison.findings import Findings
-from diagnostics.runs.comparison.positions import Likeness
 from diagnostics.runs.comparison.shares import Shares
+from diagnostics.runs.comparison.tap_similarity import TapSimilarity
 
 
 def describe_runs(findings: Findings) -> str:
     """Which runs, on what."""
-    n = findings.sides[0].run.n
+    n = findings.members[0].run.n
     runs = [
         f"{group} ({len(members)} seeds)" if len(members) > 1 else group for group, members in findings.groups.items()
     ]
@@ -28,7 +28,9 @@ def describe_runs(findings: Findings) -> str:
 
 def cautions(findings: Findings) -> list[str]:
     """How few units scores rest on, where they do; and of which run's loss a few carry most."""
-    profiles = [(side.name, side.profiles[one.profile]) for one in findings.standings for side in findings.sides]
+    profiles = [
+        (member.name, member.profiles[one.profile]) for one in findings.group_scores for member in findings.members
+    ]
     heavy = [f"{name}: {profile.heavy}" for name, profile in profiles if profile.heavy]
     return list(dict.fromkeys([*(profile.few for _, profile in profiles if profile.few), *heavy]))
 
@@ -59,7 +61,7 @@ def describe_controls(findings: Findings, profiles: Sequence[str]) -> list[str]:
     for profile in profiles:
         poor: list[str] = []
         for group, members in findings.groups.items():
-            margins = [side.profiles[profile].over("fresh_weights") for side in members]
+            margins = [member.profiles[profile].over("fresh_weights") for member in members]
             known = [margin for margin in margins if margin is not None and not math.isnan(margin.low)]
             missed = sum(not margin.low > 0 for margin in known)
             if missed:
@@ -75,7 +77,7 @@ def describe_heads(findings: Findings, profiles: Sequence[str]) -> list[str]:
     for group in findings.groups:
         drops = [
             f"{target_name(findings, one.profile)} {format_interval(one.head_drop.interval, signed=True)}"
-            for one in findings.standings
+            for one in findings.group_scores
             if one.group == group and one.profile in profiles and one.head_drop is not None
         ]
         if drops:
@@ -117,20 +119,22 @@ def describe_curve(curve: CurveDifference) -> str:
     return at if len(shown) == 1 else f"{at}; shown at {len(shown)} of {len(curve.p)} depths"
 
 
-def describe_likeness(likeness: Likeness) -> str:
+def describe_similarity(similarity: TapSimilarity) -> str:
     """How alike two outputs are, and where the first run's taps stand in the second."""
-    data = likeness.data
+    data = similarity.data
     taps = [str(tap) for tap in data["tap"].values]
-    known = np.isfinite(likeness.aligned)
-    outputs = "not defined" if math.isnan(likeness.at_outputs) else f"{likeness.at_outputs:.3f}"
-    alike = f"{data.attrs['measure']} of {likeness.first} and {likeness.second}: {outputs} at the outputs"
+    known = np.isfinite(similarity.aligned)
+    outputs = "not defined" if math.isnan(similarity.at_outputs) else f"{similarity.at_outputs:.3f}"
+    alike = f"{data.attrs['measure']} of {similarity.first} and {similarity.second}: {outputs} at the outputs"
     if "p" not in data:
         return f"{alike}; what chance reaches is not known, so no positions"
     if not np.isfinite(data["p"].values).any():
         return f"{alike}; what chance reaches is not known ({data.attrs.get('no_null', 'no pair has a value')}), so no positions"
     if not known.any():
         return f"{alike}; no tap of the one is more alike a tap of the other than chance makes one"
-    ends = [f"{data['depth'].values[i]:.2f} ({taps[i]}) with {likeness.aligned[i]:.2f}" for i in np.flatnonzero(known)]
+    ends = [
+        f"{data['depth'].values[i]:.2f} ({taps[i]}) with {similarity.aligned[i]:.2f}" for i in np.flatnonzero(known)
+    ]
     shown = ends if len(ends) <= 4 else [ends[0], ends[len(ends) // 2], ends[-1]]
-    lost = f"; {int((~known).sum())} of {len(taps)} taps of {likeness.first} are like none" if not known.all() else ""
+    lost = f"; {int((~known).sum())} of {len(taps)} taps of {similarity.first} are like none" if not known.all() else ""
     return f"{alike}; most alike, depth with depth: {', '.join(shown)}{lost}"

@@ -14,7 +14,7 @@ from diagnostics.runs.run import Run, open_run
 
 
 @dataclass(frozen=True)
-class Side:
+class Member:
     """One run of a comparison."""
 
     run: Run
@@ -51,7 +51,7 @@ def lineage_of(run: Run) -> Mapping[str, Any]:
     return run.record.encoder.lineage
 
 
-def sides_of(runs: Sequence[Run | str | Path]) -> list[Side]:
+def open_members(runs: Sequence[Run | str | Path]) -> list[Member]:
     """The runs, opened and named; `LABEL=PATH` overrules the group that the encoder itself tells.
 
     Raises where there are fewer than two, or one of them twice.
@@ -66,12 +66,12 @@ def sides_of(runs: Sequence[Run | str | Path]) -> list[Side]:
     groups = [label or str(lineage_of(run).get("group", "")) or run.encoder for label, run in opened]
     seeds = [_seed(run) for _, run in opened]
     if len(set(groups)) < len(groups):
-        groups = _told_apart(groups, seeds, opened)
-    found: list[Side] = []
+        groups = _distinguish(groups, seeds, opened)
+    members: list[Member] = []
     for group, seed, (_, run) in zip(groups, seeds, opened, strict=True):
         several = groups.count(group) > 1
-        found.append(Side(run, group, seed, f"{group} seed {seed}" if several else group))
-    return found
+        members.append(Member(run, group, seed, f"{group} seed {seed}" if several else group))
+    return members
 
 
 def _opened(run: Run | str | Path) -> tuple[str, Run]:
@@ -88,88 +88,88 @@ def _seed(run: Run) -> int | None:
     return int(seed) if isinstance(seed, (int, float)) else None
 
 
-def _told_apart(groups: Sequence[str], seeds: Sequence[int | None], opened: Sequence[tuple[str, Run]]) -> list[str]:
+def _distinguish(groups: Sequence[str], seeds: Sequence[int | None], opened: Sequence[tuple[str, Run]]) -> list[str]:
     """Runs that neither group nor seed tells apart are groups of their own, named by how long they were trained where that
     differs, else by their folders; where a label was given for them, it is wrong to do so."""
     pairs = list(zip(groups, seeds, strict=True))
-    found = list(groups)
+    labels = list(groups)
     for i, ((group, seed), (label, run)) in enumerate(zip(pairs, opened, strict=True)):
         if groups.count(group) == 1 or (seed is not None and pairs.count((group, seed)) == 1):
             continue
         if label:
-            said = "no seed of their training is known" if seed is None else f"two of them have seed {seed}"
+            why = "no seed of their training is known" if seed is None else f"two of them have seed {seed}"
             raise DiagnosticsError(
-                f"Several runs are labelled {label}, but {said}: runs of one label are the seeds of one training, so "
+                f"Several runs are labelled {label}, but {why}: runs of one label are the seeds of one training, so "
                 "give each a label of its own."
             )
         alike = [other for other, pair in zip(opened, pairs, strict=True) if pair == (group, seed)]
         steps = [lineage_of(other).get("steps") for _, other in alike]
         names = [other.path.name for _, other in alike]
         if None not in steps and len(set(steps)) == len(steps):
-            found[i] = f"{group}, {lineage_of(run)['steps']} steps"
+            labels[i] = f"{group}, {lineage_of(run)['steps']} steps"
         else:
-            found[i] = f"{group} ({run.path.name if len(set(names)) == len(names) else run.path})"
-    return found
+            labels[i] = f"{group} ({run.path.name if len(set(names)) == len(names) else run.path})"
+    return labels
 
 
-def by_group(sides: Sequence[Side]) -> dict[str, list[Side]]:
-    """The sides of each group, in the order in which groups were named; seeds ascend."""
-    found: dict[str, list[Side]] = {}
-    for side in sides:
-        found.setdefault(side.group, []).append(side)
-    return {group: sorted(members, key=lambda side: side.seed or 0) for group, members in found.items()}
+def by_group(members: Sequence[Member]) -> dict[str, list[Member]]:
+    """The members of each group, in the order in which groups were named; seeds ascend."""
+    groups: dict[str, list[Member]] = {}
+    for member in members:
+        groups.setdefault(member.group, []).append(member)
+    return {group: sorted(members, key=lambda member: member.seed or 0) for group, members in groups.items()}
 
 
-def pairs_with_base(sides: Sequence[Side], base: str | None) -> dict[str, list[tuple[Side, Side]]]:
+def pairs_with_base(members: Sequence[Member], base: str | None) -> dict[str, list[tuple[Member, Member]]]:
     """(aligned, its base) by the group of the aligned: by the weights that an alignment says it started from, or, where
     `base` names a group, every other run with that group's run of its seed (its only run, where it has one).
     """
-    found: dict[str, list[tuple[Side, Side]]] = {}
+    pairs: dict[str, list[tuple[Member, Member]]] = {}
     if base is None:
-        for side in sides:
+        for member in members:
             # An alignment that changed nothing has its base's weights; one may have started from another alignment.
-            able = [one for one in sides if side.base and one.weights == side.base and one.group != side.group]
+            able = [one for one in members if member.base and one.weights == member.base and one.group != member.group]
             if able:
-                found.setdefault(side.group, []).append((side, min(able, key=lambda one: bool(one.base))))
-        return found
-    groups = by_group(sides)
+                pairs.setdefault(member.group, []).append((member, min(able, key=lambda one: bool(one.base))))
+        return pairs
+    groups = by_group(members)
     if base not in groups:
         raise unknown("base", base, list(groups))
     bases = groups[base]
-    for side in sides:
-        if side.group == base:
+    for member in members:
+        if member.group == base:
             continue
-        matching = bases if len(bases) == 1 else [one for one in bases if one.seed == side.seed]
+        matching = bases if len(bases) == 1 else [one for one in bases if one.seed == member.seed]
         if not matching:
             raise DiagnosticsError(
-                f"{side.name} has no base: {base} has seeds {', '.join(str(one.seed) for one in bases)}. Leave it out, or "
+                f"{member.name} has no base: {base} has seeds {', '.join(str(one.seed) for one in bases)}. Leave it out, or "
                 "give the run of that seed."
             )
-        found.setdefault(side.group, []).append((side, matching[0]))
-    return found
+        pairs.setdefault(member.group, []).append((member, matching[0]))
+    return pairs
 
 
-def without_base(sides: Sequence[Side], pairs: Mapping[str, Sequence[tuple[Side, Side]]]) -> dict[str, str]:
-    """What to tell of alignments of which some seeds have their base here and some have not: those count for no share."""
-    found: dict[str, str] = {}
-    for group, members in by_group(sides).items():
+def without_base(members: Sequence[Member], pairs: Mapping[str, Sequence[tuple[Member, Member]]]) -> dict[str, str]:
+    """The alignments some of whose seeds lack their base among the runs, and why: those seeds count for no share."""
+    reasons: dict[str, str] = {}
+    for group, runs in by_group(members).items():
         matched = {aligned.name for aligned, _ in pairs.get(group, [])}
-        missing = [side.name for side in members if side.name not in matched]
+        missing = [member.name for member in runs if member.name not in matched]
         if matched and missing:
-            found[f"shares of {', '.join(missing)}"] = (
+            reasons[f"shares of {', '.join(missing)}"] = (
                 "the run of the base that it was aligned from is not among the runs"
             )
-    return found
+    return reasons
 
 
 def places(
-    pairs: Mapping[str, Sequence[tuple[Side, Side]]], groups: Mapping[str, Sequence[Side]]
+    pairs: Mapping[str, Sequence[tuple[Member, Member]]], groups: Mapping[str, Sequence[Member]]
 ) -> dict[tuple[str, str], list[tuple[int, int]]]:
     """Of each alignment and its base, in both orders, which run goes with which: places in the lists of `groups`."""
-    at = {side.name: i for members in groups.values() for i, side in enumerate(members)}
-    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    at = {member.name: i for members in groups.values() for i, member in enumerate(members)}
+    places: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for group, matched in pairs.items():
         for aligned, base in matched:
-            found.setdefault((group, base.group), []).append((at[aligned.name], at[base.name]))
-            found.setdefault((base.group, group), []).append((at[base.name], at[aligned.name]))
-    return found
+            places.setdefault((group, base.group), []).append((at[aligned.name], at[base.name]))
+            places.setdefault((base.group, group), []).append((at[base.name], at[aligned.name]))
+    return places

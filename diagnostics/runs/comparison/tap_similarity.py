@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from diagnostics.runs.comparison.sides import Side
+from diagnostics.runs.comparison.members import Member
 
 ALPHA = 0.05
 MOST_ROWS = 512
@@ -15,7 +15,7 @@ MOST_ROWS = 512
 
 
 @dataclass(frozen=True)
-class Likeness:
+class TapSimilarity:
     """How alike each tap of one run is to each of another.
 
     matrix: [tap, tap_other] with `p` against permuted samples, corrected for all pairs; aligned: float [tap], the depth in
@@ -33,7 +33,7 @@ class Likeness:
         return float(self.data.attrs["at_outputs"])
 
 
-def likeness(first: Side, second: Side, measure: str, seed: int) -> Likeness:
+def tap_similarity(first: Member, second: Member, measure: str, seed: int) -> TapSimilarity:
     """The similarity of all pairs of taps of two runs, and the aligned position of each tap of the first."""
     data = first.run.similarity_with(second.run, measure, seed, MOST_ROWS if measure == "cka" else None)
     matrix = data["matrix"].values
@@ -46,4 +46,4 @@ def likeness(first: Side, second: Side, measure: str, seed: int) -> Likeness:
         list(data["tap"].values).index(first.run.store.output_tap),
         list(data["tap_other"].values).index(second.run.store.output_tap),
     ]
-    return Likeness(first.name, second.name, data.assign_attrs(at_outputs=float(outputs)), aligned)
+    return TapSimilarity(first.name, second.name, data.assign_attrs(at_outputs=float(outputs)), aligned)

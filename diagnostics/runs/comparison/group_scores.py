@@ -11,12 +11,12 @@ import numpy as np
 from diagnostics.measures.statistics import Interval
 from diagnostics.runs.comparison.differences import Groups, mean_of, value_of
 from diagnostics.runs.comparison.estimates import Estimate, estimate
-from diagnostics.runs.comparison.readouts import Readout
+from diagnostics.runs.comparison.probe_losses import ProbeLosses
 from diagnostics.runs.profile import Profile
 
 
 @dataclass(frozen=True)
-class Standing:
+class GroupScore:
     """One group in one profile, the mean over its seeds. `best_taps`: the tap that val chose and its depth, by seed.
 
     head_drop: the trunk's last tap minus the head's last (the Guillotine curve; Bordes et al. 2023, 2206.13378); None where
@@ -32,7 +32,7 @@ class Standing:
     head_drop: Estimate | None
 
     @property
-    def best_tap_said(self) -> str:
+    def best_tap_text(self) -> str:
         """The tap chosen, with its depth; of several seeds the most frequent one and how many of them chose it."""
         (tap, depth), count = Counter(self.best_taps).most_common(1)[0]
         of = f" {count}/{len(self.best_taps)}" if len(self.best_taps) > 1 else ""
@@ -49,38 +49,40 @@ class FamilyGap:
     hidden_gap: Estimate
 
 
-def standings_of(
+def group_scores_of(
     by_profile: Mapping[str, Groups], profiles: Mapping[str, Mapping[str, Sequence[Profile]]], seed: int
-) -> list[Standing]:
+) -> list[GroupScore]:
     """Every group in every profile in which a tap of each of its runs has a value. `profiles` are those of `by_profile`."""
     return [
-        _standing(name, group, runs, profiles[name][group], seed)
+        _group_score(name, group, runs, profiles[name][group], seed)
         for name, groups in by_profile.items()
         for group, runs in groups.items()
         if all(run.best is not None for run in runs)
     ]
 
 
-def _standing(name: str, group: str, runs: Sequence[Readout], profiles: Sequence[Profile], seed: int) -> Standing:
+def _group_score(
+    name: str, group: str, runs: Sequence[ProbeLosses], profiles: Sequence[Profile], seed: int
+) -> GroupScore:
     chosen = [run.best for run in runs if run.best is not None]
     taps = tuple((run.taps[i], float(run.depths[i])) for run, i in zip(runs, chosen, strict=True))
     best, output = (_score(runs, profiles, place, seed) for place in ("best", "output"))
     terms, weights = mean_of([(runs, 1.0)], "hidden gap")
     gap = estimate(lambda x: x @ weights, terms, [[value_of(run, "hidden gap") for run in runs]], seed)
-    return Standing(name, group, taps, best, output, gap, _head_drop(runs, seed))
+    return GroupScore(name, group, taps, best, output, gap, _head_drop(runs, seed))
 
 
-def _score(runs: Sequence[Readout], profiles: Sequence[Profile], place: str, seed: int) -> Estimate:
+def _score(runs: Sequence[ProbeLosses], profiles: Sequence[Profile], place: str, seed: int) -> Estimate:
     """Of one run what the run itself says: it knows where a score is a share of right answers, whose ends are exact."""
     if len(runs) == 1:
-        found: Interval | None = getattr(profiles[0], place)
-        assert found is not None
-        return Estimate(found, None, float("nan"))
+        score: Interval | None = getattr(profiles[0], place)
+        assert score is not None
+        return Estimate(score, None, float("nan"))
     terms, weights = mean_of([(runs, 1.0)], "best tap" if place == "best" else "output")
     return estimate(lambda x: x @ weights, terms, [[term.score for term in terms]], seed, most=1.0)
 
 
-def _head_drop(runs: Sequence[Readout], seed: int) -> Estimate | None:
+def _head_drop(runs: Sequence[ProbeLosses], seed: int) -> Estimate | None:
     ends = [run.ends for run in runs]
     known = [pair for pair in ends if pair is not None]
     if len(known) < len(ends):
@@ -94,7 +96,7 @@ def family_gaps(
     by_profile: Mapping[str, Groups], families: Mapping[str, str], chosen: Sequence[str], seed: int
 ) -> list[FamilyGap]:
     """The mean hidden gap of each group over the profiles `chosen` of each family, in which all its runs have a value."""
-    found: list[FamilyGap] = []
+    gaps: list[FamilyGap] = []
     groups = list(next(iter(by_profile.values()), {}))
     for family in dict.fromkeys(families[name] for name in chosen):
         for group in groups:
@@ -111,5 +113,5 @@ def family_gaps(
             )
             spread = [float(np.mean(values)) for values in by_seed]
             gap = estimate(lambda x, weights=weights: x @ weights, terms, [spread], seed)
-            found.append(FamilyGap(family, group, tuple(names), gap))
-    return found
+            gaps.append(FamilyGap(family, group, tuple(names), gap))
+    return gaps

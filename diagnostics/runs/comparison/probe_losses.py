@@ -17,7 +17,7 @@ SAME = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class Readout:
+class ProbeLosses:
     """One probe of one run. Units are sorted by name, so that those of two runs on the same data correspond.
 
     loss, reference: float64 [tap, unit, part]; depths: [tap].
@@ -70,13 +70,13 @@ class Readout:
         return first if np.allclose(self.reference[known], first, rtol=1e-9, atol=0) else None
 
 
-def readout(profile: Profile) -> Readout:
+def probe_losses(profile: Profile) -> ProbeLosses:
     """The losses behind a probe's profile."""
     data = profile.data.sortby("unit")
     loss, reference = (data[name].transpose("tap", "unit", ...).values for name in ("loss", "reference_loss"))
     loss, reference = (x.reshape(*x.shape[:2], -1).astype(np.float64) for x in (loss, reference))
     taps = tuple(str(tap) for tap in data["tap"].values)
-    return Readout(
+    return ProbeLosses(
         loss,
         reference,
         data["depth"].values.astype(np.float64),
@@ -113,11 +113,11 @@ def by_depth(values: np.ndarray, own: np.ndarray, depths: np.ndarray) -> np.ndar
 
 def shared_depths(all_depths: list[np.ndarray]) -> np.ndarray:
     """The depths at which any of the runs has a tap, ascending."""
-    found: list[float] = []
+    depths: list[float] = []
     for depth in np.sort(np.concatenate(all_depths)):
-        if not found or depth - found[-1] > SAME:
-            found.append(float(depth))
-    return np.array(found)
+        if not depths or depth - depths[-1] > SAME:
+            depths.append(float(depth))
+    return np.array(depths)
 
 
 def _one_by_depth(depths: np.ndarray) -> list[int]:
