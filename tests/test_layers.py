@@ -16,27 +16,6 @@ ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(not (ROOT / "diagnostics").is_dir(), reason="tests run without the sources beside them")
 PACKAGES = [ROOT / "diagnostics", *sorted((ROOT / "plugins").glob("diagnostics_*"))]
 LONGEST = 400
-# Files that still import each other, to be taken apart; the goal is none.
-CIRCLES: dict[str, list[set[str]]] = {
-    "diagnostics": [
-        # Mended by plots of arrays, and by findings apart from the page that shows them.
-        {"diagnostics.report.plots", "diagnostics.runs.profile"},
-        {
-            "diagnostics.runs.comparison",
-            "diagnostics.runs.comparison.comparison",
-            "diagnostics.runs.comparison.figures",
-            "diagnostics.runs.comparison.report_page",
-            "diagnostics.runs.comparison.words",
-        },
-    ],
-    "diagnostics_transformers": [
-        # Mended by a module of what all modalities prepare, below them.
-        {
-            f"diagnostics_transformers.{name}"
-            for name in ("audio", "images", "inputs", "patches", "series", "spans", "text", "videos")
-        },
-    ],
-}
 
 
 def modules(package: Path) -> dict[str, Path]:
@@ -84,7 +63,7 @@ def circles(graph: dict[str, set[str]]) -> list[set[str]]:
 def test_no_files_import_each_other(package: Path) -> None:
     files = modules(package)
     graph = {name: imports(path, set(files)) - {name} for name, path in files.items()}
-    assert circles(graph) == CIRCLES.get(package.name, [])
+    assert circles(graph) == []
 
 
 def test_a_circle_is_found_and_an_import_for_types_is_none(tmp_path: Path) -> None:
