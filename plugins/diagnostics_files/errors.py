@@ -128,7 +128,7 @@ def sentence(left_out: Mapping[str, Fault], of: int) -> str:
     """How many were left out and the first files at fault, for `Dataset.about`; nothing where none was."""
     broken = [fault.name for fault in left_out.values() if fault.damage]
     others = [f"{fault.name} {fault.why}" for fault in left_out.values() if not fault.damage]
-    return told(
+    return join_notes(
         f"{len(broken)} of {of} left out as damaged: {_first(broken, _SHOWN)}" if broken else "",
         f"{len(others)} of {of} left out: {_first(others, 1)}" if others else "",
     )
@@ -164,6 +164,6 @@ def warn(text: str) -> None:
     print(f"diagnostics: {printable(text)}", file=sys.stderr)
 
 
-def told(*parts: str) -> str:
+def join_notes(*parts: str) -> str:
     """The parts that say anything, as one line."""
     return "; ".join(part for part in parts if part)

@@ -20,7 +20,7 @@ SPLIT_OF = {
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class File:
     """A file: where it is, its name below the folder that was given, its split (`""` where no folder says one), and the
     parts of its name below that split's folder.
     """
@@ -56,7 +56,7 @@ def file(text: str, scheme: str, suffixes: Collection[str]) -> Path:
     return path
 
 
-def find(root: Path, suffixes: Collection[str], what: str) -> list[Found]:
+def find(root: Path, suffixes: Collection[str], what: str) -> list[File]:
     """All files with one of these suffixes, ordered by name; hidden ones are passed over. Raises where there is none.
 
     Where every folder below `root` is named like a split (`train`, `val`, `test`), they are the splits. Whether each is a file
@@ -68,7 +68,7 @@ def find(root: Path, suffixes: Collection[str], what: str) -> list[Found]:
     tops = {name.parts[0].lower() if len(name.parts) > 1 else "" for name in names}
     splits = tops <= set(SPLIT_OF)
     return [
-        Found(
+        File(
             root / name,
             utf8_name(name.as_posix()),
             SPLIT_OF[name.parts[0].lower()] if splits else "",
@@ -78,13 +78,13 @@ def find(root: Path, suffixes: Collection[str], what: str) -> list[Found]:
     ]
 
 
-def classes(found: Sequence[Found]) -> list[str] | None:
+def classes(files: Sequence[File]) -> list[str] | None:
     """The class of each file, the folder it lies in below root or split; None where there are no such folders."""
-    of_file = [file.parts[0] if len(file.parts) > 1 else "" for file in found]
+    of_file = [file.parts[0] if len(file.parts) > 1 else "" for file in files]
     if not any(of_file):
         return None
     if "" in of_file:
-        stray = found[of_file.index("")].name
+        stray = files[of_file.index("")].name
         raise DiagnosticsError(
             f"{stray} lies beside class folders, so its class is not known: move it into one of them."
         )

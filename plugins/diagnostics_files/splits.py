@@ -40,19 +40,19 @@ def complete(given: Sequence[str], groups: Sequence[str], seed: int, what: str) 
     order = np.random.default_rng(seed).permutation(len(mine))
     count = min(len(mine) - 1, max(1, round(VAL_SHARE * len(mine))))
     val = {mine[i] for i in order[:count]}
-    made = [
+    splits = [
         "test" if split == other else "val" if group in val else "train"
         for group, split in zip(groups, given, strict=True)
     ]
-    return made, f"test is the given {other}, val a fifth of train"
+    return splits, f"test is the given {other}, val a fifth of train"
 
 
 def from_column(column: Sequence[object], where: str) -> list[str]:
     """Entries of a column `split` as splits."""
-    made: list[str] = []
+    splits: list[str] = []
     for entry in column:
         text = "" if entry is None else str(entry).strip().lower()
         if text and text not in SPLIT_OF:
             raise DiagnosticsError(f"Column split of {where} holds '{entry}': give train, val or test.")
-        made.append(SPLIT_OF.get(text, ""))
-    return made
+        splits.append(SPLIT_OF.get(text, ""))
+    return splits
