@@ -121,8 +121,8 @@ def _from_tars(archives: Sequence[Path], caption: str) -> list[Captioned]:
             image = next((m for extension, m in parts.items() if f".{extension}" in PICTURES), None)
             text = _caption_of(parts, caption)
             if image is None or not text:
-                what = "image" if image is None else f"caption (.txt, or '{caption}' in .json)"
-                raise DiagnosticsError(f"Sample {key} of {archive} has no {what}: add it, or remove the sample.")
+                missing = "image" if image is None else f"caption (.txt, or '{caption}' in .json)"
+                raise DiagnosticsError(f"Sample {key} of {archive} has no {missing}: add it, or remove the sample.")
             # The name of a single archive is the user's to change; of several it tells their samples apart.
             name = f"{archive.stem}/{key}" if len(archives) > 1 else key
             pairs.append(Captioned(name, name, text, name, "", _reader(image, image.name)))

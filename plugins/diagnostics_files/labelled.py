@@ -40,7 +40,7 @@ class Labelled:
 
 
 def labelled(
-    every: Sequence[File], kept: Sequence[int], root: Path, what: str, *, table: str, key: str, values: str, seed: int
+    every: Sequence[File], kept: Sequence[int], root: Path, source: str, *, table: str, key: str, values: str, seed: int
 ) -> Labelled:
     """What folders and table say about the files of `every` that are `kept`.
 
@@ -56,7 +56,7 @@ def labelled(
         label = target(of_file, "label")
         if isinstance(label, str):
             notes.append(f"no label: {label}")
-            warn(f"{what} has no target label: {label}.")
+            warn(f"{source} has no target label: {label}.")
         else:
             targets["label"] = label
     if table:
@@ -74,7 +74,7 @@ def labelled(
             )
         targets |= more
         notes.append(note)
-    split, how = complete(given, groups, seed, what)
+    split, how = complete(given, groups, seed, source)
     return Labelled(files, split, groups, targets, join_notes(how, *notes))
 
 

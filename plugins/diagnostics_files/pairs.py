@@ -137,8 +137,8 @@ def one_size(sizes: Sequence[tuple[int, int]], names: Sequence[str], size: int |
 
 def check_memory(count: int, shape: Sequence[int], width: int, scheme: str) -> None:
     """Raises where the maps of all samples would not fit into memory."""
-    what = f"{count} maps of {' x '.join(map(str, shape))} of {scheme}"
-    check_bytes(count * math.prod(shape) * width, what, "add a smaller ?size=, or give fewer files")
+    contents = f"{count} maps of {' x '.join(map(str, shape))} of {scheme}"
+    check_bytes(count * math.prod(shape) * width, contents, "add a smaller ?size=, or give fewer files")
 
 
 def _maps(

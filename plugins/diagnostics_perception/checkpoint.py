@@ -243,11 +243,11 @@ def _advice(tensors: Mapping[str, Tensor]) -> str:
     scaled = any("gamma" in name for name in tensors)
     alike = [
         name
-        for name, one in ARCHITECTURES.items()
+        for name, known in ARCHITECTURES.items()
         if conv is not None
-        and tuple(conv.shape) == (one.width, 3, one.patch, one.patch)
-        and blocks == set(range(one.depth))
-        and (pooled, scaled) == (bool(one.embedding), one.layer_scale is not None)
+        and tuple(conv.shape) == (known.width, 3, known.patch, known.patch)
+        and blocks == set(range(known.depth))
+        and (pooled, scaled) == (bool(known.embedding), known.layer_scale is not None)
     ]
     return f"it looks like pe:{' or pe:'.join(alike)}" if alike else "name the model that it was saved from"
 
