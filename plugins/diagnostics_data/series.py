@@ -125,13 +125,13 @@ def _dataset(name: str, options: tuple[int, int, int], described: Described, abo
             kind,
             latents[target] if kind == "label" else latents[target].astype(np.float64),
             units=units,
-            about=what,
+            about=about,
             classes=systems.CHANGES if kind == "label" else (),
             family="dynamics",
             period=2 * np.pi if target == "phase" else None,
             naive=latents.get(f"{target}_naive"),
         )
-        for target, (kind, units, what) in described.items()
+        for target, (kind, units, about) in described.items()
     }
     return Dataset(name, "series", samples, ids, list(split_groups(ids, seed)), targets, about=about)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from diagnostics import DiagnosticsError
 from diagnostics_files.decode.audio import FASTEST, SOUNDS, Sound, index, read
-from diagnostics_files.errors import sentence, told, usable
+from diagnostics_files.errors import join_notes, sentence, usable
 from diagnostics_files.labelled import labelled
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.scan import find, folder
@@ -23,21 +23,21 @@ def build(
             f"Dataset audio cannot have rate={rate} and seconds={seconds}: give numbers above 0, and {FASTEST:,} "
             "samples a second at most."
         )
-    found = find(root, SOUNDS, "sound files")
+    files = find(root, SOUNDS, "sound files")
     indexed: dict[int, Sound] = {}
 
     def look(i: int) -> Sound:
-        indexed[i] = index(found[i].path, found[i].name)
+        indexed[i] = index(files[i].path, files[i].name)
         return indexed[i]
 
     def check(i: int) -> None:
         sound = look(i)
         read(sound, sound.rate)
 
-    kept, left_out = usable([f.name for f in found], check, on_error, scheme)
+    kept, left_out = usable([f.name for f in files], check, on_error, scheme)
     sounds = [indexed[i] if i in indexed else look(i) for i in kept]
     hertz = rate if rate is not None else _one_rate(sounds, scheme)
-    known = labelled(found, kept, root, scheme, table=table, key=file, values=values, seed=seed)
+    known = labelled(files, kept, root, scheme, table=table, key=file, values=values, seed=seed)
     pieces = [(i, start, stop) for i, sound in enumerate(sounds) for start, stop in windows(sound, hertz, seconds)]
     longest = max(stop - start for _, start, stop in pieces)
     ragged = any(stop - start < longest for _, start, stop in pieces)
@@ -55,13 +55,13 @@ def build(
         Lazy(len(pieces), sample),
         [f"{sounds[i].name}@{start:09d}" if cut else sounds[i].name for i, start, _ in pieces],
         **known.of([i for i, _, _ in pieces]),
-        about=told(
+        about=join_notes(
             f"{len(pieces)} {'windows' if cut else 'recordings'} at {hertz} Hz of {len(sounds)} sound files", known.about,
-            sentence(left_out, len(found)),
+            sentence(left_out, len(files)),
         ),
         rate=float(hertz),
         ragged=ragged,
-        files={found[i].name: found[i].path for i in kept},
+        files={files[i].name: files[i].path for i in kept},
         options=f"rate={hertz} seconds={seconds}",
         left_out=left_out,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from diagnostics_files.decode.images import check_size, picture, plain_array
 from diagnostics_files.decode.tables import SUFFIXES, column, read_table
 from diagnostics_files.decode.tar import Member, members
 from diagnostics_files.embeddings import hashed
-from diagnostics_files.errors import sentence, told, usable
+from diagnostics_files.errors import join_notes, sentence, usable
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.scan import PICTURES, file, safe_name
 from diagnostics_files.splits import complete, from_column
@@ -72,7 +72,7 @@ def build(
         split,
         {"caption": Target("caption", vectors, about=means)},
         groups=groups,
-        about=told(f"{len(rows)} captions of {len(whole)} images, {means}", how, sentence(left_out, len(names))),
+        about=join_notes(f"{len(rows)} captions of {len(whole)} images, {means}", how, sentence(left_out, len(names))),
         files={name: at for name, at in files.items() if name not in left_out},
         options=f"size={size}",
         left_out=left_out,
@@ -121,8 +121,8 @@ def _from_tars(archives: Sequence[Path], caption: str) -> list[Captioned]:
             image = next((m for extension, m in parts.items() if f".{extension}" in PICTURES), None)
             text = _caption_of(parts, caption)
             if image is None or not text:
-                what = "image" if image is None else f"caption (.txt, or '{caption}' in .json)"
-                raise DiagnosticsError(f"Sample {key} of {archive} has no {what}: add it, or remove the sample.")
+                missing = "image" if image is None else f"caption (.txt, or '{caption}' in .json)"
+                raise DiagnosticsError(f"Sample {key} of {archive} has no {missing}: add it, or remove the sample.")
             # The name of a single archive is the user's to change; of several it tells their samples apart.
             name = f"{archive.stem}/{key}" if len(archives) > 1 else key
             pairs.append(Captioned(name, name, text, name, "", _reader(image, image.name)))

@@ -9,7 +9,7 @@ import numpy as np
 
 from diagnostics import DiagnosticsError, Target
 from diagnostics_files.decode.images import check_size, extent, mask, picture
-from diagnostics_files.errors import alone, sentence, told, unfit, usable, utf8_name, warn
+from diagnostics_files.errors import alone, join_notes, sentence, unfit, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.pairs import check_memory, class_numbers, one_size
 from diagnostics_files.scan import folder, safe_name
@@ -71,7 +71,7 @@ def build(path: str, *, frames: int, size: int | None, sets: str | None, seed: i
         split,
         {"objects": Target("masks", values, about=f"which object each pixel of each frame belongs to; {how}")},
         groups=groups,
-        about=told(
+        about=join_notes(
             f"{len(clips)} clips of {frames} frames from {len(set(groups))} videos", drawn, how,
             note, sentence(left_out, len(every)),
         ),
@@ -92,13 +92,13 @@ def _clips(root: Path, frames: int, sets: str | None, scheme: str) -> tuple[list
         if split_of is not None and video not in split_of:
             continue
         masks = {entry.stem: entry for entry in sorted((masks_at / video).glob("*.png"))}
-        found = [
+        images = [
             entry
             for entry in sorted((images_at / video).glob("*"))
             if entry.suffix.lower() in (".jpg", ".jpeg", ".png")
         ]
         pairs: list[tuple[str, str]] = []
-        for image in found:
+        for image in images:
             if image.stem not in masks:
                 raise DiagnosticsError(
                     f"Frame {image.relative_to(root).as_posix()} of {scheme} has no mask: add {image.stem}.png."
@@ -147,11 +147,11 @@ def _sets(root: Path, sets: str, scheme: str) -> dict[str, str]:
 def _sizes(root: Path, clip: Clip) -> list[tuple[int, int]]:
     sizes: list[tuple[int, int]] = []
     for image, of_mask in clip.frames:
-        found, wanted = extent(root / of_mask, of_mask), extent(root / image, image)
-        if found != wanted:
+        mask_size, frame_size = extent(root / of_mask, of_mask), extent(root / image, image)
+        if mask_size != frame_size:
             raise unfit(
-                of_mask, f"is {found[0]} x {found[1]} pixels and its frame {image} {wanted[0]} x {wanted[1]}",
+                of_mask, f"is {mask_size[0]} x {mask_size[1]} pixels and its frame {image} {frame_size[0]} x {frame_size[1]}",
                 "give masks of their frames' size",
             )  # fmt: skip
-        sizes.append(wanted)
+        sizes.append(frame_size)
     return sizes

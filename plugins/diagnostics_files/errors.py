@@ -93,7 +93,7 @@ def utf8_name(name: str) -> str:
 
 
 def usable(
-    names: Sequence[str], check: Callable[[int], object], on_error: str, what: str
+    names: Sequence[str], check: Callable[[int], object], on_error: str, source: str
 ) -> tuple[list[int], dict[str, Fault]]:
     """Which of some files can be read, and why others cannot: name -> what is wrong, perhaps with a file beside it.
 
@@ -102,7 +102,7 @@ def usable(
     out is said on stderr. Raises where nothing is left.
     """
     if on_error not in ("stop", "skip"):
-        raise DiagnosticsError(f"Option on_error={on_error} of {what} is unknown: give stop or skip.")
+        raise DiagnosticsError(f"Option on_error={on_error} of {source} is unknown: give stop or skip.")
     if on_error == "stop":
         return list(range(len(names))), {}
     kept: list[int] = []
@@ -115,11 +115,11 @@ def usable(
         else:
             kept.append(i)
     if left_out:
-        warn(f"{what}: {sentence(left_out, len(names))}.")
+        warn(f"{source}: {sentence(left_out, len(names))}.")
     if not kept:
         first = next(iter(left_out.values()))
         raise DiagnosticsError(
-            f"Of {len(names)} files of {what} none can be used, as {first.name} {first.why}: {first.remedy}."
+            f"Of {len(names)} files of {source} none can be used, as {first.name} {first.why}: {first.remedy}."
         )
     return kept, left_out
 
@@ -128,7 +128,7 @@ def sentence(left_out: Mapping[str, Fault], of: int) -> str:
     """How many were left out and the first files at fault, for `Dataset.about`; nothing where none was."""
     broken = [fault.name for fault in left_out.values() if fault.damage]
     others = [f"{fault.name} {fault.why}" for fault in left_out.values() if not fault.damage]
-    return told(
+    return join_notes(
         f"{len(broken)} of {of} left out as damaged: {_first(broken, _SHOWN)}" if broken else "",
         f"{len(others)} of {of} left out: {_first(others, 1)}" if others else "",
     )
@@ -139,11 +139,11 @@ def _first(entries: Sequence[str], count: int) -> str:
     return f"{', '.join(entries[:count])}{more}"
 
 
-def alone(names: Sequence[str], what: str, without: str) -> str:
+def alone(names: Sequence[str], kind: str, without: str) -> str:
     """`2 images without a map left out, images/a.jpg first`; nothing where there are no names."""
     if not names:
         return ""
-    return f"{len(names)} {what}{'s' * (len(names) > 1)} without {without} left out, {names[0]}{' first' * (len(names) > 1)}"
+    return f"{len(names)} {kind}{'s' * (len(names) > 1)} without {without} left out, {names[0]}{' first' * (len(names) > 1)}"
 
 
 def too_large(needed: int) -> str:
@@ -153,10 +153,10 @@ def too_large(needed: int) -> str:
     return f"would take {needed / 2**30:.1f} GiB of memory, more than the {MOST_BYTES / 2**30:g} GiB that are allowed"
 
 
-def check_bytes(needed: int, what: str, remedy: str) -> None:
-    """Raises where `what` would not fit into memory, before any of it is read."""
+def check_bytes(needed: int, contents: str, remedy: str) -> None:
+    """Raises where `contents` would not fit into memory, before any of it is read."""
     if why := too_large(needed):
-        raise DiagnosticsError(f"{what} {why}: {remedy}.")
+        raise DiagnosticsError(f"{contents} {why}: {remedy}.")
 
 
 def warn(text: str) -> None:
@@ -164,6 +164,6 @@ def warn(text: str) -> None:
     print(f"diagnostics: {printable(text)}", file=sys.stderr)
 
 
-def told(*parts: str) -> str:
+def join_notes(*parts: str) -> str:
     """The parts that say anything, as one line."""
     return "; ".join(part for part in parts if part)

@@ -13,7 +13,7 @@ from diagnostics_files.decode.audio import Sound, index, read
 from diagnostics_files.decode.images import check_size, picture
 from diagnostics_files.decode.series_tables import listed
 from diagnostics_files.decode.tables import Columns, targets_of
-from diagnostics_files.errors import check_tree, damaged, need, sentence, told, unfit, usable
+from diagnostics_files.errors import check_tree, damaged, join_notes, need, sentence, unfit, usable
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.scan import SPLIT_OF, find, folder
 from diagnostics_files.series import dataset as of_series
@@ -65,10 +65,10 @@ def build(
     if modality == "series":
         columns: Columns = {"id": list(ids), "split": [s or None for s in given], "group": groups or [None] * len(ids)}
         steps = [listed(entry, i, scheme) for i, entry in enumerate(rows.column(column), 1)]
-        made = of_series(root.resolve().name, steps, columns, "", seed, scheme)
+        base = of_series(root.resolve().name, steps, columns, "", seed, scheme)
         return Dataset(
-            made.name, "series", made.samples, made.ids, made.split.tolist(), targets, groups=made.groups.tolist(),
-            about=told(made.about, note), ragged=made.ragged,
+            base.name, "series", base.samples, base.ids, base.split.tolist(), targets, groups=base.groups.tolist(),
+            about=join_notes(base.about, note), ragged=base.ragged,
         )  # fmt: skip
 
     def sample(row: int) -> Any:
@@ -90,8 +90,8 @@ def build(
     longest = max(lengths)
 
     def padded_sample(i: int) -> Any:
-        one = sample(kept[i])
-        return np.concatenate([np.full(longest - len(one), np.nan, np.float32), one]) if modality == "audio" else one
+        row = sample(kept[i])
+        return np.concatenate([np.full(longest - len(row), np.nan, np.float32), row]) if modality == "audio" else row
 
     return FileDataset(
         root.resolve().name,
@@ -101,7 +101,7 @@ def build(
         split,
         {n: Target(t.kind, t.values[kept], about=t.about, classes=t.classes) for n, t in targets.items()},
         groups=[str(units[i]) for i in kept],
-        about=told(f"{len(kept)} rows, {column} read as {modality}", how, note, sentence(left_out, len(ids))),
+        about=join_notes(f"{len(kept)} rows, {column} read as {modality}", how, note, sentence(left_out, len(ids))),
         rate=None if hertz is None else float(hertz),
         ragged=len(lengths) > 1,
         files={f.name: f.path for f in find(root, (".arrow",), "Arrow files")},

@@ -11,8 +11,8 @@ import numpy as np
 
 from diagnostics import DiagnosticsError, Target
 from diagnostics_files.decode.tables import Columns, column, read_table, target, targets_of
-from diagnostics_files.errors import told, warn
-from diagnostics_files.scan import Found, classes
+from diagnostics_files.errors import join_notes, warn
+from diagnostics_files.scan import File, classes
 from diagnostics_files.splits import complete, from_column
 
 
@@ -20,7 +20,7 @@ from diagnostics_files.splits import complete, from_column
 class Labelled:
     """Files with what is known of each: split, group, targets; `about` in words."""
 
-    found: list[Found]
+    files: list[File]
     split: list[str]
     groups: list[str]
     targets: dict[str, Target]
@@ -33,14 +33,14 @@ class Labelled:
             "split": [self.split[i] for i in rows],
             "groups": [self.groups[i] for i in rows],
             "targets": {
-                name: Target(made.kind, made.values[rows], about=made.about, classes=made.classes)
-                for name, made in self.targets.items()
+                name: Target(target.kind, target.values[rows], about=target.about, classes=target.classes)
+                for name, target in self.targets.items()
             },
         }
 
 
 def labelled(
-    every: Sequence[Found], kept: Sequence[int], root: Path, what: str, *, table: str, key: str, values: str, seed: int
+    every: Sequence[File], kept: Sequence[int], root: Path, source: str, *, table: str, key: str, values: str, seed: int
 ) -> Labelled:
     """What folders and table say about the files of `every` that are `kept`.
 
@@ -56,7 +56,7 @@ def labelled(
         label = target(of_file, "label")
         if isinstance(label, str):
             notes.append(f"no label: {label}")
-            warn(f"{what} has no target label: {label}.")
+            warn(f"{source} has no target label: {label}.")
         else:
             targets["label"] = label
     if table:
@@ -74,8 +74,8 @@ def labelled(
             )
         targets |= more
         notes.append(note)
-    split, how = complete(given, groups, seed, what)
-    return Labelled(files, split, groups, targets, told(how, *notes))
+    split, how = complete(given, groups, seed, source)
+    return Labelled(files, split, groups, targets, join_notes(how, *notes))
 
 
 def _table_path(text: str, root: Path) -> Path:
@@ -91,7 +91,7 @@ def _table_path(text: str, root: Path) -> Path:
     )
 
 
-def _joined(columns: Columns, every: Sequence[Found], kept: Sequence[int], key: str, path: Path) -> Columns:
+def _joined(columns: Columns, every: Sequence[File], kept: Sequence[int], key: str, path: Path) -> Columns:
     """The columns but `key`, in the order of the kept files."""
     row_of: dict[str, int] = {}
     for row, entry in enumerate(column(columns, key, path, "file")):

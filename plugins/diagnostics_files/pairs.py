@@ -11,9 +11,9 @@ import numpy as np
 
 from diagnostics import DiagnosticsError, Target
 from diagnostics_files.decode.images import check_size, depth, extent, mask, picture
-from diagnostics_files.errors import Fault, alone, check_bytes, sentence, told, unfit, usable, utf8_name, warn
+from diagnostics_files.errors import Fault, alone, check_bytes, join_notes, sentence, unfit, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
-from diagnostics_files.scan import PICTURES, SPLIT_OF, Found, find, folder
+from diagnostics_files.scan import PICTURES, SPLIT_OF, File, find, folder
 from diagnostics_files.splits import complete
 
 IMAGES = ("images", "rgb")
@@ -86,7 +86,7 @@ def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], sc
     single: list[str] = []
     for split, base in bases:
         images_at, maps_at = (_one_of(base, names, scheme) for names in (IMAGES, map_folders))
-        maps: dict[PurePosixPath, Found] = {}
+        maps: dict[PurePosixPath, File] = {}
         for map_file in find(maps_at, suffixes, "maps"):
             key = PurePosixPath(map_file.name).with_suffix("")
             if key in maps:
@@ -126,10 +126,10 @@ def one_size(sizes: Sequence[tuple[int, int]], names: Sequence[str], size: int |
     """The (y, x) that all maps have, or a sentence for those that have not."""
     if size is not None:
         return size, size
-    for name, found in zip(names, sizes, strict=True):
-        if found != sizes[0]:
+    for name, shape in zip(names, sizes, strict=True):
+        if shape != sizes[0]:
             raise DiagnosticsError(
-                f"{name} of {scheme} is {found[0]} x {found[1]} pixels and {names[0]} {sizes[0][0]} x {sizes[0][1]}: targets "
+                f"{name} of {scheme} is {shape[0]} x {shape[1]} pixels and {names[0]} {sizes[0][0]} x {sizes[0][1]}: targets "
                 "on pixels need one size, so add ?size=224 or the like."
             )
     return sizes[0]
@@ -137,8 +137,8 @@ def one_size(sizes: Sequence[tuple[int, int]], names: Sequence[str], size: int |
 
 def check_memory(count: int, shape: Sequence[int], width: int, scheme: str) -> None:
     """Raises where the maps of all samples would not fit into memory."""
-    what = f"{count} maps of {' x '.join(map(str, shape))} of {scheme}"
-    check_bytes(count * math.prod(shape) * width, what, "add a smaller ?size=, or give fewer files")
+    contents = f"{count} maps of {' x '.join(map(str, shape))} of {scheme}"
+    check_bytes(count * math.prod(shape) * width, contents, "add a smaller ?size=, or give fewer files")
 
 
 def _maps(
@@ -192,7 +192,7 @@ def _dataset(
         ids,
         split,
         {name: target},
-        about=told(f"{len(pairs)} images with {name} of each pixel", how, *notes, sentence(left_out, of)),
+        about=join_notes(f"{len(pairs)} images with {name} of each pixel", how, *notes, sentence(left_out, of)),
         files={n: p for pair in pairs for n, p in ((pair.name, pair.image), (pair.map_name, pair.map))},
         options=f"size={size}",
         left_out=left_out,

@@ -20,7 +20,7 @@ SPLIT_OF = {
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class File:
     """A file: where it is, its name below the folder that was given, its split (`""` where no folder says one), and the
     parts of its name below that split's folder.
     """
@@ -35,8 +35,8 @@ def folder(text: str, scheme: str) -> Path:
     """The folder that a specification names."""
     path = Path(text).expanduser()
     if not path.is_dir():
-        what = "is a file" if path.exists() else "does not exist"
-        raise DiagnosticsError(f"{scheme}:{text} {what}: give the path of a folder after '{scheme}:'.")
+        fault = "is a file" if path.exists() else "does not exist"
+        raise DiagnosticsError(f"{scheme}:{text} {fault}: give the path of a folder after '{scheme}:'.")
     if utf8_name(path.resolve().name) != path.resolve().name:
         raise DiagnosticsError(f"{scheme}:{utf8_name(text)} has a name that is not UTF-8: rename it.")
     return path
@@ -56,7 +56,7 @@ def file(text: str, scheme: str, suffixes: Collection[str]) -> Path:
     return path
 
 
-def find(root: Path, suffixes: Collection[str], what: str) -> list[Found]:
+def find(root: Path, suffixes: Collection[str], kind: str) -> list[File]:
     """All files with one of these suffixes, ordered by name; hidden ones are passed over. Raises where there is none.
 
     Where every folder below `root` is named like a split (`train`, `val`, `test`), they are the splits. Whether each is a file
@@ -64,11 +64,11 @@ def find(root: Path, suffixes: Collection[str], what: str) -> list[Found]:
     """
     names = sorted(_walk(root, {suffix.lower() for suffix in suffixes}))
     if not names:
-        raise DiagnosticsError(f"{root} holds no {what}: put files of {', '.join(sorted(suffixes))} there.")
+        raise DiagnosticsError(f"{root} holds no {kind}: put files of {', '.join(sorted(suffixes))} there.")
     tops = {name.parts[0].lower() if len(name.parts) > 1 else "" for name in names}
     splits = tops <= set(SPLIT_OF)
     return [
-        Found(
+        File(
             root / name,
             utf8_name(name.as_posix()),
             SPLIT_OF[name.parts[0].lower()] if splits else "",
@@ -78,13 +78,13 @@ def find(root: Path, suffixes: Collection[str], what: str) -> list[Found]:
     ]
 
 
-def classes(found: Sequence[Found]) -> list[str] | None:
+def classes(files: Sequence[File]) -> list[str] | None:
     """The class of each file, the folder it lies in below root or split; None where there are no such folders."""
-    of_file = [file.parts[0] if len(file.parts) > 1 else "" for file in found]
+    of_file = [file.parts[0] if len(file.parts) > 1 else "" for file in files]
     if not any(of_file):
         return None
     if "" in of_file:
-        stray = found[of_file.index("")].name
+        stray = files[of_file.index("")].name
         raise DiagnosticsError(
             f"{stray} lies beside class folders, so its class is not known: move it into one of them."
         )

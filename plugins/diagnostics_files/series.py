@@ -14,7 +14,7 @@ from diagnostics import Dataset, DiagnosticsError, padded
 from diagnostics_files.decode.series_arrays import read_npz, read_zarr
 from diagnostics_files.decode.series_tables import SPECIAL, from_table
 from diagnostics_files.decode.tables import SUFFIXES, Columns, read_table, targets_of
-from diagnostics_files.errors import check_bytes, told, warn
+from diagnostics_files.errors import check_bytes, join_notes, warn
 from diagnostics_files.lazy_dataset import Lazy
 from diagnostics_files.scan import file
 from diagnostics_files.splits import complete, from_column
@@ -30,20 +30,20 @@ def build(path: str, *, values: str, seed: int) -> Dataset:
         array, columns = read_zarr(source)
         return _streamed(source, array, columns, values, seed)
     if suffix == ".npz":
-        found, columns = read_npz(source)
+        rows, columns = read_npz(source)
     else:
-        found, columns = from_table(read_table(source), source)
-    return dataset(source.resolve().stem, found, columns, values, seed, source)
+        rows, columns = from_table(read_table(source), source)
+    return dataset(source.resolve().stem, rows, columns, values, seed, source)
 
 
-def dataset(name: str, found: Sequence[np.ndarray], columns: Columns, values: str, seed: int, where: object) -> Dataset:
+def dataset(name: str, rows: Sequence[np.ndarray], columns: Columns, values: str, seed: int, where: object) -> Dataset:
     """Series [time] or [time, variate], each with its entries in the columns, as a dataset in memory."""
-    ids, more, about = _described(columns, len(found), values, seed, where)
-    series = [trimmed(one, key, where) for one, key in zip(found, ids, strict=True)]
-    if len({one.shape[1:] for one in series}) > 1:
+    ids, more, about = _described(columns, len(rows), values, seed, where)
+    series = [trimmed(row, key, where) for row, key in zip(rows, ids, strict=True)]
+    if len({row.shape[1:] for row in series}) > 1:
         raise DiagnosticsError(f"Series of {where} have different numbers of variates: give all the same.")
-    lengths = [len(one) for one in series]
-    cut = _cut(ids, [len(one) for one in found], lengths, where)
+    lengths = [len(row) for row in series]
+    cut = _cut(ids, [len(row) for row in rows], lengths, where)
     return Dataset(
         name, "series", padded(series), ids, **more, about=_about(lengths, about, cut), ragged=len(set(lengths)) > 1
     )
@@ -72,9 +72,9 @@ def _cut(ids: Sequence[str], given: Sequence[int], lengths: Sequence[int], where
     shorter = [key for key, before, after in zip(ids, given, lengths, strict=True) if after < before]
     if not shorter:
         return ""
-    one = len(shorter) == 1
+    single = len(shorter) == 1
     note = (
-        f"{len(shorter)} of {len(ids)} series ({shorter[0]}{'' if one else ' first'}) {'begins or ends' if one else 'begin or end'} "
+        f"{len(shorter)} of {len(ids)} series ({shorter[0]}{'' if single else ' first'}) {'begins or ends' if single else 'begin or end'} "
         "with unknown steps, which are left out"
     )
     if len(set(given)) == 1 < len(set(lengths)):
@@ -91,13 +91,13 @@ def _streamed(path: Path, array: Any, columns: Columns, values: str, seed: int) 
     check_bytes(block_bytes, f"{min(_ROWS, array.shape[0])} series of {path}", "store shorter series")
     for first in range(0, array.shape[0], _ROWS):
         block: Any = array[first : first + _ROWS]
-        lengths += [len(trimmed(one, ids[first + i], path)) for i, one in enumerate(block)]
+        lengths += [len(trimmed(row, ids[first + i], path)) for i, row in enumerate(block)]
     longest = max(lengths)
 
     def sample(i: int) -> np.ndarray:
-        one = trimmed(array[i], ids[i], path)
-        filled = np.full((longest, *one.shape[1:]), np.nan, np.float32)
-        filled[longest - len(one) :] = one
+        row = trimmed(array[i], ids[i], path)
+        filled = np.full((longest, *row.shape[1:]), np.nan, np.float32)
+        filled[longest - len(row) :] = row
         return filled
 
     samples = Lazy(array.shape[0], sample)
@@ -120,9 +120,9 @@ def _described(
     groups = [key if c is None else str(c) for key, c in zip(ids, columns.get("group", unknown), strict=True)]
     targets, note = targets_of(columns, values, where, SPECIAL)
     split, how = complete(from_column(columns.get("split", unknown), str(where)), groups, seed, str(where))
-    return ids, {"split": split, "targets": targets, "groups": groups}, told(how, note)
+    return ids, {"split": split, "targets": targets, "groups": groups}, join_notes(how, note)
 
 
 def _about(lengths: Sequence[int], about: str, cut: str) -> str:
     least, most = min(lengths), max(lengths)
-    return told(f"{len(lengths)} series of {least if least == most else f'{least} to {most}'} steps", about, cut)
+    return join_notes(f"{len(lengths)} series of {least if least == most else f'{least} to {most}'} steps", about, cut)

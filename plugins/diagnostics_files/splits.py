@@ -13,7 +13,7 @@ VAL_SHARE = 0.2
 """Of the groups of train, where val is carved out of it."""
 
 
-def complete(given: Sequence[str], groups: Sequence[str], seed: int, what: str) -> tuple[list[str], str]:
+def complete(given: Sequence[str], groups: Sequence[str], seed: int, name: str) -> tuple[list[str], str]:
     """The split of each sample, and how it came about in words.
 
     `given` holds `train`, `val`, `test`, or `""` for no split. With three splits they stay. With train and one other, that
@@ -21,38 +21,38 @@ def complete(given: Sequence[str], groups: Sequence[str], seed: int, what: str) 
     With one or none, all three are drawn over groups.
     """
     if seed < 0:
-        raise DiagnosticsError(f"Dataset {what} cannot have seed={seed}: give 0 or more.")
+        raise DiagnosticsError(f"Dataset {name} cannot have seed={seed}: give 0 or more.")
     names = set(given)
     if "" in names and len(names) > 1:
-        raise DiagnosticsError(f"Some samples of {what} have a split and others have none: give one to all or to none.")
+        raise DiagnosticsError(f"Some samples of {name} have a split and others have none: give one to all or to none.")
     if len(names) == 3:
         return list(given), "splits as given"
     if len(names) == 1:
         return [str(split) for split in split_groups(groups, seed)], "splits drawn over groups"
     if "train" not in names:
-        raise DiagnosticsError(f"{what} has {' and '.join(sorted(names))} and no train samples: add a train split.")
+        raise DiagnosticsError(f"{name} has {' and '.join(sorted(names))} and no train samples: add a train split.")
     (other,) = names - {"train"}
     mine = sorted({group for group, split in zip(groups, given, strict=True) if split == "train"})
     if len(mine) < 2:
         raise DiagnosticsError(
-            f"The train split of {what} is one group, so no val can be carved out: add samples to it."
+            f"The train split of {name} is one group, so no val can be carved out: add samples to it."
         )
     order = np.random.default_rng(seed).permutation(len(mine))
     count = min(len(mine) - 1, max(1, round(VAL_SHARE * len(mine))))
     val = {mine[i] for i in order[:count]}
-    made = [
+    splits = [
         "test" if split == other else "val" if group in val else "train"
         for group, split in zip(groups, given, strict=True)
     ]
-    return made, f"test is the given {other}, val a fifth of train"
+    return splits, f"test is the given {other}, val a fifth of train"
 
 
 def from_column(column: Sequence[object], where: str) -> list[str]:
     """Entries of a column `split` as splits."""
-    made: list[str] = []
+    splits: list[str] = []
     for entry in column:
         text = "" if entry is None else str(entry).strip().lower()
         if text and text not in SPLIT_OF:
             raise DiagnosticsError(f"Column split of {where} holds '{entry}': give train, val or test.")
-        made.append(SPLIT_OF.get(text, ""))
-    return made
+        splits.append(SPLIT_OF.get(text, ""))
+    return splits

@@ -8,7 +8,7 @@ import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, Target
 from diagnostics_files.decode.tables import SUFFIXES, column, read_table, targets_of
-from diagnostics_files.errors import told
+from diagnostics_files.errors import join_notes
 from diagnostics_files.lazy_dataset import Lazy
 from diagnostics_files.scan import file
 from diagnostics_files.splits import complete, from_column
@@ -47,5 +47,5 @@ def build(path: str, *, text: str, values: str, seed: int) -> Dataset:
         split,
         targets,
         groups=groups,
-        about=told(f"{len(texts)} texts", how, note),
+        about=join_notes(f"{len(texts)} texts", how, note),
     )

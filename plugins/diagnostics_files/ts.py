@@ -31,17 +31,17 @@ def build(path: str, *, seed: int) -> Dataset:
 
 def archive(name: str, files: dict[str, Path], seed: int) -> Dataset:
     """The series of `.ts` files, split -> file (`""` for no split), as one dataset with the target `label` or `value`."""
-    found: list[np.ndarray] = []
+    samples: list[np.ndarray] = []
     columns: Columns = {"id": [], "split": []}
     for split, path in files.items():
         series, answers, kind = _read(path)
-        found += series
+        samples += series
         columns["id"] += [f"{split or 'series'}-{i:05d}" for i in range(len(series))]
         columns["split"] += [split or None] * len(series)
         columns.setdefault(kind, []).extend(answers)
-    if len(columns) > 3 or any(len(entries) != len(found) for entries in columns.values()):
+    if len(columns) > 3 or any(len(entries) != len(samples) for entries in columns.values()):
         raise DiagnosticsError(f"{name} has classes in one file and numbers in the other: give two files of one kind.")
-    return dataset(name, found, columns, "", seed, name)
+    return dataset(name, samples, columns, "", seed, name)
 
 
 def _read(path: Path) -> tuple[list[np.ndarray], list[Any], str]:
@@ -57,4 +57,4 @@ def _read(path: Path) -> tuple[list[np.ndarray], list[Any], str]:
     if not (facts["classlabel"] or facts["targetlabel"]):
         raise DiagnosticsError(f"{path} has neither classes nor target values: its header must say which.")
     known = [None if answer != answer or answer == "?" else answer for answer in np.asarray(answers).tolist()]
-    return [one.T for one in series], known, "label" if facts["classlabel"] else "value"
+    return [sample.T for sample in series], known, "label" if facts["classlabel"] else "value"

@@ -7,7 +7,7 @@ import numpy as np
 from diagnostics import DiagnosticsError
 from diagnostics_files.decode.images import check_size
 from diagnostics_files.decode.video import VIDEOS, Video, index, read
-from diagnostics_files.errors import sentence, told, unfit, usable
+from diagnostics_files.errors import join_notes, sentence, unfit, usable
 from diagnostics_files.labelled import labelled
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.scan import find, folder
@@ -26,14 +26,14 @@ def build(
             f"Dataset videos cannot have frames={frames}, every={every}, clips={clips}: give 1 or more."
         )
     span = (frames - 1) * every + 1
-    found = find(root, VIDEOS, "videos")
+    files = find(root, VIDEOS, "videos")
     indexed: dict[int, Video] = {}
 
     def look(i: int) -> Video:
-        video = indexed[i] = index(found[i].path, found[i].name)
+        video = indexed[i] = index(files[i].path, files[i].name)
         if len(video.times) < span:
             why = f"has {len(video.times)} frames, and a clip spans {span}"
-            raise unfit(found[i].name, why, "give a smaller ?frames= or ?every=")
+            raise unfit(files[i].name, why, "give a smaller ?frames= or ?every=")
         return video
 
     def check(i: int) -> None:
@@ -41,9 +41,9 @@ def build(
         for start in starts(len(video.times), span, clips):
             read(video, range(start, start + span, every), size)
 
-    kept, left_out = usable([f.name for f in found], check, on_error, scheme)
+    kept, left_out = usable([f.name for f in files], check, on_error, scheme)
     videos = [indexed[i] if i in indexed else look(i) for i in kept]
-    known = labelled(found, kept, root, scheme, table=table, key=file, values=values, seed=seed)
+    known = labelled(files, kept, root, scheme, table=table, key=file, values=values, seed=seed)
     cut = [(i, start) for i, video in enumerate(videos) for start in starts(len(video.times), span, clips)]
     rates = {video.rate for video in videos}
     rate = rates.pop() if len(rates) == 1 else None
@@ -53,10 +53,10 @@ def build(
         Lazy(len(cut), lambda i: read(videos[cut[i][0]], range(cut[i][1], cut[i][1] + span, every), size)),
         [f"{videos[i].name}@{start:06d}" for i, start in cut],
         **known.of([i for i, _ in cut]),
-        about=told(
+        about=join_notes(
             f"{len(cut)} clips of {frames} frames from {len(videos)} videos",
             known.about,
-            sentence(left_out, len(found)),
+            sentence(left_out, len(files)),
         ),
         rate=rate / every if rate else None,
         files={video.name: video.path for video in videos},

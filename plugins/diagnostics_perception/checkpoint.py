@@ -1,4 +1,4 @@
-"""Weights from a file, Meta's layout or timm's, into an `Eva`; what does not fit is said, never passed over.
+"""Weights from a file, Meta's layout or timm's, into an `Eva`; what does not fit is reported, never ignored.
 
 Meta's own loader takes any file and prints what was missing, so that a 50-block core loads silently as a 47-block lang
 encoder with untrained LayerScale. Here that is an error, or, asked for, a sentence that the run carries.
@@ -89,7 +89,7 @@ def from_file(
 ) -> tuple[dict[str, Tensor], Report]:
     """The tensors of a checkpoint under the names of `Eva`, and what had to be changed; raises where they do not fit."""
     tensors = read_tensors(path)
-    found, report = fitted(tensors, architecture, grid, positions)
+    fitted_tensors, report = fitted(tensors, architecture, grid, positions)
     if report.wrong:
         raise DiagnosticsError(
             f"Checkpoint {path} does not fit {encoder} ({'; '.join(report.wrong)}): {_advice(tensors)}."
@@ -99,7 +99,7 @@ def from_file(
             f"Checkpoint {path} fits {encoder} only in part ({'; '.join(report.changed)}): {_advice(tensors)}, "
             "or add partial=true to take it so."
         )
-    return found, report
+    return fitted_tensors, report
 
 
 def fitted(
@@ -243,11 +243,11 @@ def _advice(tensors: Mapping[str, Tensor]) -> str:
     scaled = any("gamma" in name for name in tensors)
     alike = [
         name
-        for name, one in ARCHITECTURES.items()
+        for name, known in ARCHITECTURES.items()
         if conv is not None
-        and tuple(conv.shape) == (one.width, 3, one.patch, one.patch)
-        and blocks == set(range(one.depth))
-        and (pooled, scaled) == (bool(one.embedding), one.layer_scale is not None)
+        and tuple(conv.shape) == (known.width, 3, known.patch, known.patch)
+        and blocks == set(range(known.depth))
+        and (pooled, scaled) == (bool(known.embedding), known.layer_scale is not None)
     ]
     return f"it looks like pe:{' or pe:'.join(alike)}" if alike else "name the model that it was saved from"
 

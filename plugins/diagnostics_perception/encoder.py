@@ -48,8 +48,8 @@ def build_encoder(
     else:
         tensors, report = fitted(_from_hub(architecture.timm), architecture, grid, how)
         if report.wrong or report.changed:
-            said = "; ".join([*report.wrong, *report.changed])
-            raise DiagnosticsError(f"timm's weights {architecture.timm} do not fit {name} ({said}): give a checkpoint.")
+            why = "; ".join([*report.wrong, *report.changed])
+            raise DiagnosticsError(f"timm's weights {architecture.timm} do not fit {name} ({why}): give a checkpoint.")
     module = loaded(skeleton(architecture, img_size, how), tensors)
     return encoder_of(name, architecture, module, img_size, how, str(report)).replace(skeleton=skeletal)
 

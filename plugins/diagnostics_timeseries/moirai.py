@@ -97,12 +97,12 @@ def build(
     ).encoder()
 
 
-def check_distribution(said: Any, model: str) -> None:
+def check_distribution(part: Any, model: str) -> None:
     """Raises where a configuration has the package make something else than its own distributions: it would make anything."""
-    inside: list[Any] = list(said.values()) if isinstance(said, Mapping) else said if isinstance(said, list) else []
+    inside: list[Any] = list(part.values()) if isinstance(part, Mapping) else part if isinstance(part, list) else []
     for value in inside:
         check_distribution(value, model)
-    target = str(said.get("_target_", _STUDENT)) if isinstance(said, Mapping) else _STUDENT
+    target = str(part.get("_target_", _STUDENT)) if isinstance(part, Mapping) else _STUDENT
     if not _DISTRIBUTION.fullmatch(target):
         raise DiagnosticsError(
             f"{SCHEME}{model} names {target} as its distribution, which could be any code and is never run: get its makers' config.json."

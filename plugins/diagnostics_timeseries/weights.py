@@ -1,4 +1,4 @@
-"""Weights on disk or from the hub, seeds, and what is told when they do not come."""
+"""Weights on disk or from the hub, seeds, and the errors when they do not come."""
 
 from __future__ import annotations
 
@@ -135,13 +135,13 @@ def quiet() -> Generator[None]:
     """Keeps libraries from telling and drawing bars while they load; leaves their settings as they were."""
     from transformers.utils import logging as bars
 
-    told, drawn = logging.root.manager.disable, bars.is_progress_bar_enabled()
+    disabled_level, drawn = logging.root.manager.disable, bars.is_progress_bar_enabled()
     logging.disable(logging.WARNING)
     bars.disable_progress_bar()
     try:
         yield
     finally:
-        logging.disable(told)
+        logging.disable(disabled_level)
         if drawn:
             bars.enable_progress_bar()
 

@@ -16,7 +16,7 @@ from diagnostics_timm.taps import model_taps
 def encoder_of(
     module: nn.Module, name: str, img_size: int | None = None, fresh: Callable[[], nn.Module] | None = None
 ) -> TorchEncoder:
-    """The model with timm's own evaluation transform and the taps that it is found to have.
+    """The model with timm's own evaluation transform and the taps that discovery gives.
 
     `img_size` is the side of the square input where that is not the model's own; `fresh` draws new weights.
     """
@@ -26,21 +26,21 @@ def encoder_of(
     def settled() -> nn.Module:
         """New weights after one pass, in which some models (ConViT) make tables that are part of what they are."""
         assert fresh is not None
-        made = fresh().eval()
+        model = fresh().eval()
         with torch.no_grad():
-            made(torch.zeros(1, *size))
-        return made
+            model(torch.zeros(1, *size))
+        return model
 
-    found = model_taps(module, name, size)
+    discovered = model_taps(module, name, size)
     return TorchEncoder(
         name,
         "image",
         module,
-        found.taps,
-        found.output_tap,
+        discovered.taps,
+        discovered.output_tap,
         preprocess,
         example(),
         fresh=None if fresh is None else settled,
         configuration=f"input {'x'.join(str(n) for n in size)}",
         covers=preprocess.covers,
-    ).replace(left_out=found.left_out)
+    ).replace(left_out=discovered.left_out)

@@ -71,7 +71,7 @@ class Architecture(Sizes):
         taps = stack_taps("backbone.blocks", self.depth, self.width, grid, norm="backbone.norm")
         if model.head is not None:
             taps += model.head.taps(self.depth, grid)
-        made = TorchEncoder(
+        encoder = TorchEncoder(
             name,
             self.modality,  # pyright: ignore[reportArgumentType]
             model.eval(),
@@ -83,7 +83,7 @@ class Architecture(Sizes):
             configuration=self.spec,
             sized_for=lambda sample: self._sized(sample, model, name),
         )
-        return made.replace(skeleton=self.spec)
+        return encoder.replace(skeleton=self.spec)
 
     def preprocess(self, sample: np.ndarray) -> Tensor:
         """One raw sample as [C, *extent]."""

@@ -66,15 +66,15 @@ def needs_timm() -> None:
         raise DiagnosticsError("Encoders of objectives are made of timm's blocks: pip install timm.")
 
 
-def _print(made: list[dict[str, Any]], json: bool) -> None:
+def _print(rows: list[dict[str, Any]], json: bool) -> None:
     if json:
         import json as lines
 
-        print(lines.dumps({"encoders": made}, allow_nan=False))
+        print(lines.dumps({"encoders": rows}, allow_nan=False))
         return
-    for row in made:
+    for row in rows:
         loss = "untrained" if row["loss"] is None else f"loss {row['loss']:.4g} after {row['steps']:,} steps"
         collapse = f"; BEWARE: its output collapsed ({row['collapse']})" if row["collapse"] else ""
         print(printable(f"{row['path']}: {loss}{collapse}"))
-    for line in next_lines([row["path"] for row in made], made[0]["run_data"]):
+    for line in next_lines([row["path"] for row in rows], rows[0]["run_data"]):
         print(printable(line))

@@ -76,20 +76,20 @@ def finish(
     encoder of which nothing tells: the same command then does the rest again.
     """
     folder = path.parent
-    made, beside = folder / f"partial-{ENCODER}", path.with_name(f"{path.name}.partial")
+    partial_encoder, partial_summary = folder / f"partial-{ENCODER}", path.with_name(f"{path.name}.partial")
     try:
-        save_encoder(made, encoder, lineage=lineage)
-        kept = {"row": dict(row), "identity": dict(identity), "encoder": _digest(made)}
+        save_encoder(partial_encoder, encoder, lineage=lineage)
+        kept = {"row": dict(row), "identity": dict(identity), "encoder": _digest(partial_encoder)}
         kept["digest"] = checkpoints.digest_of_json(kept)
         try:
-            beside.write_text(json.dumps(kept, indent=1))
-            beside.replace(path)
-            made.replace(folder / ENCODER)
+            partial_summary.write_text(json.dumps(kept, indent=1))
+            partial_summary.replace(path)
+            partial_encoder.replace(folder / ENCODER)
             (folder / checkpoints.FILE).unlink(missing_ok=True)
         except OSError as error:
             raise DiagnosticsError(
                 f"{path} cannot be written ({error.strerror}): free some room there and give the same command again."
             ) from error
     finally:
-        for left in (made, beside):
+        for left in (partial_encoder, partial_summary):
             left.unlink(missing_ok=True)

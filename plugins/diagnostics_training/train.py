@@ -22,7 +22,7 @@ from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.feed import check_batch, feed_of
 from diagnostics_training.trainer.monitor import Watch, say
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.simulated import making
+from diagnostics_training.trainer.simulated import rendering_notice
 from diagnostics_training.trainer.trainer import Fitted, fit
 
 FINISHED = "training.json"
@@ -108,7 +108,7 @@ def train(job: Job) -> list[dict[str, Any]]:
         for name in wanted:
             windows = objective_class(name).moves
             if windows not in everything:
-                if where.first and (notice := making(job.data)):
+                if where.first and (notice := rendering_notice(job.data)):
                     say(notice)
                 everything[windows] = load(job.data, job.patch, windows=windows)
             data = everything[windows]

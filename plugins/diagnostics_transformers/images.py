@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diagnostics_timm.pixels import example, image_of
 from PIL import Image
 from torch import Tensor, nn
 
@@ -110,23 +111,6 @@ def side_of(value: Any) -> tuple[int, int] | None:
     return (sizes[-2], sizes[-1]) if len(sizes) >= 2 and all(isinstance(n, int) for n in sizes) else None
 
 
-def as_image(sample: np.ndarray, encoder: str, channels: int = 3) -> Image.Image:
-    """A raw sample as a PIL image of 1 or 3 channels."""
-    grey = sample.ndim == 2 or (sample.ndim == 3 and sample.shape[2] == 1)
-    if sample.dtype != np.uint8 or not (grey or (sample.ndim == 3 and sample.shape[2] == 3)) or 0 in sample.shape:
-        raise DiagnosticsError(
-            f"{encoder} takes images of dtype uint8 and shape [y, x] or [y, x, 1 or 3 channels], not {sample.dtype} of "
-            f"shape {list(sample.shape)}: convert the samples."
-        )
-    image = Image.fromarray(np.ascontiguousarray(sample[..., 0] if grey and sample.ndim == 3 else sample))
-    return image.convert("RGB" if channels == 3 else "L")
-
-
-def example() -> np.ndarray:
-    """A noise image that is not square, so that its preprocessed form depends on resizing and cropping alike."""
-    return np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
-
-
 @dataclass(frozen=True)
 class Processed:
     """The image processor of the directory, where it gives one image of one size."""
@@ -152,7 +136,7 @@ class Processed:
         return processed if len(shapes) == 1 and len(next(iter(shapes))) == 3 else None
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
-        image = as_image(sample, self.encoder, self.channels)
+        image = image_of(sample, self.encoder, "RGB" if self.channels == 3 else "L")
         try:
             pixels = self.processor(images=image, return_tensors="pt")["pixel_values"]
         except Exception as error:
@@ -237,7 +221,7 @@ class Squashed:
         )
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
-        image = as_image(sample, self.encoder, self.channels)
+        image = image_of(sample, self.encoder, "RGB" if self.channels == 3 else "L")
         resized = image.resize((self.size[1], self.size[0]), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(resized, dtype=np.float32) / 255).reshape(*self.size, self.channels)
         normal = (pixels - torch.tensor(self.mean)) / torch.tensor(self.spread)

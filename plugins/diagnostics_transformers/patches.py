@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from diagnostics_timm.pixels import example, image_of
 from PIL import Image
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
 from diagnostics.errors import describe
-from diagnostics_transformers.images import Squashed, as_image, example, side_of
+from diagnostics_transformers.images import Squashed, side_of
 from diagnostics_transformers.prepared import Prepared, from_directory, setting
 from diagnostics_transformers.towers import arguments
 
@@ -154,7 +155,7 @@ class Patches:
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
         if self.processor is None:
             return {"patches": self._cut(self.squash(sample)["pixel_values"])}
-        image = as_image(sample, self.encoder).resize((self.size, self.size), Image.Resampling.BICUBIC)
+        image = image_of(sample, self.encoder).resize((self.size, self.size), Image.Resampling.BICUBIC)
         try:
             patches = self.processor(images=image, return_tensors="pt")["pixel_values"].float()
         except Exception as error:

@@ -54,21 +54,29 @@ def build(length: int) -> TorchEncoder:
     fill(module, {name: tensor for name, tensor in stored.items() if name not in _UNUSED}, WHEEL)
 
     def preprocess(sample: np.ndarray) -> dict[str, Tensor]:
-        made = tokenizer.encode(str(sample))
-        return {"input_ids": torch.tensor(made.ids), "attention_mask": torch.tensor(made.attention_mask)}
+        tokens = tokenizer.encode(str(sample))
+        return {"input_ids": torch.tensor(tokens.ids), "attention_mask": torch.tensor(tokens.attention_mask)}
 
     example = np.asarray("Which layer of an encoder holds what, and what does its output hide?")
     batch = default_collate([preprocess(example)])
     # Named, since the table of words outweighs the layers, so that discovery is not certain of them.
     layers = [f"encoder.layer.{i}" for i in range(config.num_hidden_layers)]
-    grid = Grid((length,), ("t",))
-    found = discover(module, batch, WHEEL.encoder, {"t": length}, forward=_forward, blocks=layers, grid=grid, prefix=0)
+    discovered = discover(
+        module,
+        batch,
+        WHEEL.encoder,
+        {"t": length},
+        forward=_forward,
+        blocks=layers,
+        grid=Grid((length,), ("t",)),
+        prefix=0,
+    )
     return TorchEncoder(
         WHEEL.encoder if length == 128 else f"{WHEEL.encoder}?length={length}",
         "text",
         module,
-        found.taps,
-        found.output_tap,
+        discovered.taps,
+        discovered.output_tap,
         preprocess,
         example,
         forward=_forward,

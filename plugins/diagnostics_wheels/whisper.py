@@ -50,8 +50,8 @@ def build() -> TorchEncoder:
 
     def preprocess(sample: np.ndarray) -> dict[str, Tensor]:
         sound = _sound(sample)
-        made = features(sound, sampling_rate=RATE, return_tensors="pt")["input_features"][0]
-        return {"input_features": made, "tokens": torch.tensor(_tokens(len(sound)))}
+        spectrogram = features(sound, sampling_rate=RATE, return_tensors="pt")["input_features"][0]
+        return {"input_features": spectrogram, "tokens": torch.tensor(_tokens(len(sound)))}
 
     def valid(batch: dict[str, Tensor], tap: Tap) -> Tensor | None:
         heard = torch.arange(tap.grid.tokens) < batch["tokens"].cpu()[:, None]
@@ -61,14 +61,14 @@ def build() -> TorchEncoder:
         """The tokens behind the longest sound are silence, and no part of the grid."""
         tokens = _tokens(samples)
         grid = Grid((tokens,), ("t",))
-        sites = [(tap, tap.site) for tap in found.taps if tap.site is not None]
+        sites = [(tap, tap.site) for tap in discovered.taps if tap.site is not None]
         taps = [replace(tap, grid=grid, site=replace(site, trailing=TOKENS - tokens)) for tap, site in sites]
         return TorchEncoder(
             WHEEL.encoder,
             "audio",
             module,
             taps,
-            found.output_tap,
+            discovered.output_tap,
             preprocess,
             _example()[:samples],
             forward=_forward,
@@ -81,7 +81,7 @@ def build() -> TorchEncoder:
         )
 
     batch = default_collate([preprocess(_example())])
-    found = discover(
+    discovered = discover(
         module, batch, WHEEL.encoder, {"t": WINDOW}, forward=_forward, grid=Grid((TOKENS,), ("t",)), prefix=0
     )
     return for_length(WINDOW)

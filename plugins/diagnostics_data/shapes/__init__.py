@@ -19,6 +19,6 @@ def shapes(n: int = 1000, size: int = 64, frames: int = 1, seed: int = 0) -> Dat
     9 bytes a pixel of an image and 17 of a clip. Scene i of a seed is the same whatever `n`, and the same world at every
     size. Its attributes `captions`, `centres` and `visible` are those of `dataset.Shapes`.
     """
-    from diagnostics_data.shapes.dataset import made
+    from diagnostics_data.shapes.dataset import build
 
-    return made(n, size, frames, seed)
+    return build(n, size, frames, seed)

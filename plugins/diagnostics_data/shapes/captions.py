@@ -68,8 +68,8 @@ def motion(first: np.ndarray, last: np.ndarray, size: int) -> str:
 
 def _phrase(scene: Scene, i: int) -> str:
     thing, (frames, size, _) = scene.world.objects[i], scene.masks.shape
-    what = f"{thing.colour} {thing.texture.kind} {thing.shape}"
-    article = "an" if what[0] in "aeiou" else "a"
+    noun = f"{thing.colour} {thing.texture.kind} {thing.shape}"
+    article = "an" if noun[0] in "aeiou" else "a"
     y, x = scene.centres[0, i].tolist()
-    caption = f"{article} {what} {place(y, x, size)}"
+    caption = f"{article} {noun} {place(y, x, size)}"
     return caption if frames == 1 else f"{caption} {motion(scene.centres[0, i], scene.centres[frames - 1, i], size)}"

@@ -28,7 +28,7 @@ class Shapes(Dataset):
     visible: np.ndarray
 
 
-def made(n: int, size: int, frames: int, seed: int) -> Shapes:
+def build(n: int, size: int, frames: int, seed: int) -> Shapes:
     """The data set, held in memory; see `diagnostics_data.shapes.shapes`."""
     _check(n, size, frames, seed)
     shape = (n, frames, size, size)
@@ -106,7 +106,7 @@ def _targets(maps: dict[str, np.ndarray], columns: dict[str, np.ndarray], captio
         ),
         "depth": Target("token_value", maps["depth"], units="world units", about="distance of what is seen"),
         "caption": Target(
-            "caption", np.stack([embedded(said) for said in captions]), about="counts of the caption's words, normed"
+            "caption", np.stack([embedded(text) for text in captions]), about="counts of the caption's words, normed"
         ),
     }  # fmt: skip
     if clip:

@@ -22,10 +22,10 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 """What is decoded, whatever a file is called; other formats start programs (EPS) or are no pictures."""
 
 
-def check_size(size: int | None, what: str) -> None:
+def check_size(size: int | None, dataset: str) -> None:
     """Raises for a size that no image can be brought to."""
     if size is not None and not 1 <= size <= LARGEST:
-        raise DiagnosticsError(f"Dataset {what} cannot have size={size}: give 1 to {LARGEST} pixels.")
+        raise DiagnosticsError(f"Dataset {dataset} cannot have size={size}: give 1 to {LARGEST} pixels.")
 
 
 def picture(source: Path | IO[bytes], name: str, size: int | None = None) -> np.ndarray:

@@ -103,7 +103,7 @@ def align(job: Job) -> dict[str, Any]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             objective = Alignment(with_module(student.sized_for(sample)), teachers, "masked" if job.mask else "clean")
-        for encoder in (objective.student, *(one.encoder for one in teachers)):
+        for encoder in (objective.student, *(teacher.encoder for teacher in teachers)):
             encoder.to(where.device)
         feed = Feed(dataset, rows, teachers, job.batch, job.mask, seed)
         first = {key: value.to(where.device) for key, value in feed(0).items()}

@@ -120,11 +120,11 @@ def agreement(tokens: Tensor, tap: Tap, target: Tensor, other: Tap, valid: Tenso
     return (cosine * counted).sum() / counted.sum()
 
 
-def put_section(section: str, made: Any) -> dict[str, Tensor]:
-    """What `preprocess` made, a tensor or a mapping of them, as parts of a batch."""
-    if isinstance(made, Mapping):
-        return {f"{section}/{key}": value for key, value in made.items()}  # pyright: ignore[reportUnknownVariableType]
-    return {section: made}
+def put_section(section: str, inputs: Any) -> dict[str, Tensor]:
+    """What `preprocess` returns, a tensor or a mapping of them, as parts of a batch."""
+    if isinstance(inputs, Mapping):
+        return {f"{section}/{key}": value for key, value in inputs.items()}  # pyright: ignore[reportUnknownVariableType]
+    return {section: inputs}
 
 
 def section_of(batch: Batch, section: str) -> Any:

@@ -24,18 +24,18 @@ CHOICES = {
 
 def check_choices(**chosen: str) -> None:
     """Raises for a word that is none of `CHOICES`."""
-    for what, value in chosen.items():
-        if value not in CHOICES[what]:
-            raise DiagnosticsError(f"There is no {what} '{value}': choose one of {', '.join(CHOICES[what])}.")
+    for name, value in chosen.items():
+        if value not in CHOICES[name]:
+            raise DiagnosticsError(f"There is no {name} '{value}': choose one of {', '.join(CHOICES[name])}.")
 
 
 def check_sizes(width: int, depth: int, heads: int, **more: int) -> None:
     """Raises for sizes that no encoder has."""
-    for what, value in {"width": width, "depth": depth, "heads": heads, **more}.items():
+    for option, value in {"width": width, "depth": depth, "heads": heads, **more}.items():
         if value < 1:
-            raise DiagnosticsError(f"An encoder cannot have {what}={value}: give at least 1.")
-        if value > MOST[what]:
-            raise DiagnosticsError(f"An encoder cannot have {what}={value}: give at most {MOST[what]:,}.")
+            raise DiagnosticsError(f"An encoder cannot have {option}={value}: give at least 1.")
+        if value > MOST[option]:
+            raise DiagnosticsError(f"An encoder cannot have {option}={value}: give at most {MOST[option]:,}.")
     if 12 * depth * width**2 > MOST_WEIGHTS:
         raise DiagnosticsError(
             f"An encoder of depth {depth} and width {width} has more than {MOST_WEIGHTS:,} weights: give less of either."

@@ -55,15 +55,15 @@ class Forecast(EncoderObjective):
         return {"loss": loss}
 
 
-def pinball(told: Tensor, true: Tensor) -> Tensor:
-    """Mean over values and `LEVELS` of max(q e, (q - 1) e), e = true - told; told [..., level], true [...]."""
-    levels = torch.tensor(LEVELS, dtype=told.dtype, device=told.device)
-    error = true[..., None] - told
+def pinball(predicted: Tensor, true: Tensor) -> Tensor:
+    """Mean over values and `LEVELS` of max(q e, (q - 1) e), e = true - predicted; predicted [..., level], true [...]."""
+    levels = torch.tensor(LEVELS, dtype=predicted.dtype, device=predicted.device)
+    error = true[..., None] - predicted
     return torch.maximum(levels * error, (levels - 1) * error).mean()
 
 
-def gaussian(told: Tensor, true: Tensor) -> Tensor:
-    """Mean negative log likelihood without its constant; told [..., 2] holds mean and log variance."""
-    mean, log_variance = told.unbind(-1)
+def gaussian(predicted: Tensor, true: Tensor) -> Tensor:
+    """Mean negative log likelihood without its constant; predicted [..., 2] holds mean and log variance."""
+    mean, log_variance = predicted.unbind(-1)
     log_variance = log_variance.clamp_min(LEAST_LOG_VARIANCE)
     return nn.functional.gaussian_nll_loss(mean, true, log_variance.exp(), eps=0.0)

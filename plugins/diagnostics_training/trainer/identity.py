@@ -29,7 +29,7 @@ FOLLOWS = {
 """What differs because something else does."""
 
 
-def refuse_other(what: str, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+def refuse_other(subject: str, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Raises where what is there was made with other settings or data than are asked for, and names them all."""
     old, new = _parts(kept), _parts(json.loads(json.dumps(dict(identity))))
     different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
@@ -37,7 +37,7 @@ def refuse_other(what: str, kept: Mapping[str, Any], identity: Mapping[str, Any]
     reported = [key for key in different if not any(key in FOLLOWS.get(other, ()) for other in different)]
     if reported:
         raise DiagnosticsError(
-            f"{what} was made otherwise ({'; '.join(_difference(key, old.get(key), new.get(key)) for key in reported)}): give "
+            f"{subject} was made otherwise ({'; '.join(_difference(key, old.get(key), new.get(key)) for key in reported)}): give "
             "another --out, or remove that folder to begin anew."
         )
 

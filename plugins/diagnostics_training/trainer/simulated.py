@@ -40,8 +40,8 @@ def training_spec(data: str) -> tuple[str, int | None]:
     return f"{name}?{'&'.join(f'{key}={value}' for key, value in given.items())}", length
 
 
-def making(data: str) -> str:
-    """What is said before samples are made that take a while: empty for other data than scenes and clips by the hundred."""
+def rendering_notice(data: str) -> str:
+    """A notice that rendering samples takes a while; empty unless the data are hundreds of scenes or clips."""
     spec, _ = training_spec(data)
     name, _, query = spec.partition("?")
     count = next((part.removeprefix("n=") for part in query.split("&") if part.startswith("n=")), "")

@@ -53,7 +53,7 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
 def test_offers_the_scheme_and_registry_can_read_its_options() -> None:
     from diagnostics.specs import call
 
-    assert encoders() == {"timm:": build}
+    assert {scheme: entry.make for scheme, entry in encoders().items()} == {"timm:": build}
     options = {"pretrained": "false", "img_size": "32", "seed": "3"}
     encoder = call(build, ("test_vit",), options, "Plugin timm", "encoder")
     assert encoder.name == "timm:test_vit?pretrained=false&seed=3&img_size=32"

@@ -25,7 +25,7 @@ from diagnostics_training.trainer.data import load
 from diagnostics_training.trainer.feed import Feed
 from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.simulated import making, training_spec
+from diagnostics_training.trainer.simulated import rendering_notice, training_spec
 
 import diagnostics.cli.main as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
@@ -231,9 +231,9 @@ def test_an_interrupted_training_is_no_encoder_yet(tmp_path: Path) -> None:
 
 
 def test_scenes_are_announced() -> None:
-    assert making("shapes") == "makes 6,000 scenes of shapes?n=6000&seed=1000, which takes a while"
-    assert making("shapes?frames=4").startswith("makes 1,500 clips of")
-    assert making("shapes?n=20") == making("lorenz") == making("digits") == ""
+    assert rendering_notice("shapes") == "makes 6,000 scenes of shapes?n=6000&seed=1000, which takes a while"
+    assert rendering_notice("shapes?frames=4").startswith("makes 1,500 clips of")
+    assert rendering_notice("shapes?n=20") == rendering_notice("lorenz") == rendering_notice("digits") == ""
 
 
 @pytest.mark.parametrize("modality", ["image", "video"])
