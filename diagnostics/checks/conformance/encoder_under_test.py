@@ -25,7 +25,7 @@ class NoPassError(Exception):
     """No forward pass succeeds, so that most checks have nothing to look at."""
 
 
-class Subject:
+class EncoderUnderTest:
     """An encoder with three different samples that it takes, and how to build it once more.
 
     `samples` are the encoder's example and two others of its size unless others are given; `again` builds the same encoder
@@ -124,8 +124,8 @@ def tolerance(tokens: Tensor) -> float:
 
 def worst_tap(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[str, float, bool]:
     """The tap that differs most beyond its tolerance, its `difference`, and whether it lies within the tolerance."""
-    found = {name: difference(one[name], other[name]) for name in other if name in one}
-    if not found:
+    differences = {name: difference(one[name], other[name]) for name in other if name in one}
+    if not differences:
         return "", 0.0, True
-    name = max(found, key=lambda name: found[name] / tolerance(other[name]))
-    return name, found[name], found[name] <= tolerance(other[name])
+    name = max(differences, key=lambda name: differences[name] / tolerance(other[name]))
+    return name, differences[name], differences[name] <= tolerance(other[name])
