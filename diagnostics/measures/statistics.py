@@ -184,8 +184,8 @@ def scores(loss: np.ndarray, reference: np.ndarray, counts: np.ndarray | None = 
     # NaN losses are taps that cannot be probed: they must stay NaN, whatever their reference.
     share = np.divide(lost, whole, out=np.where(np.isnan(lost), np.nan, 0.0), where=there)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = 1.0 - share.sum(axis=2) / there.sum(axis=2)
-    return found[0] if counts is None else found
+        score = 1.0 - share.sum(axis=2) / there.sum(axis=2)
+    return score[0] if counts is None else score
 
 
 def profile_intervals(
@@ -231,7 +231,7 @@ def select(
     best = int(np.nanargmax(val_score))
     output = taps.index(output_tap)
     ends = [
-        Interval(*(float(found[0]) for found in profile_intervals(loss[[i]], reference[[i]], fit_units, seed, share)))
+        Interval(*(float(end[0]) for end in profile_intervals(loss[[i]], reference[[i]], fit_units, seed, share)))
         for i in (best, output)
     ]
     gap = paired_difference(loss[best], reference[best], loss[output], reference[output], fit_units, seed, share)

@@ -82,7 +82,7 @@ def wrapped(text: str, width: int, hanging: int = 0) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    return _INTERVAL.sub(lambda found: found[0].replace(" ", _UNBROKEN), text).split(" ")
+    return _INTERVAL.sub(lambda match: match[0].replace(" ", _UNBROKEN), text).split(" ")
 
 
 def _longest_word(cell: str) -> int:
