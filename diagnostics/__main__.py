@@ -1,4 +1,4 @@
-"""The process of the command line: `diagnostics`, or `python -m diagnostics`."""
+"""Entry point of the command line: `diagnostics`, or `python -m diagnostics`."""
 
 from __future__ import annotations
 

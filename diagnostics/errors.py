@@ -1,4 +1,4 @@
-"""The error that a user can cause, and how unknown names are reported."""
+"""Errors that a user can cause, and the messages for unknown names."""
 
 from __future__ import annotations
 

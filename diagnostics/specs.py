@@ -1,4 +1,4 @@
-"""Names to objects: what a plugin offers, a function in a Python file, a saved encoder.
+"""Builds encoders and datasets from names: of a plugin, of a function in a Python file, of a saved encoder.
 
 A saved encoder holds the name of what builds it, and that name may name a saved encoder in turn; so both are built here.
 """

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: each ends a command in order, without a traceback."""
+"""Handling of Ctrl-C, SIGTERM and SIGHUP: each ends a command in order, without a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups whose metadata says what it and their files were when they were written, so that a changed byte is noticed.
+"""Zarr groups whose metadata holds digests of itself and of their files, so that a changed byte is detected.
 
 A sealed group has two attributes of this kind: `files`, a digest for each file below it that is written once, and `digest`,
 of its own `zarr.json` without that entry. Plain Zarr reads it like any other group.

@@ -1,4 +1,4 @@
-"""What surrounds every command: errors in one sentence, exit statuses, interrupts, and stdout kept for results."""
+"""What surrounds every command: errors as one sentence, exit statuses, interrupts, and stdout reserved for results."""
 
 from __future__ import annotations
 

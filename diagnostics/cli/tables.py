@@ -1,4 +1,4 @@
-"""Tables of the commands that have no page: an encoder, its checks, the known answers, and what plugins offer."""
+"""Terminal tables of commands without a page: an encoder, its checks, the self-test, and the list of plugins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoders as files: weights in safetensors, and in its metadata the name that builds everything else.
+"""Saved encoders: a safetensors file with the weights, and in its metadata the name that builds the rest.
 
 What is loaded is built by that name first (its skeleton, with whatever weights), then given the file's tensors. The small
 text files that a skeleton needs (a checkpoint directory's configuration and tokenizer) travel in the metadata.

@@ -1,4 +1,4 @@
-"""Rebuilding a saved encoder: the name that builds it, from whatever folder, and the small data files that this needs.
+"""What a saved encoder needs to be built again: a name that works from any folder, and small data files.
 
 Files that the encoder declares (`Encoder.files`) travel with the weights, so that the folder they lie in is not needed.
 """

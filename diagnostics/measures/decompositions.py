@@ -1,4 +1,4 @@
-"""Matrix decompositions in double precision, by another algorithm where LAPACK's fast one fails.
+"""Matrix decompositions in double precision, with a fallback where LAPACK's divide and conquer fails.
 
 Divide and conquer (what torch and numpy call) gives up on some matrices with many equal singular or eigenvalues, such as
 those of counts of a few words, in single precision one in three of them. QR iteration, slower, then is asked.

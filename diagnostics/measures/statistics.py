@@ -1,4 +1,4 @@
-"""Intervals over independent units, and selection that is honest about the best tap.
+"""Intervals over independent units, and unbiased selection of the best tap.
 
 A probe hands over, for each tap, the loss and the reference loss of each independent test unit (series, image, video,
 subject). Its score is 1 - sum(loss) / sum(reference), which is R2 with squared errors against the train mean, and

@@ -1,4 +1,4 @@
-"""Text and tables laid out for a width: nothing is cut off, and lines break between words alone.
+"""Text and tables laid out for a width: nothing is truncated, and lines break between words only.
 
 A space that must not break is a no-break space here and a space on the screen: see `whole`.
 """

@@ -1,4 +1,4 @@
-"""A run as a page: what its taps hold, what its output hides, what its controls reach, and a figure of everything."""
+"""The page of a run: what its taps hold, what its output hides, what its controls reach, and all figures."""
 
 from __future__ import annotations
 

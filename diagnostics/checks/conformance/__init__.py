@@ -1,4 +1,4 @@
-"""Whether an encoder keeps its contract: checks that ask one thing each, from a handful of forward passes."""
+"""Conformance checks: whether an encoder keeps its contract, tested one property at a time with few forward passes."""
 
 from __future__ import annotations
 

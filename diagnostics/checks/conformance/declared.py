@@ -1,4 +1,4 @@
-"""What an encoder declares against what it does: description, shapes, grid, order by depth, sizes."""
+"""Checks of what an encoder declares: description, shapes, grid, order by depth, sizes."""
 
 from __future__ import annotations
 

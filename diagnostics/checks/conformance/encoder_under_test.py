@@ -1,4 +1,4 @@
-"""The encoder under test, samples for it, and what its taps give on them."""
+"""The encoder under test, its samples and the activations of its first pass, and how activations are compared."""
 
 from __future__ import annotations
 

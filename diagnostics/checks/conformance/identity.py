@@ -1,4 +1,4 @@
-"""The identity of an encoder changes with what decides its activations, and with nothing else; weights can be saved."""
+"""Checks of an encoder's identity, which changes only with what decides its activations, and of saving its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What weighs tokens: attention sums to one, and what stands in padding does not count."""
+"""Checks of how tokens are weighted: attention sums to one, and the content of padding has no effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check of an encoder found."""
+"""The outcome of one conformance check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold of any forward pass: it repeats itself, knows no neighbours, and leaves nothing behind."""
+"""Checks of forward passes: deterministic, independent of the other samples of a batch, and without side effects."""
 
 from __future__ import annotations
 

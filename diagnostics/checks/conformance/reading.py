@@ -1,4 +1,4 @@
-"""What a tap hands over against what its module took or gave, read in another way than through hooks."""
+"""Checks of what a tap reads: compared with the input or output of its module, obtained without hooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Known answers, computed on this machine: every closed form and published constant that a measure must return.
+"""Known answers, computed on this machine: closed forms and published constants that measures must return.
 
 A measure states its own on its class (`known_answers`); those computed from inputs that several measures share stand in the
 module of their family here.

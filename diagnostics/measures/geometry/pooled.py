@@ -1,4 +1,4 @@
-"""Geometry of one pooling over samples, tap by tap: the walk that its measures share."""
+"""The loop over taps shared by measures of geometry on pooled activations."""
 
 from __future__ import annotations
 

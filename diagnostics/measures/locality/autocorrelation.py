@@ -1,4 +1,4 @@
-"""Moran's I: whether neighbours on the grid deviate from the mean alike."""
+"""Moran's I: whether neighbouring tokens of the grid deviate from the mean in the same way."""
 
 from __future__ import annotations
 

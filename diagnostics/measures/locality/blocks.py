@@ -1,4 +1,4 @@
-"""What the measures of tokens share: unit tokens, their cosines in bounded memory, and means over samples at every tap.
+"""Helpers of token measures: unit tokens, their cosines in bounded memory, and means over samples at every tap.
 
 Shape suffixes below: S sample, T grid token in raster order, F feature, R some of the tokens.
 """

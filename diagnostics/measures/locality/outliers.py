@@ -1,4 +1,4 @@
-"""Tokens of extreme norm: places that a network uses for something else than what lies there."""
+"""Outlier tokens: tokens of extreme norm, which a network uses for something other than their content."""
 
 from __future__ import annotations
 

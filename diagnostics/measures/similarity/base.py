@@ -1,4 +1,4 @@
-"""How similar two taps are, for all pairs of taps within a run or between two runs, against what chance would give.
+"""Similarity of all pairs of taps, within a run or between two runs, compared with chance.
 
 The null: the samples of the second side are permuted, all its taps alike, so that whatever the two sides share is gone
 and everything else (widths, spectra, number and kinship of the taps) stays. The most alike of all pairs is what gets

@@ -1,4 +1,4 @@
-"""Representational similarity analysis: do two representations find the same pairs of samples unlike?
+"""Representational similarity analysis: whether two representations agree on which samples are dissimilar.
 
 The n (n - 1) / 2 entries of a dissimilarity matrix share samples, so they are no independent units: test by permuting
 samples (as the measure does), never by the p value of the correlation.

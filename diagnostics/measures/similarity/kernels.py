@@ -1,4 +1,4 @@
-"""Kernel matrices gathered over features, and what is computed of two: HSIC and centred kernel alignment."""
+"""Kernel matrices accumulated over features, and functions of two of them: HSIC and centred kernel alignment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CKA estimated from minibatches: kernels of a batch at a time, for where n x n is too much or samples only pass by."""
+"""CKA estimated from minibatches, for sample sizes whose n x n kernel is too large."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Similarity by nearest neighbours: which samples lie nearest, and how near, in either representation."""
+"""Similarity by nearest neighbours: agreement of two representations on the nearest samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels of many taps as rows of pairs: one float64 vector a tap over the pairs i < j of samples.
+"""Kernels of many taps, packed: one float64 vector for each tap, over the pairs i < j of samples.
 
 U-centred kernels are symmetric with zero diagonal, so these n (n - 1) / 2 numbers are all there is; divided by their norm,
 the similarity of two taps is the product of two vectors, and permuting samples only moves entries.

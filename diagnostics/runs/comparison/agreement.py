@@ -1,4 +1,4 @@
-"""Whether runs can be held against each other: the same samples, targets, splits, pooling and protocol."""
+"""Whether runs are comparable: the same samples, targets, splits, pooling and protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The findings of a comparison as plain numbers, for `--json`."""
+"""The findings of a comparison as JSON values."""
 
 from __future__ import annotations
 

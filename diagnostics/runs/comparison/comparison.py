@@ -1,4 +1,4 @@
-"""One call of `compare`: runs that agree, held against each other in every way that their measures allow."""
+"""Compares runs in every way that their measures allow, after checking that they are comparable."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Groups of runs against each other on the same samples: at the best tap, at the output, in what the output hides, and
-along the depth."""
+"""Paired differences of groups of runs on the same samples: best tap, output, hidden gap, and along depth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of a comparison as arrays: curves of all runs on one axis of depth, and matrices of alignments by targets."""
+"""Figures of a comparison as arrays: curves of all runs by relative depth, and matrices of alignments by target."""
 
 from __future__ import annotations
 

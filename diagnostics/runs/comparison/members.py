@@ -1,4 +1,4 @@
-"""The runs of a comparison: what each is called, its group, its seed, and the run that an alignment started from."""
+"""The runs of a comparison: their names, groups, seeds, and the base run of each alignment."""
 
 from __future__ import annotations
 

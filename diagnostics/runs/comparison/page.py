@@ -1,4 +1,4 @@
-"""A comparison as a page: what each encoder holds, what alignments bought and cost, paired differences, where taps correspond."""
+"""The page of a comparison: scores, gains and losses of alignments, paired differences, matching taps."""
 
 from __future__ import annotations
 

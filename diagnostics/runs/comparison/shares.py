@@ -1,4 +1,4 @@
-"""What an alignment bought and what it cost: recovered share and kept share of each target, against its base."""
+"""Gains and losses of an alignment against its base: recovered and kept share of each target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a comparison found, in words."""
+"""The findings of a comparison as sentences."""
 
 from __future__ import annotations
 
