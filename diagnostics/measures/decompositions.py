@@ -92,7 +92,7 @@ def _by(
     except RuntimeError:  # of which torch's LinAlgError is one, and so are failures of a device's library
         pass
     try:
-        flat = [slow(one) for one in matrix.detach().cpu().reshape(-1, *matrix.shape[-2:]).numpy()]
+        flat = [slow(single) for single in matrix.detach().cpu().reshape(-1, *matrix.shape[-2:]).numpy()]
     except np.linalg.LinAlgError as error:
         raise DiagnosticsError(
             f"No algorithm finds the {what} of a matrix of shape {tuple(x.shape)} ({describe(error)}): leave out features that "

@@ -253,8 +253,8 @@ def paired_difference(
     sides = [(x[None], y[None]) for x, y in ((loss, reference), (other_loss, other_reference))]
     gap = float(scores(*sides[0])[0] - scores(*sides[1])[0])
     counts = resample_counts(len(loss), seed)
-    one, other = (resampled_scores(*side, counts, seed, share, stream)[:, 0] for stream, side in enumerate(sides))
+    ours, theirs = (resampled_scores(*side, counts, seed, share, stream)[:, 0] for stream, side in enumerate(sides))
     low, high = interval(
-        gap, one - other, len(loss), fit_units, effective_units(np.stack([reference, other_reference]), share)
+        gap, ours - theirs, len(loss), fit_units, effective_units(np.stack([reference, other_reference]), share)
     )
     return Interval(gap, float(low), float(high))

@@ -78,7 +78,7 @@ def wrapped(text: str, width: int, hanging: int = 0) -> list[str]:
         indent = max(0, min(len(lead) + hanging if lines else len(lead), width - cell_len(word)))
         *before, line = chop_cells(" " * indent + word, width)
         lines += before
-    return [one.rstrip(" ") for one in (*lines, line or "")]
+    return [text.rstrip(" ") for text in (*lines, line or "")]
 
 
 def _words(text: str) -> list[str]:

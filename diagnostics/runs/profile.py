@@ -44,7 +44,7 @@ class Profile:
     """One measure (of one target) at every tap.
 
     `data` is the `xarray.Dataset` that the run stores: `score`, `low`, `high` over `tap`, and attributes that state n,
-    pooling, centring, functional and seed. `controls` holds the same for each encoder that should know nothing.
+    pooling, centring, functional and seed. `controls` holds the same for each control encoder (baseline).
     """
 
     measure: str

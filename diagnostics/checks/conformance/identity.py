@@ -99,8 +99,8 @@ def identity_stable(subject: EncoderUnderTest) -> Outcome:
     return ok("built a second time it has the same identity, and passes leave it")
 
 
-def _unlike(one: Mapping[str, str], other: Mapping[str, str]) -> str:
-    return " and ".join(key for key in one if one[key] != other.get(key))
+def _unlike(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    return " and ".join(key for key in before if before[key] != after.get(key))
 
 
 def save_and_load(subject: EncoderUnderTest) -> Outcome:
@@ -147,6 +147,6 @@ def save_and_load(subject: EncoderUnderTest) -> Outcome:
     return ok(f"{len(saved) / 1e6:.1f} MB of weights, loaded into a fresh module, give the same bits")
 
 
-def _shared(one: nn.Module, other: nn.Module) -> bool:
-    own = {p.untyped_storage().data_ptr() for p in one.parameters() if p.numel()}
+def _shared(module: nn.Module, other: nn.Module) -> bool:
+    own = {p.untyped_storage().data_ptr() for p in module.parameters() if p.numel()}
     return any(p.untyped_storage().data_ptr() in own for p in other.parameters() if p.numel())

@@ -110,11 +110,11 @@ def laid_out(value: np.ndarray, tap: Tap, site: Site) -> np.ndarray:
     return np.stack(samples)
 
 
-def _same(one: Tensor, other: Tensor, tap: Tap) -> bool:
+def _same(got: Tensor, wanted: Tensor, tap: Tap) -> bool:
     """Equal bits; but means over rows, which prefix tokens are, round in an order of their own."""
     prefix = tap.grid.prefix if tap.site is not None and tap.site.rows > 1 else 0
-    rounded = one.shape == other.shape and torch.allclose(one[:, :prefix], other[:, :prefix], rtol=1e-4, atol=1e-5)
-    return rounded and torch.equal(one[:, prefix:], other[:, prefix:])
+    rounded = got.shape == wanted.shape and torch.allclose(got[:, :prefix], wanted[:, :prefix], rtol=1e-4, atol=1e-5)
+    return rounded and torch.equal(got[:, prefix:], wanted[:, prefix:])
 
 
 Key = tuple[str, int, str, int]

@@ -97,7 +97,7 @@ def cosines(unit: Tensor) -> Iterator[tuple[slice, Tensor]]:
         # Symmetric, and `gram` uses that where it pays.
         yield (
             slice(0, tokens),
-            torch.stack([gram(one) for one in unit]) if unit.device.type == "cpu" else unit @ unit.mT,
+            torch.stack([gram(sample) for sample in unit]) if unit.device.type == "cpu" else unit @ unit.mT,
         )
         return
     step = max(1, _MOST // (samples * tokens))

@@ -169,10 +169,10 @@ class RidgePath(ShortRepr):
     @classmethod
     def from_moments(cls, moments: Moments) -> RidgePath:
         """From gathered moments; standardisation is applied to them afterwards."""
-        one = _Standardised.of(moments)
-        eigenvalues, v = (part.numpy() for part in eigh(torch.from_numpy(one.products)))
-        left, right = one.scale[:, None] * v, v.T @ one.towards
-        return cls(moments.n, one.mean_x, one.mean_y, left, np.maximum(eigenvalues, 0.0), right)
+        scaled = _Standardised.of(moments)
+        eigenvalues, v = (part.numpy() for part in eigh(torch.from_numpy(scaled.products)))
+        left, right = scaled.scale[:, None] * v, v.T @ scaled.towards
+        return cls(moments.n, scaled.mean_x, scaled.mean_y, left, np.maximum(eigenvalues, 0.0), right)
 
     def weights(self, penalty: float) -> np.ndarray:
         """[feature, target] in units of target a unit of feature; 0 for features that are constant where fitted."""
@@ -189,8 +189,8 @@ class RidgePath(ShortRepr):
             raise DiagnosticsError(
                 f"x has shape {tuple(new.shape)}: give [row, feature] with the {len(self.mean_x)} features fitted."
             )
-        one = (as_tensor(field)[None] for field in (self.left, self.eigenvalues, self.right))
-        stack = RidgeStack(self.n, as_tensor(self.mean_x)[None], as_tensor(self.mean_y), *one)
+        fields = (as_tensor(field)[None] for field in (self.left, self.eigenvalues, self.right))
+        stack = RidgeStack(self.n, as_tensor(self.mean_x)[None], as_tensor(self.mean_y), *fields)
         return stack.predict(new[None], chosen)[0].numpy()
 
 
@@ -230,11 +230,11 @@ class RidgeFits(ShortRepr):
     @classmethod
     def from_moments(cls, moments: Moments, penalties: Sequence[float]) -> RidgeFits:
         """As `RidgePath.from_moments`."""
-        one = _Standardised.of(moments)
-        unit = np.eye(len(one.products))
-        factors = (cholesky(torch.from_numpy(one.products + moments.n * penalty * unit)) for penalty in penalties)
-        weights = [torch.cholesky_solve(torch.from_numpy(one.towards), factor).numpy() for factor in factors]
-        return cls(one.mean_x, one.mean_y, one.scale[:, None] * np.stack(weights))
+        scaled = _Standardised.of(moments)
+        unit = np.eye(len(scaled.products))
+        factors = (cholesky(torch.from_numpy(scaled.products + moments.n * penalty * unit)) for penalty in penalties)
+        weights = [torch.cholesky_solve(torch.from_numpy(scaled.towards), factor).numpy() for factor in factors]
+        return cls(scaled.mean_x, scaled.mean_y, scaled.scale[:, None] * np.stack(weights))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """[penalty, row, target] for x [row, feature]."""

@@ -174,7 +174,7 @@ class Decomposed(Similarity):
     def shuffled(
         self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
     ) -> Iterator[np.ndarray]:
-        return super().shuffled([_single(one) for one in firsts], [_single(one) for one in seconds], orders, upper)
+        return super().shuffled([_single(tap) for tap in firsts], [_single(tap) for tap in seconds], orders, upper)
 
 
 def _single(decomposed: Tensor | tuple[Tensor, ...]) -> Any:

@@ -222,6 +222,6 @@ def _entries(order: Tensor) -> Tensor:
     """Where the entries of an upper triangle stand that become its entries when the samples are put in this order."""
     n = len(order)
     row, column = torch.triu_indices(n, n, 1, device=order.device)
-    one, other = order[row], order[column]
-    low, high = torch.minimum(one, other), torch.maximum(one, other)
+    rows, columns = order[row], order[column]
+    low, high = torch.minimum(rows, columns), torch.maximum(rows, columns)
     return low * (2 * n - low - 1) // 2 + high - low - 1

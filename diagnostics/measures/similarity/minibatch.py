@@ -101,7 +101,7 @@ def batch_kernels(blocks: Iterable[Tensor], parts: Sequence[slice]) -> list[Tens
     for block in blocks:
         x = centre(block)
         products = [x[rows] @ x[rows].T for rows in parts]
-        kernels = [kernel.add_(one) for kernel, one in zip(kernels, products, strict=True)] if kernels else products
+        kernels = [kernel.add_(new) for kernel, new in zip(kernels, products, strict=True)] if kernels else products
     return kernels
 
 

@@ -65,8 +65,8 @@ def products(firsts: Sequence[Tensor], seconds: Sequence[Tensor]) -> np.ndarray:
     same = firsts is seconds
     for start in range(0, len(firsts[0]), BLOCK):
         part = slice(start, start + BLOCK)
-        first = torch.stack([one[part] for one in firsts])
-        total += first @ (first if same else torch.stack([one[part] for one in seconds])).T
+        first = torch.stack([kernel[part] for kernel in firsts])
+        total += first @ (first if same else torch.stack([kernel[part] for kernel in seconds])).T
     return total.cpu().numpy()
 
 
@@ -77,8 +77,8 @@ def shuffled_products(
 
     Entries of all taps lie side by side, so that a permutation fetches those of a pair together.
     """
-    first = torch.stack([one.float() for one in firsts])
-    second = torch.stack([one.float() for one in seconds], dim=1)
+    first = torch.stack([kernel.float() for kernel in firsts])
+    second = torch.stack([kernel.float() for kernel in seconds], dim=1)
     for order in orders:
         n = len(order)
         rows, columns = _samples(n, order.device)
