@@ -97,7 +97,7 @@ BROKEN = [
     ("measures.probes.least_squares", "[..., None] + self.n * shares", "[..., None] + shares"),
     ("measures.probes.linear", "refit(x[:, rows.fit], y[rows.fit],", "refit(x[:, rows.train], y[rows.train],"),
     ("measures.statistics", "np.nanargmax(val_score)", "np.nanargmax(scores(loss, reference))"),
-    ("measures.statistics", "gap, one - other,", "gap, one - other[::-1],"),
+    ("measures.statistics", "gap, ours - theirs,", "gap, ours - theirs[::-1],"),
     ("measures.statistics", "special.ndtr(-np.sqrt(count / (count - 1)) * t)", "(1 - LEVEL) / 2"),
     ("measures.statistics", "np.sqrt(1 + units / fit_units) if fit_units else 1.0", "1.0"),
     ("measures.locality.heads", "zip(grid, lengths(", "zip(grid[::-1], lengths("),
