@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from diagnostics.measures.statistics import carried_by_few, paired_difference, profile_intervals
+from diagnostics.measures.hidden_gap import paired_difference
+from diagnostics.measures.statistics import carried_by_few, profile_intervals
 from diagnostics.runs.profile import HEAVY
 
 from _common import finish, verdict

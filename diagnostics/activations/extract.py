@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from diagnostics.activations.allocator import keep_freed_memory
 from diagnostics.activations.batches import BATCH, prepared_batches, worker_errors
 from diagnostics.activations.contents import COVERED
 from diagnostics.activations.folder import drop
-from diagnostics.activations.plan import Plan, Step, identity, row_order
-from diagnostics.activations.store import Store, is_run, refuse_other_identity
+from diagnostics.activations.identity import (
+    identity,
+    masks_digest,
+    reference_statistics,
+    refuse_other_behaviour,
+    refuse_other_identity,
+)
+from diagnostics.activations.plan import Plan, Step, row_order
+from diagnostics.activations.store import Store, is_run
 from diagnostics.activations.writing import ShardBuffers, create
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.grid_targets import classes_on_grid, covered_part, events_on_grid, on_grid
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.hooks import pool
+from diagnostics.encoders.pooling import pool
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.progress import Progress, Watch, silent
-
-MASKS_SEEN = 8
-"""Samples whose masks are part of the identity of what is stored."""
 
 
 def extract(
@@ -55,15 +56,15 @@ def extract(
     activations, or that cannot be read, instead of refusing it. `about` is added to the attributes of a new store.
     """
     keep_freed_memory()
-    wanted = identity(encoder, dataset, plan) | {"masks": _masks(encoder, dataset, plan)}
+    wanted = identity(encoder, dataset, plan) | {"masks": masks_digest(encoder, dataset, plan)}
     store = None
     with _dropping(path, fresh):
         store = _existing(path, wanted)
     encoder.to(device)
-    statistics = _reference_statistics(encoder, plan)
+    statistics = reference_statistics(encoder, plan)
     if store is not None:
         with _dropping(path, fresh):
-            _refuse_other_behaviour(store, statistics)
+            refuse_other_behaviour(store, statistics)
             if store.complete:
                 store.check_whole()
                 return store
@@ -114,51 +115,6 @@ def _dropping(path: Path, fresh: bool) -> Generator[None]:
 
 class _SampleError(DiagnosticsError):
     """NaN, infinity, overflow or gaps: the same command would meet it at the same sample again."""
-
-
-def _reference_statistics(encoder: Encoder, plan: Plan) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation of each tap's activations on the encoder's own example.
-
-    They show a change of code that computes something else from the same weights, which no digest covers.
-    """
-
-    def reduce(tap: Tap, tokens: Tensor) -> tuple[float, float]:
-        return float(tokens.mean(dtype=torch.float64)), float(tokens.double().std(correction=0))
-
-    try:
-        batch = default_collate([encoder.preprocess(encoder.example())])
-        return encoder.capture(batch, [tap.name for tap in plan.taps], reduce)
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise DiagnosticsError(f"{encoder.name} fails on its own example: {describe(error)}") from error
-
-
-def _masks(encoder: Encoder, dataset: Dataset, plan: Plan) -> str:
-    """A digest of which tokens stand for data in the first few samples: what pooling skips decides what it gives."""
-    digest = hashlib.sha256()
-    masked = False
-    for i in range(min(MASKS_SEEN, len(dataset))):
-        try:
-            batch = default_collate([encoder.preprocess(dataset[i])])
-        except Exception:
-            continue  # reported, with the name of the sample, when its turn comes
-        for tap in plan.taps:
-            valid = encoder.valid(batch, tap)
-            masked |= valid is not None
-            digest.update(f"{i} {tap.name} {None if valid is None else valid.cpu().int().tolist()};".encode())
-    return digest.hexdigest() if masked else "none"
-
-
-def _refuse_other_behaviour(store: Store, statistics: Mapping[str, tuple[float, float]]) -> None:
-    """Raises where the same weights now give other activations, beyond what another device or batch size changes."""
-    for tap, now in statistics.items():
-        then = store.contents.reference_statistics[tap]
-        if not np.allclose(then, now, rtol=0.02, atol=0.02 * abs(then[1]) + 1e-6, equal_nan=True):
-            raise StorageError(
-                f"{store.path} holds other activations, the same weights gave others at tap {tap}: "
-                "choose another --out, or --fresh, which drops them."
-            )
 
 
 def _existing(path: Path, wanted: Mapping[str, str]) -> Store | None:

@@ -11,7 +11,6 @@ import numpy as np
 
 from diagnostics.activations.budget import samples_with_tokens
 from diagnostics.activations.shard_layout import Layout
-from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Tap
 
@@ -150,23 +149,3 @@ def row_order(samples: int) -> np.ndarray:
     """The dataset index behind each row of a store."""
     # A stream of its own: one that also drew the splits would sort the rows by split.
     return np.random.default_rng([samples, 0x726F7773]).permutation(samples)
-
-
-def identity(encoder: Encoder, dataset: Dataset, plan: Plan) -> dict[str, str]:
-    """What the activations depend on: never device, batch size or number of workers."""
-    return {
-        **encoder.identity,
-        "dataset": f"{dataset.name} {dataset.fingerprint}",
-        "taps": "; ".join(
-            f"{tap.name} {tap.site} {tap.grid} {tap.features} {tap.depth:.6f} {tap.part}" for tap in plan.taps
-        ),
-        "output tap": plan.output_tap,
-        "seen of dense targets": "; ".join(
-            f"{name} {encoder.covers(target.values.shape[1:])}"
-            for name, target in sorted(dataset.targets.items())
-            if target.dense or target.kind == "masks"
-        ),
-        "pooling": " and ".join(plan.poolings),
-        "precision": plan.precision,
-        "tokens": f"{plan.token_samples} samples in shards of {plan.shard}, pooled values in shards of {plan.pooled_shard}",
-    }

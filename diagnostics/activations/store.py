@@ -336,18 +336,3 @@ def is_run(path: Path) -> bool:
         return b'"diagnostics_format":' in (path / NAME).read_bytes()
     except OSError:
         return False
-
-
-def refuse_other_identity(store: Store, wanted: Mapping[str, str]) -> None:
-    """Raises when a store holds other activations than the ones wanted, and says in what they differ."""
-    for key in {**store.identity, **wanted}:
-        old, new = store.identity.get(key, "nothing"), wanted.get(key, "nothing")
-        if old != new:
-            olds, news = (value.split("; ") for value in (old, new))
-            there = next((x for x in olds if x not in news), "fewer")
-            now = next((x for x in news if x not in olds), "fewer")
-            shown = f"{there[:60]} there, {now[:60]} now"
-            raise StorageError(
-                f"{store.path} holds other activations, its {key} differs ({shown}): choose another --out, or "
-                "--fresh, which drops them."
-            )

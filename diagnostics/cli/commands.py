@@ -217,7 +217,7 @@ def cut(
 
     The folder or file is the name of the encoder that was cut.
     """
-    from diagnostics.cli.export import export
+    from diagnostics.cli.cut import export
 
     with working():
         exported = export(encoder, tap, out, trust_code=trust_code)

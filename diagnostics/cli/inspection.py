@@ -25,7 +25,7 @@ def inspect_encoder(
     from torch.utils.data import default_collate
 
     from diagnostics.activations.fit import fit, usable_device
-    from diagnostics.encoders.hooks import pool
+    from diagnostics.encoders.pooling import pool
 
     encoder = build("encoder", spec, trust_code=trust_code)
     dataset = build("dataset", data) if data else None

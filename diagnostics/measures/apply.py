@@ -13,8 +13,9 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.measures import result as attribute
 from diagnostics.measures.base import Measure
+from diagnostics.measures.hidden_gap import paired_difference, select
 from diagnostics.measures.result import shorten_reasons, store_interval, units_fitted
-from diagnostics.measures.statistics import SHARES, paired_difference, profile_intervals, select
+from diagnostics.measures.statistics import SHARES, profile_intervals
 from diagnostics.measures.validation import bare, misfit, plain
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import DENSE, Family

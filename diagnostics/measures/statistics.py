@@ -1,4 +1,4 @@
-"""Intervals over independent units, and unbiased selection of the best tap.
+"""Scores and their intervals, over independent units.
 
 A probe hands over, for each tap, the loss and the reference loss of each independent test unit (series, image, video,
 subject). Its score is 1 - sum(loss) / sum(reference), which is R2 with squared errors against the train mean, and
@@ -31,17 +31,6 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The best tap, the output tap, and what the output hides."""
-
-    best_tap: str
-    best: Interval
-    output_tap: str
-    output: Interval
-    hidden_gap: Interval
 
 
 @functools.lru_cache(maxsize=4)
@@ -210,51 +199,3 @@ def profile_intervals(
         high = np.where(known & (score == 0), reach, high)
     # A loss is never negative, so no score passes 1.
     return score, low, np.minimum(high, 1.0)
-
-
-def select(
-    taps: list[str],
-    output_tap: str,
-    val_score: np.ndarray,
-    loss: np.ndarray,
-    reference: np.ndarray,
-    fit_units: int,
-    seed: int,
-    share: bool = False,
-) -> Selection | None:
-    """The best tap by val and what it beats the output tap by on test, paired over units; None when no tap has a score.
-
-    `share` is that of `resampled_scores`. Where the output tap is the best tap it hides nothing: 0 with no width.
-    """
-    if not np.isfinite(val_score).any():
-        return None
-    best = int(np.nanargmax(val_score))
-    output = taps.index(output_tap)
-    ends = [
-        Interval(*(float(end[0]) for end in profile_intervals(loss[[i]], reference[[i]], fit_units, seed, share)))
-        for i in (best, output)
-    ]
-    gap = paired_difference(loss[best], reference[best], loss[output], reference[output], fit_units, seed, share)
-    if best == output and np.isfinite(gap.low):
-        gap = Interval(gap.value, gap.value, gap.value)
-    return Selection(taps[best], ends[0], output_tap, ends[1], gap)
-
-
-def paired_difference(
-    loss: np.ndarray,
-    reference: np.ndarray,
-    other_loss: np.ndarray,
-    other_reference: np.ndarray,
-    fit_units: int,
-    seed: int,
-    share: bool = False,
-) -> Interval:
-    """By how much one score beats another on the same test units, from losses [unit] or [unit, part] in the same order."""
-    sides = [(x[None], y[None]) for x, y in ((loss, reference), (other_loss, other_reference))]
-    gap = float(scores(*sides[0])[0] - scores(*sides[1])[0])
-    counts = resample_counts(len(loss), seed)
-    ours, theirs = (resampled_scores(*side, counts, seed, share, stream)[:, 0] for stream, side in enumerate(sides))
-    low, high = interval(
-        gap, ours - theirs, len(loss), fit_units, effective_units(np.stack([reference, other_reference]), share)
-    )
-    return Interval(gap, float(low), float(high))

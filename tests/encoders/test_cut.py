@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, build, load_encoder, save_encoder, stack_taps
 from diagnostics.checks.conformance import check_encoder
-from diagnostics.cli.export import export, flops_of
+from diagnostics.cli.cut import export, flops_of
 from diagnostics.cli.main import app
 from diagnostics.encoders.cut import cut_encoder
 from diagnostics.encoders.encoder import Encoder

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
 from diagnostics.encoders.placement import NotVerifiableError, Placement, verify_grid
-from diagnostics.encoders.placement.order import all_cells, explained
+from diagnostics.encoders.placement.token_order import all_cells, explained
 
 WIDTH = 16
 

@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from diagnostics.measures.hidden_gap import paired_difference, select
 from diagnostics.measures.probes import RidgePath
 from diagnostics.measures.statistics import (
     carried_by_few,
     effective_units,
     interval,
-    paired_difference,
     profile_intervals,
     resample_counts,
     resampled_scores,
     scores,
-    select,
 )
 from diagnostics.runs.profile import HEAVY
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, NoPassError
 from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
 from diagnostics.encoders.placement.changes import NotVerifiableError
-from diagnostics.encoders.placement.tap_grids import verify_taps
+from diagnostics.encoders.placement.verify_taps import verify_taps
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.vocabulary import Modality
@@ -66,7 +66,7 @@ def shapes(subject: EncoderUnderTest) -> Outcome:
 
 
 def grid(subject: EncoderUnderTest) -> Outcome:
-    """Tokens of every tap stand for the places that its grid declares: see `diagnostics.encoders.placement.tap_grids`."""
+    """Tokens of every tap stand for the places that its grid declares: see `diagnostics.encoders.placement.verify_taps`."""
     try:
         placement, later = verify_taps(subject.encoder, subject.samples[0], most=CELLS)
     except NotVerifiableError as error:

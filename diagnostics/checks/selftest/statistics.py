@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
+from diagnostics.measures.hidden_gap import Selection, select
 from diagnostics.measures.known_answers import Case
-from diagnostics.measures.statistics import Selection, interval, select
+from diagnostics.measures.statistics import interval
 
 HESTERBERG = "Hesterberg 2015 (1411.5279), section 5.2"
 NADEAU = "Nadeau and Bengio 2003, equation 8"

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diagnostics.encoders.discovery.axis_order import axis_order, raster
 from diagnostics.encoders.discovery.first_block import LOCAL, FirstBlockInput
-from diagnostics.encoders.discovery.order import axis_order, raster
 from diagnostics.encoders.discovery.places import MOST_PREFIX, Places
 from diagnostics.encoders.discovery.stacks import earlier_stack, find_blocks
 from diagnostics.encoders.discovery.trace import Step, Trace, dry_run

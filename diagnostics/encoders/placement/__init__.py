@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diagnostics.encoders.placement.changes import NotVerifiableError
-from diagnostics.encoders.placement.tap_grids import TapGrid, verify_taps
 from diagnostics.encoders.placement.verify import Placement, verify_grid
+from diagnostics.encoders.placement.verify_taps import TapGrid, verify_taps
 
 __all__ = ["NotVerifiableError", "Placement", "TapGrid", "verify_grid", "verify_taps"]

@@ -20,7 +20,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.perturbation import aggregate
-from diagnostics.encoders.placement.order import all_cells
+from diagnostics.encoders.placement.token_order import all_cells
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 

@@ -20,7 +20,7 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.hooks import EarlyEnd
 from diagnostics.encoders.perturbation import distances
 from diagnostics.encoders.placement.changes import Changes, NotVerifiableError, changes_of
-from diagnostics.encoders.placement.order import Ordering, all_cells, explained
+from diagnostics.encoders.placement.token_order import Ordering, all_cells, explained
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe
 

@@ -15,11 +15,11 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, one_thread, over_taps, rounding
 from diagnostics.measures.base import Measure
-from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
 from diagnostics.measures.probes.protocol import Rows, rows_of
 from diagnostics.measures.result import stated
 from diagnostics.measures.statistics import profile_intervals
+from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
 
 MOST_SAMPLES = 256
 

@@ -19,7 +19,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import rescaled, rounding, samples
 from diagnostics.measures.geometry.neighbours import TOLERANCE, distinct, nearest_distances
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers
-from diagnostics.measures.intervals import group_blocks, subset_interval
+from diagnostics.measures.target_free_intervals import group_blocks, subset_interval
 
 DISCARD = 0.1
 """Share of the largest ratios that TwoNN's regression leaves out (Facco et al. 2017)."""

@@ -16,8 +16,8 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.measures.arrays import SINGLE, ShortRepr, centre, median, one_thread, rescaled, samples
 from diagnostics.measures.geometry.pooled import GeometryMeasure, TapNumbers, no_interval
 from diagnostics.measures.geometry.tokens import of_first_samples
-from diagnostics.measures.intervals import bootstrap_mean_interval, linearised_interval
 from diagnostics.measures.result import POOLING, SEED, N
+from diagnostics.measures.target_free_intervals import bootstrap_mean_interval, linearised_interval
 
 MOST_SAMPLES = 64
 

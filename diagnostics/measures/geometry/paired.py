@@ -23,7 +23,7 @@ from diagnostics.measures.geometry.views import (
     paired_directions,
     unpaired_cosine,
 )
-from diagnostics.measures.intervals import bootstrap_mean_interval, group_blocks, jackknife_interval
+from diagnostics.measures.target_free_intervals import bootstrap_mean_interval, group_blocks, jackknife_interval
 
 BLOCKS = 10
 TEMPERATURE = 0.1

@@ -20,7 +20,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import centre, samples
 from diagnostics.measures.decompositions import svd, svdvals, triangle
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers, no_interval
-from diagnostics.measures.intervals import linearised_interval
+from diagnostics.measures.target_free_intervals import linearised_interval
 
 RANKS = (11, 100)
 """Eigenvalues between which `alpha_req` fits the decay, counted from 1, both ends in it (reptrix)."""

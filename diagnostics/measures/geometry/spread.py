@@ -17,7 +17,7 @@ from torch import Tensor
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import samples
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers, no_interval
-from diagnostics.measures.intervals import linearised_interval
+from diagnostics.measures.target_free_intervals import linearised_interval
 
 BLOCK_ELEMENTS = 2**23
 """Largest array held for a block, in numbers: 64 MiB."""

@@ -18,8 +18,8 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, rounding, token_samples
 from diagnostics.measures.geometry.entropies import matrix_entropy
 from diagnostics.measures.geometry.pooled import GeometryMeasure, TapNumbers, no_interval
-from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.result import POOLING, SEED, N
+from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
 
 
 def curvature(tokens: Any) -> Any:

@@ -22,8 +22,8 @@ from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import gram, one_thread, over_taps, rounding
 from diagnostics.measures.base import Measure
-from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.result import stated
+from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
 
 MOST_SAMPLES = 256
 """Samples read of each tap: more would narrow no interval that a reader acts on."""

@@ -18,7 +18,6 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps, token_samples
 from diagnostics.measures.base import Measure
-from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.blocks import (
     cosines,
     directions,
@@ -33,6 +32,7 @@ from diagnostics.measures.locality.blocks import (
 )
 from diagnostics.measures.locality.grids import extents
 from diagnostics.measures.result import stated
+from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
 
 FAR = 6
 """Manhattan distance in tokens from which a pair counts as far (iREPA)."""

@@ -20,7 +20,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.decompositions import eigh
 from diagnostics.measures.locality.grids import lengths, plane
 from diagnostics.measures.locality.masks import as_array, box_iou
-from diagnostics.measures.locality.unfitted import masks_of, scored_rows, tokens_of, unfitted_result
+from diagnostics.measures.locality.object_masks import masks_of, scored_rows, tokens_of, unfitted_result
 from diagnostics.measures.result import store_reasons
 
 MOST_SAMPLES = 500

@@ -20,9 +20,9 @@ from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure
-from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.grids import extents, lengths
 from diagnostics.measures.result import stated
+from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
 
 BLOCK_BYTES = 32 * 2**20
 STATISTICS = ("distance", "entropy", "normalised_entropy", "prefix", "top_key")

@@ -17,10 +17,10 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, median, one_thread, over_taps, scale_of, token_samples
 from diagnostics.measures.base import Measure
-from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.blocks import directions, first_tokens, rook_pairs, sample_blocks, token_count
 from diagnostics.measures.locality.grids import extents
 from diagnostics.measures.result import stated
+from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
 
 BEYOND = 6.0
 """Scaled median deviations above the median from which a norm counts as an outlier: none in a billion of a Gaussian."""

@@ -19,7 +19,7 @@ from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, token_
 from diagnostics.measures.base import Measure
 from diagnostics.measures.locality.grids import plane
 from diagnostics.measures.locality.masks import as_array, boundary_f, jaccard
-from diagnostics.measures.locality.unfitted import masks_of, scored_rows, tokens_of, unfitted_result
+from diagnostics.measures.locality.object_masks import masks_of, scored_rows, tokens_of, unfitted_result
 from diagnostics.measures.result import store_reasons
 
 MOST_VIDEOS = 15

@@ -16,9 +16,9 @@ from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure
-from diagnostics.measures.intervals import bootstrap_mean_interval
 from diagnostics.measures.locality.grids import lengths
 from diagnostics.measures.result import stated
+from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
 
 STATISTICS = ("radius50", "radius95", "global50", "global95", "sd")
 """Last axis of what `Gradients` records; `sd` once for each axis."""

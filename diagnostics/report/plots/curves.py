@@ -8,12 +8,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from diagnostics.report.figures import CurvesFigure, Mark
-from diagnostics.report.plots.style import BOTTOM, FLOOR, HEIGHT, LINE, TOP, dressed
+from diagnostics.report.plots.style import BOTTOM, FLOOR, HEIGHT, LINE, SYMBOLS, TOP, dressed
 
 COLOURS = ("#1f5fa8", "#c2410c", "#2f7d4f", "#8a4fa3", "#a6761d", "#0f7c8a", "#b03060", "#5b6875")
 """One for each group; more groups than colours differ in their dashes."""
 DASHES = ("solid", "dash", "dot", "dashdot")
-SYMBOLS = {"best tap": "star", "output": "diamond"}
 TRUNK_END = 1.0
 
 

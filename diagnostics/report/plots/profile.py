@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from diagnostics.report.figures import ControlCurve, ProfileFigure
-from diagnostics.report.plots.style import BEST, BOTTOM, FLOOR, HEIGHT, INK, LINE, TOP, dressed
+from diagnostics.report.plots.style import BEST, BOTTOM, FLOOR, HEIGHT, INK, LINE, OUTPUT, SYMBOLS, TOP, dressed
 
 BAND = "rgba(31,95,168,0.18)"
 CONTROL_COLOURS = ("#7c8794", "#a68a64", "#4d908e", "#2f6f4f", "#9a6fb0", "#c08497")
@@ -44,8 +44,8 @@ def draw_profile(profile: ProfileFigure) -> go.Figure:
     shown = _shown(profile)
     _add_lines(figure, profile, taps, shown)
     if profile.best is not None:
-        _mark(figure, *profile.best, "best tap (by val)", BEST, "star")
-    _mark(figure, *profile.output, "output tap", INK, "diamond")
+        _mark(figure, *profile.best, "best tap (by val)", BEST, SYMBOLS["best tap"])
+    _mark(figure, *profile.output, "output tap", OUTPUT, SYMBOLS["output"])
     figure.update_yaxes(range=list(shown), title_text=escape(profile.axis), zeroline=False)
     # A category axis even for taps named by numbers, with a place for taps without a value.
     figure.update_xaxes(

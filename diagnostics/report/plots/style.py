@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-INK, BEST, LINE = "#1f5fa8", "#c2410c", "#5b6875"
-HEIGHT, TOP, BOTTOM = 380, 50, 80
+INK = "#1f5fa8"
+LINE = "#5b6875"
+BEST = "#c2410c"
+"""Colour of the star that marks a best tap; in a comparison it has the colour of its group."""
+OUTPUT = INK
+"""Colour of the diamond that marks the output; in a comparison it has the colour of its group."""
+SYMBOLS = {"best tap": "star", "output": "diamond"}
+HEIGHT = 380
+TOP = 50
+BOTTOM = 80
 # R2 has no floor; one useless tap must not press all others flat.
 FLOOR = -0.5
 # Of plotly's buttons, those that read a figure.

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.measures.statistics import Interval, paired_difference
+from diagnostics.measures.hidden_gap import paired_difference
+from diagnostics.measures.statistics import Interval
 from diagnostics.runs.comparison.members import Member
 from diagnostics.runs.comparison.probe_losses import SAME, by_depth, probe_losses, shared_depths
 from diagnostics.runs.profile import Profile

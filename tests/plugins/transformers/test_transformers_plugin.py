@@ -19,7 +19,7 @@ from diagnostics_transformers.plugin import build  # noqa: E402
 from transformers_zoo import build as tiny  # noqa: E402
 
 from diagnostics import DiagnosticsError  # noqa: E402
-from diagnostics.encoders.hooks import pool  # noqa: E402
+from diagnostics.encoders.pooling import pool  # noqa: E402
 
 LENGTH = 40
 """Of texts: no width that a model here has."""

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.placement.order import all_cells, explained
+from diagnostics.encoders.placement.token_order import all_cells, explained
 from diagnostics.encoders.placement.verify import Movements, Placement, movements, taps_with_grids
 from diagnostics.encoders.taps import Tap
 

@@ -1,0 +1,102 @@
+"""What stored activations depend on, and the error where a store belongs to another encoder, dataset or plan."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from diagnostics.activations.plan import Plan
+from diagnostics.activations.store import Store
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.taps import Tap
+from diagnostics.errors import DiagnosticsError, StorageError, describe
+
+
+def identity(encoder: Encoder, dataset: Dataset, plan: Plan) -> dict[str, str]:
+    """What the activations depend on: never device, batch size or number of workers."""
+    return {
+        **encoder.identity,
+        "dataset": f"{dataset.name} {dataset.fingerprint}",
+        "taps": "; ".join(
+            f"{tap.name} {tap.site} {tap.grid} {tap.features} {tap.depth:.6f} {tap.part}" for tap in plan.taps
+        ),
+        "output tap": plan.output_tap,
+        "seen of dense targets": "; ".join(
+            f"{name} {encoder.covers(target.values.shape[1:])}"
+            for name, target in sorted(dataset.targets.items())
+            if target.dense or target.kind == "masks"
+        ),
+        "pooling": " and ".join(plan.poolings),
+        "precision": plan.precision,
+        "tokens": f"{plan.token_samples} samples in shards of {plan.shard}, pooled values in shards of {plan.pooled_shard}",
+    }
+
+
+MASKS_SEEN = 8
+"""Samples whose masks are part of the identity of what is stored."""
+
+
+def refuse_other_identity(store: Store, wanted: Mapping[str, str]) -> None:
+    """Raises when a store holds other activations than the ones wanted, and says in what they differ."""
+    for key in {**store.identity, **wanted}:
+        old, new = store.identity.get(key, "nothing"), wanted.get(key, "nothing")
+        if old != new:
+            olds, news = (value.split("; ") for value in (old, new))
+            there = next((x for x in olds if x not in news), "fewer")
+            now = next((x for x in news if x not in olds), "fewer")
+            shown = f"{there[:60]} there, {now[:60]} now"
+            raise StorageError(
+                f"{store.path} holds other activations, its {key} differs ({shown}): choose another --out, or "
+                "--fresh, which drops them."
+            )
+
+
+def reference_statistics(encoder: Encoder, plan: Plan) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each tap's activations on the encoder's own example.
+
+    They show a change of code that computes something else from the same weights, which no digest covers.
+    """
+
+    def reduce(tap: Tap, tokens: Tensor) -> tuple[float, float]:
+        return float(tokens.mean(dtype=torch.float64)), float(tokens.double().std(correction=0))
+
+    try:
+        batch = default_collate([encoder.preprocess(encoder.example())])
+        return encoder.capture(batch, [tap.name for tap in plan.taps], reduce)
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise DiagnosticsError(f"{encoder.name} fails on its own example: {describe(error)}") from error
+
+
+def masks_digest(encoder: Encoder, dataset: Dataset, plan: Plan) -> str:
+    """A digest of which tokens stand for data in the first few samples: what pooling skips decides what it gives."""
+    digest = hashlib.sha256()
+    masked = False
+    for i in range(min(MASKS_SEEN, len(dataset))):
+        try:
+            batch = default_collate([encoder.preprocess(dataset[i])])
+        except Exception:
+            continue  # reported, with the name of the sample, when its turn comes
+        for tap in plan.taps:
+            valid = encoder.valid(batch, tap)
+            masked |= valid is not None
+            digest.update(f"{i} {tap.name} {None if valid is None else valid.cpu().int().tolist()};".encode())
+    return digest.hexdigest() if masked else "none"
+
+
+def refuse_other_behaviour(store: Store, statistics: Mapping[str, tuple[float, float]]) -> None:
+    """Raises where the same weights now give other activations, beyond what another device or batch size changes."""
+    for tap, now in statistics.items():
+        then = store.contents.reference_statistics[tap]
+        if not np.allclose(then, now, rtol=0.02, atol=0.02 * abs(then[1]) + 1e-6, equal_nan=True):
+            raise StorageError(
+                f"{store.path} holds other activations, the same weights gave others at tap {tap}: "
+                "choose another --out, or --fresh, which drops them."
+            )
