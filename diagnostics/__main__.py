@@ -1,4 +1,4 @@
-"""The process of the command line: `diagnostics`, or `python -m diagnostics`."""
+"""Entry point of the command line: `diagnostics`, or `python -m diagnostics`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 
-from diagnostics.stopping import asked, watch_signals
+from diagnostics.stopping import stop_requested, watch_signals
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     try:
         run()
     except SystemExit as left:
-        if not asked() or not isinstance(left.code, int):
+        if not stop_requested() or not isinstance(left.code, int):
             raise
         # All is kept and said: what Python does at its end may take long, and a further signal there has another status.
         for stream in (sys.stdout, sys.stderr):

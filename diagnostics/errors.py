@@ -1,4 +1,4 @@
-"""The error that a user can cause, and how unknown names are reported."""
+"""Errors that a user can cause, and the messages for unknown names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST = 400
 class DiagnosticsError(Exception):
     """What was given, why it does not work, and the next step, in one sentence.
 
-    The command line prints the message and exits with status 2; nothing half-written stays behind.
+    The command line prints the message and exits with status 2; files are written atomically.
     """
 
 

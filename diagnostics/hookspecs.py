@@ -1,4 +1,4 @@
-"""What a plugin may offer: four hooks, each returning a mapping from name to something callable.
+"""The plugin hooks: four functions, each of which returns a mapping from names to callables.
 
 A value may also be an `Entry`, which is callable too and describes itself. A plugin is a module registered under the
 entry-point group `diagnostics`. Importing it must not import torch: import heavy things inside the callables. See

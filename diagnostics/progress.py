@@ -1,4 +1,4 @@
-"""What a long job says while it runs: frozen events, given to whoever watches."""
+"""Progress of a long job: immutable events, passed to a callback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plugins and what they offer, by name."""
+"""The plugins and what each of them offers, by name."""
 
 from __future__ import annotations
 

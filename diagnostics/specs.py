@@ -1,4 +1,4 @@
-"""Names to objects: what a plugin offers, a function in a Python file, a saved encoder.
+"""Builds encoders and datasets from names: of a plugin, of a function in a Python file, of a saved encoder.
 
 A saved encoder holds the name of what builds it, and that name may name a saved encoder in turn; so both are built here.
 """
@@ -65,7 +65,7 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
     # Imported here, since the names of encoders and datasets must be known before torch is needed.
     from diagnostics.encoders import files
     from diagnostics.encoders.cut import shortened
-    from diagnostics.encoders.rebuild import FILES, unpacked
+    from diagnostics.encoders.rebuild import FILES, unpack_files
     from diagnostics.encoders.torch_encoder import TorchEncoder
 
     file, trust_code = files.encoder_file(path), trust_code or trusting()
@@ -74,7 +74,7 @@ def load_encoder(path: str | Path, *, trust_code: bool = False) -> TorchEncoder:
         raise _no_saved_encoder(str(path), file)
     skeleton = about.skeleton
     if about.files:
-        skeleton = skeleton.replace(FILES, unpacked(json.dumps(about.files), str(file)).name)
+        skeleton = skeleton.replace(FILES, unpack_files(json.dumps(about.files), str(file)).name)
     encoder = _build_skeleton(skeleton, file, trust_code)
     if about.cut is not None:
         encoder = shortened(encoder, about.cut, about.absent)
@@ -108,12 +108,12 @@ def _as_saved(encoder: TorchEncoder, module: nn.Module, about: Description) -> T
 
 def _build_skeleton(skeleton: str, file: Path, trust_code: bool) -> TorchEncoder:
     """What the name in a saved file builds, with whatever weights."""
-    from diagnostics.encoders.rebuild import bounded
+    from diagnostics.encoders.rebuild import limit_size
     from diagnostics.encoders.torch_encoder import TorchEncoder
 
     short = skeleton if len(skeleton) <= 300 else f"{skeleton[:300]}..."
     try:
-        with bounded():
+        with limit_size():
             encoder = build("encoder", skeleton, trust_code=trust_code, named_by=str(file))
     except UntrustedCodeError:
         raise

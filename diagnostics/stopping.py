@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: each ends a command in order, without a traceback."""
+"""Handling of Ctrl-C, SIGTERM and SIGHUP: each ends a command in order, without a traceback."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def working() -> Generator[None]:
         _State.working = before
 
 
-def asked() -> bool:
+def stop_requested() -> bool:
     """Whether a signal has asked this process to stop."""
     return _State.number is not None
 
 
-def status() -> int:
+def exit_status() -> int:
     """The exit status of an interrupted command: 128 plus the number of the signal, as in shells."""
     return 128 + (_State.number or signal.SIGINT)
 
@@ -85,9 +85,9 @@ def _on_signal(number: int, _: object) -> None:
         # `print` may be what was interrupted.
         with contextlib.suppress(OSError):
             os.write(2, b"\ndiagnostics: Interrupted.\n")
-        os._exit(status())
+        os._exit(exit_status())
     elif time.monotonic() - _State.since > IMPATIENT:
-        os._exit(status())
+        os._exit(exit_status())
 
 
 def _in_worker(number: int) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from diagnostics.checks.conformance import Outcome, Subject
+    from diagnostics.checks.conformance import EncoderUnderTest, Outcome
     from diagnostics.encoders.encoder import Encoder
 
 
@@ -32,7 +32,7 @@ class EncoderTests:
 
     encoder: str = ""
     data: str | None = None
-    _subject: Subject | None = None
+    _subject: EncoderUnderTest | None = None
 
     def build(self) -> Encoder | str:
         """The encoder under test, or its name. Built from a name, it is built a second time to compare identities."""
@@ -41,12 +41,12 @@ class EncoderTests:
         return self.encoder
 
     @pytest.fixture
-    def subject(self, request: pytest.FixtureRequest) -> Subject:
+    def subject(self, request: pytest.FixtureRequest) -> EncoderUnderTest:
         """The encoder prepared for the checks, once for all tests of the class."""
-        from diagnostics.checks.conformance import subject_of
+        from diagnostics.checks.conformance import prepare_encoder
 
         if self._subject is None:
-            type(self)._subject = _or_fail(lambda: subject_of(_beside(self.build(), request.path), self.data))
+            type(self)._subject = _or_fail(lambda: prepare_encoder(_beside(self.build(), request.path), self.data))
         assert self._subject is not None
         return self._subject
 
@@ -55,55 +55,55 @@ class EncoderTests:
         """Releases the encoder."""
         cls._subject = None
 
-    def test_description(self, subject: Subject) -> None:
+    def test_description(self, subject: EncoderUnderTest) -> None:
         _assert_check("description", subject)
 
-    def test_shapes(self, subject: Subject) -> None:
+    def test_shapes(self, subject: EncoderUnderTest) -> None:
         _assert_check("shapes", subject)
 
-    def test_grid(self, subject: Subject) -> None:
+    def test_grid(self, subject: EncoderUnderTest) -> None:
         _assert_check("grid", subject)
 
-    def test_depth(self, subject: Subject) -> None:
+    def test_depth(self, subject: EncoderUnderTest) -> None:
         _assert_check("depth", subject)
 
-    def test_determinism(self, subject: Subject) -> None:
+    def test_determinism(self, subject: EncoderUnderTest) -> None:
         _assert_check("determinism", subject)
 
-    def test_batch_invariance(self, subject: Subject) -> None:
+    def test_batch_invariance(self, subject: EncoderUnderTest) -> None:
         _assert_check("batch_invariance", subject)
 
-    def test_in_place(self, subject: Subject) -> None:
+    def test_in_place(self, subject: EncoderUnderTest) -> None:
         _assert_check("in_place", subject)
 
-    def test_manual_forward(self, subject: Subject) -> None:
+    def test_manual_forward(self, subject: EncoderUnderTest) -> None:
         _assert_check("manual_forward", subject)
 
-    def test_no_graph(self, subject: Subject) -> None:
+    def test_no_graph(self, subject: EncoderUnderTest) -> None:
         _assert_check("no_graph", subject)
 
-    def test_hooks(self, subject: Subject) -> None:
+    def test_hooks(self, subject: EncoderUnderTest) -> None:
         _assert_check("hooks", subject)
 
-    def test_identity_weights(self, subject: Subject) -> None:
+    def test_identity_weights(self, subject: EncoderUnderTest) -> None:
         _assert_check("identity_weights", subject)
 
-    def test_identity_preprocessing(self, subject: Subject) -> None:
+    def test_identity_preprocessing(self, subject: EncoderUnderTest) -> None:
         _assert_check("identity_preprocessing", subject)
 
-    def test_identity_stable(self, subject: Subject) -> None:
+    def test_identity_stable(self, subject: EncoderUnderTest) -> None:
         _assert_check("identity_stable", subject)
 
-    def test_save_and_load(self, subject: Subject) -> None:
+    def test_save_and_load(self, subject: EncoderUnderTest) -> None:
         _assert_check("save_and_load", subject)
 
-    def test_attention(self, subject: Subject) -> None:
+    def test_attention(self, subject: EncoderUnderTest) -> None:
         _assert_check("attention", subject)
 
-    def test_padding(self, subject: Subject) -> None:
+    def test_padding(self, subject: EncoderUnderTest) -> None:
         _assert_check("padding", subject)
 
-    def test_sizes(self, subject: Subject) -> None:
+    def test_sizes(self, subject: EncoderUnderTest) -> None:
         _assert_check("sizes", subject)
 
 
@@ -118,7 +118,9 @@ def conforms_fixture(request: pytest.FixtureRequest) -> Callable[..., None]:
         from diagnostics.checks.conformance import check_encoder
 
         conformance = _or_fail(lambda: check_encoder(_beside(encoder, request.path), data))
-        wrong = [f"{outcome.check}: {outcome.said}" for outcome in conformance.outcomes if outcome.verdict == "failed"]
+        wrong = [
+            f"{outcome.check}: {outcome.message}" for outcome in conformance.outcomes if outcome.verdict == "failed"
+        ]
         if wrong:
             pytest.fail(
                 f"{conformance.encoder} fails {len(wrong)} of {len(conformance.outcomes)} checks.\n" + "\n".join(wrong),
@@ -128,14 +130,14 @@ def conforms_fixture(request: pytest.FixtureRequest) -> Callable[..., None]:
     return conforms
 
 
-def _assert_check(check: str, subject: Subject) -> None:
+def _assert_check(check: str, subject: EncoderUnderTest) -> None:
     from diagnostics.checks.conformance import run_check
 
     outcome: Outcome = run_check(check, subject)
     if outcome.verdict == "failed":
-        pytest.fail(f"{subject.encoder.name}, {check}: {outcome.said}", pytrace=False)
+        pytest.fail(f"{subject.encoder.name}, {check}: {outcome.message}", pytrace=False)
     if outcome.verdict == "not applicable":
-        pytest.skip(outcome.said)
+        pytest.skip(outcome.message)
 
 
 def _or_fail(make: Callable[[], Any]) -> Any:

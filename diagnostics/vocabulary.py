@@ -1,4 +1,4 @@
-"""The words that encoders, datasets and measures share: modalities, kinds and families of targets, splits, names."""
+"""Terms shared by encoders, datasets and measures: modalities, kinds and families of targets, splits, names."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ READS = {"pooled": "pooled", "tokens": "all tokens"}
 FAMILIES = ("probes", "dynamics", "similarity", "geometry", "locality")
 
 
-def found() -> dict[str, type[Measure]]:
+def all_measures() -> dict[str, type[Measure]]:
     """Name -> class of every measure in the packages of the families, in the catalogue's order."""
     classes: dict[str, type[Measure]] = {}
     for family in FAMILIES:
@@ -42,19 +42,19 @@ def found() -> dict[str, type[Measure]]:
 
 def catalogue(text: str) -> str:
     """The text of the catalogue's module with the entries of all measures."""
-    entries = "".join(f'    "{name}": {entry(measure)},\n' for name, measure in found().items())
-    return f"{text.partition('CATALOGUE: dict')[0]}CATALOGUE: dict[str, Entry] = {{\n{entries}}}\n"
+    entries = "".join(f'    "{name}": {entry(measure)},\n' for name, measure in all_measures().items())
+    return f"{text.partition('CATALOGUE: dict')[0]}CATALOGUE: dict[str, Listed] = {{\n{entries}}}\n"
 
 
 def entry(measure: type[Measure]) -> str:
-    """The call of `Entry` that describes a measure; what is as its default stands is left out."""
+    """The call of `Listed` that describes a measure; what is as its default stands is left out."""
     home = f"{measure.__module__.removeprefix('diagnostics.measures.')}:{measure.__qualname__}"
     facts = {
         "family": measure.family, "needs": measure.needs, "targets": measure.kinds, "standard": measure.standard,
     }  # fmt: skip
     defaults = {"family": None, "needs": "pooled", "targets": (), "standard": True}
     stated = "".join(f", {key}={quoted(value)}" for key, value in facts.items() if value != defaults[key])
-    return f"Entry({quoted(home)}, {quoted(measure.answers)}, {quoted(measure.source)}{stated})"
+    return f"Listed({quoted(home)}, {quoted(measure.answers)}, {quoted(measure.source)}{stated})"
 
 
 def quoted(value: object) -> str:
@@ -68,7 +68,7 @@ def invariances(text: str) -> str:
     """The text of the page of similarities with a row of its first table for each."""
     rows = "".join(
         f"| [`{name}`](#{name}) | {', '.join(measure.invariant_to)} | {READS[measure.needs]} | {measure.most_rows:,} |\n"
-        for name, measure in found().items()
+        for name, measure in all_measures().items()
         if issubclass(measure, Similarity)
     )
     head, line, rest = text.partition("|---|---|---|---|\n")

@@ -57,7 +57,7 @@ def examined(zoo: Any, kind: str) -> Row:
         outcomes = check_encoder(encoder).outcomes
     except Exception as error:
         return row(encoder.name, "fails", describe(error), len(encoder.taps))
-    failed = [f"{outcome.check}: {outcome.said}" for outcome in outcomes if outcome.verdict == "failed"]
+    failed = [f"{outcome.check}: {outcome.message}" for outcome in outcomes if outcome.verdict == "failed"]
     return row(encoder.name, "fails" if failed else "passes", "; ".join(failed), len(encoder.taps))
 
 

@@ -1,1 +1,1 @@
-"""An encoder's activations on a dataset, on disk: planned, extracted, written, read and checked."""
+"""Activations of an encoder on a dataset, stored on disk: planned, extracted, written, read and verified."""

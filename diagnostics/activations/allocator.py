@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep for the next batch what one batch has freed."""
+"""Configures the C library's allocator to keep the memory that one batch frees for the next batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples of a dataset, preprocessed by an encoder and collated, by worker processes where that is asked for."""
+"""Batches of a dataset: samples preprocessed by an encoder and collated, by worker processes if requested."""
 
 from __future__ import annotations
 

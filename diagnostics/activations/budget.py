@@ -1,4 +1,4 @@
-"""How many samples keep their tokens: by a rule, or by a size that the user gives, as '256MB' or '2GB'."""
+"""The number of samples that keep their tokens: a default rule, or a size given by the user (256MB, 2GB)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was read or decomposed last stays in memory, up to a number of bytes for the whole process."""
+"""A cache of recent reads and decompositions, limited to a number of bytes for the whole process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The attributes of a store's root: what the store holds, written and read with every value checked."""
+"""The attributes of a store's root group: written and read with every value validated."""
 
 from __future__ import annotations
 

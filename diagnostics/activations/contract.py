@@ -1,4 +1,4 @@
-"""What measures read: stored activations, targets and observations, whatever they are stored in."""
+"""What measures read: protocols for stored activations, targets and observations, independent of the storage."""
 
 from __future__ import annotations
 

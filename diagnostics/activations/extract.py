@@ -1,4 +1,4 @@
-"""Extraction: one forward pass for each sample of a dataset, written to a store step by step, and resumable."""
+"""Extraction: one forward pass for each sample, written to a store step by step, and resumable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an encoder and a dataset fit each other: modality, sampling rate and the size of the samples."""
+"""Whether an encoder and a dataset are compatible: modality, sampling rate and sample size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a run: locked by one process, with enough free space, and removed in one move."""
+"""The folder of a run: locked by one process, checked for free space, and removed atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stored activations depend on, and the refusal of a store that belongs to another encoder, dataset or plan."""
+"""What stored activations depend on, and the error where a store belongs to another encoder, dataset or plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pooled values of a shard that is not whole yet: one file of all taps, to which each step appends its rows.
+"""Journal of the pooled values of an incomplete shard: one file for all taps, to which each step appends its rows.
 
 A shard of pooled values is as many rows as fit 4 MiB, which for a wide encoder is dozens of forward passes or more. So what
 each step gives is kept at once, and put into the taps' shards when the last row is there.

@@ -1,4 +1,4 @@
-"""What an observation saw of the first rows, by tap: a group of small arrays, written and read whole."""
+"""Stored observations (attention, gradients) of the first rows, by tap: a group of small arrays."""
 
 from __future__ import annotations
 

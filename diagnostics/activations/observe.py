@@ -1,4 +1,4 @@
-"""Recording observations (attention, gradients), which need the running model, into a store after its activations."""
+"""Records observations (attention, gradients), which need the running model, in a store with activations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a store will hold: rows, shards, arrays and their bytes, and what the activations depend on; pure arithmetic."""
+"""The plan of a store: rows, shards, arrays and their bytes, and what activations depend on; pure arithmetic."""
 
 from __future__ import annotations
 

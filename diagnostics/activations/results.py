@@ -1,4 +1,4 @@
-"""The results of a run on disk: one tree of the encoder's and its controls', merged, and replaced in one move.
+"""The results of a run on disk: one tree for the encoder and its controls, merged and replaced atomically.
 
     results/                                attributes: which results there are, which call gave each, what is left out
     results/<measure>[/<target>]            of the encoder

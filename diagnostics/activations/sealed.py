@@ -1,4 +1,4 @@
-"""Groups whose metadata says what it and their files were when they were written, so that a changed byte is noticed.
+"""Zarr groups whose metadata holds digests of itself and of their files, so that a changed byte is detected.
 
 A sealed group has two attributes of this kind: `files`, a digest for each file below it that is written once, and `digest`,
 of its own `zarr.json` without that entry. Plain Zarr reads it like any other group.
@@ -48,15 +48,15 @@ def check_files(folder: Path, files: Mapping[str, str], below: str = "") -> None
 
 def read_files(folder: Path, files: Mapping[str, str]) -> dict[str, bytes]:
     """The bytes of the files, each as it was written; raises as `check_files`."""
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     for name, digest in files.items():
         try:
-            found[name] = (folder / name).read_bytes()
+            contents[name] = (folder / name).read_bytes()
         except OSError as error:
             raise DamagedError(name) from error
-        if hashlib.blake2b(found[name], digest_size=16).hexdigest() != digest:
+        if hashlib.blake2b(contents[name], digest_size=16).hexdigest() != digest:
             raise DamagedError(name)
-    return found
+    return contents
 
 
 def read_array(folder: Path, name: str, files: Mapping[str, str]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Where everything lies in the files of one array of a tap: rows, shards, inner chunks, checksums and marks.
+"""The layout of the files of one array of a tap: rows, shards, inner chunks, checksums and marks.
 
 A shard is the file that Zarr's `sharding_indexed` codec reads: the inner chunks, each followed by its CRC-32C; then 16 bytes
 that Zarr does not read, the mark of the run, the array and the place that the shard belongs to; then the index of

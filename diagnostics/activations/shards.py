@@ -1,4 +1,4 @@
-"""One shard of an array as bytes: filled in place as batches come, then written in one piece; and read by its chunks.
+"""One shard of an array as bytes: filled in place batch by batch, written as a whole, and read by its chunks.
 
 Zarr's own shard codec copies every byte several times, which at the rate of a small encoder costs a third of the forward
 pass to write and an eighth to read, and knows neither the run nor the place that a shard belongs to. See `layouts`.

@@ -1,1 +1,1 @@
-"""What can be held against known answers: encoders (conformance) and the measures themselves (selftest)."""
+"""Checks: whether an encoder keeps its contract (conformance), and whether measures give known answers (selftest)."""

@@ -1,4 +1,4 @@
-"""The bundled commands: each calls the library with what was typed, and prints the result as tables or as one JSON object."""
+"""The bundled commands: each calls the library with the given options and prints tables or one JSON object."""
 
 from __future__ import annotations
 

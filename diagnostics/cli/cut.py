@@ -1,4 +1,4 @@
-"""An encoder cut at a tap, written to a file, and what that saves."""
+"""Exports an encoder cut at a tap to a file, and reports what that saves."""
 
 from __future__ import annotations
 

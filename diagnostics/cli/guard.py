@@ -1,4 +1,4 @@
-"""What surrounds every command: errors in one sentence, exit statuses, interrupts, and stdout kept for results."""
+"""What surrounds every command: errors as one sentence, exit statuses, interrupts, and stdout reserved for results."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., Non
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except Exception as error:
-            if stopping.asked():
+            if stopping.stop_requested():
                 # Compiled code may turn an interrupt into an error of its own.
                 raise _interrupted("") from None
             if isinstance(error, DiagnosticsError):
@@ -69,7 +69,7 @@ def _interrupted(sentence: str) -> typer.Exit:
     with contextlib.suppress(OSError):
         print(file=sys.stderr)
         say(sentence or "Interrupted.")
-    return typer.Exit(stopping.status())
+    return typer.Exit(stopping.exit_status())
 
 
 def show_tracebacks(whole: bool) -> None:

@@ -1,4 +1,4 @@
-"""An encoder's taps, grids and cost."""
+"""Inspection of an encoder: its taps, their grids, and the cost of a sample."""
 
 from __future__ import annotations
 

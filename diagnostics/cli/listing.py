@@ -1,4 +1,4 @@
-"""What plugins offer, as rows and in a terminal. Nothing heavy is imported for it: names and descriptions are enough."""
+"""The list of what plugins offer, as rows and in a terminal, without importing anything heavy."""
 
 from __future__ import annotations
 

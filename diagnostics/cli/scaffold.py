@@ -1,4 +1,4 @@
-"""A new plugin project from templates: an encoder, a dataset, and tests that both pass."""
+"""Creates a plugin project from templates: an encoder, a dataset, and passing tests for both."""
 
 from __future__ import annotations
 

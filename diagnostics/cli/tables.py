@@ -1,4 +1,4 @@
-"""Tables of the commands that have no page: an encoder, its checks, the known answers, and what plugins offer."""
+"""Terminal tables of commands without a page: an encoder, its checks, the self-test, and the list of plugins."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def print_conformance(conformance: Conformance) -> None:
     rows: list[list[str | Text]] = []
     for outcome in conformance.outcomes:
         verdict, style = shown[outcome.verdict]
-        prose = Text(printable(outcome.said), style="dim" if outcome.verdict == "not applicable" else "")
+        prose = Text(printable(outcome.message), style="dim" if outcome.verdict == "not applicable" else "")
         rows.append([whole(outcome.check), Text(verdict, style), prose])
     show_table(console, ["check", "verdict", "found"], rows)
     passed = sum(outcome.verdict == "ok" for outcome in conformance.outcomes)
@@ -85,7 +85,7 @@ def print_selftest(outcomes: list[Outcome]) -> None:
         rows.append(
             [
                 whole(case.measure), printable(case.what), f"{case.expected:.6g}", f"{case.tolerance:.2g}",
-                printable(outcome.error) if outcome.error else f"{outcome.found:.6g}",
+                printable(outcome.error) if outcome.error else f"{outcome.computed:.6g}",
                 Text("right", "green") if outcome.right else Text("OFF", "bold red"), printable(case.source),
             ]
         )  # fmt: skip
@@ -98,7 +98,7 @@ def print_selftest(outcomes: list[Outcome]) -> None:
     wrong = [outcome for outcome in outcomes if not outcome.right]
     for outcome in wrong:
         # Again below the table, where a reader who scrolled past looks.
-        instead = outcome.error or f"found {outcome.found:.9g}"
+        instead = outcome.error or f"found {outcome.computed:.9g}"
         show(
             console,
             f"OFF  {outcome.case.measure}, {printable(outcome.case.what)}: expected {outcome.case.expected:.9g} "

@@ -1,1 +1,1 @@
-"""Samples, their targets, and how targets lie on a grid."""
+"""Datasets: samples, their targets, and targets on the grid of a tap."""

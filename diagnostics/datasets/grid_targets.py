@@ -1,4 +1,4 @@
-"""Dense targets on a tap's grid: the mean, the most frequent class or any event of each cell; and the part that a grid covers."""
+"""Dense targets on a tap's grid: the mean, most frequent class or any event of each cell, where it covers a sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which targets cannot be probed, known from the dataset alone, before any extraction."""
+"""Which targets cannot be probed, decided from the dataset alone, before any extraction."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Models seen through taps: declaring taps, reading activations there, discovering taps, cutting and saving encoders."""
+"""Encoders: models read through taps; declaring and discovering taps, reading activations, cutting and saving."""

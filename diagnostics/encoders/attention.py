@@ -1,4 +1,4 @@
-"""Attention as a model computes it: read while it runs, recomputed where a fused kernel does not show it, and verified.
+"""Attention weights as a model computes them: captured, or recomputed for fused kernels, and verified.
 
 Shape suffixes: B sample, H head, Q query, K key, T token, D width of a head.
 """

@@ -1,4 +1,4 @@
-"""Batches of any structure (a tensor, or mappings and sequences of them) changed tensor by tensor."""
+"""Operations on batches of any structure (a tensor, or mappings and sequences of them), tensor by tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Digests of tensors, by which weights and prepared samples are told apart."""
+"""Digests that identify tensors: weights and prepared samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoder contract: attributes and methods that every encoder has, whatever framework its model uses."""
+"""The encoder contract: attributes and methods that every encoder has, in any framework."""
 
 from __future__ import annotations
 

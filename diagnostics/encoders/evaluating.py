@@ -1,4 +1,4 @@
-"""Contexts that use a caller's module and restore it afterwards: mode, buffers, gradients, device, random state."""
+"""Contexts that use the caller's module and then restore its mode, buffers, gradients, device and random state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoders as files: weights in safetensors, and in its metadata the name that builds everything else.
+"""Saved encoders: a safetensors file with the weights, and in its metadata the name that builds the rest.
 
 What is loaded is built by that name first (its skeleton, with whatever weights), then given the file's tensors. The small
 text files that a skeleton needs (a checkpoint directory's configuration and tokenizer) travel in the metadata.
@@ -106,12 +106,12 @@ def save_encoder(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        made = partial / file.name
-        made.touch()
-        mode = made.stat().st_mode
-        save_file(tensors, made, metadata={KEY: text})
-        made.chmod(mode)  # safetensors leaves a file that nobody else may read, whatever the umask allows
-        made.replace(file)
+        written = partial / file.name
+        written.touch()
+        mode = written.stat().st_mode
+        save_file(tensors, written, metadata={KEY: text})
+        written.chmod(mode)  # safetensors leaves a file that nobody else may read, whatever the umask allows
+        written.replace(file)
     except OSError as error:
         raise unwritable(file, error) from error
     except SafetensorError as error:
@@ -130,12 +130,12 @@ def encoder_file(path: str | Path) -> Path:
 
 
 def _prepared(encoder: TorchEncoder) -> dict[str, list[Any]]:
-    made: dict[str, list[Any]] = {}
+    summaries: dict[str, list[Any]] = {}
     for key, tensor in encoder.prepared_example().items():
         known = tensor[~tensor.isnan()] if tensor.is_floating_point() else tensor
         values = known.double() if known.numel() else torch.zeros(1, dtype=torch.float64)
-        made[key] = [list(tensor.shape), float(values.mean()), float(values.std(correction=0))]
-    return made
+        summaries[key] = [list(tensor.shape), float(values.mean()), float(values.std(correction=0))]
+    return summaries
 
 
 def check_prepared(encoder: TorchEncoder, about: Description, file: Path) -> None:
@@ -171,10 +171,10 @@ def _tensors(encoder: TorchEncoder) -> dict[str, Tensor]:
 def _rounded(name: str, tensor: Tensor, encoder: str) -> Tensor:
     if tensor.dtype != torch.float32:
         return tensor
-    made = tensor.half()
-    if not torch.equal(made.isfinite(), tensor.isfinite()):  # masks hold -inf as they should
+    rounded = tensor.half()
+    if not torch.equal(rounded.isfinite(), tensor.isfinite()):  # masks hold -inf as they should
         raise DiagnosticsError(f"'{name}' of {encoder} has values beyond float16: save it without half.")
-    return made
+    return rounded
 
 
 def _first_names(module: nn.Module, encoder: str) -> dict[str, str]:
@@ -288,10 +288,10 @@ def _is_prepared(value: Any) -> bool:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A mapping in which nothing stands twice, so that no reader sees another value than this one."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         raise ValueError("a key stands in it twice")
-    return made
+    return mapping
 
 
 _TYPES = {

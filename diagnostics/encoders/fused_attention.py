@@ -1,4 +1,4 @@
-"""The attention of a fused kernel, which does not return it: recomputed from the kernel's arguments.
+"""Attention weights of a fused kernel, which does not return them: recomputed from the kernel's arguments.
 
 Shape suffixes: B sample, H head, Q query, K key, D width of a head.
 """

@@ -1,4 +1,4 @@
-"""What a change of a model's input moves: the input with a part changed, what then lies at a site, and which token moved most.
+"""Perturbation of a model's input: changes a part of it, and measures which tokens respond at a site.
 
 Discovery guesses with it in which order tokens lie, `placement` verifies the order that is declared.
 

@@ -1,4 +1,4 @@
-"""Activations pooled over tokens: the mean over grid tokens, without class tokens and others that have no place (prefix tokens)."""
+"""Pooling of activations over grid tokens, without prefix tokens (class tokens and others without a place)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rebuilding a saved encoder: the name that builds it, from whatever folder, and the small data files that this needs.
+"""What a saved encoder needs to be built again: a name that works from any folder, and small data files.
 
 Files that the encoder declares (`Encoder.files`) travel with the weights, so that the folder they lie in is not needed.
 """
@@ -95,7 +95,7 @@ def _contents(files: Sequence[Path]) -> dict[str, str | dict[str, str]]:
 
 
 @functools.cache
-def unpacked(files: str, file: str) -> tempfile.TemporaryDirectory[str]:
+def unpack_files(files: str, file: str) -> tempfile.TemporaryDirectory[str]:
     """A temporary folder with these files (JSON), kept until the process ends: encoders of other sizes are built from it.
 
     Raises DiagnosticsError for names that are no plain data files, damaged content, and more files than can be.
@@ -126,7 +126,7 @@ def _content(name: str, content: Any, file: str) -> bytes:
 
 
 @contextlib.contextmanager
-def bounded() -> Generator[None]:
+def limit_size() -> Generator[None]:
     """A context in which building a module that is too large (a million blocks, a matrix beyond any memory) is stopped.
 
     Raises DiagnosticsError at the parameter that goes beyond `MOST_PARAMETERS` tensors or `MOST_NUMBERS` weights.

@@ -1,4 +1,4 @@
-"""Redrawing or permuting a module's weights in place: which of its numbers are weights, and how many of them changed."""
+"""Redraws or permutes a module's weights in place, and counts how many of them changed."""
 
 from __future__ import annotations
 

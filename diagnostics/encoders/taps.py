@@ -1,4 +1,4 @@
-"""Declaring where activations are read: taps, the sites in a forward pass, and the grids that tokens lie on.
+"""Declaring where activations are read: taps, their sites in a forward pass, and the grids of their tokens.
 
 Shape suffixes used below: B sample, T token (prefix tokens first, then grid tokens in raster order), F feature.
 """

@@ -1,4 +1,4 @@
-"""Which Python files may be run: those that the user named; those that a saved encoder names only if the user trusts it.
+"""Which Python files may be run: those named by the user, and with trust also those named by a saved encoder.
 
 A saved encoder is built by a name, whose options may name further encoders. So names are not inspected: the rule is applied at
 the one place where a Python file is run, and context variables record from which saved file the name came.

@@ -1,4 +1,4 @@
-"""The measures that come with the package, one module an idea; nothing is loaded before it is used.
+"""The bundled measures, one module for each idea, imported when first used.
 
 Plain functions on arrays, usable without a run, live in the same modules: `similarity`, `geometry`, `locality`,
 `probes`, `dynamics`.

@@ -1,4 +1,4 @@
-"""Applies measures to stored activations: scores with intervals, and the best tap, chosen on val and scored on test."""
+"""Applies measures to stored activations: scores with intervals, and the best tap (chosen on val, read on test)."""
 
 from __future__ import annotations
 

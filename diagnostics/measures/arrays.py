@@ -1,4 +1,4 @@
-"""What every measure does with arrays before it computes: check, centre, and lay results out over taps."""
+"""Array helpers that measures share: validation, centring, and results laid out over taps."""
 
 from __future__ import annotations
 

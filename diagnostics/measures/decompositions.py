@@ -1,4 +1,4 @@
-"""Matrix decompositions in double precision, by another algorithm where LAPACK's fast one fails.
+"""Matrix decompositions in double precision, with a fallback where LAPACK's divide and conquer fails.
 
 Divide and conquer (what torch and numpy call) gives up on some matrices with many equal singular or eigenvalues, such as
 those of counts of a few words, in single precision one in three of them. QR iteration, slower, then is asked.
@@ -92,7 +92,7 @@ def _by(
     except RuntimeError:  # of which torch's LinAlgError is one, and so are failures of a device's library
         pass
     try:
-        flat = [slow(one) for one in matrix.detach().cpu().reshape(-1, *matrix.shape[-2:]).numpy()]
+        flat = [slow(single) for single in matrix.detach().cpu().reshape(-1, *matrix.shape[-2:]).numpy()]
     except np.linalg.LinAlgError as error:
         raise DiagnosticsError(
             f"No algorithm finds the {what} of a matrix of shape {tuple(x.shape)} ({describe(error)}): leave out features that "

@@ -47,7 +47,7 @@ def select(
     best = int(np.nanargmax(val_score))
     output = taps.index(output_tap)
     ends = [
-        Interval(*(float(found[0]) for found in profile_intervals(loss[[i]], reference[[i]], fit_units, seed, share)))
+        Interval(*(float(end[0]) for end in profile_intervals(loss[[i]], reference[[i]], fit_units, seed, share)))
         for i in (best, output)
     ]
     gap = paired_difference(loss[best], reference[best], loss[output], reference[output], fit_units, seed, share)
@@ -69,8 +69,8 @@ def paired_difference(
     sides = [(x[None], y[None]) for x, y in ((loss, reference), (other_loss, other_reference))]
     gap = float(scores(*sides[0])[0] - scores(*sides[1])[0])
     counts = resample_counts(len(loss), seed)
-    one, other = (resampled_scores(*side, counts, seed, share, stream)[:, 0] for stream, side in enumerate(sides))
+    ours, theirs = (resampled_scores(*side, counts, seed, share, stream)[:, 0] for stream, side in enumerate(sides))
     low, high = interval(
-        gap, one - other, len(loss), fit_units, effective_units(np.stack([reference, other_reference]), share)
+        gap, ours - theirs, len(loss), fit_units, effective_units(np.stack([reference, other_reference]), share)
     )
     return Interval(gap, float(low), float(high))

@@ -1,4 +1,4 @@
-"""Known answers of measures: what is computed, what must come out and who says so, and the inputs that many share."""
+"""Known answers of measures: computation, expected value and source, and inputs shared by many cases."""
 
 from __future__ import annotations
 

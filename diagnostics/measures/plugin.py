@@ -1,4 +1,4 @@
-"""The bundled measures as a plugin: their names, what each is, and the measures themselves, loaded when they are used."""
+"""The plugin of the bundled measures: names and descriptions; each measure is imported when used."""
 
 from __future__ import annotations
 

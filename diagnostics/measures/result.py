@@ -1,4 +1,4 @@
-"""The attributes of a result, named once, and the two that are more than one value: intervals and reasons.
+"""Names of the attributes of a result, and reading and writing of two of them: intervals and reasons.
 
 Measures state most of them; `apply` adds those of the selection and of the target; profiles, pages and comparisons read them.
 """

@@ -1,4 +1,4 @@
-"""Intervals over independent units, and selection that is honest about the best tap.
+"""Scores and their intervals, over independent units.
 
 A probe hands over, for each tap, the loss and the reference loss of each independent test unit (series, image, video,
 subject). Its score is 1 - sum(loss) / sum(reference), which is R2 with squared errors against the train mean, and
@@ -173,8 +173,8 @@ def scores(loss: np.ndarray, reference: np.ndarray, counts: np.ndarray | None = 
     # NaN losses are taps that cannot be probed: they must stay NaN, whatever their reference.
     share = np.divide(lost, whole, out=np.where(np.isnan(lost), np.nan, 0.0), where=there)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = 1.0 - share.sum(axis=2) / there.sum(axis=2)
-    return found[0] if counts is None else found
+        score = 1.0 - share.sum(axis=2) / there.sum(axis=2)
+    return score[0] if counts is None else score
 
 
 def profile_intervals(

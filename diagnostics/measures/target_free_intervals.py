@@ -1,4 +1,4 @@
-"""Intervals for measures without a target, over independent groups (videos, series, subjects; never tokens)."""
+"""Intervals of measures without a target, over independent groups (videos, series, subjects; never tokens)."""
 
 from __future__ import annotations
 

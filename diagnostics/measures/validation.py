@@ -1,4 +1,4 @@
-"""Checks of what a measure returns, before anything is computed from it or stored.
+"""Validation of what a measure returns, before it is used or stored.
 
 A measure may come from any plugin. One that returns a wrong variable, axis, attribute or type is left out of the run with a
 sentence that says so, and the other measures are not affected.

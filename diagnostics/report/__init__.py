@@ -1,1 +1,1 @@
-"""How findings are drawn and laid out: HTML, text at any width, progress."""
+"""Presentation of results: HTML, terminal text at any width, figures, progress bars."""

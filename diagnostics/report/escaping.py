@@ -1,4 +1,4 @@
-"""Text for people: what a terminal would obey, or hide, is shown as its escape."""
+"""Escaping of text for display: control and invisible characters are shown as escapes."""
 
 from __future__ import annotations
 

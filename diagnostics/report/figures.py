@@ -1,4 +1,4 @@
-"""Figures as arrays: what is drawn, without a word of how; `diagnostics.report.plots` draws them."""
+"""Figures as arrays, independent of the plotting library; `diagnostics.report.plots` draws them."""
 
 from __future__ import annotations
 

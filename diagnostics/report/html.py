@@ -1,4 +1,4 @@
-"""A page as one self-contained HTML file, and as a fragment for notebooks."""
+"""Renders a page as one self-contained HTML file, or as a fragment for notebooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text and tables laid out for a width: nothing is cut off, and lines break between words alone.
+"""Text and tables laid out for a width: nothing is truncated, and lines break between words only.
 
 A space that must not break is a no-break space here and a space on the screen: see `whole`.
 """
@@ -78,11 +78,11 @@ def wrapped(text: str, width: int, hanging: int = 0) -> list[str]:
         indent = max(0, min(len(lead) + hanging if lines else len(lead), width - cell_len(word)))
         *before, line = chop_cells(" " * indent + word, width)
         lines += before
-    return [one.rstrip(" ") for one in (*lines, line or "")]
+    return [text.rstrip(" ") for text in (*lines, line or "")]
 
 
 def _words(text: str) -> list[str]:
-    return _INTERVAL.sub(lambda found: found[0].replace(" ", _UNBROKEN), text).split(" ")
+    return _INTERVAL.sub(lambda match: match[0].replace(" ", _UNBROKEN), text).split(" ")
 
 
 def _longest_word(cell: str) -> int:

@@ -1,4 +1,4 @@
-"""Numbers as text: values, intervals and shares for people to read, plain values for JSON, reasons grouped.
+"""Formatting of numbers: values, intervals and shares as text, plain values for JSON, reasons grouped.
 
 Spaces that a line must not break at are no-break spaces.
 """

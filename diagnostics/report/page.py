@@ -1,4 +1,4 @@
-"""A page as data: headings, sentences, tables and figures, which renderers lay out (`html`, `terminal`).
+"""A page as data: headings, sentences, tables and figures, which renderers (`html`, `terminal`) lay out.
 
 A page is read in two lengths. A terminal shows it brief, a report in full; what belongs to one of them alone says so (`only`).
 No-break spaces hold together what a line must not break (`numbers.unbroken`); text is plain, and renderers escape it.

@@ -1,4 +1,4 @@
-"""How a long job is watched: its cost and its progress, on stderr."""
+"""Progress bars on stderr, with the cost of the job."""
 
 from __future__ import annotations
 

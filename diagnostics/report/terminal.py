@@ -1,4 +1,4 @@
-"""A page in a terminal, brief, at any width: nothing is cut, and tables are as wide as their content needs."""
+"""Renders a page in a terminal in its brief form, at any width, without truncation."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One encoder on one dataset, measured: the job, its results as profiles and pages, and runs side by side."""
+"""Runs: one encoder measured on one dataset, its results as profiles and pages, and comparisons of runs."""

@@ -1,4 +1,4 @@
-"""What stands under a figure: why values are missing, what chance gives, and how it was computed."""
+"""Captions of figures: why values are missing, what chance gives, and how the values were computed."""
 
 from __future__ import annotations
 

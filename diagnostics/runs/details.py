@@ -1,4 +1,4 @@
-"""Every number of a profile, tap by tap: what the figure shows, and the numbers beside the score."""
+"""The table of a profile's numbers by tap: those in the figure, and those beside the score."""
 
 from __future__ import annotations
 

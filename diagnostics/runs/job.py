@@ -1,4 +1,4 @@
-"""One call of `run`: an encoder and its controls are extracted and measured, then all results are written in one move."""
+"""One call of `run`: extracts and measures an encoder and its controls, then writes all results atomically."""
 
 from __future__ import annotations
 

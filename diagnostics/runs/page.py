@@ -1,4 +1,4 @@
-"""A run as a page: what its taps hold, what its output hides, what its controls reach, and a figure of everything."""
+"""The page of a run: what its taps hold, what its output hides, what its controls reach, and all figures."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from diagnostics.runs import captions
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.details import details
 from diagnostics.runs.profile import INTERVALS, Profile
+from diagnostics.runs.provenance import Provenance
 from diagnostics.runs.tap_map import describe_map, map_captions, map_figure
 
 ABOUT_DASH = (
@@ -55,6 +56,8 @@ class FinishedRun(Protocol):
     def skipped(self) -> dict[str, str]: ...
     @property
     def store(self) -> Store: ...
+    @property
+    def record(self) -> Provenance: ...
     @property
     def index(self) -> Index: ...
     def profiles(self) -> list[Profile]: ...
@@ -91,7 +94,7 @@ def run_page(run: FinishedRun) -> Page:
 
 
 def _lead(run: FinishedRun) -> list[Sentence]:
-    n, groups = run.n, run.store.attrs["dataset"]["groups"]
+    n, groups = run.n, run.record.dataset.groups
     total = sum(n.values())
     splits = f"{n['train']} train, {n['val']} val, {n['test']} test"
     units = f" (samples of {groups} independent groups)" if groups != total else ""
@@ -300,14 +303,14 @@ def _of_map(similarity: xr.Dataset, anchor: str) -> Section:
 
 
 def _provenance(run: FinishedRun) -> list[tuple[str, str]]:
-    attrs = run.store.attrs
+    encoder, dataset = run.record.encoder, run.record.dataset
     return [
-        ("encoder", attrs["encoder"]["asked"] or attrs["encoder"]["name"]),
-        ("dataset", attrs["dataset"]["asked"] or attrs["dataset"]["name"]),
-        ("about the dataset", attrs["dataset"]["about"]),
+        ("encoder", encoder.asked or encoder.name),
+        ("dataset", dataset.asked or dataset.name),
+        ("about the dataset", dataset.about),
         ("seed of controls and bootstrap", str(run.index.calls[-1]["seed"])),
         *_calls(run),
-        *((f"identity: {key}", value) for key, value in attrs["identity"].items()),
+        *((f"identity: {key}", value) for key, value in run.store.identity.items()),
     ]
 
 

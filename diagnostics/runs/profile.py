@@ -44,7 +44,7 @@ class Profile:
     """One measure (of one target) at every tap.
 
     `data` is the `xarray.Dataset` that the run stores: `score`, `low`, `high` over `tap`, and attributes that state n,
-    pooling, centring, functional and seed. `controls` holds the same for each encoder that should know nothing.
+    pooling, centring, functional and seed. `controls` holds the same for each control encoder (baseline).
     """
 
     measure: str
@@ -228,23 +228,23 @@ class Profile:
         if not self.best.low > 0.0 or by_chance:
             return "not shown to be readable at the tap chosen"
         if math.isnan(self.hidden_gap.value):
-            said = "the output has no value to compare with"
+            finding = "the output has no value to compare with"
         else:
-            said = "hidden by the output" if self.hidden_gap.low > 0 else "no hidden gap shown"
+            finding = "hidden by the output" if self.hidden_gap.low > 0 else "no hidden gap shown"
         if chance is None and self.data.attrs["score_name"] not in ("R2", "skill"):
-            said = f"{said}; chance not tested without the shuffled labels"
+            finding = f"{finding}; chance not tested without the shuffled labels"
         if self.data.attrs["score_name"] in ("R2", "skill"):
             # Of maps the place alone may be readable, which shuffled ones keep.
             margins["shuffled_labels"] = chance
         rivals = [name.replace("_", " ") for name, margin in margins.items() if margin and not margin.low > 0.0]
         if rivals:
-            return f"{said}; not shown to beat {' and '.join(rivals)}"
+            return f"{finding}; not shown to beat {' and '.join(rivals)}"
         near = [
             name.replace("_", " ")
             for name in margins
             if any(reached.value >= NEAR * self.best.value for reached in self.drawn(name))
         ]
-        return f"{said}; within {1 - NEAR:.0%} of {' and '.join(near)}" if near else said
+        return f"{finding}; within {1 - NEAR:.0%} of {' and '.join(near)}" if near else finding
 
     def to_json(self) -> dict[str, Any]:
         """The profile as plain numbers; None for what has no value."""

@@ -1,4 +1,4 @@
-"""What a run records of itself: encoder, dataset and seed in the store's attributes, and each call beside its results."""
+"""The provenance of a run: encoder, dataset and seed in the store's attributes, and each call beside its results."""
 
 from __future__ import annotations
 

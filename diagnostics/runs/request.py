@@ -1,4 +1,4 @@
-"""What one call of `run` asks for: the arguments, checked before any work, and the encoder and dataset that they name."""
+"""The validated arguments of one call of `run`, and the encoder and dataset that they name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choosing measures by name or suite, and comparing the taps of two runs by one of them."""
+"""Selection of measures by name or suite, and comparison of the taps of two runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The similarity of pairs of taps: as the arrays of a map, and in words."""
+"""The similarity of pairs of taps as the arrays of a heatmap, and in words."""
 
 from __future__ import annotations
 

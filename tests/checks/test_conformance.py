@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import diagnostics.encoders.hooks
 from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap, TorchEncoder, stack_taps
-from diagnostics.checks.conformance import CHECKS, Outcome, Subject, check_encoder, run_check
+from diagnostics.checks.conformance import CHECKS, EncoderUnderTest, Outcome, check_encoder, run_check
+from diagnostics.checks.conformance.encoder_under_test import difference, variations
 from diagnostics.checks.conformance.reading import laid_out
-from diagnostics.checks.conformance.subject import difference, variations
 from diagnostics.encoders.encoder import Captured, Reduce, keep
 
 from commands import diagnose, refused
@@ -29,14 +29,14 @@ def verdicts(encoder: Encoder) -> dict[str, str]:
 
 
 def outcome(check: str, encoder: Encoder, again: Callable[[], Encoder] | None = None) -> Outcome:
-    return run_check(check, Subject(encoder, again=again))
+    return run_check(check, EncoderUnderTest(encoder, again=again))
 
 
 def breaks(check: str, encoder: Encoder, said: str, *, alone: bool = True) -> None:
     """The encoder fails that check with these words; and no other check, unless what it does breaks more (`alone`)."""
     found = outcome(check, encoder)
-    assert found.verdict == "failed", found.said
-    assert said in found.said
+    assert found.verdict == "failed", found.message
+    assert said in found.message
     if alone:
         assert [name for name, verdict in verdicts(encoder).items() if verdict == "failed"] == [check]
 
@@ -90,7 +90,7 @@ def test_encoders_that_keep_the_contract_pass_every_check(make: Callable[[], Enc
     assert [o.check for o in found.outcomes] == list(CHECKS)
     idle = {o.check for o in found.outcomes if o.verdict == "not applicable"}
     assert idle <= {"attention", "padding", "sizes"}
-    assert all(o.said and "\n" not in o.said for o in found.outcomes)
+    assert all(o.message and "\n" not in o.message for o in found.outcomes)
     json.dumps(found.to_json(), allow_nan=False)
 
 
@@ -164,7 +164,7 @@ def test_shapes() -> None:
 def test_without_a_pass_that_succeeds_the_rest_refers_to_shapes() -> None:
     found = check_encoder(encoder_of(forward=lambda m, x: 1 / 0))
     by = {o.check: o for o in found.outcomes}
-    assert "ends in ZeroDivisionError" in by["shapes"].said
+    assert "ends in ZeroDivisionError" in by["shapes"].message
     assert by["determinism"] == Outcome("not applicable", "no forward pass succeeds: see shapes", {}, "determinism")
 
 
@@ -179,7 +179,7 @@ def test_grid() -> None:
     figures = {"cells": 16, "share": 1.0, "tolerance": 0, "taps_right": 5, "taps_wrong": 0, "taps_not_verified": 0}
     assert outcome("grid", tiny_image_encoder()).figures == figures
     one = layouts().with_taps(layouts().taps[-1:])
-    assert outcome("grid", one).said == "no tap has a grid of more than one token"
+    assert outcome("grid", one).message == "no tap has a grid of more than one token"
 
 
 # depth
@@ -293,7 +293,7 @@ class AddsKept(nn.Module):
 
 def test_in_place_cannot_be_asked_of_a_model_that_keeps_its_tensors() -> None:
     found = outcome("in_place", encoder_of(keeps := Keeps(), AddsKept(keeps)))
-    assert (found.verdict, found.said[:16]) == ("not applicable", "the model itself")
+    assert (found.verdict, found.message[:16]) == ("not applicable", "the model itself")
 
 
 class ByName(nn.Module):
@@ -360,7 +360,7 @@ def layouts(kind: type[TorchEncoder] = TorchEncoder) -> TorchEncoder:
 
 def test_manual_forward_reads_every_layout() -> None:
     found = outcome("manual_forward", layouts())
-    assert found.verdict == "ok", found.said
+    assert found.verdict == "ok", found.message
     assert outcome("in_place", layouts()).verdict == "ok"
 
 
@@ -536,9 +536,9 @@ def test_identity_stable() -> None:
     assert outcome("identity_stable", encoder_of(Counting())).verdict == "ok"
     seeds = iter(range(10**6))
     found = outcome("identity_stable", tiny_encoder(next(seeds)), lambda: tiny_encoder(next(seeds)))
-    assert (found.verdict, "built a second time it has another weights" in found.said) == ("failed", True)
+    assert (found.verdict, "built a second time it has another weights" in found.message) == ("failed", True)
     found = outcome("identity_stable", tiny_encoder(), lambda: tiny_encoder(mean=1.0))
-    assert "another preprocessing" in found.said
+    assert "another preprocessing" in found.message
     assert outcome("identity_stable", tiny_encoder(), tiny_encoder).verdict == "ok"
 
 
@@ -629,7 +629,7 @@ def test_attention(other: Callable[[Tensor], Tensor], said: str) -> None:
     encoder = encoder_of(Attending(), kind=Weighs)
     encoder.other = other
     breaks("attention", encoder, said)
-    assert "no attention within" in outcome("attention", encoder_of()).said
+    assert "no attention within" in outcome("attention", encoder_of()).message
 
 
 class Heeding(nn.Module):
@@ -670,8 +670,8 @@ def test_padding() -> None:
     assert outcome("padding", masked()).verdict == "ok"
     breaks("padding", masked(heeds=False), "what stands in padding changes the pooled activations of tap norm")
     breaks("padding", masked(shape=3), "valid gives torch.bool of shape (1, 1, 8)", alone=False)
-    assert outcome("padding", masked(valid=False)).said == "it declares no mask of valid tokens"
-    assert outcome("padding", tiny_image_encoder()).said == "image samples are not padded"
+    assert outcome("padding", masked(valid=False)).message == "it declares no mask of valid tokens"
+    assert outcome("padding", tiny_image_encoder()).message == "image samples are not padded"
     refusing = outcome("padding", encoder_of(valid=lambda batch, tap: None))
     assert refusing.verdict == "not applicable"
 
@@ -680,14 +680,14 @@ def test_padding() -> None:
 
 
 def test_sizes() -> None:
-    assert outcome("sizes", tiny_encoder()).said == "a sample of 16 gives a grid of 4 t"
+    assert outcome("sizes", tiny_encoder()).message == "a sample of 16 gives a grid of 4 t"
     encoder = tiny_encoder(sized_for=None)
     encoder = encoder.replace(preprocess=lambda sample: torch.from_numpy(np.float32(sample))[None])
     breaks("sizes", encoder, "sized for a sample of 16, a pass ends in DiagnosticsError", alone=False)
     encoder = encoder.replace(preprocess=lambda sample: torch.from_numpy(np.float32(sample)).view(1, LENGTH))
     breaks("sizes", encoder, "a sample of 16 ends in RuntimeError", alone=False)
     refusing = outcome("sizes", tiny_image_encoder())
-    assert (refusing.verdict, refusing.said[:27]) == ("not applicable", "takes no sample of 8x8x3: i")
+    assert (refusing.verdict, refusing.message[:27]) == ("not applicable", "takes no sample of 8x8x3: i")
 
 
 # whatever else
@@ -743,8 +743,8 @@ def test_difference_is_relative_and_sees_what_is_not_finite() -> None:
 
 
 def test_an_error_within_a_check_is_a_failure_in_words() -> None:
-    subject = Subject(tiny_encoder().replace(sized_for=None, attention=lambda *_: 1 / 0))
-    assert run_check("attention", subject).said == "it ends in ZeroDivisionError: division by zero"
+    subject = EncoderUnderTest(tiny_encoder().replace(sized_for=None, attention=lambda *_: 1 / 0))
+    assert run_check("attention", subject).message == "it ends in ZeroDivisionError: division by zero"
 
 
 MINE = """

@@ -72,7 +72,7 @@ def test_its_checks_fail_when_its_encoder_is_broken(tmp_path: Path) -> None:
     assert turned != text
     encoder.write_text(turned, encoding="utf-8")
     found = check_encoder(f"{encoder}:build")
-    assert [(o.check, "t runs backwards" in o.said) for o in found.outcomes if o.verdict == "failed"] == [
+    assert [(o.check, "t runs backwards" in o.message) for o in found.outcomes if o.verdict == "failed"] == [
         ("grid", True)
     ]
 

@@ -397,7 +397,7 @@ def test_a_tap_that_the_sample_does_not_move_is_wrong() -> None:
 def test_of_a_large_grid_a_seeded_subset_with_its_corners_is_changed() -> None:
     encoder = images(24, 24)
     found = verify_grid(encoder, most=40, seed=5)
-    cells = [cell for cell, _ in found.found]
+    cells = [cell for cell, _ in found.winners]
     assert found.cells == len(set(cells)) == 40
     assert {(0, 0), (0, 23), (23, 0), (23, 23)} <= set(cells)
     assert verify_grid(encoder, most=40, seed=5) == found

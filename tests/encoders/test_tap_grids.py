@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import Grid, Site, Tap, TorchEncoder
-from diagnostics.checks.conformance import check_encoder, run_check, subject_of
+from diagnostics.checks.conformance import check_encoder, prepare_encoder, run_check
 from diagnostics.encoders.placement import TapGrid, verify_taps
 
 from tiny import tiny_encoder, tiny_image_encoder
@@ -65,9 +65,9 @@ def changed(order: Callable[[Tensor], Tensor], block: int, seed: int = 0) -> Tor
 def test_an_order_changed_within_the_trunk_fails_at_the_tap_behind_it(how: str, block: int) -> None:
     order, said = ORDERS[how]
     for seed in range(3):
-        found = run_check("grid", subject_of(changed(order, block, seed)))
+        found = run_check("grid", prepare_encoder(changed(order, block, seed)))
         assert found.verdict == "failed"
-        assert found.said.startswith(f"tap blocks.{block} has a wrong order: ") and said in found.said
+        assert found.message.startswith(f"tap blocks.{block} has a wrong order: ") and said in found.message
         assert found.figures["taps_right"] == 1 + block and found.figures["taps_wrong"] == 4 - block
 
 
@@ -81,7 +81,7 @@ def test_untouched_trunks_are_right_at_every_tap(seed: int) -> None:
     for encoder in (tiny_image_encoder(seed), tiny_image_encoder(seed, side=32, prefix=1), tiny_encoder(seed)):
         first, later = verify_taps(encoder)
         assert first.right and [tap.verdict for tap in later] == ["right"] * 4
-    assert "so do those of 4 later taps" in run_check("grid", subject_of(tiny_encoder(seed))).said
+    assert "so do those of 4 later taps" in run_check("grid", prepare_encoder(tiny_encoder(seed))).message
 
 
 def test_one_set_of_passes_serves_all_taps() -> None:
@@ -152,7 +152,7 @@ def test_what_cannot_be_told_does_not_fail(seed: int) -> None:
     torch.manual_seed(seed)
     found = judged(Mixed())
     assert found.verdict == "not verified" and "no other order explains" in found.explanation
-    said = run_check("grid", subject_of(trunk(Mixed()))).said
+    said = run_check("grid", prepare_encoder(trunk(Mixed()))).message
     assert "not verified at tap out" in said
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError
-from diagnostics.checks.conformance import check_encoder, subject_of
+from diagnostics.checks.conformance import check_encoder, prepare_encoder
 from diagnostics.cli.cut import export
 from diagnostics.cli.inspection import inspect_encoder
 from diagnostics.cli.main import app
@@ -232,7 +232,7 @@ WAYS: dict[str, Callable[..., Any]] = {
     ),
     "inspect": inspect_encoder,
     "check": check_encoder,
-    "subject_of": subject_of,
+    "prepare_encoder": prepare_encoder,
     "export": lambda path, **k: export(path, "blocks.0", "cut", **k),
     "align": _aligned,
     "second teacher": _taught,

@@ -26,8 +26,8 @@ def test_catalogue_and_tables_are_what_the_classes_say(writer: Any) -> None:
 
 
 def test_every_measure_of_the_families_is_bundled(writer: Any) -> None:
-    assert writer.found() == bundled()
-    assert list(writer.found()) == list(bundled())
+    assert writer.all_measures() == bundled()
+    assert list(writer.all_measures()) == list(bundled())
 
 
 def test_what_is_listed_is_what_measures_say_once_they_are_loaded() -> None:

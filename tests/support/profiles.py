@@ -10,6 +10,7 @@ import xarray as xr
 
 from diagnostics.measures.statistics import Interval
 from diagnostics.runs.profile import Profile
+from diagnostics.runs.provenance import DatasetRecord, EncoderRecord, Provenance
 
 
 def profile(
@@ -42,12 +43,12 @@ def finished_run(
     profiles: list[Profile], encoder: str, dataset: str, n: tuple[int, int, int] = (240, 80, 80), **others: Any
 ) -> Any:
     """What a page needs of a run with these profiles; `others` replace what is empty by itself."""
-    named = {"asked": "", "about": "", "groups": sum(n)}
-    attrs = {"encoder": named | {"name": encoder}, "dataset": named | {"name": dataset}, "identity": {}}
+    sizes = dict(zip(("train", "val", "test"), n, strict=True))
+    record = Provenance(EncoderRecord(encoder, "", "", ""), DatasetRecord(dataset, "", "", "", sizes, sum(n)), 0)
     call = {"seed": 0, "versions": {}, "options": {}, "created": "", "python": "", "machine": ""}
     empty = {"untrained": "", "skipped": {}, "redrawn": {}, "similarity": list}
     return SimpleNamespace(
         **empty | others, profiles=lambda: profiles, encoder=encoder, dataset=dataset,
-        n=dict(zip(("train", "val", "test"), n, strict=True)), store=SimpleNamespace(attrs=attrs),
+        n=sizes, record=record, store=SimpleNamespace(identity={}),
         index=SimpleNamespace(calls=[call], entries={}),
     )  # fmt: skip

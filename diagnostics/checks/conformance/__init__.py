@@ -1,4 +1,4 @@
-"""Whether an encoder keeps its contract: checks that ask one thing each, from a handful of forward passes."""
+"""Conformance checks: whether an encoder keeps its contract, tested one property at a time with few forward passes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 
 from diagnostics.activations.fit import fit
 from diagnostics.checks.conformance import declared, identity, masks, passes, reading
+from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, NoPassError
 from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable
-from diagnostics.checks.conformance.subject import NoPassError, Subject
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.specs import build
 
-CHECKS: Mapping[str, Callable[[Subject], Outcome]] = {
+CHECKS: Mapping[str, Callable[[EncoderUnderTest], Outcome]] = {
     "description": declared.description,
     "shapes": declared.shapes,
     "grid": declared.grid,
@@ -39,12 +39,12 @@ CHECKS: Mapping[str, Callable[[Subject], Outcome]] = {
     "sizes": declared.sizes,
 }
 
-__all__ = ["CHECKS", "Conformance", "Outcome", "Subject", "check_encoder", "run_check", "subject_of"]
+__all__ = ["CHECKS", "Conformance", "EncoderUnderTest", "Outcome", "check_encoder", "prepare_encoder", "run_check"]
 
 
 @dataclass(frozen=True)
 class Conformance:
-    """What all checks found about an encoder, after how many forward passes and seconds."""
+    """The outcomes of all checks of an encoder, with the number of forward passes and seconds that they took."""
 
     encoder: str
     outcomes: tuple[Outcome, ...]
@@ -67,7 +67,7 @@ class Conformance:
         }
 
 
-def subject_of(encoder: Encoder | str, data: str | None = None, *, trust_code: bool = False) -> Subject:
+def prepare_encoder(encoder: Encoder | str, data: str | None = None, *, trust_code: bool = False) -> EncoderUnderTest:
     """An encoder, or what a name builds, made ready for checks on its example or on three samples of a dataset.
 
     Raises DiagnosticsError where the encoder cannot be built or sized, and where it does not fit the dataset.
@@ -80,34 +80,34 @@ def subject_of(encoder: Encoder | str, data: str | None = None, *, trust_code: b
         samples = [dataset[i] for i in (0, len(dataset) // 2, len(dataset) - 1)]
     again = functools.partial(build, "encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else None
     try:
-        return Subject(built, samples, again)
+        return EncoderUnderTest(built, samples, again)
     except DiagnosticsError:
         raise
     except Exception as error:
         raise DiagnosticsError(f"{built.name} cannot be sized for a sample: {describe(error)}") from error
 
 
-def run_check(name: str, subject: Subject) -> Outcome:
+def run_check(name: str, subject: EncoderUnderTest) -> Outcome:
     """One check; an error that it meets is a failure, in words. Where no pass succeeds, only the first two say so."""
     try:
         if name not in ("description", "shapes"):
             assert subject.reference
-        found = CHECKS[name](subject)
+        outcome = CHECKS[name](subject)
     except NoPassError:
-        found = not_applicable("no forward pass succeeds: see shapes")
+        outcome = not_applicable("no forward pass succeeds: see shapes")
     except DiagnosticsError as error:
-        found = failed(str(error))
+        outcome = failed(str(error))
     except Exception as error:
-        found = failed(f"it ends in {describe(error)}")
-    return replace(found, check=name)
+        outcome = failed(f"it ends in {describe(error)}")
+    return replace(outcome, check=name)
 
 
 def check_encoder(
     encoder: Encoder | str, data: str | None = None, watch: Watch = silent, *, trust_code: bool = False
 ) -> Conformance:
-    """All checks of an encoder, or of what a name builds; raises as `subject_of` does."""
+    """All checks of an encoder, or of what a name builds; raises as `prepare_encoder` does."""
     started = time.perf_counter()
-    subject = subject_of(encoder, data, trust_code=trust_code)
+    subject = prepare_encoder(encoder, data, trust_code=trust_code)
     outcomes: list[Outcome] = []
     for name in CHECKS:
         watch(Progress(f"checking {subject.encoder.name}", len(outcomes), len(CHECKS), name))

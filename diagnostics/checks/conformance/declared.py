@@ -1,4 +1,4 @@
-"""What an encoder declares against what it does: description, shapes, grid, order by depth, sizes."""
+"""Checks of what an encoder declares: description, shapes, grid, order by depth, sizes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, NoPassError
 from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
-from diagnostics.checks.conformance.subject import NoPassError, Subject
 from diagnostics.encoders.placement.changes import NotVerifiableError
 from diagnostics.encoders.placement.verify_taps import verify_taps
 from diagnostics.encoders.taps import Tap
@@ -22,7 +22,7 @@ CELLS = 64
 IDENTITY = ("weights", "configuration", "preprocessing")
 
 
-def description(subject: Subject) -> Outcome:
+def description(subject: EncoderUnderTest) -> Outcome:
     """Name, modality, taps, output tap and identity are there and can be written down."""
     encoder = subject.encoder
     if encoder.modality not in get_args(Modality):
@@ -45,14 +45,14 @@ def description(subject: Subject) -> Outcome:
     return ok(f"{len(names)} taps, output {encoder.output_tap}", taps=len(names))
 
 
-def shapes(subject: Subject) -> Outcome:
+def shapes(subject: EncoderUnderTest) -> Outcome:
     """Each tap fires and hands over finite [sample, token, feature] as declared."""
     try:
-        found = subject.reference
+        activations = subject.reference
     except NoPassError as error:
         return failed(f"a pass over three samples ends in {error}")
     for tap in subject.encoder.taps:
-        tokens: Any = found.get(tap.name)
+        tokens: Any = activations.get(tap.name)
         if not isinstance(tokens, Tensor):
             return failed(f"tap {tap.name} did not fire")
         wanted = (len(subject.samples), tap.tokens, tap.features)
@@ -65,26 +65,26 @@ def shapes(subject: Subject) -> Outcome:
     return ok("every tap gives finite numbers in the shape that it declares")
 
 
-def grid(subject: Subject) -> Outcome:
+def grid(subject: EncoderUnderTest) -> Outcome:
     """Tokens of every tap stand for the places that its grid declares: see `diagnostics.encoders.placement.verify_taps`."""
     try:
-        found, later = verify_taps(subject.encoder, subject.samples[0], most=CELLS)
+        placement, later = verify_taps(subject.encoder, subject.samples[0], most=CELLS)
     except NotVerifiableError as error:
         return not_applicable(str(error))
     wrong, unknown, right = (
         [tap for tap in later if tap.verdict == verdict] for verdict in ("wrong", "not verified", "right")
     )
     figures = {
-        "cells": found.cells, "share": found.share, "tolerance": found.tolerance,
-        "taps_right": int(found.right) + len(right), "taps_wrong": int(not found.right) + len(wrong),
+        "cells": placement.cells, "share": placement.share, "tolerance": placement.tolerance,
+        "taps_right": int(placement.right) + len(right), "taps_wrong": int(not placement.right) + len(wrong),
         "taps_not_verified": len(unknown),
     }  # fmt: skip
-    if not found.right:
-        return failed(str(found), **figures)
+    if not placement.right:
+        return failed(str(placement), **figures)
     if wrong:
         more = f"; so do {', '.join(tap.tap for tap in wrong[1:4])}{', ...' * (len(wrong) > 4)}" if wrong[1:] else ""
-        return failed(f"tap {wrong[0].tap} has a {wrong[0].explanation}{more}; {found}", **figures)
-    parts = [str(found)]
+        return failed(f"tap {wrong[0].tap} has a {wrong[0].explanation}{more}; {placement}", **figures)
+    parts = [str(placement)]
     if right:
         parts.append(f"so do those of {len(right)} later tap{'s' * (len(right) > 1)}")
     if unknown:
@@ -93,7 +93,7 @@ def grid(subject: Subject) -> Outcome:
     return ok("; ".join(parts), **figures)
 
 
-def depth(subject: Subject) -> Outcome:
+def depth(subject: EncoderUnderTest) -> Outcome:
     """Taps fire in the order in which they are declared, and depth never falls along it."""
     declared = [tap.name for tap in subject.encoder.taps]
     seen = subject.order
@@ -114,7 +114,7 @@ def depth(subject: Subject) -> Outcome:
     return ok(f"taps fire as declared, from depth {first:g} to {last:g}")
 
 
-def sizes(subject: Subject) -> Outcome:
+def sizes(subject: EncoderUnderTest) -> Outcome:
     """A sample of another size is taken with the grids it has, or refused in a sentence."""
     sample = _halved(subject.samples[0], subject.encoder.modality)
     if sample is None:

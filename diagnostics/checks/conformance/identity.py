@@ -1,4 +1,4 @@
-"""The identity of an encoder changes with what decides its activations, and with nothing else; weights can be saved."""
+"""Checks of an encoder's identity, which changes only with what decides its activations, and of saving its weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest
 from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
-from diagnostics.checks.conformance.subject import Subject
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
@@ -19,7 +19,7 @@ NO_MODULE = "it shows no torch module"
 SEED = 40_000_003
 
 
-def identity_weights(subject: Subject) -> Outcome:
+def identity_weights(subject: EncoderUnderTest) -> Outcome:
     """One element of one parameter, or of one buffer, changes the identity; put back, it is as before."""
     if subject.module is None:
         return not_applicable(NO_MODULE)
@@ -55,7 +55,7 @@ def _changed(tensor: Tensor) -> Generator[None]:
             tensor[place] = old
 
 
-def identity_preprocessing(subject: Subject) -> Outcome:
+def identity_preprocessing(subject: EncoderUnderTest) -> Outcome:
     """One number of a prepared sample changes the identity."""
     encoder = subject.encoder
     # Over its method, also where its class has one of its own.
@@ -72,21 +72,21 @@ def identity_preprocessing(subject: Subject) -> Outcome:
     )
 
 
-def _off_by_one(made: Any) -> Any:
+def _off_by_one(prepared: Any) -> Any:
     """The prepared sample with the middle element of its first tensor changed."""
-    if isinstance(made, Mapping):
-        key = next(iter(made))
-        return {**made, key: _off_by_one(made[key])}
-    if isinstance(made, (tuple, list)):
-        return type(made)([_off_by_one(made[0]), *made[1:]])
-    other = torch.as_tensor(made).clone()
+    if isinstance(prepared, Mapping):
+        key = next(iter(prepared))
+        return {**prepared, key: _off_by_one(prepared[key])}
+    if isinstance(prepared, (tuple, list)):
+        return type(prepared)([_off_by_one(prepared[0]), *prepared[1:]])
+    other = torch.as_tensor(prepared).clone()
     flat = other.flatten()
     middle = flat.numel() // 2
     flat[middle] = ~flat[middle] if other.dtype == torch.bool else flat[middle] + 1
     return flat.view(other.shape)
 
 
-def identity_stable(subject: Subject) -> Outcome:
+def identity_stable(subject: EncoderUnderTest) -> Outcome:
     """Passes over batches of any size leave it, and the same encoder built again has the same."""
     before = subject.identity
     subject.capture(subject.batch(subject.samples[:1]))
@@ -99,11 +99,11 @@ def identity_stable(subject: Subject) -> Outcome:
     return ok("built a second time it has the same identity, and passes leave it")
 
 
-def _unlike(one: Mapping[str, str], other: Mapping[str, str]) -> str:
-    return " and ".join(key for key in one if one[key] != other.get(key))
+def _unlike(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    return " and ".join(key for key in before if before[key] != after.get(key))
 
 
-def save_and_load(subject: Subject) -> Outcome:
+def save_and_load(subject: EncoderUnderTest) -> Outcome:
     """Weights saved as safetensors and loaded strictly into a fresh module give the same identity and the same bits."""
     if subject.module is None:
         return not_applicable(NO_MODULE)
@@ -147,6 +147,6 @@ def save_and_load(subject: Subject) -> Outcome:
     return ok(f"{len(saved) / 1e6:.1f} MB of weights, loaded into a fresh module, give the same bits")
 
 
-def _shared(one: nn.Module, other: nn.Module) -> bool:
-    own = {p.untyped_storage().data_ptr() for p in one.parameters() if p.numel()}
+def _shared(module: nn.Module, other: nn.Module) -> bool:
+    own = {p.untyped_storage().data_ptr() for p in module.parameters() if p.numel()}
     return any(p.untyped_storage().data_ptr() in own for p in other.parameters() if p.numel())

@@ -1,4 +1,4 @@
-"""What weighs tokens: attention sums to one, and what stands in padding does not count."""
+"""Checks of how tokens are weighted: attention sums to one, and the content of padding has no effect."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, difference, tolerance
 from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
-from diagnostics.checks.conformance.subject import Subject, difference, tolerance
 from diagnostics.encoders.pooling import pool
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
@@ -21,7 +21,7 @@ ATTENTION_BATCH = 5
 MASS = 1e-3
 
 
-def attention(subject: Subject) -> Outcome:
+def attention(subject: EncoderUnderTest) -> Outcome:
     """Each query's attention is over the tap's tokens, not negative, and sums to 1 (or nothing).
 
     Where a fused kernel hides it, it is recomputed, and times the values it must be what the kernel gave: `capture` of
@@ -48,16 +48,16 @@ def attention(subject: Subject) -> Outcome:
     samples = [subject.samples[i % len(subject.samples)] for i in range(ATTENTION_BATCH)]
     subject.passes += 1
     try:
-        found = subject.encoder.attention(subject.batch(samples), None, look)
+        maps = subject.encoder.attention(subject.batch(samples), None, look)
     except DiagnosticsError as error:
         return not_applicable(str(error).rstrip(".").removeprefix(f"{subject.encoder.name} gives no attention: "))
     if wrong:
         return failed(wrong[0])
-    left = f"; {len(found.left_out)} taps have none of their own" if found.left_out else ""
-    return ok(f"attention of {len(found)} taps sums to 1 within {worst[0]:.1g}{left}", off=worst[0])
+    left = f"; {len(maps.left_out)} taps have none of their own" if maps.left_out else ""
+    return ok(f"attention of {len(maps)} taps sums to 1 within {worst[0]:.1g}{left}", off=worst[0])
 
 
-def padding(subject: Subject) -> Outcome:
+def padding(subject: EncoderUnderTest) -> Outcome:
     """What stands where a sample is padded does not change what is pooled."""
     encoder = subject.encoder
     sample = _padded(subject)
@@ -89,12 +89,12 @@ def padding(subject: Subject) -> Outcome:
         mask = encoder.valid(batch, tap)
         return pool(tap, tokens, names, None if mask is None else mask.to(tokens.device))
 
-    found = subject.capture(batch, pooled)
+    activations = subject.capture(batch, pooled)
     worst = 0.0
     for tap in encoder.taps:
-        differs = difference(found[tap.name][1], found[tap.name][0])
+        differs = difference(activations[tap.name][1], activations[tap.name][0])
         worst = max(worst, differs)
-        if differs > tolerance(found[tap.name]):
+        if differs > tolerance(activations[tap.name]):
             return failed(
                 f"what stands in padding changes the pooled activations of tap {tap.name} by {differs:.2g} of their spread: "
                 "hand the mask to the model and let valid leave those tokens out, or refuse such samples"
@@ -104,7 +104,7 @@ def padding(subject: Subject) -> Outcome:
     )
 
 
-def _padded(subject: Subject) -> np.ndarray | None:
+def _padded(subject: EncoderUnderTest) -> np.ndarray | None:
     sample, modality = subject.samples[0], subject.encoder.modality
     if modality == "text":
         return np.array(str(sample)[: max(1, len(str(sample)) // 2)])

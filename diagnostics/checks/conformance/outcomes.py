@@ -1,4 +1,4 @@
-"""What a check of an encoder found."""
+"""The outcome of one conformance check."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ class Outcome:
     """One check: its verdict and a sentence; `figures` are what was measured, in the units that the sentence names."""
 
     verdict: Verdict
-    said: str
+    message: str
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     check: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
-        return {"check": self.check, "verdict": self.verdict, "said": self.said, "figures": dict(self.figures)}
+        return {"check": self.check, "verdict": self.verdict, "said": self.message, "figures": dict(self.figures)}
 
 
-def ok(said: str, **figures: float) -> Outcome:
+def ok(message: str, **figures: float) -> Outcome:
     """The encoder does what the check asks."""
-    return Outcome("ok", said, figures)
+    return Outcome("ok", message, figures)
 
 
-def failed(said: str, **figures: float) -> Outcome:
+def failed(message: str, **figures: float) -> Outcome:
     """It does not; the sentence says what was found and what to mend."""
-    return Outcome("failed", said, figures)
+    return Outcome("failed", message, figures)
 
 
-def not_applicable(said: str) -> Outcome:
+def not_applicable(message: str) -> Outcome:
     """The check has nothing to ask of this encoder, for the reason given."""
-    return Outcome("not applicable", said)
+    return Outcome("not applicable", message)

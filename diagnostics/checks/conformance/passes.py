@@ -1,4 +1,4 @@
-"""What must hold of any forward pass: it repeats itself, knows no neighbours, and leaves nothing behind."""
+"""Checks of forward passes: deterministic, independent of the other samples of a batch, and without side effects."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, difference, worst_tap
 from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
-from diagnostics.checks.conformance.subject import Subject, difference, worst_tap
 from diagnostics.encoders.encoder import keep
 from diagnostics.encoders.evaluating import seeded, wanting_gradients
 from diagnostics.encoders.taps import Tap
 
 
-def determinism(subject: Subject) -> Outcome:
+def determinism(subject: EncoderUnderTest) -> Outcome:
     """A second pass over the same batch gives the same bits, whatever the state of random numbers."""
     first = subject.reference
     with seeded(12345):
@@ -29,7 +29,7 @@ def determinism(subject: Subject) -> Outcome:
     return ok("two passes give the same bits")
 
 
-def batch_invariance(subject: Subject) -> Outcome:
+def batch_invariance(subject: EncoderUnderTest) -> Outcome:
     """A sample alone gives what it gives among others."""
     alone = subject.capture(subject.batch(subject.samples[-1:]))
     among = {name: tokens[-1:] for name, tokens in subject.reference.items()}
@@ -43,7 +43,7 @@ def batch_invariance(subject: Subject) -> Outcome:
     return ok(f"a sample alone and in a batch differ by {worst:.1g} of a tap's spread at most", difference=worst)
 
 
-def no_graph(subject: Subject) -> Outcome:
+def no_graph(subject: EncoderUnderTest) -> Outcome:
     """What is captured wants no gradients, not even where parameters do."""
     kept: list[str] = []
 
@@ -59,7 +59,7 @@ def no_graph(subject: Subject) -> Outcome:
     return ok("no gradient graph is kept")
 
 
-def hooks(subject: Subject) -> Outcome:
+def hooks(subject: EncoderUnderTest) -> Outcome:
     """After a pass, and after one that broke off in the middle, no hook is left, and the next pass is right."""
     if subject.module is None:
         return not_applicable("it shows no torch module")

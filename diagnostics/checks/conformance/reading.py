@@ -1,4 +1,4 @@
-"""What a tap hands over against what its module took or gave, read in another way than through hooks."""
+"""Checks of what a tap reads: compared with the input or output of its module, obtained without hooks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, difference, tolerance
 from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
-from diagnostics.checks.conformance.subject import Subject, difference, tolerance
 from diagnostics.encoders.hooks import tensors_in
 from diagnostics.encoders.taps import Site, Tap
 
 NO_SITES = "it does not show a torch module and where in it its taps read"
 
 
-def manual_forward(subject: Subject) -> Outcome:
+def manual_forward(subject: EncoderUnderTest) -> Outcome:
     """Each tap equals what its module's `forward` took or gave, laid out in numpy from the Site alone.
 
     Once in the pass in which it is captured, to the bit, and once in a pass without hooks, within rounding (torch takes
@@ -60,7 +60,7 @@ def manual_forward(subject: Subject) -> Outcome:
     )
 
 
-def in_place(subject: Subject) -> Outcome:
+def in_place(subject: EncoderUnderTest) -> Outcome:
     """What was captured stays when the tensor that the tap read is overwritten right after."""
     if not subject.sites:
         return not_applicable(NO_SITES)
@@ -79,7 +79,7 @@ def in_place(subject: Subject) -> Outcome:
     return ok(f"{count[0]} tensors were overwritten after they were read, and nothing captured changed")
 
 
-def _keeps(subject: Subject, tap: Tap, tokens: Tensor) -> bool:
+def _keeps(subject: EncoderUnderTest, tap: Tap, tokens: Tensor) -> bool:
     """Whether overwriting changes what a tap's module takes or gives even where no tap is read."""
     assert tap.site is not None
     with _overwritten(subject), _recorded(subject) as seen:
@@ -110,18 +110,18 @@ def laid_out(value: np.ndarray, tap: Tap, site: Site) -> np.ndarray:
     return np.stack(samples)
 
 
-def _same(one: Tensor, other: Tensor, tap: Tap) -> bool:
+def _same(got: Tensor, wanted: Tensor, tap: Tap) -> bool:
     """Equal bits; but means over rows, which prefix tokens are, round in an order of their own."""
     prefix = tap.grid.prefix if tap.site is not None and tap.site.rows > 1 else 0
-    rounded = one.shape == other.shape and torch.allclose(one[:, :prefix], other[:, :prefix], rtol=1e-4, atol=1e-5)
-    return rounded and torch.equal(one[:, prefix:], other[:, prefix:])
+    rounded = got.shape == wanted.shape and torch.allclose(got[:, :prefix], wanted[:, :prefix], rtol=1e-4, atol=1e-5)
+    return rounded and torch.equal(got[:, prefix:], wanted[:, prefix:])
 
 
 Key = tuple[str, int, str, int]
 
 
 @contextlib.contextmanager
-def _recorded(subject: Subject) -> Generator[dict[Key, np.ndarray]]:
+def _recorded(subject: EncoderUnderTest) -> Generator[dict[Key, np.ndarray]]:
     """(module, call, before or after, which tensor) -> what its forward took or gave, while inside."""
     seen: dict[Key, np.ndarray] = {}
     calls: dict[str, int] = defaultdict(int)
@@ -158,7 +158,7 @@ def _recorded(subject: Subject) -> Generator[dict[Key, np.ndarray]]:
 
 
 @contextlib.contextmanager
-def _overwritten(subject: Subject) -> Generator[list[int]]:
+def _overwritten(subject: EncoderUnderTest) -> Generator[list[int]]:
     """While inside, what a tap's module took and gave is overwritten once all its hooks have run; the model goes on with
     copies. Counts the tensors.
     """
@@ -187,7 +187,7 @@ def _overwritten(subject: Subject) -> Generator[list[int]]:
 
 @contextlib.contextmanager
 def _replaced(
-    subject: Subject, method: str, make: Callable[[str, Callable[..., Any]], Callable[..., Any]]
+    subject: EncoderUnderTest, method: str, make: Callable[[str, Callable[..., Any]], Callable[..., Any]]
 ) -> Generator[None]:
     """A method of each tap's module replaced on that module alone, while inside."""
     assert subject.module is not None

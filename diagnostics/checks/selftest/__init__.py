@@ -1,4 +1,4 @@
-"""Known answers, computed on this machine: every closed form and published constant that a measure must return.
+"""Known answers, computed on this machine: closed forms and published constants that measures must return.
 
 A measure states its own on its class (`known_answers`); those computed from inputs that several measures share stand in the
 module of their family here.
@@ -22,23 +22,23 @@ FAMILIES = ("similarity", "geometry", "locality", "dynamics", "probes", "statist
 
 @dataclass(frozen=True)
 class Outcome:
-    """A case with what came out here; `found` is NaN where it failed with `error`."""
+    """A case with its value computed here; `computed` is NaN where it failed with `error`."""
 
     family: str
     case: Case
-    found: float
+    computed: float
     error: str = ""
 
     @property
     def right(self) -> bool:
         """Whether it is within the tolerance."""
-        return abs(self.found - self.case.expected) <= self.case.tolerance
+        return abs(self.computed - self.case.expected) <= self.case.tolerance
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return {
             "family": self.family, "measure": self.case.measure, "case": self.case.what, "expected": self.case.expected,
-            "found": number(self.found), "tolerance": self.case.tolerance, "right": self.right,
+            "found": number(self.computed), "tolerance": self.case.tolerance, "right": self.right,
             "source": self.case.source, "error": self.error,
         }  # fmt: skip
 

@@ -85,7 +85,7 @@ def _rankme_with_zeros(count: int) -> float:
 def _two_nn_by_hand(x: np.ndarray) -> float:
     """The paper's fit by loops: its slope through the origin, over the smallest nine tenths of log(r2 / r1)."""
     distances = [sorted(math.dist(a, b) for b in x) for a in x]
-    mu = sorted(math.log(two / one) for _, one, two, *_ in distances)
+    mu = sorted(math.log(second / first) for _, first, second, *_ in distances)
     points = [(value, -math.log(1 - i / len(x))) for i, value in enumerate(mu[: len(x) * 9 // 10], 1)]
     return sum(a * b for a, b in points) / sum(a * a for a, _ in points)
 

@@ -1,4 +1,4 @@
-"""The taps of a torch module that nobody described, from one batch: its stack of blocks, and the places of its tokens.
+"""Discovery of the taps of an unknown torch module from one batch: its stack of blocks, and the grids of its tokens.
 
 What stands in `__all__` is for plugins too: `discover` for a torch module, the others for what is run in another way.
 """

@@ -1,4 +1,4 @@
-"""In which order the tokens of a grid lie: one cell of the input is changed, and the token that moves is looked for.
+"""The order in which the tokens of a grid lie, determined by changing one cell of the input at a time.
 
 So no order of tokens is taken on trust. Only images and videos are tried: what a series' normalisation does to one cell,
 it does to all.

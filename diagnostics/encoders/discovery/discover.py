@@ -1,4 +1,4 @@
-"""The taps of a torch module, from one dry pass: `embed`, its blocks, the trunk's end, and its heads."""
+"""Discovers the taps of a torch module in one dry pass: `embed`, its blocks, the end of the trunk, and its heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What moves in the input of the first block when part of the model's input changes: shows what shapes leave open."""
+"""How the first block's input responds when part of the model's input changes, which resolves ambiguous shapes."""
 
 from __future__ import annotations
 

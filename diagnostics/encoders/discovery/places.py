@@ -1,4 +1,4 @@
-"""Which places a tensor's tokens stand for, from its shape and from the axes of the input.
+"""Which places a tensor's tokens stand for, inferred from its shape and the axes of the input.
 
 Shape suffixes: B sample, T token, F feature.
 """

@@ -1,4 +1,4 @@
-"""Finding a model's stack of blocks by its structure, without knowing the model."""
+"""Finds a model's stack of blocks from its module structure alone."""
 
 from __future__ import annotations
 

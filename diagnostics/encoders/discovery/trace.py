@@ -1,4 +1,4 @@
-"""A dry forward pass that records what each block takes and gives, in order of execution."""
+"""Records the input and output of each block in a dry forward pass, in order of execution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verifies that tokens stand for the places that a grid declares."""
+"""Verification that tokens correspond to the places that their grid declares."""
 
 from __future__ import annotations
 

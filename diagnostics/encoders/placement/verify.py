@@ -48,7 +48,7 @@ _MOST_VALUES = 1 << 24
 class Placement:
     """The result of changing single cells of the input, for one tap's grid.
 
-    `found` has one entry for each cell changed: its coordinates along `axes`, and the index of the token that moved most
+    `winners` has one entry for each cell changed: its coordinates along `axes`, and the index of the token that moved most
     among all handed over (prefix tokens first). `tolerance` is how far from its cell the token
     that moves most may lie, where changes reach several tokens, else 0. `order` is what the tap's `Site` needs as its `order` where tokens lie
     otherwise; empty where they are right, where it is not known for every token, or where the site folds rows.
@@ -67,7 +67,7 @@ class Placement:
     unchecked: tuple[str, ...]
     right: bool
     explanation: str
-    found: tuple[tuple[tuple[int, ...], int], ...]
+    winners: tuple[tuple[tuple[int, ...], int], ...]
     order: tuple[int, ...]
 
     @property
@@ -77,7 +77,8 @@ class Placement:
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
-        return asdict(self) | {"share": self.share}
+        fields = {"found" if key == "winners" else key: value for key, value in asdict(self).items()}
+        return fields | {"share": self.share}
 
     def __str__(self) -> str:
         grid = " x ".join(f"{n} {axis}" for n, axis in zip(self.shape, self.axes, strict=True))

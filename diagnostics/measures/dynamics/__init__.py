@@ -1,4 +1,4 @@
-"""What a representation knows of how its input moves: its future, its path in time, its events."""
+"""Measures of dynamics: whether a representation predicts the future, its path in time, and events."""
 
 from diagnostics.measures.dynamics.forecast import mase, seasonal_naive
 from diagnostics.measures.dynamics.latent import linear_predictability, straightness

@@ -1,4 +1,4 @@
-"""Forecasts from a representation, against what a forecast without a model says."""
+"""Forecasts from a representation, compared with a naive forecast that uses no model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a representation moves in time: is its next step a linear map of this one, and does its path run straight?"""
+"""Dynamics of a representation: whether its next step is a linear map of this one, and its path straight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a representation looks like without any target: spectrum, dimension, spread, views, tokens."""
+"""Measures of geometry, which need no target: spectrum, dimension, spread, views, tokens."""
 
 from diagnostics.measures.geometry.dimension import distinct_samples, mle_dimension, two_nn
 from diagnostics.measures.geometry.entropies import dime, matrix_entropy

@@ -1,4 +1,4 @@
-"""Massive activations: features that are large and nearly constant whatever the input is."""
+"""Massive activations: features that are large and almost the same for every input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours of every sample, in blocks and without the cancellation of |a|^2 + |b|^2 - 2 a.b."""
+"""Nearest neighbours of every sample, in blocks, without the cancellation of |a|^2 + |b|^2 - 2 a.b."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures that need several views of a thing: in a run, samples of one group are its views (frames of a video)."""
+"""Measures of several views of one thing; in a run, samples of one group are its views (frames of a video)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Geometry of one pooling over samples, tap by tap: the walk that its measures share."""
+"""The loop over taps shared by measures of geometry on pooled activations."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class GeometryMeasure(Measure):
     ) -> xr.Dataset:
         """The results of all taps, each variable NaN where a tap has none."""
         names = dict.fromkeys(["score", "low", "high", *self.about])
-        variables = {name: ("tap", [one.numbers.get(name, float("nan")) for one in by_tap.values()]) for name in names}
-        reason = store_reasons((tap, one.reason) for tap, one in by_tap.items())
+        variables = {name: ("tap", [row.numbers.get(name, float("nan")) for row in by_tap.values()]) for name in names}
+        reason = store_reasons((tap, row.reason) for tap, row in by_tap.items())
         stated = {FUNCTIONAL: self.functional, CENTRING: self.centring, INTERVAL: self.interval}
         return over_taps(activations, variables, {**stated, **self.about, REASON: reason, **attrs})
 

@@ -1,4 +1,4 @@
-"""How many dimensions a representation fills: functionals of its spectrum.
+"""The effective number of dimensions of a representation: functions of its spectrum.
 
 Names get mixed up in the literature, so each says whether it reads singular values (sigma) or eigenvalues of the covariance
 (lambda, proportional to sigma^2), centred or not. None changes with the scale or a rotation of the features; the centred

@@ -1,4 +1,4 @@
-"""How samples are spread over directions: samples are scaled to length 1, and nothing is centred.
+"""How samples are spread over directions: samples are scaled to length 1, and not centred.
 
 A component that all samples share (a large mean) therefore decides: it pulls all directions together. A sample of length
 zero has no direction and is left out.

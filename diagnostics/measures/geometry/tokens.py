@@ -1,4 +1,4 @@
-"""The tokens of one sample: how many directions they take and how their path bends."""
+"""Geometry of the tokens of one sample: how many directions they use, and how their path bends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What two or more views of the same samples share: functions of paired views."""
+"""Agreement of several views of the same samples: LiDAR, alignment and InfoNCE."""
 
 from __future__ import annotations
 

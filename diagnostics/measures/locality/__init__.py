@@ -1,4 +1,4 @@
-"""Where information lies on the grid: attention, likeness of near and far tokens, what tokens know of their place."""
+"""Measures of locality: attention, similarity of near and far tokens, and whether tokens know their position."""
 
 from diagnostics.measures.locality.autocorrelation import morans_i, null_morans_i
 from diagnostics.measures.locality.consistency import neighbour_chance, neighbour_consistency

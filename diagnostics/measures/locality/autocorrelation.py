@@ -1,4 +1,4 @@
-"""Moran's I: whether neighbours on the grid deviate from the mean alike."""
+"""Moran's I: whether neighbouring tokens of the grid deviate from the mean in the same way."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def _morans_i(x: Tensor, grid: tuple[int, ...]) -> Tensor:
     z = deviations(x)
     together = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     pairs = 0
-    for one, other in rook_pairs(z, grid):
-        together += (one * other).flatten(1).sum(dim=1)
-        pairs += one[0, ..., 0].numel()
+    for cell, neighbour in rook_pairs(z, grid):
+        together += (cell * neighbour).flatten(1).sum(dim=1)
+        pairs += cell[0, ..., 0].numel()
     total = z.square().sum(dim=(1, 2))
     nothing = torch.full_like(total, float("nan"))
     return torch.where(total > 0, together / total * (x.shape[1] / pairs), nothing) if pairs else nothing

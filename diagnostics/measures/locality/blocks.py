@@ -1,4 +1,4 @@
-"""What the measures of tokens share: unit tokens, their cosines in bounded memory, and means over samples at every tap.
+"""Helpers of token measures: unit tokens, their cosines in bounded memory, and means over samples at every tap.
 
 Shape suffixes below: S sample, T grid token in raster order, F feature, R some of the tokens.
 """
@@ -97,7 +97,7 @@ def cosines(unit: Tensor) -> Iterator[tuple[slice, Tensor]]:
         # Symmetric, and `gram` uses that where it pays.
         yield (
             slice(0, tokens),
-            torch.stack([gram(one) for one in unit]) if unit.device.type == "cpu" else unit @ unit.mT,
+            torch.stack([gram(sample) for sample in unit]) if unit.device.type == "cpu" else unit @ unit.mT,
         )
         return
     step = max(1, _MOST // (samples * tokens))

@@ -1,4 +1,4 @@
-"""Whether the tokens most like a token lie beside it."""
+"""Whether the tokens most similar to a token are its neighbours on the grid."""
 
 from __future__ import annotations
 

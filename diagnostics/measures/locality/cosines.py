@@ -1,4 +1,4 @@
-"""How alike the tokens of a sample are, against their distance on the grid."""
+"""Similarity of the tokens of a sample as a function of their distance on the grid."""
 
 from __future__ import annotations
 

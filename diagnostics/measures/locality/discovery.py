@@ -1,4 +1,4 @@
-"""Whether the tokens of an image mark out an object by themselves: LOST, TokenCut and CorLoc."""
+"""Unsupervised object discovery from the tokens of an image: LOST, TokenCut and CorLoc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user may write for a grid and for the size of its cells."""
+"""Validation of user arguments for a grid and for the size of its cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each attention head looks at: how far, how widely, and how much at global tokens."""
+"""Attention heads: distance and entropy of their attention, and how much of it goes to global tokens."""
 
 from __future__ import annotations
 

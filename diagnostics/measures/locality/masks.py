@@ -1,4 +1,4 @@
-"""How well a mask or a box fits another: region and boundary of a mask (DAVIS), intersection over union of boxes (VOC)."""
+"""Agreement of masks (region and boundary, as DAVIS) and of boxes (intersection over union, as VOC)."""
 
 from __future__ import annotations
 

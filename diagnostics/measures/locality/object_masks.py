@@ -1,4 +1,4 @@
-"""What the measures share that compare tokens with objects' masks and fit nothing: which rows they read, and a result."""
+"""Helpers of measures that compare tokens with objects' masks without fitting: rows to read, and the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens of extreme norm: places that a network uses for something else than what lies there."""
+"""Outlier tokens: tokens of extreme norm, which a network uses for something other than their content."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def _likeness(x: Tensor, grid: tuple[int, ...]) -> Tensor:
     there = directed.to(x.dtype)
     total, count = (torch.zeros(x.shape[:2], dtype=x.dtype, device=x.device) for _ in range(2))
     for field, sums in ((unit, total), (there[:, :, None], count)):
-        for (one, other), (left, right) in zip(rook_pairs(field, grid), rook_pairs(sums, grid), strict=True):
-            together = (one * other).sum(dim=-1)
+        for (cell, neighbour), (left, right) in zip(rook_pairs(field, grid), rook_pairs(sums, grid), strict=True):
+            together = (cell * neighbour).sum(dim=-1)
             # Views of `sums`.
             left += together
             right += together

@@ -1,4 +1,4 @@
-"""Whether a token knows where it lies: ridge from single tokens to their place on the grid."""
+"""Whether a token encodes its position: ridge regression from single tokens to their place on the grid."""
 
 from __future__ import annotations
 

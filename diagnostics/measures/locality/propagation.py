@@ -1,4 +1,4 @@
-"""Objects followed through a video by the likeness of tokens: the labels of its first frame, handed on frame by frame."""
+"""Label propagation through a video by token similarity, from the labels of its first frame."""
 
 from __future__ import annotations
 

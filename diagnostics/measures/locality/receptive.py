@@ -1,4 +1,4 @@
-"""How far into the input a token sees: its effective receptive field, by gradients."""
+"""Effective receptive field of a token: which part of the input it depends on, by gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes: what can be read out of a representation, and how well, on samples that were not seen.
+"""Probes: what can be predicted from a representation, and how well, on held-out samples.
 
 Every probe keeps to one protocol: standardised with the statistics of the rows it is fitted on; fitted on train for
 every hyperparameter of one grid for all taps; chosen on val; fitted again on train and val; read once on test.

@@ -1,4 +1,4 @@
-"""The attentive probe: a class or a value from all tokens of a sample, through attention that is learned with it.
+"""The attentive probe: predicts a class or a value from all tokens of a sample, through learned attention.
 
 One cross-attention block as in V-JEPA (Bardes et al. 2024, 2404.08471, section 4), without its perceptron: each of HEADS
 learned queries q_h attends to the tokens x_t of a sample, and what the heads gather is read out linearly,

@@ -1,4 +1,4 @@
-"""Probes from single tokens to a dense target: what they read, block by block, and ridge."""
+"""Probes from single tokens to a dense target: reading block by block, and ridge regression."""
 
 from __future__ import annotations
 

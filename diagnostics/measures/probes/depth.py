@@ -1,4 +1,4 @@
-"""The field's numbers for dense regression of what is positive, such as depth."""
+"""Standard scores for dense regression of positive quantities such as depth."""
 
 from __future__ import annotations
 

@@ -126,8 +126,8 @@ class RidgeStack(ShortRepr):
         away = x - self.mean_x[:, None]
         # In whichever order multiplies the smaller matrices.
         few = columns.shape[2] < min(x.shape[1], k)
-        found = away @ (self.left @ columns) if few else (away @ self.left) @ columns
-        return found.reshape(taps, x.shape[1], shares.shape[1], targets).transpose(1, 2) + self.mean_y
+        fitted = away @ (self.left @ columns) if few else (away @ self.left) @ columns
+        return fitted.reshape(taps, x.shape[1], shares.shape[1], targets).transpose(1, 2) + self.mean_y
 
 
 def refit(x: Tensor, y: Tensor, penalties: Tensor, new: Tensor) -> Tensor:
@@ -169,10 +169,10 @@ class RidgePath(ShortRepr):
     @classmethod
     def from_moments(cls, moments: Moments) -> RidgePath:
         """From gathered moments; standardisation is applied to them afterwards."""
-        one = _Standardised.of(moments)
-        eigenvalues, v = (found.numpy() for found in eigh(torch.from_numpy(one.products)))
-        left, right = one.scale[:, None] * v, v.T @ one.towards
-        return cls(moments.n, one.mean_x, one.mean_y, left, np.maximum(eigenvalues, 0.0), right)
+        scaled = _Standardised.of(moments)
+        eigenvalues, v = (part.numpy() for part in eigh(torch.from_numpy(scaled.products)))
+        left, right = scaled.scale[:, None] * v, v.T @ scaled.towards
+        return cls(moments.n, scaled.mean_x, scaled.mean_y, left, np.maximum(eigenvalues, 0.0), right)
 
     def weights(self, penalty: float) -> np.ndarray:
         """[feature, target] in units of target a unit of feature; 0 for features that are constant where fitted."""
@@ -189,8 +189,8 @@ class RidgePath(ShortRepr):
             raise DiagnosticsError(
                 f"x has shape {tuple(new.shape)}: give [row, feature] with the {len(self.mean_x)} features fitted."
             )
-        one = (as_tensor(field)[None] for field in (self.left, self.eigenvalues, self.right))
-        stack = RidgeStack(self.n, as_tensor(self.mean_x)[None], as_tensor(self.mean_y), *one)
+        fields = (as_tensor(field)[None] for field in (self.left, self.eigenvalues, self.right))
+        stack = RidgeStack(self.n, as_tensor(self.mean_x)[None], as_tensor(self.mean_y), *fields)
         return stack.predict(new[None], chosen)[0].numpy()
 
 
@@ -230,11 +230,11 @@ class RidgeFits(ShortRepr):
     @classmethod
     def from_moments(cls, moments: Moments, penalties: Sequence[float]) -> RidgeFits:
         """As `RidgePath.from_moments`."""
-        one = _Standardised.of(moments)
-        unit = np.eye(len(one.products))
-        factors = (cholesky(torch.from_numpy(one.products + moments.n * penalty * unit)) for penalty in penalties)
-        found = [torch.cholesky_solve(torch.from_numpy(one.towards), factor).numpy() for factor in factors]
-        return cls(one.mean_x, one.mean_y, one.scale[:, None] * np.stack(found))
+        scaled = _Standardised.of(moments)
+        unit = np.eye(len(scaled.products))
+        factors = (cholesky(torch.from_numpy(scaled.products + moments.n * penalty * unit)) for penalty in penalties)
+        weights = [torch.cholesky_solve(torch.from_numpy(scaled.towards), factor).numpy() for factor in factors]
+        return cls(scaled.mean_x, scaled.mean_y, scaled.scale[:, None] * np.stack(weights))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """[penalty, row, target] for x [row, feature]."""
@@ -289,13 +289,13 @@ def leave_one_out(x: Any, y: Any, penalties: float | Sequence[float] = PENALTIES
     targets = _targets(y, features)
     mean = targets.mean(dim=0)
     u, singular, _ = svd(standardised(features)[2])
-    found: list[Tensor] = []
+    predictions: list[Tensor] = []
     for penalty in several(penalties):
         shrunk = singular**2 / (singular**2 + len(features) * penalty)
         fitted = mean + (u * shrunk) @ (u.mT @ (targets - mean))
         leverage = 1 / len(features) + (u**2 * shrunk).sum(dim=1, keepdim=True)
-        found.append(targets - (targets - fitted) / (1 - leverage))
-    return torch.stack(found).cpu().numpy()
+        predictions.append(targets - (targets - fitted) / (1 - leverage))
+    return torch.stack(predictions).cpu().numpy()
 
 
 def standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -324,9 +324,9 @@ def _decomposed(z: Tensor) -> tuple[Tensor, Tensor]:
         eigenvalues, vectors = eigh(products(z))
         return torch.cat([eigenvalues[:, None], vectors.mT], dim=1).numpy()
 
-    found = as_tensor(_KEPT.get("eigh", name, both))
+    decomposed = as_tensor(_KEPT.get("eigh", name, both))
     # In memory of their own, as they come from `eigh`: products round by where it starts.
-    return found[:, 0].clone(), found[:, 1:].clone().mT
+    return decomposed[:, 0].clone(), decomposed[:, 1:].clone().mT
 
 
 def products(z: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The linear probe: ridge for what has a value, logistic regression for what has a class."""
+"""The linear probe: ridge regression for values, logistic regression for classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""k nearest neighbours by cosine, votes weighted by similarity (Wu et al. 2018; DINO)."""
+"""k-nearest-neighbour classification by cosine, with votes weighted by similarity (Wu et al. 2018; DINO)."""
 
 from __future__ import annotations
 

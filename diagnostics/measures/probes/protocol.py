@@ -1,4 +1,4 @@
-"""What all probes share: which rows each split gives, losses by independent unit, and the shape of a result."""
+"""The protocol of all probes: rows of each split, losses by independent unit, and the form of a result."""
 
 from __future__ import annotations
 

@@ -185,11 +185,11 @@ def _fit(
         fits = rows.fit([[penalty]], decrease=_RANKING, start=fits, most=_MOST_RANKING)
         score = mean_iou(confusion(_predict(fits, known, held_out), truth, classes))
         loss = float(fits.judged(_some(held_out, seen)[None], codes)[1].sum())
-        worse = 0 if not tried or (score, -loss) > max(one[0] for one in tried) else worse + 1
+        worse = 0 if not tried or (score, -loss) > max(trial[0] for trial in tried) else worse + 1
         tried.append(((score, -loss), penalty, fits))
         if worse == 2:
             break
-    (best, _), penalty, fits = max(tried, key=lambda one: one[0])
+    (best, _), penalty, fits = max(tried, key=lambda trial: trial[0])
     without = -float(rows.shares.log()[torch.as_tensor(codes, device=device)].sum())
     little = -max(loss for (_, loss), *_ in tried) > (1 - _SHARE) * without
     rows, both = _rows(x, y, of_both[any_], fits)

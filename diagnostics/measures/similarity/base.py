@@ -1,4 +1,4 @@
-"""How similar two taps are, for all pairs of taps within a run or between two runs, against what chance would give.
+"""Similarity of all pairs of taps, within a run or between two runs, compared with chance.
 
 The null: the samples of the second side are permuted, all its taps alike, so that whatever the two sides share is gone
 and everything else (widths, spectra, number and kinship of the taps) stays. The most alike of all pairs is what gets
@@ -190,8 +190,8 @@ class Similarity(Measure):
         return self._result(first, Side(other, there[rows], whole, activations.device, poolings), seed)
 
     def _pooling(self, first: Side, second: Side) -> str:
-        one, other = self.pooling(first), self.pooling(second)
-        return one if one == other else f"{one} in the first run, {other} in the second"
+        pooling, other_pooling = self.pooling(first), self.pooling(second)
+        return pooling if pooling == other_pooling else f"{pooling} in the first run, {other_pooling} in the second"
 
     def _tap(self, name: str) -> str:
         return f"Tap {name} for {self.name}"
@@ -205,7 +205,7 @@ class Similarity(Measure):
         prepared, why = self._prepared(first)
         prepared_other, why_other = (prepared, why) if same else self._prepared(second)
         shape = len(prepared), len(prepared_other)
-        use, use_other = ([i for i, one in enumerate(m) if one is not None] for m in (prepared, prepared_other))
+        use, use_other = ([i for i, tap in enumerate(m) if tap is not None] for m in (prepared, prepared_other))
         ones, others = [prepared[i] for i in use], [prepared_other[i] for i in use_other]
         upper = same and self.symmetric
         if ones and others:

@@ -1,4 +1,4 @@
-"""Similarity by canonical correlations: which directions of two representations go together, whatever their variance.
+"""Similarity by canonical correlations, which do not depend on the variance of the directions.
 
 All three read an orthonormal basis of the centred samples: the canonical correlations are the singular values of the
 product of two of them (Björck and Golub 1973). Directions whose singular value is at most `RANK` of the largest are
@@ -174,7 +174,7 @@ class Decomposed(Similarity):
     def shuffled(
         self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
     ) -> Iterator[np.ndarray]:
-        return super().shuffled([_single(one) for one in firsts], [_single(one) for one in seconds], orders, upper)
+        return super().shuffled([_single(tap) for tap in firsts], [_single(tap) for tap in seconds], orders, upper)
 
 
 def _single(decomposed: Tensor | tuple[Tensor, ...]) -> Any:

@@ -1,4 +1,4 @@
-"""Representational similarity analysis: do two representations find the same pairs of samples unlike?
+"""Representational similarity analysis: whether two representations agree on which samples are dissimilar.
 
 The n (n - 1) / 2 entries of a dissimilarity matrix share samples, so they are no independent units: test by permuting
 samples (as the measure does), never by the p value of the correlation.
@@ -222,6 +222,6 @@ def _entries(order: Tensor) -> Tensor:
     """Where the entries of an upper triangle stand that become its entries when the samples are put in this order."""
     n = len(order)
     row, column = torch.triu_indices(n, n, 1, device=order.device)
-    one, other = order[row], order[column]
-    low, high = torch.minimum(one, other), torch.maximum(one, other)
+    rows, columns = order[row], order[column]
+    low, high = torch.minimum(rows, columns), torch.maximum(rows, columns)
     return low * (2 * n - low - 1) // 2 + high - low - 1

@@ -1,4 +1,4 @@
-"""Kernel matrices gathered over features, and what is computed of two: HSIC and centred kernel alignment."""
+"""Kernel matrices accumulated over features, and functions of two of them: HSIC and centred kernel alignment."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def hsic(x: Any, y: Any, *, unbiased: bool = True) -> float:
     """
     first, second = pair(x, y, 4 if unbiased else 2)
     n = len(first)
-    one, other = (scale_of(float(side.abs().amax())) for side in (first, second))
-    sums = Sums(LinearKernel(first * one), LinearKernel(second * other), unbiased)
-    return sums.both / (n * (n - 3) if unbiased else (n - 1) ** 2) / one / other / one / other
+    scale, other_scale = (scale_of(float(side.abs().amax())) for side in (first, second))
+    sums = Sums(LinearKernel(first * scale), LinearKernel(second * other_scale), unbiased)
+    return sums.both / (n * (n - 3) if unbiased else (n - 1) ** 2) / scale / other_scale / scale / other_scale
 
 
 def center_gram(gram: Any, *, unbiased: bool = True) -> Tensor:

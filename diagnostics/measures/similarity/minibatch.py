@@ -1,4 +1,4 @@
-"""CKA estimated from minibatches: kernels of a batch at a time, for where n x n is too much or samples only pass by."""
+"""CKA estimated from minibatches, for sample sizes whose n x n kernel is too large."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def batch_kernels(blocks: Iterable[Tensor], parts: Sequence[slice]) -> list[Tens
     for block in blocks:
         x = centre(block)
         products = [x[rows] @ x[rows].T for rows in parts]
-        kernels = [kernel.add_(one) for kernel, one in zip(kernels, products, strict=True)] if kernels else products
+        kernels = [kernel.add_(new) for kernel, new in zip(kernels, products, strict=True)] if kernels else products
     return kernels
 
 

@@ -1,4 +1,4 @@
-"""Similarity by nearest neighbours: which samples lie nearest, and how near, in either representation."""
+"""Similarity by nearest neighbours: agreement of two representations on the nearest samples."""
 
 from __future__ import annotations
 
@@ -207,8 +207,8 @@ def _aligned(a: _Kernel, b: _Kernel) -> float:
         return float("nan")
     few, many, where = _matched(a.neighbours, b.neighbours)
     both = few.chance[:-1] * many.chance.index_select(0, where)
-    one, other = both * few.cosine[:-1], both * many.cosine.index_select(0, where)
-    values = (one, other) if few is a.neighbours else (other, one)
+    of_few, of_many = both * few.cosine[:-1], both * many.cosine.index_select(0, where)
+    values = (of_few, of_many) if few is a.neighbours else (of_many, of_few)
     return _masked_hsic(few, *values) / (a.own**0.5 * b.own**0.5)
 
 

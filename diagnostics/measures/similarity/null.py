@@ -1,4 +1,4 @@
-"""The permutation null of similarities: samples of one side permuted by whole groups, and what the best pair reaches then."""
+"""The permutation null of similarities: whole groups of samples are permuted, and the best pair recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels of many taps as rows of pairs: one float64 vector a tap over the pairs i < j of samples.
+"""Kernels of many taps, packed: one float64 vector for each tap, over the pairs i < j of samples.
 
 U-centred kernels are symmetric with zero diagonal, so these n (n - 1) / 2 numbers are all there is; divided by their norm,
 the similarity of two taps is the product of two vectors, and permuting samples only moves entries.
@@ -65,8 +65,8 @@ def products(firsts: Sequence[Tensor], seconds: Sequence[Tensor]) -> np.ndarray:
     same = firsts is seconds
     for start in range(0, len(firsts[0]), BLOCK):
         part = slice(start, start + BLOCK)
-        first = torch.stack([one[part] for one in firsts])
-        total += first @ (first if same else torch.stack([one[part] for one in seconds])).T
+        first = torch.stack([kernel[part] for kernel in firsts])
+        total += first @ (first if same else torch.stack([kernel[part] for kernel in seconds])).T
     return total.cpu().numpy()
 
 
@@ -77,8 +77,8 @@ def shuffled_products(
 
     Entries of all taps lie side by side, so that a permutation fetches those of a pair together.
     """
-    first = torch.stack([one.float() for one in firsts])
-    second = torch.stack([one.float() for one in seconds], dim=1)
+    first = torch.stack([kernel.float() for kernel in firsts])
+    second = torch.stack([kernel.float() for kernel in seconds], dim=1)
     for order in orders:
         n = len(order)
         rows, columns = _samples(n, order.device)

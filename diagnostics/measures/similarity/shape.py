@@ -1,4 +1,4 @@
-"""Similarity of shapes: how far apart two clouds of samples lie once one is shifted, scaled and turned onto the other.
+"""Shape distances: how far apart two representations are after optimal translation, scaling and rotation.
 
 Both are metrics (the triangle inequality holds), so that taps can be clustered or embedded by them.
 """

@@ -1,4 +1,4 @@
-"""The estimator of the torch-cka package, as it is, so that numbers published with it can be reproduced."""
+"""The estimator of the torch-cka package, unchanged, to reproduce numbers published with it."""
 
 from __future__ import annotations
 

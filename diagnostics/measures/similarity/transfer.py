@@ -1,4 +1,4 @@
-"""Similarity for transfer: how far apart the predictions of ridge regression from two representations lie."""
+"""Transfer similarity: how far apart the predictions of ridge regression from two representations are."""
 
 from __future__ import annotations
 

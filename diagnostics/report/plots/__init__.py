@@ -1,4 +1,4 @@
-"""Figures drawn by plotly, from their arrays."""
+"""Figures drawn with plotly from their arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matrices drawn as heatmaps: the similarity of pairs of taps, and shares of alignments by target."""
+"""Heatmaps: the similarity of pairs of taps, and the shares of alignments by target."""
 
 from __future__ import annotations
 

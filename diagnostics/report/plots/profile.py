@@ -1,4 +1,4 @@
-"""A profile drawn: score by tap with its band, heads, controls and reference lines."""
+"""The figure of a profile: score by tap with its band, heads, controls and reference lines."""
 
 from __future__ import annotations
 

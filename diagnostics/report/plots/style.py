@@ -1,4 +1,4 @@
-"""The style that all figures share, and how they stand on a page."""
+"""The style shared by all figures, and their embedding in a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs side by side: curves by relative depth, paired differences, what alignments bought and cost, where taps correspond."""
+"""Comparison of runs: curves by relative depth, paired differences, gains and losses of alignments, matching taps."""
 
 from diagnostics.runs.comparison.comparison import Comparison, compare
 

@@ -1,4 +1,4 @@
-"""Whether runs can be held against each other: the same samples, targets, splits, pooling and protocol."""
+"""Whether runs are comparable: the same samples, targets, splits, pooling and protocol."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def _refused(first: Member, other: Member, what: str, remedy: str) -> Diagnostic
 
 
 def _same_data(first: Member, other: Member) -> None:
-    one, two = first.run.store, other.run.store
+    mine, theirs = first.run.store, other.run.store
     facts = first.run.record.dataset, other.run.record.dataset
     again = "Run both encoders on one dataset."
-    ids = _texts(one.ids), _texts(two.ids)
+    ids = _texts(mine.ids), _texts(theirs.ids)
     missing = set(ids[0]) ^ set(ids[1])
     if missing:
         raise _refused(
@@ -76,7 +76,7 @@ def _same_data(first: Member, other: Member) -> None:
             again,
         )  # fmt: skip
     order = [np.argsort(names, kind="stable") for names in ids]
-    split = [_texts(store.split)[rows] for store, rows in zip((one, two), order, strict=True)]
+    split = [_texts(store.split)[rows] for store, rows in zip((mine, theirs), order, strict=True)]
     if moved := int((split[0] != split[1]).sum()):
         at = int(np.flatnonzero(split[0] != split[1])[0])
         raise _refused(
@@ -85,7 +85,7 @@ def _same_data(first: Member, other: Member) -> None:
             "other)",
             again,
         )  # fmt: skip
-    targets = one.targets(), two.targets()
+    targets = mine.targets(), theirs.targets()
     if lacking := sorted(set(targets[0]) ^ set(targets[1])):
         raise _refused(first, other, f"only one of them has the target {lacking[0]}", again)
     for name in sorted(targets[0]):
@@ -109,18 +109,18 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _same_storage(first: Member, other: Member) -> None:
     """The same pooling, precision and version."""
-    one, two = first.run.store, other.run.store
-    if tuple(one.poolings) != tuple(two.poolings):
-        both = [name for name in one.poolings if name in two.poolings] or ["mean"]
+    mine, theirs = first.run.store, other.run.store
+    if tuple(mine.poolings) != tuple(theirs.poolings):
+        both = [name for name in mine.poolings if name in theirs.poolings] or ["mean"]
         raise _refused(
             first, other,
-            f"one pools tokens by {one.pooling}, the other by {two.pooling}",
+            f"one pools tokens by {mine.pooling}, the other by {theirs.pooling}",
             f"Run both with --pooling {','.join(both)}.",
         )  # fmt: skip
-    if one.plan.precision != two.plan.precision:
+    if mine.plan.precision != theirs.plan.precision:
         raise _refused(
             first, other,
-            f"one keeps tokens in {one.plan.precision}, the other in {two.plan.precision}",
+            f"one keeps tokens in {mine.plan.precision}, the other in {theirs.plan.precision}",
             "Run both with one --precision.",
         )  # fmt: skip
     versions = {version for member in (first, other) for version in member.run.versions}
@@ -134,20 +134,20 @@ def _same_storage(first: Member, other: Member) -> None:
 
 def _same_taps(first: Member, other: Member) -> None:
     """Of one encoder the same taps: its curve would differ from itself between them."""
-    one, two = ({tap.name for tap in member.run.store.taps} for member in (first, other))
-    if first.weights == other.weights and one != two:
+    mine, theirs = ({tap.name for tap in member.run.store.taps} for member in (first, other))
+    if first.weights == other.weights and mine != theirs:
         raise _refused(
             first, other,
-            f"both are of one encoder, and only one of them has its tap {min(one ^ two)}",
+            f"both are of one encoder, and only one of them has its tap {min(mine ^ theirs)}",
             "Run both with the same --taps.",
         )  # fmt: skip
 
 
 def _same_protocol(name: str, first: Member, other: Member) -> str:
     """Why a profile is left out ("" where it is not); raises where pooled activations were measured in different ways."""
-    one, two = (member.profiles[name].data for member in (first, other))
+    results, other_results = (member.profiles[name].data for member in (first, other))
     for key in ("seed", "penalties"):
-        mine, theirs = one.attrs.get(key), two.attrs.get(key)
+        mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
         if not np.array_equal(np.asarray(mine), np.asarray(theirs)):
             raise _refused(
                 first,
@@ -155,9 +155,9 @@ def _same_protocol(name: str, first: Member, other: Member) -> str:
                 f"{name} was computed with another {key} ({mine} and {theirs})",
                 "Give both the same options.",
             )
-    pooled = all(data.attrs.get("pooling") == first.run.store.pooling for data in (one, two))
+    pooled = all(data.attrs.get("pooling") == first.run.store.pooling for data in (results, other_results))
     for key in PROTOCOL:
-        mine, theirs = one.attrs.get(key), two.attrs.get(key)
+        mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
         if mine != theirs and pooled:
             raise _refused(
                 first, other, f"{name} was computed with another {key} ({mine} and {theirs})", "Run both again."
@@ -166,12 +166,12 @@ def _same_protocol(name: str, first: Member, other: Member) -> str:
             # Each encoder has tokens of its own.
             return f"{first.name} and {other.name} were read with another {key} ({mine}; {theirs})"
     for key in COUNTS:
-        mine, theirs = one.attrs.get(key), two.attrs.get(key)
+        mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
         if mine != theirs:
             return f"{key} is {mine} in {first.name} and {theirs} in {other.name}"
     if not first.profiles[name].is_probe:
         return ""
-    units = [sorted(_texts(data["unit"].values)) for data in (one, two)]
+    units = [sorted(_texts(data["unit"].values)) for data in (results, other_results)]
     if units[0] != units[1]:
         return f"read on other test units in {first.name} and {other.name}"
     reference = [probe_losses(member.profiles[name]).common_reference for member in (first, other)]

@@ -1,4 +1,4 @@
-"""The findings of a comparison as plain numbers, for `--json`."""
+"""The findings of a comparison as JSON values."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def findings_json(findings: Findings) -> dict[str, Any]:
         "runs": [_member(member) for member in findings.members],
         "depth": numbers(findings.data["depth"]),
         "profiles": [_profile(findings, str(name)) for name in findings.data["target"].values],
-        "groups": [_group_score(one) for one in findings.group_scores],
+        "groups": [_group_score(score) for score in findings.group_scores],
         "families": [
-            {"family": one.family, "group": one.group, "profiles": list(one.profiles), **_estimate(one.hidden_gap)}
-            for one in findings.family_gaps
+            {"family": gap.family, "group": gap.group, "profiles": list(gap.profiles), **_estimate(gap.hidden_gap)}
+            for gap in findings.family_gaps
         ],
-        "differences": [_difference(one) for one in findings.differences],
-        "along_depth": [_curve(one) for one in findings.curve_differences],
-        "shares": [_shares(one) for one in findings.shares],
-        "similarity": [_tap_similarity(one) for one in findings.tap_similarities],
+        "differences": [_difference(difference) for difference in findings.differences],
+        "along_depth": [_curve(curve) for curve in findings.curve_differences],
+        "shares": [_shares(shares) for shares in findings.shares],
+        "similarity": [_tap_similarity(similarity) for similarity in findings.tap_similarities],
         "left_out": findings.left_out,
     }
 

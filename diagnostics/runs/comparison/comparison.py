@@ -1,4 +1,4 @@
-"""One call of `compare`: runs that agree, held against each other in every way that their measures allow."""
+"""Compares runs in every way that their measures allow, after checking that they are comparable."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def compare(
         tuple(members),
         curves(members, names, seed),
         tuple(group_scores),
-        tuple(family_gaps(by_profile, families, first_of_each_target([one.profile for one in group_scores]), seed)),
+        tuple(family_gaps(by_profile, families, first_of_each_target([row.profile for row in group_scores]), seed)),
         tuple(differences_of(by_profile, seed, matched)),
         tuple(curve_differences(by_profile, seed, matched)),
         tuple(_all_shares(pairs, groups, probes, read, seed)),
@@ -131,7 +131,7 @@ def compare(
 def _pairs_of_runs(groups: dict[str, list[Member]]) -> list[tuple[Member, Member]]:
     """The first run of each pair of groups; and two seeds of each group, the yardstick of how alike two trainings are."""
     within = [(members[0], members[1]) for members in groups.values() if len(members) > 1]
-    return [*((one[0], other[0]) for one, other in combinations(groups.values(), 2)), *within]
+    return [*((first[0], second[0]) for first, second in combinations(groups.values(), 2)), *within]
 
 
 def _all_shares(
@@ -146,7 +146,7 @@ def _all_shares(
         for name in probes:
             target = name.partition("/")[2]
             purpose = bool(target) and any(target == aligned.target for aligned, _ in matched)
-            runs = [Matched(read[name][one.name], read[name][base.name], base.profiles[name]) for one, base in matched]
+            runs = [Matched(read[name][run.name], read[name][base.name], base.profiles[name]) for run, base in matched]
             base = matched[0][1].group
             shares.append(shares_of(name, group, base, len(groups[base]), purpose, runs, seed))
     return shares

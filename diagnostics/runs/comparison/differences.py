@@ -1,5 +1,4 @@
-"""Groups of runs against each other on the same samples: at the best tap, at the output, in what the output hides, and
-along the depth."""
+"""Paired differences of groups of runs on the same samples: best tap, output, hidden gap, and along depth."""
 
 from __future__ import annotations
 
@@ -78,8 +77,8 @@ def differences_of(by_profile: Mapping[str, Groups], seed: int, matched: Matched
                 Difference(profile, first, second, quantity, _between(ours, theirs, quantity, seed, paired))
                 for quantity in QUANTITIES
             ]
-    corrected = holm(np.array([one.estimate.p for one in differences]))
-    return [replace(one, p_corrected=float(p)) for one, p in zip(differences, corrected, strict=True)]
+    corrected = holm(np.array([difference.estimate.p for difference in differences]))
+    return [replace(difference, p_corrected=float(p)) for difference, p in zip(differences, corrected, strict=True)]
 
 
 def _runs_to_compare(
@@ -161,7 +160,7 @@ def curve_differences(
             fitted.append(runs[0].fit_units)
             nothing = np.full(len(depths), np.nan)
             curves.append(CurveDifference(profile, first, second, depths, each.sum(axis=1), nothing))
-    return [replace(one, p=p) for one, p in zip(curves, flipped(by_unit, units, fitted, seed), strict=True)]
+    return [replace(curve, p=p) for curve, p in zip(curves, flipped(by_unit, units, fitted, seed), strict=True)]
 
 
 def _shares(run: ProbeLosses, reference: np.ndarray) -> bool:

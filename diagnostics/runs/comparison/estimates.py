@@ -1,4 +1,4 @@
-"""Numbers of groups of runs with intervals: over the test units that all runs share, and over the seeds of training.
+"""Estimates for groups of runs, with intervals over the shared test units and over the training seeds.
 
 Two things vary: which samples were tested, and which seed trained the encoder. Samples are resampled, the same ones for
 all runs, so that differences are paired. A few seeds cannot be resampled (a bootstrap of three is far too narrow), so the

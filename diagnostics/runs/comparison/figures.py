@@ -1,4 +1,4 @@
-"""Figures of a comparison as arrays: curves of all runs on one axis of depth, and matrices of alignments by targets."""
+"""Figures of a comparison as arrays: curves of all runs by relative depth, and matrices of alignments by target."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def _curve(data: xr.Dataset, member: Member, profile: str) -> DepthCurve:
 
 def shares_figures(findings: Findings, profiles: Sequence[str]) -> list[SharesFigure]:
     """Each share that any alignment has, as a matrix of alignments by targets."""
-    chosen = [one for one in findings.shares if one.profile in profiles]
-    by_cell = {(one.group, one.profile): one for one in chosen}
+    chosen = [alignment for alignment in findings.shares if alignment.profile in profiles]
+    by_cell = {(alignment.group, alignment.profile): alignment for alignment in chosen}
     rows = tuple(dict.fromkeys(group for group, _ in by_cell))
-    columns = [name for name in profiles if any(one.profile == name for one in chosen)]
+    columns = [name for name in profiles if any(alignment.profile == name for alignment in chosen)]
     return [
         SharesFigure(
             title,
@@ -60,5 +60,5 @@ def shares_figures(findings: Findings, profiles: Sequence[str]) -> list[SharesFi
             *((-1.0, 1.0) if share == "recovered" else (0.0, 2.0)),
         )
         for share, title in SHARES.items()
-        if any(getattr(one, share) for one in chosen)
+        if any(getattr(alignment, share) for alignment in chosen)
     ]

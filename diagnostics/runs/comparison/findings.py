@@ -1,4 +1,4 @@
-"""What a comparison finds, as data."""
+"""The findings of a comparison, as data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each group of runs reaches in each probe: best tap, output, hidden gap and what its head throws away."""
+"""Scores of each group of runs in each probe: best tap, output, hidden gap, and what is lost in the head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runs of a comparison: what each is called, its group, its seed, and the run that an alignment started from."""
+"""The runs of a comparison: their names, groups, seeds, and the base run of each alignment."""
 
 from __future__ import annotations
 
@@ -128,9 +128,9 @@ def pairs_with_base(members: Sequence[Member], base: str | None) -> dict[str, li
     if base is None:
         for member in members:
             # An alignment that changed nothing has its base's weights; one may have started from another alignment.
-            able = [one for one in members if member.base and one.weights == member.base and one.group != member.group]
+            able = [run for run in members if member.base and run.weights == member.base and run.group != member.group]
             if able:
-                pairs.setdefault(member.group, []).append((member, min(able, key=lambda one: bool(one.base))))
+                pairs.setdefault(member.group, []).append((member, min(able, key=lambda run: bool(run.base))))
         return pairs
     groups = by_group(members)
     if base not in groups:
@@ -139,10 +139,10 @@ def pairs_with_base(members: Sequence[Member], base: str | None) -> dict[str, li
     for member in members:
         if member.group == base:
             continue
-        matching = bases if len(bases) == 1 else [one for one in bases if one.seed == member.seed]
+        matching = bases if len(bases) == 1 else [run for run in bases if run.seed == member.seed]
         if not matching:
             raise DiagnosticsError(
-                f"{member.name} has no base: {base} has seeds {', '.join(str(one.seed) for one in bases)}. Leave it out, or "
+                f"{member.name} has no base: {base} has seeds {', '.join(str(run.seed) for run in bases)}. Leave it out, or "
                 "give the run of that seed."
             )
         pairs.setdefault(member.group, []).append((member, matching[0]))

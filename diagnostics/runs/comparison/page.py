@@ -1,4 +1,4 @@
-"""A comparison as a page: what each encoder holds, what alignments bought and cost, paired differences, where taps correspond."""
+"""The page of a comparison: scores, gains and losses of alignments, paired differences, matching taps."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MOST_ROWS = 30
 
 def comparison_page(findings: Findings) -> Page:
     """The findings of a comparison. A brief page has one probe of each target."""
-    brief = first_of_each_target([one.profile for one in findings.group_scores])
+    brief = first_of_each_target([row.profile for row in findings.group_scores])
     beware = [Sentence(f"Beware: {caution}.", "caution", only="full") for caution in cautions(findings)]
     return Page(
         title=f"{len(findings.members)} runs on {findings.data.attrs['dataset']}",
@@ -92,7 +92,7 @@ def _group_scores(findings: Findings, brief: Sequence[str]) -> Section:
     if not findings.group_scores:
         return Section("", "")
     several = any(len(members) > 1 for members in findings.groups.values())
-    heads = any(one.head_drop for one in findings.group_scores)
+    heads = any(row.head_drop for row in findings.group_scores)
     anchors = _anchors(findings)
     columns = [
         *map(Column, ("target", "encoder", "best tap (depth)", "score", "output", "hidden gap")),
@@ -101,14 +101,14 @@ def _group_scores(findings: Findings, brief: Sequence[str]) -> Section:
     rows = [
         Row(
             (
-                target_name(findings, one.profile), unbroken(one.group), one.best_tap_text, Number(one.best.interval),
-                Number(one.output.interval), _hidden_gap(findings, one),
-                *([Number(one.head_drop and one.head_drop.interval, signed=True)] if heads else []),
+                target_name(findings, row.profile), unbroken(row.group), row.best_tap_text, Number(row.best.interval),
+                Number(row.output.interval), _hidden_gap(findings, row),
+                *([Number(row.head_drop and row.head_drop.interval, signed=True)] if heads else []),
             ),
-            anchors[one.profile],
-            _length(one.profile, brief),
+            anchors[row.profile],
+            _length(row.profile, brief),
         )
-        for one in findings.group_scores
+        for row in findings.group_scores
     ]  # fmt: skip
     return Section(
         "What each holds, and what its output hides",
@@ -142,17 +142,17 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
     if not findings.shares:
         return Section("", "")
     # A share without a value names its reason by its place among them, from 1.
-    reasons = list(dict.fromkeys(why for one in findings.shares for why in one.reasons.values()))
+    reasons = list(dict.fromkeys(why for row in findings.shares for why in row.reasons.values()))
     columns = ("alignment", "target", "base's hidden gap", "recovered", "kept at best tap", "kept at output")
     rows = [
         Row(
             (
-                alignment_name(one), target_name(findings, one.profile) + (", made for it" if one.purpose else ""),
-                Number(one.gap, signed=True), *_share_cells(one, reasons),
+                alignment_name(row), target_name(findings, row.profile) + (", made for it" if row.purpose else ""),
+                Number(row.gap, signed=True), *_share_cells(row, reasons),
             ),
-            only=_length(one.profile, brief),
+            only=_length(row.profile, brief),
         )
-        for one in findings.shares
+        for row in findings.shares
     ]  # fmt: skip
     return Section(
         "What an alignment bought, and what it cost",
@@ -185,17 +185,17 @@ def _share_cells(shares: Shares, reasons: Sequence[str]) -> list[Cell]:
 
 def _differences(findings: Findings, brief: Sequence[str]) -> Section:
     by_pair: dict[tuple[str, str, str], list[Difference]] = {}
-    for one in findings.differences:
-        by_pair.setdefault((one.profile, one.first, one.second), []).append(one)
+    for difference in findings.differences:
+        by_pair.setdefault((difference.profile, difference.first, difference.second), []).append(difference)
     if not by_pair:
         return Section("", "")
-    curves = {(one.profile, one.first, one.second): one for one in findings.curve_differences}
+    curves = {(curve.profile, curve.first, curve.second): curve for curve in findings.curve_differences}
     shown = [pair for pair in by_pair if pair[0] in brief]
     kept = shown
     few = None
     if len(shown) > MOST_ROWS:
         differing = [
-            pair for pair in shown if any(one.survives for one in by_pair[pair]) or curves[pair].at is not None
+            pair for pair in shown if any(row.survives for row in by_pair[pair]) or curves[pair].at is not None
         ]
         kept = differing[:MOST_ROWS]
         which = "the first of those" if len(differing) > MOST_ROWS else "those"
@@ -207,7 +207,7 @@ def _differences(findings: Findings, brief: Sequence[str]) -> Section:
             (
                 target_name(findings, pair[0]),
                 f"{unbroken(pair[1])} - {unbroken(pair[2])}",
-                *(Number(one.estimate.interval, signed=True, mark="*" if one.survives else "") for one in differences),
+                *(Number(row.estimate.interval, signed=True, mark="*" if row.survives else "") for row in differences),
                 describe_curve(curves[pair]),
             ),
             only=None if pair in kept else "full",
@@ -274,8 +274,10 @@ def _families(findings: Findings) -> list[Section]:
 
 def _tap_maps(findings: Findings) -> Section:
     maps = [
-        Section(f"{one.first} and {one.second}", f"m{i}", (map_figure(one.data, (one.first, one.second)),), wide=False)
-        for i, one in enumerate(findings.tap_similarities)
+        Section(
+            f"{pair.first} and {pair.second}", f"m{i}", (map_figure(pair.data, (pair.first, pair.second)),), wide=False
+        )
+        for i, pair in enumerate(findings.tap_similarities)
     ]
     return Section(
         "Where taps correspond",

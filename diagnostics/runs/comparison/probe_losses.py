@@ -1,4 +1,4 @@
-"""What one run's probe found, laid out so that runs can be held against each other: losses by independent unit."""
+"""Losses of one probe of one run by independent unit, arranged for comparison between runs."""
 
 from __future__ import annotations
 

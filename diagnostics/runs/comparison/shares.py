@@ -1,4 +1,4 @@
-"""What an alignment bought and what it cost: recovered share and kept share of each target, against its base."""
+"""Gains and losses of an alignment against its base: recovered and kept share of each target."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _floor(pairs: Sequence[Matched]) -> tuple[float, str]:
     if pairs[0].profile.data.attrs["score_name"] in ("R2", "skill"):
         return 0.0, ""
     levels = [pair.profile.control("shuffled_labels") for pair in pairs]
-    values = [one.value for one in levels if one is not None and math.isfinite(one.value)]
+    values = [level.value for level in levels if level is not None and math.isfinite(level.value)]
     if len(values) < len(pairs):
         return math.nan, "what chance reaches is not known: run the base with its controls"
     return float(np.mean(values)), ""

@@ -1,4 +1,4 @@
-"""Where the taps of one run stand in another: by which of its taps they are most alike."""
+"""Which taps of two runs match: the most similar tap of the other run."""
 
 from __future__ import annotations
 

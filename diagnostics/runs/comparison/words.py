@@ -1,4 +1,4 @@
-"""What a comparison found, in words."""
+"""The findings of a comparison as sentences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def describe_runs(findings: Findings) -> str:
 def cautions(findings: Findings) -> list[str]:
     """How few units scores rest on, where they do; and of which run's loss a few carry most."""
     profiles = [
-        (member.name, member.profiles[one.profile]) for one in findings.group_scores for member in findings.members
+        (member.name, member.profiles[score.profile]) for score in findings.group_scores for member in findings.members
     ]
     heavy = [f"{name}: {profile.heavy}" for name, profile in profiles if profile.heavy]
     return list(dict.fromkeys([*(profile.few for _, profile in profiles if profile.few), *heavy]))
@@ -45,10 +45,10 @@ def target_name(findings: Findings, profile: str) -> str:
 def describe_families(findings: Findings) -> list[str]:
     """The mean hidden gap of each family's targets, by group."""
     lines: list[str] = []
-    for family in dict.fromkeys(one.family for one in findings.family_gaps):
-        rows = [one for one in findings.family_gaps if one.family == family]
-        gaps = "; ".join(f"{one.group} {format_interval(one.hidden_gap.interval, signed=True)}" for one in rows)
-        counts = sorted({len(one.profiles) for one in rows})
+    for family in dict.fromkeys(gap.family for gap in findings.family_gaps):
+        rows = [gap for gap in findings.family_gaps if gap.family == family]
+        gaps = "; ".join(f"{gap.group} {format_interval(gap.hidden_gap.interval, signed=True)}" for gap in rows)
+        counts = sorted({len(gap.profiles) for gap in rows})
         of = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
         lines.append(f"mean hidden gap, {family} ({of} target{'s' if counts[-1] > 1 else ''}): {gaps}")
     return lines
@@ -76,9 +76,9 @@ def describe_heads(findings: Findings, profiles: Sequence[str]) -> list[str]:
     lines: list[str] = []
     for group in findings.groups:
         drops = [
-            f"{target_name(findings, one.profile)} {format_interval(one.head_drop.interval, signed=True)}"
-            for one in findings.group_scores
-            if one.group == group and one.profile in profiles and one.head_drop is not None
+            f"{target_name(findings, score.profile)} {format_interval(score.head_drop.interval, signed=True)}"
+            for score in findings.group_scores
+            if score.group == group and score.profile in profiles and score.head_drop is not None
         ]
         if drops:
             lines.append(f"end of trunk minus end of head, {group}: {'; '.join(drops)}")
@@ -94,10 +94,10 @@ def alignment_name(shares: Shares) -> str:
 
 def describe_correction(findings: Findings) -> str:
     """How many differences survive, after which correction, and what the intervals are over."""
-    tested = [one for one in findings.differences if not math.isnan(one.p_corrected)]
+    tested = [difference for difference in findings.differences if not math.isnan(difference.p_corrected)]
     if not tested:
         return "none can be tested"
-    both = [one for one in tested if one.estimate.over_both is not None]
+    both = [difference for difference in tested if difference.estimate.over_both is not None]
     kind = (
         "over samples and seeds"
         if both and len(both) == len(tested)
@@ -105,7 +105,7 @@ def describe_correction(findings: Findings) -> str:
         if both
         else "over samples alone, since a label has one training: another seed might differ"
     )
-    return f"{sum(one.survives for one in tested)} of {len(tested)} do; Holm, 0.05; {kind}"
+    return f"{sum(difference.survives for difference in tested)} of {len(tested)} do; Holm, 0.05; {kind}"
 
 
 def describe_curve(curve: CurveDifference) -> str:

@@ -1,1 +1,1 @@
-"""Encoders and targets that a trained encoder has to beat."""
+"""Controls: baselines that a trained encoder has to beat."""

@@ -1,4 +1,4 @@
-"""Control encoders (baselines), measured by the same code as the encoder, and what each of them is.
+"""Control encoders (baselines), measured by the same code as the encoder, and their descriptions.
 
 `fresh_weights` and `permuted_weights` ask the encoder itself; `raw_input`, `raw_input_kernel` and `summary_statistics`
 read the sample without any model. A score that a control reaches is no evidence that the encoder learnt anything.

@@ -1,4 +1,4 @@
-"""Features without training: of rows of numbers (a Gaussian kernel), and of images (random patches as filters).
+"""Untrained features: of vectors (a Gaussian kernel), and of images (random patches as filters).
 
 Both take their scales, and what a sample is held against, from samples that are handed over; draws come from a seed.
 """

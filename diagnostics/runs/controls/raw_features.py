@@ -1,4 +1,4 @@
-"""Raw samples as features without any model, by modality: the sample itself made small, and summary statistics."""
+"""Features of raw samples without any model, by modality: the downsampled sample, and summary statistics."""
 
 from __future__ import annotations
 

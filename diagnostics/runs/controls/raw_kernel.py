@@ -1,4 +1,4 @@
-"""The control `raw_input_kernel`: what a nonlinear readout of the sample itself reaches, without a model.
+"""The control `raw_input_kernel`: what a nonlinear readout of the raw sample reaches, without a model.
 
 A linear probe reads an encoder's features, and an encoder is no linear map of its input. `raw_input` shows what is linear
 in the sample; this shows what is a smooth function of it.

@@ -1,4 +1,4 @@
-"""The encoder under test, samples for it, and what its taps give on them."""
+"""The encoder under test, its samples and the activations of its first pass, and how activations are compared."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NoPassError(Exception):
     """No forward pass succeeds, so that most checks have nothing to look at."""
 
 
-class Subject:
+class EncoderUnderTest:
     """An encoder with three different samples that it takes, and how to build it once more.
 
     `samples` are the encoder's example and two others of its size unless others are given; `again` builds the same encoder
@@ -102,16 +102,16 @@ def variations(example: np.ndarray, modality: Modality) -> list[np.ndarray]:
     return [example, middle + scale * noise[0], middle + scale * noise[1].cumsum(axis=0)]
 
 
-def difference(one: Tensor, other: Tensor) -> float:
-    """The largest difference as a share of the spread of `other` (as its largest number where all are alike).
+def difference(tokens: Tensor, reference: Tensor) -> float:
+    """The largest difference as a share of the spread of `reference` (as its largest number where all are alike).
 
     Infinite where shapes differ or either is not finite at another place.
     """
-    if one.shape != other.shape:
+    if tokens.shape != reference.shape:
         return float("inf")
-    if one.numel() == 0 or torch.equal(one, other):
+    if tokens.numel() == 0 or torch.equal(tokens, reference):
         return 0.0
-    a, b = one.double(), other.double()
+    a, b = tokens.double(), reference.double()
     spread = float(b.std(correction=0)) or float(b.abs().max()) or 1.0
     worst = float((a - b).abs().max()) / spread
     return worst if worst == worst else float("inf")
@@ -122,10 +122,10 @@ def tolerance(tokens: Tensor) -> float:
     return TOLERANCE.get(tokens.dtype, 1e-3)
 
 
-def worst_tap(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[str, float, bool]:
+def worst_tap(activations: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> tuple[str, float, bool]:
     """The tap that differs most beyond its tolerance, its `difference`, and whether it lies within the tolerance."""
-    found = {name: difference(one[name], other[name]) for name in other if name in one}
-    if not found:
+    differences = {name: difference(activations[name], reference[name]) for name in reference if name in activations}
+    if not differences:
         return "", 0.0, True
-    name = max(found, key=lambda name: found[name] / tolerance(other[name]))
-    return name, found[name], found[name] <= tolerance(other[name])
+    name = max(differences, key=lambda name: differences[name] / tolerance(reference[name]))
+    return name, differences[name], differences[name] <= tolerance(reference[name])
