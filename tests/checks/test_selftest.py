@@ -150,5 +150,6 @@ def test_a_measure_broken_in_one_line_is_noticed(
 ) -> None:
     for function, code in broken_functions(importlib.import_module(f"diagnostics.{module}"), old, new):
         monkeypatch.setattr(function, "__code__", code)
-    family = module.removeprefix("measures.").partition(".")[0]
+    room = module.removeprefix("measures.").partition(".")[0]
+    family = "statistics" if room == "hidden_gap" else room
     assert any(not check(family, case).right for of, case in CASES if of == family)
