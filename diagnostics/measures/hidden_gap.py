@@ -1,4 +1,7 @@
-"""The best tap, chosen on val, and the hidden gap: its difference from the output on test, with an interval."""
+"""The best tap, chosen on val, and the hidden gap: its difference from the output on test, with an interval.
+
+Score and gap are read on test, where nothing was chosen. The interval of the gap is for the tap that was chosen.
+"""
 
 from __future__ import annotations
 

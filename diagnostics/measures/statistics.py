@@ -1,9 +1,8 @@
 """Scores and their intervals, over independent units.
 
-A probe hands over, for each tap, the loss and the reference loss of each independent test unit (series, image, video,
-subject). Its score is 1 - sum(loss) / sum(reference), which is R2 with squared errors against the train mean, and
-accuracy with wrong answers against counts. The best tap is the one with the best score on val; its score, the output's
-score and their paired difference (the hidden gap) are read on test, where nothing was chosen.
+A probe gives, for each tap, the loss and the reference loss of each independent test unit (series, image, video, subject).
+Its score is 1 - sum(loss) / sum(reference): R2 with squared errors against the train mean, accuracy with wrong answers
+against counts.
 """
 
 from __future__ import annotations
