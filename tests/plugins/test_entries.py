@@ -57,7 +57,7 @@ def built(kind: Literal["encoder", "dataset"], spec: str) -> Any:
         return build(kind, spec)
     except DiagnosticsError as error:
         if "pip install" in str(error):
-            pytest.skip(str(error))
+            pytest.skip(str(error))  # names the package that is not installed here, which a plugin may need
         raise
 
 

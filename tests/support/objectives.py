@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from diagnostics_training.architecture import Architecture
 from diagnostics_training.models.inputs import Views
@@ -11,10 +13,10 @@ from diagnostics_training.trainer.objective import Objective
 SIZES = {"series": (64,), "image": (16, 16), "video": (4, 16, 16)}
 
 
-def architecture(objective: str, modality: str = "series", **changed: object) -> Architecture:
+def architecture(objective: str, modality: str = "series", **changed: Any) -> Architecture:
     channels = 1 if modality == "series" else 3
-    sizes = {"width": 16, "depth": 2, "heads": 2, "patch": 8 if modality == "series" else 4} | changed
-    return Architecture(objective, modality, SIZES[modality], channels, **sizes)  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2, "patch": 8 if modality == "series" else 4} | changed
+    return Architecture(objective, modality, SIZES[modality], channels, **sizes)
 
 
 def objective(name: str, modality: str = "series", regulariser: str = "none", **changed: object) -> Objective:

@@ -472,7 +472,7 @@ def test_a_row_and_a_module_make_an_objective(monkeypatch: pytest.MonkeyPatch) -
             return Linear("energy", sizes.width, sizes.outputs)
 
     module = types.ModuleType("diagnostics_training.objectives.energy")
-    module.Energy = Energy  # type: ignore[attr-defined]
+    vars(module)["Energy"] = Energy
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(objectives, "OBJECTIVES", {**objectives.OBJECTIVES, "energy": "Energy"})
     monkeypatch.setattr("diagnostics_training.architecture.OBJECTIVES", objectives.OBJECTIVES)

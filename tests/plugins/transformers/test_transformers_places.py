@@ -14,8 +14,9 @@ from torch.nn import functional
 from torch.utils.data import default_collate
 
 pytest.importorskip("transformers")
-sys.path.insert(0, str(Path(__file__).parent.parent.parents[1] / "benchmarks" / "coverage"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "coverage"))
 
+# Below the skip and the path, since these imports need transformers or the zoo of models beside the benchmarks.
 from diagnostics_transformers.spans import Convolution, convolutions, span
 from transformers_zoo import encoder, tiny_config
 

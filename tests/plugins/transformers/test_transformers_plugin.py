@@ -12,8 +12,9 @@ import torch
 from torch.utils.data import default_collate
 
 transformers = pytest.importorskip("transformers")
-sys.path.insert(0, str(Path(__file__).parent.parent.parents[1] / "benchmarks" / "coverage"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "coverage"))
 
+# Below the skip and the path, since these imports need transformers or the zoo of models beside the benchmarks.
 from diagnostics_transformers.load import load, quiet  # noqa: E402
 from diagnostics_transformers.plugin import build  # noqa: E402
 from transformers_zoo import build as tiny  # noqa: E402
