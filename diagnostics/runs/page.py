@@ -161,7 +161,7 @@ def _controls(run: FinishedRun, probes: Sequence[tuple[str, Profile]]) -> Sectio
     )
     own = {name: about["note"] for name, about in run.redrawn.items() if about["note"]}
     return Section(
-        "Controls: what knows nothing reaches",
+        "Controls (baselines)",
         "controls",
         filled(
             Table(columns, tuple(rows)),

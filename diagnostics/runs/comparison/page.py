@@ -164,7 +164,7 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
             _notes(
                 [
                     "Recovered: what the aligned output gained over the base's output, of the base's hidden gap. Kept: the "
-                    "aligned score over the base's, both above what knows nothing (0 of R2 and skill, the score with shuffled "
+                    "aligned score over the base's, both above chance (0 of R2 and skill, the score with shuffled "
                     "labels otherwise); over 1 where it gained."
                 ],
                 only="full",

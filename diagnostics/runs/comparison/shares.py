@@ -20,9 +20,9 @@ class Shares:
 
     recovered: (output of the aligned - output of the base) / (hidden gap of the base): 0 when the output shows no more of
         what was hidden, 1 when it shows all.
-    kept_best, kept_output: the aligned encoder's best tap and output over the base's, above what knows nothing: 1 when
+    kept_best, kept_output: the aligned encoder's best tap and output over the base's, above chance: 1 when
         nothing was lost.
-    floor: what knows nothing reaches: 0 of R2 and skill, the base's score with shuffled labels otherwise.
+    floor: the score at chance: 0 of R2 and skill, the base's score with shuffled labels otherwise.
     reasons: name of a share -> why it has no value.
     """
 
@@ -136,7 +136,7 @@ def _ratio(over: Parts, under: Parts, floor: float, seed: int) -> Interval:
 
 
 def _floor(pairs: Sequence[Matched]) -> tuple[float, str]:
-    """The score of what knows nothing, and why it is not known ("" where it is)."""
+    """The score at chance, and why it is not known ("" where it is)."""
     if pairs[0].profile.data.attrs["score_name"] in ("R2", "skill"):
         return 0.0, ""
     levels = [pair.profile.control("shuffled_labels") for pair in pairs]
