@@ -47,7 +47,7 @@ from diagnostics.encoders.encoder import Captured
 from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable
 from diagnostics.vocabulary import DENSE
 
-FORMAT = 2
+FORMAT = 3
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
 KEPT = Kept(2**30)
 

@@ -43,12 +43,13 @@ def select(
 ) -> Selection | None:
     """The best tap by val and what it beats the output tap by on test, paired over units; None when no tap has a score.
 
-    `share` is that of `resampled_scores`. Where the output tap is the best tap it hides nothing: 0 with no width.
+    `share` is that of `resampled_scores`. Where the output tap is the best tap it hides nothing: 0 with no width. Taps behind it
+    are not looked at: it cannot hide them.
     """
-    if not np.isfinite(val_score).any():
-        return None
-    best = int(np.nanargmax(val_score))
     output = taps.index(output_tap)
+    if not np.isfinite(val_score[: output + 1]).any():
+        return None
+    best = int(np.nanargmax(val_score[: output + 1]))
     ends = [
         Interval(*(float(end[0]) for end in profile_intervals(loss[[i]], reference[[i]], fit_units, seed, share)))
         for i in (best, output)

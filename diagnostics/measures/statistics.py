@@ -32,6 +32,19 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+@dataclass(frozen=True)
+class Losses:
+    """`loss` and `reference` of each tap and independent unit of a split, [tap, unit] or [tap, unit, part]."""
+
+    loss: np.ndarray
+    reference: np.ndarray
+
+    @property
+    def scores(self) -> np.ndarray:
+        """[tap]; NaN where the loss is, and where nothing is in the reference."""
+        return scores(self.loss, self.reference)
+
+
 @functools.lru_cache(maxsize=4)
 def resample_counts(units: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
     """How often each of `units` independent units is drawn in each resample, float64 [resample, unit], read-only.

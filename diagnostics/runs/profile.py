@@ -35,6 +35,9 @@ FEW_WITH_TOKENS = 20
 """Samples with tokens, below which what is read of tokens says little of other samples."""
 
 
+CHANCE = ("chance", "commonest")
+"""Reference lines that say what knowing nothing reaches."""
+
 HEAVY = 0.45
 """Share of the loss that, carried by a twentieth of the test units, says that its tails are heavy."""
 
@@ -127,7 +130,11 @@ class Profile:
     @property
     def output(self) -> Interval:
         """The output tap's value."""
-        row = self.data.sel(tap=self.output_tap)
+        return self.at(self.output_tap)
+
+    def at(self, tap: str) -> Interval:
+        """The value at one of the taps."""
+        row = self.data.sel(tap=tap)
         return Interval(*(float(row[key]) for key in ("score", "low", "high")))
 
     @property
@@ -217,25 +224,43 @@ class Profile:
         return min((m for m in margins if m), key=lambda m: m.low if math.isfinite(m.low) else -math.inf, default=None)
 
     @property
+    def is_readable(self) -> bool:
+        """Whether the best tap's score on test is shown to be above 0, above chance, and above the probe of shuffled labels."""
+        if self.best is None or not self.best.low > 0.0:
+            return False
+        if self._zero_is_chance:
+            return True
+        shuffled = self.over("shuffled_labels")
+        return self.best.low > self._chance and (shuffled is None or shuffled.low > 0.0)
+
+    @property
+    def _zero_is_chance(self) -> bool:
+        """R2 and skill are 0 where nothing is known; what counts right answers is not."""
+        return self.data.attrs["score_name"] in ("R2", "skill")
+
+    @property
+    def _chance(self) -> float:
+        """What knowing nothing reaches at the best tap, where the measure states it; else -inf."""
+        at = self.taps.index(self.best_tap or self.output_tap)
+        return max((self.lines[name][at] for name in CHANCE if name in self.lines), default=-math.inf)
+
+    @property
     def reading(self) -> str:
         """What the numbers say, in a few words."""
         if self.best is None or self.hidden_gap is None:
             return ""
-        margins = {name: self.over(name) for name in NAMES}
-        chance = margins.pop("shuffled_labels")
-        # R2 and skill are 0 where nothing is known; what counts right answers is not.
-        by_chance = self.data.attrs["score_name"] not in ("R2", "skill") and chance and not chance.low > 0.0
-        if not self.best.low > 0.0 or by_chance:
+        if not self.is_readable:
             return "not shown to be readable at the tap chosen"
+        margins = {name: self.over(name) for name in NAMES}
         if math.isnan(self.hidden_gap.value):
             finding = "the output has no value to compare with"
         else:
             finding = "hidden by the output" if self.hidden_gap.low > 0 else "no hidden gap shown"
-        if chance is None and self.data.attrs["score_name"] not in ("R2", "skill"):
+        if not self._zero_is_chance and margins["shuffled_labels"] is None and self._chance == -math.inf:
             finding = f"{finding}; chance not tested without the shuffled labels"
-        if self.data.attrs["score_name"] in ("R2", "skill"):
-            # Of maps the place alone may be readable, which shuffled ones keep.
-            margins["shuffled_labels"] = chance
+        if not self._zero_is_chance:
+            # Beaten, or it would not be readable. Of maps the place alone may be, which shuffled ones keep.
+            del margins["shuffled_labels"]
         rivals = [name.replace("_", " ") for name, margin in margins.items() if margin and not margin.low > 0.0]
         if rivals:
             return f"{finding}; not shown to beat {' and '.join(rivals)}"

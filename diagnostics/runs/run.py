@@ -15,6 +15,7 @@ from diagnostics.report.numbers import is_plain, numbers
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.provenance import Call, Provenance
+from diagnostics.runs.recommendation import Recommendation, recommend
 
 
 class Run:
@@ -137,6 +138,24 @@ class Run:
             raise unknown("profile", name, known)
         return self._profile(name)
 
+    def recommend(self, target: str, measure: str | None = None) -> Recommendation:
+        """The tap to read for a target, by a probe that was measured: the first in the run unless `measure` names one.
+
+        Raises DiagnosticsError where no probe read that target, or not the one that is named.
+        """
+        read = [profile for profile in self.profiles() if profile.is_probe and profile.target is not None]
+        if target not in {profile.target for profile in read}:
+            raise unknown("target", target, list(dict.fromkeys(str(profile.target) for profile in read)))
+        of_target = {profile.measure: profile for profile in read if profile.target == target}
+        if measure is not None and measure not in of_target:
+            raise unknown(f"probe of {target}", measure, of_target)
+        return recommend(of_target[measure] if measure else next(iter(of_target.values())))
+
+    def recommendations(self) -> list[Recommendation]:
+        """`recommend` of every target that a probe read, in the order of the run."""
+        targets = dict.fromkeys(profile.target for profile in self.profiles() if profile.is_probe and profile.target)
+        return [self.recommend(target) for target in targets]
+
     def _profile(self, key: str) -> Profile:
         measure, _, target = key.partition("/")
         controls = {
@@ -209,6 +228,7 @@ class Run:
                 }
                 for result in self.similarity()
             ],
+            "recommendations": [recommendation.to_json() for recommendation in self.recommendations()],
             "controls": self.redrawn,
             "skipped": self.skipped,
             "failed": self.failed,

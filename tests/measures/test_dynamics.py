@@ -257,7 +257,7 @@ def test_events_are_found_at_the_planted_tap_and_nowhere_else() -> None:
     from diagnostics.measures.probes.dense import DenseRows
 
     dense = DenseRows.of("event_probe", activations, target)
-    _, _, loss, reference, auc = _decoded(dense, activations.taps[1])
+    *_, loss, reference, auc = _decoded(dense, activations.taps[1])
     wrong, total = loss.sum(0), reference.sum(0)
     test = events[dense.rows.test]
     assert total.tolist() == [(test == 0).sum(), (test == 1).sum()]

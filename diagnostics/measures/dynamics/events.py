@@ -13,6 +13,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath
 from diagnostics.measures.probes.protocol import need_target, probe_result
+from diagnostics.measures.statistics import Losses
 
 
 class EventProbe(Measure):
@@ -36,13 +37,14 @@ class EventProbe(Measure):
         _need_both(target.name, dense)
         shape = (len(activations.taps), len(dense.rows.units), 2)
         loss, reference = np.full(shape, np.nan), np.full(shape, np.nan)
-        val_score, chosen, auc = (np.full(shape[0], np.nan) for _ in range(3))
+        val_loss, val_reference = (np.full((shape[0], len(dense.rows.val_units), 2), np.nan) for _ in range(2))
+        chosen, auc = np.full(shape[0], np.nan), np.full(shape[0], np.nan)
         for i, tap in enumerate(activations.taps):
             if tap.name in dense.reads:
-                val_score[i], chosen[i], loss[i], reference[i], auc[i] = _decoded(dense, tap)
+                chosen[i], val_loss[i], val_reference[i], loss[i], reference[i], auc[i] = _decoded(dense, tap)
         extra = {"penalty": chosen, "auc": auc, "line_chance": np.full(shape[0], 0.5), **dense.counts()}
         return probe_result(
-            activations, dense.rows, loss, reference, val_score, extra,
+            activations, dense.rows, loss, reference, Losses(val_loss, val_reference), extra,
             "balanced accuracy: mean of the shares of event tokens and of other tokens that are told right",
             "features standardised with the tokens fitted", seed,
             penalties=list(PENALTIES), score_name="balanced accuracy", **dense.attrs(),
@@ -58,16 +60,18 @@ def _need_both(target: str, dense: DenseRows) -> None:
             raise DiagnosticsError(f"Target {target} has {has} in {split} tokens: use more samples or leave it out.")
 
 
-def _decoded(dense: DenseRows, tap: Tap) -> tuple[float, float, np.ndarray, np.ndarray, float]:
-    """val score, penalty, loss and reference [unit, class], and area under the ROC curve on test."""
+def _decoded(dense: DenseRows, tap: Tap) -> tuple[float, np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    """Penalty, loss and reference [unit, class] of val and of test, and area under the ROC curve on test."""
     rows = dense.rows
     train, val = (_moments(dense, tap, chosen) for chosen in (rows.train, rows.val))
     rules = _rules(*train)
-    right = np.zeros((len(PENALTIES), 2, 2))
-    for x, y, _ in dense.blocks(tap, dense.mask(rows.val)):
+    val_loss, val_reference = np.zeros((len(PENALTIES), len(rows.val_units), 2)), np.zeros((len(rows.val_units), 2))
+    for x, y, samples in dense.blocks(tap, dense.mask(rows.val)):
+        units, label = dense.unit_of(samples, "val"), y.astype(int)
+        np.add.at(val_reference, (units, label), 1.0)
         for i, (w, threshold) in enumerate(rules):
-            np.add.at(right[i], (y.astype(int), (x @ w > threshold).astype(int)), 1.0)
-    scores = [float((np.diag(counts) / counts.sum(axis=1)).mean()) for counts in right]
+            np.add.at(val_loss[i], (units, label), ((x @ w > threshold) != label).astype(float))
+    scores = [float((1 - wrong.sum(axis=0) / val_reference.sum(axis=0)).mean()) for wrong in val_loss]
     # Of penalties that tie, the strongest.
     best = len(scores) - 1 - int(np.argmax(scores[::-1]))
     w, threshold = _rules(train[0] + val[0], train[1] + val[1])[best]
@@ -80,7 +84,14 @@ def _decoded(dense: DenseRows, tap: Tap) -> tuple[float, float, np.ndarray, np.n
         np.add.at(reference, (units, label), 1.0)
         margins.append(margin)
         truths.append(label)
-    return scores[best], PENALTIES[best], loss, reference, _auc(np.concatenate(margins), np.concatenate(truths))
+    return (
+        PENALTIES[best],
+        val_loss[best],
+        val_reference,
+        loss,
+        reference,
+        _auc(np.concatenate(margins), np.concatenate(truths)),
+    )
 
 
 def _moments(dense: DenseRows, tap: Tap, chosen: np.ndarray) -> tuple[Moments, Moments]:

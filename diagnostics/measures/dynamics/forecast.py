@@ -13,6 +13,7 @@ from diagnostics.measures.arrays import as_tensor, one_thread, samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgePath, choose
 from diagnostics.measures.probes.protocol import need_target, probe_result, rows_of, sum_by_unit
+from diagnostics.measures.statistics import Losses
 
 
 def seasonal_naive(series: Any, horizon: int, season: int = 1) -> np.ndarray:
@@ -92,27 +93,28 @@ class ForecastProbe(Measure):
         rows = rows_of(activations, target.name, known, ": leave it out or use more samples")
         taps, horizons = len(activations.taps), values.shape[1]
         loss = np.zeros((taps, len(rows.units), horizons))
-        val_score, chosen = np.full(taps, np.nan), np.full(taps, np.nan)
+        val_loss, chosen = np.zeros((taps, len(rows.val_units), horizons)), np.full(taps, np.nan)
         away = np.abs(naive - values)
         val_naive = away[rows.val].mean(axis=0)
         for i, tap in enumerate(activations.taps):
             x = samples(activations.pooled(tap.name), f"Tap {tap.name} for {self.name}").numpy()
             tried = RidgePath.from_data(x[rows.train], values[rows.train]).predict(x[rows.val])
-            errors = np.abs(tried - values[rows.val]).mean(axis=1)
+            off = np.abs(tried - values[rows.val])
+            errors = off.mean(axis=1)
             relative = np.divide(errors, val_naive, out=np.full(errors.shape, np.nan), where=val_naive > 0)
             # Over the horizons at which the naive forecast errs, as the score.
             relative = (
                 relative[:, val_naive > 0].mean(axis=1) if (val_naive > 0).any() else np.full(len(errors), np.inf)
             )
             chosen[i] = choose(relative)
-            val_score[i] = 1 - relative.min() if np.isfinite(relative.min()) else np.nan
+            val_loss[i] = sum_by_unit(off[PENALTIES.index(chosen[i])], rows, "val")
             fitted = RidgePath.from_data(x[rows.fit], values[rows.fit])
             error = np.abs(fitted.predict(x[rows.test], (chosen[i],))[0] - values[rows.test])
-            loss[i] = np.stack([sum_by_unit(error[:, h], rows) for h in range(horizons)], axis=1)
-        reference = np.stack([sum_by_unit(away[rows.test][:, h], rows) for h in range(horizons)], axis=1)
-        reference = np.broadcast_to(reference, loss.shape)
+            loss[i] = sum_by_unit(error, rows)
+        reference = np.broadcast_to(sum_by_unit(away[rows.test], rows), loss.shape)
+        val = Losses(val_loss, np.broadcast_to(sum_by_unit(away[rows.val], rows, "val"), val_loss.shape))
         result = probe_result(
-            activations, rows, loss, reference, val_score, {"penalty": chosen},
+            activations, rows, loss, reference, val, {"penalty": chosen},
             "skill: mean over horizons of 1 - MAE / MAE of the naive forecast; ridge to all horizons",
             "features standardised with the rows fitted", seed, penalties=list(PENALTIES), score_name="skill",
         )  # fmt: skip

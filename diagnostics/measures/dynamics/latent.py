@@ -87,7 +87,8 @@ def linear_predictability(sequences: Any, split: Any, penalties: tuple[float, ..
     by_split = [np.flatnonzero(split == name) for name in ("train", "val", "test")]
     if any(len(rows) == 0 for rows in by_split):
         raise DiagnosticsError("Linear predictability needs train, val and test samples: give a split with all three.")
-    rows = Rows(*by_split, units=by_split[2].astype(str), unit_of_test=np.arange(len(by_split[2])))
+    each = [part for rows in by_split[:0:-1] for part in (rows.astype(str), np.arange(len(rows)))]
+    rows = Rows(*by_split, *each)
     loss, reference, still, _ = _one_step([(slice(0, len(x)), x)], rows, penalties)
     with np.errstate(invalid="ignore", divide="ignore"):
         return float(1 - loss.sum() / reference.sum()), float(1 - still.sum() / reference.sum())

@@ -10,7 +10,8 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.probes.protocol import Rows, probe_result
+from diagnostics.measures.probes.protocol import Rows, probe_result, sum_by_unit
+from diagnostics.measures.statistics import Losses
 
 
 def masks_of(measure: str, target: StoredTarget | None, axes: Sequence[str]) -> np.ndarray:
@@ -41,8 +42,7 @@ def scored_rows(measure: str, activations: Activations, target: str, known: np.n
                 f"{measure} finds no object of target {target} in any {name} sample whose tokens are kept: use more "
                 "samples or raise the token budget (--token-budget)."
             )
-    units, unit_of_test = np.unique(activations.groups[test].astype(str), return_inverse=True)
-    return Rows(np.zeros(0, dtype=np.int64), val, test, units, unit_of_test)
+    return Rows.of({"train": np.zeros(0, dtype=np.int64), "val": val, "test": test}, activations.groups)
 
 
 def tokens_of(activations: Activations, tap: str, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -72,17 +72,9 @@ def unfitted_result(
 
     Nothing was fitted: `units_train` and `units_val` are 0, so that no interval is widened for a training set's share.
     """
-    kept = loss.shape[1]
-    of_test = np.zeros((kept, len(rows.units)))
-    of_test[rows.test, rows.unit_of_test] = 1.0
-    val_reference = reference[:, rows.val].sum(axis=1)
-    share = np.divide(
-        loss[:, rows.val].sum(axis=1),
-        val_reference,
-        out=np.full(len(loss), np.nan),
-        where=val_reference > 0,
-    )
+    test = [sum_by_unit(x[:, rows.test].T, rows).T for x in (loss, reference)]
+    val = Losses(*(sum_by_unit(x[:, rows.val].T, rows, "val").T for x in (loss, reference)))
     return probe_result(
-        activations, rows, loss @ of_test, reference @ of_test, 1 - share, extra, functional, "none", seed,
+        activations, rows, *test, val, extra, functional, "none", seed,
         score_name=score_name, reasons=reasons, units_train=0, units_val=0, pooling="none: grid tokens", **attrs,
     )  # fmt: skip

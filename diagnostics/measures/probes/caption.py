@@ -16,7 +16,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, pair, unit_rows
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, choose, refit
-from diagnostics.measures.probes.protocol import need_target, probe_result, rows_of, sum_by_unit, tap_stacks
+from diagnostics.measures.probes.protocol import answers, need_target, probe_result, rows_of, sum_by_unit, tap_stacks
 
 AT = (1, 5, 10)
 
@@ -131,7 +131,8 @@ class CaptionProbe(Measure):
                 )
         of_val = np.unique(texts[rows.val], axis=0, return_inverse=True)[1].ravel()
         count = len(activations.taps)
-        loss, val_score, chosen = np.zeros((count, len(rows.units))), np.zeros(count), np.zeros(count)
+        loss, val_loss = np.zeros((count, len(rows.units))), np.zeros((count, len(rows.val_units)))
+        chosen = np.zeros(count)
         names = [f"sample_to_text_at_{k}" for k in AT[1:]] + [f"text_to_sample_at_{k}" for k in AT]
         beside = {name: np.zeros(count) for name in (*names, "balanced_accuracy")}
         for taps, stack in tap_stacks(activations, self.name):
@@ -141,7 +142,8 @@ class CaptionProbe(Measure):
                 path = RidgeStack.from_data(x[None, rows.train], y[rows.train])
                 chosen[i] = choose(-_cosines(path, x[rows.val], y[rows.val]))
                 guess = path.predict(x[None, rows.val], (chosen[i],))[0, 0]
-                val_score[i] = _hits(guess - path.mean_y, y[rows.val] - path.mean_y, of_val, AT[:1]).mean()
+                hits = _hits(guess - path.mean_y, y[rows.val] - path.mean_y, of_val, AT[:1])[0]
+                val_loss[i] = sum_by_unit(1 - hits, rows, "val")
                 penalty = torch.as_tensor(chosen[i : i + 1], device=x.device)
                 guess = refit(x[None, rows.fit], y[rows.fit], penalty, x[None, rows.test])[0] - mean
                 wanted = y[rows.test] - mean
@@ -150,10 +152,10 @@ class CaptionProbe(Measure):
                 for name, hits in zip(names, (*to_text[1:], *to_sample), strict=True):
                     beside[name][i] = hits.mean()
                 beside["balanced_accuracy"][i] = (np.bincount(captions, weights=to_text[0]) / sizes).mean()
-        reference = np.broadcast_to(sum_by_unit(np.ones(len(rows.test)), rows), loss.shape)
+        reference, val = answers(rows, loss, val_loss)
         n = len(rows.test)
         return probe_result(
-            activations, rows, loss, reference, val_score,
+            activations, rows, loss, reference, val,
             {"penalty": chosen, **beside, "line_chance": np.full(count, float((sizes**2).sum()) / n**2)},
             f"recall at 1 of the own caption among {n} test captions, {len(distinct)} of them distinct, by cosine of ridge's "
             "prediction and text embedding; it falls as their number grows",

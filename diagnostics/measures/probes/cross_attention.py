@@ -35,12 +35,14 @@ from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, fini
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.protocol import (
     angular_error,
+    commonest,
     label_rows,
     need_target,
     probe_result,
     sum_by_unit,
     value_rows,
 )
+from diagnostics.measures.statistics import Losses
 
 HEADS = 4
 SETTINGS: tuple[tuple[float, float], ...] = tuple(product((1e-2, 3e-2), (1e-2, 1.0)))
@@ -244,7 +246,8 @@ class AttentiveProbe(Measure):
             values = np.searchsorted(np.unique(values[rows.train]), values)
         circular = target.period is not None
         shape = (len(activations.taps), len(rows.units), 1 if label or circular else values.shape[1])
-        loss, val_score = np.full(shape, np.nan), np.full(shape[0], np.nan)
+        loss = np.full(shape, np.nan)
+        val_loss = np.full((shape[0], len(rows.val_units), shape[2]), np.nan)
         extra = {name: np.full(shape[0], np.nan) for name in ("learning_rate", "weight_decay", "epochs")}
         if circular:
             extra["angular_error"] = np.full(shape[0], np.nan)
@@ -261,7 +264,8 @@ class AttentiveProbe(Measure):
                 return np.ones((len(at), 1))
             return lost(np.broadcast_to(values[fitted].mean(axis=0), values[at].shape), at)
 
-        around = reference(rows.train, rows.val).sum(axis=0)
+        around_train = reference(rows.train, rows.val)
+        around = around_train.sum(axis=0)
         varies = around > 0
         device = activations.device if activations.device.startswith("cuda") else "cpu"
         y = torch.tensor(values, device=device)
@@ -269,11 +273,12 @@ class AttentiveProbe(Measure):
             tokens = torch.stack(
                 [_tokens(activations, activations.taps[i], len(target.values), self.name) for i in taps]
             ).to(device)
-            scores: list[np.ndarray] = []
+            off: list[np.ndarray] = []
             settings = [list(SETTINGS)] * len(taps)
             for fitted in train(tokens[:, rows.train], y[rows.train], settings, EPOCHS, seed):
                 outputs = fitted.outputs(tokens[:, rows.val]).double().cpu().numpy()
-                scores.append(1 - (lost(outputs, rows.val).sum(axis=2)[..., varies] / around[varies]).mean(axis=2))
+                off.append(lost(outputs, rows.val))
+            scores = [1 - (errors.sum(axis=2)[..., varies] / around[varies]).mean(axis=2) for errors in off]
             by_tap = np.stack(scores, axis=2) if varies.any() else np.zeros((len(taps), len(SETTINGS), EPOCHS))
             best = [np.unravel_index(int(of_tap.argmax()), of_tap.shape) for of_tap in by_tap]
             again = train(tokens[:, rows.fit], y[rows.fit], [[SETTINGS[s]] for s, _ in best], EPOCHS, seed)
@@ -286,16 +291,19 @@ class AttentiveProbe(Measure):
                 for j in ready:
                     i, (s, _) = taps[j], best[j]
                     loss[i] = sum_by_unit(lost(outputs[j], rows.test), rows)
-                    val_score[i] = by_tap[j][s, epoch] if varies.any() else np.nan
+                    val_loss[i] = sum_by_unit(off[epoch][j, s], rows, "val")
                     extra["learning_rate"][i], extra["weight_decay"][i] = SETTINGS[s]
                     extra["epochs"][i] = epoch + 1
                     if circular:
                         extra["angular_error"][i] = angular_error(target, outputs[j], rows.test)
         away = np.broadcast_to(sum_by_unit(reference(rows.fit, rows.test), rows), shape)
+        around_train = np.broadcast_to(sum_by_unit(around_train, rows, "val"), val_loss.shape)
         if shape[2] == 1:
-            loss, away = loss[..., 0], away[..., 0]
+            loss, away, val_loss, around_train = (x[..., 0] for x in (loss, away, val_loss, around_train))
+        if label:
+            extra |= commonest(values, rows, shape[0])
         return probe_result(
-            activations, rows, loss, away, val_score, extra,
+            activations, rows, loss, away, Losses(val_loss, around_train), extra,
             ("accuracy" if label else "R2 against the mean of the rows fitted") + f" of {HEADS} learned queries and a linear map",
             "tokens standardised with the samples fitted", seed,
             pooling="attention over grid tokens", settings=[list(map(float, pair)) for pair in SETTINGS],

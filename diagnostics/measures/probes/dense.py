@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -16,6 +16,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes.depth import Align, depth_metrics
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
 from diagnostics.measures.probes.protocol import Rows, probe_result, rows_of
+from diagnostics.measures.statistics import Losses
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,12 @@ class DenseRows:
                 )
             yield x, self.values[rows][mask], np.repeat(rows, mask.sum(axis=1))
 
-    def unit_of(self, rows: np.ndarray) -> np.ndarray:
-        """The unit of each of some test rows."""
-        return self.rows.unit_of_test[np.searchsorted(self.rows.test, rows)]
+    def unit_of(self, rows: np.ndarray, split: Literal["test", "val"] = "test") -> np.ndarray:
+        """The unit of each of some test or val rows."""
+        of_split, unit_of = (
+            (self.rows.test, self.rows.unit_of_test) if split == "test" else (self.rows.val, self.rows.unit_of_val)
+        )
+        return unit_of[np.searchsorted(of_split, rows)]
 
     def counts(self) -> dict[str, np.ndarray]:
         """How many tokens each split has, [tap]; 0 for taps that are not read."""
@@ -100,14 +104,15 @@ def dense_ridge(activations: Activations, target: StoredTarget, seed: int) -> xr
     """R2 of ridge from each tap's grid tokens to a `token_value` target; see `LinearProbe` and `DenseRows`.
 
     Of a target that is positive everywhere, as depth is, also the numbers of `depth_metrics`, and those after aligning
-    factor and offset of each sample under `aligned_`. Two passes over the tokens, of which never more than a block is
-    held. Taps without a grid that has the target get NaN, and the attribute `reason` says which.
+    factor and offset of each sample under `aligned_`. Three passes over the tokens (of train and val, of val, of test), of which never more than a
+    block is held. Taps without a grid that has the target get NaN, and the attribute `reason` says which.
     """
     dense = DenseRows.of("linear_probe", activations, target)
     rows, positive = dense.rows, bool((dense.values[dense.known] > 0).all())
-    shape = (len(activations.taps), len(rows.units))
-    loss, reference = np.full(shape, np.nan), np.full(shape, np.nan)
-    val_score, chosen = np.full(shape[0], np.nan), np.full(shape[0], np.nan)
+    count = len(activations.taps)
+    loss, reference = (np.full((count, len(rows.units)), np.nan) for _ in range(2))
+    val_loss, val_reference = (np.full((count, len(rows.val_units)), np.nan) for _ in range(2))
+    chosen = np.full(count, np.nan)
     depth: dict[str, np.ndarray] = {}
     for i, tap in enumerate(activations.taps):
         if tap.name not in dense.reads:
@@ -116,19 +121,18 @@ def dense_ridge(activations: Activations, target: StoredTarget, seed: int) -> xr
         path = RidgePath.from_moments(train)
         errors = np.array([float(val.squared_error(path, penalty)[0]) for penalty in PENALTIES])
         chosen[i] = choose(errors)
-        around_train = float(val.spread(path.mean_y)[0])
-        val_score[i] = 1 - errors.min() / around_train if around_train > 0 else np.nan
+        _, val_loss[i], val_reference[i] = _read_out(dense, tap, path, float(chosen[i]), "val")
         final = RidgePath.from_moments(train + val)
-        prediction, loss[i], reference[i] = _tested(dense, tap, final, float(chosen[i]))
+        prediction, loss[i], reference[i] = _read_out(dense, tap, final, float(chosen[i]), "test")
         if positive:
             truth = np.where(dense.known, dense.values, np.nan)[rows.test]
             ways: dict[str, Align | None] = {"": None, "aligned_": "scale_shift"}
             for prefix, align in ways.items():
                 for name, value in asdict(depth_metrics(prediction, truth, align=align)).items():
-                    depth.setdefault(prefix + name, np.full(shape[0], np.nan))[i] = value
+                    depth.setdefault(prefix + name, np.full(count, np.nan))[i] = value
     extra: dict[str, Any] = {"penalty": chosen, **dense.counts(), **depth}
     return probe_result(
-        activations, rows, loss, reference, val_score, extra,
+        activations, rows, loss, reference, Losses(val_loss, val_reference), extra,
         "R2 against the mean of the tokens fitted: 1 - sum (y - prediction)^2 / sum (y - mean)^2",
         "features standardised with the tokens fitted", seed,
         penalties=list(PENALTIES), **dense.attrs(),
@@ -149,18 +153,21 @@ def _moments(dense: DenseRows, tap: Tap) -> tuple[Moments, Moments]:
     return train, val
 
 
-def _tested(dense: DenseRows, tap: Tap, path: RidgePath, penalty: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predictions [test row, token], NaN where the target is not known; loss and reference loss [unit]."""
-    rows, units = dense.rows, len(dense.rows.units)
+def _read_out(
+    dense: DenseRows, tap: Tap, path: RidgePath, penalty: float, split: Literal["test", "val"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Predictions [row of the split, token], NaN where the target is not known; loss and reference loss [unit]."""
+    rows, names = (dense.rows.test, dense.rows.units) if split == "test" else (dense.rows.val, dense.rows.val_units)
+    units = len(names)
     prediction = np.full(dense.known.shape, np.nan)
     loss, reference, mean = np.zeros(units), np.zeros(units), float(path.mean_y[0])
-    for x, y, samples in dense.blocks(tap, dense.mask(rows.test)):
+    for x, y, samples in dense.blocks(tap, dense.mask(rows)):
         guess = np.asarray(path.predict(x, (penalty,)))[0, :, 0]
-        unit = dense.unit_of(samples)
+        unit = dense.unit_of(samples, split)
         loss += np.bincount(unit, weights=(y - guess) ** 2, minlength=units)
         reference += np.bincount(unit, weights=(y - mean) ** 2, minlength=units)
         here = np.unique(samples)
         part = np.full((len(here), dense.known.shape[1]), np.nan)
         part[dense.known[here]] = guess
         prediction[here] = part
-    return prediction[rows.test], loss, reference
+    return prediction[rows], loss, reference

@@ -13,6 +13,8 @@ from diagnostics.measures.probes.dense import dense_ridge
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, choose, refit
 from diagnostics.measures.probes.protocol import (
     angular_error,
+    answers,
+    commonest,
     label_rows,
     need_target,
     probe_result,
@@ -22,6 +24,7 @@ from diagnostics.measures.probes.protocol import (
 )
 from diagnostics.measures.probes.softmax import FINAL, LogisticRows, choose_logistic
 from diagnostics.measures.probes.softmax import PENALTIES as LOGISTIC_PENALTIES
+from diagnostics.measures.statistics import Losses
 
 R2 = "R2 against the mean of the rows fitted: 1 - sum (y - prediction)^2 / sum (y - mean)^2"
 STANDARDISED = "features standardised with the rows fitted"
@@ -59,14 +62,17 @@ class LinearProbe(Measure):
             return squares.sum(axis=-1, keepdims=True) if circular else squares
 
         count, units, parts = len(activations.taps), len(rows.units), 1 if circular else values.shape[1]
-        loss, val_score = np.zeros((count, units, parts)), np.zeros(count)
+        loss, val_loss = np.zeros((count, units, parts)), np.zeros((count, len(rows.val_units), parts))
         chosen, error = np.zeros(count), np.zeros(count)
-        around_train = by_part((values[rows.val] - values[rows.train].mean(axis=0)) ** 2).sum(axis=0)
+        around_train = by_part((values[rows.val] - values[rows.train].mean(axis=0)) ** 2)
         for taps, x in tap_stacks(activations, self.name):
             y = torch.tensor(values, device=x.device)
             tried = RidgeStack.from_data(x[:, rows.train], y[rows.train]).predict(x[:, rows.val])
-            errors = by_part(((tried - y[rows.val]) ** 2).sum(dim=2).cpu().numpy())
-            chosen[taps], val_score[taps] = zip(*(_chosen(tap, around_train) for tap in errors), strict=True)
+            squares = (tried - y[rows.val]) ** 2
+            best = [_choose(errors, around_train.sum(axis=0)) for errors in by_part(squares.sum(dim=2).cpu().numpy())]
+            for i, (of_tap, at) in enumerate(zip(squares, best, strict=True), taps.start):
+                chosen[i] = PENALTIES[at]
+                val_loss[i] = sum_by_unit(by_part(of_tap[at].cpu().numpy()), rows, "val")
             penalties = torch.as_tensor(chosen[taps], device=x.device)
             predictions = refit(x[:, rows.fit], y[rows.fit], penalties, x[:, rows.test])
             for i, prediction in enumerate(predictions.cpu().numpy(), taps.start):
@@ -74,14 +80,15 @@ class LinearProbe(Measure):
                 error[i] = angular_error(target, prediction, rows.test) if circular else np.nan
         away = by_part((values[rows.test] - values[rows.fit].mean(axis=0)) ** 2)
         reference = np.broadcast_to(sum_by_unit(away, rows), loss.shape)
+        val_reference = np.broadcast_to(sum_by_unit(around_train, rows, "val"), val_loss.shape)
         if parts == 1:
-            loss, reference = loss[..., 0], reference[..., 0]
+            loss, reference, val_loss, val_reference = (x[..., 0] for x in (loss, reference, val_loss, val_reference))
         extra = {"penalty": chosen} | ({"angular_error": error} if circular else {})
         functional = R2 + (
             ", over the angle's cosine and sine" if circular else ", mean of columns" if parts > 1 else ""
         )
         return probe_result(
-            activations, rows, loss, reference, val_score, extra, functional, STANDARDISED, seed,
+            activations, rows, loss, reference, Losses(val_loss, val_reference), extra, functional, STANDARDISED, seed,
             penalties=list(PENALTIES),
         )  # fmt: skip
 
@@ -90,31 +97,30 @@ class LinearProbe(Measure):
         # Numbers that no row has would be classes without a solution.
         codes = np.searchsorted(np.unique(labels[rows.train]), labels)
         count = len(activations.taps)
-        loss, val_score, chosen = np.zeros((count, len(rows.units))), np.zeros(count), np.zeros(count)
+        loss, val_loss = np.zeros((count, len(rows.units))), np.zeros((count, len(rows.val_units)))
+        chosen = np.zeros(count)
         for taps, x in tap_stacks(activations, self.name):
             val = x[:, rows.val]
             chosen[taps], fits = choose_logistic(x[:, rows.train], codes[rows.train], val, codes[rows.val])
-            val_score[taps] = (_read(fits.scores(val)) == codes[rows.val]).mean(axis=1)
+            val_loss[taps] = sum_by_unit((_read(fits.scores(val)) != codes[rows.val]).T, rows, "val").T
             again = LogisticRows(x[:, rows.fit], codes[rows.fit], like=fits)
             fits = again.fit(chosen[taps, None], decrease=FINAL, start=fits)
             wrong = _read(fits.scores(x[:, rows.test])) != codes[rows.test]
             loss[taps] = sum_by_unit(wrong.T, rows).T
-        reference = np.broadcast_to(sum_by_unit(np.ones(len(rows.test)), rows), loss.shape)
+        reference, val = answers(rows, loss, val_loss)
         functional = "accuracy of multinomial logistic regression with an L2 penalty"
         return probe_result(
-            activations, rows, loss, reference, val_score, {"penalty": chosen}, functional, STANDARDISED, seed,
+            activations, rows, loss, reference, val, {"penalty": chosen, **commonest(labels, rows, count)}, functional, STANDARDISED, seed,
             penalties=list(LOGISTIC_PENALTIES),
         )  # fmt: skip
 
 
-def _chosen(errors: np.ndarray, around: np.ndarray) -> tuple[float, float]:
-    """The penalty with the best mean R2 over parts, and that R2, from squared errors [penalty, part].
-
-    Parts without variance on val have no R2; where none has any, the score is NaN.
-    """
+def _choose(errors: np.ndarray, around: np.ndarray) -> int:
+    """The index of the penalty with the best mean R2 over the parts that vary on val, from squared errors [penalty, part]."""
     varies = around > 0
-    share = (errors[:, varies] / around[varies]).mean(axis=1) if varies.any() else errors.sum(axis=1)
-    return choose(share), 1 - float(share.min()) if varies.any() else float("nan")
+    return PENALTIES.index(
+        choose((errors[:, varies] / around[varies]).mean(axis=1) if varies.any() else errors.sum(axis=1))
+    )
 
 
 def _read(scores: torch.Tensor) -> np.ndarray:

@@ -13,7 +13,15 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, class_labels, one_thread, samples, unit_rows
 from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.protocol import label_rows, need_target, probe_result, sum_by_unit, tap_stacks
+from diagnostics.measures.probes.protocol import (
+    answers,
+    commonest,
+    label_rows,
+    need_target,
+    probe_result,
+    sum_by_unit,
+    tap_stacks,
+)
 
 TEMPERATURE = 0.07
 NEIGHBOURS = (5, 10, 20, 50)
@@ -129,18 +137,21 @@ class KnnProbe(Measure):
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         target = need_target(self.name, target)
         rows, labels = label_rows(activations, target)
-        shape = (len(activations.taps), len(rows.units))
-        loss, val_score, chosen = np.zeros(shape), np.zeros(shape[0]), np.zeros(shape[0])
+        count = len(activations.taps)
+        loss, val_loss = np.zeros((count, len(rows.units))), np.zeros((count, len(rows.val_units)))
+        chosen = np.zeros(count)
         for taps, stack in tap_stacks(activations, self.name):
             for i, x in enumerate(stack, taps.start):
                 votes = _votes(x[rows.train], labels[rows.train], x[rows.val], NEIGHBOURS)
-                accuracy = (_winner(votes) == labels[rows.val]).mean(axis=1)
-                best = int(accuracy.argmax())
-                val_score[i], chosen[i] = accuracy[best], min(NEIGHBOURS[best], len(rows.train))
+                wrong = _winner(votes) != labels[rows.val]
+                best = int(wrong.sum(axis=1).argmin())
+                val_loss[i] = sum_by_unit(wrong[best], rows, "val")
+                chosen[i] = min(NEIGHBOURS[best], len(rows.train))
                 votes = _votes(x[rows.fit], labels[rows.fit], x[rows.test], (NEIGHBOURS[best],))[0]
                 loss[i] = sum_by_unit(_winner(votes) != labels[rows.test], rows)
-        reference = np.broadcast_to(sum_by_unit(np.ones(len(rows.test)), rows), shape)
+        reference, val = answers(rows, loss, val_loss)
         functional = f"accuracy of cosine k nearest neighbours, votes weighted by softmax(cosine / {TEMPERATURE})"
         return probe_result(
-            activations, rows, loss, reference, val_score, {"k": chosen}, functional, "none; rows of length 1", seed
-        )
+            activations, rows, loss, reference, val, {"k": chosen, **commonest(labels, rows, count)}, functional,
+            "none; rows of length 1", seed,
+        )  # fmt: skip

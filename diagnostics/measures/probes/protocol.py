@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import over_taps, samples
 from diagnostics.measures.result import CENTRING, FUNCTIONAL, POOLING, REASON, SCORE_NAME, SEED, store_reasons
+from diagnostics.measures.statistics import Losses
 from diagnostics.vocabulary import SPLITS
 
 MOST_VALUES = 2**28
@@ -25,13 +26,21 @@ MOST_VALUES = 2**28
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows with a known target in each split, int [row]; test `units` (group names) and each test row's unit."""
+    """Rows with a known target in each split, int [row]; `units` (group names) of test and of val, and each row's unit."""
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
     units: np.ndarray
     unit_of_test: np.ndarray
+    val_units: np.ndarray
+    unit_of_val: np.ndarray
+
+    @classmethod
+    def of(cls, by_split: Mapping[str, np.ndarray], groups: np.ndarray) -> Self:
+        """With the units of `groups` [sample]."""
+        test, val = (np.unique(groups[by_split[split]].astype(str), return_inverse=True) for split in ("test", "val"))
+        return cls(by_split["train"], by_split["val"], by_split["test"], *test, *val)
 
     @property
     def fit(self) -> np.ndarray:
@@ -53,8 +62,7 @@ def rows_of(activations: Activations, target: str, known: np.ndarray, remedy: st
     for name, rows in by_split.items():
         if len(rows) == 0:
             raise DiagnosticsError(f"Target {target} is known for no {name} sample{remedy}.")
-    units, unit_of_test = np.unique(activations.groups[by_split["test"]].astype(str), return_inverse=True)
-    return Rows(by_split["train"], by_split["val"], by_split["test"], units, unit_of_test)
+    return Rows.of(by_split, activations.groups)
 
 
 def value_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np.ndarray]:
@@ -97,11 +105,26 @@ def label_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np
     return rows, labels
 
 
-def sum_by_unit(values: np.ndarray, rows: Rows) -> np.ndarray:
-    """[unit, ...], the sums over each unit's rows of values [test row, ...]."""
-    sums = np.zeros((len(rows.units), *values.shape[1:]))
-    np.add.at(sums, rows.unit_of_test, values)
+def sum_by_unit(values: np.ndarray, rows: Rows, split: Literal["test", "val"] = "test") -> np.ndarray:
+    """[unit, ...], the sums over each unit's rows of values [test or val row, ...]."""
+    units, unit_of = (rows.units, rows.unit_of_test) if split == "test" else (rows.val_units, rows.unit_of_val)
+    sums = np.zeros((len(units), *values.shape[1:]))
+    np.add.at(sums, unit_of, values)
     return sums
+
+
+def answers(rows: Rows, loss: np.ndarray, val_loss: np.ndarray) -> tuple[np.ndarray, Losses]:
+    """The reference loss of wrong answers [tap, unit] on test, one a row, and the losses of val with theirs."""
+    reference, val_reference = (
+        np.broadcast_to(np.bincount(unit_of, minlength=wrong.shape[1]).astype(np.float64), wrong.shape)
+        for unit_of, wrong in ((rows.unit_of_test, loss), (rows.unit_of_val, val_loss))
+    )
+    return reference, Losses(val_loss, val_reference)
+
+
+def commonest(labels: np.ndarray, rows: Rows, taps: int) -> dict[str, np.ndarray]:
+    """A reference line [tap]: the accuracy on test of always saying the class that most fitted rows have."""
+    return {"line_commonest": np.full(taps, (labels[rows.test] == np.bincount(labels[rows.fit]).argmax()).mean())}
 
 
 def tap_stacks(activations: Activations, measure: str) -> Iterator[tuple[slice, Tensor]]:
@@ -132,7 +155,7 @@ def probe_result(
     rows: Rows,
     loss: np.ndarray,
     reference: np.ndarray,
-    val_score: np.ndarray,
+    val: Losses | np.ndarray,
     extra: Mapping[str, Any],
     functional: str,
     centring: str,
@@ -142,7 +165,9 @@ def probe_result(
     reasons: Iterable[tuple[str, str]] = (),
     **attrs: Any,
 ) -> xr.Dataset:
-    """A probe's dataset: `loss`, `reference_loss` [tap, unit(, part)], `val_score` [tap] and `extra` [tap].
+    """A probe's dataset: `loss`, `reference_loss` [tap, unit(, part)], the same of val with `val_score` [tap], and `extra` [tap].
+
+    `val`: losses on val, or the score [tap] alone where no tap is chosen for a target.
 
     Attributes `n_train`, `n_val`, `n_test` count samples, `units_train` and so on independent groups. `reasons` are the
     pairs (tap, reason) of the taps without a value.
@@ -151,9 +176,14 @@ def probe_result(
     variables = {
         "loss": (("tap", "unit", "part")[: loss.ndim], loss),
         "reference_loss": (("tap", "unit", "part")[: loss.ndim], reference),
-        "val_score": ("tap", val_score),
+        "val_score": ("tap", val.scores if isinstance(val, Losses) else val),
         **{name: ("tap", values) for name, values in extra.items()},
     }
+    coords = {"unit": rows.units.astype(object)}
+    if isinstance(val, Losses):
+        dims = ("tap", "val_unit", "part")[: val.loss.ndim]
+        variables |= {"val_loss": (dims, val.loss), "val_reference": (dims, val.reference)}
+        coords["val_unit"] = rows.val_units.astype(object)
     everything = {
         FUNCTIONAL: functional,
         POOLING: activations.pooling,
@@ -165,4 +195,4 @@ def probe_result(
         REASON: store_reasons(reasons),
         **attrs,
     }
-    return over_taps(activations, variables, everything, {"unit": rows.units.astype(object)})
+    return over_taps(activations, variables, everything, coords)

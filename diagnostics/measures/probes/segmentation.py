@@ -17,6 +17,7 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows
 from diagnostics.measures.probes.protocol import need_target, probe_result
 from diagnostics.measures.probes.softmax import FINAL, PENALTIES, LogisticFits, LogisticRows
+from diagnostics.measures.statistics import Losses
 from diagnostics.vocabulary import SPLITS
 
 MOST_TOKENS = 8192
@@ -149,6 +150,8 @@ class _Fit:
     classes: np.ndarray
     penalty: float
     val_mean_iou: float
+    val: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """Class predicted, class, and row of each val token that was read."""
     tokens: int
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -174,7 +177,9 @@ def _fit(
             f"{what} has only one class in its {int(of_train.sum())} train tokens: leave it out or use more samples."
         )
     any_ = of_train | of_val | of_both
-    x, y = torch.as_tensor(np.concatenate([block[0] for block in read(any_)]), device=device), labels[any_]
+    blocks = list(read(any_))
+    x, y = torch.as_tensor(np.concatenate([block[0] for block in blocks]), device=device), labels[any_]
+    samples = np.concatenate([block[2] for block in blocks])[of_val[any_]]
     held_out, truth = _some(x, of_val[any_]), y[of_val[any_]]
     rows, known = _rows(x, y, of_train[any_])
     # Tokens of a class that train does not show count as missed, and have no probability.
@@ -190,12 +195,13 @@ def _fit(
         if worse == 2:
             break
     (best, _), penalty, fits = max(tried, key=lambda trial: trial[0])
+    guess = _predict(fits, known, held_out)
     without = -float(rows.shares.log()[torch.as_tensor(codes, device=device)].sum())
     little = -max(loss for (_, loss), *_ in tried) > (1 - _SHARE) * without
     rows, both = _rows(x, y, of_both[any_], fits)
     start = fits if np.array_equal(both, known) else None
     model = rows.fit([[penalty]], decrease=_LITTLE if little else FINAL, start=start, most=_MOST_FINAL)
-    return _Fit(model, both, penalty, best, int(of_both.sum()))
+    return _Fit(model, both, penalty, best, (guess, truth, samples), int(of_both.sum()))
 
 
 def _rows(
@@ -218,6 +224,21 @@ def _mask(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     mask = np.zeros(shape, dtype=bool)
     mask.flat[places] = True
     return mask
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Tokens in both truth and prediction (`inside`), and in either, [unit, class]."""
+
+    inside: np.ndarray
+    either: np.ndarray
+
+    def add(self, guess: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> None:
+        """Counts more tokens: their classes, and their units."""
+        hit = guess == truth
+        np.add.at(self.inside, (unit[hit], truth[hit]), 1.0)
+        np.add.at(self.either, (unit, truth), 1.0)
+        np.add.at(self.either, (unit[~hit], guess[~hit]), 1.0)
 
 
 class SegmentationProbe(Measure):
@@ -246,7 +267,8 @@ class SegmentationProbe(Measure):
         train, val, test = (dense.mask(part) for part in (rows.train, rows.val, rows.test))
         shape = (len(activations.taps), len(rows.units), len(classes))
         loss, reference = np.full(shape, np.nan), np.full(shape, np.nan)
-        val_score, chosen, accuracy, steps = (np.full(shape[0], np.nan) for _ in range(4))
+        val_loss, val_reference = (np.full((shape[0], len(rows.val_units), shape[2]), np.nan) for _ in range(2))
+        chosen, accuracy, steps = (np.full(shape[0], np.nan) for _ in range(3))
         by_class = np.full((shape[0], shape[2]), np.nan)
         fitted, short = 0, list[str]()
         for i, tap in enumerate(activations.taps):
@@ -258,21 +280,22 @@ class SegmentationProbe(Measure):
                     yield x, np.searchsorted(classes, y), samples
 
             fit = _fit(read, train, val, labels, len(classes), f"Target {target.name}", seed, device)
-            val_score[i], chosen[i], fitted, steps[i] = fit.val_mean_iou, fit.penalty, fit.tokens, fit.model.steps
+            chosen[i], fitted, steps[i] = fit.penalty, fit.tokens, fit.model.steps
+            guess, truth, samples = fit.val
+            overlap = Overlap(np.zeros(val_loss.shape[1:]), np.zeros(val_loss.shape[1:]))
+            overlap.add(guess, truth, dense.unit_of(samples, "val"))
+            val_loss[i], val_reference[i] = overlap.either - overlap.inside, overlap.either
             if not fit.model.converged:
                 short.append(tap.name)
-            inside, either, matrix = np.zeros(shape[1:]), np.zeros(shape[1:]), np.zeros((len(classes),) * 2, np.int64)
+            overlap, matrix = Overlap(np.zeros(shape[1:]), np.zeros(shape[1:])), np.zeros((len(classes),) * 2, np.int64)
             for x, truth, samples in read(test):
-                guess, unit = fit.predict(x), dense.unit_of(samples)
-                hit = guess == truth
-                np.add.at(inside, (unit[hit], truth[hit]), 1.0)
-                np.add.at(either, (unit, truth), 1.0)
-                np.add.at(either, (unit[~hit], guess[~hit]), 1.0)
+                guess = fit.predict(x)
+                overlap.add(guess, truth, dense.unit_of(samples))
                 matrix += confusion(guess, truth, len(classes))
-            loss[i], reference[i] = either - inside, either
+            loss[i], reference[i] = overlap.either - overlap.inside, overlap.either
             by_class[i], accuracy[i] = iou(matrix), np.trace(matrix) / matrix.sum()
         result = probe_result(
-            activations, rows, loss, reference, val_score,
+            activations, rows, loss, reference, Losses(val_loss, val_reference),
             {
                 "penalty": chosen, "token_accuracy": accuracy, "steps": steps,
                 "line_commonest": np.full(shape[0], _commonest(labels, train | val, test)), **dense.counts(),
