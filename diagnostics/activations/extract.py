@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diagnostics.activations.allocator import keep_freed_memory
-from diagnostics.activations.batches import BATCH, prepared_batches, worker_errors
+from diagnostics.activations.batches import BATCH, keep_freed_memory, prepared_batches, worker_errors
 from diagnostics.activations.contents import COVERED
 from diagnostics.activations.folder import drop
 from diagnostics.activations.identity import (

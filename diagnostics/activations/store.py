@@ -41,8 +41,7 @@ from diagnostics.activations.sealed import (
     sealed_attributes,
     write_group,
 )
-from diagnostics.activations.shard_layout import Layout
-from diagnostics.activations.shards import ShardBuffer, ShardReader, pages
+from diagnostics.activations.shards import Layout, ShardBuffer, ShardReader, pages
 from diagnostics.encoders.encoder import Captured
 from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable
 from diagnostics.vocabulary import DENSE
@@ -153,19 +152,20 @@ class Store(Activations):
         return {name: self._target(name, facts) for name, facts in self.contents.targets.items()}
 
     def _target(self, name: str, facts: TargetFacts) -> StoredTarget:
-        dense: dict[tuple[int, ...], np.ndarray] = {}
-        values = np.empty(0)
+        values, on_grid = np.empty(0), dict[tuple[int, ...], np.ndarray]()
         if COVERED in facts.grids:
             values = self._sampled(f"targets/{name}/{COVERED}")
         elif facts.kind in DENSE:  # perhaps on no grid at all
-            for key in facts.grids:
-                dense[tuple(int(n) for n in key.split("x"))] = self._sampled(f"targets/{name}/{key}")
+            on_grid = {
+                tuple(int(n) for n in key.split("x")): self._sampled(f"targets/{name}/{key}") for key in facts.grids
+            }
         else:
             values = self._sampled(f"targets/{name}")
         naive = self._sampled(f"naive/{name}") if facts.naive else None
         return StoredTarget(
-            name, facts.kind, values, facts.units, facts.about, facts.classes, facts.family, dense, facts.period, naive
-        )
+            name, facts.kind, values, units=facts.units, about=facts.about, classes=facts.classes, period=facts.period,
+            naive=naive, family_override=facts.family, on_grid=on_grid,
+        )  # fmt: skip
 
     def _column(self, name: str) -> np.ndarray:
         column = self._sampled(name).astype(object)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from diagnostics.vocabulary import DENSE, Family, Kind
 
 
+@dataclass(frozen=True, kw_only=True)
+class TargetInfo:
+    """What a target has besides its kind and values, in a dataset and in a store alike; see `Target`."""
+
+    units: str = ""
+    about: str = ""
+    classes: tuple[str, ...] = ()
+    period: float | None = None
+    naive: np.ndarray | None = None
+
+
 @dataclass(frozen=True)
-class Target:
+class Target(TargetInfo):
     """A property of the samples that a probe predicts.
 
     Parameters
@@ -36,12 +47,7 @@ class Target:
 
     kind: Kind
     values: np.ndarray
-    units: str = ""
-    about: str = ""
-    classes: tuple[str, ...] = ()
-    family: Family | None = None
-    period: float | None = None
-    naive: np.ndarray | None = None
+    family: Family | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values)

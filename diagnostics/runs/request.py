@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from diagnostics.activations.budget import parse_budget
 from diagnostics.activations.fit import fit, usable_device
-from diagnostics.activations.plan import Precision
+from diagnostics.activations.plan import Precision, parse_budget
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.probeable import unprobeable_targets
 from diagnostics.encoders.encoder import Encoder
@@ -37,7 +36,7 @@ class Request:
     unusable: measures of a suite that cannot be made, and why.
     unprobeable: targets of the dataset that no probe can read, and why.
     draws: how often fresh and permuted weights are drawn; 0 for no controls at all.
-    token_budget: bytes for the tokens of each encoder; None for the default rule (see `activations.budget`).
+    token_budget: bytes for the tokens of each encoder; None for the default rule (see `activations.plan`).
     fresh: whether what the folder holds of earlier calls is dropped.
     """
 

@@ -23,8 +23,7 @@ from diagnostics.activations.contract import shuffled
 from diagnostics.activations.extract import extract
 from diagnostics.activations.folder import check_room, lock
 from diagnostics.activations.plan import row_order
-from diagnostics.activations.shard_layout import Layout
-from diagnostics.activations.shards import ShardBuffer, ShardReader, pages
+from diagnostics.activations.shards import Layout, ShardBuffer, ShardReader, pages
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError
 
