@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from diagnostics import Dataset
-else:
-    # The registry resolves annotations when options arrive; the real class would import torch just to be listed.
-    Dataset = Any
+import diagnostics as dx
 
 
-def shapes(n: int = 1000, size: int = 64, frames: int = 1, seed: int = 0) -> Dataset:
+def shapes(n: int = 1000, size: int = 64, frames: int = 1, seed: int = 0) -> dx.Dataset:
     """Scenes of one to six objects in a room, rendered, with exact labels, counts, places, masks, depth and captions.
 
     Samples are images uint8 [size, size, 3], or, with `frames` above 1, clips uint8 [frames, size, size, 3] with optical
