@@ -91,14 +91,13 @@ def speech(seconds: float = 0.5) -> dx.Dataset:
         raise dx.DiagnosticsError(f"Dataset speech cannot have windows of seconds={seconds}: give 0.1 to 0.8.")
     folder = folder_of("speech", "pytest_audioeval", "pytest-audioeval") / "samples" / "audio"
     import numpy as np
-    from diagnostics_files.audio import windows
     from diagnostics_files.decode.audio import index, read
 
     files = sorted(folder.glob("*/*.wav"))
     with reading_files("speech", "pytest-audioeval"):
         sounds = [index(file, f"{file.parent.name}/{file.name}") for file in files]
         pieces = [
-            (i, start, stop) for i, sound in enumerate(sounds) for start, stop in windows(sound, SPEECH_RATE, seconds)
+            (i, start, stop) for i, sound in enumerate(sounds) for start, stop in sound.windows(SPEECH_RATE, seconds)
         ]
         samples = np.stack([read(sounds[i], SPEECH_RATE, start, stop) for i, start, stop in pieces])
     languages = tuple(sorted({file.parent.name for file in files}))
@@ -181,7 +180,7 @@ def ucr(name: str, seed: int = 0) -> dx.Dataset:
         raise dx.DiagnosticsError(
             f"aeon bundles no data set '{name}': choose of {', '.join(sorted(known))}, or give your own file as ts:FILE.ts."
         )
-    from diagnostics_files.ts import archive
+    from diagnostics_files.series import archive
 
     return archive(name, {split: folder / name / f"{name}_{split.upper()}.ts" for split in ("train", "test")}, seed)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,9 +17,8 @@ import numpy as np
 
 from diagnostics import DiagnosticsError, Target
 from diagnostics_files.decode.images import check_size, picture, plain_array
-from diagnostics_files.decode.tables import SUFFIXES, column, read_table
+from diagnostics_files.decode.tables import SUFFIXES, column, read_table, texts_of
 from diagnostics_files.decode.tar import Member, members
-from diagnostics_files.embeddings import hashed
 from diagnostics_files.errors import join_notes, sentence, usable
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.scan import PICTURES, file, safe_name
@@ -35,7 +38,7 @@ class Captioned:
 
 
 def build(
-    path: str, *, image: str, caption: str, images: str | None, embeddings: str | None, features: int,
+    path: str, image: str, caption: str, images: str | None, embeddings: str | None, features: int,
     size: int | None, seed: int, on_error: str,
 ) -> FileDataset:  # fmt: skip
     """See `plugin.captions`."""
@@ -84,11 +87,8 @@ def _from_table(path: Path, image: str, caption: str, root: Path) -> tuple[list[
     columns = read_table(path)
     names = [str(safe_name(str(entry or ""), str(path))) for entry in column(columns, image, path, "image")]
     texts = column(columns, caption, path, "caption")
-    count = len(names)
-    groups = [
-        name if c is None else str(c) for name, c in zip(names, columns.get("group", [None] * count), strict=True)
-    ]
-    splits = from_column(columns.get("split", [None] * count), str(path))
+    groups = texts_of(columns, "group", names)
+    splits = from_column(columns.get("split", [None] * len(names)), str(path))
     files = {name: root / name for name in names}
     if missing := [name for name, at in files.items() if not os.path.lexists(at)]:
         raise DiagnosticsError(
@@ -162,3 +162,24 @@ def _vectors(rows: Sequence[Captioned], embeddings: str | None, features: int, s
             "caption, in their order."
         )
     return vectors
+
+
+_WORD = re.compile(r"\w+")
+
+
+def hashed(texts: Sequence[str], features: int) -> np.ndarray:
+    """Embeddings float32 [text, feature] of length 1; equal words in equal order give equal rows, on every machine.
+
+    Feature hashing (Weinberger et al. 2009, 0902.2206): every word (lower case) and pair of neighbouring words is hashed to
+    a feature and a sign, and adds 1 + log(count) there. Two texts are near where they share words; synonyms are strangers.
+    A text without any word is a row of zeros.
+    """
+    rows = np.zeros((len(texts), features))
+    for row, text in zip(rows, texts, strict=True):
+        words = _WORD.findall(text.lower())
+        counts = Counter(words) + Counter(f"{a} {b}" for a, b in pairwise(words))
+        for term, count in counts.items():
+            number = int.from_bytes(hashlib.blake2b(term.encode(), digest_size=8).digest(), "little")
+            row[(number >> 1) % features] += (1 if number & 1 else -1) * (1 + np.log(count))
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0).astype(np.float32)

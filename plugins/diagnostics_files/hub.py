@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, Target
-from diagnostics_files.decode.audio import Sound, index, read
+from diagnostics_files.decode.audio import Sound, index, one_rate, read
 from diagnostics_files.decode.images import check_size, picture
-from diagnostics_files.decode.series_tables import listed
+from diagnostics_files.decode.series import listed
 from diagnostics_files.decode.tables import Columns, targets_of
 from diagnostics_files.errors import check_tree, damaged, join_notes, need, sentence, unfit, usable
-from diagnostics_files.lazy_dataset import FileDataset, Lazy
+from diagnostics_files.lazy_dataset import FileDataset, Lazy, pad_left
 from diagnostics_files.scan import SPLIT_OF, find, folder
 from diagnostics_files.series import dataset as of_series
 from diagnostics_files.splits import complete
@@ -36,7 +36,7 @@ class _Rows:
 
 
 def build(
-    path: str, *, input: str | None, values: str, size: int | None, rate: int | None, seed: int, on_error: str
+    path: str, input: str | None, values: str, size: int | None, rate: int | None, seed: int, on_error: str
 ) -> Dataset:
     """See `plugin.datasets_on_disk`."""
     scheme = f"datasets:{path}"
@@ -85,13 +85,13 @@ def build(
     hertz, lengths = None, {0}
     if modality == "audio":
         sounds = [_sound(rows, i, column, ids[i]) for i in kept]
-        hertz = rate or _one_rate(sounds, scheme)
+        hertz = rate or one_rate(sounds, scheme)
         lengths = {sound.length_at(hertz) for sound in sounds}
     longest = max(lengths)
 
     def padded_sample(i: int) -> Any:
         row = sample(kept[i])
-        return np.concatenate([np.full(longest - len(row), np.nan, np.float32), row]) if modality == "audio" else row
+        return pad_left(row, longest) if modality == "audio" else row
 
     return FileDataset(
         root.resolve().name,
@@ -166,15 +166,6 @@ def _split(name: str, scheme: str) -> str:
     if name and name.lower() not in SPLIT_OF:
         raise DiagnosticsError(f"{scheme} has a split named {name}: name splits train, validation and test.")
     return SPLIT_OF.get(name.lower(), "")
-
-
-def _one_rate(sounds: list[Sound], scheme: str) -> int:
-    rates = {sound.rate for sound in sounds}
-    if len(rates) > 1:
-        raise DiagnosticsError(
-            f"{scheme} holds audio of {sorted(rates)} Hz: add ?rate=16000 or what your encoder takes."
-        )
-    return rates.pop()
 
 
 def _text(entry: Any, name: str) -> np.ndarray:

@@ -28,6 +28,11 @@ class Lazy(Sequence[Any]):
         return self.read(int(index))
 
 
+def pad_left(sample: np.ndarray, length: int) -> np.ndarray:
+    """A sample float32 [time, ...] with NaN in front, so that it has `length` steps."""
+    return np.concatenate([np.full((length - len(sample), *sample.shape[1:]), np.nan, np.float32), sample])
+
+
 class FileDataset(Dataset):
     """A dataset of files.
 

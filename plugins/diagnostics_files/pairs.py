@@ -31,8 +31,12 @@ class Pair:
     map_name: str
     split: str
 
+    def extent(self) -> tuple[int, int]:
+        """(y, x) of both; raises where they differ."""
+        return common_extent((self.image, self.name), (self.map, self.map_name))
 
-def segmentation(path: str, *, unknown: int | None, size: int | None, seed: int, on_error: str) -> FileDataset:
+
+def segmentation(path: str, unknown: int | None, size: int | None, seed: int, on_error: str) -> FileDataset:
     """See `plugin.segmentation`."""
     scheme = f"segmentation:{path}"
     root = folder(path, "segmentation")
@@ -53,7 +57,7 @@ def segmentation(path: str, *, unknown: int | None, size: int | None, seed: int,
     return _dataset(root, kept, target, "segmentation", size, seed, (note, how), left_out, len(pairs))
 
 
-def depths(path: str, *, scale: float, size: int | None, seed: int, on_error: str) -> FileDataset:
+def depths(path: str, scale: float, size: int | None, seed: int, on_error: str) -> FileDataset:
     """See `plugin.depth`."""
     scheme = f"depth:{path}"
     root = folder(path, "depth")
@@ -147,13 +151,13 @@ def _maps(
     """The pairs that can be used and their maps [sample, y, x]; maps are targets, so they are decoded now."""
 
     def check(i: int) -> None:
-        _same_size(pairs[i])
+        pairs[i].extent()
         picture(pairs[i].image, pairs[i].name, size)
         read(pairs[i])
 
     kept, left_out = usable([pair.name for pair in pairs], check, on_error, scheme)
     chosen = [pairs[i] for i in kept]
-    shape = one_size([_same_size(pair) for pair in chosen], [pair.name for pair in chosen], size, scheme)
+    shape = one_size([pair.extent() for pair in chosen], [pair.name for pair in chosen], size, scheme)
     check_memory(len(chosen), shape, width, scheme)
     first = read(chosen[0])
     maps = np.empty((len(chosen), *shape), first.dtype)
@@ -162,14 +166,13 @@ def _maps(
     return chosen, maps, left_out
 
 
-def _same_size(pair: Pair) -> tuple[int, int]:
-    image, of_map = extent(pair.image, pair.name), extent(pair.map, pair.map_name)
-    if image != of_map:
-        raise unfit(
-            pair.map_name, f"is {of_map[0]} x {of_map[1]} pixels and its image {pair.name} {image[0]} x {image[1]}",
-            "give maps of their images' size",
-        )  # fmt: skip
-    return image
+def common_extent(image: tuple[Path, str], of_map: tuple[Path, str], kind: str = "image") -> tuple[int, int]:
+    """(y, x) of an image and its map, each a file and its name; raises where they differ."""
+    (y, x), (map_y, map_x) = extent(*image), extent(*of_map)
+    if (y, x) != (map_y, map_x):
+        why = f"is {map_y} x {map_x} pixels and its {kind} {image[1]} {y} x {x}"
+        raise unfit(of_map[1], why, f"give maps of their {kind}s' size")
+    return y, x
 
 
 def _one_of(base: Path, names: Sequence[str], scheme: str) -> Path:

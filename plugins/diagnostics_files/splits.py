@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from diagnostics import DiagnosticsError, split_groups
+from diagnostics_files.decode.tables import Columns, targets_of, texts_of
+from diagnostics_files.errors import join_notes
 from diagnostics_files.scan import SPLIT_OF
 
+SPECIAL = ("id", "group", "split")
+"""Columns with a meaning of their own; all others become targets."""
 VAL_SHARE = 0.2
 """Of the groups of train, where val is carved out of it."""
 
@@ -56,3 +62,22 @@ def from_column(column: Sequence[object], where: str) -> list[str]:
             raise DiagnosticsError(f"Column split of {where} holds '{entry}': give train, val or test.")
         splits.append(SPLIT_OF.get(text, ""))
     return splits
+
+
+def described(
+    columns: Columns, ids: Sequence[str], groups: Sequence[str] | None, values: str, seed: int, source: object
+) -> tuple[list[str], dict[str, Any], str]:
+    """Ids of rows; their split, targets and groups as `Dataset` takes them; and how these came about.
+
+    `ids` and `groups` (the ids by default) are those of rows for which the columns have none.
+    """
+    ids = texts_of(columns, "id", ids)
+    if len(set(ids)) < len(ids):
+        raise DiagnosticsError(
+            f"{source} gives the id {Counter(ids).most_common(1)[0][0]} to several samples: make ids unique."
+        )
+    groups = texts_of(columns, "group", groups or ids)
+    targets, note = targets_of(columns, values, source, SPECIAL)
+    given = from_column(columns.get("split", [None] * len(ids)), str(source))
+    split, how = complete(given, groups, seed, str(source))
+    return ids, {"split": split, "targets": targets, "groups": groups}, join_notes(how, note)

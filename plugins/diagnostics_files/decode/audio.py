@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -36,6 +36,12 @@ class Sound:
         """Samples after resampling to `rate`."""
         up, down = ratio(self.rate, rate)
         return -(-self.length * up // down)
+
+    def windows(self, rate: int, seconds: float | None) -> list[tuple[int, int]]:
+        """(start, stop) at `rate` of windows that follow one another; a shorter file is one window, a remainder is dropped."""
+        length = self.length_at(rate)
+        size = length if seconds is None else max(1, round(seconds * rate))
+        return [(i * size, (i + 1) * size) for i in range(length // size)] or [(0, length)]
 
 
 def index(source: Source, name: str) -> Sound:
@@ -84,6 +90,17 @@ def read(sound: Sound, rate: int, start: int = 0, stop: int | None = None) -> np
     if not np.isfinite(mono).all():
         raise damaged(sound.name, "it holds NaN or infinity")
     return mono
+
+
+def one_rate(sounds: Sequence[Sound], source: str) -> int:
+    """The rate of all sounds; raises where they have several."""
+    for sound in sounds:
+        if sound.rate != sounds[0].rate:
+            raise DiagnosticsError(
+                f"{sound.name} of {source} has {sound.rate} Hz and {sounds[0].name} {sounds[0].rate} Hz: add ?rate=16000 or "
+                "the rate that your encoder takes."
+            )
+    return sounds[0].rate
 
 
 def ratio(old: int, new: int) -> tuple[int, int]:

@@ -54,6 +54,12 @@ def column(columns: Columns, name: str, path: Path, option: str = "") -> list[An
     return columns[name]
 
 
+def texts_of(columns: Columns, name: str, default: Sequence[str]) -> list[str]:
+    """The entries of a column as texts, and the default of a row where there is none."""
+    entries = columns.get(name, [None] * len(default))
+    return [text if entry is None else str(entry) for text, entry in zip(default, entries, strict=True)]
+
+
 def targets_of(
     columns: Mapping[str, Sequence[Any]], values: str, path: object, skip: Collection[str] = ()
 ) -> tuple[dict[str, Target], str]:

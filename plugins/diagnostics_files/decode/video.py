@@ -26,6 +26,18 @@ class Video:
     times: np.ndarray
     rate: float | None
 
+    def starts(self, span: int, clips: int | None) -> list[int]:
+        """First frames of clips of `span` frames that do not overlap: all that fit, or at most `clips` spread evenly."""
+        count = len(self.times)
+        fit = count // span
+        if clips is None or clips >= fit:
+            return [i * span for i in range(fit)]
+        return (
+            [int(start) for start in np.linspace(0, count - span, clips).round()]
+            if clips > 1
+            else [(count - span) // 2]
+        )
+
 
 def index(path: Path, name: str) -> Video:
     """The frames of the first video stream, from the packets' times; reads the file and decodes nothing."""

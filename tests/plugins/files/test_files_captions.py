@@ -10,7 +10,7 @@ from pathlib import Path
 import diagnostics_files.errors
 import numpy as np
 import pytest
-from diagnostics_files.embeddings import hashed
+from diagnostics_files.captions import hashed
 from PIL import Image
 
 from diagnostics import DiagnosticsError
