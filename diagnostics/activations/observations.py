@@ -15,10 +15,10 @@ from zarr.codecs import Crc32cCodec
 from diagnostics.activations.sealed import (
     NAME,
     DamagedError,
-    check_files,
     files_below,
     read_array,
     read_document,
+    read_files,
     sealed_attributes,
     write_group,
 )
@@ -90,7 +90,7 @@ def read_observed(run: Path, key: str, name: str) -> Observed | None:
         raise DamagedError(name) from error
     if not all(isinstance(tap, str) and SAFE_NAME.fullmatch(tap) for tap in there.taps):
         raise DamagedError(name)
-    check_files(folder, {file: digest for file, digest in there.files.items() if file.endswith(NAME)})
+    read_files(folder, {file: digest for file, digest in there.files.items() if file.endswith(NAME)})
     return there
 
 

@@ -34,20 +34,8 @@ def files_below(folder: Path, among: Iterable[str] = ("**/*",)) -> dict[str, str
     return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
 
 
-def check_files(folder: Path, files: Mapping[str, str], below: str = "") -> None:
-    """Raises DamagedError, naming the file, where one of the files (below a path) is gone or is another."""
-    for name, digest in files.items():
-        if name.startswith(below):
-            try:
-                same = _digest(folder / name) == digest
-            except OSError as error:
-                raise DamagedError(name) from error
-            if not same:
-                raise DamagedError(name)
-
-
 def read_files(folder: Path, files: Mapping[str, str]) -> dict[str, bytes]:
-    """The bytes of the files, each as it was written; raises as `check_files`."""
+    """The bytes of files; raises DamagedError, naming the file, where one is missing or is not the one that was written."""
     contents: dict[str, bytes] = {}
     for name, digest in files.items():
         try:
@@ -63,7 +51,7 @@ def read_array(folder: Path, name: str, files: Mapping[str, str]) -> np.ndarray:
     """An array below a sealed group, all of it; raises DamagedError where it is not the one that was written."""
     if f"{name}/{NAME}" not in files:
         raise DamagedError(name)
-    check_files(folder, files, f"{name}/")
+    read_files(folder, {file: digest for file, digest in files.items() if file.startswith(f"{name}/")})
     try:
         array = zarr.open_array(folder / name, mode="r", zarr_format=3)
         return np.asarray(array[...])

@@ -35,9 +35,9 @@ from diagnostics.activations.plan import Step
 from diagnostics.activations.sealed import (
     NAME,
     DamagedError,
-    check_files,
     read_array,
     read_document,
+    read_files,
     sealed_attributes,
     write_group,
 )
@@ -88,7 +88,7 @@ class Store(Activations):
                 contents = Contents.from_attrs(attrs)
             except (KeyError, ValueError, TypeError, DiagnosticsError) as error:
                 raise DamagedError(NAME) from error
-            check_files(self.path, {file: digest for file, digest in contents.files.items() if file.endswith(NAME)})
+            read_files(self.path, {file: digest for file, digest in contents.files.items() if file.endswith(NAME)})
         except DamagedError as error:
             raise damaged(self.path, str(error)) from error
         return attrs, contents

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from diagnostics import hookimpl
 from diagnostics.hookspecs import Entry
 from diagnostics_data import images, recordings, series
-from diagnostics_data.shapes import shapes
 
 
 @hookimpl
@@ -27,7 +26,7 @@ def datasets() -> Mapping[str, Entry]:
         "watch": Entry(recordings.watch, modalities=("series",), kinds=("label",)),
         "ucr:": Entry(recordings.ucr, modalities=("series",), kinds=("label", "value")),
         "shapes": Entry(
-            shapes,
+            images.shapes,
             modalities=("image", "video"),
             kinds=("label", "value", "state", "token_label", "token_value", "masks", "caption"),
         ),

@@ -60,7 +60,7 @@ def videos(
         for start in index(file).starts(span, clips):
             read(index(file), start)
 
-    known = labelled(find(root, VIDEOS, "videos"), check, root, f"videos:{path}", labels)
+    known = labelled(find(root, VIDEOS, "videos"), check, root, f"videos:{path}", labels, index)
     indexed = [index(file) for file in known.files]
     cut = [(i, start) for i, video in enumerate(indexed) for start in video.starts(span, clips)]
     rates = {video.rate for video in indexed}
@@ -93,7 +93,7 @@ def audio(path: str, rate: int | None, seconds: float | None, labels: Labels) ->
     def check(file: File) -> None:
         sounds.read(index(file), index(file).rate)
 
-    known = labelled(find(root, SOUNDS, "sound files"), check, root, scheme, labels)
+    known = labelled(find(root, SOUNDS, "sound files"), check, root, scheme, labels, index)
     indexed = [index(file) for file in known.files]
     hertz = rate if rate is not None else one_rate(indexed, scheme)
     pieces = [(i, start, stop) for i, sound in enumerate(indexed) for start, stop in sound.windows(hertz, seconds)]

@@ -29,7 +29,7 @@ class Shapes(Dataset):
 
 
 def build(n: int, size: int, frames: int, seed: int) -> Shapes:
-    """The data set, held in memory; see `diagnostics_data.shapes.shapes`."""
+    """The data set, held in memory; see `diagnostics_data.images.shapes`."""
     _check(n, size, frames, seed)
     shape = (n, frames, size, size)
     pixels = np.empty((*shape, 3), np.uint8)

@@ -258,7 +258,7 @@ def test_a_zarr_array_that_would_unpickle_is_refused_and_nothing_runs(tmp_path: 
         ({"series": VALUES[0]}, r"Array series .* is float32 of shape \[5\]"),
         ({"series": VALUES.astype(str)}, r"Array series .* is <U"),
         ({"series": VALUES, "z": VALUES}, r"Array z .* is float32 of shape \[6, 5\]: give one number or text"),
-        ({"series": VALUES, "id": np.array(["a"] * 6)}, "gives the id a to several series"),
+        ({"series": VALUES, "id": np.array(["a"] * 6)}, "gives the id a to several samples"),
         ({"series": VALUES[:2]}, r"2 group\(s\) cannot fill train, val and test"),
     ],
 )
