@@ -187,18 +187,14 @@ def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable
             entry()
         return f"Plugin {plugin.name}", entry.make, args
     if what == "encoder" and (name.endswith(".safetensors") or os.path.isdir(name)):
-        return name, _load_saved, (name,)
+        # Without the option of `load_encoder`, which no name may set.
+        return name, lambda path: load_encoder(path), (name,)
     broken = [f"plugin {p.name} could not be loaded ({p.error})" for p in plugins() if p.error]
     other = "path/to/file.py:function" + (", or a folder with a saved encoder" if what == "encoder" else "")
     hint = f"Or {other}; `diagnostics list` shows all{'; ' + '; '.join(broken) if broken else ''}."
     if name.endswith(".py"):
         hint = f"To use a file, name the function in it: {name}:build."
     raise unknown(what, name, entries, hint)
-
-
-def _load_saved(path: str) -> TorchEncoder:
-    """Without the option of `load_encoder`, which no name may set."""
-    return load_encoder(path)
 
 
 def _from_file(path: Path, function: str) -> Callable[..., Any]:

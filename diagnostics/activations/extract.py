@@ -181,16 +181,13 @@ def _capture(
             )
     if plan.precision == "float16" and with_tokens:
         for tap in plan.taps:
-            _refuse_overflow(buffers.recent(tap, len(positions)), tap.name, ids)
+            overflows = ~np.isfinite(buffers.recent(tap, len(positions))).all(axis=(1, 2))
+            if overflows.any():
+                raise _SampleError(
+                    f"Activations of tap {tap.name} overflow float16 for sample {ids[int(overflows.argmax())]}: use "
+                    "--precision float32."
+                )
     buffers.rows += len(positions)
-
-
-def _refuse_overflow(values: np.ndarray, tap: str, ids: Sequence[str]) -> None:
-    bad = ~np.isfinite(values).all(axis=(1, 2))
-    if bad.any():
-        raise _SampleError(
-            f"Activations of tap {tap} overflow float16 for sample {ids[int(bad.argmax())]}: use --precision float32."
-        )
 
 
 def _batches(

@@ -128,7 +128,8 @@ def open_results(path: Path) -> xr.DataTree:
     try:
         groups = xr.open_groups(store, engine="zarr", consolidated=False)  # pyright: ignore[reportArgumentType]
         # Zarr lists what a folder holds in another order each time.
-        return xr.DataTree.from_dict({name: _sorted(groups[name].load()) for name in sorted(groups)})
+        ordered = {name: group[sorted(map(str, group.data_vars))].load() for name, group in sorted(groups.items())}
+        return xr.DataTree.from_dict(ordered)
     except (OSError, ValueError, KeyError, RuntimeError, zarr.errors.BaseZarrError) as error:
         raise unreadable(path) from error
 
@@ -274,10 +275,6 @@ def _storable(data: xr.Dataset) -> xr.Dataset:
     return data.assign_coords({k: v for k, v in texts.items() if k in data.coords}).assign(
         {k: v for k, v in texts.items() if k not in data.coords}
     )
-
-
-def _sorted(data: xr.Dataset) -> xr.Dataset:
-    return data[sorted(map(str, data.data_vars))]
 
 
 def unreadable(path: Path) -> StorageError:

@@ -14,6 +14,7 @@ import errno
 import hashlib
 import mmap
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -144,30 +145,41 @@ class ShardBuffer:
 
 
 def _write(path: Path, data: np.ndarray, length: int) -> None:
-    """The first `length` bytes of page-aligned data, beside the file's place and renamed.
+    """Writes the first `length` bytes of page-aligned data atomically.
 
-    Past the page cache where system and disk can: an extraction writes far more than it soon reads, and the cache would
-    cost more CPU time than all else here, and drive out what others keep in it.
+    Past the page cache, as an extraction writes far more than it soon reads, and the cache would cost more CPU time than all
+    else here, and drive out what others keep in it.
     """
     partial = path.with_name(f"{path.name}.partial")
-    for flag in dict.fromkeys((DIRECT, 0)):
+
+    def write(flag: int) -> None:
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY | flag, 0o666)
         try:
-            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY | flag, 0o666)
-            try:
-                rest = data.data
-                while len(rest):
-                    rest = rest[os.write(handle, rest) :]
-                os.ftruncate(handle, length)
-            finally:
-                os.close(handle)
-            partial.replace(path)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            if flag and isinstance(error, OSError) and error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
-                continue
-            raise
-        return
+            rest = data.data
+            while len(rest):
+                rest = rest[os.write(handle, rest) :]
+            os.ftruncate(handle, length)
+        finally:
+            os.close(handle)
+
+    try:
+        _past_page_cache(write)
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def _past_page_cache(access: Callable[[int], None]) -> None:
+    """Calls `access` with the flag that passes the page cache, or without it where system or disk cannot."""
+    if DIRECT:
+        try:
+            return access(DIRECT)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+    return access(0)
 
 
 class ShardReader:
@@ -230,21 +242,18 @@ class ShardReader:
         length = -(-(stop - first) // PAGE) * PAGE
         if len(self.memory) < length:
             self.memory = pages(length)
-        for flag in dict.fromkeys((DIRECT, 0)):
+
+        def read(flag: int) -> None:
             done = 0
-            try:
-                handle = os.open(path, os.O_RDONLY | BINARY | flag)
-                with os.fdopen(handle, "rb", buffering=0) as file:
-                    file.seek(first)
-                    while done < stop - first:
-                        # A read that stops within a page leaves the next one unaligned, so that it fails and the cache serves.
-                        count = file.readinto(self.memory[done:length].data)
-                        if not count:
-                            raise ValueError("it ends too soon")
-                        done += count
-            except OSError as error:
-                if flag and error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
-                    continue
-                raise
-            break
+            handle = os.open(path, os.O_RDONLY | BINARY | flag)
+            with os.fdopen(handle, "rb", buffering=0) as file:
+                file.seek(first)
+                while done < stop - first:
+                    # A read that stops within a page leaves the next one unaligned, so that it fails and the cache serves.
+                    count = file.readinto(self.memory[done:length].data)
+                    if not count:
+                        raise ValueError("it ends too soon")
+                    done += count
+
+        _past_page_cache(read)
         return self.memory[start - first : stop - first]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -11,6 +12,8 @@ import numpy as np
 from diagnostics.datasets.target import Target, misfit
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.vocabulary import SAFE_NAME, SPLITS, Kind, Modality
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Dataset:
@@ -70,7 +73,7 @@ class Dataset:
                 raise DiagnosticsError(f"Dataset {self.name} has {n} samples but {len(column)} {what}.")
         if len(set(self.ids)) != n:
             raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.")
-        if odd := [name for name in (*self.ids, *self.groups) if not _is_text(name)]:
+        if odd := [name for name in (*self.ids, *self.groups) if _SURROGATE.search(str(name))]:
             raise DiagnosticsError(
                 f"Dataset {self.name} has {odd[0]!r:.80} as an id or group, which is no text in UTF-8."
             )
@@ -182,14 +185,6 @@ def split_groups(
     of_group[order[:first]] = "train"
     of_group[order[first:second]] = "val"
     return of_group[inverse]
-
-
-def _is_text(name: object) -> bool:
-    try:
-        str(name).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _digest_array(digest: Any, array: np.ndarray) -> None:

@@ -102,7 +102,17 @@ def changepoint(n: int = 400, length: int = 512, seed: int = 0) -> dx.Dataset:
 
 def _dataset(name: str, options: tuple[int, int, int], described: Described, about: str) -> dx.Dataset:
     n, length, seed = options
-    _check(name, n, length, seed)
+    if not 10 <= n <= 1_000_000:
+        raise dx.DiagnosticsError(f"Dataset {name} cannot have n={n} series: give 10 to 1000000.")
+    if not 32 <= length <= 65_536:
+        raise dx.DiagnosticsError(f"Dataset {name} cannot have series of length={length}: give 32 to 65536 steps.")
+    if n * length > MOST_VALUES:
+        raise dx.DiagnosticsError(
+            f"Dataset {name} with n={n} and length={length} does not fit in memory: "
+            f"keep n x length at {MOST_VALUES} or less."
+        )
+    if seed < 0:
+        raise dx.DiagnosticsError(f"Dataset {name} cannot have seed={seed}: give 0 or more.")
     import numpy as np
 
     from diagnostics_data import systems
@@ -129,17 +139,3 @@ def _dataset(name: str, options: tuple[int, int, int], described: Described, abo
         for target, (kind, units, about) in described.items()
     }
     return dx.Dataset(name, "series", samples, ids, list(dx.split_groups(ids, seed)), targets, about=about)
-
-
-def _check(name: str, n: int, length: int, seed: int) -> None:
-    if not 10 <= n <= 1_000_000:
-        raise dx.DiagnosticsError(f"Dataset {name} cannot have n={n} series: give 10 to 1000000.")
-    if not 32 <= length <= 65_536:
-        raise dx.DiagnosticsError(f"Dataset {name} cannot have series of length={length}: give 32 to 65536 steps.")
-    if n * length > MOST_VALUES:
-        raise dx.DiagnosticsError(
-            f"Dataset {name} with n={n} and length={length} does not fit in memory: "
-            f"keep n x length at {MOST_VALUES} or less."
-        )
-    if seed < 0:
-        raise dx.DiagnosticsError(f"Dataset {name} cannot have seed={seed}: give 0 or more.")

@@ -66,13 +66,17 @@ def _arrow(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     return np.minimum(head, shaft)
 
 
-_DRAWN: dict[str, tuple[Level, float]] = {
-    "disc": (_disc, math.pi),
-    "square": (_square, 4.0),
-    "triangle": (_triangle, 3 * math.tan(math.pi / 3)),
-    "star": (_star, 5 * math.tan(math.pi / 5) * (1 + math.tan(math.pi / 5) * math.tan(2 * math.pi / 5))),
-    "ring": (_ring, math.pi * 0.75),
-    "cross": (_cross, 4 * 0.6 - 0.36),
+_DRAWN: dict[str, tuple[Level, float, float]] = {
+    "disc": (_disc, math.pi, 1.0),
+    "square": (_square, 4.0, math.sqrt(2)),
+    "triangle": (_triangle, 3 * math.tan(math.pi / 3), 2.0),
+    "star": (
+        _star,
+        5 * math.tan(math.pi / 5) * (1 + math.tan(math.pi / 5) * math.tan(2 * math.pi / 5)),
+        1 / math.cos(2 * math.pi / 5),
+    ),
+    "ring": (_ring, math.pi * 0.75, 1.0),
+    "cross": (_cross, 4 * 0.6 - 0.36, math.hypot(0.3, 1)),
     # The lens of the two discs is taken from the larger one.
     "crescent": (
         _crescent,
@@ -80,17 +84,12 @@ _DRAWN: dict[str, tuple[Level, float]] = {
         - math.acos(0.61)
         - 0.64 * math.acos(-0.11 / 0.8)
         + 0.5 * math.sqrt((-0.5 + 1.8) * (0.5 + 0.2) * (0.5 - 0.2) * (0.5 + 1.8)),
+        math.hypot(0.61 + 0.386, math.sqrt(1 - 0.61**2)),
     ),
-    "arrow": (_arrow, 1.0 + 0.6),
+    "arrow": (_arrow, 1.0 + 0.6, math.hypot(0.3, 1)),
 }
-"""Name -> level as drawn, and the area of that."""
-
+"""Name -> level as drawn, the area of that, and the distance of its farthest point."""
 SHAPES = tuple(_DRAWN)
-REACH = {
-    "disc": 1.0, "square": math.sqrt(2), "triangle": 2.0, "star": 1 / math.cos(2 * math.pi / 5), "ring": 1.0,
-    "cross": math.hypot(0.3, 1), "crescent": math.hypot(0.61 + 0.386, math.sqrt(1 - 0.61**2)), "arrow": math.hypot(0.3, 1),
-}  # fmt: skip
-"""Distance of the farthest point as drawn."""
 
 
 def scale(shape: str) -> float:
@@ -100,7 +99,7 @@ def scale(shape: str) -> float:
 
 def reach(shape: str) -> float:
     """Distance of the outline's farthest point from the centre, for an object of radius 1."""
-    return REACH[shape] * scale(shape)
+    return _DRAWN[shape][2] * scale(shape)
 
 
 def level(shape: str, p: np.ndarray, q: np.ndarray) -> np.ndarray:
