@@ -10,8 +10,7 @@ from typing import Self
 
 from diagnostics.activations.fit import fit, usable_device
 from diagnostics.activations.plan import Precision, parse_budget
-from diagnostics.datasets.dataset import Dataset
-from diagnostics.datasets.probeable import unprobeable_targets
+from diagnostics.datasets.dataset import Dataset, unprobeable_targets
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, unknown

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
+import tarfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -18,11 +20,10 @@ import numpy as np
 from diagnostics import DiagnosticsError, Target
 from diagnostics_files.decode.images import check_size, picture, plain_array
 from diagnostics_files.decode.tables import SUFFIXES, column, read_table, texts_of
-from diagnostics_files.decode.tar import Member, members
-from diagnostics_files.errors import join_notes, sentence, usable
+from diagnostics_files.errors import check_regular, join_notes, sentence, usable, utf8_name
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
+from diagnostics_files.rows import complete, from_column
 from diagnostics_files.scan import PICTURES, file, safe_name
-from diagnostics_files.splits import complete, from_column
 
 
 @dataclass(frozen=True)
@@ -183,3 +184,47 @@ def hashed(texts: Sequence[str], features: int) -> np.ndarray:
             row[(number >> 1) % features] += (1 if number & 1 else -1) * (1 + np.log(count))
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file within a tar: its bytes are `size` bytes from `offset` on."""
+
+    archive: Path
+    name: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        with self.archive.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+    def open(self) -> io.BytesIO:
+        return io.BytesIO(self.read())
+
+
+def members(path: Path) -> Iterator[Member]:
+    """The files of an uncompressed tar, in its order; only headers are read.
+
+    Raises for names that climb out of the archive, for links and devices, and for an archive that is cut or compressed.
+    """
+    check_regular(path, path.name, skip=False)
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for info in archive:
+                if info.isdir():
+                    continue
+                if not info.isreg() or info.sparse is not None:
+                    raise DiagnosticsError(
+                        f"{path} holds {utf8_name(info.name)}, a link or device: write an archive of plain files."
+                    )
+                if info.size < 0:
+                    raise tarfile.ReadError(f"{utf8_name(info.name)} has a size below 0")
+                yield Member(path, str(safe_name(info.name, str(path))), info.offset_data, info.size)
+                if info.offset_data + info.size > path.stat().st_size:
+                    raise DiagnosticsError(f"{path} ends within {info.name}: copy the archive again.")
+    except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
+        raise DiagnosticsError(
+            f"{path} cannot be read as an uncompressed tar ({error}): unpack .gz and copy it again."
+        ) from error

@@ -12,8 +12,8 @@ from diagnostics_files.decode.images import check_size, mask, picture
 from diagnostics_files.errors import alone, join_notes, sentence, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.pairs import check_memory, class_numbers, common_extent, one_size
+from diagnostics_files.rows import complete
 from diagnostics_files.scan import folder, safe_name
-from diagnostics_files.splits import complete
 
 
 @dataclass(frozen=True)

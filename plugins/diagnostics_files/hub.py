@@ -15,9 +15,9 @@ from diagnostics_files.decode.series import listed
 from diagnostics_files.decode.tables import Columns, targets_of
 from diagnostics_files.errors import check_tree, damaged, join_notes, need, sentence, unfit, usable
 from diagnostics_files.lazy_dataset import FileDataset, Lazy, pad_left
+from diagnostics_files.rows import complete
 from diagnostics_files.scan import SPLIT_OF, find, folder
 from diagnostics_files.series import dataset as of_series
-from diagnostics_files.splits import complete
 
 
 class _Rows:

@@ -13,8 +13,8 @@ from diagnostics import DiagnosticsError, Target
 from diagnostics_files.decode.tables import Columns, column, read_table, target, targets_of, texts_of
 from diagnostics_files.errors import Fault, join_notes, sentence, usable, warn
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
+from diagnostics_files.rows import complete, from_column
 from diagnostics_files.scan import File, classes
-from diagnostics_files.splits import complete, from_column
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from diagnostics import DiagnosticsError, Target
 from diagnostics_files.decode.images import check_size, depth, extent, mask, picture
 from diagnostics_files.errors import Fault, alone, check_bytes, join_notes, sentence, unfit, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
+from diagnostics_files.rows import complete
 from diagnostics_files.scan import PICTURES, SPLIT_OF, File, find, folder
-from diagnostics_files.splits import complete
 
 IMAGES = ("images", "rgb")
 MASKS = ("annotations", "masks")

@@ -145,9 +145,9 @@ def texts(path: str, text: str = "text", values: str = "", seed: int = 0) -> dx.
 
     Columns `id`, `split` and `group` are used as such; others are targets as for `images:`.
     """
-    from diagnostics_files.texts import build
+    from diagnostics_files.rows import texts
 
-    return build(path, text, values, seed)
+    return texts(path, text, values, seed)
 
 
 def series(path: str, values: str = "", seed: int = 0) -> dx.Dataset:

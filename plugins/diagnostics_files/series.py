@@ -14,8 +14,8 @@ from diagnostics_files.decode.series import from_table, read_npz, read_zarr
 from diagnostics_files.decode.tables import SUFFIXES, Columns, read_table
 from diagnostics_files.errors import check_bytes, join_notes, need, warn
 from diagnostics_files.lazy_dataset import Lazy, pad_left
+from diagnostics_files.rows import described
 from diagnostics_files.scan import file
-from diagnostics_files.splits import described
 
 _ROWS = 256
 

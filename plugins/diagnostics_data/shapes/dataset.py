@@ -6,7 +6,7 @@ import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, Target, split_groups
 from diagnostics_data.shapes.captions import caption, embedded
-from diagnostics_data.shapes.outlines import SHAPES
+from diagnostics_data.shapes.patterns import SHAPES
 from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render
 from diagnostics_data.shapes.world import MOST_OBJECTS
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics_data.shapes.outlines import SHAPES
+from diagnostics_data.shapes.patterns import SHAPES
 from diagnostics_data.shapes.shading import radiance
 from diagnostics_data.shapes.views import Crop, View, on_screen
 from diagnostics_data.shapes.world import World, draw

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics_data.shapes.outlines import level, reach
+from diagnostics_data.shapes.patterns import level, reach
 from diagnostics_data.shapes.world import FOCAL, Plane, Surface
 
 FAR = 1e3

@@ -10,7 +10,7 @@ from typing import Any
 import diagnostics_files.decode.images
 import numpy as np
 import pytest
-from diagnostics_files.splits import complete
+from diagnostics_files.rows import complete
 from PIL import Image
 
 from diagnostics import Dataset, DiagnosticsError
