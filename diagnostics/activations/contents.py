@@ -71,7 +71,7 @@ class Contents:
 
         Raises ValueError, TypeError, KeyError or DiagnosticsError where one of these is missing or invalid.
         """
-        plan: Plan = _valid(Plan, attrs["plan"])
+        plan: Plan = valid(Plan, attrs["plan"])
         names = [tap.name for tap in plan.taps]
         if plan.output_tap not in names or len(set(names)) < len(names):
             raise ValueError("taps")
@@ -81,33 +81,33 @@ class Contents:
             raise ValueError("counts")
         if not 0 <= plan.token_samples <= plan.samples or plan.pooled_shard % plan.shard:
             raise ValueError("rows and shards")
-        witness = _valid(dict[str, tuple[float, ...]], attrs["witness"])
+        witness = valid(dict[str, tuple[float, ...]], attrs["witness"])
         statistics = {name: (mean, deviation) for name, (mean, deviation) in witness.items()}
         if statistics.keys() != set(names):
             raise ValueError("reference statistics for each tap")
-        targets: dict[str, TargetFacts] = _valid(dict[str, TargetFacts], attrs["targets"])
+        targets: dict[str, TargetFacts] = valid(dict[str, TargetFacts], attrs["targets"])
         if not all(SAFE_NAME.fullmatch(name) for name in targets):
             raise ValueError("a name that no folder has")
         if not all(_GRID.fullmatch(key) for facts in targets.values() for key in facts.grids):
             raise ValueError("the key of a grid")
-        identity, files = (_valid(dict[str, str], attrs[key]) for key in ("identity", "files"))
-        return cls(identity, plan, statistics, targets, files, _valid(bool, attrs["complete"]))
+        identity, files = (valid(dict[str, str], attrs[key]) for key in ("identity", "files"))
+        return cls(identity, plan, statistics, targets, files, valid(bool, attrs["complete"]))
 
 
-def _valid(kind: Any, value: Any) -> Any:
-    """A JSON value as the type that an annotation names; raises ValueError, TypeError or KeyError where it is another."""
+def valid(kind: Any, value: Any) -> Any:
+    """A JSON value as the type that an annotation names; raises TypeError, ValueError or KeyError where it is another."""
     origin, arguments = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind):
-        hints, attrs = get_type_hints(kind), _valid(dict, value)
+        hints, attrs = get_type_hints(kind), valid(dict, value)
         # Where a tap is read is for its encoder to say.
         names = [field.name for field in dataclasses.fields(kind) if field.name != "site"]
-        return cast("Any", kind)(**{name: _valid(hints[name], attrs[name]) for name in names})
+        return cast("Any", kind)(**{name: valid(hints[name], attrs[name]) for name in names})
     if origin is tuple:
-        return tuple(_valid(arguments[0], item) for item in _valid(list, value))
+        return tuple(valid(arguments[0], item) for item in valid(list, value))
     if origin is dict:
-        return {key: _valid(arguments[1], item) for key, item in _valid(dict, value).items()}
+        return {key: valid(arguments[1], item) for key, item in valid(dict, value).items()}
     if NoneType in arguments:
-        return None if value is None else _valid(arguments[0], value)
+        return None if value is None else valid(arguments[0], value)
     if kind is float and type(value) is int:
         return float(value)
     if value not in arguments if origin is Literal else type(value) is not kind:

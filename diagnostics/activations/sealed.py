@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,10 @@ class DamagedError(Exception):
     """What lies on disk is not what was written."""
 
 
-def files_below(folder: Path, among: Iterable[str] = ("**/*",)) -> dict[str, str]:
+def files_below(folder: Path) -> dict[str, str]:
     """Digests of the files below a folder, by their path from there; its own metadata is not among them."""
-    files = sorted({path for pattern in among for path in folder.glob(pattern) if path.is_file()} - {folder / NAME})
-    return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+    files = sorted({path for path in folder.rglob("*") if path.is_file()} - {folder / NAME})
+    return {path.relative_to(folder).as_posix(): _digest(path.read_bytes()) for path in files}
 
 
 def read_files(folder: Path, files: Mapping[str, str]) -> dict[str, bytes]:
@@ -42,7 +42,7 @@ def read_files(folder: Path, files: Mapping[str, str]) -> dict[str, bytes]:
             contents[name] = (folder / name).read_bytes()
         except OSError as error:
             raise DamagedError(name) from error
-        if hashlib.blake2b(contents[name], digest_size=16).hexdigest() != digest:
+        if _digest(contents[name]) != digest:
             raise DamagedError(name)
     return contents
 
@@ -110,9 +110,8 @@ def _plain(value: Any) -> Any:
 def _digest_of(document: Mapping[str, Any]) -> str:
     attributes = {key: value for key, value in document["attributes"].items() if key != "digest"}
     text = json.dumps({**document, "attributes": attributes}, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return _digest(text.encode())
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

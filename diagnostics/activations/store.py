@@ -185,28 +185,28 @@ class Store(Activations):
         return values
 
     def observed(self, name: str) -> Captured:
-        there = self._observation(name)
-        if there is None:
+        stored = self._observation(name)
+        if stored is None:
             raise DiagnosticsError(self.unobserved.get(name, f"No {name} was recorded."))
-        if there.reason:
-            raise DiagnosticsError(there.reason)
+        if stored.reason:
+            raise DiagnosticsError(stored.reason)
         try:
-            return Captured(observed_arrays(self.path, name, there), there.left_out)
+            return Captured(observed_arrays(self.path, name, stored), stored.left_out)
         except DamagedError as error:
             raise damaged(self.path, f"observed/{name}/{error}") from error
 
     def has_observed(self, name: str, samples: int, state: Mapping[str, str]) -> bool:
-        """Whether an observation of that many samples is there, or that in this `state` of the code there is none.
+        """Whether an observation of that many samples is stored, or that in this `state` of the code there is none.
 
-        What was seen holds on any device and with any torch; but another observation, or version of it, may have recorded
+        What was observed holds on any device and with any torch; but another observation, or version of it, may have recorded
         other numbers under that name.
         """
-        there = self._observation(name)
-        if there is None:
+        stored = self._observation(name)
+        if stored is None:
             return False
-        if there.reason:
-            return there.state == state
-        return there.samples >= samples and all(there.state.get(key) == state[key] for key in ("by", "version"))
+        if stored.reason:
+            return stored.state == state
+        return stored.samples >= samples and all(stored.state.get(key) == state[key] for key in ("by", "version"))
 
     def _observation(self, name: str) -> Observed | None:
         try:

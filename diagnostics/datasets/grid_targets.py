@@ -89,10 +89,8 @@ def covered_part(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> 
 
 def resample(tokens: np.ndarray, grid: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
     """Tokens [row, token, feature] of a grid on another grid over the same part of the input, averaged by shared area."""
-    resampled = tokens.reshape(len(tokens), *grid, -1)
-    for axis, (old, new) in enumerate(zip(grid, shape, strict=True), start=1):
-        share = _overlap(0.0, float(old), new, old) * (new / old)
-        resampled = np.moveaxis(np.tensordot(resampled, share.astype(tokens.dtype), axes=(axis, 1)), -1, axis)
+    shares = [_overlap(0.0, float(old), new, old) * (new / old) for old, new in zip(grid, shape, strict=True)]
+    resampled = _summed(tokens.reshape(len(tokens), *grid, -1), [share.astype(tokens.dtype) for share in shares])
     return resampled.reshape(len(tokens), -1, tokens.shape[2])
 
 

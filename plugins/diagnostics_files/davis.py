@@ -132,11 +132,10 @@ def _resolution(folder_of_all: Path, scheme: str) -> Path:
 def _sets(root: Path, sets: str, scheme: str) -> dict[str, str]:
     """Video -> split, from the lists ImageSets/<sets>/{train,val,test}.txt."""
     at = root / "ImageSets" / safe_name(sets, "Option sets")
-    split_of: dict[str, str] = {}
-    for split in ("train", "val", "test"):
-        if (at / f"{split}.txt").is_file():
-            for line in (at / f"{split}.txt").read_text(encoding="utf-8").split():
-                split_of[line] = split
+    lists = {split: at / f"{split}.txt" for split in ("train", "val", "test")}
+    split_of = {
+        video: split for split, path in lists.items() if path.is_file() for video in path.read_text("utf-8").split()
+    }
     if not split_of:
         raise DiagnosticsError(
             f"{scheme} has no lists ImageSets/{sets}/train.txt and val.txt: correct ?sets= or leave it out."

@@ -20,19 +20,9 @@ from diagnostics_files.scan import SPLIT_OF, find, folder
 from diagnostics_files.series import dataset as of_series
 
 
-class _Rows:
-    """The rows of all splits one after another."""
-
-    def __init__(self, parts: dict[str, Any]) -> None:
-        self.places = [(name, i) for name, part in parts.items() for i in range(len(part))]
-        self.parts = parts
-
-    def entry(self, row: int, column: str) -> Any:
-        name, i = self.places[row]
-        return self.parts[name][i][column]
-
-    def column(self, name: str) -> list[Any]:
-        return [entry for part in self.parts.values() for entry in part[name]]
+def _entries(parts: dict[str, Any], column: str) -> list[Any]:
+    """A column of the rows of all splits, one after another."""
+    return [entry for part in parts.values() for entry in part[column]]
 
 
 def build(
@@ -56,37 +46,46 @@ def build(
     if modality in ("image", "audio"):  # the bytes as they are: decoding is ours, so that errors name the row
         kind = (library.Image if modality == "image" else library.Audio)(decode=False)
         parts = {name: part.cast_column(column, kind) for name, part in parts.items()}
-    rows = _Rows({name: part.select_columns([column]) for name, part in parts.items()})
-    if not rows.places:
+    samples = {name: part.select_columns([column]) for name, part in parts.items()}
+    places = [(name, i) for name, part in parts.items() for i in range(len(part))]
+    if not places:
         raise DiagnosticsError(f"{scheme} holds no rows: save a dataset that has some.")
     targets, groups, note = _targets(parts, features, column, values, scheme, library)
-    ids = [f"{name}-{i:06d}" if name else f"row-{i:06d}" for name, i in rows.places]
-    given = [_split(name, scheme) for name, _ in rows.places]
+    ids = [f"{name or 'row'}-{i:06d}" for name, i in places]
+    given = [_split(name, scheme) for name, _ in places]
     if modality == "series":
         columns: Columns = {"id": list(ids), "split": [s or None for s in given], "group": groups or [None] * len(ids)}
-        steps = [listed(entry, i, scheme) for i, entry in enumerate(rows.column(column), 1)]
+        steps = [listed(entry, i, scheme) for i, entry in enumerate(_entries(samples, column), 1)]
         base = of_series(root.resolve().name, steps, columns, "", seed, scheme)
         return Dataset(
             base.name, "series", base.samples, base.ids, base.split.tolist(), targets, groups=base.groups.tolist(),
             about=join_notes(base.about, note), ragged=base.ragged,
         )  # fmt: skip
 
+    def entry(row: int) -> Any:
+        name, i = places[row]
+        return samples[name][i][column]
+
+    def sound(row: int) -> Sound:
+        path = str((entry(row) or {}).get("path") or ".wav")
+        return index(lambda: _bytes(entry(row), ids[row]), f"{ids[row]}{Path(path).suffix}")
+
     def sample(row: int) -> Any:
         if modality == "text":
-            return _text(rows.entry(row, column), ids[row])
+            return _text(entry(row), ids[row])
         if modality == "image":
-            return picture(_bytes(rows, row, column, ids[row]), ids[row], size)
-        sound = _sound(rows, row, column, ids[row])
-        return read(sound, rate or sound.rate)
+            return picture(_bytes(entry(row), ids[row]), ids[row], size)
+        heard = sound(row)
+        return read(heard, rate or heard.rate)
 
     kept, left_out = usable(ids, sample, on_error, scheme)
-    units = groups or (rows.column(column) if modality == "text" else ids)
+    units = groups or (_entries(samples, column) if modality == "text" else ids)
     split, how = complete([given[i] for i in kept], [units[i] for i in kept], seed, scheme)
     hertz, lengths = None, {0}
     if modality == "audio":
-        sounds = [_sound(rows, i, column, ids[i]) for i in kept]
+        sounds = [sound(i) for i in kept]
         hertz = rate or one_rate(sounds, scheme)
-        lengths = {sound.length_at(hertz) for sound in sounds}
+        lengths = {each.length_at(hertz) for each in sounds}
     longest = max(lengths)
 
     def padded_sample(i: int) -> Any:
@@ -151,7 +150,7 @@ def _targets(
     for name, feature in features.items():
         if name == column or not isinstance(feature, (library.Value, library.ClassLabel)):
             continue
-        entries = [entry for part in parts.values() for entry in part[name]]
+        entries = _entries(parts, name)
         if isinstance(feature, library.ClassLabel) and len(set(entries)) > 1:
             codes = np.array([-1 if entry is None else entry for entry in entries])
             targets[name] = Target("label", codes, about=name, classes=tuple(feature.names))
@@ -174,16 +173,10 @@ def _text(entry: Any, name: str) -> np.ndarray:
     return np.asarray(entry)
 
 
-def _bytes(rows: _Rows, row: int, column: str, name: str) -> io.BytesIO:
-    entry = rows.entry(row, column)
+def _bytes(entry: Any, name: str) -> io.BytesIO:
     if entry is None:
         raise damaged(name, "it is empty")
     if entry.get("bytes") is None:
         why = f"names the file {Path(str(entry.get('path'))).name} outside the saved dataset"
         raise unfit(f"Row {name}", why, "embed the bytes before save_to_disk", skip=False)
     return io.BytesIO(entry["bytes"])
-
-
-def _sound(rows: _Rows, row: int, column: str, name: str) -> Sound:
-    path = str((rows.entry(row, column) or {}).get("path") or ".wav")
-    return index(lambda: _bytes(rows, row, column, name), f"{name}{Path(path).suffix}")

@@ -70,7 +70,8 @@ class FileDataset(Dataset):
                 digest.update("\x1f".join(map(str, column)).encode() + b"\x1e")
             for name, path in sorted(self.files.items()):
                 check_regular(path, name)
-                digest.update(name.encode() + b"\x1f" + file_digest(path))
+                with path.open("rb") as file:
+                    digest.update(name.encode() + b"\x1f" + hashlib.file_digest(file, "sha256").digest())
             for name, target in sorted(self.targets.items()):
                 values = np.ascontiguousarray(target.values)
                 facts = (name, target.kind, target.classes, target.units, target.period, values.dtype.str, values.shape)
@@ -78,9 +79,3 @@ class FileDataset(Dataset):
                 digest.update(values.data)
             self._of_files = digest.hexdigest()
         return self._of_files
-
-
-def file_digest(path: Path) -> bytes:
-    """SHA-256 of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

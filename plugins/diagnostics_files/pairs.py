@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -90,23 +91,13 @@ def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], sc
     single: list[str] = []
     for split, base in bases:
         images_at, maps_at = (_one_of(base, names, scheme) for names in (IMAGES, map_folders))
-        maps: dict[PurePosixPath, File] = {}
-        for map_file in find(maps_at, suffixes, "maps"):
-            key = PurePosixPath(map_file.name).with_suffix("")
-            if key in maps:
-                raise DiagnosticsError(f"{maps_at} has two maps named {key}: keep one of them.")
-            maps[key] = map_file
-        used: set[PurePosixPath] = set()
-        for image in find(images_at, PICTURES, "images"):
-            key = PurePosixPath(image.name).with_suffix("")
-            if key in used:
-                raise DiagnosticsError(f"{images_at} has two images named {key}: keep one of them.")
-            if key not in maps:
-                single.append(utf8_name(image.path.relative_to(root).as_posix()))
-                continue
-            used.add(key)
-            name, map_name = (utf8_name(path.relative_to(root).as_posix()) for path in (image.path, maps[key].path))
-            pairs.append(Pair(image.path, maps[key].path, name, map_name, split or image.split))
+        maps = _by_stem(find(maps_at, suffixes, "maps"), maps_at, "maps")
+        every = find(images_at, PICTURES, "images")
+        images = _by_stem([file for file in every if _stem(file) in maps], images_at, "images")
+        single += [utf8_name(file.path.relative_to(root).as_posix()) for file in every if _stem(file) not in maps]
+        for stem, image in images.items():
+            name, map_name = (utf8_name(path.relative_to(root).as_posix()) for path in (image.path, maps[stem].path))
+            pairs.append(Pair(image.path, maps[stem].path, name, map_name, split or image.split))
     if not pairs:
         raise DiagnosticsError(
             f"No image of {scheme} has a map of the same name: name them alike, as images/a.jpg and {map_folders[0]}/a.png."
@@ -114,6 +105,18 @@ def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], sc
     if note := alone(single, "image", "a map"):
         warn(f"{scheme}: {note}.")
     return pairs, note
+
+
+def _stem(file: File) -> PurePosixPath:
+    return PurePosixPath(file.name).with_suffix("")
+
+
+def _by_stem(files: Sequence[File], folder: Path, kind: str) -> dict[PurePosixPath, File]:
+    by_stem = {_stem(file): file for file in files}
+    if len(by_stem) < len(files):
+        twice = next(stem for stem, count in Counter(map(_stem, files)).items() if count > 1)
+        raise DiagnosticsError(f"{folder} has two {kind} named {twice}: keep one of them.")
+    return by_stem
 
 
 def class_numbers(maps: np.ndarray, unknown: int, drawings: bool = True) -> tuple[np.ndarray, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diagnostics_files.hub import _bytes, _Rows  # pyright: ignore[reportPrivateUsage]
+from diagnostics_files.hub import _bytes  # pyright: ignore[reportPrivateUsage]
 from PIL import Image
 from scipy.io import wavfile
 
@@ -140,9 +140,8 @@ def test_bad_saved_datasets_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(load(tmp_path / "e", "?on_error=skip")) == 3
     with pytest.raises(DiagnosticsError, match=r"Column other of .* is no image"):
         load(tmp_path / "y", "?input=other")
-    rows = _Rows({"": [{"image": {"bytes": None, "path": str(tmp_path / "out.png")}}]})
     with pytest.raises(DiagnosticsError, match=r"names the file out\.png outside the saved dataset"):
-        _bytes(rows, 0, "image", "row-000000")
+        _bytes({"bytes": None, "path": str(tmp_path / "out.png")}, "row-000000")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DiagnosticsError, match=r"needs datasets, .*: pip install datasets$"):
         load(tmp_path / "y")
