@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 LONGEST = 400
@@ -27,6 +28,17 @@ def describe(error: BaseException) -> str:
     text = " ".join(str(error).split()).rstrip(".")
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@contextlib.contextmanager
+def explaining(failure: str) -> Generator[None]:
+    """Turns an unexpected exception within this context into a DiagnosticsError that begins with `failure`."""
+    try:
+        yield
+    except DiagnosticsError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise DiagnosticsError(f"{failure}: {describe(error)}") from error
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> DiagnosticsError:

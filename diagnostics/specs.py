@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
 from diagnostics.encoders.trust import UntrustedCodeError, building, check_code, trusting
-from diagnostics.errors import DiagnosticsError, describe, unknown
+from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.registry import ClaimedTwice, offered, plugins
 
 if TYPE_CHECKING:
@@ -209,10 +209,8 @@ def _from_file(path: Path, function: str) -> Callable[..., Any]:
     sys.modules[spec.name] = module
     if str(path.resolve().parent) not in sys.path:
         sys.path.append(str(path.resolve().parent))
-    try:
+    with explaining(f"{path} could not be run"):
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise DiagnosticsError(f"{path} could not be run: {describe(error)}") from error
     make = getattr(module, function, None)
     if not callable(make):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
@@ -236,12 +234,8 @@ def call(make: Callable[..., Any], args: tuple[str, ...], options: Mapping[str, 
         if key not in known:
             raise unknown(f"option of this {what}", key, known)
         converted[key] = _convert(key, text, _annotation(make, key))
-    try:
+    with explaining(f"{owner} failed to make the {what}"):
         return make(*args, **converted)
-    except DiagnosticsError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise DiagnosticsError(f"{owner} failed to make the {what}: {describe(error)}") from error
 
 
 def _annotation(make: Callable[..., Any], key: str) -> Any:

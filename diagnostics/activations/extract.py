@@ -29,7 +29,7 @@ from diagnostics.datasets.grid_targets import classes_on_grid, covered_part, eve
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.pooling import pool
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, StorageError, describe
+from diagnostics.errors import DiagnosticsError, StorageError, explaining
 from diagnostics.progress import Progress, Watch, silent
 
 
@@ -165,14 +165,8 @@ def _capture(
         return finite
 
     ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]
-    try:
+    with explaining(f"{encoder.name} fails on the batch from sample {ids[0]} on"):
         finite_by_tap = encoder.capture(batch, [tap.name for tap in plan.taps], reduce)
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{encoder.name} fails on the batch from sample {ids[0]} on: {describe(error)}"
-        ) from error
     for name, finite in finite_by_tap.items():
         if not finite.all():
             raise _SampleError(

@@ -8,10 +8,9 @@
     results/                what the measures gave
 
 Rows are in a random order fixed by the sample count, so the token rows, the first `token_samples`, are a random subset.
-Tokens are cut along samples at few rows, pooled values at many, since they are small; what is pooled of a shard that is not
-whole yet lies in a journal. Each file appears whole or not at all (written beside and renamed).
-Every chunk carries a CRC-32C, every shard a mark of its run, tap and place, and the root a digest of itself and of what was
-written with it; all are checked when they are read.
+Shards have few rows of tokens and many of pooled values, which lie in a journal until their shard is whole. Writes are
+atomic. Every chunk carries a CRC-32C, every shard a mark of its run, tap and place, and the root digests of itself and of what
+was written with it; all are verified when they are read.
 """
 
 from __future__ import annotations

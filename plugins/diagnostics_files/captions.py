@@ -147,7 +147,7 @@ def _caption_of(parts: dict[str, Member], caption: str) -> str:
 
 
 def _reader(source: Path | Member, name: str) -> Callable[[int | None], np.ndarray]:
-    return lambda size: picture(source if isinstance(source, Path) else source.open(), name, size)
+    return lambda size: picture(source if isinstance(source, Path) else io.BytesIO(source.read()), name, size)
 
 
 def _vectors(rows: Sequence[Captioned], embeddings: str | None, features: int, scheme: str) -> np.ndarray:
@@ -199,9 +199,6 @@ class Member:
         with self.archive.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
-
-    def open(self) -> io.BytesIO:
-        return io.BytesIO(self.read())
 
 
 def members(path: Path) -> Iterator[Member]:

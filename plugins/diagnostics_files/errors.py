@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,17 @@ def damaged(name: str, error: BaseException | str, skip: bool = True) -> Unusabl
     why = error if isinstance(error, str) else f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(":. ")
     remedy = "repair or remove it" if skip else "repair it or write it anew"
     return Unusable(Fault(name, f"cannot be decoded ({why})", remedy, damage=True), skip)
+
+
+@contextlib.contextmanager
+def decoding(name: str) -> Generator[None]:
+    """Turns an unexpected exception within this context into the error for a file that cannot be decoded."""
+    try:
+        yield
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise damaged(name, error) from error
 
 
 def unfit(name: str, why: str, remedy: str, skip: bool = True) -> Unusable:

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.errors import check_regular, damaged, need, too_large, unfit
+from diagnostics_files.errors import check_regular, damaged, decoding, need, too_large, unfit
 
 Source = Path | Callable[[], IO[bytes]]
 """A file, or what opens the bytes of one."""
@@ -48,17 +48,13 @@ def index(source: Source, name: str) -> Sound:
     """Length and rate, from the header."""
     if isinstance(source, Path):
         check_regular(source, name)
-    try:
+    with decoding(name):
         if _soundfile():
             info = need("soundfile", "soundfile", "Reading sound files").info(_opened(source))
             length, rate = int(info.frames), int(info.samplerate)
         else:
             rate, samples = _wav(source, name)
             length = len(samples)
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise damaged(name, error) from error
     if length < 1:
         raise damaged(name, "it holds no samples")
     if not 1 <= rate <= FASTEST:
@@ -110,7 +106,7 @@ def ratio(old: int, new: int) -> tuple[int, int]:
 
 
 def _mono(sound: Sound, start: int, stop: int) -> np.ndarray:
-    try:
+    with decoding(sound.name):
         if _soundfile():
             soundfile = need("soundfile", "soundfile", "Reading sound files")
             opened = _opened(sound.source)
@@ -118,10 +114,6 @@ def _mono(sound: Sound, start: int, stop: int) -> np.ndarray:
         else:
             _, waves = _wav(sound.source, sound.name)
             samples = _scaled(np.asarray(waves[start:stop]))
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise damaged(sound.name, error) from error
     if len(samples) != stop - start:
         raise damaged(sound.name, f"it ends {stop - start - len(samples)} samples early")
     return samples.reshape(len(samples), -1).mean(axis=1, dtype=np.float64).astype(np.float32)
