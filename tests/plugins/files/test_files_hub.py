@@ -37,10 +37,10 @@ def wav(i: int, rate: int = 8000) -> bytes:
 
 
 def saved(path: Path, columns: dict[str, list[Any]], **features: Any) -> Path:
-    made = hub.Dataset.from_dict(columns)
+    rows = hub.Dataset.from_dict(columns)
     for name, feature in features.items():
-        made = made.cast_column(name, feature)
-    made.save_to_disk(str(path))
+        rows = rows.cast_column(name, feature)
+    rows.save_to_disk(str(path))
     return path
 
 
