@@ -106,18 +106,13 @@ def results_folder(path: Path) -> Path | None:
 def read_index(path: Path) -> Index | None:
     """Which results a run has; None where there are none yet. Raises where that cannot be read."""
     folder = results_folder(path)
+    if folder is None:
+        return None
     try:
-        return None if folder is None else _index_of(path, sealed_attributes(read_document(folder)))
-    except DamagedError as error:
-        raise unreadable(path) from error
-
-
-def _index_of(path: Path, attributes: Mapping[str, Any]) -> Index:
-    """Which results there are, by the attributes of their tree."""
-    try:
+        attributes = sealed_attributes(read_document(folder))
         entries = {owner: [Entry(**entry) for entry in rows] for owner, rows in attributes["entries"].items()}
         return Index(entries, [Omission(**row) for row in attributes["omissions"]], attributes["calls"])
-    except (TypeError, KeyError, AttributeError) as error:
+    except (DamagedError, TypeError, KeyError, AttributeError) as error:
         raise unreadable(path) from error
 
 

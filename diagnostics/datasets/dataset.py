@@ -68,9 +68,9 @@ class Dataset:
         n = len(self.samples)
         if n == 0:
             raise DiagnosticsError(f"Dataset {self.name} is empty.")
-        for what, column in (("ids", self.ids), ("split", self.split), ("groups", self.groups)):
+        for name, column in (("ids", self.ids), ("split", self.split), ("groups", self.groups)):
             if len(column) != n:
-                raise DiagnosticsError(f"Dataset {self.name} has {n} samples but {len(column)} {what}.")
+                raise DiagnosticsError(f"Dataset {self.name} has {n} samples but {len(column)} {name}.")
         if len(set(self.ids)) != n:
             raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.")
         if odd := [name for name in (*self.ids, *self.groups) if _SURROGATE.search(str(name))]:
@@ -221,8 +221,8 @@ def _why_not(name: str, target: Target, split: np.ndarray) -> str:
     train = rows & (split == "train")
     seen = values[train][known[train]]
     if seen.min() == seen.max() and not (target.kind == "caption" and values.shape[1] > 1):
-        what = "only one class" if classes else f"the one value {seen.min():g}"
-        return f"Target {name} has {what} in its {int(train.sum())} train samples: {remedy}."
+        constant = "only one class" if classes else f"the one value {seen.min():g}"
+        return f"Target {name} has {constant} in its {int(train.sum())} train samples: {remedy}."
     if target.kind == "label":
         new = sorted(set(np.unique(values[rows]).tolist()) - set(np.unique(seen).tolist()))
         if new:

@@ -134,16 +134,14 @@ def _caption_of(parts: dict[str, Member], caption: str) -> str:
     try:
         if "txt" in parts:
             return parts["txt"].read().decode().strip()
-        if "json" in parts:
-            entry = json.loads(parts["json"].read())
-            text = entry.get(caption) if isinstance(entry, dict) else None
-            return text.strip() if isinstance(text, str) else ""
+        entry = json.loads(parts["json"].read()) if "json" in parts else None
+        text = entry.get(caption) if isinstance(entry, dict) else None
+        return text.strip() if isinstance(text, str) else ""
     except (ValueError, RecursionError) as error:
         member = next(iter(parts.values()))
         raise DiagnosticsError(
             f"The caption of {member.name} in {member.archive} is not text ({error}): write it as UTF-8."
         ) from error
-    return ""
 
 
 def _reader(source: Path | Member, name: str) -> Callable[[int | None], np.ndarray]:
