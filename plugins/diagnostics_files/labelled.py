@@ -11,7 +11,7 @@ import numpy as np
 
 from diagnostics import DiagnosticsError, Target
 from diagnostics_files.decode.tables import Columns, column, read_table, target, targets_of, texts_of
-from diagnostics_files.errors import Fault, join_notes, sentence, usable, warn
+from diagnostics_files.errors import Unusable, join_notes, sentence, usable, warn
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.rows import complete, from_column
 from diagnostics_files.scan import File, classes
@@ -38,7 +38,7 @@ class Labelled:
     groups: list[str]
     targets: dict[str, Target]
     about: str
-    left_out: dict[str, Fault]
+    left_out: dict[str, Unusable]
 
     def dataset(
         self, modality: str, samples: Lazy, ids: list[str], owner: Sequence[int], about: str, options: str, **more: Any

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diagnostics import Dataset
-from diagnostics_files.errors import Fault, check_regular
+from diagnostics_files.errors import Unusable, check_regular
 
 
 class Lazy(Sequence[Any]):
@@ -49,13 +49,16 @@ class FileDataset(Dataset):
         *args: Any,
         files: Mapping[str, Path],
         options: str,
-        left_out: Mapping[str, Fault] | None = None,
+        left_out: Mapping[str, Unusable],
         texts: Sequence[str] = (),
         **more: Any,
     ) -> None:
         super().__init__(*args, **more)
         self.files, self.options = dict(files), options
-        self.left_out, self.texts = {name: str(fault) for name, fault in (left_out or {}).items()}, tuple(texts)
+        self.left_out, self.texts = (
+            {name: f"{error.name} {error.why}." for name, error in left_out.items()},
+            tuple(texts),
+        )
         self._of_files: str | None = None
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 
 from diagnostics import DiagnosticsError, Target
 from diagnostics_files.decode.images import check_size, depth, extent, mask, picture
-from diagnostics_files.errors import Fault, alone, check_bytes, join_notes, sentence, unfit, usable, utf8_name, warn
+from diagnostics_files.errors import Unusable, alone, check_bytes, join_notes, sentence, unfit, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.rows import complete
 from diagnostics_files.scan import PICTURES, SPLIT_OF, File, find, folder
@@ -150,7 +150,7 @@ def check_memory(count: int, shape: Sequence[int], width: int, scheme: str) -> N
 
 def _maps(
     pairs: Sequence[Pair], read: Callable[[Pair], np.ndarray], size: int | None, on_error: str, scheme: str, width: int
-) -> tuple[list[Pair], np.ndarray, dict[str, Fault]]:
+) -> tuple[list[Pair], np.ndarray, dict[str, Unusable]]:
     """The pairs that can be used and their maps [sample, y, x]; maps are targets, so they are decoded now."""
 
     def check(i: int) -> None:
@@ -187,7 +187,7 @@ def _one_of(base: Path, names: Sequence[str], scheme: str) -> Path:
 
 def _dataset(
     root: Path, pairs: Sequence[Pair], target: Target, name: str, size: int | None, seed: int,
-    notes: Sequence[str], left_out: dict[str, Fault], of: int,
+    notes: Sequence[str], left_out: dict[str, Unusable], of: int,
 ) -> FileDataset:  # fmt: skip
     ids = [pair.name for pair in pairs]
     split, how = complete([pair.split for pair in pairs], ids, seed, name)
