@@ -56,14 +56,8 @@ class Contents:
 
     def to_attrs(self) -> dict[str, Any]:
         """The attributes as plain JSON values."""
-        return {
-            "identity": dict(self.identity),
-            "plan": dataclasses.asdict(self.plan),
-            "witness": {name: list(pair) for name, pair in self.reference_statistics.items()},
-            "targets": {name: dataclasses.asdict(facts) for name, facts in self.targets.items()},
-            "files": dict(self.files),
-            "complete": self.complete,
-        }
+        attrs = dataclasses.asdict(self)
+        return {"witness" if key == "reference_statistics" else key: value for key, value in attrs.items()}
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Contents:

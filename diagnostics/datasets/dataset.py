@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 
 from diagnostics.datasets.target import Target, misfit
-from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.errors import DiagnosticsError, explaining
 from diagnostics.vocabulary import SAFE_NAME, SPLITS, Kind, Modality
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -114,16 +114,6 @@ class Dataset:
         # Torch warns of arrays that cannot be written to.
         return sample if sample.flags.writeable else sample.copy()
 
-    def _read(self, index: int) -> np.ndarray:
-        try:
-            return self[index]
-        except DiagnosticsError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise DiagnosticsError(
-                f"Sample {self.ids[index]} of {self.name} cannot be read ({describe(error)}): mend it, or leave it out."
-            ) from error
-
     @property
     def fingerprint(self) -> str:
         """Digest of samples, ids, splits, groups and targets."""
@@ -132,7 +122,9 @@ class Dataset:
             for column in (self.ids, self.split, self.groups):
                 digest.update("\x1f".join(map(str, column)).encode() + b"\x1e")
             for i in range(len(self)):
-                _digest_array(digest, self._read(i))
+                with explaining(f"Sample {self.ids[i]} of {self.name} cannot be read, mend it or leave it out"):
+                    sample = self[i]
+                _digest_array(digest, sample)
             for name, target in sorted(self.targets.items()):
                 digest.update(
                     f"{name} {target.kind} {target.classes} {target.period} {target.units} {target.family}".encode()

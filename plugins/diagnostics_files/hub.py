@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def build(
         Lazy(len(kept), padded_sample),
         [ids[i] for i in kept],
         split,
-        {n: Target(t.kind, t.values[kept], about=t.about, classes=t.classes) for n, t in targets.items()},
+        {name: replace(target, values=target.values[kept]) for name, target in targets.items()},
         groups=[str(units[i]) for i in kept],
         about=join_notes(f"{len(kept)} rows, {column} read as {modality}", how, note, sentence(left_out, len(ids))),
         rate=None if hertz is None else float(hertz),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,7 @@ class Labelled:
             samples,
             ids,
             [self.split[i] for i in rows],
-            {
-                name: Target(target.kind, target.values[rows], about=target.about, classes=target.classes)
-                for name, target in self.targets.items()
-            },
+            {name: replace(target, values=target.values[rows]) for name, target in self.targets.items()},
             groups=[self.groups[i] for i in rows],
             about=join_notes(about, self.about),
             files={file.name: file.path for file in self.files},
