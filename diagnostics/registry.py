@@ -7,7 +7,7 @@ import functools
 import importlib.metadata
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
@@ -58,15 +58,18 @@ def offered(kind: EntryKind) -> dict[str, tuple[Plugin, Entry]]:
     for plugin in plugins():
         for name, entry in plugin.offers.get(kind, {}).items():
             if name in entries:
-                entry = ClaimedTwice(functools.partial(_refuse, kind, name, entries[name][0], plugin))
+                entry = ClaimedTwice(_refusal(kind, name, entries[name][0], plugin))
             entries[name] = (plugin, entry)
     return entries
 
 
-def _refuse(kind: EntryKind, name: str, first: Plugin, second: Plugin) -> NoReturn:
-    raise DiagnosticsError(
-        f"Plugins {first.name} and {second.name} both offer the {kind} '{name}': uninstall one of them."
-    )
+def _refusal(kind: EntryKind, name: str, first: Plugin, second: Plugin) -> Callable[[], NoReturn]:
+    def refuse() -> NoReturn:
+        raise DiagnosticsError(
+            f"Plugins {first.name} and {second.name} both offer the {kind} '{name}': uninstall one of them."
+        )
+
+    return refuse
 
 
 def _load(point: importlib.metadata.EntryPoint) -> Plugin:

@@ -29,8 +29,7 @@ class StoredTarget(TargetInfo):
     [sample, horizon] or [sample] for `future`, [sample, feature] for `caption`, int [sample, *extent] for `masks` (the
     part that the encoder's grid covers). A target with a value for every place (`dense`) has instead `on_grid`: grid
     shape -> float [sample, token], by cell: the mean of a `token_value` (NaN: nothing known there), the class of most
-    places of a `token_label` (-1: nothing known), 1 where an `event` falls into it. The rest is as in
-    `Target`.
+    places of a `token_label` (-1: nothing known), 1 where an `event` falls into it. The rest as in `Target`.
     """
 
     name: str
