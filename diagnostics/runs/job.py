@@ -9,11 +9,12 @@ from typing import Any
 
 import xarray as xr
 
+from diagnostics.activations.budget import WANTED
 from diagnostics.activations.contract import StoredTarget, shuffled
 from diagnostics.activations.extract import extract
 from diagnostics.activations.folder import check_room, lock
 from diagnostics.activations.observe import observe
-from diagnostics.activations.plan import WANTED, Precision, plan
+from diagnostics.activations.plan import Precision, plan
 from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from diagnostics.activations.budget import parse_budget
 from diagnostics.activations.fit import fit, usable_device
-from diagnostics.activations.plan import Precision, parse_budget
+from diagnostics.activations.plan import Precision
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Tap
