@@ -33,7 +33,7 @@ from diagnostics_timeseries.series import (
     stack,
     whole_patches,
 )
-from diagnostics_timeseries.weights import called, check_fits, loading, quiet, seeded, settings_of
+from diagnostics_timeseries.weights import called, check_fits, importing, loading, quiet, seeded, settings_of
 
 SCHEME = "granite:"
 _FILES = ("*.json", "*.safetensors")
@@ -69,12 +69,8 @@ def build(
     pretrained: trained weights; otherwise initial ones of `seed`.
     config: what to change in the configuration of untrained weights.
     """
-    try:
+    with importing("Granite", "pip install --no-deps granite-tsfm (its pins would break this environment)"):
         importlib.import_module("tsfm_public")
-    except ImportError as error:
-        raise DiagnosticsError(
-            f"Granite models need {error.name}: pip install --no-deps granite-tsfm (its pins would break this environment)."
-        ) from error
     folder, settings = settings_of(SCHEME, model, pretrained, _FILES, SMALL, config)
     name = called(SCHEME, model, pretrained, seed)
     kind, read = _kind(settings, model)
@@ -96,9 +92,7 @@ def build(
 
 def _encoder_of(whole: Any) -> Any:
     """Without decoder and head, where the class allows it."""
-    return (
-        whole.backbone if type(whole).__name__ in ("TinyTimeMixerForPrediction", "TSPulseForReconstruction") else whole
-    )
+    return whole.backbone if whole.config.model_type in ("tinytimemixer", "tspulse") else whole
 
 
 def _kind(settings: Mapping[str, Any], model: str) -> tuple[Any, Callable[..., SeriesModel]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from diagnostics import hookimpl
@@ -18,40 +19,19 @@ PACKAGES = {
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
+def _builder(module: str) -> Callable[..., Encoder]:
+    """`build` of a module here, which is imported when it is called."""
+
+    def build(model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
+        return import_module(f"diagnostics_timeseries.{module}").build(model, pretrained, seed)
+
+    return build
+
+
 def _fracast(path: str | None = None) -> Encoder:
     from diagnostics_timeseries.fracast import build
 
     return build(path)
-
-
-def _chronos(model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
-    from diagnostics_timeseries.chronos import build
-
-    return build(model, pretrained, seed)
-
-
-def _tirex(model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
-    from diagnostics_timeseries.tirex import build
-
-    return build(model, pretrained, seed)
-
-
-def _mantis(model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
-    from diagnostics_timeseries.mantis import build
-
-    return build(model, pretrained, seed)
-
-
-def _timesfm3(model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
-    from diagnostics_timeseries.timesfm3 import build
-
-    return build(model, pretrained, seed)
-
-
-def _moment(model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
-    from diagnostics_timeseries.moment import build
-
-    return build(model, pretrained, seed)
 
 
 def _moirai(model: str, pretrained: bool = True, seed: int = 0, patch_size: int = 32) -> Encoder:
@@ -60,22 +40,16 @@ def _moirai(model: str, pretrained: bool = True, seed: int = 0, patch_size: int 
     return build(model, pretrained, seed, patch_size)
 
 
-def _granite(model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
-    from diagnostics_timeseries.granite import build
-
-    return build(model, pretrained, seed)
-
-
 @hookimpl
 def encoders() -> Mapping[str, Entry]:
     """`fracast`, with the weights of its wheel, and schemes for models of other packages: `chronos:FOLDER`."""
     return {
         "fracast": Entry(_fracast, "Fracast-0, with the weights of its wheel.", ("series",)),
-        "chronos:": Entry(_chronos, "Chronos-T5, Chronos-Bolt or Chronos-2.", ("series",)),
-        "tirex:": Entry(_tirex, "TiRex: sLSTM blocks over patches.", ("series",)),
-        "mantis:": Entry(_mantis, "Mantis 1 or 2.", ("series",)),
-        "timesfm3:": Entry(_timesfm3, "TimesFM 3.", ("series",)),
-        "moment:": Entry(_moment, "MOMENT.", ("series",)),
+        "chronos:": Entry(_builder("chronos"), "Chronos-T5, Chronos-Bolt or Chronos-2.", ("series",)),
+        "tirex:": Entry(_builder("tirex"), "TiRex: sLSTM blocks over patches.", ("series",)),
+        "mantis:": Entry(_builder("mantis"), "Mantis 1 or 2.", ("series",)),
+        "timesfm3:": Entry(_builder("timesfm3"), "TimesFM 3.", ("series",)),
+        "moment:": Entry(_builder("moment"), "MOMENT.", ("series",)),
         "moirai:": Entry(_moirai, "Moirai 1.", ("series",)),
-        "granite:": Entry(_granite, "TTM, TSPulse, FlowState or PatchTST-FM.", ("series",)),
+        "granite:": Entry(_builder("granite"), "TTM, TSPulse, FlowState or PatchTST-FM.", ("series",)),
     }

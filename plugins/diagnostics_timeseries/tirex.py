@@ -49,12 +49,12 @@ def build(
     with importing("TiRex", "pip install tirex-ts"):
         from tirex.models.tirex import TiRexZero
     sizes: dict[str, Any] = {"model_config": dict(SMALL) | dict(config or {}), "train_ctx_len": context}
-    checkpoint: dict[str, Any] | None = None
-    if pretrained or model != "small":
-        path = _file(model)
+    path = _file(model) if pretrained or model != "small" else None
+    checkpoint: dict[str, Any] = {}
+    if path is not None:
         with loading("TiRex", path):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            sizes = dict(checkpoint["hyper_parameters"])  # pyright: ignore[reportOptionalSubscript]
+            sizes = dict(checkpoint["hyper_parameters"])
             sizes.pop("backend", None)
 
     def untrained() -> Any:
@@ -62,14 +62,11 @@ def build(
         initialise(network)
         return network
 
-    if pretrained and checkpoint is not None:
-        with loading("TiRex", _file(model)):
-            module = TiRexZero(backend="torch", **sizes)
+    with seeded(seed), loading("TiRex", path or model):
+        module = untrained()
+        if pretrained:
             module.on_load_checkpoint(checkpoint)
             module.load_state_dict(checkpoint["state_dict"])
-    else:
-        with seeded(seed):
-            module = untrained()
     settings = module.config
     size, longest, width = settings.input_patch_size, settings.train_ctx_len, module.out_norm.weight.shape[0]
 

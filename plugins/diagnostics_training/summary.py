@@ -13,7 +13,7 @@ from typing import Any
 
 from diagnostics import DiagnosticsError, Encoder, save_encoder
 from diagnostics_training.trainer import checkpoints
-from diagnostics_training.trainer.identity import refuse_other
+from diagnostics_training.trainer.checkpoints import refuse_other
 
 ENCODER = "encoder.safetensors"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from diagnostics import hookimpl
 from diagnostics.hookspecs import Entry
+from diagnostics_wheels.wheels import needs
 
 if TYPE_CHECKING:
     from diagnostics import Encoder
@@ -15,38 +17,26 @@ PACKAGES = {"timm": "timm", "transformers": "transformers"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
-def _dinov2_small() -> Encoder:
-    _needs("wheel:dinov2-small", "transformers")
-    from diagnostics_wheels.dinov2 import build
+def _module(encoder: str, library: str) -> Any:
+    """The module here that builds `wheel:ENCODER`; raises where what it is made of is not installed."""
+    needs(f"wheel:{encoder}", library, "safetensors")
+    return import_module(f"diagnostics_wheels.{encoder.partition('-')[0]}")
 
-    return build()
+
+def _dinov2_small() -> Encoder:
+    return _module("dinov2-small", "transformers").build()
 
 
 def _whisper_tiny_en() -> Encoder:
-    _needs("wheel:whisper-tiny-en", "transformers")
-    from diagnostics_wheels.whisper import build
-
-    return build()
+    return _module("whisper-tiny-en", "transformers").build()
 
 
 def _minilm(length: int = 128) -> Encoder:
-    _needs("wheel:minilm", "transformers")
-    from diagnostics_wheels.minilm import build
-
-    return build(length)
+    return _module("minilm", "transformers").build(length)
 
 
 def _efficientnet_lite0() -> Encoder:
-    _needs("wheel:efficientnet-lite0", "timm")
-    from diagnostics_wheels.efficientnet import build
-
-    return build()
-
-
-def _needs(encoder: str, library: str) -> None:
-    from diagnostics_wheels.wheels import needs
-
-    needs(encoder, library, "safetensors")
+    return _module("efficientnet-lite0", "timm").build()
 
 
 @hookimpl

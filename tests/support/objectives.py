@@ -38,4 +38,4 @@ def feed(made: Objective, name: str, modality: str = "series", batch: int = 8) -
     views = Views(modality, SIZES[modality], moves=made.moves, noise=made.noise)
     beside = {"labels": np.arange(8)[:, None] % 3, "numbers": np.ones((8, 1), np.float32)}
     known = beside if name == "supervised" else {}
-    return Feed(samples(modality), views, made, batch, 0, pairs=made.pairs, beside=known)
+    return Feed(samples(modality), views, made, batch, 0, known)

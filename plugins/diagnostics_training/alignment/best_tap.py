@@ -9,7 +9,7 @@ from typing import Any
 
 from diagnostics import Dataset, DiagnosticsError, TorchEncoder, build, run
 from diagnostics_training.alignment.data import check_target
-from diagnostics_training.trainer.simulated import is_simulated, with_option
+from diagnostics_training.trainer.data import is_simulated, with_option
 
 PROBED = 2_000
 """Samples of simulated data that are probed for the best tap."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diagnostics import Dataset, DiagnosticsError, Encoder
-from diagnostics_training.trainer.simulated import is_simulated, training_spec, with_option
+from diagnostics_training.trainer.data import is_simulated, training_spec, with_option
 
 
 def data_for(asked: str | None, base: Encoder) -> str:

@@ -1,4 +1,4 @@
-"""What objectives put on the backbone. Heads stay in the saved encoder, and their taps stand beyond depth 1.
+"""What objectives put on the backbone, and both as one module. Heads stay in the saved encoder, and their taps stand beyond depth 1.
 
 A head is called with the trunk's tokens [B, N, F] and the grid, and `taps` says what can be read while it runs.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import Grid, Site, Tap
-from diagnostics_training.models.backbone import initialise, positions, stack
+from diagnostics_training.models.backbone import Backbone, initialise, positions, stack
 from diagnostics_training.models.sizes import Sizes
 
 
@@ -141,3 +141,16 @@ class Readout(Head):
     def taps(self, depth: int, grid: Grid) -> list[Tap]:
         site = Site("head.out", layout="features")
         return [head_tap("targets", 1, depth, self.out.out_features, one_place(grid), site)]
+
+
+class Model(nn.Module):
+    """`backbone`, and `head` where the objective has one."""
+
+    def __init__(self, backbone: Backbone, head: Head | None) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, x: Tensor) -> Any:
+        """Of [B, C, *extent] what the head makes, or the trunk's tokens [B, N, F]."""
+        tokens = self.backbone(x)
+        return tokens if self.head is None else self.head(tokens, self.backbone.patches.grid(tuple(x.shape[2:])))

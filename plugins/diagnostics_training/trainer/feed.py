@@ -11,7 +11,6 @@ from torch import Tensor
 
 from diagnostics import DiagnosticsError
 from diagnostics_training.models.inputs import Views
-from diagnostics_training.trainer.data import TrainingData
 from diagnostics_training.trainer.objective import Objective
 
 
@@ -47,7 +46,7 @@ class EpochOrder:
 
 
 class Feed:
-    """`feed(step, rank, world)`: a process's part of a step's batch.
+    """`feed(step, rank, world)`: a process's part of a step's batch, with `beside`, what else is known of each sample.
 
     Everything is drawn for the batch over all processes and then dealt out, so that how many there are changes nothing.
     """
@@ -59,13 +58,11 @@ class Feed:
         objective: Objective,
         batch: int,
         seed: int,
-        *,
-        pairs: bool = False,
         beside: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         check_batch(batch, len(samples))
         self.samples, self.views, self.objective = samples, views, objective
-        self.batch, self.seed, self.pairs, self.beside = batch, seed, pairs, dict(beside or {})
+        self.batch, self.seed, self.beside = batch, seed, dict(beside or {})
         self.order = EpochOrder(np.arange(len(samples)), batch, seed)
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
@@ -73,17 +70,9 @@ class Feed:
         rng = np.random.default_rng([self.seed, 1, step])
         raw = self.samples[rows]
         batch: dict[str, Tensor] = {}
-        for name in ("x", "y") if self.pairs else ("x",):
+        for name in ("x", "y") if self.objective.pairs else ("x",):
             drawn = self.views.draw(rng, self.batch, self.samples)
             batch[name] = self.views.make(raw, {key: value[own] for key, value in drawn.items()})
         drawn = self.objective.draws(rng, self.batch)
         batch |= {key: torch.from_numpy(np.ascontiguousarray(value[own])) for key, value in drawn.items()}
         return batch | {key: torch.from_numpy(value[rows]) for key, value in self.beside.items()}
-
-
-def feed_of(
-    data: TrainingData, objective: Objective, batch: int, seed: int, beside: Mapping[str, np.ndarray] | None = None
-) -> Feed:
-    """The batches of an objective, with the views that it declares and what else is known of each sample."""
-    views = Views(data.modality, data.extent, moves=objective.moves, noise=objective.noise)
-    return Feed(data.samples, views, objective, batch, seed, pairs=objective.pairs, beside=beside)

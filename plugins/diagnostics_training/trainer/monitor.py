@@ -1,11 +1,17 @@
-"""What is logged and printed while training: losses, collapse, the time that is left."""
+"""What is logged and printed while training: losses, collapse, the time that is left.
+
+Metrics go to a file of JSON lines, and to TensorBoard where it is installed.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +19,11 @@ from torch import Tensor, nn
 from diagnostics import DiagnosticsError, Progress, printable
 from diagnostics_training.trainer import collapse
 from diagnostics_training.trainer.distributed import World, mean
-from diagnostics_training.trainer.logs import Log, lines
 from diagnostics_training.trainer.objective import Batch, Objective
 from diagnostics_training.trainer.settings import Settings
 
 Watch = Callable[[Progress], None]
-
-
+METRICS, BOARD = "metrics.jsonl", "tensorboard"
 ESTIMATE_AFTER = 10
 """Steps after which the remaining time is said; the first is left out of the estimate."""
 
@@ -98,3 +102,53 @@ def format_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Log:
+    """Appends to `metrics.jsonl` of a folder; lines after `step` (of a run that was killed) are cut off first."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.path = folder / METRICS
+        kept = [line for line in lines(folder) if line["step"] <= step]
+        beside = folder / f"{METRICS}.partial"
+        try:
+            beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            beside.replace(self.path)
+        finally:
+            beside.unlink(missing_ok=True)
+        self.file = self.path.open("a")
+        self.board: Any = None
+        # What its import chain says about other libraries is of no use here.
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder / BOARD), purge_step=step + 1 if step else None)
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """One line; `step` is its key."""
+        self.file.write(json.dumps(dict(values)) + "\n")
+        self.file.flush()
+        if self.board is not None:
+            for key, value in values.items():
+                if key != "step":
+                    self.board.add_scalar(key, float(value), values["step"])
+
+    def close(self) -> None:
+        """Lets both go."""
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """What was logged, in order; a last line that a kill cut short is left out."""
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    entries: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries

@@ -14,8 +14,7 @@ from torch import Tensor
 pytest.importorskip("timm")
 
 # Below the skip, since these imports need timm.
-from diagnostics_perception.encoder import encoder_of
-from diagnostics_perception.images import Preprocess
+from diagnostics_perception.encoder import Preprocess, encoder_of
 from diagnostics_perception.models import ARCHITECTURES, initial
 from diagnostics_perception.plugin import build, build_video, encoders
 

@@ -13,19 +13,15 @@ import pytest
 import torch
 from diagnostics_training.alignment import align as aligning
 from diagnostics_training.alignment import best_tap as choosing
-from diagnostics_training.alignment.align import align
-from diagnostics_training.alignment.command import _print
+from diagnostics_training.alignment.align import Job, align
 from diagnostics_training.alignment.data import data_for
-from diagnostics_training.alignment.feed import Feed
-from diagnostics_training.alignment.hidden_cells import hidden
-from diagnostics_training.alignment.job import Job
-from diagnostics_training.alignment.layer_scale import DropPath, put_drops
-from diagnostics_training.alignment.layer_scaled import scaled
-from diagnostics_training.alignment.objective import Alignment, Teacher, put_section
-from diagnostics_training.alignment.teachers import with_module
-from diagnostics_training.trainer.logs import lines
+from diagnostics_training.alignment.feed import Feed, hidden
+from diagnostics_training.alignment.layer_scale import DropPath, put_drops, scaled
+from diagnostics_training.alignment.objective import Alignment, Teacher, put_section, with_module
+from diagnostics_training.commands import _print_aligned
+from diagnostics_training.trainer.data import plain
+from diagnostics_training.trainer.monitor import lines
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.simulated import plain
 from torch import nn
 from torch.utils.data import default_collate
 
@@ -485,7 +481,7 @@ def test_too_small_a_difference_is_said_and_it_goes_on(
     assert ("exceeds the output blocks.1 by a mere 0.0040 of R2 for first: nothing worth lifting" in told) == (
         gain < 0.01
     )
-    _print(row, False)
+    _print_aligned(row)
     last = capsys.readouterr().out.splitlines()
     assert f"blocks.0 is the best tap for first on val of {DATA}, {gain:.3f} of R2 above the output blocks.1" in last[1]
     made = tmp_path / "o"

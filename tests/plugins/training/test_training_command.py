@@ -21,11 +21,10 @@ from diagnostics_training.models.inputs import Views, prepare
 from diagnostics_training.next_steps import next_lines, run_folder
 from diagnostics_training.train import Job, train
 from diagnostics_training.trainer.checkpoints import FILE as CHECKPOINT
-from diagnostics_training.trainer.data import load
+from diagnostics_training.trainer.data import load, rendering_notice, training_spec
 from diagnostics_training.trainer.feed import Feed
 from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.simulated import rendering_notice, training_spec
 
 import diagnostics.cli.main as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
@@ -342,7 +341,9 @@ def test_an_epoch_shows_each_sample_once_and_processes_share_a_batch() -> None:
     samples[:, 0] += 1  # not constant, so that norming keeps it apart
     samples = samples + np.random.default_rng(0).standard_normal(samples.shape).astype(np.float32)
     beside = {"labels": np.arange(24)[:, None]}
-    feed = Feed(samples, Views("series", (8,)), Objective(), 8, 0, pairs=True, beside=beside)
+    objective = Objective()
+    objective.pairs = True
+    feed = Feed(samples, Views("series", (8,)), objective, 8, 0, beside)
     epochs = [
         torch.cat([feed(step)["labels"] for step in range(3 * e, 3 * e + 3)]).flatten().tolist() for e in range(2)
     ]

@@ -29,7 +29,7 @@ from diagnostics_training.objectives.jepa import MOMENTUM, Jepa, momentum, sigre
 from diagnostics_training.objectives.reconstruct import Reconstruct
 from diagnostics_training.objectives.supervised import Supervised, columns
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.step import adamw
+from diagnostics_training.trainer.trainer import adamw
 
 from diagnostics import DiagnosticsError, Target
 
@@ -150,7 +150,7 @@ def test_reconstruction_counts_hidden_patches_only_each_normed(modality: str) ->
     x, seen, hidden = batch["x"], batch["seen"], batch["hidden"]
     everything = torch.cat([seen, hidden], 1).sort(1).values
     assert torch.equal(everything, torch.arange(everything.shape[1]).expand_as(everything))
-    told = made.model.head.fill(made.model.backbone(x, seen), made.grid, seen, hidden).detach()  # type: ignore[union-attr]
+    told = made.model.head.fill(made.model.backbone(x, seen), made.sizes.grid, seen, hidden).detach()  # type: ignore[union-attr]
     patches = made.model.backbone.patches.cut(x)
     errors = []
     for row in range(len(x)):
@@ -274,7 +274,7 @@ def test_prediction_loss_by_hand() -> None:
         for block in targets[row]:
             own = (part[row : row + 1] for part in (x, seen))
             context = made.context(*own).detach()
-            told = made.model.head.fill(context, made.grid, seen[row : row + 1], block[None])  # type: ignore[union-attr]
+            told = made.model.head.fill(context, made.sizes.grid, seen[row : row + 1], block[None])  # type: ignore[union-attr]
             errors.append(float((told[0].detach().double() - taught[row, block]).abs().mean()))
     assert float(made(batch)["loss"].detach()) == pytest.approx(np.mean(errors), rel=1e-4)
 
@@ -395,18 +395,23 @@ def test_supervision_by_hand_with_what_is_unknown_left_out() -> None:
         "map": Target("token_value", rng.standard_normal((8, 64))),
     }
     rows = np.arange(1, 8)
-    found = columns(targets, rows, "mine")
-    assert (found.classes, found.outputs) == ((3,), 6)
-    made = Supervised(architecture("supervised", outputs=6).initial(0), found.classes)
+    answers = columns(targets, rows, "mine")
+    assert (answers.classes, answers.outputs) == ((3,), 6)
+    sizes = architecture("supervised", outputs=6)
+    supervised = Supervised(sizes.initial(0), sizes, classes=answers.classes)
     x = torch.randn(7, 1, 64)
-    batch = {"x": x, "labels": torch.tensor(found.labels), "numbers": torch.tensor(found.numbers)}
-    told = made.model(x).detach().double().numpy()
-    entropy = [math.log(np.exp(told[i, :3]).sum()) - told[i, k] for i, k in enumerate([1, 2, -1, 0, 1, 2, 0]) if k >= 0]
+    batch = {"x": x} | {name: torch.tensor(array) for name, array in answers.arrays.items()}
+    predicted = supervised.model(x).detach().double().numpy()
+    entropy = [
+        math.log(np.exp(predicted[i, :3]).sum()) - predicted[i, k]
+        for i, k in enumerate([1, 2, -1, 0, 1, 2, 0])
+        if k >= 0
+    ]
     raw = np.stack([values[rows], np.sin(np.radians(angle[rows])), np.cos(np.radians(angle[rows]))], axis=1)
     true = (raw - np.nanmean(raw, 0)) / np.nanstd(raw, 0)
-    squared = np.nansum((told[:, 3:] - true) ** 2, axis=0) / 7
+    squared = np.nansum((predicted[:, 3:] - true) ** 2, axis=0) / 7
     expected = np.mean([sum(entropy) / 7, *squared])
-    assert float(made(batch)["loss"].detach()) == pytest.approx(expected, rel=1e-4)
+    assert float(supervised(batch)["loss"].detach()) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_data_set_without_answers_cannot_supervise() -> None:

@@ -25,11 +25,10 @@ pytest.importorskip("timm")
 
 from diagnostics_training.trainer import checkpoints, collapse
 from diagnostics_training.trainer.distributed import World, world
-from diagnostics_training.trainer.logs import lines
+from diagnostics_training.trainer.monitor import lines
 from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.step import adamw, number
-from diagnostics_training.trainer.trainer import fit
+from diagnostics_training.trainer.trainer import adamw, fit, number
 
 from diagnostics import DiagnosticsError, Progress
 
