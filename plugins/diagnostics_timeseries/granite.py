@@ -60,14 +60,10 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """A Granite model from its checkpoint, or untrained.
+    """A Granite model from its checkpoint, or untrained (other options: see `weights`).
 
-    Parameters
-    ----------
     model: folder of a checkpoint, or a name on the hub; for untrained weights also `ttm`, `tspulse`, `flowstate` or
         `patchtst-fm` (small ones).
-    pretrained: trained weights; otherwise initial ones of `seed`.
-    config: what to change in the configuration of untrained weights.
     """
     with importing("Granite", "pip install --no-deps granite-tsfm (its pins would break this environment)"):
         importlib.import_module("tsfm_public")

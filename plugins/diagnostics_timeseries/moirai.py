@@ -44,14 +44,10 @@ def build(
     *,
     config: Mapping[str, Any] | None = None,
 ) -> TorchEncoder:
-    """Moirai 1 from its checkpoint, or untrained.
+    """Moirai 1 from its checkpoint, or untrained (other options: see `weights`).
 
-    Parameters
-    ----------
     model: folder with `config.json` and `model.safetensors`, or a name on the hub; for untrained weights also `small`.
-    pretrained: trained weights; otherwise initial ones of `seed`.
     patch_size: steps of a token, one of those that the checkpoint knows.
-    config: what to change in the configuration of untrained weights.
     """
     with importing("Moirai", f"{_INSTALL} (their pins would break this environment)"):
         from uni2ts.model.moirai.module import MoiraiModule, decode_distr_output  # pyright: ignore[reportMissingImports]

@@ -35,13 +35,9 @@ SMALL: Mapping[str, Any] = {
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """MOMENT from its checkpoint, or untrained.
+    """MOMENT from its checkpoint, or untrained (other options: see `weights`).
 
-    Parameters
-    ----------
     model: folder with `config.json` and `model.safetensors`, or a name on the hub; for untrained weights also `small`.
-    pretrained: trained weights; otherwise initial ones of `seed`.
-    config: what to change in the configuration of untrained weights.
     """
     with importing("MOMENT", "pip install --no-deps momentfm (its pins would break this environment)"):
         from momentfm.models.moment import MOMENT  # pyright: ignore[reportMissingImports]

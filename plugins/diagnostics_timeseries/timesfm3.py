@@ -34,13 +34,9 @@ SMALL: Mapping[str, Any] = {
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """TimesFM 3 from its checkpoint, or untrained.
+    """TimesFM 3 from its checkpoint, or untrained (other options: see `weights`).
 
-    Parameters
-    ----------
     model: folder with `config.json` and safetensors, or a name on the hub; for untrained weights also `small`.
-    pretrained: trained weights; otherwise initial ones of `seed`.
-    config: what to change in the configuration of untrained weights.
     """
     with importing("TimesFM 3", "pip install 'timesfm>=3'"):
         from timesfm3.torch import TimesFM3Torch, timesfm3_forecaster

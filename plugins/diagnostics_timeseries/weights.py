@@ -1,4 +1,8 @@
-"""Weights on disk or from the hub, seeds, and the errors when they do not come."""
+"""Weights on disk or from the hub, seeds, and the errors when they do not come.
+
+Options of every builder here: `pretrained` takes trained weights, otherwise initial ones of `seed`; `config` is what to change
+in the configuration of untrained weights.
+"""
 
 from __future__ import annotations
 

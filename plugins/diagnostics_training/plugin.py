@@ -77,9 +77,10 @@ def aligned(base: str, layer_scale: float = 1.0) -> Encoder:
 
     layer_scale: the factors at the start.
     """
-    from diagnostics_training.alignment.layer_scale import built
+    from diagnostics import build
+    from diagnostics_training.alignment.layer_scale import scaled
 
-    return built(base, layer_scale)
+    return scaled(build("encoder", base), layer_scale)[0]
 
 
 def _path_hint(path: str) -> str:

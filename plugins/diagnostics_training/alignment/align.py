@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,16 +89,12 @@ class Job:
         own = Path(self.encoder).expanduser()
         if own.exists():
             return own.with_name(f"{own.name.removesuffix('.safetensors')}-aligned")
-        return Path("models") / f"{'-'.join(_words(self.encoder))}-aligned"
+        return Path("models") / f"{'-'.join(re.findall(r'[\w.]+', self.encoder))}-aligned"
 
     @property
     def command(self) -> str:
         """What to type for the same."""
         return command_of("align", self, ("out", "device", "trust_code"))
-
-
-def _words(name: str) -> list[str]:
-    return "".join(c if c.isalnum() or c in "_." else " " for c in name).split()
 
 
 def align(job: Job) -> dict[str, Any]:
@@ -185,7 +182,20 @@ def align(job: Job) -> dict[str, Any]:
         row |= outcome | {"cosine": {"before": before, "after": cosine(objective.student, teachers[0], first)}}
         if where.first:
             student.to("cpu")
-            _save(job, base, student, row, asked)
+            group = base.lineage.get("group") or base.name
+            lineage = {
+                # One group for the seeds of a base, whose best taps may differ.
+                "group": f"{group} aligned {f'for {job.target}' if job.to == BEST else f'to {job.to}'}",
+                "seed": seed,
+                "base": weights,
+                "to": tap,
+                "for": job.target or "",
+                "how": job.command,
+                "data": row["data"],
+                "steps": job.steps,
+            }
+            make_folder(job.folder)
+            finish(job.folder / FINISHED, student, lineage, row, asked)
         barrier()
         return row if where.first else {}
 
@@ -220,22 +230,3 @@ def cosine(student: TorchEncoder, teacher: Teacher, batch: Mapping[str, Tensor])
     tokens = student.capture(read, [tap.name])[tap.name]
     with torch.no_grad():
         return float(agreement(tokens, tap, taught(teacher, batch), teacher.tap, student.valid(read, tap)))
-
-
-def _save(
-    job: Job, base: TorchEncoder, student: TorchEncoder, row: Mapping[str, Any], asked: Mapping[str, Any]
-) -> None:
-    group = base.lineage.get("group") or base.name
-    lineage = {
-        # One group for the seeds of a base, whose best taps may differ.
-        "group": f"{group} aligned for {job.target}" if job.to == BEST else f"{group} aligned to {job.to}",
-        "seed": row["seed"],
-        "base": asked["base"],
-        "to": row["to"],
-        "for": job.target or "",
-        "how": job.command,
-        "data": row["data"],
-        "steps": row["steps"],
-    }
-    make_folder(job.folder)
-    finish(job.folder / FINISHED, student, lineage, row, asked)

@@ -9,12 +9,10 @@ from typing import Any
 
 from diagnostics import Dataset, DiagnosticsError, TorchEncoder, build, run
 from diagnostics_training.alignment.data import check_target
-from diagnostics_training.trainer.data import is_simulated, with_option
+from diagnostics_training.trainer.data import SIMULATED, parse_spec, spec_of
 
 PROBED = 2_000
 """Samples of simulated data that are probed for the best tap."""
-
-
 LEAST = 0.01
 """Of a score on val: what lies closer together than this shows nothing that is worth lifting."""
 
@@ -29,11 +27,10 @@ def best_tap(
     Of simulated data of more samples than `PROBED`, as many of the next seed are probed. Taps of another grid than the output's cannot teach it and are no
     candidates. Raises where the best one is the output itself: then nothing is hidden.
     """
-    if is_simulated(spec):
-        options = dict(part.split("=", 1) for part in spec.partition("?")[2].split("&"))
-        if int(options["n"]) > PROBED:
-            # Fewer of the same seed would be the same samples split in another way, those of training among val's.
-            spec = with_option(with_option(spec, "n", PROBED), "seed", int(options["seed"]) + 1)
+    name, options = parse_spec(spec)
+    if name in SIMULATED and int(options["n"]) > PROBED:
+        # Fewer of the same seed would be the same samples split in another way, those of training among val's.
+        spec = spec_of(name, options | {"n": PROBED, "seed": int(options["seed"]) + 1})
     dataset: Dataset = build("dataset", spec)
     check_target(dataset, target)
     output = sized.tap(sized.output_tap)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diagnostics import Dataset, DiagnosticsError, Encoder
-from diagnostics_training.trainer.data import is_simulated, training_spec, with_option
+from diagnostics_training.trainer.data import SIMULATED, parse_spec, spec_of, training_spec
 
 
 def data_for(asked: str | None, base: Encoder) -> str:
@@ -16,10 +16,11 @@ def data_for(asked: str | None, base: Encoder) -> str:
     recorded = str(base.lineage.get("data", "")).partition(", the ")[0]
     if not recorded:
         raise DiagnosticsError(f"{base.name} does not tell what it was trained on: name a dataset with --data.")
-    if not is_simulated(recorded) or base.modality != "series":
+    name, options = parse_spec(recorded)
+    if name not in SIMULATED or base.modality != "series":
         return recorded
     # Training draws windows from longer series than the encoder reads.
-    return with_option(recorded, "length", len(base.example()))
+    return spec_of(name, options | {"length": len(base.example())})
 
 
 def describe_data(spec: str, count: int) -> str:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics import DiagnosticsError, Encoder, TorchEncoder, build
+from diagnostics import DiagnosticsError, Encoder, TorchEncoder
 
 SLOTS, GAMMAS, DROPS = ("ls1", "ls2"), ("gamma_1", "gamma_2"), ("drop_path1", "drop_path2")
 _BATCH_AXIS = {"tokens": 0, "channels_first": 0, "channels_last": 0, "time_first": 1}
@@ -154,6 +154,7 @@ def _taken(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
+@torch.no_grad()
 def put_scales(module: nn.Module, blocks: Sequence[Block], init: float) -> nn.Module:
     """LayerScale with factors of `init` in the blocks of a module, in place; where a branch has one it is kept, times
     `init`."""
@@ -166,13 +167,13 @@ def put_scales(module: nn.Module, blocks: Sequence[Block], init: float) -> nn.Mo
                 if isinstance(slot, nn.Identity):
                     setattr(inside, name, LayerScale(block.features, init, like))
                 else:
-                    _multiply(slot.gamma, init)
+                    slot.gamma.mul_(init)
         elif block.kind == "gammas":
             for name in GAMMAS:
                 if getattr(inside, name) is None:
                     setattr(inside, name, nn.Parameter(like.new_full((block.features,), init)))
                 else:
-                    _multiply(getattr(inside, name), init)
+                    getattr(inside, name).mul_(init)
         else:
             inside.residual = Residual(block, init, like)
             inside.__class__ = _scaled(type(inside))
@@ -188,11 +189,6 @@ def put_drops(module: nn.Module, blocks: Sequence[Block], rate: float) -> None:
         else:
             for name in DROPS:
                 setattr(inside, name, DropPath(rate))
-
-
-@torch.no_grad()
-def _multiply(gamma: Tensor, factor: float) -> None:
-    gamma.mul_(factor)
 
 
 @functools.cache
@@ -240,8 +236,3 @@ def check_start(init: float) -> None:
     """Raises for factors that LayerScale cannot start at."""
     if not 0 < init < math.inf:
         raise DiagnosticsError(f"LayerScale cannot start at {init}: give a number above 0, as 1.0 or 0.1.")
-
-
-def built(base: str, init: float) -> TorchEncoder:
-    """`scaled` of the encoder that a name builds."""
-    return scaled(build("encoder", base), init)[0]

@@ -148,11 +148,9 @@ def second_teacher(name: str, sample: np.ndarray, dataset: Dataset, trust_code: 
     """The encoder of `NAME` or `NAME:TAP`, and that tap or its output."""
     try:
         encoder, tap = build("encoder", name, trust_code=trust_code), ""
-    except UntrustedCodeError:
-        raise
     except DiagnosticsError as error:
         whole, colon, tap = name.rpartition(":")
-        if not colon:
+        if not colon or isinstance(error, UntrustedCodeError):
             raise
         try:
             encoder = build("encoder", whole, trust_code=trust_code)

@@ -48,7 +48,7 @@ class Jepa(EncoderObjective):
 
     @classmethod
     def head(cls, sizes: Sizes) -> Head:
-        return Filler.light(sizes, sizes.width)
+        return Filler(sizes, sizes.width)
 
     def draws(self, rng: np.random.Generator, count: int) -> dict[str, Any]:
         seen, targets = block_masks(rng, count, self.sizes.grid)

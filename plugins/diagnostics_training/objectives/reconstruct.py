@@ -29,7 +29,7 @@ class Reconstruct(EncoderObjective):
 
     @classmethod
     def head(cls, sizes: Sizes) -> Head:
-        return Filler.light(sizes, sizes.patches.values)
+        return Filler(sizes, sizes.patches.values)
 
     def draws(self, rng: np.random.Generator, count: int) -> dict[str, Any]:
         grid = self.sizes.grid

@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
 from diagnostics.errors import describe
+from diagnostics_training.trainer.data import parse_spec
 
 FILE = "checkpoint.safetensors"
 KEY = "diagnostics_checkpoint"
@@ -33,10 +34,8 @@ OPTIONS = frozenset({
     "precision", "to", "for", "mask", "layer_scale", "drop_path", "second_teacher",
 })  # fmt: skip
 """Parts of an identity that are options of a command."""
-
 UNTELLING = {"fingerprint": "other samples of these data", "base": "other weights of the base encoder"}
 """Parts whose values tell people nothing."""
-
 FOLLOWS = {
     "data": ("fingerprint", "modality", "length", "variates", "size", "frames", "outputs"),
     "fingerprint": ("outputs",),
@@ -81,15 +80,13 @@ def load(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, iden
 
     Raises DiagnosticsError where it belongs to other settings or data, or cannot be read.
     """
-    path = folder / FILE
-    if not path.is_file():
+    kept = about(folder)
+    if kept is None:
         return 0
+    refuse_other(f"The checkpoint in {folder}", kept["identity"], identity)
+    path = folder / FILE
     try:
-        with safe_open(path, "pt") as file:
-            kept = _description(path, file.metadata() or {})
-            refuse_other(f"The checkpoint in {folder}", kept["identity"], identity)
-            names: list[str] = file.keys()
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, str(error)) from error
     if _digest_of(tensors) != kept["tensors"]:
@@ -111,19 +108,18 @@ def load(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, iden
 
 
 def about(folder: Path) -> dict[str, Any] | None:
-    """`step` and `identity` of the checkpoint in a folder, without its tensors; None where there is none."""
+    """`step` and `identity` of the checkpoint in a folder, without its tensors; None where there is none.
+
+    Raises where the file is no checkpoint, or its JSON is not what was written.
+    """
     path = folder / FILE
     if not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:
-            return _description(path, file.metadata() or {})
+            metadata: Mapping[str, str] = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, str(error)) from error
-
-
-def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The JSON in a checkpoint; raises where the file is none, or where the JSON is not what was written."""
     if KEY not in metadata:
         raise DiagnosticsError(f"{path} is no checkpoint of this trainer: give another --out.")
     try:
@@ -187,8 +183,7 @@ def refuse_other(subject: str, kept: Mapping[str, Any], identity: Mapping[str, A
 
 def _parts(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity with the options that an architecture's name holds each by itself."""
-    name, _, query = str(identity.get("architecture") or "").partition("?")
-    options = dict(part.split("=", 1) for part in query.split("&") if "=" in part)
+    name, options = parse_spec(str(identity.get("architecture") or ""))
     return {**identity, **options, "architecture": name or None}
 
 

@@ -60,7 +60,8 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
     """
     spec, length = training_spec(data)
     if length is not None and windows:
-        spec = spec.replace(f"length={length}", f"length={int(LONGER * length)}")
+        name, options = parse_spec(spec)
+        spec = spec_of(name, options | {"length": int(LONGER * length)})
     dataset: Dataset = build("dataset", spec)
     if dataset.modality not in AXES:
         raise DiagnosticsError(
@@ -72,9 +73,7 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
         raise DiagnosticsError(
             f"Series of {dataset.name} have gaps or are padded (NaN), and these encoders have no mask: fill or cut them first."
         )
-    whole = extent_of(dataset.modality, samples[0])
-    if length is not None:
-        whole = (length,)
+    whole = extent_of(dataset.modality, samples[0]) if length is None else (length,)
     size = default_patch(dataset.modality) if patch is None else patch
     if size < 1:
         raise DiagnosticsError(f"A patch cannot have a size of {size}: give at least 1.")
@@ -122,51 +121,45 @@ def _held(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     return held
 
 
+def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """`name?key=value&...` as the name and its options."""
+    name, _, query = spec.partition("?")
+    return name, {key: value for key, _, value in (part.partition("=") for part in query.split("&") if part)}
+
+
+def spec_of(name: str, options: Mapping[str, object]) -> str:
+    """The specification that `parse_spec` takes apart."""
+    return f"{name}{'?' if options else ''}{'&'.join(f'{key}={value}' for key, value in options.items())}"
+
+
 def training_spec(data: str) -> tuple[str, int | None]:
     """The specification to train on for what was asked for, and the length that a simulated series is wanted in (None for
     other data): number and seed are filled in where a simulated data set was named without them."""
-    name, _, query = data.partition("?")
+    name, options = parse_spec(data)
     if name not in SIMULATED:
         return data, None
-    given = {key: value for key, _, value in (part.partition("=") for part in query.split("&") if part)}
-    count = CLIPS if given.get("frames", "1") != "1" else SIMULATED[name]
-    given.setdefault("n", str(count))
-    given.setdefault("seed", str(SEED))
-    length = None
-    if name != "shapes":
-        text = given.setdefault("length", str(LENGTH))
-        length = int(text) if text.isdigit() else None
-    return f"{name}?{'&'.join(f'{key}={value}' for key, value in given.items())}", length
+    count = CLIPS if options.get("frames", "1") != "1" else SIMULATED[name]
+    options = {**options, "n": options.get("n", count), "seed": options.get("seed", SEED)}
+    if name == "shapes":
+        return spec_of(name, options), None
+    length = str(options.setdefault("length", LENGTH))
+    return spec_of(name, options), int(length) if length.isdigit() else None
 
 
 def rendering_notice(data: str) -> str:
     """A notice that rendering samples takes a while; empty unless the data are hundreds of scenes or clips."""
     spec, _ = training_spec(data)
-    name, _, query = spec.partition("?")
-    count = next((part.removeprefix("n=") for part in query.split("&") if part.startswith("n=")), "")
+    name, options = parse_spec(spec)
+    count = options.get("n", "")
     if name != "shapes" or not count.isdigit() or int(count) < 500:
         return ""
-    return f"makes {int(count):,} {'clips' if 'frames=' in query else 'scenes'} of {spec}, which takes a while"
+    return f"makes {int(count):,} {'clips' if 'frames' in options else 'scenes'} of {spec}, which takes a while"
 
 
 def plain(spec: str) -> str:
     """The specification of data to probe: simulated data as `diagnostics run` reads them, not those of training."""
-    if not is_simulated(spec):
+    name, options = parse_spec(spec)
+    if name not in SIMULATED:
         return spec
-    name, _, query = spec.partition("?")
-    kept = [
-        part for part in query.split("&") if part.partition("=")[0] not in ("n", "seed") and part != f"length={LENGTH}"
-    ]
-    return f"{name}?{'&'.join(kept)}" if kept else name
-
-
-def is_simulated(spec: str) -> bool:
-    """Whether a dataset is drawn on demand."""
-    return spec.partition("?")[0] in SIMULATED
-
-
-def with_option(spec: str, option: str, value: int) -> str:
-    """The specification with another value of an option that it has."""
-    name, _, query = spec.partition("?")
-    parts = [f"{option}={value}" if part.startswith(f"{option}=") else part for part in query.split("&")]
-    return f"{name}?{'&'.join(parts)}"
+    training = (("n", options.get("n")), ("seed", options.get("seed")), ("length", str(LENGTH)))
+    return spec_of(name, dict(item for item in options.items() if item not in training))

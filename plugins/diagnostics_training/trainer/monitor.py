@@ -38,14 +38,29 @@ def say(line: str) -> None:
 
 
 class Monitor:
-    """What the first process logs and prints while it trains."""
+    """What the first process logs and prints while it trains.
+
+    Lines of the folder's `metrics.jsonl` after step `first` (of a run that was killed) are cut off.
+    """
 
     def __init__(
         self, out: Path, name: str, settings: Settings, first: int, watch: Watch, tell: Callable[[str], None]
     ) -> None:
         self.name, self.settings, self.watch, self.tell = name, settings, watch, tell
-        self.log = Log(out, first)
-        before = lines(out)
+        before = [line for line in lines(out) if line["step"] <= first]
+        partial = out / f"{METRICS}.partial"
+        try:
+            partial.write_text("".join(json.dumps(line) + "\n" for line in before))
+            partial.replace(out / METRICS)
+        finally:
+            partial.unlink(missing_ok=True)
+        self.file = (out / METRICS).open("a")
+        self.board: Any = None
+        # What its import chain says about other libraries is of no use here.
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(out / BOARD), purge_step=first + 1 if first else None)
         self.loss: float = before[-1]["loss"] if before else math.nan
         self.looks = [collapse.Look(line["step"], line["rank"], line["spread"]) for line in before if "rank" in line]
         if first:
@@ -60,12 +75,20 @@ class Monitor:
                 self.tell(f"{self.name}: the output collapses: {seen} (see docs/training.md)")
             self.looks.append(seen)
             line |= {"rank": seen.rank, "spread": seen.spread}
-        self.log.write(line | {"lr": self.settings.rate(done - 1)})
+        line["lr"] = self.settings.rate(done - 1)
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        if self.board is not None:
+            for key, value in line.items():
+                if key != "step":
+                    self.board.add_scalar(key, value, done)
         self.watch(Progress(self.name, done, self.settings.steps, f"loss {self.loss:.4g}"))
 
     def close(self) -> None:
         """Lets the files go."""
-        self.log.close()
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
 
 
 def to_numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
@@ -102,42 +125,6 @@ def format_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-class Log:
-    """Appends to `metrics.jsonl` of a folder; lines after `step` (of a run that was killed) are cut off first."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        self.path = folder / METRICS
-        kept = [line for line in lines(folder) if line["step"] <= step]
-        beside = folder / f"{METRICS}.partial"
-        try:
-            beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            beside.replace(self.path)
-        finally:
-            beside.unlink(missing_ok=True)
-        self.file = self.path.open("a")
-        self.board: Any = None
-        # What its import chain says about other libraries is of no use here.
-        if importlib.util.find_spec("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(folder / BOARD), purge_step=step + 1 if step else None)
-
-    def write(self, values: Mapping[str, Any]) -> None:
-        """One line; `step` is its key."""
-        self.file.write(json.dumps(dict(values)) + "\n")
-        self.file.flush()
-        if self.board is not None:
-            for key, value in values.items():
-                if key != "step":
-                    self.board.add_scalar(key, float(value), values["step"])
-
-    def close(self) -> None:
-        """Lets both go."""
-        self.file.close()
-        if self.board is not None:
-            self.board.close()
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

@@ -122,7 +122,7 @@ def fit(
         coming = pool.submit(batches, first, world.rank, world.size) if first < settings.steps else None
         for step in range(first, settings.steps):
             assert coming is not None
-            batch = to_device(coming.result(), world.device)
+            batch = {key: value.to(world.device, non_blocking=True) for key, value in coming.result().items()}
             if step + 1 < settings.steps:
                 coming = pool.submit(batches, step + 1, world.rank, world.size)
             values = train_step(objective, module, batch, optimiser, settings, step, world)
@@ -219,7 +219,3 @@ def train_step(
 def number(*parts: int) -> int:
     """One seed from several numbers, without the collisions of a sum."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def to_device(batch: Batch, device: str) -> Batch:
-    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
