@@ -17,8 +17,7 @@ import torch
 from diagnostics_training.models.inputs import Views
 from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.train import Job
-from diagnostics_training.trainer.data import TrainingData, load
-from diagnostics_training.trainer.feed import Feed
+from diagnostics_training.trainer.data import Feed, TrainingData, load
 from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit

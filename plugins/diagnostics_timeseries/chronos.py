@@ -74,7 +74,7 @@ def build(
     with importing("Chronos", "pip install chronos-forecasting"):
         importlib.import_module("chronos")
     folder, settings = settings_of(SCHEME, model, pretrained, _FILES, SMALL)
-    kind = _kind(settings, model)
+    kind, read = _kind(settings, model)
     if pretrained and folder is not None:
         with loading("Chronos", folder), quiet():
             with torch.device("meta"):
@@ -88,18 +88,19 @@ def build(
     def fresh() -> nn.Module:
         return _encoder_of(_untrained(kind, settings))
 
-    return _READERS[kind.__name__](called(SCHEME, model, pretrained, seed), whole, fresh).encoder()
+    return read(called(SCHEME, model, pretrained, seed), whole, fresh).encoder()
 
 
-def _kind(settings: Mapping[str, Any], model: str) -> Any:
+def _kind(settings: Mapping[str, Any], model: str) -> tuple[Any, Callable[..., SeriesModel]]:
+    """The class that was trained, and who reads it."""
     import chronos.chronos2
     import transformers
     from chronos.chronos_bolt import ChronosBoltModelForForecasting
 
     known = {
-        "T5ForConditionalGeneration": transformers.T5ForConditionalGeneration,
-        "ChronosBoltModelForForecasting": ChronosBoltModelForForecasting,
-        "Chronos2Model": chronos.chronos2.Chronos2Model,
+        "T5ForConditionalGeneration": (transformers.T5ForConditionalGeneration, _t5),
+        "ChronosBoltModelForForecasting": (ChronosBoltModelForForecasting, _patched),
+        "Chronos2Model": (chronos.chronos2.Chronos2Model, _patched),
     }
     named = (settings.get("architectures") or ["none"])[0]
     if named not in known or "chronos_config" not in settings:
@@ -199,10 +200,3 @@ def _patch_size(name: str, settings: Any) -> int:
             "patches have no grid here, use another checkpoint."
         )
     return settings.input_patch_size
-
-
-_READERS: Mapping[str, Callable[[str, Any, Callable[[], nn.Module]], SeriesModel]] = {
-    "T5ForConditionalGeneration": _t5,
-    "ChronosBoltModelForForecasting": _patched,
-    "Chronos2Model": _patched,
-}

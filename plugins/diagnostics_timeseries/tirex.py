@@ -100,7 +100,7 @@ def build(
     ).encoder()
 
 
-def initialise(model: nn.Module) -> None:
+def initialise(model: Any) -> None:
     """Draws what the package leaves as memory happened to be: the maps into the gates, the recurrence and its biases.
 
     Gaussians with a variance of one over the number of inputs, biases 0; everything else has torch's initial values.
@@ -109,13 +109,10 @@ def initialise(model: nn.Module) -> None:
         for part in model.modules():
             kind = type(part).__name__
             if kind == "LinearHeadwiseExpand":
-                weight: Any = part.weight
-                weight.normal_(0.0, weight.shape[-1] ** -0.5)
+                part.weight.normal_(0.0, part.weight.shape[-1] ** -0.5)
             elif kind == "sLSTMCell":
-                recurrence: Any = part._recurrent_kernel_
-                recurrence.normal_(0.0, recurrence.shape[1] ** -0.5)
-                bias: Any = part._bias_
-                bias.zero_()
+                part._recurrent_kernel_.normal_(0.0, part._recurrent_kernel_.shape[1] ** -0.5)
+                part._bias_.zero_()
 
 
 def _file(model: str) -> Path:

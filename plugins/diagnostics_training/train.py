@@ -17,9 +17,8 @@ from diagnostics_training.objectives.base import Answers
 from diagnostics_training.objectives.jepa import REGULARISERS
 from diagnostics_training.summary import finish, finished
 from diagnostics_training.trainer.checkpoints import make_folder, resumable
-from diagnostics_training.trainer.data import TrainingData, default_patch, load, rendering_notice
+from diagnostics_training.trainer.data import Feed, TrainingData, check_batch, default_patch, load, rendering_notice
 from diagnostics_training.trainer.distributed import World, barrier, world
-from diagnostics_training.trainer.feed import Feed, check_batch
 from diagnostics_training.trainer.monitor import Watch, say
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import UNTRAINED, fit
@@ -136,8 +135,6 @@ def _check(job: Job, wanted: Sequence[str], data: TrainingData) -> None:
 class _Plan:
     """One encoder to be: `done` is its row where it is finished."""
 
-    label: str
-    name: str
     seed: int
     folder: Path
     architecture: Architecture
@@ -147,8 +144,7 @@ class _Plan:
 
 
 def _planned(job: Job, name: str, seed: int, data: TrainingData) -> _Plan:
-    label = f"{name}-seed{seed}" if seed else name
-    folder = job.out / label
+    folder = job.out / (f"{name}-seed{seed}" if seed else name)
     kind = objective_class(name)
     answers = kind.answers(data.targets, data.rows, data.name)
     architecture = job.architecture(name, data, answers.outputs)
@@ -162,13 +158,14 @@ def _planned(job: Job, name: str, seed: int, data: TrainingData) -> _Plan:
     done = finished(folder / FINISHED, identity | job.settings(seed).identity)
     if done is None:
         make_folder(folder)
-    return _Plan(label, name, seed, folder, architecture, answers, identity, done)
+    return _Plan(seed, folder, architecture, answers, identity, done)
 
 
 def _one(job: Job, plan: _Plan, data: TrainingData, where: World, watch: Watch) -> dict[str, Any]:
+    label, objective_name = plan.folder.name, plan.architecture.objective
     if plan.done is not None:
         if where.first:
-            say(f"{plan.label}: is finished in {plan.folder}")
+            say(f"{label}: is finished in {plan.folder}")
         return plan.done
     settings, model = job.settings(plan.seed), plan.architecture.initial(plan.seed)
     objective = plan.architecture.build_objective(model, job.regulariser, plan.answers.classes)
@@ -178,12 +175,12 @@ def _one(job: Job, plan: _Plan, data: TrainingData, where: World, watch: Watch) 
         feed = Feed(data.samples, views, objective, job.batch, plan.seed, plan.answers.arrays)
         with resumable(plan.folder):
             outcome = fit(
-                objective, feed, settings, plan.folder, watch, name=plan.label, identity=plan.identity, world=where
+                objective, feed, settings, plan.folder, watch, name=label, identity=plan.identity, world=where
             ).outcome
     row: dict[str, Any] = {
         "path": str(plan.folder),
-        "name": f"{data.name}-{plan.label}",
-        "objective": plan.name,
+        "name": f"{data.name}-{label}",
+        "objective": objective_name,
         "seed": plan.seed,
         **outcome,
         "data": data.description,
@@ -191,7 +188,7 @@ def _one(job: Job, plan: _Plan, data: TrainingData, where: World, watch: Watch) 
     }
     if where.first:
         encoder = plan.architecture.encoder(model.cpu(), row["name"])
-        lineage = {"group": plan.name} | {key: row[key] for key in ("seed", "objective", "data", "steps")}
+        lineage = {"group": objective_name} | {key: row[key] for key in ("seed", "objective", "data", "steps")}
         lineage |= {"how": job.command} | ({"collapse": row["collapse"]} if row["collapse"] else {})
         finish(plan.folder / FINISHED, encoder, lineage, row, plan.identity | settings.identity)
     barrier()

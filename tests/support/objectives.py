@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from diagnostics_training.architecture import Architecture
 from diagnostics_training.models.inputs import Views
-from diagnostics_training.trainer.feed import Feed
+from diagnostics_training.trainer.data import Feed
 from diagnostics_training.trainer.objective import Objective
 
 SIZES = {"series": (64,), "image": (16, 16), "video": (4, 16, 16)}

@@ -89,7 +89,7 @@ class Job:
         own = Path(self.encoder).expanduser()
         if own.exists():
             return own.with_name(f"{own.name.removesuffix('.safetensors')}-aligned")
-        return Path("models") / f"{'-'.join(re.findall(r'[\w.]+', self.encoder))}-aligned"
+        return Path("models") / "-".join([*re.findall(r"[\w.]+", self.encoder), "aligned"])
 
     @property
     def command(self) -> str:
@@ -120,10 +120,9 @@ def align(job: Job) -> dict[str, Any]:
         raise DiagnosticsError(f"Nothing stands for a hidden piece of {dataset.modality}: leave --mask out.")
     sample = dataset[int(rows[0])]
     teacher = with_module(base.sized_for(sample))
-    weights = teacher.identity["weights"]
     seed = int(base.lineage.get("seed", 0)) if job.seed is None else job.seed
     asked = {
-        "base": weights, "data": spec, "fingerprint": dataset.fingerprint, "to": job.to, "for": job.target,
+        "base": teacher.identity["weights"], "data": spec, "fingerprint": dataset.fingerprint, "to": job.to, "for": job.target,
         "batch": job.batch, "mask": job.mask, "layer_scale": job.layer_scale, "drop_path": job.drop_path,
         "second_teacher": job.second_teacher, "steps": job.steps, "lr": job.lr, "seed": seed,
     }  # fmt: skip
@@ -182,22 +181,25 @@ def align(job: Job) -> dict[str, Any]:
         row |= outcome | {"cosine": {"before": before, "after": cosine(objective.student, teachers[0], first)}}
         if where.first:
             student.to("cpu")
-            group = base.lineage.get("group") or base.name
-            lineage = {
-                # One group for the seeds of a base, whose best taps may differ.
-                "group": f"{group} aligned {f'for {job.target}' if job.to == BEST else f'to {job.to}'}",
-                "seed": seed,
-                "base": weights,
-                "to": tap,
-                "for": job.target or "",
-                "how": job.command,
-                "data": row["data"],
-                "steps": job.steps,
-            }
             make_folder(job.folder)
-            finish(job.folder / FINISHED, student, lineage, row, asked)
+            finish(job.folder / FINISHED, student, _lineage(job, base, row, asked), row, asked)
         barrier()
         return row if where.first else {}
+
+
+def _lineage(job: Job, base: TorchEncoder, row: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    group = base.lineage.get("group") or base.name
+    return {
+        # One group for the seeds of a base, whose best taps may differ.
+        "group": f"{group} aligned for {job.target}" if job.to == BEST else f"{group} aligned to {job.to}",
+        "seed": row["seed"],
+        "base": asked["base"],
+        "to": row["to"],
+        "for": job.target or "",
+        "how": job.command,
+        "data": row["data"],
+        "steps": job.steps,
+    }
 
 
 def _names_code(file: Path) -> bool:

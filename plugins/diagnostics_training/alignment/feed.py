@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 
 from diagnostics import Dataset, DiagnosticsError, Encoder
 from diagnostics_training.alignment.objective import Teacher, put_section
-from diagnostics_training.trainer.feed import EpochOrder
+from diagnostics_training.trainer.data import EpochOrder
 
 WINDOWS, CELLS, GREY = 16, 8, 128
 MODALITIES = ("series", "audio", "image", "video")

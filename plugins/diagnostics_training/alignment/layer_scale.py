@@ -7,6 +7,7 @@ of 1 either computes what the block computed, to the bit.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import math
@@ -100,12 +101,11 @@ def residual_blocks(encoder: TorchEncoder) -> list[Block]:
     trunk = [tap for tap in encoder.taps if tap.part == "trunk" and tap.site and tap.site.when == "after"]
     known = {tap.site.module: (tap.features, tap.site) for tap in trunk if tap.site}
     inside = {name: encoder.module.get_submodule(name) for name in known if name}
-    able = {name: module for name, module in inside.items() if any(True for _ in module.children())}
-    # An own attribute would be called instead of what is put into the class.
-    able = {name: module for name, module in able.items() if "forward" not in vars(module)}
-    kept = _keeping_shape(encoder, able)
+    # An own `forward` would be called instead of what is put into the class.
+    inside = {name: m for name, m in inside.items() if list(m.children()) and "forward" not in vars(m)}
+    kept = _keeping_shape(encoder, inside)
     blocks: list[Block] = []
-    for name, module in able.items():
+    for name, module in inside.items():
         features, site = known[name]
         kind = _kind(module, site.layout)
         if site.item == 0 and (kind != "whole" or name in kept):
@@ -128,24 +128,18 @@ def _kind(module: nn.Module, layout: str) -> Literal["slots", "gammas", "whole"]
 def _keeping_shape(encoder: TorchEncoder, modules: Mapping[str, nn.Module]) -> set[str]:
     """Which of the modules gave a tensor (alone, or the first of a tuple) of the shape of the one that they took."""
     kept: dict[str, bool] = {}
-    handles: list[Any] = []
 
-    def watch(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            taken, given = _taken(args, kwargs), output[0] if isinstance(output, tuple) and output else output
-            alike = isinstance(taken, Tensor) and isinstance(given, Tensor) and taken.shape == given.shape
-            kept[name] = alike and kept.get(name, True)
-
-        return hook
+    def hook(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        taken, given = _taken(args, kwargs), output[0] if isinstance(output, tuple) and output else output
+        alike = isinstance(taken, Tensor) and isinstance(given, Tensor) and taken.shape == given.shape
+        kept[name] = alike and kept.get(name, True)
 
     batch = default_collate([encoder.preprocess(encoder.example())] * 2)
-    try:
+    with contextlib.ExitStack() as stack:
         for name, module in modules.items():
-            handles.append(module.register_forward_hook(watch(name), with_kwargs=True))
+            handle = module.register_forward_hook(functools.partial(hook, name), with_kwargs=True)
+            stack.callback(handle.remove)
         encoder.capture(batch, [])
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name for name, alike in kept.items() if alike}
 
 
@@ -161,22 +155,18 @@ def put_scales(module: nn.Module, blocks: Sequence[Block], init: float) -> nn.Mo
     for block in blocks:
         inside = module.get_submodule(block.name)
         like = next(p for p in inside.parameters() if p.is_floating_point())
-        if block.kind == "slots":
-            for name in SLOTS:
-                slot = getattr(inside, name)
-                if isinstance(slot, nn.Identity):
-                    setattr(inside, name, LayerScale(block.features, init, like))
-                else:
-                    slot.gamma.mul_(init)
-        elif block.kind == "gammas":
-            for name in GAMMAS:
-                if getattr(inside, name) is None:
-                    setattr(inside, name, nn.Parameter(like.new_full((block.features,), init)))
-                else:
-                    getattr(inside, name).mul_(init)
-        else:
+        if block.kind == "whole":
             inside.residual = Residual(block, init, like)
             inside.__class__ = _scaled(type(inside))
+            continue
+        for name in SLOTS if block.kind == "slots" else GAMMAS:
+            scale = getattr(inside, name)
+            if isinstance(scale, nn.Identity):
+                setattr(inside, name, LayerScale(block.features, init, like))
+            elif scale is None:
+                setattr(inside, name, nn.Parameter(like.new_full((block.features,), init)))
+            else:
+                getattr(scale, "gamma", scale).mul_(init)
     return module
 
 
@@ -222,9 +212,9 @@ def scaled(base: Encoder, init: float) -> tuple[TorchEncoder, list[Block]]:
     blocks = residual_blocks(base)
 
     def fresh() -> nn.Module:
-        other = base.fresh(int(torch.randint(2**31, ())))
-        assert isinstance(other, TorchEncoder)
-        return put_scales(other.module, blocks, init)
+        encoder = base.fresh(int(torch.randint(2**31, ())))
+        assert isinstance(encoder, TorchEncoder)
+        return put_scales(encoder.module, blocks, init)
 
     module = put_scales(copy.deepcopy(base.module), blocks, init)
     spec = f"aligned?base={quote(base.skeleton or base.spec, safe='{}')}&layer_scale={init!r}"

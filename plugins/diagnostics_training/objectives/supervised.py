@@ -22,45 +22,6 @@ from diagnostics_training.trainer.objective import Batch
 NUMBERS = ("value", "state", "future")
 
 
-def columns(targets: Mapping[str, Target], rows: np.ndarray, dataset: str) -> Answers:
-    """Targets of these samples as arrays; raises where there is none of whole samples.
-
-    `labels` int64 [sample, label], -1 where unknown, and `numbers` float32 [sample, number], NaN there; `outputs` counts the
-    logits of all labels, then one for each number.
-    """
-    labels: list[np.ndarray] = []
-    numbers: list[np.ndarray] = []
-    classes: list[int] = []
-    for target in (targets[name] for name in sorted(targets)):
-        values: Any = target.values[rows]
-        if target.kind == "label":
-            labels.append(values)
-            classes.append(len(target.classes) or int(target.values.max()) + 1)
-        elif target.kind in NUMBERS and target.period:
-            angle = 2 * np.pi * values / target.period
-            numbers += [np.sin(angle), np.cos(angle)]
-        elif target.kind in NUMBERS:
-            numbers += list(values.reshape(len(values), -1).T)
-    if not labels and not numbers:
-        raise DiagnosticsError(
-            f"Dataset {dataset} has no label, value, state or future to be supervised with: leave supervised out of --objective."
-        )
-    arrays = {
-        "labels": _stacked(labels, np.int64, len(rows)),
-        "numbers": _standardised(_stacked(numbers, np.float32, len(rows))),
-    }
-    return Answers(arrays, tuple(classes), sum(classes) + len(numbers))
-
-
-def _stacked(parts: list[np.ndarray], kind: Any, rows: int) -> np.ndarray:
-    return np.stack(parts, axis=1).astype(kind) if parts else np.zeros((rows, 0), kind)
-
-
-def _standardised(numbers: np.ndarray) -> np.ndarray:
-    mean, std = np.nanmean(numbers, axis=0), np.nanstd(numbers, axis=0)
-    return (numbers - mean) / np.where(std > 0, std, 1)
-
-
 class Supervised(EncoderObjective):
     """`model`'s head gives the logits of labels with so many `classes`, then the numbers."""
 
@@ -74,7 +35,33 @@ class Supervised(EncoderObjective):
 
     @classmethod
     def answers(cls, targets: Mapping[str, Target], rows: np.ndarray, dataset: str) -> Answers:
-        return columns(targets, rows, dataset)
+        """Targets of these samples as arrays; raises where there is none of whole samples.
+
+        `labels` int64 [sample, label], -1 where unknown, and `numbers` float32 [sample, number], NaN there; `outputs` counts
+        the logits of all labels, then one for each number.
+        """
+        labels: list[np.ndarray] = []
+        numbers: list[np.ndarray] = []
+        classes: list[int] = []
+        for target in (targets[name] for name in sorted(targets)):
+            values: Any = target.values[rows]
+            if target.kind == "label":
+                labels.append(values)
+                classes.append(len(target.classes) or int(target.values.max()) + 1)
+            elif target.kind in NUMBERS and target.period:
+                angle = 2 * np.pi * values / target.period
+                numbers += [np.sin(angle), np.cos(angle)]
+            elif target.kind in NUMBERS:
+                numbers += list(values.reshape(len(values), -1).T)
+        if not labels and not numbers:
+            raise DiagnosticsError(
+                f"Dataset {dataset} has no label, value, state or future to be supervised with: leave supervised out of --objective."
+            )
+        known = _stacked(numbers, np.float32, len(rows))
+        std = np.nanstd(known, axis=0)
+        known = (known - np.nanmean(known, axis=0)) / np.where(std > 0, std, 1)
+        arrays = {"labels": _stacked(labels, np.int64, len(rows)), "numbers": known}
+        return Answers(arrays, tuple(classes), sum(classes) + len(numbers))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         predicted = self.model(batch["x"]).float()
@@ -91,3 +78,7 @@ class Supervised(EncoderObjective):
         squared = torch.where(known, predicted[:, start:] - torch.where(known, numbers, 0), 0).square()
         parts.append(squared.mean(0))
         return {"loss": torch.cat(parts).mean()}
+
+
+def _stacked(parts: list[np.ndarray], kind: Any, rows: int) -> np.ndarray:
+    return np.stack(parts, axis=1).astype(kind) if parts else np.zeros((rows, 0), kind)

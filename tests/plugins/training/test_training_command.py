@@ -21,8 +21,7 @@ from diagnostics_training.models.inputs import Views, prepare
 from diagnostics_training.next_steps import next_lines, run_folder
 from diagnostics_training.train import Job, train
 from diagnostics_training.trainer.checkpoints import FILE as CHECKPOINT
-from diagnostics_training.trainer.data import load, rendering_notice, training_spec
-from diagnostics_training.trainer.feed import Feed
+from diagnostics_training.trainer.data import Feed, load, rendering_notice, training_spec
 from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.settings import Settings
 

@@ -27,7 +27,7 @@ from diagnostics_training.objectives.contrastive import crops, hierarchical, inf
 from diagnostics_training.objectives.forecast import LEVELS, gaussian, pinball
 from diagnostics_training.objectives.jepa import MOMENTUM, Jepa, momentum, sigreg, variance
 from diagnostics_training.objectives.reconstruct import Reconstruct
-from diagnostics_training.objectives.supervised import Supervised, columns
+from diagnostics_training.objectives.supervised import Supervised
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import adamw
 
@@ -395,7 +395,7 @@ def test_supervision_by_hand_with_what_is_unknown_left_out() -> None:
         "map": Target("token_value", rng.standard_normal((8, 64))),
     }
     rows = np.arange(1, 8)
-    answers = columns(targets, rows, "mine")
+    answers = Supervised.answers(targets, rows, "mine")
     assert (answers.classes, answers.outputs) == ((3,), 6)
     sizes = architecture("supervised", outputs=6)
     supervised = Supervised(sizes.initial(0), sizes, classes=answers.classes)
@@ -416,7 +416,7 @@ def test_supervision_by_hand_with_what_is_unknown_left_out() -> None:
 
 def test_a_data_set_without_answers_cannot_supervise() -> None:
     with pytest.raises(DiagnosticsError, match="no label, value, state or future"):
-        columns({"map": Target("token_value", np.zeros((8, 64)))}, np.arange(8), "mine")
+        Supervised.answers({"map": Target("token_value", np.zeros((8, 64)))}, np.arange(8), "mine")
 
 
 # All
