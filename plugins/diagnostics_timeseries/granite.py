@@ -223,9 +223,6 @@ def _patchtst_fm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> Seri
             padding=left, order=special_last(tokens, future), rows=variates,
         )  # fmt: skip
 
-    def forward(module: Any, batch: Mapping[str, Tensor]) -> None:
-        module(batch["series"], pad_mask=batch["padding"], return_dict=True)
-
     def prepare(series: Tensor) -> dict[str, Tensor]:
         padding = series.isnan().all(0).int().cumprod(0).bool()
         return {
@@ -234,7 +231,9 @@ def _patchtst_fm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> Seri
         }  # fmt: skip
 
     return SeriesModel(
-        name, module, taps, prepare, forward, "norm" if norm else f"blocks.{settings.n_layer - 1}",
+        name, module, taps, prepare,
+        lambda module, batch: module(batch["series"], pad_mask=batch["padding"], return_dict=True),
+        "norm" if norm else f"blocks.{settings.n_layer - 1}",
         settings.context_length - ahead, fresh, lambda batch: batch["seen"], several=True, covered=whole_patches(size),
     )  # fmt: skip
 

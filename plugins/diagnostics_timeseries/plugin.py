@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,8 @@ PACKAGES = {
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
-def _builder(module: str) -> Callable[..., Encoder]:
-    """`build` of a module here, which is imported when it is called."""
-
-    def build(model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
-        return import_module(f"diagnostics_timeseries.{module}").build(model, pretrained, seed)
-
-    return build
+def _build(module: str, model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
+    return import_module(f"diagnostics_timeseries.{module}").build(model, pretrained, seed)
 
 
 def _fracast(path: str | None = None) -> Encoder:
@@ -45,11 +41,11 @@ def encoders() -> Mapping[str, Entry]:
     """`fracast`, with the weights of its wheel, and schemes for models of other packages: `chronos:FOLDER`."""
     return {
         "fracast": Entry(_fracast, "Fracast-0, with the weights of its wheel.", ("series",)),
-        "chronos:": Entry(_builder("chronos"), "Chronos-T5, Chronos-Bolt or Chronos-2.", ("series",)),
-        "tirex:": Entry(_builder("tirex"), "TiRex: sLSTM blocks over patches.", ("series",)),
-        "mantis:": Entry(_builder("mantis"), "Mantis 1 or 2.", ("series",)),
-        "timesfm3:": Entry(_builder("timesfm3"), "TimesFM 3.", ("series",)),
-        "moment:": Entry(_builder("moment"), "MOMENT.", ("series",)),
+        "chronos:": Entry(partial(_build, "chronos"), "Chronos-T5, Chronos-Bolt or Chronos-2.", ("series",)),
+        "tirex:": Entry(partial(_build, "tirex"), "TiRex: sLSTM blocks over patches.", ("series",)),
+        "mantis:": Entry(partial(_build, "mantis"), "Mantis 1 or 2.", ("series",)),
+        "timesfm3:": Entry(partial(_build, "timesfm3"), "TimesFM 3.", ("series",)),
+        "moment:": Entry(partial(_build, "moment"), "MOMENT.", ("series",)),
         "moirai:": Entry(_moirai, "Moirai 1.", ("series",)),
-        "granite:": Entry(_builder("granite"), "TTM, TSPulse, FlowState or PatchTST-FM.", ("series",)),
+        "granite:": Entry(partial(_build, "granite"), "TTM, TSPulse, FlowState or PatchTST-FM.", ("series",)),
     }

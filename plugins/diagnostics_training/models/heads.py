@@ -34,7 +34,6 @@ def head_tap(name: str, at: int, depth: int, features: int, grid: Grid, site: Si
 
 
 def one_place(grid: Grid) -> Grid:
-    """The grid of what stands for the whole sample."""
     return Grid((1,) * len(grid.shape), grid.axes)
 
 

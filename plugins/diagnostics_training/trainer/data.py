@@ -172,7 +172,6 @@ class Feed:
         seed: int,
         beside: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        check_batch(batch, len(samples))
         self.samples, self.views, self.objective = samples, views, objective
         self.batch, self.seed, self.beside = batch, seed, dict(beside or {})
         self.order = EpochOrder(np.arange(len(samples)), batch, seed)

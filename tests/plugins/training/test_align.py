@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diagnostics_training.alignment import align as aligning
-from diagnostics_training.alignment import best_tap as choosing
+from diagnostics_training.alignment import data as choosing
 from diagnostics_training.alignment.align import Job, align
 from diagnostics_training.alignment.data import data_for
 from diagnostics_training.alignment.feed import Feed, hidden
