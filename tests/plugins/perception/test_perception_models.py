@@ -47,9 +47,9 @@ def exact(state: dict[str, Tensor], one: Architecture, image: int | None = None)
     return encoder_of("tiny", one, module, image).capture(images(image or one.image))
 
 
-def furthest(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    assert list(found) == list(expected)
-    return max(float((found[name] - expected[name]).abs().max()) for name in found)
+def furthest(result: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    assert list(result) == list(expected)
+    return max(float((result[name] - expected[name]).abs().max()) for name in result)
 
 
 @pytest.mark.parametrize("image", [32, 64, 40, 8])
