@@ -25,15 +25,11 @@ def _build(module: str, model: str, pretrained: bool = True, seed: int = 0) -> E
 
 
 def _fracast(path: str | None = None) -> Encoder:
-    from diagnostics_timeseries.fracast import build
-
-    return build(path)
+    return import_module("diagnostics_timeseries.fracast").build(path)
 
 
 def _moirai(model: str, pretrained: bool = True, seed: int = 0, patch_size: int = 32) -> Encoder:
-    from diagnostics_timeseries.moirai import build
-
-    return build(model, pretrained, seed, patch_size)
+    return import_module("diagnostics_timeseries.moirai").build(model, pretrained, seed, patch_size)
 
 
 @hookimpl

@@ -18,14 +18,18 @@ PACKAGES = {"timm": "timm", "transformers": "transformers"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
-def _build(encoder: str, library: str, *options: Any) -> Encoder:
-    """`wheel:ENCODER` by its module here; raises where what it is made of is not installed."""
+def _module(encoder: str, library: str) -> Any:
+    """The module here that builds `wheel:ENCODER`; raises where what it is made of is not installed."""
     needs(f"wheel:{encoder}", library, "safetensors")
-    return import_module(f"diagnostics_wheels.{encoder.partition('-')[0]}").build(*options)
+    return import_module(f"diagnostics_wheels.{encoder.partition('-')[0]}")
+
+
+def _build(encoder: str, library: str) -> Encoder:
+    return _module(encoder, library).build()
 
 
 def _minilm(length: int = 128) -> Encoder:
-    return _build("minilm", "transformers", length)
+    return _module("minilm", "transformers").build(length)
 
 
 @hookimpl
