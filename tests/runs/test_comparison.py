@@ -19,13 +19,14 @@ from diagnostics.measures.statistics import scores
 from diagnostics.runs.comparison.differences import curve_differences, differences_of, score_influence
 from diagnostics.runs.comparison.estimates import Term, estimate, flipped, holm
 from diagnostics.runs.comparison.probe_losses import ProbeLosses, by_depth, probe_losses, shared_depths
-from diagnostics.runs.comparison.shares import Matched, shares_of
+from diagnostics.runs.comparison.shares import shares_of
 from diagnostics.runs.comparison.tap_similarity import tap_similarity
 from diagnostics.runs.comparison.words import alignment_name, describe_similarity
 
 from graded import GRID, graded_data, graded_encoder, known_r2
 
 LINEAR = "linear_probe/a"
+NO_PROFILE: Any = None
 Maker = Callable[..., Run]
 
 
@@ -192,6 +193,7 @@ def drawn_readout(
         best=int(level.argmax()),
         output=len(level) - 1,
         fit_units=10**9,
+        profile=NO_PROFILE,
     )
 
 
@@ -202,8 +204,8 @@ def test_family_wise_error_is_held_over_all_comparisons() -> None:
     for trial in range(trials):
         reference = rng.chisquare(1, size=(80, 1))
         groups = {name: [drawn_readout(rng, 80, np.full(4, 0.5), reference)] for name in ("x", "y", "z")}
-        wrong[0] += any(one.survives for one in differences_of({"p/t": groups}, trial))
-        wrong[1] += any(one.at is not None for one in curve_differences({"p/t": groups}, trial))
+        wrong[0] += any(one.survives for one in differences_of({"p/t": groups}, trial, {}))
+        wrong[1] += any(one.at is not None for one in curve_differences({"p/t": groups}, trial, {}))
     # Holm's bound and max-T's level are 0.05; 100 trials see up to 0.05 + 3 standard errors.
     assert (wrong / trials < 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)).all()
     assert wrong[1] > 0
@@ -213,7 +215,7 @@ def test_a_p_value_is_below_its_level_just_where_the_interval_leaves_out_0() -> 
     rng = np.random.default_rng(4)
     for trial in range(40):
         one, other = (drawn_readout(rng, 25, np.array([level])) for level in (0.5, 0.3))
-        for found in differences_of({"p/t": {"x": [one], "y": [other]}}, trial):
+        for found in differences_of({"p/t": {"x": [one], "y": [other]}}, trial, {}):
             ends = found.estimate.interval
             assert (found.estimate.p < 0.05) == (not ends.low <= 0 <= ends.high)
 
@@ -222,8 +224,10 @@ def test_all_right_against_all_wrong_on_few_units_is_no_certainty() -> None:
     """Two units: the sign test says 1/2; resampling shows no width and would say 0."""
     units = ("u0", "u1")
     ones = np.ones((1, 2, 1))
-    right, wrong = (ProbeLosses(loss, ones, np.ones(1), ("t",), units, 0, 0, 4) for loss in (0 * ones, ones))
-    best, output, gap = differences_of({"p/t": {"right": [right], "wrong": [wrong]}}, 0)
+    right, wrong = (
+        ProbeLosses(loss, ones, np.ones(1), ("t",), units, 0, 0, 4, NO_PROFILE) for loss in (0 * ones, ones)
+    )
+    best, output, gap = differences_of({"p/t": {"right": [right], "wrong": [wrong]}}, 0, {})
     assert (best.estimate.value, best.estimate.p) == (1.0, 0.5)
     assert np.isnan(best.estimate.interval.low)
     assert not output.survives
@@ -341,9 +345,7 @@ def test_shares_say_how_many_trainings_they_rest_on(made: Maker) -> None:
 
 def test_a_gap_too_small_for_a_share_is_not_called_unknown() -> None:
     one, other = (small_gap(gap) for gap in (0.995, 0.999))
-    profile: Any = SimpleNamespace(data=SimpleNamespace(attrs={"score_name": "R2"}), over=lambda _: None)
-    pair = Matched(one, other, profile)
-    found = shares_of("linear_probe/a", "up", "base", 1, False, [pair], 0)
+    found = shares_of("linear_probe/a", "up", "base", 1, False, [(one, other)], 0)
     assert found.gap.low > 0
     assert found.recovered is None
     assert found.reasons["recovered"] == "what the base's output hides of it is below 0.01, too little for a share"
@@ -354,9 +356,9 @@ def small_gap(share: float) -> ProbeLosses:
     rng = np.random.default_rng(0)
     best = 0.1 + 0.001 * rng.random((40, 1))
     loss = np.stack([best, best / share])
-    return ProbeLosses(
-        loss, np.ones_like(loss), np.array([0.5, 1.0]), ("a", "b"), tuple(f"u{i}" for i in range(40)), 0, 1, 100
-    )
+    profile: Any = SimpleNamespace(data=SimpleNamespace(attrs={"score_name": "R2"}), over=lambda _: None)
+    units = tuple(f"u{i}" for i in range(40))
+    return ProbeLosses(loss, np.ones_like(loss), np.array([0.5, 1.0]), ("a", "b"), units, 0, 1, 100, profile)
 
 
 def test_an_alignment_is_held_against_its_own_base_run_by_run(made: Maker) -> None:
@@ -379,7 +381,7 @@ def test_an_alignment_is_held_against_its_own_base_run_by_run(made: Maker) -> No
         "f": [probe_losses(side.profile(LINEAR)) for side in sides[::2]],
         "t": [probe_losses(side.profile(LINEAR)) for side in sides[1::2]],
     }
-    _, loose, _ = differences_of({LINEAR: groups}, 0)
+    _, loose, _ = differences_of({LINEAR: groups}, 0, {})
     assert paired.value == pytest.approx(loose.estimate.value)
     width = [one.interval.high - one.interval.low for one in (paired, loose.estimate)]
     assert width[0] < 0.5 * width[1]

@@ -8,7 +8,6 @@ import numpy as np
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.comparison.members import Member
-from diagnostics.runs.comparison.probe_losses import probe_losses
 
 BY_SAMPLE = ("label", "value", "state", "future", "caption")
 """Kinds of target with values of the sample as a whole."""
@@ -174,7 +173,7 @@ def _same_protocol(name: str, first: Member, other: Member) -> str:
     units = [sorted(_texts(data["unit"].values)) for data in (results, other_results)]
     if units[0] != units[1]:
         return f"read on other test units in {first.name} and {other.name}"
-    reference = [probe_losses(member.profiles[name]).common_reference for member in (first, other)]
+    reference = [member.losses[name].common_reference for member in (first, other)]
     if reference[0] is not None and reference[1] is not None and not _near(reference[0], reference[1]):
         return f"{first.name} and {other.name} are scored against other references"
     return ""

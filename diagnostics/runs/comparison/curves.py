@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.measures.hidden_gap import paired_difference
 from diagnostics.measures.statistics import Interval
+from diagnostics.runs.comparison.estimates import estimate_sum
 from diagnostics.runs.comparison.members import Member
-from diagnostics.runs.comparison.probe_losses import SAME, by_depth, probe_losses, shared_depths
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.comparison.probe_losses import SAME, ProbeLosses, by_depth, shared_depths
 
 
 def curves(members: Sequence[Member], names: Sequence[str], seed: int) -> xr.Dataset:
@@ -39,7 +38,7 @@ def curves(members: Sequence[Member], names: Sequence[str], seed: int) -> xr.Dat
             own = profile.data["depth"].values.astype(np.float64)
             for key, values in along.items():
                 values[r, t] = by_depth(profile.data[key].values.astype(np.float64), own, depths)
-            head, drop = _head_drop(profile, seed)
+            head, drop = _head_drop(members[r].losses.get(name), seed)
             named["best_tap"][r, t], named["head_tap"][r, t] = profile.best_tap or "", head
             for key, interval in (
                 ("best_score", profile.best),
@@ -94,15 +93,9 @@ def _taps_at(member: Member, depths: np.ndarray) -> list[str]:
     return names
 
 
-def _head_drop(profile: Profile, seed: int) -> tuple[str, Interval | None]:
+def _head_drop(losses: ProbeLosses | None, seed: int) -> tuple[str, Interval | None]:
     """The last tap of the head, and by how much the trunk's last tap beats it."""
-    if not profile.is_probe:
+    if losses is None or losses.ends is None:
         return "", None
-    losses = probe_losses(profile)
-    if losses.ends is None:
-        return "", None
-    trunk, head = losses.ends
-    drop = paired_difference(
-        trunk.loss, trunk.reference, head.loss, head.reference, losses.fit_units, seed, losses.share
-    )
-    return losses.taps[int(np.flatnonzero(losses.depths > 1 + SAME)[-1])], drop
+    last = losses.taps[int(np.flatnonzero(losses.depths > 1 + SAME)[-1])]
+    return last, estimate_sum([([losses.ends], 1.0)], seed).over_samples

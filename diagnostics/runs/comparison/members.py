@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.runs.comparison.probe_losses import ProbeLosses, probe_losses
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.run import Run, open_run
 
@@ -29,6 +30,11 @@ class Member:
     def profiles(self) -> dict[str, Profile]:
         """By `measure/target`, or the measure alone."""
         return {profile.name: profile for profile in self.run.profiles()}
+
+    @cached_property
+    def losses(self) -> dict[str, ProbeLosses]:
+        """Those of its probes, by the names of their profiles."""
+        return {name: probe_losses(profile) for name, profile in self.profiles.items() if profile.is_probe}
 
     @property
     def weights(self) -> str:
