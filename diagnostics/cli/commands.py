@@ -71,6 +71,9 @@ def run(
     An interrupted run goes on from where it was when the same command is given again. Results of other measures and
     controls in the folder stay. Exit status 1 where a measure broke and the rest stands.
     """
+    # All but these are arguments of `run`, by their names.
+    own = ("encoder", "data", "on_error", "json")
+    options: dict[str, Any] = {name: value for name, value in locals().items() if name not in own}
     from diagnostics.report.terminal import print_page
     from diagnostics.runs.job import run as run_it
     from diagnostics.runs.page import run_page
@@ -78,25 +81,7 @@ def run(
     if on_error is not None:
         data += f"{'&' if '?' in data else '?'}on_error={on_error}"
     with working() as watch:
-        finished = run_it(
-            encoder,
-            data,
-            out=out,
-            taps=taps,
-            measures=measures,
-            controls=controls,
-            control_draws=control_draws,
-            device=device,
-            batch_size=batch_size,
-            workers=workers,
-            token_budget=token_budget,
-            pooling=pooling,
-            precision=precision,  # pyright: ignore[reportArgumentType]  (checked by run)
-            seed=seed,
-            fresh=fresh,
-            trust_code=trust_code,
-            watch=watch,
-        )
+        finished = run_it(encoder, data, **options, watch=watch)
     _print_json(finished.to_json()) if json else print_page(run_page(finished), finished.path / "report.html")
     if finished.failed:
         # Last, where a reader looks; the reasons stand among what is left out.

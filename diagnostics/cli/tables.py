@@ -49,9 +49,8 @@ def print_inspection(inspected: dict[str, Any]) -> None:
         f"{duration(inspected['seconds_per_sample'] * 1000)}.",
     )
     if placement := inspected.get("placement"):
-        verdict, style = {True: ("right", "green"), False: ("WRONG", "bold red"), None: ("not verified", "")}[
-            placement["right"]
-        ]
+        verdicts = {True: ("right", "green"), False: ("WRONG", "bold red"), None: ("not verified", "")}
+        verdict, style = verdicts[placement["right"]]
         show(console, f"Grid {verdict}: {printable(placement['said'])}.", style)
         if placement.get("prefix_moved"):
             show(console, "Prefix tokens moved too: this tap has seen them mixed.")
@@ -90,10 +89,9 @@ def print_selftest(outcomes: list[Outcome]) -> None:
             ]
         )  # fmt: skip
     show_table(console, ["measure", "known answer", "expected", "within", "found", "verdict", "source"], rows)
-    families = {
-        family: [o.right for o in outcomes if o.family == family]
-        for family in dict.fromkeys(o.family for o in outcomes)
-    }
+    families: dict[str, list[bool]] = {}
+    for outcome in outcomes:
+        families.setdefault(outcome.family, []).append(outcome.right)
     show(console, ", ".join(f"{family} {sum(right)} of {len(right)} right" for family, right in families.items()) + ".")
     wrong = [outcome for outcome in outcomes if not outcome.right]
     for outcome in wrong:

@@ -24,6 +24,7 @@ CASES = all_cases()
 def test_known_answer(family: str, case: Case) -> None:
     outcome = check(family, case)
     assert outcome.right, outcome.error or outcome.computed
+    json.dumps(outcome.to_json(), allow_nan=False)
 
 
 def test_there_are_well_over_a_hundred_and_each_says_where_it_comes_from() -> None:

@@ -18,7 +18,14 @@ from diagnostics.runs.comparison.tap_similarity import TapSimilarity
 # Key -> attribute of a finding, where they are not the same.
 GROUP_SCORE = ("profile", "group", "best", "output", "hidden_gap", "head_drop")
 DIFFERENCE = ("profile", "first", "second", "quantity", "p_corrected", "survives")
-CURVE = {"profile": "profile", "first": "first", "second": "second", "depth": "depths", "difference": "difference", "p": "p"}
+CURVE = {
+    "profile": "profile",
+    "first": "first",
+    "second": "second",
+    "depth": "depths",
+    "difference": "difference",
+    "p": "p",
+}
 SHARES = {
     "profile": "profile", "alignment": "group", "base": "base", "seeds": "seeds", "seeds_of_base": "of_seeds",
     "made_for_it": "purpose", "floor": "floor", "hidden_gap_of_base": "gap", "recovered": "recovered",
@@ -90,7 +97,7 @@ def _profile(findings: Findings, name: str) -> dict[str, Any]:
         runs[str(run)] = {
             **{key: numbers(row[key]) for key in ("score", "low", "high")},
             **{key: str(row[key].values) or None for key in ("best_tap", "head_tap")},
-            **{key: [number(row[f"{key}{end}"]) for end in ENDS] for key in SINGLE if np.isfinite(row[key])},
+            **{key: numbers([row[f"{key}{end}"] for end in ENDS]) for key in SINGLE if np.isfinite(row[key])},
         }
     return {"profile": name, **{key: str(data[key].values) for key in ("family", "score_name")}, "runs": runs}
 

@@ -17,9 +17,8 @@ from diagnostics.runs.comparison.tap_similarity import TapSimilarity
 def describe_runs(findings: Findings) -> str:
     """Which runs, on what."""
     n = findings.members[0].run.n
-    runs = [
-        f"{group} ({len(members)} seeds)" if len(members) > 1 else group for group, members in findings.groups.items()
-    ]
+    several = {group: f" ({len(members)} seeds)" * (len(members) > 1) for group, members in findings.groups.items()}
+    runs = [f"{group}{seeds}" for group, seeds in several.items()]
     return (
         f"{', '.join(runs)} on {findings.data.attrs['dataset']}, n = {n['train']} train, {n['val']} val, {n['test']} test; "
         f"pooling: {findings.data.attrs['pooling']}"
@@ -28,18 +27,15 @@ def describe_runs(findings: Findings) -> str:
 
 def cautions(findings: Findings) -> list[str]:
     """How few units scores rest on, where they do; and of which run's loss a few carry most."""
-    profiles = [
-        (member.name, member.profiles[score.profile]) for score in findings.group_scores for member in findings.members
-    ]
-    heavy = [f"{name}: {profile.heavy}" for name, profile in profiles if profile.heavy]
-    return list(dict.fromkeys([*(profile.few for _, profile in profiles if profile.few), *heavy]))
+    members = [(member, score.profile) for score in findings.group_scores for member in findings.members]
+    few = [member.profiles[name].few for member, name in members]
+    heavy = [f"{member.name}: {why}" for member, name in members if (why := member.profiles[name].heavy)]
+    return list(dict.fromkeys([*filter(None, few), *heavy]))
 
 
 def target_name(findings: Findings, profile: str) -> str:
-    """The target and what was scored; the probe too where it is not the linear one."""
-    measure, _, target = profile.partition("/")
-    score = str(findings.data["score_name"].sel(target=profile).values)
-    return f"{target or measure} ({'' if measure == 'linear_probe' or not target else f'{measure} '}{score})"
+    """The label of a profile, which all runs share."""
+    return findings.members[0].profiles[profile].label
 
 
 def describe_families(findings: Findings) -> list[str]:
