@@ -32,6 +32,9 @@ EncoderName = Annotated[
     ),
 ]
 
+NOT_OF_RUN = ("encoder", "data", "on_error", "json")
+"""Parameters of the command `run`; its others are arguments of `diagnostics.run`, by the same names."""
+
 
 @app.command()
 @guarded
@@ -71,9 +74,7 @@ def run(
     An interrupted run goes on from where it was when the same command is given again. Results of other measures and
     controls in the folder stay. Exit status 1 where a measure broke and the rest stands.
     """
-    # All but these are arguments of `run`, by their names.
-    own = ("encoder", "data", "on_error", "json")
-    options: dict[str, Any] = {name: value for name, value in locals().items() if name not in own}
+    options: dict[str, Any] = {name: value for name, value in locals().items() if name not in NOT_OF_RUN}
     from diagnostics.report.terminal import print_page
     from diagnostics.runs.job import run as run_it
     from diagnostics.runs.page import run_page

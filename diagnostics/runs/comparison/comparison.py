@@ -103,11 +103,12 @@ def compare(
     group_scores = group_scores_of(by_profile, seed)
     matched = places(pairs, groups)
     tap_similarities: list[TapSimilarity] = []
-    wanted = _pairs_of_runs(groups) if similarity else []
-    for done, (first, second) in enumerate(wanted):
-        watch(Progress("comparing taps", done, len(wanted), f"{first.name} and {second.name}"))
-        tap_similarities.append(tap_similarity(first, second, similarity or "", seed))
-    watch(Progress("comparing taps", len(wanted), len(wanted)))
+    if similarity:
+        wanted = _pairs_of_runs(groups)
+        for done, (first, second) in enumerate(wanted):
+            watch(Progress("comparing taps", done, len(wanted), f"{first.name} and {second.name}"))
+            tap_similarities.append(tap_similarity(first, second, similarity, seed))
+        watch(Progress("comparing taps", len(wanted), len(wanted)))
     return Comparison(
         tuple(members),
         curves(members, names, seed),
