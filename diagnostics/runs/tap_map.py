@@ -47,8 +47,7 @@ def map_captions(similarity: xr.Dataset) -> list[str]:
         captions.append(f"What has no value: {reason}.")
     smaller = attrs.get("alike") == "smaller"
     if "tau" in attrs:
-        tau = float(attrs["tau"])
-        way = "falls to" if smaller else "passes"
+        tau, way = float(attrs["tau"]), "falls to" if smaller else "passes"
         shown = f"{tau:.3f}" if 0.001 <= abs(tau) < 100 else f"{tau:.3g}"
         pairs = "p and the calibrated value of each pair" if "calibrated" in similarity else "p of each pair"
         captions.append(f"The most alike pair of permuted samples {way} {shown} once in 20; {pairs}: on hover.")

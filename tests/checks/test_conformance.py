@@ -188,7 +188,7 @@ def test_grid() -> None:
 def test_depth() -> None:
     encoder = encoder_of(nn.Linear(8, 8))
     encoder = encoder.replace(taps=[encoder.taps[i] for i in (0, 2, 1, 3)])
-    breaks("depth", encoder, "tap blocks.0 fires where blocks.1 is declared: list the taps in order of execution")
+    breaks("depth", encoder, "tap blocks.0 fires where blocks.1 is declared: list taps in order of execution")
     encoder = encoder_of(nn.Linear(8, 8))
     late = Tap("blocks.0", 1.0, "trunk", 8, GRID, Site("blocks.0"))
     early = Tap("blocks.1", 0.5, "trunk", 8, GRID, Site("blocks.1"))
@@ -389,7 +389,7 @@ class Watched(nn.Module):
 
 
 def test_manual_forward_finds_a_module_that_watching_changes() -> None:
-    breaks("manual_forward", encoder_of(Watched()), "from a pass without hooks: watching changes it")
+    breaks("manual_forward", encoder_of(Watched()), "from a pass without hooks")
 
 
 def test_laid_out_by_hand() -> None:
@@ -590,7 +590,7 @@ def _redrawn(module: nn.Module) -> nn.Module:
 def test_save_and_load() -> None:
     pytest.importorskip("safetensors")
     breaks("save_and_load", with_fresh(Hidden), "others at tap blocks.1: something that decides the activations")
-    breaks("save_and_load", with_fresh(Unsaved), "a buffer that is not saved differs")
+    breaks("save_and_load", with_fresh(Unsaved), "an unsaved buffer differs")
     assert outcome("save_and_load", with_fresh(Tied)).verdict == "ok"
     encoder = encoder_of()
     own = encoder.module
