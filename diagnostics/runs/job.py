@@ -95,9 +95,8 @@ def run(
             if report:
                 finished.report()
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"Interrupted; what is done is kept in {request.out}: give the same command again to go on."
-            ) from None
+            kept = f"what is done is kept in {request.out}"
+            raise KeyboardInterrupt(f"Interrupted; {kept}: give the same command again to go on.") from None
     return finished
 
 

@@ -11,10 +11,11 @@ import xarray as xr
 from diagnostics.activations.results import CONTROLS, Index, open_results, read_index, unreadable
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError, unknown
-from diagnostics.report.numbers import is_plain, numbers
+from diagnostics.report.numbers import is_plain
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.provenance import Call, Provenance
+from diagnostics.runs.tap_map import map_json
 
 
 class Run:
@@ -26,9 +27,8 @@ class Run:
         self.store.check_whole()
         index = read_index(self.path)
         if index is None:
-            raise DiagnosticsError(
-                f"{self.path} holds activations but no results yet: give the same `diagnostics run` command again."
-            )
+            again = "give the same `diagnostics run` command again"
+            raise DiagnosticsError(f"{self.path} holds activations but no results yet: {again}.")
         self.index: Index = index
         """The results that are stored, the call that gave each, and what is left out."""
 
@@ -187,13 +187,8 @@ class Run:
             "n": self.n,
             "profiles": [profile.to_json() for profile in self.profiles()],
             "similarity": [
-                {
-                    "measure": result.attrs["measure"],
-                    "taps": [str(tap) for tap in result["tap"].values],
-                    "matrix": [numbers(row) for row in result["matrix"].values],
-                    "p": [numbers(row) for row in result["p"].values] if "p" in result else None,
-                    "attributes": {key: value for key, value in result.attrs.items() if is_plain(value)},
-                }
+                map_json(result)
+                | {"attributes": {key: value for key, value in result.attrs.items() if is_plain(value)}}
                 for result in self.similarity()
             ],
             "controls": self.redrawn,

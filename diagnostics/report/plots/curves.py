@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from diagnostics.report.figures import CurvesFigure
+from diagnostics.report.figures import CurvesFigure, DepthCurve
 from diagnostics.report.plots.style import BOTTOM, FLOOR, HEIGHT, LINE, TOP, add_mark, dressed
 
 COLOURS = ("#1f5fa8", "#c2410c", "#2f7d4f", "#8a4fa3", "#a6761d", "#0f7c8a", "#b03060", "#5b6875")
@@ -27,7 +27,7 @@ def draw_curves(curves: CurvesFigure) -> go.Figure:
         drawn += [curve.score for curve in members]
         if len(members) == 1:
             drawn += [members[0].low, members[0].high]
-            _add_band(figure, curves.depths, members[0].low, members[0].high, colour, name)
+            _add_band(figure, curves.depths, members[0], colour, name)
         else:
             for curve in members:
                 _add_line(figure, curves.depths, curve.score, curve.name, colour, "dot", 1.0, legend=False, group=name)
@@ -73,9 +73,8 @@ def _add_line(
             )  # fmt: skip
 
 
-def _add_band(
-    figure: go.Figure, depths: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, group: str
-) -> None:
+def _add_band(figure: go.Figure, depths: np.ndarray, curve: DepthCurve, colour: str, group: str) -> None:
+    low, high = curve.low, curve.high
     here = np.isfinite(low) & np.isfinite(high) & (depths <= TRUNK_END)
     if here.sum() > 1:
         red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))

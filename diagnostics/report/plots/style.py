@@ -27,9 +27,8 @@ BUTTONS = ("toImage", "zoom2d", "pan2d", "resetScale2d")
 
 def dressed(figure: go.Figure) -> go.Figure:
     """The figure in the style that all share."""
-    return figure.update_layout(
-        template="plotly_white", hovermode="closest", font={"family": "system-ui, sans-serif", "size": 13}
-    )
+    font = {"family": "system-ui, sans-serif", "size": 13}
+    return figure.update_layout(template="plotly_white", hovermode="closest", font=font)
 
 
 def add_mark(

@@ -9,6 +9,7 @@ import numpy as np
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.comparison.members import Member
+from diagnostics.runs.comparison.probe_losses import near
 
 BY_SAMPLE = ("label", "value", "state", "future", "caption")
 """Kinds of target with values of the sample as a whole."""
@@ -40,20 +41,12 @@ def check_agreement(members: Sequence[Member]) -> dict[str, str]:
                 left_out[name] = why
                 break
     if not names:
-        raise DiagnosticsError(
-            f"{first.run.path} holds no measure by depth that could be compared: run all with --measures standard."
-        )
+        raise DiagnosticsError(f"{first.run.path} holds no measure by depth: run all with --measures standard.")
     if len(left_out) == len(names):
-        raise DiagnosticsError(
-            "The runs have no measure in common that can be compared ("
-            + "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
-            + "). "
-            + (
-                "Give all the same --measures."
-                if all(why.startswith("not measured") for why in left_out.values())
-                else "Run all with the same data and options."
-            )
-        )
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
+        unmeasured = all(why.startswith("not measured") for why in left_out.values())
+        remedy = "Give all the same --measures." if unmeasured else "Run all with the same data and options."
+        raise DiagnosticsError(f"The runs have no measure in common that can be compared ({reasons}). {remedy}")
     return left_out
 
 
@@ -82,10 +75,7 @@ def _other_data(first: Member, other: Member) -> Problems:
     moved = np.flatnonzero(split[0] != split[1])
     if moved.size:
         sample, here, there = (texts[moved[0]] for texts in (ids[0][order[0]], *split))
-        yield (
-            f"their splits differ in {moved.size} samples ({sample} is {here} in one, {there} in the other)",
-            again,
-        )
+        yield f"their splits differ in {moved.size} samples ({sample} is {here} in one, {there} in the other)", again
     targets = mine.targets(), theirs.targets()
     if lacking := sorted(set(targets[0]) ^ set(targets[1])):
         yield f"only one of them has the target {lacking[0]}", again
@@ -93,7 +83,7 @@ def _other_data(first: Member, other: Member) -> Problems:
         # Maps are cropped as each encoder crops its input.
         if targets[0][name].kind in BY_SAMPLE:
             values = [np.asarray(own[name].values)[rows] for own, rows in zip(targets, order, strict=True)]
-            if not _equal(*values):
+            if not np.array_equal(*values, equal_nan=values[0].dtype.kind == "f"):
                 yield f"their values of the target {name} differ", again
     if facts[0].fingerprint != facts[1].fingerprint:
         yield "they hold other data under the same sample ids (the datasets' fingerprints differ)", again
@@ -101,10 +91,6 @@ def _other_data(first: Member, other: Member) -> Problems:
 
 def _texts(values: Sequence[str] | np.ndarray) -> np.ndarray:
     return np.array([str(value) for value in values])
-
-
-def _equal(a: np.ndarray, b: np.ndarray) -> bool:
-    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
 def _other_storage(first: Member, other: Member) -> Problems:
@@ -118,10 +104,8 @@ def _other_storage(first: Member, other: Member) -> Problems:
     if precisions[0] != precisions[1]:
         yield "one keeps tokens in {}, the other in {}".format(*precisions), "Run both with one --precision."
     if len(versions := first.run.versions | other.run.versions) > 1:
-        yield (
-            f"they were measured by versions {' and '.join(sorted(versions))} of diagnostics",
-            "Give the `diagnostics run` command of the older one again.",
-        )
+        reason = f"they were measured by versions {' and '.join(sorted(versions))} of diagnostics"
+        yield reason, "Give the `diagnostics run` command of the older one again."
 
 
 def _other_taps(first: Member, other: Member) -> Problems:
@@ -138,19 +122,14 @@ def _same_protocol(name: str, first: Member, other: Member) -> str:
     for key in ("seed", "penalties"):
         mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
         if not np.array_equal(np.asarray(mine), np.asarray(theirs)):
-            raise _refused(
-                first,
-                other,
-                f"{name} was computed with another {key} ({mine} and {theirs})",
-                "Give both the same options.",
-            )
+            reason = f"{name} was computed with another {key} ({mine} and {theirs})"
+            raise _refused(first, other, reason, "Give both the same options.")
     pooled = all(data.attrs.get("pooling") == first.run.store.pooling for data in (results, other_results))
     for key in PROTOCOL:
         mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
         if mine != theirs and pooled:
-            raise _refused(
-                first, other, f"{name} was computed with another {key} ({mine} and {theirs})", "Run both again."
-            )
+            reason = f"{name} was computed with another {key} ({mine} and {theirs})"
+            raise _refused(first, other, reason, "Run both again.")
         if mine != theirs:
             # Each encoder has tokens of its own.
             return f"{first.name} and {other.name} were read with another {key} ({mine}; {theirs})"
@@ -164,10 +143,6 @@ def _same_protocol(name: str, first: Member, other: Member) -> str:
     if units[0] != units[1]:
         return f"read on other test units in {first.name} and {other.name}"
     reference = [member.losses[name].common_reference for member in (first, other)]
-    if reference[0] is not None and reference[1] is not None and not _near(reference[0], reference[1]):
+    if reference[0] is not None and reference[1] is not None and not near(reference[0], reference[1]):
         return f"{first.name} and {other.name} are scored against other references"
     return ""
-
-
-def _near(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and np.allclose(a, b, rtol=1e-9, atol=0)

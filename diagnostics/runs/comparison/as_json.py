@@ -14,9 +14,11 @@ from diagnostics.runs.comparison.estimates import Estimate
 from diagnostics.runs.comparison.findings import Findings
 from diagnostics.runs.comparison.members import Member, lineage_of
 from diagnostics.runs.comparison.tap_similarity import TapSimilarity
+from diagnostics.runs.tap_map import map_json
 
 # Key -> attribute of a finding, where they are not the same.
 GROUP_SCORE = ("profile", "group", "best", "output", "hidden_gap", "head_drop")
+FAMILY_GAP = ("family", "group", "profiles")
 DIFFERENCE = ("profile", "first", "second", "quantity", "p_corrected", "survives")
 CURVE = {
     "profile": "profile",
@@ -48,9 +50,7 @@ def findings_json(findings: Findings) -> dict[str, Any]:
             | {"best_taps": [tap for tap, _ in score.best_taps], "best_depths": [depth for _, depth in score.best_taps]}
             for score in findings.group_scores
         ],
-        "families": [
-            _pick(gap, ("family", "group", "profiles")) | _plain(gap.hidden_gap) for gap in findings.family_gaps
-        ],
+        "families": [_pick(gap, FAMILY_GAP) | _plain(gap.hidden_gap) for gap in findings.family_gaps],
         "differences": [_pick(each, DIFFERENCE) | _plain(each.estimate) for each in findings.differences],
         "along_depth": [
             _pick(curve, CURVE) | {"at": None if curve.at is None else number(curve.depths[curve.at])}
@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
         case Interval():
             return {key: number(getattr(value, key)) for key in ("value", "low", "high")}
         case np.ndarray():
-            return numbers(value) if value.ndim == 1 else [numbers(row) for row in value]
+            return numbers(value)
         case float():
             return number(value)
         case tuple():
@@ -112,10 +112,8 @@ def _member(member: Member) -> dict[str, Any]:
 
 
 def _tap_similarity(similarity: TapSimilarity) -> dict[str, Any]:
-    data = similarity.data
     return {
-        "first": similarity.first, "second": similarity.second, "measure": data.attrs["measure"],
-        "taps": [str(tap) for tap in data["tap"].values], "taps_other": [str(tap) for tap in data["tap_other"].values],
-        "matrix": _plain(data["matrix"].values), "p": _plain(data["p"].values) if "p" in data else None,
+        "first": similarity.first, "second": similarity.second, **map_json(similarity.data),
+        "taps_other": [str(tap) for tap in similarity.data["tap_other"].values],
         "aligned_depth": numbers(similarity.aligned), "at_outputs": number(similarity.at_outputs),
     }  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 
 from diagnostics.measures.statistics import Interval
 from diagnostics.runs.comparison.estimates import Estimate, Part, estimate_sum, flipped, holm, part_score
-from diagnostics.runs.comparison.probe_losses import ProbeLosses, by_depth, shared_depths
+from diagnostics.runs.comparison.probe_losses import ProbeLosses, by_depth, near, shared_depths
 
 Quantity = Literal["best tap", "output", "hidden gap"]
 QUANTITIES: Mapping[Quantity, Callable[[ProbeLosses], Part]] = {
@@ -74,32 +74,28 @@ Such pairs of groups are compared run by run; those of trainings that have nothi
 def differences_of(by_profile: Mapping[str, Groups], seed: int, matched: Matched) -> list[Difference]:
     """All pairs of groups in all quantities and profiles, corrected together."""
     differences = [
-        Difference(profile, first, second, quantity, _between(groups, first, second, quantity, seed, matched))
+        Difference(profile, *pair, quantity, _between(groups, pair, quantity, seed, matched))
         for profile, groups in by_profile.items()
-        for first, second in combinations(groups, 2)
+        for pair in combinations(groups, 2)
         for quantity in QUANTITIES
     ]
     corrected = holm(np.array([difference.estimate.p for difference in differences]))
     return [replace(difference, p_corrected=float(p)) for difference, p in zip(differences, corrected, strict=True)]
 
 
-def _runs_to_compare(
-    groups: Groups, first: str, second: str, matched: Matched
-) -> tuple[Sequence[ProbeLosses], Sequence[ProbeLosses]]:
+def _runs_to_compare(groups: Groups, pair: tuple[str, str], matched: Matched) -> tuple[list[ProbeLosses], ...]:
     """The runs of two groups; where they correspond one by one, only those with a counterpart, in the same order."""
-    pairs = matched.get((first, second))
-    if pairs is None:
-        return groups[first], groups[second]
-    return [groups[first][i] for i, _ in pairs], [groups[second][j] for _, j in pairs]
+    if pair not in matched:
+        return tuple(list(groups[name]) for name in pair)
+    return tuple([groups[name][places[side]] for places in matched[pair]] for side, name in enumerate(pair))
 
 
-def _between(groups: Groups, first: str, second: str, quantity: Quantity, seed: int, matched: Matched) -> Estimate:
+def _between(groups: Groups, pair: tuple[str, str], quantity: Quantity, seed: int, matched: Matched) -> Estimate:
     """The first group's mean over seeds minus the second's."""
-    ours, theirs = (
-        [QUANTITIES[quantity](run) for run in runs] for runs in _runs_to_compare(groups, first, second, matched)
-    )
+    sides = _runs_to_compare(groups, pair, matched)
+    ours, theirs = ([QUANTITIES[quantity](run) for run in runs] for runs in sides)
     by_pair = None
-    if (first, second) in matched:
+    if pair in matched:
         by_pair = [[part_score(a) - part_score(b) for a, b in zip(ours, theirs, strict=True)]]
     difference = estimate_sum([(ours, 1.0), (theirs, -1.0)], seed, by_pair)
     over = difference.over_samples
@@ -120,13 +116,14 @@ def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matc
         depths = shared_depths([run.depths for run in runs])
         depths = depths[depths <= 1.0]
         reference = runs[0].common_reference
-        able = reference is not None and all(_shares(run, reference) for run in runs)
+        others = [run.common_reference for run in runs]
+        able = reference is not None and all(own is not None and near(own, reference) for own in others)
         drawn = {id(run): by_depth(run.loss, run.depths, depths) for run in runs}
-        for first, second in combinations(groups, 2):
+        for pair in combinations(groups, 2):
             if able and reference is not None:
                 ours, theirs = (
                     np.mean([drawn[id(run)] for run in side], axis=0)
-                    for side in _runs_to_compare(groups, first, second, matched)
+                    for side in _runs_to_compare(groups, pair, matched)
                 )
                 each = score_influence(theirs - ours, reference)
             else:
@@ -135,13 +132,8 @@ def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matc
             units.append(runs[0].units)
             fitted.append(runs[0].fit_units)
             nothing = np.full(len(depths), np.nan)
-            curves.append(CurveDifference(profile, first, second, depths, each.sum(axis=1), nothing))
+            curves.append(CurveDifference(profile, *pair, depths, each.sum(axis=1), nothing))
     return [replace(curve, p=p) for curve, p in zip(curves, flipped(by_unit, units, fitted, seed), strict=True)]
-
-
-def _shares(run: ProbeLosses, reference: np.ndarray) -> bool:
-    own = run.common_reference
-    return own is not None and own.shape == reference.shape and np.allclose(own, reference, rtol=1e-9, atol=0)
 
 
 def score_influence(loss: np.ndarray, reference: np.ndarray) -> np.ndarray:

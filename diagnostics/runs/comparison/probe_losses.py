@@ -71,6 +71,11 @@ class ProbeLosses:
         return first if np.allclose(self.reference[known], first, rtol=1e-9, atol=0) else None
 
 
+def near(reference: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two references are the same but for rounding."""
+    return reference.shape == other.shape and np.allclose(reference, other, rtol=1e-9, atol=0)
+
+
 def probe_losses(profile: Profile) -> ProbeLosses:
     """The losses behind a probe's profile."""
     data = profile.data.sortby("unit")

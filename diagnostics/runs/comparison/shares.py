@@ -80,9 +80,8 @@ def shares_of(profile: str, group: str, base: str, of_seeds: int, purpose: bool,
         elif not known.low > floor or (name == "kept_best" and not _beats_chance(pairs)):
             reasons[name] = "the base is not shown to know anything of it there"
         else:
-            values[name] = _ratio(
-                [(at(aligned),) for aligned, _ in pairs], [(at(own),) for _, own in pairs], floor, seed
-            )
+            over, under = ([(at(run),) for run in runs] for runs in zip(*pairs, strict=True))
+            values[name] = _ratio(over, under, floor, seed)
     return Shares(profile, group, base, len(pairs), of_seeds, purpose, floor, gap, reasons=reasons, **values)
 
 

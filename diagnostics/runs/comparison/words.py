@@ -69,16 +69,12 @@ def describe_controls(findings: Findings, profiles: Sequence[str]) -> list[str]:
 
 def describe_heads(findings: Findings, profiles: Sequence[str]) -> list[str]:
     """What each group's head throws away: the trunk's last tap minus the head's last."""
-    lines: list[str] = []
-    for group in findings.groups:
-        drops = [
-            f"{target_name(findings, score.profile)} {format_interval(score.head_drop.interval, signed=True)}"
-            for score in findings.group_scores
-            if score.group == group and score.profile in profiles and score.head_drop is not None
-        ]
-        if drops:
-            lines.append(f"end of trunk minus end of head, {group}: {'; '.join(drops)}")
-    return lines
+    drops: dict[str, list[str]] = {group: [] for group in findings.groups}
+    for score in findings.group_scores:
+        if score.profile in profiles and score.head_drop is not None:
+            drop = format_interval(score.head_drop.interval, signed=True)
+            drops[score.group].append(f"{target_name(findings, score.profile)} {drop}")
+    return [f"end of trunk minus end of head, {group}: {'; '.join(own)}" for group, own in drops.items() if own]
 
 
 def alignment_name(shares: Shares) -> str:
@@ -94,13 +90,11 @@ def describe_correction(findings: Findings) -> str:
     if not tested:
         return "none can be tested"
     both = [difference for difference in tested if difference.estimate.over_both is not None]
-    kind = (
-        "over samples and seeds"
-        if both and len(both) == len(tested)
-        else "over samples and, where both labels have several seeds, over seeds"
-        if both
-        else "over samples alone, since a label has one training: another seed might differ"
-    )
+    kind = "over samples and, where both labels have several seeds, over seeds"
+    if not both:
+        kind = "over samples alone, since a label has one training: another seed might differ"
+    elif len(both) == len(tested):
+        kind = "over samples and seeds"
     return f"{sum(difference.survives for difference in tested)} of {len(tested)} do; Holm, 0.05; {kind}"
 
 
@@ -128,9 +122,8 @@ def describe_similarity(similarity: TapSimilarity) -> str:
         return f"{alike}; what chance reaches is not known ({data.attrs.get('no_null', 'no pair has a value')}), so no positions"
     if not known.any():
         return f"{alike}; no tap of the one is more alike a tap of the other than chance makes one"
-    ends = [
-        f"{data['depth'].values[i]:.2f} ({taps[i]}) with {similarity.aligned[i]:.2f}" for i in np.flatnonzero(known)
-    ]
+    depths, aligned = data["depth"].values, similarity.aligned
+    ends = [f"{depths[i]:.2f} ({taps[i]}) with {aligned[i]:.2f}" for i in np.flatnonzero(known)]
     shown = ends if len(ends) <= 4 else [ends[0], ends[len(ends) // 2], ends[-1]]
     lost = f"; {int((~known).sum())} of {len(taps)} taps of {similarity.first} are like none" if not known.all() else ""
     return f"{alike}; most alike, depth with depth: {', '.join(shown)}{lost}"

@@ -46,9 +46,8 @@ class RawKernel(inputs.SampleEncoder):
     def __init__(self, encoder: Encoder, dataset: Dataset, seed: int) -> None:
         train = np.flatnonzero(dataset.split == "train")
         if len(train) < LEAST_TRAIN:
-            raise DiagnosticsError(
-                f"the raw input kernel needs {LEAST_TRAIN} training samples, and {dataset.name} has {len(train)}."
-            )
+            needed = f"the raw input kernel needs {LEAST_TRAIN} training samples"
+            raise DiagnosticsError(f"{needed}, and {dataset.name} has {len(train)}.")
         super().__init__("raw_input_kernel", encoder)
         self.seed = seed
         if not any(target.kind in (*DENSE, "masks") for target in dataset.targets.values()):
