@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from diagnostics.checks.conformance import EncoderUnderTest, Outcome
+    from diagnostics.checks.conformance import EncoderUnderTest
     from diagnostics.encoders.encoder import Encoder
 
 
-def _check_test(check: str) -> Callable[[EncoderTests, EncoderUnderTest], None]:
+def _test(check: str) -> Callable[[EncoderTests, EncoderUnderTest], None]:
+    """The test of one check."""
+
     def test(self: EncoderTests, subject: EncoderUnderTest) -> None:
         from diagnostics.checks.conformance import run_check
 
-        outcome: Outcome = run_check(check, subject)
+        outcome = run_check(check, subject)
         if outcome.verdict == "failed":
             pytest.fail(f"{subject.encoder.name}, {check}: {outcome.message}", pytrace=False)
         if outcome.verdict == "not applicable":
@@ -68,23 +70,23 @@ class EncoderTests:
         """Releases the encoder."""
         cls._subject = None
 
-    test_description = _check_test("description")
-    test_shapes = _check_test("shapes")
-    test_grid = _check_test("grid")
-    test_depth = _check_test("depth")
-    test_determinism = _check_test("determinism")
-    test_batch_invariance = _check_test("batch_invariance")
-    test_in_place = _check_test("in_place")
-    test_manual_forward = _check_test("manual_forward")
-    test_no_graph = _check_test("no_graph")
-    test_hooks = _check_test("hooks")
-    test_identity_weights = _check_test("identity_weights")
-    test_identity_preprocessing = _check_test("identity_preprocessing")
-    test_identity_stable = _check_test("identity_stable")
-    test_save_and_load = _check_test("save_and_load")
-    test_attention = _check_test("attention")
-    test_padding = _check_test("padding")
-    test_sizes = _check_test("sizes")
+    test_description = _test("description")
+    test_shapes = _test("shapes")
+    test_grid = _test("grid")
+    test_depth = _test("depth")
+    test_determinism = _test("determinism")
+    test_batch_invariance = _test("batch_invariance")
+    test_in_place = _test("in_place")
+    test_manual_forward = _test("manual_forward")
+    test_no_graph = _test("no_graph")
+    test_hooks = _test("hooks")
+    test_identity_weights = _test("identity_weights")
+    test_identity_preprocessing = _test("identity_preprocessing")
+    test_identity_stable = _test("identity_stable")
+    test_save_and_load = _test("save_and_load")
+    test_attention = _test("attention")
+    test_padding = _test("padding")
+    test_sizes = _test("sizes")
 
 
 @pytest.fixture(name="conforms")

@@ -43,9 +43,9 @@ def chosen_measures(names: Sequence[str] | None) -> tuple[list[Measure], dict[st
             if name in named:
                 raise
             unusable[name] = str(error)
-            continue
-        if name in named or measure.standard or "all" in asked:
-            measures[name] = measure
+        else:
+            if name in named or measure.standard or "all" in asked:
+                measures[name] = measure
     # In the order in which they are listed, whatever the order they were asked for.
     return [measures[name] for name in known if name in measures], unusable
 
