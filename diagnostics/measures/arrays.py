@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,16 +32,12 @@ class ShortRepr:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, (np.ndarray, Tensor)):
-        if math.prod(value.shape) > _SHOWN:
-            return f"<{str(value.dtype).removeprefix('torch.')} {list(value.shape)}>"
-        return np.array2string(
-            np.asarray(value.cpu() if isinstance(value, Tensor) else value),
-            separator=", ",
-            precision=6,
-            max_line_width=10**6,
-        ).replace("\n", "")
-    return repr(value)
+    if not isinstance(value, (np.ndarray, Tensor)):
+        return repr(value)
+    if math.prod(value.shape) > _SHOWN:
+        return f"<{str(value.dtype).removeprefix('torch.')} {list(value.shape)}>"
+    array = value.cpu().numpy() if isinstance(value, Tensor) else value
+    return np.array2string(array, separator=", ", precision=6, max_line_width=10**6).replace("\n", "")
 
 
 @contextmanager
@@ -246,18 +242,44 @@ def gram(x: Tensor) -> Tensor:
     return x @ x.T
 
 
+def require_finite_tap(x: np.ndarray | Tensor, measure: str, tap: str) -> None:
+    """Raises DiagnosticsError where activations of a tap hold NaN or infinity."""
+    if not bool((x.isfinite() if isinstance(x, Tensor) else np.isfinite(x)).all()):
+        raise DiagnosticsError(f"{measure} finds NaN or infinity at tap {tap}: leave it out (--taps).")
+
+
+def token_count(activations: Activations, measure: str, most: int) -> int:
+    """How many samples a measure of tokens reads, `most` at most; raises DiagnosticsError where no tokens are kept."""
+    if activations.token_samples == 0:
+        raise DiagnosticsError(f"{measure} reads tokens, and none are kept: raise the token budget (--token-budget).")
+    return min(activations.token_samples, most)
+
+
+def first_tokens(activations: Activations, tap: str, n: int) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, float32 [row, token, feature] where measures compute) through the first n samples of a tap."""
+    for rows, tokens in activations.token_blocks(tap):
+        if rows.start >= n:
+            return
+        wanted = tokens[: n - rows.start]
+        yield slice(rows.start, rows.start + len(wanted)), torch.as_tensor(wanted, device=activations.device)
+
+
 def over_taps(
     activations: Activations,
     variables: Mapping[str, Any],
     attrs: Mapping[str, Any],
     coords: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
-    """Results over the taps, with each tap's depth beside its name."""
+    """Results over the taps, with each tap's depth beside its name.
+
+    A variable is its values [tap], or a pair of axes and values as xarray takes it.
+    """
+    taps = activations.taps
     return xr.Dataset(
-        dict(variables),
+        {name: values if isinstance(values, tuple) else ("tap", values) for name, values in variables.items()},
         coords={
-            "tap": [tap.name for tap in activations.taps],
-            "depth": ("tap", [float(tap.depth) for tap in activations.taps]),
+            "tap": [tap.name for tap in taps],
+            "depth": ("tap", [float(tap.depth) for tap in taps]),
             **(coords or {}),
         },
         attrs=dict(attrs),

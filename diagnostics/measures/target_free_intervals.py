@@ -93,6 +93,19 @@ def _about(estimate: float, spread: float, freedom: int, logarithm: bool) -> tup
         return float(estimate * np.exp(-reach)), float(estimate * np.exp(reach))
 
 
+def known_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis of what is known; NaN where nothing is."""
+    known = np.isfinite(values)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return np.divide(total, known.sum(axis=0), out=np.full(total.shape, np.nan), where=known.any(axis=0))
+
+
+def mean_with_interval(values: np.ndarray, groups: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """`score`, `low` and `high` of each column: `known_mean` of values [sample, column] and its interval."""
+    low, high = bootstrap_mean_interval(values, groups, seed)
+    return {"score": known_mean(values), "low": low, "high": high}
+
+
 def bootstrap_mean_interval(values: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """95 % intervals for means over samples, resampling whole groups; see `diagnostics.measures.statistics.interval`.
 

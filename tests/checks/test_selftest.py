@@ -100,7 +100,7 @@ BROKEN = [
     ("measures.hidden_gap", "gap, ours - theirs,", "gap, ours - theirs[::-1],"),
     ("measures.statistics", "special.ndtr(-np.sqrt(count / (count - 1)) * t)", "(1 - LEVEL) / 2"),
     ("measures.statistics", "np.sqrt(1 + units / fit_units) if fit_units else 1.0", "1.0"),
-    ("measures.locality.heads", "zip(grid, lengths(", "zip(grid[::-1], lengths("),
+    ("measures.locality.heads", "lengths(cell, len(grid)), dtype", "lengths(cell, len(grid))[::-1], dtype"),
 ]  # fmt: skip
 
 

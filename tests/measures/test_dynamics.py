@@ -312,7 +312,7 @@ def test_latent_measures_name_the_tap_that_is_not_finite_and_say_why_a_still_tap
     spoilt[3, 1, 1] = np.nan
     grid = {"good": (5, 1, 1), "other": (5, 1, 1)}
     for measure in (Straightness(), LinearPredictability()):
-        with pytest.raises(DiagnosticsError, match=r"Tap other .*NaN or infinity"):
+        with pytest.raises(DiagnosticsError, match="NaN or infinity at tap other"):
             measure.compute(MemoryActivations({"good": moving, "other": spoilt}, grid), None, 0)
     still = MemoryActivations({"good": moving, "other": np.full((20, 5, 3), 0.1)}, grid)
     found = LinearPredictability().compute(still, None, 0)

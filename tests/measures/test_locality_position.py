@@ -239,7 +239,7 @@ def test_many_tokens_are_drawn_from_and_units_are_groups():
 def test_bad_taps_and_splits_are_named():
     given = activations()
     given.arrays["place"][7, 2, 0] = np.inf
-    with pytest.raises(DiagnosticsError, match="position_probe finds NaN or infinity in the tokens of tap place"):
+    with pytest.raises(DiagnosticsError, match="position_probe finds NaN or infinity at tap place"):
         Position().compute(given, None, 0)
     with pytest.raises(DiagnosticsError, match=r"no test sample whose tokens are kept.*--token-budget"):
         Position().compute(activations(token_samples=2), None, 0)

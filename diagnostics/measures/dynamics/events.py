@@ -8,14 +8,12 @@ import xarray as xr
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import one_thread
-from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath
-from diagnostics.measures.probes.protocol import need_target, probe_result
+from diagnostics.measures.probes.protocol import Probe, probe_result
 
 
-class EventProbe(Measure):
+class EventProbe(Probe):
     """Balanced accuracy of telling the tokens that hold an event from those that do not, at every tap.
 
     A linear discriminant: ridge to 0 and 1 with the threshold half way between what the two classes' means give, so that
@@ -29,9 +27,7 @@ class EventProbe(Measure):
     needs = "tokens"
     kinds = ("event",)
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        target = need_target(self.name, target)
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         dense = DenseRows.of(self.name, activations, target)
         _need_both(target.name, dense)
         shape = (len(activations.taps), len(dense.rows.units), 2)

@@ -9,10 +9,9 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, one_thread, samples
-from diagnostics.measures.base import Measure
+from diagnostics.measures.arrays import as_tensor, samples
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgePath, choose
-from diagnostics.measures.probes.protocol import need_target, probe_result, rows_of, sum_by_unit
+from diagnostics.measures.probes.protocol import Probe, probe_result, rows_of, sum_by_unit
 
 
 def seasonal_naive(series: Any, horizon: int, season: int = 1) -> np.ndarray:
@@ -64,7 +63,7 @@ def mase(prediction: Any, truth: Any, history: Any, season: int = 1) -> np.ndarr
     return np.divide(error, scale, out=np.full(len(scale), np.nan), where=scale > 0)
 
 
-class ForecastProbe(Measure):
+class ForecastProbe(Probe):
     """Skill of a linear forecast from each tap, by horizon, against the naive forecast of the dataset.
 
     Ridge from pooled activations to all horizons at once. The score is the mean over horizons of 1 - MAE / MAE of the
@@ -80,16 +79,14 @@ class ForecastProbe(Measure):
     def reads(self, target: StoredTarget) -> bool:
         return super().reads(target) and target.naive is not None
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        target = need_target(self.name, target)
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         if target.naive is None:
             raise DiagnosticsError(
                 f"Target {target.name} comes without naive forecasts, which {self.name} compares with: give Target(naive=...)."
             )
         values, naive = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) for x in (target.values, target.naive))
         known = np.asarray(np.isfinite(values).all(axis=1) & np.isfinite(naive).all(axis=1))
-        rows = rows_of(activations, target.name, known, ": leave it out or use more samples")
+        rows = rows_of(activations, target.name, known)
         taps, horizons = len(activations.taps), values.shape[1]
         loss = np.zeros((taps, len(rows.units), horizons))
         val_score, chosen = np.full(taps, np.nan), np.full(taps, np.nan)
@@ -101,9 +98,8 @@ class ForecastProbe(Measure):
             errors = np.abs(tried - values[rows.val]).mean(axis=1)
             relative = np.divide(errors, val_naive, out=np.full(errors.shape, np.nan), where=val_naive > 0)
             # Over the horizons at which the naive forecast errs, as the score.
-            relative = (
-                relative[:, val_naive > 0].mean(axis=1) if (val_naive > 0).any() else np.full(len(errors), np.inf)
-            )
+            errs = val_naive > 0
+            relative = relative[:, errs].mean(axis=1) if errs.any() else np.full(len(errors), np.inf)
             chosen[i] = choose(relative)
             val_score[i] = 1 - relative.min() if np.isfinite(relative.min()) else np.nan
             fitted = RidgePath.from_data(x[rows.fit], values[rows.fit])

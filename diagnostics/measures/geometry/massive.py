@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.measures.arrays import SINGLE, ShortRepr, centre, median, one_thread, rescaled, samples
+from diagnostics.measures.arrays import SINGLE, ShortRepr, centre, median, one_thread, rescaled, samples, token_count
 from diagnostics.measures.geometry.pooled import GeometryMeasure, TapNumbers, no_interval
 from diagnostics.measures.geometry.tokens import of_first_samples
 from diagnostics.measures.result import POOLING, SEED, N
@@ -96,7 +96,7 @@ class MassiveActivations(GeometryMeasure):
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = min(activations.token_samples, MOST_SAMPLES)
+        n = token_count(activations, self.name, MOST_SAMPLES)
         by_tap = {tap.name: self._of_tap(activations, tap, n, seed) for tap in activations.taps}
         attrs: dict[str, str | int] = {POOLING: "none: grid tokens, prefix tokens left out", N: n, SEED: seed}
         return self.laid_out(activations, by_tap, attrs)

@@ -45,7 +45,7 @@ class GeometryMeasure(Measure):
     ) -> xr.Dataset:
         """The results of all taps, each variable NaN where a tap has none."""
         names = dict.fromkeys(["score", "low", "high", *self.about])
-        variables = {name: ("tap", [row.numbers.get(name, float("nan")) for row in by_tap.values()]) for name in names}
+        variables = {name: [row.numbers.get(name, float("nan")) for row in by_tap.values()] for name in names}
         reason = store_reasons((tap, row.reason) for tap, row in by_tap.items())
         stated = {FUNCTIONAL: self.functional, CENTRING: self.centring, INTERVAL: self.interval}
         return over_taps(activations, variables, {**stated, **self.about, REASON: reason, **attrs})

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import one_thread, rounding, token_samples
+from diagnostics.measures.arrays import first_tokens, one_thread, rounding, token_count, token_samples
 from diagnostics.measures.geometry.entropies import matrix_entropy
 from diagnostics.measures.geometry.pooled import GeometryMeasure, TapNumbers, no_interval
 from diagnostics.measures.result import POOLING, SEED, N
@@ -50,13 +49,8 @@ def curvature(tokens: Any) -> Any:
 
 def of_first_samples(activations: Activations, tap: Tap, n: int, measure: str) -> Iterator[Tensor]:
     """Grid tokens of a tap for the first n samples, float64 [sample, token, feature] in blocks."""
-    if n == 0:
-        raise DiagnosticsError(f"{measure} reads tokens, and none are kept: raise the token budget (--token-budget).")
-    for rows, tokens in activations.token_blocks(tap.name):
-        wanted = tokens[: max(0, n - rows.start)]
-        if len(wanted) == 0:
-            return
-        yield token_samples(torch.as_tensor(wanted, device=activations.device), f"Tap {tap.name} for {measure}")[0]
+    for _, tokens in first_tokens(activations, tap.name, n):
+        yield token_samples(tokens, f"Tap {tap.name} for {measure}")[0]
 
 
 class _TokenMeasure(GeometryMeasure):
@@ -83,7 +77,7 @@ class _TokenMeasure(GeometryMeasure):
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = min(activations.token_samples, self.most_samples)
+        n = token_count(activations, self.name, self.most_samples)
         by_tap = {tap.name: self._of_tap(activations, tap, n, seed) for tap in activations.taps}
         pooling = f"none: grid tokens, {self.order}"
         return self.laid_out(activations, by_tap, {POOLING: pooling, N: n, SEED: seed})

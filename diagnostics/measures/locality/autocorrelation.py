@@ -11,8 +11,7 @@ from torch import Tensor
 
 from diagnostics.encoders.taps import Grid
 from diagnostics.measures.arrays import as_tensor, token_samples
-from diagnostics.measures.locality.blocks import SampleMean, deviations, rook_pairs, sample_blocks, scalar
-from diagnostics.measures.locality.grids import extents
+from diagnostics.measures.locality.blocks import SampleMean, deviations, extents, rook_pairs, sample_blocks, scalar
 
 
 def morans_i(tokens: Any, grid: Sequence[int]) -> float | np.ndarray:

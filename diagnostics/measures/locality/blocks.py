@@ -1,4 +1,4 @@
-"""Helpers of token measures: unit tokens, their cosines in bounded memory, and means over samples at every tap.
+"""Helpers of token measures: grids, unit tokens, their cosines in bounded memory, and means over samples at every tap.
 
 Shape suffixes below: S sample, T grid token in raster order, F feature, R some of the tokens.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import operator
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,10 +21,10 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import gram, one_thread, over_taps, rounding
+from diagnostics.measures.arrays import as_tensor, first_tokens, gram, one_thread, over_taps, rounding, token_count
 from diagnostics.measures.base import Measure
 from diagnostics.measures.result import stated
-from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
+from diagnostics.measures.target_free_intervals import mean_with_interval
 
 MOST_SAMPLES = 256
 """Samples read of each tap: more would narrow no interval that a reader acts on."""
@@ -32,6 +33,37 @@ MOST_SAMPLES = 256
 _MOST = 2**22
 # And in a block of samples, where there is more than one in it: what stays in the cache of a core.
 _NEAR = 2**18
+
+
+def extents(grid: Any) -> tuple[int, ...]:
+    """The extents of a grid from any sequence of whole numbers above 0; raises DiagnosticsError for everything else."""
+    try:
+        shape = tuple(operator.index(extent) for extent in grid)
+    except TypeError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise DiagnosticsError(f"grid is {grid!r}: give the extents of the grid, as (14, 14).")
+    return shape
+
+
+def plane(grid: Any, of: str) -> tuple[int, int]:
+    """The extents of a grid of y and x; `of` says of what ("an image")."""
+    cells = extents(grid)
+    if len(cells) != 2:
+        raise DiagnosticsError(f"grid is {cells}: give the cells of {of} along y and x, as (14, 14).")
+    return cells
+
+
+def lengths(cell: Any, axes: int) -> tuple[float, ...]:
+    """The length of a cell along each of `axes`, from one number for all of them or one for each."""
+    given = list(cell) if isinstance(cell, Sequence) and not isinstance(cell, str) else cell
+    values = np.asarray(np.nan) if isinstance(cell, str) else np.asarray(as_tensor(given).cpu())
+    sizes = tuple(np.full(axes, values).tolist()) if values.ndim == 0 else tuple(values.ravel().tolist())
+    if len(sizes) != axes or values.ndim > 1 or not all(math.isfinite(x) and x > 0 for x in sizes):
+        raise DiagnosticsError(
+            f"A grid of {axes} axes has no cells of {cell}: give one length above 0, or one for each axis."
+        )
+    return sizes
 
 
 def places(grid: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
@@ -149,29 +181,6 @@ def scalar(values: Tensor, single: bool) -> float | np.ndarray:
     return float(values[0]) if single else values.cpu().numpy()
 
 
-def token_count(activations: Activations, measure: str, most: int = MOST_SAMPLES) -> int:
-    """How many samples a measure of tokens reads; raises where none are kept."""
-    if activations.token_samples == 0:
-        raise DiagnosticsError(f"{measure} reads tokens, and none are kept: raise the token budget (--token-budget).")
-    return min(activations.token_samples, most)
-
-
-def first_tokens(activations: Activations, tap: str, n: int) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, float32 [row, token, feature] where measures compute) through the first n samples of a tap."""
-    for rows, tokens in activations.token_blocks(tap):
-        if rows.start >= n:
-            return
-        wanted = tokens[: n - rows.start]
-        yield slice(rows.start, rows.start + len(wanted)), torch.as_tensor(wanted, device=activations.device)
-
-
-def known_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of what is known; NaN where nothing is."""
-    known = np.isfinite(values)
-    total = np.where(known, values, 0.0).sum(axis=0)
-    return np.divide(total, known.sum(axis=0), out=np.full(total.shape, np.nan), where=known.any(axis=0))
-
-
 class SampleMean(Measure):
     """The mean over samples of one number that each sample's tokens give, at every tap, with its value for no order."""
 
@@ -200,7 +209,7 @@ class SampleMean(Measure):
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = token_count(activations, self.name)
+        n = token_count(activations, self.name, MOST_SAMPLES)
         values = np.full((n, len(activations.taps)), np.nan)
         line = np.full(len(activations.taps), np.nan)
         reasons: list[tuple[str, str]] = []
@@ -212,13 +221,12 @@ class SampleMean(Measure):
             values[:, t] = self._of_tap(activations, tap, n)
             if lost := int(np.isnan(values[:, t]).sum()):
                 reasons.append((tap.name, f"{lost} of {n} samples {self.without}"))
-        low, high = bootstrap_mean_interval(values, activations.groups[:n], seed)
-        values_by_name = {"score": known_mean(values), "low": low, "high": high, f"line_{self.line}": line}
+        variables = mean_with_interval(values, activations.groups[:n], seed)
         attrs = stated(
             functional=self.functional, pooling="none: grid tokens", centring=self.centring, reasons=reasons,
             n=n, seed=seed,
         )  # fmt: skip
-        return over_taps(activations, {name: ("tap", numbers) for name, numbers in values_by_name.items()}, attrs)
+        return over_taps(activations, {**variables, f"line_{self.line}": line}, attrs)
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int) -> np.ndarray:
         try:

@@ -12,8 +12,7 @@ from torch import Tensor
 from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import token_samples
-from diagnostics.measures.locality.blocks import SampleMean, cosines, directions, places, sample_blocks, scalar
-from diagnostics.measures.locality.grids import extents
+from diagnostics.measures.locality.blocks import SampleMean, cosines, directions, extents, places, sample_blocks, scalar
 
 NEIGHBOURS = 5
 RADIUS = 1

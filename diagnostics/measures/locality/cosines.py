@@ -16,23 +16,29 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps, token_samples
+from diagnostics.measures.arrays import (
+    ShortRepr,
+    as_tensor,
+    first_tokens,
+    one_thread,
+    over_taps,
+    token_count,
+    token_samples,
+)
 from diagnostics.measures.base import Measure
 from diagnostics.measures.locality.blocks import (
+    MOST_SAMPLES,
     cosines,
     directions,
-    first_tokens,
-    known_mean,
+    extents,
     lag_sums,
     padded_grid,
     places,
     sample_blocks,
     scalar,
-    token_count,
 )
-from diagnostics.measures.locality.grids import extents
 from diagnostics.measures.result import stated
-from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
+from diagnostics.measures.target_free_intervals import bootstrap_mean_interval, known_mean
 
 FAR = 6
 """Manhattan distance in tokens from which a pair counts as far (iREPA)."""
@@ -223,7 +229,7 @@ class SelfSimilarity(Measure):
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = token_count(activations, self.name)
+        n = token_count(activations, self.name, MOST_SAMPLES)
         taps = activations.taps
         reach = max(1, max(_farthest(tap.grid.shape) for tap in taps))
         # [centred or not, kind of number, sample, tap]
@@ -242,13 +248,13 @@ class SelfSimilarity(Measure):
                 if lost := int(np.isnan(numbers[c, 2, :, t]).sum()):
                     reasons.append((tap.name, f"{lost} of {n} samples have only tokens of length zero{which}"))
         # Directions drawn at random are as unlike their neighbours as all others.
-        variables: dict[str, Any] = {"line_noise": ("tap", np.zeros(len(taps)))}
+        variables: dict[str, Any] = {"line_noise": np.zeros(len(taps))}
         for c, ending in enumerate(("", "_centred")):
             for k, kind in enumerate(("score" if c == 0 else "lds", "cds", "rmsc")):
-                variables[kind + ending] = ("tap", known_mean(numbers[c, k]))
+                variables[kind + ending] = known_mean(numbers[c, k])
             variables["curve" + ending] = (("tap", "distance"), curves[c])
-            low, high = bootstrap_mean_interval(numbers[c, 0], activations.groups[:n], seed)
-            variables["low" + ending], variables["high" + ending] = ("tap", low), ("tap", high)
+            ends = bootstrap_mean_interval(numbers[c, 0], activations.groups[:n], seed)
+            variables["low" + ending], variables["high" + ending] = ends
         attrs = stated(
             functional="LDS: mean cosine of neighbouring tokens minus that of tokens at Manhattan distance >= 6",
             score_name="LDS", pooling="none: grid tokens",

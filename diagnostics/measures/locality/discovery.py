@@ -15,12 +15,12 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, unknown
-from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, one_thread, rescaled, token_samples, unit_rows
-from diagnostics.measures.base import Measure
+from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, rescaled, token_samples, unit_rows
 from diagnostics.measures.decompositions import eigh
-from diagnostics.measures.locality.grids import lengths, plane
+from diagnostics.measures.locality.blocks import lengths, plane
 from diagnostics.measures.locality.masks import as_array, box_iou
 from diagnostics.measures.locality.object_masks import masks_of, scored_rows, tokens_of, unfitted_result
+from diagnostics.measures.probes.protocol import Probe
 from diagnostics.measures.result import store_reasons
 
 MOST_SAMPLES = 500
@@ -255,7 +255,7 @@ def _iou(
     return _best_iou(method(tokens, grid, cell=cell).box, wanted)
 
 
-class ObjectDiscovery(Measure):
+class ObjectDiscovery(Probe):
     """CorLoc of LOST at every tap, on tokens in place of keys; nothing is fitted.
 
     `centred` is the same once each image's mean token is removed, `iou` the mean IoU of the best box. `line_whole_image`
@@ -271,10 +271,8 @@ class ObjectDiscovery(Measure):
     kinds = ("masks",)
     standard = False
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         masks = masks_of(self.name, target, ("y", "x"))
-        assert target is not None
         taps = [(i, tap) for i, tap in enumerate(activations.taps) if not _lacks(tap)]
         reasons = [(tap.name, _lacks(tap)) for tap in activations.taps]
         if not taps:

@@ -20,9 +20,9 @@ from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure
-from diagnostics.measures.locality.grids import extents, lengths
+from diagnostics.measures.locality.blocks import extents, lengths, places
 from diagnostics.measures.result import stated
-from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
+from diagnostics.measures.target_free_intervals import mean_with_interval
 
 BLOCK_BYTES = 32 * 2**20
 STATISTICS = ("distance", "entropy", "normalised_entropy", "prefix", "top_key")
@@ -114,11 +114,7 @@ def uniform_distance(grid: Sequence[int], cell: float | Sequence[float] = 1.0) -
 
 def _places(grid: tuple[int, ...], cell: float | Sequence[float], device: torch.device) -> Tensor:
     """Centres of the cells in raster order, [token, axis]."""
-    axes = [
-        torch.arange(n, dtype=torch.float64, device=device) * length
-        for n, length in zip(grid, lengths(cell, len(grid)), strict=True)
-    ]
-    return torch.cartesian_prod(*axes).reshape(-1, len(grid))
+    return places(grid, device) * torch.tensor(lengths(cell, len(grid)), dtype=torch.float64, device=device)
 
 
 def _checked(attention: Any) -> tuple[Tensor, bool]:
@@ -142,11 +138,11 @@ def _of_heads(weights: Tensor, prefix: int, places: Tensor | None) -> dict[str, 
     """The statistics [sample, head] of attention [sample, head, grid query, key], prefix keys first; in blocks of queries."""
     samples, heads, queries, keys = weights.shape
 
-    def zeros() -> Tensor:
-        return torch.zeros(samples, heads, dtype=torch.float64, device=weights.device)
+    def zeros(*more: int) -> Tensor:
+        return torch.zeros(samples, heads, *more, dtype=torch.float64, device=weights.device)
 
     distance, entropy, to_prefix, on_grid, anywhere = (zeros() for _ in range(5))
-    received = torch.zeros(samples, heads, keys - prefix, dtype=torch.float64, device=weights.device)
+    received = zeros(keys - prefix)
     step = max(1, BLOCK_BYTES // (8 * samples * heads * keys))
     for start in range(0, queries, step):
         rows = weights[:, :, start : start + step].to(torch.float64)
@@ -226,11 +222,12 @@ class _HeadMeasure(Measure):
         uniform = np.full(len(taps), np.nan)
         reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
-            lacking = left_out.get(tap.name, "no attention was recorded") if tap.name not in observed else ""
-            for name in beside if not lacking else ():
+            if tap.name not in observed:
+                reasons.append((tap.name, left_out.get(tap.name, "no attention was recorded")))
+                continue
+            for name in beside:
                 beside[name][t] = _mean(observed[tap.name][:, :, STATISTICS.index(name)].mean(axis=1))
-            lacking = lacking or self.lacks(tap.grid)
-            if lacking:
+            if lacking := self.lacks(tap.grid):
                 reasons.append((tap.name, lacking))
                 continue
             values = observed[tap.name][:, :, STATISTICS.index(self.statistic)].astype(np.float64)
@@ -239,17 +236,15 @@ class _HeadMeasure(Measure):
             each[:, t] = values.mean(axis=1)
             if lost := int(np.isnan(each[:, t]).sum()):
                 reasons.append((tap.name, f"{lost} of {n} samples have a head that does not look at the grid"))
-        low, high = bootstrap_mean_interval(each, activations.groups[:n], seed)
         score = np.array([_mean(column) for column in each.T])
         variables: dict[str, Any] = {
-            "score": ("tap", score),
-            "low": ("tap", low),
-            "high": ("tap", high),
+            **mean_with_interval(each, activations.groups[:n], seed),
+            "score": score,
             "by_head": (("tap", "head"), by_head),
-            "line_uniform": ("tap", uniform),
-            "share_of_uniform": ("tap", _over(score, uniform)),
-            "line_identity": ("tap", np.where(np.isnan(uniform), np.nan, 0.0)),
-            **{name: ("tap", values) for name, values in beside.items()},
+            "line_uniform": uniform,
+            "share_of_uniform": np.divide(score, uniform, out=np.full(len(score), np.nan), where=uniform > 0),
+            "line_identity": np.where(np.isnan(uniform), np.nan, 0.0),
+            **beside,
         }
         attrs = stated(
             functional=self.functional, unit=self.unit,
@@ -257,10 +252,6 @@ class _HeadMeasure(Measure):
             reasons=reasons, n=n, seed=seed,
         )  # fmt: skip
         return over_taps(activations, variables, attrs, {"head": np.arange(heads)})
-
-
-def _over(values: np.ndarray, by: np.ndarray) -> np.ndarray:
-    return np.divide(values, by, out=np.full(len(values), np.nan), where=by > 0)
 
 
 def _mean(values: np.ndarray) -> float:

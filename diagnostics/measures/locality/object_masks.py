@@ -13,12 +13,8 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.probes.protocol import Rows, probe_result
 
 
-def masks_of(measure: str, target: StoredTarget | None, axes: Sequence[str]) -> np.ndarray:
-    """The target's masks, int [sample, *axes]; raises where it has other axes, or is none."""
-    if target is None:
-        raise DiagnosticsError(
-            f"{measure} reads masks of objects, and none were given: choose a dataset that has them."
-        )
+def masks_of(measure: str, target: StoredTarget, axes: Sequence[str]) -> np.ndarray:
+    """The target's masks, int [sample, *axes]; raises where it has other axes."""
     masks = np.asarray(target.values)
     if masks.ndim != 1 + len(axes):
         raise DiagnosticsError(
@@ -76,12 +72,8 @@ def unfitted_result(
     of_test = np.zeros((kept, len(rows.units)))
     of_test[rows.test, rows.unit_of_test] = 1.0
     val_reference = reference[:, rows.val].sum(axis=1)
-    share = np.divide(
-        loss[:, rows.val].sum(axis=1),
-        val_reference,
-        out=np.full(len(loss), np.nan),
-        where=val_reference > 0,
-    )
+    val_loss = loss[:, rows.val].sum(axis=1)
+    share = np.divide(val_loss, val_reference, out=np.full(len(loss), np.nan), where=val_reference > 0)
     return probe_result(
         activations, rows, loss @ of_test, reference @ of_test, 1 - share, extra, functional, "none", seed,
         score_name=score_name, reasons=reasons, units_train=0, units_val=0, pooling="none: grid tokens", **attrs,

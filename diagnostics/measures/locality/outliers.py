@@ -15,12 +15,21 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, median, one_thread, over_taps, scale_of, token_samples
+from diagnostics.measures.arrays import (
+    ShortRepr,
+    as_tensor,
+    first_tokens,
+    median,
+    one_thread,
+    over_taps,
+    scale_of,
+    token_count,
+    token_samples,
+)
 from diagnostics.measures.base import Measure
-from diagnostics.measures.locality.blocks import directions, first_tokens, rook_pairs, sample_blocks, token_count
-from diagnostics.measures.locality.grids import extents
+from diagnostics.measures.locality.blocks import MOST_SAMPLES, directions, extents, rook_pairs, sample_blocks
 from diagnostics.measures.result import stated
-from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
+from diagnostics.measures.target_free_intervals import mean_with_interval
 
 BEYOND = 6.0
 """Scaled median deviations above the median from which a norm counts as an outlier: none in a billion of a Gaussian."""
@@ -145,7 +154,7 @@ class OutlierTokenShare(Measure):
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = token_count(activations, self.name)
+        n = token_count(activations, self.name, MOST_SAMPLES)
         taps = activations.taps
         shares = np.full((n, len(taps)), np.nan)
         by_place = np.full((len(taps), max(tap.grid.tokens for tap in taps)), np.nan)
@@ -168,8 +177,6 @@ class OutlierTokenShare(Measure):
             held = by_place[t, : tap.grid.tokens] = outliers.mask.mean(axis=0)
             if outliers.mask.any():
                 numbers["place"][t], numbers["place_share"][t] = held.argmax(), held.max()
-        low, high = bootstrap_mean_interval(shares, activations.groups[:n], seed)
-        values_by_name = {"score": shares.mean(axis=0), "low": low, "high": high, **numbers}
         attrs = stated(
             functional=f"share of tokens whose norm exceeds median + {BEYOND:g} * {_GAUSSIAN} * MAD of the tap's tokens; norms as "
             "the tap hands them over",
@@ -179,8 +186,8 @@ class OutlierTokenShare(Measure):
             place="raster index of the grid token that is an outlier in most samples, and in what share of them",
             reasons=reasons, n=n, seed=seed,
         )  # fmt: skip
-        variables = {name: ("tap", values) for name, values in values_by_name.items()}
-        return over_taps(activations, variables | {"share_by_place": (("tap", "place_index"), by_place)}, attrs)
+        variables = {**mean_with_interval(shares, activations.groups[:n], seed), **numbers}
+        return over_taps(activations, {**variables, "share_by_place": (("tap", "place_index"), by_place)}, attrs)
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int) -> OutlierTokens:
         norms: list[Tensor] = []

@@ -13,15 +13,20 @@ import xarray as xr
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, one_thread, token_samples
+from diagnostics.measures.arrays import (
+    ShortRepr,
+    first_tokens,
+    one_thread,
+    require_finite_tap,
+    token_count,
+    token_samples,
+)
 from diagnostics.measures.base import Measure
-from diagnostics.measures.locality.blocks import first_tokens, places, token_count
-from diagnostics.measures.locality.grids import extents
+from diagnostics.measures.locality.blocks import MOST_SAMPLES, extents, places
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgeFits, RidgePath, choose
-from diagnostics.measures.probes.protocol import Rows, probe_result, rows_of, sum_by_unit
+from diagnostics.measures.probes.protocol import KEEP_TOKENS, Rows, probe_result, rows_of, sum_by_unit
 from diagnostics.vocabulary import SPLITS
 
-MOST_SAMPLES = 256
 MOST_TOKENS = 64
 """Tokens drawn of each sample: other samples say more about a place than other tokens of one do."""
 
@@ -127,8 +132,7 @@ def _probe(
         if len(picked):
             # Kept, since reading the blocks a second time costs more than all the rest.
             test.append((picked, x[picked - block.start]))
-    assert train is not None
-    assert val is not None
+    assert train is not None and val is not None
     path = RidgePath.from_moments(train)
     errors = np.stack([val.squared_error(path, penalty) for penalty in penalties])
     spread = val.spread(path.mean_y)
@@ -186,12 +190,7 @@ class Position(Measure):
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         n = token_count(activations, self.name, MOST_SAMPLES)
         taps = activations.taps
-        rows = rows_of(
-            activations,
-            "place",
-            np.ones(n, dtype=bool),
-            " whose tokens are kept: raise the token budget (--token-budget)",
-        )
+        rows = rows_of(activations, "place", np.ones(n, dtype=bool), KEEP_TOKENS)
         axes = min(3, max(len(tap.grid.shape) for tap in taps))
         loss = np.full((len(taps), len(rows.units), axes), np.nan)
         reference = np.full_like(loss, np.nan)
@@ -231,10 +230,7 @@ class Position(Measure):
         def blocks() -> Iterator[tuple[slice, np.ndarray]]:
             for block, tokens in first_tokens(activations, tap.name, n):
                 x = tokens.cpu().numpy()[np.arange(len(tokens))[:, None], drawn[block]].astype(np.float64)
-                if not np.isfinite(x).all():
-                    raise DiagnosticsError(
-                        f"{self.name} finds NaN or infinity in the tokens of tap {tap.name}: leave it out (--taps)."
-                    )
+                require_finite_tap(x, self.name, tap.name)
                 yield block, x
 
         by_split = {"train": rows.train, "val": rows.val, "test": rows.test}

@@ -15,11 +15,11 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, token_samples, unit_rows
-from diagnostics.measures.base import Measure
-from diagnostics.measures.locality.grids import plane
+from diagnostics.measures.arrays import ShortRepr, as_tensor, token_samples, unit_rows
+from diagnostics.measures.locality.blocks import plane
 from diagnostics.measures.locality.masks import as_array, boundary_f, jaccard
 from diagnostics.measures.locality.object_masks import masks_of, scored_rows, tokens_of, unfitted_result
+from diagnostics.measures.probes.protocol import Probe
 from diagnostics.measures.result import store_reasons
 
 MOST_VIDEOS = 15
@@ -185,7 +185,7 @@ def _largest(soft: Tensor, grid: tuple[int, int], shape: tuple[int, ...]) -> Ten
     return (scaled >= scaled.amax(dim=0) - _TIE).int().argmax(dim=0)
 
 
-class LabelPropagation(Measure):
+class LabelPropagation(Probe):
     """J and F of the objects of a video's first frame, followed by the tokens of each tap; nothing is fitted.
 
     `line_still` is the first mask kept in every frame, `line_uniform` what is left when all tokens are alike.
@@ -200,10 +200,8 @@ class LabelPropagation(Measure):
     kinds = ("masks",)
     standard = True
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         masks = masks_of(self.name, target, ("t", "y", "x"))
-        assert target is not None
         reasons = {tap.name: _lacks(tap, masks.shape[1:]) for tap in activations.taps}
         taps = [(i, tap) for i, tap in enumerate(activations.taps) if not reasons[tap.name]]
         if not taps:

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import one_thread, pair, unit_rows
-from diagnostics.measures.base import Measure
+from diagnostics.measures.arrays import pair, unit_rows
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, choose, refit
-from diagnostics.measures.probes.protocol import need_target, probe_result, rows_of, sum_by_unit, tap_stacks
+from diagnostics.measures.probes.protocol import Probe, probe_result, rows_of, sum_by_unit, tap_stacks
 
 AT = (1, 5, 10)
 
@@ -100,7 +99,7 @@ def _chance(before: np.ndarray, others: np.ndarray, partners: np.ndarray, k: int
     return np.where(before < k, 1 - none, 0.0)
 
 
-class CaptionProbe(Measure):
+class CaptionProbe(Probe):
     """Recall at 1 of each sample's own caption among the test captions, from ridge to the captions' text embeddings.
 
     Cosines are taken after the mean of the captions fitted, which all captions share, has left both sides: ridge falls
@@ -116,12 +115,10 @@ class CaptionProbe(Measure):
     family = "language"
     kinds = ("caption",)
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        target = need_target(self.name, target)
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         texts = np.asarray(target.values, dtype=np.float64)
         known: np.ndarray = np.asarray(np.isfinite(texts).all(axis=1))
-        rows = rows_of(activations, target.name, known, ": leave it out or use more samples")
+        rows = rows_of(activations, target.name, known)
         captions = np.unique(texts[rows.test], axis=0, return_inverse=True)[1].ravel()
         distinct, sizes = np.unique(captions, return_counts=True)
         for split, texts_of_split in (("train", len(np.unique(texts[rows.train], axis=0))), ("test", len(distinct))):

@@ -31,12 +31,11 @@ from torch.nn.functional import one_hot
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, finite, one_thread, token_samples
-from diagnostics.measures.base import Measure
+from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, finite, require_finite_tap, token_samples
 from diagnostics.measures.probes.protocol import (
+    Probe,
     angular_error,
     label_rows,
-    need_target,
     probe_result,
     sum_by_unit,
     value_rows,
@@ -219,7 +218,7 @@ def attentive(
     return outputs.reshape(-1, *y.shape[1:]).double().cpu().numpy()
 
 
-class AttentiveProbe(Measure):
+class AttentiveProbe(Probe):
     """What attention over the tokens of a sample reads out at every tap: accuracy, or R2.
 
     Grid tokens only. Learning rate, weight decay and number of epochs are chosen on val (by accuracy, or squared error),
@@ -234,9 +233,7 @@ class AttentiveProbe(Measure):
     standard = False
     kinds = ("label", "value", "state", "future")
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        target = need_target(self.name, target)
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         target = _kept(activations, target)
         label = target.kind == "label"
         rows, values = (label_rows if label else value_rows)(activations, target)
@@ -317,10 +314,7 @@ def _tokens(activations: Activations, tap: Tap, count: int, measure: str) -> Ten
         if rows.start >= count:
             break
         tokens[rows.start : rows.stop] = torch.from_numpy(block[: count - rows.start])
-    if not bool(tokens.isfinite().all()):
-        raise DiagnosticsError(
-            f"{measure} finds NaN or infinity in the tokens of tap {tap.name}: leave it out (--taps)."
-        )
+    require_finite_tap(tokens, measure, tap.name)
     return tokens
 
 

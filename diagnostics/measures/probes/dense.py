@@ -13,9 +13,10 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.datasets.grid_targets import resample
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.arrays import require_finite_tap
 from diagnostics.measures.probes.depth import Align, depth_metrics
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
-from diagnostics.measures.probes.protocol import Rows, probe_result, rows_of
+from diagnostics.measures.probes.protocol import KEEP_TOKENS, Rows, probe_result, rows_of
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ class DenseRows:
         grid = grids.get(activations.output_tap, list(grids.values())[-1])
         values = target.tokens(grid)[: activations.token_samples]
         known: np.ndarray = np.asarray(values >= 0 if target.kind == "token_label" else np.isfinite(values))
-        remedy = " whose tokens are kept: raise the token budget (--token-budget)"
-        rows = rows_of(activations, target.name, np.asarray(known.any(axis=1)), remedy)
+        rows = rows_of(activations, target.name, np.asarray(known.any(axis=1)), KEEP_TOKENS)
         reads = tuple(name for name, has in grids.items() if len(has.shape) == len(grid.shape))
         return cls(measure, activations, grid, values, known, rows, reads)
 
@@ -71,10 +71,7 @@ class DenseRows:
                 picked = resample(picked, tap.grid.shape, self.grid.shape)
             mask = wanted[rows]
             x = picked[mask].astype(np.float64)
-            if not np.isfinite(x).all():
-                raise DiagnosticsError(
-                    f"{self.measure} finds NaN or infinity in the tokens of tap {tap.name}: leave it out (--taps)."
-                )
+            require_finite_tap(x, self.measure, tap.name)
             yield x, self.values[rows][mask], np.repeat(rows, mask.sum(axis=1))
 
     def unit_of(self, rows: np.ndarray) -> np.ndarray:

@@ -7,14 +7,12 @@ import torch
 import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.measures.arrays import one_thread
-from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import dense_ridge
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, choose, refit
 from diagnostics.measures.probes.protocol import (
+    Probe,
     angular_error,
     label_rows,
-    need_target,
     probe_result,
     sum_by_unit,
     tap_stacks,
@@ -27,7 +25,7 @@ R2 = "R2 against the mean of the rows fitted: 1 - sum (y - prediction)^2 / sum (
 STANDARDISED = "features standardised with the rows fitted"
 
 
-class LinearProbe(Measure):
+class LinearProbe(Probe):
     """What a linear map reads out at every tap: R2 of ridge, or accuracy of multinomial logistic regression.
 
     Reads pooled activations; for a `token_value` target the tokens that are kept. The score of a target with several
@@ -41,9 +39,7 @@ class LinearProbe(Measure):
     invariant_to = ("scale", "shift")
     kinds = ("label", "value", "state", "future", "token_value")
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        target = need_target(self.name, target)
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         if target.kind == "label":
             return self._classes(activations, target, seed)
         if target.kind == "token_value":

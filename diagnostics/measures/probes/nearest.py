@@ -12,8 +12,7 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, class_labels, one_thread, samples, unit_rows
-from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.protocol import label_rows, need_target, probe_result, sum_by_unit, tap_stacks
+from diagnostics.measures.probes.protocol import Probe, label_rows, probe_result, sum_by_unit, tap_stacks
 
 TEMPERATURE = 0.07
 NEIGHBOURS = (5, 10, 20, 50)
@@ -116,7 +115,7 @@ def _winner(votes: np.ndarray) -> np.ndarray:
     return (votes >= votes.max(axis=-1, keepdims=True) - _TIE).argmax(axis=-1)
 
 
-class KnnProbe(Measure):
+class KnnProbe(Probe):
     """Accuracy of weighted cosine nearest neighbours at every tap."""
 
     name = "knn_probe"
@@ -125,9 +124,7 @@ class KnnProbe(Measure):
     invariant_to = ("rotation", "each sample's own scale")
     kinds = ("label",)
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        target = need_target(self.name, target)
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         rows, labels = label_rows(activations, target)
         shape = (len(activations.taps), len(rows.units))
         loss, val_score, chosen = np.zeros(shape), np.zeros(shape[0]), np.zeros(shape[0])

@@ -13,9 +13,8 @@ import xarray as xr
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, token_samples
-from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows
-from diagnostics.measures.probes.protocol import need_target, probe_result
+from diagnostics.measures.probes.protocol import Probe, probe_result
 from diagnostics.measures.probes.softmax import FINAL, PENALTIES, LogisticFits, LogisticRows
 from diagnostics.vocabulary import SPLITS
 
@@ -220,7 +219,7 @@ def _mask(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
-class SegmentationProbe(Measure):
+class SegmentationProbe(Probe):
     """Mean intersection over union of a linear classifier on each tap's grid tokens, as in `dense_classification`.
 
     From one confusion matrix of all test tokens: `loss` and `reference_loss` are union less intersection, and union, of
@@ -234,9 +233,7 @@ class SegmentationProbe(Measure):
     needs = "tokens"
     kinds = ("token_label",)
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        target = need_target(self.name, target)
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         dense = DenseRows.of(self.name, activations, target)
         rows, known = dense.rows, dense.known
         classes, index = np.unique(dense.values[known], return_inverse=True)

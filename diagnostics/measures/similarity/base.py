@@ -99,9 +99,10 @@ class Similarity(Measure):
     def compared(self, a: Any, b: Any) -> float:
         """The value of a pair of prepared taps."""
 
-    @abstractmethod
     def permuted(self, a: Any, order: Tensor) -> Any:
-        """What `prepared(x[order])` would be, cheaply; `order` int64 [sample]."""
+        """`prepared(x[order])` without preparing again; `order` int64 [sample]. To be overridden where a prepared tap is
+        not one row a sample."""
+        return a[order]
 
     def reason(self, x: Tensor) -> str:
         """Why this tap has no value ("" where it has one): its row and its column are NaN."""

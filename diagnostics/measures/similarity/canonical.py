@@ -95,10 +95,7 @@ def spread(x: Tensor) -> Tensor:
     """x [sample, feature] centred, scaled to a largest entry of 1; [sample, 0] where the samples do not differ."""
     out = centre(x)
     peak = out.abs().max()
-    if not peak > 0:
-        return out[:, :0]
-    out /= peak
-    return out
+    return out.div_(peak) if peak > 0 else out[:, :0]
 
 
 def principal(spread: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -174,7 +171,7 @@ class Decomposed(Similarity):
     def shuffled(
         self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
     ) -> Iterator[np.ndarray]:
-        return super().shuffled([_single(tap) for tap in firsts], [_single(tap) for tap in seconds], orders, upper)
+        return super().shuffled(list(map(_single, firsts)), list(map(_single, seconds)), orders, upper)
 
 
 def _single(decomposed: Tensor | tuple[Tensor, ...]) -> Any:
@@ -189,22 +186,26 @@ class _Canonical(Decomposed):
     remedy: ClassVar[str]
 
     @abstractmethod
-    def directions(self, x: Tensor) -> int:
-        """How many directions of a tap are compared."""
+    def directions(self, x: Tensor) -> Tensor:
+        """Orthonormal directions of a tap that are compared, [sample, direction]."""
+
+    def prepared(self, x: Tensor) -> Any:
+        return self.directions(x)
+
+    def compared(self, a: Any, b: Any) -> float:
+        return _mean(a, b)
 
     def reason(self, x: Tensor) -> str:
         n = len(x)
         if why := still(x):
             return why
-        if 2 * min(x.shape) < n or 2 * (count := self.directions(x)) < n:
+        if 2 * min(x.shape) < n or 2 * (count := self.directions(x).shape[1]) < n:
             return ""
+        limit = f" ({self.name} reads at most {self.most_rows})" if 2 * count >= self.most_rows else ""
         return (
             f"it fills {count} directions, and two such taps share some among {n} samples whatever they hold: use more "
-            f"than {2 * count} samples{self._limit(2 * count)}{self.remedy}"
+            f"than {2 * count} samples{limit}{self.remedy}"
         )
-
-    def _limit(self, needed: int) -> str:
-        return f" ({self.name} reads at most {self.most_rows})" if needed >= self.most_rows else ""
 
 
 class Cca(_Canonical):
@@ -217,17 +218,8 @@ class Cca(_Canonical):
     functional = "mean canonical correlation over the smaller rank"
     remedy = ", or svcca"
 
-    def directions(self, x: Tensor) -> int:
-        return basis(x).shape[1]
-
-    def prepared(self, x: Tensor) -> Tensor:
+    def directions(self, x: Tensor) -> Tensor:
         return basis(x)
-
-    def compared(self, a: Tensor, b: Tensor) -> float:
-        return _mean(a, b)
-
-    def permuted(self, a: Tensor, order: Tensor) -> Tensor:
-        return a[order]
 
 
 class Svcca(_Canonical):
@@ -240,17 +232,8 @@ class Svcca(_Canonical):
     functional = f"mean canonical correlation of the principal components that hold {VARIANCE:.0%} of the variance"
     remedy = ""
 
-    def directions(self, x: Tensor) -> int:
-        return leading(x, VARIANCE).shape[1]
-
-    def prepared(self, x: Tensor) -> Tensor:
+    def directions(self, x: Tensor) -> Tensor:
         return leading(x, VARIANCE)
-
-    def compared(self, a: Tensor, b: Tensor) -> float:
-        return _mean(a, b)
-
-    def permuted(self, a: Tensor, order: Tensor) -> Tensor:
-        return a[order]
 
 
 class Pwcca(_Canonical):
@@ -267,8 +250,8 @@ class Pwcca(_Canonical):
     symmetric = False
     most_rows = 1024
 
-    def directions(self, x: Tensor) -> int:
-        return basis(x).shape[1]
+    def directions(self, x: Tensor) -> Tensor:
+        return basis(x)
 
     def prepared(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return _variates(x)

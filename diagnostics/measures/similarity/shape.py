@@ -77,6 +77,7 @@ def _angle(a: Tensor, b: Tensor) -> float:
 class _Shape(Decomposed):
     """A distance of shapes."""
 
+    invariant_to = ("rotation", "scale", "shift")
     centring = "features centred over samples, then Frobenius norm 1"
     least = 2
     most_rows = 1024
@@ -88,9 +89,6 @@ class _Shape(Decomposed):
     def prepared(self, x: Tensor) -> Tensor:
         return unit(x)
 
-    def permuted(self, a: Tensor, order: Tensor) -> Tensor:
-        return a[order]
-
 
 class Procrustes(_Shape):
     """Procrustes distance of every pair of taps."""
@@ -98,7 +96,6 @@ class Procrustes(_Shape):
     name = "procrustes"
     answers = "How far apart are two taps once one is turned onto the other?"
     source = "Ding et al. 2021 (2108.01661); Williams et al. 2021 (2110.14739)"
-    invariant_to = ("rotation", "scale", "shift")
     functional = "sqrt(2 - 2 ||X^T Y||_*)"
 
     def compared(self, a: Tensor, b: Tensor) -> float:
@@ -111,7 +108,6 @@ class AngularDistance(_Shape):
     name = "angular_distance"
     answers = "By what angle do the shapes of two taps differ?"
     source = "Williams et al. 2021 (2110.14739)"
-    invariant_to = ("rotation", "scale", "shift")
     functional = "arccos ||X^T Y||_*, radians"
 
     def compared(self, a: Tensor, b: Tensor) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor
+from diagnostics.measures.arrays import as_tensor, require_finite_tap
 from diagnostics.measures.similarity import packed
 from diagnostics.measures.similarity.base import Side, Similarity
 from diagnostics.measures.similarity.minibatch import BATCH, LEAST, batch_kernels, batches, joined, pairs_of
@@ -73,10 +73,7 @@ class TorchCka(Similarity):
             )
         blocks = [as_tensor(block).float() for block in side.blocks(tap)]
         x = torch.cat(blocks, dim=1).to(side.device)
-        if not bool(x.isfinite().all()):
-            raise DiagnosticsError(
-                f"{self.name} finds NaN or infinity at tap {tap} in {len(x)} samples: leave it out (--taps)."
-            )
+        require_finite_tap(x, self.name, tap)
         why = self.reason(x)
         return (None, why) if why else (x, "")
 
@@ -88,9 +85,6 @@ class TorchCka(Similarity):
 
     def compared(self, a: Any, b: Any) -> float:
         return float(self.pairs([a], [b], upper=False)[0, 0])
-
-    def permuted(self, a: Any, order: Tensor) -> Any:
-        return a[order]
 
     def pairs(self, firsts: Sequence[Any], seconds: Sequence[Any], upper: bool) -> np.ndarray:
         return torch_cka(firsts, seconds, BATCH)
@@ -115,7 +109,7 @@ def _in_float64(firsts: Sequence[Tensor], seconds: Sequence[Tensor], batch_size:
 
 
 def torch_cka(firsts: Sequence[Tensor], seconds: Sequence[Tensor], batch_size: int) -> np.ndarray:
-    """What the package finds for stored features [sample, feature] as the layers of two models, [first, second].
+    """The package's values for stored features [sample, feature] as the layers of two models, [first, second].
 
     Batches are consecutive samples; a last one below 4, at which it divides by zero, is left out. NaN where its sums are.
     Raises DiagnosticsError where it is not installed.

@@ -18,7 +18,7 @@ from diagnostics.measures.similarity.canonical import principal, still
 from diagnostics.measures.similarity.shape import unit
 
 REGULARIZATION = 1e-2
-BOIX = "Boix-Adsera et al. 2022 (2210.06545)"
+BOIX = "Boix-Adserà et al. 2022 (2210.06545)"
 
 
 def gulp(x: Any, y: Any, *, regularization: float = REGULARIZATION) -> float:
@@ -73,7 +73,7 @@ class Gulp(Similarity):
 
     name = "gulp"
     answers = "How differently do linear predictors from two taps predict, whatever the target?"
-    source = "Boix-Adserà et al. 2022 (2210.06545)"
+    source = BOIX
     invariant_to = ("rotation", "scale", "shift")
     functional = f"GULP distance d_lambda, lambda = {REGULARIZATION} of the total variance"
     standard = False
