@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -38,11 +38,11 @@ class _Views(PooledMeasure):
     def rows(self, activations: Activations) -> np.ndarray:
         _, of_row, sizes = np.unique(activations.groups.astype(str), return_inverse=True, return_counts=True)
         together = np.flatnonzero(sizes[of_row] >= 2)
-        if len(set(of_row[together])) < self.groups_needed:
+        if (count := int((sizes >= 2).sum())) < self.groups_needed:
             raise DiagnosticsError(
-                f"{self.name} compares samples of one group, and {len(set(of_row[together]))} of {len(sizes)} groups "
-                f"have two samples or more: it needs {self.groups_needed}; give the dataset `groups` (video, subject, "
-                "scene) whose samples are views of one thing."
+                f"{self.name} compares samples of one group, and {count} of {len(sizes)} groups have two samples or more: it "
+                f"needs {self.groups_needed}; give the dataset `groups` (video, subject, scene) whose samples are views of one "
+                "thing."
             )
         return self.chosen(together, of_row)
 
@@ -112,16 +112,25 @@ class Lidar(_Views):
         lines = {"line_shuffled": _lidar(x, shuffled), "line_ceiling": float(min(count - 1, x.shape[1]))}
         if math.isnan(score):
             return TapNumbers(lines, "all groups have one mean")
-        blocks = group_blocks(groups, BLOCKS, seed)
-        numbers, block_sizes = np.unique(blocks, return_counts=True)
-        left_out = [_lidar(x[torch.from_numpy(blocks != b).to(x.device)], groups[blocks != b]) for b in numbers]
-        low, high = jackknife_interval(score, np.array(left_out), block_sizes)
-        return TapNumbers({"score": score, "low": low, "high": high, **lines})
+        ends = _jackknife(
+            lambda rows: _lidar(x[rows], groups[rows.cpu().numpy()]), score, groups, x, seed, logarithm=True
+        )
+        return TapNumbers({"score": score, "low": ends[0], "high": ends[1], **lines})
 
 
 def _lidar(x: Tensor, groups: np.ndarray) -> float:
     _, classes = np.unique(groups.astype(str), return_inverse=True)
     return lidar_of_classes(x, torch.from_numpy(classes).to(x.device))
+
+
+def _jackknife(
+    value: Callable[[Tensor], float], score: float, groups: np.ndarray, x: Tensor, seed: int, *, logarithm: bool
+) -> tuple[float, float]:
+    """The interval of a score from its value for the rows (bool [row], where x lies) that leave out a block of groups."""
+    blocks = group_blocks(groups, BLOCKS, seed)
+    numbers, sizes = np.unique(blocks, return_counts=True)
+    left_out = [value(torch.from_numpy(blocks != number).to(x.device)) for number in numbers]
+    return jackknife_interval(score, np.array(left_out), sizes, logarithm=logarithm)
 
 
 class Alignment(_Pairs):
@@ -153,6 +162,8 @@ class _Recomputed(_Pairs):
 
     interval = f"95 % delete-a-group jackknife, at most {BLOCKS} blocks of groups"
     groups_needed = 3
+    lacks: ClassVar[str]
+    """Why there is no value."""
 
     @abstractmethod
     def value(self, x: Tensor, y: Tensor, seed: int) -> float:
@@ -162,21 +173,13 @@ class _Recomputed(_Pairs):
     def lines(self, x: Tensor, y: Tensor, score: float) -> dict[str, float]:
         """Reference lines."""
 
-    @abstractmethod
-    def lacks(self) -> str:
-        """Why there is no value."""
-
     def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         score = self.value(x, y, seed)
         lines = self.lines(x, y, score)
         if math.isnan(score):
-            return TapNumbers(lines, self.lacks())
-        blocks = group_blocks(groups, BLOCKS, seed)
-        numbers, sizes = np.unique(blocks, return_counts=True)
-        kept = [torch.from_numpy(blocks != number).to(x.device) for number in numbers]
-        left_out = np.array([self.value(x[rows], y[rows], seed) for rows in kept])
-        low, high = jackknife_interval(score, left_out, sizes, logarithm=False)
-        return TapNumbers({"score": score, "low": low, "high": high, **lines})
+            return TapNumbers(lines, self.lacks)
+        ends = _jackknife(lambda rows: self.value(x[rows], y[rows], seed), score, groups, x, seed, logarithm=False)
+        return TapNumbers({"score": score, "low": ends[0], "high": ends[1], **lines})
 
 
 class InfoNce(_Recomputed):
@@ -192,6 +195,7 @@ class InfoNce(_Recomputed):
         "line_unpaired": "the mean once each sample is given any other group's as partner",
         "line_alike": "log(2N - 1), all samples alike",
     }
+    lacks = "fewer than two pairs have two samples of length above zero"
 
     def value(self, x: Tensor, y: Tensor, seed: int) -> float:
         return infonce(x, y, temperature=TEMPERATURE)
@@ -203,9 +207,6 @@ class InfoNce(_Recomputed):
         # A view meets the same others whichever of them is its partner, so that only the partner's cosine changes.
         gained = (float((u * v).sum()) / len(u) - unpaired_cosine(u, v)) / TEMPERATURE
         return {"line_unpaired": score + gained, "line_alike": math.log(2 * len(u) - 1)}
-
-    def lacks(self) -> str:
-        return "fewer than two pairs have two samples of length above zero"
 
 
 class Dime(_Recomputed):
@@ -221,6 +222,7 @@ class Dime(_Recomputed):
     )
     centring = "none needed: distances between samples"
     most_pairs = 256
+    lacks = "all first or all second samples are equal"
     about: ClassVar[Mapping[str, str]] = {"line_unpaired": "0, views that share nothing"}
 
     def value(self, x: Tensor, y: Tensor, seed: int) -> float:
@@ -228,6 +230,3 @@ class Dime(_Recomputed):
 
     def lines(self, x: Tensor, y: Tensor, score: float) -> dict[str, float]:
         return {"line_unpaired": 0.0}
-
-    def lacks(self) -> str:
-        return "all first or all second samples are equal"

@@ -43,7 +43,7 @@ class GeometryMeasure(Measure):
     def laid_out(
         self, activations: Activations, by_tap: Mapping[str, TapNumbers], attrs: Mapping[str, str | int]
     ) -> xr.Dataset:
-        """The results of all taps, each variable NaN where a tap has none."""
+        """The results of all taps: `score`, `low`, `high` and those of `about`, NaN where a tap has none."""
         names = dict.fromkeys(["score", "low", "high", *self.about])
         variables = {name: [row.numbers.get(name, float("nan")) for row in by_tap.values()] for name in names}
         reason = store_reasons((tap, row.reason) for tap, row in by_tap.items())

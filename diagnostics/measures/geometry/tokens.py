@@ -83,16 +83,15 @@ class _TokenMeasure(GeometryMeasure):
         return self.laid_out(activations, by_tap, {POOLING: pooling, N: n, SEED: seed})
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> TapNumbers:
-        parts = [self.of_samples(tokens) for tokens in of_first_samples(activations, tap, n, self.name)]
-        values = np.concatenate(parts)
+        values = np.concatenate([self.of_samples(x) for x in of_first_samples(activations, tap, n, self.name)])
         lines = self.lines(tap.grid.tokens, tap.features)
         known = np.isfinite(values)
         if not known.any():
             return TapNumbers(lines, self.lacks(tap.grid.tokens))
         low, high = (float(end[0]) for end in bootstrap_mean_interval(values[:, None], activations.groups[:n], seed))
-        lacking = [f"{(~known).sum()} of {n} samples: {self.lacks(tap.grid.tokens)}"] if not known.all() else []
-        lacking += [why] if (why := no_interval(activations.groups[:n][known])) else []
-        return TapNumbers({"score": float(values[known].mean()), "low": low, "high": high, **lines}, ", ".join(lacking))
+        lacking = "" if known.all() else f"{(~known).sum()} of {n} samples: {self.lacks(tap.grid.tokens)}"
+        lacking = ", ".join(filter(None, (lacking, no_interval(activations.groups[:n][known]))))
+        return TapNumbers({"score": float(values[known].mean()), "low": low, "high": high, **lines}, lacking)
 
 
 class MatrixEntropy(_TokenMeasure):
@@ -138,6 +137,6 @@ class Curvature(_TokenMeasure):
         return {"line_noise": 2 * math.pi / 3}
 
     def lacks(self, tokens: int) -> str:
-        return (
-            "no two successive steps have a direction" if tokens > 2 else f"{tokens} tokens, and an angle takes three"
-        )
+        if tokens < 3:
+            return f"{tokens} tokens, and an angle takes three"
+        return "no two successive steps have a direction"
