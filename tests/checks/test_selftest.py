@@ -17,6 +17,8 @@ from diagnostics.cli import main as cli
 from diagnostics.measures import bundled, dynamics, geometry, locality, probes, similarity
 from diagnostics.measures.known_answers import Case
 
+from functions import exported
+
 CASES = all_cases()
 
 
@@ -34,7 +36,7 @@ def test_there_are_well_over_a_hundred_and_each_says_where_it_comes_from() -> No
 
 
 def test_every_measure_and_no_other_name_has_known_answers() -> None:
-    functions = {name for package in (dynamics, geometry, locality, probes, similarity) for name in package.__all__}
+    functions = {name for package in (dynamics, geometry, locality, probes, similarity) for name in exported(package)}
     named = {case.measure for family, case in CASES if family != "statistics"}
     # torch_cka is another package's estimator, wrong ones included.
     assert bundled().keys() - named == {"torch_cka"}

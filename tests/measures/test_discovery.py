@@ -306,7 +306,7 @@ def test_measure_refuses_what_it_cannot_read():
         ObjectDiscovery().compute(MemoryActivations({"seen": taps["seen"]}), target, 0)
     with pytest.raises(DiagnosticsError, match="no object of target o in any val"):
         ObjectDiscovery().compute(activations(taps), StoredTarget("o", "masks", target.values * 0), 0)
-    with pytest.raises(DiagnosticsError, match="none were given"):
+    with pytest.raises(DiagnosticsError, match="none was given"):
         ObjectDiscovery().compute(activations(taps), None, 0)
     taps["seen"][3, 0, 0] = np.inf
     with pytest.raises(DiagnosticsError, match=r"object_discovery at tap seen: .*NaN or infinity"):

@@ -13,7 +13,7 @@ import torch
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import dynamics, geometry, locality, probes, similarity
 
-from functions import FUNCTIONS, as_is, as_torch, numbers
+from functions import FUNCTIONS, as_is, as_torch, exported, numbers
 
 # No arrays in, or not numbers of data.
 WITHOUT_ARRAYS = {"neighbour_chance", "null_morans_i", "uniform_distance", "gram_of_blocks"}
@@ -24,7 +24,7 @@ def _public() -> dict[str, Any]:
     return {
         name: getattr(package, name)
         for package in PACKAGES
-        for name in package.__all__
+        for name in exported(package)
         if inspect.isfunction(getattr(package, name)) and name not in WITHOUT_ARRAYS
     }
 

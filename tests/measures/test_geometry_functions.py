@@ -7,6 +7,7 @@ import torch
 from diagnostics import measures
 from diagnostics.measures import geometry
 
+from functions import exported
 from memory import MemoryActivations
 
 PLAIN = {
@@ -37,7 +38,7 @@ def numbers(found):
 
 
 def test_every_function_is_listed_here():
-    assert set(geometry.__all__) == {*PLAIN, *PAIRED, "Activity"}
+    assert set(exported(geometry)) == {*PLAIN, *PAIRED, "Activity"}
 
 
 @pytest.mark.parametrize("name", [*PLAIN, *PAIRED])

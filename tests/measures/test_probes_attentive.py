@@ -208,7 +208,7 @@ def test_bad_taps_are_named_and_constant_ones_are_chance():
     constant = AttentiveProbe().compute(MemoryActivations({"a": np.full_like(x, 0.3)}), label_target(labels), 0)
     assert 0 <= score(constant).item() < 0.7
     x[3, 2] = np.nan
-    with pytest.raises(DiagnosticsError, match="tokens of tap a"):
+    with pytest.raises(DiagnosticsError, match="NaN or infinity at tap a"):
         AttentiveProbe().compute(MemoryActivations({"a": x}), label_target(labels), 0)
     with pytest.raises(DiagnosticsError, match="none was given"):
         AttentiveProbe().compute(MemoryActivations({"a": x}), None, 0)

@@ -295,7 +295,7 @@ def test_measure_refuses_what_has_no_frames_or_objects():
     nothing = StoredTarget("objects", "masks", np.zeros_like(target.values))
     with pytest.raises(DiagnosticsError, match="no object of target objects in any val sample"):
         LabelPropagation().compute(activations(taps), nothing, 0)
-    with pytest.raises(DiagnosticsError, match="none were given"):
+    with pytest.raises(DiagnosticsError, match="none was given"):
         LabelPropagation().compute(activations(taps), None, 0)
     taps["seen"][3, 0, 0] = np.nan
     with pytest.raises(DiagnosticsError, match=r"label_propagation at tap seen: .*NaN"):

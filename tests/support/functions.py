@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -103,9 +104,14 @@ def _of_one(function: Callable[..., Any]) -> Callable[[As], Any]:
     return lambda a: function(a(X))
 
 
+def exported(package: ModuleType) -> list[str]:
+    """The public names of a package of measures: what its `__init__` imports, without its modules."""
+    return [name for name, value in vars(package).items() if not name.startswith("_") and not inspect.ismodule(value)]
+
+
 # Any other similarity compares two representations, any other geometry reads one.
 for package, call in ((similarity, _of_two), (geometry, _of_one)):
-    for name in package.__all__:
+    for name in exported(package):
         function = getattr(package, name)
         if inspect.isfunction(function) and name not in (*FUNCTIONS, "gram_of_blocks"):
             FUNCTIONS[name] = call(function)

@@ -157,8 +157,6 @@ def timed(activations: Activations, measure: str, least: int) -> dict[str, str]:
 
 
 class Straightness(Measure):
-    """Temporal straightness of the tokens' path at every tap."""
-
     name = "straightness"
     answers = "Does the representation move straight ahead in time?"
     source = "after Hénaff et al. 2019 (Nature Neuroscience 22, 984), as the mean cosine of successive steps"

@@ -162,8 +162,6 @@ class _Dimension(PooledMeasure):
 
 
 class TwoNn(_Dimension):
-    """TwoNN at every tap."""
-
     name = "two_nn"
     answers = "On how many dimensions do the samples lie, by their two nearest neighbours?"
     source = "Facco et al. 2017 (Scientific Reports 7, 12140)"
@@ -179,8 +177,6 @@ class TwoNn(_Dimension):
 
 
 class MleDimension(_Dimension):
-    """Maximum likelihood dimension at every tap."""
-
     name = "mle_dimension"
     answers = f"On how many dimensions do the samples lie, by their {NEIGHBOURS} nearest neighbours?"
     source = "Levina and Bickel 2004 (NeurIPS); MacKay and Ghahramani 2005 for the average"

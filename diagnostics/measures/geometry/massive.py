@@ -76,8 +76,6 @@ def _peaks(x: Tensor) -> Tensor:
 
 
 class MassiveActivations(GeometryMeasure):
-    """The largest squared mean over variance of a feature at every tap, over grid tokens."""
-
     name = "massive_activations"
     answers = "Is there a feature that is large whatever the input is?"
     source = "Sun et al. 2024 (2402.17762)"

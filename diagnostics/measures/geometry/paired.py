@@ -77,8 +77,6 @@ class _Pairs(_Views):
 
 
 class Lidar(_Views):
-    """LiDAR at every tap, groups being the classes."""
-
     name = "lidar"
     answers = "In how many directions do groups differ by more than their samples do?"
     source = "Thilak et al. 2023 (2312.04000)"
@@ -134,8 +132,6 @@ def _jackknife(
 
 
 class Alignment(_Pairs):
-    """Alignment of two samples of a group at every tap."""
-
     name = "alignment"
     answers = "How near are two samples of a group to each other?"
     source = "Wang and Isola 2020 (2005.10242)"
@@ -183,8 +179,6 @@ class _Recomputed(_Pairs):
 
 
 class InfoNce(_Recomputed):
-    """InfoNCE of two samples of a group at every tap."""
-
     name = "infonce"
     answers = "Does a sample find its partner among the other groups' samples?"
     source = "Chen et al. 2020 (2002.05709), eq. 1"
@@ -210,8 +204,6 @@ class InfoNce(_Recomputed):
 
 
 class Dime(_Recomputed):
-    """DiME of two samples of a group at every tap."""
-
     name = "dime"
     answers = "How much do two samples of a group share?"
     source = "Skean et al. 2023 (2301.08164)"

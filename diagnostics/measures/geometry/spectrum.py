@@ -211,8 +211,6 @@ class _OfCovariance(_Spectral):
 
 
 class RankMe(_OfSingularValues):
-    """RankMe at every tap."""
-
     name = "rankme"
     answers = "How many dimensions does the representation fill, by its singular values?"
     source = "Garrido et al. 2023 (2210.02885), eq. 1 and 2"
@@ -224,8 +222,6 @@ class RankMe(_OfSingularValues):
 
 
 class EffectiveRank(_OfSingularValues):
-    """Effective rank at every tap."""
-
     name = "effective_rank"
     answers = "How many dimensions does the representation fill, by its singular values (without RankMe's constant)?"
     source = "Roy and Vetterli 2007 (EUSIPCO)"
@@ -239,8 +235,6 @@ class EffectiveRank(_OfSingularValues):
 
 
 class StableRank(_OfSingularValues):
-    """Stable rank at every tap."""
-
     name = "stable_rank"
     answers = "How many times the energy of the largest singular direction is there in all?"
     source = "Rudelson and Vershynin 2007 (J. ACM 54)"
@@ -250,8 +244,6 @@ class StableRank(_OfSingularValues):
 
 
 class NeSum(_OfCovariance):
-    """NESum at every tap."""
-
     name = "nesum"
     answers = "How many times the variance of the first principal component is there in all?"
     source = "He and Ozay 2022 (ICML); 2305.16562"
@@ -261,8 +253,6 @@ class NeSum(_OfCovariance):
 
 
 class ParticipationRatio(_OfCovariance):
-    """Participation ratio at every tap."""
-
     name = "participation_ratio"
     answers = "Over how many principal components is the variance spread?"
     source = "Gao et al. 2017 (bioRxiv 214262)"
@@ -275,8 +265,6 @@ class ParticipationRatio(_OfCovariance):
 
 
 class AlphaReq(_OfCovariance):
-    """Decay of the spectrum at every tap."""
-
     name = "alpha_req"
     answers = "How fast do the variances along the principal components fall?"
     source = "Agrawal et al. 2022 (NeurIPS, alpha-ReQ); weights and range as reptrix"

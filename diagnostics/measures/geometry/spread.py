@@ -106,8 +106,6 @@ class _Directional(PooledMeasure):
 
 
 class Uniformity(_Directional):
-    """Uniformity at every tap."""
-
     name = "uniformity"
     answers = "How evenly do the samples cover the sphere of directions?"
     source = "Wang and Isola 2020 (2005.10242)"
@@ -131,8 +129,6 @@ class Uniformity(_Directional):
 
 
 class MeanCosine(_Directional):
-    """Mean cosine of pairs of samples (anisotropy) at every tap."""
-
     name = "mean_cosine"
     answers = "Do all samples point the same way (anisotropy)?"
     source = "Ethayarajh 2019 (1909.00512)"

@@ -95,8 +95,6 @@ class _TokenMeasure(GeometryMeasure):
 
 
 class MatrixEntropy(_TokenMeasure):
-    """Matrix entropy of samples' tokens at every tap."""
-
     name = "matrix_entropy"
     answers = "Over how many directions do the tokens of a sample spread?"
     source = "Skean et al. 2025 (2502.02013)"
@@ -118,8 +116,6 @@ class MatrixEntropy(_TokenMeasure):
 
 
 class Curvature(_TokenMeasure):
-    """Curvature of the path through a sample's tokens at every tap."""
-
     name = "curvature"
     answers = "How sharply does the path through the tokens of a sample bend?"
     source = "Hosseini and Fedorenko 2023 (2311.04930)"

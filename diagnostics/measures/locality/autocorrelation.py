@@ -54,8 +54,6 @@ def _morans_i(x: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 
 class MoransI(SampleMean):
-    """Moran's I of the tokens at every tap."""
-
     name = "morans_i"
     answers = "Do neighbouring tokens deviate from their sample's mean alike?"
     source = "Moran 1950 (Biometrika 37); Cliff and Ord 1981"

@@ -84,8 +84,6 @@ def _consistency(x: Tensor, grid: tuple[int, ...], k: int, radius: int) -> Tenso
 
 
 class NeighbourConsistency(SampleMean):
-    """Neighbour consistency at every tap, for the 5 nearest tokens within 1."""
-
     name = "neighbour_consistency"
     answers = "Do the tokens most like a token lie beside it?"
     source = "share of cosine nearest neighbours within a radius on the grid; chance by counting"

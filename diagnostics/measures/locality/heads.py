@@ -190,7 +190,7 @@ class Attention(Observation):
 
 
 class _HeadMeasure(Measure):
-    """One of the statistics at every tap: mean over heads and samples, and each head by itself."""
+    """One of the statistics at every tap that stands after one attention: mean over heads and samples, and each head by itself."""
 
     family = "spatial"
     higher_is_better = None
@@ -260,8 +260,6 @@ def _mean(values: np.ndarray) -> float:
 
 
 class AttentionDistance(_HeadMeasure):
-    """Mean attention distance at every tap that stands after one attention."""
-
     name = "attention_distance"
     answers = "How far across the grid do the heads of each block look?"
     source = "Dosovitskiy et al. 2021 (2010.11929), figure 7; Raghu et al. 2021 (2108.08810)"
@@ -275,8 +273,6 @@ class AttentionDistance(_HeadMeasure):
 
 
 class AttentionEntropy(_HeadMeasure):
-    """Entropy of attention over the grid at every tap that stands after one attention."""
-
     name = "attention_entropy"
     answers = "Do the heads of each block look at few places or at many?"
     source = "Shannon entropy of attention rows; per head as in Zhai et al. 2023 (2303.06296)"
@@ -291,8 +287,6 @@ class AttentionEntropy(_HeadMeasure):
 
 
 class GlobalTokenMass(_HeadMeasure):
-    """Share of the grid tokens' attention that goes to prefix tokens, at every tap that stands after one attention."""
-
     name = "global_token_mass"
     answers = "How much attention leaves the grid for class and register tokens, or gathers on one token?"
     source = "Darcet et al. 2024 (2309.16588); Sun et al. 2024 (2402.17762)"

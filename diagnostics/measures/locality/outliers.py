@@ -141,7 +141,7 @@ def _bimodality(norms: Tensor) -> float:
 
 
 class OutlierTokenShare(Measure):
-    """Share of tokens of extreme norm at every tap, how far out they are, where, and how like their neighbours."""
+    """Share of tokens of extreme norm, how far out they are, where, and how like their neighbours."""
 
     name = "outlier_tokens"
     answers = "Are there tokens of extreme norm, and where?"

@@ -124,8 +124,6 @@ def _recorded(grid: tuple[int, ...], size: Tensor) -> Tensor:
 
 
 class ReceptiveFieldOfTaps(Measure):
-    """Radius of half the gradient's mass about the central token, at every tap."""
-
     name = "receptive_field"
     answers = "From how much of the input does the central token of each tap draw?"
     source = "Luo et al. 2016 (1701.04128)"

@@ -116,8 +116,6 @@ def _winner(votes: np.ndarray) -> np.ndarray:
 
 
 class KnnProbe(Probe):
-    """Accuracy of weighted cosine nearest neighbours at every tap."""
-
     name = "knn_probe"
     answers = "Do samples of one class lie together?"
     source = "Wu et al. 2018 (1805.01978), eq. 7; DINO (2104.14294)"

@@ -209,8 +209,6 @@ class _Canonical(Decomposed):
 
 
 class Cca(_Canonical):
-    """Mean canonical correlation of every pair of taps."""
-
     name = "cca"
     answers = "Which taps hold the same directions up to any linear map, large and small alike?"
     source = "Raghu et al. 2017 (1706.05806); Hotelling 1936"
@@ -223,8 +221,6 @@ class Cca(_Canonical):
 
 
 class Svcca(_Canonical):
-    """SVCCA of every pair of taps."""
-
     name = "svcca"
     answers = "Which taps hold the same principal directions up to a linear map of these?"
     source = "Raghu et al. 2017 (1706.05806)"

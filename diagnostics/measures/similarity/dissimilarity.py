@@ -148,7 +148,7 @@ def _tau(a: Tensor, b: Tensor) -> float:
     if not (first.any() and second.any()):
         return float("nan")
     # scipy's tau_b is over the geometric mean of the pairs that are not tied on either side.
-    tau_b = float(kendalltau(first, second, method="asymptotic").statistic)
+    tau_b = float(kendalltau(first, second).statistic)
     return tau_b * math.sqrt(_untied(first) * _untied(second))
 
 
@@ -159,8 +159,6 @@ def _untied(levels: np.ndarray) -> float:
 
 
 class Rsa(Similarity):
-    """Representational similarity analysis of every pair of taps."""
-
     name = "rsa"
     answers = "Do two taps find the same pairs of samples unlike?"
     source = "Kriegeskorte et al. 2008"

@@ -76,8 +76,6 @@ class _Alignment(Products):
 
 
 class Cka(_Alignment):
-    """Debiased linear CKA of every pair of taps."""
-
     name = "cka"
     answers = "Which taps hold alike geometries of the samples?"
     source = "Kornblith et al. 2019 (1905.00414); unbiased HSIC: Song et al. 2012, eq. 5; Székely and Rizzo 2014"
@@ -89,8 +87,6 @@ class Cka(_Alignment):
 
 
 class RbfCka(_Alignment):
-    """Debiased CKA with Gaussian kernels of every pair of taps."""
-
     name = "cka_rbf"
     answers = "Which taps hold alike neighbourhoods of the samples, far distances counting little?"
     source = "Kornblith et al. 2019 (1905.00414), section 3; unbiased HSIC: Song et al. 2012, eq. 5"

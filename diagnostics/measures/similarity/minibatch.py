@@ -102,7 +102,7 @@ def batch_kernels(blocks: Iterable[Tensor], parts: Sequence[slice]) -> list[Tens
 
 
 class MinibatchAlignment(Products):
-    """Minibatch CKA of every pair of taps: a tap is the kernels of its batches, one vector of unit norm."""
+    """Minibatch CKA: a tap is the kernels of its batches, one vector of unit norm."""
 
     name = "minibatch_cka"
     answers = "Which taps hold alike geometries of the samples, estimated from small batches?"

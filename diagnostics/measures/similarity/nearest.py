@@ -236,8 +236,6 @@ class _Nearest(Similarity):
 
 
 class MutualKnn(_Nearest):
-    """Mutual kNN alignment of every pair of taps."""
-
     name = "mutual_knn"
     answers = "Which taps agree on which samples are nearest?"
     source = "Huh et al. 2024 (2405.07987), appendix A"
@@ -258,8 +256,6 @@ class MutualKnn(_Nearest):
 
 
 class Cknna(_Nearest):
-    """CKNNA of every pair of taps."""
-
     name = "cknna"
     answers = "Which taps hold alike geometries of near samples?"
     source = "Huh et al. 2024 (2405.07987), appendix A, as its authors compute it"

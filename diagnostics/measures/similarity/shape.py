@@ -91,8 +91,6 @@ class _Shape(Decomposed):
 
 
 class Procrustes(_Shape):
-    """Procrustes distance of every pair of taps."""
-
     name = "procrustes"
     answers = "How far apart are two taps once one is turned onto the other?"
     source = "Ding et al. 2021 (2108.01661); Williams et al. 2021 (2110.14739)"
@@ -103,8 +101,6 @@ class Procrustes(_Shape):
 
 
 class AngularDistance(_Shape):
-    """Angular Procrustes distance of every pair of taps."""
-
     name = "angular_distance"
     answers = "By what angle do the shapes of two taps differ?"
     source = "Williams et al. 2021 (2110.14739)"

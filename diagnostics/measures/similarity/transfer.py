@@ -69,8 +69,6 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 class Gulp(Similarity):
-    """GULP distance of every pair of taps."""
-
     name = "gulp"
     answers = "How differently do linear predictors from two taps predict, whatever the target?"
     source = BOIX
