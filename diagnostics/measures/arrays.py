@@ -44,8 +44,7 @@ def _short(value: Any) -> str:
 def one_thread() -> Generator[None]:
     """Linear algebra on one thread while this lasts; also a decorator.
 
-    Measures make many small products. There threads gain nothing, and on a busy machine their waiting for one another
-    costs up to 50 times the CPU time.
+    Threads gain nothing on many small products, and on a busy machine cost up to 50 times the CPU time by waiting.
     """
     from threadpoolctl import threadpool_limits
 
@@ -61,8 +60,7 @@ def one_thread() -> Generator[None]:
 def as_tensor(x: Any) -> Tensor:
     """numpy, torch or nested numbers as a float64 tensor without gradient, on the device where a tensor lies.
 
-    All plain functions compute in torch, so that one piece of code serves numpy and torch, CPU and GPU. Never written to:
-    it may share memory with what was given.
+    Never written to: it may share memory with what was given.
     """
     if isinstance(x, Tensor):
         if x.is_complex():
@@ -83,10 +81,8 @@ def as_tensor(x: Any) -> Tensor:
 
 
 def samples(x: Any, name: str, least: int = 1) -> Tensor:
-    """`x` as a float64 tensor [sample, feature] with at least `least` samples, only finite values, or a DiagnosticsError.
-
-    `name` opens the error: "x" for a plain function, "Tap blocks.3 for rankme" in a measure.
-    """
+    """`x` as a finite float64 tensor [sample, feature] with at least `least` samples, or a DiagnosticsError that begins
+    with `name`: "x" for a plain function, "Tap blocks.3 for rankme" in a measure."""
     tensor = as_tensor(x)
     shape = tuple(tensor.shape)
     if tensor.ndim != 2 or shape[1] == 0:
@@ -136,18 +132,17 @@ def finite(tensor: Tensor, name: str) -> Tensor:
 
 
 def class_labels(labels: Any, rows: int, name: str = "labels") -> np.ndarray:
-    """Labels as int64 [row]; raises DiagnosticsError for what is not one known class (an integer from 0) a row.
-
-    Floating-point numbers are a value to predict, not classes, and a negative label marks an unknown one.
-    """
+    """Labels as int64 [row]; raises DiagnosticsError for what is not one known class (an integer from 0) a row."""
+    kinds = {"f": "floating-point numbers", "U": "text", "S": "text"}
     if isinstance(labels, Tensor) and labels.is_floating_point():
-        raise DiagnosticsError(f"{name} are floating-point numbers: give integer classes.")
+        raise DiagnosticsError(f"{name} are {kinds['f']}: give integer classes.")
     try:
         array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
     except ValueError as error:
         raise DiagnosticsError(f"{name} are no array ({describe(error)}): give one integer class a row.") from error
     if array.dtype.kind not in "iub":
-        raise DiagnosticsError(f"{name} are {_kind(array)}: give integer classes.")
+        kind = kinds.get(array.dtype.kind, f"of type {array.dtype}")
+        raise DiagnosticsError(f"{name} are {kind}: give integer classes.")
     if array.shape != (rows,):
         raise DiagnosticsError(f"{name} have shape {array.shape}: give one label a row, {rows} of them.")
     if array.size and array.min() < 0:
@@ -157,26 +152,20 @@ def class_labels(labels: Any, rows: int, name: str = "labels") -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _kind(array: np.ndarray) -> str:
-    return {"f": "floating-point numbers", "U": "text", "S": "text"}.get(array.dtype.kind, f"of type {array.dtype}")
-
-
 def centre(x: Tensor) -> Tensor:
     """A copy of [sample, feature] with every column's mean removed.
 
-    The first row goes first: a constant column then is exactly 0 (its mean, summed, need not be its value), and a large
-    common offset leaves before anything is added up. Columns that are constant but for rounding are 0 too: those that
-    differ from their mean by no more than 1e-12 of their value, or 1e-6 where they come in single precision.
+    Columns that are constant but for rounding are 0: those that differ from their mean by no more than 1e-12 of their value,
+    or 1e-6 where they come in single precision.
     """
+    # The first row goes first, so that a constant column is exactly 0 and a large common offset costs no digits.
     out = x - x[:1]
     out -= out.mean(dim=0)
     return without_rounding(out, x)
 
 
 def without_rounding(centred: Tensor, x: Tensor) -> Tensor:
-    """`centred` [sample, feature] with 0, in place, for features of x that are constant but for rounding, whose noise would
-    otherwise be all that is left of them.
-    """
+    """`centred` [sample, feature] with 0, in place, for features of x that are constant but for rounding."""
     # A few rows already show most features to vary.
     maybe = ((x[:8] - x[0]).abs().amax(dim=0) <= 2 * SINGLE * x[0].abs()).nonzero()[:, 0]
     if len(maybe):
@@ -207,12 +196,9 @@ def ordinary(size: float) -> bool:
 
 
 def scale_of(peak: float) -> float:
-    """By what to multiply values of this largest magnitude, so that neither squares of squares nor their sums over- or
-    underflow: 1 for ordinary numbers, else a power of two, so that no digit is lost.
-    """
-    if peak == 0 or ordinary(peak):
-        return 1.0
-    return math.ldexp(1.0, -max(math.frexp(peak)[1], -1000))
+    """The factor that brings values of this largest magnitude to where squares of squares and their sums neither over- nor
+    underflow: 1 for ordinary numbers, else a power of two, so that no digit is lost."""
+    return 1.0 if peak == 0 or ordinary(peak) else math.ldexp(1.0, -max(math.frexp(peak)[1], -1000))
 
 
 def rescaled(x: Tensor) -> Tensor:
@@ -270,10 +256,7 @@ def over_taps(
     attrs: Mapping[str, Any],
     coords: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
-    """Results over the taps, with each tap's depth beside its name.
-
-    A variable is its values [tap], or a pair of axes and values as xarray takes it.
-    """
+    """Results over the taps and their depths; a variable is its values [tap], or a pair of axes and values."""
     taps = activations.taps
     return xr.Dataset(
         {name: values if isinstance(values, tuple) else ("tap", values) for name, values in variables.items()},

@@ -50,7 +50,7 @@ def select(
     best = int(np.nanargmax(val_score))
     output = taps.index(output_tap)
     ends = [
-        Interval(*(float(end[0]) for end in profile_intervals(loss[[i]], reference[[i]], fit_units, seed, share)))
+        Interval(*(end.item() for end in profile_intervals(loss[[i]], reference[[i]], fit_units, seed, share)))
         for i in (best, output)
     ]
     gap = paired_difference(loss[best], reference[best], loss[output], reference[output], fit_units, seed, share)

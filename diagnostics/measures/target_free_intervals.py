@@ -20,8 +20,7 @@ def linearised_interval(
     """95 % interval for a smooth statistic from the influence of each row, summed over groups.
 
     The infinitesimal jackknife (Jaeckel 1972; Efron 1982, chapter 6) over groups: the variance is G / (G - 1) times the
-    sum of squares of the groups' influences, with t quantiles of G - 1 degrees of freedom. Nothing is computed again,
-    and every group counts by itself, not in blocks.
+    sum of squares of the groups' influences, with t quantiles of G - 1 degrees of freedom.
 
     Parameters
     ----------

@@ -13,16 +13,7 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import (
-    as_tensor,
-    finite,
-    first_tokens,
-    one_thread,
-    over_taps,
-    require_finite_tap,
-    rounding,
-    token_count,
-)
+from diagnostics.measures import arrays
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
 from diagnostics.measures.probes.protocol import KEEP_TOKENS, Rows, rows_of
@@ -46,19 +37,19 @@ def straightness(path: Any) -> Any:
 
     Returns [sample], or a float for one path; NaN where no two successive steps have a direction.
     """
-    x = as_tensor(path)
+    x = arrays.as_tensor(path)
     if x.ndim not in (2, 3) or x.shape[-2] < 3 or x.shape[-1] == 0:
         raise DiagnosticsError(
             f"A path of shape {tuple(x.shape)} has no two steps: give [sample, time, feature] with at least 3 times."
         )
-    finite(x, "A path")
+    arrays.finite(x, "A path")
     cosines = _straightness(x if x.ndim == 3 else x[None]).cpu().numpy()
     return cosines if x.ndim == 3 else float(cosines[0])
 
 
 def _straightness(x: Tensor) -> Tensor:
     # A step this short beside the longest value on the path has no direction.
-    least = rounding(x)
+    least = arrays.rounding(x)
     # The largest value leaves first: squares of large or small numbers must neither overflow nor vanish.
     largest = x.abs().amax(dim=(1, 2), keepdim=True)
     x = x / torch.where(largest > 0, largest, 1.0)
@@ -83,14 +74,14 @@ def linear_predictability(sequences: Any, split: Any, penalties: tuple[float, ..
     Returns R2 over all features together, against the mean of the steps fitted, and the R2 of persistence (the next step
     equals this one): a slow latent is well predicted by both.
     """
-    x = as_tensor(sequences).cpu().numpy()
+    x = arrays.as_tensor(sequences).cpu().numpy()
     split = np.asarray(split)
     if x.ndim != 3 or x.shape[1] < 2 or x.shape[2] == 0 or len(split) != len(x):
         raise DiagnosticsError(
             f"Sequences of shape {x.shape} with {len(split)} splits have no steps: give [sample, time, feature] with at least 2 "
             "times, and a split for each sample."
         )
-    finite(torch.from_numpy(x), "The array of sequences")
+    arrays.finite(torch.from_numpy(x), "The array of sequences")
     by_split = [np.flatnonzero(split == name) for name in ("train", "val", "test")]
     if any(len(rows) == 0 for rows in by_split):
         raise DiagnosticsError("Linear predictability needs train, val and test samples: give a split with all three.")
@@ -134,8 +125,8 @@ def _steps(block: slice, x: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray,
 def paths(activations: Activations, tap: Tap, most: int, measure: str) -> Iterator[tuple[slice, np.ndarray]]:
     """(rows, [row, time, feature]) of the first `most` rows with tokens; other axes than time are averaged."""
     axis = tap.grid.axes.index("t")
-    for block, tokens in first_tokens(activations, tap.name, most):
-        require_finite_tap(tokens, measure, tap.name)
+    for block, tokens in arrays.first_tokens(activations, tap.name, most):
+        arrays.require_finite_tap(tokens, measure, tap.name)
         grid = tokens.cpu().numpy().reshape(len(tokens), *tap.grid.shape, tokens.shape[-1])
         others = tuple(1 + i for i in range(len(tap.grid.shape)) if i != axis)
         yield block, grid.mean(axis=others, dtype=np.float64)
@@ -166,10 +157,10 @@ class Straightness(Measure):
     higher_is_better = None
     standard = False
 
-    @one_thread()
+    @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         why = timed(activations, self.name, 3)
-        n = token_count(activations, self.name, MOST_SAMPLES)
+        n = arrays.token_count(activations, self.name, MOST_SAMPLES)
         values = np.full((n, len(activations.taps)), np.nan)
         for i, tap in enumerate(activations.taps):
             if not why[tap.name]:
@@ -188,7 +179,7 @@ class Straightness(Measure):
             pooling="mean over the other axes of the grid", centring="none: differences", reasons=why.items(),
             n=n, seed=seed,
         )  # fmt: skip
-        return over_taps(activations, variables, attrs)
+        return arrays.over_taps(activations, variables, attrs)
 
 
 class LinearPredictability(Measure):
@@ -203,10 +194,10 @@ class LinearPredictability(Measure):
     higher_is_better = None
     standard = False
 
-    @one_thread()
+    @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         why = timed(activations, self.name, 2)
-        n = token_count(activations, self.name, MOST_SAMPLES)
+        n = arrays.token_count(activations, self.name, MOST_SAMPLES)
         rows = rows_of(activations, self.name, np.ones(n, dtype=bool), KEEP_TOKENS)
         shape = (len(activations.taps), len(rows.units))
         loss, reference, still = (np.full(shape, np.nan) for _ in range(3))
@@ -228,4 +219,4 @@ class LinearPredictability(Measure):
             interval="95 %, bootstrap over test units, widened for the training set's share",
             reasons=why.items(), n=n, n_test=len(rows.test), seed=seed,
         )  # fmt: skip
-        return over_taps(activations, variables, attrs)
+        return arrays.over_taps(activations, variables, attrs)

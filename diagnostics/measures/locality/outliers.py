@@ -15,17 +15,7 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import (
-    ShortRepr,
-    as_tensor,
-    first_tokens,
-    median,
-    one_thread,
-    over_taps,
-    scale_of,
-    token_count,
-    token_samples,
-)
+from diagnostics.measures import arrays
 from diagnostics.measures.base import Measure
 from diagnostics.measures.locality.blocks import MOST_SAMPLES, directions, extents, rook_pairs, sample_blocks
 from diagnostics.measures.result import stated
@@ -41,7 +31,7 @@ _EQUAL = 1e-6
 
 
 @dataclass(frozen=True, repr=False)
-class OutlierTokens(ShortRepr):
+class OutlierTokens(arrays.ShortRepr):
     """Tokens of extreme norm among all that were given.
 
     `share` of the tokens and `mask` [..., token] of which; `threshold` and `median_norm`; `largest_over_median` norm;
@@ -79,13 +69,13 @@ def outlier_tokens(tokens: Any, grid: Sequence[int] | None = None, *, k: float =
     share (NaN) where the median is zero. Norms before and after a final normalisation differ: say which was read.
     """
     grid = None if grid is None else extents(grid)
-    x = as_tensor(tokens)
+    x = arrays.as_tensor(tokens)
     flat = x.ndim == 1
-    x, single = token_samples(x[:, None] if flat else x, "The array of tokens", grid)
+    x, single = arrays.token_samples(x[:, None] if flat else x, "The array of tokens", grid)
     if not k > 0:
         raise DiagnosticsError(f"Outliers lie k = {k} median deviations above the median: give a k above 0.")
     blocks = sample_blocks(x, pairs=False)
-    scale = scale_of(float(x.abs().amax()))
+    scale = arrays.scale_of(float(x.abs().amax()))
     norms = torch.cat([torch.linalg.vector_norm(block * scale, dim=2) / scale for block in blocks])
     likeness = torch.full_like(norms, float("nan"))
     if grid is not None and not flat:
@@ -110,12 +100,12 @@ def _likeness(x: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 def _judge(norms: Tensor, likeness: Tensor, k: float) -> OutlierTokens:
     nan = float("nan")
-    middle = float(median(norms.flatten()))
+    middle = float(arrays.median(norms.flatten()))
     largest = float(norms.max())
     if not middle > 0:
         nothing = np.zeros(tuple(norms.shape), dtype=bool)
         return OutlierTokens(nan, nothing, nan, middle, nan, nan, nan, nan, nan)
-    deviation = max(_GAUSSIAN * float(median((norms - middle).abs().flatten())), _EQUAL * middle)
+    deviation = max(_GAUSSIAN * float(arrays.median((norms - middle).abs().flatten())), _EQUAL * middle)
     threshold = middle + k * deviation
     mask = norms > threshold
     out, rest = norms[mask], norms[~mask]
@@ -152,9 +142,9 @@ class OutlierTokenShare(Measure):
     standard = True
     higher_is_better = None
 
-    @one_thread()
+    @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = token_count(activations, self.name, MOST_SAMPLES)
+        n = arrays.token_count(activations, self.name, MOST_SAMPLES)
         taps = activations.taps
         shares = np.full((n, len(taps)), np.nan)
         by_place = np.full((len(taps), max(tap.grid.tokens for tap in taps)), np.nan)
@@ -187,14 +177,14 @@ class OutlierTokenShare(Measure):
             reasons=reasons, n=n, seed=seed,
         )  # fmt: skip
         variables = {**mean_with_interval(shares, activations.groups[:n], seed), **numbers}
-        return over_taps(activations, {**variables, "share_by_place": (("tap", "place_index"), by_place)}, attrs)
+        return arrays.over_taps(activations, {**variables, "share_by_place": (("tap", "place_index"), by_place)}, attrs)
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int) -> OutlierTokens:
         norms: list[Tensor] = []
         likeness: list[Tensor] = []
         try:
-            for _, tokens in first_tokens(activations, tap.name, n):
-                x, _ = token_samples(tokens, f"Tap {tap.name} for {self.name}", tap.grid.shape)
+            for _, tokens in arrays.first_tokens(activations, tap.name, n):
+                x, _ = arrays.token_samples(tokens, f"Tap {tap.name} for {self.name}", tap.grid.shape)
                 for block in sample_blocks(x, pairs=False):
                     norms.append(torch.linalg.vector_norm(block, dim=2))
                     likeness.append(_likeness(block, tap.grid.shape))

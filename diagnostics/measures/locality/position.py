@@ -13,14 +13,7 @@ import xarray as xr
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import (
-    ShortRepr,
-    first_tokens,
-    one_thread,
-    require_finite_tap,
-    token_count,
-    token_samples,
-)
+from diagnostics.measures import arrays
 from diagnostics.measures.base import Measure
 from diagnostics.measures.locality.blocks import MOST_SAMPLES, extents, places
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgeFits, RidgePath, choose
@@ -32,7 +25,7 @@ MOST_TOKENS = 64
 
 
 @dataclass(frozen=True, repr=False)
-class PositionProbe(ShortRepr):
+class PositionProbe(arrays.ShortRepr):
     """How well single tokens tell their place, on samples that the probe has not seen.
 
     `r2` mean over the axes of more than one cell of `r2_by_axis` [axis], against the mean place of the tokens fitted;
@@ -78,7 +71,7 @@ def position_probe(
     R2 of OLS on d features of noise is about -d / (n - d - 1) for n tokens fitted. NaN where the grid has one token.
     """
     grid = extents(grid)
-    x, single = token_samples(tokens, "The array of tokens", grid)
+    x, single = arrays.token_samples(tokens, "The array of tokens", grid)
     names = np.asarray(split).astype(str)
     if single or names.shape != (len(x),):
         raise DiagnosticsError(
@@ -186,9 +179,9 @@ class Position(Measure):
     needs = "tokens"
     standard = True
 
-    @one_thread()
+    @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = token_count(activations, self.name, MOST_SAMPLES)
+        n = arrays.token_count(activations, self.name, MOST_SAMPLES)
         taps = activations.taps
         rows = rows_of(activations, "place", np.ones(n, dtype=bool), KEEP_TOKENS)
         axes = min(3, max(len(tap.grid.shape) for tap in taps))
@@ -228,9 +221,9 @@ class Position(Measure):
         y = np.concatenate([place, np.take_along_axis(place, order[:, :, None], axis=1)], axis=2)
 
         def blocks() -> Iterator[tuple[slice, np.ndarray]]:
-            for block, tokens in first_tokens(activations, tap.name, n):
+            for block, tokens in arrays.first_tokens(activations, tap.name, n):
                 x = tokens.cpu().numpy()[np.arange(len(tokens))[:, None], drawn[block]].astype(np.float64)
-                require_finite_tap(x, self.name, tap.name)
+                arrays.require_finite_tap(x, self.name, tap.name)
                 yield block, x
 
         by_split = {"train": rows.train, "val": rows.val, "test": rows.test}
