@@ -94,7 +94,7 @@ def directions(x: Tensor, centred: bool = False) -> tuple[Tensor, Tensor]:
     `centred` removes each sample's mean token first. What is left of a token then is rounding error where it is shorter
     than 1e-13 of the sample's longest.
     """
-    # No square may overflow or vanish, whatever the units.
+    # No square may over- or underflow.
     x = x / _largest(x)
     norm = torch.linalg.vector_norm(x, dim=2)
     least = torch.zeros_like(norm[:, :1])
@@ -127,10 +127,8 @@ def cosines(unit: Tensor) -> Iterator[tuple[slice, Tensor]]:
     samples, tokens, _ = unit.shape
     if tokens * tokens <= _MOST:
         # Symmetric, and `gram` uses that where it pays.
-        yield (
-            slice(0, tokens),
-            torch.stack([gram(sample) for sample in unit]) if unit.device.type == "cpu" else unit @ unit.mT,
-        )
+        products = torch.stack([gram(sample) for sample in unit]) if unit.device.type == "cpu" else unit @ unit.mT
+        yield slice(0, tokens), products
         return
     step = max(1, _MOST // (samples * tokens))
     for start in range(0, tokens, step):
@@ -159,8 +157,8 @@ def lag_sums(field: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def padded_grid(grid: tuple[int, ...]) -> tuple[int, ...]:
-    """Twice the extents, so that the grid meets itself at no lag from both sides, or a little more: transforms of lengths
-    with a prime factor above 7 take up to four times as long."""
+    """At least twice the extents, so that the grid meets itself at no lag from both sides, without a prime factor above 7,
+    which would make transforms up to four times as slow."""
     return tuple(2 * next(n for n in itertools.count(extent) if pow(210, 64, n) == 0) for extent in grid)
 
 
@@ -174,6 +172,11 @@ def _lag_distances(grid: tuple[int, ...], device: torch.device) -> Tensor:
         lag = torch.minimum(lag, padded - lag)
         distance = (distance[:, None] + torch.where(lag < extent, lag, beyond)).flatten()
     return distance.clamp(max=beyond)
+
+
+def lacks_axes(grid: Grid) -> str:
+    """Why a grid has too many axes for measures of tokens; "" where it has not."""
+    return "a grid of more than three axes" if len(grid.shape) > 3 else ""
 
 
 def scalar(values: Tensor, single: bool) -> float | np.ndarray:
@@ -214,7 +217,7 @@ class SampleMean(Measure):
         line = np.full(len(activations.taps), np.nan)
         reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(activations.taps):
-            if reason := "a grid of more than three axes" if len(tap.grid.shape) > 3 else self.lacks(tap.grid):
+            if reason := lacks_axes(tap.grid) or self.lacks(tap.grid):
                 reasons.append((tap.name, reason))
                 continue
             line[t] = self.of_no_order(tap.grid.shape)

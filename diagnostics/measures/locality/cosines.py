@@ -91,9 +91,9 @@ def spatial_relation(tokens: Any, mask: Any, grid: Sequence[int]) -> float | np.
     grid = blocks.extents(grid)
     x, single = arrays.token_samples(tokens, "The array of tokens", grid)
     foreground = arrays.as_tensor(mask).to(x.device)
-    if foreground.shape != (x.shape[1:2] if single else x.shape[:2]):
+    if foreground.shape != (wanted := x.shape[1:2] if single else x.shape[:2]):
         raise DiagnosticsError(
-            f"The mask has shape {tuple(foreground.shape)}: give one value a token, {tuple(x.shape[1:2] if single else x.shape[:2])}."
+            f"The mask has shape {tuple(foreground.shape)}: give one value a token, {tuple(wanted)}."
         )
     if not bool(((foreground == 0) | (foreground == 1)).all()):
         raise DiagnosticsError(
@@ -134,7 +134,7 @@ def _similarity(x: Tensor, grid: tuple[int, ...], centred: bool, pairs: bool) ->
     both = directed.to(x.dtype)
     # A token with itself is no pair.
     sums = (_by_pair if pairs else _by_lag)(unit, grid)[:, 1:]
-    counts = _every_pair(grid, x.device) if bool(directed.all()) else _counted(directed, grid)
+    counts = _every_pair(grid, x.device) if bool(directed.all()) else _by_lag(both[:, :, None], grid).round()
     counts = counts[:, 1:]
     curve = _ratio(sums, counts)
     nothing = torch.full((len(x),), float("nan"), dtype=x.dtype, device=x.device)
@@ -152,12 +152,7 @@ def _similarity(x: Tensor, grid: tuple[int, ...], centred: bool, pairs: bool) ->
 
 @functools.lru_cache(maxsize=2)
 def _every_pair(grid: tuple[int, ...], device: torch.device) -> Tensor:
-    return _counted(torch.ones((1, math.prod(grid)), dtype=torch.bool, device=device), grid)
-
-
-def _counted(there: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Ordered pairs [sample, distance from 0] of the tokens that are there, bool [sample, token]."""
-    return _by_lag(there.double()[:, :, None], grid).round()
+    return _by_lag(torch.ones((1, math.prod(grid), 1), dtype=torch.float64, device=device), grid).round()
 
 
 def _by_pair(field: Tensor, grid: tuple[int, ...]) -> Tensor:
@@ -264,18 +259,16 @@ def _of_tap(activations: Activations, tap: Tap, n: int) -> tuple[TokenSimilarity
 
 
 def _joined(parts: list[TokenSimilarity]) -> TokenSimilarity:
-    lds, cds, rmsc, curve = (
-        np.concatenate([getattr(part, kind) for part in parts]) for kind in ("lds", "cds", "rmsc", "curve")
-    )
-    return TokenSimilarity(lds, cds, rmsc, curve)
+    kinds = ("lds", "cds", "rmsc", "curve")
+    return TokenSimilarity(*(np.concatenate([getattr(part, kind) for part in parts]) for kind in kinds))
 
 
 def _lacks(tap: Tap) -> str:
     """What a tap's grid cannot give, in words; nothing where it gives all."""
     if tap.grid.tokens < 2:
         return "one token, no pairs"
-    if len(tap.grid.shape) > 3:
-        return "a grid of more than three axes"
+    if reason := blocks.lacks_axes(tap.grid):
+        return reason
     farthest = _farthest(tap.grid.shape)
     if farthest < FAR:
         return f"no two tokens at distance {FAR} or more, so no LDS and no CDS"

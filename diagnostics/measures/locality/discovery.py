@@ -207,17 +207,14 @@ def _grown(inside: np.ndarray, seed: int, grid: tuple[int, int], cell: Sequence[
     """The connected part of the places `inside` [token] that holds the seed, and its box."""
     from scipy.ndimage import find_objects, label
 
-    labelled: Any = label(inside.reshape(grid))
-    parts = labelled[0]
+    parts: Any = label(inside.reshape(grid))[0]
     number = int(parts.ravel()[seed])
     if number == 0:
         return _nothing(grid)
     rows, columns = find_objects(parts)[number - 1]
     high, wide = cell
-    box = np.array(
-        [columns.start * wide, rows.start * high, columns.stop * wide - 1, rows.stop * high - 1], dtype=float
-    )
-    return FoundObject(box, parts == number, seed)
+    box = [columns.start * wide, rows.start * high, columns.stop * wide - 1, rows.stop * high - 1]
+    return FoundObject(np.array(box, dtype=float), parts == number, seed)
 
 
 def _second_eigenvector(affinity: Tensor) -> np.ndarray | None:
@@ -273,8 +270,8 @@ class ObjectDiscovery(Probe):
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         masks = masks_of(self.name, target, ("y", "x"))
-        taps = [(i, tap) for i, tap in enumerate(activations.taps) if not _lacks(tap)]
         reasons = [(tap.name, _lacks(tap)) for tap in activations.taps]
+        taps = [(i, tap) for i, tap in enumerate(activations.taps) if not reasons[i][1]]
         if not taps:
             raise DiagnosticsError(
                 f"{self.name} grows an object on a grid of y and x, and no tap has one ({store_reasons(reasons)}): choose "
@@ -286,7 +283,7 @@ class ObjectDiscovery(Probe):
         rows = scored_rows(self.name, activations, target.name, known, MOST_SAMPLES)
         wanted = np.concatenate([rows.val, rows.test])
         shape = (len(activations.taps), kept)
-        reference, iou, centred = np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan)
+        reference, iou, centred = (np.full(shape, np.nan) for _ in range(3))
         for i, tap in taps:
             reference[i], iou[i], centred[i] = 0.0, 0.0, 0.0
             for row, tokens in tokens_of(activations, tap.name, wanted):
@@ -304,25 +301,17 @@ class ObjectDiscovery(Probe):
 
         high, wide = masks.shape[1:]
         lines = {
-            "line_whole_image": np.array([0, 0, wide - 1, high - 1], dtype=float),
-            "line_centre": np.array([wide / 4, high / 4, 3 * wide / 4 - 1, 3 * high / 4 - 1]),
+            "line_whole_image": [0, 0, wide - 1, high - 1],
+            "line_centre": [wide / 4, high / 4, 3 * wide / 4 - 1, 3 * high / 4 - 1],
         }
         of_test = [boxes[row] for row in rows.test]
+        lines = {name: np.where(fitting, corloc([box] * len(of_test), of_test), np.nan) for name, box in lines.items()}
         return unfitted_result(
             activations, rows, np.where(fitting[:, None], reference * (iou < HIT), np.nan), reference,
-            {
-                "iou": mean(iou),
-                "centred": mean((centred >= HIT).astype(float)),
-                **{
-                    name: np.where(fitting, corloc(np.tile(box, (len(of_test), 1)), of_test), np.nan)
-                    for name, box in lines.items()
-                },
-            },
+            {"iou": mean(iou), "centred": mean((centred >= HIT).astype(float)), **lines},
             "CorLoc: share of images whose box, by LOST on tokens (the paper takes keys), has an IoU of at least .5 with "
             "an object's; boxes count both border pixels (VOC)",
-            seed,
-            score_name="CorLoc",
-            reasons=reasons,
+            seed, score_name="CorLoc", reasons=reasons,
         )  # fmt: skip
 
 

@@ -178,15 +178,14 @@ class Attention(Observation):
     samples = 64
 
     def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
-        return encoder.attention(batch, taps, self._reduced)
+        def reduced(tap: Tap, attention: Tensor) -> Tensor:
+            grid = tap.grid
+            places = _places(grid.shape, 1.0, attention.device)
+            statistics = _of_heads(attention[..., grid.prefix :, :], grid.prefix, places)
+            statistics["normalised_entropy"] = statistics["entropy"] / (math.log(grid.tokens) or math.nan)
+            return torch.stack([statistics[name] for name in STATISTICS], dim=-1).float()
 
-    @staticmethod
-    def _reduced(tap: Tap, attention: Tensor) -> Tensor:
-        grid = tap.grid
-        places = _places(grid.shape, 1.0, attention.device)
-        statistics = _of_heads(attention[..., grid.prefix :, :], grid.prefix, places)
-        statistics["normalised_entropy"] = statistics["entropy"] / (math.log(grid.tokens) or math.nan)
-        return torch.stack([statistics[name] for name in STATISTICS], dim=-1).float()
+        return encoder.attention(batch, taps, reduced)
 
 
 class _HeadMeasure(Measure):
@@ -263,7 +262,6 @@ class AttentionDistance(_HeadMeasure):
     name = "attention_distance"
     answers = "How far across the grid do the heads of each block look?"
     source = "Dosovitskiy et al. 2021 (2010.11929), figure 7; Raghu et al. 2021 (2108.08810)"
-    standard = True
     statistic = "distance"
     functional = "mean over queries of sum_k a_qk |place_q - place_k|, rows renormalised over grid keys"
     unit = "cells of the tap's grid"

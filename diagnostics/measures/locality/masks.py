@@ -42,7 +42,11 @@ def boundary_f(prediction: Any, truth: Any, *, tolerance: float = TOLERANCE) -> 
             "below 1."
         )
     reach = math.ceil(tolerance * math.hypot(*guess.shape))
-    return _boundary_f(_boundary(guess), _boundary(wanted), reach)
+    ours, theirs = _boundary(guess), _boundary(wanted)
+    if len(ours) == 0 or len(theirs) == 0:
+        return float(len(ours) == len(theirs))
+    precision, recall = _near(ours, theirs, reach), _near(theirs, ours, reach)
+    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
 def box_of(mask: Any) -> np.ndarray:
@@ -80,14 +84,6 @@ def _boundary(mask: np.ndarray) -> np.ndarray:
     wider = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     here = wider[:-1, :-1]
     return np.argwhere((here != wider[:-1, 1:]) | (here != wider[1:, :-1]) | (here != wider[1:, 1:]))
-
-
-def _boundary_f(guess: np.ndarray, wanted: np.ndarray, reach: float) -> float:
-    """F of two sets of boundary pixels [pixel, axis]."""
-    if len(guess) == 0 or len(wanted) == 0:
-        return float(len(guess) == len(wanted))
-    precision, recall = _near(guess, wanted, reach), _near(wanted, guess, reach)
-    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
 def _near(points: np.ndarray, others: np.ndarray, reach: float) -> float:

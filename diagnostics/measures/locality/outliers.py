@@ -17,7 +17,14 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import arrays
 from diagnostics.measures.base import Measure
-from diagnostics.measures.locality.blocks import MOST_SAMPLES, directions, extents, rook_pairs, sample_blocks
+from diagnostics.measures.locality.blocks import (
+    MOST_SAMPLES,
+    directions,
+    extents,
+    lacks_axes,
+    rook_pairs,
+    sample_blocks,
+)
 from diagnostics.measures.result import stated
 from diagnostics.measures.target_free_intervals import mean_with_interval
 
@@ -109,25 +116,23 @@ def _judge(norms: Tensor, likeness: Tensor, k: float) -> OutlierTokens:
     threshold = middle + k * deviation
     mask = norms > threshold
     out, rest = norms[mask], norms[~mask]
-    differs = largest - float(norms.min()) > _EQUAL * middle
+    bimodality = nan
+    if largest - float(norms.min()) > _EQUAL * middle:
+        z = norms - norms.mean()
+        z = z / z.abs().max()
+        second, third, fourth = (float(z.pow(power).mean()) for power in (2, 3, 4))
+        bimodality = (third**2 + second**3) / (second * fourth)
     return OutlierTokens(
         share=float(mask.sum()) / mask.numel(),
         mask=mask.cpu().numpy(),
         threshold=threshold,
         median_norm=middle,
         largest_over_median=largest / middle,
-        bimodality=_bimodality(norms) if differs else nan,
+        bimodality=bimodality,
         gap=float(out.min() / rest.max()) if len(out) else nan,
         cosine_outliers=float(likeness[mask].nanmean()) if len(out) else nan,
         cosine_rest=float(likeness[~mask].nanmean()),
     )
-
-
-def _bimodality(norms: Tensor) -> float:
-    z = norms - norms.mean()
-    z = z / z.abs().max()
-    second, third, fourth = (float(z.pow(power).mean()) for power in (2, 3, 4))
-    return (third**2 + second**3) / (second * fourth)
 
 
 class OutlierTokenShare(Measure):
@@ -154,8 +159,8 @@ class OutlierTokenShare(Measure):
         numbers = {name: np.full(len(taps), np.nan) for name in (*kinds, "place", "place_share")}
         reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
-            if tap.grid.tokens < 2 or len(tap.grid.shape) > 3:
-                reasons.append((tap.name, "one token" if tap.grid.tokens < 2 else "a grid of more than three axes"))
+            if reason := "one token" if tap.grid.tokens < 2 else lacks_axes(tap.grid):
+                reasons.append((tap.name, reason))
                 continue
             outliers = self._of_tap(activations, tap, n)
             for name in kinds:
@@ -180,8 +185,7 @@ class OutlierTokenShare(Measure):
         return arrays.over_taps(activations, {**variables, "share_by_place": (("tap", "place_index"), by_place)}, attrs)
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int) -> OutlierTokens:
-        norms: list[Tensor] = []
-        likeness: list[Tensor] = []
+        norms, likeness = list[Tensor](), list[Tensor]()
         try:
             for _, tokens in arrays.first_tokens(activations, tap.name, n):
                 x, _ = arrays.token_samples(tokens, f"Tap {tap.name} for {self.name}", tap.grid.shape)

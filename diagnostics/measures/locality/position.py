@@ -15,7 +15,7 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import arrays
 from diagnostics.measures.base import Measure
-from diagnostics.measures.locality.blocks import MOST_SAMPLES, extents, places
+from diagnostics.measures.locality.blocks import MOST_SAMPLES, extents, lacks_axes, places
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgeFits, RidgePath, choose
 from diagnostics.measures.probes.protocol import KEEP_TOKENS, Rows, probe_result, rows_of, sum_by_unit
 from diagnostics.vocabulary import SPLITS
@@ -78,7 +78,7 @@ def position_probe(
             f"Tokens have shape {tuple(np.shape(tokens))} and the split {names.shape}: give [sample, token, feature] and one of "
             f"{', '.join(SPLITS)} a sample."
         )
-    rows = {name: np.flatnonzero(names == name) for name in SPLITS}
+    by_split = [np.flatnonzero(names == name) for name in SPLITS]
     if set(names) != set(SPLITS):
         raise DiagnosticsError(
             f"The split of {len(names)} samples names {', '.join(sorted(set(names)))}: give some to each of {', '.join(SPLITS)}."
@@ -95,7 +95,7 @@ def position_probe(
         for start in range(0, len(x), step):
             yield slice(start, start + step), x[start : start + step].cpu().numpy()
 
-    (readout,) = _probe(blocks(), y, rows, penalties, 1)
+    (readout,) = _probe(blocks(), y, Rows(*by_split, units=by_split[2], unit_of_test=by_split[2]), penalties, 1)
     lost, whole = readout.loss.sum(axis=0), readout.reference.sum(axis=0)
     by_axis = 1 - np.divide(lost, whole, out=np.full(len(whole), np.nan), where=whole > 0)
     return PositionProbe(float(np.nanmean(by_axis)), by_axis, readout.error, readout.error_of_mean, readout.penalty)
@@ -104,24 +104,23 @@ def position_probe(
 def _probe(
     blocks: Iterable[tuple[slice, np.ndarray]],
     y: np.ndarray,
-    rows: dict[str, np.ndarray],
+    rows: Rows,
     penalties: Sequence[float],
     probes: int,
 ) -> list[_Read]:
-    """One ridge path from blocks (rows, x [row, token, feature]) to y [sample, token, probe and axis]; each probe has as
-    many columns and its own penalty."""
+    """One ridge path from blocks (rows, x [row, token, feature]) to y [sample, token, probe and axis]."""
     axes = y.shape[2] // probes
     train = val = None
     test: list[tuple[np.ndarray, np.ndarray]] = []
     for block, x in blocks:
         if train is None or val is None:
-            # Any token serves as the origin, as long as both share it.
+            # Any token serves as the origin that both share.
             train, val = (Moments(x[0, 0], y[0, 0]) for _ in range(2))
-        for moments, wanted in ((train, rows["train"]), (val, rows["val"])):
+        for moments, wanted in ((train, rows.train), (val, rows.val)):
             picked = _within(wanted, block)
             if len(picked):
                 moments.update(x[picked - block.start].reshape(-1, x.shape[2]), y[picked].reshape(-1, y.shape[2]))
-        picked = _within(rows["test"], block)
+        picked = _within(rows.test, block)
         if len(picked):
             # Kept, since reading the blocks a second time costs more than all the rest.
             test.append((picked, x[picked - block.start]))
@@ -134,10 +133,10 @@ def _probe(
     lost = [(errors[:, own][:, spread[own] > 0] / spread[own][spread[own] > 0]).mean(axis=1) for own in columns]
     chosen = [choose(of_probe, penalties) for of_probe in lost]
     final = RidgeFits.from_moments(train + val, chosen)
-    error = np.zeros((probes, len(rows["test"]), y.shape[1], axes))
+    error = np.zeros((probes, len(rows.test), y.shape[1], axes))
     reference = np.zeros_like(error)
     for picked, x in test:
-        at = np.searchsorted(rows["test"], picked)
+        at = np.searchsorted(rows.test, picked)
         predicted = final.predict(x.reshape(-1, x.shape[2]))
         for i, own in enumerate(columns):
             error[i, at] = y[picked][:, :, own] - predicted[i][:, own].reshape(len(picked), -1, axes)
@@ -191,8 +190,8 @@ class Position(Measure):
         numbers = {name: np.full(len(taps), np.nan) for name in kinds}
         reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
-            if tap.grid.tokens < 2 or len(tap.grid.shape) > 3:
-                reasons.append((tap.name, "one token" if tap.grid.tokens < 2 else "a grid of more than three axes"))
+            if reason := "one token" if tap.grid.tokens < 2 else lacks_axes(tap.grid):
+                reasons.append((tap.name, reason))
                 continue
             readout, shuffled = self._of_tap(activations, tap, n, rows, seed)
             for whole, part in ((loss, readout.loss), (reference, readout.reference)):
@@ -226,6 +225,5 @@ class Position(Measure):
                 arrays.require_finite_tap(x, self.name, tap.name)
                 yield block, x
 
-        by_split = {"train": rows.train, "val": rows.val, "test": rows.test}
-        readout, shuffled = _probe(blocks(), y, by_split, PENALTIES, 2)
+        readout, shuffled = _probe(blocks(), y, rows, PENALTIES, 2)
         return readout, shuffled

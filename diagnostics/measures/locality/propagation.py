@@ -91,7 +91,12 @@ def label_propagation(
         raise DiagnosticsError(f"first_mask of shape {given.shape} shows no object in frame 0: leave that video out.")
     labels = np.concatenate([[0], objects])
     soft = x.new_zeros((len(x), x.shape[1], len(labels)))
-    soft[0] = torch.from_numpy(_at_centres(given, grid)[:, None] == labels).to(x)
+    # The first frame's labels are those of the pixels at the cells' centres.
+    rows, columns = (
+        ((np.arange(cells) + 0.5) * extent // cells).astype(np.int64)
+        for cells, extent in zip(grid, given.shape, strict=True)
+    )
+    soft[0] = torch.from_numpy(given[np.ix_(rows, columns)].ravel()[:, None] == labels).to(x)
     unit = unit_rows(x)
     carried = np.empty((len(x), *given.shape), dtype=np.int64)
     carried[0] = given
@@ -129,12 +134,6 @@ def j_and_f(prediction: Any, truth: Any) -> RegionAndBoundary:
         by_object[row] = np.mean([(jaccard(*pair), boundary_f(*pair)) for pair in masks], axis=0)
     j, f = by_object.mean(axis=0)
     return RegionAndBoundary(float(j), float(f), float((j + f) / 2), by_object)
-
-
-def _at_centres(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """The label of the pixel at each cell's centre, [token]."""
-    y, x = ((np.arange(cells) + 0.5) * extent // cells for cells, extent in zip(grid, mask.shape, strict=True))
-    return mask[np.ix_(y.astype(np.int64), x.astype(np.int64))].ravel()
 
 
 def _carried(
@@ -236,10 +235,8 @@ class LabelPropagation(Probe):
             {"j": j, "f": f, "objects": objects, "line_still": lines[:, 0], "line_uniform": lines[:, 1]},
             "mean of J and F over objects, first and last frame left out; first frame's labels carried on by the 5 most "
             "similar tokens within 12 cells, of the first and the 7 frames before",
-            seed,
-            score_name="J&F",
+            seed, score_name="J&F", reasons=reasons.items(),
             frames="of masks with several frames a grid step, the middle one (the earlier of two)",
-            reasons=reasons.items(),
         )  # fmt: skip
 
 
