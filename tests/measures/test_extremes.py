@@ -16,7 +16,7 @@ from diagnostics.measures.similarity.base import Similarity
 from diagnostics.measures.similarity.canonical import Cca
 from diagnostics.measures.similarity.dissimilarity import Rsa
 from diagnostics.measures.similarity.kernel_alignment import Cka, RbfCka
-from diagnostics.measures.similarity.kernels import Kernel
+from diagnostics.measures.similarity.kernels import KernelName
 from diagnostics.measures.similarity.minibatch import MinibatchAlignment
 from diagnostics.measures.similarity.nearest import Cknna, MutualKnn
 from diagnostics.measures.similarity.shape import Procrustes
@@ -54,7 +54,7 @@ def test_either_side_may_be_large_or_small(scale: float) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 5))
     y = x[:, :3] + rng.normal(size=(40, 3))
-    cases: list[tuple[Kernel, bool]] = [("linear", True), ("linear", False), ("rbf", True)]
+    cases: list[tuple[KernelName, bool]] = [("linear", True), ("linear", False), ("rbf", True)]
     for kernel, unbiased in cases:
         expected = similarity.cka(x, y, kernel=kernel, unbiased=unbiased)
         assert similarity.cka(x, scale * y, kernel=kernel, unbiased=unbiased) == pytest.approx(expected, rel=1e-9)

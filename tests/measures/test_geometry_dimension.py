@@ -12,10 +12,9 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.geometry import dimension as dimension_module
 from diagnostics.measures.geometry import distinct_samples, mle_dimension, two_nn
-from diagnostics.measures.geometry import neighbours as neighbours_module
-from diagnostics.measures.geometry.dimension import MleDimension, TwoNn
-from diagnostics.measures.geometry.neighbours import distinct, nearest_distances
+from diagnostics.measures.geometry.dimension import MleDimension, TwoNn, distinct, nearest_distances
 
 from memory import MemoryActivations
 
@@ -34,7 +33,7 @@ def brute(x, k):
 
 @pytest.mark.parametrize("block", [50, 2**23])
 def test_nearest_distances_are_those_of_all_pairs(monkeypatch, block):
-    monkeypatch.setattr(neighbours_module, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(dimension_module, "BLOCK_ELEMENTS", block)
     rng = np.random.default_rng(0)
     for n, k in ((40, 3), (40, 39), (4, 3), (2, 1)):
         x = rng.normal(size=(n, 5)) + 100
@@ -225,7 +224,7 @@ def test_many_samples_take_no_square_of_memory(monkeypatch):
         return out
 
     monkeypatch.setattr(torch, "addmm", watched)
-    monkeypatch.setattr(neighbours_module, "BLOCK_ELEMENTS", 10**5)
+    monkeypatch.setattr(dimension_module, "BLOCK_ELEMENTS", 10**5)
     x = np.random.default_rng(0).normal(size=(3000, 4))
     assert two_nn(x) == pytest.approx(4, abs=0.4)
     assert 0 < largest <= 10**5

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.locality import blocks, cosines
+from diagnostics.measures.locality import blocks
 from diagnostics.measures.locality.blocks import MOST_SAMPLES
 from diagnostics.measures.locality.cosines import SelfSimilarity, self_similarity, spatial_relation
 
@@ -275,18 +275,19 @@ def over_all_pairs(tokens, grid):
 def ways(monkeypatch):
     """How often cosines of all pairs are taken, and how often transforms of all features."""
     taken = {"pairs": 0, "lags": 0}
+    cosines, lag_sums = blocks.cosines, blocks.lag_sums
 
     def counting_cosines(field):
         taken["pairs"] += 1
-        return blocks.cosines(field)
+        return cosines(field)
 
     def counting_lags(field, grid):
         # The pairs that a distance has are counted by lags, of one value a token.
         taken["lags"] += field.shape[2] > 1
-        return blocks.lag_sums(field, grid)
+        return lag_sums(field, grid)
 
-    monkeypatch.setattr(cosines, "cosines", counting_cosines)
-    monkeypatch.setattr(cosines, "lag_sums", counting_lags)
+    monkeypatch.setattr(blocks, "cosines", counting_cosines)
+    monkeypatch.setattr(blocks, "lag_sums", counting_lags)
     return taken
 
 

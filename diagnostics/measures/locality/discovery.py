@@ -18,8 +18,7 @@ from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, rescaled, token_samples, unit_rows
 from diagnostics.measures.decompositions import eigh
 from diagnostics.measures.locality.blocks import lengths, plane
-from diagnostics.measures.locality.masks import as_array, box_iou
-from diagnostics.measures.locality.object_masks import masks_of, scored_rows, tokens_of, unfitted_result
+from diagnostics.measures.locality.masks import as_array, box_iou, masks_of, scored_rows, tokens_of, unfitted_result
 from diagnostics.measures.probes.protocol import Probe
 from diagnostics.measures.result import store_reasons
 

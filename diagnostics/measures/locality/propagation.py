@@ -17,8 +17,15 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, token_samples, unit_rows
 from diagnostics.measures.locality.blocks import plane
-from diagnostics.measures.locality.masks import as_array, boundary_f, jaccard
-from diagnostics.measures.locality.object_masks import masks_of, scored_rows, tokens_of, unfitted_result
+from diagnostics.measures.locality.masks import (
+    as_array,
+    boundary_f,
+    jaccard,
+    masks_of,
+    scored_rows,
+    tokens_of,
+    unfitted_result,
+)
 from diagnostics.measures.probes.protocol import Probe
 from diagnostics.measures.result import store_reasons
 

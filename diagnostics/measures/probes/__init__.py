@@ -7,8 +7,8 @@ every hyperparameter of one grid for all taps; chosen on val; fitted again on tr
 from diagnostics.measures.probes.caption import Retrieval as Retrieval
 from diagnostics.measures.probes.caption import retrieval_recall as retrieval_recall
 from diagnostics.measures.probes.cross_attention import attentive as attentive
-from diagnostics.measures.probes.depth import DepthMetrics as DepthMetrics
-from diagnostics.measures.probes.depth import depth_metrics as depth_metrics
+from diagnostics.measures.probes.dense import DepthMetrics as DepthMetrics
+from diagnostics.measures.probes.dense import depth_metrics as depth_metrics
 from diagnostics.measures.probes.least_squares import PENALTIES as PENALTIES
 from diagnostics.measures.probes.least_squares import Moments as Moments
 from diagnostics.measures.probes.least_squares import RidgePath as RidgePath

@@ -56,10 +56,10 @@ def retrieval_recall(a: Any, b: Any, *, at: Sequence[int] = AT, same: Any = None
     if len(at) == 0 or min(at) < 1:
         raise DiagnosticsError(f"Recall at {tuple(at)} does not exist: give numbers of neighbours from 1.")
     groups = _groups(same, len(x))
-    forward, backward = (_hits(q, g, groups, at).mean(axis=1) for q, g in ((x, y), (y, x)))
-    return Retrieval(
-        dict(zip(at, forward.tolist(), strict=True)), dict(zip(at, backward.tolist(), strict=True)), len(x)
+    there, back = (
+        dict(zip(at, _hits(q, g, groups, at).mean(axis=1).tolist(), strict=True)) for q, g in ((x, y), (y, x))
     )
+    return Retrieval(there, back, len(x))
 
 
 def _groups(same: Any, n: int) -> np.ndarray:
@@ -102,8 +102,7 @@ def _chance(before: np.ndarray, others: np.ndarray, partners: np.ndarray, k: int
 class CaptionProbe(Probe):
     """Recall at 1 of each sample's own caption among the test captions, from ridge to the captions' text embeddings.
 
-    Cosines are taken after the mean of the captions fitted, which all captions share, has left both sides: ridge falls
-    back to it where it knows little, and it would make every sample ask for the most ordinary caption. Equal captions
+    Cosines are taken less the mean of the captions fitted, to which ridge falls back where it knows little. Equal captions
     are all right answers, so the score is also the accuracy of CLIP's zero-shot classification with the distinct test
     captions for classes; `balanced_accuracy` is its mean over these.
     """

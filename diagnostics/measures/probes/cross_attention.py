@@ -76,13 +76,10 @@ class Attentive(ShortRepr):
 
     def outputs(self, tokens: Tensor) -> Tensor:
         """[tap, setting, sample, output] for tokens [tap, sample, token, feature]; in blocks of samples."""
-        outputs = [self._outputs(block) for block in tokens.split(BATCH, dim=1)]
+        mean, scale = self.mean[:, None, None], self.scale[:, None, None]
+        blocks = ((block - mean) * scale for block in tokens.split(BATCH, dim=1))
+        outputs = [attend(block, self.queries, self.weights, self.bias) for block in blocks]
         return torch.cat(outputs, dim=2) * self.spread + self.centre
-
-    def _outputs(self, tokens: Tensor) -> Tensor:
-        return attend(
-            (tokens - self.mean[:, None, None]) * self.scale[:, None, None], self.queries, self.weights, self.bias
-        )
 
 
 def attend(tokens: Tensor, queries: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
@@ -98,17 +95,13 @@ def attend(tokens: Tensor, queries: Tensor, weights: Tensor, bias: Tensor) -> Te
 
 
 def train(
-    tokens: Tensor,
-    targets: Tensor,
-    settings: Sequence[Sequence[tuple[float, float]]],
-    epochs: int,
-    seed: int,
+    tokens: Tensor, targets: Tensor, settings: Sequence[Sequence[tuple[float, float]]], epochs: int, seed: int
 ) -> Iterator[Attentive]:
     """The models after each epoch, for settings [tap][setting].
 
-    tokens [tap, sample, token, feature] float32, **overwritten** by what they are standardised; targets [sample] int64 for classes (cross-entropy) or [sample, column]
-    float (squared error of the standardised columns). AdamW on batches of BATCH samples, its learning rate falling to
-    zero along a cosine. Start and batches follow from the seed alone, so that `epochs` of two calls are comparable.
+    tokens [tap, sample, token, feature] float32, standardised **in place**; targets [sample] int64 for classes
+    (cross-entropy) or [sample, column] float (squared error of the standardised columns). AdamW on batches of BATCH samples,
+    its learning rate falling to zero along a cosine. Start and batches follow from the seed alone.
     """
     taps, n, _, features = tokens.shape
     classes = targets.ndim == 1
@@ -185,7 +178,7 @@ def attentive(
     epochs: int = EPOCHS,
     seed: int = 0,
 ) -> np.ndarray:
-    """What an attentive probe fitted on `tokens` says of `new` tokens.
+    """The predictions for `new` tokens of an attentive probe that is fitted on `tokens`.
 
     One cross-attention block as in V-JEPA (Bardes et al. 2024, 2404.08471), without its perceptron: learned queries q_h
     attend to a sample's tokens x_t, a_h = softmax_t(q_h . x_t / sqrt(d)), and sum_h W_h (sum_t a_ht x_t) + b is read out.
@@ -254,9 +247,7 @@ class AttentiveProbe(Probe):
             return squares.sum(axis=-1, keepdims=True) if circular else squares
 
         def reference(fitted: np.ndarray, at: np.ndarray) -> np.ndarray:
-            if label:
-                return np.ones((len(at), 1))
-            return lost(np.broadcast_to(values[fitted].mean(axis=0), values[at].shape), at)
+            return np.ones((len(at), 1)) if label else lost(values[fitted].mean(axis=0)[None], at)
 
         around = reference(rows.train, rows.val).sum(axis=0)
         varies = around > 0

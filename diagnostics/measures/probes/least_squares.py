@@ -96,11 +96,8 @@ class RidgeStack(ShortRepr):
 
     @classmethod
     def from_data(cls, x: Tensor, y: Tensor) -> RidgeStack:
-        """From x [tap, row, feature] and y [row, target], through whichever of z zT and zT z is smaller.
-
-        The penalty bounds the condition of either by about d / 1e-5, far from where squaring would cost digits that a
-        score could show, and a symmetric eigenproblem is several times cheaper than an SVD of z.
-        """
+        """From x [tap, row, feature] and y [row, target], through whichever of z zT and zT z is smaller: several times
+        cheaper than an SVD of z, and the penalty bounds the condition by about d / 1e-5."""
         n, d = x.shape[1:]
         if n == 0 or len(y) != n:
             raise DiagnosticsError(
@@ -131,10 +128,8 @@ class RidgeStack(ShortRepr):
 
 
 def refit(x: Tensor, y: Tensor, penalties: Tensor, new: Tensor) -> Tensor:
-    """[tap, new row, target]: `RidgeStack`'s predictions for one penalty [tap] of each tap.
-
-    A Cholesky factor serves one penalty as an eigendecomposition serves all, at a tenth of its cost.
-    """
+    """[tap, new row, target]: `RidgeStack`'s predictions for one penalty [tap] of each tap, from a Cholesky factor at a tenth
+    of the cost of an eigendecomposition."""
     n, d = x.shape[1:]
     mean_x, scale, z = standardised(x)
     mean_y = y.mean(dim=0)
@@ -169,10 +164,9 @@ class RidgePath(ShortRepr):
     @classmethod
     def from_moments(cls, moments: Moments) -> RidgePath:
         """From gathered moments; standardisation is applied to them afterwards."""
-        scaled = _Standardised.of(moments)
-        eigenvalues, v = (part.numpy() for part in eigh(torch.from_numpy(scaled.products)))
-        left, right = scaled.scale[:, None] * v, v.T @ scaled.towards
-        return cls(moments.n, scaled.mean_x, scaled.mean_y, left, np.maximum(eigenvalues, 0.0), right)
+        mean_x, mean_y, scale, squares, towards = _standardised_moments(moments)
+        eigenvalues, v = (part.numpy() for part in eigh(torch.from_numpy(squares)))
+        return cls(moments.n, mean_x, mean_y, scale[:, None] * v, np.maximum(eigenvalues, 0.0), v.T @ towards)
 
     def weights(self, penalty: float) -> np.ndarray:
         """[feature, target] in units of target a unit of feature; 0 for features that are constant where fitted."""
@@ -194,26 +188,19 @@ class RidgePath(ShortRepr):
         return stack.predict(new[None], chosen)[0].numpy()
 
 
-@dataclass(frozen=True)
-class _Standardised:
-    """Moments of standardised rows: their products [feature, feature], and with the targets [feature, target]."""
-
-    mean_x: np.ndarray
-    mean_y: np.ndarray
-    scale: np.ndarray
-    products: np.ndarray
-    towards: np.ndarray
-
-    @classmethod
-    def of(cls, moments: Moments) -> _Standardised:
-        n = moments.n
-        if n == 0:
-            raise DiagnosticsError("Ridge has no rows to be fitted on: give at least one with a known target.")
-        x, y = moments.x / n, moments.y / n
-        covariance = moments.xx - n * np.outer(x, x)
-        scale = _inverse_scale(np.diagonal(covariance) / n, x + moments.origin_x)
-        products, towards = covariance * scale * scale[:, None], scale[:, None] * (moments.xy - n * np.outer(x, y))
-        return cls(x + moments.origin_x, y + moments.origin_y, scale, products, towards)
+def _standardised_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean of x and y, 1 / sd of x (0 for features that are constant up to rounding), and the products of the standardised
+    rows with themselves [feature, feature] and with the targets [feature, target]."""
+    n = moments.n
+    if n == 0:
+        raise DiagnosticsError("Ridge has no rows to be fitted on: give at least one with a known target.")
+    x, y = moments.x / n, moments.y / n
+    covariance = moments.xx - n * np.outer(x, x)
+    mean_x, mean_y = x + moments.origin_x, y + moments.origin_y
+    sd = np.sqrt(np.maximum(np.diagonal(covariance) / n, 0.0))
+    scale = np.divide(1.0, sd, out=np.zeros_like(sd), where=sd > _CONSTANT * np.abs(mean_x))
+    towards = scale[:, None] * (moments.xy - n * np.outer(x, y))
+    return mean_x, mean_y, scale, covariance * scale * scale[:, None], towards
 
 
 @dataclass(frozen=True, repr=False)
@@ -230,11 +217,11 @@ class RidgeFits(ShortRepr):
     @classmethod
     def from_moments(cls, moments: Moments, penalties: Sequence[float]) -> RidgeFits:
         """As `RidgePath.from_moments`."""
-        scaled = _Standardised.of(moments)
-        unit = np.eye(len(scaled.products))
-        factors = (cholesky(torch.from_numpy(scaled.products + moments.n * penalty * unit)) for penalty in penalties)
-        weights = [torch.cholesky_solve(torch.from_numpy(scaled.towards), factor).numpy() for factor in factors]
-        return cls(scaled.mean_x, scaled.mean_y, scaled.scale[:, None] * np.stack(weights))
+        mean_x, mean_y, scale, squares, towards = _standardised_moments(moments)
+        unit = np.eye(len(squares))
+        factors = (cholesky(torch.from_numpy(squares + moments.n * penalty * unit)) for penalty in penalties)
+        weights = [torch.cholesky_solve(torch.from_numpy(towards), factor).numpy() for factor in factors]
+        return cls(mean_x, mean_y, scale[:, None] * np.stack(weights))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """[penalty, row, target] for x [row, feature]."""
@@ -257,10 +244,7 @@ def ridge(x: Any, y: Any) -> RidgePath:
 
 
 def several(penalties: float | Sequence[float]) -> tuple[float, ...]:
-    """Penalties above 0 from one number or several; raises DiagnosticsError for anything else.
-
-    At 0 a fit on features that depend on one another has no one answer.
-    """
+    """Penalties above 0 from one number or several; raises DiagnosticsError for anything else."""
     values = as_tensor(penalties).flatten().tolist()
     if not values or not all(math.isfinite(p) and p > 0 for p in values):
         raise DiagnosticsError(f"penalties are {penalties}: give one number or several, above 0.")
@@ -338,12 +322,6 @@ def choose(errors: Sequence[float] | np.ndarray, penalties: Sequence[float] = PE
     """The penalty with the smallest error [penalty]; the largest of those that tie."""
     values = np.asarray(errors)[::-1]
     return tuple(penalties)[::-1][int(np.argmin(values))]
-
-
-def _inverse_scale(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """1 / sd, and 0 for features that are constant up to rounding: these drop out instead of being blown up."""
-    sd = np.sqrt(np.maximum(variance, 0.0))
-    return np.divide(1.0, sd, out=np.zeros_like(sd), where=sd > _CONSTANT * np.abs(mean))
 
 
 def _check_finite(*arrays: np.ndarray | Tensor) -> None:

@@ -165,9 +165,9 @@ def _fit(
     twice in a row: the weakest are the slowest to fit.
     """
     drawn = np.random.default_rng(seed).permutation(np.flatnonzero(train | val))
-    of_train, of_val, of_both = (
-        _mask(drawn[mask.ravel()[drawn]][:MOST_TOKENS], train.shape) for mask in (train, val, train | val)
-    )
+    of_train, of_val, of_both = (np.zeros_like(train) for _ in range(3))
+    for some, mask in ((of_train, train), (of_val, val), (of_both, train | val)):
+        some.flat[drawn[mask.ravel()[drawn]][:MOST_TOKENS]] = True
     if len(np.unique(labels[of_train])) < 2:
         raise DiagnosticsError(
             f"{what} has only one class in its {int(of_train.sum())} train tokens: leave it out or use more samples."
@@ -211,12 +211,6 @@ def _some(x: torch.Tensor, mask: np.ndarray) -> torch.Tensor:
 
 def _predict(fits: LogisticFits, classes: np.ndarray, x: torch.Tensor) -> np.ndarray:
     return classes[fits.scores(x[None])[0, 0].argmax(dim=0).cpu().numpy()]
-
-
-def _mask(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    mask = np.zeros(shape, dtype=bool)
-    mask.flat[places] = True
-    return mask
 
 
 class SegmentationProbe(Probe):
@@ -268,11 +262,14 @@ class SegmentationProbe(Probe):
                 matrix += confusion(guess, truth, len(classes))
             loss[i], reference[i] = either - inside, either
             by_class[i], accuracy[i] = iou(matrix), np.trace(matrix) / matrix.sum()
+        # The class that most tokens fitted have.
+        commonest = np.full(int(test.sum()), np.bincount(labels[train | val]).argmax())
         result = probe_result(
             activations, rows, loss, reference, val_score,
             {
                 "penalty": chosen, "token_accuracy": accuracy, "steps": steps,
-                "line_commonest": np.full(shape[0], _commonest(labels, train | val, test)), **dense.counts(),
+                "line_commonest": np.full(shape[0], mean_iou(confusion(commonest, labels[test], len(classes)))),
+                **dense.counts(),
             },
             "mean over classes of intersection over union, from one confusion matrix of all test tokens; multinomial "
             "logistic regression with an L2 penalty on tokens drawn from train and val",
@@ -282,10 +279,3 @@ class SegmentationProbe(Probe):
         )  # fmt: skip
         names = [target.classes[c] if c < len(target.classes) else str(c) for c in classes]
         return result.assign(iou=(("tap", "part"), by_class)).assign_coords(part=np.array(names, dtype=object))
-
-
-def _commonest(labels: np.ndarray, fit: np.ndarray, test: np.ndarray) -> float:
-    """Mean IoU on test of always saying the class that most tokens fitted have."""
-    truth = labels[test]
-    guess = np.full(len(truth), np.bincount(labels[fit]).argmax())
-    return mean_iou(confusion(guess, truth, int(labels.max()) + 1))

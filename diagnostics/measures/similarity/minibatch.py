@@ -14,7 +14,7 @@ from diagnostics.measures.arrays import as_tensor, centre, ordinary, pair, resca
 from diagnostics.measures.similarity import packed
 from diagnostics.measures.similarity.base import Side
 from diagnostics.measures.similarity.kernel_alignment import Products, blocks_of, scale_of_tap
-from diagnostics.measures.similarity.kernels import LinearKernel, Sums
+from diagnostics.measures.similarity.kernels import Kernel, Sums
 from diagnostics.measures.similarity.null import Swaps
 
 BATCH = 64
@@ -61,7 +61,7 @@ class MinibatchCka:
         if n < LEAST:
             self.left_out += n
             return
-        sums = Sums(LinearKernel(first), LinearKernel(second), unbiased=True)
+        sums = Sums(Kernel(first), Kernel(second), unbiased=True)
         # HSIC_1 of the batch, times its samples.
         self._sums += np.array([sums.both, sums.own, sums.other, *sums.raw]) / (n - 3)
         self.samples += n
