@@ -160,14 +160,7 @@ def nearest_distances(x: Tensor, k: int) -> Tensor:
             distances[start + close] = exact.sqrt()
             if wanted < n - 1:
                 unsure.append(start + close[exact[:, -1] > values[close, -1] - noise])
-    return _again(x, k, distances, torch.cat(unsure)) if unsure else distances
-
-
-def _again(x: Tensor, k: int, distances: Tensor, rows: Tensor) -> Tensor:
-    """`distances` with these rows taken from differences alone."""
-    step = max(1, BLOCK_ELEMENTS // len(x))
-    for start in range(0, len(rows), step):
-        some = rows[start : start + step]
+    for some in torch.cat(unsure).split(max(1, BLOCK_ELEMENTS // n)) if unsure else ():
         gaps = torch.cdist(x[some], x, compute_mode="donot_use_mm_for_euclid_dist")
         gaps[torch.arange(len(some), device=x.device), some] = torch.inf
         distances[some] = gaps.topk(k, largest=False).values
@@ -211,18 +204,18 @@ class _Dimension(PooledMeasure):
             "quarter": float(parts[4].mean()) if len(parts[4]) == 4 else float("nan"),
             "duplicates": float(len(x) - len(points)),
         }
-        return TapNumbers(numbers, self._lacks(len(points), whole["score"], low))
+        if len(points) < self.needed:
+            reason = f"{len(points)} distinct samples, and it needs {self.needed}"
+        elif np.isnan(whole["score"]):
+            reason = "all neighbours are equally near"
+        else:
+            few = f"{len(points)} distinct samples are too few, or of too few groups, for an interval"
+            reason = few if np.isnan(low) else ""
+        return TapNumbers(numbers, reason)
 
     def _by_part(self, x: Tensor, blocks: np.ndarray) -> np.ndarray:
         parts = (torch.from_numpy(np.flatnonzero(blocks == number)).to(x.device) for number in np.unique(blocks))
         return np.array([self.dimension(x[part])["score"] for part in parts])
-
-    def _lacks(self, points: int, score: float, low: float) -> str:
-        if points < self.needed:
-            return f"{points} distinct samples, and it needs {self.needed}"
-        if np.isnan(score):
-            return "all neighbours are equally near"
-        return f"{points} distinct samples are too few, or of too few groups, for an interval" if np.isnan(low) else ""
 
 
 class TwoNn(_Dimension):

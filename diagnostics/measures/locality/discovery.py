@@ -280,12 +280,11 @@ class ObjectDiscovery(Probe):
         boxes = [_boxes(mask) for mask in masks[:kept]]
         known = np.array([len(of_image) > 0 for of_image in boxes], dtype=bool)
         rows = scored_rows(self.name, activations, target.name, known, MOST_SAMPLES)
-        wanted = np.concatenate([rows.val, rows.test])
         shape = (len(activations.taps), kept)
         reference, iou, centred = (np.full(shape, np.nan) for _ in range(3))
         for i, tap in taps:
             reference[i], iou[i], centred[i] = 0.0, 0.0, 0.0
-            for row, tokens in tokens_of(activations, tap.name, wanted):
+            for row, tokens in tokens_of(activations, tap.name, rows):
                 reference[i, row] = 1.0
                 try:
                     x = as_tensor(tokens).to(activations.device)

@@ -163,9 +163,9 @@ def scored_rows(measure: str, activations: Activations, target: str, known: np.n
     return Rows(np.zeros(0, dtype=np.int64), val, test, units, unit_of_test)
 
 
-def tokens_of(activations: Activations, tap: str, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(row, float32 [grid token, feature]) of the wanted rows, in order."""
-    wanted = np.sort(rows)
+def tokens_of(activations: Activations, tap: str, rows: Rows) -> Iterator[tuple[int, np.ndarray]]:
+    """(row, float32 [grid token, feature]) of val's and test's rows, in order."""
+    wanted = np.sort(np.concatenate([rows.val, rows.test]))
     for block, tokens in activations.token_blocks(tap):
         first, last = np.searchsorted(wanted, (block.start, block.start + len(tokens)))
         yield from ((int(row), tokens[row - block.start]) for row in wanted[first:last])

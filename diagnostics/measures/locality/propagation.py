@@ -222,11 +222,10 @@ class LabelPropagation(Probe):
         numbers = np.full((len(activations.taps), kept, 3), np.nan)
         lines = np.full((len(activations.taps), 2), np.nan)
         of_grid: dict[tuple[int, ...], np.ndarray] = {}
-        wanted = np.concatenate([rows.val, rows.test])
         for i, tap in taps:
             chosen = frames[tap.grid.shape[0]]
             numbers[i] = 0.0
-            for row, tokens in tokens_of(activations, tap.name, wanted):
+            for row, tokens in tokens_of(activations, tap.name, rows):
                 try:
                     numbers[i, row] = _of_video(tokens, tap.grid.shape, masks[row, chosen], activations.device)
                 except DiagnosticsError as error:

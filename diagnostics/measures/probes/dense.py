@@ -74,11 +74,8 @@ def depth_metrics(prediction: Any, truth: Any, *, align: Align | None = None) ->
     if align is not None:
         p = _aligned(p, t, weight, shift=align == "scale_shift")
     ratio = torch.maximum(p / t, t / p).where(p > 0, torch.inf)
-    by_sample = [
-        (weight * (p - t) ** 2).sum(dim=1).sqrt(),
-        (weight * (p - t).abs() / t).sum(dim=1),
-        *((weight * (ratio < THRESHOLD**power)).sum(dim=1) for power in (1, 2, 3)),
-    ]
+    deltas = ((weight * (ratio < THRESHOLD**power)).sum(dim=1) for power in (1, 2, 3))
+    by_sample = [(weight * (p - t) ** 2).sum(dim=1).sqrt(), (weight * (p - t).abs() / t).sum(dim=1), *deltas]
     return DepthMetrics(*(float(values.mean()) for values in by_sample))
 
 
@@ -169,15 +166,14 @@ class DenseRows:
 def dense_ridge(activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
     """R2 of ridge from each tap's grid tokens to a `token_value` target; see `LinearProbe` and `DenseRows`.
 
-    Of a target that is positive everywhere, as depth is, also the numbers of `depth_metrics`, and those after aligning
-    factor and offset of each sample under `aligned_`. Two passes over the tokens, of which never more than a block is
-    held. Taps without a grid that has the target get NaN, and the attribute `reason` says which.
+    Of a target that is positive everywhere, as depth is, also the numbers of `depth_metrics`, and under `aligned_` those
+    after aligning factor and offset of each sample. Taps without a grid that has the target get NaN.
     """
     dense = DenseRows.of("linear_probe", activations, target)
     rows, positive = dense.rows, bool((dense.values[dense.known] > 0).all())
-    shape = (len(activations.taps), len(rows.units))
-    loss, reference = np.full(shape, np.nan), np.full(shape, np.nan)
-    val_score, chosen = np.full(shape[0], np.nan), np.full(shape[0], np.nan)
+    count = len(activations.taps)
+    loss, reference = (np.full((count, len(rows.units)), np.nan) for _ in range(2))
+    val_score, chosen = (np.full(count, np.nan) for _ in range(2))
     depth: dict[str, np.ndarray] = {}
     for i, tap in enumerate(activations.taps):
         if tap.name not in dense.reads:
@@ -192,10 +188,10 @@ def dense_ridge(activations: Activations, target: StoredTarget, seed: int) -> xr
         prediction, loss[i], reference[i] = _tested(dense, tap, final, float(chosen[i]))
         if positive:
             truth = np.where(dense.known, dense.values, np.nan)[rows.test]
-            ways: dict[str, Align | None] = {"": None, "aligned_": "scale_shift"}
-            for prefix, align in ways.items():
-                for name, value in asdict(depth_metrics(prediction, truth, align=align)).items():
-                    depth.setdefault(prefix + name, np.full(shape[0], np.nan))[i] = value
+            aligned = asdict(depth_metrics(prediction, truth, align="scale_shift"))
+            metrics = asdict(depth_metrics(prediction, truth)) | {f"aligned_{k}": v for k, v in aligned.items()}
+            for name, value in metrics.items():
+                depth.setdefault(name, np.full(count, np.nan))[i] = value
     extra: dict[str, Any] = {"penalty": chosen, **dense.counts(), **depth}
     return probe_result(
         activations, rows, loss, reference, val_score, extra,

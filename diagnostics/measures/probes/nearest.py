@@ -64,19 +64,11 @@ def knn_votes(
 
     Raises DiagnosticsError for NaN, infinity, shapes that do not fit, labels that are no integers and labels below 0.
     """
-    return _votes(bank, class_labels(labels, len(samples(bank, "bank"))), queries, neighbours, temperature)
-
-
-def _votes(
-    bank: Any, labels: Any, queries: Any, neighbours: tuple[int, ...], temperature: float = TEMPERATURE
-) -> np.ndarray:
-    """`knn_votes` for those who have seen to the threads."""
     known, asked = samples(bank, "bank"), samples(queries, "queries")
-    codes = as_tensor(labels).to(known.device).long()
-    if asked.shape[1] != known.shape[1] or codes.shape != known.shape[:1] or bool((codes < 0).any()):
+    codes = torch.from_numpy(class_labels(labels, len(known))).to(known.device)
+    if asked.shape[1] != known.shape[1]:
         raise DiagnosticsError(
-            f"bank {tuple(known.shape)}, labels {tuple(codes.shape)} and queries {tuple(asked.shape)} do not fit: give equal "
-            "features, and one label from 0 for each row of the bank."
+            f"bank {tuple(known.shape)} and queries {tuple(asked.shape)} do not fit: give equal features."
         )
     if min(neighbours) < 1:
         raise DiagnosticsError(f"neighbours are {neighbours}: give numbers of at least 1.")
@@ -85,7 +77,7 @@ def _votes(
     most = min(max(neighbours), len(known))
     block = max(1, _BLOCK // len(known))
     for start in range(0, len(asked), block):
-        similar = _similar(asked[start : start + block], known)
+        similar = unit_rows(asked[start : start + block]) @ known.T
         # One more than asked for shows whether the last of them ties with others.
         top, nearest = similar.topk(min(most + 1, len(known)), dim=1)
         for i, k in enumerate(neighbours):
@@ -96,10 +88,6 @@ def _votes(
                 weights = _in_parts(similar[tied], top[tied, k - 1 : k], k, temperature)
                 here[tied] = torch.zeros_like(here[tied]).index_add_(1, codes, weights)
     return votes.cpu().numpy()
-
-
-def _similar(queries: Tensor, known: Tensor) -> Tensor:
-    return unit_rows(queries) @ known.T
 
 
 def _in_parts(similar: Tensor, last: Tensor, k: int, temperature: float) -> Tensor:
@@ -128,11 +116,11 @@ class KnnProbe(Probe):
         loss, val_score, chosen = np.zeros(shape), np.zeros(shape[0]), np.zeros(shape[0])
         for taps, stack in tap_stacks(activations, self.name):
             for i, x in enumerate(stack, taps.start):
-                votes = _votes(x[rows.train], labels[rows.train], x[rows.val], NEIGHBOURS)
+                votes = knn_votes(x[rows.train], labels[rows.train], x[rows.val])
                 accuracy = (_winner(votes) == labels[rows.val]).mean(axis=1)
                 best = int(accuracy.argmax())
                 val_score[i], chosen[i] = accuracy[best], min(NEIGHBOURS[best], len(rows.train))
-                votes = _votes(x[rows.fit], labels[rows.fit], x[rows.test], (NEIGHBOURS[best],))[0]
+                votes = knn_votes(x[rows.fit], labels[rows.fit], x[rows.test], (NEIGHBOURS[best],))[0]
                 loss[i] = sum_by_unit(_winner(votes) != labels[rows.test], rows)
         reference = np.broadcast_to(sum_by_unit(np.ones(len(rows.test)), rows), shape)
         functional = f"accuracy of cosine k nearest neighbours, votes weighted by softmax(cosine / {TEMPERATURE})"

@@ -123,9 +123,7 @@ def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0)
     for name, mask in masks.items():
         if not mask.any():
             raise DiagnosticsError(f"labels of shape {y.shape} are known for no {name} token: give some in each split.")
-    classes, index = np.unique(y[known], return_inverse=True)
-    numbered = np.full(y.shape, -1)
-    numbered[known] = index
+    classes, numbered = _numbered(y, known)
 
     def read(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         yield x[mask], numbered[mask], np.nonzero(mask)[0]
@@ -138,6 +136,13 @@ def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0)
     return DenseClassification(
         classes, matrix, prediction, mean_iou(matrix), accuracy, fit.val_mean_iou, fit.penalty, fit.model.converged
     )
+
+
+def _numbered(labels: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The classes [class] of the known labels, and for each label the number of its class, -1 where it is not known."""
+    numbered = np.full(labels.shape, -1)
+    classes, numbered[known] = np.unique(labels[known], return_inverse=True)
+    return classes, numbered
 
 
 @dataclass(frozen=True)
@@ -230,9 +235,7 @@ class SegmentationProbe(Probe):
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         dense = DenseRows.of(self.name, activations, target)
         rows, known = dense.rows, dense.known
-        classes, index = np.unique(dense.values[known], return_inverse=True)
-        labels = np.full(known.shape, -1)
-        labels[known] = index
+        classes, labels = _numbered(dense.values, known)
         device = activations.device if activations.device.startswith("cuda") else "cpu"
         train, val, test = (dense.mask(part) for part in (rows.train, rows.val, rows.test))
         shape = (len(activations.taps), len(rows.units), len(classes))

@@ -210,8 +210,8 @@ class LogisticRows:
     x: float64 [tap, row, feature].
     labels: codes [row] from 0; every class up to the largest one occurs.
     exact: whether fits will be asked to go further than float32 can.
-    like: fits on rows of the same distribution, whose principal axes then serve here too (in float32, so not where exact):
-        they bear on speed alone.
+    like: fits on rows of the same distribution, whose principal axes, which bear on speed alone, serve here too; not where
+        exact, as they are float32.
     """
 
     def __init__(self, x: Tensor, labels: np.ndarray, *, exact: bool = False, like: LogisticFits | None = None) -> None:
@@ -326,9 +326,8 @@ class _Problem:
     def _resized(self, w: Tensor, scores: Tensor, p: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         slope = _inner(p - self.onehot, scores) / self.n + _inner(penalty * w, w)
         grows = slope < 0
-        size, p = self._search(
-            scores, scores * _each(grows), w, w * _each(grows), penalty, slope * grows, _SLOPE / 3
-        )  # fmt: skip
+        each = _each(grows)
+        size, p = self._search(scores, scores * each, w, w * each, penalty, slope * grows, _SLOPE / 3)
         factor = _each(1 + size * grows)
         return w * factor, scores * factor, p
 

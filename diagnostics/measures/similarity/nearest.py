@@ -114,9 +114,7 @@ class Neighbours:
 
 def neighbours(x: Tensor, k: int) -> Neighbours:
     """The k nearest of each row of [sample, feature] by cosine, those that tie for the last place in parts."""
-    places: list[Tensor] = []
-    chances: list[Tensor] = []
-    cosines: list[Tensor] = []
+    places, chances, cosines = list[Tensor](), list[Tensor](), list[Tensor]()
     start = 0
     for chance, cosine in _chances(x, k):
         rows, columns = chance.nonzero(as_tuple=True)
@@ -179,11 +177,6 @@ def _matched(a: Neighbours, b: Neighbours) -> tuple[Neighbours, Neighbours, Tens
     to = many.order.index_select(0, few.order.argsort())
     keys = (to * len(to)).index_select(0, few.rows).add_(to.index_select(0, few.columns))
     return few, many, many.entry(keys)
-
-
-def _shared(a: Neighbours, b: Neighbours, k: int) -> float:
-    few, many, where = _matched(a, b)
-    return float(few.chance[:-1] @ many.chance.index_select(0, where)) / (len(a.order) * k)
 
 
 class _Kernel(NamedTuple):
@@ -249,7 +242,8 @@ class MutualKnn(_Nearest):
         return a.reordered(order)
 
     def compared(self, a: Any, b: Any) -> float:
-        return _shared(a, b, K)
+        few, many, where = _matched(a, b)
+        return float(few.chance[:-1] @ many.chance.index_select(0, where)) / (len(a.order) * K)
 
     def attributes(self, n: int) -> Mapping[str, Any]:
         return {"k": K, "chance": K / (n - 1)}
