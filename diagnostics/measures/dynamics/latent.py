@@ -134,28 +134,29 @@ def paths(activations: Activations, tap: Tap, most: int, measure: str) -> Iterat
 
 def timed(activations: Activations, measure: str, least: int) -> dict[str, str]:
     """Why a tap has no path of at least `least` steps: name -> reason, "" where it has one; raises where none has."""
-    why = {
-        tap.name: "no time axis"
-        if "t" not in tap.grid.axes
-        else f"{tap.grid.shape[tap.grid.axes.index('t')]} step(s) in time"
-        if tap.grid.shape[tap.grid.axes.index("t")] < least
-        else ""
-        for tap in activations.taps
-    }
+    why: dict[str, str] = {}
+    for tap in activations.taps:
+        steps = dict(zip(tap.grid.axes, tap.grid.shape, strict=True)).get("t")
+        why[tap.name] = "no time axis" if steps is None else f"{steps} step(s) in time" if steps < least else ""
     if all(why.values()):
         raise DiagnosticsError(f"{measure} follows tokens in time, and no tap has {least} of them on a time axis.")
     return why
 
 
-class Straightness(Measure):
-    name = "straightness"
-    answers = "Does the representation move straight ahead in time?"
-    source = "after Hénaff et al. 2019 (Nature Neuroscience 22, 984), as the mean cosine of successive steps"
-    invariant_to = ("rotation", "scale", "shift")
+class _Latent(Measure):
+    """A measure of the tokens' path in time."""
+
     family = "dynamics"
     needs = "tokens"
     higher_is_better = None
     standard = False
+
+
+class Straightness(_Latent):
+    name = "straightness"
+    answers = "Does the representation move straight ahead in time?"
+    source = "after Hénaff et al. 2019 (Nature Neuroscience 22, 984), as the mean cosine of successive steps"
+    invariant_to = ("rotation", "scale", "shift")
 
     @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
@@ -182,17 +183,11 @@ class Straightness(Measure):
         return arrays.over_taps(activations, variables, attrs)
 
 
-class LinearPredictability(Measure):
-    """R2 of the next time step of each tap's tokens from this one, by ridge."""
-
+class LinearPredictability(_Latent):
     name = "linear_predictability"
     answers = "Is the next step of the representation a linear map of this one?"
     source = "one-step linear prediction, as in dynamic mode decomposition (Schmid 2010); ridge: Hoerl and Kennard 1970"
     invariant_to = ("scale", "shift")
-    family = "dynamics"
-    needs = "tokens"
-    higher_is_better = None
-    standard = False
 
     @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:

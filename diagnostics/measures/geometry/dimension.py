@@ -133,9 +133,8 @@ def distinct(x: Tensor) -> Tensor:
 def nearest_distances(x: Tensor, k: int) -> Tensor:
     """Euclidean distances from each row of [sample, feature] to its k nearest others, [sample, k], nearest first.
 
-    Squared distances come from products of a block of rows with all. Where points are so close beside their norm that
-    this loses digits, the distances of the nearest and a few more are taken from differences; where the loss could have
-    hidden a neighbour from these, those of all rows are. Needs more than k rows; memory is a block's, never n x n.
+    Needs more than k rows; never holds n x n. Squared distances come from products, where these lose digits those of the
+    nearest and a few more from differences, and where the loss could have hidden a neighbour those of all rows.
     """
     n, d = x.shape
     # Products lose least about the mean; differences are exact only where nothing was rounded before.

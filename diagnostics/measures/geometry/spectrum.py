@@ -104,11 +104,8 @@ def singular_values_and_parts(x: Tensor, *, centred: bool) -> tuple[Tensor, Tens
 
 
 def influence(functional: Functional, sigma: Tensor, parts: Tensor) -> Tensor:
-    """Derivative of a functional of the spectrum by the weight of each row, [sample]; sums to 0.
-
-    A row adds (v_k . x_i)^2 to the k-th eigenvalue of x^T x. That the mean which is removed moves with the weight changes
-    nothing: the scatter is least about it.
-    """
+    """Derivative of a functional of the spectrum by the weight of each row, [sample]; sums to 0."""
+    # A row adds (v_k . x_i)^2 to the k-th eigenvalue of x^T x. That the mean moves with the weight changes nothing.
     there = sigma > 0
     values = sigma[there].clone()
     with torch.enable_grad():

@@ -83,7 +83,7 @@ def rook_pairs(field: Tensor, grid: tuple[int, ...]) -> Iterator[tuple[Tensor, T
 def sample_blocks(x: Tensor, pairs: bool = True) -> tuple[Tensor, ...]:
     """[sample, token, feature] in blocks of samples: many make no array that a step then waits for.
 
-    `pairs` says that a matrix of all pairs of tokens is such an array.
+    `pairs`: a matrix of all pairs of tokens is such an array.
     """
     return x.split(max(1, _NEAR // (x.shape[1] * max(x.shape[1:] if pairs else x.shape[2:]))))
 
@@ -137,12 +137,8 @@ def cosines(unit: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def lag_sums(field: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Sums over all ordered pairs of tokens by what lies between them, of the inner products of [S, T, F]: exact, without
-    the pairs.
-
-    Returns [S, lag] and int [lag], the Manhattan distance of each lag. The inner products at a lag sum to the
-    autocorrelation there, which the Fourier transform of the grid gives in O(F T log T) where pairs take O(F T^2).
-    """
+    """Sums of the inner products of [S, T, F] over all ordered pairs of tokens at each lag, [S, lag], and the lags' Manhattan
+    distances, int [lag]: the autocorrelation, by Fourier transform in O(F T log T) where pairs take O(F T^2)."""
     padded = padded_grid(grid)
     step = max(1, _NEAR // (len(field) * math.prod(padded)))
     power: Tensor | float = 0.0

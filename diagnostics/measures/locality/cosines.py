@@ -206,7 +206,6 @@ class SelfSimilarity(Measure):
     invariant_to = ("rotation", "each token's own scale")
     family = "spatial"
     needs = "tokens"
-    standard = True
     higher_is_better = None
 
     @arrays.one_thread()

@@ -144,7 +144,6 @@ class OutlierTokenShare(Measure):
     invariant_to = ("rotation", "scale")
     family = "spatial"
     needs = "tokens"
-    standard = True
     higher_is_better = None
 
     @arrays.one_thread()

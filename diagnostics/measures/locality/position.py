@@ -164,11 +164,8 @@ def _within(rows: np.ndarray, block: slice) -> np.ndarray:
 
 
 class Position(Measure):
-    """R2 of the place that single tokens tell, at every tap, with the error in tokens beside it.
-
-    `line_shuffled` is the same probe for places that are dealt out anew in every sample: what the number of features
-    alone gives.
-    """
+    """R2 of the place that single tokens tell, with the error in tokens beside it; `line_shuffled` is that of places dealt
+    out anew in every sample."""
 
     name = "position_probe"
     answers = "Do single tokens tell where they lie?"
@@ -176,7 +173,6 @@ class Position(Measure):
     invariant_to = ("scale", "shift")
     family = "spatial"
     needs = "tokens"
-    standard = True
 
     @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:

@@ -204,7 +204,6 @@ class LabelPropagation(Probe):
     family = "spatial"
     needs = "tokens"
     kinds = ("masks",)
-    standard = True
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         masks = masks_of(self.name, target, ("t", "y", "x"))

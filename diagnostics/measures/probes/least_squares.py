@@ -35,8 +35,8 @@ _KEPT = Kept(2**28)
 class Moments:
     """Sums of products of features and targets, gathered block by block; all that ridge needs of its rows.
 
-    Everything is relative to `origin_x` [feature] and `origin_y` [target]: with some row for an origin, a large common
-    offset costs no digits and a constant feature has exactly no variance. Moments that share their origin add up.
+    Relative to `origin_x` [feature] and `origin_y` [target]: with some row for an origin, a large common offset costs no
+    digits and a constant feature has exactly no variance. Moments that share their origin add up.
     """
 
     def __init__(self, origin_x: np.ndarray, origin_y: np.ndarray) -> None:

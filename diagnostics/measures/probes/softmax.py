@@ -120,10 +120,9 @@ def choose_logistic(
 ) -> tuple[np.ndarray, LogisticFits]:
     """The penalty [tap] that val chooses (see `_best`) and its fits [tap, 1] on x; labels are codes from 0.
 
-    x [tap, row, feature] and val [tap, val row, feature]. On a GPU, and for several taps, all taps and penalties are
-    fitted together. Of one tap on a CPU the path runs from strong to weak, each fit started from the last, and ends where
-    neither accuracy nor loss gets better twice in a row, or once where the loss does worse by more than chance (two
-    standard errors of the paired difference): the weakest penalties are the slowest to fit.
+    x [tap, row, feature] and val [tap, val row, feature]. On a GPU, and for several taps, all are fitted together. Of one tap
+    on a CPU the path runs from strong to weak (the slowest to fit) and ends where neither accuracy nor loss gets better twice
+    in a row, or once where the loss is worse by more than two standard errors of the paired difference.
     """
     rows = LogisticRows(x, labels)
     order = sorted(penalties, reverse=True)
@@ -131,9 +130,7 @@ def choose_logistic(
         fits = rows.fit(np.tile(order, (len(x), 1)), decrease=RANKING)
         best = _best(*fits.judged(val, val_labels))
         return np.array(order)[best.cpu().numpy()], fits.at(best)
-    tried: list[LogisticFits] = []
-    judged: list[tuple[Tensor, Tensor]] = []
-    worse = 0
+    tried, judged, worse = list[LogisticFits](), list[tuple[Tensor, Tensor]](), 0
     for penalty in order:
         tried.append(rows.fit([[penalty]], decrease=RANKING, start=tried[-1] if tried else None))
         right, losses = tried[-1].judged(val, val_labels)
@@ -155,7 +152,7 @@ def _best(right: Tensor, losses: Tensor) -> Tensor:
     """Index [tap] of the penalty to take, from whether each val row is right, and its log loss [tap, penalty, row].
 
     The least log loss among the penalties whose accuracy is within half a standard error (of the paired difference) of
-    the best: accuracy, which the probe reports, decides where it can, and where few rows leave it to chance the loss does.
+    the best.
     """
     right = right.double()
     top = right.mean(dim=2).argmax(dim=1)

@@ -1,8 +1,7 @@
 """Similarity of all pairs of taps, within a run or between two runs, compared with chance.
 
-The null: the samples of the second side are permuted, all its taps alike, so that whatever the two sides share is gone
-and everything else (widths, spectra, number and kinship of the taps) stays. The most alike of all pairs is what gets
-reported, so each pair is held against the most alike pair of every permutation.
+The null: the samples of the second side are permuted, all its taps alike, so that only what the two sides share is gone.
+The most alike of all pairs gets reported, so each pair is compared with the most alike pair of every permutation.
 """
 
 from __future__ import annotations
@@ -25,6 +24,8 @@ from diagnostics.measures.base import Measure
 from diagnostics.measures.result import ALIKE, CENTRING, FUNCTIONAL, POOLING, REASON, SEED, N, store_reasons
 from diagnostics.measures.similarity.null import NULL_DRAWS, Null, Swaps, against_null, orders, swaps
 
+Taps = Sequence[Any]
+"""Taps of a side as `Similarity.prepared` gives them."""
 FEWEST_WITH_TOKENS = 64
 """Samples with tokens from which tokens are compared; pooled activations, which all samples have, where there are fewer."""
 
@@ -118,7 +119,7 @@ class Similarity(Measure):
         why = self.reason(x)
         return (None, why) if why else (self.prepared(x), "")
 
-    def pairs(self, firsts: Sequence[Any], seconds: Sequence[Any], upper: bool) -> np.ndarray:
+    def pairs(self, firsts: Taps, seconds: Taps, upper: bool) -> np.ndarray:
         """`compared` of all pairs, [first, second]; where `upper`, only those with first <= second need a value. To be
         overridden where one product does all pairs."""
         matrix = np.full((len(firsts), len(seconds)), np.nan)
@@ -127,14 +128,12 @@ class Similarity(Measure):
                 matrix[i, j] = self.compared(first, seconds[j])
         return matrix
 
-    def shuffled(
-        self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
-    ) -> Iterator[np.ndarray]:
+    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         """`pairs` for each order of the second side's samples; to be overridden where that is cheaper for all together."""
         for order in orders:
             yield self.pairs(firsts, [self.permuted(second, order) for second in seconds], upper)
 
-    def beside(self, firsts: Sequence[Any], seconds: Sequence[Any]) -> Mapping[str, np.ndarray]:
+    def beside(self, firsts: Taps, seconds: Taps) -> Mapping[str, np.ndarray]:
         """Other numbers of all pairs, [first, second] each, to be given beside the matrix."""
         return {}
 

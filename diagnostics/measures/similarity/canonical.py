@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import centre, pair
 from diagnostics.measures.decompositions import svd, svdvals
-from diagnostics.measures.similarity.base import Similarity
+from diagnostics.measures.similarity.base import Similarity, Taps
 
 RANK = 1e-6
 """Singular values up to this share of the largest are rounding: single precision leaves some 1e-7 of it."""
@@ -168,9 +168,7 @@ class Decomposed(Similarity):
     standard = False
     permutations = FEW_PERMUTATIONS
 
-    def shuffled(
-        self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
-    ) -> Iterator[np.ndarray]:
+    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         return super().shuffled(list(map(_single, firsts)), list(map(_single, seconds)), orders, upper)
 
 

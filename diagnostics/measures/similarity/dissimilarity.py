@@ -7,7 +7,7 @@ samples (as the measure does), never by the p value of the correlation.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, centre, pair, rescaled, rounding, samples, scale_of
-from diagnostics.measures.similarity.base import Similarity
+from diagnostics.measures.similarity.base import Similarity, Taps
 from diagnostics.measures.similarity.canonical import RANK, still
 
 Distance = Literal["euclidean", "correlation", "cosine"]
@@ -188,9 +188,7 @@ class Rsa(Similarity):
     def permuted(self, a: Tensor, order: Tensor) -> Tensor:
         return a[_entries(order)]
 
-    def shuffled(
-        self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
-    ) -> Iterator[np.ndarray]:
+    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         ones, others = torch.stack(list(firsts)).float(), torch.stack(list(seconds)).float()
         for order in orders:
             yield (ones @ others[:, _entries(order)].T).double().cpu().numpy()

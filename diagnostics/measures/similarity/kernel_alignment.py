@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diagnostics.measures.arrays import as_tensor, median, ordinary, require_finite_tap, scale_of
 from diagnostics.measures.similarity import packed
-from diagnostics.measures.similarity.base import Side, Similarity
+from diagnostics.measures.similarity.base import Side, Similarity, Taps
 from diagnostics.measures.similarity.kernels import MOST_ROWS, upper_gram
 
 
@@ -41,7 +41,7 @@ class Products(Similarity):
     def compared(self, a: Any, b: Any) -> float:
         return float(a @ b)
 
-    def pairs(self, firsts: Sequence[Any], seconds: Sequence[Any], upper: bool) -> np.ndarray:
+    def pairs(self, firsts: Taps, seconds: Taps, upper: bool) -> np.ndarray:
         return packed.products(firsts, seconds)
 
 
@@ -69,9 +69,7 @@ class _Alignment(Products):
     def permuted(self, a: Any, order: Tensor) -> Any:
         return packed.moved(a, order)
 
-    def shuffled(
-        self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
-    ) -> Iterator[np.ndarray]:
+    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         return packed.shuffled_products(firsts, seconds, orders)
 
 

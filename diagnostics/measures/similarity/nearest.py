@@ -129,9 +129,7 @@ def neighbours(x: Tensor, k: int) -> Neighbours:
 
 
 def _chances(x: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """For one block of samples after the other, [row, sample]: the chance that a sample is among the k nearest of the row
-    when ties for the last place are broken at random, and its cosine.
-    """
+    """In blocks of rows [row, sample]: the chance that a sample is among the row's k nearest, and its cosine."""
     n = len(x)
     unit = unit_rows(x)
     # Through distances about the mean: where all samples point nearly one way, cosines differ by less than their rounding.
@@ -206,10 +204,8 @@ def _aligned(a: _Kernel, b: _Kernel) -> float:
 
 
 def _masked_hsic(places: Neighbours, k: Tensor, m: Tensor) -> float:
-    """HSIC_1, times n (n - 3), of two matrices that are zero but at the same entries, [entry] each.
-
-    Neighbourhood is not mutual between samples, so neither matrix is symmetric: the trace meets (i, j) with (j, i).
-    """
+    """HSIC_1, times n (n - 3), of two matrices that are zero but at the same entries, [entry] each."""
+    # Neither matrix is symmetric, so the trace meets (i, j) with (j, i).
     n = len(places.order)
     nothing = k.new_zeros(n + 1)
     trace = k @ torch.cat([m, nothing[:1]]).index_select(0, places.mirror)

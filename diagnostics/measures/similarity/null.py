@@ -45,21 +45,16 @@ class Swaps:
             return self.never
         if math.prod(math.factorial(min(len(rows), 20)) for rows in self.classes) >= round(1 / ALPHA):
             return ""
-        return (
-            f"{sum(map(len, self.classes))} groups of which only those of one size can be swapped leave too few "
-            "permutations"
-        )
+        count = sum(map(len, self.classes))
+        return f"{count} groups of which only those of one size can be swapped leave too few permutations"
 
     def words(self, count: int) -> str:
         """What is permuted, as results state it."""
         if self.never:
             return f"none: {self.never}"
-        held = sum(rows.size for rows in self.classes if len(rows) == 1)
-        return (
-            f"{count} permutations of {self.what}"
-            f"{f', {held} of {self.rows} samples have no group to swap with' if held else ''}; "
-            "the most alike of all pairs of taps"
-        )
+        fixed = sum(rows.size for rows in self.classes if len(rows) == 1)
+        alone = f", {fixed} of {self.rows} samples have no group to swap with" if fixed else ""
+        return f"{count} permutations of {self.what}{alone}; the most alike of all pairs of taps"
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,8 @@ def unit(upper: Tensor) -> Tensor | None:
 
 
 def centred(upper: Tensor) -> Tensor:
-    """The U-centred kernel (Székely and Rizzo 2014, eq. 2.9) over pairs i < j.
-
-    `upper` [sample, sample] is read above its diagonal only, and overwritten.
-    """
+    """The U-centred kernel (Székely and Rizzo 2014, eq. 2.9) over pairs i < j, of [sample, sample], which is read above its
+    diagonal only and overwritten."""
     return _centred(upper.triu_(1))
 
 
@@ -73,10 +71,8 @@ def products(firsts: Sequence[Tensor], seconds: Sequence[Tensor]) -> np.ndarray:
 def shuffled_products(
     firsts: Sequence[Tensor], seconds: Sequence[Tensor], orders: Iterator[Tensor]
 ) -> Iterator[np.ndarray]:
-    """`products` for each order of the second side's samples, in single precision (an error near 1e-7).
-
-    Entries of all taps lie side by side, so that a permutation fetches those of a pair together.
-    """
+    """`products` for each order of the second side's samples, in single precision (an error near 1e-7)."""
+    # Entries of all taps lie side by side, so that a permutation fetches those of a pair together.
     first = torch.stack([kernel.float() for kernel in firsts])
     second = torch.stack([kernel.float() for kernel in seconds], dim=1)
     for order in orders:

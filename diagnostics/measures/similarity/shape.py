@@ -45,10 +45,8 @@ def angular_distance(x: Any, y: Any) -> float:
 
 
 def unit(x: Tensor) -> Tensor:
-    """x centred, with Frobenius norm 1 and no more columns than samples (turned, which changes no distance).
-
-    [sample, 0] where the samples do not differ.
-    """
+    """x centred, with Frobenius norm 1 and no more columns than samples (turned, which changes no distance); [sample, 0] where
+    the samples do not differ."""
     out = spread(x)
     if out.shape[1] > len(out):
         out = triangle(out.T).T
@@ -64,8 +62,8 @@ def _distance(a: Tensor, b: Tensor) -> float:
         # The same as a sum of squares: what is left between the two when turned onto one another, and outside.
         u, _, v = svd(product)
         a, b = a.double(), b.double()
-        mine, yours = a @ u, b @ v.T
-        squared = sum(float((part**2).sum()) for part in (mine - yours, a - mine @ u.T, b - yours @ v))
+        turned, other = a @ u, b @ v.T
+        squared = sum(float((part**2).sum()) for part in (turned - other, a - turned @ u.T, b - other @ v))
     return math.sqrt(squared)
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, require_finite_tap
 from diagnostics.measures.similarity import packed
-from diagnostics.measures.similarity.base import Side, Similarity
+from diagnostics.measures.similarity.base import Side, Similarity, Taps
 from diagnostics.measures.similarity.minibatch import BATCH, LEAST, batch_kernels, batches, joined, pairs_of
 
 MOST_ROWS = 1024
@@ -86,10 +86,10 @@ class TorchCka(Similarity):
     def compared(self, a: Any, b: Any) -> float:
         return float(self.pairs([a], [b], upper=False)[0, 0])
 
-    def pairs(self, firsts: Sequence[Any], seconds: Sequence[Any], upper: bool) -> np.ndarray:
+    def pairs(self, firsts: Taps, seconds: Taps, upper: bool) -> np.ndarray:
         return torch_cka(firsts, seconds, BATCH)
 
-    def beside(self, firsts: Sequence[Any], seconds: Sequence[Any]) -> Mapping[str, np.ndarray]:
+    def beside(self, firsts: Taps, seconds: Taps) -> Mapping[str, np.ndarray]:
         return {"in_float64": _in_float64(firsts, seconds, BATCH)}
 
     def attributes(self, n: int) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import pair
 from diagnostics.measures.decompositions import triangle
 from diagnostics.measures.known_answers import Case, centred_axes, normal
-from diagnostics.measures.similarity.base import Similarity
+from diagnostics.measures.similarity.base import Similarity, Taps
 from diagnostics.measures.similarity.canonical import principal, still
 from diagnostics.measures.similarity.shape import unit
 
@@ -96,9 +96,7 @@ class Gulp(Similarity):
     def permuted(self, a: Tensor, order: Tensor) -> Tensor:
         return a[order][:, order]
 
-    def shuffled(
-        self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
-    ) -> Iterator[np.ndarray]:
+    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         # All pairs by one product. It costs half the digits near 0, where no permutation but the identity leads.
         ones, others = torch.stack(list(firsts)), torch.stack(list(seconds))
         squares = (ones**2).sum(dim=(1, 2))[:, None] + (others**2).sum(dim=(1, 2))
