@@ -175,6 +175,7 @@ def against_control(result: xr.Dataset, other: xr.Dataset, control: str, seed: i
     )
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return result
-    losses = [data[name].values for data in (ours, theirs) for name in ("loss", "reference_loss")]
-    gap = paired_difference(*losses, units_fitted(result), seed, result.attrs[attribute.SCORE_NAME] in SHARES)
+    first, second = ((data["loss"].values, data["reference_loss"].values) for data in (ours, theirs))
+    share = result.attrs[attribute.SCORE_NAME] in SHARES
+    gap = paired_difference(*first, *second, units_fitted(result), seed, share)
     return result.assign_attrs(store_interval(f"{attribute.OVER}{control}", gap))

@@ -206,7 +206,8 @@ def _grown(inside: np.ndarray, seed: int, grid: tuple[int, int], cell: Sequence[
     """The connected part of the places `inside` [token] that holds the seed, and its box."""
     from scipy.ndimage import find_objects, label
 
-    parts: Any = label(inside.reshape(grid))[0]
+    labelled: Any = label(inside.reshape(grid))
+    parts = labelled[0]
     number = int(parts.ravel()[seed])
     if number == 0:
         return _nothing(grid)

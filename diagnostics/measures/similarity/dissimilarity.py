@@ -148,8 +148,8 @@ def _tau(a: Tensor, b: Tensor) -> float:
     if not (first.any() and second.any()):
         return float("nan")
     # scipy's tau_b is over the geometric mean of the pairs that are not tied on either side.
-    tau_b = float(kendalltau(first, second).statistic)
-    return tau_b * math.sqrt(_untied(first) * _untied(second))
+    tau_b: Any = kendalltau(first, second)
+    return float(tau_b.statistic) * math.sqrt(_untied(first) * _untied(second))
 
 
 def _untied(levels: np.ndarray) -> float:
