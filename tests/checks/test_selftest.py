@@ -72,8 +72,8 @@ def test_the_command_ends_with_1_when_one_is_off_and_names_it_again(monkeypatch:
     assert "OFF" in done.stdout and "expected 1 within 1e-06, found 0.5" in done.stdout
     done = CliRunner().invoke(cli.app, ["selftest", "--json"])
     assert done.exit_code == 1
-    found = json.loads(done.stdout)
-    assert found["wrong"] == 1 and [case["right"] for case in found["cases"]] == [True, False]
+    result = json.loads(done.stdout)
+    assert result["wrong"] == 1 and [case["right"] for case in result["cases"]] == [True, False]
 
 
 # Broken on purpose: one line of a measure changed, and a known answer must be off

@@ -63,8 +63,9 @@ class _TokenMeasure(GeometryMeasure):
     order: ClassVar[str]
     """What the order of tokens means for it."""
 
+    @staticmethod
     @abstractmethod
-    def of_samples(self, tokens: Tensor) -> np.ndarray:
+    def of_samples(tokens: Tensor) -> Any:
         """[sample] from [sample, token, feature]; NaN where a sample has no value."""
 
     @abstractmethod
@@ -103,10 +104,8 @@ class MatrixEntropy(_TokenMeasure):
     centring = "none"
     most_samples = 64
     order = "in any order"
+    of_samples = staticmethod(matrix_entropy)
     about: ClassVar[Mapping[str, str]] = {"line_ceiling": "the logarithm of the smaller of tokens and features"}
-
-    def of_samples(self, tokens: Tensor) -> np.ndarray:
-        return matrix_entropy(tokens)
 
     def lines(self, tokens: int, features: int) -> dict[str, float]:
         return {"line_ceiling": math.log(min(tokens, features))}
@@ -124,10 +123,8 @@ class Curvature(_TokenMeasure):
     centring = "none needed: differences of tokens"
     most_samples = 256
     order = "in raster order (on a grid of several axes the path jumps from the end of a row to the next)"
+    of_samples = staticmethod(curvature)
     about: ClassVar[Mapping[str, str]] = {"line_noise": "2 pi / 3, independent tokens in many dimensions"}
-
-    def of_samples(self, tokens: Tensor) -> np.ndarray:
-        return curvature(tokens)
 
     def lines(self, tokens: int, features: int) -> dict[str, float]:
         return {"line_noise": 2 * math.pi / 3}

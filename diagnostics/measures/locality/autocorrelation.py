@@ -62,12 +62,8 @@ class MoransI(SampleMean):
     centring = "each sample's mean token removed"
     line = "null"
     without = "have equal tokens everywhere"
-
-    def of_samples(self, tokens: Tensor, grid: tuple[int, ...]) -> np.ndarray:
-        return np.asarray(morans_i(tokens, grid))
-
-    def of_no_order(self, grid: tuple[int, ...]) -> float:
-        return null_morans_i(grid)
+    of_samples = staticmethod(morans_i)
+    of_no_order = staticmethod(null_morans_i)
 
     def lacks(self, grid: Grid) -> str:
         return "one token, no neighbours" if grid.tokens < 2 else ""

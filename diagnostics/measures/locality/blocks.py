@@ -194,13 +194,15 @@ class SampleMean(Measure):
     without: ClassVar[str]
     """Why a sample may have no value."""
 
+    @staticmethod
     @abstractmethod
-    def of_samples(self, tokens: Tensor, grid: tuple[int, ...]) -> np.ndarray:
+    def of_samples(tokens: Tensor, grid: tuple[int, ...]) -> Any:
         """[sample] from [sample, token, feature]."""
 
+    @staticmethod
     @abstractmethod
-    def of_no_order(self, grid: tuple[int, ...]) -> float:
-        """What tokens whose places mean nothing give on average."""
+    def of_no_order(grid: tuple[int, ...]) -> float:
+        """The mean for tokens whose places mean nothing."""
 
     @abstractmethod
     def lacks(self, grid: Grid) -> str:

@@ -95,12 +95,8 @@ class NeighbourConsistency(SampleMean):
     centring = "none"
     line = "chance"
     without = f"have fewer than {NEIGHBOURS + 1} tokens with a direction"
-
-    def of_samples(self, tokens: Tensor, grid: tuple[int, ...]) -> np.ndarray:
-        return np.asarray(neighbour_consistency(tokens, grid))
-
-    def of_no_order(self, grid: tuple[int, ...]) -> float:
-        return neighbour_chance(grid)
+    of_samples = staticmethod(neighbour_consistency)
+    of_no_order = staticmethod(neighbour_chance)
 
     def lacks(self, grid: Grid) -> str:
         # With no more than k others, all are among the nearest, whatever they hold.
