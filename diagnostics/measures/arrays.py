@@ -64,9 +64,7 @@ def as_tensor(x: Any) -> Tensor:
     """
     if isinstance(x, Tensor):
         if x.is_complex():
-            raise DiagnosticsError(
-                f"A complex tensor of shape {tuple(x.shape)} has no measure here: give real numbers."
-            )
+            raise DiagnosticsError(f"A complex tensor of shape {tuple(x.shape)} has no measure: give real numbers.")
         return x.detach().to(torch.float64)
     try:
         with warnings.catch_warnings():
@@ -86,9 +84,7 @@ def samples(x: Any, name: str, least: int = 1) -> Tensor:
     tensor = as_tensor(x)
     shape = tuple(tensor.shape)
     if tensor.ndim != 2 or shape[1] == 0:
-        raise DiagnosticsError(
-            f"{name} has shape {shape}: give one row a sample and at least one feature, as [sample, feature]."
-        )
+        raise DiagnosticsError(f"{name} has shape {shape}: give [sample, feature], with at least one feature.")
     if shape[0] < least:
         wanted = "one sample" if least == 1 else f"{least} samples"
         raise DiagnosticsError(f"{name} has shape {shape}: give at least {wanted}.")

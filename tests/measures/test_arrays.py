@@ -19,7 +19,7 @@ def test_classes_come_as_integers_of_64_bits(labels: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         ([0.0, 1.0], "floating-point numbers"),
         (torch.tensor([0.0, 1.0]).bfloat16(), "floating-point numbers"),

@@ -191,7 +191,7 @@ def test_object_discovery_by_sample():
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda: lost(np.ones((120, 3)), (10, 10)), r"does not fill a grid of \(10, 10\)"),
         (lambda: lost(np.ones((2, 120, 3)), GRID), "give one image's"),

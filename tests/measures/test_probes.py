@@ -482,7 +482,7 @@ def test_logistic_equals_scikit_learn_and_its_gradient_vanishes(n, d, k):
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (np.linspace(0, 18.5, 40), "give integer classes"),
         (np.where(np.arange(40) < 3, np.nan, np.arange(40) % 2), "give integer classes"),

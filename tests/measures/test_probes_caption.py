@@ -104,7 +104,7 @@ def test_recall_falls_as_the_gallery_grows():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "said"),
+    ("arguments", "options", "message"),
     [
         ((np.eye(3), np.eye(4)), {}, r"\(3, 3\) and \(4, 4\)"),
         ((np.eye(3), np.ones((3, 4))), {}, "features"),
@@ -249,7 +249,7 @@ def test_samples_without_a_caption_are_left_out():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda t: np.full_like(t, np.nan), "known for no train"),
         (lambda t: np.ones_like(t), "caption in all train"),

@@ -117,7 +117,7 @@ def test_nothing_known_has_no_value():
 
 
 @pytest.mark.parametrize(
-    ("prediction", "truth", "said"),
+    ("prediction", "truth", "message"),
     [
         (np.ones((2, 3)), np.ones((3, 2)), r"\(2, 3\) and \(3, 2\)"),
         (np.ones(3), np.ones(3), r"\[sample"),

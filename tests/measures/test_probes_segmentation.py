@@ -100,7 +100,7 @@ def test_unknown_truth_is_left_out():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (([0, 1], [0, 1, 1], 2), r"\(2,\) and \(3,\)"),
         (([0, 2], [0, 1], 2), r"from 0 to 2.*below classes=2"),
@@ -206,7 +206,7 @@ def test_a_class_that_only_val_shows_is_learnt_there():
 
 
 @pytest.mark.parametrize(
-    ("labels", "split", "said"),
+    ("labels", "split", "message"),
     [
         (np.zeros((60, 5), dtype=int), SPLIT, r"\(60, 5\)"),
         (np.zeros((60, 12)), SPLIT, "float64"),

@@ -303,7 +303,7 @@ def test_measure_refuses_what_has_no_frames_or_objects():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"tokens": np.ones((72, 3))}, r"tokens has shape \(72, 3\): give \[frame"),
         ({"grid": (8, 8)}, r"does not fill a grid of \(8, 8\)"),
@@ -322,7 +322,7 @@ def test_bad_input_is_said(change, message):
 
 
 @pytest.mark.parametrize(
-    ("prediction", "truth", "said"),
+    ("prediction", "truth", "message"),
     [
         (walks(3), walks(4), r"shapes \(3, 8, 9\) and \(4, 8, 9\)"),
         (walks(2), walks(2), "at least 3 frames"),

@@ -34,9 +34,7 @@ class EventProbe(Probe):
             seen = {int(value) for value in np.unique(dense.values[chosen][dense.known[chosen]])}
             if len(seen) < 2:
                 has = "no event" if 1 not in seen else "nothing but events"
-                raise DiagnosticsError(
-                    f"Target {target.name} has {has} in {split} tokens: use more samples or leave it out."
-                )
+                raise DiagnosticsError(f"Target {target.name} has {has} in {split} tokens: use more samples.")
         shape = (len(activations.taps), len(rows.units), 2)
         loss, reference = np.full(shape, np.nan), np.full(shape, np.nan)
         val_score, penalty, auc = (np.full(shape[0], np.nan) for _ in range(3))

@@ -56,7 +56,7 @@ def mase(prediction: Any, truth: Any, history: Any, season: int = 1) -> np.ndarr
         )
     if not 1 <= season < past.shape[1]:
         raise DiagnosticsError(
-            f"Histories of shape {past.shape} do not fit a season of {season} steps: give 1 or more, and more history."
+            f"Histories of shape {past.shape} do not fit a season of {season} steps: give longer ones."
         )
     scale = np.abs(past[:, season:] - past[:, :-season]).mean(axis=1)
     error = np.abs(guess - known).mean(axis=1)

@@ -40,7 +40,7 @@ def straightness(path: Any) -> Any:
     x = arrays.as_tensor(path)
     if x.ndim not in (2, 3) or x.shape[-2] < 3 or x.shape[-1] == 0:
         raise DiagnosticsError(
-            f"A path of shape {tuple(x.shape)} has no two steps: give [sample, time, feature] with at least 3 times."
+            f"A path has shape {tuple(x.shape)}: give [sample, time, feature] with at least 3 times."
         )
     arrays.finite(x, "A path")
     cosines = _straightness(x if x.ndim == 3 else x[None]).cpu().numpy()

@@ -74,9 +74,7 @@ def dime(
     if bandwidth is not None and not bandwidth > 0:
         raise DiagnosticsError(f"bandwidth is {bandwidth}: give a number above 0, or None for the median distance.")
     if permutations < 1 or not 0 < order < math.inf:
-        raise DiagnosticsError(
-            f"permutations is {permutations} and order {order}: give at least 1 and a number above 0."
-        )
+        raise DiagnosticsError(f"permutations is {permutations} and order {order}: give at least 1, and above 0.")
     a, b = pair(x, y, 2)
     n = len(a)
     if n > MOST_DIME_SAMPLES:

@@ -60,9 +60,7 @@ def lengths(cell: Any, axes: int) -> tuple[float, ...]:
     values = np.asarray(np.nan) if isinstance(cell, str) else np.asarray(as_tensor(given).cpu())
     sizes = tuple(np.full(axes, values).tolist()) if values.ndim == 0 else tuple(values.ravel().tolist())
     if len(sizes) != axes or values.ndim > 1 or not all(math.isfinite(x) and x > 0 for x in sizes):
-        raise DiagnosticsError(
-            f"A grid of {axes} axes has no cells of {cell}: give one length above 0, or one for each axis."
-        )
+        raise DiagnosticsError(f"A grid of {axes} axes has no cells of {cell}: give a length above 0, or one an axis.")
     return sizes
 
 
@@ -231,8 +229,7 @@ class SampleMean(Measure):
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int) -> np.ndarray:
         try:
-            return np.concatenate(
-                [self.of_samples(tokens, tap.grid.shape) for _, tokens in first_tokens(activations, tap.name, n)]
-            )
+            blocks = first_tokens(activations, tap.name, n)
+            return np.concatenate([self.of_samples(tokens, tap.grid.shape) for _, tokens in blocks])
         except DiagnosticsError as error:
             raise DiagnosticsError(f"{self.name} at tap {tap.name}: {error}") from error

@@ -125,7 +125,7 @@ def _checked(attention: Any) -> tuple[Tensor, bool]:
         raise DiagnosticsError(f"Attention has shape {shape}: give [sample, head, query, key] or [head, query, key].")
     if not bool(weights.sum(dtype=torch.float64).isfinite()) or bool((weights < 0).any()):
         raise DiagnosticsError(
-            f"Attention of shape {shape} holds negative, infinite or NaN weights: give it after softmax."
+            f"Attention of shape {shape} holds negative, infinite or NaN weights: apply the softmax."
         )
     return (weights, False) if weights.ndim == 4 else (weights[None], True)
 

@@ -104,9 +104,7 @@ def _near(points: np.ndarray, others: np.ndarray, reach: float) -> float:
 def _pair(prediction: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
     guess, wanted = _mask(prediction, "prediction"), _mask(truth, "truth")
     if guess.shape != wanted.shape:
-        raise DiagnosticsError(
-            f"prediction and truth have shapes {guess.shape} and {wanted.shape}: give two masks of one size."
-        )
+        raise DiagnosticsError(f"prediction and truth have shapes {guess.shape} and {wanted.shape}: give equal shapes.")
     return guess, wanted
 
 

@@ -107,9 +107,8 @@ class Gradients(Observation):
 
     def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
         gradients = encoder.input_gradient(batch, taps)
-        return Captured(
-            {tap: _recorded(encoder.tap(tap).grid.shape, size) for tap, size in gradients.items()}, gradients.left_out
-        )
+        recorded = {tap: _recorded(encoder.tap(tap).grid.shape, size) for tap, size in gradients.items()}
+        return Captured(recorded, gradients.left_out)
 
 
 def _recorded(grid: tuple[int, ...], size: Tensor) -> Tensor:

@@ -50,9 +50,7 @@ def retrieval_recall(a: Any, b: Any, *, at: Sequence[int] = AT, same: Any = None
     """
     x, y = pair(a, b)
     if x.shape[1] != y.shape[1]:
-        raise DiagnosticsError(
-            f"a and b have shapes {tuple(x.shape)} and {tuple(y.shape)}: map both to as many features first."
-        )
+        raise DiagnosticsError(f"a and b have shapes {tuple(x.shape)} and {tuple(y.shape)}: give equal features.")
     if len(at) == 0 or min(at) < 1:
         raise DiagnosticsError(f"Recall at {tuple(at)} does not exist: give numbers of neighbours from 1.")
     groups = _groups(same, len(x))

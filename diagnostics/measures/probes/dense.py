@@ -53,15 +53,12 @@ def depth_metrics(prediction: Any, truth: Any, *, align: Align | None = None) ->
     t = as_tensor(truth)
     p = as_tensor(prediction).to(t.device)
     if p.shape != t.shape or t.ndim < 2:
-        raise DiagnosticsError(
-            f"Prediction and truth have shapes {tuple(p.shape)} and {tuple(t.shape)}: give both as [sample, *place]."
-        )
+        shapes = f"{tuple(p.shape)} and {tuple(t.shape)}"
+        raise DiagnosticsError(f"Prediction and truth have shapes {shapes}: give both as [sample, *place].")
     p, t = p.flatten(1), t.flatten(1)
     known = ~t.isnan()
     if not bool(((t > 0) & t.isfinite())[known].all()):
-        raise DiagnosticsError(
-            f"Truth of shape {tuple(t.shape)} has values that are infinite or not above 0: mark them unknown (NaN)."
-        )
+        raise DiagnosticsError(f"Truth {tuple(t.shape)} has values infinite or not above 0: mark them unknown (NaN).")
     if not bool(p[known].isfinite().all()):
         raise DiagnosticsError(f"Prediction of shape {tuple(p.shape)} holds NaN or infinity at known places.")
     there = known.any(dim=1)
@@ -115,7 +112,7 @@ class DenseRows:
         grids = {tap.name: tap.grid for tap in taps if tap.grid.tokens > 1 and tap.grid.shape in target.on_grid}
         if not grids:
             raise DiagnosticsError(
-                f"Target {target.name} lies on no tap's grid: choose taps that have more than one token (--taps)."
+                f"Target {target.name} lies on no tap's grid: choose taps of several tokens (--taps)."
             )
         grid = grids.get(activations.output_tap, list(grids.values())[-1])
         values = target.tokens(grid)[: activations.token_samples]

@@ -180,8 +180,9 @@ class RidgePath(ShortRepr):
         """[penalty, row, target] for x [row, feature], numpy or torch; of one penalty too, [1, row, target]."""
         new, chosen = as_tensor(x).cpu(), several(penalties)
         if new.ndim != 2 or new.shape[1] != len(self.mean_x):
+            count = len(self.mean_x)
             raise DiagnosticsError(
-                f"x has shape {tuple(new.shape)}: give [row, feature] with the {len(self.mean_x)} features fitted."
+                f"x has shape {tuple(new.shape)}: give [row, feature] with the {count} features fitted."
             )
         fields = (as_tensor(field)[None] for field in (self.left, self.eigenvalues, self.right))
         stack = RidgeStack(self.n, as_tensor(self.mean_x)[None], as_tensor(self.mean_y), *fields)

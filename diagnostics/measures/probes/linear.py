@@ -73,12 +73,9 @@ class LinearProbe(Probe):
         if parts == 1:
             loss, reference = loss[..., 0], reference[..., 0]
         extra = {"penalty": chosen} | ({"angular_error": error} if circular else {})
-        functional = R2 + (
-            ", over the angle's cosine and sine" if circular else ", mean of columns" if parts > 1 else ""
-        )
+        mean = ", over the angle's cosine and sine" if circular else ", mean of columns" if parts > 1 else ""
         return probe_result(
-            activations, rows, loss, reference, val_score, extra, functional, STANDARDISED, seed,
-            penalties=list(PENALTIES),
+            activations, rows, loss, reference, val_score, extra, R2 + mean, STANDARDISED, seed, penalties=list(PENALTIES),
         )  # fmt: skip
 
     def _classes(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:

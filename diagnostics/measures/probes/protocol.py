@@ -49,7 +49,7 @@ class Probe(Measure):
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         if target is None:
             raise DiagnosticsError(
-                f"{self.name} reads out a target, and none was given: choose a dataset that has targets."
+                f"{self.name} reads out a target, and none was given: choose a dataset with targets."
             )
         return self.read_out(activations, target, seed)
 
@@ -99,8 +99,9 @@ def label_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np
     rows = rows_of(activations, target.name, labels >= 0)
     seen = np.unique(labels[rows.train])
     if len(seen) < 2:
+        count = len(rows.train)
         raise DiagnosticsError(
-            f"Target {target.name} has only one class in its {len(rows.train)} train samples: leave it out or use more."
+            f"Target {target.name} has only one class in its {count} train samples: use more samples."
         )
     if missing := sorted(set(np.unique(labels[labels >= 0]).tolist()) - set(seen.tolist())):
         names = ", ".join(target.classes[c] if c < len(target.classes) else str(c) for c in missing)

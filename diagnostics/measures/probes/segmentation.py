@@ -161,7 +161,7 @@ class _Fit:
 
 
 def _fit(
-    read: _Read, train: np.ndarray, val: np.ndarray, labels: np.ndarray, classes: int, what: str, seed: int, device: str
+    read: _Read, train: np.ndarray, val: np.ndarray, labels: np.ndarray, classes: int, name: str, seed: int, device: str
 ) -> _Fit:
     """The classifier of train and val tokens, masks [sample, token], whose penalty has the best mean IoU on val; of equal
     ones the least log loss.
@@ -175,7 +175,7 @@ def _fit(
         some.flat[drawn[mask.ravel()[drawn]][:MOST_TOKENS]] = True
     if len(np.unique(labels[of_train])) < 2:
         raise DiagnosticsError(
-            f"{what} has only one class in its {int(of_train.sum())} train tokens: leave it out or use more samples."
+            f"{name} has only one class in its {int(of_train.sum())} train tokens: leave it out or use more samples."
         )
     any_ = of_train | of_val | of_both
     x, y = torch.as_tensor(np.concatenate([block[0] for block in read(any_)]), device=device), labels[any_]

@@ -64,9 +64,7 @@ class Logistic(ShortRepr):
         """[row, class] for x [row, feature], numpy or torch."""
         new = np.asarray(as_tensor(x).cpu())
         if new.ndim != 2 or new.shape[1] != len(self.mean):
-            raise DiagnosticsError(
-                f"x has shape {new.shape}: give [row, feature] with the {len(self.mean)} features fitted."
-            )
+            raise DiagnosticsError(f"x has shape {new.shape}: give rows with the {len(self.mean)} features fitted.")
         scores = (new - self.mean) @ self.weights + self.bias
         scores -= scores.max(axis=1, keepdims=True)
         return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))

@@ -183,9 +183,7 @@ class Similarity(Measure):
     def _result(self, first: Side, second: Side, seed: int) -> xr.Dataset:
         n, same = len(first.rows), first is second
         if n < self.least:
-            raise DiagnosticsError(
-                f"{self.name} compares at least {self.least} samples, and there are {n}: use a dataset with more."
-            )
+            raise DiagnosticsError(f"{self.name} compares at least {self.least} samples, and there are {n}: use more.")
         prepared, why = self._prepared(first)
         prepared_other, why_other = (prepared, why) if same else self._prepared(second)
         shape = len(prepared), len(prepared_other)
