@@ -1,7 +1,5 @@
 """Applies measures to stored activations: scores with intervals, and the best tap (chosen on val, read on test)."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Array helpers that measures share: validation, centring, and results laid out over taps."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import warnings

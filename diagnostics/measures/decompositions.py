@@ -4,8 +4,6 @@ Divide and conquer (what torch and numpy call) gives up on some matrices with ma
 those of counts of a few words, in single precision one in three of them. QR iteration, slower, then is asked.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from typing import Any

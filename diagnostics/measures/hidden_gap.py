@@ -3,8 +3,6 @@
 Score and gap are read on test, where nothing was chosen. The interval of the gap is for the tap that was chosen.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

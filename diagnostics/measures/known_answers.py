@@ -1,7 +1,5 @@
 """Known answers of measures: computation, expected value and source, and inputs shared by many cases."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

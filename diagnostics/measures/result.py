@@ -3,8 +3,6 @@
 Measures state most of them; `apply` adds those of the selection and of the target; profiles, pages and comparisons read them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

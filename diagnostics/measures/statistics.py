@@ -5,8 +5,6 @@ Its score is 1 - sum(loss) / sum(reference): R2 with squared errors against the 
 against counts.
 """
 
-from __future__ import annotations
-
 import functools
 import warnings
 from dataclasses import dataclass

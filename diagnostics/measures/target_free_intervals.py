@@ -1,7 +1,5 @@
 """Intervals of measures without a target, over independent groups (videos, series, subjects; never tokens)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from diagnostics.measures.statistics import LEVEL, interval, resample_counts

@@ -4,8 +4,6 @@ A measure may come from any plugin. One that returns a wrong variable, axis, att
 sentence that says so, and the other measures are not affected.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any

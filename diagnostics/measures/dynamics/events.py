@@ -1,7 +1,5 @@
 """Decoding events (changes) from single time steps."""
 
-from __future__ import annotations
-
 import numpy as np
 import xarray as xr
 

@@ -1,7 +1,5 @@
 """Forecasts from a representation, compared with a naive forecast that uses no model."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

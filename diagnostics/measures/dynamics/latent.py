@@ -1,7 +1,5 @@
 """Dynamics of a representation: whether its next step is a linear map of this one, and its path straight."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -5,8 +5,6 @@ samples, so compare at equal n and look at the values for parts of the data besi
 and scale of the features; they do change when features are scaled one by one.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal

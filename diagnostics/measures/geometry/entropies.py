@@ -1,7 +1,5 @@
 """Matrix-based entropies: the entropy of the eigenvalues of a kernel matrix scaled to trace 1."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """Massive activations: features that are large and almost the same for every input."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar

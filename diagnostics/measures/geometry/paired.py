@@ -1,7 +1,5 @@
 """Measures of several views of one thing; in a run, samples of one group are its views (frames of a video)."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping

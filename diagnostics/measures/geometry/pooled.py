@@ -1,7 +1,5 @@
 """The loop over taps shared by measures of geometry on pooled activations."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Names get mixed up in the literature, so each says whether it reads singular val
 ones do not change with a shift either, the uncentred ones do.
 """
 
-from __future__ import annotations
-
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping

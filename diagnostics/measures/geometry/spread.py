@@ -4,8 +4,6 @@ A component that all samples share (a large mean) therefore decides: it pulls al
 zero has no direction and is left out.
 """
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Geometry of the tokens of one sample: how many directions they use, and how their path bends."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping

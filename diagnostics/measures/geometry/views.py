@@ -1,7 +1,5 @@
 """Agreement of several views of the same samples: LiDAR, alignment and InfoNCE."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

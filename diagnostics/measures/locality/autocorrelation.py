@@ -1,7 +1,5 @@
 """Moran's I: whether neighbouring tokens of the grid deviate from the mean in the same way."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

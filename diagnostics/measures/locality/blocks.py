@@ -3,8 +3,6 @@
 Shape suffixes below: S sample, T grid token in raster order, F feature, R some of the tokens.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Whether the tokens most similar to a token are its neighbours on the grid."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

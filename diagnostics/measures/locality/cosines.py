@@ -1,7 +1,5 @@
 """Similarity of the tokens of a sample as a function of their distance on the grid."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence

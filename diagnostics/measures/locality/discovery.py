@@ -1,7 +1,5 @@
 """Unsupervised object discovery from the tokens of an image: LOST, TokenCut and CorLoc."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Attention heads: distance and entropy of their attention, and how much of it goes to global tokens."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from abc import abstractmethod

@@ -1,8 +1,6 @@
 """Agreement of masks (region and boundary, as DAVIS) and of boxes (intersection over union, as VOC), and helpers of the
 measures that compare tokens with objects' masks without fitting: rows to read, and the result."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Outlier tokens: tokens of extreme norm, which a network uses for something other than their content."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Whether a token encodes its position: ridge regression from single tokens to their place on the grid."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

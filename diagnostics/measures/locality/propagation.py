@@ -1,7 +1,5 @@
 """Label propagation through a video by token similarity, from the labels of its first frame."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Effective receptive field of a token: which part of the input it depends on, by gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

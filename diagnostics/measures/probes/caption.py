@@ -1,7 +1,5 @@
 """Caption probe: a linear map from pooled activations to text embeddings, scored by retrieval."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -14,8 +14,6 @@ output]; bias [tap, setting, output]. A setting is a pair of learning rate and w
 on the same batches, and on a GPU all taps of one shape too.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The linear probe: ridge regression for values, logistic regression for classes."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import xarray as xr

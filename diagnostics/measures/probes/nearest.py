@@ -1,7 +1,5 @@
 """k-nearest-neighbour classification by cosine, with votes weighted by similarity (Wu et al. 2018; DINO)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The protocol of all probes: rows of each split, losses by independent unit, and the form of a result."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Dense classification: a linear classifier on single tokens, scored by mean intersection over union."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any

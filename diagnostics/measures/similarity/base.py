@@ -4,8 +4,6 @@ The null: the samples of the second side are permuted, all its taps alike, so th
 The most alike of all pairs gets reported, so each pair is compared with the most alike pair of every permutation.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

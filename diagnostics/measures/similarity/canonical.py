@@ -8,8 +8,6 @@ Two representations whose ranks add up to n or more share directions whatever th
 finding there: the plain functions warn, the measures give NaN and say so; at most 1 in 10 of n is a good rule. The mean squared correlation of unrelated data is max(p, q) / (n - 1).
 """
 
-from __future__ import annotations
-
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator

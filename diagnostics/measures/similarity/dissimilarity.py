@@ -4,8 +4,6 @@ The n (n - 1) / 2 entries of a dissimilarity matrix share samples, so they are n
 samples (as the measure does), never by the p value of the correlation.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Debiased CKA (centred kernel alignment) of all pairs of taps, with linear and with Gaussian kernels."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Kernel matrices accumulated over features, and functions of two of them: HSIC and centred kernel alignment."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 

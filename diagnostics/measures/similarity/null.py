@@ -1,7 +1,5 @@
 """The permutation null of similarities: whole groups of samples are permuted, and the best pair recorded."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ U-centred kernels are symmetric with zero diagonal, so these n (n - 1) / 2 numbe
 the similarity of two taps is the product of two vectors, and permuting samples only moves entries.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator, Sequence
 

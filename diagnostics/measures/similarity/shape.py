@@ -3,8 +3,6 @@
 Both are metrics (the triangle inequality holds), so that taps can be clustered or embedded by them.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The estimator of the torch-cka package, unchanged, to reproduce numbers published with it."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import warnings

@@ -1,7 +1,5 @@
 """Transfer similarity: how far apart the predictions of ridge regression from two representations are."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
