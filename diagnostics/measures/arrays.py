@@ -93,10 +93,8 @@ def pair(x: Any, y: Any, least: int = 1) -> tuple[Tensor, Tensor]:
     """x and y as `samples`, on x's device, with equal numbers of samples."""
     first, second = samples(x, "x", least), samples(y, "y", least)
     if len(first) != len(second):
-        raise DiagnosticsError(
-            f"x and y have shapes {tuple(first.shape)} and {tuple(second.shape)}: give both for the same samples in the "
-            "same order."
-        )
+        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise DiagnosticsError(f"x and y have shapes {shapes}: give both for the same samples in the same order.")
     return first, second.to(first.device)
 
 
@@ -111,8 +109,7 @@ def token_samples(x: Any, name: str, grid: tuple[int, ...] | None = None) -> tup
         raise DiagnosticsError(f"{name} has shape {shape}: give [sample, token, feature] or [token, feature].")
     if grid is not None and (shape[-2] != math.prod(grid) or not 1 <= len(grid) <= 3):
         raise DiagnosticsError(
-            f"{name} of shape {shape} does not fill a grid of {grid}: give one token a cell, on a grid of one to three "
-            "axes."
+            f"{name} of shape {shape} does not fill a grid of {grid}: give one token a cell, on one to three axes."
         )
     return finite(tensor if tensor.ndim == 3 else tensor[None], name), tensor.ndim == 2
 
@@ -245,19 +242,12 @@ def first_tokens(activations: Activations, tap: str, n: int) -> Iterator[tuple[s
 
 
 def over_taps(
-    activations: Activations,
-    variables: Mapping[str, Any],
-    attrs: Mapping[str, Any],
-    coords: Mapping[str, Any] | None = None,
+    activations: Activations, variables: Mapping[str, Any], attrs: Mapping[str, Any], **coords: Any
 ) -> xr.Dataset:
     """Results over the taps and their depths; a variable is its values [tap], or a pair of axes and values."""
     taps = activations.taps
     return xr.Dataset(
         {name: values if isinstance(values, tuple) else ("tap", values) for name, values in variables.items()},
-        coords={
-            "tap": [tap.name for tap in taps],
-            "depth": ("tap", [float(tap.depth) for tap in taps]),
-            **(coords or {}),
-        },
-        attrs=dict(attrs),
+        {"tap": [tap.name for tap in taps], "depth": ("tap", [float(tap.depth) for tap in taps]), **coords},
+        dict(attrs),
     )

@@ -58,14 +58,14 @@ def jackknife_interval(
     """95 % interval for a statistic from its values with one block of rows left out each.
 
     Delete-m_j jackknife for blocks of unequal size (Busing, Meijer, Van der Leeden 1999, eq. 3), with t quantiles of
-    blocks - 1 degrees of freedom; on the logarithm of a positive statistic unless told otherwise. NaN for fewer than two
-    blocks.
+    blocks - 1 degrees of freedom; NaN for fewer than two blocks.
 
     Parameters
     ----------
     estimate: from all rows.
     left_out: [block], the statistic without that block.
     sizes: [block], rows in each block.
+    logarithm: the interval is symmetric on the logarithm of a positive statistic.
     """
     count = len(left_out)
     values = np.append(left_out, estimate)

@@ -21,7 +21,6 @@ class EventProbe(Probe):
     name = "event_probe"
     answers = "Does a token know that something happens at its time?"
     source = "Hastie, Tibshirani and Friedman 2009, section 4.3"
-    invariant_to = ("scale", "shift")
     needs = "tokens"
     kinds = ("event",)
 

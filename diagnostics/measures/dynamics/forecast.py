@@ -71,7 +71,6 @@ class ForecastProbe(Probe):
     name = "forecast_probe"
     answers = "How far ahead is the future known, beyond what a naive forecast says?"
     source = "Hyndman and Athanasopoulos 2021, Forecasting: principles and practice, section 5.8"
-    invariant_to = ("scale", "shift")
     kinds = ("future",)
 
     def reads(self, target: StoredTarget) -> bool:

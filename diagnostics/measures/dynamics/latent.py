@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
@@ -41,11 +40,8 @@ def straightness(path: Any) -> Any:
             f"A path has shape {tuple(x.shape)}: give [sample, time, feature] with at least 3 times."
         )
     arrays.finite(x, "A path")
-    cosines = _straightness(x if x.ndim == 3 else x[None]).cpu().numpy()
-    return cosines if x.ndim == 3 else float(cosines[0])
-
-
-def _straightness(x: Tensor) -> Tensor:
+    single = x.ndim == 2
+    x = x[None] if single else x
     # A step this short beside the longest value on the path has no direction.
     least = arrays.rounding(x)
     # The largest value leaves first: squares of large or small numbers must neither overflow nor vanish.
@@ -56,8 +52,9 @@ def _straightness(x: Tensor) -> Tensor:
     moves = length > least
     both = moves[:, 1:] & moves[:, :-1]
     products = (steps[:, 1:] * steps[:, :-1]).sum(dim=2) / (length[:, 1:] * length[:, :-1])
-    total = torch.where(both, products, torch.zeros_like(products)).sum(dim=1)
-    return torch.where(both.any(dim=1), total / both.sum(dim=1), torch.full_like(total, torch.nan))
+    total = torch.where(both, products, 0.0).sum(dim=1)
+    cosines = torch.where(both.any(dim=1), total / both.sum(dim=1), torch.nan)
+    return float(cosines[0]) if single else cosines.cpu().numpy()
 
 
 def linear_predictability(sequences: Any, split: Any, penalties: tuple[float, ...] = PENALTIES) -> tuple[float, float]:

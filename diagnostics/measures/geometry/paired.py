@@ -35,18 +35,13 @@ class _Views(PooledMeasure):
 
     def rows(self, activations: Activations) -> np.ndarray:
         _, of_row, sizes = np.unique(activations.groups.astype(str), return_inverse=True, return_counts=True)
-        together = np.flatnonzero(sizes[of_row] >= 2)
         if (count := int((sizes >= 2).sum())) < self.groups_needed:
             raise DiagnosticsError(
                 f"{self.name} compares samples of one group, and {count} of {len(sizes)} groups have two samples or more: it "
                 f"needs {self.groups_needed}; give the dataset `groups` (video, subject, scene) whose samples are views of one "
                 "thing."
             )
-        return self.chosen(together, of_row)
-
-    @abstractmethod
-    def chosen(self, rows: np.ndarray, of_row: np.ndarray) -> np.ndarray:
-        """Those of the rows of groups with two samples or more that it reads; `of_row` numbers every row's group."""
+        return np.flatnonzero(sizes[of_row] >= 2)
 
 
 class _Pairs(_Views):
@@ -54,13 +49,12 @@ class _Pairs(_Views):
 
     most_pairs: ClassVar[int] = 1024
 
-    def chosen(self, rows: np.ndarray, of_row: np.ndarray) -> np.ndarray:
-        first: dict[int, int] = {}
-        second: dict[int, int] = {}
-        for row in rows:
-            (second if of_row[row] in first else first).setdefault(int(of_row[row]), int(row))
-        kept = list(first)[: self.most_pairs]
-        return np.array([first[group] for group in kept] + [second[group] for group in kept])
+    def rows(self, activations: Activations) -> np.ndarray:
+        by_group: dict[str, list[int]] = {}
+        for row in super().rows(activations):
+            by_group.setdefault(str(activations.groups[row]), []).append(int(row))
+        groups = list(by_group.values())[: self.most_pairs]
+        return np.array([rows[0] for rows in groups] + [rows[1] for rows in groups])
 
     def beside(self, n: int) -> str:
         return f"{n} samples: the first two of each of {n // 2} groups"
@@ -91,8 +85,8 @@ class Lidar(_Views):
     }
     groups_needed = 3
 
-    def chosen(self, rows: np.ndarray, of_row: np.ndarray) -> np.ndarray:
-        return rows[: self.most_rows]
+    def rows(self, activations: Activations) -> np.ndarray:
+        return super().rows(activations)[: self.most_rows]
 
     def beside(self, n: int) -> str:
         return f"{n} samples of groups with two samples or more"

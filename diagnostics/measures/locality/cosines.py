@@ -238,7 +238,7 @@ class SelfSimilarity(Measure):
             centring="none; with the sample's mean token removed in variables ending in _centred",
             distance="Manhattan, in tokens of the tap's grid", reasons=reasons, n=n, seed=seed,
         )  # fmt: skip
-        return arrays.over_taps(activations, variables, attrs, {"distance": np.arange(1, reach + 1)})
+        return arrays.over_taps(activations, variables, attrs, distance=np.arange(1, reach + 1))
 
 
 def _of_tap(activations: Activations, tap: Tap, n: int) -> tuple[TokenSimilarity, TokenSimilarity]:

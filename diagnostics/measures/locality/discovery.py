@@ -144,8 +144,7 @@ def corloc(boxes: Any, truths: Sequence[Any]) -> float:
         wanted = as_array(objects).astype(np.float64)
         if wanted.ndim != 2 or wanted.shape[1] != 4 or len(wanted) == 0:
             raise DiagnosticsError(
-                f"Image {i} has objects' boxes of shape {wanted.shape}: give [object, 4], and leave images without objects "
-                "out."
+                f"Image {i} has objects' boxes of shape {wanted.shape}: give [object, 4]; leave out images without objects."
             )
         hits += _best_iou(box, wanted) >= HIT
     return hits / len(guesses)

@@ -248,7 +248,7 @@ class _HeadMeasure(Measure):
             pooling="none: grid queries, mean over queries, heads and samples", centring="none",
             reasons=reasons, n=n, seed=seed,
         )  # fmt: skip
-        return over_taps(activations, variables, attrs, {"head": np.arange(heads)})
+        return over_taps(activations, variables, attrs, head=np.arange(heads))
 
 
 def _mean(values: np.ndarray) -> float:

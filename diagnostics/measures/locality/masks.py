@@ -40,10 +40,7 @@ def boundary_f(prediction: Any, truth: Any, *, tolerance: float = TOLERANCE) -> 
     """
     guess, wanted = _pair(prediction, truth)
     if not 0 <= tolerance < 1:
-        raise DiagnosticsError(
-            f"tolerance is {tolerance}: give the share of the image's diagonal within which boundaries match, from 0 to "
-            "below 1."
-        )
+        raise DiagnosticsError(f"tolerance is {tolerance}: give a share of the image's diagonal, from 0 to below 1.")
     reach = math.ceil(tolerance * math.hypot(*guess.shape))
     ours, theirs = _boundary(guess), _boundary(wanted)
     if len(ours) == 0 or len(theirs) == 0:

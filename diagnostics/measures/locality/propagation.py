@@ -124,8 +124,7 @@ def j_and_f(prediction: Any, truth: Any) -> RegionAndBoundary:
         )
     if len(guess) < LEAST_FRAMES:
         raise DiagnosticsError(
-            f"prediction has shape {guess.shape}: give at least {LEAST_FRAMES} frames, since the first and the last are "
-            "left out."
+            f"prediction has shape {guess.shape}: give at least {LEAST_FRAMES} frames; the first and the last are left out."
         )
     objects = np.unique(wanted[0][wanted[0] > 0])
     if len(objects) == 0:

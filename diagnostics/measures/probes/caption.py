@@ -51,20 +51,18 @@ def retrieval_recall(a: Any, b: Any, *, at: Sequence[int] = AT, same: Any = None
         raise DiagnosticsError(f"a and b have shapes {tuple(x.shape)} and {tuple(y.shape)}: give equal features.")
     if len(at) == 0 or min(at) < 1:
         raise DiagnosticsError(f"Recall at {tuple(at)} does not exist: give numbers of neighbours from 1.")
-    groups = _groups(same, len(x))
+    groups = np.arange(len(x))
+    if same is not None:
+        names = np.asarray(same.detach().cpu() if isinstance(same, Tensor) else same)
+        if names.shape != groups.shape:
+            raise DiagnosticsError(
+                f"same has shape {names.shape} for {len(x)} samples: give a number or name a sample."
+            )
+        groups = np.unique(names, return_inverse=True)[1]
     there, back = (
         dict(zip(at, _hits(q, g, groups, at).mean(axis=1).tolist(), strict=True)) for q, g in ((x, y), (y, x))
     )
     return Retrieval(there, back, len(x))
-
-
-def _groups(same: Any, n: int) -> np.ndarray:
-    if same is None:
-        return np.arange(n)
-    names = np.asarray(same.detach().cpu() if isinstance(same, Tensor) else same)
-    if names.shape != (n,):
-        raise DiagnosticsError(f"same has shape {names.shape} for {n} samples: give one number or name a sample.")
-    return np.unique(names, return_inverse=True)[1]
 
 
 def _hits(queries: Tensor, gallery: Tensor, groups: np.ndarray, at: Sequence[int]) -> np.ndarray:
@@ -106,7 +104,6 @@ class CaptionProbe(Probe):
     name = "caption_probe"
     answers = "Can a sample's caption be found from its activations by a linear map to a text encoder's space?"
     source = "retrieval: Karpathy and Fei-Fei 2015 (1412.2306); zero-shot classification: CLIP (2103.00020); linear map: Merullo et al. 2022 (2209.15162)"
-    invariant_to = ("scale", "shift")
     family = "language"
     kinds = ("caption",)
 

@@ -219,7 +219,6 @@ class AttentiveProbe(Probe):
     name = "attentive_probe"
     answers = "What can be read out when a probe may look for the tokens that hold it?"
     source = "Bardes et al. 2024 (2404.08471), without perceptron; Psomas et al. 2025 (2506.10178)"
-    invariant_to = ("scale", "shift")
     needs = "tokens"
     standard = False
     kinds = ("label", "value", "state", "future")

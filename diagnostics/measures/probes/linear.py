@@ -34,7 +34,6 @@ class LinearProbe(Probe):
     name = "linear_probe"
     answers = "What can be read out linearly, and how well?"
     source = "Alain and Bengio 2016 (1610.01644); ridge: Hoerl and Kennard 1970"
-    invariant_to = ("scale", "shift")
     kinds = ("label", "value", "state", "future", "token_value")
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:

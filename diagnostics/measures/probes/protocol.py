@@ -41,7 +41,9 @@ class Rows:
 
 
 class Probe(Measure):
-    """A measure that reads out a target, on one thread."""
+    """A measure that reads out a target, on one thread, from features that are standardised unless it says otherwise."""
+
+    invariant_to = ("scale", "shift")
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
@@ -168,4 +170,4 @@ def probe_result(
         REASON: store_reasons(reasons),
         **attrs,
     }
-    return over_taps(activations, variables, everything, {"unit": rows.units.astype(object)})
+    return over_taps(activations, variables, everything, unit=rows.units.astype(object))

@@ -226,7 +226,6 @@ class SegmentationProbe(Probe):
     name = "segmentation_probe"
     answers = "Does each token know what lies at its place?"
     source = "linear segmentation (Oquab et al. 2023, 2304.07193, section 7.4); mean IoU: Everingham et al. 2010"
-    invariant_to = ("scale", "shift")
     needs = "tokens"
     kinds = ("token_label",)
 

@@ -71,6 +71,7 @@ class Similarity(Measure):
     """
 
     family = "similarity"
+    standard = False
     higher_is_better = None
     pairwise = True
     functional: ClassVar[str]

@@ -163,7 +163,6 @@ def _weighted(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
 class Decomposed(Similarity):
     """A similarity that takes a decomposition for every pair of taps. Its null has few permutations, in single precision."""
 
-    standard = False
     permutations = FEW_PERMUTATIONS
 
     def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:

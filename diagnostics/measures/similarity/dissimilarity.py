@@ -162,7 +162,6 @@ class Rsa(Similarity):
     source = "Kriegeskorte et al. 2008"
     invariant_to = ("order of the features", "each sample's own scale and offset")
     functional = "Spearman correlation of the dissimilarities 1 - r of all pairs of samples"
-    standard = False
     centring = "each sample over its features (not invariant to rotation)"
     least = 3
     most_rows = 1024

@@ -75,6 +75,7 @@ class Cka(_Alignment):
     name = "cka"
     answers = "Which taps hold alike geometries of the samples?"
     source = "Kornblith et al. 2019 (1905.00414); unbiased HSIC: Song et al. 2012, eq. 5; Székely and Rizzo 2014"
+    standard = True
     functional = "debiased linear CKA: HSIC_1(K,L) / sqrt(HSIC_1(K,K) HSIC_1(L,L))"
     centring = "features centred over samples, then the kernel U-centred"
 
@@ -86,7 +87,6 @@ class RbfCka(_Alignment):
     name = "cka_rbf"
     answers = "Which taps hold alike neighbourhoods of the samples, far distances counting little?"
     source = "Kornblith et al. 2019 (1905.00414), section 3; unbiased HSIC: Song et al. 2012, eq. 5"
-    standard = False
     functional = "debiased RBF CKA: HSIC_1 ratio with k = exp(-d^2 / (2 sigma^2))"
     centring = "features centred over samples (which changes no distance), then the kernel U-centred"
 

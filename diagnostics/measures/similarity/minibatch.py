@@ -108,7 +108,6 @@ class MinibatchAlignment(Products):
     answers = "Which taps hold alike geometries of the samples, estimated from small batches?"
     source = "Nguyen et al. 2021 (2010.15327), eq. 2; unbiased HSIC: Song et al. 2012, eq. 5"
     invariant_to = ("rotation", "scale", "shift")
-    standard = False
     most_rows = MOST_ROWS
     functional = f"an estimate of debiased linear CKA from batches of {BATCH}: ratio of HSIC_1 summed over batches"
     centring = "features centred over samples, then the kernel of each batch U-centred"

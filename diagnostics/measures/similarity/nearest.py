@@ -216,7 +216,6 @@ def _masked_hsic(places: Neighbours, k: Tensor, m: Tensor) -> float:
 class _Nearest(Similarity):
     """A function of the neighbours on both sides."""
 
-    standard = False
     least = K + 2
     centring = "none: rows scaled to unit length, neighbours by cosine"
 

@@ -23,12 +23,12 @@ class Swaps:
     """Which samples may take each other's places: groups (videos, series, subjects) swap as wholes, so only with groups
     of their own size.
 
-    `classes`: for each set of groups that may swap, their rows, int64 [group, member]. `what` names them in words, `never`
+    `classes`: for each set of groups that may swap, their rows, int64 [group, member]. `swapped` names them in words, `never`
     says why none may ("": some may).
     """
 
     classes: tuple[np.ndarray, ...]
-    what: str = "the samples"
+    swapped: str = "the samples"
     never: str = ""
 
     @property
@@ -52,7 +52,7 @@ class Swaps:
             return f"none: {self.never}"
         fixed = sum(rows.size for rows in self.classes if len(rows) == 1)
         alone = f", {fixed} of {self.rows} samples have no group to swap with" if fixed else ""
-        return f"{count} permutations of {self.what}{alone}; the most alike of all pairs of taps"
+        return f"{count} permutations of {self.swapped}{alone}; the most alike of all pairs of taps"
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,13 @@ BLOCK = 2**13
 def unit(upper: Tensor) -> Tensor | None:
     """`centred` divided by its norm; None where nothing but rounding error is left."""
     size = float(upper.triu_(1).norm())
-    return scaled(_centred(upper), size)
+    return scaled(centred(upper), size)
 
 
 def centred(upper: Tensor) -> Tensor:
     """The U-centred kernel (Székely and Rizzo 2014, eq. 2.9) over pairs i < j, of [sample, sample], which is read above its
     diagonal only and overwritten."""
-    return _centred(upper.triu_(1))
-
-
-def _centred(upper: Tensor) -> Tensor:
-    """`centred` of what is zero on and below its diagonal."""
+    upper.triu_(1)
     n = len(upper)
     sums = upper.sum(dim=0) + upper.sum(dim=1)
     means, mean = sums / (n - 2), sums.sum() / ((n - 1) * (n - 2))

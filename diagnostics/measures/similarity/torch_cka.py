@@ -50,7 +50,6 @@ class TorchCka(Similarity):
     source = "the package torch-cka (0.21), after Nguyen et al. 2021 (2010.15327)"
     invariant_to = ("rotation", "scale", "shift", "in exact arithmetic alone")
     needs = "tokens"
-    standard = False
     least = LEAST
     most_rows = MOST_ROWS
     permutations = 0

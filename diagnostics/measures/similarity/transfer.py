@@ -72,7 +72,6 @@ class Gulp(Similarity):
     source = BOIX
     invariant_to = ("rotation", "scale", "shift")
     functional = f"GULP distance d_lambda, lambda = {REGULARIZATION} of the total variance"
-    standard = False
     centring = "features centred over samples, then total variance 1"
     least = 2
     most_rows = 1024
