@@ -11,16 +11,9 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.geometry import views
 from diagnostics.measures.geometry.entropies import dime
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers
-from diagnostics.measures.geometry.views import (
-    DELTA,
-    distances,
-    infonce,
-    lidar_of_classes,
-    paired_directions,
-    unpaired_cosine,
-)
 from diagnostics.measures.target_free_intervals import bootstrap_mean_interval, group_blocks, jackknife_interval
 
 BLOCKS = 10
@@ -75,7 +68,7 @@ class Lidar(_Views):
     invariant_to = ("rotation", "shift")
     functional = (
         f"LiDAR: exp of the entropy of lambda / sum(lambda) + 1e-7, eigenvalues of the between-group covariance whitened by "
-        f"the within-group one plus {DELTA:g}; groups with at least two samples, all weighing the same"
+        f"the within-group one plus {views.DELTA:g}; groups with at least two samples, all weighing the same"
     )
     centring = "group means centred over groups, samples over their group"
     interval = f"95 % delete-a-group jackknife on the logarithm, at most {BLOCKS} blocks of groups"
@@ -110,7 +103,7 @@ class Lidar(_Views):
 
 def _lidar(x: Tensor, groups: np.ndarray) -> float:
     _, classes = np.unique(groups.astype(str), return_inverse=True)
-    return lidar_of_classes(x, torch.from_numpy(classes).to(x.device))
+    return views.lidar_of_classes(x, torch.from_numpy(classes).to(x.device))
 
 
 def _jackknife(
@@ -134,12 +127,12 @@ class Alignment(_Pairs):
     about: ClassVar[Mapping[str, str]] = {"line_unpaired": "the same for samples of different groups"}
 
     def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
-        u, v, kept = paired_directions(x, y)
+        u, v, kept = views.paired_directions(x, y)
         if len(u) < 2:
             return TapNumbers({}, f"{len(u)} of {len(x)} pairs have two samples of length above zero")
-        apart = distances(u, v, 2.0).cpu().numpy()
+        apart = views.distances(u, v, 2.0).cpu().numpy()
         low, high = bootstrap_mean_interval(apart[:, None], groups[kept.cpu().numpy()], seed)
-        others = 2 - 2 * unpaired_cosine(u, v)
+        others = 2 - 2 * views.unpaired_cosine(u, v)
         numbers = {"score": float(apart.mean()), "low": float(low[0]), "high": float(high[0]), "line_unpaired": others}
         lost = len(x) - len(u)
         return TapNumbers(numbers, f"{lost} of {len(x)} pairs have a sample of length zero" if lost else "")
@@ -184,14 +177,14 @@ class InfoNce(_Recomputed):
     lacks = "fewer than two pairs have two samples of length above zero"
 
     def value(self, x: Tensor, y: Tensor, seed: int) -> float:
-        return infonce(x, y, temperature=TEMPERATURE)
+        return views.infonce(x, y, temperature=TEMPERATURE)
 
     def lines(self, x: Tensor, y: Tensor, score: float) -> dict[str, float]:
-        u, v, _ = paired_directions(x, y)
+        u, v, _ = views.paired_directions(x, y)
         if len(u) < 2:
             return {}
         # A view meets the same others whichever of them is its partner, so that only the partner's cosine changes.
-        gained = (float((u * v).sum()) / len(u) - unpaired_cosine(u, v)) / TEMPERATURE
+        gained = (float((u * v).sum()) / len(u) - views.unpaired_cosine(u, v)) / TEMPERATURE
         return {"line_unpaired": score + gained, "line_alike": math.log(2 * len(u) - 1)}
 
 

@@ -30,14 +30,7 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, finite, require_finite_tap, token_samples
-from diagnostics.measures.probes.protocol import (
-    Probe,
-    angular_error,
-    label_rows,
-    probe_result,
-    sum_by_unit,
-    value_rows,
-)
+from diagnostics.measures.probes import protocol
 
 HEADS = 4
 SETTINGS: tuple[tuple[float, float], ...] = tuple(product((1e-2, 3e-2), (1e-2, 1.0)))
@@ -209,7 +202,7 @@ def attentive(
     return outputs.reshape(-1, *y.shape[1:]).double().cpu().numpy()
 
 
-class AttentiveProbe(Probe):
+class AttentiveProbe(protocol.Probe):
     """What attention over the tokens of a sample reads out at every tap: accuracy, or R2.
 
     Grid tokens only. Learning rate, weight decay and number of epochs are chosen on val (by accuracy, or squared error),
@@ -226,7 +219,7 @@ class AttentiveProbe(Probe):
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         target = _kept(activations, target)
         label = target.kind == "label"
-        rows, values = (label_rows if label else value_rows)(activations, target)
+        rows, values = (protocol.label_rows if label else protocol.value_rows)(activations, target)
         if label:
             values = np.searchsorted(np.unique(values[rows.train]), values)
         circular = target.period is not None
@@ -270,16 +263,16 @@ class AttentiveProbe(Probe):
                 outputs = fitted.outputs(tokens[:, rows.test])[:, 0].double().cpu().numpy()
                 for j in ready:
                     i, (s, _) = taps[j], best[j]
-                    loss[i] = sum_by_unit(lost(outputs[j], rows.test), rows)
+                    loss[i] = protocol.sum_by_unit(lost(outputs[j], rows.test), rows)
                     val_score[i] = by_tap[j][s, epoch] if varies.any() else np.nan
                     extra["learning_rate"][i], extra["weight_decay"][i] = SETTINGS[s]
                     extra["epochs"][i] = epoch + 1
                     if circular:
-                        extra["angular_error"][i] = angular_error(target, outputs[j], rows.test)
-        away = np.broadcast_to(sum_by_unit(reference(rows.fit, rows.test), rows), shape)
+                        extra["angular_error"][i] = protocol.angular_error(target, outputs[j], rows.test)
+        away = np.broadcast_to(protocol.sum_by_unit(reference(rows.fit, rows.test), rows), shape)
         if shape[2] == 1:
             loss, away = loss[..., 0], away[..., 0]
-        return probe_result(
+        return protocol.probe_result(
             activations, rows, loss, away, val_score, extra,
             ("accuracy" if label else "R2 against the mean of the rows fitted") + f" of {HEADS} learned queries and a linear map",
             "tokens standardised with the samples fitted", seed,
