@@ -1,8 +1,7 @@
 """Intrinsic dimension from distances to nearest neighbours.
 
 Both estimators fall short in many dimensions (the edge of the data is near every sample) and change with the number of
-samples, so compare at equal n and look at the values for parts of the data beside. They do not change with shift, rotation
-and scale of the features; they do change when features are scaled one by one.
+samples: compare at equal n. They do not change with shift, rotation and scale of all features together.
 """
 
 from abc import abstractmethod

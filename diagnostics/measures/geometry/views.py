@@ -31,7 +31,7 @@ def lidar(views: Any, *, delta: float = DELTA) -> float:
 
     Examples
     --------
-    From rows [sample, feature] with groups [sample], as many rows a group (cut larger groups), here 3 groups of 2 rows:
+    From rows [sample, feature] with groups [sample], as many rows a group:
 
     >>> import numpy as np
     >>> rows = np.array([[0.0, 0.1], [5.0, 0.0], [0.2, 5.0], [0.1, 0.0], [5.1, 0.1], [0.0, 5.1]])

@@ -159,12 +159,8 @@ def _of_heads(weights: Tensor, prefix: int, places: Tensor | None) -> dict[str, 
             apart = torch.cdist(places[start : start + step], places, compute_mode="donot_use_mm_for_euclid_dist")
             distance += (torch.einsum("shqk,qk->shq", grid, apart) / safe).sum(-1)
     # 0 / 0 is NaN: a head without any attention has no value.
-    return {
-        "distance": distance / on_grid,
-        "entropy": (entropy / on_grid).clamp_min(0),
-        "prefix": to_prefix / anywhere,
-        "top_key": received.amax(-1) / anywhere,
-    }
+    statistics = {"distance": distance / on_grid, "entropy": (entropy / on_grid).clamp_min(0)}
+    return {**statistics, "prefix": to_prefix / anywhere, "top_key": received.amax(-1) / anywhere}
 
 
 class Attention(Observation):

@@ -88,8 +88,8 @@ def _chance(before: np.ndarray, others: np.ndarray, partners: np.ndarray, k: int
     none = (before < k).astype(np.float64)
     for drawn in range(k):
         # Drawn from the tied rows one after the other, none of them a partner yet.
-        left = np.where(before + drawn < k, np.maximum(others - drawn, 0), 1)
-        none *= left / np.where(before + drawn < k, np.maximum(others + partners - drawn, 1), 1)
+        left, of = np.maximum(others - drawn, 0), np.maximum(others + partners - drawn, 1)
+        none *= np.where(before + drawn < k, left / of, 1)
     return np.where(before < k, 1 - none, 0.0)
 
 

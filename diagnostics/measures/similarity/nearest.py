@@ -30,10 +30,9 @@ def mutual_knn(x: Any, y: Any, *, k: int = K) -> float:
 
     Neighbours are those of largest cosine, as in the paper, which scales every row of features to unit length and does
     not centre them; a sample is not its own neighbour. Samples that tie for the last of the k places count in parts: the
-    value is what breaking ties at random, on either side by itself, gives on average. So unrelated sides are at
-    k / (n - 1) whatever ties they have. Equal sides are at 1, and below it where ties leave open who the neighbours are:
-    at 1 / t for t + 1 equal samples with k = 1. Cosines tie where they differ by rounding, of double precision or, where all
-    values have no more digits, of single. Samples that all point one way have no neighbours: NaN.
+    value is what breaking ties at random, on either side by itself, gives on average, so that unrelated sides are at
+    k / (n - 1) and equal sides at 1, or below where ties leave open who the neighbours are. Cosines tie where they differ by
+    rounding. Samples that all point one way have no neighbours: NaN.
 
     x, y: [sample, feature], rows aligned. Never holds n x n. Raises DiagnosticsError for k below 1 or above n - 1,
     unequal numbers of samples and values that are not finite.

@@ -87,22 +87,18 @@ class TorchCka(Similarity):
         return torch_cka(firsts, seconds, BATCH)
 
     def beside(self, firsts: Taps, seconds: Taps) -> Mapping[str, np.ndarray]:
-        return {"in_float64": _in_float64(firsts, seconds, BATCH)}
+        # The package's estimate, every batch weighing alike, with what it rounds away.
+        parts = batches(len(firsts[0]), BATCH)
+
+        def vectors(taps: Taps) -> list[Tensor]:
+            nothing = torch.full((pairs_of(parts),), torch.nan, dtype=torch.float64, device=taps[0].device)
+            vectors_of_taps = (joined(batch_kernels([tap.double()], parts), weigh=False) for tap in taps)
+            return [nothing if vector is None else vector for vector in vectors_of_taps]
+
+        return {"in_float64": packed.products(vectors(firsts), vectors(seconds))}
 
     def attributes(self, n: int) -> Mapping[str, Any]:
         return {"batch_size": BATCH, "known_to_fail": self.known_to_fail}
-
-
-def _in_float64(firsts: Sequence[Tensor], seconds: Sequence[Tensor], batch_size: int) -> np.ndarray:
-    """The package's estimate, every batch weighing alike, with what it rounds away: [first, second]."""
-    parts = batches(len(firsts[0]), batch_size)
-
-    def vectors(taps: Sequence[Tensor]) -> list[Tensor]:
-        nothing = torch.full((pairs_of(parts),), torch.nan, dtype=torch.float64, device=taps[0].device)
-        vectors_of_taps = (joined(batch_kernels([tap.double()], parts), weigh=False) for tap in taps)
-        return [nothing if vector is None else vector for vector in vectors_of_taps]
-
-    return packed.products(vectors(firsts), vectors(seconds))
 
 
 def torch_cka(firsts: Sequence[Tensor], seconds: Sequence[Tensor], batch_size: int) -> np.ndarray:
