@@ -29,8 +29,7 @@ def eigvalsh(x: Tensor) -> Tensor:
 
 
 def svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin singular value decomposition u [..., n, r], s [..., r] descending, v [..., r, d] of float [..., n, d], in
-    float64."""
+    """Thin SVD u [..., n, r], s [..., r] descending, v [..., r, d] of float [..., n, d], in float64."""
     return _by(lambda y: torch.linalg.svd(y, full_matrices=False), _svd, x, "singular vectors")
 
 

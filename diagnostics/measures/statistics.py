@@ -1,8 +1,7 @@
 """Scores and their intervals, over independent units.
 
 A probe gives, for each tap, the loss and the reference loss of each independent test unit (series, image, video, subject).
-Its score is 1 - sum(loss) / sum(reference): R2 with squared errors against the train mean, accuracy with wrong answers
-against counts.
+Its score is 1 - sum(loss) / sum(reference).
 """
 
 import functools
@@ -139,8 +138,8 @@ def carried_by_few(amount: np.ndarray) -> tuple[int, float]:
     """The twentieth of the units that has the most of a loss or reference [unit] or [unit, part], and the share that it
     carries, summed over parts that each count alike; NaN for fewer than 40 units, of which two would be a matter of luck.
 
-    Squares of normal values: a twentieth carries about .28 of their sum, of 40 units .45 in less than 2 % of draws. Where
-    it carries more, the sum hangs on the largest few of the values, and resampling cannot know of larger ones.
+    Of squares of normal values a twentieth carries about .28, of 40 units .45 in less than 2 % of draws. Where it carries
+    more, resampling cannot know of larger values.
     """
     amount = amount.reshape(len(amount), -1)
     few = len(amount) // 20

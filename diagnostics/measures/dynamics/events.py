@@ -12,11 +12,9 @@ from diagnostics.measures.probes.protocol import Probe, probe_result
 
 
 class EventProbe(Probe):
-    """Balanced accuracy of telling the tokens that hold an event from those that do not, at every tap.
-
-    A linear discriminant: ridge to 0 and 1 with the threshold half way between what the two classes' means give, so that
-    rare events count as much as the rest. Samples stay whole in their split; the penalty is chosen on val.
-    """
+    """Balanced accuracy of a linear discriminant of the tokens that hold an event from those that do not: ridge to 0 and 1
+    with the threshold half way between the values of the two classes' means, so that rare events count as much as the rest.
+    Samples stay whole in their split; the penalty is chosen on val."""
 
     name = "event_probe"
     answers = "Does a token know that something happens at its time?"

@@ -62,11 +62,8 @@ def mase(prediction: Any, truth: Any, history: Any, season: int = 1) -> np.ndarr
 
 
 class ForecastProbe(Probe):
-    """Skill of a linear forecast from each tap, by horizon, against the naive forecast of the dataset.
-
-    Ridge from pooled activations to all horizons at once. The score is the mean over horizons of 1 - MAE / MAE of the
-    naive forecast: 0 says no better than naive, below 0 worse.
-    """
+    """Skill of ridge from pooled activations to all horizons at once: the mean over horizons of 1 - MAE / MAE of the naive
+    forecast of the dataset; 0 says no better than naive, below 0 worse."""
 
     name = "forecast_probe"
     answers = "How far ahead is the future known, beyond what a naive forecast says?"

@@ -191,10 +191,7 @@ def _farthest(grid: tuple[int, ...]) -> int:
 
 
 class SelfSimilarity(Measure):
-    """Local against distant similarity of tokens (LDS) at every tap, with CDS, RMSC and the curve beside it.
-
-    Variables ending in `_centred` are the same with each sample's mean token removed.
-    """
+    """LDS with CDS, RMSC and the curve; variables ending in `_centred` are with each sample's mean token removed."""
 
     name = "self_similarity"
     answers = "Are near tokens more alike than far ones?"

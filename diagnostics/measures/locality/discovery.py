@@ -250,11 +250,9 @@ def _iou(
 
 
 class ObjectDiscovery(Probe):
-    """CorLoc of LOST at every tap, on tokens in place of keys; nothing is fitted.
-
-    `centred` is the same once each image's mean token is removed, `iou` the mean IoU of the best box. `line_whole_image`
-    is the CorLoc of the whole image as a box, `line_centre` that of a box in its middle with half its sides.
-    """
+    """CorLoc of LOST on tokens in place of keys; nothing is fitted. `centred` is the same once each image's mean token is
+    removed, `iou` the mean IoU of the best box, `line_whole_image` the CorLoc of the whole image as a box, and `line_centre`
+    that of a box in its middle with half its sides."""
 
     name = "object_discovery"
     answers = "Do tokens mark out an object without being told?"

@@ -140,10 +140,8 @@ def masks_of(measure: str, target: StoredTarget, axes: Sequence[str]) -> np.ndar
 
 
 def scored_rows(measure: str, activations: Activations, target: str, known: np.ndarray, most: int) -> Rows:
-    """Up to `most` known rows of val and of test; none of train, since nothing is fitted.
-
-    `known` is [row] over the rows whose tokens are kept. Raises where val or test has none.
-    """
+    """Up to `most` rows of val and of test that are `known` [row, of those with tokens], none of train, since nothing is
+    fitted; raises where val or test has none."""
     split = activations.split[: len(known)]
     val, test = (np.flatnonzero(known & (split == name))[:most] for name in ("val", "test"))
     for name, rows in (("val", val), ("test", test)):
@@ -179,10 +177,8 @@ def unfitted_result(
     reasons: Iterable[tuple[str, str]],
     **attrs: Any,
 ) -> xr.Dataset:
-    """A probe's dataset from loss and reference loss [tap, row] of the activations' rows (0 in rows that are not read).
-
-    Nothing was fitted: `units_train` and `units_val` are 0, so that no interval is widened for a training set's share.
-    """
+    """A probe's dataset from loss and reference loss [tap, row] of the activations' rows (0 in rows that are not read), with
+    `units_train` and `units_val` 0, so that no interval is widened for a training set's share."""
     kept = loss.shape[1]
     of_test = np.zeros((kept, len(rows.units)))
     of_test[rows.test, rows.unit_of_test] = 1.0

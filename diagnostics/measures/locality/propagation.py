@@ -187,10 +187,8 @@ def _largest(soft: Tensor, grid: tuple[int, int], shape: tuple[int, ...]) -> Ten
 
 
 class LabelPropagation(Probe):
-    """J and F of the objects of a video's first frame, followed by the tokens of each tap; nothing is fitted.
-
-    `line_still` is the first mask kept in every frame, `line_uniform` what is left when all tokens are alike.
-    """
+    """J and F of the objects of a video's first frame, followed by each tap's tokens; nothing is fitted. `line_still` is for
+    the first mask kept in every frame, `line_uniform` for tokens that are all alike."""
 
     name = "label_propagation"
     answers = "Do tokens follow an object through a video?"

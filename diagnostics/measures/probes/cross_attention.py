@@ -5,9 +5,8 @@ learned queries q_h attends to the tokens x_t of a sample, and what the heads ga
 
     a_h = softmax_t(q_h . x_t / sqrt(d)),    output = sum_h W_h (sum_t a_ht x_t) + b.
 
-A block with one learned query and projections to keys and values is the same function with fewer free numbers: the
-query meets the key projection and the value projection meets W_h in products that can be learned whole (Psomas et al.
-2025, 2506.10178). With queries of zero it is the linear probe on mean-pooled tokens.
+A block with projections to keys and values is the same function with fewer free numbers, for their products with q_h and W_h
+can be learned whole (Psomas et al. 2025, 2506.10178). With queries of zero it is the linear probe on mean-pooled tokens.
 
 Shapes: tokens [tap, sample, token, feature]; queries [tap, setting, head, feature]; weights [tap, setting, head * feature,
 output]; bias [tap, setting, output]. A setting is a pair of learning rate and weight decay; all are trained side by side

@@ -206,10 +206,8 @@ def _standardised_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.
 
 @dataclass(frozen=True, repr=False)
 class RidgeFits(ShortRepr):
-    """`RidgePath` at a few penalties alone: a Cholesky factor for each takes a tenth of the path's decomposition.
-
-    `weights` [penalty, feature, target], for x less `mean_x` [feature]; predictions are about `mean_y` [target].
-    """
+    """`RidgePath` at a few penalties alone, from a Cholesky factor each: `weights` [penalty, feature, target], for x less
+    `mean_x` [feature]; predictions are about `mean_y` [target]."""
 
     mean_x: np.ndarray
     mean_y: np.ndarray
@@ -284,10 +282,8 @@ def leave_one_out(x: Any, y: Any, penalties: float | Sequence[float] = PENALTIES
 
 
 def standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and 1 / standard deviation (ddof 0) [..., feature] of x [..., row, feature], and x standardised by them.
-
-    Constant features have 0 in place of the second and are 0 in the third.
-    """
+    """Mean and 1 / standard deviation (ddof 0) [..., feature] of x [..., row, feature], and x standardised by them; the last
+    two are 0 for constant features."""
     first = x[..., :1, :]
     z = x - first
     offset = z.mean(dim=-2, keepdim=True)

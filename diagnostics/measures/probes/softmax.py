@@ -163,9 +163,8 @@ def _best(right: Tensor, losses: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class LogisticFits:
     """Fitted models, float64: class scores `weights` [tap, penalty, class, feature] @ (x - `mean` [tap, feature]) +
-    `bias` [tap, penalty, class]; the principal axes that the solver went along, None where they are not features'; and in how
-    many steps, and whether all fits came as far as they were asked to.
-    """
+    `bias` [tap, penalty, class]; the solver's principal axes, None where they are not features'; its steps, and whether all
+    fits converged."""
 
     mean: Tensor
     weights: Tensor
@@ -236,9 +235,8 @@ class LogisticRows:
         start: LogisticFits | None = None,
         most: int = _MOST_STEPS,
     ) -> LogisticFits:
-        """Fits for penalties [tap, penalty], until the gradient (see `logistic`) is within the tolerance or a
-        further step promises to lower the objective by no more than `decrease`, in at most `most` steps.
-        """
+        """Fits for penalties [tap, penalty], until the gradient (see `logistic`) is within the tolerance or a further step
+        promises to lower the objective by no more than `decrease`, in at most `most` steps."""
         given = torch.as_tensor(penalties, dtype=torch.float64, device=self.mean.device)
         w, steps, converged = self._start(given, start), 0, False
         for problem in self.problems:

@@ -83,10 +83,8 @@ def orders(classes: Swaps, count: int, seed: int, device: torch.device | str = "
 
 
 def against_null(matrix: np.ndarray, null: Null, distance: bool) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """p and the calibrated value of each pair [tap, tap_other], and what to state of the null.
-
-    p is (1 + permutations at least as alike) / (1 + permutations); a pair passes `tau` where p is at most .05.
-    """
+    """p = (1 + permutations at least as alike) / (1 + permutations) and the calibrated value of each pair [tap, tap_other],
+    and the attributes that describe the null; a pair passes `tau` where p is at most .05."""
     stated: dict[str, Any] = {NULL: null.words, PERMUTATIONS: len(null.extreme)}
     nothing = np.full(matrix.shape, np.nan)
     drawn = null.extreme[np.isfinite(null.extreme)]
