@@ -200,7 +200,7 @@ def test_object_discovery_by_sample():
         (lambda: lost(np.full((120, 3), np.nan), GRID), "NaN"),
         (lambda: tokencut(np.ones((4200, 1)), (42, 100)), r"\(4200, 1\).*at most 4096"),
         (lambda: corloc([[0, 0, 1, 1]], []), "0 images"),
-        (lambda: corloc([[0, 0, 1, 1]], [np.zeros((0, 4))]), "Image 0.*leave images without objects out"),
+        (lambda: corloc([[0, 0, 1, 1]], [np.zeros((0, 4))]), "Image 0.*leave out images without objects"),
         (lambda: object_discovery(np.ones((120, 3)), GRID, np.ones((1, *GRID), int)), r"give integers \[y, x\]"),
         (lambda: object_discovery(np.ones((2, 120, 3)), GRID, np.ones(GRID, int)), "for 2 samples"),
         (lambda: object_discovery(np.ones((120, 3)), GRID, np.ones(GRID)), "float64"),

@@ -88,7 +88,7 @@ def test_lidar_without_value_and_bad_input():
     views = np.random.default_rng(0).normal(size=(1, 4, 3))
     assert np.isnan(lidar(np.repeat(views, 5, axis=0) + 0.1))
     for shape in ((1, 4, 3), (4, 1, 3), (4, 3), (4, 3, 0)):
-        with pytest.raises(DiagnosticsError, match=r"at least 2 classes with at least 2 views"):
+        with pytest.raises(DiagnosticsError, match=r"at least 2 classes of 2 views"):
             lidar(np.ones(shape))
     with pytest.raises(DiagnosticsError, match="delta is 0"):
         lidar(np.ones((3, 2, 2)), delta=0)
