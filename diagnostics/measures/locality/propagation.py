@@ -87,7 +87,7 @@ def label_propagation(
         )
     given = as_array(first_mask)
     if given.ndim not in (2, 3) or 0 in given.shape or given.dtype.kind not in "iub":
-        raise DiagnosticsError(f"first_mask is {given.dtype} {given.shape}: give integers [y, x] or [frame, y, x].")
+        raise DiagnosticsError(f"first_mask is {given.dtype} of shape {given.shape}: give int [y, x] or [frame, y, x].")
     given = (given if given.ndim == 2 else given[0]).astype(np.int64)
     objects = np.unique(given[given > 0])
     if len(objects) == 0:

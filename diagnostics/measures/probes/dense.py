@@ -58,7 +58,7 @@ def depth_metrics(prediction: Any, truth: Any, *, align: Align | None = None) ->
     p, t = p.flatten(1), t.flatten(1)
     known = ~t.isnan()
     if not bool(((t > 0) & t.isfinite())[known].all()):
-        raise DiagnosticsError(f"Truth {tuple(t.shape)} has values infinite or not above 0: mark them unknown (NaN).")
+        raise DiagnosticsError(f"Truth of shape {tuple(t.shape)} holds values infinite or not above 0: mark them NaN.")
     if not bool(p[known].isfinite().all()):
         raise DiagnosticsError(f"Prediction of shape {tuple(p.shape)} holds NaN or infinity at known places.")
     there = known.any(dim=1)
