@@ -10,7 +10,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from diagnostics import Dataset, Encoder, Target
-from diagnostics.activations.allocator import keep_freed_memory
+from diagnostics.activations.batches import keep_freed_memory
 
 torch.set_num_threads(1)
 threadpool_limits(1)

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import torch
+from diagnostics_training.models.inputs import Views
 from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.train import Job
-from diagnostics_training.trainer.data import TrainingData, load
-from diagnostics_training.trainer.feed import feed_of
+from diagnostics_training.trainer.data import Feed, TrainingData, load
 from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit
@@ -35,7 +35,8 @@ def made(name: str, data: TrainingData) -> tuple[Objective, object]:
     architecture = Job("lorenz").architecture(name, data, known.outputs)
     objective = architecture.build_objective(architecture.initial(0), classes=known.classes)
     assert objective is not None
-    return objective, feed_of(data, objective, BATCH, 0, known.arrays)
+    views = Views(data.modality, data.extent, objective.moves, objective.noise)
+    return objective, Feed(data.samples, views, objective, BATCH, 0, known.arrays)
 
 
 def bare(name: str, data: TrainingData) -> float:

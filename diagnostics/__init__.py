@@ -31,33 +31,27 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Dataset": "datasets.dataset",
-    "Target": "datasets.target",
-    "padded": "datasets.dataset",
-    "split_groups": "datasets.dataset",
-    "discover": "encoders.discovery",
-    "frames_of": "encoders.frames",
-    "Encoder": "encoders.encoder",
-    "Grid": "encoders.taps",
-    "Site": "encoders.taps",
-    "Tap": "encoders.taps",
-    "TorchEncoder": "encoders.torch_encoder",
-    "stack_taps": "encoders.taps",
-    "Comparison": "runs.comparison",
-    "compare": "runs.comparison",
-    "load_encoder": "specs",
-    "save_encoder": "encoders.files",
-    "build": "specs",
-    "hookimpl": "hookspecs",
-    "Progress": "progress",
-    "printable": "report.escaping",
-    "watcher": "report.progress_bars",
-    "Measure": "measures.base",
-    "Run": "runs.run",
-    "open_run": "runs.run",
-    "run": "runs.job",
+_NAMES = {
+    "datasets.dataset": ("Dataset", "padded", "split_groups"),
+    "datasets.target": ("Target",),
+    "encoders.discovery": ("discover",),
+    "encoders.encoder": ("Encoder",),
+    "encoders.files": ("save_encoder",),
+    "encoders.frames": ("frames_of",),
+    "encoders.taps": ("Grid", "Site", "Tap", "stack_taps"),
+    "encoders.torch_encoder": ("TorchEncoder",),
+    "hookspecs": ("hookimpl",),
+    "measures.base": ("Measure",),
+    "progress": ("Progress",),
+    "report.escaping": ("printable",),
+    "report.progress_bars": ("watcher",),
+    "runs.comparison": ("Comparison", "compare"),
+    "runs.job": ("run",),
+    "runs.run": ("Run", "open_run"),
+    "specs": ("load_encoder", "build"),
 }
+"""Module -> its public names."""
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Comparison",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 LONGEST = 400
-"""Characters of another's error that are shown; some libraries write pages."""
+"""Characters of an exception's text that are shown; some libraries write pages."""
 
 
 class DiagnosticsError(Exception):
@@ -19,14 +20,25 @@ class DiagnosticsError(Exception):
 
 
 class StorageError(DiagnosticsError):
-    """The same for the disk and what lies on it, not for the model or the data: no room, damage, another run's folder."""
+    """A DiagnosticsError that concerns the disk, not the model or the data: no room, damage, another run's folder."""
 
 
 def describe(error: BaseException) -> str:
-    """What an error of others says, in one line of moderate length, for a message of one's own."""
+    """The type and text of an exception, in one line of moderate length."""
     text = " ".join(str(error).split()).rstrip(".")
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@contextlib.contextmanager
+def explaining(failure: str) -> Generator[None]:
+    """Turns an unexpected exception within this context into a DiagnosticsError that begins with `failure`."""
+    try:
+        yield
+    except DiagnosticsError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise DiagnosticsError(f"{failure}: {describe(error)}") from error
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> DiagnosticsError:
@@ -55,8 +67,8 @@ def unwritable(path: Path, error: OSError, when: str = "") -> StorageError:
     return StorageError(f"{path} cannot be written ({error.strerror or error}): choose another folder with --out.")
 
 
-def damaged(path: Path, what: str) -> StorageError:
-    """The error for a run that was written whole and cannot be read."""
+def damaged(path: Path, part: str) -> StorageError:
+    """The error for a finished run, of which a part cannot be read."""
     return StorageError(
-        f"{path} is damaged or was copied in part, {what} cannot be read: copy it again, or remove it and run anew."
+        f"{path} is damaged or was copied in part, {part} cannot be read: copy it again, or remove it and run anew."
     )

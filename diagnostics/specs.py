@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
 from diagnostics.encoders.trust import UntrustedCodeError, building, check_code, trusting
-from diagnostics.errors import DiagnosticsError, describe, unknown
+from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.registry import ClaimedTwice, offered, plugins
 
 if TYPE_CHECKING:
@@ -187,18 +187,14 @@ def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable
             entry()
         return f"Plugin {plugin.name}", entry.make, args
     if what == "encoder" and (name.endswith(".safetensors") or os.path.isdir(name)):
-        return name, _load_saved, (name,)
+        # Without the option of `load_encoder`, which no name may set.
+        return name, lambda path: load_encoder(path), (name,)
     broken = [f"plugin {p.name} could not be loaded ({p.error})" for p in plugins() if p.error]
     other = "path/to/file.py:function" + (", or a folder with a saved encoder" if what == "encoder" else "")
     hint = f"Or {other}; `diagnostics list` shows all{'; ' + '; '.join(broken) if broken else ''}."
     if name.endswith(".py"):
         hint = f"To use a file, name the function in it: {name}:build."
     raise unknown(what, name, entries, hint)
-
-
-def _load_saved(path: str) -> TorchEncoder:
-    """Without the option of `load_encoder`, which no name may set."""
-    return load_encoder(path)
 
 
 def _from_file(path: Path, function: str) -> Callable[..., Any]:
@@ -213,10 +209,8 @@ def _from_file(path: Path, function: str) -> Callable[..., Any]:
     sys.modules[spec.name] = module
     if str(path.resolve().parent) not in sys.path:
         sys.path.append(str(path.resolve().parent))
-    try:
+    with explaining(f"{path} could not be run"):
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise DiagnosticsError(f"{path} could not be run: {describe(error)}") from error
     make = getattr(module, function, None)
     if not callable(make):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
@@ -240,12 +234,8 @@ def call(make: Callable[..., Any], args: tuple[str, ...], options: Mapping[str, 
         if key not in known:
             raise unknown(f"option of this {what}", key, known)
         converted[key] = _convert(key, text, _annotation(make, key))
-    try:
+    with explaining(f"{owner} failed to make the {what}"):
         return make(*args, **converted)
-    except DiagnosticsError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise DiagnosticsError(f"{owner} failed to make the {what}: {describe(error)}") from error
 
 
 def _annotation(make: Callable[..., Any], key: str) -> Any:

@@ -17,8 +17,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from diagnostics.checks.conformance import EncoderUnderTest, Outcome
+    from diagnostics.checks.conformance import EncoderUnderTest
     from diagnostics.encoders.encoder import Encoder
+
+
+def _test(check: str) -> Callable[[EncoderTests, EncoderUnderTest], None]:
+    """The test of one check."""
+
+    def test(self: EncoderTests, subject: EncoderUnderTest) -> None:
+        from diagnostics.checks.conformance import run_check
+
+        outcome = run_check(check, subject)
+        if outcome.verdict == "failed":
+            pytest.fail(f"{subject.encoder.name}, {check}: {outcome.message}", pytrace=False)
+        if outcome.verdict == "not applicable":
+            pytest.skip(outcome.message)
+
+    return test
 
 
 class EncoderTests:
@@ -55,56 +70,23 @@ class EncoderTests:
         """Releases the encoder."""
         cls._subject = None
 
-    def test_description(self, subject: EncoderUnderTest) -> None:
-        _assert_check("description", subject)
-
-    def test_shapes(self, subject: EncoderUnderTest) -> None:
-        _assert_check("shapes", subject)
-
-    def test_grid(self, subject: EncoderUnderTest) -> None:
-        _assert_check("grid", subject)
-
-    def test_depth(self, subject: EncoderUnderTest) -> None:
-        _assert_check("depth", subject)
-
-    def test_determinism(self, subject: EncoderUnderTest) -> None:
-        _assert_check("determinism", subject)
-
-    def test_batch_invariance(self, subject: EncoderUnderTest) -> None:
-        _assert_check("batch_invariance", subject)
-
-    def test_in_place(self, subject: EncoderUnderTest) -> None:
-        _assert_check("in_place", subject)
-
-    def test_manual_forward(self, subject: EncoderUnderTest) -> None:
-        _assert_check("manual_forward", subject)
-
-    def test_no_graph(self, subject: EncoderUnderTest) -> None:
-        _assert_check("no_graph", subject)
-
-    def test_hooks(self, subject: EncoderUnderTest) -> None:
-        _assert_check("hooks", subject)
-
-    def test_identity_weights(self, subject: EncoderUnderTest) -> None:
-        _assert_check("identity_weights", subject)
-
-    def test_identity_preprocessing(self, subject: EncoderUnderTest) -> None:
-        _assert_check("identity_preprocessing", subject)
-
-    def test_identity_stable(self, subject: EncoderUnderTest) -> None:
-        _assert_check("identity_stable", subject)
-
-    def test_save_and_load(self, subject: EncoderUnderTest) -> None:
-        _assert_check("save_and_load", subject)
-
-    def test_attention(self, subject: EncoderUnderTest) -> None:
-        _assert_check("attention", subject)
-
-    def test_padding(self, subject: EncoderUnderTest) -> None:
-        _assert_check("padding", subject)
-
-    def test_sizes(self, subject: EncoderUnderTest) -> None:
-        _assert_check("sizes", subject)
+    test_description = _test("description")
+    test_shapes = _test("shapes")
+    test_grid = _test("grid")
+    test_depth = _test("depth")
+    test_determinism = _test("determinism")
+    test_batch_invariance = _test("batch_invariance")
+    test_in_place = _test("in_place")
+    test_manual_forward = _test("manual_forward")
+    test_no_graph = _test("no_graph")
+    test_hooks = _test("hooks")
+    test_identity_weights = _test("identity_weights")
+    test_identity_preprocessing = _test("identity_preprocessing")
+    test_identity_stable = _test("identity_stable")
+    test_save_and_load = _test("save_and_load")
+    test_attention = _test("attention")
+    test_padding = _test("padding")
+    test_sizes = _test("sizes")
 
 
 @pytest.fixture(name="conforms")
@@ -128,16 +110,6 @@ def conforms_fixture(request: pytest.FixtureRequest) -> Callable[..., None]:
             )
 
     return conforms
-
-
-def _assert_check(check: str, subject: EncoderUnderTest) -> None:
-    from diagnostics.checks.conformance import run_check
-
-    outcome: Outcome = run_check(check, subject)
-    if outcome.verdict == "failed":
-        pytest.fail(f"{subject.encoder.name}, {check}: {outcome.message}", pytrace=False)
-    if outcome.verdict == "not applicable":
-        pytest.skip(outcome.message)
 
 
 def _or_fail(make: Callable[[], Any]) -> Any:

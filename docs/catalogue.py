@@ -1,6 +1,6 @@
 """Writes what is said of the bundled measures elsewhere from their classes: `python docs/catalogue.py`.
 
-That is `diagnostics/measures/catalogue.py`, and the table of invariances in `docs/measures/similarity.md`. Measures keep
+That is `diagnostics/measures/catalogue.json`, and the table of invariances in `docs/measures/similarity.md`. Measures keep
 their order; a new one comes last in its family.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from diagnostics import measures
 from diagnostics.measures.base import Measure
-from diagnostics.measures.catalogue import CATALOGUE
+from diagnostics.measures.plugin import CATALOGUE
 from diagnostics.measures.similarity.base import Similarity
 
 ROOT = Path(__file__).parent.parent
@@ -41,27 +41,16 @@ def all_measures() -> dict[str, type[Measure]]:
 
 
 def catalogue(text: str) -> str:
-    """The text of the catalogue's module with the entries of all measures."""
-    entries = "".join(f'    "{name}": {entry(measure)},\n' for name, measure in all_measures().items())
-    return f"{text.partition('CATALOGUE: dict')[0]}CATALOGUE: dict[str, Listed] = {{\n{entries}}}\n"
-
-
-def entry(measure: type[Measure]) -> str:
-    """The call of `Listed` that describes a measure; what is as its default stands is left out."""
-    home = f"{measure.__module__.removeprefix('diagnostics.measures.')}:{measure.__qualname__}"
-    facts = {
-        "family": measure.family, "needs": measure.needs, "targets": measure.kinds, "standard": measure.standard,
+    """The text of the catalogue, whatever it was before."""
+    rows = {
+        name: {
+            "home": f"{measure.__module__.removeprefix('diagnostics.measures.')}:{measure.__qualname__}",
+            "answers": measure.answers, "source": measure.source, "needs": measure.needs, "kinds": measure.kinds,
+            "standard": measure.standard,
+        }
+        for name, measure in all_measures().items()
     }  # fmt: skip
-    defaults = {"family": None, "needs": "pooled", "targets": (), "standard": True}
-    stated = "".join(f", {key}={quoted(value)}" for key, value in facts.items() if value != defaults[key])
-    return f"Listed({quoted(home)}, {quoted(measure.answers)}, {quoted(measure.source)}{stated})"
-
-
-def quoted(value: object) -> str:
-    """A literal as the formatter writes it."""
-    if isinstance(value, tuple):
-        return f"({', '.join(map(quoted, value))}{',' if len(value) == 1 else ''})"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    return json.dumps(rows, ensure_ascii=False, indent=2) + "\n"
 
 
 def invariances(text: str) -> str:
@@ -75,7 +64,7 @@ def invariances(text: str) -> str:
     return head + line + rows + "\n" + rest.partition("\n\n")[2]
 
 
-WRITTEN = {"diagnostics/measures/catalogue.py": catalogue, "docs/measures/similarity.md": invariances}
+WRITTEN = {"diagnostics/measures/catalogue.json": catalogue, "docs/measures/similarity.md": invariances}
 """File -> what makes its text anew from the one it has."""
 
 if __name__ == "__main__":

@@ -90,8 +90,7 @@ def test_a_gpu_trains_as_a_cpu_does(options: dict[str, Any], within: float, tmp_
 
 def test_a_gpu_aligns_as_a_cpu_does(tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    from diagnostics_training.alignment.align import align
-    from diagnostics_training.alignment.job import Job
+    from diagnostics_training.alignment.align import Job, align
 
     trained(tmp_path / "base", "cpu")
     rows = {

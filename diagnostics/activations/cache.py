@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Kept:
-    """Arrays by owner and name; of those that do not fit `most` bytes, the ones that were asked for longest ago go."""
+    """Arrays by owner and name, at most `most` bytes; the least recently used are dropped first."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -19,7 +19,7 @@ class Kept:
         self._lock = threading.Lock()
 
     def get(self, owner: Hashable, name: str, read: Callable[[], np.ndarray]) -> np.ndarray:
-        """What `read` gave, now or before; not to be written to."""
+        """The array that `read` returns, or returned before; read-only."""
         key = owner, name
         with self._lock:
             self._drop()
@@ -35,9 +35,9 @@ class Kept:
         return values
 
     def forget(self, owner: Hashable) -> None:
-        """Nothing of an owner stays, from now or the next `get` on.
+        """Drops all arrays of an owner, now or in the next `get`.
 
-        It never waits: a finaliser calls it, which may run in the middle of `get`, in the thread that holds the lock.
+        It never waits for the lock: a finaliser calls it, perhaps in the thread that holds the lock.
         """
         self._gone.append(owner)
         if self._lock.acquire(blocking=False):

@@ -8,16 +8,16 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from types import NoneType
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from diagnostics.activations.plan import Plan, Precision
-from diagnostics.encoders.taps import Grid, Part, Tap
+from diagnostics.activations.plan import Plan
 from diagnostics.vocabulary import SAFE_NAME, Family, Kind
 
 COVERED = "covered"
 """Key of masks: not on a grid, but the part of the sample that the grid covers."""
 _GRID = re.compile(rf"{COVERED}|\d{{1,9}}(x\d{{1,9}})*")
-_POOLINGS = ("mean", "last", "prefix")
+_POOLINGS = {"mean", "last", "prefix"}
 
 
 @dataclass(frozen=True)
@@ -56,122 +56,54 @@ class Contents:
 
     def to_attrs(self) -> dict[str, Any]:
         """The attributes as plain JSON values."""
-        return {
-            "identity": dict(self.identity),
-            "plan": dataclasses.asdict(self.plan),
-            "witness": {name: list(pair) for name, pair in self.reference_statistics.items()},
-            "targets": {name: dataclasses.asdict(facts) for name, facts in self.targets.items()},
-            "files": dict(self.files),
-            "complete": self.complete,
-        }
+        attrs = dataclasses.asdict(self)
+        return {"witness" if key == "reference_statistics" else key: value for key, value in attrs.items()}
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Contents:
-        """Of the attributes of a root, among which others may stand.
+        """Read from the attributes of a root, which may have others too.
 
-        Raises ValueError, TypeError, KeyError or DiagnosticsError where one of these is missing or cannot be.
+        Raises ValueError, TypeError, KeyError or DiagnosticsError where one of these is missing or invalid.
         """
-        plan = _plan(attrs["plan"])
-        statistics = {
-            name: (_number(pair[0]), _number(pair[1]))
-            for name, pair in _mapping(attrs["witness"]).items()
-            if len(pair) == 2
-        }
-        if statistics.keys() != {tap.name for tap in plan.taps}:
+        plan: Plan = valid(Plan, attrs["plan"])
+        names = [tap.name for tap in plan.taps]
+        if plan.output_tap not in names or len(set(names)) < len(names):
+            raise ValueError("taps")
+        if not plan.poolings or not set(plan.poolings) <= _POOLINGS:
+            raise ValueError("poolings")
+        if min(plan.samples, plan.shard, plan.pooled_shard, *(tap.features for tap in plan.taps)) < 1:
+            raise ValueError("counts")
+        if not 0 <= plan.token_samples <= plan.samples or plan.pooled_shard % plan.shard:
+            raise ValueError("rows and shards")
+        witness = valid(dict[str, tuple[float, ...]], attrs["witness"])
+        statistics = {name: (mean, deviation) for name, (mean, deviation) in witness.items()}
+        if statistics.keys() != set(names):
             raise ValueError("reference statistics for each tap")
-        targets = {_name(name): _target(_mapping(facts)) for name, facts in _mapping(attrs["targets"]).items()}
-        return cls(
-            _texts(attrs["identity"]), plan, statistics, targets, _texts(attrs["files"]), _truth(attrs["complete"])
-        )
+        targets: dict[str, TargetFacts] = valid(dict[str, TargetFacts], attrs["targets"])
+        if not all(SAFE_NAME.fullmatch(name) for name in targets):
+            raise ValueError("a name that no folder has")
+        if not all(_GRID.fullmatch(key) for facts in targets.values() for key in facts.grids):
+            raise ValueError("the key of a grid")
+        identity, files = (valid(dict[str, str], attrs[key]) for key in ("identity", "files"))
+        return cls(identity, plan, statistics, targets, files, valid(bool, attrs["complete"]))
 
 
-def _plan(attrs: Any) -> Plan:
-    plan = Plan(
-        samples=_count(attrs["samples"]),
-        token_samples=_count(attrs["token_samples"], 0),
-        shard=_count(attrs["shard"]),
-        pooled_shard=_count(attrs["pooled_shard"]),
-        precision=_one_of(get_args(Precision), attrs["precision"]),
-        poolings=tuple(_one_of(_POOLINGS, name) for name in _list(attrs["poolings"])),
-        taps=tuple(_tap(_mapping(tap)) for tap in _list(attrs["taps"])),
-        output_tap=_text(attrs["output_tap"]),
-    )
-    names = [tap.name for tap in plan.taps]
-    if plan.output_tap not in names or len(set(names)) < len(names) or not plan.poolings:
-        raise ValueError("taps and poolings")
-    if plan.token_samples > plan.samples or plan.pooled_shard % plan.shard:
-        raise ValueError("rows and shards")
-    return plan
-
-
-def _tap(attrs: Mapping[str, Any]) -> Tap:
-    grid = _mapping(attrs["grid"])
-    return Tap(
-        _name(attrs["name"]), _number(attrs["depth"]), _one_of(get_args(Part), attrs["part"]), _count(attrs["features"]),
-        Grid(
-            tuple(_count(n) for n in _list(grid["shape"])), tuple(_text(axis) for axis in _list(grid["axes"])),
-            _count(grid["prefix"], 0),
-        ),
-    )  # fmt: skip
-
-
-def _target(attrs: Mapping[str, Any]) -> TargetFacts:
-    grids = tuple(_text(key) for key in _list(attrs["grids"]))
-    if not all(_GRID.fullmatch(key) for key in grids):
-        raise ValueError("the key of a grid")
-    return TargetFacts(
-        _one_of(get_args(Kind), attrs["kind"]), _text(attrs["units"]), _text(attrs["about"]),
-        tuple(_text(name) for name in _list(attrs["classes"])),
-        None if attrs["family"] is None else _one_of(get_args(Family), attrs["family"]),
-        grids, None if attrs["period"] is None else _number(attrs["period"]), _truth(attrs["naive"]),
-    )  # fmt: skip
-
-
-def _text(value: Any) -> str:
-    return _of(str, value)
-
-
-def _truth(value: Any) -> bool:
-    return _of(bool, value)
-
-
-def _list(value: Any) -> list[Any]:
-    return _of(list, value)
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return _of(dict, value)
-
-
-def _texts(value: Any) -> dict[str, str]:
-    return {key: _text(text) for key, text in _mapping(value).items()}
-
-
-def _of(kind: type, value: Any) -> Any:
-    if not isinstance(value, kind):
+def valid(kind: Any, value: Any) -> Any:
+    """A JSON value as the type that an annotation names; raises TypeError, ValueError or KeyError where it is another."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        hints, attrs = get_type_hints(kind), valid(dict, value)
+        # Where a tap is read is for its encoder to say.
+        names = [field.name for field in dataclasses.fields(kind) if field.name != "site"]
+        return cast("Any", kind)(**{name: valid(hints[name], attrs[name]) for name in names})
+    if origin is tuple:
+        return tuple(valid(arguments[0], item) for item in valid(list, value))
+    if origin is dict:
+        return {key: valid(arguments[1], item) for key, item in valid(dict, value).items()}
+    if NoneType in arguments:
+        return None if value is None else valid(arguments[0], value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if value not in arguments if origin is Literal else type(value) is not kind:
         raise TypeError(f"{value!r:.60}")
     return value
-
-
-def _name(value: Any) -> str:
-    if not SAFE_NAME.fullmatch(_text(value)):
-        raise ValueError("a name that no folder has")
-    return value
-
-
-def _one_of(known: tuple[Any, ...], value: Any) -> Any:
-    if value not in known:
-        raise ValueError(f"{value!r:.60}")
-    return value
-
-
-def _count(value: Any, least: int = 1) -> int:
-    if type(value) is not int or value < least:
-        raise ValueError(f"{value!r:.60}")
-    return value
-
-
-def _number(value: Any) -> float:
-    if type(value) not in (int, float):
-        raise TypeError(f"{value!r:.60}")
-    return float(value)

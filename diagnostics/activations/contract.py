@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from diagnostics.datasets.target import TargetInfo
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.vocabulary import DENSE, FAMILY_OF, SPLITS, Family, Kind
@@ -21,26 +22,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StoredTarget:
-    """A target as the run stored it, row by row beside the activations.
+class StoredTarget(TargetInfo):
+    """A target as the run stored it, in the rows of the activations.
 
     `values` is as in `diagnostics.Target`: [sample] (int for `label`, -1 unknown; float otherwise, NaN unknown),
     [sample, horizon] or [sample] for `future`, [sample, feature] for `caption`, int [sample, *extent] for `masks` (the
     part that the encoder's grid covers). A target with a value for every place (`dense`) has instead `on_grid`: grid
     shape -> float [sample, token], by cell: the mean of a `token_value` (NaN: nothing known there), the class of most
-    places of a `token_label` (-1: nothing known), 1 where an `event` falls into it. `period` and `naive` as in `Target`.
+    places of a `token_label` (-1: nothing known), 1 where an `event` falls into it. The rest as in `Target`.
     """
 
     name: str
     kind: Kind
     values: np.ndarray
-    units: str = ""
-    about: str = ""
-    classes: tuple[str, ...] = ()
+    _: KW_ONLY
     family_override: Family | None = None
     on_grid: Mapping[tuple[int, ...], np.ndarray] = field(default_factory=dict[tuple[int, ...], np.ndarray])
-    period: float | None = None
-    naive: np.ndarray | None = None
 
     @property
     def family(self) -> Family:

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diagnostics.activations.allocator import keep_freed_memory
-from diagnostics.activations.batches import BATCH, prepared_batches, worker_errors
+from diagnostics.activations.batches import BATCH, keep_freed_memory, prepared_batches, worker_errors
 from diagnostics.activations.contents import COVERED
 from diagnostics.activations.folder import drop
 from diagnostics.activations.identity import (
@@ -30,7 +29,7 @@ from diagnostics.datasets.grid_targets import classes_on_grid, covered_part, eve
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.pooling import pool
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, StorageError, describe
+from diagnostics.errors import DiagnosticsError, StorageError, explaining
 from diagnostics.progress import Progress, Watch, silent
 
 
@@ -166,14 +165,8 @@ def _capture(
         return finite
 
     ids = [dataset.ids[i] for i in row_order(plan.samples)[positions]]
-    try:
+    with explaining(f"{encoder.name} fails on the batch from sample {ids[0]} on"):
         finite_by_tap = encoder.capture(batch, [tap.name for tap in plan.taps], reduce)
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise DiagnosticsError(
-            f"{encoder.name} fails on the batch from sample {ids[0]} on: {describe(error)}"
-        ) from error
     for name, finite in finite_by_tap.items():
         if not finite.all():
             raise _SampleError(
@@ -182,16 +175,13 @@ def _capture(
             )
     if plan.precision == "float16" and with_tokens:
         for tap in plan.taps:
-            _refuse_overflow(buffers.recent(tap, len(positions)), tap.name, ids)
+            overflows = ~np.isfinite(buffers.recent(tap, len(positions))).all(axis=(1, 2))
+            if overflows.any():
+                raise _SampleError(
+                    f"Activations of tap {tap.name} overflow float16 for sample {ids[int(overflows.argmax())]}: use "
+                    "--precision float32."
+                )
     buffers.rows += len(positions)
-
-
-def _refuse_overflow(values: np.ndarray, tap: str, ids: Sequence[str]) -> None:
-    bad = ~np.isfinite(values).all(axis=(1, 2))
-    if bad.any():
-        raise _SampleError(
-            f"Activations of tap {tap} overflow float16 for sample {ids[int(bad.argmax())]}: use --precision float32."
-        )
 
 
 def _batches(

@@ -15,7 +15,7 @@ from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, StorageError, describe
+from diagnostics.errors import StorageError, explaining
 
 
 def identity(encoder: Encoder, dataset: Dataset, plan: Plan) -> dict[str, str]:
@@ -66,13 +66,9 @@ def reference_statistics(encoder: Encoder, plan: Plan) -> dict[str, tuple[float,
     def reduce(tap: Tap, tokens: Tensor) -> tuple[float, float]:
         return float(tokens.mean(dtype=torch.float64)), float(tokens.double().std(correction=0))
 
-    try:
+    with explaining(f"{encoder.name} fails on its own example"):
         batch = default_collate([encoder.preprocess(encoder.example())])
         return encoder.capture(batch, [tap.name for tap in plan.taps], reduce)
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise DiagnosticsError(f"{encoder.name} fails on its own example: {describe(error)}") from error
 
 
 def masks_digest(encoder: Encoder, dataset: Dataset, plan: Plan) -> str:

@@ -19,8 +19,7 @@ import google_crc32c
 import numpy as np
 import torch
 
-from diagnostics.activations.shard_layout import Layout
-from diagnostics.activations.shards import ShardBuffer
+from diagnostics.activations.shards import Layout, ShardBuffer
 
 HEAD = struct.Struct("<II")
 

@@ -12,13 +12,14 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
+from diagnostics.activations.contents import valid
 from diagnostics.activations.sealed import (
     NAME,
     DamagedError,
-    check_files,
     files_below,
     read_array,
     read_document,
+    read_files,
     sealed_attributes,
     write_group,
 )
@@ -31,7 +32,7 @@ WHOLE: Any = {"write_empty_chunks": True}
 
 @dataclass(frozen=True)
 class Observed:
-    """What is there of an observation: of how many samples, at which taps; or the reason why there is none.
+    """A stored observation: of how many samples, at which taps; or the reason why there is none.
 
     `state` is that of the code which recorded it, `left_out` the reasons of single taps.
     """
@@ -39,9 +40,9 @@ class Observed:
     samples: int
     taps: tuple[str, ...]
     reason: str
-    left_out: Mapping[str, str]
-    state: Mapping[str, str]
-    files: Mapping[str, str]
+    left_out: dict[str, str]
+    state: dict[str, str]
+    files: dict[str, str]
 
 
 def write_observed(run: Path, key: str, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
@@ -74,7 +75,7 @@ def write_observed(run: Path, key: str, name: str, arrays: Mapping[str, np.ndarr
 
 
 def read_observed(run: Path, key: str, name: str) -> Observed | None:
-    """What is there under a name, None where nothing is; raises DamagedError where it is not what this run wrote."""
+    """The observation of a name, None where there is none; raises DamagedError where this run did not write it."""
     folder = run / "observed" / name
     if not SAFE_NAME.fullmatch(name) or not folder.is_dir():
         return None
@@ -82,18 +83,15 @@ def read_observed(run: Path, key: str, name: str) -> Observed | None:
     try:
         if attributes["name"] != name or attributes["run"] != key:
             raise DamagedError(name)
-        there = Observed(
-            int(attributes["samples"]), tuple(attributes["taps"]), str(attributes["reason"]),
-            dict(attributes["left_out"]), dict(attributes["state"]), dict(attributes["files"]),
-        )  # fmt: skip
+        observed: Observed = valid(Observed, attributes)
     except (KeyError, ValueError, TypeError) as error:
         raise DamagedError(name) from error
-    if not all(isinstance(tap, str) and SAFE_NAME.fullmatch(tap) for tap in there.taps):
+    if not all(SAFE_NAME.fullmatch(tap) for tap in observed.taps):
         raise DamagedError(name)
-    check_files(folder, {file: digest for file, digest in there.files.items() if file.endswith(NAME)})
-    return there
+    read_files(folder, {file: digest for file, digest in observed.files.items() if file.endswith(NAME)})
+    return observed
 
 
-def observed_arrays(run: Path, name: str, there: Observed) -> dict[str, np.ndarray]:
+def observed_arrays(run: Path, name: str, observed: Observed) -> dict[str, np.ndarray]:
     """The arrays by tap; raises DamagedError where one is not what was written."""
-    return {tap: read_array(run / "observed" / name, tap, there.files) for tap in there.taps}
+    return {tap: read_array(run / "observed" / name, tap, observed.files) for tap in observed.taps}

@@ -1,4 +1,4 @@
-"""The plan of a store: rows, shards, arrays and their bytes, and what activations depend on; pure arithmetic."""
+"""The plan of a store: rows, shards, arrays and their bytes, and how many samples keep their tokens; pure arithmetic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from diagnostics.activations.budget import samples_with_tokens
-from diagnostics.activations.shard_layout import Layout
+from diagnostics.activations.shards import Layout
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Tap
 

@@ -106,18 +106,13 @@ def results_folder(path: Path) -> Path | None:
 def read_index(path: Path) -> Index | None:
     """Which results a run has; None where there are none yet. Raises where that cannot be read."""
     folder = results_folder(path)
+    if folder is None:
+        return None
     try:
-        return None if folder is None else _index_of(path, sealed_attributes(read_document(folder)))
-    except DamagedError as error:
-        raise unreadable(path) from error
-
-
-def _index_of(path: Path, attributes: Mapping[str, Any]) -> Index:
-    """Which results there are, by the attributes of their tree."""
-    try:
+        attributes = sealed_attributes(read_document(folder))
         entries = {owner: [Entry(**entry) for entry in rows] for owner, rows in attributes["entries"].items()}
         return Index(entries, [Omission(**row) for row in attributes["omissions"]], attributes["calls"])
-    except (TypeError, KeyError, AttributeError) as error:
+    except (DamagedError, TypeError, KeyError, AttributeError) as error:
         raise unreadable(path) from error
 
 
@@ -128,7 +123,8 @@ def open_results(path: Path) -> xr.DataTree:
     try:
         groups = xr.open_groups(store, engine="zarr", consolidated=False)  # pyright: ignore[reportArgumentType]
         # Zarr lists what a folder holds in another order each time.
-        return xr.DataTree.from_dict({name: _sorted(groups[name].load()) for name in sorted(groups)})
+        ordered = {name: group[sorted(map(str, group.data_vars))].load() for name, group in sorted(groups.items())}
+        return xr.DataTree.from_dict(ordered)
     except (OSError, ValueError, KeyError, RuntimeError, zarr.errors.BaseZarrError) as error:
         raise unreadable(path) from error
 
@@ -274,10 +270,6 @@ def _storable(data: xr.Dataset) -> xr.Dataset:
     return data.assign_coords({k: v for k, v in texts.items() if k in data.coords}).assign(
         {k: v for k, v in texts.items() if k not in data.coords}
     )
-
-
-def _sorted(data: xr.Dataset) -> xr.Dataset:
-    return data[sorted(map(str, data.data_vars))]
 
 
 def unreadable(path: Path) -> StorageError:

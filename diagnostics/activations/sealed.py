@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,33 +28,21 @@ class DamagedError(Exception):
     """What lies on disk is not what was written."""
 
 
-def files_below(folder: Path, among: Iterable[str] = ("**/*",)) -> dict[str, str]:
+def files_below(folder: Path) -> dict[str, str]:
     """Digests of the files below a folder, by their path from there; its own metadata is not among them."""
-    files = sorted({path for pattern in among for path in folder.glob(pattern) if path.is_file()} - {folder / NAME})
-    return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
-
-
-def check_files(folder: Path, files: Mapping[str, str], below: str = "") -> None:
-    """Raises DamagedError, naming the file, where one of the files (below a path) is gone or is another."""
-    for name, digest in files.items():
-        if name.startswith(below):
-            try:
-                same = _digest(folder / name) == digest
-            except OSError as error:
-                raise DamagedError(name) from error
-            if not same:
-                raise DamagedError(name)
+    files = sorted({path for path in folder.rglob("*") if path.is_file()} - {folder / NAME})
+    return {path.relative_to(folder).as_posix(): _digest(path.read_bytes()) for path in files}
 
 
 def read_files(folder: Path, files: Mapping[str, str]) -> dict[str, bytes]:
-    """The bytes of the files, each as it was written; raises as `check_files`."""
+    """The bytes of files; raises DamagedError, naming the file, where one is missing or is not the one that was written."""
     contents: dict[str, bytes] = {}
     for name, digest in files.items():
         try:
             contents[name] = (folder / name).read_bytes()
         except OSError as error:
             raise DamagedError(name) from error
-        if hashlib.blake2b(contents[name], digest_size=16).hexdigest() != digest:
+        if _digest(contents[name]) != digest:
             raise DamagedError(name)
     return contents
 
@@ -63,7 +51,7 @@ def read_array(folder: Path, name: str, files: Mapping[str, str]) -> np.ndarray:
     """An array below a sealed group, all of it; raises DamagedError where it is not the one that was written."""
     if f"{name}/{NAME}" not in files:
         raise DamagedError(name)
-    check_files(folder, files, f"{name}/")
+    read_files(folder, {file: digest for file, digest in files.items() if file.startswith(f"{name}/")})
     try:
         array = zarr.open_array(folder / name, mode="r", zarr_format=3)
         return np.asarray(array[...])
@@ -122,9 +110,8 @@ def _plain(value: Any) -> Any:
 def _digest_of(document: Mapping[str, Any]) -> str:
     attributes = {key: value for key, value in document["attributes"].items() if key != "digest"}
     text = json.dumps({**document, "attributes": attributes}, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return _digest(text.encode())
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

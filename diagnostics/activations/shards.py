@@ -1,22 +1,95 @@
-"""One shard of an array as bytes: filled in place batch by batch, written as a whole, and read by its chunks.
+"""Shards: the files of one array of a tap, laid out, filled in place batch by batch, written as a whole, and read by chunks.
 
-Zarr's own shard codec copies every byte several times, which at the rate of a small encoder costs a third of the forward
-pass to write and an eighth to read, and knows neither the run nor the place that a shard belongs to. See `layouts`.
+A shard is the file that Zarr's `sharding_indexed` codec reads: the inner chunks, each followed by its CRC-32C; then 16 bytes
+that Zarr does not read, the mark of the run, the array and the place that the shard belongs to; then the index of
+(offset, length) pairs and the CRC-32C of the index. All of it is little-endian. Zarr's own codec copies every byte several
+times, which at the rate of a small encoder costs a third of the forward pass to write and an eighth to read, and knows
+neither run nor place.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import mmap
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.activations.shard_layout import CRC, Layout, checksum
+CRC = 4
+MARK = 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An array [row, token, feature] of `samples` rows, cut along rows into shards and those along tokens into inner chunks.
+
+    `array` is its path in the store; `rows` are those of a shard, `block` the tokens of an inner chunk. An inner chunk
+    holds all rows of some tokens, so that a block of features of all samples is read without waste.
+    """
+
+    array: str
+    samples: int
+    rows: int
+    tokens: int
+    features: int
+    block: int
+    dtype: str
+
+    @property
+    def kind(self) -> str:
+        """`pooled`, `tokens` or `prefix`."""
+        return self.array.rpartition("/")[2]
+
+    @property
+    def shards(self) -> int:
+        """Number of shards, each a file."""
+        return -(-self.samples // self.rows)
+
+    @cached_property
+    def chunks(self) -> int:
+        """Number of inner chunks of a shard."""
+        return -(-self.tokens // self.block)
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of an inner chunk without its checksum."""
+        return self.rows * self.block * self.features * np.dtype(self.dtype).itemsize
+
+    def start(self, chunk: int) -> int:
+        """Where an inner chunk begins; of the number of chunks, where they end."""
+        return chunk * (self.size + CRC)
+
+    @property
+    def length(self) -> int:
+        """Bytes of a whole shard."""
+        return self.start(self.chunks) + MARK + self.chunks * 16 + CRC
+
+    def file(self, shard: int) -> str:
+        """Path of a shard in the store."""
+        return f"{self.array}/c.{shard}.0.0"
+
+    def end(self, run: bytes, shard: int) -> np.ndarray:
+        """What follows the chunks of a shard, as bytes: its mark, then the index with its checksum."""
+        mark = hashlib.blake2b(f"{self.array} {shard}".encode(), key=run, digest_size=MARK).digest()
+        pairs = np.array([(self.start(chunk), self.size + CRC) for chunk in range(self.chunks)], dtype="<u8")
+        index = pairs.ravel().view(np.uint8)
+        return np.concatenate([np.frombuffer(mark, np.uint8), index, checksum(index)])
+
+
+def checksum(data: np.ndarray) -> np.ndarray:
+    """The CRC-32C of bytes, as bytes."""
+    value: int = google_crc32c.value(data)  # pyright: ignore[reportArgumentType]
+    return np.array([value], dtype="<u4").view(np.uint8)
+
 
 # What direct reads and writes must be aligned to, in memory and in length, on any common disk.
 PAGE = 4096
@@ -72,30 +145,41 @@ class ShardBuffer:
 
 
 def _write(path: Path, data: np.ndarray, length: int) -> None:
-    """The first `length` bytes of page-aligned data, beside the file's place and renamed.
+    """Writes the first `length` bytes of page-aligned data atomically.
 
-    Past the page cache where system and disk can: an extraction writes far more than it soon reads, and the cache would
-    cost more CPU time than all else here, and drive out what others keep in it.
+    Past the page cache, as an extraction writes far more than it soon reads, and the cache would cost more CPU time than all
+    else here, and drive out what others keep in it.
     """
     partial = path.with_name(f"{path.name}.partial")
-    for flag in dict.fromkeys((DIRECT, 0)):
+
+    def write(flag: int) -> None:
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY | flag, 0o666)
         try:
-            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY | flag, 0o666)
-            try:
-                rest = data.data
-                while len(rest):
-                    rest = rest[os.write(handle, rest) :]
-                os.ftruncate(handle, length)
-            finally:
-                os.close(handle)
-            partial.replace(path)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            if flag and isinstance(error, OSError) and error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
-                continue
-            raise
-        return
+            rest = data.data
+            while len(rest):
+                rest = rest[os.write(handle, rest) :]
+            os.ftruncate(handle, length)
+        finally:
+            os.close(handle)
+
+    try:
+        _past_page_cache(write)
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def _past_page_cache(access: Callable[[int], None]) -> None:
+    """Calls `access` with the flag that passes the page cache, or without it where system or disk cannot."""
+    if DIRECT:
+        try:
+            return access(DIRECT)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+    return access(0)
 
 
 class ShardReader:
@@ -158,21 +242,18 @@ class ShardReader:
         length = -(-(stop - first) // PAGE) * PAGE
         if len(self.memory) < length:
             self.memory = pages(length)
-        for flag in dict.fromkeys((DIRECT, 0)):
+
+        def read(flag: int) -> None:
             done = 0
-            try:
-                handle = os.open(path, os.O_RDONLY | BINARY | flag)
-                with os.fdopen(handle, "rb", buffering=0) as file:
-                    file.seek(first)
-                    while done < stop - first:
-                        # A read that stops within a page leaves the next one unaligned, so that it fails and the cache serves.
-                        count = file.readinto(self.memory[done:length].data)
-                        if not count:
-                            raise ValueError("it ends too soon")
-                        done += count
-            except OSError as error:
-                if flag and error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
-                    continue
-                raise
-            break
+            handle = os.open(path, os.O_RDONLY | BINARY | flag)
+            with os.fdopen(handle, "rb", buffering=0) as file:
+                file.seek(first)
+                while done < stop - first:
+                    # A read that stops within a page leaves the next one unaligned, so that it fails and the cache serves.
+                    count = file.readinto(self.memory[done:length].data)
+                    if not count:
+                        raise ValueError("it ends too soon")
+                    done += count
+
+        _past_page_cache(read)
         return self.memory[start - first : stop - first]

@@ -8,10 +8,9 @@
     results/                what the measures gave
 
 Rows are in a random order fixed by the sample count, so the token rows, the first `token_samples`, are a random subset.
-Tokens are cut along samples at few rows, pooled values at many, since they are small; what is pooled of a shard that is not
-whole yet lies in a journal. Each file appears whole or not at all (written beside and renamed).
-Every chunk carries a CRC-32C, every shard a mark of its run, tap and place, and the root a digest of itself and of what was
-written with it; all are checked when they are read.
+Shards have few rows of tokens and many of pooled values, which lie in a journal until their shard is whole. Writes are
+atomic. Every chunk carries a CRC-32C, every shard a mark of its run, tap and place, and the root digests of itself and of what
+was written with it; all are verified when they are read.
 """
 
 from __future__ import annotations
@@ -35,14 +34,13 @@ from diagnostics.activations.plan import Step
 from diagnostics.activations.sealed import (
     NAME,
     DamagedError,
-    check_files,
     read_array,
     read_document,
+    read_files,
     sealed_attributes,
     write_group,
 )
-from diagnostics.activations.shard_layout import Layout
-from diagnostics.activations.shards import ShardBuffer, ShardReader, pages
+from diagnostics.activations.shards import Layout, ShardBuffer, ShardReader, pages
 from diagnostics.encoders.encoder import Captured
 from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable
 from diagnostics.vocabulary import DENSE
@@ -89,7 +87,7 @@ class Store(Activations):
                 contents = Contents.from_attrs(attrs)
             except (KeyError, ValueError, TypeError, DiagnosticsError) as error:
                 raise DamagedError(NAME) from error
-            check_files(self.path, {file: digest for file, digest in contents.files.items() if file.endswith(NAME)})
+            read_files(self.path, {file: digest for file, digest in contents.files.items() if file.endswith(NAME)})
         except DamagedError as error:
             raise damaged(self.path, str(error)) from error
         return attrs, contents
@@ -153,19 +151,20 @@ class Store(Activations):
         return {name: self._target(name, facts) for name, facts in self.contents.targets.items()}
 
     def _target(self, name: str, facts: TargetFacts) -> StoredTarget:
-        dense: dict[tuple[int, ...], np.ndarray] = {}
-        values = np.empty(0)
+        values, on_grid = np.empty(0), dict[tuple[int, ...], np.ndarray]()
         if COVERED in facts.grids:
             values = self._sampled(f"targets/{name}/{COVERED}")
         elif facts.kind in DENSE:  # perhaps on no grid at all
-            for key in facts.grids:
-                dense[tuple(int(n) for n in key.split("x"))] = self._sampled(f"targets/{name}/{key}")
+            on_grid = {
+                tuple(int(n) for n in key.split("x")): self._sampled(f"targets/{name}/{key}") for key in facts.grids
+            }
         else:
             values = self._sampled(f"targets/{name}")
         naive = self._sampled(f"naive/{name}") if facts.naive else None
         return StoredTarget(
-            name, facts.kind, values, facts.units, facts.about, facts.classes, facts.family, dense, facts.period, naive
-        )
+            name, facts.kind, values, units=facts.units, about=facts.about, classes=facts.classes, period=facts.period,
+            naive=naive, family_override=facts.family, on_grid=on_grid,
+        )  # fmt: skip
 
     def _column(self, name: str) -> np.ndarray:
         column = self._sampled(name).astype(object)
@@ -185,28 +184,28 @@ class Store(Activations):
         return values
 
     def observed(self, name: str) -> Captured:
-        there = self._observation(name)
-        if there is None:
+        stored = self._observation(name)
+        if stored is None:
             raise DiagnosticsError(self.unobserved.get(name, f"No {name} was recorded."))
-        if there.reason:
-            raise DiagnosticsError(there.reason)
+        if stored.reason:
+            raise DiagnosticsError(stored.reason)
         try:
-            return Captured(observed_arrays(self.path, name, there), there.left_out)
+            return Captured(observed_arrays(self.path, name, stored), stored.left_out)
         except DamagedError as error:
             raise damaged(self.path, f"observed/{name}/{error}") from error
 
     def has_observed(self, name: str, samples: int, state: Mapping[str, str]) -> bool:
-        """Whether an observation of that many samples is there, or that in this `state` of the code there is none.
+        """Whether an observation of that many samples is stored, or that in this `state` of the code there is none.
 
-        What was seen holds on any device and with any torch; but another observation, or version of it, may have recorded
+        What was observed holds on any device and with any torch; but another observation, or version of it, may have recorded
         other numbers under that name.
         """
-        there = self._observation(name)
-        if there is None:
+        stored = self._observation(name)
+        if stored is None:
             return False
-        if there.reason:
-            return there.state == state
-        return there.samples >= samples and all(there.state.get(key) == state[key] for key in ("by", "version"))
+        if stored.reason:
+            return stored.state == state
+        return stored.samples >= samples and all(stored.state.get(key) == state[key] for key in ("by", "version"))
 
     def _observation(self, name: str) -> Observed | None:
         try:

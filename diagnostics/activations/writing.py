@@ -131,13 +131,9 @@ def _write_samples(
             squeezed = (ZstdCodec(level=1),) if values.dtype.kind in "iu" and values.ndim > 1 else ()
             group.create_array(
                 path, data=np.ascontiguousarray(values[order]), chunks=values.shape,
-                compressors=(*squeezed, Crc32cCodec()), fill_value=_fill(values), config=WHOLE,
+                compressors=(*squeezed, Crc32cCodec()), fill_value=np.nan if values.dtype.kind == "f" else -1, config=WHOLE,
                 dimension_names=("sample", *(f"{name}_{i}" for i in range(1, values.ndim))),
             )  # fmt: skip
-
-
-def _fill(values: np.ndarray) -> Any:
-    return np.nan if values.dtype.kind == "f" else -1
 
 
 def _target_facts(target: Target, grids: Mapping[str, np.ndarray]) -> TargetFacts:

@@ -22,15 +22,14 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Run a Python file that a saved encoder names to build it.")
-]
+TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run the Python file that builds a saved encoder.")]
 EncoderName = Annotated[
     str,
-    typer.Argument(
-        metavar="ENCODER", help="A name, scheme:name, path/to/file.py:function, or a saved encoder's folder."
-    ),
+    typer.Argument(metavar="ENCODER", help="A name, scheme:name, path/to/file.py:function, or a saved encoder."),
 ]
+
+NOT_OF_RUN = ("encoder", "data", "on_error", "json")
+"""Parameters of the command `run`; its others are arguments of `diagnostics.run`, by the same names."""
 
 
 @app.command()
@@ -41,9 +40,7 @@ def run(
     taps: Annotated[str | None, typer.Option(help="Only these taps, with commas; the output tap always.")] = None,
     measures: Annotated[str, typer.Option(help="standard, all, or names, with commas.")] = "standard",
     controls: Annotated[bool, typer.Option(help="Measure control encoders (baselines) beside it.")] = True,
-    control_draws: Annotated[
-        int, typer.Option(metavar="N", help="How often fresh and permuted weights are drawn.")
-    ] = 1,
+    control_draws: Annotated[int, typer.Option(metavar="N", help="Draws of fresh and permuted weights.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of the run [runs/ENCODER-DATASET].")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [cuda where there is one].")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples in a forward pass [16, on a GPU 128].")] = None,
@@ -52,17 +49,11 @@ def run(
         str | None,
         typer.Option(help="Room for each encoder's tokens, like 256MB, 2GB or 0 [256MB, up to 2GB for 64 samples]."),
     ] = None,
-    pooling: Annotated[
-        str | None, typer.Option(help="mean, last, prefix, with commas [all that the encoder has].")
-    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="mean, last, prefix, with commas [all it has].")] = None,
     precision: Annotated[str, typer.Option(help="Of stored tokens: float32 or float16.")] = "float32",
     seed: Annotated[int, typer.Option(help="Of the controls and the bootstrap.")] = 0,
-    on_error: Annotated[
-        str | None, typer.Option(help="stop or skip: what a file that cannot be read does [stop].")
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Drop what the folder holds of earlier results; else they are added to.")
-    ] = False,
+    on_error: Annotated[str | None, typer.Option(help="stop or skip, at a file that cannot be read [stop].")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Drop earlier results; without it they are added to.")] = False,
     trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
@@ -71,6 +62,7 @@ def run(
     An interrupted run goes on from where it was when the same command is given again. Results of other measures and
     controls in the folder stay. Exit status 1 where a measure broke and the rest stands.
     """
+    options: dict[str, Any] = {name: value for name, value in locals().items() if name not in NOT_OF_RUN}
     from diagnostics.report.terminal import print_page
     from diagnostics.runs.job import run as run_it
     from diagnostics.runs.page import run_page
@@ -78,25 +70,7 @@ def run(
     if on_error is not None:
         data += f"{'&' if '?' in data else '?'}on_error={on_error}"
     with working() as watch:
-        finished = run_it(
-            encoder,
-            data,
-            out=out,
-            taps=taps,
-            measures=measures,
-            controls=controls,
-            control_draws=control_draws,
-            device=device,
-            batch_size=batch_size,
-            workers=workers,
-            token_budget=token_budget,
-            pooling=pooling,
-            precision=precision,  # pyright: ignore[reportArgumentType]  (checked by run)
-            seed=seed,
-            fresh=fresh,
-            trust_code=trust_code,
-            watch=watch,
-        )
+        finished = run_it(encoder, data, **options, watch=watch)
     _print_json(finished.to_json()) if json else print_page(run_page(finished), finished.path / "report.html")
     if finished.failed:
         # Last, where a reader looks; the reasons stand among what is left out.
@@ -126,16 +100,10 @@ def report(
 @app.command()
 @guarded
 def compare(
-    runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Folders that `diagnostics run` wrote, or LABEL=FOLDER.")
-    ],
-    base: Annotated[
-        str | None, typer.Option(help="The label that the others were aligned from [what each alignment recorded].")
-    ] = None,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs, or LABEL=FOLDER.")],
+    base: Annotated[str | None, typer.Option(help="Label that the others were aligned from [as recorded].")] = None,
     similarity: Annotated[str, typer.Option(help="Measure of pairs of taps, or none.")] = "cka",
-    out: Annotated[
-        Path | None, typer.Option(help="The HTML file [comparison-LABELS.html beside the first run].")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file [comparison-LABELS.html beside the first run].")] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap and the permutations.")] = 0,
     json: Json = False,
 ) -> None:
@@ -149,9 +117,8 @@ def compare(
     from diagnostics.runs.comparison.page import comparison_page
 
     with working() as watch:
-        comparison = compare_them(
-            runs, base=base, similarity=None if similarity == "none" else similarity, seed=seed, watch=watch
-        )
+        measure = None if similarity == "none" else similarity
+        comparison = compare_them(runs, base=base, similarity=measure, seed=seed, watch=watch)
         path = comparison.report(out or comparison.default_path)
     _print_json(comparison.to_json() | {"report": str(path)}) if json else print_page(comparison_page(comparison), path)
 
@@ -162,9 +129,7 @@ def inspect(
     encoder: EncoderName,
     data: Annotated[str | None, typer.Option(help="Fit the grids to this dataset's samples.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [cuda where there is one].")] = None,
-    verify_grid: Annotated[
-        bool, typer.Option("--verify-grid", help="Change single cells of the input and see which tokens move.")
-    ] = False,
+    verify_grid: Annotated[bool, typer.Option("--verify-grid", help="See which tokens each input cell moves.")] = False,
     trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
@@ -246,9 +211,7 @@ def new_plugin(
 @app.command("list")
 @guarded
 def list_(
-    what: Annotated[
-        str | None, typer.Argument(help="encoders, datasets, measures or plugins; all when left out.")
-    ] = None,
+    what: Annotated[str | None, typer.Argument(help="encoders, datasets, measures or plugins [all].")] = None,
     json: Json = False,
 ) -> None:
     """Show encoders, datasets, measures and plugins; a plugin that cannot be loaded is named with its error."""

@@ -39,20 +39,19 @@ class Exported:
     whole_flops: int | None
 
     def __str__(self) -> str:
-        taps = (
-            f"{len(self.taps)} taps from {self.taps[0]} to {self.taps[-1]}" if len(self.taps) > 1 else f"tap {self.tap}"
-        )
-        lines = [printable(f"{self.file}: {self.name}, {taps}")]
-        lines.append(f"Parameters: {_saved(self.parameters, self.whole_parameters)}")
+        taps = f"tap {self.tap}"
+        if len(self.taps) > 1:
+            taps = f"{len(self.taps)} taps from {self.taps[0]} to {self.taps[-1]}"
         if self.flops is None or self.whole_flops is None:
-            lines.append("FLOPs of a pass over the example: not countable")
+            flops = "not countable"
         elif not self.whole_flops:
-            lines.append(
-                "FLOPs of a pass over the example: 0, since it has no matrix product or convolution that is counted"
-            )
+            flops = "0, since it has no matrix product or convolution that is counted"
         else:
-            lines.append(f"FLOPs of a pass over the example: {_saved(self.flops, self.whole_flops)}")
-        return "\n".join(lines)
+            flops = _saved(self.flops, self.whole_flops)
+        return (
+            f"{printable(f'{self.file}: {self.name}, {taps}')}\nParameters: {_saved(self.parameters, self.whole_parameters)}\n"
+            f"FLOPs of a pass over the example: {flops}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data, with what is saved as numbers and shares."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.errors import explaining
 from diagnostics.specs import build
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def inspect_encoder(
     where = usable_device(device)
     encoder = fit(encoder, dataset) if dataset is not None else encoder
     seconds: list[float] = []
-    try:
+    with explaining(f"{encoder.name} fails on one sample"):
         sample = dataset[0] if dataset is not None else encoder.example()
         encoder = encoder.sized_for(sample).to(where)
         batch = default_collate([encoder.preprocess(sample)] * 2)
@@ -40,10 +40,6 @@ def inspect_encoder(
             start = time.perf_counter()
             encoder.capture(batch, None, lambda tap, tokens: pool(tap, tokens, encoder.poolings).cpu())
             seconds.append((time.perf_counter() - start) / 2)
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise DiagnosticsError(f"{encoder.name} fails on one sample: {describe(error)}") from error
     module: Any = getattr(encoder, "module", None)
     return {
         **({"placement": _placement(encoder, sample)} if verify else {}),

@@ -23,25 +23,18 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
 
     No encoder or dataset is built, and no measure made that its plugin describes, so nothing heavy is imported for them.
     """
-    rows: dict[str, list[dict[str, Any]]] = {}
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in LISTED}
     for kind in ("encoder", "dataset"):
         rows[f"{kind}s"] = [
             {"name": name, **_parameters(name, entry), "plugin": plugin.name}
             for name, (plugin, entry) in offered(kind).items()
         ]
-    rows["measures"] = [
-        {"name": name, **_measure(entry), "plugin": plugin.name} for name, (plugin, entry) in offered("measure").items()
-    ]
-    rows["plugins"] = [
-        {
-            "name": plugin.name,
-            "version": plugin.version,
-            "module": plugin.module,
-            "offers": {kind: sorted(names) for kind, names in plugin.offers.items() if names},
-            "error": plugin.error,
-        }
-        for plugin in plugins()
-    ]
+    for name, (plugin, entry) in offered("measure").items():
+        rows["measures"].append({"name": name, **_measure(entry), "plugin": plugin.name})
+    for plugin in plugins():
+        offers = {kind: sorted(names) for kind, names in plugin.offers.items() if names}
+        own = {key: getattr(plugin, key) for key in ("name", "version", "module", "error")}
+        rows["plugins"].append({**own, "offers": offers})
     return rows
 
 

@@ -19,7 +19,7 @@ def version(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
     traceback: Annotated[
-        bool, typer.Option("--traceback", help="Before the command: of an error, show where it was raised.")
+        bool, typer.Option("--traceback", help="Before the command: show where an error was raised.")
     ] = False,
 ) -> None:
     show_tracebacks(traceback)

@@ -59,9 +59,7 @@ def _module(name: str) -> str:
 def _write(folder: Path, name: str, module: str) -> list[str]:
     files: list[str] = []
     names = {"name": name, "module": module}
-    for template in sorted(
-        (importlib.resources.files("diagnostics.cli") / "templates").iterdir(), key=lambda path: path.name
-    ):
+    for template in (importlib.resources.files("diagnostics.cli") / "templates").iterdir():
         # `tests~test_encoder.py.txt` becomes `tests/test_encoder.py`.
         path = Path(*template.name.removesuffix(".txt").replace("module", module).split("~"))
         (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -49,9 +49,8 @@ def print_inspection(inspected: dict[str, Any]) -> None:
         f"{duration(inspected['seconds_per_sample'] * 1000)}.",
     )
     if placement := inspected.get("placement"):
-        verdict, style = {True: ("right", "green"), False: ("WRONG", "bold red"), None: ("not verified", "")}[
-            placement["right"]
-        ]
+        verdicts = {True: ("right", "green"), False: ("WRONG", "bold red"), None: ("not verified", "")}
+        verdict, style = verdicts[placement["right"]]
         show(console, f"Grid {verdict}: {printable(placement['said'])}.", style)
         if placement.get("prefix_moved"):
             show(console, "Prefix tokens moved too: this tap has seen them mixed.")
@@ -79,32 +78,24 @@ def print_conformance(conformance: Conformance) -> None:
 def print_selftest(outcomes: list[Outcome]) -> None:
     """Every known answer with what came out and how near it must be, and how many are right, by family of measures."""
     console = terminal()
-    rows: list[list[str | Text]] = []
-    for outcome in outcomes:
-        case = outcome.case
-        rows.append(
-            [
-                whole(case.measure), printable(case.what), f"{case.expected:.6g}", f"{case.tolerance:.2g}",
-                printable(outcome.error) if outcome.error else f"{outcome.computed:.6g}",
-                Text("right", "green") if outcome.right else Text("OFF", "bold red"), printable(case.source),
-            ]
-        )  # fmt: skip
+    rows = [
+        [
+            whole(outcome.case.measure), printable(outcome.case.what), f"{outcome.case.expected:.6g}",
+            f"{outcome.case.tolerance:.2g}", printable(outcome.error) if outcome.error else f"{outcome.computed:.6g}",
+            Text("right", "green") if outcome.right else Text("OFF", "bold red"), printable(outcome.case.source),
+        ]
+        for outcome in outcomes
+    ]  # fmt: skip
     show_table(console, ["measure", "known answer", "expected", "within", "found", "verdict", "source"], rows)
-    families = {
-        family: [o.right for o in outcomes if o.family == family]
-        for family in dict.fromkeys(o.family for o in outcomes)
-    }
+    families: dict[str, list[bool]] = {}
+    for outcome in outcomes:
+        families.setdefault(outcome.family, []).append(outcome.right)
     show(console, ", ".join(f"{family} {sum(right)} of {len(right)} right" for family, right in families.items()) + ".")
     wrong = [outcome for outcome in outcomes if not outcome.right]
     for outcome in wrong:
         # Again below the table, where a reader who scrolled past looks.
-        instead = outcome.error or f"found {outcome.computed:.9g}"
-        show(
-            console,
-            f"OFF  {outcome.case.measure}, {printable(outcome.case.what)}: expected {outcome.case.expected:.9g} "
-            f"within {outcome.case.tolerance:g}, {printable(instead)}",
-            "bold red",
-            hanging=2,
-        )
+        case, instead = outcome.case, outcome.error or f"found {outcome.computed:.9g}"
+        expected = f"expected {case.expected:.9g} within {case.tolerance:g}"
+        show(console, f"OFF  {printable(f'{case.measure}, {case.what}: {expected}, {instead}')}", "bold red", hanging=2)
     off = f", {len(wrong)} off: please report them with the output of `diagnostics selftest --json`" if wrong else ""
     show(console, f"{len(outcomes)} known answers, {len(outcomes) - len(wrong)} right{off}.")

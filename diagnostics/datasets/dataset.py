@@ -1,16 +1,19 @@
-"""The dataset contract: samples with stable ids, splits, groups and targets."""
+"""The dataset contract: samples with stable ids, splits, groups and targets; and which targets no probe can predict."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
 
 from diagnostics.datasets.target import Target, misfit
-from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.errors import DiagnosticsError, explaining
 from diagnostics.vocabulary import SAFE_NAME, SPLITS, Kind, Modality
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Dataset:
@@ -65,12 +68,12 @@ class Dataset:
         n = len(self.samples)
         if n == 0:
             raise DiagnosticsError(f"Dataset {self.name} is empty.")
-        for what, column in (("ids", self.ids), ("split", self.split), ("groups", self.groups)):
+        for name, column in (("ids", self.ids), ("split", self.split), ("groups", self.groups)):
             if len(column) != n:
-                raise DiagnosticsError(f"Dataset {self.name} has {n} samples but {len(column)} {what}.")
+                raise DiagnosticsError(f"Dataset {self.name} has {n} samples but {len(column)} {name}.")
         if len(set(self.ids)) != n:
             raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.")
-        if odd := [name for name in (*self.ids, *self.groups) if not _is_text(name)]:
+        if odd := [name for name in (*self.ids, *self.groups) if _SURROGATE.search(str(name))]:
             raise DiagnosticsError(
                 f"Dataset {self.name} has {odd[0]!r:.80} as an id or group, which is no text in UTF-8."
             )
@@ -111,16 +114,6 @@ class Dataset:
         # Torch warns of arrays that cannot be written to.
         return sample if sample.flags.writeable else sample.copy()
 
-    def _read(self, index: int) -> np.ndarray:
-        try:
-            return self[index]
-        except DiagnosticsError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise DiagnosticsError(
-                f"Sample {self.ids[index]} of {self.name} cannot be read ({describe(error)}): mend it, or leave it out."
-            ) from error
-
     @property
     def fingerprint(self) -> str:
         """Digest of samples, ids, splits, groups and targets."""
@@ -129,7 +122,9 @@ class Dataset:
             for column in (self.ids, self.split, self.groups):
                 digest.update("\x1f".join(map(str, column)).encode() + b"\x1e")
             for i in range(len(self)):
-                _digest_array(digest, self._read(i))
+                with explaining(f"Sample {self.ids[i]} of {self.name} cannot be read, mend it or leave it out"):
+                    sample = self[i]
+                _digest_array(digest, sample)
             for name, target in sorted(self.targets.items()):
                 digest.update(
                     f"{name} {target.kind} {target.classes} {target.period} {target.units} {target.family}".encode()
@@ -184,17 +179,50 @@ def split_groups(
     return of_group[inverse]
 
 
-def _is_text(name: object) -> bool:
-    try:
-        str(name).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _digest_array(digest: Any, array: np.ndarray) -> None:
     data = np.ascontiguousarray(array)
     if data.dtype.kind == "O":  # texts: the bytes of an object array are addresses
         data = data.astype(str)
     digest.update(f"{data.dtype.str} {data.shape};".encode())
     digest.update(data.tobytes())
+
+
+NAMED = 5
+"""Classes that a sentence names."""
+
+
+def unprobeable_targets(dataset: Dataset) -> dict[str, str]:
+    """Targets that no probe can predict, `{name: reason}`: unknown in a split, constant in train, or with classes in other
+    splits that train lacks."""
+    reasons = {name: _why_not(name, target, dataset.split) for name, target in dataset.targets.items()}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _why_not(name: str, target: Target, split: np.ndarray) -> str:
+    if target.kind == "masks":
+        return ""  # what reads masks is not fitted
+    values = target.values.reshape(len(target.values), -1)
+    classes = values.dtype.kind in "iu"
+    known = np.asarray(values >= 0 if classes else np.isfinite(values))
+    # A map may be known in part; a value, a forecast or a caption only as a whole.
+    rows: np.ndarray = np.asarray(known.any(axis=1) if target.dense else known.all(axis=1))
+    remedy = "leave it out or use more samples"
+    for part in SPLITS:
+        if not rows[split == part].any():
+            return f"Target {name} is known for no {part} sample: {remedy}."
+    train = rows & (split == "train")
+    seen = values[train][known[train]]
+    if seen.min() == seen.max() and not (target.kind == "caption" and values.shape[1] > 1):
+        constant = "only one class" if classes else f"the one value {seen.min():g}"
+        return f"Target {name} has {constant} in its {int(train.sum())} train samples: {remedy}."
+    if target.kind == "label":
+        new = sorted(set(np.unique(values[rows]).tolist()) - set(np.unique(seen).tolist()))
+        if new:
+            return f"Target {name} has no train sample of {_named(new, target)}: use more samples or mark them unknown (-1)."
+    return ""
+
+
+def _named(classes: list[int], target: Target) -> str:
+    names = [target.classes[c] if c < len(target.classes) else str(c) for c in classes]
+    more = f" and {len(names) - NAMED} others" if len(names) > NAMED else ""
+    return f"class{'es' if len(names) > 1 else ''} {', '.join(names[:NAMED])}{more}"

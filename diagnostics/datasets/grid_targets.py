@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -48,15 +47,16 @@ def classes_on_grid(labels: np.ndarray, covered: tuple[tuple[float, float], ...]
             f"Labels reach {labels.max()}: number the classes of a token_label from 0 and below {MOST_CLASSES}."
         )
     # Each axis is cut where a place or a cell ends, so that every piece of a map lies in one place and in one cell.
-    axes = [_pieces(*ends, cells, n) for ends, cells, n in zip(covered, shape, labels.shape[1:], strict=True)]
-    place = np.ix_(*(axis.place for axis in axes))
+    places: list[np.ndarray] = []
     area, cell = np.ones(()), np.zeros((), dtype=np.intp)
-    for axis, cells in zip(axes, shape, strict=True):
-        area, cell = np.multiply.outer(area, axis.length), np.add.outer(cell * cells, axis.cell)
+    for ends, cells, n in zip(covered, shape, labels.shape[1:], strict=True):
+        place, cell_of_piece, length = _pieces(*ends, cells, n)
+        places.append(place)
+        area, cell = np.multiply.outer(area, length), np.add.outer(cell * cells, cell_of_piece)
     area, cell, least = area.ravel(), cell.ravel(), _least_known(covered, shape)
     classes = np.full((len(labels), math.prod(shape)), -1, dtype=np.int16)
     for sample, row in zip(labels, classes, strict=True):
-        seen = sample[place].ravel()
+        seen = sample[np.ix_(*places)].ravel()
         known = seen >= 0
         seen = seen[known]
         if len(seen) == 0:
@@ -89,27 +89,17 @@ def covered_part(maps: np.ndarray, covered: tuple[tuple[float, float], ...]) -> 
 
 def resample(tokens: np.ndarray, grid: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
     """Tokens [row, token, feature] of a grid on another grid over the same part of the input, averaged by shared area."""
-    resampled = tokens.reshape(len(tokens), *grid, -1)
-    for axis, (old, new) in enumerate(zip(grid, shape, strict=True), start=1):
-        share = _overlap(0.0, float(old), new, old) * (new / old)
-        resampled = np.moveaxis(np.tensordot(resampled, share.astype(tokens.dtype), axes=(axis, 1)), -1, axis)
+    shares = [_overlap(0.0, float(old), new, old) * (new / old) for old, new in zip(grid, shape, strict=True)]
+    resampled = _summed(tokens.reshape(len(tokens), *grid, -1), [share.astype(tokens.dtype) for share in shares])
     return resampled.reshape(len(tokens), -1, tokens.shape[2])
 
 
-@dataclass(frozen=True)
-class _Pieces:
-    """Of one axis: the place and the cell that each piece lies in, and its length; [piece]."""
-
-    place: np.ndarray
-    cell: np.ndarray
-    length: np.ndarray
-
-
-def _pieces(start: float, stop: float, cells: int, extent: int) -> _Pieces:
+def _pieces(start: float, stop: float, cells: int, extent: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The place and the cell that each piece of an axis lies in, and its length; each [piece]."""
     edges = _edges(start, stop, cells)
     cuts = np.unique(np.clip(np.concatenate([edges, np.arange(np.ceil(edges[0]), edges[-1])]), 0, extent))
     middle = (cuts[:-1] + cuts[1:]) / 2
-    return _Pieces(middle.astype(np.intp), np.searchsorted(edges, middle) - 1, np.diff(cuts))
+    return middle.astype(np.intp), np.searchsorted(edges, middle) - 1, np.diff(cuts)
 
 
 def _overlap(start: float, stop: float, cells: int, extent: int) -> np.ndarray:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from diagnostics.vocabulary import DENSE, Family, Kind
 
 
+@dataclass(frozen=True, kw_only=True)
+class TargetInfo:
+    """What a target has besides its kind and values, in a dataset and in a store alike; see `Target`."""
+
+    units: str = ""
+    about: str = ""
+    classes: tuple[str, ...] = ()
+    period: float | None = None
+    naive: np.ndarray | None = None
+
+
 @dataclass(frozen=True)
-class Target:
+class Target(TargetInfo):
     """A property of the samples that a probe predicts.
 
     Parameters
@@ -36,12 +47,7 @@ class Target:
 
     kind: Kind
     values: np.ndarray
-    units: str = ""
-    about: str = ""
-    classes: tuple[str, ...] = ()
-    family: Family | None = None
-    period: float | None = None
-    naive: np.ndarray | None = None
+    family: Family | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values)
@@ -57,22 +63,24 @@ class Target:
         return self.kind in DENSE
 
 
+_FORMS = {
+    "label": ((1,), "one integer class for each sample"),
+    "value": ((1,), "one number for each sample"),
+    "state": ((1,), "one number for each sample"),
+    "future": ((1, 2), "a number for each sample, or for each sample and horizon"),
+    "caption": ((2,), "a row of numbers for each sample"),
+    "token_label": ((2, 3, 4), "an integer class for each place of each sample"),
+    "masks": ((2, 3, 4), "the number of an object for each place of each sample"),
+}
+"""Kind -> the possible numbers of axes of its values, and these values in words."""
+
+
 def misfit(target: Target) -> str:
     """Why a target's values do not fit its kind, in words; "" where they do."""
-    values = target.values
-    kind = target.kind
-    ranks = {"value": (1,), "state": (1,), "label": (1,), "future": (1, 2), "caption": (2,)}.get(kind, (2, 3, 4))
+    values, kind = target.values, target.kind
+    ranks, form = _FORMS.get(kind, ((2, 3, 4), "a number for each place of each sample"))
     if values.ndim not in ranks or values.dtype.kind not in ("iu" if kind.endswith(("label", "masks")) else "fiu"):
-        wanted = {
-            "label": "one integer class for each sample",
-            "value": "one number for each sample",
-            "state": "one number for each sample",
-            "future": "a number for each sample, or for each sample and horizon",
-            "caption": "a row of numbers for each sample",
-            "token_label": "an integer class for each place of each sample",
-            "masks": "the number of an object for each place of each sample",
-        }.get(kind, "a number for each place of each sample")
-        return f"its values are {values.dtype} of shape {values.shape}, not {wanted}"
+        return f"its values are {values.dtype} of shape {values.shape}, not {form}"
     if values.dtype.itemsize > 8:
         return f"its values are {values.dtype}: give 64 bits at most"
     if target.classes and kind.endswith("label") and values.size and values.max() >= len(target.classes):

@@ -21,7 +21,7 @@ from diagnostics.encoders.gradients import read_gradients
 from diagnostics.encoders.hooks import Hooks
 from diagnostics.encoders.redraw import Redrawn, copied, note_of, permute, redraw
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, describe, unknown
+from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.vocabulary import Modality
 
 
@@ -161,12 +161,8 @@ class TorchEncoder(Encoder):
 
         Raises DiagnosticsError where preprocessing fails.
         """
-        try:
+        with explaining(f"{self.name} cannot prepare its own example"):
             prepared = self.preprocess(self._example)
-        except DiagnosticsError:
-            raise
-        except Exception as error:
-            raise DiagnosticsError(f"{self.name} cannot prepare its own example: {describe(error)}") from error
         items = prepared.items() if isinstance(prepared, Mapping) else [("", prepared)]
         return {str(key): torch.as_tensor(value) for key, value in items}
 

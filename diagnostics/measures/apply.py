@@ -1,7 +1,5 @@
 """Applies measures to stored activations: scores with intervals, and the best tap (chosen on val, read on test)."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,10 +41,15 @@ def measure_all(
 ) -> Measured:
     """Applies each measure to each target that it reads, or once where it reads none.
 
-    A measure that has no value for these activations, or that fails, is left out with its reason; the others are not
-    affected. A StorageError ends all. Of measures named in `asked` it is also reported that the dataset has no target for them.
+    A measure that has no value for these activations, or that fails, is left out with its reason. A StorageError ends all.
+    A measure named in `asked` is also listed where the dataset has no target for it.
     """
     measured = Measured()
+
+    def fail(key: str, reason: str) -> None:
+        measured.skipped[key] = reason
+        measured.failed.add(key)
+
     jobs: list[tuple[str, Measure, StoredTarget | None]] = []
     for measure in measures:
         if not measure.kinds:
@@ -55,8 +58,7 @@ def measure_all(
         try:
             read = [t for t in targets.values() if measure.reads(t)]
         except (Exception, SystemExit) as error:
-            measured.skipped[measure.name] = f"Measure {measure.name} failed to say what it reads: {describe(error)}."
-            measured.failed.add(measure.name)
+            fail(measure.name, f"Measure {measure.name} failed to say what it reads: {describe(error)}.")
             continue
         jobs.extend((f"{measure.name}/{t.name}", measure, t) for t in read)
         if not read and measure.name in asked:
@@ -67,16 +69,14 @@ def measure_all(
         try:
             result = measure.compute(activations, target, seed)
             if why := misfit(result, measure, activations):
-                measured.skipped[key] = why
-                measured.failed.add(key)
+                fail(key, why)
                 continue
             result = _completed(result, measure, target, activations, seed)
             if measure.pairwise and (few := too_few(result)):
                 measured.skipped[key] = few
-            elif _without_value(result):
-                measured.skipped[key] = (
-                    f"no tap has a value: {result.attrs.get(attribute.REASON) or 'it says no reason'}."
-                )
+            elif not any(np.isfinite(result[name]).any() for name in ("score", "matrix") if name in result):
+                reason = result.attrs.get(attribute.REASON) or "it says no reason"
+                measured.skipped[key] = f"no tap has a value: {reason}."
             else:
                 measured.results[key] = result
         except StorageError:
@@ -84,8 +84,7 @@ def measure_all(
         except DiagnosticsError as error:
             measured.skipped[key] = str(error)
         except (Exception, SystemExit) as error:
-            measured.skipped[key] = f"Measure {key} failed on {what}: {describe(error)}."
-            measured.failed.add(key)
+            fail(key, f"Measure {key} failed on {what}: {describe(error)}.")
     if jobs:
         watch(Progress(f"measuring {what}".strip(), len(jobs), len(jobs)))
     return measured
@@ -96,6 +95,7 @@ def _completed(
 ) -> xr.Dataset:
     """The result with intervals, selection and the attributes that every result has."""
     family: Family | None = measure.family or (target.family if target else None)
+    score_name = measure.name if target is None else "accuracy" if target.kind == "label" else "R2"
     attrs: dict[str, Any] = {
         attribute.MEASURE: measure.name,
         attribute.TARGET: target.name if target else "",
@@ -105,8 +105,8 @@ def _completed(
         attribute.HIGHER_IS_BETTER: {True: "yes", False: "no", None: "neither"}[measure.higher_is_better],
         attribute.OUTPUT_TAP: activations.output_tap,
         attribute.SOURCE: measure.source,
-        attribute.SCORE_NAME: measure.name if target is None else "accuracy" if target.kind == "label" else "R2",
-    } | ({attribute.SCORE_NAME: result.attrs[attribute.SCORE_NAME]} if attribute.SCORE_NAME in result.attrs else {})
+        attribute.SCORE_NAME: result.attrs.get(attribute.SCORE_NAME, score_name),
+    }
     if not measure.pairwise and (
         measure.needs == "tokens" or (target is not None and target.kind in (*DENSE, "masks"))
     ):
@@ -132,15 +132,9 @@ FEWEST_COMPARED = 20
 
 def too_few(result: xr.Dataset) -> str:
     """Why a similarity is not shown; "" where it rests on enough samples."""
-    n = int(result.attrs.get(attribute.N, FEWEST_COMPARED))
-    if n >= FEWEST_COMPARED:
+    if (n := int(result.attrs.get(attribute.N, FEWEST_COMPARED))) >= FEWEST_COMPARED:
         return ""
     return f"{result.attrs[attribute.MEASURE]} compares taps on at least {FEWEST_COMPARED} samples, and there are {n}: use a dataset with more."
-
-
-def _without_value(result: xr.Dataset) -> bool:
-    values = [result[name].values for name in ("score", "matrix") if name in result]
-    return bool(values) and not any(np.isfinite(value).any() for value in values)
 
 
 def _with_selection(
@@ -158,16 +152,14 @@ def _with_selection(
     if selection is None:
         return result, {}
     widened = ", widened for the training set's share" if fit_units else "; nothing was fitted"
-    halves = (
-        "; with half a unit that is right and half a unit that is wrong, shared out among the parts" if share else ""
-    )
+    half_units = "; with half a unit that is right and half a unit that is wrong, shared out among the parts"
     border = "; where all answers are right, or all wrong, the far end is Clopper and Pearson's for as many units"
     unanimous = share and loss.ndim == 2 and bool(np.isin(score, (0.0, 1.0)).any())
     return result, {
         attribute.BEST_TAP: selection.best_tap,
         **store_interval(attribute.BEST_SCORE, selection.best),
         **store_interval(attribute.HIDDEN_GAP, selection.hidden_gap),
-        attribute.INTERVALS: f"95 %, bootstrap over test units{halves}{widened}{border if unanimous else ''}",
+        attribute.INTERVALS: f"95 %, bootstrap over test units{half_units if share else ''}{widened}{border if unanimous else ''}",
     }
 
 
@@ -181,13 +173,7 @@ def against_control(result: xr.Dataset, other: xr.Dataset, control: str, seed: i
     )
     if list(ours["unit"].values) != list(theirs["unit"].values):
         return result
-    gap = paired_difference(
-        ours["loss"].values,
-        ours["reference_loss"].values,
-        theirs["loss"].values,
-        theirs["reference_loss"].values,
-        units_fitted(result),
-        seed,
-        str(result.attrs[attribute.SCORE_NAME]) in SHARES,
-    )
+    first, second = ((data["loss"].values, data["reference_loss"].values) for data in (ours, theirs))
+    share = result.attrs[attribute.SCORE_NAME] in SHARES
+    gap = paired_difference(*first, *second, units_fitted(result), seed, share)
     return result.assign_attrs(store_interval(f"{attribute.OVER}{control}", gap))

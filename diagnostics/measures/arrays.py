@@ -1,11 +1,9 @@
 """Array helpers that measures share: validation, centring, and results laid out over taps."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,24 +30,19 @@ class ShortRepr:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, (np.ndarray, Tensor)):
-        if math.prod(value.shape) > _SHOWN:
-            return f"<{str(value.dtype).removeprefix('torch.')} {list(value.shape)}>"
-        return np.array2string(
-            np.asarray(value.cpu() if isinstance(value, Tensor) else value),
-            separator=", ",
-            precision=6,
-            max_line_width=10**6,
-        ).replace("\n", "")
-    return repr(value)
+    if not isinstance(value, (np.ndarray, Tensor)):
+        return repr(value)
+    if math.prod(value.shape) > _SHOWN:
+        return f"<{str(value.dtype).removeprefix('torch.')} {list(value.shape)}>"
+    array = value.cpu().numpy() if isinstance(value, Tensor) else value
+    return np.array2string(array, separator=", ", precision=6, max_line_width=10**6).replace("\n", "")
 
 
 @contextmanager
 def one_thread() -> Generator[None]:
     """Linear algebra on one thread while this lasts; also a decorator.
 
-    Measures make many small products. There threads gain nothing, and on a busy machine their waiting for one another
-    costs up to 50 times the CPU time.
+    Threads gain nothing on many small products, and on a busy machine cost up to 50 times the CPU time by waiting.
     """
     from threadpoolctl import threadpool_limits
 
@@ -65,14 +58,11 @@ def one_thread() -> Generator[None]:
 def as_tensor(x: Any) -> Tensor:
     """numpy, torch or nested numbers as a float64 tensor without gradient, on the device where a tensor lies.
 
-    All plain functions compute in torch, so that one piece of code serves numpy and torch, CPU and GPU. Never written to:
-    it may share memory with what was given.
+    Never written to: it may share memory with what was given.
     """
     if isinstance(x, Tensor):
         if x.is_complex():
-            raise DiagnosticsError(
-                f"A complex tensor of shape {tuple(x.shape)} has no measure here: give real numbers."
-            )
+            raise DiagnosticsError(f"A complex tensor of shape {tuple(x.shape)} has no measure: give real numbers.")
         return x.detach().to(torch.float64)
     try:
         with warnings.catch_warnings():
@@ -87,16 +77,12 @@ def as_tensor(x: Any) -> Tensor:
 
 
 def samples(x: Any, name: str, least: int = 1) -> Tensor:
-    """`x` as a float64 tensor [sample, feature] with at least `least` samples, only finite values, or a DiagnosticsError.
-
-    `name` opens the error: "x" for a plain function, "Tap blocks.3 for rankme" in a measure.
-    """
+    """`x` as a finite float64 tensor [sample, feature] with at least `least` samples, or a DiagnosticsError that begins
+    with `name`: "x" for a plain function, "Tap blocks.3 for rankme" in a measure."""
     tensor = as_tensor(x)
     shape = tuple(tensor.shape)
     if tensor.ndim != 2 or shape[1] == 0:
-        raise DiagnosticsError(
-            f"{name} has shape {shape}: give one row a sample and at least one feature, as [sample, feature]."
-        )
+        raise DiagnosticsError(f"{name} has shape {shape}: give [sample, feature], with at least one feature.")
     if shape[0] < least:
         wanted = "one sample" if least == 1 else f"{least} samples"
         raise DiagnosticsError(f"{name} has shape {shape}: give at least {wanted}.")
@@ -107,10 +93,8 @@ def pair(x: Any, y: Any, least: int = 1) -> tuple[Tensor, Tensor]:
     """x and y as `samples`, on x's device, with equal numbers of samples."""
     first, second = samples(x, "x", least), samples(y, "y", least)
     if len(first) != len(second):
-        raise DiagnosticsError(
-            f"x and y have shapes {tuple(first.shape)} and {tuple(second.shape)}: give both for the same samples in the "
-            "same order."
-        )
+        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise DiagnosticsError(f"x and y have shapes {shapes}: give both for the same samples in the same order.")
     return first, second.to(first.device)
 
 
@@ -125,8 +109,7 @@ def token_samples(x: Any, name: str, grid: tuple[int, ...] | None = None) -> tup
         raise DiagnosticsError(f"{name} has shape {shape}: give [sample, token, feature] or [token, feature].")
     if grid is not None and (shape[-2] != math.prod(grid) or not 1 <= len(grid) <= 3):
         raise DiagnosticsError(
-            f"{name} of shape {shape} does not fill a grid of {grid}: give one token a cell, on a grid of one to three "
-            "axes."
+            f"{name} of shape {shape} does not fill a grid of {grid}: give one token a cell, on one to three axes."
         )
     return finite(tensor if tensor.ndim == 3 else tensor[None], name), tensor.ndim == 2
 
@@ -140,18 +123,17 @@ def finite(tensor: Tensor, name: str) -> Tensor:
 
 
 def class_labels(labels: Any, rows: int, name: str = "labels") -> np.ndarray:
-    """Labels as int64 [row]; raises DiagnosticsError for what is not one known class (an integer from 0) a row.
-
-    Floating-point numbers are a value to predict, not classes, and a negative label marks an unknown one.
-    """
+    """Labels as int64 [row]; raises DiagnosticsError for what is not one known class (an integer from 0) a row."""
+    kinds = {"f": "floating-point numbers", "U": "text", "S": "text"}
     if isinstance(labels, Tensor) and labels.is_floating_point():
-        raise DiagnosticsError(f"{name} are floating-point numbers: give integer classes.")
+        raise DiagnosticsError(f"{name} are {kinds['f']}: give integer classes.")
     try:
         array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
     except ValueError as error:
         raise DiagnosticsError(f"{name} are no array ({describe(error)}): give one integer class a row.") from error
     if array.dtype.kind not in "iub":
-        raise DiagnosticsError(f"{name} are {_kind(array)}: give integer classes.")
+        kind = kinds.get(array.dtype.kind, f"of type {array.dtype}")
+        raise DiagnosticsError(f"{name} are {kind}: give integer classes.")
     if array.shape != (rows,):
         raise DiagnosticsError(f"{name} have shape {array.shape}: give one label a row, {rows} of them.")
     if array.size and array.min() < 0:
@@ -161,26 +143,20 @@ def class_labels(labels: Any, rows: int, name: str = "labels") -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _kind(array: np.ndarray) -> str:
-    return {"f": "floating-point numbers", "U": "text", "S": "text"}.get(array.dtype.kind, f"of type {array.dtype}")
-
-
 def centre(x: Tensor) -> Tensor:
     """A copy of [sample, feature] with every column's mean removed.
 
-    The first row goes first: a constant column then is exactly 0 (its mean, summed, need not be its value), and a large
-    common offset leaves before anything is added up. Columns that are constant but for rounding are 0 too: those that
-    differ from their mean by no more than 1e-12 of their value, or 1e-6 where they come in single precision.
+    Columns that are constant but for rounding are 0: those that differ from their mean by no more than 1e-12 of their value,
+    or 1e-6 where they come in single precision.
     """
+    # The first row goes first, so that a constant column is exactly 0 and a large common offset costs no digits.
     out = x - x[:1]
     out -= out.mean(dim=0)
     return without_rounding(out, x)
 
 
 def without_rounding(centred: Tensor, x: Tensor) -> Tensor:
-    """`centred` [sample, feature] with 0, in place, for features of x that are constant but for rounding, whose noise would
-    otherwise be all that is left of them.
-    """
+    """`centred` [sample, feature] with 0, in place, for features of x that are constant but for rounding."""
     # A few rows already show most features to vary.
     maybe = ((x[:8] - x[0]).abs().amax(dim=0) <= 2 * SINGLE * x[0].abs()).nonzero()[:, 0]
     if len(maybe):
@@ -211,12 +187,9 @@ def ordinary(size: float) -> bool:
 
 
 def scale_of(peak: float) -> float:
-    """By what to multiply values of this largest magnitude, so that neither squares of squares nor their sums over- or
-    underflow: 1 for ordinary numbers, else a power of two, so that no digit is lost.
-    """
-    if peak == 0 or ordinary(peak):
-        return 1.0
-    return math.ldexp(1.0, -max(math.frexp(peak)[1], -1000))
+    """The factor that brings values of this largest magnitude to where squares of squares and their sums neither over- nor
+    underflow: 1 for ordinary numbers, else a power of two, so that no digit is lost."""
+    return 1.0 if peak == 0 or ordinary(peak) else math.ldexp(1.0, -max(math.frexp(peak)[1], -1000))
 
 
 def rescaled(x: Tensor) -> Tensor:
@@ -246,19 +219,35 @@ def gram(x: Tensor) -> Tensor:
     return x @ x.T
 
 
+def require_finite_tap(x: np.ndarray | Tensor, measure: str, tap: str) -> None:
+    """Raises DiagnosticsError where activations of a tap hold NaN or infinity."""
+    if not bool((x.isfinite() if isinstance(x, Tensor) else np.isfinite(x)).all()):
+        raise DiagnosticsError(f"{measure} finds NaN or infinity at tap {tap}: leave it out (--taps).")
+
+
+def token_count(activations: Activations, measure: str, most: int) -> int:
+    """How many samples a measure of tokens reads, `most` at most; raises DiagnosticsError where no tokens are kept."""
+    if activations.token_samples == 0:
+        raise DiagnosticsError(f"{measure} reads tokens, and none are kept: raise the token budget (--token-budget).")
+    return min(activations.token_samples, most)
+
+
+def first_tokens(activations: Activations, tap: str, n: int) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, float32 [row, token, feature] where measures compute) through the first n samples of a tap."""
+    for rows, tokens in activations.token_blocks(tap):
+        if rows.start >= n:
+            return
+        wanted = tokens[: n - rows.start]
+        yield slice(rows.start, rows.start + len(wanted)), torch.as_tensor(wanted, device=activations.device)
+
+
 def over_taps(
-    activations: Activations,
-    variables: Mapping[str, Any],
-    attrs: Mapping[str, Any],
-    coords: Mapping[str, Any] | None = None,
+    activations: Activations, variables: Mapping[str, Any], attrs: Mapping[str, Any], **coords: Any
 ) -> xr.Dataset:
-    """Results over the taps, with each tap's depth beside its name."""
+    """Results over the taps and their depths; a variable is its values [tap], or a pair of axes and values."""
+    taps = activations.taps
     return xr.Dataset(
-        dict(variables),
-        coords={
-            "tap": [tap.name for tap in activations.taps],
-            "depth": ("tap", [float(tap.depth) for tap in activations.taps]),
-            **(coords or {}),
-        },
-        attrs=dict(attrs),
+        {name: values if isinstance(values, tuple) else ("tap", values) for name, values in variables.items()},
+        {"tap": [tap.name for tap in taps], "depth": ("tap", [float(tap.depth) for tap in taps]), **coords},
+        dict(attrs),
     )

@@ -22,9 +22,9 @@ class Measure(ABC):
     `pooling`, `centring` and `seed`:
 
     - a probe (`kinds` not empty) gives `loss` [tap, unit] and `reference_loss` [tap, unit] over independent test units,
-      and `val_score` [tap] (where it can, also `val_loss`, `val_reference` [tap, val_unit]: how sure a choice of tap is), with the attributes `units_train` and `units_val` (0 where nothing is fitted); its score is 1 - sum(loss) / sum(reference_loss), so that selection, intervals and hidden
-      gap are the same code for accuracy (reference 1 a sample) and R2 (reference: squared error of the train mean). With
-      a third dimension `part` (classes) the score is the mean of that over the parts that have a reference: mean
+      and `val_score` [tap] (where it can also `val_loss`, `val_reference` [tap, val_unit], which say how sure a choice of tap is), with the attributes `units_train` and `units_val` (0 where nothing is fitted); its score is
+      1 - sum(loss) / sum(reference_loss): accuracy (reference 1 a sample), R2 (reference: squared error of the train mean).
+      With a third dimension `part` (classes) the score is the mean of that over the parts that have a reference: mean
       intersection over union, balanced accuracy;
     - a measure without target gives `score` [tap] with `low` and `high`;
     - a similarity gives `matrix` [tap, tap_other].

@@ -4,8 +4,7 @@ Divide and conquer (what torch and numpy call) gives up on some matrices with ma
 those of counts of a few words, in single precision one in three of them. QR iteration, slower, then is asked.
 """
 
-from __future__ import annotations
-
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +29,7 @@ def eigvalsh(x: Tensor) -> Tensor:
 
 
 def svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin singular value decomposition u [..., n, r], s [..., r] descending, v [..., r, d] of float [..., n, d], in
-    float64."""
+    """Thin SVD u [..., n, r], s [..., r] descending, v [..., r, d] of float [..., n, d], in float64."""
     return _by(lambda y: torch.linalg.svd(y, full_matrices=False), _svd, x, "singular vectors")
 
 
@@ -42,19 +40,19 @@ def svdvals(x: Tensor) -> Tensor:
 
 def qr(x: Tensor) -> tuple[Tensor, Tensor]:
     """Reduced QR decomposition of float [..., n, d], in float64. It has nothing to converge."""
-    return torch.linalg.qr(_double(x, "a QR decomposition"))
+    return torch.linalg.qr(_double(x, "QR decomposition"))
 
 
 def triangle(x: Tensor) -> Tensor:
     """The R of `qr` alone."""
-    return torch.linalg.qr(_double(x, "a QR decomposition"), mode="r").R
+    return torch.linalg.qr(_double(x, "QR decomposition"), mode="r").R
 
 
 def cholesky(x: Tensor) -> Tensor:
     """Lower Cholesky factor of symmetric positive definite float [..., k, k], in float64; where rounding has made it
     indefinite, of x plus the smallest share of its mean diagonal, 1e-14 to 1e-8, that makes it definite again.
     """
-    matrix = _double(x, "a Cholesky factor")
+    matrix = _double(x, "Cholesky factor")
     factor, failed = torch.linalg.cholesky_ex(matrix)
     share = 1e-14
     while bool(failed.any()) and share < 1e-7:
@@ -69,33 +67,28 @@ def cholesky(x: Tensor) -> Tensor:
     return factor
 
 
-def _double(x: Tensor, what: str) -> Tensor:
+def _double(x: Tensor, result: str) -> Tensor:
     matrix = x.to(torch.float64)
     if not bool(matrix.isfinite().all()):
         raise DiagnosticsError(
-            f"A matrix of shape {tuple(x.shape)} has no {what.removeprefix('a ')}, it holds NaN or infinity: scale the "
+            f"A matrix of shape {tuple(x.shape)} has no {result}, it holds NaN or infinity: scale the "
             "features down, or leave out samples that are not finite."
         )
     return matrix
 
 
 def _by(
-    fast: Callable[[Tensor], Any],
-    slow: Callable[[np.ndarray], tuple[np.ndarray, ...]],
-    x: Tensor,
-    what: str,
+    fast: Callable[[Tensor], Any], slow: Callable[[np.ndarray], tuple[np.ndarray, ...]], x: Tensor, result: str
 ) -> Any:
-    """What the fast algorithm gives, or the slow one for each matrix by itself, on the CPU."""
-    matrix = _double(x, what)
-    try:
+    """The result of the fast algorithm, or of the slow one for each matrix by itself, on the CPU."""
+    matrix = _double(x, result)
+    with contextlib.suppress(RuntimeError):  # torch's LinAlgError is one, and so are failures of a device's library
         return fast(matrix)
-    except RuntimeError:  # of which torch's LinAlgError is one, and so are failures of a device's library
-        pass
     try:
         flat = [slow(single) for single in matrix.detach().cpu().reshape(-1, *matrix.shape[-2:]).numpy()]
     except np.linalg.LinAlgError as error:
         raise DiagnosticsError(
-            f"No algorithm finds the {what} of a matrix of shape {tuple(x.shape)} ({describe(error)}): leave out features that "
+            f"No algorithm finds the {result} of a matrix of shape {tuple(x.shape)} ({describe(error)}): leave out features that "
             "are combinations of others, or the tap."
         ) from error
     parts = (torch.from_numpy(np.stack(part)) for part in zip(*flat, strict=True))
@@ -108,8 +101,7 @@ def _eigh(x: np.ndarray) -> tuple[np.ndarray, ...]:
     return linalg.eigh(x, driver="ev")
 
 
-def _svd(x: np.ndarray) -> tuple[np.ndarray, ...]:
+def _svd(x: np.ndarray) -> Any:
     from scipy import linalg
 
-    parts: Any = linalg.svd(x, full_matrices=False, lapack_driver="gesvd")
-    return parts
+    return linalg.svd(x, full_matrices=False, lapack_driver="gesvd")

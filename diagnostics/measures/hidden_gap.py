@@ -3,8 +3,6 @@
 Score and gap are read on test, where nothing was chosen. The interval of the gap is for the tap that was chosen.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +20,10 @@ from diagnostics.measures.statistics import (
 
 @dataclass(frozen=True)
 class Selection:
-    """The best tap, the output tap, and what the output hides."""
+    """The best tap, its score, and how much of it the output tap hides."""
 
     best_tap: str
     best: Interval
-    output_tap: str
-    output: Interval
     hidden_gap: Interval
 
 
@@ -50,14 +46,11 @@ def select(
     if not np.isfinite(val_score[: output + 1]).any():
         return None
     best = int(np.nanargmax(val_score[: output + 1]))
-    ends = [
-        Interval(*(float(end[0]) for end in profile_intervals(loss[[i]], reference[[i]], fit_units, seed, share)))
-        for i in (best, output)
-    ]
+    ends = profile_intervals(loss[[best]], reference[[best]], fit_units, seed, share)
     gap = paired_difference(loss[best], reference[best], loss[output], reference[output], fit_units, seed, share)
     if best == output and np.isfinite(gap.low):
         gap = Interval(gap.value, gap.value, gap.value)
-    return Selection(taps[best], ends[0], output_tap, ends[1], gap)
+    return Selection(taps[best], Interval(*(float(end[0]) for end in ends)), gap)
 
 
 def paired_difference(

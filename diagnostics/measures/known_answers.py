@@ -1,7 +1,5 @@
 """Known answers of measures: computation, expected value and source, and inputs shared by many cases."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,11 +11,8 @@ from diagnostics.encoders.taps import Grid, Tap
 
 @dataclass(frozen=True)
 class Case:
-    """A closed form or a published constant.
-
-    `compute` gives the value on this machine. `tolerance` is absolute: rounding for closed forms, several standard errors
-    where `what` says that the value is a mean over random draws.
-    """
+    """A closed form or a published constant, and the computation of it. `tolerance` is absolute: rounding for closed forms,
+    several standard errors where `what` says that the value is a mean over random draws."""
 
     measure: str
     what: str
@@ -44,8 +39,7 @@ def normal(*shape: int, seed: int) -> np.ndarray:
 
 
 class Arrays(Activations):
-    """Pooled values of taps, tap -> [sample, feature], as a run would hold them: one pooling, no tokens, each sample its own
-    group."""
+    """Pooled values tap -> [sample, feature], as a run would hold them: no tokens, each sample its own group."""
 
     poolings = ("mean",)
     token_samples = 0

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import TYPE_CHECKING
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from diagnostics.hookspecs import Entry, hookimpl
-from diagnostics.measures.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     from diagnostics.measures.base import Measure
+
+CATALOGUE: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("catalogue.json").read_text("utf-8"))
+"""What the class of each bundled measure says of itself, and where it is (`home`), in the order in which measures are listed
+and computed. `python docs/catalogue.py` writes it, so that `diagnostics list` need not load them."""
 
 
 @hookimpl
@@ -18,10 +23,10 @@ def measures() -> dict[str, Entry]:
     """Name -> what the measure is, and a function that makes it and loads its module only then."""
     return {
         name: Entry(
-            functools.partial(_make, name), listed.answers, kinds=listed.targets, needs=listed.needs,
-            standard=listed.standard, source=listed.source,
+            functools.partial(_make, name), row["answers"], kinds=tuple(row["kinds"]), needs=row["needs"],
+            standard=row["standard"], source=row["source"],
         )
-        for name, listed in CATALOGUE.items()
+        for name, row in CATALOGUE.items()
     }  # fmt: skip
 
 
@@ -31,7 +36,7 @@ def bundled() -> dict[str, type[Measure]]:
 
 
 def _load(name: str) -> type[Measure]:
-    module, _, attribute = CATALOGUE[name].home.partition(":")
+    module, _, attribute = CATALOGUE[name]["home"].partition(":")
     return getattr(importlib.import_module(f"diagnostics.measures.{module}"), attribute)
 
 

@@ -3,8 +3,6 @@
 Measures state most of them; `apply` adds those of the selection and of the target; profiles, pages and comparisons read them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -116,18 +114,14 @@ def units_fitted(result: xr.Dataset) -> int:
 
 
 def store_reasons(reasons: Iterable[tuple[str, str]]) -> str:
-    """The text "tap: reason; tap: reason" of pairs (tap, reason), as the items of a mapping; a tap may have several.
-
-    A pair without a reason is left out; one without a tap is the reason alone.
-    """
+    """The text "tap: reason; tap: reason" of pairs (tap, reason), as the items of a mapping; a tap may have several. A pair
+    without a reason is left out; one without a tap is the reason alone."""
     return "; ".join(f"{tap}: {reason}" if tap else reason for tap, reason in reasons if reason)
 
 
 def read_reasons(text: str, taps: Sequence[str]) -> list[tuple[str, str]]:
-    """The pairs (tap, reason) of a stored text; the tap is "" where the text begins with none of `taps`.
-
-    A reason may itself hold "; ": only a part that begins with the name of a tap begins a reason.
-    """
+    """The pairs (tap, reason) of a stored text; the tap is "" where the text begins with none of `taps`. A reason may itself
+    hold "; ": only a part that begins with the name of a tap begins a reason."""
     pairs: list[tuple[str, str]] = []
     for part in filter(None, (part.strip() for part in text.split("; "))):
         tap = max((tap for tap in taps if part.startswith(f"{tap}: ")), key=len, default="")

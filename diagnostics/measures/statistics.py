@@ -1,11 +1,8 @@
 """Scores and their intervals, over independent units.
 
 A probe gives, for each tap, the loss and the reference loss of each independent test unit (series, image, video, subject).
-Its score is 1 - sum(loss) / sum(reference): R2 with squared errors against the train mean, accuracy with wrong answers
-against counts.
+Its score is 1 - sum(loss) / sum(reference).
 """
-
-from __future__ import annotations
 
 import functools
 import warnings
@@ -47,10 +44,7 @@ class Losses:
 
 @functools.lru_cache(maxsize=4)
 def resample_counts(units: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """How often each of `units` independent units is drawn in each resample, float64 [resample, unit], read-only.
-
-    Kept for the next call: all taps, targets and comparisons of a run share the same draws.
-    """
+    """How often each of `units` independent units is drawn in each resample, float64 [resample, unit], read-only."""
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(units, np.full(units, 1 / units), size=resamples).astype(np.float64)
     counts.setflags(write=False)
@@ -65,8 +59,7 @@ def resampled_scores(
     Of a share (`share`: losses count wrong answers among the reference's) resampling sees no variance where all units of a
     part (class) are right, however few they are. So half a unit that is right and half a unit that is wrong are shared out
     among the parts and drawn with the others, with random weights (gamma): Jeffreys' prior for a proportion, whose interval
-    Brown, Cai and DasGupta recommend (2001, Statistical Science 16). Scores that are compared take `stream`s of their own,
-    since two taps that are right on the same few units need not be alike on others.
+    Brown, Cai and DasGupta recommend (2001, Statistical Science 16). Scores that are compared take `stream`s of their own.
     """
     if not share:
         return scores(loss, reference, counts)
@@ -116,10 +109,9 @@ def interval(
     The expanded percentile interval: the percentile interval of few units is too narrow, and drawing its ends at the
     level that a t interval with the same n needs mends it (Hesterberg 2015, arXiv 1411.5279, section 5.2).
 
-    For what was fitted on `fit_units` other units, resampling test units alone would ask how good these fits are, not
-    how good the taps are: another training set would have given other fits. The variance that this adds is about
-    units / fit_units of the one that is seen (Nadeau and Bengio 2003, Machine Learning 52, equation 8), so the
-    replicates are spread about the value by the root of one plus that share. An interval holds its value.
+    For what was fitted on `fit_units` other units the training set adds about units / fit_units of the variance that is seen
+    (Nadeau and Bengio 2003, Machine Learning 52, equation 8), so the replicates are spread about the value by the root of one
+    plus that share. An interval holds its value.
     """
     count = units if effective is None else min(effective, units)
     if units < 2 or count <= 1:
@@ -141,9 +133,8 @@ def interval(
 def effective_units(reference: np.ndarray, share: bool = False) -> float:
     """How many units the score of a reference [tap, unit] or [tap, unit, part] rests on; 0 where no part lies in two.
 
-    Of a share all units: `resampled_scores` adds what its rare parts leave open. Of other scores a part that few units hold
-    decides how sure a mean over parts is, however many units there are. With variances of the parts' scores about
-    1 / units that hold them, the degrees of freedom of their mean are those of Welch (1947) and Satterthwaite (1946).
+    Of a share all units: `resampled_scores` adds what its rare parts leave open. Of other scores, with variances of the parts'
+    scores about 1 / units that hold them, the degrees of freedom of their mean by Welch (1947) and Satterthwaite (1946).
     """
     holds = (reference.reshape(*reference.shape[:2], -1) > 0).any(axis=0).sum(axis=0)
     holds = holds[holds > 0].astype(np.float64)
@@ -160,8 +151,8 @@ def carried_by_few(amount: np.ndarray) -> tuple[int, float]:
     """The twentieth of the units that has the most of a loss or reference [unit] or [unit, part], and the share that it
     carries, summed over parts that each count alike; NaN for fewer than 40 units, of which two would be a matter of luck.
 
-    Squares of normal values: a twentieth carries about .28 of their sum, of 40 units .45 in less than 2 % of draws. Where
-    it carries more, the sum hangs on the largest few of the values, and resampling cannot know of larger ones.
+    Of squares of normal values a twentieth carries about .28, of 40 units .45 in less than 2 % of draws. Where it carries
+    more, resampling cannot know of larger values.
     """
     amount = amount.reshape(len(amount), -1)
     few = len(amount) // 20

@@ -1,7 +1,5 @@
 """Intervals of measures without a target, over independent groups (videos, series, subjects; never tokens)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from diagnostics.measures.statistics import LEVEL, interval, resample_counts
@@ -20,8 +18,7 @@ def linearised_interval(
     """95 % interval for a smooth statistic from the influence of each row, summed over groups.
 
     The infinitesimal jackknife (Jaeckel 1972; Efron 1982, chapter 6) over groups: the variance is G / (G - 1) times the
-    sum of squares of the groups' influences, with t quantiles of G - 1 degrees of freedom. Nothing is computed again,
-    and every group counts by itself, not in blocks.
+    sum of squares of the groups' influences, with t quantiles of G - 1 degrees of freedom.
 
     Parameters
     ----------
@@ -61,14 +58,14 @@ def jackknife_interval(
     """95 % interval for a statistic from its values with one block of rows left out each.
 
     Delete-m_j jackknife for blocks of unequal size (Busing, Meijer, Van der Leeden 1999, eq. 3), with t quantiles of
-    blocks - 1 degrees of freedom; on the logarithm of a positive statistic unless told otherwise. NaN for fewer than two
-    blocks.
+    blocks - 1 degrees of freedom; NaN for fewer than two blocks.
 
     Parameters
     ----------
     estimate: from all rows.
     left_out: [block], the statistic without that block.
     sizes: [block], rows in each block.
+    logarithm: the interval is symmetric on the logarithm of a positive statistic.
     """
     count = len(left_out)
     values = np.append(left_out, estimate)
@@ -91,6 +88,19 @@ def _about(estimate: float, spread: float, freedom: int, logarithm: bool) -> tup
         return estimate - reach, estimate + reach
     with np.errstate(over="ignore"):
         return float(estimate * np.exp(-reach)), float(estimate * np.exp(reach))
+
+
+def known_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis of what is known; NaN where nothing is."""
+    known = np.isfinite(values)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return np.divide(total, known.sum(axis=0), out=np.full(total.shape, np.nan), where=known.any(axis=0))
+
+
+def mean_with_interval(values: np.ndarray, groups: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """`score`, `low` and `high` of each column: `known_mean` of values [sample, column] and its interval."""
+    low, high = bootstrap_mean_interval(values, groups, seed)
+    return {"score": known_mean(values), "low": low, "high": high}
 
 
 def bootstrap_mean_interval(values: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,10 +4,8 @@ A measure may come from any plugin. One that returns a wrong variable, axis, att
 sentence that says so, and the other measures are not affected.
 """
 
-from __future__ import annotations
-
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,11 +36,8 @@ def misfit(result: Any, measure: Measure, activations: Activations) -> str:
     wanted = PAIRWISE if measure.pairwise else PROBE if is_probe else SCORE
     for name, axes in wanted.items():
         if name not in result or not set(axes) <= set(result[name].dims):
-            given = ", ".join(f"{key} [{', '.join(map(str, v.dims))}]" for key, v in result.data_vars.items())
-            return (
-                f"Measure {measure.name} gives {given or 'no variables'}, and no {name} [{', '.join(axes)}]: "
-                f"return {', '.join(wanted)} by these names."
-            )
+            given = ", ".join(f"{key} {_axes(v.dims)}" for key, v in result.data_vars.items()) or "no variables"
+            return f"Measure {measure.name} gives {given}, and no {name} {_axes(axes)}: return {', '.join(wanted)} by these names."
     if missing := [name for name in (UNITS_TRAIN, UNITS_VAL) if wanted is PROBE and name not in result.attrs]:
         return f"Measure {measure.name} does not state {' and '.join(missing)}: give these attributes."
     taps = [tap.name for tap in activations.taps]
@@ -56,29 +51,24 @@ def _odd_variable(result: xr.Dataset, measure: Measure, wanted: Mapping[str, tup
     for name in dict.fromkeys([*result.variables, *result.dims]):
         if not isinstance(name, str) or not SAFE_NAME.fullmatch(name) or len(name) > LONGEST_NAME:
             return f"Measure {measure.name} names a variable or axis {_short(name)}: use letters, digits, '_', '-' and '.', {LONGEST_NAME} at most."
-    read = {
-        **wanted,
-        "depth": ("tap",),
-        **{str(name): ("tap",) for name in result.data_vars if str(name).startswith("line_")},
-    }
     for name, variable in result.variables.items():
-        axes = read.get(str(name))
+        axes = ("tap",) if name == "depth" or str(name).startswith("line_") else wanted.get(str(name))
         if axes is not None and set(variable.dims) - ({"part"} if "unit" in axes else set()) != set(axes):
-            return f"Measure {measure.name} gives {name} [{', '.join(map(str, variable.dims))}]: return it as [{', '.join(axes)}]."
-        if not (_is_numeric(variable.dtype) or (axes is None and _is_text(variable))):
+            return f"Measure {measure.name} gives {name} {_axes(variable.dims)}: return it as {_axes(axes)}."
+        is_numeric = variable.dtype.kind in "biuf" and variable.dtype.itemsize <= 8
+        if not (is_numeric or (axes is None and _is_text(variable))):
             kinds = "numbers" if axes is not None else "numbers or texts"
             return f"Measure {measure.name} gives {name} of type {variable.dtype}: return {kinds}, of 64 bits at most."
     return ""
 
 
-def _is_numeric(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind in "biuf" and dtype.itemsize <= 8
+def _axes(names: Iterable[Hashable]) -> str:
+    return f"[{', '.join(map(str, names))}]"
 
 
 def _is_text(variable: xr.Variable) -> bool:
-    if variable.dtype.kind not in "UTO":
-        return False
-    return all(isinstance(text, str) and _writable(text) for text in variable.values.flat)
+    texts = variable.values.flat if variable.dtype.kind in "UTO" else [None]
+    return all(isinstance(text, str) and _writable(text) for text in texts)
 
 
 def _odd_attribute(result: xr.Dataset, measure: Measure) -> str:
@@ -116,8 +106,8 @@ def plain(value: Any) -> Any:
 
 
 def bare(result: xr.Dataset) -> xr.Dataset:
-    """A copy of the result without encodings and attributes of variables (fill values and scales, which xarray would apply when
-    reading), and without the attributes that `apply` computes."""
+    """A copy without encodings and attributes of variables (fill values and scales, which xarray would apply when reading),
+    and without the attributes that `apply` computes."""
     bare = result.copy().drop_encoding()
     for variable in bare.variables.values():
         variable.attrs = {}

@@ -131,18 +131,14 @@ def _height(cells: Sequence[str], width: int) -> int:
 
 
 def _row_lines(row: Sequence[Text], widths: Sequence[int], gap: int) -> list[Text]:
-    broken = [
-        wrapped(cell.plain, size, hanging=0 if i else 2) for i, (cell, size) in enumerate(zip(row, widths, strict=True))
-    ]
-    lines: list[Text] = []
-    for at in range(max(map(len, broken))):
-        line = Text()
-        start = 0
-        for cell, parts, size in zip(row, broken, widths, strict=True):
-            if at < len(parts):
-                _place(line, start, parts[at], cell.style)
-            start += size + gap
-        lines.append(line)
+    """The lines of a row, whose first cell hangs when it is broken."""
+    broken = [wrapped(cell.plain, size, 0 if i else 2) for i, (cell, size) in enumerate(zip(row, widths, strict=True))]
+    lines = [Text() for _ in range(max(map(len, broken)))]
+    start = 0
+    for cell, parts, size in zip(row, broken, widths, strict=True):
+        for line, part in zip(lines, parts, strict=False):
+            _place(line, start, part, cell.style)
+        start += size + gap
     return lines
 
 

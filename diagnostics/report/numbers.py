@@ -53,11 +53,6 @@ def format_interval(interval: Interval | None, spec: str = SCORE, *, signed: boo
     return f"{value} [{format_number(interval.low, spec)},{NO_BREAK}{format_number(interval.high, spec)}]"
 
 
-def format_share(share: Interval) -> str:
-    """A share with its interval: two decimals."""
-    return format_interval(share, ".2f")
-
-
 def format_compact(value: float) -> str:
     """At most four significant digits, without an exponent where it can be read without."""
     value = float(value)

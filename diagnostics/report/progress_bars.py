@@ -46,12 +46,8 @@ def watcher() -> Generator[Watch]:
             if event.step not in tasks:
                 tasks[event.step] = bars.add_task(printable(event.step), total=event.total)
             now = f": {event.now}" if event.now else ""
-            bars.update(
-                tasks[event.step],
-                completed=event.done,
-                visible=event.done < event.total,
-                description=printable(event.step + now),
-            )
+            task, text = tasks[event.step], printable(event.step + now)
+            bars.update(task, completed=event.done, visible=event.done < event.total, description=text)
 
         yield watch
 

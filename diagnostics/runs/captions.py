@@ -54,8 +54,7 @@ def why_no_figure(data: xr.Dataset) -> str:
     """Why there is nothing to draw."""
     reason = reasons(data)
     if not reason:
-        what = "pair of taps" if "matrix" in data else "tap"
-        return f"No figure: no {what} has a value."
+        return f"No figure: no {'pair of taps' if 'matrix' in data else 'tap'} has a value."
     return f"No figure, since nothing has a value. {reason[0].upper()}{reason[1:]}."
 
 

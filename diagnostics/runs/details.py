@@ -17,15 +17,11 @@ _RAW = ("loss", "reference_loss")
 def details(profile: Profile) -> Details:
     """The table of a profile, with the taps as rows, and what its columns are."""
     data = profile.data
-    columns: dict[str, np.ndarray] = {"depth": data["depth"].values}
-    columns["score"], columns["low"], columns["high"] = (data[name].values for name in ("score", "low", "high"))
+    columns = {name: data[name].values for name in ("depth", "score", "low", "high")}
     columns |= {f"line: {name}": values for name, values in profile.lines.items()}
     if "val_score" in data:
         columns["score on val"] = data["val_score"].values
-    for name, values in profile.beside.items():
-        # A number over something else too is spread below, whoever lists it.
-        if values.ndim == 1:
-            columns[name.replace("_", " ")] = values
+    columns |= {name.replace("_", " "): values for name, values in profile.beside.items()}
     columns |= _spread(profile)
     notes = [
         Note(str(data.attrs[name]), name.replace("_", " "))
@@ -33,7 +29,7 @@ def details(profile: Profile) -> Details:
         if name in data.attrs and not name.startswith("line_") and name not in ("score", "low", "high")
     ]
     rows = [
-        Row((tap, *(format_compact(values[i]) for values in columns.values()))) for i, tap in enumerate(profile.taps)
+        Row((tap, *map(format_compact, values))) for tap, *values in zip(profile.taps, *columns.values(), strict=True)
     ]
     table = Table(tuple(Column(name) for name in ("tap", *columns)), tuple(rows))
     return Details("Numbers at each tap", table, Notes(tuple(notes)))
@@ -42,9 +38,8 @@ def details(profile: Profile) -> Details:
 def _spread(profile: Profile) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
     for name, values in profile.data.data_vars.items():
-        if values.ndim != 2 or values.dims[0] != "tap" or name in _RAW or values.dtype.kind not in "fiu":
-            continue
-        if values.shape[1] > MOST_COLUMNS:
+        narrow = values.ndim == 2 and values.dims[0] == "tap" and values.shape[1] <= MOST_COLUMNS
+        if not narrow or name in _RAW or values.dtype.kind not in "fiu":
             continue
         other = str(values.dims[1])
         label = str(name).replace("_", " ")

@@ -95,9 +95,8 @@ def run(
             if report:
                 finished.report()
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"Interrupted; what is done is kept in {request.out}: give the same command again to go on."
-            ) from None
+            kept = f"what is done is kept in {request.out}"
+            raise KeyboardInterrupt(f"Interrupted; {kept}: give the same command again to go on.") from None
     return finished
 
 
@@ -106,8 +105,10 @@ class _Job:
 
     def __init__(self, request: Request, watch: Watch) -> None:
         self.request, self.watch = request, watch
-        self.loading: dict[str, Any] = {"batch_size": request.batch_size, "workers": request.workers}
-        self.call = Call.now(request.seed, {"device": request.device, **self.loading})
+        options = {"device": request.device, "batch_size": request.batch_size, "workers": request.workers}
+        self.call = Call.now(request.seed, options)
+        self.passes: dict[str, Any] = {**options, "watch": watch}
+        """How passes over the dataset are made, for `extract` and `observe`."""
         by_place = [m for m in request.measures if m.needs != "pooled"] if request.dataset.ragged else []
         self.by_place: Sequence[Measure] = by_place
         """Measures over tokens, left out where samples of unequal length have no common places."""
@@ -122,15 +123,8 @@ class _Job:
         store = self._extract_encoder()
         targets = store.targets()
         readable = {name: target for name, target in targets.items() if name not in request.unprobeable}
-        main = measure_all(
-            self.measures,
-            store,
-            readable,
-            request.seed,
-            asked=request.named,
-            what=request.encoder.name,
-            watch=self.watch,
-        )
+        name, seed = request.encoder.name, request.seed
+        main = measure_all(self.measures, store, readable, seed, asked=request.named, what=name, watch=self.watch)
         self._state_skipped(main, targets)
         self._refuse_nothing(main)
         measured: dict[str, Measured] = {}
@@ -143,9 +137,8 @@ class _Job:
                 omissions.append(Omission(str(error), control=name))
         if request.draws:
             measured["shuffled_labels"] = self._measure_shuffled(store, readable)
-        omissions += [
-            Omission(why, key, failed=key in main.failed) for key, why in {**main.skipped, **request.unusable}.items()
-        ]
+        skipped = {**main.skipped, **request.unusable}
+        omissions += [Omission(why, key, failed=key in main.failed) for key, why in skipped.items()]
         for name, of_control in measured.items():
             broken = [key for key in of_control.failed if key in main.results]
             omissions += [Omission(of_control.skipped[key], key, name, failed=True) for key in sorted(broken)]
@@ -252,8 +245,8 @@ class _Job:
 
         with encoder.on(request.device):
             store = extract(
-                encoder, request.dataset, path, planned, device=request.device, about=about, fresh=request.fresh,
-                watch=self.watch, before_first_byte=before_first_byte, **self.loading,
+                encoder, request.dataset, path, planned, about=about, fresh=request.fresh,
+                before_first_byte=before_first_byte, **self.passes,
             )  # fmt: skip
         store.device = request.device
         return store
@@ -262,10 +255,7 @@ class _Job:
         request = self.request
         observations = [measure.observation for measure in measures if measure.observation is not None]
         with encoder.on(request.device):
-            observe(
-                encoder, request.dataset, store, observations, version=self.call.version, device=request.device,
-                watch=self.watch, **self.loading,
-            )  # fmt: skip
+            observe(encoder, request.dataset, store, observations, version=self.call.version, **self.passes)
 
     def _write(self, main: Measured, measured: Mapping[str, Measured], omissions: Sequence[Omission]) -> None:
         """Merges the results of this call with those that are there, with the margins over every control's."""
@@ -288,14 +278,8 @@ class _Job:
         if index is None or not (kept := [name for name in index.controls if name not in controls]):
             return {}
         tree = open_results(self.request.folder)
-        return {
-            name: {
-                key: tree[f"{CONTROLS}/{name}/{key}"].to_dataset()
-                for key in index.names(name)
-                if key.partition("/")[0] in measures
-            }
-            for name in kept
-        }
+        keys = {name: [key for key in index.names(name) if key.partition("/")[0] in measures] for name in kept}
+        return {name: {key: tree[f"{CONTROLS}/{name}/{key}"].to_dataset() for key in keys[name]} for name in kept}
 
 
 class _NoControlError(Exception):

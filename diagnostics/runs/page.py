@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from diagnostics.activations.results import Index
-from diagnostics.activations.store import Store
+from diagnostics.report.figures import Figure
 from diagnostics.report.numbers import SIGNIFICANT, format_number, unbroken
 from diagnostics.report.page import (
+    Block,
     Column,
     Note,
     Notes,
@@ -29,8 +29,10 @@ from diagnostics.runs import captions
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.details import details
 from diagnostics.runs.profile import INTERVALS, Profile
-from diagnostics.runs.provenance import Provenance
 from diagnostics.runs.tap_map import describe_map, map_captions, map_figure
+
+if TYPE_CHECKING:
+    from diagnostics.runs.run import Run
 
 ABOUT_DASH = (
     "the control does not apply to this row, or has no value there: those without a model make one vector of a "
@@ -39,38 +41,14 @@ ABOUT_DASH = (
 )
 
 
-class FinishedRun(Protocol):
-    """What a page needs of a run."""
-
-    @property
-    def encoder(self) -> str: ...
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def untrained(self) -> str: ...
-    @property
-    def n(self) -> dict[str, int]: ...
-    @property
-    def redrawn(self) -> dict[str, dict[str, str]]: ...
-    @property
-    def skipped(self) -> dict[str, str]: ...
-    @property
-    def store(self) -> Store: ...
-    @property
-    def record(self) -> Provenance: ...
-    @property
-    def index(self) -> Index: ...
-    def profiles(self) -> list[Profile]: ...
-    def similarity(self) -> list[xr.Dataset]: ...
-
-
-def run_page(run: FinishedRun) -> Page:
+def run_page(run: Run) -> Page:
     """The findings of a run."""
     profiles, maps = run.profiles(), run.similarity()
     # The sections of profiles are numbered as they stand in the run.
     probes = [(f"s{i}", p) for i, p in enumerate(profiles) if p.is_probe]
     others = [(f"s{i}", p) for i, p in enumerate(profiles) if not p.is_probe]
     cautions = [f"Beware: {caution}." for caution in dict.fromkeys(each for p in profiles for each in p.cautions)]
+    described = Notes(tuple(Note(describe_map(each)) for each in maps), only="brief")
     return Page(
         title=f"{run.encoder} on {run.dataset}",
         lead=(*_lead(run), *(Sentence(caution, "caution", only="full") for caution in cautions)),
@@ -79,12 +57,7 @@ def run_page(run: FinishedRun) -> Page:
             _controls(run, probes),
             Section("Without a target", "others", filled(_others(others))),
             Section(
-                "",
-                "",
-                filled(
-                    *(Sentence(caution, "caution", only="brief") for caution in cautions),
-                    Notes(tuple(Note(describe_map(each)) for each in maps), only="brief"),
-                ),
+                "", "", (*(Sentence(caution, "caution", only="brief") for caution in cautions), *filled(described))
             ),
             left_out_section(run.skipped),
             *_families(profiles, maps),
@@ -93,7 +66,7 @@ def run_page(run: FinishedRun) -> Page:
     )
 
 
-def _lead(run: FinishedRun) -> list[Sentence]:
+def _lead(run: Run) -> list[Sentence]:
     n, groups = run.n, run.record.dataset.groups
     total = sum(n.values())
     splits = f"{n['train']} train, {n['val']} val, {n['test']} test"
@@ -110,17 +83,11 @@ def _lead(run: FinishedRun) -> list[Sentence]:
     return [*lead, Sentence(run.untrained, "caution")] if run.untrained else lead
 
 
-def _name(p: Profile) -> str:
-    """The target, with what was scored, and by which probe where it is not the linear one."""
-    probe = "" if p.measure == "linear_probe" or not p.target else f"{unbroken(p.measure)} "
-    return f"{unbroken(p.target or p.measure)} ({probe}{p.data.attrs['score_name']})"
-
-
 def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
     rows = [
         Row(
             (
-                _name(p), p.name, unbroken(p.family),
+                p.label, p.name, unbroken(p.family),
                 f"{unbroken(p.best_tap)} ({p.depth_of(p.best_tap):.2f})" if p.best_tap else "-",
                 Number(p.best), Number(p.output), Number(p.hidden_gap, signed=True), p.reading,
             ),
@@ -140,20 +107,18 @@ def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
         filled(
             Sentence(f"Best tap chosen on val, scores read on test; {INTERVALS}", only="brief"),
             Table(columns, tuple(rows)),
-            Notes(tuple(Note(p.reading, _name(p)) for _, p in probes), "quiet", only="brief"),
+            Notes(tuple(Note(p.reading, p.label) for _, p in probes), "quiet", only="brief"),
         ),
         label="Probes",
     )
 
 
-def _controls(run: FinishedRun, probes: Sequence[tuple[str, Profile]]) -> Section:
+def _controls(run: Run, probes: Sequence[tuple[str, Profile]]) -> Section:
     profiles = [p for _, p in probes]
     names = [name for name in control.NAMES if any(name in p.controls for p in profiles)]
     if not names:
         return Section("", "")
-    rows = [
-        Row((_name(p), p.name, Number(p.best), *(_reached(p, name) for name in names)), anchor) for anchor, p in probes
-    ]
+    rows = [Row((p.label, p.name, Number(p.best), *(_reached(p, c) for c in names)), anchor) for anchor, p in probes]
     columns = (
         Column("controls: the best they reach", only="brief"),
         Column("profile", only="full"),
@@ -195,9 +160,7 @@ def control_heading(name: str, profiles: Sequence[Profile], chosen: bool = True)
 
 
 def _about_controls(names: Sequence[str], own: dict[str, str], profiles: Sequence[Profile]) -> list[Note]:
-    notes = [
-        Note(". ".join([control.ABOUT[name], *([own[name]] if name in own else [])]), _label(name)) for name in names
-    ]
+    notes = [Note(control.ABOUT[name] + (f". {own[name]}" if name in own else ""), _label(name)) for name in names]
     draws = max((len(p.drawn(name)) for p in profiles for name in control.WEIGHTS), default=0)
     if draws:
         about = (
@@ -239,10 +202,8 @@ def _extremes(p: Profile) -> tuple[str, str]:
     score = p.data["score"].values
     if not np.isfinite(score).any():
         return "-", "-"
-    smallest, largest = (
-        f"{format_number(score[i], SIGNIFICANT)} at {unbroken(p.taps[i])}"
-        for i in (int(np.nanargmin(score)), int(np.nanargmax(score)))
-    )
+    at = int(np.nanargmin(score)), int(np.nanargmax(score))
+    smallest, largest = (f"{format_number(score[i], SIGNIFICANT)} at {unbroken(p.taps[i])}" for i in at)
     return smallest, largest
 
 
@@ -259,50 +220,43 @@ def _lines_at_output(p: Profile) -> str:
 
 def _families(profiles: Sequence[Profile], maps: Sequence[xr.Dataset]) -> list[Section]:
     """A section for each family, with one for each profile and then one for each map in it."""
-    by_family: dict[str, tuple[list[Section], list[Section]]] = {}
+    by_family: dict[str, list[Section]] = {}
     for i, profile in enumerate(profiles):
-        by_family.setdefault(profile.family, ([], []))[0].append(_of_profile(profile, f"s{i}"))
+        by_family.setdefault(profile.family, []).append(_of_profile(profile, f"s{i}"))
     for i, similarity in enumerate(maps):
-        by_family.setdefault(str(similarity.attrs["family"]), ([], []))[1].append(_of_map(similarity, f"m{i}"))
-    return [
-        Section(family, f"f{i}", sections=(*of_profiles, *of_maps))
-        for i, (family, (of_profiles, of_maps)) in enumerate(by_family.items())
-    ]
+        by_family.setdefault(str(similarity.attrs["family"]), []).append(_of_map(similarity, f"m{i}"))
+    return [Section(family, f"f{i}", sections=tuple(own)) for i, (family, own) in enumerate(by_family.items())]
 
 
 def _of_profile(profile: Profile, anchor: str) -> Section:
-    data = profile.data
-    drawn = bool(np.isfinite(data["score"].values).any())
-    return Section(
-        profile.name,
-        anchor,
-        filled(
-            Sentence(captions.questions(data.attrs)),
-            Sentence(profile.reading, "finding"),
-            profile.figure() if drawn else None,
-            Sentence(" ".join(captions.of_profile(profile)) if drawn else captions.why_no_figure(data), "small"),
-            Sentence(captions.facts(data), "quiet"),
-            details(profile),
-        ),
-    )
+    drawn = bool(np.isfinite(profile.data["score"].values).any())
+    figure, texts = (profile.figure(), captions.of_profile(profile)) if drawn else (None, [])
+    finding = Sentence(profile.reading, "finding")
+    return Section(profile.name, anchor, _described(profile.data, figure, texts, finding, details(profile)))
 
 
 def _of_map(similarity: xr.Dataset, anchor: str) -> Section:
     drawn = bool(np.isfinite(similarity["matrix"].values).any())
-    return Section(
-        str(similarity.attrs["measure"]),
-        anchor,
-        filled(
-            Sentence(captions.questions(similarity.attrs)),
-            map_figure(similarity) if drawn else None,
-            Sentence(" ".join(map_captions(similarity)) if drawn else captions.why_no_figure(similarity), "small"),
-            Sentence(captions.facts(similarity), "quiet"),
-        ),
-        wide=False,
+    figure, texts = (map_figure(similarity), map_captions(similarity)) if drawn else (None, [])
+    return Section(str(similarity.attrs["measure"]), anchor, _described(similarity, figure, texts), wide=False)
+
+
+def _described(
+    data: xr.Dataset, figure: Figure | None, texts: list[str], finding: Block | None = None, table: Block | None = None
+) -> tuple[Block, ...]:
+    """A result in full: what it asks, its finding, the figure with its captions (or why there is none), facts and table."""
+    caption = " ".join(texts) if figure is not None else captions.why_no_figure(data)
+    return filled(
+        Sentence(captions.questions(data.attrs)),
+        finding,
+        figure,
+        Sentence(caption, "small"),
+        Sentence(captions.facts(data), "quiet"),
+        table,
     )
 
 
-def _provenance(run: FinishedRun) -> list[tuple[str, str]]:
+def _provenance(run: Run) -> list[tuple[str, str]]:
     encoder, dataset = run.record.encoder, run.record.dataset
     return [
         ("encoder", encoder.asked or encoder.name),
@@ -314,7 +268,7 @@ def _provenance(run: FinishedRun) -> list[tuple[str, str]]:
     ]
 
 
-def _calls(run: FinishedRun) -> list[tuple[str, str]]:
+def _calls(run: Run) -> list[tuple[str, str]]:
     """When and with which versions the results were measured; each call with what it gave, where there were several."""
     calls: list[tuple[str, str]] = []
     for i, call in enumerate(run.index.calls):
@@ -323,10 +277,6 @@ def _calls(run: FinishedRun) -> list[tuple[str, str]]:
         entries = [entry for entries in run.index.entries.values() for entry in entries if entry.call == i]
         given = ", ".join(dict.fromkeys(entry.measure for entry in entries)) or "nothing"
         results = f" ({given})" if len(run.index.calls) > 1 else ""
-        calls.append(
-            (
-                f"measured{results}",
-                f"{call['created']}, {options}; Python {call['python']}, {versions}, {call['machine']}",
-            )
-        )
+        about = f"{call['created']}, {options}; Python {call['python']}, {versions}, {call['machine']}"
+        calls.append((f"measured{results}", about))
     return calls

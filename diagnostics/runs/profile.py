@@ -13,7 +13,7 @@ import xarray as xr
 from diagnostics.measures.result import read_interval
 from diagnostics.measures.statistics import Interval, carried_by_few
 from diagnostics.report.figures import ControlCurve, ProfileFigure
-from diagnostics.report.numbers import is_plain, number, numbers
+from diagnostics.report.numbers import is_plain, number, numbers, unbroken
 from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of
 
 if TYPE_CHECKING:
@@ -87,25 +87,26 @@ class Profile:
         return "loss" in self.data
 
     @property
+    def label(self) -> str:
+        """The target and what was scored; also by which probe, where that is not the linear one."""
+        probe = "" if self.measure == "linear_probe" or not self.target else f"{unbroken(self.measure)} "
+        return f"{unbroken(self.target or self.measure)} ({probe}{self.data.attrs['score_name']})"
+
+    @property
     def lines(self) -> dict[str, np.ndarray]:
         """Reference lines: name -> [tap], as `uniform` for what uniform attention would give."""
-        prefix = "line_"
-        return {
-            str(name).removeprefix(prefix).replace("_", " "): values.values
-            for name, values in self.data.data_vars.items()
-            if str(name).startswith(prefix)
-        }
+        lines = {name: data.values for name, data in self._variables().items() if name.startswith("line_")}
+        return {name.removeprefix("line_").replace("_", " "): values for name, values in lines.items()}
 
     @property
     def beside(self) -> dict[str, np.ndarray]:
         """Numbers beside the score, name -> [tap]."""
+        numeric = {name: data.values for name, data in self._variables().items() if data.dtype.kind in "fiu"}
         known = ("score", "low", "high", "val_score")
-        return {
-            str(name): values.values
-            for name, values in self.data.data_vars.items()
-            if values.dims == ("tap",) and name not in known and not str(name).startswith("line_")
-            and values.dtype.kind in "fiu"
-        }  # fmt: skip
+        return {name: v for name, v in numeric.items() if name not in known and not name.startswith("line_")}
+
+    def _variables(self) -> dict[str, xr.DataArray]:
+        return {str(name): data for name, data in self.data.data_vars.items() if data.dims == ("tap",)}
 
     @property
     def higher_is_better(self) -> bool | None:
@@ -152,11 +153,8 @@ class Profile:
 
     def drawn(self, name: str) -> list[Interval]:
         """The same of all draws of a control."""
-        levels = [
-            self._reached(other)
-            for other in self.draws.get(name, [self.controls[name]] if name in self.controls else [])
-        ]
-        return [reached for reached in levels if reached is not None]
+        draws = self.draws.get(name, [self.controls[name]] if name in self.controls else [])
+        return [reached for draw in draws if (reached := self._reached(draw)) is not None]
 
     def spread(self, name: str) -> tuple[float, float] | None:
         """The smallest and the largest that draws of a control reach; None of a single one."""
@@ -215,12 +213,8 @@ class Profile:
 
         Of several draws, the margin whose lower bound is smallest: who beats the control beats each of its draws.
         """
-        names = [
-            key[len("over_") : -len("_low")]
-            for key in self.data.attrs
-            if key.startswith("over_") and key.endswith("_low")
-        ]
-        margins = [self._interval(f"over_{name}") for name in names if control_of(name) == control]
+        keys = [key.removesuffix("_low") for key in self.data.attrs if key.startswith("over_") and key.endswith("_low")]
+        margins = [self._interval(key) for key in keys if control_of(key.removeprefix("over_")) == control]
         return min((m for m in margins if m), key=lambda m: m.low if math.isfinite(m.low) else -math.inf, default=None)
 
     @property
@@ -273,7 +267,6 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """The profile as plain numbers; None for what has no value."""
-        gap = self.hidden_gap
         best = self.best
         controls = {name: self.control(name) for name in NAMES}
         return {
@@ -292,22 +285,14 @@ class Profile:
             "best_score": number(best.value) if best else None,
             "output_tap": self.output_tap,
             "output_score": number(self.output.value),
-            "hidden_gap": {k: number(getattr(gap, k)) if gap else None for k in ("value", "low", "high")},
+            "hidden_gap": _json(self.hidden_gap) or dict.fromkeys(ENDS),
             "cautions": self.cautions,
             "controls": {name: number(reached.value) if reached else None for name, reached in controls.items()},
-            "over_controls": {
-                name: {k: number(getattr(margin, k)) for k in ("value", "low", "high")}
-                for name in NAMES
-                if (margin := self.over(name))
-            },
+            "over_controls": {name: _json(margin) for name in NAMES if (margin := self.over(name))},
             "control_draws": {
-                name: [number(reached.value) for reached in self.drawn(name)]
-                for name in WEIGHTS
-                if name in self.controls
+                name: [number(draw.value) for draw in self.drawn(name)] for name in WEIGHTS if name in self.controls
             },
-            "control_intervals": {
-                name: [number(reached.low), number(reached.high)] for name, reached in controls.items() if reached
-            },
+            "control_intervals": {name: [number(c.low), number(c.high)] for name, c in controls.items() if c},
             "attributes": {key: value for key, value in self.data.attrs.items() if is_plain(value)},
         }
 
@@ -336,6 +321,13 @@ class Profile:
         from diagnostics.report.plots import draw
 
         return draw(self.figure())
+
+
+ENDS = ("value", "low", "high")
+
+
+def _json(interval: Interval | None) -> dict[str, float | None] | None:
+    return {key: number(getattr(interval, key)) for key in ENDS} if interval else None
 
 
 def _on_val(data: xr.Dataset) -> float:

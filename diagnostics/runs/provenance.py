@@ -56,17 +56,10 @@ class Provenance:
     @classmethod
     def of(cls, encoder: Encoder, dataset: Dataset, seed: int, *, encoder_spec: str, dataset_spec: str) -> Self:
         """The provenance of a run that begins now."""
-        lineage = dict(encoder.lineage)
+        lineage, groups = dict(encoder.lineage), len(set(dataset.groups))
         return cls(
             EncoderRecord(encoder.name, encoder_spec, encoder.modality, encoder.output_tap, lineage),
-            DatasetRecord(
-                dataset.name,
-                dataset_spec,
-                dataset.about,
-                dataset.fingerprint,
-                dataset.counts(),
-                len(set(dataset.groups)),
-            ),
+            DatasetRecord(dataset.name, dataset_spec, dataset.about, dataset.fingerprint, dataset.counts(), groups),
             seed,
         )
 

@@ -11,8 +11,7 @@ from typing import Self
 from diagnostics.activations.budget import parse_budget
 from diagnostics.activations.fit import fit, usable_device
 from diagnostics.activations.plan import Precision
-from diagnostics.datasets.dataset import Dataset
-from diagnostics.datasets.probeable import unprobeable_targets
+from diagnostics.datasets.dataset import Dataset, unprobeable_targets
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, unknown
@@ -37,7 +36,7 @@ class Request:
     unusable: measures of a suite that cannot be made, and why.
     unprobeable: targets of the dataset that no probe can read, and why.
     draws: how often fresh and permuted weights are drawn; 0 for no controls at all.
-    token_budget: bytes for the tokens of each encoder; None for the default rule (see `activations.budget`).
+    token_budget: bytes for the tokens of each encoder; None for the default rule (see `activations.plan`).
     fresh: whether what the folder holds of earlier calls is dropped.
     """
 
@@ -142,14 +141,14 @@ def _listed(names: str | Sequence[str] | None) -> list[str] | None:
 
 
 def _check_numbers(batch_size: int | None, workers: int, precision: str, seed: int, draws: int) -> None:
-    if draws < 1:
-        raise DiagnosticsError(f"The number of draws of a control is {draws}: give 1 or more, or --no-controls.")
-    if seed < 0:
-        raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")
-    if batch_size is not None and batch_size < 1:
-        raise DiagnosticsError(f"Batch size {batch_size} is below 1.")
-    if workers < 0:
-        raise DiagnosticsError(f"The number of workers is {workers}: give 0 or more.")
+    for wrong, sentence in (
+        (draws < 1, f"The number of draws of a control is {draws}: give 1 or more, or --no-controls."),
+        (seed < 0, f"Seed {seed} is below 0: give 0 or more."),
+        (batch_size is not None and batch_size < 1, f"Batch size {batch_size} is below 1."),
+        (workers < 0, f"The number of workers is {workers}: give 0 or more."),
+    ):
+        if wrong:
+            raise DiagnosticsError(sentence)
     if precision not in ("float32", "float16"):
         raise unknown("precision", precision, ("float32", "float16"))
 
@@ -157,9 +156,8 @@ def _check_numbers(batch_size: int | None, workers: int, precision: str, seed: i
 def _check_types(encoder: object, dataset: object) -> None:
     for given, wanted, hint in ((encoder, Encoder, " (see TorchEncoder)"), (dataset, Dataset, "")):
         if not isinstance(given, wanted):
-            raise DiagnosticsError(
-                f"run was given a {type(given).__name__}: give a name or a diagnostics.{wanted.__name__}{hint}."
-            )
+            name = f"diagnostics.{wanted.__name__}{hint}"
+            raise DiagnosticsError(f"run was given a {type(given).__name__}: give a name or a {name}.")
 
 
 def _check_out(path: Path) -> None:
@@ -177,9 +175,8 @@ def _check_out(path: Path) -> None:
 
 def _reads_only(measure: Measure, data: Dataset, unprobeable: Collection[str]) -> bool:
     """Whether a measure reads targets, and of this dataset only such as cannot be probed."""
-    kinds = {target.kind for name, target in data.targets.items() if name not in unprobeable}
-    theirs = {data.targets[name].kind for name in unprobeable}
-    return bool(measure.kinds) and not kinds & set(measure.kinds) and bool(theirs & set(measure.kinds))
+    read = {name for name, target in data.targets.items() if target.kind in measure.kinds}
+    return bool(read) and read <= set(unprobeable)
 
 
 def _chosen_taps(model: Encoder, names: Sequence[str] | None) -> list[Tap]:

@@ -11,11 +11,12 @@ import xarray as xr
 from diagnostics.activations.results import CONTROLS, Index, open_results, read_index, unreadable
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError, unknown
-from diagnostics.report.numbers import is_plain, numbers
+from diagnostics.report.numbers import is_plain
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.recommendation import Recommendation, recommend
+from diagnostics.runs.tap_map import map_json
 
 
 class Run:
@@ -27,9 +28,8 @@ class Run:
         self.store.check_whole()
         index = read_index(self.path)
         if index is None:
-            raise DiagnosticsError(
-                f"{self.path} holds activations but no results yet: give the same `diagnostics run` command again."
-            )
+            again = "give the same `diagnostics run` command again"
+            raise DiagnosticsError(f"{self.path} holds activations but no results yet: {again}.")
         self.index: Index = index
         """The results that are stored, the call that gave each, and what is left out."""
 
@@ -41,23 +41,19 @@ class Run:
         StorageError where another call has replaced them since this run was opened.
         """
         try:
-            tree, error = open_results(self.path), None
-        except StorageError as unread:
-            tree, error = xr.DataTree(), unread
-        # Compared afterwards, since they may be replaced while they are read.
-        if read_index(self.path) != self.index:
-            raise StorageError(
-                f"The results in {self.path} have been replaced since this run was opened: open it again (diagnostics.open_run)."
-            ) from error
-        if error is not None:
-            raise error
-        return tree
+            return open_results(self.path)
+        finally:
+            # Compared afterwards, since they may be replaced while they are read.
+            if read_index(self.path) != self.index:
+                raise StorageError(
+                    f"The results in {self.path} have been replaced since this run was opened: open it again (diagnostics.open_run)."
+                )
 
     @cached_property
     def controls(self) -> dict[str, xr.DataTree]:
         """The results of each control, by its name; of several draws of weights the second is `fresh_weights.2`."""
         names = [name for kind in control.NAMES for name in self.index.controls if control.control_of(name) == kind]
-        return {name: self._subtree(name) for name in names}
+        return {name: self._node(self.results, f"{CONTROLS}/{name}") for name in names}
 
     @property
     def redrawn(self) -> dict[str, dict[str, Any]]:
@@ -70,14 +66,6 @@ class Run:
             if attrs is not None:
                 redrawn[name] = {key: attrs[key] for key in ("redrawn", "note")}
         return redrawn
-
-    def _subtree(self, control: str) -> xr.DataTree:
-        try:
-            subtree = self.results[f"{CONTROLS}/{control}"]
-        except KeyError as error:
-            raise unreadable(self.path) from error
-        assert isinstance(subtree, xr.DataTree)
-        return subtree
 
     @property
     def record(self) -> Provenance:
@@ -158,16 +146,17 @@ class Run:
 
     def _profile(self, key: str) -> Profile:
         measure, _, target = key.partition("/")
-        controls = {
-            name: self._node(tree, key) for name, tree in self.controls.items() if key in self.index.names(name)
-        }
-        return Profile.of(measure, target or None, self._node(self.results, key), controls)
+        trees = {name: tree for name, tree in self.controls.items() if key in self.index.names(name)}
+        controls = {name: self._node(tree, key).to_dataset() for name, tree in trees.items()}
+        return Profile.of(measure, target or None, self._node(self.results, key).to_dataset(), controls)
 
-    def _node(self, tree: xr.DataTree, key: str) -> xr.Dataset:
+    def _node(self, tree: xr.DataTree, key: str) -> xr.DataTree:
         try:
-            return tree[key].to_dataset()
+            node = tree[key]
         except KeyError as error:
             raise unreadable(self.path) from error
+        assert isinstance(node, xr.DataTree)
+        return node
 
     def provenance(self, name: str) -> dict[str, Any]:
         """The seed, options, versions, Python and machine that a result was measured with."""
@@ -185,7 +174,7 @@ class Run:
     def similarity(self) -> list[xr.Dataset]:
         """All similarities of tap pairs."""
         _ = self.results
-        return [self._node(self.results, key) for key in self.index.names(pairwise=True)]
+        return [self._node(self.results, key).to_dataset() for key in self.index.names(pairwise=True)]
 
     def similarity_with(
         self, other: Run | str | Path, measure: str = "cka", seed: int = 0, most_rows: int | None = None
@@ -199,11 +188,9 @@ class Run:
         from diagnostics.runs.suites import between
 
         second = other if isinstance(other, Run) else Run(other)
+        prints = [run.record.dataset.fingerprint for run in (self, second)]
         # Equal ids may stand for other samples, as of another seed.
-        if (
-            sorted(self.store.ids) == sorted(second.store.ids)
-            and self.record.dataset.fingerprint != second.record.dataset.fingerprint
-        ):
+        if sorted(self.store.ids) == sorted(second.store.ids) and prints[0] != prints[1]:
             raise DiagnosticsError(
                 f"{self.path} and {second.path} hold other data under the same sample ids (their datasets' fingerprints "
                 "differ): run both encoders on one dataset."
@@ -219,13 +206,8 @@ class Run:
             "n": self.n,
             "profiles": [profile.to_json() for profile in self.profiles()],
             "similarity": [
-                {
-                    "measure": result.attrs["measure"],
-                    "taps": [str(tap) for tap in result["tap"].values],
-                    "matrix": [numbers(row) for row in result["matrix"].values],
-                    "p": [numbers(row) for row in result["p"].values] if "p" in result else None,
-                    "attributes": {key: value for key, value in result.attrs.items() if is_plain(value)},
-                }
+                map_json(result)
+                | {"attributes": {key: value for key, value in result.attrs.items() if is_plain(value)}}
                 for result in self.similarity()
             ],
             "recommendations": [recommendation.to_json() for recommendation in self.recommendations()],

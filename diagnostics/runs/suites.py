@@ -9,7 +9,7 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations
 from diagnostics.activations.results import CONTROLS
-from diagnostics.errors import DiagnosticsError, describe, unknown
+from diagnostics.errors import DiagnosticsError, explaining, unknown
 from diagnostics.measures.apply import too_few
 from diagnostics.measures.base import Measure
 from diagnostics.measures.result import ABOUT, FAMILY, MEASURE, SOURCE
@@ -43,20 +43,16 @@ def chosen_measures(names: Sequence[str] | None) -> tuple[list[Measure], dict[st
             if name in named:
                 raise
             unusable[name] = str(error)
-            continue
-        if name in named or measure.standard or "all" in asked:
-            measures[name] = measure
+        else:
+            if name in named or measure.standard or "all" in asked:
+                measures[name] = measure
     # In the order in which they are listed, whatever the order they were asked for.
     return [measures[name] for name in known if name in measures], unusable
 
 
 def _make(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
-    try:
+    with explaining(f"Plugin {plugin} failed to make the measure {name}"):
         measure = make()
-    except DiagnosticsError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise DiagnosticsError(f"Plugin {plugin} failed to make the measure {name}: {describe(error)}") from error
     if not isinstance(measure, Measure):
         raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.")
     if measure.name != name or not SAFE_NAME.fullmatch(name) or name == CONTROLS:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
 from diagnostics.report.figures import MapFigure
+from diagnostics.report.numbers import numbers
 from diagnostics.runs.captions import reasons
 
 
@@ -21,6 +24,16 @@ def map_figure(similarity: xr.Dataset, titles: tuple[str, str] = ("", "")) -> Ma
         beside={name: similarity[name].values for name in ("p", "calibrated") if name in similarity},
         titles=titles,
     )
+
+
+def map_json(similarity: xr.Dataset) -> dict[str, Any]:
+    """The map as plain numbers; None for what has no value."""
+    return {
+        "measure": similarity.attrs["measure"],
+        "taps": [str(tap) for tap in similarity["tap"].values],
+        "matrix": [numbers(row) for row in similarity["matrix"].values],
+        "p": [numbers(row) for row in similarity["p"].values] if "p" in similarity else None,
+    }
 
 
 def describe_map(similarity: xr.Dataset) -> str:
@@ -47,8 +60,7 @@ def map_captions(similarity: xr.Dataset) -> list[str]:
         captions.append(f"What has no value: {reason}.")
     smaller = attrs.get("alike") == "smaller"
     if "tau" in attrs:
-        tau = float(attrs["tau"])
-        way = "falls to" if smaller else "passes"
+        tau, way = float(attrs["tau"]), "falls to" if smaller else "passes"
         shown = f"{tau:.3f}" if 0.001 <= abs(tau) < 100 else f"{tau:.3g}"
         pairs = "p and the calibrated value of each pair" if "calibrated" in similarity else "p of each pair"
         captions.append(f"The most alike pair of permuted samples {way} {shown} once in 20; {pairs}: on hover.")

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from diagnostics import hookimpl
 from diagnostics.hookspecs import Entry
-from diagnostics_data import archives, clips, images, series, speech, stills, watch
-from diagnostics_data.shapes import shapes
+from diagnostics_data import images, recordings, series
 
 
 @hookimpl
@@ -21,13 +20,13 @@ def datasets() -> Mapping[str, Entry]:
         "changepoint": Entry(series.changepoint, modalities=("series",), kinds=("label", "value", "event")),
         "digits": Entry(images.digits, modalities=("image",), kinds=("label",)),
         "motorcycle": Entry(images.motorcycle, modalities=("image",), kinds=("token_value",)),
-        "textures": Entry(stills.textures, modalities=("image",), kinds=("label",)),
-        "clips": Entry(clips.clips, modalities=("video",), kinds=("label", "value")),
-        "speech": Entry(speech.speech, modalities=("audio",), kinds=("label",)),
-        "watch": Entry(watch.watch, modalities=("series",), kinds=("label",)),
-        "ucr:": Entry(archives.ucr, modalities=("series",), kinds=("label", "value")),
+        "textures": Entry(images.textures, modalities=("image",), kinds=("label",)),
+        "clips": Entry(recordings.clips, modalities=("video",), kinds=("label", "value")),
+        "speech": Entry(recordings.speech, modalities=("audio",), kinds=("label",)),
+        "watch": Entry(recordings.watch, modalities=("series",), kinds=("label",)),
+        "ucr:": Entry(recordings.ucr, modalities=("series",), kinds=("label", "value")),
         "shapes": Entry(
-            shapes,
+            images.shapes,
             modalities=("image", "video"),
             kinds=("label", "value", "state", "token_label", "token_value", "masks", "caption"),
         ),

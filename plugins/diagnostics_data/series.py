@@ -7,19 +7,9 @@ docs of `systems.py` and the README beside it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-from diagnostics import DiagnosticsError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy as np
-
-    from diagnostics import Dataset
-else:
-    # The registry resolves annotations when options arrive; the real class would import torch just to be listed.
-    Dataset = Any
+import diagnostics as dx
 
 Described = dict[str, tuple[Literal["label", "value", "state", "future", "event"], str, str]]
 """Target -> kind, units, about."""
@@ -29,7 +19,7 @@ MOST_VALUES = 2**29
 """Values held in memory, 2 GiB as float32."""
 
 
-def lorenz(n: int = 400, length: int = 512, seed: int = 0) -> Dataset:
+def lorenz(n: int = 400, length: int = 512, seed: int = 0) -> dx.Dataset:
     """x(t) of the Lorenz system; its unobserved state, parameter and future as targets (Lorenz, 1963)."""
     return _dataset(
         "lorenz",
@@ -51,7 +41,7 @@ def lorenz(n: int = 400, length: int = 512, seed: int = 0) -> Dataset:
     )
 
 
-def pendulum(n: int = 400, length: int = 512, seed: int = 0) -> Dataset:
+def pendulum(n: int = 400, length: int = 512, seed: int = 0) -> dx.Dataset:
     """Sine of a pendulum's angle; velocity, energy, g/l and the cosine as targets."""
     return _dataset(
         "pendulum",
@@ -66,7 +56,7 @@ def pendulum(n: int = 400, length: int = 512, seed: int = 0) -> Dataset:
     )
 
 
-def damped_oscillator(n: int = 400, length: int = 512, seed: int = 0) -> Dataset:
+def damped_oscillator(n: int = 400, length: int = 512, seed: int = 0) -> dx.Dataset:
     """Displacement of a noise-driven damped oscillator; frequency, damping, velocity and phase as targets."""
     return _dataset(
         "damped_oscillator",
@@ -81,7 +71,7 @@ def damped_oscillator(n: int = 400, length: int = 512, seed: int = 0) -> Dataset
     )
 
 
-def arma(n: int = 400, length: int = 512, seed: int = 0) -> Dataset:
+def arma(n: int = 400, length: int = 512, seed: int = 0) -> dx.Dataset:
     """AR(2) process; coefficients and poles as targets."""
     return _dataset(
         "arma",
@@ -96,7 +86,7 @@ def arma(n: int = 400, length: int = 512, seed: int = 0) -> Dataset:
     )
 
 
-def changepoint(n: int = 400, length: int = 512, seed: int = 0) -> Dataset:
+def changepoint(n: int = 400, length: int = 512, seed: int = 0) -> dx.Dataset:
     """AR(1) noise and a sine with at most one change of mean, variance or frequency; when and which as targets."""
     return _dataset(
         "changepoint",
@@ -110,18 +100,33 @@ def changepoint(n: int = 400, length: int = 512, seed: int = 0) -> Dataset:
     )
 
 
-def _dataset(name: str, options: tuple[int, int, int], described: Described, about: str) -> Dataset:
+def _dataset(name: str, options: tuple[int, int, int], described: Described, about: str) -> dx.Dataset:
     n, length, seed = options
-    _check(name, n, length, seed)
+    if not 10 <= n <= 1_000_000:
+        raise dx.DiagnosticsError(f"Dataset {name} cannot have n={n} series: give 10 to 1000000.")
+    if not 32 <= length <= 65_536:
+        raise dx.DiagnosticsError(f"Dataset {name} cannot have series of length={length}: give 32 to 65536 steps.")
+    if n * length > MOST_VALUES:
+        raise dx.DiagnosticsError(
+            f"Dataset {name} with n={n} and length={length} does not fit in memory: "
+            f"keep n x length at {MOST_VALUES} or less."
+        )
+    if seed < 0:
+        raise dx.DiagnosticsError(f"Dataset {name} cannot have seed={seed}: give 0 or more.")
     import numpy as np
 
-    from diagnostics import Dataset, Target, split_groups
     from diagnostics_data import systems
 
-    samples, latents = _simulate(getattr(systems, name), n, length, seed)
+    samples = np.empty((n, length), np.float32)
+    parts: list[dict[str, np.ndarray]] = []
+    for first in range(0, n, BLOCK):
+        count = min(BLOCK, n - first)
+        samples[first : first + count], block = getattr(systems, name)(seed, first, count, length)
+        parts.append(block)
+    latents = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     ids = [f"{name}-{seed}-{i:05d}" for i in range(n)]
     targets = {
-        target: Target(
+        target: dx.Target(
             kind,
             latents[target] if kind == "label" else latents[target].astype(np.float64),
             units=units,
@@ -133,32 +138,4 @@ def _dataset(name: str, options: tuple[int, int, int], described: Described, abo
         )
         for target, (kind, units, about) in described.items()
     }
-    return Dataset(name, "series", samples, ids, list(split_groups(ids, seed)), targets, about=about)
-
-
-def _simulate(
-    simulate: Callable[[int, int, int, int], tuple[np.ndarray, dict[str, np.ndarray]]], n: int, length: int, seed: int
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    import numpy as np
-
-    samples = np.empty((n, length), np.float32)
-    parts: list[dict[str, np.ndarray]] = []
-    for first in range(0, n, BLOCK):
-        count = min(BLOCK, n - first)
-        samples[first : first + count], latents = simulate(seed, first, count, length)
-        parts.append(latents)
-    return samples, {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
-def _check(name: str, n: int, length: int, seed: int) -> None:
-    if not 10 <= n <= 1_000_000:
-        raise DiagnosticsError(f"Dataset {name} cannot have n={n} series: give 10 to 1000000.")
-    if not 32 <= length <= 65_536:
-        raise DiagnosticsError(f"Dataset {name} cannot have series of length={length}: give 32 to 65536 steps.")
-    if n * length > MOST_VALUES:
-        raise DiagnosticsError(
-            f"Dataset {name} with n={n} and length={length} does not fit in memory: "
-            f"keep n x length at {MOST_VALUES} or less."
-        )
-    if seed < 0:
-        raise DiagnosticsError(f"Dataset {name} cannot have seed={seed}: give 0 or more.")
+    return dx.Dataset(name, "series", samples, ids, list(dx.split_groups(ids, seed)), targets, about=about)

@@ -53,6 +53,18 @@ def rk4(derivative: Callable[[np.ndarray], np.ndarray], state: np.ndarray, dt: f
     return state + (dt / 6) * (k1 + 2 * (k2 + k3) + k4)
 
 
+def trajectory(
+    derivative: Callable[[np.ndarray], np.ndarray], state: np.ndarray, dt: float, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first variable at `length` steps [T, N], the first of them that of `state` [D, N], and the last state."""
+    first_TN = np.empty((length, state.shape[1]))
+    first_TN[0] = state[0]
+    for t in range(1, length):
+        state = rk4(derivative, state, dt)
+        first_TN[t] = state[0]
+    return first_TN, state
+
+
 def z_norm(series_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each series with mean 0 and standard deviation 1, and the mean [N] and deviation [N] that it had."""
     mean_N, std_N = series_NT.mean(axis=1), series_NT.std(axis=1)
@@ -90,11 +102,7 @@ def lorenz(seed: int, first: int, count: int, length: int) -> Simulated:
 
     for _ in range(LORENZ_BURN_IN):
         state = rk4(field, state, LORENZ_DT)
-    x_TN = np.empty((length, count))
-    for t in range(length):
-        if t:
-            state = rk4(field, state, LORENZ_DT)
-        x_TN[t] = state[0]
+    x_TN, state = trajectory(field, state, LORENZ_DT, length)
     series, mean, std = z_norm(_noisy(x_TN, noise_TN, 0.02))
     x_last, hidden_y, hidden_z = state
     switch, ahead = np.full(count, np.nan), np.empty((max(HORIZONS), count))
@@ -143,12 +151,8 @@ def pendulum_start(seed: int, first: int, count: int) -> tuple[np.ndarray, np.nd
 def pendulum(seed: int, first: int, count: int, length: int) -> Simulated:
     """Sine of the angle of a swinging pendulum with friction 0.02/s, dt 0.05 s, without noise."""
     g_over_l, state = pendulum_start(seed, first, count)
-    observed_TN = np.empty((length, count))
-    for t in range(length):
-        if t:
-            state = rk4(lambda s: pendulum_field(s, g_over_l, PENDULUM_FRICTION), state, PENDULUM_DT)
-        observed_TN[t] = np.sin(state[0])
-    series, _, _ = z_norm(np.ascontiguousarray(observed_TN.T))
+    angle_TN, state = trajectory(lambda s: pendulum_field(s, g_over_l, PENDULUM_FRICTION), state, PENDULUM_DT, length)
+    series, _, _ = z_norm(np.ascontiguousarray(np.sin(angle_TN).T))
     return series, {
         "angular_velocity": state[1],
         "energy": pendulum_energy(state, g_over_l),

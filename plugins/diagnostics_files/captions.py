@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
-from collections.abc import Callable, Sequence
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,13 +19,11 @@ import numpy as np
 
 from diagnostics import DiagnosticsError, Target
 from diagnostics_files.decode.images import check_size, picture, plain_array
-from diagnostics_files.decode.tables import SUFFIXES, column, read_table
-from diagnostics_files.decode.tar import Member, members
-from diagnostics_files.embeddings import hashed
-from diagnostics_files.errors import join_notes, sentence, usable
+from diagnostics_files.decode.tables import SUFFIXES, column, read_table, texts_of
+from diagnostics_files.errors import check_regular, join_notes, sentence, usable, utf8_name
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
+from diagnostics_files.rows import complete, from_column
 from diagnostics_files.scan import PICTURES, file, safe_name
-from diagnostics_files.splits import complete, from_column
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Captioned:
 
 
 def build(
-    path: str, *, image: str, caption: str, images: str | None, embeddings: str | None, features: int,
+    path: str, image: str, caption: str, images: str | None, embeddings: str | None, features: int,
     size: int | None, seed: int, on_error: str,
 ) -> FileDataset:  # fmt: skip
     """See `plugin.captions`."""
@@ -84,11 +88,8 @@ def _from_table(path: Path, image: str, caption: str, root: Path) -> tuple[list[
     columns = read_table(path)
     names = [str(safe_name(str(entry or ""), str(path))) for entry in column(columns, image, path, "image")]
     texts = column(columns, caption, path, "caption")
-    count = len(names)
-    groups = [
-        name if c is None else str(c) for name, c in zip(names, columns.get("group", [None] * count), strict=True)
-    ]
-    splits = from_column(columns.get("split", [None] * count), str(path))
+    groups = texts_of(columns, "group", names)
+    splits = from_column(columns.get("split", [None] * len(names)), str(path))
     files = {name: root / name for name in names}
     if missing := [name for name, at in files.items() if not os.path.lexists(at)]:
         raise DiagnosticsError(
@@ -133,20 +134,18 @@ def _caption_of(parts: dict[str, Member], caption: str) -> str:
     try:
         if "txt" in parts:
             return parts["txt"].read().decode().strip()
-        if "json" in parts:
-            entry = json.loads(parts["json"].read())
-            text = entry.get(caption) if isinstance(entry, dict) else None
-            return text.strip() if isinstance(text, str) else ""
+        entry = json.loads(parts["json"].read()) if "json" in parts else None
+        text = entry.get(caption) if isinstance(entry, dict) else None
+        return text.strip() if isinstance(text, str) else ""
     except (ValueError, RecursionError) as error:
         member = next(iter(parts.values()))
         raise DiagnosticsError(
             f"The caption of {member.name} in {member.archive} is not text ({error}): write it as UTF-8."
         ) from error
-    return ""
 
 
 def _reader(source: Path | Member, name: str) -> Callable[[int | None], np.ndarray]:
-    return lambda size: picture(source if isinstance(source, Path) else source.open(), name, size)
+    return lambda size: picture(source if isinstance(source, Path) else io.BytesIO(source.read()), name, size)
 
 
 def _vectors(rows: Sequence[Captioned], embeddings: str | None, features: int, scheme: str) -> np.ndarray:
@@ -162,3 +161,65 @@ def _vectors(rows: Sequence[Captioned], embeddings: str | None, features: int, s
             "caption, in their order."
         )
     return vectors
+
+
+_WORD = re.compile(r"\w+")
+
+
+def hashed(texts: Sequence[str], features: int) -> np.ndarray:
+    """Embeddings float32 [text, feature] of length 1; equal words in equal order give equal rows, on every machine.
+
+    Feature hashing (Weinberger et al. 2009, 0902.2206): every word (lower case) and pair of neighbouring words is hashed to
+    a feature and a sign, and adds 1 + log(count) there. Two texts are near where they share words; synonyms are strangers.
+    A text without any word is a row of zeros.
+    """
+    rows = np.zeros((len(texts), features))
+    for row, text in zip(rows, texts, strict=True):
+        words = _WORD.findall(text.lower())
+        counts = Counter(words) + Counter(f"{a} {b}" for a, b in pairwise(words))
+        for term, count in counts.items():
+            number = int.from_bytes(hashlib.blake2b(term.encode(), digest_size=8).digest(), "little")
+            row[(number >> 1) % features] += (1 if number & 1 else -1) * (1 + np.log(count))
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file within a tar: its bytes are `size` bytes from `offset` on."""
+
+    archive: Path
+    name: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        with self.archive.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+def members(path: Path) -> Iterator[Member]:
+    """The files of an uncompressed tar, in its order; only headers are read.
+
+    Raises for names that climb out of the archive, for links and devices, and for an archive that is cut or compressed.
+    """
+    check_regular(path, path.name, skip=False)
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for info in archive:
+                if info.isdir():
+                    continue
+                if not info.isreg() or info.sparse is not None:
+                    raise DiagnosticsError(
+                        f"{path} holds {utf8_name(info.name)}, a link or device: write an archive of plain files."
+                    )
+                if info.size < 0:
+                    raise tarfile.ReadError(f"{utf8_name(info.name)} has a size below 0")
+                yield Member(path, str(safe_name(info.name, str(path))), info.offset_data, info.size)
+                if info.offset_data + info.size > path.stat().st_size:
+                    raise DiagnosticsError(f"{path} ends within {info.name}: copy the archive again.")
+    except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
+        raise DiagnosticsError(
+            f"{path} cannot be read as an uncompressed tar ({error}): unpack .gz and copy it again."
+        ) from error

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from diagnostics import DiagnosticsError, Target
-from diagnostics_files.decode.images import check_size, extent, mask, picture
-from diagnostics_files.errors import alone, join_notes, sentence, unfit, usable, utf8_name, warn
+from diagnostics_files.decode.images import check_size, mask, picture
+from diagnostics_files.errors import alone, join_notes, sentence, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
-from diagnostics_files.pairs import check_memory, class_numbers, one_size
+from diagnostics_files.pairs import check_memory, class_numbers, common_extent, one_size
+from diagnostics_files.rows import complete
 from diagnostics_files.scan import folder, safe_name
-from diagnostics_files.splits import complete
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Clip:
         return f"{utf8_name(self.video)}/{self.first:05d}"
 
 
-def build(path: str, *, frames: int, size: int | None, sets: str | None, seed: int, on_error: str) -> FileDataset:
+def build(path: str, frames: int, size: int | None, sets: str | None, seed: int, on_error: str) -> FileDataset:
     """See `plugin.davis`."""
     scheme = f"davis:{path}"
     root = folder(path, "davis")
@@ -46,13 +46,13 @@ def build(path: str, *, frames: int, size: int | None, sets: str | None, seed: i
         return np.stack([mask(root / name, name, size) for _, name in clip.frames])
 
     def check(i: int) -> None:
-        _sizes(root, every[i])
+        _extents(root, every[i])
         images(every[i])
         masks(every[i])
 
     kept, left_out = usable([clip.id for clip in every], check, on_error, scheme)
     clips = [every[i] for i in kept]
-    sizes = [(extents, clip.id) for clip in clips for extents in _sizes(root, clip)]
+    sizes = [(extents, clip.id) for clip in clips for extents in _extents(root, clip)]
     shape = one_size([extents for extents, _ in sizes], [name for _, name in sizes], size, scheme)
     check_memory(len(clips), (frames, *shape), 8, scheme)
     maps = np.empty((len(clips), frames, *shape), np.int32)
@@ -132,11 +132,10 @@ def _resolution(folder_of_all: Path, scheme: str) -> Path:
 def _sets(root: Path, sets: str, scheme: str) -> dict[str, str]:
     """Video -> split, from the lists ImageSets/<sets>/{train,val,test}.txt."""
     at = root / "ImageSets" / safe_name(sets, "Option sets")
-    split_of: dict[str, str] = {}
-    for split in ("train", "val", "test"):
-        if (at / f"{split}.txt").is_file():
-            for line in (at / f"{split}.txt").read_text(encoding="utf-8").split():
-                split_of[line] = split
+    lists = {split: at / f"{split}.txt" for split in ("train", "val", "test")}
+    split_of = {
+        video: split for split, path in lists.items() if path.is_file() for video in path.read_text("utf-8").split()
+    }
     if not split_of:
         raise DiagnosticsError(
             f"{scheme} has no lists ImageSets/{sets}/train.txt and val.txt: correct ?sets= or leave it out."
@@ -144,14 +143,5 @@ def _sets(root: Path, sets: str, scheme: str) -> dict[str, str]:
     return split_of
 
 
-def _sizes(root: Path, clip: Clip) -> list[tuple[int, int]]:
-    sizes: list[tuple[int, int]] = []
-    for image, of_mask in clip.frames:
-        mask_size, frame_size = extent(root / of_mask, of_mask), extent(root / image, image)
-        if mask_size != frame_size:
-            raise unfit(
-                of_mask, f"is {mask_size[0]} x {mask_size[1]} pixels and its frame {image} {frame_size[0]} x {frame_size[1]}",
-                "give masks of their frames' size",
-            )  # fmt: skip
-        sizes.append(frame_size)
-    return sizes
+def _extents(root: Path, clip: Clip) -> list[tuple[int, int]]:
+    return [common_extent((root / image, image), (root / name, name), "frame") for image, name in clip.frames]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,16 @@ MOST_BYTES = 4 * 2**30
 _SHOWN = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What is wrong with a file: its name, `why` as the rest of that sentence, what to do; `damage` if its bytes are."""
-
-    name: str
-    why: str
-    remedy: str
-    damage: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.why}."
-
-
 class Unusable(DiagnosticsError):
-    """A file that cannot be a sample. `skip` says that `?on_error=skip` exists there and helps."""
+    """A file that cannot be a sample: its name, `why` as the rest of that sentence, what to do; `damage` if its bytes are wrong.
 
-    def __init__(self, fault: Fault, skip: bool = True) -> None:
-        more = f", or leave {'damaged' if fault.damage else 'such'} files out with ?on_error=skip" if skip else ""
-        super().__init__(f"{fault.name} {fault.why}: {fault.remedy}{more}.")
-        self.fault = fault
+    `skip` says whether `?on_error=skip` exists there and helps.
+    """
+
+    def __init__(self, name: str, why: str, remedy: str, skip: bool = True, damage: bool = False) -> None:
+        more = f", or leave {'damaged' if damage else 'such'} files out with ?on_error=skip" if skip else ""
+        super().__init__(f"{name} {why}: {remedy}{more}.")
+        self.name, self.why, self.remedy, self.damage = name, why, remedy, damage
 
 
 def need(module: str, package: str, wanted: str) -> Any:
@@ -52,12 +42,23 @@ def damaged(name: str, error: BaseException | str, skip: bool = True) -> Unusabl
     """The error for a file that cannot be decoded; returned, not raised."""
     why = error if isinstance(error, str) else f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(":. ")
     remedy = "repair or remove it" if skip else "repair it or write it anew"
-    return Unusable(Fault(name, f"cannot be decoded ({why})", remedy, damage=True), skip)
+    return Unusable(name, f"cannot be decoded ({why})", remedy, skip, damage=True)
+
+
+@contextlib.contextmanager
+def decoding(name: str) -> Generator[None]:
+    """Turns an unexpected exception within this context into the error for a file that cannot be decoded."""
+    try:
+        yield
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise damaged(name, error) from error
 
 
 def unfit(name: str, why: str, remedy: str, skip: bool = True) -> Unusable:
     """The error for a file that is whole and no sample: `why` goes on after the name; returned, not raised."""
-    return Unusable(Fault(name, why, remedy), skip)
+    return Unusable(name, why, remedy, skip)
 
 
 _KINDS = {
@@ -94,7 +95,7 @@ def utf8_name(name: str) -> str:
 
 def usable(
     names: Sequence[str], check: Callable[[int], object], on_error: str, source: str
-) -> tuple[list[int], dict[str, Fault]]:
+) -> tuple[list[int], dict[str, Unusable]]:
     """Which of some files can be read, and why others cannot: name -> what is wrong, perhaps with a file beside it.
 
     With `on_error` `stop` nothing is looked at, and the file that fails stops the run when its turn comes. With `skip`,
@@ -106,12 +107,14 @@ def usable(
     if on_error == "stop":
         return list(range(len(names))), {}
     kept: list[int] = []
-    left_out: dict[str, Fault] = {}
+    left_out: dict[str, Unusable] = {}
     for i, name in enumerate(names):
         try:
             check(i)
         except Unusable as error:
-            left_out[name] = error.fault
+            # Without what led to it, which would keep the arrays of each such file.
+            left_out[name] = error.with_traceback(None)
+            error.__cause__ = error.__context__ = None
         else:
             kept.append(i)
     if left_out:
@@ -124,7 +127,7 @@ def usable(
     return kept, left_out
 
 
-def sentence(left_out: Mapping[str, Fault], of: int) -> str:
+def sentence(left_out: Mapping[str, Unusable], of: int) -> str:
     """How many were left out and the first files at fault, for `Dataset.about`; nothing where none was."""
     broken = [fault.name for fault in left_out.values() if fault.damage]
     others = [f"{fault.name} {fault.why}" for fault in left_out.values() if not fault.damage]

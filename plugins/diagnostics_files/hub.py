@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, Target
-from diagnostics_files.decode.audio import Sound, index, read
+from diagnostics_files.decode.audio import Sound, index, one_rate, read
 from diagnostics_files.decode.images import check_size, picture
-from diagnostics_files.decode.series_tables import listed
+from diagnostics_files.decode.series import listed
 from diagnostics_files.decode.tables import Columns, targets_of
 from diagnostics_files.errors import check_tree, damaged, join_notes, need, sentence, unfit, usable
-from diagnostics_files.lazy_dataset import FileDataset, Lazy
+from diagnostics_files.lazy_dataset import FileDataset, Lazy, pad_left
+from diagnostics_files.rows import complete
 from diagnostics_files.scan import SPLIT_OF, find, folder
 from diagnostics_files.series import dataset as of_series
-from diagnostics_files.splits import complete
 
 
-class _Rows:
-    """The rows of all splits one after another."""
-
-    def __init__(self, parts: dict[str, Any]) -> None:
-        self.places = [(name, i) for name, part in parts.items() for i in range(len(part))]
-        self.parts = parts
-
-    def entry(self, row: int, column: str) -> Any:
-        name, i = self.places[row]
-        return self.parts[name][i][column]
-
-    def column(self, name: str) -> list[Any]:
-        return [entry for part in self.parts.values() for entry in part[name]]
+def _entries(parts: dict[str, Any], column: str) -> list[Any]:
+    """A column of the rows of all splits, one after another."""
+    return [entry for part in parts.values() for entry in part[column]]
 
 
 def build(
-    path: str, *, input: str | None, values: str, size: int | None, rate: int | None, seed: int, on_error: str
+    path: str, input: str | None, values: str, size: int | None, rate: int | None, seed: int, on_error: str
 ) -> Dataset:
     """See `plugin.datasets_on_disk`."""
     scheme = f"datasets:{path}"
@@ -56,42 +47,51 @@ def build(
     if modality in ("image", "audio"):  # the bytes as they are: decoding is ours, so that errors name the row
         kind = (library.Image if modality == "image" else library.Audio)(decode=False)
         parts = {name: part.cast_column(column, kind) for name, part in parts.items()}
-    rows = _Rows({name: part.select_columns([column]) for name, part in parts.items()})
-    if not rows.places:
+    samples = {name: part.select_columns([column]) for name, part in parts.items()}
+    places = [(name, i) for name, part in parts.items() for i in range(len(part))]
+    if not places:
         raise DiagnosticsError(f"{scheme} holds no rows: save a dataset that has some.")
     targets, groups, note = _targets(parts, features, column, values, scheme, library)
-    ids = [f"{name}-{i:06d}" if name else f"row-{i:06d}" for name, i in rows.places]
-    given = [_split(name, scheme) for name, _ in rows.places]
+    ids = [f"{name or 'row'}-{i:06d}" for name, i in places]
+    given = [_split(name, scheme) for name, _ in places]
     if modality == "series":
         columns: Columns = {"id": list(ids), "split": [s or None for s in given], "group": groups or [None] * len(ids)}
-        steps = [listed(entry, i, scheme) for i, entry in enumerate(rows.column(column), 1)]
+        steps = [listed(entry, i, scheme) for i, entry in enumerate(_entries(samples, column), 1)]
         base = of_series(root.resolve().name, steps, columns, "", seed, scheme)
         return Dataset(
             base.name, "series", base.samples, base.ids, base.split.tolist(), targets, groups=base.groups.tolist(),
             about=join_notes(base.about, note), ragged=base.ragged,
         )  # fmt: skip
 
+    def entry(row: int) -> Any:
+        name, i = places[row]
+        return samples[name][i][column]
+
+    def sound(row: int) -> Sound:
+        path = str((entry(row) or {}).get("path") or ".wav")
+        return index(lambda: _bytes(entry(row), ids[row]), f"{ids[row]}{Path(path).suffix}")
+
     def sample(row: int) -> Any:
         if modality == "text":
-            return _text(rows.entry(row, column), ids[row])
+            return _text(entry(row), ids[row])
         if modality == "image":
-            return picture(_bytes(rows, row, column, ids[row]), ids[row], size)
-        sound = _sound(rows, row, column, ids[row])
-        return read(sound, rate or sound.rate)
+            return picture(_bytes(entry(row), ids[row]), ids[row], size)
+        heard = sound(row)
+        return read(heard, rate or heard.rate)
 
     kept, left_out = usable(ids, sample, on_error, scheme)
-    units = groups or (rows.column(column) if modality == "text" else ids)
+    units = groups or (_entries(samples, column) if modality == "text" else ids)
     split, how = complete([given[i] for i in kept], [units[i] for i in kept], seed, scheme)
     hertz, lengths = None, {0}
     if modality == "audio":
-        sounds = [_sound(rows, i, column, ids[i]) for i in kept]
-        hertz = rate or _one_rate(sounds, scheme)
-        lengths = {sound.length_at(hertz) for sound in sounds}
+        sounds = [sound(i) for i in kept]
+        hertz = rate or one_rate(sounds, scheme)
+        lengths = {each.length_at(hertz) for each in sounds}
     longest = max(lengths)
 
     def padded_sample(i: int) -> Any:
         row = sample(kept[i])
-        return np.concatenate([np.full(longest - len(row), np.nan, np.float32), row]) if modality == "audio" else row
+        return pad_left(row, longest) if modality == "audio" else row
 
     return FileDataset(
         root.resolve().name,
@@ -99,7 +99,7 @@ def build(
         Lazy(len(kept), padded_sample),
         [ids[i] for i in kept],
         split,
-        {n: Target(t.kind, t.values[kept], about=t.about, classes=t.classes) for n, t in targets.items()},
+        {name: replace(target, values=target.values[kept]) for name, target in targets.items()},
         groups=[str(units[i]) for i in kept],
         about=join_notes(f"{len(kept)} rows, {column} read as {modality}", how, note, sentence(left_out, len(ids))),
         rate=None if hertz is None else float(hertz),
@@ -151,7 +151,7 @@ def _targets(
     for name, feature in features.items():
         if name == column or not isinstance(feature, (library.Value, library.ClassLabel)):
             continue
-        entries = [entry for part in parts.values() for entry in part[name]]
+        entries = _entries(parts, name)
         if isinstance(feature, library.ClassLabel) and len(set(entries)) > 1:
             codes = np.array([-1 if entry is None else entry for entry in entries])
             targets[name] = Target("label", codes, about=name, classes=tuple(feature.names))
@@ -168,31 +168,16 @@ def _split(name: str, scheme: str) -> str:
     return SPLIT_OF.get(name.lower(), "")
 
 
-def _one_rate(sounds: list[Sound], scheme: str) -> int:
-    rates = {sound.rate for sound in sounds}
-    if len(rates) > 1:
-        raise DiagnosticsError(
-            f"{scheme} holds audio of {sorted(rates)} Hz: add ?rate=16000 or what your encoder takes."
-        )
-    return rates.pop()
-
-
 def _text(entry: Any, name: str) -> np.ndarray:
     if not isinstance(entry, str) or not entry.strip():
         raise damaged(name, "it is an empty text")
     return np.asarray(entry)
 
 
-def _bytes(rows: _Rows, row: int, column: str, name: str) -> io.BytesIO:
-    entry = rows.entry(row, column)
+def _bytes(entry: Any, name: str) -> io.BytesIO:
     if entry is None:
         raise damaged(name, "it is empty")
     if entry.get("bytes") is None:
         why = f"names the file {Path(str(entry.get('path'))).name} outside the saved dataset"
         raise unfit(f"Row {name}", why, "embed the bytes before save_to_disk", skip=False)
     return io.BytesIO(entry["bytes"])
-
-
-def _sound(rows: _Rows, row: int, column: str, name: str) -> Sound:
-    path = str((rows.entry(row, column) or {}).get("path") or ".wav")
-    return index(lambda: _bytes(rows, row, column, name), f"{name}{Path(path).suffix}")

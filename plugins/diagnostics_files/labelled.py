@@ -2,53 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diagnostics import DiagnosticsError, Target
-from diagnostics_files.decode.tables import Columns, column, read_table, target, targets_of
-from diagnostics_files.errors import join_notes, warn
+from diagnostics_files.decode.tables import Columns, column, read_table, target, targets_of, texts_of
+from diagnostics_files.errors import Unusable, join_notes, sentence, usable, warn
+from diagnostics_files.lazy_dataset import FileDataset, Lazy
+from diagnostics_files.rows import complete, from_column
 from diagnostics_files.scan import File, classes
-from diagnostics_files.splits import complete, from_column
 
 
-@dataclass
+@dataclass(frozen=True)
+class Labels:
+    """Where splits, groups and targets of files come from, besides their folders; see `plugin.images`."""
+
+    table: str
+    key: str
+    values: str
+    seed: int
+    on_error: str
+
+
+@dataclass(frozen=True)
 class Labelled:
-    """Files with what is known of each: split, group, targets; `about` in words."""
+    """The files of a folder that are samples, with their splits, groups and targets; `about` says where these come from."""
 
+    name: str
     files: list[File]
     split: list[str]
     groups: list[str]
     targets: dict[str, Target]
     about: str
+    left_out: dict[str, Unusable]
 
-    def of(self, owner: Sequence[int]) -> dict[str, Any]:
-        """Split, groups and targets of samples, the i-th of which comes from file `owner[i]`."""
+    def dataset(
+        self, modality: str, samples: Lazy, ids: list[str], owner: Sequence[int], about: str, options: str, **more: Any
+    ) -> FileDataset:
+        """Samples as a dataset; the i-th comes from file `owner[i]`. For `options` and `more` see `FileDataset`."""
         rows = np.asarray(owner, dtype=int)
-        return {
-            "split": [self.split[i] for i in rows],
-            "groups": [self.groups[i] for i in rows],
-            "targets": {
-                name: Target(target.kind, target.values[rows], about=target.about, classes=target.classes)
-                for name, target in self.targets.items()
-            },
-        }
+        return FileDataset(
+            self.name,
+            modality,
+            samples,
+            ids,
+            [self.split[i] for i in rows],
+            {name: replace(target, values=target.values[rows]) for name, target in self.targets.items()},
+            groups=[self.groups[i] for i in rows],
+            about=join_notes(about, self.about),
+            files={file.name: file.path for file in self.files},
+            options=options,
+            left_out=self.left_out,
+            **more,
+        )
 
 
 def labelled(
-    every: Sequence[File], kept: Sequence[int], root: Path, source: str, *, table: str, key: str, values: str, seed: int
+    every: Sequence[File],
+    check: Callable[[File], object],
+    root: Path,
+    source: str,
+    labels: Labels,
+    index: Callable[[File], object] = lambda file: None,
 ) -> Labelled:
-    """What folders and table say about the files of `every` that are `kept`.
+    """The files that can be used, with what folders and table say about them.
 
-    The folder of a file is its `label`. The table names files in the column `key`; columns `split` and `group` are used as
-    such, all others become targets. A file that the table does not name has unknown targets, and a name that is no file
-    raises. Without a column `group` every file is one.
+    `check` decodes a file (see `usable`), `index` reads its header. The folder of a file is its `label`. The table names files
+    in the column `key`; columns `split` and `group` are used as such, all others become targets. A file that the table does
+    not name has unknown targets, and a name that is no file raises. Without a column `group` every file is one.
     """
+    kept, left_out = usable([file.name for file in every], lambda i: check(every[i]), labels.on_error, source)
     files = [every[i] for i in kept]
+    for file in files:
+        index(file)
     given, groups = [file.split for file in files], [file.name for file in files]
     targets: dict[str, Target] = {}
     notes: list[str] = []
@@ -59,23 +89,22 @@ def labelled(
             warn(f"{source} has no target label: {label}.")
         else:
             targets["label"] = label
-    if table:
-        path = _table_path(table, root)
-        columns = _joined(read_table(path), every, kept, key, path)
+    if labels.table:
+        path = _table_path(labels.table, root)
+        columns = _joined(read_table(path), every, kept, labels.key, path)
         if any(entry is not None for entry in columns.get("split", ())):
             given = from_column(columns["split"], str(path))
-        groups = [
-            g if c is None else str(c) for g, c in zip(groups, columns.get("group", [None] * len(files)), strict=True)
-        ]
-        more, note = targets_of(columns, values, path, ("split", "group"))
+        groups = texts_of(columns, "group", groups)
+        more, note = targets_of(columns, labels.values, path, ("split", "group"))
         if clash := set(more) & set(targets):
             raise DiagnosticsError(
                 f"{path} has a column {clash.pop()}, and class folders give that too: rename the column."
             )
         targets |= more
         notes.append(note)
-    split, how = complete(given, groups, seed, source)
-    return Labelled(files, split, groups, targets, join_notes(how, *notes))
+    split, how = complete(given, groups, labels.seed, source)
+    about = join_notes(how, *notes, sentence(left_out, len(every)))
+    return Labelled(root.resolve().name, files, split, groups, targets, about, left_out)
 
 
 def _table_path(text: str, root: Path) -> Path:

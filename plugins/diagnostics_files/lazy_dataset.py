@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diagnostics import Dataset
-from diagnostics_files.errors import Fault, check_regular
+from diagnostics_files.errors import Unusable, check_regular
 
 
 class Lazy(Sequence[Any]):
@@ -26,6 +26,11 @@ class Lazy(Sequence[Any]):
         if not 0 <= index < self.n:
             raise IndexError(index)
         return self.read(int(index))
+
+
+def pad_left(sample: np.ndarray, length: int) -> np.ndarray:
+    """A sample float32 [time, ...] with NaN in front, so that it has `length` steps."""
+    return np.concatenate([np.full((length - len(sample), *sample.shape[1:]), np.nan, np.float32), sample])
 
 
 class FileDataset(Dataset):
@@ -44,13 +49,16 @@ class FileDataset(Dataset):
         *args: Any,
         files: Mapping[str, Path],
         options: str,
-        left_out: Mapping[str, Fault] | None = None,
+        left_out: Mapping[str, Unusable],
         texts: Sequence[str] = (),
         **more: Any,
     ) -> None:
         super().__init__(*args, **more)
         self.files, self.options = dict(files), options
-        self.left_out, self.texts = {name: str(fault) for name, fault in (left_out or {}).items()}, tuple(texts)
+        self.left_out, self.texts = (
+            {name: f"{error.name} {error.why}." for name, error in left_out.items()},
+            tuple(texts),
+        )
         self._of_files: str | None = None
 
     @property
@@ -65,7 +73,8 @@ class FileDataset(Dataset):
                 digest.update("\x1f".join(map(str, column)).encode() + b"\x1e")
             for name, path in sorted(self.files.items()):
                 check_regular(path, name)
-                digest.update(name.encode() + b"\x1f" + file_digest(path))
+                with path.open("rb") as file:
+                    digest.update(name.encode() + b"\x1f" + hashlib.file_digest(file, "sha256").digest())
             for name, target in sorted(self.targets.items()):
                 values = np.ascontiguousarray(target.values)
                 facts = (name, target.kind, target.classes, target.units, target.period, values.dtype.str, values.shape)
@@ -73,9 +82,3 @@ class FileDataset(Dataset):
                 digest.update(values.data)
             self._of_files = digest.hexdigest()
         return self._of_files
-
-
-def file_digest(path: Path) -> bytes:
-    """SHA-256 of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,10 +12,10 @@ import numpy as np
 
 from diagnostics import DiagnosticsError, Target
 from diagnostics_files.decode.images import check_size, depth, extent, mask, picture
-from diagnostics_files.errors import Fault, alone, check_bytes, join_notes, sentence, unfit, usable, utf8_name, warn
+from diagnostics_files.errors import Unusable, alone, check_bytes, join_notes, sentence, unfit, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
+from diagnostics_files.rows import complete
 from diagnostics_files.scan import PICTURES, SPLIT_OF, File, find, folder
-from diagnostics_files.splits import complete
 
 IMAGES = ("images", "rgb")
 MASKS = ("annotations", "masks")
@@ -31,8 +32,12 @@ class Pair:
     map_name: str
     split: str
 
+    def extent(self) -> tuple[int, int]:
+        """(y, x) of both; raises where they differ."""
+        return common_extent((self.image, self.name), (self.map, self.map_name))
 
-def segmentation(path: str, *, unknown: int | None, size: int | None, seed: int, on_error: str) -> FileDataset:
+
+def segmentation(path: str, unknown: int | None, size: int | None, seed: int, on_error: str) -> FileDataset:
     """See `plugin.segmentation`."""
     scheme = f"segmentation:{path}"
     root = folder(path, "segmentation")
@@ -53,7 +58,7 @@ def segmentation(path: str, *, unknown: int | None, size: int | None, seed: int,
     return _dataset(root, kept, target, "segmentation", size, seed, (note, how), left_out, len(pairs))
 
 
-def depths(path: str, *, scale: float, size: int | None, seed: int, on_error: str) -> FileDataset:
+def depths(path: str, scale: float, size: int | None, seed: int, on_error: str) -> FileDataset:
     """See `plugin.depth`."""
     scheme = f"depth:{path}"
     root = folder(path, "depth")
@@ -86,23 +91,13 @@ def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], sc
     single: list[str] = []
     for split, base in bases:
         images_at, maps_at = (_one_of(base, names, scheme) for names in (IMAGES, map_folders))
-        maps: dict[PurePosixPath, File] = {}
-        for map_file in find(maps_at, suffixes, "maps"):
-            key = PurePosixPath(map_file.name).with_suffix("")
-            if key in maps:
-                raise DiagnosticsError(f"{maps_at} has two maps named {key}: keep one of them.")
-            maps[key] = map_file
-        used: set[PurePosixPath] = set()
-        for image in find(images_at, PICTURES, "images"):
-            key = PurePosixPath(image.name).with_suffix("")
-            if key in used:
-                raise DiagnosticsError(f"{images_at} has two images named {key}: keep one of them.")
-            if key not in maps:
-                single.append(utf8_name(image.path.relative_to(root).as_posix()))
-                continue
-            used.add(key)
-            name, map_name = (utf8_name(path.relative_to(root).as_posix()) for path in (image.path, maps[key].path))
-            pairs.append(Pair(image.path, maps[key].path, name, map_name, split or image.split))
+        maps = _by_stem(find(maps_at, suffixes, "maps"), maps_at, "maps")
+        every = find(images_at, PICTURES, "images")
+        images = _by_stem([file for file in every if _stem(file) in maps], images_at, "images")
+        single += [utf8_name(file.path.relative_to(root).as_posix()) for file in every if _stem(file) not in maps]
+        for stem, image in images.items():
+            name, map_name = (utf8_name(path.relative_to(root).as_posix()) for path in (image.path, maps[stem].path))
+            pairs.append(Pair(image.path, maps[stem].path, name, map_name, split or image.split))
     if not pairs:
         raise DiagnosticsError(
             f"No image of {scheme} has a map of the same name: name them alike, as images/a.jpg and {map_folders[0]}/a.png."
@@ -110,6 +105,18 @@ def pairs_of(root: Path, map_folders: Sequence[str], suffixes: Sequence[str], sc
     if note := alone(single, "image", "a map"):
         warn(f"{scheme}: {note}.")
     return pairs, note
+
+
+def _stem(file: File) -> PurePosixPath:
+    return PurePosixPath(file.name).with_suffix("")
+
+
+def _by_stem(files: Sequence[File], folder: Path, kind: str) -> dict[PurePosixPath, File]:
+    by_stem = {_stem(file): file for file in files}
+    if len(by_stem) < len(files):
+        twice = next(stem for stem, count in Counter(map(_stem, files)).items() if count > 1)
+        raise DiagnosticsError(f"{folder} has two {kind} named {twice}: keep one of them.")
+    return by_stem
 
 
 def class_numbers(maps: np.ndarray, unknown: int, drawings: bool = True) -> tuple[np.ndarray, str]:
@@ -143,17 +150,17 @@ def check_memory(count: int, shape: Sequence[int], width: int, scheme: str) -> N
 
 def _maps(
     pairs: Sequence[Pair], read: Callable[[Pair], np.ndarray], size: int | None, on_error: str, scheme: str, width: int
-) -> tuple[list[Pair], np.ndarray, dict[str, Fault]]:
+) -> tuple[list[Pair], np.ndarray, dict[str, Unusable]]:
     """The pairs that can be used and their maps [sample, y, x]; maps are targets, so they are decoded now."""
 
     def check(i: int) -> None:
-        _same_size(pairs[i])
+        pairs[i].extent()
         picture(pairs[i].image, pairs[i].name, size)
         read(pairs[i])
 
     kept, left_out = usable([pair.name for pair in pairs], check, on_error, scheme)
     chosen = [pairs[i] for i in kept]
-    shape = one_size([_same_size(pair) for pair in chosen], [pair.name for pair in chosen], size, scheme)
+    shape = one_size([pair.extent() for pair in chosen], [pair.name for pair in chosen], size, scheme)
     check_memory(len(chosen), shape, width, scheme)
     first = read(chosen[0])
     maps = np.empty((len(chosen), *shape), first.dtype)
@@ -162,14 +169,13 @@ def _maps(
     return chosen, maps, left_out
 
 
-def _same_size(pair: Pair) -> tuple[int, int]:
-    image, of_map = extent(pair.image, pair.name), extent(pair.map, pair.map_name)
-    if image != of_map:
-        raise unfit(
-            pair.map_name, f"is {of_map[0]} x {of_map[1]} pixels and its image {pair.name} {image[0]} x {image[1]}",
-            "give maps of their images' size",
-        )  # fmt: skip
-    return image
+def common_extent(image: tuple[Path, str], of_map: tuple[Path, str], kind: str = "image") -> tuple[int, int]:
+    """(y, x) of an image and its map, each a file and its name; raises where they differ."""
+    (y, x), (map_y, map_x) = extent(*image), extent(*of_map)
+    if (y, x) != (map_y, map_x):
+        why = f"is {map_y} x {map_x} pixels and its {kind} {image[1]} {y} x {x}"
+        raise unfit(of_map[1], why, f"give maps of their {kind}s' size")
+    return y, x
 
 
 def _one_of(base: Path, names: Sequence[str], scheme: str) -> Path:
@@ -181,7 +187,7 @@ def _one_of(base: Path, names: Sequence[str], scheme: str) -> Path:
 
 def _dataset(
     root: Path, pairs: Sequence[Pair], target: Target, name: str, size: int | None, seed: int,
-    notes: Sequence[str], left_out: dict[str, Fault], of: int,
+    notes: Sequence[str], left_out: dict[str, Unusable], of: int,
 ) -> FileDataset:  # fmt: skip
     ids = [pair.name for pair in pairs]
     split, how = complete([pair.split for pair in pairs], ids, seed, name)

@@ -7,13 +7,9 @@ beforehand, says on stderr which are left out, and goes on without them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from diagnostics import hookimpl
+import diagnostics as dx
 from diagnostics.hookspecs import Entry
-
-if TYPE_CHECKING:
-    from diagnostics import Dataset
 
 
 def images(
@@ -24,7 +20,7 @@ def images(
     size: int | None = None,
     seed: int = 0,
     on_error: str = "stop",
-) -> Dataset:
+) -> dx.Dataset:
     """Images of a folder, uint8 [y, x, 3]; class folders give the target `label`.
 
     Splits are folders train, val and test above the class folders, a column `split` of the table, or drawn (`seed`).
@@ -32,14 +28,14 @@ def images(
     the folder; `split` and `group` are used as such, and other columns are targets: text and whole numbers a label, other
     numbers a value, and whole numbers too that `values=a,b` names. `size=N` cuts the central square and resizes it.
     """
-    from diagnostics_files.images import build
+    from diagnostics_files.media import Labels, images
 
-    return build(path, table=table, file=file, values=values, size=size, seed=seed, on_error=on_error)
+    return images(path, size, Labels(table, file, values, seed, on_error))
 
 
 def segmentation(
     path: str, unknown: int | None = None, size: int | None = None, seed: int = 0, on_error: str = "stop"
-) -> Dataset:
+) -> dx.Dataset:
     """Images with a class for each pixel: `images/` and `annotations/` (or `masks/`) with files of the same names.
 
     Target `segmentation`. Splits are folders below both (ADE20k: training and validation) or above both. `unknown` is the
@@ -47,17 +43,19 @@ def segmentation(
     """
     from diagnostics_files.pairs import segmentation
 
-    return segmentation(path, unknown=unknown, size=size, seed=seed, on_error=on_error)
+    return segmentation(path, unknown, size, seed, on_error)
 
 
-def depth(path: str, scale: float = 0.001, size: int | None = None, seed: int = 0, on_error: str = "stop") -> Dataset:
+def depth(
+    path: str, scale: float = 0.001, size: int | None = None, seed: int = 0, on_error: str = "stop"
+) -> dx.Dataset:
     """Images with the depth of each pixel: `rgb/` (or `images/`) and `depth/` with files of the same names.
 
     Target `depth` in metres: 16-bit PNG times `scale` (millimetres by default), `.npy` of metres [y, x]; 0 is unknown.
     """
     from diagnostics_files.pairs import depths
 
-    return depths(path, scale=scale, size=size, seed=seed, on_error=on_error)
+    return depths(path, scale, size, seed, on_error)
 
 
 def davis(
@@ -67,7 +65,7 @@ def davis(
     sets: str | None = None,
     seed: int = 0,
     on_error: str = "stop",
-) -> Dataset:
+) -> dx.Dataset:
     """Videos with objects' masks: `JPEGImages/480p/VIDEO/*.jpg` and `Annotations/480p/VIDEO/*.png`, or without `480p`.
 
     Clips of `frames` frames that follow one another; target `objects`, masks [sample, t, y, x]; a video is a group.
@@ -75,7 +73,7 @@ def davis(
     """
     from diagnostics_files.davis import build
 
-    return build(path, frames=frames, size=size, sets=sets, seed=seed, on_error=on_error)
+    return build(path, frames, size, sets, seed, on_error)
 
 
 def captions(
@@ -88,7 +86,7 @@ def captions(
     size: int | None = None,
     seed: int = 0,
     on_error: str = "stop",
-) -> Dataset:
+) -> dx.Dataset:
     """Images with captions: a table with columns `image` and `caption`, a WebDataset tar, or a folder of such tars.
 
     Image names lie below the table's folder or below `images`. A row is a sample; captions of one image are a group. Target
@@ -97,10 +95,7 @@ def captions(
     """
     from diagnostics_files.captions import build
 
-    return build(
-        path, image=image, caption=caption, images=images, embeddings=embeddings, features=features, size=size,
-        seed=seed, on_error=on_error,
-    )  # fmt: skip
+    return build(path, image, caption, images, embeddings, features, size, seed, on_error)
 
 
 def videos(
@@ -114,18 +109,15 @@ def videos(
     size: int | None = None,
     seed: int = 0,
     on_error: str = "stop",
-) -> Dataset:
+) -> dx.Dataset:
     """Video files of a folder, in clips uint8 [t, y, x, 3] of `frames` frames, each `every`-th; a file is a group.
 
     All clips that follow one another, or at most `clips` of each file, spread over it. Classes, table, splits and `size` as
     for `images:`.
     """
-    from diagnostics_files.videos import build
+    from diagnostics_files.media import Labels, videos
 
-    return build(
-        path, frames=frames, every=every, clips=clips, table=table, file=file, values=values, size=size, seed=seed,
-        on_error=on_error,
-    )  # fmt: skip
+    return videos(path, frames, every, clips, size, Labels(table, file, values, seed, on_error))
 
 
 def audio(
@@ -137,28 +129,28 @@ def audio(
     values: str = "",
     seed: int = 0,
     on_error: str = "stop",
-) -> Dataset:
+) -> dx.Dataset:
     """Sound files of a folder as float32 [time], the mean of all channels; a file is a group.
 
     `rate=16000` resamples. `seconds` cuts windows that follow one another; without it recordings of unequal length are padded
     with NaN on the left. Classes, table and splits as for `images:`.
     """
-    from diagnostics_files.audio import build
+    from diagnostics_files.media import Labels, audio
 
-    return build(path, rate=rate, seconds=seconds, table=table, file=file, values=values, seed=seed, on_error=on_error)
+    return audio(path, rate, seconds, Labels(table, file, values, seed, on_error))
 
 
-def texts(path: str, text: str = "text", values: str = "", seed: int = 0) -> Dataset:
+def texts(path: str, text: str = "text", values: str = "", seed: int = 0) -> dx.Dataset:
     """Texts of a file: one a line of a .txt, or the column `text` of a table; equal texts are a group.
 
     Columns `id`, `split` and `group` are used as such; others are targets as for `images:`.
     """
-    from diagnostics_files.texts import build
+    from diagnostics_files.rows import texts
 
-    return build(path, text=text, values=values, seed=seed)
+    return texts(path, text, values, seed)
 
 
-def series(path: str, values: str = "", seed: int = 0) -> Dataset:
+def series(path: str, values: str = "", seed: int = 0) -> dx.Dataset:
     """Series of an .npz, Zarr, Parquet, CSV or JSON lines file, float32 [time] or [time, variate].
 
     Arrays: `series` [sample, time] or [sample, time, variate]. Tables: steps as columns 0, 1, 2, ... (a series a row), lists
@@ -166,16 +158,16 @@ def series(path: str, values: str = "", seed: int = 0) -> Dataset:
     rest are variates). `id`, `split` and `group` are used as such; other arrays and columns are targets as for `images:`.
     Unequal lengths are padded with NaN on the left; NaN between known values is a gap.
     """
-    from diagnostics_files.series import build
+    from diagnostics_files.series import series
 
-    return build(path, values=values, seed=seed)
+    return series(path, values, seed)
 
 
-def ts(path: str, seed: int = 0) -> Dataset:
+def ts(path: str, seed: int = 0) -> dx.Dataset:
     """Series of a .ts file of the UCR and UEA archives; of NAME_TRAIN.ts and NAME_TEST.ts both, val carved out of train."""
-    from diagnostics_files.ts import build
+    from diagnostics_files.series import ts
 
-    return build(path, seed=seed)
+    return ts(path, seed)
 
 
 def datasets_on_disk(
@@ -186,17 +178,17 @@ def datasets_on_disk(
     rate: int | None = None,
     seed: int = 0,
     on_error: str = "stop",
-) -> Dataset:
+) -> dx.Dataset:
     """A Hugging Face dataset written by `save_to_disk`: its image, audio, list of numbers or text as samples.
 
     `input` names that column where several could be; other plain columns are targets, as for `images:`, and `group` the group.
     """
     from diagnostics_files.hub import build
 
-    return build(path, input=input, values=values, size=size, rate=rate, seed=seed, on_error=on_error)
+    return build(path, input, values, size, rate, seed, on_error)
 
 
-@hookimpl
+@dx.hookimpl
 def datasets() -> Mapping[str, Entry]:
     """Scheme -> builder; what follows the colon is the path. Kinds of target are named where no column decides them."""
     return {

@@ -1,9 +1,8 @@
-"""Files of series: arrays (`.npz`, Zarr) and tables (CSV, Parquet, JSON lines), a series a row or a step a row."""
+"""Files of series: arrays (`.npz`, Zarr), tables (CSV, Parquet, JSON lines), and `.ts` files of the UCR and UEA archives."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,17 @@ from typing import Any
 import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, padded
-from diagnostics_files.decode.series_arrays import read_npz, read_zarr
-from diagnostics_files.decode.series_tables import SPECIAL, from_table
-from diagnostics_files.decode.tables import SUFFIXES, Columns, read_table, targets_of
-from diagnostics_files.errors import check_bytes, join_notes, warn
-from diagnostics_files.lazy_dataset import Lazy
+from diagnostics_files.decode.series import from_table, read_npz, read_zarr
+from diagnostics_files.decode.tables import SUFFIXES, Columns, read_table
+from diagnostics_files.errors import check_bytes, join_notes, need, warn
+from diagnostics_files.lazy_dataset import Lazy, pad_left
+from diagnostics_files.rows import described
 from diagnostics_files.scan import file
-from diagnostics_files.splits import complete, from_column
 
 _ROWS = 256
 
 
-def build(path: str, *, values: str, seed: int) -> Dataset:
+def series(path: str, values: str, seed: int) -> Dataset:
     """See `plugin.series`."""
     source = file(path, "series", (*SUFFIXES, ".npz", ".zarr"))
     suffix = source.suffix.lower()
@@ -38,7 +36,7 @@ def build(path: str, *, values: str, seed: int) -> Dataset:
 
 def dataset(name: str, rows: Sequence[np.ndarray], columns: Columns, values: str, seed: int, where: object) -> Dataset:
     """Series [time] or [time, variate], each with its entries in the columns, as a dataset in memory."""
-    ids, more, about = _described(columns, len(rows), values, seed, where)
+    ids, more, about = described(columns, [f"series-{i:06d}" for i in range(len(rows))], None, values, seed, where)
     series = [trimmed(row, key, where) for row, key in zip(rows, ids, strict=True)]
     if len({row.shape[1:] for row in series}) > 1:
         raise DiagnosticsError(f"Series of {where} have different numbers of variates: give all the same.")
@@ -85,7 +83,7 @@ def _cut(ids: Sequence[str], given: Sequence[int], lengths: Sequence[int], where
 
 def _streamed(path: Path, array: Any, columns: Columns, values: str, seed: int) -> Dataset:
     """The same from a Zarr array, of which a few rows are in memory at a time."""
-    ids, more, about = _described(columns, array.shape[0], values, seed, path)
+    ids, more, about = described(columns, [f"series-{i:06d}" for i in range(array.shape[0])], None, values, seed, path)
     lengths: list[int] = []
     block_bytes = min(_ROWS, array.shape[0]) * math.prod(array.shape[1:]) * max(array.dtype.itemsize, 4)
     check_bytes(block_bytes, f"{min(_ROWS, array.shape[0])} series of {path}", "store shorter series")
@@ -94,13 +92,7 @@ def _streamed(path: Path, array: Any, columns: Columns, values: str, seed: int) 
         lengths += [len(trimmed(row, ids[first + i], path)) for i, row in enumerate(block)]
     longest = max(lengths)
 
-    def sample(i: int) -> np.ndarray:
-        row = trimmed(array[i], ids[i], path)
-        filled = np.full((longest, *row.shape[1:]), np.nan, np.float32)
-        filled[longest - len(row) :] = row
-        return filled
-
-    samples = Lazy(array.shape[0], sample)
+    samples = Lazy(array.shape[0], lambda i: pad_left(trimmed(array[i], ids[i], path), longest))
     return Dataset(
         path.resolve().stem, "series", samples, ids, **more,
         about=_about(lengths, about, _cut(ids, [array.shape[1]] * len(ids), lengths, path)),
@@ -108,21 +100,52 @@ def _streamed(path: Path, array: Any, columns: Columns, values: str, seed: int) 
     )  # fmt: skip
 
 
-def _described(
-    columns: Columns, count: int, values: str, seed: int, where: object
-) -> tuple[list[str], dict[str, Any], str]:
-    """Ids; split, targets and groups as `Dataset` takes them; and how they came about."""
-    unknown: list[Any] = [None] * count
-    ids = [f"series-{i:06d}" if c is None else str(c) for i, c in enumerate(columns.get("id", unknown))]
-    if len(set(ids)) < count:
-        twice = Counter(ids).most_common(1)[0][0]
-        raise DiagnosticsError(f"{where} gives the id {twice} to several series: make ids unique.")
-    groups = [key if c is None else str(c) for key, c in zip(ids, columns.get("group", unknown), strict=True)]
-    targets, note = targets_of(columns, values, where, SPECIAL)
-    split, how = complete(from_column(columns.get("split", unknown), str(where)), groups, seed, str(where))
-    return ids, {"split": split, "targets": targets, "groups": groups}, join_notes(how, note)
-
-
 def _about(lengths: Sequence[int], about: str, cut: str) -> str:
     least, most = min(lengths), max(lengths)
     return join_notes(f"{len(lengths)} series of {least if least == most else f'{least} to {most}'} steps", about, cut)
+
+
+def ts(path: str, seed: int) -> Dataset:
+    """See `plugin.ts`."""
+    source = file(path, "ts", (".ts",))
+    stem, _, part = source.stem.rpartition("_")
+    if part not in ("TRAIN", "TEST"):
+        return archive(source.stem, {"": source}, seed)
+    both = {split: source.with_name(f"{stem}_{split.upper()}.ts") for split in ("train", "test")}
+    for other in both.values():
+        if not other.is_file():
+            raise DiagnosticsError(
+                f"{source} has no {other.name} beside it: add that, or rename the file to {stem}.ts."
+            )
+    return archive(stem, both, seed)
+
+
+def archive(name: str, files: dict[str, Path], seed: int) -> Dataset:
+    """The series of `.ts` files, split -> file (`""` for no split), as one dataset with the target `label` or `value`."""
+    samples: list[np.ndarray] = []
+    columns: Columns = {"id": [], "split": []}
+    for split, path in files.items():
+        series, answers, kind = _read(path)
+        samples += series
+        columns["id"] += [f"{split or 'series'}-{i:05d}" for i in range(len(series))]
+        columns["split"] += [split or None] * len(series)
+        columns.setdefault(kind, []).extend(answers)
+    if len(columns) > 3 or any(len(entries) != len(samples) for entries in columns.values()):
+        raise DiagnosticsError(f"{name} has classes in one file and numbers in the other: give two files of one kind.")
+    return dataset(name, samples, columns, "", seed, name)
+
+
+def _read(path: Path) -> tuple[list[np.ndarray], list[Any], str]:
+    loaders = need("aeon.datasets", "aeon", f"Reading {path.name}")
+    try:
+        series, answers, facts = loaders.load_from_ts_file(str(path), return_meta_data=True)
+    except Exception as error:
+        raise DiagnosticsError(
+            f"{path} cannot be read as .ts ({type(error).__name__}: {error}): compare it with the format of the archives."
+        ) from error
+    if len(series) == 0:
+        raise DiagnosticsError(f"{path} holds no series: they follow a line @data.")
+    if not (facts["classlabel"] or facts["targetlabel"]):
+        raise DiagnosticsError(f"{path} has neither classes nor target values: its header must say which.")
+    known = [None if answer != answer or answer == "?" else answer for answer in np.asarray(answers).tolist()]
+    return [sample.T for sample in series], known, "label" if facts["classlabel"] else "value"

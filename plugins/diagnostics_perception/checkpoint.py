@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diagnostics import DiagnosticsError
 from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, fitted_positions, skeleton
@@ -113,9 +113,9 @@ def fitted(
     tensors_by_name: dict[str, Tensor] = {}
     report = Report()
     used: set[str] = set()
-    source = _timm_source if "patch_embed.proj.weight" in tensors else _meta_source
+    timm_layout = "patch_embed.proj.weight" in tensors
     for key, wanted in expected.items():
-        name, take = source(key, architecture.width)
+        name, take = (key, _as_it_is) if timm_layout else _meta_source(key, architecture.width)
         used.add(name)
         if not name:
             tensors_by_name[key] = torch.zeros(wanted.shape)
@@ -161,10 +161,6 @@ def _as_it_is(value: Tensor) -> Tensor:
     return value
 
 
-def _timm_source(key: str, width: int) -> tuple[str, Take]:
-    return key, _as_it_is
-
-
 def _meta_source(key: str, width: int) -> tuple[str, Take]:
     """The name in Meta's layout of a tensor of `Eva`, and how it is taken from what lies there.
 
@@ -188,12 +184,6 @@ def _meta_source(key: str, width: int) -> tuple[str, Take]:
     for ours, theirs in _RENAMED:
         key = key.replace(ours, theirs, 1)
     return key, _as_it_is
-
-
-def loaded(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A skeleton with these tensors as its parameters; strict."""
-    model.load_state_dict(dict(tensors), strict=True, assign=True)
-    return model
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial as bound
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from diagnostics_timm.pixels import example
-from torch import nn
+from diagnostics_timm.pixels import example, image_of
+from PIL import Image
+from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, stack_taps
 from diagnostics.errors import unknown
-from diagnostics_perception.checkpoint import fitted, from_file, loaded
-from diagnostics_perception.images import Preprocess
+from diagnostics_perception.checkpoint import fitted, from_file
 from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, initial, skeleton
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """uint8 [y, x] or [y, x, channel] to float32 [3, size, size] in [-1, 1]; bilinear, with Pillow's antialiasing.
+
+    The whole image is seen, whatever its proportions, so the grid covers all of it.
+    """
+
+    encoder: str
+    size: int
+
+    def __call__(self, sample: np.ndarray) -> Tensor:
+        squashed = image_of(sample, self.encoder).resize((self.size, self.size), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(squashed)).permute(2, 0, 1).contiguous()
+        return (pixels.float() / 255 - 0.5) / 0.5
 
 
 def build_encoder(
     model: str,
-    *,
     pretrained: bool,
     checkpoint: str | None,
     partial: bool,
@@ -34,24 +51,30 @@ def build_encoder(
         raise DiagnosticsError(
             "Option partial says how to take a checkpoint: give one with checkpoint=, or leave it out."
         )
-    architecture, how = ARCHITECTURES[model], _positions(positions)
+    if positions not in ("index", "rescaled"):
+        raise unknown("option positions", positions, ("index", "rescaled"))
+    architecture = ARCHITECTURES[model]
     grid = architecture.grid(img_size)
-    name = _name(model, pretrained or checkpoint is not None, seed, img_size, positions)
-    skeletal = _name(model, False, 0, img_size, positions)
-    if checkpoint is None and not pretrained:
+    trained = pretrained or checkpoint is not None
+    name = _name(model, trained, seed, img_size, positions)
+    if trained:
+        if checkpoint is not None:
+            tensors, report = from_file(Path(checkpoint).expanduser(), name, architecture, grid, positions, partial)
+        else:
+            tensors, report = fitted(_from_hub(architecture.timm), architecture, grid, positions)
+            if why := "; ".join([*report.wrong, *report.changed]):
+                raise DiagnosticsError(
+                    f"timm's weights {architecture.timm} do not fit {name} ({why}): give a checkpoint."
+                )
+        module, weights = skeleton(architecture, img_size, positions), str(report)
+        module.load_state_dict(tensors, assign=True)
+    else:
+        weights = ""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module: nn.Module = initial(architecture, img_size, how)
-        return encoder_of(name, architecture, module, img_size, how).replace(skeleton=skeletal)
-    if checkpoint is not None:
-        tensors, report = from_file(Path(checkpoint).expanduser(), name, architecture, grid, how, partial)
-    else:
-        tensors, report = fitted(_from_hub(architecture.timm), architecture, grid, how)
-        if report.wrong or report.changed:
-            why = "; ".join([*report.wrong, *report.changed])
-            raise DiagnosticsError(f"timm's weights {architecture.timm} do not fit {name} ({why}): give a checkpoint.")
-    module = loaded(skeleton(architecture, img_size, how), tensors)
-    return encoder_of(name, architecture, module, img_size, how, str(report)).replace(skeleton=skeletal)
+            module = initial(architecture, img_size, positions)
+    encoder = encoder_of(name, architecture, module, img_size, positions, weights)
+    return encoder.replace(skeleton=_name(model, False, 0, img_size, positions))
 
 
 def encoder_of(
@@ -92,12 +115,6 @@ def _taps(architecture: Architecture, side: int) -> list[Tap]:
         projected = Site("head", layout="features")
         taps.append(Tap("head", 1 + 2 * step, "head", architecture.embedding, image, projected))
     return taps
-
-
-def _positions(text: str) -> Positions:
-    if text == "index" or text == "rescaled":
-        return text
-    raise unknown("option positions", text, ("index", "rescaled"))
 
 
 def _from_hub(timm_name: str) -> dict[str, Any]:

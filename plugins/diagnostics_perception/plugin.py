@@ -46,15 +46,7 @@ def build(
     _needs()
     from diagnostics_perception.encoder import build_encoder
 
-    return build_encoder(
-        model,
-        pretrained=pretrained,
-        checkpoint=checkpoint,
-        partial=partial,
-        img_size=img_size,
-        positions=positions,
-        seed=seed,
-    )
+    return build_encoder(model, pretrained, checkpoint, partial, img_size, positions, seed)
 
 
 def build_video(

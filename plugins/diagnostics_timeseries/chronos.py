@@ -8,6 +8,7 @@ from, then REG.
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, TorchEncoder
+from diagnostics import DiagnosticsError, Tap, TorchEncoder
 from diagnostics_timeseries.series import (
+    Batch,
     SeriesModel,
     any_observed,
     patches,
@@ -58,7 +60,6 @@ SMALL: Mapping[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-
 # Not used by the encoder, or stored under another name.
 _ASIDE = ("encoder.embed_tokens.", "decoder.", "lm_head.", "output_patch_embedding.")
 
@@ -66,18 +67,14 @@ _ASIDE = ("encoder.embed_tokens.", "decoder.", "lm_head.", "output_patch_embeddi
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """A Chronos model of any of the three families, told by its config.
+    """A Chronos model of any of the three families, told by its config (other options: see `weights`).
 
-    Parameters
-    ----------
     model: folder of a checkpoint, or its name on the hub; for untrained weights also `t5`, `bolt` or `2` (small ones).
-    pretrained: trained weights; otherwise initial ones of `seed`.
-    config: what to change in the configuration of untrained weights.
     """
     with importing("Chronos", "pip install chronos-forecasting"):
         importlib.import_module("chronos")
     folder, settings = settings_of(SCHEME, model, pretrained, _FILES, SMALL)
-    kind = _kind(settings, model)
+    kind, read = _kind(settings, model)
     if pretrained and folder is not None:
         with loading("Chronos", folder), quiet():
             with torch.device("meta"):
@@ -87,23 +84,23 @@ def build(
         settings |= config or {}
         with seeded(seed):
             whole = _untrained(kind, settings)
-    name = called(SCHEME, model, pretrained, seed)
 
     def fresh() -> nn.Module:
         return _encoder_of(_untrained(kind, settings))
 
-    return _READERS[kind.__name__](name, whole, fresh).encoder()
+    return read(called(SCHEME, model, pretrained, seed), whole, fresh).encoder()
 
 
-def _kind(settings: Mapping[str, Any], model: str) -> Any:
+def _kind(settings: Mapping[str, Any], model: str) -> tuple[Any, Callable[..., SeriesModel]]:
+    """The class that was trained, and who reads it."""
     import chronos.chronos2
     import transformers
     from chronos.chronos_bolt import ChronosBoltModelForForecasting
 
     known = {
-        "T5ForConditionalGeneration": transformers.T5ForConditionalGeneration,
-        "ChronosBoltModelForForecasting": ChronosBoltModelForForecasting,
-        "Chronos2Model": chronos.chronos2.Chronos2Model,
+        "T5ForConditionalGeneration": (transformers.T5ForConditionalGeneration, _t5),
+        "ChronosBoltModelForForecasting": (ChronosBoltModelForForecasting, _patched),
+        "Chronos2Model": (chronos.chronos2.Chronos2Model, _patched),
     }
     named = (settings.get("architectures") or ["none"])[0]
     if named not in known or "chronos_config" not in settings:
@@ -114,8 +111,6 @@ def _kind(settings: Mapping[str, Any], model: str) -> Any:
 
 
 def _untrained(kind: Any, settings: Mapping[str, Any]) -> Any:
-    import copy
-
     return kind(kind.config_class(**copy.deepcopy(dict(settings))))
 
 
@@ -156,67 +151,44 @@ def _t5(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
     )  # fmt: skip
 
 
-def _bolt(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
+def _patched(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
+    """Bolt, and Chronos-2, which reads several variates and has a masked patch of the future."""
     settings = whole.chronos_config
     size = _patch_size(name, settings)
     special = int(settings.use_reg_token)
+    groups = type(whole).__name__ == "Chronos2Model"
 
-    def taps(steps: int, _: int) -> Any:
+    def taps(steps: int, variates: int) -> list[Tap]:
         tokens = patches(steps, size)
+        order = special_last(tokens, special)
+        if groups:
+            # The masked patch of the future lies last of all, behind REG.
+            order = (tokens + special, *order)
         return stack(
-            "encoder.block", whole.config.num_layers, whole.config.d_model, places(tokens, 1, special),
-            "encoder.final_layer_norm", order=special_last(tokens, special),
-        )  # fmt: skip
-
-    return SeriesModel(
-        name,
-        _encoder_of(whole),
-        taps,
-        lambda series: {"series": series[0]},
-        _encode,
-        "norm",
-        settings.context_length,
-        fresh,
-        lambda batch: any_observed(batch["series"], size),
-        covered=whole_patches(size),
-    )
-
-
-def _encode(module: Any, batch: Mapping[str, Tensor]) -> None:
-    module.encode(batch["series"])
-
-
-def _two(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
-    settings = whole.chronos_config
-    size = _patch_size(name, settings)
-    special = int(settings.use_reg_token)
-
-    def taps(steps: int, variates: int) -> Any:
-        tokens = patches(steps, size)
-        # The masked patch of the future lies last of all, behind REG.
-        order = (tokens + special, *special_last(tokens, special))
-        return stack(
-            "encoder.block", whole.config.num_layers, whole.config.d_model, places(tokens, variates, special + 1),
+            "encoder.block", whole.config.num_layers, whole.config.d_model, places(tokens, variates, special + groups),
             "encoder.final_layer_norm", order=order, rows=variates,
         )  # fmt: skip
 
-    def forward(module: Any, batch: Mapping[str, Tensor]) -> None:
+    def forward(module: Any, batch: Batch) -> None:
         series = batch["series"]
+        if not groups:
+            module.encode(series)
+            return
         # The variates of a sample are a group; without this, samples of a batch could see each other.
-        groups = torch.arange(len(series), device=series.device).repeat_interleave(series.shape[1])
-        module.encode(series.flatten(0, 1), group_ids=groups, num_output_patches=1)
+        ids = torch.arange(len(series), device=series.device).repeat_interleave(series.shape[1])
+        module.encode(series.flatten(0, 1), group_ids=ids, num_output_patches=1)
 
     return SeriesModel(
         name,
         _encoder_of(whole),
         taps,
-        lambda series: {"series": series},
+        lambda series: {"series": series if groups else series[0]},
         forward,
         "norm",
         settings.context_length,
         fresh,
         lambda batch: any_observed(batch["series"], size).flatten(1),
-        several=True,
+        several=groups,
         covered=whole_patches(size),
     )
 
@@ -228,10 +200,3 @@ def _patch_size(name: str, settings: Any) -> int:
             "patches have no grid here, use another checkpoint."
         )
     return settings.input_patch_size
-
-
-_READERS: Mapping[str, Callable[[str, Any, Callable[[], nn.Module]], SeriesModel]] = {
-    "T5ForConditionalGeneration": _t5,
-    "ChronosBoltModelForForecasting": _bolt,
-    "Chronos2Model": _two,
-}

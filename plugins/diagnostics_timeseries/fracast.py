@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
-from diagnostics_timeseries.weights import check_files
+from diagnostics_timeseries.weights import check_files, importing
 
 # The package refuses fewer observed steps, since their range says nothing.
 FEWEST_STEPS = 8
@@ -25,13 +25,11 @@ FEWEST_STEPS = 8
 
 def build(path: str | None = None) -> TorchEncoder:
     """The encoder for series of the full context; `sized_for` a sample it hands over that sample's steps."""
-    try:
+    with importing("Fracast", "pip install fracast"):
         from fracast import FracastModel
-    except ImportError as error:
-        raise DiagnosticsError("fracast is not installed: pip install fracast.") from error
-    if path is not None and not Path(path).is_dir():
-        raise DiagnosticsError(f"There is no folder {path}: give a Fracast release directory, or leave ?path= out.")
     if path is not None:
+        if not Path(path).is_dir():
+            raise DiagnosticsError(f"There is no folder {path}: give a Fracast release directory, or leave ?path= out.")
         check_files(Path(path))
     model = FracastModel.from_pretrained(path, weights="fp32")
     core: nn.Module = model.core.eval()
@@ -85,9 +83,8 @@ def _taps(stages: int, width: int, context: int, length: int) -> list[Tap]:
     # The residual stream before the first block is what `scale` takes first: projection plus periodic phase.
     taps = [Tap("embed", 0.0, "embedding", width, grid, Site("scale", 0, stages, "before", padding=padding))]
     for i in range(stages):
-        taps.append(
-            Tap(f"block.{i}", (i + 1) / stages, "trunk", width, grid, Site("block", i, stages, padding=padding))
-        )
+        site = Site("block", i, stages, padding=padding)
+        taps.append(Tap(f"block.{i}", (i + 1) / stages, "trunk", width, grid, site))
     return [*taps, Tap("norm", 1.0, "trunk", width, grid, Site("norm", padding=padding))]
 
 

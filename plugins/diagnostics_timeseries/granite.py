@@ -33,7 +33,7 @@ from diagnostics_timeseries.series import (
     stack,
     whole_patches,
 )
-from diagnostics_timeseries.weights import called, check_fits, loading, quiet, seeded, settings_of
+from diagnostics_timeseries.weights import called, check_fits, importing, loading, quiet, seeded, settings_of
 
 SCHEME = "granite:"
 _FILES = ("*.json", "*.safetensors")
@@ -60,21 +60,13 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """A Granite model from its checkpoint, or untrained.
+    """A Granite model from its checkpoint, or untrained (other options: see `weights`).
 
-    Parameters
-    ----------
     model: folder of a checkpoint, or a name on the hub; for untrained weights also `ttm`, `tspulse`, `flowstate` or
         `patchtst-fm` (small ones).
-    pretrained: trained weights; otherwise initial ones of `seed`.
-    config: what to change in the configuration of untrained weights.
     """
-    try:
+    with importing("Granite", "pip install --no-deps granite-tsfm (its pins would break this environment)"):
         importlib.import_module("tsfm_public")
-    except ImportError as error:
-        raise DiagnosticsError(
-            f"Granite models need {error.name}: pip install --no-deps granite-tsfm (its pins would break this environment)."
-        ) from error
     folder, settings = settings_of(SCHEME, model, pretrained, _FILES, SMALL, config)
     name = called(SCHEME, model, pretrained, seed)
     kind, read = _kind(settings, model)
@@ -96,9 +88,7 @@ def build(
 
 def _encoder_of(whole: Any) -> Any:
     """Without decoder and head, where the class allows it."""
-    return (
-        whole.backbone if type(whole).__name__ in ("TinyTimeMixerForPrediction", "TSPulseForReconstruction") else whole
-    )
+    return whole.backbone if whole.config.model_type in ("tinytimemixer", "tspulse") else whole
 
 
 def _kind(settings: Mapping[str, Any], model: str) -> tuple[Any, Callable[..., SeriesModel]]:
@@ -233,9 +223,6 @@ def _patchtst_fm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> Seri
             padding=left, order=special_last(tokens, future), rows=variates,
         )  # fmt: skip
 
-    def forward(module: Any, batch: Mapping[str, Tensor]) -> None:
-        module(batch["series"], pad_mask=batch["padding"], return_dict=True)
-
     def prepare(series: Tensor) -> dict[str, Tensor]:
         padding = series.isnan().all(0).int().cumprod(0).bool()
         return {
@@ -244,7 +231,9 @@ def _patchtst_fm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> Seri
         }  # fmt: skip
 
     return SeriesModel(
-        name, module, taps, prepare, forward, "norm" if norm else f"blocks.{settings.n_layer - 1}",
+        name, module, taps, prepare,
+        lambda module, batch: module(batch["series"], pad_mask=batch["padding"], return_dict=True),
+        "norm" if norm else f"blocks.{settings.n_layer - 1}",
         settings.context_length - ahead, fresh, lambda batch: batch["seen"], several=True, covered=whole_patches(size),
     )  # fmt: skip
 

@@ -30,14 +30,10 @@ _STACK = "transf_unit.transformer"
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """Mantis of either version, told by its weights.
+    """Mantis of either version, told by its weights (other options: see `weights`).
 
-    Parameters
-    ----------
     model: folder of a checkpoint (`model.safetensors`, with or without `config.json`), or its name on the hub; for
         untrained weights `v1` or `v2` (small ones).
-    pretrained: trained weights; otherwise initial ones of `seed`.
-    config: what to change in the configuration of untrained weights.
     """
     with importing("Mantis", "pip install mantis-tsfm"):
         from mantis.architecture import MantisV1, MantisV2
@@ -87,10 +83,9 @@ def build(
 def _first_version(depth: int, width: int, tokens: int, variates: int) -> list[Tap]:
     grid = places(tokens, variates, 1)
     layers = f"{_STACK}.layers"
-    taps = [Tap("embed", 0.0, "embedding", width, grid, Site(f"{layers}.0.0", when="before", rows=variates))]
-    for i in range(depth):
-        last = i == depth - 1
-        site = Site(_STACK, rows=variates) if last else Site(f"{layers}.{i + 1}.0", when="before", rows=variates)
+    before = [Site(f"{layers}.{i}.0", when="before", rows=variates) for i in range(depth)]
+    taps = [Tap("embed", 0.0, "embedding", width, grid, before[0])]
+    for i, site in enumerate([*before[1:], Site(_STACK, rows=variates)]):
         taps.append(Tap(f"layers.{i}", (i + 1) / depth, "trunk", width, grid, site))
     return taps
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, TorchEncoder
 from diagnostics_timeseries.series import SeriesModel, patches, places, special_last, stack, whole_patches
-from diagnostics_timeseries.weights import called, importing, load_strictly, loading, seeded, settings_of, tensors_of
+from diagnostics_timeseries.weights import called, importing, settings_of, with_weights
 
 SCHEME = "moirai:"
 _FILES = ("config.json", "*.safetensors")
@@ -44,14 +44,10 @@ def build(
     *,
     config: Mapping[str, Any] | None = None,
 ) -> TorchEncoder:
-    """Moirai 1 from its checkpoint, or untrained.
+    """Moirai 1 from its checkpoint, or untrained (other options: see `weights`).
 
-    Parameters
-    ----------
     model: folder with `config.json` and `model.safetensors`, or a name on the hub; for untrained weights also `small`.
-    pretrained: trained weights; otherwise initial ones of `seed`.
     patch_size: steps of a token, one of those that the checkpoint knows.
-    config: what to change in the configuration of untrained weights.
     """
     with importing("Moirai", f"{_INSTALL} (their pins would break this environment)"):
         from uni2ts.model.moirai.module import MoiraiModule, decode_distr_output  # pyright: ignore[reportMissingImports]
@@ -64,15 +60,10 @@ def build(
         )
 
     def untrained() -> Any:
-        chosen = copy.deepcopy(settings)
-        chosen["distr_output"] = decode_distr_output(chosen["distr_output"])
-        network: Any = MoiraiModule(**chosen)
-        return network
+        own = copy.deepcopy(settings)
+        return MoiraiModule(**own | {"distr_output": decode_distr_output(own["distr_output"])})
 
-    with seeded(seed), loading("Moirai", folder or model):
-        module = untrained()
-        if folder is not None and pretrained:
-            load_strictly(module, tensors_of("Moirai", folder), folder)
+    module = with_weights("Moirai", untrained, folder, pretrained, seed)
 
     def taps(steps: int, variates: int) -> Any:
         tokens = patches(steps, patch_size)
@@ -110,9 +101,9 @@ def check_distribution(part: Any, model: str) -> None:
 
 
 def _forward(module: Any, batch: Mapping[str, Tensor]) -> None:
-    given = {key: value for key, value in batch.items() if key != "seen"}
+    inputs = {key: value for key, value in batch.items() if key != "seen"}
     # Zeros stand for what was not observed: the mask alone does not hide it.
-    module(**given | {"target": given["target"] * given["observed_mask"]})
+    module(**inputs | {"target": inputs["target"] * inputs["observed_mask"]})
 
 
 def _sequence(series: Tensor, size: int, widest: int) -> dict[str, Tensor]:

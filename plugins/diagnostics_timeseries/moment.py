@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, TorchEncoder
 from diagnostics_timeseries.series import SeriesModel, places, stack
-from diagnostics_timeseries.weights import called, importing, load_strictly, loading, seeded, settings_of, tensors_of
+from diagnostics_timeseries.weights import called, importing, settings_of, with_weights
 
 SCHEME = "moment:"
 _FILES = ("config.json", "*.safetensors")
@@ -35,13 +35,9 @@ SMALL: Mapping[str, Any] = {
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """MOMENT from its checkpoint, or untrained.
+    """MOMENT from its checkpoint, or untrained (other options: see `weights`).
 
-    Parameters
-    ----------
     model: folder with `config.json` and `model.safetensors`, or a name on the hub; for untrained weights also `small`.
-    pretrained: trained weights; otherwise initial ones of `seed`.
-    config: what to change in the configuration of untrained weights.
     """
     with importing("MOMENT", "pip install --no-deps momentfm (its pins would break this environment)"):
         from momentfm.models.moment import MOMENT  # pyright: ignore[reportMissingImports]
@@ -52,13 +48,9 @@ def build(
         with warnings.catch_warnings():
             # Heads other than reconstruction are untrained; there is none here.
             warnings.simplefilter("ignore", UserWarning)
-            network: Any = MOMENT(copy.deepcopy(settings), model_kwargs=own)
-        return network
+            return MOMENT(copy.deepcopy(settings), model_kwargs=own)
 
-    with seeded(seed), loading("MOMENT", folder or model):
-        module = untrained()
-        if folder is not None and pretrained:
-            load_strictly(module, tensors_of("MOMENT", folder), folder, aside=("head.", "encoder.embed_tokens."))
+    module = with_weights("MOMENT", untrained, folder, pretrained, seed, aside=("head.", "encoder.embed_tokens."))
     size, window = module.patch_len, module.seq_len
     if module.config.patch_stride_len != size:
         raise DiagnosticsError(f"{model} cuts overlapping patches, which have no grid here: use another checkpoint.")

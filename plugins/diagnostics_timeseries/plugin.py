@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from diagnostics import hookimpl
@@ -18,52 +20,16 @@ PACKAGES = {
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
 
 
+def _build(module: str, model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
+    return import_module(f"diagnostics_timeseries.{module}").build(model, pretrained, seed)
+
+
 def _fracast(path: str | None = None) -> Encoder:
-    from diagnostics_timeseries.fracast import build
-
-    return build(path)
-
-
-def _chronos(model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
-    from diagnostics_timeseries.chronos import build
-
-    return build(model, pretrained, seed)
-
-
-def _tirex(model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
-    from diagnostics_timeseries.tirex import build
-
-    return build(model, pretrained, seed)
-
-
-def _mantis(model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
-    from diagnostics_timeseries.mantis import build
-
-    return build(model, pretrained, seed)
-
-
-def _timesfm3(model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
-    from diagnostics_timeseries.timesfm3 import build
-
-    return build(model, pretrained, seed)
-
-
-def _moment(model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
-    from diagnostics_timeseries.moment import build
-
-    return build(model, pretrained, seed)
+    return import_module("diagnostics_timeseries.fracast").build(path)
 
 
 def _moirai(model: str, pretrained: bool = True, seed: int = 0, patch_size: int = 32) -> Encoder:
-    from diagnostics_timeseries.moirai import build
-
-    return build(model, pretrained, seed, patch_size)
-
-
-def _granite(model: str, pretrained: bool = True, seed: int = 0) -> Encoder:
-    from diagnostics_timeseries.granite import build
-
-    return build(model, pretrained, seed)
+    return import_module("diagnostics_timeseries.moirai").build(model, pretrained, seed, patch_size)
 
 
 @hookimpl
@@ -71,11 +37,11 @@ def encoders() -> Mapping[str, Entry]:
     """`fracast`, with the weights of its wheel, and schemes for models of other packages: `chronos:FOLDER`."""
     return {
         "fracast": Entry(_fracast, "Fracast-0, with the weights of its wheel.", ("series",)),
-        "chronos:": Entry(_chronos, "Chronos-T5, Chronos-Bolt or Chronos-2.", ("series",)),
-        "tirex:": Entry(_tirex, "TiRex: sLSTM blocks over patches.", ("series",)),
-        "mantis:": Entry(_mantis, "Mantis 1 or 2.", ("series",)),
-        "timesfm3:": Entry(_timesfm3, "TimesFM 3.", ("series",)),
-        "moment:": Entry(_moment, "MOMENT.", ("series",)),
+        "chronos:": Entry(partial(_build, "chronos"), "Chronos-T5, Chronos-Bolt or Chronos-2.", ("series",)),
+        "tirex:": Entry(partial(_build, "tirex"), "TiRex: sLSTM blocks over patches.", ("series",)),
+        "mantis:": Entry(partial(_build, "mantis"), "Mantis 1 or 2.", ("series",)),
+        "timesfm3:": Entry(partial(_build, "timesfm3"), "TimesFM 3.", ("series",)),
+        "moment:": Entry(partial(_build, "moment"), "MOMENT.", ("series",)),
         "moirai:": Entry(_moirai, "Moirai 1.", ("series",)),
-        "granite:": Entry(_granite, "TTM, TSPulse, FlowState or PatchTST-FM.", ("series",)),
+        "granite:": Entry(partial(_build, "granite"), "TTM, TSPulse, FlowState or PatchTST-FM.", ("series",)),
     }

@@ -6,14 +6,14 @@ Shape suffixes: B sample, V variate, L step, T token, F feature.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap, TorchEncoder
+from diagnostics import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder, stack_taps
 
 Batch = Mapping[str, Tensor]
 
@@ -124,14 +124,9 @@ def places(tokens: int, variates: int, prefix: int = 0) -> Grid:
 
 
 def stack(name: str, count: int, features: int, grid: Grid, norm: str | None = None, **site: Any) -> list[Tap]:
-    """`embed` (what the first block takes), each block of the list `name`, and the final `norm`; `site` as of all of them."""
-    short = name.rsplit(".", 1)[-1]
-    taps = [Tap("embed", 0.0, "embedding", features, grid, Site(f"{name}.0", when="before", **site))]
-    for i in range(count):
-        taps.append(Tap(f"{short}.{i}", (i + 1) / count, "trunk", features, grid, Site(f"{name}.{i}", **site)))
-    if norm is not None:
-        taps.append(Tap("norm", 1.0, "trunk", features, grid, Site(norm, **site)))
-    return taps
+    """The taps of `diagnostics.stack_taps`, with these further fields of `Site` at all of them."""
+    taps = stack_taps(name, count, features, grid, norm=norm)
+    return [replace(tap, site=replace(tap.site, **site)) for tap in taps if tap.site]
 
 
 def special_last(tokens: int, special: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from diagnostics import TorchEncoder
 from diagnostics_timeseries.series import SeriesModel, any_observed, by_variate, patches, places, stack, whole_patches
-from diagnostics_timeseries.weights import called, importing, loading, seeded, settings_of, tensors_of
+from diagnostics_timeseries.weights import called, importing, settings_of, with_weights
 
 SCHEME = "timesfm3:"
 _FILES = ("config.json", "*.safetensors")
@@ -34,13 +34,9 @@ SMALL: Mapping[str, Any] = {
 def build(
     model: str, pretrained: bool = True, seed: int = 0, *, config: Mapping[str, Any] | None = None
 ) -> TorchEncoder:
-    """TimesFM 3 from its checkpoint, or untrained.
+    """TimesFM 3 from its checkpoint, or untrained (other options: see `weights`).
 
-    Parameters
-    ----------
     model: folder with `config.json` and safetensors, or a name on the hub; for untrained weights also `small`.
-    pretrained: trained weights; otherwise initial ones of `seed`.
-    config: what to change in the configuration of untrained weights.
     """
     with importing("TimesFM 3", "pip install 'timesfm>=3'"):
         from timesfm3.torch import TimesFM3Torch, timesfm3_forecaster
@@ -49,10 +45,7 @@ def build(
     def untrained() -> Any:
         return TimesFM3Torch(**copy.deepcopy(settings))
 
-    with seeded(seed), loading("TimesFM 3", folder or model):
-        module = untrained()
-        if folder is not None and pretrained:
-            module.load_state_dict(tensors_of("TimesFM 3", folder))
+    module = with_weights("TimesFM 3", untrained, folder, pretrained, seed)
     size, future = module.input_patch_len, module.rolls
     width = module.residual_block_config.output_dims
 

@@ -49,12 +49,12 @@ def build(
     with importing("TiRex", "pip install tirex-ts"):
         from tirex.models.tirex import TiRexZero
     sizes: dict[str, Any] = {"model_config": dict(SMALL) | dict(config or {}), "train_ctx_len": context}
-    checkpoint: dict[str, Any] | None = None
-    if pretrained or model != "small":
-        path = _file(model)
+    path = _file(model) if pretrained or model != "small" else None
+    checkpoint: dict[str, Any] = {}
+    if path is not None:
         with loading("TiRex", path):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            sizes = dict(checkpoint["hyper_parameters"])  # pyright: ignore[reportOptionalSubscript]
+            sizes = dict(checkpoint["hyper_parameters"])
             sizes.pop("backend", None)
 
     def untrained() -> Any:
@@ -62,14 +62,11 @@ def build(
         initialise(network)
         return network
 
-    if pretrained and checkpoint is not None:
-        with loading("TiRex", _file(model)):
-            module = TiRexZero(backend="torch", **sizes)
+    with seeded(seed), loading("TiRex", path or model):
+        module = untrained()
+        if pretrained:
             module.on_load_checkpoint(checkpoint)
             module.load_state_dict(checkpoint["state_dict"])
-    else:
-        with seeded(seed):
-            module = untrained()
     settings = module.config
     size, longest, width = settings.input_patch_size, settings.train_ctx_len, module.out_norm.weight.shape[0]
 
@@ -103,7 +100,7 @@ def build(
     ).encoder()
 
 
-def initialise(model: nn.Module) -> None:
+def initialise(model: Any) -> None:
     """Draws what the package leaves as memory happened to be: the maps into the gates, the recurrence and its biases.
 
     Gaussians with a variance of one over the number of inputs, biases 0; everything else has torch's initial values.
@@ -112,13 +109,10 @@ def initialise(model: nn.Module) -> None:
         for part in model.modules():
             kind = type(part).__name__
             if kind == "LinearHeadwiseExpand":
-                weight: Any = part.weight
-                weight.normal_(0.0, weight.shape[-1] ** -0.5)
+                part.weight.normal_(0.0, part.weight.shape[-1] ** -0.5)
             elif kind == "sLSTMCell":
-                recurrence: Any = part._recurrent_kernel_
-                recurrence.normal_(0.0, recurrence.shape[1] ** -0.5)
-                bias: Any = part._bias_
-                bias.zero_()
+                part._recurrent_kernel_.normal_(0.0, part._recurrent_kernel_.shape[1] ** -0.5)
+                part._bias_.zero_()
 
 
 def _file(model: str) -> Path:

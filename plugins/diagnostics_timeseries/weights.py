@@ -1,4 +1,8 @@
-"""Weights on disk or from the hub, seeds, and the errors when they do not come."""
+"""Weights on disk or from the hub, seeds, and the errors when they do not come.
+
+Options of every builder here: `pretrained` takes trained weights, otherwise initial ones of `seed`; `config` is what to change
+in the configuration of untrained weights.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import json
 import logging
 import pickle
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,19 +187,29 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path, aside: Sequence[str] = ()) -> None:
-    """Loads all of them; raises where one lacks or is left over, but for names that begin with one of `aside`."""
-    missing, unexpected = module.load_state_dict(dict(tensors), strict=False)
-    odd = (
-        [name for name in (*missing, *unexpected) if not name.startswith(tuple(aside))]
-        if aside
-        else [*missing, *unexpected]
-    )
-    if odd:
+def with_weights(
+    library: str,
+    untrained: Callable[[], Any],
+    folder: Path | None,
+    pretrained: bool,
+    seed: int,
+    aside: Sequence[str] = (),
+) -> Any:
+    """The module that `untrained` makes, with a checkpoint's weights or, untrained, with initial ones of a seed.
+
+    Raises where a tensor lacks or is left over, but for names that begin with one of `aside`.
+    """
+    with seeded(seed), loading(library, folder or "its own configuration"):
+        module = untrained()
+        if folder is None or not pretrained:
+            return module
+        missing, unexpected = module.load_state_dict(tensors_of(library, folder), strict=False)
+    if odd := [name for name in (*missing, *unexpected) if not name.startswith(tuple(aside))]:
         raise DiagnosticsError(
             f"{folder} does not fit a {type(module).__name__} of its config.json: {len(odd)} tensors are missing or left over "
             f"({', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''}); it was saved from another model or version."
         )
+    return module
 
 
 def tensors_of(library: str, folder: Path) -> dict[str, Tensor]:

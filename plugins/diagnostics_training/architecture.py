@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics import DiagnosticsError, Grid, TorchEncoder, stack_taps
+from diagnostics import DiagnosticsError, Grid, TorchEncoder, load_encoder, stack_taps
 from diagnostics_training.models.backbone import AXES, Backbone
+from diagnostics_training.models.heads import Model
 from diagnostics_training.models.inputs import channels_of, extent_of, prepare
-from diagnostics_training.models.model import Model
-from diagnostics_training.models.sizes import Sizes
+from diagnostics_training.models.sizes import TUBE, Sizes
 from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.objectives.base import EncoderObjective
 
+WEIGHTS = Path(__file__).parent / "weights"
 INITIAL = 7919
 """Apart from the seeds of controls: `fresh(0)` must not draw the initial weights of training seed 0."""
 UNNAMED = {"positives": "views"}
@@ -63,7 +65,7 @@ class Architecture(Sizes):
         self, model: Model, regulariser: str = "none", classes: tuple[int, ...] = ()
     ) -> EncoderObjective | None:
         """The objective that trains a model of this architecture; None where nothing does."""
-        return self.kind.build(model, self, regulariser, classes) if self.kind.trained else None
+        return self.kind(model, self, regulariser, classes) if self.kind.trained else None
 
     def encoder(self, model: Model, name: str) -> TorchEncoder:
         """A model of this architecture as an encoder, which reads samples of any size that patches fit."""
@@ -107,3 +109,34 @@ class Architecture(Sizes):
             shape = self.extent if self.channels == 1 else (*self.extent, self.channels)
             return rng.standard_normal(shape).cumsum(0).astype(np.float32)
         return rng.integers(0, 256, (*self.extent, 3)).astype(np.uint8)
+
+
+def untrained(architecture: Architecture, seed: int) -> TorchEncoder:
+    """The encoder with the weights that training of this seed starts from."""
+    encoder = architecture.encoder(architecture.initial(seed), f"objective-{architecture.objective}")
+    group = f"{architecture.objective} (untrained)"
+    return encoder.replace(lineage={"objective": architecture.objective, "steps": 0, "seed": seed, "group": group})
+
+
+def extent(modality: str, length: int, size: int, frames: int) -> tuple[int, ...]:
+    """Of samples of a modality."""
+    if frames % TUBE:
+        raise DiagnosticsError(
+            f"A clip of frames={frames} cannot be cut into patches of {TUBE} frames: give an even number."
+        )
+    known = {"series": (length,), "image": (size, size), "video": (frames, size, size)}
+    if modality not in known:
+        raise DiagnosticsError(f"There is no modality '{modality}' here: choose one of {', '.join(known)}.")
+    return known[modality]
+
+
+def bundled(name: str, training_seed: int = 0) -> TorchEncoder:
+    """Trained weights that came with this plugin, of the first training seed or another."""
+    known = {path.stem: path for path in sorted(WEIGHTS.glob("*.safetensors"))}
+    wanted = f"{name}-seed{training_seed}" if training_seed else name
+    if wanted not in known:
+        there = f"there are {', '.join(known)}" if known else "none came with this version"
+        raise DiagnosticsError(
+            f"There is no trained encoder 'objectives:{wanted}': {there}; make one with `diagnostics train objectives`."
+        )
+    return load_encoder(known[wanted])  # pyright: ignore[reportReturnType]

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from diagnostics import hookimpl
 from diagnostics.hookspecs import Entry
-from diagnostics_training.alignment.command import align
-from diagnostics_training.commands import needs_timm, train_objectives
+from diagnostics_training.commands import align, needs_timm, train_objectives
 
 if TYPE_CHECKING:
     from diagnostics import Encoder
@@ -46,8 +45,7 @@ def objective(
     seed: of the weights: those that training of this seed starts from.
     """
     needs_timm()
-    from diagnostics_training.architecture import Architecture
-    from diagnostics_training.encoders import extent, untrained
+    from diagnostics_training.architecture import Architecture, extent, untrained
     from diagnostics_training.trainer.data import default_patch
 
     architecture = Architecture(
@@ -69,7 +67,7 @@ def objective(
 def objectives(name: str, training_seed: int = 0) -> Encoder:
     """A trained encoder that came with this plugin (`lorenz-jepa`); `training_seed` names a further seed of it."""
     needs_timm()
-    from diagnostics_training.encoders import bundled
+    from diagnostics_training.architecture import bundled
 
     return bundled(name, training_seed)
 
@@ -79,9 +77,10 @@ def aligned(base: str, layer_scale: float = 1.0) -> Encoder:
 
     layer_scale: the factors at the start.
     """
-    from diagnostics_training.alignment.layer_scaled import built
+    from diagnostics import build
+    from diagnostics_training.alignment.layer_scale import scaled
 
-    return built(base, layer_scale)
+    return scaled(build("encoder", base), layer_scale)[0]
 
 
 def _path_hint(path: str) -> str:

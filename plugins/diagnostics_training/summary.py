@@ -13,7 +13,7 @@ from typing import Any
 
 from diagnostics import DiagnosticsError, Encoder, save_encoder
 from diagnostics_training.trainer import checkpoints
-from diagnostics_training.trainer.identity import refuse_other
+from diagnostics_training.trainer.checkpoints import refuse_other
 
 ENCODER = "encoder.safetensors"
 
@@ -29,16 +29,20 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         kept = _read(path)
         refuse_other(f"The encoder in {folder}", kept["identity"], identity)
         if encoder.is_file():
-            if kept.get("encoder") != _digest(encoder):
+            if kept["encoder"] != _digest(encoder):
                 raise DiagnosticsError(
                     f"{encoder} is not the encoder that {path.name} beside it tells of, and would be overwritten: give another --out."
                 )
             # Of no use any more, where a kill left it.
             (folder / checkpoints.FILE).unlink(missing_ok=True)
             return kept["row"]
-    checkpoint = checkpoints.about(folder)
-    if checkpoint is not None:
-        _check_checkpoint(folder, checkpoint["identity"], identity)
+    if checkpoint := checkpoints.about(folder):
+        whole = checkpoint["identity"]
+        if not identity.keys() <= whole.keys():
+            raise DiagnosticsError(
+                f"The checkpoint in {folder} is that of another kind of training: give another --out."
+            )
+        refuse_other(f"The checkpoint in {folder}", {key: whole[key] for key in identity}, identity)
     if encoder.is_file():
         raise DiagnosticsError(
             f"{encoder} is an encoder that this command did not make, and would be overwritten: give another --out."
@@ -51,15 +55,9 @@ def _read(path: Path) -> dict[str, Any]:
         kept: dict[str, Any] = json.loads(path.read_text())
         if kept.pop("digest") != checkpoints.digest_of_json(kept):
             raise ValueError
-        return {"row": kept["row"], "identity": dict(kept["identity"]), "encoder": kept["encoder"]}
+        return {key: kept[key] for key in ("row", "identity", "encoder")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DiagnosticsError(f"{path} cannot be read as what a training left: give another --out.") from error
-
-
-def _check_checkpoint(folder: Path, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    if not identity.keys() <= kept.keys():
-        raise DiagnosticsError(f"The checkpoint in {folder} is that of another kind of training: give another --out.")
-    refuse_other(f"The checkpoint in {folder}", {key: kept[key] for key in identity}, identity)
 
 
 def _digest(file: Path) -> str:

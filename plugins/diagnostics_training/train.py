@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diagnostics import DiagnosticsError, watcher
 from diagnostics_training.architecture import Architecture
-from diagnostics_training.models.model import Model
+from diagnostics_training.models.inputs import Views
 from diagnostics_training.models.sizes import check_choices, check_sizes
 from diagnostics_training.next_steps import command_of
 from diagnostics_training.objectives import OBJECTIVES, objective_class
@@ -17,13 +17,11 @@ from diagnostics_training.objectives.base import Answers
 from diagnostics_training.objectives.jepa import REGULARISERS
 from diagnostics_training.summary import finish, finished
 from diagnostics_training.trainer.checkpoints import make_folder, resumable
-from diagnostics_training.trainer.data import TrainingData, default_patch, load
+from diagnostics_training.trainer.data import Feed, TrainingData, check_batch, default_patch, load, rendering_notice
 from diagnostics_training.trainer.distributed import World, barrier, world
-from diagnostics_training.trainer.feed import check_batch, feed_of
 from diagnostics_training.trainer.monitor import Watch, say
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.simulated import rendering_notice
-from diagnostics_training.trainer.trainer import Fitted, fit
+from diagnostics_training.trainer.trainer import UNTRAINED, fit
 
 FINISHED = "training.json"
 
@@ -137,8 +135,6 @@ def _check(job: Job, wanted: Sequence[str], data: TrainingData) -> None:
 class _Plan:
     """One encoder to be: `done` is its row where it is finished."""
 
-    label: str
-    name: str
     seed: int
     folder: Path
     architecture: Architecture
@@ -148,78 +144,47 @@ class _Plan:
 
 
 def _planned(job: Job, name: str, seed: int, data: TrainingData) -> _Plan:
-    label = f"{name}-seed{seed}" if seed else name
-    folder = job.out / label
+    folder = job.out / (f"{name}-seed{seed}" if seed else name)
     kind = objective_class(name)
     answers = kind.answers(data.targets, data.rows, data.name)
     architecture = job.architecture(name, data, answers.outputs)
-    identity = {
-        "architecture": architecture.spec,
-        "data": data.spec,
-        "fingerprint": data.fingerprint,
-        "batch": job.batch,
-    }
-    identity |= {option: getattr(job, option) for option in kind.training_options}
+    options = {option: getattr(job, option) for option in ("batch", *kind.training_options)}
+    identity = {"architecture": architecture.spec, "data": data.spec, "fingerprint": data.fingerprint, **options}
     done = finished(folder / FINISHED, identity | job.settings(seed).identity)
     if done is None:
         make_folder(folder)
-    return _Plan(label, name, seed, folder, architecture, answers, identity, done)
+    return _Plan(seed, folder, architecture, answers, identity, done)
 
 
 def _one(job: Job, plan: _Plan, data: TrainingData, where: World, watch: Watch) -> dict[str, Any]:
+    label, objective_name = plan.folder.name, plan.architecture.objective
     if plan.done is not None:
         if where.first:
-            say(f"{plan.label}: is finished in {plan.folder}")
+            say(f"{label}: is finished in {plan.folder}")
         return plan.done
-    settings, architecture, identity = job.settings(plan.seed), plan.architecture, plan.identity
-    model = architecture.initial(plan.seed)
-    objective = architecture.build_objective(model, job.regulariser, plan.answers.classes)
-    fitted = None
+    settings, model = job.settings(plan.seed), plan.architecture.initial(plan.seed)
+    objective = plan.architecture.build_objective(model, job.regulariser, plan.answers.classes)
+    outcome = UNTRAINED
     if objective is not None:
-        feed = feed_of(data, objective, job.batch, plan.seed, plan.answers.arrays)
+        views = Views(data.modality, data.extent, objective.moves, objective.noise)
+        feed = Feed(data.samples, views, objective, job.batch, plan.seed, plan.answers.arrays)
         with resumable(plan.folder):
-            fitted = fit(objective, feed, settings, plan.folder, watch, name=plan.label, identity=identity, world=where)  # pyright: ignore[reportArgumentType]
-    row = _row(job, plan.label, plan.name, plan.seed, data, fitted)
-    if where.first:
-        model.cpu()
-        _save(job, plan.folder, architecture, model, row, identity | settings.identity)
-    barrier()
-    return row
-
-
-def _row(job: Job, label: str, name: str, seed: int, data: TrainingData, fitted: Fitted | None) -> dict[str, Any]:
-    collapse = fitted.collapse if fitted else None
-    return {
-        "path": str(job.out / label),
+            outcome = fit(
+                objective, feed, settings, plan.folder, watch, name=label, identity=plan.identity, world=where
+            ).outcome
+    row: dict[str, Any] = {
+        "path": str(plan.folder),
         "name": f"{data.name}-{label}",
-        "objective": name,
-        "seed": seed,
-        "steps": fitted.steps if fitted else 0,
-        "loss": fitted.loss if fitted else None,
-        "collapse": str(collapse) if collapse else None,
-        "seconds": fitted.seconds if fitted else 0.0,
+        "objective": objective_name,
+        "seed": plan.seed,
+        **outcome,
         "data": data.description,
         "run_data": job.data,
     }
-
-
-def _save(
-    job: Job,
-    folder: Path,
-    architecture: Architecture,
-    model: Model,
-    row: Mapping[str, Any],
-    identity: Mapping[str, Any],
-) -> None:
-    encoder = architecture.encoder(model, row["name"])
-    lineage = {
-        "group": row["objective"],
-        "seed": row["seed"],
-        "objective": row["objective"],
-        "data": row["data"],
-        "steps": row["steps"],
-        "how": job.command,
-    }
-    if row["collapse"]:
-        lineage["collapse"] = row["collapse"]
-    finish(folder / FINISHED, encoder, lineage, row, identity)
+    if where.first:
+        encoder = plan.architecture.encoder(model.cpu(), row["name"])
+        lineage = {"group": objective_name} | {key: row[key] for key in ("seed", "objective", "data", "steps")}
+        lineage |= {"how": job.command} | ({"collapse": row["collapse"]} if row["collapse"] else {})
+        finish(plan.folder / FINISHED, encoder, lineage, row, plan.identity | settings.identity)
+    barrier()
+    return row

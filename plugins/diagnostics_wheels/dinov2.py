@@ -25,10 +25,6 @@ WHEEL = Wheel(
 SIDE, PATCH = 224, 14
 # Of the class token, which is concatenated, and of the patches, which are put on their grid.
 _POSITIONS = ("position of class", "positions of patches")
-_NAMES = (
-    (r"attention\.attention\.(query|key|value)", lambda m: f"attention.{m[1][0]}_proj"),
-    (r"attention\.output\.dense", lambda _: "attention.o_proj"),
-)
 
 
 def build() -> TorchEncoder:
@@ -86,7 +82,5 @@ def _named(node: str, operation: str, array: np.ndarray) -> tuple[str, np.ndarra
 
 
 def _renamed(name: str) -> str:
-    name = name.removeprefix("backbone.")
-    for pattern, new in _NAMES:
-        name = re.sub(pattern, new, name)
-    return name
+    name = name.removeprefix("backbone.").replace("attention.output.dense", "attention.o_proj")
+    return re.sub(r"attention\.attention\.(q|k|v)(uery|ey|alue)", r"attention.\1_proj", name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -27,7 +26,9 @@ SIDE = 224
 def build() -> TorchEncoder:
     """At 224 pixels; its heads are the pooled features and the 1,000 classes of ImageNet."""
     preprocess = Squash(WHEEL.encoder, SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return image_encoder(WHEEL, preprocess, untrained, convert, trunk=_trunk)
+    return image_encoder(
+        WHEEL, preprocess, untrained, convert, trunk=lambda module, batch: module.forward_features(batch)
+    )
 
 
 def untrained() -> nn.Module:
@@ -35,19 +36,14 @@ def untrained() -> nn.Module:
     return timm.create_model("tf_efficientnet_lite0", pretrained=False)
 
 
-def _trunk(module: nn.Module, batch: Tensor) -> Tensor:
-    features: Callable[[Tensor], Tensor] = module.forward_features  # pyright: ignore[reportAssignmentType]
-    return features(batch)
-
-
 def convert(source: Path) -> dict[str, Tensor]:
     """The tensors under timm's names: both name them in order of execution, and each of its kind and shape in turn."""
     stored = torch.load(source, map_location="cpu", weights_only=True)
     own = untrained().state_dict()
-    for (name, wanted), (other, tensor) in zip(own.items(), stored.items(), strict=False):
-        if name.rpartition(".")[2] != other.rpartition(".")[2] or wanted.shape != tensor.shape:
+    for (name, expected), (stored_name, tensor) in zip(own.items(), stored.items(), strict=False):
+        if name.rpartition(".")[2] != stored_name.rpartition(".")[2] or expected.shape != tensor.shape:
             raise DiagnosticsError(
-                f"{source} has {other} of shape {list(tensor.shape)} where timm's network has {name} of {list(wanted.shape)}: "
+                f"{source} has {stored_name} of shape {list(tensor.shape)} where timm's network has {name} of {list(expected.shape)}: "
                 f"{WHEEL.again}"
             )
     if len(own) != len(stored):

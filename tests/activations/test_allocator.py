@@ -4,14 +4,14 @@ import sys
 
 import pytest
 
-from diagnostics.activations import allocator
+from diagnostics.activations import batches
 
 # Page faults of the second time that 60 MB in six blocks are taken and let go.
 FAULTS = """
 import resource, sys
 import numpy as np
 if sys.argv[1:]:
-    from diagnostics.activations.allocator import keep_freed_memory
+    from diagnostics.activations.batches import keep_freed_memory
     keep_freed_memory()
 def batch():
     return [np.ones(10**7, dtype=np.uint8) for _ in range(6)]
@@ -35,5 +35,5 @@ def test_memory_of_a_batch_is_used_again_by_the_next() -> None:
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
-    allocator.keep_freed_memory()
+    monkeypatch.setattr(batches.ctypes, "CDLL", lambda name: object())
+    batches.keep_freed_memory()

@@ -84,28 +84,28 @@ def test_the_first_rows_are_recorded_as_they_are(tmp_path: Path) -> None:
     before = digests(store.path)
     seen: list[Progress] = []
     record(store, what, watch=seen.append)
-    found = Store(store.path).observed("means")
-    assert list(found) == [tap.name for tap in store.taps]
+    result = Store(store.path).observed("means")
+    assert list(result) == [tap.name for tap in store.taps]
     tokens = np.concatenate([block for _, block in store.token_blocks("blocks.0")])[:20]
     prefix = zarr.open_group(store.path, mode="r")["taps/blocks.0/prefix"][:20]
     whole = np.concatenate([prefix, tokens], axis=1)
-    assert found["blocks.0"].dtype == np.float32
-    np.testing.assert_allclose(found["blocks.0"][:, 0], whole.mean((1, 2)), rtol=1e-4, atol=1e-6)
+    assert result["blocks.0"].dtype == np.float32
+    np.testing.assert_allclose(result["blocks.0"][:, 0], whole.mean((1, 2)), rtol=1e-4, atol=1e-6)
     assert what.calls == [13, 7]
     assert [(e.step, e.done, e.total) for e in seen] == [("observing means of tiny-image", d, 20) for d in (13, 20)]
     after = digests(store.path)
     assert {name: after[name] for name in before} == before
-    assert set(zarr.open_group(store.path / "observed" / "means", mode="r").array_keys()) == set(found)
+    assert set(zarr.open_group(store.path / "observed" / "means", mode="r").array_keys()) == set(result)
 
 
 def test_it_depends_on_neither_batches_nor_workers(tmp_path: Path) -> None:
-    found: list[np.ndarray] = []
+    result: list[np.ndarray] = []
     for name, options in (("a", {}), ("b", {"batch_size": 3}), ("c", {"workers": 1})):
         store = extracted(tmp_path / name)
         record(store, Means(), **options)
-        found.append(store.observed("means")["norm"])
-    for other in found[1:]:
-        np.testing.assert_allclose(found[0], other, atol=1e-5)
+        result.append(store.observed("means")["norm"])
+    for other in result[1:]:
+        np.testing.assert_allclose(result[0], other, atol=1e-5)
 
 
 def test_what_is_there_is_not_seen_again(tmp_path: Path) -> None:
@@ -243,25 +243,25 @@ def test_what_an_observation_gives_is_checked(tmp_path: Path) -> None:
     class Changing(Means):
         def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
             n = len(batch)
-            found = {"embed": torch.zeros(n, n), "norm": torch.zeros(n, 4), "elsewhere": torch.zeros(n)}
-            return Captured(found, {"blocks.1": "not there"})
+            result = {"embed": torch.zeros(n, n), "norm": torch.zeros(n, 4), "elsewhere": torch.zeros(n)}
+            return Captured(result, {"blocks.1": "not there"})
 
     class Elsewhere(Means):
         def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
             return {"elsewhere": torch.zeros(len(batch))}
 
-    for i, (what, told) in enumerate(
+    for i, (what, message) in enumerate(
         ((Odd(), r"shape \(3, 2\) for 13 samples at tap embed"), (Elsewhere(), "gives no means at"))
     ):
         store = extracted(tmp_path / str(i))
         record(store, what)
-        with pytest.raises(DiagnosticsError, match=told):
+        with pytest.raises(DiagnosticsError, match=message):
             store.observed("means")
     store = extracted(tmp_path / "changing")
     record(store, Changing())
-    found = store.observed("means")
-    assert list(found) == ["norm"]
-    assert found.left_out == {
+    result = store.observed("means")
+    assert list(result) == ["norm"]
+    assert result.left_out == {
         "embed": "it differs among batches", "blocks.0": "nothing was recorded", "blocks.1": "not there",
         "blocks.2": "nothing was recorded",
     }  # fmt: skip
@@ -371,5 +371,5 @@ def test_attention_distance_points_at_the_block_that_looks_far(tmp_path: Path) -
     encoder.module.blocks[2] = Pointing(np.roll(places, (2, 2), axis=(0, 1)).ravel())
     store = extracted(tmp_path / "run", encoder)
     observe(encoder, tiny_dataset(N, "image"), store, [AttentionDistance.observation], version="1")
-    found = AttentionDistance().compute(store, None, 0)
-    np.testing.assert_allclose(found["score"].values[[1, 3]], [1.5, np.sqrt(8)], atol=1e-3)
+    result = AttentionDistance().compute(store, None, 0)
+    np.testing.assert_allclose(result["score"].values[[1, 3]], [1.5, np.sqrt(8)], atol=1e-3)

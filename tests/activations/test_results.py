@@ -483,8 +483,8 @@ def test_fresh_drops_a_run_of_which_a_shard_is_gone(path: Path) -> None:
 def test_fresh_leaves_a_group_of_others_that_mentions_this_package(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    said = {"zarr_format": 3, "node_type": "group", "attributes": {"note": 'not a "diagnostics_format": 2'}}
-    (other / "zarr.json").write_text(json.dumps(said))
+    document = {"zarr_format": 3, "node_type": "group", "attributes": {"note": 'not a "diagnostics_format": 2'}}
+    (other / "zarr.json").write_text(json.dumps(document))
     (other / "mine.txt").write_text("kept")
     with pytest.raises(DiagnosticsError, match="not a run"):
         again(other, "rankme", fresh=True)

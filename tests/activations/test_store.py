@@ -23,8 +23,7 @@ from diagnostics.activations.contract import shuffled
 from diagnostics.activations.extract import extract
 from diagnostics.activations.folder import check_room, lock
 from diagnostics.activations.plan import row_order
-from diagnostics.activations.shard_layout import Layout
-from diagnostics.activations.shards import ShardBuffer, ShardReader, pages
+from diagnostics.activations.shards import Layout, ShardBuffer, ShardReader, pages
 from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError
 
@@ -84,8 +83,8 @@ def test_reading_past_the_cache_is_reading(stored: Store, monkeypatch: pytest.Mo
         return kept(path, flags, *mode)
 
     monkeypatch.setattr(os, "open", refusing)
-    for found, values in zip(stored.feature_blocks("norm"), expected, strict=True):
-        np.testing.assert_array_equal(found, values)
+    for result, values in zip(stored.feature_blocks("norm"), expected, strict=True):
+        np.testing.assert_array_equal(result, values)
     assert opened
 
 
@@ -103,8 +102,8 @@ def test_memory_to_read_into_is_taken_once_and_never_shared(stored: Store, monke
     # Two arrays in turn, one of which is left in the middle.
     first, second = (opened.token_blocks(name) for name in names)
     together = [(one, other) for (_, one), (_, other) in zip(first, second, strict=True)]
-    for found, expected in zip(zip(*together, strict=True), alone, strict=True):
-        np.testing.assert_array_equal(np.concatenate(found), np.concatenate(expected))
+    for result, expected in zip(zip(*together, strict=True), alone, strict=True):
+        np.testing.assert_array_equal(np.concatenate(result), np.concatenate(expected))
     assert len(taken) == 2
     left = opened.token_blocks(names[0])
     next(left)
@@ -174,9 +173,9 @@ def test_layout_is_explicit_and_opens_in_plain_zarr_and_xarray(stored: Store) ->
 def test_half_of_the_budget_keeps_whole_shards_of_tokens(tmp_path: Path) -> None:
     encoder, dataset = tiny_encoder(), tiny_dataset(40)
     each = 4 * sum(tap.tokens * tap.features for tap in encoder.taps)
-    made = planned(encoder, 40, budget=each * 21)
-    assert made.token_samples == 16
-    store = extract(encoder, dataset, tmp_path / "run", made)
+    store_plan = planned(encoder, 40, budget=each * 21)
+    assert store_plan.token_samples == 16
+    store = extract(encoder, dataset, tmp_path / "run", store_plan)
     assert sum(len(block) for _, block in store.token_blocks("norm")) == 16
     assert len(store.pooled("norm")) == 40
 
@@ -200,11 +199,11 @@ def test_a_store_of_other_activations_is_refused_by_name(tmp_path: Path, change:
     encoder, dataset = change.get("encoder", encoder), change.get("dataset", dataset)
     encoder = encoder.replace(output_tap=change.get("output", encoder.output_tap))
     taps = encoder.taps[-change.get("taps", len(encoder.taps)) :]
-    made = planned(
+    store_plan = planned(
         encoder.with_taps(taps), 20, change.get("budget", BUDGET), precision=change.get("precision", "float32")
     )
     with pytest.raises(DiagnosticsError, match=rf"its {named} differs"):
-        extract(encoder, dataset, tmp_path / "run", made)
+        extract(encoder, dataset, tmp_path / "run", store_plan)
 
 
 def test_batch_size_and_workers_are_not_part_of_the_identity(tmp_path: Path) -> None:
@@ -273,14 +272,14 @@ def test_targets_come_back_as_they_were_given(tmp_path: Path) -> None:
     }
     dataset.targets.update(given)
     store = extract(encoder, dataset, tmp_path / "run", planned(encoder, 20))
-    found, order = Store(store.path).targets(), row_order(20)
+    result, order = Store(store.path).targets(), row_order(20)
     for name in ("masks", "caption", "future", "angle"):
-        np.testing.assert_array_equal(found[name].values, given[name].values[order])
-        assert (found[name].period, found[name].kind) == (given[name].period, given[name].kind)
-    np.testing.assert_array_equal(found["future"].naive, given["future"].naive[order])
+        np.testing.assert_array_equal(result[name].values, given[name].values[order])
+        assert (result[name].period, result[name].kind) == (given[name].period, given[name].kind)
+    np.testing.assert_array_equal(result["future"].naive, given["future"].naive[order])
     for name in ("video", "event"):
-        assert not found[name].on_grid
-        assert not shuffled(found[name], store.split, 0).on_grid
+        assert not result[name].on_grid
+        assert not shuffled(result[name], store.split, 0).on_grid
 
 
 def test_damaged_metadata_is_one_sentence(stored: Store) -> None:

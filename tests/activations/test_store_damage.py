@@ -24,7 +24,7 @@ N = 40
 ABOUT = {"samples": N, "reason": "", "left_out": {}, "state": {"by": "a test", "version": "1"}}
 
 
-def made(path: Path, seed: int = 0) -> Store:
+def new_store(path: Path, seed: int = 0) -> Store:
     """A small store with tokens, prefix tokens, two targets of a kind, a dense one, and an observation."""
     encoder, dataset = tiny_image_encoder(seed, blocks=1), tiny_dataset(N, "image")
     dataset.targets["other"] = Target("value", np.arange(N) / N)
@@ -38,7 +38,7 @@ def made(path: Path, seed: int = 0) -> Store:
 def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two runs of other weights, not to be written to."""
     folder = tmp_path_factory.mktemp("kept")
-    return made(folder / "one").path, made(folder / "other", 1).path
+    return new_store(folder / "one").path, new_store(folder / "other", 1).path
 
 
 @pytest.fixture

@@ -32,11 +32,11 @@ def outcome(check: str, encoder: Encoder, again: Callable[[], Encoder] | None = 
     return run_check(check, EncoderUnderTest(encoder, again=again))
 
 
-def breaks(check: str, encoder: Encoder, said: str, *, alone: bool = True) -> None:
+def breaks(check: str, encoder: Encoder, sentence: str, *, alone: bool = True) -> None:
     """The encoder fails that check with these words; and no other check, unless what it does breaks more (`alone`)."""
-    found = outcome(check, encoder)
-    assert found.verdict == "failed", found.message
-    assert said in found.message
+    result = outcome(check, encoder)
+    assert result.verdict == "failed", result.message
+    assert sentence in result.message
     if alone:
         assert [name for name, verdict in verdicts(encoder).items() if verdict == "failed"] == [check]
 
@@ -85,21 +85,21 @@ class Attending(nn.Module):
     ids=["series", "image", "attention", "batch norm of [token] channels"],
 )
 def test_encoders_that_keep_the_contract_pass_every_check(make: Callable[[], Encoder]) -> None:
-    found = check_encoder(make())
-    assert found.failed == 0, [o for o in found.outcomes if o.verdict == "failed"]
-    assert [o.check for o in found.outcomes] == list(CHECKS)
-    idle = {o.check for o in found.outcomes if o.verdict == "not applicable"}
+    result = check_encoder(make())
+    assert result.failed == 0, [o for o in result.outcomes if o.verdict == "failed"]
+    assert [o.check for o in result.outcomes] == list(CHECKS)
+    idle = {o.check for o in result.outcomes if o.verdict == "not applicable"}
     assert idle <= {"attention", "padding", "sizes"}
-    assert all(o.message and "\n" not in o.message for o in found.outcomes)
-    json.dumps(found.to_json(), allow_nan=False)
+    assert all(o.message and "\n" not in o.message for o in result.outcomes)
+    json.dumps(result.to_json(), allow_nan=False)
 
 
 def test_it_takes_a_handful_of_passes_and_says_how_many() -> None:
     encoder = tiny_encoder()
-    found = check_encoder(encoder)
-    assert found.passes <= 16
+    result = check_encoder(encoder)
+    assert result.passes <= 16
     # Those of the grid end at its first tap, so they are counted by the stem alone.
-    assert found.passes <= encoder.module.passes <= found.passes + 5
+    assert result.passes <= encoder.module.passes <= result.passes + 5
 
 
 # description
@@ -162,8 +162,8 @@ def test_shapes() -> None:
 
 
 def test_without_a_pass_that_succeeds_the_rest_refers_to_shapes() -> None:
-    found = check_encoder(encoder_of(forward=lambda m, x: 1 / 0))
-    by = {o.check: o for o in found.outcomes}
+    result = check_encoder(encoder_of(forward=lambda m, x: 1 / 0))
+    by = {o.check: o for o in result.outcomes}
     assert "ends in ZeroDivisionError" in by["shapes"].message
     assert by["determinism"] == Outcome("not applicable", "no forward pass succeeds: see shapes", {}, "determinism")
 
@@ -188,7 +188,7 @@ def test_grid() -> None:
 def test_depth() -> None:
     encoder = encoder_of(nn.Linear(8, 8))
     encoder = encoder.replace(taps=[encoder.taps[i] for i in (0, 2, 1, 3)])
-    breaks("depth", encoder, "tap blocks.0 fires where blocks.1 is declared: list the taps in order of execution")
+    breaks("depth", encoder, "tap blocks.0 fires where blocks.1 is declared: list taps in order of execution")
     encoder = encoder_of(nn.Linear(8, 8))
     late = Tap("blocks.0", 1.0, "trunk", 8, GRID, Site("blocks.0"))
     early = Tap("blocks.1", 0.5, "trunk", 8, GRID, Site("blocks.1"))
@@ -256,8 +256,8 @@ class ReducesLate(TorchEncoder):
     """Keeps the tensors and reduces them once the pass is over."""
 
     def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
-        found = super().capture(batch, taps, lambda tap, tokens: (tap, tokens))
-        return {name: reduce(*pair) for name, pair in found.items()}
+        result = super().capture(batch, taps, lambda tap, tokens: (tap, tokens))
+        return {name: reduce(*pair) for name, pair in result.items()}
 
 
 def test_in_place() -> None:
@@ -292,8 +292,8 @@ class AddsKept(nn.Module):
 
 
 def test_in_place_cannot_be_asked_of_a_model_that_keeps_its_tensors() -> None:
-    found = outcome("in_place", encoder_of(keeps := Keeps(), AddsKept(keeps)))
-    assert (found.verdict, found.message[:16]) == ("not applicable", "the model itself")
+    result = outcome("in_place", encoder_of(keeps := Keeps(), AddsKept(keeps)))
+    assert (result.verdict, result.message[:16]) == ("not applicable", "the model itself")
 
 
 class ByName(nn.Module):
@@ -359,8 +359,8 @@ def layouts(kind: type[TorchEncoder] = TorchEncoder) -> TorchEncoder:
 
 
 def test_manual_forward_reads_every_layout() -> None:
-    found = outcome("manual_forward", layouts())
-    assert found.verdict == "ok", found.message
+    result = outcome("manual_forward", layouts())
+    assert result.verdict == "ok", result.message
     assert outcome("in_place", layouts()).verdict == "ok"
 
 
@@ -389,7 +389,7 @@ class Watched(nn.Module):
 
 
 def test_manual_forward_finds_a_module_that_watching_changes() -> None:
-    breaks("manual_forward", encoder_of(Watched()), "from a pass without hooks: watching changes it")
+    breaks("manual_forward", encoder_of(Watched()), "from a pass without hooks")
 
 
 def test_laid_out_by_hand() -> None:
@@ -440,10 +440,10 @@ class LeavesHooks(TorchEncoder):
 
     def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
         handle = self.module.norm.register_forward_hook(lambda *_: None)  # pyright: ignore
-        found = super().capture(batch, taps, reduce)
+        result = super().capture(batch, taps, reduce)
         if not self.always:
             handle.remove()
-        return found
+        return result
 
 
 def test_hooks() -> None:
@@ -535,10 +535,10 @@ def test_identity_stable() -> None:
     # What a pass writes into a buffer that was there is put back.
     assert outcome("identity_stable", encoder_of(Counting())).verdict == "ok"
     seeds = iter(range(10**6))
-    found = outcome("identity_stable", tiny_encoder(next(seeds)), lambda: tiny_encoder(next(seeds)))
-    assert (found.verdict, "built a second time it has another weights" in found.message) == ("failed", True)
-    found = outcome("identity_stable", tiny_encoder(), lambda: tiny_encoder(mean=1.0))
-    assert "another preprocessing" in found.message
+    result = outcome("identity_stable", tiny_encoder(next(seeds)), lambda: tiny_encoder(next(seeds)))
+    assert (result.verdict, "built a second time it has another weights" in result.message) == ("failed", True)
+    result = outcome("identity_stable", tiny_encoder(), lambda: tiny_encoder(mean=1.0))
+    assert "another preprocessing" in result.message
     assert outcome("identity_stable", tiny_encoder(), tiny_encoder).verdict == "ok"
 
 
@@ -590,7 +590,7 @@ def _redrawn(module: nn.Module) -> nn.Module:
 def test_save_and_load() -> None:
     pytest.importorskip("safetensors")
     breaks("save_and_load", with_fresh(Hidden), "others at tap blocks.1: something that decides the activations")
-    breaks("save_and_load", with_fresh(Unsaved), "a buffer that is not saved differs")
+    breaks("save_and_load", with_fresh(Unsaved), "an unsaved buffer differs")
     assert outcome("save_and_load", with_fresh(Tied)).verdict == "ok"
     encoder = encoder_of()
     own = encoder.module
@@ -617,18 +617,18 @@ class Weighs(TorchEncoder):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "sentence"),
     [
         (lambda w: 2 * w, "sums to 1 within 1 only"),
         (lambda w: 2 * w.clamp(0, 1) - w.roll(1, -1), "or is negative"),
         (lambda w: w[..., :-1], "has shape (5, 1, 8, 7), not over its 8 tokens"),
     ],
 )
-def test_attention(other: Callable[[Tensor], Tensor], said: str) -> None:
+def test_attention(other: Callable[[Tensor], Tensor], sentence: str) -> None:
     assert outcome("attention", encoder_of(Attending())).verdict == "ok"
     encoder = encoder_of(Attending(), kind=Weighs)
     encoder.other = other
-    breaks("attention", encoder, said)
+    breaks("attention", encoder, sentence)
     assert "no attention within" in outcome("attention", encoder_of()).message
 
 
@@ -716,9 +716,9 @@ class Unlike(Encoder):
 
 
 def test_an_encoder_that_shows_no_torch_module_is_checked_as_far_as_it_can_be() -> None:
-    found = {o.check: o for o in check_encoder(Unlike()).outcomes}
-    assert [name for name, o in found.items() if o.verdict == "failed"] == []
-    ok = {name for name, o in found.items() if o.verdict == "ok"}
+    result = {o.check: o for o in check_encoder(Unlike()).outcomes}
+    assert [name for name, o in result.items() if o.verdict == "failed"] == []
+    ok = {name for name, o in result.items() if o.verdict == "ok"}
     assert ok >= {
         "description",
         "shapes",
@@ -730,7 +730,7 @@ def test_an_encoder_that_shows_no_torch_module_is_checked_as_far_as_it_can_be() 
         "identity_stable",
     }
     assert all(
-        found[name].verdict == "not applicable" for name in ("in_place", "manual_forward", "hooks", "save_and_load")
+        result[name].verdict == "not applicable" for name in ("in_place", "manual_forward", "hooks", "save_and_load")
     )
 
 
@@ -779,16 +779,16 @@ def test_the_command_says_each_check_in_a_line_and_ends_with_1_when_one_fails() 
     assert "1 failed" in bad.out
     shown = diagnose("check", "mine.py:turned", "--json")
     assert shown.status == 1
-    found = json.loads(shown.out)
-    assert found["failed"] == 1
-    assert {c["check"]: c["verdict"] for c in found["checks"]}["grid"] == "failed"
-    assert found["passes"] > 5
+    result = json.loads(shown.out)
+    assert result["failed"] == 1
+    assert {c["check"]: c["verdict"] for c in result["checks"]}["grid"] == "failed"
+    assert result["passes"] > 5
 
 
 @pytest.mark.usefixtures("mine")
 def test_the_command_takes_samples_of_a_dataset() -> None:
-    found = diagnose("check", "mine.py:build", "--data", "mine.py:data?length=64", "--json")
-    checks = {c["check"]: c for c in json.loads(found.out)["checks"]}
+    result = diagnose("check", "mine.py:build", "--data", "mine.py:data?length=64", "--json")
+    checks = {c["check"]: c for c in json.loads(result.out)["checks"]}
     assert checks["grid"]["figures"]["cells"] == 16
     assert refused("check", "mine.py:images", "--data", "mine.py:data") == (
         "tiny-image reads image samples, but tiny-series holds series samples: choose a dataset of image samples."
@@ -806,6 +806,6 @@ def test_inspect_verifies_the_grid() -> None:
     assert bad.status == 1
     assert "Grid WRONG" in bad.out
     assert "order x, y" in " ".join(bad.out.split())
-    found = json.loads(diagnose("inspect", "mine.py:turned", "--verify-grid", "--json").out)["placement"]
-    assert (found["right"], found["share"], len(found["found"]), len(found["order"])) == (False, 0.25, 16, 18)
+    result = json.loads(diagnose("inspect", "mine.py:turned", "--verify-grid", "--json").out)["placement"]
+    assert (result["right"], result["share"], len(result["found"]), len(result["order"])) == (False, 0.25, 16, 18)
     assert "placement" not in json.loads(diagnose("inspect", "mine.py:images", "--json").out)

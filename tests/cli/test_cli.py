@@ -177,33 +177,33 @@ def test_list_shows_each_part(what: str) -> None:
 
 @pytest.mark.smoke
 def test_list_shows_all_parts() -> None:
-    found = json.loads(diagnose("list", "--json").out)
-    assert list(found) == list(LISTED)
-    assert next(row for row in found["datasets"] if row["name"] == "lorenz")["options"] == {
+    result = json.loads(diagnose("list", "--json").out)
+    assert list(result) == list(LISTED)
+    assert next(row for row in result["datasets"] if row["name"] == "lorenz")["options"] == {
         "n": "400",
         "length": "512",
         "seed": "0",
     }
-    assert [row["error"] for row in found["plugins"]] == [""] * len(found["plugins"])
-    assert all(row["answers"] and row["source"] and row["needs"] for row in found["measures"])
-    assert all(row["version"] and row["offers"] for row in found["plugins"])
+    assert [row["error"] for row in result["plugins"]] == [""] * len(result["plugins"])
+    assert all(row["answers"] and row["source"] and row["needs"] for row in result["measures"])
+    assert all(row["version"] and row["offers"] for row in result["plugins"])
     table = diagnose("list").out
     assert all(name in table for names in LISTED.values() for name in names)
 
 
 def test_inspect_shows_taps_and_cost(mine: Callable[[str], str]) -> None:
-    found = json.loads(diagnose("inspect", mine("images"), "--json").out)
-    assert found["encoder"] == "tiny-image"
-    assert found["modality"] == "image"
-    assert found["output_tap"] == "norm"
+    result = json.loads(diagnose("inspect", mine("images"), "--json").out)
+    assert result["encoder"] == "tiny-image"
+    assert result["modality"] == "image"
+    assert result["output_tap"] == "norm"
     # stem 3*4*4*8+8, prefix 2*8, blocks 3*(8*16+16+16*8+8), norm 2*8
-    assert found["parameters"] == 392 + 16 + 3 * 280 + 16
-    assert [tap["name"] for tap in found["taps"]] == ["embed", "blocks.0", "blocks.1", "blocks.2", "norm"]
-    assert [tap["depth"] for tap in found["taps"]] == pytest.approx([0, 1 / 3, 2 / 3, 1, 1])
-    assert all((t["grid"], t["axes"], t["prefix"], t["features"]) == ([4, 4], ["y", "x"], 2, 8) for t in found["taps"])
-    assert found["pooled_bytes_per_sample"] == 5 * 2 * 8 * 4
-    assert found["token_bytes_per_sample"] == 5 * 18 * 8 * 4
-    assert found["seconds_per_sample"] > 0
+    assert result["parameters"] == 392 + 16 + 3 * 280 + 16
+    assert [tap["name"] for tap in result["taps"]] == ["embed", "blocks.0", "blocks.1", "blocks.2", "norm"]
+    assert [tap["depth"] for tap in result["taps"]] == pytest.approx([0, 1 / 3, 2 / 3, 1, 1])
+    assert all((t["grid"], t["axes"], t["prefix"], t["features"]) == ([4, 4], ["y", "x"], 2, 8) for t in result["taps"])
+    assert result["pooled_bytes_per_sample"] == 5 * 2 * 8 * 4
+    assert result["token_bytes_per_sample"] == 5 * 18 * 8 * 4
+    assert result["seconds_per_sample"] > 0
     table = diagnose("inspect", mine("images")).out
     assert "norm (output)" in table
     assert "4 y x 4 x + 2 prefix" in table
@@ -229,21 +229,21 @@ def test_inspect_shows_no_grid_where_one_token_stands_for_the_sample() -> None:
 
 
 def test_inspect_fits_the_grid_to_a_dataset(mine: Callable[[str], str]) -> None:
-    found = json.loads(diagnose("inspect", mine("build"), "--data", mine("data?length=64"), "--json").out)
-    assert {tuple(tap["grid"]) for tap in found["taps"]} == {(16,)}
+    result = json.loads(diagnose("inspect", mine("build"), "--data", mine("data?length=64"), "--json").out)
+    assert {tuple(tap["grid"]) for tap in result["taps"]} == {(16,)}
 
 
 def test_inspect_fracast() -> None:
     pytest.importorskip("fracast", reason="fracast is not installed")
     status, out, err = diagnose("inspect", "fracast", "--json")
     assert (status, err) == (0, "")
-    found = json.loads(out)
-    assert [tap["name"] for tap in found["taps"]] == ["embed", *(f"block.{i}" for i in range(10)), "norm"]
-    assert [tap["depth"] for tap in found["taps"]] == pytest.approx([*(i / 10 for i in range(11)), 1])
-    assert {(tuple(tap["grid"]), tuple(tap["axes"]), tap["prefix"]) for tap in found["taps"]} == {((2048,), ("t",), 0)}
-    assert [tap["read"] for tap in found["taps"][:2]] == ["before scale call 1 of 10", "after block call 1 of 10"]
-    found = json.loads(diagnose("inspect", "fracast", "--data", "arma?n=12&length=40", "--json").out)
-    assert {tuple(tap["grid"]) for tap in found["taps"]} == {(40,)}
+    result = json.loads(out)
+    assert [tap["name"] for tap in result["taps"]] == ["embed", *(f"block.{i}" for i in range(10)), "norm"]
+    assert [tap["depth"] for tap in result["taps"]] == pytest.approx([*(i / 10 for i in range(11)), 1])
+    assert {(tuple(tap["grid"]), tuple(tap["axes"]), tap["prefix"]) for tap in result["taps"]} == {((2048,), ("t",), 0)}
+    assert [tap["read"] for tap in result["taps"][:2]] == ["before scale call 1 of 10", "after block call 1 of 10"]
+    result = json.loads(diagnose("inspect", "fracast", "--data", "arma?n=12&length=40", "--json").out)
+    assert {tuple(tap["grid"]) for tap in result["taps"]} == {(40,)}
 
 
 @pytest.mark.smoke
@@ -255,14 +255,14 @@ def test_a_run_prints_one_json_object_and_writes_the_report(mine: Callable[[str]
     assert status == 0
     assert len(printed.splitlines()) == 1
     assert len(err.splitlines()) == 1  # the cost
-    found = json.loads(printed)
-    assert found["run"] == str(out)
-    assert found["n"] == {"train": 14, "val": 5, "test": 5}
-    assert {(p["measure"], p["target"]) for p in found["profiles"]} == {
+    result = json.loads(printed)
+    assert result["run"] == str(out)
+    assert result["n"] == {"train": 14, "val": 5, "test": 5}
+    assert {(p["measure"], p["target"]) for p in result["profiles"]} == {
         ("linear_probe", "kind"), ("linear_probe", "level"), ("rankme", None),
     }  # fmt: skip
-    assert all(p["taps"] == ["embed", "norm"] for p in found["profiles"])
-    level = next(p for p in found["profiles"] if p["target"] == "level")
+    assert all(p["taps"] == ["embed", "norm"] for p in result["profiles"])
+    level = next(p for p in result["profiles"] if p["target"] == "level")
     assert level["score"][0] > 0.8  # planted linearly in the input, and the embedding is linear
     assert (out / "report.html").stat().st_size > 100_000
     again = diagnose("report", out, "--json", "--out", out.parent / "run" / "other.html")
@@ -274,7 +274,7 @@ def test_a_run_prints_one_json_object_and_writes_the_report(mine: Callable[[str]
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "sentence"),
     [
         (["run", "fracas", "--data", "lorenz"], "Unknown encoder 'fracas': did you mean fracast?"),
         (["inspect", "fracas"], "Unknown encoder 'fracas': did you mean fracast?"),
@@ -324,12 +324,12 @@ def test_a_run_prints_one_json_object_and_writes_the_report(mine: Callable[[str]
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
 def test_is_refused_in_a_sentence_and_leaves_nothing(
-    mine: Callable[[str], str], out: Path, args: list[str], said: str
+    mine: Callable[[str], str], out: Path, args: list[str], sentence: str
 ) -> None:
     known = [word.removeprefix("def ").partition("(")[0] for word in MINE.splitlines() if word.startswith("def ")]
     names = {name: mine(name) for name in [*known, "absent"]}
     full = [arg.format(**names) for arg in args]
-    assert said in refused(*full, *(["--out", str(out)] if args[0] == "run" else []))
+    assert sentence in refused(*full, *(["--out", str(out)] if args[0] == "run" else []))
     assert not out.exists()
 
 
@@ -365,8 +365,8 @@ def test_a_sentence_made_for_the_user_names_no_traceback(mine: Callable[[str], s
 
 @pytest.mark.parametrize("at", [3, 23])
 def test_the_sample_that_gives_nan_is_named(mine: Callable[[str], str], out: Path, at: int) -> None:
-    said = refused("run", mine("gives_nan"), "--data", mine(f"one_loud?at={at}"), "--out", out, "--batch-size", 4)
-    assert f"for sample s{diagnostics.activations.plan.row_order(24)[at]}:" in said
+    sentence = refused("run", mine("gives_nan"), "--data", mine(f"one_loud?at={at}"), "--out", out, "--batch-size", 4)
+    assert f"for sample s{diagnostics.activations.plan.row_order(24)[at]}:" in sentence
     assert not out.exists()
 
 
@@ -389,15 +389,15 @@ def test_a_number_that_is_none_is_refused(mine: Callable[[str], str], out: Path)
 
 def test_a_series_beyond_fracasts_context_is_refused(out: Path) -> None:
     pytest.importorskip("fracast", reason="fracast is not installed")
-    said = refused("run", "fracast", "--data", "arma?n=10&length=2049", "--out", out)
-    assert "2049 steps exceeds Fracast's context of 2048" in said
+    sentence = refused("run", "fracast", "--data", "arma?n=10&length=2049", "--out", out)
+    assert "2049 steps exceeds Fracast's context of 2048" in sentence
     assert not out.exists()
 
 
 def test_an_image_size_that_timm_cannot_cut_is_refused(out: Path) -> None:
     pytest.importorskip("timm", reason="timm is not installed")
-    said = refused("run", "timm:test_vit?pretrained=false&img_size=33", "--data", "digits?n=30", "--out", out)
-    assert "33" in said
+    sentence = refused("run", "timm:test_vit?pretrained=false&img_size=33", "--data", "digits?n=30", "--out", out)
+    assert "33" in sentence
     assert not out.exists()
 
 
@@ -410,10 +410,10 @@ def test_weights_that_cannot_be_fetched_offline_are_told_with_what_to_do(
     # Nobody listens there, so that the test is the same with and without a network.
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    said = refused("run", "timm:test_vit.r160_in1k", "--data", "digits?n=30", "--out", out)
-    assert "Pretrained weights of timm:test_vit.r160_in1k cannot be fetched" in said
-    assert "?checkpoint=" in said
-    assert "?pretrained=false" in said
+    sentence = refused("run", "timm:test_vit.r160_in1k", "--data", "digits?n=30", "--out", out)
+    assert "Pretrained weights of timm:test_vit.r160_in1k cannot be fetched" in sentence
+    assert "?checkpoint=" in sentence
+    assert "?pretrained=false" in sentence
     assert not out.exists()
 
 
@@ -448,8 +448,8 @@ def test_a_run_into_what_is_not_a_run_is_refused(mine: Callable[[str], str], tmp
     held = target / "thesis.tex" if kind == "folder" else target
     held.parent.mkdir(exist_ok=True)
     held.write_text("precious")
-    said = refused("run", mine("build"), "--data", mine("data"), "--out", target, *QUICK)
-    assert "target is not a run, so nothing is written there: choose another --out." in said
+    sentence = refused("run", mine("build"), "--data", mine("data"), "--out", target, *QUICK)
+    assert "target is not a run, so nothing is written there: choose another --out." in sentence
     assert held.read_text() == "precious"
     assert sorted(path.name for path in target.glob("*")) == (["thesis.tex"] if kind == "folder" else [])
 
@@ -457,9 +457,9 @@ def test_a_run_into_what_is_not_a_run_is_refused(mine: Callable[[str], str], tmp
 def test_a_folder_below_a_file_cannot_be_written(mine: Callable[[str], str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for below in ("file/run", "file/deeper/run"):
-        said = refused("run", mine("build"), "--data", mine("data"), "--out", tmp_path / below, *QUICK)
-        assert f"{below} cannot be written (" in said
-        assert "choose another folder with --out" in said
+        sentence = refused("run", mine("build"), "--data", mine("data"), "--out", tmp_path / below, *QUICK)
+        assert f"{below} cannot be written (" in sentence
+        assert "choose another folder with --out" in sentence
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -481,8 +481,8 @@ def test_a_folder_without_permission_cannot_be_written(
         monkeypatch.setattr(diagnostics.activations.writing, "_write_samples", denied)
     else:
         monkeypatch.setattr(Path, "rename", denied)
-    said = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
-    assert "run cannot be written (Permission denied): choose another folder with --out." in said
+    sentence = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
+    assert "run cannot be written (Permission denied): choose another folder with --out." in sentence
     assert not out.exists()
 
 
@@ -501,9 +501,9 @@ def test_a_disk_with_too_little_room_is_told_before_the_first_byte(
 ) -> None:
     usage = shutil.disk_usage(out.parent.parent)
     monkeypatch.setattr(diagnostics.activations.folder.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    said = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
-    assert " free and the run needs" in said
-    assert "--token-budget" in said
+    sentence = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
+    assert " free and the run needs" in sentence
+    assert "--token-budget" in sentence
     assert not out.exists()
 
 
@@ -511,8 +511,8 @@ def test_no_space_for_the_store_leaves_nothing(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(diagnostics.activations.writing, "_create_arrays", full)
-    said = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
-    assert "No space left for" in said
+    sentence = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
+    assert "No space left for" in sentence
     assert not out.exists()
 
 
@@ -533,9 +533,9 @@ def test_no_space_in_a_shard_says_how_to_go_on_and_the_same_command_then_finishe
     command = ("run", mine("build"), "--data", mine("data?n=150"), "--out", out, *QUICK, "--json")
     with monkeypatch.context() as disk:
         in_the_store(disk, full, after=7)  # tokens of five taps: in the second of three steps
-        said = refused(*command)
-    assert "after 64 of 150 samples" in said
-    assert "give the same command again: it goes on from there" in said
+        sentence = refused(*command)
+    assert "after 64 of 150 samples" in sentence
+    assert "give the same command again: it goes on from there" in sentence
     assert "interrupted after 64 of 150 samples" in refused("report", out)
     assert json.loads(diagnose(*command).out)["n"] == {"train": 90, "val": 30, "test": 30}
 
@@ -564,8 +564,8 @@ def test_no_space_after_the_extraction_is_told_and_the_same_command_then_finishe
                 real(self, *args, **kwargs)
 
             disk.setattr(Path, "mkdir", mkdir)
-        said = refused(*command)
-    assert ("No space left for" if error is full else "cannot be written (Permission denied)") in said
+        sentence = refused(*command)
+    assert ("No space left for" if error is full else "cannot be written (Permission denied)") in sentence
     assert diagnose(*command).status == 0
     assert not list(out.rglob("*.partial"))
 
@@ -636,10 +636,10 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_then_finishes(
     assert status == 130
     assert printed == ""
     assert "Traceback" not in err
-    said = [line for line in err.splitlines() if line.startswith("diagnostics: ")]
-    assert len(said) == 1
-    assert str(out) in said[0]
-    assert "give the same command again to go on" in said[0]
+    sentence = [line for line in err.splitlines() if line.startswith("diagnostics: ")]
+    assert len(sentence) == 1
+    assert str(out) in sentence[0]
+    assert "give the same command again to go on" in sentence[0]
     with monkeypatch.context() as watched:
         # Three steps of 64, 64 and 22 rows are 4 + 4 + 2 batches of 16: the first was done after 6.
         count = after(watched, diagnostics.activations.extract, "_capture", 1000)
@@ -648,8 +648,8 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_then_finishes(
         assert count == [6 if name == "_capture" else 0]
     undisturbed = json.loads(diagnose(*command(out.parent / "run.other")).out)
     shutil.rmtree(out.parent / "run.other")
-    found = json.loads(printed)
-    assert [found[key] for key in ("n", "profiles", "similarity")] == [
+    result = json.loads(printed)
+    assert [result[key] for key in ("n", "profiles", "similarity")] == [
         undisturbed[key] for key in ("n", "profiles", "similarity")
     ]
 
@@ -689,8 +689,8 @@ def test_a_run_of_something_else_in_the_same_folder_is_refused_with_the_differen
 ) -> None:
     assert diagnose("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK).status == 0
     before = sorted(path.stat().st_mtime_ns for path in out.rglob("*"))
-    said = refused("run", mine("build?seed=1"), "--data", mine("data"), "--out", out, *QUICK)
-    assert "holds other activations, its weights differs" in said
-    said = refused("run", mine("build"), "--data", mine("data?n=30"), "--out", out, *QUICK)
-    assert "holds other activations, its dataset differs" in said
+    sentence = refused("run", mine("build?seed=1"), "--data", mine("data"), "--out", out, *QUICK)
+    assert "holds other activations, its weights differs" in sentence
+    sentence = refused("run", mine("build"), "--data", mine("data?n=30"), "--out", out, *QUICK)
+    assert "holds other activations, its dataset differs" in sentence
     assert sorted(path.stat().st_mtime_ns for path in out.rglob("*")) == before

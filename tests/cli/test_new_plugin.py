@@ -46,9 +46,9 @@ def test_no_placeholder_is_left(project: Path) -> None:
 
 @pytest.mark.smoke
 def test_its_entry_point_is_its_module(project: Path) -> None:
-    found = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
-    assert found["project"]["name"] == "My.own-plugin"
-    assert found["project"]["entry-points"]["diagnostics"] == {"My.own-plugin": "my_own_plugin.plugin"}
+    result = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    assert result["project"]["name"] == "My.own-plugin"
+    assert result["project"]["entry-points"]["diagnostics"] == {"My.own-plugin": "my_own_plugin.plugin"}
 
 
 def test_it_passes_its_own_tests(project: Path) -> None:
@@ -71,8 +71,8 @@ def test_its_checks_fail_when_its_encoder_is_broken(tmp_path: Path) -> None:
     turned = text.replace("+ self.position\n", "+ self.position\n        tokens = tokens.flip(1)\n")
     assert turned != text
     encoder.write_text(turned, encoding="utf-8")
-    found = check_encoder(f"{encoder}:build")
-    assert [(o.check, "t runs backwards" in o.message) for o in found.outcomes if o.verdict == "failed"] == [
+    result = check_encoder(f"{encoder}:build")
+    assert [(o.check, "t runs backwards" in o.message) for o in result.outcomes if o.verdict == "failed"] == [
         ("grid", True)
     ]
 
@@ -82,9 +82,9 @@ def test_the_command_says_what_to_do_next(tmp_path: Path) -> None:
     assert shown.status == 0
     # `pytest` alone may be missing, or be that of another environment.
     assert f"Next: pip install -e {tmp_path}/my-new-one pytest && python -m pytest {tmp_path}/my-new-one\n" in shown.out
-    found = json.loads(diagnose("new-plugin", "my-other-one", "--out", tmp_path, "--json").out)
-    assert found["folder"] == str(tmp_path / "my-other-one")
-    assert "my_other_one/plugin.py" in found["files"]
+    result = json.loads(diagnose("new-plugin", "my-other-one", "--out", tmp_path, "--json").out)
+    assert result["folder"] == str(tmp_path / "my-other-one")
+    assert "my_other_one/plugin.py" in result["files"]
 
 
 @pytest.mark.parametrize("name", ["", "-x", "../up", "a/b", "a b", "1st", "a-", "class", "plug:in", "ä", "a\n", "a$b"])

@@ -181,8 +181,8 @@ def test_a_signal_ends_a_run_with_the_way_to_go_on(tmp_path: Path, numbers: list
         return
     (tmp_path / "wait").unlink()
     (tmp_path / "passes").unlink()
-    found, out, err = Command(tmp_path, *run_of("build")).ended()
-    assert (found, err) == (0, [])
+    result, out, err = Command(tmp_path, *run_of("build")).ended()
+    assert (result, err) == (0, [])
     assert json.loads(out)["n"]
     # The first of three shards was whole: of 4 + 4 + 2 batches six are left.
     assert int((tmp_path / "passes").read_text()) == 6

@@ -29,17 +29,17 @@ def by_pieces(line: np.ndarray, cells: int) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (3, 5), (7, 9), (14, 10)])
 def test_a_constant_map_is_constant_on_any_grid(shape: tuple[int, int]) -> None:
-    found = on_grid(np.full((2, 7, 9), 0.1), whole(7, 9), shape)
-    assert found.shape == (2, shape[0] * shape[1])
-    assert found.dtype == np.float64
-    np.testing.assert_allclose(found, 0.1, rtol=1e-12)
+    result = on_grid(np.full((2, 7, 9), 0.1), whole(7, 9), shape)
+    assert result.shape == (2, shape[0] * shape[1])
+    assert result.dtype == np.float64
+    np.testing.assert_allclose(result, 0.1, rtol=1e-12)
 
 
 def test_a_ramp_gives_the_middle_of_each_cell_in_raster_order() -> None:
     y, x = np.mgrid[0:6, 0:8].astype(float)
-    found = on_grid((100 * y + x)[None], whole(6, 8), (3, 4))
+    result = on_grid((100 * y + x)[None], whole(6, 8), (3, 4))
     expected = [100 * (2 * row + 0.5) + (2 * column + 0.5) for row in range(3) for column in range(4)]
-    np.testing.assert_allclose(found, [expected])
+    np.testing.assert_allclose(result, [expected])
 
 
 def test_cells_as_large_as_places_give_the_map_back() -> None:
@@ -49,8 +49,8 @@ def test_cells_as_large_as_places_give_the_map_back() -> None:
 
 def test_a_place_shared_by_two_cells_counts_for_both_by_its_share() -> None:
     # Cells of 1.5 places: [a, half of b] and [half of b, c].
-    found = on_grid(np.array([[1.0, 10.0, 100.0]]), whole(3), (2,))
-    np.testing.assert_allclose(found, [[(1 + 5) / 1.5, (5 + 100) / 1.5]])
+    result = on_grid(np.array([[1.0, 10.0, 100.0]]), whole(3), (2,))
+    np.testing.assert_allclose(result, [[(1 + 5) / 1.5, (5 + 100) / 1.5]])
 
 
 def test_cells_smaller_than_places_repeat_them() -> None:
@@ -73,11 +73,11 @@ def test_two_axes_are_averaged_one_after_the_other() -> None:
 
 def test_three_axes_lie_in_raster_order() -> None:
     maps = np.random.default_rng(2).standard_normal((2, 4, 6, 2))
-    found = on_grid(maps, whole(4, 6, 2), (2, 3, 1)).reshape(2, 2, 3, 1)
+    result = on_grid(maps, whole(4, 6, 2), (2, 3, 1)).reshape(2, 2, 3, 1)
     for t in range(2):
         for y in range(3):
             cell = maps[:, 2 * t : 2 * t + 2, 2 * y : 2 * y + 2, :]
-            np.testing.assert_allclose(found[:, t, y, 0], cell.mean(axis=(1, 2, 3)))
+            np.testing.assert_allclose(result[:, t, y, 0], cell.mean(axis=(1, 2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -90,21 +90,21 @@ def test_three_axes_lie_in_raster_order() -> None:
     ],
 )
 def test_a_cell_needs_half_of_it_known_and_averages_what_is(known: list[float], expected: float) -> None:
-    found = on_grid(np.array([known]), whole(4), (1,))
-    np.testing.assert_equal(found, [[expected]])
+    result = on_grid(np.array([known]), whole(4), (1,))
+    np.testing.assert_equal(result, [[expected]])
 
 
 def test_nothing_known_is_nan_without_warning_and_leaves_the_neighbours() -> None:
     with np.errstate(all="raise"):
-        found = on_grid(np.array([[NAN, NAN, 1.0, 2.0]]), whole(4), (2,))
-    np.testing.assert_equal(found, [[NAN, 1.5]])
+        result = on_grid(np.array([[NAN, NAN, 1.0, 2.0]]), whole(4), (2,))
+    np.testing.assert_equal(result, [[NAN, 1.5]])
 
 
 def test_the_known_share_counts_area_not_places() -> None:
     # Cells of 2: [half of place 0, 1, half of 2] and [half of 2, 3, half of 4].
     line = [1.0, 2.0, NAN, 4.0, 5.0, 6.0]
-    found = on_grid(np.array([line]), ((0.5, 4.5),), (2,))
-    np.testing.assert_allclose(found, [[(0.5 * 1 + 2) / 1.5, (4 + 0.5 * 5) / 1.5]])
+    result = on_grid(np.array([line]), ((0.5, 4.5),), (2,))
+    np.testing.assert_allclose(result, [[(0.5 * 1 + 2) / 1.5, (4 + 0.5 * 5) / 1.5]])
     sparse = on_grid(np.array([[1.0, NAN, NAN, 4.0, 5.0, 6.0]]), ((0.5, 4.5),), (2,))
     assert np.isnan(sparse[0, 0])
     assert sparse[0, 1] == pytest.approx((4 + 2.5) / 1.5)
@@ -127,13 +127,13 @@ def test_what_is_covered_beyond_the_sample_is_unknown() -> None:
 
 def test_samples_do_not_mix() -> None:
     maps = np.stack([np.full((4, 4), 1.0), np.full((4, 4), NAN), np.full((4, 4), 3.0)])
-    found = on_grid(maps, whole(4, 4), (2, 2))
-    np.testing.assert_equal(found, np.repeat([[1.0], [NAN], [3.0]], 4, axis=1))
+    result = on_grid(maps, whole(4, 4), (2, 2))
+    np.testing.assert_equal(result, np.repeat([[1.0], [NAN], [3.0]], 4, axis=1))
 
 
 def test_integer_maps_are_averaged_without_rounding() -> None:
-    found = on_grid(np.array([[1, 2, 255, 254]], dtype=np.uint8), whole(4), (2,))
-    np.testing.assert_allclose(found, [[1.5, 254.5]])
+    result = on_grid(np.array([[1, 2, 255, 254]], dtype=np.uint8), whole(4), (2,))
+    np.testing.assert_allclose(result, [[1.5, 254.5]])
 
 
 @pytest.mark.parametrize(
@@ -154,19 +154,19 @@ def test_exactly_half_known_is_enough_whatever_the_rounding(
 
 def by_counting(labels: np.ndarray, fine: int, cells: int) -> list[int]:
     """The commonest class of each cell of a line, every place cut into `fine` pieces; -1 where less than half is known."""
-    found = []
+    result = []
     for cell in np.repeat(labels, fine).reshape(cells, -1):
         known = cell[cell >= 0]
         enough = len(known) and 2 * len(known) >= len(cell)
-        found.append(min(set(known.tolist()), key=lambda c: (-(known == c).sum(), c)) if enough else -1)
-    return found
+        result.append(min(set(known.tolist()), key=lambda c: (-(known == c).sum(), c)) if enough else -1)
+    return result
 
 
 def test_the_class_of_most_places_wins() -> None:
     labels = np.array([[[3, 3, 0, 0], [3, 1, 0, 2]]])
-    found = classes_on_grid(labels, whole(2, 4), (1, 2))
-    assert found.tolist() == [[3, 0]]
-    assert found.dtype == np.int16
+    result = classes_on_grid(labels, whole(2, 4), (1, 2))
+    assert result.tolist() == [[3, 0]]
+    assert result.dtype == np.int16
 
 
 def test_of_equal_shares_the_lower_class() -> None:
@@ -204,15 +204,15 @@ def test_a_class_is_the_largest_of_the_means_of_its_indicators(seed: int, start:
     """By `on_grid`, over two axes, covered parts that cut places and reach beyond the sample."""
     labels = np.random.default_rng(seed).integers(-1, 5, size=(3, 6, 7))
     covered, shape = ((start, stop), (0.5, 6.5)), (2, 3)
-    found = classes_on_grid(labels, covered, shape)
+    result = classes_on_grid(labels, covered, shape)
     share = np.stack([on_grid(np.where(labels < 0, NAN, labels == c), covered, shape) for c in range(5)])
     unknown = np.isnan(share[0])
-    assert (found[unknown] == -1).all()
+    assert (result[unknown] == -1).all()
     best = share.max(axis=0)
-    chosen = np.take_along_axis(share, np.maximum(found, 0)[None].astype(int), axis=0)[0]
+    chosen = np.take_along_axis(share, np.maximum(result, 0)[None].astype(int), axis=0)[0]
     np.testing.assert_allclose(chosen[~unknown], best[~unknown], atol=1e-9)
     # None below it is as good.
-    lower = np.arange(5)[:, None, None] < found
+    lower = np.arange(5)[:, None, None] < result
     assert not ((share > best - 1e-12) & lower)[:, ~unknown].any()
 
 
@@ -252,9 +252,9 @@ def test_memory_does_not_grow_with_the_samples(function: object) -> None:
         maps = np.zeros((n, 128, 128), dtype=np.int8)
         tracemalloc.start()
         function(maps, whole(128, 128), (4, 4))  # type: ignore[operator]
-        found = tracemalloc.get_traced_memory()[1]
+        result = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return found
+        return result
 
     assert peak(512) < 1.1 * peak(128) + 512 * 16 * 8 * 3
 
@@ -271,17 +271,17 @@ def test_any_event_in_a_cell_counts() -> None:
 
 
 def test_events_of_which_too_little_is_known_are_nan() -> None:
-    found = events_on_grid(np.array([[0, NAN, NAN, NAN, NAN, NAN, NAN, 1.0]]), whole(8), (4,))
-    np.testing.assert_equal(found, [[0, NAN, NAN, 1]])
+    result = events_on_grid(np.array([[0, NAN, NAN, NAN, NAN, NAN, NAN, 1.0]]), whole(8), (4,))
+    np.testing.assert_equal(result, [[0, NAN, NAN, 1]])
 
 
 @pytest.mark.parametrize(("extent", "cells"), [(36, 28), (42, 38), (50, 22), (12, 4)])
 def test_an_event_is_seen_in_its_own_cells_only(extent: int, cells: int) -> None:
     """Ends of cells that fall between two places must not reach beyond by rounding."""
     for place in range(extent):
-        found = events_on_grid(np.eye(extent)[place : place + 1], whole(extent), (cells,))[0]
+        result = events_on_grid(np.eye(extent)[place : place + 1], whole(extent), (cells,))[0]
         inside = [place * cells < (cell + 1) * extent and cell * extent < (place + 1) * cells for cell in range(cells)]
-        assert found.astype(bool).tolist() == inside
+        assert result.astype(bool).tolist() == inside
 
 
 # What a grid covers, and other grids
@@ -294,16 +294,16 @@ def test_the_covered_part_is_cut_at_whole_places() -> None:
 
 def test_where_a_grid_reaches_beyond_the_sample_nothing_is_known_and_places_stay() -> None:
     maps = np.arange(24).reshape(1, 4, 6)
-    found = covered_part(maps, ((-2.0, 5.0), (1.0, 7.0)))
-    assert found.shape == (1, 7, 6)
-    np.testing.assert_array_equal(found[:, 2:6, :5], maps[:, :, 1:])
-    assert (found < 0).sum() == 7 * 6 - 4 * 5
+    result = covered_part(maps, ((-2.0, 5.0), (1.0, 7.0)))
+    assert result.shape == (1, 7, 6)
+    np.testing.assert_array_equal(result[:, 2:6, :5], maps[:, :, 1:])
+    assert (result < 0).sum() == 7 * 6 - 4 * 5
 
 
 def test_tokens_on_another_grid_are_means_over_shared_area() -> None:
     tokens = np.random.default_rng(4).standard_normal((3, 24, 2))
     for shape in ((4, 6), (2, 3), (8, 12), (3, 5)):
-        found = resample(tokens, (4, 6), shape)
+        result = resample(tokens, (4, 6), shape)
         for feature in range(2):
             maps = tokens[:, :, feature].reshape(3, 4, 6)
-            np.testing.assert_allclose(found[:, :, feature], on_grid(maps, whole(4, 6), shape), atol=1e-12)
+            np.testing.assert_allclose(result[:, :, feature], on_grid(maps, whole(4, 6), shape), atol=1e-12)

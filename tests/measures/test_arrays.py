@@ -13,13 +13,13 @@ from diagnostics.measures.probes import attentive, ridge
 
 @pytest.mark.parametrize("labels", [[2, 0, 1], np.array([2, 0, 1], np.uint8), torch.tensor([2, 0, 1])])
 def test_classes_come_as_integers_of_64_bits(labels: Any) -> None:
-    found = class_labels(labels, 3)
-    assert found.dtype == np.int64
-    assert found.tolist() == [2, 0, 1]
+    result = class_labels(labels, 3)
+    assert result.dtype == np.int64
+    assert result.tolist() == [2, 0, 1]
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         ([0.0, 1.0], "floating-point numbers"),
         (torch.tensor([0.0, 1.0]).bfloat16(), "floating-point numbers"),
@@ -30,16 +30,16 @@ def test_classes_come_as_integers_of_64_bits(labels: Any) -> None:
         ([[0], [1]], "one label a row, 2 of them"),
     ],
 )
-def test_what_is_no_class_is_refused_in_a_sentence(labels: Any, said: str) -> None:
-    with pytest.raises(DiagnosticsError, match=said) as caught:
+def test_what_is_no_class_is_refused_in_a_sentence(labels: Any, message: str) -> None:
+    with pytest.raises(DiagnosticsError, match=message) as caught:
         class_labels(labels, 2)
     assert "\n" not in str(caught.value)
 
 
 def test_values_in_brain_floats_are_values() -> None:
     tokens = np.random.default_rng(0).normal(size=(12, 3, 4))
-    found = attentive(tokens, torch.from_numpy(tokens[:, 0, 0]).bfloat16(), tokens[:2], epochs=1)
-    assert np.isfinite(found).all()
+    result = attentive(tokens, torch.from_numpy(tokens[:, 0, 0]).bfloat16(), tokens[:2], epochs=1)
+    assert np.isfinite(result).all()
 
 
 def test_ridge_without_a_penalty_is_refused() -> None:

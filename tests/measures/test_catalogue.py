@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from diagnostics.measures import bundled, measures
-from diagnostics.measures.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,4 +34,3 @@ def test_what_is_listed_is_what_measures_say_once_they_are_loaded() -> None:
         entry = measures()[name]
         assert (entry.about, entry.source) == (measure.answers, measure.source)
         assert (entry.needs, entry.kinds, entry.standard) == (measure.needs, measure.kinds, measure.standard)
-        assert CATALOGUE[name].family == measure.family

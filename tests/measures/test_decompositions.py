@@ -83,10 +83,10 @@ def test_where_all_fail_a_sentence_says_so_and_other_results_stay(monkeypatch: p
     measures = [LinearProbe(), RankMe()]
     assert "linear_probe/kind" in measure_all(measures, activations, targets, 0).results
     monkeypatch.setattr(linalg, "eigh", never)
-    found = measure_all(measures, activations, targets, 0)
-    assert list(found.results) == ["rankme"]
-    assert "No algorithm finds the eigenvectors" in found.skipped["linear_probe/kind"]
-    assert "no convergence" in found.skipped["linear_probe/kind"]
+    result = measure_all(measures, activations, targets, 0)
+    assert list(result.results) == ["rankme"]
+    assert "No algorithm finds the eigenvectors" in result.skipped["linear_probe/kind"]
+    assert "no convergence" in result.skipped["linear_probe/kind"]
 
 
 @pytest.mark.parametrize("function", [eigh, eigvalsh, svd, svdvals, qr, triangle, cholesky])
@@ -120,8 +120,8 @@ def test_texts_of_a_few_words_are_probed(seed: int) -> None:
     gradient = (z[:, some] / sd[some]).T @ error / len(x) + 0.01 * model.weights[some] * sd[some, None]
     assert np.abs(gradient).max() < 1e-6
     activations = MemoryActivations({"raw_input": x[:, None].astype(np.float32)}, split=thirds(len(x)))
-    found = LinearProbe().compute(activations, label_target(labels), 0)
-    assert np.isfinite(found.val_score).all()
+    result = LinearProbe().compute(activations, label_target(labels), 0)
+    assert np.isfinite(result.val_score).all()
 
 
 def test_nothing_decomposes_matrices_in_a_way_of_its_own() -> None:

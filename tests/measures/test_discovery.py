@@ -70,10 +70,10 @@ def tokencut_directly(f, grid, threshold):
 def test_a_planted_square_is_found_to_the_pixel(method):
     mask = square()
     for seed in range(10):  # orthogonal but for rounding, which has either sign
-        found = method(planted(mask, np.random.default_rng(seed)), GRID, cell=(16, 14))
-        assert (found.mask == (mask > 0)).all()
-        assert found.box.tolist() == [4 * 14, 3 * 16, 7 * 14 - 1, 7 * 16 - 1]
-        assert mask.ravel()[found.seed] == 1
+        result = method(planted(mask, np.random.default_rng(seed)), GRID, cell=(16, 14))
+        assert (result.mask == (mask > 0)).all()
+        assert result.box.tolist() == [4 * 14, 3 * 16, 7 * 14 - 1, 7 * 16 - 1]
+        assert mask.ravel()[result.seed] == 1
     pixels = mask.repeat(16, 0).repeat(14, 1)
     scored = object_discovery(planted(mask, np.random.default_rng(0)), GRID, pixels, method=method.__name__)
     assert (scored.iou, scored.hit, scored.corloc) == (1, 1, 1)
@@ -84,9 +84,9 @@ def test_of_two_objects_only_the_part_with_the_seed(method):
     """Two squares of one direction: the box is one square's, not that of both, whatever their size and order."""
     for sizes in ((2, 4), (4, 2)):
         mask = square(1, 1, sizes[0], sizes[0]) + square(5, 7, sizes[1], sizes[1])
-        found = method(planted(mask, np.random.default_rng(1)), GRID)
-        part = flood(mask > 0, divmod(found.seed, GRID[1]))
-        assert (found.mask == part).all() and part.sum() in (4, 16)
+        result = method(planted(mask, np.random.default_rng(1)), GRID)
+        part = flood(mask > 0, divmod(result.seed, GRID[1]))
+        assert (result.mask == part).all() and part.sum() in (4, 16)
 
 
 @BOTH
@@ -98,8 +98,8 @@ def test_the_last_component_in_raster_order_can_be_chosen(method):
     # The last tokens are less like the background, so that they connect least (LOST) and stand out most (TokenCut).
     outside = f[(first + last).ravel() == 0][0]
     f[first.ravel() > 0] += 0.9 * outside
-    found = method(f, GRID)
-    assert (found.mask == (last > 0)).all()
+    result = method(f, GRID)
+    assert (result.mask == (last > 0)).all()
 
 
 @BOTH
@@ -113,12 +113,12 @@ def test_equals_a_direct_computation(method, seed):
     f = planted(square(*rng.integers(0, 5, size=2), *rng.integers(1, 5, size=2)), rng, noise=0.3, apart=0.3)
     if method is lost:
         mask, start = lost_directly(f, GRID, 20)
-        found = lost(f, GRID, seeds=20)
+        result = lost(f, GRID, seeds=20)
     else:
         mask, start = tokencut_directly(f, GRID, 0.2)
-        found = tokencut(f, GRID)
-    assert found.seed == start
-    assert (found.mask == mask).all()
+        result = tokencut(f, GRID)
+    assert result.seed == start
+    assert (result.mask == mask).all()
 
 
 def test_seeds_bound_the_expansion(monkeypatch):
@@ -136,22 +136,22 @@ def test_seeds_bound_the_expansion(monkeypatch):
 def test_turning_scaling_and_mirroring_change_nothing_a_common_component_does(method, seed, scale):
     rng = np.random.default_rng(seed)
     f = planted(square(), rng, noise=0.05, apart=0.5)
-    found = method(f, GRID)
+    result = method(f, GRID)
     turned = method(torch.from_numpy(f @ np.linalg.qr(rng.normal(size=(8, 8)))[0] * scale), GRID)
-    assert (turned.mask == found.mask).all() and turned.seed == found.seed
+    assert (turned.mask == result.mask).all() and turned.seed == result.seed
     mirrored = method(f.reshape(*GRID, 8)[:, ::-1].reshape(120, 8), GRID)
-    assert (mirrored.mask[:, ::-1] == found.mask).all()
+    assert (mirrored.mask[:, ::-1] == result.mask).all()
     # All products become positive: nothing stands out.
     common = method(f + 100, GRID)
-    assert (common.mask != found.mask).any()
+    assert (common.mask != result.mask).any()
 
 
 def test_where_nothing_stands_out_nothing_is_found():
     alike, zero = np.full((120, 4), 0.1), np.zeros((120, 4))
     # LOST takes everything that belongs together; a cut of equal tokens is no better than another.
     assert lost(alike, GRID).mask.all()
-    for found in (lost(zero, GRID), tokencut(zero, GRID), tokencut(alike, GRID), tokencut(np.eye(120), GRID)):
-        assert np.isnan(found.box).all() and not found.mask.any() and found.seed == -1
+    for result in (lost(zero, GRID), tokencut(zero, GRID), tokencut(alike, GRID), tokencut(np.eye(120), GRID)):
+        assert np.isnan(result.box).all() and not result.mask.any() and result.seed == -1
     assert tokencut(np.ones((2, 3)), (1, 2)).seed == -1
     # A token without direction is no seed.
     f = planted(square(), np.random.default_rng(0))
@@ -182,16 +182,16 @@ def test_object_discovery_by_sample():
     masks[0, 9, :2] = 7
     tokens = planted(np.stack([square(), square(6, 9), square(), square(2, 2, 5, 5)]), rng)
     masks[3][masks[3] == 0] = -1
-    found = object_discovery(tokens, GRID, torch.from_numpy(masks))
-    assert found.iou[[0, 1, 3]].tolist() == [1, 0, 1] and np.isnan(found.iou[2])
-    assert found.hit[[0, 1, 3]].tolist() == [1, 0, 1] and np.isnan(found.hit[2])
-    assert found.corloc == pytest.approx(2 / 3)
+    result = object_discovery(tokens, GRID, torch.from_numpy(masks))
+    assert result.iou[[0, 1, 3]].tolist() == [1, 0, 1] and np.isnan(result.iou[2])
+    assert result.hit[[0, 1, 3]].tolist() == [1, 0, 1] and np.isnan(result.hit[2])
+    assert result.corloc == pytest.approx(2 / 3)
     # The best of the image's objects.
     assert object_discovery(tokens[:1], GRID, np.where(masks[:1] == 7, 1, 7 * masks[:1])).corloc == 1
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda: lost(np.ones((120, 3)), (10, 10)), r"does not fill a grid of \(10, 10\)"),
         (lambda: lost(np.ones((2, 120, 3)), GRID), "give one image's"),
@@ -200,7 +200,7 @@ def test_object_discovery_by_sample():
         (lambda: lost(np.full((120, 3), np.nan), GRID), "NaN"),
         (lambda: tokencut(np.ones((4200, 1)), (42, 100)), r"\(4200, 1\).*at most 4096"),
         (lambda: corloc([[0, 0, 1, 1]], []), "0 images"),
-        (lambda: corloc([[0, 0, 1, 1]], [np.zeros((0, 4))]), "Image 0.*leave images without objects out"),
+        (lambda: corloc([[0, 0, 1, 1]], [np.zeros((0, 4))]), "Image 0.*leave out images without objects"),
         (lambda: object_discovery(np.ones((120, 3)), GRID, np.ones((1, *GRID), int)), r"give integers \[y, x\]"),
         (lambda: object_discovery(np.ones((2, 120, 3)), GRID, np.ones(GRID, int)), "for 2 samples"),
         (lambda: object_discovery(np.ones((120, 3)), GRID, np.ones(GRID)), "float64"),
@@ -209,8 +209,8 @@ def test_object_discovery_by_sample():
         (lambda: object_discovery(np.ones((120, 3)), (1, 10, 12), square()), "along y and x"),
     ],
 )
-def test_bad_input_is_said(call, said):
-    with pytest.raises(DiagnosticsError, match=said):
+def test_bad_input_is_said(call, message):
+    with pytest.raises(DiagnosticsError, match=message):
         call()
 
 
@@ -240,15 +240,15 @@ def activations(taps, **kwargs):
 
 def test_measure_points_at_the_planted_tap():
     taps, target = image_taps()
-    found = measure_all([ObjectDiscovery()], activations(taps), {"objects": target}, 0).results[
+    result = measure_all([ObjectDiscovery()], activations(taps), {"objects": target}, 0).results[
         "object_discovery/objects"
     ]
-    score = dict(zip(found.tap.values, found.score.values, strict=True))
-    assert found.attrs["best_tap"] == "seen" and found.attrs["score_name"] == "CorLoc"
+    score = dict(zip(result.tap.values, result.score.values, strict=True))
+    assert result.attrs["best_tap"] == "seen" and result.attrs["score_name"] == "CorLoc"
     assert score["seen"] > 0.9 and score["erased"] < 0.2 and score["scrambled"] < 0.2
-    assert "keys" in found.attrs["functional"] and "border pixels" in found.attrs["functional"]
-    assert found.line_whole_image.values.tolist() == [0, 0, 0]
-    assert found.attrs["units_train"] == found.attrs["units_val"] == 0
+    assert "keys" in result.attrs["functional"] and "border pixels" in result.attrs["functional"]
+    assert result.line_whole_image.values.tolist() == [0, 0, 0]
+    assert result.attrs["units_train"] == result.attrs["units_val"] == 0
 
 
 def test_measure_is_the_plain_function_and_removes_the_mean_beside_it():
@@ -256,21 +256,21 @@ def test_measure_is_the_plain_function_and_removes_the_mean_beside_it():
     taps["seen"][[1, 6, 11]] = 1  # of val: alike all over
     taps = {"seen": taps["seen"], "common": taps["seen"] + 3}
     given = activations(taps)
-    found = ObjectDiscovery().compute(given, target, 5)
-    assert found.attrs["seed"] == 5
+    result = ObjectDiscovery().compute(given, target, 5)
+    assert result.attrs["seed"] == 5
     for split, score in (
-        ("test", 1 - found.loss.sum("unit") / found.reference_loss.sum("unit")),
-        ("val", found.val_score),
+        ("test", 1 - result.loss.sum("unit") / result.reference_loss.sum("unit")),
+        ("val", result.val_score),
     ):
         rows = given.split == split
         for i, x in enumerate(taps.values()):
             plain = object_discovery(x[rows].astype(np.float32), GRID, target.values[rows])
             assert score[i].item() == pytest.approx(plain.corloc)
             if split == "test":
-                assert found.iou[i].item() == pytest.approx(plain.iou.mean())
+                assert result.iou[i].item() == pytest.approx(plain.iou.mean())
     x = taps["common"][given.split == "test"].astype(np.float32).astype(np.float64)
     plain = object_discovery(x - x.mean(axis=1, keepdims=True), GRID, target.values[given.split == "test"])
-    assert found.centred[1].item() == plain.corloc > 1 - found.loss[1].sum().item() / 8
+    assert result.centred[1].item() == plain.corloc > 1 - result.loss[1].sum().item() / 8
 
 
 def test_lines_are_the_corloc_of_boxes_that_see_nothing():
@@ -279,8 +279,8 @@ def test_lines_are_the_corloc_of_boxes_that_see_nothing():
     values[:, 20:60, 24:72] = 1
     rows = np.flatnonzero(activations(taps).split == "test")
     values[rows[0]] = 1
-    found = ObjectDiscovery().compute(activations(taps), StoredTarget("o", "masks", values), 0)
-    assert found.line_centre.values.tolist() == found.line_whole_image.values.tolist() == [0.5] * 3
+    result = ObjectDiscovery().compute(activations(taps), StoredTarget("o", "masks", values), 0)
+    assert result.line_centre.values.tolist() == result.line_whole_image.values.tolist() == [0.5] * 3
 
 
 def test_measure_counts_groups_and_leaves_out_taps_without_a_grid():
@@ -290,12 +290,12 @@ def test_measure_counts_groups_and_leaves_out_taps_without_a_grid():
     taps["pooled"] = taps["seen"][:, :1]
     taps["video"] = taps["seen"]
     grids = dict.fromkeys(taps, GRID) | {"pooled": (1, 1), "video": (2, 5, 12)}
-    found = ObjectDiscovery().compute(MemoryActivations(taps, grids, groups=groups), target, 0)
+    result = ObjectDiscovery().compute(MemoryActivations(taps, grids, groups=groups), target, 0)
     # Images without an object are not counted.
-    assert found.reference_loss[1].values.tolist() == [1, 1] and found.attrs["n_test"] == 2
-    assert found.unit.values.tolist() == ["g0-3", "g1-3"]
-    assert np.isnan(found.loss[3:]).all() and np.isnan(found.centred[3:]).all()
-    assert found.attrs["reason"] == "pooled: one token; video: a grid of 2 t x 5 y x 12 x, not of y and x"
+    assert result.reference_loss[1].values.tolist() == [1, 1] and result.attrs["n_test"] == 2
+    assert result.unit.values.tolist() == ["g0-3", "g1-3"]
+    assert np.isnan(result.loss[3:]).all() and np.isnan(result.centred[3:]).all()
+    assert result.attrs["reason"] == "pooled: one token; video: a grid of 2 t x 5 y x 12 x, not of y and x"
 
 
 def test_measure_refuses_what_it_cannot_read():
@@ -306,7 +306,7 @@ def test_measure_refuses_what_it_cannot_read():
         ObjectDiscovery().compute(MemoryActivations({"seen": taps["seen"]}), target, 0)
     with pytest.raises(DiagnosticsError, match="no object of target o in any val"):
         ObjectDiscovery().compute(activations(taps), StoredTarget("o", "masks", target.values * 0), 0)
-    with pytest.raises(DiagnosticsError, match="none were given"):
+    with pytest.raises(DiagnosticsError, match="none was given"):
         ObjectDiscovery().compute(activations(taps), None, 0)
     taps["seen"][3, 0, 0] = np.inf
     with pytest.raises(DiagnosticsError, match=r"object_discovery at tap seen: .*NaN or infinity"):

@@ -13,7 +13,7 @@ import torch
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import dynamics, geometry, locality, probes, similarity
 
-from functions import FUNCTIONS, as_is, as_torch, numbers
+from functions import FUNCTIONS, as_is, as_torch, exported, numbers
 
 # No arrays in, or not numbers of data.
 WITHOUT_ARRAYS = {"neighbour_chance", "null_morans_i", "uniform_distance", "gram_of_blocks"}
@@ -24,7 +24,7 @@ def _public() -> dict[str, Any]:
     return {
         name: getattr(package, name)
         for package in PACKAGES
-        for name in package.__all__
+        for name in exported(package)
         if inspect.isfunction(getattr(package, name)) and name not in WITHOUT_ARRAYS
     }
 
@@ -61,8 +61,8 @@ def test_inputs_stay_as_they_were_even_where_a_gradient_is_wanted(name: str) -> 
         given.append((tensor, tensor.clone()))
         return tensor.requires_grad_() if tensor.is_floating_point() else tensor
 
-    found = FUNCTIONS[name](kept)
-    assert not any(isinstance(x, torch.Tensor) and x.requires_grad for x in (found,))
+    result = FUNCTIONS[name](kept)
+    assert not any(isinstance(x, torch.Tensor) and x.requires_grad for x in (result,))
     for tensor, before in given:
         assert torch.equal(tensor, before)
 
@@ -73,17 +73,17 @@ LONG = {"dense_classification"}
 
 @pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - LONG))
 def test_a_result_says_itself_in_a_line_without_its_arrays(name: str) -> None:
-    found = FUNCTIONS[name](as_is)
-    for one in found if isinstance(found, list) else [found]:
+    result = FUNCTIONS[name](as_is)
+    for one in result if isinstance(result, list) else [result]:
         if dataclasses.is_dataclass(one):
-            said = repr(one)
-            assert said.startswith(f"{type(one).__name__}(") and "\n" not in said and len(said) < 500
-            assert all(f"{field.name}=" in said for field in dataclasses.fields(one))
+            message = repr(one)
+            assert message.startswith(f"{type(one).__name__}(") and "\n" not in message and len(message) < 500
+            assert all(f"{field.name}=" in message for field in dataclasses.fields(one))
 
 
 def test_a_large_array_is_its_type_and_shape_and_a_small_one_its_numbers() -> None:
-    said = repr(locality.outlier_tokens(np.ones((3, 64, 6)), (8, 8)))
-    assert said.startswith("OutlierTokens(share=0.0, mask=<bool [3, 64]>, threshold=")
+    message = repr(locality.outlier_tokens(np.ones((3, 64, 6)), (8, 8)))
+    assert message.startswith("OutlierTokens(share=0.0, mask=<bool [3, 64]>, threshold=")
     few = locality.global_token_mass(np.full((2, 4, 4), 0.25), 1)
     assert repr(few) == "GlobalMass(prefix=[0.25, 0.25], top_key=[0.25, 0.25])"
 

@@ -16,7 +16,7 @@ from diagnostics.measures.similarity.base import Similarity
 from diagnostics.measures.similarity.canonical import Cca
 from diagnostics.measures.similarity.dissimilarity import Rsa
 from diagnostics.measures.similarity.kernel_alignment import Cka, RbfCka
-from diagnostics.measures.similarity.kernels import Kernel
+from diagnostics.measures.similarity.kernels import KernelName
 from diagnostics.measures.similarity.minibatch import MinibatchAlignment
 from diagnostics.measures.similarity.nearest import Cknna, MutualKnn
 from diagnostics.measures.similarity.shape import Procrustes
@@ -43,8 +43,8 @@ def scaled(scale: float) -> Any:
 @pytest.mark.parametrize("name", SCALE_FREE)
 @pytest.mark.parametrize("scale", SCALES)
 def test_what_knows_no_scale_knows_none(name: str, scale: float) -> None:
-    expected, found = (numbers(FUNCTIONS[name](scaled(s))) for s in (1.0, scale))
-    for one, other in zip(found, expected, strict=True):
+    expected, result = (numbers(FUNCTIONS[name](scaled(s))) for s in (1.0, scale))
+    for one, other in zip(result, expected, strict=True):
         assert np.isfinite(other).any()
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
 
@@ -54,7 +54,7 @@ def test_either_side_may_be_large_or_small(scale: float) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 5))
     y = x[:, :3] + rng.normal(size=(40, 3))
-    cases: list[tuple[Kernel, bool]] = [("linear", True), ("linear", False), ("rbf", True)]
+    cases: list[tuple[KernelName, bool]] = [("linear", True), ("linear", False), ("rbf", True)]
     for kernel, unbiased in cases:
         expected = similarity.cka(x, y, kernel=kernel, unbiased=unbiased)
         assert similarity.cka(x, scale * y, kernel=kernel, unbiased=unbiased) == pytest.approx(expected, rel=1e-9)
@@ -80,10 +80,10 @@ def test_measures_of_pairs_know_no_scale(measure: Similarity, scale: float) -> N
     x = rng.normal(size=(64, 1, 6))
     taps = {"a": x, "b": x + rng.normal(size=x.shape)}
     expected = measure.compute(MemoryActivations(taps), None, 0)
-    found = measure.compute(MemoryActivations({"a": x, "b": scale * taps["b"]}), None, 0)
-    assert np.isfinite(expected.matrix).all() and "reason" not in found.attrs
-    np.testing.assert_allclose(found.matrix, expected.matrix, rtol=1e-8, atol=1e-8)
-    np.testing.assert_array_equal(found.p, expected.p)
+    result = measure.compute(MemoryActivations({"a": x, "b": scale * taps["b"]}), None, 0)
+    assert np.isfinite(expected.matrix).all() and "reason" not in result.attrs
+    np.testing.assert_allclose(result.matrix, expected.matrix, rtol=1e-8, atol=1e-8)
+    np.testing.assert_array_equal(result.p, expected.p)
 
 
 def rounded(double: bool, n: int = 64, width: int = 6) -> np.ndarray:
@@ -133,10 +133,10 @@ def test_a_side_that_is_constant_but_for_rounding_is_nothing_to_compare(double: 
 @pytest.mark.parametrize("measure", [*MATRICES, TwoNn(), ParticipationRatio()], ids=lambda measure: measure.name)
 def test_measures_say_why_such_a_tap_has_no_value(measure: Any, double: bool) -> None:
     y = np.random.default_rng(0).normal(size=(64, 1, 4))
-    found = measure.compute(MemoryActivations({"a": y, "still": rounded(double)[:, None]}), None, 0)
-    values = found["matrix" if isinstance(measure, Similarity) else "score"]
+    result = measure.compute(MemoryActivations({"a": y, "still": rounded(double)[:, None]}), None, 0)
+    values = result["matrix" if isinstance(measure, Similarity) else "score"]
     assert np.isnan(values.sel(tap="still")).all() and np.isfinite(values.sel(tap="a")).any()
-    assert "still: " in found.attrs["reason"]
+    assert "still: " in result.attrs["reason"]
 
 
 def test_wide_taps_in_single_precision_too() -> None:
@@ -144,9 +144,9 @@ def test_wide_taps_in_single_precision_too() -> None:
     # Enough features and samples for products in single precision.
     y, x = rng.normal(size=(150, 1, 600)).astype(np.float32), rounded(False, 150, 5)
     still = np.tile(x, (1, 120)).astype(np.float32)[:, None]
-    found = Cka().compute(MemoryActivations({"a": y, "still": still}), None, 0)
-    assert np.isnan(found.matrix.sel(tap="still")).all()
-    assert found.matrix.sel(tap="a", tap_other="a").item() == pytest.approx(1, abs=1e-7)
+    result = Cka().compute(MemoryActivations({"a": y, "still": still}), None, 0)
+    assert np.isnan(result.matrix.sel(tap="still")).all()
+    assert result.matrix.sel(tap="a", tap_other="a").item() == pytest.approx(1, abs=1e-7)
 
 
 def test_a_feature_that_is_rounding_is_left_out_and_others_stay() -> None:
@@ -166,8 +166,8 @@ def test_a_constant_feature_in_single_precision_is_no_massive_one() -> None:
     tokens = rng.normal(size=(8, 16, 4)).astype(np.float32)
     tokens[:, :, 0] += 50
     tokens[:, :, 1] = np.float32(0.3) * (1 + np.finfo(np.float32).eps * rng.integers(-3, 4, (8, 16)))
-    found = MassiveActivations().compute(MemoryActivations({"a": tokens}), None, 0)
-    assert found.feature.item() == 0 and found.constant.item() == 1
+    result = MassiveActivations().compute(MemoryActivations({"a": tokens}), None, 0)
+    assert result.feature.item() == 0 and result.constant.item() == 1
 
 
 def test_rounding_is_that_of_the_precision_that_the_values_have() -> None:

@@ -171,8 +171,8 @@ def test_no_value_is_nan_and_bad_input_is_said():
 def test_influence_is_the_derivative_by_a_rows_weight(measure, plain, shape):
     """A row of weight 1 + e counts as one multiplied by the root of that, about the mean weighted alike."""
     x = np.random.default_rng(0).normal(size=shape) * np.linspace(0.2, 2, shape[1]) + 1
-    found = influence(measure.of_sigma, *singular_values_and_parts(torch.from_numpy(x), centred=measure.centred))
-    assert float(found.sum()) == pytest.approx(0, abs=1e-6)
+    result = influence(measure.of_sigma, *singular_values_and_parts(torch.from_numpy(x), centred=measure.centred))
+    assert float(result.sum()) == pytest.approx(0, abs=1e-6)
     for row in (0, 7):
         ends = []
         for step in (1e-4, -1e-4):
@@ -181,7 +181,7 @@ def test_influence_is_the_derivative_by_a_rows_weight(measure, plain, shape):
             moved = x - weight @ x / weight.sum() if measure.centred else x
             sigma = np.linalg.svd(moved * np.sqrt(weight)[:, None], compute_uv=False)
             ends.append(float(measure.of_sigma(torch.from_numpy(sigma[: min(shape[0] - measure.centred, shape[1])]))))
-        assert float(found[row]) == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-4, abs=1e-7)
+        assert float(result[row]) == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-4, abs=1e-7)
 
 
 @pytest.mark.parametrize("shape", [(60, 6), (30, 40)])
@@ -191,14 +191,14 @@ def test_measure_equals_plain(measure, plain, shape):
     n, d = shape
     x = rng.normal(size=(n, d)) * np.linspace(0.1, 3, d) + 2
     groups = [f"g{i // 2}" for i in range(n)]
-    found = measure.compute(taps(groups, a=x, b=x * 2), None, 5)
-    assert found.score.values == pytest.approx([plain(x)] * 2, rel=1e-10)
-    assert (found.low < found.score).all() and (found.score < found.high).all()
-    assert found.line_ceiling[0].item() == min(n - measure.centred, d)
+    result = measure.compute(taps(groups, a=x, b=x * 2), None, 5)
+    assert result.score.values == pytest.approx([plain(x)] * 2, rel=1e-10)
+    assert (result.low < result.score).all() and (result.score < result.high).all()
+    assert result.line_ceiling[0].item() == min(n - measure.centred, d)
     noise = [plain(rng.normal(size=(n, d))) for _ in range(20)]
-    assert found.line_noise[0].item() == pytest.approx(np.mean(noise), abs=5 * np.std(noise))
-    assert (found.score < found.line_noise).all()
-    assert found.attrs["n"] == n and found.attrs["reason"] == ""
+    assert result.line_noise[0].item() == pytest.approx(np.mean(noise), abs=5 * np.std(noise))
+    assert (result.score < result.line_noise).all()
+    assert result.attrs["n"] == n and result.attrs["reason"] == ""
     assert measure.higher_is_better is None
 
 
@@ -207,9 +207,9 @@ def test_groups_widen_the_interval():
     x = np.random.default_rng(0).normal(size=(40, 4)) * [3, 2, 1, 1]
     once = ParticipationRatio().compute(taps(a=x), None, 0)
     copies = taps([f"g{i // 10}" for i in range(400)], a=np.repeat(x, 10, axis=0))
-    found = ParticipationRatio().compute(copies, None, 0)
+    result = ParticipationRatio().compute(copies, None, 0)
     for end in ("low", "score", "high"):
-        assert found[end].item() == pytest.approx(once[end].item(), rel=1e-9)
+        assert result[end].item() == pytest.approx(once[end].item(), rel=1e-9)
     blind = ParticipationRatio().compute(taps(a=np.repeat(x, 10, axis=0)), None, 0)
     assert blind.high.item() - blind.low.item() < 0.4 * (once.high.item() - once.low.item())
 
@@ -220,21 +220,21 @@ def test_spectrum_points_at_the_planted_collapse():
     flat = wide @ np.diag([1.0] * 3 + [0.01] * 27)
     turned = 5 * wide @ np.linalg.qr(rng.normal(size=(30, 30)))[0]
     for measure, _ in MEASURES:
-        found = measure.compute(taps(wide=wide, flat=flat, turned=turned), None, 0).score.values
-        assert found[1] < found[0] / 3
-        assert found[2] == pytest.approx(found[0], rel=1e-9)
+        result = measure.compute(taps(wide=wide, flat=flat, turned=turned), None, 0).score.values
+        assert result[1] < result[0] / 3
+        assert result[2] == pytest.approx(result[0], rel=1e-9)
     decay = np.arange(1, 121)
-    found = AlphaReq().compute(
+    result = AlphaReq().compute(
         taps(slow=rng.normal(size=(600, 120)) * decay**-0.2, fast=rng.normal(size=(600, 120)) * decay**-1.0), None, 0
     )
-    assert found.high[0].item() < found.low[1].item()
+    assert result.high[0].item() < result.low[1].item()
 
 
 def test_measure_reads_the_first_pooling_and_says_what_has_no_value():
     x = np.random.default_rng(0).normal(size=(20, 3, 4))
-    found = ParticipationRatio().compute(MemoryActivations({"a": x}, poolings=("last", "mean")), None, 0)
-    assert found.score.item() == pytest.approx(participation_ratio(x[:, -1]))
-    assert found.attrs["pooling"] == "last"
+    result = ParticipationRatio().compute(MemoryActivations({"a": x}, poolings=("last", "mean")), None, 0)
+    assert result.score.item() == pytest.approx(participation_ratio(x[:, -1]))
+    assert result.attrs["pooling"] == "last"
     short = AlphaReq().compute(MemoryActivations({"a": x}), None, 0)
     assert np.isnan(short.score.item()) and "a: 4 eigenvalues" in short.attrs["reason"]
     flat = ParticipationRatio().compute(MemoryActivations({"a": np.ones((9, 1, 2)), "b": x[:9, :1]}), None, 0)
@@ -255,10 +255,10 @@ def test_interval_covers(measure, per_group):
         rng = np.random.default_rng(seed)
         shared = np.repeat(rng.normal(size=(200 // per_group, 5)), per_group, axis=0) * (per_group > 1)
         x = (shared + rng.normal(size=(200, 5))) * [3, 2, 1, 1, 0.5] + 0.5
-        found = measure.compute(taps([f"g{i // per_group}" for i in range(200)], a=x), None, 0)
-        values.append(found.score.item())
-        lows.append(found.low.item())
-        highs.append(found.high.item())
+        result = measure.compute(taps([f"g{i // per_group}" for i in range(200)], a=x), None, 0)
+        values.append(result.score.item())
+        lows.append(result.low.item())
+        highs.append(result.high.item())
     truth = np.mean(values)
     inside = ((np.array(lows) <= truth) & (truth <= np.array(highs))).mean()
     assert 0.89 <= inside <= 0.995

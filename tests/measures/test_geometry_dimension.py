@@ -12,10 +12,9 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.geometry import dimension as dimension_module
 from diagnostics.measures.geometry import distinct_samples, mle_dimension, two_nn
-from diagnostics.measures.geometry import neighbours as neighbours_module
-from diagnostics.measures.geometry.dimension import MleDimension, TwoNn
-from diagnostics.measures.geometry.neighbours import distinct, nearest_distances
+from diagnostics.measures.geometry.dimension import MleDimension, TwoNn, distinct, nearest_distances
 
 from memory import MemoryActivations
 
@@ -34,7 +33,7 @@ def brute(x, k):
 
 @pytest.mark.parametrize("block", [50, 2**23])
 def test_nearest_distances_are_those_of_all_pairs(monkeypatch, block):
-    monkeypatch.setattr(neighbours_module, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(dimension_module, "BLOCK_ELEMENTS", block)
     rng = np.random.default_rng(0)
     for n, k in ((40, 3), (40, 39), (4, 3), (2, 1)):
         x = rng.normal(size=(n, 5)) + 100
@@ -47,8 +46,8 @@ def test_nearest_distances_of_near_duplicates_lose_no_digits(shift):
     rng = np.random.default_rng(0)
     x = np.repeat(rng.normal(size=(10, 3)), 30, axis=0) + 1e-9 * rng.normal(size=(300, 3)) + shift
     x = np.unique(x, axis=0)
-    found = nearest_distances(torch.from_numpy(x), 5).numpy()
-    assert found == pytest.approx(cKDTree(x).query(x, 6)[0][:, 1:], rel=1e-12)
+    result = nearest_distances(torch.from_numpy(x), 5).numpy()
+    assert result == pytest.approx(cKDTree(x).query(x, 6)[0][:, 1:], rel=1e-12)
     tiny = np.concatenate([rng.normal(size=(20, 2)), 1e-20 * rng.normal(size=(20, 2))])
     assert nearest_distances(torch.from_numpy(tiny), 2).numpy() == pytest.approx(brute(tiny, 2), rel=1e-9, abs=1e-30)
 
@@ -173,22 +172,22 @@ def test_measure_points_at_the_planted_tap(measure, plain):
     wide = rng.normal(size=(600, 10))
     flat = np.tanh(wide[:, :2] @ rng.normal(size=(2, 10)))
     turned = 3 * wide @ np.linalg.qr(rng.normal(size=(10, 10)))[0] + 5
-    found = measure.compute(taps(wide=wide, flat=flat, turned=turned), None, 0)
-    assert found.score.values == pytest.approx([plain(wide), plain(flat), plain(wide)], rel=1e-6)
-    assert found.high[1].item() < found.low[0].item()
-    assert found.high[1].item() < 3
+    result = measure.compute(taps(wide=wide, flat=flat, turned=turned), None, 0)
+    assert result.score.values == pytest.approx([plain(wide), plain(flat), plain(wide)], rel=1e-6)
+    assert result.high[1].item() < result.low[0].item()
+    assert result.high[1].item() < 3
     # In many dimensions more samples give more.
-    assert found.quarter[0].item() < found.score[0].item()
-    assert found.attrs["n"] == 600 and found.attrs["reason"] == ""
+    assert result.quarter[0].item() < result.score[0].item()
+    assert result.attrs["n"] == 600 and result.attrs["reason"] == ""
 
 
 def test_measure_counts_duplicates_and_says_what_has_no_value():
     x = np.random.default_rng(0).normal(size=(200, 3))
-    found = TwoNn().compute(taps(a=np.concatenate([x, x[:50]]), b=np.ones((250, 3))), None, 0)
-    assert found.duplicates.values.tolist() == [50, 249]
-    assert found.score[0].item() == pytest.approx(two_nn(x), rel=1e-9)
-    assert found.mle[0].item() == pytest.approx(two_nn(x, fit="mle"), rel=1e-9)
-    assert np.isnan(found.score[1].item()) and found.attrs["reason"] == "b: 1 distinct samples, and it needs 3"
+    result = TwoNn().compute(taps(a=np.concatenate([x, x[:50]]), b=np.ones((250, 3))), None, 0)
+    assert result.duplicates.values.tolist() == [50, 249]
+    assert result.score[0].item() == pytest.approx(two_nn(x), rel=1e-9)
+    assert result.mle[0].item() == pytest.approx(two_nn(x, fit="mle"), rel=1e-9)
+    assert np.isnan(result.score[1].item()) and result.attrs["reason"] == "b: 1 distinct samples, and it needs 3"
     few = TwoNn().compute(taps(["g"] * 200, a=x), None, 0)
     assert np.isfinite(few.score.item()) and np.isnan(few.low.item()) and "of too few groups" in few.attrs["reason"]
     with pytest.raises(DiagnosticsError, match=r"Tap a for mle_dimension has shape \(9, 3\): give at least 21"):
@@ -203,10 +202,10 @@ def test_interval_covers(measure, per_group):
         rng = np.random.default_rng(seed)
         shared = np.repeat(rng.normal(size=(600 // per_group, 3)), per_group, axis=0) * (per_group > 1)
         x = shared + rng.normal(size=(600, 3))
-        found = measure.compute(taps([f"g{i // per_group}" for i in range(600)], a=x), None, seed)
-        values.append(found.score.item())
-        lows.append(found.low.item())
-        highs.append(found.high.item())
+        result = measure.compute(taps([f"g{i // per_group}" for i in range(600)], a=x), None, seed)
+        values.append(result.score.item())
+        lows.append(result.low.item())
+        highs.append(result.high.item())
     truth = np.mean(values)
     assert 0.88 <= ((np.array(lows) <= truth) & (truth <= np.array(highs))).mean() <= 1
     # 2.26, the t quantile of ten parts, standard deviations either way; not twice that, as a jackknife gives.
@@ -225,7 +224,7 @@ def test_many_samples_take_no_square_of_memory(monkeypatch):
         return out
 
     monkeypatch.setattr(torch, "addmm", watched)
-    monkeypatch.setattr(neighbours_module, "BLOCK_ELEMENTS", 10**5)
+    monkeypatch.setattr(dimension_module, "BLOCK_ELEMENTS", 10**5)
     x = np.random.default_rng(0).normal(size=(3000, 4))
     assert two_nn(x) == pytest.approx(4, abs=0.4)
     assert 0 < largest <= 10**5

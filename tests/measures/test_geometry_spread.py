@@ -89,10 +89,10 @@ def test_massive_activations_known_answers():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 6))
     x[:, 4] = 3 * x[:, 4] + 300
-    found = massive_activations(x)
-    assert found.ratio == pytest.approx(x.mean(axis=0) ** 2 / x.var(axis=0), rel=1e-12)
-    assert found.feature == 4 and found.largest == found.ratio[4] == pytest.approx(1e4, rel=0.2)
-    assert found.peak == pytest.approx(np.abs(x).max() / np.median(np.abs(x)), rel=1e-12)
+    result = massive_activations(x)
+    assert result.ratio == pytest.approx(x.mean(axis=0) ** 2 / x.var(axis=0), rel=1e-12)
+    assert result.feature == 4 and result.largest == result.ratio[4] == pytest.approx(1e4, rel=0.2)
+    assert result.peak == pytest.approx(np.abs(x).max() / np.median(np.abs(x)), rel=1e-12)
     assert massive_activations(x[:, :4]).largest < 0.1
     exact = massive_activations(np.array([[1.0, 5], [3, 5], [5, 5]]))
     assert exact.ratio[0] == pytest.approx(9 / (8 / 3)) and np.isnan(exact.ratio[1])
@@ -112,28 +112,28 @@ def test_massive_activations_without_value():
 def test_measure_points_at_the_planted_tap(measure, plain):
     rng = np.random.default_rng(0)
     even = rng.normal(size=(300, 8))
-    found = measure.compute(taps(even=even, cone=even + 2, turned=7 * even[:, ::-1]), None, 0)
-    assert found.score.values == pytest.approx([plain(even), plain(even + 2), plain(even)], rel=1e-9, abs=1e-12)
-    assert found.high[0].item() < found.low[1].item()
-    assert found.low[0].item() <= found.line_noise[0].item() <= found.high[0].item()
-    assert found.attrs["reason"] == "" and found.attrs["n"] == 300
+    result = measure.compute(taps(even=even, cone=even + 2, turned=7 * even[:, ::-1]), None, 0)
+    assert result.score.values == pytest.approx([plain(even), plain(even + 2), plain(even)], rel=1e-9, abs=1e-12)
+    assert result.high[0].item() < result.low[1].item()
+    assert result.low[0].item() <= result.line_noise[0].item() <= result.high[0].item()
+    assert result.attrs["reason"] == "" and result.attrs["n"] == 300
 
 
 def test_the_line_of_noise_is_the_mean_over_directions():
     x = np.random.default_rng(0).normal(size=(2000, 3))
-    found = Uniformity().compute(taps(a=x), None, 0)
-    assert found.line_noise.item() == pytest.approx(found.score.item(), abs=0.02)
+    result = Uniformity().compute(taps(a=x), None, 0)
+    assert result.line_noise.item() == pytest.approx(result.score.item(), abs=0.02)
     # In three dimensions the cosine is uniform: the mean of exp(4 (c - 1)) over [-1, 1].
-    assert found.line_noise.item() == pytest.approx(math.log((1 - math.exp(-8)) / 8), abs=1e-12)
+    assert result.line_noise.item() == pytest.approx(math.log((1 - math.exp(-8)) / 8), abs=1e-12)
 
 
 def test_measure_says_which_samples_have_no_direction():
     x = np.random.default_rng(0).normal(size=(20, 3))
     x[:2] = 0
-    found = MeanCosine().compute(taps(a=x, b=np.zeros((20, 3))), None, 0)
-    assert found.score[0].item() == pytest.approx(mean_cosine(x[2:]))
-    assert np.isnan(found.score[1].item())
-    assert found.attrs["reason"] == (
+    result = MeanCosine().compute(taps(a=x, b=np.zeros((20, 3))), None, 0)
+    assert result.score[0].item() == pytest.approx(mean_cosine(x[2:]))
+    assert np.isnan(result.score[1].item())
+    assert result.attrs["reason"] == (
         "a: 2 of 20 samples have length zero and are left out; b: 20 of 20 samples have length zero"
     )
 
@@ -146,10 +146,10 @@ def test_interval_covers(measure, per_group):
         rng = np.random.default_rng(seed)
         shared = np.repeat(rng.normal(size=(160 // per_group, 4)), per_group, axis=0) * (per_group > 1)
         x = shared + rng.normal(size=(160, 4)) + [1, 0, 0, 0]
-        found = measure.compute(taps([f"g{i // per_group}" for i in range(160)], a=x), None, 0)
-        values.append(found.score.item())
-        lows.append(found.low.item())
-        highs.append(found.high.item())
+        result = measure.compute(taps([f"g{i // per_group}" for i in range(160)], a=x), None, 0)
+        values.append(result.score.item())
+        lows.append(result.low.item())
+        highs.append(result.high.item())
     truth = np.mean(values)
     assert 0.89 <= ((np.array(lows) <= truth) & (truth <= np.array(highs))).mean() <= 0.995
 
@@ -162,24 +162,24 @@ def test_massive_measure_finds_the_planted_feature():
     constant = plain.copy()
     constant[..., 1] = 0.1
     activations = MemoryActivations({"plain": plain, "planted": planted, "constant": constant})
-    found = MassiveActivations().compute(activations, None, 0)
+    result = MassiveActivations().compute(activations, None, 0)
     kept = planted.astype(np.float32).reshape(-1, 5)
     whole = massive_activations(kept)
-    assert found.score[1].item() == pytest.approx(whole.largest, rel=1e-9)
-    assert found.feature[1].item() == 3
-    assert found.low[1].item() > 100 * found.high[0].item()
-    assert found.peak[0].item() < 10 < 50 < found.peak_low[1].item()
+    assert result.score[1].item() == pytest.approx(whole.largest, rel=1e-9)
+    assert result.feature[1].item() == 3
+    assert result.low[1].item() > 100 * result.high[0].item()
+    assert result.peak[0].item() < 10 < 50 < result.peak_low[1].item()
     each = [massive_activations(sample).peak for sample in planted.astype(np.float32)]
-    assert found.peak[1].item() == pytest.approx(np.mean(each), rel=1e-9)
-    assert found.constant.values.tolist() == [0, 0, 1]
-    assert "grid tokens" in found.attrs["pooling"]
+    assert result.peak[1].item() == pytest.approx(np.mean(each), rel=1e-9)
+    assert result.constant.values.tolist() == [0, 0, 1]
+    assert "grid tokens" in result.attrs["pooling"]
 
 
 def test_massive_measure_without_value():
     x = np.random.default_rng(0).normal(size=(10, 4, 3))
-    found = MassiveActivations().compute(MemoryActivations({"a": np.full((10, 4, 3), 0.1), "b": x}), None, 0)
-    assert np.isnan(found.score[0].item()) and found.attrs["reason"] == "a: no feature varies"
-    assert np.isfinite(found.score[1].item())
+    result = MassiveActivations().compute(MemoryActivations({"a": np.full((10, 4, 3), 0.1), "b": x}), None, 0)
+    assert np.isnan(result.score[0].item()) and result.attrs["reason"] == "a: no feature varies"
+    assert np.isfinite(result.score[1].item())
     with pytest.raises(DiagnosticsError, match="massive_activations reads tokens, and none are kept"):
         MassiveActivations().compute(MemoryActivations({"a": x}, token_samples=0), None, 0)
 
@@ -191,9 +191,9 @@ def test_massive_interval_covers():
         rng = np.random.default_rng(seed)
         x = 0.5 * rng.normal(size=(50, 8, 3)) + rng.normal(size=(50, 1, 3))
         x[..., 2] += 5
-        found = MassiveActivations().compute(MemoryActivations({"a": x}, block=50), None, 0)
-        values.append(found.score.item())
-        lows.append(found.low.item())
-        highs.append(found.high.item())
+        result = MassiveActivations().compute(MemoryActivations({"a": x}, block=50), None, 0)
+        values.append(result.score.item())
+        lows.append(result.low.item())
+        highs.append(result.high.item())
     truth = np.mean(values)
     assert 0.89 <= ((np.array(lows) <= truth) & (truth <= np.array(highs))).mean() <= 0.995

@@ -48,10 +48,10 @@ def test_matrix_entropy_is_its_formula_from_either_gram_matrix(order, shape):
 def test_matrix_entropy_by_sample():
     x = np.random.default_rng(0).normal(size=(3, 5, 4))
     x[1] = 0
-    found = matrix_entropy(x)
-    assert isinstance(found, np.ndarray) and found.shape == (3,)
-    assert np.isnan(found[1])
-    assert found[[0, 2]] == pytest.approx([matrix_entropy(x[0]), matrix_entropy(x[2])], rel=1e-12)
+    result = matrix_entropy(x)
+    assert isinstance(result, np.ndarray) and result.shape == (3,)
+    assert np.isnan(result[1])
+    assert result[[0, 2]] == pytest.approx([matrix_entropy(x[0]), matrix_entropy(x[2])], rel=1e-12)
     assert isinstance(matrix_entropy(x[0]), float)
     assert matrix_entropy(x[:, :1]) == pytest.approx([0, np.nan, 0], abs=1e-12, nan_ok=True)
     assert np.isnan(matrix_entropy(x[0, :1], normalised=True))
@@ -157,9 +157,9 @@ def test_intervals_are_over_groups(measure):
     for seed in range(80):
         x = np.random.default_rng(seed).normal(size=(30, 5, 3)).repeat(4, axis=0)
         activations = MemoryActivations({"a": x}, groups=[f"g{i // 4}" for i in range(120)], block=120)
-        found = measure.compute(activations, None, 0)
-        values.append(found.score.item())
-        lows.append(found.low.item())
-        highs.append(found.high.item())
+        result = measure.compute(activations, None, 0)
+        values.append(result.score.item())
+        lows.append(result.low.item())
+        highs.append(result.high.item())
     truth = np.mean(values)
     assert 0.87 <= ((np.array(lows) <= truth) & (truth <= np.array(highs))).mean() <= 1

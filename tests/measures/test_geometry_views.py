@@ -31,8 +31,8 @@ def paired(rng, pairs=60, features=8, noise=0.7, views=2):
 
 
 def test_the_way_from_rows_and_groups_to_lidar_is_as_its_docstring_shows():
-    found = doctest.testmod(views_module)
-    assert found.attempted >= 6 and not found.failed
+    result = doctest.testmod(views_module)
+    assert result.attempted >= 6 and not result.failed
 
 
 def test_lidar_known_answers():
@@ -76,19 +76,19 @@ def test_lidar_of_classes_of_other_sizes():
     views = rng.normal(size=(6, 4, 3))
     mixed = rng.permutation(24)
     classes = np.arange(6).repeat(4)
-    found = lidar_of_classes(torch.from_numpy(views.reshape(24, 3)[mixed]), torch.from_numpy(classes[mixed]))
-    assert found == pytest.approx(lidar(views), rel=1e-9)
+    result = lidar_of_classes(torch.from_numpy(views.reshape(24, 3)[mixed]), torch.from_numpy(classes[mixed]))
+    assert result == pytest.approx(lidar(views), rel=1e-9)
     # A class twice as large weighs no more.
     doubled = np.concatenate([views.reshape(24, 3), views[0]])
-    found = lidar_of_classes(torch.from_numpy(doubled), torch.from_numpy(np.append(classes, [0] * 4)))
-    assert found == pytest.approx(lidar(views), rel=1e-9)
+    result = lidar_of_classes(torch.from_numpy(doubled), torch.from_numpy(np.append(classes, [0] * 4)))
+    assert result == pytest.approx(lidar(views), rel=1e-9)
 
 
 def test_lidar_without_value_and_bad_input():
     views = np.random.default_rng(0).normal(size=(1, 4, 3))
     assert np.isnan(lidar(np.repeat(views, 5, axis=0) + 0.1))
     for shape in ((1, 4, 3), (4, 1, 3), (4, 3), (4, 3, 0)):
-        with pytest.raises(DiagnosticsError, match=r"at least 2 classes with at least 2 views"):
+        with pytest.raises(DiagnosticsError, match=r"at least 2 classes of 2 views"):
             lidar(np.ones(shape))
     with pytest.raises(DiagnosticsError, match="delta is 0"):
         lidar(np.ones((3, 2, 2)), delta=0)
@@ -223,9 +223,9 @@ def test_pair_measures_read_the_first_two_samples_of_each_group():
     x = rng.normal(size=(8, 4))
     first, second = x[[0, 1, 6]], x[[4, 3, 7]]
     for measure, plain in ((Alignment(), alignment), (InfoNce(), infonce), (Dime(), dime)):
-        found = measure.compute(taps(groups, a=x), None, 0)
-        assert found.score.item() == pytest.approx(plain(first, second), rel=1e-9)
-        assert found.attrs["n"] == 6 and "3 groups" in found.attrs["rows"]
+        result = measure.compute(taps(groups, a=x), None, 0)
+        assert result.score.item() == pytest.approx(plain(first, second), rel=1e-9)
+        assert result.attrs["n"] == 6 and "3 groups" in result.attrs["rows"]
 
 
 def test_lidar_measure_reads_all_samples_of_groups_with_two():
@@ -234,9 +234,9 @@ def test_lidar_measure_reads_all_samples_of_groups_with_two():
     x = np.concatenate([views.reshape(21, 4), rng.normal(size=(2, 4))])
     groups = [f"g{i // 3}" for i in range(21)] + ["one", "two"]
     mixed = rng.permutation(23)
-    found = Lidar().compute(taps([groups[i] for i in mixed], a=x[mixed]), None, 0)
-    assert found.score.item() == pytest.approx(lidar(views), rel=1e-9)
-    assert found.line_ceiling.item() == 4 and found.attrs["n"] == 21
+    result = Lidar().compute(taps([groups[i] for i in mixed], a=x[mixed]), None, 0)
+    assert result.score.item() == pytest.approx(lidar(views), rel=1e-9)
+    assert result.line_ceiling.item() == 4 and result.attrs["n"] == 21
 
 
 def test_measures_point_at_the_planted_tap():
@@ -248,13 +248,13 @@ def test_measures_point_at_the_planted_tap():
     near = Alignment().compute(activations, None, 0)
     assert near.high[1].item() < near.low[0].item() and near.high[1].item() < near.line_unpaired[1].item() / 3
     assert near.low[0].item() < near.line_unpaired[0].item() < near.high[0].item()
-    found = InfoNce().compute(activations, None, 0)
-    assert found.high[1].item() < found.low[0].item()
-    assert found.low[0].item() < found.line_unpaired[0].item() < found.high[0].item()
+    result = InfoNce().compute(activations, None, 0)
+    assert result.high[1].item() < result.low[0].item()
+    assert result.low[0].item() < result.line_unpaired[0].item() < result.high[0].item()
     first, second = apart[::2], apart[1::2]
     broken = [infonce(first, np.roll(second, shift, axis=0)) for shift in range(1, 40)]
-    assert found.line_unpaired[0].item() == pytest.approx(np.mean(broken), rel=1e-9)
-    assert found.line_alike.values == pytest.approx([math.log(79)] * 2)
+    assert result.line_unpaired[0].item() == pytest.approx(np.mean(broken), rel=1e-9)
+    assert result.line_alike.values == pytest.approx([math.log(79)] * 2)
     shared = Dime().compute(activations, None, 0)
     assert shared.low[1].item() > max(0, shared.high[0].item())
     assert shared.low[0].item() < 0 < shared.high[0].item()
@@ -268,12 +268,12 @@ def test_measures_point_at_the_planted_tap():
 def test_measures_say_what_has_no_value():
     x, groups = paired(np.random.default_rng(0), pairs=10)
     x[0] = 0
-    found = Alignment().compute(taps(groups, a=x, b=0 * x), None, 0)
-    assert found.attrs["reason"].startswith("a: 1 of 10 pairs have a sample of length zero; b: 0 of 10 pairs")
+    result = Alignment().compute(taps(groups, a=x, b=0 * x), None, 0)
+    assert result.attrs["reason"].startswith("a: 1 of 10 pairs have a sample of length zero; b: 0 of 10 pairs")
     for measure in (InfoNce(), Dime(), Lidar()):
-        found = measure.compute(taps(groups, a=0 * x, b=x), None, 0)
-        assert np.isnan(found.score[0].item()) and found.attrs["reason"].startswith("a: ")
-        assert np.isfinite(found.score[1].item()) and np.isfinite(found.low[1].item())
+        result = measure.compute(taps(groups, a=0 * x, b=x), None, 0)
+        assert np.isnan(result.score[0].item()) and result.attrs["reason"].startswith("a: ")
+        assert np.isfinite(result.score[1].item()) and np.isfinite(result.low[1].item())
     # Nine pairs are left, and all alike they would be one of 17.
     assert InfoNce().compute(taps(groups, a=x), None, 0).line_alike.item() == pytest.approx(math.log(17))
 
@@ -283,10 +283,10 @@ def test_interval_covers(measure):
     values, lows, highs = [], [], []
     for seed in range(60):
         x, groups = paired(np.random.default_rng(seed), pairs=30)
-        found = measure.compute(taps(groups, a=x), None, seed)
-        values.append(found.score.item())
-        lows.append(found.low.item())
-        highs.append(found.high.item())
+        result = measure.compute(taps(groups, a=x), None, seed)
+        values.append(result.score.item())
+        lows.append(result.low.item())
+        highs.append(result.high.item())
     truth = np.mean(values)
     assert 0.88 <= ((np.array(lows) <= truth) & (truth <= np.array(highs))).mean() <= 1
     assert np.mean(np.subtract(highs, lows)) < 8 * np.std(values)

@@ -39,9 +39,9 @@ CELLS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def same(found: Any, wanted: Any) -> None:
-    assert len(numbers(found)) == len(numbers(wanted)) > 0
-    for a, b in zip(numbers(found), numbers(wanted), strict=True):
+def same(result: Any, wanted: Any) -> None:
+    assert len(numbers(result)) == len(numbers(wanted)) > 0
+    for a, b in zip(numbers(result), numbers(wanted), strict=True):
         np.testing.assert_array_equal(a, b)
 
 

@@ -91,10 +91,10 @@ def test_distance_is_its_definition(grid: tuple[int, ...], cell: Any) -> None:
     tokens = math.prod(grid)
     attention = random_attention(2, 3, tokens, tokens)
     attention[1, 2, 0] = 0  # a query without attention is left out
-    found = attention_distance(attention, grid, cell=cell)
-    assert found.shape == (2, 3)
+    result = attention_distance(attention, grid, cell=cell)
+    assert result.shape == (2, 3)
     for sample, head in itertools.product(range(2), range(3)):
-        assert found[sample, head] == pytest.approx(direct(attention[sample, head], grid, np.array(cell)), abs=1e-12)
+        assert result[sample, head] == pytest.approx(direct(attention[sample, head], grid, np.array(cell)), abs=1e-12)
     assert uniform_distance(grid, cell) == pytest.approx(direct(np.ones((tokens, tokens)), grid, np.array(cell)))
 
 
@@ -110,9 +110,9 @@ def test_entropy() -> None:
 
 def test_global_mass() -> None:
     attention = random_attention(3, 2, 8, 8)
-    found = global_token_mass(attention, 3)
-    np.testing.assert_allclose(found.prefix, attention[:, :, 3:, :3].sum(-1).mean(-1), rtol=1e-12)
-    np.testing.assert_allclose(found.top_key, attention[:, :, 3:, 3:].mean(-2).max(-1), rtol=1e-12)
+    result = global_token_mass(attention, 3)
+    np.testing.assert_allclose(result.prefix, attention[:, :, 3:, :3].sum(-1).mean(-1), rtol=1e-12)
+    np.testing.assert_allclose(result.top_key, attention[:, :, 3:, 3:].mean(-2).max(-1), rtol=1e-12)
     uniform = global_token_mass(np.full((1, 197, 197), 1 / 197), 1)
     assert (uniform.prefix[0], uniform.top_key[0]) == pytest.approx((1 / 197, 1 / 197))
     sink = np.zeros((1, 6, 6))
@@ -162,12 +162,12 @@ def test_any_array_and_the_device_of_the_input(as_given: Any) -> None:
         distance = attention_distance(as_given(attention), (2, 3))
         entropy = attention_entropy(as_given(attention))
         mass = global_token_mass(as_given(attention), 2)
-    for found, plain in (
+    for result, plain in (
         (distance, attention_distance(before, (2, 3))),
         (entropy, attention_entropy(before)),
         (mass.prefix, global_token_mass(before, 2).prefix),
     ):
-        np.testing.assert_allclose(found, plain, rtol=1e-6)
+        np.testing.assert_allclose(result, plain, rtol=1e-6)
     assert np.array_equal(attention, before)
 
 
@@ -181,11 +181,11 @@ def test_blocks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
 def test_no_value_is_nan_and_bad_input_is_said() -> None:
     empty = np.zeros((2, 4, 4))
     empty[1] = 0.25
-    for found in (
+    for result in (
         attention_distance(empty, (2, 2)), attention_entropy(empty), global_token_mass(empty, 1).prefix,
         global_token_mass(empty, 1).top_key,
     ):  # fmt: skip
-        assert np.isnan(found[0]) and np.isfinite(found[1])
+        assert np.isnan(result[0]) and np.isfinite(result[1])
     with pytest.raises(DiagnosticsError, match=r"\(1, 5, 5\) is not among the 4 cells .* prefix tokens left out"):
         attention_distance(np.full((1, 5, 5), 0.2), (2, 2))
     with pytest.raises(DiagnosticsError, match="one to three axes"):
@@ -223,19 +223,19 @@ def activations(observed: Any, prefix: int = 1, **options: Any) -> MemoryActivat
 
 def test_the_measure_reads_what_was_recorded() -> None:
     a, b = recorded([1.0, 2.0]), recorded([0.5, 1.0, 3.0], 1)
-    found = AttentionDistance().compute(
+    result = AttentionDistance().compute(
         activations(Captured({"a": a, "b": b}, {"embed": "read before a module"})), None, 3
     )
-    np.testing.assert_allclose(found["score"].values, [np.nan, a[..., 0].mean(), b[..., 0].mean()], rtol=1e-6)
-    by_head = found["by_head"].transpose("tap", "head").values
+    np.testing.assert_allclose(result["score"].values, [np.nan, a[..., 0].mean(), b[..., 0].mean()], rtol=1e-6)
+    by_head = result["by_head"].transpose("tap", "head").values
     np.testing.assert_allclose(by_head[1], [*a[..., 0].mean(0), np.nan], rtol=1e-6)
     np.testing.assert_allclose(by_head[2], b[..., 0].mean(0), rtol=1e-6)
     assert np.isnan(by_head[0]).all()
-    np.testing.assert_allclose(found["line_uniform"].values[1:], uniform_distance((3, 3)))
-    np.testing.assert_array_equal(found["line_identity"].values, [np.nan, 0, 0])
-    assert (found["low"] < found["score"]).values[1:].all() and (found["score"] < found["high"]).values[1:].all()
-    assert found.attrs["reason"] == "embed: read before a module"
-    assert (found.attrs["n"], found.attrs["seed"], found.attrs["unit"]) == (12, 3, "cells of the tap's grid")
+    np.testing.assert_allclose(result["line_uniform"].values[1:], uniform_distance((3, 3)))
+    np.testing.assert_array_equal(result["line_identity"].values, [np.nan, 0, 0])
+    assert (result["low"] < result["score"]).values[1:].all() and (result["score"] < result["high"]).values[1:].all()
+    assert result.attrs["reason"] == "embed: read before a module"
+    assert (result.attrs["n"], result.attrs["seed"], result.attrs["unit"]) == (12, 3, "cells of the tap's grid")
 
 
 def test_entropy_and_global_mass_read_theirs() -> None:
@@ -262,7 +262,7 @@ def test_the_interval_is_over_groups() -> None:
     grouped = AttentionDistance().compute(
         activations({"a": values}, groups=np.array([f"g{i // 3}" for i in range(12)])), None, 0
     )
-    width = [float(found["high"][1] - found["low"][1]) for found in (single, grouped)]
+    width = [float(result["high"][1] - result["low"][1]) for result in (single, grouped)]
     assert width[1] > 1.3 * width[0]
 
 
@@ -274,6 +274,6 @@ def test_without_attention_the_measure_says_why() -> None:
 def test_a_head_that_never_looks_at_the_grid_is_told() -> None:
     a = recorded([1.0, 2.0])
     a[:5, 1, 0] = np.nan
-    found = AttentionDistance().compute(activations({"a": a, "b": recorded([1.0])}), None, 0)
-    assert "a: 5 of 12 samples have a head that does not look at the grid" in found.attrs["reason"]
-    assert "b:" not in found.attrs["reason"]
+    result = AttentionDistance().compute(activations({"a": a, "b": recorded([1.0])}), None, 0)
+    assert "a: 5 of 12 samples have a head that does not look at the grid" in result.attrs["reason"]
+    assert "b:" not in result.attrs["reason"]

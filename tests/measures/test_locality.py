@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.locality import blocks, cosines
+from diagnostics.measures.locality import blocks
 from diagnostics.measures.locality.blocks import MOST_SAMPLES
 from diagnostics.measures.locality.cosines import SelfSimilarity, self_similarity, spatial_relation
 
@@ -26,9 +26,9 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_known_answers(case):
     tokens, expected = CASES[case]
-    found = self_similarity(tokens, (16, 16))
-    assert (found.lds, found.cds, found.rmsc) == pytest.approx(expected, abs=1e-6)
-    assert isinstance(found.lds, float)
+    result = self_similarity(tokens, (16, 16))
+    assert (result.lds, result.cds, result.rmsc) == pytest.approx(expected, abs=1e-6)
+    assert isinstance(result.lds, float)
     stacked = self_similarity(np.stack([tokens, 3 * tokens]), (16, 16))
     assert stacked.lds == pytest.approx([expected[0]] * 2, abs=1e-6)
     assert stacked.curve.shape == (2, 30)
@@ -51,9 +51,9 @@ def by_loops(tokens, grid):
 def test_equals_loops_over_pairs_in_one_two_and_three_dimensions(grid, centred):
     tokens = np.random.default_rng(0).normal(size=(int(np.prod(grid)), 5)) + 1
     lds, cds, curve = by_loops(tokens - tokens.mean(axis=0) if centred else tokens, grid)
-    found = self_similarity(tokens, grid, centred=centred)
-    assert (found.lds, found.cds) == pytest.approx((lds, cds), abs=1e-12)
-    np.testing.assert_allclose(found.curve, curve, atol=1e-12)
+    result = self_similarity(tokens, grid, centred=centred)
+    assert (result.lds, result.cds) == pytest.approx((lds, cds), abs=1e-12)
+    np.testing.assert_allclose(result.curve, curve, atol=1e-12)
 
 
 @settings(max_examples=15, deadline=None)
@@ -71,8 +71,8 @@ def test_a_common_offset_hides_structure_that_the_centred_variant_keeps():
     still = self_similarity(tokens, (16, 16), centred=True)
     shifted = tokens + 1e4
     assert abs(self_similarity(shifted, (16, 16)).lds) < 1e-6
-    found = self_similarity(shifted, (16, 16), centred=True)
-    assert (found.lds, found.cds, found.rmsc) == pytest.approx((still.lds, still.cds, still.rmsc), abs=1e-8)
+    result = self_similarity(shifted, (16, 16), centred=True)
+    assert (result.lds, result.cds, result.rmsc) == pytest.approx((still.lds, still.cds, still.rmsc), abs=1e-8)
 
 
 def test_scrambled_places_lose_locality():
@@ -98,13 +98,13 @@ def without_fourth(tokens, mask):
 def test_tokens_without_direction_are_left_out():
     tokens = np.random.default_rng(0).normal(size=(12, 3))
     tokens[4] = 0
-    found = self_similarity(tokens, (12,))
+    result = self_similarity(tokens, (12,))
     kept = [i for i in range(12) if i != 4]
     near = [tokens[i] @ tokens[i + 1] / np.linalg.norm(tokens[i]) / np.linalg.norm(tokens[i + 1])
             for i in range(11) if i in kept and i + 1 in kept]  # fmt: skip
-    assert found.curve[0] == pytest.approx(np.mean(near), abs=1e-12)
+    assert result.curve[0] == pytest.approx(np.mean(near), abs=1e-12)
     unit = np.delete(tokens, 4, axis=0) / np.linalg.norm(np.delete(tokens, 4, axis=0), axis=1, keepdims=True)
-    assert found.rmsc == pytest.approx(np.sqrt(unit.var(axis=0).sum()), abs=1e-12)
+    assert result.rmsc == pytest.approx(np.sqrt(unit.var(axis=0).sum()), abs=1e-12)
     mask = np.arange(12) < 6
     assert spatial_relation(tokens, mask, (12,)) == pytest.approx(without_fourth(tokens, mask), abs=1e-12)
     # Equal tokens whose mean, summed, is not their value.
@@ -117,12 +117,12 @@ def test_tokens_without_direction_are_left_out():
 
 def test_short_grids_have_no_value():
     tokens = np.random.default_rng(0).normal(size=(9, 3))
-    found = self_similarity(tokens, (3, 3))
-    assert np.isnan(found.lds)
-    assert np.isnan(found.cds)
-    assert np.isfinite(found.rmsc)
-    assert np.isfinite(found.curve).all()
-    assert len(found.curve) == 4
+    result = self_similarity(tokens, (3, 3))
+    assert np.isnan(result.lds)
+    assert np.isnan(result.cds)
+    assert np.isfinite(result.rmsc)
+    assert np.isfinite(result.curve).all()
+    assert len(result.curve) == 4
     with pytest.raises(DiagnosticsError, match=r"\(9, 3\).*\(4, 4\)"):
         self_similarity(tokens, (4, 4))
     tokens[0, 0] = np.inf
@@ -155,9 +155,9 @@ def test_spatial_relation_equals_loops_over_anchors(grid):
     expected = [relation_by_loops(t, m, grid) for t, m in zip(tokens, mask, strict=True)]
     assert np.isfinite(expected).all()
     np.testing.assert_allclose(spatial_relation(tokens, mask, grid), expected, atol=1e-12)
-    found = spatial_relation(tokens[1], mask[1], grid)
-    assert isinstance(found, float)
-    assert found == pytest.approx(expected[1], abs=1e-12)
+    result = spatial_relation(tokens[1], mask[1], grid)
+    assert isinstance(result, float)
+    assert result == pytest.approx(expected[1], abs=1e-12)
 
 
 def test_spatial_relation_known_answers():
@@ -190,12 +190,12 @@ def test_blocks_of_any_size_give_the_same(monkeypatch, centred):
 def test_torch_or_numpy_on_the_device_of_the_input_and_nothing_is_changed():
     tokens = np.random.default_rng(0).normal(size=(3, 16, 4)).astype(np.float32)
     kept = tokens.copy()
-    found = self_similarity(tokens, (4, 4), centred=True)
+    result = self_similarity(tokens, (4, 4), centred=True)
     relation = spatial_relation(tokens, tokens[:, :, 0] > 0, (4, 4))
     with torch.device("meta"):
         other = self_similarity(torch.from_numpy(tokens).requires_grad_(), (4, 4), centred=True)
         again = spatial_relation(torch.from_numpy(tokens), torch.from_numpy(tokens)[:, :, 0] > 0, (4, 4))
-    np.testing.assert_array_equal(found.curve, other.curve)
+    np.testing.assert_array_equal(result.curve, other.curve)
     np.testing.assert_array_equal(relation, again)
     np.testing.assert_array_equal(tokens, kept)
 
@@ -217,33 +217,33 @@ def activations(n=30, **options):
 
 def test_measure():
     given = activations()
-    found = SelfSimilarity().compute(given, None, 0)
+    result = SelfSimilarity().compute(given, None, 0)
     tokens = given.arrays["smooth"].astype(np.float32)
     for ending, centred in (("", False), ("_centred", True)):
         plain = self_similarity(tokens, (16,), centred=centred)
-        at = found.sel(tap="smooth")
+        at = result.sel(tap="smooth")
         assert at["score" if not centred else "lds_centred"].item() == pytest.approx(plain.lds.mean(), abs=1e-12)
         assert at["cds" + ending].item() == pytest.approx(plain.cds.mean(), abs=1e-12)
         assert at["rmsc" + ending].item() == pytest.approx(plain.rmsc.mean(), abs=1e-12)
         np.testing.assert_allclose(at["curve" + ending].values, plain.curve.mean(axis=0), atol=1e-12)
-    assert found.low.sel(tap="smooth") < found.score.sel(tap="smooth") < found.high.sel(tap="smooth")
-    assert found.score.sel(tap="smooth") > 0.3 > abs(found.score.sel(tap="noise"))
-    assert np.isnan(found.score.sel(tap=["small", "one"]).values).all()
-    assert "small: no two tokens at distance 6" in found.attrs["reason"]
-    assert "one: one token" in found.attrs["reason"]
-    assert (found.line_noise == 0).all()
-    assert found.attrs["n"] == 30
+    assert result.low.sel(tap="smooth") < result.score.sel(tap="smooth") < result.high.sel(tap="smooth")
+    assert result.score.sel(tap="smooth") > 0.3 > abs(result.score.sel(tap="noise"))
+    assert np.isnan(result.score.sel(tap=["small", "one"]).values).all()
+    assert "small: no two tokens at distance 6" in result.attrs["reason"]
+    assert "one: one token" in result.attrs["reason"]
+    assert (result.line_noise == 0).all()
+    assert result.attrs["n"] == 30
     assert SelfSimilarity().higher_is_better is None
-    assert found.equals(SelfSimilarity().compute(activations(), None, 0))
+    assert result.equals(SelfSimilarity().compute(activations(), None, 0))
 
 
 def test_measure_without_value_says_why():
     given = activations()
     given.arrays["noise"][:] = 7.0
-    found = SelfSimilarity().compute(given, None, 0)
-    assert found.score.sel(tap="noise").item() == pytest.approx(0, abs=1e-12)
-    assert np.isnan(found.lds_centred.sel(tap="noise").item())
-    assert "noise: 30 of 30 samples have only tokens of length zero once the mean is removed" in found.attrs["reason"]
+    result = SelfSimilarity().compute(given, None, 0)
+    assert result.score.sel(tap="noise").item() == pytest.approx(0, abs=1e-12)
+    assert np.isnan(result.lds_centred.sel(tap="noise").item())
+    assert "noise: 30 of 30 samples have only tokens of length zero once the mean is removed" in result.attrs["reason"]
 
 
 def test_measure_caps_samples_and_needs_tokens():
@@ -275,18 +275,19 @@ def over_all_pairs(tokens, grid):
 def ways(monkeypatch):
     """How often cosines of all pairs are taken, and how often transforms of all features."""
     taken = {"pairs": 0, "lags": 0}
+    cosines, lag_sums = blocks.cosines, blocks.lag_sums
 
     def counting_cosines(field):
         taken["pairs"] += 1
-        return blocks.cosines(field)
+        return cosines(field)
 
     def counting_lags(field, grid):
         # The pairs that a distance has are counted by lags, of one value a token.
         taken["lags"] += field.shape[2] > 1
-        return blocks.lag_sums(field, grid)
+        return lag_sums(field, grid)
 
-    monkeypatch.setattr(cosines, "cosines", counting_cosines)
-    monkeypatch.setattr(cosines, "lag_sums", counting_lags)
+    monkeypatch.setattr(blocks, "cosines", counting_cosines)
+    monkeypatch.setattr(blocks, "lag_sums", counting_lags)
     return taken
 
 
@@ -314,12 +315,12 @@ def test_the_cheaper_way_is_taken_and_equals_all_pairs(ways, grid, features, way
     rng = np.random.default_rng(features)
     tokens = np.cumsum(rng.normal(size=(int(np.prod(grid)), features)), axis=0)
     tokens[[3, 20]] = 0
-    found = self_similarity(tokens, grid)
+    result = self_similarity(tokens, grid)
     assert ways[way] > 0
     assert sum(ways.values()) == ways[way]
     lds, cds, rmsc, curve = over_all_pairs(tokens, grid)
-    assert (found.lds, found.cds, found.rmsc) == pytest.approx((lds, cds, rmsc), abs=1e-9)
-    np.testing.assert_allclose(found.curve, curve, atol=1e-9)
+    assert (result.lds, result.cds, result.rmsc) == pytest.approx((lds, cds, rmsc), abs=1e-9)
+    np.testing.assert_allclose(result.curve, curve, atol=1e-9)
     # Beside a sample whose tokens all have a direction; and centred, where all have one.
     whole = tokens + 1
     together = self_similarity(np.stack([tokens, whole]), grid).curve
@@ -335,11 +336,11 @@ def test_large_grids_equal_all_pairs(grid, offset):
     # Neighbours are alike, so that a wrong place shows.
     tokens = np.cumsum(rng.normal(size=(int(np.prod(grid)), 5)), axis=0) + offset
     tokens[[3, 200]] = 0
-    found = self_similarity(tokens, grid)
+    result = self_similarity(tokens, grid)
     lds, cds, rmsc, curve = over_all_pairs(tokens, grid)
-    assert found.lds == pytest.approx(lds, abs=1e-9)
-    assert found.cds == pytest.approx(cds, abs=1e-9)
-    assert found.rmsc == pytest.approx(rmsc, abs=1e-6 if offset else 1e-9)
-    np.testing.assert_allclose(found.curve, curve, atol=1e-9)
+    assert result.lds == pytest.approx(lds, abs=1e-9)
+    assert result.cds == pytest.approx(cds, abs=1e-9)
+    assert result.rmsc == pytest.approx(rmsc, abs=1e-6 if offset else 1e-9)
+    np.testing.assert_allclose(result.curve, curve, atol=1e-9)
     scrambled = self_similarity(rng.permutation(tokens), grid)
-    assert offset or abs(scrambled.lds) < abs(found.lds) / 4
+    assert offset or abs(scrambled.lds) < abs(result.lds) / 4

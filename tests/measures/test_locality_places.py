@@ -45,11 +45,11 @@ def test_morans_i_known_answers():
 def test_morans_i_is_the_quadratic_form_averaged_by_variance(grid):
     tokens = np.random.default_rng(0).normal(size=(3, int(np.prod(grid)), 4)) * [1, 2, 5, 0.1] + 3
     weights = (manhattan(grid) == 1).astype(float)
-    for sample, found in zip(tokens, morans_i(tokens, grid), strict=True):
+    for sample, result in zip(tokens, morans_i(tokens, grid), strict=True):
         z = sample - sample.mean(axis=0)
         variance = (z**2).sum(axis=0)
         each = len(z) / weights.sum() * np.diag(z.T @ weights @ z) / variance
-        assert found == pytest.approx(np.average(each, weights=variance), abs=1e-12)
+        assert result == pytest.approx(np.average(each, weights=variance), abs=1e-12)
 
 
 def test_morans_i_over_all_orders_averages_to_the_null():
@@ -63,10 +63,10 @@ def test_morans_i_over_all_orders_averages_to_the_null():
 def test_morans_i_ignores_rotation_scale_and_shift_but_not_the_scale_of_a_feature_or_the_places(seed, scale):
     rng = np.random.default_rng(seed)
     tokens = np.cumsum(rng.normal(size=(20, 3)), axis=0)
-    found = morans_i(tokens, (20,))
+    result = morans_i(tokens, (20,))
     turned = tokens @ np.linalg.qr(rng.normal(size=(3, 3)))[0] * scale + 100
-    assert morans_i(turned, (20,)) == pytest.approx(found, abs=1e-8)
-    assert morans_i(tokens[::-1], (20,)) == pytest.approx(found, abs=1e-12)
+    assert morans_i(turned, (20,)) == pytest.approx(result, abs=1e-8)
+    assert morans_i(tokens[::-1], (20,)) == pytest.approx(result, abs=1e-12)
     # The feature with by far the largest variance decides.
     noise = rng.normal(size=20)
     both = np.column_stack([tokens[:, 0], 1e4 * noise])
@@ -100,8 +100,8 @@ def test_chance_counts_neighbours_and_equal_tokens_give_it(grid, radius):
     # The last are alike but for rounding.
     rng = np.random.default_rng(0)
     for equal in (np.full((tokens, 3), 0.1), np.eye(tokens), np.outer(rng.uniform(1, 2, tokens), rng.normal(size=7))):
-        found = neighbour_consistency(equal, grid, k=5, radius=radius)
-        assert found == pytest.approx(neighbour_chance(grid, radius), abs=1e-12)
+        result = neighbour_consistency(equal, grid, k=5, radius=radius)
+        assert result == pytest.approx(neighbour_chance(grid, radius), abs=1e-12)
     assert neighbour_chance((16, 16)) < 8 / 255
 
 
@@ -118,14 +118,14 @@ def test_consistency_known_answers():
 def test_consistency_equals_sorting(grid):
     tokens = np.random.default_rng(0).normal(size=(3, int(np.prod(grid)), 4)) + 0.5
     near = chebyshev(grid) <= 1
-    for sample, found in zip(tokens, neighbour_consistency(tokens, grid, k=4), strict=True):
+    for sample, result in zip(tokens, neighbour_consistency(tokens, grid, k=4), strict=True):
         unit = sample / np.linalg.norm(sample, axis=1, keepdims=True)
         cosine = unit @ unit.T
         shares = []
         for i in range(len(unit)):
             others = [j for j in np.argsort(-cosine[i]) if j != i][:4]
             shares.append(near[i, others].mean())
-        assert found == pytest.approx(np.mean(shares), abs=1e-12)
+        assert result == pytest.approx(np.mean(shares), abs=1e-12)
 
 
 def test_ties_count_as_if_broken_at_random():
@@ -142,11 +142,11 @@ def test_ties_count_as_if_broken_at_random():
 def test_consistency_ignores_rotation_and_lengths_but_not_places(seed, scale):
     rng = np.random.default_rng(seed)
     tokens = np.cumsum(rng.normal(size=(30, 3)), axis=0)
-    found = neighbour_consistency(tokens, (30,))
+    result = neighbour_consistency(tokens, (30,))
     turned = tokens @ np.linalg.qr(rng.normal(size=(3, 3)))[0] * scale * rng.uniform(0.5, 2, size=(30, 1))
-    assert neighbour_consistency(turned, (30,)) == pytest.approx(found, abs=1e-9)
+    assert neighbour_consistency(turned, (30,)) == pytest.approx(result, abs=1e-9)
     shuffled = [neighbour_consistency(rng.permutation(tokens), (30,)) for _ in range(5)]
-    assert found > np.mean(shuffled)
+    assert result > np.mean(shuffled)
 
 
 def test_consistency_depends_on_where_the_origin_lies():
@@ -175,25 +175,25 @@ def test_consistency_without_value():
 def planted(n=20, tokens=100, share=0.02, seed=0, factor=10.0):
     """Tokens of norm about 1, and the 2 % of them that are ten times as long."""
     rng = np.random.default_rng(seed)
-    made = rng.normal(size=(n, tokens, 64))
-    made /= np.linalg.norm(made, axis=2, keepdims=True) / rng.normal(1, 0.05, size=(n, tokens, 1))
+    created = rng.normal(size=(n, tokens, 64))
+    created /= np.linalg.norm(created, axis=2, keepdims=True) / rng.normal(1, 0.05, size=(n, tokens, 1))
     mask = rng.permuted(np.arange(tokens) < share * tokens + np.zeros((n, 1)), axis=1)
-    made[mask] *= factor
-    return made, mask
+    created[mask] *= factor
+    return created, mask
 
 
 def test_planted_outliers_are_all_found_and_nothing_else():
-    made, mask = planted()
-    found = outlier_tokens(made, (10, 10))
-    np.testing.assert_array_equal(found.mask, mask)
-    assert found.share == pytest.approx(0.02)
-    assert found.median_norm == pytest.approx(1, abs=0.01)
-    assert 9 < found.largest_over_median < 13
-    assert found.gap > 6
-    assert found.bimodality > 0.95
-    norms = np.linalg.norm(made, axis=2)
+    created, mask = planted()
+    result = outlier_tokens(created, (10, 10))
+    np.testing.assert_array_equal(result.mask, mask)
+    assert result.share == pytest.approx(0.02)
+    assert result.median_norm == pytest.approx(1, abs=0.01)
+    assert 9 < result.largest_over_median < 13
+    assert result.gap > 6
+    assert result.bimodality > 0.95
+    norms = np.linalg.norm(created, axis=2)
     threshold = np.median(norms) + 6 * stats.median_abs_deviation(norms, axis=None, scale="normal")
-    assert found.threshold == pytest.approx(threshold, rel=1e-5)
+    assert result.threshold == pytest.approx(threshold, rel=1e-5)
     one = outlier_tokens(norms[3])
     assert one.mask.shape == (100,)
     assert one.share == pytest.approx(0.02)
@@ -203,10 +203,10 @@ def test_planted_outliers_are_all_found_and_nothing_else():
 
 def test_gaussian_norms_have_no_outliers_beyond_six_and_some_beyond_three():
     norms = np.random.default_rng(0).normal(20, 1, size=200_000)
-    found = outlier_tokens(norms)
-    assert found.share == 0
-    assert found.bimodality == pytest.approx(1 / 3, abs=0.01)
-    assert np.isnan([found.gap, found.cosine_outliers]).all()
+    result = outlier_tokens(norms)
+    assert result.share == 0
+    assert result.bimodality == pytest.approx(1 / 3, abs=0.01)
+    assert np.isnan([result.gap, result.cosine_outliers]).all()
     assert outlier_tokens(norms, k=3).share == pytest.approx(stats.norm.sf(3), rel=0.2)
 
 
@@ -238,27 +238,27 @@ def test_cosines_with_neighbours_equal_loops(grid):
     beside = manhattan(grid) == 1
     unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
     each = np.array([np.mean([unit[i] @ unit[j] for j in np.flatnonzero(row)]) for i, row in enumerate(beside)])
-    found = outlier_tokens(tokens, grid)
-    assert np.flatnonzero(found.mask).tolist() == [2, 5]
-    assert found.cosine_outliers == pytest.approx(each[[2, 5]].mean(), abs=1e-12)
-    assert found.cosine_rest == pytest.approx(np.delete(each, [2, 5]).mean(), abs=1e-12)
+    result = outlier_tokens(tokens, grid)
+    assert np.flatnonzero(result.mask).tolist() == [2, 5]
+    assert result.cosine_outliers == pytest.approx(each[[2, 5]].mean(), abs=1e-12)
+    assert result.cosine_rest == pytest.approx(np.delete(each, [2, 5]).mean(), abs=1e-12)
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.floats(1e-3, 1e3))
 def test_outliers_ignore_rotation_scale_and_order_but_not_shift(seed, scale):
     rng = np.random.default_rng(seed)
-    made, mask = planted(n=4, seed=seed)
-    turned = made @ np.linalg.qr(rng.normal(size=(64, 64)))[0] * scale
-    found, other = outlier_tokens(made, (10, 10)), outlier_tokens(turned, (10, 10))
+    created, mask = planted(n=4, seed=seed)
+    turned = created @ np.linalg.qr(rng.normal(size=(64, 64)))[0] * scale
+    result, other = outlier_tokens(created, (10, 10)), outlier_tokens(turned, (10, 10))
     np.testing.assert_array_equal(other.mask, mask)
-    assert other.median_norm == pytest.approx(found.median_norm * scale, rel=1e-9)
+    assert other.median_norm == pytest.approx(result.median_norm * scale, rel=1e-9)
     assert (other.largest_over_median, other.gap, other.cosine_rest) == pytest.approx(
-        (found.largest_over_median, found.gap, found.cosine_rest), rel=1e-7, abs=1e-9
+        (result.largest_over_median, result.gap, result.cosine_rest), rel=1e-7, abs=1e-9
     )
     order = rng.permutation(100)
-    np.testing.assert_array_equal(outlier_tokens(made[:, order]).mask, mask[:, order])
-    assert (outlier_tokens(made + 1000).mask != mask).any()
+    np.testing.assert_array_equal(outlier_tokens(created[:, order]).mask, mask[:, order])
+    assert (outlier_tokens(created + 1000).mask != mask).any()
 
 
 def test_outliers_refuse_what_they_cannot_read():
@@ -286,8 +286,8 @@ def test_torch_or_numpy_in_blocks_of_any_size_and_nothing_is_changed(monkeypatch
     monkeypatch.setattr(blocks, "_MOST", 100)
     monkeypatch.setattr(blocks, "_NEAR", 900)
     with torch.device("meta"):
-        found = all_three(torch.from_numpy(tokens).requires_grad_())
-    for one, other in zip(expected, found, strict=True):
+        result = all_three(torch.from_numpy(tokens).requires_grad_())
+    for one, other in zip(expected, result, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-13)
     np.testing.assert_array_equal(tokens, kept)
 
@@ -311,20 +311,20 @@ def taps(n=40, seed=0):
 def test_only_the_smooth_tap_departs_from_its_line(measure, plain, line):
     grids = dict.fromkeys(("noise", "smooth", "scrambled"), (6, 8))
     given = MemoryActivations(taps(), grids)
-    found = measure.compute(given, None, 0)
-    name = next(str(v) for v in found if str(v).startswith("line_"))
-    assert found[name].values == pytest.approx([line] * 3 + [np.nan], nan_ok=True)
+    result = measure.compute(given, None, 0)
+    name = next(str(v) for v in result if str(v).startswith("line_"))
+    assert result[name].values == pytest.approx([line] * 3 + [np.nan], nan_ok=True)
     for tap in ("noise", "scrambled"):
-        at = found.sel(tap=tap)
+        at = result.sel(tap=tap)
         assert at.low < line < at.high
-    assert found.low.sel(tap="smooth") > line + 0.2
+    assert result.low.sel(tap="smooth") > line + 0.2
     expected = np.mean(plain(given.arrays["smooth"].astype(np.float32), (6, 8)))
-    assert found.score.sel(tap="smooth").item() == pytest.approx(expected, abs=1e-12)
-    assert np.isnan(found.score.sel(tap="one").item())
-    assert "one: " in found.attrs["reason"]
-    assert found.attrs["n"] == 40
+    assert result.score.sel(tap="smooth").item() == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(result.score.sel(tap="one").item())
+    assert "one: " in result.attrs["reason"]
+    assert result.attrs["n"] == 40
     assert not measure.standard
-    assert found.identical(measure.compute(given, None, 0))
+    assert result.identical(measure.compute(given, None, 0))
     with pytest.raises(DiagnosticsError, match=f"{measure.name} reads tokens.*--token-budget"):
         measure.compute(MemoryActivations(taps(4), grids, token_samples=0), None, 0)
 
@@ -337,9 +337,9 @@ def test_measures_say_why_a_sample_has_no_value_and_where_it_is_broken():
         "smooth: 1 of 10 samples have equal tokens"
         in MoransI().compute(MemoryActivations(arrays, grids), None, 0).attrs["reason"]
     )
-    found = NeighbourConsistency().compute(MemoryActivations(arrays, grids), None, 0)
-    assert "smooth: 1 of 10 samples have fewer than 6 tokens with a direction" in found.attrs["reason"]
-    assert np.isfinite(found.score.sel(tap="smooth").item())
+    result = NeighbourConsistency().compute(MemoryActivations(arrays, grids), None, 0)
+    assert "smooth: 1 of 10 samples have fewer than 6 tokens with a direction" in result.attrs["reason"]
+    assert np.isfinite(result.score.sel(tap="smooth").item())
     arrays["smooth"][3, 0, 0] = np.nan
     for measure in (MoransI(), NeighbourConsistency(), OutlierTokenShare()):
         with pytest.raises(DiagnosticsError, match=f"{measure.name} at tap smooth: .*NaN"):
@@ -354,18 +354,18 @@ def test_a_stripe_of_global_tokens_is_found_at_its_tap_and_place_only():
     arrays["b"][:, stripe] += 20 * direction
     arrays["zero"] = np.zeros((30, 48, 4))
     given = MemoryActivations(arrays, dict.fromkeys(arrays, (6, 8)))
-    found = OutlierTokenShare().compute(given, None, 0)
-    assert found.score.values == pytest.approx([0, 1 / 8, 0, np.nan], nan_ok=True)
-    at = found.sel(tap="b")
+    result = OutlierTokenShare().compute(given, None, 0)
+    assert result.score.values == pytest.approx([0, 1 / 8, 0, np.nan], nan_ok=True)
+    at = result.sel(tap="b")
     np.testing.assert_array_equal(at.share_by_place.values, stripe)
     assert int(at.place) % 8 == 3
     assert at.place_share == 1
     # Above and below lie tokens of the stripe, left and right others.
     assert at.cosine_outliers.item() > 0.3 > abs(at.cosine_rest.item() - 0) - 0.1
-    assert at.bimodality.item() > 0.9 > 0.5 > found.bimodality.sel(tap="a").item()
-    assert np.isnan(found.place.sel(tap="a").item())
-    assert "zero: at least half" in found.attrs["reason"]
-    assert found.low.sel(tap="b").item() == pytest.approx(1 / 8)
+    assert at.bimodality.item() > 0.9 > 0.5 > result.bimodality.sel(tap="a").item()
+    assert np.isnan(result.place.sel(tap="a").item())
+    assert "zero: at least half" in result.attrs["reason"]
+    assert result.low.sel(tap="b").item() == pytest.approx(1 / 8)
     plain = outlier_tokens(arrays["b"].astype(np.float32), (6, 8))
     for name in (
         "median_norm",
@@ -377,16 +377,16 @@ def test_a_stripe_of_global_tokens_is_found_at_its_tap_and_place_only():
         "bimodality",
     ):
         assert at[name].item() == pytest.approx(getattr(plain, name), rel=1e-12)
-    assert found.identical(OutlierTokenShare().compute(given, None, 0))
+    assert result.identical(OutlierTokenShare().compute(given, None, 0))
 
 
 def test_the_interval_of_the_share_is_over_groups():
-    made, mask = planted(n=40)
+    created, mask = planted(n=40)
     hit = np.arange(40) < 8
-    made[~hit] /= np.where(mask[~hit], 10, 1)[:, :, None]
+    created[~hit] /= np.where(mask[~hit], 10, 1)[:, :, None]
     wide = OutlierTokenShare().compute(
-        MemoryActivations({"a": made}, groups=[f"g{i // 8}" for i in range(40)]), None, 0
+        MemoryActivations({"a": created}, groups=[f"g{i // 8}" for i in range(40)]), None, 0
     )
-    narrow = OutlierTokenShare().compute(MemoryActivations({"a": made}), None, 0)
+    narrow = OutlierTokenShare().compute(MemoryActivations({"a": created}), None, 0)
     assert wide.score.item() == narrow.score.item() == pytest.approx(0.02 / 5)
     assert (wide.high - wide.low).item() > 1.5 * (narrow.high - narrow.low).item()

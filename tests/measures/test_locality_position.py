@@ -29,23 +29,23 @@ def sinusoidal(grid, frequencies=16):
 @pytest.mark.parametrize("grid", [(40,), (14, 14), (3, 5, 4), (1, 12)])
 def test_a_sinusoidal_code_tells_the_place(grid):
     code = sinusoidal(grid)
-    found = position_probe(np.stack([code] * 10), grid, thirds(10))
-    assert found.r2 == pytest.approx(1, abs=2e-4)
-    assert found.error < 0.1
+    result = position_probe(np.stack([code] * 10), grid, thirds(10))
+    assert result.r2 == pytest.approx(1, abs=2e-4)
+    assert result.error < 0.1
     away = coordinates(grid) - coordinates(grid).mean(axis=0)
-    assert found.error_of_mean == pytest.approx(np.linalg.norm(away, axis=1).mean(), rel=1e-9)
-    assert found.r2_by_axis[-1] == pytest.approx(1, abs=2e-4)
-    assert np.isnan(found.r2_by_axis[0]) == (grid[0] == 1)
+    assert result.error_of_mean == pytest.approx(np.linalg.norm(away, axis=1).mean(), rel=1e-9)
+    assert result.r2_by_axis[-1] == pytest.approx(1, abs=2e-4)
+    assert np.isnan(result.r2_by_axis[0]) == (grid[0] == 1)
 
 
 def test_ols_on_noise_is_as_far_below_zero_as_theory_says():
     """Out of sample, R2 of OLS on 100 features of noise for 200 tokens is about -d / (n - d - 1) = -1.01."""
     split = np.repeat(["train", "val", "test"], [16, 4, 100])
-    found = [
+    result = [
         position_probe(np.random.default_rng(seed).normal(size=(120, 10, 100)), (10,), split, penalties=(1e-12,)).r2
         for seed in range(10)
     ]
-    assert np.mean(found) == pytest.approx(-100 / 99, abs=0.12)
+    assert np.mean(result) == pytest.approx(-100 / 99, abs=0.12)
     # With the whole grid of penalties it is no worse than the mean place.
     tokens = np.random.default_rng(0).normal(size=(120, 10, 100))
     assert position_probe(tokens, (10,), split).r2 == pytest.approx(0, abs=0.05)
@@ -72,11 +72,11 @@ def test_equals_sklearn(grid):
     on_val = [read(rows["val"], *fitted(rows["train"], penalty))[0].mean() for penalty in PENALTIES]
     best = PENALTIES[int(np.argmax(on_val))]
     by_axis, away = read(rows["test"], *fitted(rows["train"] | rows["val"], best))
-    found = position_probe(tokens, grid, split)
-    assert found.penalty == best
-    np.testing.assert_allclose(found.r2_by_axis, by_axis, atol=1e-9)
-    assert found.r2 == pytest.approx(by_axis.mean(), abs=1e-9)
-    assert found.error == pytest.approx(np.linalg.norm(away, axis=1).mean(), abs=1e-9)
+    result = position_probe(tokens, grid, split)
+    assert result.penalty == best
+    np.testing.assert_allclose(result.r2_by_axis, by_axis, atol=1e-9)
+    assert result.r2 == pytest.approx(by_axis.mean(), abs=1e-9)
+    assert result.error == pytest.approx(np.linalg.norm(away, axis=1).mean(), abs=1e-9)
 
 
 def test_what_tells_places_in_one_sample_only_is_not_read():
@@ -100,11 +100,11 @@ def test_rescaled_features_and_other_origins_change_nothing_and_scrambled_places
     rng = np.random.default_rng(seed)
     code = sinusoidal((4, 5), 4)
     tokens = code + 0.3 * rng.normal(size=(15, *code.shape))
-    found = position_probe(tokens, (4, 5), thirds(15))
+    result = position_probe(tokens, (4, 5), thirds(15))
     order = rng.permutation(tokens.shape[2])
     other = position_probe(tokens[:, :, order] * scale * rng.uniform(0.5, 2, size=16) + 100, (4, 5), thirds(15))
-    assert other.r2 == pytest.approx(found.r2, abs=1e-6)
-    assert found.r2 > 0.5
+    assert other.r2 == pytest.approx(result.r2, abs=1e-6)
+    assert result.r2 > 0.5
     # Scrambled in every sample anew; scrambled alike in all, each place could be learnt by heart.
     scrambled = np.stack([sample[rng.permutation(20)] for sample in tokens])
     assert position_probe(scrambled, (4, 5), thirds(15)).r2 < 0.15
@@ -128,18 +128,18 @@ def test_bad_input_is_said_and_one_token_has_no_place():
 
 
 def test_constant_features_predict_the_mean_place():
-    found = position_probe(np.full((10, 6, 2), 0.1), (6,), thirds(10))
-    assert found.r2 == pytest.approx(0, abs=1e-12)
-    assert found.error == pytest.approx(found.error_of_mean, abs=1e-12)
+    result = position_probe(np.full((10, 6, 2), 0.1), (6,), thirds(10))
+    assert result.r2 == pytest.approx(0, abs=1e-12)
+    assert result.error == pytest.approx(result.error_of_mean, abs=1e-12)
 
 
 def test_torch_or_numpy_and_nothing_is_changed():
     tokens = np.random.default_rng(0).normal(size=(10, 6, 2)).astype(np.float32)
     kept = tokens.copy()
-    found = position_probe(tokens, (6,), thirds(10))
+    result = position_probe(tokens, (6,), thirds(10))
     with torch.device("meta"):
         other = position_probe(torch.from_numpy(tokens).requires_grad_(), (6,), thirds(10))
-    assert (found.r2, found.error, found.penalty) == (other.r2, other.error, other.penalty)
+    assert (result.r2, result.error, result.penalty) == (other.r2, other.error, other.penalty)
     assert isinstance(other.r2, float)
     np.testing.assert_array_equal(tokens, kept)
 
@@ -165,22 +165,22 @@ def activations(**options):
 def test_the_tap_that_holds_places_is_found_and_no_other():
     measured = measure_all([Position()], activations(), {}, 0)
     assert not measured.skipped
-    found = measured.results["position_probe"]
-    assert found.attrs["best_tap"] == "place"
-    assert found.attrs["score_name"] == "R2"
-    assert found.attrs["family"] == "spatial"
-    assert found.attrs["target"] == ""
-    assert found.attrs["best_score_low"] > 0.6
+    result = measured.results["position_probe"]
+    assert result.attrs["best_tap"] == "place"
+    assert result.attrs["score_name"] == "R2"
+    assert result.attrs["family"] == "spatial"
+    assert result.attrs["target"] == ""
+    assert result.attrs["best_score_low"] > 0.6
     for tap in ("noise", "scrambled"):
-        assert abs(found.score.sel(tap=tap).item()) < 0.05
-    assert np.abs(found.line_shuffled.values[:3]).max() < 0.05
-    assert np.isnan(found.score.sel(tap="one").item())
-    assert found.attrs["reason"] == "one: one token"
-    assert found.low.sel(tap="place") < found.score.sel(tap="place") < found.high.sel(tap="place")
-    profile = Profile("position_probe", None, found, {})
+        assert abs(result.score.sel(tap=tap).item()) < 0.05
+    assert np.abs(result.line_shuffled.values[:3]).max() < 0.05
+    assert np.isnan(result.score.sel(tap="one").item())
+    assert result.attrs["reason"] == "one: one token"
+    assert result.low.sel(tap="place") < result.score.sel(tap="place") < result.high.sel(tap="place")
+    profile = Profile("position_probe", None, result, {})
     assert profile.is_probe
     assert profile.name == "position_probe"
-    assert found.identical(measure_all([Position()], activations(), {}, 0).results["position_probe"])
+    assert result.identical(measure_all([Position()], activations(), {}, 0).results["position_probe"])
 
 
 def test_the_tokens_of_a_tap_are_read_once():
@@ -194,11 +194,11 @@ def test_the_tokens_of_a_tap_are_read_once():
 
 def test_measure_equals_the_plain_function_whatever_the_blocks():
     given = activations(block=11)
-    found = measure_all([Position()], given, {}, 0).results["position_probe"]
+    result = measure_all([Position()], given, {}, 0).results["position_probe"]
     for tap in ("noise", "place"):
         tokens = given.arrays[tap].astype(np.float32)
         plain = position_probe(tokens, (6, 8), given.split)
-        at = found.sel(tap=tap)
+        at = result.sel(tap=tap)
         assert at.score.item() == pytest.approx(plain.r2, abs=1e-9)
         assert at.penalty.item() == plain.penalty
         assert at.error.item() == pytest.approx(plain.error, abs=1e-9)
@@ -213,10 +213,10 @@ def test_taps_with_other_axes_stand_side_by_side():
         "image": sinusoidal((3, 4)) + 0.1 * rng.normal(size=(30, 12, 64)),
     }
     given = MemoryActivations(arrays, {"cube": (2, 3, 4), "image": (3, 4)})
-    found = measure_all([Position()], given, {}, 0).results["position_probe"]
+    result = measure_all([Position()], given, {}, 0).results["position_probe"]
     for tap, grid in (("line", (12,)), ("cube", (2, 3, 4)), ("image", (3, 4))):
         plain = position_probe(arrays[tap].astype(np.float32), grid, given.split)
-        assert found.score.sel(tap=tap).item() == pytest.approx(plain.r2, abs=1e-9)
+        assert result.score.sel(tap=tap).item() == pytest.approx(plain.r2, abs=1e-9)
 
 
 def test_many_tokens_are_drawn_from_and_units_are_groups():
@@ -226,20 +226,22 @@ def test_many_tokens_are_drawn_from_and_units_are_groups():
     groups = np.array([f"g{i // 5}" for i in range(n)], dtype=object)
     split = np.array([("train", "val", "test")[i // 5 % 3] for i in range(n)], dtype=object)
     given = MemoryActivations({"a": tokens}, {"a": (10, 12)}, groups=groups, split=split)
-    found = measure_all([Position()], given, {}, 0).results["position_probe"]
-    assert found.attrs["n_train"] + found.attrs["n_val"] + found.attrs["n_test"] == MOST_SAMPLES
+    result = measure_all([Position()], given, {}, 0).results["position_probe"]
+    assert result.attrs["n_train"] + result.attrs["n_val"] + result.attrs["n_test"] == MOST_SAMPLES
     assert (
-        len(found.unit) == found.attrs["units_test"] == len(set(groups[:MOST_SAMPLES][split[:MOST_SAMPLES] == "test"]))
+        len(result.unit)
+        == result.attrs["units_test"]
+        == len(set(groups[:MOST_SAMPLES][split[:MOST_SAMPLES] == "test"]))
     )
     whole = position_probe(tokens[:MOST_SAMPLES], (10, 12), split[:MOST_SAMPLES])
-    assert found.score.item() == pytest.approx(whole.r2, abs=0.02)
-    assert found.attrs["tokens_of_a_sample"] == 64
+    assert result.score.item() == pytest.approx(whole.r2, abs=0.02)
+    assert result.attrs["tokens_of_a_sample"] == 64
 
 
 def test_bad_taps_and_splits_are_named():
     given = activations()
     given.arrays["place"][7, 2, 0] = np.inf
-    with pytest.raises(DiagnosticsError, match="position_probe finds NaN or infinity in the tokens of tap place"):
+    with pytest.raises(DiagnosticsError, match="position_probe finds NaN or infinity at tap place"):
         Position().compute(given, None, 0)
     with pytest.raises(DiagnosticsError, match=r"no test sample whose tokens are kept.*--token-budget"):
         Position().compute(activations(token_samples=2), None, 0)

@@ -116,7 +116,7 @@ def test_box_iou_is_the_jaccard_of_filled_boxes(ends):
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda: jaccard(np.zeros((3, 3)), np.zeros((3, 4))), r"shapes \(3, 3\) and \(3, 4\)"),
         (lambda: jaccard(np.zeros(3), np.zeros(3)), r"prediction has shape \(3,\)"),
@@ -127,6 +127,6 @@ def test_box_iou_is_the_jaccard_of_filled_boxes(ends):
         (lambda: box_iou((5, 0, 1, 1), (0, 0, 1, 1)), "ends before it begins"),
     ],
 )
-def test_bad_input_is_said(call, said):
-    with pytest.raises(DiagnosticsError, match=said):
+def test_bad_input_is_said(call, message):
+    with pytest.raises(DiagnosticsError, match=message):
         call()

@@ -103,15 +103,15 @@ MISFITS: dict[str, tuple[Callable[[xr.Dataset, Activations], xr.Dataset], str]] 
 @pytest.mark.parametrize("how", MISFITS)
 def test_what_cannot_be_stored_or_read_is_left_out_with_a_reason(store: Store, how: str) -> None:
     change, part = MISFITS[how]
-    found = measured(store, change)
-    assert set(found.results) == {"after"} and found.failed == {"odd"}
-    assert found.skipped["odd"].startswith("Measure odd ") and part in found.skipped["odd"]
-    assert "\n" not in found.skipped["odd"] and found.skipped["odd"].endswith(".")
+    result = measured(store, change)
+    assert set(result.results) == {"after"} and result.failed == {"odd"}
+    assert result.skipped["odd"].startswith("Measure odd ") and part in result.skipped["odd"]
+    assert "\n" not in result.skipped["odd"] and result.skipped["odd"].endswith(".")
 
 
 def test_a_measure_that_ends_the_process_is_left_out(store: Store) -> None:
-    found = measured(store, lambda *_: sys.exit(3))
-    assert found.failed == {"odd"} and "SystemExit" in found.skipped["odd"] and set(found.results) == {"after"}
+    result = measured(store, lambda *_: sys.exit(3))
+    assert result.failed == {"odd"} and "SystemExit" in result.skipped["odd"] and set(result.results) == {"after"}
 
 
 def test_a_measure_that_fails_to_say_what_it_reads_is_left_out(store: Store) -> None:
@@ -121,9 +121,9 @@ def test_a_measure_that_fails_to_say_what_it_reads_is_left_out(store: Store) -> 
         def reads(self, target: Any) -> bool:
             raise RuntimeError("no idea")
 
-    found = measure_all([Unsure(), After()], store, store.targets(), 0, what="tiny")
-    assert found.skipped == {"unsure": "Measure unsure failed to say what it reads: RuntimeError: no idea."}
-    assert found.failed == {"unsure"} and set(found.results) == {"after"}
+    result = measure_all([Unsure(), After()], store, store.targets(), 0, what="tiny")
+    assert result.skipped == {"unsure": "Measure unsure failed to say what it reads: RuntimeError: no idea."}
+    assert result.failed == {"unsure"} and set(result.results) == {"after"}
 
 
 def test_a_measure_cannot_change_what_the_next_one_reads(store: Store) -> None:
@@ -133,8 +133,8 @@ def test_a_measure_cannot_change_what_the_next_one_reads(store: Store) -> None:
         activations.ids[:] = activations.ids[::-1].copy()
         return data
 
-    found = measured(store, shuffling)
-    assert found.results["after"].identical(before) and "read-only" in found.skipped["odd"]
+    result = measured(store, shuffling)
+    assert result.results["after"].identical(before) and "read-only" in result.skipped["odd"]
     for column in (store.split, store.groups, *(target.values for target in store.targets().values())):
         assert not column.flags.writeable
 
@@ -149,11 +149,11 @@ def test_numbers_are_read_as_they_were_given_whatever_a_measure_says_of_their_st
         data["low"].encoding |= {"dtype": "int8", "scale_factor": 10.0}
         return data.assign_attrs(x=np.arange(3), best_tap="nowhere", hidden_gap=3.0)
 
-    found = measured(store, marked).results["odd"]
-    assert "best_tap" not in found.attrs and "hidden_gap" not in found.attrs and found.attrs["x"] == [0, 1, 2]
+    result = measured(store, marked).results["odd"]
+    assert "best_tap" not in result.attrs and "hidden_gap" not in result.attrs and result.attrs["x"] == [0, 1, 2]
     options: dict[str, Any] = {"measures": ["odd"], "pairwise": (), "controls": (), "order": ["odd"], "fresh": False}
     (tmp_path / "run").mkdir()
-    merge_results(tmp_path / "run", {ENCODER: {"odd": found}}, [], {"seed": 0}, **options)
+    merge_results(tmp_path / "run", {ENCODER: {"odd": result}}, [], {"seed": 0}, **options)
     read = open_results(tmp_path / "run")["odd"]
     for name in ("score", "low", "high"):
         assert list(read[name].values) == list(range(len(store.taps)))

@@ -43,17 +43,17 @@ class Claim:
 
     def check(self, data: xr.Dataset) -> None:
         """Raises AssertionError where the profile says something else."""
-        found = dict(zip(data["tap"].values.tolist(), data[self.of].values.tolist(), strict=True))
-        here = [found[tap] for tap in self.taps]
-        others = [v for tap, v in found.items() if tap not in self.taps and math.isfinite(v)]
-        said = f"{self} of {data.attrs['measure']}: {found}"
+        result = dict(zip(data["tap"].values.tolist(), data[self.of].values.tolist(), strict=True))
+        here = [result[tap] for tap in self.taps]
+        others = [v for tap, v in result.items() if tap not in self.taps and math.isfinite(v)]
+        message = f"{self} of {data.attrs['measure']}: {result}"
         if self.kind == "value":
-            assert np.allclose(here, self.value, rtol=0, atol=self.within), said
+            assert np.allclose(here, self.value, rtol=0, atol=self.within), message
             return
-        assert others, said
+        assert others, message
         # By more than a twentieth of what the profile spans, so that rounding points at nothing.
         gap = min(here) - max(others) if self.kind == "highest" else min(others) - max(here)
-        assert gap > 0.05 * (max(here + others) - min(here + others)) > 0, said
+        assert gap > 0.05 * (max(here + others) - min(here + others)) > 0, message
 
 
 def highest(*taps: str, of: str = "score") -> Claim:
@@ -242,9 +242,9 @@ def test_points_at_the_planted_tap(images: Run, key: str) -> None:
 
 @pytest.mark.parametrize("key", [key for key in EXPECTED if key not in NOT_TURNED])
 def test_does_not_point_at_the_tap_that_is_only_turned(images: Run, key: str) -> None:
-    found = images.profile(key).data["score"]
+    result = images.profile(key).data["score"]
     within = 0.05 if key.startswith(FITTED) else 1e-3
-    np.testing.assert_allclose(found.sel(tap="embed"), found.sel(tap="rotated"), rtol=within, atol=within)
+    np.testing.assert_allclose(result.sel(tap="embed"), result.sel(tap="rotated"), rtol=within, atol=within)
 
 
 def test_outliers_are_in_the_column_where_they_were_planted(images: Run) -> None:
@@ -260,8 +260,8 @@ def test_heads_are_told_apart(images: Run) -> None:
 @pytest.mark.parametrize("name", SAME)
 @pytest.mark.slow
 def test_pairs_that_are_alike_are_found_and_noise_is_like_none(images: Run, name: str) -> None:
-    (found,) = [s for s in images.similarity() if s.attrs["measure"] == name]
-    matrix = found["matrix"]
+    (result,) = [s for s in images.similarity() if s.attrs["measure"] == name]
+    matrix = result["matrix"]
     best = 0.0 if name in DISTANCES else 1.0
     row = matrix.sel(tap="rotated")
     taps = set(matrix["tap"].values.tolist())
@@ -272,16 +272,16 @@ def test_pairs_that_are_alike_are_found_and_noise_is_like_none(images: Run, name
         assert near == (tap in same), (tap, row.values)
     least = np.argmax(row.values) if name in DISTANCES else np.argmin(row.values)
     assert str(row["tap_other"].values[least]) == "noise"
-    if "p" in found and np.isfinite(found["p"]).any():
-        p = found["p"].sel(tap="rotated")
+    if "p" in result and np.isfinite(result["p"]).any():
+        p = result["p"].sel(tap="rotated")
         assert (p.sel(tap_other=sorted(same - {"rotated"})) <= 0.05).all()
         assert p.sel(tap_other="noise") > 0.05
 
 
 @pytest.mark.parametrize("key", EXPECTED)
 def test_points_nowhere_where_nothing_is_planted(not_planted: Run, key: str) -> None:
-    found = not_planted.profile(key).data["score"].values
-    known = found[np.isfinite(found)]
+    result = not_planted.profile(key).data["score"].values
+    known = result[np.isfinite(result)]
     assert len(known) >= 3
     np.testing.assert_allclose(known, known[0], rtol=1e-5, atol=1e-6)
     for claim in EXPECTED[key]:
@@ -292,8 +292,8 @@ def test_points_nowhere_where_nothing_is_planted(not_planted: Run, key: str) -> 
 
 @pytest.mark.parametrize("name", SAME)
 def test_all_pairs_are_alike_where_nothing_is_planted(not_planted: Run, name: str) -> None:
-    (found,) = [s for s in not_planted.similarity() if s.attrs["measure"] == name]
-    np.testing.assert_allclose(found["matrix"], 0.0 if name in DISTANCES else 1.0, atol=2e-3)
+    (result,) = [s for s in not_planted.similarity() if s.attrs["measure"] == name]
+    np.testing.assert_allclose(result["matrix"], 0.0 if name in DISTANCES else 1.0, atol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -351,8 +351,8 @@ def test_time_points_nowhere_where_nothing_is_planted_and_shuffled_targets_are_n
     names = [key.partition("/")[0] for key in SERIES]
     run = _run(planted_series_encoder(planted=False), planted_series(), tmp_path, names)
     for key in SERIES:
-        found = run.profile(key).data["score"].values
-        np.testing.assert_allclose(found, found[0], rtol=1e-6)
+        result = run.profile(key).data["score"].values
+        np.testing.assert_allclose(result, result[0], rtol=1e-6)
     assert (abs(_shuffled(run, "event_probe/event")["score"] - 0.5) < 0.1).all()
     assert (_shuffled(run, "forecast_probe/ahead")["score"] < 0.1).all()
 
@@ -368,8 +368,8 @@ def test_decay_of_the_spectrum_points_at_the_tap_where_it_was_changed() -> None:
     measured = measure_all(
         [bundled()["alpha_req"]()], MemoryActivations({k: x[:, None] for k, x in taps.items()}), {}, 0
     )
-    found = measured.results["alpha_req"]["score"].values
-    np.testing.assert_allclose(found, [1, 1, 2], atol=1e-6)
+    result = measured.results["alpha_req"]["score"].values
+    np.testing.assert_allclose(result, [1, 1, 2], atol=1e-6)
 
 
 def test_objects_are_followed_where_their_tokens_know_them_and_lost_in_noise() -> None:
@@ -385,7 +385,7 @@ def test_objects_are_followed_where_their_tokens_know_them_and_lost_in_noise() -
     activations = MemoryActivations(taps, dict.fromkeys(taps, grid))
     target = StoredTarget("object", "masks", masks)
     measure = bundled()["label_propagation"]()
-    found = measure_all([measure], activations, {"object": target}, 0, asked=[measure.name]).results
-    data = found["label_propagation/object"]
+    result = measure_all([measure], activations, {"object": target}, 0, asked=[measure.name]).results
+    data = result["label_propagation/object"]
     np.testing.assert_allclose(data["score"].sel(tap=["known", "again"]), 1, atol=1e-6)
     assert data["score"].sel(tap="noise") < data["line_still"].sel(tap="noise") + 0.1

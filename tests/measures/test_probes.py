@@ -32,8 +32,8 @@ from diagnostics.measures.probes.softmax import PENALTIES as LOGISTIC_PENALTIES
 from memory import MemoryActivations, label_target, thirds
 
 
-def score(found):
-    return 1 - found.loss.sum("unit") / found.reference_loss.sum("unit")
+def score(result):
+    return 1 - result.loss.sum("unit") / result.reference_loss.sum("unit")
 
 
 def value(values, kind="value", **options):
@@ -163,9 +163,9 @@ def test_ridge_bad_rows():
 def test_leave_one_out_equals_fits_without_the_row(shape):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=shape) + 50, rng.normal(size=(shape[0], 2))
-    found = leave_one_out(x, y, PENALTIES[2::5])
+    result = leave_one_out(x, y, PENALTIES[2::5])
     z = (x - x.mean(axis=0)) / x.std(axis=0)
-    for penalty, predictions in zip(PENALTIES[2::5], found, strict=True):
+    for penalty, predictions in zip(PENALTIES[2::5], result, strict=True):
         for i in (0, 7, shape[0] - 1):
             others = np.arange(shape[0]) != i
             oracle = Ridge(alpha=shape[0] * penalty, solver="svd").fit(z[others], y[others])
@@ -197,8 +197,8 @@ def test_another_target_of_the_same_rows_takes_no_decomposition(shape, monkeypat
 
     def check(x, y):
         z = StandardScaler().fit_transform(x)
-        found = ridge(x, y).predict(x, 1e-2)[0, :, 0]
-        np.testing.assert_allclose(found, Ridge(alpha=1e-2 * len(x)).fit(z, y).predict(z), atol=1e-8)
+        result = ridge(x, y).predict(x, 1e-2)[0, :, 0]
+        np.testing.assert_allclose(result, Ridge(alpha=1e-2 * len(x)).fit(z, y).predict(z), atol=1e-8)
 
     for y in ys:
         check(x, y)
@@ -221,14 +221,14 @@ def regression(n=200, d=10, noise=0.0, seed=0):
 def test_linear_map_is_read_out_and_noise_is_not():
     x, y = regression()
     noise = np.random.default_rng(9).normal(size=x.shape)
-    found = LinearProbe().compute(MemoryActivations({"holds": x, "noise": noise}), value(y), 0)
-    assert score(found).values[0] == pytest.approx(1, abs=1e-6)
-    assert abs(score(found).values[1]) < 0.15
-    assert found.penalty.values[0] == PENALTIES[0]
-    assert found.penalty.values[1] > 0.1
-    assert (found.attrs["n_train"], found.attrs["n_val"], found.attrs["n_test"]) == (120, 40, 40)
-    assert found.loss.dims == ("tap", "unit")
-    assert found.sizes["unit"] == 40
+    result = LinearProbe().compute(MemoryActivations({"holds": x, "noise": noise}), value(y), 0)
+    assert score(result).values[0] == pytest.approx(1, abs=1e-6)
+    assert abs(score(result).values[1]) < 0.15
+    assert result.penalty.values[0] == PENALTIES[0]
+    assert result.penalty.values[1] > 0.1
+    assert (result.attrs["n_train"], result.attrs["n_val"], result.attrs["n_test"]) == (120, 40, 40)
+    assert result.loss.dims == ("tap", "unit")
+    assert result.sizes["unit"] == 40
 
 
 @pytest.mark.parametrize("kind", ["value", "state", "future"])
@@ -239,7 +239,7 @@ def test_protocol_step_by_step(kind, d):
     split = np.array([("train", "val", "train", "test", "train")[i // 10 % 5] for i in range(200)], dtype=object)
     y[[3, 15, 33]] = np.nan
     given = MemoryActivations({"a": x}, split=split, groups=groups)
-    found = LinearProbe().compute(given, value(y, kind), 0)
+    result = LinearProbe().compute(given, value(y, kind), 0)
     known = np.isfinite(y)
     train, val, test = (known & (split == name) for name in ("train", "val", "test"))
     fit = train | val
@@ -251,16 +251,16 @@ def test_protocol_step_by_step(kind, d):
 
     errors = [((oracle(train, penalty)(val) - y[val]) ** 2).sum() for penalty in PENALTIES]
     best = PENALTIES[int(np.argmin(errors))]
-    assert found.penalty.item() == best
-    assert found.val_score.item() == pytest.approx(1 - min(errors) / ((y[val] - y[train].mean()) ** 2).sum(), abs=1e-7)
+    assert result.penalty.item() == best
+    assert result.val_score.item() == pytest.approx(1 - min(errors) / ((y[val] - y[train].mean()) ** 2).sum(), abs=1e-7)
     loss = (oracle(fit, best)(test) - y[test]) ** 2
     away = (y[test] - y[fit].mean()) ** 2
-    for unit in found.unit.values:
+    for unit in result.unit.values:
         members = groups[test] == unit
-        assert found.loss.sel(unit=unit).item() == pytest.approx(loss[members].sum(), rel=1e-6)
-        assert found.reference_loss.sel(unit=unit).item() == pytest.approx(away[members].sum(), rel=1e-9)
-    assert found.attrs["n_train"] == train.sum()
-    assert found.attrs["units_test"] == found.sizes["unit"] == 4
+        assert result.loss.sel(unit=unit).item() == pytest.approx(loss[members].sum(), rel=1e-6)
+        assert result.reference_loss.sel(unit=unit).item() == pytest.approx(away[members].sum(), rel=1e-9)
+    assert result.attrs["n_train"] == train.sum()
+    assert result.attrs["units_test"] == result.sizes["unit"] == 4
 
 
 def test_shift_of_all_features_changes_nothing():
@@ -306,8 +306,8 @@ def test_errors_name_the_target():
 
 def test_constant_tap_scores_zero():
     x, y = regression()
-    found = LinearProbe().compute(MemoryActivations({"a": np.full_like(x, 0.1)}), value(y), 0)
-    assert score(found).item() == pytest.approx(0, abs=1e-12)
+    result = LinearProbe().compute(MemoryActivations({"a": np.full_like(x, 0.1)}), value(y), 0)
+    assert score(result).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_a_target_that_goes_round_is_read_as_cosine_and_sine():
@@ -317,39 +317,39 @@ def test_a_target_that_goes_round_is_read_as_cosine_and_sine():
     x = np.stack([np.cos(hour * np.pi / 12), np.sin(hour * np.pi / 12)], axis=1) @ rng.normal(size=(2, 6)) + 100
     x += 0.1 * rng.normal(size=x.shape)
     given = MemoryActivations({"holds": x[:, None], "noise": rng.normal(size=(250, 1, 6))})
-    found = LinearProbe().compute(given, value(hour, "state", period=24.0), 0)
-    assert score(found).values[0] > 0.95
-    assert abs(score(found).values[1]) < 0.15
-    assert found.angular_error.values[0] < 1
-    assert found.angular_error.values[1] == pytest.approx(6, abs=1.5), "a quarter of the period by chance"
+    result = LinearProbe().compute(given, value(hour, "state", period=24.0), 0)
+    assert score(result).values[0] > 0.95
+    assert abs(score(result).values[1]) < 0.15
+    assert result.angular_error.values[0] < 1
+    assert result.angular_error.values[1] == pytest.approx(6, abs=1.5), "a quarter of the period by chance"
     again = LinearProbe().compute(given, value(hour + 24 * rng.integers(-3, 3, 250), "state", period=24.0), 0)
-    np.testing.assert_allclose(again.loss, found.loss, atol=1e-9)
+    np.testing.assert_allclose(again.loss, result.loss, atol=1e-9)
     assert "angular_error" not in LinearProbe().compute(given, value(hour), 0)
     assert score(LinearProbe().compute(given, value(hour), 0)).values[0] < 0.8
     # By hand: squared errors of both columns, around their mean where fitted.
     y = np.stack([np.cos(hour * np.pi / 12), np.sin(hour * np.pi / 12)], axis=1)
     fit, test = given.split != "test", given.split == "test"
     away = ((y[test] - y[fit].mean(axis=0)) ** 2).sum(axis=1)
-    np.testing.assert_allclose(found.reference_loss.values[0].sum(), away.sum())
-    guess = RidgePath.from_data(x[fit], y[fit]).predict(x[test], (found.penalty.values[0],))[0]
-    assert found.loss.values[0].sum() == pytest.approx(((guess - y[test]) ** 2).sum(), rel=1e-6)
+    np.testing.assert_allclose(result.reference_loss.values[0].sum(), away.sum())
+    guess = RidgePath.from_data(x[fit], y[fit]).predict(x[test], (result.penalty.values[0],))[0]
+    assert result.loss.values[0].sum() == pytest.approx(((guess - y[test]) ** 2).sum(), rel=1e-6)
     off = np.abs(np.angle(np.exp(1j * (np.arctan2(guess[:, 1], guess[:, 0]) - hour[test] * np.pi / 12))))
-    assert found.angular_error.values[0] == pytest.approx(off.mean() * 12 / np.pi, rel=1e-6)
+    assert result.angular_error.values[0] == pytest.approx(off.mean() * 12 / np.pi, rel=1e-6)
 
 
 def test_horizons_are_parts_with_an_r2_each():
     x, y = regression(noise=1)
     steps = np.stack([y * 100, np.random.default_rng(5).normal(size=200), y], axis=1)
     steps[4, 1] = np.nan
-    found = LinearProbe().compute(MemoryActivations({"a": x}), value(steps, "future"), 0)
-    assert found.loss.dims == found.reference_loss.dims == ("tap", "unit", "part")
-    assert found.sizes["part"] == 3
-    assert found.attrs["n_train"] == 119
-    r2 = score(found).values[0]
+    result = LinearProbe().compute(MemoryActivations({"a": x}), value(steps, "future"), 0)
+    assert result.loss.dims == result.reference_loss.dims == ("tap", "unit", "part")
+    assert result.sizes["part"] == 3
+    assert result.attrs["n_train"] == 119
+    r2 = score(result).values[0]
     assert r2[0] == pytest.approx(r2[2])
     assert r2[0] > 0.9
     assert abs(r2[1]) < 0.2
-    assert found.val_score.item() == pytest.approx(r2.mean(), abs=0.15), "columns count alike, whatever their units"
+    assert result.val_score.item() == pytest.approx(r2.mean(), abs=0.15), "columns count alike, whatever their units"
     one = LinearProbe().compute(MemoryActivations({"a": x}), value(steps[:, :1], "future"), 0)
     assert one.loss.dims == ("tap", "unit")
 
@@ -362,10 +362,10 @@ def test_fewer_rows_than_features_and_constant_features(kind):
     x[:, 0, 3:9] += 6 * labels[:, None]
     x[:, 0, 40:80] = 1e6 / 3
     target = label_target(labels) if kind == "label" else value(labels * 1.0)
-    found = LinearProbe().compute(MemoryActivations({"a": x}), target, 0)
-    assert score(found).item() > 0.5
+    result = LinearProbe().compute(MemoryActivations({"a": x}), target, 0)
+    assert score(result).item() > 0.5
     without = LinearProbe().compute(MemoryActivations({"a": np.delete(x, np.arange(40, 80), axis=2)}), target, 0)
-    np.testing.assert_allclose(found.loss, without.loss, atol=1e-6)
+    np.testing.assert_allclose(result.loss, without.loss, atol=1e-6)
 
 
 # Dense targets
@@ -386,15 +386,15 @@ def dense(n=40, noise=0.0):
 
 def test_dense_target():
     arrays, grids, target = dense()
-    found = LinearProbe().compute(MemoryActivations(arrays, grids), target, 0)
-    assert score(found).sel(tap="fine").item() == pytest.approx(1, abs=1e-6)
-    assert score(found).sel(tap="coarse").item() < 0.1
-    assert np.isnan(found.loss.values[2:]).all()
-    assert np.isnan(found.val_score.values[2:]).all()
-    assert np.isnan(found.penalty.values[2:]).all()
-    assert "other, one" in found.attrs["reason"]
-    assert found.tokens_test.values.tolist()[2:] == [0, 0]
-    assert found.tokens_train.values[1] == np.isfinite(target.on_grid[(3, 4)][thirds(40) == "train"]).sum()
+    result = LinearProbe().compute(MemoryActivations(arrays, grids), target, 0)
+    assert score(result).sel(tap="fine").item() == pytest.approx(1, abs=1e-6)
+    assert score(result).sel(tap="coarse").item() < 0.1
+    assert np.isnan(result.loss.values[2:]).all()
+    assert np.isnan(result.val_score.values[2:]).all()
+    assert np.isnan(result.penalty.values[2:]).all()
+    assert "other, one" in result.attrs["reason"]
+    assert result.tokens_test.values.tolist()[2:] == [0, 0]
+    assert result.tokens_train.values[1] == np.isfinite(target.on_grid[(3, 4)][thirds(40) == "train"]).sum()
 
 
 @pytest.mark.parametrize("output", ["fine", "coarse"])
@@ -410,8 +410,8 @@ def test_taps_of_other_grids_are_scored_on_the_outputs_grid(output):
     arrays = {"fine": fine.reshape(60, 64, 3), "coarse": coarse.reshape(60, 16, 3)}
     target = StoredTarget("depth", "token_value", np.empty(60), on_grid=on_grid)
     given = MemoryActivations({k: arrays[k] for k in order}, {"fine": (8, 8), "coarse": (4, 4)})
-    found = score(LinearProbe().compute(given, target, 0))
-    assert found.sel(tap="fine").item() == pytest.approx(found.sel(tap="coarse").item(), abs=1e-9)
+    result = score(LinearProbe().compute(given, target, 0))
+    assert result.sel(tap="fine").item() == pytest.approx(result.sel(tap="coarse").item(), abs=1e-9)
 
 
 def test_dense_equals_ridge_on_all_tokens_at_once():
@@ -419,24 +419,26 @@ def test_dense_equals_ridge_on_all_tokens_at_once():
     kept = 33
     groups = np.array([f"g{i % 10}" for i in range(40)], dtype=object)
     given = MemoryActivations(arrays, grids, groups=groups, token_samples=kept)
-    found = LinearProbe().compute(given, target, 0).sel(tap="fine")
+    result = LinearProbe().compute(given, target, 0).sel(tap="fine")
     split = np.repeat(given.split[:kept], 12)
     x, y = arrays["fine"][:kept].astype(np.float32).astype(float).reshape(-1, 5), target.on_grid[(3, 4)][:kept].ravel()
     train, val, test = ((split == name) & np.isfinite(y) for name in ("train", "val", "test"))
     tried = RidgePath.from_data(x[train], y[train, None]).predict(x[val])
     errors = ((tried[:, :, 0] - y[val]) ** 2).sum(axis=1)
-    assert found.penalty.item() == choose(errors)
-    assert found.val_score.item() == pytest.approx(1 - errors.min() / ((y[val] - y[train].mean()) ** 2).sum(), abs=1e-9)
+    assert result.penalty.item() == choose(errors)
+    assert result.val_score.item() == pytest.approx(
+        1 - errors.min() / ((y[val] - y[train].mean()) ** 2).sum(), abs=1e-9
+    )
     fit = train | val
     scaler = StandardScaler().fit(x[fit])
-    oracle = Ridge(alpha=fit.sum() * found.penalty.item()).fit(scaler.transform(x[fit]), y[fit])
+    oracle = Ridge(alpha=fit.sum() * result.penalty.item()).fit(scaler.transform(x[fit]), y[fit])
     loss = (oracle.predict(scaler.transform(x[test])) - y[test]) ** 2
-    for unit in found.unit.values:
+    for unit in result.unit.values:
         members = np.repeat(groups[:kept], 12)[test] == unit
-        assert found.loss.sel(unit=unit).item() == pytest.approx(loss[members].sum(), rel=1e-7)
+        assert result.loss.sel(unit=unit).item() == pytest.approx(loss[members].sum(), rel=1e-7)
         away = ((y[test][members] - y[fit].mean()) ** 2).sum()
-        assert found.reference_loss.sel(unit=unit).item() == pytest.approx(away, rel=1e-9)
-    assert found.loss.sum().item() == pytest.approx(loss.sum(), rel=1e-7)
+        assert result.reference_loss.sel(unit=unit).item() == pytest.approx(away, rel=1e-9)
+    assert result.loss.sum().item() == pytest.approx(loss.sum(), rel=1e-7)
 
 
 def test_dense_without_tokens_says_what_to_do():
@@ -480,7 +482,7 @@ def test_logistic_equals_scikit_learn_and_its_gradient_vanishes(n, d, k):
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (np.linspace(0, 18.5, 40), "give integer classes"),
         (np.where(np.arange(40) < 3, np.nan, np.arange(40) % 2), "give integer classes"),
@@ -493,14 +495,14 @@ def test_logistic_equals_scikit_learn_and_its_gradient_vanishes(n, d, k):
         (np.zeros((40, 1), int), "one label a row, 40"),
     ],
 )
-def test_labels_that_are_no_integer_classes_are_refused_not_truncated(labels: object, said: str) -> None:
+def test_labels_that_are_no_integer_classes_are_refused_not_truncated(labels: object, message: str) -> None:
     x, tokens = np.random.default_rng(0).normal(size=(40, 3)), np.random.default_rng(1).normal(size=(40, 4, 3))
     calls = [lambda: logistic(x, labels), lambda: knn(x, labels, x), lambda: knn_votes(x, labels, x)]
     for call in calls:
-        with pytest.raises(DiagnosticsError, match=said):
+        with pytest.raises(DiagnosticsError, match=message):
             call()
     if np.asarray(labels).dtype.kind != "f":
-        with pytest.raises(DiagnosticsError, match=said.replace("are text", "classes are text")):
+        with pytest.raises(DiagnosticsError, match=message.replace("are text", "classes are text")):
             attentive(tokens, labels, tokens)
 
 
@@ -556,7 +558,7 @@ def test_label_probe_protocol():
     labels[[4, 9]] = -1
     groups = np.array([f"g{i // 10}" for i in range(200)], dtype=object)
     split = np.array([("train", "val", "train", "test", "train")[i // 10 % 5] for i in range(200)], dtype=object)
-    found = LinearProbe().compute(
+    result = LinearProbe().compute(
         MemoryActivations({"a": x[:, None]}, split=split, groups=groups), label_target(labels), 0
     )
     known = labels >= 0
@@ -574,15 +576,15 @@ def test_label_probe_protocol():
         return right, np.log(probability[np.arange(val.sum()), labels[val]]).mean()
 
     best = max(LOGISTIC_PENALTIES, key=on_val)
-    assert found.penalty.item() == best
+    assert result.penalty.item() == best
     model, scaler = oracle(train | val, best)
     wrong = model.predict(scaler.transform(x[test])) != labels[test]
-    assert found.loss.sum().item() == wrong.sum() > 0
-    assert found.loss.values[0].tolist() == [wrong[groups[test] == unit].sum() for unit in found.unit.values]
-    assert found.reference_loss.values[0].tolist() == [10, 10, 10, 10]
+    assert result.loss.sum().item() == wrong.sum() > 0
+    assert result.loss.values[0].tolist() == [wrong[groups[test] == unit].sum() for unit in result.unit.values]
+    assert result.reference_loss.values[0].tolist() == [10, 10, 10, 10]
     first, scaler = oracle(train, best)
     # Penalties are ranked with fits that are not finished: a row or two of the 40 may fall otherwise.
-    assert found.val_score.item() == pytest.approx(
+    assert result.val_score.item() == pytest.approx(
         (first.predict(scaler.transform(x[val])) == labels[val]).mean(), abs=0.06
     )
 
@@ -674,16 +676,16 @@ def test_knn_ties_count_in_parts_whatever_the_order_of_the_rows():
 
 def test_knn_as_a_plain_function():
     x, labels = classes(200, 5, 3, apart=6)
-    found = knn(torch.from_numpy(x[:150]).float(), torch.from_numpy(labels[:150] * 10 + 4), x[150:].astype(np.float32))
-    assert (found == labels[150:] * 10 + 4).mean() > 0.95
+    result = knn(torch.from_numpy(x[:150]).float(), torch.from_numpy(labels[:150] * 10 + 4), x[150:].astype(np.float32))
+    assert (result == labels[150:] * 10 + 4).mean() > 0.95
     assert (knn(x[:150], labels[:150], x[:150], k=1) == labels[:150]).all()
-    for arguments, said in (
+    for arguments, message in (
         ((x[:150], labels[:149], x), "one label a row, 150"),
         ((x[:150], labels[:150] - 1, x), "negative labels are unknown"),
         ((x[:150], labels[:150], x[:, :4]), "do not fit"),
     ):
         for function in (knn, knn_votes):
-            with pytest.raises(DiagnosticsError, match=said):
+            with pytest.raises(DiagnosticsError, match=message):
                 function(*arguments)
     with pytest.raises(DiagnosticsError, match="k is 50 and the bank has 5 rows"):
         knn(x[:5], labels[:5], x, k=50)
@@ -702,9 +704,9 @@ def test_knn_holds_no_more_than_a_block_of_similarities(monkeypatch):
     similar = module._similar
 
     def seen(queries, known):
-        found = similar(queries, known)
-        sizes.append(found.numel())
-        return found
+        result = similar(queries, known)
+        sizes.append(result.numel())
+        return result
 
     monkeypatch.setattr(module, "_similar", seen)
     monkeypatch.setattr(module, "_BLOCK", 300)
@@ -716,18 +718,18 @@ def test_knn_holds_no_more_than_a_block_of_similarities(monkeypatch):
 def test_knn_probe_protocol():
     x, labels = classes(200, 5, 3, apart=0.8)
     given = MemoryActivations({"a": x[:, None]})
-    found = KnnProbe().compute(given, label_target(labels), 0)
+    result = KnnProbe().compute(given, label_target(labels), 0)
     train, val, test = (given.split == name for name in ("train", "val", "test"))
     accuracy = [
         (knn_votes(x[train], labels[train], x[val], (k,))[0].argmax(axis=1) == labels[val]).mean() for k in NEIGHBOURS
     ]
     k = NEIGHBOURS[int(np.argmax(accuracy))]
-    assert found.k.item() == k
-    assert found.val_score.item() == max(accuracy)
+    assert result.k.item() == k
+    assert result.val_score.item() == max(accuracy)
     fit = np.concatenate([np.flatnonzero(train), np.flatnonzero(val)])
     wrong = knn_votes(x[fit], labels[fit], x[test], (k,))[0].argmax(axis=1) != labels[test]
-    assert found.loss.sum().item() == wrong.sum() > 0
-    assert found.reference_loss.sum().item() == test.sum()
+    assert result.loss.sum().item() == wrong.sum() > 0
+    assert result.reference_loss.sum().item() == test.sum()
 
 
 def test_importing_measures_loads_neither_scipy_nor_scikit_learn():

@@ -15,8 +15,8 @@ from diagnostics.measures.probes.linear import LinearProbe
 from memory import MemoryActivations, label_target
 
 
-def score(found):
-    return 1 - found.loss.sum("unit") / found.reference_loss.sum("unit")
+def score(result):
+    return 1 - result.loss.sum("unit") / result.reference_loss.sum("unit")
 
 
 def parameters(features=5, heads=4, outputs=3, taps=1, count=2, seed=0):
@@ -40,7 +40,7 @@ def needle(n=400, tokens=16, features=12, classes=4, seed=0):
 def test_model_equals_its_formula():
     tokens = torch.randn(1, 6, 7, 5, dtype=torch.float64)
     queries, weights, bias = parameters()
-    found = attend(tokens, queries, weights, bias)[0].numpy()
+    result = attend(tokens, queries, weights, bias)[0].numpy()
     x, q, w, b = tokens[0].numpy(), queries[0].numpy(), weights[0].numpy(), bias[0].numpy()
     for s in range(2):
         for i in range(6):
@@ -48,7 +48,7 @@ def test_model_equals_its_formula():
             for h in range(4):
                 a = np.exp(x[i] @ q[s, h] / np.sqrt(5))
                 out += (a / a.sum()) @ x[i] @ w[s].reshape(4, 5, 3)[h]
-            np.testing.assert_allclose(found[s, i], out, atol=1e-12)
+            np.testing.assert_allclose(result[s, i], out, atol=1e-12)
 
 
 @settings(max_examples=15, deadline=None)
@@ -67,9 +67,9 @@ def test_order_of_tokens_does_not_matter_and_their_content_does(seed):
 def test_queries_of_zero_pool_the_mean():
     tokens = torch.randn(1, 6, 7, 5, dtype=torch.float64)
     queries, weights, bias = parameters()
-    found = attend(tokens, torch.zeros_like(queries), weights, bias)
+    result = attend(tokens, torch.zeros_like(queries), weights, bias)
     pooled = tokens.mean(dim=2) @ weights.unflatten(2, (4, 5)).sum(dim=2)[0] + bias[0, :, None]
-    np.testing.assert_allclose(found[0], pooled, atol=1e-12)
+    np.testing.assert_allclose(result[0], pooled, atol=1e-12)
 
 
 def test_a_common_shift_and_scale_of_tokens_changes_nothing_but_rounding():
@@ -87,11 +87,11 @@ def test_a_common_shift_and_scale_of_tokens_changes_nothing_but_rounding():
 def test_plain_function_finds_classes_and_values():
     x, labels = needle(500)
     before = x.copy()
-    found = attentive_function(x[:400], labels[:400] * 10 + 3, x[400:], setting=(3e-2, 1e-2))
-    assert (found == labels[400:] * 10 + 3).mean() > 0.8
+    result = attentive_function(x[:400], labels[:400] * 10 + 3, x[400:], setting=(3e-2, 1e-2))
+    assert (result == labels[400:] * 10 + 3).mean() > 0.8
     np.testing.assert_array_equal(x, before)
     np.testing.assert_array_equal(
-        attentive_function(torch.from_numpy(x[:400]), torch.from_numpy(labels[:400] * 10 + 3), x[400:], setting=(3e-2, 1e-2)), found
+        attentive_function(torch.from_numpy(x[:400]), torch.from_numpy(labels[:400] * 10 + 3), x[400:], setting=(3e-2, 1e-2)), result
     )  # fmt: skip
     value = x[:, :, 2].mean(axis=1) * 50 + 7
     guess = attentive_function(x[:400], value[:400], x[400:])
@@ -120,13 +120,13 @@ def test_a_class_in_one_token_is_found_where_mean_pooling_dilutes_it():
     x, labels = needle(500)
     noise = np.random.default_rng(9).normal(size=x.shape)
     given_ = MemoryActivations({"noise": noise, "needle": x})
-    found = AttentiveProbe().compute(given_, label_target(labels), 0)
+    result = AttentiveProbe().compute(given_, label_target(labels), 0)
     pooled = LinearProbe().compute(given_, label_target(labels), 0)
-    assert score(found).sel(tap="needle").item() > score(pooled).sel(tap="needle").item() + 0.1
-    assert score(found).sel(tap="needle").item() > 0.85
-    assert score(found).sel(tap="noise").item() == pytest.approx(0.25, abs=0.12)
-    assert int(found.val_score.values.argmax()) == 1
-    assert (found.epochs >= 1).all()
+    assert score(result).sel(tap="needle").item() > score(pooled).sel(tap="needle").item() + 0.1
+    assert score(result).sel(tap="needle").item() > 0.85
+    assert score(result).sel(tap="noise").item() == pytest.approx(0.25, abs=0.12)
+    assert int(result.val_score.values.argmax()) == 1
+    assert (result.epochs >= 1).all()
     shuffled = AttentiveProbe().compute(given_, label_target(np.random.default_rng(1).permutation(labels)), 0)
     assert score(shuffled).values == pytest.approx(0.25, abs=0.13)
 
@@ -142,13 +142,13 @@ def test_values_angles_and_horizons():
         "angle": StoredTarget("angle", "state", angle, period=360.0),
         "future": StoredTarget("next", "future", np.stack([x[:, :, 0].mean(axis=1), rng.normal(size=300)], axis=1)),
     }
-    found = {name: AttentiveProbe().compute(MemoryActivations({"a": x}), t, 0) for name, t in targets.items()}
-    assert score(found["angle"]).item() > 0.6
-    assert found["angle"].angular_error.item() < 35
-    assert found["angle"].loss.dims == found["speed"].loss.dims == ("tap", "unit")
-    assert found["future"].loss.dims == ("tap", "unit", "part")
-    assert score(found["future"]).values[0, 0] > 0.8
-    assert score(found["future"]).values[0, 1] < 0.1
+    result = {name: AttentiveProbe().compute(MemoryActivations({"a": x}), t, 0) for name, t in targets.items()}
+    assert score(result["angle"]).item() > 0.6
+    assert result["angle"].angular_error.item() < 35
+    assert result["angle"].loss.dims == result["speed"].loss.dims == ("tap", "unit")
+    assert result["future"].loss.dims == ("tap", "unit", "part")
+    assert score(result["future"]).values[0, 0] > 0.8
+    assert score(result["future"]).values[0, 1] < 0.1
 
 
 def test_equal_seeds_equal_results_and_test_samples_choose_nothing():
@@ -196,11 +196,11 @@ def test_only_samples_with_tokens_are_read_and_limits_hold(monkeypatch):
     module = sys.modules[AttentiveProbe.__module__]
 
     x, labels = needle(100, 4, 8)
-    found = AttentiveProbe().compute(MemoryActivations({"a": x}, token_samples=60), label_target(labels), 0)
-    assert found.attrs["n_train"] + found.attrs["n_val"] + found.attrs["n_test"] == 60
+    result = AttentiveProbe().compute(MemoryActivations({"a": x}, token_samples=60), label_target(labels), 0)
+    assert result.attrs["n_train"] + result.attrs["n_val"] + result.attrs["n_test"] == 60
     monkeypatch.setattr(module, "MOST_VALUES", 4 * 8 * 50)
-    found = AttentiveProbe().compute(MemoryActivations({"a": x}), label_target(labels), 0)
-    assert found.attrs["n_train"] == 30
+    result = AttentiveProbe().compute(MemoryActivations({"a": x}), label_target(labels), 0)
+    assert result.attrs["n_train"] == 30
 
 
 def test_bad_taps_are_named_and_constant_ones_are_chance():
@@ -208,7 +208,7 @@ def test_bad_taps_are_named_and_constant_ones_are_chance():
     constant = AttentiveProbe().compute(MemoryActivations({"a": np.full_like(x, 0.3)}), label_target(labels), 0)
     assert 0 <= score(constant).item() < 0.7
     x[3, 2] = np.nan
-    with pytest.raises(DiagnosticsError, match="tokens of tap a"):
+    with pytest.raises(DiagnosticsError, match="NaN or infinity at tap a"):
         AttentiveProbe().compute(MemoryActivations({"a": x}), label_target(labels), 0)
     with pytest.raises(DiagnosticsError, match="none was given"):
         AttentiveProbe().compute(MemoryActivations({"a": x}), None, 0)

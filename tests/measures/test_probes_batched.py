@@ -103,9 +103,9 @@ def test_plain_functions_make_nothing_on_another_device(name):
     }.get(name, (x, labels, x))
     expected = getattr(probes, name)(*arguments)
     with torch.device("meta"):
-        found = getattr(probes, name)(*arguments)
-    if isinstance(found, np.ndarray):
-        np.testing.assert_array_equal(found, expected)
+        result = getattr(probes, name)(*arguments)
+    if isinstance(result, np.ndarray):
+        np.testing.assert_array_equal(result, expected)
 
 
 @settings(max_examples=10, deadline=None)
@@ -168,7 +168,7 @@ def test_ridge_of_several_taps_equals_scikit_learn(shape):
     x, y = rng.normal(size=(3, *shape)) * 3 + 100, rng.normal(size=(shape[0], 2))
     new = rng.normal(size=(3, 7, shape[1])) * 3 + 100
     stack = RidgeStack.from_data(torch.from_numpy(x), torch.from_numpy(y))
-    found = stack.predict(torch.from_numpy(new))
+    result = stack.predict(torch.from_numpy(new))
     by_tap = torch.tensor([PENALTIES[2], PENALTIES[9], PENALTIES[15]])
     one = refit(torch.from_numpy(x), torch.from_numpy(y), by_tap.double(), torch.from_numpy(new))
     np.testing.assert_allclose(stack.predict(torch.from_numpy(new), by_tap.double()[:, None])[:, 0], one, atol=1e-7)
@@ -176,7 +176,7 @@ def test_ridge_of_several_taps_equals_scikit_learn(shape):
         scaler = StandardScaler().fit(x[tap])
         for i in range(0, len(PENALTIES), 4):
             oracle = Ridge(alpha=shape[0] * PENALTIES[i], solver="svd").fit(scaler.transform(x[tap]), y)
-            np.testing.assert_allclose(found[tap, i], oracle.predict(scaler.transform(new[tap])), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(result[tap, i], oracle.predict(scaler.transform(new[tap])), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("together", [2, 5])
@@ -196,10 +196,10 @@ def test_measures_say_the_same_for_taps_in_stacks(monkeypatch, together):
 
     def stacks(activations, measure):
         for start in range(0, 5, together):
-            found = [activations.pooled(tap.name) for tap in activations.taps[start : start + together]]
-            width = max(x.shape[1] for x in found)
-            filled = [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in found]
-            yield slice(start, start + len(found)), torch.from_numpy(np.stack(filled))
+            result = [activations.pooled(tap.name) for tap in activations.taps[start : start + together]]
+            width = max(x.shape[1] for x in result)
+            filled = [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in result]
+            yield slice(start, start + len(result)), torch.from_numpy(np.stack(filled))
 
     for measure in (LinearProbe, KnnProbe):
         monkeypatch.setattr(sys.modules[measure.__module__], "tap_stacks", stacks)
@@ -217,9 +217,9 @@ def test_measures_say_the_same_for_taps_in_stacks(monkeypatch, together):
 def test_stacks_go_through_all_taps_in_order():
     arrays, _ = taps(20, (6, 9, 4))
     given_ = MemoryActivations({str(i): x[:, None] for i, x in enumerate(arrays)})
-    found = list(protocol.tap_stacks(given_, "linear_probe"))
-    assert [taps for taps, _ in found] == [slice(0, 1), slice(1, 2), slice(2, 3)]
-    for (_, stack), x in zip(found, arrays, strict=True):
+    result = list(protocol.tap_stacks(given_, "linear_probe"))
+    assert [taps for taps, _ in result] == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    for (_, stack), x in zip(result, arrays, strict=True):
         np.testing.assert_array_equal(stack[0], x)
 
 
@@ -230,5 +230,5 @@ def test_nothing_is_made_on_another_device(measure):
     kinds = [label_target(labels)] + ([StoredTarget("v", "value", labels * 1.0)] if measure.name != "knn_probe" else [])
     for target in kinds:
         with torch.device("meta"):
-            found = measure.compute(given_, target, 0)
-        assert np.isfinite(found.loss).all()
+            result = measure.compute(given_, target, 0)
+        assert np.isfinite(result.loss).all()

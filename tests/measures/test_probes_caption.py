@@ -26,9 +26,9 @@ def directly(a, b, k, same):
 
 
 def test_recall_known_answers():
-    found = retrieval_recall(np.eye(6), np.eye(6))
-    assert found.a_to_b == found.b_to_a == {1: 1, 5: 1, 10: 1}
-    assert found.gallery == 6
+    result = retrieval_recall(np.eye(6), np.eye(6))
+    assert result.a_to_b == result.b_to_a == {1: 1, 5: 1, 10: 1}
+    assert result.gallery == 6
     # Partners are second: each query is nearest to the row after its own.
     turned = np.roll(np.eye(6), -1, axis=1) + 0.5 * np.eye(6)
     assert retrieval_recall(np.eye(6), turned, at=(1, 2)).a_to_b == {1: 0, 2: 1}
@@ -37,10 +37,10 @@ def test_recall_known_answers():
 def test_the_two_ways_differ():
     # Both a are nearest to the first b; the first b is nearest to the first a, the second b to the first.
     a, b = np.array([[1.0, 0.1], [1.0, 0.2]]), np.array([[1.0, 0.0], [0.0, 1.0]])
-    found = retrieval_recall(a, b, at=(1,))
-    assert (found.a_to_b[1], found.b_to_a[1]) == (0.5, 1.0)
+    result = retrieval_recall(a, b, at=(1,))
+    assert (result.a_to_b[1], result.b_to_a[1]) == (0.5, 1.0)
     back = retrieval_recall(b, a, at=(1,))
-    assert (back.a_to_b, back.b_to_a) == (found.b_to_a, found.a_to_b)
+    assert (back.a_to_b, back.b_to_a) == (result.b_to_a, result.a_to_b)
 
 
 @pytest.mark.parametrize("constant", [np.ones((20, 3)), np.zeros((20, 3)), np.full((20, 3), 0.1)])
@@ -61,9 +61,9 @@ def test_recall_equals_a_sort(seed, n, k):
     b = a + rng.normal(size=(n, 5))
     same = rng.integers(0, 5, size=n)
     for names in (np.arange(n), same):
-        found = retrieval_recall(a, b, at=(k,), same=names)
-        assert found.a_to_b[k] == pytest.approx(directly(a, b, k, names))
-        assert found.b_to_a[k] == pytest.approx(directly(b, a, k, names))
+        result = retrieval_recall(a, b, at=(k,), same=names)
+        assert result.a_to_b[k] == pytest.approx(directly(a, b, k, names))
+        assert result.b_to_a[k] == pytest.approx(directly(b, a, k, names))
     plain = retrieval_recall(a, b, at=(k,))
     assert plain == retrieval_recall(a, b, at=(k,), same=np.arange(n))
     # Cosines know neither length nor rotation, and the order of samples says nothing; a shift is seen.
@@ -71,7 +71,7 @@ def test_recall_equals_a_sort(seed, n, k):
     order = rng.permutation(n)
     lengths = rng.uniform(0.1, 10, size=(n, 1))
     assert retrieval_recall((lengths * a @ q)[order], (b @ q)[order], at=(k,)) == plain
-    assert found.gallery == n
+    assert result.gallery == n
 
 
 def test_recall_sees_a_common_offset():
@@ -104,7 +104,7 @@ def test_recall_falls_as_the_gallery_grows():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "said"),
+    ("arguments", "options", "message"),
     [
         ((np.eye(3), np.eye(4)), {}, r"\(3, 3\) and \(4, 4\)"),
         ((np.eye(3), np.ones((3, 4))), {}, "features"),
@@ -114,8 +114,8 @@ def test_recall_falls_as_the_gallery_grows():
         ((np.eye(3) * np.nan, np.eye(3)), {}, "NaN"),
     ],
 )
-def test_bad_pairs_are_said(arguments, options, said):
-    with pytest.raises(DiagnosticsError, match=said):
+def test_bad_pairs_are_said(arguments, options, message):
+    with pytest.raises(DiagnosticsError, match=message):
         retrieval_recall(*arguments, **options)
 
 
@@ -149,30 +149,30 @@ def probe(arrays, texts, **options):
     return CaptionProbe().compute(MemoryActivations(arrays, split=SPLIT, **options), captions(texts), 0)
 
 
-def score(found):
-    return (1 - found.loss.sum("unit") / found.reference_loss.sum("unit")).values
+def score(result):
+    return (1 - result.loss.sum("unit") / result.reference_loss.sum("unit")).values
 
 
 def test_captions_are_found_at_the_planted_tap():
     x, texts = planted()
     rng = np.random.default_rng(1)
     taps = {"noise": rng.normal(size=x.shape), "seen": x, "shuffled": rng.permutation(x), "constant": np.ones_like(x)}
-    found = probe(taps, texts)
-    assert score(found)[1] > 0.9
-    assert score(found)[[0, 2]].max() < 0.2
-    assert score(found)[3] == pytest.approx(1 / 20)
-    assert found.line_chance.values == pytest.approx(1 / 20)
-    assert np.argmax(found.val_score.values) == 1
-    assert found.text_to_sample_at_1[1] > 0.9
-    assert found.attrs["gallery"] == found.attrs["distinct_captions"] == 20
-    assert "20 test captions" in found.attrs["functional"]
-    assert found.attrs["score_name"] == "recall at 1"
+    result = probe(taps, texts)
+    assert score(result)[1] > 0.9
+    assert score(result)[[0, 2]].max() < 0.2
+    assert score(result)[3] == pytest.approx(1 / 20)
+    assert result.line_chance.values == pytest.approx(1 / 20)
+    assert np.argmax(result.val_score.values) == 1
+    assert result.text_to_sample_at_1[1] > 0.9
+    assert result.attrs["gallery"] == result.attrs["distinct_captions"] == 20
+    assert "20 test captions" in result.attrs["functional"]
+    assert result.attrs["score_name"] == "recall at 1"
 
 
 def test_shuffled_captions_are_at_chance():
     x, texts = planted()
-    found = [score(probe(x, np.random.default_rng(i).permutation(texts)))[0] for i in range(8)]
-    assert np.mean(found) == pytest.approx(1 / 20, abs=0.05)
+    result = [score(probe(x, np.random.default_rng(i).permutation(texts)))[0] for i in range(8)]
+    assert np.mean(result) == pytest.approx(1 / 20, abs=0.05)
 
 
 def test_the_numbers_are_those_of_ridge_and_a_sort():
@@ -181,47 +181,47 @@ def test_the_numbers_are_those_of_ridge_and_a_sort():
     groups = np.array([f"g{i // 5}" for i in range(N)], dtype=object)
     split = np.repeat(np.resize(["train", "val", "test", "train"], 20), 5)
     given_ = MemoryActivations({"a": x}, split=split, groups=groups)
-    found = CaptionProbe().compute(given_, captions(texts), 0)
+    result = CaptionProbe().compute(given_, captions(texts), 0)
     fit, test = split != "test", split == "test"
     z = (x[:, 0] - x[fit, 0].mean(axis=0)) / x[fit, 0].std(axis=0)
-    model = Ridge(alpha=fit.sum() * found.penalty.item()).fit(z[fit], texts[fit])
+    model = Ridge(alpha=fit.sum() * result.penalty.item()).fit(z[fit], texts[fit])
     guess, wanted = model.predict(z[test]) - texts[fit].mean(axis=0), texts[test] - texts[fit].mean(axis=0)
     names = np.arange(test.sum())
-    assert 0.2 < score(found)[0] < 0.9
-    assert score(found)[0] == pytest.approx(directly(guess, wanted, 1, names))
+    assert 0.2 < score(result)[0] < 0.9
+    assert score(result)[0] == pytest.approx(directly(guess, wanted, 1, names))
     for k in (5, 10):
-        assert found[f"sample_to_text_at_{k}"].item() == pytest.approx(directly(guess, wanted, k, names))
+        assert result[f"sample_to_text_at_{k}"].item() == pytest.approx(directly(guess, wanted, k, names))
     for k in (1, 5, 10):
-        assert found[f"text_to_sample_at_{k}"].item() == pytest.approx(directly(wanted, guess, k, names))
+        assert result[f"text_to_sample_at_{k}"].item() == pytest.approx(directly(wanted, guess, k, names))
     nearest = cosine_similarity(guess, wanted).argmax(axis=1)
-    for unit in found.unit.values:
+    for unit in result.unit.values:
         here = groups[test] == unit
-        assert found.loss.sel(unit=unit).item() == pytest.approx((nearest != names)[here].sum())
-        assert found.reference_loss.sel(unit=unit).item() == here.sum()
+        assert result.loss.sel(unit=unit).item() == pytest.approx((nearest != names)[here].sum())
+        assert result.reference_loss.sel(unit=unit).item() == here.sum()
 
 
 def test_the_penalty_has_the_best_cosine_on_val():
     x, texts = planted()
     x = x + 3 * np.random.default_rng(5).normal(size=x.shape)
-    found = probe(x, texts)
+    result = probe(x, texts)
     train, val = SPLIT == "train", SPLIT == "val"
     z, mean = (x[:, 0] - x[train, 0].mean(axis=0)) / x[train, 0].std(axis=0), texts[train].mean(axis=0)
     cosines = []
     for penalty in PENALTIES:
         guess = Ridge(alpha=train.sum() * penalty).fit(z[train], texts[train]).predict(z[val])
         cosines.append(np.diag(cosine_similarity(guess - mean, texts[val] - mean)).mean())
-    assert found.penalty.item() == PENALTIES[int(np.argmax(cosines))]
+    assert result.penalty.item() == PENALTIES[int(np.argmax(cosines))]
 
 
 def test_equal_captions_make_it_classification():
     x, texts = planted(distinct=5)
-    found = probe(x, texts)
+    result = probe(x, texts)
     test = SPLIT == "test"
     sizes = np.unique(texts[test], axis=0, return_counts=True)[1]
-    assert score(found)[0] == 1
-    assert found.balanced_accuracy.item() == 1
-    assert found.attrs["distinct_captions"] == 5
-    assert found.line_chance.item() == pytest.approx((sizes**2).sum() / 20**2)
+    assert score(result)[0] == 1
+    assert result.balanced_accuracy.item() == 1
+    assert result.attrs["distinct_captions"] == 5
+    assert result.line_chance.item() == pytest.approx((sizes**2).sum() / 20**2)
     # Misses count for their caption by its share.
     x[np.flatnonzero(test)[:6]] = x[np.flatnonzero(test)[0]]
     worse = probe(x, texts)
@@ -235,30 +235,30 @@ def test_common_offsets_change_nothing(shift):
     x, texts = planted(offset=0)
     x = x + 2 * np.random.default_rng(5).normal(size=x.shape)
     plain = probe(x, texts)
-    for found in (probe(x, texts + shift), probe(x + shift, texts)):
-        np.testing.assert_allclose(found.loss, plain.loss, atol=1e-6)
-        assert found.penalty.item() == plain.penalty.item()
+    for result in (probe(x, texts + shift), probe(x + shift, texts)):
+        np.testing.assert_allclose(result.loss, plain.loss, atol=1e-6)
+        assert result.penalty.item() == plain.penalty.item()
 
 
 def test_samples_without_a_caption_are_left_out():
     x, texts = planted()
     texts[SPLIT == "test"] = np.where(np.arange(20)[:, None] < 5, np.nan, texts[SPLIT == "test"])
-    found = probe(x, texts)
-    assert found.attrs["gallery"] == found.attrs["n_test"] == 15
-    assert len(found.unit) == 15
+    result = probe(x, texts)
+    assert result.attrs["gallery"] == result.attrs["n_test"] == 15
+    assert len(result.unit) == 15
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda t: np.full_like(t, np.nan), "known for no train"),
         (lambda t: np.ones_like(t), "caption in all train"),
         (lambda t: np.where((SPLIT == "test")[:, None], 1.0, t), "caption in all test"),
     ],
 )
-def test_bad_captions_are_said(change, said):
+def test_bad_captions_are_said(change, message):
     x, texts = planted()
-    with pytest.raises(DiagnosticsError, match=said):
+    with pytest.raises(DiagnosticsError, match=message):
         probe(x, change(texts))
 
 

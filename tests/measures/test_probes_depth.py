@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from diagnostics.activations.contract import StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.probes.depth import depth_metrics
+from diagnostics.measures.probes.dense import depth_metrics
 from diagnostics.measures.probes.linear import LinearProbe
 
 from memory import MemoryActivations, thirds
@@ -38,10 +38,10 @@ def directly(prediction, truth, align=None):
 
 def test_depth_a_fifth_too_large():
     truth = scene()
-    found = depth_metrics(1.2 * truth, truth)
-    assert found.abs_rel == pytest.approx(0.2, abs=1e-12)
-    assert (found.delta1, found.delta2, found.delta3) == (1, 1, 1)
-    assert found.rmse == pytest.approx(0.2 * np.sqrt((truth**2).mean(axis=1)).mean())
+    result = depth_metrics(1.2 * truth, truth)
+    assert result.abs_rel == pytest.approx(0.2, abs=1e-12)
+    assert (result.delta1, result.delta2, result.delta3) == (1, 1, 1)
+    assert result.rmse == pytest.approx(0.2 * np.sqrt((truth**2).mean(axis=1)).mean())
     for align in ("scale", "scale_shift"):
         assert astuple(depth_metrics(1.2 * truth, truth, align=align)) == pytest.approx((0, 0, 1, 1, 1), abs=1e-12)
     assert depth_metrics(3 * truth + 1, truth, align="scale_shift").rmse == pytest.approx(0, abs=1e-12)
@@ -52,8 +52,8 @@ def test_depth_a_fifth_too_large():
     ("factor", "inside"), [(1.3, (0, 1, 1)), (1 / 1.3, (0, 1, 1)), (1.6, (0, 0, 1)), (2, (0, 0, 0)), (1, (1, 1, 1))]
 )
 def test_thresholds_are_powers_of_a_quarter_more(factor, inside):
-    found = depth_metrics(factor * scene(), scene())
-    assert (found.delta1, found.delta2, found.delta3) == inside
+    result = depth_metrics(factor * scene(), scene())
+    assert (result.delta1, result.delta2, result.delta3) == inside
 
 
 def test_the_threshold_itself_is_outside():
@@ -69,8 +69,8 @@ def test_depth_equals_a_direct_line(seed, align, unknown):
     truth[rng.random(truth.shape) < unknown] = NAN
     truth[0] = NAN
     kept = truth.copy(), prediction.copy()
-    found = astuple(depth_metrics(prediction, truth, align=align))
-    np.testing.assert_allclose(found, directly(prediction, truth, align), rtol=1e-9)
+    result = astuple(depth_metrics(prediction, truth, align=align))
+    np.testing.assert_allclose(result, directly(prediction, truth, align), rtol=1e-9)
     np.testing.assert_equal((truth, prediction), kept)
 
 
@@ -80,15 +80,15 @@ def test_what_units_change(seed, factor, offset):
     truth = scene(seed=seed)
     prediction = truth + np.random.default_rng(seed + 1).normal(0, 1, size=truth.shape)
     for align in (None, "scale", "scale_shift"):
-        found = depth_metrics(prediction, truth, align=align)
+        result = depth_metrics(prediction, truth, align=align)
         # In other units of both, only the RMSE changes, by the factor.
         other = depth_metrics(factor * prediction, factor * truth, align=align)
-        assert other.rmse == pytest.approx(factor * found.rmse, rel=1e-9)
-        assert astuple(other)[1:] == pytest.approx(astuple(found)[1:], rel=1e-9)
+        assert other.rmse == pytest.approx(factor * result.rmse, rel=1e-9)
+        assert astuple(other)[1:] == pytest.approx(astuple(result)[1:], rel=1e-9)
     by_sample = np.random.default_rng(seed).uniform(0.5, 2, size=(len(truth), 1))
     for align, prediction_ in (("scale", by_sample * prediction), ("scale_shift", by_sample * prediction + offset)):
-        found = depth_metrics(prediction, truth, align=align)
-        np.testing.assert_allclose(astuple(depth_metrics(prediction_, truth, align=align)), astuple(found), rtol=1e-7)
+        result = depth_metrics(prediction, truth, align=align)
+        np.testing.assert_allclose(astuple(depth_metrics(prediction_, truth, align=align)), astuple(result), rtol=1e-7)
 
 
 def test_each_sample_weighs_the_same():
@@ -101,13 +101,13 @@ def test_each_sample_weighs_the_same():
 def test_a_constant_prediction_aligns_to_the_mean(constant):
     """Its own mean is off by rounding, which must not be taken for variation."""
     truth = scene(n=200, places=37)
-    found = depth_metrics(np.full(truth.shape, constant), truth, align="scale_shift")
-    assert found.rmse == pytest.approx(truth.std(axis=1).mean(), rel=1e-12)
+    result = depth_metrics(np.full(truth.shape, constant), truth, align="scale_shift")
+    assert result.rmse == pytest.approx(truth.std(axis=1).mean(), rel=1e-12)
 
 
 def test_predictions_that_are_not_positive_are_no_hits():
-    found = depth_metrics([[-1.0, 0.0, 1.0]], [[1.0, 1.0, 1.0]])
-    assert (found.delta1, found.delta3) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    result = depth_metrics([[-1.0, 0.0, 1.0]], [[1.0, 1.0, 1.0]])
+    assert (result.delta1, result.delta3) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
 
 
 def test_nothing_known_has_no_value():
@@ -117,7 +117,7 @@ def test_nothing_known_has_no_value():
 
 
 @pytest.mark.parametrize(
-    ("prediction", "truth", "said"),
+    ("prediction", "truth", "message"),
     [
         (np.ones((2, 3)), np.ones((3, 2)), r"\(2, 3\) and \(3, 2\)"),
         (np.ones(3), np.ones(3), r"\[sample"),
@@ -126,16 +126,16 @@ def test_nothing_known_has_no_value():
         ([[1.0, NAN, 1.0]], np.ones((1, 3)), "NaN or infinity"),
     ],
 )
-def test_bad_depth_is_said(prediction, truth, said):
-    with pytest.raises(DiagnosticsError, match=said):
+def test_bad_depth_is_said(prediction, truth, message):
+    with pytest.raises(DiagnosticsError, match=message):
         depth_metrics(prediction, truth)
 
 
 def test_depth_is_computed_where_the_truth_lies():
     truth = torch.from_numpy(scene())
     with torch.device("meta"):
-        found = depth_metrics(1.2 * truth.numpy(), truth, align="scale_shift")
-    assert found.delta1 == 1
+        result = depth_metrics(1.2 * truth.numpy(), truth, align="scale_shift")
+    assert result.delta1 == 1
 
 
 # The probe
@@ -154,10 +154,10 @@ def planted(seed=0):
 
 def test_a_positive_target_gets_the_numbers_of_depth():
     arrays, grids, target = planted()
-    found = LinearProbe().compute(MemoryActivations(arrays, grids), target, 0)
-    seen = found.sel(tap="seen")
-    assert seen.rmse < 0.4 < 1.2 < found.rmse.sel(tap="noise")
-    assert found.rmse.sel(tap="scrambled") > 1.2
+    result = LinearProbe().compute(MemoryActivations(arrays, grids), target, 0)
+    seen = result.sel(tap="seen")
+    assert seen.rmse < 0.4 < 1.2 < result.rmse.sel(tap="noise")
+    assert result.rmse.sel(tap="scrambled") > 1.2
     assert seen.aligned_rmse < seen.rmse
     assert seen.delta1 == 1
     # By hand: the root of a sample's loss by its number of tokens, where a unit is a sample.
@@ -170,32 +170,32 @@ def test_a_positive_target_gets_the_numbers_of_depth():
 def test_the_probes_numbers_are_those_of_ridge_on_the_test_tokens():
     arrays, grids, target = planted()
     given_ = MemoryActivations(arrays, grids)
-    found = LinearProbe().compute(given_, target, 0).sel(tap="seen")
+    result = LinearProbe().compute(given_, target, 0).sel(tap="seen")
     x, y = arrays["seen"].astype(np.float32).astype(float), target.on_grid[(3, 4)]
     fit, test = thirds(50) != "test", thirds(50) == "test"
     known = np.isfinite(y[fit])
     mean, sd = x[fit][known].mean(axis=0), x[fit][known].std(axis=0)
     z, centred = (x[fit][known] - mean) / sd, y[fit][known] - y[fit][known].mean()
-    w = np.linalg.solve(z.T @ z + known.sum() * found.penalty.item() * np.eye(4), z.T @ centred)
+    w = np.linalg.solve(z.T @ z + known.sum() * result.penalty.item() * np.eye(4), z.T @ centred)
     prediction = (x[test] - mean) / sd @ w + y[fit][known].mean()
     for prefix, align in (("", None), ("aligned_", "scale_shift")):
         for name, value in zip(
             asdict(depth_metrics([[1.0]], [[1.0]])), directly(prediction, y[test], align), strict=True
         ):
-            assert found[prefix + name].item() == pytest.approx(value, rel=1e-6)
+            assert result[prefix + name].item() == pytest.approx(value, rel=1e-6)
 
 
 def test_a_target_that_reaches_0_has_none_of_them():
     arrays, grids, target = planted()
     target.on_grid[(3, 4)][0, 0] = 0.0
-    found = LinearProbe().compute(MemoryActivations(arrays, grids), target, 0)
-    assert "abs_rel" not in found
-    assert np.isfinite(found.loss).all()
+    result = LinearProbe().compute(MemoryActivations(arrays, grids), target, 0)
+    assert "abs_rel" not in result
+    assert np.isfinite(result.loss).all()
 
 
 def test_taps_without_a_grid_have_no_depth():
     arrays, grids, target = planted()
     arrays["one"], grids["one"] = np.ones((50, 1, 2)), (1, 1)
-    found = LinearProbe().compute(MemoryActivations(arrays, grids), target, 0)
-    assert np.isnan(found.rmse.sel(tap="one"))
-    assert "one" in found.attrs["reason"]
+    result = LinearProbe().compute(MemoryActivations(arrays, grids), target, 0)
+    assert np.isnan(result.rmse.sel(tap="one"))
+    assert "one" in result.attrs["reason"]

@@ -45,8 +45,8 @@ def probe(tokens, labels, grids=None, seed=0, **options):
     return SegmentationProbe().compute(given_, target(labels), seed)
 
 
-def score(found):
-    return scores(found.loss.values, found.reference_loss.values)
+def score(result):
+    return scores(result.loss.values, result.reference_loss.values)
 
 
 # The metric
@@ -70,17 +70,19 @@ def test_mean_iou_known_answers():
 def test_confusion_and_iou_equal_scikit_learn(seed, classes, n):
     rng = np.random.default_rng(seed)
     truth, prediction = rng.integers(0, classes, size=(2, n, 3))
-    found = confusion(prediction, truth, classes)
-    np.testing.assert_array_equal(found, confusion_matrix(truth.ravel(), prediction.ravel(), labels=np.arange(classes)))
+    result = confusion(prediction, truth, classes)
+    np.testing.assert_array_equal(
+        result, confusion_matrix(truth.ravel(), prediction.ravel(), labels=np.arange(classes))
+    )
     seen = np.union1d(truth, prediction)
     expected = jaccard_score(truth.ravel(), prediction.ravel(), labels=seen, average=None, zero_division=0)
-    np.testing.assert_allclose(iou(found)[seen], expected)
-    assert mean_iou(found) == pytest.approx(expected.mean())
+    np.testing.assert_allclose(iou(result)[seen], expected)
+    assert mean_iou(result) == pytest.approx(expected.mean())
     # Names of classes do not matter, and halves add up; images' own values do not.
     order = rng.permutation(classes)
     assert mean_iou(confusion(order[prediction], order[truth], classes)) == pytest.approx(expected.mean())
     both = sum(confusion(p, t, classes) for p, t in zip(prediction, truth, strict=True))
-    np.testing.assert_array_equal(both, found)
+    np.testing.assert_array_equal(both, result)
 
 
 def test_the_mean_of_images_is_another_number():
@@ -98,7 +100,7 @@ def test_unknown_truth_is_left_out():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (([0, 1], [0, 1, 1], 2), r"\(2,\) and \(3,\)"),
         (([0, 2], [0, 1], 2), r"from 0 to 2.*below classes=2"),
@@ -107,8 +109,8 @@ def test_unknown_truth_is_left_out():
         (([0.0, 1.0], [0, 1], 2), "integer"),
     ],
 )
-def test_bad_classes_are_said(arguments, said):
-    with pytest.raises(DiagnosticsError, match=said):
+def test_bad_classes_are_said(arguments, message):
+    with pytest.raises(DiagnosticsError, match=message):
         confusion(*arguments)
 
 
@@ -134,37 +136,37 @@ def fitted_on(monkeypatch):
 def test_dense_classification_is_logistic_regression_on_tokens(monkeypatch):
     tokens, labels = planted(noise=2.5)
     kept, sizes = (tokens.copy(), labels.copy()), fitted_on(monkeypatch)
-    found = dense_classification(tokens, labels, SPLIT)
+    result = dense_classification(tokens, labels, SPLIT)
     np.testing.assert_equal((tokens, labels), kept)
     fit, test = (SPLIT != "test")[:, None] & (labels >= 0), (SPLIT == "test")[:, None] & (labels >= 0)
     mean, sd = tokens[fit].mean(axis=0), tokens[fit].std(axis=0)
     assert sizes == [(labels[SPLIT == "train"] >= 0).sum(), fit.sum()]
-    oracle = LogisticRegression(C=1 / (fit.sum() * found.penalty), tol=1e-8, max_iter=10_000)
+    oracle = LogisticRegression(C=1 / (fit.sum() * result.penalty), tol=1e-8, max_iter=10_000)
     guess = oracle.fit((tokens[fit] - mean) / sd, labels[fit]).predict((tokens[test] - mean) / sd)
-    assert (found.prediction[test] == guess).mean() > 0.99
-    assert (found.prediction[~test] == -1).all()
-    said = found.prediction[test]
-    assert found.mean_iou == pytest.approx(jaccard_score(labels[test], said, average="macro"))
-    assert found.accuracy == pytest.approx(accuracy_score(labels[test], said))
-    np.testing.assert_array_equal(found.confusion, confusion_matrix(labels[test], said))
-    assert 0.3 < found.mean_iou < 0.9
+    assert (result.prediction[test] == guess).mean() > 0.99
+    assert (result.prediction[~test] == -1).all()
+    message = result.prediction[test]
+    assert result.mean_iou == pytest.approx(jaccard_score(labels[test], message, average="macro"))
+    assert result.accuracy == pytest.approx(accuracy_score(labels[test], message))
+    np.testing.assert_array_equal(result.confusion, confusion_matrix(labels[test], message))
+    assert 0.3 < result.mean_iou < 0.9
 
 
 def test_classes_keep_their_numbers():
     tokens, labels = planted()
     named = np.where(labels >= 0, np.array([3, 40, 500, 30_000])[labels], -1)
-    found, plain = dense_classification(tokens, named, SPLIT), dense_classification(tokens, labels, SPLIT)
-    assert found.classes.tolist() == [3, 40, 500, 30_000]
-    assert found.mean_iou == plain.mean_iou
+    result, plain = dense_classification(tokens, named, SPLIT), dense_classification(tokens, labels, SPLIT)
+    assert result.classes.tolist() == [3, 40, 500, 30_000]
+    assert result.mean_iou == plain.mean_iou
     known = plain.prediction >= 0
-    np.testing.assert_array_equal(found.prediction[known], found.classes[plain.prediction[known]])
+    np.testing.assert_array_equal(result.prediction[known], result.classes[plain.prediction[known]])
 
 
 def test_tokens_are_read_where_they_lie():
     tokens, labels = planted()
     with torch.device("meta"):
-        found = dense_classification(torch.from_numpy(tokens), torch.from_numpy(labels), SPLIT)
-    assert found.mean_iou == dense_classification(tokens, labels, SPLIT).mean_iou
+        result = dense_classification(torch.from_numpy(tokens), torch.from_numpy(labels), SPLIT)
+    assert result.mean_iou == dense_classification(tokens, labels, SPLIT).mean_iou
 
 
 def test_classes_in_the_middle_are_seen():
@@ -197,14 +199,14 @@ def test_a_class_that_only_val_shows_is_learnt_there():
     tokens, labels = planted(noise=0.3, unknown=0)
     later = SPLIT != "train"
     labels[later, :3], tokens[later, :3] = 4, -4 * CENTRES.mean(axis=0) + 3
-    found = dense_classification(tokens, labels, SPLIT)
+    result = dense_classification(tokens, labels, SPLIT)
     # On val, fitted on train, it is missed whole.
-    assert found.val_mean_iou < 0.8
-    assert found.mean_iou > 0.95
+    assert result.val_mean_iou < 0.8
+    assert result.mean_iou > 0.95
 
 
 @pytest.mark.parametrize(
-    ("labels", "split", "said"),
+    ("labels", "split", "message"),
     [
         (np.zeros((60, 5), dtype=int), SPLIT, r"\(60, 5\)"),
         (np.zeros((60, 12)), SPLIT, "float64"),
@@ -213,8 +215,8 @@ def test_a_class_that_only_val_shows_is_learnt_there():
         (np.zeros((60, 12), dtype=int), SPLIT[:3], "split"),
     ],
 )
-def test_bad_labels_are_said(labels, split, said):
-    with pytest.raises(DiagnosticsError, match=said):
+def test_bad_labels_are_said(labels, split, message):
+    with pytest.raises(DiagnosticsError, match=message):
         dense_classification(planted()[0], labels, split)
 
 
@@ -230,15 +232,15 @@ def test_segmentation_points_at_the_planted_tap():
         "scrambled": np.stack([sample[rng.permutation(12)] for sample in tokens]),
         "pooled": np.broadcast_to(tokens.mean(axis=1, keepdims=True), tokens.shape),
     }
-    found = probe(taps, labels)
-    by_tap = dict(zip(taps, score(found), strict=True))
+    result = probe(taps, labels)
+    by_tap = dict(zip(taps, score(result), strict=True))
     assert by_tap["seen"] > 0.9
     assert max(by_tap[name] for name in ("noise", "scrambled", "pooled")) < 0.3
-    assert np.argmax(found.val_score.values) == 1
-    assert found.attrs["score_name"] == "mIoU"
+    assert np.argmax(result.val_score.values) == 1
+    assert result.attrs["score_name"] == "mIoU"
     # Guessing at random: (1/16) / (1/4 + 1/4 - 1/16) for each of four equal classes.
     assert by_tap["noise"] == pytest.approx(1 / 7, abs=0.06)
-    assert found.line_commonest.values == pytest.approx(1 / 16, abs=0.02)
+    assert result.line_commonest.values == pytest.approx(1 / 16, abs=0.02)
 
 
 def test_the_score_is_the_mean_iou_of_all_test_tokens():
@@ -246,28 +248,28 @@ def test_the_score_is_the_mean_iou_of_all_test_tokens():
     groups = np.array([f"g{i // 5}" for i in range(60)], dtype=object)
     split = np.repeat(np.resize(["train", "val", "test", "train"], 12), 5)
     given_ = MemoryActivations({"a": tokens}, {"a": GRID}, split=split, groups=groups)
-    found = SegmentationProbe().compute(given_, target(labels), 0)
+    result = SegmentationProbe().compute(given_, target(labels), 0)
     alone = dense_classification(tokens.astype(np.float32), labels, split)
-    assert score(found) == pytest.approx(alone.mean_iou, abs=1e-12)
-    assert found.token_accuracy.item() == pytest.approx(alone.accuracy)
-    assert found.val_score.item() == alone.val_mean_iou
-    assert found.penalty.item() == alone.penalty
-    np.testing.assert_allclose(found.iou[0], iou(alone.confusion))
-    assert found.part.values.tolist() == ["sky", "sea", "sand", "stone"]
-    assert found.loss.dims == ("tap", "unit", "part")
+    assert score(result) == pytest.approx(alone.mean_iou, abs=1e-12)
+    assert result.token_accuracy.item() == pytest.approx(alone.accuracy)
+    assert result.val_score.item() == alone.val_mean_iou
+    assert result.penalty.item() == alone.penalty
+    np.testing.assert_allclose(result.iou[0], iou(alone.confusion))
+    assert result.part.values.tolist() == ["sky", "sea", "sand", "stone"]
+    assert result.loss.dims == ("tap", "unit", "part")
     test = split == "test"
     counts = [(labels[test] >= 0).sum(), (labels[split == "train"] >= 0).sum()]
-    assert [found.tokens_test.item(), found.tokens_train.item()] == counts
+    assert [result.tokens_test.item(), result.tokens_train.item()] == counts
     # Each unit and class, and the resampled value, by scikit-learn.
-    for unit in found.unit.values:
+    for unit in result.unit.values:
         here = (groups == unit)[:, None] & (labels >= 0)
         both = confusion_matrix(labels[here], alone.prediction[here], labels=range(4))
         either = both.sum(0) + both.sum(1) - np.diag(both)
-        np.testing.assert_array_equal(found.reference_loss.sel(unit=unit)[0], either)
-        np.testing.assert_array_equal(found.loss.sel(unit=unit)[0], either - np.diag(both))
-    drawn = resample_counts(len(found.unit), 0, 5)
-    for weights, value in zip(drawn, scores(found.loss.values, found.reference_loss.values, drawn), strict=True):
-        rows = np.concatenate([np.flatnonzero(groups == u).repeat(w) for u, w in zip(found.unit.values, weights.astype(int), strict=True)])  # fmt: skip
+        np.testing.assert_array_equal(result.reference_loss.sel(unit=unit)[0], either)
+        np.testing.assert_array_equal(result.loss.sel(unit=unit)[0], either - np.diag(both))
+    drawn = resample_counts(len(result.unit), 0, 5)
+    for weights, value in zip(drawn, scores(result.loss.values, result.reference_loss.values, drawn), strict=True):
+        rows = np.concatenate([np.flatnonzero(groups == u).repeat(w) for u, w in zip(result.unit.values, weights.astype(int), strict=True)])  # fmt: skip
         seen = labels[rows] >= 0
         expected = jaccard_score(labels[rows][seen], alone.prediction[rows][seen], average="macro")
         assert value.item() == pytest.approx(expected)
@@ -282,9 +284,9 @@ def test_taps_of_other_grids_are_scored_on_the_outputs_grid(output):
     fine = coarse.reshape(60, 2, 2, 6).repeat(2, axis=1).repeat(2, axis=2).reshape(60, 16, 6)
     arrays = {"coarse": coarse, "fine": fine}
     order = ["coarse", "fine"] if output == "fine" else ["fine", "coarse"]
-    found = probe({name: arrays[name] for name in order}, labels, {"fine": (4, 4), "coarse": (2, 2)})
-    assert score(found)[0] == pytest.approx(score(found)[1], abs=1e-9)
-    assert found.attrs["pooling"].endswith("4 x 4" if output == "fine" else "2 x 2")
+    result = probe({name: arrays[name] for name in order}, labels, {"fine": (4, 4), "coarse": (2, 2)})
+    assert score(result)[0] == pytest.approx(score(result)[1], abs=1e-9)
+    assert result.attrs["pooling"].endswith("4 x 4" if output == "fine" else "2 x 2")
 
 
 def test_a_class_that_train_does_not_show_counts_as_missed():
@@ -293,19 +295,19 @@ def test_a_class_that_train_does_not_show_counts_as_missed():
     order = np.array([3, *range(3), *range(4, 60)])  # the sample with class 4 becomes a test one
     tokens, labels = tokens[np.argsort(order)], labels[np.argsort(order)]
     assert SPLIT[np.flatnonzero((labels == 4).any(axis=1))[0]] == "test"
-    found = probe(tokens, labels)
-    assert found.iou.sel(part="star").item() == 0
+    result = probe(tokens, labels)
+    assert result.iou.sel(part="star").item() == 0
     # The others: perfect but for the one token that is said to be one of them.
-    assert score(found) == pytest.approx(np.mean([*found.iou[0, :4], 0]))
-    assert 0.75 < score(found)[0] < 0.8
+    assert score(result) == pytest.approx(np.mean([*result.iou[0, :4], 0]))
+    assert 0.75 < score(result)[0] < 0.8
 
 
 def test_a_class_that_test_does_not_show_has_no_value():
     tokens, labels = planted(noise=0.01, unknown=0)
     labels[SPLIT == "train", 0], tokens[SPLIT == "train", 0] = 4, CENTRES[4] + 3
-    found = probe(tokens, labels)
-    assert np.isnan(found.iou.sel(part="star").item())
-    assert score(found) == pytest.approx(1)
+    result = probe(tokens, labels)
+    assert np.isnan(result.iou.sel(part="star").item())
+    assert score(result) == pytest.approx(1)
 
 
 def test_one_class_and_nothing_known_are_said():
@@ -325,49 +327,49 @@ def test_one_class_and_nothing_known_are_said():
 
 def test_a_tap_without_a_grid_has_no_value():
     tokens, labels = planted()
-    found = probe({"one": tokens[:, :1], "a": tokens}, labels, {"one": (1, 1), "a": GRID})
-    assert np.isnan(score(found)[0]) and np.isnan(found.val_score[0])
-    assert np.isnan(found.iou[0]).all()
-    assert found.attrs["reason"] == "no grid with this target: one"
-    assert found.tokens_test.values.tolist()[0] == 0
+    result = probe({"one": tokens[:, :1], "a": tokens}, labels, {"one": (1, 1), "a": GRID})
+    assert np.isnan(score(result)[0]) and np.isnan(result.val_score[0])
+    assert np.isnan(result.iou[0]).all()
+    assert result.attrs["reason"] == "no grid with this target: one"
+    assert result.tokens_test.values.tolist()[0] == 0
 
 
 def test_no_more_tokens_than_the_limit_are_fitted(monkeypatch):
     tokens, labels = planted()
     seen = fitted_on(monkeypatch)
     monkeypatch.setattr(segmentation, "MOST_TOKENS", 50)
-    found = probe(tokens, labels)
+    result = probe(tokens, labels)
     assert seen == [50, 50]
-    assert found.attrs["tokens_fitted"] == 50
-    assert found.tokens_test.item() == (labels[SPLIT == "test"] >= 0).sum()
-    assert score(found)[0] > 0.4
+    assert result.attrs["tokens_fitted"] == 50
+    assert result.tokens_test.item() == (labels[SPLIT == "test"] >= 0).sum()
+    assert score(result)[0] > 0.4
     again, other = probe(tokens, labels), probe(tokens, labels, seed=1)
-    np.testing.assert_array_equal(found.loss, again.loss)
-    assert (found.loss.values != other.loss.values).any()
+    np.testing.assert_array_equal(result.loss, again.loss)
+    assert (result.loss.values != other.loss.values).any()
 
 
 def heavy_tailed():
     """Tokens that tell little of their labels, by features of which a few tokens hold nearly all variance."""
     rng = np.random.default_rng(0)
     tokens = rng.standard_t(1.0, size=(60, 12, 40))
-    found = np.tanh(tokens) @ rng.normal(size=(40, 4)) + 0.3 * rng.gumbel(size=(60, 12, 4))
-    return tokens, found.argmax(axis=2)
+    result = np.tanh(tokens) @ rng.normal(size=(40, 4)) + 0.3 * rng.gumbel(size=(60, 12, 4))
+    return tokens, result.argmax(axis=2)
 
 
 def test_the_work_of_a_fit_is_bounded_and_the_result_says_where(monkeypatch):
     tokens, labels = heavy_tailed()
     products, product = [], torch.baddbmm
     monkeypatch.setattr(torch, "baddbmm", lambda *given: (products.append(1), product(*given))[1])
-    found = probe(
+    result = probe(
         {"hard": tokens, "plain": CENTRES[labels] + np.random.default_rng(1).normal(size=(60, 12, 6))}, labels
     )
-    steps = dict(zip(found.tap.values, found.steps.values, strict=True))
-    assert found.attrs["converged"] == "not in 100 steps: hard"
+    steps = dict(zip(result.tap.values, result.steps.values, strict=True))
+    assert result.attrs["converged"] == "not in 100 steps: hard"
     assert steps["hard"] == 100 > steps["plain"] > 0
     # Ranking and reading take products too, but a few each.
     assert len(products) < 250
     again = probe({"hard": tokens}, labels)
-    np.testing.assert_array_equal(again.loss.values[0], found.loss.values[0])
+    np.testing.assert_array_equal(again.loss.values[0], result.loss.values[0])
     assert not dense_classification(tokens, labels, SPLIT).converged
     assert dense_classification(*planted(), SPLIT).converged
 
@@ -385,12 +387,12 @@ def test_what_reads_next_to_nothing_is_fitted_less_closely_and_says_the_same(mon
         "fit",
         lambda *given, **more: (asked.append(more["decrease"]), fit(*given, **more))[1],
     )
-    found = dense_classification(tokens, labels, SPLIT)
+    result = dense_classification(tokens, labels, SPLIT)
     assert asked[-1] == (1e-6 if informative else 3e-5)
-    assert found.converged
+    assert result.converged
     train, test = SPLIT != "test", SPLIT == "test"
     x, y = tokens[train].reshape(-1, 8), labels[train].ravel()
     mean, sd = x.mean(axis=0), x.std(axis=0)
-    oracle = LogisticRegression(C=1 / (len(y) * found.penalty), tol=1e-10, max_iter=10_000).fit((x - mean) / sd, y)
+    oracle = LogisticRegression(C=1 / (len(y) * result.penalty), tol=1e-10, max_iter=10_000).fit((x - mean) / sd, y)
     guess = oracle.predict((tokens[test].reshape(-1, 8) - mean) / sd)
-    assert (found.prediction[test].ravel() == guess).mean() > 0.99
+    assert (result.prediction[test].ravel() == guess).mean() > 0.99

@@ -38,24 +38,24 @@ def by_loops(tokens, grid, first, neighbours, window, memory, temperature):
     for t in range(1, len(tokens)):
         now = []
         for q in range(tokens.shape[1]):
-            found = []
+            result = []
             for s in sorted({0, *range(t - memory, t)} - set(range(-memory, 0))):
                 for k in range(tokens.shape[1]):
                     (qy, qx), (ky, kx) = divmod(q, grid[1]), divmod(k, grid[1])
                     if max(abs(qy - ky), abs(qx - kx)) <= window:
-                        found.append((unit[t, q] @ unit[s, k], s, k))
-            found = sorted(found, reverse=True)[:neighbours]
-            weight = np.exp(np.array([cosine for cosine, _, _ in found]) / temperature)
-            now.append(sum(w * soft[s][k] for w, (_, s, k) in zip(weight, found, strict=True)) / weight.sum())
+                        result.append((unit[t, q] @ unit[s, k], s, k))
+            result = sorted(result, reverse=True)[:neighbours]
+            weight = np.exp(np.array([cosine for cosine, _, _ in result]) / temperature)
+            now.append(sum(w * soft[s][k] for w, (_, s, k) in zip(weight, result, strict=True)) / weight.sum())
         soft.append(np.array(now))
     return labels, np.array(soft)
 
 
 def test_object_identity_as_feature_gives_1():
     masks = walks()
-    found = label_propagation(one_hot(masks), GRID, masks)
-    assert (found == masks).all()
-    scored = j_and_f(found, masks)
+    result = label_propagation(one_hot(masks), GRID, masks)
+    assert (result == masks).all()
+    scored = j_and_f(result, masks)
     assert (scored.j, scored.f, scored.mean) == (1, 1, 1)
     # Straight edges along the cells come back to the pixel at 8 pixels a cell; bilinear maps round corners.
     bands = np.zeros((4, *GRID), dtype=np.int64)
@@ -71,9 +71,9 @@ def test_object_identity_as_feature_gives_1():
 def test_squares_shifted_by_half_are_a_third():
     truth = np.zeros((4, 40, 40), dtype=np.int64)
     truth[:, 10:20, 10:20] = 1
-    found = j_and_f(np.roll(truth, 5, axis=2), truth)
-    assert found.j == pytest.approx(1 / 3)
-    assert found.mean == pytest.approx((found.j + found.f) / 2)
+    result = j_and_f(np.roll(truth, 5, axis=2), truth)
+    assert result.j == pytest.approx(1 / 3)
+    assert result.mean == pytest.approx((result.j + result.f) / 2)
 
 
 def test_controls_lose_the_objects():
@@ -96,21 +96,21 @@ def test_equals_a_direct_computation(monkeypatch, parameters, entries):
     first = rng.integers(0, 3, size=grid) * 2
     tokens = rng.normal(size=(frames, 20, 4))
     neighbours, window, memory, temperature = parameters
-    found = label_propagation(
+    result = label_propagation(
         tokens, grid, first, neighbours=neighbours, window=window, memory=memory, temperature=temperature
     )
     labels, soft = by_loops(tokens, grid, first, *parameters)
     low, high = soft.min(axis=1, keepdims=True), soft.max(axis=1, keepdims=True)
     scaled = np.where(high > low, (soft - low) / np.where(high > low, high - low, 1), soft)
-    assert (found[1:] == labels[scaled.argmax(axis=2)].reshape(frames, *grid)[1:]).all()
-    assert set(np.unique(found)) <= {0, 2, 4}
+    assert (result[1:] == labels[scaled.argmax(axis=2)].reshape(frames, *grid)[1:]).all()
+    assert set(np.unique(result)) <= {0, 2, 4}
 
 
 def test_bilinear_to_the_masks_size():
     """One row of two cells, 1 and 0 for the object: bilinear with cells' centres at a quarter and three quarters."""
     first = np.array([[1, 1, 1, 1, 0, 0, 0, 0]])
-    found = label_propagation(np.tile(np.eye(2), (3, 1, 1)), (1, 2), first)
-    assert (found == first).all()
+    result = label_propagation(np.tile(np.eye(2), (3, 1, 1)), (1, 2), first)
+    assert (result == first).all()
 
 
 @settings(max_examples=15, deadline=None)
@@ -119,16 +119,16 @@ def test_what_changes_nothing_and_what_does(seed):
     rng = np.random.default_rng(seed)
     masks = walks()
     tokens = one_hot(masks) @ rng.normal(size=(3, 6)) + rng.normal(size=(5, 72, 6))
-    found = label_propagation(tokens, GRID, masks)
+    result = label_propagation(tokens, GRID, masks)
     turned = tokens @ np.linalg.qr(rng.normal(size=(6, 6)))[0] * rng.uniform(0.1, 10, size=(5, 72, 1))
-    assert (label_propagation(turned, GRID, masks) == found).all()
-    assert (label_propagation(torch.from_numpy(tokens), GRID, torch.from_numpy(masks[0])) == found).all()
+    assert (label_propagation(turned, GRID, masks) == result).all()
+    assert (label_propagation(torch.from_numpy(tokens), GRID, torch.from_numpy(masks[0])) == result).all()
     mirrored = label_propagation(tokens.reshape(5, *GRID, 6)[:, :, ::-1].reshape(5, 72, 6), GRID, masks[0, :, ::-1])
-    assert (mirrored[:, :, ::-1] == found).all()
+    assert (mirrored[:, :, ::-1] == result).all()
     names = np.array([0, 7, 4])
-    assert (label_propagation(tokens, GRID, names[masks]) == names[found]).all()
+    assert (label_propagation(tokens, GRID, names[masks]) == names[result]).all()
     # A common component is part of the cosine.
-    assert (label_propagation(tokens + 5, GRID, masks) != found).any()
+    assert (label_propagation(tokens + 5, GRID, masks) != result).any()
 
 
 def test_equal_neighbours_all_count_and_rounding_chooses_none():
@@ -138,9 +138,9 @@ def test_equal_neighbours_all_count_and_rounding_chooses_none():
     for _ in range(5):
         tokens = rng.normal(size=50) * rng.uniform(0.1, 10, size=(2, 5, 1))
         for neighbours in (1, 5):
-            found = label_propagation(tokens, (1, 5), first, neighbours=neighbours, window=1)
+            result = label_propagation(tokens, (1, 5), first, neighbours=neighbours, window=1)
             # Soft labels of the object: 1, 2/3, 1/3, 0, 0.
-            assert found[1].tolist() == [[1, 1, 0, 0, 0]]
+            assert result[1].tolist() == [[1, 1, 0, 0, 0]]
 
 
 def test_rounding_makes_no_object_where_all_tokens_are_alike():
@@ -168,14 +168,14 @@ def test_memory_and_window_do_what_they_say():
 
 def test_j_and_f_leaves_out_first_last_and_unknown():
     truth = walks(5)
-    found = truth.copy()
-    found[0], found[-1] = 0, 0
-    assert j_and_f(found, truth).mean == 1
-    found[2] = 0
-    assert j_and_f(found, truth).j == pytest.approx(2 / 3)
-    truth[2][found[2] != truth[2]] = -1
+    result = truth.copy()
+    result[0], result[-1] = 0, 0
+    assert j_and_f(result, truth).mean == 1
+    result[2] = 0
+    assert j_and_f(result, truth).j == pytest.approx(2 / 3)
+    truth[2][result[2] != truth[2]] = -1
     # Where an object is not known at all there is nothing to find.
-    assert j_and_f(found, truth).j == 1
+    assert j_and_f(result, truth).j == 1
     # Nor is a pixel wrong that cannot be known.
     part = walks(5)
     part[1:, :, 0] = -1
@@ -220,51 +220,51 @@ def activations(taps, **kwargs):
 def test_measure_points_at_the_planted_tap(tubelet):
     taps, target = video_taps(tubelet=tubelet)
     measured = measure_all([LabelPropagation()], activations(taps), {"objects": target}, 0)
-    found = measured.results["label_propagation/objects"]
-    score = dict(zip(found.tap.values, found.score.values, strict=True))
-    assert found.attrs["best_tap"] == "seen"
+    result = measured.results["label_propagation/objects"]
+    score = dict(zip(result.tap.values, result.score.values, strict=True))
+    assert result.attrs["best_tap"] == "seen"
     assert score["seen"] > 0.9
     assert score["erased"] < 0.3 and score["scrambled"] < 0.3
-    assert found.line_still.values == pytest.approx(np.full(3, found.line_still.values[0]))
-    assert 0.1 < found.line_still.values[0] < score["seen"]
-    assert found.line_uniform.values[0] < found.line_still.values[0]
+    assert result.line_still.values == pytest.approx(np.full(3, result.line_still.values[0]))
+    assert 0.1 < result.line_still.values[0] < score["seen"]
+    assert result.line_uniform.values[0] < result.line_still.values[0]
     family: Family = "spatial"
-    assert found.attrs["family"] == family and found.attrs["score_name"] == "J&F"
-    assert "middle" in found.attrs["frames"] and found.attrs["n_test"] == 4
+    assert result.attrs["family"] == family and result.attrs["score_name"] == "J&F"
+    assert "middle" in result.attrs["frames"] and result.attrs["n_test"] == 4
 
 
 def test_measure_is_the_mean_over_objects_of_the_plain_functions():
     taps, target = video_taps(n=15, noise=0.8)
     target.values[3, :, :, 4:][target.values[3, :, :, 4:] == 2] = 0
-    found = LabelPropagation().compute(activations(taps), target, 0)
+    result = LabelPropagation().compute(activations(taps), target, 0)
     rows = np.flatnonzero(activations(taps).split == "test")
     by_object = []
     for row in rows:
         tokens = taps["seen"][row].astype(np.float32).reshape(5, 72, 6)
         by_object.append(j_and_f(label_propagation(tokens, GRID, target.values[row]), target.values[row]).by_object)
     expected = np.concatenate(by_object).mean(axis=0)
-    assert (found.j[1].item(), found.f[1].item()) == pytest.approx(tuple(expected), abs=1e-12)
-    score = 1 - found.loss[1].sum() / found.reference_loss[1].sum()
+    assert (result.j[1].item(), result.f[1].item()) == pytest.approx(tuple(expected), abs=1e-12)
+    score = 1 - result.loss[1].sum() / result.reference_loss[1].sum()
     assert score.item() == pytest.approx(expected.mean(), abs=1e-12)
-    assert found.objects[1].item() == found.reference_loss[1].sum().item() == len(np.concatenate(by_object)) == 5
+    assert result.objects[1].item() == result.reference_loss[1].sum().item() == len(np.concatenate(by_object)) == 5
 
 
 def test_measure_reads_groups_splits_and_only_kept_tokens(monkeypatch):
     taps, target = video_taps(n=20)
     groups = [f"v{i // 5}" for i in range(20)]
     split = ["train"] * 5 + ["val"] * 5 + ["test"] * 10
-    found = LabelPropagation().compute(activations(taps, groups=groups, split=split), target, 0)
-    assert found.unit.values.tolist() == ["v2", "v3"]
+    result = LabelPropagation().compute(activations(taps, groups=groups, split=split), target, 0)
+    assert result.unit.values.tolist() == ["v2", "v3"]
     # Nothing was fitted: no interval is widened for it.
-    assert found.attrs["units_train"] == found.attrs["units_val"] == 0
-    assert found.attrs["n_val"] == 5
+    assert result.attrs["units_train"] == result.attrs["units_val"] == 0
+    assert result.attrs["n_val"] == 5
     # What stands in train decides nothing.
     other = {name: x.copy() for name, x in taps.items()}
     for x in other.values():
         x[:5] = 7
     again = LabelPropagation().compute(activations(other, groups=groups, split=split), target, 1)
-    assert again.loss.values == pytest.approx(found.loss.values)
-    assert again.val_score.values == pytest.approx(found.val_score.values)
+    assert again.loss.values == pytest.approx(result.loss.values)
+    assert again.val_score.values == pytest.approx(result.val_score.values)
     fewer = LabelPropagation().compute(activations(taps, token_samples=9), target, 0)
     assert fewer.attrs["n_test"] == 2 and fewer.attrs["seed"] == 0
     monkeypatch.setattr(propagation, "MOST_VIDEOS", 3)
@@ -277,10 +277,10 @@ def test_measure_leaves_out_taps_without_frames_and_says_so():
     taps["pooled"] = taps["seen"][:, :1]
     taps["odd"] = taps["seen"][:, : 2 * 72]
     grids = dict.fromkeys(taps, (5, *GRID)) | {"pooled": (1,), "odd": (2, *GRID)}
-    found = LabelPropagation().compute(MemoryActivations(taps, grids), target, 0)
-    score = 1 - found.loss.sum("unit", skipna=False) / found.reference_loss.sum("unit", skipna=False)
+    result = LabelPropagation().compute(MemoryActivations(taps, grids), target, 0)
+    score = 1 - result.loss.sum("unit", skipna=False) / result.reference_loss.sum("unit", skipna=False)
     assert np.isnan(score.values).tolist() == [False, False, False, True, True]
-    assert found.attrs["reason"] == ("pooled: a grid of 1 x, not of t, y and x; odd: 2 steps do not divide 5 frames")
+    assert result.attrs["reason"] == ("pooled: a grid of 1 x, not of t, y and x; odd: 2 steps do not divide 5 frames")
 
 
 def test_measure_refuses_what_has_no_frames_or_objects():
@@ -295,7 +295,7 @@ def test_measure_refuses_what_has_no_frames_or_objects():
     nothing = StoredTarget("objects", "masks", np.zeros_like(target.values))
     with pytest.raises(DiagnosticsError, match="no object of target objects in any val sample"):
         LabelPropagation().compute(activations(taps), nothing, 0)
-    with pytest.raises(DiagnosticsError, match="none were given"):
+    with pytest.raises(DiagnosticsError, match="none was given"):
         LabelPropagation().compute(activations(taps), None, 0)
     taps["seen"][3, 0, 0] = np.nan
     with pytest.raises(DiagnosticsError, match=r"label_propagation at tap seen: .*NaN"):
@@ -303,7 +303,7 @@ def test_measure_refuses_what_has_no_frames_or_objects():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"tokens": np.ones((72, 3))}, r"tokens has shape \(72, 3\): give \[frame"),
         ({"grid": (8, 8)}, r"does not fill a grid of \(8, 8\)"),
@@ -315,22 +315,22 @@ def test_measure_refuses_what_has_no_frames_or_objects():
         ({"temperature": 0.0}, "temperature 0.0"),
     ],
 )
-def test_bad_input_is_said(change, said):
+def test_bad_input_is_said(change, message):
     given = {"tokens": np.ones((3, 72, 3)), "grid": GRID, "first_mask": walks()[0]} | change
-    with pytest.raises(DiagnosticsError, match=said):
+    with pytest.raises(DiagnosticsError, match=message):
         label_propagation(**given)
 
 
 @pytest.mark.parametrize(
-    ("prediction", "truth", "said"),
+    ("prediction", "truth", "message"),
     [
         (walks(3), walks(4), r"shapes \(3, 8, 9\) and \(4, 8, 9\)"),
         (walks(2), walks(2), "at least 3 frames"),
         (walks(3), walks(3) * 0, "no object in frame 0"),
     ],
 )
-def test_bad_masks_are_said(prediction, truth, said):
-    with pytest.raises(DiagnosticsError, match=said):
+def test_bad_masks_are_said(prediction, truth, message):
+    with pytest.raises(DiagnosticsError, match=message):
         j_and_f(prediction, truth)
 
 

@@ -66,9 +66,9 @@ def test_stacked_convolutions_of_ones() -> None:
             line = np.convolve(line, np.ones(3))
         middle = slice(SIDE // 2 - k, SIDE // 2 + k + 1)
         np.testing.assert_allclose(gradient[0, middle, middle].numpy(), np.outer(line, line), rtol=1e-5)
-        found = receptive_field(gradient, (10, 10))
-        np.testing.assert_array_equal(found.support, 2 * k + 1)
-        np.testing.assert_allclose(found.sd, np.sqrt(2 * k / 3), rtol=1e-6)
+        result = receptive_field(gradient, (10, 10))
+        np.testing.assert_array_equal(result.support, 2 * k + 1)
+        np.testing.assert_allclose(result.sd, np.sqrt(2 * k / 3), rtol=1e-6)
     # A single one has the 9 places at 1: 1, 4 at distance 1, 4 at the square root of 2.
     one = receptive_field(model.input_gradient(batch)["conv.0"], (10, 10))
     np.testing.assert_allclose(one.radius50, 1)
@@ -78,10 +78,10 @@ def test_stacked_convolutions_of_ones() -> None:
 def test_identity_has_no_extent() -> None:
     alone = np.zeros((7, 9))
     alone[3, 4] = -2.0
-    found = receptive_field(alone, (3, 4))
-    assert (found.radius50, found.radius95) == (0, 0)
-    np.testing.assert_array_equal(found.sd, [0, 0])
-    np.testing.assert_array_equal(found.support, [1, 1])
+    result = receptive_field(alone, (3, 4))
+    assert (result.radius50, result.radius95) == (0, 0)
+    np.testing.assert_array_equal(result.sd, [0, 0])
+    np.testing.assert_array_equal(result.support, [1, 1])
 
 
 def test_it_is_its_definition() -> None:
@@ -92,16 +92,16 @@ def test_it_is_its_definition() -> None:
         ((3, 4, 5), (1.0, 1.5, 2.0), (1.0, 1.0, 3.0)),
     ):
         size = rng.exponential(size=shape)
-        found = receptive_field(size * rng.choice([-1, 1], shape), middle, cell=cell)
+        result = receptive_field(size * rng.choice([-1, 1], shape), middle, cell=cell)
         places = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).astype(float)
         apart = np.sqrt((((places - middle) * cell) ** 2).sum(-1))
-        for radius, share in ((found.radius50, 0.5), (found.radius95, 0.95)):
+        for radius, share in ((result.radius50, 0.5), (result.radius95, 0.95)):
             assert size[apart <= radius + 1e-12].sum() >= share * size.sum()
             assert size[apart < radius - 1e-12].sum() < share * size.sum()
         for axis in range(len(shape)):
             at = places[..., axis] * cell[axis]
             mean = np.average(at, weights=size)
-            assert found.sd[axis] == pytest.approx(np.sqrt(np.average((at - mean) ** 2, weights=size)), rel=1e-9)
+            assert result.sd[axis] == pytest.approx(np.sqrt(np.average((at - mean) ** 2, weights=size)), rel=1e-9)
 
 
 def test_uniform_line_and_samples_and_scale() -> None:
@@ -122,9 +122,9 @@ def test_uniform_line_and_samples_and_scale() -> None:
 def test_no_value_is_nan_and_bad_input_is_said() -> None:
     sizes = np.ones((2, 5))
     sizes[0] = 0
-    found = receptive_field(sizes, (2,))
-    assert np.isnan([found.radius50[0], found.radius95[0], found.sd[0, 0]]).all()
-    assert found.support[0, 0] == 0 and found.radius50[1] == 1
+    result = receptive_field(sizes, (2,))
+    assert np.isnan([result.radius50[0], result.radius95[0], result.sd[0, 0]]).all()
+    assert result.support[0, 0] == 0 and result.radius50[1] == 1
     with pytest.raises(DiagnosticsError, match=r"shape \(2, 5\) has no centre \(1, 2, 3\)"):
         receptive_field(sizes, (1, 2, 3))
     with pytest.raises(DiagnosticsError, match="NaN"):
@@ -147,14 +147,14 @@ def test_a_layer_norm_is_no_zero() -> None:
     batch = torch.stack(
         [model.preprocess(np.random.default_rng(i).standard_normal(32).astype(np.float32)) for i in range(3)]
     )
-    found = model.input_gradient(batch)
-    assert list(found) == ["embed", "blocks.0", "blocks.1", "blocks.2", "norm"]
-    for gradient in found.values():
+    result = model.input_gradient(batch)
+    assert list(result) == ["embed", "blocks.0", "blocks.1", "blocks.2", "norm"]
+    for gradient in result.values():
         assert gradient.shape == (3, 32)
         assert not gradient.requires_grad
     # The embedding of token 4 (the fifth of eight) reads its four steps alone.
-    np.testing.assert_array_equal(np.flatnonzero(found["embed"][0]), [16, 17, 18, 19])
-    assert (found["norm"] > 0).any(1).all()
+    np.testing.assert_array_equal(np.flatnonzero(result["embed"][0]), [16, 17, 18, 19])
+    assert (result["norm"] > 0).any(1).all()
     assert not any(parameter.grad is not None for parameter in model.module.parameters())
 
 
@@ -253,9 +253,9 @@ def test_a_detached_trunk_gives_none() -> None:
         for i in range(2)
     ]
     model = TorchEncoder("cut", "series", Detached(), taps, "blocks.1", lambda x: x, np.zeros(16))
-    found = model.input_gradient(torch.randn(2, 1, 16))
-    assert list(found) == ["blocks.0"]
-    assert found.left_out == {"blocks.1": "no gradient comes through"}
+    result = model.input_gradient(torch.randn(2, 1, 16))
+    assert list(result) == ["blocks.0"]
+    assert result.left_out == {"blocks.1": "no gradient comes through"}
 
 
 def test_registers_are_never_the_centre() -> None:
@@ -275,14 +275,14 @@ def test_the_measure_points_at_the_tap_that_opens() -> None:
     tokens = np.zeros((10, 4, 2))
     observed = Captured({"b": local, "c": wide}, {"a": "no gradient comes through"})
     activations = MemoryActivations({"a": tokens, "b": tokens, "c": tokens}, observed={"gradients": observed})
-    found = ReceptiveFieldOfTaps().compute(activations, None, 4)
-    np.testing.assert_allclose(found["score"].values, [np.nan, 0.1, 0.4], atol=0.003)
-    np.testing.assert_allclose(found["radius95"].values[1:], [0.2, 0.7], atol=0.003)
-    np.testing.assert_allclose(found["sd"].values[1:], [0.055, 0.285], atol=0.003)
-    np.testing.assert_allclose(found["line_global"].values[1:], 0.4, atol=0.003)
-    assert (found["low"] <= found["score"]).values[1] and (found["score"] <= found["high"]).values[1]
-    assert found.attrs["reason"] == "a: no gradient comes through; c: the gradient of 1 of 8 samples is zero"
-    assert found.attrs["n"] == 8
+    result = ReceptiveFieldOfTaps().compute(activations, None, 4)
+    np.testing.assert_allclose(result["score"].values, [np.nan, 0.1, 0.4], atol=0.003)
+    np.testing.assert_allclose(result["radius95"].values[1:], [0.2, 0.7], atol=0.003)
+    np.testing.assert_allclose(result["sd"].values[1:], [0.055, 0.285], atol=0.003)
+    np.testing.assert_allclose(result["line_global"].values[1:], 0.4, atol=0.003)
+    assert (result["low"] <= result["score"]).values[1] and (result["score"] <= result["high"]).values[1]
+    assert result.attrs["reason"] == "a: no gradient comes through; c: the gradient of 1 of 8 samples is zero"
+    assert result.attrs["n"] == 8
     with pytest.raises(DiagnosticsError, match="No gradients was recorded"):
         ReceptiveFieldOfTaps().compute(MemoryActivations({"a": tokens}), None, 0)
 

@@ -153,8 +153,8 @@ def direct_rbf(x, y, sigma, unbiased):
 
 
 def test_rbf_known_answer():
-    found = cka(column(0, 1, 3), column(1, 0, 3), kernel="rbf", sigma=1.0, unbiased=False)
-    assert found == pytest.approx(0.985145, abs=1e-6)
+    result = cka(column(0, 1, 3), column(1, 0, 3), kernel="rbf", sigma=1.0, unbiased=False)
+    assert result == pytest.approx(0.985145, abs=1e-6)
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
@@ -235,10 +235,10 @@ def test_wide_blocks_in_single_precision_keep_their_digits(case, monkeypatch):
     x, y = {"shifted": (x + 1e4, y - 1e4), "tiny": (x * 1e-30, y * 1e30)}.get(case, (x, y))
     data = MemoryActivations({"a": x[:, None], "b": y[:, None]}, block=2 * kernels.WIDE)
     used = single_products(monkeypatch)
-    found = NoNull().compute(data, None, 0).matrix.values[0, 1]
+    result = NoNull().compute(data, None, 0).matrix.values[0, 1]
     assert len(used) == 2
     assert set(used) == {case != "tiny"}
-    assert found == pytest.approx(cka(x, y), abs=1e-7 if case != "far out" else 1e-6)
+    assert result == pytest.approx(cka(x, y), abs=1e-7 if case != "far out" else 1e-6)
 
 
 def single_products(monkeypatch):
@@ -297,15 +297,15 @@ def taps(shift=0.0, n=N):
 @pytest.mark.parametrize("shift", [0.0, 1e4])
 def test_measure_equals_the_plain_function(shift):
     arrays = taps(shift)
-    found = Cka().compute(MemoryActivations(arrays, prefix=1), None, 0)
-    assert found.matrix.dims == ("tap", "tap_other")
-    assert found.attrs["n"] == N
+    result = Cka().compute(MemoryActivations(arrays, prefix=1), None, 0)
+    assert result.matrix.dims == ("tap", "tap_other")
+    assert result.attrs["n"] == N
     for one in arrays:
         for other in arrays:
             expected = cka(arrays[one].reshape(N, -1), arrays[other].reshape(N, -1))
-            assert found.matrix.sel(tap=one, tap_other=other).item() == pytest.approx(expected, abs=1e-9)
-    np.testing.assert_allclose(found.matrix.values, found.matrix.values.T, rtol=0, atol=0)
-    np.testing.assert_allclose(np.diagonal(found.matrix.values), 1, atol=1e-12)
+            assert result.matrix.sel(tap=one, tap_other=other).item() == pytest.approx(expected, abs=1e-9)
+    np.testing.assert_allclose(result.matrix.values, result.matrix.values.T, rtol=0, atol=0)
+    np.testing.assert_allclose(np.diagonal(result.matrix.values), 1, atol=1e-12)
 
 
 def test_measure_shift_changes_nothing():
@@ -315,11 +315,11 @@ def test_measure_shift_changes_nothing():
 
 def test_measure_without_tokens_reads_all_pooled_rows():
     arrays = taps()
-    found = Cka().compute(MemoryActivations(arrays, token_samples=2), None, 0)
-    assert found.attrs["pooling"] == "mean (only 2 samples have tokens)"
-    assert found.attrs["n"] == N
+    result = Cka().compute(MemoryActivations(arrays, token_samples=2), None, 0)
+    assert result.attrs["pooling"] == "mean (only 2 samples have tokens)"
+    assert result.attrs["n"] == N
     expected = cka(arrays["a"].mean(axis=1), arrays["b"].mean(axis=1))
-    assert found.matrix.sel(tap="a", tap_other="b").item() == pytest.approx(expected, abs=1e-12)
+    assert result.matrix.sel(tap="a", tap_other="b").item() == pytest.approx(expected, abs=1e-12)
     with pytest.raises(DiagnosticsError, match="at least 4"):
         Cka().compute(MemoryActivations({"a": np.ones((3, 1, 2))}), None, 0)
 
@@ -327,19 +327,19 @@ def test_measure_without_tokens_reads_all_pooled_rows():
 def test_measure_reads_tokens_from_64_samples_with_tokens_on():
     arrays = taps(n=200)
     for kept, pooled in ((0, True), (63, True), (64, False)):
-        found = Cka().compute(MemoryActivations(arrays, token_samples=kept), None, 0)
-        assert found.attrs["n"] == (200 if pooled else 64)
-        assert found.attrs["pooling"].startswith("mean (" if pooled else "none: all features of all tokens")
+        result = Cka().compute(MemoryActivations(arrays, token_samples=kept), None, 0)
+        assert result.attrs["n"] == (200 if pooled else 64)
+        assert result.attrs["pooling"].startswith("mean (" if pooled else "none: all features of all tokens")
         x, y = (arrays[tap].mean(axis=1) if pooled else arrays[tap][:64].reshape(64, -1) for tap in "ab")
-        assert found.matrix.sel(tap="a", tap_other="b").item() == pytest.approx(cka(x, y), abs=1e-12)
+        assert result.matrix.sel(tap="a", tap_other="b").item() == pytest.approx(cka(x, y), abs=1e-12)
 
 
 def test_measure_pools_two_runs_alike():
     arrays = taps(n=100)
     both, one = (MemoryActivations(arrays, token_samples=10, poolings=p) for p in (("mean", "last"), ("mean",)))
-    found = Cka().between(both, one, 0)
-    np.testing.assert_allclose(np.diagonal(found.matrix.values), 1, atol=1e-12)
-    assert found.attrs["pooling"] == "mean (only 10 samples have tokens)"
+    result = Cka().between(both, one, 0)
+    np.testing.assert_allclose(np.diagonal(result.matrix.values), 1, atol=1e-12)
+    assert result.attrs["pooling"] == "mean (only 10 samples have tokens)"
 
 
 def test_unrelated_taps_are_not_compared_on_few_samples():
@@ -357,9 +357,9 @@ def test_unrelated_taps_are_not_compared_on_few_samples():
 def test_measure_names_the_tap_with_nan_and_leaves_constant_taps_empty():
     arrays = taps()
     arrays["b"] = np.full_like(arrays["b"], 0.3)
-    found = Cka().compute(MemoryActivations(arrays), None, 0).matrix
-    assert np.isnan(found.sel(tap="b").values).all()
-    assert np.isfinite(found.sel(tap="a", tap_other="c").item())
+    result = Cka().compute(MemoryActivations(arrays), None, 0).matrix
+    assert np.isnan(result.sel(tap="b").values).all()
+    assert np.isfinite(result.sel(tap="a", tap_other="c").item())
     arrays["c"][4, 1, 1] = np.inf
     with pytest.raises(DiagnosticsError, match="tap c"), np.errstate(invalid="ignore"):
         Cka().compute(MemoryActivations(arrays), None, 0)
@@ -367,10 +367,10 @@ def test_measure_names_the_tap_with_nan_and_leaves_constant_taps_empty():
 
 def test_rbf_measure_equals_the_plain_function():
     arrays = taps(100.0)
-    found = RbfCka().compute(MemoryActivations(arrays), None, 0)
+    result = RbfCka().compute(MemoryActivations(arrays), None, 0)
     expected = cka(arrays["a"].reshape(N, -1), arrays["b"].reshape(N, -1), kernel="rbf")
-    assert found.matrix.sel(tap="a", tap_other="b").item() == pytest.approx(expected, abs=1e-9)
-    assert "median" in found.attrs["sigma"]
+    assert result.matrix.sel(tap="a", tap_other="b").item() == pytest.approx(expected, abs=1e-9)
+    assert "median" in result.attrs["sigma"]
 
 
 def test_measure_says_why_a_tap_has_no_value():
@@ -378,11 +378,11 @@ def test_measure_says_why_a_tap_has_no_value():
     arrays["b"] = np.full_like(arrays["b"], 0.3)
     arrays["c"] = np.eye(N)[:, None]
     for measure in (Cka(), RbfCka()):
-        found = measure.compute(MemoryActivations(arrays), None, 0)
-        assert found.attrs["reason"].startswith("b: all samples are equal")
-        assert "; c: " in found.attrs["reason"]
-        assert np.isfinite(found.matrix.values).sum() == 1
-        assert np.isnan(found.p.values).all()
+        result = measure.compute(MemoryActivations(arrays), None, 0)
+        assert result.attrs["reason"].startswith("b: all samples are equal")
+        assert "; c: " in result.attrs["reason"]
+        assert np.isfinite(result.matrix.values).sum() == 1
+        assert np.isnan(result.p.values).all()
 
 
 def test_measure_caps_the_rows():

@@ -66,11 +66,11 @@ def run(**taps):
 
 def test_canonical_correlations_are_those_of_the_covariances():
     x, y = pair()
-    found = canonical_correlations(x, y)
-    assert found == pytest.approx(by_covariances(x, y), abs=1e-10)
-    assert found.shape == (4,) and (np.diff(found) <= 0).all()
-    assert canonical_correlations(y, x) == pytest.approx(found, abs=1e-12)
-    assert cca(x, y) == pytest.approx(found.mean(), rel=1e-12)
+    result = canonical_correlations(x, y)
+    assert result == pytest.approx(by_covariances(x, y), abs=1e-10)
+    assert result.shape == (4,) and (np.diff(result) <= 0).all()
+    assert canonical_correlations(y, x) == pytest.approx(result, abs=1e-12)
+    assert cca(x, y) == pytest.approx(result.mean(), rel=1e-12)
 
 
 def test_one_feature_a_side_is_pearsons_r():
@@ -228,8 +228,8 @@ def test_torch_and_numpy_agree_and_input_stays(functional):
     x, y = pair()
     before = x.copy(), y.copy()
     with torch.device("meta"):
-        found = functional(torch.from_numpy(x), torch.from_numpy(y))
-    assert type(found) is float and found == functional(x, y)
+        result = functional(torch.from_numpy(x), torch.from_numpy(y))
+    assert type(result) is float and result == functional(x, y)
     assert np.array_equal(x, before[0]) and np.array_equal(y, before[1])
 
 
@@ -238,16 +238,16 @@ def test_measure_equals_the_plain_function_and_finds_the_planted_pair(measure, p
     rng = np.random.default_rng(0)
     x, noise = rng.normal(size=(90, 5)) * [3, 2, 1, 1, 1], rng.normal(size=(90, 6))
     taps = {"a": x, "b": noise, "c": np.hstack([x[:, :4], rng.normal(size=(90, 3))]) + 3}
-    found = measure.compute(run(**taps), None, 0)
-    assert found.matrix.values == pytest.approx(
+    result = measure.compute(run(**taps), None, 0)
+    assert result.matrix.values == pytest.approx(
         np.array([[plain(one, other) for other in taps.values()] for one in taps.values()]), abs=1e-9
     )
     # The planted pair is beyond chance, both ways; the control is not.
-    p = found.p.sel(tap="a")
-    assert float(p.sel(tap_other="c")) == pytest.approx(1 / 20) == float(found.p.sel(tap="c", tap_other="a"))
+    p = result.p.sel(tap="a")
+    assert float(p.sel(tap_other="c")) == pytest.approx(1 / 20) == float(result.p.sel(tap="c", tap_other="a"))
     assert float(p.sel(tap_other="b")) > 0.1
-    assert measure.symmetric == np.allclose(found.matrix, found.matrix.T, atol=1e-9)
-    assert found.attrs["n"] == 90 and not measure.standard and "reason" not in found.attrs
+    assert measure.symmetric == np.allclose(result.matrix, result.matrix.T, atol=1e-9)
+    assert result.attrs["n"] == 90 and not measure.standard and "reason" not in result.attrs
 
 
 @pytest.mark.parametrize("measure", [Cca(), Svcca(), Pwcca()])
@@ -255,9 +255,9 @@ def test_permuting_what_is_prepared_is_preparing_what_is_permuted(measure):
     x, y = map(torch.from_numpy, pair())
     order = torch.from_numpy(np.random.default_rng(0).permutation(60))
     other = measure.prepared(y)
-    found = measure.compared(measure.permuted(measure.prepared(x), order), other)
-    assert found == pytest.approx(measure.compared(measure.prepared(x[order]), other), abs=1e-12)
-    assert abs(found - measure.compared(measure.prepared(x), other)) > 1e-3
+    result = measure.compared(measure.permuted(measure.prepared(x), order), other)
+    assert result == pytest.approx(measure.compared(measure.prepared(x[order]), other), abs=1e-12)
+    assert abs(result - measure.compared(measure.prepared(x), other)) > 1e-3
     (shuffled,) = measure.shuffled([other], [measure.prepared(x)], iter([order]), False)
     assert shuffled[0, 0] == pytest.approx(measure.compared(other, measure.prepared(x[order])), abs=1e-5)
 
@@ -265,10 +265,10 @@ def test_permuting_what_is_prepared_is_preparing_what_is_permuted(measure):
 def test_a_tap_that_fills_half_of_the_sample_space_has_no_value_and_says_so():
     taps = {"wide": normal(30, 40), "half": normal(30, 15, seed=1), "low": normal(30, 2, seed=2) @ normal(2, 40)}
     taps |= {"flat": np.full((30, 3), 0.1) + normal(30, 3) * 1e-8, "fits": normal(30, 14, seed=3)}
-    found = Cca().compute(run(**taps), None, 0)
+    result = Cca().compute(run(**taps), None, 0)
     bad = np.array([True, True, False, True, False])
-    assert (np.isnan(found.matrix.values) == (bad[:, None] | bad)).all()
-    reasons = found.attrs["reason"].split("; ")
+    assert (np.isnan(result.matrix.values) == (bad[:, None] | bad)).all()
+    reasons = result.attrs["reason"].split("; ")
     assert [reason.split(":")[0] for reason in reasons] == ["wide", "half", "flat"]
     assert "29 directions" in reasons[0] and "more than 58 samples, or svcca" in reasons[0]
     assert "do not differ" in reasons[2]
@@ -285,6 +285,6 @@ def test_the_reason_says_what_the_measure_reads_at_most():
 def test_a_large_constant_feature_does_not_make_the_others_alike(measure):
     x, y = normal(60, 4) * 1e-3, normal(60, 3, seed=1)
     massive = np.hstack([x, np.full((60, 1), 5e3)])
-    found, plain = (measure.compute(run(x=side, y=y), None, 0) for side in (massive, x))
-    assert "reason" not in found.attrs
-    assert found.matrix.values == pytest.approx(plain.matrix.values, abs=1e-9)
+    result, plain = (measure.compute(run(x=side, y=y), None, 0) for side in (massive, x))
+    assert "reason" not in result.attrs
+    assert result.matrix.values == pytest.approx(plain.matrix.values, abs=1e-9)

@@ -49,9 +49,9 @@ def test_sums_are_divided_once_not_batch_by_batch():
 
 
 def test_estimates_the_same_population_value():
-    found = [minibatch_cka(*related(512, seed), batch_size=16) for seed in range(10)]
+    result = [minibatch_cka(*related(512, seed), batch_size=16) for seed in range(10)]
     whole = [cka(*related(512, seed)) for seed in range(10)]
-    assert np.mean(found) == pytest.approx(np.mean(whole), abs=0.02)
+    assert np.mean(result) == pytest.approx(np.mean(whole), abs=0.02)
 
 
 def test_a_last_batch_of_two_is_left_out_and_said():
@@ -108,8 +108,8 @@ def test_nothing_to_compare_is_nan_and_bad_input_is_said():
 def test_torch_gives_what_numpy_gives():
     x, y = related(20)
     with torch.device("meta"):
-        found = minibatch_cka(torch.tensor(x, device="cpu"), torch.tensor(y, device="cpu"), batch_size=8)
-    assert found == minibatch_cka(x, y, batch_size=8)
+        result = minibatch_cka(torch.tensor(x, device="cpu"), torch.tensor(y, device="cpu"), batch_size=8)
+    assert result == minibatch_cka(x, y, batch_size=8)
 
 
 def taps(n):
@@ -121,24 +121,24 @@ def taps(n):
 def test_measure_equals_the_plain_function_and_says_that_it_is_an_estimate():
     n = 2 * BATCH + 5
     arrays = taps(n)
-    found = MinibatchAlignment().compute(MemoryActivations(arrays), None, 0)
+    result = MinibatchAlignment().compute(MemoryActivations(arrays), None, 0)
     flat = {name: array.reshape(n, -1) for name, array in arrays.items()}
     for one, other in (("a", "like_a"), ("a", "else"), ("else", "like_a")):
         expected = minibatch_cka(flat[one], flat[other])
-        assert found.matrix.sel(tap=one, tap_other=other).item() == pytest.approx(expected, abs=1e-9)
-    assert "estimate" in found.attrs["functional"] and str(BATCH) in found.attrs["functional"]
-    assert (found.attrs["batch_size"], found.attrs["n"]) == (BATCH, n)
-    assert found.attrs["reason"].startswith("flat: ")
+        assert result.matrix.sel(tap=one, tap_other=other).item() == pytest.approx(expected, abs=1e-9)
+    assert "estimate" in result.attrs["functional"] and str(BATCH) in result.attrs["functional"]
+    assert (result.attrs["batch_size"], result.attrs["n"]) == (BATCH, n)
+    assert result.attrs["reason"].startswith("flat: ")
     whole = Cka().compute(MemoryActivations(arrays), None, 0)
-    assert abs(found.matrix - whole.matrix).max() > 1e-3
+    assert abs(result.matrix - whole.matrix).max() > 1e-3
 
 
 def test_measure_holds_the_planted_pair_against_permutations_within_batches():
     arrays = taps(2 * BATCH)
-    found = MinibatchAlignment().compute(MemoryActivations(arrays), None, 0)
-    assert found.p.sel(tap="a", tap_other="like_a").item() == 0.01
-    assert found.p.sel(tap="a", tap_other="else").item() > 0.05
-    assert "within each batch" in found.attrs["null"]
+    result = MinibatchAlignment().compute(MemoryActivations(arrays), None, 0)
+    assert result.p.sel(tap="a", tap_other="like_a").item() == 0.01
+    assert result.p.sel(tap="a", tap_other="else").item() > 0.05
+    assert "within each batch" in result.attrs["null"]
     groups = np.repeat(np.arange(BATCH), 2).astype(str)
     grouped = MinibatchAlignment().compute(MemoryActivations(arrays, groups=groups), None, 0)
     assert np.isnan(grouped.p.values).all()
@@ -151,8 +151,8 @@ def test_permuting_what_is_prepared_is_preparing_what_is_permuted():
     order = torch.from_numpy(np.concatenate([rng.permutation(BATCH), BATCH + rng.permutation(10)]))
     measure = MinibatchAlignment()
     expected = measure.compared(measure.prepared(x), measure.prepared(y[order]))
-    found = measure.compared(measure.prepared(x), measure.permuted(measure.prepared(y), order))
-    assert found == pytest.approx(expected, abs=1e-12)
+    result = measure.compared(measure.prepared(x), measure.permuted(measure.prepared(y), order))
+    assert result == pytest.approx(expected, abs=1e-12)
 
 
 def test_measure_names_the_tap_with_infinity():

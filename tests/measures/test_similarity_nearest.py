@@ -22,12 +22,12 @@ def direct_sets(x, k):
     """For each sample all sets of k nearest that breaking ties can leave, each as likely as the others."""
     cosines = (unit(x) @ unit(x).T).round(9)
     np.fill_diagonal(cosines, -np.inf)
-    made = []
+    created = []
     for row in cosines:
         last = np.sort(row)[-k]
         sure, tied = np.flatnonzero(row > last), np.flatnonzero(row == last)
-        made.append([{*sure, *some} for some in itertools.combinations(tied, k - len(sure))])
-    return made
+        created.append([{*sure, *some} for some in itertools.combinations(tied, k - len(sure))])
+    return created
 
 
 def direct_mutual(x, y, k):
@@ -129,9 +129,9 @@ def test_unrelated_sides_with_ties_are_at_chance(name, measure):
     for seed in range(trials):
         rng = np.random.default_rng(seed)
         sides = {"a": TIED[name](rng)[:, None], "b": TIED[name](rng)[:, None]}
-        found = measure.compute(MemoryActivations(sides), None, seed).sel(tap="a", tap_other="b")
-        values.append(found.matrix.item())
-        low += found.p.item() <= 0.05
+        result = measure.compute(MemoryActivations(sides), None, seed).sel(tap="a", tap_other="b")
+        values.append(result.matrix.item())
+        low += result.p.item() <= 0.05
     # One of 20 is expected; more than this has a probability of .003 (of 10: .001).
     assert low <= most
     if measure.name == "mutual_knn":
@@ -146,8 +146,8 @@ def test_related_sides_with_ties_are_seen(name, measure):
     # The same but for every fifth sample, and in another basis.
     y = np.where(rng.random((N_TIED, 1)) < 0.8, x, TIED[name](rng))
     y = y @ np.linalg.qr(rng.normal(size=(x.shape[1], x.shape[1])))[0]
-    found = measure.compute(MemoryActivations({"a": x[:, None], "b": y[:, None]}), None, 0)
-    assert found.p.sel(tap="a", tap_other="b").item() == 0.01
+    result = measure.compute(MemoryActivations({"a": x[:, None], "b": y[:, None]}), None, 0)
+    assert result.p.sel(tap="a", tap_other="b").item() == 0.01
 
 
 @pytest.mark.parametrize("name", TIED)
@@ -242,16 +242,16 @@ def planted(n=60):
 @pytest.mark.parametrize(("measure", "plain"), [(MutualKnn(), mutual_knn), (Cknna(), cknna)])
 def test_measures_point_at_the_planted_pair(measure, plain):
     arrays = planted()
-    found = measure.compute(MemoryActivations(arrays), None, 0)
+    result = measure.compute(MemoryActivations(arrays), None, 0)
     expected = plain(arrays["a"].mean(axis=1), arrays["like_a"].mean(axis=1))
-    assert found.matrix.sel(tap="a", tap_other="like_a").item() == pytest.approx(expected, abs=1e-12)
-    assert found.p.sel(tap="a", tap_other="like_a").item() == 0.01
-    assert found.p.sel(tap="a", tap_other="else").item() > 0.05
-    assert found.attrs["reason"] == "flat: all samples point one way"
-    assert np.isnan(found.matrix.sel(tap="flat").values).all()
-    assert found.attrs["k"] == 10
+    assert result.matrix.sel(tap="a", tap_other="like_a").item() == pytest.approx(expected, abs=1e-12)
+    assert result.p.sel(tap="a", tap_other="like_a").item() == 0.01
+    assert result.p.sel(tap="a", tap_other="else").item() > 0.05
+    assert result.attrs["reason"] == "flat: all samples point one way"
+    assert np.isnan(result.matrix.sel(tap="flat").values).all()
+    assert result.attrs["k"] == 10
     if measure.name == "mutual_knn":
-        assert found.attrs["chance"] == pytest.approx(10 / 59)
+        assert result.attrs["chance"] == pytest.approx(10 / 59)
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -37,19 +37,19 @@ def run(seed, taps=4, n=40, p=5, groups=None, kin=0.0):
 
 
 def with_features(arrays, ids=None, groups=None):
-    made = MemoryActivations({name: array[:, None] for name, array in arrays.items()}, groups=groups)
+    created = MemoryActivations({name: array[:, None] for name, array in arrays.items()}, groups=groups)
     if ids is not None:
-        made.ids = np.asarray(ids, dtype=object)
-        made.groups = made.ids if groups is None else made.groups
-    return made
+        created.ids = np.asarray(ids, dtype=object)
+        created.groups = created.ids if groups is None else created.groups
+    return created
 
 
 def test_unit_vector_of_pairs_is_the_centred_kernel():
     x = np.random.default_rng(0).normal(size=(9, 4))
     centred = center_gram(x @ x.T).numpy()
     expected = centred[np.triu_indices(9, 1)]
-    found = packed.unit(torch.from_numpy(x @ x.T))
-    np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=1e-13)
+    result = packed.unit(torch.from_numpy(x @ x.T))
+    np.testing.assert_allclose(result, expected / np.linalg.norm(expected), atol=1e-13)
 
 
 @pytest.mark.parametrize("n", [5, 200])
@@ -59,8 +59,8 @@ def test_moved_pairs_are_the_pairs_of_moved_samples(n):
     order = torch.from_numpy(rng.permutation(n))
     a, b, expected = (packed.unit(s @ s.T) for s in (x, y, y[order]))
     torch.testing.assert_close(packed.moved(b, order), expected)
-    (found,) = packed.shuffled_products([a], [a, b], iter([order]))
-    assert found[0, 1] == pytest.approx(float(a @ expected), abs=1e-6)
+    (result,) = packed.shuffled_products([a], [a, b], iter([order]))
+    assert result[0, 1] == pytest.approx(float(a @ expected), abs=1e-6)
     assert packed.products([a], [b]).item() == pytest.approx(cka(x, y), abs=1e-12)
 
 
@@ -89,22 +89,22 @@ def test_orders_keep_groups_whole_and_swap_only_equal_sizes():
 @pytest.mark.parametrize("groups", ["aaaaaaaa", "aabbbccc", "aabbccdd"])
 def test_too_few_permutations_are_no_test(groups):
     data = run(0, n=8, groups=list(groups))
-    found = Cka().compute(data, None, 0)
+    result = Cka().compute(data, None, 0)
     enough = groups == "aabbccdd"
-    assert bool(np.isfinite(found.p.sel(tap="t0", tap_other="t1").item())) is enough
-    assert ("no_null" in found.attrs) is not enough
-    assert ("tau" in found.attrs) is enough
+    assert bool(np.isfinite(result.p.sel(tap="t0", tap_other="t1").item())) is enough
+    assert ("no_null" in result.attrs) is not enough
+    assert ("tau" in result.attrs) is enough
 
 
 def test_p_tau_and_calibration_by_hand():
     null = Null(np.arange(99) / 100, "", "")
     matrix = np.array([[0.945, 0.94, 0.935], [1.0, -1.0, np.nan]])
-    p, calibrated, said = against_null(matrix, null, distance=False)
-    assert said["tau"] == pytest.approx(0.94)
+    p, calibrated, message = against_null(matrix, null, distance=False)
+    assert message["tau"] == pytest.approx(0.94)
     np.testing.assert_allclose(p, [[0.05, 0.06, 0.06], [0.01, 1.0, np.nan]])
     np.testing.assert_allclose(calibrated, (matrix - 0.94) / 0.06)
-    p, _, said = against_null(1 - matrix, Null(1 - null.extreme, "", ""), distance=True)
-    assert said["tau"] == pytest.approx(0.06)
+    p, _, message = against_null(1 - matrix, Null(1 - null.extreme, "", ""), distance=True)
+    assert message["tau"] == pytest.approx(0.06)
     np.testing.assert_allclose(p, [[0.05, 0.06, 0.06], [0.01, 1.0, np.nan]])
 
 
@@ -124,7 +124,7 @@ def test_null_is_the_extreme_of_all_pairs_with_one_order_for_all_taps():
 
     a, b = run(0, n=30), run(1, n=30)
     for measure in (Quick(), QuickSpread()):
-        found = measure.between(a, b, 7)
+        result = measure.between(a, b, 7)
         extremes = []
         for order in orders(swaps(a.groups), measure.permutations, 7):
             moved = {name: b.arrays[name][order.numpy()] for name in b.arrays}
@@ -132,22 +132,22 @@ def test_null_is_the_extreme_of_all_pairs_with_one_order_for_all_taps():
             extremes.append(values.min() if measure.distance else values.max())
         extremes = np.array(extremes)
         for i, j in ((0, 0), (2, 3)):
-            s = found.matrix.values[i, j]
+            s = result.matrix.values[i, j]
             reached = (extremes <= s).sum() if measure.distance else (extremes >= s).sum()
-            assert found.p.values[i, j] == pytest.approx((1 + reached) / 20)
+            assert result.p.values[i, j] == pytest.approx((1 + reached) / 20)
         tau = extremes.min() if measure.distance else extremes.max()
-        assert found.attrs["tau"] == pytest.approx(tau, abs=1e-6)
-        assert ("calibrated" in found) is not measure.distance
+        assert result.attrs["tau"] == pytest.approx(tau, abs=1e-6)
+        assert ("calibrated" in result) is not measure.distance
 
 
 def test_within_a_run_pairs_of_a_tap_with_itself_count_nowhere():
     data = run(0, taps=2, n=30)
-    found = Cka().compute(data, None, 3)
-    assert np.isnan(np.diagonal(found.p.values)).all()
+    result = Cka().compute(data, None, 3)
+    assert np.isnan(np.diagonal(result.p.values)).all()
     x, y = (data.arrays[name][:, 0] for name in ("t0", "t1"))
     null = [cka(x, y[order.numpy()]) for order in orders(swaps(data.groups), 99, 3)]
-    assert found.p.values[0, 1] == (1 + np.sum(np.array(null) >= cka(x, y))) / 100
-    assert found.p.values[1, 0] == found.p.values[0, 1]
+    assert result.p.values[0, 1] == (1 + np.sum(np.array(null) >= cka(x, y))) / 100
+    assert result.p.values[1, 0] == result.p.values[0, 1]
     asymmetric = Spread().compute(data, None, 3)
     assert asymmetric.matrix.values[0, 1] == pytest.approx(np.maximum(x - y, 0)[:, 0].sum())
     assert asymmetric.matrix.values[1, 0] == pytest.approx(np.maximum(y - x, 0)[:, 0].sum())
@@ -162,8 +162,8 @@ def test_level_of_the_best_pair_and_power():
     rounds, best, single = 200, 0, 0
     for seed in range(rounds):
         a, b = run(2 * seed, n=16), run(2 * seed + 1, n=16)
-        found = Quick().between(a, b, seed)
-        best += bool(found.p.min() <= 0.05)
+        result = Quick().between(a, b, seed)
+        best += bool(result.p.min() <= 0.05)
         # The same 39 permutations, with every pair held against its own values.
         units = [[packed.unit(torch.from_numpy(x[:, 0] @ x[:, 0].T)) for x in run_.arrays.values()] for run_ in (a, b)]
         null = np.stack(list(packed.shuffled_products(*units, orders(swaps(a.groups), 39, seed))))
@@ -175,10 +175,10 @@ def test_level_of_the_best_pair_and_power():
     assert single / rounds > 0.3
     a, b = run(0, n=40), run(1, n=40)
     b.arrays["t2"] = b.arrays["t2"] + 2 * a.arrays["t1"]
-    found = Cka().between(a, b, 0)
-    assert found.p.sel(tap="t1", tap_other="t2").item() == 0.01
-    assert (found.p.values <= 0.05).sum() == 1
-    assert found.calibrated.sel(tap="t1", tap_other="t2").item() > 0.3
+    result = Cka().between(a, b, 0)
+    assert result.p.sel(tap="t1", tap_other="t2").item() == 0.01
+    assert (result.p.values <= 0.05).sum() == 1
+    assert result.calibrated.sel(tap="t1", tap_other="t2").item() > 0.3
 
 
 def test_level_where_samples_come_in_groups():
@@ -198,8 +198,8 @@ def test_level_where_samples_come_in_groups():
         (a, video), (b, _) = grouped(2 * seed), grouped(2 * seed + 1)
         for counted in ("whole", "frames"):
             groups = video if counted == "whole" else None
-            found = Quick().between(MemoryActivations(a, groups=groups), MemoryActivations(b, groups=groups), seed)
-            low = bool(found.p.min() <= 0.05)
+            result = Quick().between(MemoryActivations(a, groups=groups), MemoryActivations(b, groups=groups), seed)
+            low = bool(result.p.min() <= 0.05)
             whole, frames = (whole + low, frames) if counted == "whole" else (whole, frames + low)
     assert whole / 80 < 0.12
     assert frames / 80 > 0.3
@@ -236,11 +236,11 @@ def test_runs_that_keep_tokens_of_other_samples_meet_on_those_of_both():
         MemoryActivations({"b": y[order]}, token_samples=100),
     )
     second.ids = second.groups = ids[order]
-    found = Cka().between(first, second, 0)
+    result = Cka().between(first, second, 0)
     both = sorted(set(range(110)) & set(order[:100].tolist()))
-    assert found.attrs["n"] == len(both) >= 64
+    assert result.attrs["n"] == len(both) >= 64
     expected = cka(x[both].reshape(len(both), -1), y[both].reshape(len(both), -1))
-    assert found.matrix.item() == pytest.approx(expected, abs=1e-12)
+    assert result.matrix.item() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -269,11 +269,11 @@ def test_ids_must_be_unique():
 def test_reasons_say_which_run():
     a, b = run(0), run(1)
     b.arrays["t1"] = b.arrays["t1"] * 0 + 0.3
-    found = Cka().between(a, b, 0)
-    assert found.attrs["reason"].startswith("t1 of the second: ")
-    assert np.isnan(found.matrix.sel(tap_other="t1").values).all()
-    assert np.isfinite(found.matrix.sel(tap="t1", tap_other="t0").item())
-    assert np.isfinite(found.attrs["tau"])
+    result = Cka().between(a, b, 0)
+    assert result.attrs["reason"].startswith("t1 of the second: ")
+    assert np.isnan(result.matrix.sel(tap_other="t1").values).all()
+    assert np.isfinite(result.matrix.sel(tap="t1", tap_other="t0").item())
+    assert np.isfinite(result.attrs["tau"])
 
 
 def test_everything_is_seeded():

@@ -29,9 +29,9 @@ def single(*arrays):
 @pytest.mark.parametrize("batch", [16, 32, 96])
 def test_oracle_on_centred_features(batch):
     x, y = centred()
-    found = torch_cka(single(x, y), single(x, y), batch)
-    assert found[0, 1] == pytest.approx(minibatch_cka(x, y, batch_size=batch), abs=1e-5)
-    assert np.diagonal(found) == pytest.approx(1, abs=1e-5)
+    result = torch_cka(single(x, y), single(x, y), batch)
+    assert result[0, 1] == pytest.approx(minibatch_cka(x, y, batch_size=batch), abs=1e-5)
+    assert np.diagonal(result) == pytest.approx(1, abs=1e-5)
 
 
 def test_is_what_the_package_gives_for_a_model_itself():
@@ -57,33 +57,33 @@ def test_known_failure_is_theirs_and_the_estimate_in_float64_stands_beside_it():
     x = rng.normal(size=(2 * BATCH, 1, 64)).astype(np.float32)
     # What float32 keeps of the shifted features is what both estimates are given.
     shifted = (x * np.float32(0.1) + np.float32(100)).astype(np.float32)
-    found = TorchCka().compute(MemoryActivations({"a": x, "shifted": shifted}), None, 0)
-    assert not abs(found.matrix.sel(tap="a", tap_other="shifted").item() - 1) < 0.01
-    assert found.in_float64.sel(tap="a", tap_other="shifted").item() == pytest.approx(1, abs=1e-6)
-    assert "uncentred" in found.attrs["known_to_fail"] and "plus 100" in found.attrs["known_to_fail"]
+    result = TorchCka().compute(MemoryActivations({"a": x, "shifted": shifted}), None, 0)
+    assert not abs(result.matrix.sel(tap="a", tap_other="shifted").item() - 1) < 0.01
+    assert result.in_float64.sel(tap="a", tap_other="shifted").item() == pytest.approx(1, abs=1e-6)
+    assert "uncentred" in result.attrs["known_to_fail"] and "plus 100" in result.attrs["known_to_fail"]
 
 
 @pytest.mark.parametrize("rest", [1, 2, 3, 4])
 def test_a_last_batch_that_the_package_cannot_do_is_left_out(rest):
     x, y = centred(32 + rest)
-    found = torch_cka(single(x), single(y), 16)[0, 0]
+    result = torch_cka(single(x), single(y), 16)[0, 0]
     used = 36 if rest == 4 else 32
     expected = torch_cka(single(x[:used]), single(y[:used]), 16)[0, 0]
-    assert np.isfinite(found)
-    assert found == expected
+    assert np.isfinite(result)
+    assert result == expected
 
 
 def test_measure_within_and_between_runs():
     x, y = centred(2 * BATCH)
     data = MemoryActivations({"a": x[:, None], "b": y[:, None], "flat": np.full((2 * BATCH, 1, 3), 0.3)}, block=5)
-    found = TorchCka().compute(data, None, 0)
-    assert found.matrix.sel(tap="a", tap_other="b").item() == pytest.approx(minibatch_cka(x, y), abs=1e-4)
-    assert found.in_float64.sel(tap="a", tap_other="b").item() == pytest.approx(minibatch_cka(x, y), abs=1e-6)
-    assert found.attrs["reason"] == "flat: all samples are equal"
-    assert np.isnan(found.matrix.sel(tap="flat").values).all()
-    assert "p" not in found
+    result = TorchCka().compute(data, None, 0)
+    assert result.matrix.sel(tap="a", tap_other="b").item() == pytest.approx(minibatch_cka(x, y), abs=1e-4)
+    assert result.in_float64.sel(tap="a", tap_other="b").item() == pytest.approx(minibatch_cka(x, y), abs=1e-6)
+    assert result.attrs["reason"] == "flat: all samples are equal"
+    assert np.isnan(result.matrix.sel(tap="flat").values).all()
+    assert "p" not in result
     other = TorchCka().between(data, MemoryActivations({"b": y[:, None]}), 0)
-    np.testing.assert_allclose(other.matrix.values[:2, 0], found.matrix.values[:2, 1], atol=1e-6)
+    np.testing.assert_allclose(other.matrix.values[:2, 0], result.matrix.values[:2, 1], atol=1e-6)
 
 
 def test_says_what_is_missing_and_what_is_too_much(monkeypatch):

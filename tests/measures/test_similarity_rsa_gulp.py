@@ -74,17 +74,17 @@ def test_rdm_tells_near_samples_apart():
 def test_comparisons_are_scipys_with_ties(seed, entries, values):
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, values + 1, entries) / 3, rng.integers(0, 9, entries) / 7
-    found = {method: compare_rdms(a, b, method=method) for method in METHODS}
+    result = {method: compare_rdms(a, b, method=method) for method in METHODS}
     if len(set(a)) == 1 or len(set(b)) == 1:
-        assert all(np.isnan(found[method]) for method in METHODS[:3])
+        assert all(np.isnan(result[method]) for method in METHODS[:3])
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert found["spearman"] == pytest.approx(stats.spearmanr(a, b)[0], abs=1e-12)
-        assert found["pearson"] == pytest.approx(stats.pearsonr(a, b)[0], abs=1e-12)
+        assert result["spearman"] == pytest.approx(stats.spearmanr(a, b)[0], abs=1e-12)
+        assert result["pearson"] == pytest.approx(stats.pearsonr(a, b)[0], abs=1e-12)
     signs = [np.sign(a[i] - a[j]) * np.sign(b[i] - b[j]) for i, j in itertools.combinations(range(entries), 2)]
-    assert found["kendall"] == pytest.approx(np.mean(signs), abs=1e-12)
-    assert found["cosine"] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-12)
+    assert result["kendall"] == pytest.approx(np.mean(signs), abs=1e-12)
+    assert result["cosine"] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ def test_rsa_in_torch():
     before = x.copy()
     for distance, method in itertools.product(DISTANCES, METHODS):
         with torch.device("meta"):
-            found = rsa(torch.from_numpy(x), torch.from_numpy(y), distance=distance, method=method)
-        assert type(found) is float and found == rsa(x, y, distance=distance, method=method)
+            result = rsa(torch.from_numpy(x), torch.from_numpy(y), distance=distance, method=method)
+        assert type(result) is float and result == rsa(x, y, distance=distance, method=method)
     assert np.array_equal(x, before)
     assert isinstance(rdm(torch.from_numpy(x)), np.ndarray)
 
@@ -196,12 +196,12 @@ def test_rsa_measure():
         "even": np.eye(25),
     }
     taps |= {"flat": np.full((25, 3), 0.1)}
-    found = Rsa().compute(run(**taps), None, 0)
+    result = Rsa().compute(run(**taps), None, 0)
     expected = np.array([[rsa(one, other) for other in taps.values()] for one in taps.values()])
-    assert found.matrix.values == pytest.approx(expected, abs=1e-12, nan_ok=True)
-    assert float(found.p.sel(tap="a", tap_other="c")) == pytest.approx(1 / 100)
-    assert float(found.p.sel(tap="a", tap_other="b")) > 0.1
-    reasons = found.attrs["reason"].split("; ")
+    assert result.matrix.values == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert float(result.p.sel(tap="a", tap_other="c")) == pytest.approx(1 / 100)
+    assert float(result.p.sel(tap="a", tap_other="b")) > 0.1
+    reasons = result.attrs["reason"].split("; ")
     assert [reason.split(":")[0] for reason in reasons] == ["one", "even", "flat"]
     assert "one value in all features" in reasons[0] and "equally unlike" in reasons[1]
     assert not Rsa.standard
@@ -210,15 +210,15 @@ def test_rsa_measure():
 @pytest.mark.parametrize("measure", [Rsa(), Gulp()])
 def test_permuting_what_is_prepared_is_preparing_what_is_permuted(measure):
     taps = [torch.from_numpy(side) for side in (*related(), normal(20, 3, seed=9))]
-    made = [measure.prepared(x) for x in taps]
+    created = [measure.prepared(x) for x in taps]
     draws = [torch.from_numpy(np.random.default_rng(i).permutation(20)) for i in range(3)]
     draws.append(torch.arange(20))
-    all_pairs = list(measure.shuffled(made[:2], made, iter(draws), False))
+    all_pairs = list(measure.shuffled(created[:2], created, iter(draws), False))
     for order, values in zip(draws, all_pairs, strict=True):
         for i, j in itertools.product(range(2), range(3)):
-            found = measure.compared(made[i], measure.permuted(made[j], order))
-            assert found == pytest.approx(measure.compared(made[i], measure.prepared(taps[j][order])), abs=1e-12)
-            assert found == pytest.approx(values[i, j], abs=1e-6)
+            result = measure.compared(created[i], measure.permuted(created[j], order))
+            assert result == pytest.approx(measure.compared(created[i], measure.prepared(taps[j][order])), abs=1e-12)
+            assert result == pytest.approx(values[i, j], abs=1e-6)
 
 
 # GULP
@@ -313,18 +313,18 @@ def test_gulp_in_torch(n):
     x, y = related(n)
     before = x.copy()
     with torch.device("meta"):
-        found = gulp(torch.from_numpy(x), torch.from_numpy(y))
-    assert type(found) is float and found == gulp(x, y)
+        result = gulp(torch.from_numpy(x), torch.from_numpy(y))
+    assert type(result) is float and result == gulp(x, y)
     assert np.array_equal(x, before)
 
 
 def test_gulp_measure():
     x = normal(25, 6)
     taps = {"a": x, "b": normal(25, 6, seed=1), "c": x + 0.3 * normal(25, 6, seed=2), "flat": np.full((25, 3), 0.1)}
-    found = Gulp().compute(run(**taps), None, 0)
+    result = Gulp().compute(run(**taps), None, 0)
     expected = np.array([[gulp(one, other) for other in taps.values()] for one in taps.values()])
-    assert found.matrix.values == pytest.approx(expected, abs=1e-9, nan_ok=True)
-    assert float(found.p.sel(tap="a", tap_other="c")) == pytest.approx(1 / 100)
-    assert float(found.p.sel(tap="a", tap_other="b")) > 0.1
-    assert found.attrs["reason"] == "flat: its samples do not differ"
-    assert found.attrs["alike"] == "smaller" and not Gulp.standard
+    assert result.matrix.values == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    assert float(result.p.sel(tap="a", tap_other="c")) == pytest.approx(1 / 100)
+    assert float(result.p.sel(tap="a", tap_other="b")) > 0.1
+    assert result.attrs["reason"] == "flat: its samples do not differ"
+    assert result.attrs["alike"] == "smaller" and not Gulp.standard

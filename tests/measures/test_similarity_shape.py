@@ -138,9 +138,9 @@ def test_torch_and_numpy_agree_and_input_stays(distance, p):
     x, y = normal(12, p), normal(12, p, seed=1)
     before = x.copy()
     with torch.device("meta"):
-        found = distance(torch.from_numpy(x), torch.from_numpy(y))
+        result = distance(torch.from_numpy(x), torch.from_numpy(y))
         assert distance(torch.from_numpy(x), torch.from_numpy(x)) < 1e-8
-    assert type(found) is float and found == distance(x, y)
+    assert type(result) is float and result == distance(x, y)
     assert np.array_equal(x, before)
 
 
@@ -148,13 +148,13 @@ def test_torch_and_numpy_agree_and_input_stays(distance, p):
 def test_measure_equals_the_plain_function_and_finds_the_planted_pair(measure, plain):
     x, noise = normal(40, 5) * [3, 2, 1, 1, 1], normal(40, 60, seed=1)
     taps = {"a": x, "b": noise, "c": x @ rotation(5) + 0.3 * normal(40, 5, seed=2), "flat": np.full((40, 3), 0.1)}
-    found = measure.compute(run(**taps), None, 0)
+    result = measure.compute(run(**taps), None, 0)
     expected = np.array([[plain(one, other) for other in taps.values()] for one in taps.values()])
-    assert found.matrix.values == pytest.approx(expected, abs=1e-9, nan_ok=True)
-    assert float(found.p.sel(tap="a", tap_other="c")) == pytest.approx(1 / 20)
-    assert float(found.p.sel(tap="a", tap_other="b")) > 0.1
-    assert found.attrs["alike"] == "smaller" and not measure.standard
-    assert found.attrs["reason"] == "flat: its samples do not differ"
+    assert result.matrix.values == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    assert float(result.p.sel(tap="a", tap_other="c")) == pytest.approx(1 / 20)
+    assert float(result.p.sel(tap="a", tap_other="b")) > 0.1
+    assert result.attrs["alike"] == "smaller" and not measure.standard
+    assert result.attrs["reason"] == "flat: its samples do not differ"
 
 
 @pytest.mark.parametrize("p", [4, 40])
@@ -164,8 +164,8 @@ def test_permuting_what_is_prepared_is_preparing_what_is_permuted(measure, p):
     y[:, :4] += x[:, :4]
     order = torch.from_numpy(np.random.default_rng(0).permutation(25))
     other = measure.prepared(y)
-    found = measure.compared(measure.permuted(measure.prepared(x), order), other)
-    assert found == pytest.approx(measure.compared(measure.prepared(x[order]), other), abs=1e-12)
-    assert abs(found - measure.compared(measure.prepared(x), other)) > 1e-3
+    result = measure.compared(measure.permuted(measure.prepared(x), order), other)
+    assert result == pytest.approx(measure.compared(measure.prepared(x[order]), other), abs=1e-12)
+    assert abs(result - measure.compared(measure.prepared(x), other)) > 1e-3
     (shuffled,) = measure.shuffled([other], [measure.prepared(x)], iter([order]), False)
     assert shuffled[0, 0] == pytest.approx(measure.compared(other, measure.prepared(x[order])), abs=1e-5)

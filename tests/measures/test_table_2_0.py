@@ -57,29 +57,29 @@ def test_every_function_is_in_one_list() -> None:
     assert len(CENTRED) + len(UNCENTRED) + len(OTHERS) == len(CENTRED | UNCENTRED | OTHERS)
 
 
-def found_by(name: str, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def result_of(name: str, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """All numbers of a function, its float arrays of samples or tokens changed."""
-    made = FUNCTIONS[name](lambda x: change(x) if x.dtype.kind == "f" and x.ndim >= 2 else x)
-    return np.concatenate([np.ravel(part) for part in numbers(made)] or [np.empty(0)])
+    created = FUNCTIONS[name](lambda x: change(x) if x.dtype.kind == "f" and x.ndim >= 2 else x)
+    return np.concatenate([np.ravel(part) for part in numbers(created)] or [np.empty(0)])
 
 
 @pytest.mark.parametrize("name", sorted(CENTRED))
 def test_shifted_features_are_the_same_features(name: str) -> None:
-    shifted = found_by(name, lambda x: x + SHIFT * np.linspace(0.5, 1.5, x.shape[-1]))
-    np.testing.assert_allclose(shifted, found_by(name, lambda x: x), rtol=1e-8, atol=1e-8)
+    shifted = result_of(name, lambda x: x + SHIFT * np.linspace(0.5, 1.5, x.shape[-1]))
+    np.testing.assert_allclose(shifted, result_of(name, lambda x: x), rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", sorted(UNCENTRED))
 def test_what_is_not_centred_by_definition_follows_a_shift(name: str) -> None:
-    before, after = found_by(name, lambda x: x), found_by(name, lambda x: x + 10 * np.linspace(0.5, 1.5, x.shape[-1]))
+    before, after = result_of(name, lambda x: x), result_of(name, lambda x: x + 10 * np.linspace(0.5, 1.5, x.shape[-1]))
     assert np.isfinite(before).any() and np.nanmax(np.abs(after - before)) > 1e-2
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1e30])
 @pytest.mark.parametrize("name", sorted((CENTRED | UNCENTRED) - OF_UNITS))
 def test_scaled_features_are_the_same_features(name: str, factor: float) -> None:
-    scaled = found_by(name, lambda x: x * factor)
-    np.testing.assert_allclose(scaled, found_by(name, lambda x: x), rtol=1e-8, atol=1e-8)
+    scaled = result_of(name, lambda x: x * factor)
+    np.testing.assert_allclose(scaled, result_of(name, lambda x: x), rtol=1e-8, atol=1e-8)
 
 
 # What a function says of samples that are all equal: a number that holds by definition, or nothing.
@@ -97,9 +97,9 @@ SEVERAL = {
 
 @pytest.mark.parametrize("name", sorted((CENTRED | UNCENTRED) - SEVERAL))
 def test_equal_samples_have_the_value_of_the_definition_or_none(name: str) -> None:
-    found = found_by(name, lambda x: np.full_like(x, 3.7))
+    result = result_of(name, lambda x: np.full_like(x, 3.7))
     expected = OF_EQUAL_SAMPLES.get(name, math.nan)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-12)
 
 
 def test_equal_samples_where_a_result_has_several_numbers() -> None:
@@ -124,8 +124,8 @@ def test_equal_samples_where_a_result_has_several_numbers() -> None:
 # Correlation is over a sample's features, so that one more feature counts there, constant or not.
 @pytest.mark.parametrize("name", sorted((CENTRED - {"rdm"}) & set(dir(similarity))))
 def test_a_constant_feature_beside_others_changes_no_similarity(name: str) -> None:
-    beside = found_by(name, lambda x: np.concatenate([x, np.full((*x.shape[:-1], 1), 123.4)], axis=-1))
-    np.testing.assert_allclose(beside, found_by(name, lambda x: x), rtol=1e-9, atol=1e-9)
+    beside = result_of(name, lambda x: np.concatenate([x, np.full((*x.shape[:-1], 1), 123.4)], axis=-1))
+    np.testing.assert_allclose(beside, result_of(name, lambda x: x), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", sorted(CENTRED | UNCENTRED))
@@ -139,14 +139,14 @@ def test_few_samples_give_a_number_nothing_or_one_sentence(name: str, rows: int)
         warnings.simplefilter("error")
         # Said of every so few samples, as it should be.
         warnings.filterwarnings("ignore", ".* is no finding", UserWarning)
-        said = ""
-        found: list[np.ndarray] = []
+        message = ""
+        result: list[np.ndarray] = []
         try:
-            found = numbers(FUNCTIONS[name](few))
+            result = numbers(FUNCTIONS[name](few))
         except DiagnosticsError as error:
-            said = str(error)
-    assert "\n" not in said and bool(said) != bool(found)
-    assert not any(np.isinf(part).any() for part in found)
+            message = str(error)
+    assert "\n" not in message and bool(message) != bool(result)
+    assert not any(np.isinf(part).any() for part in result)
 
 
 ALONE = {"rankme": 1.0, "effective_rank": 1.0, "stable_rank": 1.0, "distinct_samples": 1.0}
@@ -262,9 +262,9 @@ def test_two_layers_that_share_only_their_first_component_are_not_alike() -> Non
         @ np.linalg.qr(rng.standard_normal((d + 1, d + 1)))[0]
         for _ in range(2)
     )
-    found = similarity.svcca(x, y)
+    result = similarity.svcca(x, y)
     # All components are needed for 99 % of the variance: about (1 + d sqrt(d / n)) / (d + 1) by chance, far below 1.
-    assert found == pytest.approx(similarity.cca(x, y)) and 0.1 < found < 0.3
+    assert result == pytest.approx(similarity.cca(x, y)) and 0.1 < result < 0.3
 
 
 @pytest.mark.parametrize(("p", "q"), [(12, 5), (5, 12)])
@@ -294,16 +294,16 @@ def test_tokens_of_batches_are_not_only_those_of_the_last() -> None:
 def test_a_last_batch_too_small_for_the_estimator_is_left_out(rest: int) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((2, 32 + rest, 5))
-    found = similarity.minibatch_cka(x, y, batch_size=16)
-    assert found == pytest.approx(similarity.minibatch_cka(x[:32], y[:32], batch_size=16))
+    result = similarity.minibatch_cka(x, y, batch_size=16)
+    assert result == pytest.approx(similarity.minibatch_cka(x[:32], y[:32], batch_size=16))
 
 
 def test_the_last_connected_part_can_be_the_object() -> None:
     # Two parts; the seed, the least connected token, lies in the one that raster order labels last.
     on_grid = -np.ones((6, 6, 2))
     on_grid[0:2, 0:2], on_grid[3:6, 3:6], on_grid[5, 5] = (0.0, 1.0), (1.0, 0.2), (1.0, -0.1)
-    found = locality.lost(on_grid.reshape(36, 2), (6, 6))
-    assert found.seed == 35 and found.mask[3:, 3:].all() and not found.mask[:2, :2].any()
+    result = locality.lost(on_grid.reshape(36, 2), (6, 6))
+    assert result.seed == 35 and result.mask[3:, 3:].all() and not result.mask[:2, :2].any()
 
 
 def test_an_empty_class_is_not_counted_and_a_class_unseen_in_training_is() -> None:
@@ -318,8 +318,8 @@ def test_an_empty_class_of_a_target_is_no_obstacle_and_one_without_train_samples
     labels[labels == 1] = 2
     target = StoredTarget("kind", "label", labels, classes=("a", "never", "c"))
     for name in ("linear_probe", "knn_probe", "attentive_probe"):
-        found = _measured([name], _taps({"a": X.tokens}), {"kind": target}).results[f"{name}/kind"]
-        assert 0.5 < float(found["score"][0]) <= 1
+        result = _measured([name], _taps({"a": X.tokens}), {"kind": target}).results[f"{name}/kind"]
+        assert 0.5 < float(result["score"][0]) <= 1
     labels[X.split == "train"] = 0
     labels[np.flatnonzero(X.split == "train")[:8]] = 1
     for name in ("linear_probe", "knn_probe", "attentive_probe"):
@@ -336,7 +336,7 @@ def _captured(module: nn.Module, x: Tensor, *names: str, features: int) -> dict[
         for name in names
     ]
     encoder = TorchEncoder("mine", "series", module, taps, taps[-1].name, torch.from_numpy, x[0].numpy())
-    return {name: found[:, 0] for name, found in zip(names, encoder.capture(x).values(), strict=True)}
+    return {name: result[:, 0] for name, result in zip(names, encoder.capture(x).values(), strict=True)}
 
 
 def test_a_batch_norm_is_not_the_relu_in_place_behind_it() -> None:
@@ -345,13 +345,13 @@ def test_a_batch_norm_is_not_the_relu_in_place_behind_it() -> None:
     norm = nn.BatchNorm1d(8).eval()
     with torch.no_grad():
         norm.running_mean.copy_(torch.linspace(-0.5, 1, 8))  # pyright: ignore[reportOptionalMemberAccess]
-    found = _captured(nn.Sequential(norm, nn.ReLU(inplace=True)), x.clone(), "0", "1", features=8)
+    result = _captured(nn.Sequential(norm, nn.ReLU(inplace=True)), x.clone(), "0", "1", features=8)
     by_hand = norm(x)
-    torch.testing.assert_close(found["0"], by_hand)
-    torch.testing.assert_close(found["1"], by_hand.relu())
-    assert (found["0"] < 0).any()
+    torch.testing.assert_close(result["0"], by_hand)
+    torch.testing.assert_close(result["1"], by_hand.relu())
+    assert (result["0"] < 0).any()
     right = similarity.cka(by_hand, by_hand.relu())
-    assert similarity.cka(found["0"], found["1"]) == pytest.approx(right, abs=1e-9) and right < 0.95
+    assert similarity.cka(result["0"], result["1"]) == pytest.approx(right, abs=1e-9) and right < 0.95
 
 
 class Backwards(nn.Module):
@@ -368,9 +368,9 @@ class Backwards(nn.Module):
 
 def test_names_match_values_whatever_the_order_of_registration_and_a_module_that_never_runs_is_said() -> None:
     module, x = Backwards(), torch.randn(10, 6)
-    found = _captured(module, x, "last", "first", features=6)
-    torch.testing.assert_close(found["first"], module.first(x))
-    torch.testing.assert_close(found["last"], module.last(module.first(x).tanh()))
+    result = _captured(module, x, "last", "first", features=6)
+    torch.testing.assert_close(result["first"], module.first(x))
+    torch.testing.assert_close(result["last"], module.last(module.first(x).tanh()))
     with pytest.raises(DiagnosticsError, match="'never' to run 1 time"):
         _captured(module, x, "first", "never", features=6)
 
@@ -390,19 +390,19 @@ def test_a_module_that_gives_a_tuple_has_a_number_and_nothing_stays_behind() -> 
         "mine", "series", module, [tap], "attention", torch.from_numpy, np.zeros((4, 6), dtype=np.float32)
     )
     x = torch.randn(8, 4, 6)
-    found = encoder.capture(x)["attention"]
-    torch.testing.assert_close(found, module(x))
-    assert not found.requires_grad
+    result = encoder.capture(x)["attention"]
+    torch.testing.assert_close(result, module(x))
+    assert not result.requires_grad
     left = [hooks for part in module.modules() for hooks in (part._forward_hooks, part._forward_pre_hooks)]  # pyright: ignore[reportPrivateUsage]
     assert not any(left)
-    assert math.isfinite(similarity.cka(found.flatten(1), x.flatten(1)))
+    assert math.isfinite(similarity.cka(result.flatten(1), x.flatten(1)))
 
 
 def test_without_the_final_norm_means_without_it_and_with_it_once() -> None:
     encoder, sample = tiny_encoder(), tiny_dataset(4).samples[:4]
     batch = torch.stack([encoder.preprocess(one) for one in sample])
-    found = encoder.capture(batch)
-    last, norm = found[encoder.taps[-2].name], found["norm"]
+    result = encoder.capture(batch)
+    last, norm = result[encoder.taps[-2].name], result["norm"]
     torch.testing.assert_close(norm, encoder.module.get_submodule("norm")(last))
     assert not torch.allclose(norm, last)
 
@@ -435,9 +435,9 @@ def test_two_models_that_saw_the_samples_in_two_orders_agree_and_other_samples_a
     ]
     assert list(stores[0].ids) != list(stores[1].ids)
     for name in (key for key, measure in bundled().items() if measure.pairwise):
-        found = between(stores[0], stores[1], name)
-        same = 0.0 if found.attrs["alike"] == "smaller" else 1.0
-        np.testing.assert_allclose(np.diag(found["matrix"]), same, atol=1e-5, err_msg=name)
+        result = between(stores[0], stores[1], name)
+        same = 0.0 if result.attrs["alike"] == "smaller" else 1.0
+        np.testing.assert_allclose(np.diag(result["matrix"]), same, atol=1e-5, err_msg=name)
         with pytest.raises(DiagnosticsError, match="same samples"):
             between(stores[0], stores[2], name)
 
@@ -504,21 +504,21 @@ def _measured(names: list[str], activations: MemoryActivations, targets: dict[st
 
 def _everything(tokens: Mapping[str, np.ndarray], n: int = 80) -> dict[str, xr.Dataset | str]:
     """Results, or why there are none, of all measures of taps [sample, 64 tokens, feature]."""
-    found: dict[str, xr.Dataset | str] = {}
+    result: dict[str, xr.Dataset | str] = {}
     for grid in (IMAGE, VIDEO):
         names = [name for name in MEASURES if (name in IN_TIME) == (grid == VIDEO)]
         measured = _measured(names, _taps(tokens, n, grid), X.of(n, grid))
-        found |= measured.results | measured.skipped
-    return found
+        result |= measured.results | measured.skipped
+    return result
 
 
 NO_VALUE = "no tap has a value: "
 """Opens the reason of a measure that is NaN everywhere: it is left out rather than shown."""
 
 
-def _profile(found: xr.Dataset | str) -> np.ndarray:
-    assert isinstance(found, xr.Dataset), found
-    return found["matrix" if "matrix" in found else "score"].values
+def _profile(result: xr.Dataset | str) -> np.ndarray:
+    assert isinstance(result, xr.Dataset), result
+    return result["matrix" if "matrix" in result else "score"].values
 
 
 @pytest.fixture(scope="module")
@@ -541,7 +541,7 @@ NEVER_MOVES = {
 def test_all_measures_of_stored_activations_are_asked(shifted: dict[str, xr.Dataset | str]) -> None:
     assert {key.partition("/")[0] for key in shifted} == set(MEASURES)
     # No tap has as many directions as alpha_req reads.
-    assert {key for key, found in shifted.items() if isinstance(found, str)} == {"alpha_req"}
+    assert {key for key, result in shifted.items() if isinstance(result, str)} == {"alpha_req"}
 
 
 @pytest.mark.parametrize("name", [name for name in MEASURES if name not in UNCENTRED_MEASURES])
@@ -550,22 +550,22 @@ def test_a_measure_of_centred_features_gives_a_shifted_tap_the_same(name: str, s
         if name == "alpha_req":
             assert shifted[key].startswith(NO_VALUE) and ": 22 eigenvalues" in shifted[key]
             continue
-        found = _profile(shifted[key])
+        result = _profile(shifted[key])
         if name == "torch_cka":
             # The package's number is its number, said to fail here; what it meant stands beside it.
             assert "uncentred" in shifted[key].attrs["known_to_fail"]
-            found = shifted[key]["in_float64"].values
+            result = shifted[key]["in_float64"].values
         # Trained for few steps in single precision.
         within = 0.05 if name == "attentive_probe" else 1e-6
-        np.testing.assert_allclose(found, np.broadcast_to(found[:1], found.shape), atol=within, err_msg=key)
-        assert np.isfinite(found).all()
+        np.testing.assert_allclose(result, np.broadcast_to(result[:1], result.shape), atol=within, err_msg=key)
+        assert np.isfinite(result).all()
 
 
 @pytest.mark.parametrize("name", sorted(UNCENTRED_MEASURES))
 def test_a_measure_of_features_as_they_are_follows_the_shift(name: str, shifted: Any) -> None:
     (key,) = (key for key in shifted if key.partition("/")[0] == name)
-    found = _profile(shifted[key])
-    changed = np.abs(found[..., 1:] - found[..., :1]).max()
+    result = _profile(shifted[key])
+    changed = np.abs(result[..., 1:] - result[..., :1]).max()
     assert changed > 1e-2 or name in NEVER_MOVES
     # Those that say so give the centred number beside it, which does not.
     for beside in {"self_similarity": ("lds_centred", "cds_centred"), "object_discovery": ("centred",)}.get(name, ()):
@@ -582,12 +582,12 @@ def _poisoned(bad: float) -> np.ndarray:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_is_refused_by_all_measures_naming_measure_and_tap(bad: float) -> None:
-    found = _everything({"spoilt": _poisoned(bad), "good": X.tokens})
+    result = _everything({"spoilt": _poisoned(bad), "good": X.tokens})
     wrong = {
-        key: said if isinstance(said, str) else _profile(said)
-        for key, said in found.items()
-        if not isinstance(said, str) or "\n" in said or "failed on" in said or "spoilt" not in said
-        or key.partition("/")[0] not in said or "NaN or infinity" not in said
+        key: message if isinstance(message, str) else _profile(message)
+        for key, message in result.items()
+        if not isinstance(message, str) or "\n" in message or "failed on" in message or "spoilt" not in message
+        or key.partition("/")[0] not in message or "NaN or infinity" not in message
     }  # fmt: skip
     assert not wrong
 
@@ -607,9 +607,11 @@ def test_every_measure_gives_a_number_or_a_reason_in_an_odd_world(world: str) ->
     _numbers_or_reasons(_everything(WORLDS[world]()))
 
 
-def _numbers_or_reasons(found: Mapping[str, xr.Dataset | str]) -> None:
-    wrong = {key: said for key, said in found.items() if isinstance(said, str) and not said.startswith(NO_VALUE)}
-    for key, data in found.items():
+def _numbers_or_reasons(result: Mapping[str, xr.Dataset | str]) -> None:
+    wrong = {
+        key: message for key, message in result.items() if isinstance(message, str) and not message.startswith(NO_VALUE)
+    }
+    for key, data in result.items():
         if not isinstance(data, str):
             values = _profile(data)
             silent = [
@@ -640,21 +642,21 @@ AT_CHANCE = {
 
 
 def test_equal_samples_have_no_similarity_no_dimension_and_no_information() -> None:
-    found = _everything({"odd": np.repeat(X.tokens[:1], X.n, axis=0), "good": X.tokens})
-    _numbers_or_reasons(found)
+    result = _everything({"odd": np.repeat(X.tokens[:1], X.n, axis=0), "good": X.tokens})
+    _numbers_or_reasons(result)
     for name in NOTHING_TO_SAY:
-        data = found[name]
+        data = result[name]
         assert data.startswith(NO_VALUE) if isinstance(data, str) else np.isnan(_profile(data)[0]).all(), name
     for name, value in BY_DEFINITION.items():
-        assert _profile(found[name])[0] == pytest.approx(value, abs=1e-4), name
+        assert _profile(result[name])[0] == pytest.approx(value, abs=1e-4), name
     for key, most in AT_CHANCE.items():
-        assert _profile(found[key])[0] <= most, key
+        assert _profile(result[key])[0] <= most, key
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 12])
 def test_few_samples_of_a_run_give_a_number_a_reason_or_one_sentence(n: int) -> None:
-    found = _everything({"a": X.tokens, "b": X.tokens[:, :, ::-1].copy()}, n)
-    for key, data in found.items():
+    result = _everything({"a": X.tokens, "b": X.tokens[:, :, ::-1].copy()}, n)
+    for key, data in result.items():
         if isinstance(data, str):
             assert "\n" not in data and "failed on" not in data, data
         else:
@@ -679,6 +681,6 @@ def test_a_layer_scaled_and_shifted_is_itself_for_all_pairwise_measures() -> Non
     names = [name for name in MEASURES if bundled()[name].pairwise and name not in UNCENTRED_MEASURES | {"torch_cka"}]
     measured = _measured(names, _taps(taps), {})
     for name in names:
-        found = measured.results[name]
-        same = 0.0 if found.attrs["alike"] == "smaller" else 1.0
-        np.testing.assert_allclose(found["matrix"], same, atol=1e-5, err_msg=name)
+        result = measured.results[name]
+        same = 0.0 if result.attrs["alike"] == "smaller" else 1.0
+        np.testing.assert_allclose(result["matrix"], same, atol=1e-5, err_msg=name)

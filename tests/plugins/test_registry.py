@@ -56,7 +56,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
 
 
 def plugin(name: str) -> registry.Plugin:
-    return next(found for found in registry.plugins() if found.name == name)
+    return next(loaded for loaded in registry.plugins() if loaded.name == name)
 
 
 def called_with(make: Callable[..., Any], **options: str) -> Any:
@@ -105,10 +105,10 @@ def takes(
     ],
 )
 def test_options_become_what_their_annotation_says(key: str, text: str, value: Any) -> None:
-    found = called_with(takes, **{key: text})
-    assert found[key] == value
-    assert type(found[key]) is type(value)
-    assert {k: v for k, v in found.items() if k != key} == {k: v for k, v in takes().items() if k != key}
+    options = called_with(takes, **{key: text})
+    assert options[key] == value
+    assert type(options[key]) is type(value)
+    assert {k: v for k, v in options.items() if k != key} == {k: v for k, v in takes().items() if k != key}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def build(): return tiny_encoder(Settings().seed)
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("{folder}/absent.py:build", r"There is no file .*absent\.py: give the path of a Python file"),
         ("{folder}/mine.py:bild", r"Unknown function in .*mine\.py: 'bild': did you mean build\?"),
@@ -250,7 +250,7 @@ def build(): return tiny_encoder(Settings().seed)
         ("{folder}/mine.py:build?sed=1", r"Unknown option of this encoder 'sed': did you mean seed\?"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, spec: str, said: str) -> None:
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, spec: str, message: str) -> None:
     written(
         tmp_path,
         """
@@ -264,13 +264,13 @@ def refuses(): raise DiagnosticsError("only on Tuesdays")
 def needs(x): return x
 """,
     )
-    with pytest.raises(DiagnosticsError, match=said) as caught:
+    with pytest.raises(DiagnosticsError, match=message) as caught:
         specs.build("encoder", spec.format(folder=tmp_path))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("def build(:", "SyntaxError"),
@@ -278,12 +278,12 @@ def needs(x): return x
         ("import sys\nsys.exit(3)", "SystemExit: 3"),
     ],
 )
-def test_a_file_that_raises_is_named_with_its_error(tmp_path: Path, source: str, said: str) -> None:
+def test_a_file_that_raises_is_named_with_its_error(tmp_path: Path, source: str, message: str) -> None:
     path = written(tmp_path, source)
     with pytest.raises(DiagnosticsError, match="could not be run") as caught:
         specs.build("encoder", f"{path}:build")
     assert str(path) in str(caught.value)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -317,17 +317,17 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_plugin_is_named_with_its_error_and_the_others_work(install: Install, name: str) -> None:
-    source, said = BROKEN[name]
+    source, message = BROKEN[name]
     install(**{name: source}, good="@hookimpl\ndef datasets(): return {'good': tiny_dataset}")
-    found = plugin(name)
-    assert said in found.error
-    assert "\n" not in found.error
-    assert found.offers == {}
+    loaded = plugin(name)
+    assert message in loaded.error
+    assert "\n" not in loaded.error
+    assert loaded.offers == {}
     assert [p.name for p in registry.plugins() if p.error] == [name]
     assert len(specs.build("dataset", "good?n=30")) == 30
     assert len(specs.build("dataset", "arma?n=12&length=40")) == 12
     row = next(row for row in list_all()["plugins"] if row["name"] == name)
-    assert row["error"] == found.error
+    assert row["error"] == loaded.error
     with pytest.raises(DiagnosticsError, match=rf"Unknown encoder 'nothing'.*plugin {name} could not be loaded"):
         specs.build("encoder", "nothing")
 
@@ -401,10 +401,10 @@ def test_ctrl_c_while_plugins_are_loaded_is_no_fault_of_theirs(
 def test_two_plugins_that_claim_one_name_are_both_named(install: Install) -> None:
     source = "@hookimpl\ndef datasets(): return {'twin': tiny_dataset, '%s_own': tiny_dataset}"
     install(first=source % "first", second=source % "second")
-    said = "Plugins first and second both offer the dataset 'twin'"
-    with pytest.raises(DiagnosticsError, match=said):
+    message = "Plugins first and second both offer the dataset 'twin'"
+    with pytest.raises(DiagnosticsError, match=message):
         specs.build("dataset", "twin")
-    with pytest.raises(DiagnosticsError, match=said):
+    with pytest.raises(DiagnosticsError, match=message):
         specs.build("dataset", "twin?n=30")
     assert len(specs.build("dataset", "first_own")) == len(specs.build("dataset", "second_own")) == 24
     assert "twin" in [row["name"] for row in list_all()["datasets"]]
@@ -416,8 +416,8 @@ def test_a_stranger_cannot_replace_a_bundled_name_silently(install: Install) -> 
         chosen_measures(["cka"])
     assert [m.name for m in chosen_measures(["rankme"])[0]] == ["rankme"]
     # Nobody asked for it by name: the others go on.
-    made, unusable = chosen_measures(None)
-    assert "rankme" in [m.name for m in made]
+    chosen, unusable = chosen_measures(None)
+    assert "rankme" in [m.name for m in chosen]
     assert "both offer" in unusable["cka"]
 
 
@@ -592,10 +592,10 @@ def test_every_bundled_plugin_is_in_the_wheel_and_in_the_entry_points() -> None:
 @pytest.mark.smoke
 def test_every_entry_point_is_installed_and_loads() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    found = {p.name: p for p in registry.plugins()}
+    loaded = {p.name: p for p in registry.plugins()}
     for name, module in project["project"]["entry-points"][registry.GROUP].items():
-        assert (found[name].module, found[name].error) == (module, "")
-        assert any(found[name].offers.values())
+        assert (loaded[name].module, loaded[name].error) == (module, "")
+        assert any(loaded[name].offers.values())
 
 
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "zarr", "xarray", "timm", "fracast", "plotly", "jinja2")

@@ -99,7 +99,7 @@ def test_a_table_of_any_width_holds_every_name_and_number_whole(
     for name, *_ in rows:
         assert holds(lines, name, width)
     wanted = Counter(number for _, *numbers in rows for number in numbers)
-    assert Counter(found for line in lines for found in NUMBER.findall(line)) >= wanted
+    assert Counter(result for line in lines for result in NUMBER.findall(line)) >= wanted
 
 
 @given(
@@ -181,7 +181,7 @@ def test_a_run_is_shown_with_every_name_and_number_at_any_width(
             wanted += Counter(NUMBER.findall(shown))
         shown = (f"{other:.3f}" if abs(other) < 1e6 else f"{other:.3e}" for other in others.values())
         wanted += Counter("0.000" if number == "-0.000" else number for number in shown)
-    assert Counter(found for line in lines for found in NUMBER.findall(line)) >= wanted
+    assert Counter(result for line in lines for result in NUMBER.findall(line)) >= wanted
     assert "…" not in "".join(lines)
 
 

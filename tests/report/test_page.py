@@ -9,7 +9,7 @@ import pytest
 
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.html import page_tables, write_page
-from diagnostics.report.numbers import format_compact, format_interval, format_number, format_reasons, format_share
+from diagnostics.report.numbers import format_compact, format_interval, format_number, format_reasons
 from diagnostics.report.page import Column, Note, Notes, Number, Page, Row, Section, Sentence, Table, left_out_section
 from diagnostics.report.terminal import print_page
 
@@ -88,7 +88,6 @@ def test_html_shows_the_page_in_full(tmp_path: Path) -> None:
         (format_interval(Interval(0.5, NAN, NAN), signed=True), "+0.500"),
         (format_interval(Interval(-0.5, -0.6, 0.0004), signed=True), "-0.500 [-0.600,\u00a00.000]"),
         (format_interval(Interval(1234.5, 0.001234, 1e4), ".3g"), "1.23e+03 [0.00123,\u00a01e+04]"),
-        (format_share(HALF), "0.50 [0.40,\u00a00.60]"),
         (format_compact(123456.7), "123457"),
         (format_compact(0.000123456), "0.0001235"),
         (format_reasons([("a", "x"), ("b", "y"), ("c", "x")], "abc"), "a, c: x; b: y"),

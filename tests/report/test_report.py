@@ -35,14 +35,14 @@ def profile(score: list[float], **more: object) -> Profile:
             "reason": "",
         },
     )
-    for name, found in more.items():
-        data[name] = found if isinstance(found, tuple) else ("tap", np.array(found, dtype=float))
+    for name, result in more.items():
+        data[name] = result if isinstance(result, tuple) else ("tap", np.array(result, dtype=float))
     return Profile("a_measure", None, data, {})
 
 
 def trace(figure: go.Figure, name: str) -> go.Scatter:
-    (found,) = [trace for trace in figure.data if trace.name == name]
-    return found
+    (result,) = [trace for trace in figure.data if trace.name == name]
+    return result
 
 
 def test_the_band_stops_at_a_tap_without_an_interval_and_begins_anew() -> None:
@@ -52,12 +52,12 @@ def test_the_band_stops_at_a_tap_without_an_interval_and_begins_anew() -> None:
 
 
 def test_a_line_nearby_is_in_the_picture_and_one_far_off_is_named() -> None:
-    found = profile([1.0, 1.5, 1.2, 1.0], line_chance=[0.5] * 4, line_ceiling=[64.0] * 4)
-    low, high = found.plot().layout.yaxis.range
+    result = profile([1.0, 1.5, 1.2, 1.0], line_chance=[0.5] * 4, line_ceiling=[64.0] * 4)
+    low, high = result.plot().layout.yaxis.range
     assert low < 0.5 < high < 64
-    assert lines_outside(found.figure()) == ["ceiling (64) lies above"]
-    assert "Reference line ceiling (64) lies above the part shown." in captions.of_profile(found)
-    labels = [annotation.text for annotation in found.plot().layout.annotations]
+    assert lines_outside(result.figure()) == ["ceiling (64) lies above"]
+    assert "Reference line ceiling (64) lies above the part shown." in captions.of_profile(result)
+    labels = [annotation.text for annotation in result.plot().layout.annotations]
     assert labels == ["chance 0.5", "ceiling 64 ↑"]
 
 
@@ -68,21 +68,29 @@ def test_a_flat_profile_is_not_blown_up_to_look_like_a_mountain() -> None:
 
 def test_every_head_is_a_point_and_heads_without_a_value_are_not() -> None:
     heads = np.array([[1.0, 2.0], [1.5, NAN], [1.0, 3.0], [NAN, NAN]])
-    found = trace(profile([1.5, 1.5, 2.0, NAN], by_head=(("tap", "head"), heads)).plot(), "heads")
-    assert list(zip(found.x, found.customdata, found.y, strict=True)) == [
+    result = trace(profile([1.5, 1.5, 2.0, NAN], by_head=(("tap", "head"), heads)).plot(), "heads")
+    assert list(zip(result.x, result.customdata, result.y, strict=True)) == [
         ("embed", 0, 1.0), ("embed", 1, 2.0), ("blocks.0", 0, 1.5), ("blocks.1", 0, 1.0), ("blocks.1", 1, 3.0),
     ]  # fmt: skip
 
 
 def test_the_table_holds_every_number_by_tap() -> None:
-    found = details(profile([1.0, NAN, 2.0, 123456.0], line_noise=[0.5] * 4, slope=[7.0, 8.0, 9.0, 10.0])).table
-    assert [column.name for column in found.columns] == ["tap", "depth", "score", "low", "high", "line: noise", "slope"]
-    assert found.rows[1].cells == ("blocks.0", "0.3", "-", "-", "-", "0.5", "8")
-    assert found.rows[3].cells[2] == "123456"
+    result = details(profile([1.0, NAN, 2.0, 123456.0], line_noise=[0.5] * 4, slope=[7.0, 8.0, 9.0, 10.0])).table
+    assert [column.name for column in result.columns] == [
+        "tap",
+        "depth",
+        "score",
+        "low",
+        "high",
+        "line: noise",
+        "slope",
+    ]
+    assert result.rows[1].cells == ("blocks.0", "0.3", "-", "-", "-", "0.5", "8")
+    assert result.rows[3].cells[2] == "123456"
 
 
 @pytest.mark.parametrize(
-    ("reason", "said"),
+    ("reason", "sentence"),
     [
         ("", ""),
         ("embed: one token", "embed: one token"),
@@ -91,8 +99,8 @@ def test_the_table_holds_every_number_by_tap() -> None:
         ("the whole of it", "the whole of it"),
     ],
 )
-def test_equal_reasons_are_said_once(reason: str, said: str) -> None:
-    assert captions.reasons(profile([1.0] * 4).data.assign_attrs(reason=reason)) == said
+def test_equal_reasons_are_said_once(reason: str, sentence: str) -> None:
+    assert captions.reasons(profile([1.0] * 4).data.assign_attrs(reason=reason)) == sentence
 
 
 def similarity(matrix: np.ndarray, **attrs: object) -> xr.Dataset:
@@ -105,16 +113,16 @@ def similarity(matrix: np.ndarray, **attrs: object) -> xr.Dataset:
 
 
 def test_similarities_have_one_scale_of_colours_whatever_they_span() -> None:
-    (found,) = draw(map_figure(similarity(np.array([[1.0, 0.98], [0.98, 1.0]])))).data
-    assert (found.zmin, found.zmax, found.reversescale) == (0, 1, False)
-    (found,) = draw(map_figure(similarity(np.array([[0.0, 7.0], [7.0, 0.0]]), alike="smaller"))).data
-    assert (found.zmin, found.zmax, found.reversescale) == (0, 7, True)
+    (result,) = draw(map_figure(similarity(np.array([[1.0, 0.98], [0.98, 1.0]])))).data
+    assert (result.zmin, result.zmax, result.reversescale) == (0, 1, False)
+    (result,) = draw(map_figure(similarity(np.array([[0.0, 7.0], [7.0, 0.0]]), alike="smaller"))).data
+    assert (result.zmin, result.zmax, result.reversescale) == (0, 7, True)
 
 
 def test_what_is_infinite_or_missing_leaves_a_hole_that_a_browser_can_read() -> None:
-    found = draw(map_figure(similarity(np.array([[1.0, np.inf], [NAN, 1.0]]))))
-    assert [list(row) for row in found.data[0].text] == [["1.00", ""], ["", "1.00"]]
-    page = html(found)
+    result = draw(map_figure(similarity(np.array([[1.0, np.inf], [NAN, 1.0]]))))
+    assert [list(row) for row in result.data[0].text] == [["1.00", ""], ["", "1.00"]]
+    page = html(result)
     assert "NaN" not in page
     assert "Infinity" not in page
 

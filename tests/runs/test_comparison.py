@@ -19,18 +19,19 @@ from diagnostics.measures.statistics import scores
 from diagnostics.runs.comparison.differences import curve_differences, differences_of, score_influence
 from diagnostics.runs.comparison.estimates import Term, estimate, flipped, holm
 from diagnostics.runs.comparison.probe_losses import ProbeLosses, by_depth, probe_losses, shared_depths
-from diagnostics.runs.comparison.shares import Matched, shares_of
+from diagnostics.runs.comparison.shares import shares_of
 from diagnostics.runs.comparison.tap_similarity import tap_similarity
 from diagnostics.runs.comparison.words import alignment_name, describe_similarity
 
 from graded import GRID, graded_data, graded_encoder, known_r2
 
 LINEAR = "linear_probe/a"
+NO_PROFILE: Any = None
 Maker = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> Maker:
     folder = tmp_path_factory.mktemp("runs")
     known: dict[str, Run] = {}
 
@@ -54,40 +55,40 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Maker:
 
 
 @pytest.fixture(scope="module")
-def base(made: Maker) -> Run:
-    return made("base")
+def base(make_run: Maker) -> Run:
+    return make_run("base")
 
 
 MANY = {"n": 1200, "sign": True}
 
 
-def aligned(made: Maker, base: Run, name: str, a: Sequence[float], b: Sequence[float] = (1, 1, 1)) -> Run:
+def aligned(make_run: Maker, base: Run, name: str, a: Sequence[float], b: Sequence[float] = (1, 1, 1)) -> Run:
     lineage = {"group": name, "base": base.store.attrs["identity"]["weights"], "for": "a"}
-    return made(name, a, b, lineage=lineage, data=MANY)
+    return make_run(name, a, b, lineage=lineage, data=MANY)
 
 
 @pytest.fixture(scope="module")
-def started(made: Maker) -> Run:
-    return made("started", data=MANY, run={"controls": True})
+def started(make_run: Maker) -> Run:
+    return make_run("started", data=MANY, run={"controls": True})
 
 
 @pytest.fixture(scope="module")
-def bought(made: Maker, started: Run) -> Comparison:
+def bought(make_run: Maker, started: Run) -> Comparison:
     alignments = [
-        aligned(made, started, "identity", (0.5, 2, 0.5)),
-        aligned(made, started, "copy", (0.5, 2, 2), (1, 1, 0.5)),
-        aligned(made, started, "half", (0.5, 2, 1)),
+        aligned(make_run, started, "identity", (0.5, 2, 0.5)),
+        aligned(make_run, started, "copy", (0.5, 2, 2), (1, 1, 0.5)),
+        aligned(make_run, started, "half", (0.5, 2, 1)),
     ]
     return dx.compare([started, *alignments], similarity=None)
 
 
-def shares(found: Comparison, group: str, target: str) -> Any:
-    return next(one for one in found.shares if (one.group, one.profile) == (group, f"linear_probe/{target}"))
+def shares(result: Comparison, group: str, target: str) -> Any:
+    return next(one for one in result.shares if (one.group, one.profile) == (group, f"linear_probe/{target}"))
 
 
-def difference(found: Comparison, first: str, second: str, quantity: str, profile: str = LINEAR) -> Any:
+def difference(result: Comparison, first: str, second: str, quantity: str, profile: str = LINEAR) -> Any:
     wanted = (profile, first, second, quantity)
-    return next(one for one in found.differences if (one.profile, one.first, one.second, one.quantity) == wanted)
+    return next(one for one in result.differences if (one.profile, one.first, one.second, one.quantity) == wanted)
 
 
 # What alignments buy and cost
@@ -134,18 +135,18 @@ def test_shares_of_accuracy_are_above_chance(bought: Comparison, started: Run) -
     assert 0.3 < chance.value < 0.7
 
 
-def test_without_controls_chance_is_not_known_and_no_share_is_made_up(made: Maker) -> None:
-    plain = made("plain base", data=MANY)
-    other = aligned(made, plain, "of plain", (0.5, 2, 2))
-    found = dx.compare([plain, other], similarity=None)
-    one = shares(found, "of plain", "sign")
+def test_without_controls_chance_is_not_known_and_no_share_is_made_up(make_run: Maker) -> None:
+    plain = make_run("plain base", data=MANY)
+    other = aligned(make_run, plain, "of plain", (0.5, 2, 2))
+    result = dx.compare([plain, other], similarity=None)
+    one = shares(result, "of plain", "sign")
     assert one.kept_best is None
     assert "run the base with its controls" in one.reasons["kept_best"]
-    assert shares(found, "of plain", "a").kept_best is not None
+    assert shares(result, "of plain", "a").kept_best is not None
 
 
-def test_a_base_can_be_named_where_no_alignment_tells_it(made: Maker, base: Run) -> None:
-    other = made("untold", (0.5, 2, 2))
+def test_a_base_can_be_named_where_no_alignment_tells_it(make_run: Maker, base: Run) -> None:
+    other = make_run("untold", (0.5, 2, 2))
     assert not dx.compare([base, other], similarity=None).shares
     assert shares(dx.compare([base, other], base="base", similarity=None), "untold", "a").recovered.value > 0.98
     with pytest.raises(DiagnosticsError, match="Unknown base 'bse'"):
@@ -155,26 +156,28 @@ def test_a_base_can_be_named_where_no_alignment_tells_it(made: Maker, base: Run)
 # Differences
 
 
-def test_two_encoders_that_differ_at_one_tap_only(made: Maker) -> None:
-    one = made("one tap", (0.5, 2, 1, 0.5), (1, 1, 1, 1))
-    other = made("other tap", (0.5, 2, 2.2, 0.5), (1, 1, 1, 1))
-    found = dx.compare([one, other], similarity=None)
-    curve = next(c for c in found.curve_differences if c.profile == LINEAR)
+def test_two_encoders_that_differ_at_one_tap_only(make_run: Maker) -> None:
+    one = make_run("one tap", (0.5, 2, 1, 0.5), (1, 1, 1, 1))
+    other = make_run("other tap", (0.5, 2, 2.2, 0.5), (1, 1, 1, 1))
+    result = dx.compare([one, other], similarity=None)
+    curve = next(c for c in result.curve_differences if c.profile == LINEAR)
     assert curve.depths[curve.at] == pytest.approx(2 / 3)
     assert list(curve.p < 0.05) == [False, False, True, False]
     assert curve.difference[2] == pytest.approx(known_r2(1) - known_r2(2.2), abs=0.06)
-    assert difference(found, "one tap", "other tap", "output").estimate.value == pytest.approx(0.0, abs=1e-3)
-    assert not difference(found, "one tap", "other tap", "output").survives
-    best = difference(found, "one tap", "other tap", "best tap")
+    assert difference(result, "one tap", "other tap", "output").estimate.value == pytest.approx(0.0, abs=1e-3)
+    assert not difference(result, "one tap", "other tap", "output").survives
+    best = difference(result, "one tap", "other tap", "best tap")
     assert best.survives
     assert best.estimate.interval.low < known_r2(2) - known_r2(2.2) < best.estimate.interval.high
-    assert all(not one.survives for one in found.differences if one.profile == "linear_probe/b")
+    assert all(not one.survives for one in result.differences if one.profile == "linear_probe/b")
 
 
-def test_encoders_that_are_alike_but_for_their_noise_are_not_told_apart(made: Maker) -> None:
-    found = dx.compare([made("noise 2"), made("noise 4", noise=4), made("noise 6", noise=6)], similarity=None)
-    assert not [one for one in found.differences if one.survives]
-    assert all(one.at is None for one in found.curve_differences)
+def test_encoders_that_are_alike_but_for_their_noise_are_not_told_apart(make_run: Maker) -> None:
+    result = dx.compare(
+        [make_run("noise 2"), make_run("noise 4", noise=4), make_run("noise 6", noise=6)], similarity=None
+    )
+    assert not [one for one in result.differences if one.survives]
+    assert all(one.at is None for one in result.curve_differences)
 
 
 def drawn_readout(
@@ -192,6 +195,7 @@ def drawn_readout(
         best=int(level.argmax()),
         output=len(level) - 1,
         fit_units=10**9,
+        profile=NO_PROFILE,
     )
 
 
@@ -202,8 +206,8 @@ def test_family_wise_error_is_held_over_all_comparisons() -> None:
     for trial in range(trials):
         reference = rng.chisquare(1, size=(80, 1))
         groups = {name: [drawn_readout(rng, 80, np.full(4, 0.5), reference)] for name in ("x", "y", "z")}
-        wrong[0] += any(one.survives for one in differences_of({"p/t": groups}, trial))
-        wrong[1] += any(one.at is not None for one in curve_differences({"p/t": groups}, trial))
+        wrong[0] += any(one.survives for one in differences_of({"p/t": groups}, trial, {}))
+        wrong[1] += any(one.at is not None for one in curve_differences({"p/t": groups}, trial, {}))
     # Holm's bound and max-T's level are 0.05; 100 trials see up to 0.05 + 3 standard errors.
     assert (wrong / trials < 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)).all()
     assert wrong[1] > 0
@@ -213,17 +217,19 @@ def test_a_p_value_is_below_its_level_just_where_the_interval_leaves_out_0() -> 
     rng = np.random.default_rng(4)
     for trial in range(40):
         one, other = (drawn_readout(rng, 25, np.array([level])) for level in (0.5, 0.3))
-        for found in differences_of({"p/t": {"x": [one], "y": [other]}}, trial):
-            ends = found.estimate.interval
-            assert (found.estimate.p < 0.05) == (not ends.low <= 0 <= ends.high)
+        for result in differences_of({"p/t": {"x": [one], "y": [other]}}, trial, {}):
+            ends = result.estimate.interval
+            assert (result.estimate.p < 0.05) == (not ends.low <= 0 <= ends.high)
 
 
 def test_all_right_against_all_wrong_on_few_units_is_no_certainty() -> None:
     """Two units: the sign test says 1/2; resampling shows no width and would say 0."""
     units = ("u0", "u1")
     ones = np.ones((1, 2, 1))
-    right, wrong = (ProbeLosses(loss, ones, np.ones(1), ("t",), units, 0, 0, 4) for loss in (0 * ones, ones))
-    best, output, gap = differences_of({"p/t": {"right": [right], "wrong": [wrong]}}, 0)
+    right, wrong = (
+        ProbeLosses(loss, ones, np.ones(1), ("t",), units, 0, 0, 4, NO_PROFILE) for loss in (0 * ones, ones)
+    )
+    best, output, gap = differences_of({"p/t": {"right": [right], "wrong": [wrong]}}, 0, {})
     assert (best.estimate.value, best.estimate.p) == (1.0, 0.5)
     assert np.isnan(best.estimate.interval.low)
     assert not output.survives
@@ -237,8 +243,8 @@ def test_flips_agree_with_all_flips() -> None:
     signs = np.array(list(itertools.product([-1, 1], repeat=10)))
     most = np.abs(signs @ scaled.T).max(axis=1)
     exact = [(most >= abs(row.sum()) - 1e-12).mean() for row in scaled]
-    (found,) = flipped([x], [[f"u{i}" for i in range(10)]], [0], seed=0)
-    np.testing.assert_allclose(found, exact, atol=3.5 * np.sqrt(0.25 / 1999))
+    (result,) = flipped([x], [[f"u{i}" for i in range(10)]], [0], seed=0)
+    np.testing.assert_allclose(result, exact, atol=3.5 * np.sqrt(0.25 / 1999))
 
 
 def test_flips_correct_over_profiles_too() -> None:
@@ -254,9 +260,9 @@ def test_flips_correct_over_profiles_too() -> None:
 
 def test_flips_of_no_difference_and_of_no_value() -> None:
     x = np.array([[0.0] * 5, [np.nan] * 5])
-    (found,) = flipped([x], [list("abcde")], [0], seed=0)
-    assert found[0] == 1.0
-    assert np.isnan(found[1])
+    (result,) = flipped([x], [list("abcde")], [0], seed=0)
+    assert result[0] == 1.0
+    assert np.isnan(result[1])
 
 
 def test_holm() -> None:
@@ -288,8 +294,8 @@ def seed_simulation(trials: int, seeds: int, spread: float) -> tuple[float, floa
         ]
         members = [[term.score for term in side] for side in sides]
         weights = np.repeat([1.0, -1.0], seeds) / seeds
-        found = estimate(lambda x, weights=weights: x @ weights, [*sides[0], *sides[1]], members, trial)
-        for i, one in enumerate((found.over_both, found.over_samples)):
+        result = estimate(lambda x, weights=weights: x @ weights, [*sides[0], *sides[1]], members, trial)
+        for i, one in enumerate((result.over_both, result.over_samples)):
             held[i] += one.low <= 0 <= one.high
     return tuple(held / trials)
 
@@ -302,8 +308,8 @@ def test_intervals_over_seeds_hold_the_truth_where_those_over_samples_do_not() -
 
 def test_one_seed_leaves_its_variance_unknown() -> None:
     one, other = (drawn_readout(np.random.default_rng(i), 20, np.array([0.5])) for i in range(2))
-    found = estimate(lambda x: x[..., 0] - x[..., 1], [one.at_best, other.at_best], [[0.1], [0.2]], 0)
-    assert found.over_both is None
+    result = estimate(lambda x: x[..., 0] - x[..., 1], [one.at_best, other.at_best], [[0.1], [0.2]], 0)
+    assert result.over_both is None
 
 
 def test_a_tap_minus_itself_is_0_for_any_number_of_seeds() -> None:
@@ -313,40 +319,38 @@ def test_a_tap_minus_itself_is_0_for_any_number_of_seeds() -> None:
     for _ in range(20):
         terms = [drawn_readout(rng, 40, rng.random(1)).at_best for _ in range(3)]
         doubled = [term for term in terms for _ in range(2)]
-        found = estimate(lambda x: x @ weights, doubled, [[0.0, 0.0, 0.0]], 0)
-        assert found.over_both is not None
-        assert (found.value, found.over_both.low, found.over_both.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+        result = estimate(lambda x: x @ weights, doubled, [[0.0, 0.0, 0.0]], 0)
+        assert result.over_both is not None
+        assert (result.value, result.over_both.low, result.over_both.high, result.p) == (0.0, 0.0, 0.0, 1.0)
 
 
-def test_shares_say_how_many_trainings_they_rest_on(made: Maker) -> None:
+def test_shares_say_how_many_trainings_they_rest_on(make_run: Maker) -> None:
     """Of three seeds of a base two were aligned; of another base's three, one."""
     bases = [
-        made(f"of three {seed}", (0.5, 2, 0.5), noise=2 + 2 * seed, lineage={"group": "base", "seed": seed})
+        make_run(f"of three {seed}", (0.5, 2, 0.5), noise=2 + 2 * seed, lineage={"group": "base", "seed": seed})
         for seed in range(3)
     ]
     ups = [
-        made(
+        make_run(
             f"lifted {seed}", (0.5, 2, 1.5 + 0.1 * seed), noise=2 + 2 * seed,
             lineage={"group": "up", "seed": seed, "base": bases[seed].store.attrs["identity"]["weights"]},
         )
         for seed in range(2)
     ]  # fmt: skip
-    found = dx.compare([*bases, *ups], similarity=None)
-    one = shares(found, "up", "a")
+    result = dx.compare([*bases, *ups], similarity=None)
+    one = shares(result, "up", "a")
     assert (one.seeds, one.of_seeds, alignment_name(one)) == (2, 3, "up (from base; 2 of 3 seeds)")
-    assert {(each["seeds"], each["seeds_of_base"]) for each in found.to_json()["shares"]} == {(2, 3)}
+    assert {(each["seeds"], each["seeds_of_base"]) for each in result.to_json()["shares"]} == {(2, 3)}
     alone = shares(dx.compare([*bases, ups[0]], similarity=None), "up", "a")
     assert alignment_name(alone) == "up (from base; 1 of 3 seeds, over samples alone)"
 
 
 def test_a_gap_too_small_for_a_share_is_not_called_unknown() -> None:
     one, other = (small_gap(gap) for gap in (0.995, 0.999))
-    profile: Any = SimpleNamespace(data=SimpleNamespace(attrs={"score_name": "R2"}), over=lambda _: None)
-    pair = Matched(one, other, profile)
-    found = shares_of("linear_probe/a", "up", "base", 1, False, [pair], 0)
-    assert found.gap.low > 0
-    assert found.recovered is None
-    assert found.reasons["recovered"] == "what the base's output hides of it is below 0.01, too little for a share"
+    result = shares_of("linear_probe/a", "up", "base", 1, False, [(one, other)], 0)
+    assert result.gap.low > 0
+    assert result.recovered is None
+    assert result.reasons["recovered"] == "what the base's output hides of it is below 0.01, too little for a share"
 
 
 def small_gap(share: float) -> ProbeLosses:
@@ -354,19 +358,19 @@ def small_gap(share: float) -> ProbeLosses:
     rng = np.random.default_rng(0)
     best = 0.1 + 0.001 * rng.random((40, 1))
     loss = np.stack([best, best / share])
-    return ProbeLosses(
-        loss, np.ones_like(loss), np.array([0.5, 1.0]), ("a", "b"), tuple(f"u{i}" for i in range(40)), 0, 1, 100
-    )
+    profile: Any = SimpleNamespace(data=SimpleNamespace(attrs={"score_name": "R2"}), over=lambda _: None)
+    units = tuple(f"u{i}" for i in range(40))
+    return ProbeLosses(loss, np.ones_like(loss), np.array([0.5, 1.0]), ("a", "b"), units, 0, 1, 100, profile)
 
 
-def test_an_alignment_is_held_against_its_own_base_run_by_run(made: Maker) -> None:
+def test_an_alignment_is_held_against_its_own_base_run_by_run(make_run: Maker) -> None:
     """Bases of very different gaps, each aligned by the same gain: paired by seed the difference is known well."""
     sides = []
     for seed, gain in enumerate((0.3, 0.6, 1.2)):
         lineage = {"group": "from", "seed": seed}
-        base = made(f"from{seed}", (0.5, 3, gain), noise=2 + 2 * seed, lineage=lineage)
+        base = make_run(f"from{seed}", (0.5, 3, gain), noise=2 + 2 * seed, lineage=lineage)
         weights = base.store.attrs["identity"]["weights"]
-        up = made(
+        up = make_run(
             f"to{seed}",
             (0.5, 3, gain * 1.3),
             noise=2 + 2 * seed,
@@ -379,7 +383,7 @@ def test_an_alignment_is_held_against_its_own_base_run_by_run(made: Maker) -> No
         "f": [probe_losses(side.profile(LINEAR)) for side in sides[::2]],
         "t": [probe_losses(side.profile(LINEAR)) for side in sides[1::2]],
     }
-    _, loose, _ = differences_of({LINEAR: groups}, 0)
+    _, loose, _ = differences_of({LINEAR: groups}, 0, {})
     assert paired.value == pytest.approx(loose.estimate.value)
     width = [one.interval.high - one.interval.low for one in (paired, loose.estimate)]
     assert width[0] < 0.5 * width[1]
@@ -390,39 +394,39 @@ def test_an_alignment_is_held_against_its_own_base_run_by_run(made: Maker) -> No
 
 
 @pytest.mark.slow
-def test_seeds_are_grouped_and_named(made: Maker) -> None:
+def test_seeds_are_grouped_and_named(make_run: Maker) -> None:
     runs = []
     for group, gain in (("x", 2.0), ("y", 1.0)):
         for seed in range(3):
             lineage = {"group": group, "seed": seed}
             gains = (0.5, gain + 0.02 * seed, 0.5)
-            runs.append(made(f"{group}{seed}", gains, noise=2 + 2 * seed, lineage=lineage))
-    found = dx.compare(runs[::-1])
-    assert {group: [side.seed for side in sides] for group, sides in found.groups.items()} == {
+            runs.append(make_run(f"{group}{seed}", gains, noise=2 + 2 * seed, lineage=lineage))
+    result = dx.compare(runs[::-1])
+    assert {group: [side.seed for side in sides] for group, sides in result.groups.items()} == {
         "y": [0, 1, 2],
         "x": [0, 1, 2],
     }
-    assert found.members[0].name == "y seed 2"
-    best = difference(found, "y", "x", "best tap")
+    assert result.members[0].name == "y seed 2"
+    best = difference(result, "y", "x", "best tap")
     assert best.estimate.over_both is not None
     assert best.survives
-    standing = next(one for one in found.group_scores if (one.group, one.profile) == ("x", LINEAR))
+    standing = next(one for one in result.group_scores if (one.group, one.profile) == ("x", LINEAR))
     alone = [run.profile(LINEAR).best.value for run in runs[:3]]
     assert standing.best.value == pytest.approx(np.mean(alone), abs=1e-12)
     assert standing.best_tap_text == "stage.1 (0.50) 3/3"
     # One pair between the groups and one within each.
-    assert [(one.first, one.second) for one in found.tap_similarities] == [
+    assert [(one.first, one.second) for one in result.tap_similarities] == [
         ("y seed 0", "x seed 0"), ("y seed 0", "y seed 1"), ("x seed 0", "x seed 1"),
     ]  # fmt: skip
 
 
-def test_labels_overrule_and_runs_that_nothing_tells_apart_are_named_by_folder(made: Maker) -> None:
-    one, other = made("twin"), made("twin again")
+def test_labels_overrule_and_runs_that_nothing_tells_apart_are_named_by_folder(make_run: Maker) -> None:
+    one, other = make_run("twin"), make_run("twin again")
     one.store.attrs["encoder"]["name"] = other.store.attrs["encoder"]["name"] = "twin"
-    found = dx.compare([one, other], similarity=None)
-    assert [side.name for side in found.members] == ["twin (twin)", "twin (twin again)"]
-    found = dx.compare([f"first={one.path}", other.path], similarity=None)
-    assert [side.group for side in found.members] == ["first", "twin again"]
+    result = dx.compare([one, other], similarity=None)
+    assert [side.name for side in result.members] == ["twin (twin)", "twin (twin again)"]
+    result = dx.compare([f"first={one.path}", other.path], similarity=None)
+    assert [side.group for side in result.members] == ["first", "twin again"]
     with pytest.raises(DiagnosticsError, match="labelled x, but no seed of their training is known"):
         dx.compare([f"x={one.path}", f"x={other.path}"])
     with pytest.raises(DiagnosticsError, match="given twice"):
@@ -434,11 +438,11 @@ def test_labels_overrule_and_runs_that_nothing_tells_apart_are_named_by_folder(m
 # One axis of depth
 
 
-def test_curves_stand_on_one_axis_of_depth(made: Maker, base: Run) -> None:
-    five = made("five", (0.5, 1, 2, 1, 0.5), (1,) * 5)
-    head = made("head", (0.5, 2, 1.5, 0.5), (1,) * 4, heads=1)
-    found = dx.compare([base, five, head], similarity=None)
-    data = found.to_xarray()
+def test_curves_stand_on_one_axis_of_depth(make_run: Maker, base: Run) -> None:
+    five = make_run("five", (0.5, 1, 2, 1, 0.5), (1,) * 5)
+    head = make_run("head", (0.5, 2, 1.5, 0.5), (1,) * 4, heads=1)
+    result = dx.compare([base, five, head], similarity=None)
+    data = result.to_xarray()
     assert data["score"].dims == ("run", "target", "depth")
     assert list(data["depth"].values) == [0, 0.25, 0.5, 0.75, 1, 1.5]
     curve = data["score"].sel(target=LINEAR)
@@ -452,7 +456,7 @@ def test_curves_stand_on_one_axis_of_depth(made: Maker, base: Run) -> None:
     assert drop["head_drop_low"] < known_r2(1.5) - known_r2(0.5) < drop["head_drop_high"]
     assert str(drop["head_tap"].values) == "stage.3"
     assert np.isnan(data["head_drop"].sel(run="base", target=LINEAR))
-    standing = next(one for one in found.group_scores if (one.group, one.profile) == ("head", LINEAR))
+    standing = next(one for one in result.group_scores if (one.group, one.profile) == ("head", LINEAR))
     assert standing.head_drop.value == pytest.approx(float(drop["head_drop"]))
 
 
@@ -482,16 +486,16 @@ def test_influences_of_units_sum_to_the_difference_of_scores() -> None:
 # Where taps correspond
 
 
-def test_taps_are_found_where_they_stand_in_the_other_run(made: Maker) -> None:
+def test_taps_are_found_where_they_stand_in_the_other_run(make_run: Maker) -> None:
     """The second run holds the first's taps 0 and 2 at its depths 0 and 1/3, then taps that the first does not have."""
     silent = (0.0, 0.0, 0.0)
-    one = made("here", silent, silent, (2, 4, 6))
-    other = made("there", (0.0,) * 4, (0.0,) * 4, (2, 6, 9, 11))
-    (found,) = dx.compare([one, other]).tap_similarities
-    assert found.aligned[0] == 0.0
-    assert np.isnan(found.aligned[1])
-    assert found.aligned[2] == pytest.approx(1 / 3)
-    assert found.at_outputs < 0.1
+    one = make_run("here", silent, silent, (2, 4, 6))
+    other = make_run("there", (0.0,) * 4, (0.0,) * 4, (2, 6, 9, 11))
+    (result,) = dx.compare([one, other]).tap_similarities
+    assert result.aligned[0] == 0.0
+    assert np.isnan(result.aligned[1])
+    assert result.aligned[2] == pytest.approx(1 / 3)
+    assert result.at_outputs < 0.1
 
 
 def test_without_what_chance_reaches_no_tap_has_a_position() -> None:
@@ -502,28 +506,28 @@ def test_without_what_chance_reaches_no_tap_has_a_position() -> None:
     )  # fmt: skip
     known = data.assign(p=(("tap", "tap_other"), np.array([[0.05, 1.0], [1.0, 0.01]])))
     unknown = data.assign(p=(("tap", "tap_other"), np.full((2, 2), np.nan))).assign_attrs(no_null="three samples")
-    for found, expected, said in (
+    for result, expected, sentence in (
         (known, [0.0, 1.0], "most alike, depth with depth: 0.00 (a) with 0.00, 1.00 (b) with 1.00"),
         (data, [np.nan] * 2, "what chance reaches is not known, so no positions"),
         (unknown, [np.nan] * 2, "what chance reaches is not known (three samples), so no positions"),
     ):
-        sides: list[Any] = [SimpleNamespace(name=name, run=SimpleNamespace(store=SimpleNamespace(output_tap=tap), similarity_with=lambda *_, found=found: found)) for name, tap in (("x", "b"), ("y", "d"))]  # fmt: skip
+        sides: list[Any] = [SimpleNamespace(name=name, run=SimpleNamespace(store=SimpleNamespace(output_tap=tap), similarity_with=lambda *_, result=result: result)) for name, tap in (("x", "b"), ("y", "d"))]  # fmt: skip
         one = tap_similarity(*sides, "other", 0)
         np.testing.assert_array_equal(one.aligned, expected)
-        assert describe_similarity(one).endswith(said)
+        assert describe_similarity(one).endswith(sentence)
 
 
 # Refusals
 
 
-def test_runs_on_different_data_are_refused_with_the_difference(made: Maker, base: Run) -> None:
+def test_runs_on_different_data_are_refused_with_the_difference(make_run: Maker, base: Run) -> None:
     with pytest.raises(DiagnosticsError, match=r"hold other samples .* are in one only, s500 say"):
-        dx.compare([base, made("fewer", data={"n": 500})])
+        dx.compare([base, make_run("fewer", data={"n": 500})])
     with pytest.raises(DiagnosticsError, match="their values of the target a differ"):
-        dx.compare([base, made("another seed", data={"seed": 1})])
+        dx.compare([base, make_run("another seed", data={"seed": 1})])
 
 
-def changed(made: Maker, name: str, change: Callable[[dx.Dataset], Any], folder: Path) -> Run:
+def changed(make_run: Maker, name: str, change: Callable[[dx.Dataset], Any], folder: Path) -> Run:
     data = graded_data()
     again = change(data)
     encoder = graded_encoder(name, (0.5, 2, 0.5), (1, 1, 1))
@@ -535,7 +539,7 @@ def rebuilt(data: dx.Dataset, **other: Any) -> dx.Dataset:
     return dx.Dataset(data.name, data.modality, ids=data.ids, **parts)
 
 
-def test_other_splits_targets_and_content_are_refused_by_name(made: Maker, base: Run, tmp_path: Path) -> None:
+def test_other_splits_targets_and_content_are_refused_by_name(make_run: Maker, base: Run, tmp_path: Path) -> None:
     def other_split(data: dx.Dataset) -> dx.Dataset:
         split = list(data.split)
         split[0], split[6] = split[6], split[0]
@@ -549,35 +553,35 @@ def test_other_splits_targets_and_content_are_refused_by_name(made: Maker, base:
         samples[:, 5] += 1
         return rebuilt(data, samples=samples)
 
-    for change, said in (
+    for change, sentence in (
         (other_split, r"splits differ in 2 samples \(s0 is train in one, val in the other\)"),
         (without, "only one of them has the target b"),
         (other_noise, "other data under the same sample ids"),
     ):
-        with pytest.raises(DiagnosticsError, match=said):
-            dx.compare([base, changed(made, change.__name__, change, tmp_path)])
+        with pytest.raises(DiagnosticsError, match=sentence):
+            dx.compare([base, changed(make_run, change.__name__, change, tmp_path)])
 
 
-def test_other_protocols_are_refused_and_other_measures_left_out(made: Maker, base: Run) -> None:
-    seeded = made("seeded", run={"seed": 5})
+def test_other_protocols_are_refused_and_other_measures_left_out(make_run: Maker, base: Run) -> None:
+    seeded = make_run("seeded", run={"seed": 5})
     with pytest.raises(DiagnosticsError, match=r"another seed \(0 and 5\)"):
         dx.compare([base, seeded])
     versions = base.index.calls[-1]["versions"]
     versions["encoder-diagnostics"] += "x"
     with pytest.raises(DiagnosticsError, match=r"measured by versions .* and .* of diagnostics"):
-        dx.compare([base, made("older")])
+        dx.compare([base, make_run("older")])
     versions["encoder-diagnostics"] = dx.__version__
-    fewer = made("one tap, few taps", (0.5, 2, 0.5), run={"taps": "stage.0"})
+    fewer = make_run("one tap, few taps", (0.5, 2, 0.5), run={"taps": "stage.0"})
     with pytest.raises(DiagnosticsError, match=r"both are of one encoder, and only one of them has its tap stage\.1"):
         dx.compare([base, fewer])
-    more = made("more", run={"measures": "linear_probe,effective_rank"})
-    found = dx.compare([base, more], similarity=None)
-    assert found.left_out == {"effective_rank": "not measured in base"}
-    less = made("less", run={"measures": "effective_rank"})
+    more = make_run("more", run={"measures": "linear_probe,effective_rank"})
+    result = dx.compare([base, more], similarity=None)
+    assert result.left_out == {"effective_rank": "not measured in base"}
+    less = make_run("less", run={"measures": "effective_rank"})
     with pytest.raises(DiagnosticsError, match="no measure in common"):
         dx.compare([base, less])
     both = dx.compare(
-        [more, made("more again", noise=4, run={"measures": "linear_probe,effective_rank"})], similarity=None
+        [more, make_run("more again", noise=4, run={"measures": "linear_probe,effective_rank"})], similarity=None
     )
     assert np.isfinite(both.data["score"].sel(target="effective_rank").values).all()
     assert all(one.profile != "effective_rank" for one in both.differences)
@@ -611,11 +615,11 @@ def test_other_pooling_is_refused_with_the_option_that_mends_it(tmp_path: Path) 
 
 
 def test_json_holds_all_findings_as_plain_numbers(bought: Comparison) -> None:
-    found = json.loads(json.dumps(bought.to_json(), allow_nan=False))
-    assert [run["name"] for run in found["runs"]] == ["started", "identity", "copy", "half"]
-    assert len(found["differences"]) == 3 * 6 * 3
-    one = next(x for x in found["shares"] if (x["alignment"], x["profile"]) == ("half", LINEAR))
+    result = json.loads(json.dumps(bought.to_json(), allow_nan=False))
+    assert [run["name"] for run in result["runs"]] == ["started", "identity", "copy", "half"]
+    assert len(result["differences"]) == 3 * 6 * 3
+    one = next(x for x in result["shares"] if (x["alignment"], x["profile"]) == ("half", LINEAR))
     assert one["recovered"]["value"] == shares(bought, "half", "a").recovered.value
     assert one["made_for_it"]
-    profile = next(x for x in found["profiles"] if x["profile"] == LINEAR)
-    assert len(profile["runs"]["started"]["score"]) == len(found["depth"])
+    profile = next(x for x in result["profiles"] if x["profile"] == LINEAR)
+    assert len(profile["runs"]["started"]["score"]) == len(result["depth"])

@@ -38,37 +38,37 @@ def runs(folder: Path) -> list[str]:
 
 
 def test_the_table_holds_every_label_and_what_its_head_drops(folder: Path) -> None:
-    said = diagnose("compare", *runs(folder), "--similarity", "none").out
-    lines = [line.split() for line in said.splitlines()]
+    sentence = diagnose("compare", *runs(folder), "--similarity", "none").out
+    lines = [line.split() for line in sentence.splitlines()]
     assert any(line[:3] == ["base", "stage.1", "(0.50)"] for line in lines)
     assert any(line[:1] == ["x"] and "(0.50) 2/2" in " ".join(line) for line in lines)
-    assert "end of trunk minus end of head, up <b>: a (R2) +0.4" in said
-    assert "up <b> (from base)" in said
-    assert "a (R2), made for it" in said
-    assert "survives the correction" in said
+    assert "end of trunk minus end of head, up <b>: a (R2) +0.4" in sentence
+    assert "up <b> (from base)" in sentence
+    assert "a (R2), made for it" in sentence
+    assert "survives the correction" in sentence
     assert (folder / "comparison-base-up-b-x.html").is_file()
 
 
 @pytest.mark.smoke
 def test_json_is_one_object_with_the_report(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep.html"
-    found = json.loads(diagnose("compare", *runs(folder), "--json", "--out", str(out)).out)
-    assert found["report"] == str(out)
-    assert {one["first"] for one in found["similarity"]} == {"base", "up <b>", "x seed 0"}
+    result = json.loads(diagnose("compare", *runs(folder), "--json", "--out", str(out)).out)
+    assert result["report"] == str(out)
+    assert {one["first"] for one in result["similarity"]} == {"base", "up <b>", "x seed 0"}
     assert out.is_file()
 
 
 def test_the_page_escapes_what_labels_hold_and_needs_no_network(folder: Path, tmp_path: Path) -> None:
-    found = dx.compare(runs(folder))
-    page = found.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    result = dx.compare(runs(folder))
+    page = result.report(tmp_path / "page.html").read_text(encoding="utf-8")
     own = page.split("</script>", 1)[1]
     assert "up <b>" not in own.replace("&lt;", "")
     assert "up &lt;b&gt;" in own
     assert 'src="http' not in page
-    tables = found._repr_html_()
+    tables = result._repr_html_()
     assert "<script" not in tables
     assert "diagnostics align --to &lt;tap&gt;" in tables
-    assert repr(found) == "<Comparison of base, up <b>, x seed 0, x seed 1 on graded>"
+    assert repr(result) == "<Comparison of base, up <b>, x seed 0, x seed 1 on graded>"
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(folder: Path, tmp_path: Path) -> None:
@@ -89,18 +89,18 @@ def test_no_number_and_no_label_is_cut_off_however_narrow_the_terminal(
 
     label = "a label of sixty letters and spaces, which is a long label 层"
     paths = [f"{label}={folder / 'x0'}", *runs(folder)[:2]]
-    found = dx.compare(paths, similarity=None)
+    result = dx.compare(paths, similarity=None)
     monkeypatch.setenv("COLUMNS", str(width))
-    print_page(comparison_page(found), Path("page.html"))
+    print_page(comparison_page(result), Path("page.html"))
     shown = capsys.readouterr().out
     assert max(map(cell_len, shown.splitlines())) <= width
     if width > 60:  # wide as it is, it is folded at 60
         assert label in shown
-    for one in found.group_scores:
+    for one in result.group_scores:
         ends = one.best.interval
         assert f"[{ends.low:.3f}, {ends.high:.3f}]" in shown
         assert one.best_tap_text.split()[0] in shown
-    for one in found.differences:
+    for one in result.differences:
         ends = (f"{end:.3f}" for end in (one.estimate.interval.low, one.estimate.interval.high))
         low, high = ("0.000" if end == "-0.000" else end for end in ends)
         assert f"[{low}, {high}]" in shown

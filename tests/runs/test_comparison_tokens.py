@@ -30,8 +30,8 @@ class Graded(nn.Module):
         self.noise, self.fold = noise, fold
 
     def forward(self, raw: Tensor) -> Tensor:
-        made = torch.stack([raw[..., 0] * self.gain + raw[..., self.noise], raw[..., self.noise + 1]], dim=-1)
-        return made.reshape(len(raw), PLACES // self.fold, -1)
+        features = torch.stack([raw[..., 0] * self.gain + raw[..., self.noise], raw[..., self.noise + 1]], dim=-1)
+        return features.reshape(len(raw), PLACES // self.fold, -1)
 
 
 class Stages(nn.Module):
@@ -67,7 +67,7 @@ def token_data(n: int = 150) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     folder = tmp_path_factory.mktemp("tokens")
 
     def make(encoder: TorchEncoder, **options: Any) -> Run:
@@ -77,42 +77,44 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     return make
 
 
-def test_standings_are_the_runs_own_numbers_whatever_the_score(made: Callable[..., Run]) -> None:
+def test_standings_are_the_runs_own_numbers_whatever_the_score(make_run: Callable[..., Run]) -> None:
     """The reference of an intersection over union is the union, which differs from tap to tap."""
-    base = made(tokens_of("base", (0.5, 3, 0.5)))
-    up = made(tokens_of("up", (0.5, 3, 3), lineage={"group": "up", "base": base.store.attrs["identity"]["weights"]}))
-    found = dx.compare([base, up], similarity=None)
-    assert not found.left_out
-    assert {one.profile for one in found.group_scores} == {"segmentation_probe/which", "linear_probe/value"}
+    base = make_run(tokens_of("base", (0.5, 3, 0.5)))
+    up = make_run(
+        tokens_of("up", (0.5, 3, 3), lineage={"group": "up", "base": base.store.attrs["identity"]["weights"]})
+    )
+    result = dx.compare([base, up], similarity=None)
+    assert not result.left_out
+    assert {one.profile for one in result.group_scores} == {"segmentation_probe/which", "linear_probe/value"}
     runs = {"base": base, "up": up}
-    for one in found.group_scores:
+    for one in result.group_scores:
         own = runs[one.group].profile(one.profile)
         assert (one.best.interval, one.output.interval) == (own.best, own.output)
         assert one.hidden_gap.value == pytest.approx(own.hidden_gap.value, abs=1e-12)
         assert one.hidden_gap.interval.low == pytest.approx(own.hidden_gap.low, abs=1e-12)
-    for one in found.differences:
+    for one in result.differences:
         quantity = {"best tap": "best", "output": "output", "hidden gap": "hidden_gap"}[one.quantity]
         mine, theirs = (getattr(run.profile(one.profile), quantity).value for run in (base, up))
         assert one.estimate.value == pytest.approx(mine - theirs, abs=1e-12)
-    for one in found.shares:
+    for one in result.shares:
         assert one.recovered.value == pytest.approx(1.0, abs=1e-6)
         assert not one.purpose
-    curves = {one.profile: one for one in found.curve_differences}
+    curves = {one.profile: one for one in result.curve_differences}
     assert np.isnan(curves["segmentation_probe/which"].p).all()
     assert list(curves["linear_probe/value"].p < 0.05) == [False, False, True]
 
 
-def test_probes_on_grids_of_their_own_are_left_out_not_refused(made: Callable[..., Run]) -> None:
-    fine, coarse = made(tokens_of("fine", (0.5, 3, 0.5))), made(tokens_of("coarse", (0.5, 3, 0.5), fold=2))
+def test_probes_on_grids_of_their_own_are_left_out_not_refused(make_run: Callable[..., Run]) -> None:
+    fine, coarse = make_run(tokens_of("fine", (0.5, 3, 0.5))), make_run(tokens_of("coarse", (0.5, 3, 0.5), fold=2))
     with pytest.raises(DiagnosticsError, match=r"no measure in common .* tokens on a grid of 16; .* on a grid of 8"):
         dx.compare([fine, coarse], similarity=None)
     both = [
-        made(tokens_of(name, (0.5, 3, 0.5), fold=fold), measures="linear_probe,effective_rank")
+        make_run(tokens_of(name, (0.5, 3, 0.5), fold=fold), measures="linear_probe,effective_rank")
         for name, fold in (("fine too", 1), ("coarse too", 2))
     ]
-    found = dx.compare(both, similarity=None)
-    assert list(found.left_out) == ["linear_probe/value"]
-    assert "another pooling" in found.left_out["linear_probe/value"]
+    result = dx.compare(both, similarity=None)
+    assert list(result.left_out) == ["linear_probe/value"]
+    assert "another pooling" in result.left_out["linear_probe/value"]
 
 
 def run_of(folder: Path, encoder: TorchEncoder, **options: Any) -> Run:
@@ -125,9 +127,9 @@ def test_an_encoder_of_which_only_the_head_was_measured(tmp_path: Path) -> None:
         return graded_encoder(name, (0.5, 2, gain), (1, 1, 1), heads=1).replace(output_tap="stage.2")
 
     runs = [run_of(tmp_path / name, all_head(name, gain), taps="stage.2") for name, gain in (("x", 1.0), ("y", 2.0))]
-    found = dx.compare(runs, similarity=None)
-    assert all(one.head_drop is None for one in found.group_scores)
-    assert found.to_json()["depth"] == [2.0]
+    result = dx.compare(runs, similarity=None)
+    assert all(one.head_drop is None for one in result.group_scores)
+    assert result.to_json()["depth"] == [2.0]
 
 
 def test_folders_of_one_name_rename_only_themselves(tmp_path: Path) -> None:
@@ -136,8 +138,8 @@ def test_folders_of_one_name_rename_only_themselves(tmp_path: Path) -> None:
 
     twins = [run_of(tmp_path / part / "run", plain("twin", noise)) for part, noise in (("p", 2), ("q", 4))]
     seeds = [run_of(tmp_path / f"s{i}", plain(f"s{i}", 6 + i, group="seeded", seed=i)) for i in range(2)]
-    found = dx.compare([*twins, *seeds], similarity=None)
-    assert list(found.groups) == [f"twin ({twins[0].path})", f"twin ({twins[1].path})", "seeded"]
+    result = dx.compare([*twins, *seeds], similarity=None)
+    assert list(result.groups) == [f"twin ({twins[0].path})", f"twin ({twins[1].path})", "seeded"]
 
 
 def test_trainings_of_different_length_are_groups_of_their_own(tmp_path: Path) -> None:
@@ -165,9 +167,9 @@ def test_seeds_of_an_alignment_without_their_base_are_named(tmp_path: Path) -> N
         )
         for i, base in enumerate(bases)
     ]  # fmt: skip
-    found = dx.compare([run_of(tmp_path / e.name, e) for e in (*bases, *ups)], similarity=None)
-    assert list(found.left_out) == ["shares of u seed 1"]
-    assert {one.group for one in found.shares} == {"u"}
+    result = dx.compare([run_of(tmp_path / e.name, e) for e in (*bases, *ups)], similarity=None)
+    assert list(result.left_out) == ["shares of u seed 1"]
+    assert {one.group for one in result.shares} == {"u"}
 
 
 def test_few_units_are_told(tmp_path: Path) -> None:
@@ -181,8 +183,8 @@ def test_few_units_are_told(tmp_path: Path) -> None:
         )
         for name, noise in (("x", 2), ("y", 4))
     ]  # fmt: skip
-    (said,) = cautions(dx.compare(runs, similarity=None))
-    assert said.startswith("only 4 test units and 4 val units")
+    (sentence,) = cautions(dx.compare(runs, similarity=None))
+    assert sentence.startswith("only 4 test units and 4 val units")
 
 
 def test_families_mean_their_targets(tmp_path: Path) -> None:
@@ -190,8 +192,8 @@ def test_families_mean_their_targets(tmp_path: Path) -> None:
         run_of(tmp_path / name, graded_encoder(name, (0.5, 2, 0.5), (1, 2, 1), noise))
         for name, noise in (("x", 2), ("y", 4))
     ]
-    found = dx.compare(runs, similarity=None)
-    gaps = [one.hidden_gap.value for one in found.group_scores if one.group == "x"]
-    (family,) = [one for one in found.family_gaps if one.group == "x"]
+    result = dx.compare(runs, similarity=None)
+    gaps = [one.hidden_gap.value for one in result.group_scores if one.group == "x"]
+    (family,) = [one for one in result.family_gaps if one.group == "x"]
     assert family.hidden_gap.value == pytest.approx(np.mean(gaps))
     assert family.hidden_gap.interval.low > 0

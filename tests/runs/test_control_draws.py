@@ -142,9 +142,9 @@ def test_the_command_line_takes_draws(tmp_path: Path) -> None:
         "run", f"{tmp_path}/mine.py:tiny_encoder", "--data", f"{tmp_path}/mine.py:data", "--out", f"{tmp_path}/run",
         "--measures", "linear_probe", "--control-draws", "2", "--json",
     ]  # fmt: skip
-    found = CliRunner().invoke(app, command)
-    assert found.exit_code == 0, found.output
-    for profile in json.loads(found.stdout)["profiles"]:
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    for profile in json.loads(done.stdout)["profiles"]:
         assert [len(values) for values in profile["control_draws"].values()] == [2, 2]
 
 

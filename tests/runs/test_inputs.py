@@ -33,8 +33,8 @@ def test_a_shorter_series_gives_as_many_features() -> None:
     np.testing.assert_array_equal(raw[:-3], 3.0)
     np.testing.assert_array_equal(raw[-3:], [1.0, 2.0, 6.0])
     for few in (short, np.where(np.arange(100) == 99, 5.0, np.nan)):
-        made = STATISTICS["series"](few)
-        assert made.shape == STATISTICS["series"](whole).shape and np.isfinite(made).all()
+        features = STATISTICS["series"](few)
+        assert features.shape == STATISTICS["series"](whole).shape and np.isfinite(features).all()
 
 
 def test_gaps_hold_the_mean() -> None:
@@ -45,10 +45,10 @@ def test_gaps_hold_the_mean() -> None:
 def test_a_tone_stands_in_its_band() -> None:
     steps = np.arange(4000)
     for share in (0.1, 0.5, 0.9):  # of half the sampling rate
-        made = RAW["audio"](np.sin(np.pi * share * steps))
-        assert made.shape == (BANDS,)
+        features = RAW["audio"](np.sin(np.pi * share * steps))
+        assert features.shape == (BANDS,)
         of_bin = np.concatenate([[i] * len(part) for i, part in enumerate(np.array_split(np.arange(201), BANDS))])
-        assert made.argmax() == of_bin[round(share * 200)]
+        assert features.argmax() == of_bin[round(share * 200)]
     assert np.isfinite(RAW["audio"](np.full(50, np.nan))).all()
 
 
@@ -86,11 +86,11 @@ def test_a_photograph_of_many_pixels() -> None:
 def test_every_modality_has_raw_input_and_summary_statistics(modality: Any, sample: np.ndarray) -> None:
     tap = Tap("here", 1.0, "trunk", 3, Grid((1,), ("t",)), Site("", layout="features"))
     encoder = TorchEncoder("mine", modality, nn.Identity(), [tap], "here", lambda sample: torch.zeros(3), sample)
-    made = control_encoders(encoder, tiny_dataset(), 0)
+    features = control_encoders(encoder, tiny_dataset(), 0)
     for name in ("raw_input", "summary_statistics"):
-        control = made[name]()
-        found = control.capture({k: v[None] for k, v in control.preprocess(sample).items()})
-        assert list(found) == [modality] and found[modality].isfinite().all()
+        control = features[name]()
+        result = control.capture({k: v[None] for k, v in control.preprocess(sample).items()})
+        assert list(result) == [modality] and result[modality].isfinite().all()
     assert list(control_encoders(tiny_encoder(), tiny_dataset(), 0)) == list(NAMES[:-1])
 
 

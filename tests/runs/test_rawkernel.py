@@ -60,14 +60,16 @@ def read(
     by: str = "linear_probe",
 ) -> dict[str, xr.Dataset]:
     """What a probe finds in one control: target -> result."""
-    made = control_encoders(encoder or tiny_encoder(), data, 0)[control]()
-    store = extract(made, data, path / control, plan(made, made.taps, len(data), 10**8, "float32"))
+    control_encoder = control_encoders(encoder or tiny_encoder(), data, 0)[control]()
+    store = extract(
+        control_encoder, data, path / control, plan(control_encoder, control_encoder.taps, len(data), 10**8, "float32")
+    )
     measured = measure_all(chosen_measures([by])[0], store, store.targets(), 0, asked=[by])
-    return {key.partition("/")[2]: found for key, found in measured.results.items()}
+    return {key.partition("/")[2]: result for key, result in measured.results.items()}
 
 
-def best(found: xr.Dataset) -> float:
-    return found.attrs["best_score"]
+def best(result: xr.Dataset) -> float:
+    return result.attrs["best_score"]
 
 
 # The features
@@ -80,21 +82,21 @@ def test_distances_of_features_are_those_of_the_gaussian_kernel(share: float) ->
     z = (rows - rows.mean(axis=0)) / rows.std(axis=0)
     kernel = np.exp(-cdist(z, z, "sqeuclidean") / (2 * (share * np.median(pdist(z))) ** 2))
     given = torch.from_numpy(rows).float()
-    made = KernelFeatures(rows, 0)(given[:, None])[share][:, 0].double().numpy()
-    np.testing.assert_allclose(cdist(made, made, "sqeuclidean"), 2 - 2 * kernel, atol=1e-3)
+    control_encoder = KernelFeatures(rows, 0)(given[:, None])[share][:, 0].double().numpy()
+    np.testing.assert_allclose(cdist(control_encoder, control_encoder, "sqeuclidean"), 2 - 2 * kernel, atol=1e-3)
     # All vary alike, so that a probe may standardise them.
-    np.testing.assert_allclose(made.std(axis=0), made.std(axis=0).mean(), rtol=1e-2)
+    np.testing.assert_allclose(control_encoder.std(axis=0), control_encoder.std(axis=0).mean(), rtol=1e-2)
     # Of samples with several rows, with the mean kernel over all pairs of rows.
-    made = KernelFeatures(rows, 0)(given.reshape(6, 10, 5))[share][:, 0].double().numpy()
+    control_encoder = KernelFeatures(rows, 0)(given.reshape(6, 10, 5))[share][:, 0].double().numpy()
     means = kernel.reshape(6, 10, 6, 10).mean(axis=(1, 3))
     expected = np.diag(means)[:, None] + np.diag(means) - 2 * means
-    np.testing.assert_allclose(cdist(made, made, "sqeuclidean"), expected, atol=1e-3)
+    np.testing.assert_allclose(cdist(control_encoder, control_encoder, "sqeuclidean"), expected, atol=1e-3)
 
 
 def test_values_that_never_vary_and_equal_rows_give_finite_features() -> None:
     rows = np.tile(np.array([[1.0, 1e6, 0.0]]), (40, 1))
-    for found in KernelFeatures(rows, 0)(torch.ones(3, 1, 3)).values():
-        assert found.isfinite().all()
+    for result in KernelFeatures(rows, 0)(torch.ones(3, 1, 3)).values():
+        assert result.isfinite().all()
 
 
 def test_many_rows_are_held_against_some_of_them() -> None:
@@ -129,26 +131,26 @@ def test_a_run_holds_the_encoder_against_it(tmp_path: Path) -> None:
     data = dataset(series, {"product": Target("value", a * b)})
     run = dx.run(tiny_encoder(), data, out=tmp_path / "run", measures="linear_probe", taps=["embed"], report=False)
     profile = run.profile("linear_probe/product")
-    found, over = profile.control("raw_input_kernel"), profile.over("raw_input_kernel")
+    result, over = profile.control("raw_input_kernel"), profile.over("raw_input_kernel")
     assert list(profile.controls) == list(NAMES)
     assert profile.best is not None
-    assert found is not None
+    assert result is not None
     assert over is not None
     assert profile.best.value > 0.5, "the encoder reads it too"
-    assert found.value > 0.9
-    assert over.value == pytest.approx(profile.best.value - found.value)
+    assert result.value > 0.9
+    assert over.value == pytest.approx(profile.best.value - result.value)
     assert profile.reading.endswith("and raw input kernel"), "and neither fresh nor permuted weights"
-    assert profile.to_json()["controls"]["raw_input_kernel"] == pytest.approx(found.value)
+    assert profile.to_json()["controls"]["raw_input_kernel"] == pytest.approx(result.value)
 
 
 def test_what_the_input_does_not_hold_stays_at_chance(tmp_path: Path) -> None:
     series, _, _ = two_amplitudes(200)
     rng = np.random.default_rng(1)
     data = dataset(series, {f"noise{i}": Target("value", rng.standard_normal(200)) for i in range(20)})
-    found = list(read(data, tmp_path).values())
-    assert len(found) == 20
-    assert np.mean([best(one) for one in found]) < 0.02
-    assert sum(one.attrs["best_score_low"] > 0 for one in found) <= 3  # .5 expected
+    result = list(read(data, tmp_path).values())
+    assert len(result) == 20
+    assert np.mean([best(one) for one in result]) < 0.02
+    assert sum(one.attrs["best_score_low"] > 0 for one in result) <= 3  # .5 expected
 
 
 @pytest.mark.slow
@@ -156,20 +158,20 @@ def test_val_alone_chooses_the_bandwidth(tmp_path: Path) -> None:
     series, a, _ = two_amplitudes(500)
     values = {"slow": a, "fast": np.sin(9 * a)}
     data = dataset(series, {name: Target("value", value) for name, value in values.items()})
-    chosen = {name: found.attrs["best_tap"] for name, found in read(data, tmp_path / "one").items()}
+    chosen = {name: result.attrs["best_tap"] for name, result in read(data, tmp_path / "one").items()}
     width = {name: float(tap.partition("_x")[2]) for name, tap in chosen.items()}
     assert width["fast"] < width["slow"]
     # Whatever the test samples say of it afterwards.
     noise = np.random.default_rng(0).standard_normal(500)
     other = {name: Target("value", np.where(data.split == "test", noise, value)) for name, value in values.items()}
     again = read(dataset(series, other), tmp_path / "other")
-    assert chosen == {name: found.attrs["best_tap"] for name, found in again.items()}
+    assert chosen == {name: result.attrs["best_tap"] for name, result in again.items()}
 
 
 @pytest.mark.slow
 def test_it_agrees_with_kernel_ridge_regression_of_scikit_learn(tmp_path: Path) -> None:
     data = build("dataset", "lorenz")
-    found = read(data, tmp_path, encoder=tiny_encoder(length=512))
+    result = read(data, tmp_path, encoder=tiny_encoder(length=512))
     x = np.stack([data[i][-64:] for i in range(len(data))]).astype(np.float64)
     train, val, test = (np.flatnonzero(data.split == name) for name in ("train", "val", "test"))
     x = (x - x[train].mean(axis=0)) / x[train].std(axis=0)
@@ -195,7 +197,7 @@ def test_it_agrees_with_kernel_ridge_regression_of_scikit_learn(tmp_path: Path) 
         away = ((y[test] - y[fit].mean()) ** 2).sum()
         theirs = 1 - left(y, fit, test, gamma, penalties[int(np.argmin(errors))]) / away
         # Theirs also holds samples against those of val, on which it is fitted again.
-        assert float(found[target]["score"].sel(tap=f"last_x{share:g}")) == pytest.approx(theirs, abs=0.04)
+        assert float(result[target]["score"].sel(tap=f"last_x{share:g}")) == pytest.approx(theirs, abs=0.04)
 
 
 def stripes(n: int, cells: int, side: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -216,9 +218,9 @@ def test_random_patches_see_a_texture_that_pixels_and_moments_do_not(tmp_path: P
     data = dataset(images, {"stand": Target("label", stand[:, 0, 0])}, "image")
     for control in ("raw_input", "summary_statistics"):
         assert best(read(data, tmp_path, control, tiny_image_encoder())["stand"]) < 0.7, control
-    found = read(data, tmp_path, encoder=tiny_image_encoder())["stand"]
-    assert best(found) > 0.95
-    assert float(found["score"].sel(tap="patches32")) > 0.95
+    result = read(data, tmp_path, encoder=tiny_image_encoder())["stand"]
+    assert best(result) > 0.95
+    assert float(result["score"].sel(tap="patches32")) > 0.95
 
 
 def test_of_dense_targets_they_see_the_texture_of_each_cell(tmp_path: Path) -> None:
@@ -286,13 +288,13 @@ def test_every_modality_has_it(modality: str) -> None:
     encoder = TorchEncoder("mine", kind, nn.Identity(), [tap], "here", lambda sample: torch.zeros(3), samples[0])
     data = dataset(samples, {}, kind)
     control = control_encoders(encoder, data, 0)["raw_input_kernel"]()
-    found = control.capture(default_collate([control.preprocess(data[i]) for i in range(8)]))
-    assert list(found) == [tap.name for tap in control.taps]
-    assert len(found) >= len(BANDWIDTHS)
+    result = control.capture(default_collate([control.preprocess(data[i]) for i in range(8)]))
+    assert list(result) == [tap.name for tap in control.taps]
+    assert len(result) >= len(BANDWIDTHS)
     for tap in control.taps:
-        assert found[tap.name].shape == (8, tap.tokens, tap.features)
-        assert found[tap.name].isfinite().all()
-        assert found[tap.name].std() > 0
+        assert result[tap.name].shape == (8, tap.tokens, tap.features)
+        assert result[tap.name].isfinite().all()
+        assert result[tap.name].std() > 0
 
 
 def test_an_unknown_tap_of_it_is_named() -> None:

@@ -112,19 +112,19 @@ def easy(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_sixteen_of_sixteen_right_is_no_certainty(easy: Run) -> None:
-    found = easy.profile("linear_probe/side")
+    result = easy.profile("linear_probe/side")
     exact = stats.binomtest(16, 16).proportion_ci(0.95, "exact").low
-    for told in (found.best, found.output):
-        assert told is not None
-        assert (told.value, told.high) == (1, 1)
+    for interval in (result.best, result.output):
+        assert interval is not None
+        assert (interval.value, interval.high) == (1, 1)
         # Spread for the training set's share, of 16 test units to 64 that were fitted.
-        assert told.low == pytest.approx(1 - np.sqrt(1.25) * (1 - exact))
-    assert "Clopper and Pearson" in found.data.attrs["intervals"]
+        assert interval.low == pytest.approx(1 - np.sqrt(1.25) * (1 - exact))
+    assert "Clopper and Pearson" in result.data.attrs["intervals"]
     # Two taps that are right on the same 16 units may differ on others; the output tap and itself may not.
-    assert found.hidden_gap is not None
-    assert found.best_tap != found.output_tap
-    assert found.hidden_gap.low < -0.1 < 0 == found.hidden_gap.value < 0.1 < found.hidden_gap.high
-    assert "no hidden gap shown" in found.reading
+    assert result.hidden_gap is not None
+    assert result.best_tap != result.output_tap
+    assert result.hidden_gap.low < -0.1 < 0 == result.hidden_gap.value < 0.1 < result.hidden_gap.high
+    assert "no hidden gap shown" in result.reading
 
 
 def test_terminal_and_report_say_the_same_of_intervals_and_it_holds(
@@ -159,19 +159,19 @@ def test_a_loss_that_few_units_carry_is_told_wherever_few_units_are(
             "heavy": Target("state", values[:, 0] + 0.3 * rng.standard_t(2, n)),
         },
     )  # fmt: skip
-    found = dx.run(encoder, dataset, out=tmp_path / "run", measures=["linear_probe"], controls=False)
-    profile = found.profile("linear_probe/heavy")
+    result = dx.run(encoder, dataset, out=tmp_path / "run", measures=["linear_probe"], controls=False)
+    profile = result.profile("linear_probe/heavy")
     (caution,) = profile.cautions
     loss = np.sort(profile.data["loss"].sel(tap=[profile.best_tap, profile.output_tap]).values)
     share = (loss[:, -3:].sum(axis=1) / loss.sum(axis=1)).max()
     assert caution.startswith(f"3 of 60 test units carry {share:.0%} of the loss at ")
-    assert found.profile("linear_probe/normal").cautions == []
+    assert result.profile("linear_probe/normal").cautions == []
     assert profile.to_json()["cautions"] == [caution]
-    print_page(run_page(found), Path("report.html"))
+    print_page(run_page(result), Path("report.html"))
     assert f"Beware: {caution}." in " ".join(capsys.readouterr().out.split())
-    assert f"Beware: {caution}." in found.report().read_text(encoding="utf-8")
+    assert f"Beware: {caution}." in result.report().read_text(encoding="utf-8")
     other = dx.run(planted(2)[0], dataset, out=tmp_path / "other", measures=["linear_probe"], controls=False)
-    comparison = dx.compare([found, other], similarity=None)
+    comparison = dx.compare([result, other], similarity=None)
     assert f"{comparison.members[0].name}: {caution}" in cautions(comparison)
 
 
@@ -207,13 +207,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_json_has_what_was_promised(run: Run) -> None:
-    found = json.loads(json.dumps(run.to_json(), allow_nan=False))
-    assert set(found) >= {"run", "encoder", "dataset", "n", "profiles", "similarity"}
-    assert found["n"] == {"train": 24, "val": 8, "test": 8}
-    by_name = {(p["measure"], p["target"]): p for p in found["profiles"]}
+    result = json.loads(json.dumps(run.to_json(), allow_nan=False))
+    assert set(result) >= {"run", "encoder", "dataset", "n", "profiles", "similarity"}
+    assert result["n"] == {"train": 24, "val": 8, "test": 8}
+    by_name = {(p["measure"], p["target"]): p for p in result["profiles"]}
     assert {("linear_probe", t) for t in ("kind", "level", "height")} <= set(by_name)
     assert {("knn_probe", "kind"), ("rankme", None), ("participation_ratio", None)} <= set(by_name)
-    for profile in found["profiles"]:
+    for profile in result["profiles"]:
         assert set(profile) >= {
             "measure", "target", "family", "higher_is_better", "taps", "depth", "score", "low", "high", "best_tap",
             "best_score", "output_tap", "output_score", "hidden_gap", "controls",
@@ -234,7 +234,7 @@ def test_json_has_what_was_promised(run: Run) -> None:
             assert profile["best_score"] == pytest.approx(profile["score"][best])
             gap = profile["best_score"] - profile["output_score"]
             assert profile["hidden_gap"]["value"] == pytest.approx(gap, abs=1e-12)
-    (cka,) = [s for s in found["similarity"] if s["measure"] == "cka"]
+    (cka,) = [s for s in result["similarity"] if s["measure"] == "cka"]
     assert np.allclose(np.diag(cka["matrix"]), 1)
 
 
@@ -452,9 +452,9 @@ def test_lorenz_through_fracast_has_the_known_shape(tmp_path: Path) -> None:
     assert z.hidden_gap is not None
     assert z.hidden_gap.low > 0.1
     for name, most in (("fresh_weights", 0.1), ("permuted_weights", 0.3), ("raw_input", 0.1), ("shuffled_labels", 0.1)):
-        found = z.control(name)
-        assert found is not None
-        assert found.value < most, name
+        result = z.control(name)
+        assert result is not None
+        assert result.value < most, name
 
 
 # Two runs
@@ -466,13 +466,13 @@ def test_taps_of_two_runs_are_compared_on_the_same_samples_only(tmp_path: Path) 
     first = dx.run(encoder, data, out=tmp_path / "first", **options)
     second = dx.run(planted(3)[0], data, out=tmp_path / "second", **options)
     for other in (second, tmp_path / "second", str(tmp_path / "second")):
-        found = first.similarity_with(other)
-        assert found["matrix"].dims == ("tap", "tap_other")
+        result = first.similarity_with(other)
+        assert result["matrix"].dims == ("tap", "tap_other")
         # Both start from the same tokens, and only one erases a feature at block 1.
-        assert float(found["matrix"].sel(tap="embed", tap_other="embed")) == pytest.approx(1)
-        assert float(found["matrix"].sel(tap="blocks.1", tap_other="blocks.1")) < 0.99
-        assert float(found["matrix"].sel(tap="blocks.3", tap_other="blocks.3")) == pytest.approx(1)
-        assert float(found["p"].sel(tap="embed", tap_other="embed")) == pytest.approx(0.01)
+        assert float(result["matrix"].sel(tap="embed", tap_other="embed")) == pytest.approx(1)
+        assert float(result["matrix"].sel(tap="blocks.1", tap_other="blocks.1")) < 0.99
+        assert float(result["matrix"].sel(tap="blocks.3", tap_other="blocks.3")) == pytest.approx(1)
+        assert float(result["p"].sel(tap="embed", tap_other="embed")) == pytest.approx(0.01)
     # Other samples under the same ids: only the content tells.
     changed = Dataset(
         "planted", "series", data.samples[::-1].copy(), data.ids, list(data.split), data.targets, about=data.about

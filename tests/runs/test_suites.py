@@ -16,10 +16,10 @@ def runs():
 
 def test_compares_by_name():
     first, second = runs()
-    found = between(first, second)
+    result = between(first, second)
     expected = [cka(first.arrays["a"][:, 0], second.arrays[name][:, 0]) for name in "bc"]
-    np.testing.assert_allclose(found.matrix.values, [expected], atol=1e-12)
-    assert (found.attrs["measure"], found.attrs["family"]) == ("cka", "similarity")
+    np.testing.assert_allclose(result.matrix.values, [expected], atol=1e-12)
+    assert (result.attrs["measure"], result.attrs["family"]) == ("cka", "similarity")
     assert between(first, second, "mutual_knn").matrix.sel(tap="a", tap_other="c").item() == 1
     assert between(first, second, seed=1).attrs["seed"] == 1
 
@@ -40,8 +40,8 @@ def test_says_where_the_two_runs_are_pooled_otherwise():
     x = np.random.default_rng(0).normal(size=(30, 3, 4))
     first, second = MemoryActivations({"a": x}), MemoryActivations({"a": x}, poolings=("last",))
     assert between(first, first, "mutual_knn").attrs["pooling"] == "mean"
-    found = between(first, second, "mutual_knn")
-    assert found.attrs["pooling"] == "mean in the first run, last in the second"
+    result = between(first, second, "mutual_knn")
+    assert result.attrs["pooling"] == "mean in the first run, last in the second"
 
 
 @pytest.mark.parametrize("measure", ["cka", "minibatch_cka", "torch_cka"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -103,9 +104,14 @@ def _of_one(function: Callable[..., Any]) -> Callable[[As], Any]:
     return lambda a: function(a(X))
 
 
+def exported(package: ModuleType) -> list[str]:
+    """The public names of a package of measures: what its `__init__` imports, without its modules."""
+    return [name for name, value in vars(package).items() if not name.startswith("_") and not inspect.ismodule(value)]
+
+
 # Any other similarity compares two representations, any other geometry reads one.
 for package, call in ((similarity, _of_two), (geometry, _of_one)):
-    for name in package.__all__:
+    for name in exported(package):
         function = getattr(package, name)
         if inspect.isfunction(function) and name not in (*FUNCTIONS, "gram_of_blocks"):
             FUNCTIONS[name] = call(function)
@@ -119,16 +125,16 @@ def as_torch(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(x.copy())
 
 
-def numbers(found: Any) -> list[np.ndarray]:
+def numbers(result: Any) -> list[np.ndarray]:
     """All numbers of a result, whatever it is made of."""
-    if isinstance(found, torch.Tensor):
-        return [found.cpu().numpy().astype(np.float64)]
-    if isinstance(found, (float, int, np.ndarray, np.number, bool)):
-        return [np.asarray(found, dtype=np.float64)]
-    if isinstance(found, dict):
-        return [n for value in found.values() for n in numbers(value)]
-    if isinstance(found, (list, tuple)):
-        return [n for value in found for n in numbers(value)]
-    if dataclasses.is_dataclass(found):
-        return [n for field in dataclasses.fields(found) for n in numbers(getattr(found, field.name))]
+    if isinstance(result, torch.Tensor):
+        return [result.cpu().numpy().astype(np.float64)]
+    if isinstance(result, (float, int, np.ndarray, np.number, bool)):
+        return [np.asarray(result, dtype=np.float64)]
+    if isinstance(result, dict):
+        return [n for value in result.values() for n in numbers(value)]
+    if isinstance(result, (list, tuple)):
+        return [n for value in result for n in numbers(value)]
+    if dataclasses.is_dataclass(result):
+        return [n for field in dataclasses.fields(result) for n in numbers(getattr(result, field.name))]
     return []

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from diagnostics_training.architecture import Architecture
 from diagnostics_training.models.inputs import Views
-from diagnostics_training.trainer.feed import Feed
+from diagnostics_training.trainer.data import Feed
 from diagnostics_training.trainer.objective import Objective
 
 SIZES = {"series": (64,), "image": (16, 16), "video": (4, 16, 16)}
@@ -20,8 +20,8 @@ def architecture(objective: str, modality: str = "series", **changed: Any) -> Ar
 
 
 def objective(name: str, modality: str = "series", regulariser: str = "none", **changed: object) -> Objective:
-    made = architecture(name, modality, **changed)
-    built = made.build_objective(made.initial(0), regulariser, (3,) if name == "supervised" else ())
+    sizes = architecture(name, modality, **changed)
+    built = sizes.build_objective(sizes.initial(0), regulariser, (3,) if name == "supervised" else ())
     assert built is not None
     return built
 
@@ -34,8 +34,8 @@ def samples(modality: str = "series", count: int = 8) -> np.ndarray:
     return rng.integers(0, 256, (count, *SIZES[modality], 3)).astype(np.uint8)
 
 
-def feed(made: Objective, name: str, modality: str = "series", batch: int = 8) -> Feed:
-    views = Views(modality, SIZES[modality], moves=made.moves, noise=made.noise)
+def feed(objective: Objective, name: str, modality: str = "series", batch: int = 8) -> Feed:
+    views = Views(modality, SIZES[modality], moves=objective.moves, noise=objective.noise)
     beside = {"labels": np.arange(8)[:, None] % 3, "numbers": np.ones((8, 1), np.float32)}
     known = beside if name == "supervised" else {}
-    return Feed(samples(modality), views, made, batch, 0, pairs=made.pairs, beside=known)
+    return Feed(samples(modality), views, objective, batch, 0, known)

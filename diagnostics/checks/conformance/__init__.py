@@ -12,10 +12,15 @@ import numpy as np
 
 from diagnostics.activations.fit import fit
 from diagnostics.checks.conformance import declared, identity, masks, passes, reading
-from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, NoPassError
-from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable
+from diagnostics.checks.conformance.encoder_under_test import (
+    EncoderUnderTest,
+    NoPassError,
+    Outcome,
+    failed,
+    not_applicable,
+)
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.errors import DiagnosticsError, describe, explaining
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.specs import build
 
@@ -79,12 +84,8 @@ def prepare_encoder(encoder: Encoder | str, data: str | None = None, *, trust_co
         built = fit(built, dataset)
         samples = [dataset[i] for i in (0, len(dataset) // 2, len(dataset) - 1)]
     again = functools.partial(build, "encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else None
-    try:
+    with explaining(f"{built.name} cannot be sized for a sample"):
         return EncoderUnderTest(built, samples, again)
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise DiagnosticsError(f"{built.name} cannot be sized for a sample: {describe(error)}") from error
 
 
 def run_check(name: str, subject: EncoderUnderTest) -> Outcome:

@@ -9,8 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, NoPassError
-from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
+from diagnostics.checks.conformance.encoder_under_test import (
+    EncoderUnderTest,
+    NoPassError,
+    Outcome,
+    failed,
+    not_applicable,
+    ok,
+)
 from diagnostics.encoders.placement.changes import NotVerifiableError
 from diagnostics.encoders.placement.verify_taps import verify_taps
 from diagnostics.encoders.taps import Tap
@@ -71,9 +77,8 @@ def grid(subject: EncoderUnderTest) -> Outcome:
         placement, later = verify_taps(subject.encoder, subject.samples[0], most=CELLS)
     except NotVerifiableError as error:
         return not_applicable(str(error))
-    wrong, unknown, right = (
-        [tap for tap in later if tap.verdict == verdict] for verdict in ("wrong", "not verified", "right")
-    )
+    verdicts = ("wrong", "not verified", "right")
+    wrong, unknown, right = ([tap for tap in later if tap.verdict == verdict] for verdict in verdicts)
     figures = {
         "cells": placement.cells, "share": placement.share, "tolerance": placement.tolerance,
         "taps_right": int(placement.right) + len(right), "taps_wrong": int(not placement.right) + len(wrong),
@@ -99,9 +104,7 @@ def depth(subject: EncoderUnderTest) -> Outcome:
     seen = subject.order
     if seen != declared:
         first = next(i for i, pair in enumerate(zip(seen, declared, strict=False)) if pair[0] != pair[1])
-        return failed(
-            f"tap {seen[first]} fires where {declared[first]} is declared: list the taps in order of execution"
-        )
+        return failed(f"tap {seen[first]} fires where {declared[first]} is declared: list taps in order of execution")
     for before, after in zip(subject.encoder.taps, subject.encoder.taps[1:], strict=False):
         if after.depth < before.depth:
             return failed(
@@ -126,9 +129,7 @@ def sizes(subject: EncoderUnderTest) -> Outcome:
     except DiagnosticsError as error:
         return not_applicable(f"takes no sample of {shape}: {error}")
     except Exception as error:
-        return failed(
-            f"a sample of {shape} ends in {describe(error)}: let sized_for or preprocess refuse it in a sentence"
-        )
+        return failed(f"a sample of {shape} ends in {describe(error)}: let sized_for or preprocess refuse it")
     wrong: list[str] = []
 
     def look(tap: Tap, tokens: Tensor) -> None:

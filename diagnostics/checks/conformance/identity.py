@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest
-from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
+from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, Outcome, failed, not_applicable, ok
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
@@ -35,9 +34,7 @@ def identity_weights(subject: EncoderUnderTest) -> Outcome:
                 return failed(f"one element of {name} changes and the identity does not: let it digest every tensor")
         if dict(subject.encoder.identity) != before:
             return failed(f"one element of {name} was changed and put back, and the identity is another")
-    return ok(
-        f"the identity changes with one element of {len(some)} parameters and {len(buffers)} buffers, each by itself"
-    )
+    return ok(f"the identity changes with one element of {len(some)} parameters and {len(buffers)} buffers, each alone")
 
 
 @contextlib.contextmanager
@@ -64,7 +61,7 @@ def identity_preprocessing(subject: EncoderUnderTest) -> Outcome:
         return ok("the identity changes with one number of a prepared sample")
     if not isinstance(encoder, TorchEncoder):
         return not_applicable(
-            "it is no TorchEncoder, and what its identity reads of preprocessing cannot be changed here"
+            "it is no TorchEncoder, so what its identity reads of preprocessing cannot be changed here"
         )
     return failed(
         "one number of a prepared sample changes and the identity does not: let it digest what preprocess makes of the "
@@ -123,9 +120,7 @@ def save_and_load(subject: EncoderUnderTest) -> Outcome:
     if other is subject.module or _shared(subject.module, other):
         return failed("fresh weights are its own weights: let fresh build a new module")
     if fresh.identity["weights"] == subject.encoder.identity["weights"]:
-        return failed(
-            "fresh draws the weights that the encoder has: let it draw from the random state that it is given"
-        )
+        return failed("fresh draws the weights that the encoder has: let it draw from the random state it is given")
     # Copies, since tied weights are one tensor under two names, which the format refuses.
     saved = save({name: t.detach().cpu().clone().contiguous() for name, t in subject.module.state_dict().items()})
     try:
@@ -141,9 +136,7 @@ def save_and_load(subject: EncoderUnderTest) -> Outcome:
                 "activations is not in its state_dict"
             )
     if fresh.identity["weights"] != subject.encoder.identity["weights"]:
-        return failed(
-            "with its weights loaded, a fresh module has another identity: a buffer that is not saved differs"
-        )
+        return failed("with its weights loaded, a fresh module has another identity: an unsaved buffer differs")
     return ok(f"{len(saved) / 1e6:.1f} MB of weights, loaded into a fresh module, give the same bits")
 
 

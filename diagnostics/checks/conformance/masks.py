@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, difference, tolerance
-from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
+from diagnostics.checks.conformance.encoder_under_test import (
+    EncoderUnderTest,
+    Outcome,
+    difference,
+    failed,
+    not_applicable,
+    ok,
+    tolerance,
+)
 from diagnostics.encoders.pooling import pool
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
@@ -32,17 +39,13 @@ def attention(subject: EncoderUnderTest) -> Outcome:
 
     def look(tap: Tap, weights: Tensor) -> Tensor:
         if weights.ndim != 4 or tuple(weights.shape[-2:]) != (tap.tokens, tap.tokens):
-            wrong.append(
-                f"attention at tap {tap.name} has shape {tuple(weights.shape)}, not over its {tap.tokens} tokens"
-            )
-            return torch.zeros(len(weights))
-        mass = weights.sum(-1)
-        off = float(torch.where(mass == 0, 0.0, (mass - 1).abs()).max())
-        worst[0] = max(worst[0], off)
-        if not off <= MASS or float(weights.min()) < 0:
-            wrong.append(
-                f"attention at tap {tap.name} sums to 1 within {off:.2g} only, or is negative: it is no softmax"
-            )
+            wrong.append(f"{tap.name} has shape {tuple(weights.shape)}, not over its {tap.tokens} tokens")
+        else:
+            mass = weights.sum(-1)
+            off = float(torch.where(mass == 0, 0.0, (mass - 1).abs()).max())
+            worst[0] = max(worst[0], off)
+            if not off <= MASS or float(weights.min()) < 0:
+                wrong.append(f"{tap.name} sums to 1 within {off:.2g} only, or is negative: it is no softmax")
         return torch.zeros(len(weights))
 
     samples = [subject.samples[i % len(subject.samples)] for i in range(ATTENTION_BATCH)]
@@ -52,7 +55,7 @@ def attention(subject: EncoderUnderTest) -> Outcome:
     except DiagnosticsError as error:
         return not_applicable(str(error).rstrip(".").removeprefix(f"{subject.encoder.name} gives no attention: "))
     if wrong:
-        return failed(wrong[0])
+        return failed(f"attention at tap {wrong[0]}")
     left = f"; {len(maps.left_out)} taps have none of their own" if maps.left_out else ""
     return ok(f"attention of {len(maps)} taps sums to 1 within {worst[0]:.1g}{left}", off=worst[0])
 
@@ -99,9 +102,7 @@ def padding(subject: EncoderUnderTest) -> Outcome:
                 f"what stands in padding changes the pooled activations of tap {tap.name} by {differs:.2g} of their spread: "
                 "hand the mask to the model and let valid leave those tokens out, or refuse such samples"
             )
-    return ok(
-        f"what stands in padding changes pooled activations by {worst:.1g} of their spread at most", difference=worst
-    )
+    return ok(f"padding changes pooled activations by {worst:.1g} of their spread at most", difference=worst)
 
 
 def _padded(subject: EncoderUnderTest) -> np.ndarray | None:

@@ -13,8 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, difference, tolerance
-from diagnostics.checks.conformance.outcomes import Outcome, failed, not_applicable, ok
+from diagnostics.checks.conformance.encoder_under_test import (
+    EncoderUnderTest,
+    Outcome,
+    difference,
+    failed,
+    not_applicable,
+    ok,
+    tolerance,
+)
 from diagnostics.encoders.hooks import tensors_in
 from diagnostics.encoders.taps import Site, Tap
 
@@ -29,17 +36,17 @@ def manual_forward(subject: EncoderUnderTest) -> Outcome:
     """
     if not subject.sites:
         return not_applicable(NO_SITES)
-    with _recorded(subject) as seen:
+    with _recorded(subject) as hooked:
         captured = subject.capture()
     with _recorded(subject) as unhooked:
         subject.capture(taps=[])
     worst = 0.0
     for tap in subject.encoder.taps:
         assert tap.site is not None
-        key = (tap.site.module, tap.site.call, tap.site.when, tap.site.item)
-        if key not in seen:
+        key = _key(tap.site)
+        if key not in hooked:
             return failed(f"tap {tap.name}: no forward of '{tap.site.module}' ran as call {tap.site.call}")
-        by_hand = torch.from_numpy(laid_out(seen[key], tap, tap.site))
+        by_hand = torch.from_numpy(laid_out(hooked[key], tap, tap.site))
         got = captured[tap.name].cpu().to(by_hand.dtype)
         if not _same(got, by_hand, tap):
             return failed(
@@ -51,9 +58,7 @@ def manual_forward(subject: EncoderUnderTest) -> Outcome:
             differs = difference(got, without)
             worst = max(worst, differs)
             if differs > tolerance(captured[tap.name]):
-                return failed(
-                    f"tap {tap.name} differs by {differs:.2g} of its spread from a pass without hooks: watching changes it"
-                )
+                return failed(f"tap {tap.name} differs by {differs:.2g} of its spread from a pass without hooks")
     return ok(
         f"taps equal what their modules' forward took or gave; without hooks within {worst:.1g} of the spread",
         difference=worst,
@@ -84,7 +89,7 @@ def _keeps(subject: EncoderUnderTest, tap: Tap, tokens: Tensor) -> bool:
     assert tap.site is not None
     with _overwritten(subject), _recorded(subject) as seen:
         subject.capture(taps=[])
-    value = seen.get((tap.site.module, tap.site.call, tap.site.when, tap.site.item))
+    value = seen.get(_key(tap.site))
     return value is None or difference(torch.from_numpy(laid_out(value, tap, tap.site)), tokens) > tolerance(tokens)
 
 
@@ -118,6 +123,10 @@ def _same(got: Tensor, wanted: Tensor, tap: Tap) -> bool:
 
 
 Key = tuple[str, int, str, int]
+
+
+def _key(site: Site) -> Key:
+    return site.module, site.call, site.when, site.item
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ class Outcome:
     @property
     def right(self) -> bool:
         """Whether it is within the tolerance."""
-        return abs(self.computed - self.case.expected) <= self.case.tolerance
+        return bool(abs(self.computed - self.case.expected) <= self.case.tolerance)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

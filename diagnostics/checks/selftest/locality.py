@@ -6,27 +6,8 @@ import math
 
 import numpy as np
 
+from diagnostics.measures import locality
 from diagnostics.measures.known_answers import Case, normal
-from diagnostics.measures.locality import (
-    attention_distance,
-    attention_entropy,
-    boundary_f,
-    box_iou,
-    global_token_mass,
-    j_and_f,
-    jaccard,
-    label_propagation,
-    lost,
-    morans_i,
-    neighbour_chance,
-    neighbour_consistency,
-    object_discovery,
-    outlier_tokens,
-    position_probe,
-    receptive_field,
-    self_similarity,
-    tokencut,
-)
 
 VIT = "Dosovitskiy et al. 2020 (2010.11929), fig. 7"
 IREPA = "iREPA (2512.10794)"
@@ -47,7 +28,7 @@ def _one_query(row: int, side: int) -> float:
     """Distance of one uniform query of a square grid of 16 px cells, from attention that stays put elsewhere."""
     attention = np.eye(side**2)[None].copy()
     attention[0, row] = 1 / side**2
-    return side**2 * float(attention_distance(attention, (side, side), cell=16)[0])
+    return side**2 * float(locality.attention_distance(attention, (side, side), cell=16)[0])
 
 
 def _next_with_wrap(side: int) -> np.ndarray:
@@ -112,7 +93,7 @@ def _two_objects() -> np.ndarray:
 
 def _propagated() -> np.ndarray:
     masks = _two_objects()
-    return label_propagation(np.eye(3)[masks.reshape(5, -1)], (8, 8), masks[0])
+    return locality.label_propagation(np.eye(3)[masks.reshape(5, -1)], (8, 8), masks[0])
 
 
 def _planted_square() -> tuple[np.ndarray, np.ndarray]:
@@ -134,10 +115,8 @@ def _noise_r2(d: int, n: int) -> float:
     side = 10
     samples = n // side
     split = ["train"] * (samples - 1) + ["val"] + ["test"] * 20
-    scores = [
-        position_probe(normal(samples + 20, side, d, seed=i), (side,), split, penalties=(1e-9,)).r2 for i in range(40)
-    ]
-    return float(np.mean(scores))
+    draws = [normal(samples + 20, side, d, seed=i) for i in range(40)]
+    return float(np.mean([locality.position_probe(x, (side,), split, penalties=(1e-9,)).r2 for x in draws]))
 
 
 def _stacked_ones(k: int) -> np.ndarray:
@@ -160,54 +139,51 @@ def cases() -> list[Case]:
     code = np.stack([f(2 * np.pi * axis / 32 + 0.1) for axis in (y, x) for f in (np.sin, np.cos)], axis=1)
     code = np.hstack([code, y[:, None], x[:, None]])
     split = ["train", "val", "test"] * 3
-    answers = [
+    return [
         *(
-            Case("attention_distance", f"uniform, {n} x {n} cells of {cell} px", value, VIT, lambda n=n, cell=cell: float(attention_distance(_uniform(n * n), (n, n), cell=cell)[0]))
+            Case("attention_distance", f"uniform, {n} x {n} cells of {cell} px", value, VIT, lambda n=n, cell=cell: float(locality.attention_distance(_uniform(n * n), (n, n), cell=cell)[0]))
             for n, cell, value in ((14, 16, 116.492227), (16, 14, 116.565053), (24, 14, 175.041985), (7, 32, 115.502894))
         ),
         Case("attention_distance", "uniform query in a corner of 14 x 14 cells of 16 px", 161.030167, VIT, lambda: _one_query(0, 14), 1e-5),
         Case("attention_distance", "uniform query beside the centre of 14 x 14 cells of 16 px", 86.018933, VIT, lambda: _one_query(7 * 14 + 7, 14), 1e-5),
-        Case("attention_distance", "every query attends to itself", 0, VIT, lambda: float(attention_distance(np.eye(49)[None], (7, 7))[0])),
-        Case("attention_distance", "right neighbour with wrap, 14 columns of 16 px", 29.714286, VIT, lambda: float(attention_distance(_next_with_wrap(14), (14, 14), cell=16)[0])),
-        Case("attention_distance", "the other of 2 rows of 6 cells, 3 high and 5 wide", 3, VIT, lambda: float(attention_distance(np.roll(np.eye(12), 6, axis=1)[None], (2, 6), cell=(3.0, 5.0))[0])),
-        Case("attention_distance", "Gaussian of 32 px on 14 x 14 cells of 16 px", 36.679733, VIT, lambda: float(attention_distance(_gaussian(14, 16, 32), (14, 14), cell=16)[0])),
-        Case("attention_distance", "uniform, 512 steps: (T^2 - 1) / 3T", 170.666016, VIT, lambda: float(attention_distance(_uniform(512), (512,))[0])),
-        Case("attention_distance", "uniform, 40 % of the mass on keys outside the grid", 116.492227, VIT, lambda: float(attention_distance(0.6 * _uniform(196), (14, 14), cell=16)[0])),
-        Case("attention_entropy", "uniform over 197 keys: ln 197", 5.283204, VIT, lambda: float(attention_entropy(_uniform(197))[0])),
-        Case("attention_entropy", "one key", 0, VIT, lambda: float(attention_entropy(np.eye(9)[None])[0])),
-    ]  # fmt: skip
-    for name, values in _COSINES.items():
-        for kind, value in zip(("lds", "cds", "rmsc"), values, strict=True):
-            answers.append(
-                Case("self_similarity", f"{kind.upper()} of {name}, 16 x 16", value, IREPA, lambda n=name, k=kind: float(getattr(self_similarity(tokens[n], grid), k)))
-            )  # fmt: skip
-    answers += [
-        Case("morans_i", "checkerboard", -1, MORAN, lambda: float(morans_i(tokens["checkerboard of signs"], grid))),
-        Case("morans_i", "column ramp, 16 x 16", 0.933333, MORAN, lambda: float(morans_i(ramp, grid))),
-        Case("morans_i", "noise, -1 / (T - 1) (mean of 2000 features)", -0.003922, MORAN, lambda: float(morans_i(normal(SIDE**2, 2000, seed=0), grid)), 4e-3),
-        Case("neighbour_consistency", "equal tokens minus chance", 0, "share of tokens within the radius", lambda: float(neighbour_consistency(np.ones((64, 3)), (8, 8))) - neighbour_chance((8, 8))),
-        Case("neighbour_consistency", "points on a line, both neighbours, but for the ends", (2 * 0.5 + 14) / 16, "counted", lambda: float(neighbour_consistency(np.stack([np.cos(np.arange(16) / 16), np.sin(np.arange(16) / 16)], axis=1), (16,), k=2))),
-        Case("position_probe", "sine and cosine code with the places", 1, "read linearly", lambda: position_probe(np.repeat(code[None], 9, axis=0), (8, 8), split).r2, 1e-4),
-        Case("position_probe", "noise, OLS, n = 200, d = 100: -d / (n - d - 1) (mean of 40)", -1.01, "out-of-sample R2 of OLS", lambda: _noise_r2(100, 200), 0.1),
-        Case("outlier_tokens", "2 % planted at ten times the median: share", 0.02, DARCET, lambda: outlier_tokens(norms).share),
-        Case("outlier_tokens", "recall of the planted", 1, DARCET, lambda: float(outlier_tokens(norms).mask[:40].mean())),
-        Case("outlier_tokens", "Gaussian norms", 0, DARCET, lambda: outlier_tokens(10 + normal(5000, seed=1)).share),
-        Case("jaccard", "10 x 10 squares shifted by 5", 1 / 3, DAVIS, lambda: jaccard(a, b)),
-        Case("boundary_f", "a mask with itself", 1, DAVIS, lambda: boundary_f(a, a)),
+        Case("attention_distance", "every query attends to itself", 0, VIT, lambda: float(locality.attention_distance(np.eye(49)[None], (7, 7))[0])),
+        Case("attention_distance", "right neighbour with wrap, 14 columns of 16 px", 29.714286, VIT, lambda: float(locality.attention_distance(_next_with_wrap(14), (14, 14), cell=16)[0])),
+        Case("attention_distance", "the other of 2 rows of 6 cells, 3 high and 5 wide", 3, VIT, lambda: float(locality.attention_distance(np.roll(np.eye(12), 6, axis=1)[None], (2, 6), cell=(3.0, 5.0))[0])),
+        Case("attention_distance", "Gaussian of 32 px on 14 x 14 cells of 16 px", 36.679733, VIT, lambda: float(locality.attention_distance(_gaussian(14, 16, 32), (14, 14), cell=16)[0])),
+        Case("attention_distance", "uniform, 512 steps: (T^2 - 1) / 3T", 170.666016, VIT, lambda: float(locality.attention_distance(_uniform(512), (512,))[0])),
+        Case("attention_distance", "uniform, 40 % of the mass on keys outside the grid", 116.492227, VIT, lambda: float(locality.attention_distance(0.6 * _uniform(196), (14, 14), cell=16)[0])),
+        Case("attention_entropy", "uniform over 197 keys: ln 197", 5.283204, VIT, lambda: float(locality.attention_entropy(_uniform(197))[0])),
+        Case("attention_entropy", "one key", 0, VIT, lambda: float(locality.attention_entropy(np.eye(9)[None])[0])),
         *(
-            Case("boundary_f", f"edge off by {off} px at 480 x 854, tolerance 8 px", value, DAVIS, lambda off=off: boundary_f(_upper(240), _upper(240 + off)))
+            Case("self_similarity", f"{kind.upper()} of {name}, 16 x 16", value, IREPA, lambda n=name, k=kind: float(getattr(locality.self_similarity(tokens[n], grid), k)))
+            for name, values in _COSINES.items()
+            for kind, value in zip(("lds", "cds", "rmsc"), values, strict=True)
+        ),
+        Case("morans_i", "checkerboard", -1, MORAN, lambda: float(locality.morans_i(tokens["checkerboard of signs"], grid))),
+        Case("morans_i", "column ramp, 16 x 16", 0.933333, MORAN, lambda: float(locality.morans_i(ramp, grid))),
+        Case("morans_i", "noise, -1 / (T - 1) (mean of 2000 features)", -0.003922, MORAN, lambda: float(locality.morans_i(normal(SIDE**2, 2000, seed=0), grid)), 4e-3),
+        Case("neighbour_consistency", "equal tokens minus chance", 0, "share of tokens within the radius", lambda: float(locality.neighbour_consistency(np.ones((64, 3)), (8, 8))) - locality.neighbour_chance((8, 8))),
+        Case("neighbour_consistency", "points on a line, both neighbours, but for the ends", (2 * 0.5 + 14) / 16, "counted", lambda: float(locality.neighbour_consistency(np.stack([np.cos(np.arange(16) / 16), np.sin(np.arange(16) / 16)], axis=1), (16,), k=2))),
+        Case("position_probe", "sine and cosine code with the places", 1, "read linearly", lambda: locality.position_probe(np.repeat(code[None], 9, axis=0), (8, 8), split).r2, 1e-4),
+        Case("position_probe", "noise, OLS, n = 200, d = 100: -d / (n - d - 1) (mean of 40)", -1.01, "out-of-sample R2 of OLS", lambda: _noise_r2(100, 200), 0.1),
+        Case("outlier_tokens", "2 % planted at ten times the median: share", 0.02, DARCET, lambda: locality.outlier_tokens(norms).share),
+        Case("outlier_tokens", "recall of the planted", 1, DARCET, lambda: float(locality.outlier_tokens(norms).mask[:40].mean())),
+        Case("outlier_tokens", "Gaussian norms", 0, DARCET, lambda: locality.outlier_tokens(10 + normal(5000, seed=1)).share),
+        Case("jaccard", "10 x 10 squares shifted by 5", 1 / 3, DAVIS, lambda: locality.jaccard(a, b)),
+        Case("boundary_f", "a mask with itself", 1, DAVIS, lambda: locality.boundary_f(a, a)),
+        *(
+            Case("boundary_f", f"edge off by {off} px at 480 x 854, tolerance 8 px", value, DAVIS, lambda off=off: locality.boundary_f(_upper(240), _upper(240 + off)))
             for off, value in ((8, 1), (9, 0))
         ),
-        Case("label_propagation", "J, features that name the object", 1, DAVIS, lambda: j_and_f(_propagated(), _two_objects()).j),
-        Case("label_propagation", "F, features that name the object", 1, DAVIS, lambda: j_and_f(_propagated(), _two_objects()).f),
-        Case("box_iou", "boxes of 10 px shifted by half, both border pixels counted", 1 / 3, "PASCAL VOC", lambda: box_iou([0, 0, 9, 9], [5, 0, 14, 9])),
-        Case("lost", "IoU of a planted square", 1, LOST, lambda: jaccard(lost(square, (8, 8)).mask, mask == 1)),
-        Case("tokencut", "IoU of a planted square", 1, TOKENCUT, lambda: jaccard(tokencut(square, (8, 8)).mask, mask == 1)),
-        Case("object_discovery", "CorLoc of a planted square", 1, LOST, lambda: object_discovery(square[None], (8, 8), mask[None]).corloc),
+        Case("label_propagation", "J, features that name the object", 1, DAVIS, lambda: locality.j_and_f(_propagated(), _two_objects()).j),
+        Case("label_propagation", "F, features that name the object", 1, DAVIS, lambda: locality.j_and_f(_propagated(), _two_objects()).f),
+        Case("box_iou", "boxes of 10 px shifted by half, both border pixels counted", 1 / 3, "PASCAL VOC", lambda: locality.box_iou([0, 0, 9, 9], [5, 0, 14, 9])),
+        Case("lost", "IoU of a planted square", 1, LOST, lambda: locality.jaccard(locality.lost(square, (8, 8)).mask, mask == 1)),
+        Case("tokencut", "IoU of a planted square", 1, TOKENCUT, lambda: locality.jaccard(locality.tokencut(square, (8, 8)).mask, mask == 1)),
+        Case("object_discovery", "CorLoc of a planted square", 1, LOST, lambda: locality.object_discovery(square[None], (8, 8), mask[None]).corloc),
         *(
-            Case("receptive_field", f"{k} convolutions of 3 x 3 ones, spread on an axis: sqrt(2 k / 3)", math.sqrt(2 * k / 3), LUO, lambda k=k: float(receptive_field(_stacked_ones(k), (k + 3, k + 3)).sd[0]))
+            Case("receptive_field", f"{k} convolutions of 3 x 3 ones, spread on an axis: sqrt(2 k / 3)", math.sqrt(2 * k / 3), LUO, lambda k=k: float(locality.receptive_field(_stacked_ones(k), (k + 3, k + 3)).sd[0]))
             for k in (1, 2, 3, 5)
         ),
-        Case("global_token_mass", "uniform over 196 tokens and 1 class token", 1 / 197, DARCET, lambda: float(global_token_mass(_uniform(197), 1).prefix[0])),
+        Case("global_token_mass", "uniform over 196 tokens and 1 class token", 1 / 197, DARCET, lambda: float(locality.global_token_mass(_uniform(197), 1).prefix[0])),
     ]  # fmt: skip
-    return answers

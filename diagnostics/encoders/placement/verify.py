@@ -22,7 +22,7 @@ from diagnostics.encoders.perturbation import distances
 from diagnostics.encoders.placement.changes import Changes, NotVerifiableError, changes_of
 from diagnostics.encoders.placement.token_order import Ordering, all_cells, explained
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.errors import explaining
 
 MOST_CELLS = 256
 """Of larger grids a seeded subset: corners, one line along each axis, and random cells."""
@@ -137,16 +137,12 @@ def taps_with_grids(encoder: Encoder) -> list[Tap]:
 def movements(encoder: Encoder, taps: Sequence[Tap], sample: np.ndarray, most: int, seed: int) -> Movements:
     """What single cells of the first tap's grid move at all these taps, from the same passes; raises as `verify_grid`."""
     rng = np.random.default_rng(seed)
-    try:
+    with explaining(f"{encoder.name} fails on a sample with one cell changed"):
         changes = changes_of(encoder, taps[0], sample, rng)
         cells = _chosen(changes.valid_cells(), changes.shape, most, rng)
         if len(cells) < 2:
             raise NotVerifiableError("fewer than two cells of its grid lie within the sample")
         far = _movements(encoder, taps, changes, cells, rng)
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise DiagnosticsError(f"{encoder.name} fails on a sample with one cell changed: {describe(error)}") from error
     placement = _judged(taps[0], changes, cells, far[taps[0].name])
     return Movements(changes.axes, changes.shape, cells, far, placement)
 

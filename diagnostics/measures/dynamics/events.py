@@ -1,63 +1,50 @@
 """Decoding events (changes) from single time steps."""
 
-from __future__ import annotations
-
 import numpy as np
 import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import one_thread
-from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath
-from diagnostics.measures.probes.protocol import need_target, probe_result
+from diagnostics.measures.probes.protocol import Probe, probe_result
 from diagnostics.measures.statistics import Losses
 
 
-class EventProbe(Measure):
-    """Balanced accuracy of telling the tokens that hold an event from those that do not, at every tap.
-
-    A linear discriminant: ridge to 0 and 1 with the threshold half way between what the two classes' means give, so that
-    rare events count as much as the rest. Samples stay whole in their split; the penalty is chosen on val.
-    """
+class EventProbe(Probe):
+    """Balanced accuracy of a linear discriminant of the tokens that hold an event from those that do not: ridge to 0 and 1
+    with the threshold half way between the values of the two classes' means, so that rare events count as much as the rest.
+    Samples stay whole in their split; the penalty is chosen on val."""
 
     name = "event_probe"
     answers = "Does a token know that something happens at its time?"
     source = "Hastie, Tibshirani and Friedman 2009, section 4.3"
-    invariant_to = ("scale", "shift")
     needs = "tokens"
     kinds = ("event",)
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        target = need_target(self.name, target)
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         dense = DenseRows.of(self.name, activations, target)
-        _need_both(target.name, dense)
-        shape = (len(activations.taps), len(dense.rows.units), 2)
+        rows = dense.rows
+        for split, chosen in (("train", rows.train), ("val", rows.val), ("test", rows.test)):
+            seen = {int(value) for value in np.unique(dense.values[chosen][dense.known[chosen]])}
+            if len(seen) < 2:
+                has = "no event" if 1 not in seen else "nothing but events"
+                raise DiagnosticsError(f"Target {target.name} has {has} in {split} tokens: use more samples.")
+        shape = (len(activations.taps), len(rows.units), 2)
         loss, reference = np.full(shape, np.nan), np.full(shape, np.nan)
-        val_loss, val_reference = (np.full((shape[0], len(dense.rows.val_units), 2), np.nan) for _ in range(2))
-        chosen, auc = np.full(shape[0], np.nan), np.full(shape[0], np.nan)
+        val_loss, val_reference = (np.full((shape[0], len(rows.val_units), 2), np.nan) for _ in range(2))
+        penalty, auc = (np.full(shape[0], np.nan) for _ in range(2))
         for i, tap in enumerate(activations.taps):
             if tap.name in dense.reads:
-                chosen[i], val_loss[i], val_reference[i], loss[i], reference[i], auc[i] = _decoded(dense, tap)
-        extra = {"penalty": chosen, "auc": auc, "line_chance": np.full(shape[0], 0.5), **dense.counts()}
+                penalty[i], val_loss[i], val_reference[i], loss[i], reference[i], auc[i] = _decoded(dense, tap)
+        extra = {"penalty": penalty, "auc": auc, "line_chance": np.full(shape[0], 0.5), **dense.counts()}
         return probe_result(
-            activations, dense.rows, loss, reference, Losses(val_loss, val_reference), extra,
+            activations, rows, loss, reference, Losses(val_loss, val_reference), extra,
             "balanced accuracy: mean of the shares of event tokens and of other tokens that are told right",
             "features standardised with the tokens fitted", seed,
             penalties=list(PENALTIES), score_name="balanced accuracy", **dense.attrs(),
         )  # fmt: skip
-
-
-def _need_both(target: str, dense: DenseRows) -> None:
-    rows = dense.rows
-    for split, chosen in (("train", rows.train), ("val", rows.val), ("test", rows.test)):
-        seen = {int(value) for value in np.unique(dense.values[chosen][dense.known[chosen]])}
-        if len(seen) < 2:
-            has = "no event" if 1 not in seen else "nothing but events"
-            raise DiagnosticsError(f"Target {target} has {has} in {split} tokens: use more samples or leave it out.")
 
 
 def _decoded(dense: DenseRows, tap: Tap) -> tuple[float, np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:

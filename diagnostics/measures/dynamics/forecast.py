@@ -1,7 +1,5 @@
 """Forecasts from a representation, compared with a naive forecast that uses no model."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -9,10 +7,9 @@ import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, one_thread, samples
-from diagnostics.measures.base import Measure
+from diagnostics.measures.arrays import as_tensor, samples
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgePath, choose
-from diagnostics.measures.probes.protocol import need_target, probe_result, rows_of, sum_by_unit
+from diagnostics.measures.probes.protocol import Probe, probe_result, rows_of, sum_by_unit
 from diagnostics.measures.statistics import Losses
 
 
@@ -58,39 +55,33 @@ def mase(prediction: Any, truth: Any, history: Any, season: int = 1) -> np.ndarr
         )
     if not 1 <= season < past.shape[1]:
         raise DiagnosticsError(
-            f"Histories of shape {past.shape} do not fit a season of {season} steps: give 1 or more, and more history."
+            f"Histories of shape {past.shape} do not fit a season of {season} steps: give longer ones."
         )
     scale = np.abs(past[:, season:] - past[:, :-season]).mean(axis=1)
     error = np.abs(guess - known).mean(axis=1)
     return np.divide(error, scale, out=np.full(len(scale), np.nan), where=scale > 0)
 
 
-class ForecastProbe(Measure):
-    """Skill of a linear forecast from each tap, by horizon, against the naive forecast of the dataset.
-
-    Ridge from pooled activations to all horizons at once. The score is the mean over horizons of 1 - MAE / MAE of the
-    naive forecast: 0 says no better than naive, below 0 worse.
-    """
+class ForecastProbe(Probe):
+    """Skill of ridge from pooled activations to all horizons at once: the mean over horizons of 1 - MAE / MAE of the naive
+    forecast of the dataset; 0 says no better than naive, below 0 worse."""
 
     name = "forecast_probe"
     answers = "How far ahead is the future known, beyond what a naive forecast says?"
     source = "Hyndman and Athanasopoulos 2021, Forecasting: principles and practice, section 5.8"
-    invariant_to = ("scale", "shift")
     kinds = ("future",)
 
     def reads(self, target: StoredTarget) -> bool:
         return super().reads(target) and target.naive is not None
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        target = need_target(self.name, target)
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         if target.naive is None:
             raise DiagnosticsError(
                 f"Target {target.name} comes without naive forecasts, which {self.name} compares with: give Target(naive=...)."
             )
         values, naive = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) for x in (target.values, target.naive))
         known = np.asarray(np.isfinite(values).all(axis=1) & np.isfinite(naive).all(axis=1))
-        rows = rows_of(activations, target.name, known, ": leave it out or use more samples")
+        rows = rows_of(activations, target.name, known)
         taps, horizons = len(activations.taps), values.shape[1]
         loss = np.zeros((taps, len(rows.units), horizons))
         val_loss, chosen = np.zeros((taps, len(rows.val_units), horizons)), np.full(taps, np.nan)
@@ -103,9 +94,8 @@ class ForecastProbe(Measure):
             errors = off.mean(axis=1)
             relative = np.divide(errors, val_naive, out=np.full(errors.shape, np.nan), where=val_naive > 0)
             # Over the horizons at which the naive forecast errs, as the score.
-            relative = (
-                relative[:, val_naive > 0].mean(axis=1) if (val_naive > 0).any() else np.full(len(errors), np.inf)
-            )
+            errs = val_naive > 0
+            relative = relative[:, errs].mean(axis=1) if errs.any() else np.full(len(errors), np.inf)
             chosen[i] = choose(relative)
             val_loss[i] = sum_by_unit(off[PENALTIES.index(chosen[i])], rows, "val")
             fitted = RidgePath.from_data(x[rows.fit], values[rows.fit])

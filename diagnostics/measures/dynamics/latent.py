@@ -1,25 +1,22 @@
 """Dynamics of a representation: whether its next step is a linear map of this one, and its path straight."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, one_thread, over_taps, rounding
+from diagnostics.measures import arrays
 from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
-from diagnostics.measures.probes.protocol import Rows, rows_of
+from diagnostics.measures.probes.protocol import KEEP_TOKENS, Rows, rows_of
 from diagnostics.measures.result import stated
 from diagnostics.measures.statistics import profile_intervals
-from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
+from diagnostics.measures.target_free_intervals import mean_with_interval
 
 MOST_SAMPLES = 256
 
@@ -37,20 +34,16 @@ def straightness(path: Any) -> Any:
 
     Returns [sample], or a float for one path; NaN where no two successive steps have a direction.
     """
-    x = as_tensor(path)
+    x = arrays.as_tensor(path)
     if x.ndim not in (2, 3) or x.shape[-2] < 3 or x.shape[-1] == 0:
         raise DiagnosticsError(
-            f"A path of shape {tuple(x.shape)} has no two steps: give [sample, time, feature] with at least 3 times."
+            f"A path has shape {tuple(x.shape)}: give [sample, time, feature] with at least 3 times."
         )
-    if not bool(x.isfinite().all()):
-        raise DiagnosticsError(f"A path of shape {tuple(x.shape)} holds NaN or infinity: leave that sample out.")
-    cosines = _straightness(x if x.ndim == 3 else x[None]).cpu().numpy()
-    return cosines if x.ndim == 3 else float(cosines[0])
-
-
-def _straightness(x: Tensor) -> Tensor:
+    arrays.finite(x, "A path")
+    single = x.ndim == 2
+    x = x[None] if single else x
     # A step this short beside the longest value on the path has no direction.
-    least = rounding(x)
+    least = arrays.rounding(x)
     # The largest value leaves first: squares of large or small numbers must neither overflow nor vanish.
     largest = x.abs().amax(dim=(1, 2), keepdim=True)
     x = x / torch.where(largest > 0, largest, 1.0)
@@ -59,8 +52,9 @@ def _straightness(x: Tensor) -> Tensor:
     moves = length > least
     both = moves[:, 1:] & moves[:, :-1]
     products = (steps[:, 1:] * steps[:, :-1]).sum(dim=2) / (length[:, 1:] * length[:, :-1])
-    total = torch.where(both, products, torch.zeros_like(products)).sum(dim=1)
-    return torch.where(both.any(dim=1), total / both.sum(dim=1), torch.full_like(total, torch.nan))
+    total = torch.where(both, products, 0.0).sum(dim=1)
+    cosines = torch.where(both.any(dim=1), total / both.sum(dim=1), torch.nan)
+    return float(cosines[0]) if single else cosines.cpu().numpy()
 
 
 def linear_predictability(sequences: Any, split: Any, penalties: tuple[float, ...] = PENALTIES) -> tuple[float, float]:
@@ -75,15 +69,14 @@ def linear_predictability(sequences: Any, split: Any, penalties: tuple[float, ..
     Returns R2 over all features together, against the mean of the steps fitted, and the R2 of persistence (the next step
     equals this one): a slow latent is well predicted by both.
     """
-    x = np.asarray(as_tensor(sequences).cpu())
+    x = arrays.as_tensor(sequences).cpu().numpy()
     split = np.asarray(split)
     if x.ndim != 3 or x.shape[1] < 2 or x.shape[2] == 0 or len(split) != len(x):
         raise DiagnosticsError(
             f"Sequences of shape {x.shape} with {len(split)} splits have no steps: give [sample, time, feature] with at least 2 "
             "times, and a split for each sample."
         )
-    if not np.isfinite(x).all():
-        raise DiagnosticsError(f"Sequences of shape {x.shape} hold NaN or infinity: leave that sample out.")
+    arrays.finite(torch.from_numpy(x), "The array of sequences")
     by_split = [np.flatnonzero(split == name) for name in ("train", "val", "test")]
     if any(len(rows) == 0 for rows in by_split):
         raise DiagnosticsError("Linear predictability needs train, val and test samples: give a split with all three.")
@@ -128,52 +121,43 @@ def _steps(block: slice, x: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray,
 def paths(activations: Activations, tap: Tap, most: int, measure: str) -> Iterator[tuple[slice, np.ndarray]]:
     """(rows, [row, time, feature]) of the first `most` rows with tokens; other axes than time are averaged."""
     axis = tap.grid.axes.index("t")
-    for block, tokens in activations.token_blocks(tap.name):
-        kept = tokens[: max(0, most - block.start)]
-        if len(kept) == 0:
-            return
-        if not np.isfinite(kept).all():
-            raise DiagnosticsError(
-                f"Tap {tap.name} for {measure} of shape {kept.shape} holds NaN or infinity: leave it out (--taps)."
-            )
-        grid = kept.reshape(len(kept), *tap.grid.shape, kept.shape[-1])
+    for block, tokens in arrays.first_tokens(activations, tap.name, most):
+        arrays.require_finite_tap(tokens, measure, tap.name)
+        grid = tokens.cpu().numpy().reshape(len(tokens), *tap.grid.shape, tokens.shape[-1])
         others = tuple(1 + i for i in range(len(tap.grid.shape)) if i != axis)
-        yield slice(block.start, block.start + len(kept)), grid.mean(axis=others, dtype=np.float64)
+        yield block, grid.mean(axis=others, dtype=np.float64)
 
 
 def timed(activations: Activations, measure: str, least: int) -> dict[str, str]:
     """Why a tap has no path of at least `least` steps: name -> reason, "" where it has one; raises where none has."""
-    why = {
-        tap.name: "no time axis"
-        if "t" not in tap.grid.axes
-        else f"{tap.grid.shape[tap.grid.axes.index('t')]} step(s) in time"
-        if tap.grid.shape[tap.grid.axes.index("t")] < least
-        else ""
-        for tap in activations.taps
-    }
+    why: dict[str, str] = {}
+    for tap in activations.taps:
+        steps = dict(zip(tap.grid.axes, tap.grid.shape, strict=True)).get("t")
+        why[tap.name] = "no time axis" if steps is None else f"{steps} step(s) in time" if steps < least else ""
     if all(why.values()):
         raise DiagnosticsError(f"{measure} follows tokens in time, and no tap has {least} of them on a time axis.")
-    if activations.token_samples == 0:
-        raise DiagnosticsError(f"{measure} reads tokens, and none are kept: raise the token budget (--token-budget).")
     return why
 
 
-class Straightness(Measure):
-    """Temporal straightness of the tokens' path at every tap."""
+class _Latent(Measure):
+    """A measure of the tokens' path in time."""
 
-    name = "straightness"
-    answers = "Does the representation move straight ahead in time?"
-    source = "after Hénaff et al. 2019 (Nature Neuroscience 22, 984), as the mean cosine of successive steps"
-    invariant_to = ("rotation", "scale", "shift")
     family = "dynamics"
     needs = "tokens"
     higher_is_better = None
     standard = False
 
-    @one_thread()
+
+class Straightness(_Latent):
+    name = "straightness"
+    answers = "Does the representation move straight ahead in time?"
+    source = "after Hénaff et al. 2019 (Nature Neuroscience 22, 984), as the mean cosine of successive steps"
+    invariant_to = ("rotation", "scale", "shift")
+
+    @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         why = timed(activations, self.name, 3)
-        n = min(activations.token_samples, MOST_SAMPLES)
+        n = arrays.token_count(activations, self.name, MOST_SAMPLES)
         values = np.full((n, len(activations.taps)), np.nan)
         for i, tap in enumerate(activations.taps):
             if not why[tap.name]:
@@ -181,41 +165,31 @@ class Straightness(Measure):
                     values[rows, i] = straightness(path)
                 if np.isnan(values[:, i]).all():
                     why[tap.name] = "nothing moves"
-        low, high = bootstrap_mean_interval(values, activations.groups[:n], seed)
-        known = np.isfinite(values)
-        total = np.where(known, values, 0.0).sum(axis=0)
-        score = np.divide(total, known.sum(axis=0), out=np.full(len(total), np.nan), where=known.any(axis=0))
+        count = len(activations.taps)
         variables = {
-            "score": ("tap", score), "low": ("tap", low), "high": ("tap", high),
-            "line_independent_points": ("tap", np.full(len(score), -0.5)),
-            "line_random_walk": ("tap", np.zeros(len(score))),
-        }  # fmt: skip
+            **mean_with_interval(values, activations.groups[:n], seed),
+            "line_independent_points": np.full(count, -0.5),
+            "line_random_walk": np.zeros(count),
+        }
         attrs = stated(
             functional="mean cosine between successive steps of the tokens in time",
             pooling="mean over the other axes of the grid", centring="none: differences", reasons=why.items(),
             n=n, seed=seed,
         )  # fmt: skip
-        return over_taps(activations, variables, attrs)
+        return arrays.over_taps(activations, variables, attrs)
 
 
-class LinearPredictability(Measure):
-    """R2 of the next time step of each tap's tokens from this one, by ridge."""
-
+class LinearPredictability(_Latent):
     name = "linear_predictability"
     answers = "Is the next step of the representation a linear map of this one?"
     source = "one-step linear prediction, as in dynamic mode decomposition (Schmid 2010); ridge: Hoerl and Kennard 1970"
     invariant_to = ("scale", "shift")
-    family = "dynamics"
-    needs = "tokens"
-    higher_is_better = None
-    standard = False
 
-    @one_thread()
+    @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         why = timed(activations, self.name, 2)
-        n = min(activations.token_samples, MOST_SAMPLES)
-        remedy = " whose tokens are kept: raise the token budget (--token-budget)"
-        rows = rows_of(activations, self.name, np.ones(n, dtype=bool), remedy)
+        n = arrays.token_count(activations, self.name, MOST_SAMPLES)
+        rows = rows_of(activations, self.name, np.ones(n, dtype=bool), KEEP_TOKENS)
         shape = (len(activations.taps), len(rows.units))
         loss, reference, still = (np.full(shape, np.nan) for _ in range(3))
         chosen = np.full(shape[0], np.nan)
@@ -224,16 +198,11 @@ class LinearPredictability(Measure):
                 blocks = list(paths(activations, tap, n, self.name))
                 loss[i], reference[i], still[i], chosen[i] = _one_step(blocks, rows, PENALTIES)
                 if not reference[i].sum() > 0:
-                    why[tap.name] = "nothing moves"
-                if not reference[i].sum() > 0:
                     why[tap.name] = "all steps are alike"
         fit_units = len(set(activations.groups[rows.fit]))
         score, low, high = profile_intervals(loss, reference, fit_units, seed)
         persistence, _, _ = profile_intervals(still, reference, fit_units, seed)
-        variables = {
-            "score": ("tap", score), "low": ("tap", low), "high": ("tap", high),
-            "line_persistence": ("tap", persistence), "penalty": ("tap", chosen),
-        }  # fmt: skip
+        variables = {"score": score, "low": low, "high": high, "line_persistence": persistence, "penalty": chosen}
         attrs = stated(
             functional="R2 of the next step over all features together, 1 - sum |z' - f(z)|^2 / sum |z' - mean|^2",
             pooling="mean over the other axes of the grid",
@@ -241,4 +210,4 @@ class LinearPredictability(Measure):
             interval="95 %, bootstrap over test units, widened for the training set's share",
             reasons=why.items(), n=n, n_test=len(rows.test), seed=seed,
         )  # fmt: skip
-        return over_taps(activations, variables, attrs)
+        return arrays.over_taps(activations, variables, attrs)

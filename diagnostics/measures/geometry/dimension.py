@@ -1,11 +1,8 @@
 """Intrinsic dimension from distances to nearest neighbours.
 
 Both estimators fall short in many dimensions (the edge of the data is near every sample) and change with the number of
-samples, so compare at equal n and look at the values for parts of the data beside. They do not change with shift, rotation
-and scale of the features; they do change when features are scaled one by one.
+samples: compare at equal n. They do not change with shift, rotation and scale of all features together.
 """
-
-from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -16,8 +13,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import rescaled, rounding, samples
-from diagnostics.measures.geometry.neighbours import TOLERANCE, distinct, nearest_distances
+from diagnostics.measures.arrays import centre, rescaled, rounding, samples
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers
 from diagnostics.measures.target_free_intervals import group_blocks, subset_interval
 
@@ -26,6 +22,12 @@ DISCARD = 0.1
 NEIGHBOURS = 20
 PARTS = 10
 FEWEST_PARTS = 3
+BLOCK_ELEMENTS = 2**23
+"""Largest array held for a block, in numbers: 64 MiB."""
+SPARE = 4
+"""Candidates beyond those asked for."""
+TOLERANCE = 1e-9
+"""Relative error of a squared distance from which it is taken from differences."""
 
 
 def two_nn(x: Any, *, fit: Literal["regression", "mle"] = "regression") -> float:
@@ -110,6 +112,57 @@ def _ratio(above: float, below: float) -> float:
     return above / below if below > 0 else float("nan")
 
 
+def distinct(x: Tensor) -> Tensor:
+    """Places of the first of each set of rows of [sample, feature] that are equal but for rounding, in order."""
+    x = rescaled(x)
+    # Along a direction that knows nothing of the data, what is nearly equal lies side by side, and little else does.
+    draws = torch.Generator(device="cpu").manual_seed(0)
+    direction = torch.randn(x.shape[1], generator=draws, dtype=x.dtype, device="cpu").to(x.device)
+    order = (x @ direction).argsort(stable=True)
+    rows = x[order]
+    new = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    new[1:] = rows.diff(dim=0).norm(dim=1) > rounding(x) * rows[1:].norm(dim=1)
+    of_row = new.cumsum(0) - 1
+    first = torch.full((int(new.sum()),), len(x), device=x.device)
+    return first.scatter_reduce(0, of_row, order, "amin").sort().values
+
+
+def nearest_distances(x: Tensor, k: int) -> Tensor:
+    """Euclidean distances from each row of [sample, feature] to its k nearest others, [sample, k], nearest first.
+
+    Needs more than k rows; never holds n x n. Squared distances come from products, where these lose digits those of the
+    nearest and a few more from differences, and where the loss could have hidden a neighbour those of all rows.
+    """
+    n, d = x.shape
+    # Products lose least about the mean; differences are exact only where nothing was rounded before.
+    about_mean = centre(x)
+    squares = about_mean.square().sum(dim=1)
+    wanted = min(k + SPARE, n - 1)
+    # Bound on the rounding of |a|^2 + |b|^2 - 2 a.b for norms up to the largest.
+    noise = 4 * (d + 4) * torch.finfo(x.dtype).eps * squares.max()
+    distances = torch.empty((n, k), dtype=x.dtype, device=x.device)
+    unsure: list[Tensor] = []
+    step = max(1, BLOCK_ELEMENTS // max(n, wanted * d))
+    for start in range(0, n, step):
+        block = about_mean[start : start + step]
+        own = torch.arange(len(block), device=x.device)
+        gaps = torch.addmm(squares, block, about_mean.T, alpha=-2).add_(squares[start : start + step, None])
+        gaps[own, start + own] = torch.inf
+        values, places = gaps.topk(wanted, largest=False)
+        close = (noise > TOLERANCE * values[:, 0]).nonzero()[:, 0]
+        distances[start : start + step] = values[:, :k].clamp(min=0).sqrt()
+        if len(close):
+            exact = (x[places[close]] - x[start + close, None]).square().sum(dim=2).sort(dim=1).values[:, :k]
+            distances[start + close] = exact.sqrt()
+            if wanted < n - 1:
+                unsure.append(start + close[exact[:, -1] > values[close, -1] - noise])
+    for some in torch.cat(unsure).split(max(1, BLOCK_ELEMENTS // n)) if unsure else ():
+        gaps = torch.cdist(x[some], x, compute_mode="donot_use_mm_for_euclid_dist")
+        gaps[torch.arange(len(some), device=x.device), some] = torch.inf
+        distances[some] = gaps.topk(k, largest=False).values
+    return distances
+
+
 class _Dimension(PooledMeasure):
     """A dimension with its values for parts of the data, and an interval from disjoint parts."""
 
@@ -147,23 +200,21 @@ class _Dimension(PooledMeasure):
             "quarter": float(parts[4].mean()) if len(parts[4]) == 4 else float("nan"),
             "duplicates": float(len(x) - len(points)),
         }
-        return TapNumbers(numbers, self._lacks(len(points), whole["score"], low))
+        if len(points) < self.needed:
+            reason = f"{len(points)} distinct samples, and it needs {self.needed}"
+        elif np.isnan(whole["score"]):
+            reason = "all neighbours are equally near"
+        else:
+            few = f"{len(points)} distinct samples are too few, or of too few groups, for an interval"
+            reason = few if np.isnan(low) else ""
+        return TapNumbers(numbers, reason)
 
     def _by_part(self, x: Tensor, blocks: np.ndarray) -> np.ndarray:
         parts = (torch.from_numpy(np.flatnonzero(blocks == number)).to(x.device) for number in np.unique(blocks))
         return np.array([self.dimension(x[part])["score"] for part in parts])
 
-    def _lacks(self, points: int, score: float, low: float) -> str:
-        if points < self.needed:
-            return f"{points} distinct samples, and it needs {self.needed}"
-        if np.isnan(score):
-            return "all neighbours are equally near"
-        return f"{points} distinct samples are too few, or of too few groups, for an interval" if np.isnan(low) else ""
-
 
 class TwoNn(_Dimension):
-    """TwoNN at every tap."""
-
     name = "two_nn"
     answers = "On how many dimensions do the samples lie, by their two nearest neighbours?"
     source = "Facco et al. 2017 (Scientific Reports 7, 12140)"
@@ -179,8 +230,6 @@ class TwoNn(_Dimension):
 
 
 class MleDimension(_Dimension):
-    """Maximum likelihood dimension at every tap."""
-
     name = "mle_dimension"
     answers = f"On how many dimensions do the samples lie, by their {NEIGHBOURS} nearest neighbours?"
     source = "Levina and Bickel 2004 (NeurIPS); MacKay and Ghahramani 2005 for the average"

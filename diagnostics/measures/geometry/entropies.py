@@ -1,7 +1,5 @@
 """Matrix-based entropies: the entropy of the eigenvalues of a kernel matrix scaled to trace 1."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any
@@ -74,9 +72,7 @@ def dime(
     if bandwidth is not None and not bandwidth > 0:
         raise DiagnosticsError(f"bandwidth is {bandwidth}: give a number above 0, or None for the median distance.")
     if permutations < 1 or not 0 < order < math.inf:
-        raise DiagnosticsError(
-            f"permutations is {permutations} and order {order}: give at least 1 and a number above 0."
-        )
+        raise DiagnosticsError(f"permutations is {permutations} and order {order}: give at least 1, and above 0.")
     a, b = pair(x, y, 2)
     n = len(a)
     if n > MOST_DIME_SAMPLES:
@@ -85,25 +81,20 @@ def dime(
     if first is None or second is None:
         return float("nan")
     together = float(_entropies((first * second)[None], order)[0])
-    broken = [float(_entropies((first * second[p][:, p])[None], order)[0]) for p in _orders(n, permutations, seed)]
-    return sum(broken) / len(broken) - together
-
-
-def _orders(n: int, count: int, seed: int) -> list[Tensor]:
-    if n <= EXACT:
-        return [torch.tensor(order, device="cpu") for order in itertools.permutations(range(n))]
     draws = torch.Generator(device="cpu").manual_seed(seed)
-    return [torch.randperm(n, generator=draws, device="cpu") for _ in range(count)]
+    orders = [torch.randperm(n, generator=draws, device="cpu") for _ in range(permutations)]
+    if n <= EXACT:
+        orders = [torch.tensor(every, device="cpu") for every in itertools.permutations(range(n))]
+    broken = [float(_entropies((first * second[p][:, p])[None], order)[0]) for p in orders]
+    return sum(broken) / len(broken) - together
 
 
 def _gaussian(x: Tensor, bandwidth: float | None) -> Tensor | None:
     scale = scale_of(float(x.abs().amax()))
     gaps = torch.cdist(x * scale, x * scale, compute_mode="donot_use_mm_for_euclid_dist")
     if bandwidth is None:
-        if not bool(centre(x).any()):
-            return None
         between = gaps[gaps > 0]
-        if not len(between):
+        if not len(between) or not bool(centre(x).any()):
             return None
         bandwidth = float(median(between))
     else:

@@ -1,7 +1,5 @@
 """Massive activations: features that are large and almost the same for every input."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.measures.arrays import SINGLE, ShortRepr, centre, median, one_thread, rescaled, samples
+from diagnostics.measures.arrays import SINGLE, ShortRepr, centre, median, one_thread, rescaled, samples, token_count
 from diagnostics.measures.geometry.pooled import GeometryMeasure, TapNumbers, no_interval
 from diagnostics.measures.geometry.tokens import of_first_samples
 from diagnostics.measures.result import POOLING, SEED, N
@@ -76,8 +74,6 @@ def _peaks(x: Tensor) -> Tensor:
 
 
 class MassiveActivations(GeometryMeasure):
-    """The largest squared mean over variance of a feature at every tap, over grid tokens."""
-
     name = "massive_activations"
     answers = "Is there a feature that is large whatever the input is?"
     source = "Sun et al. 2024 (2402.17762)"
@@ -96,7 +92,7 @@ class MassiveActivations(GeometryMeasure):
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = min(activations.token_samples, MOST_SAMPLES)
+        n = token_count(activations, self.name, MOST_SAMPLES)
         by_tap = {tap.name: self._of_tap(activations, tap, n, seed) for tap in activations.taps}
         attrs: dict[str, str | int] = {POOLING: "none: grid tokens, prefix tokens left out", N: n, SEED: seed}
         return self.laid_out(activations, by_tap, attrs)

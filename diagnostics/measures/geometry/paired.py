@@ -1,10 +1,8 @@
 """Measures of several views of one thing; in a run, samples of one group are its views (frames of a video)."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -13,16 +11,9 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.geometry import views
 from diagnostics.measures.geometry.entropies import dime
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers
-from diagnostics.measures.geometry.views import (
-    DELTA,
-    distances,
-    infonce,
-    lidar_of_classes,
-    paired_directions,
-    unpaired_cosine,
-)
 from diagnostics.measures.target_free_intervals import bootstrap_mean_interval, group_blocks, jackknife_interval
 
 BLOCKS = 10
@@ -37,18 +28,13 @@ class _Views(PooledMeasure):
 
     def rows(self, activations: Activations) -> np.ndarray:
         _, of_row, sizes = np.unique(activations.groups.astype(str), return_inverse=True, return_counts=True)
-        together = np.flatnonzero(sizes[of_row] >= 2)
-        if len(set(of_row[together])) < self.groups_needed:
+        if (count := int((sizes >= 2).sum())) < self.groups_needed:
             raise DiagnosticsError(
-                f"{self.name} compares samples of one group, and {len(set(of_row[together]))} of {len(sizes)} groups "
-                f"have two samples or more: it needs {self.groups_needed}; give the dataset `groups` (video, subject, "
-                "scene) whose samples are views of one thing."
+                f"{self.name} compares samples of one group, and {count} of {len(sizes)} groups have two samples or more: it "
+                f"needs {self.groups_needed}; give the dataset `groups` (video, subject, scene) whose samples are views of one "
+                "thing."
             )
-        return self.chosen(together, of_row)
-
-    @abstractmethod
-    def chosen(self, rows: np.ndarray, of_row: np.ndarray) -> np.ndarray:
-        """Those of the rows of groups with two samples or more that it reads; `of_row` numbers every row's group."""
+        return np.flatnonzero(sizes[of_row] >= 2)
 
 
 class _Pairs(_Views):
@@ -56,13 +42,12 @@ class _Pairs(_Views):
 
     most_pairs: ClassVar[int] = 1024
 
-    def chosen(self, rows: np.ndarray, of_row: np.ndarray) -> np.ndarray:
-        first: dict[int, int] = {}
-        second: dict[int, int] = {}
-        for row in rows:
-            (second if of_row[row] in first else first).setdefault(int(of_row[row]), int(row))
-        kept = list(first)[: self.most_pairs]
-        return np.array([first[group] for group in kept] + [second[group] for group in kept])
+    def rows(self, activations: Activations) -> np.ndarray:
+        by_group: dict[str, list[int]] = {}
+        for row in super().rows(activations):
+            by_group.setdefault(str(activations.groups[row]), []).append(int(row))
+        groups = list(by_group.values())[: self.most_pairs]
+        return np.array([rows[0] for rows in groups] + [rows[1] for rows in groups])
 
     def beside(self, n: int) -> str:
         return f"{n} samples: the first two of each of {n // 2} groups"
@@ -77,15 +62,13 @@ class _Pairs(_Views):
 
 
 class Lidar(_Views):
-    """LiDAR at every tap, groups being the classes."""
-
     name = "lidar"
     answers = "In how many directions do groups differ by more than their samples do?"
     source = "Thilak et al. 2023 (2312.04000)"
     invariant_to = ("rotation", "shift")
     functional = (
         f"LiDAR: exp of the entropy of lambda / sum(lambda) + 1e-7, eigenvalues of the between-group covariance whitened by "
-        f"the within-group one plus {DELTA:g}; groups with at least two samples, all weighing the same"
+        f"the within-group one plus {views.DELTA:g}; groups with at least two samples, all weighing the same"
     )
     centring = "group means centred over groups, samples over their group"
     interval = f"95 % delete-a-group jackknife on the logarithm, at most {BLOCKS} blocks of groups"
@@ -95,8 +78,8 @@ class Lidar(_Views):
     }
     groups_needed = 3
 
-    def chosen(self, rows: np.ndarray, of_row: np.ndarray) -> np.ndarray:
-        return rows[: self.most_rows]
+    def rows(self, activations: Activations) -> np.ndarray:
+        return super().rows(activations)[: self.most_rows]
 
     def beside(self, n: int) -> str:
         return f"{n} samples of groups with two samples or more"
@@ -112,21 +95,28 @@ class Lidar(_Views):
         lines = {"line_shuffled": _lidar(x, shuffled), "line_ceiling": float(min(count - 1, x.shape[1]))}
         if math.isnan(score):
             return TapNumbers(lines, "all groups have one mean")
-        blocks = group_blocks(groups, BLOCKS, seed)
-        numbers, block_sizes = np.unique(blocks, return_counts=True)
-        left_out = [_lidar(x[torch.from_numpy(blocks != b).to(x.device)], groups[blocks != b]) for b in numbers]
-        low, high = jackknife_interval(score, np.array(left_out), block_sizes)
-        return TapNumbers({"score": score, "low": low, "high": high, **lines})
+        ends = _jackknife(
+            lambda rows: _lidar(x[rows], groups[rows.cpu().numpy()]), score, groups, x, seed, logarithm=True
+        )
+        return TapNumbers({"score": score, "low": ends[0], "high": ends[1], **lines})
 
 
 def _lidar(x: Tensor, groups: np.ndarray) -> float:
     _, classes = np.unique(groups.astype(str), return_inverse=True)
-    return lidar_of_classes(x, torch.from_numpy(classes).to(x.device))
+    return views.lidar_of_classes(x, torch.from_numpy(classes).to(x.device))
+
+
+def _jackknife(
+    value: Callable[[Tensor], float], score: float, groups: np.ndarray, x: Tensor, seed: int, *, logarithm: bool
+) -> tuple[float, float]:
+    """The interval of a score from its value for the rows (bool [row], where x lies) that leave out a block of groups."""
+    blocks = group_blocks(groups, BLOCKS, seed)
+    numbers, sizes = np.unique(blocks, return_counts=True)
+    left_out = [value(torch.from_numpy(blocks != number).to(x.device)) for number in numbers]
+    return jackknife_interval(score, np.array(left_out), sizes, logarithm=logarithm)
 
 
 class Alignment(_Pairs):
-    """Alignment of two samples of a group at every tap."""
-
     name = "alignment"
     answers = "How near are two samples of a group to each other?"
     source = "Wang and Isola 2020 (2005.10242)"
@@ -137,12 +127,12 @@ class Alignment(_Pairs):
     about: ClassVar[Mapping[str, str]] = {"line_unpaired": "the same for samples of different groups"}
 
     def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
-        u, v, kept = paired_directions(x, y)
+        u, v, kept = views.paired_directions(x, y)
         if len(u) < 2:
             return TapNumbers({}, f"{len(u)} of {len(x)} pairs have two samples of length above zero")
-        apart = distances(u, v, 2.0).cpu().numpy()
+        apart = views.distances(u, v, 2.0).cpu().numpy()
         low, high = bootstrap_mean_interval(apart[:, None], groups[kept.cpu().numpy()], seed)
-        others = 2 - 2 * unpaired_cosine(u, v)
+        others = 2 - 2 * views.unpaired_cosine(u, v)
         numbers = {"score": float(apart.mean()), "low": float(low[0]), "high": float(high[0]), "line_unpaired": others}
         lost = len(x) - len(u)
         return TapNumbers(numbers, f"{lost} of {len(x)} pairs have a sample of length zero" if lost else "")
@@ -153,6 +143,8 @@ class _Recomputed(_Pairs):
 
     interval = f"95 % delete-a-group jackknife, at most {BLOCKS} blocks of groups"
     groups_needed = 3
+    lacks: ClassVar[str]
+    """Why there is no value."""
 
     @abstractmethod
     def value(self, x: Tensor, y: Tensor, seed: int) -> float:
@@ -162,26 +154,16 @@ class _Recomputed(_Pairs):
     def lines(self, x: Tensor, y: Tensor, score: float) -> dict[str, float]:
         """Reference lines."""
 
-    @abstractmethod
-    def lacks(self) -> str:
-        """Why there is no value."""
-
     def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         score = self.value(x, y, seed)
         lines = self.lines(x, y, score)
         if math.isnan(score):
-            return TapNumbers(lines, self.lacks())
-        blocks = group_blocks(groups, BLOCKS, seed)
-        numbers, sizes = np.unique(blocks, return_counts=True)
-        kept = [torch.from_numpy(blocks != number).to(x.device) for number in numbers]
-        left_out = np.array([self.value(x[rows], y[rows], seed) for rows in kept])
-        low, high = jackknife_interval(score, left_out, sizes, logarithm=False)
-        return TapNumbers({"score": score, "low": low, "high": high, **lines})
+            return TapNumbers(lines, self.lacks)
+        ends = _jackknife(lambda rows: self.value(x[rows], y[rows], seed), score, groups, x, seed, logarithm=False)
+        return TapNumbers({"score": score, "low": ends[0], "high": ends[1], **lines})
 
 
 class InfoNce(_Recomputed):
-    """InfoNCE of two samples of a group at every tap."""
-
     name = "infonce"
     answers = "Does a sample find its partner among the other groups' samples?"
     source = "Chen et al. 2020 (2002.05709), eq. 1"
@@ -192,25 +174,21 @@ class InfoNce(_Recomputed):
         "line_unpaired": "the mean once each sample is given any other group's as partner",
         "line_alike": "log(2N - 1), all samples alike",
     }
+    lacks = "fewer than two pairs have two samples of length above zero"
 
     def value(self, x: Tensor, y: Tensor, seed: int) -> float:
-        return infonce(x, y, temperature=TEMPERATURE)
+        return views.infonce(x, y, temperature=TEMPERATURE)
 
     def lines(self, x: Tensor, y: Tensor, score: float) -> dict[str, float]:
-        u, v, _ = paired_directions(x, y)
+        u, v, _ = views.paired_directions(x, y)
         if len(u) < 2:
             return {}
         # A view meets the same others whichever of them is its partner, so that only the partner's cosine changes.
-        gained = (float((u * v).sum()) / len(u) - unpaired_cosine(u, v)) / TEMPERATURE
+        gained = (float((u * v).sum()) / len(u) - views.unpaired_cosine(u, v)) / TEMPERATURE
         return {"line_unpaired": score + gained, "line_alike": math.log(2 * len(u) - 1)}
-
-    def lacks(self) -> str:
-        return "fewer than two pairs have two samples of length above zero"
 
 
 class Dime(_Recomputed):
-    """DiME of two samples of a group at every tap."""
-
     name = "dime"
     answers = "How much do two samples of a group share?"
     source = "Skean et al. 2023 (2301.08164)"
@@ -221,6 +199,7 @@ class Dime(_Recomputed):
     )
     centring = "none needed: distances between samples"
     most_pairs = 256
+    lacks = "all first or all second samples are equal"
     about: ClassVar[Mapping[str, str]] = {"line_unpaired": "0, views that share nothing"}
 
     def value(self, x: Tensor, y: Tensor, seed: int) -> float:
@@ -228,6 +207,3 @@ class Dime(_Recomputed):
 
     def lines(self, x: Tensor, y: Tensor, score: float) -> dict[str, float]:
         return {"line_unpaired": 0.0}
-
-    def lacks(self) -> str:
-        return "all first or all second samples are equal"

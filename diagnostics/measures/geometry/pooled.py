@@ -1,7 +1,5 @@
 """The loop over taps shared by measures of geometry on pooled activations."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,9 +41,9 @@ class GeometryMeasure(Measure):
     def laid_out(
         self, activations: Activations, by_tap: Mapping[str, TapNumbers], attrs: Mapping[str, str | int]
     ) -> xr.Dataset:
-        """The results of all taps, each variable NaN where a tap has none."""
+        """The results of all taps: `score`, `low`, `high` and those of `about`, NaN where a tap has none."""
         names = dict.fromkeys(["score", "low", "high", *self.about])
-        variables = {name: ("tap", [row.numbers.get(name, float("nan")) for row in by_tap.values()]) for name in names}
+        variables = {name: [row.numbers.get(name, float("nan")) for row in by_tap.values()] for name in names}
         reason = store_reasons((tap, row.reason) for tap, row in by_tap.items())
         stated = {FUNCTIONAL: self.functional, CENTRING: self.centring, INTERVAL: self.interval}
         return over_taps(activations, variables, {**stated, **self.about, REASON: reason, **attrs})

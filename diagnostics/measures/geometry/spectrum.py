@@ -5,8 +5,6 @@ Names get mixed up in the literature, so each says whether it reads singular val
 ones do not change with a shift either, the uncentred ones do.
 """
 
-from __future__ import annotations
-
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -32,7 +30,7 @@ def rankme(z: Any) -> float:
     p_k = sigma_k / sum(sigma) + 1e-7 over the min(n, d) singular values of z [sample, feature], not normalised again.
     At most about min(n, d), so comparable only at equal n and d. NaN where z is zero.
     """
-    return _value(_rankme_of, samples(z, "z"), centred=False)
+    return RankMe.of(samples(z, "z"))
 
 
 def effective_rank(x: Any) -> float:
@@ -40,7 +38,7 @@ def effective_rank(x: Any) -> float:
 
     p_k = sigma_k / sum(sigma) of x [sample, feature]: RankMe without its 1e-7, from 1 to min(n, d). NaN where x is zero.
     """
-    return _value(_effective_rank_of, samples(x, "x"), centred=False)
+    return EffectiveRank.of(samples(x, "x"))
 
 
 def alpha_req(x: Any, *, ranks: tuple[int, int] = RANKS) -> float:
@@ -57,7 +55,7 @@ def alpha_req(x: Any, *, ranks: tuple[int, int] = RANKS) -> float:
     first, last = ranks
     if not 1 <= first < last:
         raise DiagnosticsError(f"ranks is {tuple(ranks)}: give two different ranks, the smaller first, from 1 on.")
-    return _value(lambda sigma: _decay_of(sigma, first, last), samples(x, "x", 2), centred=True)
+    return _of_spectrum(lambda sigma: _decay(sigma, first, last), singular_values(samples(x, "x", 2), centred=True))
 
 
 def nesum(x: Any) -> float:
@@ -66,7 +64,7 @@ def nesum(x: Any) -> float:
     He and Ozay 2022 (ICML); compared with others in 2305.16562. The stable rank of centred data. Needs 2 samples; NaN
     where all samples are equal.
     """
-    return _value(_energy_of, samples(x, "x", 2), centred=True)
+    return NeSum.of(samples(x, "x", 2))
 
 
 def participation_ratio(x: Any) -> float:
@@ -74,7 +72,7 @@ def participation_ratio(x: Any) -> float:
 
     Gao et al. 2017 (bioRxiv 214262). Needs 2 samples; NaN where all samples are equal.
     """
-    return _value(_participation_of, samples(x, "x", 2), centred=True)
+    return ParticipationRatio.of(samples(x, "x", 2))
 
 
 def stable_rank(x: Any) -> float:
@@ -82,7 +80,7 @@ def stable_rank(x: Any) -> float:
 
     Rudelson and Vershynin 2007 (J. ACM 54, "numerical rank"). sum(sigma^2) / sigma_1^2; NaN where x is zero.
     """
-    return _value(_energy_of, samples(x, "x"), centred=False)
+    return StableRank.of(samples(x, "x"))
 
 
 Functional = Callable[[Tensor], Tensor]
@@ -104,11 +102,8 @@ def singular_values_and_parts(x: Tensor, *, centred: bool) -> tuple[Tensor, Tens
 
 
 def influence(functional: Functional, sigma: Tensor, parts: Tensor) -> Tensor:
-    """Derivative of a functional of the spectrum by the weight of each row, [sample]; sums to 0.
-
-    A row adds (v_k . x_i)^2 to the k-th eigenvalue of x^T x. That the mean which is removed moves with the weight changes
-    nothing: the scatter is least about it.
-    """
+    """Derivative of a functional of the spectrum by the weight of each row, [sample]; sums to 0."""
+    # A row adds (v_k . x_i)^2 to the k-th eigenvalue of x^T x. That the mean moves with the weight changes nothing.
     there = sigma > 0
     values = sigma[there].clone()
     with torch.enable_grad():
@@ -118,42 +113,22 @@ def influence(functional: Functional, sigma: Tensor, parts: Tensor) -> Tensor:
 
 def _triangle(rows: Tensor) -> Tensor:
     """A square matrix with the singular values of [sample, feature]."""
-    if len(rows) <= rows.shape[1]:
-        return triangle(rows.mT).mT
-    return triangle(rows)
+    return triangle(rows.mT).mT if len(rows) <= rows.shape[1] else triangle(rows)
 
 
 def _without_rounding(sigma: Tensor, x: Tensor) -> Tensor:
     return sigma * (sigma > sigma[0] * max(x.shape) * torch.finfo(x.dtype).eps)
 
 
-def _value(functional: Functional, x: Tensor, *, centred: bool) -> float:
-    return _value_of(functional, singular_values(x, centred=centred))
-
-
-def _value_of(functional: Functional, sigma: Tensor) -> float:
+def _of_spectrum(functional: Functional, sigma: Tensor) -> float:
     return float(functional(sigma)) if bool(sigma[0] > 0) else float("nan")
 
 
-def _rankme_of(sigma: Tensor) -> Tensor:
-    return torch.special.entr(sigma / sigma.sum() + 1e-7).sum().exp()
-
-
-def _effective_rank_of(sigma: Tensor) -> Tensor:
-    # 0 has no entropy, but an infinite derivative.
-    return torch.special.entr(sigma[sigma > 0] / sigma.sum()).sum().exp()
-
-
-def _energy_of(sigma: Tensor) -> Tensor:
+def _energy(sigma: Tensor) -> Tensor:
     return (sigma / sigma[0]).square().sum()
 
 
-def _participation_of(sigma: Tensor) -> Tensor:
-    share = (sigma / sigma[0]).square()
-    return share.sum().square() / share.square().sum()
-
-
-def _decay_of(sigma: Tensor, first: int = RANKS[0], last: int = RANKS[1]) -> Tensor:
+def _decay(sigma: Tensor, first: int = RANKS[0], last: int = RANKS[1]) -> Tensor:
     if len(sigma) < last or not bool(sigma[last - 1] > 0):
         return sigma.new_tensor(float("nan"))
     rank = torch.arange(first, last + 1, dtype=sigma.dtype, device=sigma.device)
@@ -175,8 +150,8 @@ class _Spectral(PooledMeasure):
     """A functional of the spectrum with its value for noise, and an interval from the influence of each group."""
 
     centred: ClassVar[bool]
-    of_sigma: ClassVar[staticmethod[[Tensor], Tensor]]
-    """The functional, NaN where it has no value."""
+    empty: ClassVar[str]
+    """Why there is no value where all singular values are 0."""
     interval = (
         "95 % infinitesimal jackknife over groups, on the logarithm; about the value at this n, which grows with n"
     )
@@ -185,22 +160,30 @@ class _Spectral(PooledMeasure):
         "line_ceiling": "the largest value that n and the number of features allow",
     }
 
+    @staticmethod
+    @abstractmethod
+    def of_sigma(sigma: Tensor) -> Tensor:
+        """The functional, a `Functional`; NaN where it has no value."""
+
+    @classmethod
+    def of(cls, x: Tensor) -> float:
+        """The value of [sample, feature]; NaN where all singular values are 0."""
+        return _of_spectrum(cls.of_sigma, singular_values(x, centred=cls.centred))
+
     def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         sigma, parts = singular_values_and_parts(x, centred=self.centred)
-        score = _value_of(self.of_sigma, sigma)
+        score = _of_spectrum(self.of_sigma, sigma)
         n, d = x.shape
-        noise = _value_of(self.of_sigma, _of_noise(n, d, seed, str(x.device), self.centred))
+        noise = _of_spectrum(self.of_sigma, _of_noise(n, d, seed, str(x.device), self.centred))
         lines = {"line_noise": noise, "line_ceiling": float(min(n - self.centred, d))}
         if np.isnan(score):
-            return TapNumbers({key: lines[key] for key in self.about}, self.lacks(sigma))
-        by_row = influence(self.of_sigma, sigma, parts).cpu().numpy()
-        low, high = linearised_interval(score, by_row, groups)
-        numbers = {"score": score, "low": low, "high": high} | {key: lines[key] for key in self.about}
-        return TapNumbers(numbers, no_interval(groups))
+            return TapNumbers(lines, self.lacks(sigma))
+        low, high = linearised_interval(score, influence(self.of_sigma, sigma, parts).cpu().numpy(), groups)
+        return TapNumbers({"score": score, "low": low, "high": high, **lines}, no_interval(groups))
 
-    @abstractmethod
     def lacks(self, sigma: Tensor) -> str:
         """Why there is no value."""
+        return self.empty
 
 
 class _OfSingularValues(_Spectral):
@@ -210,9 +193,7 @@ class _OfSingularValues(_Spectral):
     centred = False
     invariant_to = ("rotation", "scale")
     least = 1
-
-    def lacks(self, sigma: Tensor) -> str:
-        return "all features are zero"
+    empty = "all features are zero"
 
 
 class _OfCovariance(_Spectral):
@@ -221,67 +202,64 @@ class _OfCovariance(_Spectral):
     centring = "features centred over samples"
     centred = True
     invariant_to = ("rotation", "scale", "shift")
-
-    def lacks(self, sigma: Tensor) -> str:
-        return "all samples are equal"
+    empty = "all samples are equal"
 
 
 class RankMe(_OfSingularValues):
-    """RankMe at every tap."""
-
     name = "rankme"
     answers = "How many dimensions does the representation fill, by its singular values?"
     source = "Garrido et al. 2023 (2210.02885), eq. 1 and 2"
     functional = "RankMe: exp of the entropy of sigma / sum(sigma) + 1e-7, singular values"
-    of_sigma = staticmethod(_rankme_of)
+
+    @staticmethod
+    def of_sigma(sigma: Tensor) -> Tensor:
+        return torch.special.entr(sigma / sigma.sum() + 1e-7).sum().exp()
 
 
 class EffectiveRank(_OfSingularValues):
-    """Effective rank at every tap."""
-
     name = "effective_rank"
     answers = "How many dimensions does the representation fill, by its singular values (without RankMe's constant)?"
     source = "Roy and Vetterli 2007 (EUSIPCO)"
     functional = "effective rank: exp of the entropy of sigma / sum(sigma), singular values"
     standard = False
-    of_sigma = staticmethod(_effective_rank_of)
+
+    @staticmethod
+    def of_sigma(sigma: Tensor) -> Tensor:
+        # 0 has no entropy, but an infinite derivative.
+        return torch.special.entr(sigma[sigma > 0] / sigma.sum()).sum().exp()
 
 
 class StableRank(_OfSingularValues):
-    """Stable rank at every tap."""
-
     name = "stable_rank"
     answers = "How many times the energy of the largest singular direction is there in all?"
     source = "Rudelson and Vershynin 2007 (J. ACM 54)"
     functional = "stable rank: sum(sigma^2) / sigma_1^2, singular values"
     standard = False
-    of_sigma = staticmethod(_energy_of)
+    of_sigma = staticmethod(_energy)
 
 
 class NeSum(_OfCovariance):
-    """NESum at every tap."""
-
     name = "nesum"
     answers = "How many times the variance of the first principal component is there in all?"
     source = "He and Ozay 2022 (ICML); 2305.16562"
     functional = "NESum: sum(lambda) / lambda_1, eigenvalues of the covariance"
     standard = False
-    of_sigma = staticmethod(_energy_of)
+    of_sigma = staticmethod(_energy)
 
 
 class ParticipationRatio(_OfCovariance):
-    """Participation ratio at every tap."""
-
     name = "participation_ratio"
     answers = "Over how many principal components is the variance spread?"
     source = "Gao et al. 2017 (bioRxiv 214262)"
     functional = "participation ratio: (sum lambda)^2 / sum lambda^2, eigenvalues of the covariance"
-    of_sigma = staticmethod(_participation_of)
+
+    @staticmethod
+    def of_sigma(sigma: Tensor) -> Tensor:
+        share = (sigma / sigma[0]).square()
+        return share.sum().square() / share.square().sum()
 
 
 class AlphaReq(_OfCovariance):
-    """Decay of the spectrum at every tap."""
-
     name = "alpha_req"
     answers = "How fast do the variances along the principal components fall?"
     source = "Agrawal et al. 2022 (NeurIPS, alpha-ReQ); weights and range as reptrix"
@@ -291,7 +269,7 @@ class AlphaReq(_OfCovariance):
     )
     standard = False
     about: ClassVar[Mapping[str, str]] = {"line_noise": _Spectral.about["line_noise"]}
-    of_sigma = staticmethod(_decay_of)
+    of_sigma = staticmethod(_decay)
 
     def lacks(self, sigma: Tensor) -> str:
         return f"{int((sigma > 0).sum())} eigenvalues are not 0 and the fit reads the first {RANKS[1]}"

@@ -4,9 +4,8 @@ A component that all samples share (a large mean) therefore decides: it pulls al
 zero has no direction and is left out.
 """
 
-from __future__ import annotations
-
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -80,7 +79,9 @@ def _mean_cosines(u: Tensor) -> Tensor:
 class _Directional(PooledMeasure):
     """A mean over pairs of directions: the influence of a sample is twice its mean's excess over all, over n."""
 
+    invariant_to = ("rotation", "each sample's own scale")
     centring: ClassVar[str] = "none; samples scaled to length 1"
+    interval = "95 % infinitesimal jackknife over groups"
 
     def of_tap(self, x: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         has = (x != 0).any(dim=1).cpu().numpy()
@@ -89,31 +90,26 @@ class _Directional(PooledMeasure):
             return TapNumbers({"line_noise": self.noise(x.shape[1])}, f"{lost} of {len(x)} samples have length zero")
         score, influence = self.value(directions(x))
         low, high = linearised_interval(score, influence, groups[has], logarithm=False)
-        lacking = [f"{lost} of {len(x)} samples have length zero and are left out"] if lost else []
-        lacking += [why] if (why := no_interval(groups[has])) else []
+        lacking = f"{lost} of {len(x)} samples have length zero and are left out" if lost else ""
         numbers = {"score": score, "low": low, "high": high, "line_noise": self.noise(x.shape[1])}
-        return TapNumbers(numbers, ", ".join(lacking))
+        return TapNumbers(numbers, ", ".join(filter(None, (lacking, no_interval(groups[has])))))
 
+    @abstractmethod
     def value(self, u: Tensor) -> tuple[float, np.ndarray]:
         """The value and each sample's influence on it, from directions."""
-        raise NotImplementedError
 
+    @abstractmethod
     def noise(self, features: int) -> float:
         """Its value for independent directions without preference."""
-        raise NotImplementedError
 
 
 class Uniformity(_Directional):
-    """Uniformity at every tap."""
-
     name = "uniformity"
     answers = "How evenly do the samples cover the sphere of directions?"
     source = "Wang and Isola 2020 (2005.10242)"
-    invariant_to = ("rotation", "each sample's own scale")
     standard = False
     t: ClassVar[float] = 2.0
     functional = "uniformity: log mean exp(-2 |u_i - u_j|^2) over pairs i < j of samples at length 1"
-    interval = "95 % infinitesimal jackknife over groups"
     about: ClassVar[Mapping[str, str]] = {
         "line_noise": "the value of independent, evenly spread directions of that width"
     }
@@ -131,14 +127,10 @@ class Uniformity(_Directional):
 
 
 class MeanCosine(_Directional):
-    """Mean cosine of pairs of samples (anisotropy) at every tap."""
-
     name = "mean_cosine"
     answers = "Do all samples point the same way (anisotropy)?"
     source = "Ethayarajh 2019 (1909.00512)"
-    invariant_to = ("rotation", "each sample's own scale")
     functional = "mean cosine similarity over pairs i < j of samples"
-    interval = "95 % infinitesimal jackknife over groups"
     about: ClassVar[Mapping[str, str]] = {"line_noise": "0, the value of independent, evenly spread directions"}
 
     def value(self, u: Tensor) -> tuple[float, np.ndarray]:

@@ -1,7 +1,5 @@
 """Geometry of the tokens of one sample: how many directions they use, and how their path bends."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -14,8 +12,7 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import one_thread, rounding, token_samples
+from diagnostics.measures.arrays import first_tokens, one_thread, rounding, token_count, token_samples
 from diagnostics.measures.geometry.entropies import matrix_entropy
 from diagnostics.measures.geometry.pooled import GeometryMeasure, TapNumbers, no_interval
 from diagnostics.measures.result import POOLING, SEED, N
@@ -50,13 +47,8 @@ def curvature(tokens: Any) -> Any:
 
 def of_first_samples(activations: Activations, tap: Tap, n: int, measure: str) -> Iterator[Tensor]:
     """Grid tokens of a tap for the first n samples, float64 [sample, token, feature] in blocks."""
-    if n == 0:
-        raise DiagnosticsError(f"{measure} reads tokens, and none are kept: raise the token budget (--token-budget).")
-    for rows, tokens in activations.token_blocks(tap.name):
-        wanted = tokens[: max(0, n - rows.start)]
-        if len(wanted) == 0:
-            return
-        yield token_samples(torch.as_tensor(wanted, device=activations.device), f"Tap {tap.name} for {measure}")[0]
+    for _, tokens in first_tokens(activations, tap.name, n):
+        yield token_samples(tokens, f"Tap {tap.name} for {measure}")[0]
 
 
 class _TokenMeasure(GeometryMeasure):
@@ -69,8 +61,9 @@ class _TokenMeasure(GeometryMeasure):
     order: ClassVar[str]
     """What the order of tokens means for it."""
 
+    @staticmethod
     @abstractmethod
-    def of_samples(self, tokens: Tensor) -> np.ndarray:
+    def of_samples(tokens: Tensor) -> Any:
         """[sample] from [sample, token, feature]; NaN where a sample has no value."""
 
     @abstractmethod
@@ -83,27 +76,24 @@ class _TokenMeasure(GeometryMeasure):
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = min(activations.token_samples, self.most_samples)
+        n = token_count(activations, self.name, self.most_samples)
         by_tap = {tap.name: self._of_tap(activations, tap, n, seed) for tap in activations.taps}
         pooling = f"none: grid tokens, {self.order}"
         return self.laid_out(activations, by_tap, {POOLING: pooling, N: n, SEED: seed})
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int, seed: int) -> TapNumbers:
-        parts = [self.of_samples(tokens) for tokens in of_first_samples(activations, tap, n, self.name)]
-        values = np.concatenate(parts)
+        values = np.concatenate([self.of_samples(x) for x in of_first_samples(activations, tap, n, self.name)])
         lines = self.lines(tap.grid.tokens, tap.features)
         known = np.isfinite(values)
         if not known.any():
             return TapNumbers(lines, self.lacks(tap.grid.tokens))
         low, high = (float(end[0]) for end in bootstrap_mean_interval(values[:, None], activations.groups[:n], seed))
-        lacking = [f"{(~known).sum()} of {n} samples: {self.lacks(tap.grid.tokens)}"] if not known.all() else []
-        lacking += [why] if (why := no_interval(activations.groups[:n][known])) else []
-        return TapNumbers({"score": float(values[known].mean()), "low": low, "high": high, **lines}, ", ".join(lacking))
+        lacking = "" if known.all() else f"{(~known).sum()} of {n} samples: {self.lacks(tap.grid.tokens)}"
+        lacking = ", ".join(filter(None, (lacking, no_interval(activations.groups[:n][known]))))
+        return TapNumbers({"score": float(values[known].mean()), "low": low, "high": high, **lines}, lacking)
 
 
 class MatrixEntropy(_TokenMeasure):
-    """Matrix entropy of samples' tokens at every tap."""
-
     name = "matrix_entropy"
     answers = "Over how many directions do the tokens of a sample spread?"
     source = "Skean et al. 2025 (2502.02013)"
@@ -112,10 +102,8 @@ class MatrixEntropy(_TokenMeasure):
     centring = "none"
     most_samples = 64
     order = "in any order"
+    of_samples = staticmethod(matrix_entropy)
     about: ClassVar[Mapping[str, str]] = {"line_ceiling": "the logarithm of the smaller of tokens and features"}
-
-    def of_samples(self, tokens: Tensor) -> np.ndarray:
-        return matrix_entropy(tokens)
 
     def lines(self, tokens: int, features: int) -> dict[str, float]:
         return {"line_ceiling": math.log(min(tokens, features))}
@@ -125,8 +113,6 @@ class MatrixEntropy(_TokenMeasure):
 
 
 class Curvature(_TokenMeasure):
-    """Curvature of the path through a sample's tokens at every tap."""
-
     name = "curvature"
     answers = "How sharply does the path through the tokens of a sample bend?"
     source = "Hosseini and Fedorenko 2023 (2311.04930)"
@@ -135,15 +121,13 @@ class Curvature(_TokenMeasure):
     centring = "none needed: differences of tokens"
     most_samples = 256
     order = "in raster order (on a grid of several axes the path jumps from the end of a row to the next)"
+    of_samples = staticmethod(curvature)
     about: ClassVar[Mapping[str, str]] = {"line_noise": "2 pi / 3, independent tokens in many dimensions"}
-
-    def of_samples(self, tokens: Tensor) -> np.ndarray:
-        return curvature(tokens)
 
     def lines(self, tokens: int, features: int) -> dict[str, float]:
         return {"line_noise": 2 * math.pi / 3}
 
     def lacks(self, tokens: int) -> str:
-        return (
-            "no two successive steps have a direction" if tokens > 2 else f"{tokens} tokens, and an angle takes three"
-        )
+        if tokens < 3:
+            return f"{tokens} tokens, and an angle takes three"
+        return "no two successive steps have a direction"

@@ -1,7 +1,5 @@
 """Agreement of several views of the same samples: LiDAR, alignment and InfoNCE."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -33,7 +31,7 @@ def lidar(views: Any, *, delta: float = DELTA) -> float:
 
     Examples
     --------
-    From rows [sample, feature] with groups [sample], as many rows a group (cut larger groups), here 3 groups of 2 rows:
+    From rows [sample, feature] with groups [sample], as many rows a group:
 
     >>> import numpy as np
     >>> rows = np.array([[0.0, 0.1], [5.0, 0.0], [0.2, 5.0], [0.1, 0.0], [5.1, 0.1], [0.0, 5.1]])
@@ -48,9 +46,7 @@ def lidar(views: Any, *, delta: float = DELTA) -> float:
     x = as_tensor(views)
     shape = tuple(x.shape)
     if x.ndim != 3 or shape[0] < 2 or shape[1] < 2 or shape[2] == 0:
-        raise DiagnosticsError(
-            f"views has shape {shape}: give at least 2 classes with at least 2 views each, as [class, view, feature]."
-        )
+        raise DiagnosticsError(f"views has shape {shape}: give [class, view, feature], at least 2 classes of 2 views.")
     classes = torch.arange(shape[0], device=x.device).repeat_interleave(shape[1])
     return lidar_of_classes(samples(x.flatten(0, 1), "views"), classes, delta)
 
@@ -139,9 +135,8 @@ def losses(u: Tensor, v: Tensor, temperature: float) -> Tensor:
 def _features_alike(x: Any, y: Any, least: int = 1) -> tuple[Tensor, Tensor]:
     first, second = pair(x, y, least)
     if first.shape[1] != second.shape[1]:
-        raise DiagnosticsError(
-            f"x and y have shapes {tuple(first.shape)} and {tuple(second.shape)}: give both with the same features."
-        )
+        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise DiagnosticsError(f"x and y have shapes {shapes}: give both with the same features.")
     return first, second
 
 

@@ -1,7 +1,5 @@
 """Moran's I: whether neighbouring tokens of the grid deviate from the mean in the same way."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +9,7 @@ from torch import Tensor
 
 from diagnostics.encoders.taps import Grid
 from diagnostics.measures.arrays import as_tensor, token_samples
-from diagnostics.measures.locality.blocks import SampleMean, deviations, rook_pairs, sample_blocks, scalar
-from diagnostics.measures.locality.grids import extents
+from diagnostics.measures.locality.blocks import SampleMean, deviations, extents, rook_pairs, sample_blocks, scalar
 
 
 def morans_i(tokens: Any, grid: Sequence[int]) -> float | np.ndarray:
@@ -55,8 +52,6 @@ def _morans_i(x: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 
 class MoransI(SampleMean):
-    """Moran's I of the tokens at every tap."""
-
     name = "morans_i"
     answers = "Do neighbouring tokens deviate from their sample's mean alike?"
     source = "Moran 1950 (Biometrika 37); Cliff and Ord 1981"
@@ -65,12 +60,8 @@ class MoransI(SampleMean):
     centring = "each sample's mean token removed"
     line = "null"
     without = "have equal tokens everywhere"
-
-    def of_samples(self, tokens: Tensor, grid: tuple[int, ...]) -> np.ndarray:
-        return np.asarray(morans_i(tokens, grid))
-
-    def of_no_order(self, grid: tuple[int, ...]) -> float:
-        return null_morans_i(grid)
+    of_samples = staticmethod(morans_i)
+    of_no_order = staticmethod(null_morans_i)
 
     def lacks(self, grid: Grid) -> str:
         return "one token, no neighbours" if grid.tokens < 2 else ""

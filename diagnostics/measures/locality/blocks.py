@@ -1,16 +1,15 @@
-"""Helpers of token measures: unit tokens, their cosines in bounded memory, and means over samples at every tap.
+"""Helpers of token measures: grids, unit tokens, their cosines in bounded memory, and means over samples at every tap.
 
 Shape suffixes below: S sample, T grid token in raster order, F feature, R some of the tokens.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math
+import operator
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,10 +19,10 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import gram, one_thread, over_taps, rounding
+from diagnostics.measures.arrays import as_tensor, first_tokens, gram, one_thread, over_taps, rounding, token_count
 from diagnostics.measures.base import Measure
 from diagnostics.measures.result import stated
-from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
+from diagnostics.measures.target_free_intervals import mean_with_interval
 
 MOST_SAMPLES = 256
 """Samples read of each tap: more would narrow no interval that a reader acts on."""
@@ -32,6 +31,35 @@ MOST_SAMPLES = 256
 _MOST = 2**22
 # And in a block of samples, where there is more than one in it: what stays in the cache of a core.
 _NEAR = 2**18
+
+
+def extents(grid: Any) -> tuple[int, ...]:
+    """The extents of a grid from any sequence of whole numbers above 0; raises DiagnosticsError for everything else."""
+    try:
+        shape = tuple(operator.index(extent) for extent in grid)
+    except TypeError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise DiagnosticsError(f"grid is {grid!r}: give the extents of the grid, as (14, 14).")
+    return shape
+
+
+def plane(grid: Any, of: str) -> tuple[int, int]:
+    """The extents of a grid of y and x; `of` says of what ("an image")."""
+    cells = extents(grid)
+    if len(cells) != 2:
+        raise DiagnosticsError(f"grid is {cells}: give the cells of {of} along y and x, as (14, 14).")
+    return cells
+
+
+def lengths(cell: Any, axes: int) -> tuple[float, ...]:
+    """The length of a cell along each of `axes`, from one number for all of them or one for each."""
+    given = list(cell) if isinstance(cell, Sequence) and not isinstance(cell, str) else cell
+    values = np.asarray(np.nan) if isinstance(cell, str) else np.asarray(as_tensor(given).cpu())
+    sizes = tuple(np.full(axes, values).tolist()) if values.ndim == 0 else tuple(values.ravel().tolist())
+    if len(sizes) != axes or values.ndim > 1 or not all(math.isfinite(x) and x > 0 for x in sizes):
+        raise DiagnosticsError(f"A grid of {axes} axes has no cells of {cell}: give a length above 0, or one an axis.")
+    return sizes
 
 
 def places(grid: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
@@ -51,7 +79,7 @@ def rook_pairs(field: Tensor, grid: tuple[int, ...]) -> Iterator[tuple[Tensor, T
 def sample_blocks(x: Tensor, pairs: bool = True) -> tuple[Tensor, ...]:
     """[sample, token, feature] in blocks of samples: many make no array that a step then waits for.
 
-    `pairs` says that a matrix of all pairs of tokens is such an array.
+    `pairs`: a matrix of all pairs of tokens is such an array.
     """
     return x.split(max(1, _NEAR // (x.shape[1] * max(x.shape[1:] if pairs else x.shape[2:]))))
 
@@ -62,7 +90,7 @@ def directions(x: Tensor, centred: bool = False) -> tuple[Tensor, Tensor]:
     `centred` removes each sample's mean token first. What is left of a token then is rounding error where it is shorter
     than 1e-13 of the sample's longest.
     """
-    # No square may overflow or vanish, whatever the units.
+    # No square may over- or underflow.
     x = x / _largest(x)
     norm = torch.linalg.vector_norm(x, dim=2)
     least = torch.zeros_like(norm[:, :1])
@@ -95,10 +123,8 @@ def cosines(unit: Tensor) -> Iterator[tuple[slice, Tensor]]:
     samples, tokens, _ = unit.shape
     if tokens * tokens <= _MOST:
         # Symmetric, and `gram` uses that where it pays.
-        yield (
-            slice(0, tokens),
-            torch.stack([gram(sample) for sample in unit]) if unit.device.type == "cpu" else unit @ unit.mT,
-        )
+        products = torch.stack([gram(sample) for sample in unit]) if unit.device.type == "cpu" else unit @ unit.mT
+        yield slice(0, tokens), products
         return
     step = max(1, _MOST // (samples * tokens))
     for start in range(0, tokens, step):
@@ -107,12 +133,8 @@ def cosines(unit: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def lag_sums(field: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Sums over all ordered pairs of tokens by what lies between them, of the inner products of [S, T, F]: exact, without
-    the pairs.
-
-    Returns [S, lag] and int [lag], the Manhattan distance of each lag. The inner products at a lag sum to the
-    autocorrelation there, which the Fourier transform of the grid gives in O(F T log T) where pairs take O(F T^2).
-    """
+    """Sums of the inner products of [S, T, F] over all ordered pairs of tokens at each lag, [S, lag], and the lags' Manhattan
+    distances, int [lag]: the autocorrelation, by Fourier transform in O(F T log T) where pairs take O(F T^2)."""
     padded = padded_grid(grid)
     step = max(1, _NEAR // (len(field) * math.prod(padded)))
     power: Tensor | float = 0.0
@@ -127,8 +149,8 @@ def lag_sums(field: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def padded_grid(grid: tuple[int, ...]) -> tuple[int, ...]:
-    """Twice the extents, so that the grid meets itself at no lag from both sides, or a little more: transforms of lengths
-    with a prime factor above 7 take up to four times as long."""
+    """At least twice the extents, so that the grid meets itself at no lag from both sides, without a prime factor above 7,
+    which would make transforms up to four times as slow."""
     return tuple(2 * next(n for n in itertools.count(extent) if pow(210, 64, n) == 0) for extent in grid)
 
 
@@ -144,32 +166,14 @@ def _lag_distances(grid: tuple[int, ...], device: torch.device) -> Tensor:
     return distance.clamp(max=beyond)
 
 
+def lacks_axes(grid: Grid) -> str:
+    """Why a grid has too many axes for measures of tokens; "" where it has not."""
+    return "a grid of more than three axes" if len(grid.shape) > 3 else ""
+
+
 def scalar(values: Tensor, single: bool) -> float | np.ndarray:
     """[sample] as numpy, or the float of the only sample where there was no sample axis."""
     return float(values[0]) if single else values.cpu().numpy()
-
-
-def token_count(activations: Activations, measure: str, most: int = MOST_SAMPLES) -> int:
-    """How many samples a measure of tokens reads; raises where none are kept."""
-    if activations.token_samples == 0:
-        raise DiagnosticsError(f"{measure} reads tokens, and none are kept: raise the token budget (--token-budget).")
-    return min(activations.token_samples, most)
-
-
-def first_tokens(activations: Activations, tap: str, n: int) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, float32 [row, token, feature] where measures compute) through the first n samples of a tap."""
-    for rows, tokens in activations.token_blocks(tap):
-        if rows.start >= n:
-            return
-        wanted = tokens[: n - rows.start]
-        yield slice(rows.start, rows.start + len(wanted)), torch.as_tensor(wanted, device=activations.device)
-
-
-def known_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of what is known; NaN where nothing is."""
-    known = np.isfinite(values)
-    total = np.where(known, values, 0.0).sum(axis=0)
-    return np.divide(total, known.sum(axis=0), out=np.full(total.shape, np.nan), where=known.any(axis=0))
 
 
 class SampleMean(Measure):
@@ -186,13 +190,15 @@ class SampleMean(Measure):
     without: ClassVar[str]
     """Why a sample may have no value."""
 
+    @staticmethod
     @abstractmethod
-    def of_samples(self, tokens: Tensor, grid: tuple[int, ...]) -> np.ndarray:
+    def of_samples(tokens: Tensor, grid: tuple[int, ...]) -> Any:
         """[sample] from [sample, token, feature]."""
 
+    @staticmethod
     @abstractmethod
-    def of_no_order(self, grid: tuple[int, ...]) -> float:
-        """What tokens whose places mean nothing give on average."""
+    def of_no_order(grid: tuple[int, ...]) -> float:
+        """The mean for tokens whose places mean nothing."""
 
     @abstractmethod
     def lacks(self, grid: Grid) -> str:
@@ -200,30 +206,28 @@ class SampleMean(Measure):
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = token_count(activations, self.name)
+        n = token_count(activations, self.name, MOST_SAMPLES)
         values = np.full((n, len(activations.taps)), np.nan)
         line = np.full(len(activations.taps), np.nan)
         reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(activations.taps):
-            if reason := "a grid of more than three axes" if len(tap.grid.shape) > 3 else self.lacks(tap.grid):
+            if reason := lacks_axes(tap.grid) or self.lacks(tap.grid):
                 reasons.append((tap.name, reason))
                 continue
             line[t] = self.of_no_order(tap.grid.shape)
             values[:, t] = self._of_tap(activations, tap, n)
             if lost := int(np.isnan(values[:, t]).sum()):
                 reasons.append((tap.name, f"{lost} of {n} samples {self.without}"))
-        low, high = bootstrap_mean_interval(values, activations.groups[:n], seed)
-        values_by_name = {"score": known_mean(values), "low": low, "high": high, f"line_{self.line}": line}
+        variables = mean_with_interval(values, activations.groups[:n], seed)
         attrs = stated(
             functional=self.functional, pooling="none: grid tokens", centring=self.centring, reasons=reasons,
             n=n, seed=seed,
         )  # fmt: skip
-        return over_taps(activations, {name: ("tap", numbers) for name, numbers in values_by_name.items()}, attrs)
+        return over_taps(activations, {**variables, f"line_{self.line}": line}, attrs)
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int) -> np.ndarray:
         try:
-            return np.concatenate(
-                [self.of_samples(tokens, tap.grid.shape) for _, tokens in first_tokens(activations, tap.name, n)]
-            )
+            blocks = first_tokens(activations, tap.name, n)
+            return np.concatenate([self.of_samples(tokens, tap.grid.shape) for _, tokens in blocks])
         except DiagnosticsError as error:
             raise DiagnosticsError(f"{self.name} at tap {tap.name}: {error}") from error

@@ -1,7 +1,5 @@
 """Whether the tokens most similar to a token are its neighbours on the grid."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +10,7 @@ from torch import Tensor
 from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import token_samples
-from diagnostics.measures.locality.blocks import SampleMean, cosines, directions, places, sample_blocks, scalar
-from diagnostics.measures.locality.grids import extents
+from diagnostics.measures.locality.blocks import SampleMean, cosines, directions, extents, places, sample_blocks, scalar
 
 NEIGHBOURS = 5
 RADIUS = 1
@@ -85,8 +82,6 @@ def _consistency(x: Tensor, grid: tuple[int, ...], k: int, radius: int) -> Tenso
 
 
 class NeighbourConsistency(SampleMean):
-    """Neighbour consistency at every tap, for the 5 nearest tokens within 1."""
-
     name = "neighbour_consistency"
     answers = "Do the tokens most like a token lie beside it?"
     source = "share of cosine nearest neighbours within a radius on the grid; chance by counting"
@@ -98,12 +93,8 @@ class NeighbourConsistency(SampleMean):
     centring = "none"
     line = "chance"
     without = f"have fewer than {NEIGHBOURS + 1} tokens with a direction"
-
-    def of_samples(self, tokens: Tensor, grid: tuple[int, ...]) -> np.ndarray:
-        return np.asarray(neighbour_consistency(tokens, grid))
-
-    def of_no_order(self, grid: tuple[int, ...]) -> float:
-        return neighbour_chance(grid)
+    of_samples = staticmethod(neighbour_consistency)
+    of_no_order = staticmethod(neighbour_chance)
 
     def lacks(self, grid: Grid) -> str:
         # With no more than k others, all are among the nearest, whatever they hold.

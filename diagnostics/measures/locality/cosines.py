@@ -1,7 +1,5 @@
 """Similarity of the tokens of a sample as a function of their distance on the grid."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence
@@ -16,23 +14,11 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps, token_samples
+from diagnostics.measures import arrays
 from diagnostics.measures.base import Measure
-from diagnostics.measures.locality.blocks import (
-    cosines,
-    directions,
-    first_tokens,
-    known_mean,
-    lag_sums,
-    padded_grid,
-    places,
-    sample_blocks,
-    scalar,
-    token_count,
-)
-from diagnostics.measures.locality.grids import extents
+from diagnostics.measures.locality import blocks
 from diagnostics.measures.result import stated
-from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
+from diagnostics.measures.target_free_intervals import bootstrap_mean_interval, known_mean
 
 FAR = 6
 """Manhattan distance in tokens from which a pair counts as far (iREPA)."""
@@ -45,7 +31,7 @@ _PER_STEP = 12.0
 
 
 @dataclass(frozen=True, repr=False)
-class TokenSimilarity(ShortRepr):
+class TokenSimilarity(arrays.ShortRepr):
     """Cosine similarity of tokens against their distance; [sample], or floats where the tokens had no sample axis.
 
     `lds` mean cosine of neighbours minus that of pairs at Manhattan distance >= 6; `cds` minus the slope of the mean
@@ -72,14 +58,17 @@ def self_similarity(tokens: Any, grid: Sequence[int], *, centred: bool = False) 
     A token of length zero has no direction: pairs with it are left out. Raises DiagnosticsError where the tokens do not
     fill the grid or are not finite.
     """
-    grid = extents(grid)
-    x, single = token_samples(tokens, "The array of tokens", grid)
+    grid = blocks.extents(grid)
+    x, single = arrays.token_samples(tokens, "The array of tokens", grid)
     pairs = _pairs_cost_less(grid, x.shape[2])
-    of_blocks = [_similarity(block, grid, centred, pairs) for block in sample_blocks(x, pairs)]
+    of_blocks = [_similarity(block, grid, centred, pairs) for block in blocks.sample_blocks(x, pairs)]
     lds, cds, rmsc, curve = (torch.cat(parts) for parts in zip(*of_blocks, strict=True))
     curve = curve.cpu().numpy()
     return TokenSimilarity(
-        scalar(lds, single), scalar(cds, single), scalar(rmsc, single), curve[0] if single else curve
+        blocks.scalar(lds, single),
+        blocks.scalar(cds, single),
+        blocks.scalar(rmsc, single),
+        curve[0] if single else curve,
     )
 
 
@@ -97,27 +86,27 @@ def spatial_relation(tokens: Any, mask: Any, grid: Sequence[int]) -> float | np.
 
     Tokens of length zero are left out. Returns [sample], or a float where the tokens had no sample axis.
     """
-    grid = extents(grid)
-    x, single = token_samples(tokens, "The array of tokens", grid)
-    foreground = as_tensor(mask).to(x.device)
-    if foreground.shape != (x.shape[1:2] if single else x.shape[:2]):
-        raise DiagnosticsError(
-            f"The mask has shape {tuple(foreground.shape)}: give one value a token, {tuple(x.shape[1:2] if single else x.shape[:2])}."
-        )
+    grid = blocks.extents(grid)
+    x, single = arrays.token_samples(tokens, "The array of tokens", grid)
+    foreground = arrays.as_tensor(mask).to(x.device)
+    if foreground.shape != (wanted := x.shape[1:2] if single else x.shape[:2]):
+        raise DiagnosticsError(f"The mask has shape {tuple(foreground.shape)}: give a value a token, {tuple(wanted)}.")
     if not bool(((foreground == 0) | (foreground == 1)).all()):
         raise DiagnosticsError(
             f"The mask of shape {tuple(foreground.shape)} holds other values than 0 and 1: decide which tokens are foreground."
         )
     parts = zip(
-        sample_blocks(x), (foreground[None] if single else foreground).split(len(sample_blocks(x)[0])), strict=True
+        blocks.sample_blocks(x),
+        (foreground[None] if single else foreground).split(len(blocks.sample_blocks(x)[0])),
+        strict=True,
     )
-    return scalar(torch.cat([_relation(block, part > 0, grid) for block, part in parts]), single)
+    return blocks.scalar(torch.cat([_relation(block, part > 0, grid) for block, part in parts]), single)
 
 
 @functools.lru_cache(maxsize=2)
 def _distances(grid: tuple[int, ...], device: torch.device, start: int, stop: int) -> Tensor:
     """int [R, T], Manhattan, of the tokens from `start` to `stop`; kept, since block follows block on one grid."""
-    at = places(grid, device)
+    at = blocks.places(grid, device)
     rows = slice(start, stop)
     distance = torch.zeros((stop - start, len(at)), dtype=torch.int64, device=device)
     for axis in range(len(grid)):
@@ -131,17 +120,17 @@ def _pairs_cost_less(grid: tuple[int, ...], features: int) -> bool:
     A pair costs a product for each feature, and as much as `_PER_PAIR` products to be put in its place; a step of a
     transform, of which each place of the padded grid takes log2(places) for each feature, as much as `_PER_STEP` products.
     """
-    tokens, places = math.prod(grid), math.prod(padded_grid(grid))
+    tokens, places = math.prod(grid), math.prod(blocks.padded_grid(grid))
     return tokens**2 * (features + _PER_PAIR) < _PER_STEP * places * math.log2(places) * features
 
 
 def _similarity(x: Tensor, grid: tuple[int, ...], centred: bool, pairs: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    unit, directed = directions(x, centred)
+    unit, directed = blocks.directions(x, centred)
     reach = _farthest(grid)
     both = directed.to(x.dtype)
     # A token with itself is no pair.
     sums = (_by_pair if pairs else _by_lag)(unit, grid)[:, 1:]
-    counts = _every_pair(grid, x.device) if bool(directed.all()) else _counted(directed, grid)
+    counts = _every_pair(grid, x.device) if bool(directed.all()) else _by_lag(both[:, :, None], grid).round()
     counts = counts[:, 1:]
     curve = _ratio(sums, counts)
     nothing = torch.full((len(x),), float("nan"), dtype=x.dtype, device=x.device)
@@ -159,34 +148,29 @@ def _similarity(x: Tensor, grid: tuple[int, ...], centred: bool, pairs: bool) ->
 
 @functools.lru_cache(maxsize=2)
 def _every_pair(grid: tuple[int, ...], device: torch.device) -> Tensor:
-    return _counted(torch.ones((1, math.prod(grid)), dtype=torch.bool, device=device), grid)
-
-
-def _counted(there: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Ordered pairs [sample, distance from 0] of the tokens that are there, bool [sample, token]."""
-    return _by_lag(there.double()[:, :, None], grid).round()
+    return _by_lag(torch.ones((1, math.prod(grid), 1), dtype=torch.float64, device=device), grid).round()
 
 
 def _by_pair(field: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Sums of the inner products of [sample, token, feature] over ordered pairs [sample, distance from 0]."""
     sums = torch.zeros((len(field), _farthest(grid) + 1), dtype=field.dtype, device=field.device)
-    for rows, products in cosines(field):
+    for rows, products in blocks.cosines(field):
         sums.index_add_(1, _distances(grid, field.device, rows.start, rows.stop).flatten(), products.flatten(1))
     return sums
 
 
 def _by_lag(field: Tensor, grid: tuple[int, ...]) -> Tensor:
     """The same from the lags of the grid."""
-    by_lag, distance = lag_sums(field, grid)
+    by_lag, distance = blocks.lag_sums(field, grid)
     sums = torch.zeros((len(field), _farthest(grid) + 2), dtype=field.dtype, device=field.device)
     return sums.index_add_(1, distance, by_lag)[:, :-1]
 
 
 def _relation(x: Tensor, foreground: Tensor, grid: tuple[int, ...]) -> Tensor:
-    unit, directed = directions(x)
+    unit, directed = blocks.directions(x)
     inside, outside = ((part & directed).to(x.dtype) for part in (foreground, ~foreground))
     total, anchors = (torch.zeros(len(x), dtype=x.dtype, device=x.device) for _ in range(2))
-    for rows, cosine in cosines(unit):
+    for rows, cosine in blocks.cosines(unit):
         distance = _distances(grid, x.device, rows.start, rows.stop)
         near = (distance == 1) * inside[:, None]
         far = (distance >= FAR) * outside[:, None]
@@ -207,10 +191,7 @@ def _farthest(grid: tuple[int, ...]) -> int:
 
 
 class SelfSimilarity(Measure):
-    """Local against distant similarity of tokens (LDS) at every tap, with CDS, RMSC and the curve beside it.
-
-    Variables ending in `_centred` are the same with each sample's mean token removed.
-    """
+    """LDS with CDS, RMSC and the curve; variables ending in `_centred` are with each sample's mean token removed."""
 
     name = "self_similarity"
     answers = "Are near tokens more alike than far ones?"
@@ -218,12 +199,11 @@ class SelfSimilarity(Measure):
     invariant_to = ("rotation", "each token's own scale")
     family = "spatial"
     needs = "tokens"
-    standard = True
     higher_is_better = None
 
-    @one_thread()
+    @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = token_count(activations, self.name)
+        n = arrays.token_count(activations, self.name, blocks.MOST_SAMPLES)
         taps = activations.taps
         reach = max(1, max(_farthest(tap.grid.shape) for tap in taps))
         # [centred or not, kind of number, sample, tap]
@@ -242,26 +222,26 @@ class SelfSimilarity(Measure):
                 if lost := int(np.isnan(numbers[c, 2, :, t]).sum()):
                     reasons.append((tap.name, f"{lost} of {n} samples have only tokens of length zero{which}"))
         # Directions drawn at random are as unlike their neighbours as all others.
-        variables: dict[str, Any] = {"line_noise": ("tap", np.zeros(len(taps)))}
+        variables: dict[str, Any] = {"line_noise": np.zeros(len(taps))}
         for c, ending in enumerate(("", "_centred")):
             for k, kind in enumerate(("score" if c == 0 else "lds", "cds", "rmsc")):
-                variables[kind + ending] = ("tap", known_mean(numbers[c, k]))
+                variables[kind + ending] = known_mean(numbers[c, k])
             variables["curve" + ending] = (("tap", "distance"), curves[c])
-            low, high = bootstrap_mean_interval(numbers[c, 0], activations.groups[:n], seed)
-            variables["low" + ending], variables["high" + ending] = ("tap", low), ("tap", high)
+            ends = bootstrap_mean_interval(numbers[c, 0], activations.groups[:n], seed)
+            variables["low" + ending], variables["high" + ending] = ends
         attrs = stated(
             functional="LDS: mean cosine of neighbouring tokens minus that of tokens at Manhattan distance >= 6",
             score_name="LDS", pooling="none: grid tokens",
             centring="none; with the sample's mean token removed in variables ending in _centred",
             distance="Manhattan, in tokens of the tap's grid", reasons=reasons, n=n, seed=seed,
         )  # fmt: skip
-        return over_taps(activations, variables, attrs, {"distance": np.arange(1, reach + 1)})
+        return arrays.over_taps(activations, variables, attrs, distance=np.arange(1, reach + 1))
 
 
 def _of_tap(activations: Activations, tap: Tap, n: int) -> tuple[TokenSimilarity, TokenSimilarity]:
     """As they are and centred, over the first n samples."""
     parts: tuple[list[TokenSimilarity], list[TokenSimilarity]] = ([], [])
-    for _, tokens in first_tokens(activations, tap.name, n):
+    for _, tokens in arrays.first_tokens(activations, tap.name, n):
         try:
             for part, centre in zip(parts, (False, True), strict=True):
                 part.append(self_similarity(tokens, tap.grid.shape, centred=centre))
@@ -271,18 +251,16 @@ def _of_tap(activations: Activations, tap: Tap, n: int) -> tuple[TokenSimilarity
 
 
 def _joined(parts: list[TokenSimilarity]) -> TokenSimilarity:
-    lds, cds, rmsc, curve = (
-        np.concatenate([getattr(part, kind) for part in parts]) for kind in ("lds", "cds", "rmsc", "curve")
-    )
-    return TokenSimilarity(lds, cds, rmsc, curve)
+    kinds = ("lds", "cds", "rmsc", "curve")
+    return TokenSimilarity(*(np.concatenate([getattr(part, kind) for part in parts]) for kind in kinds))
 
 
 def _lacks(tap: Tap) -> str:
     """What a tap's grid cannot give, in words; nothing where it gives all."""
     if tap.grid.tokens < 2:
         return "one token, no pairs"
-    if len(tap.grid.shape) > 3:
-        return "a grid of more than three axes"
+    if reason := blocks.lacks_axes(tap.grid):
+        return reason
     farthest = _farthest(tap.grid.shape)
     if farthest < FAR:
         return f"no two tokens at distance {FAR} or more, so no LDS and no CDS"

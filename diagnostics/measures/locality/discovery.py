@@ -1,7 +1,5 @@
 """Unsupervised object discovery from the tokens of an image: LOST, TokenCut and CorLoc."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +13,11 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, unknown
-from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, one_thread, rescaled, token_samples, unit_rows
-from diagnostics.measures.base import Measure
+from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, rescaled, token_samples, unit_rows
 from diagnostics.measures.decompositions import eigh
-from diagnostics.measures.locality.grids import lengths, plane
-from diagnostics.measures.locality.masks import as_array, box_iou
-from diagnostics.measures.locality.object_masks import masks_of, scored_rows, tokens_of, unfitted_result
+from diagnostics.measures.locality.blocks import lengths, plane
+from diagnostics.measures.locality.masks import as_array, box_iou, masks_of, scored_rows, tokens_of, unfitted_result
+from diagnostics.measures.probes.protocol import Probe
 from diagnostics.measures.result import store_reasons
 
 MOST_SAMPLES = 500
@@ -147,8 +144,7 @@ def corloc(boxes: Any, truths: Sequence[Any]) -> float:
         wanted = as_array(objects).astype(np.float64)
         if wanted.ndim != 2 or wanted.shape[1] != 4 or len(wanted) == 0:
             raise DiagnosticsError(
-                f"Image {i} has objects' boxes of shape {wanted.shape}: give [object, 4], and leave images without objects "
-                "out."
+                f"Image {i} has objects' boxes of shape {wanted.shape}: give [object, 4]; leave out images without objects."
             )
         hits += _best_iou(box, wanted) >= HIT
     return hits / len(guesses)
@@ -214,10 +210,8 @@ def _grown(inside: np.ndarray, seed: int, grid: tuple[int, int], cell: Sequence[
         return _nothing(grid)
     rows, columns = find_objects(parts)[number - 1]
     high, wide = cell
-    box = np.array(
-        [columns.start * wide, rows.start * high, columns.stop * wide - 1, rows.stop * high - 1], dtype=float
-    )
-    return FoundObject(box, parts == number, seed)
+    box = [columns.start * wide, rows.start * high, columns.stop * wide - 1, rows.stop * high - 1]
+    return FoundObject(np.array(box, dtype=float), parts == number, seed)
 
 
 def _second_eigenvector(affinity: Tensor) -> np.ndarray | None:
@@ -255,12 +249,10 @@ def _iou(
     return _best_iou(method(tokens, grid, cell=cell).box, wanted)
 
 
-class ObjectDiscovery(Measure):
-    """CorLoc of LOST at every tap, on tokens in place of keys; nothing is fitted.
-
-    `centred` is the same once each image's mean token is removed, `iou` the mean IoU of the best box. `line_whole_image`
-    is the CorLoc of the whole image as a box, `line_centre` that of a box in its middle with half its sides.
-    """
+class ObjectDiscovery(Probe):
+    """CorLoc of LOST on tokens in place of keys; nothing is fitted. `centred` is the same once each image's mean token is
+    removed, `iou` the mean IoU of the best box, `line_whole_image` the CorLoc of the whole image as a box, and `line_centre`
+    that of a box in its middle with half its sides."""
 
     name = "object_discovery"
     answers = "Do tokens mark out an object without being told?"
@@ -271,12 +263,10 @@ class ObjectDiscovery(Measure):
     kinds = ("masks",)
     standard = False
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         masks = masks_of(self.name, target, ("y", "x"))
-        assert target is not None
-        taps = [(i, tap) for i, tap in enumerate(activations.taps) if not _lacks(tap)]
         reasons = [(tap.name, _lacks(tap)) for tap in activations.taps]
+        taps = [(i, tap) for i, tap in enumerate(activations.taps) if not reasons[i][1]]
         if not taps:
             raise DiagnosticsError(
                 f"{self.name} grows an object on a grid of y and x, and no tap has one ({store_reasons(reasons)}): choose "
@@ -286,12 +276,11 @@ class ObjectDiscovery(Measure):
         boxes = [_boxes(mask) for mask in masks[:kept]]
         known = np.array([len(of_image) > 0 for of_image in boxes], dtype=bool)
         rows = scored_rows(self.name, activations, target.name, known, MOST_SAMPLES)
-        wanted = np.concatenate([rows.val, rows.test])
         shape = (len(activations.taps), kept)
-        reference, iou, centred = np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan)
+        reference, iou, centred = (np.full(shape, np.nan) for _ in range(3))
         for i, tap in taps:
             reference[i], iou[i], centred[i] = 0.0, 0.0, 0.0
-            for row, tokens in tokens_of(activations, tap.name, wanted):
+            for row, tokens in tokens_of(activations, tap.name, rows):
                 reference[i, row] = 1.0
                 try:
                     x = as_tensor(tokens).to(activations.device)
@@ -306,25 +295,17 @@ class ObjectDiscovery(Measure):
 
         high, wide = masks.shape[1:]
         lines = {
-            "line_whole_image": np.array([0, 0, wide - 1, high - 1], dtype=float),
-            "line_centre": np.array([wide / 4, high / 4, 3 * wide / 4 - 1, 3 * high / 4 - 1]),
+            "line_whole_image": [0, 0, wide - 1, high - 1],
+            "line_centre": [wide / 4, high / 4, 3 * wide / 4 - 1, 3 * high / 4 - 1],
         }
         of_test = [boxes[row] for row in rows.test]
+        lines = {name: np.where(fitting, corloc([box] * len(of_test), of_test), np.nan) for name, box in lines.items()}
         return unfitted_result(
             activations, rows, np.where(fitting[:, None], reference * (iou < HIT), np.nan), reference,
-            {
-                "iou": mean(iou),
-                "centred": mean((centred >= HIT).astype(float)),
-                **{
-                    name: np.where(fitting, corloc(np.tile(box, (len(of_test), 1)), of_test), np.nan)
-                    for name, box in lines.items()
-                },
-            },
+            {"iou": mean(iou), "centred": mean((centred >= HIT).astype(float)), **lines},
             "CorLoc: share of images whose box, by LOST on tokens (the paper takes keys), has an IoU of at least .5 with "
             "an object's; boxes count both border pixels (VOC)",
-            seed,
-            score_name="CorLoc",
-            reasons=reasons,
+            seed, score_name="CorLoc", reasons=reasons,
         )  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """Attention heads: distance and entropy of their attention, and how much of it goes to global tokens."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from abc import abstractmethod
@@ -20,9 +18,9 @@ from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure
-from diagnostics.measures.locality.grids import extents, lengths
+from diagnostics.measures.locality.blocks import extents, lengths, places
 from diagnostics.measures.result import stated
-from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
+from diagnostics.measures.target_free_intervals import mean_with_interval
 
 BLOCK_BYTES = 32 * 2**20
 STATISTICS = ("distance", "entropy", "normalised_entropy", "prefix", "top_key")
@@ -114,11 +112,7 @@ def uniform_distance(grid: Sequence[int], cell: float | Sequence[float] = 1.0) -
 
 def _places(grid: tuple[int, ...], cell: float | Sequence[float], device: torch.device) -> Tensor:
     """Centres of the cells in raster order, [token, axis]."""
-    axes = [
-        torch.arange(n, dtype=torch.float64, device=device) * length
-        for n, length in zip(grid, lengths(cell, len(grid)), strict=True)
-    ]
-    return torch.cartesian_prod(*axes).reshape(-1, len(grid))
+    return places(grid, device) * torch.tensor(lengths(cell, len(grid)), dtype=torch.float64, device=device)
 
 
 def _checked(attention: Any) -> tuple[Tensor, bool]:
@@ -129,7 +123,7 @@ def _checked(attention: Any) -> tuple[Tensor, bool]:
         raise DiagnosticsError(f"Attention has shape {shape}: give [sample, head, query, key] or [head, query, key].")
     if not bool(weights.sum(dtype=torch.float64).isfinite()) or bool((weights < 0).any()):
         raise DiagnosticsError(
-            f"Attention of shape {shape} holds negative, infinite or NaN weights: give it after softmax."
+            f"Attention of shape {shape} holds negative, infinite or NaN weights: apply the softmax."
         )
     return (weights, False) if weights.ndim == 4 else (weights[None], True)
 
@@ -142,11 +136,11 @@ def _of_heads(weights: Tensor, prefix: int, places: Tensor | None) -> dict[str, 
     """The statistics [sample, head] of attention [sample, head, grid query, key], prefix keys first; in blocks of queries."""
     samples, heads, queries, keys = weights.shape
 
-    def zeros() -> Tensor:
-        return torch.zeros(samples, heads, dtype=torch.float64, device=weights.device)
+    def zeros(*more: int) -> Tensor:
+        return torch.zeros(samples, heads, *more, dtype=torch.float64, device=weights.device)
 
     distance, entropy, to_prefix, on_grid, anywhere = (zeros() for _ in range(5))
-    received = torch.zeros(samples, heads, keys - prefix, dtype=torch.float64, device=weights.device)
+    received = zeros(keys - prefix)
     step = max(1, BLOCK_BYTES // (8 * samples * heads * keys))
     for start in range(0, queries, step):
         rows = weights[:, :, start : start + step].to(torch.float64)
@@ -165,12 +159,8 @@ def _of_heads(weights: Tensor, prefix: int, places: Tensor | None) -> dict[str, 
             apart = torch.cdist(places[start : start + step], places, compute_mode="donot_use_mm_for_euclid_dist")
             distance += (torch.einsum("shqk,qk->shq", grid, apart) / safe).sum(-1)
     # 0 / 0 is NaN: a head without any attention has no value.
-    return {
-        "distance": distance / on_grid,
-        "entropy": (entropy / on_grid).clamp_min(0),
-        "prefix": to_prefix / anywhere,
-        "top_key": received.amax(-1) / anywhere,
-    }
+    statistics = {"distance": distance / on_grid, "entropy": (entropy / on_grid).clamp_min(0)}
+    return {**statistics, "prefix": to_prefix / anywhere, "top_key": received.amax(-1) / anywhere}
 
 
 class Attention(Observation):
@@ -182,19 +172,18 @@ class Attention(Observation):
     samples = 64
 
     def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
-        return encoder.attention(batch, taps, self._reduced)
+        def reduced(tap: Tap, attention: Tensor) -> Tensor:
+            grid = tap.grid
+            places = _places(grid.shape, 1.0, attention.device)
+            statistics = _of_heads(attention[..., grid.prefix :, :], grid.prefix, places)
+            statistics["normalised_entropy"] = statistics["entropy"] / (math.log(grid.tokens) or math.nan)
+            return torch.stack([statistics[name] for name in STATISTICS], dim=-1).float()
 
-    @staticmethod
-    def _reduced(tap: Tap, attention: Tensor) -> Tensor:
-        grid = tap.grid
-        places = _places(grid.shape, 1.0, attention.device)
-        statistics = _of_heads(attention[..., grid.prefix :, :], grid.prefix, places)
-        statistics["normalised_entropy"] = statistics["entropy"] / (math.log(grid.tokens) or math.nan)
-        return torch.stack([statistics[name] for name in STATISTICS], dim=-1).float()
+        return encoder.attention(batch, taps, reduced)
 
 
 class _HeadMeasure(Measure):
-    """One of the statistics at every tap: mean over heads and samples, and each head by itself."""
+    """One of the statistics at every tap that stands after one attention: mean over heads and samples, and each head by itself."""
 
     family = "spatial"
     higher_is_better = None
@@ -226,11 +215,12 @@ class _HeadMeasure(Measure):
         uniform = np.full(len(taps), np.nan)
         reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
-            lacking = left_out.get(tap.name, "no attention was recorded") if tap.name not in observed else ""
-            for name in beside if not lacking else ():
+            if tap.name not in observed:
+                reasons.append((tap.name, left_out.get(tap.name, "no attention was recorded")))
+                continue
+            for name in beside:
                 beside[name][t] = _mean(observed[tap.name][:, :, STATISTICS.index(name)].mean(axis=1))
-            lacking = lacking or self.lacks(tap.grid)
-            if lacking:
+            if lacking := self.lacks(tap.grid):
                 reasons.append((tap.name, lacking))
                 continue
             values = observed[tap.name][:, :, STATISTICS.index(self.statistic)].astype(np.float64)
@@ -239,28 +229,22 @@ class _HeadMeasure(Measure):
             each[:, t] = values.mean(axis=1)
             if lost := int(np.isnan(each[:, t]).sum()):
                 reasons.append((tap.name, f"{lost} of {n} samples have a head that does not look at the grid"))
-        low, high = bootstrap_mean_interval(each, activations.groups[:n], seed)
         score = np.array([_mean(column) for column in each.T])
         variables: dict[str, Any] = {
-            "score": ("tap", score),
-            "low": ("tap", low),
-            "high": ("tap", high),
+            **mean_with_interval(each, activations.groups[:n], seed),
+            "score": score,
             "by_head": (("tap", "head"), by_head),
-            "line_uniform": ("tap", uniform),
-            "share_of_uniform": ("tap", _over(score, uniform)),
-            "line_identity": ("tap", np.where(np.isnan(uniform), np.nan, 0.0)),
-            **{name: ("tap", values) for name, values in beside.items()},
+            "line_uniform": uniform,
+            "share_of_uniform": np.divide(score, uniform, out=np.full(len(score), np.nan), where=uniform > 0),
+            "line_identity": np.where(np.isnan(uniform), np.nan, 0.0),
+            **beside,
         }
         attrs = stated(
             functional=self.functional, unit=self.unit,
             pooling="none: grid queries, mean over queries, heads and samples", centring="none",
             reasons=reasons, n=n, seed=seed,
         )  # fmt: skip
-        return over_taps(activations, variables, attrs, {"head": np.arange(heads)})
-
-
-def _over(values: np.ndarray, by: np.ndarray) -> np.ndarray:
-    return np.divide(values, by, out=np.full(len(values), np.nan), where=by > 0)
+        return over_taps(activations, variables, attrs, head=np.arange(heads))
 
 
 def _mean(values: np.ndarray) -> float:
@@ -269,12 +253,9 @@ def _mean(values: np.ndarray) -> float:
 
 
 class AttentionDistance(_HeadMeasure):
-    """Mean attention distance at every tap that stands after one attention."""
-
     name = "attention_distance"
     answers = "How far across the grid do the heads of each block look?"
     source = "Dosovitskiy et al. 2021 (2010.11929), figure 7; Raghu et al. 2021 (2108.08810)"
-    standard = True
     statistic = "distance"
     functional = "mean over queries of sum_k a_qk |place_q - place_k|, rows renormalised over grid keys"
     unit = "cells of the tap's grid"
@@ -284,8 +265,6 @@ class AttentionDistance(_HeadMeasure):
 
 
 class AttentionEntropy(_HeadMeasure):
-    """Entropy of attention over the grid at every tap that stands after one attention."""
-
     name = "attention_entropy"
     answers = "Do the heads of each block look at few places or at many?"
     source = "Shannon entropy of attention rows; per head as in Zhai et al. 2023 (2303.06296)"
@@ -300,8 +279,6 @@ class AttentionEntropy(_HeadMeasure):
 
 
 class GlobalTokenMass(_HeadMeasure):
-    """Share of the grid tokens' attention that goes to prefix tokens, at every tap that stands after one attention."""
-
     name = "global_token_mass"
     answers = "How much attention leaves the grid for class and register tokens, or gathers on one token?"
     source = "Darcet et al. 2024 (2309.16588); Sun et al. 2024 (2402.17762)"

@@ -1,14 +1,18 @@
-"""Agreement of masks (region and boundary, as DAVIS) and of boxes (intersection over union, as VOC)."""
-
-from __future__ import annotations
+"""Agreement of masks (region and boundary, as DAVIS) and of boxes (intersection over union, as VOC), and helpers of the
+measures that compare tokens with objects' masks without fitting: rows to read, and the result."""
 
 import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from torch import Tensor
 
+from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.probes.protocol import Rows, probe_result, sum_by_unit
+from diagnostics.measures.statistics import Losses
 
 TOLERANCE = 0.008
 """Share of the image's diagonal within which two boundaries match (DAVIS)."""
@@ -37,12 +41,13 @@ def boundary_f(prediction: Any, truth: Any, *, tolerance: float = TOLERANCE) -> 
     """
     guess, wanted = _pair(prediction, truth)
     if not 0 <= tolerance < 1:
-        raise DiagnosticsError(
-            f"tolerance is {tolerance}: give the share of the image's diagonal within which boundaries match, from 0 to "
-            "below 1."
-        )
+        raise DiagnosticsError(f"tolerance is {tolerance}: give a share of the image's diagonal, from 0 to below 1.")
     reach = math.ceil(tolerance * math.hypot(*guess.shape))
-    return _boundary_f(_boundary(guess), _boundary(wanted), reach)
+    ours, theirs = _boundary(guess), _boundary(wanted)
+    if len(ours) == 0 or len(theirs) == 0:
+        return float(len(ours) == len(theirs))
+    precision, recall = _near(ours, theirs, reach), _near(theirs, ours, reach)
+    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
 def box_of(mask: Any) -> np.ndarray:
@@ -82,14 +87,6 @@ def _boundary(mask: np.ndarray) -> np.ndarray:
     return np.argwhere((here != wider[:-1, 1:]) | (here != wider[1:, :-1]) | (here != wider[1:, 1:]))
 
 
-def _boundary_f(guess: np.ndarray, wanted: np.ndarray, reach: float) -> float:
-    """F of two sets of boundary pixels [pixel, axis]."""
-    if len(guess) == 0 or len(wanted) == 0:
-        return float(len(guess) == len(wanted))
-    precision, recall = _near(guess, wanted, reach), _near(wanted, guess, reach)
-    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
-
-
 def _near(points: np.ndarray, others: np.ndarray, reach: float) -> float:
     """Share of the points within `reach` of any other one."""
     from scipy.spatial import KDTree
@@ -103,9 +100,7 @@ def _near(points: np.ndarray, others: np.ndarray, reach: float) -> float:
 def _pair(prediction: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
     guess, wanted = _mask(prediction, "prediction"), _mask(truth, "truth")
     if guess.shape != wanted.shape:
-        raise DiagnosticsError(
-            f"prediction and truth have shapes {guess.shape} and {wanted.shape}: give two masks of one size."
-        )
+        raise DiagnosticsError(f"prediction and truth have shapes {guess.shape} and {wanted.shape}: give equal shapes.")
     return guess, wanted
 
 
@@ -132,3 +127,61 @@ def _box(x: Any) -> np.ndarray:
 def as_array(x: Any) -> np.ndarray:
     """numpy, a tensor on any device, or nested numbers as a numpy array: masks are compared on the CPU."""
     return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+
+
+def masks_of(measure: str, target: StoredTarget, axes: Sequence[str]) -> np.ndarray:
+    """The target's masks, int [sample, *axes]; raises where it has other axes."""
+    masks = np.asarray(target.values)
+    if masks.ndim != 1 + len(axes):
+        raise DiagnosticsError(
+            f"{measure} needs masks [sample, {', '.join(axes)}], and target {target.name} has masks of shape "
+            f"{masks.shape}: choose a dataset of {'videos' if 't' in axes else 'still images'} for it."
+        )
+    return masks
+
+
+def scored_rows(measure: str, activations: Activations, target: str, known: np.ndarray, most: int) -> Rows:
+    """Up to `most` rows of val and of test that are `known` [row, of those with tokens], none of train, since nothing is
+    fitted; raises where val or test has none."""
+    split = activations.split[: len(known)]
+    val, test = (np.flatnonzero(known & (split == name))[:most] for name in ("val", "test"))
+    for name, rows in (("val", val), ("test", test)):
+        if len(rows) == 0:
+            raise DiagnosticsError(
+                f"{measure} finds no object of target {target} in any {name} sample whose tokens are kept: use more "
+                "samples or raise the token budget (--token-budget)."
+            )
+    return Rows.of({"train": np.zeros(0, dtype=np.int64), "val": val, "test": test}, activations.groups)
+
+
+def tokens_of(activations: Activations, tap: str, rows: Rows) -> Iterator[tuple[int, np.ndarray]]:
+    """(row, float32 [grid token, feature]) of val's and test's rows, in order."""
+    wanted = np.sort(np.concatenate([rows.val, rows.test]))
+    for block, tokens in activations.token_blocks(tap):
+        first, last = np.searchsorted(wanted, (block.start, block.start + len(tokens)))
+        yield from ((int(row), tokens[row - block.start]) for row in wanted[first:last])
+        if last == len(wanted):
+            return
+
+
+def unfitted_result(
+    activations: Activations,
+    rows: Rows,
+    loss: np.ndarray,
+    reference: np.ndarray,
+    extra: Mapping[str, Any],
+    functional: str,
+    seed: int,
+    *,
+    score_name: str,
+    reasons: Iterable[tuple[str, str]],
+    **attrs: Any,
+) -> xr.Dataset:
+    """A probe's dataset from loss and reference loss [tap, row] of the activations' rows (0 in rows that are not read), with
+    `units_train` and `units_val` 0, so that no interval is widened for a training set's share."""
+    test = [sum_by_unit(x[:, rows.test].T, rows).T for x in (loss, reference)]
+    val = Losses(*(sum_by_unit(x[:, rows.val].T, rows, "val").T for x in (loss, reference)))
+    return probe_result(
+        activations, rows, *test, val, extra, functional, "none", seed,
+        score_name=score_name, reasons=reasons, units_train=0, units_val=0, pooling="none: grid tokens", **attrs,
+    )  # fmt: skip

@@ -1,7 +1,5 @@
 """Outlier tokens: tokens of extreme norm, which a network uses for something other than their content."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +13,18 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, median, one_thread, over_taps, scale_of, token_samples
+from diagnostics.measures import arrays
 from diagnostics.measures.base import Measure
-from diagnostics.measures.locality.blocks import directions, first_tokens, rook_pairs, sample_blocks, token_count
-from diagnostics.measures.locality.grids import extents
+from diagnostics.measures.locality.blocks import (
+    MOST_SAMPLES,
+    directions,
+    extents,
+    lacks_axes,
+    rook_pairs,
+    sample_blocks,
+)
 from diagnostics.measures.result import stated
-from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
+from diagnostics.measures.target_free_intervals import mean_with_interval
 
 BEYOND = 6.0
 """Scaled median deviations above the median from which a norm counts as an outlier: none in a billion of a Gaussian."""
@@ -32,7 +36,7 @@ _EQUAL = 1e-6
 
 
 @dataclass(frozen=True, repr=False)
-class OutlierTokens(ShortRepr):
+class OutlierTokens(arrays.ShortRepr):
     """Tokens of extreme norm among all that were given.
 
     `share` of the tokens and `mask` [..., token] of which; `threshold` and `median_norm`; `largest_over_median` norm;
@@ -70,13 +74,13 @@ def outlier_tokens(tokens: Any, grid: Sequence[int] | None = None, *, k: float =
     share (NaN) where the median is zero. Norms before and after a final normalisation differ: say which was read.
     """
     grid = None if grid is None else extents(grid)
-    x = as_tensor(tokens)
+    x = arrays.as_tensor(tokens)
     flat = x.ndim == 1
-    x, single = token_samples(x[:, None] if flat else x, "The array of tokens", grid)
+    x, single = arrays.token_samples(x[:, None] if flat else x, "The array of tokens", grid)
     if not k > 0:
         raise DiagnosticsError(f"Outliers lie k = {k} median deviations above the median: give a k above 0.")
     blocks = sample_blocks(x, pairs=False)
-    scale = scale_of(float(x.abs().amax()))
+    scale = arrays.scale_of(float(x.abs().amax()))
     norms = torch.cat([torch.linalg.vector_norm(block * scale, dim=2) / scale for block in blocks])
     likeness = torch.full_like(norms, float("nan"))
     if grid is not None and not flat:
@@ -101,38 +105,36 @@ def _likeness(x: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 def _judge(norms: Tensor, likeness: Tensor, k: float) -> OutlierTokens:
     nan = float("nan")
-    middle = float(median(norms.flatten()))
+    middle = float(arrays.median(norms.flatten()))
     largest = float(norms.max())
     if not middle > 0:
         nothing = np.zeros(tuple(norms.shape), dtype=bool)
         return OutlierTokens(nan, nothing, nan, middle, nan, nan, nan, nan, nan)
-    deviation = max(_GAUSSIAN * float(median((norms - middle).abs().flatten())), _EQUAL * middle)
+    deviation = max(_GAUSSIAN * float(arrays.median((norms - middle).abs().flatten())), _EQUAL * middle)
     threshold = middle + k * deviation
     mask = norms > threshold
     out, rest = norms[mask], norms[~mask]
-    differs = largest - float(norms.min()) > _EQUAL * middle
+    bimodality = nan
+    if largest - float(norms.min()) > _EQUAL * middle:
+        z = norms - norms.mean()
+        z = z / z.abs().max()
+        second, third, fourth = (float(z.pow(power).mean()) for power in (2, 3, 4))
+        bimodality = (third**2 + second**3) / (second * fourth)
     return OutlierTokens(
         share=float(mask.sum()) / mask.numel(),
         mask=mask.cpu().numpy(),
         threshold=threshold,
         median_norm=middle,
         largest_over_median=largest / middle,
-        bimodality=_bimodality(norms) if differs else nan,
+        bimodality=bimodality,
         gap=float(out.min() / rest.max()) if len(out) else nan,
         cosine_outliers=float(likeness[mask].nanmean()) if len(out) else nan,
         cosine_rest=float(likeness[~mask].nanmean()),
     )
 
 
-def _bimodality(norms: Tensor) -> float:
-    z = norms - norms.mean()
-    z = z / z.abs().max()
-    second, third, fourth = (float(z.pow(power).mean()) for power in (2, 3, 4))
-    return (third**2 + second**3) / (second * fourth)
-
-
 class OutlierTokenShare(Measure):
-    """Share of tokens of extreme norm at every tap, how far out they are, where, and how like their neighbours."""
+    """Share of tokens of extreme norm, how far out they are, where, and how like their neighbours."""
 
     name = "outlier_tokens"
     answers = "Are there tokens of extreme norm, and where?"
@@ -140,12 +142,11 @@ class OutlierTokenShare(Measure):
     invariant_to = ("rotation", "scale")
     family = "spatial"
     needs = "tokens"
-    standard = True
     higher_is_better = None
 
-    @one_thread()
+    @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = token_count(activations, self.name)
+        n = arrays.token_count(activations, self.name, MOST_SAMPLES)
         taps = activations.taps
         shares = np.full((n, len(taps)), np.nan)
         by_place = np.full((len(taps), max(tap.grid.tokens for tap in taps)), np.nan)
@@ -155,8 +156,8 @@ class OutlierTokenShare(Measure):
         numbers = {name: np.full(len(taps), np.nan) for name in (*kinds, "place", "place_share")}
         reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
-            if tap.grid.tokens < 2 or len(tap.grid.shape) > 3:
-                reasons.append((tap.name, "one token" if tap.grid.tokens < 2 else "a grid of more than three axes"))
+            if reason := "one token" if tap.grid.tokens < 2 else lacks_axes(tap.grid):
+                reasons.append((tap.name, reason))
                 continue
             outliers = self._of_tap(activations, tap, n)
             for name in kinds:
@@ -168,8 +169,6 @@ class OutlierTokenShare(Measure):
             held = by_place[t, : tap.grid.tokens] = outliers.mask.mean(axis=0)
             if outliers.mask.any():
                 numbers["place"][t], numbers["place_share"][t] = held.argmax(), held.max()
-        low, high = bootstrap_mean_interval(shares, activations.groups[:n], seed)
-        values_by_name = {"score": shares.mean(axis=0), "low": low, "high": high, **numbers}
         attrs = stated(
             functional=f"share of tokens whose norm exceeds median + {BEYOND:g} * {_GAUSSIAN} * MAD of the tap's tokens; norms as "
             "the tap hands them over",
@@ -179,15 +178,14 @@ class OutlierTokenShare(Measure):
             place="raster index of the grid token that is an outlier in most samples, and in what share of them",
             reasons=reasons, n=n, seed=seed,
         )  # fmt: skip
-        variables = {name: ("tap", values) for name, values in values_by_name.items()}
-        return over_taps(activations, variables | {"share_by_place": (("tap", "place_index"), by_place)}, attrs)
+        variables = {**mean_with_interval(shares, activations.groups[:n], seed), **numbers}
+        return arrays.over_taps(activations, {**variables, "share_by_place": (("tap", "place_index"), by_place)}, attrs)
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int) -> OutlierTokens:
-        norms: list[Tensor] = []
-        likeness: list[Tensor] = []
+        norms, likeness = list[Tensor](), list[Tensor]()
         try:
-            for _, tokens in first_tokens(activations, tap.name, n):
-                x, _ = token_samples(tokens, f"Tap {tap.name} for {self.name}", tap.grid.shape)
+            for _, tokens in arrays.first_tokens(activations, tap.name, n):
+                x, _ = arrays.token_samples(tokens, f"Tap {tap.name} for {self.name}", tap.grid.shape)
                 for block in sample_blocks(x, pairs=False):
                     norms.append(torch.linalg.vector_norm(block, dim=2))
                     likeness.append(_likeness(block, tap.grid.shape))

@@ -1,7 +1,5 @@
 """Whether a token encodes its position: ridge regression from single tokens to their place on the grid."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,21 +11,19 @@ import xarray as xr
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, one_thread, token_samples
+from diagnostics.measures import arrays
 from diagnostics.measures.base import Measure
-from diagnostics.measures.locality.blocks import first_tokens, places, token_count
-from diagnostics.measures.locality.grids import extents
+from diagnostics.measures.locality.blocks import MOST_SAMPLES, extents, lacks_axes, places
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgeFits, RidgePath, choose
-from diagnostics.measures.probes.protocol import Rows, probe_result, rows_of, sum_by_unit
+from diagnostics.measures.probes.protocol import KEEP_TOKENS, Rows, probe_result, rows_of, sum_by_unit
 from diagnostics.vocabulary import SPLITS
 
-MOST_SAMPLES = 256
 MOST_TOKENS = 64
 """Tokens drawn of each sample: other samples say more about a place than other tokens of one do."""
 
 
 @dataclass(frozen=True, repr=False)
-class PositionProbe(ShortRepr):
+class PositionProbe(arrays.ShortRepr):
     """How well single tokens tell their place, on samples that the probe has not seen.
 
     `r2` mean over the axes of more than one cell of `r2_by_axis` [axis], against the mean place of the tokens fitted;
@@ -73,14 +69,14 @@ def position_probe(
     R2 of OLS on d features of noise is about -d / (n - d - 1) for n tokens fitted. NaN where the grid has one token.
     """
     grid = extents(grid)
-    x, single = token_samples(tokens, "The array of tokens", grid)
+    x, single = arrays.token_samples(tokens, "The array of tokens", grid)
     names = np.asarray(split).astype(str)
     if single or names.shape != (len(x),):
         raise DiagnosticsError(
             f"Tokens have shape {tuple(np.shape(tokens))} and the split {names.shape}: give [sample, token, feature] and one of "
             f"{', '.join(SPLITS)} a sample."
         )
-    rows = {name: np.flatnonzero(names == name) for name in SPLITS}
+    by_split = [np.flatnonzero(names == name) for name in SPLITS]
     if set(names) != set(SPLITS):
         raise DiagnosticsError(
             f"The split of {len(names)} samples names {', '.join(sorted(set(names)))}: give some to each of {', '.join(SPLITS)}."
@@ -97,7 +93,7 @@ def position_probe(
         for start in range(0, len(x), step):
             yield slice(start, start + step), x[start : start + step].cpu().numpy()
 
-    (readout,) = _probe(blocks(), y, rows, penalties, 1)
+    (readout,) = _probe(blocks(), y, Rows(*by_split, *[by_split[2]] * 2, *[by_split[1]] * 2), penalties, 1)
     lost, whole = readout.loss.sum(axis=0), readout.reference.sum(axis=0)
     by_axis = 1 - np.divide(lost, whole, out=np.full(len(whole), np.nan), where=whole > 0)
     return PositionProbe(float(np.nanmean(by_axis)), by_axis, readout.error, readout.error_of_mean, readout.penalty)
@@ -106,29 +102,27 @@ def position_probe(
 def _probe(
     blocks: Iterable[tuple[slice, np.ndarray]],
     y: np.ndarray,
-    rows: dict[str, np.ndarray],
+    rows: Rows,
     penalties: Sequence[float],
     probes: int,
 ) -> list[_Read]:
-    """One ridge path from blocks (rows, x [row, token, feature]) to y [sample, token, probe and axis]; each probe has as
-    many columns and its own penalty."""
+    """One ridge path from blocks (rows, x [row, token, feature]) to y [sample, token, probe and axis]."""
     axes = y.shape[2] // probes
     train = val = None
     test: list[tuple[np.ndarray, np.ndarray]] = []
     for block, x in blocks:
         if train is None or val is None:
-            # Any token serves as the origin, as long as both share it.
+            # Any token serves as the origin that both share.
             train, val = (Moments(x[0, 0], y[0, 0]) for _ in range(2))
-        for moments, wanted in ((train, rows["train"]), (val, rows["val"])):
+        for moments, wanted in ((train, rows.train), (val, rows.val)):
             picked = _within(wanted, block)
             if len(picked):
                 moments.update(x[picked - block.start].reshape(-1, x.shape[2]), y[picked].reshape(-1, y.shape[2]))
-        picked = _within(rows["test"], block)
+        picked = _within(rows.test, block)
         if len(picked):
             # Kept, since reading the blocks a second time costs more than all the rest.
             test.append((picked, x[picked - block.start]))
-    assert train is not None
-    assert val is not None
+    assert train is not None and val is not None
     path = RidgePath.from_moments(train)
     errors = np.stack([val.squared_error(path, penalty) for penalty in penalties])
     spread = val.spread(path.mean_y)
@@ -137,10 +131,10 @@ def _probe(
     lost = [(errors[:, own][:, spread[own] > 0] / spread[own][spread[own] > 0]).mean(axis=1) for own in columns]
     chosen = [choose(of_probe, penalties) for of_probe in lost]
     final = RidgeFits.from_moments(train + val, chosen)
-    error = np.zeros((probes, len(rows["test"]), y.shape[1], axes))
+    error = np.zeros((probes, len(rows.test), y.shape[1], axes))
     reference = np.zeros_like(error)
     for picked, x in test:
-        at = np.searchsorted(rows["test"], picked)
+        at = np.searchsorted(rows.test, picked)
         predicted = final.predict(x.reshape(-1, x.shape[2]))
         for i, own in enumerate(columns):
             error[i, at] = y[picked][:, :, own] - predicted[i][:, own].reshape(len(picked), -1, axes)
@@ -168,11 +162,8 @@ def _within(rows: np.ndarray, block: slice) -> np.ndarray:
 
 
 class Position(Measure):
-    """R2 of the place that single tokens tell, at every tap, with the error in tokens beside it.
-
-    `line_shuffled` is the same probe for places that are dealt out anew in every sample: what the number of features
-    alone gives.
-    """
+    """R2 of the place that single tokens tell, with the error in tokens beside it; `line_shuffled` is that of places dealt
+    out anew in every sample."""
 
     name = "position_probe"
     answers = "Do single tokens tell where they lie?"
@@ -180,18 +171,12 @@ class Position(Measure):
     invariant_to = ("scale", "shift")
     family = "spatial"
     needs = "tokens"
-    standard = True
 
-    @one_thread()
+    @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        n = token_count(activations, self.name, MOST_SAMPLES)
+        n = arrays.token_count(activations, self.name, MOST_SAMPLES)
         taps = activations.taps
-        rows = rows_of(
-            activations,
-            "place",
-            np.ones(n, dtype=bool),
-            " whose tokens are kept: raise the token budget (--token-budget)",
-        )
+        rows = rows_of(activations, "place", np.ones(n, dtype=bool), KEEP_TOKENS)
         axes = min(3, max(len(tap.grid.shape) for tap in taps))
         loss = np.full((len(taps), len(rows.units), axes), np.nan)
         reference = np.full_like(loss, np.nan)
@@ -199,8 +184,8 @@ class Position(Measure):
         numbers = {name: np.full(len(taps), np.nan) for name in kinds}
         reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
-            if tap.grid.tokens < 2 or len(tap.grid.shape) > 3:
-                reasons.append((tap.name, "one token" if tap.grid.tokens < 2 else "a grid of more than three axes"))
+            if reason := "one token" if tap.grid.tokens < 2 else lacks_axes(tap.grid):
+                reasons.append((tap.name, reason))
                 continue
             readout, shuffled = self._of_tap(activations, tap, n, rows, seed)
             for whole, part in ((loss, readout.loss), (reference, readout.reference)):
@@ -229,14 +214,10 @@ class Position(Measure):
         y = np.concatenate([place, np.take_along_axis(place, order[:, :, None], axis=1)], axis=2)
 
         def blocks() -> Iterator[tuple[slice, np.ndarray]]:
-            for block, tokens in first_tokens(activations, tap.name, n):
+            for block, tokens in arrays.first_tokens(activations, tap.name, n):
                 x = tokens.cpu().numpy()[np.arange(len(tokens))[:, None], drawn[block]].astype(np.float64)
-                if not np.isfinite(x).all():
-                    raise DiagnosticsError(
-                        f"{self.name} finds NaN or infinity in the tokens of tap {tap.name}: leave it out (--taps)."
-                    )
+                arrays.require_finite_tap(x, self.name, tap.name)
                 yield block, x
 
-        by_split = {"train": rows.train, "val": rows.val, "test": rows.test}
-        readout, shuffled = _probe(blocks(), y, by_split, PENALTIES, 2)
+        readout, shuffled = _probe(blocks(), y, rows, PENALTIES, 2)
         return readout, shuffled

@@ -1,7 +1,5 @@
 """Label propagation through a video by token similarity, from the labels of its first frame."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +13,18 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, token_samples, unit_rows
-from diagnostics.measures.base import Measure
-from diagnostics.measures.locality.grids import plane
-from diagnostics.measures.locality.masks import as_array, boundary_f, jaccard
-from diagnostics.measures.locality.object_masks import masks_of, scored_rows, tokens_of, unfitted_result
+from diagnostics.measures.arrays import ShortRepr, as_tensor, token_samples, unit_rows
+from diagnostics.measures.locality.blocks import plane
+from diagnostics.measures.locality.masks import (
+    as_array,
+    boundary_f,
+    jaccard,
+    masks_of,
+    scored_rows,
+    tokens_of,
+    unfitted_result,
+)
+from diagnostics.measures.probes.protocol import Probe
 from diagnostics.measures.result import store_reasons
 
 MOST_VIDEOS = 15
@@ -82,16 +87,19 @@ def label_propagation(
         )
     given = as_array(first_mask)
     if given.ndim not in (2, 3) or 0 in given.shape or given.dtype.kind not in "iub":
-        raise DiagnosticsError(
-            f"first_mask is {given.dtype} of shape {given.shape}: give integers [y, x] or [frame, y, x]."
-        )
+        raise DiagnosticsError(f"first_mask is {given.dtype} of shape {given.shape}: give int [y, x] or [frame, y, x].")
     given = (given if given.ndim == 2 else given[0]).astype(np.int64)
     objects = np.unique(given[given > 0])
     if len(objects) == 0:
         raise DiagnosticsError(f"first_mask of shape {given.shape} shows no object in frame 0: leave that video out.")
     labels = np.concatenate([[0], objects])
     soft = x.new_zeros((len(x), x.shape[1], len(labels)))
-    soft[0] = torch.from_numpy(_at_centres(given, grid)[:, None] == labels).to(x)
+    # The first frame's labels are those of the pixels at the cells' centres.
+    rows, columns = (
+        ((np.arange(cells) + 0.5) * extent // cells).astype(np.int64)
+        for cells, extent in zip(grid, given.shape, strict=True)
+    )
+    soft[0] = torch.from_numpy(given[np.ix_(rows, columns)].ravel()[:, None] == labels).to(x)
     unit = unit_rows(x)
     carried = np.empty((len(x), *given.shape), dtype=np.int64)
     carried[0] = given
@@ -116,8 +124,7 @@ def j_and_f(prediction: Any, truth: Any) -> RegionAndBoundary:
         )
     if len(guess) < LEAST_FRAMES:
         raise DiagnosticsError(
-            f"prediction has shape {guess.shape}: give at least {LEAST_FRAMES} frames, since the first and the last are "
-            "left out."
+            f"prediction has shape {guess.shape}: give at least {LEAST_FRAMES} frames; the first and the last are left out."
         )
     objects = np.unique(wanted[0][wanted[0] > 0])
     if len(objects) == 0:
@@ -129,12 +136,6 @@ def j_and_f(prediction: Any, truth: Any) -> RegionAndBoundary:
         by_object[row] = np.mean([(jaccard(*pair), boundary_f(*pair)) for pair in masks], axis=0)
     j, f = by_object.mean(axis=0)
     return RegionAndBoundary(float(j), float(f), float((j + f) / 2), by_object)
-
-
-def _at_centres(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """The label of the pixel at each cell's centre, [token]."""
-    y, x = ((np.arange(cells) + 0.5) * extent // cells for cells, extent in zip(grid, mask.shape, strict=True))
-    return mask[np.ix_(y.astype(np.int64), x.astype(np.int64))].ravel()
 
 
 def _carried(
@@ -185,11 +186,9 @@ def _largest(soft: Tensor, grid: tuple[int, int], shape: tuple[int, ...]) -> Ten
     return (scaled >= scaled.amax(dim=0) - _TIE).int().argmax(dim=0)
 
 
-class LabelPropagation(Measure):
-    """J and F of the objects of a video's first frame, followed by the tokens of each tap; nothing is fitted.
-
-    `line_still` is the first mask kept in every frame, `line_uniform` what is left when all tokens are alike.
-    """
+class LabelPropagation(Probe):
+    """J and F of the objects of a video's first frame, followed by each tap's tokens; nothing is fitted. `line_still` is for
+    the first mask kept in every frame, `line_uniform` for tokens that are all alike."""
 
     name = "label_propagation"
     answers = "Do tokens follow an object through a video?"
@@ -198,12 +197,9 @@ class LabelPropagation(Measure):
     family = "spatial"
     needs = "tokens"
     kinds = ("masks",)
-    standard = True
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         masks = masks_of(self.name, target, ("t", "y", "x"))
-        assert target is not None
         reasons = {tap.name: _lacks(tap, masks.shape[1:]) for tap in activations.taps}
         taps = [(i, tap) for i, tap in enumerate(activations.taps) if not reasons[tap.name]]
         if not taps:
@@ -218,11 +214,10 @@ class LabelPropagation(Measure):
         numbers = np.full((len(activations.taps), kept, 3), np.nan)
         lines = np.full((len(activations.taps), 2), np.nan)
         of_grid: dict[tuple[int, ...], np.ndarray] = {}
-        wanted = np.concatenate([rows.val, rows.test])
         for i, tap in taps:
             chosen = frames[tap.grid.shape[0]]
             numbers[i] = 0.0
-            for row, tokens in tokens_of(activations, tap.name, wanted):
+            for row, tokens in tokens_of(activations, tap.name, rows):
                 try:
                     numbers[i, row] = _of_video(tokens, tap.grid.shape, masks[row, chosen], activations.device)
                 except DiagnosticsError as error:
@@ -238,10 +233,8 @@ class LabelPropagation(Measure):
             {"j": j, "f": f, "objects": objects, "line_still": lines[:, 0], "line_uniform": lines[:, 1]},
             "mean of J and F over objects, first and last frame left out; first frame's labels carried on by the 5 most "
             "similar tokens within 12 cells, of the first and the 7 frames before",
-            seed,
-            score_name="J&F",
+            seed, score_name="J&F", reasons=reasons.items(),
             frames="of masks with several frames a grid step, the middle one (the earlier of two)",
-            reasons=reasons.items(),
         )  # fmt: skip
 
 

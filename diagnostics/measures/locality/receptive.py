@@ -1,7 +1,5 @@
 """Effective receptive field of a token: which part of the input it depends on, by gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +14,9 @@ from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure
-from diagnostics.measures.locality.grids import lengths
+from diagnostics.measures.locality.blocks import lengths
 from diagnostics.measures.result import stated
-from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
+from diagnostics.measures.target_free_intervals import known_mean, mean_with_interval
 
 STATISTICS = ("radius50", "radius95", "global50", "global95", "sd")
 """Last axis of what `Gradients` records; `sd` once for each axis."""
@@ -107,9 +105,8 @@ class Gradients(Observation):
 
     def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
         gradients = encoder.input_gradient(batch, taps)
-        return Captured(
-            {tap: _recorded(encoder.tap(tap).grid.shape, size) for tap, size in gradients.items()}, gradients.left_out
-        )
+        recorded = {tap: _recorded(encoder.tap(tap).grid.shape, size) for tap, size in gradients.items()}
+        return Captured(recorded, gradients.left_out)
 
 
 def _recorded(grid: tuple[int, ...], size: Tensor) -> Tensor:
@@ -119,17 +116,11 @@ def _recorded(grid: tuple[int, ...], size: Tensor) -> Tensor:
     cell = [1 / extent for extent in extents]
     field = receptive_field(size, centre, cell=cell)
     everywhere = receptive_field(torch.ones(extents, device=size.device), centre, cell=cell)
-    columns = [
-        field.radius50,
-        field.radius95,
-        *(np.full(len(size), r) for r in (everywhere.radius50, everywhere.radius95)),
-    ]
-    return torch.from_numpy(np.column_stack([*columns, field.sd])).float()
+    limits = (np.full(len(size), radius) for radius in (everywhere.radius50, everywhere.radius95))
+    return torch.from_numpy(np.column_stack([field.radius50, field.radius95, *limits, field.sd])).float()
 
 
 class ReceptiveFieldOfTaps(Measure):
-    """Radius of half the gradient's mass about the central token, at every tap."""
-
     name = "receptive_field"
     answers = "From how much of the input does the central token of each tap draw?"
     source = "Luo et al. 2016 (1701.04128)"
@@ -157,21 +148,11 @@ class ReceptiveFieldOfTaps(Measure):
             numbers[:, 4, t] = values[:, 4:].mean(axis=1)
             if lost := int(np.isnan(values[:, 0]).sum()):
                 reasons.append((tap.name, f"the gradient of {lost} of {n} samples is zero"))
-        low, high = bootstrap_mean_interval(numbers[:, 0], activations.groups[:n], seed)
-        known = np.isfinite(numbers)
-        means = np.divide(
-            np.where(known, numbers, 0).sum(axis=0), known.sum(axis=0), out=np.full(numbers.shape[1:], np.nan),
-            where=known.any(axis=0),
-        )  # fmt: skip
+        _, radius95, line, global95, sd = known_mean(numbers)
         variables = {
-            "score": ("tap", means[0]),
-            "low": ("tap", low),
-            "high": ("tap", high),
-            "radius95": ("tap", means[1]),
-            "sd": ("tap", means[4]),
-            "line_global": ("tap", means[2]),
-            "global95": ("tap", means[3]),
-        }
+            **mean_with_interval(numbers[:, 0], activations.groups[:n], seed),
+            "radius95": radius95, "sd": sd, "line_global": line, "global95": global95,
+        }  # fmt: skip
         attrs = stated(
             functional="radius about the central grid token of half of |d token / d input|, summed over channels; the token "
             "by one projection of its features on random signs",

@@ -1,7 +1,5 @@
 """Caption probe: a linear map from pooled activations to text embeddings, scored by retrieval."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +11,9 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import one_thread, pair, unit_rows
-from diagnostics.measures.base import Measure
+from diagnostics.measures.arrays import pair, unit_rows
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, choose, refit
-from diagnostics.measures.probes.protocol import answers, need_target, probe_result, rows_of, sum_by_unit, tap_stacks
+from diagnostics.measures.probes.protocol import Probe, answers, probe_result, rows_of, sum_by_unit, tap_stacks
 
 AT = (1, 5, 10)
 
@@ -51,25 +48,21 @@ def retrieval_recall(a: Any, b: Any, *, at: Sequence[int] = AT, same: Any = None
     """
     x, y = pair(a, b)
     if x.shape[1] != y.shape[1]:
-        raise DiagnosticsError(
-            f"a and b have shapes {tuple(x.shape)} and {tuple(y.shape)}: map both to as many features first."
-        )
+        raise DiagnosticsError(f"a and b have shapes {tuple(x.shape)} and {tuple(y.shape)}: give equal features.")
     if len(at) == 0 or min(at) < 1:
         raise DiagnosticsError(f"Recall at {tuple(at)} does not exist: give numbers of neighbours from 1.")
-    groups = _groups(same, len(x))
-    forward, backward = (_hits(q, g, groups, at).mean(axis=1) for q, g in ((x, y), (y, x)))
-    return Retrieval(
-        dict(zip(at, forward.tolist(), strict=True)), dict(zip(at, backward.tolist(), strict=True)), len(x)
+    groups = np.arange(len(x))
+    if same is not None:
+        names = np.asarray(same.detach().cpu() if isinstance(same, Tensor) else same)
+        if names.shape != groups.shape:
+            raise DiagnosticsError(
+                f"same has shape {names.shape} for {len(x)} samples: give a number or name a sample."
+            )
+        groups = np.unique(names, return_inverse=True)[1]
+    there, back = (
+        dict(zip(at, _hits(q, g, groups, at).mean(axis=1).tolist(), strict=True)) for q, g in ((x, y), (y, x))
     )
-
-
-def _groups(same: Any, n: int) -> np.ndarray:
-    if same is None:
-        return np.arange(n)
-    names = np.asarray(same.detach().cpu() if isinstance(same, Tensor) else same)
-    if names.shape != (n,):
-        raise DiagnosticsError(f"same has shape {names.shape} for {n} samples: give one number or name a sample.")
-    return np.unique(names, return_inverse=True)[1]
+    return Retrieval(there, back, len(x))
 
 
 def _hits(queries: Tensor, gallery: Tensor, groups: np.ndarray, at: Sequence[int]) -> np.ndarray:
@@ -95,16 +88,15 @@ def _chance(before: np.ndarray, others: np.ndarray, partners: np.ndarray, k: int
     none = (before < k).astype(np.float64)
     for drawn in range(k):
         # Drawn from the tied rows one after the other, none of them a partner yet.
-        left = np.where(before + drawn < k, np.maximum(others - drawn, 0), 1)
-        none *= left / np.where(before + drawn < k, np.maximum(others + partners - drawn, 1), 1)
+        left, of = np.maximum(others - drawn, 0), np.maximum(others + partners - drawn, 1)
+        none *= np.where(before + drawn < k, left / of, 1)
     return np.where(before < k, 1 - none, 0.0)
 
 
-class CaptionProbe(Measure):
+class CaptionProbe(Probe):
     """Recall at 1 of each sample's own caption among the test captions, from ridge to the captions' text embeddings.
 
-    Cosines are taken after the mean of the captions fitted, which all captions share, has left both sides: ridge falls
-    back to it where it knows little, and it would make every sample ask for the most ordinary caption. Equal captions
+    Cosines are taken less the mean of the captions fitted, to which ridge falls back where it knows little. Equal captions
     are all right answers, so the score is also the accuracy of CLIP's zero-shot classification with the distinct test
     captions for classes; `balanced_accuracy` is its mean over these.
     """
@@ -112,16 +104,13 @@ class CaptionProbe(Measure):
     name = "caption_probe"
     answers = "Can a sample's caption be found from its activations by a linear map to a text encoder's space?"
     source = "retrieval: Karpathy and Fei-Fei 2015 (1412.2306); zero-shot classification: CLIP (2103.00020); linear map: Merullo et al. 2022 (2209.15162)"
-    invariant_to = ("scale", "shift")
     family = "language"
     kinds = ("caption",)
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        target = need_target(self.name, target)
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         texts = np.asarray(target.values, dtype=np.float64)
         known: np.ndarray = np.asarray(np.isfinite(texts).all(axis=1))
-        rows = rows_of(activations, target.name, known, ": leave it out or use more samples")
+        rows = rows_of(activations, target.name, known)
         captions = np.unique(texts[rows.test], axis=0, return_inverse=True)[1].ravel()
         distinct, sizes = np.unique(captions, return_counts=True)
         for split, texts_of_split in (("train", len(np.unique(texts[rows.train], axis=0))), ("test", len(distinct))):

@@ -5,16 +5,13 @@ learned queries q_h attends to the tokens x_t of a sample, and what the heads ga
 
     a_h = softmax_t(q_h . x_t / sqrt(d)),    output = sum_h W_h (sum_t a_ht x_t) + b.
 
-A block with one learned query and projections to keys and values is the same function with fewer free numbers: the
-query meets the key projection and the value projection meets W_h in products that can be learned whole (Psomas et al.
-2025, 2506.10178). With queries of zero it is the linear probe on mean-pooled tokens.
+A block with projections to keys and values is the same function with fewer free numbers, for their products with q_h and W_h
+can be learned whole (Psomas et al. 2025, 2506.10178). With queries of zero it is the linear probe on mean-pooled tokens.
 
 Shapes: tokens [tap, sample, token, feature]; queries [tap, setting, head, feature]; weights [tap, setting, head * feature,
 output]; bias [tap, setting, output]. A setting is a pair of learning rate and weight decay; all are trained side by side
 on the same batches, and on a GPU all taps of one shape too.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
@@ -31,17 +28,8 @@ from torch.nn.functional import one_hot
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, finite, one_thread, token_samples
-from diagnostics.measures.base import Measure
-from diagnostics.measures.probes.protocol import (
-    angular_error,
-    commonest,
-    label_rows,
-    need_target,
-    probe_result,
-    sum_by_unit,
-    value_rows,
-)
+from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, finite, require_finite_tap, token_samples
+from diagnostics.measures.probes import protocol
 from diagnostics.measures.statistics import Losses
 
 HEADS = 4
@@ -79,13 +67,10 @@ class Attentive(ShortRepr):
 
     def outputs(self, tokens: Tensor) -> Tensor:
         """[tap, setting, sample, output] for tokens [tap, sample, token, feature]; in blocks of samples."""
-        outputs = [self._outputs(block) for block in tokens.split(BATCH, dim=1)]
+        mean, scale = self.mean[:, None, None], self.scale[:, None, None]
+        blocks = ((block - mean) * scale for block in tokens.split(BATCH, dim=1))
+        outputs = [attend(block, self.queries, self.weights, self.bias) for block in blocks]
         return torch.cat(outputs, dim=2) * self.spread + self.centre
-
-    def _outputs(self, tokens: Tensor) -> Tensor:
-        return attend(
-            (tokens - self.mean[:, None, None]) * self.scale[:, None, None], self.queries, self.weights, self.bias
-        )
 
 
 def attend(tokens: Tensor, queries: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
@@ -101,17 +86,13 @@ def attend(tokens: Tensor, queries: Tensor, weights: Tensor, bias: Tensor) -> Te
 
 
 def train(
-    tokens: Tensor,
-    targets: Tensor,
-    settings: Sequence[Sequence[tuple[float, float]]],
-    epochs: int,
-    seed: int,
+    tokens: Tensor, targets: Tensor, settings: Sequence[Sequence[tuple[float, float]]], epochs: int, seed: int
 ) -> Iterator[Attentive]:
     """The models after each epoch, for settings [tap][setting].
 
-    tokens [tap, sample, token, feature] float32, **overwritten** by what they are standardised; targets [sample] int64 for classes (cross-entropy) or [sample, column]
-    float (squared error of the standardised columns). AdamW on batches of BATCH samples, its learning rate falling to
-    zero along a cosine. Start and batches follow from the seed alone, so that `epochs` of two calls are comparable.
+    tokens [tap, sample, token, feature] float32, standardised **in place**; targets [sample] int64 for classes
+    (cross-entropy) or [sample, column] float (squared error of the standardised columns). AdamW on batches of BATCH samples,
+    its learning rate falling to zero along a cosine. Start and batches follow from the seed alone.
     """
     taps, n, _, features = tokens.shape
     classes = targets.ndim == 1
@@ -188,7 +169,7 @@ def attentive(
     epochs: int = EPOCHS,
     seed: int = 0,
 ) -> np.ndarray:
-    """What an attentive probe fitted on `tokens` says of `new` tokens.
+    """The predictions for `new` tokens of an attentive probe that is fitted on `tokens`.
 
     One cross-attention block as in V-JEPA (Bardes et al. 2024, 2404.08471), without its perceptron: learned queries q_h
     attend to a sample's tokens x_t, a_h = softmax_t(q_h . x_t / sqrt(d)), and sum_h W_h (sum_t a_ht x_t) + b is read out.
@@ -221,7 +202,7 @@ def attentive(
     return outputs.reshape(-1, *y.shape[1:]).double().cpu().numpy()
 
 
-class AttentiveProbe(Measure):
+class AttentiveProbe(protocol.Probe):
     """What attention over the tokens of a sample reads out at every tap: accuracy, or R2.
 
     Grid tokens only. Learning rate, weight decay and number of epochs are chosen on val (by accuracy, or squared error),
@@ -231,23 +212,19 @@ class AttentiveProbe(Measure):
     name = "attentive_probe"
     answers = "What can be read out when a probe may look for the tokens that hold it?"
     source = "Bardes et al. 2024 (2404.08471), without perceptron; Psomas et al. 2025 (2506.10178)"
-    invariant_to = ("scale", "shift")
     needs = "tokens"
     standard = False
     kinds = ("label", "value", "state", "future")
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        target = need_target(self.name, target)
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         target = _kept(activations, target)
         label = target.kind == "label"
-        rows, values = (label_rows if label else value_rows)(activations, target)
+        rows, values = (protocol.label_rows if label else protocol.value_rows)(activations, target)
         if label:
             values = np.searchsorted(np.unique(values[rows.train]), values)
         circular = target.period is not None
         shape = (len(activations.taps), len(rows.units), 1 if label or circular else values.shape[1])
-        loss = np.full(shape, np.nan)
-        val_loss = np.full((shape[0], len(rows.val_units), shape[2]), np.nan)
+        loss, val_loss = (np.full((shape[0], len(units), shape[2]), np.nan) for units in (rows.units, rows.val_units))
         extra = {name: np.full(shape[0], np.nan) for name in ("learning_rate", "weight_decay", "epochs")}
         if circular:
             extra["angular_error"] = np.full(shape[0], np.nan)
@@ -260,9 +237,7 @@ class AttentiveProbe(Measure):
             return squares.sum(axis=-1, keepdims=True) if circular else squares
 
         def reference(fitted: np.ndarray, at: np.ndarray) -> np.ndarray:
-            if label:
-                return np.ones((len(at), 1))
-            return lost(np.broadcast_to(values[fitted].mean(axis=0), values[at].shape), at)
+            return np.ones((len(at), 1)) if label else lost(values[fitted].mean(axis=0)[None], at)
 
         around_train = reference(rows.train, rows.val)
         around = around_train.sum(axis=0)
@@ -290,20 +265,20 @@ class AttentiveProbe(Measure):
                 outputs = fitted.outputs(tokens[:, rows.test])[:, 0].double().cpu().numpy()
                 for j in ready:
                     i, (s, _) = taps[j], best[j]
-                    loss[i] = sum_by_unit(lost(outputs[j], rows.test), rows)
-                    val_loss[i] = sum_by_unit(off[epoch][j, s], rows, "val")
+                    loss[i] = protocol.sum_by_unit(lost(outputs[j], rows.test), rows)
+                    val_loss[i] = protocol.sum_by_unit(off[epoch][j, s], rows, "val")
                     extra["learning_rate"][i], extra["weight_decay"][i] = SETTINGS[s]
                     extra["epochs"][i] = epoch + 1
                     if circular:
-                        extra["angular_error"][i] = angular_error(target, outputs[j], rows.test)
-        away = np.broadcast_to(sum_by_unit(reference(rows.fit, rows.test), rows), shape)
-        around_train = np.broadcast_to(sum_by_unit(around_train, rows, "val"), val_loss.shape)
+                        extra["angular_error"][i] = protocol.angular_error(target, outputs[j], rows.test)
+        away = np.broadcast_to(protocol.sum_by_unit(reference(rows.fit, rows.test), rows), shape)
+        val_reference = np.broadcast_to(protocol.sum_by_unit(around_train, rows, "val"), val_loss.shape)
         if shape[2] == 1:
-            loss, away, val_loss, around_train = (x[..., 0] for x in (loss, away, val_loss, around_train))
+            loss, away, val_loss, val_reference = (x[..., 0] for x in (loss, away, val_loss, val_reference))
         if label:
-            extra |= commonest(values, rows, shape[0])
-        return probe_result(
-            activations, rows, loss, away, Losses(val_loss, around_train), extra,
+            extra |= protocol.commonest(values, rows, shape[0])
+        return protocol.probe_result(
+            activations, rows, loss, away, Losses(val_loss, val_reference), extra,
             ("accuracy" if label else "R2 against the mean of the rows fitted") + f" of {HEADS} learned queries and a linear map",
             "tokens standardised with the samples fitted", seed,
             pooling="attention over grid tokens", settings=[list(map(float, pair)) for pair in SETTINGS],
@@ -325,10 +300,7 @@ def _tokens(activations: Activations, tap: Tap, count: int, measure: str) -> Ten
         if rows.start >= count:
             break
         tokens[rows.start : rows.stop] = torch.from_numpy(block[: count - rows.start])
-    if not bool(tokens.isfinite().all()):
-        raise DiagnosticsError(
-            f"{measure} finds NaN or infinity in the tokens of tap {tap.name}: leave it out (--taps)."
-        )
+    require_finite_tap(tokens, measure, tap.name)
     return tokens
 
 

@@ -1,4 +1,4 @@
-"""Probes from single tokens to a dense target: reading block by block, and ridge regression."""
+"""Probes from single tokens to a dense target: reading block by block, ridge regression, and scores of depth."""
 
 from __future__ import annotations
 
@@ -7,16 +7,84 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 import xarray as xr
+from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.datasets.grid_targets import resample
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.probes.depth import Align, depth_metrics
+from diagnostics.measures.arrays import as_tensor, require_finite_tap
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
-from diagnostics.measures.probes.protocol import Rows, probe_result, rows_of
+from diagnostics.measures.probes.protocol import KEEP_TOKENS, Rows, probe_result, rows_of
 from diagnostics.measures.statistics import Losses
+
+Align = Literal["scale", "scale_shift"]
+THRESHOLD = 1.25
+
+
+@dataclass(frozen=True)
+class DepthMetrics:
+    """Means over samples of what each sample's known places give; NaN where no place is known.
+
+    `rmse`: root of the mean squared error, in the target's units; `abs_rel`: mean |prediction - truth| / truth;
+    `delta1`, `delta2`, `delta3`: shares of places whose larger ratio of prediction and truth is below 1.25, its square
+    and its cube; a prediction that is not above 0 is outside.
+    """
+
+    rmse: float
+    abs_rel: float
+    delta1: float
+    delta2: float
+    delta3: float
+
+
+def depth_metrics(prediction: Any, truth: Any, *, align: Align | None = None) -> DepthMetrics:
+    """RMSE, AbsRel and delta of predicted depth (Eigen et al. 2014, 1406.2283), averaged over samples.
+
+    Parameters
+    ----------
+    prediction, truth: [sample, *place]; a truth of NaN is unknown and left out, known ones must be above 0.
+    align: first brings each sample's prediction to its truth by least squares over the known places, by a factor or by
+        a factor and an offset (Ranftl et al. 2020, 1907.01341, there for inverse depth; here in the units given).
+
+    Depth toolboxes differ in averaging over all places or over images: this one gives each image the same weight.
+    """
+    t = as_tensor(truth)
+    p = as_tensor(prediction).to(t.device)
+    if p.shape != t.shape or t.ndim < 2:
+        shapes = f"{tuple(p.shape)} and {tuple(t.shape)}"
+        raise DiagnosticsError(f"Prediction and truth have shapes {shapes}: give both as [sample, *place].")
+    p, t = p.flatten(1), t.flatten(1)
+    known = ~t.isnan()
+    if not bool(((t > 0) & t.isfinite())[known].all()):
+        raise DiagnosticsError(f"Truth of shape {tuple(t.shape)} holds values infinite or not above 0: mark them NaN.")
+    if not bool(p[known].isfinite().all()):
+        raise DiagnosticsError(f"Prediction of shape {tuple(p.shape)} holds NaN or infinity at known places.")
+    there = known.any(dim=1)
+    p, t, known = p[there], t[there], known[there]
+    if len(t) == 0:
+        return DepthMetrics(*[float("nan")] * 5)
+    weight = known.to(t.dtype) / known.sum(dim=1, keepdim=True)
+    # Unknown places get a harmless pair of values, and no weight.
+    p, t = p.where(known, 1.0), t.where(known, 1.0)
+    if align is not None:
+        p = _aligned(p, t, weight, shift=align == "scale_shift")
+    ratio = torch.maximum(p / t, t / p).where(p > 0, torch.inf)
+    deltas = ((weight * (ratio < THRESHOLD**power)).sum(dim=1) for power in (1, 2, 3))
+    by_sample = [(weight * (p - t) ** 2).sum(dim=1).sqrt(), (weight * (p - t).abs() / t).sum(dim=1), *deltas]
+    return DepthMetrics(*(float(values.mean()) for values in by_sample))
+
+
+def _aligned(p: Tensor, t: Tensor, weight: Tensor, *, shift: bool) -> Tensor:
+    """Predictions after the least-squares factor (and offset) of each sample; a constant one becomes the mean truth."""
+    mean_p, mean_t = ((weight * x).sum(dim=1, keepdim=True) * shift for x in (p, t))
+    around_p, around_t = p - mean_p, t - mean_t
+    spread = (weight * around_p**2).sum(dim=1, keepdim=True)
+    shared = (weight * around_p * around_t).sum(dim=1, keepdim=True)
+    factor = torch.where(spread > 0, shared / spread, 0.0)
+    return mean_t + factor * around_p
 
 
 @dataclass(frozen=True)
@@ -45,13 +113,12 @@ class DenseRows:
         grids = {tap.name: tap.grid for tap in taps if tap.grid.tokens > 1 and tap.grid.shape in target.on_grid}
         if not grids:
             raise DiagnosticsError(
-                f"Target {target.name} lies on no tap's grid: choose taps that have more than one token (--taps)."
+                f"Target {target.name} lies on no tap's grid: choose taps of several tokens (--taps)."
             )
         grid = grids.get(activations.output_tap, list(grids.values())[-1])
         values = target.tokens(grid)[: activations.token_samples]
         known: np.ndarray = np.asarray(values >= 0 if target.kind == "token_label" else np.isfinite(values))
-        remedy = " whose tokens are kept: raise the token budget (--token-budget)"
-        rows = rows_of(activations, target.name, np.asarray(known.any(axis=1)), remedy)
+        rows = rows_of(activations, target.name, np.asarray(known.any(axis=1)), KEEP_TOKENS)
         reads = tuple(name for name, has in grids.items() if len(has.shape) == len(grid.shape))
         return cls(measure, activations, grid, values, known, rows, reads)
 
@@ -72,18 +139,14 @@ class DenseRows:
                 picked = resample(picked, tap.grid.shape, self.grid.shape)
             mask = wanted[rows]
             x = picked[mask].astype(np.float64)
-            if not np.isfinite(x).all():
-                raise DiagnosticsError(
-                    f"{self.measure} finds NaN or infinity in the tokens of tap {tap.name}: leave it out (--taps)."
-                )
+            require_finite_tap(x, self.measure, tap.name)
             yield x, self.values[rows][mask], np.repeat(rows, mask.sum(axis=1))
 
     def unit_of(self, rows: np.ndarray, split: Literal["test", "val"] = "test") -> np.ndarray:
         """The unit of each of some test or val rows."""
-        of_split, unit_of = (
-            (self.rows.test, self.rows.unit_of_test) if split == "test" else (self.rows.val, self.rows.unit_of_val)
-        )
-        return unit_of[np.searchsorted(of_split, rows)]
+        of = self.rows
+        every, units = (of.test, of.unit_of_test) if split == "test" else (of.val, of.unit_of_val)
+        return units[np.searchsorted(every, rows)]
 
     def counts(self) -> dict[str, np.ndarray]:
         """How many tokens each split has, [tap]; 0 for taps that are not read."""
@@ -103,9 +166,8 @@ class DenseRows:
 def dense_ridge(activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
     """R2 of ridge from each tap's grid tokens to a `token_value` target; see `LinearProbe` and `DenseRows`.
 
-    Of a target that is positive everywhere, as depth is, also the numbers of `depth_metrics`, and those after aligning
-    factor and offset of each sample under `aligned_`. Three passes over the tokens (of train and val, of val, of test), of which never more than a
-    block is held. Taps without a grid that has the target get NaN, and the attribute `reason` says which.
+    Of a target that is positive everywhere, as depth is, also the numbers of `depth_metrics`, and under `aligned_` those
+    after aligning factor and offset of each sample. Taps without a grid that has the target get NaN.
     """
     dense = DenseRows.of("linear_probe", activations, target)
     rows, positive = dense.rows, bool((dense.values[dense.known] > 0).all())
@@ -121,15 +183,15 @@ def dense_ridge(activations: Activations, target: StoredTarget, seed: int) -> xr
         path = RidgePath.from_moments(train)
         errors = np.array([float(val.squared_error(path, penalty)[0]) for penalty in PENALTIES])
         chosen[i] = choose(errors)
-        _, val_loss[i], val_reference[i] = _read_out(dense, tap, path, float(chosen[i]), "val")
+        _, val_loss[i], val_reference[i] = _read_tokens(dense, tap, path, float(chosen[i]), "val")
         final = RidgePath.from_moments(train + val)
-        prediction, loss[i], reference[i] = _read_out(dense, tap, final, float(chosen[i]), "test")
+        prediction, loss[i], reference[i] = _read_tokens(dense, tap, final, float(chosen[i]), "test")
         if positive:
             truth = np.where(dense.known, dense.values, np.nan)[rows.test]
-            ways: dict[str, Align | None] = {"": None, "aligned_": "scale_shift"}
-            for prefix, align in ways.items():
-                for name, value in asdict(depth_metrics(prediction, truth, align=align)).items():
-                    depth.setdefault(prefix + name, np.full(count, np.nan))[i] = value
+            aligned = asdict(depth_metrics(prediction, truth, align="scale_shift"))
+            metrics = asdict(depth_metrics(prediction, truth)) | {f"aligned_{k}": v for k, v in aligned.items()}
+            for name, value in metrics.items():
+                depth.setdefault(name, np.full(count, np.nan))[i] = value
     extra: dict[str, Any] = {"penalty": chosen, **dense.counts(), **depth}
     return probe_result(
         activations, rows, loss, reference, Losses(val_loss, val_reference), extra,
@@ -153,12 +215,12 @@ def _moments(dense: DenseRows, tap: Tap) -> tuple[Moments, Moments]:
     return train, val
 
 
-def _read_out(
+def _read_tokens(
     dense: DenseRows, tap: Tap, path: RidgePath, penalty: float, split: Literal["test", "val"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Predictions [row of the split, token], NaN where the target is not known; loss and reference loss [unit]."""
-    rows, names = (dense.rows.test, dense.rows.units) if split == "test" else (dense.rows.val, dense.rows.val_units)
-    units = len(names)
+    of = dense.rows
+    rows, units = (of.test, len(of.units)) if split == "test" else (of.val, len(of.val_units))
     prediction = np.full(dense.known.shape, np.nan)
     loss, reference, mean = np.zeros(units), np.zeros(units), float(path.mean_y[0])
     for x, y, samples in dense.blocks(tap, dense.mask(rows)):

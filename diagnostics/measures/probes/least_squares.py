@@ -35,8 +35,8 @@ _KEPT = Kept(2**28)
 class Moments:
     """Sums of products of features and targets, gathered block by block; all that ridge needs of its rows.
 
-    Everything is relative to `origin_x` [feature] and `origin_y` [target]: with some row for an origin, a large common
-    offset costs no digits and a constant feature has exactly no variance. Moments that share their origin add up.
+    Relative to `origin_x` [feature] and `origin_y` [target]: with some row for an origin, a large common offset costs no
+    digits and a constant feature has exactly no variance. Moments that share their origin add up.
     """
 
     def __init__(self, origin_x: np.ndarray, origin_y: np.ndarray) -> None:
@@ -96,11 +96,8 @@ class RidgeStack(ShortRepr):
 
     @classmethod
     def from_data(cls, x: Tensor, y: Tensor) -> RidgeStack:
-        """From x [tap, row, feature] and y [row, target], through whichever of z zT and zT z is smaller.
-
-        The penalty bounds the condition of either by about d / 1e-5, far from where squaring would cost digits that a
-        score could show, and a symmetric eigenproblem is several times cheaper than an SVD of z.
-        """
+        """From x [tap, row, feature] and y [row, target], through whichever of z zT and zT z is smaller: several times
+        cheaper than an SVD of z, and the penalty bounds the condition by about d / 1e-5."""
         n, d = x.shape[1:]
         if n == 0 or len(y) != n:
             raise DiagnosticsError(
@@ -131,10 +128,8 @@ class RidgeStack(ShortRepr):
 
 
 def refit(x: Tensor, y: Tensor, penalties: Tensor, new: Tensor) -> Tensor:
-    """[tap, new row, target]: `RidgeStack`'s predictions for one penalty [tap] of each tap.
-
-    A Cholesky factor serves one penalty as an eigendecomposition serves all, at a tenth of its cost.
-    """
+    """[tap, new row, target]: `RidgeStack`'s predictions for one penalty [tap] of each tap, from a Cholesky factor at a tenth
+    of the cost of an eigendecomposition."""
     n, d = x.shape[1:]
     mean_x, scale, z = standardised(x)
     mean_y = y.mean(dim=0)
@@ -169,10 +164,9 @@ class RidgePath(ShortRepr):
     @classmethod
     def from_moments(cls, moments: Moments) -> RidgePath:
         """From gathered moments; standardisation is applied to them afterwards."""
-        scaled = _Standardised.of(moments)
-        eigenvalues, v = (part.numpy() for part in eigh(torch.from_numpy(scaled.products)))
-        left, right = scaled.scale[:, None] * v, v.T @ scaled.towards
-        return cls(moments.n, scaled.mean_x, scaled.mean_y, left, np.maximum(eigenvalues, 0.0), right)
+        mean_x, mean_y, scale, squares, towards = _standardised_moments(moments)
+        eigenvalues, v = (part.numpy() for part in eigh(torch.from_numpy(squares)))
+        return cls(moments.n, mean_x, mean_y, scale[:, None] * v, np.maximum(eigenvalues, 0.0), v.T @ towards)
 
     def weights(self, penalty: float) -> np.ndarray:
         """[feature, target] in units of target a unit of feature; 0 for features that are constant where fitted."""
@@ -186,42 +180,34 @@ class RidgePath(ShortRepr):
         """[penalty, row, target] for x [row, feature], numpy or torch; of one penalty too, [1, row, target]."""
         new, chosen = as_tensor(x).cpu(), several(penalties)
         if new.ndim != 2 or new.shape[1] != len(self.mean_x):
+            count = len(self.mean_x)
             raise DiagnosticsError(
-                f"x has shape {tuple(new.shape)}: give [row, feature] with the {len(self.mean_x)} features fitted."
+                f"x has shape {tuple(new.shape)}: give [row, feature] with the {count} features fitted."
             )
         fields = (as_tensor(field)[None] for field in (self.left, self.eigenvalues, self.right))
         stack = RidgeStack(self.n, as_tensor(self.mean_x)[None], as_tensor(self.mean_y), *fields)
         return stack.predict(new[None], chosen)[0].numpy()
 
 
-@dataclass(frozen=True)
-class _Standardised:
-    """Moments of standardised rows: their products [feature, feature], and with the targets [feature, target]."""
-
-    mean_x: np.ndarray
-    mean_y: np.ndarray
-    scale: np.ndarray
-    products: np.ndarray
-    towards: np.ndarray
-
-    @classmethod
-    def of(cls, moments: Moments) -> _Standardised:
-        n = moments.n
-        if n == 0:
-            raise DiagnosticsError("Ridge has no rows to be fitted on: give at least one with a known target.")
-        x, y = moments.x / n, moments.y / n
-        covariance = moments.xx - n * np.outer(x, x)
-        scale = _inverse_scale(np.diagonal(covariance) / n, x + moments.origin_x)
-        products, towards = covariance * scale * scale[:, None], scale[:, None] * (moments.xy - n * np.outer(x, y))
-        return cls(x + moments.origin_x, y + moments.origin_y, scale, products, towards)
+def _standardised_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean of x and y, 1 / sd of x (0 for features that are constant up to rounding), and the products of the standardised
+    rows with themselves [feature, feature] and with the targets [feature, target]."""
+    n = moments.n
+    if n == 0:
+        raise DiagnosticsError("Ridge has no rows to be fitted on: give at least one with a known target.")
+    x, y = moments.x / n, moments.y / n
+    covariance = moments.xx - n * np.outer(x, x)
+    mean_x, mean_y = x + moments.origin_x, y + moments.origin_y
+    sd = np.sqrt(np.maximum(np.diagonal(covariance) / n, 0.0))
+    scale = np.divide(1.0, sd, out=np.zeros_like(sd), where=sd > _CONSTANT * np.abs(mean_x))
+    towards = scale[:, None] * (moments.xy - n * np.outer(x, y))
+    return mean_x, mean_y, scale, covariance * scale * scale[:, None], towards
 
 
 @dataclass(frozen=True, repr=False)
 class RidgeFits(ShortRepr):
-    """`RidgePath` at a few penalties alone: a Cholesky factor for each takes a tenth of the path's decomposition.
-
-    `weights` [penalty, feature, target], for x less `mean_x` [feature]; predictions are about `mean_y` [target].
-    """
+    """`RidgePath` at a few penalties alone, from a Cholesky factor each: `weights` [penalty, feature, target], for x less
+    `mean_x` [feature]; predictions are about `mean_y` [target]."""
 
     mean_x: np.ndarray
     mean_y: np.ndarray
@@ -230,11 +216,11 @@ class RidgeFits(ShortRepr):
     @classmethod
     def from_moments(cls, moments: Moments, penalties: Sequence[float]) -> RidgeFits:
         """As `RidgePath.from_moments`."""
-        scaled = _Standardised.of(moments)
-        unit = np.eye(len(scaled.products))
-        factors = (cholesky(torch.from_numpy(scaled.products + moments.n * penalty * unit)) for penalty in penalties)
-        weights = [torch.cholesky_solve(torch.from_numpy(scaled.towards), factor).numpy() for factor in factors]
-        return cls(scaled.mean_x, scaled.mean_y, scaled.scale[:, None] * np.stack(weights))
+        mean_x, mean_y, scale, squares, towards = _standardised_moments(moments)
+        unit = np.eye(len(squares))
+        factors = (cholesky(torch.from_numpy(squares + moments.n * penalty * unit)) for penalty in penalties)
+        weights = [torch.cholesky_solve(torch.from_numpy(towards), factor).numpy() for factor in factors]
+        return cls(mean_x, mean_y, scale[:, None] * np.stack(weights))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """[penalty, row, target] for x [row, feature]."""
@@ -257,10 +243,7 @@ def ridge(x: Any, y: Any) -> RidgePath:
 
 
 def several(penalties: float | Sequence[float]) -> tuple[float, ...]:
-    """Penalties above 0 from one number or several; raises DiagnosticsError for anything else.
-
-    At 0 a fit on features that depend on one another has no one answer.
-    """
+    """Penalties above 0 from one number or several; raises DiagnosticsError for anything else."""
     values = as_tensor(penalties).flatten().tolist()
     if not values or not all(math.isfinite(p) and p > 0 for p in values):
         raise DiagnosticsError(f"penalties are {penalties}: give one number or several, above 0.")
@@ -299,10 +282,8 @@ def leave_one_out(x: Any, y: Any, penalties: float | Sequence[float] = PENALTIES
 
 
 def standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and 1 / standard deviation (ddof 0) [..., feature] of x [..., row, feature], and x standardised by them.
-
-    Constant features have 0 in place of the second and are 0 in the third.
-    """
+    """Mean and 1 / standard deviation (ddof 0) [..., feature] of x [..., row, feature], and x standardised by them; the last
+    two are 0 for constant features."""
     first = x[..., :1, :]
     z = x - first
     offset = z.mean(dim=-2, keepdim=True)
@@ -340,13 +321,6 @@ def choose(errors: Sequence[float] | np.ndarray, penalties: Sequence[float] = PE
     return tuple(penalties)[::-1][int(np.argmin(values))]
 
 
-def _inverse_scale(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """1 / sd, and 0 for features that are constant up to rounding: these drop out instead of being blown up."""
-    sd = np.sqrt(np.maximum(variance, 0.0))
-    return np.divide(1.0, sd, out=np.zeros_like(sd), where=sd > _CONSTANT * np.abs(mean))
-
-
 def _check_finite(*arrays: np.ndarray | Tensor) -> None:
-    # A sum is finite only if every term is, and may overflow where they are.
-    if not all(np.isfinite(float(a.sum())) or bool(as_tensor(a).isfinite().all()) for a in arrays):
-        raise DiagnosticsError(f"Rows of shape {tuple(arrays[0].shape)} hold NaN or infinity: leave them out.")
+    for array in arrays:
+        finite(as_tensor(array), "The array of rows")

@@ -1,27 +1,13 @@
 """The linear probe: ridge regression for values, logistic regression for classes."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.measures.arrays import one_thread
-from diagnostics.measures.base import Measure
+from diagnostics.measures.probes import protocol
 from diagnostics.measures.probes.dense import dense_ridge
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, choose, refit
-from diagnostics.measures.probes.protocol import (
-    angular_error,
-    answers,
-    commonest,
-    label_rows,
-    need_target,
-    probe_result,
-    sum_by_unit,
-    tap_stacks,
-    value_rows,
-)
 from diagnostics.measures.probes.softmax import FINAL, LogisticRows, choose_logistic
 from diagnostics.measures.probes.softmax import PENALTIES as LOGISTIC_PENALTIES
 from diagnostics.measures.statistics import Losses
@@ -30,7 +16,7 @@ R2 = "R2 against the mean of the rows fitted: 1 - sum (y - prediction)^2 / sum (
 STANDARDISED = "features standardised with the rows fitted"
 
 
-class LinearProbe(Measure):
+class LinearProbe(protocol.Probe):
     """What a linear map reads out at every tap: R2 of ridge, or accuracy of multinomial logistic regression.
 
     Reads pooled activations; for a `token_value` target the tokens that are kept. The score of a target with several
@@ -41,12 +27,9 @@ class LinearProbe(Measure):
     name = "linear_probe"
     answers = "What can be read out linearly, and how well?"
     source = "Alain and Bengio 2016 (1610.01644); ridge: Hoerl and Kennard 1970"
-    invariant_to = ("scale", "shift")
     kinds = ("label", "value", "state", "future", "token_value")
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        target = need_target(self.name, target)
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         if target.kind == "label":
             return self._classes(activations, target, seed)
         if target.kind == "token_value":
@@ -54,7 +37,7 @@ class LinearProbe(Measure):
         return self._values(activations, target, seed)
 
     def _values(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        rows, values = value_rows(activations, target)
+        rows, values = protocol.value_rows(activations, target)
         circular = target.period is not None
 
         def by_part(squares: np.ndarray) -> np.ndarray:
@@ -65,52 +48,51 @@ class LinearProbe(Measure):
         loss, val_loss = np.zeros((count, units, parts)), np.zeros((count, len(rows.val_units), parts))
         chosen, error = np.zeros(count), np.zeros(count)
         around_train = by_part((values[rows.val] - values[rows.train].mean(axis=0)) ** 2)
-        for taps, x in tap_stacks(activations, self.name):
+        for taps, x in protocol.tap_stacks(activations, self.name):
             y = torch.tensor(values, device=x.device)
             tried = RidgeStack.from_data(x[:, rows.train], y[rows.train]).predict(x[:, rows.val])
             squares = (tried - y[rows.val]) ** 2
             best = [_choose(errors, around_train.sum(axis=0)) for errors in by_part(squares.sum(dim=2).cpu().numpy())]
             for i, (of_tap, at) in enumerate(zip(squares, best, strict=True), taps.start):
                 chosen[i] = PENALTIES[at]
-                val_loss[i] = sum_by_unit(by_part(of_tap[at].cpu().numpy()), rows, "val")
+                val_loss[i] = protocol.sum_by_unit(by_part(of_tap[at].cpu().numpy()), rows, "val")
             penalties = torch.as_tensor(chosen[taps], device=x.device)
             predictions = refit(x[:, rows.fit], y[rows.fit], penalties, x[:, rows.test])
             for i, prediction in enumerate(predictions.cpu().numpy(), taps.start):
-                loss[i] = sum_by_unit(by_part((prediction - values[rows.test]) ** 2), rows)
-                error[i] = angular_error(target, prediction, rows.test) if circular else np.nan
+                loss[i] = protocol.sum_by_unit(by_part((prediction - values[rows.test]) ** 2), rows)
+                error[i] = protocol.angular_error(target, prediction, rows.test) if circular else np.nan
         away = by_part((values[rows.test] - values[rows.fit].mean(axis=0)) ** 2)
-        reference = np.broadcast_to(sum_by_unit(away, rows), loss.shape)
-        val_reference = np.broadcast_to(sum_by_unit(around_train, rows, "val"), val_loss.shape)
+        reference = np.broadcast_to(protocol.sum_by_unit(away, rows), loss.shape)
+        val_reference = np.broadcast_to(protocol.sum_by_unit(around_train, rows, "val"), val_loss.shape)
         if parts == 1:
             loss, reference, val_loss, val_reference = (x[..., 0] for x in (loss, reference, val_loss, val_reference))
         extra = {"penalty": chosen} | ({"angular_error": error} if circular else {})
-        functional = R2 + (
-            ", over the angle's cosine and sine" if circular else ", mean of columns" if parts > 1 else ""
-        )
-        return probe_result(
-            activations, rows, loss, reference, Losses(val_loss, val_reference), extra, functional, STANDARDISED, seed,
+        mean = ", over the angle's cosine and sine" if circular else ", mean of columns" if parts > 1 else ""
+        return protocol.probe_result(
+            activations, rows, loss, reference, Losses(val_loss, val_reference), extra, R2 + mean, STANDARDISED, seed,
             penalties=list(PENALTIES),
         )  # fmt: skip
 
     def _classes(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        rows, labels = label_rows(activations, target)
+        rows, labels = protocol.label_rows(activations, target)
         # Numbers that no row has would be classes without a solution.
         codes = np.searchsorted(np.unique(labels[rows.train]), labels)
         count = len(activations.taps)
         loss, val_loss = np.zeros((count, len(rows.units))), np.zeros((count, len(rows.val_units)))
         chosen = np.zeros(count)
-        for taps, x in tap_stacks(activations, self.name):
+        for taps, x in protocol.tap_stacks(activations, self.name):
             val = x[:, rows.val]
             chosen[taps], fits = choose_logistic(x[:, rows.train], codes[rows.train], val, codes[rows.val])
-            val_loss[taps] = sum_by_unit((_read(fits.scores(val)) != codes[rows.val]).T, rows, "val").T
+            val_loss[taps] = protocol.sum_by_unit((_read(fits.scores(val)) != codes[rows.val]).T, rows, "val").T
             again = LogisticRows(x[:, rows.fit], codes[rows.fit], like=fits)
             fits = again.fit(chosen[taps, None], decrease=FINAL, start=fits)
             wrong = _read(fits.scores(x[:, rows.test])) != codes[rows.test]
-            loss[taps] = sum_by_unit(wrong.T, rows).T
-        reference, val = answers(rows, loss, val_loss)
+            loss[taps] = protocol.sum_by_unit(wrong.T, rows).T
+        reference, val = protocol.answers(rows, loss, val_loss)
+        extra = {"penalty": chosen, **protocol.commonest(labels, rows, count)}
         functional = "accuracy of multinomial logistic regression with an L2 penalty"
-        return probe_result(
-            activations, rows, loss, reference, val, {"penalty": chosen, **commonest(labels, rows, count)}, functional, STANDARDISED, seed,
+        return protocol.probe_result(
+            activations, rows, loss, reference, val, extra, functional, STANDARDISED, seed,
             penalties=list(LOGISTIC_PENALTIES),
         )  # fmt: skip
 

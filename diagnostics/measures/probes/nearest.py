@@ -1,7 +1,5 @@
 """k-nearest-neighbour classification by cosine, with votes weighted by similarity (Wu et al. 2018; DINO)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -12,12 +10,11 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, class_labels, one_thread, samples, unit_rows
-from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.protocol import (
+    Probe,
     answers,
     commonest,
     label_rows,
-    need_target,
     probe_result,
     sum_by_unit,
     tap_stacks,
@@ -73,19 +70,11 @@ def knn_votes(
 
     Raises DiagnosticsError for NaN, infinity, shapes that do not fit, labels that are no integers and labels below 0.
     """
-    return _votes(bank, class_labels(labels, len(samples(bank, "bank"))), queries, neighbours, temperature)
-
-
-def _votes(
-    bank: Any, labels: Any, queries: Any, neighbours: tuple[int, ...], temperature: float = TEMPERATURE
-) -> np.ndarray:
-    """`knn_votes` for those who have seen to the threads."""
     known, asked = samples(bank, "bank"), samples(queries, "queries")
-    codes = as_tensor(labels).to(known.device).long()
-    if asked.shape[1] != known.shape[1] or codes.shape != known.shape[:1] or bool((codes < 0).any()):
+    codes = torch.from_numpy(class_labels(labels, len(known))).to(known.device)
+    if asked.shape[1] != known.shape[1]:
         raise DiagnosticsError(
-            f"bank {tuple(known.shape)}, labels {tuple(codes.shape)} and queries {tuple(asked.shape)} do not fit: give equal "
-            "features, and one label from 0 for each row of the bank."
+            f"bank {tuple(known.shape)} and queries {tuple(asked.shape)} do not fit: give equal features."
         )
     if min(neighbours) < 1:
         raise DiagnosticsError(f"neighbours are {neighbours}: give numbers of at least 1.")
@@ -124,34 +113,28 @@ def _winner(votes: np.ndarray) -> np.ndarray:
     return (votes >= votes.max(axis=-1, keepdims=True) - _TIE).argmax(axis=-1)
 
 
-class KnnProbe(Measure):
-    """Accuracy of weighted cosine nearest neighbours at every tap."""
-
+class KnnProbe(Probe):
     name = "knn_probe"
     answers = "Do samples of one class lie together?"
     source = "Wu et al. 2018 (1805.01978), eq. 7; DINO (2104.14294)"
     invariant_to = ("rotation", "each sample's own scale")
     kinds = ("label",)
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        target = need_target(self.name, target)
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         rows, labels = label_rows(activations, target)
         count = len(activations.taps)
         loss, val_loss = np.zeros((count, len(rows.units))), np.zeros((count, len(rows.val_units)))
         chosen = np.zeros(count)
         for taps, stack in tap_stacks(activations, self.name):
             for i, x in enumerate(stack, taps.start):
-                votes = _votes(x[rows.train], labels[rows.train], x[rows.val], NEIGHBOURS)
+                votes = knn_votes(x[rows.train], labels[rows.train], x[rows.val])
                 wrong = _winner(votes) != labels[rows.val]
                 best = int(wrong.sum(axis=1).argmin())
                 val_loss[i] = sum_by_unit(wrong[best], rows, "val")
                 chosen[i] = min(NEIGHBOURS[best], len(rows.train))
-                votes = _votes(x[rows.fit], labels[rows.fit], x[rows.test], (NEIGHBOURS[best],))[0]
+                votes = knn_votes(x[rows.fit], labels[rows.fit], x[rows.test], (NEIGHBOURS[best],))[0]
                 loss[i] = sum_by_unit(_winner(votes) != labels[rows.test], rows)
         reference, val = answers(rows, loss, val_loss)
+        extra = {"k": chosen, **commonest(labels, rows, count)}
         functional = f"accuracy of cosine k nearest neighbours, votes weighted by softmax(cosine / {TEMPERATURE})"
-        return probe_result(
-            activations, rows, loss, reference, val, {"k": chosen, **commonest(labels, rows, count)}, functional,
-            "none; rows of length 1", seed,
-        )  # fmt: skip
+        return probe_result(activations, rows, loss, reference, val, extra, functional, "none; rows of length 1", seed)

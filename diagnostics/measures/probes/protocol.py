@@ -1,7 +1,6 @@
 """The protocol of all probes: rows of each split, losses by independent unit, and the form of a result."""
 
-from __future__ import annotations
-
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -13,13 +12,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import over_taps, samples
+from diagnostics.measures.arrays import one_thread, over_taps, samples
+from diagnostics.measures.base import Measure
 from diagnostics.measures.result import CENTRING, FUNCTIONAL, POOLING, REASON, SCORE_NAME, SEED, store_reasons
 from diagnostics.measures.statistics import Losses
 from diagnostics.vocabulary import SPLITS
 
+KEEP_TOKENS = " whose tokens are kept: raise the token budget (--token-budget)"
+"""What `rows_of` advises where a split has no sample with tokens."""
 MOST_VALUES = 2**28
 """Values of the taps that a GPU computes on together: 2 GiB in float64, and several times that while it computes."""
 
@@ -48,20 +49,32 @@ class Rows:
         return np.concatenate([self.train, self.val])
 
 
-def need_target(measure: str, target: StoredTarget | None) -> StoredTarget:
-    """The target; raises where there is none."""
-    if target is None:
-        raise DiagnosticsError(f"{measure} reads out a target, and none was given: choose a dataset that has targets.")
-    return target
+class Probe(Measure):
+    """A measure that reads out a target, on one thread, from features that are standardised unless it says otherwise."""
+
+    invariant_to = ("scale", "shift")
+
+    @one_thread()
+    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        if target is None:
+            raise DiagnosticsError(
+                f"{self.name} reads out a target, and none was given: choose a dataset with targets."
+            )
+        return self.read_out(activations, target, seed)
+
+    @abstractmethod
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
+        """What `compute` returns for a target."""
 
 
-def rows_of(activations: Activations, target: str, known: np.ndarray, remedy: str) -> Rows:
+def rows_of(
+    activations: Activations, target: str, known: np.ndarray, remedy: str = ": leave it out or use more samples"
+) -> Rows:
     """Rows by split where `known` [sample] (shorter: the first rows only); raises where a split has none."""
     split = activations.split[: len(known)]
     by_split = {name: np.flatnonzero(known & (split == name)) for name in SPLITS}
-    for name, rows in by_split.items():
-        if len(rows) == 0:
-            raise DiagnosticsError(f"Target {target} is known for no {name} sample{remedy}.")
+    if empty := [name for name, rows in by_split.items() if len(rows) == 0]:
+        raise DiagnosticsError(f"Target {target} is known for no {empty[0]} sample{remedy}.")
     return Rows.of(by_split, activations.groups)
 
 
@@ -75,7 +88,7 @@ def value_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np
         angle = values * (2 * np.pi / target.period)
         values = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
     known: np.ndarray = np.asarray(np.isfinite(values).all(axis=1))
-    return rows_of(activations, target.name, known, ": leave it out or use more samples"), values
+    return rows_of(activations, target.name, known), values
 
 
 def angular_error(target: StoredTarget, prediction: np.ndarray, rows: np.ndarray) -> float:
@@ -91,11 +104,12 @@ def angular_error(target: StoredTarget, prediction: np.ndarray, rows: np.ndarray
 def label_rows(activations: Activations, target: StoredTarget) -> tuple[Rows, np.ndarray]:
     """Rows where the class is known, and the labels int [sample]; raises where train does not show every class."""
     labels = np.asarray(target.values).astype(np.int64)
-    rows = rows_of(activations, target.name, labels >= 0, ": leave it out or use more samples")
+    rows = rows_of(activations, target.name, labels >= 0)
     seen = np.unique(labels[rows.train])
     if len(seen) < 2:
+        count = len(rows.train)
         raise DiagnosticsError(
-            f"Target {target.name} has only one class in its {len(rows.train)} train samples: leave it out or use more."
+            f"Target {target.name} has only one class in its {count} train samples: use more samples."
         )
     if missing := sorted(set(np.unique(labels[labels >= 0]).tolist()) - set(seen.tolist())):
         names = ", ".join(target.classes[c] if c < len(target.classes) else str(c) for c in missing)
@@ -135,19 +149,14 @@ def tap_stacks(activations: Activations, measure: str) -> Iterator[tuple[slice, 
     """
     device = activations.device if activations.device.startswith("cuda") else "cpu"
     rows = len(activations.ids)
-    most = (
-        1 if device == "cpu" else max(1, MOST_VALUES // (rows * max(_width(activations, t) for t in activations.taps)))
-    )
+    widest = max(tap.features for tap in activations.taps) * len(activations.poolings)
+    most = 1 if device == "cpu" else max(1, MOST_VALUES // (rows * widest))
     for start in range(0, len(activations.taps), most):
         taps = activations.taps[start : start + most]
         pooled = [samples(activations.pooled(tap.name), f"Tap {tap.name} for {measure}").to(device) for tap in taps]
         width = max(x.shape[1] for x in pooled)
         stack = pooled[0][None] if len(pooled) == 1 else torch.stack([pad(x, (0, width - x.shape[1])) for x in pooled])
         yield slice(start, start + len(taps)), stack
-
-
-def _width(activations: Activations, tap: Tap) -> int:
-    return tap.features * len(activations.poolings)
 
 
 def probe_result(
@@ -167,23 +176,18 @@ def probe_result(
 ) -> xr.Dataset:
     """A probe's dataset: `loss`, `reference_loss` [tap, unit(, part)], the same of val with `val_score` [tap], and `extra` [tap].
 
-    `val`: losses on val, or the score [tap] alone where no tap is chosen for a target.
-
+    `val`: losses on val by the fit on train, or the score [tap] alone where no tap is chosen for a target.
     Attributes `n_train`, `n_val`, `n_test` count samples, `units_train` and so on independent groups. `reasons` are the
     pairs (tap, reason) of the taps without a value.
     """
     by_split = {"train": rows.train, "val": rows.val, "test": rows.test}
-    variables = {
-        "loss": (("tap", "unit", "part")[: loss.ndim], loss),
-        "reference_loss": (("tap", "unit", "part")[: loss.ndim], reference),
-        "val_score": ("tap", val.scores if isinstance(val, Losses) else val),
-        **{name: ("tap", values) for name, values in extra.items()},
-    }
-    coords = {"unit": rows.units.astype(object)}
+    axes = ("tap", "unit", "part")[: loss.ndim]
+    variables = {"loss": (axes, loss), "reference_loss": (axes, reference), "val_score": val, **extra}
+    units = {"unit": rows.units.astype(object)}
     if isinstance(val, Losses):
-        dims = ("tap", "val_unit", "part")[: val.loss.ndim]
-        variables |= {"val_loss": (dims, val.loss), "val_reference": (dims, val.reference)}
-        coords["val_unit"] = rows.val_units.astype(object)
+        axes = ("tap", "val_unit", "part")[: loss.ndim]
+        variables |= {"val_score": val.scores, "val_loss": (axes, val.loss), "val_reference": (axes, val.reference)}
+        units["val_unit"] = rows.val_units.astype(object)
     everything = {
         FUNCTIONAL: functional,
         POOLING: activations.pooling,
@@ -195,4 +199,4 @@ def probe_result(
         REASON: store_reasons(reasons),
         **attrs,
     }
-    return over_taps(activations, variables, everything, coords)
+    return over_taps(activations, variables, everything, **units)

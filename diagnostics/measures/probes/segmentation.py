@@ -1,10 +1,8 @@
 """Dense classification: a linear classifier on single tokens, scored by mean intersection over union."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,9 +11,8 @@ import xarray as xr
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, token_samples
-from diagnostics.measures.base import Measure
 from diagnostics.measures.probes.dense import DenseRows
-from diagnostics.measures.probes.protocol import need_target, probe_result
+from diagnostics.measures.probes.protocol import Probe, probe_result
 from diagnostics.measures.probes.softmax import FINAL, PENALTIES, LogisticFits, LogisticRows
 from diagnostics.measures.statistics import Losses
 from diagnostics.vocabulary import SPLITS
@@ -125,9 +122,7 @@ def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0)
     for name, mask in masks.items():
         if not mask.any():
             raise DiagnosticsError(f"labels of shape {y.shape} are known for no {name} token: give some in each split.")
-    classes, index = np.unique(y[known], return_inverse=True)
-    numbered = np.full(y.shape, -1)
-    numbered[known] = index
+    classes, numbered = _numbered(y, known)
 
     def read(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         yield x[mask], numbered[mask], np.nonzero(mask)[0]
@@ -140,6 +135,13 @@ def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0)
     return DenseClassification(
         classes, matrix, prediction, mean_iou(matrix), accuracy, fit.val_mean_iou, fit.penalty, fit.model.converged
     )
+
+
+def _numbered(labels: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The classes [class] of the known labels, and for each label the number of its class, -1 where it is not known."""
+    numbered = np.full(labels.shape, -1)
+    classes, numbered[known] = np.unique(labels[known], return_inverse=True)
+    return classes, numbered
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class _Fit:
 
 
 def _fit(
-    read: _Read, train: np.ndarray, val: np.ndarray, labels: np.ndarray, classes: int, what: str, seed: int, device: str
+    read: _Read, train: np.ndarray, val: np.ndarray, labels: np.ndarray, classes: int, name: str, seed: int, device: str
 ) -> _Fit:
     """The classifier of train and val tokens, masks [sample, token], whose penalty has the best mean IoU on val; of equal
     ones the least log loss.
@@ -169,12 +171,12 @@ def _fit(
     twice in a row: the weakest are the slowest to fit.
     """
     drawn = np.random.default_rng(seed).permutation(np.flatnonzero(train | val))
-    of_train, of_val, of_both = (
-        _mask(drawn[mask.ravel()[drawn]][:MOST_TOKENS], train.shape) for mask in (train, val, train | val)
-    )
+    of_train, of_val, of_both = (np.zeros_like(train) for _ in range(3))
+    for some, mask in ((of_train, train), (of_val, val), (of_both, train | val)):
+        some.flat[drawn[mask.ravel()[drawn]][:MOST_TOKENS]] = True
     if len(np.unique(labels[of_train])) < 2:
         raise DiagnosticsError(
-            f"{what} has only one class in its {int(of_train.sum())} train tokens: leave it out or use more samples."
+            f"{name} has only one class in its {int(of_train.sum())} train tokens: leave it out or use more samples."
         )
     any_ = of_train | of_val | of_both
     blocks = list(read(any_))
@@ -220,18 +222,17 @@ def _predict(fits: LogisticFits, classes: np.ndarray, x: torch.Tensor) -> np.nda
     return classes[fits.scores(x[None])[0, 0].argmax(dim=0).cpu().numpy()]
 
 
-def _mask(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    mask = np.zeros(shape, dtype=bool)
-    mask.flat[places] = True
-    return mask
-
-
 @dataclass(frozen=True)
-class Overlap:
+class _Overlap:
     """Tokens in both truth and prediction (`inside`), and in either, [unit, class]."""
 
     inside: np.ndarray
     either: np.ndarray
+
+    @classmethod
+    def of(cls, units: int, classes: int) -> Self:
+        """Of no tokens."""
+        return cls(np.zeros((units, classes)), np.zeros((units, classes)))
 
     def add(self, guess: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> None:
         """Counts more tokens: their classes, and their units."""
@@ -241,7 +242,7 @@ class Overlap:
         np.add.at(self.either, (unit[~hit], guess[~hit]), 1.0)
 
 
-class SegmentationProbe(Measure):
+class SegmentationProbe(Probe):
     """Mean intersection over union of a linear classifier on each tap's grid tokens, as in `dense_classification`.
 
     From one confusion matrix of all test tokens: `loss` and `reference_loss` are union less intersection, and union, of
@@ -251,18 +252,13 @@ class SegmentationProbe(Measure):
     name = "segmentation_probe"
     answers = "Does each token know what lies at its place?"
     source = "linear segmentation (Oquab et al. 2023, 2304.07193, section 7.4); mean IoU: Everingham et al. 2010"
-    invariant_to = ("scale", "shift")
     needs = "tokens"
     kinds = ("token_label",)
 
-    @one_thread()
-    def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        target = need_target(self.name, target)
+    def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         dense = DenseRows.of(self.name, activations, target)
         rows, known = dense.rows, dense.known
-        classes, index = np.unique(dense.values[known], return_inverse=True)
-        labels = np.full(known.shape, -1)
-        labels[known] = index
+        classes, labels = _numbered(dense.values, known)
         device = activations.device if activations.device.startswith("cuda") else "cpu"
         train, val, test = (dense.mask(part) for part in (rows.train, rows.val, rows.test))
         shape = (len(activations.taps), len(rows.units), len(classes))
@@ -282,23 +278,26 @@ class SegmentationProbe(Measure):
             fit = _fit(read, train, val, labels, len(classes), f"Target {target.name}", seed, device)
             chosen[i], fitted, steps[i] = fit.penalty, fit.tokens, fit.model.steps
             guess, truth, samples = fit.val
-            overlap = Overlap(np.zeros(val_loss.shape[1:]), np.zeros(val_loss.shape[1:]))
+            overlap = _Overlap.of(len(rows.val_units), len(classes))
             overlap.add(guess, truth, dense.unit_of(samples, "val"))
             val_loss[i], val_reference[i] = overlap.either - overlap.inside, overlap.either
             if not fit.model.converged:
                 short.append(tap.name)
-            overlap, matrix = Overlap(np.zeros(shape[1:]), np.zeros(shape[1:])), np.zeros((len(classes),) * 2, np.int64)
+            overlap, matrix = _Overlap.of(*shape[1:]), np.zeros((len(classes),) * 2, np.int64)
             for x, truth, samples in read(test):
                 guess = fit.predict(x)
                 overlap.add(guess, truth, dense.unit_of(samples))
                 matrix += confusion(guess, truth, len(classes))
             loss[i], reference[i] = overlap.either - overlap.inside, overlap.either
             by_class[i], accuracy[i] = iou(matrix), np.trace(matrix) / matrix.sum()
+        # The class that most tokens fitted have.
+        commonest = np.full(int(test.sum()), np.bincount(labels[train | val]).argmax())
         result = probe_result(
             activations, rows, loss, reference, Losses(val_loss, val_reference),
             {
                 "penalty": chosen, "token_accuracy": accuracy, "steps": steps,
-                "line_commonest": np.full(shape[0], _commonest(labels, train | val, test)), **dense.counts(),
+                "line_commonest": np.full(shape[0], mean_iou(confusion(commonest, labels[test], len(classes)))),
+                **dense.counts(),
             },
             "mean over classes of intersection over union, from one confusion matrix of all test tokens; multinomial "
             "logistic regression with an L2 penalty on tokens drawn from train and val",
@@ -308,10 +307,3 @@ class SegmentationProbe(Measure):
         )  # fmt: skip
         names = [target.classes[c] if c < len(target.classes) else str(c) for c in classes]
         return result.assign(iou=(("tap", "part"), by_class)).assign_coords(part=np.array(names, dtype=object))
-
-
-def _commonest(labels: np.ndarray, fit: np.ndarray, test: np.ndarray) -> float:
-    """Mean IoU on test of always saying the class that most tokens fitted have."""
-    truth = labels[test]
-    guess = np.full(len(truth), np.bincount(labels[fit]).argmax())
-    return mean_iou(confusion(guess, truth, int(labels.max()) + 1))

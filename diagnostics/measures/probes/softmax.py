@@ -64,9 +64,7 @@ class Logistic(ShortRepr):
         """[row, class] for x [row, feature], numpy or torch."""
         new = np.asarray(as_tensor(x).cpu())
         if new.ndim != 2 or new.shape[1] != len(self.mean):
-            raise DiagnosticsError(
-                f"x has shape {new.shape}: give [row, feature] with the {len(self.mean)} features fitted."
-            )
+            raise DiagnosticsError(f"x has shape {new.shape}: give rows with the {len(self.mean)} features fitted.")
         scores = (new - self.mean) @ self.weights + self.bias
         scores -= scores.max(axis=1, keepdims=True)
         return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
@@ -120,10 +118,9 @@ def choose_logistic(
 ) -> tuple[np.ndarray, LogisticFits]:
     """The penalty [tap] that val chooses (see `_best`) and its fits [tap, 1] on x; labels are codes from 0.
 
-    x [tap, row, feature] and val [tap, val row, feature]. On a GPU, and for several taps, all taps and penalties are
-    fitted together. Of one tap on a CPU the path runs from strong to weak, each fit started from the last, and ends where
-    neither accuracy nor loss gets better twice in a row, or once where the loss does worse by more than chance (two
-    standard errors of the paired difference): the weakest penalties are the slowest to fit.
+    x [tap, row, feature] and val [tap, val row, feature]. On a GPU, and for several taps, all are fitted together. Of one tap
+    on a CPU the path runs from strong to weak (the slowest to fit) and ends where neither accuracy nor loss gets better twice
+    in a row, or once where the loss is worse by more than two standard errors of the paired difference.
     """
     rows = LogisticRows(x, labels)
     order = sorted(penalties, reverse=True)
@@ -131,9 +128,7 @@ def choose_logistic(
         fits = rows.fit(np.tile(order, (len(x), 1)), decrease=RANKING)
         best = _best(*fits.judged(val, val_labels))
         return np.array(order)[best.cpu().numpy()], fits.at(best)
-    tried: list[LogisticFits] = []
-    judged: list[tuple[Tensor, Tensor]] = []
-    worse = 0
+    tried, judged, worse = list[LogisticFits](), list[tuple[Tensor, Tensor]](), 0
     for penalty in order:
         tried.append(rows.fit([[penalty]], decrease=RANKING, start=tried[-1] if tried else None))
         right, losses = tried[-1].judged(val, val_labels)
@@ -155,7 +150,7 @@ def _best(right: Tensor, losses: Tensor) -> Tensor:
     """Index [tap] of the penalty to take, from whether each val row is right, and its log loss [tap, penalty, row].
 
     The least log loss among the penalties whose accuracy is within half a standard error (of the paired difference) of
-    the best: accuracy, which the probe reports, decides where it can, and where few rows leave it to chance the loss does.
+    the best.
     """
     right = right.double()
     top = right.mean(dim=2).argmax(dim=1)
@@ -168,9 +163,8 @@ def _best(right: Tensor, losses: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class LogisticFits:
     """Fitted models, float64: class scores `weights` [tap, penalty, class, feature] @ (x - `mean` [tap, feature]) +
-    `bias` [tap, penalty, class]; the principal axes that the solver went along, None where they are not features'; and in how
-    many steps, and whether all fits came as far as they were asked to.
-    """
+    `bias` [tap, penalty, class]; the solver's principal axes, None where they are not features'; its steps, and whether all
+    fits converged."""
 
     mean: Tensor
     weights: Tensor
@@ -210,8 +204,8 @@ class LogisticRows:
     x: float64 [tap, row, feature].
     labels: codes [row] from 0; every class up to the largest one occurs.
     exact: whether fits will be asked to go further than float32 can.
-    like: fits on rows of the same distribution, whose principal axes then serve here too (in float32, so not where exact):
-        they bear on speed alone.
+    like: fits on rows of the same distribution, whose principal axes, which bear on speed alone, serve here too; not where
+        exact, as they are float32.
     """
 
     def __init__(self, x: Tensor, labels: np.ndarray, *, exact: bool = False, like: LogisticFits | None = None) -> None:
@@ -241,9 +235,8 @@ class LogisticRows:
         start: LogisticFits | None = None,
         most: int = _MOST_STEPS,
     ) -> LogisticFits:
-        """Fits for penalties [tap, penalty], until the gradient (see `logistic`) is within the tolerance or a
-        further step promises to lower the objective by no more than `decrease`, in at most `most` steps.
-        """
+        """Fits for penalties [tap, penalty], until the gradient (see `logistic`) is within the tolerance or a further step
+        promises to lower the objective by no more than `decrease`, in at most `most` steps."""
         given = torch.as_tensor(penalties, dtype=torch.float64, device=self.mean.device)
         w, steps, converged = self._start(given, start), 0, False
         for problem in self.problems:
@@ -326,9 +319,8 @@ class _Problem:
     def _resized(self, w: Tensor, scores: Tensor, p: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         slope = _inner(p - self.onehot, scores) / self.n + _inner(penalty * w, w)
         grows = slope < 0
-        size, p = self._search(
-            scores, scores * _each(grows), w, w * _each(grows), penalty, slope * grows, _SLOPE / 3
-        )  # fmt: skip
+        each = _each(grows)
+        size, p = self._search(scores, scores * each, w, w * each, penalty, slope * grows, _SLOPE / 3)
         factor = _each(1 + size * grows)
         return w * factor, scores * factor, p
 

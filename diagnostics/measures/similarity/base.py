@@ -1,11 +1,8 @@
 """Similarity of all pairs of taps, within a run or between two runs, compared with chance.
 
-The null: the samples of the second side are permuted, all its taps alike, so that whatever the two sides share is gone
-and everything else (widths, spectra, number and kinship of the taps) stays. The most alike of all pairs is what gets
-reported, so each pair is held against the most alike pair of every permutation.
+The null: the samples of the second side are permuted, all its taps alike, so that only what the two sides share is gone.
+The most alike of all pairs gets reported, so each pair is compared with the most alike pair of every permutation.
 """
-
-from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,13 +16,14 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
-from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, samples
 from diagnostics.measures.base import Measure
 from diagnostics.measures.result import ALIKE, CENTRING, FUNCTIONAL, POOLING, REASON, SEED, N, store_reasons
 from diagnostics.measures.similarity.null import NULL_DRAWS, Null, Swaps, against_null, orders, swaps
 
+Taps = Sequence[Any]
+"""Taps of a side as `Similarity.prepared` gives them."""
 FEWEST_WITH_TOKENS = 64
 """Samples with tokens from which tokens are compared; pooled activations, which all samples have, where there are fewer."""
 
@@ -49,11 +47,8 @@ class Side:
 
     @cached_property
     def kernel(self) -> Tensor:
-        """float64 [sample, sample], memory for the kernel of one tap that the next overwrites: clearing fresh pages for
-        each would cost as much as half a narrow tap's product.
-        """
-        n = len(self.rows)
-        return torch.empty(n, n, dtype=torch.float64, device=self.device)
+        """float64 [sample, sample], memory for the kernel of one tap that the next overwrites: fresh pages cost time."""
+        return torch.empty(len(self.rows), len(self.rows), dtype=torch.float64, device=self.device)
 
     def blocks(self, tap: str) -> Iterator[np.ndarray]:
         """[sample, block] through all features: those of all tokens, as stored, where they are read, else of the poolings."""
@@ -76,6 +71,7 @@ class Similarity(Measure):
     """
 
     family = "similarity"
+    standard = False
     higher_is_better = None
     pairwise = True
     functional: ClassVar[str]
@@ -99,9 +95,10 @@ class Similarity(Measure):
     def compared(self, a: Any, b: Any) -> float:
         """The value of a pair of prepared taps."""
 
-    @abstractmethod
     def permuted(self, a: Any, order: Tensor) -> Any:
-        """What `prepared(x[order])` would be, cheaply; `order` int64 [sample]."""
+        """`prepared(x[order])` without preparing again; `order` int64 [sample]. To be overridden where a prepared tap is
+        not one row a sample."""
+        return a[order]
 
     def reason(self, x: Tensor) -> str:
         """Why this tap has no value ("" where it has one): its row and its column are NaN."""
@@ -117,32 +114,25 @@ class Similarity(Measure):
 
     def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
         """A tap prepared, and why it has no value ("" where it has one)."""
-        x = samples(side.pooled(tap), self._tap(tap), self.least).to(side.device)
+        x = samples(side.pooled(tap), f"Tap {tap} for {self.name}", self.least).to(side.device)
         why = self.reason(x)
         return (None, why) if why else (self.prepared(x), "")
 
-    def pairs(self, firsts: Sequence[Any], seconds: Sequence[Any], upper: bool) -> np.ndarray:
-        """`compared` of all pairs, [first, second]; where `upper`, only those with first <= second need a value.
-
-        To be overridden where one product does all pairs.
-        """
+    def pairs(self, firsts: Taps, seconds: Taps, upper: bool) -> np.ndarray:
+        """`compared` of all pairs, [first, second]; where `upper`, only those with first <= second need a value. To be
+        overridden where one product does all pairs."""
         matrix = np.full((len(firsts), len(seconds)), np.nan)
         for i, first in enumerate(firsts):
             for j in range(i if upper else 0, len(seconds)):
                 matrix[i, j] = self.compared(first, seconds[j])
         return matrix
 
-    def shuffled(
-        self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
-    ) -> Iterator[np.ndarray]:
-        """`pairs` for each order of the second side's samples.
-
-        To be overridden where that is cheaper for all taps and orders together.
-        """
+    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
+        """`pairs` for each order of the second side's samples; to be overridden where that is cheaper for all together."""
         for order in orders:
             yield self.pairs(firsts, [self.permuted(second, order) for second in seconds], upper)
 
-    def beside(self, firsts: Sequence[Any], seconds: Sequence[Any]) -> Mapping[str, np.ndarray]:
+    def beside(self, firsts: Taps, seconds: Taps) -> Mapping[str, np.ndarray]:
         """Other numbers of all pairs, [first, second] each, to be given beside the matrix."""
         return {}
 
@@ -189,19 +179,10 @@ class Similarity(Measure):
         first = Side(activations, rows, whole, activations.device, poolings)
         return self._result(first, Side(other, there[rows], whole, activations.device, poolings), seed)
 
-    def _pooling(self, first: Side, second: Side) -> str:
-        pooling, other_pooling = self.pooling(first), self.pooling(second)
-        return pooling if pooling == other_pooling else f"{pooling} in the first run, {other_pooling} in the second"
-
-    def _tap(self, name: str) -> str:
-        return f"Tap {name} for {self.name}"
-
     def _result(self, first: Side, second: Side, seed: int) -> xr.Dataset:
         n, same = len(first.rows), first is second
         if n < self.least:
-            raise DiagnosticsError(
-                f"{self.name} compares at least {self.least} samples, and there are {n}: use a dataset with more."
-            )
+            raise DiagnosticsError(f"{self.name} compares at least {self.least} samples, and there are {n}: use more.")
         prepared, why = self._prepared(first)
         prepared_other, why_other = (prepared, why) if same else self._prepared(second)
         shape = len(prepared), len(prepared_other)
@@ -209,7 +190,9 @@ class Similarity(Measure):
         ones, others = [prepared[i] for i in use], [prepared_other[i] for i in use_other]
         upper = same and self.symmetric
         if ones and others:
-            values_of_pairs = {"matrix": _mirrored(self.pairs(ones, others, upper), upper), **self.beside(ones, others)}
+            values = self.pairs(ones, others, upper)
+            values = np.triu(values) + np.triu(values, 1).T if upper else values
+            values_of_pairs = {"matrix": values, **self.beside(ones, others)}
         else:
             values_of_pairs = {"matrix": np.empty((len(ones), len(others)))}
         variables: dict[str, Any] = {}
@@ -218,9 +201,12 @@ class Similarity(Measure):
             everywhere[np.ix_(use, use_other)] = values
             variables[name] = (("tap", "tap_other"), everywhere)
         matrix = variables["matrix"][1]
+        pooling, other_pooling = self.pooling(first), self.pooling(second)
+        if pooling != other_pooling:
+            pooling = f"{pooling} in the first run, {other_pooling} in the second"
         attrs: dict[str, Any] = {
             FUNCTIONAL: self.functional,
-            POOLING: self._pooling(first, second),
+            POOLING: pooling,
             CENTRING: self.centring,
             ALIKE: "smaller" if self.distance else "larger",
             N: n,
@@ -240,21 +226,13 @@ class Similarity(Measure):
             if not self.distance:
                 variables["calibrated"] = (("tap", "tap_other"), calibrated)
             attrs |= stated
-        return xr.Dataset(
-            variables,
-            coords={**_axis("tap", "depth", first), **_axis("tap_other", "depth_other", second)},
-            attrs=attrs,
-        )
+        coords = {**_axis("tap", "depth", first), **_axis("tap_other", "depth_other", second)}
+        return xr.Dataset(variables, coords=coords, attrs=attrs)
 
     def _prepared(self, side: Side) -> tuple[list[Any], dict[str, str]]:
-        prepared: list[Any] = []
-        why: dict[str, str] = {}
-        for tap in side.activations.taps:
-            tap_prepared, reason = self.of_tap(side, tap.name)
-            prepared.append(None if reason else tap_prepared)
-            if reason:
-                why[tap.name] = reason
-        return prepared, why
+        taps = {tap.name: self.of_tap(side, tap.name) for tap in side.activations.taps}
+        reasons = {tap: reason for tap, (_, reason) in taps.items() if reason}
+        return [None if reason else prepared for prepared, reason in taps.values()], reasons
 
     def _null(self, side: Side, ones: Sequence[Any], others: Sequence[Any], same: bool, seed: int) -> Null:
         classes = self.swappable(side.activations.groups[side.rows])
@@ -276,17 +254,13 @@ class Similarity(Measure):
         return Null(extreme, words, "")
 
 
-def _mirrored(matrix: np.ndarray, upper: bool) -> np.ndarray:
-    return np.triu(matrix) + np.triu(matrix, 1).T if upper else matrix
-
-
 def _named(reasons: Mapping[str, str], run: str) -> dict[str, str]:
     """Reasons by tap, each tap with the run that it is of."""
     return {f"{tap}{run}": reason for tap, reason in reasons.items()}
 
 
 def _axis(name: str, depth: str, side: Side) -> dict[str, Any]:
-    taps: Sequence[Tap] = side.activations.taps
+    taps = side.activations.taps
     return {name: [tap.name for tap in taps], depth: (name, [float(tap.depth) for tap in taps])}
 
 

@@ -8,11 +8,9 @@ Two representations whose ranks add up to n or more share directions whatever th
 finding there: the plain functions warn, the measures give NaN and say so; at most 1 in 10 of n is a good rule. The mean squared correlation of unrelated data is max(p, q) / (n - 1).
 """
 
-from __future__ import annotations
-
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +19,7 @@ from torch import Tensor
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import centre, pair
 from diagnostics.measures.decompositions import svd, svdvals
-from diagnostics.measures.similarity.base import Similarity
+from diagnostics.measures.similarity.base import Similarity, Taps
 
 RANK = 1e-6
 """Singular values up to this share of the largest are rounding: single precision leaves some 1e-7 of it."""
@@ -95,10 +93,7 @@ def spread(x: Tensor) -> Tensor:
     """x [sample, feature] centred, scaled to a largest entry of 1; [sample, 0] where the samples do not differ."""
     out = centre(x)
     peak = out.abs().max()
-    if not peak > 0:
-        return out[:, :0]
-    out /= peak
-    return out
+    return out.div_(peak) if peak > 0 else out[:, :0]
 
 
 def principal(spread: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,13 +163,10 @@ def _weighted(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
 class Decomposed(Similarity):
     """A similarity that takes a decomposition for every pair of taps. Its null has few permutations, in single precision."""
 
-    standard = False
     permutations = FEW_PERMUTATIONS
 
-    def shuffled(
-        self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
-    ) -> Iterator[np.ndarray]:
-        return super().shuffled([_single(tap) for tap in firsts], [_single(tap) for tap in seconds], orders, upper)
+    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
+        return super().shuffled(list(map(_single, firsts)), list(map(_single, seconds)), orders, upper)
 
 
 def _single(decomposed: Tensor | tuple[Tensor, ...]) -> Any:
@@ -189,27 +181,29 @@ class _Canonical(Decomposed):
     remedy: ClassVar[str]
 
     @abstractmethod
-    def directions(self, x: Tensor) -> int:
-        """How many directions of a tap are compared."""
+    def directions(self, x: Tensor) -> Tensor:
+        """Orthonormal directions of a tap that are compared, [sample, direction]."""
+
+    def prepared(self, x: Tensor) -> Any:
+        return self.directions(x)
+
+    def compared(self, a: Any, b: Any) -> float:
+        return _mean(a, b)
 
     def reason(self, x: Tensor) -> str:
         n = len(x)
         if why := still(x):
             return why
-        if 2 * min(x.shape) < n or 2 * (count := self.directions(x)) < n:
+        if 2 * min(x.shape) < n or 2 * (count := self.directions(x).shape[1]) < n:
             return ""
+        limit = f" ({self.name} reads at most {self.most_rows})" if 2 * count >= self.most_rows else ""
         return (
             f"it fills {count} directions, and two such taps share some among {n} samples whatever they hold: use more "
-            f"than {2 * count} samples{self._limit(2 * count)}{self.remedy}"
+            f"than {2 * count} samples{limit}{self.remedy}"
         )
-
-    def _limit(self, needed: int) -> str:
-        return f" ({self.name} reads at most {self.most_rows})" if needed >= self.most_rows else ""
 
 
 class Cca(_Canonical):
-    """Mean canonical correlation of every pair of taps."""
-
     name = "cca"
     answers = "Which taps hold the same directions up to any linear map, large and small alike?"
     source = "Raghu et al. 2017 (1706.05806); Hotelling 1936"
@@ -217,22 +211,11 @@ class Cca(_Canonical):
     functional = "mean canonical correlation over the smaller rank"
     remedy = ", or svcca"
 
-    def directions(self, x: Tensor) -> int:
-        return basis(x).shape[1]
-
-    def prepared(self, x: Tensor) -> Tensor:
+    def directions(self, x: Tensor) -> Tensor:
         return basis(x)
-
-    def compared(self, a: Tensor, b: Tensor) -> float:
-        return _mean(a, b)
-
-    def permuted(self, a: Tensor, order: Tensor) -> Tensor:
-        return a[order]
 
 
 class Svcca(_Canonical):
-    """SVCCA of every pair of taps."""
-
     name = "svcca"
     answers = "Which taps hold the same principal directions up to a linear map of these?"
     source = "Raghu et al. 2017 (1706.05806)"
@@ -240,17 +223,8 @@ class Svcca(_Canonical):
     functional = f"mean canonical correlation of the principal components that hold {VARIANCE:.0%} of the variance"
     remedy = ""
 
-    def directions(self, x: Tensor) -> int:
-        return leading(x, VARIANCE).shape[1]
-
-    def prepared(self, x: Tensor) -> Tensor:
+    def directions(self, x: Tensor) -> Tensor:
         return leading(x, VARIANCE)
-
-    def compared(self, a: Tensor, b: Tensor) -> float:
-        return _mean(a, b)
-
-    def permuted(self, a: Tensor, order: Tensor) -> Tensor:
-        return a[order]
 
 
 class Pwcca(_Canonical):
@@ -267,8 +241,8 @@ class Pwcca(_Canonical):
     symmetric = False
     most_rows = 1024
 
-    def directions(self, x: Tensor) -> int:
-        return basis(x).shape[1]
+    def directions(self, x: Tensor) -> Tensor:
+        return basis(x)
 
     def prepared(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return _variates(x)

@@ -4,9 +4,8 @@ The n (n - 1) / 2 entries of a dissimilarity matrix share samples, so they are n
 samples (as the measure does), never by the p value of the correlation.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, centre, pair, rescaled, rounding, samples, scale_of
-from diagnostics.measures.similarity.base import Similarity
+from diagnostics.measures.similarity.base import Similarity, Taps
 from diagnostics.measures.similarity.canonical import RANK, still
 
 Distance = Literal["euclidean", "correlation", "cosine"]
@@ -23,8 +22,6 @@ Comparison = Literal["spearman", "pearson", "kendall", "cosine"]
 
 # Entries closer than this share of the largest differ by rounding.
 _NOTHING = 1e-12
-
-
 MOST_SAMPLES = 8192
 """Of which all n (n - 1) / 2 dissimilarities are held, a few times over: 270 MB each."""
 
@@ -42,15 +39,7 @@ def rdm(x: Any, *, distance: Distance = "euclidean") -> np.ndarray:
     Samples without a direction (equal in all features; zero for "cosine") have NaN. Raises DiagnosticsError for fewer than
     2 samples and values that are not finite.
     """
-    return _rdm(_few(samples(x, "x", 2)), distance).cpu().numpy()
-
-
-def _few(x: Tensor) -> Tensor:
-    if len(x) > MOST_SAMPLES:
-        raise DiagnosticsError(
-            f"x has shape {tuple(x.shape)}: give at most {MOST_SAMPLES} samples, since all pairs are held."
-        )
-    return x
+    return _rdm(samples(x, "x", 2), distance).cpu().numpy()
 
 
 def compare_rdms(a: Any, b: Any, *, method: Comparison = "spearman") -> float:
@@ -77,11 +66,15 @@ def rsa(x: Any, y: Any, *, distance: Distance = "correlation", method: Compariso
     x, y: [sample, feature], rows aligned; their widths may differ. Raises DiagnosticsError for fewer than 3 samples,
     unequal numbers of samples and values that are not finite.
     """
-    first, second = (_few(side) for side in pair(x, y, 3))
+    first, second = pair(x, y, 3)
     return _compare(_rdm(first, distance), _rdm(second, distance), method)
 
 
 def _rdm(x: Tensor, distance: str) -> Tensor:
+    if len(x) > MOST_SAMPLES:
+        raise DiagnosticsError(
+            f"x has shape {tuple(x.shape)}: give at most {MOST_SAMPLES} samples; all pairs are held."
+        )
     # What samples that are all alike differ by is rounding, and ranks would make something of it.
     alike = not bool(centre(x).any())
     # By differences, not by inner products: duplicates then are 0 apart.
@@ -147,46 +140,28 @@ def _ranks(values: Tensor) -> Tensor:
 
 def _tau(a: Tensor, b: Tensor) -> float:
     """Kendall's tau_a: concordant less discordant pairs of entries, over all pairs of entries."""
-    n = len(a)
-    first, second = _levels(a), _levels(b)
-    if n < 2 or not (bool(first.any()) and bool(second.any())):
+    from scipy.stats import kendalltau
+
+    first, second = _levels(a).cpu().numpy(), _levels(b).cpu().numpy()
+    if not (first.any() and second.any()):
         return float("nan")
-    both = first * (int(second.max()) + 1) + second
-    pairs = n * (n - 1) // 2
-    # In the order of the first side, ties in that of the second: pairs out of order are discordant, and none is tied.
-    discordant = _inversions(second[both.argsort()])
-    untied = pairs - _tied(first) - _tied(second) + _tied(both.unique(return_inverse=True)[1])
-    return (untied - 2 * discordant) / pairs
+    # scipy's tau_b is over the geometric mean of the pairs that are not tied on either side.
+    tau_b: Any = kendalltau(first, second)
+    return float(tau_b.statistic) * math.sqrt(_untied(first) * _untied(second))
 
 
-def _tied(levels: Tensor) -> int:
-    count = levels.bincount()
-    return int((count * (count - 1)).sum()) // 2
-
-
-def _inversions(values: Tensor) -> int:
-    """Pairs i < j with values[i] > values[j], by merging sorted halves: n log n, all halves of one size together."""
-    size = 1 << max(0, (len(values) - 1).bit_length())
-    last = values.max().expand(size - len(values))
-    rows = torch.cat([values, last])[:, None]
-    count = 0
-    while len(rows) > 1:
-        left, right = rows[::2].contiguous(), rows[1::2].contiguous()
-        above = left.shape[1] - torch.searchsorted(left, right, right=True)
-        count += int(above.sum())
-        rows = torch.cat([left, right], dim=1).sort(dim=1)[0]
-    return count
+def _untied(levels: np.ndarray) -> float:
+    """Share of all pairs that differ."""
+    count = np.bincount(levels)
+    return 1 - float((count * (count - 1)).sum()) / (len(levels) * (len(levels) - 1))
 
 
 class Rsa(Similarity):
-    """Representational similarity analysis of every pair of taps."""
-
     name = "rsa"
     answers = "Do two taps find the same pairs of samples unlike?"
     source = "Kriegeskorte et al. 2008"
     invariant_to = ("order of the features", "each sample's own scale and offset")
     functional = "Spearman correlation of the dissimilarities 1 - r of all pairs of samples"
-    standard = False
     centring = "each sample over its features (not invariant to rotation)"
     least = 3
     most_rows = 1024
@@ -210,9 +185,7 @@ class Rsa(Similarity):
     def permuted(self, a: Tensor, order: Tensor) -> Tensor:
         return a[_entries(order)]
 
-    def shuffled(
-        self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
-    ) -> Iterator[np.ndarray]:
+    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         ones, others = torch.stack(list(firsts)).float(), torch.stack(list(seconds)).float()
         for order in orders:
             yield (ones @ others[:, _entries(order)].T).double().cpu().numpy()

@@ -1,19 +1,16 @@
 """Debiased CKA (centred kernel alignment) of all pairs of taps, with linear and with Gaussian kernels."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor, median, ordinary, scale_of
+from diagnostics.measures.arrays import as_tensor, median, ordinary, require_finite_tap, scale_of
 from diagnostics.measures.similarity import packed
-from diagnostics.measures.similarity.base import Side, Similarity
+from diagnostics.measures.similarity.base import Side, Similarity, Taps
 from diagnostics.measures.similarity.kernels import MOST_ROWS, upper_gram
 
 
@@ -28,19 +25,28 @@ def scale_of_tap(side: Side, tap: str, name: str) -> float:
     """The `scale_of` a tap for the measure of this name; a DiagnosticsError where it holds NaN or infinity."""
     peak = 0.0
     for block in blocks_of(side, tap):
-        if not bool(block.isfinite().all()):
-            raise DiagnosticsError(
-                f"{name} finds NaN or infinity at tap {tap} in {len(side.rows)} samples: leave it out (--taps)."
-            )
+        require_finite_tap(block, name, tap)
         peak = max(peak, float(block.abs().amax()))
     return scale_of(peak)
 
 
-class _Alignment(Similarity):
-    """Debiased CKA of all pairs of taps: products of unit vectors."""
+class Products(Similarity):
+    """A similarity of kernels: a tap is prepared as a vector of unit norm, and a pair's value is their product."""
 
     needs = "tokens"
     least = 4
+
+    def compared(self, a: Any, b: Any) -> float:
+        return float(a @ b)
+
+    def pairs(self, firsts: Taps, seconds: Taps, upper: bool) -> np.ndarray:
+        return packed.products(firsts, seconds)
+
+
+class _Alignment(Products):
+    """Debiased CKA of all pairs of taps."""
+
+    invariant_to = ("rotation", "scale", "shift")
     most_rows = MOST_ROWS
 
     @abstractmethod
@@ -53,36 +59,22 @@ class _Alignment(Similarity):
         if not ordinary(float(upper.diagonal().sum().sqrt())):
             upper = self.upper(blocks_of(side, tap, scale_of_tap(side, tap, self.name)), side.kernel)
         unit = packed.unit(upper)
-        return (
-            unit,
-            "" if unit is not None else "all samples are equal, rounding aside, or equally far from one another",
-        )
+        return unit, "all samples are equal, rounding aside, or equally far from one another" if unit is None else ""
 
     def prepared(self, x: Tensor) -> Any:
         return packed.unit(self.upper([x]))
 
-    def compared(self, a: Any, b: Any) -> float:
-        return float(a @ b)
-
     def permuted(self, a: Any, order: Tensor) -> Any:
         return packed.moved(a, order)
 
-    def pairs(self, firsts: Sequence[Any], seconds: Sequence[Any], upper: bool) -> np.ndarray:
-        return packed.products(firsts, seconds)
-
-    def shuffled(
-        self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
-    ) -> Iterator[np.ndarray]:
+    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         return packed.shuffled_products(firsts, seconds, orders)
 
 
 class Cka(_Alignment):
-    """Debiased linear CKA of every pair of taps."""
-
     name = "cka"
     answers = "Which taps hold alike geometries of the samples?"
     source = "Kornblith et al. 2019 (1905.00414); unbiased HSIC: Song et al. 2012, eq. 5; Székely and Rizzo 2014"
-    invariant_to = ("rotation", "scale", "shift")
     standard = True
     functional = "debiased linear CKA: HSIC_1(K,L) / sqrt(HSIC_1(K,K) HSIC_1(L,L))"
     centring = "features centred over samples, then the kernel U-centred"
@@ -92,13 +84,9 @@ class Cka(_Alignment):
 
 
 class RbfCka(_Alignment):
-    """Debiased CKA with Gaussian kernels of every pair of taps."""
-
     name = "cka_rbf"
     answers = "Which taps hold alike neighbourhoods of the samples, far distances counting little?"
     source = "Kornblith et al. 2019 (1905.00414), section 3; unbiased HSIC: Song et al. 2012, eq. 5"
-    invariant_to = ("rotation", "scale", "shift")
-    standard = False
     functional = "debiased RBF CKA: HSIC_1 ratio with k = exp(-d^2 / (2 sigma^2))"
     centring = "features centred over samples (which changes no distance), then the kernel U-centred"
 

@@ -1,8 +1,5 @@
 """Kernel matrices accumulated over features, and functions of two of them: HSIC and centred kernel alignment."""
 
-from __future__ import annotations
-
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
@@ -30,10 +27,10 @@ SINGLE_WIDE = 4096
 BLOCK_ROWS = 1024
 """Rows of a kernel that the plain functions hold at a time."""
 
-Kernel = Literal["linear", "rbf"]
+KernelName = Literal["linear", "rbf"]
 
 
-def cka(x: Any, y: Any, *, kernel: Kernel = "linear", unbiased: bool = True, sigma: float | None = None) -> float:
+def cka(x: Any, y: Any, *, kernel: KernelName = "linear", unbiased: bool = True, sigma: float | None = None) -> float:
     """Centred kernel alignment of two representations of the same samples.
 
     Parameters
@@ -59,10 +56,11 @@ def cka(x: Any, y: Any, *, kernel: Kernel = "linear", unbiased: bool = True, sig
         raise unknown("kernel", kernel, ("linear", "rbf"))
     if sigma is not None and not 0 < sigma < float("inf"):
         raise DiagnosticsError(f"sigma is {sigma}: give a positive number, or none for the median distance.")
-    if kernel == "linear":
-        return Sums(LinearKernel(first), LinearKernel(second), unbiased).ratio
-    k, m = (_Rbf(side, sigma and sigma * scale) for side, scale in zip((first, second), scales, strict=True))
-    return Sums(k, m, unbiased).ratio
+    sigmas: list[float | None] = [None, None]
+    if kernel == "rbf":
+        sides = zip((first, second), scales, strict=True)
+        sigmas = [_median_distance(side) if sigma is None else sigma * scale for side, scale in sides]
+    return Sums(Kernel(first, sigmas[0]), Kernel(second, sigmas[1]), unbiased).ratio
 
 
 def hsic(x: Any, y: Any, *, unbiased: bool = True) -> float:
@@ -73,7 +71,7 @@ def hsic(x: Any, y: Any, *, unbiased: bool = True) -> float:
     first, second = pair(x, y, 4 if unbiased else 2)
     n = len(first)
     scale, other_scale = (scale_of(float(side.abs().amax())) for side in (first, second))
-    sums = Sums(LinearKernel(first * scale), LinearKernel(second * other_scale), unbiased)
+    sums = Sums(Kernel(first * scale), Kernel(second * other_scale), unbiased)
     return sums.both / (n * (n - 3) if unbiased else (n - 1) ** 2) / scale / other_scale / scale / other_scale
 
 
@@ -158,9 +156,7 @@ class _SingleProduct:
         self.share = torch.full((n,), 1 / n, dtype=torch.float32, device="cpu")
 
     def add_upper(self, total: Tensor, x: Tensor) -> bool:
-        """Adds the product of centred [sample, feature] to `total`; False, and nothing added, where it would over- or
-        underflow.
-        """
+        """Adds the product of centred [sample, feature] to `total`, or nothing (False) where it would over- or underflow."""
         from scipy.linalg.blas import ssyrk  # pyright: ignore[reportAttributeAccessIssue]
 
         gram = self.gram.numpy()
@@ -186,70 +182,49 @@ class _SingleProduct:
         return without_rounding(torch.sub(x, mean, out=out), x)
 
 
-class _Kernel(ABC):
-    """A kernel matrix, up to a constant, in blocks of rows."""
+class Kernel:
+    """A kernel matrix of centred features [sample, feature] in blocks of rows: x xT, or with a sigma
+    exp(-d^2 / (2 sigma^2)) - 1. Centring takes the constant away again, and a wide kernel keeps its digits."""
 
-    n: int
-    device: torch.device
-
-    @abstractmethod
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Rows start to stop, [row, sample]."""
-
-
-class LinearKernel(_Kernel):
-    """x xT of centred features."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.x, self.n, self.device = centre(x), len(x), x.device
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        return self.x[start:stop] @ self.x.T
-
-
-class _Rbf(_Kernel):
-    """exp(-d^2 / (2 sigma^2)) - 1: centring takes the constant away again, and a wide kernel keeps its digits."""
-
-    def __init__(self, x: Tensor, sigma: float | None) -> None:
-        self.x, self.n, self.device = centre(x), len(x), x.device
-        self.sigma = _median_distance(self.x) if sigma is None else sigma
+    def __init__(self, x: Tensor, sigma: float | None = None) -> None:
+        self.x, self.sigma = centre(x), sigma
         self.squares = (self.x * self.x).sum(dim=1)
 
     def rows(self, start: int, stop: int) -> Tensor:
+        """Rows start to stop, [row, sample]."""
+        if self.sigma is None:
+            return self.x[start:stop] @ self.x.T
         if self.sigma == 0:
-            return torch.zeros(stop - start, self.n, dtype=torch.float64, device=self.device)
+            return self.x.new_zeros(stop - start, len(self.x))
         squared = _squared_distances(self.x[start:stop], self.squares[start:stop], self.x, self.squares)
         out = squared.div_(-2 * self.sigma).div_(self.sigma).expm1_()
-        out[torch.arange(stop - start, device=self.device), torch.arange(start, stop, device=self.device)] = 0.0
+        _zero_diagonal(out, start)
         return out
 
 
 def _squared_distances(x: Tensor, x_squares: Tensor, y: Tensor, y_squares: Tensor) -> Tensor:
-    """Of centred rows, [x, y]: what a common offset would cost in digits is gone."""
+    """Of centred rows, [x, y]: a common offset then costs no digits."""
     out = x @ y.T
     return out.mul_(-2).add_(x_squares[:, None]).add_(y_squares).clamp_(min=0)
 
 
 def _median_distance(x: Tensor) -> float:
-    """The median over pairs i < j of centred rows."""
-    n = len(x)
-    if n > MEDIAN_ROWS:
+    """The median over pairs i < j of rows."""
+    x = centre(x)
+    if (n := len(x)) > MEDIAN_ROWS:
         x = x[torch.arange(MEDIAN_ROWS, device=x.device) * n // MEDIAN_ROWS]
-        n = MEDIAN_ROWS
     squares = (x * x).sum(dim=1)
     squared = _squared_distances(x, squares, x, squares)
-    return float(median(squared.flatten().index_select(0, packed.places(n, x.device)).sqrt_()))
+    return float(median(squared.flatten().index_select(0, packed.places(len(x), x.device)).sqrt_()))
 
 
 class Sums:
-    """Sums of products of two centred kernels, of either with itself, and of the kernels before (`raw`), in blocks of
-    rows."""
+    """Sums of products of two centred kernels, of either with itself, and of the kernels before (`raw`)."""
 
-    def __init__(self, first: _Kernel, second: _Kernel, unbiased: bool) -> None:
-        self.first, self.second, self.unbiased = first, second, unbiased
+    def __init__(self, first: Kernel, second: Kernel, unbiased: bool) -> None:
+        self.unbiased = unbiased
         self.both = self.own = self.other = 0.0
-        sides = (first, second)
-        margins = [torch.cat([k.sum(dim=1) for _, k in self._blocks(side)]) for side in sides]
+        margins = [torch.cat([k.sum(dim=1) for _, k in self._blocks(side)]) for side in (first, second)]
         self.raw = [0.0, 0.0]
         for (start, k), (_, m) in zip(self._blocks(first), self._blocks(second), strict=True):
             self.raw[0] += float((k * k).sum())
@@ -259,9 +234,10 @@ class Sums:
             self.own += float((k * k).sum())
             self.other += float((m * m).sum())
 
-    def _blocks(self, side: _Kernel) -> Iterator[tuple[int, Tensor]]:
-        for start in range(0, side.n, BLOCK_ROWS):
-            rows = side.rows(start, min(start + BLOCK_ROWS, side.n))
+    def _blocks(self, side: Kernel) -> Iterator[tuple[int, Tensor]]:
+        n = len(side.x)
+        for start in range(0, n, BLOCK_ROWS):
+            rows = side.rows(start, min(start + BLOCK_ROWS, n))
             if self.unbiased:
                 _zero_diagonal(rows, start)
             yield start, rows

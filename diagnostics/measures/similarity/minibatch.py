@@ -12,9 +12,9 @@ from torch import Tensor
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, centre, ordinary, pair, rescaled
 from diagnostics.measures.similarity import packed
-from diagnostics.measures.similarity.base import Side, Similarity
-from diagnostics.measures.similarity.kernel_alignment import blocks_of, scale_of_tap
-from diagnostics.measures.similarity.kernels import LinearKernel, Sums
+from diagnostics.measures.similarity.base import Side
+from diagnostics.measures.similarity.kernel_alignment import Products, blocks_of, scale_of_tap
+from diagnostics.measures.similarity.kernels import Kernel, Sums
 from diagnostics.measures.similarity.null import Swaps
 
 BATCH = 64
@@ -35,7 +35,8 @@ def minibatch_cka(x: Any, y: Any, *, batch_size: int = BATCH) -> float:
     4 samples or a batch size below 4, unequal numbers of samples and values that are not finite.
     """
     first, second = (rescaled(side) for side in pair(x, y, LEAST))
-    _check(batch_size)
+    if batch_size < LEAST:
+        raise DiagnosticsError(f"A batch size of {batch_size} is too small: give at least {LEAST} samples a batch.")
     total = MinibatchCka()
     for start in range(0, len(first), batch_size):
         total.update(first[start : start + batch_size], second[start : start + batch_size])
@@ -60,7 +61,7 @@ class MinibatchCka:
         if n < LEAST:
             self.left_out += n
             return
-        sums = Sums(LinearKernel(first), LinearKernel(second), unbiased=True)
+        sums = Sums(Kernel(first), Kernel(second), unbiased=True)
         # HSIC_1 of the batch, times its samples.
         self._sums += np.array([sums.both, sums.own, sums.other, *sums.raw]) / (n - 3)
         self.samples += n
@@ -77,11 +78,6 @@ class MinibatchCka:
         if not (own > packed.NOTHING**2 * raw and other > packed.NOTHING**2 * raw_other):
             return float("nan")
         return both / (own**0.5 * other**0.5)
-
-
-def _check(batch_size: int) -> None:
-    if batch_size < LEAST:
-        raise DiagnosticsError(f"A batch size of {batch_size} is too small: give at least {LEAST} samples a batch.")
 
 
 def batches(n: int, size: int) -> list[slice]:
@@ -105,16 +101,13 @@ def batch_kernels(blocks: Iterable[Tensor], parts: Sequence[slice]) -> list[Tens
     return kernels
 
 
-class MinibatchAlignment(Similarity):
-    """Minibatch CKA of every pair of taps: a tap is the kernels of its batches, one vector of unit norm."""
+class MinibatchAlignment(Products):
+    """Minibatch CKA: a tap is the kernels of its batches, one vector of unit norm."""
 
     name = "minibatch_cka"
     answers = "Which taps hold alike geometries of the samples, estimated from small batches?"
     source = "Nguyen et al. 2021 (2010.15327), eq. 2; unbiased HSIC: Song et al. 2012, eq. 5"
     invariant_to = ("rotation", "scale", "shift")
-    needs = "tokens"
-    standard = False
-    least = LEAST
     most_rows = MOST_ROWS
     functional = f"an estimate of debiased linear CKA from batches of {BATCH}: ratio of HSIC_1 summed over batches"
     centring = "features centred over samples, then the kernel of each batch U-centred"
@@ -125,28 +118,19 @@ class MinibatchAlignment(Similarity):
         if not ordinary(sum(float(kernel.diagonal().sum().sqrt()) for kernel in kernels)):
             scale = scale_of_tap(side, tap, self.name)
             kernels = batch_kernels(map(as_tensor, blocks_of(side, tap, scale)), parts)
-        kernel = joined(kernels)
-        if kernel is not None:
+        if (kernel := joined(kernels)) is not None:
             return kernel, ""
         return None, "all samples of each batch are equal, rounding aside, or equally far from one another"
 
     def prepared(self, x: Tensor) -> Any:
         return joined(batch_kernels([x], batches(len(x), BATCH)))
 
-    def compared(self, a: Any, b: Any) -> float:
-        return float(a @ b)
-
     def permuted(self, a: Any, order: Tensor) -> Any:
-        moved: list[Tensor] = []
-        start = 0
-        for rows in batches(len(order), BATCH):
-            stop = start + pairs_of([rows])
-            moved.append(packed.moved(a[start:stop], order[rows] - rows.start))
-            start = stop
-        return torch.cat(moved)
-
-    def pairs(self, firsts: Sequence[Any], seconds: Sequence[Any], upper: bool) -> np.ndarray:
-        return packed.products(firsts, seconds)
+        parts = batches(len(order), BATCH)
+        kernels = a.split([pairs_of([rows]) for rows in parts])
+        return torch.cat(
+            [packed.moved(kernel, order[rows] - rows.start) for kernel, rows in zip(kernels, parts, strict=True)]
+        )
 
     def swappable(self, groups: np.ndarray) -> Swaps:
         # Samples stay in their batch, whose kernel is all there is of them; a group may lie in several batches.

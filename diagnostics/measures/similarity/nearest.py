@@ -30,10 +30,9 @@ def mutual_knn(x: Any, y: Any, *, k: int = K) -> float:
 
     Neighbours are those of largest cosine, as in the paper, which scales every row of features to unit length and does
     not centre them; a sample is not its own neighbour. Samples that tie for the last of the k places count in parts: the
-    value is what breaking ties at random, on either side by itself, gives on average. So unrelated sides are at
-    k / (n - 1) whatever ties they have. Equal sides are at 1, and below it where ties leave open who the neighbours are:
-    at 1 / t for t + 1 equal samples with k = 1. Cosines tie where they differ by rounding, of double precision or, where all
-    values have no more digits, of single. Samples that all point one way have no neighbours: NaN.
+    value is what breaking ties at random, on either side by itself, gives on average, so that unrelated sides are at
+    k / (n - 1) and equal sides at 1, or below where ties leave open who the neighbours are. Cosines tie where they differ by
+    rounding. Samples that all point one way have no neighbours: NaN.
 
     x, y: [sample, feature], rows aligned. Never holds n x n. Raises DiagnosticsError for k below 1 or above n - 1,
     unequal numbers of samples and values that are not finite.
@@ -114,9 +113,7 @@ class Neighbours:
 
 def neighbours(x: Tensor, k: int) -> Neighbours:
     """The k nearest of each row of [sample, feature] by cosine, those that tie for the last place in parts."""
-    places: list[Tensor] = []
-    chances: list[Tensor] = []
-    cosines: list[Tensor] = []
+    places, chances, cosines = list[Tensor](), list[Tensor](), list[Tensor]()
     start = 0
     for chance, cosine in _chances(x, k):
         rows, columns = chance.nonzero(as_tuple=True)
@@ -131,9 +128,7 @@ def neighbours(x: Tensor, k: int) -> Neighbours:
 
 
 def _chances(x: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """For one block of samples after the other, [row, sample]: the chance that a sample is among the k nearest of the row
-    when ties for the last place are broken at random, and its cosine.
-    """
+    """In blocks of rows [row, sample]: the chance that a sample is among the row's k nearest, and its cosine."""
     n = len(x)
     unit = unit_rows(x)
     # Through distances about the mean: where all samples point nearly one way, cosines differ by less than their rounding.
@@ -181,11 +176,6 @@ def _matched(a: Neighbours, b: Neighbours) -> tuple[Neighbours, Neighbours, Tens
     return few, many, many.entry(keys)
 
 
-def _shared(a: Neighbours, b: Neighbours, k: int) -> float:
-    few, many, where = _matched(a, b)
-    return float(few.chance[:-1] @ many.chance.index_select(0, where)) / (len(a.order) * k)
-
-
 class _Kernel(NamedTuple):
     """Neighbours with HSIC_1, times n (n - 3), of their kernel with itself, which no order of the samples changes; 0 where
     it is rounding error."""
@@ -213,10 +203,8 @@ def _aligned(a: _Kernel, b: _Kernel) -> float:
 
 
 def _masked_hsic(places: Neighbours, k: Tensor, m: Tensor) -> float:
-    """HSIC_1, times n (n - 3), of two matrices that are zero but at the same entries, [entry] each.
-
-    Neighbourhood is not mutual between samples, so neither matrix is symmetric: the trace meets (i, j) with (j, i).
-    """
+    """HSIC_1, times n (n - 3), of two matrices that are zero but at the same entries, [entry] each."""
+    # Neither matrix is symmetric, so the trace meets (i, j) with (j, i).
     n = len(places.order)
     nothing = k.new_zeros(n + 1)
     trace = k @ torch.cat([m, nothing[:1]]).index_select(0, places.mirror)
@@ -227,7 +215,6 @@ def _masked_hsic(places: Neighbours, k: Tensor, m: Tensor) -> float:
 class _Nearest(Similarity):
     """A function of the neighbours on both sides."""
 
-    standard = False
     least = K + 2
     centring = "none: rows scaled to unit length, neighbours by cosine"
 
@@ -236,8 +223,6 @@ class _Nearest(Similarity):
 
 
 class MutualKnn(_Nearest):
-    """Mutual kNN alignment of every pair of taps."""
-
     name = "mutual_knn"
     answers = "Which taps agree on which samples are nearest?"
     source = "Huh et al. 2024 (2405.07987), appendix A"
@@ -251,15 +236,14 @@ class MutualKnn(_Nearest):
         return a.reordered(order)
 
     def compared(self, a: Any, b: Any) -> float:
-        return _shared(a, b, K)
+        few, many, where = _matched(a, b)
+        return float(few.chance[:-1] @ many.chance.index_select(0, where)) / (len(a.order) * K)
 
     def attributes(self, n: int) -> Mapping[str, Any]:
         return {"k": K, "chance": K / (n - 1)}
 
 
 class Cknna(_Nearest):
-    """CKNNA of every pair of taps."""
-
     name = "cknna"
     answers = "Which taps hold alike geometries of near samples?"
     source = "Huh et al. 2024 (2405.07987), appendix A, as its authors compute it"

@@ -1,7 +1,5 @@
 """The permutation null of similarities: whole groups of samples are permuted, and the best pair recorded."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,12 +23,12 @@ class Swaps:
     """Which samples may take each other's places: groups (videos, series, subjects) swap as wholes, so only with groups
     of their own size.
 
-    `classes`: for each set of groups that may swap, their rows, int64 [group, member]. `what` names them in words, `never`
+    `classes`: for each set of groups that may swap, their rows, int64 [group, member]. `swapped` names them in words, `never`
     says why none may ("": some may).
     """
 
     classes: tuple[np.ndarray, ...]
-    what: str = "the samples"
+    swapped: str = "the samples"
     never: str = ""
 
     @property
@@ -45,21 +43,16 @@ class Swaps:
             return self.never
         if math.prod(math.factorial(min(len(rows), 20)) for rows in self.classes) >= round(1 / ALPHA):
             return ""
-        return (
-            f"{sum(map(len, self.classes))} groups of which only those of one size can be swapped leave too few "
-            "permutations"
-        )
+        count = sum(map(len, self.classes))
+        return f"{count} groups of which only those of one size can be swapped leave too few permutations"
 
     def words(self, count: int) -> str:
         """What is permuted, as results state it."""
         if self.never:
             return f"none: {self.never}"
-        held = sum(rows.size for rows in self.classes if len(rows) == 1)
-        return (
-            f"{count} permutations of {self.what}"
-            f"{f', {held} of {self.rows} samples have no group to swap with' if held else ''}; "
-            "the most alike of all pairs of taps"
-        )
+        fixed = sum(rows.size for rows in self.classes if len(rows) == 1)
+        alone = f", {fixed} of {self.rows} samples have no group to swap with" if fixed else ""
+        return f"{count} permutations of {self.swapped}{alone}; the most alike of all pairs of taps"
 
 
 @dataclass(frozen=True)
@@ -90,10 +83,8 @@ def orders(classes: Swaps, count: int, seed: int, device: torch.device | str = "
 
 
 def against_null(matrix: np.ndarray, null: Null, distance: bool) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """p and the calibrated value of each pair [tap, tap_other], and what to state of the null.
-
-    p is (1 + permutations at least as alike) / (1 + permutations); a pair passes `tau` where p is at most .05.
-    """
+    """p = (1 + permutations at least as alike) / (1 + permutations) and the calibrated value of each pair [tap, tap_other],
+    and the attributes that describe the null; a pair passes `tau` where p is at most .05."""
     stated: dict[str, Any] = {NULL: null.words, PERMUTATIONS: len(null.extreme)}
     nothing = np.full(matrix.shape, np.nan)
     drawn = null.extreme[np.isfinite(null.extreme)]

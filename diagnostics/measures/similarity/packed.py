@@ -4,8 +4,6 @@ U-centred kernels are symmetric with zero diagonal, so these n (n - 1) / 2 numbe
 the similarity of two taps is the product of two vectors, and permuting samples only moves entries.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator, Sequence
 
@@ -22,19 +20,13 @@ BLOCK = 2**13
 def unit(upper: Tensor) -> Tensor | None:
     """`centred` divided by its norm; None where nothing but rounding error is left."""
     size = float(upper.triu_(1).norm())
-    return scaled(_centred(upper), size)
+    return scaled(centred(upper), size)
 
 
 def centred(upper: Tensor) -> Tensor:
-    """The U-centred kernel (Székely and Rizzo 2014, eq. 2.9) over pairs i < j.
-
-    `upper` [sample, sample] is read above its diagonal only, and overwritten.
-    """
-    return _centred(upper.triu_(1))
-
-
-def _centred(upper: Tensor) -> Tensor:
-    """`centred` of what is zero on and below its diagonal."""
+    """The U-centred kernel (Székely and Rizzo 2014, eq. 2.9) over pairs i < j, of [sample, sample], which is read above its
+    diagonal only and overwritten."""
+    upper.triu_(1)
     n = len(upper)
     sums = upper.sum(dim=0) + upper.sum(dim=1)
     means, mean = sums / (n - 2), sums.sum() / ((n - 1) * (n - 2))
@@ -73,10 +65,8 @@ def products(firsts: Sequence[Tensor], seconds: Sequence[Tensor]) -> np.ndarray:
 def shuffled_products(
     firsts: Sequence[Tensor], seconds: Sequence[Tensor], orders: Iterator[Tensor]
 ) -> Iterator[np.ndarray]:
-    """`products` for each order of the second side's samples, in single precision (an error near 1e-7).
-
-    Entries of all taps lie side by side, so that a permutation fetches those of a pair together.
-    """
+    """`products` for each order of the second side's samples, in single precision (an error near 1e-7)."""
+    # Entries of all taps lie side by side, so that a permutation fetches those of a pair together.
     first = torch.stack([kernel.float() for kernel in firsts])
     second = torch.stack([kernel.float() for kernel in seconds], dim=1)
     for order in orders:

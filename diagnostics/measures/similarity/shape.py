@@ -3,8 +3,6 @@
 Both are metrics (the triangle inequality holds), so that taps can be clustered or embedded by them.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -45,10 +43,8 @@ def angular_distance(x: Any, y: Any) -> float:
 
 
 def unit(x: Tensor) -> Tensor:
-    """x centred, with Frobenius norm 1 and no more columns than samples (turned, which changes no distance).
-
-    [sample, 0] where the samples do not differ.
-    """
+    """x centred, with Frobenius norm 1 and no more columns than samples (turned, which changes no distance); [sample, 0] where
+    the samples do not differ."""
     out = spread(x)
     if out.shape[1] > len(out):
         out = triangle(out.T).T
@@ -64,8 +60,8 @@ def _distance(a: Tensor, b: Tensor) -> float:
         # The same as a sum of squares: what is left between the two when turned onto one another, and outside.
         u, _, v = svd(product)
         a, b = a.double(), b.double()
-        mine, yours = a @ u, b @ v.T
-        squared = sum(float((part**2).sum()) for part in (mine - yours, a - mine @ u.T, b - yours @ v))
+        turned, other = a @ u, b @ v.T
+        squared = sum(float((part**2).sum()) for part in (turned - other, a - turned @ u.T, b - other @ v))
     return math.sqrt(squared)
 
 
@@ -77,6 +73,7 @@ def _angle(a: Tensor, b: Tensor) -> float:
 class _Shape(Decomposed):
     """A distance of shapes."""
 
+    invariant_to = ("rotation", "scale", "shift")
     centring = "features centred over samples, then Frobenius norm 1"
     least = 2
     most_rows = 1024
@@ -88,17 +85,11 @@ class _Shape(Decomposed):
     def prepared(self, x: Tensor) -> Tensor:
         return unit(x)
 
-    def permuted(self, a: Tensor, order: Tensor) -> Tensor:
-        return a[order]
-
 
 class Procrustes(_Shape):
-    """Procrustes distance of every pair of taps."""
-
     name = "procrustes"
     answers = "How far apart are two taps once one is turned onto the other?"
     source = "Ding et al. 2021 (2108.01661); Williams et al. 2021 (2110.14739)"
-    invariant_to = ("rotation", "scale", "shift")
     functional = "sqrt(2 - 2 ||X^T Y||_*)"
 
     def compared(self, a: Tensor, b: Tensor) -> float:
@@ -106,12 +97,9 @@ class Procrustes(_Shape):
 
 
 class AngularDistance(_Shape):
-    """Angular Procrustes distance of every pair of taps."""
-
     name = "angular_distance"
     answers = "By what angle do the shapes of two taps differ?"
     source = "Williams et al. 2021 (2110.14739)"
-    invariant_to = ("rotation", "scale", "shift")
     functional = "arccos ||X^T Y||_*, radians"
 
     def compared(self, a: Tensor, b: Tensor) -> float:

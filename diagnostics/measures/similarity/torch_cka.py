@@ -1,7 +1,5 @@
 """The estimator of the torch-cka package, unchanged, to reproduce numbers published with it."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import warnings
@@ -14,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.measures.arrays import as_tensor
+from diagnostics.measures.arrays import as_tensor, require_finite_tap
 from diagnostics.measures.similarity import packed
-from diagnostics.measures.similarity.base import Side, Similarity
+from diagnostics.measures.similarity.base import Side, Similarity, Taps
 from diagnostics.measures.similarity.minibatch import BATCH, LEAST, batch_kernels, batches, joined, pairs_of
 
 MOST_ROWS = 1024
@@ -52,7 +50,6 @@ class TorchCka(Similarity):
     source = "the package torch-cka (0.21), after Nguyen et al. 2021 (2010.15327)"
     invariant_to = ("rotation", "scale", "shift", "in exact arithmetic alone")
     needs = "tokens"
-    standard = False
     least = LEAST
     most_rows = MOST_ROWS
     permutations = 0
@@ -73,10 +70,7 @@ class TorchCka(Similarity):
             )
         blocks = [as_tensor(block).float() for block in side.blocks(tap)]
         x = torch.cat(blocks, dim=1).to(side.device)
-        if not bool(x.isfinite().all()):
-            raise DiagnosticsError(
-                f"{self.name} finds NaN or infinity at tap {tap} in {len(x)} samples: leave it out (--taps)."
-            )
+        require_finite_tap(x, self.name, tap)
         why = self.reason(x)
         return (None, why) if why else (x, "")
 
@@ -89,33 +83,26 @@ class TorchCka(Similarity):
     def compared(self, a: Any, b: Any) -> float:
         return float(self.pairs([a], [b], upper=False)[0, 0])
 
-    def permuted(self, a: Any, order: Tensor) -> Any:
-        return a[order]
-
-    def pairs(self, firsts: Sequence[Any], seconds: Sequence[Any], upper: bool) -> np.ndarray:
+    def pairs(self, firsts: Taps, seconds: Taps, upper: bool) -> np.ndarray:
         return torch_cka(firsts, seconds, BATCH)
 
-    def beside(self, firsts: Sequence[Any], seconds: Sequence[Any]) -> Mapping[str, np.ndarray]:
-        return {"in_float64": _in_float64(firsts, seconds, BATCH)}
+    def beside(self, firsts: Taps, seconds: Taps) -> Mapping[str, np.ndarray]:
+        # The package's estimate, every batch weighing alike, with what it rounds away.
+        parts = batches(len(firsts[0]), BATCH)
+
+        def vectors(taps: Taps) -> list[Tensor]:
+            nothing = torch.full((pairs_of(parts),), torch.nan, dtype=torch.float64, device=taps[0].device)
+            vectors_of_taps = (joined(batch_kernels([tap.double()], parts), weigh=False) for tap in taps)
+            return [nothing if vector is None else vector for vector in vectors_of_taps]
+
+        return {"in_float64": packed.products(vectors(firsts), vectors(seconds))}
 
     def attributes(self, n: int) -> Mapping[str, Any]:
         return {"batch_size": BATCH, "known_to_fail": self.known_to_fail}
 
 
-def _in_float64(firsts: Sequence[Tensor], seconds: Sequence[Tensor], batch_size: int) -> np.ndarray:
-    """The package's estimate, every batch weighing alike, with what it rounds away: [first, second]."""
-    parts = batches(len(firsts[0]), batch_size)
-
-    def vectors(taps: Sequence[Tensor]) -> list[Tensor]:
-        nothing = torch.full((pairs_of(parts),), torch.nan, dtype=torch.float64, device=taps[0].device)
-        vectors_of_taps = (joined(batch_kernels([tap.double()], parts), weigh=False) for tap in taps)
-        return [nothing if vector is None else vector for vector in vectors_of_taps]
-
-    return packed.products(vectors(firsts), vectors(seconds))
-
-
 def torch_cka(firsts: Sequence[Tensor], seconds: Sequence[Tensor], batch_size: int) -> np.ndarray:
-    """What the package finds for stored features [sample, feature] as the layers of two models, [first, second].
+    """The package's values for stored features [sample, feature] as the layers of two models, [first, second].
 
     Batches are consecutive samples; a last one below 4, at which it divides by zero, is left out. NaN where its sums are.
     Raises DiagnosticsError where it is not installed.

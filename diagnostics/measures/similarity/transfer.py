@@ -1,8 +1,6 @@
 """Transfer similarity: how far apart the predictions of ridge regression from two representations are."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,12 +11,12 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import pair
 from diagnostics.measures.decompositions import triangle
 from diagnostics.measures.known_answers import Case, centred_axes, normal
-from diagnostics.measures.similarity.base import Similarity
+from diagnostics.measures.similarity.base import Similarity, Taps
 from diagnostics.measures.similarity.canonical import principal, still
 from diagnostics.measures.similarity.shape import unit
 
 REGULARIZATION = 1e-2
-BOIX = "Boix-Adsera et al. 2022 (2210.06545)"
+BOIX = "Boix-Adserà et al. 2022 (2210.06545)"
 
 
 def gulp(x: Any, y: Any, *, regularization: float = REGULARIZATION) -> float:
@@ -69,14 +67,11 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 class Gulp(Similarity):
-    """GULP distance of every pair of taps."""
-
     name = "gulp"
     answers = "How differently do linear predictors from two taps predict, whatever the target?"
-    source = "Boix-Adserà et al. 2022 (2210.06545)"
+    source = BOIX
     invariant_to = ("rotation", "scale", "shift")
     functional = f"GULP distance d_lambda, lambda = {REGULARIZATION} of the total variance"
-    standard = False
     centring = "features centred over samples, then total variance 1"
     least = 2
     most_rows = 1024
@@ -98,9 +93,7 @@ class Gulp(Similarity):
     def permuted(self, a: Tensor, order: Tensor) -> Tensor:
         return a[order][:, order]
 
-    def shuffled(
-        self, firsts: Sequence[Any], seconds: Sequence[Any], orders: Iterator[Tensor], upper: bool
-    ) -> Iterator[np.ndarray]:
+    def shuffled(self, firsts: Taps, seconds: Taps, orders: Iterator[Tensor], upper: bool) -> Iterator[np.ndarray]:
         # All pairs by one product. It costs half the digits near 0, where no permutation but the identity leads.
         ones, others = torch.stack(list(firsts)), torch.stack(list(seconds))
         squares = (ones**2).sum(dim=(1, 2))[:, None] + (others**2).sum(dim=(1, 2))

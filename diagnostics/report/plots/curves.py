@@ -7,8 +7,8 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from diagnostics.report.figures import CurvesFigure, Mark
-from diagnostics.report.plots.style import BOTTOM, FLOOR, HEIGHT, LINE, SYMBOLS, TOP, dressed
+from diagnostics.report.figures import CurvesFigure, DepthCurve
+from diagnostics.report.plots.style import BOTTOM, FLOOR, HEIGHT, LINE, TOP, add_mark, dressed
 
 COLOURS = ("#1f5fa8", "#c2410c", "#2f7d4f", "#8a4fa3", "#a6761d", "#0f7c8a", "#b03060", "#5b6875")
 """One for each group; more groups than colours differ in their dashes."""
@@ -27,7 +27,7 @@ def draw_curves(curves: CurvesFigure) -> go.Figure:
         drawn += [curve.score for curve in members]
         if len(members) == 1:
             drawn += [members[0].low, members[0].high]
-            _add_band(figure, curves.depths, members[0].low, members[0].high, colour, name)
+            _add_band(figure, curves.depths, members[0], colour, name)
         else:
             for curve in members:
                 _add_line(figure, curves.depths, curve.score, curve.name, colour, "dot", 1.0, legend=False, group=name)
@@ -35,7 +35,9 @@ def draw_curves(curves: CurvesFigure) -> go.Figure:
         _add_line(figure, curves.depths, mean, group, colour, dash, 2.5, legend=True, group=name)
         for curve in members:
             for mark in curve.marks:
-                _add_mark(figure, mark, curve.name, colour, name)
+                hover = f"{escape(curve.name)}<br>{mark.kind}: {escape(mark.tap)}<br>%{{y:.4g}}<extra></extra>"
+                labels = {"legendgroup": name, "showlegend": False, "hovertemplate": hover}
+                add_mark(figure, mark.depth, mark.value, mark.kind, colour, 10, **labels)
     figure.add_vline(x=TRUNK_END, line={"color": "#9aa5b1", "width": 1, "dash": "dot"})
     if curves.depths.max() > TRUNK_END:
         figure.add_annotation(
@@ -71,9 +73,8 @@ def _add_line(
             )  # fmt: skip
 
 
-def _add_band(
-    figure: go.Figure, depths: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, group: str
-) -> None:
+def _add_band(figure: go.Figure, depths: np.ndarray, curve: DepthCurve, colour: str, group: str) -> None:
+    low, high = curve.low, curve.high
     here = np.isfinite(low) & np.isfinite(high) & (depths <= TRUNK_END)
     if here.sum() > 1:
         red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
@@ -81,13 +82,4 @@ def _add_band(
             x=[*depths[here], *depths[here][::-1]], y=[*low[here], *high[here][::-1]], fill="toself", mode="lines",
             fillcolor=f"rgba({red},{green},{blue},0.10)", line={"width": 0}, hoverinfo="skip", showlegend=False,
             legendgroup=group,
-        )  # fmt: skip
-
-
-def _add_mark(figure: go.Figure, mark: Mark, name: str, colour: str, group: str) -> None:
-    if np.isfinite(mark.value):
-        figure.add_scatter(
-            x=[mark.depth], y=[mark.value], mode="markers", legendgroup=group, showlegend=False,
-            marker={"size": 10, "color": colour, "symbol": SYMBOLS[mark.kind], "line": {"width": 1, "color": "white"}},
-            hovertemplate=f"{escape(name)}<br>{mark.kind}: {escape(mark.tap)}<br>%{{y:.4g}}<extra></extra>",
         )  # fmt: skip

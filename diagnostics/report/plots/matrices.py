@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
+from diagnostics.measures.statistics import Interval
 from diagnostics.report.figures import MapFigure, SharesFigure
 from diagnostics.report.numbers import format_number
 from diagnostics.report.plots.style import dressed
@@ -30,13 +32,10 @@ def draw_map(tap_map: MapFigure) -> go.Figure:
             colorbar={"title": {"text": bar, "side": "right"}, "thickness": 14},
         )
     )  # fmt: skip
-    figure.update_yaxes(
-        autorange="reversed", scaleanchor="x", constrain="domain", type="category", showgrid=False, automargin=True
-    )
-    figure.update_xaxes(tickangle=-40, constrain="domain", type="category", showgrid=False, automargin=True)
-    title, beside = (escape(text) for text in tap_map.titles)
-    figure.update_yaxes(title_text=title or None)
-    figure.update_xaxes(title_text=beside or None)
+    axis: dict[str, Any] = {"constrain": "domain", "type": "category", "showgrid": False, "automargin": True}
+    title, beside = (escape(text) or None for text in tap_map.titles)
+    figure.update_yaxes(autorange="reversed", scaleanchor="x", title_text=title, **axis)
+    figure.update_xaxes(tickangle=-40, title_text=beside, **axis)
     return dressed(figure).update_layout(height=500, margin={"l": 60, "r": 20, "t": 20, "b": 70})
 
 
@@ -59,18 +58,17 @@ def _hovers(tap_map: MapFigure, rows: list[str], columns: list[str]) -> list[lis
     ]
 
 
+def _share(share: Interval | None) -> str:
+    if share is None:
+        return ""
+    value, low, high = (format_number(number, ".2f") for number in (share.value, share.low, share.high))
+    return f"{value}<br>[{low}, {high}]"
+
+
 def draw_shares(matrix: SharesFigure) -> go.Figure:
     """Shares as a matrix; cells without a value have no colour."""
     z = np.array([[np.nan if cell is None else cell.value for cell in row] for row in matrix.shares])
-    text = [
-        [
-            ""
-            if cell is None
-            else f"{format_number(cell.value, '.2f')}<br>[{format_number(cell.low, '.2f')}, {format_number(cell.high, '.2f')}]"
-            for cell in row
-        ]
-        for row in matrix.shares
-    ]
+    text = [[_share(cell) for cell in row] for row in matrix.shares]
     figure = go.Figure(
         go.Heatmap(
             z=np.clip(z, matrix.least, matrix.most), x=[escape(name) for name in matrix.columns],

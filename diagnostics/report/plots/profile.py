@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from html import escape
+from itertools import groupby
 
 import numpy as np
 import plotly.graph_objects as go
 
-from diagnostics.report.figures import ControlCurve, ProfileFigure
-from diagnostics.report.plots.style import BEST, BOTTOM, FLOOR, HEIGHT, INK, LINE, OUTPUT, SYMBOLS, TOP, dressed
+from diagnostics.report.figures import ControlCurve, MarkKind, ProfileFigure
+from diagnostics.report.plots.style import BEST, BOTTOM, FLOOR, HEIGHT, INK, LINE, OUTPUT, TOP, add_mark, dressed
 
 BAND = "rgba(31,95,168,0.18)"
 CONTROL_COLOURS = ("#7c8794", "#a68a64", "#4d908e", "#2f6f4f", "#9a6fb0", "#c08497")
@@ -44,8 +44,8 @@ def draw_profile(profile: ProfileFigure) -> go.Figure:
     shown = _shown(profile)
     _add_lines(figure, profile, taps, shown)
     if profile.best is not None:
-        _mark(figure, *profile.best, "best tap (by val)", BEST, SYMBOLS["best tap"])
-    _mark(figure, *profile.output, "output tap", OUTPUT, SYMBOLS["output"])
+        _mark(figure, *profile.best, "best tap (by val)", BEST, "best tap")
+    _mark(figure, *profile.output, "output tap", OUTPUT, "output")
     figure.update_yaxes(range=list(shown), title_text=escape(profile.axis), zeroline=False)
     # A category axis even for taps named by numbers, with a place for taps without a value.
     figure.update_xaxes(
@@ -117,25 +117,14 @@ def _band(taps: list[str], low: np.ndarray, high: np.ndarray) -> tuple[list[str 
     """One outline for each run of taps that have an interval: across a gap there is none."""
     x: list[str | None] = []
     y: list[float | None] = []
-    for run in _runs(np.isfinite(low) & np.isfinite(high)):
+    known = np.isfinite(low) & np.isfinite(high)
+    for run in [[*places] for here, places in groupby(range(len(taps)), key=known.__getitem__) if here]:
         if x:
             x.append(None)
             y.append(None)
         x.extend([*(taps[i] for i in run), *(taps[i] for i in reversed(run))])
         y.extend([*(float(high[i]) for i in run), *(float(low[i]) for i in reversed(run))])
     return x, y
-
-
-def _runs(known: np.ndarray) -> Iterator[list[int]]:
-    run: list[int] = []
-    for i, here in enumerate(known):
-        if here:
-            run.append(i)
-        elif run:
-            yield run
-            run = []
-    if run:
-        yield run
 
 
 def _add_heads(figure: go.Figure, profile: ProfileFigure, taps: list[str]) -> None:
@@ -196,10 +185,14 @@ def _mode(values: np.ndarray) -> str:
     return "lines" if np.isfinite(values).sum() > 1 else "markers"
 
 
-def _mark(figure: go.Figure, tap: str, value: float, name: str, colour: str, symbol: str) -> None:
-    if np.isfinite(value):
-        figure.add_scatter(
-            x=[escape(tap)], y=[value], mode="markers", name=name,
-            marker={"size": 13, "color": colour, "symbol": symbol, "line": {"width": 1, "color": "white"}},
-            hovertemplate=f"{name}<br>%{{x}}<br>%{{y:.4g}}<extra></extra>",
-        )  # fmt: skip
+def _mark(figure: go.Figure, tap: str, value: float, name: str, colour: str, kind: MarkKind) -> None:
+    add_mark(
+        figure,
+        escape(tap),
+        value,
+        kind,
+        colour,
+        13,
+        name=name,
+        hovertemplate=f"{name}<br>%{{x}}<br>%{{y:.4g}}<extra></extra>",
+    )

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import plotly.graph_objects as go
+
+from diagnostics.report.figures import MarkKind
 
 INK = "#1f5fa8"
 LINE = "#5b6875"
@@ -22,9 +27,17 @@ BUTTONS = ("toImage", "zoom2d", "pan2d", "resetScale2d")
 
 def dressed(figure: go.Figure) -> go.Figure:
     """The figure in the style that all share."""
-    return figure.update_layout(
-        template="plotly_white", hovermode="closest", font={"family": "system-ui, sans-serif", "size": 13}
-    )
+    font = {"family": "system-ui, sans-serif", "size": 13}
+    return figure.update_layout(template="plotly_white", hovermode="closest", font=font)
+
+
+def add_mark(
+    figure: go.Figure, x: float | str, y: float, kind: MarkKind, colour: str, size: int, **options: Any
+) -> None:
+    """Adds the symbol of a best tap or an output, where it has a value; `options` are those of `add_scatter`."""
+    if np.isfinite(y):
+        marker = {"size": size, "color": colour, "symbol": SYMBOLS[kind], "line": {"width": 1, "color": "white"}}
+        figure.add_scatter(x=[x], y=[y], mode="markers", marker=marker, **options)
 
 
 def html(figure: go.Figure) -> str:

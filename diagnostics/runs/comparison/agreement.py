@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.comparison.members import Member
-from diagnostics.runs.comparison.probe_losses import probe_losses
+from diagnostics.runs.comparison.probe_losses import near
 
 BY_SAMPLE = ("label", "value", "state", "future", "caption")
 """Kinds of target with values of the sample as a whole."""
@@ -26,9 +27,8 @@ def check_agreement(members: Sequence[Member]) -> dict[str, str]:
     """
     first, *others = members
     for other in others:
-        _same_data(first, other)
-        _same_storage(first, other)
-        _same_taps(first, other)
+        for reason, remedy in chain(_other_data(first, other), _other_storage(first, other), _other_taps(first, other)):
+            raise _refused(first, other, reason, remedy)
     left_out: dict[str, str] = {}
     names = list(dict.fromkeys(name for member in members for name in member.profiles))
     for name in names:
@@ -41,106 +41,79 @@ def check_agreement(members: Sequence[Member]) -> dict[str, str]:
                 left_out[name] = why
                 break
     if not names:
-        raise DiagnosticsError(
-            f"{first.run.path} holds no measure by depth that could be compared: run all with --measures standard."
-        )
+        raise DiagnosticsError(f"{first.run.path} holds no measure by depth: run all with --measures standard.")
     if len(left_out) == len(names):
-        raise DiagnosticsError(
-            "The runs have no measure in common that can be compared ("
-            + "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
-            + "). "
-            + (
-                "Give all the same --measures."
-                if all(why.startswith("not measured") for why in left_out.values())
-                else "Run all with the same data and options."
-            )
-        )
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
+        unmeasured = all(why.startswith("not measured") for why in left_out.values())
+        remedy = "Give all the same --measures." if unmeasured else "Run all with the same data and options."
+        raise DiagnosticsError(f"The runs have no measure in common that can be compared ({reasons}). {remedy}")
     return left_out
 
 
-def _refused(first: Member, other: Member, what: str, remedy: str) -> DiagnosticsError:
-    return DiagnosticsError(f"{first.run.path} and {other.run.path} cannot be compared: {what}. {remedy}")
+def _refused(first: Member, other: Member, reason: str, remedy: str) -> DiagnosticsError:
+    return DiagnosticsError(f"{first.run.path} and {other.run.path} cannot be compared: {reason}. {remedy}")
 
 
-def _same_data(first: Member, other: Member) -> None:
+Problems = Iterator[tuple[str, str]]
+"""Why two runs cannot be compared, each reason with its remedy."""
+
+
+def _other_data(first: Member, other: Member) -> Problems:
     mine, theirs = first.run.store, other.run.store
     facts = first.run.record.dataset, other.run.record.dataset
     again = "Run both encoders on one dataset."
     ids = _texts(mine.ids), _texts(theirs.ids)
-    missing = set(ids[0]) ^ set(ids[1])
-    if missing:
-        raise _refused(
-            first, other,
+    if missing := set(ids[0]) ^ set(ids[1]):
+        yield (
             f"they hold other samples ({facts[0].name} and {facts[1].name}; {len(missing)} of {len(set(ids[0]) | set(ids[1]))} "
             f"are in one only, {min(missing)} say)",
             again,
-        )  # fmt: skip
+        )
+        return
     order = [np.argsort(names, kind="stable") for names in ids]
     split = [_texts(store.split)[rows] for store, rows in zip((mine, theirs), order, strict=True)]
-    if moved := int((split[0] != split[1]).sum()):
-        at = int(np.flatnonzero(split[0] != split[1])[0])
-        raise _refused(
-            first, other,
-            f"their splits differ in {moved} samples ({ids[0][order[0]][at]} is {split[0][at]} in one, {split[1][at]} in the "
-            "other)",
-            again,
-        )  # fmt: skip
+    moved = np.flatnonzero(split[0] != split[1])
+    if moved.size:
+        sample, here, there = (texts[moved[0]] for texts in (ids[0][order[0]], *split))
+        yield f"their splits differ in {moved.size} samples ({sample} is {here} in one, {there} in the other)", again
     targets = mine.targets(), theirs.targets()
     if lacking := sorted(set(targets[0]) ^ set(targets[1])):
-        raise _refused(first, other, f"only one of them has the target {lacking[0]}", again)
-    for name in sorted(targets[0]):
-        values = [np.asarray(theirs[name].values) for theirs in targets]
+        yield f"only one of them has the target {lacking[0]}", again
+    for name in sorted(set(targets[0]) & set(targets[1])):
         # Maps are cropped as each encoder crops its input.
-        if targets[0][name].kind in BY_SAMPLE and not _equal(*(x[rows] for x, rows in zip(values, order, strict=True))):
-            raise _refused(first, other, f"their values of the target {name} differ", again)
+        if targets[0][name].kind in BY_SAMPLE:
+            values = [np.asarray(own[name].values)[rows] for own, rows in zip(targets, order, strict=True)]
+            if not np.array_equal(*values, equal_nan=values[0].dtype.kind == "f"):
+                yield f"their values of the target {name} differ", again
     if facts[0].fingerprint != facts[1].fingerprint:
-        raise _refused(
-            first, other, "they hold other data under the same sample ids (the datasets' fingerprints differ)", again
-        )
+        yield "they hold other data under the same sample ids (the datasets' fingerprints differ)", again
 
 
 def _texts(values: Sequence[str] | np.ndarray) -> np.ndarray:
     return np.array([str(value) for value in values])
 
 
-def _equal(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-
-
-def _same_storage(first: Member, other: Member) -> None:
-    """The same pooling, precision and version."""
+def _other_storage(first: Member, other: Member) -> Problems:
+    """Another pooling, precision or version."""
     mine, theirs = first.run.store, other.run.store
     if tuple(mine.poolings) != tuple(theirs.poolings):
         both = [name for name in mine.poolings if name in theirs.poolings] or ["mean"]
-        raise _refused(
-            first, other,
-            f"one pools tokens by {mine.pooling}, the other by {theirs.pooling}",
-            f"Run both with --pooling {','.join(both)}.",
-        )  # fmt: skip
-    if mine.plan.precision != theirs.plan.precision:
-        raise _refused(
-            first, other,
-            f"one keeps tokens in {mine.plan.precision}, the other in {theirs.plan.precision}",
-            "Run both with one --precision.",
-        )  # fmt: skip
-    versions = {version for member in (first, other) for version in member.run.versions}
-    if len(versions) > 1:
-        raise _refused(
-            first, other,
-            f"they were measured by versions {' and '.join(sorted(versions))} of diagnostics",
-            "Give the `diagnostics run` command of the older one again.",
-        )  # fmt: skip
+        remedy = f"Run both with --pooling {','.join(both)}."
+        yield f"one pools tokens by {mine.pooling}, the other by {theirs.pooling}", remedy
+    precisions = mine.plan.precision, theirs.plan.precision
+    if precisions[0] != precisions[1]:
+        yield "one keeps tokens in {}, the other in {}".format(*precisions), "Run both with one --precision."
+    if len(versions := first.run.versions | other.run.versions) > 1:
+        reason = f"they were measured by versions {' and '.join(sorted(versions))} of diagnostics"
+        yield reason, "Give the `diagnostics run` command of the older one again."
 
 
-def _same_taps(first: Member, other: Member) -> None:
-    """Of one encoder the same taps: its curve would differ from itself between them."""
+def _other_taps(first: Member, other: Member) -> Problems:
+    """Of one encoder other taps: its curve would differ from itself between them."""
     mine, theirs = ({tap.name for tap in member.run.store.taps} for member in (first, other))
     if first.weights == other.weights and mine != theirs:
-        raise _refused(
-            first, other,
-            f"both are of one encoder, and only one of them has its tap {min(mine ^ theirs)}",
-            "Run both with the same --taps.",
-        )  # fmt: skip
+        reason = f"both are of one encoder, and only one of them has its tap {min(mine ^ theirs)}"
+        yield reason, "Run both with the same --taps."
 
 
 def _same_protocol(name: str, first: Member, other: Member) -> str:
@@ -149,19 +122,14 @@ def _same_protocol(name: str, first: Member, other: Member) -> str:
     for key in ("seed", "penalties"):
         mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
         if not np.array_equal(np.asarray(mine), np.asarray(theirs)):
-            raise _refused(
-                first,
-                other,
-                f"{name} was computed with another {key} ({mine} and {theirs})",
-                "Give both the same options.",
-            )
+            reason = f"{name} was computed with another {key} ({mine} and {theirs})"
+            raise _refused(first, other, reason, "Give both the same options.")
     pooled = all(data.attrs.get("pooling") == first.run.store.pooling for data in (results, other_results))
     for key in PROTOCOL:
         mine, theirs = results.attrs.get(key), other_results.attrs.get(key)
         if mine != theirs and pooled:
-            raise _refused(
-                first, other, f"{name} was computed with another {key} ({mine} and {theirs})", "Run both again."
-            )
+            reason = f"{name} was computed with another {key} ({mine} and {theirs})"
+            raise _refused(first, other, reason, "Run both again.")
         if mine != theirs:
             # Each encoder has tokens of its own.
             return f"{first.name} and {other.name} were read with another {key} ({mine}; {theirs})"
@@ -174,11 +142,7 @@ def _same_protocol(name: str, first: Member, other: Member) -> str:
     units = [sorted(_texts(data["unit"].values)) for data in (results, other_results)]
     if units[0] != units[1]:
         return f"read on other test units in {first.name} and {other.name}"
-    reference = [probe_losses(member.profiles[name]).common_reference for member in (first, other)]
-    if reference[0] is not None and reference[1] is not None and not _near(reference[0], reference[1]):
+    reference = [member.losses[name].common_reference for member in (first, other)]
+    if reference[0] is not None and reference[1] is not None and not near(reference[0], reference[1]):
         return f"{first.name} and {other.name} are scored against other references"
     return ""
-
-
-def _near(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and np.allclose(a, b, rtol=1e-9, atol=0)

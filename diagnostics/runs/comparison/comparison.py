@@ -26,8 +26,7 @@ from diagnostics.runs.comparison.members import (
     places,
     without_base,
 )
-from diagnostics.runs.comparison.probe_losses import ProbeLosses, probe_losses
-from diagnostics.runs.comparison.shares import Matched, Shares, shares_of
+from diagnostics.runs.comparison.shares import Shares, shares_of
 from diagnostics.runs.comparison.tap_similarity import TapSimilarity, tap_similarity
 from diagnostics.runs.run import Run
 
@@ -95,34 +94,29 @@ def compare(
     left_out = check_agreement(members)
     names = [name for name in members[0].profiles if name not in left_out]
     left_out |= without_base(members, pairs)
-    probes = [name for name in names if members[0].profiles[name].is_probe]
     groups = by_group(members)
-    read = {name: {member.name: probe_losses(member.profiles[name]) for member in members} for name in probes}
     by_profile = {
-        name: {group: [read[name][member.name] for member in members] for group, members in groups.items()}
-        for name in probes
+        name: {group: [member.losses[name] for member in members] for group, members in groups.items()}
+        for name in names
+        if members[0].profiles[name].is_probe
     }
-    profiles = {
-        name: {group: [member.profiles[name] for member in members] for group, members in groups.items()}
-        for name in probes
-    }
-    families = {name: members[0].profiles[name].family for name in probes}
-    group_scores = group_scores_of(by_profile, profiles, seed)
+    group_scores = group_scores_of(by_profile, seed)
     matched = places(pairs, groups)
     tap_similarities: list[TapSimilarity] = []
-    wanted = _pairs_of_runs(groups) if similarity else []
-    for done, (first, second) in enumerate(wanted):
-        watch(Progress("comparing taps", done, len(wanted), f"{first.name} and {second.name}"))
-        tap_similarities.append(tap_similarity(first, second, similarity or "", seed))
-    watch(Progress("comparing taps", len(wanted), len(wanted)))
+    if similarity:
+        wanted = _pairs_of_runs(groups)
+        for done, (first, second) in enumerate(wanted):
+            watch(Progress("comparing taps", done, len(wanted), f"{first.name} and {second.name}"))
+            tap_similarities.append(tap_similarity(first, second, similarity, seed))
+        watch(Progress("comparing taps", len(wanted), len(wanted)))
     return Comparison(
         tuple(members),
         curves(members, names, seed),
         tuple(group_scores),
-        tuple(family_gaps(by_profile, families, first_of_each_target([row.profile for row in group_scores]), seed)),
+        tuple(family_gaps(by_profile, first_of_each_target([row.profile for row in group_scores]), seed)),
         tuple(differences_of(by_profile, seed, matched)),
         tuple(curve_differences(by_profile, seed, matched)),
-        tuple(_all_shares(pairs, groups, probes, read, seed)),
+        tuple(_all_shares(pairs, groups, list(by_profile), seed)),
         tuple(tap_similarities),
         left_out,
     )
@@ -138,15 +132,14 @@ def _all_shares(
     pairs: dict[str, list[tuple[Member, Member]]],
     groups: dict[str, list[Member]],
     probes: Sequence[str],
-    read: dict[str, dict[str, ProbeLosses]],
     seed: int,
 ) -> list[Shares]:
     shares: list[Shares] = []
     for group, matched in pairs.items():
+        base = matched[0][1].group
         for name in probes:
             target = name.partition("/")[2]
             purpose = bool(target) and any(target == aligned.target for aligned, _ in matched)
-            runs = [Matched(read[name][run.name], read[name][base.name], base.profiles[name]) for run, base in matched]
-            base = matched[0][1].group
-            shares.append(shares_of(name, group, base, len(groups[base]), purpose, runs, seed))
+            losses = [(aligned.losses[name], own.losses[name]) for aligned, own in matched]
+            shares.append(shares_of(name, group, base, len(groups[base]), purpose, losses, seed))
     return shares

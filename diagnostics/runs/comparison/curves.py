@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diagnostics.measures.hidden_gap import paired_difference
 from diagnostics.measures.statistics import Interval
+from diagnostics.runs.comparison.estimates import estimate_sum
 from diagnostics.runs.comparison.members import Member
-from diagnostics.runs.comparison.probe_losses import SAME, by_depth, probe_losses, shared_depths
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.comparison.probe_losses import SAME, ProbeLosses, by_depth, shared_depths
+
+SINGLE = ("best_score", "output_score", "hidden_gap", "head_drop")
+ENDS = {"": "value", "_low": "low", "_high": "high"}
+TAPS = ("best_tap", "head_tap")
 
 
 def curves(members: Sequence[Member], names: Sequence[str], seed: int) -> xr.Dataset:
@@ -24,37 +27,15 @@ def curves(members: Sequence[Member], names: Sequence[str], seed: int) -> xr.Dat
     `head_drop` is the trunk's last tap minus the head's last, paired over test units (the Guillotine curve, Bordes et al.
     2023, 2206.13378): positive where the head threw away what the trunk's end still shows.
     """
-    profiles = {name: [member.profiles[name] for member in members] for name in names}
-    depths = shared_depths([p.data["depth"].values.astype(np.float64) for own in profiles.values() for p in own])
-    shape = len(members), len(names), len(depths)
-    along = {key: np.full(shape, np.nan) for key in ("score", "low", "high")}
-    single: dict[str, np.ndarray] = {
-        f"{key}{end}": np.full(shape[:2], np.nan)
-        for key in ("best_score", "output_score", "hidden_gap", "head_drop")
-        for end in ("", "_low", "_high")
+    depths = shared_depths([_depths(member, name) for name in names for member in members])
+    cells = [[_cell(member, name, depths, seed) for name in names] for member in members]
+    variables = {
+        key: np.array([[cell[key] for cell in row] for row in cells], dtype=object if key in TAPS else np.float64)
+        for key in cells[0][0]
     }
-    named = {key: np.full(shape[:2], "", dtype=object) for key in ("best_tap", "head_tap")}
-    for t, name in enumerate(names):
-        for r, profile in enumerate(profiles[name]):
-            own = profile.data["depth"].values.astype(np.float64)
-            for key, values in along.items():
-                values[r, t] = by_depth(profile.data[key].values.astype(np.float64), own, depths)
-            head, drop = _head_drop(profile, seed)
-            named["best_tap"][r, t], named["head_tap"][r, t] = profile.best_tap or "", head
-            for key, interval in (
-                ("best_score", profile.best),
-                ("output_score", profile.output),
-                ("hidden_gap", profile.hidden_gap),
-                ("head_drop", drop),
-            ):
-                if interval is not None:
-                    for end, value in (("", interval.value), ("_low", interval.low), ("_high", interval.high)):
-                        single[f"{key}{end}"][r, t] = value
-    by_target = ("run", "target")
     return xr.Dataset(
         {
-            **{key: (("run", "target", "depth"), values) for key, values in along.items()},
-            **{key: (by_target, values) for key, values in {**single, **named}.items()},
+            **{key: (("run", "target", "depth")[: values.ndim], values) for key, values in variables.items()},
             "tap": (("run", "depth"), np.array([_taps_at(member, depths) for member in members], dtype=object)),
         },
         coords={
@@ -65,12 +46,28 @@ def curves(members: Sequence[Member], names: Sequence[str], seed: int) -> xr.Dat
             "seed": ("run", [math.nan if member.seed is None else float(member.seed) for member in members]),
             "output_tap": ("run", [member.run.store.output_tap for member in members]),
             **{
-                key: ("target", [str(profiles[name][0].data.attrs[attribute]) for name in names])
-                for key, attribute in (("family", "family"), ("score_name", "score_name"))
+                key: ("target", [str(members[0].profiles[name].data.attrs[key]) for name in names])
+                for key in ("family", "score_name")
             },
         },
         attrs=_stated(members, seed),
     )
+
+
+def _depths(member: Member, name: str) -> np.ndarray:
+    return member.profiles[name].data["depth"].values.astype(np.float64)
+
+
+def _cell(member: Member, name: str, depths: np.ndarray, seed: int) -> dict[str, Any]:
+    """All variables of one run in one profile."""
+    profile, own = member.profiles[name], _depths(member, name)
+    cell: dict[str, Any] = {
+        key: by_depth(profile.data[key].values.astype(np.float64), own, depths) for key in ("score", "low", "high")
+    }
+    head, drop = _head_drop(member.losses.get(name), seed)
+    for key, interval in zip(SINGLE, (profile.best, profile.output, profile.hidden_gap, drop), strict=True):
+        cell |= {f"{key}{end}": getattr(interval, part, math.nan) for end, part in ENDS.items()}
+    return cell | dict(zip(TAPS, (profile.best_tap or "", head), strict=True))
 
 
 def _stated(members: Sequence[Member], seed: int) -> Mapping[str, Any]:
@@ -94,15 +91,9 @@ def _taps_at(member: Member, depths: np.ndarray) -> list[str]:
     return names
 
 
-def _head_drop(profile: Profile, seed: int) -> tuple[str, Interval | None]:
+def _head_drop(losses: ProbeLosses | None, seed: int) -> tuple[str, Interval | None]:
     """The last tap of the head, and by how much the trunk's last tap beats it."""
-    if not profile.is_probe:
+    if losses is None or losses.ends is None:
         return "", None
-    losses = probe_losses(profile)
-    if losses.ends is None:
-        return "", None
-    trunk, head = losses.ends
-    drop = paired_difference(
-        trunk.loss, trunk.reference, head.loss, head.reference, losses.fit_units, seed, losses.share
-    )
-    return losses.taps[int(np.flatnonzero(losses.depths > 1 + SAME)[-1])], drop
+    last = losses.taps[int(np.flatnonzero(losses.depths > 1 + SAME)[-1])]
+    return last, estimate_sum([([losses.ends], 1.0)], seed).over_samples

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
@@ -10,11 +10,15 @@ from typing import Literal
 import numpy as np
 
 from diagnostics.measures.statistics import Interval
-from diagnostics.runs.comparison.estimates import Estimate, Term, estimate, flipped, holm
-from diagnostics.runs.comparison.probe_losses import ProbeLosses, by_depth, shared_depths
+from diagnostics.runs.comparison.estimates import Estimate, Part, estimate_sum, flipped, holm, part_score
+from diagnostics.runs.comparison.probe_losses import ProbeLosses, by_depth, near, shared_depths
 
 Quantity = Literal["best tap", "output", "hidden gap"]
-QUANTITIES: tuple[Quantity, ...] = ("best tap", "output", "hidden gap")
+QUANTITIES: Mapping[Quantity, Callable[[ProbeLosses], Part]] = {
+    "best tap": lambda run: (run.at_best,),
+    "output": lambda run: (run.at_output,),
+    "hidden gap": lambda run: (run.at_best, run.at_output),
+}
 ALPHA = 0.05
 
 
@@ -67,73 +71,41 @@ Matched = Mapping[tuple[str, str], Sequence[tuple[int, int]]]
 Such pairs of groups are compared run by run; those of trainings that have nothing to do with each other are not in it."""
 
 
-def differences_of(by_profile: Mapping[str, Groups], seed: int, matched: Matched | None = None) -> list[Difference]:
+def differences_of(by_profile: Mapping[str, Groups], seed: int, matched: Matched) -> list[Difference]:
     """All pairs of groups in all quantities and profiles, corrected together."""
-    differences: list[Difference] = []
-    for profile, groups in by_profile.items():
-        for first, second in combinations(groups, 2):
-            ours, theirs, paired = _runs_to_compare(groups, first, second, matched or {})
-            differences += [
-                Difference(profile, first, second, quantity, _between(ours, theirs, quantity, seed, paired))
-                for quantity in QUANTITIES
-            ]
+    differences = [
+        Difference(profile, *pair, quantity, _between(groups, pair, quantity, seed, matched))
+        for profile, groups in by_profile.items()
+        for pair in combinations(groups, 2)
+        for quantity in QUANTITIES
+    ]
     corrected = holm(np.array([difference.estimate.p for difference in differences]))
     return [replace(difference, p_corrected=float(p)) for difference, p in zip(differences, corrected, strict=True)]
 
 
-def _runs_to_compare(
-    groups: Groups, first: str, second: str, matched: Matched
-) -> tuple[Sequence[ProbeLosses], Sequence[ProbeLosses], bool]:
-    """The runs of two groups to hold against each other, and whether they go together one by one."""
-    pairs = matched.get((first, second))
-    if pairs is None:
-        return groups[first], groups[second], False
-    return [groups[first][i] for i, _ in pairs], [groups[second][j] for _, j in pairs], True
+def _runs_to_compare(groups: Groups, pair: tuple[str, str], matched: Matched) -> tuple[list[ProbeLosses], ...]:
+    """The runs of two groups; where they correspond one by one, only those with a counterpart, in the same order."""
+    if pair not in matched:
+        return tuple(list(groups[name]) for name in pair)
+    return tuple([groups[name][places[side]] for places in matched[pair]] for side, name in enumerate(pair))
 
 
-def terms_of(run: ProbeLosses, quantity: Quantity) -> tuple[list[Term], list[float]]:
-    """The terms of a quantity of one run and their signs."""
-    if quantity == "hidden gap":
-        return [run.at_best, run.at_output], [1.0, -1.0]
-    return [run.at_best if quantity == "best tap" else run.at_output], [1.0]
-
-
-def value_of(run: ProbeLosses, quantity: Quantity) -> float:
-    """The quantity itself."""
-    return sum(sign * term.score for term, sign in zip(*terms_of(run, quantity), strict=True))
-
-
-def mean_of(groups: Sequence[tuple[Sequence[ProbeLosses], float]], quantity: Quantity) -> tuple[list[Term], np.ndarray]:
-    """Terms and weights of a sum over groups of (its weight times its mean over seeds)."""
-    terms: list[Term] = []
-    weights: list[float] = []
-    for runs, weight in groups:
-        for run in runs:
-            own, signs = terms_of(run, quantity)
-            terms += own
-            weights += [weight * sign / len(runs) for sign in signs]
-    return terms, np.array(weights)
-
-
-def _between(
-    first: Sequence[ProbeLosses], second: Sequence[ProbeLosses], quantity: Quantity, seed: int, paired: bool
-) -> Estimate:
+def _between(groups: Groups, pair: tuple[str, str], quantity: Quantity, seed: int, matched: Matched) -> Estimate:
     """The first group's mean over seeds minus the second's."""
-    terms, weights = mean_of([(first, 1.0), (second, -1.0)], quantity)
-    members = [[value_of(run, quantity) for run in group] for group in (first, second)]
-    if paired:
-        members = [[ours - theirs for ours, theirs in zip(*members, strict=True)]]
-    difference = estimate(lambda x: x @ weights, terms, members, seed)
-    alike = difference.over_samples
-    if difference.over_both is None and alike.low == alike.high == alike.value != 0:
-        # All units say the same: resampling them shows no width, which is not to know it.
-        return Estimate(Interval(alike.value, float("nan"), float("nan")), None, difference.p)
+    sides = _runs_to_compare(groups, pair, matched)
+    ours, theirs = ([QUANTITIES[quantity](run) for run in runs] for runs in sides)
+    by_pair = None
+    if pair in matched:
+        by_pair = [[part_score(a) - part_score(b) for a, b in zip(ours, theirs, strict=True)]]
+    difference = estimate_sum([(ours, 1.0), (theirs, -1.0)], seed, by_pair)
+    over = difference.over_samples
+    if difference.over_both is None and over.low == over.high == over.value != 0:
+        # Where all units agree, resampling them shows no width, but the width is unknown and not 0.
+        return Estimate(Interval(over.value, float("nan"), float("nan")), None, difference.p)
     return difference
 
 
-def curve_differences(
-    by_profile: Mapping[str, Groups], seed: int, matched: Matched | None = None
-) -> list[CurveDifference]:
+def curve_differences(by_profile: Mapping[str, Groups], seed: int, matched: Matched) -> list[CurveDifference]:
     """Where along the trunk each pair of groups differs; over samples, for the encoders as they are (not over seeds)."""
     curves: list[CurveDifference] = []
     by_unit: list[np.ndarray] = []
@@ -144,13 +116,14 @@ def curve_differences(
         depths = shared_depths([run.depths for run in runs])
         depths = depths[depths <= 1.0]
         reference = runs[0].common_reference
-        able = reference is not None and all(_shares(run, reference) for run in runs)
+        others = [run.common_reference for run in runs]
+        able = reference is not None and all(own is not None and near(own, reference) for own in others)
         drawn = {id(run): by_depth(run.loss, run.depths, depths) for run in runs}
-        for first, second in combinations(groups, 2):
+        for pair in combinations(groups, 2):
             if able and reference is not None:
                 ours, theirs = (
                     np.mean([drawn[id(run)] for run in side], axis=0)
-                    for side in _runs_to_compare(groups, first, second, matched or {})[:2]
+                    for side in _runs_to_compare(groups, pair, matched)
                 )
                 each = score_influence(theirs - ours, reference)
             else:
@@ -159,13 +132,8 @@ def curve_differences(
             units.append(runs[0].units)
             fitted.append(runs[0].fit_units)
             nothing = np.full(len(depths), np.nan)
-            curves.append(CurveDifference(profile, first, second, depths, each.sum(axis=1), nothing))
+            curves.append(CurveDifference(profile, *pair, depths, each.sum(axis=1), nothing))
     return [replace(curve, p=p) for curve, p in zip(curves, flipped(by_unit, units, fitted, seed), strict=True)]
-
-
-def _shares(run: ProbeLosses, reference: np.ndarray) -> bool:
-    own = run.common_reference
-    return own is not None and own.shape == reference.shape and np.allclose(own, reference, rtol=1e-9, atol=0)
 
 
 def score_influence(loss: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -84,11 +84,8 @@ class Estimate:
         return self.over_both or self.over_samples
 
 
-Combine = Callable[[np.ndarray], np.ndarray]
-
-
 def estimate(
-    combine: Combine,
+    combine: Callable[[np.ndarray], np.ndarray],
     terms: Sequence[Term],
     members: Sequence[Sequence[float]],
     seed: int,
@@ -132,6 +129,35 @@ def estimate(
     return Estimate(samples, both, _p(value, ends, freedom, units))
 
 
+Part = tuple[Term, ...]
+"""A term, or a term and the one that is subtracted from it."""
+
+
+def part_score(part: Part) -> float:
+    """The score of the first term minus that of the second, where there is one."""
+    return part[0].score - sum(term.score for term in part[1:])
+
+
+def part_weights(parts: Sequence[Part], weight: float = 1.0) -> np.ndarray:
+    """Of each term in a mean of parts, [term], times `weight`."""
+    return np.array([weight * sign / len(parts) for part in parts for sign in (1.0, -1.0)[: len(part)]])
+
+
+def estimate_sum(
+    groups: Sequence[tuple[Sequence[Part], float]],
+    seed: int,
+    members: Sequence[Sequence[float]] | None = None,
+    most: float = math.inf,
+) -> Estimate:
+    """The sum over groups of (mean of a group's parts, times its weight); `members` and `most` as of `estimate`, where by
+    default each group is a set of seeds."""
+    weights = np.concatenate([part_weights(parts, weight) for parts, weight in groups])
+    terms = [term for parts, _ in groups for part in parts for term in part]
+    if members is None:
+        members = [[part_score(part) for part in parts] for parts, _ in groups]
+    return estimate(lambda x: x @ weights, terms, members, seed, most=most)
+
+
 def _unrounded(values: np.ndarray, of: np.ndarray) -> np.ndarray:
     """What rounding alone leaves of terms that cancel, a tap minus itself say, is 0."""
     return np.where(np.abs(values) < 1e-12 * np.maximum(1.0, np.abs(of).max(axis=-1)), 0.0, values)
@@ -169,12 +195,8 @@ def _p(value: float, ends: Interval, freedom: float, units: int) -> float:
 def holm(p: np.ndarray) -> np.ndarray:
     """p values that hold for all of them together (Holm 1979), in the order given; NaN, which are no tests, stay."""
     adjusted = np.full(len(p), np.nan)
-    known = np.flatnonzero(np.isfinite(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    most = 0.0
-    for rank, i in enumerate(order):
-        most = max(most, min(1.0, (len(order) - rank) * float(p[i])))
-        adjusted[i] = most
+    order = np.argsort(p, kind="stable")[: np.isfinite(p).sum()]
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.arange(len(order), 0, -1) * p[order]), 1.0)
     return adjusted
 
 

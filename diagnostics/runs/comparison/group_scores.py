@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from diagnostics.measures.statistics import Interval
-from diagnostics.runs.comparison.differences import Groups, mean_of, value_of
-from diagnostics.runs.comparison.estimates import Estimate, estimate
+from diagnostics.runs.comparison.differences import Groups
+from diagnostics.runs.comparison.estimates import Estimate, Term, estimate_sum, part_score
 from diagnostics.runs.comparison.probe_losses import ProbeLosses
-from diagnostics.runs.profile import Profile
 
 
 @dataclass(frozen=True)
@@ -49,69 +49,46 @@ class FamilyGap:
     hidden_gap: Estimate
 
 
-def group_scores_of(
-    by_profile: Mapping[str, Groups], profiles: Mapping[str, Mapping[str, Sequence[Profile]]], seed: int
-) -> list[GroupScore]:
-    """Every group in every profile in which a tap of each of its runs has a value. `profiles` are those of `by_profile`."""
+def group_scores_of(by_profile: Mapping[str, Groups], seed: int) -> list[GroupScore]:
+    """Every group in every profile in which a tap of each of its runs has a value."""
     return [
-        _group_score(name, group, runs, profiles[name][group], seed)
+        _group_score(name, group, runs, seed)
         for name, groups in by_profile.items()
         for group, runs in groups.items()
         if all(run.best is not None for run in runs)
     ]
 
 
-def _group_score(
-    name: str, group: str, runs: Sequence[ProbeLosses], profiles: Sequence[Profile], seed: int
-) -> GroupScore:
-    chosen = [run.best for run in runs if run.best is not None]
-    taps = tuple((run.taps[i], float(run.depths[i])) for run, i in zip(runs, chosen, strict=True))
-    best, output = (_score(runs, profiles, place, seed) for place in ("best", "output"))
-    terms, weights = mean_of([(runs, 1.0)], "hidden gap")
-    gap = estimate(lambda x: x @ weights, terms, [[value_of(run, "hidden gap") for run in runs]], seed)
-    return GroupScore(name, group, taps, best, output, gap, _head_drop(runs, seed))
+def _group_score(name: str, group: str, runs: Sequence[ProbeLosses], seed: int) -> GroupScore:
+    taps = tuple((run.taps[run.best], float(run.depths[run.best])) for run in runs if run.best is not None)
+    best = _score([run.at_best for run in runs], runs[0].profile.best, seed)
+    output = _score([run.at_output for run in runs], runs[0].profile.output, seed)
+    gap = estimate_sum([([(run.at_best, run.at_output) for run in runs], 1.0)], seed)
+    ends = [run.ends for run in runs if run.ends is not None]
+    drop = estimate_sum([(ends, 1.0)], seed) if len(ends) == len(runs) else None
+    return GroupScore(name, group, taps, best, output, gap, drop)
 
 
-def _score(runs: Sequence[ProbeLosses], profiles: Sequence[Profile], place: str, seed: int) -> Estimate:
-    """Of one run what the run itself says: it knows where a score is a share of right answers, whose ends are exact."""
-    if len(runs) == 1:
-        score: Interval | None = getattr(profiles[0], place)
-        assert score is not None
-        return Estimate(score, None, float("nan"))
-    terms, weights = mean_of([(runs, 1.0)], "best tap" if place == "best" else "output")
-    return estimate(lambda x: x @ weights, terms, [[term.score for term in terms]], seed, most=1.0)
+def _score(terms: Sequence[Term], own: Interval | None, seed: int) -> Estimate:
+    """Of one run its `own` score: a run knows where a score is a share of right answers, whose ends are exact."""
+    if len(terms) == 1 and own is not None:
+        return Estimate(own, None, float("nan"))
+    return estimate_sum([([(term,) for term in terms], 1.0)], seed, most=1.0)
 
 
-def _head_drop(runs: Sequence[ProbeLosses], seed: int) -> Estimate | None:
-    ends = [run.ends for run in runs]
-    known = [pair for pair in ends if pair is not None]
-    if len(known) < len(ends):
-        return None
-    weights = np.tile([1.0, -1.0], len(known)) / len(known)
-    spread = [trunk.score - head.score for trunk, head in known]
-    return estimate(lambda x: x @ weights, [term for pair in known for term in pair], [spread], seed)
-
-
-def family_gaps(
-    by_profile: Mapping[str, Groups], families: Mapping[str, str], chosen: Sequence[str], seed: int
-) -> list[FamilyGap]:
+def family_gaps(by_profile: Mapping[str, Groups], chosen: Sequence[str], seed: int) -> list[FamilyGap]:
     """The mean hidden gap of each group over the profiles `chosen` of each family, in which all its runs have a value."""
     gaps: list[FamilyGap] = []
-    groups = list(next(iter(by_profile.values()), {}))
-    for family in dict.fromkeys(families[name] for name in chosen):
-        for group in groups:
-            names = [
-                name
-                for name in chosen
-                if families[name] == family and all(run.best is not None for run in by_profile[name][group])
-            ]
-            if not names:
-                continue
-            terms, weights = mean_of([(by_profile[name][group], 1 / len(names)) for name in names], "hidden gap")
-            by_seed = zip(
-                *([value_of(run, "hidden gap") for run in by_profile[name][group]] for name in names), strict=True
-            )
+    families = {name: next(iter(by_profile[name].values()))[0].profile.family for name in chosen}
+    for family, group in product(dict.fromkeys(families.values()), next(iter(by_profile.values()), {})):
+        parts = {
+            name: [(run.at_best, run.at_output) for run in by_profile[name][group]]
+            for name in chosen
+            if families[name] == family and all(run.best is not None for run in by_profile[name][group])
+        }
+        if parts:
+            by_seed = zip(*(map(part_score, own) for own in parts.values()), strict=True)
             spread = [float(np.mean(values)) for values in by_seed]
-            gap = estimate(lambda x, weights=weights: x @ weights, terms, [spread], seed)
-            gaps.append(FamilyGap(family, group, tuple(names), gap))
+            gap = estimate_sum([(own, 1 / len(parts)) for own in parts.values()], seed, [spread])
+            gaps.append(FamilyGap(family, group, tuple(parts), gap))
     return gaps

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.runs.comparison.probe_losses import ProbeLosses, probe_losses
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.run import Run, open_run
 
@@ -29,6 +30,11 @@ class Member:
     def profiles(self) -> dict[str, Profile]:
         """By `measure/target`, or the measure alone."""
         return {profile.name: profile for profile in self.run.profiles()}
+
+    @cached_property
+    def losses(self) -> dict[str, ProbeLosses]:
+        """Those of its probes, by the names of their profiles."""
+        return {name: probe_losses(profile) for name, profile in self.profiles.items() if profile.is_probe}
 
     @property
     def weights(self) -> str:
@@ -67,11 +73,10 @@ def open_members(runs: Sequence[Run | str | Path]) -> list[Member]:
     seeds = [_seed(run) for _, run in opened]
     if len(set(groups)) < len(groups):
         groups = _distinguish(groups, seeds, opened)
-    members: list[Member] = []
-    for group, seed, (_, run) in zip(groups, seeds, opened, strict=True):
-        several = groups.count(group) > 1
-        members.append(Member(run, group, seed, f"{group} seed {seed}" if several else group))
-    return members
+    return [
+        Member(run, group, seed, f"{group} seed {seed}" if groups.count(group) > 1 else group)
+        for group, seed, (_, run) in zip(groups, seeds, opened, strict=True)
+    ]
 
 
 def _opened(run: Run | str | Path) -> tuple[str, Run]:
@@ -151,15 +156,14 @@ def pairs_with_base(members: Sequence[Member], base: str | None) -> dict[str, li
 
 def without_base(members: Sequence[Member], pairs: Mapping[str, Sequence[tuple[Member, Member]]]) -> dict[str, str]:
     """The alignments some of whose seeds lack their base among the runs, and why: those seeds count for no share."""
-    reasons: dict[str, str] = {}
-    for group, runs in by_group(members).items():
-        matched = {aligned.name for aligned, _ in pairs.get(group, [])}
-        missing = [member.name for member in runs if member.name not in matched]
-        if matched and missing:
-            reasons[f"shares of {', '.join(missing)}"] = (
-                "the run of the base that it was aligned from is not among the runs"
-            )
-    return reasons
+    why = "the run of the base that it was aligned from is not among the runs"
+    matched = {aligned.name for own in pairs.values() for aligned, _ in own}
+    missing = [
+        [member.name for member in runs if member.name not in matched]
+        for group, runs in by_group(members).items()
+        if group in pairs
+    ]
+    return {f"shares of {', '.join(names)}": why for names in missing if names}
 
 
 def places(

@@ -22,11 +22,10 @@ from diagnostics.report.page import (
     left_out_section,
 )
 from diagnostics.runs.comparison.differences import QUANTITIES, Difference
-from diagnostics.runs.comparison.figures import curves_figure, shares_figures
+from diagnostics.runs.comparison.figures import SHARES, curves_figure, shares_figures
 from diagnostics.runs.comparison.findings import Findings, first_of_each_target
 from diagnostics.runs.comparison.group_scores import GroupScore
 from diagnostics.runs.comparison.members import lineage_of
-from diagnostics.runs.comparison.shares import Shares
 from diagnostics.runs.comparison.words import (
     alignment_name,
     cautions,
@@ -79,6 +78,10 @@ def _notes(lines: Iterable[str], tone: Tone = "plain", only: Length | None = Non
     return Notes(tuple(map(Note, lines)), tone, only)
 
 
+def _columns(*names: str) -> tuple[Column, ...]:
+    return tuple(map(Column, names))
+
+
 def _length(profile: str, brief: Sequence[str]) -> Length | None:
     return None if profile in brief else "full"
 
@@ -92,12 +95,11 @@ def _group_scores(findings: Findings, brief: Sequence[str]) -> Section:
     if not findings.group_scores:
         return Section("", "")
     several = any(len(members) > 1 for members in findings.groups.values())
+    seeds = " and, where a label has several seeds, over seeds; 2/3: the tap of 2 of 3 seeds" if several else ""
     heads = any(row.head_drop for row in findings.group_scores)
     anchors = _anchors(findings)
-    columns = [
-        *map(Column, ("target", "encoder", "best tap (depth)", "score", "output", "hidden gap")),
-        *([Column("trunk - head", only="full")] if heads else []),
-    ]
+    columns = _columns("target", "encoder", "best tap (depth)", "score", "output", "hidden gap")
+    columns += (Column("trunk - head", only="full"),) * heads
     rows = [
         Row(
             (
@@ -115,13 +117,9 @@ def _group_scores(findings: Findings, brief: Sequence[str]) -> Section:
         "holds",
         filled(
             Sentence(
-                "Best tap chosen on val, scores read on test; 95 % intervals over test units"
-                + (
-                    " and, where a label has several seeds, over seeds; 2/3: the tap of 2 of 3 seeds" if several else ""
-                ),
-                only="brief",
+                f"Best tap chosen on val, scores read on test; 95 % intervals over test units{seeds}", only="brief"
             ),
-            Table(tuple(columns), tuple(rows), grouped=True),
+            Table(columns, tuple(rows), grouped=True),
             _notes(describe_controls(findings, brief), "quiet"),
             _notes(describe_families(findings)),
             _notes(describe_heads(findings, brief), only="brief"),
@@ -143,12 +141,13 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
         return Section("", "")
     # A share without a value names its reason by its place among them, from 1.
     reasons = list(dict.fromkeys(why for row in findings.shares for why in row.reasons.values()))
-    columns = ("alignment", "target", "base's hidden gap", "recovered", "kept at best tap", "kept at output")
+    columns = _columns("alignment", "target", "base's hidden gap", "recovered", "kept at best tap", "kept at output")
     rows = [
         Row(
             (
                 alignment_name(row), target_name(findings, row.profile) + (", made for it" if row.purpose else ""),
-                Number(row.gap, signed=True), *_share_cells(row, reasons),
+                Number(row.gap, signed=True),
+                *(Number(value, ".2f") if (value := getattr(row, name)) else f"- ({reasons.index(row.reasons[name]) + 1})" for name in SHARES),
             ),
             only=_length(row.profile, brief),
         )
@@ -160,7 +159,7 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
         filled(
             Sentence("Alignments against what they started from (1: all of it)", only="brief", apart=True),
             *shares_figures(findings, brief),
-            Table(tuple(map(Column, columns)), tuple(rows), grouped=True),
+            Table(columns, tuple(rows), grouped=True),
             _notes(
                 [
                     "Recovered: what the aligned output gained over the base's output, of the base's hidden gap. Kept: the "
@@ -175,14 +174,6 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
     )
 
 
-def _share_cells(shares: Shares, reasons: Sequence[str]) -> list[Cell]:
-    values = {"recovered": shares.recovered, "kept_best": shares.kept_best, "kept_output": shares.kept_output}
-    return [
-        Number(share, ".2f") if share is not None else f"- ({reasons.index(shares.reasons[name]) + 1})"
-        for name, share in values.items()
-    ]
-
-
 def _differences(findings: Findings, brief: Sequence[str]) -> Section:
     by_pair: dict[tuple[str, str, str], list[Difference]] = {}
     for difference in findings.differences:
@@ -190,18 +181,13 @@ def _differences(findings: Findings, brief: Sequence[str]) -> Section:
     if not by_pair:
         return Section("", "")
     curves = {(curve.profile, curve.first, curve.second): curve for curve in findings.curve_differences}
-    shown = [pair for pair in by_pair if pair[0] in brief]
-    kept = shown
-    few = None
+    kept = shown = [pair for pair in by_pair if pair[0] in brief]
+    few = ""
     if len(shown) > MOST_ROWS:
-        differing = [
-            pair for pair in shown if any(row.survives for row in by_pair[pair]) or curves[pair].at is not None
-        ]
+        differing = [p for p in shown if any(row.survives for row in by_pair[p]) or curves[p].at is not None]
         kept = differing[:MOST_ROWS]
         which = "the first of those" if len(differing) > MOST_ROWS else "those"
-        few = Sentence(
-            f"{len(kept)} of {len(shown)} rows, {which} that differ; all are in the report", "quiet", only="brief"
-        )
+        few = f"{len(kept)} of {len(shown)} rows, {which} that differ; all are in the report"
     rows = [
         Row(
             (
@@ -231,12 +217,8 @@ def _differences(findings: Findings, brief: Sequence[str]) -> Section:
                 "the encoders as they are, not of other seeds.",
                 only="full",
             ),
-            few,
-            Table(
-                tuple(map(Column, ("target", "first - second", *QUANTITIES, "along the trunk"))),
-                tuple(rows),
-                grouped=True,
-            ),
+            Sentence(few, "quiet", only="brief"),
+            Table(_columns("target", "first - second", *QUANTITIES, "along the trunk"), tuple(rows), grouped=True),
         ),
         label="Differences",
     )
@@ -251,7 +233,7 @@ def _more(findings: Findings, brief: Sequence[str]) -> Sentence:
 
 
 def _runs(findings: Findings) -> Table:
-    columns = ("run", "encoder", "output tap", "seed", "how it was made", "folder")
+    columns = _columns("run", "encoder", "output tap", "seed", "how it was made", "folder")
     rows = [
         Row(
             (
@@ -261,7 +243,7 @@ def _runs(findings: Findings) -> Table:
         )
         for member in findings.members
     ]  # fmt: skip
-    return Table(tuple(map(Column, columns)), tuple(rows), only="full")
+    return Table(columns, tuple(rows), only="full")
 
 
 def _families(findings: Findings) -> list[Section]:
@@ -273,15 +255,10 @@ def _families(findings: Findings) -> list[Section]:
 
 
 def _tap_maps(findings: Findings) -> Section:
+    figures = {(pair.first, pair.second): pair.data for pair in findings.tap_similarities}
     maps = [
-        Section(
-            f"{pair.first} and {pair.second}", f"m{i}", (map_figure(pair.data, (pair.first, pair.second)),), wide=False
-        )
-        for i, pair in enumerate(findings.tap_similarities)
+        Section(" and ".join(names), f"m{i}", (map_figure(data, names),), wide=False)
+        for i, (names, data) in enumerate(figures.items())
     ]
-    return Section(
-        "Where taps correspond",
-        "similarity",
-        filled(_notes(map(describe_similarity, findings.tap_similarities), only="full")),
-        tuple(maps),
-    )
+    notes = _notes(map(describe_similarity, findings.tap_similarities), only="full")
+    return Section("Where taps correspond", "similarity", filled(notes), tuple(maps))

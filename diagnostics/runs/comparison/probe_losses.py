@@ -32,6 +32,7 @@ class ProbeLosses:
     """The tap that val chose; None where no tap has a value."""
     output: int
     fit_units: int
+    profile: Profile
     share: bool = False
     """Whether the score is a share of right answers."""
     _terms: dict[int | None, Term] = field(default_factory=dict[int | None, Term])
@@ -44,12 +45,12 @@ class ProbeLosses:
             self._terms[tap] = Term(loss, reference, self.units, self.fit_units, self.share)
         return self._terms[tap]
 
-    @cached_property
+    @property
     def at_best(self) -> Term:
         """At the tap that val chose."""
         return self.at(self.best)
 
-    @cached_property
+    @property
     def at_output(self) -> Term:
         """At the output tap."""
         return self.at(self.output)
@@ -70,6 +71,11 @@ class ProbeLosses:
         return first if np.allclose(self.reference[known], first, rtol=1e-9, atol=0) else None
 
 
+def near(reference: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two references are the same but for rounding."""
+    return reference.shape == other.shape and np.allclose(reference, other, rtol=1e-9, atol=0)
+
+
 def probe_losses(profile: Profile) -> ProbeLosses:
     """The losses behind a probe's profile."""
     data = profile.data.sortby("unit")
@@ -85,6 +91,7 @@ def probe_losses(profile: Profile) -> ProbeLosses:
         taps.index(profile.best_tap) if profile.best_tap is not None else None,
         taps.index(profile.output_tap),
         units_fitted(data),
+        profile,
         str(data.attrs[SCORE_NAME]) in SHARES,
     )
 
@@ -96,7 +103,9 @@ def by_depth(values: np.ndarray, own: np.ndarray, depths: np.ndarray) -> np.ndar
     which of the two is drawn so. Beyond the trunk (depth over 1) only a tap that stands just there counts, and outside of
     the taps there is nothing (NaN). Of taps at one depth, as a last block and the norm after it, the later one counts.
     """
-    at = _one_by_depth(own)
+    # The last tap at each depth, by ascending depth.
+    last = {round(float(depth) / SAME): i for i, depth in enumerate(own)}
+    at = [last[key] for key in sorted(last)]
     trunk = [i for i in at if own[i] <= 1.0]
     places = own[trunk]
     filled = np.full((len(depths), *values.shape[1:]), np.nan)
@@ -118,11 +127,3 @@ def shared_depths(all_depths: list[np.ndarray]) -> np.ndarray:
         if not depths or depth - depths[-1] > SAME:
             depths.append(float(depth))
     return np.array(depths)
-
-
-def _one_by_depth(depths: np.ndarray) -> list[int]:
-    """The last tap at each depth, by ascending depth."""
-    last: dict[int, int] = {}
-    for i, depth in enumerate(depths):
-        last[round(float(depth) / SAME)] = i
-    return [last[key] for key in sorted(last)]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from diagnostics.measures.statistics import Interval
-from diagnostics.runs.comparison.estimates import Estimate, Term, estimate
+from diagnostics.runs.comparison.estimates import Part, estimate, estimate_sum, part_score, part_weights
 from diagnostics.runs.comparison.probe_losses import ProbeLosses
-from diagnostics.runs.profile import Profile
 
 
 @dataclass(frozen=True)
@@ -43,89 +43,58 @@ class Shares:
     reasons: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Matched:
-    """A run of an alignment and the run of its base."""
-
-    aligned: ProbeLosses
-    base: ProbeLosses
-    profile: Profile
-    """Of the base."""
-
-
 NO_VALUE = "there is no value"
 LEAST_GAP = 0.01
 """Of a base, below which nothing worth a share is hidden, however sure it is."""
 
 
-def shares_of(
-    profile: str, group: str, base: str, of_seeds: int, purpose: bool, pairs: Sequence[Matched], seed: int
-) -> Shares:
+Pairs = Sequence[tuple[ProbeLosses, ProbeLosses]]
+"""Runs of an alignment, each with the run of its base."""
+
+
+def shares_of(profile: str, group: str, base: str, of_seeds: int, purpose: bool, pairs: Pairs, seed: int) -> Shares:
     """The shares of an alignment, its seeds together: each run against its own base, then the ratio of the means.
 
     A share of nothing means nothing: `recovered` needs a hidden gap of the base that its interval shows to be above 0 and that is
     `LEAST_GAP` or more, and what is kept needs a base that is shown to know something there.
     """
-    bases = list({id(pair.base): pair.base for pair in pairs}.values())
+    bases = list(dict.fromkeys(run for _, run in pairs))
     floor, unknown = _floor(pairs)
     gap = _mean([(run.at_best, run.at_output) for run in bases], seed)
     reasons: dict[str, str] = {}
-    recovered: Interval | None = None
+    values: dict[str, Interval | None] = dict.fromkeys(("recovered", "kept_best", "kept_output"))
     if math.isnan(gap.value):
         reasons["recovered"] = NO_VALUE
-    elif not gap.interval.low > 0:
+    elif not gap.low > 0:
         reasons["recovered"] = "the base's output is not shown to hide anything of it"
     elif gap.value < LEAST_GAP:
         reasons["recovered"] = f"what the base's output hides of it is below {LEAST_GAP}, too little for a share"
     else:
-        over = [(pair.aligned.at_output, pair.base.at_output) for pair in pairs]
-        under = [(pair.base.at_best, pair.base.at_output) for pair in pairs]
-        recovered = _ratio(over, under, 0.0, seed)
-    kept: dict[str, Interval | None] = {}
-    for name, where in (("kept_best", "at_best"), ("kept_output", "at_output")):
-        kept[name] = None
-        known = _mean([(getattr(run, where),) for run in bases], seed)
+        gained = [(aligned.at_output, own.at_output) for aligned, own in pairs]
+        hidden = [(own.at_best, own.at_output) for _, own in pairs]
+        values["recovered"] = _ratio(gained, hidden, 0.0, seed)
+    for name, at in (("kept_best", operator.attrgetter("at_best")), ("kept_output", operator.attrgetter("at_output"))):
+        known = _mean([(at(run),) for run in bases], seed)
         if unknown or math.isnan(known.value):
             reasons[name] = unknown or NO_VALUE
-        elif not known.interval.low > floor or (where == "at_best" and not _beats_chance(pairs)):
+        elif not known.low > floor or (name == "kept_best" and not _beats_chance(pairs)):
             reasons[name] = "the base is not shown to know anything of it there"
         else:
-            kept[name] = _ratio(
-                [(getattr(pair.aligned, where),) for pair in pairs],
-                [(getattr(pair.base, where),) for pair in pairs],
-                floor,
-                seed,
-            )
-    return Shares(
-        profile, group, base, len(pairs), of_seeds, purpose, floor, gap.interval, recovered, kept["kept_best"],
-        kept["kept_output"], reasons,
-    )  # fmt: skip
+            over, under = ([(at(run),) for run in runs] for runs in zip(*pairs, strict=True))
+            values[name] = _ratio(over, under, floor, seed)
+    return Shares(profile, group, base, len(pairs), of_seeds, purpose, floor, gap, reasons=reasons, **values)
 
 
-Parts = Sequence[tuple[Term, ...]]
-"""By seed: the term, or the term and what is taken from it."""
+def _mean(parts: Sequence[Part], seed: int) -> Interval:
+    return estimate_sum([(parts, 1.0)], seed).interval
 
 
-def _values(parts: Parts) -> np.ndarray:
-    return np.array([part[0].score - (part[1].score if len(part) > 1 else 0.0) for part in parts])
-
-
-def _weights(parts: Parts) -> np.ndarray:
-    return np.tile([1.0, -1.0][: len(parts[0])], len(parts)) / len(parts)
-
-
-def _mean(parts: Parts, seed: int) -> Estimate:
-    weights = _weights(parts)
-    terms = [term for part in parts for term in part]
-    return estimate(lambda x: x @ weights, terms, [_values(parts).tolist()], seed)
-
-
-def _ratio(over: Parts, under: Parts, floor: float, seed: int) -> Interval:
+def _ratio(over: Sequence[Part], under: Sequence[Part], floor: float, seed: int) -> Interval:
     """(mean of `over` - floor) / (mean of `under` - floor)."""
     terms = [term for part in (*over, *under) for term in part]
     first = len(over) * len(over[0])
-    above, below = _values(over) - floor, _values(under) - floor
-    weights = _weights(over), _weights(under)
+    above, below = (np.array([part_score(part) for part in parts]) - floor for parts in (over, under))
+    weights = part_weights(over), part_weights(under)
 
     def ratio(x: np.ndarray) -> np.ndarray:
         return (x[..., :first] @ weights[0] - floor) / (x[..., first:] @ weights[1] - floor)
@@ -135,18 +104,19 @@ def _ratio(over: Parts, under: Parts, floor: float, seed: int) -> Interval:
     return estimate(ratio, terms, [spread], seed).interval
 
 
-def _floor(pairs: Sequence[Matched]) -> tuple[float, str]:
+def _floor(pairs: Pairs) -> tuple[float, str]:
     """The score at chance, and why it is not known ("" where it is)."""
-    if pairs[0].profile.data.attrs["score_name"] in ("R2", "skill"):
+    profiles = [base.profile for _, base in pairs]
+    if profiles[0].data.attrs["score_name"] in ("R2", "skill"):
         return 0.0, ""
-    levels = [pair.profile.control("shuffled_labels") for pair in pairs]
+    levels = [profile.control("shuffled_labels") for profile in profiles]
     values = [level.value for level in levels if level is not None and math.isfinite(level.value)]
     if len(values) < len(pairs):
         return math.nan, "what chance reaches is not known: run the base with its controls"
     return float(np.mean(values)), ""
 
 
-def _beats_chance(pairs: Sequence[Matched]) -> bool:
+def _beats_chance(pairs: Pairs) -> bool:
     """Whether the bases' best taps beat their own shuffled labels, where there are any: what chance reaches varies too."""
-    margins = [pair.profile.over("shuffled_labels") for pair in pairs]
+    margins = [base.profile.over("shuffled_labels") for _, base in pairs]
     return all(margin is None or margin.low > 0 for margin in margins)

@@ -17,9 +17,8 @@ from diagnostics.runs.comparison.tap_similarity import TapSimilarity
 def describe_runs(findings: Findings) -> str:
     """Which runs, on what."""
     n = findings.members[0].run.n
-    runs = [
-        f"{group} ({len(members)} seeds)" if len(members) > 1 else group for group, members in findings.groups.items()
-    ]
+    several = {group: f" ({len(members)} seeds)" * (len(members) > 1) for group, members in findings.groups.items()}
+    runs = [f"{group}{seeds}" for group, seeds in several.items()]
     return (
         f"{', '.join(runs)} on {findings.data.attrs['dataset']}, n = {n['train']} train, {n['val']} val, {n['test']} test; "
         f"pooling: {findings.data.attrs['pooling']}"
@@ -28,18 +27,15 @@ def describe_runs(findings: Findings) -> str:
 
 def cautions(findings: Findings) -> list[str]:
     """How few units scores rest on, where they do; and of which run's loss a few carry most."""
-    profiles = [
-        (member.name, member.profiles[score.profile]) for score in findings.group_scores for member in findings.members
-    ]
-    heavy = [f"{name}: {profile.heavy}" for name, profile in profiles if profile.heavy]
-    return list(dict.fromkeys([*(profile.few for _, profile in profiles if profile.few), *heavy]))
+    members = [(member, score.profile) for score in findings.group_scores for member in findings.members]
+    few = [member.profiles[name].few for member, name in members]
+    heavy = [f"{member.name}: {why}" for member, name in members if (why := member.profiles[name].heavy)]
+    return list(dict.fromkeys([*filter(None, few), *heavy]))
 
 
 def target_name(findings: Findings, profile: str) -> str:
-    """The target and what was scored; the probe too where it is not the linear one."""
-    measure, _, target = profile.partition("/")
-    score = str(findings.data["score_name"].sel(target=profile).values)
-    return f"{target or measure} ({'' if measure == 'linear_probe' or not target else f'{measure} '}{score})"
+    """The label of a profile, which all runs share."""
+    return findings.members[0].profiles[profile].label
 
 
 def describe_families(findings: Findings) -> list[str]:
@@ -73,16 +69,12 @@ def describe_controls(findings: Findings, profiles: Sequence[str]) -> list[str]:
 
 def describe_heads(findings: Findings, profiles: Sequence[str]) -> list[str]:
     """What each group's head throws away: the trunk's last tap minus the head's last."""
-    lines: list[str] = []
-    for group in findings.groups:
-        drops = [
-            f"{target_name(findings, score.profile)} {format_interval(score.head_drop.interval, signed=True)}"
-            for score in findings.group_scores
-            if score.group == group and score.profile in profiles and score.head_drop is not None
-        ]
-        if drops:
-            lines.append(f"end of trunk minus end of head, {group}: {'; '.join(drops)}")
-    return lines
+    drops: dict[str, list[str]] = {group: [] for group in findings.groups}
+    for score in findings.group_scores:
+        if score.profile in profiles and score.head_drop is not None:
+            drop = format_interval(score.head_drop.interval, signed=True)
+            drops[score.group].append(f"{target_name(findings, score.profile)} {drop}")
+    return [f"end of trunk minus end of head, {group}: {'; '.join(own)}" for group, own in drops.items() if own]
 
 
 def alignment_name(shares: Shares) -> str:
@@ -98,13 +90,11 @@ def describe_correction(findings: Findings) -> str:
     if not tested:
         return "none can be tested"
     both = [difference for difference in tested if difference.estimate.over_both is not None]
-    kind = (
-        "over samples and seeds"
-        if both and len(both) == len(tested)
-        else "over samples and, where both labels have several seeds, over seeds"
-        if both
-        else "over samples alone, since a label has one training: another seed might differ"
-    )
+    kind = "over samples and, where both labels have several seeds, over seeds"
+    if not both:
+        kind = "over samples alone, since a label has one training: another seed might differ"
+    elif len(both) == len(tested):
+        kind = "over samples and seeds"
     return f"{sum(difference.survives for difference in tested)} of {len(tested)} do; Holm, 0.05; {kind}"
 
 
@@ -132,9 +122,8 @@ def describe_similarity(similarity: TapSimilarity) -> str:
         return f"{alike}; what chance reaches is not known ({data.attrs.get('no_null', 'no pair has a value')}), so no positions"
     if not known.any():
         return f"{alike}; no tap of the one is more alike a tap of the other than chance makes one"
-    ends = [
-        f"{data['depth'].values[i]:.2f} ({taps[i]}) with {similarity.aligned[i]:.2f}" for i in np.flatnonzero(known)
-    ]
+    depths, aligned = data["depth"].values, similarity.aligned
+    ends = [f"{depths[i]:.2f} ({taps[i]}) with {aligned[i]:.2f}" for i in np.flatnonzero(known)]
     shown = ends if len(ends) <= 4 else [ends[0], ends[len(ends) // 2], ends[-1]]
     lost = f"; {int((~known).sum())} of {len(taps)} taps of {similarity.first} are like none" if not known.all() else ""
     return f"{alike}; most alike, depth with depth: {', '.join(shown)}{lost}"

@@ -7,8 +7,7 @@ read the sample without any model. A score that a control reaches is no evidence
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.encoder import Encoder, Reduce, keep
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.controls import raw_features as inputs
@@ -112,47 +111,29 @@ def _near(first: Tensor, other: Tensor, most: float) -> bool:
     return first.shape == other.shape and bool(((first - other).abs() <= most).all())
 
 
-class InputEncoder(Encoder):
+class InputEncoder(inputs.SampleEncoder):
     """The sample itself as features: `raw_input` or `summary_statistics`.
 
     One tap with one token, named as the modality. Images have a second one, `cells`, on the grid of the encoder's output
     tap, for dense targets.
     """
 
-    def __init__(self, name: str, encoder: Encoder) -> None:
-        self.name, self.modality = name, encoder.modality
+    def __init__(self, name: str, encoder: Encoder, sample: np.ndarray | None = None) -> None:
+        super().__init__(name, encoder)
         self.raw = name == "raw_input"
-        self.encoder = encoder
         self.output_tap = self.modality
-        grid = encoder.tap(encoder.output_tap).grid
-        dense = self.modality == "image" and grid.axes == ("y", "x") and grid.tokens > 1
-        self.cells = grid.shape if dense else None
-        self.taps = tuple(self._taps(self.preprocess(encoder.example())))
-
-    def _taps(self, prepared: Mapping[str, Tensor]) -> list[Tap]:
-        taps = [Tap(self.output_tap, 0.0, "embedding", prepared[self.output_tap].shape[-1], Grid((1,), ("t",)))]
-        if self.cells is not None:
-            taps.append(Tap("cells", 0.0, "embedding", prepared["cells"].shape[-1], Grid(self.cells, ("y", "x"))))
-        return taps
+        grids = {self.modality: Grid((1,), ("t",)), "cells": Grid(self.cells, ("y", "x")) if self.cells else None}
+        prepared = self.preprocess(encoder.example() if sample is None else sample)
+        self.taps = tuple(
+            Tap(tap, 0.0, "embedding", prepared[tap].shape[-1], grid) for tap, grid in grids.items() if grid is not None
+        )
 
     @property
     def identity(self) -> Mapping[str, str]:
         return {"weights": "none", "configuration": f"{self.name} {self.cells}", "preprocessing": ABOUT[self.name]}
 
-    @property
-    def poolings(self) -> tuple[str, ...]:
-        return ("mean",)
-
-    def example(self) -> np.ndarray:
-        return self.encoder.example()
-
-    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
-        return self.encoder.covers(shape)
-
     def sized_for(self, sample: np.ndarray) -> Encoder:
-        sized = InputEncoder(self.name, self.encoder)
-        sized.taps = tuple(sized._taps(sized.preprocess(sample)))
-        return sized
+        return InputEncoder(self.name, self.encoder, sample)
 
     def preprocess(self, sample: np.ndarray) -> dict[str, Tensor]:
         read = (inputs.RAW if self.raw else inputs.STATISTICS)[self.modality]
@@ -170,7 +151,3 @@ class InputEncoder(Encoder):
         patches = inputs.resized(part, (rows * side, columns * side))[0].unfold(1, side, side).unfold(2, side, side)
         patches = patches.permute(1, 2, 0, 3, 4).reshape(rows * columns, pixels.shape[1], side * side)
         return patches.flatten(1) if self.raw else torch.stack([inputs.pixel_statistics(patch) for patch in patches])
-
-    def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
-        wanted = self.taps if taps is None else [self.tap(name) for name in taps]
-        return {tap.name: reduce(tap, batch[tap.name]) for tap in wanted}

@@ -1,15 +1,20 @@
-"""Features of raw samples without any model, by modality: the downsampled sample, and summary statistics."""
+"""Features of raw samples without any model, by modality: the downsampled sample, and summary statistics.
+
+`SampleEncoder` is what the control encoders that read them have in common.
+"""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from diagnostics.encoders.encoder import Encoder, Reduce, keep
 from diagnostics.vocabulary import Modality
 
 RAW_STEPS = 64
@@ -91,10 +96,7 @@ def _series_statistics(sample: np.ndarray) -> np.ndarray:
         *np.quantile(series, QUANTILES, axis=0),
         _mean(np.abs(np.diff(series, axis=0))),
         _mean(np.diff(np.sign(centred), axis=0) != 0),
-        *(
-            _mean(scaled[lag:] * scaled[: max(0, len(scaled) - lag)])
-            for lag in range(1, min(LAGS, len(sample) - 1) + 1)
-        ),
+        *(_mean(scaled[lag:] * scaled[: max(0, len(scaled) - lag)]) for lag in range(1, min(LAGS + 1, len(sample)))),
     ]
     return np.concatenate([np.atleast_1d(row) for row in rows])
 
@@ -141,18 +143,19 @@ def _image_statistics(sample: np.ndarray) -> np.ndarray:
     return pixel_statistics(pixels_of(sample)[0].flatten(1)).numpy()
 
 
+def _frames(sample: np.ndarray) -> np.ndarray:
+    return sample[np.linspace(0, len(sample) - 1, RAW_FRAMES).round().astype(int)]
+
+
 def _raw_video(sample: np.ndarray) -> np.ndarray:
-    chosen = np.linspace(0, len(sample) - 1, RAW_FRAMES).round().astype(int)
-    return np.concatenate([_raw_image(sample[i]) for i in chosen])
+    return np.concatenate([_raw_image(frame) for frame in _frames(sample)])
 
 
 def _video_statistics(sample: np.ndarray) -> np.ndarray:
     """Statistics of a few frames' pixels, and the mean absolute change from one frame to the next."""
-    chosen = np.linspace(0, len(sample) - 1, RAW_FRAMES).round().astype(int)
     frames = np.asarray(sample, dtype=np.float32).reshape(*np.shape(sample)[:3], -1) / 255
-    return np.concatenate(
-        [*(_image_statistics(sample[i]) for i in chosen), _mean(np.abs(np.diff(frames, axis=0))).mean(axis=(0, 1))]
-    )
+    change = _mean(np.abs(np.diff(frames, axis=0))).mean(axis=(0, 1))
+    return np.concatenate([*map(_image_statistics, _frames(sample)), change])
 
 
 # Audio and text
@@ -199,3 +202,35 @@ def views(sample: np.ndarray, modality: Modality) -> dict[str, np.ndarray]:
         return _series_views(sample)
     names = {"image": "pixels", "video": "frames", "audio": "bands", "text": "words"}
     return {names[modality]: RAW[modality](sample)[None]}
+
+
+class SampleEncoder(Encoder):
+    """A control that reads the sample itself, without a model."""
+
+    cells: tuple[int, int] | None
+    """Of images the grid of the encoder's output tap, for dense targets; None where there is none."""
+
+    def __init__(self, name: str, encoder: Encoder) -> None:
+        self.name, self.modality, self.encoder = name, encoder.modality, encoder
+        grid = encoder.tap(encoder.output_tap).grid
+        of_cells = self.modality == "image" and grid.axes == ("y", "x") and grid.tokens > 1
+        self.cells = (grid.shape[0], grid.shape[1]) if of_cells else None
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        return ("mean",)
+
+    def example(self) -> np.ndarray:
+        return self.encoder.example()
+
+    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+        return self.encoder.covers(shape)
+
+    def features(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Name of a tap -> its activations [sample, token, feature]."""
+        return batch
+
+    def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
+        features = self.features(batch)
+        wanted = self.taps if taps is None else [self.tap(name) for name in taps]
+        return {tap.name: reduce(tap, features[tap.name]) for tap in wanted}

@@ -6,15 +6,14 @@ in the sample; this shows what is a smooth function of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diagnostics.datasets.dataset import Dataset
-from diagnostics.encoders.encoder import Encoder, Reduce, keep
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.controls import raw_features as inputs
@@ -34,7 +33,7 @@ PLACES = 32
 """Patches along an image's side, so that those of large images cost no more."""
 
 
-class RawKernel(Encoder):
+class RawKernel(inputs.SampleEncoder):
     """Each bandwidth, window and size of patch is a tap, so that val chooses it as it chooses any tap.
 
     `KernelFeatures` of what `raw_input` reads, of a series also with newer steps counting more and over its windows; of an image
@@ -44,19 +43,15 @@ class RawKernel(Encoder):
     Raises DiagnosticsError where the dataset has fewer than 100 training samples.
     """
 
-    name = "raw_input_kernel"
-
     def __init__(self, encoder: Encoder, dataset: Dataset, seed: int) -> None:
         train = np.flatnonzero(dataset.split == "train")
         if len(train) < LEAST_TRAIN:
-            raise DiagnosticsError(
-                f"the raw input kernel needs {LEAST_TRAIN} training samples, and {dataset.name} has {len(train)}."
-            )
-        self.encoder, self.modality, self.seed = encoder, encoder.modality, seed
-        grid = encoder.tap(encoder.output_tap).grid
-        dense = any(target.kind in (*DENSE, "masks") for target in dataset.targets.values())
-        of_cells = self.modality == "image" and dense and grid.axes == ("y", "x") and grid.tokens > 1
-        self.cells = (grid.shape[0], grid.shape[1]) if of_cells else None
+            needed = f"the raw input kernel needs {LEAST_TRAIN} training samples"
+            raise DiagnosticsError(f"{needed}, and {dataset.name} has {len(train)}.")
+        super().__init__("raw_input_kernel", encoder)
+        self.seed = seed
+        if not any(target.kind in (*DENSE, "masks") for target in dataset.targets.values()):
+            self.cells = None
         drawn = np.random.default_rng(seed).permutation(train)[:LANDMARKS]
         self._example = dataset[int(drawn[0])]
         rows: list[dict[str, np.ndarray]] = []
@@ -74,7 +69,7 @@ class RawKernel(Encoder):
                 weights = inputs.fading(last.shape[1], variates, age)
                 self.kernels[f"last_fading{age}"] = KernelFeatures(last, seed, weights)
         self.filters = {name: self._patches(name, torch.stack([sizes[name] for sizes in images])) for name in images[0]}
-        features = self._features({name: x[None] for name, x in self.preprocess(self._example).items()})
+        features = self.features({name: x[None] for name, x in self.preprocess(self._example).items()})
         self.taps = tuple(
             Tap(name, 0.0, "embedding", values.shape[2], self._grid(values.shape[1]))
             for name, values in features.items()
@@ -97,15 +92,8 @@ class RawKernel(Encoder):
             "preprocessing": "as raw input",
         }
 
-    @property
-    def poolings(self) -> tuple[str, ...]:
-        return ("mean",)
-
     def example(self) -> np.ndarray:
         return self._example
-
-    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
-        return self.encoder.covers(shape)
 
     def preprocess(self, sample: np.ndarray) -> dict[str, Tensor]:
         rows = inputs.views(sample, self.modality)
@@ -124,8 +112,7 @@ class RawKernel(Encoder):
             sizes |= {f"cells{side}": inputs.resized(part, (rows * side, columns * side))[0] for side in CELL_SIDES}
         return sizes
 
-    def _features(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Name of a tap -> its activations [sample, token, feature]."""
+    def features(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         features = {
             f"{name}_x{share:g}": values
             for name, kernel in self.kernels.items()
@@ -135,8 +122,3 @@ class RawKernel(Encoder):
             values = patches(batch[name])
             features[name] = values if name.startswith("cells") else values.flatten(1)[:, None]
         return features
-
-    def capture(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> dict[str, Any]:
-        features = self._features(batch)
-        wanted = self.taps if taps is None else [self.tap(name) for name in taps]
-        return {tap.name: reduce(tap, features[tap.name]) for tap in wanted}

@@ -11,9 +11,8 @@ import re
 
 import numpy as np
 
-from diagnostics_data.shapes.outlines import SHAPES
+from diagnostics_data.shapes.patterns import SHAPES, TEXTURES
 from diagnostics_data.shapes.render import Scene
-from diagnostics_data.shapes.textures import TEXTURES
 from diagnostics_data.shapes.world import COLOURS
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")

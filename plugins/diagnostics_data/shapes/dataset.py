@@ -6,7 +6,7 @@ import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, Target, split_groups
 from diagnostics_data.shapes.captions import caption, embedded
-from diagnostics_data.shapes.outlines import SHAPES
+from diagnostics_data.shapes.patterns import SHAPES
 from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render
 from diagnostics_data.shapes.world import MOST_OBJECTS
 
@@ -29,7 +29,7 @@ class Shapes(Dataset):
 
 
 def build(n: int, size: int, frames: int, seed: int) -> Shapes:
-    """The data set, held in memory; see `diagnostics_data.shapes.shapes`."""
+    """The data set, held in memory; see `diagnostics_data.images.shapes`."""
     _check(n, size, frames, seed)
     shape = (n, frames, size, size)
     pixels = np.empty((*shape, 3), np.uint8)

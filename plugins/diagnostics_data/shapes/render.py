@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics_data.shapes.outlines import SHAPES
+from diagnostics_data.shapes.patterns import SHAPES, level
 from diagnostics_data.shapes.shading import radiance
 from diagnostics_data.shapes.views import Crop, View, on_screen
 from diagnostics_data.shapes.world import World, draw
@@ -118,8 +118,8 @@ def _visibility(views: list[View], size: int) -> tuple[np.ndarray, np.ndarray, l
         crop = view.crop()
         points: Crop = tuple(slice(part.start * _POINTS, part.stop * _POINTS) for part in crop)  # pyright: ignore[reportAssignmentType]
         hits = view.hits(crop, _POINTS)
-        radius = view.surface.radius
-        inside = view.level(hits.p / radius, hits.q / radius) <= 0
+        shape, radius = view.surface.shape, view.surface.radius
+        inside = level(shape, hits.p / radius, hits.q / radius) <= 0
         whole.append(int(np.count_nonzero(inside[_POINTS // 2 :: _POINTS, _POINTS // 2 :: _POINTS])))
         nearer = inside & (hits.z < depth[points])
         np.copyto(depth[points], hits.z, where=nearer)

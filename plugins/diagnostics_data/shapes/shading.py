@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from diagnostics_data.shapes.patterns import level
 from diagnostics_data.shapes.views import Crop, Hits, View, rays
 from diagnostics_data.shapes.world import World
 
@@ -41,10 +42,10 @@ def radiance(world: World, view: View, hits: Hits, crop: Crop, casters: list[Vie
 def _rounded(world: World, view: View, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
     """Diffuse and mirrored share of the lamp's light on an object, [y, x]."""
     plane, p, q = view.plane, hits.p / view.surface.radius, hits.q / view.surface.radius
-    level = view.level(p, q)
-    bend = _BEND * np.clip(1 + level / _RIM, 0, 1) / _STEP
-    right = bend * (view.level(p + _STEP, q) - level) + _DOME * p
-    down = bend * (view.level(p, q + _STEP) - level) + _DOME * q
+    shape, here = view.surface.shape, level(view.surface.shape, p, q)
+    bend = _BEND * np.clip(1 + here / _RIM, 0, 1) / _STEP
+    right = bend * (level(shape, p + _STEP, q) - here) + _DOME * p
+    down = bend * (level(shape, p, q + _STEP) - here) + _DOME * q
     length = np.sqrt(1 + right * right + down * down)
     to_camera = -plane.origin / np.linalg.norm(plane.origin)
     between = world.light + to_camera
@@ -77,6 +78,6 @@ def _lit(world: World, z: np.ndarray, crop: Crop, size: int, casters: list[View]
         p = z * ((a[1] * v + a[2])[:, None] + a[0] * u) - oa + way * float(plane.right @ world.light)
         q = z * ((b[1] * v + b[2])[:, None] + b[0] * u) - ob + way * float(plane.down @ world.light)
         edge = _PENUMBRA + 0.04 * np.maximum(way, 0)
-        hidden = np.clip(0.5 - caster.level(p / radius, q / radius) / edge, 0, 1)
+        hidden = np.clip(0.5 - level(caster.surface.shape, p / radius, q / radius) / edge, 0, 1)
         lit = np.minimum(lit, np.where(way > 0, 1 - hidden, 1))
     return lit

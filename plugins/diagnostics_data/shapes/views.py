@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics_data.shapes.outlines import level, reach
+from diagnostics_data.shapes.patterns import reach
 from diagnostics_data.shapes.world import FOCAL, Plane, Surface
 
 FAR = 1e3
@@ -62,10 +62,6 @@ class View:
         p = z * self._along(plane.right, crop, points) - float(plane.origin @ plane.right)
         q = z * self._along(plane.down, crop, points) - float(plane.origin @ plane.down)
         return Hits(z, p, q)
-
-    def level(self, p: np.ndarray, q: np.ndarray) -> np.ndarray:
-        """Level of the outline in radii, from plane coordinates in radii."""
-        return level(self.surface.shape, p, q)
 
     def footprint(self, z: np.ndarray) -> np.ndarray:
         """What a pixel spans on the plane at depth z, in the direction in which it spans most; rays taken as unit long."""

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics_data.shapes.outlines import SHAPES, reach
-from diagnostics_data.shapes.textures import CELLS, TEXTURES, Texture
+from diagnostics_data.shapes.patterns import CELLS, SHAPES, TEXTURES, Texture, reach
 
 FOCAL = 2.0
 MOST_OBJECTS = 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.errors import check_regular, damaged, need, too_large, unfit
+from diagnostics_files.errors import check_regular, damaged, decoding, need, too_large, unfit
 
 Source = Path | Callable[[], IO[bytes]]
 """A file, or what opens the bytes of one."""
@@ -37,22 +37,24 @@ class Sound:
         up, down = ratio(self.rate, rate)
         return -(-self.length * up // down)
 
+    def windows(self, rate: int, seconds: float | None) -> list[tuple[int, int]]:
+        """(start, stop) at `rate` of windows that follow one another; a shorter file is one window, a remainder is dropped."""
+        length = self.length_at(rate)
+        size = length if seconds is None else max(1, round(seconds * rate))
+        return [(i * size, (i + 1) * size) for i in range(length // size)] or [(0, length)]
+
 
 def index(source: Source, name: str) -> Sound:
     """Length and rate, from the header."""
     if isinstance(source, Path):
         check_regular(source, name)
-    try:
+    with decoding(name):
         if _soundfile():
             info = need("soundfile", "soundfile", "Reading sound files").info(_opened(source))
             length, rate = int(info.frames), int(info.samplerate)
         else:
             rate, samples = _wav(source, name)
             length = len(samples)
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise damaged(name, error) from error
     if length < 1:
         raise damaged(name, "it holds no samples")
     if not 1 <= rate <= FASTEST:
@@ -86,6 +88,17 @@ def read(sound: Sound, rate: int, start: int = 0, stop: int | None = None) -> np
     return mono
 
 
+def one_rate(sounds: Sequence[Sound], source: str) -> int:
+    """The rate of all sounds; raises where they have several."""
+    for sound in sounds:
+        if sound.rate != sounds[0].rate:
+            raise DiagnosticsError(
+                f"{sound.name} of {source} has {sound.rate} Hz and {sounds[0].name} {sounds[0].rate} Hz: add ?rate=16000 or "
+                "the rate that your encoder takes."
+            )
+    return sounds[0].rate
+
+
 def ratio(old: int, new: int) -> tuple[int, int]:
     """(up, down) in lowest terms."""
     common = math.gcd(old, new)
@@ -93,7 +106,7 @@ def ratio(old: int, new: int) -> tuple[int, int]:
 
 
 def _mono(sound: Sound, start: int, stop: int) -> np.ndarray:
-    try:
+    with decoding(sound.name):
         if _soundfile():
             soundfile = need("soundfile", "soundfile", "Reading sound files")
             opened = _opened(sound.source)
@@ -101,10 +114,6 @@ def _mono(sound: Sound, start: int, stop: int) -> np.ndarray:
         else:
             _, waves = _wav(sound.source, sound.name)
             samples = _scaled(np.asarray(waves[start:stop]))
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise damaged(sound.name, error) from error
     if len(samples) != stop - start:
         raise damaged(sound.name, f"it ends {stop - start - len(samples)} samples early")
     return samples.reshape(len(samples), -1).mean(axis=1, dtype=np.float64).astype(np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.errors import check_regular, damaged, too_large, unfit
+from diagnostics_files.errors import check_regular, damaged, decoding, too_large, unfit
 
 LARGEST = 4096
 MOST_PIXELS = 100_000_000
@@ -100,12 +100,9 @@ def resized(image: Image.Image, size: int | None, how: Image.Resampling) -> Imag
 
 
 def _opened(source: Path | IO[bytes], name: str) -> Image.Image:
-    with _header(source, name) as image:
-        try:
-            image.load()
-            return image.copy()
-        except Exception as error:
-            raise damaged(name, error) from error
+    with _header(source, name) as image, decoding(name):
+        image.load()
+        return image.copy()
 
 
 def _header(source: Path | IO[bytes], name: str) -> Image.Image:

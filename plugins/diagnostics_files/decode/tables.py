@@ -54,6 +54,12 @@ def column(columns: Columns, name: str, path: Path, option: str = "") -> list[An
     return columns[name]
 
 
+def texts_of(columns: Columns, name: str, default: Sequence[str]) -> list[str]:
+    """The entries of a column as texts, and the default of a row where there is none."""
+    entries = columns.get(name, [None] * len(default))
+    return [text if entry is None else str(entry) for text, entry in zip(default, entries, strict=True)]
+
+
 def targets_of(
     columns: Mapping[str, Sequence[Any]], values: str, path: object, skip: Collection[str] = ()
 ) -> tuple[dict[str, Target], str]:
@@ -121,17 +127,14 @@ def _csv(path: Path, delimiter: str) -> Columns:
         rows = csv.reader(file, delimiter=delimiter, strict=True)
         header = [name.strip() for name in next(rows, [])]
         _check_names(header, path)
-        cells: list[list[str]] = [[] for _ in header]
-        for row in rows:
-            if not row:
-                continue
+        cells: list[list[str]] = []
+        for row in filter(None, rows):
             if len(row) != len(header):
                 raise DiagnosticsError(
                     f"Line {rows.line_num} of {path} has {len(row)} cells and the header {len(header)}: correct that line."
                 )
-            for entries, cell in zip(cells, row, strict=True):
-                entries.append(cell.strip())
-    return {name: _typed(entries) for name, entries in zip(header, cells, strict=True)}
+            cells.append([cell.strip() for cell in row])
+    return {name: _typed([row[i] for row in cells]) for i, name in enumerate(header)}
 
 
 def _typed(cells: Sequence[str]) -> list[Any]:

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diagnostics import DiagnosticsError
 from diagnostics_files.decode.images import resized
-from diagnostics_files.errors import check_regular, damaged, need
+from diagnostics_files.errors import check_regular, damaged, decoding, need
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg")
 
@@ -26,21 +25,30 @@ class Video:
     times: np.ndarray
     rate: float | None
 
+    def starts(self, span: int, clips: int | None) -> list[int]:
+        """First frames of clips of `span` frames that do not overlap: all that fit, or at most `clips` spread evenly."""
+        count = len(self.times)
+        fit = count // span
+        if clips is None or clips >= fit:
+            return [i * span for i in range(fit)]
+        return (
+            [int(start) for start in np.linspace(0, count - span, clips).round()]
+            if clips > 1
+            else [(count - span) // 2]
+        )
+
 
 def index(path: Path, name: str) -> Video:
     """The frames of the first video stream, from the packets' times; reads the file and decodes nothing."""
     av = need("av", "av", "Reading video files")
     check_regular(path, name)
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            packets = [p for p in container.demux(stream) if p.pts is not None]
-            times = [p.pts for p in packets if not p.is_discard]
-            rate = float(stream.average_rate) if stream.average_rate else None
-            # Tables of these formats list every frame; what is cut short still shows the first ones.
-            listed = stream.frames if "mp4" in container.format.name else 0
-    except Exception as error:
-        raise damaged(name, error) from error
+    with decoding(name), av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        packets = [p for p in container.demux(stream) if p.pts is not None]
+        times = [p.pts for p in packets if not p.is_discard]
+        rate = float(stream.average_rate) if stream.average_rate else None
+        # Tables of these formats list every frame; what is cut short still shows the first ones.
+        listed = stream.frames if "mp4" in container.format.name else 0
     if not times:
         raise damaged(name, "no frame of it has a time")
     if len(packets) < listed:
@@ -58,7 +66,7 @@ def read(video: Video, wanted: Sequence[int], size: int | None = None) -> np.nda
     av = need("av", "av", "Reading video files")
     check_regular(video.path, video.name)
     first, back = wanted[0], 0
-    try:
+    with decoding(video.name):
         while True:
             with av.open(str(video.path)) as container:
                 if searched := first > back:
@@ -69,10 +77,6 @@ def read(video: Video, wanted: Sequence[int], size: int | None = None) -> np.nda
             if not searched:
                 raise damaged(video.name, f"frames {first} to {wanted[-1]} are not all there")
             back = 2 * back + 1
-    except DiagnosticsError:
-        raise
-    except Exception as error:
-        raise damaged(video.name, error) from error
 
 
 def _decoded(container: Any, video: Video, wanted: Sequence[int], size: int | None, strict: bool) -> np.ndarray | None:

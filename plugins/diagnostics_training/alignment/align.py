@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +13,94 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics import (
-    Dataset,
-    DiagnosticsError,
-    TorchEncoder,
-    build,
-    load_encoder,
-    save_encoder,
-    watcher,
-)
+from diagnostics import Dataset, DiagnosticsError, TorchEncoder, build, load_encoder, save_encoder, watcher
 from diagnostics.encoders.trust import UntrustedCodeError
-from diagnostics_training.alignment.best_tap import LEAST, best_tap
-from diagnostics_training.alignment.data import check_modality, check_target, data_for, describe_data
-from diagnostics_training.alignment.feed import Feed
-from diagnostics_training.alignment.hidden_cells import MODALITIES
-from diagnostics_training.alignment.job import BEST, Job
-from diagnostics_training.alignment.layer_scale import Block, put_drops
-from diagnostics_training.alignment.layer_scaled import scaled
-from diagnostics_training.alignment.objective import Alignment, Teacher, agreement, section_of, taught
-from diagnostics_training.alignment.teachers import second_teacher, with_module
+from diagnostics_training.alignment.data import (
+    LEAST,
+    best_tap,
+    check_modality,
+    check_target,
+    data_for,
+    describe_data,
+)
+from diagnostics_training.alignment.feed import MODALITIES, Feed
+from diagnostics_training.alignment.layer_scale import Block, check_start, put_drops, scaled
+from diagnostics_training.alignment.objective import (
+    Alignment,
+    Teacher,
+    agreement,
+    second_teacher,
+    section_of,
+    taught,
+    with_module,
+)
+from diagnostics_training.next_steps import command_of
 from diagnostics_training.summary import finish, finished
 from diagnostics_training.trainer.checkpoints import make_folder, resumable
-from diagnostics_training.trainer.distributed import World, barrier, world
-from diagnostics_training.trainer.monitor import Watch, say, silent
+from diagnostics_training.trainer.data import plain
+from diagnostics_training.trainer.distributed import barrier, world
+from diagnostics_training.trainer.monitor import say, silent
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.simulated import plain
-from diagnostics_training.trainer.trainer import Fitted, fit
+from diagnostics_training.trainer.trainer import UNTRAINED, fit
 
 FINISHED = "alignment.json"
+BEST = "best-tap"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `diagnostics align` was asked for; see its options."""
+
+    encoder: str
+    to: str
+    target: str | None = None
+    data: str | None = None
+    out: Path | None = None
+    steps: int = 1000
+    batch: int = 64
+    lr: float = 5e-4
+    mask: float = 0.0
+    layer_scale: float = 1.0
+    drop_path: float = 0.0
+    second_teacher: str | None = None
+    seed: int | None = None
+    device: str | None = None
+    trust_code: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.to == BEST) != (self.target is not None):
+            raise DiagnosticsError(
+                f"--to {BEST} is the best tap for a target: name that with --for."
+                if self.to == BEST
+                else f"--for names the target of --to {BEST}, and --to names the tap {self.to}: leave one of them out."
+            )
+        for name in ("mask", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise DiagnosticsError(
+                    f"--{name.replace('_', '-')} is a share, from 0 to below 1, not {getattr(self, name)}."
+                )
+        check_start(self.layer_scale)
+        if self.seed is not None and self.seed < 0:
+            raise DiagnosticsError(f"Seed {self.seed} is below 0: give 0 or more.")
+        # What the trainer refuses, before the best tap is looked for.
+        Settings(max(1, self.steps), self.lr)
+        if self.steps < 0 or self.batch < 2:
+            raise DiagnosticsError(f"Aligning takes batches of 2 or more, not {self.steps} steps of {self.batch}.")
+
+    @property
+    def folder(self) -> Path:
+        """Where the encoder goes: beside its base where that is a file or folder."""
+        if self.out is not None:
+            return self.out
+        own = Path(self.encoder).expanduser()
+        if own.exists():
+            return own.with_name(f"{own.name.removesuffix('.safetensors')}-aligned")
+        return Path("models") / "-".join([*re.findall(r"[\w.]+", self.encoder), "aligned"])
+
+    @property
+    def command(self) -> str:
+        """What to type for the same."""
+        return command_of("align", self, ("out", "device", "trust_code"))
 
 
 def align(job: Job) -> dict[str, Any]:
@@ -64,10 +126,9 @@ def align(job: Job) -> dict[str, Any]:
         raise DiagnosticsError(f"Nothing stands for a hidden piece of {dataset.modality}: leave --mask out.")
     sample = dataset[int(rows[0])]
     teacher = with_module(base.sized_for(sample))
-    weights = teacher.identity["weights"]
     seed = int(base.lineage.get("seed", 0)) if job.seed is None else job.seed
     asked = {
-        "base": weights, "data": spec, "fingerprint": dataset.fingerprint, "to": job.to, "for": job.target,
+        "base": teacher.identity["weights"], "data": spec, "fingerprint": dataset.fingerprint, "to": job.to, "for": job.target,
         "batch": job.batch, "mask": job.mask, "layer_scale": job.layer_scale, "drop_path": job.drop_path,
         "second_teacher": job.second_teacher, "steps": job.steps, "lr": job.lr, "seed": seed,
     }  # fmt: skip
@@ -116,16 +177,35 @@ def align(job: Job) -> dict[str, Any]:
             "trust_code": [*([job.encoder] if job.trust_code else []), *([str(job.folder)] if named else [])],
         }  # fmt: skip
         before = cosine(teacher, teachers[0], first)
-        fitted = _fit(objective, feed, job, seed, watch, asked | {"tap": tap}, where) if job.steps else None
-        row |= {"steps": job.steps, "loss": fitted.loss if fitted else None}
-        row |= {"cosine": {"before": before, "after": cosine(objective.student, teachers[0], first)}}
-        row |= {"collapse": str(fitted.collapse) if fitted and fitted.collapse else None}
-        row |= {"seconds": fitted.seconds if fitted else 0.0}
+        outcome = UNTRAINED
+        if job.steps:
+            with resumable(job.folder):
+                outcome = fit(
+                    objective, feed, Settings(job.steps, job.lr, seed=seed), job.folder, watch, name=student.name,
+                    identity=asked | {"tap": tap}, world=where,
+                ).outcome  # fmt: skip
+        row |= outcome | {"cosine": {"before": before, "after": cosine(objective.student, teachers[0], first)}}
         if where.first:
             student.to("cpu")
-            _save(job, base, student, row, asked)
+            make_folder(job.folder)
+            finish(job.folder / FINISHED, student, _lineage(job, base, row, asked), row, asked)
         barrier()
         return row if where.first else {}
+
+
+def _lineage(job: Job, base: TorchEncoder, row: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    group = base.lineage.get("group") or base.name
+    return {
+        # One group for the seeds of a base, whose best taps may differ.
+        "group": f"{group} aligned for {job.target}" if job.to == BEST else f"{group} aligned to {job.to}",
+        "seed": row["seed"],
+        "base": asked["base"],
+        "to": row["to"],
+        "for": job.target or "",
+        "how": job.command,
+        "data": row["data"],
+        "steps": job.steps,
+    }
 
 
 def _names_code(file: Path) -> bool:
@@ -150,15 +230,6 @@ def _check_drops(student: TorchEncoder, blocks: Sequence[Block]) -> None:
         )
 
 
-def _fit(
-    objective: Alignment, feed: Feed, job: Job, seed: int, watch: Watch, identity: Mapping[str, Any], where: World
-) -> Fitted:
-    settings = Settings(job.steps, job.lr, seed=seed)
-    name = objective.student.name
-    with resumable(job.folder):
-        return fit(objective, feed, settings, job.folder, watch, name=name, identity=identity, world=where)
-
-
 def cosine(student: TorchEncoder, teacher: Teacher, batch: Mapping[str, Tensor]) -> float | None:
     """Of an encoder's output and the teacher's tokens, on whole samples; None where their widths differ."""
     tap, read = student.tap(student.output_tap), section_of(batch, "clean")
@@ -167,22 +238,3 @@ def cosine(student: TorchEncoder, teacher: Teacher, batch: Mapping[str, Tensor])
     tokens = student.capture(read, [tap.name])[tap.name]
     with torch.no_grad():
         return float(agreement(tokens, tap, taught(teacher, batch), teacher.tap, student.valid(read, tap)))
-
-
-def _save(
-    job: Job, base: TorchEncoder, student: TorchEncoder, row: Mapping[str, Any], asked: Mapping[str, Any]
-) -> None:
-    group = base.lineage.get("group") or base.name
-    lineage = {
-        # One group for the seeds of a base, whose best taps may differ.
-        "group": f"{group} aligned for {job.target}" if job.to == BEST else f"{group} aligned to {job.to}",
-        "seed": row["seed"],
-        "base": asked["base"],
-        "to": row["to"],
-        "for": job.target or "",
-        "how": job.command,
-        "data": row["data"],
-        "steps": row["steps"],
-    }
-    make_folder(job.folder)
-    finish(job.folder / FINISHED, student, lineage, row, asked)

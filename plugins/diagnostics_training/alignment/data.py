@@ -1,9 +1,19 @@
-"""The data that an alignment is made with."""
+"""The data that an alignment is made with, and which tap is to teach the output: the best one for a target."""
 
 from __future__ import annotations
 
-from diagnostics import Dataset, DiagnosticsError, Encoder
-from diagnostics_training.trainer.simulated import is_simulated, training_spec, with_option
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from diagnostics import Dataset, DiagnosticsError, Encoder, TorchEncoder, build, run
+from diagnostics_training.trainer.data import SIMULATED, parse_spec, spec_of, training_spec
+
+PROBED = 2_000
+"""Samples of simulated data that are probed for the best tap."""
+LEAST = 0.01
+"""Of a score on val: what lies closer together than this shows nothing that is worth lifting."""
 
 
 def data_for(asked: str | None, base: Encoder) -> str:
@@ -16,10 +26,11 @@ def data_for(asked: str | None, base: Encoder) -> str:
     recorded = str(base.lineage.get("data", "")).partition(", the ")[0]
     if not recorded:
         raise DiagnosticsError(f"{base.name} does not tell what it was trained on: name a dataset with --data.")
-    if not is_simulated(recorded) or base.modality != "series":
+    name, options = parse_spec(recorded)
+    if name not in SIMULATED or base.modality != "series":
         return recorded
     # Training draws windows from longer series than the encoder reads.
-    return with_option(recorded, "length", len(base.example()))
+    return spec_of(name, options | {"length": len(base.example())})
 
 
 def describe_data(spec: str, count: int) -> str:
@@ -42,3 +53,53 @@ def check_target(dataset: Dataset, target: str) -> None:
         raise DiagnosticsError(
             f"{dataset.name} has no target '{target}': choose one of {', '.join(dataset.targets)} for --for."
         )
+
+
+def best_tap(
+    base: TorchEncoder, sized: TorchEncoder, target: str, spec: str, device: str, watch: Callable[[Any], None]
+) -> tuple[str, dict[str, Any]]:
+    """The tap up to the output from which a linear probe reads a target best, fitted on train and chosen on val; and what
+    was seen: `data`, `n` of each split, `val_scores`, `score` (what they are: R2 or accuracy), `gain` (the best one's minus
+    the output's).
+
+    Of simulated data of more samples than `PROBED`, as many of the next seed are probed. Taps of another grid than the output's cannot teach it and are no
+    candidates. Raises where the best one is the output itself: then nothing is hidden.
+    """
+    name, options = parse_spec(spec)
+    if name in SIMULATED and int(options["n"]) > PROBED:
+        # Fewer of the same seed would be the same samples split in another way, those of training among val's.
+        spec = spec_of(name, options | {"n": PROBED, "seed": int(options["seed"]) + 1})
+    dataset: Dataset = build("dataset", spec)
+    check_target(dataset, target)
+    output = sized.tap(sized.output_tap)
+    upto = sized.taps[: sized.taps.index(output) + 1]
+    able = [tap.name for tap in upto if (tap.grid.shape, tap.grid.axes) == (output.grid.shape, output.grid.axes)]
+    key = f"linear_probe/{target}"
+    with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
+        try:
+            probed = run(
+                base, dataset, out=Path(folder, "run"), taps=able, measures="linear_probe", controls=False, report=False,
+                device=device, watch=watch,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            # The run's own words name a folder that goes with it.
+            raise KeyboardInterrupt(
+                "Interrupted while the best tap was looked for: the same command begins anew."
+            ) from None
+        if key not in {profile.name for profile in probed.profiles()}:
+            why = "; ".join(why for name, why in probed.skipped.items() if name.startswith("linear_probe"))
+            raise DiagnosticsError(
+                f"A linear probe cannot read {target} of {dataset.name}, so no tap is its best: {why or 'name the tap itself'}."
+            )
+        profile = probed.profile(key)
+        best, taps = profile.best_tap, profile.taps
+        scores = dict(zip(taps, (float(score) for score in profile.data["val_score"].values), strict=True))
+        score = str(profile.data.attrs["score_name"])
+    assert best is not None
+    if best == sized.output_tap:
+        raise DiagnosticsError(
+            f"The best tap for {target} on val is the output {best} of {base.name} itself: nothing of it is hidden, so there is "
+            "nothing to align."
+        )
+    gain = scores[best] - scores[sized.output_tap]
+    return best, {"data": spec, "n": dataset.counts(), "val_scores": scores, "score": score, "gain": gain}

@@ -1,4 +1,9 @@
-"""An alignment's batches: a section for each teacher's input, and one for the student's."""
+"""An alignment's batches: a section for each teacher's input, and one for the student's, which may see less.
+
+Cells are hidden at random in raw samples, whatever the encoder. Series and audio: windows of a sixteenth of the length take
+the mean of the series (of each variate). Images: of 8 x 8 cells, hidden ones are grey (128). Clips: the same cells in all
+frames. What an encoder norms by a sample's own mean and deviation it then norms by those of what is left.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,12 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from diagnostics import (
-    Dataset,
-    Encoder,
-)
-from diagnostics_training.alignment.hidden_cells import hidden
+from diagnostics import Dataset, DiagnosticsError, Encoder
 from diagnostics_training.alignment.objective import Teacher, put_section
-from diagnostics_training.trainer.feed import EpochOrder
+from diagnostics_training.trainer.data import EpochOrder
+
+WINDOWS, CELLS, GREY = 16, 8, 128
+MODALITIES = ("series", "audio", "image", "video")
 
 
 class Feed:
@@ -40,3 +44,35 @@ class Feed:
 
     def _section(self, name: str, encoder: Encoder, samples: Sequence[np.ndarray]) -> dict[str, Tensor]:
         return put_section(name, default_collate([encoder.preprocess(sample) for sample in samples]))
+
+
+def hidden(modality: str, sample: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """A copy of a raw sample with this share of its cells hidden: at least one, and not all."""
+    if modality in ("series", "audio"):
+        which = _chosen((min(WINDOWS, len(sample)),), (len(sample),), share, rng)
+        values = np.array(sample, np.result_type(sample.dtype, np.float32))
+        known = np.isfinite(values)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.where(known, values, 0).sum(0) / known.sum(0)
+        # What was never observed stays so.
+        values[which] = np.where(known[which], mean, values[which])
+        return values
+    y = {"image": 0, "video": 1}.get(modality)
+    if y is None:
+        raise DiagnosticsError(f"Nothing stands for a hidden piece of {modality}: leave --mask out.")
+    extent = sample.shape[y : y + 2]
+    which = _chosen((min(CELLS, extent[0]), min(CELLS, extent[1])), extent, share, rng)
+    pixels = np.array(sample)
+    pixels[(slice(None),) * y + (which,)] = GREY
+    return pixels
+
+
+def _chosen(cells: tuple[int, ...], extent: tuple[int, ...], share: float, rng: np.random.Generator) -> np.ndarray:
+    """Which places [*extent] lie in hidden cells, bool."""
+    count = int(np.prod(cells))
+    drawn = np.zeros(count, bool)
+    drawn[rng.permutation(count)[: min(max(1, round(share * count)), max(1, count - 1))]] = True
+    drawn = drawn.reshape(cells)
+    for axis, (n, size) in enumerate(zip(cells, extent, strict=True)):
+        drawn = np.take(drawn, np.arange(size) * n // size, axis)
+    return drawn

@@ -7,16 +7,20 @@ of 1 either computes what the block computed, to the bit.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import quote
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from diagnostics import TorchEncoder
+from diagnostics import DiagnosticsError, Encoder, TorchEncoder
 
 SLOTS, GAMMAS, DROPS = ("ls1", "ls2"), ("gamma_1", "gamma_2"), ("drop_path1", "drop_path2")
 _BATCH_AXIS = {"tokens": 0, "channels_first": 0, "channels_last": 0, "time_first": 1}
@@ -97,12 +101,11 @@ def residual_blocks(encoder: TorchEncoder) -> list[Block]:
     trunk = [tap for tap in encoder.taps if tap.part == "trunk" and tap.site and tap.site.when == "after"]
     known = {tap.site.module: (tap.features, tap.site) for tap in trunk if tap.site}
     inside = {name: encoder.module.get_submodule(name) for name in known if name}
-    able = {name: module for name, module in inside.items() if any(True for _ in module.children())}
-    # An own attribute would be called instead of what is put into the class.
-    able = {name: module for name, module in able.items() if "forward" not in vars(module)}
-    kept = _keeping_shape(encoder, able)
+    # An own `forward` would be called instead of what is put into the class.
+    inside = {name: m for name, m in inside.items() if list(m.children()) and "forward" not in vars(m)}
+    kept = _keeping_shape(encoder, inside)
     blocks: list[Block] = []
-    for name, module in able.items():
+    for name, module in inside.items():
         features, site = known[name]
         kind = _kind(module, site.layout)
         if site.item == 0 and (kind != "whole" or name in kept):
@@ -125,24 +128,18 @@ def _kind(module: nn.Module, layout: str) -> Literal["slots", "gammas", "whole"]
 def _keeping_shape(encoder: TorchEncoder, modules: Mapping[str, nn.Module]) -> set[str]:
     """Which of the modules gave a tensor (alone, or the first of a tuple) of the shape of the one that they took."""
     kept: dict[str, bool] = {}
-    handles: list[Any] = []
 
-    def watch(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            taken, given = _taken(args, kwargs), output[0] if isinstance(output, tuple) and output else output
-            alike = isinstance(taken, Tensor) and isinstance(given, Tensor) and taken.shape == given.shape
-            kept[name] = alike and kept.get(name, True)
-
-        return hook
+    def hook(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        taken, given = _taken(args, kwargs), output[0] if isinstance(output, tuple) and output else output
+        alike = isinstance(taken, Tensor) and isinstance(given, Tensor) and taken.shape == given.shape
+        kept[name] = alike and kept.get(name, True)
 
     batch = default_collate([encoder.preprocess(encoder.example())] * 2)
-    try:
+    with contextlib.ExitStack() as stack:
         for name, module in modules.items():
-            handles.append(module.register_forward_hook(watch(name), with_kwargs=True))
+            handle = module.register_forward_hook(functools.partial(hook, name), with_kwargs=True)
+            stack.callback(handle.remove)
         encoder.capture(batch, [])
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name for name, alike in kept.items() if alike}
 
 
@@ -151,28 +148,25 @@ def _taken(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
+@torch.no_grad()
 def put_scales(module: nn.Module, blocks: Sequence[Block], init: float) -> nn.Module:
     """LayerScale with factors of `init` in the blocks of a module, in place; where a branch has one it is kept, times
     `init`."""
     for block in blocks:
         inside = module.get_submodule(block.name)
         like = next(p for p in inside.parameters() if p.is_floating_point())
-        if block.kind == "slots":
-            for name in SLOTS:
-                slot = getattr(inside, name)
-                if isinstance(slot, nn.Identity):
-                    setattr(inside, name, LayerScale(block.features, init, like))
-                else:
-                    _multiply(slot.gamma, init)
-        elif block.kind == "gammas":
-            for name in GAMMAS:
-                if getattr(inside, name) is None:
-                    setattr(inside, name, nn.Parameter(like.new_full((block.features,), init)))
-                else:
-                    _multiply(getattr(inside, name), init)
-        else:
+        if block.kind == "whole":
             inside.residual = Residual(block, init, like)
             inside.__class__ = _scaled(type(inside))
+            continue
+        for name in SLOTS if block.kind == "slots" else GAMMAS:
+            scale = getattr(inside, name)
+            if isinstance(scale, nn.Identity):
+                setattr(inside, name, LayerScale(block.features, init, like))
+            elif scale is None:
+                setattr(inside, name, nn.Parameter(like.new_full((block.features,), init)))
+            else:
+                getattr(scale, "gamma", scale).mul_(init)
     return module
 
 
@@ -185,11 +179,6 @@ def put_drops(module: nn.Module, blocks: Sequence[Block], rate: float) -> None:
         else:
             for name in DROPS:
                 setattr(inside, name, DropPath(rate))
-
-
-@torch.no_grad()
-def _multiply(gamma: Tensor, factor: float) -> None:
-    gamma.mul_(factor)
 
 
 @functools.cache
@@ -210,3 +199,30 @@ def _scaled(kind: type[nn.Module]) -> type[nn.Module]:
         return self.residual(taken, given)
 
     return type(f"Scaled{kind.__name__}", (kind,), {"forward": forward})
+
+
+def scaled(base: Encoder, init: float) -> tuple[TorchEncoder, list[Block]]:
+    """A copy of an encoder whose blocks have LayerScale with factors of `init`, and which these are.
+
+    Taps, preprocessing and sizes are the base's; its `skeleton` is `aligned?base=...`.
+    """
+    if not isinstance(base, TorchEncoder):
+        raise DiagnosticsError(f"{base.name} shows no torch module that could be trained: align another encoder.")
+    check_start(init)
+    blocks = residual_blocks(base)
+
+    def fresh() -> nn.Module:
+        encoder = base.fresh(int(torch.randint(2**31, ())))
+        assert isinstance(encoder, TorchEncoder)
+        return put_scales(encoder.module, blocks, init)
+
+    module = put_scales(copy.deepcopy(base.module), blocks, init)
+    spec = f"aligned?base={quote(base.skeleton or base.spec, safe='{}')}&layer_scale={init!r}"
+    encoder = base.with_module(module, f"{base.name}-aligned", fresh)
+    return encoder.replace(spec=spec, skeleton=spec if base.skeleton else "", lineage={}), blocks
+
+
+def check_start(init: float) -> None:
+    """Raises for factors that LayerScale cannot start at."""
+    if not 0 < init < math.inf:
+        raise DiagnosticsError(f"LayerScale cannot start at {init}: give a number above 0, as 1.0 or 0.1.")

@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics import DiagnosticsError, Tap, TorchEncoder
+from diagnostics import Dataset, DiagnosticsError, Encoder, Tap, TorchEncoder, build
+from diagnostics.encoders.trust import UntrustedCodeError
+from diagnostics_training.alignment.data import check_modality
 from diagnostics_training.alignment.layer_scale import DropPath
 from diagnostics_training.trainer.objective import Batch, Objective
 
@@ -132,3 +135,29 @@ def section_of(batch: Batch, section: str) -> Any:
     if section in batch:
         return batch[section]
     return {key.removeprefix(f"{section}/"): v for key, v in batch.items() if key.startswith(f"{section}/")}
+
+
+def with_module(encoder: Encoder) -> TorchEncoder:
+    """The encoder itself; raises where it shows no torch module."""
+    if not isinstance(encoder, TorchEncoder):
+        raise DiagnosticsError(f"{encoder.name} shows no torch module, which aligning needs: name another encoder.")
+    return encoder
+
+
+def second_teacher(name: str, sample: np.ndarray, dataset: Dataset, trust_code: bool = False) -> Teacher:
+    """The encoder of `NAME` or `NAME:TAP`, and that tap or its output."""
+    try:
+        encoder, tap = build("encoder", name, trust_code=trust_code), ""
+    except DiagnosticsError as error:
+        whole, colon, tap = name.rpartition(":")
+        if not colon or isinstance(error, UntrustedCodeError):
+            raise
+        try:
+            encoder = build("encoder", whole, trust_code=trust_code)
+        except UntrustedCodeError:
+            raise
+        except DiagnosticsError:
+            raise error from None
+    check_modality(encoder, dataset)
+    sized = with_module(with_module(encoder).sized_for(sample))
+    return Teacher(sized, sized.tap(tap or sized.output_tap), "second")

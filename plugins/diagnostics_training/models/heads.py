@@ -1,4 +1,4 @@
-"""What objectives put on the backbone. Heads stay in the saved encoder, and their taps stand beyond depth 1.
+"""What objectives put on the backbone, and both as one module. Heads stay in the saved encoder, and their taps stand beyond depth 1.
 
 A head is called with the trunk's tokens [B, N, F] and the grid, and `taps` says what can be read while it runs.
 """
@@ -6,13 +6,13 @@ A head is called with the trunk's tokens [B, N, F] and the grid, and `taps` says
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diagnostics import Grid, Site, Tap
-from diagnostics_training.models.backbone import initialise, positions, stack
+from diagnostics_training.models.backbone import Backbone, initialise, positions, stack
 from diagnostics_training.models.sizes import Sizes
 
 
@@ -34,7 +34,6 @@ def head_tap(name: str, at: int, depth: int, features: int, grid: Grid, site: Si
 
 
 def one_place(grid: Grid) -> Grid:
-    """The grid of what stands for the whole sample."""
     return Grid((1,) * len(grid.shape), grid.axes)
 
 
@@ -77,26 +76,21 @@ class Projector(Head):
 class Filler(Head):
     """A light transformer that fills places from those that are seen: MAE's decoder, JEPA's predictor.
 
-    Tokens become `inner` wide, a learned mask token stands at each place to be filled, all have their positions, and what
+    It has a quarter of the trunk's depth and half its width, to which tokens are mapped; a learned mask token stands at each place to be filled, all have their positions, and what
     stands at those places after the blocks becomes `outputs`. When an encoder is read nothing is missing: then every token
     goes through, and no mask token.
     """
 
-    def __init__(self, width: int, inner: int, depth: int, heads: int, outputs: int) -> None:
+    def __init__(self, sizes: Sizes, outputs: int) -> None:
         super().__init__()
-        self.enter = nn.Linear(width, inner)
+        inner = max(2 * sizes.heads, sizes.width // 2 // (2 * sizes.heads) * 2 * sizes.heads)
+        self.enter = nn.Linear(sizes.width, inner)
         self.mask = nn.Parameter(torch.zeros(inner))
-        self.blocks = stack(inner, depth, heads)
+        self.blocks = stack(inner, max(1, math.ceil(sizes.depth / 4)), sizes.heads)
         self.norm = nn.LayerNorm(inner)
         self.out = nn.Linear(inner, outputs)
         initialise(self)
         nn.init.trunc_normal_(self.mask, std=0.02)
-
-    @classmethod
-    def light(cls, sizes: Sizes, outputs: int) -> Self:
-        """A quarter of the trunk's depth and half its width."""
-        inner = max(2 * sizes.heads, sizes.width // 2 // (2 * sizes.heads) * 2 * sizes.heads)
-        return cls(sizes.width, inner, max(1, math.ceil(sizes.depth / 4)), sizes.heads, outputs)
 
     def forward(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
         return self.out(self._blocks(self.enter(tokens) + self._positions(grid, tokens)))
@@ -141,3 +135,16 @@ class Readout(Head):
     def taps(self, depth: int, grid: Grid) -> list[Tap]:
         site = Site("head.out", layout="features")
         return [head_tap("targets", 1, depth, self.out.out_features, one_place(grid), site)]
+
+
+class Model(nn.Module):
+    """`backbone`, and `head` where the objective has one."""
+
+    def __init__(self, backbone: Backbone, head: Head | None) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, x: Tensor) -> Any:
+        """Of [B, C, *extent] what the head makes, or the trunk's tokens [B, N, F]."""
+        tokens = self.backbone(x)
+        return tokens if self.head is None else self.head(tokens, self.backbone.patches.grid(tuple(x.shape[2:])))

@@ -93,7 +93,7 @@ class Views:
         """What is drawn for a view of each of `count` samples like those of `samples`: arrays [sample, ...]."""
         if self.modality == "series":
             slack = samples.shape[1] - self.extent[0]
-            noise = rng.standard_normal((count, _count(samples.shape[2:]), *self.extent), np.float32)
+            noise = rng.standard_normal((count, math.prod(samples.shape[2:]), *self.extent), np.float32)
             starts = rng.integers(0, slack + 1, count)
             return {
                 "start": starts if self.moves else np.full(count, slack),
@@ -134,10 +134,6 @@ class Views:
         grid = nn.functional.affine_grid(theta, [len(flat), 1, *self.extent[-2:]], align_corners=False)
         resampled = nn.functional.grid_sample(flat, grid, padding_mode="reflection", align_corners=False)
         return resampled.reshape(*pixels.shape[:-2], *self.extent[-2:])
-
-
-def _count(variates: tuple[int, ...]) -> int:
-    return variates[0] if variates else 1
 
 
 def _recoloured(pixels: Tensor, factors: Tensor) -> Tensor:

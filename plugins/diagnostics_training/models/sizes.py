@@ -32,10 +32,9 @@ def check_choices(**chosen: str) -> None:
 def check_sizes(width: int, depth: int, heads: int, **more: int) -> None:
     """Raises for sizes that no encoder has."""
     for option, value in {"width": width, "depth": depth, "heads": heads, **more}.items():
-        if value < 1:
-            raise DiagnosticsError(f"An encoder cannot have {option}={value}: give at least 1.")
-        if value > MOST[option]:
-            raise DiagnosticsError(f"An encoder cannot have {option}={value}: give at most {MOST[option]:,}.")
+        if not 1 <= value <= MOST[option]:
+            limit = "at least 1" if value < 1 else f"at most {MOST[option]:,}"
+            raise DiagnosticsError(f"An encoder cannot have {option}={value}: give {limit}.")
     if 12 * depth * width**2 > MOST_WEIGHTS:
         raise DiagnosticsError(
             f"An encoder of depth {depth} and width {width} has more than {MOST_WEIGHTS:,} weights: give less of either."

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from diagnostics import Target
-from diagnostics_training.models.heads import Head
-from diagnostics_training.models.model import Model
+from diagnostics_training.models.heads import Head, Model
 from diagnostics_training.models.sizes import Sizes
 from diagnostics_training.trainer.objective import Batch, Objective
 
@@ -44,14 +43,10 @@ class EncoderObjective(Objective):
     options: ClassVar[tuple[str, ...]] = ()
     training_options: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, sizes: Sizes, regulariser: str = "none", classes: tuple[int, ...] = ()) -> None:
+        """For a model of these sizes; `classes` as of `Answers`."""
         super().__init__()
-        self.model = model
-
-    @classmethod
-    def build(cls, model: Model, sizes: Sizes, regulariser: str, classes: tuple[int, ...]) -> Self:
-        """The objective for a model of these sizes; `classes` as of `Answers`."""
-        return cls(model)
+        self.model, self.sizes, self.regulariser, self.classes = model, sizes, regulariser, classes
 
     @classmethod
     def head(cls, sizes: Sizes) -> Head | None:

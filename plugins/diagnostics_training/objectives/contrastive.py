@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics_training.models.heads import Head, Projector
-from diagnostics_training.models.model import Model
+from diagnostics_training.models.heads import Head, Model, Projector
 from diagnostics_training.models.sizes import Sizes
 from diagnostics_training.objectives.base import EncoderObjective
 from diagnostics_training.trainer.distributed import gathered, own
@@ -28,36 +27,28 @@ PROJECTED = 128
 
 
 class Contrastive(EncoderObjective):
-    """Views `x` and `y` of each sample; `model`'s head is the projector."""
+    """Views `x` and `y` of each sample, or one view `x` of which two crops are taken; `model`'s head is the projector."""
 
     options = ("positives",)
-    pairs = True
 
-    @classmethod
-    def build(cls, model: Model, sizes: Sizes, regulariser: str, classes: tuple[int, ...]) -> Contrastive:
-        return TemporalContrastive(model) if sizes.positives == "temporal" else Contrastive(model)
+    def __init__(self, model: Model, sizes: Sizes, *options: Any) -> None:
+        super().__init__(model, sizes, *options)
+        self.pairs = sizes.positives == "views"
 
     @classmethod
     def head(cls, sizes: Sizes) -> Head:
         return Projector(sizes.width, min(PROJECTED, sizes.width), each=sizes.positives == "temporal")
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        # One pass for both views, as data parallelism wants it.
-        both = self.model(torch.cat([batch["x"], batch["y"]])).float()
-        x, y = nn.functional.normalize(both, dim=-1).chunk(2)
-        return {"loss": info_nce(x, y, gathered(x), gathered(y), own(len(x)), TEMPERATURE)}
-
-
-class TemporalContrastive(Contrastive):
-    """One view `x` of each series, of which two crops are taken."""
-
-    pairs = False
-
     def draws(self, rng: np.random.Generator, count: int) -> dict[str, Any]:
         """The same crops for a whole batch: where each begins and ends, as shares of the series."""
-        return {"crops": np.tile(rng.random(4), (count, 1))}
+        return {} if self.pairs else {"crops": np.tile(rng.random(4), (count, 1))}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        if self.pairs:
+            # One pass for both views, as data parallelism wants it.
+            both = self.model(torch.cat([batch["x"], batch["y"]])).float()
+            x, y = nn.functional.normalize(both, dim=-1).chunk(2)
+            return {"loss": info_nce(x, y, gathered(x), gathered(y), own(len(x)), TEMPERATURE)}
         x, patch = batch["x"], self.model.backbone.patches.size[0]
         first, start, stop, last = crops(batch["crops"][0].tolist(), x.shape[-1] // patch)
         left = self.model(x[..., first * patch : stop * patch])[:, start - first :].float()

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics_training.models.heads import Head, Linear
-from diagnostics_training.models.model import Model
 from diagnostics_training.models.sizes import Sizes
 from diagnostics_training.objectives.base import EncoderObjective
 from diagnostics_training.objectives.reconstruct import normed_patches
@@ -31,15 +30,6 @@ class Forecast(EncoderObjective):
     # Noise would have to be predicted too.
     noise = False
 
-    def __init__(self, model: Model, likelihood: str) -> None:
-        super().__init__(model)
-        self.likelihood = likelihood
-        self.normed = len(model.backbone.patches.axes) > 1
-
-    @classmethod
-    def build(cls, model: Model, sizes: Sizes, regulariser: str, classes: tuple[int, ...]) -> Forecast:
-        return cls(model, sizes.likelihood)
-
     @classmethod
     def head(cls, sizes: Sizes) -> Head:
         each = len(LEVELS) if sizes.likelihood == "quantile" else 2
@@ -49,10 +39,10 @@ class Forecast(EncoderObjective):
         x = batch["x"]
         predicted = self.model(x)[:, :-1]
         patches = self.model.backbone.patches.cut(x)[:, 1:]
-        following = normed_patches(patches) if self.normed else patches
+        following = patches if self.sizes.modality == "series" else normed_patches(patches)
         predicted = predicted.float().unflatten(-1, (following.shape[-1], -1))
-        loss = pinball(predicted, following) if self.likelihood == "quantile" else gaussian(predicted, following)
-        return {"loss": loss}
+        likelihood = pinball if self.sizes.likelihood == "quantile" else gaussian
+        return {"loss": likelihood(predicted, following)}
 
 
 def pinball(predicted: Tensor, true: Tensor) -> Tensor:

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics_training.models.backbone import pick
-from diagnostics_training.models.heads import Filler, Head
-from diagnostics_training.models.model import Model
+from diagnostics_training.models.heads import Filler, Head, Model
 from diagnostics_training.models.patch_masks import block_masks
 from diagnostics_training.models.sizes import Sizes
 from diagnostics_training.objectives.base import EncoderObjective
@@ -42,22 +41,17 @@ class Jepa(EncoderObjective):
 
     training_options = ("regulariser",)
 
-    def __init__(self, model: Model, grid: tuple[int, ...], regulariser: str = "none") -> None:
-        super().__init__(model)
-        self.grid, self.regulariser = grid, regulariser
+    def __init__(self, model: Model, *options: Any) -> None:
+        super().__init__(model, *options)
         self.context = copy.deepcopy(model.backbone)
         model.backbone.requires_grad_(False)
 
     @classmethod
-    def build(cls, model: Model, sizes: Sizes, regulariser: str, classes: tuple[int, ...]) -> Jepa:
-        return cls(model, sizes.grid, regulariser)
-
-    @classmethod
     def head(cls, sizes: Sizes) -> Head:
-        return Filler.light(sizes, sizes.width)
+        return Filler(sizes, sizes.width)
 
     def draws(self, rng: np.random.Generator, count: int) -> dict[str, Any]:
-        seen, targets = block_masks(rng, count, self.grid)
+        seen, targets = block_masks(rng, count, self.sizes.grid)
         return {"seen": seen, "targets": targets}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -67,8 +61,8 @@ class Jepa(EncoderObjective):
         context = self.context(x, seen)
         # Each block by itself, as in I-JEPA.
         wanted = targets.flatten(0, 1)
-        rows = (part.repeat_interleave(blocks, 0) for part in (context, seen))
-        predicted = predictor.fill(next(rows), self.grid, next(rows), wanted)
+        tokens, places = (part.repeat_interleave(blocks, 0) for part in (context, seen))
+        predicted = predictor.fill(tokens, self.sizes.grid, places, wanted)
         with torch.no_grad():
             taught = self.model.backbone(x)
             taught = nn.functional.layer_norm(taught.float(), taught.shape[-1:])
@@ -79,9 +73,11 @@ class Jepa(EncoderObjective):
         pooled = gathered(context.float().mean(1))
         if self.regulariser == "variance":
             extra = variance(pooled)
-            return {"loss": prediction + extra, "prediction": prediction, "variance": extra}
-        extra = sigreg(pooled)
-        return {"loss": (1 - SHARE) * prediction + SHARE * extra, "prediction": prediction, "sigreg": extra}
+            loss = prediction + extra
+        else:
+            extra = sigreg(pooled)
+            loss = (1 - SHARE) * prediction + SHARE * extra
+        return {"loss": loss, "prediction": prediction, self.regulariser: extra}
 
     @torch.no_grad()
     def after_step(self, done: int, total: int) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from diagnostics_training.models.backbone import pick
 from diagnostics_training.models.heads import Filler, Head
-from diagnostics_training.models.model import Model
 from diagnostics_training.models.patch_masks import random_masks
 from diagnostics_training.models.sizes import Sizes
 from diagnostics_training.objectives.base import EncoderObjective
@@ -26,29 +25,22 @@ HIDDEN = {1: 0.6, 2: 0.75, 3: 0.9}
 
 
 class Reconstruct(EncoderObjective):
-    """`model`'s head is the decoder; `grid` that of the samples."""
-
-    def __init__(self, model: Model, grid: tuple[int, ...]) -> None:
-        super().__init__(model)
-        self.grid = grid
-
-    @classmethod
-    def build(cls, model: Model, sizes: Sizes, regulariser: str, classes: tuple[int, ...]) -> Reconstruct:
-        return cls(model, sizes.grid)
+    """`model`'s head is the decoder."""
 
     @classmethod
     def head(cls, sizes: Sizes) -> Head:
-        return Filler.light(sizes, sizes.patches.values)
+        return Filler(sizes, sizes.patches.values)
 
     def draws(self, rng: np.random.Generator, count: int) -> dict[str, Any]:
-        seen, hidden = random_masks(rng, count, math.prod(self.grid), HIDDEN[len(self.grid)])
+        grid = self.sizes.grid
+        seen, hidden = random_masks(rng, count, math.prod(grid), HIDDEN[len(grid)])
         return {"seen": seen, "hidden": hidden}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         x, seen, hidden = batch["x"], batch["seen"], batch["hidden"]
         decoder = self.model.head
         assert isinstance(decoder, Filler)
-        predicted = decoder.fill(self.model.backbone(x, seen), self.grid, seen, hidden)
+        predicted = decoder.fill(self.model.backbone(x, seen), self.sizes.grid, seen, hidden)
         true = normed_patches(pick(self.model.backbone.patches.cut(x), hidden))
         return {"loss": (predicted.float() - true).square().mean()}
 

@@ -7,7 +7,6 @@ and cosine). Each column counts alike, and what is unknown counts for nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,59 +15,11 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Target
 from diagnostics_training.models.heads import Head, Readout
-from diagnostics_training.models.model import Model
 from diagnostics_training.models.sizes import Sizes
 from diagnostics_training.objectives.base import Answers, EncoderObjective
 from diagnostics_training.trainer.objective import Batch
 
 NUMBERS = ("value", "state", "future")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Targets as arrays: `labels` int64 [sample, label], -1 where unknown; `numbers` float32 [sample, number], NaN there."""
-
-    classes: tuple[int, ...]
-    labels: np.ndarray
-    numbers: np.ndarray
-
-    @property
-    def outputs(self) -> int:
-        """Logits of all labels, then one for each number."""
-        return sum(self.classes) + self.numbers.shape[1]
-
-
-def columns(targets: Mapping[str, Target], rows: np.ndarray, dataset: str) -> Columns:
-    """What targets say of these samples; raises where they say nothing of whole samples."""
-    labels: list[np.ndarray] = []
-    numbers: list[np.ndarray] = []
-    classes: list[int] = []
-    for target in (targets[name] for name in sorted(targets)):
-        values: Any = target.values[rows]
-        if target.kind == "label":
-            labels.append(values)
-            classes.append(len(target.classes) or int(target.values.max()) + 1)
-        elif target.kind in NUMBERS and target.period:
-            angle = 2 * np.pi * values / target.period
-            numbers += [np.sin(angle), np.cos(angle)]
-        elif target.kind in NUMBERS:
-            numbers += list(values.reshape(len(values), -1).T)
-    if not labels and not numbers:
-        raise DiagnosticsError(
-            f"Dataset {dataset} has no label, value, state or future to be supervised with: leave supervised out of --objective."
-        )
-    return Columns(
-        tuple(classes), _stacked(labels, np.int64, len(rows)), _standardised(_stacked(numbers, np.float32, len(rows)))
-    )
-
-
-def _stacked(parts: list[np.ndarray], kind: Any, rows: int) -> np.ndarray:
-    return np.stack(parts, axis=1).astype(kind) if parts else np.zeros((rows, 0), kind)
-
-
-def _standardised(numbers: np.ndarray) -> np.ndarray:
-    mean, std = np.nanmean(numbers, axis=0), np.nanstd(numbers, axis=0)
-    return (numbers - mean) / np.where(std > 0, std, 1)
 
 
 class Supervised(EncoderObjective):
@@ -78,22 +29,39 @@ class Supervised(EncoderObjective):
     # Targets are about places and last moments, which windows, crops and mirrors would move.
     moves = False
 
-    def __init__(self, model: Model, classes: tuple[int, ...]) -> None:
-        super().__init__(model)
-        self.classes = classes
-
-    @classmethod
-    def build(cls, model: Model, sizes: Sizes, regulariser: str, classes: tuple[int, ...]) -> Supervised:
-        return cls(model, classes)
-
     @classmethod
     def head(cls, sizes: Sizes) -> Head:
         return Readout(sizes.width, sizes.outputs, sizes.modality == "series")
 
     @classmethod
     def answers(cls, targets: Mapping[str, Target], rows: np.ndarray, dataset: str) -> Answers:
-        known = columns(targets, rows, dataset)
-        return Answers({"labels": known.labels, "numbers": known.numbers}, known.classes, known.outputs)
+        """Targets of these samples as arrays; raises where there is none of whole samples.
+
+        `labels` int64 [sample, label], -1 where unknown, and `numbers` float32 [sample, number], NaN there; `outputs` counts
+        the logits of all labels, then one for each number.
+        """
+        labels: list[np.ndarray] = []
+        numbers: list[np.ndarray] = []
+        classes: list[int] = []
+        for target in (targets[name] for name in sorted(targets)):
+            values: Any = target.values[rows]
+            if target.kind == "label":
+                labels.append(values)
+                classes.append(len(target.classes) or int(target.values.max()) + 1)
+            elif target.kind in NUMBERS and target.period:
+                angle = 2 * np.pi * values / target.period
+                numbers += [np.sin(angle), np.cos(angle)]
+            elif target.kind in NUMBERS:
+                numbers += list(values.reshape(len(values), -1).T)
+        if not labels and not numbers:
+            raise DiagnosticsError(
+                f"Dataset {dataset} has no label, value, state or future to be supervised with: leave supervised out of --objective."
+            )
+        known = _stacked(numbers, np.float32, len(rows))
+        std = np.nanstd(known, axis=0)
+        known = (known - np.nanmean(known, axis=0)) / np.where(std > 0, std, 1)
+        arrays = {"labels": _stacked(labels, np.int64, len(rows)), "numbers": known}
+        return Answers(arrays, tuple(classes), sum(classes) + len(numbers))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         predicted = self.model(batch["x"]).float()
@@ -110,3 +78,7 @@ class Supervised(EncoderObjective):
         squared = torch.where(known, predicted[:, start:] - torch.where(known, numbers, 0), 0).square()
         parts.append(squared.mean(0))
         return {"loss": torch.cat(parts).mean()}
+
+
+def _stacked(parts: list[np.ndarray], kind: Any, rows: int) -> np.ndarray:
+    return np.stack(parts, axis=1).astype(kind) if parts else np.zeros((rows, 0), kind)

@@ -17,17 +17,33 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
 from diagnostics.errors import describe
-from diagnostics_training.trainer.identity import refuse_other
+from diagnostics_training.trainer.data import parse_spec
 
 FILE = "checkpoint.safetensors"
 KEY = "diagnostics_checkpoint"
 WEIGHTS, STATE = "weights/", "optimiser/"
 DAMAGED = "its bytes are not those that were written"
+
+OPTIONS = frozenset({
+    "data", "batch", "steps", "lr", "seed", "width", "depth", "heads", "patch", "likelihood", "positives", "regulariser",
+    "precision", "to", "for", "mask", "layer_scale", "drop_path", "second_teacher",
+})  # fmt: skip
+"""Parts of an identity that are options of a command."""
+UNTELLING = {"fingerprint": "other samples of these data", "base": "other weights of the base encoder"}
+"""Parts whose values tell people nothing."""
+FOLLOWS = {
+    "data": ("fingerprint", "modality", "length", "variates", "size", "frames", "outputs"),
+    "fingerprint": ("outputs",),
+    "to": ("tap",),
+    "for": ("tap",),
+    "base": ("tap",),
+}
+"""What differs because something else does."""
 
 
 def save(
@@ -64,15 +80,13 @@ def load(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, iden
 
     Raises DiagnosticsError where it belongs to other settings or data, or cannot be read.
     """
-    path = folder / FILE
-    if not path.is_file():
+    kept = about(folder)
+    if kept is None:
         return 0
+    refuse_other(f"The checkpoint in {folder}", kept["identity"], identity)
+    path = folder / FILE
     try:
-        with safe_open(path, "pt") as file:
-            kept = _description(path, file.metadata() or {})
-            refuse_other(f"The checkpoint in {folder}", kept["identity"], identity)
-            names: list[str] = file.keys()
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, str(error)) from error
     if _digest_of(tensors) != kept["tensors"]:
@@ -94,19 +108,18 @@ def load(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, iden
 
 
 def about(folder: Path) -> dict[str, Any] | None:
-    """`step` and `identity` of the checkpoint in a folder, without its tensors; None where there is none."""
+    """`step` and `identity` of the checkpoint in a folder, without its tensors; None where there is none.
+
+    Raises where the file is no checkpoint, or its JSON is not what was written.
+    """
     path = folder / FILE
     if not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:
-            return _description(path, file.metadata() or {})
+            metadata: Mapping[str, str] = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, str(error)) from error
-
-
-def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The JSON in a checkpoint; raises where the file is none, or where the JSON is not what was written."""
     if KEY not in metadata:
         raise DiagnosticsError(f"{path} is no checkpoint of this trainer: give another --out.")
     try:
@@ -153,3 +166,31 @@ def resumable(folder: Path) -> Generator[None]:
         kept = (folder / FILE).is_file()
         how = "goes on from its last checkpoint" if kept else "begins anew, since there was no checkpoint yet"
         raise KeyboardInterrupt(f"Interrupted; the same command {how} in {folder}.") from None
+
+
+def refuse_other(subject: str, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Raises where what is there was made with other settings or data than are asked for, and names them all."""
+    old, new = _parts(kept), _parts(json.loads(json.dumps(dict(identity))))
+    different = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    # What follows from something else that is named is no news.
+    reported = [key for key in different if not any(key in FOLLOWS.get(other, ()) for other in different)]
+    if reported:
+        raise DiagnosticsError(
+            f"{subject} was made otherwise ({'; '.join(_difference(key, old.get(key), new.get(key)) for key in reported)}): give "
+            "another --out, or remove that folder to begin anew."
+        )
+
+
+def _parts(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity with the options that an architecture's name holds each by itself."""
+    name, options = parse_spec(str(identity.get("architecture") or ""))
+    return {**identity, **options, "architecture": name or None}
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    if key in UNTELLING:
+        return UNTELLING[key]
+    option = f"--{key.replace('_', '-')}" if key in OPTIONS else key
+    if old is None:
+        return f"{option} was not given"
+    return f"{option} {old}, which is not given now" if new is None else f"{option} {old}, not {new}"

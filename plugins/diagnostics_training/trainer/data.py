@@ -2,24 +2,37 @@
 
 Simulated data sets have no end. Asked for by name alone, they are trained on many series (or scenes) drawn from another
 seed than the one that `diagnostics run` reads by default, so that nothing that is probed later was seen in training. Series are
-simulated half as long again as what the encoder reads, and seen through windows at random.
+simulated half as long again as what the encoder reads, and seen through windows at random. Each epoch has an order of its
+own.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from diagnostics import Dataset, DiagnosticsError, Target, build
 from diagnostics_training.models.backbone import AXES
-from diagnostics_training.models.inputs import channels_of, extent_of
+from diagnostics_training.models.inputs import Views, channels_of, extent_of
 from diagnostics_training.models.sizes import TUBE
-from diagnostics_training.trainer.simulated import training_spec
+from diagnostics_training.trainer.objective import Objective
 
 LONGER = 1.5
 MOST_BYTES = 2**32
+SEED = 1000
+SIMULATED = {
+    **dict.fromkeys(("lorenz", "pendulum", "damped_oscillator", "arma", "changepoint"), 20_000),
+    "shapes": 6_000,
+}
+"""Data sets that are made on demand, and how many samples are made, three fifths of which are train."""
+CLIPS = 1_500
+LENGTH = 512
+"""Of simulated series where no length is given."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,8 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
     """
     spec, length = training_spec(data)
     if length is not None and windows:
-        spec = spec.replace(f"length={length}", f"length={int(LONGER * length)}")
+        name, options = parse_spec(spec)
+        spec = spec_of(name, options | {"length": int(LONGER * length)})
     dataset: Dataset = build("dataset", spec)
     if dataset.modality not in AXES:
         raise DiagnosticsError(
@@ -64,9 +78,7 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
         raise DiagnosticsError(
             f"Series of {dataset.name} have gaps or are padded (NaN), and these encoders have no mask: fill or cut them first."
         )
-    whole = extent_of(dataset.modality, samples[0])
-    if length is not None:
-        whole = (length,)
+    whole = extent_of(dataset.modality, samples[0]) if length is None else (length,)
     size = default_patch(dataset.modality) if patch is None else patch
     if size < 1:
         raise DiagnosticsError(f"A patch cannot have a size of {size}: give at least 1.")
@@ -112,3 +124,110 @@ def _held(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
             )
         held[i] = sample
     return held
+
+
+def check_batch(batch: int, samples: int) -> None:
+    """Raises where that many samples cannot be drawn."""
+    if not 2 <= batch <= samples:
+        raise DiagnosticsError(f"A batch of {batch} cannot be drawn from {samples} train samples: give 2 to as many.")
+
+
+class EpochOrder:
+    """Which of the samples `rows` are in a step's batch.
+
+    Each epoch has an order of its own, and its last samples that fill no batch are left out.
+    """
+
+    def __init__(self, rows: np.ndarray, batch: int, seed: int) -> None:
+        self.rows, self.batch, self.seed = rows, batch, seed
+        self._order = functools.lru_cache(2)(self._drawn_order)
+
+    def _drawn_order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, 0, epoch]).permutation(self.rows)
+
+    def part(self, step: int, rank: int, world: int) -> tuple[np.ndarray, slice, int]:
+        """One process's samples of a step, where they lie in the batch, and where the batch begins in the epoch."""
+        if self.batch % world:
+            raise DiagnosticsError(
+                f"A batch of {self.batch} cannot be dealt out to {world} processes: give a multiple."
+            )
+        epoch, at = divmod(step, len(self.rows) // self.batch)
+        size, first = self.batch // world, at * self.batch
+        own = slice(rank * size, (rank + 1) * size)
+        return self._order(epoch)[first : first + self.batch][own], own, first
+
+
+class Feed:
+    """`feed(step, rank, world)`: a process's part of a step's batch, with `beside`, what else is known of each sample.
+
+    Everything is drawn for the batch over all processes and then dealt out, so that how many there are changes nothing.
+    """
+
+    def __init__(
+        self,
+        samples: np.ndarray,
+        views: Views,
+        objective: Objective,
+        batch: int,
+        seed: int,
+        beside: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self.samples, self.views, self.objective = samples, views, objective
+        self.batch, self.seed, self.beside = batch, seed, dict(beside or {})
+        self.order = EpochOrder(np.arange(len(samples)), batch, seed)
+
+    def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
+        rows, own, _ = self.order.part(step, rank, world)
+        rng = np.random.default_rng([self.seed, 1, step])
+        raw = self.samples[rows]
+        batch: dict[str, Tensor] = {}
+        for name in ("x", "y") if self.objective.pairs else ("x",):
+            drawn = self.views.draw(rng, self.batch, self.samples)
+            batch[name] = self.views.make(raw, {key: value[own] for key, value in drawn.items()})
+        drawn = self.objective.draws(rng, self.batch)
+        batch |= {key: torch.from_numpy(np.ascontiguousarray(value[own])) for key, value in drawn.items()}
+        return batch | {key: torch.from_numpy(value[rows]) for key, value in self.beside.items()}
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """`name?key=value&...` as the name and its options."""
+    name, _, query = spec.partition("?")
+    return name, {key: value for key, _, value in (part.partition("=") for part in query.split("&") if part)}
+
+
+def spec_of(name: str, options: Mapping[str, object]) -> str:
+    """The specification that `parse_spec` takes apart."""
+    return f"{name}{'?' if options else ''}{'&'.join(f'{key}={value}' for key, value in options.items())}"
+
+
+def training_spec(data: str) -> tuple[str, int | None]:
+    """The specification to train on for what was asked for, and the length that a simulated series is wanted in (None for
+    other data): number and seed are filled in where a simulated data set was named without them."""
+    name, options = parse_spec(data)
+    if name not in SIMULATED:
+        return data, None
+    count = CLIPS if options.get("frames", "1") != "1" else SIMULATED[name]
+    options = {**options, "n": options.get("n", count), "seed": options.get("seed", SEED)}
+    if name == "shapes":
+        return spec_of(name, options), None
+    length = str(options.setdefault("length", LENGTH))
+    return spec_of(name, options), int(length) if length.isdigit() else None
+
+
+def rendering_notice(data: str) -> str:
+    """A notice that rendering samples takes a while; empty unless the data are hundreds of scenes or clips."""
+    spec, _ = training_spec(data)
+    name, options = parse_spec(spec)
+    count = options.get("n", "")
+    if name != "shapes" or not count.isdigit() or int(count) < 500:
+        return ""
+    return f"makes {int(count):,} {'clips' if 'frames' in options else 'scenes'} of {spec}, which takes a while"
+
+
+def plain(spec: str) -> str:
+    """The specification of data to probe: simulated data as `diagnostics run` reads them, not those of training."""
+    name, options = parse_spec(spec)
+    if name not in SIMULATED:
+        return spec
+    training = (("n", options.get("n")), ("seed", options.get("seed")), ("length", str(LENGTH)))
+    return spec_of(name, dict(item for item in options.items() if item not in training))

@@ -1,11 +1,17 @@
-"""What is logged and printed while training: losses, collapse, the time that is left."""
+"""What is logged and printed while training: losses, collapse, the time that is left.
+
+Metrics go to a file of JSON lines, and to TensorBoard where it is installed.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +19,11 @@ from torch import Tensor, nn
 from diagnostics import DiagnosticsError, Progress, printable
 from diagnostics_training.trainer import collapse
 from diagnostics_training.trainer.distributed import World, mean
-from diagnostics_training.trainer.logs import Log, lines
 from diagnostics_training.trainer.objective import Batch, Objective
 from diagnostics_training.trainer.settings import Settings
 
 Watch = Callable[[Progress], None]
-
-
+METRICS, BOARD = "metrics.jsonl", "tensorboard"
 ESTIMATE_AFTER = 10
 """Steps after which the remaining time is said; the first is left out of the estimate."""
 
@@ -34,14 +38,29 @@ def say(line: str) -> None:
 
 
 class Monitor:
-    """What the first process logs and prints while it trains."""
+    """What the first process logs and prints while it trains.
+
+    Lines of the folder's `metrics.jsonl` after step `first` (of a run that was killed) are cut off.
+    """
 
     def __init__(
         self, out: Path, name: str, settings: Settings, first: int, watch: Watch, tell: Callable[[str], None]
     ) -> None:
         self.name, self.settings, self.watch, self.tell = name, settings, watch, tell
-        self.log = Log(out, first)
-        before = lines(out)
+        before = [line for line in lines(out) if line["step"] <= first]
+        partial = out / f"{METRICS}.partial"
+        try:
+            partial.write_text("".join(json.dumps(line) + "\n" for line in before))
+            partial.replace(out / METRICS)
+        finally:
+            partial.unlink(missing_ok=True)
+        self.file = (out / METRICS).open("a")
+        self.board: Any = None
+        # What its import chain says about other libraries is of no use here.
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(out / BOARD), purge_step=first + 1 if first else None)
         self.loss: float = before[-1]["loss"] if before else math.nan
         self.looks = [collapse.Look(line["step"], line["rank"], line["spread"]) for line in before if "rank" in line]
         if first:
@@ -56,12 +75,20 @@ class Monitor:
                 self.tell(f"{self.name}: the output collapses: {seen} (see docs/training.md)")
             self.looks.append(seen)
             line |= {"rank": seen.rank, "spread": seen.spread}
-        self.log.write(line | {"lr": self.settings.rate(done - 1)})
+        line["lr"] = self.settings.rate(done - 1)
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        if self.board is not None:
+            for key, value in line.items():
+                if key != "step":
+                    self.board.add_scalar(key, value, done)
         self.watch(Progress(self.name, done, self.settings.steps, f"loss {self.loss:.4g}"))
 
     def close(self) -> None:
         """Lets the files go."""
-        self.log.close()
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
 
 
 def to_numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
@@ -98,3 +125,17 @@ def format_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """What was logged, in order; a last line that a kill cut short is left out."""
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    entries: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diagnostics_data import clips as clips_module
-from diagnostics_data import speech as speech_module
+from diagnostics_data import recordings
 from PIL import Image
 
 from diagnostics import Dataset, DiagnosticsError
@@ -56,9 +55,7 @@ def test_archives_are_those_of_the_wheel(name: str) -> None:
 
 
 def test_every_bundled_archive_can_be_built() -> None:
-    from diagnostics_data.archives import bundled
-
-    names = bundled(inside("aeon", "datasets", "data"))
+    names = recordings.bundled(inside("aeon", "datasets", "data"))
     assert len(names) >= 10
     for name in names:
         assert set(build("dataset", f"ucr:{name}").targets) <= {"label", "value"}
@@ -94,7 +91,7 @@ def test_clips_are_the_videos_with_a_gap_between_splits() -> None:
     dataset: Dataset = build("dataset", "clips?frames=8&size=32")
     order, motion = dataset.targets["order"].values, dataset.targets["motion"].values
     assert order.mean() == 0.5
-    for name in clips_module.VIDEOS:
+    for name in recordings.VIDEOS:
         with av.open(str(at / f"{name}.mp4")) as container:
             frames = [frame.to_image() for frame in container.decode(video=0)]
         side = min(frames[0].size)
@@ -115,7 +112,7 @@ def test_clips_are_the_videos_with_a_gap_between_splits() -> None:
             assert motion[i] == pytest.approx(np.abs(np.diff(wanted.astype(float), axis=0)).mean())
         assert min(starts["val"]) - max(starts["train"]) == 16 == min(starts["test"]) - max(starts["val"])
     for count in (10, 15, 60):  # stretches of the shortest video at 12, 8 and 2 frames
-        kinds = [split for split, _ in clips_module.parts(count)]
+        kinds = [split for split, _ in recordings.parts(count)]
         assert (
             set(kinds) == {"train", "val", "test"}
             and len(kinds) == count - 2
@@ -141,10 +138,10 @@ def test_speech_windows_are_the_recordings_and_no_phrase_straddles() -> None:
     for split in ("train", "val", "test"):
         assert set(language.values[dataset.split == split]) == set(range(9))
     texts = {path.stem: path.read_text() for path in at.glob("*/*.txt")}
-    assert {stem for stem in texts if speech_module.phrase_of(stem) == "counting"} == speech_module.COUNTING
+    assert {stem for stem in texts if recordings.phrase_of(stem) == "counting"} == recordings.COUNTING
     lengths = {
-        kind: [len(t) for stem, t in texts.items() if speech_module.phrase_of(stem) == kind]
-        for kind in speech_module.SPLIT_OF
+        kind: [len(t) for stem, t in texts.items() if recordings.phrase_of(stem) == kind]
+        for kind in recordings.SPLIT_OF_PHRASE
     }
     assert max(lengths["greeting"]) < 20  # "Hello world." in each language, shorter than what else is said
     assert len(set(dataset.groups)) == 27
@@ -177,9 +174,11 @@ def test_textures_are_the_photographs() -> None:
     ],
 )
 def test_a_missing_package_is_named(spec: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
+    find_spec = importlib.util.find_spec
     hidden = ("aeon", "skvideo", "pytest_audioeval")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in hidden else found(name, *more))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name in hidden else find_spec(name, *more)
+    )
     for module in ("seglearn.datasets", "skimage.data", "skimage"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(DiagnosticsError, match=f"not installed: pip install {package}$"):
@@ -193,22 +192,24 @@ def test_a_missing_package_is_named(spec: str, package: str, monkeypatch: pytest
         ("speech", "pytest-audioeval", "pytest_audioeval/samples/audio/en", "counting.wav", "scipy"),
     ],
 )
-def test_a_damaged_file_of_a_wheel_is_told_with_what_brings_it_back(
+def test_a_damaged_file_of_a_wheel_is_reported_with_the_command_that_restores_it(
     spec: str, package: str, folder: str, file: str, needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(needed, reason=f"{needed} is not installed")
     (tmp_path / folder).mkdir(parents=True)
     (tmp_path / folder / file).write_bytes(b"no film and no sound")
-    found = importlib.util.find_spec
+    find_spec = importlib.util.find_spec
     top = folder.partition("/")[0]
     here = importlib.machinery.ModuleSpec(top, None, is_package=True)
     here.submodule_search_locations = [str(tmp_path / top)]
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: here if name == top else found(name, *more))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: here if name == top else find_spec(name, *more)
+    )
     with pytest.raises(
         DiagnosticsError, match=f"{file} of {package}.*: pip install --force-reinstall.* {package}$"
-    ) as said:
+    ) as raised:
         build("dataset", spec)
-    assert "on_error" not in str(said.value)
+    assert "on_error" not in str(raised.value)
 
 
 def test_listing_loads_nothing_heavy() -> None:

@@ -15,9 +15,8 @@ import torch
 from diagnostics_data.plugin import datasets
 from diagnostics_data.shapes import dataset as dataset_module
 from diagnostics_data.shapes.captions import WORDS, caption, embedded, motion, place
-from diagnostics_data.shapes.outlines import SHAPES, level, reach
+from diagnostics_data.shapes.patterns import SHAPES, TEXTURES, level, reach
 from diagnostics_data.shapes.render import Scene, render
-from diagnostics_data.shapes.textures import TEXTURES
 from diagnostics_data.shapes.world import COLOURS, Surface, World
 from torch import nn
 
@@ -87,8 +86,8 @@ class Slow:
 
     def seen(self, y: float, x: float) -> list[tuple[float, int, float, float]]:
         """Depth, surface and plane coordinates of all that lies behind a point, the nearest first."""
-        found = [(i, self.covers(i, y, x)) for i in range(len(self.poses))]
-        return sorted((h[0], i, h[1], h[2]) for i, h in found if h)
+        hits = [(i, self.covers(i, y, x)) for i in range(len(self.poses))]
+        return sorted((h[0], i, h[1], h[2]) for i, h in hits if h)
 
 
 def regular(corners: int, radius: float, inner: float | None = None) -> list[tuple[float, float]]:
@@ -131,25 +130,25 @@ def inside(shape: str, p: float, q: float) -> bool:
         return math.hypot(p, q) <= 1 and math.hypot(p - 0.5, q) >= 0.8
     corners = CORNERS[shape]
     by = math.sqrt(math.pi / shoelace(corners))
-    p, q, found = p / by, q / by, False
+    p, q, inside = p / by, q / by, False
     for (x, y), (u, v) in zip(corners, corners[1:] + corners[:1], strict=True):
         if (y > q) != (v > q) and p < x + (u - x) * (q - y) / (v - y):
-            found = not found
-    return found
+            inside = not inside
+    return inside
 
 
 def crowded(count: int = 4, frames: int = 1) -> list[Scene]:
     """Scenes with objects of all shapes between them and much hidden."""
-    found = [scene(i, SIZE, frames, 1) for i in range(60)]
-    hidden = [float((s.whole - s.visible).sum()) for s in found]
-    return [found[i] for i in np.argsort(hidden)[::-1][:count]]
+    scenes = [scene(i, SIZE, frames, 1) for i in range(60)]
+    hidden = [float((s.whole - s.visible).sum()) for s in scenes]
+    return [scenes[i] for i in np.argsort(hidden)[::-1][:count]]
 
 
 def test_what_is_seen_is_what_a_slow_renderer_sees() -> None:
     """Masks, classes and depth of every pixel, and of every object the pixels that it covers, hidden or not."""
     shapes_seen, seen_behind = set[str](), 0
-    for made in [*crowded(4), scene(0), scene(2)]:
-        world, slow = made.world, Slow(made.world, 0, SIZE)
+    for drawn in [*crowded(4), scene(0), scene(2)]:
+        world, slow = drawn.world, Slow(drawn.world, 0, SIZE)
         shapes_seen |= {thing.shape for thing in world.objects}
         covered = np.zeros(len(world.surfaces), int)
         for row in range(SIZE):
@@ -157,40 +156,40 @@ def test_what_is_seen_is_what_a_slow_renderer_sees() -> None:
                 layers, at = slow.seen(row + 0.5, column + 0.5), (0, row, column)
                 z, i, _, _ = layers[0]
                 kind = world.surfaces[i].shape
-                assert made.masks[at] == max(i - 1, 0), (row, column)
-                assert made.classes[at] == (1 + SHAPES.index(kind) if kind else 0)
-                assert made.depth[at] == pytest.approx(z, rel=1e-6)
+                assert drawn.masks[at] == max(i - 1, 0), (row, column)
+                assert drawn.classes[at] == (1 + SHAPES.index(kind) if kind else 0)
+                assert drawn.depth[at] == pytest.approx(z, rel=1e-6)
                 covered[[layer[1] for layer in layers]] += 1
                 seen_behind += sum(layer[1] > 1 for layer in layers) > 1
-        np.testing.assert_array_equal(made.whole[0], covered[2:])
+        np.testing.assert_array_equal(drawn.whole[0], covered[2:])
     assert shapes_seen == set(SHAPES) and seen_behind > 100  # else occlusion was not tested
 
 
 def test_counts_and_centres_follow_from_the_masks() -> None:
-    for made in [*crowded(), *(scene(i, 64, 4) for i in range(6))]:
-        frames, size, _ = made.masks.shape
-        for i, thing in enumerate(made.world.objects):
-            pixels = (made.masks == i + 1).sum(axis=(1, 2))
-            np.testing.assert_array_equal(made.visible[:, i], pixels)
-            assert (made.whole[:, i] >= pixels).all()
-            assert made.seen[i] == (pixels.max() >= max(4, size**2 / 512))
+    for drawn in [*crowded(), *(scene(i, 64, 4) for i in range(6))]:
+        frames, size, _ = drawn.masks.shape
+        for i, thing in enumerate(drawn.world.objects):
+            pixels = (drawn.masks == i + 1).sum(axis=(1, 2))
+            np.testing.assert_array_equal(drawn.visible[:, i], pixels)
+            assert (drawn.whole[:, i] >= pixels).all()
+            assert drawn.seen[i] == (pixels.max() >= max(4, size**2 / 512))
             for t in range(frames + 1):
-                _, (x, y, z) = pose(made.world, thing, t)
-                np.testing.assert_allclose(made.centres[t, i], (size * (y / z + 0.5), size * (x / z + 0.5)), rtol=1e-9)
-        assert made.visible[:, made.main].sum() == made.visible.sum(axis=0).max()
+                _, (x, y, z) = pose(drawn.world, thing, t)
+                np.testing.assert_allclose(drawn.centres[t, i], (size * (y / z + 0.5), size * (x / z + 0.5)), rtol=1e-9)
+        assert drawn.visible[:, drawn.main].sum() == drawn.visible.sum(axis=0).max()
 
 
 def test_flow_leads_to_the_same_point_of_the_surface() -> None:
     """Going by the flow and looking back along the ray there finds the same plane coordinates, by the slow renderer."""
     rng, checked, moved = np.random.default_rng(0), 0, 0.0
-    for made in (scene(i, SIZE, 3) for i in range(12)):
+    for drawn in (scene(i, SIZE, 3) for i in range(12)):
         for t in range(3):  # the last frame's flow leads beyond the clip
-            now, then = Slow(made.world, t, SIZE), Slow(made.world, t + 1, SIZE)
-            on_objects = np.argwhere(made.masks[t] > 0)
+            now, then = Slow(drawn.world, t, SIZE), Slow(drawn.world, t + 1, SIZE)
+            on_objects = np.argwhere(drawn.masks[t] > 0)
             anywhere = rng.integers(0, SIZE, (20, 2))
             for row, column in [*rng.permutation(on_objects)[:20].tolist(), *anywhere.tolist()]:
                 _, i, p, q = now.seen(row + 0.5, column + 0.5)[0]
-                down, right = made.flow[t, row, column].tolist()
+                down, right = drawn.flow[t, row, column].tolist()
                 landed = then.hit(i, row + 0.5 + down, column + 0.5 + right)
                 assert landed[0] > 0
                 np.testing.assert_allclose(landed[1:], (p, q), atol=2e-4 * (1 if i > 1 else 10))
@@ -198,20 +197,20 @@ def test_flow_leads_to_the_same_point_of_the_surface() -> None:
     assert checked > 1000 and moved > 1
 
 
-def warped_difference(made: Scene, sign: float) -> float:
+def warped_difference(drawn: Scene, sign: float) -> float:
     """Mean absolute difference of colours between pixels and where the flow says that they go, both seen on one object."""
-    size, total = made.masks.shape[1], []
+    size, total = drawn.masks.shape[1], []
     rows, columns = np.mgrid[:size, :size]
-    for t in range(len(made.masks) - 1):
-        y, x = rows + sign * made.flow[t, ..., 0], columns + sign * made.flow[t, ..., 1]
+    for t in range(len(drawn.masks) - 1):
+        y, x = rows + sign * drawn.flow[t, ..., 0], columns + sign * drawn.flow[t, ..., 1]
         y0, x0 = np.floor(y).astype(int), np.floor(x).astype(int)
         fits = (y0 >= 0) & (x0 >= 0) & (y0 < size - 1) & (x0 < size - 1)
         y0, x0, fy, fx = y0[fits], x0[fits], (y - y0)[fits], (x - x0)[fits]
         corners = [(y0, x0), (y0, x0 + 1), (y0 + 1, x0), (y0 + 1, x0 + 1)]
         weights = [(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx]
-        shown = sum(w[:, None] * made.pixels[t + 1][corner] for w, corner in zip(weights, corners, strict=True))
-        same = np.all([made.masks[t + 1][corner] == made.masks[t][fits] for corner in corners], axis=0)
-        total.append(np.abs(shown - made.pixels[t][fits])[same & (made.masks[t][fits] > 0)].ravel())
+        shown = sum(w[:, None] * drawn.pixels[t + 1][corner] for w, corner in zip(weights, corners, strict=True))
+        same = np.all([drawn.masks[t + 1][corner] == drawn.masks[t][fits] for corner in corners], axis=0)
+        total.append(np.abs(shown - drawn.pixels[t][fits])[same & (drawn.masks[t][fits] > 0)].ravel())
     return float(np.concatenate(total).mean())
 
 
@@ -263,17 +262,17 @@ def test_outlines_have_one_area_and_stay_within_reach() -> None:
 def features(scenes: list[Scene], each: int = 60) -> dict[str, np.ndarray]:
     """Of random pixels: colours and their squares and products, place, class, depth and number of the scene."""
     rng = np.random.default_rng(0)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in ("colour", "place", "class", "depth", "scene")}
-    for number, made in enumerate(scenes):
-        at = tuple(rng.integers(0, made.masks.shape[1], (2, each)))
-        rgb = made.pixels[0][at] / 255
+    result: dict[str, list[np.ndarray]] = {name: [] for name in ("colour", "place", "class", "depth", "scene")}
+    for number, drawn in enumerate(scenes):
+        at = tuple(rng.integers(0, drawn.masks.shape[1], (2, each)))
+        rgb = drawn.pixels[0][at] / 255
         products = rgb[:, [0, 0, 1]] * rgb[:, [1, 2, 2]]
         for name, values in (
             ("colour", np.concatenate([rgb, rgb**2, products], axis=1)), ("place", np.stack(at, axis=1)),
-            ("class", made.classes[0][at]), ("depth", made.depth[0][at]), ("scene", np.full(each, number)),
+            ("class", drawn.classes[0][at]), ("depth", drawn.depth[0][at]), ("scene", np.full(each, number)),
         ):  # fmt: skip
-            found[name].append(values)
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+            result[name].append(values)
+    return {name: np.concatenate(parts) for name, parts in result.items()}
 
 
 def held_out(model: Any, x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> float:
@@ -306,20 +305,20 @@ def test_one_pixel_gives_away_neither_class_nor_depth_and_its_surroundings_do() 
     assert held_out(readers[1], tint[objects], classes[objects], f["scene"][objects]) > 0.3
     # What surrounds a pixel does: the outline's moments tell shapes apart, size and place on the screen the depth.
     outline, kinds, near, depth, number = [], [], [], [], []
-    for i, made in enumerate(scenes):
-        for k, thing in enumerate(made.world.objects):
-            mask = made.masks[0] == k + 1
-            if made.visible[0, k] == made.whole[0, k] > 60:
+    for i, drawn in enumerate(scenes):
+        for k, thing in enumerate(drawn.world.objects):
+            mask = drawn.masks[0] == k + 1
+            if drawn.visible[0, k] == drawn.whole[0, k] > 60:
                 outline.append(profile(mask))
                 kinds.append(thing.shape)
-                near.append([np.log(mask.sum()), *made.centres[0, k]])
-                depth.append(made.distance[0, k])
+                near.append([np.log(mask.sum()), *drawn.centres[0, k]])
+                depth.append(drawn.distance[0, k])
                 number.append(i)
     which = np.array(number)
-    told = held_out(
+    scores = held_out(
         DecisionTreeClassifier(min_samples_leaf=5, random_state=0), np.array(outline), np.array(kinds), which
     )
-    assert told > 0.45
+    assert scores > 0.45
     assert held_out(RidgeCV(), np.array(near), np.array(depth), which) > 0.25
 
 
@@ -339,29 +338,29 @@ def profile(mask: np.ndarray) -> np.ndarray:
 
 def test_captions_say_what_is_there() -> None:
     described = re.compile(r"an? (\w+) (\w+) (\w+) ((?:at|in) the [a-z ]+)")
-    for made in [scene(i, 64) for i in range(40)] + [scene(i, 64, 6) for i in range(10)]:
-        said = caption(made)
-        head, _, rest = said.partition(": ")
-        found = described.findall(rest)
-        order = [i for i in np.argsort(made.distance[0]) if made.seen[i]]
-        assert ("one", "two", "three", "four", "five", "six").index(head.split()[0]) + 1 == len(order) == len(found)
-        for i, (colour, texture, shape, where) in zip(order, found, strict=True):
-            thing = made.world.objects[i]
+    for drawn in [scene(i, 64) for i in range(40)] + [scene(i, 64, 6) for i in range(10)]:
+        sentence = caption(drawn)
+        head, _, rest = sentence.partition(": ")
+        result = described.findall(rest)
+        order = [i for i in np.argsort(drawn.distance[0]) if drawn.seen[i]]
+        assert ("one", "two", "three", "four", "five", "six").index(head.split()[0]) + 1 == len(order) == len(result)
+        for i, (colour, texture, shape, where) in zip(order, result, strict=True):
+            thing = drawn.world.objects[i]
             assert (colour, texture, shape) == (thing.colour, thing.texture.kind, thing.shape)
-            first, last = made.centres[0, i] / 64, made.centres[-2, i] / 64
+            first, last = drawn.centres[0, i] / 64, drawn.centres[-2, i] / 64
             for word, axis, low in (("left", 1, True), ("right", 1, False), ("upper", 0, True), ("lower", 0, False)):
                 if word in where.split(" moving")[0].split():
                     assert first[axis] < 1 / 3 if low else first[axis] > 2 / 3
             moves = re.search(r"moving (\w+)", where)
-            if len(made.masks) == 1:
+            if len(drawn.masks) == 1:
                 assert moves is None and "hovering" not in where
             elif moves:
                 axis, way = {"up": (0, -1), "down": (0, 1), "left": (1, -1), "right": (1, 1)}[moves[1]]
                 assert way * (last - first)[axis] == np.abs(last - first).max() > 0.02
             else:
                 assert where.endswith("hovering") and np.abs(last - first).max() < 0.02
-        words = re.findall("[a-z]+", said)
-        vector = embedded(said)
+        words = re.findall("[a-z]+", sentence)
+        vector = embedded(sentence)
         assert np.linalg.norm(vector) == pytest.approx(1) and len(vector) == len(WORDS)
         assert {WORDS[i] for i in np.flatnonzero(vector)} == set(words) & set(WORDS)
     assert len(set(WORDS)) == len(WORDS) and {*COLOURS, *TEXTURES, *SHAPES} < set(WORDS)
@@ -388,10 +387,10 @@ def test_colours_are_true() -> None:
 
     right = total = 0
     for i in range(150):
-        made = scene(i, 64)
-        for k, thing in enumerate(made.world.objects):
-            if thing.texture.kind == "plain" and made.visible[0, k] > 40 and made.world.fading < 0.03:
-                shown = hue(np.median(made.pixels[0][made.masks[0] == k + 1], axis=0))
+        drawn = scene(i, 64)
+        for k, thing in enumerate(drawn.world.objects):
+            if thing.texture.kind == "plain" and drawn.visible[0, k] > 40 and drawn.world.fading < 0.03:
+                shown = hue(np.median(drawn.pixels[0][drawn.masks[0] == k + 1], axis=0))
                 nearest = min(COLOURS, key=lambda name: abs(hue(np.array(COLOURS[name])) - shown))
                 right, total = right + (nearest == thing.colour), total + 1
     assert total > 15 and right > 0.75 * total
@@ -409,21 +408,21 @@ def test_images_hold_what_the_scenes_say() -> None:
     kinds = [targets[name].kind for name in targets]
     assert kinds == ["label", "value", "value", "value", "masks", "token_label", "token_value", "caption"]
     for i in range(12):
-        made = render(0, i, SIZE)
+        drawn = render(0, i, SIZE)
         assert data.ids[i] == f"shapes-0-{i:06d}" and data[i].dtype == np.uint8
-        np.testing.assert_array_equal(data[i], made.pixels[0])
+        np.testing.assert_array_equal(data[i], drawn.pixels[0])
         np.testing.assert_array_equal(data[i], more[i])
-        for name, array in (("masks", made.masks), ("segmentation", made.classes), ("depth", made.depth)):
+        for name, array in (("masks", drawn.masks), ("segmentation", drawn.classes), ("depth", drawn.depth)):
             np.testing.assert_array_equal(targets[name].values[i], array[0])
             np.testing.assert_array_equal(more.targets[name].values[i], array[0])
-        assert targets["label"].values[i] == SHAPES.index(made.world.objects[made.main].shape)
-        assert targets["count"].values[i] == made.seen.sum() >= 1
-        np.testing.assert_allclose([targets[a].values[i] for a in "yx"], made.centres[0, made.main] / SIZE)
-        assert data.captions[i] == caption(made) == more.captions[i]
+        assert targets["label"].values[i] == SHAPES.index(drawn.world.objects[drawn.main].shape)
+        assert targets["count"].values[i] == drawn.seen.sum() >= 1
+        np.testing.assert_allclose([targets[a].values[i] for a in "yx"], drawn.centres[0, drawn.main] / SIZE)
+        assert data.captions[i] == caption(drawn) == more.captions[i]
         np.testing.assert_array_equal(targets["caption"].values[i], embedded(data.captions[i]))
-        k = len(made.world.objects)
-        np.testing.assert_array_equal(data.visible[i, :, :k], made.visible)
-        np.testing.assert_allclose(data.centres[i, :, :k], made.centres[:-1], rtol=1e-6)
+        k = len(drawn.world.objects)
+        np.testing.assert_array_equal(data.visible[i, :, :k], drawn.visible)
+        np.testing.assert_allclose(data.centres[i, :, :k], drawn.centres[:-1], rtol=1e-6)
         assert np.isnan(data.centres[i, :, k:]).all() and not data.visible[i, :, k:].any()
     assert not np.array_equal(data[0], other[0]) and len({data.fingerprint, more.fingerprint, other.fingerprint}) == 3
     assert data.fingerprint == make(n=12, size=SIZE).fingerprint and tuple(data.counts().values()) == (7, 3, 2)
@@ -435,13 +434,13 @@ def test_clips_hold_motion_too() -> None:
     data = make(n=10, size=SIZE, frames=4)
     assert data.modality == "video" and data[0].shape == (4, SIZE, SIZE, 3)
     for i in range(10):
-        made = render(0, i, SIZE, 4)
-        np.testing.assert_array_equal(data[i], made.pixels)
+        drawn = render(0, i, SIZE, 4)
+        np.testing.assert_array_equal(data[i], drawn.pixels)
         for a, axis in enumerate("yx"):
-            place, after = made.centres[3:, made.main, a] / SIZE
+            place, after = drawn.centres[3:, drawn.main, a] / SIZE
             assert data.targets[axis].values[i] == pytest.approx(place)
             assert data.targets[f"velocity_{axis}"].values[i] == pytest.approx(after - place)
-            np.testing.assert_array_equal(data.targets[f"flow_{axis}"].values[i], made.flow[..., a])
+            np.testing.assert_array_equal(data.targets[f"flow_{axis}"].values[i], drawn.flow[..., a])
     assert {data.targets[name].kind for name in ("x", "velocity_y")} == {"state"}
     assert data.centres.shape == (10, 4, 6, 2) and "moving" in " ".join(data.captions)
 
@@ -467,8 +466,8 @@ def test_bounds_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_scenes_go_to_workers_and_back() -> None:
-    made = pickle.loads(pickle.dumps(scene(3, SIZE, 2)))  # noqa: S301
-    np.testing.assert_array_equal(made.flow, render(0, 3, SIZE, 2).flow)
+    drawn = pickle.loads(pickle.dumps(scene(3, SIZE, 2)))  # noqa: S301
+    np.testing.assert_array_equal(drawn.flow, render(0, 3, SIZE, 2).flow)
 
 
 def test_the_renderer_has_not_changed_without_a_new_version() -> None:
@@ -477,13 +476,15 @@ def test_the_renderer_has_not_changed_without_a_new_version() -> None:
 
     assert FROZEN["version"] == RENDERER_VERSION
     for (index, frames), (colours, depths, masks, flows) in FROZEN["scenes"].items():
-        made = render(11, index, 32, frames)
+        drawn = render(11, index, 32, frames)
         last = frames - 1
-        blocks = made.pixels[last].astype(float).reshape(2, 16, 2, 16, 3).mean(axis=(1, 3)).ravel()
+        blocks = drawn.pixels[last].astype(float).reshape(2, 16, 2, 16, 3).mean(axis=(1, 3)).ravel()
         np.testing.assert_allclose(blocks, colours, atol=0.02)
-        np.testing.assert_allclose(made.depth[last].reshape(2, 16, 2, 16).mean(axis=(1, 3)).ravel(), depths, atol=1e-4)
-        np.testing.assert_array_equal(made.masks[last].reshape(2, 16, 2, 16).sum(axis=(1, 3), dtype=int).ravel(), masks)
-        np.testing.assert_allclose(np.abs(made.flow[last]).mean(axis=(0, 1)), flows, atol=1e-5)
+        np.testing.assert_allclose(drawn.depth[last].reshape(2, 16, 2, 16).mean(axis=(1, 3)).ravel(), depths, atol=1e-4)
+        np.testing.assert_array_equal(
+            drawn.masks[last].reshape(2, 16, 2, 16).sum(axis=(1, 3), dtype=int).ravel(), masks
+        )
+        np.testing.assert_allclose(np.abs(drawn.flow[last]).mean(axis=(0, 1)), flows, atol=1e-5)
 
 
 FROZEN: dict[str, Any] = {
@@ -526,10 +527,10 @@ def test_a_run_reads_every_kind_of_target_of_images(tmp_path: Path) -> None:
     encoder = tiny_image_encoder(side=SIZE, blocks=1)
     measures = ["linear_probe", "segmentation_probe", "caption_probe", "object_discovery"]
     run = dx.run(encoder, data, out=tmp_path / "run", measures=measures, controls=False, report=False)
-    found = {leaf.path.strip("/") for leaf in run.results.leaves}
-    assert {"linear_probe/depth", "segmentation_probe/segmentation", "caption_probe/caption"} <= found
-    assert {f"linear_probe/{name}" for name in ("label", "count", "x", "y")} <= found
-    assert any(path.endswith("/masks") for path in found)
+    result = {leaf.path.strip("/") for leaf in run.results.leaves}
+    assert {"linear_probe/depth", "segmentation_probe/segmentation", "caption_probe/caption"} <= result
+    assert {f"linear_probe/{name}" for name in ("label", "count", "x", "y")} <= result
+    assert any(path.endswith("/masks") for path in result)
 
 
 def test_a_run_reads_every_kind_of_target_of_clips(tmp_path: Path) -> None:
@@ -547,7 +548,7 @@ def test_a_run_reads_every_kind_of_target_of_clips(tmp_path: Path) -> None:
     run = dx.run(
         encoder, make(n=30, size=SIZE, frames=4), out=tmp_path / "run", measures=measures, controls=False, report=False
     )
-    found = {leaf.path.strip("/") for leaf in run.results.leaves}
+    result = {leaf.path.strip("/") for leaf in run.results.leaves}
     dense = {"linear_probe/flow_x", "linear_probe/flow_y", "linear_probe/depth", "segmentation_probe/segmentation"}
-    assert dense | {"linear_probe/velocity_x", "linear_probe/label"} <= found
-    assert any(path.endswith("/masks") for path in found)
+    assert dense | {"linear_probe/velocity_x", "linear_probe/label"} <= result
+    assert any(path.endswith("/masks") for path in result)

@@ -10,7 +10,7 @@ from pathlib import Path
 import diagnostics_files.errors
 import numpy as np
 import pytest
-from diagnostics_files.embeddings import hashed
+from diagnostics_files.captions import hashed
 from PIL import Image
 
 from diagnostics import DiagnosticsError
@@ -185,14 +185,14 @@ def test_other_bad_archives_are_refused(tmp_path: Path) -> None:
 
 def test_bad_tables_are_refused(tmp_path: Path) -> None:
     folder(tmp_path)
-    for text, said in (
+    for text, message in (
         ("image,caption\nimg/0.png,\n", "has no caption for img/0.png"),
         ("image,caption\nimg/9.png,x\n", r"names 1 image\(s\) that are not below .*, img/9.png first"),
         ("image,text\nimg/0.png,x\n", r"has no column 'caption' but image, text: name yours with \?caption="),
         ("file,caption\nimg/0.png,x\n", r"has no column 'image' but file, caption: name yours with \?image="),
     ):
         (tmp_path / "c.csv").write_text(text)
-        with pytest.raises(DiagnosticsError, match=said):
+        with pytest.raises(DiagnosticsError, match=message):
             captions(tmp_path / "c.csv")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/c.csv").write_text("image,caption\n" + "\n".join(f"{i}.png,x" for i in range(3)))

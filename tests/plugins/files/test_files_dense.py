@@ -92,8 +92,8 @@ def test_split_folders_above_and_images_without_a_mask(tmp_path: Path, capsys: p
     save(tmp_path / "test/images/more.png", pixels(0))
     dataset = segmentation(tmp_path)
     assert dataset.split.tolist() == [name.split("/")[0] for name in dataset.ids] and len(dataset) == 6
-    said = "1 image without a map left out, test/images/more.png"
-    assert said in dataset.about and f"{said}." in capsys.readouterr().err
+    message = "1 image without a map left out, test/images/more.png"
+    assert message in dataset.about and f"{message}." in capsys.readouterr().err
     save(tmp_path / "train/images/other.png", pixels(0))
     assert "2 images without a map left out, test/images/more.png first" in segmentation(tmp_path).about
 
@@ -110,8 +110,8 @@ def test_255_is_unknown_except_in_masks_of_one_object(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.targets["segmentation"].values[1], classes(1) > 1)
     assert "0 and 255 read as 0 and 1" in dataset.about
     for unknown, rest in ((255, 0), (0, 255)):  # what is asked for is not overruled
-        said = rf"one class only \({rest}; {unknown} is unknown\): give masks with at least two, or another or no \?unknown="
-        with pytest.raises(DiagnosticsError, match=said):
+        message = rf"one class only \({rest}; {unknown} is unknown\): give masks with at least two, or another or no \?unknown="
+        with pytest.raises(DiagnosticsError, match=message):
             segmentation(tmp_path / "b", f"?unknown={unknown}")
     values = segmentation(tmp_path / "b", "?unknown=7").targets["segmentation"].values
     np.testing.assert_array_equal(values[1], np.where(classes(1) > 1, 255, 0))
@@ -120,30 +120,30 @@ def test_255_is_unknown_except_in_masks_of_one_object(tmp_path: Path) -> None:
 def test_bad_masks_are_refused(tmp_path: Path) -> None:
     pairs(tmp_path)
     save(tmp_path / "masks/2.png", classes(2, (6, 7)))
-    said = "masks/2.png is 6 x 7 pixels and its image images/2.png 6 x 8"
+    message = "masks/2.png is 6 x 7 pixels and its image images/2.png 6 x 8"
     remedy = r": give maps of their images' size, or leave such files out with \?on_error=skip\.$"
-    with pytest.raises(DiagnosticsError, match=said + remedy):
+    with pytest.raises(DiagnosticsError, match=message + remedy):
         segmentation(tmp_path, "?size=6")
     skipped = segmentation(tmp_path, "?on_error=skip")
-    assert f"1 of 6 left out: {said}" in skipped.about and "damaged" not in skipped.about
-    assert skipped.left_out == {"images/2.png": f"{said}."}  # pyright: ignore
+    assert f"1 of 6 left out: {message}" in skipped.about and "damaged" not in skipped.about
+    assert skipped.left_out == {"images/2.png": f"{message}."}  # pyright: ignore
     for name, shape in (("images", (5, 7)), ("masks", (5, 7))):
         save(tmp_path / name / "2.png", pixels(2, shape) if name == "images" else classes(2, shape))
     with pytest.raises(DiagnosticsError, match=r"need one size, so add \?size=224"):
         segmentation(tmp_path)
     assert segmentation(tmp_path, "?size=5")[2].shape == (5, 5, 3)
     save(tmp_path / "masks/2.png", pixels(2, (5, 7)))
-    said, remedy = "has colours (RGB) instead of class numbers", "convert masks to one channel of class numbers"
+    message, remedy = "has colours (RGB) instead of class numbers", "convert masks to one channel of class numbers"
     with pytest.raises(DiagnosticsError) as raised:
         segmentation(tmp_path, "?size=5")
-    assert str(raised.value) == f"masks/2.png {said}: {remedy} or to a palette."
+    assert str(raised.value) == f"masks/2.png {message}: {remedy} or to a palette."
     skipped = segmentation(tmp_path, "?size=5&on_error=skip")
     assert "images/2.png" not in skipped.ids and len(skipped) == 5
-    assert f"1 of 6 left out: masks/2.png {said}" in skipped.about
+    assert f"1 of 6 left out: masks/2.png {message}" in skipped.about
     (tmp_path / "images/3.png").write_text("no image")
     (tmp_path / "masks/4.png").write_text("no image")
     about = segmentation(tmp_path, "?size=5&on_error=skip").about
-    assert f"2 of 6 left out as damaged: images/3.png, masks/4.png; 1 of 6 left out: masks/2.png {said}" in about
+    assert f"2 of 6 left out as damaged: images/3.png, masks/4.png; 1 of 6 left out: masks/2.png {message}" in about
     for i in range(6):
         save(tmp_path / "images" / f"{i}.png", pixels(i))
         save(tmp_path / "masks" / f"{i}.png", pixels(i))
@@ -272,11 +272,11 @@ def test_bad_davis_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DiagnosticsError, match=r"No video .* has 8 frames"):
         build("dataset", f"davis:{tmp_path}")
     save(tmp_path / "Annotations/480p/bear/00001.png", classes(1, (4, 4)))
-    said = "Annotations/480p/bear/00001.png is 4 x 4 pixels and its frame"
-    with pytest.raises(DiagnosticsError, match=rf"{said} .*on_error=skip"):
+    message = "Annotations/480p/bear/00001.png is 4 x 4 pixels and its frame"
+    with pytest.raises(DiagnosticsError, match=rf"{message} .*on_error=skip"):
         build("dataset", f"davis:{tmp_path}?frames=2")
     skipped = build("dataset", f"davis:{tmp_path}?frames=2&on_error=skip")
-    assert len(skipped) == 8 and f"1 of 9 left out: {said}" in skipped.about
+    assert len(skipped) == 8 and f"1 of 9 left out: {message}" in skipped.about
     (tmp_path / "Annotations/480p/bear/00001.png").unlink()
     with pytest.raises(DiagnosticsError, match=r"bear/00001\.png .* has no mask"):
         build("dataset", f"davis:{tmp_path}?frames=2")

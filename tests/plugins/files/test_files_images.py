@@ -10,7 +10,7 @@ from typing import Any
 import diagnostics_files.decode.images
 import numpy as np
 import pytest
-from diagnostics_files.splits import complete
+from diagnostics_files.rows import complete
 from PIL import Image
 
 from diagnostics import Dataset, DiagnosticsError
@@ -129,10 +129,10 @@ def test_a_file_of_another_format_is_refused_whatever_its_name(tmp_path: Path) -
 
 def declared(path: Path, width: int, height: int) -> None:
     """A PNG of 1 bit a pixel that says how large it is and ends there."""
-    made = b"\x89PNG\r\n\x1a\n"
+    png = b"\x89PNG\r\n\x1a\n"
     for kind, data in ((b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)), (b"IDAT", b"")):
-        made += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    path.write_bytes(made)
+        png += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    path.write_bytes(png)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -272,7 +272,7 @@ def test_a_table_gives_targets_splits_and_groups(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "options", "said"),
+    ("text", "options", "message"),
     [
         ("name,a\n0.png,1.5\n", "", "has no column 'file' but name, a: name yours with"),
         ("file,a\n0.png,1.5\n9.png,2.5\n", "", r"names 1 file\(s\) that are not in the folder, 9.png first"),
@@ -287,9 +287,9 @@ def test_a_table_gives_targets_splits_and_groups(tmp_path: Path) -> None:
         ("file,a\n0.png,1.5\n", "&values=b", "has no column 'b' but a: correct"),
     ],
 )
-def test_bad_tables_are_refused(tmp_path: Path, text: str, options: str, said: str) -> None:
+def test_bad_tables_are_refused(tmp_path: Path, text: str, options: str, message: str) -> None:
     flat(tmp_path)
-    with pytest.raises(DiagnosticsError, match=said):
+    with pytest.raises(DiagnosticsError, match=message):
         images(tmp_path, f"?table={table(tmp_path, text)}{options}")
 
 
@@ -308,12 +308,12 @@ def test_a_missing_table_and_a_clash_with_class_folders_are_refused(tmp_path: Pa
 def test_splits_are_completed_over_groups() -> None:
     groups = [f"g{i // 3}" for i in range(30)]
     given = ["train"] * 15 + ["val"] * 15
-    made, how = complete(given, groups, 0, "x")
-    assert made[15:] == ["test"] * 15 and how == "test is the given val, val a fifth of train"
-    of = {group: {s for g, s in zip(groups, made, strict=True) if g == group} for group in groups}
-    assert all(len(splits) == 1 for splits in of.values()) and made[:15].count("val") == 3
-    assert complete(given, groups, 0, "x")[0] == made
-    assert any(complete(given, groups, seed, "x")[0] != made for seed in range(1, 5))
+    completed, how = complete(given, groups, 0, "x")
+    assert completed[15:] == ["test"] * 15 and how == "test is the given val, val a fifth of train"
+    of = {group: {s for g, s in zip(groups, completed, strict=True) if g == group} for group in groups}
+    assert all(len(splits) == 1 for splits in of.values()) and completed[:15].count("val") == 3
+    assert complete(given, groups, 0, "x")[0] == completed
+    assert any(complete(given, groups, seed, "x")[0] != completed for seed in range(1, 5))
     drawn, how = complete(["train"] * 30, groups, 0, "x")
     assert set(drawn) == {"train", "val", "test"} and how == "splits drawn over groups"
     with pytest.raises(DiagnosticsError, match="train split of x is one group, so no val can be carved out"):

@@ -122,8 +122,8 @@ def stopped(spec: str, *parts: str) -> None:
     """`on_error=stop`: building, the fingerprint or the sample ends in the sentence."""
 
     def read() -> Any:
-        made: Dataset = build("dataset", spec)
-        return made.fingerprint, [made[i] for i in range(len(made))]
+        dataset: Dataset = build("dataset", spec)
+        return dataset.fingerprint, [dataset[i] for i in range(len(dataset))]
 
     with pytest.raises(DiagnosticsError) as error:
         read()
@@ -139,9 +139,9 @@ def test_an_odd_file_stops_by_name_or_is_left_out(tmp_path: Path, kind: str, odd
     put, why = ODD[odd]
     put(tmp_path / "data" / "a" / f"odd.{suffix}")
     stopped(spec, f"a/odd.{suffix} {why}", "?on_error=skip")
-    made = build("dataset", with_option(spec, "on_error=skip"))
-    assert made.ids == whole.ids and made.fingerprint == whole.fingerprint
-    assert f"a/odd.{suffix}" in made.about and [made[i].shape for i in range(len(made))]
+    dataset = build("dataset", with_option(spec, "on_error=skip"))
+    assert dataset.ids == whole.ids and dataset.fingerprint == whole.fingerprint
+    assert f"a/odd.{suffix}" in dataset.about and [dataset[i].shape for i in range(len(dataset))]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,8 +152,8 @@ def test_a_name_that_is_no_text(tmp_path: Path, kind: str) -> None:
     first = tmp_path / "data" / "a" / f"0.{suffix}"
     shutil.copy(first, os.fsdecode(os.fsencode(first.parent) + b"/caf\xe9." + suffix.encode()))
     stopped(spec, rf"caf\xe9.{suffix} has a name that is not UTF-8", "rename it", "?on_error=skip")
-    made = build("dataset", with_option(spec, "on_error=skip"))
-    assert made.ids == whole.ids
+    dataset = build("dataset", with_option(spec, "on_error=skip"))
+    assert dataset.ids == whole.ids
     strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     shutil.copytree(tmp_path / "data" / "b", strange)
     with pytest.raises(DiagnosticsError, match=r"\\xff has a name that is not UTF-8"):
@@ -164,9 +164,9 @@ def test_links_to_files_and_folders_named_like_files_are_what_they_were(tmp_path
     spec = pictures(tmp_path / "data")
     (tmp_path / "data/a/link.png").symlink_to(tmp_path / "data/a/0.png")
     (tmp_path / "data/a/folder.png").mkdir()
-    made = build("dataset", spec)
-    assert "a/link.png" in made.ids and not any("folder" in name for name in made.ids)
-    np.testing.assert_array_equal(made[made.ids.index("a/link.png")], made[made.ids.index("a/0.png")])
+    dataset = build("dataset", spec)
+    assert "a/link.png" in dataset.ids and not any("folder" in name for name in dataset.ids)
+    np.testing.assert_array_equal(dataset[dataset.ids.index("a/link.png")], dataset[dataset.ids.index("a/0.png")])
 
 
 def truncated(path: Path, share: float = 0.6) -> None:
@@ -261,8 +261,8 @@ def test_what_is_damaged_stops_by_name_or_is_left_out(tmp_path: Path, how: str) 
     whole = build("dataset", spec)
     put(tmp_path / "data" / "a" / f"odd.{suffix}")
     stopped(spec, f"a/odd.{suffix}", why)
-    made = build("dataset", with_option(spec, "on_error=skip"))
-    assert made.ids == whole.ids
+    dataset = build("dataset", with_option(spec, "on_error=skip"))
+    assert dataset.ids == whole.ids
 
 
 @pytest.mark.parametrize("reader", [True, False], ids=["soundfile", "scipy"])

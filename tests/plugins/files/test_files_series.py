@@ -123,16 +123,16 @@ def test_unknown_steps_at_the_ends_are_said(tmp_path: Path, layout: str, capsys:
     (tmp_path / "one").mkdir()
     dataset = series(store(tmp_path / "one" / layout, values, columns))
     key = next(name for name in dataset.ids if name.endswith("2"))
-    said = (
+    message = (
         f"1 of 6 series ({key}) begins or ends with unknown steps, which are left out, and as lengths then differ, only "
         "pooled activations of all series are stored and no tokens"
     )
-    assert said in dataset.about and f"{layout}: {said}.\n" in capsys.readouterr().err and dataset.ragged
+    assert message in dataset.about and f"{layout}: {message}.\n" in capsys.readouterr().err and dataset.ragged
     values[:, 0] = np.nan  # of all alike
     (tmp_path / "all").mkdir()
     dataset = series(store(tmp_path / "all" / layout, values, columns))
-    said = f"6 of 6 series ({dataset.ids[0]} first) begin or end with unknown steps, which are left out"
-    assert said in dataset.about and "tokens" not in dataset.about and not dataset.ragged
+    message = f"6 of 6 series ({dataset.ids[0]} first) begin or end with unknown steps, which are left out"
+    assert message in dataset.about and "tokens" not in dataset.about and not dataset.ragged
 
 
 @pytest.mark.parametrize("layout", ["a.npz", "a.zarr", "lists.jsonl"])
@@ -194,18 +194,18 @@ def archive(path: Path, shape: tuple[int, ...], **more: bytes) -> Path:
     """An .npz whose array says to have a shape and holds a megabyte of zeros, which is packed into a kilobyte."""
     start = io.BytesIO()
     np.lib.format.write_array_header_1_0(start, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
-        made.writestr("series.npy", start.getvalue() + bytes(2**20))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as npz:
+        npz.writestr("series.npy", start.getvalue() + bytes(2**20))
         for name, data in more.items():
-            made.writestr(name, data)
+            npz.writestr(name, data)
     return path
 
 
 def test_an_archive_that_would_fill_the_memory_is_refused_before_it_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = r"a\.npz unpacked would take 12\.0 GiB of memory, more than the 4 GiB that are allowed: split it"
-    with pytest.raises(DiagnosticsError, match=said):
+    message = r"a\.npz unpacked would take 12\.0 GiB of memory, more than the 4 GiB that are allowed: split it"
+    with pytest.raises(DiagnosticsError, match=message):
         series(archive(tmp_path / "a.npz", (3, 2**30)))
     whole = archive(tmp_path / "b.npz", (8, 2**15))
     monkeypatch.setattr(diagnostics_files.errors, "MOST_BYTES", 2**20)
@@ -252,31 +252,31 @@ def test_a_zarr_array_that_would_unpickle_is_refused_and_nothing_runs(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "message"),
     [
         ({"x": VALUES}, "has no array series but x"),
         ({"series": VALUES[0]}, r"Array series .* is float32 of shape \[5\]"),
         ({"series": VALUES.astype(str)}, r"Array series .* is <U"),
         ({"series": VALUES, "z": VALUES}, r"Array z .* is float32 of shape \[6, 5\]: give one number or text"),
-        ({"series": VALUES, "id": np.array(["a"] * 6)}, "gives the id a to several series"),
+        ({"series": VALUES, "id": np.array(["a"] * 6)}, "gives the id a to several samples"),
         ({"series": VALUES[:2]}, r"2 group\(s\) cannot fill train, val and test"),
     ],
 )
-def test_bad_arrays_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], said: str) -> None:
+def test_bad_arrays_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     np.savez(tmp_path / "a.npz", **arrays)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(DiagnosticsError, match=said):
+    with pytest.raises(DiagnosticsError, match=message):
         series(tmp_path / "a.npz")
     group = zarr.open_group(tmp_path / "a.zarr", mode="w")
     for name, array in arrays.items():
         if array.dtype.kind == "f":
             group.create_array(name, data=array)
     if all(array.dtype.kind == "f" for array in arrays.values()):
-        with pytest.raises(DiagnosticsError, match=said):
+        with pytest.raises(DiagnosticsError, match=message):
             series(tmp_path / "a.zarr")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a,b\n1,2\n", "shows no series: give steps as columns 0, 1, 2"),
         ("0,1\n1,x\n", "Column 1 .* holds text"),
@@ -287,9 +287,9 @@ def test_bad_arrays_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], s
         ("id,time,x\na,0,1\n,1,2\n", "has rows without id or time"),
     ],
 )
-def test_bad_tables_of_series_are_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_bad_tables_of_series_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(DiagnosticsError, match=said):
+    with pytest.raises(DiagnosticsError, match=message):
         series(tmp_path / "a.csv")
 
 
@@ -383,13 +383,13 @@ def test_texts_of_lines_and_tables(tmp_path: Path) -> None:
 
 
 def test_bad_texts_are_refused(tmp_path: Path) -> None:
-    for content, said in (
+    for content, message in (
         (b"", "is empty: give a text a line"),
         (b"a\n\nb", "Text 2 .* is empty"),
         (b"\xff\xfe", "is not UTF-8"),
     ):
         (tmp_path / "a.txt").write_bytes(content)
-        with pytest.raises(DiagnosticsError, match=said):
+        with pytest.raises(DiagnosticsError, match=message):
             build("dataset", f"texts:{tmp_path / 'a.txt'}")
     (tmp_path / "a.csv").write_text("body\nx\n")
     with pytest.raises(DiagnosticsError, match=r"has no column 'text' but body: name yours with \?text="):

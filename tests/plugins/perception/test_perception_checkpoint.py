@@ -198,13 +198,13 @@ def test_a_long_core_file_becomes_a_shorter_lang_encoder_as_in_metas_training(tm
     ):
         build("tiny-lang-cut", checkpoint=path)
     encoder = build("tiny-lang-cut", checkpoint=path, partial=True)
-    said = encoder.identity["configuration"]
+    message = encoder.identity["configuration"]
     for part in (
         "blocks 2 to 4",
         "LayerScale is not in it",
         "positions of 4 x 4 patches are fitted to 6 x 6 (bilinear)",
     ):
-        assert part in said
+        assert part in message
     kept = encoder.module.state_dict()
     assert torch.equal(kept["blocks.1.attn.qkv.weight"], state["transformer.resblocks.1.attn.in_proj_weight"])
     assert bool((kept["blocks.1.gamma_2"] == 0.1).all())

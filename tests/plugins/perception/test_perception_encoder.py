@@ -14,8 +14,7 @@ from torch import Tensor
 pytest.importorskip("timm")
 
 # Below the skip, since these imports need timm.
-from diagnostics_perception.encoder import encoder_of
-from diagnostics_perception.images import Preprocess
+from diagnostics_perception.encoder import Preprocess, encoder_of
 from diagnostics_perception.models import ARCHITECTURES, initial
 from diagnostics_perception.plugin import build, build_video, encoders
 
@@ -52,19 +51,19 @@ def test_the_smallest_real_one_end_to_end() -> None:
         "embed", *(f"blocks.{i}" for i in range(12)), "norm", "attn_pool", "head",
     ]  # fmt: skip
     assert encoder.output_tap == "norm" and encoder.modality == "image"
-    found = encoder.capture(encoder.preprocess(encoder.example())[None])
-    assert {name: tuple(tokens.shape) for name, tokens in found.items()} == {
+    result = encoder.capture(encoder.preprocess(encoder.example())[None])
+    assert {name: tuple(tokens.shape) for name, tokens in result.items()} == {
         **{tap.name: (1, 577, 192) for tap in encoder.taps[:-2]},
         "attn_pool": (1, 1, 192),
         "head": (1, 1, 512),
     }
-    assert all(bool(tokens.isfinite().all()) and float(tokens.std()) > 0.01 for tokens in found.values())
+    assert all(bool(tokens.isfinite().all()) and float(tokens.std()) > 0.01 for tokens in result.values())
 
 
 @pytest.mark.parametrize("family", TINY)
 def test_taps_are_timms_intermediates_bit_for_bit(family: str) -> None:
     encoder, one, batch = tiny(family), TINY[family], images(32).float()
-    found = encoder.capture(batch)
+    result = encoder.capture(batch)
     with torch.no_grad():
         inner = encoder.module.forward_intermediates(
             batch, intermediates_only=True, output_fmt="NLC", return_prefix_tokens=one.class_token
@@ -74,15 +73,15 @@ def test_taps_are_timms_intermediates_bit_for_bit(family: str) -> None:
     for i, each in enumerate(inner):
         grid, prefix = each if one.class_token else (each, None)
         expected = grid if prefix is None else torch.cat([prefix, grid], dim=1)
-        assert torch.equal(found[f"blocks.{i}"], expected)
-    assert torch.equal(found[encoder.output_tap], trunk)
+        assert torch.equal(result[f"blocks.{i}"], expected)
+    assert torch.equal(result[encoder.output_tap], trunk)
     if one.embedding:
-        assert list(found)[-3:] == ["norm", "attn_pool", "head"]
-        assert torch.equal(found["head"][:, 0], given)
-        assert torch.equal(found["attn_pool"][:, 0], encoder.module.forward_head(trunk, pre_logits=True))
+        assert list(result)[-3:] == ["norm", "attn_pool", "head"]
+        assert torch.equal(result["head"][:, 0], given)
+        assert torch.equal(result["attn_pool"][:, 0], encoder.module.forward_head(trunk, pre_logits=True))
     else:
         # What lang and spatial encoders hand out are the tokens of their last block.
-        assert encoder.output_tap == list(found)[-1] == "blocks.2"
+        assert encoder.output_tap == list(result)[-1] == "blocks.2"
         assert torch.equal(given, trunk)
 
 
@@ -124,19 +123,19 @@ def test_preprocessing_is_that_of_training() -> None:
     squash = transforms.Compose([transforms.Resize((224, 224)), *tail])  # bilinear is its default
     crop = transforms.Compose([transforms.Resize(224), transforms.CenterCrop(224), *tail])
     for photograph in photographs():
-        made = Preprocess("pe", 224)(photograph)
-        assert made.shape == (3, 224, 224) and made.dtype == torch.float32
-        assert torch.equal(made, squash(Image.fromarray(photograph)))
-        assert float((made - crop(Image.fromarray(photograph))).abs().mean()) > 0.05
+        built = Preprocess("pe", 224)(photograph)
+        assert built.shape == (3, 224, 224) and built.dtype == torch.float32
+        assert torch.equal(built, squash(Image.fromarray(photograph)))
+        assert float((built - crop(Image.fromarray(photograph))).abs().mean()) > 0.05
     encoder = tiny()
     assert encoder.covers((427, 640)) == ((0.0, 427.0), (0.0, 640.0))
 
 
 def test_grey_images_become_colour() -> None:
     grey = photographs()[0][..., 0]
-    made = Preprocess("pe", 32)(grey)
-    assert torch.equal(made, Preprocess("pe", 32)(grey[..., None]))
-    assert torch.equal(made, Preprocess("pe", 32)(np.repeat(grey[..., None], 3, axis=2)))
+    built = Preprocess("pe", 32)(grey)
+    assert torch.equal(built, Preprocess("pe", 32)(grey[..., None]))
+    assert torch.equal(built, Preprocess("pe", 32)(np.repeat(grey[..., None], 3, axis=2)))
 
 
 @pytest.mark.parametrize(
@@ -163,9 +162,9 @@ def test_samples_that_are_no_images_are_refused(sample: np.ndarray) -> None:
     ],
 )
 def test_what_a_user_can_get_wrong_is_one_sentence(spec: str, says: str) -> None:
-    with pytest.raises(DiagnosticsError, match=says) as said:
+    with pytest.raises(DiagnosticsError, match=says) as message:
         registered("encoder", spec)
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(message.value)
 
 
 def test_names_say_what_decides_the_activations() -> None:
@@ -220,10 +219,10 @@ def test_the_embedding_of_a_video_is_the_average_of_its_frames() -> None:
     options = {"pretrained": False, "img_size": 32}
     image, video = build("core-t16-384", **options), build_video("core-t16-384", 3, "endpoints", **options)
     clip = np.random.default_rng(0).integers(0, 256, (9, 40, 30, 3), dtype=np.uint8)
-    found = video.capture(video.preprocess(clip)[None], ["norm", "head"])
+    result = video.capture(video.preprocess(clip)[None], ["norm", "head"])
     frames = torch.stack([image.preprocess(clip[i]) for i in (0, 4, 8)])
-    assert torch.equal(found["norm"][0, 1:], image.capture(frames)["norm"][:, 1:].flatten(0, 1))
-    pooled = pool(video.tap("head"), found["head"], ["mean"])[0, 0]
+    assert torch.equal(result["norm"][0, 1:], image.capture(frames)["norm"][:, 1:].flatten(0, 1))
+    pooled = pool(video.tap("head"), result["head"], ["mean"])[0, 0]
     torch.testing.assert_close(pooled, image.module(frames).mean(0), atol=1e-6, rtol=0)
 
 

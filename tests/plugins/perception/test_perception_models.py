@@ -13,7 +13,7 @@ from torch import Tensor
 timm = pytest.importorskip("timm")
 
 # Below the skip, since these imports need timm.
-from diagnostics_perception.checkpoint import fitted, loaded  # noqa: E402
+from diagnostics_perception.checkpoint import fitted  # noqa: E402
 from diagnostics_perception.encoder import encoder_of  # noqa: E402
 from diagnostics_perception.models import (  # noqa: E402
     ARCHITECTURES,
@@ -32,7 +32,9 @@ from perceiver import CORE, TINY, images, meta_shapes, meta_state, reference  # 
 def built(state: dict[str, Tensor], one: Architecture, image: int | None = None, positions: Positions = "index") -> Any:
     tensors, report = fitted(state, one, one.grid(image), positions)
     assert report.wrong == report.changed == []
-    return loaded(skeleton(one, image, positions), tensors)
+    model = skeleton(one, image, positions)
+    model.load_state_dict(tensors, assign=True)
+    return model
 
 
 def exact(state: dict[str, Tensor], one: Architecture, image: int | None = None) -> dict[str, Tensor]:
@@ -45,9 +47,9 @@ def exact(state: dict[str, Tensor], one: Architecture, image: int | None = None)
     return encoder_of("tiny", one, module, image).capture(images(image or one.image))
 
 
-def furthest(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    assert list(found) == list(expected)
-    return max(float((found[name] - expected[name]).abs().max()) for name in found)
+def furthest(result: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    assert list(result) == list(expected)
+    return max(float((result[name] - expected[name]).abs().max()) for name in result)
 
 
 @pytest.mark.parametrize("image", [32, 64, 40, 8])

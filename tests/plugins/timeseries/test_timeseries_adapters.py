@@ -27,8 +27,8 @@ def built(module: str, name: str, sample: np.ndarray, **options: Any) -> TorchEn
 
 
 def noise(steps: int, variates: int = 1, seed: int = 0) -> np.ndarray:
-    made = np.random.default_rng(seed).standard_normal((steps, variates)).astype(np.float32) + 1.0
-    return made[:, 0] if variates == 1 else made
+    walk = np.random.default_rng(seed).standard_normal((steps, variates)).astype(np.float32) + 1.0
+    return walk[:, 0] if variates == 1 else walk
 
 
 def captured(encoder: TorchEncoder, sample: np.ndarray) -> dict[str, torch.Tensor]:
@@ -38,7 +38,7 @@ def captured(encoder: TorchEncoder, sample: np.ndarray) -> dict[str, torch.Tenso
 def test_moment_norm_is_what_its_package_embeds() -> None:
     sample = noise(70, 3)
     encoder = built("moment", "small", sample)
-    found = captured(encoder, sample)["norm"][0]
+    result = captured(encoder, sample)["norm"][0]
     window = torch.zeros(1, 3, 512)
     window[0, :, -70:] = torch.from_numpy(sample.T)
     mask = torch.zeros(1, 512)
@@ -47,7 +47,7 @@ def test_moment_norm_is_what_its_package_embeds() -> None:
         module: Any = encoder.module
         given = module(x_enc=window, input_mask=mask, reduction="none").embeddings[0]
     assert given.shape == (3, 64, 64)
-    torch.testing.assert_close(found, given[:, -8:].flatten(0, 1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(result, given[:, -8:].flatten(0, 1), rtol=0, atol=1e-6)
     # The six steps of the first patch, which is only partly filled, are no part of the grid.
     assert encoder.covers((70,)) == ((6.0, 70.0),)
 
@@ -94,18 +94,18 @@ def test_ttm_blocks_and_their_order(variates: int) -> None:
     grid = encoder.tap("embed").grid
     assert grid.tokens == 8 * variates and grid.prefix == 6 * variates
     batch = default_collate([encoder.preprocess(sample)])
-    found = encoder.capture(batch)
+    result = encoder.capture(batch)
     module: Any = encoder.module
     with torch.no_grad():
         last = module(batch["series"], past_observed_mask=batch["mask"], freq_token=torch.zeros(1)).last_hidden_state[0]
-    torch.testing.assert_close(found["mixers.1"][0, grid.prefix :], last[:, 6:].flatten(0, 1), rtol=0, atol=0)
-    torch.testing.assert_close(found["mixers.1"][0, : grid.prefix], last[:, :6].flatten(0, 1), rtol=0, atol=0)
+    torch.testing.assert_close(result["mixers.1"][0, grid.prefix :], last[:, 6:].flatten(0, 1), rtol=0, atol=0)
+    torch.testing.assert_close(result["mixers.1"][0, : grid.prefix], last[:, :6].flatten(0, 1), rtol=0, atol=0)
     for variate, patch in ((0, 0), (variates - 1, 5)):
         changed = sample.copy().reshape(512, variates)
         window = slice(64 * patch, 64 * (patch + 1))
         changed[window, variate] = changed[window, variate][::-1]
         other = captured(encoder, changed.reshape(sample.shape))["embed"][0, grid.prefix :]
-        moved = (other - found["embed"][0, grid.prefix :]).abs().amax(-1)
+        moved = (other - result["embed"][0, grid.prefix :]).abs().amax(-1)
         # Scaling sums in another order, which moves the others by rounding.
         assert (moved > 1e-3 * moved.max()).nonzero().flatten().tolist() == [8 * variate + patch]
 
@@ -117,14 +117,14 @@ def test_tspulse_keeps_time_and_frequencies_apart(variates: int) -> None:
     grid = encoder.tap("embed").grid
     assert grid.tokens == 32 * variates and grid.prefix == 40 * variates
     batch = default_collate([encoder.preprocess(sample)])
-    found = encoder.capture(batch)
+    result = encoder.capture(batch)
     module: Any = encoder.module
     kept: list[torch.Tensor] = []
     original = module.time_encoding.forward
     module.time_encoding.forward = lambda *args: kept.append(original(*args)) or kept[-1]
     with torch.no_grad():
         last = module(batch["series"], past_observed_mask=batch["mask"], enable_masking=False).last_hidden_state[0]
-    tokens = found["mixers.2"][0]
+    tokens = result["mixers.2"][0]
     torch.testing.assert_close(tokens[grid.prefix :], last[:, :32].flatten(0, 1), rtol=0, atol=0)
     special = tokens[: grid.prefix].unflatten(0, (variates, 40))
     torch.testing.assert_close(special[:, :8], last[:, 64:], rtol=0, atol=0)
@@ -135,13 +135,13 @@ def test_tspulse_keeps_time_and_frequencies_apart(variates: int) -> None:
     other = captured(encoder, changed.reshape(sample.shape))["embed"][0, grid.prefix :]
     moved = (kept[-1] - kept[0])[0].abs().amax(-1)
     assert (moved > 1e-3 * moved.max()).nonzero().tolist() == [[variates - 1, 5]]
-    assert int((other - found["embed"][0, grid.prefix :]).square().sum(-1).argmax()) == 32 * (variates - 1) + 5
+    assert int((other - result["embed"][0, grid.prefix :]).square().sum(-1).argmax()) == 32 * (variates - 1) + 5
 
 
 def test_flowstate_layers_are_those_of_its_forecaster_and_causal() -> None:
     sample = noise(96)
     encoder = built("granite", "flowstate", sample)
-    found = captured(encoder, sample)
+    result = captured(encoder, sample)
     module: Any = encoder.module
     module.model.config.min_context = 0
     for layer in module.model.encoder.layers:
@@ -149,12 +149,12 @@ def test_flowstate_layers_are_those_of_its_forecaster_and_causal() -> None:
     with torch.no_grad():
         given = module(torch.from_numpy(sample)[None, :, None])
     for i in range(2):
-        torch.testing.assert_close(found[f"layers.{i}"][0], given.hidden_states[i][:, 0])
+        torch.testing.assert_close(result[f"layers.{i}"][0], given.hidden_states[i][:, 0])
     # The forecaster reads its last layer at the last step only.
-    torch.testing.assert_close(found["layers.2"][0, -1:], given.backbone_hidden_state[:, 0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result["layers.2"][0, -1:], given.backbone_hidden_state[:, 0], rtol=1e-4, atol=1e-5)
     changed = sample.copy()
     changed[40:42] = changed[40:42][::-1]
-    difference = (captured(encoder, changed)["embed"] - found["embed"])[0].abs().amax(-1)
+    difference = (captured(encoder, changed)["embed"] - result["embed"])[0].abs().amax(-1)
     assert bool((difference[:40] == 0).all()) and int(difference.argmax()) in (40, 41)
 
 
@@ -170,8 +170,8 @@ def test_granite_reads_what_its_package_saves(name: str, tmp_path: Path, capfd: 
     whole.save_pretrained(tmp_path / name)
     capfd.readouterr()
     encoder = granite.build(str(tmp_path / name))
-    told = capfd.readouterr()
-    assert told == ("", ""), "loading prints nothing"
+    reported = capfd.readouterr()
+    assert reported == ("", ""), "loading prints nothing"
     assert encoder.name == f"granite:{name}"
     ours, theirs = dict(encoder.module.named_parameters()), dict(whole.named_parameters())
     inner = "backbone." if name in ("ttm", "tspulse") else ""

@@ -31,15 +31,15 @@ def test_a_padded_series_has_the_tokens_and_the_pooling_that_it_has_alone() -> N
     samples = padded([short, long])
     encoder, alone = sized(samples[0]), sized(short)
     batch = default_collate([encoder.preprocess(sample) for sample in samples])
-    found, expected = encoder.capture(batch), alone.capture(default_collate([alone.preprocess(short)]))
+    result, expected = encoder.capture(batch), alone.capture(default_collate([alone.preprocess(short)]))
     for tap in encoder.taps:
         valid = encoder.valid(batch, tap)
         assert valid is not None and valid.sum(1).tolist() == [60, 90]
-        torch.testing.assert_close(found[tap.name][0, 30:], expected[tap.name][0], rtol=0, atol=1e-5)
-        ours = pool(tap, found[tap.name], ("mean", "last"), valid)[0]
+        torch.testing.assert_close(result[tap.name][0, 30:], expected[tap.name][0], rtol=0, atol=1e-5)
+        ours = pool(tap, result[tap.name], ("mean", "last"), valid)[0]
         torch.testing.assert_close(ours, pool(tap, expected[tap.name], ("mean", "last"))[0], rtol=1e-4, atol=1e-5)
         # Without the mask the padding would have counted.
-        assert (pool(tap, found[tap.name], ("mean",))[0] - ours[:1]).abs().max() > 1e-3
+        assert (pool(tap, result[tap.name], ("mean",))[0] - ours[:1]).abs().max() > 1e-3
 
 
 def test_equal_series_without_gaps_need_no_mask_and_a_gap_is_left_out() -> None:

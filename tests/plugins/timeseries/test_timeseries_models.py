@@ -77,8 +77,8 @@ def built(case: str, **options: Any) -> TorchEncoder:
 
 def noise(steps: int, variates: int, seed: int = 0) -> np.ndarray:
     """White noise about a level: no trend, so that nothing is detrended."""
-    made = np.random.default_rng(seed).standard_normal((steps, variates)).astype(np.float32) + 1.0
-    return made[:, 0] if variates == 1 else made
+    walk = np.random.default_rng(seed).standard_normal((steps, variates)).astype(np.float32) + 1.0
+    return walk[:, 0] if variates == 1 else walk
 
 
 def captured(encoder: TorchEncoder, *samples: np.ndarray, taps: list[str] | None = None) -> dict[str, torch.Tensor]:
@@ -91,7 +91,7 @@ def test_every_tap_is_what_its_module_gave_or_took(case: str) -> None:
     sample = noise(ALL[case].steps, ALL[case].variates)
     encoder = built(case).sized_for(sample)
     assert isinstance(encoder, TorchEncoder)
-    found = captured(encoder, sample)
+    result = captured(encoder, sample)
     kept: dict[tuple[str, str], Any] = {}
     names = {tap.site.module for tap in encoder.taps if tap.site}
 
@@ -117,7 +117,7 @@ def test_every_tap_is_what_its_module_gave_or_took(case: str) -> None:
             of_rows = of_rows[:, list(tap.site.order)]
         prefix = tap.grid.prefix
         expected = torch.cat([of_rows[:, :prefix].mean(0), of_rows[:, prefix:].flatten(0, 1)])
-        torch.testing.assert_close(found[tap.name][0], expected, rtol=0, atol=0)
+        torch.testing.assert_close(result[tap.name][0], expected, rtol=0, atol=0)
 
 
 def moved(encoder: TorchEncoder, sample: np.ndarray, changed: np.ndarray) -> list[int]:
@@ -183,7 +183,7 @@ def test_a_series_padded_on_its_left_has_the_tokens_that_it_has_alone(case: str)
     alone = noise(70, variates)
     wide = np.concatenate([np.full((40, *alone.shape[1:]), np.nan, np.float32), alone])
     short, long = built(case).sized_for(alone), built(case).sized_for(wide)
-    found, expected = captured(long, wide), captured(short, alone)  # pyright: ignore
+    result, expected = captured(long, wide), captured(short, alone)  # pyright: ignore
     batch = default_collate([long.preprocess(one) for one in (wide, noise(110, variates, 1))])
     for tap, narrow in zip(long.taps, short.taps, strict=True):
         valid = long.valid(batch, tap)
@@ -191,15 +191,15 @@ def test_a_series_padded_on_its_left_has_the_tokens_that_it_has_alone(case: str)
         # The second sample has no padding, the first as many real tokens as it has alone.
         assert bool(valid[1].all())
         assert int(valid[0].sum()) == narrow.grid.tokens == variates * CASES[case].tokens(70)
-        seen = found[tap.name][0, tap.grid.prefix :][valid[0]]
+        seen = result[tap.name][0, tap.grid.prefix :][valid[0]]
         scale = float(expected[tap.name].abs().max())
         torch.testing.assert_close(
             seen, expected[tap.name][0, narrow.grid.prefix :], rtol=0, atol=10 * tolerance * scale
         )
-        mean = pool(tap, found[tap.name], ("mean",), valid[:1])[0, 0]
+        mean = pool(tap, result[tap.name], ("mean",), valid[:1])[0, 0]
         torch.testing.assert_close(mean, seen.mean(0), rtol=1e-4, atol=1e-4)
         # Without the mask the padding would have counted.
-        assert (pool(tap, found[tap.name], ("mean",))[0, 0] - mean).abs().max() > 1e-3 * scale
+        assert (pool(tap, result[tap.name], ("mean",))[0, 0] - mean).abs().max() > 1e-3 * scale
 
 
 @EVERY
@@ -265,8 +265,8 @@ def test_mantis_leaves_out_leading_nan_and_refuses_gaps() -> None:
     alone = noise(70, 1)
     wide = np.concatenate([np.full(40, np.nan, np.float32), alone])
     sized = encoder.sized_for(wide)
-    found, expected = captured(sized, wide), captured(encoder.sized_for(alone), alone)  # pyright: ignore
-    assert all(torch.equal(found[name], expected[name]) for name in found)
+    result, expected = captured(sized, wide), captured(encoder.sized_for(alone), alone)  # pyright: ignore
+    assert all(torch.equal(result[name], expected[name]) for name in result)
     alone[30] = np.nan
     with pytest.raises(DiagnosticsError, match="has gaps"):
         encoder.sized_for(alone).preprocess(alone)
@@ -287,7 +287,7 @@ def test_attention_of_chronos_is_what_its_encoder_gives(case: str) -> None:
     encoder = built(case).sized_for(noise(96, 1))
     assert isinstance(encoder, TorchEncoder)
     batch = default_collate([encoder.preprocess(noise(96, 1, seed)) for seed in (0, 1, 2)])
-    found = encoder.attention(batch)
+    result = encoder.attention(batch)
     stack: Any = encoder.module if case == "t5" else encoder.module.encoder
     stack.config._attn_implementation = "eager"
     kept: list[Any] = []
@@ -302,8 +302,8 @@ def test_attention_of_chronos_is_what_its_encoder_gives(case: str) -> None:
     tokens = encoder.taps[0].tokens
     order = [tokens - 1, *range(tokens - 1)]
     for i, weights in enumerate(kept[0].attentions):
-        torch.testing.assert_close(found[f"block.{i}"], weights[..., order, :][..., order], rtol=1e-4, atol=1e-5)
-    assert found["block.0"].shape[-1] == tokens
+        torch.testing.assert_close(result[f"block.{i}"], weights[..., order, :][..., order], rtol=1e-4, atol=1e-5)
+    assert result["block.0"].shape[-1] == tokens
 
 
 def test_attention_of_mantis_v2_sums_to_one_and_the_others_say_why_not() -> None:
@@ -316,49 +316,49 @@ def test_attention_of_mantis_v2_sums_to_one_and_the_others_say_why_not() -> None
         with pytest.raises(DiagnosticsError, match=why):
             encoder.attention(default_collate([encoder.preprocess(sample)]))
     encoder = built("v2")
-    found = encoder.attention(default_collate([encoder.preprocess(noise(512, 1))]))
-    assert set(found) == {"layers.0", "layers.1", "layers.2"}
-    torch.testing.assert_close(found["layers.1"].sum(-1), torch.ones(1, 4, 33), rtol=0, atol=1e-5)
+    result = encoder.attention(default_collate([encoder.preprocess(noise(512, 1))]))
+    assert set(result) == {"layers.0", "layers.1", "layers.2"}
+    torch.testing.assert_close(result["layers.1"].sum(-1), torch.ones(1, 4, 33), rtol=0, atol=1e-5)
 
 
 def test_mantis_layers_are_those_that_its_package_returns() -> None:
     sample = noise(512, 1)
     for case in MANTIS:
         encoder = built(case)
-        found = captured(encoder, sample)
+        result = captured(encoder, sample)
         network: Any = encoder.module
         network.output_token = "combined"
         with torch.no_grad():
             for i in range(3):
                 network.return_transf_layer = i
                 expected = network(encoder.preprocess(sample)["series"][None])[0]
-                tokens = found[f"layers.{i}"][0]
+                tokens = result[f"layers.{i}"][0]
                 torch.testing.assert_close(torch.cat([tokens[0], tokens[1:].mean(0)]), expected)
             network.output_token, network.return_transf_layer, network.pre_training = "cls_token", -1, True
-            torch.testing.assert_close(found["head.projector"][0], network(encoder.preprocess(sample)["series"][None]))
+            torch.testing.assert_close(result["head.projector"][0], network(encoder.preprocess(sample)["series"][None]))
 
 
 def test_tirex_blocks_are_those_that_its_package_embeds() -> None:
     sample = noise(70, 1)
     encoder = built("tirex").sized_for(sample)
     assert isinstance(encoder, TorchEncoder)
-    found = captured(encoder, sample)
+    result = captured(encoder, sample)
     expected = encoder.module._embed_context(torch.from_numpy(sample)[None])  # pyright: ignore
     assert expected.shape == (1, 3, 4, 64)
     for i in range(4):
-        torch.testing.assert_close(found[f"blocks.{i}"], expected[:, :, i], rtol=0, atol=0)
+        torch.testing.assert_close(result[f"blocks.{i}"], expected[:, :, i], rtol=0, atol=0)
 
 
 def test_timesfm3_context_does_not_depend_on_the_horizon() -> None:
     sample = noise(70, 3)
     encoder = built("timesfm3").sized_for(sample)
     assert isinstance(encoder, TorchEncoder)
-    found = captured(encoder, sample)
+    result = captured(encoder, sample)
     network: Any = encoder.module
     _, kept = network.decode(torch.from_numpy(sample.T)[None], horizon=300, return_aux_outputs=True)
     for tap, key in (("embed", "transformer_input"), ("layers.3", "transformer_output")):
         expected = kept[f"__call__:{key}"][:, :, :3].flatten(1, 2)
-        torch.testing.assert_close(found[tap][:, 6:], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(result[tap][:, 6:], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -384,7 +384,7 @@ def test_chronos_of_a_folder_embeds_as_the_packages_pipeline(folders: Path, name
     sample[:5] = np.nan
     encoder = build(str(folders / name)).sized_for(sample)
     assert isinstance(encoder, TorchEncoder) and encoder.name == f"chronos:{name}"
-    found = captured(encoder, sample)["norm"][0]
+    result = captured(encoder, sample)["norm"][0]
     pipeline: Any = BaseChronosPipeline.from_pretrained(folders / name, dtype=torch.float32)
     if name == "2":
         given = pipeline.embed([sample.T])[0][0]
@@ -393,7 +393,7 @@ def test_chronos_of_a_folder_embeds_as_the_packages_pipeline(folders: Path, name
     else:
         given = pipeline.embed(torch.from_numpy(sample))[0][0]
         expected = torch.cat([given[-1:], given[:-1]])
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
 
 
 def test_chronos_weights_that_do_not_fit_are_refused(folders: Path, tmp_path: Path, capfd: Any) -> None:

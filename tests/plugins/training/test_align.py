@@ -12,20 +12,16 @@ import numpy as np
 import pytest
 import torch
 from diagnostics_training.alignment import align as aligning
-from diagnostics_training.alignment import best_tap as choosing
-from diagnostics_training.alignment.align import align
-from diagnostics_training.alignment.command import _print
+from diagnostics_training.alignment import data as choosing
+from diagnostics_training.alignment.align import Job, align
 from diagnostics_training.alignment.data import data_for
-from diagnostics_training.alignment.feed import Feed
-from diagnostics_training.alignment.hidden_cells import hidden
-from diagnostics_training.alignment.job import Job
-from diagnostics_training.alignment.layer_scale import DropPath, put_drops
-from diagnostics_training.alignment.layer_scaled import scaled
-from diagnostics_training.alignment.objective import Alignment, Teacher, put_section
-from diagnostics_training.alignment.teachers import with_module
-from diagnostics_training.trainer.logs import lines
+from diagnostics_training.alignment.feed import Feed, hidden
+from diagnostics_training.alignment.layer_scale import DropPath, put_drops, scaled
+from diagnostics_training.alignment.objective import Alignment, Teacher, put_section, with_module
+from diagnostics_training.commands import _print_aligned
+from diagnostics_training.trainer.data import plain
+from diagnostics_training.trainer.monitor import lines
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.simulated import plain
 from torch import nn
 from torch.utils.data import default_collate
 
@@ -88,13 +84,13 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], P
     return row, folder, dx.compare(runs, similarity=None)
 
 
-def shares(found: dx.Comparison, group: str, target: str) -> Any:
-    return next(one for one in found.shares if (one.group, one.profile) == (group, f"linear_probe/{target}"))
+def shares(result: dx.Comparison, group: str, target: str) -> Any:
+    return next(one for one in result.shares if (one.group, one.profile) == (group, f"linear_probe/{target}"))
 
 
 @pytest.mark.slow
 def test_what_the_last_block_erases_comes_back_to_the_output(planted: Any) -> None:
-    row, _, found = planted
+    row, _, result = planted
     # Embedding and first block hold it alike.
     assert row["to"] in ("embed", "blocks.0")
     assert row["probed"]["score"] == "R2"
@@ -102,17 +98,17 @@ def test_what_the_last_block_erases_comes_back_to_the_output(planted: Any) -> No
         row["probed"]["gain"] == row["probed"]["val_scores"][row["to"]] - row["probed"]["val_scores"]["blocks.1"] > 0.8
     )
     assert row["probed"]["val_scores"]["blocks.1"] < 0.1 < 0.9 < row["probed"]["val_scores"][row["to"]]
-    lifted = shares(found, "lifted", "first")
+    lifted = shares(result, "lifted", "first")
     assert lifted.recovered.value > 0.9
     assert lifted.recovered.low > 0.8
     assert lifted.purpose
-    assert shares(found, "lifted", "second").kept_output.value == pytest.approx(1, abs=0.02)
+    assert shares(result, "lifted", "second").kept_output.value == pytest.approx(1, abs=0.02)
 
 
 def test_aligning_to_the_output_recovers_nothing(planted: Any) -> None:
-    _, folder, found = planted
-    assert abs(shares(found, "control", "first").recovered.value) < 0.03
-    assert shares(found, "control", "second").kept_output.value == pytest.approx(1, abs=0.02)
+    _, folder, result = planted
+    assert abs(shares(result, "control", "first").recovered.value) < 0.03
+    assert shares(result, "control", "second").kept_output.value == pytest.approx(1, abs=0.02)
     # Damped branches let the target through at the start; the loss sends it away again.
     damped, _ = scaled(dx.build("encoder", ERASING), 0.1)
     data = dx.build("dataset", DATA)
@@ -120,28 +116,28 @@ def test_aligning_to_the_output_recovers_nothing(planted: Any) -> None:
         damped, data, out=folder / "runs" / "damped", measures="linear_probe", controls=False, report=False
     )
     assert started.profile("linear_probe/first").output.value > 0.9
-    assert abs(shares(found, "from a tenth", "first").recovered.value) < 0.1
+    assert abs(shares(result, "from a tenth", "first").recovered.value) < 0.1
 
 
 def test_no_steps_from_factors_of_one_are_the_identity(planted: Any) -> None:
-    _, folder, found = planted
+    _, folder, result = planted
     base, same = dx.build("encoder", ERASING), dx.load_encoder(folder / "nothing", trust_code=True)
     batch = batch_of(base, [dx.build("dataset", DATA)[i] for i in range(8)])
     assert all(torch.equal(same.capture(batch)[name], tokens) for name, tokens in base.capture(batch).items())
-    assert shares(found, "nothing", "first").recovered.value == 0.0
-    assert shares(found, "nothing", "second").kept_output.value == 1.0
-    assert shares(found, "nothing", "second").kept_best.value == 1.0
+    assert shares(result, "nothing", "first").recovered.value == 0.0
+    assert shares(result, "nothing", "second").kept_output.value == 1.0
+    assert shares(result, "nothing", "second").kept_best.value == 1.0
 
 
 def test_the_lineage_pairs_it_with_the_run_of_its_base(planted: Any) -> None:
     _, folder, _ = planted
     base = dx.open_run(folder / "runs" / "base").store.attrs["identity"]["weights"]
-    told = dict(dx.load_encoder(folder / "lifted", trust_code=True).lineage)
-    assert told["base"] == base
-    assert told["group"] == "erasing aligned for first"
-    assert (told["for"], told["to"], told["seed"], told["steps"]) == ("first", planted[0]["to"], 0, 150)
-    assert told["data"] == f"{DATA}, the 240 samples of its train split"
-    assert "--to best-tap --for first" in told["how"]
+    record = dict(dx.load_encoder(folder / "lifted", trust_code=True).lineage)
+    assert record["base"] == base
+    assert record["group"] == "erasing aligned for first"
+    assert (record["for"], record["to"], record["seed"], record["steps"]) == ("first", planted[0]["to"], 0, 150)
+    assert record["data"] == f"{DATA}, the 240 samples of its train split"
+    assert "--to best-tap --for first" in record["how"]
     assert dx.load_encoder(folder / "control", trust_code=True).lineage["group"] == "erasing aligned to blocks.1"
 
 
@@ -164,11 +160,11 @@ def test_the_loss_is_minus_the_mean_cosine_and_falls(planted: Any) -> None:
 
 def test_the_result_is_an_encoder_that_loads_again_and_keeps_its_contract(planted: Any) -> None:
     _, folder, _ = planted
-    found = check_encoder(str(folder / "lifted"), trust_code=True)
-    assert [one for one in found.outcomes if one.verdict == "failed"] == []
-    made = dx.load_encoder(folder / "lifted", trust_code=True)
-    assert [tap.name for tap in made.taps] == [tap.name for tap in dx.build("encoder", ERASING).taps]
-    assert made.output_tap == "blocks.1"
+    result = check_encoder(str(folder / "lifted"), trust_code=True)
+    assert [one for one in result.outcomes if one.verdict == "failed"] == []
+    built = dx.load_encoder(folder / "lifted", trust_code=True)
+    assert [tap.name for tap in built.taps] == [tap.name for tap in dx.build("encoder", ERASING).taps]
+    assert built.output_tap == "blocks.1"
     assert json.loads((folder / "lifted" / "alignment.json").read_text())["row"]["path"] == str(folder / "lifted")
 
 
@@ -208,9 +204,9 @@ def test_blocks_with_places_get_two_factors_a_feature_and_others_one() -> None:
         return sum(p.numel() for p in encoder.module.parameters())
 
     base = dx.build("encoder", SMALL)
-    made, blocks = scaled(base, 0.1)
+    built, blocks = scaled(base, 0.1)
     assert [block.kind for block in blocks] == ["slots", "slots"]
-    assert count(made) == count(base) + 2 * 2 * 16
+    assert count(built) == count(base) + 2 * 2 * 16
     erasing = dx.build("encoder", ERASING)
     whole, blocks = scaled(erasing, 0.1)
     assert [block.kind for block in blocks] == ["whole", "whole"]
@@ -249,18 +245,18 @@ def test_factors_scale_what_a_block_adds_in_any_layout(layout: Any) -> None:
     x = torch.randn(3, *example.shape)
     before = base.capture(x)
     assert torch.equal(scaled(base, 1.0)[0].capture(x)["blocks.0"], before["blocks.0"])
-    made, blocks = scaled(base, 0.5)
+    built, blocks = scaled(base, 0.5)
     factors = torch.arange(6) / 5
-    gamma = dict(made.module.named_parameters())["blocks.0.residual.scale.gamma"]
+    gamma = dict(built.module.named_parameters())["blocks.0.residual.scale.gamma"]
     with torch.no_grad():
         gamma.copy_(factors)
     by_hand = before["embed"] + factors * (before["blocks.0"] - before["embed"])
-    assert torch.allclose(made.capture(x)["blocks.0"], by_hand, atol=1e-6)
-    put_drops(made.module, blocks, 0.5)
-    drop = next(part for part in made.module.modules() if isinstance(part, DropPath))
+    assert torch.allclose(built.capture(x)["blocks.0"], by_hand, atol=1e-6)
+    put_drops(built.module, blocks, 0.5)
+    drop = next(part for part in built.module.modules() if isinstance(part, DropPath))
     drop.train()
     torch.manual_seed(0)
-    rows = made.capture(torch.cat([x] * 20), gradient=True)["blocks.0"].detach() - torch.cat([before["embed"]] * 20)
+    rows = built.capture(torch.cat([x] * 20), gradient=True)["blocks.0"].detach() - torch.cat([before["embed"]] * 20)
     whole = torch.cat([by_hand - before["embed"]] * 20)
     kept = rows.abs().amax((1, 2)) > 0
     assert 15 < int(kept.sum()) < 45
@@ -293,13 +289,13 @@ def test_models_of_timm_begin_as_they_were(model: str, kind: str) -> None:
     pytest.importorskip("torchvision")
     size = "&img_size=32" if model.startswith("vit") else ""
     base = dx.build("encoder", f"timm:{model}?pretrained=false{size}")
-    made, blocks = scaled(base, 1.0)
+    built, blocks = scaled(base, 1.0)
     assert {block.kind for block in blocks} == {kind}
     batch = batch_of(base, [base.example()])
-    assert all(torch.equal(made.capture(batch)[name], tokens) for name, tokens in base.capture(batch).items())
+    assert all(torch.equal(built.capture(batch)[name], tokens) for name, tokens in base.capture(batch).items())
     tenth = scaled(base, 0.1)[0].capture(batch)
     if kind != "whole":  # an untrained resnet's branches give 0
-        assert float((tenth["norm"] - made.capture(batch)["norm"]).abs().mean()) > 0.01
+        assert float((tenth["norm"] - built.capture(batch)["norm"]).abs().mean()) > 0.01
 
 
 def test_a_factor_that_is_there_is_kept_times_the_start() -> None:
@@ -324,13 +320,13 @@ def test_encoders_that_came_from_files_are_built_again_around_what_they_need(
         transformers.ViTModel(transformers.ViTConfig(image_size=32, patch_size=8, **sizes)).save_pretrained("model")
         transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained("model")
         base = dx.build("encoder", "hf:model")
-    made, blocks = scaled(base, 0.5)
+    built, blocks = scaled(base, 0.5)
     assert blocks
-    dx.save_encoder("aligned", made)
+    dx.save_encoder("aligned", built)
     shutil.rmtree("model")
     loaded = dx.load_encoder("aligned")
     batch = batch_of(base, [base.example()] * 2)
-    expected = made.capture(batch)
+    expected = built.capture(batch)
     assert all(torch.equal(loaded.capture(batch)[name], tokens) for name, tokens in expected.items())
     assert loaded.output_tap == base.output_tap
     # Once more, around what was loaded.
@@ -456,16 +452,16 @@ def test_no_encoder_is_overwritten_but_its_own(tmp_path: Path) -> None:
             align(job(base, "blocks.0", str(base), SERIES, **(SHORT | {"steps": steps})))
     assert (base / "encoder.safetensors").read_bytes() == before
     assert [file.name for file in base.iterdir()] == ["encoder.safetensors"]
-    made = job(tmp_path / "made", "best-tap", target="first", steps=2)
-    align(made)
+    built = job(tmp_path / "built", "best-tap", target="first", steps=2)
+    align(built)
     with pytest.raises(
         DiagnosticsError, match=r"\(--batch 32, not 64; --for first, .* now; --to best-tap, not blocks.0\): give an"
     ):
-        align(job(made.folder, "blocks.0", batch=64, steps=2))
+        align(job(built.folder, "blocks.0", batch=64, steps=2))
     with pytest.raises(DiagnosticsError, match=r"Unknown tap 'blocks\.7'"):
-        align(job(made.folder, "blocks.7", steps=2))
+        align(job(built.folder, "blocks.7", steps=2))
     with pytest.raises(DiagnosticsError, match="no target 'frist'"):
-        align(job(made.folder, "best-tap", target="frist", steps=2))
+        align(job(built.folder, "best-tap", target="frist", steps=2))
 
 
 @pytest.mark.parametrize("gain", [0.004, 0.5])
@@ -481,17 +477,17 @@ def test_too_small_a_difference_is_said_and_it_goes_on(
     }
     monkeypatch.setattr(aligning, "best_tap", lambda *_: ("blocks.0", probed))
     row = align(job(tmp_path / "o", "best-tap", target="first", steps=0))
-    told = capsys.readouterr().err
-    assert ("exceeds the output blocks.1 by a mere 0.0040 of R2 for first: nothing worth lifting" in told) == (
+    record = capsys.readouterr().err
+    assert ("exceeds the output blocks.1 by a mere 0.0040 of R2 for first: nothing worth lifting" in record) == (
         gain < 0.01
     )
-    _print(row, False)
+    _print_aligned(row)
     last = capsys.readouterr().out.splitlines()
     assert f"blocks.0 is the best tap for first on val of {DATA}, {gain:.3f} of R2 above the output blocks.1" in last[1]
-    made = tmp_path / "o"
+    built = tmp_path / "o"
     assert last[-2:] == [
-        f"Next: diagnostics run {ERASING} --data {DATA} && diagnostics run {made} --trust-code --data {DATA}",
-        f"Then: diagnostics compare {default_path(ERASING, DATA)} {default_path(str(made), DATA)}",
+        f"Next: diagnostics run {ERASING} --data {DATA} && diagnostics run {built} --trust-code --data {DATA}",
+        f"Then: diagnostics compare {default_path(ERASING, DATA)} {default_path(str(built), DATA)}",
     ]
 
 
@@ -554,7 +550,7 @@ def test_what_is_probed_next_is_not_what_was_trained_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"to": "blocks.7"}, "Unknown tap 'blocks.7'"),
         ({"to": "best-tap", "target": "frist"}, "planted has no target 'frist': choose one of first, second"),
@@ -582,9 +578,9 @@ def test_what_is_probed_next_is_not_what_was_trained_on() -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_said_in_one_sentence(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_is_said_in_one_sentence(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     asked = {"encoder": ERASING, "to": "blocks.0", "data": DATA, "out": tmp_path / "o", "steps": 1, "batch": 8}
-    with pytest.raises(DiagnosticsError, match=said):
+    with pytest.raises(DiagnosticsError, match=message):
         align(Job(**(asked | changed)))
     assert not (tmp_path / "o" / "encoder.safetensors").exists()
 

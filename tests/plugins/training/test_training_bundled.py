@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("timm")
 
-from diagnostics_training.encoders import WEIGHTS
+from diagnostics_training.architecture import WEIGHTS
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, build, load_encoder
@@ -54,9 +54,9 @@ def test_a_name_brings_one_and_a_seed_another() -> None:
 
 
 def test_inspect_says_what_made_one() -> None:
-    said = " ".join(CliRunner().invoke(app, ["inspect", "objectives:pendulum-jepa"]).stdout.split())
-    assert "Made by: diagnostics train objectives --data pendulum" in said
-    assert "the 12,000 samples of its train split." in said
+    message = " ".join(CliRunner().invoke(app, ["inspect", "objectives:pendulum-jepa"]).stdout.split())
+    assert "Made by: diagnostics train objectives --data pendulum" in message
+    assert "the 12,000 samples of its train split." in message
 
 
 @pytest.mark.slow

@@ -21,11 +21,9 @@ from diagnostics_training.models.inputs import Views, prepare
 from diagnostics_training.next_steps import next_lines, run_folder
 from diagnostics_training.train import Job, train
 from diagnostics_training.trainer.checkpoints import FILE as CHECKPOINT
-from diagnostics_training.trainer.data import load
-from diagnostics_training.trainer.feed import Feed
+from diagnostics_training.trainer.data import Feed, load, rendering_notice, training_spec
 from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.simulated import rendering_notice, training_spec
 
 import diagnostics.cli.main as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
@@ -53,16 +51,16 @@ def run(*words: str) -> Any:
 
 def test_from_the_command_to_encoders_and_back_again(tmp_path: Path) -> None:
     words = ["--data", DATA, "--objective", "jepa,random", "--seeds", "2", "--out", str(tmp_path), *SMALL, "--json"]
-    found = run(*words)
-    assert found.exit_code == 0, found.output
-    rows = json.loads(found.stdout)["encoders"]
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["encoders"]
     assert [(Path(row["path"]).name, row["name"], row["objective"], row["seed"], row["steps"]) for row in rows] == [
         ("jepa", "lorenz-jepa", "jepa", 0, 6),
         ("jepa-seed1", "lorenz-jepa-seed1", "jepa", 1, 6),
         ("random", "lorenz-random", "random", 0, 0),
         ("random-seed1", "lorenz-random-seed1", "random", 1, 0),
     ]
-    assert "4 encoders on lorenz?n=40&length=96&seed=1000, the 24 samples of its train split" in found.stderr
+    assert "4 encoders on lorenz?n=40&length=96&seed=1000, the 24 samples of its train split" in result.stderr
     encoder = load_encoder(rows[1]["path"])
     assert encoder.name == "lorenz-jepa-seed1"
     assert {key: encoder.lineage[key] for key in ("group", "seed", "objective", "steps")} == {
@@ -90,8 +88,8 @@ def test_from_the_command_to_encoders_and_back_again(tmp_path: Path) -> None:
 
 
 def test_the_last_line_is_the_next_command(tmp_path: Path) -> None:
-    found = run("--data", DATA, "--objective", "random", "--out", str(tmp_path), *SMALL)
-    assert found.stdout.splitlines() == [
+    result = run("--data", DATA, "--objective", "random", "--out", str(tmp_path), *SMALL)
+    assert result.stdout.splitlines() == [
         f"{tmp_path / 'random'}: untrained",
         f"Next: diagnostics run {tmp_path / 'random'} --data '{DATA}'",
     ]
@@ -107,16 +105,16 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
         return drawn(self, step, *processes)
 
     monkeypatch.setattr(Feed, "__call__", interrupted)
-    found = run(*words)
-    assert found.exit_code == 130
-    assert f"the same command begins anew, since there was no checkpoint yet in {tmp_path / 'jepa'}" in found.stderr
+    result = run(*words)
+    assert result.exit_code == 130
+    assert f"the same command begins anew, since there was no checkpoint yet in {tmp_path / 'jepa'}" in result.stderr
     monkeypatch.setattr("diagnostics_training.train.Settings", lambda *a, **k: Settings(*a, **k, checkpoint_every=2))
-    found = run(*words)
-    assert "goes on from its last checkpoint" in found.stderr
+    result = run(*words)
+    assert "goes on from its last checkpoint" in result.stderr
     monkeypatch.setattr(Feed, "__call__", drawn)
-    found = run(*words)
-    assert found.exit_code == 0
-    assert "jepa: goes on from step 4 of 6" in found.stderr
+    result = run(*words)
+    assert result.exit_code == 0
+    assert "jepa: goes on from step 4 of 6" in result.stderr
 
 
 def test_no_encoder_is_overwritten_but_its_own(tmp_path: Path) -> None:
@@ -124,21 +122,21 @@ def test_no_encoder_is_overwritten_but_its_own(tmp_path: Path) -> None:
     words = ["--data", DATA, "--objective", "jepa", "--out", str(tmp_path), *SMALL]
     assert run(*words).exit_code == 0
     folder = tmp_path / "jepa"
-    file, told = folder / "encoder.safetensors", folder / "training.json"
-    own, record = file.read_bytes(), told.read_text()
+    file, summary = folder / "encoder.safetensors", folder / "training.json"
+    own, record = file.read_bytes(), summary.read_text()
     other = build("encoder", "objective:jepa?length=64&width=16&depth=2&heads=2&seed=9")
     save_encoder(folder, other)
     foreign = file.read_bytes()
-    found = run(*words)
-    assert found.exit_code == 2
-    assert "is not the encoder that training.json beside it tells of" in found.stderr
-    told.unlink()
-    found = run(*words)
-    assert found.exit_code == 2
-    assert "is an encoder that this command did not make, and would be overwritten: give another --out" in found.stderr
+    result = run(*words)
+    assert result.exit_code == 2
+    assert "is not the encoder that training.json beside it tells of" in result.stderr
+    summary.unlink()
+    result = run(*words)
+    assert result.exit_code == 2
+    assert "is an encoder that this command did not make, and would be overwritten: give another --out" in result.stderr
     assert file.read_bytes() == foreign
     # An encoder that is gone is made again.
-    told.write_text(record)
+    summary.write_text(record)
     file.unlink()
     assert run(*words).exit_code == 0
     assert file.read_bytes() == own
@@ -161,9 +159,9 @@ def test_a_kill_before_one_of_the_last_moves_costs_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", killed)
         assert run(*words).exit_code == 130
-    found = run(*words)
-    assert found.exit_code == 0
-    assert objective == "random" or "jepa: goes on from step 6 of 6" in found.stderr
+    result = run(*words)
+    assert result.exit_code == 0
+    assert objective == "random" or "jepa: goes on from step 6 of 6" in result.stderr
     assert "is finished" in run(*words).stderr
     left = {file.name for file in (tmp_path / objective).iterdir()} - {"metrics.jsonl", "tensorboard"}
     assert left == {"encoder.safetensors", "training.json"}
@@ -177,35 +175,37 @@ def test_a_record_that_changed_since_is_refused(tmp_path: Path, part: str) -> No
     kept = json.loads(record.read_text())
     kept["row"][part] = 7
     record.write_text(json.dumps(kept))
-    found = run(*words)
-    assert found.exit_code == 2 and "cannot be read as what a training left" in found.stderr
+    result = run(*words)
+    assert result.exit_code == 2 and "cannot be read as what a training left" in result.stderr
 
 
 def test_all_that_differs_is_named_at_once(tmp_path: Path) -> None:
     words = ["--data", DATA, "--objective", "contrastive", "--positives", "temporal", "--out", str(tmp_path)]
     assert run(*words, *SMALL).exit_code == 0
-    found = run("--data", "lorenz?n=50&length=64", *words[2:4], "--out", str(tmp_path), *SMALL, "--depth", "1")
+    result = run("--data", "lorenz?n=50&length=64", *words[2:4], "--out", str(tmp_path), *SMALL, "--depth", "1")
     assert (
         "was made otherwise (--data lorenz?n=40&length=96&seed=1000, not lorenz?n=50&length=96&seed=1000; --depth 2, not 1; "
         "--positives temporal, which is not given now)"
-    ) in found.stderr
+    ) in result.stderr
 
 
 def test_a_folder_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    found = run("--data", DATA, "--objective", "jepa", "--out", str(tmp_path / "file"), *SMALL)
-    assert found.exit_code == 2
-    assert found.stderr.startswith(f"diagnostics: Folder {tmp_path / 'file' / 'jepa'} cannot be made (Not a directory)")
+    result = run("--data", DATA, "--objective", "jepa", "--out", str(tmp_path / "file"), *SMALL)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(
+        f"diagnostics: Folder {tmp_path / 'file' / 'jepa'} cannot be made (Not a directory)"
+    )
 
 
 def test_what_is_trained_is_said_first_and_what_is_next_last(tmp_path: Path) -> None:
-    found = run("--data", DATA, "--objective", "jepa,random", "--out", str(tmp_path), *SMALL, "--steps", "30")
-    said = found.stderr.splitlines()
-    assert said[0].startswith("2 encoders on lorenz?n=40")
-    assert re.fullmatch(rf"jepa: trains [0-9,]+ parameters for 30 steps on \w+; writes to {tmp_path}/jepa", said[1])
-    assert re.search(r"jepa: about \d+ s more", "\n".join(said[2:]))
+    result = run("--data", DATA, "--objective", "jepa,random", "--out", str(tmp_path), *SMALL, "--steps", "30")
+    message = result.stderr.splitlines()
+    assert message[0].startswith("2 encoders on lorenz?n=40")
+    assert re.fullmatch(rf"jepa: trains [0-9,]+ parameters for 30 steps on \w+; writes to {tmp_path}/jepa", message[1])
+    assert re.search(r"jepa: about \d+ s more", "\n".join(message[2:]))
     models = [f"{tmp_path}/jepa", f"{tmp_path}/random"]
-    assert found.stdout.splitlines()[-2:] == [
+    assert result.stdout.splitlines()[-2:] == [
         f"Next: diagnostics run {models[0]} --data '{DATA}' && diagnostics run {models[1]} --data '{DATA}'",
         f"Then: diagnostics compare {' '.join(str(default_path(model, DATA)) for model in models)}",
     ]
@@ -263,7 +263,7 @@ def test_several_variates(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--data", DATA, "--objective", "jeppa"], "no objective 'jeppa': choose of forecast"),
         (["--data", DATA, "--modality", "image"], "lorenz holds series, not image"),
@@ -292,15 +292,15 @@ def test_several_variates(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_is_one_sentence(
-    tmp_path: Path, words: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    found = run(*words, "--out", str(tmp_path / "models"))
-    assert found.exit_code == 2
-    assert said in found.stderr.replace("\n", " ")
+    result = run(*words, "--out", str(tmp_path / "models"))
+    assert result.exit_code == 2
+    assert message in result.stderr.replace("\n", " ")
     # Nothing is announced before it is refused.
-    assert found.stderr.startswith("diagnostics: ")
-    assert len(found.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("diagnostics: ")
+    assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "models").exists()
 
 
@@ -342,7 +342,9 @@ def test_an_epoch_shows_each_sample_once_and_processes_share_a_batch() -> None:
     samples[:, 0] += 1  # not constant, so that norming keeps it apart
     samples = samples + np.random.default_rng(0).standard_normal(samples.shape).astype(np.float32)
     beside = {"labels": np.arange(24)[:, None]}
-    feed = Feed(samples, Views("series", (8,)), Objective(), 8, 0, pairs=True, beside=beside)
+    objective = Objective()
+    objective.pairs = True
+    feed = Feed(samples, Views("series", (8,)), objective, 8, 0, beside)
     epochs = [
         torch.cat([feed(step)["labels"] for step in range(3 * e, 3 * e + 3)]).flatten().tolist() for e in range(2)
     ]
@@ -359,10 +361,10 @@ def test_series_are_windows_normed_as_in_use() -> None:
     rng = np.random.default_rng(0)
     samples = rng.standard_normal((5, 30)).astype(np.float32)
     drawn = Views("series", (20,)).draw(rng, 5, samples)
-    made = Views("series", (20,)).make(samples, drawn | {"noise": 0 * drawn["noise"], "scale": 0 * drawn["scale"] + 1})
+    built = Views("series", (20,)).make(samples, drawn | {"noise": 0 * drawn["noise"], "scale": 0 * drawn["scale"] + 1})
     assert len(set(drawn["start"].tolist())) > 1
     for row, start in enumerate(drawn["start"]):
-        assert torch.allclose(made[row], prepare("series", samples[row : row + 1, start : start + 20])[0], atol=1e-6)
+        assert torch.allclose(built[row], prepare("series", samples[row : row + 1, start : start + 20])[0], atol=1e-6)
     end = Views("series", (20,), moves=False, noise=False).draw(rng, 5, samples)
     assert set(end["start"].tolist()) == {10}
     assert not end["noise"].any()
@@ -388,9 +390,9 @@ def test_crops_stay_within_the_picture_and_all_frames_are_treated_alike() -> Non
     clip = np.repeat(rng.integers(0, 256, (4, 1, 16, 16, 3)).astype(np.uint8), 3, axis=1)
     views = Views("video", (3, 16, 16))
     drawn = views.draw(rng, 4, clip)
-    made = views.make(clip, drawn)
-    assert made.shape == (4, 3, 3, 16, 16)
-    assert torch.equal(made[:, :, 0], made[:, :, 2])
+    built = views.make(clip, drawn)
+    assert built.shape == (4, 3, 3, 16, 16)
+    assert torch.equal(built[:, :, 0], built[:, :, 2])
     many = views.draw(rng, 1000, clip)
     assert (np.abs(many["centre"]) + many["half"] <= 1 + 1e-9).all()
     assert (many["half"] ** 2).prod(1).min() ** 0.5 > 0.39
@@ -411,7 +413,7 @@ def test_untrained_encoders_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("objective:jeppa", "no objective 'jeppa'"),
         ("objective:jepa?length=100", "cannot be cut into patches of 16"),
@@ -421,8 +423,8 @@ def test_untrained_encoders_by_name() -> None:
         ("objectives:lorenz-jepa?training_seed=77", "no trained encoder 'objectives:lorenz-jepa-seed77'"),
     ],
 )
-def test_names_that_cannot_be_are_one_sentence(spec: str, said: str) -> None:
-    with pytest.raises(DiagnosticsError, match=said):
+def test_names_that_cannot_be_are_one_sentence(spec: str, message: str) -> None:
+    with pytest.raises(DiagnosticsError, match=message):
         build("encoder", spec)
 
 
@@ -452,13 +454,18 @@ def test_a_name_of_two_words_is_a_command_of_a_group(monkeypatch: pytest.MonkeyP
 
     plugin = Plugin("mine", "1", "mine")
     commands = {"grow one": one, "grow two": two, "flat": two, "run x": one}
-    found = {name: (plugin, Entry(command)) for name, command in commands.items()}
+    result = {name: (plugin, Entry(command)) for name, command in commands.items()}
     monkeypatch.setattr(cli, "app", typer.Typer())
     cli.app.command("run")(two)
-    monkeypatch.setattr(cli, "offered", lambda what: found)
+    monkeypatch.setattr(cli, "offered", lambda what: result)
     cli._add_plugin_commands()
-    for words, said in ((["grow", "one", "x"], "one x"), (["grow", "two"], "two"), (["flat"], "two"), (["run"], "two")):
-        assert CliRunner().invoke(cli.app, words).stdout.strip() == said
+    for words, message in (
+        (["grow", "one", "x"], "one x"),
+        (["grow", "two"], "two"),
+        (["flat"], "two"),
+        (["run"], "two"),
+    ):
+        assert CliRunner().invoke(cli.app, words).stdout.strip() == message
     assert "grow one, grow two" in " ".join(CliRunner().invoke(cli.app, ["--help"]).stdout.split())
 
 
@@ -467,15 +474,15 @@ def test_the_plugin_costs_nothing_until_it_is_used() -> None:
         "import sys; import diagnostics_training.plugin as p; p.encoders(); p.commands();"
         "print([m for m in ('torch', 'numpy', 'timm') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 def test_without_timm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None)
-    found = run("--data", DATA, "--out", str(tmp_path), *SMALL)
-    assert found.exit_code == 2
-    assert "pip install timm" in found.stderr
+    result = run("--data", DATA, "--out", str(tmp_path), *SMALL)
+    assert result.exit_code == 2
+    assert "pip install timm" in result.stderr
     with pytest.raises(DiagnosticsError, match="pip install timm"):
         build("encoder", "objective:jepa")
 

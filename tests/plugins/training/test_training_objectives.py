@@ -27,9 +27,9 @@ from diagnostics_training.objectives.contrastive import crops, hierarchical, inf
 from diagnostics_training.objectives.forecast import LEVELS, gaussian, pinball
 from diagnostics_training.objectives.jepa import MOMENTUM, Jepa, momentum, sigreg, variance
 from diagnostics_training.objectives.reconstruct import Reconstruct
-from diagnostics_training.objectives.supervised import Supervised, columns
+from diagnostics_training.objectives.supervised import Supervised
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.step import adamw
+from diagnostics_training.trainer.trainer import adamw
 
 from diagnostics import DiagnosticsError, Target
 
@@ -52,13 +52,13 @@ def test_patches_lie_in_raster_order_and_hold_their_own_values() -> None:
 
 
 def test_positions_are_sines_and_cosines_of_each_axis() -> None:
-    made = positions((3, 5), 16).numpy()
+    built = positions((3, 5), 16).numpy()
     for token, (y, x) in enumerate((y, x) for y in range(3) for x in range(5)):
         for axis, place in enumerate((y, x)):
             for k in range(4):
                 angle = place / 10_000 ** (k / 4)
-                assert made[token, 8 * axis + k] == pytest.approx(math.sin(angle), abs=1e-6)
-                assert made[token, 8 * axis + 4 + k] == pytest.approx(math.cos(angle), abs=1e-6)
+                assert built[token, 8 * axis + k] == pytest.approx(math.sin(angle), abs=1e-6)
+                assert built[token, 8 * axis + 4 + k] == pytest.approx(math.cos(angle), abs=1e-6)
 
 
 def test_only_patches_that_are_kept_are_seen() -> None:
@@ -77,12 +77,12 @@ def test_only_patches_that_are_kept_are_seen() -> None:
 
 @pytest.mark.parametrize("modality", SIZES)
 def test_a_later_patch_changes_no_earlier_token_of_a_forecast_and_does_of_the_others(modality: str) -> None:
-    made = architecture("forecast", modality)
-    model = made.initial(0).eval()
-    x = torch.randn(1, made.channels, *made.extent)
+    built = architecture("forecast", modality)
+    model = built.initial(0).eval()
+    x = torch.randn(1, built.channels, *built.extent)
     changed = x.clone()
-    changed[(0, slice(None), *(slice(n // 2, None) for n in made.extent))] += 1
-    first = int((made.patches.cut(x) != made.patches.cut(changed)).any(2)[0].nonzero()[0])
+    changed[(0, slice(None), *(slice(n // 2, None) for n in built.extent))] += 1
+    first = int((built.patches.cut(x) != built.patches.cut(changed)).any(2)[0].nonzero()[0])
     assert first > 0
     before, after = model.backbone(x)[0], model.backbone(changed)[0]
     assert torch.equal(before[:first], after[:first])
@@ -105,38 +105,38 @@ def test_backbones_of_one_seed_begin_alike_and_of_another_do_not() -> None:
 
 def test_pinball_loss_by_hand() -> None:
     rng = np.random.default_rng(0)
-    true, told = rng.standard_normal((3, 5)), rng.standard_normal((3, 5, len(LEVELS)))
+    true, predicted = rng.standard_normal((3, 5)), rng.standard_normal((3, 5, len(LEVELS)))
     losses = []
     for index in np.ndindex(3, 5):
         for k, level in enumerate((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)):
-            over = true[index] - told[(*index, k)]
+            over = true[index] - predicted[(*index, k)]
             losses.append(level * over if over > 0 else (level - 1) * over)
-    assert float(pinball(torch.tensor(told), torch.tensor(true))) == pytest.approx(np.mean(losses), rel=1e-12)
+    assert float(pinball(torch.tensor(predicted), torch.tensor(true))) == pytest.approx(np.mean(losses), rel=1e-12)
 
 
 def test_gaussian_likelihood_is_that_of_the_distribution() -> None:
-    told, true = torch.randn(4, 6, 2, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
-    density = torch.distributions.Normal(told[..., 0], (told[..., 1] / 2).exp()).log_prob(true)
+    predicted, true = torch.randn(4, 6, 2, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
+    density = torch.distributions.Normal(predicted[..., 0], (predicted[..., 1] / 2).exp()).log_prob(true)
     expected = -density.mean() - math.log(2 * math.pi) / 2
-    assert float(gaussian(told, true)) == pytest.approx(float(expected), rel=1e-9)
+    assert float(gaussian(predicted, true)) == pytest.approx(float(expected), rel=1e-9)
 
 
 @pytest.mark.parametrize("likelihood", ["quantile", "gaussian"])
 def test_a_forecast_is_scored_on_the_patch_that_follows(likelihood: str) -> None:
-    made = objective("forecast", likelihood=likelihood)
+    built = objective("forecast", likelihood=likelihood)
     x = torch.randn(2, 1, 64)
-    told = made.model.head.out(made.model.backbone(x)).detach().double().numpy()  # type: ignore[union-attr]
+    predicted = built.model.head.out(built.model.backbone(x)).detach().double().numpy()  # type: ignore[union-attr]
     losses = []
     for sample in range(2):
         for token in range(7):
             following = x[sample, 0, 8 * token + 8 : 8 * token + 16].double().numpy()
-            each = told[sample, token].reshape(8, -1)
+            each = predicted[sample, token].reshape(8, -1)
             if likelihood == "quantile":
                 errors = following[:, None] - each
                 losses.append(np.where(errors > 0, np.array(LEVELS) * errors, (np.array(LEVELS) - 1) * errors).mean())
             else:
                 losses.append((each[:, 1] + (following - each[:, 0]) ** 2 / np.exp(each[:, 1])).mean() / 2)
-    assert float(made({"x": x})["loss"].detach()) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert float(built({"x": x})["loss"].detach()) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 # Reconstruction
@@ -144,33 +144,33 @@ def test_a_forecast_is_scored_on_the_patch_that_follows(likelihood: str) -> None
 
 @pytest.mark.parametrize("modality", SIZES)
 def test_reconstruction_counts_hidden_patches_only_each_normed(modality: str) -> None:
-    made = objective("reconstruct", modality)
-    assert isinstance(made, Reconstruct)
-    batch = feed(made, "reconstruct", modality)(0)
+    built = objective("reconstruct", modality)
+    assert isinstance(built, Reconstruct)
+    batch = feed(built, "reconstruct", modality)(0)
     x, seen, hidden = batch["x"], batch["seen"], batch["hidden"]
     everything = torch.cat([seen, hidden], 1).sort(1).values
     assert torch.equal(everything, torch.arange(everything.shape[1]).expand_as(everything))
-    told = made.model.head.fill(made.model.backbone(x, seen), made.grid, seen, hidden).detach()  # type: ignore[union-attr]
-    patches = made.model.backbone.patches.cut(x)
+    predicted = built.model.head.fill(built.model.backbone(x, seen), built.sizes.grid, seen, hidden).detach()  # type: ignore[union-attr]
+    patches = built.model.backbone.patches.cut(x)
     errors = []
     for row in range(len(x)):
         for k, place in enumerate(hidden[row]):
             patch = patches[row, place].double()
             true = (patch - patch.mean()) / patch.std(correction=0)
-            errors.append(float((told[row, k].double() - true).square().mean()))
-    assert float(made(batch)["loss"].detach()) == pytest.approx(np.mean(errors), rel=1e-3)
+            errors.append(float((predicted[row, k].double() - true).square().mean()))
+    assert float(built(batch)["loss"].detach()) == pytest.approx(np.mean(errors), rel=1e-3)
 
 
 def test_decoder_puts_mask_tokens_where_patches_are_hidden() -> None:
     """What a hidden patch holds is seen by nobody, and where it lies is seen by the decoder."""
-    made = objective("reconstruct")
-    batch = feed(made, "reconstruct")(0)
-    decoder, seen, hidden = made.model.head, batch["seen"], batch["hidden"]
-    context = made.model.backbone(batch["x"], seen)
-    told = decoder.fill(context, (8,), seen, hidden)  # type: ignore[union-attr]
+    built = objective("reconstruct")
+    batch = feed(built, "reconstruct")(0)
+    decoder, seen, hidden = built.model.head, batch["seen"], batch["hidden"]
+    context = built.model.backbone(batch["x"], seen)
+    predicted = decoder.fill(context, (8,), seen, hidden)  # type: ignore[union-attr]
     turned = decoder.fill(context, (8,), seen, hidden.flip(1))  # type: ignore[union-attr]
-    assert torch.allclose(told, turned.flip(1), atol=1e-5)
-    assert not torch.allclose(told[:, 0], told[:, 1], atol=1e-3)
+    assert torch.allclose(predicted, turned.flip(1), atol=1e-5)
+    assert not torch.allclose(predicted[:, 0], predicted[:, 1], atol=1e-3)
 
 
 # Contrast
@@ -190,8 +190,8 @@ def nce_by_hand(x: np.ndarray, y: np.ndarray, temperature: float) -> float:
 def test_info_nce_by_hand() -> None:
     rng = np.random.default_rng(1)
     x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in rng.standard_normal((2, 6, 4)))
-    found = info_nce(*(torch.tensor(v) for v in (x, y, x, y)), slice(0, 6), 0.1)
-    assert float(found) == pytest.approx(nce_by_hand(x, y, 0.1), rel=1e-10)
+    result = info_nce(*(torch.tensor(v) for v in (x, y, x, y)), slice(0, 6), 0.1)
+    assert float(result) == pytest.approx(nce_by_hand(x, y, 0.1), rel=1e-10)
 
 
 def test_info_nce_of_some_rows_averages_to_that_of_all() -> None:
@@ -201,18 +201,18 @@ def test_info_nce_of_some_rows_averages_to_that_of_all() -> None:
 
 
 def test_contrast_uses_normalised_projections_of_both_views() -> None:
-    made = objective("contrastive")
-    batch = feed(made, "contrastive")(0)
+    built = objective("contrastive")
+    batch = feed(built, "contrastive")(0)
     assert not torch.equal(batch["x"], batch["y"])
-    head = made.model.head
+    head = built.model.head
     assert head is not None
     views = []
     for name in ("x", "y"):
-        pooled = made.model.backbone(batch[name]).mean(1)
+        pooled = built.model.backbone(batch[name]).mean(1)
         projected = pooled @ head.enter.weight.T + head.enter.bias  # type: ignore[operator, union-attr]
         projected = (projected.clamp(min=0) @ head.out.weight.T + head.out.bias).detach().double().numpy()  # type: ignore[operator, union-attr]
         views.append(projected / np.linalg.norm(projected, axis=1, keepdims=True))
-    assert float(made(batch)["loss"].detach()) == pytest.approx(nce_by_hand(*views, 0.1), rel=1e-4)
+    assert float(built(batch)["loss"].detach()) == pytest.approx(nce_by_hand(*views, 0.1), rel=1e-4)
 
 
 def test_temporal_contrast_by_hand() -> None:
@@ -242,62 +242,62 @@ def test_crops_share_a_stretch_within_the_series(drawn: list[float], tokens: int
 
 @pytest.mark.parametrize("modality", SIZES)
 def test_context_encoder_never_sees_what_the_targets_hold(modality: str) -> None:
-    made = objective("jepa", modality)
-    assert isinstance(made, Jepa)
-    batch = feed(made, "jepa", modality)(0)
+    built = objective("jepa", modality)
+    assert isinstance(built, Jepa)
+    batch = feed(built, "jepa", modality)(0)
     x, seen, targets = batch["x"], batch["seen"], batch["targets"]
     for row in range(len(x)):
         assert not set(seen[row].tolist()) & set(targets[row].flatten().tolist())
     # All that is in targets becomes noise; which numbers these are, the cut of their own numbers says.
-    numbers = made.context.patches.cut(torch.arange(x[0].numel()).reshape(1, *x.shape[1:]))[0]
+    numbers = built.context.patches.cut(torch.arange(x[0].numel()).reshape(1, *x.shape[1:]))[0]
     changed = x.flatten(1).clone()
     for row in range(len(x)):
         places = numbers[targets[row].flatten()].flatten()
         changed[row, places] = torch.randn(len(places))
     changed = changed.reshape(x.shape)
-    assert torch.equal(made.context(x, seen), made.context(changed, seen))
-    assert not torch.allclose(made.model.backbone(x), made.model.backbone(changed), atol=1e-3)
+    assert torch.equal(built.context(x, seen), built.context(changed, seen))
+    assert not torch.allclose(built.model.backbone(x), built.model.backbone(changed), atol=1e-3)
 
 
 def test_prediction_loss_by_hand() -> None:
-    made = objective("jepa")
-    assert isinstance(made, Jepa)
+    built = objective("jepa")
+    assert isinstance(built, Jepa)
     with torch.no_grad():
-        for parameter in made.context.parameters():
+        for parameter in built.context.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
-    batch = feed(made, "jepa")(0)
+    batch = feed(built, "jepa")(0)
     x, seen, targets = batch["x"], batch["seen"], batch["targets"]
-    taught = made.model.backbone(x).detach().double()
+    taught = built.model.backbone(x).detach().double()
     taught = (taught - taught.mean(-1, keepdim=True)) / (taught.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
     errors = []
     for row in range(len(x)):
         for block in targets[row]:
             own = (part[row : row + 1] for part in (x, seen))
-            context = made.context(*own).detach()
-            told = made.model.head.fill(context, made.grid, seen[row : row + 1], block[None])  # type: ignore[union-attr]
-            errors.append(float((told[0].detach().double() - taught[row, block]).abs().mean()))
-    assert float(made(batch)["loss"].detach()) == pytest.approx(np.mean(errors), rel=1e-4)
+            context = built.context(*own).detach()
+            predicted = built.model.head.fill(context, built.sizes.grid, seen[row : row + 1], block[None])  # type: ignore[union-attr]
+            errors.append(float((predicted[0].detach().double() - taught[row, block]).abs().mean()))
+    assert float(built(batch)["loss"].detach()) == pytest.approx(np.mean(errors), rel=1e-4)
 
 
 def test_no_gradient_reaches_the_teacher() -> None:
-    made = objective("jepa")
-    made(feed(made, "jepa")(0))["loss"].backward()
-    assert all(p.grad is None for p in made.model.backbone.parameters())  # type: ignore[union-attr]
-    assert all(p.grad is not None for p in made.context.parameters())  # type: ignore[union-attr]
+    built = objective("jepa")
+    built(feed(built, "jepa")(0))["loss"].backward()
+    assert all(p.grad is None for p in built.model.backbone.parameters())  # type: ignore[union-attr]
+    assert all(p.grad is not None for p in built.context.parameters())  # type: ignore[union-attr]
 
 
 def test_teacher_is_a_moving_average_in_closed_form() -> None:
-    made = objective("jepa")
-    assert isinstance(made, Jepa)
-    start = made.model.backbone.embed.weight.clone()
+    built = objective("jepa")
+    assert isinstance(built, Jepa)
+    start = built.model.backbone.embed.weight.clone()
     with torch.no_grad():
-        made.context.embed.weight += 1.0
-    student = made.context.embed.weight.detach().clone()
+        built.context.embed.weight += 1.0
+    student = built.context.embed.weight.detach().clone()
     total, share = 10, 1.0
     for done in range(1, total + 1):
-        made.after_step(done, total)
+        built.after_step(done, total)
         share *= 0.2 + 0.8 * (done - 1) / total
-    assert torch.allclose(made.model.backbone.embed.weight, student + share * (start - student), atol=1e-6)
+    assert torch.allclose(built.model.backbone.embed.weight, student + share * (start - student), atol=1e-6)
     assert momentum(1, 2000) == MOMENTUM == 0.996
     assert momentum(11, 10) == momentum(2001, 2000) == pytest.approx(1.0)
 
@@ -317,8 +317,8 @@ def test_bf16_leaves_losses_in_float32(loss: Any) -> None:
     expected = loss(x, y)
     torch.manual_seed(1)
     with torch.autocast("cpu", torch.bfloat16):
-        found = loss(x, y)
-    assert found.dtype == torch.float32 and torch.equal(found, expected)
+        result = loss(x, y)
+    assert result.dtype == torch.float32 and torch.equal(result, expected)
 
 
 def test_variance_hinge_by_hand() -> None:
@@ -395,23 +395,28 @@ def test_supervision_by_hand_with_what_is_unknown_left_out() -> None:
         "map": Target("token_value", rng.standard_normal((8, 64))),
     }
     rows = np.arange(1, 8)
-    found = columns(targets, rows, "mine")
-    assert (found.classes, found.outputs) == ((3,), 6)
-    made = Supervised(architecture("supervised", outputs=6).initial(0), found.classes)
+    answers = Supervised.answers(targets, rows, "mine")
+    assert (answers.classes, answers.outputs) == ((3,), 6)
+    sizes = architecture("supervised", outputs=6)
+    supervised = Supervised(sizes.initial(0), sizes, classes=answers.classes)
     x = torch.randn(7, 1, 64)
-    batch = {"x": x, "labels": torch.tensor(found.labels), "numbers": torch.tensor(found.numbers)}
-    told = made.model(x).detach().double().numpy()
-    entropy = [math.log(np.exp(told[i, :3]).sum()) - told[i, k] for i, k in enumerate([1, 2, -1, 0, 1, 2, 0]) if k >= 0]
+    batch = {"x": x} | {name: torch.tensor(array) for name, array in answers.arrays.items()}
+    predicted = supervised.model(x).detach().double().numpy()
+    entropy = [
+        math.log(np.exp(predicted[i, :3]).sum()) - predicted[i, k]
+        for i, k in enumerate([1, 2, -1, 0, 1, 2, 0])
+        if k >= 0
+    ]
     raw = np.stack([values[rows], np.sin(np.radians(angle[rows])), np.cos(np.radians(angle[rows]))], axis=1)
     true = (raw - np.nanmean(raw, 0)) / np.nanstd(raw, 0)
-    squared = np.nansum((told[:, 3:] - true) ** 2, axis=0) / 7
+    squared = np.nansum((predicted[:, 3:] - true) ** 2, axis=0) / 7
     expected = np.mean([sum(entropy) / 7, *squared])
-    assert float(made(batch)["loss"].detach()) == pytest.approx(expected, rel=1e-4)
+    assert float(supervised(batch)["loss"].detach()) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_data_set_without_answers_cannot_supervise() -> None:
     with pytest.raises(DiagnosticsError, match="no label, value, state or future"):
-        columns({"map": Target("token_value", np.zeros((8, 64)))}, np.arange(8), "mine")
+        Supervised.answers({"map": Target("token_value", np.zeros((8, 64)))}, np.arange(8), "mine")
 
 
 # All
@@ -444,15 +449,15 @@ def test_losses_fall_on_pictures_and_clips(name: str, modality: str) -> None:
 def falls(name: str, modality: str, options: dict[str, object]) -> None:
     """On one batch, learned by heart."""
     torch.manual_seed(0)
-    made = objective(name, modality, **options)  # type: ignore[arg-type]
-    batch = feed(made, name, modality)(0)
-    optimiser = adamw(made, Settings(steps=30))
+    built = objective(name, modality, **options)  # type: ignore[arg-type]
+    batch = feed(built, name, modality)(0)
+    optimiser = adamw(built, Settings(steps=30))
     losses = []
     for _ in range(30):
-        values = made(batch)
+        values = built(batch)
         optimiser.zero_grad()
         values["loss"].backward()
-        nn.utils.clip_grad_norm_(made.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(built.parameters(), 1.0)
         optimiser.step()
         losses.append(float(values["loss"].detach()))
     assert losses[-1] < 0.97 * losses[0]
@@ -477,10 +482,10 @@ def test_a_row_and_a_module_make_an_objective(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(objectives, "OBJECTIVES", {**objectives.OBJECTIVES, "energy": "Energy"})
     monkeypatch.setattr("diagnostics_training.architecture.OBJECTIVES", objectives.OBJECTIVES)
     falls("energy", "series", {"outputs": 3})
-    made = architecture("energy", outputs=3)
-    assert made.spec.endswith("&outputs=3")
-    encoder = made.encoder(made.initial(0), "mine")
-    assert encoder.tap("head.energy").features == 3 and made.model().backbone.causal
+    built = architecture("energy", outputs=3)
+    assert built.spec.endswith("&outputs=3")
+    encoder = built.encoder(built.initial(0), "mine")
+    assert encoder.tap("head.energy").features == 3 and built.model().backbone.causal
 
 
 def test_readme_names_every_objective() -> None:

@@ -25,11 +25,10 @@ pytest.importorskip("timm")
 
 from diagnostics_training.trainer import checkpoints, collapse
 from diagnostics_training.trainer.distributed import World, world
-from diagnostics_training.trainer.logs import lines
+from diagnostics_training.trainer.monitor import lines
 from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.step import adamw, number
-from diagnostics_training.trainer.trainer import fit
+from diagnostics_training.trainer.trainer import adamw, fit, number
 
 from diagnostics import DiagnosticsError, Progress
 
@@ -39,17 +38,17 @@ from objectives import feed, objective
 def job(out: Path, name: str, steps: int, sleep: float = 0.0, where: World | None = None) -> Tensor:
     """Trains a tiny objective, and gives the tokens of its encoder; subprocesses call this too."""
     name, _, regulariser = name.partition("+")
-    made = objective(name, regulariser=regulariser or "none", **({"outputs": 4} if name == "supervised" else {}))  # type: ignore[arg-type]
-    drawn = feed(made, name)
+    built = objective(name, regulariser=regulariser or "none", **({"outputs": 4} if name == "supervised" else {}))  # type: ignore[arg-type]
+    drawn = feed(built, name)
 
     def batches(step: int, rank: int, size: int) -> dict[str, Tensor]:
         time.sleep(sleep)
         return drawn(step, rank, size)
 
     settings = Settings(steps, log_every=1, look_every=7, checkpoint_every=5)
-    fit(made, batches, settings, out, name=name, identity={"data": "sines"}, world=where)
+    fit(built, batches, settings, out, name=name, identity={"data": "sines"}, world=where)
     with torch.no_grad():
-        return made.model.backbone(drawn(0)["x"])  # type: ignore[operator, union-attr]
+        return built.model.backbone(drawn(0)["x"])  # type: ignore[operator, union-attr]
 
 
 def jobs(folder: str, names: str) -> None:
@@ -104,13 +103,13 @@ def batches(step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
 
 def trained(out: Path, settings: Settings, **more: Any) -> tuple[Line, Any]:
     torch.manual_seed(0)
-    made = Line()
-    return made, fit(made, batches, settings, out, tell=lambda line: None, **more)
+    built = Line()
+    return built, fit(built, batches, settings, out, tell=lambda line: None, **more)
 
 
 def test_it_trains_as_a_loop_by_hand(tmp_path: Path) -> None:
     settings = Settings(40, lr=0.1, warmup=0.25, clip=0.5, log_every=1)
-    made, found = trained(tmp_path, settings)
+    built, result = trained(tmp_path, settings)
     torch.manual_seed(0)
     other = Line()
     optimiser = torch.optim.AdamW(
@@ -135,17 +134,17 @@ def test_it_trains_as_a_loop_by_hand(tmp_path: Path) -> None:
     assert [line["step"] for line in logged] == list(range(1, 41))
     assert logged[9]["lr"] == pytest.approx(0.1)
     assert logged[4]["half"] == pytest.approx(logged[4]["loss"] / 2)
-    assert torch.allclose(made.linear.weight, other.linear.weight, atol=1e-5)
-    assert torch.equal(made.frozen, torch.ones(2))
-    assert made.after == [(done, 40) for done in range(1, 41)]
-    assert found.loss == logged[-1]["loss"] < losses[0]
+    assert torch.allclose(built.linear.weight, other.linear.weight, atol=1e-5)
+    assert torch.equal(built.frozen, torch.ones(2))
+    assert built.after == [(done, 40) for done in range(1, 41)]
+    assert result.loss == logged[-1]["loss"] < losses[0]
 
 
 def test_each_step_draws_from_its_own_number(tmp_path: Path) -> None:
-    made, _ = trained(tmp_path, Settings(6))
-    assert len(set(made.seeds)) == 6
+    built, _ = trained(tmp_path, Settings(6))
+    assert len(set(built.seeds)) == 6
     torch.manual_seed(number(0, 3, 0))
-    assert made.seeds[3] == float(torch.rand(()))
+    assert built.seeds[3] == float(torch.rand(()))
     assert len({number(a, b, c) for a in range(5) for b in range(5) for c in range(5)}) == 125
 
 
@@ -201,10 +200,10 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path, name: str, capsys
     capsys.readouterr()
     tokens = job(out, name, 40)
     assert "goes on from step" in capsys.readouterr().err
-    expected, found = lines(tmp_path / "whole"), lines(out)
+    expected, result = lines(tmp_path / "whole"), lines(out)
     assert len(expected) == 40
-    assert found == expected
-    assert any("rank" in line for line in found)
+    assert result == expected
+    assert any("rank" in line for line in result)
     assert torch.equal(tokens, whole)
 
 
@@ -212,14 +211,14 @@ def test_lines_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
     trained(tmp_path, Settings(20, log_every=1, checkpoint_every=20))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 21, "loss": 0.0}) + "\n")
-    _, found = trained(tmp_path, Settings(20, log_every=1, checkpoint_every=20))
-    assert found.resumed_from == 20
-    assert found.loss == lines(tmp_path)[-1]["loss"]
+    _, result = trained(tmp_path, Settings(20, log_every=1, checkpoint_every=20))
+    assert result.resumed_from == 20
+    assert result.loss == lines(tmp_path)[-1]["loss"]
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 21))
 
 
 @pytest.mark.parametrize(
-    ("settings", "identity", "said"),
+    ("settings", "identity", "message"),
     [
         (Settings(20, lr=0.5), {"data": "a"}, "--lr 0.001, not 0.5"),
         (Settings(20, seed=1), {"data": "a"}, "--seed 0, not 1"),
@@ -229,28 +228,28 @@ def test_lines_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
     ],
 )
 def test_a_checkpoint_of_other_settings_or_data_is_refused(
-    tmp_path: Path, settings: Settings, identity: dict[str, str], said: str
+    tmp_path: Path, settings: Settings, identity: dict[str, str], message: str
 ) -> None:
     trained(tmp_path, Settings(20), identity={"data": "a"})
-    with pytest.raises(DiagnosticsError, match=said):
+    with pytest.raises(DiagnosticsError, match=message):
         trained(tmp_path, settings, identity=identity)
 
 
 def test_what_is_trained_is_told_before_the_first_progress(tmp_path: Path) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     torch.manual_seed(0)
     fit(
         Line(),
         batches,
         Settings(20, log_every=1),
         tmp_path,
-        lambda event: told.append(str(event.done)),
-        tell=told.append,
+        lambda event: messages.append(str(event.done)),
+        tell=messages.append,
     )
-    assert [line for line in told if not line.isdigit()] == [told[0], told[11]]
-    assert told[0].startswith("training: trains ")
-    assert told[1] == "1"
-    assert told[11].startswith("training: about ")
+    assert [line for line in messages if not line.isdigit()] == [messages[0], messages[11]]
+    assert messages[0].startswith("training: trains ")
+    assert messages[1] == "1"
+    assert messages[11].startswith("training: about ")
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -287,11 +286,11 @@ def test_a_full_disk_is_one_sentence_and_nothing_of_a_checkpoint_stays(tmp_path:
 
 
 def test_a_checkpoint_holds_the_optimiser_by_name(tmp_path: Path) -> None:
-    made, _ = trained(tmp_path, Settings(20))
+    built, _ = trained(tmp_path, Settings(20))
     from safetensors.torch import load_file
 
     kept = load_file(tmp_path / checkpoints.FILE)
-    assert torch.equal(kept["weights/linear.weight"], made.linear.weight)
+    assert torch.equal(kept["weights/linear.weight"], built.linear.weight)
     assert {"optimiser/exp_avg/linear.weight", "optimiser/exp_avg_sq/linear.bias"} <= kept.keys()
     assert float(kept["optimiser/step/linear.bias"]) == 20
     assert not any("frozen" in name for name in kept if name.startswith("optimiser"))
@@ -323,9 +322,9 @@ def test_settings_that_cannot_be(changed: dict[str, Any]) -> None:
 
 
 def test_bf16_computes_coarsely_and_keeps_weights_fine(tmp_path: Path) -> None:
-    made, coarse = trained(tmp_path / "a", Settings(10, log_every=1, precision="bf16"))
+    built, coarse = trained(tmp_path / "a", Settings(10, log_every=1, precision="bf16"))
     _, fine = trained(tmp_path / "b", Settings(10, log_every=1))
-    assert made.linear.weight.dtype == torch.float32
+    assert built.linear.weight.dtype == torch.float32
     assert coarse.loss != fine.loss
     assert coarse.loss == pytest.approx(fine.loss, rel=0.05)
 
@@ -341,8 +340,8 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None
     running = [start(call, RANK=str(rank), **together) for rank in range(2)]
     alone = {name: job(tmp_path / "one" / name, name, 6) for name in names}
     for process in running:
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, said
+        message, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, message
     for name in names:
         one, two = (lines(tmp_path / count / name) for count in ("one", "two"))
         assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=1e-5)
@@ -353,9 +352,9 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as result:
+        result.bind(("127.0.0.1", 0))
+        return int(result.getsockname()[1])
 
 
 # Collapse
@@ -408,22 +407,26 @@ class Alike(Objective):
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_planted_collapse_is_told_and_a_healthy_run_is_not(tmp_path: Path, apart: bool) -> None:
     torch.manual_seed(0)
-    told: list[str] = []
+    messages: list[str] = []
 
     def normal(step: int, rank: int, world: int) -> dict[str, Tensor]:
         return {"x": torch.from_numpy(np.random.default_rng(step).standard_normal((64, 12)).astype(np.float32))}
 
-    found = fit(Alike(apart), normal, Settings(400, lr=1e-2, look_every=20), tmp_path, name="alike", tell=told.append)
-    collapses = [line for line in told if "collapses" in line]
+    result = fit(
+        Alike(apart), normal, Settings(400, lr=1e-2, look_every=20), tmp_path, name="alike", tell=messages.append
+    )
+    collapses = [line for line in messages if "collapses" in line]
     if apart:
         assert not collapses
-        assert found.collapse is None
+        assert result.collapse is None
         return
     assert len(collapses) == 1
-    assert found.collapse is not None
-    assert str(found.collapse) in collapses[0]
-    assert f"at step {found.collapse.step} " in collapses[0]
+    assert result.collapse is not None
+    assert str(result.collapse) in collapses[0]
+    assert f"at step {result.collapse.step} " in collapses[0]
     logged = {line["step"]: line["spread"] for line in lines(tmp_path) if "spread" in line}
-    assert logged[found.collapse.step] == found.collapse.spread
-    again = fit(Alike(apart), normal, Settings(400, lr=1e-2, look_every=20), tmp_path, name="alike", tell=told.append)
-    assert again.collapse == found.collapse
+    assert logged[result.collapse.step] == result.collapse.spread
+    again = fit(
+        Alike(apart), normal, Settings(400, lr=1e-2, look_every=20), tmp_path, name="alike", tell=messages.append
+    )
+    assert again.collapse == result.collapse

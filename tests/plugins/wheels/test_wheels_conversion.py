@@ -70,8 +70,8 @@ def test_weights_are_converted_once_and_told_once(
     assert convert.times == 1
     files = [path for path in _kept(tmp_path) if path.is_file()]
     assert [path.suffix for path in files] == [".safetensors"]
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "licence MIT (tiny-weights)" in told and str(files[0]) in told
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and "licence MIT (tiny-weights)" in output and str(files[0]) in output
 
 
 def test_another_file_or_another_version_is_converted_anew(installed: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_ctranslate2_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (WHOLE + b"x", "1 bytes stand after its end"),
         (struct.pack("<I", 5) + WHOLE[4:], "binary version is 5, not 6"),
@@ -197,8 +197,8 @@ def test_a_ctranslate2_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
         (WHOLE[: -len("weight") - 1] + b"weighs\0", "which is not there"),
     ],
 )
-def test_a_damaged_ctranslate2_file_says_what_is_wrong(tmp_path: Path, data: bytes, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_damaged_ctranslate2_file_says_what_is_wrong(tmp_path: Path, data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         _read(tmp_path, data)
 
 

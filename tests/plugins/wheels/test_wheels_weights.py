@@ -150,7 +150,7 @@ def test_whisper_of_half_a_minute_has_no_silence(whisper: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sample", "said"),
+    ("sample", "message"),
     [
         (np.zeros((100, 2)), r"one channel \[time\], not a sample of shape \[100, 2\]"),
         (np.full(100, np.nan), "this sample of 100 has none"),
@@ -159,8 +159,8 @@ def test_whisper_of_half_a_minute_has_no_silence(whisper: Any) -> None:
         (np.zeros(480_001), r"at most 30 s at 16000 Hz, not 30\.0 s: cut the sound first"),
     ],
 )
-def test_whisper_refuses_sounds_that_it_cannot_hear(whisper: Any, sample: np.ndarray, said: str) -> None:
-    with pytest.raises(DiagnosticsError, match=said):
+def test_whisper_refuses_sounds_that_it_cannot_hear(whisper: Any, sample: np.ndarray, message: str) -> None:
+    with pytest.raises(DiagnosticsError, match=message):
         whisper.preprocess(sample)
 
 
@@ -245,9 +245,9 @@ def test_efficientnet_taps_its_blocks_its_trunk_and_its_head(efficientnet: Any) 
 
 def test_images_of_any_shape_are_squashed_and_others_refused(efficientnet: Any) -> None:
     grey = np.random.default_rng(0).integers(0, 256, (30, 50), dtype=np.uint8)
-    made = efficientnet.preprocess(grey)
-    assert made.shape == (3, 224, 224) and made.dtype == torch.float32
-    assert torch.equal(made, efficientnet.preprocess(np.repeat(grey[..., None], 3, axis=2)))
+    built = efficientnet.preprocess(grey)
+    assert built.shape == (3, 224, 224) and built.dtype == torch.float32
+    assert torch.equal(built, efficientnet.preprocess(np.repeat(grey[..., None], 3, axis=2)))
     white = efficientnet.preprocess(np.full((10, 20, 1), 255, np.uint8))
     torch.testing.assert_close(white, torch.ones(3, 224, 224))
     with pytest.raises(DiagnosticsError, match=r"uint8 .* not float64 of shape \[8, 8\]: convert the samples"):
@@ -261,31 +261,31 @@ def test_images_are_neither_turned_nor_mirrored_and_normalised_by_colour(dinov2:
         (dinov2, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         (efficientnet, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     ):
-        made = encoder.preprocess(picture) * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+        built = encoder.preprocess(picture) * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
         wanted = torch.zeros(3, 224, 224)
         wanted[0, :112, :112] = 1
         clear = torch.ones(224, dtype=torch.bool)
         clear[100:124] = False  # what the resizing blurs
-        torch.testing.assert_close(made[:, clear][:, :, clear], wanted[:, clear][:, :, clear], atol=1e-5, rtol=0)
+        torch.testing.assert_close(built[:, clear][:, :, clear], wanted[:, clear][:, :, clear], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("fixture", ["dinov2", "whisper", "minilm", "efficientnet"])
 def test_licence_and_origin_stand_in_the_configuration(fixture: str, request: pytest.FixtureRequest) -> None:
     encoder = request.getfixturevalue(fixture)
-    told = encoder.identity["configuration"]
-    assert WHEELS[encoder.name] in told and "licence" in told and ("MIT" in told or "Apache-2.0" in told)
+    output = encoder.identity["configuration"]
+    assert WHEELS[encoder.name] in output and "licence" in output and ("MIT" in output or "Apache-2.0" in output)
 
 
 @pytest.mark.parametrize("name", list(WHEELS))
 def test_a_wheel_that_is_not_installed_is_told_with_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("timm")
-    found = importlib.metadata.version
+    result = importlib.metadata.version
 
     def version(distribution: str) -> str:
         if distribution in WHEELS.values():
             raise importlib.metadata.PackageNotFoundError(distribution)
-        return found(distribution)
+        return result(distribution)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     with pytest.raises(DiagnosticsError, match=f"not installed: pip install --no-deps {WHEELS[name]}$"):

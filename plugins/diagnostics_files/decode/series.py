@@ -1,9 +1,10 @@
-"""Series and their columns from arrays: `.npz` and Zarr."""
+"""Series and their columns: from tables, a series or a step a row; from the arrays of `.npz` and Zarr."""
 
 from __future__ import annotations
 
 import io
 import math
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,80 @@ from diagnostics import DiagnosticsError
 from diagnostics_files.decode.tables import Columns
 from diagnostics_files.errors import check_bytes, damaged
 from diagnostics_files.scan import safe_name
+
+_STEP = re.compile(r"t?(\d+)")
+
+
+def from_table(columns: Columns, where: Path) -> tuple[list[np.ndarray], Columns]:
+    """Series and their columns, in the layout that the column names show: `series`, `id` and `time`, or steps."""
+    if "series" in columns:
+        return [listed(entry, i, where) for i, entry in enumerate(columns["series"], 1)], _without(columns, {"series"})
+    if "time" in columns:
+        return _long(columns, where)
+    steps = sorted((int(match[1]), name) for name in columns if (match := _STEP.fullmatch(name)))
+    if len(steps) < 2:
+        raise DiagnosticsError(
+            f"{where} shows no series: give steps as columns 0, 1, 2, ... (a series a row), columns id and time (a step a "
+            "row), or lists in a column series."
+        )
+    names = [name for _, name in steps]
+    if (text := next((n for n in names if any(isinstance(entry, str) for entry in columns[n])), None)) is not None:
+        raise DiagnosticsError(f"Column {text} of {where} holds text, not the numbers of a step: correct it.")
+    values = np.array([[np.nan if entry is None else entry for entry in columns[n]] for n in names], dtype=np.float64)
+    return list(values.T), _without(columns, set(names))
+
+
+def _long(columns: Columns, where: Path) -> tuple[list[np.ndarray], Columns]:
+    """A step a row: what is the same in all steps of every series belongs to the series, what changes is a variate."""
+    if "id" not in columns:
+        raise DiagnosticsError(
+            f"{where} has a column time and no column id: say with id which series a row belongs to."
+        )
+    rows_of: dict[Any, list[int]] = {}
+    for row, key in enumerate(columns["id"]):
+        rows_of.setdefault(key, []).append(row)
+    times = columns["time"]
+    if None in rows_of or None in times:
+        raise DiagnosticsError(f"{where} has rows without id or time: fill them in or remove them.")
+    for key, rows in rows_of.items():
+        rows.sort(key=lambda row: times[row])
+        if len({times[row] for row in rows}) < len(rows):
+            raise DiagnosticsError(f"Series {key} of {where} has two rows of one time: keep one of them.")
+    rest = [name for name in columns if name not in ("id", "time")]
+    changing = [n for n in rest if any(len({columns[n][row] for row in rows}) > 1 for rows in rows_of.values())]
+    if odd := [
+        n for n in changing if n in ("id", "group", "split") or any(isinstance(entry, str) for entry in columns[n])
+    ]:
+        raise DiagnosticsError(
+            f"Column {odd[0]} of {where} changes within a series and is no number: give one for each series."
+        )
+    if not changing:
+        raise DiagnosticsError(f"No column of {where} changes within a series: give at least one column of values.")
+    values = np.array([[np.nan if e is None else e for e in columns[n]] for n in changing], dtype=np.float64).T
+    of_series = {n: [columns[n][rows[0]] for rows in rows_of.values()] for n in rest if n not in changing}
+    return [values[rows] for rows in rows_of.values()], {"id": list(rows_of), **of_series}
+
+
+def listed(entry: Any, row: int, where: object) -> np.ndarray:
+    """A list of numbers, or of lists of a number for each variate, as [time] or [time, variate]."""
+    try:
+        steps = [
+            [np.nan if v is None else v for v in s] if isinstance(s, list) else np.nan if s is None else s
+            for s in entry
+        ]
+        series = np.array(steps, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DiagnosticsError(f"Row {row} of {where} holds no list of numbers: correct it.") from error
+    if series.ndim not in (1, 2):
+        raise DiagnosticsError(
+            f"The series in row {row} of {where} has {series.ndim} axes: give [time] or [time, variate]."
+        )
+    return series
+
+
+def _without(columns: Columns, names: set[str]) -> Columns:
+    return {name: entries for name, entries in columns.items() if name not in names}
+
 
 _HEADER = 2**14
 """Bytes that hold the header of a `.npy`: NumPy takes none above 10,000."""
