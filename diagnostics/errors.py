@@ -18,6 +18,10 @@ class DiagnosticsError(Exception):
     """
 
 
+class Stopped(KeyboardInterrupt):
+    """Raised where a signal asks to stop, to tell it from a KeyboardInterrupt that other code raises by itself."""
+
+
 class StorageError(DiagnosticsError):
     """The same for the disk and what lies on it, not for the model or the data: no room, damage, another run's folder."""
 

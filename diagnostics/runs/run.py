@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,31 @@ class Run:
         """Versions of this package that gave the results that are here."""
         used = {entry.call for entries in self.index.entries.values() for entry in entries}
         return {self.calls[call].version for call in used}
+
+    def features(
+        self,
+        tap: str,
+        split: str | None = None,
+        pooling: str | Sequence[str] | None = None,
+        tokens: bool = False,
+    ) -> xr.DataArray:
+        """A tap's stored activations, float32 [sample, feature], in the dataset's order.
+
+        Coordinates along `sample` are the sample's id (`sample`), `split` and `group`; along `feature` which `pooling` gave
+        it. `Encoder.transform` gives the same of new samples.
+
+        Parameters
+        ----------
+        split: `train`, `val` or `test`; all samples where None.
+        pooling: one or several of those stored; all side by side where None, as the probes read them.
+        tokens: the grid tokens instead, [sample, token, feature], of those samples whose tokens are stored: a random subset,
+            as large as the run's token budget. Coordinates along `token` are its places on the grid (`y`, `x`, `t`).
+
+        Raises DiagnosticsError for an unknown tap, split or pooling, and where no tokens are stored.
+        """
+        from diagnostics.runs.features import features
+
+        return features(self.store, tap, split, pooling, tokens)
 
     def similarity(self) -> list[xr.Dataset]:
         """All similarities of tap pairs."""
