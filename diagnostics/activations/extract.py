@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from diagnostics.activations.allocator import keep_freed_memory
-from diagnostics.activations.batches import BATCH, prepared_batches, worker_errors
+from diagnostics.activations.batches import prepared_batches, worker_errors
 from diagnostics.activations.contents import COVERED
 from diagnostics.activations.folder import drop
 from diagnostics.activations.identity import (
@@ -27,6 +27,7 @@ from diagnostics.activations.store import Store, is_run
 from diagnostics.activations.writing import ShardBuffers, create
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.grid_targets import classes_on_grid, covered_part, events_on_grid, on_grid
+from diagnostics.encoders.devices import BATCH
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.pooling import pool
 from diagnostics.encoders.taps import Tap

@@ -84,6 +84,4 @@ def _tokens(store: Store, tap: str, rows: np.ndarray, split: str | None) -> tupl
 
 def _places(grid: Grid) -> dict[str, tuple[str, np.ndarray]]:
     """Where each grid token lies along each of the grid's axes, counted from 0."""
-    return {
-        axis: ("token", index.ravel()) for axis, index in zip(grid.axes, np.indices(grid.shape), strict=True)
-    }
+    return {axis: ("token", index.ravel()) for axis, index in zip(grid.axes, np.indices(grid.shape), strict=True)}

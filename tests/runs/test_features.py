@@ -71,7 +71,10 @@ def test_what_is_not_stored_is_refused_in_a_sentence(images: Run, tmp_path: Path
         tiny_encoder(), tiny_dataset(20), out=tmp_path / "bare", measures=["rankme"], controls=False, report=False,
         token_budget=0, taps=["blocks.1"],
     )  # fmt: skip
-    with pytest.raises(DiagnosticsError, match=r"holds no tokens of samples at tap blocks\.1, but pooled activations \(mean and last\) of all 20 samples.*--token-budget"):
+    with pytest.raises(
+        DiagnosticsError,
+        match=r"holds no tokens of samples at tap blocks\.1, but pooled activations \(mean and last\) of all 20 samples.*--token-budget",
+    ):
         bare.features("blocks.1", tokens=True)
     with pytest.raises(DiagnosticsError, match=r"Unknown tap 'blocks\.2': did you mean blocks\.1.*--taps"):
         bare.features("blocks.2")
