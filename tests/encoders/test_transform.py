@@ -40,7 +40,8 @@ def test_features_are_those_that_a_run_stores(
             assert found.dtype == np.float32
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(
-            encoder().transform(dataset(), tap=tap, pooling="mean"), found[:, : found.shape[1] // len(run.store.poolings)]
+            encoder().transform(dataset(), tap=tap, pooling="mean"),
+            found[:, : found.shape[1] // len(run.store.poolings)],
         )
     np.testing.assert_array_equal(encoder().transform(dataset().samples), found)
     # Of other weights they are others: the comparison above can fail.
