@@ -145,7 +145,7 @@ def test_features_of_another_tap_or_width_are_refused(run: Run) -> None:
 def test_a_probe_that_was_not_fitted_is_refused_in_a_sentence(run: Run, tmp_path: Path) -> None:
     with pytest.raises(
         DiagnosticsError,
-        match="knn_probe of level was not fitted in .*, linear_probe of it was: give the same run with --measures knn_probe",
+        match=r"knn_probe of level was not fitted in .*, linear_probe of it was: give the same run with --measures knn_probe",
     ):
         run.probe("level", "knn_probe")
     with pytest.raises(DiagnosticsError, match="Unknown target 'levels': did you mean level"):
@@ -164,6 +164,6 @@ def test_a_probe_that_was_not_fitted_is_refused_in_a_sentence(run: Run, tmp_path
     bare = dx.run(tiny_encoder(), tiny_dataset(20), out=tmp_path / "bare", **{**options, "measures": ["rankme"]})
     with pytest.raises(
         DiagnosticsError,
-        match="linear_probe of level was not fitted in .*, no probe of it was: .*--measures linear_probe",
+        match=r"linear_probe of level was not fitted in .*, no probe of it was: .*--measures linear_probe",
     ):
         bare.probe("level")
