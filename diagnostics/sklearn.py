@@ -102,7 +102,7 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         return encoder
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
+        state: dict[str, Any] = {**super().__getstate__()}  # pyright: ignore[reportGeneralTypeIssues]  (a dict of scikit-learn's)
         encoder = state.pop("encoder_", None)
         if not isinstance(self.encoder, str):
             encoder = self.encoder

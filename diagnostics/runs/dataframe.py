@@ -17,9 +17,9 @@ from diagnostics.measures import result as attribute
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
 
-COLUMNS = (
+COLUMNS = [
     "measure", "target", "family", "score_name", "control", "tap", "depth", "score", "low", "high", "val_score", "best", "output",
-)  # fmt: skip
+]  # fmt: skip
 
 
 def run_dataframe(run: Run, names: Collection[str] | None = None) -> pd.DataFrame:
@@ -34,27 +34,30 @@ def run_dataframe(run: Run, names: Collection[str] | None = None) -> pd.DataFram
             for control, tree in results.items()
             if control is None or key in run.index.names(control)
         ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=pd.Index(COLUMNS))
 
 
 def _rows(data: xr.Dataset, control: str | None) -> pd.DataFrame:
-    taps = [str(tap) for tap in data["tap"].values]
-    table = pd.DataFrame(
-        {"tap": taps, **{key: _values(data, key) for key in ("depth", "score", "low", "high", "val_score")}}
-    )
     attrs = data.attrs
-    # None, not NaN, where a text is missing: `table[table.control.isna()]` is the encoder itself.
-    for key, value in (
-        ("measure", attrs[attribute.MEASURE]),
-        ("target", attrs[attribute.TARGET] or None),
-        ("family", attrs[attribute.FAMILY]),
-        ("score_name", attrs[attribute.SCORE_NAME]),
-        ("control", control),
-    ):
-        table[key] = pd.Series([value] * len(taps), dtype=object)
-    table["best"] = [tap == attrs.get(attribute.BEST_TAP) for tap in taps]
-    table["output"] = [tap == attrs[attribute.OUTPUT_TAP] for tap in taps]
-    return table[list(COLUMNS)]
+    taps = [str(tap) for tap in data["tap"].values]
+
+    def same(value: str | None) -> pd.Series:
+        # None, not NaN, where a text is missing.
+        return pd.Series([value] * len(taps), dtype=object)
+
+    return pd.DataFrame(
+        {
+            "measure": same(attrs[attribute.MEASURE]),
+            "target": same(attrs[attribute.TARGET] or None),
+            "family": same(attrs[attribute.FAMILY]),
+            "score_name": same(attrs[attribute.SCORE_NAME]),
+            "control": same(control),
+            "tap": taps,
+            **{key: _values(data, key) for key in ("depth", "score", "low", "high", "val_score")},
+            "best": [tap == attrs.get(attribute.BEST_TAP) for tap in taps],
+            "output": [tap == attrs[attribute.OUTPUT_TAP] for tap in taps],
+        }
+    )
 
 
 def _values(data: xr.Dataset, key: str) -> np.ndarray:

@@ -215,6 +215,7 @@ def _ridge(x: np.ndarray, values: np.ndarray, rows: Rows, penalty: float) -> Lin
 
 def _forecast(run: Run, target: StoredTarget, x: np.ndarray, at: xr.Dataset) -> tuple[tuple[Any, ...], Readout]:
     """As `ForecastProbe`: of the rows whose naive forecasts are known too."""
+    assert target.naive is not None  # which it was measured with
     values, naive = (np.asarray(y, dtype=np.float64).reshape(len(y), -1) for y in (target.values, target.naive))
     known = np.asarray(np.isfinite(values).all(axis=1) & np.isfinite(naive).all(axis=1))
     rows = rows_of(run.store, target.name, known, ": leave it out or use more samples")
