@@ -195,7 +195,7 @@ class Encoder(ABC):
 
     @property
     def poolings(self) -> tuple[str, ...]:
-        """Names of the poolings of its tokens; see `diagnostics.encoders.hooks.pool`."""
+        """Names of the poolings of its tokens; see `diagnostics.encoders.pooling.pool`."""
         grids = [tap.grid for tap in self.taps]
         last = ("last",) if any(grid.axes == ("t",) and grid.tokens > 1 for grid in grids) else ()
         prefix = ("prefix",) if any(grid.prefix for grid in grids) else ()

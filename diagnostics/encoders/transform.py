@@ -72,12 +72,19 @@ def _listed(encoder: Encoder, samples: Any) -> Any:
         samples = samples.to_numpy()
     elif not (hasattr(samples, "__len__") and hasattr(samples, "__getitem__")):
         samples = list(samples)
-    shape = getattr(samples, "shape", None)
-    if shape is not None and tuple(shape) == np.shape(encoder.example()) and encoder.modality != "text":
+    if _is_one(samples, np.asarray(encoder.example())):
         raise DiagnosticsError(
             f"{encoder.name}.transform was given {_shown(samples)}, which is one sample: give [sample, ...], or a list of samples."
         )
     return samples
+
+
+def _is_one(samples: Any, example: np.ndarray) -> bool:
+    """Whether an array is a sample where several are wanted: an image in colour would pass for as many grey ones as it has rows."""
+    shape = tuple(getattr(samples, "shape", ()))
+    if not shape or example.ndim == 0 or np.asarray(samples).dtype.kind not in "biuf":
+        return False
+    return len(shape) == 1 or (len(shape) == example.ndim and shape[-1] == example.shape[-1])
 
 
 def _checked(encoder: Encoder, samples: Any, index: int) -> np.ndarray:

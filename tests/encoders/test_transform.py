@@ -100,6 +100,7 @@ class NotFinite(torch.nn.Module):
         (tiny_encoder, ["text"], "sample 0 is a str"),
         (tiny_encoder, "text", "a single text: give a list"),
         (tiny_encoder, np.zeros(32), r"float64 of shape \(32,\), which is one sample: give \[sample, \.\.\.\]"),
+        (tiny_image_encoder, np.zeros((8, 20, 3), np.uint8), r"uint8 of shape \(8, 20, 3\), which is one sample"),
         (tiny_encoder, lambda: tiny_dataset(8, "image"), "tiny reads series samples, but tiny-image holds image samples"),
         (tiny_image_encoder, np.zeros((2, 16, 16, 3)), r"sample 0 is float64 of shape \(16, 16, 3\): give samples as"),
         (tiny_image_encoder, np.zeros((2, 8, 8, 3), np.uint8), "Sample 0 does not fit tiny-image: it has shape"),
