@@ -68,7 +68,7 @@ def _tokens(store: Store, tap: str, rows: np.ndarray, split: str | None) -> tupl
         raise DiagnosticsError(
             f"{store.path} holds no tokens of {of} at tap {tap}, but pooled activations ({' and '.join(store.poolings)}) of all "
             f"{len(store.ids):,} samples and tokens of {store.token_samples:,}: leave out tokens=True, or run again with "
-            "--fresh and a larger --token-budget, as 1GB."
+            "--fresh and a larger --token-budget, as 1GB (samples of unequal length keep none)."
         )
     place = np.full(store.token_samples, -1)
     place[kept] = np.arange(len(kept))
