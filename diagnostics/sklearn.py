@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin
 
+from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.pooling import chosen_poolings
 from diagnostics.errors import DiagnosticsError
 from diagnostics.specs import build
-
-if TYPE_CHECKING:
-    from diagnostics.encoders.encoder import Encoder
 
 __all__ = ["TapFeatures"]
 
@@ -85,9 +83,6 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         return self.encoder_
 
     def _built(self) -> Encoder:
-        # Here, so that importing this module needs no torch.
-        from diagnostics.encoders.encoder import Encoder
-
         encoder = build("encoder", self.encoder) if isinstance(self.encoder, str) else self.encoder
         if not isinstance(encoder, Encoder):
             raise DiagnosticsError(
