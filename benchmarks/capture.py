@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch.utils.data import default_collate
 
-from diagnostics.activations.batches import BATCH
 from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan, row_order
+from diagnostics.encoders.devices import BATCH
 
 from _common import cpu, finish, images, verdict, vit_tiny
 

@@ -32,10 +32,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from diagnostics import Encoder
-from diagnostics.activations.batches import BATCH
 from diagnostics.activations.extract import extract
 from diagnostics.activations.plan import plan, row_order
 from diagnostics.activations.store import Store
+from diagnostics.encoders.devices import BATCH
 from diagnostics.measures.similarity.kernel_alignment import Cka
 
 from _common import cpu, finish, images, verdict, vit_tiny

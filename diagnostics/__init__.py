@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from diagnostics.errors import DiagnosticsError
 
 if TYPE_CHECKING:
+    from diagnostics import sklearn as sklearn
     from diagnostics.datasets.dataset import Dataset, padded, split_groups
     from diagnostics.datasets.target import Target
     from diagnostics.encoders.discovery import discover
@@ -85,6 +86,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    # A module, and not among the names of `import *`: it would hide scikit-learn.
+    if name == "sklearn":
+        return importlib.import_module("diagnostics.sklearn")
     if name not in _HOME:
         raise AttributeError(f"module 'diagnostics' has no attribute {name!r}")
     return getattr(importlib.import_module(f"diagnostics.{_HOME[name]}"), name)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 
-from diagnostics.stopping import stop_requested, watch_signals
+from diagnostics.cli.stopping import stop_requested, watch_signals
 
 
 def main() -> None:

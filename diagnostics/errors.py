@@ -19,6 +19,10 @@ class DiagnosticsError(Exception):
     """
 
 
+class Stopped(KeyboardInterrupt):
+    """Raised where a signal asks to stop, to tell it from a KeyboardInterrupt that other code raises by itself."""
+
+
 class StorageError(DiagnosticsError):
     """A DiagnosticsError that concerns the disk, not the model or the data: no room, damage, another run's folder."""
 

@@ -38,6 +38,7 @@ NAMES = {
         dense_classification depth_metrics iou knn knn_votes knn_weights leave_one_out logistic mean_iou
         retrieval_recall ridge
     """,
+    "diagnostics.sklearn": "TapFeatures",
     "diagnostics.measures.similarity": """
         MinibatchCka angular_distance canonical_correlations cca center_gram cka cknna compare_rdms
         gram_of_blocks gulp hsic minibatch_cka mutual_knn procrustes pwcca rdm rsa svcca

@@ -20,9 +20,6 @@ from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, describe
 
-# Large batches only thrash the caches of a CPU; a GPU wants more.
-BATCH = {"cpu": 16, "cuda": 128}
-
 
 class _Batches(TorchDataset[Any]):
     """Preprocessed batches for a DataLoader; an error is returned as a value, since a worker process can pass that on."""

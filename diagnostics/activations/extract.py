@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diagnostics.activations.batches import BATCH, keep_freed_memory, prepared_batches, worker_errors
+from diagnostics.activations.batches import keep_freed_memory, prepared_batches, worker_errors
 from diagnostics.activations.contents import COVERED
 from diagnostics.activations.folder import drop
 from diagnostics.activations.identity import (
@@ -26,6 +26,7 @@ from diagnostics.activations.store import Store, is_run
 from diagnostics.activations.writing import ShardBuffers, create
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.datasets.grid_targets import classes_on_grid, covered_part, events_on_grid, on_grid
+from diagnostics.encoders.devices import BATCH
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.pooling import pool
 from diagnostics.encoders.taps import Tap

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, describe
@@ -33,19 +31,3 @@ def fit(encoder: Encoder, dataset: Dataset) -> Encoder:
         raise DiagnosticsError(
             f"Samples of {dataset.name} cannot be read for {encoder.name}: {describe(error)}"
         ) from error
-
-
-def usable_device(device: str | None) -> str:
-    """The device that was asked for, or `cuda` where there is one, else `cpu`.
-
-    Raises DiagnosticsError where this machine cannot compute on it.
-    """
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device).cpu()  # `meta` holds nothing
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DiagnosticsError(
-            f"Device '{device}' is not there ({str(error).splitlines()[0]}): use --device cpu."
-        ) from error
-    return device

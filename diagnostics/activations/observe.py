@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.activations.batches import BATCH, prepared_batches
+from diagnostics.activations.batches import prepared_batches
 from diagnostics.activations.contract import Observation
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.devices import BATCH
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.progress import Progress, Watch, silent

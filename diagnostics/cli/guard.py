@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from diagnostics import stopping
+from diagnostics.cli import stopping
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.report.escaping import printable
 

@@ -24,7 +24,8 @@ def inspect_encoder(
     import torch
     from torch.utils.data import default_collate
 
-    from diagnostics.activations.fit import fit, usable_device
+    from diagnostics.activations.fit import fit
+    from diagnostics.encoders.devices import usable_device
     from diagnostics.encoders.pooling import pool
 
     encoder = build("encoder", spec, trust_code=trust_code)

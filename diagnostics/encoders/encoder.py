@@ -84,6 +84,32 @@ class Encoder(ABC):
         keep the tensor that it is given. All taps when `taps` is None.
         """
 
+    def transform(
+        self,
+        samples: Sequence[Any] | np.ndarray,
+        tap: str | None = None,
+        pooling: str | Sequence[str] | None = None,
+        *,
+        batch_size: int | None = None,
+        device: str | None = None,
+    ) -> np.ndarray:
+        """Features of new samples at a tap, float32 [sample, feature]: what a run stores of them (see `Run.features`).
+
+        Parameters
+        ----------
+        samples: raw, as a `Dataset` of the encoder's modality holds them, or such a dataset. Their size is that of the first.
+        tap: by default the output tap.
+        pooling: one or several of `poolings`; all side by side where None, as a run stores them.
+        batch_size: samples of a forward pass; by default 16 on a CPU, 128 on a GPU. It does not decide the result.
+        device: `cuda` when there is one, else `cpu`. The model is afterwards where it was, in the mode that it was in.
+
+        Raises DiagnosticsError for samples of another modality or of a size that the model cannot take, and for those that
+        give NaN or infinity, naming the sample by its place.
+        """
+        from diagnostics.encoders.transform import transform
+
+        return transform(self, samples, tap, pooling, batch_size, device)
+
     def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Captured:
         """`{tap name: reduce(tap, attention [sample, head, query, key])}` of the blocks whose outputs the taps read.
 
@@ -169,7 +195,7 @@ class Encoder(ABC):
 
     @property
     def poolings(self) -> tuple[str, ...]:
-        """Names of the poolings of its tokens; see `diagnostics.encoders.hooks.pool`."""
+        """Names of the poolings of its tokens; see `diagnostics.encoders.pooling.pool`."""
         grids = [tap.grid for tap in self.taps]
         last = ("last",) if any(grid.axes == ("t",) and grid.tokens > 1 for grid in grids) else ()
         prefix = ("prefix",) if any(grid.prefix for grid in grids) else ()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.encoders.taps import Tap
+from diagnostics.errors import DiagnosticsError, unknown
 
 
 def pool(tap: Tap, tokens: Tensor, poolings: Sequence[str], valid: Tensor | None = None) -> Tensor:
@@ -30,3 +31,19 @@ def pool(tap: Tap, tokens: Tensor, poolings: Sequence[str], valid: Tensor | None
         last = torch.where(counts > 0, last, torch.nan)
     parts = {"mean": mean, "last": last, "prefix": tokens[:, 0].float() if prefix else mean}
     return torch.stack([parts[name] for name in poolings], dim=1)
+
+
+def chosen_poolings(wanted: str | Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
+    """The poolings that are wanted, one or several, in the order in which `known` lists them; all where None are named.
+
+    Raises DiagnosticsError for one that is not known, and where an empty list is given.
+    """
+    if wanted is None:
+        return tuple(known)
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    for name in names:
+        if name not in known:
+            raise unknown("pooling", name, known)
+    if not names:
+        raise DiagnosticsError(f"No pooling is named: give {', '.join(known)}, or leave it out for all.")
+    return tuple(name for name in known if name in names)

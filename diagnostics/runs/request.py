@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Self
 
 from diagnostics.activations.budget import parse_budget
-from diagnostics.activations.fit import fit, usable_device
+from diagnostics.activations.fit import fit
 from diagnostics.activations.plan import Precision
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
+from diagnostics.encoders.devices import usable_device
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, unknown

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
@@ -17,6 +18,11 @@ from diagnostics.runs.profile import Profile
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.recommendation import Recommendation, recommend
 from diagnostics.runs.tap_map import map_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from diagnostics.runs.fitted_probe import FittedProbe
 
 
 class Run:
@@ -171,6 +177,47 @@ class Run:
         used = {entry.call for entries in self.index.entries.values() for entry in entries}
         return {self.calls[call].version for call in used}
 
+    def features(
+        self,
+        tap: str,
+        split: str | None = None,
+        pooling: str | Sequence[str] | None = None,
+        tokens: bool = False,
+    ) -> xr.DataArray:
+        """A tap's stored activations, float32 [sample, feature], in the dataset's order.
+
+        Coordinates along `sample` are the sample's id (`sample`), `split` and `group`; along `feature` which `pooling` gave
+        it. `Encoder.transform` gives the same of new samples.
+
+        Parameters
+        ----------
+        split: `train`, `val` or `test`; all samples where None.
+        pooling: one or several of those stored; all side by side where None, as the probes read them.
+        tokens: the grid tokens instead, [sample, token, feature], of those samples whose tokens are stored: a random subset,
+            as large as the run's token budget. Coordinates along `token` are its places on the grid (`y`, `x`, `t`).
+
+        Raises DiagnosticsError for an unknown tap, split or pooling, and where no tokens are stored.
+        """
+        from diagnostics.runs.features import features
+
+        return features(self.store, tap, split, pooling, tokens)
+
+    def probe(self, target: str, measure: str = "linear_probe", tap: str | None = None) -> FittedProbe:
+        """The probe of a target that was fitted, with its standardisation, for new samples: `probe.predict(features)`.
+
+        It is fitted again from the stored pooled activations, on train and val with the stored choice, as the measure did it.
+
+        Parameters
+        ----------
+        measure: `linear_probe`, `knn_probe` or `forecast_probe`.
+        tap: by default the best tap, chosen on val.
+
+        Raises DiagnosticsError where the probe was not fitted in this run, or reads tokens.
+        """
+        from diagnostics.runs.fitted_probe import fitted_probe
+
+        return fitted_probe(self, target, measure, tap)
+
     def similarity(self) -> list[xr.Dataset]:
         """All similarities of tap pairs."""
         _ = self.results
@@ -196,6 +243,17 @@ class Run:
                 "differ): run both encoders on one dataset."
             )
         return between(self.store, second.store, measure, seed, most_rows)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """All profiles as one tidy table, a row for each value at a tap; those of controls too.
+
+        Columns `measure`, `target` (None of a measure without one), `family`, `score_name`, `control` (None of the encoder
+        itself; of several draws the second is `fresh_weights.2`), `tap`, `depth`, `score`, `low`, `high`, `val_score`, and
+        whether the tap is the `best` one and the `output` of what the row is about.
+        """
+        from diagnostics.runs.dataframe import run_dataframe
+
+        return run_dataframe(self)
 
     def to_json(self) -> dict[str, Any]:
         """The findings as plain numbers; None for what has no value."""

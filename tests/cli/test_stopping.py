@@ -46,7 +46,7 @@ class Waits(torch.nn.Module):
 class Stubborn(Waits):
     "What it cleans up takes long."
     def wait(self):
-        from diagnostics import stopping
+        from diagnostics.cli import stopping
         stopping.IMPATIENT = 0.3
         try: super().wait()
         except KeyboardInterrupt:

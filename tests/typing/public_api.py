@@ -1,6 +1,7 @@
 # pyright: strict, reportUnknownMemberType=true, reportUnknownVariableType=true, reportUnknownArgumentType=true
+# pyright: reportMissingTypeStubs=false
 # pyright: reportUnknownParameterType=true, reportUnknownLambdaType=true, reportMissingTypeArgument=true
-"""The public names as a stranger uses them: checked by pyright, with everything strict, and never run.
+"""The public names as a stranger uses them: checked by pyright, with everything strict (pandas has no stubs), and never run.
 
 What this file asks of a type is a promise to whoever checks their own code against this package.
 """
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, assert_type
 
 import numpy as np
+import pandas as pd
 import torch
+import xarray as xr
 from torch import Tensor, nn
 
 import diagnostics as dx
@@ -21,6 +24,7 @@ from diagnostics.measures.geometry import two_nn
 from diagnostics.measures.locality import TokenSimilarity, self_similarity
 from diagnostics.measures.probes import RidgePath, ridge
 from diagnostics.measures.similarity import MinibatchCka, canonical_correlations, cka
+from diagnostics.sklearn import TapFeatures
 from diagnostics.testing import EncoderTests
 
 
@@ -40,11 +44,29 @@ def a_run_is_read() -> None:
         assert_type(low, float)
 
 
+def a_layer_is_used(run: dx.Run, encoder: dx.Encoder, images: Sequence[np.ndarray[Any, Any]]) -> None:
+    assert_type(run.features("blocks.9", split="train", pooling=["mean", "prefix"]), xr.DataArray)
+    assert_type(run.features("blocks.9", tokens=True), xr.DataArray)
+    features = encoder.transform(images, tap="blocks.9", pooling="mean", batch_size=8, device="cpu")
+    assert_type(features, np.ndarray)
+    probe = run.probe("label", measure="linear_probe", tap="blocks.9")
+    assert_type(probe.predict(features), np.ndarray)
+    assert_type(probe.tap, str)
+    assert_type(probe.pooling, tuple[str, ...])
+    encoder.transform(images, tap=probe.tap, pooling=probe.pooling)
+    assert_type(probe.score.low, float)
+    assert_type(run.to_dataframe(), pd.DataFrame)
+    step = dx.sklearn.TapFeatures("timm:vit", tap="blocks.9").fit(images)
+    assert_type(step, TapFeatures)
+    assert_type(TapFeatures(encoder, pooling=("mean",)).transform(images), np.ndarray)
+
+
 def runs_are_compared(runs: Sequence[Path]) -> None:
     comparison = dx.compare([dx.open_run(runs[0]), *map(str, runs[1:])], base="a", similarity=None)
     assert_type(comparison, dx.Comparison)
     assert_type(comparison.left_out, dict[str, str])
     assert_type(comparison.to_json(), dict[str, Any])
+    assert_type(comparison.to_dataframe(), pd.DataFrame)
     assert_type(comparison.report("report.html"), Path)
 
 

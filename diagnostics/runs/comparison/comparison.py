@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
@@ -30,6 +30,9 @@ from diagnostics.runs.comparison.shares import Shares, shares_of
 from diagnostics.runs.comparison.tap_similarity import TapSimilarity, tap_similarity
 from diagnostics.runs.run import Run
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 class Comparison(Findings):
     """The findings of `compare`, and what can be made of them."""
@@ -43,6 +46,22 @@ class Comparison(Findings):
     def to_xarray(self) -> xr.Dataset:
         """`data`, with dimensions (run, target, depth)."""
         return self.data
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The profiles of all runs that are compared, as one tidy table: `run`, `group`, `seed`, and the columns of
+        `Run.to_dataframe`."""
+        import pandas as pd
+
+        from diagnostics.runs.dataframe import run_dataframe
+
+        names = {str(name) for name in self.data["target"].values}
+        tables: list[pd.DataFrame] = []
+        for member in self.members:
+            table = run_dataframe(member.run, names)
+            for at, (key, value) in enumerate((("run", member.name), ("group", member.group), ("seed", member.seed))):
+                table.insert(at, key, pd.Series([value] * len(table), dtype="Int64" if key == "seed" else object))
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True)
 
     def to_json(self) -> dict[str, Any]:
         """The findings as plain numbers; None for what has no value."""

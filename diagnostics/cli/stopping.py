@@ -9,15 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Generator
-from typing import Any, NoReturn
+from typing import Any
+
+from diagnostics.errors import Stopped
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 IMPATIENT = 5.0
 """Seconds during which a further signal is ignored, so that the command can end in order; a later one ends it at once."""
-
-
-class Stopped(KeyboardInterrupt):
-    """Raised where a signal asks to stop, to tell it from a KeyboardInterrupt that other code raises by itself."""
 
 
 class _State:
@@ -55,24 +53,6 @@ def stop_requested() -> bool:
 def exit_status() -> int:
     """The exit status of an interrupted command: 128 plus the number of the signal, as in shells."""
     return 128 + (_State.number or signal.SIGINT)
-
-
-@contextlib.contextmanager
-def apart_from_ctrl_c() -> Generator[None]:
-    """Within this context Ctrl-C raises `Stopped`, also in a program that imports the package as a library."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, _stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _stop(*_: object) -> NoReturn:
-    raise Stopped
 
 
 def _on_signal(number: int, _: object) -> None:

@@ -1,0 +1,183 @@
+"""Features of new samples: raw samples in batches through an encoder, one tap pooled as a run pools it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from diagnostics.encoders.devices import BATCH, usable_device
+from diagnostics.encoders.pooling import chosen_poolings, pool
+from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.vocabulary import Modality
+
+if TYPE_CHECKING:
+    from diagnostics.encoders.encoder import Encoder
+    from diagnostics.encoders.taps import Tap
+
+AXES: dict[Modality, tuple[str, ...]] = {
+    "image": ("[y, x]", "[y, x, channel]"),
+    "video": ("[t, y, x, channel]",),
+    "series": ("[time]", "[time, variate]"),
+    "audio": ("[time]",),
+    "text": (),
+}
+"""The axes that a sample of each modality may have; a text is a string."""
+
+
+def transform(
+    encoder: Encoder,
+    samples: Sequence[Any] | np.ndarray,
+    tap: str | None = None,
+    pooling: str | Sequence[str] | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+) -> np.ndarray:
+    """What `Encoder.transform` returns."""
+    where = usable_device(device)
+    if batch_size is not None and batch_size < 1:
+        raise DiagnosticsError(f"Batch size {batch_size} is below 1.")
+    wanted = encoder.tap(encoder.output_tap if tap is None else tap)
+    names = chosen_poolings(pooling, encoder.poolings)
+    given = _listed(encoder, samples)
+    features = np.empty((len(given), len(names) * wanted.features), dtype=np.float32)
+    if not len(given):
+        return features
+    sized = _sized(encoder, _checked(encoder, given, 0))
+    size = batch_size or BATCH.get(where.partition(":")[0], BATCH["cpu"])
+    with sized.on(where):
+        for start in range(0, len(given), size):
+            rows = range(start, min(start + size, len(given)))
+            batch = _batch(sized, [_checked(encoder, given, i) for i in rows], start)
+            pooled = _pooled(sized, batch, sized.tap(wanted.name), names, rows)
+            features[start : rows.stop] = pooled.flatten(1).cpu().numpy()
+    return features
+
+
+def _listed(encoder: Encoder, samples: Any) -> Any:
+    """The samples as something with a length whose items are samples; raises for a single sample and another modality."""
+    if isinstance(samples, str):
+        raise DiagnosticsError(f"{encoder.name}.transform was given a single text: give a list of samples.")
+    modality = getattr(samples, "modality", encoder.modality)
+    if modality != encoder.modality:
+        raise DiagnosticsError(
+            f"{encoder.name} reads {encoder.modality} samples, but {getattr(samples, 'name', 'what was given')} holds {modality} "
+            f"samples: give {encoder.modality} samples."
+        )
+    if hasattr(samples, "to_numpy"):  # a table's rows, where its items would be columns
+        samples = samples.to_numpy()
+    elif not (hasattr(samples, "__len__") and hasattr(samples, "__getitem__")):
+        samples = list(samples)
+    if _is_one(samples, np.asarray(encoder.example())):
+        raise DiagnosticsError(
+            f"{encoder.name}.transform was given {_shown(samples)}, which is one sample: give [sample, ...], or a list of samples."
+        )
+    return samples
+
+
+def _is_one(samples: Any, example: np.ndarray) -> bool:
+    """Whether an array is a sample where several are wanted: an image in colour would pass for as many grey ones as it has rows."""
+    shape = tuple(getattr(samples, "shape", ()))
+    if not shape or example.ndim == 0 or np.asarray(samples).dtype.kind not in "biuf":
+        return False
+    return len(shape) == 1 or (len(shape) == example.ndim and shape[-1] == example.shape[-1])
+
+
+def _checked(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
+    """A sample as an array that may be written to; raises where it is of no shape or type that the modality has."""
+    try:
+        sample = np.asarray(samples[index])
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise DiagnosticsError(f"Sample {index} for {encoder.name} cannot be read ({describe(error)}).") from error
+    axes = AXES[encoder.modality]
+    if encoder.modality == "text":
+        fits = sample.ndim == 0 and isinstance(sample.item(), str)
+    else:
+        fits = sample.ndim in {axis.count(",") + 1 for axis in axes} and sample.dtype.kind in "biuf"
+        # Fractions read as bytes are black: an encoder that takes fractions has an example of them.
+        fits = fits and (sample.dtype.kind == "f") <= (np.asarray(encoder.example()).dtype.kind == "f")
+    if not fits:
+        example = np.asarray(encoder.example())
+        like = f"{' or '.join(axes)}, as its example {_shown(example)}" if axes else "a string each"
+        raise DiagnosticsError(
+            f"{encoder.name} reads {encoder.modality} samples ({like}), and sample {index} is {_shown(sample)}: give samples as "
+            "the run's dataset holds them."
+        )
+    # Torch warns of arrays that cannot be written to.
+    return sample if sample.flags.writeable else sample.copy()
+
+
+def _shown(sample: Any) -> str:
+    array = np.asarray(sample)
+    if array.dtype.kind in "USO" and array.ndim == 0:
+        return f"a {type(array.item()).__name__}"
+    return f"{array.dtype} of shape {array.shape}"
+
+
+def _sized(encoder: Encoder, sample: np.ndarray) -> Encoder:
+    try:
+        return encoder.sized_for(sample)
+    except DiagnosticsError as error:
+        raise DiagnosticsError(f"Samples of shape {sample.shape} do not fit {encoder.name}: {error}") from error
+    except Exception as error:
+        raise DiagnosticsError(
+            f"Samples of shape {sample.shape} do not fit {encoder.name}: {describe(error)}"
+        ) from error
+
+
+def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int) -> Any:
+    """Preprocessed and collated samples; `start` is the place of the first among all."""
+    prepared: list[Any] = []
+    for index, sample in enumerate(samples, start):
+        try:
+            prepared.append(encoder.preprocess(sample))
+        except DiagnosticsError as error:
+            raise DiagnosticsError(f"Sample {index} does not fit {encoder.name}: {error}") from error
+        except Exception as error:
+            raise DiagnosticsError(
+                f"Sample {index} ({_shown(sample)}) cannot be prepared for {encoder.name}: {describe(error)}"
+            ) from error
+    try:
+        return default_collate(prepared)
+    except (RuntimeError, TypeError) as error:
+        shapes = " and ".join(dict.fromkeys(str(sample.shape) for sample in samples))
+        raise DiagnosticsError(
+            f"Samples {start} to {start + len(samples) - 1}, of shape {shapes}, do not form a batch for {encoder.name}: give "
+            "samples of one size in a call, or batch_size=1."
+        ) from error
+
+
+def _pooled(encoder: Encoder, batch: Any, tap: Tap, poolings: Sequence[str], rows: range) -> Tensor:
+    """float32 [sample, pooling, feature] of a batch, from one pass."""
+
+    def reduce(tap: Tap, tokens: Tensor) -> Tensor:
+        return pool(tap, tokens, poolings, _valid(encoder, batch, tap, tokens.device))
+
+    try:
+        pooled = encoder.capture(batch, [tap.name], reduce)[tap.name]
+    except DiagnosticsError:
+        raise
+    except Exception as error:
+        raise DiagnosticsError(
+            f"{encoder.name} fails on the batch from sample {rows.start} on: {describe(error)}"
+        ) from error
+    if len(pooled) != len(rows):
+        raise DiagnosticsError(f"Tap {tap.name} of {encoder.name} gives {len(pooled)} rows for {len(rows)} samples.")
+    finite = pooled.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        raise DiagnosticsError(
+            f"{encoder.name} gives NaN or infinity at tap {tap.name} for sample {rows[int(finite.int().argmin())]}: look at that "
+            "sample, which may be empty, or at the precision the model runs in."
+        )
+    return pooled
+
+
+def _valid(encoder: Encoder, batch: Any, tap: Tap, device: torch.device) -> Tensor | None:
+    valid = encoder.valid(batch, tap)
+    return None if valid is None else valid.to(device)

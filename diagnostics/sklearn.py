@@ -1,0 +1,130 @@
+"""Features of a tap as a scikit-learn transformer, for pipelines and searches."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.pooling import chosen_poolings
+from diagnostics.errors import DiagnosticsError
+from diagnostics.specs import build
+
+__all__ = ["TapFeatures"]
+
+
+class TapFeatures(TransformerMixin, BaseEstimator):
+    """An encoder's features at a tap, as a step of a scikit-learn pipeline.
+
+    Nothing is fitted: `fit` builds the encoder and checks that it has the tap. `transform` takes raw samples as
+    `Encoder.transform` does, and gives float32 [sample, feature]. A pickle holds the encoder's name and never its weights:
+    the name is built again where it is read, and refused there if its weights are others.
+
+    Parameters
+    ----------
+    encoder: a name as on the command line (`timm:...`, `file.py:build`, a folder of `save_encoder`), or a diagnostics.Encoder;
+        one that was made in Python has no name, so it cannot be pickled.
+    tap: by default the output tap.
+    pooling: one pooling or several; all that the encoder has, side by side, where None.
+    batch_size, device: see `Encoder.transform`.
+
+    Raises DiagnosticsError for what `dx.build` and `Encoder.transform` refuse.
+    """
+
+    def __init__(
+        self,
+        encoder: str | Encoder,
+        tap: str | None = None,
+        pooling: str | Sequence[str] | None = None,
+        batch_size: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        self.encoder = encoder
+        self.tap = tap
+        self.pooling = pooling
+        self.batch_size = batch_size
+        self.device = device
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Builds the encoder; neither samples nor targets are read.
+
+        Raises DiagnosticsError for a sparse matrix: no encoder reads one.
+        """
+        if issparse(X):
+            raise DiagnosticsError("TapFeatures was given a sparse matrix: give raw samples, or X.toarray().")
+        self.encoder_ = self._built()
+        self._names(self.encoder_)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """float32 [sample, feature] of raw samples, as `Encoder.transform` takes them."""
+        return self._ready().transform(
+            X, tap=self.tap, pooling=self.pooling, batch_size=self.batch_size, device=self.device
+        )
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """`blocks.9_mean_0` and so on, one for each feature; those of what goes in are not asked for."""
+        return np.array(self._names(self._ready()), dtype=object)
+
+    def _names(self, encoder: Encoder) -> list[str]:
+        tap = encoder.tap(encoder.output_tap if self.tap is None else self.tap)
+        poolings = chosen_poolings(self.pooling, encoder.poolings)
+        return [f"{tap.name}_{pooling}_{i}" for pooling in poolings for i in range(tap.features)]
+
+    def _ready(self) -> Encoder:
+        """The encoder that `fit` built; built now where it was not called, since nothing is fitted."""
+        if not hasattr(self, "encoder_"):
+            self.encoder_ = self._built()
+        return self.encoder_
+
+    def _built(self) -> Encoder:
+        encoder = build("encoder", self.encoder) if isinstance(self.encoder, str) else self.encoder
+        if not isinstance(encoder, Encoder):
+            raise DiagnosticsError(
+                f"TapFeatures was given a {type(encoder).__name__}: give the name of an encoder or a diagnostics.Encoder."
+            )
+        name, weights = getattr(self, "_pickled", ("", ""))
+        if name and self.encoder == name and encoder.identity["weights"] != weights:
+            raise DiagnosticsError(
+                f"'{encoder.spec}' has other weights here than when this was pickled: bring the same ones, or make "
+                "TapFeatures anew and fit what follows it again."
+            )
+        return encoder
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = {**super().__getstate__()}  # pyright: ignore[reportGeneralTypeIssues]  (a dict of scikit-learn's)
+        encoder = state.pop("encoder_", None)
+        if not isinstance(self.encoder, str):
+            encoder = self.encoder
+            if not encoder.spec:
+                raise DiagnosticsError(
+                    f"The encoder {encoder.name} was made in Python and has no name, so it cannot be pickled, and weights never "
+                    "are: save it with diagnostics.save_encoder and give TapFeatures that folder's name."
+                )
+            state["encoder"] = encoder.spec
+        if encoder is not None:
+            state["_pickled"] = (state["encoder"], encoder.identity["weights"])
+        return state
+
+    def __sklearn_clone__(self) -> Self:
+        # The encoder is shared: it cannot be changed, and a deep copy of it would be one of its weights.
+        twin = type(self)(**self.get_params(deep=False))
+        for kept in ("_sklearn_output_config", "_pickled"):
+            if hasattr(self, kept):
+                setattr(twin, kept, copy.copy(getattr(self, kept)))
+        return twin
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        # Samples are what the encoder reads: images, series, texts, of any number of axes.
+        tags.no_validation = True
+        tags.transformer_tags.preserves_dtype = []
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        return tags
