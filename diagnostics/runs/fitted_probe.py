@@ -21,6 +21,7 @@ from diagnostics.measures.probes.nearest import knn
 from diagnostics.measures.probes.protocol import Rows, label_rows, rows_of, value_rows
 from diagnostics.measures.probes.softmax import FINAL, PENALTIES, RANKING, LogisticRows
 from diagnostics.measures.statistics import Interval
+from diagnostics.runs.recommendation import recommend
 
 if TYPE_CHECKING:
     from diagnostics.runs.profile import Profile
@@ -145,7 +146,7 @@ def fitted_probe(run: Run, target: str, measure: str, tap: str | None) -> Fitted
             f"target of kind {', '.join(POOLED[:-1])} or {POOLED[-1]})."
         )
     if tap is None:
-        tap = profile.best_tap
+        tap = recommend(profile).tap or profile.best_tap
         if tap is None:
             raise DiagnosticsError(f"No tap of {profile.name} has a score on val: name one with tap=.")
     elif tap not in profile.taps:

@@ -86,7 +86,7 @@ def test_its_predictions_on_test_give_the_recorded_score(run: Run, name: str) ->
         assert score(name, np.roll(predicted, 1, axis=0), run) != pytest.approx(
             float(profile.data[key].sel(tap=tap)), abs=1e-3
         )
-    assert run.probe(target, measure).tap == profile.best_tap
+    assert run.probe(target, measure).tap == (run.recommend(target, measure).tap or profile.best_tap)
 
 
 def test_predictions_are_in_the_targets_own_terms(run: Run) -> None:
