@@ -20,8 +20,8 @@ from diagnostics.checks.conformance import check_encoder
 from diagnostics.cli.cut import export, flops_of
 from diagnostics.cli.main import app
 from diagnostics.encoders.cut import cut_encoder
-from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.hooks import Hooks
+from diagnostics.encoders.encoder import Encoder, keep
+from diagnostics.encoders.hooks import captured_at
 
 from tiny import tiny_encoder, tiny_image_encoder
 from unusual import Stack, as_floats
@@ -462,8 +462,7 @@ def test_fracast_stops_within_its_shared_block(tmp_path: Path) -> None:
 def test_hooks_of_the_cut_come_after_those_that_read() -> None:
     """A reader that is hooked in by itself, before the pass, still reads the last tap."""
     cut = cut_encoder(residual(), "blocks.1")
-    found: dict[str, Any] = {}
-    with Hooks(cut.module, cut.taps, cut.name, found, lambda tap, tokens: tokens.clone()):
+    with captured_at(cut.module, cut.taps, cut.name, keep) as captured:
         cut.capture(batch_of(cut), [])
-    assert list(found) == ["embed", "blocks.0", "blocks.1"]
+    assert list(captured) == ["embed", "blocks.0", "blocks.1"]
     assert tiny_encoder().cut == "" and tiny_image_encoder().absent == ()
