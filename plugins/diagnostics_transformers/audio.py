@@ -17,7 +17,7 @@ from diagnostics import DiagnosticsError, Tap
 from diagnostics.errors import describe
 from diagnostics_transformers.prepared import Prepared, from_directory, setting
 from diagnostics_transformers.spans import Convolution, convolutions, span
-from diagnostics_transformers.towers import arguments
+from diagnostics_transformers.towers import arguments, model_type
 
 RATE = 16_000
 SECONDS = 2
@@ -63,7 +63,7 @@ def prepare_audio(tower: nn.Module, source: str | None, name: str, length: int |
         covers=partial(sounds.covers, stack=convolutions(config)),
         valid=sounds.valid,
         rate=float(rate),
-        special=_SPECIAL.get(str(setting(config, "model_type")), 0),
+        special=_SPECIAL.get(model_type(tower), 0),
         any_length=True,
     )
 
@@ -238,7 +238,7 @@ def _fallback(tower: nn.Module, config: Any) -> tuple[Extract, int, str]:
         return _standardised, rate, "waveform, mean 0 and spread 1"
     inner = (config, *(setting(config, key) for key in ("encoder_config", "audio_config", "asr_config")))
     named = (setting(part, *_BINS) for part in inner if part is not None)
-    kind = str(setting(config, "model_type"))
+    kind = model_type(tower)
     bins = _BINS_OF.get(kind) or int(next((n for n in named if isinstance(n, int)), 80))
     kind = str(setting(setting(config, "encoder_config"), "model_type", default=kind))
     bins *= _STACKED.get(kind, 1)

@@ -8,28 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diagnostics import DiagnosticsError, Tap
-from diagnostics.encoders.perturbation import Forward, moved_most, part_of, tokens_at
+from diagnostics.encoders.perturbation import moved_most, part_of, tokens_at
 from diagnostics_transformers.prepared import Prepared
+from diagnostics_transformers.trial import Trial
 
 SHARES = (0.3, 0.8)
 """Of a sample's length: where it is changed."""
 
 
-def check_places(
-    module: nn.Module, tap: Tap, batch: Mapping[str, Tensor], forward: Forward, prepared: Prepared, name: str
-) -> None:
-    """Raises DiagnosticsError where the first tap's tokens do not stand for the places that its grid declares.
-
-    `batch` is of two different samples.
-    """
-    site, grid = tap.site, tap.grid
-    if site is None:
-        return
-    rest = tokens_at(module, tap, batch, forward)
-    if rest is None:
+def check_places(trial: Trial, tap: Tap) -> None:
+    """Raises DiagnosticsError where the first tap's tokens do not stand for the places that its grid declares."""
+    site, grid, prepared, name = tap.site, tap.grid, trial.prepared, trial.name
+    rest = tokens_at(trial.module, tap, trial.batch, trial.forward)
+    if site is None or rest is None:
         return
     if site.rows == 1 and len(rest) == 2 and torch.equal(rest[0], rest[1]):
         raise DiagnosticsError(
@@ -40,8 +34,8 @@ def check_places(
         return
     steps = grid.shape[grid.axes.index("t")]
     for share in SHARES:
-        changed, start, stop = _changed(batch, prepared, share)
-        tokens = tokens_at(module, tap, changed, forward)
+        changed, start, stop = _changed(trial.batch, prepared, share)
+        tokens = tokens_at(trial.module, tap, changed, trial.forward)
         place = None if tokens is None else moved_most(tokens, rest, grid, ("t",))
         if place is None:
             return
@@ -67,7 +61,7 @@ def _changed(batch: Mapping[str, Tensor], prepared: Prepared, share: float) -> t
     audio = prepared.modality == "audio"
     key = "sound" if audio else "values"
     values = batch[key].clone()
-    axis = _time_axis(values, prepared) if audio else 1
+    axis = 1 + [i for i, n in enumerate(values.shape[1:]) if n == prepared.extents["t"]][-1] if audio else 1
     extent = values.shape[axis]
     width = max(1, extent // 50) if audio else max(2, extent // 16)
     start = int(share * extent)
@@ -75,7 +69,3 @@ def _changed(batch: Mapping[str, Tensor], prepared: Prepared, share: float) -> t
     # A series is reversed, not added to: a normalisation over all of it stays as it was.
     part.copy_(part + 1.0 if audio else part.flip(axis))
     return {**batch, key: values}, start / extent, (start + width) / extent
-
-
-def _time_axis(values: Tensor, prepared: Prepared) -> int:
-    return 1 + [i for i, n in enumerate(values.shape[1:]) if n == prepared.extents["t"]][-1]

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diagnostics import Grid, Site, Tap
-from diagnostics.encoders.hooks import first_tensor, recorded
-from diagnostics.encoders.perturbation import Forward
+from diagnostics.encoders.hooks import first_tensor
 from diagnostics_transformers.prepared import Prepared
+from diagnostics_transformers.stacks import inner_layers
+from diagnostics_transformers.trial import Trial
 
 
-def layers_of_head(
-    module: nn.Module,
-    head: str,
-    layers: list[str],
-    between: tuple[float, float],
-    batch: Any,
-    forward: Forward,
-    prepared: Prepared,
-) -> list[Tap]:
-    """Taps of a head's layers, evenly between two depths; nothing where their tokens fit no grid.
+def layers_of_head(trial: Trial, head: str, between: tuple[float, float]) -> list[Tap]:
+    """Taps of the layers that a head stacks, evenly between two depths; nothing where their tokens fit no grid.
 
     Tokens of a grid that the configuration names, after at most a few special ones; or two for each place, as a predictor
     has that is given the context and asked for its targets: the targets are the grid then, the context its prefix.
     """
-    names = [f"{head}.{name}" for name in layers]
-    with torch.no_grad(), recorded(module, names) as calls:
-        forward(module, batch)
+    names = [f"{head}.{name}" for name in inner_layers(trial.module.get_submodule(head))]
+    calls = trial.calls(names) if names else []
     low, high = between
     taps: list[Tap] = []
     for i, name in enumerate(names):
-        outputs = [
-            output for call in calls if call.name == name and isinstance(output := first_tensor(call.output), Tensor)
-        ]
-        places = _places(outputs[0], prepared) if len(outputs) == 1 else None
+        outputs = [first_tensor(call.output) for call in calls if call.name == name]
+        outputs = [output for output in outputs if isinstance(output, Tensor)]
+        places = _places(outputs[0], trial.prepared) if len(outputs) == 1 else None
         if places is None:
             return []
         grid, order = places

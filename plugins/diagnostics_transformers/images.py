@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
 from diagnostics.errors import describe
-from diagnostics_transformers.prepared import Prepared, from_directory, setting
-from diagnostics_transformers.towers import arguments
+from diagnostics_transformers.prepared import Prepared, from_directory, setting, whole
+from diagnostics_transformers.towers import arguments, model_type
 
 SIZE = 224
 
@@ -38,11 +38,11 @@ _FURTHER: dict[str, Callable[[Any, Tensor], dict[str, Any]]] = {
 def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | None) -> Prepared:
     """Image [y, x] or [y, x, channel] as `pixel_values` [channel, y, x]."""
     config: Any = tower.config
-    preprocess = Processed.of(tower, source, name, size) if size is None else None
+    preprocess = Processed.of(tower, source, name) if size is None else None
     preprocess = preprocess or Squashed.of(tower, source, name, size)
     pixels = preprocess(example())["pixel_values"]
     height, width = (int(n) for n in pixels.shape[-2:])
-    takes, further = arguments(tower), _FURTHER.get(setting(config, "model_type", default=""))
+    takes, further = arguments(tower), _FURTHER.get(model_type(tower))
     own = side_of(setting(config, "image_size"))
 
     def of(batch: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | 
         places=places,
         description=f"input {height}x{width}, {preprocess.description}",
         arguments=of,
-        covers=preprocess.covers,
+        covers=preprocess.covers if isinstance(preprocess, Processed) else whole,
         special=_special(config, places),
     )
 
@@ -120,7 +120,7 @@ class Processed:
     channels: int
 
     @classmethod
-    def of(cls, tower: nn.Module, source: str | None, name: str, size: int | None) -> Processed | None:
+    def of(cls, tower: nn.Module, source: str | None, name: str) -> Processed | None:
         """None where there is no processor, or where it cuts images into tiles or keeps their proportions."""
         processor = from_directory("AutoImageProcessor", source)
         if processor is None:
@@ -230,10 +230,6 @@ class Squashed:
     @property
     def description(self) -> str:
         return f"squashed, mean and spread {f'of {self.owner}' if self.owner else '0.5'}"
-
-    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
-        """All of it."""
-        return tuple((0.0, float(n)) for n in shape)
 
 
 def _in_order(config: Any, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Tap
-from diagnostics_transformers.prepared import Prepared, setting
+from diagnostics_transformers.prepared import Prepared, setting, whole
 from diagnostics_transformers.towers import arguments
 
 _MOST = 100_000
@@ -81,7 +81,7 @@ def prepare_series(tower: nn.Module, name: str, length: int | None) -> Prepared:
         description=f"{steps} steps" + (f" of {variates} variates" if variates > 1 else ""),
         arguments=of_model,
         # A token is told of steps before its own: it stands for the one of its middle lag.
-        covers=(lambda shape: ((float(reach - middle), float(steps - middle)),)) if reach else None,
+        covers=(lambda shape: ((float(reach - middle), float(steps - middle)),)) if reach else whole,
         valid=valid,
         reach=reach,
         any_length="past_values_padding" in takes,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Tap
 from diagnostics_transformers.prepared import Prepared, from_directory, setting
-from diagnostics_transformers.towers import arguments
+from diagnostics_transformers.towers import arguments, model_type
 
 LENGTH = 128
 _EXAMPLE = "A dog runs across the wet grass while two children watch it from the gate."
@@ -94,7 +94,7 @@ def prepare_text(tower: nn.Module, source: str | None, name: str, length: int | 
     lead = next(i for i, s in enumerate(special) if not s)
     texts = Texts(name, length, pad, encode, lead)
     takes = arguments(tower)
-    beside = _BESIDE | _BESIDE_OF.get(str(setting(config, "model_type")), {})
+    beside = _BESIDE | _BESIDE_OF.get(model_type(tower), {})
 
     def of(batch: Mapping[str, Tensor]) -> dict[str, Any]:
         given: dict[str, Any] = {key: batch[key] for key in ("input_ids", "attention_mask") if key in takes}

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
 from diagnostics_transformers.images import Squashed, cropped, side_of
-from diagnostics_transformers.prepared import Prepared, Wanted, from_directory, setting
-from diagnostics_transformers.towers import arguments
+from diagnostics_transformers.prepared import Prepared, Wanted, from_directory, setting, whole
+from diagnostics_transformers.towers import arguments, model_type
 
 FRAMES = 16
 # Models of videos whose argument has the name of images.
@@ -24,7 +24,7 @@ _FOLDED = ("xclip_vision_model",)
 
 def is_video(tower: nn.Module) -> bool:
     """Whether a vision tower takes [B, t, channel, y, x]."""
-    return "pixel_values_videos" in arguments(tower) or setting(tower.config, "model_type") in _VIDEO_TYPES
+    return "pixel_values_videos" in arguments(tower) or model_type(tower) in _VIDEO_TYPES
 
 
 def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Wanted) -> Prepared:
@@ -48,7 +48,7 @@ def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Want
         )
     takes = arguments(tower)
     key = next(k for k in ("pixel_values_videos", "pixel_values") if k in takes)
-    folded = setting(config, "model_type") in _FOLDED
+    folded = model_type(tower) in _FOLDED
     own = side_of(setting(config, "image_size", "crop_size"))
 
     def of(batch: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -128,5 +128,5 @@ class Clips:
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
         """All frames, and of each what the crop leaves."""
         if self.processor is None:
-            return tuple((0.0, float(n)) for n in shape)
+            return whole(shape)
         return ((0.0, float(shape[0])), *cropped(self.processor, shape[1:]))
