@@ -170,7 +170,7 @@ def _counted(module: nn.Module) -> Generator[tuple[Counter[str], Counter[str]]]:
     names = [name for name, _ in module.named_modules(remove_duplicate=False)]
     begun: Counter[str] = Counter()
     ended: Counter[str] = Counter()
-    with hooked(module, names, lambda name, _: begun.update([name]), lambda call: ended.update([call.name])):
+    with hooked(module, names, lambda name, *_: begun.update([name]), lambda call: ended.update([call.name])):
         yield begun, ended
 
 

@@ -35,17 +35,17 @@ class Call:
 def hooked(
     module: nn.Module,
     names: Iterable[str],
-    begin: Callable[[str, tuple[Any, ...]], None] | None = None,
+    begin: Callable[[str, tuple[Any, ...], Mapping[str, Any]], None] | None = None,
     end: Callable[[Call], None] | None = None,
 ) -> Generator[None]:
-    """A context in which each call of some submodules is reported: `begin(name, all that it takes)`, then `end(call)`.
+    """A context in which each call of some submodules is reported: `begin(name, args, kwargs)`, then `end(call)`.
 
     Raises AttributeError for a name of no submodule.
     """
 
     def before(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert begin is not None
-        begin(name, (*args, *kwargs.values()))
+        begin(name, args, kwargs)
 
     def after(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         assert end is not None
@@ -84,9 +84,9 @@ def at_taps(
             if site.call == calls[name] - 1:
                 to(tap, site, value)
 
-    def began(name: str, taken: tuple[Any, ...]) -> None:
+    def began(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         calls[name] += 1
-        report(name, taken, begin)
+        report(name, (*args, *kwargs.values()), begin)
 
     with hooked(module, sites, began, lambda call: report(call.name, call.output, end)):
         yield
@@ -158,7 +158,7 @@ def until(module: nn.Module, site: Site) -> Generator[EarlyEnd]:
             end(value)
 
     hooks = (
-        hooked(module, [site.module], begin=lambda _, taken: leave(taken))
+        hooked(module, [site.module], begin=lambda _, args, kwargs: leave((*args, *kwargs.values())))
         if site.when == "before"
         else hooked(module, [site.module], end=lambda call: leave(call.output))
     )

@@ -42,13 +42,11 @@ def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | 
     preprocess = preprocess or Squashed.of(tower, source, name, size)
     pixels = preprocess(example())["pixel_values"]
     height, width = (int(n) for n in pixels.shape[-2:])
-    takes, further = arguments(tower), _FURTHER.get(model_type(tower))
-    own = side_of(setting(config, "image_size"))
+    further = _FURTHER.get(model_type(tower))
+    stretched = interpolating(tower, (height, width), "image_size")
 
     def of(batch: Mapping[str, Tensor]) -> dict[str, Any]:
-        given: dict[str, Any] = {"pixel_values": batch["pixel_values"]}
-        if "interpolate_pos_encoding" in takes and own is not None and own != (height, width):
-            given["interpolate_pos_encoding"] = True
+        given = {"pixel_values": batch["pixel_values"], **stretched}
         return given | (further(config, batch["pixel_values"]) if further else {})
 
     patch = side_of(setting(config, "patch_size"))
@@ -69,6 +67,13 @@ def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | 
         covers=preprocess.covers if isinstance(preprocess, Processed) else whole,
         special=_special(config, places),
     )
+
+
+def interpolating(tower: nn.Module, size: tuple[int, int], *settings: str) -> dict[str, Any]:
+    """The argument by which a model stretches its positions, where the input has another size than the settings say."""
+    own = side_of(setting(tower.config, *settings))
+    stretches = "interpolate_pos_encoding" in arguments(tower) and own not in (None, size)
+    return {"interpolate_pos_encoding": True} if stretches else {}
 
 
 def _special(config: Any, places: list[tuple[int, ...]]) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics_transformers.images import Squashed, cropped, side_of
+from diagnostics_transformers.images import Squashed, cropped, interpolating, side_of
 from diagnostics_transformers.prepared import Prepared, Wanted, from_directory, setting, whole
 from diagnostics_transformers.towers import arguments, model_type
 
@@ -49,14 +49,10 @@ def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Want
     takes = arguments(tower)
     key = next(k for k in ("pixel_values_videos", "pixel_values") if k in takes)
     folded = model_type(tower) in _FOLDED
-    own = side_of(setting(config, "image_size", "crop_size"))
+    stretched = interpolating(tower, (height, width), "image_size", "crop_size")
 
     def of(batch: Mapping[str, Tensor]) -> dict[str, Any]:
-        frames_of = batch["pixel_values"]
-        given: dict[str, Any] = {key: frames_of.flatten(0, 1) if folded else frames_of}
-        if "interpolate_pos_encoding" in takes and own is not None and own != (height, width):
-            given["interpolate_pos_encoding"] = True
-        return given
+        return {key: batch["pixel_values"].flatten(0, 1) if folded else batch["pixel_values"], **stretched}
 
     return Prepared(
         "video",

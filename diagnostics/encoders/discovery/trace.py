@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,9 +66,10 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
     open_blocks: list[tuple[str, Any, list[Tensor]]] = []
     entering: dict[str, Tensor | None] = {}
 
-    def begin(name: str, given: tuple[Any, ...]) -> None:
+    def begin(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if name not in blocks and not trace.blocks:
             return
+        given = args or tuple(kwargs.values())
         taken = first_tensor(given[:1])
         took = taken.clone() if isinstance(taken, Tensor) else None
         if name not in blocks:
