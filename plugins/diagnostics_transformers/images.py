@@ -132,10 +132,8 @@ class Processed:
             return None
         processed = cls(name, processor, int(setting(tower.config, "num_channels", default=3)))
         try:
-            shapes = {
-                tuple(processed(np.zeros(shape, np.uint8))["pixel_values"].shape)
-                for shape in ((240, 320, 3), (300, 200, 3))
-            }
+            blank = (np.zeros(shape, np.uint8) for shape in ((240, 320, 3), (300, 200, 3)))
+            shapes = {tuple(processed(image)["pixel_values"].shape) for image in blank}
         except DiagnosticsError:
             return None
         return processed if len(shapes) == 1 and len(next(iter(shapes))) == 3 else None

@@ -5,8 +5,9 @@ Shape suffixes: B sample, N patch, D numbers of a patch.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -135,17 +136,13 @@ class Patches:
 
     @classmethod
     def of(cls, tower: nn.Module, source: str | None, name: str, size: int, patch: int, merge: int) -> Patches:
-        config: Any = tower.config
-        squash = Squashed.of(tower, source, name, size)
-        frames = int(setting(config, "temporal_patch_size", "patch_temporal", default=1))
-        by_processor = cls(name, squash, size, patch, merge, frames, from_directory("AutoImageProcessor", source))
-        if by_processor.processor is None:
-            return by_processor
-        try:
-            fits = by_processor(example())["patches"].shape[0] == (size // patch) ** 2
-        except DiagnosticsError:
-            fits = False
-        return by_processor if fits else cls(name, squash, size, patch, merge, frames)
+        frames = int(setting(tower.config, "temporal_patch_size", "patch_temporal", default=1))
+        here = cls(name, Squashed.of(tower, source, name, size), size, patch, merge, frames)
+        processed = replace(here, processor=from_directory("AutoImageProcessor", source))
+        with contextlib.suppress(DiagnosticsError):
+            if processed.processor is not None and len(processed(example())["patches"]) == (size // patch) ** 2:
+                return processed
+        return here
 
     @property
     def description(self) -> str:

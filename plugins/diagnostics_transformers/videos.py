@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -86,13 +87,11 @@ class Clips:
     @classmethod
     def of(cls, squash: Squashed, frames: int, source: str | None) -> Clips:
         processor = from_directory("AutoVideoProcessor", source)
-        if processor is not None:
-            try:
-                tried = [cls(squash, frames, (0, 0), processor)._processed(_example(frames)[:, :y]) for y in (60, 50)]
-            except Exception:
-                tried = []
-            if tried and tried[0].ndim == 4 and tried[0].shape == tried[1].shape and len(tried[0]) == frames:
-                return cls(squash, frames, (int(tried[0].shape[-2]), int(tried[0].shape[-1])), processor)
+        with contextlib.suppress(Exception):  # a processor that fails, or None: each frame is prepared as an image
+            trial = cls(squash, frames, (0, 0), processor)
+            first, second = (tuple(trial._processed(_example(frames)[:, :y]).shape) for y in (60, 50))
+            if len(first) == 4 and first == second and first[0] == frames:
+                return cls(squash, frames, first[2:], processor)
         return cls(squash, frames, squash.size)
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
