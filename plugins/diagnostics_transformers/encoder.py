@@ -16,11 +16,9 @@ from transformers import PreTrainedModel
 from diagnostics import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder
 from diagnostics.encoders.perturbation import Forward, tokens_of_cells
 from diagnostics.errors import describe
-from diagnostics_transformers.checks import check_places
-from diagnostics_transformers.detectors import over_levels, trunk_of_detector, with_levels
-from diagnostics_transformers.heads import layers_of_head
+from diagnostics_transformers.further_stacks import layers_of_head, over_levels, trunk_of_detector, with_levels
 from diagnostics_transformers.load import Loaded, lacking, refuse_missing
-from diagnostics_transformers.orders import TRAILING, packed_taps, with_order
+from diagnostics_transformers.orders import TRAILING, check_places, packed_taps, with_order
 from diagnostics_transformers.prepared import Prepared, Wanted
 from diagnostics_transformers.stacks import CHAINS, FIRST, children, is_side, stacks
 from diagnostics_transformers.towers import Tower, arguments, choose, kind_of, model_type

@@ -57,9 +57,9 @@ def stacks(tower: nn.Module) -> list[list[str] | None]:
     if kind in _PARTS:
         place, part = _PARTS[kind]
         return [[f"{name}.{part}" for name in children(tower, place)]]
-    candidates: list[list[str] | None] = [names for names in _recorded(tower) if names]
     if kind in _OF_TIMM:
         return [None]
+    candidates: list[list[str] | None] = [names for names in _recorded(tower) if names]
     listed = _listed(tower)
     if listed and listed not in candidates:
         candidates.append(listed)
@@ -112,21 +112,20 @@ def _recorded(tower: nn.Module) -> Iterable[list[str]]:
                 whole = f"{owner_name}.{name}" if owner_name else name
                 if isinstance(part, kind) and place in name and whole not in by_class.setdefault(kind, []):
                     by_class[kind].append(whole)
+
+    def size(names: Iterable[str]) -> int:
+        return sum(p.numel() for name in names for p in tower.get_submodule(name).parameters())
+
     candidates: list[tuple[int, list[str]]] = []
     for names in by_class.values():
         outer = [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
         trunk = [n for n in outer if not is_side(n)] or (outer if _only_side(tower) else [])
         groups = _groups(trunk)
-        if not groups:
-            continue
-        # Stages hold layers of one class in several lists; lists of another width or purpose stand elsewhere.
-        size = sum(p.numel() for n in trunk for p in tower.get_submodule(n).parameters())
-        candidates.append((size, trunk))
+        if groups:
+            candidates.append((size(trunk), trunk))
         if len(groups) > 1:
-            largest = max(
-                groups.values(), key=lambda g: sum(p.numel() for n in g for p in tower.get_submodule(n).parameters())
-            )
-            candidates.append((size - 1, largest))
+            # Stages hold layers of one class in several lists; lists of another width or purpose stand elsewhere.
+            candidates.append((size(trunk) - 1, max(groups.values(), key=size)))
     return [names for _, names in sorted(candidates, key=lambda pair: -pair[0])]
 
 
