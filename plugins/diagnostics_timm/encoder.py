@@ -33,7 +33,7 @@ def encoder_of(
             model(torch.zeros(1, *size))
         return model
 
-    discovered = _model_taps(module, name, size)
+    discovered = model_taps(module, name, size)
     return TorchEncoder(
         name,
         "image",
@@ -48,7 +48,7 @@ def encoder_of(
     ).replace(left_out=discovered.left_out)
 
 
-def _model_taps(model: nn.Module, encoder: str, input_size: tuple[int, int, int]) -> Discovered:
+def model_taps(model: nn.Module, encoder: str, input_size: tuple[int, int, int]) -> Discovered:
     """`embed`, every block, the trunk's end, and the heads; in order of execution."""
     _check_size(model, encoder, input_size)
     image = torch.randn((2, *input_size), generator=torch.Generator().manual_seed(0))

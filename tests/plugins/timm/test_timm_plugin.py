@@ -183,7 +183,7 @@ def test_columns_before_rows_are_put_in_order() -> None:
 
 
 def test_tokens_in_no_order_of_axes_are_refused() -> None:
-    from diagnostics_timm.taps import model_taps
+    from diagnostics_timm.encoder import model_taps
 
     order = torch.cat([torch.tensor([0]), 1 + torch.randperm(36, generator=torch.Generator().manual_seed(0))])
     with pytest.raises(DiagnosticsError, match="order of its input"):
