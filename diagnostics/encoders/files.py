@@ -263,9 +263,10 @@ def _checked(about: Description) -> Description:
     for key, kind in get_type_hints(Description).items():
         plain = kind if isinstance(kind, UnionType) else get_origin(kind) or kind
         if not isinstance(getattr(about, key), plain):
-            raise TypeError(f"{key} is no {kind}")
-    if not all(isinstance(name, str) for name in (*about.taps, *about.absent)):
-        raise TypeError("taps or modules are no names")
+            raise TypeError(f"{key} is no {getattr(plain, '__name__', plain)}")
+    for key in ("taps", "absent"):
+        if not all(isinstance(name, str) for name in getattr(about, key)):
+            raise TypeError(f"{key} are no names")
     if not all(_is_prepared(value) for value in about.prepared.values()):
         raise TypeError("prepared is no shape, mean and spread")
     return about
