@@ -41,6 +41,12 @@ def explaining(failure: str) -> Generator[None]:
         raise DiagnosticsError(f"{failure}: {describe(error)}") from error
 
 
+def few(names: Iterable[str]) -> str:
+    """The first three of some names in sorted order, and dots where there are more."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:3]) + (", ..." if len(ordered) > 3 else "")
+
+
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> DiagnosticsError:
     """The error for a name that nobody offers, with the nearest names that somebody does.
 

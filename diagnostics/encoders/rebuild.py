@@ -142,8 +142,5 @@ def limit_size() -> Generator[None]:
                 f"{type(_module).__name__}: no encoder is that large."
             )
 
-    handle = register_module_parameter_registration_hook(note)
-    try:
+    with register_module_parameter_registration_hook(note):
         yield
-    finally:
-        handle.remove()

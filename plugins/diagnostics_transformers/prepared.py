@@ -30,6 +30,11 @@ class Wanted:
                 raise DiagnosticsError(f"No encoder takes {key}={getattr(self, key)}: give at most {most:,}.")
 
 
+def whole(shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+    """(start, stop) along each axis of a sample, where nothing is cut off."""
+    return tuple((0.0, float(n)) for n in shape)
+
+
 @dataclass
 class Prepared:
     """How samples of a modality become a tower's input.
@@ -61,7 +66,7 @@ class Prepared:
     description: str = ""
     arguments: Arguments = dict
     forms: list[Arguments] = field(default_factory=list[Arguments])
-    covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]] | None = None
+    covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]] = whole
     valid: Callable[[Any, Tap], Tensor | None] | None = None
     rate: float | None = None
     special: int = 0

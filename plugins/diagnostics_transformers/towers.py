@@ -187,6 +187,11 @@ def kind_of(module: nn.Module) -> str | None:
     return None
 
 
+def model_type(tower: Any) -> str:
+    """The name of the tower's architecture in its configuration, "" where it has none."""
+    return str(getattr(tower.config, "model_type", None) or "")
+
+
 def arguments(module: nn.Module) -> tuple[str, ...]:
     """Names of the arguments of a module's forward pass."""
     return tuple(inspect.signature(module.forward).parameters)
