@@ -1,7 +1,5 @@
 """Errors that a user can cause, and the messages for unknown names."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import errno

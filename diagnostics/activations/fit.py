@@ -1,7 +1,5 @@
 """Whether an encoder and a dataset are compatible: modality, sampling rate and sample size."""
 
-from __future__ import annotations
-
 import torch
 
 from diagnostics.datasets.dataset import Dataset

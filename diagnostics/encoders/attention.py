@@ -3,8 +3,6 @@
 Shape suffixes: B sample, H head, Q query, K key, T token, D width of a head.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

@@ -3,8 +3,6 @@
 An exception ends the pass once the tap has been read, so that nothing after it runs, whatever the model's code looks like.
 """
 
-from __future__ import annotations
-
 import copy
 from collections import Counter
 from collections.abc import Generator, Sequence

@@ -4,8 +4,6 @@ What is loaded is built by that name first (its skeleton, with whatever weights)
 text files that a skeleton needs (a checkpoint directory's configuration and tokenizer) travel in the metadata.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

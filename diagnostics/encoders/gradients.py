@@ -1,7 +1,5 @@
 """How a tap's central token depends on each place of the input: gradients through a torch module."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any

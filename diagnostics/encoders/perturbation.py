@@ -5,8 +5,6 @@ Discovery guesses with it in which order tokens lie, `placement` verifies the or
 Shape suffixes: B sample, T token (prefix tokens first, then grid tokens in raster order), F feature.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

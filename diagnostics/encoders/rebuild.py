@@ -3,8 +3,6 @@
 Files that the encoder declares (`Encoder.files`) travel with the weights, so that the folder they lie in is not needed.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import functools

@@ -3,8 +3,6 @@
 Shape suffixes used below: B sample, T token (prefix tokens first, then grid tokens in raster order), F feature.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from dataclasses import dataclass

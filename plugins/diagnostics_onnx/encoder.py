@@ -1,7 +1,5 @@
 """An ONNX file as an encoder: the tensors to read become outputs of its graph, which onnxruntime computes."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A timm model at hand as an encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The hub of weights, asked once whether it answers; shared by the plugins that fetch from it. Imports neither timm nor torch."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Generator
 

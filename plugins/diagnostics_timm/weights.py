@@ -1,7 +1,5 @@
 """Building a timm model and bringing weights into it: from the hub, from a local file, or initial ones."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A tower with its preprocessing and its taps, as an encoder."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -3,8 +3,6 @@
 A detector's two stacks are one trunk.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

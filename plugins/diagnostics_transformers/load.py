@@ -1,7 +1,5 @@
 """From a directory or a hub name to a model: configuration, weights, and what is missing in them."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

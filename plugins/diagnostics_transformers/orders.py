@@ -3,8 +3,6 @@
 Discovery verifies the order of images and videos itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

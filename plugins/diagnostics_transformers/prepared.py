@@ -1,7 +1,5 @@
 """What every modality's preprocessing is made of: `Prepared`, the sizes asked for, and a look into configuration and directory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

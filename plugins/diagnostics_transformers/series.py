@@ -1,7 +1,5 @@
 """Time series: values as they are; the models normalise them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Where a tower's layers stand: the classes whose outputs transformers records, then its structure."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """Texts: the directory's own tokenizer, padded on the right to one length."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Which part of a model is run: its one encoder, or the tower of one modality."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from typing import Any

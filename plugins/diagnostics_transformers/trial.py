@@ -1,7 +1,5 @@
 """From raw samples to what a tower takes, by its modality; and a tower tried on two samples."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

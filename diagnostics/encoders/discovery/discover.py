@@ -1,7 +1,5 @@
 """Discovers the taps of a torch module in one dry pass: `embed`, its blocks, the end of the trunk, and its heads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Records the input and output of each block in a dry forward pass, in order of execution."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The order in which the tokens of a grid lie, inferred from where some of them lie, and described in words."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ At the first tap with a grid, before the trunk mixes tokens, a change within one
 token that stands for that cell, and where tokens overlap its neighbours less.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

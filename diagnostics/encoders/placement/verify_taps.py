@@ -5,8 +5,6 @@ order that is changed within the trunk shows as another order of the tokens that
 residuals, maps whose every place sees everything) the grid is reported as not verified.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
