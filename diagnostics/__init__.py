@@ -3,8 +3,6 @@
 Everything public is on this page; it is loaded when first used, so that importing `diagnostics` stays cheap.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

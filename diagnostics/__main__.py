@@ -1,7 +1,5 @@
 """Entry point of the command line: `diagnostics`, or `python -m diagnostics`."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

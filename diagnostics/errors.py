@@ -1,7 +1,5 @@
 """Errors that a user can cause, and the messages for unknown names."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import errno
@@ -43,6 +41,12 @@ def explaining(failure: str) -> Generator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise DiagnosticsError(f"{failure}: {describe(error)}") from error
+
+
+def few(names: Iterable[str]) -> str:
+    """The first three of some names in sorted order, and dots where there are more."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:3]) + (", ..." if len(ordered) > 3 else "")
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> DiagnosticsError:

@@ -1,7 +1,5 @@
 """Progress of a long job: immutable events, passed to a callback."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The plugins and what each of them offers, by name."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib.metadata

@@ -1,7 +1,5 @@
 """Terms shared by encoders, datasets and measures: modalities, kinds and families of targets, splits, names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Literal

@@ -1,7 +1,5 @@
 """Batches of a dataset: samples preprocessed by an encoder and collated, by worker processes if requested."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import multiprocessing

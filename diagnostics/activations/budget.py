@@ -1,7 +1,5 @@
 """The number of samples that keep their tokens: a default rule, or a size given by the user (256MB, 2GB)."""
 
-from __future__ import annotations
-
 import re
 
 from diagnostics.errors import DiagnosticsError

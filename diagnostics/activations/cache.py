@@ -1,7 +1,5 @@
 """A cache of recent reads and decompositions, limited to a number of bytes for the whole process."""
 
-from __future__ import annotations
-
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable

@@ -1,7 +1,5 @@
 """Extraction: one forward pass for each sample, written to a store step by step, and resumable."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence

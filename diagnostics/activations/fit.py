@@ -1,7 +1,5 @@
 """Whether an encoder and a dataset are compatible: modality, sampling rate and sample size."""
 
-from __future__ import annotations
-
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, describe

@@ -1,7 +1,5 @@
 """The folder of a run: locked by one process, checked for free space, and removed atomically."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 from collections.abc import Generator

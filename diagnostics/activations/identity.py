@@ -1,7 +1,5 @@
 """What stored activations depend on, and the error where a store belongs to another encoder, dataset or plan."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 

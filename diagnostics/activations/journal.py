@@ -8,8 +8,6 @@ after the other, float32; all little-endian. The CRC covers the run, the place a
 cut off by a kill, damaged, or written by another run counts as not there, and with it all that come after.
 """
 
-from __future__ import annotations
-
 import contextlib
 import struct
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Stored observations (attention, gradients) of the first rows, by tap: a group of small arrays."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass

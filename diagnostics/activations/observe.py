@@ -1,7 +1,5 @@
 """Records observations (attention, gradients), which need the running model, in a store with activations."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The plan of a store: rows, shards, arrays and their bytes, and how many samples keep their tokens; pure arithmetic."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@
 Whoever opens a run between the two renames of a replacement, or after a kill there, reads the old results, whole.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil

@@ -4,8 +4,6 @@ A sealed group has two attributes of this kind: `files`, a digest for each file 
 of its own `zarr.json` without that entry. Plain Zarr reads it like any other group.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -7,8 +7,6 @@ times, which at the rate of a small encoder costs a third of the forward pass to
 neither run nor place.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

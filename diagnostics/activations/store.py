@@ -13,8 +13,6 @@ atomic. Every chunk carries a CRC-32C, every shard a mark of its run, tap and pl
 was written with it; all are verified when they are read.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 import weakref

@@ -1,7 +1,5 @@
 """A new store with its samples and targets, and the buffers through which its activations are written."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from pathlib import Path

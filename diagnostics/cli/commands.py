@@ -1,7 +1,5 @@
 """The bundled commands: each calls the library with the given options and prints tables or one JSON object."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from pathlib import Path

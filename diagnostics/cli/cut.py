@@ -1,7 +1,5 @@
 """Exports an encoder cut at a tap to a file, and reports what that saves."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any

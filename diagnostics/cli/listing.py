@@ -1,7 +1,5 @@
 """The list of what plugins offer, as rows and in a terminal, without importing anything heavy."""
 
-from __future__ import annotations
-
 import inspect
 from typing import TYPE_CHECKING, Any
 

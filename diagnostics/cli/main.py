@@ -1,7 +1,5 @@
 """Entry of the command line: the bundled commands, those of plugins, and the options before any command."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Annotated, Any

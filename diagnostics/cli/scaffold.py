@@ -1,7 +1,5 @@
 """Creates a plugin project from templates: an encoder, a dataset, and passing tests for both."""
 
-from __future__ import annotations
-
 import importlib.resources
 import importlib.util
 import keyword

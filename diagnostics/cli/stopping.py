@@ -1,7 +1,5 @@
 """Handling of Ctrl-C, SIGTERM and SIGHUP: each ends a command in order, without a traceback."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

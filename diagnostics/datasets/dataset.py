@@ -1,7 +1,5 @@
 """The dataset contract: samples with stable ids, splits, groups and targets; and which targets no probe can predict."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Dense targets on a tap's grid: the mean, most frequent class or any event of each cell, where it covers a sample."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """Targets of a dataset: the labels and values that probes predict from activations."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

@@ -3,8 +3,6 @@
 Shape suffixes: B sample, H head, Q query, K key, T token, D width of a head.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from diagnostics.encoders.encoder import Captured, Reduce
 from diagnostics.encoders.fused_attention import TOLERANCE, FusedCall
-from diagnostics.encoders.hooks import TapHooks, as_tokens
+from diagnostics.encoders.hooks import as_tokens, at_taps
 from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError
 
@@ -48,12 +46,15 @@ def read_attention(
     Raises DiagnosticsError where no tap has one, where attention times values is not what the kernel gave, and where
     dropout is active.
     """
-    frames = _Frames(module, taps, encoder)
-    with frames, _Watching(frames, encoder, reduce):
+    own = [tap for tap in taps if tap.site is not None and tap.site.when == "after"]
+    watching = _Watching(encoder, reduce)
+    with at_taps(module, own, encoder, watching.begin, watching.end), watching:
         forward()
-    if not frames.seen:
-        raise DiagnosticsError(f"{encoder} gives no attention: {_together(frames.seen.left_out)}.")
-    return Captured({tap.name: frames.seen[tap.name] for tap in taps if tap.name in frames.seen}, frames.seen.left_out)
+    reason = "read before a module, so no attention is its own"
+    left_out = {tap.name: reason for tap in taps if tap not in own} | watching.left_out
+    if not watching.seen:
+        raise DiagnosticsError(f"{encoder} gives no attention: {_together(left_out)}.")
+    return Captured({tap.name: watching.seen[tap.name] for tap in taps if tap.name in watching.seen}, left_out)
 
 
 def _together(reasons: Mapping[str, str]) -> str:
@@ -103,29 +104,6 @@ class _Frame:
         return self.reason
 
 
-class _Frames(TapHooks):
-    """The frames of the taps' modules: open while these run."""
-
-    def __init__(self, module: nn.Module, taps: Sequence[Tap], encoder: str) -> None:
-        own = [tap for tap in taps if tap.site is not None and tap.site.when == "after"]
-        super().__init__(module, own, encoder)
-        reason = "read before a module, so no attention is its own"
-        self.seen = Captured({}, {tap.name: reason for tap in taps if tap not in own})
-        self.open: list[_Frame] = []
-
-    def begin(self, name: str, call: int, taken: tuple[Any, ...]) -> None:
-        self.open.extend(_Frame(tap, site) for tap, site in self.by_module[name] if site.call == call)
-
-    def end(self, name: str, call: int, output: Any) -> None:
-        for frame in [frame for frame in self.open if frame.site.module == name]:
-            self.open.remove(frame)
-            reason = frame.verdict(len(as_tokens(frame.tap, frame.site, output)))
-            if reason:
-                self.seen.left_out[frame.tap.name] = reason
-            else:
-                self.seen[frame.tap.name] = torch.cat(frame.parts)
-
-
 @dataclass(eq=False)
 class _Softmax:
     """A softmax over its last axis that has weighed nothing yet, and copies of it; held, so that no other tensor gets
@@ -149,24 +127,41 @@ class _Watching(TorchFunctionMode):
     moment that it weighs values in a product, with whatever happened to it in between.
     """
 
-    def __init__(self, frames: _Frames, encoder: str, reduce: Reduce) -> None:
+    def __init__(self, encoder: str, reduce: Reduce) -> None:
         super().__init__()
-        self.frames, self.encoder, self.reduce = frames, encoder, reduce
+        self.encoder, self.reduce = encoder, reduce
+        self.seen: dict[str, Tensor] = {}
+        self.left_out: dict[str, str] = {}
+        self.open: list[_Frame] = []
+        """Of the modules that run."""
         self.heads: int | None = None
         self.waiting: list[_Softmax] = []
+
+    def begin(self, tap: Tap, site: Site, _: Any) -> None:
+        """A tap's module begins."""
+        self.open.append(_Frame(tap, site))
+
+    def end(self, tap: Tap, site: Site, output: Any) -> None:
+        """A tap's module ends."""
+        frame = next(frame for frame in self.open if frame.tap is tap)
+        self.open.remove(frame)
+        if reason := frame.verdict(len(as_tokens(tap, site, output))):
+            self.left_out[tap.name] = reason
+        else:
+            self.seen[tap.name] = torch.cat(frame.parts)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not self.frames.open:
+        if not self.open:
             self.waiting.clear()
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if func is multi_head_attention_forward:
             return self._multi_head(args, kwargs)
         if name in _OPAQUE:
-            for frame in self.frames.open:
+            for frame in self.open:
                 frame.reason = "one fused kernel for all of it, without queries and keys"
         if name in _PRODUCT and self.waiting:
             self._product(_contracted(args) if name == "einsum" else [(args[0], args[1], -2)] if len(args) > 1 else [])
@@ -192,7 +187,7 @@ class _Watching(TorchFunctionMode):
         dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
         if isinstance(out, Tensor) and out.ndim >= 3 and dim in (-1, out.ndim - 1):
             self.waiting.append(_Softmax([out]))
-            for frame in self.frames.open:
+            for frame in self.open:
                 frame.idle += frame.square(tuple(out.shape))
 
     def _handed_on(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -218,7 +213,7 @@ class _Watching(TorchFunctionMode):
 
     def _weighing(self, softmax: _Softmax, used: Tensor, known: Tensor, doubt: str) -> None:
         self.waiting.remove(softmax)
-        for frame in self.frames.open:
+        for frame in self.open:
             frame.idle -= frame.square(tuple(known.shape))
         # The same numbers may go in with samples and heads folded into one axis.
         folded = used.ndim == 3 and known.ndim == 4 and used.shape == known.flatten(0, 1).shape
@@ -245,10 +240,10 @@ class _Watching(TorchFunctionMode):
     def _note(self, shape: Sequence[int], attention: Callable[[slice], tuple[Tensor, str]]) -> None:
         """An attention of that shape in every open frame; reduced at once, before anything can be overwritten."""
         shape = tuple(shape)
-        for frame in self.frames.open:
+        for frame in self.open:
             frame.shapes.append(shape)
             frame.parts.clear()
-        wanting = [f for f in self.frames.open if f.shapes == [shape] and len(shape) == 4 and f.square(shape)]
+        wanting = [f for f in self.open if f.shapes == [shape] and len(shape) == 4 and f.square(shape)]
         step = max(1, MOST_BYTES // (4 * math.prod(shape[1:])))
         for start in range(0, shape[0] if wanting else 0, step):
             weights, lacking = attention(slice(start, start + step))
@@ -268,7 +263,7 @@ class _Watching(TorchFunctionMode):
         worst = call.error(weights, out, rows)
         most = TOLERANCE.get(out.dtype, 1e-3)
         if worst > most:
-            frame = self.frames.open[-1]
+            frame = self.open[-1]
             raise DiagnosticsError(
                 f"Attention of {self.encoder} at tap {frame.tap.name}, recomputed from queries and keys, times the values "
                 f"is not what '{frame.site.module}' computed (relative error {worst:.2g}, at most {most:g}): its kernel "
@@ -278,7 +273,7 @@ class _Watching(TorchFunctionMode):
 
     def _dropped(self, share: float) -> DiagnosticsError:
         return DiagnosticsError(
-            f"Attention of {self.encoder} at tap {self.frames.open[-1].tap.name} has a dropout of {share:g} active: "
+            f"Attention of {self.encoder} at tap {self.open[-1].tap.name} has a dropout of {share:g} active: "
             "make its module heed eval mode."
         )
 

@@ -1,7 +1,5 @@
 """Operations on batches of any structure (a tensor, or mappings and sequences of them), tensor by tensor."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

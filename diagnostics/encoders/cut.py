@@ -3,11 +3,9 @@
 An exception ends the pass once the tap has been read, so that nothing after it runs, whatever the model's code looks like.
 """
 
-from __future__ import annotations
-
 import copy
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,12 +17,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
 
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.hooks import until
+from diagnostics.encoders.hooks import hooked, until
+from diagnostics.encoders.perturbation import Forward
 from diagnostics.encoders.taps import Site, Tap
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError, describe
-
-Forward = Callable[[nn.Module, Any], Any]
 
 
 def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
@@ -166,27 +163,13 @@ def _memory(tensor: Tensor) -> int:
 
 
 @contextmanager
-def _counted(module: nn.Module) -> Generator[tuple[Counter[int], Counter[int]]]:
-    """A context that counts how often each module (by id) is entered and left."""
-    begun: Counter[int] = Counter()
-    ended: Counter[int] = Counter()
-
-    # Hooks give their value to the pass, which must be nothing.
-    def begin(part: nn.Module, *_: Any) -> None:
-        begun[id(part)] += 1
-
-    def end(part: nn.Module, *_: Any) -> None:
-        ended[id(part)] += 1
-
-    handles: list[Any] = []
-    try:
-        for part in module.modules():
-            handles.append(part.register_forward_pre_hook(begin))
-            handles.append(part.register_forward_hook(end))
+def _counted(module: nn.Module) -> Generator[tuple[Counter[str], Counter[str]]]:
+    """A context that counts how often each module is entered and left, under each of its names."""
+    names = [name for name, _ in module.named_modules(remove_duplicate=False)]
+    begun: Counter[str] = Counter()
+    ended: Counter[str] = Counter()
+    with hooked(module, names, lambda name, *_: begun.update([name]), lambda call: ended.update([call.name])):
         yield begun, ended
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _taps_until(encoder: TorchEncoder, cut: TorchEncoder, last: Tap) -> tuple[Tap, ...]:
@@ -196,10 +179,9 @@ def _taps_until(encoder: TorchEncoder, cut: TorchEncoder, last: Tap) -> tuple[Ta
     taps: list[Tap] = []
     for tap in encoder.taps[: encoder.taps.index(last) + 1]:
         site = _site(encoder, tap)
-        module = id(cut.module.get_submodule(site.module))
-        if (begun if site.when == "before" else ended)[module] > site.call:
+        if (begun if site.when == "before" else ended)[site.module] > site.call:
             depth = min(1.0, tap.depth / last.depth) if last.part == "trunk" and last.depth else tap.depth
-            taps.append(replace(tap, depth=depth, site=replace(site, calls=begun[module])))
+            taps.append(replace(tap, depth=depth, site=replace(site, calls=begun[site.module])))
     return tuple(taps)
 
 
@@ -213,14 +195,14 @@ def _idle(encoder: TorchEncoder, last: Tap) -> tuple[str, ...]:
         stopping.capture(batch, [])
     if site.when == "before":
         # Its last call is left before it does anything.
-        begun[id(encoder.module.get_submodule(site.module))] -= 1
+        begun[site.module] -= 1
     idle: list[str] = []
     for name, part in encoder.module.named_modules(remove_duplicate=False):
         inside = any(name == other or name.startswith(f"{other}.") for other in idle)
         if not name or inside or isinstance(part, (nn.ModuleList, nn.ModuleDict)):
             continue
         tensors = [*part.parameters(), *part.buffers()]
-        ran = any(begun[id(inner)] > 0 for inner in part.modules())
+        ran = any(begun[inner] > 0 for inner, _ in part.named_modules(prefix=name))
         if tensors and not ran and not any(_memory(tensor) in watching.read for tensor in tensors):
             idle.append(name)
     return tuple(idle)

@@ -1,7 +1,5 @@
 """Digests that identify tensors: weights and prepared samples."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from typing import Any

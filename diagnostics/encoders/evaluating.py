@@ -1,7 +1,5 @@
 """Contexts that use the caller's module and then restore its mode, buffers, gradients, device and random state."""
 
-from __future__ import annotations
-
 import random
 import threading
 from collections.abc import Generator

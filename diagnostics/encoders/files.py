@@ -4,8 +4,6 @@ What is loaded is built by that name first (its skeleton, with whatever weights)
 text files that a skeleton needs (a checkpoint directory's configuration and tokenizer) travel in the metadata.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -13,7 +11,8 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +24,7 @@ from diagnostics.encoders.digests import digest_of
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.rebuild import MOST_TEXT, skeleton_of
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, StorageError, describe, unwritable
+from diagnostics.errors import DiagnosticsError, StorageError, describe, few, unwritable
 
 SAVED = "encoder.safetensors"
 """Filename of a saved encoder in its folder."""
@@ -202,31 +201,22 @@ def fill(module: nn.Module, about: Description, file: Path) -> None:
     own, first = module.state_dict(), _first_names(module, about.name)
     wanted = {name for name in own if first[name] == name}
     both = wanted & tensors.keys()
-    tensors = {
-        name: tensor.float() if name in both and _widens(tensor, own[name]) else tensor
-        for name, tensor in tensors.items()
-    }
+    for name in both:
+        if (tensors[name].dtype, own[name].dtype) == (torch.float16, torch.float32):
+            tensors[name] = tensors[name].float()
     other = {n for n in both if own[n].shape != tensors[n].shape or own[n].dtype != tensors[n].dtype}
     groups = {
         "missing": wanted - tensors.keys(),
         "left over": tensors.keys() - wanted,
         "of another shape or type": other,
     }
-    odd = [f"{len(names)} tensors {kind}: {_few(names)}" for kind, names in groups.items() if names]
+    odd = [f"{len(names)} tensors {kind}: {few(names)}" for kind, names in groups.items() if names]
     if odd:
         raise DiagnosticsError(
             f"Weights in {file} do not fit '{about.skeleton}' ({'; '.join(odd)}): what it builds has changed since they were "
             "saved, install or restore that version."
         )
     module.load_state_dict({name: tensors[first[name]] for name in own}, strict=True)
-
-
-def _widens(tensor: Tensor, own: Tensor) -> bool:
-    return (tensor.dtype, own.dtype) == (torch.float16, torch.float32)
-
-
-def _few(names: set[str]) -> str:
-    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def read_description(file: Path) -> Description | None:
@@ -268,11 +258,10 @@ def _digest(about: Mapping[str, Any]) -> str:
 
 def _checked(about: Description) -> Description:
     """Raises TypeError where a part of the description is of another type than is written."""
-    for key, kind in _TYPES.items():
-        if not isinstance(getattr(about, key), kind):
-            raise TypeError(f"{key} is no {kind.__name__}")
-    if not isinstance(about.cut, (str, type(None))):
-        raise TypeError("cut is no tap")
+    for key, kind in get_type_hints(Description).items():
+        plain = kind if isinstance(kind, UnionType) else get_origin(kind) or kind
+        if not isinstance(getattr(about, key), plain):
+            raise TypeError(f"{key} is no {getattr(plain, '__name__', plain)}")
     for key in ("taps", "absent"):
         if not all(isinstance(name, str) for name in getattr(about, key)):
             raise TypeError(f"{key} are no names")
@@ -292,12 +281,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(mapping) < len(pairs):
         raise ValueError("a key stands in it twice")
     return mapping
-
-
-_TYPES = {
-    "name": str, "skeleton": str, "configuration": str, "output_tap": str, "sha256": str, "absent": list, "taps": list,
-    "prepared": dict, "lineage": dict, "files": dict,
-}  # fmt: skip
 
 
 def _unreadable(file: Path, error: Exception) -> DiagnosticsError:

@@ -4,8 +4,6 @@ This is how Perception Encoder and CLIP models are used on video. The order of f
 tell what is in a clip and never in which direction it moves.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any, Literal, get_args

@@ -1,7 +1,5 @@
 """How a tap's central token depends on each place of the input: gradients through a torch module."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.encoders.encoder import Captured
-from diagnostics.encoders.hooks import Hooks
+from diagnostics.encoders.hooks import captured_at
 from diagnostics.encoders.perturbation import floating_in, replaced
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
@@ -30,13 +28,12 @@ def read_gradients(
     """
     given = _floating(batch, encoder)
     leaf = given.detach().clone().requires_grad_(True)
-    signals: dict[str, Tensor] = {}
 
     def reduce(tap: Tap, tokens: Tensor) -> Tensor:
         signs = torch.randint(0, 2, (tap.features,), generator=torch.Generator().manual_seed(SEED)) * 2 - 1
         return (tokens[:, tap.grid.prefix + centre(tap.grid)] * signs.to(tokens)).sum()
 
-    with torch.inference_mode(False), torch.enable_grad(), Hooks(module, taps, encoder, signals, reduce):
+    with torch.inference_mode(False), torch.enable_grad(), captured_at(module, taps, encoder, reduce) as signals:
         # A copy, since a model may change its input in place.
         forward(replaced(batch, given, leaf.clone()))
     result = Captured({}, {})

@@ -5,10 +5,12 @@ Shape suffixes: B sample, T token (prefix tokens first, then grid tokens in rast
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from itertools import chain
 from typing import Any, NoReturn
 
 import torch
@@ -19,83 +21,94 @@ from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError
 
 
-class TapHooks:
-    """Forward hooks on the modules of some taps, removed on exit; `begin` and `end` are called with each of their calls.
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a module: what it took, by position and by name, and what it gave."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+
+
+@contextmanager
+def hooked(
+    module: nn.Module,
+    names: Iterable[str],
+    begin: Callable[[str, tuple[Any, ...], Mapping[str, Any]], None] | None = None,
+    end: Callable[[Call], None] | None = None,
+) -> Generator[None]:
+    """A context in which each call of some submodules is reported: `begin(name, args, kwargs)`, then `end(call)`.
+
+    Raises AttributeError for a name of no submodule.
+    """
+
+    def before(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        assert begin is not None
+        begin(name, args, kwargs)
+
+    def after(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        assert end is not None
+        end(Call(name, args, kwargs, output))
+
+    with ExitStack() as hooks:
+        for name in names:
+            part = module.get_submodule(name)
+            if begin is not None:
+                hooks.enter_context(part.register_forward_pre_hook(partial(before, name), with_kwargs=True))
+            if end is not None:
+                hooks.enter_context(part.register_forward_hook(partial(after, name), with_kwargs=True))
+        yield
+
+
+@contextmanager
+def at_taps(
+    module: nn.Module,
+    taps: Sequence[Tap],
+    encoder: str,
+    begin: Callable[[Tap, Site, Any], None],
+    end: Callable[[Tap, Site, Any], None],
+) -> Generator[None]:
+    """A context in which each tap's call of its module is reported: `begin(tap, site, taken)`, `end(tap, site, output)`.
 
     Raises DiagnosticsError on exit where a tap's module ran another number of times than its site declares.
     """
+    sites: dict[str, list[tuple[Tap, Site]]] = defaultdict(list)
+    for tap in taps:
+        if tap.site is not None:
+            sites[tap.site.module].append((tap, tap.site))
+    calls: Counter[str] = Counter()
 
-    def __init__(self, module: nn.Module, taps: Sequence[Tap], encoder: str) -> None:
-        self.module, self.encoder = module, encoder
-        self.by_module: dict[str, list[tuple[Tap, Site]]] = defaultdict(list)
-        for tap in taps:
-            if tap.site is not None:
-                self.by_module[tap.site.module].append((tap, tap.site))
-        self.calls: dict[str, int] = dict.fromkeys(self.by_module, 0)
-        self.handles: list[Any] = []
+    def report(name: str, value: Any, to: Callable[[Tap, Site, Any], None]) -> None:
+        for tap, site in sites[name]:
+            if site.call == calls[name] - 1:
+                to(tap, site, value)
 
-    def begin(self, name: str, call: int, taken: tuple[Any, ...]) -> None:
-        """A module's call begins with what it takes; calls count from 0."""
+    def began(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        calls[name] += 1
+        report(name, (*args, *kwargs.values()), begin)
 
-    def end(self, name: str, call: int, output: Any) -> None:
-        """A module's call ends with what it gives."""
-
-    def __enter__(self) -> None:
-        try:
-            for name in self.by_module:
-                module = self.module.get_submodule(name)
-                # The pre-hook comes first in a call, so it counts; the post-hook reads the same count.
-                self.handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
-                self.handles.append(module.register_forward_hook(self._after(name)))
-        except BaseException:  # an interrupt, or no such module
-            self._remove()
-            raise
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._remove()
-        if kind is not None:
-            return
-        for name, tap, site in ((name, *pair) for name, pairs in self.by_module.items() for pair in pairs):
-            if self.calls[name] != site.calls:
-                raise DiagnosticsError(
-                    f"Tap {tap.name} of {self.encoder} expects module '{name}' to run {site.calls} time(s) in a pass, "
-                    f"but it ran {self.calls[name]} time(s): correct the tap's Site."
-                )
-
-    def _remove(self) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _before(self, name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.calls[name] += 1
-            self.begin(name, self.calls[name] - 1, args or tuple(kwargs.values()))
-
-        return hook
-
-    def _after(self, name: str) -> Callable[..., None]:
-        return lambda _, args, output: self.end(name, self.calls[name] - 1, output)
+    with hooked(module, sites, began, lambda call: report(call.name, call.output, end)):
+        yield
+    for tap, site in chain(*sites.values()):
+        if calls[site.module] != site.calls:
+            raise DiagnosticsError(
+                f"Tap {tap.name} of {encoder} expects module '{site.module}' to run {site.calls} time(s) in a pass, "
+                f"but it ran {calls[site.module]} time(s): correct the tap's Site."
+            )
 
 
-class Hooks(TapHooks):
-    """Reads taps into `captured`, each through `reduce` at the moment it fires."""
+@contextmanager
+def captured_at(module: nn.Module, taps: Sequence[Tap], encoder: str, reduce: Reduce) -> Generator[dict[str, Any]]:
+    """Values of taps from a pass that runs inside, by name, each reduced at the moment it fires; raises as `at_taps`."""
+    captured: dict[str, Any] = {}
 
-    def __init__(
-        self, module: nn.Module, taps: Sequence[Tap], encoder: str, captured: dict[str, Any], reduce: Reduce
-    ) -> None:
-        super().__init__(module, taps, encoder)
-        self.captured, self.reduce = captured, reduce
+    def read(when: str, tap: Tap, site: Site, value: Any) -> None:
+        if site.when == when:
+            captured[tap.name] = reduce(tap, as_tokens(tap, site, value))
 
-    def begin(self, name: str, call: int, taken: tuple[Any, ...]) -> None:
-        self._read(name, call, "before", taken)
-
-    def end(self, name: str, call: int, output: Any) -> None:
-        self._read(name, call, "after", output)
-
-    def _read(self, name: str, call: int, when: str, value: Any) -> None:
-        for tap, site in self.by_module[name]:
-            if site.call == call and site.when == when:
-                self.captured[tap.name] = self.reduce(tap, as_tokens(tap, site, value))
+    with at_taps(module, taps, encoder, partial(read, "before"), partial(read, "after")):
+        yield captured
 
 
 class _EndOfPass(Exception):
@@ -136,48 +149,29 @@ def until(module: nn.Module, site: Site) -> Generator[EarlyEnd]:
     Hooks that were registered before have read it by then.
     """
     calls = 0
-    before = site.when == "before"
     end = EarlyEnd()
 
-    def leave(_: nn.Module, args: tuple[Any, ...], last: Any) -> None:
+    def leave(value: Any) -> None:
         nonlocal calls
         calls += 1
         if calls > site.call:
-            end((*args, *last.values()) if before else last)
+            end(value)
 
-    part = module.get_submodule(site.module)
-    handle = part.register_forward_pre_hook(leave, with_kwargs=True) if before else part.register_forward_hook(leave)
-    try:
-        with end:
-            yield end
-    finally:
-        handle.remove()
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One call of a module: what it took, by position and by name, and what it gave."""
-
-    name: str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    output: Any
+    hooks = (
+        hooked(module, [site.module], begin=lambda _, args, kwargs: leave((*args, *kwargs.values())))
+        if site.when == "before"
+        else hooked(module, [site.module], end=lambda call: leave(call.output))
+    )
+    with hooks, end:
+        yield end
 
 
 @contextmanager
 def recorded(module: nn.Module, names: Iterable[str]) -> Generator[list[Call]]:
     """The calls of some submodules in passes that run inside, in the order in which they end."""
     calls: list[Call] = []
-
-    def record(name: str) -> Callable[..., None]:
-        return lambda _, args, kwargs, output: calls.append(Call(name, args, kwargs, output))
-
-    handles = [module.get_submodule(name).register_forward_hook(record(name), with_kwargs=True) for name in names]
-    try:
+    with hooked(module, names, end=calls.append):
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:

@@ -5,8 +5,6 @@ Discovery guesses with it in which order tokens lie, `placement` verifies the or
 Shape suffixes: B sample, T token (prefix tokens first, then grid tokens in raster order), F feature.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +19,7 @@ from diagnostics.encoders.taps import Grid, Site, Tap
 
 Forward = Callable[[nn.Module, Any], Any]
 """`(module, batch)`: one forward pass."""
+_ROUNDING = 1e-6
 
 
 def value_at(module: nn.Module, site: Site, batch: Any, forward: Forward) -> Any:
@@ -82,3 +81,22 @@ def moved_most(tokens: Tensor, rest: Tensor, grid: Grid, axes: Sequence[str]) ->
     """The place of the first sample whose tokens lie farthest from those of the unchanged input; None where nothing moved."""
     far = distances(tokens[:1], rest[:1], grid, axes)[0, grid.prefix :]
     return int(far.argmax()) if far.max() > 0 else None
+
+
+def tokens_of_cells(grid: Grid, read: Callable[[np.ndarray], Tensor]) -> list[int] | None:
+    """Index of the token that each cell of a grid moves, in raster order; None unless each cell moves one of its own.
+
+    `read`: which cells of the input are changed, bool [*grid.shape] -> tokens [T, F] of one sample, of which the grid's
+    prefix comes first. Cells are changed together, by the bits of their numbers: a pass for each bit, not for each cell.
+    """
+    rest = read(np.zeros(grid.shape, dtype=bool))
+    if len(rest) != grid.prefix + grid.tokens:
+        return None
+    numbers = np.arange(1, grid.tokens + 1).reshape(grid.shape)  # from 1, so that each cell is changed
+    cell_of_token = np.full(grid.tokens, -1)
+    for bit in range(grid.tokens.bit_length()):
+        far = distances(read(numbers >> bit & 1 > 0)[None], rest[None], grid, grid.axes)[0, grid.prefix :]
+        cell_of_token += (far > _ROUNDING).astype(int) << bit
+    if sorted(cell_of_token) != list(range(grid.tokens)):
+        return None
+    return [grid.prefix + int(token) for token in np.argsort(cell_of_token)]

@@ -1,7 +1,5 @@
 """Pooling of activations over grid tokens, without prefix tokens (class tokens and others without a place)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

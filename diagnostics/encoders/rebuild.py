@@ -3,8 +3,6 @@
 Files that the encoder declares (`Encoder.files`) travel with the weights, so that the folder they lie in is not needed.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import functools
@@ -142,8 +140,5 @@ def limit_size() -> Generator[None]:
                 f"{type(_module).__name__}: no encoder is that large."
             )
 
-    handle = register_module_parameter_registration_hook(note)
-    try:
+    with register_module_parameter_registration_hook(note):
         yield
-    finally:
-        handle.remove()

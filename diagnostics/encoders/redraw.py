@@ -1,7 +1,5 @@
 """Redraws or permutes a module's weights in place, and counts how many of them changed."""
 
-from __future__ import annotations
-
 import copy
 import re
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Shape suffixes used below: B sample, T token (prefix tokens first, then grid tokens in raster order), F feature.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from dataclasses import dataclass
@@ -104,8 +102,10 @@ class Site:
         padding = f" without {self.padding} of padding" if self.padding else ""
         trailing = f" without the last {self.trailing}" if self.trailing else ""
         item = f", tensor {self.item + 1}" if self.item else ""
+        # A short digest, since this text is part of the identity of stored activations.
+        order = f" in order {hashlib.sha256(repr(self.order).encode()).hexdigest()[:8]}" if self.order else ""
         place = self.module or "the whole module"
-        return f"{self.when} {place}{which}{item}{layout}{rows}{padding}{trailing}{self._ordered()}"
+        return f"{self.when} {place}{which}{item}{layout}{rows}{padding}{trailing}{order}"
 
     @property
     def dropped(self) -> int:
@@ -116,12 +116,6 @@ class Site:
     def kept(self) -> slice:
         """The tokens that are part of the tap, before they are put in order."""
         return slice(self.padding, -self.trailing or None)
-
-    def _ordered(self) -> str:
-        """The order as a short digest: this text is part of the identity of stored activations."""
-        if not self.order:
-            return ""
-        return f" in order {hashlib.sha256(repr(self.order).encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from diagnostics.encoders.discovery import Discovered, discover, extents_of
 from diagnostics.encoders.encoder import Captured, Encoder, Reduce, keep
 from diagnostics.encoders.evaluating import device_of, evaluating, placed, seeded, wanting_gradients
 from diagnostics.encoders.gradients import read_gradients
-from diagnostics.encoders.hooks import Hooks
+from diagnostics.encoders.hooks import captured_at
 from diagnostics.encoders.redraw import Redrawn, copied, note_of, permute, redraw
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, explaining, unknown
@@ -244,10 +244,10 @@ class TorchEncoder(Encoder):
         in its current mode, as in any training step (random draws and running statistics included), and gradients reach the
         parameters that require them."""
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)
-        captured: dict[str, Any] = {}
         left_alone = nullcontext() if gradient else evaluating(self.module)
+        reading = captured_at(self.module, wanted, self.name, reduce)
         # Not inference mode: a table that the module makes in a pass and keeps could never be trained with again.
-        with left_alone, torch.set_grad_enabled(gradient), Hooks(self.module, wanted, self.name, captured, reduce):
+        with left_alone, torch.set_grad_enabled(gradient), reading as captured:
             self.forward(self.module, to_device(batch, device_of(self.module)))
         return {tap.name: captured[tap.name] for tap in wanted}
 

@@ -4,8 +4,6 @@ A saved encoder is built by a name, whose options may name further encoders. So 
 the one place where a Python file is run, and context variables record from which saved file the name came.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar

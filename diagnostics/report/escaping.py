@@ -1,7 +1,5 @@
 """Escaping of text for display: control and invisible characters are shown as escapes."""
 
-from __future__ import annotations
-
 import unicodedata
 
 # Zero-width joiners belong to the spelling of words and emoji.

@@ -1,7 +1,5 @@
 """Figures as arrays, independent of the plotting library; `diagnostics.report.plots` draws them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal

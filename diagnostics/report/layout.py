@@ -3,8 +3,6 @@
 A space that must not break is a no-break space here and a space on the screen: see `whole`.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Progress bars on stderr, with the cost of the job."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import time

@@ -1,7 +1,5 @@
 """Captions of figures: why values are missing, what chance gives, and how the values were computed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

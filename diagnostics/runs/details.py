@@ -1,7 +1,5 @@
 """The table of a profile's numbers by tap: those in the figure, and those beside the score."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from diagnostics.report.numbers import format_compact

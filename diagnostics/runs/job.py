@@ -1,7 +1,5 @@
 """One call of `run`: extracts and measures an encoder and its controls, then writes all results atomically."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

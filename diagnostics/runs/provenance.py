@@ -1,7 +1,5 @@
 """The provenance of a run: encoder, dataset and seed in the store's attributes, and each call beside its results."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import importlib.metadata

@@ -1,7 +1,5 @@
 """The validated arguments of one call of `run`, and the encoder and dataset that they name."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

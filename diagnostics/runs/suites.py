@@ -1,7 +1,5 @@
 """Selection of measures by name or suite, and comparison of the taps of two runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The similarity of pairs of taps as the arrays of a heatmap, and in words."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

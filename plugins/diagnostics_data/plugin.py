@@ -1,7 +1,5 @@
 """The entry point: dataset names and their builders. Importing it imports neither torch nor numpy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from diagnostics import hookimpl

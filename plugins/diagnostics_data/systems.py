@@ -5,8 +5,6 @@ observed series [N, T], z-normed one by one, with the latents [N] of series firs
 from a generator of its own, `default_rng([seed, i])`, so that it is the same however many there are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Data that arrives inside the wheels of other packages: where it lies, and what to do where it is missing or damaged."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 from collections.abc import Generator

@@ -1,7 +1,5 @@
 """Videos as folders of frames with the masks of their objects, in the layout of DAVIS."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

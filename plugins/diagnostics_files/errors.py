@@ -1,7 +1,5 @@
 """What goes wrong with files: missing packages, damaged files, and whether to go on without them."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import os

@@ -1,7 +1,5 @@
 """Hugging Face `datasets` saved to disk: images, audio, series or texts with their other columns as targets."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 from pathlib import Path

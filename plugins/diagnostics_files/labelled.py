@@ -1,7 +1,5 @@
 """Folders of files with one sample or several from each: classes from folders, targets from a table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Samples read when they are asked for, and datasets whose fingerprint is made of their files' bytes."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Folders of images, of videos cut into clips, and of sound files, whole or cut into windows."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Folders of images with a mask or a depth map for each: pairs, one size, dense targets."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -3,8 +3,6 @@
 Splits are as given, completed where only two are there, and drawn over groups where there is none.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any

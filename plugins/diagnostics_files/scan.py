@@ -1,7 +1,5 @@
 """What lies in a folder: files by suffix in a fixed order, the splits and classes that their folders name."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Files of series: arrays (`.npz`, Zarr), tables (CSV, Parquet, JSON lines), and `.ts` files of the UCR and UEA archives."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An ONNX file as an encoder: the tensors to read become outputs of its graph, which onnxruntime computes."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +9,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from diagnostics_timm.pixels import example, image_of
+from PIL import Image
 from torch import Tensor
 
 from diagnostics import DiagnosticsError, Encoder, Grid, Site, Tap
@@ -81,15 +81,8 @@ class OnnxEncoder(Encoder):
             if values.dtype.kind == "f" and values.size > 1:
                 shuffled = rng.permutation(values.ravel()).reshape(values.shape)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(shuffled, tensor.name))
-        return OnnxEncoder(
-            f"{self.name} (permuted weights)",
-            self.modality,
-            model,
-            self.taps,
-            self._preprocess,
-            self._example,
-            self._fixed,
-        )
+        name = f"{self.name} (permuted weights)"
+        return OnnxEncoder(name, self.modality, model, self.taps, self._preprocess, self._example, self._fixed)
 
 
 def build(path: str, modality: str | None, taps: str | None, mean: str, std: str, length: int | None) -> OnnxEncoder:
@@ -102,29 +95,31 @@ def build(path: str, modality: str | None, taps: str | None, mean: str, std: str
     shape = [d.dim_value or None for d in inputs[0].type.tensor_type.shape.dim]
     kind = modality or ("image" if len(shape) == 4 else "series")
     if kind == "image" and len(shape) == 4:
-        example, preprocess, extents = _image(name, shape, mean, std)
+        sample, preprocess, extents = _image(name, shape, mean, std)
     elif kind == "series" and len(shape) in (2, 3):
-        example, preprocess, extents = _series(name, shape, length)
+        sample, preprocess, extents = _series(name, shape, length)
     else:
         raise DiagnosticsError(
             f"{name} takes a tensor of {len(shape)} axes, which is no {kind}: give ?modality=image or series."
         )
-    entered, blocks = _named(taps) if taps else block_outputs(model.graph, name)
+    named = [tensor for tensor in (taps or "").split(",") if tensor]
+    blocks = [(tensor.strip("/").replace("/", ".").replace(":", "."), tensor) for tensor in named]
+    entered, blocks = ("", blocks) if taps else block_outputs(model.graph, name)
     # A first block that takes the input itself has no embedding before it.
     entered = "" if entered in {value.name for value in inputs} else entered
     tensors = {"embed": entered} | dict(blocks) if entered else dict(blocks)
     session = session_of(model, list(tensors.values()), name)
-    batch = np.repeat(preprocess(example)[None].numpy(), max(2, _batch_size(session)), axis=0)
-    fixed = _batch_size(session)
-    try:
-        values = run(session, list(tensors.values()), batch, fixed)
-    except Exception:
-        # Tracing may have fixed a batch of one inside, whatever the file declares.
-        fixed = 1
+    batch = np.repeat(preprocess(sample)[None].numpy(), max(2, _batch_size(session)), axis=0)
+    # Tracing may have fixed a batch of one inside, whatever the file declares.
+    failures: list[Exception] = []
+    for fixed in (_batch_size(session), 1):
         try:
             values = run(session, list(tensors.values()), batch, fixed)
+            break
         except Exception as error:
-            raise DiagnosticsError(f"{name} does not run on an example: {describe(error)}.") from error
+            failures.append(error)
+    else:
+        raise DiagnosticsError(f"{name} does not run on an example: {describe(failures[-1])}.") from failures[-1]
     first = next(iter(tensors.values()))
 
     def read(given: Tensor) -> Tensor:
@@ -140,7 +135,7 @@ def build(path: str, modality: str | None, taps: str | None, mean: str, std: str
         grid: Grid = place.grid
         part = "embedding" if tap == "embed" else "trunk"
         read_at.append(Tap(tap, depth, part, place.features, grid, Site(tensor, layout=place.layout, rows=place.rows)))
-    return OnnxEncoder(name, cast(Modality, kind), model, read_at, preprocess, example, fixed)
+    return OnnxEncoder(name, cast(Modality, kind), model, read_at, preprocess, sample, fixed)
 
 
 def _places(
@@ -208,16 +203,9 @@ def _read(path: str) -> Any:
     return model
 
 
-def _named(taps: str) -> tuple[str, list[tuple[str, str]]]:
-    tensors = [name for name in taps.split(",") if name]
-    return "", [(name.strip("/").replace("/", ".").replace(":", "."), name) for name in tensors]
-
-
 def _image(
     name: str, shape: Sequence[int | None], mean: str, std: str
 ) -> tuple[np.ndarray, Preprocess, dict[str, int]]:
-    from PIL import Image
-
     channels, height, width = shape[1:]
     if channels not in (1, 3) or not height or not width:
         raise DiagnosticsError(
@@ -226,15 +214,12 @@ def _image(
     centre, spread = (_numbers(text, channels) for text in (mean, std))
 
     def preprocess(sample: np.ndarray) -> Tensor:
-        image = Image.fromarray(
-            np.ascontiguousarray(sample[..., 0] if sample.ndim == 3 and sample.shape[2] == 1 else sample)
-        )
-        image = image.convert("RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BILINEAR)
+        image = image_of(sample, name, "RGB" if channels == 3 else "L")
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(image, dtype=np.float32).reshape(height, width, channels) / 255)
         return ((pixels - centre) / spread).permute(2, 0, 1).contiguous()
 
-    example = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
-    return example, preprocess, {"y": height, "x": width}
+    return example(), preprocess, {"y": height, "x": width}
 
 
 def _series(

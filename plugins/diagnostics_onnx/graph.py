@@ -1,7 +1,5 @@
 """The blocks of an ONNX graph, by the scopes that exporters leave in the names of its nodes."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from typing import Any

@@ -1,7 +1,5 @@
 """What this plugin offers; importing it imports nothing heavy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ Meta's own loader takes any file and prints what was missing, so that a 50-block
 encoder with untrained LayerScale. Here that is an error, or, asked for, a sentence that the run carries.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping

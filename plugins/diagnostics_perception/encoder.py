@@ -1,7 +1,5 @@
 """A Perception Encoder as an encoder: weights from one of three places, and its taps."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial as bound
 from pathlib import Path

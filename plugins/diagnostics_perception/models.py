@@ -1,7 +1,5 @@
 """The Perception Encoders (arXiv 2504.13181) as timm's `Eva`: their sizes, positions and initial weights."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal

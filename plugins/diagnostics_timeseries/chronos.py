@@ -6,8 +6,6 @@ over as prefix: EOS (T5), REG (Bolt), and of Chronos-2 first the masked patch of
 from, then REG.
 """
 
-from __future__ import annotations
-
 import copy
 import importlib
 from collections.abc import Callable, Mapping

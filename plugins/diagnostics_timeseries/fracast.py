@@ -6,8 +6,6 @@ masked, and the taps hand over the tokens of real steps only. NaN is masked too:
 it is the model's own padding, and pooling leaves out the tokens of steps that were not observed.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -12,8 +12,6 @@ The package pins versions of torch and scikit-learn and pip would exchange them 
 - PatchTST-FM: padded as its forecaster does; masked patches of the future are handed over as prefix.
 """
 
-from __future__ import annotations
-
 import copy
 import importlib
 from collections.abc import Callable, Mapping

@@ -8,8 +8,6 @@ Hooks never fire on the blocks of version 1, whose parts are called one by one w
 block's output is read as what the next block takes, and the last one's from the transformer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -7,8 +7,6 @@ observed one are padding, later NaN is masked.
 The package pins versions that cannot be installed beside this one, so it is in no extra; see `_INSTALL`.
 """
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Mapping

@@ -7,8 +7,6 @@ is a row of its own, as in the package.
 The package pins versions that cannot be installed beside this one, so it is in no extra: `pip install --no-deps momentfm`.
 """
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Mapping

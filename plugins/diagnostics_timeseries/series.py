@@ -3,8 +3,6 @@
 Shape suffixes: B sample, V variate, L step, T token, F feature.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any

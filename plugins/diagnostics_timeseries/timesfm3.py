@@ -5,8 +5,6 @@ leading NaN is padding and gaps are filled by linear interpolation; `valid` leav
 Masked patches of the horizon stand behind the series and are handed over as prefix.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from typing import Any

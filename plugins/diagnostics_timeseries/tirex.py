@@ -4,8 +4,6 @@ Scaling and patching are the package's tokenizer's. Padding runs through the rec
 but never becomes a token. Each of several variates is a series of its own, as in the package's own embedding.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

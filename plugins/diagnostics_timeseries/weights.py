@@ -4,8 +4,6 @@ Options of every builder here: `pretrained` takes trained weights, otherwise ini
 in the configuration of untrained weights.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """Raw images as Pillow images; shared by the plugins of image encoders. Imports neither timm nor torch."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

@@ -1,9 +1,6 @@
 """Building a timm model and bringing weights into it: from the hub, from a local file, or initial ones."""
 
-from __future__ import annotations
-
-import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics.errors import describe, unknown
+from diagnostics.errors import describe, few, unknown
+from diagnostics_timm.hub import is_fetching, quick_offline
 
 _INSTEAD = "give a local file with ?checkpoint=file.safetensors or take initial weights with ?pretrained=false."
 MOST_PIXELS = 8192
 """Along a side: what is larger fills the memory before anything else is said."""
-# Seconds that the hub has to answer one request before the weights are looked for in the local cache only.
-_PATIENCE = 5.0
 
 
 def model_of(name: str, pretrained: bool, checkpoint: str | None, img_size: int | None, seed: int) -> nn.Module:
@@ -72,45 +68,14 @@ def _from_hub(name: str, img_size: int | None) -> nn.Module:
         raise DiagnosticsError(f"timm has no pretrained weights of {name}: {_INSTEAD}")
     reached = True
     try:
-        with _quick_offline() as reached:
+        with quick_offline() as reached:
             return create(name, img_size, pretrained=True)
     except Exception as error:
-        if not _is_fetching(error):
+        if not is_fetching(error):
             size = "" if img_size is None else f" with img_size={img_size}"
             raise DiagnosticsError(f"timm cannot load {name}{size}: {describe(error)}") from error
         why = f"({describe(error)})" if reached else "(no network, and not in the local cache)"
         raise DiagnosticsError(f"Pretrained weights of timm:{name} cannot be fetched {why}: {_INSTEAD}") from error
-
-
-@contextlib.contextmanager
-def _quick_offline() -> Generator[bool]:
-    """Tells whether the hub answers; where it does not, only its local cache is asked.
-
-    Without this, its client takes three quarters of a minute of retries to say that there is no network, also for
-    weights that lie in the cache. Any answer counts, so that proxies, mirrors and private hubs go their usual way.
-    """
-    import huggingface_hub
-    from huggingface_hub import constants
-
-    if not constants.HF_HUB_OFFLINE:
-        try:
-            huggingface_hub.get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
-            yield True
-            return
-        except Exception as error:
-            if not _is_fetching(error):
-                raise
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield False
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _is_fetching(error: BaseException) -> bool:
-    clients = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
-    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in clients
 
 
 def _from_file(name: str, path: Path, img_size: int | None) -> nn.Module:
@@ -164,8 +129,4 @@ def _differences(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
         "unexpected": tensors.keys() - expected.keys(),
         "of another shape": shaped,
     }
-    return [f"{len(keys)} tensors {kind}: {_few(keys)}" for kind, keys in groups.items() if keys]
-
-
-def _few(keys: set[str]) -> str:
-    return ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
+    return [f"{len(keys)} tensors {kind}: {few(keys)}" for kind, keys in groups.items() if keys]

@@ -1,7 +1,5 @@
 """The encoder of each objective: backbone and head from a few numbers, which are also its name."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 

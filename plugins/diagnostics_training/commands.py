@@ -1,7 +1,5 @@
 """`diagnostics train objectives` and `diagnostics align`; importing it imports nothing heavy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from json import dumps as to_json
 from pathlib import Path

@@ -3,8 +3,6 @@
 Importing it imports nothing heavy.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Sequence

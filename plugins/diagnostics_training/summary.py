@@ -3,8 +3,6 @@
 The same command given again then leaves it as it is, and another one is refused; so is any folder whose encoder is another's.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

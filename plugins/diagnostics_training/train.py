@@ -1,7 +1,5 @@
 """From what was asked for to trained encoders in their folders."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Tap
 from diagnostics.errors import describe
-from diagnostics_transformers.prepared import Prepared, from_directory, setting
+from diagnostics_transformers.prepared import Arguments, Prepared, from_directory, setting
 from diagnostics_transformers.spans import Convolution, convolutions, span
-from diagnostics_transformers.towers import arguments
+from diagnostics_transformers.towers import arguments, model_type
 
 RATE = 16_000
 SECONDS = 2
@@ -45,8 +45,7 @@ def prepare_audio(tower: nn.Module, source: str | None, name: str, length: int |
     masked = _mask_of(tower) is not None and not blurred
     masked = masked and bool(getattr(extractor, "return_attention_mask", True))
     sounds = Sounds.of(name, extract, length, rate, masked)
-    frames = sounds.frames
-    bins = sounds.bins
+    frames, bins = sounds.frames, sounds.bins
     extents = {"y": bins, "t": frames} if bins and _has_patches(config) else {"t": frames}
     places: list[tuple[int, ...]] = []
     if "y" in extents:
@@ -63,7 +62,7 @@ def prepare_audio(tower: nn.Module, source: str | None, name: str, length: int |
         covers=partial(sounds.covers, stack=convolutions(config)),
         valid=sounds.valid,
         rate=float(rate),
-        special=_SPECIAL.get(str(setting(config, "model_type")), 0),
+        special=_SPECIAL.get(model_type(tower), 0),
         any_length=True,
     )
 
@@ -78,14 +77,11 @@ def _has_patches(config: Any) -> bool:
     return all(isinstance(setting(config, key), int) for key in ("patch_size", "frequency_stride", "time_stride"))
 
 
-def _forms(tower: nn.Module, sounds: Sounds, masked: bool) -> list[Callable[[Mapping[str, Tensor]], dict[str, Any]]]:
+def _forms(tower: nn.Module, sounds: Sounds, masked: bool) -> list[Arguments]:
     """The ways in which models take the same features: which axis is time, with channels, with a mask."""
     takes = arguments(tower)
     key = next(k for k in _KEYS if k in takes)
     mask = _mask_of(tower)
-    wanted = mask is not None and (
-        masked or inspect.signature(tower.forward).parameters[mask].default is inspect.Parameter.empty
-    )
     shapes: list[Callable[[Tensor], Tensor]] = [lambda x: x]
     if sounds.bins:
         shapes.append(lambda x: x.mT)
@@ -94,17 +90,17 @@ def _forms(tower: nn.Module, sounds: Sounds, masked: bool) -> list[Callable[[Map
         shapes.reverse()
     shapes.append(lambda x: x[:, None])
 
-    def form(shape: Callable[[Tensor], Tensor], with_mask: bool) -> Callable[[Mapping[str, Tensor]], dict[str, Any]]:
-        def of(batch: Mapping[str, Tensor]) -> dict[str, Any]:
-            given: dict[str, Any] = {key: shape(batch["sound"])}
-            if with_mask and mask is not None:
-                given[mask] = batch["heard"].bool() if mask == "audio_mel_mask" else batch["heard"]
-            return given | ({"use_cache": False} if "use_cache" in takes else {})
+    def of(shape: Callable[[Tensor], Tensor], with_mask: bool, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        given: dict[str, Any] = {key: shape(batch["sound"])}
+        if with_mask and mask is not None:
+            given[mask] = batch["heard"].bool() if mask == "audio_mel_mask" else batch["heard"]
+        return given | ({"use_cache": False} if "use_cache" in takes else {})
 
-        return of
-
+    wanted = mask is not None and (
+        masked or inspect.signature(tower.forward).parameters[mask].default is inspect.Parameter.empty
+    )
     masks = [wanted, not wanted] if mask is not None else [False]
-    return [form(shape, with_mask) for with_mask in masks for shape in shapes]
+    return [partial(of, shape, with_mask) for with_mask in masks for shape in shapes]
 
 
 Extract = Callable[[np.ndarray], np.ndarray]
@@ -132,7 +128,7 @@ class Sounds:
         rng = np.random.default_rng(0)
         try:
             whole = extract(rng.standard_normal(length).astype(np.float32))
-            half = extract(rng.standard_normal(max(1, length // 2)).astype(np.float32))
+            extract(rng.standard_normal(max(1, length // 2)).astype(np.float32))
             longer = extract(rng.standard_normal(2 * length).astype(np.float32))
         except Exception as error:
             raise DiagnosticsError(
@@ -143,7 +139,7 @@ class Sounds:
             return cls(encoder, extract, length, rate, whole.shape, changing[0], float(length), masked)
         # A length of its own, to which everything is padded or cut: the longest axis is time.
         time = int(np.argmax(whole.shape))
-        span = _span(extract, whole.shape[time], rate, half)
+        span = _span(extract, rate)
         if length > span:
             raise DiagnosticsError(
                 f"{encoder} reads at most {int(span)} samples ({span / rate:.3g} s at {rate} Hz), not {length}: cut them."
@@ -178,10 +174,8 @@ class Sounds:
             )
         features = torch.from_numpy(np.ascontiguousarray(self.extract(values[first:]), dtype=np.float32))
         rest = self.frames - features.shape[self.time]
-        if rest > 0:
-            shape = list(features.shape)
-            shape[self.time] = rest
-            features = torch.cat([features, torch.zeros(shape)], dim=self.time)
+        behind = (0, 0) * (features.ndim - 1 - self.time)
+        features = torch.nn.functional.pad(features, (*behind, 0, max(0, rest)))
         heard = math.ceil(self.frames * (self.length - first) / self.span)
         return {"sound": features, "heard": (torch.arange(self.frames) < heard).long()}
 
@@ -193,20 +187,16 @@ class Sounds:
 
     def valid(self, batch: Mapping[str, Tensor], tap: Tap) -> Tensor | None:
         """Places whose time lies before the end of the sound."""
-        if "t" not in tap.grid.axes:
-            return None
         heard = batch["heard"].sum(dim=1, keepdim=True)
-        if bool((heard == self.frames).all()):
-            return None
-        steps = tap.grid.shape[tap.grid.axes.index("t")]
-        if steps == 1:
+        steps = dict(zip(tap.grid.axes, tap.grid.shape, strict=True)).get("t", 1)
+        if steps == 1 or bool((heard == self.frames).all()):
             return None
         times = torch.arange(steps, device=heard.device)[None] < (heard * steps / self.frames).floor().clamp_min(1)
         shape = [-1 if axis == "t" else 1 for axis in tap.grid.axes]
         return times.reshape(len(heard), *shape).expand(len(heard), *tap.grid.shape).flatten(1)
 
 
-def _span(extract: Extract, frames: int, rate: int, _: np.ndarray) -> float:
+def _span(extract: Extract, rate: int) -> float:
     """How many samples the features of a fixed length stand for: where a click no longer shows, found by halving."""
     low, high = 0, 120 * rate
     rest = extract(np.zeros(high, dtype=np.float32))
@@ -238,7 +228,7 @@ def _fallback(tower: nn.Module, config: Any) -> tuple[Extract, int, str]:
         return _standardised, rate, "waveform, mean 0 and spread 1"
     inner = (config, *(setting(config, key) for key in ("encoder_config", "audio_config", "asr_config")))
     named = (setting(part, *_BINS) for part in inner if part is not None)
-    kind = str(setting(config, "model_type"))
+    kind = model_type(tower)
     bins = _BINS_OF.get(kind) or int(next((n for n in named if isinstance(n, int)), 80))
     kind = str(setting(setting(config, "encoder_config"), "model_type", default=kind))
     bins *= _STACKED.get(kind, 1)
@@ -260,8 +250,7 @@ def _log_mel(bins: int, rate: int, fixed: int) -> Extract:
     from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
     width, hop = round(0.025 * rate), round(0.01 * rate)
-    size = 2 ** math.ceil(math.log2(width))
-    size = max(size, 4 * bins)
+    size = max(2 ** math.ceil(math.log2(width)), 4 * bins)
     filters = mel_filter_bank(1 + size // 2, bins, 0.0, rate / 2, rate, norm="slaney", mel_scale="slaney")
     window = window_function(width, "hann")
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
 from diagnostics.errors import describe
-from diagnostics_transformers.prepared import Prepared, from_directory, setting
-from diagnostics_transformers.towers import arguments
+from diagnostics_transformers.prepared import Prepared, from_directory, setting, whole
+from diagnostics_transformers.towers import arguments, model_type
 
 SIZE = 224
 
@@ -38,17 +38,15 @@ _FURTHER: dict[str, Callable[[Any, Tensor], dict[str, Any]]] = {
 def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | None) -> Prepared:
     """Image [y, x] or [y, x, channel] as `pixel_values` [channel, y, x]."""
     config: Any = tower.config
-    preprocess = Processed.of(tower, source, name, size) if size is None else None
+    preprocess = Processed.of(tower, source, name) if size is None else None
     preprocess = preprocess or Squashed.of(tower, source, name, size)
     pixels = preprocess(example())["pixel_values"]
     height, width = (int(n) for n in pixels.shape[-2:])
-    takes, further = arguments(tower), _FURTHER.get(setting(config, "model_type", default=""))
-    own = side_of(setting(config, "image_size"))
+    further = _FURTHER.get(model_type(tower))
+    stretched = interpolating(tower, (height, width), "image_size")
 
     def of(batch: Mapping[str, Tensor]) -> dict[str, Any]:
-        given: dict[str, Any] = {"pixel_values": batch["pixel_values"]}
-        if "interpolate_pos_encoding" in takes and own is not None and own != (height, width):
-            given["interpolate_pos_encoding"] = True
+        given = {"pixel_values": batch["pixel_values"], **stretched}
         return given | (further(config, batch["pixel_values"]) if further else {})
 
     patch = side_of(setting(config, "patch_size"))
@@ -66,9 +64,16 @@ def prepare_images(tower: nn.Module, source: str | None, name: str, size: int | 
         places=places,
         description=f"input {height}x{width}, {preprocess.description}",
         arguments=of,
-        covers=preprocess.covers,
+        covers=preprocess.covers if isinstance(preprocess, Processed) else whole,
         special=_special(config, places),
     )
+
+
+def interpolating(tower: nn.Module, size: tuple[int, int], *settings: str) -> dict[str, Any]:
+    """The argument by which a model stretches its positions, where the input has another size than the settings say."""
+    own = side_of(setting(tower.config, *settings))
+    stretches = "interpolate_pos_encoding" in arguments(tower) and own not in (None, size)
+    return {"interpolate_pos_encoding": True} if stretches else {}
 
 
 def _special(config: Any, places: list[tuple[int, ...]]) -> int:
@@ -120,17 +125,15 @@ class Processed:
     channels: int
 
     @classmethod
-    def of(cls, tower: nn.Module, source: str | None, name: str, size: int | None) -> Processed | None:
+    def of(cls, tower: nn.Module, source: str | None, name: str) -> Processed | None:
         """None where there is no processor, or where it cuts images into tiles or keeps their proportions."""
         processor = from_directory("AutoImageProcessor", source)
         if processor is None:
             return None
         processed = cls(name, processor, int(setting(tower.config, "num_channels", default=3)))
         try:
-            shapes = {
-                tuple(processed(np.zeros(shape, np.uint8))["pixel_values"].shape)
-                for shape in ((240, 320, 3), (300, 200, 3))
-            }
+            blank = (np.zeros(shape, np.uint8) for shape in ((240, 320, 3), (300, 200, 3)))
+            shapes = {tuple(processed(image)["pixel_values"].shape) for image in blank}
         except DiagnosticsError:
             return None
         return processed if len(shapes) == 1 and len(next(iter(shapes))) == 3 else None
@@ -230,10 +233,6 @@ class Squashed:
     @property
     def description(self) -> str:
         return f"squashed, mean and spread {f'of {self.owner}' if self.owner else '0.5'}"
-
-    def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
-        """All of it."""
-        return tuple((0.0, float(n)) for n in shape)
 
 
 def _in_order(config: Any, images: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """From a directory or a hub name to a model: configuration, weights, and what is missing in them."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
@@ -13,15 +11,14 @@ from typing import Any
 
 import torch
 import transformers
+from diagnostics_timm.hub import is_fetching, quick_offline
 from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from diagnostics import DiagnosticsError
-from diagnostics.errors import describe
+from diagnostics.errors import describe, few
 
-# Seconds that the hub has to answer one request before what is wanted is looked for in the local cache only.
-_PATIENCE = 5.0
 _DATA_FILES = (
     "*config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
 )  # fmt: skip
@@ -48,7 +45,7 @@ class Loaded:
 def load(name: str, pretrained: bool = True, seed: int = 0, whole: bool = False) -> Loaded:
     """The model in a local directory or under a hub name; random weights (from `seed`) where it is not `pretrained`."""
     source = _source(name)
-    with quiet(), _hub(name, local=Path(source).is_dir()):
+    with quiet(), quick_offline(local=Path(source).is_dir()):
         config = _config(source, name)
         if pretrained:
             model, missing = _with_weights(source, config, name, whole)
@@ -188,7 +185,7 @@ def _with_weights(source: str, config: Any, name: str, whole: bool) -> tuple[nn.
     if mismatched:
         raise DiagnosticsError(
             f"Weights of {name} are of another architecture than its config.json ({len(mismatched)} tensors of another "
-            f"shape: {_few(mismatched)}): give the config.json that they were saved with."
+            f"shape: {few(mismatched)}): give the config.json that they were saved with."
         )
     return model.eval(), {str(key) for key in info["missing_keys"]}
 
@@ -199,7 +196,7 @@ def refuse_missing(loaded: Loaded, prefix: str, but: set[str]) -> None:
     if lacking:
         raise DiagnosticsError(
             f"Weights of {loaded.name} lack {len(lacking)} tensors that a {type(loaded.model).__name__} needs "
-            f"({_few(lacking)}): they were saved from another architecture."
+            f"({few(lacking)}): they were saved from another architecture."
         )
 
 
@@ -226,19 +223,13 @@ def _refused(error: BaseException) -> str:
 def _unreached(error: BaseException, source: str) -> str:
     if Path(source).is_dir():
         return ""
-    clients = ("huggingface_hub", "httpx", "httpcore", "requests", "urllib3")
-    fetching = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in clients
-    return "no such directory, not in the local cache, and the hub does not give it" if fetching else ""
+    return "no such directory, not in the local cache, and the hub does not give it" if is_fetching(error) else ""
 
 
 def _instead(source: str) -> str:
     if Path(source).is_dir():
         return "save the model again with save_pretrained, or take initial weights with ?pretrained=false."
     return "give a local directory that was written by save_pretrained."
-
-
-def _few(keys: list[str]) -> str:
-    return ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
 
 
 @contextlib.contextmanager
@@ -253,25 +244,3 @@ def quiet() -> Generator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _hub(name: str, local: bool) -> Generator[None]:
-    """Local files only where there is a directory, or where the hub does not answer one quick request.
-
-    Its client takes three quarters of a minute of retries to say that there is no network.
-    """
-    import huggingface_hub
-    from huggingface_hub import constants
-
-    reached = False
-    if not local and not constants.HF_HUB_OFFLINE:
-        with contextlib.suppress(Exception):
-            huggingface_hub.get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
-            reached = True
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not reached
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before

@@ -5,8 +5,9 @@ Shape suffixes: B sample, N patch, D numbers of a patch.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from diagnostics import DiagnosticsError
 from diagnostics.errors import describe
 from diagnostics_transformers.images import Squashed, side_of
 from diagnostics_transformers.prepared import Prepared, from_directory, setting
-from diagnostics_transformers.towers import arguments
+from diagnostics_transformers.towers import arguments, model_type
 
 # How many patches an image has along y and x, under the name that a model has for it.
 _SIZES = ("grid_thw", "image_grid_thw", "spatial_shapes", "target_sizes", "pixel_position_ids", "image_grid_hw")
@@ -37,7 +38,7 @@ _SIDE = 16
 
 def takes_patches(tower: nn.Module) -> bool:
     """Whether a vision tower takes patches, and not whole images as well."""
-    return setting(tower.config, "model_type") not in _WHOLE and any(key in arguments(tower) for key in _SIZES)
+    return model_type(tower) not in _WHOLE and any(key in arguments(tower) for key in _SIZES)
 
 
 def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int | None) -> Prepared:
@@ -102,7 +103,6 @@ def prepare_patches(tower: nn.Module, source: str | None, name: str, size: int |
         packed=packed,
         description=f"input {size}x{size} in patches of {patch}, {cut.description}",
         forms=[partial(of, shape=shape) for shape in (_STRIP if sizes == "target_sizes" else _FORMS)],
-        covers=lambda shape: tuple((0.0, float(n)) for n in shape),
     )
 
 
@@ -136,17 +136,13 @@ class Patches:
 
     @classmethod
     def of(cls, tower: nn.Module, source: str | None, name: str, size: int, patch: int, merge: int) -> Patches:
-        config: Any = tower.config
-        squash = Squashed.of(tower, source, name, size)
-        frames = int(setting(config, "temporal_patch_size", "patch_temporal", default=1))
-        by_processor = cls(name, squash, size, patch, merge, frames, from_directory("AutoImageProcessor", source))
-        if by_processor.processor is None:
-            return by_processor
-        try:
-            fits = by_processor(example())["patches"].shape[0] == (size // patch) ** 2
-        except DiagnosticsError:
-            fits = False
-        return by_processor if fits else cls(name, squash, size, patch, merge, frames)
+        frames = int(setting(tower.config, "temporal_patch_size", "patch_temporal", default=1))
+        here = cls(name, Squashed.of(tower, source, name, size), size, patch, merge, frames)
+        processed = replace(here, processor=from_directory("AutoImageProcessor", source))
+        with contextlib.suppress(DiagnosticsError):
+            if processed.processor is not None and len(processed(example())["patches"]) == (size // patch) ** 2:
+                return processed
+        return here
 
     @property
     def description(self) -> str:
@@ -172,29 +168,3 @@ class Patches:
         if self.frames > 1:
             blocks = blocks[:, :, None].repeat(1, 1, self.frames, 1, 1)
         return blocks.flatten(1)
-
-
-def tokens_of_cells(first: Any, size: int, side: int, prefix: int = 0) -> list[int]:
-    """Where the token of each cell (in raster order) of a square image lies: cells are painted by the bits of their number.
-
-    `prefix` tokens before them stand for no cell.
-
-    `first`: uint8 [size, size, 3] -> tokens [T, F] as they enter the first block. Raises ValueError where tokens are mixed.
-    """
-    count = side * side
-    rest = first(np.zeros((size, size, 3), np.uint8))
-    if len(rest) != prefix + count:
-        raise ValueError(f"{len(rest)} tokens for {count} patches")
-    numbers = torch.zeros(count, dtype=torch.long)
-    cells = np.arange(count).reshape(side, side) + 1  # so that each cell is painted at least once
-    for bit in range(int(count).bit_length()):
-        painted = np.kron((cells >> bit & 1) * 255, np.ones((size // side, size // side))).astype(np.uint8)
-        moved = (first(np.repeat(painted[..., None], 3, axis=2)) - rest)[prefix:].abs().amax(dim=-1) > 1e-6
-        numbers += moved.long() << bit
-    cell_of_token = (numbers - 1).tolist()
-    if sorted(cell_of_token) != list(range(count)):
-        raise ValueError("the patches of an image do not give one token each")
-    places = [0] * count
-    for token, cell in enumerate(cell_of_token):
-        places[cell] = token
-    return places

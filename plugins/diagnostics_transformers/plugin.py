@@ -1,7 +1,5 @@
 """The entry point: imports nothing heavy until an encoder is built."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from collections.abc import Mapping

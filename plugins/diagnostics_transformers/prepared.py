@@ -1,7 +1,5 @@
 """What every modality's preprocessing is made of: `Prepared`, the sizes asked for, and a look into configuration and directory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +26,11 @@ class Wanted:
         for key, most in (("size", 8192), ("length", 10**7), ("frames", 4096)):
             if (getattr(self, key) or 0) > most:
                 raise DiagnosticsError(f"No encoder takes {key}={getattr(self, key)}: give at most {most:,}.")
+
+
+def whole(shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+    """(start, stop) along each axis of a sample, where nothing is cut off."""
+    return tuple((0.0, float(n)) for n in shape)
 
 
 @dataclass
@@ -61,7 +64,7 @@ class Prepared:
     description: str = ""
     arguments: Arguments = dict
     forms: list[Arguments] = field(default_factory=list[Arguments])
-    covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]] | None = None
+    covers: Callable[[tuple[int, ...]], tuple[tuple[float, float], ...]] = whole
     valid: Callable[[Any, Tap], Tensor | None] | None = None
     rate: float | None = None
     special: int = 0

@@ -1,8 +1,6 @@
 """Time series: values as they are; the models normalise them."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Tap
-from diagnostics_transformers.prepared import Prepared, setting
+from diagnostics_transformers.prepared import Arguments, Prepared, setting, whole
 from diagnostics_transformers.towers import arguments
 
 _MOST = 100_000
@@ -31,7 +29,6 @@ def prepare_series(tower: nn.Module, name: str, length: int | None) -> Prepared:
     can_miss = "past_values_padding" in takes
     lags = sorted(config.lags_sequence) if "past_time_features" in takes else [0]
     reach, middle = lags[-1], lags[(len(lags) - 1) // 2]
-    names = "past_values", "past_observed_mask", "observed_mask", "past_values_padding"
 
     def preprocess(sample: np.ndarray) -> dict[str, Tensor]:
         values = np.asarray(sample, dtype=np.float32)
@@ -39,7 +36,8 @@ def prepare_series(tower: nn.Module, name: str, length: int | None) -> Prepared:
         if values.shape != (steps, variates):
             shape = f"[{steps}]" if variates == 1 else f"[{steps}, {variates}]"
             raise DiagnosticsError(
-                f"{name} reads series of shape {shape}, not {list(np.shape(sample))}: {_remedy(steps)}"
+                f"{name} reads series of shape {shape}, not {list(np.shape(sample))}: cut them to {steps} steps, or ask for "
+                "another ?length= where the model takes any."
             )
         observed = np.isfinite(values)
         if not observed.all() and not can_miss:
@@ -51,13 +49,13 @@ def prepare_series(tower: nn.Module, name: str, length: int | None) -> Prepared:
             "observed": torch.from_numpy(observed.astype(np.float32)),
         }
 
-    of_model: Callable[[Mapping[str, Tensor]], dict[str, Any]]
     if "past_time_features" in takes:
-        of_model = partial(_time_features, config, takes=takes)
-    elif "past_values_padding" in takes:
+        of_model: Arguments = partial(_time_features, config, takes=takes)
+    elif can_miss:
         of_model = partial(_univariate, takes=takes)
     else:
-        of_model = partial(_observed, values=names[0], mask=names[1] if names[1] in takes else names[2])
+        mask = "past_observed_mask" if "past_observed_mask" in takes else "observed_mask"
+        of_model = partial(_observed, mask=mask)
 
     def valid(batch: Mapping[str, Tensor], tap: Tap) -> Tensor | None:
         """Tokens all of whose steps are observed, from the first on that is."""
@@ -68,28 +66,24 @@ def prepare_series(tower: nn.Module, name: str, length: int | None) -> Prepared:
         known = observed.unflatten(1, (count, -1)).all(2).mT  # [B, variate, token]
         return known.flatten(1) if "v" in tap.grid.axes else known.all(1)
 
-    together = "past_time_features" in takes or "past_values_padding" in takes
+    together = "past_time_features" in takes or can_miss
     extents = {"t": steps} if together else {"v": variates, "t": steps}
     places = {"v": variates, "t": patch}
-    rng = np.random.default_rng(0)
+    noise = np.random.default_rng(0).standard_normal((steps, variates))
     return Prepared(
         "series",
         preprocess,
-        rng.standard_normal((steps, variates))[:, 0] if variates == 1 else rng.standard_normal((steps, variates)),
+        noise[:, 0] if variates == 1 else noise,
         extents,
         places=[tuple(places[axis] for axis in extents)],
         description=f"{steps} steps" + (f" of {variates} variates" if variates > 1 else ""),
         arguments=of_model,
         # A token is told of steps before its own: it stands for the one of its middle lag.
-        covers=(lambda shape: ((float(reach - middle), float(steps - middle)),)) if reach else None,
+        covers=(lambda shape: ((float(reach - middle), float(steps - middle)),)) if reach else whole,
         valid=valid,
         reach=reach,
-        any_length="past_values_padding" in takes,
+        any_length=can_miss,
     )
-
-
-def _remedy(steps: int) -> str:
-    return f"cut them to {steps} steps, or ask for another ?length= where the model takes any."
 
 
 def _fixed(config: Any, name: str, length: int | None) -> tuple[int, int, int]:
@@ -127,35 +121,28 @@ def _lagged(config: Any, name: str, length: int | None) -> tuple[int, int, int]:
 
 
 def _univariate(batch: Mapping[str, Tensor], takes: tuple[str, ...]) -> dict[str, Any]:
-    given: dict[str, Any] = {"past_values": batch["values"][..., 0]}
-    given["past_values_padding"] = (1 - batch["observed"][..., 0]).to(batch["values"].dtype)
+    padding = (1 - batch["observed"][..., 0]).to(batch["values"].dtype)
+    given: dict[str, Any] = {"past_values": batch["values"][..., 0], "past_values_padding": padding}
     if "freq" in takes:
         given["freq"] = torch.zeros((len(batch["values"]), 1), dtype=torch.int32, device=batch["values"].device)
     return given
 
 
-def _observed(batch: Mapping[str, Tensor], values: str, mask: str) -> dict[str, Any]:
-    """A batch under the names that a model gives its values and the mask of what was observed."""
-    return {values: batch["values"], mask: batch["observed"].bool()}
+def _observed(batch: Mapping[str, Tensor], mask: str) -> dict[str, Any]:
+    return {"past_values": batch["values"], mask: batch["observed"].bool()}
 
 
 def _time_features(config: Any, batch: Mapping[str, Tensor], takes: tuple[str, ...]) -> dict[str, Any]:
     """Calendar features of a series without a calendar: zeros; and a future of zeros, which no encoder sees."""
     values, observed = batch["values"], batch["observed"]
-    univariate = int(config.input_size) == 1
     ahead = int(config.prediction_length)
-    given: dict[str, Any] = {
-        "past_values": values[..., 0] if univariate else values,
-        "past_observed_mask": observed[..., 0] if univariate else observed,
-        "past_time_features": values.new_zeros((*values.shape[:2], int(config.num_time_features))),
-        "future_values": values.new_zeros(
-            (len(values), ahead) if univariate else (len(values), ahead, values.shape[2])
-        ),
-        "future_time_features": values.new_zeros((len(values), ahead, int(config.num_time_features))),
-    }
-    if int(setting(config, "num_static_categorical_features", default=0)):
-        count = int(config.num_static_categorical_features)
-        given["static_categorical_features"] = torch.zeros((len(values), count), dtype=torch.long, device=values.device)
-    if int(setting(config, "num_static_real_features", default=0)):
-        given["static_real_features"] = values.new_zeros((len(values), int(config.num_static_real_features)))
+    future = values.new_zeros((len(values), ahead, values.shape[2]))
+    given: dict[str, Any] = {"past_values": values, "past_observed_mask": observed, "future_values": future}
+    if int(config.input_size) == 1:
+        given = {key: series[..., 0] for key, series in given.items()}
+    for key, steps in (("past_time_features", values.shape[1]), ("future_time_features", ahead)):
+        given[key] = values.new_zeros((len(values), steps, int(config.num_time_features)))
+    for kind, dtype in (("categorical", torch.long), ("real", values.dtype)):
+        if count := int(setting(config, f"num_static_{kind}_features", default=0)):
+            given[f"static_{kind}_features"] = values.new_zeros((len(values), count), dtype=dtype)
     return {key: value for key, value in given.items() if key in takes}

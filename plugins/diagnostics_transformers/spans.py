@@ -1,7 +1,5 @@
 """Which part of a sound the tokens behind a stack of convolutions stand for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

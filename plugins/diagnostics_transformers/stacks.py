@@ -1,12 +1,12 @@
 """Where a tower's layers stand: the classes whose outputs transformers records, then its structure."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
+
+from diagnostics_transformers.towers import model_type
 
 # Parts of a model that are no trunk.
 _SIDE = (
@@ -47,24 +47,25 @@ _OF_TIMM = ("timm_wrapper", "timm_backbone")
 
 def stacks(tower: nn.Module) -> list[list[str] | None]:
     """Qualified names of the layers, the most likely first; None stands for what discovery finds by itself."""
-    kind = getattr(getattr(getattr(tower, "tower", tower), "config", None), "model_type", "")
+    kind = model_type(tower.get_submodule("tower"))
     if kind in _STANDING:
-        return [_children(tower, _STANDING[kind])]
+        return [children(tower, _STANDING[kind])]
     if kind in _CONTINUED:
-        return [[name for place in _CONTINUED[kind] for name in _children(tower, place)]]
+        return [[name for place in _CONTINUED[kind] for name in children(tower, place)]]
     if kind in _PARTS:
         place, part = _PARTS[kind]
-        return [[f"{name}.{part}" for name in _children(tower, place)]]
-    candidates: list[list[str] | None] = [names for names in _recorded(tower) if names]
+        return [[f"{name}.{part}" for name in children(tower, place)]]
     if kind in _OF_TIMM:
         return [None]
+    candidates: list[list[str] | None] = [names for names in _recorded(tower) if names]
     listed = _listed(tower)
     if listed and listed not in candidates:
         candidates.append(listed)
     return [*candidates, None]
 
 
-def _children(tower: nn.Module, place: str) -> list[str]:
+def children(tower: nn.Module, place: str) -> list[str]:
+    """Qualified names of the layers that stand at a place of the tower."""
     return [f"tower.{place}.{key}" for key, _ in tower.get_submodule(f"tower.{place}").named_children()]
 
 
@@ -72,7 +73,7 @@ def _listed(tower: nn.Module) -> list[str]:
     """The list of at least two modules of one class with most parameters, not inside another one's."""
     best: list[str] = []
     most, only_side = 0, _only_side(tower)
-    for name, part in _lists(tower).items():
+    for name, part in _lists(tower, nn.ModuleList, nn.Sequential).items():
         if is_side(name) and not only_side:
             continue
         alike = len({type(child) for child in part}) == 1
@@ -84,29 +85,20 @@ def _listed(tower: nn.Module) -> list[str]:
 
 def inner_layers(module: nn.Module) -> list[str]:
     """Names within a head of the layers that it stacks; nothing where it has no such stack."""
-    best: list[str] = []
-    for name, part in module.named_modules():
-        if isinstance(part, nn.ModuleList) and len(part) > 1:
-            kinds = {type(child) for child in part}
-            if len(kinds) == 1 and len(part) > len(best) and next(part[0].children(), None) is not None:
-                best = [f"{name}.{i}" for i in range(len(part))]
-    return best
+    alike = {name: part for name, part in _lists(module, nn.ModuleList).items() if len({type(p) for p in part}) == 1}
+    longest = max(alike, key=lambda name: len(alike[name]), default="")
+    return [f"{longest}.{i}" for i in range(len(alike[longest]))] if alike else []
 
 
-def _lists(tower: nn.Module) -> dict[str, Any]:
+def _lists(tower: nn.Module, *kinds: type[nn.ModuleList | nn.Sequential]) -> dict[str, Any]:
     """Lists of at least two modules with parts of their own, by name."""
-    return {
-        name: part
-        for name, part in tower.named_modules()
-        if isinstance(part, (nn.ModuleList, nn.Sequential))
-        and len(part) > 1
-        and next(part[0].children(), None) is not None
-    }
+    lists = {name: part for name, part in tower.named_modules() if isinstance(part, kinds)}
+    return {n: part for n, part in lists.items() if len(part) > 1 and next(part[0].children(), None) is not None}
 
 
 def _only_side(tower: nn.Module) -> bool:
     """Whether all that stacks layers has the name of a side branch: decoders alone are a trunk."""
-    return all(is_side(name) for name in _lists(tower))
+    return all(is_side(name) for name in _lists(tower, nn.ModuleList, nn.Sequential))
 
 
 def _recorded(tower: nn.Module) -> Iterable[list[str]]:
@@ -118,21 +110,20 @@ def _recorded(tower: nn.Module) -> Iterable[list[str]]:
                 whole = f"{owner_name}.{name}" if owner_name else name
                 if isinstance(part, kind) and place in name and whole not in by_class.setdefault(kind, []):
                     by_class[kind].append(whole)
+
+    def size(names: Iterable[str]) -> int:
+        return sum(p.numel() for name in names for p in tower.get_submodule(name).parameters())
+
     candidates: list[tuple[int, list[str]]] = []
     for names in by_class.values():
         outer = [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
         trunk = [n for n in outer if not is_side(n)] or (outer if _only_side(tower) else [])
         groups = _groups(trunk)
-        if not groups:
-            continue
-        # Stages hold layers of one class in several lists; lists of another width or purpose stand elsewhere.
-        size = sum(p.numel() for n in trunk for p in tower.get_submodule(n).parameters())
-        candidates.append((size, trunk))
+        if groups:
+            candidates.append((size(trunk), trunk))
         if len(groups) > 1:
-            largest = max(
-                groups.values(), key=lambda g: sum(p.numel() for n in g for p in tower.get_submodule(n).parameters())
-            )
-            candidates.append((size - 1, largest))
+            # Stages hold layers of one class in several lists; lists of another width or purpose stand elsewhere.
+            candidates.append((size(trunk) - 1, max(groups.values(), key=size)))
     return [names for _, names in sorted(candidates, key=lambda pair: -pair[0])]
 
 

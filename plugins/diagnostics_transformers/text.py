@@ -1,7 +1,5 @@
 """Texts: the directory's own tokenizer, padded on the right to one length."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Tap
 from diagnostics_transformers.prepared import Prepared, from_directory, setting
-from diagnostics_transformers.towers import arguments
+from diagnostics_transformers.towers import arguments, model_type
 
 LENGTH = 128
 _EXAMPLE = "A dog runs across the wet grass while two children watch it from the gate."
@@ -23,10 +21,11 @@ _LARGEST = 100_000
 _BESIDE: dict[str, Callable[[Tensor], Tensor]] = {
     "bbox": lambda ids: ids.new_zeros((*ids.shape, 4)),  # the places of words on a page: none is known
 }
+_REAL_BOX: dict[str, Callable[[Tensor], Tensor]] = {"bbox": lambda ids: torch.zeros((*ids.shape, 4), device=ids.device)}
 _BESIDE_OF: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
     "xmod": {"lang_ids": lambda ids: ids.new_zeros(len(ids))},  # its first language
-    "bros": {"bbox": lambda ids: torch.zeros((*ids.shape, 4), device=ids.device)},
-    "udop": {"bbox": lambda ids: torch.zeros((*ids.shape, 4), device=ids.device)},
+    "bros": _REAL_BOX,
+    "udop": _REAL_BOX,
 }
 
 
@@ -43,10 +42,11 @@ class Texts:
     """Special tokens before every text."""
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
-        text = str(sample)
-        ids, special = self.encode(text)
-        if not any(not s for s in special):
-            raise DiagnosticsError(f"{self.encoder} finds no token in the text {text[:40]!r}: leave out empty texts.")
+        ids, special = self.encode(str(sample))
+        if all(special):
+            raise DiagnosticsError(
+                f"{self.encoder} finds no token in the text {str(sample)[:40]!r}: leave out empty texts."
+            )
         ids, special = self._cut(ids, special)
         rest = self.length - len(ids)
         return {
@@ -82,19 +82,17 @@ def prepare_text(tower: nn.Module, source: str | None, name: str, length: int | 
     window = setting(config, "attention_window", default=1)
     window = max(window) if isinstance(window, (list, tuple)) else int(window)
     length = min(-(-(length or min(LENGTH, most)) // window) * window, most)
-    if tokenizer is not None and not _is_empty(tokenizer):
+    # One made from nothing, for a directory without its files, knows special tokens alone.
+    if tokenizer is not None and len(tokenizer) > len(tokenizer.all_special_tokens):
         encode, pad, description = _by_tokenizer(tokenizer, name, vocabulary)
     else:
-        encode, pad, description = (
-            _by_bytes(vocabulary, _padding(config, vocabulary)),
-            _padding(config, vocabulary),
-            "bytes as tokens",
-        )
+        pad, description = _padding(config, vocabulary), "bytes as tokens"
+        encode = _by_bytes(vocabulary, pad)
     special = encode(_EXAMPLE)[1]
     lead = next(i for i, s in enumerate(special) if not s)
     texts = Texts(name, length, pad, encode, lead)
     takes = arguments(tower)
-    beside = _BESIDE | _BESIDE_OF.get(str(setting(config, "model_type")), {})
+    beside = _BESIDE | _BESIDE_OF.get(model_type(tower), {})
 
     def of(batch: Mapping[str, Tensor]) -> dict[str, Any]:
         given: dict[str, Any] = {key: batch[key] for key in ("input_ids", "attention_mask") if key in takes}
@@ -112,11 +110,6 @@ def prepare_text(tower: nn.Module, source: str | None, name: str, length: int | 
         valid=texts.valid,
         special=int(setting(config, "prompt_length", default=0)),
     )
-
-
-def _is_empty(tokenizer: Any) -> bool:
-    """Whether it was made from nothing: for a directory without its files, it knows special tokens alone."""
-    return len(tokenizer) <= len(tokenizer.all_special_tokens)
 
 
 def _most(tower: nn.Module, config: Any, tokenizer: Any) -> int:

@@ -1,7 +1,5 @@
 """Which part of a model is run: its one encoder, or the tower of one modality."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -185,6 +183,11 @@ def kind_of(module: nn.Module) -> str | None:
         if any(name in takes for name in names if name != "hidden_states" or "grid_thw" in takes):
             return kind
     return None
+
+
+def model_type(tower: Any) -> str:
+    """The name of the tower's architecture in its configuration, "" where it has none."""
+    return str(getattr(tower.config, "model_type", None) or "")
 
 
 def arguments(module: nn.Module) -> tuple[str, ...]:

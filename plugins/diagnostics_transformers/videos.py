@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics_transformers.images import Squashed, cropped, side_of
-from diagnostics_transformers.prepared import Prepared, Wanted, from_directory, setting
-from diagnostics_transformers.towers import arguments
+from diagnostics_transformers.images import Squashed, cropped, interpolating, side_of
+from diagnostics_transformers.prepared import Prepared, Wanted, from_directory, setting, whole
+from diagnostics_transformers.towers import arguments, model_type
 
 FRAMES = 16
 # Models of videos whose argument has the name of images.
@@ -24,7 +25,7 @@ _FOLDED = ("xclip_vision_model",)
 
 def is_video(tower: nn.Module) -> bool:
     """Whether a vision tower takes [B, t, channel, y, x]."""
-    return "pixel_values_videos" in arguments(tower) or setting(tower.config, "model_type") in _VIDEO_TYPES
+    return "pixel_values_videos" in arguments(tower) or model_type(tower) in _VIDEO_TYPES
 
 
 def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Wanted) -> Prepared:
@@ -48,15 +49,11 @@ def prepare_videos(tower: nn.Module, source: str | None, name: str, wanted: Want
         )
     takes = arguments(tower)
     key = next(k for k in ("pixel_values_videos", "pixel_values") if k in takes)
-    folded = setting(config, "model_type") in _FOLDED
-    own = side_of(setting(config, "image_size", "crop_size"))
+    folded = model_type(tower) in _FOLDED
+    stretched = interpolating(tower, (height, width), "image_size", "crop_size")
 
     def of(batch: Mapping[str, Tensor]) -> dict[str, Any]:
-        frames_of = batch["pixel_values"]
-        given: dict[str, Any] = {key: frames_of.flatten(0, 1) if folded else frames_of}
-        if "interpolate_pos_encoding" in takes and own is not None and own != (height, width):
-            given["interpolate_pos_encoding"] = True
-        return given
+        return {key: batch["pixel_values"].flatten(0, 1) if folded else batch["pixel_values"], **stretched}
 
     return Prepared(
         "video",
@@ -90,13 +87,11 @@ class Clips:
     @classmethod
     def of(cls, squash: Squashed, frames: int, source: str | None) -> Clips:
         processor = from_directory("AutoVideoProcessor", source)
-        if processor is not None:
-            try:
-                tried = [cls(squash, frames, (0, 0), processor)._processed(_example(frames)[:, :y]) for y in (60, 50)]
-            except Exception:
-                tried = []
-            if tried and tried[0].ndim == 4 and tried[0].shape == tried[1].shape and len(tried[0]) == frames:
-                return cls(squash, frames, (int(tried[0].shape[-2]), int(tried[0].shape[-1])), processor)
+        with contextlib.suppress(Exception):  # a processor that fails, or None: each frame is prepared as an image
+            trial = cls(squash, frames, (0, 0), processor)
+            first, second = (tuple(trial._processed(_example(frames)[:, :y]).shape) for y in (60, 50))
+            if len(first) == 4 and first == second and first[0] == frames:
+                return cls(squash, frames, first[2:], processor)
         return cls(squash, frames, squash.size)
 
     def __call__(self, sample: np.ndarray) -> dict[str, Tensor]:
@@ -128,5 +123,5 @@ class Clips:
     def covers(self, shape: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
         """All frames, and of each what the crop leaves."""
         if self.processor is None:
-            return tuple((0.0, float(n)) for n in shape)
+            return whole(shape)
         return ((0.0, float(shape[0])), *cropped(self.processor, shape[1:]))

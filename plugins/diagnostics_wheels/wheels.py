@@ -1,7 +1,5 @@
 """The installed packages that hold the weights: where their files lie, and what is told when something is missing."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 from dataclasses import dataclass

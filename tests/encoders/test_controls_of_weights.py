@@ -191,8 +191,8 @@ def test_the_share_of_numbers_drawn_is_counted() -> None:
     module = Mixed()
     other = redraw(Mixed().requires_grad_(False))
     other.pe.copy_(module.pe)
-    found = redrawn(module, other)
-    assert (found.numbers, found.whole, found.alike) == (200, 300, ("pe",))
+    captured = redrawn(module, other)
+    assert (captured.numbers, captured.whole, captured.alike) == (200, 300, ("pe",))
     assert redrawn(module, module).share == pytest.approx(100 / 300)
 
 
@@ -224,19 +224,19 @@ def test_where_layer_scale_begins_is_said_beside_the_control(start: float, tmp_p
         return nn.Sequential(nn.Linear(WIDTH, WIDTH), LayerScale(start), nn.GroupNorm(1, 8))
 
     run = dx.run(encoder_of(Trunk(block)), tiny_dataset(40), out=tmp_path, measures="linear_probe")
-    said = run.redrawn
-    note = said["fresh_weights"]["note"]
+    remarks = run.redrawn
+    note = remarks["fresh_weights"]["note"]
     assert f"its LayerScale begins at {start:.3g} (0.5 on average in the encoder)" in note
-    assert "LayerScale" not in said["permuted_weights"]["note"]
+    assert "LayerScale" not in remarks["permuted_weights"]["note"]
     # Of 64 numbers of a table, 3 x (72 + 8 + 16) of parameters.
-    assert said["permuted_weights"]["redrawn"] == pytest.approx(288 / 352)
-    assert "81.8% of the encoder's numbers are permuted, not pos_table" in said["permuted_weights"]["note"]
+    assert remarks["permuted_weights"]["redrawn"] == pytest.approx(288 / 352)
+    assert "81.8% of the encoder's numbers are permuted, not pos_table" in remarks["permuted_weights"]["note"]
     page = (tmp_path / "report.html").read_text()
     assert f"its LayerScale begins at {start:.3g}" in page and "are permuted, not pos_table" in page
-    assert run.to_json()["controls"] == said
+    assert run.to_json()["controls"] == remarks
     print_page(run_page(run), Path("report.html"))
     printed = " ".join(capsys.readouterr().out.split())
-    assert f"fresh weights: {note}" in printed and f"permuted weights: {said['permuted_weights']['note']}" in printed
+    assert f"fresh weights: {note}" in printed and f"permuted weights: {remarks['permuted_weights']['note']}" in printed
 
 
 def test_factors_of_layer_scale_are_known_by_module_or_name() -> None:

@@ -20,8 +20,8 @@ from diagnostics.checks.conformance import check_encoder
 from diagnostics.cli.cut import export, flops_of
 from diagnostics.cli.main import app
 from diagnostics.encoders.cut import cut_encoder
-from diagnostics.encoders.encoder import Encoder
-from diagnostics.encoders.hooks import Hooks
+from diagnostics.encoders.encoder import Encoder, keep
+from diagnostics.encoders.hooks import captured_at
 
 from tiny import tiny_encoder, tiny_image_encoder
 from unusual import Stack, as_floats
@@ -334,16 +334,16 @@ def test_the_group_says_where_it_was_cut(own: Path) -> None:
     whole = build("encoder", "own.py:build")
     assert isinstance(whole, TorchEncoder)
     assert dict(cut_encoder(whole, "blocks.1").lineage) == {}
-    told = {"group": "forecast", "seed": 3, "steps": 10}
-    whole = whole.replace(lineage=told)
-    assert cut_encoder(whole, "blocks.1").lineage == {**told, "group": "forecast cut at blocks.1"}
-    assert whole.lineage == told == {"group": "forecast", "seed": 3, "steps": 10}
+    lineage = {"group": "forecast", "seed": 3, "steps": 10}
+    whole = whole.replace(lineage=lineage)
+    assert cut_encoder(whole, "blocks.1").lineage == {**lineage, "group": "forecast cut at blocks.1"}
+    assert whole.lineage == lineage == {"group": "forecast", "seed": 3, "steps": 10}
     save_encoder("whole", whole)
     export("whole", "blocks.1", "cut", trust_code=True)
     cut = build("encoder", "cut", trust_code=True)
-    assert cut.lineage == cut.sized_for(np.arange(48.0)).lineage == {**told, "group": "forecast cut at blocks.1"}
+    assert cut.lineage == cut.sized_for(np.arange(48.0)).lineage == {**lineage, "group": "forecast cut at blocks.1"}
     # A cut of a cut was cut once, as its name says too.
-    assert cut_encoder(cut, "blocks.0").lineage == {**told, "group": "forecast cut at blocks.0"}
+    assert cut_encoder(cut, "blocks.0").lineage == {**lineage, "group": "forecast cut at blocks.0"}
     save_encoder("told", whole, cut="blocks.1", lineage={"group": "mine"})
     assert build("encoder", "told", trust_code=True).lineage == {"group": "mine"}
 
@@ -353,17 +353,21 @@ def test_the_command(own: Path) -> None:
     whole = build("encoder", "own.py:build")
     found = run.invoke(app, ["cut", "own.py:build", "--tap", "blocks.1", "--out", "a", "--json"])
     assert found.exit_code == 0, found.stderr
-    said = json.loads(found.stdout)
+    summary = json.loads(found.stdout)
     width, tokens = 8, 8
     block = 2 * width * 2 * width + 2 * width + width
     kept = 4 * width + width + 2 * block
     every = kept + block + 2 * width
-    assert (said["parameters"], said["whole_parameters"], said["parameters_saved"]) == (kept, every, every - kept)
-    assert said["parameters_saved_share"] == pytest.approx((every - kept) / every)
+    assert (summary["parameters"], summary["whole_parameters"], summary["parameters_saved"]) == (
+        kept,
+        every,
+        every - kept,
+    )
+    assert summary["parameters_saved_share"] == pytest.approx((every - kept) / every)
     products = 2 * tokens * 4 * width + 2 * (2 * tokens * width * 2 * width) * 2
-    assert (said["flops"], said["flops_saved"]) == (products, 2 * (2 * tokens * width * 2 * width))
-    assert said["taps"] == ["embed", "blocks.0", "blocks.1"] and said["file"] == "a/encoder.safetensors"
-    assert_part(build("encoder", "a", trust_code=True), whole, said["taps"])
+    assert (summary["flops"], summary["flops_saved"]) == (products, 2 * (2 * tokens * width * 2 * width))
+    assert summary["taps"] == ["embed", "blocks.0", "blocks.1"] and summary["file"] == "a/encoder.safetensors"
+    assert_part(build("encoder", "a", trust_code=True), whole, summary["taps"])
     found = run.invoke(app, ["cut", "own.py:build", "--tap", "blocks.1", "--out", "b.safetensors"])
     assert f"Parameters: {kept:,} of {every:,} ({every - kept:,} saved" in found.stdout and "FLOPs" in found.stdout
     assert run.invoke(app, ["inspect", "b.safetensors", "--trust-code", "--json"]).exit_code == 0
@@ -387,8 +391,8 @@ def test_the_command(own: Path) -> None:
 
 
 def test_at_the_output_tap_nothing_but_heads_goes(own: Path) -> None:
-    said = export("own.py:build", "norm", "a").to_json()
-    assert said["parameters_saved"] == 0 and said["flops_saved"] == 0 and len(said["taps"]) == 5
+    summary = export("own.py:build", "norm", "a").to_json()
+    assert summary["parameters_saved"] == 0 and summary["flops_saved"] == 0 and len(summary["taps"]) == 5
 
 
 def tensors_alive() -> int:
@@ -462,8 +466,7 @@ def test_fracast_stops_within_its_shared_block(tmp_path: Path) -> None:
 def test_hooks_of_the_cut_come_after_those_that_read() -> None:
     """A reader that is hooked in by itself, before the pass, still reads the last tap."""
     cut = cut_encoder(residual(), "blocks.1")
-    found: dict[str, Any] = {}
-    with Hooks(cut.module, cut.taps, cut.name, found, lambda tap, tokens: tokens.clone()):
+    with captured_at(cut.module, cut.taps, cut.name, keep) as captured:
         cut.capture(batch_of(cut), [])
-    assert list(found) == ["embed", "blocks.0", "blocks.1"]
+    assert list(captured) == ["embed", "blocks.0", "blocks.1"]
     assert tiny_encoder().cut == "" and tiny_image_encoder().absent == ()

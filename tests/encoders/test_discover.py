@@ -56,14 +56,14 @@ def images(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("prefix", [0, 1, 5])
 def test_a_transformer_on_images(prefix: int) -> None:
-    found = discover(Images(prefix), images(2, 3, 24, 24), "mine", {"y": 24, "x": 24})
+    discovered = discover(Images(prefix), images(2, 3, 24, 24), "mine", {"y": 24, "x": 24})
     names = ["embed", "trunk.layers.0", "trunk.layers.1", "trunk.layers.2", "final", "pooled", "projector"]
-    assert [tap.name for tap in found.taps] == names
-    assert [tap.depth for tap in found.taps] == pytest.approx([0, 1 / 3, 2 / 3, 1, 1, 1.5, 2])
-    assert [tap.part for tap in found.taps] == ["embedding", *["trunk"] * 4, "head", "head"]
-    assert {str(tap.grid) for tap in found.taps[:5]} == {str(Grid((6, 6), ("y", "x"), prefix))}
-    assert (found.output_tap, found.left_out) == ("final", {})
-    assert [tap.features for tap in found.taps] == [12] * 6 + [5]
+    assert [tap.name for tap in discovered.taps] == names
+    assert [tap.depth for tap in discovered.taps] == pytest.approx([0, 1 / 3, 2 / 3, 1, 1, 1.5, 2])
+    assert [tap.part for tap in discovered.taps] == ["embedding", *["trunk"] * 4, "head", "head"]
+    assert {str(tap.grid) for tap in discovered.taps[:5]} == {str(Grid((6, 6), ("y", "x"), prefix))}
+    assert (discovered.output_tap, discovered.left_out) == ("final", {})
+    assert [tap.features for tap in discovered.taps] == [12] * 6 + [5]
 
 
 def test_what_the_taps_hand_over_is_what_the_modules_gave() -> None:
@@ -71,17 +71,17 @@ def test_what_the_taps_hand_over_is_what_the_modules_gave() -> None:
     encoder = TorchEncoder(
         "mine", "image", module, preprocess=lambda s: torch.as_tensor(s), example=np.zeros((3, 24, 24), "f")
     )
-    found = encoder.capture(batch)
+    discovered = encoder.capture(batch)
     with torch.no_grad():
         x = torch.cat([module.special.expand(2, -1, -1), module.stem(batch).flatten(2).transpose(1, 2)], dim=1)
-        assert torch.equal(found["embed"], x)
+        assert torch.equal(discovered["embed"], x)
         for i, layer in enumerate(module.trunk.layers):  # pyright: ignore
             x = layer(x)
-            assert torch.equal(found[f"trunk.layers.{i}"], x)
-        assert torch.equal(found["final"], module.final(x))
+            assert torch.equal(discovered[f"trunk.layers.{i}"], x)
+        assert torch.equal(discovered["final"], module.final(x))
         pooled = module.final(x)[:, 2:].mean(1)
-        assert torch.equal(found["pooled"][:, 0], pooled)
-        assert torch.equal(found["projector"][:, 0], module.projector(pooled))
+        assert torch.equal(discovered["pooled"][:, 0], pooled)
+        assert torch.equal(discovered["projector"][:, 0], module.projector(pooled))
 
 
 @pytest.mark.parametrize("size", [(24, 24), (24, 16), (16, 48)])
@@ -90,9 +90,9 @@ def test_columns_before_rows_are_put_into_raster_order(size: tuple[int, int]) ->
     batch = images(1, 3, *size)
     straight, turned = Images(1), Images(1, "columns")
     plain = discover(straight, batch, "mine", extents)
-    found = discover(turned, batch, "mine", extents, grid=Grid((size[0] // 4, size[1] // 4), ("y", "x"), 1))
-    assert all(tap.site.order and tap.grid == plain.taps[0].grid for tap in found.taps if tap.part != "head")
-    for one, other in zip(plain.taps[:5], found.taps[:5], strict=True):
+    discovered = discover(turned, batch, "mine", extents, grid=Grid((size[0] // 4, size[1] // 4), ("y", "x"), 1))
+    assert all(tap.site.order and tap.grid == plain.taps[0].grid for tap in discovered.taps if tap.part != "head")
+    for one, other in zip(plain.taps[:5], discovered.taps[:5], strict=True):
         a = TorchEncoder("a", "image", straight, [one], one.name, example=np.zeros(1)).capture(batch)[one.name]
         b = TorchEncoder("b", "image", turned, [other], other.name, example=np.zeros(1)).capture(batch)[other.name]
         torch.testing.assert_close(a, b)
@@ -129,9 +129,9 @@ class Clips(nn.Module):
 
 
 def test_clips_with_their_frames_in_the_batch() -> None:
-    found = discover(Clips(True), images(2, 6, 3, 16, 16), "mine", {"t": 6, "y": 16, "x": 16})
-    assert {tap.site.rows for tap in found.taps} == {6}
-    assert {str(tap.grid) for tap in found.taps} == {"6 t x 4 y x 4 x"}
+    discovered = discover(Clips(True), images(2, 6, 3, 16, 16), "mine", {"t": 6, "y": 16, "x": 16})
+    assert {tap.site.rows for tap in discovered.taps} == {6}
+    assert {str(tap.grid) for tap in discovered.taps} == {"6 t x 4 y x 4 x"}
 
 
 def test_a_grid_that_is_not_certain_is_asked_for() -> None:
@@ -161,8 +161,8 @@ class Steps(nn.Module):
 
 
 def test_convolutions_over_time() -> None:
-    found = discover(Steps(), images(2, 48), "mine", {"t": 48})
-    assert [(tap.site.layout, str(tap.grid), tap.features) for tap in found.taps] == [
+    discovered = discover(Steps(), images(2, 48), "mine", {"t": 48})
+    assert [(tap.site.layout, str(tap.grid), tap.features) for tap in discovered.taps] == [
         ("channels_first", "48 t", 1), *[("channels_first", "24 t", 24)] * 3,
     ]  # fmt: skip
 
@@ -183,10 +183,10 @@ class Turns(nn.Module):
 
 def test_one_block_called_several_times_with_time_first() -> None:
     module, batch = Turns().eval(), images(2, 10)
-    found = discover(module, batch, "mine", {"t": 10}, blocks=["block"])
-    assert [tap.name for tap in found.taps] == ["embed", "block.0", "block.1", "block.2", "block.3", "norm"]
-    assert {tap.site.layout for tap in found.taps} == {"time_first"}
-    encoder = TorchEncoder("mine", "series", module, found.taps, "norm", example=np.zeros(10))
+    discovered = discover(module, batch, "mine", {"t": 10}, blocks=["block"])
+    assert [tap.name for tap in discovered.taps] == ["embed", "block.0", "block.1", "block.2", "block.3", "norm"]
+    assert {tap.site.layout for tap in discovered.taps} == {"time_first"}
+    encoder = TorchEncoder("mine", "series", module, discovered.taps, "norm", example=np.zeros(10))
     with torch.no_grad():
         x = module.embed(batch[..., None])
         for i in range(4):
@@ -212,9 +212,9 @@ class Variates(nn.Module):
 @pytest.mark.parametrize("fold", [False, True])
 def test_variates_are_an_axis_of_the_grid(fold: bool) -> None:
     module, batch = Variates(fold).eval(), images(2, 32, 3)
-    found = discover(module, batch, "mine", {"v": 3, "t": 32})
-    assert {str(tap.grid) for tap in found.taps} == {"3 v x 4 t"}
-    encoder = TorchEncoder("mine", "series", module, found.taps, "layers.1", example=np.zeros(1))
+    discovered = discover(module, batch, "mine", {"v": 3, "t": 32})
+    assert {str(tap.grid) for tap in discovered.taps} == {"3 v x 4 t"}
+    encoder = TorchEncoder("mine", "series", module, discovered.taps, "layers.1", example=np.zeros(1))
     embedded = module.embed(batch.transpose(1, 2).unflatten(2, (-1, 8))).detach()
     assert torch.equal(encoder.capture(batch)["embed"], embedded.flatten(1, 2))
 
@@ -288,16 +288,18 @@ class Pair(nn.Module):
 
 def test_branches_that_a_block_changes_have_a_tap_each() -> None:
     module = Several(kept=False)
-    found = discover(module, images(2, 8), "mine", {"t": 8})
+    discovered = discover(module, images(2, 8), "mine", {"t": 8})
     names = [f"{name}.branch{i}" for name in ("embed", "blocks.0", "blocks.1") for i in range(2)]
-    assert [tap.name for tap in found.taps] == names and found.output_tap == "blocks.1.branch0"
-    assert [tap.depth for tap in found.taps] == [0, 0, 0.5, 0.5, 1, 1]
-    made = TorchEncoder("mine", "series", module, found.taps, found.output_tap, example=np.zeros(8, np.float32))
-    seen = made.capture(images(2, 8))
+    assert [tap.name for tap in discovered.taps] == names and discovered.output_tap == "blocks.1.branch0"
+    assert [tap.depth for tap in discovered.taps] == [0, 0, 0.5, 0.5, 1, 1]
+    subject = TorchEncoder(
+        "mine", "series", module, discovered.taps, discovered.output_tap, example=np.zeros(8, np.float32)
+    )
+    seen = subject.capture(images(2, 8))
     y = images(2, 8)[..., None].expand(-1, -1, 4)
     assert torch.equal(seen["blocks.0.branch1"], module.blocks[0].two(y))
     assert torch.equal(seen["blocks.1.branch0"], module.blocks[1].one(module.blocks[0].one(y)))
-    assert "tensor 2" in str(made.tap("blocks.0.branch1").site)
+    assert "tensor 2" in str(subject.tap("blocks.0.branch1").site)
     kept = discover(Several(kept=True), images(2, 8), "mine", {"t": 8})
     assert [tap.name for tap in kept.taps] == ["embed", "blocks.0", "blocks.1"]
 
@@ -360,23 +362,23 @@ class Variously(nn.Module):
         return self.leave(self, x)
 
 
-def embedded(module: nn.Module, batch: Tensor, found: Any) -> Tensor:
-    tap = found.taps[0]
+def embedded(module: nn.Module, batch: Tensor, discovered: Any) -> Tensor:
+    tap = discovered.taps[0]
     return TorchEncoder("a", "series", module, [tap], tap.name, example=np.zeros(1)).capture(batch)["embed"]
 
 
 def test_tokens_of_time_that_mix_the_variates() -> None:
     module = Variously(lambda self, x: self.stem(x), stem=nn.Linear(3, 12))
     for extent in (96, 84):
-        found = discover(module, images(2, extent, 3), "mine", {"v": 3, "t": extent})
-        assert {str(tap.grid) for tap in found.taps} == {f"{extent} t"}
+        discovered = discover(module, images(2, extent, 3), "mine", {"v": 3, "t": extent})
+        assert {str(tap.grid) for tap in discovered.taps} == {f"{extent} t"}
 
 
 def test_each_variate_a_token() -> None:
     module = Variously(lambda self, x: self.stem(x.transpose(1, 2)), stem=nn.Linear(32, 12))
     batch = images(2, 32, 64)
-    found = discover(module, batch, "mine", extents_of("series", batch, "mine", (32, 64)))
-    assert {str(tap.grid) for tap in found.taps} == {"64 v"}
+    discovered = discover(module, batch, "mine", extents_of("series", batch, "mine", (32, 64)))
+    assert {str(tap.grid) for tap in discovered.taps} == {"64 v"}
 
 
 def placed_special(where: int) -> Any:
@@ -394,9 +396,9 @@ def placed_special(where: int) -> Any:
 def test_special_tokens_anywhere_come_first(side: int, where: int, count: int) -> None:
     stem, special = nn.Conv2d(3, 12, 4, 4), nn.Parameter(torch.randn(1, count, 12))
     module, batch = Variously(placed_special(where), stem=stem, special=special), images(2, 3, side, side)
-    found = discover(module, batch, "mine", {"y": side, "x": side})
-    assert {tap.grid for tap in found.taps} == {Grid((side // 4, side // 4), ("y", "x"), count)}
-    tokens = embedded(module, batch, found)
+    discovered = discover(module, batch, "mine", {"y": side, "x": side})
+    assert {tap.grid for tap in discovered.taps} == {Grid((side // 4, side // 4), ("y", "x"), count)}
+    tokens = embedded(module, batch, discovered)
     assert torch.equal(tokens[:, :count], special.detach().expand(2, -1, -1))
     assert torch.equal(tokens[:, count:], stem(batch).flatten(2).transpose(1, 2).detach())
 
@@ -404,8 +406,8 @@ def test_special_tokens_anywhere_come_first(side: int, where: int, count: int) -
 def test_frames_that_divide_nothing_are_no_special_tokens() -> None:
     stem = nn.Conv1d(1, 12, 400, 320)
     module = Variously(lambda self, x: self.stem(x[:, None]).transpose(1, 2), stem=stem)
-    found = discover(module, images(2, 16000), "mine", {"t": 16000})
-    assert {str(tap.grid) for tap in found.taps} == {"49 t"}
+    discovered = discover(module, images(2, 16000), "mine", {"t": 16000})
+    assert {str(tap.grid) for tap in discovered.taps} == {"49 t"}
 
 
 @pytest.mark.parametrize("wide", [24, 64])
@@ -420,8 +422,8 @@ def test_tokens_with_convolutions_and_as_many_features_as_places(wide: int) -> N
 
     module = Variously(lambda self, x: self.stem(x[..., None]), stem=nn.Linear(1, wide))
     module.blocks = nn.ModuleList([Conv() for _ in range(2)])
-    found = discover(module, images(2, 64), "mine", {"t": 64})
-    assert {(tap.site.layout, str(tap.grid), tap.features) for tap in found.taps} == {("tokens", "64 t", wide)}
+    discovered = discover(module, images(2, 64), "mine", {"t": 64})
+    assert {(tap.site.layout, str(tap.grid), tap.features) for tap in discovered.taps} == {("tokens", "64 t", wide)}
 
 
 def test_maps_with_features_last_and_as_many_places() -> None:
@@ -435,8 +437,8 @@ def test_maps_with_features_last_and_as_many_places() -> None:
 
     module = Variously(lambda self, x: self.stem(x).permute(0, 2, 3, 1), stem=nn.Conv2d(3, 16, 2, 2))
     module.blocks = nn.ModuleList([Last() for _ in range(2)])
-    found = discover(module, images(2, 3, 32, 32), "mine", {"y": 32, "x": 32})
-    assert {tap.site.layout for tap in found.taps} == {"channels_last"}
+    discovered = discover(module, images(2, 3, 32, 32), "mine", {"y": 32, "x": 32})
+    assert {tap.site.layout for tap in discovered.taps} == {"channels_last"}
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -461,9 +463,9 @@ def test_a_head_for_each_token_is_no_end_of_the_trunk() -> None:
         lambda self, x: self.lm_head(self.norm(x)),
         stem=nn.Linear(1, 12), norm=nn.LayerNorm(12), lm_head=nn.Linear(12, 30),
     )  # fmt: skip
-    found = discover(module, images(2, 64), "mine", {"t": 64})
-    assert found.output_tap == "norm" and [tap.name for tap in found.taps][-2:] == ["norm", "lm_head"]
-    assert [tap.part for tap in found.taps][-2:] == ["trunk", "head"]
+    discovered = discover(module, images(2, 64), "mine", {"t": 64})
+    assert discovered.output_tap == "norm" and [tap.name for tap in discovered.taps][-2:] == ["norm", "lm_head"]
+    assert [tap.part for tap in discovered.taps][-2:] == ["trunk", "head"]
 
 
 def test_a_head_that_shares_a_norm_with_the_trunk() -> None:
@@ -473,9 +475,9 @@ def test_a_head_that_shares_a_norm_with_the_trunk() -> None:
         stem=nn.Linear(1, 12), norm=nn.LayerNorm(12), proj=nn.Linear(12, 12),
     )  # fmt: skip
     batch = images(2, 64)
-    found = discover(module, batch, "mine", {"t": 64})
-    assert [tap.name for tap in found.taps][-4:] == ["norm.0", "pooled", "proj", "norm.1"]
-    encoder = TorchEncoder("a", "series", module, found.taps, found.output_tap, example=np.zeros(1))
+    discovered = discover(module, batch, "mine", {"t": 64})
+    assert [tap.name for tap in discovered.taps][-4:] == ["norm.0", "pooled", "proj", "norm.1"]
+    encoder = TorchEncoder("a", "series", module, discovered.taps, discovered.output_tap, example=np.zeros(1))
     captured = encoder.capture(batch)
     torch.testing.assert_close(captured["proj"][:, 0], module.proj(captured["norm.0"].mean(1)).detach())
 
@@ -503,9 +505,9 @@ def test_what_a_block_takes_before_its_activations_is_no_embedding() -> None:
             return tokens
 
     module, batch = Model(), images(2, 64)
-    found = discover(module, batch, "mine", {"t": 64})
-    assert (found.taps[0].features, str(found.taps[0].grid)) == (12, "64 t")
-    assert torch.equal(embedded(module, batch, found), module.stem(batch[..., None]).detach())
+    discovered = discover(module, batch, "mine", {"t": 64})
+    assert (discovered.taps[0].features, str(discovered.taps[0].grid)) == (12, "64 t")
+    assert torch.equal(embedded(module, batch, discovered), module.stem(batch[..., None]).detach())
 
 
 def test_two_stacks_one_behind_the_other_are_asked_about() -> None:
@@ -514,8 +516,8 @@ def test_two_stacks_one_behind_the_other_are_asked_about() -> None:
     with pytest.raises(DiagnosticsError, match=r"runs the stack first before blocks\.0"):
         discover(module, images(2, 64), "mine", {"t": 64})
     names = [f"first.{i}" for i in range(3)] + [f"blocks.{i}" for i in range(3)]
-    found = discover(module, images(2, 64), "mine", {"t": 64}, blocks=names)
-    assert [tap.name for tap in found.taps] == ["embed", *names]
+    discovered = discover(module, images(2, 64), "mine", {"t": 64}, blocks=names)
+    assert [tap.name for tap in discovered.taps] == ["embed", *names]
 
 
 def test_chosen_taps_stay_chosen_for_another_size() -> None:
@@ -530,8 +532,8 @@ def test_chosen_taps_stay_chosen_for_another_size() -> None:
 
 def test_maps_with_another_stride_along_each_axis() -> None:
     module = nn.Sequential(nn.Conv2d(3, 12, 3, (2, 1), 1), nn.Sequential(*[Convolved() for _ in range(3)]))
-    found = discover(module, images(2, 3, 32, 32), "mine", {"y": 32, "x": 32})
-    assert {(tap.site.layout, str(tap.grid)) for tap in found.taps} == {("channels_first", "16 y x 32 x")}
+    discovered = discover(module, images(2, 3, 32, 32), "mine", {"y": 32, "x": 32})
+    assert {(tap.site.layout, str(tap.grid)) for tap in discovered.taps} == {("channels_first", "16 y x 32 x")}
 
 
 class Convolved(nn.Module):
@@ -572,7 +574,7 @@ def test_choices_in_integers_are_no_activations(stacked: bool) -> None:
         lambda self, x: self.choose(self.proj(x))[..., None].expand(-1, -1, 12 if stacked else 1),
         stem=nn.Linear(1, 12), proj=nn.Linear(12, 8), choose=Chooser(8),
     )  # fmt: skip
-    found = discover(module, images(2, 64), "mine", {"t": 64})
-    assert [tap.name for tap in found.taps] == ["embed", *[f"blocks.{i}" for i in range(3)], "proj"]
-    assert found.output_tap == "blocks.2"
-    assert list(found.left_out) == ["choose"] and "torch.int64" in found.left_out["choose"]
+    discovered = discover(module, images(2, 64), "mine", {"t": 64})
+    assert [tap.name for tap in discovered.taps] == ["embed", *[f"blocks.{i}" for i in range(3)], "proj"]
+    assert discovered.output_tap == "blocks.2"
+    assert list(discovered.left_out) == ["choose"] and "torch.int64" in discovered.left_out["choose"]

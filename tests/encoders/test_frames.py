@@ -82,7 +82,7 @@ def test_samplers(frames: int, count: int, floor: list[int], endpoints: list[int
 def test_tokens_are_the_image_encoders_frame_by_frame(sampler: str) -> None:
     image, samples = image_encoder(), clips(11)
     video = frames_of(image, 4, sampler)
-    found, chosen = seen(video, samples), sampled_frames(11, 4, sampler)
+    captured, chosen = seen(video, samples), sampled_frames(11, 4, sampler)
     assert video.modality == "video" and video.output_tap == "block"
     assert [tap.grid for tap in video.taps] == [
         Grid((4, 3, 3), ("t", "y", "x")),
@@ -93,32 +93,32 @@ def test_tokens_are_the_image_encoders_frame_by_frame(sampler: str) -> None:
         each = seen(image, [sample[i] for i in chosen])
         for name, prefix in (("map", 0), ("block", 1), ("head", 0)):
             expected = each[name][:, prefix:].flatten(0, 1)
-            torch.testing.assert_close(found[name][b, prefix:], expected, atol=1e-6, rtol=0)
-        torch.testing.assert_close(found["block"][b, 0], each["block"][:, 0].mean(0), atol=1e-6, rtol=0)
+            torch.testing.assert_close(captured[name][b, prefix:], expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(captured["block"][b, 0], each["block"][:, 0].mean(0), atol=1e-6, rtol=0)
 
 
 def test_one_frame_is_the_image() -> None:
     image, samples = image_encoder(), clips(1)
     video = frames_of(image.with_taps(image.taps[1:]), 1)
-    found, expected = seen(video, samples), seen(image, [sample[0] for sample in samples])
+    captured, expected = seen(video, samples), seen(image, [sample[0] for sample in samples])
     for name in ("block", "head"):
-        assert torch.equal(found[name], expected[name])
+        assert torch.equal(captured[name], expected[name])
     assert video.tap("block").grid == Grid((1, 3, 3), ("t", "y", "x"), 1)
 
 
 def test_the_average_of_frames_knows_no_order() -> None:
     video = frames_of(image_encoder(), 4)
     samples, order = clips(4), [2, 0, 3, 1]
-    found, moved = seen(video, samples), seen(video, [sample[order] for sample in samples])
+    captured, moved = seen(video, samples), seen(video, [sample[order] for sample in samples])
     for name in ("map", "head"):
-        by_frame = found[name].unflatten(1, (4, -1))
+        by_frame = captured[name].unflatten(1, (4, -1))
         torch.testing.assert_close(moved[name].unflatten(1, (4, -1)), by_frame[:, order], atol=1e-6, rtol=0)
-        assert not torch.allclose(moved[name], found[name], atol=1e-3)
+        assert not torch.allclose(moved[name], captured[name], atol=1e-3)
     for tap in video.taps:
-        pooled = [pool(tap, each[tap.name], video.poolings) for each in (found, moved)]
+        pooled = [pool(tap, each[tap.name], video.poolings) for each in (captured, moved)]
         torch.testing.assert_close(*pooled, atol=1e-6, rtol=0)
     assert video.poolings == ("mean", "prefix")
-    assert torch.equal(pool(video.tap("head"), found["head"], ["mean"])[:, 0], found["head"].mean(1))
+    assert torch.equal(pool(video.tap("head"), captured["head"], ["mean"])[:, 0], captured["head"].mean(1))
 
 
 @pytest.mark.parametrize("sampler", ["floor", "endpoints"])
@@ -179,8 +179,8 @@ def test_what_stands_for_data_is_said_frame_by_frame() -> None:
     video = frames_of(image_encoder(valid=valid), 2)
     dark, light = np.zeros((SIDE, SIDE, 3), np.uint8), np.full((SIDE, SIDE, 3), 255, np.uint8)
     batch = torch.stack([video.preprocess(np.stack([dark, light])), video.preprocess(np.stack([light, light]))])
-    told = video.valid(batch, video.tap("block"))
-    assert told is not None and told.tolist() == [[False] * 9 + [True] * 9, [True] * 18]
+    reported = video.valid(batch, video.tap("block"))
+    assert reported is not None and reported.tolist() == [[False] * 9 + [True] * 9, [True] * 18]
     assert video.valid(batch, video.tap("head")) is None
     assert frames_of(image_encoder(), 2).valid(batch, video.tap("block")) is None
 
@@ -231,11 +231,11 @@ def test_a_run_over_videos_reads_dense_targets_where_the_frames_are(tmp_path: An
     ids = [f"clip-{i}" for i in range(40)]
     target = Target("token_value", bright, units="brightness")
     data = Dataset("clips", "video", samples, ids, split=list(split_groups(ids, 0)), targets={"bright": target})
-    found = run(
+    captured = run(
         frames_of(image_encoder(), 8), data, measures=["linear_probe"], controls=False, report=False,
         out=tmp_path / "run",
     )  # fmt: skip
-    profile = found.profile("linear_probe/bright")
+    profile = captured.profile("linear_probe/bright")
     scores = dict(zip(profile.taps, profile.data["score"].values, strict=True))
     # A patch's brightness is in its token, of the very frames that its cell covers.
     assert scores["map"] > 0.99

@@ -172,10 +172,10 @@ def no_such_module(training: Training) -> None:
 
 
 def discovered(training: Training) -> None:
-    found = dx.TorchEncoder(
+    captured = dx.TorchEncoder(
         "live", "series", training.module, preprocess=as_channel, example=np.sin(np.arange(LENGTH, dtype=np.float32))
     )
-    assert found.output_tap == "norm"
+    assert captured.output_tap == "norm"
 
 
 PASSES: dict[str, Callable[[Training], Any]] = {
@@ -207,8 +207,8 @@ def test_what_is_looked_at_stays_as_it_was(name: str) -> None:
     before = training.state()
     PASSES[name](training)
     after = training.state()
-    for what in before:
-        assert after[what] == before[what], what
+    for aspect in before:
+        assert after[aspect] == before[aspect], aspect
 
 
 def test_training_goes_on_bit_for_bit_between_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,12 +248,12 @@ def test_passes_run_in_eval_mode_whatever_mode_the_module_is_in() -> None:
     training = Training()
     training.module.blocks[1].drawn = False
     batch = training.data[:4]
-    found = training.encoder().capture(batch)["norm"]
+    captured = training.encoder().capture(batch)["norm"]
     with torch.no_grad():
         training.module.observed.highest.zero_()
         expected = training.module.eval()(batch)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    assert not found.requires_grad
+    torch.testing.assert_close(captured, expected, rtol=0, atol=0)
+    assert not captured.requires_grad
 
 
 def test_a_module_comes_back_from_a_device_with_the_tensors_that_it_had() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diagnostics import Grid, Site, Tap
 from diagnostics.encoders.discovery import FirstBlockInput
 from diagnostics.encoders.hooks import EarlyEnd, recorded, until
-from diagnostics.encoders.perturbation import aggregate, moved_most, replaced, tensor_at, tokens_at
+from diagnostics.encoders.perturbation import aggregate, moved_most, replaced, tensor_at, tokens_at, tokens_of_cells
 
 
 class Twice(nn.Module):
@@ -166,3 +166,17 @@ def test_what_the_first_block_takes_shows_what_shapes_leave_open() -> None:
     silent = FirstBlockInput(first.batch, lambda batch: torch.ones(2, 4, 5))
     failing = FirstBlockInput(first.batch, lambda batch: torch.ones(2)[5])
     assert silent.special_tokens() is None and failing.special_tokens() is None
+
+
+def test_tokens_of_cells_are_those_that_move_alone() -> None:
+    grid = Grid((2, 3), ("y", "x"), prefix=1)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+
+    def tokens(changed: np.ndarray) -> Tensor:
+        cells = torch.from_numpy(changed.ravel().astype(np.float32))
+        return torch.cat([torch.ones(1), cells[order]])[:, None]
+
+    assert tokens_of_cells(grid, tokens) == [1 + order.tolist().index(cell) for cell in range(6)]
+    # Every token moves with two cells; there are fewer tokens than cells.
+    assert tokens_of_cells(grid, lambda changed: tokens(changed | np.roll(changed, 1))) is None
+    assert tokens_of_cells(grid, lambda changed: tokens(changed)[:5]) is None

@@ -150,10 +150,10 @@ def variates(axes: tuple[str, ...], order: Sequence[int] | None = None) -> Torch
     return planted("series", Grid(shape, axes), Stem(1, WIDTH, 4, 4), example, order, preprocess=preprocess)
 
 
-def fixed(encoder: TorchEncoder, found: Placement) -> TorchEncoder:
+def fixed(encoder: TorchEncoder, outcome: Placement) -> TorchEncoder:
     """The same encoder with the order that was found in its Site."""
     tap = encoder.taps[0]
-    site = Site("blocks.0", when="before", order=found.order)
+    site = Site("blocks.0", when="before", order=outcome.order)
     return encoder.with_taps([Tap(tap.name, 0.0, "embedding", WIDTH, tap.grid, site)])
 
 
@@ -189,12 +189,12 @@ RIGHT = {
 
 @pytest.mark.parametrize("make", RIGHT.values(), ids=RIGHT)
 def test_a_right_grid_is_right_in_every_cell(make: Callable[[], TorchEncoder]) -> None:
-    found = verify_grid(make())
-    assert found.right
-    assert found.exact == found.cells >= 8
-    assert (found.tolerance, found.near, found.silent) == (0, 0, 0)
-    assert not found.prefix_moved
-    assert found.explanation == ""
+    outcome = verify_grid(make())
+    assert outcome.right
+    assert outcome.exact == outcome.cells >= 8
+    assert (outcome.tolerance, outcome.near, outcome.silent) == (0, 0, 0)
+    assert not outcome.prefix_moved
+    assert outcome.explanation == ""
 
 
 WRONG = {
@@ -228,18 +228,18 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("make", "said"), WRONG.values(), ids=WRONG)
-def test_a_planted_wrong_order_is_found_and_said(make: Callable[[], TorchEncoder], said: str) -> None:
-    found = verify_grid(make())
-    assert not found.right
-    assert said in str(found)
+@pytest.mark.parametrize(("make", "message"), WRONG.values(), ids=WRONG)
+def test_a_planted_wrong_order_is_found_and_said(make: Callable[[], TorchEncoder], message: str) -> None:
+    outcome = verify_grid(make())
+    assert not outcome.right
+    assert message in str(outcome)
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_the_order_that_is_found_mends_the_site(name: str) -> None:
     encoder = WRONG[name][0]()
-    found = verify_grid(encoder)
-    again = verify_grid(fixed(encoder, found))
+    outcome = verify_grid(encoder)
+    again = verify_grid(fixed(encoder, outcome))
     assert again.right
     assert again.exact == again.cells
 
@@ -268,18 +268,18 @@ def smoothed(rows: int, columns: int, order: Sequence[int] | None = None, prefix
 
 
 def test_a_stem_that_reaches_neighbours_is_right_within_a_tolerance_that_is_stated() -> None:
-    found = verify_grid(smoothed(5, 4))
-    assert found.right
-    assert found.tolerance == 1
-    assert found.exact == found.cells
+    outcome = verify_grid(smoothed(5, 4))
+    assert outcome.right
+    assert outcome.tolerance == 1
+    assert outcome.exact == outcome.cells
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (3, 3), (4, 5)])
 def test_a_tolerance_hides_no_wrong_order(shape: tuple[int, int]) -> None:
-    found = verify_grid(smoothed(*shape, raster(shape, (1, 0))))
-    assert found.tolerance == 1
-    assert not found.right
-    assert "x, y" in found.explanation
+    outcome = verify_grid(smoothed(*shape, raster(shape, (1, 0))))
+    assert outcome.tolerance == 1
+    assert not outcome.right
+    assert "x, y" in outcome.explanation
 
 
 STEMS = {
@@ -313,15 +313,15 @@ def test_untrained_stems_are_told_right_from_wrong(stem: Callable[[], nn.Module]
 
 def test_of_two_cells_neither_may_stand_for_the_other() -> None:
     assert verify_grid(smoothed(1, 2)).right
-    found = verify_grid(smoothed(1, 2, [1, 0]))
-    assert not found.right
-    assert found.order == (1, 0)
+    outcome = verify_grid(smoothed(1, 2, [1, 0]))
+    assert not outcome.right
+    assert outcome.order == (1, 0)
 
 
 def test_a_tolerance_hides_no_shift() -> None:
-    found = verify_grid(smoothed(1, 12, [*range(2, 14), 0, 1], prefix=2))
-    assert not found.right
-    assert "2 places earlier" in found.explanation
+    outcome = verify_grid(smoothed(1, 12, [*range(2, 14), 0, 1], prefix=2))
+    assert not outcome.right
+    assert "2 places earlier" in outcome.explanation
 
 
 def test_an_axis_that_samples_do_not_have_is_said_to_be_unchecked() -> None:
@@ -334,8 +334,8 @@ def test_an_axis_that_samples_do_not_have_is_said_to_be_unchecked() -> None:
     encoder = planted(
         "audio", Grid((2, 6), ("y", "t")), Bands(1, WIDTH, 40, 40), np.zeros(240, np.float32), preprocess=normalised
     )
-    found = verify_grid(encoder)
-    assert (found.axes, found.unchecked, found.right, found.cells) == (("t",), ("y",), True, 6)
+    outcome = verify_grid(encoder)
+    assert (outcome.axes, outcome.unchecked, outcome.right, outcome.cells) == (("t",), ("y",), True, 6)
     other = encoder.with_taps([Tap("embed", 0.0, "embedding", WIDTH, Grid((6, 2), ("t", "y")), encoder.taps[0].site)])
     assert not verify_grid(other).right
 
@@ -379,9 +379,9 @@ def test_mixing_before_the_first_tap_shows_in_the_prefix() -> None:
     assert verify_grid(encoder).prefix_moved is False
     assert verify_grid(mixed).prefix_moved is False  # a sixteenth of the half is below what counts
     encoder.module.blocks[0].forward = lambda x: x + 4 * x.mean(dim=1, keepdim=True)  # pyright: ignore
-    found = verify_grid(mixed)
-    assert found.prefix_moved
-    assert found.right
+    outcome = verify_grid(mixed)
+    assert outcome.prefix_moved
+    assert outcome.right
 
 
 def test_a_tap_that_the_sample_does_not_move_is_wrong() -> None:
@@ -389,19 +389,19 @@ def test_a_tap_that_the_sample_does_not_move_is_wrong() -> None:
         def forward(self, input: Tensor) -> Tensor:
             return 0 * super().forward(input) + 1
 
-    found = verify_grid(images(4, 4, stem=Constant(3, WIDTH, 4, 4)))
-    assert not found.right
-    assert (found.silent, found.explanation[:13]) == (16, "nothing moved")
+    outcome = verify_grid(images(4, 4, stem=Constant(3, WIDTH, 4, 4)))
+    assert not outcome.right
+    assert (outcome.silent, outcome.explanation[:13]) == (16, "nothing moved")
 
 
 def test_of_a_large_grid_a_seeded_subset_with_its_corners_is_changed() -> None:
     encoder = images(24, 24)
-    found = verify_grid(encoder, most=40, seed=5)
-    cells = [cell for cell, _ in found.winners]
-    assert found.cells == len(set(cells)) == 40
+    outcome = verify_grid(encoder, most=40, seed=5)
+    cells = [cell for cell, _ in outcome.winners]
+    assert outcome.cells == len(set(cells)) == 40
     assert {(0, 0), (0, 23), (23, 0), (23, 23)} <= set(cells)
-    assert verify_grid(encoder, most=40, seed=5) == found
-    assert "40 of 576 cells" in str(found)
+    assert verify_grid(encoder, most=40, seed=5) == outcome
+    assert "40 of 576 cells" in str(outcome)
     assert not verify_grid(images(24, 24, unrolled_of_24()), most=40).right
 
 
@@ -416,7 +416,7 @@ def test_the_hooks_are_gone_after_passes_that_were_ended_early() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (
             lambda: images(4, 4).with_taps([Tap("embed", 0.0, "head", WIDTH, Grid((1,), ("t",)), Site("stem"))]),
@@ -435,8 +435,8 @@ def test_the_hooks_are_gone_after_passes_that_were_ended_early() -> None:
         (lambda: series(2, 1), "too few cells"),
     ],
 )
-def test_what_cannot_be_verified_says_why(make: Callable[[], TorchEncoder], said: str) -> None:
-    with pytest.raises(NotVerifiableError, match=said):
+def test_what_cannot_be_verified_says_why(make: Callable[[], TorchEncoder], message: str) -> None:
+    with pytest.raises(NotVerifiableError, match=message):
         verify_grid(make())
 
 
@@ -456,11 +456,11 @@ def test_any_order_of_axes_backwards_or_not_is_explained(data: st.DataObject) ->
     cells = all_cells(shape)
     turned = np.where(flipped, np.array(shape) - 1 - cells, cells)[:, order]
     places = np.ravel_multi_index(tuple(turned.T), tuple(shape[i] for i in order))
-    found = explained(axes, shape, cells, places)
+    outcome = explained(axes, shape, cells, places)
     if len(cells) > len(shape) + 1:
-        assert found is not None
-        assert (found.all_places() == places).all()
-        assert found.share == 1
+        assert outcome is not None
+        assert (outcome.all_places() == places).all()
+        assert outcome.share == 1
 
 
 @given(seed=st.integers(0, 1000))
@@ -473,9 +473,9 @@ def test_some_places_may_be_off() -> None:
     cells = all_cells((8, 8))
     places = cells[:, 1] * 8 + cells[:, 0]
     places[::5] = np.random.default_rng(0).integers(0, 64, len(places[::5]))
-    found = explained(("y", "x"), (8, 8), cells, places)
-    assert found is not None
-    assert found.description == "tokens lie in the order x, y (last fastest), not y, x"
+    outcome = explained(("y", "x"), (8, 8), cells, places)
+    assert outcome is not None
+    assert outcome.description == "tokens lie in the order x, y (last fastest), not y, x"
 
 
 def as_tensor(sample: np.ndarray) -> Tensor:
@@ -494,17 +494,17 @@ def test_hiera_of_timm_is_found_to_be_unrolled() -> None:
         example = np.zeros((64, 64, 3), np.uint8)
         return TorchEncoder("hiera", "image", model, [tap], "embed", lambda s: as_tensor(s).permute(2, 0, 1), example)
 
-    found = verify_grid(encoder())
-    assert not found.right
-    assert "y in 2 steps of 1, x in 2 steps of 1, y in 2 steps of 2, x in 2 steps of 2" in found.explanation
-    assert found.prefix + len(found.order) == tokens
-    again = verify_grid(encoder(found.order))
+    outcome = verify_grid(encoder())
+    assert not outcome.right
+    assert "y in 2 steps of 1, x in 2 steps of 1, y in 2 steps of 2, x in 2 steps of 2" in outcome.explanation
+    assert outcome.prefix + len(outcome.order) == tokens
+    again = verify_grid(encoder(outcome.order))
     assert again.right
     assert again.tolerance == 1  # its stem of 7 x 7 pixels with a stride of 4
     # What timm itself does to put them back, as an oracle: a map whose numbers are the tokens' places.
     places = torch.arange(tokens, dtype=torch.float32).view(1, 16, 16, 1)
     unrolled = model.unroll(places.flatten(1, 2))[0, :, 0].long()
-    assert [int(i) for i in torch.argsort(unrolled)] == list(found.order)
+    assert [int(i) for i in torch.argsort(unrolled)] == list(outcome.order)
 
 
 def test_timesformer_of_transformers_is_found_to_be_patch_major() -> None:
@@ -522,10 +522,10 @@ def test_timesformer_of_transformers_is_found_to_be_patch_major() -> None:
         example = np.zeros((3, 32, 32, 3), np.uint8)
         return TorchEncoder("t", "video", model, [tap], "embed", lambda s: as_tensor(s).permute(0, 3, 1, 2), example)
 
-    found = verify_grid(encoder())
-    assert not found.right
-    assert "tokens lie in the order y, x, t (last fastest), not t, y, x" in found.explanation
-    assert verify_grid(encoder(found.order)).exact == 48
+    outcome = verify_grid(encoder())
+    assert not outcome.right
+    assert "tokens lie in the order y, x, t (last fastest), not t, y, x" in outcome.explanation
+    assert verify_grid(encoder(outcome.order)).exact == 48
 
 
 @pytest.mark.parametrize("last", [False, True])

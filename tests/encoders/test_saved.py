@@ -303,8 +303,8 @@ def test_wrong_files_are_refused_in_one_sentence(own: Path, how: str) -> None:
     with pytest.raises(DiagnosticsError) as error:
         load_encoder(path, trust_code=True)
     sentence(error, part)
-    found = CliRunner().invoke(app, ["inspect", "one", "--trust-code"])
-    assert found.exit_code == 2 and found.stderr.count("\n") == 1 and part in found.stderr
+    captured = CliRunner().invoke(app, ["inspect", "one", "--trust-code"])
+    assert captured.exit_code == 2 and captured.stderr.count("\n") == 1 and part in captured.stderr
 
 
 def test_names_that_are_no_encoders(own: Path) -> None:
@@ -446,7 +446,7 @@ def test_fracast(tmp_path: Path) -> None:
 def test_a_run_on_a_saved_encoder(own: Path) -> None:
     Path("mine.py").write_text("from tiny import tiny_dataset\ndef data(): return tiny_dataset(24)\n")
     save_encoder("one", build("encoder", "own.py:build"))
-    found = CliRunner().invoke(
+    captured = CliRunner().invoke(
         app,
         [
             "run",
@@ -462,8 +462,8 @@ def test_a_run_on_a_saved_encoder(own: Path) -> None:
             "--json",
         ],
     )
-    assert found.exit_code == 0, found.stderr
-    assert json.loads(found.stdout)["encoder"] == "tiny"
+    assert captured.exit_code == 0, captured.stderr
+    assert json.loads(captured.stdout)["encoder"] == "tiny"
 
 
 def test_a_mask_of_infinities_can_be_halved() -> None:
@@ -479,9 +479,9 @@ def test_half_a_file_holds_the_rounded_encoder(own: Path) -> None:
     assert {tensor.dtype for tensor in load_file(half).values()} == {torch.float16}
     loaded = load_encoder("half", trust_code=True)
     for name, tensor in encoder.module.state_dict().items():
-        found = loaded.module.state_dict()[name]
-        assert found.dtype == torch.float32
-        assert torch.equal(found, tensor.half().float())
+        captured = loaded.module.state_dict()[name]
+        assert captured.dtype == torch.float32
+        assert torch.equal(captured, tensor.half().float())
     assert loaded.identity["weights"] != load_encoder(whole, trust_code=True).identity["weights"]
     # Rounding once is rounding for good: what is saved again is the same encoder.
     save_encoder("again", loaded, half=True)

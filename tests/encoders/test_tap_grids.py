@@ -63,17 +63,17 @@ def changed(order: Callable[[Tensor], Tensor], block: int, seed: int = 0) -> Tor
 @pytest.mark.parametrize("block", [0, 1])
 @pytest.mark.parametrize("how", ORDERS)
 def test_an_order_changed_within_the_trunk_fails_at_the_tap_behind_it(how: str, block: int) -> None:
-    order, said = ORDERS[how]
+    order, text = ORDERS[how]
     for seed in range(3):
-        found = run_check("grid", prepare_encoder(changed(order, block, seed)))
-        assert found.verdict == "failed"
-        assert found.message.startswith(f"tap blocks.{block} has a wrong order: ") and said in found.message
-        assert found.figures["taps_right"] == 1 + block and found.figures["taps_wrong"] == 4 - block
+        outcome = run_check("grid", prepare_encoder(changed(order, block, seed)))
+        assert outcome.verdict == "failed"
+        assert outcome.message.startswith(f"tap blocks.{block} has a wrong order: ") and text in outcome.message
+        assert outcome.figures["taps_right"] == 1 + block and outcome.figures["taps_wrong"] == 4 - block
 
 
 def test_nothing_else_fails_for_it() -> None:
-    found = check_encoder(changed(ORDERS["transposed"][0], 0))
-    assert [one.check for one in found.outcomes if one.verdict == "failed"] == ["grid"]
+    outcome = check_encoder(changed(ORDERS["transposed"][0], 0))
+    assert [one.check for one in outcome.outcomes if one.verdict == "failed"] == ["grid"]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -150,15 +150,15 @@ def judged(block: nn.Module, after: int = 32) -> TapGrid:
 @pytest.mark.parametrize("seed", range(10))
 def test_what_cannot_be_told_does_not_fail(seed: int) -> None:
     torch.manual_seed(seed)
-    found = judged(Mixed())
-    assert found.verdict == "not verified" and "no other order explains" in found.explanation
-    said = run_check("grid", prepare_encoder(trunk(Mixed()))).message
-    assert "not verified at tap out" in said
+    outcome = judged(Mixed())
+    assert outcome.verdict == "not verified" and "no other order explains" in outcome.explanation
+    text = run_check("grid", prepare_encoder(trunk(Mixed()))).message
+    assert "not verified at tap out" in text
 
 
 def test_a_causal_model_may_lag_and_a_rolled_one_may_not() -> None:
-    found = judged(Late())
-    assert found.verdict == "not verified" and "as those of causal models may" in found.explanation
+    outcome = judged(Late())
+    assert outcome.verdict == "not verified" and "as those of causal models may" in outcome.explanation
 
     class Rolled(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -184,8 +184,8 @@ def test_a_coarser_grid_is_compared_place_by_place(kernel: int) -> None:
     for seed in range(3):
         torch.manual_seed(seed)
         assert judged(Strided(kernel), after=16).verdict == "right"
-        found = judged(Strided(kernel, flip=True), after=16)
-        assert found.verdict == "wrong" and "t runs backwards" in found.explanation
+        outcome = judged(Strided(kernel, flip=True), after=16)
+        assert outcome.verdict == "wrong" and "t runs backwards" in outcome.explanation
 
 
 def test_a_hidden_order_is_found_in_a_real_model() -> None:

@@ -83,9 +83,9 @@ def test_an_in_place_relu_in_a_sequential_does_not_reach_the_tap_before_it() -> 
     batch = tokens_in(2, 4, 3)
     expected = (batch @ module[0].weight.T + module[0].bias).detach()
     taps = tap_at("0", name="linear"), tap_at("1", name="relu")
-    found = encoder_of(module, *taps).capture(batch)
-    torch.testing.assert_close(found["linear"], expected)
-    torch.testing.assert_close(found["relu"], expected.clamp(min=0))
+    captured = encoder_of(module, *taps).capture(batch)
+    torch.testing.assert_close(captured["linear"], expected)
+    torch.testing.assert_close(captured["relu"], expected.clamp(min=0))
 
 
 @pytest.mark.parametrize("kind", [tuple, list])
@@ -99,9 +99,9 @@ def test_input_given_by_keyword_is_read() -> None:
     module = Calls(Gives(lambda x, scale: x * scale), lambda inner, x: inner(x=x + 1, scale=3.0))
     batch = tokens_in(2, 4, 3)
     taps = tap_at("inner", when="before", name="before"), tap_at("inner", name="after")
-    found = encoder_of(module, *taps).capture(batch)
-    assert torch.equal(found["before"], batch + 1)
-    assert torch.equal(found["after"], (batch + 1) * 3)
+    captured = encoder_of(module, *taps).capture(batch)
+    assert torch.equal(captured["before"], batch + 1)
+    assert torch.equal(captured["after"], (batch + 1) * 3)
 
 
 def test_each_call_of_a_shared_block_is_its_own_tap() -> None:
@@ -116,48 +116,48 @@ def test_each_call_of_a_shared_block_is_its_own_tap() -> None:
     taps += [tap_at("inner", name=f"call.{i}", call=i, calls=5) for i in range(5)]
     taps += [tap_at("inner", name="in.3", call=3, calls=5, when="before")]
     batch = x = tokens_in(2, 4, 3)
-    found = encoder_of(Calls(block, five_times), *taps).capture(batch)
-    assert torch.equal(found["in"], batch)
+    captured = encoder_of(Calls(block, five_times), *taps).capture(batch)
+    assert torch.equal(captured["in"], batch)
     for i in range(5):
         if i == 3:
-            torch.testing.assert_close(found["in.3"], x)
+            torch.testing.assert_close(captured["in.3"], x)
         linear = (x @ block.weight.T + block.bias).detach()
-        torch.testing.assert_close(found[f"call.{i}"], linear)
+        torch.testing.assert_close(captured[f"call.{i}"], linear)
         x = torch.tanh(linear)
-    assert list(found) == [tap.name for tap in taps]
+    assert list(captured) == [tap.name for tap in taps]
 
 
 def test_channels_first_maps_become_tokens_in_raster_order() -> None:
     maps = tokens_in(2, 5, 3, 4)
     tap = tap_at("inner", 5, Grid((3, 4), ("y", "x")), layout="channels_first")
-    found = encoder_of(Calls(nn.Identity(), lambda inner, x: inner(x)), tap).capture(maps)["here"]
-    assert found.shape == (2, 12, 5)
+    captured = encoder_of(Calls(nn.Identity(), lambda inner, x: inner(x)), tap).capture(maps)["here"]
+    assert captured.shape == (2, 12, 5)
     for y in range(3):
         for x in range(4):
-            assert torch.equal(found[:, y * 4 + x], maps[:, :, y, x])
+            assert torch.equal(captured[:, y * 4 + x], maps[:, :, y, x])
 
 
 def test_channels_last_maps_of_three_axes_become_tokens_in_raster_order() -> None:
     maps = tokens_in(2, 2, 3, 4, 5)
     tap = tap_at("inner", 5, Grid((2, 3, 4), ("t", "y", "x")), layout="channels_last")
-    found = encoder_of(Calls(nn.Identity(), lambda inner, x: inner(x)), tap).capture(maps)["here"]
+    captured = encoder_of(Calls(nn.Identity(), lambda inner, x: inner(x)), tap).capture(maps)["here"]
     for t in range(2):
         for y in range(3):
             for x in range(4):
-                assert torch.equal(found[:, (t * 3 + y) * 4 + x], maps[:, t, y, x])
+                assert torch.equal(captured[:, (t * 3 + y) * 4 + x], maps[:, t, y, x])
 
 
 def test_a_vector_of_features_becomes_one_token() -> None:
     batch = tokens_in(2, 5)
     tap = tap_at("", 5, Grid((1,), ("t",)), layout="features", when="before")
-    found = encoder_of(nn.Identity(), tap).capture(batch)["here"]
-    assert torch.equal(found, batch.reshape(2, 1, 5))
+    captured = encoder_of(nn.Identity(), tap).capture(batch)["here"]
+    assert torch.equal(captured, batch.reshape(2, 1, 5))
 
 
 def test_left_padding_is_dropped() -> None:
     batch = tokens_in(2, 7, 3)
-    found = encoder_of(nn.Identity(), tap_at("", padding=3)).capture(batch)["here"]
-    assert torch.equal(found, batch[:, 3:])
+    captured = encoder_of(nn.Identity(), tap_at("", padding=3)).capture(batch)["here"]
+    assert torch.equal(captured, batch[:, 3:])
 
 
 def test_prefix_tokens_come_first_and_one_patch_moves_one_token() -> None:
@@ -174,24 +174,24 @@ def test_prefix_tokens_come_first_and_one_patch_moves_one_token() -> None:
 
 def test_all_taps_take_one_forward_pass() -> None:
     encoder = tiny_encoder()
-    found = encoder.capture(tokens_in(4, 1, 32))
-    assert list(found) == ["embed", "blocks.0", "blocks.1", "blocks.2", "norm"]
+    captured = encoder.capture(tokens_in(4, 1, 32))
+    assert list(captured) == ["embed", "blocks.0", "blocks.1", "blocks.2", "norm"]
     assert encoder.module.passes == 1
 
 
 def test_taps_equal_the_model_run_by_hand() -> None:
     encoder = tiny_image_encoder()
     batch = tokens_in(3, 3, 16, 16)
-    found = encoder.capture(batch)
+    captured = encoder.capture(batch)
     trunk: Any = encoder.module
     with torch.no_grad():
         x = torch.stack([trunk.stem(batch)[:, :, y, x] for y in range(4) for x in range(4)], dim=1)
         x = torch.cat([trunk.prefix.repeat(3, 1, 1), x], dim=1)
-        torch.testing.assert_close(found["embed"], x)
+        torch.testing.assert_close(captured["embed"], x)
         for i, block in enumerate(trunk.blocks):
             x = x + block.outer(torch.clamp(block.inner(x + x.mean(1, keepdim=True)), min=0))
-            torch.testing.assert_close(found[f"blocks.{i}"], x)
-        torch.testing.assert_close(found["norm"], nn.functional.layer_norm(x, (8,)))
+            torch.testing.assert_close(captured[f"blocks.{i}"], x)
+        torch.testing.assert_close(captured["norm"], nn.functional.layer_norm(x, (8,)))
 
 
 @pytest.mark.parametrize("subset", [["norm"], ["embed"], ["blocks.2", "blocks.0"]])
@@ -218,9 +218,9 @@ def test_no_autograd_graph_is_kept() -> None:
     encoder = encoder_of(module, tap_at("inner"))
     for parameter in module.parameters():
         parameter.requires_grad_(True)  # even where a user turned it on again
-    found = encoder.capture(tokens_in(2, 4, 3).requires_grad_(True))["here"]
-    assert found.grad_fn is None
-    assert not found.requires_grad
+    captured = encoder.capture(tokens_in(2, 4, 3).requires_grad_(True))["here"]
+    assert captured.grad_fn is None
+    assert not captured.requires_grad
 
 
 def test_what_a_model_keeps_of_a_pass_can_be_trained_on_afterwards() -> None:
@@ -250,8 +250,8 @@ def test_the_model_runs_in_eval_mode() -> None:
 def test_batches_of_several_tensors_reach_the_forward_function() -> None:
     module = Calls(Gives(lambda x, mask: x * mask), lambda inner, batch: inner(batch["x"], mask=batch["mask"]))
     batch = {"x": tokens_in(2, 4, 3), "mask": torch.tensor([1.0, 0.0, 1.0])}
-    found = encoder_of(module, tap_at("inner")).capture(batch)["here"]
-    assert torch.equal(found, batch["x"] * batch["mask"])
+    captured = encoder_of(module, tap_at("inner")).capture(batch)["here"]
+    assert torch.equal(captured, batch["x"] * batch["mask"])
 
 
 # What is refused
@@ -265,8 +265,10 @@ def test_a_module_that_runs_another_number_of_times_raises(ran: int, expected: i
         return x
 
     encoder = encoder_of(Calls(nn.Linear(3, 3), several), tap_at("inner", calls=expected))
-    said = rf"Tap here of mine expects module 'inner' to run {expected} time\(s\) in a pass, but it ran {ran} time\(s\)"
-    with pytest.raises(DiagnosticsError, match=said):
+    message = (
+        rf"Tap here of mine expects module 'inner' to run {expected} time\(s\) in a pass, but it ran {ran} time\(s\)"
+    )
+    with pytest.raises(DiagnosticsError, match=message):
         encoder.capture(tokens_in(2, 4, 3))
 
 
@@ -300,8 +302,8 @@ def test_another_width_token_count_or_grid_raises(shape: Any, features: int, gri
     with pytest.raises(DiagnosticsError) as caught:
         encoder.capture(tokens_in(*shape))
     read = "after the whole module" + ("" if layout == "tokens" else f" as {layout}")
-    said = f"Tap here read a tensor of shape {shape} {read}, but declares "
-    assert str(caught.value) == said + f"{grid.prefix + grid.tokens} tokens ({grid}) of {features} features."
+    message = f"Tap here read a tensor of shape {shape} {read}, but declares "
+    assert str(caught.value) == message + f"{grid.prefix + grid.tokens} tokens ({grid}) of {features} features."
 
 
 @pytest.mark.parametrize(
@@ -423,23 +425,23 @@ def test_hooks_of_the_user_stay() -> None:
 def test_pooling_known_answers() -> None:
     tap = tap_at("", 2, Grid((3,), ("t",), 2))
     tokens = torch.tensor([[[100.0, -100.0], [50.0, 50.0], [1.0, 2.0], [3.0, 4.0], [8.0, 0.0]]])
-    found = pool(tap, tokens, ("mean", "last", "prefix"))
-    assert found.tolist() == [[[4.0, 2.0], [8.0, 0.0], [100.0, -100.0]]]
+    captured = pool(tap, tokens, ("mean", "last", "prefix"))
+    assert captured.tolist() == [[[4.0, 2.0], [8.0, 0.0], [100.0, -100.0]]]
     assert pool(tap, tokens, ("prefix", "mean")).tolist() == [[[100.0, -100.0], [4.0, 2.0]]]
 
 
 def test_without_prefix_tokens_prefix_is_the_mean() -> None:
     tokens = tokens_in(2, 4, 3)
-    found = pool(tap_at(""), tokens, ("mean", "prefix"))
-    assert torch.equal(found[:, 0], found[:, 1])
-    torch.testing.assert_close(found[:, 0], tokens.mean(1))
+    captured = pool(tap_at(""), tokens, ("mean", "prefix"))
+    assert torch.equal(captured[:, 0], captured[:, 1])
+    torch.testing.assert_close(captured[:, 0], tokens.mean(1))
 
 
 def test_half_precision_is_averaged_in_float32() -> None:
     tokens = torch.full((1, 4, 3), 60000.0, dtype=torch.float16)
-    found = pool(tap_at(""), tokens, ("mean", "last"))
-    assert found.dtype == torch.float32
-    assert torch.equal(found, torch.full((1, 2, 3), 60000.0).to(torch.float16).float())
+    captured = pool(tap_at(""), tokens, ("mean", "last"))
+    assert captured.dtype == torch.float32
+    assert torch.equal(captured, torch.full((1, 2, 3), 60000.0).to(torch.float16).float())
 
 
 def test_poolings_follow_the_output_tap() -> None:
@@ -539,10 +541,12 @@ def test_an_encoder_with_other_taps_is_the_same_model() -> None:
     inside = Tap("inside", 0.2, "trunk", 16, Grid((8,), ("t",)), Site("blocks.0.inner"))
     seen = encoder.with_taps([inside, encoder.tap("norm")])
     batch = tokens_in(2, 1, 32)
-    found = seen.capture(batch)
+    captured = seen.capture(batch)
     embed = encoder.capture(batch)["embed"]
     with torch.no_grad():
-        torch.testing.assert_close(found["inside"], encoder.module.blocks[0].inner(embed + embed.mean(1, keepdim=True)))
+        torch.testing.assert_close(
+            captured["inside"], encoder.module.blocks[0].inner(embed + embed.mean(1, keepdim=True))
+        )
     assert len(encoder.taps) == 5
     with pytest.raises(DiagnosticsError, match="Unknown tap 'norm'"):
         encoder.with_taps([inside])

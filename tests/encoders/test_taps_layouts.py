@@ -39,22 +39,22 @@ def numbered(*shape: int) -> Tensor:
 
 def test_special_tokens_at_the_end_come_first() -> None:
     x = numbered(2, 4, 2)
-    found = captured(x, Grid((3,), ("t",), 1), order=(3, 0, 1, 2))
-    assert torch.equal(found, torch.cat([x[:, 3:], x[:, :3]], dim=1))
+    outcome = captured(x, Grid((3,), ("t",), 1), order=(3, 0, 1, 2))
+    assert torch.equal(outcome, torch.cat([x[:, 3:], x[:, :3]], dim=1))
 
 
 def test_patches_through_time_are_put_into_raster_order() -> None:
     t, y, x = 2, 3, 4
     lying = numbered(5, y, x, t, 2)  # patch by patch, each through time
     order = [(j * x + k) * t + i for i in range(t) for j in range(y) for k in range(x)]
-    found = captured(lying.reshape(5, -1, 2), Grid((t, y, x), ("t", "y", "x")), order=tuple(order))
-    assert torch.equal(found.reshape(5, t, y, x, 2), lying.permute(0, 3, 1, 2, 4))
+    outcome = captured(lying.reshape(5, -1, 2), Grid((t, y, x), ("t", "y", "x")), order=tuple(order))
+    assert torch.equal(outcome.reshape(5, t, y, x, 2), lying.permute(0, 3, 1, 2, 4))
 
 
 def test_an_order_counts_behind_the_padding() -> None:
     x = numbered(1, 5, 2)
-    found = captured(x, ONES, padding=2, order=(2, 1, 0))
-    assert torch.equal(found, x[:, [4, 3, 2]])
+    outcome = captured(x, ONES, padding=2, order=(2, 1, 0))
+    assert torch.equal(outcome, x[:, [4, 3, 2]])
 
 
 def test_trailing_tokens_are_dropped() -> None:
@@ -68,25 +68,25 @@ def test_trailing_tokens_are_dropped() -> None:
 def test_an_order_on_a_map() -> None:
     x = numbered(2, 2, 3, 3)
     order = (0, 3, 6, 1, 4, 7, 2, 5, 8)
-    found = captured(x, Grid((3, 3), ("y", "x")), layout="channels_first", order=order)
-    assert torch.equal(found, x.permute(0, 3, 2, 1).reshape(2, 9, 2))
+    outcome = captured(x, Grid((3, 3), ("y", "x")), layout="channels_first", order=order)
+    assert torch.equal(outcome, x.permute(0, 3, 2, 1).reshape(2, 9, 2))
     with pytest.raises(DiagnosticsError, match="but declares"):
         captured(numbered(2, 2, 2, 3), Grid((3, 2), ("y", "x")), layout="channels_first", order=(0, 3, 1, 4, 2, 5))
 
 
 def test_rows_become_the_first_axis_and_their_prefix_is_averaged() -> None:
     x = numbered(2, 3, 1 + 4, 2)  # samples, frames, tokens
-    found = captured(x.flatten(0, 1), Grid((3, 2, 2), ("t", "y", "x"), 1), rows=3)
-    assert torch.equal(found[:, 0], x[:, :, 0].mean(1))
-    assert torch.equal(found[:, 1:], x[:, :, 1:].flatten(1, 2))
+    outcome = captured(x.flatten(0, 1), Grid((3, 2, 2), ("t", "y", "x"), 1), rows=3)
+    assert torch.equal(outcome[:, 0], x[:, :, 0].mean(1))
+    assert torch.equal(outcome[:, 1:], x[:, :, 1:].flatten(1, 2))
 
 
 def test_rows_of_features_and_of_maps() -> None:
     x = numbered(2, 3, 4)
     assert torch.equal(captured(x.flatten(0, 1), Grid((3,), ("v",)), 4, layout="features", rows=3), x)
     maps = numbered(2, 3, 5, 2, 2)
-    found = captured(maps.flatten(0, 1), Grid((3, 2, 2), ("t", "y", "x")), 5, layout="channels_first", rows=3)
-    assert torch.equal(found, maps.permute(0, 1, 3, 4, 2).reshape(2, 12, 5))
+    outcome = captured(maps.flatten(0, 1), Grid((3, 2, 2), ("t", "y", "x")), 5, layout="channels_first", rows=3)
+    assert torch.equal(outcome, maps.permute(0, 1, 3, 4, 2).reshape(2, 12, 5))
 
 
 def test_time_first() -> None:
@@ -163,12 +163,12 @@ def test_pooling_skips_tokens_that_stand_for_no_data() -> None:
     valid = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1]], dtype=torch.bool)
     wild = x.clone()
     wild[:, 1:][~valid] = torch.nan
-    found = pool(tap, wild, ("mean", "last", "prefix"), valid)
+    outcome = pool(tap, wild, ("mean", "last", "prefix"), valid)
     grid = x[:, 1:]
     for i, (first, last) in enumerate([(1, 2), (0, 3), (3, 3)]):
-        torch.testing.assert_close(found[i, 0], grid[i, first : last + 1].mean(0))
-        assert torch.equal(found[i, 1], grid[i, last])
-        assert torch.equal(found[i, 2], x[i, 0])
+        torch.testing.assert_close(outcome[i, 0], grid[i, first : last + 1].mean(0))
+        assert torch.equal(outcome[i, 1], grid[i, last])
+        assert torch.equal(outcome[i, 2], x[i, 0])
 
 
 def test_all_valid_is_no_mask_and_none_valid_is_nan() -> None:
@@ -177,13 +177,13 @@ def test_all_valid_is_no_mask_and_none_valid_is_nan() -> None:
     every = torch.ones(3, 4, dtype=torch.bool)
     assert torch.equal(pool(tap, x, ("mean", "last"), every), pool(tap, x, ("mean", "last")))
     every[1] = False
-    found = pool(tap, x, ("mean", "last"), every)
-    assert found[1].isnan().all() and found[[0, 2]].isfinite().all()
+    outcome = pool(tap, x, ("mean", "last"), every)
+    assert outcome[1].isnan().all() and outcome[[0, 2]].isfinite().all()
 
 
 def test_padded_ends_all_at_the_last_step() -> None:
-    made = dx.padded([np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])])
-    np.testing.assert_array_equal(made, np.array([[np.nan, 1, 2], [3, 4, 5]], dtype=np.float32))
+    subject = dx.padded([np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])])
+    np.testing.assert_array_equal(subject, np.array([[np.nan, 1, 2], [3, 4, 5]], dtype=np.float32))
     assert dx.padded([np.ones((2, 3)), np.ones((4, 3))]).shape == (2, 4, 3)
     for bad in ([np.ones(2), np.ones((2, 1))], [np.ones((2, 3)), np.ones((2, 2))], [np.ones((1, 1, 1))]):
         with pytest.raises(DiagnosticsError, match="can only be padded"):

@@ -199,8 +199,8 @@ def test_no_code_of_a_file_runs_and_it_is_refused_in_one_sentence(here: Path, ho
         dx.load_encoder(path)
     text = str(error.value)
     assert "\n" not in text and part in text, text[:600]
-    found = CliRunner().invoke(app, ["inspect", "x.safetensors"])
-    assert found.exit_code == 2 and found.stderr.count("\n") == 1 and part in found.stderr
+    captured = CliRunner().invoke(app, ["inspect", "x.safetensors"])
+    assert captured.exit_code == 2 and captured.stderr.count("\n") == 1 and part in captured.stderr
     none_has_run(here)
 
 
@@ -268,11 +268,11 @@ def test_a_python_file_is_run_only_where_it_is_trusted(good: Path, way: str) -> 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_ask_for_trust(good: Path, command: str) -> None:
-    found = CliRunner().invoke(app, COMMANDS[command])
-    assert found.exit_code == 2 and "evil.py" in found.stderr and "--trust-code" in found.stderr
+    captured = CliRunner().invoke(app, COMMANDS[command])
+    assert captured.exit_code == 2 and "evil.py" in captured.stderr and "--trust-code" in captured.stderr
     none_has_run(good.parent)
-    found = CliRunner().invoke(app, [*COMMANDS[command], "--trust-code"])
-    assert found.exit_code == 0, found.stderr
+    captured = CliRunner().invoke(app, [*COMMANDS[command], "--trust-code"])
+    assert captured.exit_code == 0, captured.stderr
     assert list(good.parent.rglob(SENTINEL))
 
 
@@ -304,11 +304,11 @@ def test_data_that_a_file_names_are_trusted_no_more(good: Path) -> None:
     align(Job("base", "blocks.0", steps=0, batch=2, out=Path("o"), trust_code=True))
 
 
-@pytest.mark.parametrize("made", ["os.system", "uni2ts.distribution.normal.torch.hub.load", "builtins.evalOutput"])
-def test_a_distribution_is_one_of_the_packages_own(made: str) -> None:
+@pytest.mark.parametrize("subject", ["os.system", "uni2ts.distribution.normal.torch.hub.load", "builtins.evalOutput"])
+def test_a_distribution_is_one_of_the_packages_own(subject: str) -> None:
     from diagnostics_timeseries.moirai import SMALL, check_distribution
 
     check_distribution(SMALL["distr_output"], "small")
-    for said in ({"_target_": made}, {"components": [{"_target_": made}]}):
+    for message in ({"_target_": subject}, {"components": [{"_target_": subject}]}):
         with pytest.raises(DiagnosticsError, match="could be any code"):
-            check_distribution(said, "FOLDER")
+            check_distribution(message, "FOLDER")

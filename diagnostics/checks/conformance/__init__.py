@@ -1,7 +1,5 @@
 """Conformance checks: whether an encoder keeps its contract, tested one property at a time with few forward passes."""
 
-from __future__ import annotations
-
 import functools
 import time
 from collections.abc import Callable, Mapping

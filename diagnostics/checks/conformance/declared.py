@@ -1,7 +1,5 @@
 """Checks of what an encoder declares: description, shapes, grid, order by depth, sizes."""
 
-from __future__ import annotations
-
 import json
 from typing import Any, get_args
 

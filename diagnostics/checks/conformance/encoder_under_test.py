@@ -1,7 +1,5 @@
 """The encoder under test, the outcome of a check of it, and how activations are compared."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

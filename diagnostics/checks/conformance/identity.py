@@ -1,7 +1,5 @@
 """Checks of an encoder's identity, which changes only with what decides its activations, and of saving its weights."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Generator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Checks of how tokens are weighted: attention sums to one, and the content of padding has no effect."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checks of forward passes: deterministic, independent of the other samples of a batch, and without side effects."""
 
-from __future__ import annotations
-
 import contextlib
 
 import torch

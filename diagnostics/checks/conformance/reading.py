@@ -1,7 +1,5 @@
 """Checks of what a tap reads: compared with the input or output of its module, obtained without hooks."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 from collections import defaultdict

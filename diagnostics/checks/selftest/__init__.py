@@ -4,8 +4,6 @@ A measure states its own on its class (`known_answers`); those computed from inp
 module of their family here.
 """
 
-from __future__ import annotations
-
 import importlib
 from dataclasses import dataclass
 from typing import Any

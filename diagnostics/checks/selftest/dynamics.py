@@ -1,7 +1,5 @@
 """Known answers of dynamics."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from diagnostics.measures import dynamics

@@ -1,7 +1,5 @@
 """Known answers of probes."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import xarray as xr

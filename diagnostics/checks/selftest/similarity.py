@@ -1,7 +1,5 @@
 """Known answers of similarities."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Known answers of intervals and of the choice of a tap."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import stats
 

@@ -3,8 +3,6 @@
 What stands in `__all__` is for plugins too: `discover` for a torch module, the others for what is run in another way.
 """
 
-from __future__ import annotations
-
 from diagnostics.encoders.discovery.discover import Discovered, discover
 from diagnostics.encoders.discovery.first_block import FirstBlockInput
 from diagnostics.encoders.discovery.places import Place, Places, extents_of

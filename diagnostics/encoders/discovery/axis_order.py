@@ -4,8 +4,6 @@ So no order of tokens is taken on trust. Only images and videos are tried: what 
 it does to all.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

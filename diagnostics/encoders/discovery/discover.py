@@ -1,7 +1,5 @@
 """Discovers the taps of a torch module in one dry pass: `embed`, its blocks, the end of the trunk, and its heads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -148,9 +146,9 @@ def discover(
     taps = _in_order(module, taps, batch, extents, run, encoder)
     _check_time(first_input, taps[0], extents, encoder)
     # Of branches side by side the first is the main one.
-    last = taps[-1].site
     discovered.taps = taps
-    discovered.output_tap = next(tap.name for tap in taps if tap.site and last and _moment(tap.site) == _moment(last))
+    moments = [(tap.site.module, tap.site.call, tap.site.when) for tap in taps if tap.site]
+    discovered.output_tap = taps[moments.index(moments[-1])].name
     _add_heads(discovered, _behind(whole, ends), parts, placed, whole)
     return discovered
 
@@ -243,12 +241,9 @@ def _after(trace: Trace) -> list[Step]:
 def _behind(trace: Trace, ends: Sequence[Step]) -> list[Step]:
     """What ran after the trunk's end."""
     tail = _after(trace)
-    last = [i for i, step in enumerate(tail) if any((step.name, step.call) == (end.name, end.call) for end in ends)]
-    return [
-        step
-        for step in (tail[last[-1] + 1 :] if last else tail)
-        if not any(end.name.startswith(f"{step.name}.") for end in ends)
-    ]
+    moments = [(end.name, end.call) for end in ends]
+    after = 1 + max((i for i, step in enumerate(tail) if (step.name, step.call) in moments), default=-1)
+    return [step for step in tail[after:] if not any(end.name.startswith(f"{step.name}.") for end in ends)]
 
 
 def _is_head(step: Step, tail: Sequence[Step], parts: Mapping[str, nn.Module]) -> bool:
@@ -313,10 +308,6 @@ def _is_vector(tensor: Tensor, samples: int, dims: int) -> bool:
     """Whether it is a vector for each sample, [B, F] or [B, F, 1, 1], of real numbers."""
     of_samples = tensor.ndim == dims and len(tensor) == samples and tensor.is_floating_point()
     return of_samples and tensor[0].numel() == tensor.shape[1]
-
-
-def _moment(site: Site) -> tuple[str, int, str]:
-    return site.module, site.call, site.when
 
 
 def _same(tensor: Tensor, other: Tensor) -> bool:

@@ -1,7 +1,5 @@
 """How the first block's input responds when part of the model's input changes, which resolves ambiguous shapes."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

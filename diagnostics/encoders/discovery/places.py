@@ -3,8 +3,6 @@
 Shape suffixes: B sample, T token, F feature.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Finds a model's stack of blocks from its module structure alone."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence

@@ -1,9 +1,7 @@
 """Records the input and output of each block in a dry forward pass, in order of execution."""
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.encoders.evaluating import evaluating
-from diagnostics.encoders.hooks import first_tensor, tensors_in
+from diagnostics.encoders.hooks import Call, first_tensor, hooked, tensors_in
 from diagnostics.encoders.perturbation import Forward
 from diagnostics.errors import DiagnosticsError, describe
 
@@ -65,58 +63,49 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
     inside = tuple(f"{name}." for name in blocks)
     open_blocks: list[tuple[str, Any, list[Tensor]]] = []
     entering: dict[str, Tensor | None] = {}
-    handles: list[Any] = []
 
-    def before(name: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if name not in blocks and not trace.blocks:
-                return
-            given = args or tuple(kwargs.values())
-            taken = first_tensor(given[:1])
-            took = taken.clone() if isinstance(taken, Tensor) else None
-            if name not in blocks:
-                entering[name] = took
-                return
-            if open_blocks:
-                raise DiagnosticsError(
-                    f"{encoder} runs {name} inside {open_blocks[-1][0]}: declare its taps yourself (docs/plugins.md)."
-                )
-            # What else a block takes (position codes, a map's size, global queries) is no activation of the trunk.
-            if not trace.blocks and (took is None or took.ndim < 3):
-                raise _several(encoder, name)
-            # Cloned, as a later operation may work in place.
-            every = [tensor.clone() for tensor in tensors_in(given)]
-            if not trace.blocks:
-                trace.taken = every
-            open_blocks.append((name, took, every))
+    def begin(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if name not in blocks and not trace.blocks:
+            return
+        given = args or tuple(kwargs.values())
+        taken = first_tensor(given[:1])
+        took = taken.clone() if isinstance(taken, Tensor) else None
+        if name not in blocks:
+            entering[name] = took
+            return
+        if open_blocks:
+            raise DiagnosticsError(
+                f"{encoder} runs {name} inside {open_blocks[-1][0]}: declare its taps yourself (docs/plugins.md)."
+            )
+        # What else a block takes (position codes, a map's size, global queries) is no activation of the trunk.
+        if not trace.blocks and (took is None or took.ndim < 3):
+            raise _several(encoder, name)
+        # Cloned, as a later operation may work in place.
+        every = [tensor.clone() for tensor in tensors_in(given)]
+        if not trace.blocks:
+            trace.taken = every
+        open_blocks.append((name, took, every))
 
-        return hook
+    def end(call: Call) -> None:
+        name = call.name
+        number = trace.calls[name]
+        trace.calls[name] += 1
+        if not trace.blocks and not open_blocks:
+            trace.early.append(name)
+        if name in blocks:
+            _, took, every = open_blocks.pop()
+            trace.tail.clear()
+            branches = {i: t.clone() for i, t in _branches(call.output, every, name, encoder, samples).items()}
+            trace.blocks.append(Step(name, number, took, next(iter(branches.values())), branches))
+        elif trace.blocks:
+            gave = first_tensor(call.output)
+            if isinstance(gave, Tensor):
+                trace.tail.append(Step(name, number, entering.pop(name, None), gave.clone()))
 
-    def after(name: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            call = trace.calls[name]
-            trace.calls[name] += 1
-            if not trace.blocks and not open_blocks:
-                trace.early.append(name)
-            if name in blocks:
-                took, every = open_blocks.pop()[1:]
-                trace.tail.clear()
-                branches = {i: t.clone() for i, t in _branches(output, every, name, encoder, samples).items()}
-                trace.blocks.append(Step(name, call, took, next(iter(branches.values())), branches))
-            elif trace.blocks:
-                gave = first_tensor(output)
-                if isinstance(gave, Tensor):
-                    trace.tail.append(Step(name, call, entering.pop(name, None), gave.clone()))
-
-        return hook
-
+    names = [name for name, _ in module.named_modules() if name and not name.startswith(inside)]
     try:
-        for name, part in module.named_modules():
-            if name and not name.startswith(inside):
-                handles.append(part.register_forward_pre_hook(before(name), with_kwargs=True))
-                handles.append(part.register_forward_hook(after(name)))
         # Not inference mode: some models keep tables that they make in their first pass.
-        with evaluating(module), torch.no_grad():
+        with hooked(module, names, begin, end), evaluating(module), torch.no_grad():
             trace.finals = tensors_in(forward(module, batch))
     except DiagnosticsError:
         raise
@@ -124,9 +113,6 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
         raise DiagnosticsError(
             f"{encoder} does not run on an example ({describe(error)}): try another size."
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     idle = [name for name in blocks if not trace.calls[name]]
     if idle:
         raise DiagnosticsError(

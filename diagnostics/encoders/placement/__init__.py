@@ -1,7 +1,5 @@
 """Verification that tokens correspond to the places that their grid declares."""
 
-from __future__ import annotations
-
 from diagnostics.encoders.placement.changes import NotVerifiableError
 from diagnostics.encoders.placement.verify import Placement, verify_grid
 from diagnostics.encoders.placement.verify_taps import TapGrid, verify_taps

@@ -1,7 +1,5 @@
 """The order in which the tokens of a grid lie, inferred from where some of them lie, and described in words."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence
@@ -93,9 +91,8 @@ def explained(
     """
     rng = np.random.default_rng(seed)
     factors = [_factorings(n) for n in shape]
-    for radices in itertools.islice(
-        itertools.chain([tuple((n,) if n > 1 else () for n in shape)], itertools.product(*factors)), _MOST_FACTORINGS
-    ):
+    plain = tuple((n,) if n > 1 else () for n in shape)
+    for radices in itertools.islice(itertools.chain([plain], itertools.product(*factors)), _MOST_FACTORINGS):
         digits = [
             (axis, math.prod(sizes[:i]), size) for axis, sizes in enumerate(radices) for i, size in enumerate(sizes)
         ]

@@ -4,8 +4,6 @@ At the first tap with a grid, before the trunk mixes tokens, a change within one
 token that stands for that cell, and where tokens overlap its neighbours less.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -245,7 +243,8 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
     # Of two cells each is beside the other, and no order could be told from another.
     tolerance = _tolerance(float(np.median(reached[~silent])), len(shape)) if len(cells) > 2 and (~silent).any() else 0
     own = np.take_along_axis(moved, declared[:, None], axis=1)[:, 0]
-    beside = np.abs(all_cells(shape)[np.maximum(winner - prefix, 0)] - cells).max(axis=1) <= tolerance
+    places = all_cells(shape)[np.maximum(winner - prefix, 0)]
+    beside = np.abs(places - cells).max(axis=1) <= tolerance
     near = ~exact & ~silent & (winner >= prefix) & beside & (own >= NEAR) & bool(tolerance)
     right = bool((exact | near).mean() >= (RIGHT_SHARE if tolerance else 1.0))
     prefix_moved = bool((moved[:, :prefix] >= NEAR).any())
@@ -258,13 +257,9 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
         if other is not None and _better(other, exact[known], own[known]):
             right, explanation = False, f"wrong order: {other.description}"
             order = _as_site_order(tap, other.all_places()) if not changes.unchecked else ()
-        elif prefix_moved and (
-            shift := _common_shift(all_cells(shape)[np.maximum(winner - prefix, 0)][known] - cells[known])
-        ):
-            right, explanation = (
-                False,
-                f"wrong order: prefix tokens move, and most cells the token at {shift} from their own",
-            )
+        elif prefix_moved and (shift := _common_shift((places - cells)[known])):
+            right = False
+            explanation = f"wrong order: prefix tokens move, and most cells the token at {shift} from their own"
         elif not right:
             explanation = _scattered(exact, near, silent, winner < prefix)
             if not tolerance and not changes.unchecked and len(set(winner)) == tap.grid.tokens:

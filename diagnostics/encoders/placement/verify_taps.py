@@ -5,8 +5,6 @@ order that is changed within the trunk shows as another order of the tokens that
 residuals, maps whose every place sees everything) the grid is reported as not verified.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,14 +57,19 @@ def verify_taps(
 
 
 def _judged(tap: Tap, moved: Movements) -> TapGrid:
+    share = 0.0
+
+    def unverified(reason: str) -> TapGrid:
+        return TapGrid(tap.name, "not verified", share, reason)
+
     shared = [axis for axis in tap.grid.axes if axis in moved.axes]
     shape = tuple(n for n, axis in zip(tap.grid.shape, tap.grid.axes, strict=True) if axis in moved.axes)
     if math.prod(shape) < 2:
-        return TapGrid(tap.name, "not verified", 0.0, "its grid has no axis that cells lie along")
+        return unverified("its grid has no axis that cells lie along")
     far, prefix = moved.far[tap.name], tap.grid.prefix
     known = far.max(axis=1) > 0
     if not known.any():
-        return TapGrid(tap.name, "not verified", 0.0, "nothing moved")
+        return unverified("nothing moved")
     places, far = _by_place(_places(moved, shared, shape)[known], far[known])
     # Tokens that go far whatever changes (class tokens, sinks) show no place.
     beyond = far - far.mean(axis=0) if len(far) > 2 else far
@@ -77,28 +80,19 @@ def _judged(tap: Tap, moved: Movements) -> TapGrid:
     own = np.take_along_axis(far, prefix + declared[:, None], axis=1)[:, 0] / far.max(axis=1)
     if float(np.median(own)) < OWN and len(places) >= FEWEST:
         if (farthest < 0).mean() > OWN:
-            return TapGrid(
-                tap.name, "not verified", share, "tokens before the grid go farther with most cells than those in it"
-            )
-        other = _another(shared, shape, places, farthest, float(exact.mean())) or _shuffled(
-            places, farthest, far, share
-        )
-        if other and _lags(shared, shape, places, farthest, far[:, prefix:]):
-            return TapGrid(
-                tap.name, "not verified", share, "tokens behind a cell's own go farther, as those of causal models may"
-            )
-        if other:
-            return TapGrid(tap.name, "wrong", share, f"wrong order: {other}")
+            return unverified("tokens before the grid go farther with most cells than those in it")
+        order = _another(shared, shape, places, farthest, share) or _shuffled(places, farthest, far, share)
+        if order and _lags(shared, shape, places, farthest, far[:, prefix:]):
+            return unverified("tokens behind a cell's own go farther, as those of causal models may")
+        if order:
+            return TapGrid(tap.name, "wrong", share, f"wrong order: {order}")
     if not known.all() and len(places) < FEWEST:
-        return TapGrid(
-            tap.name, "not verified", share, f"changes in {len(places)} places move anything, too few to tell"
-        )
+        return unverified(f"changes in {len(places)} places move anything, too few to tell")
     if share >= OWN or _nearly(shape, places, farthest):
         return TapGrid(tap.name, "right", share, "")
-    return TapGrid(
-        tap.name, "not verified", share,
-        f"changes in {int(exact.sum())} of {len(places)} places move their own token farthest, and no other order explains the rest",
-    )  # fmt: skip
+    return unverified(
+        f"changes in {int(exact.sum())} of {len(places)} places move their own token farthest, and no other order explains the rest"
+    )
 
 
 def _by_place(places: np.ndarray, far: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,5 @@
 """Figures drawn with plotly from their arrays."""
 
-from __future__ import annotations
-
 import plotly.graph_objects as go
 
 from diagnostics.report.figures import CurvesFigure, Figure, MapFigure, ProfileFigure

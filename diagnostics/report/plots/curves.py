@@ -1,7 +1,5 @@
 """Curves of several encoders on one axis of relative depth."""
 
-from __future__ import annotations
-
 from html import escape
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Heatmaps: the similarity of pairs of taps, and the shares of alignments by target."""
 
-from __future__ import annotations
-
 from html import escape
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The figure of a profile: score by tap with its band, heads, controls and reference lines."""
 
-from __future__ import annotations
-
 from html import escape
 from itertools import groupby
 

@@ -1,7 +1,5 @@
 """The style shared by all figures, and their embedding in a page."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Whether runs are comparable: the same samples, targets, splits, pooling and protocol."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import chain
 

@@ -1,7 +1,5 @@
 """The findings of a comparison as JSON values."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

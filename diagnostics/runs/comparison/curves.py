@@ -1,7 +1,5 @@
 """All profiles of all runs on one axis of relative depth, heads beyond 1, as an `xarray.Dataset`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Paired differences of groups of runs on the same samples: best tap, output, hidden gap, and along depth."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations

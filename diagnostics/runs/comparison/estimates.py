@@ -7,8 +7,6 @@ side the t quantile is about 2.8 and not 1.96. Seed variance seen on the same te
 and sample too, which the resampling counts once more: the interval errs on the wide side.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Figures of a comparison as arrays: curves of all runs by relative depth, and matrices of alignments by target."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import xarray as xr

@@ -1,7 +1,5 @@
 """The findings of a comparison, as data."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Scores of each group of runs in each probe: best tap, output, hidden gap, and what is lost in the head."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

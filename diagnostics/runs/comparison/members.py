@@ -1,7 +1,5 @@
 """The runs of a comparison: their names, groups, seeds, and the base run of each alignment."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The page of a comparison: scores, gains and losses of alignments, paired differences, matching taps."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from diagnostics.report.numbers import unbroken

@@ -1,7 +1,5 @@
 """Losses of one probe of one run by independent unit, arranged for comparison between runs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import cached_property
 

@@ -1,7 +1,5 @@
 """Gains and losses of an alignment against its base: recovered and kept share of each target."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Mapping, Sequence

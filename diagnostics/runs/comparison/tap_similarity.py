@@ -1,7 +1,5 @@
 """Which taps of two runs match: the most similar tap of the other run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

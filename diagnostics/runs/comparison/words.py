@@ -1,7 +1,5 @@
 """The findings of a comparison as sentences."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@
 read the sample without any model. A score that a control reaches is no evidence that the encoder learnt anything.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping
 

@@ -3,8 +3,6 @@
 Both take their scales, and what a sample is held against, from samples that are handed over; draws come from a seed.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

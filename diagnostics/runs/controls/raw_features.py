@@ -3,8 +3,6 @@
 `SampleEncoder` is what the control encoders that read them have in common.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

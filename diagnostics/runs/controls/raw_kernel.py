@@ -4,8 +4,6 @@ A linear probe reads an encoder's features, and an encoder is no linear map of i
 in the sample; this shows what is a smooth function of it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -5,8 +5,6 @@ each object is followed by where it goes: "moving left". Said of the objects tha
 centres' depth in the first frame, and each in the third of the image, across and down, where its centre then is.
 """
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The data set `shapes`: options checked, scenes rendered, what is known about them made into targets."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, Target, split_groups

@@ -5,8 +5,6 @@ distance to the outline with a minus sign. All outlines have the area of a disc 
 of pixels tells a class. Textures are patterns: a share in [0, 1] of the second of two tones.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

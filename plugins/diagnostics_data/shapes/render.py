@@ -5,8 +5,6 @@ pixel shows the surfaces' colours at its centre by the share of its points. The 
 what is seen there is what `masks`, `classes`, `depth` and `flow` say of the pixel.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ Radiances [channel, y, x] add up; the square root shows them. All but the flat p
 the rim bends the light, not the depth.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from diagnostics_data.shapes.patterns import level

@@ -1,7 +1,5 @@
 """A surface seen through the pixels of an image: rays, where they hit, and where a point seen now is seen next."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Units: the camera looks along z (x to the right, y down) and sees x / z and y / 
 have radii of 0.4 to 0.9. Time in frames. Nothing here knows the size of the image.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Sound files: length from the header, any stretch of them as one channel at any rate."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@
 antialiasing, masks and depth to the nearest pixel. One box serves image and target, so places stay where they are.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import IO, Any
 

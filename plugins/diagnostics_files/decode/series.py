@@ -1,7 +1,5 @@
 """Series and their columns: from tables, a series or a step a row; from the arrays of `.npz` and Zarr."""
 
-from __future__ import annotations
-
 import io
 import math
 import re

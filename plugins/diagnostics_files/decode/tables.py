@@ -1,7 +1,5 @@
 """Tables of CSV, JSON lines and Parquet as columns, and columns as targets."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """Frames of video files: counted without decoding, read from the key frame before them. Needs PyAV."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

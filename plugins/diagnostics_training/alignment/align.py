@@ -1,7 +1,5 @@
 """From an encoder and a tap to the encoder whose output was taught by that tap, in its folder."""
 
-from __future__ import annotations
-
 import re
 import tempfile
 from collections.abc import Mapping, Sequence

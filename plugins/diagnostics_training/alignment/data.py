@@ -1,7 +1,5 @@
 """The data that an alignment is made with, and which tap is to teach the output: the best one for a target."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from pathlib import Path

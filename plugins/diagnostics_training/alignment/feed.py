@@ -5,8 +5,6 @@ the mean of the series (of each variate). Images: of 8 x 8 cells, hidden ones ar
 frames. What an encoder norms by a sample's own mean and deviation it then norms by those of what is left.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

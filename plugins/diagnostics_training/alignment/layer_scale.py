@@ -5,8 +5,6 @@ residual branches. Of any other block, all that it adds to what it takes is scal
 of 1 either computes what the block computed, to the bit.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import functools

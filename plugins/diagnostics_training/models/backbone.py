@@ -3,8 +3,6 @@
 Shape suffixes: B sample, C channel (variate, colour), N patch in raster order, K visible patch, P value of a patch, F feature.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 A head is called with the trunk's tokens [B, N, F] and the grid, and `taps` says what can be read while it runs.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -9,8 +9,6 @@ are treated alike. Time never runs backwards and is never stretched: frequencies
 Shape suffixes: B sample, C channel (variate, colour).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Shape suffixes: B sample, N patch, K visible patch, M target block, W patch of a target block.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The numbers that decide an encoder's shape, whatever its objective; checked where they are given."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What an objective of this plugin declares beside its loss: the head of its encoder, and what it needs of the data."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar

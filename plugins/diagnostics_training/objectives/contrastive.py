@@ -7,8 +7,6 @@ contrast of plain dot products, at every scale of max pooling over time by two. 
 moments are masked, each crop has positions of its own, and the projector stands between.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

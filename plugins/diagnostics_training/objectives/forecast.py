@@ -6,8 +6,6 @@ patch of an image is that in raster order, of a clip too with time first, each n
 al., arXiv 2401.08541, section 3) predicts it; patches of a series are predicted as they are.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -10,8 +10,6 @@ in both papers.
 of the loss.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

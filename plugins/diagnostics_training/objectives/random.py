@@ -1,7 +1,5 @@
 """The baseline: the weights that every training of a seed starts from."""
 
-from __future__ import annotations
-
 from diagnostics_training.objectives.base import EncoderObjective
 
 

@@ -5,8 +5,6 @@ squared error over hidden patches, each normed to mean 0 and deviation 1. Hidden
 (at random in space and time: Feichtenhofer et al., arXiv 2205.09113) and 0.6 of a series (TimeMAE, arXiv 2303.00320).
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

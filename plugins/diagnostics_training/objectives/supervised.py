@@ -4,8 +4,6 @@ Labels with cross entropy; values, states and futures, standardised with the tra
 and cosine). Each column counts alike, and what is unknown counts for nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ A safetensors file whose metadata is the JSON, so that one rename replaces all o
 safetensors notices no changed byte. Generators are not saved: each step draws from its own number (see `trainer`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -6,8 +6,6 @@ constant counts for nothing. Spread: the root mean square over features of the s
 of the outputs' own root mean square.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -6,8 +6,6 @@ simulated half as long again as what the encoder reads, and seen through windows
 own.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass

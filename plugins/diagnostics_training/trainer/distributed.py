@@ -1,7 +1,5 @@
 """The processes of one training under `torchrun`, or the only one."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Generator

@@ -3,8 +3,6 @@
 Metrics go to a file of JSON lines, and to TensorBoard where it is installed.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import math

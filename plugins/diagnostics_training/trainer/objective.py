@@ -1,7 +1,5 @@
 """What the trainer asks of an objective."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

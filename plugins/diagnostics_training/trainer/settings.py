@@ -1,7 +1,5 @@
 """How to train, whatever the objective."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal

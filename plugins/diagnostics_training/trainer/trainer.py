@@ -5,8 +5,6 @@ that was killed goes on from its weights, optimiser state and step alone, and on
 a run that was not.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import time

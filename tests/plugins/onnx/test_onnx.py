@@ -78,13 +78,13 @@ def test_taps_are_what_the_blocks_gave(tmp_path: Path, fixed: int) -> None:
     batch = torch.stack(
         [encoder.preprocess(np.random.default_rng(i).integers(0, 256, (16, 24, 3), np.uint8)) for i in range(4)]
     )
-    found = encoder.capture(batch)
+    captured = encoder.capture(batch)
     with torch.no_grad():
         x = torch.cat([module.special.expand(4, -1, -1), module.stem(batch).flatten(2).transpose(1, 2)], dim=1)
-        torch.testing.assert_close(found["embed"], x)
+        torch.testing.assert_close(captured["embed"], x)
         for i, block in enumerate(module.blocks):
             x = block(x)
-            torch.testing.assert_close(found[f"blocks.{i}"], x, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(captured[f"blocks.{i}"], x, rtol=1e-4, atol=1e-5)
 
 
 def test_series(tmp_path: Path) -> None:
@@ -92,19 +92,19 @@ def test_series(tmp_path: Path) -> None:
     encoder = build(str(exported(module, torch.zeros(1, 32), tmp_path / "series.onnx")))
     assert encoder.modality == "series" and {str(tap.grid) for tap in encoder.taps} == {"8 t"}
     sample = np.random.default_rng(0).standard_normal(32)
-    found = encoder.capture(encoder.preprocess(sample)[None])
-    torch.testing.assert_close(found["layers.1"], module(torch.from_numpy(sample).float()[None]).detach())
+    captured = encoder.capture(encoder.preprocess(sample)[None])
+    torch.testing.assert_close(captured["layers.1"], module(torch.from_numpy(sample).float()[None]).detach())
     with pytest.raises(DiagnosticsError, match="one variate of 32 steps"):
         encoder.preprocess(np.zeros(31))
 
 
 def test_preprocessing_squashes_and_normalises(images: Path) -> None:
     encoder = build(str(images))
-    made = encoder.preprocess(np.full((7, 9, 3), [0, 255, 51], dtype=np.uint8))
-    assert made.shape == (3, 16, 24)
+    subject = encoder.preprocess(np.full((7, 9, 3), [0, 255, 51], dtype=np.uint8))
+    assert subject.shape == (3, 16, 24)
     expected = (torch.tensor([0, 1, 0.2]) - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
-    torch.testing.assert_close(made.amax((1, 2)), expected)
-    torch.testing.assert_close(made.amin((1, 2)), expected)
+    torch.testing.assert_close(subject.amax((1, 2)), expected)
+    torch.testing.assert_close(subject.amin((1, 2)), expected)
 
 
 def test_named_tensors_instead_of_what_is_found(images: Path) -> None:

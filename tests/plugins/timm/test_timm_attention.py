@@ -86,18 +86,18 @@ def by_hand(encoder: Any, batch: Any, block: int) -> Any:
 def test_attention_fused_and_plain_is_what_queries_and_keys_give(name: str, size: int) -> None:
     encoder, batch = made(name, size), images(size)
     expected = {f"blocks.{i}": by_hand(encoder, batch, i) for i in (0, len(encoder.module.blocks) - 1)}
-    found = []
+    captured = []
     for on in (True, False):
         fuse(encoder, on)
         seen = encoder.attention(batch)
-        found.append(seen)
+        captured.append(seen)
         for tap, weights in expected.items():
             tokens = encoder.tap(tap).tokens
             assert seen[tap].shape == (2, weights.shape[1], tokens, tokens)
             torch.testing.assert_close(seen[tap], weights, rtol=1e-4, atol=1e-6)
         assert set(seen) == {tap.name for tap in encoder.taps if tap.name.startswith("blocks.")}
-    for tap in found[0]:
-        torch.testing.assert_close(found[0][tap], found[1][tap], rtol=1e-4, atol=1e-6)
+    for tap in captured[0]:
+        torch.testing.assert_close(captured[0][tap], captured[1][tap], rtol=1e-4, atol=1e-6)
     # Not so uniform that any weights would do.
     assert max(float(weights.std(dim=-1).mean()) * weights.shape[-1] for weights in expected.values()) > 1e-3
 

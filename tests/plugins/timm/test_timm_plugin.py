@@ -80,13 +80,13 @@ def test_token_taps_equal_timms_intermediates_bit_for_bit(name: str, size: int, 
     batch = torch.cat([_image(encoder, 1), _image(encoder, 2)])
     captured = encoder.capture(batch)
     with torch.inference_mode():
-        found = encoder.module.forward_intermediates(
+        outcome = encoder.module.forward_intermediates(
             batch, intermediates_only=True, norm=False, output_fmt="NLC", return_prefix_tokens=prefix > 0
         )
         trunk = encoder.module.forward_features(batch)
     blocks = [tap for tap in encoder.taps if tap.name.startswith("blocks.")]
-    assert len(blocks) == len(found)
-    for tap, one in zip(blocks, found, strict=True):
+    assert len(blocks) == len(outcome)
+    for tap, one in zip(blocks, outcome, strict=True):
         tokens, before = one if isinstance(one, tuple) else (one, None)
         expected = tokens if before is None else torch.cat([before, tokens], dim=1)
         assert torch.equal(captured[tap.name], expected)
@@ -175,15 +175,15 @@ def test_columns_before_rows_are_put_in_order() -> None:
     order = torch.cat([torch.tensor([0]), 1 + torch.arange(36).view(6, 6).T.flatten()])
     odd, plain = encoder_of(_reordered(order), "odd", 96), encoder_of(_reordered(torch.arange(37)), "plain", 96)
     batch = _image(plain)
-    found, expected = odd.capture(batch), plain.capture(batch)
+    outcome, expected = odd.capture(batch), plain.capture(batch)
     for tap in plain.taps[:-2]:
         assert odd.tap(tap.name).site.order
         assert not plain.tap(tap.name).site.order
-        torch.testing.assert_close(found[tap.name], expected[tap.name], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(outcome[tap.name], expected[tap.name], rtol=1e-4, atol=1e-4)
 
 
 def test_tokens_in_no_order_of_axes_are_refused() -> None:
-    from diagnostics_timm.taps import model_taps
+    from diagnostics_timm.encoder import model_taps
 
     order = torch.cat([torch.tensor([0]), 1 + torch.randperm(36, generator=torch.Generator().manual_seed(0))])
     with pytest.raises(DiagnosticsError, match="order of its input"):
@@ -249,10 +249,10 @@ def test_offline_is_one_sentence_and_quick(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     start = time.perf_counter()
-    with pytest.raises(DiagnosticsError, match=r"no network.*\?checkpoint=.*\?pretrained=false") as said:
+    with pytest.raises(DiagnosticsError, match=r"no network.*\?checkpoint=.*\?pretrained=false") as message:
         build("test_vit.r160_in1k")
     assert time.perf_counter() - start < 10
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(message.value)
     assert constants.HF_HUB_OFFLINE is False
 
 

@@ -128,8 +128,8 @@ def test_stages_equal_timms_intermediates(name: str, size: int, last: list[str])
     batch = batch_of(encoder)
     captured = encoder.capture(batch)
     with torch.inference_mode():
-        found = encoder.module.forward_intermediates(batch, intermediates_only=True)
-    pairs = [(tap, one) for tap, one in zip(last, found[-len(last) :], strict=True) if tap in captured]
+        outcome = encoder.module.forward_intermediates(batch, intermediates_only=True)
+    pairs = [(tap, one) for tap, one in zip(last, outcome[-len(last) :], strict=True) if tap in captured]
     assert pairs
     for tap, one in pairs:
         assert torch.equal(captured[tap], one.flatten(2).transpose(1, 2))
@@ -143,10 +143,10 @@ def test_hiera_lies_in_raster_order_at_every_block() -> None:
     module, batch = encoder.module, batch_of(encoder)
     captured = encoder.capture(batch)
     with torch.inference_mode():
-        found = module.forward_intermediates(batch, intermediates_only=True, output_fmt="NHWC")
+        outcome = module.forward_intermediates(batch, intermediates_only=True, output_fmt="NHWC")
         _, rolled = module.forward_features(batch, return_intermediates=True)
-    assert len(found) == len(module.stage_ends) == 4
-    for end, one, two in zip(module.stage_ends, found, rolled, strict=True):
+    assert len(outcome) == len(module.stage_ends) == 4
+    for end, one, two in zip(module.stage_ends, outcome, rolled, strict=True):
         tap = encoder.tap(f"blocks.{end}")
         assert tap.grid == Grid(tuple(one.shape[1:3]), ("y", "x"))
         assert torch.equal(captured[tap.name], one.flatten(1, 2))
@@ -182,9 +182,9 @@ def test_branches_have_a_tap_each() -> None:
     assert encoder.tap("blocks.0.branch0").grid == Grid((20, 20), ("y", "x"), 1)
     assert encoder.tap("blocks.0.branch1").grid == Grid((14, 14), ("y", "x"), 1)
     with torch.inference_mode():
-        found = encoder.module.forward_intermediates(batch, intermediates_only=True, output_fmt="NLC")
+        outcome = encoder.module.forward_intermediates(batch, intermediates_only=True, output_fmt="NLC")
         fine, coarse = encoder.module.forward_features(batch)
-    for i, one in enumerate(found):
+    for i, one in enumerate(outcome):
         assert torch.equal(captured[f"blocks.{i % 3}.branch{i // 3}"][:, 1:], one)
     assert torch.equal(captured["norm.0"], fine)
     assert torch.equal(captured["norm.1"], coarse)
@@ -198,11 +198,11 @@ def test_high_resolution_net_has_its_four_maps() -> None:
     assert sides == [16, 8, 4, 2]
     assert encoder.output_tap == "final_layer"
     with torch.inference_mode():
-        found = encoder.module.forward_intermediates(batch, intermediates_only=True)
+        outcome = encoder.module.forward_intermediates(batch, intermediates_only=True)
         incre = encoder.module.incre_modules
         for i in range(4):
             of_branch = captured[f"stage4.0.branch{i}"].transpose(1, 2).unflatten(2, (sides[i], sides[i]))
-            torch.testing.assert_close(incre[i](of_branch.contiguous()), found[i + 1], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(incre[i](of_branch.contiguous()), outcome[i + 1], rtol=1e-4, atol=1e-5)
 
 
 def test_a_branch_that_is_handed_on_unchanged_or_has_no_grid_is_no_tap() -> None:
@@ -216,9 +216,9 @@ def test_a_branch_that_is_handed_on_unchanged_or_has_no_grid_is_no_tap() -> None
     assert tnt.tap("blocks.0").site.item == 1
     assert "fits no grid" in tnt.left_out["blocks.0.branch0"]
     with torch.inference_mode():
-        found = tnt.module.forward_intermediates(batch, intermediates_only=True, output_fmt="NLC")
+        outcome = tnt.module.forward_intermediates(batch, intermediates_only=True, output_fmt="NLC")
     captured = tnt.capture(batch)
-    for i, one in enumerate(found):
+    for i, one in enumerate(outcome):
         assert torch.equal(captured[f"blocks.{i}"][:, 1:], one)
 
 

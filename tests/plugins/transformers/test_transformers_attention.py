@@ -61,14 +61,14 @@ def test_attention_is_what_the_model_returns(kind: str) -> None:
     with torch.no_grad():
         returned = tower(**given, output_attentions=True).attentions
     assert len(names) == len(returned) == 2
-    found = fused.attention(batch, names)
-    kept = found[names[0]]
+    captured = fused.attention(batch, names)
+    kept = captured[names[0]]
     assert kept.shape == (3, returned[0].shape[1], fused.taps[0].tokens, fused.taps[0].tokens)
     real = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones(kept.shape[0], kept.shape[2]) > 0
     for name, expected in zip(names, returned, strict=True):
         # What a query of the padding looks at is nobody's business, and implementations differ there.
         queries = real[:, None].expand(kept.shape[:3])
-        torch.testing.assert_close(found[name][queries], expected[queries], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(captured[name][queries], expected[queries], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["bert", "qwen3", "dinov3_vit"])
@@ -80,9 +80,9 @@ def test_eager_attention_is_caught_too(kind: str) -> None:
 
 
 def test_tokens_that_attend_to_added_silence_have_no_attention_of_their_own() -> None:
-    made = encoder_of_short_whisper()
+    subject = encoder_of_short_whisper()
     with pytest.raises(DiagnosticsError, match="attend to padding"):
-        made.attention(default_collate([made.preprocess(made.example())] * 3))
+        subject.attention(default_collate([subject.preprocess(subject.example())] * 3))
 
 
 def encoder_of_short_whisper() -> Any:
@@ -93,6 +93,6 @@ def encoder_of_short_whisper() -> Any:
 
 
 def test_a_model_without_attention_says_so() -> None:
-    made = encoder("mamba", "eager")
+    subject = encoder("mamba", "eager")
     with pytest.raises(DiagnosticsError, match="gives no attention"):
-        made.attention(default_collate([made.preprocess(made.example())] * 3))
+        subject.attention(default_collate([subject.preprocess(subject.example())] * 3))

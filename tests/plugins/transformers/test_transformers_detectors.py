@@ -32,51 +32,51 @@ def made_of(kind: str) -> Any:
         return encoder_of(Loaded(kind, model, settled(model.config), None), kind, None, Wanted(size=SIZE))
 
 
-def both(made: Any) -> tuple[dict[str, torch.Tensor], Any]:
+def both(subject: Any) -> tuple[dict[str, torch.Tensor], Any]:
     """What the taps hand over, and what the model's own forward gives for the same batch."""
-    image = made.example()
-    batch = default_collate([made.preprocess(image), made.preprocess(image[::-1])])
+    image = subject.example()
+    batch = default_collate([subject.preprocess(image), subject.preprocess(image[::-1])])
     with torch.no_grad():
-        return made.capture(batch), made.module.tower(**batch)
+        return subject.capture(batch), subject.module.tower(**batch)
 
 
 @pytest.mark.parametrize("kind", SINGLE)
 def test_the_encoder_goes_on_where_the_backbone_ends(kind: str) -> None:
-    made = made_of(kind)
-    found, theirs = both(made)
-    trunk = [tap for tap in made.taps if tap.part == "trunk"]
+    subject = made_of(kind)
+    captured, theirs = both(subject)
+    trunk = [tap for tap in subject.taps if tap.part == "trunk"]
     blocks = [tap for tap in trunk if tap.name.startswith("backbone.")]
     assert {".".join(tap.name.split(".")[-2:]) for tap in blocks} == STAGES
     assert [tap.name for tap in trunk[len(blocks) : len(blocks) + 2]] == ["encoder.layers.0", "encoder.layers.1"]
     depths = [tap.depth for tap in trunk]
     assert depths[:10] == pytest.approx([(i + 1) / 10 for i in range(10)]) and depths[-1] == 1
-    assert str(made.taps[0].grid) == f"{SIZE // 4} y x {SIZE // 4} x" and made.taps[0].depth == 0
+    assert str(subject.taps[0].grid) == f"{SIZE // 4} y x {SIZE // 4} x" and subject.taps[0].depth == 0
     # The queries of its decoder stand for no place.
-    assert made.output_tap == trunk[-1].name == made.taps[-1].name
-    torch.testing.assert_close(found[made.output_tap], theirs.encoder_last_hidden_state, rtol=0, atol=0)
+    assert subject.output_tap == trunk[-1].name == subject.taps[-1].name
+    torch.testing.assert_close(captured[subject.output_tap], theirs.encoder_last_hidden_state, rtol=0, atol=0)
 
 
 def test_levels_of_a_deformable_encoder_are_maps_of_their_own() -> None:
-    made = made_of("deformable_detr")
-    found, theirs = both(made)
-    levels = [tap for tap in made.taps if tap.name.startswith("encoder.layers.1.level")]
+    subject = made_of("deformable_detr")
+    captured, theirs = both(subject)
+    levels = [tap for tap in subject.taps if tap.name.startswith("encoder.layers.1.level")]
     assert [tap.grid.shape for tap in levels] == [(3, 3), (2, 2), (1, 1), (1, 1)]
-    assert {tap.grid.prefix for tap in made.taps} == {0} and {tap.depth for tap in levels} == {1.0}
-    assert made.output_tap == levels[0].name
-    whole = torch.cat([found[tap.name] for tap in levels], dim=1)
+    assert {tap.grid.prefix for tap in subject.taps} == {0} and {tap.depth for tap in levels} == {1.0}
+    assert subject.output_tap == levels[0].name
+    whole = torch.cat([captured[tap.name] for tap in levels], dim=1)
     torch.testing.assert_close(whole, theirs.encoder_last_hidden_state, rtol=0, atol=0)
 
 
 def test_an_encoder_down_and_up_again_is_all_trunk() -> None:
-    made = made_of("rt_detr")
-    names = [tap.name for tap in made.taps if tap.part == "trunk"]
-    assert names[0] == "backbone.model.encoder.stages.0.layers.0" and made.output_tap == names[-1]
+    subject = made_of("rt_detr")
+    names = [tap.name for tap in subject.taps if tap.part == "trunk"]
+    assert names[0] == "backbone.model.encoder.stages.0.layers.0" and subject.output_tap == names[-1]
     later = [name.removeprefix("encoder.") for name in names if name.startswith("encoder.")]
     assert later == ["aifi.0", "fpn_blocks.0", "fpn_blocks.1", "pan_blocks.0", "pan_blocks.1"]
-    found, theirs = both(made)
+    captured, theirs = both(subject)
     maps = theirs.encoder_last_hidden_state
     for name, level in (("fpn_blocks.1", 0), ("pan_blocks.0", 1), ("pan_blocks.1", 2)):
-        torch.testing.assert_close(found[f"encoder.{name}"], maps[level].flatten(2).mT, rtol=0, atol=0)
+        torch.testing.assert_close(captured[f"encoder.{name}"], maps[level].flatten(2).mT, rtol=0, atol=0)
 
 
 def test_the_image_side_of_a_detector_that_reads() -> None:

@@ -121,41 +121,41 @@ def test_a_head_without_weights_is_no_tap(tmp_path: Path) -> None:
     with quiet():
         torch.manual_seed(0)
         transformers.BertForMaskedLM(tiny_config("bert")).save_pretrained(tmp_path)
-    made = build(str(tmp_path), length=40)
-    assert [tap.name for tap in made.taps] == ["embed", "encoder.layer.0", "encoder.layer.1"]
+    subject = build(str(tmp_path), length=40)
+    assert [tap.name for tap in subject.taps] == ["embed", "encoder.layer.0", "encoder.layer.1"]
 
 
 def test_the_directory_prepares_its_images(vit: Path) -> None:
-    made = build(str(vit))
+    subject = build(str(vit))
     processor = transformers.AutoImageProcessor.from_pretrained(vit)
-    expected = processor(images=made.example(), return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(made.preprocess(made.example())["pixel_values"], expected)
-    grey = made.preprocess(made.example()[..., 0])["pixel_values"]
-    assert grey.shape == expected.shape and "ViTImageProcessor" in made.identity["configuration"]
+    expected = processor(images=subject.example(), return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(subject.preprocess(subject.example())["pixel_values"], expected)
+    grey = subject.preprocess(subject.example()[..., 0])["pixel_values"]
+    assert grey.shape == expected.shape and "ViTImageProcessor" in subject.identity["configuration"]
     with pytest.raises(DiagnosticsError, match="uint8"):
-        made.preprocess(made.example().astype(np.float32))
+        subject.preprocess(subject.example().astype(np.float32))
 
 
 def test_a_crop_is_told(copied: Path) -> None:
     transformers.CLIPImageProcessor(
         size={"shortest_edge": 80}, crop_size={"height": 64, "width": 64}, image_mean=[0.5] * 3
     ).save_pretrained(copied)
-    made = build(str(copied))
-    (top, bottom), (left, right) = made.covers((160, 320))
+    subject = build(str(copied))
+    (top, bottom), (left, right) = subject.covers((160, 320))
     assert (top, bottom) == (16, 144) and (left, right) == (96, 224)
     # A mark just inside the crop is seen, one just outside is not.
     plain = np.zeros((160, 320, 3), dtype=np.uint8)
     for x, seen in ((100, True), (80, False)):
         marked = plain.copy()
         marked[60:100, x : x + 6] = 255
-        same = torch.equal(made.preprocess(marked)["pixel_values"], made.preprocess(plain)["pixel_values"])
+        same = torch.equal(subject.preprocess(marked)["pixel_values"], subject.preprocess(plain)["pixel_values"])
         assert same is not seen
 
 
 def test_another_size(vit: Path) -> None:
-    made = build(str(vit), size=96)
-    assert made.taps[0].grid.shape == (6, 6) and made.name.endswith("?size=96")
-    made.capture(default_collate([made.preprocess(made.example())]))
+    subject = build(str(vit), size=96)
+    assert subject.taps[0].grid.shape == (6, 6) and subject.name.endswith("?size=96")
+    subject.capture(default_collate([subject.preprocess(subject.example())]))
     for size, part in ((90, "multiple of the patch"), (0, "at least 1")):
         with pytest.raises(DiagnosticsError) as error:
             build(str(vit), size=size)
@@ -176,14 +176,14 @@ def test_the_decoder_of_a_whole_architecture(tmp_path: Path) -> None:
     with quiet():
         torch.manual_seed(0)
         transformers.ViTMAEForPreTraining(config).save_pretrained(tmp_path)
-    made = build(str(tmp_path), heads=True)
-    names = {tap.name: tap.part for tap in made.taps}
-    assert names["vit.layers.1"] == "trunk" and made.output_tap == "vit.layernorm"
-    heads = [tap for tap in made.taps if tap.part == "head"]
+    subject = build(str(tmp_path), heads=True)
+    names = {tap.name: tap.part for tap in subject.taps}
+    assert names["vit.layers.1"] == "trunk" and subject.output_tap == "vit.layernorm"
+    heads = [tap for tap in subject.taps if tap.part == "head"]
     assert heads[-1].name == "decoder" and len(heads) >= 3 and min(tap.depth for tap in heads) > 1
-    batch = default_collate([made.preprocess(made.example())] * 2)
-    out = made.module.tower(pixel_values=batch["pixel_values"], noise=torch.arange(16.0).expand(2, 16))
-    torch.testing.assert_close(made.capture(batch)["decoder"], out.logits)
+    batch = default_collate([subject.preprocess(subject.example())] * 2)
+    out = subject.module.tower(pixel_values=batch["pixel_values"], noise=torch.arange(16.0).expand(2, 16))
+    torch.testing.assert_close(subject.capture(batch)["decoder"], out.logits)
 
 
 def made_of(kind: str) -> Any:
@@ -196,10 +196,10 @@ def made_of(kind: str) -> Any:
 @pytest.mark.parametrize("kind", ["detr", "groupvit", "vilt", "bark", "imagegpt", "seggpt", "perceiver"])
 def test_what_has_no_honest_grid_is_refused_or_left_out(kind: str) -> None:
     if kind == "detr":
-        made = made_of(kind)
-        assert "no tap at decoder" in made.identity["configuration"]
-        assert all(tap.grid.axes == ("y", "x") for tap in made.taps)
-        assert made.tap("encoder.layers.1").grid.shape == (7, 7) and made.output_tap == "encoder.layers.1"
+        subject = made_of(kind)
+        assert "no tap at decoder" in subject.identity["configuration"]
+        assert all(tap.grid.axes == ("y", "x") for tap in subject.taps)
+        assert subject.tap("encoder.layers.1").grid.shape == (7, 7) and subject.output_tap == "encoder.layers.1"
         return
     with pytest.raises(DiagnosticsError) as error:
         made_of(kind)
@@ -207,15 +207,15 @@ def test_what_has_no_honest_grid_is_refused_or_left_out(kind: str) -> None:
 
 
 def test_series_with_gaps_and_of_another_length() -> None:
-    made = made_of("timesfm2_5")
-    late = made.example().copy()
+    subject = made_of("timesfm2_5")
+    late = subject.example().copy()
     late[:96] = np.nan
-    batch = default_collate([made.preprocess(made.example()), made.preprocess(late)])
-    valid = made.valid(batch, made.taps[0])
+    batch = default_collate([subject.preprocess(subject.example()), subject.preprocess(late)])
+    valid = subject.valid(batch, subject.taps[0])
     assert valid[0].all() and valid[1].tolist() == [False] * 3 + [True] * 13
-    assert made.sized_for(np.zeros(256)).taps[0].grid.shape == (8,)
+    assert subject.sized_for(np.zeros(256)).taps[0].grid.shape == (8,)
     with pytest.raises(DiagnosticsError, match="32 at a time"):
-        made.sized_for(np.zeros(250))
+        subject.sized_for(np.zeros(250))
 
 
 def test_lags_of_a_series_come_before_its_context() -> None:
@@ -224,19 +224,21 @@ def test_lags_of_a_series_come_before_its_context() -> None:
         decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_time_features=1, scaling=False,
     )  # fmt: skip
     assert list(config.lags_sequence) == list(range(1, 8))
-    made = encoder_of(Loaded("lags", transformers.TimeSeriesTransformerModel(config).eval(), config, None), "hf:lags")
-    assert made.example().shape == (39,) and made.taps[0].grid.shape == (32,)
+    subject = encoder_of(
+        Loaded("lags", transformers.TimeSeriesTransformerModel(config).eval(), config, None), "hf:lags"
+    )
+    assert subject.example().shape == (39,) and subject.taps[0].grid.shape == (32,)
     # A token stands for the middle one of the steps that it is told of.
-    assert made.covers((39,)) == ((3.0, 35.0),)
+    assert subject.covers((39,)) == ((3.0, 35.0),)
     values = torch.zeros(1, 39, 1, requires_grad=True)
     noise = torch.randn(1, 39, 1, generator=torch.Generator().manual_seed(0))
     seen: list[torch.Tensor] = []
-    first = made.module.get_submodule("tower.encoder.layers.0")
+    first = subject.module.get_submodule("tower.encoder.layers.0")
     handle = first.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    made.forward(made.module, {"values": values + noise, "observed": torch.ones(1, 39, 1)})
+    subject.forward(subject.module, {"values": values + noise, "observed": torch.ones(1, 39, 1)})
     handle.remove()
-    (told,) = torch.autograd.grad(seen[0][0, 10, 0], values)
-    steps = told[0, :, 0].nonzero()[:, 0].tolist()
+    (reported,) = torch.autograd.grad(seen[0][0, 10, 0], values)
+    steps = reported[0, :, 0].nonzero()[:, 0].tolist()
     assert steps == list(range(10, 17)) and steps[3] == 3 + 10
 
 
@@ -245,14 +247,14 @@ def test_speech_is_read_by_the_architecture_that_has_a_prenet_for_it(tmp_path: P
     for name in ("SpeechT5ForSpeechToText", "SpeechT5ForTextToSpeech"):
         with quiet():
             getattr(transformers, name)(config).save_pretrained(tmp_path / name)
-    made = build(str(tmp_path / "SpeechT5ForSpeechToText"))
-    assert made.modality == "audio" and made.output_tap == "wrapped_encoder.layers.1"
-    batch = default_collate([made.preprocess(made.example())])
+    subject = build(str(tmp_path / "SpeechT5ForSpeechToText"))
+    assert subject.modality == "audio" and subject.output_tap == "wrapped_encoder.layers.1"
+    batch = default_collate([subject.preprocess(subject.example())])
     with quiet():
         model = transformers.SpeechT5ForSpeechToText.from_pretrained(tmp_path / "SpeechT5ForSpeechToText").eval()
     with torch.no_grad():
         theirs = model.speecht5.encoder(batch["sound"]).last_hidden_state
-    torch.testing.assert_close(made.capture(batch)[made.output_tap], theirs)
+    torch.testing.assert_close(subject.capture(batch)[subject.output_tap], theirs)
     with pytest.raises(DiagnosticsError) as error:
         build(str(tmp_path / "SpeechT5ForTextToSpeech"))
     sentence(error, "prenet", "tap it as a torch module")
@@ -260,20 +262,20 @@ def test_speech_is_read_by_the_architecture_that_has_a_prenet_for_it(tmp_path: P
 
 @pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "pixtral", "hunyuan_vl_vision", "inkling2", "minicpmv4_6"])
 def test_patches_of_all_images_in_one_row(kind: str) -> None:
-    made = made_of(kind)
-    tap = made.taps[0]
+    subject = made_of(kind)
+    tap = subject.taps[0]
     rows, columns = tap.grid.shape
-    size = round(made.preprocess(made.example()).get("pixel_values", torch.zeros(3, 224, 224)).shape[-1])
+    size = round(subject.preprocess(subject.example()).get("pixel_values", torch.zeros(3, 224, 224)).shape[-1])
     plain = np.full((size, size, 3), 100, dtype=np.uint8)
     for cell in ((0, columns - 1), (rows - 1, 0), (1, 2)):
         changed = plain.copy()
         y, x = size // rows, size // columns
         changed[cell[0] * y : (cell[0] + 1) * y, cell[1] * x : (cell[1] + 1) * x] = 250
-        found = made.capture(default_collate([made.preprocess(plain), made.preprocess(changed)]))
-        moved = (found[tap.name][1] - found[tap.name][0])[tap.grid.prefix :].abs().sum(-1).argmax()
+        captured = subject.capture(default_collate([subject.preprocess(plain), subject.preprocess(changed)]))
+        moved = (captured[tap.name][1] - captured[tap.name][0])[tap.grid.prefix :].abs().sum(-1).argmax()
         assert divmod(int(moved), columns) == cell
     # A sample alone gives what it gives in a batch.
-    both = default_collate([made.preprocess(plain), made.preprocess(made.example())])
-    alone = default_collate([made.preprocess(made.example())])
-    for name, expected in made.capture(alone).items():
-        torch.testing.assert_close(made.capture(both)[name][1:], expected, rtol=1e-3, atol=1e-5)
+    both = default_collate([subject.preprocess(plain), subject.preprocess(subject.example())])
+    alone = default_collate([subject.preprocess(subject.example())])
+    for name, expected in subject.capture(alone).items():
+        torch.testing.assert_close(subject.capture(both)[name][1:], expected, rtol=1e-3, atol=1e-5)

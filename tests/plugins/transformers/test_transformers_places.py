@@ -63,35 +63,45 @@ def test_a_cell_moves_its_own_token(kind: str) -> None:
 def test_an_order_left_out_is_found_out() -> None:
     """The control: Hiera's windows and YOLOS's queries declared in raster order."""
     for kind in ("hiera", "yolos"):
-        made = encoder(kind)
-        plain = [replace(tap, site=replace(tap.site, order=())) for tap in made.taps if tap.site is not None]
+        subject = encoder(kind)
+        plain = [replace(tap, site=replace(tap.site, order=())) for tap in subject.taps if tap.site is not None]
         wrong = TorchEncoder(
-            kind, "image", made.module, plain, made.output_tap, made.preprocess, made.example(), forward=made.forward
+            kind,
+            "image",
+            subject.module,
+            plain,
+            subject.output_tap,
+            subject.preprocess,
+            subject.example(),
+            forward=subject.forward,
         )
         assert not verify_grid(wrong).right
 
 
 def test_hiera_gives_the_maps_that_it_puts_back_itself() -> None:
-    made = encoder("hiera")
-    image = made.example()
-    batch = {key: value[None] for key, value in made.preprocess(image).items()}
+    subject = encoder("hiera")
+    image = subject.example()
+    batch = {key: value[None] for key, value in subject.preprocess(image).items()}
     with torch.no_grad():
-        theirs = made.module.tower(**batch, output_hidden_states=True).reshaped_hidden_states
-    first = next(tap for tap in made.taps if tap.depth == 0)
+        theirs = subject.module.tower(**batch, output_hidden_states=True).reshaped_hidden_states
+    first = next(tap for tap in subject.taps if tap.depth == 0)
     seen: list[np.ndarray] = []
-    made.capture(batch, [first.name], lambda tap, tokens: seen.append(tokens[0].numpy()))
+    subject.capture(batch, [first.name], lambda tap, tokens: seen.append(tokens[0].numpy()))
     np.testing.assert_array_equal(seen[0], theirs[0][0].flatten(0, 1).numpy())
 
 
 def test_mllama_hands_over_its_first_tile_without_what_fills_it_up() -> None:
-    made = encoder("mllama")
-    assert [tap.name for tap in made.taps] == ["embed", *[f"{part}.layers.{i}" for part in _MLLAMA for i in range(2)]]
-    assert {(tap.grid.shape, tap.grid.prefix, tap.site.dropped) for tap in made.taps} == {((4, 4), 1, 4 * 24 - 17)}
-    batch = {key: value[None] for key, value in made.preprocess(made.example()).items()}
+    subject = encoder("mllama")
+    assert [tap.name for tap in subject.taps] == [
+        "embed",
+        *[f"{part}.layers.{i}" for part in _MLLAMA for i in range(2)],
+    ]
+    assert {(tap.grid.shape, tap.grid.prefix, tap.site.dropped) for tap in subject.taps} == {((4, 4), 1, 4 * 24 - 17)}
+    batch = {key: value[None] for key, value in subject.preprocess(subject.example()).items()}
     with torch.no_grad():
-        theirs = made.forward(made.module, batch).last_hidden_state
+        theirs = subject.forward(subject.module, batch).last_hidden_state
     assert theirs.shape[:4] == (1, 1, 4, 17)
-    torch.testing.assert_close(made.capture(batch)[made.output_tap][0], theirs[0, 0, 0, :, :32], rtol=0, atol=0)
+    torch.testing.assert_close(subject.capture(batch)[subject.output_tap][0], theirs[0, 0, 0, :, :32], rtol=0, atol=0)
 
 
 _MLLAMA = ("transformer", "global_transformer")
@@ -99,19 +109,19 @@ _MLLAMA = ("transformer", "global_transformer")
 
 def test_patches_that_are_merged_on_the_way_keep_their_places() -> None:
     """MiniCPM-V, without what attention mixes: a patch moves the token of its own four, and no other."""
-    made = encoder("minicpmv4_6")
-    for name, part in made.module.named_modules():
+    subject = encoder("minicpmv4_6")
+    for name, part in subject.module.named_modules():
         if name.endswith("self_attn.out_proj"):
             torch.nn.init.zeros_(part.weight)
             torch.nn.init.zeros_(part.bias)
-    assert [tap.grid.shape for tap in made.taps] == [(4, 4), (4, 4), (2, 2), (2, 2)]
+    assert [tap.grid.shape for tap in subject.taps] == [(4, 4), (4, 4), (2, 2), (2, 2)]
     plain = np.full((64, 64, 3), 100, dtype=np.uint8)
     for y, x in ((0, 3), (2, 1), (3, 2)):
         changed = plain.copy()
         changed[16 * y : 16 * y + 16, 16 * x : 16 * x + 16] = 250
-        batch = default_collate([made.preprocess(plain), made.preprocess(changed)])
-        for name, tokens in made.capture(batch).items():
-            side = made.tap(name).grid.shape[0]
+        batch = default_collate([subject.preprocess(plain), subject.preprocess(changed)])
+        for name, tokens in subject.capture(batch).items():
+            side = subject.tap(name).grid.shape[0]
             moved = (tokens[1] - tokens[0]).abs().sum(-1) > 1e-6
             assert moved.nonzero().flatten().tolist() == [y * side // 4 * side + x * side // 4]
 

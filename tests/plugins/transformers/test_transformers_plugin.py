@@ -55,14 +55,14 @@ FAMILIES = {
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Model type -> directory of a tiny model, saved once."""
-    made: dict[str, Path] = {}
+    subject: dict[str, Path] = {}
 
     def of(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = tmp_path_factory.mktemp("models") / kind
+        if kind not in subject:
+            subject[kind] = tmp_path_factory.mktemp("models") / kind
             with quiet():
-                tiny(kind).save_pretrained(made[kind])
-        return made[kind]
+                tiny(kind).save_pretrained(subject[kind])
+        return subject[kind]
 
     return of
 
@@ -72,8 +72,8 @@ def encoder(directory: Path, kind: str, **options: Any) -> Any:
     return build(str(directory), **({"length": LENGTH} if text else {}), **options)
 
 
-def batch_of(made: Any, *samples: np.ndarray) -> Any:
-    return default_collate([made.preprocess(sample) for sample in samples])
+def batch_of(subject: Any, *samples: np.ndarray) -> Any:
+    return default_collate([subject.preprocess(sample) for sample in samples])
 
 
 def wrapped(layer: Any, seen: list[Any]) -> None:
@@ -91,14 +91,14 @@ def wrapped(layer: Any, seen: list[Any]) -> None:
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_taps_are_what_the_layers_give(kind: str, saved: Any) -> None:
     stack, shape, prefix = FAMILIES[kind]
-    made = encoder(saved(kind), kind)
+    subject = encoder(saved(kind), kind)
     batch = batch_of(
-        made, made.example(), made.example()[::-1] if made.example().ndim else np.asarray("Two cats sleep.")
+        subject, subject.example(), subject.example()[::-1] if subject.example().ndim else np.asarray("Two cats sleep.")
     )
-    found = made.capture(batch)
-    first = made.taps[0]
+    captured = subject.capture(batch)
+    first = subject.taps[0]
     assert (first.name, first.grid.shape, first.grid.prefix) == ("embed", shape, prefix)
-    assert all(torch.isfinite(tensor).all() for tensor in found.values())
+    assert all(torch.isfinite(tensor).all() for tensor in captured.values())
     # The same model, loaded apart, each layer wrapped by hand.
     with quiet():
         other = transformers.AutoModel.from_pretrained(saved(kind)).eval()
@@ -109,39 +109,39 @@ def test_taps_are_what_the_layers_give(kind: str, saved: Any) -> None:
     for layer in layers:
         wrapped(layer, seen)
     arguments: Any = {}
-    made.module.tower.forward, old = (
+    subject.module.tower.forward, old = (
         (lambda **given: arguments.update(given) or old(**given)),
-        made.module.tower.forward,
+        subject.module.tower.forward,
     )
-    made.forward(made.module, batch)
+    subject.forward(subject.module, batch)
     with torch.no_grad():
         other(**arguments)
-    assert len(seen) >= len(layers) == len([t for t in made.taps if t.name.startswith(f"{stack}.")])
+    assert len(seen) >= len(layers) == len([t for t in subject.taps if t.name.startswith(f"{stack}.")])
     for i, expected in enumerate(seen[: len(layers)]):
-        tap = made.tap(f"{stack}.{i}")
+        tap = subject.tap(f"{stack}.{i}")
         order = list(tap.site.order) or list(range(tap.tokens))
         expected = expected.transpose(0, 1) if tap.site.layout == "time_first" else expected
         expected = expected.flatten(1, -2) if tap.site.layout != "channels_first" else expected.flatten(2).mT
-        torch.testing.assert_close(found[tap.name], expected[:, order])
+        torch.testing.assert_close(captured[tap.name], expected[:, order])
 
 
 def test_hidden_states_where_their_convention_is_known(saved: Any) -> None:
-    made = encoder(saved("bert"), "bert")
-    batch = batch_of(made, np.asarray("The dog runs."), np.asarray("A longer text about cats."))
-    found = made.capture(batch)
+    subject = encoder(saved("bert"), "bert")
+    batch = batch_of(subject, np.asarray("The dog runs."), np.asarray("A longer text about cats."))
+    captured = subject.capture(batch)
     with torch.no_grad():
-        hidden = made.module.tower(
+        hidden = subject.module.tower(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], output_hidden_states=True
         ).hidden_states
     for name, expected in zip(("embed", "encoder.layer.0", "encoder.layer.1"), hidden, strict=True):
-        torch.testing.assert_close(found[name], expected)
+        torch.testing.assert_close(captured[name], expected)
 
 
-def moved(made: Any, tap: Any, one: np.ndarray, other: np.ndarray) -> tuple[int, ...]:
+def moved(subject: Any, tap: Any, one: np.ndarray, other: np.ndarray) -> tuple[int, ...]:
     """The place of the grid token at a tap that differs most between two samples."""
-    seen = made.with_taps([tap, *made.taps[1:]])
-    found = seen.capture(batch_of(made, one, other), [tap.name])[tap.name]
-    size = (found[1] - found[0])[tap.grid.prefix :].abs().sum(-1)
+    seen = subject.with_taps([tap, *subject.taps[1:]])
+    captured = seen.capture(batch_of(subject, one, other), [tap.name])[tap.name]
+    size = (captured[1] - captured[0])[tap.grid.prefix :].abs().sum(-1)
     return tuple(int(n) for n in np.unravel_index(int(size.argmax()), tap.grid.shape))
 
 
@@ -149,17 +149,17 @@ def moved(made: Any, tap: Any, one: np.ndarray, other: np.ndarray) -> tuple[int,
     "kind", ["vit", "vit_mae", "dinov3_vit", "siglip2_vision_model", "sam_vision_model", "convnext"]
 )
 def test_a_cell_of_an_image_moves_its_token(kind: str, saved: Any) -> None:
-    made = encoder(saved(kind), kind)
-    tap = made.taps[0]
+    subject = encoder(saved(kind), kind)
+    tap = subject.taps[0]
     rows, columns = tap.grid.shape
-    side = made.preprocess(made.example())
+    side = subject.preprocess(subject.example())
     size = 256 if "patches" in side else side["pixel_values"].shape[-1]
     for cell in ((0, columns - 1), (rows - 1, 0), (1, 2)):
         plain = np.full((size, size, 3), 100, dtype=np.uint8)
         changed = plain.copy()
         y, x = size // rows, size // columns
         changed[cell[0] * y : (cell[0] + 1) * y, cell[1] * x : (cell[1] + 1) * x] = 250
-        assert moved(made, tap, plain, changed) == cell
+        assert moved(subject, tap, plain, changed) == cell
 
 
 def clips(grid: tuple[int, ...], cell: tuple[int, ...], frames: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -172,55 +172,55 @@ def clips(grid: tuple[int, ...], cell: tuple[int, ...], frames: int, size: int) 
 
 @pytest.mark.parametrize("kind", ["videomae", "vivit", "timesformer", "vjepa2", "xclip", "pe_video_encoder"])
 def test_a_cell_of_a_video_moves_its_token(kind: str, saved: Any) -> None:
-    made = encoder(saved(kind), kind)
-    tap = made.taps[0]
-    frames, size = made.preprocess(made.example())["pixel_values"].shape[0::3]
+    subject = encoder(saved(kind), kind)
+    tap = subject.taps[0]
+    frames, size = subject.preprocess(subject.example())["pixel_values"].shape[0::3]
     for cell in ((0, 0, 1), (0, 1, 0), (1, 0, 0), (1, 1, 0)):
-        assert moved(made, tap, *clips(tap.grid.shape, cell, frames, size)) == cell
+        assert moved(subject, tap, *clips(tap.grid.shape, cell, frames, size)) == cell
 
 
 def test_timesformer_declared_in_raster_order_is_found_out(saved: Any) -> None:
     from dataclasses import replace
 
-    made = encoder(saved("timesformer"), "timesformer")
-    tap = made.taps[0]
+    subject = encoder(saved("timesformer"), "timesformer")
+    tap = subject.taps[0]
     assert tap.site.order != ()
     wrong = replace(tap, site=replace(tap.site, order=()))
-    assert moved(made, wrong, *clips(tap.grid.shape, (1, 0, 0), 4, 64)) != (1, 0, 0)
+    assert moved(subject, wrong, *clips(tap.grid.shape, (1, 0, 0), 4, 64)) != (1, 0, 0)
 
 
 def test_the_predictor_of_vjepa2_stands_beyond_the_trunk(saved: Any) -> None:
-    made = encoder(saved("vjepa2"), "vjepa2")
-    batch = batch_of(made, made.example(), made.example()[::-1])
-    found = made.capture(batch)
-    heads = [tap for tap in made.taps if tap.part == "head"]
+    subject = encoder(saved("vjepa2"), "vjepa2")
+    batch = batch_of(subject, subject.example(), subject.example()[::-1])
+    captured = subject.capture(batch)
+    heads = [tap for tap in subject.taps if tap.part == "head"]
     assert [tap.name for tap in heads] == ["predictor.layer.0", "predictor.layer.1", "predictor"]
-    assert all(tap.depth > 1 for tap in heads) and made.output_tap == "encoder.layernorm"
+    assert all(tap.depth > 1 for tap in heads) and subject.output_tap == "encoder.layernorm"
     with torch.no_grad():
-        out = made.module.tower(pixel_values_videos=batch["pixel_values"])
-        torch.testing.assert_close(found["predictor"], out.predictor_output.last_hidden_state)
+        out = subject.module.tower(pixel_values_videos=batch["pixel_values"])
+        torch.testing.assert_close(captured["predictor"], out.predictor_output.last_hidden_state)
         # The grid tokens of its last layer are the targets, place by place.
-        tap = made.tap("predictor.layer.1")
-        predictor = made.module.tower.predictor
-        targets = found[tap.name][:, tap.grid.prefix :]
-        torch.testing.assert_close(predictor.proj(predictor.layernorm(targets)), found["predictor"])
+        tap = subject.tap("predictor.layer.1")
+        predictor = subject.module.tower.predictor
+        targets = captured[tap.name][:, tap.grid.prefix :]
+        torch.testing.assert_close(predictor.proj(predictor.layernorm(targets)), captured["predictor"])
 
 
 def test_frames_of_pe_video_come_before_its_time_steps(saved: Any) -> None:
-    made = encoder(saved("pe_video_encoder"), "pe_video_encoder", frames=4)
-    grids = {tap.name: str(tap.grid) for tap in made.taps}
+    subject = encoder(saved("pe_video_encoder"), "pe_video_encoder", frames=4)
+    grids = {tap.name: str(tap.grid) for tap in subject.taps}
     assert grids["embedder.vision_model.timm_model.blocks.1"] == "4 t x 2 y x 2 x + 1 prefix"
     assert grids["layers.1"] == grids["norm"] == "4 t + 1 prefix"
-    assert [tap.depth for tap in made.taps] == sorted(tap.depth for tap in made.taps)
+    assert [tap.depth for tap in subject.taps] == sorted(tap.depth for tap in subject.taps)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 def test_what_stands_in_the_padding_does_not_matter(kind: str, saved: Any) -> None:
-    made = encoder(saved(kind), kind)
+    subject = encoder(saved(kind), kind)
     texts = [np.asarray("The dog."), np.asarray("A cat sleeps on the warm roof.")]
-    batch = batch_of(made, *texts)
+    batch = batch_of(subject, *texts)
     other = {**batch, "input_ids": torch.where(batch["attention_mask"] == 1, batch["input_ids"], 77)}
-    longer = build(str(made.name.removeprefix("hf:").partition("?")[0]), length=60)
+    longer = build(str(subject.name.removeprefix("hf:").partition("?")[0]), length=60)
     assert not torch.equal(batch["input_ids"], other["input_ids"])
 
     def pooled(encoder: Any, given: Any) -> dict[str, Any]:
@@ -228,11 +228,11 @@ def test_what_stands_in_the_padding_does_not_matter(kind: str, saved: Any) -> No
             given, reduce=lambda tap, tokens: pool(tap, tokens, ("mean", "last"), encoder.valid(given, tap))
         )
 
-    expected = pooled(made, batch)
-    for found in (pooled(made, other), pooled(longer, batch_of(longer, *texts))):
+    expected = pooled(subject, batch)
+    for captured in (pooled(subject, other), pooled(longer, batch_of(longer, *texts))):
         for name in expected:
-            torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
-    assert made.valid(batch, made.taps[0])[0].sum() == len("The dog.")
+            torch.testing.assert_close(captured[name], expected[name], rtol=1e-4, atol=1e-5)
+    assert subject.valid(batch, subject.taps[0])[0].sum() == len("The dog.")
 
 
 def test_a_tokenizer_of_the_directory_gives_the_class_token_its_own_place(saved: Any, tmp_path: Path) -> None:
@@ -243,12 +243,12 @@ def test_a_tokenizer_of_the_directory_gives_the_class_token_its_own_place(saved:
     transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path)
     with quiet():
         transformers.AutoModel.from_pretrained(saved("bert")).save_pretrained(tmp_path)
-    made = build(str(tmp_path), length=8)
-    assert str(made.taps[0].grid) == "7 t + 1 prefix"
-    batch = batch_of(made, np.asarray("the dog runs"), np.asarray("a cat " * 20))
+    subject = build(str(tmp_path), length=8)
+    assert str(subject.taps[0].grid) == "7 t + 1 prefix"
+    batch = batch_of(subject, np.asarray("the dog runs"), np.asarray("a cat " * 20))
     assert batch["input_ids"][0].tolist() == [2, 5, 7, 9, 3, 0, 0, 0]
     assert batch["input_ids"][1].tolist() == [2, 6, 8, 6, 8, 6, 8, 3]
-    assert made.valid(batch, made.taps[0]).sum(1).tolist() == [3, 6]
+    assert subject.valid(batch, subject.taps[0]).sum(1).tolist() == [3, 6]
 
 
 def test_towers_of_clip(saved: Any) -> None:
@@ -268,17 +268,17 @@ def test_towers_of_clip(saved: Any) -> None:
 
 @pytest.mark.slow
 def test_silence_before_a_sound_is_masked(saved: Any) -> None:
-    made = encoder(saved("whisper"), "whisper")
-    sound = made.example()
+    subject = encoder(saved("whisper"), "whisper")
+    sound = subject.example()
     late = np.concatenate([np.full(16_000, np.nan, np.float32), sound[:16_000]])
-    batch = batch_of(made, sound, late)
-    assert made.valid(batch, made.taps[0]).sum(1).tolist() == [100, 50]  # 2 s and 1 s, 50 tokens a second
+    batch = batch_of(subject, sound, late)
+    assert subject.valid(batch, subject.taps[0]).sum(1).tolist() == [100, 50]  # 2 s and 1 s, 50 tokens a second
     short = build(str(saved("whisper")), length=16_000)
-    one, other = made.capture(batch)["layers.0"][1], short.capture(batch_of(short, sound[:16_000]))["layers.0"][0]
+    one, other = subject.capture(batch)["layers.0"][1], short.capture(batch_of(short, sound[:16_000]))["layers.0"][0]
     torch.testing.assert_close(one[:50], other)
-    assert made.rate == 16_000
+    assert subject.rate == 16_000
     # What lies behind the longest sound is silence that Whisper adds itself, and no part of any grid.
-    for which, tokens in ((made, 100), (short, 50)):
+    for which, tokens in ((subject, 100), (short, 50)):
         assert {(tap.grid.shape, tap.site.trailing) for tap in which.taps if tap.part != "head"} == {
             ((tokens,), 1500 - tokens)
         }
@@ -287,26 +287,30 @@ def test_silence_before_a_sound_is_masked(saved: Any) -> None:
 
 
 def test_a_model_without_a_mask_takes_no_shorter_sounds(saved: Any) -> None:
-    made = encoder(saved("wav2vec2"), "wav2vec2")
-    late = made.example().copy()
+    subject = encoder(saved("wav2vec2"), "wav2vec2")
+    late = subject.example().copy()
     late[:8000] = np.nan
     with pytest.raises(DiagnosticsError, match="cut all samples to one length"):
-        made.preprocess(late)
+        subject.preprocess(late)
     with pytest.raises(DiagnosticsError, match="shape \\[32000\\]"):
-        made.preprocess(made.example()[:100])
+        subject.preprocess(subject.example()[:100])
 
 
 def test_sounds_of_another_length_have_another_grid(saved: Any) -> None:
-    made = encoder(saved("wav2vec2"), "wav2vec2")
-    sized = made.sized_for(np.zeros(16_000, dtype=np.float32))
-    assert made.taps[0].grid.shape == (99,) and sized.taps[0].grid.shape == (49,)
+    subject = encoder(saved("wav2vec2"), "wav2vec2")
+    sized = subject.sized_for(np.zeros(16_000, dtype=np.float32))
+    assert subject.taps[0].grid.shape == (99,) and sized.taps[0].grid.shape == (49,)
 
 
 def test_fresh_and_initial_weights(saved: Any) -> None:
-    made = encoder(saved("vit"), "vit")
+    subject = encoder(saved("vit"), "vit")
     initial = [build(str(saved("vit")), pretrained=False, seed=seed).identity["weights"] for seed in (5, 5, 6)]
-    assert initial[0] == initial[1] != initial[2] and made.identity["weights"] not in initial
-    assert made.fresh(3).identity["weights"] == made.fresh(3).identity["weights"] != made.fresh(4).identity["weights"]
+    assert initial[0] == initial[1] != initial[2] and subject.identity["weights"] not in initial
+    assert (
+        subject.fresh(3).identity["weights"]
+        == subject.fresh(3).identity["weights"]
+        != subject.fresh(4).identity["weights"]
+    )
 
 
 def test_a_loaded_model_is_the_saved_one(saved: Any) -> None:
