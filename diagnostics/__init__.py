@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from diagnostics.report.escaping import printable
     from diagnostics.report.progress_bars import watcher
     from diagnostics.runs.comparison import Comparison, compare
+    from diagnostics.runs.given import encoder_of
     from diagnostics.runs.job import run
+    from diagnostics.runs.layer_profiles import LayerProfiles
+    from diagnostics.runs.measuring import measure
     from diagnostics.runs.run import Run, open_run
     from diagnostics.specs import build, load_encoder
 
@@ -54,6 +57,9 @@ _HOME = {
     "printable": "report.escaping",
     "watcher": "report.progress_bars",
     "Measure": "measures.base",
+    "encoder_of": "runs.given",
+    "LayerProfiles": "runs.layer_profiles",
+    "measure": "runs.measuring",
     "Run": "runs.run",
     "open_run": "runs.run",
     "run": "runs.job",
@@ -65,6 +71,7 @@ __all__ = [
     "DiagnosticsError",
     "Encoder",
     "Grid",
+    "LayerProfiles",
     "Measure",
     "Progress",
     "Run",
@@ -76,9 +83,11 @@ __all__ = [
     "build",
     "compare",
     "discover",
+    "encoder_of",
     "frames_of",
     "hookimpl",
     "load_encoder",
+    "measure",
     "open_run",
     "padded",
     "printable",
