@@ -53,7 +53,7 @@ def declared(
             f"takes, {owner}?modality=image&size=96&mean=...&std=... (of its pixels from 0 to 1, one number or one a channel) "
             f"or {owner}?modality=series&length=512, or return a diagnostics.TorchEncoder."
         )
-    numbers = {"mean": mean and _numbers(mean), "std": std and _numbers(std)}
+    numbers = {"mean": _numbers(mean), "std": _numbers(std)}
     if modality == "series":
         return wrap(module, "series", _noise((length or 1, *([variates] if variates else [])), np.float32), **numbers)
     examples = [_noise((size or 1, size or 1, channels), np.uint8) for channels in (3, 1)]
@@ -227,7 +227,9 @@ def _listed(numbers: Numbers | None, otherwise: float) -> tuple[float, ...]:
     """As a tuple; `otherwise`, 1 for what is divided by, where there are none."""
     listed = np.atleast_1d(np.asarray(otherwise if numbers is None else numbers, dtype=np.float64))
     if listed.ndim > 1 or not np.isfinite(listed).all() or (otherwise and not listed.all()):
-        raise DiagnosticsError(f"{numbers} cannot be {'a std' if otherwise else 'a mean'}: give one number, or one a channel.")
+        raise DiagnosticsError(
+            f"{numbers} cannot be {'a std' if otherwise else 'a mean'}: give one number, or one a channel."
+        )
     return tuple(listed.tolist())
 
 
@@ -239,13 +241,13 @@ def _by_channel(numbers: tuple[float, ...], channels: int) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float32)
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise DiagnosticsError(
-            f"'{text}' is not one number, or one a channel: separate numbers with commas."
-        ) from None
+        raise DiagnosticsError(f"'{text}' is not one number, or one a channel: separate numbers with commas.") from None
 
 
 def _noise(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import nn
 
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
-from diagnostics.errors import DiagnosticsError, describe, unknown
+from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.report.figures import StepsFigure
 from diagnostics.runs.measuring import MEASURES, SAMPLES, InMemoryRequest
 
@@ -84,7 +84,7 @@ class LayerProfiles:
         try:
             self._measured[n] = measured = self._request.measured()
         except DiagnosticsError as error:
-            self._failed[n] = describe(error).partition(": ")[2]
+            self._failed[n] = str(error).rstrip(".")
             warnings.warn(f"Step {n} is not measured: {error}", stacklevel=2)
             return None
         self._log(n, measured)
@@ -92,7 +92,7 @@ class LayerProfiles:
 
     @property
     def profiles(self) -> xr.Dataset:
-        """All measurements: `score`, `low`, `high` over (step, tap, measure), `best_tap` over (step, measure).
+        """All measurements as of `measure`: `score`, `low`, `high` over (step, tap, measure), `best_tap` over (step, measure).
 
         NaN, and "", where a measure had no value at a step. The attribute `failed` says which steps could not be measured.
 
@@ -105,18 +105,14 @@ class LayerProfiles:
             )
         steps = sorted(self._measured)
         names = list(dict.fromkeys(str(name) for n in steps for name in self._measured[n]["measure"].values))
-        first = self._measured[steps[0]]
         whole = [self._measured[n].reset_coords("best_tap").reindex(measure=names) for n in steps]
-        data = {
-            key: (("step", "tap", "measure"), np.stack([each[key].values for each in whole]))
-            for key in ("score", "low", "high")
-        }
-        best = [[tap if isinstance(tap, str) else "" for tap in each["best_tap"].values] for each in whole]
-        return xr.Dataset(
-            {**data, "best_tap": (("step", "measure"), np.array(best, dtype=object))},
-            coords={"step": steps, "tap": first["tap"].values, "measure": names, "depth": ("tap", first["depth"].values)},
-            attrs={**first.attrs, "failed": "; ".join(f"{n}: {why}" for n, why in self._failed.items())},
-        )
+        # What a measure states of itself comes from whichever step has it.
+        table = xr.concat(
+            whole, xr.IndexVariable("step", steps), data_vars="all", coords="minimal", compat="no_conflicts", join="exact",
+            combine_attrs="override",
+        )  # fmt: skip
+        table["best_tap"] = table["best_tap"].fillna("")
+        return table.assign_attrs(failed="; ".join(f"{n}: {why}" for n, why in self._failed.items()))
 
     def figure(self, measure: str | None = None) -> StepsFigure:
         """What `plot` draws, as arrays."""

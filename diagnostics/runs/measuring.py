@@ -49,7 +49,7 @@ def measure(
     Parameters
     ----------
     encoder: a bare torch module too (see `encoder_of`).
-    taps, measures: names, as in `run`. Measures that compare taps, or need attention or gradients, need a run.
+    taps, measures: names or a suite, as in `run`. Measures that compare taps, or need attention or gradients, need a run.
     samples: of the dataset are read at most: a random subset in which splits keep their shares and train shows every class.
     seed: of that subset and of the bootstrap.
 
@@ -133,7 +133,7 @@ class InMemoryRequest:
             reasons = dict.fromkeys(f"{name}: {why}" for name, why in left_out.items())
             raise DiagnosticsError(
                 f"Nothing can be measured for {self.encoder.name} on {len(self.dataset)} samples of {self.dataset.name}: "
-                f"{'; '.join(reasons) or 'no measure was named'}"
+                f"{'; '.join(reasons)}"
             )
         return _table(measured.results, self.taps).assign_attrs(
             encoder=self.encoder.name, dataset=self.dataset.name, output_tap=self.encoder.output_tap,

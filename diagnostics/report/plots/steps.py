@@ -44,8 +44,11 @@ def draw_steps(steps: StepsFigure) -> go.Figure:
         showgrid=False,
     )  # fmt: skip
     figure.update_xaxes(
-        title_text="step", type="category", categoryorder="array", categoryarray=columns, automargin=True, showgrid=False
+        title_text="step",
+        type="category",
+        categoryorder="array",
+        categoryarray=columns,
+        automargin=True,
+        showgrid=False,
     )
-    return dressed(figure).update_layout(
-        height=150 + ROW * len(taps), margin={"l": 60, "r": 20, "t": 20, "b": 60}
-    )
+    return dressed(figure).update_layout(height=150 + ROW * len(taps), margin={"l": 60, "r": 20, "t": 20, "b": 60})
