@@ -53,11 +53,12 @@ def declared(
             f"takes, {owner}?modality=image&size=96&mean=...&std=... (of its pixels from 0 to 1, one number or one a channel) "
             f"or {owner}?modality=series&length=512, or return a diagnostics.TorchEncoder."
         )
-    numbers = {"mean": _numbers(mean), "std": _numbers(std)}
+    means, stds = _numbers(mean), _numbers(std)
     if modality == "series":
-        return wrap(module, "series", _noise((length or 1, *([variates] if variates else [])), np.float32), **numbers)
+        example = _noise((length or 1, *([variates] if variates else [])), np.float32)
+        return wrap(module, "series", example, mean=means, std=stds)
     examples = [_noise((size or 1, size or 1, channels), np.uint8) for channels in (3, 1)]
-    tries = [(example, Pixels.of(module, example, size, **numbers)) for example in examples]
+    tries = [(example, Pixels.of(module, example, size, means, stds)) for example in examples]
     return _wrapped(module, "image", [pair for pair in tries if pair[1].fits] or tries)
 
 
@@ -114,11 +115,10 @@ def _wrapped(module: nn.Module, modality: Modality, tries: Iterable[tuple[np.nda
         except Exception as error:
             failed.append(f"{list(batch.shape)} ({describe(error)})")
             continue
-        # What has a size takes no other, so there is nothing to discover anew.
-        fixed: Any = (lambda sample: None) if getattr(prepare, "size", None) else None  # pyright: ignore
+        resized = isinstance(prepare, Pixels) and prepare.size is not None
         try:
             encoder = TorchEncoder(
-                name, modality, module, preprocess=prepare, example=example, forward=_call, sized_for=fixed,
+                name, modality, module, preprocess=prepare, example=example, forward=_call, sized_for=_same_size if resized else None,
                 configuration=str(prepare),
             )  # fmt: skip
             _check_apart(encoder)
@@ -132,6 +132,10 @@ def _wrapped(module: nn.Module, modality: Modality, tries: Iterable[tuple[np.nda
         f"{name} runs on no batch of shape {' or '.join(failed)}: give the size= that it takes, or declare how a sample becomes "
         f"its input, diagnostics.TorchEncoder(name, {modality!r}, module, preprocess=..., example=...) (docs/plugins.md)."
     )
+
+
+def _same_size(sample: np.ndarray) -> None:
+    """Where all samples are resized there is nothing to discover anew for those of another size."""
 
 
 def _check_apart(encoder: TorchEncoder) -> None:
@@ -171,7 +175,7 @@ class Pixels:
         cls, module: nn.Module, example: np.ndarray, size: int | None, mean: Numbers | None, std: Numbers | None
     ) -> Pixels:
         """Of images like the example; raises where they are bytes and it is not said how these become numbers."""
-        raw = example.dtype.kind in "uib"
+        raw = example.dtype == np.uint8
         if raw and (mean is None or std is None):
             raise DiagnosticsError(
                 f"How the bytes of an image become the input of a bare {type(module).__name__} cannot be known: give "
@@ -253,6 +257,6 @@ def _numbers(text: str | None) -> list[float] | None:
 def _noise(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> np.ndarray:
     """A sample of this shape that is the same each time, as part of the identity must be."""
     rng = np.random.default_rng(seed)
-    if np.dtype(dtype).kind in "uib":
-        return rng.integers(0, 256, shape).astype(np.uint8)
+    if dtype == np.uint8:
+        return rng.integers(0, 256, shape, np.uint8)
     return rng.standard_normal(shape).astype(np.float32)

@@ -13,6 +13,7 @@ from typing import Any, Literal, assert_type
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor, nn
 
 import diagnostics as dx
@@ -38,6 +39,17 @@ def a_run_is_read() -> None:
     if profile.hidden_gap is not None:
         low: float = profile.hidden_gap.low
         assert_type(low, float)
+
+
+def a_model_is_measured_while_it_trains(module: nn.Module, data: dx.Dataset) -> None:
+    encoder = dx.encoder_of(module, data, size=96, mean=(0.5, 0.5, 0.5), std=0.25)
+    assert_type(encoder, dx.TorchEncoder)
+    assert_type(dx.run(module, data), dx.Run)
+    assert_type(dx.measure(module, data, taps="norm", measures=["rankme"], samples=64, seed=1), xr.Dataset)
+    logged: list[dict[str, float]] = []
+    watch = dx.LayerProfiles(encoder, data, every=500, log=logged.append)
+    assert_type(watch.step(500), xr.Dataset | None)
+    assert_type(watch.profiles, xr.Dataset)
 
 
 def runs_are_compared(runs: Sequence[Path]) -> None:
