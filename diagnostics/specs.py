@@ -228,19 +228,23 @@ def _from_file(path: Path, function: str) -> Callable[..., Any]:
 def _call_for_encoder(
     make: Callable[..., Any], args: tuple[str, ...], options: Mapping[str, str], owner: str, what: str
 ) -> Any:
-    """`call` of a function in a file, which may give a bare torch module: what that takes are options of its own."""
+    """`call` of a function in a file, which may give a bare torch module: what that takes are options too.
+
+    An option that both know goes to both, as the size of images.
+    """
     from torch import nn
 
     from diagnostics.encoders.bare_module import declared
 
-    of_module = [name for name in _parameters(declared, 2) if name not in _parameters(make, len(args))]
-    about = {key: text for key, text in options.items() if key in of_module}
-    built = call(make, args, {key: text for key, text in options.items() if key not in about}, owner, what)
+    known, of_module = _parameters(make, len(args)), _parameters(declared, 2)
+    own = {key: text for key, text in options.items() if key in known or key not in of_module}
+    built = call(make, args, own, owner, what)
     if isinstance(built, nn.Module):
         named = f"{owner}:{getattr(make, '__name__', 'function')}"
+        about = {key: text for key, text in options.items() if key in of_module}
         return call(functools.partial(declared, built, named), (), about, owner, what)
-    if about:
-        raise unknown(f"option of this {what}", next(iter(about)), _parameters(make, len(args)))
+    if unread := [key for key in options if key not in own]:
+        raise unknown(f"option of this {what}", unread[0], known)
     return built
 
 

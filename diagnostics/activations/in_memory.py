@@ -75,9 +75,9 @@ class InMemory(Activations):
 def read_into_memory(
     encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], device: str, *, tokens: bool
 ) -> tuple[InMemory, dict[str, StoredTarget]]:
-    """Activations at some taps of an encoder, where it is (`device`), and the dataset's targets by name.
+    """Activations at some taps of an encoder, wherever it is, and the dataset's targets by name.
 
-    `tokens` says whether tokens are kept, of as many samples as a run keeps by default.
+    `device` is where measures compute, in batches of a size for it. `tokens` says whether tokens are kept, of as many samples as a run keeps by default.
 
     Raises DiagnosticsError where a sample does not fit, a tap does not fire, or a value is not finite.
     """

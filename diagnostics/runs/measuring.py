@@ -114,9 +114,11 @@ class InMemoryRequest:
     @random_kept()
     def measured(self) -> xr.Dataset:
         """The measures of the model as it is now."""
-        device = device_of(self.encoder.module) if isinstance(self.encoder, TorchEncoder) else "cpu"
+        at = device_of(self.encoder.module) if isinstance(self.encoder, TorchEncoder) else None
+        # Other accelerators have no float64, which measures compute in.
+        device = str(at) if at is not None and at.type == "cuda" else "cpu"
         tokens = not self.dataset.ragged and any(self._reads_tokens(each) for each in self.measures)
-        activations, targets = read_into_memory(self.encoder, self.dataset, self.taps, str(device), tokens=tokens)
+        activations, targets = read_into_memory(self.encoder, self.dataset, self.taps, device, tokens=tokens)
         readable = {name: target for name, target in targets.items() if name not in self.unprobeable}
         measured = measure_all(
             self.measures, activations, readable, self.seed, asked=[each.name for each in self.measures],
