@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from diagnostics.encoders.bare_module import wrap
@@ -51,17 +52,19 @@ def test_images_are_resized_and_grey_ones_repeated_where_that_is_needed() -> Non
     wide = np.full((10, 50, 3), 51, np.uint8)
     encoder = wrap(module, "image", wide, size=SIDE, mean=0, std=1)
     torch.testing.assert_close(encoder.preprocess(wide), torch.full((3, SIDE, SIDE), 0.2))
-    ramp = np.repeat(np.arange(32, dtype=np.uint8)[:, None], 32, axis=1)
-    small = encoder.preprocess(np.stack([ramp] * 3, axis=2)) * 255
-    torch.testing.assert_close(small[0, 1:-1, 3], 2 * torch.arange(1.0, SIDE - 1) + 0.5, rtol=0, atol=0.01)
-    assert encoder.sized_for(ramp) is encoder
+    large = np.random.default_rng(0).integers(0, 256, (70, 50), dtype=np.uint8)
+    oracle = Image.fromarray(large.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    small = encoder.preprocess(np.stack([large] * 3, axis=2)) * 255
+    torch.testing.assert_close(small[1], torch.from_numpy(np.array(oracle)), rtol=0, atol=0.01)
+    assert encoder.sized_for(large) is encoder
 
-    grey = wrap(module, "image", ramp[:SIDE, :SIDE], mean=(0, 0.1, 0.2), std=1)
-    found = grey.preprocess(ramp[:SIDE, :SIDE])
+    image = large[:SIDE, :SIDE]
+    grey = wrap(module, "image", image, mean=(0, 0.1, 0.2), std=1)
+    found = grey.preprocess(image)
     torch.testing.assert_close(found[0] - found[2], torch.full((SIDE, SIDE), 0.2))
     with torch.random.fork_rng(devices=[]):
         one = Trunk(nn.Conv2d(1, WIDTH, 4, 4), WIDTH, 2)
-    encoder = wrap(one, "image", ramp[:SIDE, :SIDE], mean=0, std=1)
+    encoder = wrap(one, "image", image, mean=0, std=1)
     with pytest.raises(DiagnosticsError, match=r"\[16, 16, 3\], and the module takes 1 channel"):
         encoder.preprocess(np.zeros((SIDE, SIDE, 3), np.uint8))
 

@@ -18,10 +18,12 @@ import torch
 from torch import nn
 from tiny import Trunk, tiny_encoder
 
-def image(channels: int = 3, size: int = 16):
-    assert size == 16
+def image(channels: int = 3):
     torch.manual_seed(0)
     return Trunk(nn.Conv2d(channels, 8, 4, 4), 8, 3)
+
+def sized(size: int):
+    return nn.Sequential(nn.Upsample((size, size)), image())
 
 def series(width: int = 8):
     return tiny_encoder(width=width).module
@@ -71,6 +73,8 @@ def test_a_function_in_a_file_may_give_a_module(file: str) -> None:
     np.testing.assert_allclose(encoder.preprocess(image), wanted.transpose(2, 0, 1), rtol=1e-5, atol=1e-6)
     grey = dx.build("encoder", f"{file}:image?channels=1&modality=image&size={SIDE}&mean=0&std=1")
     assert grey.preprocess(image[..., 0]).shape == (1, SIDE, SIDE)
+    shared = dx.build("encoder", f"{file}:sized?modality=image&size=12&mean=0&std=1")
+    assert shared.module[0].size == (12, 12) and shared.preprocess(image).shape == (3, 12, 12)
     series = dx.build("encoder", f"{file}:series?width=6&modality=series&length={LENGTH}")
     assert {tap.features for tap in series.taps} == {6}
     assert [tap.grid.shape for tap in series.taps] == [(LENGTH // 4,)] * 5
