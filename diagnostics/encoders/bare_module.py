@@ -50,7 +50,7 @@ def declared(
     if missing:
         raise DiagnosticsError(
             f"{owner} gives a bare {type(module).__name__}, whose {' and '.join(missing)} cannot be known from it: say what it "
-            f"takes, {owner}?modality=image&size=96&mean=...&std=... (of its pixels from 0 to 1, one number or one a channel) "
+            f"takes, {owner}?modality=image&size=96&mean=...&std=... (mean and std of pixels from 0 to 1, one number or one a channel) "
             f"or {owner}?modality=series&length=512, or return a diagnostics.TorchEncoder."
         )
     means, stds = _numbers(mean), _numbers(std)

@@ -53,7 +53,7 @@ def given(
     """The encoder and the dataset; raises DiagnosticsError for what is neither a name, nor one, nor a torch module."""
     model = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
     data = build("dataset", dataset) if isinstance(dataset, str) else dataset
-    kinds = (model, Encoder | nn.Module, "Encoder (see TorchEncoder)"), (data, Dataset, "Dataset")
+    kinds = (model, Encoder | nn.Module, "Encoder, or a torch module"), (data, Dataset, "Dataset")
     for value, kind, wanted in kinds:
         if not isinstance(value, kind):
             raise DiagnosticsError(
