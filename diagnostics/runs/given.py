@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from torch import nn
 
@@ -13,7 +12,6 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
 from diagnostics.specs import build
-from diagnostics.vocabulary import Modality
 
 
 def encoder_of(
@@ -44,7 +42,7 @@ def encoder_of(
         samples of a batch change one another's activations.
     """
     data = build("dataset", dataset) if isinstance(dataset, str) else dataset
-    return wrap(module, cast(Modality, data.modality), data[0], size=size, mean=mean, std=std)
+    return wrap(module, data.modality, data[0], size=size, mean=mean, std=std)
 
 
 def given(
