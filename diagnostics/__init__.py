@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from diagnostics.report.escaping import printable
     from diagnostics.report.progress_bars import watcher
     from diagnostics.runs.comparison import Comparison, compare
+    from diagnostics.runs.given import encoder_of
     from diagnostics.runs.job import run
+    from diagnostics.runs.layer_profiles import LayerProfiles
+    from diagnostics.runs.measuring import measure
     from diagnostics.runs.run import Run, open_run
     from diagnostics.specs import build, load_encoder
 
@@ -45,7 +48,10 @@ _NAMES = {
     "report.escaping": ("printable",),
     "report.progress_bars": ("watcher",),
     "runs.comparison": ("Comparison", "compare"),
+    "runs.given": ("encoder_of",),
     "runs.job": ("run",),
+    "runs.layer_profiles": ("LayerProfiles",),
+    "runs.measuring": ("measure",),
     "runs.run": ("Run", "open_run"),
     "specs": ("load_encoder", "build"),
 }
@@ -58,6 +64,7 @@ __all__ = [
     "DiagnosticsError",
     "Encoder",
     "Grid",
+    "LayerProfiles",
     "Measure",
     "Progress",
     "Run",
@@ -69,9 +76,11 @@ __all__ = [
     "build",
     "compare",
     "discover",
+    "encoder_of",
     "frames_of",
     "hookimpl",
     "load_encoder",
+    "measure",
     "open_run",
     "padded",
     "printable",

@@ -47,7 +47,8 @@ def build(what: Literal["encoder", "dataset"], spec: str, *, trust_code: bool = 
     options = _options(spec, query)
     with building(spec, named_by, trust_code):
         owner, make, args = _find(what, name)
-        built = call(make, args, options, owner, what)
+        build_it = _call_for_encoder if what == "encoder" and owner.endswith(".py") else call
+        built = build_it(make, args, options, owner, what)
     expected = _expected(what)
     if not isinstance(built, expected):
         raise DiagnosticsError(
@@ -218,17 +219,44 @@ def _from_file(path: Path, function: str) -> Callable[..., Any]:
     return make
 
 
+def _call_for_encoder(
+    make: Callable[..., Any], args: tuple[str, ...], options: Mapping[str, str], owner: str, what: str
+) -> Any:
+    """`call` of a function in a file, which may give a bare torch module: what that takes are options too.
+
+    An option that both know goes to both, as the size of images.
+    """
+    from torch import nn
+
+    from diagnostics.encoders.bare_module import declared
+
+    known, of_module = _parameters(make, len(args)), _parameters(declared, 2)
+    own = {key: text for key, text in options.items() if key in known or key not in of_module}
+    built = call(make, args, own, owner, what)
+    if isinstance(built, nn.Module):
+        named = f"{owner}:{getattr(make, '__name__', 'function')}"
+        about = {key: text for key, text in options.items() if key in of_module}
+        return call(functools.partial(declared, built, named), (), about, owner, what)
+    if unread := [key for key in options if key not in own]:
+        raise unknown(f"option of this {what}", unread[0], known)
+    return built
+
+
+def _parameters(make: Callable[..., Any], given: int) -> list[str]:
+    """Names of the parameters that options may set, behind those that are given by position."""
+    return [
+        parameter.name
+        for parameter in list(inspect.signature(make).parameters.values())[given:]
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+
+
 def call(make: Callable[..., Any], args: tuple[str, ...], options: Mapping[str, str], owner: str, what: str) -> Any:
     """`make(*args, **options)`, with the text of each option converted to what its annotation asks for.
 
     Raises DiagnosticsError for an unknown option or a value of another type, and where `make` raises.
     """
-    signature = inspect.signature(make)
-    known = [
-        parameter.name
-        for parameter in list(signature.parameters.values())[len(args) :]
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    ]
+    known = _parameters(make, len(args))
     converted: dict[str, Any] = {}
     for key, text in options.items():
         if key not in known:

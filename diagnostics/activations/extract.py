@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -75,12 +75,12 @@ def extract(
     buffers, created, kept = ShardBuffers(plan, size), None, 0
     try:
         with worker_errors(dataset):
-            for step, positions, batch in _batches(encoder, dataset, todo, size, workers):
-                _capture(encoder, batch, positions, plan, dataset, buffers)
+            for step, positions, batch in step_batches(encoder, dataset, todo, size, workers):
+                capture_rows(encoder, batch, positions, plan, dataset, buffers)
                 if done == 0:
                     before_first_byte((time.perf_counter() - started) / len(positions))
                 if store is None:
-                    dense = _dense_targets(encoder, dataset, plan.taps)
+                    dense = dense_targets(encoder, dataset, plan.taps)
                     store = created = create(path, plan, wanted, statistics, dataset, dense, about or {})
                 done += len(positions)
                 watch(Progress(f"extracting {encoder.name}", done, plan.samples))
@@ -126,8 +126,20 @@ def _existing(path: Path, wanted: Mapping[str, str]) -> Store | None:
     return store
 
 
-def _capture(
-    encoder: Encoder, batch: Any, positions: np.ndarray, plan: Plan, dataset: Dataset, buffers: ShardBuffers
+class Buffers(Protocol):
+    """Where the activations of a batch go, behind the `rows` that are there."""
+
+    rows: int
+
+    def put_tokens(self, tap: Tap, tokens: Tensor) -> None: ...
+
+    def put_pooled(self, tap: Tap, pooled: Tensor) -> None: ...
+
+    def recent(self, tap: Tap, count: int) -> np.ndarray: ...
+
+
+def capture_rows(
+    encoder: Encoder, batch: Any, positions: np.ndarray, plan: Plan, dataset: Dataset, buffers: Buffers
 ) -> None:
     """One forward pass; each tap is pooled on the device and its tokens copied away at the moment it fires."""
     with_tokens = positions[0] < plan.token_samples
@@ -183,7 +195,7 @@ def _capture(
     buffers.rows += len(positions)
 
 
-def _batches(
+def step_batches(
     encoder: Encoder, dataset: Dataset, steps: Sequence[Step], size: int, workers: int
 ) -> Iterator[tuple[Step, np.ndarray, Any]]:
     """(step, row positions, batch); batches never cross steps, so a step done again is the same to the bit."""
@@ -197,7 +209,7 @@ def _batches(
         yield step, positions, batch
 
 
-def _dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, dict[str, np.ndarray]]:
+def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, dict[str, np.ndarray]]:
     """What is stored of each target that lies on a sample's own axes: name -> key -> array.
 
     Dense ones by the cells of each distinct grid, under `16x16`; masks as they are, under `covered`.

@@ -37,6 +37,8 @@ class Dataset:
     not fit its kind.
     """
 
+    modality: Modality
+
     def __init__(
         self,
         name: str,

@@ -107,4 +107,19 @@ class SharesFigure:
     most: float
 
 
-Figure = ProfileFigure | MapFigure | CurvesFigure | SharesFigure
+@dataclass(frozen=True, eq=False)
+class StepsFigure:
+    """One measure while a model trains, [tap, step], taps in order of execution; NaN where there is no value.
+
+    best: the tap chosen at each step, "" where none is.
+    """
+
+    name: str
+    steps: list[int]
+    taps: list[str]
+    depth: np.ndarray
+    score: np.ndarray
+    best: list[str]
+
+
+Figure = ProfileFigure | MapFigure | CurvesFigure | SharesFigure | StepsFigure

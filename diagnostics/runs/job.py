@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import xarray as xr
+from torch import nn
 
 from diagnostics.activations.budget import WANTED
 from diagnostics.activations.contract import StoredTarget, shuffled
@@ -32,7 +33,7 @@ from diagnostics.runs.run import Run
 
 @random_kept()
 def run(
-    encoder: str | Encoder,
+    encoder: str | Encoder | nn.Module,
     dataset: str | Dataset,
     *,
     out: str | Path | None = None,
@@ -59,7 +60,8 @@ def run(
 
     Parameters
     ----------
-    encoder, dataset: a name as on the command line (`fracast`, `timm:...`, `file.py:build`), or the object itself.
+    encoder, dataset: a name as on the command line (`fracast`, `timm:...`, `file.py:build`), or the object itself; a bare torch
+        module too, which stays as it is (see `encoder_of`).
     out: folder of the run; `runs/<encoder>-<dataset>` by default. An interrupted run goes on from there.
     taps: names of the taps; all by default. The output tap is always among them.
     measures: names (a list, or one text with commas), `standard` (the default; see docs/measures.md) or `all`; those whose needs are met are done.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from torch import nn
+
 from diagnostics.activations.budget import parse_budget
 from diagnostics.activations.fit import fit
 from diagnostics.activations.plan import Precision
@@ -15,8 +17,8 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.measures.base import Measure
+from diagnostics.runs.given import given
 from diagnostics.runs.suites import SUITES, chosen_measures
-from diagnostics.specs import build
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Request:
     @classmethod
     def of(
         cls,
-        encoder: str | Encoder,
+        encoder: str | Encoder | nn.Module,
         dataset: str | Dataset,
         *,
         out: str | Path | None,
@@ -83,14 +85,12 @@ class Request:
         """The request that the arguments of `run` make; raises DiagnosticsError for what cannot be."""
         _check_numbers(batch_size, workers, precision, seed, control_draws)
         budget = parse_budget(token_budget)
-        taps, measures, pooling = _listed(taps), _listed(measures), _listed(pooling)
+        taps, measures, pooling = listed(taps), listed(measures), listed(pooling)
         chosen, unusable = chosen_measures(measures)
-        model = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
-        data = build("dataset", dataset) if isinstance(dataset, str) else dataset
-        _check_types(model, data)
+        model, data = given("run", encoder, dataset, trust_code=trust_code)
         model = fit(model, data)
         where = usable_device(device)
-        path = Path(out) if out is not None else default_path(encoder, dataset)
+        path = Path(out) if out is not None else default_path(encoder if isinstance(encoder, str) else model, dataset)
         _check_out(path)
         unprobeable = unprobeable_targets(data)
         if chosen and all(_reads_only(measure, data, unprobeable) for measure in chosen):
@@ -101,7 +101,7 @@ class Request:
             encoder_spec=encoder if isinstance(encoder, str) else model.spec,
             dataset_spec=dataset if isinstance(dataset, str) else "",
             out=path,
-            taps=_chosen_taps(model, taps),
+            taps=chosen_taps(model, taps),
             poolings=_chosen_poolings(model, pooling),
             measures=chosen,
             named=frozenset(measures or ()) - set(SUITES),
@@ -132,7 +132,7 @@ def default_path(encoder: str | Encoder, dataset: str | Dataset) -> Path:
     return Path("runs") / slug[:150]
 
 
-def _listed(names: str | Sequence[str] | None) -> list[str] | None:
+def listed(names: str | Sequence[str] | None) -> list[str] | None:
     """Names as a list, from one text with commas too."""
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",") if name.strip()]
@@ -150,13 +150,6 @@ def _check_numbers(batch_size: int | None, workers: int, precision: str, seed: i
             raise DiagnosticsError(sentence)
     if precision not in ("float32", "float16"):
         raise unknown("precision", precision, ("float32", "float16"))
-
-
-def _check_types(encoder: object, dataset: object) -> None:
-    for given, wanted, hint in ((encoder, Encoder, " (see TorchEncoder)"), (dataset, Dataset, "")):
-        if not isinstance(given, wanted):
-            name = f"diagnostics.{wanted.__name__}{hint}"
-            raise DiagnosticsError(f"run was given a {type(given).__name__}: give a name or a {name}.")
 
 
 def _check_out(path: Path) -> None:
@@ -178,7 +171,7 @@ def _reads_only(measure: Measure, data: Dataset, unprobeable: Collection[str]) -
     return bool(read) and read <= set(unprobeable)
 
 
-def _chosen_taps(model: Encoder, names: Sequence[str] | None) -> list[Tap]:
+def chosen_taps(model: Encoder, names: Sequence[str] | None) -> list[Tap]:
     if names is None:
         return list(model.taps)
     wanted = {model.tap(name).name for name in names} | {model.output_tap}

@@ -21,8 +21,8 @@ import diagnostics.activations.results
 import diagnostics.activations.shards
 import diagnostics.activations.writing
 import diagnostics.report.html
+import diagnostics.runs.given
 import diagnostics.runs.job
-import diagnostics.runs.request
 
 from commands import diagnose, refused
 
@@ -617,7 +617,7 @@ def after(monkeypatch: pytest.MonkeyPatch, holder: Any, name: str, calls: int) -
 @pytest.mark.parametrize(
     ("holder", "name", "calls"),
     [
-        (diagnostics.activations.extract, "_capture", 6),
+        (diagnostics.activations.extract, "capture_rows", 6),
         (diagnostics.runs.job, "measure_all", 0),
         (diagnostics.runs.job, "merge_results", 0),
         (diagnostics.report.html, "write_page", 0),
@@ -642,10 +642,10 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_then_finishes(
     assert "give the same command again to go on" in sentence[0]
     with monkeypatch.context() as watched:
         # Three steps of 64, 64 and 22 rows are 4 + 4 + 2 batches of 16: the first was done after 6.
-        count = after(watched, diagnostics.activations.extract, "_capture", 1000)
+        count = after(watched, diagnostics.activations.extract, "capture_rows", 1000)
         status, printed, err = diagnose(*command(out))
         assert status == 0, err
-        assert count == [6 if name == "_capture" else 0]
+        assert count == [6 if name == "capture_rows" else 0]
     undisturbed = json.loads(diagnose(*command(out.parent / "run.other")).out)
     shutil.rmtree(out.parent / "run.other")
     result = json.loads(printed)
@@ -660,13 +660,13 @@ def test_ctrl_c_in_a_control_says_how_to_go_on(
     command = ("run", mine("build"), "--data", mine("data"), "--out", out, "--measures", "knn_probe", "--json")
     with monkeypatch.context() as keys:
         after(
-            keys, diagnostics.activations.extract, "_capture", 3
+            keys, diagnostics.activations.extract, "capture_rows", 3
         )  # two batches of the encoder, the second of its first control
         status, printed, err = diagnose(*command)
     assert (status, printed) == (130, "")
     assert "give the same command again to go on" in err
     with monkeypatch.context() as watched:
-        count = after(watched, diagnostics.activations.extract, "_capture", 1000)
+        count = after(watched, diagnostics.activations.extract, "capture_rows", 1000)
         assert diagnose(*command).status == 0
         assert count == [8]  # the four controls alone
 
@@ -674,7 +674,7 @@ def test_ctrl_c_in_a_control_says_how_to_go_on(
 def test_ctrl_c_before_anything_is_done_leaves_nothing(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diagnostics.runs.request, "build", interrupted)
+    monkeypatch.setattr(diagnostics.runs.given, "build", interrupted)
     status, printed, err = diagnose("run", mine("build"), "--data", mine("data"), "--out", out)
     assert (status, printed) == (130, "")
     assert "Interrupted" in err

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import diagnostics as dx
 from diagnostics.checks.conformance import check_encoder
+from diagnostics.encoders.bare_module import wrap
 from diagnostics.encoders.cut import cut_encoder
 from diagnostics.encoders.evaluating import evaluating, placed, random_kept, seeded
 from diagnostics.encoders.placement import verify_grid
@@ -181,6 +182,9 @@ def discovered(training: Training) -> None:
 PASSES: dict[str, Callable[[Training], Any]] = {
     "constructed": lambda training: training.encoder(),
     "discovered": discovered,
+    "bare": lambda training: wrap(training.module, "series", np.sin(np.arange(LENGTH, dtype=np.float32))),
+    "measured": lambda training: dx.measure(training.module, tiny_dataset(40), measures="rankme"),
+    "watched": lambda training: dx.LayerProfiles(training.module, tiny_dataset(40), measures="rankme").step(0),
     "captured": lambda training: training.encoder().capture(batch_of(training.encoder())),
     "under inference mode": lambda training: torch.inference_mode()(training.encoder().capture)(
         batch_of(training.encoder())

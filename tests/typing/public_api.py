@@ -61,6 +61,17 @@ def a_layer_is_used(run: dx.Run, encoder: dx.Encoder, images: Sequence[np.ndarra
     assert_type(TapFeatures(encoder, pooling=("mean",)).transform(images), np.ndarray)
 
 
+def a_model_is_measured_while_it_trains(module: nn.Module, data: dx.Dataset) -> None:
+    encoder = dx.encoder_of(module, data, size=96, mean=(0.5, 0.5, 0.5), std=0.25)
+    assert_type(encoder, dx.TorchEncoder)
+    assert_type(dx.run(module, data), dx.Run)
+    assert_type(dx.measure(module, data, taps="norm", measures=["rankme"], samples=64, seed=1), xr.Dataset)
+    logged: list[dict[str, float]] = []
+    watch = dx.LayerProfiles(encoder, data, every=500, log=logged.append)
+    assert_type(watch.step(500), xr.Dataset | None)
+    assert_type(watch.profiles, xr.Dataset)
+
+
 def runs_are_compared(runs: Sequence[Path]) -> None:
     comparison = dx.compare([dx.open_run(runs[0]), *map(str, runs[1:])], base="a", similarity=None)
     assert_type(comparison, dx.Comparison)

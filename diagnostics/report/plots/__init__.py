@@ -2,10 +2,11 @@
 
 import plotly.graph_objects as go
 
-from diagnostics.report.figures import CurvesFigure, Figure, MapFigure, ProfileFigure
+from diagnostics.report.figures import CurvesFigure, Figure, MapFigure, ProfileFigure, StepsFigure
 from diagnostics.report.plots.curves import draw_curves
 from diagnostics.report.plots.matrices import draw_map, draw_shares
 from diagnostics.report.plots.profile import draw_profile
+from diagnostics.report.plots.steps import draw_steps
 from diagnostics.report.plots.style import html
 
 __all__ = ["draw", "html"]
@@ -20,5 +21,7 @@ def draw(figure: Figure) -> go.Figure:
             return draw_map(figure)
         case CurvesFigure():
             return draw_curves(figure)
+        case StepsFigure():
+            return draw_steps(figure)
         case _:
             return draw_shares(figure)

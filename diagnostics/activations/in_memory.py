@@ -1,0 +1,104 @@
+"""Activations and targets of an encoder on a dataset in memory, for measures alone: no store, no folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from diagnostics.activations.contents import COVERED
+from diagnostics.activations.contract import Activations, StoredTarget
+from diagnostics.activations.extract import capture_rows, dense_targets, step_batches
+from diagnostics.activations.plan import Plan, plan, row_order
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.devices import BATCH
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.taps import Tap
+from diagnostics.errors import DiagnosticsError
+
+
+class InMemory(Activations):
+    """What a store would hold, row by row in the same order, filled batch by batch; `rows` are there so far."""
+
+    def __init__(self, plan: Plan, dataset: Dataset, device: str) -> None:
+        self.plan, self.device, self.rows = plan, device, 0
+        self.taps, self.output_tap, self.poolings = plan.taps, plan.output_tap, plan.poolings
+        self.token_samples = plan.token_samples
+        order = row_order(plan.samples)
+        self.ids = np.asarray(dataset.ids, dtype=object)[order]
+        self.split, self.groups = dataset.split[order], dataset.groups[order]
+        self._pooled = {
+            tap.name: np.empty((plan.samples, len(plan.poolings), tap.features), np.float32) for tap in plan.taps
+        }
+        self._tokens = {
+            tap.name: np.empty((plan.token_samples, tap.tokens, tap.features), np.float32) for tap in plan.taps
+        }
+
+    def put_tokens(self, tap: Tap, tokens: Tensor) -> None:
+        """A batch's tokens [row, prefix + token, feature] behind the rows that are there."""
+        self._tokens[tap.name][self.rows : self.rows + len(tokens)] = tokens.float().cpu()
+
+    def put_pooled(self, tap: Tap, pooled: Tensor) -> None:
+        """A batch's pooled values [row, pooling, feature] behind the rows that are there."""
+        self._pooled[tap.name][self.rows : self.rows + len(pooled)] = pooled.cpu()
+
+    def recent(self, tap: Tap, count: int) -> np.ndarray:
+        """The tokens of the `count` rows put last, [row, token, feature]."""
+        return self._tokens[tap.name][self.rows : self.rows + count]
+
+    def pooled(self, tap: str, pooling: str | None = None) -> np.ndarray:
+        values = self._pooled[tap]
+        if pooling is not None:
+            values = values[:, self.poolings.index(pooling)]
+        return values.reshape(len(values), -1).astype(np.float64)
+
+    def token_blocks(self, tap: str) -> Iterator[tuple[slice, np.ndarray]]:
+        prefix = self._prefix(tap)
+        for start in range(0, self.token_samples, self.plan.shard):
+            rows = slice(start, min(start + self.plan.shard, self.token_samples))
+            yield rows, self._tokens[tap][rows, prefix:]
+
+    def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
+        prefix, tokens = self._prefix(tap), self._tokens[tap]
+        for block in (tokens[:, prefix:], tokens[:, :prefix]):
+            if block.size:
+                yield block.reshape(len(block), -1)
+
+    def observed(self, name: str) -> Mapping[str, np.ndarray]:
+        raise DiagnosticsError(f"No {name} was recorded, since nothing is stored: measure it in a run.")
+
+    def _prefix(self, tap: str) -> int:
+        return next(each.grid.prefix for each in self.taps if each.name == tap)
+
+
+def read_into_memory(
+    encoder: Encoder, dataset: Dataset, taps: Sequence[Tap], device: str, *, tokens: bool
+) -> tuple[InMemory, dict[str, StoredTarget]]:
+    """Activations at some taps of an encoder, wherever it is, and the dataset's targets by name.
+
+    `device` is where measures compute, in batches of a size for it. `tokens` says whether tokens are kept, of as many samples as a run keeps by default.
+
+    Raises DiagnosticsError where a sample does not fit, a tap does not fire, or a value is not finite.
+    """
+    size = BATCH.get(device.partition(":")[0], BATCH["cpu"])
+    planned = plan(encoder, taps, len(dataset), None if tokens else 0, "float32")
+    read = InMemory(planned, dataset, device)
+    for _, positions, batch in step_batches(encoder, dataset, list(planned.steps(size)), size, 0):
+        capture_rows(encoder, batch, positions, planned, dataset, read)
+    return read, _targets(encoder, dataset, taps)
+
+
+def _targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, StoredTarget]:
+    order, by_cell = row_order(len(dataset)), dense_targets(encoder, dataset, taps)
+    targets: dict[str, StoredTarget] = {}
+    for name, target in dataset.targets.items():
+        arrays = {key: values[order] for key, values in by_cell.get(name, {}).items()}
+        values = arrays.pop(COVERED) if COVERED in arrays else np.empty(0) if target.dense else target.values[order]
+        on_grid = {tuple(int(n) for n in key.split("x")): array for key, array in arrays.items()}
+        naive = None if target.naive is None else np.asarray(target.naive, dtype=np.float64)[order]
+        targets[name] = StoredTarget(
+            name, target.kind, values, units=target.units, about=target.about, classes=tuple(target.classes),
+            family_override=target.family, on_grid=on_grid, period=target.period, naive=naive,
+        )  # fmt: skip
+    return targets

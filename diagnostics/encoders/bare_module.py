@@ -1,0 +1,262 @@
+"""A bare torch module as an encoder: its taps are discovered, and what only its maker knows is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from diagnostics.encoders.evaluating import device_of, evaluating
+from diagnostics.encoders.torch_encoder import TorchEncoder
+from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.vocabulary import Modality
+
+SAME = 1e-3
+"""Share of a tap's largest activation up to which a difference between two batches is rounding."""
+
+Numbers = float | Sequence[float]
+
+
+def declared(
+    module: nn.Module,
+    owner: str,
+    modality: str | None = None,
+    size: int | None = None,
+    length: int | None = None,
+    variates: int | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+) -> TorchEncoder:
+    """The encoder of a module that the function `owner` (`file.py:function`) gave, by the options behind its name.
+
+    Parameters
+    ----------
+    modality: image or series.
+    size: side in pixels of the square that images are resized to.
+    length, variates: of a series; one variate is [time].
+    mean, std: one number or one a channel, with commas; of pixels from 0 to 1, or of a series, which goes in as it is
+        without them.
+
+    Raises DiagnosticsError for what is not given and cannot be known, and as `wrap` does.
+    """
+    wanted = {"image": {"size": size, "mean": mean, "std": std}, "series": {"length": length}}
+    given = wanted.get(modality or "", {"modality": None})
+    missing = [name for name, value in given.items() if value is None]
+    if missing:
+        raise DiagnosticsError(
+            f"{owner} gives a bare {type(module).__name__}, whose {' and '.join(missing)} cannot be known from it: say what it "
+            f"takes, {owner}?modality=image&size=96&mean=...&std=... (mean and std of pixels from 0 to 1, one number or one a channel) "
+            f"or {owner}?modality=series&length=512, or return a diagnostics.TorchEncoder."
+        )
+    means, stds = _numbers(mean), _numbers(std)
+    if modality == "series":
+        example = _noise((length or 1, *([variates] if variates else [])), np.float32)
+        return wrap(module, "series", example, mean=means, std=stds)
+    examples = [_noise((size or 1, size or 1, channels), np.uint8) for channels in (3, 1)]
+    tries = [(example, Pixels.of(module, example, size, means, stds)) for example in examples]
+    return _wrapped(module, "image", [pair for pair in tries if pair[1].fits] or tries)
+
+
+def wrap(
+    module: nn.Module,
+    modality: Modality,
+    sample: np.ndarray,
+    *,
+    size: int | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+) -> TorchEncoder:
+    """A module as the encoder of samples like this one, with discovered taps; the module stays as it is.
+
+    Images go in as [channel, y, x]: bytes as (pixel / 255 - mean) / std, which has to be given, other numbers as they are;
+    grey ones three times where the module takes three channels; resized to `size` pixels a side where that is given. Series
+    go in as they are, [time] or [time, variate], or where the module runs on that alone with an axis for one channel, or
+    with the variates first.
+
+    Raises
+    ------
+    DiagnosticsError: where bytes have no mean and std, for other modalities, where the module runs on no such batch, where
+        its taps cannot be discovered, and where samples of a batch change one another's activations.
+    """
+    example = _noise(np.shape(sample), np.asarray(sample).dtype)
+    if modality == "image" and example.ndim in (2, 3):
+        pixels = Pixels.of(module, example, size, mean, std)
+        wider = [Pixels(3, size, pixels.scale, pixels.mean, pixels.std)] if pixels.channels == 1 else []
+        tries = [pixels for pixels in (pixels, *wider) if pixels.fits] or [pixels]
+        return _wrapped(module, modality, [(example, prepare) for prepare in tries])
+    if modality == "series" and example.ndim in (1, 2):
+        values = _listed(mean, 0.0), _listed(std, 1.0)
+        layouts = ("as it is", "channel first", "channel last") if example.ndim == 1 else ("as it is", "variates first")
+        return _wrapped(module, modality, [(example, Values(layout, *values)) for layout in layouts])
+    raise DiagnosticsError(
+        f"How {modality} samples of shape {list(example.shape)} become the input of a bare {type(module).__name__} cannot be "
+        f"known: declare it, diagnostics.TorchEncoder(name, {modality!r}, module, preprocess=..., example=...) (docs/plugins.md)."
+    )
+
+
+Prepare = Callable[[np.ndarray], Tensor]
+
+
+def _wrapped(module: nn.Module, modality: Modality, tries: Iterable[tuple[np.ndarray, Prepare]]) -> TorchEncoder:
+    """With the first preparation on which the module runs, shows its taps, and keeps samples apart."""
+    name = type(module).__name__
+    ran: list[DiagnosticsError] = []
+    failed: list[str] = []
+    for example, prepare in tries:
+        batch = torch.stack([prepare(example)] * 2).to(device_of(module))
+        try:
+            with evaluating(module), torch.no_grad():
+                _call(module, batch)
+        except Exception as error:
+            failed.append(f"{list(batch.shape)} ({describe(error)})")
+            continue
+        resized = isinstance(prepare, Pixels) and prepare.size is not None
+        try:
+            encoder = TorchEncoder(
+                name, modality, module, preprocess=prepare, example=example, forward=_call, sized_for=_same_size if resized else None,
+                configuration=str(prepare),
+            )  # fmt: skip
+            _check_apart(encoder)
+        except DiagnosticsError as error:
+            ran.append(error)
+        else:
+            return encoder
+    if ran:
+        raise DiagnosticsError(f"{str(ran[0]).rstrip('.')}, as taps= of a diagnostics.TorchEncoder around it.")
+    raise DiagnosticsError(
+        f"{name} runs on no batch of shape {' or '.join(failed)}: give the size= that it takes, or declare how a sample becomes "
+        f"its input, diagnostics.TorchEncoder(name, {modality!r}, module, preprocess=..., example=...) (docs/plugins.md)."
+    )
+
+
+def _same_size(sample: np.ndarray) -> None:
+    """Where all samples are resized there is nothing to discover anew for those of another size."""
+
+
+def _check_apart(encoder: TorchEncoder) -> None:
+    """Raises where a sample's activations depend on the sample beside it: time or tokens stand where samples should."""
+    example = encoder.example()
+    others = [_noise(example.shape, example.dtype, seed) for seed in (1, 2)]
+    first, second = (
+        encoder.capture(torch.stack([encoder.preprocess(example), encoder.preprocess(other)])) for other in others
+    )
+    for tap, tokens in first.items():
+        # NaN where the model overflows, which extraction reports by sample.
+        if bool((tokens[0] - second[tap][0]).abs().max() > SAME * tokens[0].abs().max()):
+            raise DiagnosticsError(
+                f"{encoder.name} gives a sample other activations at {tap} when another stands beside it in its batch (perhaps its "
+                "input has time before samples): declare its input and its taps yourself (docs/plugins.md)."
+            )
+
+
+def _call(module: nn.Module, batch: Any) -> Any:
+    """In the precision that the weights have at this moment."""
+    kinds = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+    return module(batch.to(next(kinds, torch.float32)))
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """An image [y, x] or [y, x, channel] as float32 [channel, y, x]: (pixel / scale - mean) / std."""
+
+    channels: int
+    size: int | None
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls, module: nn.Module, example: np.ndarray, size: int | None, mean: Numbers | None, std: Numbers | None
+    ) -> Pixels:
+        """Of images like the example; raises where they are bytes and it is not said how these become numbers."""
+        raw = example.dtype == np.uint8
+        if raw and (mean is None or std is None):
+            raise DiagnosticsError(
+                f"How the bytes of an image become the input of a bare {type(module).__name__} cannot be known: give "
+                "diagnostics.encoder_of(module, dataset, mean=..., std=...) in its place, of its pixels from 0 to 1 (mean=0, std=1 "
+                "where it takes them so)."
+            )
+        channels = example.shape[2] if example.ndim == 3 else 1
+        if size is not None and size < 1:
+            raise DiagnosticsError(f"size={size} is no number of pixels: give 1 or more.")
+        return cls(channels, size, 255.0 if raw else 1.0, _listed(mean, 0.0), _listed(std, 1.0))
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is one mean and std, or one a channel."""
+        return {len(self.mean), len(self.std)} <= {1, self.channels}
+
+    def __call__(self, sample: np.ndarray) -> Tensor:
+        image = torch.from_numpy(np.asarray(sample, dtype=np.float32) / np.float32(self.scale))
+        image = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
+        if len(image) == 1:
+            image = image.expand(self.channels, -1, -1)
+        if len(image) != self.channels:
+            raise DiagnosticsError(
+                f"it has shape {list(np.shape(sample))}, and the module takes {self.channels} channel(s): convert the images."
+            )
+        if self.size and image.shape[1:] != (self.size, self.size):
+            image = interpolate(image[None], (self.size, self.size), mode="bilinear", antialias=True)[0]
+        mean, std = (_by_channel(numbers, self.channels)[:, None, None] for numbers in (self.mean, self.std))
+        return ((image - mean) / std).contiguous()
+
+
+@dataclass(frozen=True)
+class Values:
+    """A series [time] or [time, variate] as float32, (value - mean) / std, in one of several layouts."""
+
+    layout: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, sample: np.ndarray) -> Tensor:
+        series = torch.from_numpy(np.array(sample, dtype=np.float32))
+        variates = series.shape[1] if series.ndim == 2 else 1
+        mean, std = (_by_channel(numbers, variates) for numbers in (self.mean, self.std))
+        series = (series - mean) / std
+        if self.layout == "channel first":
+            return series[None]
+        if self.layout == "channel last":
+            return series[:, None]
+        return series.T.contiguous() if self.layout == "variates first" else series
+
+
+def _listed(numbers: Numbers | None, otherwise: float) -> tuple[float, ...]:
+    """As a tuple; `otherwise`, 1 for what is divided by, where there are none."""
+    listed = np.atleast_1d(np.asarray(otherwise if numbers is None else numbers, dtype=np.float64))
+    if listed.ndim > 1 or not np.isfinite(listed).all() or (otherwise and not listed.all()):
+        raise DiagnosticsError(
+            f"{numbers} cannot be {'a std' if otherwise else 'a mean'}: give one number, or one a channel."
+        )
+    return tuple(listed.tolist())
+
+
+def _by_channel(numbers: tuple[float, ...], channels: int) -> Tensor:
+    if len(numbers) not in (1, channels):
+        raise DiagnosticsError(
+            f"mean and std are {len(numbers)} numbers for {channels} channel(s): give one, or one a channel."
+        )
+    return torch.tensor(numbers, dtype=torch.float32)
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise DiagnosticsError(f"'{text}' is not one number, or one a channel: separate numbers with commas.") from None
+
+
+def _noise(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> np.ndarray:
+    """A sample of this shape that is the same each time, as part of the identity must be."""
+    rng = np.random.default_rng(seed)
+    if dtype == np.uint8:
+        return rng.integers(0, 256, shape, np.uint8)
+    return rng.standard_normal(shape).astype(np.float32)

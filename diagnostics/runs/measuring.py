@@ -1,0 +1,183 @@
+"""Measuring in memory: what a run measures, on a few samples, without a store, a folder or controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import xarray as xr
+from torch import nn
+
+from diagnostics.activations.fit import fit
+from diagnostics.activations.in_memory import read_into_memory
+from diagnostics.datasets.dataset import Dataset, unprobeable_targets
+from diagnostics.datasets.subset import subset
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.evaluating import device_of, random_kept
+from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.torch_encoder import TorchEncoder
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures import result as attribute
+from diagnostics.measures.apply import measure_all
+from diagnostics.measures.base import Measure
+from diagnostics.runs.given import given
+from diagnostics.runs.request import chosen_taps, listed
+from diagnostics.runs.suites import chosen_measures
+from diagnostics.vocabulary import DENSE
+
+MEASURES = ("linear_probe", "rankme")
+SAMPLES = 256
+
+
+def measure(
+    encoder: str | Encoder | nn.Module,
+    dataset: str | Dataset,
+    *,
+    taps: str | Sequence[str] | None = None,
+    measures: str | Sequence[str] = MEASURES,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Measures a model at every tap, in memory: nothing is written, and the model stays as it was.
+
+    The numbers are those of `run` on the same samples, without controls. It runs where the model is; a torch module keeps
+    its modes, `requires_grad`, gradients, buffers, hooks, device and random state.
+
+    Parameters
+    ----------
+    encoder: a bare torch module too (see `encoder_of`).
+    taps, measures: names or a suite, as in `run`. Measures that compare taps, or need attention or gradients, need a run.
+    samples: of the dataset are read at most: a random subset in which splits keep their shares and train shows every class.
+    seed: of that subset and of the bootstrap.
+
+    Returns
+    -------
+    xarray.Dataset: `score`, `low` and `high` over (tap, measure), measures named `measure/target`; with `depth` of each tap, and
+        `score_name`, `functional`, `pooling`, `centring`, `n` and `best_tap` (chosen on val; "" where none is) of each measure.
+        Its attributes say encoder, dataset, output tap, samples and seed, and `left_out` why measures are missing.
+
+    Raises
+    ------
+    DiagnosticsError: for what a user can cause, and where nothing can be measured.
+    """
+    return InMemoryRequest.of(
+        "measure", encoder, dataset, taps=taps, measures=measures, samples=samples, seed=seed
+    ).measured()
+
+
+@dataclass(frozen=True)
+class InMemoryRequest:
+    """The validated arguments of `measure`, which can be measured again when the weights have changed."""
+
+    encoder: Encoder
+    dataset: Dataset
+    """The subset that is read."""
+    taps: Sequence[Tap]
+    measures: Sequence[Measure]
+    left_out: Mapping[str, str]
+    """Measures of a suite that cannot be done here, and why."""
+    unprobeable: Mapping[str, str]
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        caller: str,
+        encoder: str | Encoder | nn.Module,
+        dataset: str | Dataset,
+        *,
+        taps: str | Sequence[str] | None,
+        measures: str | Sequence[str],
+        samples: int,
+        seed: int,
+    ) -> Self:
+        """Raises DiagnosticsError for what cannot be."""
+        if seed < 0:
+            raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")
+        names = listed(measures) or []
+        chosen, left_out = chosen_measures(names)
+        for each in chosen:
+            if why := _needs_a_run(each):
+                left_out[each.name] = why
+                if each.name in names:
+                    raise DiagnosticsError(f"{each.name} {why}: diagnostics.run(..., measures=[{each.name!r}]).")
+        with random_kept():
+            model, data = given(caller, encoder, dataset)
+            model = fit(model, data)
+        few = subset(data, samples, seed)
+        able = [each for each in chosen if each.name not in left_out]
+        return cls(model, few, chosen_taps(model, listed(taps)), able, left_out, unprobeable_targets(few), seed)
+
+    @random_kept()
+    def measured(self) -> xr.Dataset:
+        """The measures of the model as it is now."""
+        at = device_of(self.encoder.module) if isinstance(self.encoder, TorchEncoder) else None
+        # Other accelerators have no float64, which measures compute in.
+        device = str(at) if at is not None and at.type == "cuda" else "cpu"
+        tokens = not self.dataset.ragged and any(self._reads_tokens(each) for each in self.measures)
+        activations, targets = read_into_memory(self.encoder, self.dataset, self.taps, device, tokens=tokens)
+        readable = {name: target for name, target in targets.items() if name not in self.unprobeable}
+        measured = measure_all(
+            self.measures, activations, readable, self.seed, asked=[each.name for each in self.measures],
+            what=self.encoder.name,
+        )  # fmt: skip
+        unread = {
+            f"{each.name}/{name}": why
+            for name, why in self.unprobeable.items()
+            for each in self.measures
+            if each.kinds and each.name not in measured.failed and each.reads(targets[name])
+        }
+        left_out = {**self.left_out, **measured.skipped, **unread}
+        if not measured.results:
+            reasons = dict.fromkeys(f"{name}: {why}" for name, why in left_out.items())
+            raise DiagnosticsError(
+                f"Nothing can be measured for {self.encoder.name} on {len(self.dataset)} samples of {self.dataset.name}: "
+                f"{'; '.join(reasons)}"
+            )
+        return _table(measured.results, self.taps).assign_attrs(
+            encoder=self.encoder.name, dataset=self.dataset.name, output_tap=self.encoder.output_tap,
+            samples=len(self.dataset), seed=self.seed, left_out="; ".join(f"{key}: {why}" for key, why in left_out.items()),
+        )  # fmt: skip
+
+    def _reads_tokens(self, measure: Measure) -> bool:
+        places = (*DENSE, "masks")
+        kinds = {target.kind for target in self.dataset.targets.values()}
+        return measure.needs == "tokens" or any(kind in measure.kinds and kind in places for kind in kinds)
+
+
+def _needs_a_run(measure: Measure) -> str:
+    if measure.pairwise:
+        return "compares pairs of taps, which a run stores"
+    return f"needs {measure.needs}, which a run records" if measure.observation is not None else ""
+
+
+def _table(results: Mapping[str, xr.Dataset], taps: Sequence[Tap]) -> xr.Dataset:
+    """Results by `measure/target` side by side, [tap, measure]."""
+    names = [tap.name for tap in taps]
+    columns = [result.reindex(tap=names) for result in results.values()]
+    stated = {
+        key: ("measure", np.array([str(column.attrs.get(key, "")) for column in columns], dtype=object))
+        for key in (
+            attribute.SCORE_NAME, attribute.FUNCTIONAL, attribute.POOLING, attribute.CENTRING, attribute.BEST_TAP
+        )
+    }  # fmt: skip
+    return xr.Dataset(
+        {
+            key: (("tap", "measure"), np.stack([column[key].values.astype(np.float64) for column in columns], axis=1))
+            for key in ("score", "low", "high")
+        },
+        coords={
+            "tap": names,
+            "measure": list(results),
+            "depth": ("tap", [tap.depth for tap in taps]),
+            **stated,
+            "n": ("measure", [_count(column) for column in columns]),
+        },
+    )
+
+
+def _count(result: xr.Dataset) -> int:
+    """Samples that a score rests on: those of test, of a probe."""
+    return int(result.attrs.get(attribute.N, result.attrs.get("n_test", 0)))
