@@ -1,5 +1,7 @@
 """Compares runs in every way that their measures allow, after checking that they are comparable."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from itertools import combinations
