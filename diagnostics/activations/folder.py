@@ -62,3 +62,12 @@ def drop(path: Path) -> None:
             raise
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+def disk_use(path: Path) -> tuple[int, int]:
+    """Bytes of the files that hold tokens, of the encoder and its controls, and of all files of a run."""
+    sizes = {file.relative_to(path): file.stat().st_size for file in path.rglob("*") if file.is_file()}
+    tokens = [
+        size for file, size in sizes.items() if {"tokens", "prefix"} & set(file.parts[:-1]) and "taps" in file.parts
+    ]
+    return sum(tokens), sum(sizes.values())

@@ -91,11 +91,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """Cells, one for each column, and the anchor of the section that shows more of it ("" for none)."""
+    """Cells, one for each column, and the anchor of the section that shows more of it ("" for none).
+
+    `note`: what a brief page says below the row.
+    """
 
     cells: tuple[Cell, ...]
     anchor: str = ""
     only: Length | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,12 +149,16 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """The whole page: what opens it, its sections, and where its numbers come from (on full pages alone)."""
+    """The whole page: what opens it, its sections, and where its numbers come from (on full pages alone).
+
+    `closing`: with what a brief page ends, below the name of the file that holds the full one.
+    """
 
     title: str
     lead: tuple[Sentence, ...]
     sections: tuple[Section, ...]
     provenance: tuple[tuple[str, str], ...]
+    closing: tuple[Block, ...] = ()
 
 
 def filled(*parts: T | None) -> tuple[T, ...]:

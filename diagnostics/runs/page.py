@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +30,8 @@ from diagnostics.runs import captions
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.details import details
 from diagnostics.runs.profile import INTERVALS, Profile
-from diagnostics.runs.tap_map import describe_map, map_captions, map_figure
+from diagnostics.runs.tap_map import map_captions, map_figure
+from diagnostics.runs.verdict import brief_cautions, closing_blocks, verdict_blocks
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
@@ -48,21 +50,20 @@ def run_page(run: Run) -> Page:
     probes = [(f"s{i}", p) for i, p in enumerate(profiles) if p.is_probe]
     others = [(f"s{i}", p) for i, p in enumerate(profiles) if not p.is_probe]
     cautions = [f"Beware: {caution}." for caution in dict.fromkeys(each for p in profiles for each in p.cautions)]
-    described = Notes(tuple(Note(describe_map(each)) for each in maps), only="brief")
     return Page(
         title=f"{run.encoder} on {run.dataset}",
         lead=(*_lead(run), *(Sentence(caution, "caution", only="full") for caution in cautions)),
         sections=filled(
+            Section("", "", verdict_blocks(run)),
             _probes(probes),
             _controls(run, probes),
             Section("Without a target", "others", filled(_others(others))),
-            Section(
-                "", "", (*(Sentence(caution, "caution", only="brief") for caution in cautions), *filled(described))
-            ),
-            left_out_section(run.skipped),
+            Section("", "", tuple(Sentence(each, "caution", only="brief") for each in brief_cautions(profiles))),
+            _left_out(run),
             *_families(profiles, maps),
         ),
         provenance=tuple(_provenance(run)),
+        closing=closing_blocks(run),
     )
 
 
@@ -87,7 +88,7 @@ def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
     rows = [
         Row(
             (
-                p.label, p.name, unbroken(p.family),
+                p.name, unbroken(p.family),
                 f"{unbroken(p.best_tap)} ({p.depth_of(p.best_tap):.2f})" if p.best_tap else "-",
                 Number(p.best), Number(p.output), Number(p.hidden_gap, signed=True), p.reading,
             ),
@@ -96,19 +97,15 @@ def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
         for anchor, p in probes
     ]  # fmt: skip
     columns = (
-        Column("target", only="brief"), Column("profile", only="full"), Column("family"), Column("best tap (depth)"), Column("score"),
-        Column("output"), Column("hidden gap"), Column("reading", only="full", prose=True),
+        Column("profile"), Column("family"), Column("best tap (depth)"), Column("score"), Column("output"), Column("hidden gap"),
+        Column("reading", prose=True),
     )  # fmt: skip
     if not rows:
         return Section("", "")
     return Section(
         "What the taps hold, and what the output hides",
         "probes",
-        filled(
-            Sentence(f"Best tap chosen on val, scores read on test; {INTERVALS}", only="brief"),
-            Table(columns, tuple(rows)),
-            Notes(tuple(Note(p.reading, p.label) for _, p in probes), "quiet", only="brief"),
-        ),
+        filled(Table(columns, tuple(rows), only="full")),
         label="Probes",
     )
 
@@ -118,10 +115,9 @@ def _controls(run: Run, probes: Sequence[tuple[str, Profile]]) -> Section:
     names = [name for name in control.NAMES if any(name in p.controls for p in profiles)]
     if not names:
         return Section("", "")
-    rows = [Row((p.label, p.name, Number(p.best), *(_reached(p, c) for c in names)), anchor) for anchor, p in probes]
+    rows = [Row((p.name, Number(p.best), *(_reached(p, c) for c in names)), anchor) for anchor, p in probes]
     columns = (
-        Column("controls: the best they reach", only="brief"),
-        Column("profile", only="full"),
+        Column("profile"),
         *(Column(name, bare=True) for name in ("the encoder", *(control_heading(name, profiles) for name in names))),
     )
     own = {name: about["note"] for name, about in run.redrawn.items() if about["note"]}
@@ -129,8 +125,7 @@ def _controls(run: Run, probes: Sequence[tuple[str, Profile]]) -> Section:
         "Controls (baselines)",
         "controls",
         filled(
-            Table(columns, tuple(rows)),
-            Notes(tuple(Note(note, _label(name)) for name, note in own.items()), "quiet", only="brief"),
+            Table(columns, tuple(rows), only="full"),
             Notes(tuple(_about_controls(names, own, profiles)), "quiet", only="full"),
         ),
         label="Controls",
@@ -179,10 +174,7 @@ def _others(others: Sequence[tuple[str, Profile]]) -> Table:
     weights = [name for name in control.WEIGHTS if any(name in p.controls for p in profiles)]
     columns = (
         Column("measure without target"), Column("family"), Column("smallest"), Column("largest"), Column("output"),
-        *(
-            Column(control_heading(name, profiles, chosen=False), "full" if i else None, bare=True)
-            for i, name in enumerate(weights)
-        ),
+        *(Column(control_heading(name, profiles, chosen=False), bare=True) for name in weights),
         Column("lines at output"),
     )  # fmt: skip
     rows = [
@@ -195,7 +187,7 @@ def _others(others: Sequence[tuple[str, Profile]]) -> Table:
         )
         for anchor, p in others
     ]  # fmt: skip
-    return Table(columns, tuple(rows))
+    return Table(columns, tuple(rows), only="full")
 
 
 def _extremes(p: Profile) -> tuple[str, str]:
@@ -253,6 +245,25 @@ def _described(
         Sentence(caption, "small"),
         Sentence(captions.facts(data), "quiet"),
         table,
+    )
+
+
+def _left_out(run: Run) -> Section:
+    """All that is left out in full; in brief what failed, and how much else."""
+    section = left_out_section(run.skipped)
+    others = len(run.skipped) - len(run.failed)
+    count = f"{others} result{'s are' if others > 1 else ' is'} left out: --full says why." if others else ""
+    return replace(
+        section,
+        blocks=filled(
+            *(replace(block, only="full") for block in section.blocks if isinstance(block, Notes)),
+            Notes(
+                tuple(Note(reason, unbroken(name)) for name, reason in run.failed.items()),
+                lead="left out: ",
+                only="brief",
+            ),
+            Sentence(count, "quiet", only="brief"),
+        ),
     )
 
 

@@ -191,9 +191,14 @@ class Profile:
         )
 
     @property
+    def token_samples(self) -> int:
+        """The samples whose tokens a value rests on; of one that reads no tokens `FEW_WITH_TOKENS`."""
+        return int(self.data.attrs.get("token_samples", FEW_WITH_TOKENS))
+
+    @property
     def sparse(self) -> str:
         """How few samples' tokens a value rests on, in words; nothing where they are enough or where it reads no tokens."""
-        n = int(self.data.attrs.get("token_samples", FEW_WITH_TOKENS))
+        n = self.token_samples
         return (
             f"{self.measure} rests on the tokens of {n} samples: more have them with a larger --token-budget, or in a larger dataset"
             if n < FEW_WITH_TOKENS
@@ -239,31 +244,50 @@ class Profile:
         return max((self.lines[name][at] for name in CHANCE if name in self.lines), default=-math.inf)
 
     @property
+    def is_hidden(self) -> bool:
+        """Whether the best tap is shown to hold more than the output does."""
+        return self.is_readable and self.hidden_gap is not None and self.hidden_gap.low > 0
+
+    @property
+    def rivals(self) -> list[str]:
+        """Controls that the best tap is not shown to beat, in words."""
+        return [_in_words(name) for name, margin in self._margins.items() if margin and not margin.low > 0.0]
+
+    @property
+    def near(self) -> list[str]:
+        """Controls of which a draw reaches nearly what the best tap does, in words."""
+        level = NEAR * self.best.value if self.best else math.inf
+        return [_in_words(name) for name in self._margins if any(drawn.value >= level for drawn in self.drawn(name))]
+
+    @property
+    def _margins(self) -> dict[str, Interval | None]:
+        """By how much the best tap beats each control that could do as well."""
+        # What beats chance beats the shuffled labels. Of maps the place alone may be readable, which shuffled ones keep.
+        return {name: self.over(name) for name in NAMES if name != "shuffled_labels" or self._zero_is_chance}
+
+    @property
+    def remarks(self) -> list[str]:
+        """What stands behind the finding: whether chance was tested, and which controls do as well, or nearly."""
+        remarks: list[str] = []
+        if not self._zero_is_chance and self.over("shuffled_labels") is None and self._chance == -math.inf:
+            remarks.append("chance not tested without the shuffled labels")
+        if self.rivals:
+            remarks.append(f"not shown to beat {' and '.join(self.rivals)}")
+        elif self.near:
+            remarks.append(f"within {1 - NEAR:.0%} of {' and '.join(self.near)}")
+        return remarks
+
+    @property
     def reading(self) -> str:
         """What the numbers say, in a few words."""
         if self.best is None or self.hidden_gap is None:
             return ""
         if not self.is_readable:
             return "not shown to be readable at the tap chosen"
-        margins = {name: self.over(name) for name in NAMES}
+        finding = "hidden by the output" if self.is_hidden else "no hidden gap shown"
         if math.isnan(self.hidden_gap.value):
             finding = "the output has no value to compare with"
-        else:
-            finding = "hidden by the output" if self.hidden_gap.low > 0 else "no hidden gap shown"
-        if not self._zero_is_chance and margins["shuffled_labels"] is None and self._chance == -math.inf:
-            finding = f"{finding}; chance not tested without the shuffled labels"
-        if not self._zero_is_chance:
-            # Beaten, or it would not be readable. Of maps the place alone may be, which shuffled ones keep.
-            del margins["shuffled_labels"]
-        rivals = [name.replace("_", " ") for name, margin in margins.items() if margin and not margin.low > 0.0]
-        if rivals:
-            return f"{finding}; not shown to beat {' and '.join(rivals)}"
-        near = [
-            name.replace("_", " ")
-            for name in margins
-            if any(reached.value >= NEAR * self.best.value for reached in self.drawn(name))
-        ]
-        return f"{finding}; within {1 - NEAR:.0%} of {' and '.join(near)}" if near else finding
+        return "; ".join([finding, *self.remarks])
 
     def to_json(self) -> dict[str, Any]:
         """The profile as plain numbers; None for what has no value."""
@@ -328,6 +352,10 @@ ENDS = ("value", "low", "high")
 
 def _json(interval: Interval | None) -> dict[str, float | None] | None:
     return {key: number(getattr(interval, key)) for key in ENDS} if interval else None
+
+
+def _in_words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _on_val(data: xr.Dataset) -> float:

@@ -60,6 +60,19 @@ class Recommendation:
             parts.append(self._how_sure())
         return f"{'; '.join(parts)}."
 
+    @property
+    def line(self) -> str:
+        """The sentence in short, as the last lines of a run give it."""
+        if self.tap is None:
+            return f"for {self.target} nothing: {self.reading}"
+        where = f"the output, {self.tap}" if self.at_output else self.tap
+        pooling = self.pooling.removesuffix(" side by side")
+        line = f"for {self.target} read {where} ({pooling}): {format_number(self.score.value) if self.score else '-'}"
+        if self.at_output:
+            return line
+        line += f", output {format_number(self.output.value)}"
+        return f"{line}; {self._how_sure()}" if self.changed else line
+
     def _how_sure(self) -> str:
         if not self.changed:
             return "no resample of val chooses another tap"

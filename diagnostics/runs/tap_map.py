@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from diagnostics.report.figures import MapFigure
@@ -32,22 +31,6 @@ def map_json(similarity: xr.Dataset) -> dict[str, Any]:
         "matrix": [numbers(row) for row in similarity["matrix"].values],
         "p": [numbers(row) for row in similarity["p"].values] if "p" in similarity else None,
     }
-
-
-def describe_map(similarity: xr.Dataset) -> str:
-    """The taps of one encoder in words: where along the depth they change most, and what chance gives."""
-    taps, matrix = [str(tap) for tap in similarity["tap"].values], similarity["matrix"].values
-    smaller = similarity.attrs.get("alike") == "smaller"
-    steps = np.diagonal(matrix, 1)
-    if len(taps) < 2 or not np.isfinite(steps).any():
-        return f"{similarity.attrs['measure']}: no value"
-    at = int(np.nanargmax(steps) if smaller else np.nanargmin(steps))
-    tau = similarity.attrs.get("tau")
-    chance = f"; the most alike pair of permuted samples: {tau:.3g}" if tau is not None else ""
-    return (
-        f"{similarity.attrs['measure']}: from tap to next tap it changes most from {taps[at]} to {taps[at + 1]} "
-        f"({steps[at]:.3f}); first to last tap {matrix[0, -1]:.3f}{chance}"
-    )
 
 
 def map_captions(similarity: xr.Dataset) -> list[str]:

@@ -1,0 +1,164 @@
+"""What a reader wants first of a run: a row a target, the answer in two sentences, and which tap to read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from diagnostics.activations.folder import disk_use
+from diagnostics.progress import size
+from diagnostics.report.numbers import format_number, unbroken
+from diagnostics.report.page import Block, Column, Note, Notes, Number, Row, Sentence, Table, filled
+from diagnostics.runs.profile import Profile
+
+if TYPE_CHECKING:
+    from diagnostics.runs.run import Run
+
+TAUGHT, MATCHED, KEPT, UNREADABLE = "++", "+", "o", "-"
+"""Marks of a target, in characters that every terminal has."""
+
+
+def verdict(profile: Profile) -> str:
+    """The mark of a probe of a target."""
+    if not profile.is_readable:
+        return UNREADABLE
+    if not profile.is_hidden:
+        return KEPT
+    return MATCHED if profile.rivals else TAUGHT
+
+
+def targets_read(profiles: Sequence[Profile]) -> list[Profile]:
+    """Probes of targets, the largest hidden gap first and what is not readable last."""
+
+    def order(profile: Profile) -> tuple[bool, float]:
+        gap = profile.hidden_gap.value if profile.hidden_gap else math.nan
+        return verdict(profile) == UNREADABLE, math.inf if math.isnan(gap) else -gap
+
+    return sorted((profile for profile in profiles if profile.is_probe and profile.target), key=order)
+
+
+def verdict_blocks(run: Run) -> tuple[Block, ...]:
+    """The table with its legend, and in short, for a brief page; nothing where no probe read a target."""
+    read = targets_read(run.profiles())
+    if not read:
+        return ()
+    rows = [
+        Row(
+            (
+                verdict(p), p.label, unbroken(p.best_tap or "-"), Number(p.best), Number(p.output),
+                Number(p.hidden_gap, signed=True),
+            ),
+            note="; ".join(p.remarks) if p.is_readable else "",
+        )
+        for p in read
+    ]  # fmt: skip
+    columns = (
+        Column(""), Column("target"), Column("best tap"), Column("score", bare=True), Column("output", bare=True),
+        Column("hidden gap"),
+    )  # fmt: skip
+    marks = {verdict(p) for p in read}
+    legend = [f"{mark} {text}" for mark, text in _legend(run).items() if mark in marks]
+    return filled(
+        Table(columns, tuple(rows), only="brief"),
+        Sentence("; ".join(legend), "quiet", only="brief"),
+        Sentence(in_short(run), "strong", only="brief", apart=True),
+    )
+
+
+def _legend(run: Run) -> dict[str, str]:
+    taught = "hidden by the output, and no control measured does as well" if run.controls else "hidden by the output"
+    if "fresh_weights" in run.controls:
+        taught = "hidden by the output, and taught by training: no control does as well"
+    return {
+        TAUGHT: taught,
+        MATCHED: "hidden by the output, but a control does as well",
+        KEPT: "no hidden gap shown",
+        UNREADABLE: "not shown to be readable",
+    }
+
+
+def in_short(run: Run) -> str:
+    """The findings of a run in two sentences."""
+    profiles = run.profiles()
+    # Of several probes of a target the first, as `Run.recommend` takes it.
+    first = {p.target: p for p in reversed(profiles) if p.is_probe}
+    read = targets_read([p for p in profiles if first.get(p.target) is p])
+    by_mark = {mark: [p for p in read if verdict(p) == mark] for mark in (TAUGHT, MATCHED, KEPT, UNREADABLE)}
+    hidden = [p for p in read if p.is_hidden]
+    if not hidden:
+        return _nothing_hidden(read, by_mark[KEPT], by_mark[UNREADABLE])
+    most = hidden[0]
+    gap = format_number(most.hidden_gap.value if most.hidden_gap else math.nan, "+.3f")
+    which = f"the output hides {_of(hidden, read)}"
+    largest = f", {most.target} most ({gap} at {most.best_tap})" if len(read) > 1 else f" ({gap} at {most.best_tap})"
+    rest: list[str] = []
+    if run.controls:
+        matched = by_mark[MATCHED]
+        rest.append(
+            "no control does as well on any of them" if not matched else f"a control does as well on {_names(matched)}"
+        )
+    if by_mark[KEPT]:
+        rest.append(f"no hidden gap is shown of {_names(by_mark[KEPT])}")
+    if by_mark[UNREADABLE]:
+        rest.append(
+            f"{_names(by_mark[UNREADABLE])} {'is' if len(by_mark[UNREADABLE]) == 1 else 'are'} not shown to be readable"
+        )
+    second = "; ".join(rest)
+    return f"In short: {which}{largest}." + (f" {second[0].upper()}{second[1:]}." if second else "")
+
+
+def _nothing_hidden(read: Sequence[Profile], kept: Sequence[Profile], unreadable: Sequence[Profile]) -> str:
+    if not kept:
+        return "In short: no target is shown to be readable at the tap chosen. There is nothing to recommend."
+    first = f"In short: no hidden gap is shown of {_names(kept) if len(kept) < len(read) else _of(kept, read)}, so read the output, {kept[0].output_tap}."
+    if unreadable:
+        return f"{first} {_names(unreadable)} {'is' if len(unreadable) == 1 else 'are'} not shown to be readable."
+    return f"{first} That is no proof that it keeps everything: the intervals say how large a gap may be."
+
+
+def _of(some: Sequence[Profile], read: Sequence[Profile]) -> str:
+    if len(read) == 1:
+        return str(read[0].target)
+    return f"all {len(read)} targets" if len(some) == len(read) else f"{len(some)} of {len(read)} targets"
+
+
+def _names(profiles: Sequence[Profile]) -> str:
+    return f"{len(profiles)} targets" if len(profiles) > 3 else _listed([str(p.target) for p in profiles])
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
+    """Why values or intervals are not to be believed, each reason once for all that it concerns."""
+    cautions = [f"Beware: {caution}." for caution in dict.fromkeys(p.few for p in profiles if p.few)]
+    heavy = [str(p.target or p.measure) for p in profiles if p.heavy]
+    sparse = [p.measure for p in profiles if p.sparse]
+    if heavy:
+        names = _listed(dict.fromkeys(heavy))
+        cautions.append(
+            f"Beware: intervals of {names} may be too narrow, since a few test units carry most of the loss."
+        )
+    if sparse:
+        few = min(p.token_samples for p in profiles if p.sparse)
+        cautions.append(
+            f"Beware: {_listed(dict.fromkeys(sparse))} rest on the tokens of {few} samples: more have them with a larger "
+            "--token-budget."
+        )
+    return cautions
+
+
+def closing_blocks(run: Run) -> tuple[Block, ...]:
+    """Where the features and the disk space are, and which tap to read for each target."""
+    tokens, whole = disk_use(run.path)
+    disk = f"Disk: {size(tokens)} of {size(whole)} are tokens" if tokens else f"Disk: {size(whole)}, no tokens"
+    notes = [Note(recommendation.line) for recommendation in run.recommendations()]
+    return filled(
+        Sentence(f'Features: dx.open_run("{unbroken(run.path)}").features(TAP)', "quiet"),
+        Sentence(f"{disk}: diagnostics clean --tokens {unbroken(run.path)}" if tokens else f"{disk}.", "quiet"),
+        Sentence("Read", "strong", apart=True) if notes else None,
+        Notes(tuple(notes), lead="  "),
+    )
