@@ -112,6 +112,9 @@ def _completed(
     ):
         attrs[attribute.TOKEN_SAMPLES] = activations.token_samples
     result = bare(result)
+    if "tap" in result.coords and "depth" not in result.coords and not measure.pairwise:
+        depths = {tap.name: tap.depth for tap in activations.taps}
+        result = result.assign_coords(depth=("tap", [depths[str(tap)] for tap in result["tap"].values]))
     if "loss" in result:
         result, selected = _with_selection(result, activations.output_tap, str(attrs[attribute.SCORE_NAME]), seed)
         attrs |= selected
@@ -120,9 +123,6 @@ def _completed(
     else:
         result.attrs.pop(attribute.REASON, None)
     result.attrs = {key: plain(value) for key, value in (result.attrs | attrs).items()}
-    if "tap" in result.coords and "depth" not in result.coords and not measure.pairwise:
-        depths = {tap.name: tap.depth for tap in activations.taps}
-        result = result.assign_coords(depth=("tap", [depths[str(tap)] for tap in result["tap"].values]))
     return result
 
 
@@ -148,7 +148,9 @@ def _with_selection(
     share = score_name in SHARES
     score, low, high = profile_intervals(loss, reference, fit_units, seed, share)
     result = result.assign(score=("tap", score), low=("tap", low), high=("tap", high))
-    selection = select(taps, output_tap, result["val_score"].values, loss, reference, fit_units, seed, share)
+    # The output cannot hide what lies behind it.
+    val_score = result["val_score"].where(result["depth"] <= result["depth"].sel(tap=output_tap)).values
+    selection = select(taps, output_tap, val_score, loss, reference, fit_units, seed, share)
     if selection is None:
         return result, {}
     widened = ", widened for the training set's share" if fit_units else "; nothing was fitted"

@@ -39,13 +39,12 @@ def select(
 ) -> Selection | None:
     """The best tap by val and what it beats the output tap by on test, paired over units; None when no tap has a score.
 
-    `share` is that of `resampled_scores`. Where the output tap is the best tap it hides nothing: 0 with no width. Taps behind it
-    are not looked at: it cannot hide them.
+    `share` is that of `resampled_scores`. Where the output tap is the best tap it hides nothing: 0 with no width.
     """
-    output = taps.index(output_tap)
-    if not np.isfinite(val_score[: output + 1]).any():
+    if not np.isfinite(val_score).any():
         return None
-    best = int(np.nanargmax(val_score[: output + 1]))
+    best = int(np.nanargmax(val_score))
+    output = taps.index(output_tap)
     ends = profile_intervals(loss[[best]], reference[[best]], fit_units, seed, share)
     gap = paired_difference(loss[best], reference[best], loss[output], reference[output], fit_units, seed, share)
     if best == output and np.isfinite(gap.low):

@@ -34,7 +34,7 @@ def choose_tap(
     val: Losses,
     test: Losses,
     output: int,
-    trunk: np.ndarray,
+    depth: np.ndarray,
     fit_units: int,
     seed: int,
     share: bool = False,
@@ -43,13 +43,13 @@ def choose_tap(
 
     Parameters
     ----------
-    output: index of the output tap; later taps are not looked at.
-    trunk: bool [tap], False for taps in the embedding's or trunk's place behind it (heads); the best tap may be one, but an
-        earlier one is taken for it on the trunk only.
+    output: index of the output tap.
+    depth: [tap]; deeper taps than the output are not looked at. Above 1 lie heads: the best tap may lie in one, but an earlier
+        one is taken for it on the trunk only.
     fit_units, share: those of `hidden_gap.paired_difference`.
     """
     score = val.scores
-    candidates = np.flatnonzero(np.isfinite(score[: output + 1]))
+    candidates = np.flatnonzero(np.isfinite(score) & (depth <= depth[output]))
     if len(candidates) == 0:
         return None
     counts = resample_counts(val.loss.shape[1], seed)
@@ -69,7 +69,7 @@ def choose_tap(
         best = int(by_candidate.argmax())
         if not is_hidden(int(candidates[best])):
             return output
-        near = trunk[candidates] & (by_candidate >= by_candidate[best] - errors[best])
+        near = (depth[candidates] <= 1) & (by_candidate >= by_candidate[best] - errors[best])
         near[best] = True
         return int(candidates[near.argmax()])
 

@@ -129,7 +129,7 @@ def _choice(profile: Profile) -> TapChoice | None:
         val,
         test,
         profile.taps.index(profile.output_tap),
-        np.asarray(data["depth"].values <= 1),
+        np.asarray(data["depth"].values),
         units_fitted(data),
         int(data.attrs[attribute.SEED]),
         str(data.attrs[attribute.SCORE_NAME]) in SHARES,

@@ -10,7 +10,7 @@ from diagnostics.activations.folder import disk_use
 from diagnostics.progress import size
 from diagnostics.report.numbers import format_number, unbroken
 from diagnostics.report.page import Block, Column, Note, Notes, Number, Row, Sentence, Table, filled
-from diagnostics.runs.profile import Profile
+from diagnostics.runs.profile import INTERVALS, Profile
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
@@ -46,7 +46,7 @@ def verdict_blocks(run: Run) -> tuple[Block, ...]:
     rows = [
         Row(
             (
-                verdict(p), p.label, unbroken(p.best_tap or "-"), Number(p.best), Number(p.output),
+                unbroken(f"{verdict(p):2} {p.label}"), unbroken(p.best_tap or "-"), Number(p.best), Number(p.output),
                 Number(p.hidden_gap, signed=True),
             ),
             note="; ".join(p.remarks) if p.is_readable else "",
@@ -54,14 +54,16 @@ def verdict_blocks(run: Run) -> tuple[Block, ...]:
         for p in read
     ]  # fmt: skip
     columns = (
-        Column(""), Column("target"), Column("best tap"), Column("score", bare=True), Column("output", bare=True),
+        Column("   target"), Column("best tap"), Column("score", bare=True), Column("output", bare=True),
         Column("hidden gap"),
     )  # fmt: skip
     marks = {verdict(p) for p in read}
     legend = [f"{mark} {text}" for mark, text in _legend(run).items() if mark in marks]
     return filled(
         Table(columns, tuple(rows), only="brief"),
-        Sentence("; ".join(legend), "quiet", only="brief"),
+        Sentence(
+            f"{'; '.join(legend)}. Best tap chosen on val, scores read on test; {INTERVALS}.", "quiet", only="brief"
+        ),
         Sentence(in_short(run), "strong", only="brief", apart=True),
     )
 

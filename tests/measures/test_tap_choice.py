@@ -9,7 +9,7 @@ from diagnostics.measures.statistics import Losses
 from diagnostics.measures.tap_choice import choose_tap
 
 UNITS = 400
-TRUNK = np.ones(4, dtype=bool)
+DEPTH = np.array([0.0, 0.5, 0.75, 1.0])
 
 
 def losses(*right: float, units: int = UNITS, seed: int = 0) -> Losses:
@@ -18,8 +18,8 @@ def losses(*right: float, units: int = UNITS, seed: int = 0) -> Losses:
     return Losses((hard[None] > np.array(right)[:, None]).astype(float), np.ones((len(right), units)))
 
 
-def chosen(*right: float, output: int = 3, trunk: np.ndarray = TRUNK, val: Losses | None = None):
-    return choose_tap(val or losses(*right), losses(*right, seed=1), output, trunk, 4 * UNITS, 0, share=True)
+def chosen(*right: float, output: int = 3, depth: np.ndarray = DEPTH, val: Losses | None = None):
+    return choose_tap(val or losses(*right), losses(*right, seed=1), output, depth, 4 * UNITS, 0, share=True)
 
 
 def test_a_tap_that_the_output_hides_is_chosen_in_every_resample() -> None:
@@ -48,10 +48,10 @@ def test_taps_behind_the_output_are_never_chosen() -> None:
 
 
 def test_an_earlier_tap_is_taken_on_the_trunk_only() -> None:
-    head = np.array([True, False, True, True])
-    choice = chosen(0.3, 0.9, 0.9025, 0.6, trunk=head)
+    head = np.array([0.0, 1.2, 0.75, 1.5])
+    choice = chosen(0.3, 0.9, 0.9025, 0.6, depth=head)
     assert choice is not None and choice.tap == 2
-    choice = chosen(0.3, 0.9, 0.5, 0.6, trunk=head)
+    choice = chosen(0.3, 0.9, 0.5, 0.6, depth=head)
     assert choice is not None and choice.tap == 1, "the best tap itself may lie in a head"
 
 
@@ -78,5 +78,5 @@ def test_squared_errors_of_several_parts_count_alike() -> None:
     rng = np.random.default_rng(0)
     errors = rng.standard_normal((4, UNITS, 2)) ** 2 * np.array([1.0, 0.1, 0.5, 0.9])[:, None, None] * [1.0, 100.0]
     sides = Losses(errors, np.broadcast_to([1.0, 100.0], errors.shape))
-    choice = choose_tap(sides, sides, 3, TRUNK, UNITS, 0)
+    choice = choose_tap(sides, sides, 3, DEPTH, UNITS, 0)
     assert choice is not None and (choice.tap, choice.changed) == (1, 0.0)

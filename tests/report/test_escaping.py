@@ -230,7 +230,8 @@ def test_names_in_results_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     other = profile(HOSTILE, [HOSTILE, "norm"], Interval(0.5, 0.4, 0.6), {}, probe=False, target="")
     redrawn = {"fresh_weights": {"note": HOSTILE}}
     run = finished_run([one, other], HOSTILE, HOSTILE, untrained=HOSTILE, skipped={HOSTILE: HOSTILE}, redrawn=redrawn)
-    print_page(run_page(run), Path(HOSTILE))
-    out = capsys.readouterr().out
-    harmless(out)
-    assert lines(out).count(SHOWN) >= 10
+    for full, times in ((False, 6), (True, 10)):
+        print_page(run_page(run), Path(HOSTILE), full=full)
+        out = capsys.readouterr().out
+        harmless(out)
+        assert lines(out).count(SHOWN) >= times

@@ -168,7 +168,13 @@ def test_a_run_is_shown_with_every_name_and_number_at_any_width(
     measure = "measure_" + targets[0]
     rest = [profile(measure, taps, values[3], {"fresh_weights": others["fresh_weights"]}, probe=False, target="")]
     run = finished_run([*probes, *rest], *names, skipped={names[0]: "a reason"})
-    lines = shown_by(width, lambda: report_terminal.print_page(run_page(run), Path("report.html")))
+    lines = [
+        line
+        for full in (False, True)
+        for line in shown_by(
+            width, lambda full=full: report_terminal.print_page(run_page(run), Path("report.html"), full=full)
+        )
+    ]
     for name in (*targets, taps[0], *names, measure):
         assert holds(lines, name, width)
     wanted = Counter[str]()

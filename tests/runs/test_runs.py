@@ -168,6 +168,9 @@ def test_a_loss_that_few_units_carry_is_told_wherever_few_units_are(
     assert result.profile("linear_probe/normal").cautions == []
     assert profile.to_json()["cautions"] == [caution]
     print_page(run_page(result), Path("report.html"))
+    brief = "Beware: intervals of heavy may be too narrow, since a few test units carry most of the loss."
+    assert brief in " ".join(capsys.readouterr().out.split())
+    print_page(run_page(result), Path("report.html"), full=True)
     assert f"Beware: {caution}." in " ".join(capsys.readouterr().out.split())
     assert f"Beware: {caution}." in result.report().read_text(encoding="utf-8")
     other = dx.run(planted(2)[0], dataset, out=tmp_path / "other", measures=["linear_probe"], controls=False)

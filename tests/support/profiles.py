@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,9 +47,17 @@ def finished_run(
     sizes = dict(zip(("train", "val", "test"), n, strict=True))
     record = Provenance(EncoderRecord(encoder, "", "", ""), DatasetRecord(dataset, "", "", "", sizes, sum(n)), 0)
     call = {"seed": 0, "versions": {}, "options": {}, "created": "", "python": "", "machine": ""}
-    empty = {"untrained": "", "skipped": {}, "redrawn": {}, "similarity": list}
+    empty = {
+        "untrained": "",
+        "skipped": {},
+        "failed": {},
+        "redrawn": {},
+        "controls": {},
+        "similarity": list,
+        "recommendations": list,
+    }
     return SimpleNamespace(
-        **empty | others, profiles=lambda: profiles, encoder=encoder, dataset=dataset,
+        **empty | others, path=Path("run"), profiles=lambda: profiles, encoder=encoder, dataset=dataset,
         n=sizes, record=record, store=SimpleNamespace(identity={}),
         index=SimpleNamespace(calls=[call], entries={}),
     )  # fmt: skip
