@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,15 @@ def test_no_number_and_no_label_is_cut_off_however_narrow_the_terminal(
         low, high = ("0.000" if end == "-0.000" else end for end in ends)
         assert f"[{low}, {high}]" in shown
     assert "…" not in shown
+
+
+def test_a_comparison_starts_with_its_verdict(folder: Path, tmp_path: Path) -> None:
+    sentence = " ".join(diagnose("compare", *runs(folder), "--similarity", "none").out.split())
+    assert re.match(r"\d+ of \d+ differences are shown on these \d+ test samples", sentence), sentence[:200]
+    assert "up <b> is above base in" in sentence or "is above x in" in sentence
+    alike = graded_encoder("base", (0.5, 2, 0.5), (1, 1, 1))
+    dx.run(alike, graded_data(), out=tmp_path / "alike", measures="linear_probe", controls=False, report=False)
+    sentence = " ".join(
+        diagnose("compare", f"one={folder / 'base'}", f"two={tmp_path / 'alike'}", "--similarity", "none").out.split()
+    )
+    assert sentence.startswith("No difference between these runs is shown on these"), sentence[:200]

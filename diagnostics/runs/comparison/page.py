@@ -34,6 +34,7 @@ from diagnostics.runs.comparison.words import (
     describe_heads,
     describe_runs,
     describe_similarity,
+    describe_verdict,
     target_name,
 )
 from diagnostics.runs.tap_map import map_figure
@@ -49,7 +50,8 @@ def comparison_page(findings: Findings) -> Page:
     return Page(
         title=f"{len(findings.members)} runs on {findings.data.attrs['dataset']}",
         lead=(
-            Sentence(describe_runs(findings), "strong", only="brief"),
+            *filled(Sentence(describe_verdict(findings), "strong")),
+            Sentence(describe_runs(findings), only="brief"),
             Sentence(
                 f"{describe_runs(findings)}. The best tap of each run was chosen on val, every score is read on test. "
                 "Brackets are 95 % intervals over independent test units and, where a label has several seeds, over its "

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diagnostics.report.numbers import format_interval
-from diagnostics.runs.comparison.differences import ALPHA, CurveDifference
+from diagnostics.report.numbers import format_interval, format_number
+from diagnostics.runs.comparison.differences import ALPHA, QUANTITIES, CurveDifference, Difference
 from diagnostics.runs.comparison.findings import Findings
 from diagnostics.runs.comparison.shares import Shares
 from diagnostics.runs.comparison.tap_similarity import TapSimilarity
@@ -20,6 +20,37 @@ def describe_runs(findings: Findings) -> str:
     return (
         f"{', '.join(runs)} on {findings.data.attrs['dataset']}, n = {n['train']} train, {n['val']} val, {n['test']} test; "
         f"pooling: {findings.data.attrs['pooling']}"
+    )
+
+
+MOST_NAMED = 3
+"""Differences that a verdict names."""
+
+
+def describe_verdict(findings: Findings) -> str:
+    """What differs between the groups, after correction for all that was compared: the largest differences by name."""
+    if len(findings.groups) < 2 or not findings.differences:
+        return ""
+    n = findings.members[0].run.n["test"]
+    shown = sorted((d for d in findings.differences if d.survives), key=lambda d: -abs(d.estimate.value))
+    count = len(findings.differences)
+    if not shown:
+        return (
+            f"No difference between these runs is shown on these {n} test samples, of {count} compared ({', '.join(QUANTITIES)}). "
+            "That is no proof that they are alike: the intervals say how large a difference may be."
+        )
+    named = [_describe_difference(findings, d) for d in shown[:MOST_NAMED]]
+    more = f" (the {MOST_NAMED} largest are named)" if len(shown) > MOST_NAMED else ""
+    return f"{len(shown)} of {count} differences are shown on these {n} test samples{more}: {'; '.join(named)}."
+
+
+def _describe_difference(findings: Findings, difference: Difference) -> str:
+    above, below = difference.first, difference.second
+    if difference.estimate.value < 0:
+        above, below = below, above
+    amount = format_number(abs(difference.estimate.value), "+.3f")
+    return (
+        f"{above} is above {below} in {target_name(findings, difference.profile)}, {difference.quantity}, by {amount}"
     )
 
 
