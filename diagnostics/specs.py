@@ -216,7 +216,20 @@ def _from_file(path: Path, function: str) -> Callable[..., Any]:
     if not callable(make):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise unknown(f"function in {path}:", function, functions)
+    from torch import nn
+
+    if isinstance(make, nn.Module):
+        # Callable too, but with samples: the module is what is meant.
+        return _returning(make, function)
     return make
+
+
+def _returning(value: object, name: str) -> Callable[[], Any]:
+    def function() -> object:
+        return value
+
+    function.__name__ = name
+    return function
 
 
 def _call_for_encoder(

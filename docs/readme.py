@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 README = Path(__file__).parent.parent / "README.md"
-WIDTH = 140
+WIDTH = 100
 BLOCK = re.compile(
     r"diagnostics run (?P<arguments>[^`\n]+)(?P<between>(?:(?!^#|diagnostics run ).)*?^```text\n)(?P<printed>.*?)^```$",
     re.M | re.S,

@@ -81,6 +81,15 @@ def test_a_function_in_a_file_may_give_a_module(file: str) -> None:
     assert series.sized_for(np.zeros(2 * LENGTH, np.float32)).taps[0].grid.shape == (LENGTH // 2,)
 
 
+def test_a_module_in_a_file_is_taken_as_it_is(file: str) -> None:
+    with Path(file).open("a") as more:
+        more.write("\nmodel = image()\n")
+    encoder = dx.build("encoder", f"{file}:model?modality=image&size={SIDE}&mean=0.5&std=0.25")
+    assert encoder.output_tap == "norm"
+    with pytest.raises(DiagnosticsError, match=r"my_model.py:model gives a bare Trunk, whose modality cannot be known"):
+        dx.build("encoder", f"{file}:model")
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
