@@ -2,8 +2,8 @@
 
 Each draw is a new encoder of 12 taps and a new dataset of 600 train, 200 val and 200 test samples, probed by the linear probe.
 A draw is right where the recommended tap is the planted one or its population score is within .01 of it; where nothing is
-planted, where nothing is recommended. Beside them encoders whose scores change little from tap to tap, and what the rule costs
-there: by its definition up to a standard error.
+planted, where nothing is recommended. Beside them encoders whose scores change little from tap to tap, where 200 val units do
+not always tell neighbours apart.
 """
 
 from __future__ import annotations
@@ -97,7 +97,6 @@ def main() -> bool:
             if shape is planted:
                 holds &= verdict(f"{name}: the planted tap, or within {CLOSE} of it", share, 0.95, at_least=True)
             else:
-                # Neighbours are within a standard error here, and the rule takes the earlier one for it.
                 print(f"     {name}: the planted tap, or within {CLOSE} of it: {share:.2f} (no limit)")
         nothing = sum(recommended(kind, np.zeros(TAPS), seed) is None for seed in range(draws))
         holds &= verdict(f"{kind}: nothing planted, nothing recommended", nothing / draws, 0.95, at_least=True)

@@ -2,7 +2,9 @@
 
 The output, where no hidden gap is shown on test; else the earliest tap on the trunk whose score on val is within one standard
 error of the best (Breiman et al. 1984, Classification and Regression Trees, section 3.4.3), here the standard error of the
-difference from the best tap, paired over val units. Taps behind the output are never chosen: it cannot hide them.
+difference from the best tap, paired over val units; and no more than `FREE` below it, since few or heavy-tailed val units
+make that error large, and a cheaper tap is to cost next to nothing. Taps behind the output are never chosen: it cannot hide
+them.
 """
 
 from __future__ import annotations
@@ -13,6 +15,10 @@ import numpy as np
 
 from diagnostics.measures.hidden_gap import paired_difference
 from diagnostics.measures.statistics import Losses, resample_counts, resampled_scores
+
+
+FREE = 0.01
+"""What a cheaper tap may give up of the best score on val."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def choose_tap(
         best = int(by_candidate.argmax())
         if not is_hidden(int(candidates[best])):
             return output
-        near = (depth[candidates] <= 1) & (by_candidate >= by_candidate[best] - errors[best])
+        near = (depth[candidates] <= 1) & (by_candidate >= by_candidate[best] - np.minimum(errors[best], FREE))
         near[best] = True
         return int(candidates[near.argmax()])
 

@@ -54,7 +54,7 @@ class Recommendation:
         if not self.at_output:
             parts[0] += f", output {format_interval(self.output)}"
             if self.tap != self.best_tap:
-                parts.append(f"the earliest within one standard error of {self.best_tap} on val")
+                parts.append(f"the earliest that is as good on val as the best, {self.best_tap}")
         parts.append(self.reading)
         if self.changed is not None:
             parts.append(self._how_sure())

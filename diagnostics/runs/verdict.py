@@ -93,7 +93,8 @@ def in_short(run: Run) -> str:
     most = hidden[0]
     gap = format_number(most.hidden_gap.value if most.hidden_gap else math.nan, "+.3f")
     which = f"the output hides {_of(hidden, read)}"
-    largest = f", {most.target} most ({gap} at {most.best_tap})" if len(read) > 1 else f" ({gap} at {most.best_tap})"
+    where = f"({gap} at {most.best_tap})"
+    largest = f" {where}" if len(read) == 1 else f", {most.target} {'most ' * (len(hidden) > 1)}{where}"
     rest: list[str] = []
     if run.controls:
         matched = by_mark[MATCHED]
