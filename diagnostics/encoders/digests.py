@@ -1,6 +1,7 @@
-"""Digests that identify tensors: weights and prepared samples."""
+"""Digests that identify tensors (weights, prepared samples) and plain values."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,11 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{key} {data.dtype} {tuple(data.shape)};".encode())
         digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def digest_of_json(values: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, whatever their order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def state_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from diagnostics import DiagnosticsError
+from diagnostics.errors import few
 from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, fitted_positions, skeleton
 
 _TEXT_TOWER = (
@@ -62,7 +63,7 @@ class Report:
     def wrong(self) -> list[str]:
         """What nothing can make good."""
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.misshapen}
-        return [f"{len(names)} tensors {kind}: {_few(names)}" for kind, names in kinds.items() if names]
+        return [f"{len(names)} tensors {kind}: {few(names)}" for kind, names in kinds.items() if names]
 
     @property
     def changed(self) -> list[str]:
@@ -71,7 +72,7 @@ class Report:
         if self.dropped_blocks:
             notes.append(f"its blocks {_span(self.dropped_blocks)} are dropped")
         if self.dropped_head:
-            notes.append(f"{len(self.dropped_head)} tensors after its blocks are dropped ({_few(self.dropped_head)})")
+            notes.append(f"{len(self.dropped_head)} tensors after its blocks are dropped ({few(self.dropped_head)})")
         if self.layer_scale:
             notes.append(f"LayerScale is not in it and stays at its initial value ({len(self.layer_scale)} tensors)")
         return [*notes, self.positions] if self.positions_unasked else notes
@@ -160,10 +161,7 @@ def _as_it_is(value: Tensor) -> Tensor:
 
 
 def _meta_source(key: str, width: int) -> tuple[str, Take]:
-    """The name in Meta's layout of a tensor of `Eva`, and how it is taken from what lies there.
-
-    The bias of the projection has no counterpart: its name is empty, and it is zero.
-    """
+    """The name in Meta's layout of a tensor of `Eva` (empty for the projection's bias, zero), and how it is taken."""
     special: dict[str, tuple[str, Take]] = {
         "cls_token": ("class_embedding", lambda value: value[None, None]),
         "pos_embed": ("positional_embedding", lambda value: value[None]),
@@ -238,10 +236,6 @@ def _advice(tensors: Mapping[str, Tensor]) -> str:
         and (pooled, scaled) == (bool(known.embedding), known.layer_scale is not None)
     ]
     return f"it looks like pe:{' or pe:'.join(alike)}" if alike else "name the model that it was saved from"
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _span(numbers: list[int]) -> str:

@@ -5,9 +5,11 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, Outcome, failed, not_applicable, ok
+from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest
+from diagnostics.checks.conformance.outcome import Outcome, failed, not_applicable, ok
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
@@ -104,10 +106,6 @@ def save_and_load(subject: EncoderUnderTest) -> Outcome:
         return not_applicable(NO_MODULE)
     if not subject.module.state_dict():
         return not_applicable("its module has no weights to save")
-    try:
-        from safetensors.torch import load, save
-    except ImportError:
-        return not_applicable("safetensors is not installed: pip install safetensors")
     try:
         fresh = subject.encoder.fresh(SEED)
     except DiagnosticsError as error:

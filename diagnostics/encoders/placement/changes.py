@@ -152,10 +152,7 @@ class _ArrayChanges(Changes):
 
 
 def _spans(covered: tuple[float, float], cells: int, extent: int, axis: str) -> tuple[Span | None, ...]:
-    """Each cell in places of the sample, None where it is cut off.
-
-    Where cells do not end between two places only the middle half of each, so that no change leaks into the next.
-    """
+    """Each cell in places of the sample, None where it is cut off; the middle half of cells that end within a place."""
     start, stop = covered
     step = (stop - start) / cells
     if step < 1 - 1e-6:

@@ -162,16 +162,13 @@ def _chosen(usable: np.ndarray, shape: tuple[int, ...], most: int, rng: np.rando
 def _movements(
     encoder: Encoder, taps: Sequence[Tap], changes: Changes, cells: np.ndarray, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """How far each token of each tap went when each cell changed, as a share of the farthest, [cell, prefix + places].
-
-    Cells whose own token did not win at the first tap are changed in other ways too and the shares averaged: a single draw
-    may hit what a stem does not see. Those passes end at that tap.
-    """
+    """How far each token of each tap went when each cell changed, as a share of the farthest, [cell, prefix + places]."""
     totals: dict[str, np.ndarray] = {}
     first = taps[0].name
     declared = _declared(taps[0], changes, cells)
     again = np.arange(len(cells))
     for attempt in range(_ROUNDS):
+        # Later attempts are for cells whose own token did not win: a single draw may hit what a stem does not see.
         for name, far in _round(encoder, taps[:1] if attempt else taps, changes, cells[again], attempt, rng).items():
             totals.setdefault(name, np.zeros((len(cells), far.shape[1])))[again] += far
         total = totals[first]
@@ -204,10 +201,7 @@ def _round(
 
 
 def _far(encoder: Encoder, taps: Sequence[Tap], changes: Changes, prepared: Sequence[Any]) -> dict[str, np.ndarray]:
-    """How far each token of each tap went [change, prefix + places], as a share of the farthest; zero where nothing did.
-
-    The rest of the pass is left out where the encoder lets an error through.
-    """
+    """How far each token of each tap went [change, prefix + places], as a share of the farthest; zero where nothing did."""
     far: dict[str, np.ndarray] = {}
 
     def note(tap: Tap, tokens: Tensor) -> None:
@@ -277,22 +271,16 @@ def _tolerance(reached: float, axes: int) -> int:
 
 
 def _common_shift(offsets: np.ndarray) -> tuple[int, ...]:
-    """One and the same offset of most cells, however much their tokens overlap; empty where there is none.
-
-    Alone it is no proof: the middle of a strided window may lie between two cells. With a special token that moves it is.
-    """
+    """The offset that most cells share, empty where none; alone no proof, as a strided window may lie between two cells."""
     values, counts = np.unique(offsets, axis=0, return_counts=True)
     most = int(counts.argmax())
     return tuple(int(n) for n in values[most]) if values[most].any() and counts[most] > MOST * len(offsets) else ()
 
 
 def _better(other: Ordering, exact: np.ndarray, own: np.ndarray) -> bool:
-    """Whether another order explains clearly more than the declared one.
-
-    Where the middle of a token's window lies on the edge of its cell (log-mel frames), it and its neighbour move about
-    alike and either may win all over the grid: that is no shift. One shows in tokens that hardly move with their own cell.
-    """
+    """Whether another order explains clearly more than the declared one."""
     if other.shift is not None:
+        # Windows centred on a cell's edge (log-mel frames) may move the neighbour most: after a shift, their own hardly moves.
         return float(np.median(own)) < HALF
     return other.share > exact.mean() + CLEARLY
 
