@@ -197,10 +197,7 @@ def _batches(
 
 
 def _dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, dict[str, np.ndarray]]:
-    """What is stored of each target that lies on a sample's own axes: name -> key -> array.
-
-    Dense ones by the cells of each distinct grid, under `16x16`; masks as they are, under `covered`.
-    """
+    """name -> key -> array of targets on a sample's own axes: by the cells of each grid (`16x16`), masks under `covered`."""
     shapes = {tap.grid.shape for tap in taps if tap.grid.tokens > 1}
     by_cell = {"token_value": on_grid, "token_label": classes_on_grid, "event": events_on_grid}
     dense: dict[str, dict[str, np.ndarray]] = {}

@@ -1,5 +1,7 @@
 """Recordings that arrive inside the wheels of other packages: videos, sentences, a watch's motion, series of archives."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import diagnostics as dx

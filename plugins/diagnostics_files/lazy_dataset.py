@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,23 +54,26 @@ class FileDataset(Dataset):
         super().__init__(*args, **more)
         self.files, self.options, self.texts = dict(files), options, tuple(texts)
         self.left_out = {name: f"{error.name} {error.why}." for name, error in left_out.items()}
+        self._of_files: str | None = None
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Digest of the bytes of all files under their names within the folder, ids, splits, groups, targets and options.
 
         Made when first asked for: every file is read once from end to end and none is decoded.
         """
-        digest = hashlib.sha256(f"{self.modality} {self.rate} {self.ragged} {self.options}\x1e".encode())
-        for column in (self.ids, self.split, self.groups, self.texts):
-            digest.update("\x1f".join(map(str, column)).encode() + b"\x1e")
-        for name, path in sorted(self.files.items()):
-            check_regular(path, name)
-            with path.open("rb") as file:
-                digest.update(name.encode() + b"\x1f" + hashlib.file_digest(file, "sha256").digest())
-        for name, target in sorted(self.targets.items()):
-            values = np.ascontiguousarray(target.values)
-            facts = (name, target.kind, target.classes, target.units, target.period, values.dtype.str, values.shape)
-            digest.update(repr(facts).encode())
-            digest.update(values.data)
-        return digest.hexdigest()
+        if self._of_files is None:
+            digest = hashlib.sha256(f"{self.modality} {self.rate} {self.ragged} {self.options}\x1e".encode())
+            for column in (self.ids, self.split, self.groups, self.texts):
+                digest.update("\x1f".join(map(str, column)).encode() + b"\x1e")
+            for name, path in sorted(self.files.items()):
+                check_regular(path, name)
+                with path.open("rb") as file:
+                    digest.update(name.encode() + b"\x1f" + hashlib.file_digest(file, "sha256").digest())
+            for name, target in sorted(self.targets.items()):
+                values = np.ascontiguousarray(target.values)
+                facts = (name, target.kind, target.classes, target.units, target.period, values.dtype.str, values.shape)
+                digest.update(repr(facts).encode())
+                digest.update(values.data)
+            self._of_files = digest.hexdigest()
+        return self._of_files

@@ -115,11 +115,7 @@ def _distances(grid: tuple[int, ...], device: torch.device, start: int, stop: in
 
 
 def _pairs_cost_less(grid: tuple[int, ...], features: int) -> bool:
-    """Whether the products of all pairs of tokens cost less than transforms of the padded grid.
-
-    A pair costs a product for each feature, and as much as `_PER_PAIR` products to be put in its place; a step of a
-    transform, of which each place of the padded grid takes log2(places) for each feature, as much as `_PER_STEP` products.
-    """
+    """Whether products of all pairs of tokens, and putting them in place, cost less than transforms of the padded grid."""
     tokens, places = math.prod(grid), math.prod(blocks.padded_grid(grid))
     return tokens**2 * (features + _PER_PAIR) < _PER_STEP * places * math.log2(places) * features
 

@@ -90,10 +90,7 @@ class LinearProbe(protocol.Probe):
 
 
 def _chosen(errors: np.ndarray, around: np.ndarray) -> tuple[float, float]:
-    """The penalty with the best mean R2 over parts, and that R2, from squared errors [penalty, part].
-
-    Parts without variance on val have no R2; where none has any, the score is NaN.
-    """
+    """The penalty with the best mean R2 over parts that vary on val, and that R2, from squared errors [penalty, part]."""
     varies = around > 0
     share = (errors[:, varies] / around[varies]).mean(axis=1) if varies.any() else errors.sum(axis=1)
     return choose(share), 1 - float(share.min()) if varies.any() else float("nan")
