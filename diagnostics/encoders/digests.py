@@ -1,7 +1,6 @@
-"""Digests that identify tensors (weights, prepared samples) and plain values."""
+"""Digests that identify tensors: weights and prepared samples."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,11 +18,6 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{key} {data.dtype} {tuple(data.shape)};".encode())
         digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def digest_of_json(values: Mapping[str, Any]) -> str:
-    """SHA-256 of plain values, whatever their order."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def state_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ What is loaded is built by that name first (its skeleton, with whatever weights)
 text files that a skeleton needs (a checkpoint directory's configuration and tokenizer) travel in the metadata.
 """
 
+import hashlib
 import json
 import math
 import shutil
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diagnostics.encoders.cut import cut_encoder
-from diagnostics.encoders.digests import digest_of, digest_of_json
+from diagnostics.encoders.digests import digest_of
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.rebuild import MOST_TEXT, skeleton_of
 from diagnostics.encoders.torch_encoder import TorchEncoder
@@ -93,7 +94,7 @@ def save_encoder(
         dict(encoder.lineage if lineage is None else lineage), files,
     )  # fmt: skip
     try:
-        text = json.dumps({**asdict(about), "digest": digest_of_json(asdict(about))})
+        text = json.dumps({**asdict(about), "digest": _digest(asdict(about))})
     except TypeError as error:
         raise DiagnosticsError(
             f"The lineage of {encoder.name} cannot be written as JSON ({error}): use plain values."
@@ -238,7 +239,7 @@ def read_description(file: Path) -> Description | None:
     try:
         fields = json.loads(text, object_pairs_hook=_once)
         # What is written by hand, or was before there was one, lacks it.
-        if "digest" in fields and fields.pop("digest") != digest_of_json(fields):
+        if "digest" in fields and fields.pop("digest") != _digest(fields):
             raise ValueError("it is not what was written")
         if fields["format"] != FORMAT:
             raise DiagnosticsError(
@@ -249,6 +250,10 @@ def read_description(file: Path) -> Description | None:
         raise DiagnosticsError(
             f"The description in {file} is damaged ({describe(error)}): copy or save it again."
         ) from error
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _checked(about: Description) -> Description:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from diagnostics import DiagnosticsError
-from diagnostics.errors import few
 from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, fitted_positions, skeleton
 
 _TEXT_TOWER = (
@@ -63,7 +62,7 @@ class Report:
     def wrong(self) -> list[str]:
         """What nothing can make good."""
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.misshapen}
-        return [f"{len(names)} tensors {kind}: {few(names)}" for kind, names in kinds.items() if names]
+        return [f"{len(names)} tensors {kind}: {_few(names)}" for kind, names in kinds.items() if names]
 
     @property
     def changed(self) -> list[str]:
@@ -72,7 +71,7 @@ class Report:
         if self.dropped_blocks:
             notes.append(f"its blocks {_span(self.dropped_blocks)} are dropped")
         if self.dropped_head:
-            notes.append(f"{len(self.dropped_head)} tensors after its blocks are dropped ({few(self.dropped_head)})")
+            notes.append(f"{len(self.dropped_head)} tensors after its blocks are dropped ({_few(self.dropped_head)})")
         if self.layer_scale:
             notes.append(f"LayerScale is not in it and stays at its initial value ({len(self.layer_scale)} tensors)")
         return [*notes, self.positions] if self.positions_unasked else notes
@@ -236,6 +235,10 @@ def _advice(tensors: Mapping[str, Tensor]) -> str:
         and (pooled, scaled) == (bool(known.embedding), known.layer_scale is not None)
     ]
     return f"it looks like pe:{' or pe:'.join(alike)}" if alike else "name the model that it was saved from"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _span(numbers: list[int]) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from diagnostics import DiagnosticsError, Encoder, save_encoder
-from diagnostics.encoders.digests import digest_of_json
 from diagnostics_training.trainer import checkpoints
 from diagnostics_training.trainer.checkpoints import refuse_other
 
@@ -52,7 +51,7 @@ def finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         kept: dict[str, Any] = json.loads(path.read_text())
-        if kept.pop("digest") != digest_of_json(kept):
+        if kept.pop("digest") != checkpoints.digest_of_json(kept):
             raise ValueError
         return {key: kept[key] for key in ("row", "identity", "encoder")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -77,7 +76,7 @@ def finish(
     try:
         save_encoder(partial_encoder, encoder, lineage=lineage)
         kept = {"row": dict(row), "identity": dict(identity), "encoder": _digest(partial_encoder)}
-        kept["digest"] = digest_of_json(kept)
+        kept["digest"] = checkpoints.digest_of_json(kept)
         try:
             partial_summary.write_text(json.dumps(kept, indent=1))
             partial_summary.replace(path)

@@ -113,7 +113,8 @@ def save_and_load(subject: EncoderUnderTest) -> Outcome:
     other: Any = getattr(fresh, "module", None)
     if not isinstance(other, nn.Module):
         return not_applicable("its fresh encoder shows no torch module")
-    if other is subject.module or _shared(subject.module, other):
+    own = {p.untyped_storage().data_ptr() for p in subject.module.parameters() if p.numel()}
+    if other is subject.module or any(p.untyped_storage().data_ptr() in own for p in other.parameters() if p.numel()):
         return failed("fresh weights are its own weights: let fresh build a new module")
     if fresh.identity["weights"] == subject.encoder.identity["weights"]:
         return failed("fresh draws the weights that the encoder has: let it draw from the random state it is given")
@@ -134,8 +135,3 @@ def save_and_load(subject: EncoderUnderTest) -> Outcome:
     if fresh.identity["weights"] != subject.encoder.identity["weights"]:
         return failed("with its weights loaded, a fresh module has another identity: an unsaved buffer differs")
     return ok(f"{len(saved) / 1e6:.1f} MB of weights, loaded into a fresh module, give the same bits")
-
-
-def _shared(module: nn.Module, other: nn.Module) -> bool:
-    own = {p.untyped_storage().data_ptr() for p in module.parameters() if p.numel()}
-    return any(p.untyped_storage().data_ptr() in own for p in other.parameters() if p.numel())

@@ -54,10 +54,6 @@ class Changes(ABC):
     base: Any
     valid: np.ndarray
 
-    def valid_cells(self) -> np.ndarray:
-        """Coordinates [cell, axis] of the cells that can be changed."""
-        return all_cells(self.shape)[self.valid]
-
     @abstractmethod
     def perturb(self, cell: tuple[int, ...], attempt: int, rng: np.random.Generator) -> list[Any]:
         """Prepared samples with that cell changed; its own token is the one that moves in all of them.

@@ -137,7 +137,7 @@ def movements(encoder: Encoder, taps: Sequence[Tap], sample: np.ndarray, most: i
     rng = np.random.default_rng(seed)
     with explaining(f"{encoder.name} fails on a sample with one cell changed"):
         changes = changes_of(encoder, taps[0], sample, rng)
-        cells = _chosen(changes.valid_cells(), changes.shape, most, rng)
+        cells = _chosen(all_cells(changes.shape)[changes.valid], changes.shape, most, rng)
         if len(cells) < 2:
             raise NotVerifiableError("fewer than two cells of its grid lie within the sample")
         far = _movements(encoder, taps, changes, cells, rng)

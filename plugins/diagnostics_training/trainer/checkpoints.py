@@ -5,6 +5,7 @@ safetensors notices no changed byte. Generators are not saved: each step draws f
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -15,10 +16,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics.encoders.digests import digest_of, digest_of_json
 from diagnostics.errors import describe
 from diagnostics_training.trainer.data import parse_spec
 
@@ -56,7 +56,7 @@ def save(
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     # A folder, since safetensors writes to a file of another name first, which a kill leaves.
     beside = folder / f"{FILE}.partial"
-    kept = {"format": 2, "step": step, "identity": dict(identity), "tensors": digest_of(tensors)}
+    kept = {"format": 2, "step": step, "identity": dict(identity), "tensors": _digest_of(tensors)}
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
@@ -87,7 +87,7 @@ def load(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, iden
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, str(error)) from error
-    if digest_of(tensors) != kept["tensors"]:
+    if _digest_of(tensors) != kept["tensors"]:
         raise _unreadable(path, DAMAGED)
     module.load_state_dict({n.removeprefix(WEIGHTS): t for n, t in tensors.items() if n.startswith(WEIGHTS)})
     for name, parameter in module.named_parameters():
@@ -127,6 +127,20 @@ def about(folder: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _unreadable(path, DAMAGED) from error
     return kept
+
+
+def digest_of_json(kept: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, whatever their order."""
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _unreadable(path: Path, why: str) -> DiagnosticsError:
