@@ -235,7 +235,10 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
     exact = (winner == declared) & ~silent
     reached = (moved[:, prefix:] >= REACHED).sum(axis=1)
     # Of two cells each is beside the other, and no order could be told from another.
-    tolerance = _tolerance(float(np.median(reached[~silent])), len(shape)) if len(cells) > 2 and (~silent).any() else 0
+    tolerance = 0
+    if len(cells) > 2 and (~silent).any():
+        # Half the side of the cube of tokens that a change reaches.
+        tolerance = math.ceil((float(np.median(reached[~silent])) ** (1 / len(shape)) - 1) / 2)
     own = np.take_along_axis(moved, declared[:, None], axis=1)[:, 0]
     places = all_cells(shape)[np.maximum(winner - prefix, 0)]
     beside = np.abs(places - cells).max(axis=1) <= tolerance
@@ -263,11 +266,6 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
         prefix_moved, changes.unchecked, right, explanation,
         tuple((tuple(int(c) for c in cell), int(token)) for cell, token in zip(cells, winner, strict=True)), order,
     )  # fmt: skip
-
-
-def _tolerance(reached: float, axes: int) -> int:
-    """How far from its cell a change may move a token most, where it reaches so many tokens: half the side of their cube."""
-    return math.ceil((reached ** (1 / axes) - 1) / 2)
 
 
 def _common_shift(offsets: np.ndarray) -> tuple[int, ...]:
