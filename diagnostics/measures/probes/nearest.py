@@ -75,7 +75,7 @@ def knn_votes(
     most = min(max(neighbours), len(known))
     block = max(1, _BLOCK // len(known))
     for start in range(0, len(asked), block):
-        similar = unit_rows(asked[start : start + block]) @ known.T
+        similar = _similar(asked[start : start + block], known)
         # One more than asked for shows whether the last of them ties with others.
         top, nearest = similar.topk(min(most + 1, len(known)), dim=1)
         for i, k in enumerate(neighbours):
@@ -86,6 +86,10 @@ def knn_votes(
                 weights = _in_parts(similar[tied], top[tied, k - 1 : k], k, temperature)
                 here[tied] = torch.zeros_like(here[tied]).index_add_(1, codes, weights)
     return votes.cpu().numpy()
+
+
+def _similar(queries: Tensor, known: Tensor) -> Tensor:
+    return unit_rows(queries) @ known.T
 
 
 def _in_parts(similar: Tensor, last: Tensor, k: int, temperature: float) -> Tensor:
