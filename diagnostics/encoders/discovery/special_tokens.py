@@ -1,4 +1,4 @@
-"""How the first block's input responds when part of the model's input changes, which resolves ambiguous shapes."""
+"""Tells class tokens and registers from grid tokens: how the first block's input moves when part of the input changes."""
 
 import contextlib
 from collections.abc import Callable, Mapping
