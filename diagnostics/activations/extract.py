@@ -11,7 +11,6 @@ from torch import Tensor
 
 from diagnostics.activations.batches import keep_freed_memory, prepared_batches, worker_errors
 from diagnostics.activations.contents import COVERED
-from diagnostics.activations.folder import drop
 from diagnostics.activations.identity import (
     identity,
     masks_digest,
@@ -19,6 +18,7 @@ from diagnostics.activations.identity import (
     refuse_other_behaviour,
     refuse_other_identity,
 )
+from diagnostics.activations.lock import drop
 from diagnostics.activations.plan import Plan, Step, row_order
 from diagnostics.activations.store import Store, is_run
 from diagnostics.activations.writing import ShardBuffers, create

@@ -67,9 +67,7 @@ class Omission:
     @property
     def label(self) -> str:
         """What is left out, in words."""
-        if not self.control:
-            return self.key
-        return f"{self.key} of {self.control}" if self.key else self.control
+        return " of ".join(filter(None, (self.key, self.control)))
 
 
 @dataclass(frozen=True)

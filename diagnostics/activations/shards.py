@@ -143,11 +143,7 @@ class ShardBuffer:
 
 
 def _write(path: Path, data: np.ndarray, length: int) -> None:
-    """Writes the first `length` bytes of page-aligned data atomically.
-
-    Past the page cache, as an extraction writes far more than it soon reads, and the cache would cost more CPU time than all
-    else here, and drive out what others keep in it.
-    """
+    """Writes the first `length` bytes of page-aligned data atomically."""
     partial = path.with_name(f"{path.name}.partial")
 
     def write(flag: int) -> None:
@@ -170,7 +166,10 @@ def _write(path: Path, data: np.ndarray, length: int) -> None:
 
 
 def _past_page_cache(access: Callable[[int], None]) -> None:
-    """Calls `access` with the flag that passes the page cache, or without it where system or disk cannot."""
+    """Calls `access` with the flag that passes the page cache, or without it where system or disk cannot.
+
+    Much more is written than is soon read, so the cache would cost ten times the CPU time, and drive out what others keep.
+    """
     if DIRECT:
         try:
             return access(DIRECT)
@@ -229,10 +228,7 @@ class ShardReader:
         return data[: layout.size].view(layout.dtype).reshape(layout.rows, layout.block, layout.features)
 
     def _read(self, shard: int, start: int, stop: int) -> np.ndarray:
-        """Bytes [start, stop) of a shard, in memory that the next call overwrites.
-
-        Past the page cache, where they are not after an extraction: to fill it costs ten times the CPU time of reading.
-        """
+        """Bytes [start, stop) of a shard, in memory that the next call overwrites."""
         path = self.paths[shard]
         if path.stat().st_size != self.layout.length:
             raise ValueError("a wrong length")

@@ -12,7 +12,7 @@ from torch import Tensor
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from diagnostics.activations.contents import Contents, TargetFacts
-from diagnostics.activations.folder import partial
+from diagnostics.activations.lock import partial
 from diagnostics.activations.observations import WHOLE
 from diagnostics.activations.plan import Plan, row_order
 from diagnostics.activations.sealed import files_below, write_group

@@ -106,26 +106,18 @@ class _Frame:
 
 @dataclass(eq=False)
 class _Softmax:
-    """A softmax over its last axis that has weighed nothing yet, and copies of it; held, so that no other tensor gets
-    their address.
-    """
+    """A softmax over its last axis that has weighed nothing yet, and its copies; held, which keeps their addresses taken."""
 
     tensors: list[Tensor]
 
     def held(self, used: Tensor) -> Tensor | None:
         """The one that shares its numbers with the tensor."""
-        for tensor in self.tensors:
-            if tensor.data_ptr() == used.data_ptr() and tensor.numel() == used.numel():
-                return tensor
-        return None
+        place = used.data_ptr(), used.numel()
+        return next((tensor for tensor in self.tensors if (tensor.data_ptr(), tensor.numel()) == place), None)
 
 
 class _Watching(TorchFunctionMode):
-    """Sees every call of torch's functions, and takes the attention from those that compute it.
-
-    A fused kernel gives queries, keys and its own output. Elsewhere attention is a softmax over the last axis from the
-    moment that it weighs values in a product, with whatever happened to it in between.
-    """
+    """Sees every call of torch's functions: attention is a fused kernel's, or a softmax from when it weighs values."""
 
     def __init__(self, encoder: str, reduce: Reduce) -> None:
         super().__init__()
@@ -202,8 +194,7 @@ class _Watching(TorchFunctionMode):
         softmax.tensors.append(out)
 
     def _product(self, operands: Sequence[tuple[Any, Any, int]]) -> None:
-        """A softmax that weighs values here, over its own last axis, is attention. (weights, values, axis of the values
-        that is summed over)."""
+        """Takes a softmax that weighs values as attention; `operands`: (weights, values, axis of the values summed over)."""
         for softmax in self.waiting:
             for used, values, axis in operands:
                 known = softmax.held(used) if isinstance(used, Tensor) else None
@@ -285,16 +276,12 @@ def _lost(weights: Tensor, site: Site) -> str:
 
 
 def _doubtful(values: Any, axis: int) -> str:
-    """Why it cannot be told that the `axis` of the values that is summed over is that of tokens, or which of the first two
-    is that of samples; nothing where it can.
-
-    Attention among features (XCiT, DaViT) has the shape of attention among tokens where there are as many of both. A
-    linear map puts features innermost in memory, so a sum over the innermost axis is likely one over features.
-    """
+    """Why the `axis` of the values that is summed over may not be that of tokens, or samples be heads; "" where neither."""
     if not isinstance(values, Tensor) or values.ndim < 2:
         return ""
     if values.ndim == 4 and values.shape[0] == values.shape[1] and values.stride(0) < values.stride(1):
         return f"{len(values)} samples and as many heads, and which is which cannot be told"
+    # Attention among features (XCiT, DaViT) may have this shape too; a linear map puts features innermost in memory.
     other = -2 if axis in (-1, values.ndim - 1) else -1
     if values.shape[axis] != values.shape[other] or values.stride(axis) >= values.stride(other):
         return ""

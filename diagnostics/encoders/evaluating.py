@@ -62,10 +62,8 @@ def _set_mode(part: nn.Module, training: bool) -> None:
 
 
 def _put_back(part: nn.Module, name: str, buffer: Tensor, before: Tensor) -> None:
-    """A buffer's object and its numbers; nothing is written where they are the same, since a graph may have kept it.
-
-    A table that was made anew for an input of another size stays, as one that was not there before does.
-    """
+    """Restores a buffer and its numbers; a table that was made anew for an input of another size stays."""
+    # Nothing is written where they are the same, since a graph may have kept it.
     if not torch.equal(buffer, before):
         with torch.no_grad():
             buffer.copy_(before)

@@ -78,7 +78,7 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
         of_frames = encoder.valid(_folded(batch), image_taps[tap.name])
         return None if of_frames is None else of_frames.reshape(-1, tap.grid.tokens)
 
-    image_taps = {tap.name: tap for tap in encoder.taps}
+    image_taps, image = {tap.name: tap for tap in encoder.taps}, encoder.example()
     video = TorchEncoder(
         f"{encoder.name} over {count} frames ({sampler})",
         "video",
@@ -86,7 +86,8 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
         [_over_frames(tap, count, encoder.name) for tap in encoder.taps],
         encoder.output_tap,
         preprocess,
-        _example(encoder.example(), count),
+        # Twice as many frames as are encoded, each shifted by one more row.
+        np.stack([np.roll(image, i, axis=0) for i in range(2 * count)]),
         forward=forward,
         fresh=encoder.fresh_module,
         configuration=f"{encoder.configuration}; {count} frames by {sampler}",
@@ -112,11 +113,7 @@ def _folded(batch: Any) -> Any:
 
 
 def _covered_time(frames: int, count: int, sampler: str) -> tuple[float, float]:
-    """(start, stop) of the time that the cells cover, in frames, such that each cell is centred on the frame it shows.
-
-    Extends beyond the clip where frames are skipped, since the clip's start is the middle of the first cell. In a shorter
-    clip, whose frames are repeated, the cells of a repeated frame share its time.
-    """
+    """(start, stop) in frames of what the cells cover, each centred on its frame: beyond the clip where frames are skipped."""
     step = frames / count if sampler == "floor" else (frames - 1) / (count - 1)
     if step == 0:
         return 0.0, float(frames)
@@ -125,8 +122,3 @@ def _covered_time(frames: int, count: int, sampler: str) -> tuple[float, float]:
         # Cells of whole frames, with the frame shown in the middle (of an even number, the earlier of the two).
         start = float(math.ceil(start))
     return start, start + step * count
-
-
-def _example(image: np.ndarray, count: int) -> np.ndarray:
-    """A clip of twice as many frames as are encoded, each the image shifted by one more row."""
-    return np.stack([np.roll(image, i, axis=0) for i in range(2 * count)])

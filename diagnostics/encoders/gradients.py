@@ -26,7 +26,13 @@ def read_gradients(
     itself is constant behind a layer norm. Its expected square is the sum over features of the squared derivatives. For
     an even extent the central token is the one just behind the middle. Float32, on the batch's device.
     """
-    given = _floating(batch, encoder)
+    floating = floating_in(batch)
+    if len(floating) != 1:
+        raise DiagnosticsError(
+            f"{encoder} takes {len(floating)} tensors of floating point numbers, so by which to derive is unclear: a receptive "
+            "field needs a preprocessing that gives one."
+        )
+    given = floating[0]
     leaf = given.detach().clone().requires_grad_(True)
 
     def reduce(tap: Tap, tokens: Tensor) -> Tensor:
@@ -58,16 +64,6 @@ def read_gradients(
 def centre(grid: Grid) -> int:
     """The central grid token; of an even extent the one just behind the middle."""
     return int(np.ravel_multi_index(tuple(n // 2 for n in grid.shape), grid.shape))
-
-
-def _floating(batch: Any, encoder: str) -> Tensor:
-    floating = floating_in(batch)
-    if len(floating) != 1:
-        raise DiagnosticsError(
-            f"{encoder} takes {len(floating)} tensors of floating point numbers, so by which to derive is unclear: a receptive "
-            "field needs a preprocessing that gives one."
-        )
-    return floating[0]
 
 
 def _place_axes(shape: tuple[int, ...], taps: Sequence[Tap]) -> dict[int, list[tuple[int, ...]]]:

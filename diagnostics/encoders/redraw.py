@@ -139,15 +139,13 @@ def _refuse_packed(module: nn.Module) -> None:
 
 
 def _number_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """Buffers that may be weights by their numbers: saved, finite, of three values or more, and no statistics.
-
-    Floating point, or integers of 8 bits or under the name of a weight: others are places and counts.
-    """
+    """Buffers that may be weights by their numbers: saved, finite, of three values or more, and no statistics."""
     saved = module.state_dict(keep_vars=True)
     buffers: dict[str, Tensor] = {}
     for name, buffer in module.named_buffers():
         last = name.rpartition(".")[2]
         real = buffer.is_floating_point() or buffer.is_complex()
+        # Other integers are places and counts.
         integers = buffer.dtype in (torch.int8, torch.uint8) or (buffer.dtype != torch.bool and "weight" in last)
         if name not in saved or last in _STATISTICS or not (real or integers) or buffer.is_quantized:
             continue

@@ -181,6 +181,11 @@ def rounding(x: Tensor) -> float:
     return SINGLE if torch.equal(x, x.float().to(x.dtype)) else DOUBLE
 
 
+def quotient(above: Tensor, below: Tensor) -> Tensor:
+    """`above` / `below`, NaN where that is not above 0."""
+    return torch.where(below > 0, above / below, torch.nan)
+
+
 def ordinary(size: float) -> bool:
     """Whether squares of squares of such a number, and their sums, neither over- nor underflow; not for 0 and NaN."""
     return 1e-60 < size < 1e60

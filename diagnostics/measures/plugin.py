@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import json
 from pathlib import Path
@@ -23,7 +22,7 @@ def measures() -> dict[str, Entry]:
     """Name -> what the measure is, and a function that makes it and loads its module only then."""
     return {
         name: Entry(
-            functools.partial(_make, name), row["answers"], kinds=tuple(row["kinds"]), needs=row["needs"],
+            lambda name=name: _load(name)(), row["answers"], kinds=tuple(row["kinds"]), needs=row["needs"],
             standard=row["standard"], source=row["source"],
         )
         for name, row in CATALOGUE.items()
@@ -38,7 +37,3 @@ def bundled() -> dict[str, type[Measure]]:
 def _load(name: str) -> type[Measure]:
     module, _, attribute = CATALOGUE[name]["home"].partition(":")
     return getattr(importlib.import_module(f"diagnostics.measures.{module}"), attribute)
-
-
-def _make(name: str) -> Measure:
-    return _load(name)()

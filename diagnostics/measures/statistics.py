@@ -77,21 +77,17 @@ def resampled_scores(
 
 
 def _half_units(loss: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each part: how much of the reference one independent unit is, and how much of half a unit it gets; [part] each.
-
-    A unit is as large as answers that go together: the variance seen between units over that of independent answers, with
-    half a unit of mean size, wrong throughout, among them (all that is known where nothing is wrong). The parts get
-    halves by what each adds to the variance of the mean, were all equally right: half a unit each would pull a mean of many
-    parts towards one half by more than its standard error.
-    """
+    """Of each part: how much of the reference one independent unit is, and how much of half a unit it gets; [part] each."""
     whole = reference.sum(axis=0)
     there = whole > 0
     per = np.where(there, whole, 1.0)
     missed = loss.sum(axis=0) / per
     mean = (reference**2).sum(axis=0) / per
+    # A unit is as large as answers that go together, half a unit of mean size, wrong throughout, among them.
     between = ((loss - missed * reference) ** 2).sum(axis=0) + 0.5 * mean**2
     alone = whole * missed * (1 - missed) + 0.5 * mean
     size = np.divide(between, alone, out=np.zeros_like(per), where=there & (alone > 0))
+    # By what each adds to the variance of the mean: half a unit each would pull a mean of many parts towards one half.
     halves = 0.5 * np.divide(size / per, (size / per).sum(), out=np.zeros_like(per), where=size > 0)
     return size, halves
 

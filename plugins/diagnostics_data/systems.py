@@ -6,6 +6,7 @@ from a generator of its own, `default_rng([seed, i])`, so that it is the same ho
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -94,10 +95,7 @@ def lorenz_start(seed: int, first: int, count: int, length: int) -> tuple[np.nda
 def lorenz(seed: int, first: int, count: int, length: int) -> Simulated:
     """x of the Lorenz system with 2 % noise, dt 0.02."""
     rho, state, noise_TN = lorenz_start(seed, first, count, length)
-
-    def field(state: np.ndarray) -> np.ndarray:
-        return lorenz_field(state, rho)
-
+    field = partial(lorenz_field, rho=rho)
     for _ in range(LORENZ_BURN_IN):
         state = rk4(field, state, LORENZ_DT)
     x_TN, state = trajectory(field, state, LORENZ_DT, length)

@@ -54,11 +54,6 @@ def decoding(name: str) -> Generator[None]:
         raise damaged(name, error) from error
 
 
-def unfit(name: str, why: str, remedy: str, skip: bool = True) -> Unusable:
-    """The error for a file that is whole and no sample: `why` goes on after the name; returned, not raised."""
-    return Unusable(name, why, remedy, skip)
-
-
 _KINDS = {
     stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a folder",
@@ -66,17 +61,16 @@ _KINDS = {
 
 
 def check_regular(path: Path, name: str, skip: bool = True) -> None:
-    """Raises for what is no regular file, links followed, and what has a name that is no text; opens nothing, as that may
-    never return."""
+    """Raises for what is no regular file (links followed) or has a name that is no text; opens nothing, which may hang."""
     if utf8_name(str(path)) != str(path):
-        raise unfit(utf8_name(name), "has a name that is not UTF-8", "rename it", skip)
+        raise Unusable(utf8_name(name), "has a name that is not UTF-8", "rename it", skip)
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
     except OSError as error:
         why = "is a link to what is not there" if path.is_symlink() else f"cannot be reached ({error.strerror})"
-        raise unfit(name, why, "remove it", skip) from error
+        raise Unusable(name, why, "remove it", skip) from error
     if kind != stat.S_IFREG:
-        raise unfit(name, f"is {_KINDS.get(kind, 'something else')} and no file", "remove it", skip)
+        raise Unusable(name, f"is {_KINDS.get(kind, 'something else')} and no file", "remove it", skip)
 
 
 def check_tree(root: Path) -> None:

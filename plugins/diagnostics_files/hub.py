@@ -12,7 +12,7 @@ from diagnostics_files.decode.audio import Sound, index, one_rate, read
 from diagnostics_files.decode.images import check_size, picture
 from diagnostics_files.decode.series import listed
 from diagnostics_files.decode.tables import Columns, targets_of
-from diagnostics_files.errors import check_tree, damaged, join_notes, need, sentence, unfit, usable
+from diagnostics_files.errors import Unusable, check_tree, damaged, join_notes, need, sentence, usable
 from diagnostics_files.lazy_dataset import FileDataset, Lazy, pad_left
 from diagnostics_files.rows import complete
 from diagnostics_files.scan import SPLIT_OF, find, folder
@@ -86,15 +86,10 @@ def build(
         hertz = rate or one_rate(sounds, scheme)
         lengths = {each.length_at(hertz) for each in sounds}
     longest = max(lengths)
-
-    def padded_sample(i: int) -> Any:
-        row = sample(kept[i])
-        return pad_left(row, longest) if modality == "audio" else row
-
     return FileDataset(
         root.resolve().name,
         modality,
-        Lazy(len(kept), padded_sample),
+        Lazy(len(kept), lambda i: pad_left(sample(kept[i]), longest) if modality == "audio" else sample(kept[i])),
         [ids[i] for i in kept],
         split,
         {name: replace(target, values=target.values[kept]) for name, target in targets.items()},
@@ -177,5 +172,5 @@ def _bytes(entry: Any, name: str) -> io.BytesIO:
         raise damaged(name, "it is empty")
     if entry.get("bytes") is None:
         why = f"names the file {Path(str(entry.get('path'))).name} outside the saved dataset"
-        raise unfit(f"Row {name}", why, "embed the bytes before save_to_disk", skip=False)
+        raise Unusable(f"Row {name}", why, "embed the bytes before save_to_disk", skip=False)
     return io.BytesIO(entry["bytes"])

@@ -52,11 +52,8 @@ class FileDataset(Dataset):
         **more: Any,
     ) -> None:
         super().__init__(*args, **more)
-        self.files, self.options = dict(files), options
-        self.left_out, self.texts = (
-            {name: f"{error.name} {error.why}." for name, error in left_out.items()},
-            tuple(texts),
-        )
+        self.files, self.options, self.texts = dict(files), options, tuple(texts)
+        self.left_out = {name: f"{error.name} {error.why}." for name, error in left_out.items()}
         self._of_files: str | None = None
 
     @property

@@ -10,7 +10,7 @@ from diagnostics_files.decode import video as videos_of
 from diagnostics_files.decode.audio import FASTEST, SOUNDS, Sound, one_rate
 from diagnostics_files.decode.images import check_size, picture
 from diagnostics_files.decode.video import VIDEOS, Video
-from diagnostics_files.errors import unfit
+from diagnostics_files.errors import Unusable
 from diagnostics_files.labelled import Labels, labelled
 from diagnostics_files.lazy_dataset import FileDataset, Lazy, pad_left
 from diagnostics_files.scan import PICTURES, File, find, folder
@@ -48,7 +48,7 @@ def videos(
         video = videos_of.index(file.path, file.name)
         if len(video.times) < span:
             why = f"has {len(video.times)} frames, and a clip spans {span}"
-            raise unfit(file.name, why, "give a smaller ?frames= or ?every=")
+            raise Unusable(file.name, why, "give a smaller ?frames= or ?every=")
         return video
 
     def read(video: Video, start: int) -> np.ndarray:

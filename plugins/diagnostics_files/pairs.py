@@ -10,7 +10,7 @@ import numpy as np
 
 from diagnostics import DiagnosticsError, Target
 from diagnostics_files.decode.images import check_size, depth, extent, mask, picture
-from diagnostics_files.errors import Unusable, alone, check_bytes, join_notes, sentence, unfit, usable, utf8_name, warn
+from diagnostics_files.errors import Unusable, alone, check_bytes, join_notes, sentence, usable, utf8_name, warn
 from diagnostics_files.lazy_dataset import FileDataset, Lazy
 from diagnostics_files.rows import complete
 from diagnostics_files.scan import PICTURES, SPLIT_OF, File, find, folder
@@ -172,7 +172,7 @@ def common_extent(image: tuple[Path, str], of_map: tuple[Path, str], kind: str =
     (y, x), (map_y, map_x) = extent(*image), extent(*of_map)
     if (y, x) != (map_y, map_x):
         why = f"is {map_y} x {map_x} pixels and its {kind} {image[1]} {y} x {x}"
-        raise unfit(of_map[1], why, f"give maps of their {kind}s' size")
+        raise Unusable(of_map[1], why, f"give maps of their {kind}s' size")
     return y, x
 
 

@@ -4,6 +4,8 @@
 beforehand, says on stderr which are left out, and goes on without them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import diagnostics as dx

@@ -19,9 +19,7 @@ SPLIT_OF = {
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file: where it is, its name below the folder that was given, its split (`""` where no folder says one), and the
-    parts of its name below that split's folder.
-    """
+    """A file, its name below the given folder, its split (`""` where no folder says one), and `parts` of its name below that."""
 
     path: Path
     name: str

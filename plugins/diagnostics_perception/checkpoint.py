@@ -160,10 +160,7 @@ def _as_it_is(value: Tensor) -> Tensor:
 
 
 def _meta_source(key: str, width: int) -> tuple[str, Take]:
-    """The name in Meta's layout of a tensor of `Eva`, and how it is taken from what lies there.
-
-    The bias of the projection has no counterpart: its name is empty, and it is zero.
-    """
+    """The name in Meta's layout of a tensor of `Eva` (empty for the projection's bias, zero), and how it is taken."""
     special: dict[str, tuple[str, Take]] = {
         "cls_token": ("class_embedding", lambda value: value[None, None]),
         "pos_embed": ("positional_embedding", lambda value: value[None]),

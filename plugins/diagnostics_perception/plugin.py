@@ -41,7 +41,13 @@ def build(
     seed: of the initial weights where `pretrained` is false.
     """
     # Annotated Any and imported here: listing the encoders must not cost the import of torch.
-    _needs()
+    from diagnostics import DiagnosticsError
+
+    try:
+        for needed in ("timm", "PIL"):
+            importlib.import_module(needed)
+    except ImportError as error:
+        raise DiagnosticsError(f"Perception Encoders need {error.name}: pip install timm torchvision.") from error
     from diagnostics_perception.encoder import build_encoder
 
     return build_encoder(model, pretrained, checkpoint, partial, img_size, positions, seed)
@@ -65,7 +71,6 @@ def build_video(
     frames: how many of a clip are seen.
     sampler: which: `floor` (int(i T / n)) or `endpoints` (int(i (T - 1) / (n - 1))). All others: as of `pe:`.
     """
-    _needs()
     from diagnostics import frames_of
 
     image = build(model, pretrained, checkpoint, partial, img_size, positions, seed)
@@ -74,13 +79,3 @@ def build_video(
     return frames_of(image, frames, sampler).replace(
         name=f"{name}{'&' if options else ''}{options}", skeleton=f"{name}&{skeletal}"
     )
-
-
-def _needs() -> None:
-    from diagnostics import DiagnosticsError
-
-    try:
-        for needed in ("timm", "PIL"):
-            importlib.import_module(needed)
-    except ImportError as error:
-        raise DiagnosticsError(f"Perception Encoders need {error.name}: pip install timm torchvision.") from error

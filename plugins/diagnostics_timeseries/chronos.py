@@ -152,7 +152,12 @@ def _t5(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
 def _patched(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
     """Bolt, and Chronos-2, which reads several variates and has a masked patch of the future."""
     settings = whole.chronos_config
-    size = _patch_size(name, settings)
+    size = settings.input_patch_size
+    if size != settings.input_patch_stride:
+        raise DiagnosticsError(
+            f"{name} cuts patches of {size} steps every {settings.input_patch_stride}: overlapping patches have no grid here, "
+            "use another checkpoint."
+        )
     special = int(settings.use_reg_token)
     groups = type(whole).__name__ == "Chronos2Model"
 
@@ -189,12 +194,3 @@ def _patched(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesMod
         several=groups,
         covered=whole_patches(size),
     )
-
-
-def _patch_size(name: str, settings: Any) -> int:
-    if settings.input_patch_size != settings.input_patch_stride:
-        raise DiagnosticsError(
-            f"{name} cuts patches of {settings.input_patch_size} steps every {settings.input_patch_stride}: overlapping "
-            "patches have no grid here, use another checkpoint."
-        )
-    return settings.input_patch_size

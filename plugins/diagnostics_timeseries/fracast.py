@@ -8,7 +8,6 @@ it is the model's own padding, and pooling leaves out the tokens of steps that w
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +64,7 @@ def build(path: str | None = None) -> TorchEncoder:
             "norm",
             preprocess,
             example=np.random.default_rng(0).standard_normal(length).cumsum(),
-            forward=_forward,
+            forward=lambda core, batch: core(batch["values"], batch["mask"], batch["mask"].float()),
             fresh=fresh,
             configuration=f"series of {length} steps in a context of {context}",
             sized_for=sized_for,
@@ -84,10 +83,6 @@ def _taps(stages: int, width: int, context: int, length: int) -> list[Tap]:
         site = Site("block", i, stages, padding=padding)
         taps.append(Tap(f"block.{i}", (i + 1) / stages, "trunk", width, grid, site))
     return [*taps, Tap("norm", 1.0, "trunk", width, grid, Site("norm", padding=padding))]
-
-
-def _forward(core: nn.Module, batch: dict[str, torch.Tensor]) -> Any:
-    return core(batch["values"], batch["mask"], batch["mask"].float())
 
 
 def _checked(sample: np.ndarray, context: int) -> np.ndarray:

@@ -68,7 +68,7 @@ def build(
         module,
         lambda _, variates: [*trunk(depth, width, module.num_patches, variates), _head(depth, width, variates)],
         lambda series: {"series": _resized(series, steps)},
-        _forward,
+        lambda module, batch: module.prj(module(batch["series"].flatten(0, 1).unsqueeze(1))),  # pyright: ignore
         f"layers.{depth - 1}",
         None,
         untrained,
@@ -100,10 +100,6 @@ def _head(depth: int, width: int, variates: int) -> Tap:
     """The projector of training's contrast, of the class token; users are given what stands before it."""
     grid = places(1, 1) if variates == 1 else Grid((variates,), ("v",))
     return Tap("head.projector", 1.0 + 1.0 / depth, "head", width, grid, Site("prj", layout="features", rows=variates))
-
-
-def _forward(module: Any, batch: Mapping[str, Tensor]) -> None:
-    module.prj(module(batch["series"].flatten(0, 1).unsqueeze(1)))
 
 
 def _resized(series: Tensor, steps: int) -> Tensor:

@@ -69,7 +69,8 @@ def build(
         module,
         taps,
         prepare,
-        _decode,
+        # The least horizon: what stands before it does not see it.
+        lambda module, batch: module.decode(batch["series"], horizon=1, mask=batch["padding"]),  # pyright: ignore
         f"layers.{len(module.transformer_stack.layers) - 1}",
         timesfm3_forecaster._MAX_CONTEXT_LENGTH,  # pyright: ignore[reportPrivateUsage]
         untrained,
@@ -77,8 +78,3 @@ def build(
         several=True,
         covered=whole_patches(size),
     ).encoder()
-
-
-def _decode(module: Any, batch: Mapping[str, Tensor]) -> None:
-    # The least horizon: what stands before it does not see it.
-    module.decode(batch["series"], horizon=1, mask=batch["padding"])

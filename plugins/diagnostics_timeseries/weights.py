@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics.errors import describe
+from diagnostics.errors import describe, few
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+")
 # Seconds that the hub has to answer before the local cache is asked.
@@ -205,7 +205,7 @@ def with_weights(
     if odd := [name for name in (*missing, *unexpected) if not name.startswith(tuple(aside))]:
         raise DiagnosticsError(
             f"{folder} does not fit a {type(module).__name__} of its config.json: {len(odd)} tensors are missing or left over "
-            f"({', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''}); it was saved from another model or version."
+            f"({few(odd)}); it was saved from another model or version."
         )
     return module
 

@@ -67,10 +67,7 @@ class Preprocess:
 
 
 def _step(step: Any, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """The size after one step of timm's evaluation transform, and where a crop begins (None for a resize).
-
-    The rounding is torchvision's and timm's own, so that the box is exact to the pixel.
-    """
+    """The size after one step of timm's evaluation transform, rounded as there, and where a crop begins (None: a resize)."""
     kind = type(step).__name__
     if kind == "Resize":
         wanted = (step.size,) if isinstance(step.size, int) else tuple(step.size)

@@ -225,7 +225,7 @@ def _of_directory(extractor: Any) -> tuple[Extract, int, str]:
 def _fallback(tower: nn.Module, config: Any) -> tuple[Extract, int, str]:
     rate = int(setting(config, "sampling_rate", "sample_rate", default=RATE))
     if "input_values" in arguments(tower) and not _has_patches(config):
-        return _standardised, rate, "waveform, mean 0 and spread 1"
+        return lambda values: (values - values.mean()) / (values.std() + 1e-7), rate, "waveform, mean 0 and spread 1"
     inner = (config, *(setting(config, key) for key in ("encoder_config", "audio_config", "asr_config")))
     named = (setting(part, *_BINS) for part in inner if part is not None)
     kind = model_type(tower)
@@ -239,10 +239,6 @@ def _fallback(tower: nn.Module, config: Any) -> tuple[Extract, int, str]:
     fixed = 2 * int(frames) if isinstance(frames, int) and frames <= 1500 else 0
     fixed = int(config.max_length) if _has_patches(config) else fixed
     return _log_mel(bins, rate, fixed), rate, f"log-mel spectrogram of {bins} bins"
-
-
-def _standardised(values: np.ndarray) -> np.ndarray:
-    return (values - values.mean()) / (values.std() + 1e-7)
 
 
 def _log_mel(bins: int, rate: int, fixed: int) -> Extract:

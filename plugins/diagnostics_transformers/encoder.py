@@ -131,9 +131,8 @@ def _taps_of(trial: Trial) -> tuple[list[Tap], str, list[str]]:
             errors.append(error)
         except Exception as error:
             # Layers that hand on something of their own shape fail wherever it is read.
-            errors.append(
-                DiagnosticsError(f"{trial.name} cannot be tapped ({describe(error)}): it is not supported yet.")
-            )
+            why = describe(error)
+            errors.append(DiagnosticsError(f"{trial.name} cannot be tapped ({why}): it is not supported yet."))
     raise errors[0]
 
 
@@ -158,7 +157,11 @@ def _of_stack(trial: Trial, names: Sequence[str] | None) -> tuple[list[Tap], str
         prefix=grid.prefix if grid is not None else None,
         with_order=partial(with_order, tower),
     )
-    taps = _named([_within(tap, place) for tap in discovered.taps])
+    placed = [
+        replace(tap, site=replace(tap.site, module=f"{place}.{tap.site.module}")) if place and tap.site else tap
+        for tap in discovered.taps
+    ]
+    taps = _named(placed)
     kind = model_type(tower)
     if kind in FIRST and taps[0].site is not None:
         taps[0] = replace(taps[0], site=replace(taps[0].site, module=FIRST[kind], item=0))
@@ -284,13 +287,6 @@ def _has_places(tap: Tap, known: set[tuple[int, ...]]) -> bool:
     site = tap.site
     mapped = site is not None and (site.layout.startswith("channels") or site.rows > 1)
     return mapped or tap.grid.tokens == 1 or tap.grid.shape in known
-
-
-def _within(tap: Tap, place: str) -> Tap:
-    """A tap of a part as one of what holds it."""
-    if not place or tap.site is None:
-        return tap
-    return replace(tap, site=replace(tap.site, module=f"{place}.{tap.site.module}"))
 
 
 def _short(name: str) -> str:

@@ -9,18 +9,7 @@ from torch import nn
 from diagnostics_transformers.towers import model_type
 
 # Parts of a model that are no trunk.
-_SIDE = (
-    "decoder",
-    "predictor",
-    "quantizer",
-    "feature_extractor",
-    "pooler",
-    "head",
-    "neck",
-    "mask_decoder",
-    "resampler",
-)
-
+_SIDE = ("decoder", "predictor", "quantizer", "feature_extractor", "pooler", "head", "neck", "resampler")
 # Layers without a module of their own: what ends each of them, so that its output is the whole layer's.
 _STANDING = {"xlm": "layer_norm2", "flaubert": "layer_norm2", "swiftformer": "encoder.network"}
 # Stacks that run one after the other on the same tokens.

@@ -54,11 +54,7 @@ _PROJECTIONS = {
 
 
 class _StableSort(TorchFunctionMode):
-    """Sorts of equal numbers keep their order, on any device.
-
-    V-JEPA 2's predictor sorts its tokens by place, and has two at each: in which order they stand decides nothing for it, and
-    everything for whoever reads them there.
-    """
+    """Sorts of equal numbers keep their order, on any device: V-JEPA 2's predictor sorts two tokens at each place."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

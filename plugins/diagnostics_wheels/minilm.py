@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import BertConfig, BertModel
 
-from diagnostics import DiagnosticsError, Grid, Tap, TorchEncoder, discover
+from diagnostics import DiagnosticsError, Grid, TorchEncoder, discover
 from diagnostics_wheels.cache import fill
 from diagnostics_wheels.wheels import Wheel
 
@@ -80,13 +80,9 @@ def build(length: int) -> TorchEncoder:
         forward=_forward,
         fresh=untrained,
         configuration=WHEEL.about,
-        valid=_valid,
+        valid=lambda batch, tap: batch["attention_mask"].bool(),
     )
 
 
 def _forward(module: nn.Module, batch: dict[str, Tensor]) -> Any:
     return module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-
-
-def _valid(batch: dict[str, Tensor], tap: Tap) -> Tensor:
-    return batch["attention_mask"].bool()

@@ -464,7 +464,7 @@ def test_a_kill_while_a_run_is_dropped_leaves_a_folder_that_the_same_command_goe
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("diagnostics.activations.folder.shutil.rmtree", killed)
+        patched.setattr("diagnostics.activations.lock.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             again(path, "rankme", fresh=True, seed=7)
     run = again(path, "rankme", fresh=True, seed=7)
@@ -513,7 +513,7 @@ def test_what_may_not_be_removed_stays_a_run_and_a_link_to_itself_is_none(
             raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patched:
-        patched.setattr("diagnostics.activations.folder.shutil.rmtree", forbidden)
+        patched.setattr("diagnostics.activations.lock.shutil.rmtree", forbidden)
         with pytest.raises(DiagnosticsError, match="cannot be written"):
             again(path, "rankme", fresh=True, token_budget=0)
     assert findings(dx.open_run(path)) == before

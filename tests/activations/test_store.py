@@ -21,7 +21,7 @@ from diagnostics import Target, split_groups
 from diagnostics.activations import shards
 from diagnostics.activations.contract import shuffled
 from diagnostics.activations.extract import extract
-from diagnostics.activations.folder import check_room, lock
+from diagnostics.activations.lock import check_room, lock
 from diagnostics.activations.plan import row_order
 from diagnostics.activations.shards import Layout, ShardBuffer, ShardReader, pages
 from diagnostics.activations.store import Store

@@ -15,7 +15,7 @@ import pytest
 
 import diagnostics
 import diagnostics.activations.extract
-import diagnostics.activations.folder
+import diagnostics.activations.lock
 import diagnostics.activations.plan
 import diagnostics.activations.results
 import diagnostics.activations.shards
@@ -476,7 +476,7 @@ def test_a_folder_without_permission_cannot_be_written(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     if place == "make the folder":
-        monkeypatch.setattr(diagnostics.activations.folder.filelock.FileLock, "acquire", denied)
+        monkeypatch.setattr(diagnostics.activations.lock.filelock.FileLock, "acquire", denied)
     elif place == "make the store":
         monkeypatch.setattr(diagnostics.activations.writing, "_write_samples", denied)
     else:
@@ -500,7 +500,7 @@ def test_a_disk_with_too_little_room_is_told_before_the_first_byte(
     mine: Callable[[str], str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(out.parent.parent)
-    monkeypatch.setattr(diagnostics.activations.folder.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(diagnostics.activations.lock.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     sentence = refused("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK)
     assert " free and the run needs" in sentence
     assert "--token-budget" in sentence

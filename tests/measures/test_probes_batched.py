@@ -201,8 +201,8 @@ def test_measures_say_the_same_for_taps_in_stacks(monkeypatch, together):
             filled = [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in result]
             yield slice(start, start + len(result)), torch.from_numpy(np.stack(filled))
 
-    for measure in (LinearProbe, KnnProbe):
-        monkeypatch.setattr(sys.modules[measure.__module__], "tap_stacks", stacks)
+    for module in (protocol, sys.modules[KnnProbe.__module__]):
+        monkeypatch.setattr(module, "tap_stacks", stacks)
     for (measure, target), one in zip(targets, alone, strict=True):
         other = measure.compute(given_, target, 0)
         assert set(one.data_vars) == set(other.data_vars)

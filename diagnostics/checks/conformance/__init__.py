@@ -10,13 +10,8 @@ import numpy as np
 
 from diagnostics.activations.fit import fit
 from diagnostics.checks.conformance import declared, identity, masks, passes, reading
-from diagnostics.checks.conformance.encoder_under_test import (
-    EncoderUnderTest,
-    NoPassError,
-    Outcome,
-    failed,
-    not_applicable,
-)
+from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, NoPassError
+from diagnostics.checks.conformance.outcome import Outcome, failed, not_applicable
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, describe, explaining
 from diagnostics.progress import Progress, Watch, silent

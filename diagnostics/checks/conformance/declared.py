@@ -7,14 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.checks.conformance.encoder_under_test import (
-    EncoderUnderTest,
-    NoPassError,
-    Outcome,
-    failed,
-    not_applicable,
-    ok,
-)
+from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, NoPassError
+from diagnostics.checks.conformance.outcome import Outcome, failed, not_applicable, ok
 from diagnostics.encoders.placement.changes import NotVerifiableError
 from diagnostics.encoders.placement.verify_taps import verify_taps
 from diagnostics.encoders.taps import Tap

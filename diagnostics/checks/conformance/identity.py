@@ -5,9 +5,11 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, Outcome, failed, not_applicable, ok
+from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest
+from diagnostics.checks.conformance.outcome import Outcome, failed, not_applicable, ok
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
@@ -105,17 +107,14 @@ def save_and_load(subject: EncoderUnderTest) -> Outcome:
     if not subject.module.state_dict():
         return not_applicable("its module has no weights to save")
     try:
-        from safetensors.torch import load, save
-    except ImportError:
-        return not_applicable("safetensors is not installed: pip install safetensors")
-    try:
         fresh = subject.encoder.fresh(SEED)
     except DiagnosticsError as error:
         return not_applicable(str(error))
     other: Any = getattr(fresh, "module", None)
     if not isinstance(other, nn.Module):
         return not_applicable("its fresh encoder shows no torch module")
-    if other is subject.module or _shared(subject.module, other):
+    own = {p.untyped_storage().data_ptr() for p in subject.module.parameters() if p.numel()}
+    if other is subject.module or any(p.untyped_storage().data_ptr() in own for p in other.parameters() if p.numel()):
         return failed("fresh weights are its own weights: let fresh build a new module")
     if fresh.identity["weights"] == subject.encoder.identity["weights"]:
         return failed("fresh draws the weights that the encoder has: let it draw from the random state it is given")
@@ -136,8 +135,3 @@ def save_and_load(subject: EncoderUnderTest) -> Outcome:
     if fresh.identity["weights"] != subject.encoder.identity["weights"]:
         return failed("with its weights loaded, a fresh module has another identity: an unsaved buffer differs")
     return ok(f"{len(saved) / 1e6:.1f} MB of weights, loaded into a fresh module, give the same bits")
-
-
-def _shared(module: nn.Module, other: nn.Module) -> bool:
-    own = {p.untyped_storage().data_ptr() for p in module.parameters() if p.numel()}
-    return any(p.untyped_storage().data_ptr() in own for p in other.parameters() if p.numel())

@@ -8,15 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from diagnostics.checks.conformance.encoder_under_test import (
-    EncoderUnderTest,
-    Outcome,
-    difference,
-    failed,
-    not_applicable,
-    ok,
-    tolerance,
-)
+from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, difference, tolerance
+from diagnostics.checks.conformance.outcome import Outcome, failed, not_applicable, ok
 from diagnostics.encoders.pooling import pool
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError

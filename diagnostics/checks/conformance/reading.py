@@ -11,15 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diagnostics.checks.conformance.encoder_under_test import (
-    EncoderUnderTest,
-    Outcome,
-    difference,
-    failed,
-    not_applicable,
-    ok,
-    tolerance,
-)
+from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, difference, tolerance
+from diagnostics.checks.conformance.outcome import Outcome, failed, not_applicable, ok
 from diagnostics.encoders.hooks import tensors_in
 from diagnostics.encoders.taps import Site, Tap
 
@@ -166,9 +159,7 @@ def _recorded(subject: EncoderUnderTest) -> Generator[dict[Key, np.ndarray]]:
 
 @contextlib.contextmanager
 def _overwritten(subject: EncoderUnderTest) -> Generator[list[int]]:
-    """While inside, what a tap's module took and gave is overwritten once all its hooks have run; the model goes on with
-    copies. Counts the tensors.
-    """
+    """Overwrites what a tap's module took and gave, once its hooks have run, while the model uses copies; counts tensors."""
     count = [0]
     assert subject.module is not None
     weights = {t.untyped_storage().data_ptr() for t in [*subject.module.parameters(), *subject.module.buffers()]}

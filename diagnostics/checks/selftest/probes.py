@@ -44,10 +44,6 @@ def _refitted() -> float:
     return 1 - float(result["loss"].sum() / result["reference_loss"].sum())
 
 
-def _penalty_of_val() -> float:
-    return float(_two_slopes()["penalty"][0])
-
-
 def _left_out() -> float:
     """Largest difference of the predictions with one row left out from those of fits without it."""
     x, y, penalty = normal(12, 3, seed=4), normal(12, 1, seed=5), 0.1
@@ -131,7 +127,7 @@ def cases() -> list[Case]:
         Case("linear_probe", "ridge: one feature of spread 1, penalty 1/2 a row: 1 / (1 + 1/2)", 2 / 3, "Hoerl and Kennard 1970", lambda: _shrunk(10, 1)),
         Case("linear_probe", "ridge: the same feature 6 times in 4 rows: 6 / (6 + 1/2)", 12 / 13, "Hoerl and Kennard 1970", lambda: _shrunk(4, 6)),
         Case("linear_probe", "slope 1 in train and 3 in val: fitted on both again, a slope of 2 is right on test", 1, "docs/statistics.md", _refitted, 1e-3),
-        Case("linear_probe", "the same, best slope on val: the one with the smallest penalty", PENALTIES[0], "docs/statistics.md", _penalty_of_val),
+        Case("linear_probe", "the same, best slope on val: the one with the smallest penalty", PENALTIES[0], "docs/statistics.md", lambda: float(_two_slopes()["penalty"][0])),
         Case("linear_probe", "ridge: R2 of y = x w, penalty near 0", 1, "Hoerl and Kennard 1970", lambda: _ridge_r2(0)),
         Case("linear_probe", "ridge: the same, features shifted by 1e4", 1, "Hoerl and Kennard 1970", lambda: _ridge_r2(1e4)),
         Case("linear_probe", "ridge: leave-one-out from the hat matrix minus fits without the row", 0, "Allen 1974", _left_out),

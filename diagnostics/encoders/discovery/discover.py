@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.encoders.discovery.axis_order import axis_order, raster
-from diagnostics.encoders.discovery.first_block import LOCAL, FirstBlockInput
 from diagnostics.encoders.discovery.places import MOST_PREFIX, Places
+from diagnostics.encoders.discovery.special_tokens import LOCAL, FirstBlockInput
 from diagnostics.encoders.discovery.stacks import earlier_stack, find_blocks
 from diagnostics.encoders.discovery.trace import Step, Trace, dry_run
 from diagnostics.encoders.hooks import as_tokens, tensors_in
@@ -195,12 +195,9 @@ def _check_time(first_input: FirstBlockInput, tap: Tap, extents: Mapping[str, in
 
 
 def _ends(trace: Trace, parts: Mapping[str, nn.Module], own: bool = True) -> list[Step]:
-    """What gives the trunk's output after the last block: its final norm, or final convolution and norm.
+    """What gives the trunk's output after the last block (norm, convolution), by whose output the trunk hands over.
 
-    The norm may stand elsewhere under the same name (in the head, after pooling) or be an identity, so what counts is
-    whose output the trunk hands over. As many as the last block has branches at most. Where the trace is not the trunk's
-    `own` but of a whole pass, what it gives may be a head's for each token, so only what is as wide as the last block ends
-    the trunk.
+    Of a whole pass, not the trunk's `own`, only what is as wide as the last block: the rest may be a head's tokens.
     """
     last = trace.blocks[-1]
     tail = _after(trace)
@@ -214,7 +211,7 @@ def _ends(trace: Trace, parts: Mapping[str, nn.Module], own: bool = True) -> lis
             step
             for step in tail
             if not isinstance(parts[step.name], _IDLE)
-            and (_same(step.gave, final) or _same(_channels_first(step.gave), final))
+            and (_same(step.gave, final) or (step.gave.ndim > 3 and _same(step.gave.movedim(-1, 1), final)))
         ]
         if givers:
             # Of a module and its own last part, both of which give it, the module.
@@ -226,10 +223,6 @@ def _ends(trace: Trace, parts: Mapping[str, nn.Module], own: bool = True) -> lis
         if norm and step.gave.shape == last.gave.shape and not _same(step.gave, last.gave):
             return [step]
     return []
-
-
-def _channels_first(tensor: Tensor) -> Tensor:
-    return tensor.movedim(-1, 1) if tensor.ndim > 3 else tensor
 
 
 def _after(trace: Trace) -> list[Step]:
@@ -286,10 +279,7 @@ def _add_heads(
 
 
 def _pooled(tail: Sequence[Step], heads: Sequence[Step]) -> tuple[Step, Tensor, str] | None:
-    """The first vector of each sample that goes into a module, unless it is what a head gives.
-
-    A map of one place where vectors come only after the heads, which are convolutions then.
-    """
+    """The first vector of each sample (or map of one place) that goes into a module, unless it is what a head gives."""
     samples = len(tail[0].gave) if tail else 0
     last = tail.index(heads[-1]) if heads else len(tail)
     for dims in (2, 4):

@@ -122,10 +122,7 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
 
 
 def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str, samples: int) -> dict[int, Tensor]:
-    """The activations among what a block gives: its first tensor and others like it beside, which it has changed.
-
-    The state of a recurrent layer is [layer, sample, feature]: no rows of samples.
-    """
+    """The activations among what a block gives: its first tensor, and others like it (no recurrent state) that it changed."""
     first = first_tensor(value)
     if not isinstance(first, Tensor) or first.ndim < 3:
         raise _several(encoder, name)
@@ -144,10 +141,7 @@ def _branches(value: Any, taken: Sequence[Tensor], name: str, encoder: str, samp
 
 
 def _alike(tensor: Tensor, first: Tensor) -> bool:
-    """Whether it is activations as the first tensor is: tokens beside tokens, maps of another resolution beside maps.
-
-    Attention weights and position biases beside a map are [sample, head, query, key], square and of no such size.
-    """
+    """Whether it is activations as the first tensor is (other resolutions too), not the square attention beside a map."""
     if not tensor.is_floating_point() or tensor.ndim != first.ndim:
         return False
     large, small = max(first.shape[-1], tensor.shape[-1]), min(first.shape[-1], tensor.shape[-1])

@@ -54,10 +54,6 @@ class Changes(ABC):
     base: Any
     valid: np.ndarray
 
-    def valid_cells(self) -> np.ndarray:
-        """Coordinates [cell, axis] of the cells that can be changed."""
-        return all_cells(self.shape)[self.valid]
-
     @abstractmethod
     def perturb(self, cell: tuple[int, ...], attempt: int, rng: np.random.Generator) -> list[Any]:
         """Prepared samples with that cell changed; its own token is the one that moves in all of them.
@@ -152,10 +148,7 @@ class _ArrayChanges(Changes):
 
 
 def _spans(covered: tuple[float, float], cells: int, extent: int, axis: str) -> tuple[Span | None, ...]:
-    """Each cell in places of the sample, None where it is cut off.
-
-    Where cells do not end between two places only the middle half of each, so that no change leaks into the next.
-    """
+    """Each cell in places of the sample, None where it is cut off; the middle half of cells that end within a place."""
     start, stop = covered
     step = (stop - start) / cells
     if step < 1 - 1e-6:

@@ -137,7 +137,7 @@ def movements(encoder: Encoder, taps: Sequence[Tap], sample: np.ndarray, most: i
     rng = np.random.default_rng(seed)
     with explaining(f"{encoder.name} fails on a sample with one cell changed"):
         changes = changes_of(encoder, taps[0], sample, rng)
-        cells = _chosen(changes.valid_cells(), changes.shape, most, rng)
+        cells = _chosen(all_cells(changes.shape)[changes.valid], changes.shape, most, rng)
         if len(cells) < 2:
             raise NotVerifiableError("fewer than two cells of its grid lie within the sample")
         far = _movements(encoder, taps, changes, cells, rng)
@@ -162,16 +162,13 @@ def _chosen(usable: np.ndarray, shape: tuple[int, ...], most: int, rng: np.rando
 def _movements(
     encoder: Encoder, taps: Sequence[Tap], changes: Changes, cells: np.ndarray, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """How far each token of each tap went when each cell changed, as a share of the farthest, [cell, prefix + places].
-
-    Cells whose own token did not win at the first tap are changed in other ways too and the shares averaged: a single draw
-    may hit what a stem does not see. Those passes end at that tap.
-    """
+    """How far each token of each tap went when each cell changed, as a share of the farthest, [cell, prefix + places]."""
     totals: dict[str, np.ndarray] = {}
     first = taps[0].name
     declared = _declared(taps[0], changes, cells)
     again = np.arange(len(cells))
     for attempt in range(_ROUNDS):
+        # Later attempts are for cells whose own token did not win: a single draw may hit what a stem does not see.
         for name, far in _round(encoder, taps[:1] if attempt else taps, changes, cells[again], attempt, rng).items():
             totals.setdefault(name, np.zeros((len(cells), far.shape[1])))[again] += far
         total = totals[first]
@@ -204,10 +201,7 @@ def _round(
 
 
 def _far(encoder: Encoder, taps: Sequence[Tap], changes: Changes, prepared: Sequence[Any]) -> dict[str, np.ndarray]:
-    """How far each token of each tap went [change, prefix + places], as a share of the farthest; zero where nothing did.
-
-    The rest of the pass is left out where the encoder lets an error through.
-    """
+    """How far each token of each tap went [change, prefix + places], as a share of the farthest; zero where nothing did."""
     far: dict[str, np.ndarray] = {}
 
     def note(tap: Tap, tokens: Tensor) -> None:
@@ -241,7 +235,10 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
     exact = (winner == declared) & ~silent
     reached = (moved[:, prefix:] >= REACHED).sum(axis=1)
     # Of two cells each is beside the other, and no order could be told from another.
-    tolerance = _tolerance(float(np.median(reached[~silent])), len(shape)) if len(cells) > 2 and (~silent).any() else 0
+    tolerance = 0
+    if len(cells) > 2 and (~silent).any():
+        # Half the side of the cube of tokens that a change reaches.
+        tolerance = math.ceil((float(np.median(reached[~silent])) ** (1 / len(shape)) - 1) / 2)
     own = np.take_along_axis(moved, declared[:, None], axis=1)[:, 0]
     places = all_cells(shape)[np.maximum(winner - prefix, 0)]
     beside = np.abs(places - cells).max(axis=1) <= tolerance
@@ -271,28 +268,17 @@ def _judged(tap: Tap, changes: Changes, cells: np.ndarray, moved: np.ndarray) ->
     )  # fmt: skip
 
 
-def _tolerance(reached: float, axes: int) -> int:
-    """How far from its cell a change may move a token most, where it reaches so many tokens: half the side of their cube."""
-    return math.ceil((reached ** (1 / axes) - 1) / 2)
-
-
 def _common_shift(offsets: np.ndarray) -> tuple[int, ...]:
-    """One and the same offset of most cells, however much their tokens overlap; empty where there is none.
-
-    Alone it is no proof: the middle of a strided window may lie between two cells. With a special token that moves it is.
-    """
+    """The offset that most cells share, empty where none; alone no proof, as a strided window may lie between two cells."""
     values, counts = np.unique(offsets, axis=0, return_counts=True)
     most = int(counts.argmax())
     return tuple(int(n) for n in values[most]) if values[most].any() and counts[most] > MOST * len(offsets) else ()
 
 
 def _better(other: Ordering, exact: np.ndarray, own: np.ndarray) -> bool:
-    """Whether another order explains clearly more than the declared one.
-
-    Where the middle of a token's window lies on the edge of its cell (log-mel frames), it and its neighbour move about
-    alike and either may win all over the grid: that is no shift. One shows in tokens that hardly move with their own cell.
-    """
+    """Whether another order explains clearly more than the declared one."""
     if other.shift is not None:
+        # Windows centred on a cell's edge (log-mel frames) may move the neighbour most: after a shift, their own hardly moves.
         return float(np.median(own)) < HALF
     return other.share > exact.mean() + CLEARLY
 

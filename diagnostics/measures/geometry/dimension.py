@@ -96,9 +96,7 @@ def _mle(x: Tensor, k: int) -> float:
 
 
 def _log_ratios(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """log(T_k / T_j) of distinct samples for j < k, [sample, k - 1], T_j the distance to the j-th nearest other, and whether
-    the two are equal but for rounding. Without samples whose distance is too small for a float.
-    """
+    """log(T_k / T_j), j < k, [sample, k - 1] of distances T_j to the j-th nearest other; whether equal but for rounding."""
     nearest = nearest_distances(x, k) if len(x) > k else x.new_empty((0, k))
     there = nearest[:, 0] > 0
     nearest, own = nearest[there], x[: len(nearest)][there].norm(dim=1, keepdim=True)

@@ -11,7 +11,17 @@ from torch import Tensor
 
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
-from diagnostics.measures.arrays import SINGLE, ShortRepr, centre, median, one_thread, rescaled, samples, token_count
+from diagnostics.measures.arrays import (
+    SINGLE,
+    ShortRepr,
+    centre,
+    median,
+    one_thread,
+    quotient,
+    rescaled,
+    samples,
+    token_count,
+)
 from diagnostics.measures.geometry.pooled import GeometryMeasure, TapNumbers, no_interval
 from diagnostics.measures.geometry.tokens import of_first_samples
 from diagnostics.measures.result import POOLING, SEED, N
@@ -46,7 +56,7 @@ def massive_activations(x: Any) -> Activity:
     """
     rows = rescaled(samples(x, "x", 2))
     mean, variance = _moments(rows)
-    ratio = _over(mean.square(), variance).cpu().numpy()
+    ratio = quotient(mean.square(), variance).cpu().numpy()
     feature = int(np.nanargmax(ratio)) if not np.isnan(ratio).all() else -1
     return Activity(
         ratio, float(ratio[feature]) if feature >= 0 else float("nan"), feature, float(_peaks(rows[None])[0])
@@ -63,14 +73,10 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[:, 0] + shift, (apart - shift[:, None]).square().mean(dim=1)
 
 
-def _over(above: Tensor, below: Tensor) -> Tensor:
-    return torch.where(below > 0, above / below, torch.nan)
-
-
 def _peaks(x: Tensor) -> Tensor:
     """Largest over median magnitude of each [row, feature] of [sample, row, feature]."""
     size = x.abs().flatten(1)
-    return _over(size.amax(dim=1), median(size))
+    return quotient(size.amax(dim=1), median(size))
 
 
 class MassiveActivations(GeometryMeasure):
@@ -116,7 +122,7 @@ class MassiveActivations(GeometryMeasure):
         apart = means - mean
         variance = variances.mean(dim=0) + apart.square().mean(dim=0)
         # Stored activations come in single precision, which leaves a constant feature some variance.
-        ratio = _over(mean.square(), torch.where(variance > (SINGLE * mean).square(), variance, 0.0))
+        ratio = quotient(mean.square(), torch.where(variance > (SINGLE * mean).square(), variance, 0.0))
         numbers["constant"] = float(ratio.isnan().sum())
         if bool(ratio.isnan().all()):
             return TapNumbers(numbers, "no feature varies")

@@ -8,7 +8,8 @@ import itertools
 import math
 import operator
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -176,6 +177,15 @@ def scalar(values: Tensor, single: bool) -> float | np.ndarray:
     return float(values[0]) if single else values.cpu().numpy()
 
 
+@contextmanager
+def naming_tap(measure: str, tap: str) -> Generator[None]:
+    """A context whose DiagnosticsErrors say which measure failed at which tap."""
+    try:
+        yield
+    except DiagnosticsError as error:
+        raise DiagnosticsError(f"{measure} at tap {tap}: {error}") from error
+
+
 class SampleMean(Measure):
     """The mean over samples of one number that each sample's tokens give, at every tap, with its value for no order."""
 
@@ -226,8 +236,6 @@ class SampleMean(Measure):
         return over_taps(activations, {**variables, f"line_{self.line}": line}, attrs)
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int) -> np.ndarray:
-        try:
+        with naming_tap(self.name, tap.name):
             blocks = first_tokens(activations, tap.name, n)
             return np.concatenate([self.of_samples(tokens, tap.grid.shape) for _, tokens in blocks])
-        except DiagnosticsError as error:
-            raise DiagnosticsError(f"{self.name} at tap {tap.name}: {error}") from error

@@ -115,11 +115,7 @@ def _distances(grid: tuple[int, ...], device: torch.device, start: int, stop: in
 
 
 def _pairs_cost_less(grid: tuple[int, ...], features: int) -> bool:
-    """Whether the products of all pairs of tokens cost less than transforms of the padded grid.
-
-    A pair costs a product for each feature, and as much as `_PER_PAIR` products to be put in its place; a step of a
-    transform, of which each place of the padded grid takes log2(places) for each feature, as much as `_PER_STEP` products.
-    """
+    """Whether products of all pairs of tokens, and putting them in place, cost less than transforms of the padded grid."""
     tokens, places = math.prod(grid), math.prod(blocks.padded_grid(grid))
     return tokens**2 * (features + _PER_PAIR) < _PER_STEP * places * math.log2(places) * features
 
@@ -132,9 +128,13 @@ def _similarity(x: Tensor, grid: tuple[int, ...], centred: bool, pairs: bool) ->
     sums = (_by_pair if pairs else _by_lag)(unit, grid)[:, 1:]
     counts = _every_pair(grid, x.device) if bool(directed.all()) else _by_lag(both[:, :, None], grid).round()
     counts = counts[:, 1:]
-    curve = _ratio(sums, counts)
+    curve = arrays.quotient(sums, counts)
     nothing = torch.full((len(x),), float("nan"), dtype=x.dtype, device=x.device)
-    lds = curve[:, 0] - _ratio(sums[:, FAR - 1 :].sum(dim=1), counts[:, FAR - 1 :].sum(dim=1)) if reach else nothing
+    lds = (
+        curve[:, 0] - arrays.quotient(sums[:, FAR - 1 :].sum(dim=1), counts[:, FAR - 1 :].sum(dim=1))
+        if reach
+        else nothing
+    )
     cds = nothing
     if reach >= SLOPE:
         distance = torch.arange(1, SLOPE + 1, dtype=x.dtype, device=x.device) - (SLOPE + 1) / 2
@@ -174,16 +174,13 @@ def _relation(x: Tensor, foreground: Tensor, grid: tuple[int, ...]) -> Tensor:
         distance = _distances(grid, x.device, rows.start, rows.stop)
         near = (distance == 1) * inside[:, None]
         far = (distance >= FAR) * outside[:, None]
-        gap = _ratio((cosine * near).sum(dim=2), near.sum(dim=2)) - _ratio((cosine * far).sum(dim=2), far.sum(dim=2))
+        gap = arrays.quotient((cosine * near).sum(dim=2), near.sum(dim=2)) - arrays.quotient(
+            (cosine * far).sum(dim=2), far.sum(dim=2)
+        )
         counted = (inside[:, rows] > 0) & gap.isfinite()
         total += torch.where(counted, gap, 0.0).sum(dim=1)
         anchors += counted.sum(dim=1)
-    return _ratio(total, anchors)
-
-
-def _ratio(sums: Tensor, counts: Tensor) -> Tensor:
-    """sums / counts, NaN where nothing was counted."""
-    return torch.where(counts > 0, sums / counts, float("nan"))
+    return arrays.quotient(total, anchors)
 
 
 def _farthest(grid: tuple[int, ...]) -> int:
@@ -242,11 +239,9 @@ def _of_tap(activations: Activations, tap: Tap, n: int) -> tuple[TokenSimilarity
     """As they are and centred, over the first n samples."""
     parts: tuple[list[TokenSimilarity], list[TokenSimilarity]] = ([], [])
     for _, tokens in arrays.first_tokens(activations, tap.name, n):
-        try:
+        with blocks.naming_tap("self_similarity", tap.name):
             for part, centre in zip(parts, (False, True), strict=True):
                 part.append(self_similarity(tokens, tap.grid.shape, centred=centre))
-        except DiagnosticsError as error:
-            raise DiagnosticsError(f"self_similarity at tap {tap.name}: {error}") from error
     return _joined(parts[0]), _joined(parts[1])
 
 

@@ -15,7 +15,7 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, rescaled, token_samples, unit_rows
 from diagnostics.measures.decompositions import eigh
-from diagnostics.measures.locality.blocks import lengths, plane
+from diagnostics.measures.locality.blocks import lengths, naming_tap, plane
 from diagnostics.measures.locality.masks import as_array, box_iou, masks_of, scored_rows, tokens_of, unfitted_result
 from diagnostics.measures.probes.protocol import Probe
 from diagnostics.measures.result import store_reasons
@@ -282,12 +282,10 @@ class ObjectDiscovery(Probe):
             reference[i], iou[i], centred[i] = 0.0, 0.0, 0.0
             for row, tokens in tokens_of(activations, tap.name, rows):
                 reference[i, row] = 1.0
-                try:
+                with naming_tap(self.name, tap.name):
                     x = as_tensor(tokens).to(activations.device)
                     iou[i, row] = _iou(lost, x, tap.grid.shape, masks[row], boxes[row])
                     centred[i, row] = _iou(lost, centre(x), tap.grid.shape, masks[row], boxes[row])
-                except DiagnosticsError as error:
-                    raise DiagnosticsError(f"{self.name} at tap {tap.name}: {error}") from error
         fitting = np.isfinite(reference[:, 0])
 
         def mean(values: np.ndarray) -> np.ndarray:

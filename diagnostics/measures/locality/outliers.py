@@ -20,6 +20,7 @@ from diagnostics.measures.locality.blocks import (
     directions,
     extents,
     lacks_axes,
+    naming_tap,
     rook_pairs,
     sample_blocks,
 )
@@ -183,12 +184,10 @@ class OutlierTokenShare(Measure):
 
     def _of_tap(self, activations: Activations, tap: Tap, n: int) -> OutlierTokens:
         norms, likeness = list[Tensor](), list[Tensor]()
-        try:
+        with naming_tap(self.name, tap.name):
             for _, tokens in arrays.first_tokens(activations, tap.name, n):
                 x, _ = arrays.token_samples(tokens, f"Tap {tap.name} for {self.name}", tap.grid.shape)
                 for block in sample_blocks(x, pairs=False):
                     norms.append(torch.linalg.vector_norm(block, dim=2))
                     likeness.append(_likeness(block, tap.grid.shape))
-        except DiagnosticsError as error:
-            raise DiagnosticsError(f"{self.name} at tap {tap.name}: {error}") from error
         return _judge(torch.cat(norms), torch.cat(likeness), BEYOND)

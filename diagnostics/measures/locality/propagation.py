@@ -14,7 +14,7 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, token_samples, unit_rows
-from diagnostics.measures.locality.blocks import plane
+from diagnostics.measures.locality.blocks import naming_tap, plane
 from diagnostics.measures.locality.masks import (
     as_array,
     boundary_f,
@@ -218,10 +218,8 @@ class LabelPropagation(Probe):
             chosen = frames[tap.grid.shape[0]]
             numbers[i] = 0.0
             for row, tokens in tokens_of(activations, tap.name, rows):
-                try:
+                with naming_tap(self.name, tap.name):
                     numbers[i, row] = _of_video(tokens, tap.grid.shape, masks[row, chosen], activations.device)
-                except DiagnosticsError as error:
-                    raise DiagnosticsError(f"{self.name} at tap {tap.name}: {error}") from error
             if tap.grid.shape not in of_grid:
                 of_grid[tap.grid.shape] = _lines(masks[rows.test][:, chosen], tap.grid.shape, activations.device)
             lines[i] = of_grid[tap.grid.shape]

@@ -190,8 +190,7 @@ class RidgePath(ShortRepr):
 
 
 def _standardised_moments(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean of x and y, 1 / sd of x (0 for features that are constant up to rounding), and the products of the standardised
-    rows with themselves [feature, feature] and with the targets [feature, target]."""
+    """Means of x and y, 1 / sd of x (0 if constant), products of standardised rows with themselves and with the targets."""
     n = moments.n
     if n == 0:
         raise DiagnosticsError("Ridge has no rows to be fitted on: give at least one with a known target.")

@@ -164,12 +164,7 @@ class _Fit:
 def _fit(
     read: _Read, train: np.ndarray, val: np.ndarray, labels: np.ndarray, classes: int, name: str, seed: int, device: str
 ) -> _Fit:
-    """The classifier of train and val tokens, masks [sample, token], whose penalty has the best mean IoU on val; of equal
-    ones the least log loss.
-
-    The path of penalties runs from strong to weak, each started from the last, and ends where it does not get better
-    twice in a row: the weakest are the slowest to fit.
-    """
+    """The classifier of train and val tokens, masks [sample, token], of best mean IoU on val (of equal ones, least loss)."""
     drawn = np.random.default_rng(seed).permutation(np.flatnonzero(train | val))
     of_train, of_val, of_both = (np.zeros_like(train) for _ in range(3))
     for some, mask in ((of_train, train), (of_val, val), (of_both, train | val)):
@@ -188,6 +183,7 @@ def _fit(
     seen = np.isin(truth, known)
     codes = np.searchsorted(known, truth[seen])
     fits, tried, worse = None, list[tuple[tuple[float, float], float, LogisticFits]](), 0
+    # The weakest are the slowest to fit.
     for penalty in sorted(PENALTIES, reverse=True):
         fits = rows.fit([[penalty]], decrease=_RANKING, start=fits, most=_MOST_RANKING)
         score = mean_iou(confusion(_predict(fits, known, held_out), truth, classes))

@@ -147,11 +147,7 @@ def choose_logistic(
 
 
 def _best(right: Tensor, losses: Tensor) -> Tensor:
-    """Index [tap] of the penalty to take, from whether each val row is right, and its log loss [tap, penalty, row].
-
-    The least log loss among the penalties whose accuracy is within half a standard error (of the paired difference) of
-    the best.
-    """
+    """Index [tap] of the penalty of least loss [tap, penalty, row] among those within half a standard error of the best."""
     right = right.double()
     top = right.mean(dim=2).argmax(dim=1)
     short = right[torch.arange(len(right), device=right.device), top][:, None] - right
@@ -327,10 +323,7 @@ class _Problem:
     def _search(
         self, scores: Tensor, moved: Tensor, w: Tensor, direction: Tensor, penalty: Tensor, slope: Tensor, share: float
     ) -> tuple[Tensor, Tensor]:
-        """Step size [tap, penalty] that leaves no more than a share of the slope, and the probabilities there.
-
-        Newton's method on the slope, which only grows along a line, kept inside the interval known to hold its zero.
-        """
+        """Step size [tap, penalty] that leaves no more than a share of the slope (bracketed Newton), and probabilities."""
         wanted = _inner(moved, self.onehot) / self.n - _inner(penalty * w, direction)
         bend = _inner(penalty * direction, direction)
         size, low, high = torch.ones_like(slope), torch.zeros_like(slope), torch.full_like(slope, torch.inf)
@@ -366,10 +359,7 @@ def _each(values: Tensor) -> Tensor:
 
 
 def _two_loop(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]], curvature: Tensor) -> Tensor:
-    """The inverse Hessian times a gradient, as pairs of steps and changes of the gradient correct a diagonal one.
-
-    Nocedal and Wright 2006, algorithm 7.4, with the diagonal scaled to the last pair (their equation 7.20).
-    """
+    """The inverse Hessian times a gradient, by pairs of steps (Nocedal and Wright 2006, algorithm 7.4, equation 7.20)."""
     shares: list[Tensor] = []
     q = gradient
     for step, change, inverse in reversed(pairs):

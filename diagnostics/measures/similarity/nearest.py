@@ -177,8 +177,7 @@ def _matched(a: Neighbours, b: Neighbours) -> tuple[Neighbours, Neighbours, Tens
 
 
 class _Kernel(NamedTuple):
-    """Neighbours with HSIC_1, times n (n - 3), of their kernel with itself, which no order of the samples changes; 0 where
-    it is rounding error."""
+    """Neighbours, with n (n - 3) HSIC_1 of their kernel with itself (in any order of the samples); 0 for rounding error."""
 
     neighbours: Neighbours
     own: float

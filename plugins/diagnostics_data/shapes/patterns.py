@@ -20,14 +20,6 @@ def _half_planes(p: np.ndarray, q: np.ndarray, corners: int) -> list[np.ndarray]
     return [p * math.cos(turn) + q * math.sin(turn) - 1 for turn in turns]
 
 
-def _disc(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    return np.sqrt(p * p + q * q) - 1
-
-
-def _square(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(p), np.abs(q)) - 1
-
-
 def _triangle(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     first, second, third = _half_planes(p, q, 3)
     return np.maximum(np.maximum(first, second), third)
@@ -41,10 +33,6 @@ def _star(p: np.ndarray, q: np.ndarray) -> np.ndarray:
         second = np.maximum(second, np.minimum(largest, side))
         largest = np.maximum(largest, side)
     return second
-
-
-def _ring(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    return np.abs(np.sqrt(p * p + q * q) - 0.75) - 0.25
 
 
 def _cross(p: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -67,15 +55,15 @@ def _arrow(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 _DRAWN: dict[str, tuple[Level, float, float]] = {
-    "disc": (_disc, math.pi, 1.0),
-    "square": (_square, 4.0, math.sqrt(2)),
+    "disc": (lambda p, q: np.sqrt(p * p + q * q) - 1, math.pi, 1.0),
+    "square": (lambda p, q: np.maximum(np.abs(p), np.abs(q)) - 1, 4.0, math.sqrt(2)),
     "triangle": (_triangle, 3 * math.tan(math.pi / 3), 2.0),
     "star": (
         _star,
         5 * math.tan(math.pi / 5) * (1 + math.tan(math.pi / 5) * math.tan(2 * math.pi / 5)),
         1 / math.cos(2 * math.pi / 5),
     ),
-    "ring": (_ring, math.pi * 0.75, 1.0),
+    "ring": (lambda p, q: np.abs(np.sqrt(p * p + q * q) - 0.75) - 0.25, math.pi * 0.75, 1.0),
     "cross": (_cross, 4 * 0.6 - 0.36, math.hypot(0.3, 1)),
     # The lens of the two discs is taken from the larger one.
     "crescent": (
@@ -137,16 +125,13 @@ class Texture:
         if self.kind == "mottled":
             # The finer octave is turned, so that no lattice shows.
             pattern = 1.2 * self._noise(1.5 * s, 1.5 * t) + 0.8 * self._noise(2.4 * s + 1.8 * t, 2.4 * t - 1.8 * s)
-            finest = self.frequency  # noise varies half as fast as its lattice
         elif self.kind == "striped":
-            pattern, finest = 2.5 * np.sin((2 * math.pi) * s), self.frequency
+            pattern = 2.5 * np.sin((2 * math.pi) * s)
         elif self.kind == "checked":
             pattern = np.clip(3 * np.sin((2 * math.pi) * s), -1, 1) * np.clip(3 * np.sin((2 * math.pi) * t), -1, 1)
-            finest = self.frequency
         else:
             pattern = 2.5 * (np.cos((2 * math.pi) * s) + np.cos((2 * math.pi) * t) - 0.5)
-            finest = self.frequency
-        sharp = np.clip(pattern, -1, 1) * np.clip(2 - (4 * finest) * footprint, 0, 1)
+        sharp = np.clip(pattern, -1, 1) * np.clip(2 - (4 * self.frequency) * footprint, 0, 1)
         return 0.5 + 0.5 * sharp
 
     def _noise(self, s: np.ndarray, t: np.ndarray) -> np.ndarray:

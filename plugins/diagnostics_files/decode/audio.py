@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.errors import check_regular, damaged, decoding, need, too_large, unfit
+from diagnostics_files.errors import Unusable, check_regular, damaged, decoding, need, too_large
 
 Source = Path | Callable[[], IO[bytes]]
 """A file, or what opens the bytes of one."""
@@ -58,7 +58,7 @@ def index(source: Source, name: str) -> Sound:
     if not 1 <= rate <= FASTEST:
         raise damaged(name, f"it says to have {rate:,} samples a second")
     if why := too_large(4 * length):
-        raise unfit(name, why, "cut it into several files")
+        raise Unusable(name, why, "cut it into several files")
     return Sound(source, name, length, rate)
 
 

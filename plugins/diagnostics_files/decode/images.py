@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from diagnostics import DiagnosticsError
-from diagnostics_files.errors import check_regular, damaged, decoding, too_large, unfit
+from diagnostics_files.errors import Unusable, check_regular, damaged, decoding, too_large
 
 LARGEST = 4096
 MOST_PIXELS = 100_000_000
@@ -30,7 +30,7 @@ def picture(source: Path | IO[bytes], name: str, size: int | None = None) -> np.
     """An image as uint8 [y, x, 3]: of grey three equal channels, transparency dropped, only the first frame."""
     image = _opened(source, name)
     if image.mode.startswith(("I", "F")):
-        raise unfit(name, f"has pixels of {image.mode}, not of 8 bits a channel", "convert it to 8 bits")
+        raise Unusable(name, f"has pixels of {image.mode}, not of 8 bits a channel", "convert it to 8 bits")
     return np.asarray(resized(image.convert("RGB"), size, Image.Resampling.BILINEAR))
 
 
@@ -39,7 +39,7 @@ def mask(source: Path | IO[bytes], name: str, size: int | None = None) -> np.nda
     image = _opened(source, name)
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
         kind = {"LA": "transparency", "PA": "transparency", "F": "fractions"}.get(image.mode, "colours")
-        raise unfit(
+        raise Unusable(
             name, f"has {kind} ({image.mode}) instead of class numbers",
             "convert masks to one channel of class numbers or to a palette", skip=False,
         )  # fmt: skip
@@ -52,11 +52,13 @@ def depth(path: Path, name: str, scale: float, size: int | None = None) -> np.nd
     if path.suffix.lower() == ".npy":
         metres = plain_array(path, name).astype(np.float32)
         if metres.ndim != 2:
-            raise unfit(name, f"has the shape {list(metres.shape)}, not [y, x]", "store one map [y, x] a file")
+            raise Unusable(name, f"has the shape {list(metres.shape)}, not [y, x]", "store one map [y, x] a file")
     else:
         image = _opened(path, name)
         if not image.mode.startswith("I"):
-            raise unfit(name, f"has pixels of {image.mode}, not depth of 16 bits", "store depth as 16-bit PNG or .npy")
+            raise Unusable(
+                name, f"has pixels of {image.mode}, not depth of 16 bits", "store depth as 16-bit PNG or .npy"
+            )
         metres = np.asarray(image).astype(np.float32) * np.float32(scale)
     metres = np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(np.nan))
     return np.asarray(resized(Image.fromarray(metres), size, Image.Resampling.NEAREST))
@@ -83,7 +85,7 @@ def plain_array(path: Path, name: str, skip: bool = True) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
         raise damaged(name, "it is no array of numbers", skip)
     if why := too_large(array.size * max(array.itemsize, 4)):
-        raise unfit(name, why, "store a smaller array", skip)
+        raise Unusable(name, why, "store a smaller array", skip)
     return array
 
 
@@ -107,7 +109,7 @@ def _header(source: Path | IO[bytes], name: str) -> Image.Image:
     """The image with nothing decoded yet, so that one that says to be huge is refused before it is."""
     if isinstance(source, Path):
         check_regular(source, name)
-    huge = unfit(name, f"has more than {MOST_PIXELS // 10**6} million pixels", "make it smaller")
+    huge = Unusable(name, f"has more than {MOST_PIXELS // 10**6} million pixels", "make it smaller")
     try:
         image = Image.open(source, formats=FORMATS)
     except Image.DecompressionBombError as error:

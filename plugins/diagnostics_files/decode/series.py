@@ -108,10 +108,7 @@ def read_npz(path: Path) -> tuple[list[np.ndarray], Columns]:
 
 
 def _declared(path: Path) -> int:
-    """Bytes that the arrays of an `.npz` take, by their own headers; a small file may unpack to any size.
-
-    NumPy reads as many bytes as a header says, whatever the archive says of its members.
-    """
+    """Bytes that the arrays of an `.npz` take by their own headers, which NumPy goes by; a small file may unpack to any size."""
     total = 0
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
@@ -168,10 +165,7 @@ def _columns(arrays: dict[str, Any], count: int, path: Path) -> Columns:
                 f"Array {name} of {path} is {array.dtype} of shape {list(array.shape)}: give one number or text for each of "
                 f"the {count} series, or take it out."
             )
-        entries = [_text(entry) for entry in np.asarray(array[:]).tolist()]
+        raw = np.asarray(array[:]).tolist()
+        entries = [entry.decode() if isinstance(entry, bytes) else entry for entry in raw]
         columns[name] = [None if entry != entry or entry == "" else entry for entry in entries]
     return columns
-
-
-def _text(entry: Any) -> Any:
-    return entry.decode() if isinstance(entry, bytes) else entry

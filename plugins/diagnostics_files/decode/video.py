@@ -88,12 +88,8 @@ def _decoded(container: Any, video: Video, wanted: Sequence[int], size: int | No
             return None
         last = number
         if there and number in wanted:
-            frames[number] = _pixels(frame, size)
+            image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+            frames[number] = np.asarray(resized(image, size, Image.Resampling.BILINEAR))
         if len(frames) == len(wanted):
             return np.stack([frames[i] for i in wanted])
     return None
-
-
-def _pixels(frame: Any, size: int | None) -> np.ndarray:
-    pixels = frame.to_ndarray(format="rgb24")
-    return np.asarray(resized(Image.fromarray(pixels), size, Image.Resampling.BILINEAR))

@@ -13,14 +13,7 @@ from torch import Tensor
 
 from diagnostics import Dataset, DiagnosticsError, TorchEncoder, build, load_encoder, save_encoder, watcher
 from diagnostics.encoders.trust import UntrustedCodeError
-from diagnostics_training.alignment.data import (
-    LEAST,
-    best_tap,
-    check_modality,
-    check_target,
-    data_for,
-    describe_data,
-)
+from diagnostics_training.alignment.data import LEAST, best_tap, check_modality, check_target, data_for
 from diagnostics_training.alignment.feed import MODALITIES, Feed
 from diagnostics_training.alignment.layer_scale import Block, check_start, put_drops, scaled
 from diagnostics_training.alignment.objective import (
@@ -35,7 +28,7 @@ from diagnostics_training.alignment.objective import (
 from diagnostics_training.next_steps import command_of
 from diagnostics_training.summary import finish, finished
 from diagnostics_training.trainer.checkpoints import make_folder, resumable
-from diagnostics_training.trainer.data import plain
+from diagnostics_training.trainer.data import describe_data, plain
 from diagnostics_training.trainer.distributed import barrier, world
 from diagnostics_training.trainer.monitor import say, silent
 from diagnostics_training.trainer.settings import Settings

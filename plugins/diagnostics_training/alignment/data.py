@@ -31,11 +31,6 @@ def data_for(asked: str | None, base: Encoder) -> str:
     return spec_of(name, options | {"length": len(base.example())})
 
 
-def describe_data(spec: str, count: int) -> str:
-    """For people and for the lineage, from which `data_for` reads it again."""
-    return f"{spec}, the {count:,} samples of its train split"
-
-
 def check_modality(encoder: Encoder, dataset: Dataset) -> None:
     """Raises where an encoder cannot read a dataset."""
     if encoder.modality != dataset.modality:

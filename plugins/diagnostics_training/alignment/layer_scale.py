@@ -181,11 +181,7 @@ def put_drops(module: nn.Module, blocks: Sequence[Block], rate: float) -> None:
 
 @functools.cache
 def _scaled(kind: type[nn.Module]) -> type[nn.Module]:
-    """The class whose modules add to what they take what those of `kind` add, scaled by their `residual`.
-
-    A class of its own rather than a module around it: names of parts, and attributes that a model's code asks its blocks
-    for, stay where they are. torch's parametrizations change classes likewise.
-    """
+    """The class that scales what `kind` adds by its `residual`; no module around it, so that names of parts stay."""
 
     @functools.wraps(kind.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:

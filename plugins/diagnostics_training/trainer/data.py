@@ -52,7 +52,12 @@ class TrainingData:
     @property
     def description(self) -> str:
         """For people and for the lineage."""
-        return f"{self.spec}, the {len(self.samples):,} samples of its train split"
+        return describe_data(self.spec, len(self.samples))
+
+
+def describe_data(spec: str, count: int) -> str:
+    """For people and for the lineage, from which an alignment reads the specification again."""
+    return f"{spec}, the {count:,} samples of its train split"
 
 
 def load(data: str, patch: int | None = None, *, windows: bool = True) -> TrainingData:
@@ -137,11 +142,8 @@ class EpochOrder:
     """
 
     def __init__(self, rows: np.ndarray, batch: int, seed: int) -> None:
-        self.rows, self.batch, self.seed = rows, batch, seed
-        self._order = functools.lru_cache(2)(self._drawn_order)
-
-    def _drawn_order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, 0, epoch]).permutation(self.rows)
+        self.rows, self.batch = rows, batch
+        self._order = functools.lru_cache(2)(lambda epoch: np.random.default_rng([seed, 0, epoch]).permutation(rows))
 
     def part(self, step: int, rank: int, world: int) -> tuple[np.ndarray, slice, int]:
         """One process's samples of a step, where they lie in the batch, and where the batch begins in the epoch."""

@@ -369,7 +369,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("chronos")
     for name, settings in chronos.SMALL.items():
-        kind = chronos._kind(settings, name)
+        kind, _ = chronos._kind(settings, name)
         torch.manual_seed(5)
         chronos._untrained(kind, settings).save_pretrained(root / name)
     return root

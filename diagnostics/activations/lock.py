@@ -1,4 +1,4 @@
-"""The folder of a run: locked by one process, checked for free space, and removed atomically."""
+"""The lock by which one process writes a run's folder; its free space, and its removal in one move."""
 
 import contextlib
 import shutil

@@ -1,4 +1,4 @@
-"""How the first block's input responds when part of the model's input changes, which resolves ambiguous shapes."""
+"""Tells class tokens and registers from grid tokens: how the first block's input moves when part of the input changes."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -75,9 +75,7 @@ class FirstBlockInput:
             return None
         first = float(moved.flatten(2).any(2).float().mean())
         last = float(moved.transpose(1, -1).flatten(2).any(2).float().mean())
-        if first <= LOCAL < last:
-            return False
-        return True if last <= LOCAL < first else None
+        return last <= LOCAL if (first <= LOCAL) != (last <= LOCAL) else None
 
     def variates_apart(self, variates: int) -> bool | None:
         """Whether tokens [B, T, F] belong to one variate each, so that a change of the first leaves most as they are."""
