@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from diagnostics.activations.folder import disk_use
+from diagnostics.activations.lock import disk_use
 from diagnostics.progress import size
 from diagnostics.report.numbers import format_number, unbroken
 from diagnostics.report.page import Block, Column, Note, Notes, Number, Row, Sentence, Table, filled
