@@ -1,4 +1,4 @@
-"""A notebook as a place to show progress: found without importing IPython, drawn as plain HTML that needs no widgets."""
+"""A notebook as a place to show things: found without importing IPython; progress is plain HTML that needs no widgets."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def in_notebook() -> bool:
     shell = ipython.get_ipython() if ipython is not None else None
     # The shell of a kernel knows it (Jupyter's, VS Code's, Colab's); IPython in a terminal has none.
     return getattr(shell, "kernel", None) is not None
+
+
+def show_bundle(bundle: dict[str, Any]) -> Any:
+    """Shows one thing in several formats (`text/html`, ...) below the cell; returns the handle by which it is replaced."""
+    return sys.modules["IPython"].display.display(bundle, raw=True, display_id=True)
 
 
 @contextlib.contextmanager
@@ -59,7 +64,6 @@ class _Output:
             self.draw()
 
     def draw(self) -> None:
-        display: Any = sys.modules["IPython"].display
         self.drawn = time.monotonic()
         texts = [printable(line) for line in self.lines]
         html = "".join(f"<p>{escape(text)}</p>" for text in texts)
@@ -70,6 +74,6 @@ class _Output:
             texts.append(text)
         bundle = {"text/html": f"<div>{html}</div>", "text/plain": "\n".join(texts)}
         if self.handle is None:
-            self.handle = display.display(bundle, raw=True, display_id=True)
+            self.handle = show_bundle(bundle)
         else:
             self.handle.update(bundle, raw=True)

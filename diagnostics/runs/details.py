@@ -10,8 +10,8 @@ from diagnostics.runs.profile import Profile
 
 # A variable over taps and something else is spread over columns up to this many.
 MOST_COLUMNS = 12
-# Losses of test units: the score is their sum.
-_RAW = ("loss", "reference_loss")
+# Losses of test and val units: the score is their sum.
+_RAW = ("loss", "reference_loss", "val_loss", "val_reference")
 
 
 def details(profile: Profile) -> Details:

@@ -21,6 +21,7 @@ from diagnostics.runs.tap_map import map_json
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
     from diagnostics.runs.fitted_probe import FittedProbe
 
@@ -243,6 +244,15 @@ class Run:
                 "differ): run both encoders on one dataset."
             )
         return between(self.store, second.store, measure, seed, most_rows)
+
+    def plot(self) -> go.Figure:
+        """Score by tap of every probe, a panel each, as a plotly figure; of all other measures where no probe was fitted.
+
+        Raises DiagnosticsError where no profile has a value.
+        """
+        from diagnostics.runs.plots import plot_run
+
+        return plot_run(self)
 
     def to_dataframe(self) -> pd.DataFrame:
         """All profiles as one tidy table, a row for each value at a tap; those of controls too.

@@ -33,6 +33,7 @@ from diagnostics.runs.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 
 class Comparison(Findings):
@@ -63,6 +64,13 @@ class Comparison(Findings):
                 table.insert(at, key, pd.Series([value] * len(table), dtype="Int64" if key == "seed" else object))
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
+
+    def plot(self) -> go.Figure:
+        """Score by relative depth of every run, a panel for each target, as a plotly figure; for each measure where no probe
+        is among the profiles."""
+        from diagnostics.runs.plots import plot_comparison
+
+        return plot_comparison(self)
 
     def to_json(self) -> dict[str, Any]:
         """The findings as plain numbers; None for what has no value."""
