@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from diagnostics.report.numbers import format_compact
 from diagnostics.report.page import Column, Details, Note, Notes, Row, Table
-from diagnostics.runs.profile import Profile
+
+if TYPE_CHECKING:
+    from diagnostics.runs.profile import Profile
 
 # A variable over taps and something else is spread over columns up to this many.
 MOST_COLUMNS = 12

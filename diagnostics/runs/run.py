@@ -14,6 +14,7 @@ from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError, unknown
 from diagnostics.report.numbers import is_plain
 from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.handed_out import HandedOut, handed_out_in
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.recommendation import Recommendation, recommend
@@ -98,6 +99,11 @@ class Run:
             "This encoder's weights are random: pretrained=false, so nothing that it reaches was learnt, and fresh weights are "
             "but another draw of them."
         )
+
+    @property
+    def handed_out(self) -> HandedOut:
+        """The tap that the encoder's makers hand out, and how far the tap before it is from it, from the stored means."""
+        return handed_out_in(self.store, self.record.encoder.maker_names)
 
     @property
     def dataset(self) -> str:

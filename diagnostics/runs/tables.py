@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from diagnostics.report.html import page_tables
 from diagnostics.report.page import Cell, Column, Number, Page, Row, Section, Sentence, Table
 from diagnostics.runs.details import details
-from diagnostics.runs.profile import Profile
-from diagnostics.runs.recommendation import Recommendation
+
+if TYPE_CHECKING:
+    from diagnostics.runs.profile import Profile
+    from diagnostics.runs.recommendation import Recommendation
 
 
 def profile_table(profile: Profile) -> str:

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from diagnostics import TorchEncoder
+from diagnostics.encoders.maker_names import last_taps, names_of_outputs
 from diagnostics_timm.images import Preprocess
 from diagnostics_timm.pixels import example
-from diagnostics_timm.taps import model_taps
+from diagnostics_timm.taps import model_taps, trunk
 
 
 def encoder_of(
@@ -32,7 +33,7 @@ def encoder_of(
         return model
 
     discovered = model_taps(module, name, size)
-    return TorchEncoder(
+    encoder = TorchEncoder(
         name,
         "image",
         module,
@@ -43,4 +44,9 @@ def encoder_of(
         fresh=None if fresh is None else settled,
         configuration=f"input {'x'.join(str(n) for n in size)}",
         covers=preprocess.covers,
-    ).replace(left_out=discovered.left_out)
+    )
+    ends = last_taps(encoder.taps, encoder.output_tap)[-1:]
+    names = names_of_outputs(
+        encoder, lambda model, image: {"forward_features": trunk(model, image)}, [encoder.output_tap, *ends]
+    )
+    return encoder.replace(left_out=discovered.left_out, maker_names=names)

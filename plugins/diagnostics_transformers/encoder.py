@@ -19,6 +19,7 @@ from diagnostics.errors import describe
 from diagnostics_transformers.checks import check_places
 from diagnostics_transformers.detectors import over_levels, trunk_of_detector, with_levels
 from diagnostics_transformers.heads import layers_of_head
+from diagnostics_transformers.handed_out import maker_names
 from diagnostics_transformers.inputs import prepare
 from diagnostics_transformers.load import Loaded, lacking, refuse_missing
 from diagnostics_transformers.orders import TRAILING, with_order
@@ -60,7 +61,7 @@ def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Want
             return None
         return encoder_of(loaded, name, tower, replace(wanted or Wanted(), length=len(sample)))
 
-    return TorchEncoder(
+    encoder = TorchEncoder(
         name,
         prepared.modality,
         module,
@@ -76,6 +77,7 @@ def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Want
         valid=lambda batch, tap: _valid(prepared, batch, tap),
         rate=prepared.rate,
     )
+    return encoder.replace(maker_names=maker_names(encoder))
 
 
 def _without_silence(taps: Sequence[Tap], prepared: Prepared) -> list[Tap]:

@@ -87,8 +87,9 @@ def test_a_bar_in_a_notebook_that_goes_when_the_work_is_done(
     with pytest.raises(ValueError, match="broken"), watching(None) as watch:
         watch(COST)
         watch(dx.Progress("extracting <it>", 1, 4, "blocks.1"))
-        assert '<progress max="4" value="1"></progress> extracting &lt;it&gt;: 1 of 4, now blocks.1' in (
-            kernel.bundles[-1]["text/html"]
+        assert (
+            '<progress max="4" value="1"></progress> extracting &lt;it&gt;: 1 of 4, now blocks.1'
+            in (kernel.bundles[-1]["text/html"])
         )
         assert kernel.bundles[-1]["text/plain"].endswith("extracting <it>: 1 of 4, now blocks.1")
         raise ValueError("broken")

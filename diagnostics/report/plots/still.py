@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import plotly.io
 
 from diagnostics.report.plots.style import INK
 
 MIME = "image/svg+xml"
-INTERACTIVE = "application/vnd.plotly.v1+json"
+INTERACTIVE = {"plotly_mimetype", "jupyterlab", "nteract", "vscode"}
+"""Plotly's renderers of notebooks that draw a figure from its JSON."""
 WIDTH, HEIGHT = 760, 450
 # Of pixels to inches and to the points of fonts and lines.
 INCH, POINT = 96, 0.75
@@ -29,10 +31,13 @@ class StillFigure(go.Figure):
     """A plotly figure that a notebook keeps as SVG too, for every reader that cannot run plotly.js."""
 
     def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        bundle = dict(super()._repr_mimebundle_(*args, **kwargs))
-        if INTERACTIVE in bundle:
-            # Plotly's HTML for old notebooks expects plotly.js on its page; converters would take it and show nothing.
-            bundle.pop("text/html", None)
+        renderers = plotly.io.renderers
+        if INTERACTIVE.isdisjoint((renderers.default or "").split("+")):
+            bundle = dict(super()._repr_mimebundle_(*args, **kwargs))
+        else:
+            # Without the HTML for old notebooks that plotly adds here: it puts 4 MB of plotly.js into the notebook, and
+            # converters would take it before the SVG and show nothing where that is missing.
+            bundle = renderers["plotly_mimetype"].to_mimebundle(self.to_dict())
         return bundle | {MIME: svg(self)}
 
     def _ipython_display_(self) -> None:
@@ -164,7 +169,9 @@ class _Still:
         colours = LinearSegmentedColormap.from_list("figure", scale)
         colours = colours.reversed() if trace.reversescale else colours
         drawn = axes.imshow(z, cmap=colours, vmin=trace.zmin, vmax=trace.zmax, aspect="auto", origin="lower")
-        for (row, column), text in np.ndenumerate(np.array(trace.text if trace.text is not None else [[]], dtype=object)):
+        for (row, column), text in np.ndenumerate(
+            np.array(trace.text if trace.text is not None else [[]], dtype=object)
+        ):
             if text:
                 light = sum(drawn.to_rgba(z[row, column])[:3]) > 1.5
                 colour = "black" if light else "white"
@@ -179,7 +186,9 @@ class _Still:
             if name in self.categories:
                 names = self.categories[name]
                 aslant: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-                of.set_ticks(range(len(names)), [_plain(text) for text in names], **(aslant if of is axes.xaxis else {}))
+                of.set_ticks(
+                    range(len(names)), [_plain(text) for text in names], **(aslant if of is axes.xaxis else {})
+                )
             if axis.range:
                 limits(*axis.range)
             elif axis.autorange == "reversed":

@@ -68,7 +68,7 @@ class Comparison(Findings):
     def plot(self) -> go.Figure:
         """Score by relative depth of every run, a panel for each target, as a plotly figure; for each measure where no probe
         is among the profiles."""
-        from diagnostics.runs.plots import plot_comparison
+        from diagnostics.runs.comparison.plots import plot_comparison
 
         return plot_comparison(self)
 
