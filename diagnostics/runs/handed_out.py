@@ -77,9 +77,9 @@ def handed_out(encoder: Encoder, dataset: Dataset | None = None) -> HandedOut:
 
     from diagnostics.encoders.pooling import pool
 
-    before = tap_before(encoder.taps, encoder.output_tap)
+    before, names = tap_before(encoder.taps, encoder.output_tap), _names_of(encoder.taps, encoder.maker_names)
     if before is None:
-        return HandedOut(encoder.output_tap, encoder.maker_names)
+        return HandedOut(encoder.output_tap, names)
     taps = [before.name, encoder.output_tap]
     # Evenly over the dataset, whose samples may be sorted.
     places = [] if dataset is None else np.linspace(0, len(dataset) - 1, min(MOST_SAMPLES, len(dataset))).astype(int)
@@ -99,12 +99,12 @@ def handed_out(encoder: Encoder, dataset: Dataset | None = None) -> HandedOut:
 
         sized.capture(batch, taps, reduce)
     few = "CKA needs 20 samples: give --data" if dataset is None else "CKA needs 20 samples"
-    return _compared(encoder.output_tap, before.name, encoder.maker_names, "tokens", norms, means, few)
+    return _compared(encoder.output_tap, before.name, names, "tokens", norms, means, few)
 
 
 def handed_out_in(store: Store, names: Mapping[str, str]) -> HandedOut:
     """Measured on what a run stored: the pooled activations, the first pooling."""
-    before = tap_before(store.taps, store.output_tap)
+    before, names = tap_before(store.taps, store.output_tap), _names_of(store.taps, names)
     if before is None:
         return HandedOut(store.output_tap, names)
     means = {tap: store.pooled(tap, store.poolings[0])[:MOST_ROWS] for tap in (before.name, store.output_tap)}
@@ -116,6 +116,11 @@ def handed_out_in(store: Store, names: Mapping[str, str]) -> HandedOut:
         store.output_tap, before.name, names, pooled, norms, {tap: list(values) for tap, values in means.items()},
         "CKA needs 20 samples",
     )  # fmt: skip
+
+
+def _names_of(taps: Sequence[Tap], names: Mapping[str, str]) -> dict[str, str]:
+    """Of the taps that are there: an encoder that was cut, or a run of some taps, has fewer."""
+    return {tap.name: names[tap.name] for tap in taps if tap.name in names}
 
 
 def _compared(

@@ -18,8 +18,8 @@ from diagnostics.encoders.perturbation import tensor_at
 from diagnostics.errors import describe
 from diagnostics_transformers.checks import check_places
 from diagnostics_transformers.detectors import over_levels, trunk_of_detector, with_levels
-from diagnostics_transformers.heads import layers_of_head
 from diagnostics_transformers.handed_out import maker_names
+from diagnostics_transformers.heads import layers_of_head
 from diagnostics_transformers.inputs import prepare
 from diagnostics_transformers.load import Loaded, lacking, refuse_missing
 from diagnostics_transformers.orders import TRAILING, with_order

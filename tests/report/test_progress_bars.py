@@ -84,15 +84,20 @@ def test_a_bar_in_a_notebook_that_goes_when_the_work_is_done(
     monkeypatch.setitem(sys.modules, "IPython", kernel)  # type: ignore[arg-type] # stands for the module
     monkeypatch.setattr(notebook, "REDRAWN_EVERY", 0.0)
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
-    with pytest.raises(ValueError, match="broken"), watching(None) as watch:
-        watch(COST)
-        watch(dx.Progress("extracting <it>", 1, 4, "blocks.1"))
-        assert (
-            '<progress max="4" value="1"></progress> extracting &lt;it&gt;: 1 of 4, now blocks.1'
-            in (kernel.bundles[-1]["text/html"])
-        )
-        assert kernel.bundles[-1]["text/plain"].endswith("extracting <it>: 1 of 4, now blocks.1")
-        raise ValueError("broken")
+    seen: list[dict[str, str]] = []
+
+    def broken() -> None:
+        with watching(None) as watch:
+            watch(COST)
+            watch(dx.Progress("extracting <it>", 1, 4, "blocks.1"))
+            seen.append(kernel.bundles[-1])
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        broken()
+    bar = '<progress max="4" value="1"></progress> extracting &lt;it&gt;: 1 of 4, now blocks.1'
+    assert bar in seen[0]["text/html"]
+    assert seen[0]["text/plain"].endswith("extracting <it>: 1 of 4, now blocks.1")
     assert kernel.outputs == 1
     assert "<progress" not in kernel.bundles[-1]["text/html"]
     assert "&lt;b&gt;encoder&lt;/b&gt; on data: 10 samples" in kernel.bundles[-1]["text/html"]

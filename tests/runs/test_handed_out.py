@@ -136,7 +136,7 @@ def test_inspect_says_it(tmp_path: Path) -> None:
 
 
 def test_an_encoder_of_one_tap_has_no_tap_before_its_output() -> None:
-    one = tiny_encoder()
+    one = tiny_encoder().replace(maker_names={"blocks.1": "a tap that is not there"})
     one = one.with_taps([one.tap("norm")])
     assert handed_out(one) == HandedOut("norm", {})
     assert str(handed_out(one)) == "The output tap is norm."

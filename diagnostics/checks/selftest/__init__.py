@@ -15,8 +15,8 @@ from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.known_answers import Case
 from diagnostics.measures.plugin import bundled
 from diagnostics.progress import Progress, Watch
-from diagnostics.report.progress_bars import watching
 from diagnostics.report.numbers import number
+from diagnostics.report.progress_bars import watching
 
 FAMILIES = ("similarity", "geometry", "locality", "dynamics", "probes", "statistics")
 

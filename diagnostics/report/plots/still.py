@@ -7,6 +7,7 @@ import html
 import io
 import re
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def svg(figure: go.Figure) -> str:
     from matplotlib.figure import Figure
 
     # Text stays text, and no dollar sign in a name begins a formula.
-    style: dict[str, Any] = {
+    style: Any = {
         "svg.fonttype": "none", "svg.hashsalt": "diagnostics", "text.parse_math": False, "font.size": 9.5,
         "font.family": ["sans-serif"],
     }  # fmt: skip
@@ -78,7 +79,10 @@ class _Still:
     def __init__(self, figure: go.Figure, still: Any) -> None:
         from matplotlib.transforms import Bbox, BboxTransformTo, TransformedBbox
 
-        self.figure, self.layout, self.still = figure, figure.layout, still
+        # Plotly's types know neither its traces nor its layouts.
+        traces: Any = figure.data
+        layout: Any = figure.layout
+        self.traces, self.layout, self.still = traces, layout, still
         self.axes: dict[tuple[str, str], Any] = {}
         self.categories: dict[str, list[str]] = {}
         self.box = self._box()
@@ -86,7 +90,7 @@ class _Still:
         self.paper = BboxTransformTo(area)
 
     def draw(self) -> None:
-        for trace in self.figure.data:
+        for trace in self.traces:
             draw: Any = {"scatter": self._scatter, "heatmap": self._heatmap}.get(trace.type)
             if draw is not None:
                 draw(self._axes_of(trace), trace)
@@ -108,14 +112,14 @@ class _Still:
         width, height = self.layout.width or WIDTH, self.layout.height or HEIGHT
         margin = {side: 60 if self.layout.margin[side] is None else self.layout.margin[side] for side in "lrtb"}
         longest = {"x": 0, "y": 0}
-        for trace in self.figure.data:
+        for trace in self.traces:
             for axis in "xy":
                 names = [value for value in _values(trace[axis]) if isinstance(value, str)]
                 longest[axis] = max([longest[axis], *(len(_plain(name)) for name in names)])
         # Names of taps lie aslant below the axis, and upright beside it.
         bottom = max(margin["b"], 40 + 0.65 * LETTER * longest["x"])
         left = max(margin["l"] + 15, 30 + LETTER * longest["y"])
-        right = 90 if any(trace.type == "heatmap" for trace in self.figure.data) else margin["r"]
+        right = 90 if any(trace.type == "heatmap" for trace in self.traces) else margin["r"]
         return left / width, bottom / height, 1 - right / width, 1 - margin["t"] / height
 
     def _axes_of(self, trace: Any) -> Any:
@@ -145,7 +149,7 @@ class _Still:
         if trace.fill == "toself":
             ends = [-1, *np.flatnonzero(np.isnan(x) | np.isnan(y)), len(x)]
             colour, opacity = _colour(trace.fillcolor or INK)
-            for i, (start, stop) in enumerate(zip(ends, ends[1:], strict=False)):
+            for i, (start, stop) in enumerate(pairwise(ends)):
                 label = _name(trace) if i == 0 else None
                 axes.fill(x[start + 1 : stop], y[start + 1 : stop], color=colour, alpha=opacity, lw=0, label=label)
             return
