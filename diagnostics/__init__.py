@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diagnostics.encoders.torch_encoder import TorchEncoder
     from diagnostics.hookspecs import hookimpl
     from diagnostics.measures.base import Measure
-    from diagnostics.progress import Progress
+    from diagnostics.progress import Progress, silent
     from diagnostics.report.escaping import printable
     from diagnostics.report.progress_bars import watcher
     from diagnostics.runs.comparison import Comparison, compare
@@ -44,7 +44,7 @@ _NAMES = {
     "encoders.torch_encoder": ("TorchEncoder",),
     "hookspecs": ("hookimpl",),
     "measures.base": ("Measure",),
-    "progress": ("Progress",),
+    "progress": ("Progress", "silent"),
     "report.escaping": ("printable",),
     "report.progress_bars": ("watcher",),
     "runs.comparison": ("Comparison", "compare"),
@@ -86,6 +86,7 @@ __all__ = [
     "printable",
     "run",
     "save_encoder",
+    "silent",
     "split_groups",
     "stack_taps",
     "watcher",

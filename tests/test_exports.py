@@ -16,7 +16,7 @@ NAMES = {
     "diagnostics": """
         Comparison Dataset DiagnosticsError Encoder Grid LayerProfiles Measure Progress Run Site Tap Target TorchEncoder
         __version__ build compare discover encoder_of frames_of hookimpl load_encoder measure open_run padded printable run
-        save_encoder split_groups stack_taps watcher
+        save_encoder silent split_groups stack_taps watcher
     """,
     "diagnostics.measures.dynamics": """
         linear_predictability mase seasonal_naive straightness

@@ -27,6 +27,7 @@ def inspect_encoder(
     from diagnostics.activations.fit import fit
     from diagnostics.encoders.devices import usable_device
     from diagnostics.encoders.pooling import pool
+    from diagnostics.runs.handed_out import handed_out
 
     encoder = build("encoder", spec, trust_code=trust_code)
     dataset = build("dataset", data) if data else None
@@ -41,6 +42,7 @@ def inspect_encoder(
             start = time.perf_counter()
             encoder.capture(batch, None, lambda tap, tokens: pool(tap, tokens, encoder.poolings).cpu())
             seconds.append((time.perf_counter() - start) / 2)
+        output = handed_out(encoder, dataset)
     module: Any = getattr(encoder, "module", None)
     return {
         **({"placement": _placement(encoder, sample)} if verify else {}),
@@ -48,6 +50,7 @@ def inspect_encoder(
         "modality": encoder.modality,
         "parameters": sum(p.numel() for p in module.parameters()) if isinstance(module, torch.nn.Module) else None,
         "output_tap": encoder.output_tap,
+        "handed_out": output.to_json(),
         "pooling": list(encoder.poolings),
         "identity": dict(encoder.identity),
         "lineage": dict(encoder.lineage),

@@ -34,6 +34,7 @@ def print_inspection(inspected: dict[str, Any]) -> None:
             ]
         )  # fmt: skip
     show_table(console, ["tap", "depth", "part", "features", "grid", "read"], rows)
+    show(console, printable(inspected["handed_out"]["sentence"]))
     configuration = inspected["identity"].get("configuration", "").removeprefix(inspected["encoder"]).strip()
     if configuration:
         show(console, f"Configuration: {printable(configuration)}.")

@@ -54,6 +54,8 @@ class Encoder(ABC):
     files: tuple[Path, ...] = ()
     """Small data files (.json, .txt, .model) in the folder that `skeleton` names and that building it reads. A saved encoder
     contains them, so that loading it does not need the folder."""
+    maker_names: Mapping[str, str] = MappingProxyType({})
+    """Tap -> what the makers of the model call what stands there, as `{"norm": "last_hidden_state"}`."""
     lineage: Mapping[str, Any] = MappingProxyType({})
     """How the weights were made, as plain JSON values. Comparisons read `group` (a label), `seed` (of the training) and `base`
     (the weights' identity of the encoder that an alignment started from)."""

@@ -28,6 +28,11 @@ class Interval:
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
+    def _repr_html_(self) -> str:
+        """As a notebook shows it; numbers alone, nothing to escape."""
+        cells = "".join(f"<td>{end:.4g}</td>" for end in (self.value, self.low, self.high))
+        return f"<table><tr><th>value</th><th>low</th><th>high</th></tr><tr>{cells}</tr></table>"
+
 
 @dataclass(frozen=True)
 class Losses:

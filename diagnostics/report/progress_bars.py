@@ -1,31 +1,59 @@
-"""Progress bars on stderr, with the cost of the job."""
+"""Progress as whoever reads it can see it: bars in a terminal or a notebook, else lines on stderr; the cost of the job too."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Generator
 from typing import Any
 
 from rich.console import Console
+from rich.errors import LiveError
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Column
 
-from diagnostics.progress import Cost, Progress, Watch
+from diagnostics.progress import Cost, Progress, Watch, silent
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show
+from diagnostics.report.notebook import in_notebook, notebook_bars
 
 # Without a terminal, progress is a line now and then.
 LINE_EVERY = 10.0
 
 
 @contextlib.contextmanager
+def watching(watch: Watch | None) -> Generator[Watch]:
+    """The watch that a caller gave; where there is none, `watcher`, and nothing within a test of pytest."""
+    if watch is not None:
+        yield watch
+    elif "PYTEST_CURRENT_TEST" in os.environ:
+        yield silent
+    else:
+        with watcher() as shown:
+            yield shown
+
+
+@contextlib.contextmanager
 def watcher() -> Generator[Watch]:
-    """Progress bars in a terminal, a line every ten seconds elsewhere; both on stderr."""
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        yield _lines()
-        return
+    """Progress bars in a terminal and in a notebook, a line every ten seconds elsewhere (on stderr, as in a terminal)."""
+    with contextlib.ExitStack() as stack:
+        console = Console(stderr=True, highlight=False, force_jupyter=False)
+        if in_notebook():
+            watch = stack.enter_context(notebook_bars())
+        elif console.is_terminal:
+            try:
+                watch = stack.enter_context(_bars(console))
+            except LiveError:
+                # Older versions of rich draw one display at a time, and the caller's own is running.
+                watch = _lines()
+        else:
+            watch = _lines()
+        yield watch
+
+
+@contextlib.contextmanager
+def _bars(console: Console) -> Generator[Watch]:
     # Where there is little room the description takes a second line, and the numbers stay whole.
     columns = (
         TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),

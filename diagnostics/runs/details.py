@@ -1,15 +1,21 @@
 """The table of a profile's numbers by tap: those in the figure, and those beside the score."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from diagnostics.report.numbers import format_compact
 from diagnostics.report.page import Column, Details, Note, Notes, Row, Table
-from diagnostics.runs.profile import Profile
+
+if TYPE_CHECKING:
+    from diagnostics.runs.profile import Profile
 
 # A variable over taps and something else is spread over columns up to this many.
 MOST_COLUMNS = 12
-# Losses of test units: the score is their sum.
-_RAW = ("loss", "reference_loss")
+# Losses of test and val units: the score is their sum.
+_RAW = ("loss", "reference_loss", "val_loss", "val_reference")
 
 
 def details(profile: Profile) -> Details:

@@ -23,8 +23,9 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.base import Measure
-from diagnostics.progress import Cost, Watch, silent
+from diagnostics.progress import Cost, Watch
 from diagnostics.registry import offered
+from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.request import Request
@@ -51,7 +52,7 @@ def run(
     report: bool = True,
     fresh: bool = False,
     trust_code: bool = False,
-    watch: Watch = silent,
+    watch: Watch | None = None,
 ) -> Run:
     """Extracts the activations of an encoder on a dataset, measures them at every tap, and writes the report.
 
@@ -76,6 +77,8 @@ def run(
     seed: of the controls and of the bootstrap; the splits are the dataset's.
     fresh: whether the folder's results are dropped, and its activations where they are not those asked for now.
     trust_code: whether a Python file that a saved encoder names is run to build it.
+    watch: is given the cost and the progress. By default bars are shown in a terminal and in a notebook, and a line every ten
+        seconds where stderr is a file or a pipe; `diagnostics.silent` shows nothing.
 
     Raises
     ------
@@ -86,11 +89,11 @@ def run(
         device=device, batch_size=batch_size, workers=workers, token_budget=token_budget, pooling=pooling,
         precision=precision, seed=seed, fresh=fresh, trust_code=trust_code,
     )  # fmt: skip
-    with lock(request.folder):
+    with lock(request.folder), watching(watch) as shown:
         if not fresh:
             _refuse_other_seed(request.out, seed)
         try:
-            _Job(request, watch).do()
+            _Job(request, shown).do()
             finished = Run(request.out)
             if report:
                 finished.report()

@@ -271,6 +271,7 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
     encoder, dataset = run.record.encoder, run.record.dataset
     return [
         ("encoder", encoder.asked or encoder.name),
+        ("handed out", str(run.handed_out)),
         ("dataset", dataset.asked or dataset.name),
         ("about the dataset", dataset.about),
         ("seed of controls and bootstrap", str(run.index.calls[-1]["seed"])),

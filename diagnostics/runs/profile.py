@@ -13,7 +13,7 @@ import xarray as xr
 from diagnostics.measures.result import read_interval
 from diagnostics.measures.statistics import Interval, carried_by_few
 from diagnostics.report.figures import ControlCurve, ProfileFigure
-from diagnostics.report.numbers import is_plain, number, numbers, unbroken
+from diagnostics.report.numbers import SIGNIFICANT, format_interval, is_plain, number, numbers, unbroken
 from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of
 
 if TYPE_CHECKING:
@@ -342,9 +342,26 @@ class Profile:
 
     def plot(self) -> go.Figure:
         """The profile as a plotly figure: score with its band over the taps, controls beside it."""
-        from diagnostics.report.plots import draw
+        from diagnostics.report.plots import StillFigure, draw
 
-        return draw(self.figure())
+        return StillFigure(draw(self.figure()))
+
+    def __str__(self) -> str:
+        """The profile on a line: the best tap against the output, or the output alone."""
+        score = unbroken(self.data.attrs.get("score_name", self.measure))
+        output = f"output {self.output_tap} {format_interval(self.output, SIGNIFICANT)}"
+        if self.best is None:
+            return f"{self.name} at {len(self.taps)} taps: {output}"
+        best = f"best tap {self.best_tap} {format_interval(self.best, SIGNIFICANT)}"
+        return f"{self.name} ({score}) at {len(self.taps)} taps: {best}, {output}; {self.reading}"
+
+    def __repr__(self) -> str:
+        return f"<Profile {self}>"
+
+    def _repr_html_(self) -> str:
+        from diagnostics.runs.tables import profile_table
+
+        return profile_table(self)
 
 
 ENDS = ("value", "low", "high")

@@ -29,6 +29,8 @@ class EncoderRecord:
     output_tap: str
     lineage: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What made its weights (a training's base, target, seed), as the encoder states it."""
+    maker_names: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Tap -> what its makers call what stands there."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class Provenance:
         """The provenance of a run that begins now."""
         lineage, groups = dict(encoder.lineage), len(set(dataset.groups))
         return cls(
-            EncoderRecord(encoder.name, encoder_spec, encoder.modality, encoder.output_tap, lineage),
+            EncoderRecord(
+                encoder.name, encoder_spec, encoder.modality, encoder.output_tap, lineage, dict(encoder.maker_names)
+            ),
             DatasetRecord(dataset.name, dataset_spec, dataset.about, dataset.fingerprint, dataset.counts(), groups),
             seed,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -88,8 +87,13 @@ class Recommendation:
         }
         return {**vars(self), **intervals, "sentence": str(self)}
 
+    def __repr__(self) -> str:
+        return f"<Recommendation: {self}>"
+
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(str(self))}</p>"
+        from diagnostics.runs.tables import recommendation_table
+
+        return recommendation_table(self)
 
 
 def recommend(profile: Profile) -> Recommendation:

@@ -14,6 +14,7 @@ from diagnostics.activations.store import Store
 from diagnostics.errors import DiagnosticsError, StorageError, unknown
 from diagnostics.report.numbers import is_plain
 from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.handed_out import HandedOut, handed_out_in
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.recommendation import Recommendation, recommend
@@ -21,6 +22,7 @@ from diagnostics.runs.tap_map import map_json
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
     from diagnostics.runs.fitted_probe import FittedProbe
 
@@ -97,6 +99,11 @@ class Run:
             "This encoder's weights are random: pretrained=false, so nothing that it reaches was learnt, and fresh weights are "
             "but another draw of them."
         )
+
+    @property
+    def handed_out(self) -> HandedOut:
+        """The tap that the encoder's makers hand out, and how far the tap before it is from it, from the stored means."""
+        return handed_out_in(self.store, self.record.encoder.maker_names)
 
     @property
     def dataset(self) -> str:
@@ -243,6 +250,15 @@ class Run:
                 "differ): run both encoders on one dataset."
             )
         return between(self.store, second.store, measure, seed, most_rows)
+
+    def plot(self) -> go.Figure:
+        """Score by tap of every probe, a panel each, as a plotly figure; of all other measures where no probe was fitted.
+
+        Raises DiagnosticsError where no profile has a value.
+        """
+        from diagnostics.runs.plots import plot_run
+
+        return plot_run(self)
 
     def to_dataframe(self) -> pd.DataFrame:
         """All profiles as one tidy table, a row for each value at a tap; those of controls too.

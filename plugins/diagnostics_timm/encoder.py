@@ -9,6 +9,7 @@ from torch import nn
 
 from diagnostics import DiagnosticsError, Grid, Tap, TorchEncoder, discover
 from diagnostics.encoders.discovery import Discovered
+from diagnostics.encoders.maker_names import last_taps, names_of_outputs
 from diagnostics_timm.images import Preprocess
 from diagnostics_timm.pixels import example
 
@@ -32,7 +33,7 @@ def encoder_of(
         return model
 
     discovered = model_taps(module, name, size)
-    return TorchEncoder(
+    encoder = TorchEncoder(
         name,
         "image",
         module,
@@ -43,7 +44,12 @@ def encoder_of(
         fresh=None if fresh is None else settled,
         configuration=f"input {'x'.join(str(n) for n in size)}",
         covers=preprocess.covers,
-    ).replace(left_out=discovered.left_out)
+    )
+    ends = last_taps(encoder.taps, encoder.output_tap)[-1:]
+    names = names_of_outputs(
+        encoder, lambda model, image: {"forward_features": _trunk(model, image)}, [encoder.output_tap, *ends]
+    )
+    return encoder.replace(left_out=discovered.left_out, maker_names=names)
 
 
 def model_taps(model: nn.Module, encoder: str, input_size: tuple[int, int, int]) -> Discovered:
@@ -61,9 +67,13 @@ def model_taps(model: nn.Module, encoder: str, input_size: tuple[int, int, int])
         grid=grid,
         prefix=prefix,
         channels_last=getattr(model, "output_fmt", "NCHW") == "NHWC",
-        trunk=lambda module, batch: module.forward_features(batch),  # pyright: ignore[reportCallIssue]
+        trunk=_trunk,
         with_order=_unrolled(model) if hasattr(model, "reroll") else lambda tap: tap,
     )
+
+
+def _trunk(module: nn.Module, batch: Any) -> Any:
+    return module.forward_features(batch)  # pyright: ignore[reportCallIssue]  (every timm model has it)
 
 
 def _unrolled(model: nn.Module) -> Callable[[Tap], Tap]:

@@ -15,6 +15,7 @@ from diagnostics import DiagnosticsError, Encoder, Grid, Tap, TorchEncoder
 from diagnostics.encoders.perturbation import Forward, tokens_of_cells
 from diagnostics.errors import describe
 from diagnostics_transformers.further_stacks import layers_of_head, over_levels, trunk_of_detector, with_levels
+from diagnostics_transformers.handed_out import maker_names
 from diagnostics_transformers.load import Loaded, lacking, refuse_missing
 from diagnostics_transformers.orders import TRAILING, check_places, packed_taps, with_order
 from diagnostics_transformers.prepared import Prepared, Wanted
@@ -53,7 +54,7 @@ def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Want
             return None
         return encoder_of(loaded, name, tower, replace(wanted or Wanted(), length=len(sample)))
 
-    return TorchEncoder(
+    encoder = TorchEncoder(
         name,
         prepared.modality,
         module,
@@ -69,6 +70,7 @@ def encoder_of(loaded: Loaded, name: str, tower: str | None = None, wanted: Want
         valid=lambda batch, tap: _valid(prepared, batch, tap),
         rate=prepared.rate,
     )
+    return encoder.replace(maker_names=maker_names(encoder))
 
 
 def _without_silence(taps: Sequence[Tap], prepared: Prepared) -> list[Tap]:

@@ -17,9 +17,12 @@ from diagnostics.runs.provenance import Call, Provenance
 
 from tiny import tiny_dataset, tiny_encoder
 
-# As format 2 has it since its first run.
+# As format 3 has it since its first run.
 STORED = {
-    "encoder": {"name": "a", "asked": "timm:a", "modality": "image", "output_tap": "norm", "lineage": {"seed": 1}},
+    "encoder": {
+        "name": "a", "asked": "timm:a", "modality": "image", "output_tap": "norm", "lineage": {"seed": 1},
+        "maker_names": {"norm": "forward_features"},
+    },
     "dataset": {
         "name": "d", "asked": "digits", "about": "numerals", "fingerprint": "f", "n": {"train": 3, "val": 1, "test": 1},
         "groups": 5,
@@ -31,8 +34,9 @@ STORED = {
 def test_the_stored_json_is_read_and_written_as_it_was() -> None:
     attrs = {**STORED, "identity": {"weights": "w"}, "complete": True}
     assert json.loads(json.dumps(Provenance.from_attrs(attrs).to_attrs())) == STORED
-    without = {key: value for key, value in STORED["encoder"].items() if key != "lineage"}
-    assert Provenance.from_attrs({**attrs, "encoder": without}).encoder.lineage == {}
+    without = {key: value for key, value in STORED["encoder"].items() if key not in ("lineage", "maker_names")}
+    encoder = Provenance.from_attrs({**attrs, "encoder": without}).encoder
+    assert encoder.lineage == encoder.maker_names == {}
 
 
 def test_a_run_records_what_was_asked_for(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def finished_run(
         "controls": {},
         "similarity": list,
         "recommendations": list,
+        "handed_out": "",
     }
     return SimpleNamespace(
         **empty | others, path=Path("run"), profiles=lambda: profiles, encoder=encoder, dataset=dataset,

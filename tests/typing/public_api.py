@@ -32,6 +32,7 @@ def a_run_is_read() -> None:
     with dx.watcher() as watch:
         run = dx.run("fracast", "lorenz?n=40", controls=False, precision="float16", taps=["block.3"], watch=watch)
     assert_type(run, dx.Run)
+    dx.compare([run, run.path], watch=dx.silent)
     assert_type(dx.open_run(run.path), dx.Run)
     assert_type(run.n, dict[str, int])
     assert_type(run.report(), Path)

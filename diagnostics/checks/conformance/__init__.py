@@ -14,7 +14,8 @@ from diagnostics.checks.conformance.encoder_under_test import EncoderUnderTest, 
 from diagnostics.checks.conformance.outcome import Outcome, failed, not_applicable
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, describe, explaining
-from diagnostics.progress import Progress, Watch, silent
+from diagnostics.progress import Progress, Watch
+from diagnostics.report.progress_bars import watching
 from diagnostics.specs import build
 
 CHECKS: Mapping[str, Callable[[EncoderUnderTest], Outcome]] = {
@@ -97,14 +98,16 @@ def run_check(name: str, subject: EncoderUnderTest) -> Outcome:
 
 
 def check_encoder(
-    encoder: Encoder | str, data: str | None = None, watch: Watch = silent, *, trust_code: bool = False
+    encoder: Encoder | str, data: str | None = None, watch: Watch | None = None, *, trust_code: bool = False
 ) -> Conformance:
-    """All checks of an encoder, or of what a name builds; raises as `prepare_encoder` does."""
+    """All checks of an encoder, or of what a name builds; raises as `prepare_encoder` does. Progress is shown where no
+    `watch` is given."""
     started = time.perf_counter()
     subject = prepare_encoder(encoder, data, trust_code=trust_code)
     outcomes: list[Outcome] = []
-    for name in CHECKS:
-        watch(Progress(f"checking {subject.encoder.name}", len(outcomes), len(CHECKS), name))
-        outcomes.append(run_check(name, subject))
-    watch(Progress(f"checking {subject.encoder.name}", len(CHECKS), len(CHECKS)))
+    with watching(watch) as shown:
+        for name in CHECKS:
+            shown(Progress(f"checking {subject.encoder.name}", len(outcomes), len(CHECKS), name))
+            outcomes.append(run_check(name, subject))
+        shown(Progress(f"checking {subject.encoder.name}", len(CHECKS), len(CHECKS)))
     return Conformance(subject.encoder.name, tuple(outcomes), subject.passes, time.perf_counter() - started)

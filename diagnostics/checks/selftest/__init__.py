@@ -12,8 +12,9 @@ from diagnostics.errors import describe
 from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.known_answers import Case
 from diagnostics.measures.plugin import bundled
-from diagnostics.progress import Progress, Watch, silent
+from diagnostics.progress import Progress, Watch
 from diagnostics.report.numbers import number
+from diagnostics.report.progress_bars import watching
 
 FAMILIES = ("similarity", "geometry", "locality", "dynamics", "probes", "statistics")
 
@@ -59,13 +60,13 @@ def check(family: str, case: Case) -> Outcome:
         return Outcome(family, case, float("nan"), describe(error))
 
 
-def run_selftest(watch: Watch = silent) -> list[Outcome]:
-    """All cases, computed one by one."""
+def run_selftest(watch: Watch | None = None) -> list[Outcome]:
+    """All cases, computed one by one; progress is shown where no `watch` is given."""
     cases = all_cases()
     outcomes: list[Outcome] = []
-    with one_thread():
+    with watching(watch) as shown, one_thread():
         for done, (family, case) in enumerate(cases):
-            watch(Progress("known answers", done, len(cases)))
+            shown(Progress("known answers", done, len(cases)))
             outcomes.append(check(family, case))
-    watch(Progress("known answers", len(cases), len(cases)))
+        shown(Progress("known answers", len(cases), len(cases)))
     return outcomes

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from diagnostics.errors import DiagnosticsError
-from diagnostics.progress import Progress, Watch, silent
+from diagnostics.progress import Progress, Watch
+from diagnostics.report.progress_bars import watching
 from diagnostics.runs.comparison.agreement import check_agreement
 from diagnostics.runs.comparison.as_json import findings_json
 from diagnostics.runs.comparison.curves import curves
@@ -32,6 +33,7 @@ from diagnostics.runs.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 
 class Comparison(Findings):
@@ -63,6 +65,13 @@ class Comparison(Findings):
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
 
+    def plot(self) -> go.Figure:
+        """Score by relative depth of every run, a panel for each target, as a plotly figure; for each measure where no probe
+        is among the profiles."""
+        from diagnostics.runs.comparison.plots import plot_comparison
+
+        return plot_comparison(self)
+
     def to_json(self) -> dict[str, Any]:
         """The findings as plain numbers; None for what has no value."""
         return findings_json(self)
@@ -90,7 +99,7 @@ def compare(
     base: str | None = None,
     similarity: str | None = "cka",
     seed: int = 0,
-    watch: Watch = silent,
+    watch: Watch | None = None,
 ) -> Comparison:
     """Holds runs of different encoders on the same dataset against each other.
 
@@ -101,6 +110,7 @@ def compare(
     base: the group that the others were aligned from; by default what each alignment recorded.
     similarity: the measure of tap pairs, or None for none.
     seed: of the bootstrap, the flips and the permutations.
+    watch: is given the progress; by default it is shown, as by `run`.
 
     Raises
     ------
@@ -124,10 +134,11 @@ def compare(
     tap_similarities: list[TapSimilarity] = []
     if similarity:
         wanted = _pairs_of_runs(groups)
-        for done, (first, second) in enumerate(wanted):
-            watch(Progress("comparing taps", done, len(wanted), f"{first.name} and {second.name}"))
-            tap_similarities.append(tap_similarity(first, second, similarity, seed))
-        watch(Progress("comparing taps", len(wanted), len(wanted)))
+        with watching(watch) as shown:
+            for done, (first, second) in enumerate(wanted):
+                shown(Progress("comparing taps", done, len(wanted), f"{first.name} and {second.name}"))
+                tap_similarities.append(tap_similarity(first, second, similarity, seed))
+            shown(Progress("comparing taps", len(wanted), len(wanted)))
     return Comparison(
         tuple(members),
         curves(members, names, seed),

@@ -330,3 +330,7 @@ def test_covers_of_a_plain_centre_crop(vit: Any) -> None:
     assert Preprocess.of(model, "resnet10t", 64).covers((64, 128)) == ((0.0, 64.0), (32.0, 96.0))
     with pytest.raises(DiagnosticsError, match="extents along y and x"):
         vit.covers((3,))
+
+
+def test_timms_own_names_stand_at_the_taps(vit: Any) -> None:
+    assert dict(vit.maker_names) == {"norm": "forward_features"}

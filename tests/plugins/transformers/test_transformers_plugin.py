@@ -318,3 +318,18 @@ def test_a_loaded_model_is_the_saved_one(saved: Any) -> None:
     with quiet():
         expected = transformers.AutoModel.from_pretrained(saved("bert")).state_dict()
     assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("vit", {"layernorm": "last_hidden_state", "pooler": "pooler_output", "layers.1": "hidden_states[-1]"}),
+        ("dinov3_vit", {"norm": "last_hidden_state", "model.layer.1": "hidden_states[-1]"}),
+        ("clip_vision_model", {"encoder.layers.1": "last_hidden_state", "post_layernorm": "pooler_output"}),
+        # Recorded before each layer, and so one layer early.
+        ("patchtst", {"encoder.layers.1": "last_hidden_state", "encoder.layers.0": "hidden_states[-1]"}),
+        ("llama", {"norm": "last_hidden_state"}),
+    ],
+)
+def test_transformers_own_names_stand_at_the_taps(kind: str, names: dict[str, str], saved: Any) -> None:
+    assert dict(encoder(saved(kind), kind).maker_names) == names
