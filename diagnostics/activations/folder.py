@@ -14,17 +14,15 @@ from diagnostics.progress import size
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Generator[None]:
-    """Holds a run for this process; refused when another process holds it. Freed by the system if the process dies."""
+def lock(path: Path, remedy: str = "wait for it, or choose another folder with --out") -> Generator[None]:
+    """Holds a run for this process; refused, with the remedy, when another process holds it. Freed by the system if the process dies."""
     holder = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(holder, timeout=0)
         held.acquire()
     except filelock.Timeout as error:
-        raise StorageError(
-            f"Another process is writing {path}: wait for it, or choose another folder with --out."
-        ) from error
+        raise StorageError(f"Another process is writing {path}: {remedy}.") from error
     except OSError as error:
         raise unwritable(path, error) from error
     try:
