@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from diagnostics.cli import finished_commands as finished_commands  # its commands are in the app once it is imported
 from diagnostics.cli.commands import app
-from diagnostics.cli.guard import guarded, say, show_tracebacks
+from diagnostics.cli.guard import guarded, hush_libraries, say, show_tracebacks
 from diagnostics.registry import offered, plugins
 from diagnostics.report.escaping import printable
 
@@ -51,12 +52,13 @@ def main() -> None:
     """The command line in a process that is ready for it: see `__main__`."""
     # Threads that wait for each other would otherwise spin: on a shared machine that doubles a run's CPU time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    hush_libraries()
     for plugin in plugins():
         if plugin.error:
             say(f"plugin {plugin.name} {plugin.version} could not be loaded ({plugin.error}); the others work.")
     _add_plugin_commands()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app(prog_name="diagnostics", standalone_mode=False) or 0)
     except Exception as error:
         usage: Any = error
         if not hasattr(error, "show"):

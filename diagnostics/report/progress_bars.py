@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.table import Column
 
-from diagnostics.progress import Cost, Progress, Watch
+from diagnostics.progress import Cost, Progress, Watch, silent
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show
 
@@ -22,11 +22,11 @@ LINE_EVERY = 10.0
 
 
 @contextlib.contextmanager
-def watcher() -> Generator[Watch]:
-    """Progress bars in a terminal, a line every ten seconds elsewhere; both on stderr."""
+def watcher(quiet: bool = False, verbose: bool = False) -> Generator[Watch]:
+    """Progress bars in a terminal, a line every ten seconds elsewhere; `verbose`, a line for each step; all on stderr."""
     console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        yield _lines()
+    if quiet or verbose or not console.is_terminal:
+        yield silent if quiet else _log() if verbose else _lines()
         return
     # Where there is little room the description takes a second line, and the numbers stay whole.
     columns = (
@@ -64,5 +64,24 @@ def _lines() -> Watch:
             last = time.monotonic()
             now = f", now {event.now}" if event.now else ""
             print(printable(f"{event.step}: {event.done} of {event.total}{now}"), file=sys.stderr, flush=True)
+
+    return watch
+
+
+def _log() -> Watch:
+    """A line with the seconds since the start at each new step, and at each new part of one."""
+    start, before = time.monotonic(), ("", "")
+
+    def watch(event: Cost | Progress) -> None:
+        nonlocal before
+        if isinstance(event, Cost):
+            lines = event.lines
+        elif (event.step, event.now) == before and event.done < event.total:
+            return
+        else:
+            before = event.step, event.now
+            lines = [f"{event.step}: {event.done} of {event.total}{f', now {event.now}' if event.now else ''}"]
+        for line in lines:
+            print(printable(f"{time.monotonic() - start:8.1f} s  {line}"), file=sys.stderr, flush=True)
 
     return watch

@@ -9,24 +9,47 @@ from rich.text import Text
 
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole
-from diagnostics.report.page import Block, Cell, Column, Notes, Page, Sentence, Table
+from diagnostics.report.page import Block, Cell, Column, Details, Notes, Page, Section, Sentence, Table
 
 STYLES = {"strong": "bold", "quiet": "dim", "caution": "yellow"}
 
 
-def print_page(page: Page, report: Path) -> None:
-    """Prints what a brief page shows, and below it the file that holds the full one."""
+def print_page(page: Page, report: Path, full: bool = False) -> None:
+    """Prints what a brief page shows, or all but the figures of a full one, and below it the file that holds the report."""
     console = terminal()
-    for block in (*page.lead, *(block for section in page.sections for block in section.blocks)):
-        _print_block(console, block)
+    if full:
+        show(console, printable(page.title), "bold")
+    for block in page.lead:
+        _print_block(console, block, full)
+    for section in page.sections:
+        _print_section(console, section, full)
+    if full:
+        show(console, "")
+        show(console, "Provenance", "bold")
+        for name, value in page.provenance:
+            show(console, printable(f"{name}: {value}"), hanging=2)
     show(console, "")
     show(console, f"Report: {whole(report)}")
 
 
-def _print_block(console: Console, block: Block) -> None:
+def _print_section(console: Console, section: Section, full: bool) -> None:
+    if full and section.title:
+        show(console, "")
+        show(console, printable(section.title), "bold")
+    for block in section.blocks:
+        _print_block(console, block, full)
+    for inner in section.sections if full else ():
+        _print_section(console, inner, full)
+
+
+def _print_block(console: Console, block: Block, full: bool) -> None:
     match block:
-        case Sentence() | Notes() | Table() if block.only == "full":
+        case Sentence() | Notes() | Table() if block.only == ("brief" if full else "full"):
             pass
+        case Details() if full:
+            show(console, printable(block.title), "dim")
+            _print_table(console, block.table, full)
+            _print_block(console, block.notes, full)
         case Sentence():
             if block.apart:
                 show(console, "")
@@ -36,13 +59,14 @@ def _print_block(console: Console, block: Block) -> None:
                 text = f"{block.lead}{note.name}: {note.text}" if note.name else note.text
                 show(console, printable(text), STYLES.get(block.tone, ""), hanging=2)
         case Table():
-            _print_table(console, block)
+            _print_table(console, block, full)
         case _:
             pass
 
 
-def _print_table(console: Console, table: Table) -> None:
-    shown = [i for i, column in enumerate(table.columns) if column.only != "full"]
+def _print_table(console: Console, table: Table, full: bool) -> None:
+    absent = "brief" if full else "full"
+    shown = [i for i, column in enumerate(table.columns) if column.only != absent]
     names = [table.columns[i].name for i in shown]
     if table.grouped:
         # The first column becomes a heading over the rows that it is the same in.
@@ -50,9 +74,9 @@ def _print_table(console: Console, table: Table) -> None:
     rows: list[list[str | Text]] = []
     group = None
     for row in table.rows:
-        if row.only == "full":
+        if row.only == absent:
             continue
-        cells = [_text(row.cells[i], table.columns[i]) for i in shown]
+        cells = [_text(row.cells[i], table.columns[i], full) for i in shown]
         if table.grouped:
             if cells[0] != group:
                 group = cells[0]
@@ -63,5 +87,5 @@ def _print_table(console: Console, table: Table) -> None:
         show_table(console, names, rows)
 
 
-def _text(cell: Cell, column: Column) -> str:
-    return printable(cell if isinstance(cell, str) else cell.text(column.bare))
+def _text(cell: Cell, column: Column, full: bool) -> str:
+    return printable(cell if isinstance(cell, str) else cell.text(column.bare and not full))
