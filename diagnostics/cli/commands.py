@@ -43,7 +43,9 @@ NOT_OF_RUN = ("context", "encoder", "data", "on_error", "config", "json", "full"
 
 
 @app.command(
-    cls=Command, rich_help_panel=MEASURE, epilog=example("diagnostics run fracast --data lorenz --measures linear_probe")
+    cls=Command,
+    rich_help_panel=MEASURE,
+    epilog=example("diagnostics run fracast --data lorenz --measures linear_probe"),
 )
 @guarded
 def run(
@@ -60,7 +62,9 @@ def run(
     ],
     taps: Annotated[
         str | None,
-        typer.Option(metavar="NAMES", help="Only these taps, with commas; the output tap always.", rich_help_panel=WHAT),
+        typer.Option(
+            metavar="NAMES", help="Only these taps, with commas; the output tap always.", rich_help_panel=WHAT
+        ),
     ] = None,
     measures: Annotated[
         str, typer.Option(metavar="NAMES", help="standard, all, or names, with commas.", rich_help_panel=WHAT)
@@ -83,9 +87,7 @@ def run(
             rich_help_panel=HOW,
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(metavar="N", help="Of the controls and the bootstrap.", rich_help_panel=HOW)
-    ] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the controls and the bootstrap.", rich_help_panel=HOW)] = 0,
     on_error: Annotated[
         str | None,
         typer.Option(metavar="stop|skip", help="What a file does that cannot be read [stop].", rich_help_panel=HOW),
@@ -104,7 +106,8 @@ def run(
         str | None, typer.Option(metavar="NAME", help="cpu, cuda, ... [cuda where there is one].", rich_help_panel=COST)
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Samples in a forward pass [16, on a GPU 128].", rich_help_panel=COST)
+        int | None,
+        typer.Option(metavar="N", help="Samples in a forward pass [16, on a GPU 128].", rich_help_panel=COST),
     ] = None,
     workers: Annotated[
         int, typer.Option(metavar="N", help="Processes that prepare samples.", rich_help_panel=COST)
@@ -122,7 +125,9 @@ def run(
     ] = "float32",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the run [runs/ENCODER-DATASET].", rich_help_panel=SCREEN),
+        typer.Option(
+            "--out", "-o", metavar="FOLDER", help="Folder of the run [runs/ENCODER-DATASET].", rich_help_panel=SCREEN
+        ),
     ] = None,
     fresh: Annotated[
         bool,
@@ -163,7 +168,9 @@ def run(
         raise typer.Exit(1)
 
 
-@app.command(cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics report runs/fracast-lorenz -o fracast.html"))
+@app.command(
+    cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics report runs/fracast-lorenz -o fracast.html")
+)
 @guarded
 def report(
     run: RunFolder,
@@ -181,7 +188,11 @@ def report(
     print_json(finished.to_json() | {"report": str(path)}) if json else print(printable(path))
 
 
-@app.command(cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics compare fracast=runs/fracast-lorenz chronos=runs/chronos-lorenz"))
+@app.command(
+    cls=Command,
+    rich_help_panel=RUNS,
+    epilog=example("diagnostics compare fracast=runs/fracast-lorenz chronos=runs/chronos-lorenz"),
+)
 @guarded
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs, or LABEL=FOLDER.")],
@@ -269,7 +280,9 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command(cls=Command, rich_help_panel=OWN, epilog=example("diagnostics cut timm:resnet18 --tap layer3.1 -o models/short"))
+@app.command(
+    cls=Command, rich_help_panel=OWN, epilog=example("diagnostics cut timm:resnet18 --tap layer3.1 -o models/short")
+)
 @guarded
 def cut(
     encoder: EncoderName,
@@ -315,7 +328,9 @@ def new_plugin(
 @app.command("list", cls=Command, rich_help_panel=MEASURE, epilog=example("diagnostics list datasets"))
 @guarded
 def list_(
-    what: Annotated[str | None, typer.Argument(metavar="[WHAT]", help="encoders, datasets, measures or plugins [all].")] = None,
+    what: Annotated[
+        str | None, typer.Argument(metavar="[WHAT]", help="encoders, datasets, measures or plugins [all].")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show encoders, datasets, measures and plugins; a plugin that cannot be loaded is named with its error."""

@@ -62,7 +62,9 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise DiagnosticsError(f'{path} is no TOML ({error}): write a line for each option, as data = "digits".') from error
+        raise DiagnosticsError(
+            f'{path} is no TOML ({error}): write a line for each option, as data = "digits".'
+        ) from error
 
 
 def _line(text: str, key: str) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagnostics.errors import DiagnosticsError, unwritable
+from diagnostics.errors import DiagnosticsError
 from diagnostics.report.escaping import printable
 
 if TYPE_CHECKING:
@@ -19,22 +19,6 @@ if TYPE_CHECKING:
 
 DEEPEST = 4
 """Levels of folders in which runs are looked for."""
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Writes text whole or not at all; raises DiagnosticsError where the folder is not there."""
-    if not path.parent.is_dir():
-        raise DiagnosticsError(f"There is no folder {path.parent} for {path.name}: make it, or name another place.")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-        partial.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-    return path
 
 
 def printed(show: Callable[[], None]) -> str:
@@ -171,4 +155,7 @@ def print_runs(rows: list[dict[str, Any]], folder: Path) -> None:
     if not runs:
         show(console, f"No runs below {printable(folder)}.")
     elif tokens:
-        show(console, f"{size(tokens)} of {size(total)} are tokens: `diagnostics clean RUN --tokens` removes those of a run.")
+        show(
+            console,
+            f"{size(tokens)} of {size(total)} are tokens: `diagnostics clean RUN --tokens` removes those of a run.",
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-import json
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -44,40 +44,32 @@ def show(
 
     The table has one row for each measure, target and tap, of controls too.
     """
-    from diagnostics.cli.finished import printed, write_text
+    from diagnostics.cli.finished import printed
     from diagnostics.report.terminal import print_page
-    from diagnostics.runs.dataframe import write_csv
+    from diagnostics.report.writing import write_whole
     from diagnostics.runs.page import run_page
     from diagnostics.runs.run import open_run
 
     with working():
         finished = open_run(run)
         if format == Format.table:
-            page = run_page(finished)
-            text = printed(lambda: print_page(page, finished.path / "report.html", full=full))
-        elif format == Format.csv and out is not None:
-            write_csv(finished.to_dataframe(), out)
-            return
+            write = functools.partial(print_page, run_page(finished), finished.path / "report.html", full=full)
         elif format == Format.csv:
-            text = finished.to_dataframe().to_csv(index=False)
+            write = functools.partial(print, finished.to_dataframe().to_csv(index=False), end="")
         else:
-            text = json.dumps(finished.to_json(), allow_nan=False) + "\n"
+            write = functools.partial(print_json, finished.to_json())
         if out is not None:
-            write_text(out, text)
+            write_whole(out, printed(write))
             return
-    # In a terminal with its colours.
-    if format == Format.table:
-        print_page(page, finished.path / "report.html", full=full)
-    else:
-        print(text, end="")
+    write()
 
 
 @app.command(cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics runs runs"))
 @guarded
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder in which runs lie, at any level down to 4.")] = Path(
-        "runs"
-    ),
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder in which runs lie, at any level down to 4.")
+    ] = Path("runs"),
     json: Json = False,
 ) -> None:
     """List the runs below a folder: what was measured on what, when, how large each is, and whether it is finished.

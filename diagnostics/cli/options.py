@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from diagnostics.registry import EntryKind
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run the Python file that builds a saved encoder.")]
@@ -18,7 +22,7 @@ Verbose = Annotated[
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `diagnostics run` wrote.")]
 
 
-def names_starting(kind: str) -> Any:
+def names_starting(kind: EntryKind) -> Callable[[str], list[str]]:
     """Completion by a shell: what is offered of a kind (`encoder`, `dataset`) and begins as typed."""
 
     def complete(incomplete: str) -> list[str]:

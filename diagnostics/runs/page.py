@@ -284,5 +284,7 @@ def _calls(run: Run) -> list[tuple[str, str]]:
         if call.get("command"):
             calls.append((f"command{results}", call["command"]))
         if config := call.get("config"):
-            calls.append((f"configuration file{results}", ", ".join(f"{key} = {value}" for key, value in config.items())))
+            calls.append(
+                (f"configuration file{results}", ", ".join(f"{key} = {value}" for key, value in config.items()))
+            )
     return calls
