@@ -11,6 +11,7 @@ import typer
 from diagnostics.cli import finished_commands as finished_commands  # its commands are in the app once it is imported
 from diagnostics.cli.commands import app
 from diagnostics.cli.guard import guarded, hush_libraries, say, show_tracebacks
+from diagnostics.cli.options import Command
 from diagnostics.registry import offered, plugins
 from diagnostics.report.escaping import printable
 
@@ -45,7 +46,7 @@ def _add_plugin_commands() -> None:
             members = ", ".join(sorted(other for other in commands if other.startswith(f"{first} ")))
             groups[first] = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=f"Of plugins: {members}.")
             app.add_typer(groups[first], name=first)
-        (groups[first] if rest else app).command(rest or name)(guarded(command.make, plugin.name))
+        (groups[first] if rest else app).command(rest or name, cls=Command)(guarded(command.make, plugin.name))
 
 
 def main() -> None:

@@ -167,8 +167,11 @@ class _Job:
 
     def _read_tokens(self, measures: Sequence[Measure]) -> bool:
         """Whether any of the measures reads tokens."""
-        kinds = {target.kind for target in self.request.dataset.targets.values()} & {*DENSE, "masks"}
-        return any(measure.needs == "tokens" or kinds & set(measure.kinds) for measure in measures)
+        kinds = {target.kind for target in self.request.dataset.targets.values()}
+        by_place = kinds & {*DENSE, "masks"}
+        return any(
+            by_place & set(m.kinds) or (m.needs == "tokens" and (not m.kinds or kinds & set(m.kinds))) for m in measures
+        )
 
     def _state_skipped(self, main: Measured, targets: Mapping[str, StoredTarget]) -> None:
         """Adds the reasons for what was not tried: measures over tokens of ragged samples, and targets without a probe."""

@@ -85,7 +85,8 @@ def test_a_measure_without_tokens_does_not_bring_them_back_and_one_with_tokens_d
     tokens, similarity = before.features("blocks.1", tokens=True), before.similarity()[0]["matrix"]
     remove_tokens(run)
     events: list[Cost | Progress] = []
-    measured(run, ["rankme"], events.append)
+    # No target of kind `masks` is there to be read.
+    measured(run, ["rankme", "label_propagation"], events.append)
     assert not [event for event in events if isinstance(event, Cost) or "extracting" in event.step]
     assert token_bytes(run) == 0
     after = measured(run, ["cka"], events.append)
@@ -95,6 +96,16 @@ def test_a_measure_without_tokens_does_not_bring_them_back_and_one_with_tokens_d
     np.testing.assert_array_equal(after.similarity()[0]["matrix"], similarity)
     # CKA is measured on no control, so theirs stay removed.
     assert {store.tokens_removed for store in map(Store, (run / "controls").glob("*"))} == {True}
+
+
+def test_a_probe_of_a_target_on_places_brings_them_back_of_controls_too(run: Path) -> None:
+    names = "linear_probe/height", "linear_probe/level"
+    before = [dx.open_run(run).profile(name).to_json() for name in names]
+    tokens = token_bytes(run)
+    remove_tokens(run)
+    after = measured(run, ["linear_probe"])
+    assert token_bytes(run) == tokens
+    assert [after.profile(name).to_json() for name in names] == before
 
 
 def test_an_interrupted_second_extraction_leaves_a_run_that_opens_and_goes_on(run: Path) -> None:
