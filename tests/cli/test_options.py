@@ -183,3 +183,10 @@ def test_list_imports_nothing_heavy_and_takes_under_a_second() -> None:
     at = next(i for i, line in enumerate(lines) if line.startswith("images:PATH"))
     assert "Images of a folder" in lines[at]
     assert "image; " in lines[at + 1]
+
+
+def test_every_encoder_and_dataset_says_what_it_is_and_of_which_modality() -> None:
+    listed = json.loads(diagnose("list", "--json").out)
+    for row in listed["encoders"] + listed["datasets"]:
+        assert row["about"], row["name"]
+        assert row["modalities"], row["name"]
