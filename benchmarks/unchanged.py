@@ -68,12 +68,15 @@ class Checkout:
 
     def _help(self, *command: str) -> Iterator[tuple[str, Any]]:
         """Of a command and of those below it: its options with their types and words, and its text."""
-        text = self.says(*command, "--help")
-        about, *sections = re.split(r"^(Arguments|Options|Commands):$", text, flags=re.M)
-        parts = dict(zip(sections[::2], sections[1::2], strict=True))
-        rows = {row: words for key in ("Arguments", "Options") for row, words in _rows(parts.get(key, ""))}
+        text, _, _ = self.says(*command, "--help").partition("\n  Example:\n")
+        about, *sections = re.split(r"^(\w.*):$", text, flags=re.M)
+        parts = list(zip(sections[::2], sections[1::2], strict=True))
+        rows = {row: words for key, part in parts if not key.startswith("Commands") for row, words in _rows(part)}
         yield " ".join(("diagnostics", *command)), {"text": about, "options": rows}
-        for name, _ in _rows(parts.get("Commands", "")):
+        # What is further in goes on from the line above.
+        for name in (
+            name for key, part in parts if key.startswith("Commands") for name in re.findall(r"^ {2}(\S+)", part, re.M)
+        ):
             yield from self._help(*command, name)
 
 

@@ -44,13 +44,15 @@ def extract(
     about: Mapping[str, Any] | None = None,
     fresh: bool = False,
     watch: Watch = silent,
-    before_first_byte: Callable[[float], None] = lambda seconds_per_sample: None,
+    with_tokens: bool = True,
+    before_first_byte: Callable[[float, int], None] = lambda seconds_per_sample, again: None,
 ) -> Store:
     """The store at `path`, buffers; goes on where an earlier extraction stopped, and does nothing when it is whole.
 
     Raises DiagnosticsError where `path` holds other activations, a sample does not fit, a tap does not fire, or a value is
     not finite or overflows the precision; StorageError where the disk is full. `before_first_byte` is called once, with
-    the seconds that a sample of the first batch took, before anything is written. `fresh` removes a run that holds other
+    the seconds that a sample of the first batch took and the number of samples whose removed tokens are extracted again,
+    before anything is written. Without `with_tokens` tokens that were removed from a store are not missed. `fresh` removes a run that holds other
     activations, or that cannot be read, instead of refusing it. `about` is added to the attributes of a new store.
     """
     keep_freed_memory()
@@ -63,7 +65,7 @@ def extract(
     if store is not None:
         with _dropping(path, fresh):
             refuse_other_behaviour(store, statistics)
-            if store.complete:
+            if store.complete and not (with_tokens and store.tokens_removed):
                 store.check_whole()
                 return store
     if not path.exists():
@@ -72,13 +74,16 @@ def extract(
     todo = list(plan.steps(size)) if store is None else store.todo(size)
     started = time.perf_counter()
     done = plan.samples - sum(len(step) for step in todo)
+    again = sum(len(step) for step in todo) if store is not None and store.tokens_removed else 0
+    announced = done > 0 and not again
     buffers, created, kept = ShardBuffers(plan, size), None, 0
     try:
         with worker_errors(dataset):
             for step, positions, batch in step_batches(encoder, dataset, todo, size, workers):
                 capture_rows(encoder, batch, positions, plan, dataset, buffers)
-                if done == 0:
-                    before_first_byte((time.perf_counter() - started) / len(positions))
+                if not announced:
+                    before_first_byte((time.perf_counter() - started) / len(positions), again)
+                    announced = True
                 if store is None:
                     dense = dense_targets(encoder, dataset, plan.taps)
                     store = created = create(path, plan, wanted, statistics, dataset, dense, about or {})

@@ -12,17 +12,15 @@ from diagnostics.progress import size
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Generator[None]:
-    """Holds a run for this process; refused when another process holds it. Freed by the system if the process dies."""
+def lock(path: Path, remedy: str = "wait for it, or choose another folder with --out") -> Generator[None]:
+    """Holds a run for this process; refused, with the remedy, when another process holds it. Freed by the system if the process dies."""
     holder = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(holder, timeout=0)
         held.acquire()
     except filelock.Timeout as error:
-        raise StorageError(
-            f"Another process is writing {path}: wait for it, or choose another folder with --out."
-        ) from error
+        raise StorageError(f"Another process is writing {path}: {remedy}.") from error
     except OSError as error:
         raise unwritable(path, error) from error
     try:
@@ -62,12 +60,3 @@ def drop(path: Path) -> None:
             raise
     except OSError as error:
         raise unwritable(path, error) from error
-
-
-def disk_use(path: Path) -> tuple[int, int]:
-    """Bytes of the files that hold tokens, of the encoder and its controls, and of all files of a run."""
-    sizes = {file.relative_to(path): file.stat().st_size for file in path.rglob("*") if file.is_file()}
-    tokens = [
-        size for file, size in sizes.items() if {"tokens", "prefix"} & set(file.parts[:-1]) and "taps" in file.parts
-    ]
-    return sum(tokens), sum(sizes.values())

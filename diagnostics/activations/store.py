@@ -44,6 +44,8 @@ from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritab
 from diagnostics.vocabulary import DENSE
 
 FORMAT = 3
+TOKENS_REMOVED = "tokens_removed"
+"""Attribute of a root: whether the tokens that its plan tells of were removed."""
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.
 KEPT = Kept(2**30)
 
@@ -64,7 +66,7 @@ class Store(Activations):
         self.attrs, self.contents = self._opened()
         self.plan, self.identity = self.contents.plan, dict(self.contents.identity)
         self.taps, self.output_tap, self.poolings = self.plan.taps, self.plan.output_tap, self.plan.poolings
-        self.token_samples = self.plan.token_samples
+        self.token_samples = 0 if self.tokens_removed else self.plan.token_samples
         self.ids, self.split, self.groups = (self._column(name) for name in ("id", "split", "group"))
         self._layouts = {tap.name: self.plan.layouts(tap) for tap in self.taps}
         self._journal: Journal | None = None
@@ -133,7 +135,7 @@ class Store(Activations):
 
     def feature_blocks(self, tap: str) -> Iterator[np.ndarray]:
         for layout in self._layouts[tap].values():
-            if layout.kind == "pooled":
+            if layout.kind == "pooled" or not self.token_samples:
                 continue
             reader = ShardReader(self.path, self.contents.run, layout)
             # Whole chunks, so that nothing is read twice.
@@ -221,7 +223,7 @@ class Store(Activations):
         for layouts in self._layouts.values():
             for layout in layouts.values():
                 for shard in range(layout.shards):
-                    if not self._has(layout, shard):
+                    if not self._has(layout, shard) and (layout.kind == "pooled" or not self.tokens_removed):
                         raise damaged(self.path, layout.file(shard))
 
     @property
@@ -314,9 +316,22 @@ class Store(Activations):
         """Whether the extraction has finished."""
         return bool(self.attrs["complete"])
 
+    @property
+    def tokens_removed(self) -> bool:
+        """Whether its tokens were removed to free their space: see `activations.tokens`."""
+        return bool(self.attrs.get(TOKENS_REMOVED, False))
+
+    @property
+    def token_files(self) -> list[Path]:
+        """The files that tokens are stored in, as far as they are there."""
+        layouts = [layout for tap in self._layouts.values() for layout in tap.values() if layout.kind != "pooled"]
+        files = (self.path / layout.file(shard) for layout in layouts for shard in range(layout.shards))
+        return [file for file in files if file.is_file()]
+
     def finish(self) -> None:
-        """Marks the extraction as complete: from now on a missing file is damage."""
-        self.set_attrs(complete=True)
+        """Marks the extraction as complete, with its tokens: from now on a missing file is damage."""
+        self.set_attrs(complete=True, **{TOKENS_REMOVED: False})
+        self.token_samples = self.plan.token_samples
 
     def set_attrs(self, **attrs: Any) -> None:
         """Adds to the attributes, on disk and here."""

@@ -7,53 +7,136 @@ from typing import Annotated, Any
 
 import typer
 
+from diagnostics.cli.config import CONFIG, read_config
 from diagnostics.cli.guard import guarded, working
+from diagnostics.cli.options import (
+    TYPED,
+    Command,
+    Commands,
+    EncoderName,
+    Json,
+    Quiet,
+    RunFolder,
+    TrustCode,
+    Verbose,
+    example,
+    names_starting,
+)
 from diagnostics.errors import unknown
 from diagnostics.report.escaping import printable
 
 app = typer.Typer(
     help="Which layer of an encoder holds what, how sure is that, and what does its output hide?",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Commands,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run the Python file that builds a saved encoder.")]
-EncoderName = Annotated[
-    str,
-    typer.Argument(metavar="ENCODER", help="A name, scheme:name, path/to/file.py:function, or a saved encoder."),
-]
+MEASURE, RUNS, OWN = "to measure encoders", "for finished runs", "for encoders and plugins of your own"
+WHAT, HOW, COST, SCREEN = "What is measured", "How", "Cost and disk", "Output"
 
-NOT_OF_RUN = ("encoder", "data", "on_error", "json")
+NOT_OF_RUN = ("context", "encoder", "data", "on_error", "config", "json", "full", "quiet", "verbose")
 """Parameters of the command `run`; its others are arguments of `diagnostics.run`, by the same names."""
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    rich_help_panel=MEASURE,
+    epilog=example("diagnostics run fracast --data lorenz --measures linear_probe"),
+)
 @guarded
 def run(
+    context: typer.Context,
     encoder: EncoderName,
-    data: Annotated[str, typer.Option(help="A dataset, with options as in 'lorenz?n=800&seed=3'.")],
-    taps: Annotated[str | None, typer.Option(help="Only these taps, with commas; the output tap always.")] = None,
-    measures: Annotated[str, typer.Option(help="standard, all, or names, with commas.")] = "standard",
-    controls: Annotated[bool, typer.Option(help="Measure control encoders (baselines) beside it.")] = True,
-    control_draws: Annotated[int, typer.Option(metavar="N", help="Draws of fresh and permuted weights.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run [runs/ENCODER-DATASET].")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [cuda where there is one].")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples in a forward pass [16, on a GPU 128].")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that prepare samples.")] = 0,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="DATASET",
+            help="A name or scheme:path, with options as in 'lorenz?n=800&seed=3'; `diagnostics list datasets` shows which.",
+            rich_help_panel=WHAT,
+            autocompletion=names_starting("dataset"),
+        ),
+    ],
+    taps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", help="Only these taps, with commas; the output tap always.", rich_help_panel=WHAT
+        ),
+    ] = None,
+    measures: Annotated[
+        str, typer.Option(metavar="NAMES", help="standard, all, or names, with commas.", rich_help_panel=WHAT)
+    ] = "standard",
+    controls: Annotated[
+        bool,
+        typer.Option(
+            help="Measure controls (baselines) beside it, which show what the numbers are worth.",
+            rich_help_panel=WHAT,
+        ),
+    ] = True,
+    control_draws: Annotated[
+        int, typer.Option(metavar="N", help="Draws of fresh and permuted weights.", rich_help_panel=WHAT)
+    ] = 1,
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="How a sample's tokens become one vector: mean, last, prefix, with commas [all it has].",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the controls and the bootstrap.", rich_help_panel=HOW)] = 0,
+    on_error: Annotated[
+        str | None,
+        typer.Option(metavar="stop|skip", help="What a file does that cannot be read [stop].", rich_help_panel=HOW),
+    ] = None,
+    trust_code: TrustCode = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Options of this command from a file, encoder and data too; those typed here win.",
+            callback=read_config,
+            is_eager=True,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cpu, cuda, ... [cuda where there is one].", rich_help_panel=COST)
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Samples in a forward pass [16, on a GPU 128].", rich_help_panel=COST),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(metavar="N", help="Processes that prepare samples.", rich_help_panel=COST)
+    ] = 0,
     token_budget: Annotated[
         str | None,
-        typer.Option(help="Room for each encoder's tokens, like 256MB, 2GB or 0 [256MB, up to 2GB for 64 samples]."),
+        typer.Option(
+            metavar="SIZE",
+            help="Room for each encoder's tokens, like 256MB, 2GB or 0 [256MB, up to 2GB for 64 samples].",
+            rich_help_panel=COST,
+        ),
     ] = None,
-    pooling: Annotated[str | None, typer.Option(help="mean, last, prefix, with commas [all it has].")] = None,
-    precision: Annotated[str, typer.Option(help="Of stored tokens: float32 or float16.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Of the controls and the bootstrap.")] = 0,
-    on_error: Annotated[str | None, typer.Option(help="stop or skip, at a file that cannot be read [stop].")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Drop earlier results; without it they are added to.")] = False,
-    trust_code: TrustCode = False,
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help="Of stored tokens: float32 or float16.", rich_help_panel=COST)
+    ] = "float32",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FOLDER", help="Folder of the run [runs/ENCODER-DATASET].", rich_help_panel=SCREEN
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Drop earlier results; without it they are added to.", rich_help_panel=SCREEN),
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print all that the report says in words and tables.", rich_help_panel=SCREEN)
+    ] = False,
     json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Extract an encoder's activations on a dataset, measure every tap, write the report.
 
@@ -64,12 +147,16 @@ def run(
     from diagnostics.report.terminal import print_page
     from diagnostics.runs.job import run as run_it
     from diagnostics.runs.page import run_page
+    from diagnostics.runs.provenance import typed
 
     if on_error is not None:
         data += f"{'&' if '?' in data else '?'}on_error={on_error}"
-    with working() as watch:
+    with working(quiet, verbose) as watch, typed(context.meta.get(TYPED, ""), context.meta.get(CONFIG, {})):
         finished = run_it(encoder, data, **options, watch=watch)
-    _print_json(finished.to_json()) if json else print_page(run_page(finished), finished.path / "report.html")
+    if json:
+        print_json(finished.to_json())
+    else:
+        print_page(run_page(finished), finished.path / "report.html", full=full)
     if finished.failed:
         # Last, where a reader looks; the reasons stand among what is left out.
         print(
@@ -79,11 +166,15 @@ def run(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(
+    cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics report runs/fracast-lorenz -o fracast.html")
+)
 @guarded
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `diagnostics run` wrote.")],
-    out: Annotated[Path | None, typer.Option(help="The HTML file [report.html in the run].")] = None,
+    run: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="The HTML file [report.html in the run].")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write the report of a finished run: one HTML file that needs no network."""
@@ -92,18 +183,29 @@ def report(
     with working():
         finished = open_run(run)
         path = finished.report(out)
-    _print_json(finished.to_json() | {"report": str(path)}) if json else print(printable(path))
+    print_json(finished.to_json() | {"report": str(path)}) if json else print(printable(path))
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    rich_help_panel=RUNS,
+    epilog=example("diagnostics compare fracast=runs/fracast-lorenz chronos=runs/chronos-lorenz"),
+)
 @guarded
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs, or LABEL=FOLDER.")],
-    base: Annotated[str | None, typer.Option(help="Label that the others were aligned from [as recorded].")] = None,
-    similarity: Annotated[str, typer.Option(help="Measure of pairs of taps, or none.")] = "cka",
-    out: Annotated[Path | None, typer.Option(help="HTML file [comparison-LABELS.html beside the first run].")] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap and the permutations.")] = 0,
+    base: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Label that the others were aligned from [as recorded].")
+    ] = None,
+    similarity: Annotated[str, typer.Option(metavar="NAME", help="Measure of pairs of taps, or none.")] = "cka",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="HTML file [comparison-LABELS.html beside the first run]."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the bootstrap and the permutations.")] = 0,
     json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Hold runs of several encoders on one dataset against each other, by relative depth, and write an HTML comparison.
 
@@ -114,19 +216,23 @@ def compare(
     from diagnostics.runs.comparison import compare as compare_them
     from diagnostics.runs.comparison.page import comparison_page
 
-    with working() as watch:
+    with working(quiet, verbose) as watch:
         measure = None if similarity == "none" else similarity
         comparison = compare_them(runs, base=base, similarity=measure, seed=seed, watch=watch)
         path = comparison.report(out or comparison.default_path)
-    _print_json(comparison.to_json() | {"report": str(path)}) if json else print_page(comparison_page(comparison), path)
+    print_json(comparison.to_json() | {"report": str(path)}) if json else print_page(comparison_page(comparison), path)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=MEASURE, epilog=example("diagnostics inspect timm:resnet18 --data digits"))
 @guarded
 def inspect(
     encoder: EncoderName,
-    data: Annotated[str | None, typer.Option(help="Fit the grids to this dataset's samples.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [cuda where there is one].")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATASET", help="Fit the grids to this dataset's samples.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cpu, cuda, ... [cuda where there is one].")
+    ] = None,
     verify_grid: Annotated[bool, typer.Option("--verify-grid", help="See which tokens each input cell moves.")] = False,
     trust_code: TrustCode = False,
     json: Json = False,
@@ -140,18 +246,23 @@ def inspect(
 
     with working():
         inspected = inspect_encoder(encoder, data, device, verify=verify_grid, trust_code=trust_code)
-    _print_json(inspected) if json else print_inspection(inspected)
+    print_json(inspected) if json else print_inspection(inspected)
     if verify_grid and inspected["placement"]["right"] is False:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=MEASURE, epilog=example("diagnostics check my_encoder.py:build"))
 @guarded
 def check(
     encoder: EncoderName,
-    data: Annotated[str | None, typer.Option(help="Check with samples of this dataset, not with the example.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET", help="Check with samples of this dataset, not with the encoder's own example."),
+    ] = None,
     trust_code: TrustCode = False,
     json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Check that an encoder's taps mean what they say: order, grid, identity and more, from about 15 forward passes.
 
@@ -160,19 +271,23 @@ def check(
     from diagnostics.checks.conformance import check_encoder
     from diagnostics.cli.tables import print_conformance
 
-    with working() as watch:
+    with working(quiet, verbose) as watch:
         conformance = check_encoder(encoder, data, watch, trust_code=trust_code)
-    _print_json(conformance.to_json()) if json else print_conformance(conformance)
+    print_json(conformance.to_json()) if json else print_conformance(conformance)
     if conformance.failed:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(
+    cls=Command, rich_help_panel=OWN, epilog=example("diagnostics cut timm:resnet18 --tap layer3.1 -o models/short")
+)
 @guarded
 def cut(
     encoder: EncoderName,
-    tap: Annotated[str, typer.Option(help="The tap at which it ends: see `diagnostics inspect`.")],
-    out: Annotated[Path, typer.Option(help="A folder, or a file that ends in .safetensors.")],
+    tap: Annotated[str, typer.Option(metavar="NAME", help="The tap at which it ends: see `diagnostics inspect`.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="A folder, or a file that ends in .safetensors.")
+    ],
     trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
@@ -184,14 +299,16 @@ def cut(
 
     with working():
         exported = export(encoder, tap, out, trust_code=trust_code)
-    _print_json(exported.to_json()) if json else print(exported)
+    print_json(exported.to_json()) if json else print(exported)
 
 
-@app.command("new-plugin")
+@app.command("new-plugin", cls=Command, rich_help_panel=OWN, epilog=example("diagnostics new-plugin my-plugin"))
 @guarded
 def new_plugin(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the distribution, like my-plugin.")],
-    out: Annotated[Path, typer.Option(help="Folder in which the project's folder is made.")] = Path(),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder in which the project's folder is made.")
+    ] = Path(),
     json: Json = False,
 ) -> None:
     """Write a small plugin project: an encoder, a dataset, and tests that they pass."""
@@ -200,16 +317,18 @@ def new_plugin(
     with working():
         folder, files = write_plugin(name, out)
     if json:
-        _print_json({"folder": str(folder), "files": files})
+        print_json({"folder": str(folder), "files": files})
     else:
         path = printable(shlex.quote(str(folder)))
         print(f"{printable(folder)}: {', '.join(files)}\nNext: pip install -e {path} pytest && python -m pytest {path}")
 
 
-@app.command("list")
+@app.command("list", cls=Command, rich_help_panel=MEASURE, epilog=example("diagnostics list datasets"))
 @guarded
 def list_(
-    what: Annotated[str | None, typer.Argument(help="encoders, datasets, measures or plugins [all].")] = None,
+    what: Annotated[
+        str | None, typer.Argument(metavar="[WHAT]", help="encoders, datasets, measures or plugins [all].")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show encoders, datasets, measures and plugins; a plugin that cannot be loaded is named with its error."""
@@ -220,28 +339,29 @@ def list_(
     with working():
         rows = list_all()
     shown = rows if what is None else {what: rows[what]}
-    _print_json(shown) if json else print_list(shown)
+    print_json(shown) if json else print_list(shown)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=OWN, epilog=example("diagnostics selftest --json"))
 @guarded
-def selftest(json: Json = False) -> None:
+def selftest(json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
     """Compute every known answer on this machine and compare; exit status 1 when one is off."""
     from diagnostics.checks.selftest import run_selftest
     from diagnostics.cli.tables import print_selftest
 
-    with working() as watch:
+    with working(quiet, verbose) as watch:
         outcomes = run_selftest(watch)
     wrong = sum(not outcome.right for outcome in outcomes)
     if json:
-        _print_json({"cases": [outcome.to_json() for outcome in outcomes], "wrong": wrong})
+        print_json({"cases": [outcome.to_json() for outcome in outcomes], "wrong": wrong})
     else:
         print_selftest(outcomes)
     if wrong:
         raise typer.Exit(1)
 
 
-def _print_json(value: dict[str, Any]) -> None:
+def print_json(value: dict[str, Any]) -> None:
+    """One object, the only line of a command's result."""
     import json
 
     print(json.dumps(value, allow_nan=False))

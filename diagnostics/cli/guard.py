@@ -20,12 +20,43 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def working() -> Generator[Watch]:
-    """The work of a command: progress is shown, anything printed goes to stderr, and signals interrupt it."""
+def working(quiet: bool = False, verbose: bool = False) -> Generator[Watch]:
+    """The work of a command: progress is shown, anything printed goes to stderr, and signals interrupt it.
+
+    `quiet`: no progress. `verbose`: each step with its time, and what libraries warn of and log.
+    """
     from diagnostics.report.progress_bars import watcher
 
-    with stopping.working(), contextlib.redirect_stdout(sys.stderr), watcher() as watch:
+    if quiet and verbose:
+        raise DiagnosticsError("Both --quiet and --verbose are given: leave one of them out.")
+    with (
+        stopping.working(),
+        contextlib.redirect_stdout(sys.stderr),
+        _heard() if verbose else contextlib.nullcontext(),
+        watcher(quiet, verbose) as watch,
+    ):
         yield watch
+
+
+@contextlib.contextmanager
+def _heard() -> Generator[None]:
+    import logging
+    import warnings
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        yield
+
+
+def hush_libraries() -> None:
+    """For the rest of this process, warnings of libraries are not shown, unless Python was told to show them; --verbose does."""
+    import warnings
+
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        # This package's own are for its users.
+        warnings.filterwarnings("default", module=r"diagnostics")
 
 
 def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., None]:

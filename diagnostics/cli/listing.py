@@ -24,7 +24,7 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in LISTED}
     for kind in ("encoder", "dataset"):
         rows[f"{kind}s"] = [
-            {"name": name, **_parameters(name, entry), "plugin": plugin.name}
+            {"name": name, **_described(entry), **_parameters(name, entry), "plugin": plugin.name}
             for name, (plugin, entry) in offered(kind).items()
         ]
     for name, (plugin, entry) in offered("measure").items():
@@ -34,6 +34,13 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
         own = {key: getattr(plugin, key) for key in ("name", "version", "module", "error")}
         rows["plugins"].append({**own, "offers": offers})
     return rows
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    """What an encoder or dataset is, in its plugin's words or its builder's first line, and what it reads or holds."""
+    docstring = inspect.getdoc(entry.make) if inspect.isroutine(entry.make) or inspect.isclass(entry.make) else ""
+    about = entry.about or (docstring or "").partition("\n")[0]
+    return {"about": about, "modalities": list(entry.modalities), "targets": list(entry.kinds)}
 
 
 def _parameters(name: str, entry: Entry) -> dict[str, Any]:
@@ -80,9 +87,8 @@ def print_list(listed: dict[str, list[dict[str, Any]]]) -> None:
             show_table(console, columns, cells)
         else:
             show(console, heading, "bold")
-            entries = offered("encoder" if heading == "encoders" else "dataset")
             for row in rows:
-                _print_builder(console, row, entries[row["name"]][1])
+                _print_builder(console, row)
             if heading == "encoders":
                 _print_entry(console, "path/to/file.py:function", "Your own file.", "")
         show(console, "")
@@ -100,16 +106,14 @@ def _print_measure(console: Console, row: dict[str, Any]) -> None:
     _print_entry(console, row["name"], row["answers"], printable(f"{needs}. {row['source']}"))
 
 
-def _print_builder(console: Console, row: dict[str, Any], entry: Entry) -> None:
-    docstring = inspect.getdoc(entry.make) if inspect.isroutine(entry.make) or inspect.isclass(entry.make) else ""
-    about = entry.about or (docstring or "").partition("\n")[0]
+def _print_builder(console: Console, row: dict[str, Any]) -> None:
     facts = [
-        printable(" or ".join(entry.modalities)),
-        printable(f"target {', '.join(entry.kinds)}" if entry.kinds else ""),
+        printable(" or ".join(row["modalities"])),
+        printable(f"target {', '.join(row['targets'])}" if row["targets"] else ""),
         ", ".join(whole(f"{key}={value}") for key, value in row["options"].items()),
         f"plugin {whole(row['plugin'])}",
     ]
-    _print_entry(console, row["name"] + row["takes"].upper(), about, "; ".join(filter(None, facts)))
+    _print_entry(console, row["name"] + row["takes"].upper(), row["about"], "; ".join(filter(None, facts)))
 
 
 def _offers(plugin: dict[str, Any]) -> str:

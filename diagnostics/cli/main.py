@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from diagnostics.cli import finished_commands as finished_commands  # its commands are in the app once it is imported
 from diagnostics.cli.commands import app
-from diagnostics.cli.guard import guarded, say, show_tracebacks
+from diagnostics.cli.guard import guarded, hush_libraries, say, show_tracebacks
+from diagnostics.cli.options import Command
 from diagnostics.registry import offered, plugins
 from diagnostics.report.escaping import printable
 
@@ -42,19 +44,20 @@ def _add_plugin_commands() -> None:
             members = ", ".join(sorted(other for other in commands if other.startswith(f"{first} ")))
             groups[first] = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=f"Of plugins: {members}.")
             app.add_typer(groups[first], name=first)
-        (groups[first] if rest else app).command(rest or name)(guarded(command.make, plugin.name))
+        (groups[first] if rest else app).command(rest or name, cls=Command)(guarded(command.make, plugin.name))
 
 
 def main() -> None:
     """The command line in a process that is ready for it: see `__main__`."""
     # Threads that wait for each other would otherwise spin: on a shared machine that doubles a run's CPU time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    hush_libraries()
     for plugin in plugins():
         if plugin.error:
             say(f"plugin {plugin.name} {plugin.version} could not be loaded ({plugin.error}); the others work.")
     _add_plugin_commands()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app(prog_name="diagnostics", standalone_mode=False) or 0)
     except Exception as error:
         usage: Any = error
         if not hasattr(error, "show"):

@@ -35,11 +35,14 @@ def watching(watch: Watch | None) -> Generator[Watch]:
 
 
 @contextlib.contextmanager
-def watcher() -> Generator[Watch]:
-    """Progress bars in a terminal and in a notebook, a line every ten seconds elsewhere (on stderr, as in a terminal)."""
+def watcher(quiet: bool = False, verbose: bool = False) -> Generator[Watch]:
+    """Progress bars in a terminal and in a notebook, a line every ten seconds elsewhere; `verbose`, a line for each step; all but
+    a notebook's on stderr."""
     with contextlib.ExitStack() as stack:
         console = Console(stderr=True, highlight=False, force_jupyter=False)
-        if in_notebook():
+        if quiet or verbose:
+            watch = silent if quiet else _log()
+        elif in_notebook():
             watch = stack.enter_context(notebook_bars())
         elif console.is_terminal:
             try:
@@ -90,5 +93,24 @@ def _lines() -> Watch:
             last = time.monotonic()
             now = f", now {event.now}" if event.now else ""
             print(printable(f"{event.step}: {event.done} of {event.total}{now}"), file=sys.stderr, flush=True)
+
+    return watch
+
+
+def _log() -> Watch:
+    """A line with the seconds since the start at each new step, and at each new part of one."""
+    start, before = time.monotonic(), ("", "")
+
+    def watch(event: Cost | Progress) -> None:
+        nonlocal before
+        if isinstance(event, Cost):
+            lines = event.lines
+        elif (event.step, event.now) == before and event.done < event.total:
+            return
+        else:
+            before = event.step, event.now
+            lines = [f"{event.step}: {event.done} of {event.total}{f', now {event.now}' if event.now else ''}"]
+        for line in lines:
+            print(printable(f"{time.monotonic() - start:8.1f} s  {line}"), file=sys.stderr, flush=True)
 
     return watch

@@ -1,4 +1,6 @@
-"""Renders a page in a terminal, brief or in full (without figures), at any width, without truncation."""
+"""Renders a page in a terminal in its brief form, at any width, without truncation."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
@@ -7,40 +9,49 @@ from rich.text import Text
 
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole
-from diagnostics.report.page import Block, Cell, Column, Length, Notes, Page, Section, Sentence, Table
+from diagnostics.report.page import Block, Cell, Column, Details, Notes, Page, Section, Sentence, Table
 
 STYLES = {"strong": "bold", "quiet": "dim", "caution": "yellow"}
 
 
-def print_page(page: Page, report: Path, *, full: bool = False) -> None:
-    """Prints what a brief page shows, or with `full` all but the figures; then the file that holds the whole, and the closing."""
+def print_page(page: Page, report: Path, full: bool = False) -> None:
+    """Prints what a brief page shows, or all but the figures of a full one, and below it the file that holds the report."""
     console = terminal()
-    hidden: Length = "brief" if full else "full"
+    if full:
+        show(console, printable(page.title), "bold")
     for block in page.lead:
-        _print_block(console, block, hidden)
+        _print_block(console, block, full)
     for section in page.sections:
-        _print_section(console, section, hidden)
+        _print_section(console, section, full)
+    if full:
+        show(console, "")
+        show(console, "Provenance", "bold")
+        for name, value in page.provenance:
+            show(console, printable(f"{name}: {value}"), hanging=2)
     show(console, "")
     show(console, f"Report: {whole(report)}")
     for block in page.closing:
-        _print_block(console, block, "full")
+        _print_block(console, block, False)
 
 
-def _print_section(console: Console, section: Section, hidden: Length) -> None:
-    """A brief page shows neither the headings nor the sections within."""
-    if hidden == "brief" and section.title:
+def _print_section(console: Console, section: Section, full: bool) -> None:
+    if full and section.title:
         show(console, "")
-        show(console, printable(section.title), STYLES["strong"])
+        show(console, printable(section.title), "bold")
     for block in section.blocks:
-        _print_block(console, block, hidden)
-    for within in section.sections if hidden == "brief" else ():
-        _print_section(console, within, hidden)
+        _print_block(console, block, full)
+    for inner in section.sections if full else ():
+        _print_section(console, inner, full)
 
 
-def _print_block(console: Console, block: Block, hidden: Length) -> None:
+def _print_block(console: Console, block: Block, full: bool) -> None:
     match block:
-        case Sentence() | Notes() | Table() if block.only == hidden:
+        case Sentence() | Notes() | Table() if block.only == ("brief" if full else "full"):
             pass
+        case Details() if full:
+            show(console, printable(block.title), "dim")
+            _print_table(console, block.table, full)
+            _print_block(console, block.notes, full)
         case Sentence():
             if block.apart:
                 show(console, "")
@@ -50,13 +61,14 @@ def _print_block(console: Console, block: Block, hidden: Length) -> None:
                 text = f"{block.lead}{note.name}: {note.text}" if note.name else note.text
                 show(console, printable(text), STYLES.get(block.tone, ""), hanging=2)
         case Table():
-            _print_table(console, block, hidden)
+            _print_table(console, block, full)
         case _:
             pass
 
 
-def _print_table(console: Console, table: Table, hidden: Length) -> None:
-    shown = [i for i, column in enumerate(table.columns) if column.only != hidden]
+def _print_table(console: Console, table: Table, full: bool) -> None:
+    absent = "brief" if full else "full"
+    shown = [i for i, column in enumerate(table.columns) if column.only != absent]
     names = [table.columns[i].name for i in shown]
     if table.grouped:
         # The first column becomes a heading over the rows that it is the same in.
@@ -64,20 +76,20 @@ def _print_table(console: Console, table: Table, hidden: Length) -> None:
     rows: list[list[str | Text]] = []
     group = None
     for row in table.rows:
-        if row.only == hidden:
+        if row.only == absent:
             continue
-        cells = [_text(row.cells[i], table.columns[i], brief=hidden == "full") for i in shown]
+        cells = [_text(row.cells[i], table.columns[i], full) for i in shown]
         if table.grouped:
             if cells[0] != group:
                 group = cells[0]
                 rows.append([Text(group, "bold")])
             cells = [f"  {cells[1]}", *cells[2:]]
         rows.append([*cells])
-        if row.note and hidden == "full":
+        if row.note and not full:
             rows.append([Text(f"    {printable(row.note)}", "dim")])
     if rows:
         show_table(console, names, rows)
 
 
-def _text(cell: Cell, column: Column, brief: bool) -> str:
-    return printable(cell if isinstance(cell, str) else cell.text(column.bare and brief))
+def _text(cell: Cell, column: Column, full: bool) -> str:
+    return printable(cell if isinstance(cell, str) else cell.text(column.bare and not full))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from diagnostics.errors import DiagnosticsError, unwritable
 from diagnostics.measures import result as attribute
+from diagnostics.report.writing import write_whole
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
@@ -70,16 +69,4 @@ def write_csv(table: pd.DataFrame, path: str | Path) -> Path:
 
     Raises DiagnosticsError where the folder is not there, StorageError where it cannot be written.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise DiagnosticsError(f"There is no folder {path.parent} for {path.name}: make it, or name another place.")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        table.to_csv(partial, index=False)
-        partial.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-    return path
+    return write_whole(Path(path), table.to_csv(index=False))

@@ -64,6 +64,11 @@ def _tokens(store: Store, tap: str, rows: np.ndarray, split: str | None) -> tupl
     """float32 [sample, token, feature], and the rows among those given that have tokens."""
     kept = rows[rows < store.token_samples]
     if not len(kept):
+        if store.tokens_removed:
+            raise DiagnosticsError(
+                f"The tokens of {store.path} were removed (`diagnostics clean`): leave out tokens=True, or give the same "
+                "`diagnostics run` command again with a measure that reads tokens (as cka), which extracts them anew."
+            )
         of = f"{split} samples" if split else "samples"
         raise DiagnosticsError(
             f"{store.path} holds no tokens of {of} at tap {tap}, but pooled activations ({' and '.join(store.poolings)}) of all "

@@ -1,6 +1,8 @@
 """One call of `run`: extracts and measures an encoder and its controls, then writes all results atomically."""
 
+import dataclasses
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
+from diagnostics.vocabulary import DENSE
 
 
 @random_kept()
@@ -109,7 +112,7 @@ class _Job:
     def __init__(self, request: Request, watch: Watch) -> None:
         self.request, self.watch = request, watch
         options = {"device": request.device, "batch_size": request.batch_size, "workers": request.workers}
-        self.call = Call.now(request.seed, options)
+        self.call, self.started = Call.now(request.seed, options), time.monotonic()
         self.passes: dict[str, Any] = {**options, "watch": watch}
         """How passes over the dataset are made, for `extract` and `observe`."""
         by_place = [m for m in request.measures if m.needs != "pooled"] if request.dataset.ragged else []
@@ -158,10 +161,20 @@ class _Job:
             encoder_spec=request.encoder_spec, dataset_spec=request.dataset_spec,
         ).to_attrs()  # fmt: skip
         alike = 1 + sum(control.control_of(name) in control.WEIGHTS for name in self.controls)
-        store = self._extract(request.encoder, request.folder, request.taps, about, announced=alike)
+        store = self._extract(
+            request.encoder, request.folder, request.taps, about, self._read_tokens(self.measures), announced=alike
+        )
         store.set_attrs(seed=request.seed)
         self._observe(request.encoder, store, self.measures)
         return store
+
+    def _read_tokens(self, measures: Sequence[Measure]) -> bool:
+        """Whether any of the measures reads tokens."""
+        kinds = {target.kind for target in self.request.dataset.targets.values()}
+        by_place = kinds & {*DENSE, "masks"}
+        return any(
+            by_place & set(m.kinds) or (m.needs == "tokens" and (not m.kinds or kinds & set(m.kinds))) for m in measures
+        )
 
     def _state_skipped(self, main: Measured, targets: Mapping[str, StoredTarget]) -> None:
         """Adds the reasons for what was not tried: measures over tokens of ragged samples, and targets without a probe."""
@@ -195,7 +208,10 @@ class _Job:
             encoder = encoder if has_weights else encoder.sized_for(request.dataset[0])
             taps = request.taps if has_weights else encoder.taps
             # Test units can only be paired where the same samples keep their tokens.
-            stored = self._extract(encoder, request.folder / CONTROLS / name, taps, {}, with_tokens=store.token_samples)
+            with_tokens = self._read_tokens(measures)
+            stored = self._extract(
+                encoder, request.folder / CONTROLS / name, taps, {}, with_tokens, token_samples=store.plan.token_samples
+            )
         except StorageError:
             raise
         except DiagnosticsError as error:
@@ -223,32 +239,36 @@ class _Job:
         path: Path,
         taps: Sequence[Tap],
         about: Mapping[str, Any],
+        with_tokens: bool,
         *,
         announced: int = 0,
-        with_tokens: int | None = None,
+        token_samples: int | None = None,
     ) -> Store:
-        """The store of an encoder's activations; `announced` says of how many encoders like it the cost is told first."""
+        """The store of an encoder's activations; `announced` says of how many encoders like it the cost is told first.
+
+        `with_tokens`: whether tokens that were removed are extracted anew.
+        """
         request, samples = self.request, len(self.request.dataset)
         # What controls without the encoder give has one token and one pooling.
         poolings = [name for name in request.poolings or () if name in encoder.poolings] or None
-        planned = plan(encoder, taps, samples, request.token_budget, request.precision, poolings, with_tokens)
+        planned = plan(encoder, taps, samples, request.token_budget, request.precision, poolings, token_samples)
 
-        def before_first_byte(seconds: float) -> None:
+        def before_first_byte(seconds: float, again: int) -> None:
             if announced:
                 enough = planned.token_samples >= min(WANTED, samples)
                 cost = Cost(
-                    encoder.name, request.dataset.name, samples, len(taps), announced * planned.pooled_bytes,
-                    announced * planned.token_bytes, planned.token_samples, announced * seconds * samples,
+                    encoder.name, request.dataset.name, samples, len(taps), 0 if again else announced * planned.pooled_bytes,
+                    announced * planned.token_bytes, planned.token_samples, announced * seconds * (again or samples),
                     announced, str(request.out),
                     0 if enough else announced * WANTED * planned.token_bytes_per_sample,
-                    tuple(request.unprobeable.values()),
+                    again, tuple(request.unprobeable.values()),
                 )  # fmt: skip
                 self.watch(cost)
                 check_room(path, cost.pooled_bytes + cost.token_bytes)
 
         with encoder.on(request.device):
             store = extract(
-                encoder, request.dataset, path, planned, about=about, fresh=request.fresh,
+                encoder, request.dataset, path, planned, about=about, fresh=request.fresh, with_tokens=with_tokens,
                 before_first_byte=before_first_byte, **self.passes,
             )  # fmt: skip
         store.device = request.device
@@ -269,8 +289,9 @@ class _Job:
         for name, theirs in (self._kept_results(controls, names) | results).items():
             for key in set(main.results) & set(theirs):
                 main.results[key] = against_control(main.results[key], theirs[key], name, request.seed)
+        call = dataclasses.replace(self.call, seconds=round(time.monotonic() - self.started, 1))
         merge_results(
-            request.folder, {ENCODER: main.results, **results}, omissions, self.call.to_attrs(),
+            request.folder, {ENCODER: main.results, **results}, omissions, call.to_attrs(),
             measures=[*names, *request.unusable], pairwise={m.name for m in request.measures if m.pairwise},
             controls=controls, order=list(offered("measure")), fresh=request.fresh,
         )  # fmt: skip

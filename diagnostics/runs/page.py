@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from diagnostics.progress import duration
 from diagnostics.report.figures import Figure
 from diagnostics.report.numbers import SIGNIFICANT, format_number, unbroken
 from diagnostics.report.page import (
@@ -289,6 +290,13 @@ def _calls(run: Run) -> list[tuple[str, str]]:
         entries = [entry for entries in run.index.entries.values() for entry in entries if entry.call == i]
         given = ", ".join(dict.fromkeys(entry.measure for entry in entries)) or "nothing"
         results = f" ({given})" if len(run.index.calls) > 1 else ""
-        about = f"{call['created']}, {options}; Python {call['python']}, {versions}, {call['machine']}"
+        took = f" in {duration(seconds)}" if (seconds := call.get("seconds")) is not None else ""
+        about = f"{call['created']}{took}, {options}; Python {call['python']}, {versions}, {call['machine']}"
         calls.append((f"measured{results}", about))
+        if call.get("command"):
+            calls.append((f"command{results}", call["command"]))
+        if config := call.get("config"):
+            calls.append(
+                (f"configuration file{results}", ", ".join(f"{key} = {value}" for key, value in config.items()))
+            )
     return calls

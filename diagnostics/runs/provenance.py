@@ -1,11 +1,13 @@
 """The provenance of a run: encoder, dataset and seed in the store's attributes, and each call beside its results."""
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -83,9 +85,26 @@ class Provenance:
         return cls(EncoderRecord(**attrs["encoder"]), DatasetRecord(**attrs["dataset"]), int(attrs["seed"]))
 
 
+_TYPED: ContextVar[tuple[str, Mapping[str, Any]]] = ContextVar("_TYPED", default=("", {}))
+
+
+@contextlib.contextmanager
+def typed(command: str, config: Mapping[str, Any]) -> Generator[None]:
+    """Within this context a call records the command line that made it, and what its configuration file said."""
+    before = _TYPED.set((command, config))
+    try:
+        yield
+    finally:
+        _TYPED.reset(before)
+
+
 @dataclass(frozen=True)
 class Call:
-    """One call of `run`: when, with which seed and options, by which versions, on what kind of machine."""
+    """One call of `run`: when, with which seed and options, by which versions, on what kind of machine.
+
+    `command` is the command line as it was typed, "" of a call from Python, and `config` what its configuration file said;
+    `seconds` is how long extraction and measures took (None where it was not recorded).
+    """
 
     created: str
     seed: int
@@ -93,6 +112,9 @@ class Call:
     versions: Mapping[str, str]
     python: str
     machine: str
+    command: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    seconds: float | None = None
 
     @classmethod
     def now(cls, seed: int, options: Mapping[str, Any]) -> Self:
@@ -100,6 +122,7 @@ class Call:
         names as code of its encoders and that this process has imported."""
         declared = {name: module for plugin in plugins() for name, module in plugin.packages.items()}
         imported = sorted(name for name, module in declared.items() if module in sys.modules)
+        command, config = _TYPED.get()
         names = (DISTRIBUTION, "torch", "numpy", "scikit-learn", "zarr", "xarray", *imported)
         return cls(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -108,6 +131,8 @@ class Call:
             versions={name: version for name in names if (version := _version(name))},
             python=platform.python_version(),
             machine=f"{platform.system()} {platform.machine()}",
+            command=command,
+            config=dict(config),
         )
 
     @property

@@ -172,11 +172,11 @@ class Run:
         return node
 
     def provenance(self, name: str) -> dict[str, Any]:
-        """The seed, options, versions, Python and machine that a result was measured with."""
+        """The seed, options, versions, Python and machine that a result was measured with, and the command that was typed."""
         if name not in self.index.names():
             raise unknown("result", name, self.index.names())
         call = Call.from_attrs(self.index.call_of(name)).to_attrs()
-        return {key: value for key, value in call.items() if key != "created"}
+        return {key: value for key, value in call.items() if key not in ("created", "seconds")}
 
     @property
     def versions(self) -> set[str]:

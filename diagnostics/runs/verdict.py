@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from diagnostics.activations.lock import disk_use
+from diagnostics.activations.tokens import bytes_below, token_bytes
 from diagnostics.progress import size
 from diagnostics.report.numbers import format_number, unbroken
 from diagnostics.report.page import Block, Column, Note, Notes, Number, Row, Sentence, Table, filled
@@ -156,7 +156,7 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
 
 def closing_blocks(run: Run) -> tuple[Block, ...]:
     """Where the features and the disk space are, and which tap to read for each target."""
-    tokens, whole = disk_use(run.path)
+    tokens, whole = token_bytes(run.path), bytes_below(run.path)
     disk = f"Disk: {size(tokens)} of {size(whole)} are tokens" if tokens else f"Disk: {size(whole)}, no tokens"
     notes = [Note(recommendation.line) for recommendation in run.recommendations()]
     return filled(

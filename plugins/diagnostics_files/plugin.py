@@ -153,7 +153,7 @@ def texts(path: str, text: str = "text", values: str = "", seed: int = 0) -> dx.
 def series(path: str, values: str = "", seed: int = 0) -> dx.Dataset:
     """Series of an .npz, Zarr, Parquet, CSV or JSON lines file, float32 [time] or [time, variate].
 
-    Arrays: `series` [sample, time] or [sample, time, variate]. Tables: steps as columns 0, 1, 2, ... (a series a row), lists
+    Arrays: `series` (or `X`, beside `y` and `groups`) [sample, time] or [sample, time, variate]. Tables: steps as columns 0, 1, 2, ... (a series a row), lists
     in a column `series`, or columns `id` and `time` (a step a row; what never changes within a series is its target, the
     rest are variates). `id`, `split` and `group` are used as such; other arrays and columns are targets as for `images:`.
     Unequal lengths are padded with NaN on the left; NaN between known values is a gap.

@@ -22,7 +22,9 @@ def train_objectives(
     ] = "all",
     modality: Annotated[str | None, Option(help="series, image or video, to be sure [the data's].")] = None,
     seeds: Annotated[int, Option(help="How many trainings of each, with seeds from 0.")] = 1,
-    out: Annotated[Path, Option(help="Folder for models, each in a folder of its own.")] = Path("models"),
+    out: Annotated[Path, Option("--out", "-o", help="Folder for models, each in a folder of its own.")] = Path(
+        "models"
+    ),
     steps: Annotated[int, Option(help="Of training.")] = 2000,
     batch: Annotated[int, Option(help="Samples in a step, over all processes.")] = 64,
     lr: Annotated[float, Option(help="Highest learning rate.")] = 1e-3,
@@ -45,6 +47,10 @@ def train_objectives(
     The same command goes on with what was interrupted and leaves what is finished. Of simulated data named without n and seed
     (lorenz, shapes, ...) many fresh samples are drawn that `diagnostics run` does not show. Several processes:
     `torchrun --no-python --nproc-per-node N diagnostics train objectives ...`.
+
+    \b
+    Example:
+      diagnostics train objectives --data lorenz --objective forecast,jepa
     """
     needs_timm()
     from diagnostics_training.train import Job, train
@@ -93,7 +99,7 @@ def align(
     data: Annotated[
         str | None, Option(help="A dataset, whose train split is used [what the encoder was trained on].")
     ] = None,
-    out: Annotated[Path | None, Option(help="Folder of the aligned encoder [ENCODER-aligned].")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="Folder of the aligned encoder [ENCODER-aligned].")] = None,
     steps: Annotated[int, Option(help="Of training.")] = 1000,
     batch: Annotated[int, Option(help="Samples in a step, over all processes.")] = 64,
     lr: Annotated[float, Option(help="Highest learning rate.")] = 5e-4,
@@ -117,6 +123,10 @@ def align(
     """Lift what a tap holds to the output: the encoder learns to give the frozen tap's tokens; the result is an encoder.
 
     The same command goes on with what was interrupted and leaves what is finished.
+
+    \b
+    Example:
+      diagnostics align --encoder models/lorenz-jepa --to blocks.2
     """
     from diagnostics_training.alignment.align import Job
     from diagnostics_training.alignment.align import align as align_encoder

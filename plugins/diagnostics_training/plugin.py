@@ -96,7 +96,9 @@ def encoders() -> Mapping[str, Entry]:
         "objective:": Entry(objective, modalities=("series", "image", "video"), path_hint=_path_hint),
         "objectives:": Entry(objectives, modalities=("series", "image")),
         "aligned": Entry(
-            aligned, about="An encoder with LayerScale in its blocks: what `diagnostics align` starts from."
+            aligned,
+            about="An encoder with LayerScale in its blocks: what `diagnostics align` starts from.",
+            modalities=("series", "image", "video"),
         ),
     }
 

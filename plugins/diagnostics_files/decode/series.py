@@ -141,31 +141,38 @@ def read_zarr(path: Path) -> tuple[Any, Columns]:
 
 
 def _series_array(arrays: dict[str, Any], path: Path) -> Any:
-    if "series" not in arrays:
+    name = _series_name(arrays)
+    if name not in arrays:
         raise DiagnosticsError(
-            f"{path} has no array series but {', '.join(arrays) or 'nothing'}: store [sample, time] or [sample, time, variate] "
-            "under that name."
+            f"{path} has no array series or X but {', '.join(arrays) or 'nothing'}: store [sample, time] or [sample, time, variate] "
+            "under one of these names."
         )
-    series = arrays["series"]
+    series = arrays[name]
     if series.dtype.kind not in "fiu" or series.ndim not in (2, 3) or 0 in series.shape:
         raise DiagnosticsError(
-            f"Array series of {path} is {series.dtype} of shape {list(series.shape)}: give numbers as [sample, time] or "
+            f"Array {name} of {path} is {series.dtype} of shape {list(series.shape)}: give numbers as [sample, time] or "
             "[sample, time, variate]."
         )
     return series
 
 
+def _series_name(arrays: dict[str, Any]) -> str:
+    return "X" if "X" in arrays and "series" not in arrays else "series"
+
+
 def _columns(arrays: dict[str, Any], count: int, path: Path) -> Columns:
     columns: Columns = {}
+    series = _series_name(arrays)
     for name, array in arrays.items():
-        if name == "series":
+        if name == series:
             continue
         if array.shape != (count,) or array.dtype.kind not in "fiubUST":
             raise DiagnosticsError(
                 f"Array {name} of {path} is {array.dtype} of shape {list(array.shape)}: give one number or text for each of "
                 f"the {count} series, or take it out."
             )
-        raw = np.asarray(array[:]).tolist()
-        entries = [entry.decode() if isinstance(entry, bytes) else entry for entry in raw]
+        entries = [entry.decode() if isinstance(entry, bytes) else entry for entry in np.asarray(array[:]).tolist()]
+        # As scikit-learn's splitters call it, beside X and y.
+        name = "group" if (series, name) == ("X", "groups") and "group" not in arrays else name
         columns[name] = [None if entry != entry or entry == "" else entry for entry in entries]
     return columns

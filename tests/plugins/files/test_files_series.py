@@ -135,6 +135,32 @@ def test_unknown_steps_at_the_ends_are_said(tmp_path: Path, layout: str, capsys:
     assert message in dataset.about and "tokens" not in dataset.about and not dataset.ragged
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".zarr"])
+def test_the_names_that_scikit_learn_uses(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    arrays = {"X": VALUES, "y": np.array([0, 1] * 3), "groups": np.arange(6) // 2, "split": np.array(COLUMNS["split"])}
+    if suffix == ".npz":
+        np.savez(path, **arrays)
+    else:
+        group = zarr.open_group(path, mode="w")
+        for name in ("X", "y", "groups"):
+            group.create_array(name, data=arrays[name])
+        group.create_array("split", shape=(6,), dtype=str)[:] = arrays["split"].astype(object)
+    dataset = series(path)
+    np.testing.assert_array_equal(np.stack([dataset[i] for i in range(N)]), VALUES)
+    assert list(dataset.targets) == ["y"]
+    assert dataset.targets["y"].kind == "label"
+    assert list(dataset.groups) == ["0", "0", "1", "1", "2", "2"]
+    assert list(dataset.split) == COLUMNS["split"]
+
+
+def test_y_of_numbers_is_a_value_and_series_comes_before_x(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", X=VALUES, y=np.array(COLUMNS["level"]))
+    assert series(tmp_path / "a.npz").targets["y"].kind == "value"
+    np.savez(tmp_path / "b.npz", series=VALUES, X=np.arange(6) * 0.5, groups=np.array(["a", "b"] * 3))
+    assert set(series(tmp_path / "b.npz").targets) == {"X", "groups"}
+
+
 @pytest.mark.parametrize("layout", ["a.npz", "a.zarr", "lists.jsonl"])
 def test_variates(tmp_path: Path, layout: str) -> None:
     values = np.random.default_rng(0).standard_normal((N, STEPS, 2)).astype(np.float32)
@@ -254,7 +280,8 @@ def test_a_zarr_array_that_would_unpickle_is_refused_and_nothing_runs(tmp_path: 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": VALUES}, "has no array series but x"),
+        ({"x": VALUES}, "has no array series or X but x"),
+        ({"X": VALUES[0]}, r"Array X .* is float32 of shape \[5\]"),
         ({"series": VALUES[0]}, r"Array series .* is float32 of shape \[5\]"),
         ({"series": VALUES.astype(str)}, r"Array series .* is <U"),
         ({"series": VALUES, "z": VALUES}, r"Array z .* is float32 of shape \[6, 5\]: give one number or text"),

@@ -1,0 +1,87 @@
+"""`run --config FILE.toml`: options of the command in a file; those on the command line win."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from diagnostics.cli.guard import guarded
+from diagnostics.errors import DiagnosticsError, unknown
+
+CONFIG = "diagnostics.config"
+"""Key of a context's `meta`: what the file said, by option."""
+LISTS = ("taps", "measures", "pooling")
+"""Options of several names, which may be a list in the file."""
+
+
+def read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Callback of the option: the file's values become the defaults of the command's other options."""
+    if path is not None and not context.resilient_parsing:
+        guarded(_take)(context, path)
+    return path
+
+
+def _take(context: typer.Context, path: Path) -> None:
+    command: Any = context.command
+    params = {param.name: param for param in command.params if param.name not in ("config", "help")}
+    names = {_name(param): key for key, param in params.items()}
+    text = _text(path)
+    values = _parsed(path, text)
+    for key, value in values.items():
+        spelt = key.replace("_", "-")
+        if spelt not in names:
+            raise unknown(f"option in line {_line(text, key)} of {path}", key, names)
+        context.default_map = {
+            **(context.default_map or {}),
+            names[spelt]: _valid(value, params[names[spelt]], f"{key} in line {_line(text, key)} of {path}"),
+        }
+    context.meta[CONFIG] = values
+
+
+def _name(param: Any) -> str:
+    """As it is typed, without dashes: `batch-size`, `encoder`."""
+    long = [option for option in param.opts if option.startswith("--")]
+    return long[0].removeprefix("--") if long else str(param.name).replace("_", "-")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DiagnosticsError(f"{path} is no text in UTF-8 ({error.reason}): write it anew.") from error
+    except OSError as error:
+        raise DiagnosticsError(f"{path} cannot be read ({error.strerror or error}): name a file of TOML.") from error
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DiagnosticsError(
+            f'{path} is no TOML ({error}): write a line for each option, as data = "digits".'
+        ) from error
+
+
+def _line(text: str, key: str) -> int:
+    """The line that a key stands in, counted from 1; 1 where it cannot be seen."""
+    written = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[=.\]]""")
+    return next((number for number, line in enumerate(text.splitlines(), 1) if written.match(line)), 1)
+
+
+def _valid(value: Any, param: Any, where: str) -> Any:
+    """What the command line would have given; its own types are checked there."""
+    if getattr(param, "is_flag", False):
+        if isinstance(value, bool):
+            return value
+        raise DiagnosticsError(f"Option {where} is true or false, not {value!r}.")
+    if param.name in LISTS and isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ",".join(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        several = " or a list of names" if param.name in LISTS else ""
+        raise DiagnosticsError(f"Option {where} is a text or a number{several}, not {type(value).__name__}.")
+    return str(value)

@@ -1,0 +1,125 @@
+"""The bundled commands on finished runs: `show`, `runs`, `open` and `clean`."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diagnostics.cli.commands import RUNS, app, print_json
+from diagnostics.cli.guard import guarded, working
+from diagnostics.cli.options import Command, Json, RunFolder, example
+from diagnostics.errors import DiagnosticsError
+from diagnostics.report.escaping import printable
+
+
+class Format(enum.StrEnum):
+    """How `show` writes a run."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+@app.command(
+    cls=Command,
+    rich_help_panel=RUNS,
+    epilog=example("diagnostics show runs/fracast-lorenz --format csv -o scores.csv"),
+)
+@guarded
+def show(
+    run: RunFolder,
+    full: Annotated[bool, typer.Option("--full", help="All that the report says in words and tables.")] = False,
+    format: Annotated[
+        Format, typer.Option(help="table: what `run` prints at its end; csv: a row for each score at a tap; json.")
+    ] = Format.table,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write it there and print nothing.")
+    ] = None,
+) -> None:
+    """Show a finished run again, or write its scores as a table for other programs.
+
+    The table has one row for each measure, target and tap, of controls too.
+    """
+    from diagnostics.cli.finished import printed
+    from diagnostics.report.terminal import print_page
+    from diagnostics.report.writing import write_whole
+    from diagnostics.runs.page import run_page
+    from diagnostics.runs.run import open_run
+
+    with working():
+        finished = open_run(run)
+        if format == Format.table:
+            write = functools.partial(print_page, run_page(finished), finished.path / "report.html", full=full)
+        elif format == Format.csv:
+            write = functools.partial(print, finished.to_dataframe().to_csv(index=False), end="")
+        else:
+            write = functools.partial(print_json, finished.to_json())
+        if out is not None:
+            write_whole(out, printed(write))
+            return
+    write()
+
+
+@app.command(cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics runs runs"))
+@guarded
+def runs(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder in which runs lie, at any level down to 4.")
+    ] = Path("runs"),
+    json: Json = False,
+) -> None:
+    """List the runs below a folder: what was measured on what, when, how large each is, and whether it is finished.
+
+    Folders that are no runs, and runs that are damaged or interrupted, are named with the reason.
+    """
+    from diagnostics.cli.finished import list_runs, print_runs
+
+    with working():
+        rows = list_runs(folder)
+    print_json({"folder": str(folder), "runs": rows}) if json else print_runs(rows, folder)
+
+
+@app.command("open", cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics open runs/fracast-lorenz"))
+@guarded
+def open_(run: RunFolder) -> None:
+    """Open a run's report in the browser, written anew where results are newer, and print its path.
+
+    Where there is no display, as on a server, the path is all.
+    """
+    from diagnostics.cli.finished import current_report, open_in_browser
+    from diagnostics.runs.run import open_run
+
+    with working():
+        path = current_report(open_run(run))
+        open_in_browser(path)
+    print(printable(path))
+
+
+@app.command(cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics clean runs/fracast-lorenz --tokens"))
+@guarded
+def clean(
+    run: RunFolder,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Remove the stored tokens, of the controls too.")] = False,
+    json: Json = False,
+) -> None:
+    """Free the disk space of what a run no longer needs; all results and pooled activations stay.
+
+    A later `diagnostics run` of a measure that reads tokens extracts them anew, and says so with its cost.
+    """
+    from diagnostics.activations.tokens import remove_tokens
+    from diagnostics.progress import size
+
+    if not tokens:
+        raise DiagnosticsError(f"Nothing to remove is named: give `diagnostics clean {run} --tokens`.")
+    with working():
+        freed = remove_tokens(run)
+    if json:
+        print_json({"run": str(run), "freed_bytes": freed})
+    elif freed:
+        print(f"{printable(run)}: {size(freed)} of tokens removed; all results and pooled activations stay.")
+    else:
+        print(f"{printable(run)}: it holds no tokens, so nothing was removed.")
