@@ -17,19 +17,19 @@ from diagnostics.runs.recommendation import Recommendation
 MOST_NAMED = 3
 """Taps that the verdict names."""
 _READ_MAP = (
-    "Colour: a target's score relative to the best of its row (0 is what knowing nothing reaches). Star: the best tap, chosen "
-    "on val, of a target that the output hides; dot: of another target. Frame: the output. Grey: not shown to be readable. "
-    "Point at a cell for its score and interval; choose one to go to its figure."
+    "Each row from dark, no more than knowing nothing gives, to bright yellow, its best; grey where the target is not shown to be "
+    "readable. Star: the best tap, chosen on val, of a target that the output hides; dot: of another target. Frame: the output. "
+    "Point at a cell for its score and interval; click it to go to the target's figure."
 )
 
 
 def overview(
-    probes: Sequence[tuple[str, Profile]], recommendations: Sequence[Recommendation], how_read: Sentence
+    probes: Sequence[tuple[str, Profile]], recommendations: Sequence[Recommendation], more: Sequence[Sentence]
 ) -> Section:
-    """The first section of a report, from probes with the anchors of their sections; empty where no target was probed."""
+    """The first section of a report, from probes with the anchors of their sections; `more` is what has to be known of all."""
     rows = sorted(((anchor, p) for anchor, p in probes if p.target), key=lambda row: _order(row[1]))
     if not rows:
-        return Section("", "", (how_read,))
+        return Section("In short", "short", filled(*more))
     by_name = {(p.measure, p.target): (anchor, p) for anchor, p in rows}
     findings = [_finding(r, *by_name[r.measure, r.target]) for r in recommendations if (r.measure, r.target) in by_name]
     findings.sort(key=lambda finding: [anchor for anchor, _ in rows].index(finding.anchor))
@@ -38,7 +38,7 @@ def overview(
         score_map(rows),
         Sentence(_READ_MAP, "small", only="full"),
         Findings(tuple(findings), legend=True),
-        how_read,
+        *more,
     ]  # fmt: skip
     return Section("In short", "short", filled(*blocks))
 
@@ -71,14 +71,14 @@ def verdict(recommendations: Sequence[Recommendation], states: Mapping[str, Stat
         most = max(gaps, key=lambda r: r.hidden_gap.value if r.hidden_gap else 0.0)
         assert most.hidden_gap is not None
         best = format_number(most.output.value + most.hidden_gap.value)
-        reached = f"{most.score_name} {best} at {most.best_tap}, {format_number(most.output.value)} at the output"
+        reached = f"{most.score_name} {best} at its best tap, {most.best_tap}; {format_number(most.output.value)} at the output"
         superlative = ", most of all" if len(gaps) > 1 else ":"
         sentences.append(
             f"The output ({output}) hides {_of(len(gaps), count)} {targets}{superlative} {most.target} ({reached})."
         )
         doubtful = sum(state == "doubtful" for _, state in known)
         if doubtful:
-            them = "it" if len(gaps) == 1 else "one of them" if doubtful == 1 else f"{doubtful} of them"
+            them = "it" if len(gaps) == 1 else f"all {doubtful}" if doubtful == len(gaps) else f"{doubtful} of them"
             sentences.append(f"For {them} a control (baseline) is not shown to be worse.")
         sentences.append(_where(gaps))
     else:
@@ -90,15 +90,20 @@ def verdict(recommendations: Sequence[Recommendation], states: Mapping[str, Stat
 
 
 def _of(part: int, whole: int) -> str:
-    return f"all {whole}" if part == whole > 1 else "the one" if whole == 1 else f"{part} of {whole}"
+    return "the one" if whole == 1 else f"all {whole}" if part == whole else f"{part} of {whole}"
 
 
 def _where(gaps: Sequence[Recommendation]) -> str:
     """Which taps to read for what is hidden, the one for most targets first."""
     taps = Counter(r.tap for r in gaps if r.tap is not None)
-    named = [f"{tap} (for {n})" if len(taps) > 1 else str(tap) for tap, n in taps.most_common(MOST_NAMED)]
-    more = f", or one of {len(taps) - MOST_NAMED} others" if len(taps) > MOST_NAMED else ""
-    return f"Read {', '.join(named)}{more} instead."
+    if len(taps) == 1:
+        return f"Read {next(iter(taps))} instead."
+    # One more is no longer than "or another".
+    shown = taps.most_common(MOST_NAMED if len(taps) > MOST_NAMED + 1 else None)
+    named = [f"{tap} ({n}{(' targets' if n > 1 else ' target') * (not i)})" for i, (tap, n) in enumerate(shown)]
+    if len(taps) > len(shown):
+        named.append(f"one of {len(taps) - len(shown)} others")
+    return f"Read {', '.join(named[:-1])} or {named[-1]} instead."
 
 
 def _finding(recommendation: Recommendation, anchor: str, profile: Profile) -> Finding:

@@ -55,9 +55,13 @@ def run_page(run: Run) -> Page:
     described = Notes(tuple(Note(describe_map(each)) for each in maps), only="brief")
     return Page(
         title=f"{run.encoder} on {run.dataset}",
-        lead=(*_lead(run), *(Sentence(caution, "caution", only="full") for caution in cautions)),
+        lead=tuple(_lead(run)),
         sections=filled(
-            overview(probes, run.recommendations(), _how_read(run)),
+            overview(
+                probes,
+                run.recommendations(),
+                [*(Sentence(caution, "caution", only="full") for caution in cautions), _how_read(run)],
+            ),
             _probes(probes),
             _controls(run, probes),
             Section("Without a target", "others", filled(_others(others))),
@@ -98,7 +102,7 @@ def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
             (
                 p.label, p.name, unbroken(p.family),
                 f"{unbroken(p.best_tap)} ({p.depth_of(p.best_tap):.2f})" if p.best_tap else "-",
-                Number(p.best), Number(p.output), Number(p.hidden_gap, signed=True), Finding(p.reading, state_of(p)),
+                Number(p.best), Number(p.output), Number(p.hidden_gap, signed=True), Finding(p.reading, state_of(p)) if p.target else p.reading,
             ),
             anchor,
         )
@@ -246,7 +250,9 @@ def _families(profiles: Sequence[Profile], maps: Sequence[xr.Dataset]) -> list[S
 def _of_profile(profile: Profile, anchor: str) -> Section:
     drawn = bool(np.isfinite(profile.data["score"].values).any())
     figure, texts = (profile.figure(), captions.of_profile(profile)) if drawn else (None, [])
-    finding = Findings(filled(Finding(profile.reading, state_of(profile)))) if profile.is_probe else None
+    # What has no target is no finding about one.
+    reading = Finding(profile.reading, state_of(profile)) if profile.target and profile.reading else None
+    finding = Findings((reading,)) if reading else Sentence(profile.reading, "small")
     tables = (parts_table(profile), details(profile, captions.facts(profile.data)))
     return Section(profile.name, anchor, _described(profile.data, figure, texts, finding, *tables), wide=False)
 

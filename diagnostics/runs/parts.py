@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from diagnostics.measures.result import FUNCTIONAL
 from diagnostics.report.numbers import format_compact, format_number
 from diagnostics.report.page import Column, Details, Notes, Row, Table
 from diagnostics.runs.profile import Profile
@@ -24,7 +25,8 @@ def part_scores(profile: Profile) -> tuple[str, list[str], np.ndarray] | None:
     loss, reference = (data[key].sum("unit").transpose("tap", "part").values for key in ("loss", "reference_loss"))
     # A part that no test sample has, or that does not vary, has no score.
     score = 1 - np.divide(loss, reference, out=np.full(loss.shape, np.nan), where=reference > 0)
-    return "part", _names(profile, "part"), score
+    part = "column" if "column" in str(data.attrs.get(FUNCTIONAL, "")) else "part"
+    return part, _names(profile, "part"), score
 
 
 def _names(profile: Profile, axis: str) -> list[str]:

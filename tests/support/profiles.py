@@ -46,7 +46,7 @@ def finished_run(
     sizes = dict(zip(("train", "val", "test"), n, strict=True))
     record = Provenance(EncoderRecord(encoder, "", "", ""), DatasetRecord(dataset, "", "", "", sizes, sum(n)), 0)
     call = {"seed": 0, "versions": {}, "options": {}, "created": "", "python": "", "machine": ""}
-    empty = {"untrained": "", "skipped": {}, "redrawn": {}, "similarity": list}
+    empty = {"untrained": "", "skipped": {}, "redrawn": {}, "similarity": list, "recommendations": list}
     return SimpleNamespace(
         **empty | others, profiles=lambda: profiles, encoder=encoder, dataset=dataset,
         n=sizes, record=record, store=SimpleNamespace(identity={}),

@@ -56,8 +56,8 @@ def draw_profile(profile: ProfileFigure, *, small: bool = False) -> go.Figure:
     for control in profile.controls:
         _add_control(figure, control)
     shown = _shown(profile)
-    height, top = (SMALL, 10) if small else (HEIGHT, TOP)
-    _add_lines(figure, profile, taps, shown, height - top - BOTTOM)
+    height, top = (SMALL, 24) if small else (HEIGHT, TOP)
+    _add_lines(figure, profile, taps, shown, height - top - BOTTOM, beside=not small)
     if profile.best is not None:
         _mark(figure, *profile.best, "best tap (by val)", BEST, "best tap")
     _mark(figure, *profile.output, "output tap", OUTPUT, "output")
@@ -71,7 +71,7 @@ def draw_profile(profile: ProfileFigure, *, small: bool = False) -> go.Figure:
     return dressed(figure).update_layout(
         # A tap has one value of everything but its heads, which are told apart one by one.
         hovermode="closest" if profile.heads is not None else "x unified",
-        height=height, margin={"l": 60, "r": 130 if profile.lines else 20, "t": top, "b": BOTTOM}, showlegend=not small,
+        height=height, margin={"l": 60, "r": 130 if profile.lines and not small else 20, "t": top, "b": BOTTOM}, showlegend=not small,
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
     )  # fmt: skip
 
@@ -169,9 +169,10 @@ def _add_heads(figure: go.Figure, profile: ProfileFigure, taps: list[str]) -> No
 
 
 def _add_lines(
-    figure: go.Figure, profile: ProfileFigure, taps: list[str], shown: tuple[float, float], inner: int
-) -> None:
-    """Reference lines with their names at the right; `inner` is the height of the part shown, in pixels."""
+    figure: go.Figure, profile: ProfileFigure, taps: list[str], shown: tuple[float, float], inner: int, *,
+    beside: bool,
+) -> None:  # fmt: skip
+    """Reference lines with their names beside the figure, or within it; `inner` is the height of the part shown, in pixels."""
     bottom, top = shown
     labels: list[tuple[float, float, str]] = []
     for i, (name, values) in enumerate(profile.lines.items()):
@@ -196,7 +197,7 @@ def _add_lines(
         place = max((y - bottom) * pixels, before + LABEL)
         before = place
         figure.add_annotation(
-            x=1, xref="paper", xanchor="left", y=y, yref="y", yshift=place - (y - bottom) * pixels, text=text,
+            x=1, xref="paper", xanchor="left" if beside else "right", yanchor="middle" if beside else "bottom", y=y, yref="y", yshift=place - (y - bottom) * pixels, text=text,
             showarrow=False, font={"size": 11},
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ from diagnostics.report.numbers import format_number
 from diagnostics.report.plots.style import FOUND, NOT_FOUND, dressed, tick_taps
 
 ROW = 26
-LONGEST = 30
+LONGEST = 36
 """Characters of a target's name on the axis; the whole of it is on hover."""
 UNREAD = "rgba(127,139,151,0.28)"
 SIGNS = {"hidden": "●", "doubtful": "◐", "none": "○", "unread": "–"}
@@ -33,22 +33,18 @@ def draw_score_map(scores: ScoreMap) -> go.Figure:
     # Numbers as places, so that two targets whose shortened names are alike are two rows.
     x, y = np.arange(len(scores.taps)), np.arange(len(scores.targets))
     z = relative_scores(scores)
-    hover = {"customdata": _hovers(scores, z), "hovertemplate": "%{customdata}<extra></extra>"}
-    unread = np.where(np.isnan(z) & np.isfinite(scores.score), 0.0, np.nan)
+    unread = np.isnan(z).all(axis=1)
     figure = go.Figure()
     # What knows nothing has no shades: they would be noise.
-    figure.add_heatmap(
-        x=x, y=y, z=unread, colorscale=[[0, UNREAD], [1, UNREAD]], showscale=False, xgap=1, ygap=2, hoverongaps=False,
-        **hover,
-    )  # fmt: skip
-    figure.add_heatmap(
-        x=x, y=y, z=z, colorscale="Cividis", zmin=0, zmax=1, xgap=1, ygap=2, hoverongaps=False, **hover,
-        colorbar={
-            "orientation": "h", "thickness": 10, "len": 0.5, "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "ypad": 22,
-            "tickvals": [0, 1], "ticktext": ["knows nothing", "best of the row"], "ticks": "", "outlinewidth": 0,
-            "tickfont": {"size": 11},
-        },
-    )  # fmt: skip
+    for rows, values, colours in (
+        (unread, np.where(np.isfinite(scores.score), 0.0, np.nan), [[0, UNREAD], [1, UNREAD]]),
+        (~unread, z, "Cividis"),
+    ):
+        figure.add_heatmap(
+            x=x, y=y[rows], z=values[rows], colorscale=colours, zmin=0, zmax=1, xgap=1, ygap=2, showscale=False,
+            hoverongaps=False, customdata=[_hovers(scores, z, row) for row in y[rows]],
+            hovertemplate="%{customdata}<extra></extra>",
+        )  # fmt: skip
     _add_stars(figure, scores)
     at = scores.taps.index(scores.output)
     figure.add_shape(
@@ -68,8 +64,8 @@ def draw_score_map(scores: ScoreMap) -> go.Figure:
     figure.update_xaxes(range=[-0.5, len(x) - 0.5], showgrid=False, zeroline=False)
     tick_taps(figure, scores.taps, scores.depth, numeric=True)
     return dressed(figure).update_layout(
-        meta={**figure.layout.meta, "rows": scores.anchors},
-        height=150 + ROW * len(y), margin={"l": 10, "r": 10, "t": 52, "b": 10}, showlegend=False
+        meta={**figure.layout.meta, "rows": scores.anchors, "labels": names},
+        height=115 + ROW * len(y), margin={"l": 10, "r": 10, "t": 18, "b": 10}, showlegend=False
     )
 
 
@@ -82,13 +78,13 @@ def _add_stars(figure: go.Figure, scores: ScoreMap) -> None:
         x=[column for column, _ in chosen], y=shown, mode="markers", hoverinfo="skip",
         marker={
             "symbol": ["star" if gap else "circle" for gap in gaps], "size": [14 if gap else 8 for gap in gaps],
-            "color": [FOUND if gap else "white" for gap in gaps], "line": {"width": 1.2, "color": ["white" if gap else "#20303f" for gap in gaps]},
+            "color": [FOUND if gap else "white" for gap in gaps], "line": {"width": 1, "color": "#14191f"},
         },
     )  # fmt: skip
 
 
-def _hovers(scores: ScoreMap, share: np.ndarray) -> list[list[str]]:
-    def cell(row: int, at: int) -> str:
+def _hovers(scores: ScoreMap, share: np.ndarray, row: int) -> list[str]:
+    def cell(at: int) -> str:
         tap = scores.taps[at]
         value, low, high = (format_number(float(a[row, at])) for a in (scores.score, scores.low, scores.high))
         marks = [mark for mark, other in (("best tap", scores.best[row]), ("output", scores.output)) if tap == other]
@@ -98,4 +94,4 @@ def _hovers(scores: ScoreMap, share: np.ndarray) -> list[list[str]]:
             lines.append(f"{share[row, at]:.0%} of the best of the row")
         return "<br>".join([*lines, *([" and ".join(marks)] if marks else [])])
 
-    return [[cell(row, at) for at in range(len(scores.taps))] for row in range(len(scores.targets))]
+    return [cell(at) for at in range(len(scores.taps))]

@@ -3,15 +3,18 @@
   const { config, template } = JSON.parse(document.getElementById("settings").textContent);
   const figures = [...document.querySelectorAll("div.figure")];
   // A4 less its margins, at 96 dots an inch.
-  const PAPER = 690, LABEL = 17;
+  const PAPER = 690, LABEL = 19;
 
   // As many names of taps as stand beside one another at this width, and the last.
   function ticks(meta, width) {
-    const last = meta.places.length - 1, step = Math.max(1, Math.ceil(((last + 1) * LABEL) / Math.max(width - 100, 60)));
+    const last = meta.places.length - 1, step = Math.max(1, Math.ceil(((last + 1) * LABEL) / Math.max(width - (meta.rows ? Math.min(250, width / 2) : 110), 60)));
     const shown = [];
     for (let i = 0; i < last; i += step) if (last - i >= step) shown.push(i);
     shown.push(last);
-    return { "xaxis.tickvals": shown.map((i) => meta.places[i]), "xaxis.ticktext": shown.map((i) => meta.names[i]) };
+    const fitted = { "xaxis.tickvals": shown.map((i) => meta.places[i]), "xaxis.ticktext": shown.map((i) => meta.names[i]) };
+    // On a narrow screen the names of rows leave room for the rows.
+    if (meta.labels) fitted["yaxis.ticktext"] = meta.labels.map((s) => (width < 600 && s.length > 20 ? `${s.slice(0, 19)}…` : s));
+    return fitted;
   }
 
   function fitted(figure, width) {
@@ -27,8 +30,7 @@
     layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
     layout.autosize = true;
     const names = fitted({ layout }, place.clientWidth);
-    for (const key in names) layout.xaxis[key.split(".")[1]] = names[key];
-    if (place.clientWidth < 600 && layout.margin && layout.margin.r > 60) layout.margin.r = 60;
+    for (const key in names) layout[key.split(".")[0]][key.split(".")[1]] = names[key];
     Plotly.newPlot(figure, data, layout, config);
     figure.dataset.width = place.clientWidth;
     const rows = layout.meta && layout.meta.rows;
@@ -81,7 +83,7 @@
   }
 
   // Where there is room beside the page the contents stay open, else they are a line at its top.
-  const contents = document.querySelector("nav details"), narrow = matchMedia("(max-width: 1099px)");
+  const contents = document.querySelector("nav details"), narrow = matchMedia("(max-width: 1279px)");
   const fold = () => { contents.open = !narrow.matches; };
   fold();
   narrow.addEventListener("change", fold);
