@@ -40,6 +40,8 @@ def draw_score_map(scores: ScoreMap) -> go.Figure:
         (unread, np.where(np.isfinite(scores.score), 0.0, np.nan), [[0, UNREAD], [1, UNREAD]]),
         (~unread, z, "Cividis"),
     ):
+        if not rows.any():
+            continue
         figure.add_heatmap(
             x=x, y=y[rows], z=values[rows], colorscale=colours, zmin=0, zmax=1, xgap=1, ygap=2, showscale=False,
             hoverongaps=False, customdata=[_hovers(scores, z, row) for row in y[rows]],
