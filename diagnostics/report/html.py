@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diagnostics.errors import unwritable
 from diagnostics.report.figures import Figure
@@ -14,6 +15,9 @@ from diagnostics.report.page import Block, Cell, Finding, Legend, Number, Page
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
+
+    from diagnostics.report.plots.legend import Sign
 
 
 def write_page(page: Page, path: Path) -> Path:
@@ -51,11 +55,12 @@ def templates() -> Environment:
 
     # Names come from users' files and plugins: everything is escaped.
     environment = Environment(loader=PackageLoader("diagnostics.report"), autoescape=True, undefined=StrictUndefined)
-    filters = {
+    filters: dict[str, Callable[..., Any]] = {
         "kind": _kind, "text": _text, "drawn": _drawn, "signs": _signs, "numbers": _numbers, "explained": explained,
         "linked": _linked,
     }  # fmt: skip
-    environment.filters |= filters
+    for name, function in filters.items():
+        environment.filters[name] = function
     return environment
 
 

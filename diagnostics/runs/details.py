@@ -32,7 +32,9 @@ def details(profile: Profile, facts: str = "") -> Details:
         Row((tap, *map(format_compact, values))) for tap, *values in zip(profile.taps, *columns.values(), strict=True)
     ]
     table = Table(tuple(Column(name) for name in ("tap", *columns)), tuple(rows))
-    return Details("Numbers at each tap, and how they were computed", table, Notes((*([Note(facts)] if facts else []), *notes)))
+    return Details(
+        "Numbers at each tap, and how they were computed", table, Notes((*([Note(facts)] if facts else []), *notes))
+    )
 
 
 def _spread(profile: Profile) -> dict[str, np.ndarray]:

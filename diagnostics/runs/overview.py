@@ -82,10 +82,14 @@ def verdict(recommendations: Sequence[Recommendation], states: Mapping[str, Stat
             sentences.append(f"For {them} a control (baseline) is not shown to be worse.")
         sentences.append(_where(gaps))
     else:
-        sentences.append(f"The output ({output}) is not shown to hide {'any of ' if count > 1 else 'the '}{count} {targets}.")
+        sentences.append(
+            f"The output ({output}) is not shown to hide {'any of ' if count > 1 else 'the '}{count} {targets}."
+        )
     unread = sum(state == "unread" for _, state in known)
     if unread:
-        sentences.append(f"{_of(unread, count)} {targets} {'is' if unread == 1 else 'are'} not shown to be readable.".capitalize())
+        sentences.append(
+            f"{_of(unread, count)} {targets} {'is' if unread == 1 else 'are'} not shown to be readable.".capitalize()
+        )
     return " ".join(sentences)  # fmt: skip
 
 

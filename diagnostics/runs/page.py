@@ -261,7 +261,9 @@ def _of_map(similarity: xr.Dataset, anchor: str) -> Section:
     drawn = bool(np.isfinite(similarity["matrix"].values).any())
     figure, texts = (map_figure(similarity), map_captions(similarity)) if drawn else (None, [])
     facts = Sentence(captions.facts(similarity), "quiet")
-    return Section(str(similarity.attrs["measure"]), anchor, _described(similarity, figure, texts, None, facts), wide=False)
+    return Section(
+        str(similarity.attrs["measure"]), anchor, _described(similarity, figure, texts, None, facts), wide=False
+    )
 
 
 def _described(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -66,7 +67,7 @@ def test_names_of_taps_are_as_many_as_fit_and_the_last_is_one(count: int) -> Non
     shown = [taps.index(tap) for tap in figure.layout.xaxis.tickvals]
     assert shown[-1] == count - 1 and (count == 1 or shown[0] == 0)
     step = -(-count // MOST_TICKS)
-    assert all(after - before >= step for before, after in zip(shown, shown[1:], strict=False))
+    assert all(after - before >= step for before, after in itertools.pairwise(shown))
     assert all(len(text) <= 32 and "…" in text for text in figure.layout.xaxis.ticktext)
     assert len(figure.layout.meta["names"]) == count
     assert figure.layout.hovermode == "x unified"
@@ -117,7 +118,9 @@ def test_findings_have_signs_and_lead_to_their_figures_and_numbers_keep_their_di
     assert "alert(1)</script>" not in own and "hidden by the output</span>" in own
     data = re.findall(r'<div class="figure".*?<script type="application/json">(.*?)</script>', own, re.DOTALL)
     assert len(json.loads(data[0])["data"]) == 3
-    assert re.search(r'<svg[^>]*><path d="M0 7H30" stroke="[^"]*" stroke-width="2" stroke-dasharray="3,3"/></svg><abbr', own)
+    assert re.search(
+        r'<svg[^>]*><path d="M0 7H30" stroke="[^"]*" stroke-width="2" stroke-dasharray="3,3"/></svg><abbr', own
+    )
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")

@@ -64,10 +64,11 @@ def draw_score_map(scores: ScoreMap) -> go.Figure:
         tickvals=y, ticktext=names, range=[len(y) - 0.5, -0.5], showgrid=False, zeroline=False, automargin=True
     )
     figure.update_xaxes(range=[-0.5, len(x) - 0.5], showgrid=False, zeroline=False)
-    tick_taps(figure, scores.taps, scores.depth, numeric=True)
+    tick_taps(figure, scores.taps, scores.depth, numeric=True, rows=scores.anchors, labels=names)
     return dressed(figure).update_layout(
-        meta={**figure.layout.meta, "rows": scores.anchors, "labels": names},
-        height=115 + ROW * len(y), margin={"l": 10, "r": 10, "t": 18, "b": 10}, showlegend=False
+        height=115 + ROW * len(y),
+        margin={"l": 10, "r": 10, "t": 18, "b": 10},
+        showlegend=False,
     )
 
 

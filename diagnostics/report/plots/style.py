@@ -43,10 +43,13 @@ def dressed(figure: go.Figure) -> go.Figure:
     return figure.update_layout(template="plotly_white", hovermode="closest", font=font)
 
 
-def tick_taps(figure: go.Figure, taps: Sequence[str], depth: Sequence[float] | np.ndarray, *, numeric: bool) -> None:
+def tick_taps(
+    figure: go.Figure, taps: Sequence[str], depth: Sequence[float] | np.ndarray, *, numeric: bool, **more: Any
+) -> None:
     """Names the taps along x with their depths: as many as fit, evenly, and always the last.
 
-    numeric: whether x counts the taps, or has their names. A page reads all names from `meta`, and fits them to its width.
+    numeric: whether x counts the taps, or has their names. A page reads all names from `meta`, and fits them to its width;
+    `more` is what else it is to know.
     """
     names = [f"{escape(shortened(tap, LONGEST_TAP))} ({at:.2f})" for tap, at in zip(taps, depth, strict=True)]
     places = list(range(len(taps))) if numeric else [escape(tap) for tap in taps]
@@ -56,7 +59,7 @@ def tick_taps(figure: go.Figure, taps: Sequence[str], depth: Sequence[float] | n
         tickangle=-45, tickvals=[places[i] for i in shown], ticktext=[names[i] for i in shown], tickfont={"size": 11},
         automargin=True,
     )  # fmt: skip
-    figure.update_layout(meta={"places": places, "names": names})
+    figure.update_layout(meta={"places": places, "names": names, **more})
 
 
 def add_mark(
@@ -72,11 +75,16 @@ def html(figure: go.Figure) -> str:
     """The figure as a fragment of HTML, which the script of a page draws in the style that all share."""
     from plotly.io.json import to_json_plotly
 
-    plain = go.Figure(figure, skip_invalid=False).update_layout(template=None)
-    # As to_json_plotly's own caller: nothing in a name ends the script.
-    data = to_json_plotly(plain).replace("<", "\\u003c").replace(">", "\\u003e").replace("/", "\\u002f")
-    height = int(figure.layout.height or HEIGHT)
+    plain: dict[str, Any] = figure.to_plotly_json()
+    layout: dict[str, Any] = {key: value for key, value in plain["layout"].items() if key != "template"}
+    height = int(layout.get("height", HEIGHT))
+    data = _inert(to_json_plotly({"data": plain["data"], "layout": layout}))
     return f'<div class="figure" style="height:{height}px"><script type="application/json">{data}</script></div>'
+
+
+def _inert(json: Any) -> str:
+    """JSON in which no name ends the script that holds it."""
+    return str(json).replace("<", "\\u003c")
 
 
 def settings() -> str:
@@ -86,4 +94,4 @@ def settings() -> str:
 
     # Plotly's own bar has a button that uploads the chart: what a run found stays with its reader.
     config = {"displaylogo": False, "responsive": True, "modeBarButtons": [list(BUTTONS)]}
-    return to_json_plotly({"config": config, "template": templates["plotly_white"]}).replace("<", "\\u003c")
+    return _inert(to_json_plotly({"config": config, "template": templates["plotly_white"]}))
