@@ -377,6 +377,7 @@ def test_a_notebook_shows_the_tables_and_a_profile_its_figure(run: Run) -> None:
     shown = run._repr_html_()
     assert "linear_probe" in shown
     assert "plotly" not in shown
+    assert "For level read" in shown and "Frame: the output" not in shown, "there is no picture"
     figure = run.profile("linear_probe/level").plot()
     (line,) = [trace for trace in figure.data if trace.name == "linear_probe"]
     np.testing.assert_allclose(line.y, run.profile("linear_probe/level").data["score"])
