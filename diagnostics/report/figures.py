@@ -61,6 +61,31 @@ class MapFigure:
     titles: tuple[str, str] = ("", "")
 
 
+State = Literal["hidden", "doubtful", "none", "unread"]
+"""What is shown of a target: hidden by the output; hidden, but a control does as well; no gap; not readable at all."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreMap:
+    """Scores of targets by tap, [target, tap], in order of execution, drawn relative to the best of each row.
+
+    floor: [target], what knowing nothing reaches. best: the tap that was chosen, by target; None of one that has none.
+    anchors: of the section that shows more of each target.
+    """
+
+    targets: list[str]
+    taps: list[str]
+    depth: np.ndarray
+    score: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    floor: np.ndarray
+    states: list[State]
+    best: list[str | None]
+    output: str
+    anchors: list[str]
+
+
 MarkKind = Literal["best tap", "output"]
 
 
@@ -122,4 +147,4 @@ class StepsFigure:
     best: list[str]
 
 
-Figure = ProfileFigure | MapFigure | CurvesFigure | SharesFigure | StepsFigure
+Figure = ProfileFigure | ScoreMap | MapFigure | CurvesFigure | SharesFigure | StepsFigure

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diagnostics.errors import unwritable
 from diagnostics.report.figures import Figure
-from diagnostics.report.page import Block, Cell, Page
+from diagnostics.report.glossary import GLOSSARY, explained
+from diagnostics.report.page import Block, Cell, Finding, Legend, Number, Page
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
+
+    from diagnostics.report.plots.legend import Sign
 
 
 def write_page(page: Page, path: Path) -> Path:
     """Writes the page in full as one HTML file, plotly.js too, so that it needs no network; whole or not at all."""
     import plotly.offline
 
-    text = templates().get_template("page.html.j2").render(page=page, plotlyjs=plotly.offline.get_plotlyjs())
+    from diagnostics.report.plots.style import settings
+
+    text = (
+        templates()
+        .get_template("page.html.j2")
+        .render(page=page, plotlyjs=plotly.offline.get_plotlyjs(), settings=settings(), glossary=GLOSSARY)
+    )
     partial = path.with_name(f".{path.name}.partial")
     try:
         # A folder's name may hold bytes that are no text.
@@ -43,9 +55,12 @@ def templates() -> Environment:
 
     # Names come from users' files and plugins: everything is escaped.
     environment = Environment(loader=PackageLoader("diagnostics.report"), autoescape=True, undefined=StrictUndefined)
-    environment.filters["kind"] = _kind
-    environment.filters["text"] = _text
-    environment.filters["drawn"] = _drawn
+    filters: dict[str, Callable[..., Any]] = {
+        "kind": _kind, "text": _text, "drawn": _drawn, "signs": _signs, "numbers": _numbers, "explained": explained,
+        "linked": _linked,
+    }  # fmt: skip
+    for name, function in filters.items():
+        environment.filters[name] = function
     return environment
 
 
@@ -58,7 +73,31 @@ def _text(cell: Cell) -> str:
     return cell if isinstance(cell, str) else cell.text()
 
 
+def _numbers(cell: Cell) -> list[str]:
+    """A number and the ends of its interval in full, for whoever reads the table with a program; nothing of other cells."""
+    if not isinstance(cell, Number) or cell.interval is None:
+        return []
+    ends = (cell.interval.value, cell.interval.low, cell.interval.high)
+    return [repr(float(end)) if math.isfinite(end) else "" for end in ends]
+
+
+def _linked(finding: Finding) -> Markup:
+    """The words of a finding as HTML, with what leads to a section as a link."""
+    from markupsafe import Markup, escape
+
+    before, link, after = finding.words.partition(finding.link) if finding.link else (finding.words, "", "")
+    if not link or not finding.anchor:
+        return escape(finding.words)
+    return Markup('{}<a href="#{}">{}</a>{}').format(before, finding.anchor, link, after)
+
+
 def _drawn(figure: Figure) -> str:
     from diagnostics.report.plots import draw, html
 
-    return html(draw(figure))
+    return html(draw(figure, small=True))
+
+
+def _signs(legend: Legend) -> list[Sign]:
+    from diagnostics.report.plots.legend import signs
+
+    return signs(legend)

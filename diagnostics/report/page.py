@@ -12,12 +12,12 @@ from typing import Literal, TypeVar
 
 from diagnostics.measures.result import taps_by_reason
 from diagnostics.measures.statistics import Interval
-from diagnostics.report.figures import Figure
+from diagnostics.report.figures import Figure, State
 from diagnostics.report.numbers import NO_BREAK, SCORE, format_interval, format_number, unbroken
 
 T = TypeVar("T")
 Length = Literal["brief", "full"]
-Tone = Literal["plain", "strong", "small", "quiet", "finding", "caution"]
+Tone = Literal["plain", "strong", "small", "quiet", "verdict", "caution"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,39 @@ class Number:
         return f"{text}{NO_BREAK}{self.mark}" if self.mark else text
 
 
-Cell = str | Number
+@dataclass(frozen=True)
+class Finding:
+    """What is shown of a target, in words; `state` decides its sign and colour on full pages.
+
+    link: the part of the words that leads to the section `anchor`; "" for none.
+    """
+
+    words: str
+    state: State
+    link: str = ""
+    anchor: str = ""
+
+    def text(self, bare: bool = False) -> str:
+        """The words alone."""
+        return self.words
+
+    def __bool__(self) -> bool:
+        return bool(self.words)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A list of findings, on full pages alone; `legend`: whether it says what the signs mean."""
+
+    findings: tuple[Finding, ...]
+    legend: bool = False
+    only: Length = "full"
+
+    def __bool__(self) -> bool:
+        return bool(self.findings)
+
+
+Cell = str | Number | Finding
 
 
 @dataclass(frozen=True)
@@ -125,7 +157,19 @@ class Details:
     only: Length = "full"
 
 
-Block = Sentence | Notes | Table | Details | Figure
+@dataclass(frozen=True)
+class Legend:
+    """What the figures of a section have in common: the lines of controls, by name and number of their style; on full pages
+    alone. `band`: whether they have intervals; `best`: whether a best tap is marked; `lines`: whether there are reference lines."""
+
+    controls: tuple[tuple[str, int], ...]
+    band: bool = True
+    best: bool = True
+    lines: bool = True
+    only: Length = "full"
+
+
+Block = Sentence | Notes | Findings | Table | Details | Legend | Figure
 
 
 @dataclass(frozen=True)

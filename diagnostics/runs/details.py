@@ -18,8 +18,8 @@ MOST_COLUMNS = 12
 _RAW = ("loss", "reference_loss", "val_loss", "val_reference")
 
 
-def details(profile: Profile) -> Details:
-    """The table of a profile, with the taps as rows, and what its columns are."""
+def details(profile: Profile, facts: str = "") -> Details:
+    """The table of a profile, with the taps as rows, what its columns are, and the facts of how it was computed."""
     data = profile.data
     columns = {name: data[name].values for name in ("depth", "score", "low", "high")}
     columns |= {f"line: {name}": values for name, values in profile.lines.items()}
@@ -36,7 +36,9 @@ def details(profile: Profile) -> Details:
         Row((tap, *map(format_compact, values))) for tap, *values in zip(profile.taps, *columns.values(), strict=True)
     ]
     table = Table(tuple(Column(name) for name in ("tap", *columns)), tuple(rows))
-    return Details("Numbers at each tap", table, Notes(tuple(notes)))
+    return Details(
+        "Numbers at each tap, and how they were computed", table, Notes((*([Note(facts)] if facts else []), *notes))
+    )
 
 
 def _spread(profile: Profile) -> dict[str, np.ndarray]:

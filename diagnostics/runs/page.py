@@ -16,6 +16,8 @@ from diagnostics.report.numbers import SIGNIFICANT, format_number, unbroken
 from diagnostics.report.page import (
     Block,
     Column,
+    Finding,
+    Findings,
     Note,
     Notes,
     Number,
@@ -30,6 +32,8 @@ from diagnostics.report.page import (
 from diagnostics.runs import captions
 from diagnostics.runs.controls import kinds as control
 from diagnostics.runs.details import details
+from diagnostics.runs.overview import legend_of, overview, state_of
+from diagnostics.runs.parts import parts_table
 from diagnostics.runs.profile import INTERVALS, Profile
 from diagnostics.runs.tap_map import map_captions, map_figure
 from diagnostics.runs.verdict import brief_cautions, closing_blocks, verdict_blocks
@@ -53,9 +57,14 @@ def run_page(run: Run) -> Page:
     cautions = [f"Beware: {caution}." for caution in dict.fromkeys(each for p in profiles for each in p.cautions)]
     return Page(
         title=f"{run.encoder} on {run.dataset}",
-        lead=(*_lead(run), *(Sentence(caution, "caution", only="full") for caution in cautions)),
+        lead=tuple(_lead(run)),
         sections=filled(
             Section("", "", verdict_blocks(run)),
+            overview(
+                probes,
+                run.recommendations(),
+                [*(Sentence(caution, "caution", only="full") for caution in cautions), _how_read(run)],
+            ),
             _probes(probes),
             _controls(run, probes),
             Section("Without a target", "others", filled(_others(others))),
@@ -75,14 +84,18 @@ def _lead(run: Run) -> list[Sentence]:
     units = f" (samples of {groups} independent groups)" if groups != total else ""
     lead = [
         Sentence(f"{unbroken(run.encoder)} on {unbroken(run.dataset)}, n = {splits}{units}", "strong", only="brief"),
-        Sentence(
-            f"{total} samples ({splits}) in {groups} independent groups. Penalties and the best tap were chosen on val; every "
-            f"score is read on test. Brackets are {INTERVALS}. Where units are too few there is none. The hidden gap is "
-            "paired: the tap chosen minus the output tap on the same samples.",
-            only="full",
-        ),
     ]
     return [*lead, Sentence(run.untrained, "caution")] if run.untrained else lead
+
+
+def _how_read(run: Run) -> Sentence:
+    n, groups = run.n, run.record.dataset.groups
+    return Sentence(
+        f"{sum(n.values())} samples ({n['train']} train, {n['val']} val, {n['test']} test) in {groups} independent groups. "
+        f"Penalties and the best tap were chosen on val; every score is read on test. Brackets are {INTERVALS}. Where units are "
+        "too few there is none. The hidden gap is paired: the tap chosen minus the output tap on the same samples.",
+        only="full",
+    )
 
 
 def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
@@ -91,7 +104,7 @@ def _probes(probes: Sequence[tuple[str, Profile]]) -> Section:
             (
                 p.name, unbroken(p.family),
                 f"{unbroken(p.best_tap)} ({p.depth_of(p.best_tap):.2f})" if p.best_tap else "-",
-                Number(p.best), Number(p.output), Number(p.hidden_gap, signed=True), p.reading,
+                Number(p.best), Number(p.output), Number(p.hidden_gap, signed=True), Finding(p.reading, state_of(p)) if p.target else p.reading,
             ),
             anchor,
         )
@@ -212,40 +225,51 @@ def _lines_at_output(p: Profile) -> str:
 
 
 def _families(profiles: Sequence[Profile], maps: Sequence[xr.Dataset]) -> list[Section]:
-    """A section for each family, with one for each profile and then one for each map in it."""
+    """A section for each family, with one for each profile and then one for each map in it; profiles share a legend."""
     by_family: dict[str, list[Section]] = {}
+    own: dict[str, list[Profile]] = {}
     for i, profile in enumerate(profiles):
         by_family.setdefault(profile.family, []).append(_of_profile(profile, f"s{i}"))
+        own.setdefault(profile.family, []).append(profile)
     for i, similarity in enumerate(maps):
         by_family.setdefault(str(similarity.attrs["family"]), []).append(_of_map(similarity, f"m{i}"))
-    return [Section(family, f"f{i}", sections=tuple(own)) for i, (family, own) in enumerate(by_family.items())]
+    legends = {family: (legend_of(theirs),) for family, theirs in own.items()}
+    return [
+        Section(family, f"f{i}", legends.get(family, ()), tuple(within))
+        for i, (family, within) in enumerate(by_family.items())
+    ]
 
 
 def _of_profile(profile: Profile, anchor: str) -> Section:
     drawn = bool(np.isfinite(profile.data["score"].values).any())
     figure, texts = (profile.figure(), captions.of_profile(profile)) if drawn else (None, [])
-    finding = Sentence(profile.reading, "finding")
-    return Section(profile.name, anchor, _described(profile.data, figure, texts, finding, details(profile)))
+    # What has no target is no finding about one.
+    reading = Finding(profile.reading, state_of(profile)) if profile.target and profile.reading else None
+    finding = Findings((reading,)) if reading else Sentence(profile.reading, "small")
+    tables = (parts_table(profile), details(profile, captions.facts(profile.data)))
+    return Section(profile.name, anchor, _described(profile.data, figure, texts, finding, *tables), wide=False)
 
 
 def _of_map(similarity: xr.Dataset, anchor: str) -> Section:
     drawn = bool(np.isfinite(similarity["matrix"].values).any())
     figure, texts = (map_figure(similarity), map_captions(similarity)) if drawn else (None, [])
-    return Section(str(similarity.attrs["measure"]), anchor, _described(similarity, figure, texts), wide=False)
+    facts = Sentence(captions.facts(similarity), "quiet")
+    return Section(
+        str(similarity.attrs["measure"]), anchor, _described(similarity, figure, texts, None, facts), wide=False
+    )
 
 
 def _described(
-    data: xr.Dataset, figure: Figure | None, texts: list[str], finding: Block | None = None, table: Block | None = None
+    data: xr.Dataset, figure: Figure | None, texts: list[str], finding: Block | None, *more: Block | None
 ) -> tuple[Block, ...]:
-    """A result in full: what it asks, its finding, the figure with its captions (or why there is none), facts and table."""
+    """A result in full: what it asks, its finding, the figure with its captions (or why there is none), and more of it."""
     caption = " ".join(texts) if figure is not None else captions.why_no_figure(data)
     return filled(
         Sentence(captions.questions(data.attrs)),
         finding,
         figure,
         Sentence(caption, "small"),
-        Sentence(captions.facts(data), "quiet"),
-        table,
+        *more,
     )
 
 

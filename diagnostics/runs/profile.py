@@ -238,6 +238,11 @@ class Profile:
         return self.data.attrs["score_name"] in ("R2", "skill")
 
     @property
+    def floor(self) -> float:
+        """The score of knowing nothing: what the measure states of chance, else 0."""
+        return max(self._chance, 0.0)
+
+    @property
     def _chance(self) -> float:
         """What knowing nothing reaches at the best tap, where the measure states it; else -inf."""
         at = self.taps.index(self.best_tap or self.output_tap)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import html
 import importlib.metadata
 import json
@@ -11,6 +12,7 @@ import shutil
 import sys
 import threading
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -378,6 +380,7 @@ def test_a_notebook_shows_the_tables_and_a_profile_its_figure(run: Run) -> None:
     shown = run._repr_html_()
     assert "linear_probe" in shown
     assert "plotly" not in shown
+    assert "For level read" in shown and "Frame: the output" not in shown, "there is no picture"
     figure = run.profile("linear_probe/level").plot()
     (line,) = [trace for trace in figure.data if trace.name == "linear_probe"]
     np.testing.assert_allclose(line.y, run.profile("linear_probe/level").data["score"])
@@ -409,9 +412,9 @@ def test_the_report_draws_every_figure_without_a_request(run: Run) -> None:
         browser.close()
     assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
     assert errors == []
-    assert len(drawn) == len(run.profiles()) + len(run.similarity())
+    assert len(drawn) == len(run.profiles()) + len(run.similarity()) + 1, "and the picture of all targets"
     assert all(count > 0 for count in drawn)
-    assert maps == len(run.similarity())
+    assert maps > len(run.similarity())
     assert set(buttons) == {"Download plot as a PNG", "Zoom", "Pan", "Reset axes"}, "none that uploads anything"
     assert "script" in alerts, "the title is text"
 
@@ -437,6 +440,48 @@ def test_tables_fit_the_page_and_no_bar_lies_over_a_legend(run: Run, width: int)
         assert max(beyond) == 0
     assert over
     assert max(over) <= 0
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium at /usr/bin/chromium")
+@pytest.mark.browser
+def test_the_report_in_the_dark_on_a_phone_on_paper_and_as_csv(run: Run) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme="dark")
+        page.goto(run.report().as_uri())
+        page.wait_for_function("document.querySelectorAll('.js-plotly-plot .xtick').length > 0")
+        page.wait_for_timeout(500)
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        dark = page.evaluate("""[getComputedStyle(document.body).backgroundColor,
+            getComputedStyle(document.querySelector('.xtick text')).fill]""")
+        link = page.locator("#probes ~ a.csv").first
+        link.evaluate("x => x.addEventListener('click', event => event.preventDefault())")
+        link.click()
+        name, address = link.get_attribute("download"), link.get_attribute("href")
+        # An A4 page less its margins is 695 pixels wide and 1,024 high.
+        page.set_viewport_size({"width": 695, "height": 1024})
+        page.emulate_media(media="print")
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        page.wait_for_timeout(500)
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        cut = page.evaluate("""[...document.querySelectorAll('.figure')].filter(x => {
+            const box = x.querySelector('.main-svg').getBoundingClientRect();
+            return box.right > innerWidth || box.height > 1024 || getComputedStyle(x).breakInside !== 'avoid'; }).length""")
+        across = page.evaluate("[...document.querySelectorAll('table')].filter(x => x.scrollWidth > innerWidth).length")
+        browser.close()
+    assert wide == 400, "nothing scrolls sideways but tables"
+    assert dark == ["rgb(20, 25, 31)", "rgb(223, 230, 237)"]
+    assert paper == "rgb(255, 255, 255)"
+    assert (cut, across) == (0, 0)
+    assert name == "What-the-taps-hold-and-what-the-output-hides.csv"
+    assert address is not None and address.startswith("data:text/csv")
+    header, *rows = csv.reader(unquote(address.partition(",")[2]).lstrip("\ufeff").splitlines())
+    assert header[:7] == ["profile", "family", "best tap (depth)", "score", "score low", "score high", "output"]
+    by_name = {row[0]: row for row in rows}
+    best = run.profile("linear_probe/level").best
+    assert best is not None
+    assert [float(x) for x in by_name["linear_probe/level"][3:6]] == [best.value, best.low, best.high]
 
 
 @pytest.mark.slow

@@ -2,11 +2,12 @@
 
 import plotly.graph_objects as go
 
-from diagnostics.report.figures import CurvesFigure, Figure, MapFigure, ProfileFigure, StepsFigure
+from diagnostics.report.figures import CurvesFigure, Figure, MapFigure, ProfileFigure, ScoreMap, StepsFigure
 from diagnostics.report.plots.curves import draw_curves
 from diagnostics.report.plots.matrices import draw_map, draw_shares
 from diagnostics.report.plots.multiples import multiples
 from diagnostics.report.plots.profile import draw_profile
+from diagnostics.report.plots.score_map import draw_score_map
 from diagnostics.report.plots.steps import draw_steps
 from diagnostics.report.plots.still import StillFigure
 from diagnostics.report.plots.style import html
@@ -14,11 +15,13 @@ from diagnostics.report.plots.style import html
 __all__ = ["StillFigure", "draw", "html", "multiples"]
 
 
-def draw(figure: Figure) -> go.Figure:
-    """A figure of any kind."""
+def draw(figure: Figure, *, small: bool = False) -> go.Figure:
+    """A figure of any kind; `small`: a profile as one of many that share a legend."""
     match figure:
         case ProfileFigure():
-            return draw_profile(figure)
+            return draw_profile(figure, small=small)
+        case ScoreMap():
+            return draw_score_map(figure)
         case MapFigure():
             return draw_map(figure)
         case CurvesFigure():

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from diagnostics.report.figures import CurvesFigure, DepthCurve
 from diagnostics.report.plots.style import BOTTOM, FLOOR, HEIGHT, LINE, TOP, add_mark, dressed
 
-COLOURS = ("#1f5fa8", "#c2410c", "#2f7d4f", "#8a4fa3", "#a6761d", "#0f7c8a", "#b03060", "#5b6875")
+COLOURS = ("#3b7fc4", "#d55e00", "#3b8a5c", "#9a63b3", "#a6761d", "#1b8a99", "#c84577", "#76828e")
 """One for each group; more groups than colours differ in their dashes."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 TRUNK_END = 1.0

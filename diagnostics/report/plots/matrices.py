@@ -25,7 +25,7 @@ def draw_map(tap_map: MapFigure) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             z=z, x=columns, y=rows, text=_cells(z), texttemplate="%{text}", textfont={"size": 10},
-            customdata=_hovers(tap_map, rows, columns), hovertemplate="%{customdata}<extra></extra>", hoverongaps=False,
+            customdata=_hovers(tap_map), hovertemplate="%{y} and %{x}<br>%{customdata}<extra></extra>", hoverongaps=False,
             colorscale="Viridis", reversescale=tap_map.distance, zmin=0.0, zmax=most,
             colorbar={"title": {"text": bar, "side": "right"}, "thickness": 14},
         )
@@ -43,17 +43,13 @@ def _cells(z: np.ndarray) -> list[list[str]]:
     return [["" if np.isnan(v) else f"{v:.2f}" if abs(v) < 100 else f"{v:.2g}" for v in row] for row in z]
 
 
-def _hovers(tap_map: MapFigure, rows: list[str], columns: list[str]) -> list[list[str]]:
-    return [
-        [
-            "<br>".join(
-                [f"{a} and {b}", f"{tap_map.matrix[i, j]:.3f}"]
-                + [f"{name} {values[i, j]:.3f}" for name, values in tap_map.beside.items() if np.isfinite(values[i, j])]
-            )
-            for j, b in enumerate(columns)
-        ]
-        for i, a in enumerate(rows)
-    ]
+def _hovers(tap_map: MapFigure) -> list[list[str]]:
+    def pair(at: tuple[int, int]) -> str:
+        beside = [f"{name} {values[at]:.3f}" for name, values in tap_map.beside.items() if np.isfinite(values[at])]
+        return "<br>".join([f"{tap_map.matrix[at]:.3f}", *beside])
+
+    rows, columns = tap_map.matrix.shape
+    return [[pair((i, j)) for j in range(columns)] for i in range(rows)]
 
 
 def _share(share: Interval | None) -> str:

@@ -7,10 +7,24 @@ import numpy as np
 import plotly.graph_objects as go
 
 from diagnostics.report.figures import ControlCurve, MarkKind, ProfileFigure
-from diagnostics.report.plots.style import BEST, BOTTOM, FLOOR, HEIGHT, INK, LINE, OUTPUT, TOP, add_mark, dressed
+from diagnostics.report.numbers import format_number
+from diagnostics.report.plots.style import (
+    BEST,
+    BOTTOM,
+    FLOOR,
+    HEIGHT,
+    INK,
+    LINE,
+    OUTPUT,
+    SMALL,
+    TOP,
+    add_mark,
+    dressed,
+    tick_taps,
+)
 
-BAND = "rgba(31,95,168,0.18)"
-CONTROL_COLOURS = ("#7c8794", "#a68a64", "#4d908e", "#2f6f4f", "#9a6fb0", "#c08497")
+BAND = "rgba(59,127,196,0.22)"
+CONTROL_COLOURS = ("#7c8794", "#a07a3c", "#3f8f8c", "#4f8a5b", "#9a6fb0", "#b8708a")
 CONTROL_DASHES = ("dash", "dashdot", "dot", "8px,3px,2px,3px,2px,3px", "longdash", "longdashdot")
 LINE_DASHES = ("dot", "dash", "longdashdot", "longdash", "dashdot", "1px,5px", "12px,3px,2px,3px")
 # A reference line further away than this many spans of the profile does not stretch the axis.
@@ -20,8 +34,9 @@ LEAST_SPAN, LEAST_SHARE = 0.1, 0.05
 LABEL = 15
 
 
-def draw_profile(profile: ProfileFigure) -> go.Figure:
-    """Score of each tap with its band; heads behind it, controls as broken lines; best and output tap marked."""
+def draw_profile(profile: ProfileFigure, *, small: bool = False) -> go.Figure:
+    """Score of each tap with its band; heads behind it, controls as broken lines; best and output tap marked. Pointing at a
+    tap shows all of its values. `small`: without a legend, which other figures share."""
     # Plotly reads a little HTML in every text.
     taps = [escape(tap) for tap in profile.taps]
     figure = go.Figure()
@@ -34,26 +49,41 @@ def draw_profile(profile: ProfileFigure) -> go.Figure:
     _add_heads(figure, profile, taps)
     figure.add_scatter(
         x=taps, y=profile.score, mode="lines+markers", name=escape(profile.name), line_color=INK,
-        customdata=profile.depth,
-        hovertemplate="%{x}<br>depth %{customdata:.2f}<br>%{y:.4g}<extra></extra>",
+        customdata=_intervals(profile), hovertemplate=f"%{{customdata}}<extra>{escape(profile.axis)}</extra>",
     )  # fmt: skip
     for control in profile.controls:
         _add_control(figure, control)
     shown = _shown(profile)
-    _add_lines(figure, profile, taps, shown)
+    height, top = (SMALL, 24) if small else (HEIGHT, TOP)
+    _add_lines(figure, profile, taps, shown, height - top - BOTTOM, beside=not small)
     if profile.best is not None:
         _mark(figure, *profile.best, "best tap (by val)", BEST, "best tap")
     _mark(figure, *profile.output, "output tap", OUTPUT, "output")
     figure.update_yaxes(range=list(shown), title_text=escape(profile.axis), zeroline=False)
     # A category axis even for taps named by numbers, with a place for taps without a value.
     figure.update_xaxes(
-        title_text="tap, in order of execution", tickangle=-40, type="category", categoryorder="array",
-        categoryarray=taps, range=[-0.4, len(taps) - 0.6], automargin=True,
+        title_text=None if small else "tap (depth), in order of execution", type="category", categoryorder="array",
+        categoryarray=taps, range=[-0.4, len(taps) - 0.6],
     )  # fmt: skip
+    tick_taps(figure, profile.taps, profile.depth, numeric=False)
     return dressed(figure).update_layout(
-        height=HEIGHT, margin={"l": 60, "r": 130 if profile.lines else 20, "t": TOP, "b": BOTTOM},
+        # A tap has one value of everything but its heads, which are told apart one by one.
+        hovermode="closest" if profile.heads is not None else "x unified",
+        height=height, margin={"l": 60, "r": 130 if profile.lines and not small else 20, "t": top, "b": BOTTOM}, showlegend=not small,
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
     )  # fmt: skip
+
+
+def _intervals(profile: ProfileFigure) -> list[str]:
+    """Each tap's value with its interval, and what it is marked as."""
+    best = profile.best[0] if profile.best else None
+    values: list[str] = []
+    for tap, depth, *numbers in zip(profile.taps, profile.depth, profile.score, profile.low, profile.high, strict=True):
+        value, low, high = (format_number(float(number), ".3g") for number in numbers)
+        marks = [mark for mark, at in (("best tap", best), ("output", profile.output[0])) if at == tap]
+        interval = f"{value} [{low}, {high}]" if np.isfinite(numbers[1]) else value
+        values.append(", ".join([interval, f"depth {depth:.2f}", *marks]))
+    return values
 
 
 def lines_outside(profile: ProfileFigure) -> list[str]:
@@ -136,7 +166,11 @@ def _add_heads(figure: go.Figure, profile: ProfileFigure, taps: list[str]) -> No
     )  # fmt: skip
 
 
-def _add_lines(figure: go.Figure, profile: ProfileFigure, taps: list[str], shown: tuple[float, float]) -> None:
+def _add_lines(
+    figure: go.Figure, profile: ProfileFigure, taps: list[str], shown: tuple[float, float], inner: int, *,
+    beside: bool,
+) -> None:  # fmt: skip
+    """Reference lines with their names beside the figure, or within it; `inner` is the height of the part shown, in pixels."""
     bottom, top = shown
     labels: list[tuple[float, float, str]] = []
     for i, (name, values) in enumerate(profile.lines.items()):
@@ -147,7 +181,7 @@ def _add_lines(figure: go.Figure, profile: ProfileFigure, taps: list[str], shown
         figure.add_scatter(
             x=taps, y=values, mode=_mode(values), name=name, showlegend=False, marker={"color": LINE, "size": 5},
             line={"color": LINE, "dash": LINE_DASHES[i % len(LINE_DASHES)], "width": 1.5},
-            hovertemplate=f"{name}<br>%{{x}}<br>%{{y:.4g}}<extra></extra>",
+            hovertemplate=f"%{{y:.3g}}<extra>{name}</extra>",
         )  # fmt: skip
         end = float(known[-1])
         arrow = " ↑" if end > top else " ↓" if end < bottom else ""
@@ -155,14 +189,14 @@ def _add_lines(figure: go.Figure, profile: ProfileFigure, taps: list[str], shown
         value = f"{end:.3g}" if abs(end) > 1e-3 * (top - bottom) else "0"
         labels.append((min(max(end, bottom), top), end, f"{name} {value}{arrow}"))
     # Labels of lines that lie together stand above one another.
-    pixels = (HEIGHT - TOP - BOTTOM) / (top - bottom)
+    pixels = inner / (top - bottom)
     before = -np.inf
     for y, _, text in sorted(labels):
         place = max((y - bottom) * pixels, before + LABEL)
         before = place
         figure.add_annotation(
-            x=1, xref="paper", xanchor="left", y=y, yref="y", yshift=place - (y - bottom) * pixels, text=text,
-            showarrow=False, font={"size": 11, "color": LINE},
+            x=1, xref="paper", xanchor="left" if beside else "right", yanchor="middle" if beside else "bottom", y=y, yref="y", yshift=place - (y - bottom) * pixels, text=text,
+            showarrow=False, font={"size": 11},
         )  # fmt: skip
 
 
@@ -174,7 +208,7 @@ def _add_control(figure: go.Figure, control: ControlCurve) -> None:
     figure.add_scatter(
         x=[escape(tap) for tap in control.taps], y=control.values, mode=_mode(control.values), name=name,
         line={"color": colour, "dash": dash, "width": 1.5}, marker_color=colour,
-        hovertemplate=f"{name}<br>%{{x}}<br>%{{y:.4g}}<extra></extra>",
+        hovertemplate=f"%{{y:.3g}}<extra>{name}</extra>",
     )  # fmt: skip
 
 
@@ -192,5 +226,6 @@ def _mark(figure: go.Figure, tap: str, value: float, name: str, colour: str, kin
         colour,
         13,
         name=name,
-        hovertemplate=f"{name}<br>%{{x}}<br>%{{y:.4g}}<extra></extra>",
+        # The line's own text says so.
+        hoverinfo="skip",
     )

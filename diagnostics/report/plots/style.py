@@ -1,24 +1,36 @@
 """The style shared by all figures, and their embedding in a page."""
 
+import math
+from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
+from diagnostics.report.escaping import shortened
 from diagnostics.report.figures import MarkKind
 
-INK = "#1f5fa8"
-LINE = "#5b6875"
-BEST = "#c2410c"
+# Of the palette of Okabe and Ito, which colour-blind readers tell apart, in shades that stand out on white and on black.
+INK = "#3b7fc4"
+LINE = "#76828e"
+FOUND = "#d55e00"
+NOT_FOUND = "#3b7fc4"
+"""Of what is hidden by an output, and of what is not; the page's style sheet has the same."""
+BEST = FOUND
 """Colour of the star that marks a best tap; in a comparison it has the colour of its group."""
 OUTPUT = INK
 """Colour of the diamond that marks the output; in a comparison it has the colour of its group."""
 SYMBOLS = {"best tap": "star", "output": "diamond"}
 HEIGHT = 380
+SMALL = 290
+"""Height of one figure of many."""
 TOP = 50
 BOTTOM = 80
 # R2 has no floor; one useless tap must not press all others flat.
 FLOOR = -0.5
+MOST_TICKS = 24
+LONGEST_TAP = 24
 # Of plotly's buttons, those that read a figure.
 BUTTONS = ("toImage", "zoom2d", "pan2d", "resetScale2d")
 
@@ -27,6 +39,25 @@ def dressed(figure: go.Figure) -> go.Figure:
     """The figure in the style that all share."""
     font = {"family": "system-ui, sans-serif", "size": 13}
     return figure.update_layout(template="plotly_white", hovermode="closest", font=font)
+
+
+def tick_taps(
+    figure: go.Figure, taps: Sequence[str], depth: Sequence[float] | np.ndarray, *, numeric: bool, **more: Any
+) -> None:
+    """Names the taps along x with their depths: as many as fit, evenly, and always the last.
+
+    numeric: whether x counts the taps, or has their names. A page reads all names from `meta`, and fits them to its width;
+    `more` is what else it is to know.
+    """
+    names = [f"{escape(shortened(tap, LONGEST_TAP))} ({at:.2f})" for tap, at in zip(taps, depth, strict=True)]
+    places = list(range(len(taps))) if numeric else [escape(tap) for tap in taps]
+    last, step = len(taps) - 1, max(1, math.ceil(len(taps) / MOST_TICKS))
+    shown = [i for i in range(0, len(taps), step) if i == last or last - i >= step] + [last] * (last % step > 0)
+    figure.update_xaxes(
+        tickangle=-45, tickvals=[places[i] for i in shown], ticktext=[names[i] for i in shown], tickfont={"size": 11},
+        automargin=True,
+    )  # fmt: skip
+    figure.update_layout(meta={"places": places, "names": names, **more})
 
 
 def add_mark(
@@ -39,7 +70,26 @@ def add_mark(
 
 
 def html(figure: go.Figure) -> str:
-    """The figure as a fragment of HTML that expects plotly.js on its page."""
+    """The figure as a fragment of HTML, which the script of a page draws in the style that all share."""
+    from plotly.io.json import to_json_plotly
+
+    plain: dict[str, Any] = figure.to_plotly_json()
+    layout: dict[str, Any] = {key: value for key, value in plain["layout"].items() if key != "template"}
+    height = int(layout.get("height", HEIGHT))
+    data = _inert(to_json_plotly({"data": plain["data"], "layout": layout}))
+    return f'<div class="figure" style="height:{height}px"><script type="application/json">{data}</script></div>'
+
+
+def _inert(json: Any) -> str:
+    """JSON in which no name ends the script that holds it."""
+    return str(json).replace("<", "\\u003c")
+
+
+def settings() -> str:
+    """How a page draws its figures: plotly's configuration, and the template that all share, as JSON."""
+    from plotly.io import templates
+    from plotly.io.json import to_json_plotly
+
     # Plotly's own bar has a button that uploads the chart: what a run found stays with its reader.
     config = {"displaylogo": False, "responsive": True, "modeBarButtons": [list(BUTTONS)]}
-    return figure.to_html(full_html=False, include_plotlyjs=False, config=config)
+    return _inert(to_json_plotly({"config": config, "template": templates["plotly_white"]}))

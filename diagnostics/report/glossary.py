@@ -1,0 +1,51 @@
+"""What the report's words mean, for readers who point at them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from markupsafe import Markup, escape
+
+GLOSSARY: Mapping[str, str] = {
+    "output tap": "the tap that the encoder's makers hand to users",
+    "best tap": "the tap chosen on the val split; its score is read on the test split",
+    "hidden gap": "by how much the best tap beats the output tap, paired over test units",
+    "tap": "a named place of the encoder where activations are read",
+    "output": "what the output tap gives: the tap that the encoder's makers hand to users",
+    "depth": "where a tap stands: 0 after the embedding, 1 at the trunk's output; a head's taps stand beyond 1",
+    "target": "what a probe reads out of activations",
+    "probe": "a readout of a target, fitted on frozen activations",
+    "profile": "one measure as a function of depth, with its uncertainty and its controls",
+    "control": "a baseline: an encoder or a target that was not trained for this, measured by the same code",
+    "fresh weights": "a control: the same architecture with newly drawn weights",
+    "permuted weights": "a control: the trained weights, shuffled within each tensor",
+    "raw input": "a control without a model: the sample itself, made small",
+    "raw input kernel": "a control without a model: kernel regression between samples as they are",
+    "summary statistics": "a control without a model: moments, quantiles and autocorrelations of a sample",
+    "shuffled labels": "a control: the encoder's own activations with the targets shuffled among samples",
+    "train": "the samples on which probes are fitted",
+    "val": "the samples on which penalties and the best tap are chosen",
+    "test": "the samples on which every score is read",
+    "unit": "samples that share a source (video, series, subject); intervals resample units",
+    "R2": "share of the variance of a target that is predicted: 1 is all, 0 is what the mean gives, below 0 is worse",
+    "skill": "1 less the error over that of the naive forecast: 0 is the naive forecast",
+    "accuracy": "share of right answers",
+    "mean": "as a pooling: the average over a sample's tokens",
+}
+_FORMS = {form: term for term in GLOSSARY for form in (term, f"{term}s")}
+_TERM = re.compile(rf"(?<![\w./])(?:{'|'.join(sorted(map(re.escape, _FORMS), key=len, reverse=True))})(?![\w/]|\.\w)")
+
+
+def explained(text: object, known: Iterable[str] = ()) -> Markup:
+    """Text as HTML in which each term has its meaning on hover, where it first stands; `known` terms have none."""
+    parts: list[Markup] = []
+    text, end, seen = str(text), 0, set(known)
+    for match in _TERM.finditer(text):
+        term = _FORMS[match[0]]
+        if term not in seen:
+            seen.add(term)
+            abbr = Markup('<abbr title="{}">{}</abbr>').format(GLOSSARY[term], match[0])
+            parts += [escape(text[end : match.start()]), abbr]
+            end = match.end()
+    return Markup("").join([*parts, escape(text[end:])])

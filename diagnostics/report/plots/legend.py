@@ -1,0 +1,45 @@
+"""The signs of figures as small drawings beside their names, for a legend that several figures share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diagnostics.report.page import Legend
+from diagnostics.report.plots.profile import BAND, CONTROL_COLOURS, CONTROL_DASHES
+from diagnostics.report.plots.style import BEST, INK, LINE, OUTPUT
+
+# As plotly draws them, at a width of 1.5.
+DASH_LENGTHS = {
+    "dash": "9,9", "dashdot": "9,3,3,3", "dot": "3,3", "longdash": "10,5", "longdashdot": "10,4,3,4",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One entry: its name, and whether it is a line with these dashes, a band, a star or a diamond of this colour."""
+
+    name: str
+    shape: str
+    colour: str
+    dashes: str = ""
+
+
+def signs(legend: Legend) -> list[Sign]:
+    """The entries of a legend."""
+    controls = [
+        Sign(name, "line", CONTROL_COLOURS[style % len(CONTROL_COLOURS)], _dashes(style))
+        for name, style in legend.controls
+    ]
+    return [
+        Sign("score or value", "line", INK),
+        *([Sign("95 % interval", "band", BAND)] if legend.band else []),
+        *([Sign("best tap, chosen on val", "star", BEST)] if legend.best else []),
+        Sign("output", "diamond", OUTPUT),
+        *controls,
+        *([Sign("reference line", "line", LINE, "3,3")] if legend.lines else []),
+    ]
+
+
+def _dashes(style: int) -> str:
+    dash = CONTROL_DASHES[style % len(CONTROL_DASHES)]
+    return DASH_LENGTHS.get(dash, dash.replace("px", ""))

@@ -1,0 +1,91 @@
+"use strict";
+(() => {
+  const { config, template } = JSON.parse(document.getElementById("settings").textContent);
+  const figures = [...document.querySelectorAll("div.figure")];
+  // A4 less its margins, at 96 dots an inch.
+  const PAPER = 690, LABEL = 19;
+
+  // As many names of taps as stand beside one another at this width, and the last.
+  function ticks(meta, width) {
+    const last = meta.places.length - 1, step = Math.max(1, Math.ceil(((last + 1) * LABEL) / Math.max(width - (meta.rows ? Math.min(250, width / 2) : 110), 60)));
+    const shown = [];
+    for (let i = 0; i < last; i += step) if (last - i >= step) shown.push(i);
+    shown.push(last);
+    const fitted = { "xaxis.tickvals": shown.map((i) => meta.places[i]), "xaxis.ticktext": shown.map((i) => meta.names[i]) };
+    // On a narrow screen the names of rows leave room for the rows.
+    if (meta.labels) fitted["yaxis.ticktext"] = meta.labels.map((s) => (width < 600 && s.length > 20 ? `${s.slice(0, 19)}…` : s));
+    return fitted;
+  }
+
+  function fitted(figure, width) {
+    const meta = figure.layout.meta || (figure._fullLayout || {}).meta;
+    return meta && meta.places ? ticks(meta, width) : {};
+  }
+
+  for (const place of figures) {
+    const { data, layout } = JSON.parse(place.querySelector("script").textContent);
+    const figure = document.createElement("div");
+    place.append(figure);
+    layout.template = template;
+    layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
+    layout.autosize = true;
+    const names = fitted({ layout }, place.clientWidth);
+    for (const key in names) layout[key.split(".")[0]][key.split(".")[1]] = names[key];
+    Plotly.newPlot(figure, data, layout, config);
+    figure.dataset.width = place.clientWidth;
+    const rows = layout.meta && layout.meta.rows;
+    if (rows) {
+      figure.on("plotly_click", (event) => { location.hash = rows[event.points[0].y] || ""; });
+      place.classList.add("links");
+    }
+  }
+
+  function resize(width) {
+    for (const place of figures) {
+      const figure = place.querySelector(".js-plotly-plot"), room = width || place.clientWidth;
+      if (!room || String(room) === figure.dataset.width) continue;
+      figure.dataset.width = room;
+      Plotly.relayout(figure, { ...(width ? { width } : { width: null, autosize: true }), ...fitted(figure, room) });
+    }
+  }
+  let waiting;
+  addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => resize(), 150); });
+  addEventListener("beforeprint", () => { for (const d of document.querySelectorAll("#words + details")) d.open = true; resize(PAPER); });
+  addEventListener("afterprint", () => resize());
+
+  // Tables as files: of a number also the ends of its interval, and all digits.
+  function csv(table) {
+    const rows = [...table.rows].map((row) => [...row.cells]);
+    const wide = rows[0].map((_, i) => rows.some((row) => row[i] && row[i].dataset.numbers));
+    const quoted = (text) => {
+      // A spreadsheet would run what looks like a formula.
+      if (/^[=+@\t\r-]./.test(text) && !Number.isFinite(Number(text))) text = `'${text}`;
+      return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    };
+    return rows.map((row) => row.flatMap((cell, i) => {
+      const text = (cell.dataset.text || cell.textContent).replaceAll("\u00a0", " ").trim();
+      if (!wide[i]) return [text];
+      if (cell.tagName === "TH") return [text, `${text} low`, `${text} high`];
+      return cell.dataset.numbers ? cell.dataset.numbers.split(" ") : [text, "", ""];
+    }).map(quoted).join(",")).join("\r\n");
+  }
+  for (const table of document.querySelectorAll("main table")) {
+    const link = document.createElement("a");
+    link.className = "csv";
+    link.textContent = "CSV";
+    link.title = "Save this table as CSV";
+    const within = table.closest("section, .sections") || table;
+    const title = within.querySelector("h3") || [...document.querySelectorAll("h2")].filter((h) => h.compareDocumentPosition(table) & 4).pop();
+    link.download = `${title ? title.textContent.trim().replace(/[^\w.-]+/g, "-") : "table"}.csv`;
+    link.href = "#";
+    link.addEventListener("click", () => { link.href = `data:text/csv;charset=utf-8,${encodeURIComponent("\ufeff" + csv(table))}`; });
+    table.parentElement.before(link);
+  }
+
+  // Where there is room beside the page the contents stay open, else they are a line at its top.
+  const contents = document.querySelector("nav details"), narrow = matchMedia("(max-width: 1279px)");
+  const fold = () => { contents.open = !narrow.matches; };
+  fold();
+  narrow.addEventListener("change", fold);
+  contents.addEventListener("click", (event) => { if (narrow.matches && event.target.tagName === "A") contents.open = false; });
+})();

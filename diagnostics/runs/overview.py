@@ -1,0 +1,150 @@
+"""What opens a run's report: a verdict in a few sentences, one picture of all targets, and what to read for each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from diagnostics.report.figures import ScoreMap, State
+from diagnostics.report.numbers import format_number
+from diagnostics.report.page import Block, Finding, Findings, Legend, Section, Sentence, filled
+from diagnostics.runs.controls.kinds import NAMES
+from diagnostics.runs.profile import Profile
+from diagnostics.runs.recommendation import Recommendation
+
+MOST_NAMED = 3
+"""Taps that the verdict names."""
+_READ_MAP = (
+    "Each row from dark, no more than knowing nothing gives, to bright yellow, its best; grey where the target is not shown to be "
+    "readable. Star: the best tap, chosen on val, of a target that the output hides; dot: of another target. Frame: the output. "
+    "Point at a cell for its score and interval; click it to go to the target's figure."
+)
+
+
+def overview(
+    probes: Sequence[tuple[str, Profile]], recommendations: Sequence[Recommendation], more: Sequence[Sentence]
+) -> Section:
+    """The first section of a report, from probes with the anchors of their sections; `more` is what has to be known of all."""
+    rows = sorted(((anchor, p) for anchor, p in probes if p.target), key=lambda row: _order(row[1]))
+    if not rows:
+        return Section("In short", "short", filled(*more))
+    by_name = {(p.measure, p.target): (anchor, p) for anchor, p in rows}
+    findings = [_finding(r, *by_name[r.measure, r.target]) for r in recommendations if (r.measure, r.target) in by_name]
+    findings.sort(key=lambda finding: [anchor for anchor, _ in rows].index(finding.anchor))
+    blocks: list[Block] = [
+        Sentence(verdict(recommendations, {p.target or "": state_of(p) for _, p in by_name.values()}), "verdict", only="full"),
+        score_map(rows),
+        Sentence(_READ_MAP, "small", only="full"),
+        Findings(tuple(findings), legend=True),
+        *more,
+    ]  # fmt: skip
+    return Section("In short", "short", filled(*blocks))
+
+
+def state_of(profile: Profile) -> State:
+    """What is shown of a probe's target."""
+    if not profile.is_readable:
+        return "unread"
+    if not profile.is_hidden:
+        return "none"
+    return "doubtful" if profile.rivals else "hidden"
+
+
+def verdict(recommendations: Sequence[Recommendation], states: Mapping[str, State]) -> str:
+    """How many targets the output hides, which most, what controls say of them, and where to read; "" of no target."""
+    if not recommendations:
+        return ""
+    known = [(r, states.get(r.target, "unread")) for r in recommendations]
+    gaps = [r for r, state in known if state in ("hidden", "doubtful") and r.hidden_gap is not None and r.best_tap]
+    output, count = recommendations[0].output_tap, len(recommendations)
+    targets = "target" if count == 1 else "targets"
+    sentences: list[str] = []
+    if gaps:
+        most = max(gaps, key=lambda r: r.hidden_gap.value if r.hidden_gap else 0.0)
+        assert most.hidden_gap is not None
+        best = format_number(most.output.value + most.hidden_gap.value)
+        reached = f"{most.score_name} {best} at its best tap, {most.best_tap}; {format_number(most.output.value)} at the output"
+        superlative = ", most of all" if len(gaps) > 1 else ":"
+        sentences.append(
+            f"The output ({output}) hides {_of(len(gaps), count)} {targets}{superlative} {most.target} ({reached})."
+        )
+        doubtful = sum(state == "doubtful" for _, state in known)
+        if doubtful:
+            them = "it" if len(gaps) == 1 else f"all {doubtful}" if doubtful == len(gaps) else f"{doubtful} of them"
+            sentences.append(f"For {them} a control (baseline) is not shown to be worse.")
+        sentences.append(_where(gaps))
+    else:
+        sentences.append(
+            f"The output ({output}) is not shown to hide {'any of ' if count > 1 else 'the '}{count} {targets}."
+        )
+    unread = sum(state == "unread" for _, state in known)
+    if unread:
+        sentences.append(
+            f"{_of(unread, count)} {targets} {'is' if unread == 1 else 'are'} not shown to be readable.".capitalize()
+        )
+    return " ".join(sentences)  # fmt: skip
+
+
+def _of(part: int, whole: int) -> str:
+    return "the one" if whole == 1 else f"all {whole}" if part == whole else f"{part} of {whole}"
+
+
+def _where(gaps: Sequence[Recommendation]) -> str:
+    """Which taps to read for what is hidden, the one for most targets first."""
+    taps = Counter(r.tap for r in gaps if r.tap is not None)
+    if len(taps) == 1:
+        return f"Read {next(iter(taps))} instead."
+    # One more is no longer than "or another".
+    shown = taps.most_common(MOST_NAMED if len(taps) > MOST_NAMED + 1 else None)
+    named = [f"{tap} ({n}{(' targets' if n > 1 else ' target') * (not i)})" for i, (tap, n) in enumerate(shown)]
+    if len(taps) > len(shown):
+        named.append(f"one of {len(taps) - len(shown)} others")
+    return f"Read {', '.join(named[:-1])} or {named[-1]} instead."
+
+
+def _finding(recommendation: Recommendation, anchor: str, profile: Profile) -> Finding:
+    where = "the output, " if recommendation.at_output else ""
+    link = f"{where}{recommendation.tap}" if recommendation.tap else ""
+    # After the verb: a target may have the name of a tap.
+    return Finding(str(recommendation), state_of(profile), f"read {link}" if link else "nothing to recommend", anchor)
+
+
+def _order(profile: Profile) -> tuple[int, float]:
+    """Hidden ones first, the widest gap before the others."""
+    gap = profile.hidden_gap.value if profile.hidden_gap else 0.0
+    return ("hidden", "doubtful", "none", "unread").index(state_of(profile)), -gap if np.isfinite(gap) else 0.0
+
+
+def score_map(rows: Sequence[tuple[str, Profile]]) -> ScoreMap:
+    """The first picture as arrays. A tap that only some probes read has no value for the others."""
+    taps = max((p.taps for _, p in rows), key=len)
+    taps = [*taps, *dict.fromkeys(tap for _, p in rows for tap in p.taps if tap not in taps)]
+    data = [p.data.reindex(tap=taps) for _, p in rows]
+    depths = {tap: float(at) for _, p in rows for tap, at in zip(p.taps, p.data["depth"].values, strict=True)}
+    score, low, high = (np.stack([each[key].values for each in data]) for key in ("score", "low", "high"))
+    return ScoreMap(
+        targets=[p.label for _, p in rows],
+        taps=taps,
+        depth=np.array([depths[tap] for tap in taps]),
+        score=score,
+        low=low,
+        high=high,
+        floor=np.array([p.floor for _, p in rows]),
+        states=[state_of(p) for _, p in rows],
+        best=[p.best_tap for _, p in rows],
+        output=rows[0][1].output_tap,
+        anchors=[anchor for anchor, _ in rows],
+    )
+
+
+def legend_of(profiles: Sequence[Profile]) -> Legend:
+    """What the figures of a family have in common."""
+    controls = {name.replace("_", " "): NAMES.index(name) for p in profiles for name in p.controls}
+    return Legend(
+        controls=tuple(sorted(controls.items(), key=lambda entry: entry[1])),
+        band=any(bool(np.isfinite(p.data["low"].values).any()) for p in profiles),
+        best=any(p.best_tap is not None for p in profiles),
+        lines=any(p.lines for p in profiles),
+    )
