@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from diagnostics.report.figures import ScoreMap, State
-from diagnostics.report.numbers import format_number
 from diagnostics.report.page import Block, Finding, Findings, Legend, Section, Sentence, filled
 from diagnostics.runs.controls.kinds import NAMES
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.recommendation import Recommendation
 
-MOST_NAMED = 3
-"""Taps that the verdict names."""
 _READ_MAP = (
     "Each row from dark, no more than knowing nothing gives, to bright yellow, its best; grey where the target is not shown to be "
     "readable. Star: the best tap, chosen on val, of a target that the output hides; dot: of another target. Frame: the output. "
@@ -24,7 +20,10 @@ _READ_MAP = (
 
 
 def overview(
-    probes: Sequence[tuple[str, Profile]], recommendations: Sequence[Recommendation], more: Sequence[Sentence]
+    verdict: str,
+    probes: Sequence[tuple[str, Profile]],
+    recommendations: Sequence[Recommendation],
+    more: Sequence[Sentence],
 ) -> Section:
     """The first section of a report, from probes with the anchors of their sections; `more` is what has to be known of all."""
     rows = sorted(((anchor, p) for anchor, p in probes if p.target), key=lambda row: _order(row[1]))
@@ -34,7 +33,7 @@ def overview(
     findings = [_finding(r, *by_name[r.measure, r.target]) for r in recommendations if (r.measure, r.target) in by_name]
     findings.sort(key=lambda finding: [anchor for anchor, _ in rows].index(finding.anchor))
     blocks: list[Block] = [
-        Sentence(verdict(recommendations, {p.target or "": state_of(p) for _, p in by_name.values()}), "verdict", only="full"),
+        Sentence(verdict, "verdict", only="full"),
         score_map(rows),
         Sentence(_READ_MAP, "small", only="full"),
         Findings(tuple(findings), legend=True),
@@ -50,58 +49,6 @@ def state_of(profile: Profile) -> State:
     if not profile.is_hidden:
         return "none"
     return "doubtful" if profile.rivals else "hidden"
-
-
-def verdict(recommendations: Sequence[Recommendation], states: Mapping[str, State]) -> str:
-    """How many targets the output hides, which most, what controls say of them, and where to read; "" of no target."""
-    if not recommendations:
-        return ""
-    known = [(r, states.get(r.target, "unread")) for r in recommendations]
-    gaps = [r for r, state in known if state in ("hidden", "doubtful") and r.hidden_gap is not None and r.best_tap]
-    output, count = recommendations[0].output_tap, len(recommendations)
-    targets = "target" if count == 1 else "targets"
-    sentences: list[str] = []
-    if gaps:
-        most = max(gaps, key=lambda r: r.hidden_gap.value if r.hidden_gap else 0.0)
-        assert most.hidden_gap is not None
-        best = format_number(most.output.value + most.hidden_gap.value)
-        reached = f"{most.score_name} {best} at its best tap, {most.best_tap}; {format_number(most.output.value)} at the output"
-        superlative = ", most of all" if len(gaps) > 1 else ":"
-        sentences.append(
-            f"The output ({output}) hides {_of(len(gaps), count)} {targets}{superlative} {most.target} ({reached})."
-        )
-        doubtful = sum(state == "doubtful" for _, state in known)
-        if doubtful:
-            them = "it" if len(gaps) == 1 else f"all {doubtful}" if doubtful == len(gaps) else f"{doubtful} of them"
-            sentences.append(f"For {them} a control (baseline) is not shown to be worse.")
-        sentences.append(_where(gaps))
-    else:
-        sentences.append(
-            f"The output ({output}) is not shown to hide {'any of ' if count > 1 else 'the '}{count} {targets}."
-        )
-    unread = sum(state == "unread" for _, state in known)
-    if unread:
-        sentences.append(
-            f"{_of(unread, count)} {targets} {'is' if unread == 1 else 'are'} not shown to be readable.".capitalize()
-        )
-    return " ".join(sentences)  # fmt: skip
-
-
-def _of(part: int, whole: int) -> str:
-    return "the one" if whole == 1 else f"all {whole}" if part == whole else f"{part} of {whole}"
-
-
-def _where(gaps: Sequence[Recommendation]) -> str:
-    """Which taps to read for what is hidden, the one for most targets first."""
-    taps = Counter(r.tap for r in gaps if r.tap is not None)
-    if len(taps) == 1:
-        return f"Read {next(iter(taps))} instead."
-    # One more is no longer than "or another".
-    shown = taps.most_common(MOST_NAMED if len(taps) > MOST_NAMED + 1 else None)
-    named = [f"{tap} ({n}{(' targets' if n > 1 else ' target') * (not i)})" for i, (tap, n) in enumerate(shown)]
-    if len(taps) > len(shown):
-        named.append(f"one of {len(taps) - len(shown)} others")
-    return f"Read {', '.join(named[:-1])} or {named[-1]} instead."
 
 
 def _finding(recommendation: Recommendation, anchor: str, profile: Profile) -> Finding:

@@ -36,7 +36,7 @@ from diagnostics.runs.overview import legend_of, overview, state_of
 from diagnostics.runs.parts import parts_table
 from diagnostics.runs.profile import INTERVALS, Profile
 from diagnostics.runs.tap_map import map_captions, map_figure
-from diagnostics.runs.verdict import brief_cautions, closing_blocks, verdict_blocks
+from diagnostics.runs.verdict import brief_cautions, closing_blocks, in_short, verdict_blocks
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
@@ -61,6 +61,7 @@ def run_page(run: Run) -> Page:
         sections=filled(
             Section("", "", verdict_blocks(run)),
             overview(
+                in_short(profiles, bool(run.controls)),
                 probes,
                 run.recommendations(),
                 [*(Sentence(caution, "caution", only="full") for caution in cautions), _how_read(run)],

@@ -139,6 +139,13 @@ class Run:
             raise unknown("profile", name, known)
         return self._profile(name)
 
+    @property
+    def disk_use(self) -> tuple[int, int]:
+        """Bytes of the files that hold tokens, and of all files of the run."""
+        from diagnostics.activations.tokens import bytes_below, token_bytes
+
+        return token_bytes(self.path), bytes_below(self.path)
+
     def recommend(self, target: str, measure: str | None = None) -> Recommendation:
         """The tap to read for a target, by a probe that was measured: the first in the run unless `measure` names one.
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from diagnostics.activations.tokens import bytes_below, token_bytes
 from diagnostics.progress import size
 from diagnostics.report.numbers import format_number, unbroken
 from diagnostics.report.page import Block, Column, Note, Notes, Number, Row, Sentence, Table, filled
@@ -64,7 +63,7 @@ def verdict_blocks(run: Run) -> tuple[Block, ...]:
         Sentence(
             f"{'; '.join(legend)}. Best tap chosen on val, scores read on test; {INTERVALS}.", "quiet", only="brief"
         ),
-        Sentence(in_short(run), "strong", only="brief", apart=True),
+        Sentence(f"In short: {in_short(run.profiles(), bool(run.controls))}", "strong", only="brief", apart=True),
     )
 
 
@@ -80,23 +79,24 @@ def _legend(run: Run) -> dict[str, str]:
     }
 
 
-def in_short(run: Run) -> str:
-    """The findings of a run in two sentences."""
-    profiles = run.profiles()
+def in_short(profiles: Sequence[Profile], controls: bool) -> str:
+    """The findings of a run's profiles in two sentences; `controls`: whether any were measured. "" where no probe read a target."""
     # Of several probes of a target the first, as `Run.recommend` takes it.
     first = {p.target: p for p in reversed(profiles) if p.is_probe}
     read = targets_read([p for p in profiles if first.get(p.target) is p])
+    if not read:
+        return ""
     by_mark = {mark: [p for p in read if verdict(p) == mark] for mark in (TAUGHT, MATCHED, KEPT, UNREADABLE)}
     hidden = [p for p in read if p.is_hidden]
     if not hidden:
         return _nothing_hidden(read, by_mark[KEPT], by_mark[UNREADABLE])
     most = hidden[0]
     gap = format_number(most.hidden_gap.value if most.hidden_gap else math.nan, "+.3f")
-    which = f"the output hides {_of(hidden, read)}"
+    which = f"The output hides {_of(hidden, read)}"
     where = f"({gap} at {most.best_tap})"
     largest = f" {where}" if len(read) == 1 else f", {most.target} {'most ' * (len(hidden) > 1)}{where}"
     rest: list[str] = []
-    if run.controls:
+    if controls:
         matched = by_mark[MATCHED]
         rest.append(
             "no control does as well on any of them" if not matched else f"a control does as well on {_names(matched)}"
@@ -108,13 +108,13 @@ def in_short(run: Run) -> str:
             f"{_names(by_mark[UNREADABLE])} {'is' if len(by_mark[UNREADABLE]) == 1 else 'are'} not shown to be readable"
         )
     second = "; ".join(rest)
-    return f"In short: {which}{largest}." + (f" {second[0].upper()}{second[1:]}." if second else "")
+    return f"{which}{largest}." + (f" {second[0].upper()}{second[1:]}." if second else "")
 
 
 def _nothing_hidden(read: Sequence[Profile], kept: Sequence[Profile], unreadable: Sequence[Profile]) -> str:
     if not kept:
-        return "In short: no target is shown to be readable at the tap chosen. There is nothing to recommend."
-    first = f"In short: no hidden gap is shown of {_names(kept) if len(kept) < len(read) else _of(kept, read)}, so read the output, {kept[0].output_tap}."
+        return "No target is shown to be readable at the tap chosen. There is nothing to recommend."
+    first = f"No hidden gap is shown of {_names(kept) if len(kept) < len(read) else _of(kept, read)}, so read the output, {kept[0].output_tap}."
     if unreadable:
         return f"{first} {_names(unreadable)} {'is' if len(unreadable) == 1 else 'are'} not shown to be readable."
     return f"{first} That is no proof that it keeps everything: the intervals say how large a gap may be."
@@ -156,7 +156,7 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
 
 def closing_blocks(run: Run) -> tuple[Block, ...]:
     """Where the features and the disk space are, and which tap to read for each target."""
-    tokens, whole = token_bytes(run.path), bytes_below(run.path)
+    tokens, whole = run.disk_use
     disk = f"Disk: {size(tokens)} of {size(whole)} are tokens" if tokens else f"Disk: {size(whole)}, no tokens"
     notes = [Note(recommendation.line) for recommendation in run.recommendations()]
     return filled(

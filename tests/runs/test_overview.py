@@ -8,10 +8,11 @@ import pytest
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.figures import State
 from diagnostics.report.page import Findings, Sentence
-from diagnostics.runs.overview import overview, score_map, state_of, verdict
+from diagnostics.runs.overview import overview, score_map, state_of
 from diagnostics.runs.parts import part_scores, parts_table
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.recommendation import recommend
+from diagnostics.runs.verdict import in_short
 
 from profiles import profile
 
@@ -42,20 +43,23 @@ def test_states_are_those_planted() -> None:
     assert [state_of(p) for _, p in ROWS] == STATES
 
 
-def test_the_verdict_counts_names_the_widest_gap_and_says_where_to_read() -> None:
-    recommendations = [recommend(p) for _, p in ROWS]
-    states = {str(p.target): state_of(p) for _, p in ROWS}
-    assert verdict(recommendations, states) == (
-        "The output (norm) hides 3 of 5 targets, most of all raw (R2 1.500 at its best tap, blocks.0; 0.500 at the output). For 1 "
-        "of them a control (baseline) is not shown to be worse. Read blocks.0 instead. 1 of 5 targets is not shown to be readable."
+def test_the_verdict_counts_and_names_the_widest_gap() -> None:
+    profiles = [p for _, p in ROWS]
+    assert in_short(profiles, controls=True) == (
+        "The output hides 3 of 5 targets, raw most (+1.000 at blocks.0). A control does as well on raw; no hidden gap is shown of none; "
+        "unread is not shown to be readable."
     )
-    assert verdict(recommendations[:1], states) == "The output (norm) is not shown to hide the 1 target."
-    assert verdict([], states) == ""
+    assert in_short(profiles[:1], controls=True).startswith("No hidden gap is shown of none, so read the output, norm.")
+    assert in_short(profiles[1:2], controls=False) == (
+        "No target is shown to be readable at the tap chosen. There is nothing to recommend."
+    )
+    assert in_short(profiles[2:3], controls=False) == "The output hides little (+0.200 at blocks.0)."
+    assert in_short([], controls=True) == ""
 
 
 def test_the_overview_links_recommendations_and_sorts_by_gap() -> None:
     how = Sentence("how")
-    blocks = overview(ROWS, [recommend(p) for _, p in ROWS], [how]).blocks
+    blocks = overview("verdict", ROWS, [recommend(p) for _, p in ROWS], [how]).blocks
     (findings,) = [block for block in blocks if isinstance(block, Findings)]
     assert [(f.anchor, f.state) for f in findings.findings] == [
         ("s3", "hidden"), ("s2", "hidden"), ("s4", "doubtful"), ("s0", "none"), ("s1", "unread"),
@@ -63,7 +67,7 @@ def test_the_overview_links_recommendations_and_sorts_by_gap() -> None:
     assert [f.link in f.words for f in findings.findings] == [True] * 5
     assert [f.link for f in findings.findings][3:] == ["read the output, norm", "nothing to recommend"]
     alone = profile("rankme", TAPS, HIDDEN, {}, probe=False, target="")
-    assert overview([("s0", alone)], [], [how]).blocks == (how,), "without a target there is no finding"
+    assert overview("", [("s0", alone)], [], [how]).blocks == (how,), "without a target there is no finding"
 
 
 def test_targets_read_at_other_taps_share_one_picture() -> None:

@@ -56,6 +56,7 @@ def finished_run(
         "similarity": list,
         "recommendations": list,
         "handed_out": "",
+        "disk_use": (0, 0),
     }
     return SimpleNamespace(
         **empty | others, path=Path("run"), profiles=lambda: profiles, encoder=encoder, dataset=dataset,
