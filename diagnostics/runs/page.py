@@ -68,7 +68,7 @@ def run_page(run: Run) -> Page:
             ),
             _probes(probes),
             _controls(run, probes),
-            Section("Without a target", "others", filled(_others(others))),
+            Section("Without a target", "others", filled(_others(others, brief=not any(p.target for _, p in probes)))),
             Section("", "", tuple(Sentence(each, "caution", only="brief") for each in brief_cautions(profiles))),
             _left_out(run),
             *_families(profiles, maps),
@@ -141,6 +141,7 @@ def _controls(run: Run, probes: Sequence[tuple[str, Profile]]) -> Section:
         "controls",
         filled(
             Table(columns, tuple(rows), only="full"),
+            Notes(tuple(Note(note, _label(name)) for name, note in own.items()), "quiet", only="brief"),
             Notes(tuple(_about_controls(names, own, profiles)), "quiet", only="full"),
         ),
         label="Controls",
@@ -183,8 +184,9 @@ def _about_controls(names: Sequence[str], own: dict[str, str], profiles: Sequenc
     return [*notes, Note(ABOUT_DASH, "-")]
 
 
-def _others(others: Sequence[tuple[str, Profile]]) -> Table:
-    """Measures that choose no tap: where they are smallest and largest, and what stands at the output."""
+def _others(others: Sequence[tuple[str, Profile]], brief: bool) -> Table:
+    """Measures that choose no tap: where they are smallest and largest, and what stands at the output; on a brief page where there
+    is nothing else to show."""
     profiles = [p for _, p in others]
     weights = [name for name in control.WEIGHTS if any(name in p.controls for p in profiles)]
     columns = (
@@ -202,7 +204,7 @@ def _others(others: Sequence[tuple[str, Profile]]) -> Table:
         )
         for anchor, p in others
     ]  # fmt: skip
-    return Table(columns, tuple(rows), only="full")
+    return Table(columns, tuple(rows), only=None if brief else "full")
 
 
 def _extremes(p: Profile) -> tuple[str, str]:

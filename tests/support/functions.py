@@ -105,7 +105,9 @@ def _of_one(function: Callable[..., Any]) -> Callable[[As], Any]:
 
 
 def exported(package: ModuleType) -> list[str]:
-    """The public names of a package of measures: what its `__init__` imports, without its modules."""
+    """The public names of a module: those that it lists, or what the `__init__` of a package of measures imports but modules."""
+    if hasattr(package, "__all__"):
+        return list(package.__all__)
     return [name for name, value in vars(package).items() if not name.startswith("_") and not inspect.ismodule(value)]
 
 
