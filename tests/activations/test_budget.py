@@ -124,7 +124,7 @@ def test_what_reads_few_tokens_says_so(tmp_path: Path, capsys: pytest.CaptureFix
         assert few == ({"self_similarity", "linear_probe/height"} if count == 19 else set())
         print_page(run_page(run), Path("report.html"))
         shown = " ".join(capsys.readouterr().out.split())
-        assert ("Beware: self_similarity and linear_probe rest on the tokens of 19 samples" in shown) is (count == 19)
+        assert ("Beware: linear_probe and self_similarity rest on the tokens of 19 samples" in shown) is (count == 19)
         assert ("Beware: self_similarity rests on the tokens of 19" in run.report().read_text("utf-8")) is (count == 19)
 
 
