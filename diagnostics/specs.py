@@ -214,8 +214,14 @@ def _from_file(path: Path, function: str) -> Callable[..., Any]:
         spec.loader.exec_module(module)
     make = getattr(module, function, None)
     if not callable(make):
-        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise unknown(f"function in {path}:", function, functions)
+        from torch import nn
+
+        own = [
+            key
+            for key, value in vars(module).items()
+            if getattr(value, "__module__", "") == spec.name or isinstance(value, nn.Module)
+        ]
+        raise unknown(f"function in {path}:", function, [key for key in own if callable(getattr(module, key))])
     from torch import nn
 
     if isinstance(make, nn.Module):
@@ -280,10 +286,15 @@ def call(make: Callable[..., Any], args: tuple[str, ...], options: Mapping[str, 
 
 
 def _annotation(make: Callable[..., Any], key: str) -> Any:
-    """The type of an option: `str` where there is no annotation, or one that only a type checker can read."""
+    """The type of an option: its default's where there is no annotation, `str` where there is none or one that only a type checker
+    can read."""
     function: Any = make.func if isinstance(make, functools.partial) else make
     function = function.__init__ if isinstance(function, type) else function
-    written = {key: getattr(function, "__annotations__", {}).get(key, str)}
+    annotations = getattr(function, "__annotations__", {})
+    if key not in annotations:
+        default = inspect.signature(make).parameters[key].default
+        return type(default) if isinstance(default, bool | int | float) else str
+    written = {key: annotations[key]}
     try:
         # Each by itself: another's, or that of the return value, may name what is imported for type checkers alone.
         holder = types.SimpleNamespace(__annotations__=written)

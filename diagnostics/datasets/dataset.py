@@ -39,6 +39,10 @@ class Dataset:
 
     modality: Modality
 
+    def __repr__(self) -> str:
+        targets = ", ".join(self.targets) or "none"
+        return f"<{type(self).__name__} {self.name}: {len(self)} {self.modality} samples, targets {targets}>"
+
     def __init__(
         self,
         name: str,

@@ -193,7 +193,12 @@ class Encoder(ABC):
         for tap in self.taps:
             if tap.name == name:
                 return tap
-        raise unknown("tap", name, [tap.name for tap in self.taps], f"See `diagnostics inspect {self.name}`.")
+        raise unknown(
+            "tap", name, [tap.name for tap in self.taps], f"See `diagnostics inspect {self.spec}`." if self.spec else ""
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {self.modality}, {len(self.taps)} taps, output {self.output_tap}>"
 
     @property
     def poolings(self) -> tuple[str, ...]:

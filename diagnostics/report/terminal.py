@@ -52,6 +52,8 @@ def _print_block(console: Console, block: Block, full: bool) -> None:
             show(console, printable(block.title), "dim")
             _print_table(console, block.table, full)
             _print_block(console, block.notes, full)
+        case Sentence() if block.tone == "small":
+            pass  # it speaks of a figure
         case Sentence():
             if block.apart:
                 show(console, "")

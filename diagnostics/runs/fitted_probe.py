@@ -6,6 +6,7 @@ follow from the pooled activations, which are there: the same rows, the same sol
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -94,7 +95,8 @@ class FittedProbe(ShortRepr):
     def predict(self, features: Any) -> np.ndarray:
         """What the probe says of each sample: [sample], of a target with several horizons [sample, horizon].
 
-        Of a label the class, by its name where the target names its classes, else its number; of a value a number in the
+        Of a label the class, by its name where the target names its classes, and as a number where the names are whole numbers or
+        there are none; of a value a number in the
         target's units; of a value with a period a number from 0 up to the period.
 
         Parameters
@@ -105,7 +107,7 @@ class FittedProbe(ShortRepr):
         """
         read = self.readout(self._checked(features))
         if self.classes:
-            return np.asarray(self.classes)[read]
+            return _as_given(self.classes)[read]
         if self.period is not None:
             turns = np.arctan2(read[:, 1], read[:, 0]) / (2 * np.pi)
             # The remainder of a tiny negative number is the divisor itself.
@@ -161,6 +163,19 @@ def fitted_probe(run: Run, target: str, measure: str, tap: str | None) -> Fitted
     )  # fmt: skip
 
 
+def _as_given(classes: Sequence[Any]) -> np.ndarray:
+    """Class names, or the whole numbers that all of them are: labels that were numbers in a file are to be compared as such."""
+    names = np.asarray(classes)
+    numbers = [str(name).removeprefix("-").isdecimal() and str(int(name)) == str(name) for name in classes]
+    return names.astype(np.int64) if all(numbers) else names
+
+
+def _measures() -> list[str]:
+    from diagnostics.registry import offered
+
+    return list(offered("measure"))
+
+
 def _profile(run: Run, name: str) -> Profile:
     """The profile of a probe; where it was not measured, the refusal says why and how to."""
     measure, _, target = name.partition("/")
@@ -173,6 +188,12 @@ def _profile(run: Run, name: str) -> Profile:
     targets = run.store.targets()
     if target not in targets:
         raise unknown("target", target, targets)
+    if measure not in (bundled := _measures()):
+        raise unknown("measure", measure, bundled)
+    if measure not in _FIT:
+        raise DiagnosticsError(
+            f"{measure} of {target} cannot be fitted again here: only probes that read pooled activations can ({', '.join(_FIT)})."
+        )
     fitted = [other.partition("/")[0] for other in known if other.partition("/")[2] == target]
     there = f"{' and '.join(fitted)} of it {'was' if len(fitted) == 1 else 'were'}" if fitted else "no probe of it was"
     raise DiagnosticsError(

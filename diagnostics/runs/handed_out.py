@@ -54,8 +54,8 @@ class HandedOut:
         alike = f"linear CKA with it {format_number(self.cka)}" if self.cka is not None else self.why_no_cka
         count = f"{self.samples} sample{'s' if self.samples != 1 else ''}"
         return (
-            f"{sentence} The tap before it, {self.before}{before}, is another one: its {self.norms_of} are "
-            f"{format_number(self.norm_ratio, '.3g')} times as long; {alike} ({count})."
+            f"{sentence} The tap before it, {self.before}{before}, is another one: the norm of its {self.norms_of} is "
+            f"{format_number(self.norm_ratio, '.3g')} times that of the output; {alike} ({count})."
         )
 
     def to_json(self) -> dict[str, Any]:

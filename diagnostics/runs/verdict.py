@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -158,10 +159,16 @@ def closing_blocks(run: Run) -> tuple[Block, ...]:
     """Where the features and the disk space are, and which tap to read for each target."""
     tokens, whole = run.disk_use
     disk = f"Disk: {size(tokens)} of {size(whole)} are tokens" if tokens else f"Disk: {size(whole)}, no tokens"
-    notes = [Note(recommendation.line) for recommendation in run.recommendations()]
+    advice = run.recommendations()
+    several = any(count > 1 for count in Counter(p.target for p in run.profiles() if p.is_probe and p.target).values())
+    by = f" (by {', '.join(dict.fromkeys(r.measure for r in advice))})" if several else ""
+    notes = [Note(r.line) for r in advice if r.tap is not None]
+    if nothing := [r.target for r in advice if r.tap is None]:
+        notes.append(Note(f"for {_listed(nothing)} nothing: not shown to be readable at the tap chosen"))
+    tap = next((r.tap for r in advice if r.tap is not None), None)
     return filled(
-        Sentence(f'Features: dx.open_run("{unbroken(run.path)}").features(TAP)', "quiet"),
+        Sentence(f'Features: dx.open_run("{unbroken(run.path)}").features("{tap}")', "quiet") if tap else None,
         Sentence(f"{disk}: diagnostics clean --tokens {unbroken(run.path)}" if tokens else f"{disk}.", "quiet"),
-        Sentence("Read", "strong", apart=True) if notes else None,
+        Sentence(f"Read{by}", "strong", apart=True) if notes else None,
         Notes(tuple(notes), lead="  "),
     )

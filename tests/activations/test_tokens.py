@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diagnostics.activations.folder import lock
+from diagnostics.activations.lock import lock
 
 import diagnostics as dx
 from diagnostics.activations.store import Store

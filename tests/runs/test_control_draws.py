@@ -102,7 +102,7 @@ def test_draws_are_added_to_the_first_which_stays(tmp_path: Path, capsys: Any, m
     encoder, data = tiny_encoder(), tiny_dataset(60)
     options: dict[str, Any] = {"out": tmp_path / "run", "measures": ["linear_probe", "rankme"]}
     one = dx.run(encoder, data, **options)
-    print_page(run_page(one), Path("report.html"))
+    print_page(run_page(one), Path("report.html"), full=True)
     page = unexplained(tmp_path / "run" / "report.html")
     printed = " ".join(capsys.readouterr().out.split())
     for text in (page, printed):
@@ -125,7 +125,7 @@ def test_draws_are_added_to_the_first_which_stays(tmp_path: Path, capsys: Any, m
         lows.append(paired_difference(*losses, units, 0, False).low)
     margin = profile.over("fresh_weights")
     assert margin is not None and margin.low == pytest.approx(min(lows))
-    print_page(run_page(several), Path("report.html"))
+    print_page(run_page(several), Path("report.html"), full=True)
     page = unexplained(tmp_path / "run" / "report.html")
     printed = " ".join(capsys.readouterr().out.split())
     low, high = profile.spread("fresh_weights") or (0, 0)

@@ -125,7 +125,7 @@ class CaptionProbe(Probe):
         names = [f"sample_to_text_at_{k}" for k in AT[1:]] + [f"text_to_sample_at_{k}" for k in AT]
         beside = {name: np.zeros(count) for name in (*names, "balanced_accuracy")}
         for taps, stack in tap_stacks(activations, self.name):
-            y = torch.as_tensor(texts, device=stack.device)
+            y = torch.tensor(texts, device=stack.device)
             mean = y[rows.fit].mean(dim=0)
             for i, x in enumerate(stack, taps.start):
                 path = RidgeStack.from_data(x[None, rows.train], y[rows.train])
