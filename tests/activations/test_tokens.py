@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diagnostics.activations.lock import lock
 
 import diagnostics as dx
+from diagnostics.activations.lock import lock
 from diagnostics.activations.store import Store
 from diagnostics.activations.tokens import remove_tokens, token_bytes
 from diagnostics.errors import DiagnosticsError, StorageError

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from diagnostics.activations.lock import lock
 
 import diagnostics as dx
+from diagnostics.activations.lock import lock
 
 from commands import diagnose, refused
 from tiny import tiny_dataset, tiny_image_encoder
