@@ -466,7 +466,7 @@ def test_bounds_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_scenes_go_to_workers_and_back() -> None:
-    drawn = pickle.loads(pickle.dumps(scene(3, SIZE, 2)))  # noqa: S301
+    drawn = pickle.loads(pickle.dumps(scene(3, SIZE, 2)))  # noqa: S301  (this process wrote it)
     np.testing.assert_array_equal(drawn.flow, render(0, 3, SIZE, 2).flow)
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 timm = pytest.importorskip("timm")
 
 # Below the skip, since these imports need timm.
-from diagnostics_perception.checkpoint import fitted  # noqa: E402
-from diagnostics_perception.encoder import encoder_of  # noqa: E402
-from diagnostics_perception.models import (  # noqa: E402
+from diagnostics_perception.checkpoint import fitted  # noqa: E402  (below the skip of a missing package)
+from diagnostics_perception.encoder import encoder_of  # noqa: E402  (below the skip of a missing package)
+from diagnostics_perception.models import (  # noqa: E402  (below the skip of a missing package)
     ARCHITECTURES,
     Architecture,
     Positions,
@@ -24,9 +24,9 @@ from diagnostics_perception.models import (  # noqa: E402
     skeleton,
 )
 
-from diagnostics import DiagnosticsError  # noqa: E402
+from diagnostics import DiagnosticsError  # noqa: E402  (below the skip of a missing package)
 
-from perceiver import CORE, TINY, images, meta_shapes, meta_state, reference  # noqa: E402
+from perceiver import CORE, TINY, images, meta_shapes, meta_state, reference  # noqa: E402  (below the skip of a missing package)
 
 
 def built(state: dict[str, Tensor], one: Architecture, image: int | None = None, positions: Positions = "index") -> Any:

@@ -125,7 +125,7 @@ def test_gaussian_likelihood_is_that_of_the_distribution() -> None:
 def test_a_forecast_is_scored_on_the_patch_that_follows(likelihood: str) -> None:
     built = objective("forecast", likelihood=likelihood)
     x = torch.randn(2, 1, 64)
-    predicted = built.model.head.out(built.model.backbone(x)).detach().double().numpy()  # type: ignore[union-attr]
+    predicted = built.model.head.out(built.model.backbone(x)).detach().double().numpy()  # type: ignore[union-attr]  (the objective decides which parts a model has)
     losses = []
     for sample in range(2):
         for token in range(7):
@@ -150,7 +150,7 @@ def test_reconstruction_counts_hidden_patches_only_each_normed(modality: str) ->
     x, seen, hidden = batch["x"], batch["seen"], batch["hidden"]
     everything = torch.cat([seen, hidden], 1).sort(1).values
     assert torch.equal(everything, torch.arange(everything.shape[1]).expand_as(everything))
-    predicted = built.model.head.fill(built.model.backbone(x, seen), built.sizes.grid, seen, hidden).detach()  # type: ignore[union-attr]
+    predicted = built.model.head.fill(built.model.backbone(x, seen), built.sizes.grid, seen, hidden).detach()  # type: ignore[union-attr]  (the objective decides which parts a model has)
     patches = built.model.backbone.patches.cut(x)
     errors = []
     for row in range(len(x)):
@@ -167,8 +167,8 @@ def test_decoder_puts_mask_tokens_where_patches_are_hidden() -> None:
     batch = feed(built, "reconstruct")(0)
     decoder, seen, hidden = built.model.head, batch["seen"], batch["hidden"]
     context = built.model.backbone(batch["x"], seen)
-    predicted = decoder.fill(context, (8,), seen, hidden)  # type: ignore[union-attr]
-    turned = decoder.fill(context, (8,), seen, hidden.flip(1))  # type: ignore[union-attr]
+    predicted = decoder.fill(context, (8,), seen, hidden)  # type: ignore[union-attr]  (the objective decides which parts a model has)
+    turned = decoder.fill(context, (8,), seen, hidden.flip(1))  # type: ignore[union-attr]  (the objective decides which parts a model has)
     assert torch.allclose(predicted, turned.flip(1), atol=1e-5)
     assert not torch.allclose(predicted[:, 0], predicted[:, 1], atol=1e-3)
 
@@ -274,7 +274,7 @@ def test_prediction_loss_by_hand() -> None:
         for block in targets[row]:
             own = (part[row : row + 1] for part in (x, seen))
             context = built.context(*own).detach()
-            predicted = built.model.head.fill(context, built.sizes.grid, seen[row : row + 1], block[None])  # type: ignore[union-attr]
+            predicted = built.model.head.fill(context, built.sizes.grid, seen[row : row + 1], block[None])  # type: ignore[union-attr]  (the objective decides which parts a model has)
             errors.append(float((predicted[0].detach().double() - taught[row, block]).abs().mean()))
     assert float(built(batch)["loss"].detach()) == pytest.approx(np.mean(errors), rel=1e-4)
 
@@ -282,8 +282,8 @@ def test_prediction_loss_by_hand() -> None:
 def test_no_gradient_reaches_the_teacher() -> None:
     built = objective("jepa")
     built(feed(built, "jepa")(0))["loss"].backward()
-    assert all(p.grad is None for p in built.model.backbone.parameters())  # type: ignore[union-attr]
-    assert all(p.grad is not None for p in built.context.parameters())  # type: ignore[union-attr]
+    assert all(p.grad is None for p in built.model.backbone.parameters())  # type: ignore[union-attr]  (the objective decides which parts a model has)
+    assert all(p.grad is not None for p in built.context.parameters())  # type: ignore[union-attr]  (the objective decides which parts a model has)
 
 
 def test_teacher_is_a_moving_average_in_closed_form() -> None:

@@ -124,7 +124,7 @@ def test_it_trains_as_a_loop_by_hand(tmp_path: Path) -> None:
         loss = other(batches(step))["loss"]
         optimiser.zero_grad()
         loss.backward()
-        length = torch.cat([p.grad.flatten() for p in (other.linear.weight, other.linear.bias)]).norm()  # type: ignore[union-attr]
+        length = torch.cat([p.grad.flatten() for p in (other.linear.weight, other.linear.bias)]).norm()  # type: ignore[union-attr]  (after a backward pass there is a gradient)
         for p in (other.linear.weight, other.linear.bias):
             p.grad *= min(1.0, 0.5 / float(length))  # type: ignore[operator]
         optimiser.step()
