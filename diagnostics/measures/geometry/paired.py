@@ -103,7 +103,7 @@ class Lidar(_Views):
     }
     groups_needed = 3
     known_answers = (
-        # 1.9850 of the squared eigenvalues.
+        # 2.2763 of the squared eigenvalues.
         Case("lidar", "eigenvalues (4, 2, 1, 1): 2^1.75", 3.363586, THILAK, lambda: views.lidar(_between(4, 2, 1, 1)), 1e-3),
         *(Case("lidar", f"{c} equally distant means: c - 1", c - 1, THILAK, lambda c=c: views.lidar(_simplex(c)), 1e-3) for c in (3, 6)),
         Case("lidar", "between (4, 1), within (1, 0), delta 1: eigenvalues (2, 1)", 3 / 2 ** (2 / 3), THILAK, lambda: views.lidar(_crossed(), delta=1.0), 2e-6),

@@ -117,7 +117,7 @@ class Uniformity(_Directional):
         "line_noise": "the value of independent, evenly spread directions of that width"
     }
     known_answers = (
-        # With the pairs of a sample and itself 32 orthogonal ones have -3.016072.
+        # -3.0161 with the pairs of a sample and itself.
         Case("uniformity", "orthonormal vectors", -4, WANG, lambda: uniformity(np.eye(32))),
         Case("uniformity", "unit circle: ln I0(4) - 4 (2000 points)", -1.575027204484541, WANG, lambda: uniformity(circle(2000)), 2e-3),
     )  # fmt: skip

@@ -110,7 +110,6 @@ class MatrixEntropy(_TokenMeasure):
     about: ClassVar[Mapping[str, str]] = {"line_ceiling": "the logarithm of the smaller of tokens and features"}
     known_answers = (
         Case("matrix_entropy", "16 orthonormal tokens: ln 16", math.log(16), SKEAN, lambda: matrix_entropy(np.eye(16))),
-        # .6931 where negative products are set to 0.
         Case("matrix_entropy", "tokens +, +, -, -: rank 1", 0, SKEAN, lambda: matrix_entropy(column(1, 1, -1, -1))),
         Case("matrix_entropy", "16 orthonormal tokens, normalised", 1, SKEAN, lambda: matrix_entropy(np.eye(16), normalised=True)),
     )  # fmt: skip
