@@ -5,6 +5,7 @@ import importlib
 import inspect
 import json
 import math
+import pkgutil
 import types
 from collections.abc import Iterator
 
@@ -44,6 +45,17 @@ def test_every_measure_and_no_other_name_has_known_answers() -> None:
     assert named - bundled().keys() <= functions
     # A plain function that belongs to a probe stands under the probe.
     assert not {case.measure for family, case in CASES if family in ("probes", "dynamics")} - bundled().keys()
+
+
+def test_a_measure_states_its_own_known_answers_on_its_class_and_no_other_measures() -> None:
+    for name, measure in bundled().items():
+        if measure.__module__.split(".")[2] in ("similarity", "geometry") and name != "torch_cka":
+            named = {case.measure for case in vars(measure).get("known_answers", ())}
+            assert name in named and not (named - {name}) & bundled().keys(), name
+
+
+def test_every_module_with_cases_is_read() -> None:
+    assert {module.name for module in pkgutil.iter_modules(selftest.__path__)} == {*selftest.FAMILIES}
 
 
 def test_a_value_that_is_off_not_a_number_or_raises_is_not_right() -> None:

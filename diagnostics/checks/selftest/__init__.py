@@ -1,7 +1,6 @@
 """Known answers, computed on this machine: closed forms and published constants that measures must return.
 
-A measure states its own on its class (`known_answers`); those computed from inputs that several measures share stand in the
-module of their family here.
+A measure states its own on its class (`known_answers`). Here stand those of what is no measure, a module each family.
 """
 
 import importlib
@@ -16,7 +15,8 @@ from diagnostics.progress import Progress, Watch
 from diagnostics.report.numbers import number
 from diagnostics.report.progress_bars import watching
 
-FAMILIES = ("similarity", "geometry", "locality", "dynamics", "probes", "statistics")
+FAMILIES = ("locality", "dynamics", "probes", "statistics")
+"""Those whose cases stand in modules here."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,11 @@ class Outcome:
 
 
 def all_cases() -> list[tuple[str, Case]]:
-    """(family, case) of everything."""
-    cases: list[tuple[str, Case]] = []
+    """(family, case) of everything: what the bundled measures state, then what stands here."""
+    own = [(measure.__module__.split(".")[2], measure.known_answers) for measure in bundled().values()]
+    cases = [(family, case) for family, known in own for case in known]
     for family in FAMILIES:
         cases += [(family, case) for case in importlib.import_module(f"{__name__}.{family}").cases()]
-        own = [measure for measure in bundled().values() if measure.__module__.split(".")[2] == family]
-        cases += [(family, case) for measure in own for case in measure.known_answers]
     return cases
 
 
