@@ -1,7 +1,6 @@
 """Known answers, computed on this machine: closed forms and published constants that measures must return.
 
-A measure states its own on its class (`known_answers`); those computed from inputs that several measures share stand in the
-module of their family here.
+A measure states its own on its class (`known_answers`); those that no measure owns stand in modules here.
 """
 
 import importlib
@@ -10,13 +9,15 @@ from typing import Any
 
 from diagnostics.errors import describe
 from diagnostics.measures.arrays import one_thread
+from diagnostics.measures.base import Measure
 from diagnostics.measures.known_answers import Case
 from diagnostics.measures.plugin import bundled
 from diagnostics.progress import Progress, Watch
 from diagnostics.report.numbers import number
 from diagnostics.report.progress_bars import watching
 
-FAMILIES = ("similarity", "geometry", "locality", "dynamics", "probes", "statistics")
+APART = ("similarity", "geometry", "statistics")
+"""Modules here with cases of their own."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,15 @@ class Outcome:
 
 def all_cases() -> list[tuple[str, Case]]:
     """(family, case) of everything."""
-    cases: list[tuple[str, Case]] = []
-    for family in FAMILIES:
-        cases += [(family, case) for case in importlib.import_module(f"{__name__}.{family}").cases()]
-        own = [measure for measure in bundled().values() if measure.__module__.split(".")[2] == family]
-        cases += [(family, case) for measure in own for case in measure.known_answers]
+    cases = [(_family(measure), case) for measure in bundled().values() for case in measure.known_answers]
+    for module in APART:
+        cases += [(module, case) for case in importlib.import_module(f"{__name__}.{module}").cases()]
     return cases
+
+
+def _family(measure: type[Measure]) -> str:
+    """The package of measures in which it stands."""
+    return measure.__module__.split(".")[2]
 
 
 def check(family: str, case: Case) -> Outcome:
