@@ -1,12 +1,13 @@
 """Known answers, computed on this machine: closed forms and published constants that measures must return.
 
-A measure states its own on its class (`known_answers`). Here stand those of what is no measure, a module each family.
+A measure states its own on its class (`known_answers`); those that no measure owns, of intervals and of the choice of a tap,
+stand here.
 """
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
+from diagnostics.checks.selftest import statistics
 from diagnostics.errors import describe
 from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.known_answers import Case
@@ -14,9 +15,6 @@ from diagnostics.measures.plugin import bundled
 from diagnostics.progress import Progress, Watch
 from diagnostics.report.numbers import number
 from diagnostics.report.progress_bars import watching
-
-FAMILIES = ("locality", "dynamics", "probes", "statistics")
-"""Those whose cases stand in modules here."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +42,8 @@ class Outcome:
 
 def all_cases() -> list[tuple[str, Case]]:
     """(family, case) of everything: what the bundled measures state, then what stands here."""
-    own = [(measure.__module__.split(".")[2], measure.known_answers) for measure in bundled().values()]
-    cases = [(family, case) for family, known in own for case in known]
-    for family in FAMILIES:
-        cases += [(family, case) for case in importlib.import_module(f"{__name__}.{family}").cases()]
-    return cases
+    known = [(measure.__module__.split(".")[2], measure.known_answers) for measure in bundled().values()]
+    return [(family, case) for family, cases in [*known, ("statistics", statistics.cases())] for case in cases]
 
 
 def check(family: str, case: Case) -> Outcome:
