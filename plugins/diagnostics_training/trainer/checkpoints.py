@@ -28,7 +28,7 @@ WEIGHTS, STATE = "weights/", "optimiser/"
 DAMAGED = "its bytes are not those that were written"
 
 OPTIONS = frozenset({
-    "data", "batch", "steps", "lr", "seed", "width", "depth", "heads", "patch", "likelihood", "positives", "regulariser",
+    "data", "batch", "steps", "lr", "optimiser", "schedule", "warmup", "cooldown", "accumulate", "clip", "seed", "width", "depth", "heads", "patch", "likelihood", "positives", "regulariser",
     "precision", "to", "for", "mask", "layer_scale", "drop_path", "second_teacher",
 })  # fmt: skip
 """Parts of an identity that are options of a command."""
