@@ -10,7 +10,7 @@ from typer import Option
 
 from diagnostics_training.trainer.settings import Settings
 
-TRAINING, COST = "Training", "Cost"
+WHAT, TRAINING, COST = "What is trained", "Training", "Cost"
 
 Steps = Annotated[int, Option(metavar="N", help="Of training.", rich_help_panel=TRAINING)]
 Batch = Annotated[int, Option(metavar="N", help="Samples in a step, over all processes.", rich_help_panel=TRAINING)]
@@ -57,4 +57,5 @@ Device = Annotated[
 def settings_of(job: Any, seed: int) -> Settings:
     """The settings of a job, a dataclass: each of its fields that `Settings` has too. Raises for what cannot be."""
     shared = {field.name for field in fields(job)} & {field.name for field in fields(Settings)}
-    return Settings(**{name: getattr(job, name) for name in shared} | {"seed": seed})
+    asked: dict[str, Any] = {name: getattr(job, name) for name in shared}
+    return Settings(**asked | {"seed": seed})

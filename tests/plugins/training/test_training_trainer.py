@@ -27,8 +27,9 @@ from diagnostics_training.trainer import checkpoints, collapse
 from diagnostics_training.trainer.distributed import World, world
 from diagnostics_training.trainer.monitor import lines
 from diagnostics_training.trainer.objective import Objective
+from diagnostics_training.trainer.optimisers import build_optimiser
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.trainer import adamw, fit, number
+from diagnostics_training.trainer.trainer import fit, number
 
 from diagnostics import DiagnosticsError, Progress
 
@@ -151,7 +152,7 @@ def test_each_step_draws_from_its_own_number(tmp_path: Path) -> None:
 def test_decay_is_for_matrices_only() -> None:
     module = nn.ModuleDict({"a": nn.Linear(3, 4), "norm": nn.LayerNorm(5)})
     module["a"].mask = nn.Parameter(torch.zeros(1, 1, 6))
-    groups = adamw(module, Settings(1)).param_groups
+    groups = build_optimiser(module, Settings(1)).param_groups
     shapes = [sorted(tuple(p.shape) for p in group["params"]) for group in groups]
     assert shapes == [[(4, 3)], [(1, 1, 6), (4,), (5,), (5,)]]
     assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
@@ -310,7 +311,7 @@ def test_a_loss_that_is_no_number_ends_in_a_sentence(tmp_path: Path) -> None:
         def forward(self, batch: Any) -> dict[str, Tensor]:
             return {"loss": super().forward(batch)["loss"] * torch.inf}
 
-    with pytest.raises(DiagnosticsError, match="at step 10: train with a smaller --lr"):
+    with pytest.raises(DiagnosticsError, match="at step 1, and no checkpoint was written: train with a smaller --lr"):
         fit(Bad(), batches, Settings(20), tmp_path)
     assert not (tmp_path / checkpoints.FILE).exists()
 
