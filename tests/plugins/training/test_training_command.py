@@ -329,6 +329,7 @@ def test_nothing_that_is_probed_was_trained_on() -> None:
     dataset: Dataset = build("dataset", data.spec)
     assert len(data.samples) == 36
     assert all(dataset.split[row] == "train" for row in data.rows)
+    assert data.ids == tuple(dataset.ids[row] for row in data.rows)
     assert np.array_equal(data.samples, np.stack([dataset[int(row)] for row in data.rows]))
     assert data.samples.shape[1] == 96
     assert data.extent == (64,)
@@ -353,6 +354,9 @@ def test_an_epoch_shows_each_sample_once_and_processes_share_a_batch() -> None:
     ]
     assert [sorted(epoch) for epoch in epochs] == [list(range(24))] * 2
     assert epochs[0] != epochs[1]
+    assert [feed.ids(step) for step in (0, 3)] == [
+        [str(i) for i in feed(step)["labels"].flatten().tolist()] for step in (0, 3)
+    ]
     whole, parts = feed(4), [feed(4, rank, 2) for rank in range(2)]
     for key in ("x", "y", "labels"):
         assert torch.equal(whole[key], torch.cat([part[key] for part in parts]))
