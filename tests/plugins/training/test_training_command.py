@@ -88,6 +88,26 @@ def test_from_the_command_to_encoders_and_back_again(tmp_path: Path) -> None:
     assert "was made otherwise (--lr 0.001, not 0.01): give another --out" in other.stderr
 
 
+def test_how_it_is_trained_is_asked_for_and_recorded(tmp_path: Path) -> None:
+    """What changes no number may differ when the command is given again."""
+    words = ["--data", DATA, "--objective", "jepa", "--out", str(tmp_path), *SMALL]
+    how = "--optimiser lamb --schedule constant --cooldown 0.5 --warmup 2 --clip 0.5 --accumulate 2 --precision bf16"
+    assert run(*words, *how.split(), "--recompute", "--workers", "1").exit_code == 0
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "jepa" / "metrics.jsonl").read_text().splitlines()]
+    assert rates == [pytest.approx(1e-3 / 3)]
+    assert set(how.split()) <= set(load_encoder(tmp_path / "jepa").lineage["how"].split())
+    assert "jepa: is finished" in run(*words, *how.split()).stderr
+    other = run(*words)
+    assert other.exit_code == 2
+    for option in (
+        "--accumulate 2, not 1",
+        "--clip 0.5, not 1.0",
+        "--optimiser lamb, not adamw",
+        "--warmup 2.0, not 0.1",
+    ):
+        assert option in other.stderr
+
+
 def test_the_last_line_is_the_next_command(tmp_path: Path) -> None:
     result = run("--data", DATA, "--objective", "random", "--out", str(tmp_path), *SMALL)
     assert result.stdout.splitlines() == [
@@ -290,6 +310,14 @@ def test_several_variates(tmp_path: Path) -> None:
         (["--data", DATA, "--batch", "100"], "cannot be drawn from 24 train samples"),
         (["--data", DATA, "--device", "cuda"], "no GPU for device cuda"),
         (["--data", "lorenz?n=5"], "cannot have n=5"),
+        (["--data", DATA, "--optimiser", "muon"], "no optimiser muon: choose adamw or lamb"),
+        (["--data", DATA, "--cooldown", "0.5"], "A cosine schedule falls by itself"),
+        (["--data", DATA, "--batch", "8", "--accumulate", "2"], "The loss of contrastive compares the samples"),
+        (
+            ["--data", DATA, "--batch", "8", "--accumulate", "2", "--objective", "jepa", "--regulariser", "sigreg"],
+            "The loss of jepa compares the samples",
+        ),
+        (["--data", DATA, "--batch", "8", "--accumulate", "9", "--objective", "jepa"], "cannot be computed in 9 parts"),
         (["--data", "shapes?n=20&size=32", "--objective", "contrastive", "--positives", "temporal"], "are for series"),
         (["--data", "shapes?n=20&size=32", "--batch", "4", "--positives", "temporal"], "are for series"),
     ],
