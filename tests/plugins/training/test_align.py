@@ -31,7 +31,7 @@ import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, TorchEncoder, stack_taps
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.cli.main import main
-from diagnostics.runs.request import default_path
+from diagnostics.runs.folder import default_folder
 
 ERASING = f"{Path(__file__).parents[2] / 'support' / 'erasing.py'}:build"
 DATA = f"{Path(__file__).parents[2] / 'support' / 'erasing.py'}:data"
@@ -486,7 +486,7 @@ def test_too_small_a_difference_is_said_and_it_goes_on(
     built = tmp_path / "o"
     assert last[-2:] == [
         f"Next: diagnostics run {ERASING} --data {DATA} && diagnostics run {built} --trust-code --data {DATA}",
-        f"Then: diagnostics compare {default_path(ERASING, DATA)} {default_path(str(built), DATA)}",
+        f"Then: diagnostics compare {default_folder(ERASING, DATA)} {default_folder(str(built), DATA)}",
     ]
 
 
