@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import functools
+import gzip
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +32,7 @@ def write_page(page: Page, path: Path) -> Path:
     text = (
         templates()
         .get_template("page.html.j2")
-        .render(page=page, plotlyjs=plotly.offline.get_plotlyjs(), settings=settings(), glossary=GLOSSARY)
+        .render(page=page, plotlyjs=_packed(plotly.offline.get_plotlyjs()), settings=settings(), glossary=GLOSSARY)
     )
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -42,6 +45,12 @@ def write_page(page: Page, path: Path) -> Path:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
     return path
+
+
+@functools.cache
+def _packed(script: str) -> str:
+    """A script that the page unpacks: of plotly.js two fifths of its size."""
+    return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode("ascii")
 
 
 def page_tables(page: Page) -> str:

@@ -22,7 +22,15 @@
     return meta && meta.places ? ticks(meta, width) : {};
   }
 
-  for (const place of figures) {
+  async function unpack() {
+    const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), (c) => c.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const library = document.createElement("script");
+    library.textContent = await new Response(stream).text();
+    document.head.append(library);
+  }
+
+  function draw(place) {
     const { data, layout } = JSON.parse(place.querySelector("script").textContent);
     const figure = document.createElement("div");
     place.append(figure);
@@ -43,7 +51,7 @@
   function resize(width) {
     for (const place of figures) {
       const figure = place.querySelector(".js-plotly-plot"), room = width || place.clientWidth;
-      if (!room || String(room) === figure.dataset.width) continue;
+      if (!figure || !room || String(room) === figure.dataset.width) continue;
       figure.dataset.width = room;
       Plotly.relayout(figure, { ...(width ? { width } : { width: null, autosize: true }), ...fitted(figure, room) });
     }
@@ -52,6 +60,16 @@
   addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => resize(), 150); });
   addEventListener("beforeprint", () => { for (const d of document.querySelectorAll("#words + details")) d.open = true; resize(PAPER); });
   addEventListener("afterprint", () => resize());
+
+  // Who prints a page without looking at it does so once it is loaded, which it is not before this frame is.
+  const hold = document.createElement("iframe");
+  hold.hidden = true;
+  document.body.append(hold);
+  hold.contentDocument.open();
+  unpack().then(
+    () => figures.forEach(draw),
+    () => { for (const place of figures) place.textContent = "Figures are drawn by browsers of 2023 and later."; },
+  ).finally(() => { hold.contentDocument.close(); hold.remove(); });
 
   // Tables as files: of a number also the ends of its interval, and all digits.
   function csv(table) {
