@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diagnostics.errors import unwritable
-from diagnostics.report.figures import Figure
+from diagnostics.report.figures import MEANING, Figure
 from diagnostics.report.glossary import GLOSSARY, explained
-from diagnostics.report.page import Block, Cell, Finding, Legend, Number, Page
+from diagnostics.report.names import breakable
+from diagnostics.report.page import Block, Cell, Finding, Legend, MapLegend, Number, Page
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -66,8 +67,9 @@ def templates() -> Environment:
     environment = Environment(loader=PackageLoader("diagnostics.report"), autoescape=True, undefined=StrictUndefined)
     filters: dict[str, Callable[..., Any]] = {
         "kind": _kind, "text": _text, "drawn": _drawn, "signs": _signs, "numbers": _numbers, "explained": explained,
-        "linked": _linked,
+        "linked": _linked, "breakable": breakable,
     }  # fmt: skip
+    environment.globals["meaning"] = MEANING
     for name, function in filters.items():
         environment.filters[name] = function
     return environment
@@ -92,11 +94,12 @@ def _numbers(cell: Cell) -> list[str]:
 
 def _linked(finding: Finding) -> Markup:
     """The words of a finding as HTML, with what leads to a section as a link."""
-    from markupsafe import Markup, escape
+    from markupsafe import Markup
 
-    before, link, after = finding.words.partition(finding.link) if finding.link else (finding.words, "", "")
+    words, link = finding.words, finding.link
+    before, link, after = map(breakable, words.partition(link) if link else (words, "", ""))
     if not link or not finding.anchor:
-        return escape(finding.words)
+        return breakable(finding.words)
     return Markup('{}<a href="#{}">{}</a>{}').format(before, finding.anchor, link, after)
 
 
@@ -106,7 +109,7 @@ def _drawn(figure: Figure) -> str:
     return html(draw(figure, small=True))
 
 
-def _signs(legend: Legend) -> list[Sign]:
+def _signs(legend: Legend | MapLegend) -> list[Sign]:
     from diagnostics.report.plots.legend import signs
 
     return signs(legend)

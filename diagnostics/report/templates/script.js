@@ -7,19 +7,22 @@
 
   // As many names of taps as stand beside one another at this width, and the last.
   function ticks(meta, width) {
-    const last = meta.places.length - 1, step = Math.max(1, Math.ceil(((last + 1) * LABEL) / Math.max(width - (meta.rows ? Math.min(250, width / 2) : 110), 60)));
+    const last = meta.places.length - 1, step = Math.max(1, Math.ceil(((last + 1) * LABEL) / Math.max(width - (meta.forms ? Math.min(290, width / 2) : 110), 60)));
     const shown = [];
     for (let i = 0; i < last; i += step) if (last - i >= step) shown.push(i);
     shown.push(last);
     const fitted = { "xaxis.tickvals": shown.map((i) => meta.places[i]), "xaxis.ticktext": shown.map((i) => meta.names[i]) };
-    // On a narrow screen the names of rows leave room for the rows.
-    if (meta.labels) fitted["yaxis.ticktext"] = meta.labels.map((s) => (width < 600 && s.length > 20 ? `${s.slice(0, 19)}…` : s));
+    // On a narrow screen the names of rows take more lines.
+    const form = meta.forms && (width < 600 ? meta.forms.narrow : meta.forms.wide);
+    if (form) Object.assign(fitted, { "yaxis.ticktext": form.labels, height: form.height });
     return fitted;
   }
 
-  function fitted(figure, width) {
-    const meta = figure.layout.meta || (figure._fullLayout || {}).meta;
-    return meta && meta.places ? ticks(meta, width) : {};
+  // What a figure's layout is at this width.
+  function fitted(place, { meta }, width) {
+    const own = meta && meta.places ? ticks(meta, width) : {};
+    if (own.height) place.style.height = `${own.height}px`;
+    return own;
   }
 
   async function unpack() {
@@ -37,8 +40,11 @@
     layout.template = template;
     layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
     layout.autosize = true;
-    const names = fitted({ layout }, place.clientWidth);
-    for (const key in names) layout[key.split(".")[0]][key.split(".")[1]] = names[key];
+    const own = fitted(place, layout, place.clientWidth);
+    for (const key in own) {
+      const [axis, setting] = key.split(".");
+      if (setting) layout[axis][setting] = own[key]; else layout[key] = own[key];
+    }
     Plotly.newPlot(figure, data, layout, config);
     figure.dataset.width = place.clientWidth;
     const rows = layout.meta && layout.meta.rows;
@@ -48,17 +54,17 @@
     }
   }
 
-  function resize(width) {
+  function resize(printed) {
     for (const place of figures) {
-      const figure = place.querySelector(".js-plotly-plot"), room = width || place.clientWidth;
+      const figure = place.querySelector(".js-plotly-plot"), room = printed ? PAPER : place.clientWidth;
       if (!figure || !room || String(room) === figure.dataset.width) continue;
       figure.dataset.width = room;
-      Plotly.relayout(figure, { ...(width ? { width } : { width: null, autosize: true }), ...fitted(figure, room) });
+      Plotly.relayout(figure, { ...(printed ? { width: room } : { width: null, autosize: true }), ...fitted(place, figure.layout, room) });
     }
   }
   let waiting;
   addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => resize(), 150); });
-  addEventListener("beforeprint", () => { for (const d of document.querySelectorAll("#words + details")) d.open = true; resize(PAPER); });
+  addEventListener("beforeprint", () => { for (const d of document.querySelectorAll("#words + details")) d.open = true; resize(true); });
   addEventListener("afterprint", () => resize());
 
   // Who prints a page without looking at it does so once it is loaded, which it is not before this frame is.
