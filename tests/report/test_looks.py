@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ TARGETS = [f"mean_wall_shear_stress_at_the_inlet_x{i:03}" for i in range(10)]
 TAPS = [f"encoder.transformer.layers.{i}.attention.output" for i in range(12)]
 # A4 less its margins, at 96 dots an inch.
 PAPER = (695, 1024)
+MARGIN = 13 / 25.4 * 72
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,53 @@ def test_marks_differ_by_their_shape(browser: Any, report: Path, scheme: str) ->
     assert (len(stars), len(set(stars)), frames) == (9, 1, 1), "a star in each row that can be read, and one frame"
     assert [*map(signs.count, "●◐○–")].count(0) < 3 and signs.count("–") == 1
     assert "best tap" in legend and "output" in legend and "not shown to be readable" in legend
+
+
+def print_pdf(path: Path) -> Any:
+    """The PDF that Chromium prints of a page as soon as it is loaded."""
+    pypdf = pytest.importorskip("pypdf", reason="needs pypdf")
+    pdf = path.with_suffix(".pdf")
+    command = [CHROMIUM, "--headless", *OPTIONS, "--no-pdf-header-footer", f"--print-to-pdf={pdf}", path.as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return pypdf.PdfReader(pdf)
+
+
+def split_figures(pdf: Any) -> list[str]:
+    """What stands on another page than the rest of its figure, in words; figures stand on the last pages."""
+    split: list[str] = []
+    for i, page in enumerate(pdf.pages):
+        places: list[tuple[str, float]] = []
+        page.extract_text(visitor_text=lambda text, cm, tm, *_, into=places: into.append((text, tm[5] * cm[3] + cm[5])))
+        text = "".join(text for text, _ in places)
+        if not (questions := re.findall(r"question (\d+)\.", text)):
+            continue
+        axes, ends = re.findall(r"axis(\d+)\.", text), re.findall(r"layers\.11… \(1\.00\)", text)
+        if sorted(axes) != sorted(questions) or len(ends) != len(questions):
+            split.append(f"page {i}: figures {questions}, axes {axes}, {len(ends)} last taps")
+        height = float(page.mediabox.height)
+        split += [
+            f"page {i}: {text}" for text, y in places if text.strip() and not MARGIN - 1 < y < height - MARGIN + 1
+        ]
+    return split
+
+
+def test_on_paper_no_figure_is_cut_and_pages_are_filled(report: Path) -> None:
+    pdf = print_pdf(report)
+    texts = [page.extract_text() for page in pdf.pages]
+    assert {(round(p.mediabox.width), round(p.mediabox.height)) for p in pdf.pages} == {(595, 842)}, "A4"
+    assert sorted(re.findall(r"question (\d)\.", "".join(texts))) == [str(i) for i in range(10)]
+    assert split_figures(pdf) == []
+    figures = [i for i, text in enumerate(texts) if "question" in text]
+    assert len(figures) == 3, "four figures a page"
+    assert "score or value" in texts[figures[0]], "the legend with the first of them"
+    assert len(pdf.pages) <= 9
+
+
+def test_a_page_that_cuts_figures_is_noticed(report: Path, tmp_path: Path) -> None:
+    text = report.read_text(encoding="utf-8")
+    cut = text.replace("break-inside: avoid", "").replace("display: inline-block; width: calc(50% - 18px)", "")
+    (path := tmp_path / "cut.html").write_text(cut, encoding="utf-8")
+    assert cut != text and split_figures(print_pdf(path)) != []
 
 
 def test_paper_is_no_narrower_than_the_page(browser: Any, report: Path) -> None:

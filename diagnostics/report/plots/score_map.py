@@ -49,7 +49,7 @@ def draw_score_map(scores: ScoreMap, *, small: bool = False) -> go.Figure:
     # Numbers as places, so that two targets whose names are alike are two rows.
     x, y = np.arange(len(scores.taps)), np.arange(len(scores.targets))
     z = relative_scores(scores)
-    unread: np.ndarray = np.isnan(z).all(axis=1)
+    unread = np.asarray(np.isnan(z).all(axis=1))
     figure = go.Figure()
     # Between many columns gaps would be as wide as the columns.
     gap = 1 if len(x) <= MOST_TICKS else 0

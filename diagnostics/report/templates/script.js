@@ -3,7 +3,7 @@
   const { config, template } = JSON.parse(document.getElementById("settings").textContent);
   const figures = [...document.querySelectorAll("div.figure")];
   // A4 less its margins, at 96 dots an inch.
-  const PAPER = 690, LABEL = 19;
+  const PAPER = 690, GAP = 32, LABEL = 19;
 
   // As many names of taps as stand beside one another at this width, and the last.
   function ticks(meta, width) {
@@ -54,9 +54,12 @@
     }
   }
 
+  // Beside one another, as the style sheet puts them.
+  const onPaper = (place) => (place.closest("section:not(.wide, :has(details[open], .matrix))") ? (PAPER - GAP) / 2 : PAPER);
+
   function resize(printed) {
     for (const place of figures) {
-      const figure = place.querySelector(".js-plotly-plot"), room = printed ? PAPER : place.clientWidth;
+      const figure = place.querySelector(".js-plotly-plot"), room = printed ? onPaper(place) : place.clientWidth;
       if (!figure || !room || String(room) === figure.dataset.width) continue;
       figure.dataset.width = room;
       Plotly.relayout(figure, { ...(printed ? { width: room } : { width: null, autosize: true }), ...fitted(place, figure.layout, room) });
