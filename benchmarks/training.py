@@ -29,7 +29,7 @@ from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.recompute import recomputed
 from diagnostics_training.trainer.settings import CHOICES, Settings
 from diagnostics_training.trainer.trainer import fit
-from timm.optim import Lamb
+from timm.optim.lamb import Lamb
 from torch import nn
 
 from _common import cpu, finish, verdict
