@@ -21,6 +21,10 @@ BEST = FOUND
 """Colour of the star that marks a best tap; in a comparison it has the colour of its group."""
 OUTPUT = INK
 """Colour of the diamond that marks the output; in a comparison it has the colour of its group."""
+FRAME = NOT_FOUND
+"""Colour of the frame around the output in a heat map."""
+OUTLINE = "#14191f"
+"""Of a star on a heat map, whose colours are dark and bright."""
 SYMBOLS = {"best tap": "star", "output": "diamond"}
 HEIGHT = 380
 SMALL = 290
