@@ -51,7 +51,7 @@ def draw_curves(curves: CurvesFigure) -> go.Figure:
         low = FLOOR
     pad = 0.08 * max(high - low, 0.05)
     figure.update_yaxes(range=[low - pad, high + pad], title_text=escape(curves.axis), zeroline=False)
-    figure.update_xaxes(title_text="relative depth (0: after the embedding, 1: the trunk's output)", zeroline=False)
+    figure.update_xaxes(title_text="relative depth (1: the trunk's output)", zeroline=False)
     return dressed(figure).update_layout(
         height=HEIGHT, margin={"l": 60, "r": 20, "t": TOP, "b": BOTTOM},
         legend={"orientation": "h", "x": 0, "y": 1.06, "yanchor": "bottom"},

@@ -42,6 +42,8 @@ BUTTONS = ("toImage", "zoom2d", "pan2d", "resetScale2d")
 def dressed(figure: go.Figure) -> go.Figure:
     """The figure in the style that all share."""
     font = {"family": "system-ui, sans-serif", "size": 13}
+    # Plotly's own are larger, and cut on narrow screens.
+    figure.update_xaxes(title_font_size=13).update_yaxes(title_font_size=13)
     return figure.update_layout(template="plotly_white", hovermode="closest", font=font)
 
 
