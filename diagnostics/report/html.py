@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from diagnostics.report.plots.legend import Sign
 
 
+PAGE_BYTES = 5 * 10**6
+"""Of a page with figures: nearly all of it is plotly.js."""
+
+
 def write_page(page: Page, path: Path) -> Path:
     """Writes the page in full as one HTML file, plotly.js too, so that it needs no network; whole or not at all."""
     import plotly.offline

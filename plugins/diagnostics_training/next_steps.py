@@ -3,11 +3,12 @@
 Importing it imports nothing heavy.
 """
 
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
+
+from diagnostics.runs.folder import default_folder
 
 
 def command_of(words: str, job: Any, unsaid: Sequence[str]) -> str:
@@ -16,17 +17,16 @@ def command_of(words: str, job: Any, unsaid: Sequence[str]) -> str:
     command_words = ["diagnostics", *words.split()]
     for field in fields(job):
         value = getattr(job, field.name)
-        if value != field.default and field.name not in unsaid:
-            # `for` is a word of Python.
-            option = {"target": "for"}.get(field.name, field.name.replace("_", "-"))
-            command_words += [f"--{option}", str(value)]
+        if value == field.default or field.name in unsaid:
+            continue
+        # `for` is a word of Python.
+        option = {"target": "for"}.get(field.name, field.name.replace("_", "-"))
+        if isinstance(value, bool):
+            command_words.append(f"--{'' if value else 'no-'}{option}")
+        else:
+            for part in value if isinstance(value, tuple) else (value,):
+                command_words += [f"--{option}", str(part)]
     return shlex.join(command_words)
-
-
-def run_folder(encoder: str, data: str) -> str:
-    """Where `diagnostics run` puts a run by default, so that one that is there already is gone on with."""
-    short = [re.sub(r"^.*/(?=[^/]*\.py:)", "", name) for name in (encoder, data)]
-    return f"runs/{re.sub(r'[^A-Za-z0-9_.]+', '-', '-'.join(short)).strip('-.')[:150]}"
 
 
 def next_lines(encoders: Sequence[str], data: str, trusting: Sequence[str] = ()) -> list[str]:
@@ -37,9 +37,12 @@ def next_lines(encoders: Sequence[str], data: str, trusting: Sequence[str] = ())
     ]
     if len(encoders) == 1:
         return [f"Next: {probe[0]}"]
-    if len(encoders) == 2:
+    if len(encoders) == 2 or trusting:
         first = f"Next: {' && '.join(probe)}"
     else:
         names = shlex.join(encoders)
         first = f'Next: for model in {names}; do diagnostics run "$model" --data {shlex.quote(data)}; done'
-    return [first, f"Then: diagnostics compare {shlex.join(run_folder(encoder, data) for encoder in encoders)}"]
+    return [
+        first,
+        f"Then: diagnostics compare {shlex.join(str(default_folder(encoder, data)) for encoder in encoders)}",
+    ]

