@@ -25,7 +25,7 @@ SIGNIFICANT = ".3g"
 
 
 def unbroken(name: object) -> str:
-    """A name that stays on one line unless it is longer than the line."""
+    """A name, path or command that stays on one line."""
     return str(name).replace(" ", NO_BREAK)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -161,9 +163,11 @@ def closing_blocks(run: Run) -> tuple[Block, ...]:
     if nothing := [r.target for r in advice if r.tap is None]:
         notes.append(Note(f"for {listed(nothing)} nothing: not shown to be readable at the tap chosen"))
     tap = next((r.tap for r in advice if r.tap is not None), None)
+    features = f"dx.open_run({json.dumps(str(run.path), ensure_ascii=False)}).features({json.dumps(tap)})"
+    clean = f"diagnostics clean --tokens {shlex.quote(str(run.path))}"
     return filled(
-        Sentence(f'Features: dx.open_run("{unbroken(run.path)}").features("{tap}")', "quiet") if tap else None,
-        Sentence(f"{disk}: diagnostics clean --tokens {unbroken(run.path)}" if tokens else f"{disk}.", "quiet"),
+        Sentence(f"Features: {unbroken(features)}", "quiet") if tap else None,
+        Sentence(f"{disk}: {unbroken(clean)}" if tokens else f"{disk}.", "quiet"),
         Sentence(f"Read{by}", "strong", apart=True) if notes else None,
         Notes(tuple(notes), lead="  "),
     )
