@@ -1,10 +1,12 @@
 """An alignment's batches: a section for each teacher's input, and one for the student's, which may see less.
 
 Cells are hidden at random in raw samples, whatever the encoder. Series and audio: windows of a sixteenth of the length take
-the mean of the series (of each variate). Images: of 8 x 8 cells, hidden ones are grey (128). Clips: the same cells in all
-frames. What an encoder norms by a sample's own mean and deviation it then norms by those of what is left.
+the mean of the series (of each variate). Images: of 8 x 8 cells, or of blocks of so many tokens each way, hidden ones are grey
+(128). Clips: the same cells in all frames. What an encoder norms by a sample's own mean and deviation it then norms by those of
+what is left.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diagnostics import Dataset, DiagnosticsError, Encoder
+from diagnostics_training.alignment.augmentation import Places
 from diagnostics_training.alignment.objective import Teacher, put_section
 from diagnostics_training.trainer.data import EpochOrder
 
@@ -44,10 +47,15 @@ class Feed:
         return put_section(name, default_collate([encoder.preprocess(sample) for sample in samples]))
 
 
-def hidden(modality: str, sample: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """A copy of a raw sample with this share of its cells hidden: at least one, and not all."""
+def hidden(
+    modality: str, sample: np.ndarray, share: float, rng: np.random.Generator, cells: Sequence[np.ndarray] | None = None
+) -> np.ndarray:
+    """A copy of a raw sample with this share of its cells hidden: at least one, and not all.
+
+    cells: of an image, which cell each row and each column lies in, int [y] and [x] (see `token_blocks`); else 8 x 8 cells.
+    """
     if modality in ("series", "audio"):
-        which = _chosen((min(WINDOWS, len(sample)),), (len(sample),), share, rng)
+        which = _chosen([equal_cells(len(sample), WINDOWS)], share, rng)
         values = np.array(sample, np.result_type(sample.dtype, np.float32))
         known = np.isfinite(values)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -58,19 +66,31 @@ def hidden(modality: str, sample: np.ndarray, share: float, rng: np.random.Gener
     y = {"image": 0, "video": 1}.get(modality)
     if y is None:
         raise DiagnosticsError(f"Nothing stands for a hidden piece of {modality}: leave --mask out.")
-    extent = sample.shape[y : y + 2]
-    which = _chosen((min(CELLS, extent[0]), min(CELLS, extent[1])), extent, share, rng)
+    which = _chosen(cells or [equal_cells(n, CELLS) for n in sample.shape[y : y + 2]], share, rng)
     pixels = np.array(sample)
     pixels[(slice(None),) * y + (which,)] = GREY
     return pixels
 
 
-def _chosen(cells: tuple[int, ...], extent: tuple[int, ...], share: float, rng: np.random.Generator) -> np.ndarray:
-    """Which places [*extent] lie in hidden cells, bool."""
-    count = int(np.prod(cells))
+def equal_cells(extent: int, cells: int) -> np.ndarray:
+    """Which of so many equal cells each place of an axis lies in, int [place]; no more cells than places."""
+    return np.arange(extent) * min(cells, extent) // extent
+
+
+def token_blocks(places: Places, extent: Sequence[int], side: int) -> list[np.ndarray]:
+    """Which block of `side` tokens each row and each column of an image lies in, int [y] and [x]; what lies beyond the grid
+    belongs to the block at its edge."""
+    axes: list[np.ndarray] = []
+    for n, (start, stop), tokens in zip(extent, places.covers(tuple(extent)), places.shape, strict=True):
+        token = np.floor((np.arange(n) + 0.5 - start) / (stop - start) * tokens).astype(int)
+        axes.append(token.clip(0, tokens - 1) // side)
+    return axes
+
+
+def _chosen(cells: Sequence[np.ndarray], share: float, rng: np.random.Generator) -> np.ndarray:
+    """Which places [*extent] lie in hidden cells, bool; `cells` says for each axis which cell a place lies in."""
+    shape = [int(axis.max()) + 1 for axis in cells]
+    count = math.prod(shape)
     drawn = np.zeros(count, bool)
     drawn[rng.permutation(count)[: min(max(1, round(share * count)), max(1, count - 1))]] = True
-    drawn = drawn.reshape(cells)
-    for axis, (n, size) in enumerate(zip(cells, extent, strict=True)):
-        drawn = np.take(drawn, np.arange(size) * n // size, axis)
-    return drawn
+    return drawn.reshape(shape)[np.ix_(*cells)]

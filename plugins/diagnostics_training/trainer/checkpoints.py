@@ -56,7 +56,7 @@ def save(
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     # A folder, since safetensors writes to a file of another name first, which a kill leaves.
     beside = folder / f"{FILE}.partial"
-    kept = {"format": 2, "step": step, "identity": dict(identity), "tensors": _digest_of(tensors)}
+    kept = {"format": 2, "step": step, "identity": dict(identity), "tensors": digest_of_tensors(tensors)}
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
@@ -87,7 +87,7 @@ def load(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, iden
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, str(error)) from error
-    if _digest_of(tensors) != kept["tensors"]:
+    if digest_of_tensors(tensors) != kept["tensors"]:
         raise _unreadable(path, DAMAGED)
     module.load_state_dict({n.removeprefix(WEIGHTS): t for n, t in tensors.items() if n.startswith(WEIGHTS)})
     for name, parameter in module.named_parameters():
@@ -134,7 +134,7 @@ def digest_of_json(kept: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def _digest_of(tensors: Mapping[str, Tensor]) -> str:
+def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Of names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
