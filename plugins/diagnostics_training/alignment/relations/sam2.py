@@ -77,7 +77,7 @@ class Sam2Relations(Relations):
         """Of a raw image [y, x] or [y, x, channel], float16 [1024, *grid]."""
         pixels = self.processor(images=as_colours(image), return_tensors="pt")["pixel_values"]
         device = next(self.model.parameters()).device
-        return mask_logits(self.model, pixels.to(device), self.places.shape).half().cpu().numpy()
+        return mask_logits(self.model, pixels.to(device), self.places.shape, SIDE).half().cpu().numpy()
 
     def inputs(self, row: int, image: np.ndarray, view: View) -> dict[str, Tensor]:
         maps = torch.from_numpy(self._read(self.files[row])).float()
@@ -108,7 +108,7 @@ class Sam2Relations(Relations):
 
 
 @torch.no_grad()
-def mask_logits(model: Any, pixels: Tensor, shape: tuple[int, int], side: int = SIDE, block: int = BLOCK) -> Tensor:
+def mask_logits(model: Any, pixels: Tensor, shape: tuple[int, int], side: int, block: int = BLOCK) -> Tensor:
     """Logits float32 [side * side, *shape] of the single mask for each point of a grid, row by row, in the whole image.
 
     model: a `Sam2Model`; pixels: what it reads of one image, [1, 3, y, x]. Embeddings of the image are computed once and handed
