@@ -1,97 +1,103 @@
-"""The objective of spatial alignment: an output taught by an earlier tap, and by a teacher of which places belong together.
+"""`diagnostics align spatial`: an encoder of images whose tokens were taught by a tap, and by what belongs together."""
 
-Perception Encoder (Bolya et al., arXiv 2504.13181, section 5). Equation 2 is printed with the wrong sign, as its authors confirmed:
-the cosine to the tap is raised. Equation 3 compares the cosines of all pairs of the student's tokens with those of the teacher,
-which alone are sharpened.
+from __future__ import annotations
 
-Shape suffixes: B sample, T token, F feature, M what a teacher of relations tells of a token.
-"""
-
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor, nn
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from diagnostics import DiagnosticsError, TorchEncoder
-from diagnostics_training.alignment.objective import Alignment, Teacher, agreement, section_of, taught
-from diagnostics_training.alignment.relations.base import Relations
-from diagnostics_training.trainer.objective import Batch
-
-SHARPNESS = 20.0
-"""Of the teacher's cosines: one of 0.95 counts as 0.37, one of 0.5 as nothing."""
-BLOCK_BYTES = 2**28
-"""What the pairs of a block of samples may take in one matrix."""
-
-
-class Spatial(Alignment):
-    """Minus the mean cosine to each teacher's tap, plus how far the cosines of all pairs of grid tokens are from the relations
-    that a further teacher tells; each with weight 1, over all tokens, hidden or not.
-
-    Either may be missing. Nothing is trained but the student, and maps where a teacher has another width.
-
-    relations: a teacher of relations, or None. It is no part of this module.
-    """
-
-    def __init__(
-        self,
-        student: TorchEncoder,
-        teachers: Sequence[Teacher],
-        relations: Relations | None,
-        section: str = "clean",
-    ) -> None:
-        super().__init__(student, teachers, section)
-        if not teachers and relations is None:
-            raise DiagnosticsError("Spatial alignment has no teacher: give a tap, relations, or both.")
-        self.relations = relations
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        read = section_of(batch, self.section)
-        tokens = self.student.capture(read, [self.tap.name], gradient=True)[self.tap.name]
-        valid = self.student.valid(read, self.tap)
-        values: dict[str, Tensor] = {}
-        loss = tokens.new_zeros((), dtype=torch.float32)
-        for i, (teacher, change) in enumerate(zip(self.teachers, self.maps, strict=True)):
-            cosine = agreement(change(tokens), self.tap, taught(teacher, batch), teacher.tap, valid)
-            values["cosine" if i == 0 else f"cosine_{i + 1}"] = cosine
-            loss = loss - cosine
-        if self.relations is not None:
-            grid = tokens[:, self.tap.grid.prefix :]
-            values["relations"] = relation_loss(grid, self.relations.relations(batch), valid)
-            loss = loss + values["relations"]
-        return {"loss": loss, **values}
+from diagnostics_training.alignment.augmentation import places_of
+from diagnostics_training.alignment.course import Course, with_control
+from diagnostics_training.alignment.job import AlignmentJob
+from diagnostics_training.alignment.objective import Alignment
+from diagnostics_training.alignment.relations.named import relations_of
+from diagnostics_training.alignment.spatial_feed import SpatialFeed
+from diagnostics_training.alignment.spatial_objective import SpatialAlignment
+from diagnostics_training.alignment.start import Start, start_of
+from diagnostics_training.alignment.tap import check_choice, check_tap, check_width, chosen_tap, uncontrolled
+from diagnostics_training.alignment.teachers import Teacher
+from diagnostics_training.trainer.distributed import World
+from diagnostics_training.trainer.monitor import Watch
+from diagnostics_training.trainer.settings import Settings
 
 
-def sharpened(cosine: Tensor) -> Tensor:
-    """A teacher's cosines, brought nearer to 0 the further they are from 1: exp(20 (cosine - 1))."""
-    return torch.exp(SHARPNESS * (cosine - 1))
+@dataclass(frozen=True, kw_only=True)
+class SpatialJob(AlignmentJob):
+    """What `diagnostics align spatial` was asked for; see its options."""
+
+    command: ClassVar[str] = "align spatial"
+
+    to: str | None = None
+    target: str | None = None
+    relations: str | None = None
+    mask: float = 0.75
+    mask_cell: int = 2
+    layer_scale: float = 0.1
+    drop_path: float = 0.4
+
+    def __post_init__(self) -> None:
+        check_choice(self.to, self.target)
+        if self.to is None and self.relations is None:
+            raise DiagnosticsError("Nothing teaches: give --to TAP, --relations TEACHER, or both.")
+        if self.mask_cell < 1:
+            raise DiagnosticsError(f"--mask-cell {self.mask_cell} is no number of tokens: give 1 or more.")
+        super().__post_init__()
+
+    def settings(self, seed: int, steps: int | None = None) -> Settings:
+        return replace(super().settings(seed, steps), warmup=0.0)
 
 
-def relation_loss(tokens_BTF: Tensor, relations_BTM: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean over samples of the mean over pairs of tokens of (cos(S_i, S_j) - g(cos(M_i, M_j)))^2, g `sharpened`; in float32.
+def align_spatial(job: SpatialJob) -> dict[str, Any]:
+    """Aligns and saves an encoder and its control (see `course.with_control`), with `for` and `probed` as `align_tap` has them,
+    and `relations`: what teaches them, or None."""
+    start = start_of(job)
+    places = places_of(start.own, start.tap)
+    # What cannot be, before what is there.
+    if job.to is not None:
+        check_tap(start, job.to, job.target)
+    relations = None if job.relations is None else relations_of(job.relations, start, job.trust_code)
+    asked = job.identity(start) | {"relations_by": relations.about if relations else None}
 
-    Pairs of a token with itself count too. A token that is not `valid` (bool [B, T]), or of which the teacher knows nothing (all
-    its numbers are 0), is in no pair. One float32 matrix [T, T] of each sample is kept for the gradient, and two more for each
-    sample of a block while it is computed. It is 0 only where groups are clear: a student that is its own teacher pays for
-    every cosine between 0 and 1.
-    """
-    with torch.autocast(tokens_BTF.device.type, enabled=False):
-        relations = relations_BTM.detach().float()
-        known = (relations != 0).any(-1)
-        if valid is not None:
-            known = known & valid
-        student, teacher = nn.functional.normalize(tokens_BTF.float(), dim=-1), nn.functional.normalize(relations, dim=-1)
-        size = max(1, BLOCK_BYTES // (4 * student.shape[1] ** 2))
-        blocks = zip(student.split(size), teacher.split(size), known.split(size), strict=True)
-        return torch.cat([_of_block(*block) for block in blocks]).mean()
+    def plan(where: World, watch: Watch) -> Course:
+        tap, probed = (None, None) if job.to is None else chosen_tap(start, job.to, job.target, where, watch)
+        teachers = [] if tap is None else [Teacher(start.own, start.own.tap(tap))]
+        for teacher in teachers:
+            check_width(start, teacher)
+
+        def make(student: TorchEncoder) -> tuple[Alignment, SpatialFeed]:
+            feed = SpatialFeed(
+                start.dataset, start.rows, start.own, teachers, relations, places, job.batch, job.mask, job.mask_cell,
+                start.seed,
+            )  # fmt: skip
+            if relations is None:
+                return Alignment(student, teachers, feed.section), feed
+            relations.prepare(rows_of(feed, job.steps), where, watch)
+            return SpatialAlignment(student, teachers, relations, feed.section), feed
+
+        by = [*([tap] if tap else []), *([f"relations of {job.relations}"] if relations else [])]
+        return Course(
+            job.folder, asked, " and ".join(by), teachers[0] if teachers else None, make,
+            {
+                "group": group_of(start, job), "to": tap or "", "for": job.target or "",
+                "relations": relations.about if relations else "", **uncontrolled(job),
+            },
+            {"for": job.target, "probed": probed, "relations": relations.about if relations else None},
+            itself=teachers == [start.itself] and relations is None,
+        )  # fmt: skip
+
+    return with_control(job, start, asked, plan)
 
 
-def _of_block(student_BTF: Tensor, teacher_BTM: Tensor, known_BT: Tensor) -> Tensor:
-    """The mean over pairs of each sample, [B]."""
-    with torch.no_grad():
-        wanted = teacher_BTM @ teacher_BTM.mT
-        wanted = wanted.sub_(1).mul_(SHARPNESS).exp_()
-    off = (student_BTF @ student_BTF.mT).sub_(wanted)
-    weight = known_BT.to(off.dtype)
-    # Weights of pairs are products, so that no matrix of them is needed.
-    total = (weight[:, None] @ off.square() @ weight[..., None]).flatten()
-    return total / weight.sum(1).square().clamp(min=1)
+def rows_of(feed: SpatialFeed, steps: int) -> list[int]:
+    """Which samples of the dataset that many steps read, at least those of one."""
+    epoch = len(feed.order.rows) // feed.order.batch
+    if steps > epoch:
+        return sorted(int(row) for row in feed.order.rows)
+    return sorted(int(row) for step in range(max(1, steps)) for row in feed.order.part(step, 0, 1)[0])
+
+
+def group_of(start: Start, job: SpatialJob) -> str:
+    """One group for the seeds of a base and what taught it."""
+    by = [f"for {job.target}" if job.target else f"to {job.to}"] if job.to else []
+    by += [f"to relations of {job.relations}"] if job.relations else []
+    return f"{start.own.lineage.get('group') or start.own.name} spatially aligned {' and '.join(by)}"

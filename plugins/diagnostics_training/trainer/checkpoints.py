@@ -29,10 +29,15 @@ DAMAGED = "its bytes are not those that were written"
 
 OPTIONS = frozenset({
     "data", "batch", "steps", "lr", "seed", "width", "depth", "heads", "patch", "likelihood", "positives", "regulariser",
-    "precision", "to", "for", "mask", "layer_scale", "drop_path", "second_teacher",
+    "precision", "to", "for", "mask", "layer_scale", "drop_path", "teacher", "keep",
+    "at", "relations", "mask_cell",
 })  # fmt: skip
 """Parts of an identity that are options of a command."""
-UNTELLING = {"fingerprint": "other samples of these data", "base": "other weights of the base encoder"}
+UNTELLING = {
+    "fingerprint": "other samples of these data",
+    "base": "other weights of the base encoder",
+    "relations_by": "another teacher of relations",
+}
 """Parts whose values tell people nothing."""
 FOLLOWS = {
     "data": ("fingerprint", "modality", "length", "variates", "size", "frames", "outputs"),
@@ -40,6 +45,7 @@ FOLLOWS = {
     "to": ("tap",),
     "for": ("tap",),
     "base": ("tap",),
+    "relations": ("tap", "relations_by"),
 }
 """What differs because something else does."""
 

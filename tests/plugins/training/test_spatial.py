@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,18 @@ import torch
 from diagnostics_training.alignment.augmentation import Places, View, draw_view, places_of, sampled
 from diagnostics_training.alignment.feed import GREY, hidden, token_blocks
 from diagnostics_training.alignment.layer_scale import scaled
-from diagnostics_training.alignment.objective import Teacher
+from diagnostics_training.alignment.objective import Alignment
+from diagnostics_training.alignment.relations.encoder import EncoderRelations
 from diagnostics_training.alignment.relations.masks import MaskRelations
 from diagnostics_training.alignment.relations.named import relations_of
-from diagnostics_training.alignment.spatial import Spatial, relation_loss, sharpened
+from diagnostics_training.alignment.spatial import SpatialJob, align_spatial
 from diagnostics_training.alignment.spatial_feed import SpatialFeed
+from diagnostics_training.alignment.spatial_objective import SpatialAlignment, relation_loss, sharpened
+from diagnostics_training.alignment.start import Start, start_of
+from diagnostics_training.alignment.teachers import Teacher
+from diagnostics_training.alignment_commands import aligned_lines
+from diagnostics_training.trainer.monitor import lines
+from diagnostics_training.trainer.settings import Settings
 from torch import Tensor
 
 import diagnostics as dx
@@ -25,6 +33,8 @@ from diagnostics.measures.locality import j_and_f, label_propagation
 import naming
 
 PIXELS = "objective:jepa?modality=image&size=32&width=16&depth=2&heads=2&patch=4"
+SUPPORT = Path(__file__).parents[2] / "support" / "naming.py"
+NAMING, OBJECTS = f"{SUPPORT}:build", f"{SUPPORT}:data"
 WHOLE = ((0.0, 32.0), (0.0, 32.0))
 
 
@@ -48,7 +58,7 @@ def test_the_loss_is_equation_three_and_so_is_its_gradient(monkeypatch: pytest.M
     expected = by_hand(tokens, relations)
     (slope,) = torch.autograd.grad(expected, tokens)
     for block in (2**28, 4 * 12**2 * 2, 1):
-        monkeypatch.setattr("diagnostics_training.alignment.spatial.BLOCK_BYTES", block)
+        monkeypatch.setattr("diagnostics_training.alignment.spatial_objective.BLOCK_BYTES", block)
         loss = relation_loss(tokens, relations)
         assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
         assert torch.allclose(torch.autograd.grad(loss, tokens)[0], slope, atol=1e-7)
@@ -201,24 +211,35 @@ def test_blocks_of_tokens_are_hidden_whole() -> None:
 # Batches
 
 
-def feed_of(encoder: TorchEncoder, data: Dataset, relations: Any, mask: float = 0.75, **more: Any) -> SpatialFeed:
+def started(encoder: str = NAMING, data: str = f"{OBJECTS}?n=20", **more: Any) -> Start:
+    return start_of(SpatialJob(encoder=encoder, data=data, batch=4, relations="masks", **more))
+
+
+def feed_of(
+    encoder: TorchEncoder, data: Dataset, relations: Any, mask: float = 0.75, teachers: Any = (), **more: Any
+) -> SpatialFeed:
     rows = np.flatnonzero(data.split == "train")
     places = places_of(encoder, encoder.tap(encoder.output_tap))
-    return SpatialFeed(data, rows, encoder, [], relations, places, 4, mask, 2, more.pop("seed", 0), **more)
+    return SpatialFeed(data, rows, encoder, teachers, relations, places, 4, mask, 2, more.pop("seed", 0), **more)
 
 
 def test_a_batch_is_a_function_of_seed_and_step_whatever_the_processes() -> None:
     encoder, data = naming.build(), naming.data(20)
     places = places_of(encoder, encoder.tap("blocks.1"))
+    teachers = [Teacher(encoder, encoder.tap("blocks.0"))]
     feed = feed_of(encoder, data, MaskRelations(data, places))
     whole, parts = feed(3), [feed(3, rank, 2) for rank in range(2)]
-    assert set(whole) == {"clean", "masked", "relations"}
+    assert set(whole) == {"masked", "relations"}
     for key, values in whole.items():
         assert torch.equal(values, torch.cat([part[key] for part in parts]))
         assert torch.equal(values, feed(3)[key])
-    # An epoch later the same samples are seen otherwise; and another seed is another view.
-    assert not torch.equal(whole["clean"].sort(0).values, feed(3 + len(feed.order.rows) // 4)["clean"].sort(0).values)
-    assert not torch.equal(whole["clean"], feed_of(encoder, data, None, seed=1)(3)["clean"])
+    # In another step a sample is seen otherwise. The control sees the same, and nobody's relations.
+    assert feed.view(3, 0) != feed.view(4, 0)
+    assert feed.view(3, 0) != feed_of(encoder, data, None, seed=1).view(3, 0)
+    control = feed.read_by(teachers)(3)
+    assert set(control) == {"clean", "masked"}
+    assert torch.equal(control["masked"], whole["masked"])
+    assert not torch.equal(control["clean"], whole["masked"])
     plain = feed_of(encoder, data, None, 0.0, augmented=False)
     rows = plain.order.part(3, 0, 1)[0]
     assert set(plain(3)) == {"clean"}
@@ -227,16 +248,16 @@ def test_a_batch_is_a_function_of_seed_and_step_whatever_the_processes() -> None
 
 def test_an_encoder_teaches_its_own_cosines_at_the_students_places() -> None:
     """Its relations are those of its tokens on the student's image; on another grid, of the nearest of them."""
-    data = naming.data(20)
-    student = naming.build()
-    places = places_of(student, student.tap("blocks.1"))
-    teacher = relations_of(PIXELS + ":blocks.0", data, data[0], places)
+    start = started()
+    data, student = start.dataset, start.own
+    teacher = relations_of(PIXELS + ":blocks.0", start)
     batch = feed_of(student, data, teacher)(0)
     built = dx.build("encoder", PIXELS)
     expected = built.capture(batch["relations"], ["blocks.0"])["blocks.0"]
     assert teacher.relations(batch).shape == (4, 64, 16)
     assert torch.allclose(teacher.relations(batch), expected[:, built.tap("blocks.0").grid.prefix :], atol=1e-5)
-    coarse = relations_of(PIXELS.replace("patch=4", "patch=8"), data, data[0], places)
+    coarse = relations_of(PIXELS.replace("patch=4", "patch=8"), start)
+    assert isinstance(coarse, EncoderRelations)
     batch = feed_of(student, data, coarse)(0)
     told = coarse.relations(batch).unflatten(1, (8, 8))
     own = coarse.teacher.encoder.capture(batch["relations"])[coarse.teacher.tap.name][:, -16:].unflatten(1, (4, 4))
@@ -248,7 +269,7 @@ def test_an_encoder_teaches_its_own_cosines_at_the_students_places() -> None:
 # What it does
 
 
-def trained(objective: Spatial, feed: SpatialFeed, steps: int, lr: float) -> list[dict[str, float]]:
+def trained(objective: Alignment, feed: SpatialFeed, steps: int, lr: float) -> list[dict[str, float]]:
     """The values of each step of AdamW."""
     objective.free(feed(0))
     objective.train()
@@ -264,20 +285,28 @@ def trained(objective: Spatial, feed: SpatialFeed, steps: int, lr: float) -> lis
     return values
 
 
-class WrongSign(Spatial):
+class Printed(Alignment):
     """What equation 2 says as it is printed."""
 
-    def forward(self, batch: Any) -> dict[str, Tensor]:
-        values = super().forward(batch)
+    def values(self, tokens: Tensor, batch: Any) -> dict[str, Tensor]:
+        values = super().values(tokens, batch)
         return values | {"loss": -values["loss"]}
 
 
-def rises(kind: type[Spatial]) -> bool:
+class Negated(SpatialAlignment):
+    """Pairs that are driven away from what the teacher tells."""
+
+    def values(self, tokens: Tensor, batch: Any) -> dict[str, Tensor]:
+        values = super().values(tokens, batch)
+        return values | {"loss": -values["loss"]}
+
+
+def rises(kind: type[Alignment]) -> bool:
     """Whether the cosine of the output to the tap that teaches is higher after training, on whole images as they are."""
     base, data = naming.build(), naming.data(40)
     student, _ = scaled(base, 1.0)
-    objective = kind(student, [Teacher(base, base.tap("blocks.0"), "clean")], None, "masked")
-    trained(objective, feed_of(student, data, None, 0.25), 30, 1e-2)
+    teachers = [Teacher(base, base.tap("blocks.0"))]
+    trained(kind(student, teachers, "masked"), feed_of(student, data, None, 0.25, teachers), 30, 1e-2)
     batch = feed_of(student, data, None, 0.0, augmented=False)(0)["clean"]
     tokens = [one.capture(batch, [tap])[tap] for one, tap in ((base, "blocks.0"), (base, "blocks.1"), (student, "blocks.1"))]  # fmt: skip
     before, after = (torch.nn.functional.cosine_similarity(tokens[0], other, dim=-1).mean() for other in tokens[1:])
@@ -285,12 +314,12 @@ def rises(kind: type[Spatial]) -> bool:
 
 
 def test_the_cosine_rises_and_with_the_printed_sign_it_does_not() -> None:
-    assert rises(Spatial)
-    assert not rises(WrongSign)
+    assert rises(Alignment)
+    assert not rises(Printed)
 
 
 @functools.cache
-def propagated(kind: type[Spatial]) -> tuple[float, float, float]:
+def propagated(kind: type[SpatialAlignment]) -> tuple[float, float, float]:
     """J of label propagation at block 0 and at the output of the base, and at the output after mask relations alone."""
     base, data = naming.build(), naming.data()
     student, _ = scaled(base, 1.0)
@@ -308,61 +337,131 @@ def j(encoder: TorchEncoder, tap: str) -> float:
 
 
 def test_mask_relations_alone_bring_lost_objects_back_to_the_output() -> None:
-    inside, before, after = propagated(Spatial)
+    inside, before, after = propagated(SpatialAlignment)
     assert inside > 0.9
     assert before < 0.3
     assert after > 0.9 * inside
 
 
 def test_relations_of_the_wrong_sign_do_not() -> None:
-    inside, _, after = propagated(WrongSign)
+    inside, _, after = propagated(Negated)
     assert after < 0.6 * inside
 
 
 def test_teachers_stay_as_they_are_and_nothing_is_added_but_layer_scale() -> None:
-    data = naming.data(20)
-    base = dx.build("encoder", PIXELS)
-    student, blocks = scaled(base, 0.1)
-    tap = base.tap(base.output_tap)
-    relations = relations_of(PIXELS + "&seed=3", data, data[0], places_of(base, tap))
-    teachers = [Teacher(base, base.tap("blocks.0"), "clean")]
-    objective = Spatial(student, teachers, relations, "masked")
+    start = started(PIXELS)
+    base, data, tap = start.own, start.dataset, start.tap
+    student, blocks = scaled(start.base, 0.1)
+    relations = relations_of(PIXELS + "&seed=3", start)
+    assert isinstance(relations, EncoderRelations)
+    teachers = [Teacher(base, base.tap("blocks.0"))]
+    objective = SpatialAlignment(student, teachers, relations, "masked")
     # Two factors a feature in each block, and no part of a teacher.
     own = sum(p.numel() for p in base.module.parameters())
     assert sum(p.numel() for p in objective.parameters()) == own + 2 * len(blocks) * tap.features
-    before = [one.identity["weights"] for one in (base, relations.teacher.encoder)]
-    batch = feed_of(base, data, relations)(0)
-    seen = [base.capture(batch["clean"])[name] for name in ("blocks.0", base.output_tap)]
-    values = trained(objective, feed_of(base, data, relations), 5, 1e-2)
-    assert [one.identity["weights"] for one in (base, relations.teacher.encoder)] == before
-    assert all(torch.equal(a, base.capture(batch["clean"])[n]) for a, n in zip(seen, ("blocks.0", base.output_tap), strict=True))  # fmt: skip
-    assert all(p.grad is None for p in (*base.module.parameters(), *relations.teacher.encoder.module.parameters()))
+    frozen = (base, relations.teacher.encoder)
+    before = [one.identity["weights"] for one in frozen]
+    feed = feed_of(base, data, relations, teachers=teachers)
+    batch = feed(0)
+    seen = base.capture(batch["clean"])
+    values = trained(objective, feed, 5, 1e-2)
+    assert [one.identity["weights"] for one in frozen] == before
+    assert all(torch.equal(tokens, seen[name]) for name, tokens in base.capture(batch["clean"]).items())
+    assert all(p.grad is None for one in frozen for p in one.module.parameters())
     assert student.identity["weights"] != before[0]
     assert all(x["loss"] == pytest.approx(x["relations"] - x["cosine"], abs=1e-5) for x in values)
+
+
+# The command
+
+
+SHORT: dict[str, Any] = {"encoder": NAMING, "data": f"{OBJECTS}?n=40", "batch": 8, "steps": 6, "device": "cpu"}
+
+
+def test_the_three_ablations_and_the_control_are_encoders_of_their_own(tmp_path: Path) -> None:
+    rows = {
+        name: align_spatial(SpatialJob(**SHORT, out=tmp_path / name, control=name == "both", **by))
+        for name, by in (("both", {"to": "blocks.0", "relations": "masks"}), ("tap", {"to": "blocks.0"}), ("pairs", {"relations": "masks"}))
+    }  # fmt: skip
+    logged = {name: lines(tmp_path / name)[-1] for name in rows}
+    assert {name: sorted({"cosine", "relations"} & set(line)) for name, line in logged.items()} == {
+        "both": ["cosine", "relations"], "tap": ["cosine"], "pairs": ["relations"],
+    }  # fmt: skip
+    assert [row["to"] for row in rows.values()] == ["blocks.0 and relations of masks", "blocks.0", "relations of masks"]
+    assert rows["both"]["relations"] == "exact masks, target masks of objects"
+    control = rows["both"]["control"]
+    assert "relations" not in lines(tmp_path / "both-control")[-1]
+    assert (control["to"], control["relations"]) == ("blocks.1", None)
+    base = dx.build("encoder", NAMING).identity["weights"]
+    records = [
+        dx.load_encoder(path, trust_code=True).lineage for path in (*map(tmp_path.joinpath, rows), control["path"])
+    ]
+    assert [record["group"] for record in records] == [
+        "naming spatially aligned to blocks.0 and to relations of masks", "naming spatially aligned to blocks.0",
+        "naming spatially aligned to relations of masks",
+        "naming spatially aligned to blocks.0 and to relations of masks, control",
+    ]  # fmt: skip
+    assert {record["base"] for record in records} == {base}
+    assert rows["pairs"]["cosine"] == {"before": None, "after": None}
+    for row in rows.values():
+        assert aligned_lines(row)[0].startswith(f"{row['path']}: taught by {row['to']}, loss")
+    with pytest.raises(
+        DiagnosticsError, match=r"made otherwise \(--mask-cell 2, not 1; --relations masks, .* given now"
+    ):
+        align_spatial(SpatialJob(**SHORT, out=tmp_path / "both", to="blocks.0", mask_cell=1))
+
+
+def test_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SpatialJob, "settings", lambda self, seed, steps=None: Settings(steps or self.steps, self.lr, warmup=0.0, seed=seed, checkpoint_every=2, log_every=1))  # fmt: skip
+    asked: dict[str, Any] = {**SHORT, "to": "blocks.0", "relations": "masks", "control": False}
+    align_spatial(SpatialJob(**asked, out=tmp_path / "whole"))
+
+    def stop(self: Alignment, done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Alignment, "after_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            align_spatial(SpatialJob(**asked, out=tmp_path / "cut"))
+    align_spatial(SpatialJob(**asked, out=tmp_path / "cut"))
+    assert [x["loss"] for x in lines(tmp_path / "cut")] == [x["loss"] for x in lines(tmp_path / "whole")]
+    one, other = (dx.load_encoder(tmp_path / name, trust_code=True).identity["weights"] for name in ("whole", "cut"))
+    assert one == other
 
 
 # What cannot be
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "message"),
+    ("changed", "message"),
     [
-        ("masks", "digits", "digits has no masks: give data with a target of kind masks or token_label"),
-        ("nobody", "digits", "'nobody' is no teacher of relations: give masks, sam2:FOLDER, or an encoder.*Unknown enc"),
-        (f"{PIXELS}:blocks.9", "objects", r"Unknown tap 'blocks\.9'"),
-        ("objective:jepa?modality=series&length=64&patch=8", "objects", "reads series samples, but objects holds image"),
-        (f"{PIXELS}:head.pooled", "objects", "no teacher of relations|takes tokens on rows and columns"),
+        (
+            {"encoder": PIXELS, "data": "digits"},
+            "digits has no masks: give data with a target of kind masks or token_label",
+        ),
+        (
+            {"relations": "nobody"},
+            "'nobody' is no teacher of relations: give masks, sam2:FOLDER, or an encoder.*Unknown enc",
+        ),
+        ({"relations": f"{PIXELS}:blocks.9"}, r"Unknown tap 'blocks\.9'"),
+        ({"relations": f"{PIXELS}@2"}, "Relations have no weight but 1"),
+        (
+            {"relations": "objective:jepa?modality=series&length=64&patch=8"},
+            "reads series samples, but objects holds image",
+        ),
+        ({"relations": "sam2:nowhere"}, "nowhere is no folder of SAM 2"),
+        ({"relations": None}, "Nothing teaches: give --to TAP, --relations TEACHER, or both"),
+        ({"to": "best-tap"}, "name that with --for"),
+        ({"to": "blocks.7"}, r"Unknown tap 'blocks\.7'"),
+        ({"mask_cell": 0}, "--mask-cell 0 is no number of tokens"),
+        (
+            {"encoder": "objective:jepa?modality=series&length=64&patch=8", "data": "lorenz?n=60&length=64"},
+            "reads series samples, and spatial alignment takes images",
+        ),
     ],
 )
-def test_what_cannot_teach_is_said_in_one_sentence(name: str, data: str, message: str) -> None:
-    dataset = naming.data(20) if data == "objects" else dx.build("dataset", data)
+def test_what_cannot_be_is_said_in_one_sentence(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(DiagnosticsError, match=message):
-        relations_of(name, dataset, dataset[0], Places((8, 8), covering))
-
-
-def test_an_encoder_of_no_images_and_no_teacher_at_all_are_refused() -> None:
-    series = dx.build("encoder", "objective:jepa?modality=series&length=64&patch=8")
-    with pytest.raises(DiagnosticsError, match="reads series samples, and spatial alignment takes images"):
-        places_of(series, series.tap(series.output_tap))
-    with pytest.raises(DiagnosticsError, match="has no teacher: give a tap, relations, or both"):
-        Spatial(naming.build(), [], None)
+        align_spatial(SpatialJob(**{**SHORT, "relations": "masks", "out": tmp_path / "o", **changed}))
+    assert not (tmp_path / "o").exists()

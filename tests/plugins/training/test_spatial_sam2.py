@@ -14,9 +14,8 @@ import pytest
 import torch
 from diagnostics_training.alignment.augmentation import Places, View
 from diagnostics_training.alignment.relations import sam2
-from diagnostics_training.alignment.relations.named import relations_of
 from diagnostics_training.alignment.relations.sam2 import Sam2Relations, mask_logits
-from diagnostics_training.alignment.spatial import relation_loss
+from diagnostics_training.alignment.spatial_objective import relation_loss
 from diagnostics_training.trainer.distributed import World
 from torch.utils.data import default_collate
 
@@ -72,8 +71,10 @@ def test_logits_are_computed_once_and_go_where_the_image_goes(folder: Path, tmp_
     told = first.relations(default_collate([first.inputs(row, data[row], View()) for row in (0, 3)]))
     assert told.shape == (2, 64, 16)
     again = Sam2Relations(str(folder), data, PLACES, tmp_path)
-    assert np.array_equal(again.logits(data[0]).reshape(16, -1).T, told[0].numpy())
-    monkeypatch.setattr(Sam2Relations, "logits", lambda *_: pytest.fail("computed again"))
+    model, processor = sam2.load(folder)
+    pixels = processor(images=data[0], return_tensors="pt")["pixel_values"]
+    assert torch.equal(mask_logits(model, pixels, (8, 8), side=4).half().flatten(1).T, told[0])
+    monkeypatch.setattr(sam2, "mask_logits", lambda *_: pytest.fail("computed again"))
     again.prepare([0, 3], World())
     # Mirrored, the columns are; and cosines are all that counts.
     mirrored = again.inputs(3, data[3], View((0.0, 1.0), (1.0, 0.0)))["relations"]
@@ -126,7 +127,7 @@ def test_folders_of_other_models_are_refused(folder: Path, tmp_path: Path) -> No
         ("missing", "is no folder of SAM 2"),
     ):
         with pytest.raises(DiagnosticsError, match=message):
-            relations_of(f"sam2:{tmp_path / name}", data, data[0], PLACES)
+            Sam2Relations(str(tmp_path / name), data, PLACES, tmp_path)
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     with pytest.raises(DiagnosticsError, match="SAM 2 cannot be loaded from"):
-        relations_of(f"sam2:{tmp_path}", data, data[0], PLACES)
+        Sam2Relations(str(tmp_path), data, PLACES, tmp_path)

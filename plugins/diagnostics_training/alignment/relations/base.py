@@ -30,8 +30,9 @@ class Relations(ABC):
     about: str
     """What it is, for the lineage."""
 
+    @abstractmethod
     def prepare(self, rows: Sequence[int], world: World, watch: Watch = silent) -> None:
-        """Computes what is computed once, for these samples of the dataset; nothing by default."""
+        """Makes it ready on the process's device: computes what is computed once, for these samples of the dataset."""
 
     @abstractmethod
     def inputs(self, row: int, image: np.ndarray, view: View) -> dict[str, Tensor]:
@@ -41,6 +42,3 @@ class Relations(ABC):
     def relations(self, batch: Batch) -> Tensor:
         """Of a batch, float [B, T, M], without a gradient; what `inputs` gave, unless a teacher computes more."""
         return batch[SECTION]
-
-    def to(self, device: str) -> None:
-        """Moves what computes `relations` to a device."""

@@ -1,5 +1,7 @@
 """Exact masks of the data as a teacher: in each cell, the share of each object and of the background."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,6 +10,8 @@ from diagnostics import Dataset, DiagnosticsError
 from diagnostics.datasets.grid_targets import on_grid
 from diagnostics_training.alignment.augmentation import Places, View
 from diagnostics_training.alignment.relations.base import SECTION, Relations
+from diagnostics_training.trainer.distributed import World
+from diagnostics_training.trainer.monitor import Watch, silent
 
 
 class MaskRelations(Relations):
@@ -27,8 +31,11 @@ class MaskRelations(Relations):
                 "or another teacher to --relations."
             )
         self.target, self.maps = target, dataset.targets[target].values
-        self.about = f"exact masks ({target} of {dataset.name})"
+        self.about = f"exact masks, target {target} of {dataset.name}"
         self.most = max(len(present(labels)) for labels in self.maps)
+
+    def prepare(self, rows: Sequence[int], world: World, watch: Watch = silent) -> None:
+        """Nothing: shares are counted as they are asked for."""
 
     def inputs(self, row: int, image: np.ndarray, view: View) -> dict[str, Tensor]:
         return {SECTION: torch.from_numpy(self.shares(self.maps[row], view)).float()}
@@ -49,4 +56,3 @@ class MaskRelations(Relations):
 def present(labels: np.ndarray) -> np.ndarray:
     """Which numbers a map holds, in order, without the unknown."""
     return np.unique(labels[labels >= 0])
-

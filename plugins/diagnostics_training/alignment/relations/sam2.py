@@ -44,25 +44,26 @@ class Sam2Relations(Relations):
     """
 
     def __init__(self, folder: str, dataset: Dataset, places: Places, cache: Path | None = None) -> None:
-        self.name, self.dataset, self.places = f"sam2:{folder}", dataset, places
-        self.model, self.processor = load(Path(folder).expanduser())
-        self.weights = digest_of_tensors(self.model.state_dict())
-        self.about = f"SAM 2 ({folder}, weights {self.weights[:12]}), {SIDE} x {SIDE} points"
+        self.name, self.folder, self.dataset, self.places = f"sam2:{folder}", Path(folder), dataset, places
+        # Only what is missing on disk needs the model: it is not kept.
+        self.weights = digest_of_tensors(load(self.folder)[0].state_dict())
+        self.about = f"SAM 2 (weights {self.weights[:12]}) at {SIDE} x {SIDE} points"
         self.cache = user_cache() if cache is None else cache
         self.files: dict[int, Path] = {}
 
     def prepare(self, rows: Sequence[int], world: World, watch: Watch = silent) -> None:
-        """Computes what is not on disk yet, each process its part; afterwards the model is let go."""
-        self.files = {int(row): self.file(int(row)) for row in rows}
+        """Computes what is not on disk yet, each process its part."""
+        self.files = {row: self.file(row) for row in rows}
         missing = [row for row, file in self.files.items() if not file.is_file()][world.rank :: world.size]
-        step = "relations by SAM 2"
-        self.model.to(world.device)
-        for done, row in enumerate(missing):
-            watch(Progress(step, done, len(missing), str(self.dataset.ids[row])))
-            self._write(self.files[row], self.logits(self.dataset[row]))
         if missing:
-            watch(Progress(step, len(missing), len(missing), ""))
-        del self.model, self.processor
+            model, processor = load(self.folder)
+            model.to(world.device)
+            for done, row in enumerate(missing):
+                watch(Progress("relations by SAM 2", done, len(missing), str(self.dataset.ids[row])))
+                pixels = processor(images=as_colours(self.dataset[row]), return_tensors="pt")["pixel_values"]
+                logits = mask_logits(model, pixels.to(world.device), self.places.shape, SIDE)
+                self._write(self.files[row], logits.half().cpu().numpy())
+            watch(Progress("relations by SAM 2", len(missing), len(missing), ""))
         barrier()
 
     def file(self, row: int) -> Path:
@@ -73,17 +74,13 @@ class Sam2Relations(Relations):
         digest.update(image.data)
         return self.cache / f"{digest.hexdigest()}.npy"
 
-    def logits(self, image: np.ndarray) -> np.ndarray:
-        """Of a raw image [y, x] or [y, x, channel], float16 [1024, *grid]."""
-        pixels = self.processor(images=as_colours(image), return_tensors="pt")["pixel_values"]
-        device = next(self.model.parameters()).device
-        return mask_logits(self.model, pixels.to(device), self.places.shape, SIDE).half().cpu().numpy()
-
     def inputs(self, row: int, image: np.ndarray, view: View) -> dict[str, Tensor]:
         maps = torch.from_numpy(self._read(self.files[row])).float()
         extent = image.shape[:2]
         part = view.part(self.places.covers(extent), extent)
-        in_cells = [[end / n * cells for end in ends] for ends, n, cells in zip(part, extent, maps.shape[1:], strict=True)]
+        in_cells = [
+            [end / n * cells for end in ends] for ends, n, cells in zip(part, extent, maps.shape[1:], strict=True)
+        ]
         return {SECTION: sampled(maps[None], torch.tensor([in_cells]), self.places.shape)[0].flatten(1).T.half()}
 
     def _read(self, file: Path) -> np.ndarray:
@@ -91,7 +88,9 @@ class Sam2Relations(Relations):
             maps = np.load(file, allow_pickle=False)
             if maps.dtype == np.float16 and maps.shape == (SIDE * SIDE, *self.places.shape):
                 return maps
-        raise DiagnosticsError(f"{file} cannot be read as the relations of a sample: remove it, and it is computed anew.")
+        raise DiagnosticsError(
+            f"{file} cannot be read as the relations of a sample: remove it, and it is computed anew."
+        )
 
     def _write(self, file: Path, maps: np.ndarray) -> None:
         """Beside its place and renamed, so that no process sees half a file."""
@@ -125,7 +124,7 @@ def mask_logits(model: Any, pixels: Tensor, shape: tuple[int, int], side: int, b
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """`Sam2Model` and its image processor from a local folder; nothing is fetched, and no code in it is run.
+    """`Sam2Model` and its image processor from a local folder, in float32; nothing is fetched, and no code in it is run.
 
     Raises DiagnosticsError for what is no such folder, and where weights are missing.
     """
@@ -136,6 +135,7 @@ def load(folder: Path) -> tuple[Any, Any]:
         raise DiagnosticsError(
             "SAM 2 is read by transformers: pip install 'encoder-diagnostics[transformers]'."
         ) from error
+    folder = folder.expanduser()
     try:
         kind = json.loads((folder / "config.json").read_text())["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -151,7 +151,7 @@ def load(folder: Path) -> tuple[Any, Any]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        model, about = Sam2Model.from_pretrained(
+        loaded: Any = Sam2Model.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
         processor = Sam2ImageProcessor.from_pretrained(folder, local_files_only=True)
@@ -164,8 +164,11 @@ def load(folder: Path) -> tuple[Any, Any]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+    model, about = loaded
     if missing := sorted(about["missing_keys"]):
-        raise DiagnosticsError(f"{folder} lacks {len(missing)} weights of SAM 2, {missing[0]} first: give a complete one.")
+        raise DiagnosticsError(
+            f"{folder} lacks {len(missing)} weights of SAM 2, {missing[0]} first: give a complete one."
+        )
     # Else masks that seem unstable are replaced: that is a threshold.
     model.mask_decoder.dynamic_multimask_via_stability = False
     return model.eval().requires_grad_(False), processor
