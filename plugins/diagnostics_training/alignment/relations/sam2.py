@@ -23,7 +23,7 @@ from diagnostics_training.alignment.augmentation import Places, View, sampled
 from diagnostics_training.alignment.relations.base import SECTION, Relations
 from diagnostics_training.trainer.checkpoints import digest_of_tensors
 from diagnostics_training.trainer.distributed import World, barrier
-from diagnostics_training.trainer.monitor import Watch, silent
+from diagnostics_training.trainer.monitor import Watch, say, silent
 
 SIDE = 32
 """Points along each side of an image."""
@@ -54,8 +54,11 @@ class Sam2Relations(Relations):
     def prepare(self, rows: Sequence[int], world: World, watch: Watch = silent) -> None:
         """Computes what is not on disk yet, each process its part."""
         self.files = {row: self.file(row) for row in rows}
-        missing = [row for row, file in self.files.items() if not file.is_file()][world.rank :: world.size]
+        # Dealt out before looking, since the others write meanwhile.
+        missing = [row for row in list(self.files)[world.rank :: world.size] if not self.files[row].is_file()]
         if missing:
+            each = 2 * SIDE**2 * self.places.tokens
+            say(f"{self.name}: relations of {len(missing):,} samples, {each * len(missing) / 1e9:.2g} GB in {self.cache}")
             model, processor = load(self.folder)
             model.to(world.device)
             for done, row in enumerate(missing):
