@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from diagnostics import DiagnosticsError, TorchEncoder
 from diagnostics_training.alignment.augmentation import places_of
@@ -30,6 +30,8 @@ class SpatialJob(AlignmentJob):
     to: str | None = None
     target: str | None = None
     relations: str | None = None
+    optimiser: Literal["adamw", "lamb"] = "lamb"
+    warmup: float = 0.0
     mask: float = 0.75
     mask_cell: int = 2
     layer_scale: float = 0.1
@@ -44,7 +46,7 @@ class SpatialJob(AlignmentJob):
         super().__post_init__()
 
     def settings(self, seed: int, steps: int | None = None) -> Settings:
-        return replace(super().settings(seed, steps), warmup=0.0)
+        return replace(super().settings(seed, steps), optimiser=self.optimiser, warmup=self.warmup)
 
 
 def align_spatial(job: SpatialJob) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from diagnostics_training.alignment.start import Start, start_of
 from diagnostics_training.alignment.teachers import Teacher
 from diagnostics_training.alignment_commands import aligned_lines
 from diagnostics_training.trainer.monitor import lines
-from diagnostics_training.trainer.settings import Settings
 from torch import Tensor
 
 import diagnostics as dx
@@ -412,7 +412,10 @@ def test_the_three_ablations_and_the_control_are_encoders_of_their_own(tmp_path:
 
 
 def test_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SpatialJob, "settings", lambda self, seed, steps=None: Settings(steps or self.steps, self.lr, warmup=0.0, seed=seed, checkpoint_every=2, log_every=1))  # fmt: skip
+    settings = SpatialJob.settings
+    monkeypatch.setattr(
+        SpatialJob, "settings", lambda *given: replace(settings(*given), checkpoint_every=2, log_every=1)
+    )
     asked: dict[str, Any] = {**SHORT, "to": "blocks.0", "relations": "masks", "control": False}
     align_spatial(SpatialJob(**asked, out=tmp_path / "whole"))
 

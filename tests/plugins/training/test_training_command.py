@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ pytest.importorskip("timm")
 
 from diagnostics_training.models.inputs import Views, prepare
 from diagnostics_training.next_steps import next_lines, run_folder
+from diagnostics_training.options import settings_of
 from diagnostics_training.train import Job, train
 from diagnostics_training.trainer.checkpoints import FILE as CHECKPOINT
 from diagnostics_training.trainer.data import Feed, load, rendering_notice, training_spec
 from diagnostics_training.trainer.objective import Objective
-from diagnostics_training.trainer.settings import Settings
 
 import diagnostics.cli.main as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
@@ -108,7 +109,9 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     result = run(*words)
     assert result.exit_code == 130
     assert f"the same command begins anew, since there was no checkpoint yet in {tmp_path / 'jepa'}" in result.stderr
-    monkeypatch.setattr("diagnostics_training.train.Settings", lambda *a, **k: Settings(*a, **k, checkpoint_every=2))
+    monkeypatch.setattr(
+        "diagnostics_training.train.settings_of", lambda job, seed: replace(settings_of(job, seed), checkpoint_every=2)
+    )
     result = run(*words)
     assert "goes on from its last checkpoint" in result.stderr
     monkeypatch.setattr(Feed, "__call__", drawn)
@@ -326,6 +329,7 @@ def test_nothing_that_is_probed_was_trained_on() -> None:
     dataset: Dataset = build("dataset", data.spec)
     assert len(data.samples) == 36
     assert all(dataset.split[row] == "train" for row in data.rows)
+    assert data.ids == tuple(dataset.ids[row] for row in data.rows)
     assert np.array_equal(data.samples, np.stack([dataset[int(row)] for row in data.rows]))
     assert data.samples.shape[1] == 96
     assert data.extent == (64,)
@@ -350,6 +354,9 @@ def test_an_epoch_shows_each_sample_once_and_processes_share_a_batch() -> None:
     ]
     assert [sorted(epoch) for epoch in epochs] == [list(range(24))] * 2
     assert epochs[0] != epochs[1]
+    assert [feed.ids(step) for step in (0, 3)] == [
+        [str(i) for i in feed(step)["labels"].flatten().tolist()] for step in (0, 3)
+    ]
     whole, parts = feed(4), [feed(4, rank, 2) for rank in range(2)]
     for key in ("x", "y", "labels"):
         assert torch.equal(whole[key], torch.cat([part[key] for part in parts]))

@@ -58,7 +58,9 @@ class Sam2Relations(Relations):
         missing = [row for row in list(self.files)[world.rank :: world.size] if not self.files[row].is_file()]
         if missing:
             each = 2 * SIDE**2 * self.places.tokens
-            say(f"{self.name}: relations of {len(missing):,} samples, {each * len(missing) / 1e9:.2g} GB in {self.cache}")
+            say(
+                f"{self.name}: relations of {len(missing):,} samples, {each * len(missing) / 1e9:.2g} GB in {self.cache}"
+            )
             model, processor = load(self.folder)
             model.to(world.device)
             for done, row in enumerate(missing):
