@@ -9,31 +9,73 @@ import typer
 from diagnostics import printable
 from diagnostics_training.commands import describe_collapse, describe_loss
 from diagnostics_training.next_steps import next_lines
+from diagnostics_training.options import (
+    TRAINING,
+    WHAT,
+    Accumulate,
+    Batch,
+    Clip,
+    Compile,
+    Cooldown,
+    Device,
+    LearningRate,
+    Optimiser,
+    Precision,
+    Recompute,
+    Schedule,
+    Seed,
+    Steps,
+    Warmup,
+    Workers,
+)
 
 Option = typer.Option
 
 # What all commands of the group share.
-Base = Annotated[str, Option(help="The encoder to start from, by any name that `diagnostics run` takes.")]
-At = Annotated[str | None, Option(metavar="TAP", help="The tap that learns; the encoder is cut there [its output].")]
-To = Annotated[str, Option(metavar="TAP", help="The tap that teaches, or best-tap (with --for).")]
-For = Annotated[
-    str | None, Option("--for", metavar="TARGET", help="The target that best-tap is best for, chosen on val.")
+Base = Annotated[
+    str, Option(help="The encoder to start from, by any name that `diagnostics run` takes.", rich_help_panel=WHAT)
 ]
-Data = Annotated[str | None, Option(help="A dataset, whose train split is used [what the encoder was trained on].")]
+At = Annotated[
+    str | None,
+    Option(metavar="TAP", help="The tap that learns; the encoder is cut there [its output].", rich_help_panel=WHAT),
+]
+To = Annotated[str, Option(metavar="TAP", help="The tap that teaches, or best-tap (with --for).", rich_help_panel=WHAT)]
+For = Annotated[
+    str | None,
+    Option(
+        "--for", metavar="TARGET", help="The target that best-tap is best for, chosen on val.", rich_help_panel=WHAT
+    ),
+]
+Data = Annotated[
+    str | None,
+    Option(help="A dataset, whose train split is used [what the encoder was trained on].", rich_help_panel=WHAT),
+]
 Out = Annotated[
     Path | None,
-    Option("--out", "-o", help="Folder of the aligned encoder; its control's is FOLDER-control [ENCODER-aligned]."),
+    Option(
+        "--out",
+        "-o",
+        help="Folder of the aligned encoder; its control's is FOLDER-control [ENCODER-aligned].",
+        rich_help_panel=WHAT,
+    ),
 ]
-Steps = Annotated[int, Option(help="Of training.")]
-Batch = Annotated[int, Option(help="Samples in a step, over all processes.")]
-LearningRate = Annotated[float, Option(help="Highest learning rate.")]
-Mask = Annotated[float, Option(metavar="SHARE", help="Of the input that is hidden from the student.")]
-LayerScale = Annotated[float, Option(metavar="INIT", help="Factors of the residual branches at the start; PE: 0.1.")]
-DropPath = Annotated[float, Option(metavar="RATE", help="How often a sample skips a residual branch in training.")]
+Mask = Annotated[
+    float, Option(metavar="SHARE", help="Of the input that is hidden from the student.", rich_help_panel=TRAINING)
+]
+LayerScale = Annotated[
+    float,
+    Option(metavar="INIT", help="Factors of the residual branches at the start; PE: 0.1.", rich_help_panel=TRAINING),
+]
+DropPath = Annotated[
+    float,
+    Option(metavar="RATE", help="How often a sample skips a residual branch in training.", rich_help_panel=TRAINING),
+]
 Teachers = Annotated[
     list[str] | None,
     Option(
-        metavar="NAME[:TAP][@WEIGHT]", help="Another encoder that teaches too, by its output or a tap; again for more."
+        metavar="NAME[:TAP][@WEIGHT]",
+        help="Another encoder that teaches too, by its output or a tap; again for more.",
+        rich_help_panel=WHAT,
     ),
 ]
 Control = Annotated[
@@ -41,10 +83,9 @@ Control = Annotated[
     Option(
         "--control/--no-control",
         help="Also train a control, taught by the base's own tokens: what training by itself does.",
+        rich_help_panel=WHAT,
     ),
 ]
-Seed = Annotated[int | None, Option(help="Of batches, masks and DropPath [the encoder's, or 0].")]
-Device = Annotated[str | None, Option(help="cpu, cuda, ... [cuda where there is one].")]
 TrustCode = Annotated[bool, Option("--trust-code", help="Run a Python file that a saved encoder names to build it.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON object instead of lines.")]
 
@@ -59,16 +100,30 @@ def align_tap(
     steps: Steps = 1000,
     batch: Batch = 64,
     lr: LearningRate = 5e-4,
+    optimiser: Optimiser = "adamw",
+    schedule: Schedule = "cosine",
+    warmup: Warmup = 0.1,
+    cooldown: Cooldown = 0.0,
+    clip: Clip = 1.0,
     mask: Mask = 0.0,
     layer_scale: LayerScale = 1.0,
     drop_path: DropPath = 0.0,
     teacher: Teachers = None,
     keep: Annotated[
         float,
-        Option(metavar="WEIGHT", help="Of the base's own output as one more teacher, so that what it holds is kept."),
+        Option(
+            metavar="WEIGHT",
+            help="Of the base's own output as one more teacher, so that what it holds is kept.",
+            rich_help_panel=WHAT,
+        ),
     ] = 0.0,
     control: Control = True,
     seed: Seed = None,
+    accumulate: Accumulate = 1,
+    precision: Precision = "float32",
+    compile: Compile = False,
+    recompute: Recompute = False,
+    workers: Workers = 0,
     device: Device = None,
     trust_code: TrustCode = False,
     json: Json = False,
@@ -86,8 +141,9 @@ def align_tap(
 
     row = align(
         TapJob(
-            encoder=encoder, to=to, target=target, at=at, data=data, out=out, steps=steps, batch=batch, lr=lr, mask=mask,
-            layer_scale=layer_scale, drop_path=drop_path, teacher=tuple(teacher or ()), keep=keep, control=control, seed=seed,
+            encoder=encoder, to=to, target=target, at=at, data=data, out=out, steps=steps, batch=batch, lr=lr,
+            optimiser=optimiser, schedule=schedule, warmup=warmup, cooldown=cooldown, clip=clip, accumulate=accumulate,
+            precision=precision, compile=compile, recompute=recompute, workers=workers, mask=mask, layer_scale=layer_scale, drop_path=drop_path, teacher=tuple(teacher or ()), keep=keep, control=control, seed=seed,
             device=device, trust_code=trust_code,
         )
     )  # fmt: skip

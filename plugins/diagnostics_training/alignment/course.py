@@ -17,6 +17,7 @@ from diagnostics_training.alignment.job import AlignmentJob
 from diagnostics_training.alignment.objective import Alignment
 from diagnostics_training.alignment.start import Start, make_student
 from diagnostics_training.alignment.teachers import OWN, Teacher, agreement, section_of, taught, with_module
+from diagnostics_training.options import settings_of
 from diagnostics_training.summary import finish, finished
 from diagnostics_training.trainer.checkpoints import make_folder, resumable
 from diagnostics_training.trainer.data import describe_data, plain
@@ -122,6 +123,7 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
     first = {key: value.to(where.device) for key, value in feed(0).items()}
     objective.to(where.device).eval()
     objective.free(first)
+    objective.parts = [student.encoder.module.get_submodule(block.name) for block in student.blocks]
     trusting = [*([job.encoder] if job.trust_code else []), *([str(course.folder)] if student.trusts else [])]
     row: dict[str, Any] = {
         "path": str(course.folder), "name": student.encoder.name, "to": course.to, "output": start.tap.name,
@@ -133,7 +135,7 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
     if job.steps:
         with resumable(course.folder):
             outcome = fit(
-                objective, feed, job.settings(start.seed), course.folder, watch, name=course.folder.name,
+                objective, feed, settings_of(job, start.seed), course.folder, watch, name=course.folder.name,
                 identity=dict(course.asked) | {"tap": course.to}, world=where,
             ).outcome  # fmt: skip
     after = cosine(objective.student, objective.tap.name, course.teacher, first)
