@@ -153,14 +153,20 @@ def align_tap(
 def align_spatial(
     encoder: Base,
     to: Annotated[
-        str | None, Option(metavar="TAP", help="The tap that teaches, or best-tap (with --for) [relations alone].")
+        str | None,
+        Option(
+            metavar="TAP",
+            help="The tap that teaches, or best-tap (with --for) [none: relations alone].",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     target: For = None,
     relations: Annotated[
         str | None,
         Option(
             metavar="TEACHER",
-            help="What tells which places belong together: masks (of the data), sam2:FOLDER, or an encoder as NAME[:TAP] [none].",
+            help="Who tells which places belong together: masks (of the data), sam2:FOLDER, or an encoder, NAME[:TAP] [nobody].",
+            rich_help_panel=WHAT,
         ),
     ] = None,
     at: At = None,
@@ -169,12 +175,25 @@ def align_spatial(
     steps: Steps = 1000,
     batch: Batch = 64,
     lr: LearningRate = 5e-4,
+    optimiser: Optimiser = "lamb",
+    schedule: Schedule = "cosine",
+    warmup: Warmup = 0.0,
+    cooldown: Cooldown = 0.0,
+    clip: Clip = 1.0,
     mask: Mask = 0.75,
-    mask_cell: Annotated[int, Option(metavar="TOKENS", help="Along each side of what is hidden as one piece.")] = 2,
+    mask_cell: Annotated[
+        int,
+        Option(metavar="TOKENS", help="Along each side of what is hidden as one piece.", rich_help_panel=TRAINING),
+    ] = 2,
     layer_scale: LayerScale = 0.1,
     drop_path: DropPath = 0.4,
     control: Control = True,
     seed: Seed = None,
+    accumulate: Accumulate = 1,
+    precision: Precision = "float32",
+    compile: Compile = False,
+    recompute: Recompute = False,
+    workers: Workers = 0,
     device: Device = None,
     trust_code: TrustCode = False,
     json: Json = False,
@@ -193,8 +212,9 @@ def align_spatial(
     row = align(
         SpatialJob(
             encoder=encoder, to=to, target=target, relations=relations, at=at, data=data, out=out, steps=steps, batch=batch,
-            lr=lr, mask=mask, mask_cell=mask_cell, layer_scale=layer_scale, drop_path=drop_path, control=control, seed=seed,
-            device=device, trust_code=trust_code,
+            lr=lr, optimiser=optimiser, schedule=schedule, warmup=warmup, cooldown=cooldown, clip=clip, accumulate=accumulate,
+            precision=precision, compile=compile, recompute=recompute, workers=workers, mask=mask, mask_cell=mask_cell,
+            layer_scale=layer_scale, drop_path=drop_path, control=control, seed=seed, device=device, trust_code=trust_code,
         )
     )  # fmt: skip
     show(row, json)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from diagnostics import DiagnosticsError, TorchEncoder
 from diagnostics_training.alignment.augmentation import places_of
@@ -18,7 +18,6 @@ from diagnostics_training.alignment.tap import check_choice, check_tap, check_wi
 from diagnostics_training.alignment.teachers import Teacher
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.monitor import Watch
-from diagnostics_training.trainer.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,7 @@ class SpatialJob(AlignmentJob):
     to: str | None = None
     target: str | None = None
     relations: str | None = None
-    optimiser: Literal["adamw", "lamb"] = "lamb"
+    optimiser: str = "lamb"
     warmup: float = 0.0
     mask: float = 0.75
     mask_cell: int = 2
@@ -44,9 +43,6 @@ class SpatialJob(AlignmentJob):
         if self.mask_cell < 1:
             raise DiagnosticsError(f"--mask-cell {self.mask_cell} is no number of tokens: give 1 or more.")
         super().__post_init__()
-
-    def settings(self, seed: int, steps: int | None = None) -> Settings:
-        return replace(super().settings(seed, steps), optimiser=self.optimiser, warmup=self.warmup)
 
 
 def align_spatial(job: SpatialJob) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diagnostics_training.alignment import course
 from diagnostics_training.alignment.augmentation import Places, View, draw_view, places_of, sampled
 from diagnostics_training.alignment.feed import GREY, hidden, token_blocks
 from diagnostics_training.alignment.layer_scale import scaled
@@ -23,6 +24,7 @@ from diagnostics_training.alignment.spatial_objective import SpatialAlignment, r
 from diagnostics_training.alignment.start import Start, start_of
 from diagnostics_training.alignment.teachers import Teacher
 from diagnostics_training.alignment_commands import aligned_lines
+from diagnostics_training.options import settings_of
 from diagnostics_training.trainer.monitor import lines
 from torch import Tensor
 
@@ -412,9 +414,8 @@ def test_the_three_ablations_and_the_control_are_encoders_of_their_own(tmp_path:
 
 
 def test_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = SpatialJob.settings
     monkeypatch.setattr(
-        SpatialJob, "settings", lambda *given: replace(settings(*given), checkpoint_every=2, log_every=1)
+        course, "settings_of", lambda *asked: replace(settings_of(*asked), checkpoint_every=2, log_every=1)
     )
     asked: dict[str, Any] = {**SHORT, "to": "blocks.0", "relations": "masks", "control": False}
     align_spatial(SpatialJob(**asked, out=tmp_path / "whole"))
