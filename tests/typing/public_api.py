@@ -119,9 +119,14 @@ def a_dataset_is_made() -> dx.Dataset:
         kind, Literal["value", "label", "token_label", "token_value", "event", "masks", "caption", "future", "state"]
     )
     samples = dx.padded([np.zeros(4), np.zeros(6)])
-    return dx.Dataset(
-        "tones", "audio", samples, ["a", "b"], split.tolist(), {"pitch": target}, rate=16000.0, ragged=True
-    )
+    question = dx.Question("pitch", "high", ("how high is it?",), held_back=("is it high?",))
+    data = dx.Dataset(
+        "tones", "audio", samples, ["a", "b"], split.tolist(), {"pitch": target}, rate=16000.0, ragged=True,
+        texts=["a tone", "another"], questions=[(question,), ()],
+    )  # fmt: skip
+    assert_type(data.texts, tuple[str, ...])
+    assert_type(data.questions, tuple[tuple[dx.Question, ...], ...])
+    return data
 
 
 @dx.hookimpl
