@@ -90,14 +90,14 @@ def test_a_gpu_trains_as_a_cpu_does(options: dict[str, Any], within: float, tmp_
 
 def test_a_gpu_aligns_as_a_cpu_does(tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    from diagnostics_training.alignment.align import Job, align
+    from diagnostics_training.alignment.tap import TapJob, align_tap
 
     trained(tmp_path / "base", "cpu")
     rows = {
-        device: align(
-            Job(
-                str(tmp_path / "base" / "jepa"), "blocks.0", data="lorenz?n=40&length=64", out=tmp_path / device, steps=10,
-                batch=8, device=device,
+        device: align_tap(
+            TapJob(
+                encoder=str(tmp_path / "base" / "jepa"), to="blocks.0", data="lorenz?n=40&length=64", out=tmp_path / device,
+                steps=10, batch=8, device=device,
             )
         )
         for device in ("cpu", "cuda")

@@ -1,4 +1,4 @@
-"""`diagnostics train objectives` and `diagnostics align`; importing it imports nothing heavy."""
+"""`diagnostics train objectives`; importing it imports nothing heavy."""
 
 from collections.abc import Mapping
 from json import dumps as to_json
@@ -76,85 +76,16 @@ def needs_timm() -> None:
 
 def _print_trained(rows: list[dict[str, Any]]) -> None:
     lines = [
-        f"{row['path']}: {_loss(row, 'untrained')}{f'; {_collapse(row)}' if row['collapse'] else ''}" for row in rows
+        f"{row['path']}: {describe_loss(row, 'untrained')}{f'; {describe_collapse(row)}' if row['collapse'] else ''}"
+        for row in rows
     ]
     for line in [*lines, *next_lines([row["path"] for row in rows], rows[0]["run_data"])]:
         print(printable(line))
 
 
-def _loss(row: Mapping[str, Any], untrained: str) -> str:
+def describe_loss(row: Mapping[str, Any], untrained: str) -> str:
     return untrained if row["loss"] is None else f"loss {row['loss']:.4g} after {row['steps']:,} steps"
 
 
-def _collapse(row: Mapping[str, Any]) -> str:
+def describe_collapse(row: Mapping[str, Any]) -> str:
     return f"BEWARE: its output collapsed ({row['collapse']})"
-
-
-def align(
-    encoder: Annotated[str, Option(help="The encoder to start from, by any name that `diagnostics run` takes.")],
-    to: Annotated[str, Option(help="The tap whose features the output is to have, or best-tap (with --for).")],
-    target: Annotated[
-        str | None, Option("--for", metavar="TARGET", help="The target that best-tap is best for, chosen on val.")
-    ] = None,
-    data: Annotated[
-        str | None, Option(help="A dataset, whose train split is used [what the encoder was trained on].")
-    ] = None,
-    out: Annotated[Path | None, Option("--out", "-o", help="Folder of the aligned encoder [ENCODER-aligned].")] = None,
-    steps: Annotated[int, Option(help="Of training.")] = 1000,
-    batch: Annotated[int, Option(help="Samples in a step, over all processes.")] = 64,
-    lr: Annotated[float, Option(help="Highest learning rate.")] = 5e-4,
-    mask: Annotated[float, Option(metavar="SHARE", help="Of the input that is hidden from the student.")] = 0.0,
-    layer_scale: Annotated[
-        float, Option(metavar="INIT", help="Factors of the residual branches at the start; PE: 0.1.")
-    ] = 1.0,
-    drop_path: Annotated[
-        float, Option(metavar="RATE", help="How often a sample skips a residual branch in training.")
-    ] = 0.0,
-    second_teacher: Annotated[
-        str | None, Option(metavar="NAME", help="Another encoder that teaches too; NAME:TAP, or its output.")
-    ] = None,
-    seed: Annotated[int | None, Option(help="Of batches, masks and DropPath [the encoder's, or 0].")] = None,
-    device: Annotated[str | None, Option(help="cpu, cuda, ... [cuda where there is one].")] = None,
-    trust_code: Annotated[
-        bool, Option("--trust-code", help="Run a Python file that a saved encoder names to build it.")
-    ] = False,
-    json: Annotated[bool, Option("--json", help="Print one JSON object instead of lines.")] = False,
-) -> None:
-    """Lift what a tap holds to the output: the encoder learns to give the frozen tap's tokens; the result is an encoder.
-
-    The same command goes on with what was interrupted and leaves what is finished.
-
-    \b
-    Example:
-      diagnostics align --encoder models/lorenz-jepa --to blocks.2
-    """
-    from diagnostics_training.alignment.align import Job
-    from diagnostics_training.alignment.align import align as align_encoder
-
-    job = Job(
-        encoder, to, target, data, out, steps, batch, lr, mask, layer_scale, drop_path, second_teacher, seed, device,
-        trust_code,
-    )  # fmt: skip
-    row = align_encoder(job)
-    if json and row:
-        print(to_json(row, allow_nan=False))
-    elif row:
-        _print_aligned(row)
-
-
-def _print_aligned(row: dict[str, Any]) -> None:
-    cosine, probed = row["cosine"], row["probed"]
-    lines = [f"{row['path']}: aligned to {row['to']}, {_loss(row, 'not trained')}"]
-    if cosine["after"] is not None:
-        lines[0] += f"; cosine of {row['output']} to it {cosine['before']:.3f} -> {cosine['after']:.3f}"
-    if probed:
-        scores = ", ".join(f"{tap} {score:.3f}" for tap, score in probed["val_scores"].items())
-        best = f"{row['to']} is the best tap for {row['for']} on val of {probed['data']}"
-        lines.append(f"{best}, {probed['gain']:.3f} of {probed['score']} above the output {row['output']} ({scores})")
-    if not row["blocks"]:
-        lines.append("No block keeps the shape of what it takes: there is no LayerScale")
-    if row["collapse"]:
-        lines.append(_collapse(row))
-    # What was recovered, and what it cost.
-    for line in [*lines, *next_lines([row["base"], row["path"]], row["run_data"], row["trust_code"])]:
-        print(printable(line))

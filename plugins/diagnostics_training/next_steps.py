@@ -16,10 +16,15 @@ def command_of(words: str, job: Any, unsaid: Sequence[str]) -> str:
     command_words = ["diagnostics", *words.split()]
     for field in fields(job):
         value = getattr(job, field.name)
-        if value != field.default and field.name not in unsaid:
-            # `for` is a word of Python.
-            option = {"target": "for"}.get(field.name, field.name.replace("_", "-"))
-            command_words += [f"--{option}", str(value)]
+        if value == field.default or field.name in unsaid:
+            continue
+        # `for` is a word of Python.
+        option = {"target": "for"}.get(field.name, field.name.replace("_", "-"))
+        if isinstance(value, bool):
+            command_words.append(f"--{'' if value else 'no-'}{option}")
+        else:
+            for part in value if isinstance(value, tuple) else (value,):
+                command_words += [f"--{option}", str(part)]
     return shlex.join(command_words)
 
 
@@ -37,7 +42,7 @@ def next_lines(encoders: Sequence[str], data: str, trusting: Sequence[str] = ())
     ]
     if len(encoders) == 1:
         return [f"Next: {probe[0]}"]
-    if len(encoders) == 2:
+    if len(encoders) == 2 or trusting:
         first = f"Next: {' && '.join(probe)}"
     else:
         names = shlex.join(encoders)

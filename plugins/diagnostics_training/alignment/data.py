@@ -1,5 +1,6 @@
 """The data that an alignment is made with, and which tap is to teach the output: the best one for a target."""
 
+import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,10 @@ from diagnostics_training.trainer.data import SIMULATED, parse_spec, spec_of, tr
 
 PROBED = 2_000
 """Samples of simulated data that are probed for the best tap."""
+PROBES = {"token_label": "segmentation_probe", "event": "event_probe", "caption": "caption_probe"}
+"""Kind of target -> the probe that reads it, where that is not the linear one."""
+PLACES = ("token_label", "token_value", "event")
+"""Kinds of target with a value for every place, which are read from tokens."""
 LEAST = 0.01
 """Of a score on val: what lies closer together than this shows nothing that is worth lifting."""
 
@@ -49,14 +54,15 @@ def check_target(dataset: Dataset, target: str) -> None:
 
 
 def best_tap(
-    base: TorchEncoder, sized: TorchEncoder, target: str, spec: str, device: str, watch: Callable[[Any], None]
+    base: TorchEncoder, target: str, spec: str, device: str, watch: Callable[[Any], None]
 ) -> tuple[str, dict[str, Any]]:
-    """The tap up to the output from which a linear probe reads a target best, fitted on train and chosen on val; and what
-    was seen: `data`, `n` of each split, `val_scores`, `score` (what they are: R2 or accuracy), `gain` (the best one's minus
-    the output's).
+    """The tap of an encoder, up to its output, from which the target's own probe reads it best, fitted on train and chosen on val; and what was
+    seen: `data`, `probe`, `n` of each split, `val_scores`, `score` (what they are: R2, accuracy, mean IoU), `gain` (the best
+    one's minus the output's).
 
-    Of simulated data of more samples than `PROBED`, as many of the next seed are probed. Taps of another grid than the output's cannot teach it and are no
-    candidates. Raises where the best one is the output itself: then nothing is hidden.
+    Of simulated data of more samples than `PROBED`, as many of the next seed are probed. Of targets with a value for every
+    place, the tokens of all samples are kept. Taps of other axes or features than the output's cannot teach it and
+    are no candidates. Raises where the best one is the output itself: then nothing is hidden.
     """
     name, options = parse_spec(spec)
     if name in SIMULATED and int(options["n"]) > PROBED:
@@ -64,15 +70,22 @@ def best_tap(
         spec = spec_of(name, options | {"n": PROBED, "seed": int(options["seed"]) + 1})
     dataset: Dataset = build("dataset", spec)
     check_target(dataset, target)
-    output = sized.tap(sized.output_tap)
-    upto = sized.taps[: sized.taps.index(output) + 1]
-    able = [tap.name for tap in upto if (tap.grid.shape, tap.grid.axes) == (output.grid.shape, output.grid.axes)]
-    key = f"linear_probe/{target}"
+    sized, output = base.sized_for(dataset[0]), base.output_tap
+    last = sized.tap(output)
+    upto = sized.taps[: sized.taps.index(last) + 1]
+    able = [tap.name for tap in upto if (tap.grid.axes, tap.features) == (last.grid.axes, last.features)]
+    kind = dataset.targets[target].kind
+    probe = PROBES.get(kind, "linear_probe")
+    key = f"{probe}/{target}"
+    # The others would be probed too.
+    alone = copy.copy(dataset)
+    alone.targets = {target: dataset.targets[target]}
+    budget = f"{sum(tap.tokens * tap.features for tap in upto) * 4 * (len(dataset) + 1)} B" if kind in PLACES else None
     with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
         try:
             probed = run(
-                base, dataset, out=Path(folder, "run"), taps=able, measures="linear_probe", controls=False, report=False,
-                device=device, watch=watch,
+                base, alone, out=Path(folder, "run"), taps=able, measures=probe, controls=False, report=False,
+                device=device, token_budget=budget, watch=watch,
             )  # fmt: skip
         except KeyboardInterrupt:
             # The run's own words name a folder that goes with it.
@@ -80,19 +93,26 @@ def best_tap(
                 "Interrupted while the best tap was looked for: the same command begins anew."
             ) from None
         if key not in {profile.name for profile in probed.profiles()}:
-            why = "; ".join(why for name, why in probed.skipped.items() if name.startswith("linear_probe"))
+            why = "; ".join(why for name, why in probed.skipped.items() if name.startswith(probe))
             raise DiagnosticsError(
-                f"A linear probe cannot read {target} of {dataset.name}, so no tap is its best: {why or 'name the tap itself'}."
+                f"{probe} cannot read {target} of {dataset.name}, so no tap is its best: {why or 'name the tap itself'}."
             )
         profile = probed.profile(key)
         best, taps = profile.best_tap, profile.taps
         scores = dict(zip(taps, (float(score) for score in profile.data["val_score"].values), strict=True))
         score = str(profile.data.attrs["score_name"])
     assert best is not None
-    if best == sized.output_tap:
+    if best == output:
         raise DiagnosticsError(
-            f"The best tap for {target} on val is the output {best} of {base.name} itself: nothing of it is hidden, so there is "
-            "nothing to align."
+            f"The best tap for {target} on val is {best} of {base.name} itself, which is to learn: nothing of it is hidden there, "
+            "so there is nothing to align."
         )
-    gain = scores[best] - scores[sized.output_tap]
-    return best, {"data": spec, "n": dataset.counts(), "val_scores": scores, "score": score, "gain": gain}
+    gain = scores[best] - scores[output]
+    return best, {
+        "data": spec,
+        "probe": probe,
+        "n": dataset.counts(),
+        "val_scores": scores,
+        "score": score,
+        "gain": gain,
+    }

@@ -5,6 +5,9 @@ the mean of the series (of each variate). Images: of 8 x 8 cells, hidden ones ar
 frames. What an encoder norms by a sample's own mean and deviation it then norms by those of what is left.
 """
 
+from __future__ import annotations
+
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,10 +15,12 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diagnostics import Dataset, DiagnosticsError, Encoder
-from diagnostics_training.alignment.objective import Teacher, put_section
+from diagnostics_training.alignment.teachers import OWN, Teacher, put_section
 from diagnostics_training.trainer.data import EpochOrder
 
 WINDOWS, CELLS, GREY = 16, 8, 128
+MASKED = "masked"
+"""The section of a batch that holds samples of which something is hidden."""
 MODALITIES = ("series", "audio", "image", "video")
 
 
@@ -23,25 +28,51 @@ class Feed:
     """`feed(step, rank, world)`: a process's part of a step's batch, with a section for whoever reads another input."""
 
     def __init__(
-        self, dataset: Dataset, rows: np.ndarray, teachers: Sequence[Teacher], batch: int, mask: float, seed: int
+        self,
+        dataset: Dataset,
+        rows: np.ndarray,
+        student: Encoder,
+        teachers: Sequence[Teacher],
+        batch: int,
+        mask: float,
+        seed: int,
     ) -> None:
-        self.dataset, self.teachers, self.mask, self.seed = dataset, tuple(teachers), mask, seed
+        self.dataset, self.student, self.mask, self.seed = dataset, student, mask, seed
         self.order = EpochOrder(rows, batch, seed)
+        self.readers = _readers(student, teachers, mask)
+
+    def read_by(self, teachers: Sequence[Teacher]) -> Feed:
+        """The same batches for other teachers."""
+        feed = copy.copy(self)
+        feed.readers = _readers(self.student, teachers, self.mask)
+        return feed
+
+    @property
+    def section(self) -> str:
+        """What the student reads."""
+        return MASKED if self.mask else OWN
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         rows, own, first = self.order.part(step, rank, world)
         samples = [self.dataset[int(row)] for row in rows]
         batch: dict[str, Tensor] = {}
-        for teacher in self.teachers:
-            batch |= self._section(teacher.section, teacher.encoder, samples)
+        for section, encoder in self.readers.items():
+            batch |= self._section(section, encoder, samples)
         if self.mask:
             rngs = [np.random.default_rng([self.seed, 1, step, first + i]) for i in range(own.start, own.stop)]
             less = [hidden(self.dataset.modality, s, self.mask, rng) for s, rng in zip(samples, rngs, strict=True)]
-            batch |= self._section("masked", self.teachers[0].encoder, less)
+            batch |= self._section(MASKED, self.student, less)
         return batch
 
     def _section(self, name: str, encoder: Encoder, samples: Sequence[np.ndarray]) -> dict[str, Tensor]:
         return put_section(name, default_collate([encoder.preprocess(sample) for sample in samples]))
+
+
+def _readers(student: Encoder, teachers: Sequence[Teacher], mask: float) -> dict[str, Encoder]:
+    """Who preprocesses for each section: one where several teachers read the same, and the student's own where nothing is
+    hidden from it."""
+    readers: dict[str, Encoder] = {teacher.section: teacher.encoder for teacher in teachers}
+    return readers if mask else {OWN: student, **readers}
 
 
 def hidden(modality: str, sample: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

