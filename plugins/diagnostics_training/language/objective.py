@@ -13,53 +13,47 @@ from torch import Tensor, nn
 
 from diagnostics import TorchEncoder
 from diagnostics_training.alignment.layer_scale import DropPath
-from diagnostics_training.alignment.objective import section_of
+from diagnostics_training.alignment.objective import Alignment
+from diagnostics_training.alignment.teachers import section_of
 from diagnostics_training.language.decoder import Decoder
 from diagnostics_training.language.pairs import IGNORED
-from diagnostics_training.language.projector import MODULE, grid_tokens
-from diagnostics_training.trainer.objective import Batch, Objective
-
-SECTION = "clean"
+from diagnostics_training.language.projector import TAP, projector_of
+from diagnostics_training.trainer.objective import Batch
 
 
-class Language(Objective):
+class Language(Alignment):
     """Cross entropy of an answer's tokens, its end among them, given the sample's tokens and the question; the mean over an answer,
     then over the batch.
 
-    What the decoder reads: its start, the projected grid tokens that stand for data, the question, the answer. Only DropPath behaves
-    as in training. A decoder that is not trained is no part of this module: nothing can train it, and checkpoints hold none of it.
+    What the decoder reads: its start, the projected grid tokens that stand for data, the question, the answer. No encoder teaches,
+    and only DropPath behaves as in training. A decoder that is not trained is no part of this module: nothing can train it, and
+    checkpoints hold none of it.
 
-    student: an encoder whose output is the tap, with a projector (`projector.with_projector`); trained in place.
+    student: its output is the tap that learns, and it has a projector as a head (`projector.with_projector`); trained in place.
     alone: for how many steps the projector learns alone.
     """
 
     phases = True
 
-    def __init__(self, student: TorchEncoder, decoder: Decoder, train_decoder: bool = False, alone: int = 0) -> None:
-        super().__init__()
-        self.student, self.decoder, self.alone = student, decoder, alone
-        self.tap = student.tap(student.output_tap)
-        self.module = student.module
+    def __init__(
+        self, student: TorchEncoder, decoder: Decoder, train_decoder: bool = False, alone: int = 0
+    ) -> None:
+        super().__init__(student, ())
+        self.decoder, self.alone = decoder, alone
         self.trained_decoder = decoder.module if train_decoder else None
-        for parameter in decoder.module.parameters():
-            parameter.requires_grad_(train_decoder)
-        self._later: list[nn.Parameter] = []
-        self.encoder_learns = True
-
-    @property
-    def projector(self) -> nn.Module:
-        """From the tap's tokens to the decoder's."""
-        return self.module.get_submodule(MODULE)
+        decoder.module.requires_grad_(train_decoder)
+        self.later: list[nn.Parameter] = []
+        self.all_learn = True
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        lost, right = self.answered(self.projected(section_of(batch, SECTION), True), batch["ids"], batch["labels"])
+        shown = self.shown(section_of(batch, self.section), gradient=True)
+        lost, right = self.answered(shown, batch["ids"], batch["labels"])
         return {"loss": lost.mean(), "right": right.float().mean()}
 
-    def projected(self, read: Any, gradient: bool = False) -> tuple[Tensor, Tensor | None]:
+    def shown(self, read: Any, gradient: bool = False) -> tuple[Tensor, Tensor | None]:
         """What the decoder is shown of samples, [B, K, width], and which of it stands for data (None: all)."""
-        tokens, valid = grid_tokens(self.student, read, self.tap, gradient)
-        shown = self.projector(tokens, self.tap.grid, valid)
-        return shown, None if valid is None else self.projector.valid(valid, self.tap.grid)  # pyright: ignore[reportCallIssue] # a Projector
+        tokens = self.student.capture(read, [TAP], gradient=gradient)[TAP]
+        return tokens, self.student.valid(read, self.student.tap(TAP))
 
     def answered(
         self, shown: tuple[Tensor, Tensor | None] | None, ids: Tensor, labels: Tensor
@@ -88,44 +82,35 @@ class Language(Objective):
         lost = (lost.reshape(wanted.shape) * asked).sum(1) / asked.sum(1)
         return lost, ((logits.argmax(-1) == wanted) | ~asked).all(1)
 
-    def output(self, batch: Batch) -> Tensor:
-        tokens, _ = grid_tokens(self.student, section_of(batch, SECTION), self.tap, False)
-        return tokens.float().mean(1)
+    def to(self, *args: Any, **kwargs: Any) -> Language:
+        """As of any module; a decoder that is no part of this one comes along."""
+        self.decoder.module.to(*args, **kwargs)
+        return super().to(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Language:
         super().train(mode)
-        self.module.eval()
-        self.decoder.module.eval()
+        if self.trained_decoder is not None:
+            self.trained_decoder.eval()
         for part in self.module.modules():
             if isinstance(part, DropPath):
-                part.train(mode and self.encoder_learns)
+                part.train(mode and self.all_learn)
         return self
 
     def before_step(self, step: int) -> None:
-        """The projector alone in the first `alone` steps, then everything that is trained."""
-        self.encoder_learns = step >= self.alone
-        for parameter in self._later:
-            parameter.requires_grad_(self.encoder_learns)
+        """The projector alone learns in the first `alone` steps, then everything that is trained."""
+        self.all_learn = step >= self.alone
+        for parameter in self.later:
+            parameter.requires_grad_(self.all_learn)
         self.train(self.training)
 
     def free(self, batch: Batch) -> None:
         """Has gradients required of what the answers depend on; raises where that is nothing."""
-        from diagnostics import DiagnosticsError
-
-        for parameter in self.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-        try:
-            self(batch)["loss"].backward()
-        except RuntimeError as error:
-            raise DiagnosticsError(
-                f"No gradient can be followed through {self.student.name} ({' '.join(str(error).split())[:200]}): it cannot be "
-                "aligned."
-            ) from error
-        for parameter in self.parameters():
+        super().free(batch)
+        for parameter in () if self.trained_decoder is None else self.trained_decoder.parameters():
             parameter.requires_grad_(parameter.grad is not None)
             parameter.grad = None
-        alone = set(map(id, self.projector.parameters()))
-        self._later = [p for p in self.parameters() if p.requires_grad and id(p) not in alone]
+        alone = {id(parameter) for parameter in projector_of(self.module).parameters()}
+        self.later = [p for p in self.parameters() if p.requires_grad and id(p) not in alone]
 
 
 def _without_gaps(sequence: Tensor, labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -18,9 +18,9 @@ ASKED = "\n"
 
 @dataclass(frozen=True)
 class Pair:
-    """One question of a sample in one wording: its name, and the tokens of both; those of the answer end in the decoder's `end`."""
+    """A question in one of its wordings, as tokens of both; those of the answer end in the decoder's `end`."""
 
-    name: str
+    question: Question
     prompt: list[int]
     answer: list[int]
 
@@ -60,7 +60,7 @@ class Pairs:
 
     def _pair(self, question: Question, wording: str) -> Pair:
         prompt = self._of(wording + ASKED) if wording else []
-        return Pair(question.name, prompt, [*self._of(question.answer), self.decoder.end])
+        return Pair(question, prompt, [*self._of(question.answer), self.decoder.end])
 
     def _of(self, text: str) -> list[int]:
         if text not in self._tokens:

@@ -30,10 +30,10 @@ DAMAGED = "its bytes are not those that were written"
 OPTIONS = frozenset({
     "data", "batch", "steps", "lr", "seed", "width", "depth", "heads", "patch", "likelihood", "positives", "regulariser",
     "precision", "to", "for", "mask", "layer_scale", "drop_path", "teacher", "keep",
-    "at",
+    "at", "lm", "pool", "projector_steps", "train_lm",
 })  # fmt: skip
 """Parts of an identity that are options of a command."""
-UNTELLING = {"fingerprint": "other samples of these data", "base": "other weights of the base encoder"}
+UNTELLING = {"fingerprint": "other samples of these data", "base": "other weights of the base encoder", "decoder": "other weights of the decoder"}
 """Parts whose values tell people nothing."""
 FOLLOWS = {
     "data": ("fingerprint", "modality", "length", "variates", "size", "frames", "outputs"),
@@ -41,6 +41,8 @@ FOLLOWS = {
     "to": ("tap",),
     "for": ("tap",),
     "base": ("tap",),
+    "lm": ("decoder", "tap"),
+    "steps": ("projector_steps",),
 }
 """What differs because something else does."""
 

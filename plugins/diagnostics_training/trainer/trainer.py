@@ -83,6 +83,7 @@ def fit(
     name: str = "training",
     identity: Mapping[str, Any] | None = None,
     world: World | None = None,
+    begin: int = 0,
     tell: Callable[[str], None] = say,
 ) -> Fitted:
     """Trains an objective in place, and goes on from the checkpoint in `out` where there is one.
@@ -96,6 +97,7 @@ def fit(
     identity: what objective and data are, as plain JSON values: a checkpoint that differs in one of them, or in the
         settings, is refused.
     world: which process this is (see `distributed.world`); the first one writes.
+    begin: the first step, where those before it teach nothing.
     tell: is given single lines: the expected time, and an output that collapses.
     """
     world = world or World()
@@ -107,7 +109,7 @@ def fit(
         if world.first:
             stack.enter_context(_only(out, name))
         barrier()
-        first = checkpoints.load(out, objective, optimiser, identity)
+        first = checkpoints.load(out, objective, optimiser, identity) or begin
         barrier()
         monitor = None
         if world.first:
@@ -123,6 +125,7 @@ def fit(
             batch = {key: value.to(world.device, non_blocking=True) for key, value in coming.result().items()}
             if step + 1 < settings.steps:
                 coming = pool.submit(batches, step + 1, world.rank, world.size)
+            objective.before_step(step)
             values = train_step(objective, module, batch, optimiser, settings, step, world)
             done = step + 1
             objective.after_step(done, settings.steps)
@@ -189,7 +192,8 @@ def wrap(objective: Objective, settings: Settings, world: World) -> nn.Module:
         return objective
     from torch.nn.parallel import DistributedDataParallel
 
-    return DistributedDataParallel(objective, device_ids=[world.device] if world.device != "cpu" else None)
+    devices = [world.device] if world.device != "cpu" else None
+    return DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=objective.phases)
 
 
 def train_step(
