@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from diagnostics import DiagnosticsError, Question, TorchEncoder
+from diagnostics.encoders.cut import cut_encoder
 from diagnostics_training.alignment.course import Course, with_control
 from diagnostics_training.alignment.job import AlignmentJob
 from diagnostics_training.alignment.objective import Alignment
@@ -22,7 +23,7 @@ from diagnostics_training.language.answers import answers
 from diagnostics_training.language.decoder import TINY, Decoder, decoder_named
 from diagnostics_training.language.feed import QuestionFeed
 from diagnostics_training.language.objective import Language
-from diagnostics_training.language.pairs import Pairs
+from diagnostics_training.language.pairs import Pairs, check_texts
 from diagnostics_training.language.projector import pooled, with_projector
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.monitor import Watch
@@ -67,7 +68,8 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
 
     Gives in addition `answers` (see `answers.answers`), of the test samples, and `decoder`, the folder of the trained one or None.
     """
-    start = start_of(job)
+    start = _ending(start_of(job))
+    check_texts(start.dataset)
     decoder = decoder_named(job.lm, _texts(start), start.seed)
     pairs = Pairs(start.dataset, decoder, 1 + pooled(start.tap.grid, job.pool).tokens)
     test = np.flatnonzero(start.dataset.split == "test")
@@ -94,6 +96,13 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
         )  # fmt: skip
 
     return with_control(job, start, asked, plan)
+
+
+def _ending(start: Start) -> Start:
+    """The start without what the base has behind the tap, as a head that is an earlier alignment's."""
+    if start.base.taps[-1].name == start.tap.name:
+        return start
+    return replace(start, base=cut_encoder(start.base, start.tap.name))
 
 
 def _texts(start: Start) -> list[str]:

@@ -25,22 +25,36 @@ class Pair:
     answer: list[int]
 
 
+def check_texts(dataset: Dataset) -> None:
+    """Raises for a dataset without texts, and for empty ones: how many, and which first."""
+    if not dataset.questions:
+        raise DiagnosticsError(
+            f"{dataset.name} has no texts, from which language is learned: name a dataset of captions or questions with --data "
+            "(`captions:FILE`, `shapes`)."
+        )
+    rows = {row for row, question in _all(dataset) if not question.answer.strip()}
+    rows |= {row for row, asked in enumerate(dataset.questions) if not asked}
+    if rows:
+        raise DiagnosticsError(
+            f"{len(rows)} of the {len(dataset)} samples of {dataset.name} have an empty text, {dataset.ids[min(rows)]} first: fill "
+            "it in, or leave these samples out."
+        )
+
+
+def _all(dataset: Dataset) -> Iterator[tuple[int, Question]]:
+    return ((row, question) for row, asked in enumerate(dataset.questions) for question in asked)
+
+
 class Pairs:
     """Questions and answers of a dataset as tokens of a decoder; each text is taken apart once.
 
-    Raises DiagnosticsError for a dataset without texts, and for texts that are empty or, with `room` tokens before them taken,
-    longer than the decoder's context: how many, and which first.
+    Raises DiagnosticsError for texts that are longer than the decoder's context with `room` tokens of it taken: how many, and which
+    first.
     """
 
     def __init__(self, dataset: Dataset, decoder: Decoder, room: int) -> None:
-        if not dataset.questions:
-            raise DiagnosticsError(
-                f"{dataset.name} has no texts, from which language is learned: name a dataset of captions or questions with "
-                "--data (`captions:FILE`, `shapes`)."
-            )
         self.dataset, self.decoder = dataset, decoder
         self._tokens: dict[str, list[int]] = {}
-        self._check_empty()
         if decoder.context is not None:
             self._check_length(decoder.context - room)
 
@@ -67,22 +81,10 @@ class Pairs:
             self._tokens[text] = self.decoder.tokens(text)
         return self._tokens[text]
 
-    def _all(self) -> Iterator[tuple[int, Question]]:
-        return ((row, question) for row, asked in enumerate(self.dataset.questions) for question in asked)
-
-    def _check_empty(self) -> None:
-        rows = [row for row, question in self._all() if not question.answer.strip()]
-        rows = sorted({*rows, *(row for row, asked in enumerate(self.dataset.questions) if not asked)})
-        if rows:
-            raise DiagnosticsError(
-                f"{len(rows)} of the {len(self.dataset)} samples of {self.dataset.name} have an empty text, "
-                f"{self.dataset.ids[rows[0]]} first: fill it in, or leave these samples out."
-            )
-
     def _check_length(self, most: int) -> None:
         longest: dict[Question, int] = {}
         long: list[tuple[int, int]] = []
-        for row, question in self._all():
+        for row, question in _all(self.dataset):
             if question not in longest:
                 pairs = [self._pair(question, wording) for wording in (*question.wordings, *question.held_back)]
                 longest[question] = max(len(pair.prompt) + len(pair.answer) for pair in pairs)

@@ -98,7 +98,8 @@ def projector_of(module: nn.Module) -> Projector:
 
 
 def _give(module: nn.Module, tap: Tap, width: int, pool: int) -> nn.Module:
-    if not hasattr(module, MODULE):
+    # What a base had, and was cut off, is no projector any more.
+    if not isinstance(getattr(module, MODULE, None), Projector):
         like = next(module.parameters())
-        module.add_module(MODULE, Projector(tap.features, width, pool).to(like.device).eval())
+        setattr(module, MODULE, Projector(tap.features, width, pool).to(like.device).eval())
     return module
