@@ -99,7 +99,9 @@ def align_language(
     encoder: Base,
     lm: Annotated[
         str,
-        Option(metavar="FOLDER", help="A causal decoder as transformers saves it, or tiny (random weights, for trials)."),
+        Option(
+            metavar="FOLDER", help="A causal decoder as transformers saves it, or tiny (random weights, for trials)."
+        ),
     ],
     at: At = None,
     data: Annotated[

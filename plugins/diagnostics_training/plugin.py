@@ -96,7 +96,9 @@ def projected(base: str, at: str, width: int, cut: bool = False, pool: int = 1) 
     encoder = build("encoder", base)
     encoder = cut_encoder(encoder, at) if cut else encoder
     if not isinstance(encoder, TorchEncoder) or encoder.output_tap != at or width < 1 or pool not in (1, 2):
-        raise DiagnosticsError(f"{base} has no output {at} of a torch module that a projector of {width} features fits on.")
+        raise DiagnosticsError(
+            f"{base} has no output {at} of a torch module that a projector of {width} features fits on."
+        )
     return with_projector(encoder, width, pool)
 
 

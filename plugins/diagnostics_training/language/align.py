@@ -55,7 +55,9 @@ class LanguageJob(AlignmentJob):
         if self.lm == TINY and not self.train_lm:
             raise DiagnosticsError("Decoder tiny begins with random weights and must learn too: add --train-lm.")
         if self.lm != TINY and Path(self.lm).expanduser().resolve().is_relative_to(self.folder.expanduser().resolve()):
-            raise DiagnosticsError(f"Decoder {self.lm} lies in {self.folder}, where it would be overwritten: give another --out.")
+            raise DiagnosticsError(
+                f"Decoder {self.lm} lies in {self.folder}, where it would be overwritten: give another --out."
+            )
 
     @property
     def alone(self) -> int:

@@ -95,10 +95,12 @@ def _partners(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
             f"All test samples of {dataset.name} are one group, so that no question can be asked with another's sample: give data of "
             "several groups."
         )
-    return np.array([
-        next(rows[(i + k) % len(rows)] for k in range(1, len(rows)) if groups[(i + k) % len(rows)] != groups[i])
-        for i in range(len(rows))
-    ])
+    return np.array(
+        [
+            next(rows[(i + k) % len(rows)] for k in range(1, len(rows)) if groups[(i + k) % len(rows)] != groups[i])
+            for i in range(len(rows))
+        ]
+    )
 
 
 def _commonest(dataset: Dataset, train: np.ndarray) -> dict[str, str]:
@@ -126,7 +128,9 @@ def _summary(
         }
     lost, asked = _by_unit(wrong, unit), _by_unit(np.ones_like(wrong), unit)
     counts = resample_counts(lost.shape[1], seed)
-    own, others = (resampled_scores(lost[i : i + 1], asked[i : i + 1], counts, seed, True, stream=i)[:, 0] for i in (0, 1))
+    own, others = (
+        resampled_scores(lost[i : i + 1], asked[i : i + 1], counts, seed, True, stream=i)[:, 0] for i in (0, 1)
+    )
     gain = float(wrong[1].mean() - wrong[0].mean())
     return {
         "samples": samples,

@@ -141,9 +141,11 @@ def _in_folder(name: str, dtype: torch.dtype) -> Decoder:
         with quiet():
             config = AutoConfig.from_pretrained(folder, **local)
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-            model, info = AutoModelForCausalLM.from_pretrained(
+            # With `output_loading_info` these are two, which its annotation does not say.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
             )
+            model, info = loaded
     except Exception as error:
         raise DiagnosticsError(f"Decoder {name} cannot be loaded ({_why(error)}): {FOLDER}.") from error
     if lacking := sorted(map(str, info["missing_keys"])):
@@ -175,7 +177,7 @@ def _refuse_kernels(folder: Path, name: str) -> None:
     """Raises where a configuration names a kernel of the hub, which is code that building the model would fetch and run."""
     try:
         text = (folder / "config.json").read_text(encoding="utf-8")
-        parts = [part for part in _mappings(json.loads(text))]
+        parts = list(_mappings(json.loads(text)))
     except (OSError, ValueError, RecursionError) as error:
         raise DiagnosticsError(f"Decoder {name} cannot be loaded ({describe(error)}): {FOLDER}.") from error
     for part in parts:

@@ -35,9 +35,7 @@ class Language(Alignment):
 
     phases = True
 
-    def __init__(
-        self, student: TorchEncoder, decoder: Decoder, train_decoder: bool = False, alone: int = 0
-    ) -> None:
+    def __init__(self, student: TorchEncoder, decoder: Decoder, train_decoder: bool = False, alone: int = 0) -> None:
         super().__init__(student, ())
         self.decoder, self.alone = decoder, alone
         self.trained_decoder = decoder.module if train_decoder else None
@@ -67,16 +65,20 @@ class Language(Alignment):
         start = torch.full((len(ids), 1), decoder.start, device=ids.device)
         text = decoder.embedded(torch.cat([start, ids], dim=1))
         parts, labels = [text], nn.functional.pad(labels, (1, 0), value=IGNORED)
+        valid = None
         if shown is not None:
             tokens, valid = shown
             parts = [text[:, :1], tokens.to(text.dtype), text[:, 1:]]
-            labels = torch.cat([labels[:, :1], torch.full(tokens.shape[:2], IGNORED, device=ids.device), labels[:, 1:]], dim=1)
+            unlabelled = torch.full(tokens.shape[:2], IGNORED, device=ids.device)
+            labels = torch.cat([labels[:, :1], unlabelled, labels[:, 1:]], dim=1)
         sequence, last = torch.cat(parts, dim=1), ids.shape[1] + 1
-        if shown is not None and shown[1] is not None:
-            sequence, labels, last = _without_gaps(sequence, labels, shown[1])
+        if valid is not None:
+            sequence, labels, last = _without_gaps(sequence, labels, valid)
         logits = decoder.logits(sequence, last)[:, :-1].float()
         wanted = labels[:, labels.shape[1] - last + 1 :]
-        lost = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none", ignore_index=IGNORED)
+        lost = nn.functional.cross_entropy(
+            logits.flatten(0, 1), wanted.flatten(), reduction="none", ignore_index=IGNORED
+        )
         asked = wanted != IGNORED
         # Answers have one token at least: their end.
         lost = (lost.reshape(wanted.shape) * asked).sum(1) / asked.sum(1)

@@ -48,7 +48,9 @@ class Projector(nn.Module):
         known = valid[..., None].to(tokens.dtype)
         # What is no data may be anything, NaN too.
         share = self._mean(known, grid)
-        return self._mean(torch.where(valid[..., None], tokens, 0), grid) / share.clamp_min(torch.finfo(share.dtype).tiny)
+        return self._mean(torch.where(valid[..., None], tokens, 0), grid) / share.clamp_min(
+            torch.finfo(share.dtype).tiny
+        )
 
     def _mean(self, tokens: Tensor, grid: Grid) -> Tensor:
         maps = tokens.transpose(1, 2).unflatten(2, grid.shape)

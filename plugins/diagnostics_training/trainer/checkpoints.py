@@ -33,7 +33,11 @@ OPTIONS = frozenset({
     "at", "lm", "pool", "projector_steps", "train_lm",
 })  # fmt: skip
 """Parts of an identity that are options of a command."""
-UNTELLING = {"fingerprint": "other samples of these data", "base": "other weights of the base encoder", "decoder": "other weights of the decoder"}
+UNTELLING = {
+    "fingerprint": "other samples of these data",
+    "base": "other weights of the base encoder",
+    "decoder": "other weights of the decoder",
+}
 """Parts whose values tell people nothing."""
 FOLLOWS = {
     "data": ("fingerprint", "modality", "length", "variates", "size", "frames", "outputs"),

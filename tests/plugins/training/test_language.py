@@ -24,6 +24,7 @@ from diagnostics import DiagnosticsError, Grid, Question
 
 pytest.importorskip("transformers")
 
+from answering import COLOURS, SHAPES, WORDINGS
 from diagnostics_training.alignment.start import make_student, start_of
 from diagnostics_training.alignment_commands import aligned_lines
 from diagnostics_training.language.align import LanguageJob, align_language
@@ -37,8 +38,9 @@ from diagnostics_training.trainer.monitor import lines, silent
 from diagnostics_training.trainer.settings import Settings
 from diagnostics_training.trainer.trainer import fit
 
-from answering import COLOURS, SHAPES, WORDINGS
 from tiny import tiny_dataset, tiny_encoder
+
+pytest.importorskip("transformers")
 
 SUPPORT = f"{Path(__file__).parents[2] / 'support' / 'answering.py'}"
 WORDS = [*COLOURS, *SHAPES, *(text for pair in WORDINGS.values() for texts in pair for text in texts)]
@@ -313,7 +315,9 @@ def tiny_language(valid: Any = None, pool: int = 1) -> tuple[Language, Tensor]:
     return Language(with_projector(encoder, 96, pool), decoder_named("tiny", WORDS)), batch
 
 
-PAIRS = [Pair(Question("q", "a"), prompt, answer) for prompt, answer in (([3, 4, 5], [6, 0]), ([], [7, 8, 9, 0]), ([4], [0]))]
+PAIRS = [
+    Pair(Question("q", "a"), prompt, answer) for prompt, answer in (([3, 4, 5], [6, 0]), ([], [7, 8, 9, 0]), ([4], [0]))
+]
 
 
 def test_the_loss_is_the_decoders_own_on_the_answer_alone() -> None:
@@ -379,7 +383,9 @@ def test_tokens_are_pooled_over_cells_of_data() -> None:
     gone = tokens.masked_fill(~known[..., None], float("nan"))
     cells = tokens.reshape(2, 3, 4, 5)
     # Three rows become two that share the middle one.
-    by_hand = torch.stack([cells[:, y : y + 2, x : x + 2].reshape(2, 4, 5).mean(1) for y in (0, 1) for x in (0, 2)], dim=1)
+    by_hand = torch.stack(
+        [cells[:, y : y + 2, x : x + 2].reshape(2, 4, 5).mean(1) for y in (0, 1) for x in (0, 2)], dim=1
+    )
 
     def project(pooled: Tensor) -> Tensor:
         return projector.out(torch.nn.functional.gelu(projector.enter(pooled)))
@@ -387,7 +393,9 @@ def test_tokens_are_pooled_over_cells_of_data() -> None:
     torch.testing.assert_close(projector(tokens, grid), project(by_hand))
     result = projector(gone, grid, known)
     torch.testing.assert_close(result[0, 0], project(tokens[0, 5]))
-    torch.testing.assert_close(result[1, 3], project(cells[1, 1:3, 2:4][torch.tensor([[False, False], [True, True]])].mean(0)))
+    torch.testing.assert_close(
+        result[1, 3], project(cells[1, 1:3, 2:4][torch.tensor([[False, False], [True, True]])].mean(0))
+    )
     clip = Grid((2, 4, 4), ("t", "y", "x"))
     assert Projector(5, 7, 2)(torch.randn(1, 32, 5), clip).shape == (1, 8, 7)
     objective, batch = tiny_language(pool=2)
@@ -431,7 +439,9 @@ def test_a_batch_is_a_function_of_its_step() -> None:
 
 
 def test_texts_that_cannot_be_learned_from_are_told() -> None:
-    with pytest.raises(DiagnosticsError, match="spoken has no texts, from which language is learned: name a dataset of"):
+    with pytest.raises(
+        DiagnosticsError, match="spoken has no texts, from which language is learned: name a dataset of"
+    ):
         check_texts(spoken())
     with pytest.raises(DiagnosticsError, match="2 of the 3 samples of spoken have an empty text, b first: fill it in"):
         check_texts(spoken(texts=["a", " ", ""]))
@@ -452,7 +462,7 @@ def test_texts_that_cannot_be_learned_from_are_told() -> None:
 
 
 def test_nothing_is_begun_where_texts_are_missing(tmp_path: Path) -> None:
-    with pytest.raises(DiagnosticsError, match="shapes-mine has no texts|planted has no texts"):
+    with pytest.raises(DiagnosticsError, match="planted has no texts"):
         align_language(
             dataclasses.replace(
                 job(tmp_path / "o"), encoder=SUPPORT.replace("answering", "erasing") + ":build",
