@@ -94,7 +94,7 @@ def frames_of(encoder: TorchEncoder, count: int, sampler: str = "floor") -> Torc
         sized_for=sized_for,
         covers=covers,
         valid=valid,
-    )
+    ).replace(maker_names=encoder.maker_names)
     return video
 
 

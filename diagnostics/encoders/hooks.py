@@ -209,12 +209,12 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
         )
     expected = (tap.grid.prefix + tap.grid.tokens // site.rows, tap.features)
     tokens = tokens[:, site.kept]
-    # One row a sample may be an axis of the grid as well: a clip of a single frame.
-    shapes = [tap.grid.shape] if site.rows == 1 else []
-    shapes += [tap.grid.shape[1:]] if site.rows == tap.grid.shape[0] else []
+    # Rows of a sample are the grid's first axis. One row, one frame or one variate orders nothing: axes of 1 do not count.
+    shape = tap.grid.shape if site.rows == 1 else tap.grid.shape[1:] if site.rows == tap.grid.shape[0] else None
+    fits = places is None or (shape is not None and _long_axes(places) == _long_axes(shape))
     # A map may hold special tokens among its places, which only an order puts apart.
     apart = bool(site.order) and tap.grid.prefix > 0
-    wrong = tokens.shape[1:] != expected or (places is not None and not apart and places not in shapes)
+    wrong = tokens.shape[1:] != expected or not (fits or apart)
     if wrong or len(site.order) not in (0, expected[0]) or len(tokens) % site.rows:
         raise DiagnosticsError(
             f"Tap {tap.name} read a tensor of shape {tuple(value.shape)} {site}, but declares {tap.tokens} tokens "
@@ -223,6 +223,10 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
     if site.order:
         tokens = tokens[:, torch.tensor(site.order, device=tokens.device)]
     return _rows_as_places(tokens, site.rows, tap.grid.prefix) if site.rows > 1 else tokens
+
+
+def _long_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(extent for extent in shape if extent > 1)
 
 
 def first_tensor(value: Any) -> Any:

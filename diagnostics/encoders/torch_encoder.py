@@ -181,8 +181,11 @@ class TorchEncoder(Encoder):
         sized = (self._sized_for(sample) if self._sized_for else self._rediscovered(sample)) or self
         if sized is self:
             return self
-        # A function that builds it anew knows neither the name that was asked for nor where the weights come from.
-        return sized.replace(spec=self.spec, skeleton=self.skeleton, files=self.files, lineage=self.lineage)
+        # A function that builds it anew knows neither the name that was asked for nor where the weights come from, nor
+        # what was added since.
+        return sized.replace(
+            spec=self.spec, skeleton=self.skeleton, files=self.files, lineage=self.lineage, maker_names=self.maker_names
+        )
 
     def _rediscovered(self, sample: np.ndarray) -> TorchEncoder | None:
         """With taps discovered for samples of another size; None where they were declared, or the size is the same."""

@@ -38,6 +38,34 @@ def normal(*shape: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
+def column(*values: float) -> np.ndarray:
+    """Samples of one feature, [n, 1]."""
+    return np.array(values, dtype=np.float64)[:, None]
+
+
+def sixty_samples() -> np.ndarray:
+    """[60, 8], draws that are compared with a changed copy of themselves."""
+    return normal(60, 8, seed=3)
+
+
+def shared_axes() -> tuple[np.ndarray, np.ndarray]:
+    """Two sides [8, 3] whose kernels have the same eigenvectors, with eigenvalues (3, 2, 1) and (1, 2, 3)."""
+    axes = centred_axes(8, 3)
+    return axes * np.sqrt([3.0, 2.0, 1.0]), axes * np.sqrt([1.0, 2.0, 3.0])
+
+
+def overlapping_columns() -> tuple[np.ndarray, np.ndarray]:
+    """Two sides [24, 6] of orthonormal columns, of which they share 2."""
+    axes = centred_axes(24, 10)
+    return axes[:, :6], axes[:, 4:10]
+
+
+def circle(m: int) -> np.ndarray:
+    """[m, 2], evenly spaced points of the unit circle, in order."""
+    angle = 2 * np.pi * np.arange(m) / m
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
 class Arrays(Activations):
     """Pooled values tap -> [sample, feature], as a run would hold them: no tokens, each sample its own group."""
 

@@ -86,7 +86,7 @@ def encoder_of(
     """The encoder over an `Eva` of this architecture; `weights` is what a run should say of where they came from."""
     size = architecture.image if img_size is None else img_size
     preprocess = Preprocess(name, size)
-    return TorchEncoder(
+    encoder = TorchEncoder(
         name,
         "image",
         module.eval(),
@@ -98,6 +98,20 @@ def encoder_of(
         configuration=f"input 3x{size}x{size}, positions by {positions}"
         + (f"; checkpoint: {weights}" if weights else ""),
     )
+    return encoder.replace(maker_names=_maker_names(architecture))
+
+
+def _maker_names(architecture: Architecture) -> dict[str, str]:
+    """Of Meta's `VisionTransformer` and `CLIP` (core/vision_encoder/pe.py), where the norm is an option; and of timm's `Eva`."""
+    last = f"blocks.{architecture.depth - 1}"
+    if not architecture.embedding:
+        return {last: "forward_features"}
+    return {
+        last: "forward_features",
+        "norm": "forward_features(norm=True), in timm forward_features",
+        "attn_pool": "timm's forward_head(pre_logits=True)",
+        "head": "encode_image",
+    }
 
 
 def _taps(architecture: Architecture, side: int) -> list[Tap]:

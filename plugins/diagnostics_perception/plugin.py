@@ -76,6 +76,10 @@ def build_video(
     image = build(model, pretrained, checkpoint, partial, img_size, positions, seed)
     name = f"pe-video:{model}?frames={frames}&sampler={sampler}"
     options, skeletal = (text.partition("?")[2] for text in (image.name, image.skeleton))
-    return frames_of(image, frames, sampler).replace(
-        name=f"{name}{'&' if options else ''}{options}", skeleton=f"{name}&{skeletal}"
+    video = frames_of(image, frames, sampler)
+    names = dict(video.maker_names)
+    if "head" in names:
+        names["head"] = "encode_image of each frame, whose mean is encode_video"
+    return video.replace(
+        name=f"{name}{'&' if options else ''}{options}", skeleton=f"{name}&{skeletal}", maker_names=names
     )

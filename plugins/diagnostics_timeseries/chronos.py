@@ -146,6 +146,7 @@ def _t5(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
         settings.context_length,
         fresh,
         lambda batch: batch["mask"][:, : batch["mask"].shape[1] - special],
+        maker_names={"norm": "ChronosPipeline.embed"},
     )  # fmt: skip
 
 
@@ -193,4 +194,5 @@ def _patched(name: str, whole: Any, fresh: Callable[[], nn.Module]) -> SeriesMod
         lambda batch: any_observed(batch["series"], size).flatten(1),
         several=groups,
         covered=whole_patches(size),
+        maker_names={"norm": "Chronos2Pipeline.embed" if groups else "ChronosBoltPipeline.embed"},
     )

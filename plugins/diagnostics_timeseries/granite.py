@@ -130,6 +130,7 @@ def _ttm(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesModel:
     return SeriesModel(
         name, module, taps, _time_last, forward, f"mixers.{blocks - 1}", window, fresh,
         lambda batch: _seen(batch, size), several=True, example=window,
+        maker_names={f"mixers.{blocks - 1}": "last_hidden_state"},
     )  # fmt: skip
 
 
@@ -165,6 +166,7 @@ def _tspulse(name: str, module: Any, fresh: Callable[[], nn.Module]) -> SeriesMo
         name, module, taps, _time_last,
         lambda module, batch: module(batch["series"] * batch["mask"], past_observed_mask=batch["mask"], enable_masking=False),  # pyright: ignore
         f"mixers.{len(layers) - 1}", window, fresh, lambda batch: _seen(batch, size), several=True, example=window,
+        maker_names={f"mixers.{len(layers) - 1}": "last_hidden_state"},
     )  # fmt: skip
 
 
@@ -195,6 +197,7 @@ def _flowstate(name: str, module: Any, fresh: Callable[[], nn.Module]) -> Series
         ),
         prepare, forward, f"layers.{settings.encoder_num_layers - 1}", settings.context_length, fresh,
         lambda batch: ~batch["series"].isnan(), fewest=2, configuration=f"scale factor {settings.scale_factor},",
+        maker_names={f"layers.{settings.encoder_num_layers - 1}": "backbone_hidden_state (last step)"},
     )  # fmt: skip
 
 

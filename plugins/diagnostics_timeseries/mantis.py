@@ -75,6 +75,7 @@ def build(
         fewest=2,
         several=True,
         configuration=f"resized to {steps} steps",
+        maker_names={f"layers.{depth - 1}": "MantisTrainer.transform (class token)"},
     ).encoder()
 
 

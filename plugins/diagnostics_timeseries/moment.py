@@ -83,4 +83,5 @@ def build(
         fewest=size,
         several=True,
         covered=lambda steps: (float(steps % size), float(steps)),
+        maker_names={"norm": "embed(reduction='none')"},
     ).encoder()

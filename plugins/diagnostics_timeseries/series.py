@@ -4,7 +4,7 @@ Shape suffixes: B sample, V variate, L step, T token, F feature.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class SeriesModel:
     valid: (batch) -> which grid tokens hold anything observed, bool [B, grid token]; None where all always do.
     covered: steps -> (start, stop) of the steps that the grid spans; below 0 where the model pads to a whole patch.
     example: steps of the example.
+    maker_names: tap -> what its makers call what stands there.
     configuration: what else decides the activations, in words.
     """
 
@@ -51,6 +52,7 @@ class SeriesModel:
     covered: Callable[[int], tuple[float, float]] | None = None
     example: int = 512
     configuration: str = ""
+    maker_names: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def encoder(self, steps: int | None = None, variates: int = 1) -> TorchEncoder:
         """The encoder of series of that many steps and variates; `sized_for` gives that of another size."""
@@ -87,7 +89,7 @@ class SeriesModel:
             self.name, "series", self.module.eval(), self.taps(length, variates), self.output_tap, preprocess, noise,
             forward=self.forward, fresh=self.fresh, sized_for=sized_for, covers=covers, valid=valid,
             configuration=f"{self.configuration} series of {length} steps of {variates} variate(s)".strip(),
-        )  # fmt: skip
+        ).replace(maker_names=self.maker_names)  # fmt: skip
 
     def series(self, sample: np.ndarray) -> np.ndarray:
         """A raw sample [L] or [L, V] as float32 [V, L]; raises where the model cannot read it."""

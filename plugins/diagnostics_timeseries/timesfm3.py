@@ -77,4 +77,7 @@ def build(
         lambda batch: batch["observed"].flatten(1),
         several=True,
         covered=whole_patches(size),
+        maker_names={
+            f"layers.{len(module.transformer_stack.layers) - 1}": "transformer_output (of decode's aux outputs)"
+        },
     ).encoder()

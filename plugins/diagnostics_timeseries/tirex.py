@@ -95,6 +95,7 @@ def build(
         several=True,
         covered=whole_patches(size),
         configuration=f"context {longest}",
+        maker_names={f"blocks.{len(module.blocks) - 1}": "_embed_context (last layer)"},
     ).encoder()
 
 

@@ -10,31 +10,73 @@ import typer
 from diagnostics import printable
 from diagnostics_training.commands import describe_collapse, describe_loss
 from diagnostics_training.next_steps import next_lines
+from diagnostics_training.options import (
+    TRAINING,
+    WHAT,
+    Accumulate,
+    Batch,
+    Clip,
+    Compile,
+    Cooldown,
+    Device,
+    LearningRate,
+    Optimiser,
+    Precision,
+    Recompute,
+    Schedule,
+    Seed,
+    Steps,
+    Warmup,
+    Workers,
+)
 
 Option = typer.Option
 
 # What all commands of the group share.
-Base = Annotated[str, Option(help="The encoder to start from, by any name that `diagnostics run` takes.")]
-At = Annotated[str | None, Option(metavar="TAP", help="The tap that learns; the encoder is cut there [its output].")]
-To = Annotated[str, Option(metavar="TAP", help="The tap that teaches, or best-tap (with --for).")]
-For = Annotated[
-    str | None, Option("--for", metavar="TARGET", help="The target that best-tap is best for, chosen on val.")
+Base = Annotated[
+    str, Option(help="The encoder to start from, by any name that `diagnostics run` takes.", rich_help_panel=WHAT)
 ]
-Data = Annotated[str | None, Option(help="A dataset, whose train split is used [what the encoder was trained on].")]
+At = Annotated[
+    str | None,
+    Option(metavar="TAP", help="The tap that learns; the encoder is cut there [its output].", rich_help_panel=WHAT),
+]
+To = Annotated[str, Option(metavar="TAP", help="The tap that teaches, or best-tap (with --for).", rich_help_panel=WHAT)]
+For = Annotated[
+    str | None,
+    Option(
+        "--for", metavar="TARGET", help="The target that best-tap is best for, chosen on val.", rich_help_panel=WHAT
+    ),
+]
+Data = Annotated[
+    str | None,
+    Option(help="A dataset, whose train split is used [what the encoder was trained on].", rich_help_panel=WHAT),
+]
 Out = Annotated[
     Path | None,
-    Option("--out", "-o", help="Folder of the aligned encoder; its control's is FOLDER-control [ENCODER-aligned]."),
+    Option(
+        "--out",
+        "-o",
+        help="Folder of the aligned encoder; its control's is FOLDER-control [ENCODER-aligned].",
+        rich_help_panel=WHAT,
+    ),
 ]
-Steps = Annotated[int, Option(help="Of training.")]
-Batch = Annotated[int, Option(help="Samples in a step, over all processes.")]
-LearningRate = Annotated[float, Option(help="Highest learning rate.")]
-Mask = Annotated[float, Option(metavar="SHARE", help="Of the input that is hidden from the student.")]
-LayerScale = Annotated[float, Option(metavar="INIT", help="Factors of the residual branches at the start; PE: 0.1.")]
-DropPath = Annotated[float, Option(metavar="RATE", help="How often a sample skips a residual branch in training.")]
+Mask = Annotated[
+    float, Option(metavar="SHARE", help="Of the input that is hidden from the student.", rich_help_panel=TRAINING)
+]
+LayerScale = Annotated[
+    float,
+    Option(metavar="INIT", help="Factors of the residual branches at the start; PE: 0.1.", rich_help_panel=TRAINING),
+]
+DropPath = Annotated[
+    float,
+    Option(metavar="RATE", help="How often a sample skips a residual branch in training.", rich_help_panel=TRAINING),
+]
 Teachers = Annotated[
     list[str] | None,
     Option(
-        metavar="NAME[:TAP][@WEIGHT]", help="Another encoder that teaches too, by its output or a tap; again for more."
+        metavar="NAME[:TAP][@WEIGHT]",
+        help="Another encoder that teaches too, by its output or a tap; again for more.",
+        rich_help_panel=WHAT,
     ),
 ]
 Control = Annotated[
@@ -42,10 +84,9 @@ Control = Annotated[
     Option(
         "--control/--no-control",
         help="Also train a control, taught by the base's own tokens: what training by itself does.",
+        rich_help_panel=WHAT,
     ),
 ]
-Seed = Annotated[int | None, Option(help="Of batches, masks and DropPath [the encoder's, or 0].")]
-Device = Annotated[str | None, Option(help="cpu, cuda, ... [cuda where there is one].")]
 TrustCode = Annotated[bool, Option("--trust-code", help="Run a Python file that a saved encoder names to build it.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON object instead of lines.")]
 
@@ -60,16 +101,30 @@ def align_tap(
     steps: Steps = 1000,
     batch: Batch = 64,
     lr: LearningRate = 5e-4,
+    optimiser: Optimiser = "adamw",
+    schedule: Schedule = "cosine",
+    warmup: Warmup = 0.1,
+    cooldown: Cooldown = 0.0,
+    clip: Clip = 1.0,
     mask: Mask = 0.0,
     layer_scale: LayerScale = 1.0,
     drop_path: DropPath = 0.0,
     teacher: Teachers = None,
     keep: Annotated[
         float,
-        Option(metavar="WEIGHT", help="Of the base's own output as one more teacher, so that what it holds is kept."),
+        Option(
+            metavar="WEIGHT",
+            help="Of the base's own output as one more teacher, so that what it holds is kept.",
+            rich_help_panel=WHAT,
+        ),
     ] = 0.0,
     control: Control = True,
     seed: Seed = None,
+    accumulate: Accumulate = 1,
+    precision: Precision = "float32",
+    compile: Compile = False,
+    recompute: Recompute = False,
+    workers: Workers = 0,
     device: Device = None,
     trust_code: TrustCode = False,
     json: Json = False,
@@ -87,8 +142,9 @@ def align_tap(
 
     row = align(
         TapJob(
-            encoder=encoder, to=to, target=target, at=at, data=data, out=out, steps=steps, batch=batch, lr=lr, mask=mask,
-            layer_scale=layer_scale, drop_path=drop_path, teacher=tuple(teacher or ()), keep=keep, control=control, seed=seed,
+            encoder=encoder, to=to, target=target, at=at, data=data, out=out, steps=steps, batch=batch, lr=lr,
+            optimiser=optimiser, schedule=schedule, warmup=warmup, cooldown=cooldown, clip=clip, accumulate=accumulate,
+            precision=precision, compile=compile, recompute=recompute, workers=workers, mask=mask, layer_scale=layer_scale, drop_path=drop_path, teacher=tuple(teacher or ()), keep=keep, control=control, seed=seed,
             device=device, trust_code=trust_code,
         )
     )  # fmt: skip
@@ -100,27 +156,46 @@ def align_language(
     lm: Annotated[
         str,
         Option(
-            metavar="FOLDER", help="A causal decoder as transformers saves it, or tiny (random weights, for trials)."
+            metavar="FOLDER",
+            help="A causal decoder as transformers saves it, or tiny (random weights, for trials).",
+            rich_help_panel=WHAT,
         ),
     ],
     at: At = None,
-    data: Annotated[
-        str | None,
-        Option(help="A dataset with texts, whose train split is used [what the encoder was trained on]."),
-    ] = None,
+    data: Data = None,
     out: Out = None,
+    pool: Annotated[
+        int,
+        Option(metavar="N", help="Average tokens over 1 or 2 cells along each side of the grid.", rich_help_panel=WHAT),
+    ] = 1,
+    train_lm: Annotated[
+        bool, Option("--train-lm", help="The decoder learns too, and is saved.", rich_help_panel=WHAT)
+    ] = False,
     steps: Steps = 1000,
     projector_steps: Annotated[
-        int | None, Option(metavar="N", help="In which the projector learns alone, at the beginning [a tenth].")
+        int | None,
+        Option(
+            metavar="N",
+            help="In which the projector learns alone, at the beginning [a tenth].",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     batch: Batch = 64,
     lr: LearningRate = 5e-4,
-    pool: Annotated[int, Option(help="Average tokens over 1 or 2 cells along each side of the grid.")] = 1,
-    train_lm: Annotated[bool, Option("--train-lm", help="The decoder learns too, and is saved.")] = False,
+    optimiser: Optimiser = "adamw",
+    schedule: Schedule = "cosine",
+    warmup: Warmup = 0.1,
+    cooldown: Cooldown = 0.0,
+    clip: Clip = 1.0,
     layer_scale: LayerScale = 1.0,
     drop_path: DropPath = 0.1,
     control: Control = True,
     seed: Seed = None,
+    accumulate: Accumulate = 1,
+    precision: Precision = "float32",
+    compile: Compile = False,
+    recompute: Recompute = False,
+    workers: Workers = 0,
     device: Device = None,
     trust_code: TrustCode = False,
     json: Json = False,
@@ -139,8 +214,10 @@ def align_language(
 
     row = align(
         LanguageJob(
-            encoder=encoder, lm=lm, at=at, data=data, out=out, steps=steps, projector_steps=projector_steps, batch=batch, lr=lr,
-            pool=pool, train_lm=train_lm, layer_scale=layer_scale, drop_path=drop_path, control=control, seed=seed, device=device,
+            encoder=encoder, lm=lm, at=at, data=data, out=out, pool=pool, train_lm=train_lm, steps=steps,
+            projector_steps=projector_steps, batch=batch, lr=lr, optimiser=optimiser, schedule=schedule, warmup=warmup,
+            cooldown=cooldown, clip=clip, accumulate=accumulate, precision=precision, compile=compile, recompute=recompute,
+            workers=workers, layer_scale=layer_scale, drop_path=drop_path, control=control, seed=seed, device=device,
             trust_code=trust_code,
         )
     )  # fmt: skip

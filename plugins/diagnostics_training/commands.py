@@ -10,36 +10,70 @@ import typer
 from diagnostics import DiagnosticsError, printable
 from diagnostics_training.next_steps import next_lines
 from diagnostics_training.objectives import OBJECTIVES
+from diagnostics_training.options import (
+    WHAT,
+    Accumulate,
+    Batch,
+    Clip,
+    Compile,
+    Cooldown,
+    Device,
+    LearningRate,
+    Optimiser,
+    Precision,
+    Recompute,
+    Schedule,
+    Steps,
+    Warmup,
+    Workers,
+)
 
 Option = typer.Option
 
 
 def train_objectives(
-    data: Annotated[str, Option(help="A dataset, as of `diagnostics run`; only its train split is used.")],
+    data: Annotated[
+        str, Option(help="A dataset, as of `diagnostics run`; only its train split is used.", rich_help_panel=WHAT)
+    ],
     objective: Annotated[
         str,
-        Option(help=f"{', '.join(OBJECTIVES)} (random: untrained), with commas; or all."),
+        Option(help=f"{', '.join(OBJECTIVES)} (random: untrained), with commas; or all.", rich_help_panel=WHAT),
     ] = "all",
-    modality: Annotated[str | None, Option(help="series, image or video, to be sure [the data's].")] = None,
-    seeds: Annotated[int, Option(help="How many trainings of each, with seeds from 0.")] = 1,
+    modality: Annotated[
+        str | None, Option(help="series, image or video, to be sure [the data's].", rich_help_panel=WHAT)
+    ] = None,
+    seeds: Annotated[int, Option(help="How many trainings of each, with seeds from 0.", rich_help_panel=WHAT)] = 1,
     out: Annotated[Path, Option("--out", "-o", help="Folder for models, each in a folder of its own.")] = Path(
         "models"
     ),
-    steps: Annotated[int, Option(help="Of training.")] = 2000,
-    batch: Annotated[int, Option(help="Samples in a step, over all processes.")] = 64,
-    lr: Annotated[float, Option(help="Highest learning rate.")] = 1e-3,
-    width: Annotated[int, Option(help="Features of a token.")] = 64,
-    depth: Annotated[int, Option(help="Blocks.")] = 6,
-    heads: Annotated[int, Option(help="Heads of attention.")] = 4,
-    patch: Annotated[int | None, Option(help="Steps of a series [16], pixels along a side [8] in a patch.")] = None,
-    likelihood: Annotated[
-        str | None, Option(help="Of forecast: quantile [of series] or gaussian [of images and clips].")
+    steps: Steps = 2000,
+    batch: Batch = 64,
+    lr: LearningRate = 1e-3,
+    optimiser: Optimiser = "adamw",
+    schedule: Schedule = "cosine",
+    warmup: Warmup = 0.1,
+    cooldown: Cooldown = 0.0,
+    clip: Clip = 1.0,
+    width: Annotated[int, Option(help="Features of a token.", rich_help_panel=WHAT)] = 64,
+    depth: Annotated[int, Option(help="Blocks.", rich_help_panel=WHAT)] = 6,
+    heads: Annotated[int, Option(help="Heads of attention.", rich_help_panel=WHAT)] = 4,
+    patch: Annotated[
+        int | None, Option(help="Steps of a series [16], pixels along a side [8] in a patch.", rich_help_panel=WHAT)
     ] = None,
-    positives: Annotated[str, Option(help="Of contrastive: views, or temporal (series only).")] = "views",
-    regulariser: Annotated[str, Option(help="Of jepa: none, variance or sigreg.")] = "none",
-    device: Annotated[str | None, Option(help="cpu, cuda, ... [cuda where there is one].")] = None,
-    precision: Annotated[str, Option(help="Of the forward pass: float32 or bf16.")] = "float32",
-    compile: Annotated[bool, Option("--compile", help="Compile the model with torch.")] = False,
+    likelihood: Annotated[
+        str | None,
+        Option(help="Of forecast: quantile [of series] or gaussian [of images and clips].", rich_help_panel=WHAT),
+    ] = None,
+    positives: Annotated[
+        str, Option(help="Of contrastive: views, or temporal (series only).", rich_help_panel=WHAT)
+    ] = "views",
+    regulariser: Annotated[str, Option(help="Of jepa: none, variance or sigreg.", rich_help_panel=WHAT)] = "none",
+    accumulate: Accumulate = 1,
+    precision: Precision = "float32",
+    compile: Compile = False,
+    recompute: Recompute = False,
+    workers: Workers = 0,
+    device: Device = None,
     json: Annotated[bool, Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
     """Train one backbone for several objectives on the same data, steps and optimiser; each is an encoder for `run`.
@@ -56,8 +90,8 @@ def train_objectives(
     from diagnostics_training.train import Job, train
 
     job = Job(
-        data, objective, modality, seeds, out, steps, batch, lr, width, depth, heads, patch, likelihood, positives,
-        regulariser, device, precision, compile,
+        data, objective, modality, seeds, out, steps, batch, lr, optimiser, schedule, warmup, cooldown, clip, width, depth,
+        heads, patch, likelihood, positives, regulariser, accumulate, precision, compile, recompute, workers, device,
     )  # fmt: skip
     rows = train(job)
     if json and rows:

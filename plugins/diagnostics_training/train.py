@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from diagnostics import DiagnosticsError, watcher
 from diagnostics_training.architecture import Architecture
 from diagnostics_training.models.inputs import Views
@@ -13,13 +15,14 @@ from diagnostics_training.next_steps import command_of
 from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.objectives.base import Answers
 from diagnostics_training.objectives.jepa import REGULARISERS
+from diagnostics_training.options import settings_of
 from diagnostics_training.summary import finish, finished
 from diagnostics_training.trainer.checkpoints import make_folder, resumable
 from diagnostics_training.trainer.data import Feed, TrainingData, check_batch, default_patch, load, rendering_notice
 from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.trainer import UNTRAINED, fit
+from diagnostics_training.trainer.trainer import UNTRAINED, check_fits, fit
 
 FINISHED = "training.json"
 
@@ -36,6 +39,11 @@ class Job:
     steps: int = 2000
     batch: int = 64
     lr: float = 1e-3
+    optimiser: str = "adamw"
+    schedule: str = "cosine"
+    warmup: float = 0.1
+    cooldown: float = 0.0
+    clip: float = 1.0
     width: int = 64
     depth: int = 6
     heads: int = 4
@@ -43,9 +51,12 @@ class Job:
     likelihood: str | None = None
     positives: str = "views"
     regulariser: str = "none"
-    device: str | None = None
+    accumulate: int = 1
     precision: str = "float32"
     compile: bool = False
+    recompute: bool = False
+    workers: int = 0
+    device: str | None = None
 
     @property
     def wanted(self) -> list[str]:
@@ -68,11 +79,11 @@ class Job:
     @property
     def command(self) -> str:
         """What to type for the same."""
-        return command_of("train objectives", self, ("out", "device", "modality", "compile"))
+        return command_of("train objectives", self, ("out", "device", "modality", "compile", "recompute", "workers"))
 
     def settings(self, seed: int) -> Settings:
         """For the trainer."""
-        return Settings(self.steps, self.lr, seed=seed, precision=self.precision, compile=self.compile)  # pyright: ignore
+        return settings_of(self, seed)
 
     def architecture(self, name: str, data: TrainingData, outputs: int) -> Architecture:
         """The encoder of an objective for these data."""
@@ -124,9 +135,13 @@ def _check(job: Job, wanted: Sequence[str], data: TrainingData) -> None:
     if job.modality not in (None, data.modality):
         raise DiagnosticsError(f"{data.name} holds {data.modality}, not {job.modality}: leave --modality out.")
     for name in wanted:
-        job.architecture(name, data, 1)
-    if any(objective_class(name).trained for name in wanted):
-        check_batch(job.batch, len(data.samples))
+        architecture = job.architecture(name, data, 1)
+        # Without memory or random draws.
+        with torch.device("meta"):
+            objective = architecture.build_objective(architecture.model(), job.regulariser)
+        if objective is not None:
+            check_fits(objective, job.settings(0), name)
+            check_batch(job.batch, len(data.samples), job.accumulate)
 
 
 @dataclass(frozen=True)
@@ -165,7 +180,7 @@ def _one(job: Job, plan: _Plan, data: TrainingData, where: World, watch: Watch) 
     outcome = UNTRAINED
     if objective is not None:
         views = Views(data.modality, data.extent, objective.moves, objective.noise)
-        feed = Feed(data.samples, views, objective, job.batch, plan.seed, plan.answers.arrays)
+        feed = Feed(data.samples, views, objective, job.batch, plan.seed, plan.answers.arrays, data.ids)
         with resumable(plan.folder):
             outcome = fit(
                 objective, feed, settings, plan.folder, watch, name=label, identity=plan.identity, world=where

@@ -10,12 +10,15 @@ from diagnostics import TorchEncoder
 from diagnostics.encoders.maker_names import last_taps, names_of_outputs
 
 
-def maker_names(encoder: TorchEncoder) -> dict[str, str]:
-    """Tap -> `last_hidden_state`, `pooler_output`, or `hidden_states[-1]` where that is another than the last state."""
+def maker_names(encoder: TorchEncoder, within: str = "tower") -> dict[str, str]:
+    """Tap -> `last_hidden_state`, `pooler_output`, or `hidden_states[-1]` where that is another than the last state.
+
+    `within` is the name of the tower in the encoder's module, "" where it is that module.
+    """
     forward = encoder.forward
 
     def run(module: nn.Module, batch: Any) -> dict[str, Tensor]:
-        tower: Any = module.get_submodule("tower")
+        tower: Any = module.get_submodule(within)
         asking = tower.register_forward_pre_hook(
             lambda _, args, kwargs: (args, {**kwargs, "output_hidden_states": True}), with_kwargs=True
         )

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from diagnostics_transformers.handed_out import maker_names
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
@@ -36,7 +37,8 @@ def build(size: int = SIDE) -> TorchEncoder:
     preprocess = Squash(WHEEL.encoder, size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     grid = Grid((size // PATCH, size // PATCH), ("y", "x"), prefix=1)
     encoder = image_encoder(WHEEL, preprocess, untrained, convert, grid=grid)
-    return encoder if size == SIDE else encoder.replace(name=f"{WHEEL.encoder}?size={size}")
+    name = WHEEL.encoder if size == SIDE else f"{WHEEL.encoder}?size={size}"
+    return encoder.replace(name=name, maker_names=maker_names(encoder, ""))
 
 
 def untrained() -> Dinov2Model:

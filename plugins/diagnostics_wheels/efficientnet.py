@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, TorchEncoder
+from diagnostics.encoders.maker_names import names_of_outputs
 from diagnostics_wheels.images import Squash, image_encoder
 from diagnostics_wheels.wheels import Wheel
 
@@ -24,9 +25,15 @@ SIDE = 224
 def build() -> TorchEncoder:
     """At 224 pixels; its heads are the pooled features and the 1,000 classes of ImageNet."""
     preprocess = Squash(WHEEL.encoder, SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return image_encoder(
-        WHEEL, preprocess, untrained, convert, trunk=lambda module, batch: module.forward_features(batch)
+    encoder = image_encoder(WHEEL, preprocess, untrained, convert, trunk=_trunk)
+    names = names_of_outputs(
+        encoder, lambda module, batch: {"forward_features": _trunk(module, batch)}, [encoder.output_tap]
     )
+    return encoder.replace(maker_names=names)
+
+
+def _trunk(module: nn.Module, batch: Tensor) -> Tensor:
+    return module.forward_features(batch)  # pyright: ignore[reportCallIssue]  (every timm model has it)
 
 
 def untrained() -> nn.Module:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diagnostics_transformers.handed_out import maker_names
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ def build(length: int) -> TorchEncoder:
         grid=Grid((length,), ("t",)),
         prefix=0,
     )
-    return TorchEncoder(
+    encoder = TorchEncoder(
         WHEEL.encoder if length == 128 else f"{WHEEL.encoder}?length={length}",
         "text",
         module,
@@ -82,6 +83,7 @@ def build(length: int) -> TorchEncoder:
         configuration=WHEEL.about,
         valid=lambda batch, tap: batch["attention_mask"].bool(),
     )
+    return encoder.replace(maker_names=maker_names(encoder, ""))
 
 
 def _forward(module: nn.Module, batch: dict[str, Tensor]) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diagnostics_transformers.handed_out import maker_names
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import WhisperConfig, WhisperFeatureExtractor
@@ -82,7 +83,8 @@ def build() -> TorchEncoder:
     discovered = discover(
         module, batch, WHEEL.encoder, {"t": WINDOW}, forward=_forward, grid=Grid((TOKENS,), ("t",)), prefix=0
     )
-    return for_length(WINDOW)
+    encoder = for_length(WINDOW)
+    return encoder.replace(maker_names=maker_names(encoder, ""))
 
 
 def _tokens(samples: int) -> int:

@@ -15,6 +15,7 @@ from diagnostics.checks import selftest
 from diagnostics.checks.selftest import Outcome, all_cases, check
 from diagnostics.cli import main as cli
 from diagnostics.measures import bundled, dynamics, geometry, locality, probes, similarity
+from diagnostics.measures.base import Measure
 from diagnostics.measures.known_answers import Case
 
 from functions import exported
@@ -44,6 +45,19 @@ def test_every_measure_and_no_other_name_has_known_answers() -> None:
     assert named - bundled().keys() <= functions
     # A plain function that belongs to a probe stands under the probe.
     assert not {case.measure for family, case in CASES if family in ("probes", "dynamics")} - bundled().keys()
+
+
+# Measures that no closed form fits, and why.
+WITHOUT = {"torch_cka": "another package's estimator, wrong ones included"}
+
+
+@pytest.mark.parametrize(("name", "measure"), bundled().items())
+def test_a_bundled_measure_states_known_answers_on_its_class(name: str, measure: type[Measure]) -> None:
+    named = {case.measure for case in vars(measure).get("known_answers", ())}
+    assert (name in named) != (name in WITHOUT)
+    # Beside its own there may be those of plain functions of its family, which no measure is named after.
+    family = importlib.import_module(measure.__module__.rpartition(".")[0])
+    assert named - {name} <= set(exported(family)) - bundled().keys()
 
 
 def test_a_value_that_is_off_not_a_number_or_raises_is_not_right() -> None:

@@ -59,6 +59,12 @@ def clips(frames: int, n: int = 2, rows: int = SIDE) -> list[np.ndarray]:
     return list(np.random.default_rng(1).integers(0, 256, (n, frames, rows, SIDE, 3), dtype=np.uint8))
 
 
+def test_makers_names_hold_for_each_frame_at_every_length() -> None:
+    image = image_encoder(sized_for=lambda image: image_encoder()).replace(maker_names={"block": "forward_features"})
+    video = frames_of(image, 3)
+    assert video.maker_names == video.sized_for(clips(9)[0]).maker_names == {"block": "forward_features"}
+
+
 def seen(encoder: TorchEncoder, samples: list[np.ndarray]) -> dict[str, Tensor]:
     return encoder.capture(default_collate([encoder.preprocess(sample) for sample in samples]))
 

@@ -147,6 +147,12 @@ def test_channels_last_maps_of_three_axes_become_tokens_in_raster_order() -> Non
                 assert torch.equal(captured[:, (t * 3 + y) * 4 + x], maps[:, t, y, x])
 
 
+def test_an_axis_of_one_variate_is_no_axis_of_the_grid() -> None:
+    maps = tokens_in(2, 1, 4, 3)
+    captured = encoder_of(nn.Identity(), tap_at("", 3, FOUR, layout="channels_last")).capture(maps)["here"]
+    assert torch.equal(captured, maps[:, 0])
+
+
 def test_a_vector_of_features_becomes_one_token() -> None:
     batch = tokens_in(2, 5)
     tap = tap_at("", 5, Grid((1,), ("t",)), layout="features", when="before")

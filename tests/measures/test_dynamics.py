@@ -32,15 +32,12 @@ def test_seasonal_naive_repeats_the_last_season() -> None:
     np.testing.assert_array_equal(seasonal_naive(np.stack([series, -series]), 2, 2), [[8, 9], [-8, -9]])
 
 
-def test_mase_of_the_seasonal_naive_forecast_of_a_trend_is_one_and_a_shift_counts_in_scales() -> None:
-    t = np.arange(24.0)
-    for season in (1, 4):
-        # Every value is the one a season before plus `season`: the naive forecast errs as much as in the history.
-        series = t + np.tile([0.0, 5.0, -3.0, 2.0], 6) if season == 4 else t
-        history, truth = series[None, :20], series[None, 20 : 20 + season]
-        naive = seasonal_naive(history, season, season)
-        assert mase(naive, truth, history, season)[0] == pytest.approx(1, abs=1e-12)
-        assert mase(truth + 2.5, truth, history, season)[0] == pytest.approx(2.5 / season, abs=1e-12)
+def test_mase_of_the_naive_forecast_of_a_season_with_a_trend_is_one_and_a_shift_counts_in_scales() -> None:
+    # Every value is the one a season before plus 4: the naive forecast errs as much as in the history.
+    series = np.arange(24.0) + np.tile([0.0, 5.0, -3.0, 2.0], 6)
+    history, truth = series[None, :20], series[None, 20:]
+    assert mase(seasonal_naive(history, 4, 4), truth, history, 4)[0] == pytest.approx(1, abs=1e-12)
+    assert mase(truth + 2.5, truth, history, 4)[0] == pytest.approx(2.5 / 4, abs=1e-12)
     assert np.isnan(mase([[1.0]], [[2.0]], np.ones((1, 5)))[0])
 
 
@@ -113,17 +110,12 @@ def test_a_future_without_naive_forecasts_is_not_read_and_asking_for_it_says_so(
 # Paths
 
 
-def test_straightness_of_a_line_a_polygon_noise_and_a_walk() -> None:
-    line = np.outer(np.arange(9), [1.0, -2.0, 0.5]) + 4
-    assert straightness(line) == pytest.approx(1, abs=1e-12)
-    for m in (3, 4, 12):
+def test_straightness_of_polygons_a_walk_noise_on_a_line_and_pauses() -> None:
+    for m in (3, 4):
         angle = 2 * np.pi * np.arange(m + 2) / m
         polygon = np.stack([np.cos(angle), np.sin(angle)], axis=1)
         assert straightness(polygon) == pytest.approx(np.cos(2 * np.pi / m), abs=1e-12)
-    back_and_forth = np.array([[0.0], [1.0], [0.0], [1.0]])
-    assert straightness(back_and_forth) == pytest.approx(-1)
     noise = RNG(0).normal(size=(200, 30, 64))
-    assert straightness(noise).mean() == pytest.approx(-0.5, abs=0.01)
     assert straightness(noise.cumsum(axis=1)).mean() == pytest.approx(0, abs=0.01)
     # In one dimension successive steps are correlated by -1/2, so turns are twice as likely: 2/3 against 1/3.
     assert straightness(RNG(1).normal(size=(300, 30, 1))).mean() == pytest.approx(-1 / 3, abs=0.02)

@@ -58,7 +58,7 @@ def taps(groups=None, **arrays):
     return MemoryActivations({name: array[:, None] for name, array in arrays.items()}, groups=groups)
 
 
-def test_rankme_known_answers():
+def test_rankme_in_closed_form():
     """Singular values, not eigenvalues and not centred: reptrix returned 1.3842 for (3, 1)."""
     assert rankme(np.diag([3.0, 1.0])) == pytest.approx(1.754765, abs=1e-5)
     assert rankme(with_singular_values((3, 1), 30, 2)) == pytest.approx(1.754765, abs=1e-5)
@@ -68,7 +68,7 @@ def test_rankme_known_answers():
 
 
 @pytest.mark.parametrize("shape", [(40, 6), (6, 40)])
-def test_other_known_answers(shape):
+def test_others_in_closed_form(shape):
     assert effective_rank(with_singular_values((3, 1), *shape)) == pytest.approx(1.754765, abs=5e-7)
     assert stable_rank(with_singular_values((2, 1, 1), *shape)) == pytest.approx(1.5, rel=1e-12)
     assert nesum(with_singular_values(np.sqrt((4, 2, 1, 1)), *shape, centred=True) + 1e4) == pytest.approx(2, abs=1e-6)

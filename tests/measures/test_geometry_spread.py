@@ -26,19 +26,15 @@ def circle(n):
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def test_uniformity_known_answers():
-    """Without the pairs of a sample with itself: with them 32 orthogonal samples gave -3.016072."""
-    assert uniformity(np.eye(32)) == pytest.approx(-4, abs=1e-12)
+def test_uniformity_in_closed_form():
     assert uniformity(np.ones((5, 3))) == pytest.approx(0, abs=1e-12)
     assert uniformity(np.array([[1.0, 2], [-1, -2]]), t=3) == pytest.approx(-12, abs=1e-12)
     n = 3000
     whole = math.log(ive(0, 4))
-    assert whole == pytest.approx(-1.575027, abs=1e-6)
     assert uniformity(circle(n)) == pytest.approx(math.log((n * math.exp(whole) - 1) / (n - 1)), abs=1e-9)
 
 
-def test_mean_cosine_known_answers():
-    assert mean_cosine(np.eye(7)) == pytest.approx(0, abs=1e-12)
+def test_mean_cosine_in_closed_form():
     assert mean_cosine(np.ones((5, 3)) * np.arange(1, 6)[:, None]) == pytest.approx(1, abs=1e-12)
     simplex = np.eye(6) - 1 / 6
     assert mean_cosine(simplex) == pytest.approx(-1 / 5, abs=1e-12)

@@ -19,18 +19,12 @@ def polygon(m):
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def test_matrix_entropy_known_answers():
+def test_matrix_entropy_in_closed_form():
     for order in (0.5, 1.0, 2.0, 50.0):
         assert matrix_entropy(np.eye(6), order=order) == pytest.approx(math.log(6), rel=1e-12)
         assert matrix_entropy(np.eye(9)[:4] * 7, order=order) == pytest.approx(math.log(4), rel=1e-12)
         assert matrix_entropy(np.outer([1, 2, 3.0], [1, -1]), order=order) == pytest.approx(0, abs=1e-12)
     assert matrix_entropy(np.eye(9)[:4], normalised=True) == pytest.approx(1, rel=1e-12)
-
-
-def test_negative_entries_of_the_gram_matrix_count():
-    """Tokens on one line have no entropy; with negative products set to 0 they had .6931."""
-    signs = np.array([[1.0, 2], [1, 2], [-1, -2], [-1, -2]])
-    assert matrix_entropy(signs) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("order", [0.3, 1.0, 2.0])
@@ -57,12 +51,11 @@ def test_matrix_entropy_by_sample():
     assert np.isnan(matrix_entropy(x[0, :1], normalised=True))
 
 
-def test_curvature_known_answers():
+def test_curvature_in_closed_form():
     """Between successive differences; between the tokens themselves, points on a line gave .0749."""
     line = np.outer(np.arange(1.0, 8), [1, 2, 3]) + np.array([5.0, 0, 0])
     assert curvature(line) == pytest.approx(0, abs=1e-12)
     assert curvature(np.cumsum(np.arange(7.0))[:, None] * [[1, 2]]) == pytest.approx(0, abs=1e-12)
-    assert curvature(polygon(12)) == pytest.approx(0.523599, abs=1e-6)
     for m in (3, 5, 40):
         assert curvature(polygon(m)) == pytest.approx(2 * math.pi / m, rel=1e-9)
     assert curvature(np.array([[0.0], [1], [0], [1]])) == pytest.approx(math.pi, rel=1e-12)

@@ -38,15 +38,8 @@ def test_a_sinusoidal_code_tells_the_place(grid):
     assert np.isnan(result.r2_by_axis[0]) == (grid[0] == 1)
 
 
-def test_ols_on_noise_is_as_far_below_zero_as_theory_says():
-    """Out of sample, R2 of OLS on 100 features of noise for 200 tokens is about -d / (n - d - 1) = -1.01."""
+def test_noise_is_no_worse_than_the_mean_place_with_the_whole_grid_of_penalties():
     split = np.repeat(["train", "val", "test"], [16, 4, 100])
-    result = [
-        position_probe(np.random.default_rng(seed).normal(size=(120, 10, 100)), (10,), split, penalties=(1e-12,)).r2
-        for seed in range(10)
-    ]
-    assert np.mean(result) == pytest.approx(-100 / 99, abs=0.12)
-    # With the whole grid of penalties it is no worse than the mean place.
     tokens = np.random.default_rng(0).normal(size=(120, 10, 100))
     assert position_probe(tokens, (10,), split).r2 == pytest.approx(0, abs=0.05)
 

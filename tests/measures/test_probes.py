@@ -18,7 +18,6 @@ from diagnostics.measures.probes import (
     attentive,
     knn,
     knn_votes,
-    knn_weights,
     least_squares,
     leave_one_out,
     logistic,
@@ -616,10 +615,6 @@ def test_label_errors_name_target_and_class(measure):
 
 
 # Nearest neighbours
-
-
-def test_knn_weights_known_answer():
-    assert knn_weights(np.array([0.9, 0.8, 0.8])) == pytest.approx([0.675994, 0.162003, 0.162003], abs=1e-6)
 
 
 def test_knn_equals_brute_force():

@@ -64,14 +64,6 @@ def test_order_of_tokens_does_not_matter_and_their_content_does(seed):
     assert not np.allclose(attend(other, *p), attend(tokens, *p), atol=1e-3)
 
 
-def test_queries_of_zero_pool_the_mean():
-    tokens = torch.randn(1, 6, 7, 5, dtype=torch.float64)
-    queries, weights, bias = parameters()
-    result = attend(tokens, torch.zeros_like(queries), weights, bias)
-    pooled = tokens.mean(dim=2) @ weights.unflatten(2, (4, 5)).sum(dim=2)[0] + bias[0, :, None]
-    np.testing.assert_allclose(result[0], pooled, atol=1e-12)
-
-
 def test_a_common_shift_and_scale_of_tokens_changes_nothing_but_rounding():
     x, labels = needle(120)
     y = torch.from_numpy(labels)

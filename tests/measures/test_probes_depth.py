@@ -39,7 +39,6 @@ def directly(prediction, truth, align=None):
 def test_depth_a_fifth_too_large():
     truth = scene()
     result = depth_metrics(1.2 * truth, truth)
-    assert result.abs_rel == pytest.approx(0.2, abs=1e-12)
     assert (result.delta1, result.delta2, result.delta3) == (1, 1, 1)
     assert result.rmse == pytest.approx(0.2 * np.sqrt((truth**2).mean(axis=1)).mean())
     for align in ("scale", "scale_shift"):

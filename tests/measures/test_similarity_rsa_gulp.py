@@ -46,12 +46,6 @@ def run(**taps):
 # Representational similarity analysis
 
 
-def test_comparisons_known_answers():
-    expected = {"pearson": 0.5, "spearman": 0.5, "kendall": 1 / 3, "cosine": 13 / 14}
-    for method, value in expected.items():
-        assert compare_rdms((1, 2, 3), (1, 3, 2), method=method) == pytest.approx(value, abs=1e-12)
-
-
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_rdm_is_scipys(distance):
     x = normal(9, 4) + 1
@@ -247,10 +241,9 @@ def test_gulp_is_the_papers_formula(n, p, q, regularization):
     assert gulp(x + 3, y, regularization=regularization) == pytest.approx(gulp_directly(x, y, regularization), rel=1e-6)
 
 
-def test_gulp_known_answers():
+def test_gulp_in_closed_form():
     x, columns = normal(40, 5), orthonormal(40, 7)
     assert gulp(x, x @ normal(5, 5, seed=1) + 1e4, regularization=0) < 1e-8
-    assert gulp(columns[:, :3], columns[:, 3:], regularization=0) ** 2 == pytest.approx(7, abs=1e-9)
     # Orthogonal sides of equal variances 1 / k: each direction counts (1 / k / (1 / k + lambda))^2.
     assert gulp(columns[:, :3], columns[:, 3:]) ** 2 == pytest.approx(
         3 * (1 / 3 / (1 / 3 + 0.01)) ** 2 + 4 * (0.25 / 0.26) ** 2, abs=1e-9

@@ -21,7 +21,7 @@ from diagnostics.runs.comparison.estimates import Term, estimate, flipped, holm
 from diagnostics.runs.comparison.probe_losses import ProbeLosses, by_depth, probe_losses, shared_depths
 from diagnostics.runs.comparison.shares import shares_of
 from diagnostics.runs.comparison.tap_similarity import tap_similarity
-from diagnostics.runs.comparison.words import alignment_name, describe_similarity
+from diagnostics.runs.comparison.words import alignment_name, describe_lifts, describe_similarity
 
 from graded import GRID, graded_data, graded_encoder, known_r2
 
@@ -345,9 +345,37 @@ def test_shares_say_how_many_trainings_they_rest_on(make_run: Maker) -> None:
     assert alignment_name(alone) == "up (from base; 1 of 3 seeds, over samples alone)"
 
 
+def test_what_training_does_by_itself_is_taken_off(make_run: Maker) -> None:
+    """The tap's part is the output minus the control's, paired; without a control it is not called lifted."""
+    base = make_run("base of control", (0.5, 2, 0.5), lineage={"group": "base"}, data=MANY)
+    weights = base.store.attrs["identity"]["weights"]
+    about: dict[str, Any] = {"group": "up", "base": weights, "seed": 0, "training": "one"}
+    up = make_run("with control", (0.5, 2, 1.5), (1, 1, 1), lineage=about, data=MANY)
+    of_it = about | {"group": "up, control", "control_of": "one", "training": "its own"}
+    control = make_run("control", (0.5, 2, 1), (1, 1, 1.0), lineage=of_it, data=MANY)
+    result = dx.compare([base, up, control], similarity=None)
+    one, other = shares(result, "up", "a"), shares(result, "up", "b")
+    by_hand = up.profile(LINEAR).output.value - control.profile(LINEAR).output.value
+    assert one.over_control.value == pytest.approx(by_hand) and one.over_control.low > 0 and one.lifted
+    assert one.recovered_over_control.value == pytest.approx(by_hand / base.profile(LINEAR).hidden_gap.value)
+    assert one.recovered.value == pytest.approx(
+        one.recovered_over_control.value + shares(result, "up, control", "a").recovered.value
+    )
+    # The same features of `b` at both outputs: nothing that the tap did.
+    assert other.over_control.value == pytest.approx(0, abs=0.02) and not other.lifted
+    assert shares(result, "up, control", "a").reasons["over_control"] == "it is a control itself"
+    assert "up: lifted by the tap, beyond its control: a (R2); not shown to be lifted by the tap: b (R2)" in str(
+        describe_lifts(result, [LINEAR, "linear_probe/b"])
+    )
+    seed = make_run("control of another training", (0.5, 2, 1), lineage=of_it | {"control_of": "another"}, data=MANY)
+    alone = dx.compare([base, up, seed], similarity=None)
+    assert shares(alone, "up", "a").reasons["over_control"] == "the run of its control is not among the runs"
+    assert "lifted" not in " ".join(describe_lifts(alone, [LINEAR]))
+
+
 def test_a_gap_too_small_for_a_share_is_not_called_unknown() -> None:
     one, other = (small_gap(gap) for gap in (0.995, 0.999))
-    result = shares_of("linear_probe/a", "up", "base", 1, False, [(one, other)], 0)
+    result = shares_of("linear_probe/a", "up", "base", 1, False, [(one, other)], ["none"], 0)
     assert result.gap.low > 0
     assert result.recovered is None
     assert result.reasons["recovered"] == "what the base's output hides of it is below 0.01, too little for a share"

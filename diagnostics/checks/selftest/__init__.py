@@ -1,13 +1,13 @@
 """Known answers, computed on this machine: closed forms and published constants that measures must return.
 
-A measure states its own on its class (`known_answers`); those computed from inputs that several measures share stand in the
-module of their family here.
+A measure states its own on its class (`known_answers`); those that no measure owns, of intervals and of the choice of a tap,
+stand here.
 """
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
+from diagnostics.checks.selftest import statistics
 from diagnostics.errors import describe
 from diagnostics.measures.arrays import one_thread
 from diagnostics.measures.known_answers import Case
@@ -15,8 +15,6 @@ from diagnostics.measures.plugin import bundled
 from diagnostics.progress import Progress, Watch
 from diagnostics.report.numbers import number
 from diagnostics.report.progress_bars import watching
-
-FAMILIES = ("similarity", "geometry", "locality", "dynamics", "probes", "statistics")
 
 
 @dataclass(frozen=True)
@@ -43,13 +41,9 @@ class Outcome:
 
 
 def all_cases() -> list[tuple[str, Case]]:
-    """(family, case) of everything."""
-    cases: list[tuple[str, Case]] = []
-    for family in FAMILIES:
-        cases += [(family, case) for case in importlib.import_module(f"{__name__}.{family}").cases()]
-        own = [measure for measure in bundled().values() if measure.__module__.split(".")[2] == family]
-        cases += [(family, case) for measure in own for case in measure.known_answers]
-    return cases
+    """(family, case) of everything: what the bundled measures state, then what stands here."""
+    known = [(measure.__module__.split(".")[2], measure.known_answers) for measure in bundled().values()]
+    return [(family, case) for family, cases in [*known, ("statistics", statistics.cases())] for case in cases]
 
 
 def check(family: str, case: Case) -> Outcome:

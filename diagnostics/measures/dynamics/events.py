@@ -6,10 +6,19 @@ import xarray as xr
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.known_answers import Case
 from diagnostics.measures.probes.dense import DenseRows
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath
 from diagnostics.measures.probes.protocol import Probe, probe_result
-from diagnostics.measures.statistics import Losses
+from diagnostics.measures.statistics import Losses, scores
+
+BRODERSEN = "Brodersen et al. 2010"
+
+
+def _balanced(missed: int, false: int) -> float:
+    """Balanced accuracy where 4 tokens hold an event and 96 none, in two units, as the losses below are scored."""
+    wrong = np.array([[[false, missed], [0, 0]]], dtype=np.float64)
+    return float(scores(wrong, np.array([[[48.0, 2.0], [48.0, 2.0]]]))[0])
 
 
 class EventProbe(Probe):
@@ -22,6 +31,10 @@ class EventProbe(Probe):
     source = "Hastie, Tibshirani and Friedman 2009, section 4.3"
     needs = "tokens"
     kinds = ("event",)
+    known_answers = (
+        Case("event_probe", "balanced accuracy, 1 of 4 events missed: (1 + 3/4) / 2", 0.875, BRODERSEN, lambda: _balanced(1, 0)),
+        Case("event_probe", "balanced accuracy, 2 of 4 events missed, 24 of 96 others taken for one", 0.625, BRODERSEN, lambda: _balanced(2, 24)),
+    )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         dense = DenseRows.of(self.name, activations, target)

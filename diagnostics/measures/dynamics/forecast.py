@@ -8,9 +8,13 @@ import xarray as xr
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, samples
+from diagnostics.measures.known_answers import Case, normal
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgePath, choose
 from diagnostics.measures.probes.protocol import Probe, probe_result, rows_of, sum_by_unit
-from diagnostics.measures.statistics import Losses
+from diagnostics.measures.statistics import Losses, scores
+
+HYNDMAN = "Hyndman and Koehler 2006"
+SKILL = "1 - MAE / MAE of the naive forecast"
 
 
 def seasonal_naive(series: Any, horizon: int, season: int = 1) -> np.ndarray:
@@ -62,6 +66,26 @@ def mase(prediction: Any, truth: Any, history: Any, season: int = 1) -> np.ndarr
     return np.divide(error, scale, out=np.full(len(scale), np.nan), where=scale > 0)
 
 
+def _naive_on_a_trend() -> float:
+    """MASE of the last value as the forecast of a straight trend's next one."""
+    trend = np.arange(21.0)[None]
+    return float(mase(seasonal_naive(trend[:, :20], 1), trend[:, 20:], trend[:, :20])[0])
+
+
+def _shifted_trend() -> float:
+    """MASE of a straight trend of steps of 1 that is forecast 2.5 too high."""
+    trend = np.arange(24.0)[None]
+    return float(mase(trend[:, 20:] + 2.5, trend[:, 20:], trend[:, :20])[0])
+
+
+def _skill(share: float) -> float:
+    """Skill of a forecast that lies this share of the way from the naive one to the truth, on steps of all sizes."""
+    series = np.cumsum(normal(6, 20, seed=2), axis=1)
+    naive, truth = seasonal_naive(series[:, :16], 4), series[:, 16:]
+    guess = naive + share * (truth - naive)
+    return float(scores(np.abs(guess - truth)[None], np.abs(naive - truth)[None])[0])
+
+
 class ForecastProbe(Probe):
     """Skill of ridge from pooled activations to all horizons at once: the mean over horizons of 1 - MAE / MAE of the naive
     forecast of the dataset; 0 says no better than naive, below 0 worse."""
@@ -70,6 +94,14 @@ class ForecastProbe(Probe):
     answers = "How far ahead is the future known, beyond what a naive forecast says?"
     source = "Hyndman and Athanasopoulos 2021, Forecasting: principles and practice, section 5.8"
     kinds = ("future",)
+    known_answers = (
+        Case("forecast_probe", "MASE: naive forecast of a straight trend", 1, HYNDMAN, _naive_on_a_trend),
+        Case("forecast_probe", "MASE: truth shifted by 2.5, steps of 1", 2.5, HYNDMAN, _shifted_trend),
+        Case("forecast_probe", "MASE: off by 2, steps of 1 over a season of 2 (and of 5 and 4 in it)", 2, HYNDMAN, lambda: float(mase([[6.0]], [[4.0]], [[0.0, 5.0, 1.0, 6.0, 2.0, 7.0, 3.0, 8.0]], season=2)[0])),
+        Case("forecast_probe", "seasonal naive: third value of a season of 4 after 0 ... 19", 18, HYNDMAN, lambda: float(seasonal_naive(np.arange(20.0), 4, 4)[2])),
+        Case("forecast_probe", "skill of the naive forecast itself", 0, SKILL, lambda: _skill(0)),
+        Case("forecast_probe", "skill half way from the naive forecast to the truth", 0.5, SKILL, lambda: _skill(0.5)),
+    )  # fmt: skip
 
     def reads(self, target: StoredTarget) -> bool:
         return super().reads(target) and target.naive is not None

@@ -1,5 +1,6 @@
 """Dynamics of a representation: whether its next step is a linear map of this one, and its path straight."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import arrays
 from diagnostics.measures.base import Measure
+from diagnostics.measures.known_answers import Case, normal, rotation
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgePath, choose
 from diagnostics.measures.probes.protocol import KEEP_TOKENS, Rows, rows_of
 from diagnostics.measures.result import stated
@@ -19,6 +21,8 @@ from diagnostics.measures.statistics import profile_intervals
 from diagnostics.measures.target_free_intervals import mean_with_interval
 
 MOST_SAMPLES = 256
+HENAFF = "after Hénaff et al. 2019"
+DMD = "Schmid 2010"
 
 
 def straightness(path: Any) -> Any:
@@ -148,11 +152,29 @@ class _Latent(Measure):
     standard = False
 
 
+def _line(steps: int) -> np.ndarray:
+    return np.outer(np.arange(float(steps)), [1.0, -2.0])
+
+
+def _polygon(corners: int) -> np.ndarray:
+    """Once round a regular polygon and one side further, [time, feature]."""
+    angle = 2 * np.pi * np.arange(corners + 2) / corners
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
 class Straightness(_Latent):
     name = "straightness"
     answers = "Does the representation move straight ahead in time?"
     source = "after Hénaff et al. 2019 (Nature Neuroscience 22, 984), as the mean cosine of successive steps"
     invariant_to = ("rotation", "scale", "shift")
+    known_answers = (
+        Case("straightness", "straight line", 1, HENAFF, lambda: straightness(_line(9))),
+        Case("straightness", "regular polygon of 12: cos(2 pi / 12)", math.cos(math.pi / 6), HENAFF, lambda: straightness(_polygon(12))),
+        Case("straightness", "steps of lengths 1, 2, 3, 1 with one right angle: every turn counts alike", 2 / 3, HENAFF, lambda: straightness([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0], [3.0, 3.0], [3.0, 4.0]])),
+        Case("straightness", "of two paths the second", 1, HENAFF, lambda: straightness(np.stack([_polygon(12), _line(14)]))[1]),
+        Case("straightness", "there and back", -1, HENAFF, lambda: straightness([[0.0], [1.0], [0.0], [1.0]])),
+        Case("straightness", "independent points in 64 dimensions (mean of 100)", -0.5, HENAFF, lambda: float(np.mean(straightness(normal(100, 30, 64, seed=0)))), 0.01),
+    )  # fmt: skip
 
     @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
@@ -179,11 +201,26 @@ class Straightness(_Latent):
         return arrays.over_taps(activations, variables, attrs)
 
 
+def _turning() -> np.ndarray:
+    """Paths [sample, time, feature] whose every step is one rotation, about the origin before they are shifted."""
+    steps = [normal(30, 4, seed=0)]
+    for _ in range(7):
+        steps.append(steps[-1] @ rotation(4, 0))
+    return np.stack(steps, axis=1) + 100
+
+
+_SPLIT_OF_30 = ("train", "val", "train", "test", "train") * 6
+
+
 class LinearPredictability(_Latent):
     name = "linear_predictability"
     answers = "Is the next step of the representation a linear map of this one?"
     source = "one-step linear prediction, as in dynamic mode decomposition (Schmid 2010); ridge: Hoerl and Kennard 1970"
     invariant_to = ("scale", "shift")
+    known_answers = (
+        Case("linear_predictability", "rotation, shifted by 100", 1, DMD, lambda: linear_predictability(_turning(), _SPLIT_OF_30)[0], 1e-4),
+        Case("linear_predictability", "noise (R2 of persistence is 1 - 2)", -1, DMD, lambda: linear_predictability(normal(30, 200, 4, seed=1), _SPLIT_OF_30)[1], 0.05),
+    )  # fmt: skip
 
     @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:

@@ -4,6 +4,7 @@ Both estimators fall short in many dimensions (the edge of the data is near ever
 samples: compare at equal n. They do not change with shift, rotation and scale of all features together.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -15,8 +16,11 @@ from torch import Tensor
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import centre, rescaled, rounding, samples
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers
+from diagnostics.measures.known_answers import Case, normal, rotation
 from diagnostics.measures.target_free_intervals import group_blocks, subset_interval
 
+FACCO = "Facco et al. 2017"
+LEVINA = "Levina and Bickel 2004; MacKay and Ghahramani 2005"
 DISCARD = 0.1
 """Share of the largest ratios that TwoNN's regression leaves out (Facco et al. 2017)."""
 NEIGHBOURS = 20
@@ -212,15 +216,35 @@ class _Dimension(PooledMeasure):
         return np.array([self.dimension(x[part])["score"] for part in parts])
 
 
+def _of_cube(d: int, draws: int) -> float:
+    """Mean TwoNN of 1000 uniform points in a unit cube."""
+    return float(np.mean([two_nn(np.random.default_rng(i).random((1000, d))) for i in range(draws)]))
+
+
+def _fit_by_hand(x: np.ndarray) -> float:
+    """The paper's fit by loops: its slope through the origin, over the smallest nine tenths of log(r2 / r1)."""
+    distances = [sorted(math.dist(a, b) for b in x) for a in x]
+    mu = sorted(math.log(second / first) for _, first, second, *_ in distances)
+    points = [(value, -math.log(1 - i / len(x))) for i, value in enumerate(mu[: len(x) * 9 // 10], 1)]
+    return sum(a * b for a, b in points) / sum(a * a for a, _ in points)
+
+
 class TwoNn(_Dimension):
     name = "two_nn"
     answers = "On how many dimensions do the samples lie, by their two nearest neighbours?"
-    source = "Facco et al. 2017 (Scientific Reports 7, 12140)"
+    source = f"{FACCO} (Scientific Reports 7, 12140)"
     invariant_to = ("rotation", "scale", "shift")
     functional = "TwoNN: slope through the origin of -log(1 - F) on log(r2 / r1), the largest tenth left out, Euclidean distances"
     least = needed = 3
     least_part = 15
     about: ClassVar[Mapping[str, str]] = {"mle": "(N - 1) / sum(log(r2 / r1)) over all samples", **_Dimension.about}
+    known_answers = (
+        Case("two_nn", "unit cube of 2 dimensions, n = 1000 (mean of 8)", 1.97, FACCO, lambda: _of_cube(2, 8), 0.09),
+        Case("two_nn", "unit cube of 5 dimensions, n = 1000 (mean of 8)", 4.65, FACCO, lambda: _of_cube(5, 8), 0.22),
+        Case("two_nn", "unit cube of 10 dimensions, n = 1000 (mean of 8)", 8.49, FACCO, lambda: _of_cube(10, 8), 0.4),
+        Case("two_nn", "the smallest nine tenths of 60 draws minus a fit by hand", 0, FACCO, lambda: two_nn(normal(60, 3, seed=5)) - _fit_by_hand(normal(60, 3, seed=5))),
+        Case("two_nn", "each point twice minus once", 0, FACCO, lambda: two_nn(np.repeat(normal(300, 3, seed=0), 2, axis=0)) - two_nn(normal(300, 3, seed=0))),
+    )  # fmt: skip
 
     def dimension(self, x: Tensor) -> dict[str, float]:
         by_fit = _two_nn(x)
@@ -236,6 +260,9 @@ class MleDimension(_Dimension):
     functional = f"1 / mean of log(T_k / T_j) over samples and j < k = {NEIGHBOURS}, Euclidean distances"
     least = needed = NEIGHBOURS + 1
     least_part = 3 * needed
+    known_answers = (
+        Case("mle_dimension", "Gaussian on a plane in 6 dimensions, n = 2000", 2, LEVINA, lambda: mle_dimension(normal(2000, 2, seed=1) @ rotation(6, 3)[:2]), 0.12),
+    )  # fmt: skip
 
     def dimension(self, x: Tensor) -> dict[str, float]:
         return {"score": _mle(x, NEIGHBOURS)}

@@ -24,9 +24,11 @@ from diagnostics.measures.arrays import (
 )
 from diagnostics.measures.geometry.pooled import GeometryMeasure, TapNumbers, no_interval
 from diagnostics.measures.geometry.tokens import of_first_samples
+from diagnostics.measures.known_answers import Case
 from diagnostics.measures.result import POOLING, SEED, N
 from diagnostics.measures.target_free_intervals import bootstrap_mean_interval, linearised_interval
 
+SUN = "Sun et al. 2024 (2402.17762)"
 MOST_SAMPLES = 64
 
 # Values of the samples that are looked at together.
@@ -82,7 +84,7 @@ def _peaks(x: Tensor) -> Tensor:
 class MassiveActivations(GeometryMeasure):
     name = "massive_activations"
     answers = "Is there a feature that is large whatever the input is?"
-    source = "Sun et al. 2024 (2402.17762)"
+    source = SUN
     invariant_to = ("scale",)
     needs = "tokens"
     functional = "the largest over features of squared mean over variance, over all grid tokens of the samples"
@@ -95,6 +97,9 @@ class MassiveActivations(GeometryMeasure):
         "peak_high": "upper end of it",
         "constant": "features that never vary, rounding aside",
     }
+    known_answers = (
+        Case("massive_activations", "a feature of mean 10 and variance 4: mean squared over variance", 25, SUN, lambda: float(massive_activations([[12.0, 1.0], [8.0, -1.0]]).ratio[0])),
+    )  # fmt: skip
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:

@@ -14,8 +14,13 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.geometry import views
 from diagnostics.measures.geometry.entropies import dime
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers
+from diagnostics.measures.known_answers import Case, centred_axes, column, normal
 from diagnostics.measures.target_free_intervals import bootstrap_mean_interval, group_blocks, jackknife_interval
 
+THILAK = "Thilak et al. 2023 (2312.04000)"
+WANG = "Wang and Isola 2020 (2005.10242)"
+CHEN = "Chen et al. 2020 (2002.05709)"
+SKEAN = "Skean et al. 2023 (2301.08164)"
 BLOCKS = 10
 TEMPERATURE = 0.1
 
@@ -61,10 +66,30 @@ class _Pairs(_Views):
         """The numbers of one tap from two views [pair, feature] of as many groups."""
 
 
+def _simplex(classes: int) -> np.ndarray:
+    """[class, view, feature]: equally far apart means, views of isotropic spread around them."""
+    spread = np.concatenate([np.eye(classes), -np.eye(classes)]) * 0.1
+    return np.eye(classes)[:, None] * 10 + spread[None]
+
+
+def _between(*eigenvalues: float) -> np.ndarray:
+    """[class, view, feature] whose between-class spread has these eigenvalues and whose within-class spread is isotropic."""
+    d = len(eigenvalues)
+    means = 100 * centred_axes(16, d) * np.sqrt(eigenvalues)
+    spread = np.concatenate([np.eye(d), -np.eye(d)])
+    return means[:, None] + spread[None]
+
+
+def _crossed() -> np.ndarray:
+    """[class, view, feature]: means (2, 1), (2, -1), (-2, 1), (-2, -1), views 1 to either side of them along the first axis."""
+    means = np.array([[2.0, 1.0], [2.0, -1.0], [-2.0, 1.0], [-2.0, -1.0]])
+    return means[:, None] + np.array([[1.0, 0.0], [-1.0, 0.0]])
+
+
 class Lidar(_Views):
     name = "lidar"
     answers = "In how many directions do groups differ by more than their samples do?"
-    source = "Thilak et al. 2023 (2312.04000)"
+    source = THILAK
     invariant_to = ("rotation", "shift")
     functional = (
         f"LiDAR: exp of the entropy of lambda / sum(lambda) + 1e-7, eigenvalues of the between-group covariance whitened by "
@@ -77,6 +102,12 @@ class Lidar(_Views):
         "line_ceiling": "the smaller of groups less one and features",
     }
     groups_needed = 3
+    known_answers = (
+        # 2.2763 of the squared eigenvalues.
+        Case("lidar", "eigenvalues (4, 2, 1, 1): 2^1.75", 3.363586, THILAK, lambda: views.lidar(_between(4, 2, 1, 1)), 1e-3),
+        *(Case("lidar", f"{c} equally distant means: c - 1", c - 1, THILAK, lambda c=c: views.lidar(_simplex(c)), 1e-3) for c in (3, 6)),
+        Case("lidar", "between (4, 1), within (1, 0), delta 1: eigenvalues (2, 1)", 3 / 2 ** (2 / 3), THILAK, lambda: views.lidar(_crossed(), delta=1.0), 2e-6),
+    )  # fmt: skip
 
     def rows(self, activations: Activations) -> np.ndarray:
         return super().rows(activations)[: self.most_rows]
@@ -119,12 +150,16 @@ def _jackknife(
 class Alignment(_Pairs):
     name = "alignment"
     answers = "How near are two samples of a group to each other?"
-    source = "Wang and Isola 2020 (2005.10242)"
+    source = WANG
     invariant_to = ("rotation", "each sample's own scale")
     functional = "alignment: mean squared distance of two samples of a group, at length 1"
     centring = "none; samples scaled to length 1"
     interval = "95 % bootstrap over groups"
     about: ClassVar[Mapping[str, str]] = {"line_unpaired": "the same for samples of different groups"}
+    known_answers = (
+        Case("alignment", "identical views", 0, WANG, lambda: views.alignment(normal(20, 4, seed=2), normal(20, 4, seed=2))),
+        Case("alignment", "orthogonal views", 2, WANG, lambda: views.alignment(np.eye(6)[:3], np.eye(6)[3:])),
+    )  # fmt: skip
 
     def of_pairs(self, x: Tensor, y: Tensor, groups: np.ndarray, seed: int) -> TapNumbers:
         u, v, kept = views.paired_directions(x, y)
@@ -166,7 +201,7 @@ class _Recomputed(_Pairs):
 class InfoNce(_Recomputed):
     name = "infonce"
     answers = "Does a sample find its partner among the other groups' samples?"
-    source = "Chen et al. 2020 (2002.05709), eq. 1"
+    source = f"{CHEN}, eq. 1"
     invariant_to = ("rotation", "each sample's own scale")
     functional = f"InfoNCE (NT-Xent), in nats, cosine at temperature {TEMPERATURE:g}, 2N - 2 negatives for N groups"
     centring = "none; samples scaled to length 1"
@@ -175,6 +210,11 @@ class InfoNce(_Recomputed):
         "line_alike": "log(2N - 1), all samples alike",
     }
     lacks = "fewer than two pairs have two samples of length above zero"
+    known_answers = (
+        Case("infonce", "4 orthonormal samples, temperature 0.1", 0.000272, f"SimCLR, {CHEN}", lambda: views.infonce(np.eye(4), np.eye(4), temperature=0.1)),
+        Case("infonce", "8 orthonormal samples, temperature 0.5", 1.062879, f"SimCLR, {CHEN}", lambda: views.infonce(np.eye(8), np.eye(8), temperature=0.5)),
+        Case("infonce", "8 equal samples: ln 15", 2.708050, f"SimCLR, {CHEN}", lambda: views.infonce(np.ones((8, 3)), np.ones((8, 3)))),
+    )  # fmt: skip
 
     def value(self, x: Tensor, y: Tensor, seed: int) -> float:
         return views.infonce(x, y, temperature=TEMPERATURE)
@@ -191,7 +231,7 @@ class InfoNce(_Recomputed):
 class Dime(_Recomputed):
     name = "dime"
     answers = "How much do two samples of a group share?"
-    source = "Skean et al. 2023 (2301.08164)"
+    source = SKEAN
     invariant_to = ("rotation", "scale", "shift")
     functional = (
         "DiME, in nats: mean joint matrix-based entropy of order 1 over 20 permutations of the second samples, minus that of "
@@ -201,6 +241,9 @@ class Dime(_Recomputed):
     most_pairs = 256
     lacks = "all first or all second samples are equal"
     about: ClassVar[Mapping[str, str]] = {"line_unpaired": "0, views that share nothing"}
+    known_answers = (
+        Case("dime", "two pairs of identical samples, all 24 permutations: 2/3 ln 2", 0.462098, SKEAN, lambda: dime(column(0, 0, 1e3, 1e3), column(0, 0, 1e3, 1e3), bandwidth=1.0)),
+    )  # fmt: skip
 
     def value(self, x: Tensor, y: Tensor, seed: int) -> float:
         return dime(x, y, seed=seed)

@@ -6,6 +6,7 @@ ones do not change with a shift either, the uncentred ones do.
 """
 
 import functools
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -18,8 +19,13 @@ from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import centre, samples
 from diagnostics.measures.decompositions import svd, svdvals, triangle
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers, no_interval
+from diagnostics.measures.known_answers import Case, centred_axes, rotation
 from diagnostics.measures.target_free_intervals import linearised_interval
 
+GARRIDO = "Garrido et al. 2023 (2210.02885), eq. 1 and 2"
+ROY = "Roy and Vetterli 2007"
+AGRAWAL = "Agrawal et al. 2022"
+GAO = "Gao et al. 2017 (bioRxiv 214262)"
 RANKS = (11, 100)
 """Eigenvalues between which `alpha_req` fits the decay, counted from 1, both ends in it (reptrix)."""
 
@@ -205,11 +211,31 @@ class _OfCovariance(_Spectral):
     empty = "all samples are equal"
 
 
+def _with_singular_values(*values: float, n: int = 24) -> np.ndarray:
+    """Centred data with these singular values, turned so that no axis is special."""
+    count = len(values)
+    return centred_axes(n, count) * np.array(values) @ rotation(count, 0)
+
+
+def _with_eigenvalues(*values: float) -> np.ndarray:
+    return _with_singular_values(*np.sqrt(values))
+
+
+def _with_power_law() -> np.ndarray:
+    """Centred data with eigenvalues i^-1.3."""
+    return centred_axes(256, 120) * np.arange(1, 121) ** -0.65
+
+
 class RankMe(_OfSingularValues):
     name = "rankme"
     answers = "How many dimensions does the representation fill, by its singular values?"
-    source = "Garrido et al. 2023 (2210.02885), eq. 1 and 2"
+    source = GARRIDO
     functional = "RankMe: exp of the entropy of sigma / sum(sigma) + 1e-7, singular values"
+    known_answers = (
+        Case("rankme", "singular values (3, 1)", 1.754765, GARRIDO, lambda: rankme(_with_singular_values(3, 1)), 2e-6 + 5e-6),
+        Case("rankme", "6 equal singular values", 6, GARRIDO, lambda: rankme(_with_singular_values(*[2.0] * 6)), 2e-5),
+        Case("rankme", "singular values (3, 1) and 198 of 0, each of which counts 1e-7", math.exp(-sum(p * math.log(p) for p in [0.75 + 1e-7, 0.25 + 1e-7] + [1e-7] * 198)), GARRIDO, lambda: rankme(np.pad(_with_singular_values(3, 1, n=200), ((0, 0), (0, 198)))), 1e-7),
+    )  # fmt: skip
 
     @staticmethod
     def of_sigma(sigma: Tensor) -> Tensor:
@@ -219,9 +245,13 @@ class RankMe(_OfSingularValues):
 class EffectiveRank(_OfSingularValues):
     name = "effective_rank"
     answers = "How many dimensions does the representation fill, by its singular values (without RankMe's constant)?"
-    source = "Roy and Vetterli 2007 (EUSIPCO)"
+    source = f"{ROY} (EUSIPCO)"
     functional = "effective rank: exp of the entropy of sigma / sum(sigma), singular values"
     standard = False
+    known_answers = (
+        Case("effective_rank", "singular values (3, 1)", math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))), ROY, lambda: effective_rank(_with_singular_values(3, 1))),
+        Case("effective_rank", "5 equal singular values", 5, ROY, lambda: effective_rank(_with_singular_values(*[1.0] * 5))),
+    )  # fmt: skip
 
     @staticmethod
     def of_sigma(sigma: Tensor) -> Tensor:
@@ -235,6 +265,9 @@ class StableRank(_OfSingularValues):
     source = "Rudelson and Vershynin 2007 (J. ACM 54)"
     functional = "stable rank: sum(sigma^2) / sigma_1^2, singular values"
     standard = False
+    known_answers = (
+        Case("stable_rank", "eigenvalues (4, 2, 1, 1)", 2, "Rudelson and Vershynin 2007", lambda: stable_rank(_with_eigenvalues(4, 2, 1, 1))),
+    )  # fmt: skip
     of_sigma = staticmethod(_energy)
 
 
@@ -244,14 +277,22 @@ class NeSum(_OfCovariance):
     source = "He and Ozay 2022 (ICML); 2305.16562"
     functional = "NESum: sum(lambda) / lambda_1, eigenvalues of the covariance"
     standard = False
+    known_answers = (
+        Case("nesum", "eigenvalues (4, 2, 1, 1)", 2, "He and Ozay 2022", lambda: nesum(_with_eigenvalues(4, 2, 1, 1))),
+    )  # fmt: skip
     of_sigma = staticmethod(_energy)
 
 
 class ParticipationRatio(_OfCovariance):
     name = "participation_ratio"
     answers = "Over how many principal components is the variance spread?"
-    source = "Gao et al. 2017 (bioRxiv 214262)"
+    source = GAO
     functional = "participation ratio: (sum lambda)^2 / sum lambda^2, eigenvalues of the covariance"
+    known_answers = (
+        Case("participation_ratio", "eigenvalues (9, 1)", 1.219512, GAO, lambda: participation_ratio(_with_eigenvalues(9, 1))),
+        Case("participation_ratio", "eigenvalues (4, 2, 1, 1)", 2.909091, GAO, lambda: participation_ratio(_with_eigenvalues(4, 2, 1, 1))),
+        Case("participation_ratio", "the same, shifted by 1e4", 2.909091, GAO, lambda: participation_ratio(_with_eigenvalues(4, 2, 1, 1) + 1e4)),
+    )  # fmt: skip
 
     @staticmethod
     def of_sigma(sigma: Tensor) -> Tensor:
@@ -262,13 +303,18 @@ class ParticipationRatio(_OfCovariance):
 class AlphaReq(_OfCovariance):
     name = "alpha_req"
     answers = "How fast do the variances along the principal components fall?"
-    source = "Agrawal et al. 2022 (NeurIPS, alpha-ReQ); weights and range as reptrix"
+    source = f"{AGRAWAL} (NeurIPS, alpha-ReQ); weights and range as reptrix"
     functional = (
         f"alpha-ReQ: minus the slope of log lambda on log rank, ranks {RANKS[0]} to {RANKS[1]}, weights 1 / rank, "
         "eigenvalues of the covariance"
     )
     standard = False
     about: ClassVar[Mapping[str, str]] = {"line_noise": _Spectral.about["line_noise"]}
+    known_answers = (
+        Case("alpha_req", "eigenvalues i^-1.3", 1.3, AGRAWAL, lambda: alpha_req(_with_power_law())),
+        # reptrix moves its range at every call.
+        Case("alpha_req", "the same, asked a second time", 1.3, AGRAWAL, lambda: [alpha_req(_with_power_law()) for _ in range(2)][1]),
+    )  # fmt: skip
     of_sigma = staticmethod(_decay)
 
     def lacks(self, sigma: Tensor) -> str:

@@ -16,8 +16,11 @@ from torch import Tensor
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import samples
 from diagnostics.measures.geometry.pooled import PooledMeasure, TapNumbers, no_interval
+from diagnostics.measures.known_answers import Case, circle
 from diagnostics.measures.target_free_intervals import linearised_interval
 
+WANG = "Wang and Isola 2020 (2005.10242)"
+ETHAYARAJH = "Ethayarajh 2019 (1909.00512)"
 BLOCK_ELEMENTS = 2**23
 """Largest array held for a block, in numbers: 64 MiB."""
 
@@ -106,13 +109,18 @@ class _Directional(PooledMeasure):
 class Uniformity(_Directional):
     name = "uniformity"
     answers = "How evenly do the samples cover the sphere of directions?"
-    source = "Wang and Isola 2020 (2005.10242)"
+    source = WANG
     standard = False
     t: ClassVar[float] = 2.0
     functional = "uniformity: log mean exp(-2 |u_i - u_j|^2) over pairs i < j of samples at length 1"
     about: ClassVar[Mapping[str, str]] = {
         "line_noise": "the value of independent, evenly spread directions of that width"
     }
+    known_answers = (
+        # -3.0161 with the pairs of a sample and itself.
+        Case("uniformity", "orthonormal vectors", -4, WANG, lambda: uniformity(np.eye(32))),
+        Case("uniformity", "unit circle: ln I0(4) - 4 (2000 points)", -1.575027204484541, WANG, lambda: uniformity(circle(2000)), 2e-3),
+    )  # fmt: skip
 
     def value(self, u: Tensor) -> tuple[float, np.ndarray]:
         means = _kernel_means(u, self.t)
@@ -129,9 +137,13 @@ class Uniformity(_Directional):
 class MeanCosine(_Directional):
     name = "mean_cosine"
     answers = "Do all samples point the same way (anisotropy)?"
-    source = "Ethayarajh 2019 (1909.00512)"
+    source = ETHAYARAJH
     functional = "mean cosine similarity over pairs i < j of samples"
     about: ClassVar[Mapping[str, str]] = {"line_noise": "0, the value of independent, evenly spread directions"}
+    known_answers = (
+        Case("mean_cosine", "orthonormal vectors", 0, ETHAYARAJH, lambda: mean_cosine(np.eye(8))),
+        Case("mean_cosine", "the same vector", 1, ETHAYARAJH, lambda: mean_cosine(np.ones((8, 3)))),
+    )  # fmt: skip
 
     def value(self, u: Tensor) -> tuple[float, np.ndarray]:
         means = _mean_cosines(u)

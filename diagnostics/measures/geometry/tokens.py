@@ -15,8 +15,12 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.measures.arrays import first_tokens, one_thread, rounding, token_count, token_samples
 from diagnostics.measures.geometry.entropies import matrix_entropy
 from diagnostics.measures.geometry.pooled import GeometryMeasure, TapNumbers, no_interval
+from diagnostics.measures.known_answers import Case, circle, column
 from diagnostics.measures.result import POOLING, SEED, N
 from diagnostics.measures.target_free_intervals import bootstrap_mean_interval
+
+SKEAN = "Skean et al. 2025 (2502.02013)"
+HOSSEINI = "Hosseini and Fedorenko 2023 (2311.04930)"
 
 
 def curvature(tokens: Any) -> Any:
@@ -96,7 +100,7 @@ class _TokenMeasure(GeometryMeasure):
 class MatrixEntropy(_TokenMeasure):
     name = "matrix_entropy"
     answers = "Over how many directions do the tokens of a sample spread?"
-    source = "Skean et al. 2025 (2502.02013)"
+    source = SKEAN
     invariant_to = ("rotation", "each sample's own scale")
     functional = "matrix entropy of order 1, in nats: entropy of the eigenvalues of K / tr K, K the tokens' Gram matrix"
     centring = "none"
@@ -104,6 +108,11 @@ class MatrixEntropy(_TokenMeasure):
     order = "in any order"
     of_samples = staticmethod(matrix_entropy)
     about: ClassVar[Mapping[str, str]] = {"line_ceiling": "the logarithm of the smaller of tokens and features"}
+    known_answers = (
+        Case("matrix_entropy", "16 orthonormal tokens: ln 16", math.log(16), SKEAN, lambda: matrix_entropy(np.eye(16))),
+        Case("matrix_entropy", "tokens +, +, -, -: rank 1", 0, SKEAN, lambda: matrix_entropy(column(1, 1, -1, -1))),
+        Case("matrix_entropy", "16 orthonormal tokens, normalised", 1, SKEAN, lambda: matrix_entropy(np.eye(16), normalised=True)),
+    )  # fmt: skip
 
     def lines(self, tokens: int, features: int) -> dict[str, float]:
         return {"line_ceiling": math.log(min(tokens, features))}
@@ -115,7 +124,7 @@ class MatrixEntropy(_TokenMeasure):
 class Curvature(_TokenMeasure):
     name = "curvature"
     answers = "How sharply does the path through the tokens of a sample bend?"
-    source = "Hosseini and Fedorenko 2023 (2311.04930)"
+    source = HOSSEINI
     invariant_to = ("rotation", "scale", "shift")
     functional = "mean angle between successive differences of tokens, in radians"
     centring = "none needed: differences of tokens"
@@ -123,6 +132,10 @@ class Curvature(_TokenMeasure):
     order = "in raster order (on a grid of several axes the path jumps from the end of a row to the next)"
     of_samples = staticmethod(curvature)
     about: ClassVar[Mapping[str, str]] = {"line_noise": "2 pi / 3, independent tokens in many dimensions"}
+    known_answers = (
+        Case("curvature", "equally spaced points on a line", 0, HOSSEINI, lambda: curvature(np.outer(np.arange(10.0), [1.0, 2.0, -1.0])), 1e-6),
+        Case("curvature", "regular polygon of 12: 2 pi / 12", 0.523599, HOSSEINI, lambda: curvature(np.vstack([circle(12)] * 2)[:14])),
+    )  # fmt: skip
 
     def lines(self, tokens: int, features: int) -> dict[str, float]:
         return {"line_noise": 2 * math.pi / 3}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diagnostics.encoders.taps import Grid
 from diagnostics.measures.arrays import as_tensor, token_samples
+from diagnostics.measures.known_answers import Case, normal
 from diagnostics.measures.locality.blocks import SampleMean, deviations, extents, rook_pairs, sample_blocks, scalar
 
 
@@ -51,6 +52,11 @@ def _morans_i(x: Tensor, grid: tuple[int, ...]) -> Tensor:
     return torch.where(total > 0, together / total * (x.shape[1] / pairs), nothing) if pairs else nothing
 
 
+def _of_places(values: np.ndarray) -> float:
+    """Moran's I of values [y, x]."""
+    return float(morans_i(values.ravel(), values.shape))
+
+
 class MoransI(SampleMean):
     name = "morans_i"
     answers = "Do neighbouring tokens deviate from their sample's mean alike?"
@@ -62,6 +68,11 @@ class MoransI(SampleMean):
     without = "have equal tokens everywhere"
     of_samples = staticmethod(morans_i)
     of_no_order = staticmethod(null_morans_i)
+    known_answers = (
+        Case("morans_i", "checkerboard", -1, "Moran 1950", lambda: _of_places((-1.0) ** np.indices((16, 16)).sum(axis=0))),
+        Case("morans_i", "column ramp, 16 x 16", 0.933333, "Moran 1950", lambda: _of_places(np.indices((16, 16))[1].astype(np.float64))),
+        Case("morans_i", "noise, -1 / (T - 1) (mean of 2000 features)", -0.003922, "Moran 1950", lambda: float(morans_i(normal(256, 2000, seed=0), (16, 16))), 4e-3),
+    )  # fmt: skip
 
     def lacks(self, grid: Grid) -> str:
         return "one token, no neighbours" if grid.tokens < 2 else ""

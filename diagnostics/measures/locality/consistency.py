@@ -10,6 +10,7 @@ from torch import Tensor
 from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import token_samples
+from diagnostics.measures.known_answers import Case
 from diagnostics.measures.locality.blocks import SampleMean, cosines, directions, extents, places, sample_blocks, scalar
 
 NEIGHBOURS = 5
@@ -81,6 +82,12 @@ def _consistency(x: Tensor, grid: tuple[int, ...], k: int, radius: int) -> Tenso
     return torch.where(known > k, total / known, float("nan"))
 
 
+def _on_a_line() -> np.ndarray:
+    """16 directions [token, feature], each a step further."""
+    angle = np.arange(16) / 16
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
 class NeighbourConsistency(SampleMean):
     name = "neighbour_consistency"
     answers = "Do the tokens most like a token lie beside it?"
@@ -95,6 +102,10 @@ class NeighbourConsistency(SampleMean):
     without = f"have fewer than {NEIGHBOURS + 1} tokens with a direction"
     of_samples = staticmethod(neighbour_consistency)
     of_no_order = staticmethod(neighbour_chance)
+    known_answers = (
+        Case("neighbour_consistency", "equal tokens minus chance", 0, "share of tokens within the radius", lambda: float(neighbour_consistency(np.ones((64, 3)), (8, 8))) - neighbour_chance((8, 8))),
+        Case("neighbour_consistency", "points on a line, both neighbours, but for the ends", (2 * 0.5 + 14) / 16, "counted", lambda: float(neighbour_consistency(_on_a_line(), (16,), k=2))),
+    )  # fmt: skip
 
     def lacks(self, grid: Grid) -> str:
         # With no more than k others, all are among the nearest, whatever they hold.

@@ -16,6 +16,7 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import arrays
 from diagnostics.measures.base import Measure
+from diagnostics.measures.known_answers import Case
 from diagnostics.measures.locality import blocks
 from diagnostics.measures.result import stated
 from diagnostics.measures.target_free_intervals import bootstrap_mean_interval, known_mean
@@ -187,6 +188,29 @@ def _farthest(grid: tuple[int, ...]) -> int:
     return sum(grid) - len(grid)
 
 
+def _patterns() -> dict[str, np.ndarray]:
+    """Tokens [token, feature] on a 16 x 16 grid."""
+    y, x = (place.ravel() for place in np.indices((16, 16)))
+    angle = np.pi / 32 * x
+    return {
+        "one-hot tokens": np.eye(256),
+        "equal tokens": np.ones((256, 3)),
+        "checkerboard of signs": (-1.0) ** (y + x)[:, None],
+        "phase ramp of pi / 32 a column": np.stack([np.cos(angle), np.sin(angle)], axis=1),
+        "row and column one-hot": np.hstack([np.eye(16)[y], np.eye(16)[x]]),
+    }
+
+
+# LDS, CDS and RMSC.
+_OF_PATTERNS = {
+    "one-hot tokens": (0, 0, 0.998045),
+    "equal tokens": (0, 0, 0),
+    "checkerboard of signs": (-1.035797, -0.095238, 1),
+    "phase ramp of pi / 32 a column": (0.224453, 0.013934, 0.434487),
+    "row and column one-hot": (0.466979, 0.051021, 0.968246),
+}
+
+
 class SelfSimilarity(Measure):
     """LDS with CDS, RMSC and the curve; variables ending in `_centred` are with each sample's mean token removed."""
 
@@ -197,6 +221,11 @@ class SelfSimilarity(Measure):
     family = "spatial"
     needs = "tokens"
     higher_is_better = None
+    known_answers = tuple(
+        Case("self_similarity", f"{kind.upper()} of {name}, 16 x 16", value, "iREPA (2512.10794)", lambda n=name, k=kind: float(getattr(self_similarity(_patterns()[n], (16, 16)), k)))
+        for name, values in _OF_PATTERNS.items()
+        for kind, value in zip(("lds", "cds", "rmsc"), values, strict=True)
+    )  # fmt: skip
 
     @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:

@@ -15,8 +15,17 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.measures.arrays import ShortRepr, as_tensor, centre, rescaled, token_samples, unit_rows
 from diagnostics.measures.decompositions import eigh
+from diagnostics.measures.known_answers import Case
 from diagnostics.measures.locality.blocks import lengths, naming_tap, plane
-from diagnostics.measures.locality.masks import as_array, box_iou, masks_of, scored_rows, tokens_of, unfitted_result
+from diagnostics.measures.locality.masks import (
+    as_array,
+    box_iou,
+    jaccard,
+    masks_of,
+    scored_rows,
+    tokens_of,
+    unfitted_result,
+)
 from diagnostics.measures.probes.protocol import Probe
 from diagnostics.measures.result import store_reasons
 
@@ -28,6 +37,7 @@ HIT = 0.5
 """Intersection over union from which a box counts as found (PASCAL VOC)."""
 WEAK = 1e-5
 """Affinity of tokens that are not alike (TokenCut)."""
+LOST = "Siméoni et al. 2021 (2109.14279)"
 _ZERO = 1e-12
 """Products below this share of both lengths are rounding error, neither positive nor negative."""
 _BLOCK = 1024
@@ -249,6 +259,20 @@ def _iou(
     return _best_iou(method(tokens, grid, cell=cell).box, wanted)
 
 
+def _planted_square() -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [token, feature] of an 8 x 8 grid with a square of one direction, and its mask [y, x]."""
+    mask = np.zeros((8, 8), dtype=int)
+    mask[2:5, 3:6] = 1
+    # The rest shares a direction that the object has nothing of.
+    return np.eye(2)[mask.ravel()], mask
+
+
+def _overlap(method: Callable[..., FoundObject]) -> float:
+    """Intersection over union of the mask found with the planted square."""
+    tokens, mask = _planted_square()
+    return jaccard(method(tokens, (8, 8)).mask, mask == 1)
+
+
 class ObjectDiscovery(Probe):
     """CorLoc of LOST on tokens in place of keys; nothing is fitted. `centred` is the same once each image's mean token is
     removed, `iou` the mean IoU of the best box, `line_whole_image` the CorLoc of the whole image as a box, and `line_centre`
@@ -262,6 +286,12 @@ class ObjectDiscovery(Probe):
     needs = "tokens"
     kinds = ("masks",)
     standard = False
+    known_answers = (
+        Case("box_iou", "boxes of 10 px shifted by half, both border pixels counted", 1 / 3, "PASCAL VOC", lambda: box_iou([0, 0, 9, 9], [5, 0, 14, 9])),
+        Case("lost", "IoU of a planted square", 1, LOST, lambda: _overlap(lost)),
+        Case("tokencut", "IoU of a planted square", 1, "Wang et al. 2022 (2202.11539)", lambda: _overlap(tokencut)),
+        Case("object_discovery", "CorLoc of a planted square", 1, LOST, lambda: object_discovery(_planted_square()[0], (8, 8), _planted_square()[1]).corloc),
+    )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         masks = masks_of(self.name, target, ("y", "x"))

@@ -18,6 +18,7 @@ from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure
+from diagnostics.measures.known_answers import Case
 from diagnostics.measures.locality.blocks import extents, lengths, places
 from diagnostics.measures.result import stated
 from diagnostics.measures.target_free_intervals import mean_with_interval
@@ -25,6 +26,9 @@ from diagnostics.measures.target_free_intervals import mean_with_interval
 BLOCK_BYTES = 32 * 2**20
 STATISTICS = ("distance", "entropy", "normalised_entropy", "prefix", "top_key")
 """Last axis of what `Attention` records."""
+
+VIT = "Dosovitskiy et al. 2020 (2010.11929), fig. 7"
+DARCET = "Darcet et al. 2024 (2309.16588)"
 
 
 @dataclass(frozen=True, repr=False)
@@ -252,6 +256,33 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
+def _uniform(tokens: int) -> np.ndarray:
+    return np.full((1, tokens, tokens), 1 / tokens)
+
+
+def _next_with_wrap(side: int) -> np.ndarray:
+    """Attention of every cell to its right neighbour, of the last one of a row to the first."""
+    return np.roll(np.eye(side**2).reshape(side**2, side, side), 1, axis=2).reshape(1, side**2, side**2)
+
+
+def _gaussian(side: int, cell: float, sigma: float) -> np.ndarray:
+    at = places((side, side)).numpy() * cell
+    square = ((at[:, None] - at[None]) ** 2).sum(axis=2)
+    weights = np.exp(-square / (2 * sigma**2))
+    return (weights / weights.sum(axis=1, keepdims=True))[None]
+
+
+def _distance(attention: np.ndarray, grid: Sequence[int], cell: float | Sequence[float] = 1.0) -> float:
+    return float(attention_distance(attention, grid, cell=cell)[0])
+
+
+def _distance_of_one_query(row: int, side: int) -> float:
+    """Distance of one uniform query of a square grid of 16 px cells, from attention that stays put elsewhere."""
+    attention = np.eye(side**2)[None].copy()
+    attention[0, row] = 1 / side**2
+    return side**2 * _distance(attention, (side, side), 16)
+
+
 class AttentionDistance(_HeadMeasure):
     name = "attention_distance"
     answers = "How far across the grid do the heads of each block look?"
@@ -259,6 +290,20 @@ class AttentionDistance(_HeadMeasure):
     statistic = "distance"
     functional = "mean over queries of sum_k a_qk |place_q - place_k|, rows renormalised over grid keys"
     unit = "cells of the tap's grid"
+    known_answers = (
+        *(
+            Case("attention_distance", f"uniform, {n} x {n} cells of {cell} px", value, VIT, lambda n=n, cell=cell: _distance(_uniform(n * n), (n, n), cell))
+            for n, cell, value in ((14, 16, 116.492227), (16, 14, 116.565053), (24, 14, 175.041985), (7, 32, 115.502894))
+        ),
+        Case("attention_distance", "uniform query in a corner of 14 x 14 cells of 16 px", 161.030167, VIT, lambda: _distance_of_one_query(0, 14), 1e-5),
+        Case("attention_distance", "uniform query beside the centre of 14 x 14 cells of 16 px", 86.018933, VIT, lambda: _distance_of_one_query(7 * 14 + 7, 14), 1e-5),
+        Case("attention_distance", "every query attends to itself", 0, VIT, lambda: _distance(np.eye(49)[None], (7, 7))),
+        Case("attention_distance", "right neighbour with wrap, 14 columns of 16 px", 29.714286, VIT, lambda: _distance(_next_with_wrap(14), (14, 14), 16)),
+        Case("attention_distance", "the other of 2 rows of 6 cells, 3 high and 5 wide", 3, VIT, lambda: _distance(np.roll(np.eye(12), 6, axis=1)[None], (2, 6), (3.0, 5.0))),
+        Case("attention_distance", "Gaussian of 32 px on 14 x 14 cells of 16 px", 36.679733, VIT, lambda: _distance(_gaussian(14, 16, 32), (14, 14), 16)),
+        Case("attention_distance", "uniform, 512 steps: (T^2 - 1) / 3T", 170.666016, VIT, lambda: _distance(_uniform(512), (512,))),
+        Case("attention_distance", "uniform, 40 % of the mass on keys outside the grid", 116.492227, VIT, lambda: _distance(0.6 * _uniform(196), (14, 14), 16)),
+    )  # fmt: skip
 
     def uniform(self, grid: Grid) -> float:
         return uniform_distance(grid.shape)
@@ -273,6 +318,10 @@ class AttentionEntropy(_HeadMeasure):
     beside = ("normalised_entropy",)
     functional = "mean over queries of -sum_k a_qk ln a_qk, rows renormalised over grid keys"
     unit = "nats"
+    known_answers = (
+        Case("attention_entropy", "uniform over 197 keys: ln 197", 5.283204, VIT, lambda: float(attention_entropy(_uniform(197))[0])),
+        Case("attention_entropy", "one key", 0, VIT, lambda: float(attention_entropy(np.eye(9)[None])[0])),
+    )  # fmt: skip
 
     def uniform(self, grid: Grid) -> float:
         return math.log(grid.tokens)
@@ -289,6 +338,9 @@ class GlobalTokenMass(_HeadMeasure):
         "mean over grid queries of their attention to prefix tokens; top_key: to the grid token that receives most"
     )
     unit = "share of attention"
+    known_answers = (
+        Case("global_token_mass", "uniform over 196 tokens and 1 class token", 1 / 197, DARCET, lambda: float(global_token_mass(_uniform(197), 1).prefix[0])),
+    )  # fmt: skip
 
     def lacks(self, grid: Grid) -> str:
         return "" if grid.prefix else "no prefix tokens"

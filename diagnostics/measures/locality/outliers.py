@@ -15,6 +15,7 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import arrays
 from diagnostics.measures.base import Measure
+from diagnostics.measures.known_answers import Case, normal
 from diagnostics.measures.locality.blocks import (
     MOST_SAMPLES,
     directions,
@@ -29,6 +30,8 @@ from diagnostics.measures.target_free_intervals import mean_with_interval
 
 BEYOND = 6.0
 """Scaled median deviations above the median from which a norm counts as an outlier: none in a billion of a Gaussian."""
+
+DARCET = "Darcet et al. 2024 (2309.16588)"
 
 # The median deviation of a Gaussian is its standard deviation over this.
 _GAUSSIAN = 1.4826
@@ -134,6 +137,12 @@ def _judge(norms: Tensor, likeness: Tensor, k: float) -> OutlierTokens:
     )
 
 
+def _planted_norms() -> np.ndarray:
+    norms = np.abs(normal(2000, seed=0)) * 0.1 + 1
+    norms[:40] = 10
+    return norms
+
+
 class OutlierTokenShare(Measure):
     """Share of tokens of extreme norm, how far out they are, where, and how like their neighbours."""
 
@@ -144,6 +153,11 @@ class OutlierTokenShare(Measure):
     family = "spatial"
     needs = "tokens"
     higher_is_better = None
+    known_answers = (
+        Case("outlier_tokens", "2 % planted at ten times the median: share", 0.02, DARCET, lambda: outlier_tokens(_planted_norms()).share),
+        Case("outlier_tokens", "recall of the planted", 1, DARCET, lambda: float(outlier_tokens(_planted_norms()).mask[:40].mean())),
+        Case("outlier_tokens", "Gaussian norms", 0, DARCET, lambda: outlier_tokens(10 + normal(5000, seed=1)).share),
+    )  # fmt: skip
 
     @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:

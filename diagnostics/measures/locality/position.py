@@ -13,6 +13,7 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import arrays
 from diagnostics.measures.base import Measure
+from diagnostics.measures.known_answers import Case, normal
 from diagnostics.measures.locality.blocks import MOST_SAMPLES, extents, lacks_axes, places
 from diagnostics.measures.probes.least_squares import PENALTIES, Moments, RidgeFits, RidgePath, choose
 from diagnostics.measures.probes.protocol import KEEP_TOKENS, Rows, probe_result, rows_of, sum_by_unit
@@ -161,6 +162,23 @@ def _within(rows: np.ndarray, block: slice) -> np.ndarray:
     return rows[np.searchsorted(rows, block.start) : np.searchsorted(rows, block.stop)]
 
 
+def _code_and_places_r2() -> float:
+    """R2 from tokens that hold their place, and waves of it, on a grid of 8 x 8."""
+    places = _places((8, 8))
+    waves = [wave(2 * np.pi * axis / 32 + 0.1) for axis in places.T for wave in (np.sin, np.cos)]
+    code = np.hstack([np.stack(waves, axis=1), places])
+    return position_probe(np.repeat(code[None], 9, axis=0), (8, 8), [*SPLITS] * 3).r2
+
+
+def _noise_r2(d: int, n: int) -> float:
+    """Mean R2 of OLS from noise to places, n tokens fitted in each of 40 draws."""
+    side = 10
+    samples = n // side
+    split = ["train"] * (samples - 1) + ["val"] + ["test"] * 20
+    draws = [normal(samples + 20, side, d, seed=i) for i in range(40)]
+    return float(np.mean([position_probe(x, (side,), split, penalties=(1e-9,)).r2 for x in draws]))
+
+
 class Position(Measure):
     """R2 of the place that single tokens tell, with the error in tokens beside it; `line_shuffled` is that of places dealt
     out anew in every sample."""
@@ -171,6 +189,10 @@ class Position(Measure):
     invariant_to = ("scale", "shift")
     family = "spatial"
     needs = "tokens"
+    known_answers = (
+        Case("position_probe", "sine and cosine code with the places", 1, "read linearly", _code_and_places_r2, 1e-4),
+        Case("position_probe", "noise, OLS, n = 200, d = 100: -d / (n - d - 1) (mean of 40)", -1.01, "out-of-sample R2 of OLS", lambda: _noise_r2(100, 200), 0.1),
+    )  # fmt: skip
 
     @arrays.one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:

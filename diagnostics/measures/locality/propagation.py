@@ -14,6 +14,7 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, token_samples, unit_rows
+from diagnostics.measures.known_answers import Case
 from diagnostics.measures.locality.blocks import naming_tap, plane
 from diagnostics.measures.locality.masks import (
     as_array,
@@ -30,6 +31,7 @@ from diagnostics.measures.result import store_reasons
 MOST_VIDEOS = 15
 """Videos read of val and of test: 12 taps then take under a minute on a CPU at 8 frames of 14 x 14 tokens."""
 LEAST_FRAMES = 3
+DAVIS = "Perazzi et al. 2016 (DAVIS)"
 _ENTRIES = 2**22
 """Most affinities held at a time."""
 _TIE = 1e-9
@@ -186,6 +188,28 @@ def _largest(soft: Tensor, grid: tuple[int, int], shape: tuple[int, ...]) -> Ten
     return (scaled >= scaled.amax(dim=0) - _TIE).int().argmax(dim=0)
 
 
+def _two_squares() -> tuple[np.ndarray, np.ndarray]:
+    """Two 10 x 10 squares, one shifted by 5."""
+    a, b = np.zeros((2, 30, 30), dtype=bool)
+    a[5:15, 5:15] = True
+    b[5:15, 10:20] = True
+    return a, b
+
+
+def _upper(rows: int) -> np.ndarray:
+    """The upper rows of a frame of 480 x 854."""
+    return np.repeat(np.arange(480)[:, None] < rows, 854, axis=1)
+
+
+def _followed() -> RegionAndBoundary:
+    """Two squares that move over an 8 x 8 grid, a cell a pixel, by tokens that name the object."""
+    masks = np.zeros((5, 8, 8), dtype=int)
+    for t in range(5):
+        masks[t, 1:3, t : t + 2] = 1
+        masks[t, 5:7, 6 - t : 8 - t] = 2
+    return j_and_f(label_propagation(np.eye(3)[masks.reshape(5, -1)], (8, 8), masks[0]), masks)
+
+
 class LabelPropagation(Probe):
     """J and F of the objects of a video's first frame, followed by each tap's tokens; nothing is fitted. `line_still` is for
     the first mask kept in every frame, `line_uniform` for tokens that are all alike."""
@@ -197,6 +221,16 @@ class LabelPropagation(Probe):
     family = "spatial"
     needs = "tokens"
     kinds = ("masks",)
+    known_answers = (
+        Case("jaccard", "10 x 10 squares shifted by 5", 1 / 3, DAVIS, lambda: jaccard(*_two_squares())),
+        Case("boundary_f", "a mask with itself", 1, DAVIS, lambda: boundary_f(_two_squares()[0], _two_squares()[0])),
+        *(
+            Case("boundary_f", f"edge off by {off} px at 480 x 854, tolerance 8 px", value, DAVIS, lambda off=off: boundary_f(_upper(240), _upper(240 + off)))
+            for off, value in ((8, 1), (9, 0))
+        ),
+        Case("label_propagation", "J, features that name the object", 1, DAVIS, lambda: _followed().j),
+        Case("label_propagation", "F, features that name the object", 1, DAVIS, lambda: _followed().f),
+    )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         masks = masks_of(self.name, target, ("t", "y", "x"))

@@ -1,5 +1,6 @@
 """Effective receptive field of a token: which part of the input it depends on, by gradients."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure
+from diagnostics.measures.known_answers import Case
 from diagnostics.measures.locality.blocks import lengths
 from diagnostics.measures.result import stated
 from diagnostics.measures.target_free_intervals import known_mean, mean_with_interval
@@ -120,6 +122,14 @@ def _recorded(grid: tuple[int, ...], size: Tensor) -> Tensor:
     return torch.from_numpy(np.column_stack([field.radius50, field.radius95, *limits, field.sd])).float()
 
 
+def _spread_of_stacked_ones(k: int) -> float:
+    """Standard deviation along an axis of the response of k convolutions of 3 x 3 ones to one place."""
+    line = np.ones(1)
+    for _ in range(k):
+        line = np.convolve(line, np.ones(3))
+    return float(receptive_field(np.pad(np.outer(line, line), 3), (k + 3, k + 3)).sd[0])
+
+
 class ReceptiveFieldOfTaps(Measure):
     name = "receptive_field"
     answers = "From how much of the input does the central token of each tap draw?"
@@ -129,6 +139,10 @@ class ReceptiveFieldOfTaps(Measure):
     needs = "gradients"
     standard = False
     observation = Gradients()
+    known_answers = tuple(
+        Case("receptive_field", f"{k} convolutions of 3 x 3 ones, spread on an axis: sqrt(2 k / 3)", math.sqrt(2 * k / 3), "Luo et al. 2016 (1701.04128)", lambda k=k: _spread_of_stacked_ones(k))
+        for k in (1, 2, 3, 5)
+    )  # fmt: skip
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:

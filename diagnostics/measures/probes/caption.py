@@ -12,10 +12,12 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import pair, unit_rows
+from diagnostics.measures.known_answers import Case
 from diagnostics.measures.probes.least_squares import PENALTIES, RidgeStack, choose, refit
 from diagnostics.measures.probes.protocol import Probe, answers, probe_result, rows_of, sum_by_unit, tap_stacks
 
 AT = (1, 5, 10)
+KARPATHY = "Karpathy and Fei-Fei 2015 (1412.2306)"
 
 _BLOCK = 512
 # Cosines of equal rows differ by rounding, and must tie.
@@ -106,6 +108,10 @@ class CaptionProbe(Probe):
     source = "retrieval: Karpathy and Fei-Fei 2015 (1412.2306); zero-shot classification: CLIP (2103.00020); linear map: Merullo et al. 2022 (2209.15162)"
     family = "language"
     kinds = ("caption",)
+    known_answers = (
+        Case("caption_probe", "recall at 1 of partners that are alike", 1, KARPATHY, lambda: retrieval_recall(np.eye(6), np.eye(6)).a_to_b[1]),
+        Case("caption_probe", "recall at 1 where all are alike: chance", 1 / 6, KARPATHY, lambda: retrieval_recall(np.ones((6, 2)), np.ones((6, 2))).a_to_b[1]),
+    )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         texts = np.asarray(target.values, dtype=np.float64)

@@ -29,6 +29,7 @@ from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, class_labels, finite, require_finite_tap, token_samples
+from diagnostics.measures.known_answers import Case, normal
 from diagnostics.measures.probes import protocol
 from diagnostics.measures.statistics import Losses
 
@@ -43,6 +44,8 @@ BATCH = 32
 MOST_SAMPLES = 1024
 MOST_VALUES = 2**27
 """Token values held for one tap, 512 MiB in float32; more tokens a sample leave fewer samples."""
+
+BARDES = "Bardes et al. 2024 (2404.08471), without perceptron"
 
 # A feature that varies less than this beside its mean is constant up to float32's rounding.
 _CONSTANT = 1e-6
@@ -202,6 +205,40 @@ def attentive(
     return outputs.reshape(-1, *y.shape[1:]).double().cpu().numpy()
 
 
+def _attended(size: float, order: Sequence[int] | None = None) -> Tensor:
+    """Outputs [sample, output] for 7 tokens a sample, as they are or in another order, by queries of this size."""
+    tokens = torch.from_numpy(normal(20, 7, 5, seed=0))
+    queries, weights = normal(HEADS, 5, seed=3), normal(HEADS * 5, 3, seed=2)
+    parts = (torch.from_numpy(x)[None, None] for x in (size * queries, weights, normal(3, seed=4)))
+    return attend((tokens if order is None else tokens[:, order])[None], *parts)[0, 0]
+
+
+def _less_pooled() -> float:
+    """Largest difference of the outputs by queries of zero from a linear map of mean-pooled tokens."""
+    tokens, weights, bias = normal(20, 7, 5, seed=0), normal(HEADS * 5, 3, seed=2), normal(3, seed=4)
+    pooled = np.tile(tokens.mean(axis=1), HEADS) @ weights + bias
+    return float(np.abs(_attended(0.0).numpy() - pooled).max())
+
+
+def _less_reordered() -> float:
+    order = np.random.default_rng(1).permutation(7).tolist()
+    return float((_attended(1.0, order) - _attended(1.0)).abs().max())
+
+
+def _accuracy_where_one_token_tells() -> float:
+    """On new samples where one token, in any place, holds a class that the mean of the tokens drowns."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(160) % 2
+    tokens = rng.standard_normal((160, 12, 4))
+    # Where the last feature is large, and only there, the first one tells the class.
+    tokens[:, :, 0] = 3 * rng.choice([-1.0, 1.0], (160, 12))
+    place = rng.integers(0, 12, 160)
+    tokens[np.arange(160), place, 3] = 8
+    tokens[np.arange(160), place, 0] = np.where(labels == 1, 3, -3)
+    guess = attentive(tokens[:120], labels[:120], tokens[120:], setting=(0.03, 0.01))
+    return float((guess == labels[120:]).mean())
+
+
 class AttentiveProbe(protocol.Probe):
     """What attention over the tokens of a sample reads out at every tap: accuracy, or R2.
 
@@ -215,6 +252,11 @@ class AttentiveProbe(protocol.Probe):
     needs = "tokens"
     standard = False
     kinds = ("label", "value", "state", "future")
+    known_answers = (
+        Case("attentive_probe", "queries of zero minus a linear map of mean-pooled tokens", 0, BARDES, _less_pooled),
+        Case("attentive_probe", "tokens in another order minus the same in their own", 0, BARDES, _less_reordered),
+        Case("attentive_probe", "accuracy where one of 12 tokens, in any place, holds the class", 1, BARDES, _accuracy_where_one_token_tells, 0.1),
+    )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         target = _kept(activations, target)

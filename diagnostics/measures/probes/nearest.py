@@ -1,5 +1,6 @@
 """k-nearest-neighbour classification by cosine, with votes weighted by similarity (Wu et al. 2018; DINO)."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, class_labels, one_thread, samples, unit_rows
+from diagnostics.measures.known_answers import Case
 from diagnostics.measures.probes.protocol import (
     Probe,
     answers,
@@ -23,6 +25,8 @@ from diagnostics.measures.probes.protocol import (
 TEMPERATURE = 0.07
 NEIGHBOURS = (5, 10, 20, 50)
 """The grid of k for every tap; what exceeds the rows at hand is lowered to them."""
+
+WU = "Wu et al. 2018 (1805.01978), eq. 7"
 
 # Similarities held at a time: 32 MiB.
 _BLOCK = 2**22
@@ -113,12 +117,33 @@ def _winner(votes: np.ndarray) -> np.ndarray:
     return (votes >= votes.max(axis=-1, keepdims=True) - _TIE).argmax(axis=-1)
 
 
+def _first_votes(k: int, temperature: float = TEMPERATURE) -> float:
+    """Weight of the first class where the nearest, of cosine .9, has it, and the two next, of cosine .8, the second."""
+    bank = np.array([[0.9, np.sqrt(0.19)], [0.8, 0.6], [0.8, -0.6]])
+    return float(knn_votes(bank, np.array([0, 1, 1]), np.array([[2.0, 0.0]]), (k,), temperature)[0, 0, 0])
+
+
+def _first_vote_alone() -> float:
+    bank = np.array([[1.0, 0.0], [0.9, np.sqrt(0.19)], [0.0, 1.0]])
+    return float(knn_votes(bank, np.array([0, 1, 1]), np.array([[5.0, 0.0]]), (1,))[0, 0, 0])
+
+
 class KnnProbe(Probe):
     name = "knn_probe"
     answers = "Do samples of one class lie together?"
     source = "Wu et al. 2018 (1805.01978), eq. 7; DINO (2104.14294)"
     invariant_to = ("rotation", "each sample's own scale")
     kinds = ("label",)
+    known_answers = (
+        *(
+            Case("knn_probe", f"weight {i + 1} of similarities (.9, .8, .8), temperature .07", value, WU, lambda i=i: float(knn_weights([0.9, 0.8, 0.8])[i]))
+            for i, value in enumerate((0.675994, 0.162003, 0.162003))
+        ),
+        Case("knn_probe", "votes of the nearest alone", 1, WU, _first_vote_alone),
+        Case("knn_probe", "votes of similarities (.9, .8, .8), temperature .07", 0.675994, WU, lambda: _first_votes(3)),
+        Case("knn_probe", "the same, temperature .5", 1 / (1 + 2 * math.exp(-0.2)), WU, lambda: _first_votes(3, 0.5)),
+        Case("knn_probe", "2 neighbours of similarities (.9, .8, .8): the last two share a place", 1 / (1 + math.exp(-0.1 / 0.07)), WU, lambda: _first_votes(2)),
+    )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         rows, labels = label_rows(activations, target)

@@ -11,6 +11,7 @@ import xarray as xr
 from diagnostics.activations.contract import Activations, StoredTarget
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, token_samples
+from diagnostics.measures.known_answers import Case
 from diagnostics.measures.probes.dense import DenseRows
 from diagnostics.measures.probes.protocol import Probe, probe_result
 from diagnostics.measures.probes.softmax import FINAL, PENALTIES, LogisticFits, LogisticRows
@@ -19,6 +20,8 @@ from diagnostics.vocabulary import SPLITS
 
 MOST_TOKENS = 8192
 """Tokens that a classifier is fitted on and chosen by, drawn at random; test is read whole."""
+
+VOC = "Everingham et al. 2010"
 
 # Nats that the last step may promise where penalties are only ranked. Ten times as many cost up to .02 of mean IoU.
 _RANKING, _MOST_RANKING = 1e-3, 30
@@ -250,6 +253,10 @@ class SegmentationProbe(Probe):
     source = "linear segmentation (Oquab et al. 2023, 2304.07193, section 7.4); mean IoU: Everingham et al. 2010"
     needs = "tokens"
     kinds = ("token_label",)
+    known_answers = (
+        Case("segmentation_probe", "mIoU of confusion ((3, 1), (1, 3))", 0.6, VOC, lambda: mean_iou([[3, 1], [1, 3]])),
+        Case("segmentation_probe", "off-diagonal count of truth 0 taken for 1", 1, VOC, lambda: float(confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)[0, 1])),
+    )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         dense = DenseRows.of(self.name, activations, target)

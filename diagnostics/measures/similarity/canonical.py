@@ -19,8 +19,11 @@ from torch import Tensor
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import centre, pair
 from diagnostics.measures.decompositions import svd, svdvals
+from diagnostics.measures.known_answers import Case, centred_axes, normal, overlapping_columns, sixty_samples
 from diagnostics.measures.similarity.base import Similarity, Taps
 
+RAGHU = "Raghu et al. 2017 (1706.05806)"
+MORCOS = "Morcos et al. 2018 (1806.05759)"
 RANK = 1e-6
 """Singular values up to this share of the largest are rounding: single precision leaves some 1e-7 of it."""
 VARIANCE = 0.99
@@ -203,13 +206,40 @@ class _Canonical(Decomposed):
         )
 
 
+def _invertible_map() -> np.ndarray:
+    """[8, 8], by which the features of `sixty_samples` are mixed."""
+    return normal(8, 8, seed=5) + 3 * np.eye(8)
+
+
+def _mean_square_of_independent_data() -> float:
+    """Mean squared canonical correlation of 500 samples with 20 and with 30 features."""
+    return float(np.mean(canonical_correlations(normal(500, 20, seed=0), normal(500, 30, seed=1)) ** 2))
+
+
+def _strongest_shared() -> tuple[np.ndarray, np.ndarray]:
+    """Two sides [16, 2] with singular values (3, 1), the first direction shared."""
+    axes = centred_axes(16, 3)
+    return axes[:, [0, 1]] * [3.0, 1.0], axes[:, [0, 2]] * [3.0, 1.0]
+
+
+def _one_shared_component(n: int = 500) -> float:
+    """SVCCA where the strongest component, 100 times the variance of each of 20 others, is all that is shared."""
+    shared = normal(n, 1, seed=0) * 10
+    return svcca(np.hstack([shared, normal(n, 20, seed=1)]), np.hstack([shared, normal(n, 20, seed=2)]))
+
+
 class Cca(_Canonical):
     name = "cca"
     answers = "Which taps hold the same directions up to any linear map, large and small alike?"
-    source = "Raghu et al. 2017 (1706.05806); Hotelling 1936"
+    source = f"{RAGHU}; Hotelling 1936"
     invariant_to = ("any invertible linear map", "shift")
     functional = "mean canonical correlation over the smaller rank"
     remedy = ", or svcca"
+    known_answers = (
+        Case("cca", "invertible map", 1, RAGHU, lambda: cca(sixty_samples(), sixty_samples() @ _invertible_map())),
+        Case("cca", "6 orthonormal columns of which 2 are shared", 1 / 3, RAGHU, lambda: cca(*overlapping_columns())),
+        Case("cca", "mean squared correlation, independent, n = 500, p = 20, q = 30: max(p, q) / (n - 1)", 0.0601, "measures: Wishart mean", _mean_square_of_independent_data, 8e-3),
+    )  # fmt: skip
 
     def directions(self, x: Tensor) -> Tensor:
         return basis(x)
@@ -218,10 +248,15 @@ class Cca(_Canonical):
 class Svcca(_Canonical):
     name = "svcca"
     answers = "Which taps hold the same principal directions up to a linear map of these?"
-    source = "Raghu et al. 2017 (1706.05806)"
+    source = RAGHU
     invariant_to = ("rotation", "scale", "shift")
     functional = f"mean canonical correlation of the principal components that hold {VARIANCE:.0%} of the variance"
     remedy = ""
+    known_answers = (
+        Case("svcca", "only the strongest of 21 components shared", 0.2088, RAGHU, _one_shared_component, 0.05),
+        Case("svcca", "singular values (3, 1), the first shared, 85 % of the variance kept: one component", 1, RAGHU, lambda: svcca(*_strongest_shared(), variance=0.85)),
+        Case("svcca", "the same, 95 % kept: two components", 0.5, RAGHU, lambda: svcca(*_strongest_shared(), variance=0.95)),
+    )  # fmt: skip
 
     def directions(self, x: Tensor) -> Tensor:
         return leading(x, VARIANCE)
@@ -232,7 +267,7 @@ class Pwcca(_Canonical):
 
     name = "pwcca"
     answers = "How much of what a tap's features carry does another tap hold up to a linear map?"
-    source = "Morcos et al. 2018 (1806.05759), section 2.2"
+    source = f"{MORCOS}, section 2.2"
     invariant_to = ("any invertible linear map of tap_other", "scale", "shift")
     functional = (
         "canonical correlations weighted by alpha_i = sum_j |<h_i, x_j>|, x_j the features of tap (not tap_other)"
@@ -240,6 +275,11 @@ class Pwcca(_Canonical):
     remedy = ", or svcca"
     symmetric = False
     most_rows = 1024
+    known_answers = (
+        Case("pwcca", "singular values (3, 1), the first shared: 3 / (3 + 1)", 0.75, MORCOS, lambda: pwcca(*_strongest_shared())),
+        Case("pwcca", "invertible map", 1, MORCOS, lambda: pwcca(sixty_samples(), sixty_samples() @ _invertible_map())),
+        Case("pwcca", "x wider than y, y inside x", 1, MORCOS, lambda: pwcca(sixty_samples()[:, :3], sixty_samples())),
+    )  # fmt: skip
 
     def directions(self, x: Tensor) -> Tensor:
         return basis(x)

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, centre, pair, rescaled, rounding, samples, scale_of
+from diagnostics.measures.known_answers import Case
 from diagnostics.measures.similarity.base import Similarity, Taps
 from diagnostics.measures.similarity.canonical import RANK, still
 
 Distance = Literal["euclidean", "correlation", "cosine"]
 Comparison = Literal["spearman", "pearson", "kendall", "cosine"]
+KRIEGESKORTE = "Kriegeskorte et al. 2008"
 
 # Entries closer than this share of the largest differ by rounding.
 _NOTHING = 1e-12
@@ -156,15 +158,23 @@ def _untied(levels: np.ndarray) -> float:
     return 1 - float((count * (count - 1)).sum()) / (len(levels) * (len(levels) - 1))
 
 
+# Of the dissimilarities (1, 2, 3) and (1, 3, 2), by hand.
+_COMPARED: dict[Comparison, float] = {"pearson": 0.5, "spearman": 0.5, "kendall": 1 / 3, "cosine": 13 / 14}
+
+
 class Rsa(Similarity):
     name = "rsa"
     answers = "Do two taps find the same pairs of samples unlike?"
-    source = "Kriegeskorte et al. 2008"
+    source = KRIEGESKORTE
     invariant_to = ("order of the features", "each sample's own scale and offset")
     functional = "Spearman correlation of the dissimilarities 1 - r of all pairs of samples"
     centring = "each sample over its features (not invariant to rotation)"
     least = 3
     most_rows = 1024
+    known_answers = tuple(
+        Case("rsa", f"RDMs (1, 2, 3) and (1, 3, 2), {method}", value, KRIEGESKORTE, lambda method=method: compare_rdms([1.0, 2.0, 3.0], [1.0, 3.0, 2.0], method=method))
+        for method, value in _COMPARED.items()
+    )  # fmt: skip
 
     def reason(self, x: Tensor) -> str:
         if why := still(x):

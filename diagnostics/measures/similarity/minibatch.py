@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,16 +12,18 @@ from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import as_tensor, centre, ordinary, pair, rescaled
+from diagnostics.measures.known_answers import Arrays, Case, column, normal, sixty_samples
 from diagnostics.measures.similarity import packed
 from diagnostics.measures.similarity.base import Side
-from diagnostics.measures.similarity.kernel_alignment import Products, blocks_of, scale_of_tap
-from diagnostics.measures.similarity.kernels import Kernel, Sums
+from diagnostics.measures.similarity.kernel_alignment import SONG, Products, blocks_of, scale_of_tap
+from diagnostics.measures.similarity.kernels import Kernel, Sums, cka
 from diagnostics.measures.similarity.null import Swaps
 
 BATCH = 64
 LEAST = 4
 """Samples of a batch: HSIC_1 has no value below."""
 MOST_ROWS = 16384
+NGUYEN = "Nguyen et al. 2021 (2010.15327)"
 
 
 def minibatch_cka(x: Any, y: Any, *, batch_size: int = BATCH) -> float:
@@ -101,16 +104,40 @@ def batch_kernels(blocks: Iterable[Tensor], parts: Sequence[slice]) -> list[Tens
     return kernels
 
 
+def _one_batch_minus_cka() -> float:
+    x, y = sixty_samples()[:, :4], sixty_samples()[:, 2:]
+    return minibatch_cka(x, y, batch_size=60) - cka(x, y)
+
+
+def _in_batches(size: int, *pairs: tuple[np.ndarray, np.ndarray]) -> float:
+    """Minibatch CKA of these sides one below the other, each [sample, feature]."""
+    return minibatch_cka(np.vstack([x for x, _ in pairs]), np.vstack([y for _, y in pairs]), batch_size=size)
+
+
+def _of_taps_minus_plain() -> float:
+    x, y = normal(BATCH + 6, 4, seed=8), normal(BATCH + 6, 3, seed=9)
+    taps = Arrays({"x": x, "y": y + x[:, :3]}, ["train"] * len(x))
+    matrix = MinibatchAlignment().compute(taps, None, 0)["matrix"]
+    return float(matrix.sel(tap="x", tap_other="y")) - minibatch_cka(x, y + x[:, :3], batch_size=BATCH)
+
+
 class MinibatchAlignment(Products):
     """Minibatch CKA: a tap is the kernels of its batches, one vector of unit norm."""
 
     name = "minibatch_cka"
     answers = "Which taps hold alike geometries of the samples, estimated from small batches?"
-    source = "Nguyen et al. 2021 (2010.15327), eq. 2; unbiased HSIC: Song et al. 2012, eq. 5"
+    source = f"{NGUYEN}, eq. 2; unbiased HSIC: {SONG}"
     invariant_to = ("rotation", "scale", "shift")
     most_rows = MOST_ROWS
     functional = f"an estimate of debiased linear CKA from batches of {BATCH}: ratio of HSIC_1 summed over batches"
     centring = "features centred over samples, then the kernel of each batch U-centred"
+    known_answers = (
+        Case("minibatch_cka", "one batch of all samples minus debiased CKA", 0, NGUYEN, _one_batch_minus_cka),
+        Case("minibatch_cka", "shifted copy, batches of 8", 1, NGUYEN, lambda: minibatch_cka(sixty_samples(), 0.1 * sixty_samples() + 100, batch_size=8)),
+        Case("minibatch_cka", "two batches of (1, 2, 4, 8) and (1, 3, 2, 7): sums, divided once", 0.098097, NGUYEN, lambda: _in_batches(4, *[(column(1, 2, 4, 8), column(1, 3, 2, 7))] * 2)),
+        Case("minibatch_cka", "batches of 5 and 4 samples: each weighs by its samples", (5 * 28.9 + 4 * 7 / 3) / math.sqrt((5 * 38.5 + 4 * 134 / 3) * (5 * 1331 / 30 + 4 * 38 / 3)), NGUYEN, lambda: _in_batches(5, (column(1, 2, 4, 8, 5), column(1, 3, 2, 7, 6)), (column(1, 2, 4, 8), column(1, 3, 2, 7)))),
+        Case("minibatch_cka", "of two taps, a full batch and one of 6 samples, minus the plain function", 0, NGUYEN, _of_taps_minus_plain),
+    )  # fmt: skip
 
     def of_tap(self, side: Side, tap: str) -> tuple[Any, str]:
         parts = batches(len(side.rows), BATCH)

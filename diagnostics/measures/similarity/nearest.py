@@ -7,13 +7,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import centre, pair, rounding, unit_rows
+from diagnostics.measures.known_answers import Case, normal, sixty_samples
 from diagnostics.measures.similarity.base import Similarity
+from diagnostics.measures.similarity.kernels import cka
 
+HUH = "Huh et al. 2024 (2405.07987)"
 K = 10
 """Neighbours of the measures of a run."""
 # Elements of the block of cosines that is held at a time.
@@ -224,9 +228,13 @@ class _Nearest(Similarity):
 class MutualKnn(_Nearest):
     name = "mutual_knn"
     answers = "Which taps agree on which samples are nearest?"
-    source = "Huh et al. 2024 (2405.07987), appendix A"
+    source = f"{HUH}, appendix A"
     invariant_to = ("rotation", "each sample's own scale")
     functional = f"mean share of the {K} nearest neighbours that two taps have in common, ties in parts"
+    known_answers = (
+        Case("mutual_knn", "copy", 1, HUH, lambda: mutual_knn(sixty_samples(), sixty_samples(), k=5)),
+        Case("mutual_knn", "independent, n = 1024, k = 10: k / (n - 1)", 0.009775, HUH, lambda: mutual_knn(normal(1024, 16, seed=0), normal(1024, 16, seed=1), k=10), 3e-3),
+    )  # fmt: skip
 
     def prepared(self, x: Tensor) -> Any:
         return neighbours(x, K)
@@ -242,13 +250,24 @@ class MutualKnn(_Nearest):
         return {"k": K, "chance": K / (n - 1)}
 
 
+def _all_neighbours_minus_cka() -> float:
+    """CKNNA with all others as neighbours, minus debiased CKA of the same rows at length 1."""
+    x, y = sixty_samples(), normal(60, 6, seed=7)
+    unit, unit_other = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, y))
+    return cknna(x, y, k=59) - cka(unit, unit_other)
+
+
 class Cknna(_Nearest):
     name = "cknna"
     answers = "Which taps hold alike geometries of near samples?"
-    source = "Huh et al. 2024 (2405.07987), appendix A, as its authors compute it"
+    source = f"{HUH}, appendix A, as its authors compute it"
     invariant_to = ("rotation", "each sample's own scale")
     symmetric = False
     functional = f"HSIC_1 ratio of cosine kernels at the {K} nearest neighbours that both sides share, ties in parts"
+    known_answers = (
+        Case("cknna", "copy", 1, HUH, lambda: cknna(sixty_samples(), sixty_samples(), k=5)),
+        Case("cknna", "all neighbours minus debiased CKA of rows of length 1", 0, HUH, _all_neighbours_minus_cka),
+    )  # fmt: skip
 
     def prepared(self, x: Tensor) -> Any:
         return _kernel(neighbours(x, K))

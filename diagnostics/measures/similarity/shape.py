@@ -11,7 +11,11 @@ from torch import Tensor
 
 from diagnostics.measures.arrays import pair
 from diagnostics.measures.decompositions import svd, svdvals, triangle
+from diagnostics.measures.known_answers import Case, centred_axes, rotation, shared_axes, sixty_samples
 from diagnostics.measures.similarity.canonical import Decomposed, spread, still
+
+DING = "Ding et al. 2021 (2108.01661)"
+WILLIAMS = "Williams et al. 2021 (2110.14739)"
 
 # Below this squared distance, 2 - 2 nu has lost too many digits.
 _NEAR = 1e-4
@@ -89,8 +93,13 @@ class _Shape(Decomposed):
 class Procrustes(_Shape):
     name = "procrustes"
     answers = "How far apart are two taps once one is turned onto the other?"
-    source = "Ding et al. 2021 (2108.01661); Williams et al. 2021 (2110.14739)"
+    source = f"{DING}; {WILLIAMS}"
     functional = "sqrt(2 - 2 ||X^T Y||_*)"
+    known_answers = (
+        Case("procrustes", "rotated copy", 0, DING, lambda: procrustes(sixty_samples(), 3 * sixty_samples() @ rotation(8, 1) + 5)),
+        Case("procrustes", "same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.422650, DING, lambda: procrustes(*shared_axes())),
+        Case("procrustes", "orthogonal subspaces", math.sqrt(2), DING, lambda: procrustes(centred_axes(16, 3), centred_axes(16, 6)[:, 3:])),
+    )  # fmt: skip
 
     def compared(self, a: Tensor, b: Tensor) -> float:
         return _distance(a, b)
@@ -99,8 +108,12 @@ class Procrustes(_Shape):
 class AngularDistance(_Shape):
     name = "angular_distance"
     answers = "By what angle do the shapes of two taps differ?"
-    source = "Williams et al. 2021 (2110.14739)"
+    source = WILLIAMS
     functional = "arccos ||X^T Y||_*, radians"
+    known_answers = (
+        Case("angular_distance", "same axes, eigenvalues (3, 2, 1) and (1, 2, 3)", 0.425860, WILLIAMS, lambda: angular_distance(*shared_axes())),
+        Case("angular_distance", "rotated copy", 0, WILLIAMS, lambda: angular_distance(sixty_samples(), sixty_samples() @ rotation(8, 2))),
+    )  # fmt: skip
 
     def compared(self, a: Tensor, b: Tensor) -> float:
         return _angle(a, b)

@@ -22,6 +22,7 @@ from diagnostics.runs.comparison.group_scores import family_gaps, group_scores_o
 from diagnostics.runs.comparison.members import (
     Member,
     by_group,
+    control_of,
     open_members,
     pairs_with_base,
     places,
@@ -146,7 +147,7 @@ def compare(
         tuple(family_gaps(by_profile, first_of_each_target([row.profile for row in group_scores]), seed)),
         tuple(differences_of(by_profile, seed, matched)),
         tuple(curve_differences(by_profile, seed, matched)),
-        tuple(_all_shares(pairs, groups, list(by_profile), seed)),
+        tuple(_all_shares(pairs, members, list(by_profile), seed)),
         tuple(tap_similarities),
         left_out,
     )
@@ -160,16 +161,19 @@ def _pairs_of_runs(groups: dict[str, list[Member]]) -> list[tuple[Member, Member
 
 def _all_shares(
     pairs: dict[str, list[tuple[Member, Member]]],
-    groups: dict[str, list[Member]],
+    members: Sequence[Member],
     probes: Sequence[str],
     seed: int,
 ) -> list[Shares]:
     shares: list[Shares] = []
+    groups = by_group(members)
     for group, matched in pairs.items():
         base = matched[0][1].group
+        controls = [control_of(aligned, members) for aligned, _ in matched]
         for name in probes:
             target = name.partition("/")[2]
             purpose = bool(target) and any(target == aligned.target for aligned, _ in matched)
             losses = [(aligned.losses[name], own.losses[name]) for aligned, own in matched]
-            shares.append(shares_of(name, group, base, len(groups[base]), purpose, losses, seed))
+            beside = [one if isinstance(one, str) else one.losses[name] for one in controls]
+            shares.append(shares_of(name, group, base, len(groups[base]), purpose, losses, beside, seed))
     return shares

@@ -45,6 +45,11 @@ class Member:
         return str(lineage_of(self.run).get("base", ""))
 
     @property
+    def control_of(self) -> str:
+        """Digest of the training whose control it is; "" where it is none."""
+        return str(lineage_of(self.run).get("control_of", "") or "")
+
+    @property
     def target(self) -> str:
         """The target whose best tap an alignment lifted; "" where it was made for none."""
         return str(lineage_of(self.run).get("for", "") or "")
@@ -162,6 +167,20 @@ def without_base(members: Sequence[Member], pairs: Mapping[str, Sequence[tuple[M
         if group in pairs
     ]
     return {f"shares of {', '.join(names)}": why for names in missing if names}
+
+
+def control_of(aligned: Member, members: Sequence[Member]) -> Member | str:
+    """The control of an alignment, trained in the same way from the same base but taught by the base itself; or why there is
+    none."""
+    if aligned.control_of:
+        return "it is a control itself"
+    training = lineage_of(aligned.run).get("training")
+    for member in members:
+        if training is not None and member.control_of == training:
+            return member
+    if lineage_of(aligned.run).get("control") == "none":
+        return "it was made without a control (--no-control)"
+    return "the run of its control is not among the runs"
 
 
 def places(

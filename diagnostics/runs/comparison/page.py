@@ -24,6 +24,7 @@ from diagnostics.runs.comparison.figures import SHARES, curves_figure, shares_fi
 from diagnostics.runs.comparison.findings import Findings, first_of_each_target
 from diagnostics.runs.comparison.group_scores import GroupScore
 from diagnostics.runs.comparison.members import lineage_of
+from diagnostics.runs.comparison.shares import Shares
 from diagnostics.runs.comparison.words import (
     alignment_name,
     cautions,
@@ -32,6 +33,7 @@ from diagnostics.runs.comparison.words import (
     describe_curve,
     describe_families,
     describe_heads,
+    describe_lifts,
     describe_runs,
     describe_similarity,
     describe_verdict,
@@ -140,14 +142,19 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
     if not findings.shares:
         return Section("", "")
     # A share without a value names its reason by its place among them, from 1.
-    reasons = list(dict.fromkeys(why for row in findings.shares for why in row.reasons.values()))
+    reasons = list(
+        dict.fromkeys(row.reasons[name] for row in findings.shares for name in SHARES if name in row.reasons)
+    )
     columns = _columns("alignment", "target", "base's hidden gap", "recovered", "kept at best tap", "kept at output")
+    controlled = any(row.over_control for row in findings.shares)
+    columns += (Column("output - control's"),) * controlled
     rows = [
         Row(
             (
                 alignment_name(row), target_name(findings, row.profile) + (", made for it" if row.purpose else ""),
                 Number(row.gap, signed=True),
                 *(Number(value, ".2f") if (value := getattr(row, name)) else f"- ({reasons.index(row.reasons[name]) + 1})" for name in SHARES),
+                *([_over_control(row)] if controlled else []),
             ),
             only=_length(row.profile, brief),
         )
@@ -164,14 +171,22 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
                 [
                     "Recovered: what the aligned output gained over the base's output, of the base's hidden gap. Kept: the "
                     "aligned score over the base's, both above chance (0 of R2 and skill, the score with shuffled "
-                    "labels otherwise); over 1 where it gained."
+                    "labels otherwise); over 1 where it gained. Output - control's: the aligned output's score minus that of the "
+                    "control, trained in the same way but taught by the base's own tokens; only where it is above 0 did the tap lift anything."
                 ],
                 only="full",
             ),
+            _notes(describe_lifts(findings, brief)),
             _notes([f"({i}) {why}" for i, why in enumerate(reasons, 1)], "quiet"),
         ),
         label="Alignments",
     )
+
+
+def _over_control(row: Shares) -> Cell:
+    if row.over_control is None:
+        return "-"
+    return Number(row.over_control, signed=True, mark=" lifted" if row.lifted else "")
 
 
 def _differences(findings: Findings, brief: Sequence[str]) -> Section:

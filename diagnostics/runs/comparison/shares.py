@@ -20,6 +20,9 @@ class Shares:
         what was hidden, 1 when it shows all.
     kept_best, kept_output: the aligned encoder's best tap and output over the base's, above chance: 1 when
         nothing was lost.
+    over_control: the aligned output's score minus that of its control, which was trained in the same way but taught by the
+        base itself: what the tap added to what training did. Paired.
+    recovered_over_control: the same, of the base's hidden gap.
     floor: the score at chance: 0 of R2 and skill, the base's score with shuffled labels otherwise.
     reasons: name of a share -> why it has no value.
     """
@@ -38,7 +41,14 @@ class Shares:
     recovered: Interval | None
     kept_best: Interval | None
     kept_output: Interval | None
+    over_control: Interval | None
+    recovered_over_control: Interval | None
     reasons: Mapping[str, str]
+
+    @property
+    def lifted(self) -> bool:
+        """Whether the output is shown to hold more than the control's."""
+        return self.over_control is not None and self.over_control.low > 0
 
 
 NO_VALUE = "there is no value"
@@ -50,8 +60,18 @@ Pairs = Sequence[tuple[ProbeLosses, ProbeLosses]]
 """Runs of an alignment, each with the run of its base."""
 
 
-def shares_of(profile: str, group: str, base: str, of_seeds: int, purpose: bool, pairs: Pairs, seed: int) -> Shares:
-    """The shares of an alignment, its seeds together: each run against its own base, then the ratio of the means.
+def shares_of(
+    profile: str,
+    group: str,
+    base: str,
+    of_seeds: int,
+    purpose: bool,
+    pairs: Pairs,
+    controls: Sequence[ProbeLosses | str],
+    seed: int,
+) -> Shares:
+    """The shares of an alignment, its seeds together: each run against its own base and its control (or why it has none), then
+    the ratio of the means.
 
     A share of nothing means nothing: `recovered` needs a hidden gap of the base that its interval shows to be above 0 and that is
     `LEAST_GAP` or more, and what is kept needs a base that is shown to know something there.
@@ -60,7 +80,19 @@ def shares_of(profile: str, group: str, base: str, of_seeds: int, purpose: bool,
     floor, unknown = _floor(pairs)
     gap = _mean([(run.at_best, run.at_output) for run in bases], seed)
     reasons: dict[str, str] = {}
-    values: dict[str, Interval | None] = dict.fromkeys(("recovered", "kept_best", "kept_output"))
+    values: dict[str, Interval | None] = dict.fromkeys(
+        ("recovered", "kept_best", "kept_output", "over_control", "recovered_over_control")
+    )
+    lone = [control for control in controls if isinstance(control, str)]
+    beside = [
+        (aligned.at_output, control.at_output)
+        for (aligned, _), control in zip(pairs, controls, strict=True)
+        if not isinstance(control, str)
+    ]
+    if lone:
+        reasons["over_control"] = lone[0]
+    else:
+        values["over_control"] = _mean(beside, seed)
     if math.isnan(gap.value):
         reasons["recovered"] = NO_VALUE
     elif not gap.low > 0:
@@ -71,6 +103,8 @@ def shares_of(profile: str, group: str, base: str, of_seeds: int, purpose: bool,
         gained = [(aligned.at_output, own.at_output) for aligned, own in pairs]
         hidden = [(own.at_best, own.at_output) for _, own in pairs]
         values["recovered"] = _ratio(gained, hidden, 0.0, seed)
+        if not lone:
+            values["recovered_over_control"] = _ratio(beside, hidden, 0.0, seed)
     for name, at in (("kept_best", operator.attrgetter("at_best")), ("kept_output", operator.attrgetter("at_output"))):
         known = _mean([(at(run),) for run in bases], seed)
         if unknown or math.isnan(known.value):

@@ -113,6 +113,25 @@ def alignment_name(shares: Shares) -> str:
     return f"{shares.group} (from {shares.base}{seeds}{alone})"
 
 
+def describe_lifts(findings: Findings, profiles: Sequence[str]) -> list[str]:
+    """Of each alignment, which targets the tap lifted beyond what its control shows, and which it is not shown to have."""
+    lines: list[str] = []
+    for group in dict.fromkeys(row.group for row in findings.shares):
+        rows = [row for row in findings.shares if row.group == group and row.profile in profiles]
+        held = [row for row in rows if row.over_control is not None]
+        if not held:
+            why = next((row.reasons["over_control"] for row in rows if "over_control" in row.reasons), "")
+            if why and "itself" not in why:
+                lines.append(f"{group}: what training by itself does is not known ({why})")
+            continue
+        lifted = [target_name(findings, row.profile) for row in held if row.lifted]
+        rest = [target_name(findings, row.profile) for row in held if not row.lifted]
+        parts = [f"lifted by the tap, beyond its control: {', '.join(lifted)}"] if lifted else []
+        parts += [f"not shown to be lifted by the tap: {', '.join(rest)}"] if rest else []
+        lines.append(f"{group}: {'; '.join(parts)}")
+    return lines
+
+
 def describe_correction(findings: Findings) -> str:
     """How many differences survive, after which correction, and what the intervals are over."""
     tested = [difference for difference in findings.differences if not math.isnan(difference.p_corrected)]

@@ -17,8 +17,9 @@ from diagnostics_training.alignment.job import AlignmentJob
 from diagnostics_training.alignment.objective import Alignment
 from diagnostics_training.alignment.start import Start, make_student
 from diagnostics_training.alignment.teachers import OWN, Teacher, agreement, section_of, taught, with_module
+from diagnostics_training.options import settings_of
 from diagnostics_training.summary import finish, finished
-from diagnostics_training.trainer.checkpoints import make_folder, resumable
+from diagnostics_training.trainer.checkpoints import digest_of_json, make_folder, resumable
 from diagnostics_training.trainer.data import describe_data, plain
 from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say, silent
@@ -110,7 +111,13 @@ def control_of(job: AlignmentJob, start: Start, asked: Mapping[str, Any], course
         return Alignment(student, [start.itself], feed.section), feed.read_by([start.itself])
 
     group = str(course.lineage["group"])
-    lineage = {**course.lineage, "group": f"{group}, control", "control_of": group, "to": start.tap.name, "for": ""}
+    lineage = {
+        **course.lineage,
+        "group": f"{group}, control",
+        "control_of": digest_of_json(course.asked),
+        "to": start.tap.name,
+        "for": "",
+    }
     return replace(
         course, folder=job.control_folder, asked=asked, to=start.tap.name, teacher=start.itself, make=make, lineage=lineage,
         row={**course.row, "for": None, "probed": None}, head=None, begin=course.alone, conclude=_nothing,
@@ -128,6 +135,7 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
     first = {key: value.to(where.device) for key, value in feed(0).items()}
     objective.to(where.device).eval()
     objective.free(first)
+    objective.parts = [student.encoder.module.get_submodule(block.name) for block in student.blocks]
     trusting = [*([job.encoder] if job.trust_code else []), *([str(course.folder)] if student.trusts else [])]
     row: dict[str, Any] = {
         "path": str(course.folder), "name": student.encoder.name, "to": course.to, "output": start.tap.name,
@@ -139,7 +147,7 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
     if job.steps:
         with resumable(course.folder):
             outcome = fit(
-                objective, feed, job.settings(start.seed), course.folder, watch, name=course.folder.name,
+                objective, feed, settings_of(job, start.seed), course.folder, watch, name=course.folder.name,
                 identity=dict(course.asked) | {"tap": course.to}, world=where, begin=course.begin,
             ).outcome  # fmt: skip
     after = cosine(objective.student, objective.tap.name, course.teacher, first)
@@ -152,6 +160,7 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
             "base": course.asked["base"],
             "data": row["data"],
             "steps": job.steps,
+            "training": digest_of_json(course.asked),
             "seed": start.seed,
             "how": job.typed,
         }

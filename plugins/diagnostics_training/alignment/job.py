@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from diagnostics import DiagnosticsError
 from diagnostics_training.alignment.layer_scale import check_start
 from diagnostics_training.next_steps import command_of
-from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.options import settings_of
 
 if TYPE_CHECKING:
     from diagnostics_training.alignment.start import Start
 
-APART = ("encoder", "out", "control", "device", "trust_code")
+APART = ("encoder", "out", "control", "compile", "recompute", "workers", "device", "trust_code")
 """Fields that change no number of what is trained, or stand in the identity by another name."""
 
 
@@ -32,6 +32,16 @@ class AlignmentJob:
     steps: int = 1000
     batch: int = 64
     lr: float = 5e-4
+    optimiser: str = "adamw"
+    schedule: str = "cosine"
+    warmup: float = 0.1
+    cooldown: float = 0.0
+    clip: float = 1.0
+    accumulate: int = 1
+    precision: str = "float32"
+    compile: bool = False
+    recompute: bool = False
+    workers: int = 0
     mask: float = 0.0
     layer_scale: float = 1.0
     drop_path: float = 0.0
@@ -50,13 +60,10 @@ class AlignmentJob:
         if self.seed is not None and self.seed < 0:
             raise DiagnosticsError(f"Seed {self.seed} is below 0: give 0 or more.")
         # What the trainer refuses, before anything is looked for.
-        self.settings(0, max(1, self.steps))
         if self.steps < 0 or self.batch < 2:
             raise DiagnosticsError(f"Aligning takes batches of 2 or more, not {self.steps} steps of {self.batch}.")
-
-    def settings(self, seed: int, steps: int | None = None) -> Settings:
-        """For the trainer."""
-        return Settings(steps or self.steps, self.lr, seed=seed)
+        if self.steps:
+            settings_of(self, 0)
 
     @property
     def folder(self) -> Path:
@@ -76,7 +83,7 @@ class AlignmentJob:
     @property
     def typed(self) -> str:
         """What to type for the same."""
-        return command_of(self.command, self, ("out", "device", "trust_code"))
+        return command_of(self.command, self, ("out", "compile", "recompute", "workers", "device", "trust_code"))
 
     def identity(self, start: Start) -> dict[str, Any]:
         """All that decides the numbers, as plain values: what was made otherwise is refused."""

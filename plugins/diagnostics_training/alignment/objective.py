@@ -25,6 +25,7 @@ class Alignment(Objective):
 
     student: its module is trained in place, all parameters of it that its output tap depends on.
     section: under which name the batch holds what it reads.
+    parts: its residual blocks, which can be computed once more for the gradient.
     """
 
     def __init__(self, student: TorchEncoder, teachers: Sequence[Teacher], section: str = OWN) -> None:
@@ -32,6 +33,7 @@ class Alignment(Objective):
         self.student, self.teachers, self.section = student, tuple(teachers), section
         self.tap = student.tap(student.output_tap)
         self.module = student.module
+        self.parts: Sequence[nn.Module] = ()
         for teacher in teachers:
             check_grids(self.tap, student.name, teacher)
         self.maps = nn.ModuleList(
@@ -58,6 +60,9 @@ class Alignment(Objective):
     def output(self, batch: Batch) -> Tensor:
         tokens = self.student.capture(section_of(batch, self.section), [self.tap.name])[self.tap.name]
         return tokens[:, self.tap.grid.prefix :].float().mean(1)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return self.parts
 
     def train(self, mode: bool = True) -> Alignment:
         super().train(mode)

@@ -43,7 +43,8 @@ def taught(teacher: Teacher, batch: Batch) -> Tensor:
 
 
 def agreement(tokens: Tensor, tap: Tap, target: Tensor, other: Tap, valid: Tensor | None = None) -> Tensor:
-    """Mean cosine of tokens [B, T, F] at a tap with a target's, which are brought to the tap's grid.
+    """Cosine of tokens [B, T, F] at a tap with a target's, which are brought to the tap's grid: mean over a sample's tokens, then
+    over samples.
 
     Prefix tokens count where both have as many; grid tokens that are not `valid` do not.
     """
@@ -54,7 +55,7 @@ def agreement(tokens: Tensor, tap: Tap, target: Tensor, other: Tap, valid: Tenso
     if valid is None:
         return cosine.mean()
     counted = nn.functional.pad(valid.to(cosine.dtype), (prefix, 0), value=1.0)
-    return (cosine * counted).sum() / counted.sum()
+    return ((cosine * counted).sum(1) / counted.sum(1)).mean()
 
 
 def on_grid(tokens: Tensor, grid: Grid, wanted: Grid) -> Tensor:
@@ -66,8 +67,9 @@ def on_grid(tokens: Tensor, grid: Grid, wanted: Grid) -> Tensor:
     cells = cells.movedim(-1, 1).unflatten(-1, grid.shape)
     for axis, count in enumerate(wanted.shape, start=2):
         lines = cells.movedim(axis, -1)
-        column = lines.reshape(1, -1, lines.shape[-1], 1)
-        resized = nn.functional.interpolate(column, (count, 1), mode="bilinear", antialias=True)
+        # All lines as the rows of one image, whose height stays.
+        image = lines.reshape(1, 1, -1, lines.shape[-1])
+        resized = nn.functional.interpolate(image, (image.shape[2], count), mode="bilinear", antialias=True)
         cells = resized.reshape(*lines.shape[:-1], count).movedim(-1, axis)
     return torch.cat([prefix, cells.flatten(2).movedim(1, -1)], dim=1)
 

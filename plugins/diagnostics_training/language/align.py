@@ -72,7 +72,8 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
     """
     start = _ending(start_of(job))
     check_texts(start.dataset)
-    decoder = decoder_named(job.lm, _texts(start), start.seed)
+    half = job.precision == "bf16" and not job.train_lm
+    decoder = decoder_named(job.lm, _texts(start), start.seed, half)
     pairs = Pairs(start.dataset, decoder, 1 + pooled(start.tap.grid, job.pool).tokens)
     test = np.flatnonzero(start.dataset.split == "test")
     asked = job.identity(start) | {"projector_steps": job.alone, "decoder": digest_of_weights(job.lm)}

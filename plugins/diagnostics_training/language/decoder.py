@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import json
 from collections.abc import Generator, Sequence
@@ -45,6 +46,17 @@ class Decoder:
         """Features of a token that it reads."""
         return int(self.model.get_input_embeddings().weight.shape[1])
 
+    @functools.cached_property
+    def accepts(self) -> frozenset[str]:
+        """What the model's forward pass can be given."""
+        return frozenset(inspect.signature(self.model.forward).parameters)
+
+    @functools.cached_property
+    def blocks(self) -> Sequence[nn.Module]:
+        """Its longest list of modules."""
+        lists = [part for part in self.module.modules() if isinstance(part, nn.ModuleList)]
+        return list(max(lists, key=len, default=()))
+
     @property
     def module(self) -> nn.Module:
         """The model, for whoever trains or moves it."""
@@ -60,9 +72,8 @@ class Decoder:
 
     def logits(self, embedded: Tensor, last: int) -> Tensor:
         """Of the `last` positions of sequences [B, T, width]: what comes after each, [B, last, vocabulary]."""
-        accepted = inspect.signature(self.model.forward).parameters
         options = {"use_cache": False, "logits_to_keep": last}
-        output = self.model(inputs_embeds=embedded, **{key: options[key] for key in options if key in accepted})
+        output = self.model(inputs_embeds=embedded, **{key: options[key] for key in options if key in self.accepts})
         return output.logits[:, -last:]
 
     def save(self, folder: Path) -> None:
@@ -81,7 +92,7 @@ def decoder_named(name: str, texts: Sequence[str], seed: int = 0, half: bool = F
     """
     needs_transformers()
     decoder = _tiny(texts, seed) if name == TINY else _in_folder(name, torch.bfloat16 if half else torch.float32)
-    if "inputs_embeds" not in inspect.signature(decoder.model.forward).parameters:
+    if "inputs_embeds" not in decoder.accepts:
         raise DiagnosticsError(
             f"Decoder {name} ({type(decoder.model).__name__}) takes no inputs_embeds, by which it would see the encoder's tokens: "
             f"{FOLDER} that does."

@@ -6,6 +6,7 @@ the text. First the projector learns alone, then the encoder with it, with Layer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -83,6 +84,9 @@ class Language(Alignment):
         # Answers have one token at least: their end.
         lost = (lost.reshape(wanted.shape) * asked).sum(1) / asked.sum(1)
         return lost, ((logits.argmax(-1) == wanted) | ~asked).all(1)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return [*super().blocks(), *self.decoder.blocks]
 
     def to(self, *args: Any, **kwargs: Any) -> Language:
         """As of any module; a decoder that is no part of this one comes along."""

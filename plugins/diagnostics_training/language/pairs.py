@@ -1,5 +1,6 @@
 """What is asked of a dataset's samples and what the answers are, as tokens of a decoder."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -55,8 +56,8 @@ class Pairs:
     def __init__(self, dataset: Dataset, decoder: Decoder, room: int) -> None:
         self.dataset, self.decoder = dataset, decoder
         self._tokens: dict[str, list[int]] = {}
-        if decoder.context is not None:
-            self._check_length(decoder.context - room)
+        # All at once, also where there is no limit: tokenizers run in threads, which processes of `--workers` do without.
+        self._check_length(math.inf if decoder.context is None else decoder.context - room)
 
     def drawn(self, row: int, rng: np.random.Generator) -> Pair:
         """A question of a sample to train on, in one of its wordings."""
@@ -81,7 +82,7 @@ class Pairs:
             self._tokens[text] = self.decoder.tokens(text)
         return self._tokens[text]
 
-    def _check_length(self, most: int) -> None:
+    def _check_length(self, most: float) -> None:
         longest: dict[Question, int] = {}
         long: list[tuple[int, int]] = []
         for row, question in _all(self.dataset):

@@ -1,11 +1,12 @@
 """What an objective of this plugin declares beside its loss: the head of its encoder, and what it needs of the data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
 
 from diagnostics import Target
 from diagnostics_training.models.heads import Head, Model
@@ -55,6 +56,9 @@ class EncoderObjective(Objective):
     def answers(cls, targets: Mapping[str, Target], rows: np.ndarray, dataset: str) -> Answers:
         """What it learns of the samples `rows`; raises where the dataset does not have it."""
         return Answers()
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return [part for part in self.modules() if isinstance(part, Block)]
 
     def output(self, batch: Batch) -> Tensor:
         return self.model.backbone(batch["x"]).mean(1)

@@ -28,6 +28,7 @@ class Contrastive(EncoderObjective):
     """Views `x` and `y` of each sample, or one view `x` of which two crops are taken; `model`'s head is the projector."""
 
     options = ("positives",)
+    compares_samples = True
 
     def __init__(self, model: Model, sizes: Sizes, *options: Any) -> None:
         super().__init__(model, sizes, *options)

@@ -41,6 +41,8 @@ class Jepa(EncoderObjective):
 
     def __init__(self, model: Model, *options: Any) -> None:
         super().__init__(model, *options)
+        # Spread and distribution are those of a batch.
+        self.compares_samples = self.regulariser != "none"
         self.context = copy.deepcopy(model.backbone)
         model.backbone.requires_grad_(False)
 

@@ -1,4 +1,5 @@
-"""One checkpoint, replaced whole: weights, optimiser state by the parameter's name, the step, and what it belongs to.
+"""One checkpoint, replaced whole: weights, optimiser state by the parameter's name and of its groups, the step, and what it
+belongs to.
 
 A safetensors file whose metadata is the JSON, so that one rename replaces all of it, with digests of the tensors and of itself:
 safetensors notices no changed byte. Generators are not saved: each step draws from its own number (see `trainer`).
@@ -24,13 +25,13 @@ from diagnostics_training.trainer.data import parse_spec
 
 FILE = "checkpoint.safetensors"
 KEY = "diagnostics_checkpoint"
-WEIGHTS, STATE = "weights/", "optimiser/"
+WEIGHTS, STATE, GROUP = "weights/", "optimiser/", "group/"
 DAMAGED = "its bytes are not those that were written"
 
 OPTIONS = frozenset({
-    "data", "batch", "steps", "lr", "seed", "width", "depth", "heads", "patch", "likelihood", "positives", "regulariser",
-    "precision", "to", "for", "mask", "layer_scale", "drop_path", "teacher", "keep",
-    "at", "lm", "pool", "projector_steps", "train_lm",
+    "data", "batch", "steps", "lr", "optimiser", "schedule", "warmup", "cooldown", "accumulate", "clip", "seed", "precision",
+    "width", "depth", "heads", "patch", "likelihood", "positives", "regulariser", "to", "for", "mask", "layer_scale", "drop_path", "teacher", "keep", "at",
+    "lm", "pool", "projector_steps", "train_lm",
 })  # fmt: skip
 """Parts of an identity that are options of a command."""
 UNTELLING = {
@@ -59,11 +60,15 @@ def save(
     for name, parameter in module.named_parameters():
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"{STATE}{key}/{name}"] = torch.as_tensor(value)
+    for i, group in enumerate(optimiser.param_groups):
+        # What the optimiser itself has put there, as timm's LAMB its count of steps; all else comes from the settings.
+        for key in group.keys() - optimiser.defaults.keys() - {"params"}:
+            tensors[f"{GROUP}{i}/{key}"] = torch.as_tensor(group[key])
     # Clones: tensors that share memory are refused, and equal values cost little here.
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     # A folder, since safetensors writes to a file of another name first, which a kill leaves.
     beside = folder / f"{FILE}.partial"
-    kept = {"format": 2, "step": step, "identity": dict(identity), "tensors": _digest_of(tensors)}
+    kept = {"format": 3, "step": step, "identity": dict(identity), "tensors": _digest_of(tensors)}
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
@@ -109,6 +114,11 @@ def load(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, iden
                 key: t.to(parameter.device) if t.ndim or optimiser.defaults.get("fused") else t
                 for key, t in state.items()
             }
+    for key, tensor in tensors.items():
+        if key.startswith(GROUP):
+            i, name = key.removeprefix(GROUP).split("/", 1)
+            # LAMB counts with a tensor, in earlier versions of timm with a number.
+            optimiser.param_groups[int(i)][name] = tensor if tensor.is_floating_point() else tensor.item()
     return int(kept["step"])
 
 

@@ -7,7 +7,7 @@ own.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,8 @@ class TrainingData:
     targets: Mapping[str, Target]
     rows: np.ndarray
     """Which samples of the data set these are; targets are of all."""
+    ids: tuple[str, ...]
+    """Of these samples."""
 
     @property
     def description(self) -> str:
@@ -101,7 +103,7 @@ def load(data: str, patch: int | None = None, *, windows: bool = True) -> Traini
     extent = (*whole[:-2], *(min(places) for _ in places))
     return TrainingData(
         spec, dataset.name, dataset.modality, dataset.fingerprint, samples, extent,
-        channels_of(dataset.modality, samples[0]), dataset.targets, rows,
+        channels_of(dataset.modality, samples[0]), dataset.targets, rows, tuple(str(dataset.ids[row]) for row in rows),
     )  # fmt: skip
 
 
@@ -129,10 +131,14 @@ def _held(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     return held
 
 
-def check_batch(batch: int, samples: int) -> None:
-    """Raises where that many samples cannot be drawn."""
+def check_batch(batch: int, samples: int, parts: int = 1) -> None:
+    """Raises where that many samples cannot be drawn, or not be computed in so many parts."""
     if not 2 <= batch <= samples:
         raise DiagnosticsError(f"A batch of {batch} cannot be drawn from {samples} train samples: give 2 to as many.")
+    if parts > batch:
+        raise DiagnosticsError(
+            f"A batch of {batch} samples cannot be computed in {parts} parts: give --accumulate at most as many."
+        )
 
 
 class EpochOrder:
@@ -160,6 +166,8 @@ class EpochOrder:
 class Feed:
     """`feed(step, rank, world)`: a process's part of a step's batch, with `beside`, what else is known of each sample.
 
+    `ids` are the samples' own; without them they are numbers.
+
     Everything is drawn for the batch over all processes and then dealt out, so that how many there are changes nothing.
     """
 
@@ -171,10 +179,16 @@ class Feed:
         batch: int,
         seed: int,
         beside: Mapping[str, np.ndarray] | None = None,
+        ids: Sequence[str] | None = None,
     ) -> None:
         self.samples, self.views, self.objective = samples, views, objective
         self.batch, self.seed, self.beside = batch, seed, dict(beside or {})
+        self.sample_ids = [str(row) for row in range(len(samples))] if ids is None else ids
         self.order = EpochOrder(np.arange(len(samples)), batch, seed)
+
+    def ids(self, step: int, rank: int = 0, world: int = 1) -> list[str]:
+        """Of the samples of that part of the batch."""
+        return [self.sample_ids[row] for row in self.order.part(step, rank, world)[0]]
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         rows, own, _ = self.order.part(step, rank, world)

@@ -66,6 +66,14 @@ def mean(values: Tensor) -> Tensor:
     return values
 
 
+def least(values: Tensor) -> Tensor:
+    """The least over processes, without a gradient."""
+    if dist.is_initialized():
+        values = values.clone()
+        dist.all_reduce(values, dist.ReduceOp.MIN)
+    return values
+
+
 class _Gather(torch.autograd.Function):
     """All processes' rows. Each process gets the gradients that all of them have for its rows, summed."""
 

@@ -3,11 +3,12 @@
 Metrics go to a file of JSON lines, and to TensorBoard where it is installed.
 """
 
+import contextlib
 import importlib.util
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Progress, printable
-from diagnostics_training.trainer import collapse
-from diagnostics_training.trainer.distributed import World, mean
+from diagnostics_training.trainer import checkpoints, collapse
+from diagnostics_training.trainer.distributed import World, least, mean
 from diagnostics_training.trainer.objective import Batch, Objective
 from diagnostics_training.trainer.settings import Settings
 
 Watch = Callable[[Progress], None]
 METRICS, BOARD = "metrics.jsonl", "tensorboard"
+SHOWN = 20
+"""Ids in a message at most."""
 ESTIMATE_AFTER = 10
 """Steps after which the remaining time is said; the first is left out of the estimate."""
 
@@ -64,8 +67,10 @@ class Monitor:
         if first:
             tell(f"{name}: goes on from step {first:,} of {settings.steps:,}")
 
-    def note(self, done: int, values: Mapping[str, float], seen: collapse.Look | None) -> None:
-        """After step `done`, with what was seen of the output where it was looked at."""
+    def note(
+        self, done: int, values: Mapping[str, float], seen: collapse.Look | None, evaluation: Mapping[str, float]
+    ) -> None:
+        """After step `done`, with what was seen of the output where it was looked at, and what an evaluation gave."""
         self.loss = values["loss"]
         line: dict[str, float] = {"step": done, **values}
         if seen is not None:
@@ -73,6 +78,7 @@ class Monitor:
                 self.tell(f"{self.name}: the output collapses: {seen} (see docs/training.md)")
             self.looks.append(seen)
             line |= {"rank": seen.rank, "spread": seen.spread}
+        line |= {f"evaluation/{key}": float(value) for key, value in evaluation.items()}
         line["lr"] = self.settings.rate(done - 1)
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
@@ -95,22 +101,59 @@ def to_numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(values, stacked.tolist(), strict=True))
 
 
-def check_finite(values: Mapping[str, float], step: int, out: Path, name: str) -> None:
-    for key in ("loss", "gradient"):
-        if not math.isfinite(values[key]):
-            raise DiagnosticsError(
-                f"The {key} of {name} is {values[key]} at step {step}: train with a smaller --lr, into another folder than "
-                f"{out}."
-            )
+class Finite:
+    """The first step whose loss or gradient is not finite: kept on the device, so that no step waits for the answer."""
+
+    def __init__(self, device: str) -> None:
+        self.first = torch.full((2,), torch.iinfo(torch.int64).max, device=device)
+
+    def note(self, values: Mapping[str, Tensor], done: int) -> None:
+        """After step `done`, counted from 1."""
+        finite = torch.stack([values["loss"].float(), values["gradient"].float()]).isfinite()
+        self.first = torch.where(finite, self.first, self.first.clamp(max=done))
+
+    def check(self, done: int, out: Path, name: str, ids: Callable[[int], Sequence[str]] | None) -> None:
+        """Raises where a step up to `done` was not finite; `ids(step)`, counted from 0, are those of a batch's samples."""
+        loss, gradient = least(self.first).tolist()
+        if (step := min(loss, gradient)) > done:
+            return
+        kept = checkpoints.about(out)
+        last = f"step {kept['step']:,} is the last in {out / checkpoints.FILE}" if kept else "no checkpoint was written"
+        raise DiagnosticsError(
+            f"The {'loss' if loss == step else 'gradient'} of {name} is not finite at step {step}"
+            f"{f' (batch of {_few(ids(step - 1))})' if ids else ''}, and {last}: {'look at those samples, or ' if ids else ''}train "
+            f"with a smaller --lr, into another folder than {out}."
+        )
+
+
+def _few(ids: Sequence[str]) -> str:
+    shown, more = ids[:SHOWN], len(ids) - SHOWN
+    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
+
+
+@contextlib.contextmanager
+def looking(objective: Objective, settings: Settings) -> Generator[None]:
+    """A context in eval mode, without gradients and in the precision of training, whose random draws change no later ones."""
+    device = next(objective.parameters()).device
+    objective.eval()
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        torch.no_grad(),
+        torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"),
+    ):
+        yield
+    objective.train()
 
 
 def look_at_output(objective: Objective, batch: Batch, step: int, settings: Settings) -> collapse.Look | None:
-    objective.eval()
-    device = next(objective.parameters()).device.type
-    with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=settings.precision == "bf16"):
+    with looking(objective, settings):
         output = objective.output(batch)
-    objective.train()
     return None if output is None or len(output) < collapse.FEWEST else collapse.look(step, output)
+
+
+def evaluate(objective: Objective, step: int, settings: Settings) -> Mapping[str, float]:
+    with looking(objective, settings):
+        return objective.evaluate(step)
 
 
 def describe_work(objective: nn.Module, name: str, settings: Settings, world: World, out: Path) -> str:

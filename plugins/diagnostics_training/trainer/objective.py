@@ -1,6 +1,6 @@
 """What the trainer asks of an objective."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,15 @@ class Objective(nn.Module):
 
     pairs, moves, noise: which views of a sample it is given: two (`x` and `y`) rather than one; windows and crops drawn at
         random; noise on a series.
+    compares_samples: whether the loss compares samples of a batch with each other, so that it is no mean of what the loss is
+        of parts of the batch.
     phases: whether `before_step` decides which parameters learn, so that some have no gradient in some steps.
     """
 
     pairs: bool = False
     moves: bool = True
     noise: bool = True
+    compares_samples: bool = False
     phases: bool = False
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -36,6 +39,18 @@ class Objective(nn.Module):
         is nothing to watch.
         """
         return None
+
+    def evaluate(self, step: int) -> Mapping[str, float]:
+        """Scalars after so many steps, which are logged as `evaluation/NAME`; how often is a setting.
+
+        Called without gradients, in eval mode, and by the first process only (so it must not wait for others). What it draws from
+        torch's generators changes nothing that is drawn later.
+        """
+        return {}
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The modules of which each one's memory can be saved by computing it once more in the backward pass."""
+        return ()
 
     def draws(self, rng: np.random.Generator, count: int) -> dict[str, Any]:
         """What is drawn for each of `count` samples (masks): arrays [sample, ...], which join the batch.

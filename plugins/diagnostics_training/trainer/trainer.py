@@ -8,8 +8,7 @@ a run that was not.
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,19 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from diagnostics import DiagnosticsError
 from diagnostics_training.trainer import checkpoints, collapse
 from diagnostics_training.trainer.distributed import World, barrier
+from diagnostics_training.trainer.loading import Batches, batches_ahead
 from diagnostics_training.trainer.monitor import (
     ESTIMATE_AFTER,
+    Finite,
     Monitor,
     Watch,
-    check_finite,
     describe_work,
+    evaluate,
     format_duration,
     look_at_output,
     say,
@@ -35,10 +37,9 @@ from diagnostics_training.trainer.monitor import (
     to_numbers,
 )
 from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.trainer.optimisers import build_optimiser
+from diagnostics_training.trainer.recompute import recomputed
 from diagnostics_training.trainer.settings import Settings
-
-Batches = Callable[[int, int, int], Batch]
-"""(step from 0, process, processes) -> that process's part of the step's batch, on the CPU; a pure function."""
 
 LOCK = "training.lock"
 
@@ -102,8 +103,9 @@ def fit(
     """
     world = world or World()
     identity = dict(identity or {}) | settings.identity
+    check_fits(objective, settings, name)
     objective.to(world.device).train()
-    optimiser = adamw(objective, settings)
+    optimiser = build_optimiser(objective, settings)
     checkpoints.make_folder(out)
     with contextlib.ExitStack() as stack:
         if world.first:
@@ -116,28 +118,32 @@ def fit(
             monitor = stack.enter_context(contextlib.closing(Monitor(out, name, settings, first, watch, tell)))
             if first < settings.steps:
                 tell(describe_work(objective, name, settings, world, out))
+        if settings.recompute:
+            stack.enter_context(recomputed(objective.blocks()))
         module = wrap(objective, settings, world)
         started, measured = time.perf_counter(), 0.0
-        pool = stack.enter_context(ThreadPoolExecutor(1))
-        coming = pool.submit(batches, first, world.rank, world.size) if first < settings.steps else None
-        for step in range(first, settings.steps):
-            assert coming is not None
-            batch = {key: value.to(world.device, non_blocking=True) for key, value in coming.result().items()}
-            if step + 1 < settings.steps:
-                coming = pool.submit(batches, step + 1, world.rank, world.size)
+        steps, finite = range(first, settings.steps), Finite(world.device)
+        ids = _ids_of(batches)
+        coming = stack.enter_context(batches_ahead(batches, steps, world, settings.workers))
+        for step in steps:
+            batch = {key: value.to(world.device, non_blocking=True) for key, value in next(coming).items()}
             objective.before_step(step)
             values = train_step(objective, module, batch, optimiser, settings, step, world)
             done = step + 1
+            finite.note(values, done)
             objective.after_step(done, settings.steps)
-            logs, looks, saves = (
-                done == settings.steps or not done % every
-                for every in (settings.log_every, settings.look_every, settings.checkpoint_every)
-            )
-            if logs or looks or saves:
+            logs, looks, evaluates, saves = (
+                every is not None and (done == settings.steps or not done % every)
+                for every in (
+                    settings.log_every, settings.look_every, settings.evaluate_every, settings.checkpoint_every,
+                )
+            )  # fmt: skip
+            if logs or looks or evaluates or saves:
+                finite.check(done, out, name, ids)
                 scalars = to_numbers(values)
-                check_finite(scalars, done, out, name)
                 if monitor:
-                    monitor.note(done, scalars, look_at_output(objective, batch, done, settings) if looks else None)
+                    seen = look_at_output(objective, batch, done, settings) if looks else None
+                    monitor.note(done, scalars, seen, evaluate(objective, done, settings) if evaluates else {})
             if saves and world.first:
                 checkpoints.save(out, done, objective, optimiser, identity)
             if done == first + 1:
@@ -150,6 +156,23 @@ def fit(
         seconds = time.perf_counter() - started
     loss, seen = (monitor.loss, tuple(monitor.looks)) if monitor else (math.nan, ())
     return Fitted(settings.steps, first, loss, seconds, seen)
+
+
+def check_fits(objective: Objective, settings: Settings, name: str) -> None:
+    """Raises where an objective cannot be trained as the settings say."""
+    if settings.accumulate > 1 and objective.compares_samples:
+        raise DiagnosticsError(
+            f"The loss of {name} compares the samples of a batch, which therefore cannot be computed in parts: leave --accumulate "
+            "out."
+        )
+    if settings.recompute and not objective.blocks():
+        raise DiagnosticsError(f"There are no blocks of {name} that could be computed twice: leave --recompute out.")
+
+
+def _ids_of(batches: Batches) -> Callable[[int], Sequence[str]] | None:
+    """The ids of the samples of a whole batch, by its step; None where its maker does not know them."""
+    ids = getattr(batches, "ids", None)
+    return None if ids is None else lambda step: ids(step, 0, 1)
 
 
 @contextlib.contextmanager
@@ -169,29 +192,12 @@ def _only(out: Path, name: str) -> Generator[None]:
         (out / LOCK).unlink(missing_ok=True)
 
 
-def adamw(objective: nn.Module, settings: Settings) -> torch.optim.AdamW:
-    """AdamW over all parameters that require gradients; no decay where a parameter has fewer than two axes."""
-    trained = [(n, p) for n, p in objective.named_parameters() if p.requires_grad]
-    if not trained:
-        raise DiagnosticsError("There is nothing to train: no parameter of the objective requires a gradient.")
-    # A mask token and the like are vectors, with leading axes of one.
-    decayed = [p for _, p in trained if sum(n > 1 for n in p.shape) > 1]
-    others = [p for _, p in trained if sum(n > 1 for n in p.shape) <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.lr, betas=settings.betas, fused=True)
-
-
 def wrap(objective: Objective, settings: Settings, world: World) -> nn.Module:
     """The objective as it is called in a step: compiled, and with gradients averaged over processes."""
     if settings.compile:
         objective.compile()
     if world.size == 1:
         return objective
-    from torch.nn.parallel import DistributedDataParallel
-
     devices = [world.device] if world.device != "cpu" else None
     return DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=objective.phases)
 
@@ -208,14 +214,35 @@ def train_step(
     torch.manual_seed(number(settings.seed, step, world.rank))
     for group in optimiser.param_groups:
         group["lr"] = settings.rate(step)
-    with torch.autocast(torch.device(world.device).type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        values: dict[str, Tensor] = module(batch)
     optimiser.zero_grad(set_to_none=True)
-    values["loss"].backward()
+    totals: dict[str, Tensor] = {}
+    parts = split(batch, settings.accumulate)
+    for i, (share, part) in enumerate(parts):
+        # Gradients are averaged over processes once, with those of the last part.
+        alone = isinstance(module, DistributedDataParallel) and i + 1 < len(parts)
+        with module.no_sync() if alone else contextlib.nullcontext():
+            with torch.autocast(torch.device(world.device).type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                values: dict[str, Tensor] = module(part)
+            (values["loss"] * share).backward()
+        for key, value in values.items():
+            totals[key] = totals.get(key, 0) + value.detach() * share
     parameters = [p for p in objective.parameters() if p.grad is not None]
     length = nn.utils.clip_grad_norm_(parameters, settings.clip)
     optimiser.step()
-    return {key: value.detach() for key, value in values.items()} | {"gradient": length}
+    return totals | {"gradient": length}
+
+
+def split(batch: Batch, count: int) -> list[tuple[float, Batch]]:
+    """A batch as `count` parts of nearly the same size, each with its share of the samples."""
+    if count == 1:
+        return [(1.0, batch)]
+    samples = len(next(iter(batch.values())))
+    if count > samples:
+        raise DiagnosticsError(
+            f"A batch of {samples} samples in a process cannot be computed in {count} parts: give --accumulate at most as many."
+        )
+    parts = zip(*(tensor.tensor_split(count) for tensor in batch.values()), strict=True)
+    return [(len(part[0]) / samples, dict(zip(batch, part, strict=True))) for part in parts]
 
 
 def number(*parts: int) -> int:

@@ -79,7 +79,16 @@ def test_taps_are_timms_intermediates_bit_for_bit(family: str) -> None:
         assert list(result)[-3:] == ["norm", "attn_pool", "head"]
         assert torch.equal(result["head"][:, 0], given)
         assert torch.equal(result["attn_pool"][:, 0], encoder.module.forward_head(trunk, pre_logits=True))
+        # Meta's forward_features leaves the norm out unless it is asked for; timm's has it.
+        assert torch.equal(encoder.module.norm(result["blocks.2"]), trunk)
+        assert dict(encoder.maker_names) == {
+            "blocks.2": "forward_features",
+            "norm": "forward_features(norm=True), in timm forward_features",
+            "attn_pool": "timm's forward_head(pre_logits=True)",
+            "head": "encode_image",
+        }
     else:
+        assert dict(encoder.maker_names) == {"blocks.2": "forward_features"}
         # What lang and spatial encoders hand out are the tokens of their last block.
         assert encoder.output_tap == list(result)[-1] == "blocks.2"
         assert torch.equal(given, trunk)
@@ -224,6 +233,10 @@ def test_the_embedding_of_a_video_is_the_average_of_its_frames() -> None:
     assert torch.equal(result["norm"][0, 1:], image.capture(frames)["norm"][:, 1:].flatten(0, 1))
     pooled = pool(video.tap("head"), result["head"], ["mean"])[0, 0]
     torch.testing.assert_close(pooled, image.module(frames).mean(0), atol=1e-6, rtol=0)
+    assert video.maker_names == {
+        **image.maker_names,
+        "head": "encode_image of each frame, whose mean is encode_video",
+    }
 
 
 def test_a_run_over_images(tmp_path: Any) -> None:

@@ -322,11 +322,15 @@ def test_attention_of_mantis_v2_sums_to_one_and_the_others_say_why_not() -> None
 
 
 def test_mantis_layers_are_those_that_its_package_returns() -> None:
+    trainer = pytest.importorskip("mantis.trainer")
     sample = noise(512, 1)
     for case in MANTIS:
         encoder = built(case)
         result = captured(encoder, sample)
         network: Any = encoder.module
+        assert dict(encoder.maker_names) == {"layers.2": "MantisTrainer.transform (class token)"}
+        handed = trainer.MantisTrainer(device="cpu", network=network).transform(sample[None, None])
+        torch.testing.assert_close(result["layers.2"][:, 0], torch.from_numpy(handed))
         network.output_token = "combined"
         with torch.no_grad():
             for i in range(3):
@@ -342,6 +346,7 @@ def test_tirex_blocks_are_those_that_its_package_embeds() -> None:
     sample = noise(70, 1)
     encoder = built("tirex").sized_for(sample)
     assert isinstance(encoder, TorchEncoder)
+    assert dict(encoder.maker_names) == {"blocks.3": "_embed_context (last layer)"}
     result = captured(encoder, sample)
     expected = encoder.module._embed_context(torch.from_numpy(sample)[None])  # pyright: ignore
     assert expected.shape == (1, 3, 4, 64)
@@ -349,10 +354,48 @@ def test_tirex_blocks_are_those_that_its_package_embeds() -> None:
         torch.testing.assert_close(result[f"blocks.{i}"], expected[:, :, i], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("case", ["moment", "moment of 3", "ttm", "ttm of 3", "tspulse", "tspulse of 3", "flowstate"])
+def test_what_makers_name_stands_at_the_tap_of_that_name(case: str) -> None:
+    """Every grid token is a row of what the package hands out by the name, and no other tap's tokens are."""
+    sample = noise(ALL[case].steps, ALL[case].variates)
+    encoder = built(case).sized_for(sample)
+    assert isinstance(encoder, TorchEncoder)
+    batch = default_collate([encoder.preprocess(sample)])
+    ((name, called),) = encoder.maker_names.items()
+    result = encoder.capture(batch)
+    network: Any = encoder.module
+    with torch.no_grad():
+        if case == "flowstate":
+            handed = network.model(batch["series"][..., None], batch_first=True, return_dict=True)
+        elif called == "last_hidden_state":
+            options = {"freq_token": torch.zeros(1)} if "ttm" in case else {"enable_masking": False}
+            handed = network(batch["series"] * batch["mask"], past_observed_mask=batch["mask"], **options)
+        else:
+            handed = network.embed(x_enc=batch["series"], input_mask=batch["mask"], reduction="none")
+    attribute = {"embed(reduction='none')": "embeddings", "last_hidden_state": "last_hidden_state"}
+    rows = getattr(handed, attribute.get(called, "backbone_hidden_state")).flatten(0, -2)
+    apart: dict[str, float] = {}
+    for tap in encoder.taps:
+        tokens = result[tap.name][0, tap.grid.prefix :][-1 if called.endswith("(last step)") else 0 :]
+        apart[tap.name] = float(torch.cdist(tokens.double(), rows.double()).amin(1).max() / tokens.norm(dim=1).mean())
+    assert apart.pop(name) < 1e-5 and min(apart.values()) > 1e-3, apart
+
+
+@EVERY
+def test_names_are_of_taps_and_the_same_for_every_length(case: str) -> None:
+    encoder = built(case)
+    named = encoder.maker_names
+    assert set(named) <= {tap.name for tap in encoder.taps}
+    # Moirai's and PatchTST-FM's own functions hand out forecasts alone.
+    assert bool(named) == (ALL[case].module != "moirai" and ALL[case].name != "patchtst-fm")
+    assert encoder.sized_for(noise(ALL[case].steps, ALL[case].variates)).maker_names == named
+
+
 def test_timesfm3_context_does_not_depend_on_the_horizon() -> None:
     sample = noise(70, 3)
     encoder = built("timesfm3").sized_for(sample)
     assert isinstance(encoder, TorchEncoder)
+    assert dict(encoder.maker_names) == {"layers.3": "transformer_output (of decode's aux outputs)"}
     result = captured(encoder, sample)
     network: Any = encoder.module
     _, kept = network.decode(torch.from_numpy(sample.T)[None], horizon=300, return_aux_outputs=True)
@@ -386,6 +429,7 @@ def test_chronos_of_a_folder_embeds_as_the_packages_pipeline(folders: Path, name
     assert isinstance(encoder, TorchEncoder) and encoder.name == f"chronos:{name}"
     result = captured(encoder, sample)["norm"][0]
     pipeline: Any = BaseChronosPipeline.from_pretrained(folders / name, dtype=torch.float32)
+    assert dict(encoder.maker_names) == {"norm": f"{type(pipeline).__name__}.embed"}
     if name == "2":
         given = pipeline.embed([sample.T])[0][0]
         # Patches, REG, the future: the future and REG come first, and their variates are averaged.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from diagnostics_training.alignment import course as training
 from diagnostics_training.alignment import data as choosing
-from diagnostics_training.alignment import job as asking
 from diagnostics_training.alignment import tap as tapping
 from diagnostics_training.alignment.data import data_for
 from diagnostics_training.alignment.feed import Feed, hidden
@@ -21,9 +21,9 @@ from diagnostics_training.alignment.objective import Alignment
 from diagnostics_training.alignment.tap import TapJob, align_tap
 from diagnostics_training.alignment.teachers import Teacher, put_section, with_module
 from diagnostics_training.alignment_commands import aligned_lines
+from diagnostics_training.options import settings_of
 from diagnostics_training.trainer.data import plain
 from diagnostics_training.trainer.monitor import lines
-from diagnostics_training.trainer.settings import Settings
 from torch import nn
 from torch.utils.data import default_collate
 
@@ -417,7 +417,9 @@ def test_the_data_are_those_of_training_where_none_are_named(tmp_path: Path, mon
 
 
 def test_it_goes_on_where_it_was_and_leaves_what_is_finished(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(asking, "Settings", functools.partial(Settings, checkpoint_every=5, log_every=1))
+    monkeypatch.setattr(
+        training, "settings_of", lambda *asked: replace(settings_of(*asked), checkpoint_every=5, log_every=1)
+    )
     more = {"mask": 0.3, "drop_path": 0.2, **SHORT}
     align_tap(job(tmp_path / "whole", "blocks.0", SMALL, SERIES, **more))
 
@@ -499,7 +501,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Feed, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt, match="begins anew, since there was no checkpoint yet in"):
         align_tap(job(tmp_path / "o", steps=10))
-    monkeypatch.setattr(asking, "Settings", lambda *a, **k: Settings(*a, **k, checkpoint_every=2))
+    monkeypatch.setattr(training, "settings_of", lambda *asked: replace(settings_of(*asked), checkpoint_every=2))
     with pytest.raises(KeyboardInterrupt, match="goes on from its last checkpoint in"):
         align_tap(job(tmp_path / "o", steps=10))
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ pytest.importorskip("timm")
 
 from diagnostics_training.models.inputs import Views, prepare
 from diagnostics_training.next_steps import next_lines, run_folder
+from diagnostics_training.options import settings_of
 from diagnostics_training.train import Job, train
 from diagnostics_training.trainer.checkpoints import FILE as CHECKPOINT
 from diagnostics_training.trainer.data import Feed, load, rendering_notice, training_spec
 from diagnostics_training.trainer.objective import Objective
-from diagnostics_training.trainer.settings import Settings
 
 import diagnostics.cli.main as cli
 from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_encoder
@@ -87,6 +88,26 @@ def test_from_the_command_to_encoders_and_back_again(tmp_path: Path) -> None:
     assert "was made otherwise (--lr 0.001, not 0.01): give another --out" in other.stderr
 
 
+def test_how_it_is_trained_is_asked_for_and_recorded(tmp_path: Path) -> None:
+    """What changes no number may differ when the command is given again."""
+    words = ["--data", DATA, "--objective", "jepa", "--out", str(tmp_path), *SMALL]
+    how = "--optimiser lamb --schedule constant --cooldown 0.5 --warmup 2 --clip 0.5 --accumulate 2 --precision bf16"
+    assert run(*words, *how.split(), "--recompute", "--workers", "1").exit_code == 0
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "jepa" / "metrics.jsonl").read_text().splitlines()]
+    assert rates == [pytest.approx(1e-3 / 3)]
+    assert set(how.split()) <= set(load_encoder(tmp_path / "jepa").lineage["how"].split())
+    assert "jepa: is finished" in run(*words, *how.split()).stderr
+    other = run(*words)
+    assert other.exit_code == 2
+    for option in (
+        "--accumulate 2, not 1",
+        "--clip 0.5, not 1.0",
+        "--optimiser lamb, not adamw",
+        "--warmup 2.0, not 0.1",
+    ):
+        assert option in other.stderr
+
+
 def test_the_last_line_is_the_next_command(tmp_path: Path) -> None:
     result = run("--data", DATA, "--objective", "random", "--out", str(tmp_path), *SMALL)
     assert result.stdout.splitlines() == [
@@ -108,7 +129,9 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     result = run(*words)
     assert result.exit_code == 130
     assert f"the same command begins anew, since there was no checkpoint yet in {tmp_path / 'jepa'}" in result.stderr
-    monkeypatch.setattr("diagnostics_training.train.Settings", lambda *a, **k: Settings(*a, **k, checkpoint_every=2))
+    monkeypatch.setattr(
+        "diagnostics_training.train.settings_of", lambda job, seed: replace(settings_of(job, seed), checkpoint_every=2)
+    )
     result = run(*words)
     assert "goes on from its last checkpoint" in result.stderr
     monkeypatch.setattr(Feed, "__call__", drawn)
@@ -287,6 +310,14 @@ def test_several_variates(tmp_path: Path) -> None:
         (["--data", DATA, "--batch", "100"], "cannot be drawn from 24 train samples"),
         (["--data", DATA, "--device", "cuda"], "no GPU for device cuda"),
         (["--data", "lorenz?n=5"], "cannot have n=5"),
+        (["--data", DATA, "--optimiser", "muon"], "no optimiser muon: choose adamw or lamb"),
+        (["--data", DATA, "--cooldown", "0.5"], "A cosine schedule falls by itself"),
+        (["--data", DATA, "--batch", "8", "--accumulate", "2"], "The loss of contrastive compares the samples"),
+        (
+            ["--data", DATA, "--batch", "8", "--accumulate", "2", "--objective", "jepa", "--regulariser", "sigreg"],
+            "The loss of jepa compares the samples",
+        ),
+        (["--data", DATA, "--batch", "8", "--accumulate", "9", "--objective", "jepa"], "cannot be computed in 9 parts"),
         (["--data", "shapes?n=20&size=32", "--objective", "contrastive", "--positives", "temporal"], "are for series"),
         (["--data", "shapes?n=20&size=32", "--batch", "4", "--positives", "temporal"], "are for series"),
     ],
@@ -326,6 +357,7 @@ def test_nothing_that_is_probed_was_trained_on() -> None:
     dataset: Dataset = build("dataset", data.spec)
     assert len(data.samples) == 36
     assert all(dataset.split[row] == "train" for row in data.rows)
+    assert data.ids == tuple(dataset.ids[row] for row in data.rows)
     assert np.array_equal(data.samples, np.stack([dataset[int(row)] for row in data.rows]))
     assert data.samples.shape[1] == 96
     assert data.extent == (64,)
@@ -350,6 +382,9 @@ def test_an_epoch_shows_each_sample_once_and_processes_share_a_batch() -> None:
     ]
     assert [sorted(epoch) for epoch in epochs] == [list(range(24))] * 2
     assert epochs[0] != epochs[1]
+    assert [feed.ids(step) for step in (0, 3)] == [
+        [str(i) for i in feed(step)["labels"].flatten().tolist()] for step in (0, 3)
+    ]
     whole, parts = feed(4), [feed(4, rank, 2) for rank in range(2)]
     for key in ("x", "y", "labels"):
         assert torch.equal(whole[key], torch.cat([part[key] for part in parts]))

@@ -28,8 +28,8 @@ from diagnostics_training.objectives.forecast import LEVELS, gaussian, pinball
 from diagnostics_training.objectives.jepa import MOMENTUM, Jepa, momentum, sigreg, variance
 from diagnostics_training.objectives.reconstruct import Reconstruct
 from diagnostics_training.objectives.supervised import Supervised
+from diagnostics_training.trainer.optimisers import build_optimiser
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.trainer import adamw
 
 from diagnostics import DiagnosticsError, Target
 
@@ -451,7 +451,7 @@ def falls(name: str, modality: str, options: dict[str, object]) -> None:
     torch.manual_seed(0)
     built = objective(name, modality, **options)  # type: ignore[arg-type]
     batch = feed(built, name, modality)(0)
-    optimiser = adamw(built, Settings(steps=30))
+    optimiser = build_optimiser(built, Settings(steps=30))
     losses = []
     for _ in range(30):
         values = built(batch)

@@ -28,14 +28,22 @@ from diagnostics_training.trainer.distributed import World, world
 from diagnostics_training.trainer.monitor import lines
 from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.settings import Settings
-from diagnostics_training.trainer.trainer import adamw, fit, number
+from diagnostics_training.trainer.trainer import fit, number
 
 from diagnostics import DiagnosticsError, Progress
 
 from objectives import feed, objective
 
 
-def job(out: Path, name: str, steps: int, sleep: float = 0.0, where: World | None = None) -> Tensor:
+def job(
+    out: Path,
+    name: str,
+    steps: int,
+    sleep: float = 0.0,
+    where: World | None = None,
+    optimiser: str = "adamw",
+    **more: int,
+) -> Tensor:
     """Trains a tiny objective, and gives the tokens of its encoder; subprocesses call this too."""
     name, _, regulariser = name.partition("+")
     built = objective(name, regulariser=regulariser or "none", **({"outputs": 4} if name == "supervised" else {}))  # type: ignore[arg-type]
@@ -45,17 +53,17 @@ def job(out: Path, name: str, steps: int, sleep: float = 0.0, where: World | Non
         time.sleep(sleep)
         return drawn(step, rank, size)
 
-    settings = Settings(steps, log_every=1, look_every=7, checkpoint_every=5)
+    settings = Settings(steps, optimiser=optimiser, log_every=1, look_every=7, checkpoint_every=5, **more)  # type: ignore[arg-type]  (a word of the command line)
     fit(built, batches, settings, out, name=name, identity={"data": "sines"}, world=where)
     with torch.no_grad():
         return built.model.backbone(drawn(0)["x"])  # type: ignore[operator, union-attr]
 
 
-def jobs(folder: str, names: str) -> None:
+def jobs(folder: str, names: str, **more: Any) -> None:
     """Several of them, one after the other, by the processes that the environment tells of."""
     with world("cpu") as where:
         for name in names.split(","):
-            tokens = job(Path(folder) / name, name, 6, 0, where)
+            tokens = job(Path(folder) / name, name, 6, 0, where, **more)
             if where.first:
                 torch.save(tokens, Path(folder) / name / "tokens.pt")
 
@@ -148,15 +156,6 @@ def test_each_step_draws_from_its_own_number(tmp_path: Path) -> None:
     assert len({number(a, b, c) for a in range(5) for b in range(5) for c in range(5)}) == 125
 
 
-def test_decay_is_for_matrices_only() -> None:
-    module = nn.ModuleDict({"a": nn.Linear(3, 4), "norm": nn.LayerNorm(5)})
-    module["a"].mask = nn.Parameter(torch.zeros(1, 1, 6))
-    groups = adamw(module, Settings(1)).param_groups
-    shapes = [sorted(tuple(p.shape) for p in group["params"]) for group in groups]
-    assert shapes == [[(4, 3)], [(1, 1, 6), (4,), (5,), (5,)]]
-    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
-
-
 def test_progress_and_board(tmp_path: Path) -> None:
     seen: list[Progress] = []
     trained(tmp_path, Settings(25), watch=seen.append, name="line")
@@ -178,33 +177,54 @@ def test_progress_and_board(tmp_path: Path) -> None:
 # Going on
 
 
-# The regulariser draws directions from torch's generator in every step.
-@pytest.mark.parametrize("name", ["jepa+sigreg"])
-def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "killed"
-    killed = start(f"job(Path({str(out)!r}), {name!r}, 40, 0.05)")
-    whole = job(tmp_path / "whole", name, 40)
+# The regulariser draws directions from torch's generator in every step. Without workers a thread makes batches, and losses are the same.
+@pytest.mark.parametrize(("optimiser", "workers"), [("adamw", 2), ("lamb", 0)])
+def test_a_killed_training_goes_on_bit_for_bit(
+    tmp_path: Path, optimiser: str, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, name = tmp_path / "killed", "jepa+sigreg"
+    killed = start(f"job(Path({str(out)!r}), {name!r}, 24, 0.05, None, {optimiser!r}, workers={workers})")
+    whole = job(tmp_path / "whole", name, 24, optimiser=optimiser)
     deadline = time.monotonic() + 90
     while len(lines(out)) < 13:
         assert time.monotonic() < deadline
         assert killed.poll() is None, killed.communicate()
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    killed.wait()
     assert killed.returncode == -signal.SIGKILL
-    assert lines(out)[-1]["step"] < 40
+    assert lines(out)[-1]["step"] < 24
     assert (out / checkpoints.FILE).is_file()
     # What a kill in the middle of a line leaves.
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "lo')
     capsys.readouterr()
-    tokens = job(out, name, 40)
+    tokens = job(out, name, 24, optimiser=optimiser, workers=workers)
     assert "goes on from step" in capsys.readouterr().err
     expected, result = lines(tmp_path / "whole"), lines(out)
-    assert len(expected) == 40
+    assert len(expected) == 24
     assert result == expected
     assert any("rank" in line for line in result)
     assert torch.equal(tokens, whole)
+
+
+@pytest.mark.parametrize("group", ["group/", "nothing/"])
+def test_lamb_goes_on_with_the_count_of_its_group(tmp_path: Path, group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the steps after a resume are others, so the test above can fail."""
+    settings = Settings(12, lr=0.01, optimiser="lamb", log_every=1, checkpoint_every=6)
+    trained(tmp_path / "whole", settings)
+
+    def until(step: int, rank: int, world: int) -> dict[str, Tensor]:
+        if step == 8:
+            raise KeyboardInterrupt
+        return batches(step)
+
+    torch.manual_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Line(), until, settings, tmp_path / "stopped")
+    monkeypatch.setattr(checkpoints, "GROUP", group)
+    trained(tmp_path / "stopped", settings)
+    assert (lines(tmp_path / "stopped") == lines(tmp_path / "whole")) == (group == "group/")
 
 
 def test_lines_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
@@ -305,20 +325,77 @@ def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "training.lock").exists()
 
 
-def test_a_loss_that_is_no_number_ends_in_a_sentence(tmp_path: Path) -> None:
-    class Bad(Line):
-        def forward(self, batch: Any) -> dict[str, Tensor]:
-            return {"loss": super().forward(batch)["loss"] * torch.inf}
+class Named:
+    """Batches of samples whose ids are told."""
 
-    with pytest.raises(DiagnosticsError, match="at step 10: train with a smaller --lr"):
-        fit(Bad(), batches, Settings(20), tmp_path)
-    assert not (tmp_path / checkpoints.FILE).exists()
+    def __call__(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+        return batches(step) | {"step": torch.full((16,), step)}
+
+    def ids(self, step: int, rank: int, world: int) -> list[str]:
+        return [f"{step}-{i}" for i in range(rank, 30, world)]
 
 
-@pytest.mark.parametrize("changed", [{"steps": 0}, {"lr": -1.0}, {"lr": math.nan}, {"precision": "int8"}])
-def test_settings_that_cannot_be(changed: dict[str, Any]) -> None:
-    with pytest.raises(DiagnosticsError):
-        Settings(**({"steps": 5} | changed))
+class Bad(Line):
+    """Something that is no number comes into one step: into its loss, or into its gradient alone."""
+
+    def __init__(self, step: int, gradient: bool) -> None:
+        super().__init__()
+        self.bad, self.gradient = step, gradient
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        loss = super().forward(batch)["loss"]
+        if not bool((batch["step"] == self.bad).all()):
+            return {"loss": loss}
+        # The derivative of a square root at 0 is infinite.
+        return {"loss": loss + (0 * loss).sqrt() if self.gradient else loss * torch.inf}
+
+
+@pytest.mark.parametrize(("gradient", "kept"), [(False, True), (True, False)])
+def test_what_is_not_finite_ends_in_a_sentence_about_its_own_step(tmp_path: Path, gradient: bool, kept: bool) -> None:
+    """Logged are the 10th and the 20th step, the bad one is the 13th."""
+    settings = Settings(20, checkpoint_every=10 if kept else 20)
+    with pytest.raises(DiagnosticsError) as raised:
+        fit(Bad(12, gradient), Named(), settings, tmp_path)
+    last = f"step 10 is the last in {tmp_path / checkpoints.FILE}" if kept else "no checkpoint was written"
+    ids = ", ".join(f"12-{i}" for i in range(20))
+    assert str(raised.value) == (
+        f"The {'gradient' if gradient else 'loss'} of training is not finite at step 13 (batch of {ids} and 10 more), and {last}: look "
+        f"at those samples, or train with a smaller --lr, into another folder than {tmp_path}."
+    )
+    assert (tmp_path / checkpoints.FILE).exists() == kept
+
+
+def test_where_ids_are_not_known_none_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DiagnosticsError, match="at step 13, and no checkpoint was written: train with a smaller --lr"):
+        fit(Bad(12, False), lambda *at: Named()(*at), Settings(20), tmp_path)
+
+
+class Evaluated(Line):
+    """Its evaluation draws at random and looks at the mode; what it saw is written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, bool, bool]] = []
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        self.seen.append((step, self.training, torch.is_grad_enabled()))
+        return {"drawn": float(torch.rand(100).mean()), "loss": -1.0}
+
+
+def test_an_evaluation_is_logged_and_changes_nothing(tmp_path: Path) -> None:
+    def evaluated(every: int | None) -> tuple[Evaluated, list[dict[str, Any]], float]:
+        torch.manual_seed(0)
+        built, out = Evaluated(), tmp_path / str(every)
+        fit(built, batches, Settings(10, log_every=1, evaluate_every=every), out)
+        return built, lines(out), float(torch.rand(()))
+
+    (built, logged, after), (plain, bare, expected) = evaluated(4), evaluated(None)
+    assert built.seen == [(step, False, False) for step in (4, 8, 10)]
+    assert plain.seen == []
+    assert [line["step"] for line in logged if "evaluation/drawn" in line] == [4, 8, 10]
+    assert logged[3]["evaluation/loss"] == -1
+    assert [{key: value for key, value in line.items() if "/" not in key} for line in logged] == bare
+    assert (built.seeds, after) == (plain.seeds, expected)
 
 
 def test_bf16_computes_coarsely_and_keeps_weights_fine(tmp_path: Path) -> None:
@@ -334,20 +411,28 @@ def test_bf16_computes_coarsely_and_keeps_weights_fine(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
-    names = ("forecast", "contrastive", "reconstruct", "jepa", "supervised")
+    lamb: dict[str, Any] = {"optimiser": "lamb", "accumulate": 2, "workers": 1}
+    kinds: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
+        ("plain", ("forecast", "contrastive", "reconstruct", "jepa", "supervised"), {}),
+        ("lamb", ("forecast", "reconstruct"), lamb),
+    ]
+    calls = [f"jobs({str(tmp_path / 'two' / kind)!r}, {','.join(names)!r}, **{more})" for kind, names, more in kinds]
     together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    call = f"jobs({str(tmp_path / 'two')!r}, {','.join(names)!r})"
-    running = [start(call, RANK=str(rank), **together) for rank in range(2)]
-    alone = {name: job(tmp_path / "one" / name, name, 6) for name in names}
+    running = [start("; t.".join(calls), RANK=str(rank), **together) for rank in range(2)]
+    one = {
+        (kind, name): job(tmp_path / "one" / kind / name, name, 6, optimiser=more.get("optimiser", "adamw"))
+        for kind, names, more in kinds
+        for name in names
+    }
     for process in running:
         message, _ = process.communicate(timeout=120)
         assert process.returncode == 0, message
-    for name in names:
-        one, two = (lines(tmp_path / count / name) for count in ("one", "two"))
-        assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=1e-5)
-        assert one[0]["loss"] != pytest.approx(one[-1]["loss"], abs=1e-4)
+    for (kind, name), tokens in one.items():
+        alone, two = (lines(tmp_path / count / kind / name) for count in ("one", "two"))
+        assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in alone], abs=1e-5)
+        assert alone[0]["loss"] != pytest.approx(alone[-1]["loss"], abs=1e-4)
         assert torch.allclose(
-            torch.load(tmp_path / "two" / name / "tokens.pt", weights_only=True), alone[name], atol=1e-4
+            torch.load(tmp_path / "two" / kind / name / "tokens.pt", weights_only=True), tokens, atol=1e-4
         )
 
 

@@ -105,6 +105,17 @@ def test_dinov2_gives_at_every_tap_what_onnxruntime_computes(dinov2: Any) -> Non
     assert np.abs(wanted["encoder.layer.10"] - wanted["encoder.layer.11"]).max() > 1
 
 
+def test_makers_names_are_found_where_their_calls_give_the_same(
+    dinov2: Any, whisper: Any, minilm: Any, efficientnet: Any
+) -> None:
+    assert dict(dinov2.maker_names) == {"layernorm": "last_hidden_state", "encoder.layer.11": "hidden_states[-1]"}
+    assert dict(whisper.maker_names) == {"layer_norm": "last_hidden_state"}
+    assert dict(minilm.maker_names) == {"encoder.layer.5": "last_hidden_state"}
+    assert dict(efficientnet.maker_names) == {"bn2": "forward_features"}
+    # A shorter sound has another grid and the same names.
+    assert whisper.sized_for(whisper.example()[:8000]).maker_names == whisper.maker_names
+
+
 def test_dinov2_hands_over_its_class_token_apart_from_the_patches(dinov2: Any) -> None:
     batch = default_collate([dinov2.preprocess(_photograph("chelsea"))])
     tap = dinov2.tap("layernorm")
