@@ -46,6 +46,10 @@ class Course:
     make: its objective and batches.
     lineage: what is recorded beside the shared parts.
     row: what the command gives beside the shared parts.
+    head: gives the student a head, which learns with it and is saved in it.
+    alone: how many steps at the beginning teach the encoder nothing, since its head learns alone.
+    begin: the first step; the control leaves those out in which the encoder does not learn.
+    conclude: what follows in the first process when everything has learned, before the encoder is saved; gives more of the row.
     """
 
     folder: Path
@@ -57,13 +61,9 @@ class Course:
     row: Mapping[str, Any]
     itself: bool = False
     head: Callable[[TorchEncoder], TorchEncoder] | None = None
-    """Gives the student a head, which learns with it and is saved in it."""
     alone: int = 0
-    """How many steps at the beginning teach the encoder nothing."""
     begin: int = 0
-    """The first step: the control leaves those out in which the encoder would not learn."""
     conclude: Callable[[Alignment, World], dict[str, Any]] = _nothing
-    """What follows in the first process when everything has learned, before the encoder is saved; gives more of the row."""
 
 
 def _done(folder: Path, asked: Mapping[str, Any], where: World) -> dict[str, Any] | None:

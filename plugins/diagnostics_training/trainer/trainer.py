@@ -111,11 +111,14 @@ def fit(
         if world.first:
             stack.enter_context(_only(out, name))
         barrier()
-        first = checkpoints.load(out, objective, optimiser, identity) or begin
+        kept = checkpoints.load(out, objective, optimiser, identity)
+        first = kept or begin
         barrier()
         monitor = None
         if world.first:
             monitor = stack.enter_context(contextlib.closing(Monitor(out, name, settings, first, watch, tell)))
+            if kept:
+                tell(f"{name}: goes on from step {kept:,} of {settings.steps:,}")
             if first < settings.steps:
                 tell(describe_work(objective, name, settings, world, out))
         if settings.recompute:
@@ -155,7 +158,7 @@ def fit(
         barrier()
         seconds = time.perf_counter() - started
     loss, seen = (monitor.loss, tuple(monitor.looks)) if monitor else (math.nan, ())
-    return Fitted(settings.steps, first, loss, seconds, seen)
+    return Fitted(settings.steps, kept, loss, seconds, seen)
 
 
 def check_fits(objective: Objective, settings: Settings, name: str) -> None:

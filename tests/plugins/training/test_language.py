@@ -21,6 +21,7 @@ from torch import Tensor
 
 import diagnostics as dx
 from diagnostics import DiagnosticsError, Grid, Question
+from diagnostics.cli.main import main
 
 pytest.importorskip("transformers")
 
@@ -169,6 +170,7 @@ def parts(steps: int, alone: int, **more: Any) -> tuple[Language, QuestionFeed, 
     objective = Language(student.encoder, decoder, asked.train_lm, alone)  # pyright: ignore[reportArgumentType]
     objective.eval()
     objective.free(feed(0))
+    objective.parts = [objective.module.get_submodule(block.name) for block in student.blocks]
     return objective, feed, decoder
 
 
@@ -230,6 +232,15 @@ def test_bf16_computes_coarsely_and_keeps_weights_fine(tmp_path: Path) -> None:
     coarse, fine = (np.array([x["loss"] for x in lines(tmp_path / name)]) for name in "ab")
     assert (coarse != fine).any()
     np.testing.assert_allclose(coarse, fine, rtol=0.05)
+
+
+@pytest.mark.parametrize("more", [{"recompute": True}, {"workers": 1}])
+def test_what_saves_memory_or_time_changes_no_number(tmp_path: Path, more: dict[str, Any]) -> None:
+    objective, seen = trained(tmp_path / "a", **more)
+    _, plain = trained(tmp_path / "b")
+    # Two blocks of the encoder, three of the decoder.
+    assert len(objective.blocks()) == 5
+    assert all(torch.allclose(seen[8][name], plain[8][name], atol=1e-6) for name in plain[8])
 
 
 def test_drop_path_is_at_work_when_all_learn_and_only_in_training() -> None:
@@ -301,6 +312,36 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 def short(out: Path) -> LanguageJob:
     return job(out, steps=8, projector_steps=4, batch=8, drop_path=0.0, control=False)
+
+
+# The command
+
+
+def test_the_command_from_scenes_to_the_next_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    pytest.importorskip("timm")
+    monkeypatch.chdir(tmp_path)
+    encoder = "objective:jepa?modality=image&size=32&width=16&depth=2&heads=2&patch=8"
+    words = (
+        f"align language --encoder {encoder} --at blocks.0 --lm tiny --train-lm --pool 2 --data shapes?n=20&size=48 "
+    )
+    monkeypatch.setattr("sys.argv", ["diagnostics", *f"{words}--steps 2 --batch 4 --device cpu -o out".split()])
+    with pytest.raises(SystemExit) as left:
+        main()
+    shown = capsys.readouterr().out
+    assert left.value.code == 0 and "16 questions about 4 test samples, by what the decoder is shown:" in shown
+    assert "out/decoder: the trained decoder, as --lm takes it" in shown and "Next: for model in" in shown
+    built = dx.build("encoder", "out")
+    # Of samples of the size that the base was named with, and of those that it learned from.
+    assert built.tap(TAP).grid.shape == (2, 2)
+    assert built.sized_for(np.zeros((48, 48, 3), np.uint8)).tap(TAP).grid.shape == (3, 3)
+    assert [tap.name for tap in dx.build("encoder", "out-control").taps] == ["embed", "blocks.0"]
+    monkeypatch.setattr(
+        "sys.argv", ["diagnostics", *f"{words.replace('shapes?n=20&size=48', 'digits')}-o other".split()]
+    )
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2 and "digits has no texts, from which language is learned" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 # What a decoder is shown
