@@ -32,12 +32,14 @@ OPTIONS = frozenset({
     "data", "batch", "steps", "lr", "optimiser", "schedule", "warmup", "cooldown", "accumulate", "clip", "seed", "precision",
     "width", "depth", "heads", "patch", "likelihood", "positives", "regulariser", "to", "for", "mask", "layer_scale", "drop_path", "teacher", "keep", "at",
     "relations", "mask_cell",
+    "lm", "pool", "projector_steps", "train_lm",
 })  # fmt: skip
 """Parts of an identity that are options of a command."""
 UNTELLING = {
     "fingerprint": "other samples of these data",
     "base": "other weights of the base encoder",
     "relations_by": "another teacher of relations",
+    "decoder": "other weights of the decoder",
 }
 """Parts whose values tell people nothing."""
 FOLLOWS = {
@@ -47,6 +49,8 @@ FOLLOWS = {
     "for": ("tap",),
     "base": ("tap",),
     "relations": ("tap", "relations_by"),
+    "lm": ("decoder", "tap"),
+    "steps": ("projector_steps",),
 }
 """What differs because something else does."""
 

@@ -64,8 +64,6 @@ class Monitor:
             self.board = SummaryWriter(str(out / BOARD), purge_step=first + 1 if first else None)
         self.loss: float = before[-1]["loss"] if before else math.nan
         self.looks = [collapse.Look(line["step"], line["rank"], line["spread"]) for line in before if "rank" in line]
-        if first:
-            tell(f"{name}: goes on from step {first:,} of {settings.steps:,}")
 
     def note(
         self, done: int, values: Mapping[str, float], seen: collapse.Look | None, evaluation: Mapping[str, float]

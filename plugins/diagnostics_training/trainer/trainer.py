@@ -85,6 +85,7 @@ def fit(
     name: str = "training",
     identity: Mapping[str, Any] | None = None,
     world: World | None = None,
+    begin: int = 0,
     tell: Callable[[str], None] = say,
 ) -> Fitted:
     """Trains an objective in place, and goes on from the checkpoint in `out` where there is one.
@@ -98,6 +99,7 @@ def fit(
     identity: what objective and data are, as plain JSON values: a checkpoint that differs in one of them, or in the
         settings, is refused.
     world: which process this is (see `distributed.world`); the first one writes.
+    begin: the first step, where those before it teach nothing.
     tell: is given single lines: the expected time, and an output that collapses.
     """
     world = world or World()
@@ -110,11 +112,14 @@ def fit(
         if world.first:
             stack.enter_context(_only(out, name))
         barrier()
-        first = checkpoints.load(out, objective, optimiser, identity)
+        kept = checkpoints.load(out, objective, optimiser, identity)
+        first = kept or begin
         barrier()
         monitor = None
         if world.first:
             monitor = stack.enter_context(contextlib.closing(Monitor(out, name, settings, first, watch, tell)))
+            if kept:
+                tell(f"{name}: goes on from step {kept:,} of {settings.steps:,}")
             if first < settings.steps:
                 tell(describe_work(objective, name, settings, world, out))
         if settings.recompute:
@@ -126,6 +131,7 @@ def fit(
         coming = stack.enter_context(batches_ahead(batches, steps, world, settings.workers))
         for step in steps:
             batch = {key: value.to(world.device, non_blocking=True) for key, value in next(coming).items()}
+            objective.before_step(step)
             values = train_step(objective, module, batch, optimiser, settings, step, world)
             done = step + 1
             finite.note(values, done)
@@ -153,7 +159,7 @@ def fit(
         barrier()
         seconds = time.perf_counter() - started
     loss, seen = (monitor.loss, tuple(monitor.looks)) if monitor else (math.nan, ())
-    return Fitted(settings.steps, first, loss, seconds, seen)
+    return Fitted(settings.steps, kept, loss, seconds, seen)
 
 
 def check_fits(objective: Objective, settings: Settings, name: str) -> None:
@@ -196,7 +202,8 @@ def wrap(objective: Objective, settings: Settings, world: World) -> nn.Module:
         objective.compile()
     if world.size == 1:
         return objective
-    return DistributedDataParallel(objective, device_ids=[world.device] if world.device != "cpu" else None)
+    devices = [world.device] if world.device != "cpu" else None
+    return DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=objective.phases)
 
 
 def train_step(
