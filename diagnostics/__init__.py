@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from diagnostics import sklearn as sklearn
     from diagnostics.datasets.dataset import Dataset, padded, split_groups
     from diagnostics.datasets.question import Question
+    from diagnostics.datasets.samples import LazySamples
     from diagnostics.datasets.target import Target
     from diagnostics.encoders.discovery import discover
     from diagnostics.encoders.encoder import Encoder
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "datasets.dataset": ("Dataset", "padded", "split_groups"),
     "datasets.question": ("Question",),
+    "datasets.samples": ("LazySamples",),
     "datasets.target": ("Target",),
     "encoders.discovery": ("discover",),
     "encoders.encoder": ("Encoder",),
@@ -67,6 +69,7 @@ __all__ = [
     "Encoder",
     "Grid",
     "LayerProfiles",
+    "LazySamples",
     "Measure",
     "Progress",
     "Question",

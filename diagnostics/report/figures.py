@@ -62,7 +62,14 @@ class MapFigure:
 
 
 State = Literal["hidden", "doubtful", "none", "unread"]
-"""What is shown of a target: hidden by the output; hidden, but a control does as well; no gap; not readable at all."""
+"""What is shown of a target."""
+MEANING: Mapping[State, tuple[str, str]] = {
+    "hidden": ("●", "hidden by the output"),
+    "doubtful": ("◐", "hidden, but a control does as well"),
+    "none": ("○", "no hidden gap shown"),
+    "unread": ("–", "not shown to be readable"),
+}
+"""The sign of each and its meaning; the page's style sheet has the signs too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +143,7 @@ class SharesFigure:
 class StepsFigure:
     """One measure while a model trains, [tap, step], taps in order of execution; NaN where there is no value.
 
-    best: the tap chosen at each step, "" where none is.
+    best: the tap chosen at each step, "" where none is. output: the encoder's output.
     """
 
     name: str
@@ -145,6 +152,7 @@ class StepsFigure:
     depth: np.ndarray
     score: np.ndarray
     best: list[str]
+    output: str
 
 
 Figure = ProfileFigure | ScoreMap | MapFigure | CurvesFigure | SharesFigure | StepsFigure

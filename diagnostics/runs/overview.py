@@ -7,16 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from diagnostics.report.figures import ScoreMap, State
-from diagnostics.report.page import Block, Finding, Findings, Legend, Section, Sentence, filled
+from diagnostics.report.page import Block, Finding, Findings, Legend, MapLegend, Section, Sentence, filled
 from diagnostics.runs.controls.kinds import NAMES
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.recommendation import Recommendation
-
-_READ_MAP = (
-    "Each row from dark, no more than knowing nothing gives, to bright yellow, its best; grey where the target is not shown to be "
-    "readable. Star: the best tap, chosen on val, of a target that the output hides; dot: of another target. Frame: the output. "
-    "Point at a cell for its score and interval; click it to go to the target's figure."
-)
 
 
 def overview(
@@ -26,7 +20,7 @@ def overview(
     more: Sequence[Sentence],
 ) -> Section:
     """The first section of a report, from probes with the anchors of their sections; `more` is what has to be known of all."""
-    rows = sorted(((anchor, p) for anchor, p in probes if p.target), key=lambda row: _order(row[1]))
+    rows = by_state([(anchor, p) for anchor, p in probes if p.target])
     if not rows:
         return Section("In short", "short", filled(*more))
     by_name = {(p.measure, p.target): (anchor, p) for anchor, p in rows}
@@ -35,8 +29,8 @@ def overview(
     blocks: list[Block] = [
         Sentence(verdict, "verdict", only="full"),
         score_map(rows),
-        Sentence(_READ_MAP, "small", only="full"),
-        Findings(tuple(findings), legend=True),
+        MapLegend(tuple(dict.fromkeys(state_of(p) for _, p in rows))),
+        Findings(tuple(findings)),
         *more,
     ]  # fmt: skip
     return Section("In short", "short", filled(*blocks))
@@ -56,6 +50,11 @@ def _finding(recommendation: Recommendation, anchor: str, profile: Profile) -> F
     link = f"{where}{recommendation.tap}" if recommendation.tap else ""
     # After the verb: a target may have the name of a tap.
     return Finding(str(recommendation), state_of(profile), f"read {link}" if link else "nothing to recommend", anchor)
+
+
+def by_state(rows: Sequence[tuple[str, Profile]]) -> list[tuple[str, Profile]]:
+    """Rows of the first picture in their order."""
+    return sorted(rows, key=lambda row: _order(row[1]))
 
 
 def _order(profile: Profile) -> tuple[int, float]:

@@ -217,14 +217,15 @@ class Run:
     def probe(self, target: str, measure: str = "linear_probe", tap: str | None = None) -> FittedProbe:
         """The probe of a target that was fitted, with its standardisation, for new samples: `probe.predict(features)`.
 
-        It is fitted again from the stored pooled activations, on train and val with the stored choice, as the measure did it.
+        It is fitted again from the stored activations, on train and val with the stored choice, as the measure did it.
 
         Parameters
         ----------
-        measure: `linear_probe`, `knn_probe` or `forecast_probe`.
-        tap: by default the best tap, chosen on val.
+        measure: `linear_probe`, `knn_probe` or `forecast_probe`; of those that read tokens `linear_probe` (of a value for every
+            place), `segmentation_probe`, `event_probe` or `attentive_probe`, whose `predict` takes [sample, token, feature].
+        tap: by default the one recommended, or the best tap, chosen on val.
 
-        Raises DiagnosticsError where the probe was not fitted in this run, or reads tokens.
+        Raises DiagnosticsError where the probe was not fitted in this run, and where its tokens were removed since.
         """
         from diagnostics.runs.fitted_probe import fitted_probe
 
@@ -256,14 +257,17 @@ class Run:
             )
         return between(self.store, second.store, measure, seed, most_rows)
 
-    def plot(self) -> go.Figure:
-        """Score by tap of every probe, a panel each, as a plotly figure; of all other measures where no probe was fitted.
+    def plot(self, target: str | None = None) -> go.Figure:
+        """Which tap holds which target, as a plotly heat map of targets and taps: the first picture of the report.
 
-        Raises DiagnosticsError where no profile has a value.
+        Of one target the score by tap instead, a panel for each probe that read it. Where no probe read a target, a panel for each
+        measure.
+
+        Raises DiagnosticsError for an unknown target, and where no profile has a value.
         """
         from diagnostics.runs.plots import plot_run
 
-        return plot_run(self)
+        return plot_run(self, target)
 
     def to_dataframe(self) -> pd.DataFrame:
         """All profiles as one tidy table, a row for each value at a tap; those of controls too.

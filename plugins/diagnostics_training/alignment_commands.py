@@ -1,4 +1,4 @@
-"""`diagnostics align tap` and `language`; importing it imports nothing heavy."""
+"""`diagnostics align tap`, `align spatial` and `align language`; importing it imports nothing heavy."""
 
 from collections.abc import Mapping, Sequence
 from json import dumps as to_json
@@ -151,6 +151,76 @@ def align_tap(
     show(row, json)
 
 
+def align_spatial(
+    encoder: Base,
+    to: Annotated[
+        str | None,
+        Option(
+            metavar="TAP",
+            help="The tap that teaches, or best-tap (with --for) [none: relations alone].",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    target: For = None,
+    relations: Annotated[
+        str | None,
+        Option(
+            metavar="TEACHER",
+            help="Who tells which places belong together: masks (of the data), sam2:FOLDER, or an encoder, NAME[:TAP] [nobody].",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    at: At = None,
+    data: Data = None,
+    out: Out = None,
+    steps: Steps = 1000,
+    batch: Batch = 64,
+    lr: LearningRate = 5e-4,
+    optimiser: Optimiser = "lamb",
+    schedule: Schedule = "cosine",
+    warmup: Warmup = 0.0,
+    cooldown: Cooldown = 0.0,
+    clip: Clip = 1.0,
+    mask: Mask = 0.75,
+    mask_cell: Annotated[
+        int,
+        Option(metavar="TOKENS", help="Along each side of what is hidden as one piece.", rich_help_panel=TRAINING),
+    ] = 2,
+    layer_scale: LayerScale = 0.1,
+    drop_path: DropPath = 0.4,
+    control: Control = True,
+    seed: Seed = None,
+    accumulate: Accumulate = 1,
+    precision: Precision = "float32",
+    compile: Compile = False,
+    recompute: Recompute = False,
+    workers: Workers = 0,
+    device: Device = None,
+    trust_code: TrustCode = False,
+    json: Json = False,
+) -> None:
+    """Make an encoder's tokens tell what belongs together: they learn a frozen tap's tokens, and the relations of a teacher.
+
+    Images alone, augmented. The same command goes on with what was interrupted and leaves what is finished.
+
+    \b
+    Example:
+      diagnostics align spatial --encoder wheel:dinov2-small --to best-tap --for segmentation --relations masks --data shapes
+    """
+    from diagnostics_training.alignment.spatial import SpatialJob
+    from diagnostics_training.alignment.spatial import align_spatial as align
+
+    row = align(
+        SpatialJob(
+            encoder=encoder, to=to, target=target, relations=relations, at=at, data=data, out=out, steps=steps, batch=batch,
+            lr=lr, optimiser=optimiser, schedule=schedule, warmup=warmup, cooldown=cooldown, clip=clip, accumulate=accumulate,
+            precision=precision, compile=compile, recompute=recompute, workers=workers, mask=mask, mask_cell=mask_cell,
+            layer_scale=layer_scale, drop_path=drop_path, control=control, seed=seed, device=device, trust_code=trust_code,
+        )
+    )  # fmt: skip
+    show(row, json)
+
+
 def align_language(
     encoder: Base,
     lm: Annotated[
@@ -241,7 +311,7 @@ def aligned_lines(row: dict[str, Any]) -> list[str]:
         lines.append(f"Control: {_line(control)}")
     if probed:
         scores = ", ".join(f"{tap} {score:.3f}" for tap, score in probed["val_scores"].items())
-        best = f"{row['to']} is the best tap for {row['for']} on val of {probed['data']}"
+        best = f"{probed['tap']} is the best tap for {row['for']} on val of {probed['data']}"
         lines.append(f"{best}, {probed['gain']:.3f} of {probed['score']} above {row['output']} ({scores})")
     if answers := row.get("answers"):
         lines += answer_lines(answers)

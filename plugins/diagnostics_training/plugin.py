@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from diagnostics import hookimpl
 from diagnostics.hookspecs import Entry
-from diagnostics_training.alignment_commands import align_language, align_tap
+from diagnostics_training.alignment_commands import align_language, align_spatial, align_tap
 from diagnostics_training.commands import needs_timm, train_objectives
 
 if TYPE_CHECKING:
@@ -130,4 +130,9 @@ def encoders() -> Mapping[str, Entry]:
 @hookimpl
 def commands() -> Mapping[str, Callable[..., Any]]:
     """Name -> command; a name of two words is a command of a group."""
-    return {"train objectives": train_objectives, "align tap": align_tap, "align language": align_language}
+    return {
+        "train objectives": train_objectives,
+        "align language": align_language,
+        "align spatial": align_spatial,
+        "align tap": align_tap,
+    }

@@ -111,16 +111,16 @@ def control_of(job: AlignmentJob, start: Start, asked: Mapping[str, Any], course
         return Alignment(student, [start.itself], feed.section), feed.read_by([start.itself])
 
     group = str(course.lineage["group"])
+    # What else is recorded of the course tells what teaches it.
     lineage = {
-        **course.lineage,
+        **dict.fromkeys(course.lineage, ""),
         "group": f"{group}, control",
         "control_of": digest_of_json(course.asked),
         "to": start.tap.name,
-        "for": "",
     }
     return replace(
         course, folder=job.control_folder, asked=asked, to=start.tap.name, teacher=start.itself, make=make, lineage=lineage,
-        row={**course.row, "for": None, "probed": None}, head=None, begin=course.alone, conclude=_nothing,
+        row=dict.fromkeys(course.row), head=None, begin=course.alone, conclude=_nothing,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 pytest.importorskip("timm")
 
 from diagnostics_training.models.inputs import Views, prepare
-from diagnostics_training.next_steps import next_lines, run_folder
+from diagnostics_training.next_steps import next_lines
 from diagnostics_training.options import settings_of
 from diagnostics_training.train import Job, train
 from diagnostics_training.trainer.checkpoints import FILE as CHECKPOINT
@@ -31,7 +31,7 @@ from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_enc
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.hookspecs import Entry
 from diagnostics.registry import Plugin
-from diagnostics.runs.request import default_path
+from diagnostics.runs.folder import default_folder
 
 SMALL = ["--width", "16", "--depth", "2", "--heads", "2", "--steps", "6", "--batch", "8"]
 DATA = "lorenz?n=40&length=64"
@@ -230,17 +230,11 @@ def test_what_is_trained_is_said_first_and_what_is_next_last(tmp_path: Path) -> 
     models = [f"{tmp_path}/jepa", f"{tmp_path}/random"]
     assert result.stdout.splitlines()[-2:] == [
         f"Next: diagnostics run {models[0]} --data '{DATA}' && diagnostics run {models[1]} --data '{DATA}'",
-        f"Then: diagnostics compare {' '.join(str(default_path(model, DATA)) for model in models)}",
+        f"Then: diagnostics compare {' '.join(str(default_folder(model, DATA)) for model in models)}",
     ]
 
 
 def test_the_next_commands_find_the_runs_where_they_are_by_default() -> None:
-    for encoder, data in (
-        ("models/a b", "lorenz?n=4"),
-        ("/x/mine.py:build", "../y/data.py:build?n=3"),
-        ("hf:a/b", "d" * 200),
-    ):
-        assert run_folder(encoder, data) == str(default_path(encoder, data))
     assert next_lines(["a", "b", "c d"], "lorenz?n=4") == [
         "Next: for model in a b 'c d'; do diagnostics run \"$model\" --data 'lorenz?n=4'; done",
         "Then: diagnostics compare runs/a-lorenz-n-4 runs/b-lorenz-n-4 runs/c-d-lorenz-n-4",
