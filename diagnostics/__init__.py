@@ -37,8 +37,8 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "datasets.dataset": ("Dataset", "padded", "split_groups"),
-    "datasets.samples": ("LazySamples",),
     "datasets.question": ("Question",),
+    "datasets.samples": ("LazySamples",),
     "datasets.target": ("Target",),
     "encoders.discovery": ("discover",),
     "encoders.encoder": ("Encoder",),

@@ -66,7 +66,7 @@ def _with_own_modules(encoder: TorchEncoder, tap: str) -> TorchEncoder:
     def resized(sized: TorchEncoder) -> TorchEncoder:
         names = {name for name, _ in module.named_modules()}
         left = [one for one in sized.taps if one.name == tap or (one.site and one.site.module in names)]
-        return sized.replace(module=module, taps=left, output_tap=tap)
+        return sized.replace(module=module, taps=left, output_tap=tap, resized=resized)
 
     return encoder.replace(module=module, resized=resized)
 

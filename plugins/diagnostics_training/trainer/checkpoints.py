@@ -31,15 +31,15 @@ DAMAGED = "its bytes are not those that were written"
 OPTIONS = frozenset({
     "data", "batch", "steps", "lr", "optimiser", "schedule", "warmup", "cooldown", "accumulate", "clip", "seed", "precision",
     "width", "depth", "heads", "patch", "likelihood", "positives", "regulariser", "to", "for", "mask", "layer_scale", "drop_path", "teacher", "keep", "at",
-    "relations", "mask_cell",
     "lm", "pool", "projector_steps", "train_lm",
+    "relations", "mask_cell",
 })  # fmt: skip
 """Parts of an identity that are options of a command."""
 UNTELLING = {
     "fingerprint": "other samples of these data",
     "base": "other weights of the base encoder",
-    "relations_by": "another teacher of relations",
     "decoder": "other weights of the decoder",
+    "relations_by": "another teacher of relations",
 }
 """Parts whose values tell people nothing."""
 FOLLOWS = {
@@ -48,9 +48,9 @@ FOLLOWS = {
     "to": ("tap",),
     "for": ("tap",),
     "base": ("tap",),
-    "relations": ("tap", "relations_by"),
     "lm": ("decoder", "tap"),
     "steps": ("projector_steps",),
+    "relations": ("tap", "relations_by"),
 }
 """What differs because something else does."""
 
