@@ -11,6 +11,7 @@ from diagnostics.errors import DiagnosticsError
 if TYPE_CHECKING:
     from diagnostics import sklearn as sklearn
     from diagnostics.datasets.dataset import Dataset, padded, split_groups
+    from diagnostics.datasets.samples import LazySamples
     from diagnostics.datasets.target import Target
     from diagnostics.encoders.discovery import discover
     from diagnostics.encoders.encoder import Encoder
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "datasets.dataset": ("Dataset", "padded", "split_groups"),
+    "datasets.samples": ("LazySamples",),
     "datasets.target": ("Target",),
     "encoders.discovery": ("discover",),
     "encoders.encoder": ("Encoder",),
@@ -65,6 +67,7 @@ __all__ = [
     "Encoder",
     "Grid",
     "LayerProfiles",
+    "LazySamples",
     "Measure",
     "Progress",
     "Run",

@@ -13,7 +13,8 @@ class Cost:
     dataset: str
     samples: int
     taps: int
-    pooled_bytes: int
+    bytes: int
+    """All that is written, tokens, results and report too; about, since results are estimated."""
     token_bytes: int
     token_samples: int
     seconds: float
@@ -36,7 +37,7 @@ class Cost:
             of = f"{self.encoders} encoders with the controls" if self.encoders > 1 else "no controls"
             tokens = (
                 f"{self.encoder} on {self.dataset}: the tokens of {self.token_samples:,} samples were removed and are extracted "
-                f"anew, since measures read them ({of}); writes {size(self.token_bytes)} to {self.path}; "
+                f"anew, since measures read them ({of}); writes {size(self.bytes)} to {self.path}; "
                 f"extraction takes about {duration(self.seconds)}."
             )
             return [*self.unprobeable, tokens]
@@ -45,7 +46,7 @@ class Cost:
         more = f", of 64 they would take {size(self.token_bytes_of_64)}: {budget}" if self.token_bytes_of_64 else ""
         cost = (
             f"{self.encoder} on {self.dataset}: {self.samples:,} samples, {self.taps} taps, "
-            f"{f'{self.encoders} encoders with the controls' if self.encoders > 1 else 'no controls'}; writes {size(self.pooled_bytes + self.token_bytes)} to {self.path} "
+            f"{f'{self.encoders} encoders with the controls' if self.encoders > 1 else 'no controls'}; writes about {size(self.bytes)} to {self.path} "
             f"(tokens of {self.token_samples:,} samples: {size(self.token_bytes)}{more}); "
             f"extraction takes about {duration(self.seconds)}."
         )

@@ -73,8 +73,10 @@ class Contents:
             raise ValueError("poolings")
         if min(plan.samples, plan.shard, plan.pooled_shard, *(tap.features for tap in plan.taps)) < 1:
             raise ValueError("counts")
-        if not 0 <= plan.token_samples <= plan.samples or plan.pooled_shard % plan.shard:
-            raise ValueError("rows and shards")
+        if plan.pooled_shard != plan.samples and plan.pooled_shard % plan.shard:
+            raise ValueError("shards")
+        if not 0 <= plan.token_samples <= plan.samples:
+            raise ValueError("rows with tokens")
         witness = valid(dict[str, tuple[float, ...]], attrs["witness"])
         statistics = {name: (mean, deviation) for name, (mean, deviation) in witness.items()}
         if statistics.keys() != set(names):

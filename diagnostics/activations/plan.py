@@ -17,6 +17,8 @@ MAX_SHARD = 64
 SHARD_BYTES = 128 * 2**20
 POOLED_BYTES = 4 * 2**20
 CHUNK_BYTES = 2**20
+ARRAY_BYTES = 1_200
+"""The metadata of an array, or of a tap, on disk; about."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Plan:
     """What a store will hold: decided before the first byte, the same for the same encoder, dataset and options.
 
     The first `token_samples` rows keep their tokens, `shard` rows in a shard; all rows are pooled, `pooled_shard` rows in
-    a shard, which is a multiple of `shard`.
+    a shard, which is all of them or a multiple of `shard`.
     """
 
     samples: int
@@ -57,18 +59,20 @@ class Plan:
         return slice(shard * self.pooled_shard, min((shard + 1) * self.pooled_shard, self.samples))
 
     @property
-    def pooled_bytes(self) -> int:
-        """Size of the pooled activations."""
-        return self.samples * len(self.poolings) * 4 * sum(tap.features for tap in self.taps)
+    def bytes(self) -> int:
+        """Size of the files of all taps: pooled activations and tokens to the byte, with about their metadata."""
+        layouts = [layout for tap in self.taps for layout in self.layouts(tap).values()]
+        return sum(layout.shards * layout.length for layout in layouts) + ARRAY_BYTES * (len(layouts) + len(self.taps))
 
     @property
     def token_bytes(self) -> int:
-        """Size of the kept tokens."""
-        return self.token_samples * self.token_bytes_per_sample
+        """Size of the files of the kept tokens."""
+        layouts = [layout for tap in self.taps for layout in self.layouts(tap).values() if layout.kind != "pooled"]
+        return sum(layout.shards * layout.length for layout in layouts)
 
     @property
     def token_bytes_per_sample(self) -> int:
-        """Size of one sample's tokens."""
+        """Size of one sample's tokens, in shards that are full."""
         return _token_bytes(self.taps, self.precision)
 
     def layouts(self, tap: Tap) -> dict[str, Layout]:
@@ -83,7 +87,7 @@ class Plan:
             each = self.shard * tap.features * np.dtype(self.precision).itemsize
             for kind, count in (("tokens", tap.grid.tokens), ("prefix", tap.grid.prefix)):
                 if count:
-                    block = max(1, min(count, CHUNK_BYTES // each))
+                    block = _dealt_out(count, max(1, CHUNK_BYTES // each))
                     arrays[kind] = Layout(
                         f"{place}/{kind}", self.token_samples, self.shard, count, tap.features, block, self.precision
                     )
@@ -127,16 +131,19 @@ def plan(
     `with_tokens`: how many samples keep tokens, whatever the budget.
     """
     each = _token_bytes(taps, precision)
-    shard = 2 ** int(math.log2(max(1, min(MAX_SHARD, SHARD_BYTES // each))))
     token_samples = samples_with_tokens(samples, each, token_budget) if with_tokens is None else with_tokens
-    if token_samples == 0:
-        shard = 1  # of nothing: tokens that are not kept cut nothing
+    # Of tokens that are not kept, which cut nothing, 1.
+    shard = _dealt_out(token_samples, max(1, min(MAX_SHARD, SHARD_BYTES // each))) if token_samples else 1
     kinds = tuple(poolings or encoder.poolings)
     widest = max(tap.features for tap in taps) * len(kinds) * 4
-    # As many shards as 4 MiB ask for, and rows dealt out evenly among them: little is padded.
-    rows = math.ceil(samples / math.ceil(samples * widest / POOLED_BYTES))
-    pooled_shard = math.ceil(rows / shard) * shard
+    rows = _dealt_out(samples, max(1, POOLED_BYTES // widest))
+    pooled_shard = rows if rows == samples else math.ceil(rows / shard) * shard
     return Plan(samples, token_samples, shard, pooled_shard, precision, kinds, tuple(taps), encoder.output_tap)
+
+
+def _dealt_out(count: int, most: int) -> int:
+    """How many a part holds where as few parts as hold `most` share them evenly, so that the last is nearly full too."""
+    return math.ceil(count / math.ceil(count / most))
 
 
 def _token_bytes(taps: Sequence[Tap], precision: Precision) -> int:

@@ -43,7 +43,7 @@ from diagnostics.encoders.encoder import Captured
 from diagnostics.errors import DiagnosticsError, StorageError, damaged, unwritable
 from diagnostics.vocabulary import DENSE
 
-FORMAT = 3
+FORMAT = 4
 TOKENS_REMOVED = "tokens_removed"
 """Attribute of a root: whether the tokens that its plan tells of were removed."""
 # Pooled values of all open runs together, in bytes: PE-G's 50 taps of 3,400 samples.

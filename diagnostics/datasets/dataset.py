@@ -1,12 +1,14 @@
 """The dataset contract: samples with stable ids, splits, groups and targets; and which targets no probe can predict."""
 
 import hashlib
+import operator
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, SupportsIndex, get_args, overload
 
 import numpy as np
 
+from diagnostics.datasets.samples import LazySamples
 from diagnostics.datasets.target import Target, misfit
 from diagnostics.errors import DiagnosticsError, explaining
 from diagnostics.vocabulary import SAFE_NAME, SPLITS, Kind, Modality
@@ -113,8 +115,20 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        sample = np.asarray(self.samples[index])
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> LazySamples: ...
+
+    def __getitem__(self, index: Any) -> np.ndarray | LazySamples:
+        """A sample, or the samples of a slice, a mask or several integers, as numpy indexes an axis."""
+        try:
+            one = operator.index(index)
+        except TypeError:
+            return LazySamples(len(self), self.__getitem__)[index]
+        # From the end: what reads samples may not know how.
+        sample = np.asarray(self.samples[one + len(self) if -len(self) <= one < 0 else one])
         # Torch warns of arrays that cannot be written to.
         return sample if sample.flags.writeable else sample.copy()
 

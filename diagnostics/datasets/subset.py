@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,22 +36,9 @@ def subset(dataset: Dataset, samples: int, seed: int) -> Dataset:
         for name, target in dataset.targets.items()
     }
     return Dataset(
-        dataset.name, dataset.modality, _Chosen(dataset, rows), [dataset.ids[i] for i in rows], dataset.split[rows].tolist(),
+        dataset.name, dataset.modality, dataset[rows], [dataset.ids[i] for i in rows], dataset.split[rows].tolist(),
         targets, groups=dataset.groups[rows].tolist(), about=dataset.about, rate=dataset.rate, ragged=dataset.ragged,
     )  # fmt: skip
-
-
-class _Chosen(Sequence[np.ndarray]):
-    """Some samples of a dataset, read when they are asked for."""
-
-    def __init__(self, dataset: Dataset, rows: np.ndarray) -> None:
-        self.dataset, self.rows = dataset, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride] # never sliced
-        return self.dataset[int(self.rows[index])]
 
 
 def _shares(dataset: Dataset, samples: int) -> dict[str, int]:

@@ -94,6 +94,7 @@ class Encoder(ABC):
         *,
         batch_size: int | None = None,
         device: str | None = None,
+        tokens: bool = False,
     ) -> np.ndarray:
         """Features of new samples at a tap, float32 [sample, feature]: what a run stores of them (see `Run.features`).
 
@@ -104,13 +105,14 @@ class Encoder(ABC):
         pooling: one or several of `poolings`; all side by side where None, as a run stores them.
         batch_size: samples of a forward pass; by default 16 on a CPU, 128 on a GPU. It does not decide the result.
         device: `cuda` when there is one, else `cpu`. The model is afterwards where it was, in the mode that it was in.
+        tokens: the grid tokens instead, [sample, token, feature], without prefix tokens.
 
         Raises DiagnosticsError for samples of another modality or of a size that the model cannot take, and for those that
         give NaN or infinity, naming the sample by its place.
         """
         from diagnostics.encoders.transform import transform
 
-        return transform(self, samples, tap, pooling, batch_size, device)
+        return transform(self, samples, tap, pooling, batch_size, device, tokens)
 
     def attention(self, batch: Any, taps: Sequence[str] | None = None, reduce: Reduce = keep) -> Captured:
         """`{tap name: reduce(tap, attention [sample, head, query, key])}` of the blocks whose outputs the taps read.

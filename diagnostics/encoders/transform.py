@@ -1,8 +1,8 @@
-"""Features of new samples: raw samples in batches through an encoder, one tap pooled as a run pools it."""
+"""Features of new samples: raw samples in batches through an encoder, one tap pooled as a run pools it, or its tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,25 +36,32 @@ def transform(
     pooling: str | Sequence[str] | None = None,
     batch_size: int | None = None,
     device: str | None = None,
+    tokens: bool = False,
 ) -> np.ndarray:
     """What `Encoder.transform` returns."""
+    if tokens and pooling is not None:
+        raise DiagnosticsError(f"Tokens are not pooled: leave out either pooling={pooling!r} or tokens=True.")
     where = usable_device(device)
     if batch_size is not None and batch_size < 1:
         raise DiagnosticsError(f"Batch size {batch_size} is below 1.")
     wanted = encoder.tap(encoder.output_tap if tap is None else tap)
     names = chosen_poolings(pooling, encoder.poolings)
     given = _listed(encoder, samples)
-    features = np.empty((len(given), len(names) * wanted.features), dtype=np.float32)
+    sized = _sized(encoder, _checked(encoder, given, 0)) if len(given) else encoder
+    read = sized.tap(wanted.name)
+    shape = (read.grid.tokens, read.features) if tokens else (len(names) * read.features,)
+    features = np.empty((len(given), *shape), dtype=np.float32)
     if not len(given):
         return features
-    sized = _sized(encoder, _checked(encoder, given, 0))
     size = batch_size or BATCH.get(where.partition(":")[0], BATCH["cpu"])
     with sized.on(where):
         for start in range(0, len(given), size):
             rows = range(start, min(start + size, len(given)))
             batch = _batch(sized, [_checked(encoder, given, i) for i in rows], start)
-            pooled = _pooled(sized, batch, sized.tap(wanted.name), names, rows)
-            features[start : rows.stop] = pooled.flatten(1).cpu().numpy()
+            reduce = _grid_tokens if tokens else _pooling(sized, batch, names)
+            features[start : rows.stop] = (
+                _read(sized, batch, read, reduce, rows).reshape(len(rows), *shape).cpu().numpy()
+            )
     return features
 
 
@@ -153,29 +160,39 @@ def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int) -> Any:
         ) from error
 
 
-def _pooled(encoder: Encoder, batch: Any, tap: Tap, poolings: Sequence[str], rows: range) -> Tensor:
-    """float32 [sample, pooling, feature] of a batch, from one pass."""
+def _pooling(encoder: Encoder, batch: Any, poolings: Sequence[str]) -> Callable[[Tap, Tensor], Tensor]:
+    """What makes float32 [sample, pooling, feature] of a batch's tokens."""
 
-    def reduce(tap: Tap, tokens: Tensor) -> Tensor:
+    def pooled(tap: Tap, tokens: Tensor) -> Tensor:
         return pool(tap, tokens, poolings, _valid(encoder, batch, tap, tokens.device))
 
+    return pooled
+
+
+def _grid_tokens(tap: Tap, tokens: Tensor) -> Tensor:
+    """float32 [sample, grid token, feature], a copy: a later operation may overwrite the tokens."""
+    return tokens[:, tap.grid.prefix :].to(torch.float32, copy=True)
+
+
+def _read(encoder: Encoder, batch: Any, tap: Tap, reduce: Callable[[Tap, Tensor], Tensor], rows: range) -> Tensor:
+    """What `reduce` makes of a batch's tokens at a tap, from one pass."""
     try:
-        pooled = encoder.capture(batch, [tap.name], reduce)[tap.name]
+        values = encoder.capture(batch, [tap.name], reduce)[tap.name]
     except DiagnosticsError:
         raise
     except Exception as error:
         raise DiagnosticsError(
             f"{encoder.name} fails on the batch from sample {rows.start} on: {describe(error)}"
         ) from error
-    if len(pooled) != len(rows):
-        raise DiagnosticsError(f"Tap {tap.name} of {encoder.name} gives {len(pooled)} rows for {len(rows)} samples.")
-    finite = pooled.isfinite().flatten(1).all(1)
+    if len(values) != len(rows):
+        raise DiagnosticsError(f"Tap {tap.name} of {encoder.name} gives {len(values)} rows for {len(rows)} samples.")
+    finite = values.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
         raise DiagnosticsError(
             f"{encoder.name} gives NaN or infinity at tap {tap.name} for sample {rows[int(finite.int().argmin())]}: look at that "
             "sample, which may be empty, or at the precision the model runs in."
         )
-    return pooled
+    return values
 
 
 def _valid(encoder: Encoder, batch: Any, tap: Tap, device: torch.device) -> Tensor | None:

@@ -23,11 +23,3 @@ def _shown(character: str) -> bool:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
-
-
-def shortened(name: str, most: int) -> str:
-    """A name of at most `most` characters, of a longer one its beginning and its end."""
-    if len(name) <= most:
-        return name
-    end = (most - 1) * 2 // 3
-    return f"{name[: most - 1 - end]}…{name[-end:]}"

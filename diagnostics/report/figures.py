@@ -62,7 +62,14 @@ class MapFigure:
 
 
 State = Literal["hidden", "doubtful", "none", "unread"]
-"""What is shown of a target: hidden by the output; hidden, but a control does as well; no gap; not readable at all."""
+"""What is shown of a target."""
+MEANING: Mapping[State, tuple[str, str]] = {
+    "hidden": ("●", "hidden by the output"),
+    "doubtful": ("◐", "hidden, but a control does as well"),
+    "none": ("○", "no hidden gap shown"),
+    "unread": ("–", "not shown to be readable"),
+}
+"""The sign of each and its meaning; the page's style sheet has the signs too."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,10 +98,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """A list of findings, on full pages alone; `legend`: whether it says what the signs mean."""
+    """A list of findings, on full pages alone."""
 
     findings: tuple[Finding, ...]
-    legend: bool = False
     only: Length = "full"
 
     def __bool__(self) -> bool:
@@ -169,7 +168,15 @@ class Legend:
     only: Length = "full"
 
 
-Block = Sentence | Notes | Findings | Table | Details | Legend | Figure
+@dataclass(frozen=True)
+class MapLegend:
+    """What the marks, the colours and the signs of the picture of all targets mean; `states`: those that it has."""
+
+    states: tuple[State, ...]
+    only: Length = "full"
+
+
+Block = Sentence | Notes | Findings | Table | Details | Legend | MapLegend | Figure
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Any
 import xarray as xr
 from torch import nn
 
-from diagnostics.activations.budget import WANTED
 from diagnostics.activations.contract import StoredTarget, shuffled
 from diagnostics.activations.extract import extract
 from diagnostics.activations.lock import check_room, lock
@@ -25,10 +24,11 @@ from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, describe
 from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.base import Measure
-from diagnostics.progress import Cost, Watch
+from diagnostics.progress import Watch
 from diagnostics.registry import offered
 from diagnostics.report.progress_bars import watching
 from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.cost import cost_of
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
@@ -96,7 +96,7 @@ def run(
         if not fresh:
             _refuse_other_seed(request.out, seed)
         try:
-            _Job(request, shown).do()
+            _Job(request, shown, report).do()
             finished = Run(request.out)
             if report:
                 finished.report()
@@ -109,8 +109,8 @@ def run(
 class _Job:
     """The encoder and its controls through the same extraction and the same measures."""
 
-    def __init__(self, request: Request, watch: Watch) -> None:
-        self.request, self.watch = request, watch
+    def __init__(self, request: Request, watch: Watch, report: bool) -> None:
+        self.request, self.watch, self.report = request, watch, report
         options = {"device": request.device, "batch_size": request.batch_size, "workers": request.workers}
         self.call, self.started = Call.now(request.seed, options), time.monotonic()
         self.passes: dict[str, Any] = {**options, "watch": watch}
@@ -160,9 +160,8 @@ class _Job:
             request.encoder, request.dataset, request.seed,
             encoder_spec=request.encoder_spec, dataset_spec=request.dataset_spec,
         ).to_attrs()  # fmt: skip
-        alike = 1 + sum(control.control_of(name) in control.WEIGHTS for name in self.controls)
         store = self._extract(
-            request.encoder, request.folder, request.taps, about, self._read_tokens(self.measures), announced=alike
+            request.encoder, request.folder, request.taps, about, self._read_tokens(self.measures), announced=True
         )
         store.set_attrs(seed=request.seed)
         self._observe(request.encoder, store, self.measures)
@@ -194,13 +193,18 @@ class _Job:
         missing = [f"{name} {nothing}: {_reasons(main, name)}" for name in sorted(self.request.named)]
         raise DiagnosticsError(" ".join(missing))
 
+    def _measures_of(self, control_name: str) -> list[Measure]:
+        """The measures that apply to a control."""
+        has_weights = control.control_of(control_name) in control.WEIGHTS
+        return [m for m in self.measures if not m.pairwise and (m.kinds or has_weights)]
+
     def _measure_control(self, name: str, store: Store, targets: Mapping[str, StoredTarget]) -> Measured | None:
         """The results of a control encoder, None where no measure applies to it.
 
         Raises _NoControlError, with the reason, where it cannot be made or extracted, StorageError where the disk fails.
         """
         request, has_weights = self.request, control.control_of(name) in control.WEIGHTS
-        measures = [m for m in self.measures if not m.pairwise and (m.kinds or has_weights)]
+        measures = self._measures_of(name)
         if not measures:
             return None
         try:
@@ -241,10 +245,10 @@ class _Job:
         about: Mapping[str, Any],
         with_tokens: bool,
         *,
-        announced: int = 0,
+        announced: bool = False,
         token_samples: int | None = None,
     ) -> Store:
-        """The store of an encoder's activations; `announced` says of how many encoders like it the cost is told first.
+        """The store of an encoder's activations; `announced`: whether the cost of it and of its controls is told first.
 
         `with_tokens`: whether tokens that were removed are extracted anew.
         """
@@ -255,16 +259,10 @@ class _Job:
 
         def before_first_byte(seconds: float, again: int) -> None:
             if announced:
-                enough = planned.token_samples >= min(WANTED, samples)
-                cost = Cost(
-                    encoder.name, request.dataset.name, samples, len(taps), 0 if again else announced * planned.pooled_bytes,
-                    announced * planned.token_bytes, planned.token_samples, announced * seconds * (again or samples),
-                    announced, str(request.out),
-                    0 if enough else announced * WANTED * planned.token_bytes_per_sample,
-                    again, tuple(request.unprobeable.values()),
-                )  # fmt: skip
+                measured = [name for name in self.controls if self._measures_of(name)]
+                cost = cost_of(request, planned, measured, seconds=seconds, again=again, report=self.report)
                 self.watch(cost)
-                check_room(path, cost.pooled_bytes + cost.token_bytes)
+                check_room(path, cost.bytes)
 
         with encoder.on(request.device):
             store = extract(

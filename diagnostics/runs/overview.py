@@ -7,16 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from diagnostics.report.figures import ScoreMap, State
-from diagnostics.report.page import Block, Finding, Findings, Legend, Section, Sentence, filled
+from diagnostics.report.page import Block, Finding, Findings, Legend, MapLegend, Section, Sentence, filled
 from diagnostics.runs.controls.kinds import NAMES
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.recommendation import Recommendation
-
-_READ_MAP = (
-    "Each row from dark, no more than knowing nothing gives, to bright yellow, its best; grey where the target is not shown to be "
-    "readable. Star: the best tap, chosen on val, of a target that the output hides; dot: of another target. Frame: the output. "
-    "Point at a cell for its score and interval; click it to go to the target's figure."
-)
 
 
 def overview(
@@ -35,8 +29,8 @@ def overview(
     blocks: list[Block] = [
         Sentence(verdict, "verdict", only="full"),
         score_map(rows),
-        Sentence(_READ_MAP, "small", only="full"),
-        Findings(tuple(findings), legend=True),
+        MapLegend(tuple(dict.fromkeys(state_of(p) for _, p in rows))),
+        Findings(tuple(findings)),
         *more,
     ]  # fmt: skip
     return Section("In short", "short", filled(*blocks))

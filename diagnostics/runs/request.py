@@ -1,6 +1,5 @@
 """The validated arguments of one call of `run`, and the encoder and dataset that they name."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.measures.base import Measure
+from diagnostics.runs.folder import default_folder
 from diagnostics.runs.given import given
 from diagnostics.runs.suites import SUITES, chosen_measures
 
@@ -90,7 +90,8 @@ class Request:
         model, data = given("run", encoder, dataset, trust_code=trust_code)
         model = fit(model, data)
         where = usable_device(device)
-        path = Path(out) if out is not None else default_path(encoder if isinstance(encoder, str) else model, dataset)
+        names = encoder if isinstance(encoder, str) else model.name, dataset if isinstance(dataset, str) else data.name
+        path = Path(out) if out is not None else default_folder(*names)
         _check_out(path)
         unprobeable = unprobeable_targets(data)
         if chosen and all(_reads_only(measure, data, unprobeable) for measure in chosen):
@@ -122,14 +123,6 @@ class Request:
     def folder(self) -> Path:
         """The folder of the run, as an absolute path without links."""
         return self.out.resolve()
-
-
-def default_path(encoder: str | Encoder, dataset: str | Dataset) -> Path:
-    """`runs/<encoder>-<dataset>`, with characters that a folder's name should not hold replaced."""
-    names = [x if isinstance(x, str) else x.name for x in (encoder, dataset)]
-    short = [re.sub(r"^.*/(?=[^/]*\.py:)", "", name) for name in names]
-    slug = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(short)).strip("-.")
-    return Path("runs") / slug[:150]
 
 
 def listed(names: str | Sequence[str] | None) -> list[str] | None:

@@ -217,14 +217,15 @@ class Run:
     def probe(self, target: str, measure: str = "linear_probe", tap: str | None = None) -> FittedProbe:
         """The probe of a target that was fitted, with its standardisation, for new samples: `probe.predict(features)`.
 
-        It is fitted again from the stored pooled activations, on train and val with the stored choice, as the measure did it.
+        It is fitted again from the stored activations, on train and val with the stored choice, as the measure did it.
 
         Parameters
         ----------
-        measure: `linear_probe`, `knn_probe` or `forecast_probe`.
-        tap: by default the best tap, chosen on val.
+        measure: `linear_probe`, `knn_probe` or `forecast_probe`; of those that read tokens `linear_probe` (of a value for every
+            place), `segmentation_probe`, `event_probe` or `attentive_probe`, whose `predict` takes [sample, token, feature].
+        tap: by default the one recommended, or the best tap, chosen on val.
 
-        Raises DiagnosticsError where the probe was not fitted in this run, or reads tokens.
+        Raises DiagnosticsError where the probe was not fitted in this run, and where its tokens were removed since.
         """
         from diagnostics.runs.fitted_probe import fitted_probe
 

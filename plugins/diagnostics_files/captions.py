@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, Target
+from diagnostics import DiagnosticsError, LazySamples, Target
 from diagnostics_files.decode.images import check_size, picture, plain_array
 from diagnostics_files.decode.tables import SUFFIXES, column, read_table, texts_of
 from diagnostics_files.errors import check_regular, join_notes, sentence, usable, utf8_name
-from diagnostics_files.lazy_dataset import FileDataset, Lazy
+from diagnostics_files.lazy_dataset import FileDataset
 from diagnostics_files.rows import complete, from_column
 from diagnostics_files.scan import PICTURES, file, safe_name
 
@@ -71,7 +71,7 @@ def build(
     return FileDataset(
         source.resolve().stem,
         "image",
-        Lazy(len(rows), lambda i: rows[i].read(size)),
+        LazySamples(len(rows), lambda i: rows[i].read(size)),
         [row.id for row in rows],
         split,
         {"caption": Target("caption", vectors, about=means)},

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, Target
+from diagnostics import DiagnosticsError, LazySamples, Target
 from diagnostics_files.decode.images import check_size, mask, picture
 from diagnostics_files.errors import alone, join_notes, sentence, usable, utf8_name, warn
-from diagnostics_files.lazy_dataset import FileDataset, Lazy
+from diagnostics_files.lazy_dataset import FileDataset
 from diagnostics_files.pairs import check_memory, class_numbers, common_extent, one_size
 from diagnostics_files.rows import complete
 from diagnostics_files.scan import folder, safe_name
@@ -64,7 +64,7 @@ def build(path: str, frames: int, size: int | None, sets: str | None, seed: int,
     return FileDataset(
         root.resolve().name,
         "video",
-        Lazy(len(clips), lambda i: images(clips[i])),
+        LazySamples(len(clips), lambda i: images(clips[i])),
         [clip.id for clip in clips],
         split,
         {"objects": Target("masks", values, about=f"which object each pixel of each frame belongs to; {how}")},

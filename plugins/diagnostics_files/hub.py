@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import Dataset, DiagnosticsError, Target
+from diagnostics import Dataset, DiagnosticsError, LazySamples, Target
 from diagnostics_files.decode.audio import Sound, index, one_rate, read
 from diagnostics_files.decode.images import check_size, picture
 from diagnostics_files.decode.series import listed
 from diagnostics_files.decode.tables import Columns, targets_of
 from diagnostics_files.errors import Unusable, check_tree, damaged, join_notes, need, sentence, usable
-from diagnostics_files.lazy_dataset import FileDataset, Lazy, pad_left
+from diagnostics_files.lazy_dataset import FileDataset, pad_left
 from diagnostics_files.rows import complete
 from diagnostics_files.scan import SPLIT_OF, find, folder
 from diagnostics_files.series import dataset as of_series
@@ -89,7 +89,9 @@ def build(
     return FileDataset(
         root.resolve().name,
         modality,
-        Lazy(len(kept), lambda i: pad_left(sample(kept[i]), longest) if modality == "audio" else sample(kept[i])),
+        LazySamples(
+            len(kept), lambda i: pad_left(sample(kept[i]), longest) if modality == "audio" else sample(kept[i])
+        ),
         [ids[i] for i in kept],
         split,
         {name: replace(target, values=target.values[kept]) for name, target in targets.items()},

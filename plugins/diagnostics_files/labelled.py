@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, Target
+from diagnostics import DiagnosticsError, LazySamples, Target
 from diagnostics_files.decode.tables import Columns, column, read_table, target, targets_of, texts_of
 from diagnostics_files.errors import Unusable, join_notes, sentence, usable, warn
-from diagnostics_files.lazy_dataset import FileDataset, Lazy
+from diagnostics_files.lazy_dataset import FileDataset
 from diagnostics_files.rows import complete, from_column
 from diagnostics_files.scan import File, classes
 
@@ -39,7 +39,14 @@ class Labelled:
     left_out: dict[str, Unusable]
 
     def dataset(
-        self, modality: str, samples: Lazy, ids: list[str], owner: Sequence[int], about: str, options: str, **more: Any
+        self,
+        modality: str,
+        samples: LazySamples,
+        ids: list[str],
+        owner: Sequence[int],
+        about: str,
+        options: str,
+        **more: Any,
     ) -> FileDataset:
         """Samples as a dataset; the i-th comes from file `owner[i]`. For `options` and `more` see `FileDataset`."""
         rows = np.asarray(owner, dtype=int)

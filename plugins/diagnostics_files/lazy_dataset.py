@@ -1,7 +1,7 @@
-"""Samples read when they are asked for, and datasets whose fingerprint is made of their files' bytes."""
+"""Datasets whose fingerprint is made of their files' bytes."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +9,6 @@ import numpy as np
 
 from diagnostics import Dataset
 from diagnostics_files.errors import Unusable, check_regular
-
-
-class Lazy(Sequence[Any]):
-    """`n` samples, the i-th of which is `read(i)`; nothing is kept."""
-
-    def __init__(self, n: int, read: Callable[[int], np.ndarray]) -> None:
-        self.n, self.read = n, read
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < self.n:
-            raise IndexError(index)
-        return self.read(int(index))
 
 
 def pad_left(sample: np.ndarray, length: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from diagnostics import DiagnosticsError
+from diagnostics import DiagnosticsError, LazySamples
 from diagnostics_files.decode import audio as sounds
 from diagnostics_files.decode import video as videos_of
 from diagnostics_files.decode.audio import FASTEST, SOUNDS, Sound, one_rate
@@ -12,7 +12,7 @@ from diagnostics_files.decode.images import check_size, picture
 from diagnostics_files.decode.video import VIDEOS, Video
 from diagnostics_files.errors import Unusable
 from diagnostics_files.labelled import Labels, labelled
-from diagnostics_files.lazy_dataset import FileDataset, Lazy, pad_left
+from diagnostics_files.lazy_dataset import FileDataset, pad_left
 from diagnostics_files.scan import PICTURES, File, find, folder
 
 
@@ -26,7 +26,7 @@ def images(path: str, size: int | None, labels: Labels) -> FileDataset:
 
     known = labelled(find(root, PICTURES, "images"), read, root, f"images:{path}", labels)
     files = known.files
-    samples = Lazy(len(files), lambda i: read(files[i]))
+    samples = LazySamples(len(files), lambda i: read(files[i]))
     about = f"{len(files)} images of a folder"
     return known.dataset("image", samples, [f.name for f in files], range(len(files)), about, f"size={size}")
 
@@ -65,7 +65,7 @@ def videos(
     rate = rates.pop() if len(rates) == 1 else None
     return known.dataset(
         "video",
-        Lazy(len(cut), lambda i: read(indexed[cut[i][0]], cut[i][1])),
+        LazySamples(len(cut), lambda i: read(indexed[cut[i][0]], cut[i][1])),
         [f"{indexed[i].name}@{start:06d}" for i, start in cut],
         [i for i, _ in cut],
         f"{len(cut)} clips of {frames} frames from {len(indexed)} videos",
@@ -104,7 +104,7 @@ def audio(path: str, rate: int | None, seconds: float | None, labels: Labels) ->
     cut = seconds is not None
     return known.dataset(
         "audio",
-        Lazy(len(pieces), sample),
+        LazySamples(len(pieces), sample),
         [f"{indexed[i].name}@{start:09d}" if cut else indexed[i].name for i, start, _ in pieces],
         [i for i, _, _ in pieces],
         f"{len(pieces)} {'windows' if cut else 'recordings'} at {hertz} Hz of {len(indexed)} sound files",

@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from diagnostics import DiagnosticsError, Target
+from diagnostics import DiagnosticsError, LazySamples, Target
 from diagnostics_files.decode.images import check_size, depth, extent, mask, picture
 from diagnostics_files.errors import Unusable, alone, check_bytes, join_notes, sentence, usable, utf8_name, warn
-from diagnostics_files.lazy_dataset import FileDataset, Lazy
+from diagnostics_files.lazy_dataset import FileDataset
 from diagnostics_files.rows import complete
 from diagnostics_files.scan import PICTURES, SPLIT_OF, File, find, folder
 
@@ -192,7 +192,7 @@ def _dataset(
     return FileDataset(
         root.resolve().name,
         "image",
-        Lazy(len(pairs), lambda i: picture(pairs[i].image, pairs[i].name, size)),
+        LazySamples(len(pairs), lambda i: picture(pairs[i].image, pairs[i].name, size)),
         ids,
         split,
         {name: target},

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import Dataset, DiagnosticsError, split_groups
+from diagnostics import Dataset, DiagnosticsError, LazySamples, split_groups
 from diagnostics_files.decode.tables import SUFFIXES, Columns, column, read_table, targets_of, texts_of
 from diagnostics_files.errors import join_notes
-from diagnostics_files.lazy_dataset import Lazy
 from diagnostics_files.scan import SPLIT_OF, file
 
 SPECIAL = ("id", "group", "split")
@@ -106,5 +105,5 @@ def texts(path: str, text: str, values: str, seed: int) -> Dataset:
             raise DiagnosticsError(f"Text {number} of {source} is empty: fill it in or remove it.")
     # The same words in train and test would be a test of memory.
     ids, rows, about = described(columns, [f"text-{i:06d}" for i in range(len(texts))], texts, values, seed, source)
-    samples = Lazy(len(texts), lambda i: np.asarray(texts[i]))
+    samples = LazySamples(len(texts), lambda i: np.asarray(texts[i]))
     return Dataset(source.resolve().stem, "text", samples, ids, **rows, about=join_notes(f"{len(texts)} texts", about))

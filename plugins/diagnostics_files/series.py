@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import Dataset, DiagnosticsError, padded
+from diagnostics import Dataset, DiagnosticsError, LazySamples, padded
 from diagnostics_files.decode.series import from_table, read_npz, read_zarr
 from diagnostics_files.decode.tables import SUFFIXES, Columns, read_table
 from diagnostics_files.errors import check_bytes, join_notes, need, warn
-from diagnostics_files.lazy_dataset import Lazy, pad_left
+from diagnostics_files.lazy_dataset import pad_left
 from diagnostics_files.rows import described
 from diagnostics_files.scan import file
 
@@ -90,7 +90,7 @@ def _streamed(path: Path, array: Any, columns: Columns, values: str, seed: int) 
         lengths += [len(trimmed(row, ids[first + i], path)) for i, row in enumerate(block)]
     longest = max(lengths)
 
-    samples = Lazy(array.shape[0], lambda i: pad_left(trimmed(array[i], ids[i], path), longest))
+    samples = LazySamples(array.shape[0], lambda i: pad_left(trimmed(array[i], ids[i], path), longest))
     return Dataset(
         path.resolve().stem, "series", samples, ids, **more,
         about=_about(lengths, about, _cut(ids, [array.shape[1]] * len(ids), lengths, path)),

@@ -3,11 +3,12 @@
 Importing it imports nothing heavy.
 """
 
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
+
+from diagnostics.runs.folder import default_folder
 
 
 def command_of(words: str, job: Any, unsaid: Sequence[str]) -> str:
@@ -28,12 +29,6 @@ def command_of(words: str, job: Any, unsaid: Sequence[str]) -> str:
     return shlex.join(command_words)
 
 
-def run_folder(encoder: str, data: str) -> str:
-    """Where `diagnostics run` puts a run by default, so that one that is there already is gone on with."""
-    short = [re.sub(r"^.*/(?=[^/]*\.py:)", "", name) for name in (encoder, data)]
-    return f"runs/{re.sub(r'[^A-Za-z0-9_.]+', '-', '-'.join(short)).strip('-.')[:150]}"
-
-
 def next_lines(encoders: Sequence[str], data: str, trusting: Sequence[str] = ()) -> list[str]:
     """How to run encoders on data, `trusting` the code of some, and to hold them against each other where there are several."""
     probe = [
@@ -47,4 +42,7 @@ def next_lines(encoders: Sequence[str], data: str, trusting: Sequence[str] = ())
     else:
         names = shlex.join(encoders)
         first = f'Next: for model in {names}; do diagnostics run "$model" --data {shlex.quote(data)}; done'
-    return [first, f"Then: diagnostics compare {shlex.join(run_folder(encoder, data) for encoder in encoders)}"]
+    return [
+        first,
+        f"Then: diagnostics compare {shlex.join(str(default_folder(encoder, data)) for encoder in encoders)}",
+    ]

@@ -99,8 +99,8 @@ def test_the_cost_says_how_many_samples_keep_tokens_and_what_64_would_take(tmp_p
         f"of 64 they would take {size(64 * n * each)}: --token-budget {-(-64 * each // 10**6)}MB" for n in (1, 3)
     )
     for budget, controls, words in (
-        (f"{10 * each}B", False, f"tokens of 10 samples: {size(10 * each)}, {few}"),
-        (f"{10 * each}B", True, f"tokens of 10 samples: {size(30 * each)}, {many}"),
+        (f"{10 * each}B", False, f", {few}"),
+        (f"{10 * each}B", True, f", {many}"),
         (None, False, "tokens of 80 samples"),
     ):
         dx.run(
@@ -109,6 +109,7 @@ def test_the_cost_says_how_many_samples_keep_tokens_and_what_64_would_take(tmp_p
         )  # fmt: skip
         cost = next(event for event in reversed(events) if isinstance(event, Cost))
         assert words in str(cost)
+        assert f"tokens of {10 if budget else 80} samples: {size(cost.token_bytes)}" in str(cost)
         assert ("of 64 they would take" in str(cost)) is (budget is not None)
 
 

@@ -80,7 +80,7 @@ def test_shards_of_pooled_values_are_near_4_mib(features: int, tokens: int, pref
     assert layout.length <= 4 * 2**20 + 64 * features * 4 + 100
     assert layout.shards == int(np.ceil(n * features * 4 / 2**22))
     assert layout.shards * layout.rows - n < max(64 * layout.shards, layout.shards + 1)
-    assert wanted.pooled_shard % wanted.shard == 0
+    assert layout.shards == 1 or wanted.pooled_shard % wanted.shard == 0
 
 
 def test_two_hundred_taps(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagnostics import Dataset, DiagnosticsError, Target, split_groups
+from diagnostics import Dataset, DiagnosticsError, LazySamples, Target, split_groups
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -99,6 +99,36 @@ def test_samples_by_index_and_counts() -> None:
     assert len(data) == 4
     assert data[2].tolist() == [3.0]
     assert data.counts() == {"train": 2, "val": 1, "test": 1}
+
+
+INDICES: list[Any] = [
+    slice(1, 3), slice(None, None, -1), slice(-2, None), np.array([True, False, True, False]), [True, False, False, True],
+    [3, -1, 0], np.array([], dtype=int),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["array", "list", "lazy"])
+def test_samples_are_indexed_as_numpy_indexes_an_axis(kind: str) -> None:
+    values = np.arange(12, dtype=np.float32).reshape(4, 3)
+    read: list[int] = []
+
+    def lazily(i: int) -> np.ndarray:
+        read.append(i)
+        return values[i]
+
+    data = new_dataset(samples={"array": values, "list": list(values), "lazy": LazySamples(4, lazily)}[kind])
+    np.testing.assert_array_equal(data[-1], values[-1])
+    np.testing.assert_array_equal(data[np.int64(2)], values[2])
+    for index in INDICES:
+        read.clear()
+        some = data[index]
+        assert len(some) == len(values[index]) and not read
+        for sample, wanted in zip(some, values[index], strict=True):
+            np.testing.assert_array_equal(sample, wanted)
+    np.testing.assert_array_equal(data[1:][-2:][[1]], values[1:][-2:][[1]])
+    for beyond in (4, -5, [0, 4], np.array([True, False]), np.array([[0, 1]]), "a"):
+        with pytest.raises(IndexError):
+            data[beyond]  # type: ignore[call-overload]  # what a user may give
 
 
 # Splits

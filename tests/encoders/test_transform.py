@@ -80,6 +80,13 @@ def test_a_gpu_gives_the_same_and_the_module_stays_where_it_was() -> None:
     assert {p.device.type for p in encoder.module.parameters()} == {"cpu"}
 
 
+def test_some_samples_of_a_dataset_are_taken_as_they_are_indexed() -> None:
+    encoder, data = tiny_encoder(), tiny_dataset(40)
+    whole, test = encoder.transform(data), data.split == "test"
+    for index in (slice(5, 10), test, [3, -1]):
+        np.testing.assert_array_equal(encoder.transform(data[index]), whole[index])
+
+
 def test_no_samples_are_no_features_and_an_iterator_is_read() -> None:
     encoder, samples = tiny_encoder(), tiny_dataset(6).samples
     assert encoder.transform(samples[:0], tap="norm").shape == (0, 16)

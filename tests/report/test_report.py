@@ -1,11 +1,15 @@
 """What the report draws and says of profiles that have gaps, lines far off, heads and nothing at all."""
 
+import base64
+import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import plotly.offline
 import pytest
 import xarray as xr
 from jinja2 import DictLoader, Environment
@@ -17,8 +21,11 @@ from diagnostics.report.plots.profile import lines_outside
 from diagnostics.report.plots.style import settings
 from diagnostics.runs import captions
 from diagnostics.runs.details import details
+from diagnostics.runs.page import run_page
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.tap_map import map_figure
+
+from profiles import finished_run, uneven_probes
 
 NAN = np.nan
 TAPS = ["embed", "blocks.0", "blocks.1", "norm"]
@@ -142,6 +149,15 @@ def test_names_are_text() -> None:
 def test_why_there_is_no_figure() -> None:
     nothing = profile([NAN] * 4).data.assign_attrs(reason="; ".join(f"{tap}: one token" for tap in TAPS))
     assert captions.why_no_figure(nothing) == "No figure, since nothing has a value. All 4 taps: one token."
+
+
+def test_a_report_of_many_taps_and_targets_is_no_larger_than_a_mail_takes(tmp_path: Path) -> None:
+    probes = uneven_probes([f"target_{i}" for i in range(12)], [f"blocks.{i}" for i in range(50)])
+    path = write_page(run_page(finished_run(probes, "wide", "data")), tmp_path / "page.html")
+    # It was 5.7 MB, of which plotly.js, which it holds packed, is 4.8.
+    assert 2_000_000 < path.stat().st_size < 3_500_000
+    packed = re.search(r'id="plotly">([^<]*)<', path.read_text(encoding="utf-8"))
+    assert packed and gzip.decompress(base64.b64decode(packed[1])).decode() == plotly.offline.get_plotlyjs()
 
 
 def test_an_interrupt_leaves_the_page_of_before_and_nothing_beside_it(

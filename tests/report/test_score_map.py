@@ -15,7 +15,7 @@ from diagnostics.measures.statistics import Interval
 from diagnostics.report.figures import ProfileFigure, ScoreMap
 from diagnostics.report.glossary import GLOSSARY, explained
 from diagnostics.report.html import write_page
-from diagnostics.report.page import Column, Finding, Findings, Legend, Number, Page, Row, Section, Table
+from diagnostics.report.page import Column, Finding, Findings, Legend, MapLegend, Number, Page, Row, Section, Table
 from diagnostics.report.plots import draw, html
 from diagnostics.report.plots.curves import COLOURS
 from diagnostics.report.plots.profile import CONTROL_COLOURS
@@ -34,7 +34,7 @@ MAP = ScoreMap(
     high=SCORES + 0.1,
     floor=np.array([0.5, 0.0, 0.0]),
     states=["hidden", "none", "unread"],
-    best=["blocks.0", "norm", None],
+    best=["blocks.0", "norm", "embed"],
     output="norm",
     anchors=["s1", "s0", "s2"],
 )
@@ -48,13 +48,15 @@ def test_a_row_goes_from_knowing_nothing_to_its_best_and_noise_has_no_shades() -
 
 
 def test_the_picture_marks_what_was_chosen_and_the_output_and_reads_names_as_text() -> None:
-    figure = draw(MAP)
+    figure = draw(MAP, small=True)
     grey, shades, marks = figure.data
     assert [*grey.y] == [2] and [*shades.y] == [0, 1]
     assert "shape &lt;b&gt;" in shades.customdata[0][0] and "<b>shape <b>" not in html(figure)
     assert "0.900 [0.800, 1.000]" in shades.customdata[0][1] and shades.customdata[0][1].endswith("best tap")
     assert "100% of the best" in shades.customdata[1][1] and shades.customdata[1][2].endswith("best tap and output")
-    assert [*zip(marks.x, marks.y, marks.marker.symbol, strict=True)] == [(1, 0, "star"), (2, 1, "circle")]
+    # One mark for one thing: whether the tap is hidden is said by the sign before the row's name.
+    assert (marks.x, marks.y, marks.marker.symbol) == ((1, 2), (0, 1), "star")
+    assert [name[0] for name in figure.layout.yaxis.ticktext] == ["●", "○", "–"]
     assert [(shape.x0, shape.x1) for shape in figure.layout.shapes] == [(1.5, 2.5)]
     assert figure.layout.meta["rows"] == ["s1", "s0", "s2"]
 
@@ -109,14 +111,16 @@ def test_findings_have_signs_and_lead_to_their_figures_and_numbers_keep_their_di
     number = Number(Interval(1 / 3, NAN, 0.5))
     table = Table((Column("reading"), Column("score")), (Row((finding, number)),))
     figure = replace(MAP, targets=["</script><script>alert(1)</script>"] * 3)
-    section = Section("Short", "short", (Findings((finding,), legend=True), table, figure, Legend((("raw input", 2),))))
+    section = Section(
+        "Short", "short", (Findings((finding,)), table, figure, MapLegend(("doubtful",)), Legend((("raw input", 2),)))
+    )
     page = write_page(Page("t", (), (section,), ()), tmp_path / "page.html").read_text(encoding="utf-8")
     own = page[page.index("<body>") :]
     assert '<li class="doubtful">For &lt;x&gt; <a href="#s0">read a&amp;b</a> (mean): it is.</li>' in own
     assert '<td class="prose doubtful">For &lt;x&gt; read a&amp;b' in own
     assert f'data-numbers="{1 / 3!r}  0.5"' in own
-    assert "alert(1)</script>" not in own and "hidden by the output</span>" in own
-    data = re.findall(r'<div class="figure".*?<script type="application/json">(.*?)</script>', own, re.DOTALL)
+    assert "alert(1)</script>" not in own and "hidden, but a control does as well</span>" in own
+    data = re.findall(r'<div class="figure.*?<script type="application/json">(.*?)</script>', own, re.DOTALL)
     assert len(json.loads(data[0])["data"]) == 3
     assert re.search(
         r'<svg[^>]*><path d="M0 7H30" stroke="[^"]*" stroke-width="2" stroke-dasharray="3,3"/></svg><abbr', own

@@ -349,9 +349,9 @@ def test_what_training_does_by_itself_is_taken_off(make_run: Maker) -> None:
     """The tap's part is the output minus the control's, paired; without a control it is not called lifted."""
     base = make_run("base of control", (0.5, 2, 0.5), lineage={"group": "base"}, data=MANY)
     weights = base.store.attrs["identity"]["weights"]
-    about: dict[str, Any] = {"group": "up", "base": weights, "seed": 0}
+    about: dict[str, Any] = {"group": "up", "base": weights, "seed": 0, "training": "one"}
     up = make_run("with control", (0.5, 2, 1.5), (1, 1, 1), lineage=about, data=MANY)
-    of_it = about | {"group": "up, control", "control_of": "up"}
+    of_it = about | {"group": "up, control", "control_of": "one", "training": "its own"}
     control = make_run("control", (0.5, 2, 1), (1, 1, 1.0), lineage=of_it, data=MANY)
     result = dx.compare([base, up, control], similarity=None)
     one, other = shares(result, "up", "a"), shares(result, "up", "b")
@@ -367,7 +367,7 @@ def test_what_training_does_by_itself_is_taken_off(make_run: Maker) -> None:
     assert "up: lifted by the tap, beyond its control: a (R2); not shown to be lifted by the tap: b (R2)" in str(
         describe_lifts(result, [LINEAR, "linear_probe/b"])
     )
-    seed = make_run("control of another seed", (0.5, 2, 1), lineage=of_it | {"seed": 1}, data=MANY)
+    seed = make_run("control of another training", (0.5, 2, 1), lineage=of_it | {"control_of": "another"}, data=MANY)
     alone = dx.compare([base, up, seed], similarity=None)
     assert shares(alone, "up", "a").reasons["over_control"] == "the run of its control is not among the runs"
     assert "lifted" not in " ".join(describe_lifts(alone, [LINEAR]))

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError, Run, Target
 
-from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+from tiny import tiny_dataset, tiny_encoder
 
 PERIOD = 24.0
 N = 90
@@ -130,7 +130,7 @@ def test_features_of_another_tap_or_width_are_refused(run: Run) -> None:
     probe = run.probe("level", tap="blocks.1")
     with pytest.raises(
         DiagnosticsError,
-        match=r'reads tap blocks\.1, and these are features of norm: .*run\.probe\("level", tap="norm"\)',
+        match=r'reads tap blocks\.1, and these are features of norm: .*run\.probe\("level", "linear_probe", "norm"\)',
     ):
         probe.predict(run.features("norm"))
     with pytest.raises(
@@ -152,16 +152,17 @@ def test_a_probe_that_was_not_fitted_is_refused_in_a_sentence(run: Run, tmp_path
         run.probe("levels")
     with pytest.raises(DiagnosticsError, match=r"Unknown tap 'blocks\.9'"):
         run.probe("level", tap="blocks.9")
-    options = {"measures": ["linear_probe", "attentive_probe"], "controls": False, "report": False}
-    maps = dx.run(tiny_image_encoder(), tiny_dataset(20, "image"), out=tmp_path / "maps", **options)
-    with pytest.raises(
-        DiagnosticsError,
-        match="linear_probe/height cannot be fitted again here: only probes that read pooled activations can",
+    for measure, says in (
+        ("position_probe", "its targets are places: call diagnostics.measures.locality.position_probe"),
+        ("label_propagation", "it fits nothing: call diagnostics.measures.locality.label_propagation"),
+        ("object_discovery", "it fits nothing: call diagnostics.measures.locality.object_discovery"),
+        ("caption_probe", "it predicts embeddings of captions, and no caption: fit diagnostics.measures.probes.ridge"),
+        ("rankme", "only those of .*segmentation_probe can: fit one of your own on run.features"),
     ):
-        maps.probe("height")
-    with pytest.raises(DiagnosticsError, match="attentive_probe/level cannot be fitted again here"):
-        maps.probe("level", "attentive_probe")
-    bare = dx.run(tiny_encoder(), tiny_dataset(20), out=tmp_path / "bare", **{**options, "measures": ["rankme"]})
+        with pytest.raises(DiagnosticsError, match=f"^{measure} of level cannot be fitted again here, since {says}"):
+            run.probe("level", measure)
+    options = {"measures": ["rankme"], "controls": False, "report": False}
+    bare = dx.run(tiny_encoder(), tiny_dataset(20), out=tmp_path / "bare", **options)
     with pytest.raises(
         DiagnosticsError,
         match=r"linear_probe of level was not fitted in .*, no probe of it was: .*--measures linear_probe",

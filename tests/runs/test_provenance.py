@@ -17,7 +17,7 @@ from diagnostics.runs.provenance import Call, Provenance
 
 from tiny import tiny_dataset, tiny_encoder
 
-# As format 3 has it since its first run.
+# As formats 3 and 4 have it since their first run.
 STORED = {
     "encoder": {
         "name": "a", "asked": "timm:a", "modality": "image", "output_tap": "norm", "lineage": {"seed": 1},

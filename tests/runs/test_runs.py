@@ -133,7 +133,7 @@ def test_terminal_and_report_say_the_same_of_intervals_and_it_holds(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     print_page(run_page(run), Path("report.html"))
-    page = run.report().read_text(encoding="utf-8").split("</script>", 1)[1]
+    page = run.report().read_text(encoding="utf-8").split("<body>", 1)[1]
     for text in (" ".join(capsys.readouterr().out.split()), html.unescape(page)):
         assert text.count(INTERVALS) == 1
         assert text.count(" cut at ") == 1 + text.count(f"{CUT[0].upper()}{CUT[1:]}.")

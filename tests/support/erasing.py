@@ -22,20 +22,21 @@ class Adding(nn.Module):
     def __init__(self, weight: Tensor, noise: float) -> None:
         super().__init__()
         self.noise = noise
-        self.linear = nn.Linear(PATCH, PATCH, bias=False)
+        self.linear = nn.Linear(*weight.shape, bias=False)
         self.linear.weight = nn.Parameter(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         wave = self.noise * torch.sin(7 * x[..., 1:2])
-        return x + self.linear(x) + nn.functional.pad(wave, (0, PATCH - 1))
+        return x + self.linear(x) + nn.functional.pad(wave, (0, x.shape[-1] - 1))
 
 
 class Stack(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int = PATCH) -> None:
         super().__init__()
-        mixing = 0.1 * torch.randn(PATCH, PATCH, generator=torch.Generator().manual_seed(0))
+        mixing = torch.zeros(width, width)
+        mixing[:PATCH, :PATCH] = 0.1 * torch.randn(PATCH, PATCH, generator=torch.Generator().manual_seed(0))
         mixing[0], mixing[:, 0] = 0, 0
-        erasing = torch.zeros(PATCH, PATCH)
+        erasing = torch.zeros(width, width)
         erasing[0, 0] = -1
         self.blocks = nn.ModuleList([Adding(mixing, 0.0), Adding(erasing, 1.0)])
 
@@ -59,6 +60,18 @@ def build(output: str = "blocks.1") -> TorchEncoder:
     )  # fmt: skip
 
 
+def roomy() -> TorchEncoder:
+    """The same with two more features a token, which are 0: room for `first` beside `third`, the noise."""
+
+    def padded(sample: np.ndarray) -> Tensor:
+        return nn.functional.pad(patches(sample), (0, 2))
+
+    taps = stack_taps("blocks", 2, PATCH + 2, Grid((PATCHES,), ("t",)))
+    return TorchEncoder(
+        "roomy", "series", Stack(PATCH + 2), taps, "blocks.1", padded, np.ones(PATCH * PATCHES, np.float32)
+    )
+
+
 def early() -> TorchEncoder:
     """Its output is what holds most of everything."""
     return build("embed")
@@ -77,6 +90,16 @@ def closed() -> TorchEncoder:
         base.example(),
         forward=torch.no_grad()(_pass),
     )
+
+
+def waves(n: int = 400) -> Dataset:
+    """`data` with a third target: what the last block of an encoder puts in the first place, mean over tokens."""
+    plain = data(n)
+    with torch.no_grad():
+        tokens = torch.stack([patches(sample) for sample in plain.samples])
+        third = torch.sin(7 * Stack().blocks[0](tokens)[..., 1]).mean(1).double().numpy()
+    targets = {**plain.targets, "third": Target("value", third)}
+    return Dataset("waves", "series", plain.samples, plain.ids, plain.split.tolist(), targets)
 
 
 def _pass(module: nn.Module, batch: Tensor) -> Tensor:

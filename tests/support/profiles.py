@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from diagnostics.measures.statistics import Interval
+from diagnostics.runs.controls.kinds import NAMES
 from diagnostics.runs.profile import Profile
 from diagnostics.runs.provenance import DatasetRecord, EncoderRecord, Provenance
 
@@ -38,6 +39,36 @@ def profile(
         for control, other in others.items()
     }
     return Profile(name, target or None, data, known)
+
+
+def uneven_probes(targets: list[str], taps: list[str], readable: int | None = None) -> list[Profile]:
+    """A linear probe of each target with every control, whose scores differ at each tap and have all digits, as of a run.
+
+    The best tap, a third of the way in, hides what the output has not; of those after the first `readable` nothing is shown.
+    """
+    rng = np.random.default_rng(0)
+    curve = np.sin(np.linspace(0.5, 3, len(taps)))
+    best = taps[len(taps) // 3]
+    probes: list[Profile] = []
+    for i, target in enumerate(targets):
+        made = profile(
+            "linear_probe", taps, Interval(0.5, 0.4, 0.6), dict.fromkeys(NAMES, 0.1), probe=True, target=target
+        )
+        level = curve + 0.1 * rng.random(len(taps))
+        score = {
+            "score": ("tap", level),
+            "low": ("tap", level - 0.1),
+            "high": ("tap", level + 0.1),
+            "val_score": ("tap", level),
+        }
+        unread = readable is not None and i >= readable
+        attrs = {"best_tap": best, "pooling": "mean"} | ({"best_score_low": -0.1} if unread else {})
+        controls = {
+            name: data.assign(score=("tap", rng.random(len(taps))), **{k: v for k, v in score.items() if k != "score"})
+            for name, data in made.controls.items()
+        }
+        probes.append(Profile(made.measure, made.target, made.data.assign(score).assign_attrs(attrs), controls))
+    return probes
 
 
 def finished_run(

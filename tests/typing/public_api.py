@@ -118,6 +118,8 @@ def a_dataset_is_made() -> dx.Dataset:
     assert_type(
         kind, Literal["value", "label", "token_label", "token_value", "event", "masks", "caption", "future", "state"]
     )
+    lazy = dx.LazySamples(3, lambda i: np.full(4, i))
+    assert_type(lazy, dx.LazySamples)
     samples = dx.padded([np.zeros(4), np.zeros(6)])
     return dx.Dataset(
         "tones", "audio", samples, ["a", "b"], split.tolist(), {"pitch": target}, rate=16000.0, ragged=True

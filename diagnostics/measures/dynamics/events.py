@@ -63,8 +63,8 @@ class EventProbe(Probe):
 def _decoded(dense: DenseRows, tap: Tap) -> tuple[float, np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
     """Penalty, loss and reference [unit, class] of val and of test, and area under the ROC curve on test."""
     rows = dense.rows
-    train, val = (_moments(dense, tap, chosen) for chosen in (rows.train, rows.val))
-    rules = _rules(*train)
+    train, val = (class_moments(dense, tap, chosen) for chosen in (rows.train, rows.val))
+    rules = linear_rules(*train)
     val_loss, val_reference = np.zeros((len(PENALTIES), len(rows.val_units), 2)), np.zeros((len(rows.val_units), 2))
     for x, y, samples in dense.blocks(tap, dense.mask(rows.val)):
         units, label = dense.unit_of(samples, "val"), y.astype(int)
@@ -74,7 +74,7 @@ def _decoded(dense: DenseRows, tap: Tap) -> tuple[float, np.ndarray, np.ndarray,
     scores = [float((1 - wrong.sum(axis=0) / val_reference.sum(axis=0)).mean()) for wrong in val_loss]
     # Of penalties that tie, the strongest.
     best = len(scores) - 1 - int(np.argmax(scores[::-1]))
-    w, threshold = _rules(train[0] + val[0], train[1] + val[1])[best]
+    w, threshold = linear_rules(train[0] + val[0], train[1] + val[1])[best]
     loss, reference = np.zeros((len(rows.units), 2)), np.zeros((len(rows.units), 2))
     margins: list[np.ndarray] = []
     truths: list[np.ndarray] = []
@@ -94,8 +94,8 @@ def _decoded(dense: DenseRows, tap: Tap) -> tuple[float, np.ndarray, np.ndarray,
     )
 
 
-def _moments(dense: DenseRows, tap: Tap, chosen: np.ndarray) -> tuple[Moments, Moments]:
-    """Of the tokens without and with an event; all of a tap's share one origin, so that they add up."""
+def class_moments(dense: DenseRows, tap: Tap, chosen: np.ndarray) -> tuple[Moments, Moments]:
+    """Of some rows' tokens without and with an event; all of a tap's share one origin, so that they add up."""
     origin = next(tokens[0, 0] for _, tokens in dense.activations.token_blocks(tap.name))
     none, event = Moments(origin, np.zeros(1)), Moments(origin, np.zeros(1))
     for x, y, _ in dense.blocks(tap, dense.mask(chosen)):
@@ -104,7 +104,7 @@ def _moments(dense: DenseRows, tap: Tap, chosen: np.ndarray) -> tuple[Moments, M
     return none, event
 
 
-def _rules(none: Moments, event: Moments) -> list[tuple[np.ndarray, float]]:
+def linear_rules(none: Moments, event: Moments) -> list[tuple[np.ndarray, float]]:
     """(weights [feature], threshold) for every penalty, from the moments of the two classes."""
     path = RidgePath.from_moments(none + event)
     middle = none.origin_x + (none.x / none.n + event.x / event.n) / 2

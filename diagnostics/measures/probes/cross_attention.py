@@ -259,7 +259,7 @@ class AttentiveProbe(protocol.Probe):
     )  # fmt: skip
 
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
-        target = _kept(activations, target)
+        target = kept_target(activations, target)
         label = target.kind == "label"
         rows, values = (protocol.label_rows if label else protocol.value_rows)(activations, target)
         if label:
@@ -288,7 +288,7 @@ class AttentiveProbe(protocol.Probe):
         y = torch.tensor(values, device=device)
         for taps in _alike(activations.taps, device):
             tokens = torch.stack(
-                [_tokens(activations, activations.taps[i], len(target.values), self.name) for i in taps]
+                [kept_tokens(activations, activations.taps[i], len(target.values), self.name) for i in taps]
             ).to(device)
             off: list[np.ndarray] = []
             settings = [list(SETTINGS)] * len(taps)
@@ -328,14 +328,14 @@ class AttentiveProbe(protocol.Probe):
         )  # fmt: skip
 
 
-def _kept(activations: Activations, target: StoredTarget) -> StoredTarget:
+def kept_target(activations: Activations, target: StoredTarget) -> StoredTarget:
     """The target of the first samples: as many as have tokens and as are read."""
     largest = max(tap.grid.tokens * tap.features for tap in activations.taps)
     count = min(activations.token_samples, MOST_SAMPLES, max(1, MOST_VALUES // largest))
     return replace(target, values=target.values[:count])
 
 
-def _tokens(activations: Activations, tap: Tap, count: int, measure: str) -> Tensor:
+def kept_tokens(activations: Activations, tap: Tap, count: int, measure: str) -> Tensor:
     """The first samples' tokens, float32 [sample, token, feature]."""
     tokens = torch.empty(count, tap.grid.tokens, tap.features, device="cpu")
     for rows, block in activations.token_blocks(tap.name):

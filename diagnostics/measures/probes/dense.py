@@ -179,7 +179,7 @@ def dense_ridge(activations: Activations, target: StoredTarget, seed: int) -> xr
     for i, tap in enumerate(activations.taps):
         if tap.name not in dense.reads:
             continue
-        train, val = _moments(dense, tap)
+        train, val = split_moments(dense, tap)
         path = RidgePath.from_moments(train)
         errors = np.array([float(val.squared_error(path, penalty)[0]) for penalty in PENALTIES])
         chosen[i] = choose(errors)
@@ -201,8 +201,8 @@ def dense_ridge(activations: Activations, target: StoredTarget, seed: int) -> xr
     )  # fmt: skip
 
 
-def _moments(dense: DenseRows, tap: Tap) -> tuple[Moments, Moments]:
-    """Of train and of val tokens, from one pass."""
+def split_moments(dense: DenseRows, tap: Tap) -> tuple[Moments, Moments]:
+    """Of train and of val tokens at a tap, from one pass."""
     of_train = np.isin(np.arange(len(dense.known)), dense.rows.train)
     train = val = None
     for x, y, rows in dense.blocks(tap, dense.mask(dense.rows.fit)):

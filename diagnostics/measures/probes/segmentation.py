@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 
 from diagnostics.activations.contract import Activations, StoredTarget
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import one_thread, token_samples
 from diagnostics.measures.known_answers import Case
@@ -125,12 +126,12 @@ def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0)
     for name, mask in masks.items():
         if not mask.any():
             raise DiagnosticsError(f"labels of shape {y.shape} are known for no {name} token: give some in each split.")
-    classes, numbered = _numbered(y, known)
+    classes, numbered = numbered_classes(y, known)
 
     def read(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         yield x[mask], numbered[mask], np.nonzero(mask)[0]
 
-    fit = _fit(read, masks["train"], masks["val"], numbered, len(classes), "labels", seed, str(given.device))
+    fit = fit_classifier(read, masks["train"], masks["val"], numbered, len(classes), "labels", seed, str(given.device))
     prediction, guess = np.full(y.shape, -1), np.concatenate([fit.predict(x) for x, _, _ in read(masks["test"])])
     prediction[masks["test"]] = classes[guess]
     matrix = confusion(guess, numbered[masks["test"]], len(classes))
@@ -140,7 +141,7 @@ def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0)
     )
 
 
-def _numbered(labels: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def numbered_classes(labels: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The classes [class] of the known labels, and for each label the number of its class, -1 where it is not known."""
     numbered = np.full(labels.shape, -1)
     classes, numbered[known] = np.unique(labels[known], return_inverse=True)
@@ -148,7 +149,7 @@ def _numbered(labels: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 @dataclass(frozen=True)
-class _Fit:
+class TokenClassifier:
     """A classifier, the classes (codes) that it knows, and how it did on val."""
 
     model: LogisticFits
@@ -164,9 +165,19 @@ class _Fit:
         return _predict(self.model, self.classes, torch.as_tensor(x, device=self.model.mean.device))
 
 
-def _fit(
+def reading(dense: DenseRows, tap: Tap, classes: np.ndarray) -> _Read:
+    """What reads a tap's tokens with the numbers of their classes."""
+
+    def read(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        for x, y, samples in dense.blocks(tap, mask):
+            yield x, np.searchsorted(classes, y), samples
+
+    return read
+
+
+def fit_classifier(
     read: _Read, train: np.ndarray, val: np.ndarray, labels: np.ndarray, classes: int, name: str, seed: int, device: str
-) -> _Fit:
+) -> TokenClassifier:
     """The classifier of train and val tokens, masks [sample, token], of best mean IoU on val (of equal ones, least loss)."""
     drawn = np.random.default_rng(seed).permutation(np.flatnonzero(train | val))
     of_train, of_val, of_both = (np.zeros_like(train) for _ in range(3))
@@ -202,7 +213,7 @@ def _fit(
     rows, both = _rows(x, y, of_both[any_], fits)
     start = fits if np.array_equal(both, known) else None
     model = rows.fit([[penalty]], decrease=_LITTLE if little else FINAL, start=start, most=_MOST_FINAL)
-    return _Fit(model, both, penalty, best, (guess, truth, samples), int(of_both.sum()))
+    return TokenClassifier(model, both, penalty, best, (guess, truth, samples), int(of_both.sum()))
 
 
 def _rows(
@@ -261,7 +272,7 @@ class SegmentationProbe(Probe):
     def read_out(self, activations: Activations, target: StoredTarget, seed: int) -> xr.Dataset:
         dense = DenseRows.of(self.name, activations, target)
         rows, known = dense.rows, dense.known
-        classes, labels = _numbered(dense.values, known)
+        classes, labels = numbered_classes(dense.values, known)
         device = activations.device if activations.device.startswith("cuda") else "cpu"
         train, val, test = (dense.mask(part) for part in (rows.train, rows.val, rows.test))
         shape = (len(activations.taps), len(rows.units), len(classes))
@@ -274,11 +285,8 @@ class SegmentationProbe(Probe):
             if tap.name not in dense.reads:
                 continue
 
-            def read(mask: np.ndarray, tap: Any = tap) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-                for x, y, samples in dense.blocks(tap, mask):
-                    yield x, np.searchsorted(classes, y), samples
-
-            fit = _fit(read, train, val, labels, len(classes), f"Target {target.name}", seed, device)
+            read = reading(dense, tap, classes)
+            fit = fit_classifier(read, train, val, labels, len(classes), f"Target {target.name}", seed, device)
             chosen[i], fitted, steps[i] = fit.penalty, fit.tokens, fit.model.steps
             guess, truth, samples = fit.val
             overlap = _Overlap.of(len(rows.val_units), len(classes))

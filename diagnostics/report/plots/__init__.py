@@ -16,12 +16,12 @@ __all__ = ["StillFigure", "draw", "html", "multiples"]
 
 
 def draw(figure: Figure, *, small: bool = False) -> go.Figure:
-    """A figure of any kind; `small`: a profile as one of many that share a legend."""
+    """A figure of any kind; `small`: without the legend, which the page has."""
     match figure:
         case ProfileFigure():
             return draw_profile(figure, small=small)
         case ScoreMap():
-            return draw_score_map(figure)
+            return draw_score_map(figure, small=small)
         case MapFigure():
             return draw_map(figure)
         case CurvesFigure():

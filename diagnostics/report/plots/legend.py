@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diagnostics.report.page import Legend
+from diagnostics.report.page import Legend, MapLegend
 from diagnostics.report.plots.profile import BAND, CONTROL_COLOURS, CONTROL_DASHES
-from diagnostics.report.plots.style import BEST, INK, LINE, OUTPUT
+from diagnostics.report.plots.score_map import colours_of
+from diagnostics.report.plots.style import BEST, INK, LINE, NOT_FOUND, OUTPUT
 
 # As plotly draws them, at a width of 1.5.
 DASH_LENGTHS = {
@@ -16,7 +17,7 @@ DASH_LENGTHS = {
 
 @dataclass(frozen=True)
 class Sign:
-    """One entry: its name, and whether it is a line with these dashes, a band, a star or a diamond of this colour."""
+    """One entry: its name, and whether it is a line with these dashes, a band, a star, a diamond, a frame or a square of this colour."""
 
     name: str
     shape: str
@@ -24,8 +25,14 @@ class Sign:
     dashes: str = ""
 
 
-def signs(legend: Legend) -> list[Sign]:
+def signs(legend: Legend | MapLegend) -> list[Sign]:
     """The entries of a legend."""
+    if isinstance(legend, MapLegend):
+        return [
+            *([Sign("best tap, chosen on val", "star", BEST)] if set(legend.states) - {"unread"} else []),
+            Sign("output", "frame", NOT_FOUND),
+            *(Sign(name, "square", colour) for colour, name in colours_of(legend.states)),
+        ]
     controls = [
         Sign(name, "line", CONTROL_COLOURS[style % len(CONTROL_COLOURS)], _dashes(style))
         for name, style in legend.controls

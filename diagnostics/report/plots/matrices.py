@@ -1,5 +1,6 @@
 """Heatmaps: the similarity of pairs of taps, and the shares of alignments by target."""
 
+import math
 from html import escape
 from typing import Any
 
@@ -8,8 +9,9 @@ import plotly.graph_objects as go
 
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.figures import MapFigure, SharesFigure
+from diagnostics.report.names import short_names
 from diagnostics.report.numbers import format_number
-from diagnostics.report.plots.style import dressed
+from diagnostics.report.plots.style import LONGEST_TAP, MOST_TICKS, dressed
 
 # Cells of a map get their numbers up to this many taps.
 MOST_NUMBERED = 16
@@ -24,17 +26,26 @@ def draw_map(tap_map: MapFigure) -> go.Figure:
     bar = f"{escape(tap_map.name)} ({0 if tap_map.distance else 1}: alike)"
     figure = go.Figure(
         go.Heatmap(
-            z=z, x=columns, y=rows, text=_cells(z), texttemplate="%{text}", textfont={"size": 10},
+            z=z, x=columns, y=rows, text=_cells(z), texttemplate="%{text}",
             customdata=_hovers(tap_map), hovertemplate="%{y} and %{x}<br>%{customdata}<extra></extra>", hoverongaps=False,
             colorscale="Viridis", reversescale=tap_map.distance, zmin=0.0, zmax=most,
             colorbar={"title": {"text": bar, "side": "right"}, "thickness": 14},
         )
     )  # fmt: skip
-    axis: dict[str, Any] = {"constrain": "domain", "type": "category", "showgrid": False, "automargin": True}
+    axis: dict[str, Any] = {
+        "constrain": "domain", "type": "category", "showgrid": False, "automargin": True, "tickfont": {"size": 11},
+    }  # fmt: skip
     title, beside = (escape(text) or None for text in tap_map.titles)
-    figure.update_yaxes(autorange="reversed", scaleanchor="x", title_text=title, **axis)
-    figure.update_xaxes(tickangle=-40, title_text=beside, **axis)
+    figure.update_yaxes(autorange="reversed", scaleanchor="x", title_text=title, **axis, **_ticks(tap_map.rows))
+    figure.update_xaxes(tickangle=-45, title_text=beside, **axis, **_ticks(tap_map.columns))
     return dressed(figure).update_layout(height=500, margin={"l": 60, "r": 20, "t": 20, "b": 70})
+
+
+def _ticks(taps: list[str]) -> dict[str, Any]:
+    """As many names as fit, evenly, in their short forms; the whole ones are on hover."""
+    shown = range(0, len(taps), math.ceil(len(taps) / MOST_TICKS))
+    short = short_names(taps, LONGEST_TAP)
+    return {"tickvals": [escape(taps[i]) for i in shown], "ticktext": [escape(short[i]) for i in shown]}
 
 
 def _cells(z: np.ndarray) -> list[list[str]]:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
 
-from diagnostics.report.escaping import shortened
-from diagnostics.report.figures import ScoreMap
+from diagnostics.report.figures import MEANING, ScoreMap, State
+from diagnostics.report.names import name_lines
 from diagnostics.report.numbers import format_number
-from diagnostics.report.plots.style import FOUND, NOT_FOUND, dressed, tick_taps
+from diagnostics.report.plots.style import BEST, MOST_TICKS, NOT_FOUND, SYMBOLS, dressed, tick_taps
 
-ROW = 26
-LONGEST = 36
-"""Characters of a target's name on the axis; the whole of it is on hover."""
+LINE_HEIGHT, BETWEEN = 16, 10
+"""Pixels of a line of a row's name, and between rows."""
+WIDEST, NARROWEST = 40, 22
+"""Characters of a line on the axis, and on a narrow screen."""
+HEAD, LEGEND = 20, 70
+"""Pixels above the rows, for the name of the frame; and for the legend of a picture that stands alone."""
 UNREAD = "rgba(127,139,151,0.28)"
-SIGNS = {"hidden": "●", "doubtful": "◐", "none": "○", "unread": "–"}
+# Those of rows that can be read are the ends of `Cividis`.
+COLOURS = (
+    ("#00224e", "no more than knowing nothing gives"), ("#fee838", "best of its row"), (UNREAD, MEANING["unread"][1]),
+)  # fmt: skip
+OUTLINE = "#14191f"
+
+
+def colours_of(states: Collection[State]) -> list[tuple[str, str]]:
+    """The colours of rows with these states, each with what it means."""
+    return [*(COLOURS[:2] if set(states) - {"unread"} else ()), *(COLOURS[2:] if "unread" in states else ())]
 
 
 def relative_scores(scores: ScoreMap) -> np.ndarray:
@@ -28,13 +41,18 @@ def relative_scores(scores: ScoreMap) -> np.ndarray:
     return np.where(np.isfinite(above), share, np.nan)
 
 
-def draw_score_map(scores: ScoreMap) -> go.Figure:
-    """Score relative to the best of its row; stars at the taps that were chosen on val, a frame around the output."""
-    # Numbers as places, so that two targets whose shortened names are alike are two rows.
+def draw_score_map(scores: ScoreMap, *, small: bool = False) -> go.Figure:
+    """Score relative to the best of its row; stars at the taps that were chosen on val, a frame around the output.
+
+    small: without the legend, which a page has.
+    """
+    # Numbers as places, so that two targets whose names are alike are two rows.
     x, y = np.arange(len(scores.taps)), np.arange(len(scores.targets))
     z = relative_scores(scores)
-    unread = np.isnan(z).all(axis=1)
+    unread = np.asarray(np.isnan(z).all(axis=1))
     figure = go.Figure()
+    # Between many columns gaps would be as wide as the columns.
+    gap = 1 if len(x) <= MOST_TICKS else 0
     # What knows nothing has no shades: they would be noise.
     for rows, values, colours in (
         (unread, np.where(np.isfinite(scores.score), 0.0, np.nan), [[0, UNREAD], [1, UNREAD]]),
@@ -43,47 +61,78 @@ def draw_score_map(scores: ScoreMap) -> go.Figure:
         if not rows.any():
             continue
         figure.add_heatmap(
-            x=x, y=y[rows], z=values[rows], colorscale=colours, zmin=0, zmax=1, xgap=1, ygap=2, showscale=False,
+            x=x, y=y[rows], z=values[rows], colorscale=colours, zmin=0, zmax=1, xgap=gap, ygap=2, showscale=False,
             hoverongaps=False, customdata=[_hovers(scores, z, row) for row in y[rows]],
             hovertemplate="%{customdata}<extra></extra>",
         )  # fmt: skip
-    _add_stars(figure, scores)
-    at = scores.taps.index(scores.output)
-    figure.add_shape(
-        type="rect", x0=at - 0.5, x1=at + 0.5, y0=-0.5, y1=len(y) - 0.5, line={"color": NOT_FOUND, "width": 2.5}
-    )
-    figure.add_annotation(
-        x=at, y=-0.5, yanchor="bottom", xanchor="right" if at > len(x) / 2 else "left", text="output", showarrow=False,
-        xshift=6 if at > len(x) / 2 else -6, font={"size": 11},
-    )  # fmt: skip
-    names = [
-        f"{SIGNS[state]} {escape(shortened(name, LONGEST))}"
-        for state, name in zip(scores.states, scores.targets, strict=True)
+    chosen = [
+        (scores.taps.index(tap), row) for row, tap in enumerate(scores.best) if tap in scores.taps and not unread[row]
     ]
-    figure.update_yaxes(
-        tickvals=y, ticktext=names, range=[len(y) - 0.5, -0.5], showgrid=False, zeroline=False, automargin=True
-    )
+    if chosen:
+        figure.add_scatter(
+            x=[column for column, _ in chosen], y=[row for _, row in chosen], mode="markers", hoverinfo="skip",
+            name="best tap (by val)", cliponaxis=False,
+            marker={"symbol": SYMBOLS["best tap"], "size": 14, "color": BEST, "line": {"width": 1, "color": OUTLINE}},
+        )  # fmt: skip
+    _add_frame(figure, scores)
     figure.update_xaxes(range=[-0.5, len(x) - 0.5], showgrid=False, zeroline=False)
-    tick_taps(figure, scores.taps, scores.depth, numeric=True, rows=scores.anchors, labels=names)
+    wide, narrow = (_labels(scores, most) for most in (WIDEST, NARROWEST))
+    head = HEAD if small else HEAD + LEGEND
+    tick_taps(figure, scores.taps, scores.depth, numeric=True, rows=scores.anchors)
+    # Names of taps lie aslant.
+    around = head + round(25 + 4.6 * max(map(len, figure.layout.xaxis.ticktext)))
+    figure.layout.meta["forms"] = {
+        name: {"labels": labels, "height": around + _height(labels)} for name, labels in (("wide", wide), ("narrow", narrow))
+    }  # fmt: skip
+    figure.update_yaxes(
+        tickvals=y, ticktext=wide, range=[len(y) - 0.5, -0.5], showgrid=False, zeroline=False, automargin=True
+    )
+    if not small:
+        _add_legend(figure, scores)
     return dressed(figure).update_layout(
-        height=115 + ROW * len(y),
-        margin={"l": 10, "r": 10, "t": 18, "b": 10},
-        showlegend=False,
+        height=around + _height(wide),
+        margin={"l": 10, "r": 10, "t": head, "b": 10},
+        showlegend=not small,
     )
 
 
-def _add_stars(figure: go.Figure, scores: ScoreMap) -> None:
-    """A star at each tap that was chosen, in the colour of a finding or not."""
-    chosen = [(scores.taps.index(tap), row) for row, tap in enumerate(scores.best) if tap in scores.taps]
-    shown = [row for _, row in chosen]
-    gaps = [scores.states[row] in ("hidden", "doubtful") for row in shown]
-    figure.add_scatter(
-        x=[column for column, _ in chosen], y=shown, mode="markers", hoverinfo="skip",
-        marker={
-            "symbol": ["star" if gap else "circle" for gap in gaps], "size": [14 if gap else 8 for gap in gaps],
-            "color": [FOUND if gap else "white" for gap in gaps], "line": {"width": 1, "color": "#14191f"},
-        },
+def _labels(scores: ScoreMap, most: int) -> list[str]:
+    """Each row's name behind its sign, in lines."""
+    named = (f"{MEANING[state][0]} {name}" for state, name in zip(scores.states, scores.targets, strict=True))
+    return ["<br>".join(map(escape, name_lines(name, most))) for name in named]
+
+
+def _height(labels: list[str]) -> int:
+    """Of all rows, in pixels: each as high as the longest name."""
+    return len(labels) * (BETWEEN + LINE_HEIGHT * max(label.count("<br>") + 1 for label in labels))
+
+
+def _add_frame(figure: go.Figure, scores: ScoreMap) -> None:
+    at, last = scores.taps.index(scores.output), len(scores.targets) - 0.5
+    figure.add_shape(
+        type="rect", x0=at - 0.5, x1=at + 0.5, y0=-0.5, y1=last, line={"color": NOT_FOUND, "width": 2.5}
     )  # fmt: skip
+    right = at > len(scores.taps) / 2
+    figure.add_annotation(
+        x=at + (0.5 if right else -0.5), y=-0.5, yanchor="bottom", xanchor="right" if right else "left", text="output",
+        showarrow=False, font={"size": 11},
+    )  # fmt: skip
+
+
+def _add_legend(figure: go.Figure, scores: ScoreMap) -> None:
+    """What colours and signs mean, as entries of the legend."""
+    for colour, name in colours_of(scores.states):
+        marker = {"symbol": "square", "size": 12, "color": colour}
+        figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip")
+    signs = [" ".join(MEANING[state]) for state in MEANING if state in scores.states]
+    # Shifted by as much as the name of the frame takes.
+    figure.add_annotation(
+        x=0, xref="paper", xanchor="left", y=1, yref="paper", yanchor="bottom", yshift=HEAD, text="   ".join(signs),
+        showarrow=False, font={"size": 12},
+    )  # fmt: skip
+    figure.update_layout(
+        legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top", "itemsizing": "constant"}
+    )
 
 
 def _hovers(scores: ScoreMap, share: np.ndarray, row: int) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from diagnostics.report.escaping import shortened
 from diagnostics.report.figures import MarkKind
+from diagnostics.report.names import short_names
 
 # Of the palette of Okabe and Ito, which colour-blind readers tell apart, in shades that stand out on white and on black.
 INK = "#3b7fc4"
@@ -30,7 +30,7 @@ BOTTOM = 80
 # R2 has no floor; one useless tap must not press all others flat.
 FLOOR = -0.5
 MOST_TICKS = 24
-LONGEST_TAP = 24
+LONGEST_TAP = 18
 # Of plotly's buttons, those that read a figure.
 BUTTONS = ("toImage", "zoom2d", "pan2d", "resetScale2d")
 
@@ -49,7 +49,8 @@ def tick_taps(
     numeric: whether x counts the taps, or has their names. A page reads all names from `meta`, and fits them to its width;
     `more` is what else it is to know.
     """
-    names = [f"{escape(shortened(tap, LONGEST_TAP))} ({at:.2f})" for tap, at in zip(taps, depth, strict=True)]
+    short = short_names(taps, LONGEST_TAP)
+    names = [f"{escape(name)} ({at:.2f})" for name, at in zip(short, depth, strict=True)]
     places = list(range(len(taps))) if numeric else [escape(tap) for tap in taps]
     last, step = len(taps) - 1, max(1, math.ceil(len(taps) / MOST_TICKS))
     shown = [i for i in range(0, len(taps), step) if i == last or last - i >= step] + [last] * (last % step > 0)
@@ -77,7 +78,9 @@ def html(figure: go.Figure) -> str:
     layout: dict[str, Any] = {key: value for key, value in plain["layout"].items() if key != "template"}
     height = int(layout.get("height", HEIGHT))
     data = _inert(to_json_plotly({"data": plain["data"], "layout": layout}))
-    return f'<div class="figure" style="height:{height}px"><script type="application/json">{data}</script></div>'
+    traces: Any = figure.data  # which plotly's types do not know
+    kind = "figure matrix" if any(trace.type == "heatmap" for trace in traces) else "figure"
+    return f'<div class="{kind}" style="height:{height}px"><script type="application/json">{data}</script></div>'
 
 
 def _inert(json: Any) -> str:

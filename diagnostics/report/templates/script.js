@@ -3,34 +3,48 @@
   const { config, template } = JSON.parse(document.getElementById("settings").textContent);
   const figures = [...document.querySelectorAll("div.figure")];
   // A4 less its margins, at 96 dots an inch.
-  const PAPER = 690, LABEL = 19;
+  const PAPER = 690, GAP = 32, LABEL = 19;
 
   // As many names of taps as stand beside one another at this width, and the last.
   function ticks(meta, width) {
-    const last = meta.places.length - 1, step = Math.max(1, Math.ceil(((last + 1) * LABEL) / Math.max(width - (meta.rows ? Math.min(250, width / 2) : 110), 60)));
+    const last = meta.places.length - 1, step = Math.max(1, Math.ceil(((last + 1) * LABEL) / Math.max(width - (meta.forms ? Math.min(290, width / 2) : 110), 60)));
     const shown = [];
     for (let i = 0; i < last; i += step) if (last - i >= step) shown.push(i);
     shown.push(last);
     const fitted = { "xaxis.tickvals": shown.map((i) => meta.places[i]), "xaxis.ticktext": shown.map((i) => meta.names[i]) };
-    // On a narrow screen the names of rows leave room for the rows.
-    if (meta.labels) fitted["yaxis.ticktext"] = meta.labels.map((s) => (width < 600 && s.length > 20 ? `${s.slice(0, 19)}…` : s));
+    // On a narrow screen the names of rows take more lines.
+    const form = meta.forms && (width < 600 ? meta.forms.narrow : meta.forms.wide);
+    if (form) Object.assign(fitted, { "yaxis.ticktext": form.labels, height: form.height });
     return fitted;
   }
 
-  function fitted(figure, width) {
-    const meta = figure.layout.meta || (figure._fullLayout || {}).meta;
-    return meta && meta.places ? ticks(meta, width) : {};
+  // What a figure's layout is at this width.
+  function fitted(place, { meta }, width) {
+    const own = meta && meta.places ? ticks(meta, width) : {};
+    if (own.height) place.style.height = `${own.height}px`;
+    return own;
   }
 
-  for (const place of figures) {
+  async function unpack() {
+    const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), (c) => c.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const library = document.createElement("script");
+    library.textContent = await new Response(stream).text();
+    document.head.append(library);
+  }
+
+  function draw(place) {
     const { data, layout } = JSON.parse(place.querySelector("script").textContent);
     const figure = document.createElement("div");
     place.append(figure);
     layout.template = template;
     layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
     layout.autosize = true;
-    const names = fitted({ layout }, place.clientWidth);
-    for (const key in names) layout[key.split(".")[0]][key.split(".")[1]] = names[key];
+    const own = fitted(place, layout, place.clientWidth);
+    for (const key in own) {
+      const [axis, setting] = key.split(".");
+      if (setting) layout[axis][setting] = own[key]; else layout[key] = own[key];
+    }
     Plotly.newPlot(figure, data, layout, config);
     figure.dataset.width = place.clientWidth;
     const rows = layout.meta && layout.meta.rows;
@@ -40,18 +54,31 @@
     }
   }
 
-  function resize(width) {
+  // Beside one another, as the style sheet puts them.
+  const onPaper = (place) => (place.closest("section:not(.wide, :has(details[open], .matrix))") ? (PAPER - GAP) / 2 : PAPER);
+
+  function resize(printed) {
     for (const place of figures) {
-      const figure = place.querySelector(".js-plotly-plot"), room = width || place.clientWidth;
-      if (!room || String(room) === figure.dataset.width) continue;
+      const figure = place.querySelector(".js-plotly-plot"), room = printed ? onPaper(place) : place.clientWidth;
+      if (!figure || !room || String(room) === figure.dataset.width) continue;
       figure.dataset.width = room;
-      Plotly.relayout(figure, { ...(width ? { width } : { width: null, autosize: true }), ...fitted(figure, room) });
+      Plotly.relayout(figure, { ...(printed ? { width: room } : { width: null, autosize: true }), ...fitted(place, figure.layout, room) });
     }
   }
   let waiting;
   addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => resize(), 150); });
-  addEventListener("beforeprint", () => { for (const d of document.querySelectorAll("#words + details")) d.open = true; resize(PAPER); });
+  addEventListener("beforeprint", () => { for (const d of document.querySelectorAll("#words + details")) d.open = true; resize(true); });
   addEventListener("afterprint", () => resize());
+
+  // Who prints a page without looking at it does so once it is loaded, which it is not before this frame is.
+  const hold = document.createElement("iframe");
+  hold.hidden = true;
+  document.body.append(hold);
+  hold.contentDocument.open();
+  unpack().then(
+    () => figures.forEach(draw),
+    () => { for (const place of figures) place.textContent = "Figures are drawn by browsers of 2023 and later."; },
+  ).finally(() => { hold.contentDocument.close(); hold.remove(); });
 
   // Tables as files: of a number also the ends of its interval, and all digits.
   function csv(table) {

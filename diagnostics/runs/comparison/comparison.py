@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -30,6 +29,7 @@ from diagnostics.runs.comparison.members import (
 )
 from diagnostics.runs.comparison.shares import Shares, shares_of
 from diagnostics.runs.comparison.tap_similarity import TapSimilarity, tap_similarity
+from diagnostics.runs.folder import slug
 from diagnostics.runs.run import Run
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ class Comparison(Findings):
     @property
     def default_path(self) -> Path:
         """Of its report: beside the first run, named by the labels."""
-        slug = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(self.groups)).strip("-.")[:100]
-        return self.members[0].run.path.parent / f"comparison-{slug}.html"
+        return self.members[0].run.path.parent / f"comparison-{slug('-'.join(self.groups))[:100]}.html"
 
     def to_xarray(self) -> xr.Dataset:
         """`data`, with dimensions (run, target, depth)."""

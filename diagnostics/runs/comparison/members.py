@@ -46,7 +46,7 @@ class Member:
 
     @property
     def control_of(self) -> str:
-        """The group of the alignment whose control it is; "" where it is none."""
+        """Digest of the training whose control it is; "" where it is none."""
         return str(lineage_of(self.run).get("control_of", "") or "")
 
     @property
@@ -174,9 +174,9 @@ def control_of(aligned: Member, members: Sequence[Member]) -> Member | str:
     none."""
     if aligned.control_of:
         return "it is a control itself"
-    group = str(lineage_of(aligned.run).get("group", ""))
+    training = lineage_of(aligned.run).get("training")
     for member in members:
-        if member.control_of and (member.control_of, member.base, member.seed) == (group, aligned.base, aligned.seed):
+        if training is not None and member.control_of == training:
             return member
     if lineage_of(aligned.run).get("control") == "none":
         return "it was made without a control (--no-control)"

@@ -5,7 +5,7 @@ read the sample without any model. A score that a control reaches is no evidence
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.controls import raw_features as inputs
 from diagnostics.runs.controls.random_features import LANDMARKS
-from diagnostics.runs.controls.raw_kernel import LEAST_TRAIN, SIDES, RawKernel
+from diagnostics.runs.controls.raw_kernel import LEAST_TRAIN, SIDES, RawKernel, largest_taps
 
 WEIGHTS = ("fresh_weights", "permuted_weights")
 INPUTS = ("raw_input", "raw_input_kernel", "summary_statistics")
@@ -75,6 +75,12 @@ def control_encoders(encoder: Encoder, dataset: Dataset, seed: int, draws: int =
     makers["raw_input_kernel"] = lambda: RawKernel(encoder, dataset, seed + CONTROL_SEED)
     makers["summary_statistics"] = lambda: InputEncoder("summary_statistics", encoder)
     return makers
+
+
+def planned_taps(name: str, encoder: Encoder, dataset: Dataset) -> tuple[Encoder, Sequence[Tap]]:
+    """A control of `INPUTS` before it is made, from one sample: its taps, as wide as they can be, and an encoder that pools alike."""
+    sized = InputEncoder(name, encoder, dataset[0])
+    return sized, largest_taps(sized, dataset) if name == "raw_input_kernel" else sized.taps
 
 
 def _another(encoder: Encoder, own: Mapping[str, Tensor], other: Encoder) -> Encoder:

@@ -4,6 +4,7 @@ A linear probe reads an encoder's features, and an encoder is no linear map of i
 in the sample; this shows what is a smooth function of it.
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,7 +16,7 @@ from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Grid, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.controls import raw_features as inputs
-from diagnostics.runs.controls.random_features import BANDWIDTHS, LANDMARKS, KernelFeatures, PatchFeatures
+from diagnostics.runs.controls.random_features import BANDWIDTHS, FILTERS, LANDMARKS, KernelFeatures, PatchFeatures
 from diagnostics.vocabulary import DENSE
 
 LEAST_TRAIN = 100
@@ -42,13 +43,10 @@ class RawKernel(inputs.SampleEncoder):
     """
 
     def __init__(self, encoder: Encoder, dataset: Dataset, seed: int) -> None:
-        train = np.flatnonzero(dataset.split == "train")
-        if len(train) < LEAST_TRAIN:
-            needed = f"the raw input kernel needs {LEAST_TRAIN} training samples"
-            raise DiagnosticsError(f"{needed}, and {dataset.name} has {len(train)}.")
+        train = _training(dataset)
         super().__init__("raw_input_kernel", encoder)
         self.seed = seed
-        if not any(target.kind in (*DENSE, "masks") for target in dataset.targets.values()):
+        if not _has_dense(dataset):
             self.cells = None
         drawn = np.random.default_rng(seed).permutation(train)[:LANDMARKS]
         self._example = dataset[int(drawn[0])]
@@ -120,3 +118,36 @@ class RawKernel(inputs.SampleEncoder):
             values = patches(batch[name])
             features[name] = values if name.startswith("cells") else values.flatten(1)[:, None]
         return features
+
+
+def _training(dataset: Dataset) -> np.ndarray:
+    """Indices of the training samples; raises DiagnosticsError where they are too few."""
+    train = np.flatnonzero(dataset.split == "train")
+    if len(train) < LEAST_TRAIN:
+        needed = f"the raw input kernel needs {LEAST_TRAIN} training samples"
+        raise DiagnosticsError(f"{needed}, and {dataset.name} has {len(train)}.")
+    return train
+
+
+def _has_dense(dataset: Dataset) -> bool:
+    return any(target.kind in (*DENSE, "masks") for target in dataset.targets.values())
+
+
+def largest_taps(like: inputs.SampleEncoder, dataset: Dataset) -> list[Tap]:
+    """The kernel's taps as wide as they can be, for another control on the same samples; from the first of them alone.
+
+    Raises DiagnosticsError as `RawKernel` does.
+    """
+    samples, one = min(len(_training(dataset)), LANDMARKS), Grid((1,), ("t",))
+    widths: list[int] = []
+    for name, rows in inputs.views(dataset[0], like.modality).items():
+        marks = min(samples * len(rows), LANDMARKS)
+        alike = 1 + (len(inputs.FADES) if name == "last" else 0)
+        widths += [1 << (marks - 1).bit_length()] * (len(BANDWIDTHS) * alike)
+    images = like.modality == "image"
+    widths += [2 * FILTERS * math.prod(QUADRANTS)] * (len(SIDES) * images)
+    taps = [Tap(f"kernel{i}", 0.0, "embedding", width, one) for i, width in enumerate(widths)]
+    if images and like.cells and _has_dense(dataset):
+        grid = Grid(like.cells, ("y", "x"))
+        taps += [Tap(f"cells{side}", 0.0, "embedding", 2 * FILTERS, grid) for side in CELL_SIDES]
+    return taps

@@ -58,7 +58,7 @@ def controls_command(system: str, objective: str) -> str:
 
 def align_command(system: str, objective: str, seed: int) -> str:
     own = label(objective, seed)
-    return f"diagnostics align --encoder models/{system}/{own} --to best-tap --for {SYSTEMS[system]} --out models/{system}/{own}-aligned"
+    return f"diagnostics align tap --no-control --encoder models/{system}/{own} --to best-tap --for {SYSTEMS[system]} --out models/{system}/{own}-aligned"
 
 
 def compare_command(system: str) -> str:
@@ -73,7 +73,7 @@ def alike_command(system: str) -> str:
 
 FRACAST = (
     f"diagnostics run fracast --data 'lorenz?n={SAMPLES}' --measures {MEASURES} --token-budget 0 --out runs/fracast/fracast",
-    "diagnostics align --encoder fracast --to best-tap --for hidden_z --data 'lorenz?n=600&seed=1000' --steps 200 --batch 8 "
+    "diagnostics align tap --no-control --encoder fracast --to best-tap --for hidden_z --data 'lorenz?n=600&seed=1000' --steps 200 --batch 8 "
     "--lr 1e-3 --out models/fracast-aligned",
     f"diagnostics run models/fracast-aligned --data 'lorenz?n={SAMPLES}' --measures {MEASURES} --token-budget 0 "
     "--no-controls --out runs/fracast/fracast-aligned",

@@ -19,7 +19,7 @@ from diagnostics_training.alignment.start import Start, make_student
 from diagnostics_training.alignment.teachers import OWN, Teacher, agreement, section_of, taught, with_module
 from diagnostics_training.options import settings_of
 from diagnostics_training.summary import finish, finished
-from diagnostics_training.trainer.checkpoints import make_folder, resumable
+from diagnostics_training.trainer.checkpoints import digest_of_json, make_folder, resumable
 from diagnostics_training.trainer.data import describe_data, plain
 from diagnostics_training.trainer.distributed import World, barrier, world
 from diagnostics_training.trainer.monitor import Watch, say, silent
@@ -103,7 +103,7 @@ def control_of(job: AlignmentJob, start: Start, asked: Mapping[str, Any], course
     lineage = {
         **dict.fromkeys(course.lineage, ""),
         "group": f"{group}, control",
-        "control_of": group,
+        "control_of": digest_of_json(course.asked),
         "to": start.tap.name,
     }
     return replace(
@@ -147,6 +147,7 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
             "base": course.asked["base"],
             "data": row["data"],
             "steps": job.steps,
+            "training": digest_of_json(course.asked),
             "seed": start.seed,
             "how": job.typed,
         }

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 pytest.importorskip("timm")
 
 from diagnostics_training.models.inputs import Views, prepare
-from diagnostics_training.next_steps import next_lines, run_folder
+from diagnostics_training.next_steps import next_lines
 from diagnostics_training.options import settings_of
 from diagnostics_training.train import Job, train
 from diagnostics_training.trainer.checkpoints import FILE as CHECKPOINT
@@ -31,7 +31,7 @@ from diagnostics import Dataset, DiagnosticsError, build, load_encoder, save_enc
 from diagnostics.checks.conformance import check_encoder
 from diagnostics.hookspecs import Entry
 from diagnostics.registry import Plugin
-from diagnostics.runs.request import default_path
+from diagnostics.runs.folder import default_folder
 
 SMALL = ["--width", "16", "--depth", "2", "--heads", "2", "--steps", "6", "--batch", "8"]
 DATA = "lorenz?n=40&length=64"
@@ -86,6 +86,26 @@ def test_from_the_command_to_encoders_and_back_again(tmp_path: Path) -> None:
     other = run(*words, "--lr", "0.01")
     assert other.exit_code == 2
     assert "was made otherwise (--lr 0.001, not 0.01): give another --out" in other.stderr
+
+
+def test_how_it_is_trained_is_asked_for_and_recorded(tmp_path: Path) -> None:
+    """What changes no number may differ when the command is given again."""
+    words = ["--data", DATA, "--objective", "jepa", "--out", str(tmp_path), *SMALL]
+    how = "--optimiser lamb --schedule constant --cooldown 0.5 --warmup 2 --clip 0.5 --accumulate 2 --precision bf16"
+    assert run(*words, *how.split(), "--recompute", "--workers", "1").exit_code == 0
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "jepa" / "metrics.jsonl").read_text().splitlines()]
+    assert rates == [pytest.approx(1e-3 / 3)]
+    assert set(how.split()) <= set(load_encoder(tmp_path / "jepa").lineage["how"].split())
+    assert "jepa: is finished" in run(*words, *how.split()).stderr
+    other = run(*words)
+    assert other.exit_code == 2
+    for option in (
+        "--accumulate 2, not 1",
+        "--clip 0.5, not 1.0",
+        "--optimiser lamb, not adamw",
+        "--warmup 2.0, not 0.1",
+    ):
+        assert option in other.stderr
 
 
 def test_the_last_line_is_the_next_command(tmp_path: Path) -> None:
@@ -210,17 +230,11 @@ def test_what_is_trained_is_said_first_and_what_is_next_last(tmp_path: Path) -> 
     models = [f"{tmp_path}/jepa", f"{tmp_path}/random"]
     assert result.stdout.splitlines()[-2:] == [
         f"Next: diagnostics run {models[0]} --data '{DATA}' && diagnostics run {models[1]} --data '{DATA}'",
-        f"Then: diagnostics compare {' '.join(str(default_path(model, DATA)) for model in models)}",
+        f"Then: diagnostics compare {' '.join(str(default_folder(model, DATA)) for model in models)}",
     ]
 
 
 def test_the_next_commands_find_the_runs_where_they_are_by_default() -> None:
-    for encoder, data in (
-        ("models/a b", "lorenz?n=4"),
-        ("/x/mine.py:build", "../y/data.py:build?n=3"),
-        ("hf:a/b", "d" * 200),
-    ):
-        assert run_folder(encoder, data) == str(default_path(encoder, data))
     assert next_lines(["a", "b", "c d"], "lorenz?n=4") == [
         "Next: for model in a b 'c d'; do diagnostics run \"$model\" --data 'lorenz?n=4'; done",
         "Then: diagnostics compare runs/a-lorenz-n-4 runs/b-lorenz-n-4 runs/c-d-lorenz-n-4",
@@ -290,6 +304,14 @@ def test_several_variates(tmp_path: Path) -> None:
         (["--data", DATA, "--batch", "100"], "cannot be drawn from 24 train samples"),
         (["--data", DATA, "--device", "cuda"], "no GPU for device cuda"),
         (["--data", "lorenz?n=5"], "cannot have n=5"),
+        (["--data", DATA, "--optimiser", "muon"], "no optimiser muon: choose adamw or lamb"),
+        (["--data", DATA, "--cooldown", "0.5"], "A cosine schedule falls by itself"),
+        (["--data", DATA, "--batch", "8", "--accumulate", "2"], "The loss of contrastive compares the samples"),
+        (
+            ["--data", DATA, "--batch", "8", "--accumulate", "2", "--objective", "jepa", "--regulariser", "sigreg"],
+            "The loss of jepa compares the samples",
+        ),
+        (["--data", DATA, "--batch", "8", "--accumulate", "9", "--objective", "jepa"], "cannot be computed in 9 parts"),
         (["--data", "shapes?n=20&size=32", "--objective", "contrastive", "--positives", "temporal"], "are for series"),
         (["--data", "shapes?n=20&size=32", "--batch", "4", "--positives", "temporal"], "are for series"),
     ],

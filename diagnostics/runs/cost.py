@@ -1,0 +1,91 @@
+"""What a run will write, reckoned before its first byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from diagnostics.activations.budget import WANTED
+from diagnostics.activations.plan import ARRAY_BYTES, Plan, plan
+from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.encoder import Encoder
+from diagnostics.measures.base import Measure
+from diagnostics.progress import Cost
+from diagnostics.report.html import PAGE_BYTES
+from diagnostics.runs.controls import kinds as control
+from diagnostics.runs.request import Request
+
+# As measured: files of the result of a probe, beside what it has of every unit and tap, and of another measure.
+PROBE_BYTES, RESULT_BYTES = 16_000, 8_000
+UNIT_BYTES = 12
+"""Losses and what they are relative to, of a unit at a tap."""
+ID_BYTES = 25
+"""Id, group and split of a sample, about."""
+
+
+def cost_of(
+    request: Request, planned: Plan, controls: Collection[str], *, seconds: float, again: int, report: bool
+) -> Cost:
+    """The cost of extracting the encoder, planned so, and its controls, and of measuring them.
+
+    `seconds` is what a sample takes, `again` how many samples' tokens were removed and are extracted anew: nothing else is
+    then written. Results and what shrinks on disk (maps of classes) are estimated; the rest is known to the byte.
+    """
+    encoder, dataset = request.encoder, request.dataset
+    alike = 1 + sum(_has_weights(name, encoder) for name in controls)
+    inputs = [_planned(name, request, planned) for name in controls if name in control.INPUTS]
+    others = [other for other in inputs if other is not None]
+    token_bytes = alike * planned.token_bytes + sum(other.token_bytes for other in others)
+    stores = alike * planned.bytes + sum(other.bytes for other in others)
+    samples = (alike + len(others)) * _sample_bytes(dataset, planned)
+    written = stores + samples + _result_bytes(request, controls) + PAGE_BYTES * report
+    enough = planned.token_samples >= min(WANTED, planned.samples)
+    return Cost(
+        encoder.name, dataset.name, planned.samples, len(planned.taps), token_bytes if again else written, token_bytes,
+        planned.token_samples, alike * seconds * (again or planned.samples), alike, str(request.out),
+        0 if enough else alike * WANTED * planned.token_bytes_per_sample, again, tuple(request.unprobeable.values()),
+    )  # fmt: skip
+
+
+def _has_weights(name: str, encoder: Encoder) -> bool:
+    """Whether a control is the encoder with other weights; not every encoder can be drawn anew."""
+    method = {"fresh_weights": "fresh", "permuted_weights": "permuted"}.get(control.control_of(name), "")
+    return bool(method) and getattr(type(encoder), method) is not getattr(Encoder, method)
+
+
+def _planned(name: str, request: Request, planned: Plan) -> Plan | None:
+    """The plan of a control without the encoder; None for one that cannot be made."""
+    try:
+        like, taps = control.planned_taps(name, request.encoder, request.dataset)
+    except Exception:  # then it is left out with the reason when its turn comes
+        return None
+    return plan(like, taps, planned.samples, request.token_budget, request.precision, with_tokens=planned.token_samples)
+
+
+def _sample_bytes(dataset: Dataset, planned: Plan) -> int:
+    """Samples and targets as each store has them; whole numbers on grids shrink to little."""
+    grids = {tap.grid.shape for tap in planned.taps if tap.grid.tokens > 1}
+    targets = 0
+    for target in dataset.targets.values():
+        if not target.dense:
+            targets += target.values.nbytes + (0 if target.naive is None else target.naive.nbytes)
+        elif target.values.dtype.kind == "f":
+            of_each = sum(math.prod(grid) for grid in grids if len(grid) == target.values.ndim - 1)
+            targets += len(dataset) * of_each * target.values.itemsize
+    return targets + ID_BYTES * len(dataset) + ARRAY_BYTES * (3 + len(dataset.targets))
+
+
+def _result_bytes(request: Request, controls: Collection[str]) -> int:
+    """Of the results of all measures on the encoder and on its controls."""
+    units = sum((request.dataset.split == part).sum() for part in ("val", "test"))
+    probes = sum(_targets_read(measure, request.dataset) for measure in request.measures)
+    others = [measure for measure in request.measures if not measure.kinds]
+    weights = sum(_has_weights(name, request.encoder) for name in controls)
+    measured = len(others) + weights * sum(not measure.pairwise for measure in others)
+    shuffled = bool(request.draws)
+    of_probe = PROBE_BYTES + UNIT_BYTES * len(request.taps) * int(units)
+    return probes * (1 + len(controls) + shuffled) * of_probe + measured * RESULT_BYTES
+
+
+def _targets_read(measure: Measure, dataset: Dataset) -> int:
+    return sum(target.kind in measure.kinds for target in dataset.targets.values())

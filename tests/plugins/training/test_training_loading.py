@@ -1,0 +1,126 @@
+"""Batches made ahead: the same ones in order by a thread or by workers, and nothing that is left of these."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diagnostics_training.trainer.distributed import World
+from diagnostics_training.trainer.loading import batches_ahead
+from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.trainer import fit
+
+from diagnostics import DiagnosticsError
+from diagnostics.errors import StorageError
+
+
+def numbered(step: int, rank: int, world: int) -> Batch:
+    return {"step": torch.tensor([step, rank, world]), "process": torch.tensor(os.getpid())}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_come_in_order_and_are_made_ahead(workers: int, tmp_path: Path) -> None:
+    def noted(step: int, rank: int, world: int) -> Batch:
+        (tmp_path / str(step)).touch()
+        return numbered(step, rank, world)
+
+    state = torch.random.get_rng_state()
+    with batches_ahead(noted, range(3, 20), World(1, 4), workers) as coming:
+        first = next(coming)
+        deadline = time.monotonic() + 20
+        # Two of each worker.
+        while len(list(tmp_path.iterdir())) < max(2, 2 * workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not (tmp_path / "19").exists()
+        batches = [first, *coming]
+    assert [batch["step"].tolist() for batch in batches] == [[step, 1, 4] for step in range(3, 20)]
+    processes = {int(batch["process"]) for batch in batches}
+    assert processes == {os.getpid()} if not workers else len(processes) == 2 and os.getpid() not in processes
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not multiprocessing.active_children()
+
+
+def test_no_steps_are_no_batches() -> None:
+    for workers in (0, 1):
+        with batches_ahead(numbered, range(5, 5), World(), workers) as coming:
+            assert list(coming) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_in_a_worker_is_its_own_sentence(tmp_path: Path, workers: int) -> None:
+    class Nothing(Objective):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+            return {"loss": self.weight.sum()}
+
+    def broken(step: int, rank: int, world: int) -> Batch:
+        if step == 3:
+            raise StorageError("Image 7 cannot be read: give another folder.")
+        return numbered(step, rank, world)
+
+    with pytest.raises(StorageError) as raised:
+        fit(Nothing(), broken, Settings(9, workers=workers), tmp_path)
+    assert str(raised.value) == "Image 7 cannot be read: give another folder."
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_is_killed_is_one_sentence() -> None:
+    def killed(step: int, rank: int, world: int) -> Batch:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return numbered(step, rank, world)
+
+    with (
+        pytest.raises(DiagnosticsError, match=r"was ended \(.*\), perhaps for want of memory: give fewer --workers"),
+        batches_ahead(killed, range(8), World(), 1) as coming,
+    ):
+        list(coming)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+def test_an_interrupt_leaves_no_process(waiting: bool) -> None:
+    """While a batch is waited for, and in the middle of a step."""
+
+    def slow(step: int, rank: int, world: int) -> Batch:
+        time.sleep(60 if waiting and step > 3 else 0)
+        return numbered(step, rank, world)
+
+    def interrupt() -> None:
+        # As a terminal does, to all processes.
+        for process in (*(child.pid for child in multiprocessing.active_children()), os.getpid()):
+            assert process is not None
+            os.kill(process, signal.SIGINT)
+
+    def go_through() -> None:
+        with batches_ahead(slow, range(99), World(), 2) as coming:
+            next(coming)
+            assert len(multiprocessing.active_children()) == 2
+            threading.Timer(0.3, interrupt).start()
+            for _ in coming:
+                time.sleep(0 if waiting else 0.1)
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt) as raised:
+        go_through()
+    # Although the traceback is still held.
+    assert raised.value.__traceback__ is not None
+    assert not multiprocessing.active_children()
+    assert time.monotonic() - started < 20
+
+
+def test_a_system_that_cannot_fork_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    with pytest.raises(DiagnosticsError, match="cannot fork"), batches_ahead(numbered, range(2), World(), 1):
+        pass

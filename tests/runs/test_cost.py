@@ -1,0 +1,69 @@
+"""The cost said before a run is what the run then has on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import diagnostics as dx
+from diagnostics import Dataset, Grid, Tap
+from diagnostics.activations.plan import plan
+from diagnostics.activations.tokens import bytes_below, token_bytes
+from diagnostics.progress import Cost
+from diagnostics.runs.controls import kinds as control
+
+from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
+
+WITHIN = 0.1
+
+
+def said_and_written(encoder: Any, dataset: Dataset, out: Path, **options: Any) -> tuple[Cost, int, int]:
+    """The cost, and the bytes of the run and of its tokens afterwards."""
+    events: list[Any] = []
+    dx.run(encoder, dataset, out=out, watch=events.append, **options)
+    (cost,) = (event for event in events if isinstance(event, Cost))
+    return cost, bytes_below(out), token_bytes(out)
+
+
+@pytest.mark.parametrize(
+    ("modality", "n", "options"),
+    [
+        # 85 and 170 rows fill no whole number of shards of 64, and 18 tokens no whole number of chunks.
+        ("image", 85, {"report": False, "measures": "rankme,cka"}),
+        ("image", 170, {"measures": "knn_probe"}),
+        ("series", 200, {"measures": "cka", "report": False, "token_budget": "10MB"}),
+    ],
+)
+def test_what_is_said_is_what_is_written(modality: Any, n: int, options: dict[str, Any], tmp_path: Path) -> None:
+    encoder = tiny_image_encoder(width=256) if modality == "image" else tiny_encoder(width=256)
+    cost, written, tokens = said_and_written(encoder, tiny_dataset(n, modality), tmp_path / "run", **options)
+    assert cost.bytes == pytest.approx(written, rel=WITHIN)
+    assert cost.token_bytes == pytest.approx(tokens, rel=0.02)
+
+
+def test_shards_and_chunks_are_dealt_out_evenly() -> None:
+    """Of 240 samples with 37 tokens at 14 taps, and at the width of PE-G, little is written but tokens."""
+    encoder: Any = tiny_image_encoder()
+    for n, tokens, features, taps in ((240, 36, 384, 14), (65, 256, 384, 14), (8, 1024, 1536, 50)):
+        grid = Grid((tokens,), ("t",), prefix=1)
+        planned = plan(
+            encoder, [Tap(f"b.{i}", i / taps, "trunk", features, grid) for i in range(taps)], n, 10**12, "float32"
+        )
+        assert planned.token_samples == n
+        assert planned.token_bytes < 1.04 * n * planned.token_bytes_per_sample
+
+
+@pytest.mark.parametrize(("modality", "n"), [("image", 170), ("series", 170), ("series", 1100)])
+def test_controls_without_the_encoder_are_as_large_as_planned(modality: Any, n: int) -> None:
+    encoder = tiny_image_encoder() if modality == "image" else tiny_encoder()
+    dataset = tiny_dataset(n, modality)
+    makers = control.control_encoders(encoder, dataset, 0)
+    for name in control.INPUTS:
+        like, taps = control.planned_taps(name, encoder, dataset)
+        made = makers[name]().sized_for(dataset[0])
+        assert like.poolings == made.poolings
+        assert [tap.grid.shape for tap in taps] == [tap.grid.shape for tap in made.taps]
+        numbers, most = (sum(tap.tokens * tap.features for tap in some) for some in (made.taps, taps))
+        assert 0.5 * most < numbers <= most
