@@ -9,6 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,8 +216,7 @@ def train_step(
     parts = split(batch, settings.accumulate)
     for i, (share, part) in enumerate(parts):
         # Gradients are averaged over processes once, with those of the last part.
-        alone = isinstance(module, DistributedDataParallel) and i + 1 < len(parts)
-        with module.no_sync() if alone else contextlib.nullcontext():
+        with module.no_sync() if isinstance(module, DistributedDataParallel) and i + 1 < len(parts) else nullcontext():
             with torch.autocast(torch.device(world.device).type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 values: dict[str, Tensor] = module(part)
             (values["loss"] * share).backward()
