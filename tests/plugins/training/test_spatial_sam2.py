@@ -19,7 +19,9 @@ from diagnostics_training.alignment.spatial_objective import relation_loss
 from diagnostics_training.trainer.distributed import World
 from torch.utils.data import default_collate
 
+import diagnostics as dx
 from diagnostics import Dataset, DiagnosticsError
+from diagnostics.cli.main import main
 
 import naming
 import tiny_sam2
@@ -76,6 +78,12 @@ def test_logits_are_computed_once_and_go_where_the_image_goes(folder: Path, tmp_
     assert torch.equal(mask_logits(model, pixels, (8, 8), side=4).half().flatten(1).T, told[0])
     monkeypatch.setattr(sam2, "mask_logits", lambda *_: pytest.fail("computed again"))
     again.prepare([0, 3], World())
+    # Of several processes each computes its part.
+    monkeypatch.undo()
+    monkeypatch.setattr(sam2, "SIDE", 4)
+    another = Sam2Relations(str(folder), data, PLACES, tmp_path / "parts")
+    another.prepare([0, 3, 5], World(1, 2))
+    assert [file.is_file() for file in another.files.values()] == [False, True, False]
     # Mirrored, the columns are; and cosines are all that counts.
     mirrored = again.inputs(3, data[3], View((0.0, 1.0), (1.0, 0.0)))["relations"]
     assert torch.allclose(mirrored.float(), told[1].float().unflatten(0, (8, 8)).flip(1).flatten(0, 1), atol=1e-2)
@@ -131,3 +139,28 @@ def test_folders_of_other_models_are_refused(folder: Path, tmp_path: Path) -> No
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     with pytest.raises(DiagnosticsError, match="SAM 2 cannot be loaded from"):
         Sam2Relations(str(tmp_path), data, PLACES, tmp_path)
+
+
+def test_the_command_asks_it_once_and_its_encoder_says_so(
+    folder: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    encoder = Path(naming.__file__)
+    words = f"align spatial --encoder {encoder}:build --data {encoder}:data?n=20 --to blocks.0 --relations sam2:{folder} --steps 2"
+    for out in ("first", "second"):
+        monkeypatch.setattr(
+            "sys.argv", ["diagnostics", *words.split(), "--batch", "4", "--out", str(tmp_path / out), "--json"]
+        )
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == 0
+        printed = capsys.readouterr()
+        assert ("relations of 8 samples" in printed.err) == (out == "first")
+    files = list((tmp_path / "cache" / "encoder-diagnostics" / "relations").iterdir())
+    assert len(files) == 2 * 4
+    row = json.loads(printed.out)
+    assert row["relations"].startswith("SAM 2 (weights ")
+    assert row["control"]["relations"] is None
+    lineage = dx.load_encoder(tmp_path / "second", trust_code=True).lineage
+    assert f"--relations sam2:{folder}" in lineage["how"]
+    assert lineage["relations"] == row["relations"]
