@@ -91,6 +91,8 @@ def draw_score_map(scores: ScoreMap, *, small: bool = False) -> go.Figure:
     return dressed(figure).update_layout(
         height=around + _height(wide),
         margin={"l": 10, "r": 10, "t": head, "b": 10},
+        # Plotly keeps more for the rows otherwise, and cuts the names below a single one.
+        minreducedheight=BETWEEN,
         showlegend=not small,
     )
 
