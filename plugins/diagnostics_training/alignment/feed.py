@@ -59,6 +59,10 @@ class Feed:
         rows, own, first = self.order.part(step, rank, world)
         return self.read(rows, step, range(first + own.start, first + own.stop))
 
+    def ids(self, step: int, rank: int = 0, world: int = 1) -> list[str]:
+        """Of the samples of that part of the batch."""
+        return [self.dataset.ids[int(row)] for row in self.order.part(step, rank, world)[0]]
+
     def read(self, rows: np.ndarray, step: int, places: Sequence[int]) -> dict[str, Tensor]:
         """These samples, each with its place in the epoch, from which follows what is hidden of it."""
         return self.sections([self.dataset[int(row)] for row in rows], step, places)
