@@ -39,8 +39,6 @@ class EncoderRelations(Relations):
 
     def relations(self, batch: Batch) -> Tensor:
         grid = self.teacher.tap.grid
-        tokens = on_grid(taught(self.teacher, batch).float(), grid, Grid(self.places.shape, grid.axes))[
-            :, grid.prefix :
-        ]
-        maps = tokens.transpose(1, 2).unflatten(2, self.places.shape)
+        tokens = on_grid(taught(self.teacher, batch).float(), grid, Grid(self.places.shape, grid.axes))
+        maps = tokens[:, grid.prefix :].transpose(1, 2).unflatten(2, self.places.shape)
         return sampled(maps, batch[PART], self.places.shape).flatten(2).transpose(1, 2)
