@@ -19,7 +19,7 @@ from diagnostics_training.trainer.settings import Settings
 def check_attention(
     objective: Objective, batch: Batch, settings: Settings, name: str, tell: Callable[[str], None]
 ) -> None:
-    """One forward pass before the first step: tells which kernel `auto` comes to.
+    """The forward pass of the first step, once before it: tells which kernel `auto` comes to.
 
     Raises where the named one cannot compute the pass, and where attention is to be watched that cannot be seen. Buffers and
     random states are afterwards as before.

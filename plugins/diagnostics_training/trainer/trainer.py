@@ -128,6 +128,7 @@ def fit(
         for step in steps:
             batch = {key: value.to(world.device, non_blocking=True) for key, value in next(coming).items()}
             if step == first:
+                torch.manual_seed(number(settings.seed, step, world.rank))
                 part = split(batch, settings.accumulate)[0][1]
                 check_attention(objective, part, settings, name, tell if world.first else lambda _: None)
             values = train_step(objective, module, batch, optimiser, settings, step, world)
