@@ -1,8 +1,14 @@
-"""Terms shared by encoders, datasets and measures: modalities, kinds and families of targets, splits, names."""
+"""Terms shared by encoders, datasets and measures: modalities, kinds and families of targets, splits, names, kernels."""
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
+
+Kernel = Literal["auto", "flash", "cudnn", "efficient", "math"]
+KERNELS = get_args(Kernel)
+"""Which kernel computes attention, the fastest first; `auto` leaves it to torch."""
+Compute = Literal["float32", "tf32", "bf16"]
+"""What a forward pass computes in."""
 
 Modality = Literal["image", "video", "series", "audio", "text"]
 Kind = Literal["label", "value", "token_label", "token_value", "event", "masks", "caption", "future", "state"]

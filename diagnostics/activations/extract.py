@@ -30,6 +30,7 @@ from diagnostics.encoders.pooling import pool
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, StorageError, explaining
 from diagnostics.progress import Progress, Watch, silent
+from diagnostics.vocabulary import Compute
 
 
 def extract(
@@ -45,6 +46,7 @@ def extract(
     fresh: bool = False,
     watch: Watch = silent,
     with_tokens: bool = True,
+    compute: Compute = "float32",
     before_first_byte: Callable[[float, int], None] = lambda seconds_per_sample, again: None,
 ) -> Store:
     """The store at `path`, buffers; goes on where an earlier extraction stopped, and does nothing when it is whole.
@@ -52,11 +54,11 @@ def extract(
     Raises DiagnosticsError where `path` holds other activations, a sample does not fit, a tap does not fire, or a value is
     not finite or overflows the precision; StorageError where the disk is full. `before_first_byte` is called once, with
     the seconds that a sample of the first batch took and the number of samples whose removed tokens are extracted again,
-    before anything is written. Without `with_tokens` tokens that were removed from a store are not missed. `fresh` removes a run that holds other
+    before anything is written. `compute`: what passes compute in here, which is the caller's to see to. Without `with_tokens` tokens that were removed from a store are not missed. `fresh` removes a run that holds other
     activations, or that cannot be read, instead of refusing it. `about` is added to the attributes of a new store.
     """
     keep_freed_memory()
-    wanted = identity(encoder, dataset, plan) | {"masks": masks_digest(encoder, dataset, plan)}
+    wanted = identity(encoder, dataset, plan, compute) | {"masks": masks_digest(encoder, dataset, plan)}
     store = None
     with _dropping(path, fresh):
         store = _existing(path, wanted)

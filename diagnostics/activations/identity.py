@@ -14,9 +14,10 @@ from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import StorageError, explaining
+from diagnostics.vocabulary import Compute
 
 
-def identity(encoder: Encoder, dataset: Dataset, plan: Plan) -> dict[str, str]:
+def identity(encoder: Encoder, dataset: Dataset, plan: Plan, compute: Compute) -> dict[str, str]:
     """What the activations depend on: never device, batch size or number of workers."""
     return {
         **encoder.identity,
@@ -32,9 +33,13 @@ def identity(encoder: Encoder, dataset: Dataset, plan: Plan) -> dict[str, str]:
         ),
         "pooling": " and ".join(plan.poolings),
         "precision": plan.precision,
+        "compute": compute,
         "tokens": f"{plan.token_samples} samples in shards of {plan.shard}, pooled values in shards of {plan.pooled_shard}",
     }
 
+
+OF_OLDER_STORES = {"compute": "float32"}
+"""What an identity without that key stands for."""
 
 MASKS_SEEN = 8
 """Samples whose masks are part of the identity of what is stored."""
@@ -43,7 +48,7 @@ MASKS_SEEN = 8
 def refuse_other_identity(store: Store, wanted: Mapping[str, str]) -> None:
     """Raises when a store holds other activations than the ones wanted, and says in what they differ."""
     for key in {**store.identity, **wanted}:
-        old, new = store.identity.get(key, "nothing"), wanted.get(key, "nothing")
+        old, new = (identity.get(key, OF_OLDER_STORES.get(key, "nothing")) for identity in (store.identity, wanted))
         if old != new:
             olds, news = (value.split("; ") for value in (old, new))
             there = next((x for x in olds if x not in news), "fewer")

@@ -121,6 +121,15 @@ def run(
     precision: Annotated[
         str, typer.Option(metavar="NAME", help="Of stored tokens: float32 or float16.", rich_help_panel=COST)
     ] = "float32",
+    compute: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the forward pass: float32, tf32 or bf16.", rich_help_panel=COST)
+    ] = "float32",
+    attention: Annotated[
+        str,
+        typer.Option(
+            metavar="KERNEL", help="Of attention: auto, flash, cudnn, efficient or math.", rich_help_panel=COST
+        ),
+    ] = "auto",
     out: Annotated[
         Path | None,
         typer.Option(

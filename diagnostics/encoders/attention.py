@@ -7,7 +7,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -15,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import multi_head_attention_forward
 from torch.overrides import TorchFunctionMode
 
+from diagnostics.encoders.computing import whole
 from diagnostics.encoders.encoder import Captured, Reduce
 from diagnostics.encoders.fused_attention import TOLERANCE, FusedCall
 from diagnostics.encoders.hooks import as_tokens, at_taps
+from diagnostics.encoders.sdpa_calls import multi_head_in_steps
 from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError
 
@@ -159,7 +160,8 @@ class _Watching(TorchFunctionMode):
             self._product(_contracted(args) if name == "einsum" else [(args[0], args[1], -2)] if len(args) > 1 else [])
         out = func(*args, **kwargs)
         if name == "scaled_dot_product_attention":
-            self._fused(FusedCall.of(args, kwargs), out if out.ndim > 3 else out[:, None])
+            with whole(out.device):
+                self._fused(FusedCall.of(args, kwargs), out if out.ndim > 3 else out[:, None])
         elif name in _SOFTMAX:
             self._softmax(args, kwargs, out)
         elif name in _SAME and self.waiting:
@@ -171,7 +173,7 @@ class _Watching(TorchFunctionMode):
         outer, self.heads = self.heads, kwargs["num_heads"] if "num_heads" in kwargs else args[4]
         try:
             with self:
-                return _seen_through(*args, **kwargs)
+                return multi_head_in_steps(*args, **kwargs)
         finally:
             self.heads = outer
 
@@ -199,7 +201,8 @@ class _Watching(TorchFunctionMode):
             for used, values, axis in operands:
                 known = softmax.held(used) if isinstance(used, Tensor) else None
                 if known is not None:
-                    self._weighing(softmax, used, known, _doubtful(values, axis))
+                    with whole(used.device):
+                        self._weighing(softmax, used, known, _doubtful(values, axis))
                     return
 
     def _weighing(self, softmax: _Softmax, used: Tensor, known: Tensor, doubt: str) -> None:
@@ -302,13 +305,3 @@ def _contracted(args: tuple[Any, ...]) -> list[tuple[Any, Any, int]]:
         for other, values in terms
         if values is not x and term[-1] in other
     ]
-
-
-# A copy that asks no override, so that the calls inside it are seen.
-_seen_through = FunctionType(
-    multi_head_attention_forward.__code__,
-    {**multi_head_attention_forward.__globals__, "has_torch_function": lambda _: False},
-    "multi_head_attention_forward",
-    multi_head_attention_forward.__defaults__,
-)
-_seen_through.__kwdefaults__ = multi_head_attention_forward.__kwdefaults__

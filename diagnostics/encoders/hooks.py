@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from diagnostics.encoders.computing import whole
 from diagnostics.encoders.encoder import Reduce
 from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError
@@ -105,7 +106,9 @@ def captured_at(module: nn.Module, taps: Sequence[Tap], encoder: str, reduce: Re
 
     def read(when: str, tap: Tap, site: Site, value: Any) -> None:
         if site.when == when:
-            captured[tap.name] = reduce(tap, as_tokens(tap, site, value))
+            tokens = as_tokens(tap, site, value)
+            with whole(tokens.device):
+                captured[tap.name] = reduce(tap, tokens)
 
     with at_taps(module, taps, encoder, partial(read, "before"), partial(read, "after")):
         yield captured

@@ -1,6 +1,7 @@
 """One call of `run`: extracts and measures an encoder and its controls, then writes all results atomically."""
 
 import dataclasses
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import xarray as xr
 from torch import nn
+from torch.utils.data import default_collate
 
 from diagnostics.activations.contract import StoredTarget, shuffled
 from diagnostics.activations.extract import extract
@@ -18,10 +20,12 @@ from diagnostics.activations.plan import Precision, plan
 from diagnostics.activations.results import CONTROLS, ENCODER, Omission, merge_results, open_results, read_index
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
+from diagnostics.encoders.computing import computing
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.evaluating import random_kept
+from diagnostics.encoders.kernels import attention_in, explain_attention
 from diagnostics.encoders.taps import Tap
-from diagnostics.errors import DiagnosticsError, StorageError, describe
+from diagnostics.errors import DiagnosticsError, StorageError, describe, explaining
 from diagnostics.measures.apply import Measured, against_control, measure_all
 from diagnostics.measures.base import Measure
 from diagnostics.progress import Watch
@@ -32,7 +36,9 @@ from diagnostics.runs.cost import cost_of
 from diagnostics.runs.provenance import Call, Provenance
 from diagnostics.runs.request import Request
 from diagnostics.runs.run import Run
-from diagnostics.vocabulary import DENSE
+from diagnostics.vocabulary import DENSE, Compute, Kernel
+
+LOG = logging.getLogger("diagnostics")
 
 
 @random_kept()
@@ -51,6 +57,8 @@ def run(
     token_budget: str | int | None = None,
     pooling: str | Sequence[str] | None = None,
     precision: Precision = "float32",
+    compute: Compute = "float32",
+    attention: Kernel = "auto",
     seed: int = 0,
     report: bool = True,
     fresh: bool = False,
@@ -77,6 +85,8 @@ def run(
     pooling: how tokens are pooled, `mean`, `last`, `prefix`, side by side; all that the encoder has by default. Runs can be
         compared when they pool alike.
     precision: of the stored tokens.
+    compute: what the forward pass computes in: `float32`, `tf32` (of a CUDA GPU) or `bf16` (autocast). It decides what is stored.
+    attention: the kernel of torch's `scaled_dot_product_attention`: `auto`, or `flash`, `cudnn`, `efficient` or `math` and no other.
     seed: of the controls and of the bootstrap; the splits are the dataset's.
     fresh: whether the folder's results are dropped, and its activations where they are not those asked for now.
     trust_code: whether a Python file that a saved encoder names is run to build it.
@@ -90,7 +100,7 @@ def run(
     request = Request.of(
         encoder, dataset, out=out, taps=taps, measures=measures, controls=controls, control_draws=control_draws,
         device=device, batch_size=batch_size, workers=workers, token_budget=token_budget, pooling=pooling,
-        precision=precision, seed=seed, fresh=fresh, trust_code=trust_code,
+        precision=precision, compute=compute, attention=attention, seed=seed, fresh=fresh, trust_code=trust_code,
     )  # fmt: skip
     with lock(request.folder), watching(watch) as shown:
         if not fresh:
@@ -112,7 +122,8 @@ class _Job:
     def __init__(self, request: Request, watch: Watch, report: bool) -> None:
         self.request, self.watch, self.report = request, watch, report
         options = {"device": request.device, "batch_size": request.batch_size, "workers": request.workers}
-        self.call, self.started = Call.now(request.seed, options), time.monotonic()
+        asked = {**options, "compute": request.compute, "attention": request.attention}
+        self.call, self.started = Call.now(request.seed, asked), time.monotonic()
         self.passes: dict[str, Any] = {**options, "watch": watch}
         """How passes over the dataset are made, for `extract` and `observe`."""
         by_place = [m for m in request.measures if m.needs != "pooled"] if request.dataset.ragged else []
@@ -214,8 +225,9 @@ class _Job:
             # Test units can only be paired where the same samples keep their tokens.
             with_tokens = self._read_tokens(measures)
             stored = self._extract(
-                encoder, request.folder / CONTROLS / name, taps, {}, with_tokens, token_samples=store.plan.token_samples
-            )
+                encoder, request.folder / CONTROLS / name, taps, {}, with_tokens, token_samples=store.plan.token_samples,
+                computed=has_weights,
+            )  # fmt: skip
         except StorageError:
             raise
         except DiagnosticsError as error:
@@ -247,10 +259,12 @@ class _Job:
         *,
         announced: bool = False,
         token_samples: int | None = None,
+        computed: bool = True,
     ) -> Store:
         """The store of an encoder's activations; `announced`: whether the cost of it and of its controls is told first.
 
-        `with_tokens`: whether tokens that were removed are extracted anew.
+        `with_tokens`: whether tokens that were removed are extracted anew. `computed`: whether it is a model, whose pass is
+        computed as was asked for.
         """
         request, samples = self.request, len(self.request.dataset)
         # What controls without the encoder give has one token and one pooling.
@@ -264,18 +278,39 @@ class _Job:
                 self.watch(cost)
                 check_room(path, cost.bytes)
 
-        with encoder.on(request.device):
-            store = extract(
-                encoder, request.dataset, path, planned, about=about, fresh=request.fresh, with_tokens=with_tokens,
-                before_first_byte=before_first_byte, **self.passes,
-            )  # fmt: skip
+        compute: Compute = request.compute if computed else "float32"
+        with encoder.on(request.device), computing(compute, request.device):
+            if announced:
+                self._explain_attention(encoder, taps)
+            with attention_in(request.attention if computed else "auto"):
+                store = extract(
+                    encoder, request.dataset, path, planned, about=about, fresh=request.fresh, with_tokens=with_tokens,
+                    before_first_byte=before_first_byte, compute=compute, **self.passes,
+                )  # fmt: skip
         store.device = request.device
         return store
+
+    def _explain_attention(self, encoder: Encoder, taps: Sequence[Tap]) -> None:
+        """Raises where the kernel that was asked for cannot compute the encoder's attention; logs which one `auto` comes to."""
+        kernel = self.request.attention
+        if kernel == "auto" and not LOG.isEnabledFor(logging.INFO):
+            return
+        with explaining(f"{encoder.name} fails on its own example"):
+            batch, names = default_collate([encoder.preprocess(encoder.example())]), [tap.name for tap in taps]
+            ran = explain_attention(
+                kernel, lambda: encoder.capture(batch, names, lambda *_: None), encoder.name, "--compute bf16"
+            )
+        if ran:
+            LOG.info("attention of %s: %s", encoder.name, ran)
 
     def _observe(self, encoder: Encoder, store: Store, measures: Sequence[Measure]) -> None:
         request = self.request
         observations = [measure.observation for measure in measures if measure.observation is not None]
-        with encoder.on(request.device):
+        with (
+            encoder.on(request.device),
+            computing(request.compute, request.device),
+            attention_in(request.attention),
+        ):
             observe(encoder, request.dataset, store, observations, version=self.call.version, **self.passes)
 
     def _write(self, main: Measured, measured: Mapping[str, Measured], omissions: Sequence[Omission]) -> None:

@@ -11,14 +11,17 @@ from diagnostics.activations.budget import parse_budget
 from diagnostics.activations.fit import fit
 from diagnostics.activations.plan import Precision
 from diagnostics.datasets.dataset import Dataset, unprobeable_targets
+from diagnostics.encoders.computing import check_compute
 from diagnostics.encoders.devices import usable_device
 from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.kernels import check_kernel
 from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.measures.base import Measure
 from diagnostics.runs.folder import default_folder
 from diagnostics.runs.given import given
 from diagnostics.runs.suites import SUITES, chosen_measures
+from diagnostics.vocabulary import Compute, Kernel
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Request:
     draws: int
     token_budget: int | None
     precision: Precision
+    compute: Compute
+    attention: Kernel
     device: str
     batch_size: int | None
     workers: int
@@ -78,18 +83,22 @@ class Request:
         token_budget: str | int | None,
         pooling: str | Sequence[str] | None,
         precision: Precision,
+        compute: Compute,
+        attention: Kernel,
         seed: int,
         fresh: bool,
         trust_code: bool,
     ) -> Self:
         """The request that the arguments of `run` make; raises DiagnosticsError for what cannot be."""
         _check_numbers(batch_size, workers, precision, seed, control_draws)
+        check_kernel(attention)
+        where = usable_device(device)
+        check_compute(compute, where)
         budget = parse_budget(token_budget)
         taps, measures, pooling = listed(taps), listed(measures), listed(pooling)
         chosen, unusable = chosen_measures(measures)
         model, data = given("run", encoder, dataset, trust_code=trust_code)
         model = fit(model, data)
-        where = usable_device(device)
         names = encoder if isinstance(encoder, str) else model.name, dataset if isinstance(dataset, str) else data.name
         path = Path(out) if out is not None else default_folder(*names)
         _check_out(path)
@@ -112,6 +121,8 @@ class Request:
             # Tokens at one place of samples of unequal length have nothing in common.
             token_budget=0 if data.ragged else budget,
             precision=precision,
+            compute=compute,
+            attention=attention,
             device=where,
             batch_size=batch_size,
             workers=workers,

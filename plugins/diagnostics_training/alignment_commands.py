@@ -14,6 +14,7 @@ from diagnostics_training.options import (
     TRAINING,
     WHAT,
     Accumulate,
+    Attention,
     Batch,
     Clip,
     Compile,
@@ -27,6 +28,7 @@ from diagnostics_training.options import (
     Seed,
     Steps,
     Warmup,
+    WatchAttention,
     Workers,
 )
 
@@ -122,6 +124,8 @@ def align_tap(
     seed: Seed = None,
     accumulate: Accumulate = 1,
     precision: Precision = "float32",
+    attention: Attention = "auto",
+    watch_attention: WatchAttention = None,
     compile: Compile = False,
     recompute: Recompute = False,
     workers: Workers = 0,
@@ -144,7 +148,7 @@ def align_tap(
         TapJob(
             encoder=encoder, to=to, target=target, at=at, data=data, out=out, steps=steps, batch=batch, lr=lr,
             optimiser=optimiser, schedule=schedule, warmup=warmup, cooldown=cooldown, clip=clip, accumulate=accumulate,
-            precision=precision, compile=compile, recompute=recompute, workers=workers, mask=mask, layer_scale=layer_scale, drop_path=drop_path, teacher=tuple(teacher or ()), keep=keep, control=control, seed=seed,
+            precision=precision, attention=attention, watch_attention=watch_attention, compile=compile, recompute=recompute, workers=workers, mask=mask, layer_scale=layer_scale, drop_path=drop_path, teacher=tuple(teacher or ()), keep=keep, control=control, seed=seed,
             device=device, trust_code=trust_code,
         )
     )  # fmt: skip

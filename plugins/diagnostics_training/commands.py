@@ -13,6 +13,7 @@ from diagnostics_training.objectives import OBJECTIVES
 from diagnostics_training.options import (
     WHAT,
     Accumulate,
+    Attention,
     Batch,
     Clip,
     Compile,
@@ -25,6 +26,7 @@ from diagnostics_training.options import (
     Schedule,
     Steps,
     Warmup,
+    WatchAttention,
     Workers,
 )
 
@@ -70,6 +72,8 @@ def train_objectives(
     regulariser: Annotated[str, Option(help="Of jepa: none, variance or sigreg.", rich_help_panel=WHAT)] = "none",
     accumulate: Accumulate = 1,
     precision: Precision = "float32",
+    attention: Attention = "auto",
+    watch_attention: WatchAttention = None,
     compile: Compile = False,
     recompute: Recompute = False,
     workers: Workers = 0,
@@ -91,7 +95,8 @@ def train_objectives(
 
     job = Job(
         data, objective, modality, seeds, out, steps, batch, lr, optimiser, schedule, warmup, cooldown, clip, width, depth,
-        heads, patch, likelihood, positives, regulariser, accumulate, precision, compile, recompute, workers, device,
+        heads, patch, likelihood, positives, regulariser, accumulate, precision, compile, recompute, workers, device, attention,
+        watch_attention,
     )  # fmt: skip
     rows = train(job)
     if json and rows:

@@ -39,6 +39,18 @@ Accumulate = Annotated[
     int, Option(metavar="N", help="Parts in which a batch is computed, one after the other.", rich_help_panel=COST)
 ]
 Precision = Annotated[str, Option(metavar="NAME", help="Of the forward pass: float32 or bf16.", rich_help_panel=COST)]
+Attention = Annotated[
+    str,
+    Option(metavar="KERNEL", help="Of attention: auto, flash, cudnn, efficient or math.", rich_help_panel=COST),
+]
+WatchAttention = Annotated[
+    int | None,
+    Option(
+        metavar="N",
+        help="Every N steps log each head's entropy and largest logit [never].",
+        rich_help_panel=TRAINING,
+    ),
+]
 Compile = Annotated[bool, Option("--compile", help="Compile the model with torch.", rich_help_panel=COST)]
 Recompute = Annotated[
     bool,
@@ -52,6 +64,9 @@ Workers = Annotated[int, Option(metavar="N", help="Processes that prepare batche
 Device = Annotated[
     str | None, Option(metavar="NAME", help="cpu, cuda, ... [cuda where there is one].", rich_help_panel=COST)
 ]
+
+APART = ("attention", "watch_attention", "compile", "recompute", "workers")
+"""Options that change no number but by rounding: no part of what a training is known by."""
 
 
 def settings_of(job: Any, seed: int) -> Settings:

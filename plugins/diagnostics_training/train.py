@@ -15,7 +15,7 @@ from diagnostics_training.next_steps import command_of
 from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.objectives.base import Answers
 from diagnostics_training.objectives.jepa import REGULARISERS
-from diagnostics_training.options import settings_of
+from diagnostics_training.options import APART, settings_of
 from diagnostics_training.summary import finish, finished
 from diagnostics_training.trainer.checkpoints import make_folder, resumable
 from diagnostics_training.trainer.data import Feed, TrainingData, check_batch, default_patch, load, rendering_notice
@@ -57,6 +57,8 @@ class Job:
     recompute: bool = False
     workers: int = 0
     device: str | None = None
+    attention: str = "auto"
+    watch_attention: int | None = None
 
     @property
     def wanted(self) -> list[str]:
@@ -79,7 +81,7 @@ class Job:
     @property
     def command(self) -> str:
         """What to type for the same."""
-        return command_of("train objectives", self, ("out", "device", "modality", "compile", "recompute", "workers"))
+        return command_of("train objectives", self, ("out", "device", "modality", *APART))
 
     def settings(self, seed: int) -> Settings:
         """For the trainer."""

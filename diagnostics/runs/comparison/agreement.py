@@ -92,7 +92,7 @@ def _texts(values: Sequence[str] | np.ndarray) -> np.ndarray:
 
 
 def _other_storage(first: Member, other: Member) -> Problems:
-    """Another pooling, precision or version."""
+    """Another pooling, precision (of what is stored, or of the pass) or version."""
     mine, theirs = first.run.store, other.run.store
     if tuple(mine.poolings) != tuple(theirs.poolings):
         both = [name for name in mine.poolings if name in theirs.poolings] or ["mean"]
@@ -101,6 +101,9 @@ def _other_storage(first: Member, other: Member) -> Problems:
     precisions = mine.plan.precision, theirs.plan.precision
     if precisions[0] != precisions[1]:
         yield "one keeps tokens in {}, the other in {}".format(*precisions), "Run both with one --precision."
+    computed = [store.identity.get("compute", "float32") for store in (mine, theirs)]
+    if computed[0] != computed[1]:
+        yield "one was computed in {}, the other in {}".format(*computed), "Run both with one --compute."
     if len(versions := first.run.versions | other.run.versions) > 1:
         reason = f"they were measured by versions {' and '.join(sorted(versions))} of diagnostics"
         yield reason, "Give the `diagnostics run` command of the older one again."

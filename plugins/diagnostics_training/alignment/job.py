@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from diagnostics import DiagnosticsError
 from diagnostics_training.alignment.layer_scale import check_start
 from diagnostics_training.next_steps import command_of
-from diagnostics_training.options import settings_of
+from diagnostics_training.options import APART, settings_of
 
 if TYPE_CHECKING:
     from diagnostics_training.alignment.start import Start
 
-APART = ("encoder", "out", "control", "compile", "recompute", "workers", "device", "trust_code")
+UNASKED = ("encoder", "out", "control", "device", "trust_code", *APART)
 """Fields that change no number of what is trained, or stand in the identity by another name."""
 
 
@@ -39,6 +39,8 @@ class AlignmentJob:
     clip: float = 1.0
     accumulate: int = 1
     precision: str = "float32"
+    attention: str = "auto"
+    watch_attention: int | None = None
     compile: bool = False
     recompute: bool = False
     workers: int = 0
@@ -83,12 +85,12 @@ class AlignmentJob:
     @property
     def typed(self) -> str:
         """What to type for the same."""
-        return command_of(self.command, self, ("out", "compile", "recompute", "workers", "device", "trust_code"))
+        return command_of(self.command, self, ("out", "device", "trust_code", *APART))
 
     def identity(self, start: Start) -> dict[str, Any]:
         """All that decides the numbers, as plain values: what was made otherwise is refused."""
         asked: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in APART:
+        for name in UNASKED:
             del asked[name]
         if "target" in asked:
             asked["for"] = asked.pop("target")

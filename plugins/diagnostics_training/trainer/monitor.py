@@ -20,6 +20,7 @@ from diagnostics_training.trainer import checkpoints, collapse
 from diagnostics_training.trainer.distributed import World, least, mean
 from diagnostics_training.trainer.objective import Batch, Objective
 from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.sharpness import sharp_heads
 
 Watch = Callable[[Progress], None]
 METRICS, BOARD = "metrics.jsonl", "tensorboard"
@@ -64,11 +65,18 @@ class Monitor:
             self.board = SummaryWriter(str(out / BOARD), purge_step=first + 1 if first else None)
         self.loss: float = before[-1]["loss"] if before else math.nan
         self.looks = [collapse.Look(line["step"], line["rank"], line["spread"]) for line in before if "rank" in line]
+        self.sharp = {key for line in before for key in sharp_heads(line)}
 
     def note(
-        self, done: int, values: Mapping[str, float], seen: collapse.Look | None, evaluation: Mapping[str, float]
+        self,
+        done: int,
+        values: Mapping[str, float],
+        seen: collapse.Look | None,
+        evaluation: Mapping[str, float],
+        heads: Mapping[str, float],
     ) -> None:
-        """After step `done`, with what was seen of the output where it was looked at, and what an evaluation gave."""
+        """After step `done`, with what was seen of the output and of heads of attention where they were looked at, and what an
+        evaluation gave."""
         self.loss = values["loss"]
         line: dict[str, float] = {"step": done, **values}
         if seen is not None:
@@ -77,6 +85,8 @@ class Monitor:
             self.looks.append(seen)
             line |= {"rank": seen.rank, "spread": seen.spread}
         line |= {f"evaluation/{key}": float(value) for key, value in evaluation.items()}
+        line |= heads
+        self._tell_sharp(line)
         line["lr"] = self.settings.rate(done - 1)
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
@@ -85,6 +95,14 @@ class Monitor:
                 if key != "step":
                     self.board.add_scalar(key, value, done)
         self.watch(Progress(self.name, done, self.settings.steps, f"loss {self.loss:.4g}"))
+
+    def _tell_sharp(self, line: Mapping[str, float]) -> None:
+        """One line for the heads whose attention is as sharp as it was not before."""
+        sharp = sharp_heads(line)
+        if new := [words for key, words in sharp.items() if key not in self.sharp]:
+            more = f", and {len(new) - 1:,} more like it" if len(new) > 1 else ""
+            self.tell(f"{self.name}: attention sharpens at step {line['step']:,}: {new[0]}{more}")
+        self.sharp |= sharp.keys()
 
     def close(self) -> None:
         """Lets the files go."""

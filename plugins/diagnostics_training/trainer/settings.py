@@ -5,14 +5,18 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from diagnostics import DiagnosticsError
+from diagnostics.vocabulary import KERNELS, Kernel
 
 CHOICES = {
     "optimiser": ("adamw", "lamb"),
     "schedule": ("cosine", "constant"),
     "precision": ("float32", "bf16"),
+    "attention": KERNELS,
 }
-UNDECIDING = ("compile", "recompute", "workers", "log_every", "look_every", "evaluate_every", "checkpoint_every")
-"""What changes no number."""
+UNDECIDING = (
+    "attention", "watch_attention", "compile", "recompute", "workers", "log_every", "look_every", "evaluate_every", "checkpoint_every",
+)  # fmt: skip
+"""What changes no number but by rounding."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Settings:
     weight_decay: on matrices only, never on biases, norms and single vectors.
     clip: longest gradient (Euclidean, over all parameters); `math.inf` leaves them as they are.
     precision: `bf16` computes the forward pass under autocast.
+    attention: the kernel of forward and backward passes, and no other; `auto` leaves it to torch.
+    watch_attention: steps from one look at every head's attention to the next; None for no looks.
     compile: whether torch compiles the objective.
     recompute: whether what the objective's blocks compute is kept for the backward pass, or computed once more in it.
     workers: processes that make batches; with 0 a thread makes the next one.
@@ -49,6 +55,8 @@ class Settings:
     clip: float = 1.0
     seed: int = 0
     precision: Literal["float32", "bf16"] = "float32"
+    attention: Kernel = "auto"
+    watch_attention: int | None = None
     compile: bool = False
     recompute: bool = False
     workers: int = 0
@@ -60,7 +68,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, least in (
             ("steps", 1), ("accumulate", 1), ("workers", 0), ("log_every", 1), ("look_every", 1), ("evaluate_every", 1),
-            ("checkpoint_every", 1),
+            ("checkpoint_every", 1), ("watch_attention", 1),
         ):  # fmt: skip
             if (value := getattr(self, name)) is not None and value < least:
                 raise DiagnosticsError(f"Training cannot have {name} {value}: give at least {least}.")

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diagnostics import DiagnosticsError
+from diagnostics.encoders.kernels import attention_in
 from diagnostics_training.trainer import checkpoints, collapse
+from diagnostics_training.trainer.attention import check_attention, see_heads
 from diagnostics_training.trainer.distributed import World, barrier
 from diagnostics_training.trainer.loading import Batches, batches_ahead
 from diagnostics_training.trainer.monitor import (
@@ -100,7 +102,7 @@ def fit(
         settings, is refused.
     world: which process this is (see `distributed.world`); the first one writes.
     begin: the first step, where those before it teach nothing.
-    tell: is given single lines: the expected time, and an output that collapses.
+    tell: is given single lines: the kernel of attention, the expected time, an output that collapses, a head that sharpens.
     """
     world = world or World()
     identity = dict(identity or {}) | settings.identity
@@ -131,23 +133,29 @@ def fit(
         coming = stack.enter_context(batches_ahead(batches, steps, world, settings.workers))
         for step in steps:
             batch = {key: value.to(world.device, non_blocking=True) for key, value in next(coming).items()}
+            if step == first:
+                torch.manual_seed(number(settings.seed, step, world.rank))
+                part = split(batch, settings.accumulate)[0][1]
+                check_attention(objective, part, settings, name, tell if world.first else lambda _: None)
             objective.before_step(step)
             values = train_step(objective, module, batch, optimiser, settings, step, world)
             done = step + 1
             finite.note(values, done)
             objective.after_step(done, settings.steps)
-            logs, looks, evaluates, saves = (
+            logs, looks, evaluates, watches, saves = (
                 every is not None and (done == settings.steps or not done % every)
                 for every in (
-                    settings.log_every, settings.look_every, settings.evaluate_every, settings.checkpoint_every,
+                    settings.log_every, settings.look_every, settings.evaluate_every, settings.watch_attention,
+                    settings.checkpoint_every,
                 )
             )  # fmt: skip
-            if logs or looks or evaluates or saves:
+            if logs or looks or evaluates or watches or saves:
                 finite.check(done, out, name, ids)
                 scalars = to_numbers(values)
                 if monitor:
                     seen = look_at_output(objective, batch, done, settings) if looks else None
-                    monitor.note(done, scalars, seen, evaluate(objective, done, settings) if evaluates else {})
+                    heads = see_heads(objective, batch, settings) if watches else {}
+                    monitor.note(done, scalars, seen, evaluate(objective, done, settings) if evaluates else {}, heads)
             if saves and world.first:
                 checkpoints.save(out, done, objective, optimiser, identity)
             if done == first + 1:
@@ -223,7 +231,8 @@ def train_step(
     parts = split(batch, settings.accumulate)
     for i, (share, part) in enumerate(parts):
         # Gradients are averaged over processes once, with those of the last part.
-        with module.no_sync() if isinstance(module, DistributedDataParallel) and i + 1 < len(parts) else nullcontext():
+        alone = isinstance(module, DistributedDataParallel) and i + 1 < len(parts)
+        with module.no_sync() if alone else nullcontext(), attention_in(settings.attention):
             with torch.autocast(torch.device(world.device).type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 values: dict[str, Tensor] = module(part)
             (values["loss"] * share).backward()
