@@ -534,9 +534,9 @@ def test_no_space_in_a_shard_says_how_to_go_on_and_the_same_command_then_finishe
     with monkeypatch.context() as disk:
         in_the_store(disk, full, after=7)  # tokens of five taps: in the second of three steps
         sentence = refused(*command)
-    assert "after 64 of 150 samples" in sentence
+    assert "after 50 of 150 samples" in sentence
     assert "give the same command again: it goes on from there" in sentence
-    assert "interrupted after 64 of 150 samples" in refused("report", out)
+    assert "interrupted after 50 of 150 samples" in refused("report", out)
     assert json.loads(diagnose(*command).out)["n"] == {"train": 90, "val": 30, "test": 30}
 
 
