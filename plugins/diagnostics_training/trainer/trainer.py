@@ -231,8 +231,9 @@ def train_step(
     parts = split(batch, settings.accumulate)
     for i, (share, part) in enumerate(parts):
         # Gradients are averaged over processes once, with those of the last part.
-        alone = isinstance(module, DistributedDataParallel) and i + 1 < len(parts)
-        with module.no_sync() if alone else nullcontext(), attention_in(settings.attention):
+        last = i + 1 == len(parts)
+        waiting = module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext()
+        with waiting, attention_in(settings.attention):
             with torch.autocast(torch.device(world.device).type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 values: dict[str, Tensor] = module(part)
             (values["loss"] * share).backward()
