@@ -694,7 +694,7 @@ def test_a_run_of_something_else_in_the_same_folder_is_refused_with_the_differen
     assert diagnose("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK).status == 0
     before = sorted(path.stat().st_mtime_ns for path in out.rglob("*"))
     sentence = refused("run", mine("build?seed=1"), "--data", mine("data"), "--out", out, *QUICK)
-    assert "holds other activations, its weights differs" in sentence
+    assert "holds other activations, its weights differ, the model holds other numbers now: choose" in sentence
     sentence = refused("run", mine("build"), "--data", mine("data?n=30"), "--out", out, *QUICK)
-    assert "holds other activations, its dataset differs" in sentence
+    assert "holds other activations, its dataset differs, 6 of 30 samples are in one only, s24 say: choose" in sentence
     assert sorted(path.stat().st_mtime_ns for path in out.rglob("*")) == before
