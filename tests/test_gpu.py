@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import diagnostics as dx
+from diagnostics.encoders.computing import computing
+from diagnostics.encoders.kernels import explain_attention
 
 from functions import FUNCTIONS, as_is, numbers
 from tiny import tiny_dataset, tiny_image_encoder
@@ -27,6 +29,27 @@ def test_a_gpu_gives_what_numpy_gives(name: str) -> None:
     here, there = FUNCTIONS[name](as_is), FUNCTIONS[name](lambda x: torch.from_numpy(x.copy()).cuda())
     for a, b in zip(numbers(here), numbers(there), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-6)
+
+
+def test_a_gpus_tf32_is_off_and_a_kernel_that_takes_no_float32_says_so() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(4, 64, 32, generator=draw), torch.randn(64, 64, 9, generator=draw)
+    exact = torch.nn.functional.conv1d(x.double(), weight.double())
+    with computing("float32", "cuda"):
+        ours = torch.nn.functional.conv1d(x.cuda(), weight.cuda()).cpu().double()
+    assert float((ours - exact).abs().max() / exact.abs().max()) < 1e-5
+    q = torch.randn(2, 4, 64, 32, device="cuda")
+
+    def forward() -> None:
+        torch.nn.functional.scaled_dot_product_attention(q, q, q)
+
+    with pytest.raises(
+        dx.DiagnosticsError, match=r"flash kernel refuses .*dtype.*: give --compute bf16 or --attention auto"
+    ):
+        explain_attention("flash", forward, "mine", "--compute bf16")
+    with computing("bf16", "cuda"):
+        assert explain_attention("flash", forward, "mine", "--compute bf16") == ""
+        assert explain_attention("auto", forward, "mine", "--compute bf16").partition(" ")[0] in ("flash", "cudnn")
 
 
 def test_a_run_on_a_gpu_gives_what_it_gives_on_a_cpu(tmp_path: Path) -> None:

@@ -39,9 +39,6 @@ def identity(encoder: Encoder, dataset: Dataset, plan: Plan, compute: Compute) -
     }
 
 
-OF_OLDER_STORES = {"compute": "float32"}
-"""What an identity without that key stands for."""
-
 DIGESTS = {
     "weights": "the model holds other numbers now",
     "preprocessing": "another input is made of the encoder's example now",
@@ -55,7 +52,7 @@ MASKS_SEEN = 8
 def refuse_other_identity(store: Store, wanted: Mapping[str, str], dataset: Dataset) -> None:
     """Raises when a store holds other activations than the ones wanted, and says in what they differ."""
     for key in {**store.identity, **wanted}:
-        old, new = (identity.get(key, OF_OLDER_STORES.get(key, "nothing")) for identity in (store.identity, wanted))
+        old, new = (identity.get(key, "nothing") for identity in (store.identity, wanted))
         if old != new:
             shown = _other_data(store, dataset) if key == "dataset" else DIGESTS.get(key) or _there_and_now(old, new)
             raise StorageError(

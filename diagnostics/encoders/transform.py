@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from diagnostics.encoders.computing import computing
 from diagnostics.encoders.devices import BATCH, usable_device
 from diagnostics.encoders.fitting import channels_first, check_channels_last, check_modality, sized
 from diagnostics.encoders.pooling import chosen_poolings, pool
@@ -58,7 +59,8 @@ def transform(
     if not len(given):
         return features
     size = batch_size or BATCH.get(where.partition(":")[0], BATCH["cpu"])
-    with fitting.on(where):
+    # As a run does unless it was asked for less: a GPU's TF32 is off.
+    with fitting.on(where), computing("float32", where):
         for start in range(0, len(given), size):
             rows = range(start, min(start + size, len(given)))
             batch = _batch(fitting, [_checked(encoder, given, i) for i in rows], start)
