@@ -49,7 +49,7 @@ def _spelt(key: str) -> str:
 
 
 def _nearest(key: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(_spelt(key), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(_spelt(key), names, n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
