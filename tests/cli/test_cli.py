@@ -206,7 +206,7 @@ def test_inspect_shows_taps_and_cost(mine: Callable[[str], str]) -> None:
     assert result["seconds_per_sample"] > 0
     table = diagnose("inspect", mine("images")).out
     assert "norm (output)" in table
-    assert "4 y x 4 x + 2 prefix" in table
+    assert "4 x 4 (y, x) + 2 prefix" in table
 
 
 def test_inspect_prints_the_configuration_and_with_it_a_licence(mine: Callable[[str], str]) -> None:
@@ -225,7 +225,7 @@ def test_inspect_shows_no_grid_where_one_token_stands_for_the_sample() -> None:
     for name in ("pooled", "head"):
         assert " 1 t " not in lines[name]
         assert " - " in lines[name]
-    assert "10 y x 10 x + 1 prefix" in lines["embed"]
+    assert "10 x 10 (y, x) + 1 prefix" in lines["embed"]
 
 
 def test_inspect_fits_the_grid_to_a_dataset(mine: Callable[[str], str]) -> None:
