@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagnostics.errors import unwritable
 from diagnostics.report.figures import Figure
 from diagnostics.report.glossary import GLOSSARY, explained
 from diagnostics.report.page import Block, Cell, Finding, Legend, Number, Page
+from diagnostics.report.writing import write_whole
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -35,17 +34,7 @@ def write_page(page: Page, path: Path) -> Path:
         .get_template("page.html.j2")
         .render(page=page, plotlyjs=plotly.offline.get_plotlyjs(), settings=settings(), glossary=GLOSSARY)
     )
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        # A folder's name may hold bytes that are no text.
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        partial.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-    return path
+    return write_whole(path, text)
 
 
 def page_tables(page: Page) -> str:

@@ -489,8 +489,10 @@ def test_a_folder_without_permission_cannot_be_written(
 def test_a_report_that_cannot_be_written_is_told(mine: Callable[[str], str], out: Path, tmp_path: Path) -> None:
     assert diagnose("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK).status == 0
     (tmp_path / "file").write_text("mine")
-    assert "cannot be written" in refused("report", out, "--out", tmp_path / "file" / "report.html")
-    assert "cannot be written" in refused("report", out, "--out", tmp_path / "no folder" / "report.html")
+    for folder in (tmp_path / "file", tmp_path / "no folder"):
+        assert f"There is no folder {folder} for report.html: make it" in refused(
+            "report", out, "--out", folder / "report.html"
+        )
 
 
 # No space
