@@ -75,7 +75,7 @@ def test_the_page_escapes_what_labels_hold_and_needs_no_network(folder: Path, tm
 
 def test_a_report_that_cannot_be_written_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     missing = tmp_path / "nowhere" / "page.html"
-    assert "cannot be written" in refused("compare", *runs(folder), "--similarity", "none", "--out", str(missing))
+    assert "There is no folder" in refused("compare", *runs(folder), "--similarity", "none", "--out", str(missing))
 
 
 def test_mistakes_are_told_in_a_sentence(folder: Path) -> None:
