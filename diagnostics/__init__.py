@@ -11,6 +11,7 @@ from diagnostics.errors import DiagnosticsError
 if TYPE_CHECKING:
     from diagnostics import sklearn as sklearn
     from diagnostics.datasets.dataset import Dataset, padded, split_groups
+    from diagnostics.datasets.question import Question
     from diagnostics.datasets.samples import LazySamples
     from diagnostics.datasets.target import Target
     from diagnostics.encoders.discovery import discover
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "datasets.dataset": ("Dataset", "padded", "split_groups"),
+    "datasets.question": ("Question",),
     "datasets.samples": ("LazySamples",),
     "datasets.target": ("Target",),
     "encoders.discovery": ("discover",),
@@ -70,6 +72,7 @@ __all__ = [
     "LazySamples",
     "Measure",
     "Progress",
+    "Question",
     "Run",
     "Site",
     "Tap",

@@ -6,6 +6,7 @@ A saved encoder holds the name of what builds it, and that name may name a saved
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import importlib.util
 import inspect
@@ -249,13 +250,17 @@ def _call_for_encoder(
 
     from diagnostics.encoders.bare_module import declared
 
-    known, of_module = _parameters(make, len(args)), _parameters(declared, 2)
+    known, of_module = _parameters(make, len(args)), _parameters(declared, 3)
+    for key in options:
+        if key not in known and difflib.get_close_matches(key, of_module) and key not in of_module:
+            raise unknown(f"option of this {what}", key, {*known, *of_module})
     own = {key: text for key, text in options.items() if key in known or key not in of_module}
     built = call(make, args, own, owner, what)
     if isinstance(built, nn.Module):
         named = f"{owner}:{getattr(make, '__name__', 'function')}"
         about = {key: text for key, text in options.items() if key in of_module}
-        return call(functools.partial(declared, built, named), (), about, owner, what)
+        alone = {key: text for key, text in own.items() if key not in of_module}
+        return call(functools.partial(declared, built, named, alone), (), about, owner, what)
     if unread := [key for key in options if key not in own]:
         raise unknown(f"option of this {what}", unread[0], known)
     return built

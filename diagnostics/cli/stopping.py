@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C, SIGTERM and SIGHUP: each ends a command in order, without a traceback."""
+"""Handling of Ctrl-C, SIGTERM, SIGHUP, and of an output that nobody reads: each ends a command in order, without a traceback."""
 
 import contextlib
 import os
@@ -30,6 +30,7 @@ def watch_signals() -> None:
         # What its parent ignores, as `nohup` does SIGHUP, it ignores too.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
+    _end_with_reader(True)
     sys.unraisablehook = _on_unraisable
 
 
@@ -37,10 +38,21 @@ def watch_signals() -> None:
 def working() -> Generator[None]:
     """Within this context a signal raises `Stopped`, so that finished work is kept and reported."""
     before, _State.working = _State.working, True
+    _end_with_reader(False)
     try:
         yield
     finally:
         _State.working = before
+        _end_with_reader(not before)
+
+
+def _end_with_reader(ends: bool) -> None:
+    """Whether this process ends, in silence and as other tools do, when whoever reads its output is gone (`| head`).
+
+    Not while it works: what its workers and libraries write to is not for them to end it by.
+    """
+    if os.getpid() == _State.process and hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL if ends else signal.SIG_IGN)
 
 
 def stop_requested() -> bool:

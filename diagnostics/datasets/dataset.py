@@ -4,10 +4,12 @@ import hashlib
 import operator
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any, SupportsIndex, get_args, overload
 
 import numpy as np
 
+from diagnostics.datasets.question import Question, captioned
 from diagnostics.datasets.samples import LazySamples
 from diagnostics.datasets.target import Target, misfit
 from diagnostics.errors import DiagnosticsError, explaining
@@ -34,12 +36,18 @@ class Dataset:
     rate: sampling rate (Hz) of audio, frames per second of video; None where it is not known.
     ragged: whether samples have unequal lengths and are `padded`, so that tokens at the same place of two samples have
         nothing in common; only pooled activations are stored then. Always true for texts.
+    texts: what is said of each sample, its caption.
+    questions: what can be asked of each sample, with the answers; by default its caption is the answer to nothing asked.
 
     Raises DiagnosticsError where lengths differ, ids repeat, a split is empty, a group lies in two splits, or a target does
     not fit its kind.
     """
 
     modality: Modality
+    texts: tuple[str, ...]
+    """The caption of each sample; () where there are none."""
+    questions: tuple[tuple[Question, ...], ...]
+    """Of each sample what can be asked, with the answers, or the caption alone; () where there is neither."""
 
     def __repr__(self) -> str:
         targets = ", ".join(self.targets) or "none"
@@ -59,6 +67,8 @@ class Dataset:
         about: str = "",
         rate: float | None = None,
         ragged: bool = False,
+        texts: Sequence[str] = (),
+        questions: Sequence[Sequence[Question]] = (),
     ) -> None:
         self.name, self.modality, self.about = name, modality, about
         self.rate, self.ragged = rate, ragged or modality == "text"
@@ -67,6 +77,8 @@ class Dataset:
         self.split = np.asarray(split, dtype=object)
         self.groups = np.asarray(self.ids if groups is None else groups, dtype=object)
         self.targets = dict(targets)
+        self.texts = tuple(texts)
+        self.questions = tuple(map(tuple, questions if len(questions) else captioned(self.texts)))
         self._check()
         self._fingerprint = fingerprint
 
@@ -74,7 +86,10 @@ class Dataset:
         n = len(self.samples)
         if n == 0:
             raise DiagnosticsError(f"Dataset {self.name} is empty.")
-        for name, column in (("ids", self.ids), ("split", self.split), ("groups", self.groups)):
+        columns = {"ids": self.ids, "split": self.split, "groups": self.groups}
+        # Not every dataset has these.
+        columns |= {name: column for name in ("texts", "questions") if (column := getattr(self, name))}
+        for name, column in columns.items():
             if len(column) != n:
                 raise DiagnosticsError(f"Dataset {self.name} has {n} samples but {len(column)} {name}.")
         if len(set(self.ids)) != n:
@@ -134,7 +149,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of samples, ids, splits, groups and targets."""
+        """Digest of samples, ids, splits, groups, targets, texts and questions."""
         if self._fingerprint is None:
             digest = hashlib.sha256(b"" if self.rate is None else f"{self.rate!r};".encode())
             for column in (self.ids, self.split, self.groups):
@@ -150,6 +165,9 @@ class Dataset:
                 _digest_array(digest, target.values)
                 if target.naive is not None:
                     _digest_array(digest, np.asarray(target.naive))
+            digest.update("".join(f"\x1f{text}" for text in self.texts).encode())
+            for asked in self.questions:
+                digest.update(f"{[astuple(question) for question in asked]};".encode())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 

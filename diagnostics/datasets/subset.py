@@ -38,6 +38,8 @@ def subset(dataset: Dataset, samples: int, seed: int) -> Dataset:
     return Dataset(
         dataset.name, dataset.modality, dataset[rows], [dataset.ids[i] for i in rows], dataset.split[rows].tolist(),
         targets, groups=dataset.groups[rows].tolist(), about=dataset.about, rate=dataset.rate, ragged=dataset.ragged,
+        texts=[dataset.texts[i] for i in rows if dataset.texts],
+        questions=[dataset.questions[i] for i in rows if dataset.questions],
     )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from diagnostics.encoders.evaluating import device_of, evaluating
+from diagnostics.encoders.fitting import check_channels_last
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, describe
+from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.vocabulary import Modality
 
 SAME = 1e-3
@@ -21,10 +23,14 @@ SAME = 1e-3
 
 Numbers = float | Sequence[float]
 
+NEEDED = {"image": ("size", "mean", "std"), "series": ("length",)}
+"""What has to be said of a module of each modality."""
+
 
 def declared(
     module: nn.Module,
     owner: str,
+    own: Mapping[str, str],
     modality: str | None = None,
     size: int | None = None,
     length: int | None = None,
@@ -32,7 +38,8 @@ def declared(
     mean: str | None = None,
     std: str | None = None,
 ) -> TorchEncoder:
-    """The encoder of a module that the function `owner` (`file.py:function`) gave, by the options behind its name.
+    """The encoder of a module that the function `owner` (`file.py:function`) gave with `own` options, by the others behind
+    its name.
 
     Parameters
     ----------
@@ -44,14 +51,15 @@ def declared(
 
     Raises DiagnosticsError for what is not given and cannot be known, and as `wrap` does.
     """
-    wanted = {"image": {"size": size, "mean": mean, "std": std}, "series": {"length": length}}
-    given = wanted.get(modality or "", {"modality": None})
-    missing = [name for name, value in given.items() if value is None]
+    if modality is not None and modality not in NEEDED:
+        raise unknown("modality of a bare module", modality, NEEDED, "Return a diagnostics.TorchEncoder of another.")
+    given = {"size": size, "length": length, "variates": variates, "mean": mean, "std": std}
+    missing = ["modality"] if modality is None else [name for name in NEEDED[modality] if given[name] is None]
     if missing:
+        ways = [_way(owner, own, each, given) for each in (NEEDED if modality is None else [modality])]
         raise DiagnosticsError(
             f"{owner} gives a bare {type(module).__name__}, whose {' and '.join(missing)} cannot be known from it: say what it "
-            f"takes, {owner}?modality=image&size=96&mean=...&std=... (mean and std of pixels from 0 to 1, one number or one a channel) "
-            f"or {owner}?modality=series&length=512, or return a diagnostics.TorchEncoder."
+            f"takes in place of the dots, {' or '.join(ways)}, or return a diagnostics.TorchEncoder."
         )
     means, stds = _numbers(mean), _numbers(std)
     if modality == "series":
@@ -60,6 +68,17 @@ def declared(
     examples = [_noise((size or 1, size or 1, channels), np.uint8) for channels in (3, 1)]
     tries = [(example, Pixels.of(module, example, size, means, stds)) for example in examples]
     return _wrapped(module, "image", [pair for pair in tries if pair[1].fits] or tries)
+
+
+def _way(owner: str, own: Mapping[str, str], modality: str, given: Mapping[str, Any]) -> str:
+    """How the encoder is named, with what was given of it and dots for what was not."""
+    optional = ("variates", "mean", "std") if modality == "series" else ()
+    told = {name: "..." if given[name] is None else given[name] for name in NEEDED[modality]}
+    told |= {name: given[name] for name in optional if given[name] is not None}
+    query = "&".join(f"{name}={value}" for name, value in {**own, "modality": modality, **told}.items())
+    dots = [name for name in ("mean", "std") if told.get(name) == "..."]
+    of = f" ({' and '.join(dots)} of pixels from 0 to 1, one number or one a channel)" if dots else ""
+    return f"{shlex.quote(f'{owner}?{query}')}{of}"
 
 
 def wrap(
@@ -85,6 +104,10 @@ def wrap(
     """
     example = _noise(np.shape(sample), np.asarray(sample).dtype)
     if modality == "image" and example.ndim in (2, 3):
+        try:
+            check_channels_last(example)
+        except DiagnosticsError as error:
+            raise DiagnosticsError(f"Samples do not fit a bare {type(module).__name__}: {error}") from error
         pixels = Pixels.of(module, example, size, mean, std)
         wider = [Pixels(3, size, pixels.scale, pixels.mean, pixels.std)] if pixels.channels == 1 else []
         tries = [pixels for pixels in (pixels, *wider) if pixels.fits] or [pixels]

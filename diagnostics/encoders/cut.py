@@ -42,7 +42,7 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
     batch = default_collate([encoder.preprocess(encoder.example())] * 2)
     reason = ""
     for absent in (_idle(encoder, last), ()):
-        whole = encoder.with_module(_sharing_tensors(encoder.module, encoder.name), encoder.name)
+        whole = _with_own_modules(encoder, tap)
         try:
             cut = shortened(whole, tap, absent)
             names = [tap.name for tap in cut.taps]
@@ -56,6 +56,19 @@ def cut_encoder(encoder: Encoder, tap: str) -> TorchEncoder:
             return cut
         reason = f"a pass that ends there gives others at tap {differing[0]}"
     raise DiagnosticsError(f"{encoder.name} cannot be cut at {tap}, since {reason.rstrip('.')}: choose another tap.")
+
+
+def _with_own_modules(encoder: TorchEncoder, tap: str) -> TorchEncoder:
+    """The encoder with modules of its own around the same tensors, some of which may be removed later: samples of another size
+    then find the others."""
+    module = _sharing_tensors(encoder.module, encoder.name)
+
+    def resized(sized: TorchEncoder) -> TorchEncoder:
+        names = {name for name, _ in module.named_modules()}
+        left = [one for one in sized.taps if one.name == tap or (one.site and one.site.module in names)]
+        return sized.replace(module=module, taps=left, output_tap=tap, resized=resized)
+
+    return encoder.replace(module=module, resized=resized)
 
 
 def shortened(encoder: TorchEncoder, tap: str, absent: Sequence[str]) -> TorchEncoder:

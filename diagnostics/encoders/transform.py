@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 
 from diagnostics.encoders.computing import computing
 from diagnostics.encoders.devices import BATCH, usable_device
+from diagnostics.encoders.fitting import channels_first, check_channels_last, check_modality, sized
 from diagnostics.encoders.pooling import chosen_poolings, pool
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.vocabulary import Modality
@@ -48,21 +49,24 @@ def transform(
     wanted = encoder.tap(encoder.output_tap if tap is None else tap)
     names = chosen_poolings(pooling, encoder.poolings)
     given = _listed(encoder, samples)
-    sized = _sized(encoder, _checked(encoder, given, 0)) if len(given) else encoder
-    read = sized.tap(wanted.name)
+    fitting = encoder
+    if len(given):
+        first = _checked(encoder, given, 0)
+        fitting = sized(encoder, first, f"Samples of shape {first.shape}")
+    read = fitting.tap(wanted.name)
     shape = (read.grid.tokens, read.features) if tokens else (len(names) * read.features,)
     features = np.empty((len(given), *shape), dtype=np.float32)
     if not len(given):
         return features
     size = batch_size or BATCH.get(where.partition(":")[0], BATCH["cpu"])
     # As a run does unless it was asked for less: a GPU's TF32 is off.
-    with sized.on(where), computing("float32", where):
+    with fitting.on(where), computing("float32", where):
         for start in range(0, len(given), size):
             rows = range(start, min(start + size, len(given)))
-            batch = _batch(sized, [_checked(encoder, given, i) for i in rows], start)
-            reduce = _grid_tokens if tokens else _pooling(sized, batch, names)
+            batch = _batch(fitting, [_checked(encoder, given, i) for i in rows], start)
+            reduce = _grid_tokens if tokens else _pooling(fitting, batch, names)
             features[start : rows.stop] = (
-                _read(sized, batch, read, reduce, rows).reshape(len(rows), *shape).cpu().numpy()
+                _read(fitting, batch, read, reduce, rows).reshape(len(rows), *shape).cpu().numpy()
             )
     return features
 
@@ -71,12 +75,7 @@ def _listed(encoder: Encoder, samples: Any) -> Any:
     """The samples as something with a length whose items are samples; raises for a single sample and another modality."""
     if isinstance(samples, str):
         raise DiagnosticsError(f"{encoder.name}.transform was given a single text: give a list of samples.")
-    modality = getattr(samples, "modality", encoder.modality)
-    if modality != encoder.modality:
-        raise DiagnosticsError(
-            f"{encoder.name} reads {encoder.modality} samples, but {getattr(samples, 'name', 'what was given')} holds {modality} "
-            f"samples: give {encoder.modality} samples."
-        )
+    check_modality(encoder, samples)
     if hasattr(samples, "to_numpy"):  # a table's rows, where its items would be columns
         samples = samples.to_numpy()
     elif not (hasattr(samples, "__len__") and hasattr(samples, "__getitem__")):
@@ -93,7 +92,9 @@ def _is_one(samples: Any, example: np.ndarray) -> bool:
     shape = tuple(getattr(samples, "shape", ()))
     if not shape or example.ndim == 0 or np.asarray(samples).dtype.kind not in "biuf":
         return False
-    return len(shape) == 1 or (len(shape) == example.ndim and shape[-1] == example.shape[-1])
+    # With its channels first it would pass for three grey ones; one grey image in an axis of its own is a list of one.
+    colours = channels_first(samples) and shape[0] > 1 and not channels_first(example)
+    return len(shape) == 1 or (len(shape) == example.ndim and (shape[-1] == example.shape[-1] or colours))
 
 
 def _checked(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
@@ -104,15 +105,19 @@ def _checked(encoder: Encoder, samples: Any, index: int) -> np.ndarray:
         raise
     except Exception as error:
         raise DiagnosticsError(f"Sample {index} for {encoder.name} cannot be read ({describe(error)}).") from error
-    axes = AXES[encoder.modality]
+    axes, example = AXES[encoder.modality], np.asarray(encoder.example())
     if encoder.modality == "text":
         fits = sample.ndim == 0 and isinstance(sample.item(), str)
     else:
         fits = sample.ndim in {axis.count(",") + 1 for axis in axes} and sample.dtype.kind in "biuf"
         # Fractions read as bytes are black: an encoder that takes fractions has an example of them.
-        fits = fits and (sample.dtype.kind == "f") <= (np.asarray(encoder.example()).dtype.kind == "f")
+        fits = fits and (sample.dtype.kind == "f") <= (example.dtype.kind == "f")
+    if encoder.modality in ("image", "video"):
+        try:
+            check_channels_last(sample, example)
+        except DiagnosticsError as error:
+            raise DiagnosticsError(f"Sample {index} does not fit {encoder.name}: {error}") from error
     if not fits:
-        example = np.asarray(encoder.example())
         like = f"{' or '.join(axes)}, as its example {_shown(example)}" if axes else "a string each"
         raise DiagnosticsError(
             f"{encoder.name} reads {encoder.modality} samples ({like}), and sample {index} is {_shown(sample)}: give samples as "
@@ -127,17 +132,6 @@ def _shown(sample: Any) -> str:
     if array.dtype.kind in "USO" and array.ndim == 0:
         return f"a {type(array.item()).__name__}"
     return f"{array.dtype} of shape {array.shape}"
-
-
-def _sized(encoder: Encoder, sample: np.ndarray) -> Encoder:
-    try:
-        return encoder.sized_for(sample)
-    except DiagnosticsError as error:
-        raise DiagnosticsError(f"Samples of shape {sample.shape} do not fit {encoder.name}: {error}") from error
-    except Exception as error:
-        raise DiagnosticsError(
-            f"Samples of shape {sample.shape} do not fit {encoder.name}: {describe(error)}"
-        ) from error
 
 
 def _batch(encoder: Encoder, samples: Sequence[np.ndarray], start: int) -> Any:

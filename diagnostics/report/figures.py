@@ -143,7 +143,7 @@ class SharesFigure:
 class StepsFigure:
     """One measure while a model trains, [tap, step], taps in order of execution; NaN where there is no value.
 
-    best: the tap chosen at each step, "" where none is.
+    best: the tap chosen at each step, "" where none is. output: the encoder's output.
     """
 
     name: str
@@ -152,6 +152,7 @@ class StepsFigure:
     depth: np.ndarray
     score: np.ndarray
     best: list[str]
+    output: str
 
 
 Figure = ProfileFigure | ScoreMap | MapFigure | CurvesFigure | SharesFigure | StepsFigure

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diagnostics.errors import unwritable
-from diagnostics.report.figures import MEANING, Figure
+from diagnostics.report.figures import MEANING, Figure, State
 from diagnostics.report.glossary import GLOSSARY, explained
 from diagnostics.report.names import breakable
 from diagnostics.report.page import Block, Cell, Finding, Legend, MapLegend, Number, Page
@@ -71,9 +71,8 @@ def templates() -> Environment:
     environment = Environment(loader=PackageLoader("diagnostics.report"), autoescape=True, undefined=StrictUndefined)
     filters: dict[str, Callable[..., Any]] = {
         "kind": _kind, "text": _text, "drawn": _drawn, "signs": _signs, "numbers": _numbers, "explained": explained,
-        "linked": _linked, "breakable": breakable,
+        "linked": _linked, "breakable": breakable, "meaning": _meaning,
     }  # fmt: skip
-    environment.globals["meaning"] = MEANING
     for name, function in filters.items():
         environment.filters[name] = function
     return environment
@@ -105,6 +104,10 @@ def _linked(finding: Finding) -> Markup:
     if not link or not finding.anchor:
         return breakable(finding.words)
     return Markup('{}<a href="#{}">{}</a>{}').format(before, finding.anchor, link, after)
+
+
+def _meaning(state: State) -> str:
+    return MEANING[state][1]
 
 
 def _drawn(figure: Figure) -> str:

@@ -1,13 +1,13 @@
 """Text and tables laid out for a width: nothing is truncated, and lines break between words only.
 
-A space that must not break is a no-break space here and a space on the screen: see `whole`.
+A word that is longer than the line, as a path may be, is left to the terminal: what that breaks is copied whole. A space that must not break is a no-break space here and a space on the screen: see `whole`.
 """
 
 import os
 import re
 from collections.abc import Sequence
 
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
@@ -32,7 +32,7 @@ def terminal() -> Console:
 
 
 def whole(name: object) -> str:
-    """A name for `show` and `show_table`: printable, and on one line unless it is longer than the line."""
+    """A name, path or command for `show` and `show_table`: printable, and on one line."""
     return printable(name).replace(" ", _UNBROKEN)
 
 
@@ -61,7 +61,7 @@ def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence
 
 
 def wrapped(text: str, width: int, hanging: int = 0) -> list[str]:
-    """Lines of at most `width` cells, broken at spaces outside intervals; only a word that is longer is cut."""
+    """Lines of at most `width` cells, broken at spaces outside intervals; only a word that is longer takes more."""
     lines: list[str] = []
     lead = " " * (len(text) - len(text.lstrip(" ")))
     line = None
@@ -74,8 +74,7 @@ def wrapped(text: str, width: int, hanging: int = 0) -> list[str]:
             lines.append(line)
         # A long word stands as far to the left as it needs.
         indent = max(0, min(len(lead) + hanging if lines else len(lead), width - cell_len(word)))
-        *before, line = chop_cells(" " * indent + word, width)
-        lines += before
+        line = " " * indent + word
     return [text.rstrip(" ") for text in (*lines, line or "")]
 
 

@@ -1,4 +1,4 @@
-"""Formatting of numbers: values, intervals and shares as text, plain values for JSON, reasons grouped.
+"""Formatting of numbers: values, intervals and shares as text, plain values for JSON, reasons and names grouped.
 
 Spaces that a line must not break at are no-break spaces.
 """
@@ -25,7 +25,7 @@ SIGNIFICANT = ".3g"
 
 
 def unbroken(name: object) -> str:
-    """A name that stays on one line unless it is longer than the line."""
+    """A name, path or command that stays on one line."""
     return str(name).replace(" ", NO_BREAK)
 
 
@@ -79,6 +79,12 @@ def _list_taps(concerned: Sequence[str], taps: Sequence[str]) -> str:
     if list(taps[first : first + len(concerned)]) == list(concerned):
         return f"{len(concerned)} taps, {concerned[0]} to {concerned[-1]}"
     return f"{len(concerned)} taps, {concerned[0]}, {concerned[1]}, … {concerned[-1]}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """`a, b and c`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def number(value: float) -> float | None:

@@ -125,14 +125,14 @@ class LayerProfiles:
         return StepsFigure(
             chosen, [int(n) for n in column["step"].values], [str(tap) for tap in column["tap"].values],
             column["depth"].values, column["score"].transpose("tap", "step").values,
-            [str(tap) for tap in column["best_tap"].values],
+            [str(tap) for tap in column["best_tap"].values], str(profiles.attrs["output_tap"]),
         )  # fmt: skip
 
     def plot(self, measure: str | None = None) -> go.Figure:
         """One measure (`linear_probe/label`; the first by default) as a plotly heat map of steps x depth."""
-        from diagnostics.report.plots import draw
+        from diagnostics.report.plots import StillFigure, draw
 
-        return draw(self.figure(measure))
+        return StillFigure(draw(self.figure(measure)))
 
     def for_transformers(self) -> Any:
         """A `transformers.TrainerCallback` that calls `step` after each step of the optimiser."""

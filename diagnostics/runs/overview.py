@@ -20,7 +20,7 @@ def overview(
     more: Sequence[Sentence],
 ) -> Section:
     """The first section of a report, from probes with the anchors of their sections; `more` is what has to be known of all."""
-    rows = sorted(((anchor, p) for anchor, p in probes if p.target), key=lambda row: _order(row[1]))
+    rows = by_state([(anchor, p) for anchor, p in probes if p.target])
     if not rows:
         return Section("In short", "short", filled(*more))
     by_name = {(p.measure, p.target): (anchor, p) for anchor, p in rows}
@@ -50,6 +50,11 @@ def _finding(recommendation: Recommendation, anchor: str, profile: Profile) -> F
     link = f"{where}{recommendation.tap}" if recommendation.tap else ""
     # After the verb: a target may have the name of a tap.
     return Finding(str(recommendation), state_of(profile), f"read {link}" if link else "nothing to recommend", anchor)
+
+
+def by_state(rows: Sequence[tuple[str, Profile]]) -> list[tuple[str, Profile]]:
+    """Rows of the first picture in their order."""
+    return sorted(rows, key=lambda row: _order(row[1]))
 
 
 def _order(profile: Profile) -> tuple[int, float]:

@@ -1,4 +1,4 @@
-"""A whole run in one figure of panels."""
+"""A whole run, or all that it says of one target, in one figure."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, unknown
 from diagnostics.report.plots import StillFigure, draw, multiples
+from diagnostics.runs.overview import by_state, score_map
 
 if TYPE_CHECKING:
     from diagnostics.runs.run import Run
 
 
-def plot_run(run: Run) -> go.Figure:
+def plot_run(run: Run, target: str | None = None) -> go.Figure:
     """What `Run.plot` returns."""
     profiles = [p for p in run.profiles() if np.isfinite(p.data["score"].values).any()]
-    drawn = [profile for profile in profiles if profile.is_probe] or profiles
+    read = [p for p in profiles if p.is_probe and p.target]
+    if target is not None:
+        chosen = [p for p in read if p.target == target]
+        if not chosen:
+            raise unknown("target", target, list(dict.fromkeys(str(p.target) for p in read)))
+        return StillFigure(multiples([(p.name, draw(p.figure())) for p in chosen]))
+    if read:
+        return StillFigure(draw(score_map(by_state([("", p) for p in read]))))
+    drawn = [p for p in profiles if p.is_probe] or profiles
     if not drawn:
         raise DiagnosticsError(f"{run.path} has no profile to draw: run again with measures that give one.")
-    return StillFigure(multiples([(profile.label, draw(profile.figure())) for profile in drawn]))
+    return StillFigure(multiples([(p.name, draw(p.figure())) for p in drawn]))

@@ -257,14 +257,17 @@ class Run:
             )
         return between(self.store, second.store, measure, seed, most_rows)
 
-    def plot(self) -> go.Figure:
-        """Score by tap of every probe, a panel each, as a plotly figure; of all other measures where no probe was fitted.
+    def plot(self, target: str | None = None) -> go.Figure:
+        """Which tap holds which target, as a plotly heat map of targets and taps: the first picture of the report.
 
-        Raises DiagnosticsError where no profile has a value.
+        Of one target the score by tap instead, a panel for each probe that read it. Where no probe read a target, a panel for each
+        measure.
+
+        Raises DiagnosticsError for an unknown target, and where no profile has a value.
         """
         from diagnostics.runs.plots import plot_run
 
-        return plot_run(self)
+        return plot_run(self, target)
 
     def to_dataframe(self) -> pd.DataFrame:
         """All profiles as one tidy table, a row for each value at a tap; those of controls too.

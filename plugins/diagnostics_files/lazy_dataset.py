@@ -1,7 +1,7 @@
 """Datasets whose fingerprint is made of their files' bytes."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ class FileDataset(Dataset):
     files: id-like name -> file, all whose bytes decide what the samples are.
     options: what else decides it (size, frames), as text.
     left_out: sample -> what is wrong with its file; kept as sentences.
-    texts: the texts behind a `caption` target, one for each sample.
     """
 
     def __init__(
@@ -33,11 +32,10 @@ class FileDataset(Dataset):
         files: Mapping[str, Path],
         options: str,
         left_out: Mapping[str, Unusable],
-        texts: Sequence[str] = (),
         **more: Any,
     ) -> None:
         super().__init__(*args, **more)
-        self.files, self.options, self.texts = dict(files), options, tuple(texts)
+        self.files, self.options = dict(files), options
         self.left_out = {name: f"{error.name} {error.why}." for name, error in left_out.items()}
         self._of_files: str | None = None
 

@@ -6,7 +6,7 @@ encoder with untrained LayerScale. Here that is an error, or, asked for, a sente
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,31 +15,14 @@ import torch
 from torch import Tensor
 
 from diagnostics import DiagnosticsError
-from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, fitted_positions, skeleton
+from diagnostics_perception.layout import BLOCK, as_it_is, meta_source
+from diagnostics_perception.models import Architecture, Positions, fitted_positions, skeleton
+from diagnostics_perception.recognition import recognised
 
 _TEXT_TOWER = (
     "token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection", "logit_scale",
 )  # fmt: skip
 _HEAD = re.compile(r"(ln_post|norm|attn_pool|fc_norm|head)\.|proj$")
-_BLOCK = re.compile(r"(?:transformer\.resblocks|blocks)\.(\d+)\.")
-_RENAMED = (
-    ("patch_embed.proj.", "conv1."),
-    ("norm_pre.", "ln_pre."),
-    ("blocks.", "transformer.resblocks."),
-    ("attn_pool.latent", "attn_pool.probe"),
-    ("attn_pool.proj.", "attn_pool.attn.out_proj."),
-    ("attn_pool.norm.", "attn_pool.layernorm."),
-    (".norm1.", ".ln_1."),
-    (".norm2.", ".ln_2."),
-    (".attn.qkv.", ".attn.in_proj_"),
-    (".attn.proj.", ".attn.out_proj."),
-    (".mlp.fc1.", ".mlp.c_fc."),
-    (".mlp.fc2.", ".mlp.c_proj."),
-    (".gamma_1", ".ls_1.gamma"),
-    (".gamma_2", ".ls_2.gamma"),
-)
-
-Take = Callable[[Tensor], Tensor]
 
 
 @dataclass
@@ -113,7 +96,7 @@ def fitted(
     used: set[str] = set()
     timm_layout = "patch_embed.proj.weight" in tensors
     for key, wanted in expected.items():
-        name, take = (key, _as_it_is) if timm_layout else _meta_source(key, architecture.width)
+        name, take = (key, as_it_is) if timm_layout else meta_source(key, architecture.width)
         used.add(name)
         if not name:
             tensors_by_name[key] = torch.zeros(wanted.shape)
@@ -131,7 +114,7 @@ def fitted(
         else:
             report.missing.append(name)
     for name in tensors:
-        block = _BLOCK.match(name)
+        block = BLOCK.match(name)
         if name in used:
             continue
         if block and int(block[1]) >= architecture.depth:
@@ -153,32 +136,6 @@ def _table(value: Tensor, architecture: Architecture, grid: int, positions: Posi
     report.positions = f"its positions of {old} x {old} patches are fitted to {grid} x {grid} ({how})"
     report.positions_unasked = old != architecture.grid()
     return fitted_positions(value, architecture.prefix, grid, positions)
-
-
-def _as_it_is(value: Tensor) -> Tensor:
-    return value
-
-
-def _meta_source(key: str, width: int) -> tuple[str, Take]:
-    """The name in Meta's layout of a tensor of `Eva` (empty for the projection's bias, zero), and how it is taken."""
-    special: dict[str, tuple[str, Take]] = {
-        "cls_token": ("class_embedding", lambda value: value[None, None]),
-        "pos_embed": ("positional_embedding", lambda value: value[None]),
-        "head.weight": ("proj", lambda value: value.T),
-        "head.bias": ("", _as_it_is),
-    }
-    if key in special:
-        return special[key]
-    projected = re.fullmatch(r"attn_pool\.(q|kv)\.(weight|bias)", key)
-    if projected:
-        rows = slice(0, width) if projected[1] == "q" else slice(width, None)
-        # Cloned, since two parameters that share their memory cannot be saved.
-        return f"attn_pool.attn.in_proj_{projected[2]}", lambda value: value[rows].clone()
-    if key.startswith("norm."):
-        return key.replace("norm.", "ln_post.", 1), _as_it_is
-    for ours, theirs in _RENAMED:
-        key = key.replace(ours, theirs, 1)
-    return key, _as_it_is
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -222,19 +179,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _advice(tensors: Mapping[str, Tensor]) -> str:
     """Which encoder a checkpoint looks like."""
-    conv = tensors.get("conv1.weight", tensors.get("patch_embed.proj.weight"))
-    blocks = {int(match[1]) for match in map(_BLOCK.match, tensors) if match}
-    pooled = any(name.startswith("attn_pool.") for name in tensors)
-    scaled = any("gamma" in name for name in tensors)
-    alike = [
-        name
-        for name, known in ARCHITECTURES.items()
-        if conv is not None
-        and tuple(conv.shape) == (known.width, 3, known.patch, known.patch)
-        and blocks == set(range(known.depth))
-        and (pooled, scaled) == (bool(known.embedding), known.layer_scale is not None)
-    ]
-    return f"it looks like pe:{' or pe:'.join(alike)}" if alike else "name the model that it was saved from"
+    known = recognised(tensors)
+    alike = [one.named() for one in known if len(one.options) == len(known[0].options)]
+    return f"it looks like {' or '.join(alike)}" if alike else "name the model that it was saved from"
 
 
 def _few(names: list[str]) -> str:

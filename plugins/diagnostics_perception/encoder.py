@@ -1,5 +1,6 @@
 """A Perception Encoder as an encoder: weights from one of three places, and its taps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial as bound
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, stack_taps
 from diagnostics.errors import unknown
 from diagnostics_perception.checkpoint import fitted, from_file
-from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, initial, skeleton
+from diagnostics_perception.models import ARCHITECTURES, Architecture, Positions, initial, skeleton, varied
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ def build_encoder(
     img_size: int | None,
     positions: str,
     seed: int,
+    depth: int | None,
+    layer_scale: float | None,
 ) -> TorchEncoder:
     """See `diagnostics_perception.plugin.build`."""
     if model not in ARCHITECTURES:
@@ -51,10 +54,12 @@ def build_encoder(
         )
     if positions not in ("index", "rescaled"):
         raise unknown("option positions", positions, ("index", "rescaled"))
-    architecture = ARCHITECTURES[model]
+    architecture = varied(model, depth, layer_scale)
     grid = architecture.grid(img_size)
     trained = pretrained or checkpoint is not None
-    name = _name(model, trained, seed, img_size, positions)
+    options: dict[str, object] = {"depth": depth, "layer_scale": layer_scale, "img_size": img_size}
+    options |= {"positions": positions if positions != "index" else None}
+    name = _name(model, trained, seed, options)
     if trained:
         if checkpoint is not None:
             tensors, report = from_file(Path(checkpoint).expanduser(), name, architecture, grid, positions, partial)
@@ -72,7 +77,7 @@ def build_encoder(
             torch.manual_seed(seed)
             module = initial(architecture, img_size, positions)
     encoder = encoder_of(name, architecture, module, img_size, positions, weights)
-    return encoder.replace(skeleton=_name(model, False, 0, img_size, positions))
+    return encoder.replace(skeleton=_name(model, False, 0, options))
 
 
 def encoder_of(
@@ -136,10 +141,9 @@ def _from_hub(timm_name: str) -> dict[str, Any]:
     return model_of(timm_name, True, None, None, 0).state_dict()
 
 
-def _name(model: str, trained: bool, seed: int, img_size: int | None, positions: str) -> str:
+def _name(model: str, trained: bool, seed: int, options: Mapping[str, object]) -> str:
     """The specification without the checkpoint: where a file lies does not decide the activations, its tensors do."""
-    options = [] if trained else ["pretrained=false"]
-    options += [f"seed={seed}"] if seed and not trained else []
-    options += [f"img_size={img_size}"] if img_size is not None else []
-    options += [f"positions={positions}"] if positions != "index" else []
-    return f"pe:{model}{'?' if options else ''}{'&'.join(options)}"
+    parts = [] if trained else ["pretrained=false"]
+    parts += [f"seed={seed}"] if seed and not trained else []
+    parts += [f"{key}={value}" for key, value in options.items() if value is not None]
+    return f"pe:{model}{'?' if parts else ''}{'&'.join(parts)}"

@@ -17,6 +17,8 @@ Positions = Literal["index", "rescaled"]
 _ROPE_BASE = 10000.0
 _POOL_HEADS = 8
 _POOL_MLP_RATIO = 4.0
+LAYER_SCALE = 0.1
+"""Its initial value in all models that have it."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ def _gigantic(family: str, depth: int, layer_scale: float | None, embedding: int
     return Architecture(name, 448, 14, 1536, depth, 16, 8960, False, layer_scale, embedding)
 
 
-_LANG_L = Architecture("vit_pe_lang_large_patch14_448.fb", 448, 14, 1024, 23, 16, 4096, layer_scale=0.1)
-_LANG_G = _gigantic("lang", 47, 0.1)
+_LANG_L = Architecture("vit_pe_lang_large_patch14_448.fb", 448, 14, 1024, 23, 16, 4096, layer_scale=LAYER_SCALE)
+_LANG_G = _gigantic("lang", 47, LAYER_SCALE)
 
 ARCHITECTURES = {
     "core-t16-384": Architecture("vit_pe_core_tiny_patch16_384.fb", 384, 16, 192, 12, 3, 768, embedding=512),
@@ -80,8 +82,28 @@ ARCHITECTURES = {
     "spatial-s16-512": Architecture("vit_pe_spatial_small_patch16_512.fb", 512, 16, 384, 12, 6, 1536),
     "spatial-b16-512": Architecture("vit_pe_spatial_base_patch16_512.fb", 512, 16, 768, 12, 12, 3072),
     "spatial-l14-448": Architecture("vit_pe_spatial_large_patch14_448.fb", 448, 14, 1024, 24, 16, 4096),
-    "spatial-g14-448": _gigantic("spatial", 50, 0.1),
+    "spatial-g14-448": _gigantic("spatial", 50, LAYER_SCALE),
 }
+
+
+def varied(model: str, depth: int | None = None, layer_scale: float | None = None) -> Architecture:
+    """A known model with fewer blocks, or with LayerScale of another initial value (0: none); None leaves it as it is.
+
+    Raises DiagnosticsError for a number of blocks or a value that cannot be.
+    """
+    known = ARCHITECTURES[model]
+    depth = known.depth if depth is None else depth
+    if not 1 <= depth <= known.depth:
+        raise DiagnosticsError(
+            f"pe:{model} has {known.depth} blocks and cannot have depth={depth}: give 1 to {known.depth}."
+        )
+    if layer_scale is None:
+        return replace(known, depth=depth)
+    if not 0 <= layer_scale < math.inf:
+        raise DiagnosticsError(
+            f"LayerScale cannot start at layer_scale={layer_scale}: give a number above 0, as 0.1, or 0 for none."
+        )
+    return replace(known, depth=depth, layer_scale=layer_scale or None)
 
 
 def skeleton(architecture: Architecture, image: int | None = None, positions: Positions = "index") -> Eva:

@@ -1,11 +1,11 @@
 """What this plugin offers; importing it imports nothing heavy."""
 
-import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from diagnostics import hookimpl
 from diagnostics.hookspecs import Entry
+from diagnostics_perception.commands import export_meta, needs_timm
 
 PACKAGES = {"timm": "timm"}
 """Distribution -> module of the code that its encoders come from; runs record their versions."""
@@ -17,6 +17,12 @@ def encoders() -> Mapping[str, Entry]:
     return {"pe:": Entry(build, modalities=("image",)), "pe-video:": Entry(build_video, modalities=("video",))}
 
 
+@hookimpl
+def commands() -> Mapping[str, Callable[..., Any]]:
+    """Name -> command; a name of two words is a command of a group."""
+    return {"export meta": export_meta}
+
+
 def build(
     model: str,
     pretrained: bool = True,
@@ -25,6 +31,8 @@ def build(
     img_size: int | None = None,
     positions: str = "index",
     seed: int = 0,
+    depth: int | None = None,
+    layer_scale: float | None = None,
 ) -> Any:
     """A Perception Encoder on images, with taps from its embedding to its CLIP embedding where it has one.
 
@@ -39,18 +47,14 @@ def build(
     positions: at another size than the model's own, `index` (Meta's: positions count patches) or `rescaled` (timm's:
         positions are spread over the grid of training).
     seed: of the initial weights where `pretrained` is false.
+    depth: how many blocks, instead of all of the model's.
+    layer_scale: initial value of LayerScale in all blocks, instead of the model's own; 0 for none.
     """
+    needs_timm()
     # Annotated Any and imported here: listing the encoders must not cost the import of torch.
-    from diagnostics import DiagnosticsError
-
-    try:
-        for needed in ("timm", "PIL"):
-            importlib.import_module(needed)
-    except ImportError as error:
-        raise DiagnosticsError(f"Perception Encoders need {error.name}: pip install timm torchvision.") from error
     from diagnostics_perception.encoder import build_encoder
 
-    return build_encoder(model, pretrained, checkpoint, partial, img_size, positions, seed)
+    return build_encoder(model, pretrained, checkpoint, partial, img_size, positions, seed, depth, layer_scale)
 
 
 def build_video(
@@ -63,6 +67,8 @@ def build_video(
     img_size: int | None = None,
     positions: str = "index",
     seed: int = 0,
+    depth: int | None = None,
+    layer_scale: float | None = None,
 ) -> Any:
     """A Perception Encoder on videos, frame by frame and averaged, as its makers do.
 
@@ -73,7 +79,7 @@ def build_video(
     """
     from diagnostics import frames_of
 
-    image = build(model, pretrained, checkpoint, partial, img_size, positions, seed)
+    image = build(model, pretrained, checkpoint, partial, img_size, positions, seed, depth, layer_scale)
     name = f"pe-video:{model}?frames={frames}&sampler={sampler}"
     options, skeletal = (text.partition("?")[2] for text in (image.name, image.skeleton))
     video = frames_of(image, frames, sampler)

@@ -1,5 +1,6 @@
-"""`diagnostics align tap`; importing it imports nothing heavy."""
+"""`diagnostics align tap`, `align spatial` and `align language`; importing it imports nothing heavy."""
 
+from collections.abc import Mapping, Sequence
 from json import dumps as to_json
 from pathlib import Path
 from typing import Annotated, Any
@@ -154,6 +155,149 @@ def align_tap(
     show(row, json)
 
 
+def align_spatial(
+    encoder: Base,
+    to: Annotated[
+        str | None,
+        Option(
+            metavar="TAP",
+            help="The tap that teaches, or best-tap (with --for) [none: relations alone].",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    target: For = None,
+    relations: Annotated[
+        str | None,
+        Option(
+            metavar="TEACHER",
+            help="Who tells which places belong together: masks (of the data), sam2:FOLDER, or an encoder, NAME[:TAP] [nobody].",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    at: At = None,
+    data: Data = None,
+    out: Out = None,
+    steps: Steps = 1000,
+    batch: Batch = 64,
+    lr: LearningRate = 5e-4,
+    optimiser: Optimiser = "lamb",
+    schedule: Schedule = "cosine",
+    warmup: Warmup = 0.0,
+    cooldown: Cooldown = 0.0,
+    clip: Clip = 1.0,
+    mask: Mask = 0.75,
+    mask_cell: Annotated[
+        int,
+        Option(metavar="TOKENS", help="Along each side of what is hidden as one piece.", rich_help_panel=TRAINING),
+    ] = 2,
+    layer_scale: LayerScale = 0.1,
+    drop_path: DropPath = 0.4,
+    control: Control = True,
+    seed: Seed = None,
+    accumulate: Accumulate = 1,
+    precision: Precision = "float32",
+    compile: Compile = False,
+    recompute: Recompute = False,
+    workers: Workers = 0,
+    device: Device = None,
+    trust_code: TrustCode = False,
+    json: Json = False,
+) -> None:
+    """Make an encoder's tokens tell what belongs together: they learn a frozen tap's tokens, and the relations of a teacher.
+
+    Images alone, augmented. The same command goes on with what was interrupted and leaves what is finished.
+
+    \b
+    Example:
+      diagnostics align spatial --encoder wheel:dinov2-small --to best-tap --for segmentation --relations masks --data shapes
+    """
+    from diagnostics_training.alignment.spatial import SpatialJob
+    from diagnostics_training.alignment.spatial import align_spatial as align
+
+    row = align(
+        SpatialJob(
+            encoder=encoder, to=to, target=target, relations=relations, at=at, data=data, out=out, steps=steps, batch=batch,
+            lr=lr, optimiser=optimiser, schedule=schedule, warmup=warmup, cooldown=cooldown, clip=clip, accumulate=accumulate,
+            precision=precision, compile=compile, recompute=recompute, workers=workers, mask=mask, mask_cell=mask_cell,
+            layer_scale=layer_scale, drop_path=drop_path, control=control, seed=seed, device=device, trust_code=trust_code,
+        )
+    )  # fmt: skip
+    show(row, json)
+
+
+def align_language(
+    encoder: Base,
+    lm: Annotated[
+        str,
+        Option(
+            metavar="FOLDER",
+            help="A causal decoder as transformers saves it, or tiny (random weights, for trials).",
+            rich_help_panel=WHAT,
+        ),
+    ],
+    at: At = None,
+    data: Data = None,
+    out: Out = None,
+    pool: Annotated[
+        int,
+        Option(metavar="N", help="Average tokens over 1 or 2 cells along each side of the grid.", rich_help_panel=WHAT),
+    ] = 1,
+    train_lm: Annotated[
+        bool, Option("--train-lm", help="The decoder learns too, and is saved.", rich_help_panel=WHAT)
+    ] = False,
+    steps: Steps = 1000,
+    projector_steps: Annotated[
+        int | None,
+        Option(
+            metavar="N",
+            help="In which the projector learns alone, at the beginning [a tenth].",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    batch: Batch = 64,
+    lr: LearningRate = 5e-4,
+    optimiser: Optimiser = "adamw",
+    schedule: Schedule = "cosine",
+    warmup: Warmup = 0.1,
+    cooldown: Cooldown = 0.0,
+    clip: Clip = 1.0,
+    layer_scale: LayerScale = 1.0,
+    drop_path: DropPath = 0.1,
+    control: Control = True,
+    seed: Seed = None,
+    accumulate: Accumulate = 1,
+    precision: Precision = "float32",
+    compile: Compile = False,
+    recompute: Recompute = False,
+    workers: Workers = 0,
+    device: Device = None,
+    trust_code: TrustCode = False,
+    json: Json = False,
+) -> None:
+    """Teach an encoder by a decoder that answers questions from its tokens; the result is the encoder, cut at the tap.
+
+    First a projector between them learns alone, then the encoder with it. Answers are tested in other words than those of training,
+    with the samples' own tokens, with other samples' and with none. The same command goes on with what was interrupted.
+
+    \b
+    Example:
+      diagnostics align language --encoder wheel:dinov2-small --at layer.8 --lm models/llama --data captions:pairs.tar
+    """
+    from diagnostics_training.language.align import LanguageJob
+    from diagnostics_training.language.align import align_language as align
+
+    row = align(
+        LanguageJob(
+            encoder=encoder, lm=lm, at=at, data=data, out=out, pool=pool, train_lm=train_lm, steps=steps,
+            projector_steps=projector_steps, batch=batch, lr=lr, optimiser=optimiser, schedule=schedule, warmup=warmup,
+            cooldown=cooldown, clip=clip, accumulate=accumulate, precision=precision, compile=compile, recompute=recompute,
+            workers=workers, layer_scale=layer_scale, drop_path=drop_path, control=control, seed=seed, device=device,
+            trust_code=trust_code,
+        )
+    )  # fmt: skip
+    show(row, json)
+
+
 def show(row: dict[str, Any], json: bool) -> None:
     """Prints what an alignment came to; nothing in other processes than the first."""
     if json and row:
@@ -171,8 +315,12 @@ def aligned_lines(row: dict[str, Any]) -> list[str]:
         lines.append(f"Control: {_line(control)}")
     if probed:
         scores = ", ".join(f"{tap} {score:.3f}" for tap, score in probed["val_scores"].items())
-        best = f"{row['to']} is the best tap for {row['for']} on val of {probed['data']}"
+        best = f"{probed['tap']} is the best tap for {row['for']} on val of {probed['data']}"
         lines.append(f"{best}, {probed['gain']:.3f} of {probed['score']} above {row['output']} ({scores})")
+    if answers := row.get("answers"):
+        lines += answer_lines(answers)
+    if row.get("decoder"):
+        lines.append(f"{row['decoder']}: the trained decoder, as --lm takes it")
     if not row["blocks"]:
         lines.append("No block keeps the shape of what it takes: there is no LayerScale")
     lines += [describe_collapse(one) for one in (row, control) if one and one["collapse"]]
@@ -180,6 +328,25 @@ def aligned_lines(row: dict[str, Any]) -> list[str]:
     encoders = [row["base"], row["path"], *([control["path"]] if control else [])]
     trusting = [*row["trust_code"], *(control["trust_code"] if control else [])]
     return [*lines, *next_lines(encoders, row["run_data"], trusting)]
+
+
+def answer_lines(answers: Mapping[str, Any]) -> list[str]:
+    """How often a decoder was right, for each question, and without the samples' own tokens."""
+    names = {"own": "own tokens", "others": "other samples'", "none": "none", "commonest": "commonest answer"}
+    rows = [["right", *names.values()]]
+    rows += [[name, *(_ends(scores[key]) for key in names)] for name, scores in answers["scores"].items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    loss = ", ".join(f"{names[key]} {value:.3f}" for key, value in answers["loss"].items())
+    return [
+        f"{answers['questions']:,} questions about {answers['samples']:,} test samples, by what the decoder is shown:",
+        *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+        f"Right from own tokens alone, less from other samples': {_ends(answers['from_samples'])}; nats a token: {loss}",
+    ]
+
+
+def _ends(ends: Sequence[float | None]) -> str:
+    value, *others = ("-" if end is None else f"{end:.3f}" for end in ends)
+    return f"{value} [{', '.join(others)}]"
 
 
 def _line(row: dict[str, Any]) -> str:

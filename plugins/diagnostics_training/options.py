@@ -73,4 +73,5 @@ def settings_of(job: Any, seed: int) -> Settings:
     """The settings of a job, a dataclass: each of its fields that `Settings` has too. Raises for what cannot be."""
     shared = {field.name for field in fields(job)} & {field.name for field in fields(Settings)}
     asked: dict[str, Any] = {name: getattr(job, name) for name in shared}
-    return Settings(**asked | {"seed": seed})
+    asked["seed"] = seed
+    return Settings(**asked)

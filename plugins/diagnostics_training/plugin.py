@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from diagnostics import hookimpl
 from diagnostics.hookspecs import Entry
-from diagnostics_training.alignment_commands import align_tap
+from diagnostics_training.alignment_commands import align_language, align_spatial, align_tap
 from diagnostics_training.commands import needs_timm, train_objectives
 
 if TYPE_CHECKING:
@@ -84,6 +84,24 @@ def aligned(base: str, layer_scale: float = 1.0) -> Encoder:
     return scaled(build("encoder", base), layer_scale)[0]
 
 
+def projected(base: str, at: str, width: int, cut: bool = False, pool: int = 1) -> Encoder:
+    """The encoder `base` (its name, percent-encoded) with a projector to a decoder behind its output tap `at`.
+
+    width: features of the decoder's tokens. cut: whether it is cut at that tap. pool: 1 or 2, along each side of the grid.
+    """
+    from diagnostics import DiagnosticsError, TorchEncoder, build
+    from diagnostics.encoders.cut import cut_encoder
+    from diagnostics_training.language.projector import with_projector
+
+    encoder = build("encoder", base)
+    encoder = cut_encoder(encoder, at) if cut else encoder
+    if not isinstance(encoder, TorchEncoder) or encoder.output_tap != at or width < 1 or pool not in (1, 2):
+        raise DiagnosticsError(
+            f"{base} has no output {at} of a torch module that a projector of {width} features fits on."
+        )
+    return with_projector(encoder, width, pool)
+
+
 def _path_hint(path: str) -> str:
     if not os.path.isfile(os.path.join(path, "checkpoint.safetensors")):
         return ""
@@ -101,10 +119,20 @@ def encoders() -> Mapping[str, Entry]:
             about="An encoder with LayerScale in its blocks: what alignments start from.",
             modalities=("series", "image", "video"),
         ),
+        "projected": Entry(
+            projected,
+            about="An encoder with a projector to a decoder: what language alignment leaves.",
+            modalities=("series", "image", "video"),
+        ),
     }
 
 
 @hookimpl
 def commands() -> Mapping[str, Callable[..., Any]]:
     """Name -> command; a name of two words is a command of a group."""
-    return {"train objectives": train_objectives, "align tap": align_tap}
+    return {
+        "train objectives": train_objectives,
+        "align language": align_language,
+        "align spatial": align_spatial,
+        "align tap": align_tap,
+    }

@@ -538,9 +538,9 @@ def test_no_space_in_a_shard_says_how_to_go_on_and_the_same_command_then_finishe
     with monkeypatch.context() as disk:
         in_the_store(disk, full, after=7)  # tokens of five taps: in the second of three steps
         sentence = refused(*command)
-    assert "after 64 of 150 samples" in sentence
+    assert "after 50 of 150 samples" in sentence
     assert "give the same command again: it goes on from there" in sentence
-    assert "interrupted after 64 of 150 samples" in refused("report", out)
+    assert "interrupted after 50 of 150 samples" in refused("report", out)
     assert json.loads(diagnose(*command).out)["n"] == {"train": 90, "val": 30, "test": 30}
 
 
@@ -645,11 +645,11 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_then_finishes(
     assert str(out) in sentence[0]
     assert "give the same command again to go on" in sentence[0]
     with monkeypatch.context() as watched:
-        # Three steps of 64, 64 and 22 rows are 4 + 4 + 2 batches of 16: the first was done after 6.
+        # Three steps of 50 rows are 4 + 4 + 4 batches of at most 16: one was done after 6.
         count = after(watched, diagnostics.activations.extract, "capture_rows", 1000)
         status, printed, err = diagnose(*command(out))
         assert status == 0, err
-        assert count == [6 if name == "capture_rows" else 0]
+        assert count == [8 if name == "capture_rows" else 0]
     undisturbed = json.loads(diagnose(*command(out.parent / "run.other")).out)
     shutil.rmtree(out.parent / "run.other")
     result = json.loads(printed)

@@ -184,8 +184,8 @@ def test_a_signal_ends_a_run_with_the_way_to_go_on(tmp_path: Path, numbers: list
     result, out, err = Command(tmp_path, *run_of("build")).ended()
     assert (result, err) == (0, [])
     assert json.loads(out)["n"]
-    # The first of three shards was whole: of 4 + 4 + 2 batches six are left.
-    assert int((tmp_path / "passes").read_text()) == 6
+    # Two of three shards of 50 were whole: of the third, three batches of 16 are left, and one of 2 that is not counted.
+    assert int((tmp_path / "passes").read_text()) == 3
 
 
 def test_ctrl_c_again_ends_a_command_that_takes_long_to_end(tmp_path: Path) -> None:
@@ -241,6 +241,31 @@ def test_a_training_ends_in_its_own_words(tmp_path: Path) -> None:
     assert (status, out) == (143, "")
     assert err[-1].startswith("diagnostics: Interrupted; the same command ")
     assert err[-1].endswith("in models/reconstruct.")
+
+
+GONE = """
+import signal, sys
+from diagnostics.cli.guard import working
+from diagnostics.cli.stopping import watch_signals
+watch_signals()
+with working():
+    assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN
+    sys.stderr.write("at work")
+sys.stdout.write("result")
+"""
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "diagnostics", "list", "--json"], ["-m", "diagnostics", "run", "--help"], ["-c", GONE]]
+)
+def test_an_output_that_nobody_reads_ends_a_command_in_silence_as_it_ends_other_tools(command: list[str]) -> None:
+    """`| head` closes it: no words, and in a shell status 141. While a command works, no pipe ends it."""
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (said, process.wait()) == ("at work" if command[1] == GONE else "", -signal.SIGPIPE)
 
 
 LOUD = """

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagnostics import Dataset, DiagnosticsError, LazySamples, Target, split_groups
+from diagnostics import Dataset, DiagnosticsError, LazySamples, Question, Target, split_groups
+from diagnostics.datasets.subset import subset
 
 from tiny import tiny_dataset, tiny_encoder, tiny_image_encoder
 
@@ -303,3 +304,46 @@ def test_a_sample_that_cannot_be_read_for_the_fingerprint_is_named(error: BaseEx
     ) as caught:
         _ = dataset.fingerprint
     assert "\n" not in str(caught.value)
+
+
+# Texts and questions
+
+
+def test_a_caption_is_the_answer_to_nothing_asked() -> None:
+    data = new_dataset(texts=["a cat", "a dog", "a cat", "a cow"])
+    assert data.texts == ("a cat", "a dog", "a cat", "a cow")
+    assert data.questions == tuple((Question("caption", text, ("",)),) for text in data.texts)
+    assert new_dataset().texts == new_dataset().questions == ()
+
+
+def test_questions_stand_beside_captions_and_all_of_them_decide_the_fingerprint() -> None:
+    cat, dog = (Question("animal", name, ("which animal?",)) for name in ("cat", "dog"))
+    asked = [(cat,), (), (dog, cat), (dog,)]
+    data = new_dataset(texts=list("rstu"), questions=asked)
+    assert data.questions == tuple(asked) and data.texts == tuple("rstu")
+    few = subset(data, 3, 0)
+    rows = [data.ids.index(i) for i in few.ids]
+    assert few.texts == tuple("rstu"[i] for i in rows) and few.questions == tuple(asked[i] for i in rows)
+    prints = [
+        new_dataset(**columns).fingerprint
+        for columns in (
+            {},
+            {"texts": list("rstu")},
+            {"texts": list("rstv")},
+            {"texts": list("rstu"), "questions": asked},
+            {"questions": asked},
+            {"questions": asked[::-1]},
+        )
+    ]
+    assert len(set(prints)) == len(prints)
+
+
+@pytest.mark.parametrize("column", [{"texts": ["one"]}, {"questions": [()]}])
+def test_a_column_of_another_length_is_refused(column: Any) -> None:
+    with pytest.raises(DiagnosticsError, match=f"mine has 4 samples but 1 {next(iter(column))}"):
+        new_dataset(**column)
+
+
+def test_a_question_has_a_wording() -> None:
+    with pytest.raises(DiagnosticsError, match="Question colour has no wording: give one"):
+        Question("colour", "red", ())

@@ -47,6 +47,13 @@ def test_how_bytes_become_numbers_is_never_guessed() -> None:
     torch.testing.assert_close(encoder.preprocess(prepared), torch.from_numpy(prepared).permute(2, 0, 1))
 
 
+def test_an_image_whose_channels_come_first_is_refused_with_the_way_to_turn_it() -> None:
+    module, image = tiny_image_encoder().module, np.moveaxis(tiny_dataset(5, "image")[0], -1, 0)
+    with pytest.raises(DiagnosticsError, match=r"bare Trunk: it has shape \[3, 16, 16\], and channels come last"):
+        wrap(module, "image", image, mean=0, std=1)
+    wrap(module, "image", np.moveaxis(image, -3, -1), mean=0, std=1)
+
+
 def test_images_are_resized_and_grey_ones_repeated_where_that_is_needed() -> None:
     module = tiny_image_encoder().module
     wide = np.full((10, 50, 3), 51, np.uint8)

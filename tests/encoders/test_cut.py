@@ -324,7 +324,8 @@ def test_heads_that_plugins_ask_for_their_taps(own: Path, tap: str) -> None:
     assert not found.failed, [outcome for outcome in found.outcomes if outcome.verdict == "failed"]
     assert {outcome.check: outcome.verdict for outcome in found.outcomes}["sizes"] == "ok"
     sample = np.random.default_rng(2).standard_normal(32).astype(np.float32)
-    for sized in (cut.sized_for(sample), cut.sized_for(np.resize(sample, 48)).sized_for(sample)):
+    resized = cut.sized_for(np.resize(sample, 48)).sized_for(sample)
+    for sized in (cut.sized_for(sample), resized, cut_encoder(whole, tap).sized_for(sample)):
         batch = default_collate([sized.preprocess(sample)])
         wanted = whole.sized_for(sample).capture(batch)
         assert all(torch.equal(value, wanted[name]) for name, value in sized.capture(batch).items())

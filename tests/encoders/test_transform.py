@@ -109,6 +109,8 @@ class NotFinite(torch.nn.Module):
         (tiny_encoder, np.zeros(32), r"float64 of shape \(32,\), which is one sample: give \[sample, \.\.\.\]"),
         (tiny_image_encoder, np.zeros((8, 20, 3), np.uint8), r"uint8 of shape \(8, 20, 3\), which is one sample"),
         (tiny_encoder, lambda: tiny_dataset(8, "image"), "tiny reads series samples, but tiny-image holds image samples"),
+        (tiny_image_encoder, np.zeros((3, 16, 16), np.uint8), r"uint8 of shape \(3, 16, 16\), which is one sample"),
+        (tiny_image_encoder, np.zeros((2, 3, 16, 16)), r"Sample 0 does not fit tiny-image: it has shape \[3, 16, 16\], and channels come last, as in \[16, 16, 3\]: give np\.moveaxis\(images, -3, -1\), or images\.movedim"),
         (tiny_image_encoder, np.zeros((2, 16, 16, 3)), r"sample 0 is float64 of shape \(16, 16, 3\): give samples as"),
         (tiny_image_encoder, np.zeros((2, 8, 8, 3), np.uint8), "Sample 0 does not fit tiny-image: it has shape"),
         (lambda: tiny_encoder(forward=lambda m, x: m(NotFinite()(x))), np.repeat([0.0, 200.0], [20, 1])[:, None] * np.ones(32), "NaN or infinity at tap norm for sample 20"),

@@ -71,6 +71,16 @@ def test_nothing_is_wider_than_the_screen_and_no_name_is_cut(browser: Any, repor
     assert cells > 0.4 * width, "names leave room for the rows"
 
 
+def test_one_row_leaves_the_names_of_taps_their_room(browser: Any, tmp_path: Path) -> None:
+    probes = uneven_probes(["shape"], [f"blocks.{i}" for i in range(12)])
+    path = write_page(run_page(finished_run(probes, "encoder", "data")), tmp_path / "page.html")
+    page = shown(browser, path, 400)
+    below = page.evaluate("""[...document.querySelectorAll('.matrix .xtick text')].map(x =>
+        x.getBoundingClientRect().bottom - x.closest('svg').getBoundingClientRect().bottom)""")
+    page.close()
+    assert below and max(below) <= 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_marks_differ_by_their_shape(browser: Any, report: Path, scheme: str) -> None:
     page = shown(browser, report, 1300, color_scheme=scheme)

@@ -1,5 +1,7 @@
 """What a notebook shows: figures that carry SVG, a line and a table for each thing, and whole runs as one figure."""
 
+import base64
+import io
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -12,10 +14,11 @@ import numpy as np
 import plotly.graph_objects as go
 import plotly.io
 import pytest
+from matplotlib.image import imread
 
 import diagnostics as dx
 from diagnostics.measures.statistics import Interval
-from diagnostics.report.figures import MapFigure
+from diagnostics.report.figures import MapFigure, ScoreMap
 from diagnostics.report.plots import StillFigure, draw, multiples
 from diagnostics.report.plots.still import svg
 
@@ -94,22 +97,66 @@ def test_panels_keep_their_axes_and_share_a_legend() -> None:
     assert [note.text for note in figure.layout.annotations] == ["&lt;0&gt;", "&lt;1&gt;", "&lt;2&gt;"]
 
 
-def test_a_run_and_a_comparison_are_one_figure_of_their_targets(runs: list[dx.Run], tmp_path: Path) -> None:
+def test_the_svg_of_a_picture_of_targets_has_its_rows_marks_and_frame() -> None:
+    scores = np.array([[0.5, 0.9, 0.7], [0.2, 0.1, 0.3], [0.3, 0.0, 0.1]])
+    targets = ["a_target_with_a_long_name_that_takes_two_lines", "b", "c"]
+    anchors = ["s0", "s1", "s2"]
+    picture = ScoreMap(
+        targets, ["embed", "mid", "norm"], np.array([0.0, 0.5, 1.0]), scores, scores, scores, np.zeros(3),
+        ["hidden", "unread", "none"], ["mid", "embed", "embed"], "norm", anchors,
+    )  # fmt: skip
+    figure = draw(picture)
+    assert [t.name for t in figure.data if t.name] == [
+        "best tap (by val)", "as knowing nothing", "best of its row", "not shown to be readable",
+    ]  # fmt: skip
+    document = svg(figure)
+    found = words(document)
+    assert {"● a_target_with_a_long_name_that_takes_", "two_lines", "– b", "○ c", "norm (1.00)", "output"} <= set(found)
+    assert any("hidden by the output" in text and "no hidden gap shown" in text for text in found)
+    # The row that cannot be read lies between the two that can, grey from end to end.
+    (image,) = ElementTree.fromstring(document).iter(f"{SVG}image")
+    address = image.get("{http://www.w3.org/1999/xlink}href", "")
+    pixels = imread(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+    pixels = pixels[::-1] if "scale(1 -1)" in image.get("transform", "") else pixels
+    height, width = pixels.shape[:2]
+    cells = pixels[height // 6 :: height // 3, width // 6 :: width // 3][:3, :3]
+    np.testing.assert_allclose(cells[1, :, :3], np.broadcast_to(np.array([127, 139, 151]) / 255, (3, 3)), atol=0.02)
+    assert [*cells[[0, 2], :, :3].sum(axis=-1).argmax(axis=1)] == [1, 0], "the best of the first row and of the last"
+    assert document.count("stroke: #3b7fc4") == 1, "the frame"
+
+
+def test_a_run_is_the_picture_of_its_targets_and_a_target_its_probes(runs: list[dx.Run], tmp_path: Path) -> None:
     figure = runs[0].plot()
-    assert [note.text for note in figure.layout.annotations] == ["a (R2)", "b (R2)"]
-    scores = [trace for trace in figure.data if trace.name == "linear_probe"]
-    for trace, target in zip(scores, ("a", "b"), strict=True):
-        np.testing.assert_array_equal(trace.y, runs[0].profile(f"linear_probe/{target}").data["score"].values)
-    compared = dx.compare(runs, similarity=None).plot()
-    assert [note.text for note in compared.layout.annotations if note.text != " head"] == ["a (R2)", "b (R2)"]
-    assert {trace.name for trace in compared.data if trace.showlegend} == {"base", "other"}
-    assert "a (R2)" in words(svg(compared))
+    (shades,) = [trace for trace in figure.data if trace.type == "heatmap"]
+    (stars,) = [trace for trace in figure.data if trace.name == "best tap (by val)"]
+    names = [str(text).strip("●◐○– ") for text in figure.layout.yaxis.ticktext]
+    assert sorted(names) == ["a (R2)", "b (R2)"]
+    for row, name in enumerate(names):
+        profile = runs[0].profile(f"linear_probe/{name[0]}")
+        assert int(np.argmax(shades.z[row])) == int(np.argmax(profile.data["score"].values))
+        assert profile.taps[stars.x[list(stars.y).index(row)]] == profile.best_tap
+    one = runs[0].plot("a")
+    assert [note.text for note in one.layout.annotations] == ["linear_probe/a"]
+    (score,) = [trace for trace in one.data if trace.name == "linear_probe"]
+    np.testing.assert_array_equal(score.y, runs[0].profile("linear_probe/a").data["score"].values)
+    with pytest.raises(dx.DiagnosticsError, match="Unknown target 'c': there are a, b"):
+        runs[0].plot("c")
     # Without a probe, the measures themselves.
     other = dx.run(graded_encoder("no", (1, 1), (1, 1)), graded_data(), out=tmp_path / "no", measures="rankme", controls=False, report=False)  # fmt: skip
-    assert [note.text for note in other.plot().layout.annotations] == ["rankme (rankme)"]
+    assert [note.text for note in other.plot().layout.annotations] == ["rankme"]
     none = dx.run(graded_encoder("no", (1, 1), (1, 1)), graded_data(), out=tmp_path / "map", measures="cka", controls=False, report=False)  # fmt: skip
     with pytest.raises(dx.DiagnosticsError, match=r"has no profile to draw: run again"):
         none.plot()
+
+
+def test_a_comparison_names_the_probe_of_each_panel(runs: list[dx.Run]) -> None:
+    compared = dx.compare(runs, similarity=None).plot()
+    titles = [note.text for note in compared.layout.annotations if note.text != " head"]
+    assert titles == ["linear_probe/a", "linear_probe/b"]
+    assert {trace.name for trace in compared.data if trace.showlegend} == {
+        "base", "other", "best tap (by val)", "output",
+    }  # fmt: skip
+    assert "linear_probe/a" in words(svg(compared))
 
 
 def test_results_print_as_a_line_and_show_as_a_table(runs: list[dx.Run]) -> None:

@@ -95,12 +95,24 @@ def test_a_module_in_a_file_is_taken_as_it_is(file: str) -> None:
     [
         (
             "image",
-            r"my_model.py:image gives a bare Trunk, whose modality cannot be known .*\?modality=image&size=96&mean=...&std=...",
+            r"whose modality cannot be known .*'\S*:image\?modality=image&size=\.\.\.&mean=\.\.\.&std=\.\.\.' .* or '\S*:image\?modality=series&length=\.\.\.', or return",
         ),
-        ("image?modality=video", "whose modality cannot be known"),
-        ("image?modality=image", "whose size and mean and std cannot be known"),
-        ("image?modality=image&size=16&mean=0", "whose std cannot be known"),
-        ("series?modality=series", "whose length cannot be known"),
+        ("image?modality=video", "Unknown modality of a bare module 'video': there are image, series"),
+        (
+            "image?modality=image",
+            r"whose size and mean and std cannot be known .*'\S*\?modality=image&size=\.\.\.&mean=\.\.\.&std=\.\.\.'",
+        ),
+        # What was given is repeated, and nothing else is filled in.
+        (
+            "image?modality=image&size=16&mean=0",
+            r"whose std cannot be known .*\?modality=image&size=16&mean=0&std=\.\.\.' \(std of",
+        ),
+        ("image?std=1,2,3", r"\?modality=image&size=\.\.\.&mean=\.\.\.&std=1,2,3' "),
+        (
+            "series?width=6&modality=series&mean=3",
+            r"whose length cannot be known .*:series\?width=6&modality=series&length=\.\.\.&mean=3'",
+        ),
+        ("image?modalty=image&size=16", "Unknown option of this encoder 'modalty': did you mean modality"),
         ("image?modality=image&size=16&mean=a&std=1", "'a' is not one number"),
         ("image?modality=image&size=16&mean=0&std=0", "cannot be a std"),
         ("image?modality=image&size=ten&mean=0&std=1", "size=ten is not int"),

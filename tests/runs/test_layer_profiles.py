@@ -142,7 +142,7 @@ def test_the_heat_map_shows_steps_by_depth_with_the_best_tap() -> None:
         with torch.no_grad():
             encoder.module.blocks[0].inner.weight.mul_(0.5)
     figure = watch.plot("linear_probe/level")
-    heat, stars = figure.data
+    heat, stars, output = figure.data
     column = watch.profiles.sel(measure="linear_probe/level")
     np.testing.assert_array_equal(np.asarray(heat.z, float), column["score"].values.T)
     assert list(heat.x) == ["1,000", "3,000"] == list(stars.x)
@@ -150,7 +150,15 @@ def test_the_heat_map_shows_steps_by_depth_with_the_best_tap() -> None:
         list(heat.y) == ["embed", "blocks.0", "blocks.1", "blocks.2", "norm"] == list(figure.layout.yaxis.categoryarray)
     )
     assert list(stars.y) == list(column["best_tap"].values)
-    assert len(watch.plot("rankme").data) == 1
+    # What is marked is named, and the frame lies around the row of the output.
+    assert [trace.name for trace in (stars, output)] == ["best tap (by val)", "output"] and figure.layout.showlegend
+    (frame,) = figure.layout.shapes
+    assert (frame.x0, frame.x1) == (-0.5, 1.5) and list(heat.y)[int(frame.y0 + 0.5)] == "norm" == list(heat.y)[
+        int(frame.y1)
+    ]
+    assert figure.layout.title.text == "linear_probe/level while training"
+    assert "image/svg+xml" in figure._repr_mimebundle_()
+    assert [trace.name for trace in watch.plot("rankme").data] == [None, "output"]
     assert watch.figure().name == "linear_probe/kind"
     with pytest.raises(DiagnosticsError, match="did you mean linear_probe/level"):
         watch.plot("linear_probe/levl")

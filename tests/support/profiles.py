@@ -20,7 +20,7 @@ def profile(
 ) -> Profile:
     """A profile with these numbers, as a run would hold it."""
     attrs = {
-        "family": "dynamics", "output_tap": taps[-1], "score_name": "R2", "higher_is_better": "yes", "measure": name,
+        "family": "dynamics", "pooling": "mean", "output_tap": taps[-1], "score_name": "R2", "higher_is_better": "yes", "measure": name,
         "units_val": 80,
     }  # fmt: skip
     if probe:

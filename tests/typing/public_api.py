@@ -121,9 +121,14 @@ def a_dataset_is_made() -> dx.Dataset:
     lazy = dx.LazySamples(3, lambda i: np.full(4, i))
     assert_type(lazy, dx.LazySamples)
     samples = dx.padded([np.zeros(4), np.zeros(6)])
-    return dx.Dataset(
-        "tones", "audio", samples, ["a", "b"], split.tolist(), {"pitch": target}, rate=16000.0, ragged=True
-    )
+    question = dx.Question("pitch", "high", ("how high is it?",), held_back=("is it high?",))
+    data = dx.Dataset(
+        "tones", "audio", samples, ["a", "b"], split.tolist(), {"pitch": target}, rate=16000.0, ragged=True,
+        texts=["a tone", "another"], questions=[(question,), ()],
+    )  # fmt: skip
+    assert_type(data.texts, tuple[str, ...])
+    assert_type(data.questions, tuple[tuple[dx.Question, ...], ...])
+    return data
 
 
 @dx.hookimpl

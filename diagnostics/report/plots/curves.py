@@ -1,12 +1,13 @@
 """Curves of several encoders on one axis of relative depth."""
 
+from collections.abc import Collection
 from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
 
-from diagnostics.report.figures import CurvesFigure, DepthCurve
-from diagnostics.report.plots.style import BOTTOM, FLOOR, HEIGHT, LINE, TOP, add_mark, dressed
+from diagnostics.report.figures import CurvesFigure, DepthCurve, MarkKind
+from diagnostics.report.plots.style import BOTTOM, FLOOR, HEIGHT, LINE, SYMBOLS, TOP, add_mark, dressed
 
 COLOURS = ("#3b7fc4", "#d55e00", "#3b8a5c", "#9a63b3", "#a6761d", "#1b8a99", "#c84577", "#76828e")
 """One for each group; more groups than colours differ in their dashes."""
@@ -36,6 +37,7 @@ def draw_curves(curves: CurvesFigure) -> go.Figure:
                 hover = f"{escape(curve.name)}<br>{mark.kind}: {escape(mark.tap)}<br>%{{y:.4g}}<extra></extra>"
                 labels = {"legendgroup": name, "showlegend": False, "hovertemplate": hover}
                 add_mark(figure, mark.depth, mark.value, mark.kind, colour, 10, **labels)
+    _name_marks(figure, {mark.kind for members in curves.groups.values() for curve in members for mark in curve.marks})
     figure.add_vline(x=TRUNK_END, line={"color": "#9aa5b1", "width": 1, "dash": "dot"})
     if curves.depths.max() > TRUNK_END:
         figure.add_annotation(
@@ -49,7 +51,7 @@ def draw_curves(curves: CurvesFigure) -> go.Figure:
         low = FLOOR
     pad = 0.08 * max(high - low, 0.05)
     figure.update_yaxes(range=[low - pad, high + pad], title_text=escape(curves.axis), zeroline=False)
-    figure.update_xaxes(title_text="relative depth (0: after the embedding, 1: the trunk's output)", zeroline=False)
+    figure.update_xaxes(title_text="relative depth (1: the trunk's output)", zeroline=False)
     return dressed(figure).update_layout(
         height=HEIGHT, margin={"l": 60, "r": 20, "t": TOP, "b": BOTTOM},
         legend={"orientation": "h", "x": 0, "y": 1.06, "yanchor": "bottom"},
@@ -69,6 +71,14 @@ def _add_line(
                 showlegend=legend and part is trunk, line={"color": colour, "dash": drawn, "width": width},
                 hovertemplate=f"{escape(name)}<br>depth %{{x:.2f}}<br>%{{y:.4g}}<extra></extra>",
             )  # fmt: skip
+
+
+def _name_marks(figure: go.Figure, kinds: Collection[MarkKind]) -> None:
+    """What the symbols mean, in no group's colour."""
+    for kind in sorted(kinds):
+        name = "best tap (by val)" if kind == "best tap" else kind
+        marker = {"symbol": SYMBOLS[kind], "size": 10, "color": LINE}
+        figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip")
 
 
 def _add_band(figure: go.Figure, depths: np.ndarray, curve: DepthCurve, colour: str, group: str) -> None:

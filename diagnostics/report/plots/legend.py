@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from diagnostics.report.page import Legend, MapLegend
 from diagnostics.report.plots.profile import BAND, CONTROL_COLOURS, CONTROL_DASHES
 from diagnostics.report.plots.score_map import colours_of
-from diagnostics.report.plots.style import BEST, INK, LINE, NOT_FOUND, OUTPUT
+from diagnostics.report.plots.style import BEST, FRAME, INK, LINE, OUTPUT
 
 # As plotly draws them, at a width of 1.5.
 DASH_LENGTHS = {
@@ -30,7 +30,7 @@ def signs(legend: Legend | MapLegend) -> list[Sign]:
     if isinstance(legend, MapLegend):
         return [
             *([Sign("best tap, chosen on val", "star", BEST)] if set(legend.states) - {"unread"} else []),
-            Sign("output", "frame", NOT_FOUND),
+            Sign("output", "frame", FRAME),
             *(Sign(name, "square", colour) for colour, name in colours_of(legend.states)),
         ]
     controls = [

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from diagnostics.report.figures import MEANING, ScoreMap, State
 from diagnostics.report.names import name_lines
 from diagnostics.report.numbers import format_number
-from diagnostics.report.plots.style import BEST, MOST_TICKS, NOT_FOUND, SYMBOLS, dressed, tick_taps
+from diagnostics.report.plots.style import BEST, FRAME, MOST_TICKS, OUTLINE, SYMBOLS, dressed, tick_taps
 
 LINE_HEIGHT, BETWEEN = 16, 10
 """Pixels of a line of a row's name, and between rows."""
@@ -22,9 +22,8 @@ HEAD, LEGEND = 20, 70
 UNREAD = "rgba(127,139,151,0.28)"
 # Those of rows that can be read are the ends of `Cividis`.
 COLOURS = (
-    ("#00224e", "no more than knowing nothing gives"), ("#fee838", "best of its row"), (UNREAD, MEANING["unread"][1]),
+    ("#00224e", "as knowing nothing"), ("#fee838", "best of its row"), (UNREAD, MEANING["unread"][1]),
 )  # fmt: skip
-OUTLINE = "#14191f"
 
 
 def colours_of(states: Collection[State]) -> list[tuple[str, str]]:
@@ -92,6 +91,8 @@ def draw_score_map(scores: ScoreMap, *, small: bool = False) -> go.Figure:
     return dressed(figure).update_layout(
         height=around + _height(wide),
         margin={"l": 10, "r": 10, "t": head, "b": 10},
+        # Plotly keeps more for the rows otherwise, and cuts the names below a single one.
+        minreducedheight=BETWEEN,
         showlegend=not small,
     )
 
@@ -110,7 +111,7 @@ def _height(labels: list[str]) -> int:
 def _add_frame(figure: go.Figure, scores: ScoreMap) -> None:
     at, last = scores.taps.index(scores.output), len(scores.targets) - 0.5
     figure.add_shape(
-        type="rect", x0=at - 0.5, x1=at + 0.5, y0=-0.5, y1=last, line={"color": NOT_FOUND, "width": 2.5}
+        type="rect", x0=at - 0.5, x1=at + 0.5, y0=-0.5, y1=last, line={"color": FRAME, "width": 2.5}
     )  # fmt: skip
     right = at > len(scores.taps) / 2
     figure.add_annotation(
@@ -127,11 +128,19 @@ def _add_legend(figure: go.Figure, scores: ScoreMap) -> None:
     signs = [" ".join(MEANING[state]) for state in MEANING if state in scores.states]
     # Shifted by as much as the name of the frame takes.
     figure.add_annotation(
-        x=0, xref="paper", xanchor="left", y=1, yref="paper", yanchor="bottom", yshift=HEAD, text="   ".join(signs),
+        x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="bottom", yshift=HEAD, text="   ".join(signs),
         showarrow=False, font={"size": 12},
     )  # fmt: skip
     figure.update_layout(
-        legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top", "itemsizing": "constant"}
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xref": "container",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "entrywidth": 0,
+        }
     )
 
 

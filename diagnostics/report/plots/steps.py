@@ -8,14 +8,14 @@ import numpy as np
 import plotly.graph_objects as go
 
 from diagnostics.report.figures import StepsFigure
-from diagnostics.report.plots.style import BEST, FLOOR, SYMBOLS, dressed
+from diagnostics.report.plots.style import BEST, FLOOR, FRAME, OUTLINE, SYMBOLS, dressed
 
 ROW = 22
 """Pixels of a tap."""
 
 
 def draw_steps(steps: StepsFigure) -> go.Figure:
-    """Steps from left to right, taps from the input at the bottom up; brighter is larger, and a star is the best tap.
+    """Steps from left to right, taps from the input at the bottom up; brighter is larger; a star is the best tap, the frame the output.
 
     Steps stand side by side, however far apart they are.
     """
@@ -36,9 +36,16 @@ def draw_steps(steps: StepsFigure) -> go.Figure:
     if starred:
         x, y = zip(*starred, strict=True)
         figure.add_scatter(
-            x=x, y=y, mode="markers", name="best tap (by val)", showlegend=False, hoverinfo="skip",
-            marker={"symbol": SYMBOLS["best tap"], "size": 10, "color": BEST, "line": {"width": 1, "color": "white"}},
+            x=x, y=y, mode="markers", name="best tap (by val)", hoverinfo="skip", cliponaxis=False,
+            marker={"symbol": SYMBOLS["best tap"], "size": 12, "color": BEST, "line": {"width": 1, "color": OUTLINE}},
         )  # fmt: skip
+    if steps.output in steps.taps:
+        at = steps.taps.index(steps.output)
+        line = {"color": FRAME, "width": 2.5}
+        figure.add_shape(type="rect", x0=-0.5, x1=len(columns) - 0.5, y0=at - 0.5, y1=at + 0.5, line=line)
+        # A frame has no entry of its own in a legend.
+        marker = {"symbol": "square-open", "size": 10, "color": FRAME, "line": {"width": 2.5}}
+        figure.add_scatter(x=[None], y=[None], mode="markers", name="output", marker=marker, hoverinfo="skip")
     figure.update_yaxes(
         title_text="tap, from the input up", type="category", categoryorder="array", categoryarray=taps, automargin=True,
         showgrid=False,
@@ -51,4 +58,8 @@ def draw_steps(steps: StepsFigure) -> go.Figure:
         automargin=True,
         showgrid=False,
     )
-    return dressed(figure).update_layout(height=150 + ROW * len(taps), margin={"l": 60, "r": 20, "t": 20, "b": 60})
+    return dressed(figure).update_layout(
+        title={"text": f"{escape(steps.name)} while training", "font": {"size": 14}, "x": 0.01, "y": 0.98, "yanchor": "top"},
+        height=170 + ROW * len(taps), margin={"l": 60, "r": 20, "t": 62, "b": 60}, showlegend=True,
+        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
+    )  # fmt: skip

@@ -24,7 +24,7 @@ WIDTH, HEIGHT = 760, 450
 INCH, POINT = 96, 0.75
 LETTER = 6.5
 DASHES = {"dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 2, 3))}
-MARKERS = {"star": ("*", 1.5), "diamond": ("D", 0.8)}
+MARKERS = {"star": ("*", 1.5), "diamond": ("D", 0.8), "square": ("s", 1.0), "square-open": ("s", 1.0)}
 """Plotly's symbol -> matplotlib's, and how many times as large that is drawn to look alike."""
 
 
@@ -97,10 +97,13 @@ class _Still:
         for (x, y), axes in self.axes.items():
             self._dress(axes, x, y)
         for shape in self.layout.shapes:
-            if shape.type == "line" and shape.x0 == shape.x1:
-                axes = next((axes for (x, _), axes in self.axes.items() if x == shape.xref), None)
-                if axes is not None:
-                    axes.axvline(shape.x0, **_line(shape.line))
+            axes = next((axes for (x, _), axes in self.axes.items() if x == (shape.xref or "x")), None)
+            if axes is not None and shape.type == "line" and shape.x0 == shape.x1:
+                axes.axvline(shape.x0, **_line(shape.line))
+            elif axes is not None and shape.type == "rect":
+                corners = [(shape.x0, shape.y0), (shape.x1, shape.y0), (shape.x1, shape.y1), (shape.x0, shape.y1)]
+                x, y = zip(*corners, corners[0], strict=True)
+                axes.plot(x, y, clip_on=False, **_line(shape.line))
         for note in self.layout.annotations:
             self._annotate(note)
         if self.layout.title.text:
@@ -114,12 +117,14 @@ class _Still:
         longest = {"x": 0, "y": 0}
         for trace in self.traces:
             for axis in "xy":
-                names = [value for value in _values(trace[axis]) if isinstance(value, str)]
-                longest[axis] = max([longest[axis], *(len(_plain(name)) for name in names)])
+                named = self._axis(trace[f"{axis}axis"] or axis).ticktext
+                names = [value for value in _values(trace[axis] if named is None else named) if isinstance(value, str)]
+                lines = [line for name in names for line in _plain(name).splitlines()]
+                longest[axis] = max([longest[axis], *map(len, lines)])
         # Names of taps lie aslant below the axis, and upright beside it.
         bottom = max(margin["b"], 40 + 0.65 * LETTER * longest["x"])
         left = max(margin["l"] + 15, 30 + LETTER * longest["y"])
-        right = 90 if any(trace.type == "heatmap" for trace in self.traces) else margin["r"]
+        right = 90 if any(_has_bar(trace) for trace in self.traces) else margin["r"]
         return left / width, bottom / height, 1 - right / width, 1 - margin["t"] / height
 
     def _axes_of(self, trace: Any) -> Any:
@@ -159,40 +164,48 @@ class _Still:
         if "markers" in mode:
             marker, factor = MARKERS.get(str(trace.marker.symbol), ("o", 1.0))
             style |= {"marker": marker, "markersize": POINT * factor * float(_one(trace.marker.size) or 6)}
-            style |= {"markerfacecolor": colour, "markeredgecolor": "white" if trace.marker.line.width else colour}
+            hollow = str(trace.marker.symbol).endswith("-open")
+            edge = colour if hollow or not trace.marker.line.width else _colour(trace.marker.line.color or "#ffffff")[0]
+            style |= {"markerfacecolor": "none" if hollow else colour, "markeredgecolor": edge}
+            style |= {"clip_on": trace.cliponaxis is not False}
         axes.plot(x, y, **{"color": colour, "alpha": opacity, "label": _name(trace)} | style)
 
     def _heatmap(self, axes: Any, trace: Any) -> None:
-        from matplotlib.colors import LinearSegmentedColormap
+        from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
         z = np.array([[np.nan if value is None else value for value in row] for row in trace.z], dtype=float)
-        # Names of rows and columns, before they are counted.
-        for axis, names in ((trace.xaxis or "x", trace.x), (trace.yaxis or "y", trace.y)):
-            self._numbers(axis, names)
-        scale = [(at, _colour(colour)[0]) for at, colour in (trace.colorscale or ((0, "#ffffff"), (1, INK)))]
+        # One heat map may have some rows of a picture, and another the rest.
+        x, y = (
+            self._numbers(axis, names).astype(int) for axis, names in ((trace.xaxis or "x", trace.x), (trace.yaxis or "y", trace.y))
+        )  # fmt: skip
+        cells = np.full((np.ptp(y) + 1, np.ptp(x) + 1), np.nan)
+        cells[np.ix_(y - y.min(), x - x.min())] = z
+        edges = (x.min() - 0.5, x.max() + 0.5, y.min() - 0.5, y.max() + 0.5)
+        scale = [(at, to_rgba(*_colour(colour))) for at, colour in (trace.colorscale or ((0, "#ffffff"), (1, INK)))]
         colours = LinearSegmentedColormap.from_list("figure", scale)
         colours = colours.reversed() if trace.reversescale else colours
-        drawn = axes.imshow(z, cmap=colours, vmin=trace.zmin, vmax=trace.zmax, aspect="auto", origin="lower")
+        drawn = axes.imshow(
+            cells, cmap=colours, vmin=trace.zmin, vmax=trace.zmax, aspect="auto", origin="lower", extent=edges
+        )
         for (row, column), text in np.ndenumerate(
             np.array(trace.text if trace.text is not None else [[]], dtype=object)
         ):
             if text:
                 light = sum(drawn.to_rgba(z[row, column])[:3]) > 1.5
                 colour = "black" if light else "white"
-                axes.text(column, row, _plain(text), ha="center", va="center", size=7, color=colour)
-        if trace.showscale is not False:
+                axes.text(x[column], y[row], _plain(text), ha="center", va="center", size=7, color=colour)
+        if _has_bar(trace):
             bar = self.still.colorbar(drawn, ax=axes, fraction=0.03, pad=0.02)
             bar.set_label(_plain(trace.colorbar.title.text or ""))
 
     def _dress(self, axes: Any, x: str, y: str) -> None:
         for name, of in ((x, axes.xaxis), (y, axes.yaxis)):
             axis, limits = self._axis(name), axes.set_xlim if of is axes.xaxis else axes.set_ylim
-            if name in self.categories:
-                names = self.categories[name]
+            names = axis.ticktext or self.categories.get(name)
+            if names is not None:
+                places = range(len(names)) if axis.tickvals is None else self._numbers(name, axis.tickvals)
                 aslant: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-                of.set_ticks(
-                    range(len(names)), [_plain(text) for text in names], **(aslant if of is axes.xaxis else {})
-                )
+                of.set_ticks(places, [_plain(text) for text in names], **(aslant if of is axes.xaxis else {}))
             if axis.range:
                 limits(*axis.range)
             elif axis.autorange == "reversed":
@@ -221,11 +234,17 @@ class _Still:
 
     def _legend(self) -> None:
         handles = {label: handle for axes in self.axes.values() for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}  # fmt: skip
+        # Below the title, where there is one.
+        top = 1 - (26 / (self.layout.height or HEIGHT) if self.layout.title.text else 0)
         if handles:
             self.still.legend(
-                handles.values(), handles.keys(), loc="upper left", bbox_to_anchor=(self.box[0], 1.0), frameon=False,
+                handles.values(), handles.keys(), loc="upper left", bbox_to_anchor=(0.01, top), frameon=False,
                 ncols=4, fontsize=8, borderpad=0.2, columnspacing=1.2,
             )  # fmt: skip
+
+
+def _has_bar(trace: Any) -> bool:
+    return trace.type == "heatmap" and trace.showscale is not False
 
 
 def _values(values: Any) -> list[Any]:

@@ -21,6 +21,10 @@ BEST = FOUND
 """Colour of the star that marks a best tap; in a comparison it has the colour of its group."""
 OUTPUT = INK
 """Colour of the diamond that marks the output; in a comparison it has the colour of its group."""
+FRAME = NOT_FOUND
+"""Colour of the frame around the output in a heat map."""
+OUTLINE = "#14191f"
+"""Of a star on a heat map, whose colours are dark and bright."""
 SYMBOLS = {"best tap": "star", "output": "diamond"}
 HEIGHT = 380
 SMALL = 290
@@ -38,6 +42,8 @@ BUTTONS = ("toImage", "zoom2d", "pan2d", "resetScale2d")
 def dressed(figure: go.Figure) -> go.Figure:
     """The figure in the style that all share."""
     font = {"family": "system-ui, sans-serif", "size": 13}
+    # Plotly's own are larger, and cut on narrow screens.
+    figure.update_xaxes(title_font_size=13).update_yaxes(title_font_size=13)
     return figure.update_layout(template="plotly_white", hovermode="closest", font=font)
 
 

@@ -66,8 +66,8 @@ class Comparison(Findings):
         return pd.concat(tables, ignore_index=True)
 
     def plot(self) -> go.Figure:
-        """Score by relative depth of every run, a panel for each target, as a plotly figure; for each measure where no probe
-        is among the profiles."""
+        """Score by relative depth of every run, a panel for each probe of each target, as a plotly figure; for each
+        measure where no probe is among the profiles."""
         from diagnostics.runs.comparison.plots import plot_comparison
 
         return plot_comparison(self)

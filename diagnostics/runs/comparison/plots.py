@@ -7,17 +7,14 @@ import plotly.graph_objects as go
 from diagnostics.errors import DiagnosticsError
 from diagnostics.report.plots import StillFigure, draw, multiples
 from diagnostics.runs.comparison.figures import curves_figure
-from diagnostics.runs.comparison.findings import Findings, first_of_each_target
-from diagnostics.runs.comparison.words import target_name
+from diagnostics.runs.comparison.findings import Findings
 
 
 def plot_comparison(findings: Findings) -> go.Figure:
     """What `Comparison.plot` returns."""
     names = [str(name) for name in findings.data["target"].values]
-    probes = first_of_each_target([row.profile for row in findings.group_scores])
+    probes = {row.profile for row in findings.group_scores}
     drawn = [name for name in names if name in probes] or names
     if not drawn:
         raise DiagnosticsError("The runs share no profile to draw: run them with the same measures.")
-    return StillFigure(
-        multiples([(target_name(findings, name), draw(curves_figure(findings, name))) for name in drawn])
-    )
+    return StillFigure(multiples([(name, draw(curves_figure(findings, name))) for name in drawn]))

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from diagnostics import Dataset, DiagnosticsError, Target, split_groups
+from diagnostics import Dataset, DiagnosticsError, Question, Target, split_groups
 from diagnostics_data.shapes.captions import caption, embedded
 from diagnostics_data.shapes.patterns import SHAPES
+from diagnostics_data.shapes.questions import questions
 from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render
 from diagnostics_data.shapes.world import MOST_OBJECTS
 
@@ -17,11 +18,10 @@ PLACE_BYTES, CLIP_BYTES = 3 + 1 + 1 + 4, 8
 class Shapes(Dataset):
     """A data set that also knows what no target can hold.
 
-    captions: list of str [sample]. centres: float32 [sample, frame, object, (y, x)], in pixels; visible: int32 [sample,
+    centres: float32 [sample, frame, object, (y, x)], in pixels; visible: int32 [sample,
     frame, object], in pixels; objects that a scene lacks have NaN and 0.
     """
 
-    captions: list[str]
     centres: np.ndarray
     visible: np.ndarray
 
@@ -40,7 +40,8 @@ def build(n: int, size: int, frames: int, seed: int) -> Shapes:
         maps |= {"flow_y": np.empty(shape, np.float32), "flow_x": np.empty(shape, np.float32)}
     centres = np.full((n, frames, MOST_OBJECTS, 2), np.nan, np.float32)
     visible = np.zeros((n, frames, MOST_OBJECTS), np.int32)
-    captions: list[str] = []
+    texts: list[str] = []
+    asked: list[tuple[Question, ...]] = []
     numbers: list[dict[str, float]] = []
     for i in range(n):
         scene = render(seed, i, size, frames)
@@ -49,7 +50,8 @@ def build(n: int, size: int, frames: int, seed: int) -> Shapes:
             values[i] = scene.flow[..., 0 if name == "flow_y" else 1] if "flow" in name else getattr(scene, name)
         objects = len(scene.world.objects)
         centres[i, :, :objects], visible[i, :, :objects] = scene.centres[:-1], scene.visible
-        captions.append(caption(scene))
+        texts.append(caption(scene))
+        asked.append(questions(scene))
         numbers.append(_numbers(scene))
     if frames == 1:
         pixels, maps = pixels[:, 0], {name: values[:, 0] for name, values in maps.items()}
@@ -61,12 +63,14 @@ def build(n: int, size: int, frames: int, seed: int) -> Shapes:
         pixels,
         ids,
         list(split_groups(ids, seed)),
-        _targets(maps, columns, captions),
+        _targets(maps, columns, texts),
         # No digest of pixels: in a few of them the last bit may differ from one processor to the next.
         fingerprint=f"shapes {RENDERER_VERSION} n={n} size={size} frames={frames} seed={seed}",
         about="procedural scenes with exact ground truth of every kind",
+        texts=texts,
+        questions=asked,
     )
-    dataset.captions, dataset.centres, dataset.visible = captions, centres, visible
+    dataset.centres, dataset.visible = centres, visible
     return dataset
 
 
@@ -85,7 +89,7 @@ def _numbers(scene: Scene) -> dict[str, float]:
     return numbers
 
 
-def _targets(maps: dict[str, np.ndarray], columns: dict[str, np.ndarray], captions: list[str]) -> dict[str, Target]:
+def _targets(maps: dict[str, np.ndarray], columns: dict[str, np.ndarray], texts: list[str]) -> dict[str, Target]:
     clip = "flow_y" in maps
     moment = "state" if clip else "value"
     last = " in the last frame" if clip else ""
@@ -104,7 +108,7 @@ def _targets(maps: dict[str, np.ndarray], columns: dict[str, np.ndarray], captio
         ),
         "depth": Target("token_value", maps["depth"], units="world units", about="distance of what is seen"),
         "caption": Target(
-            "caption", np.stack([embedded(text) for text in captions]), about="counts of the caption's words, normed"
+            "caption", np.stack([embedded(text) for text in texts]), about="counts of the caption's words, normed"
         ),
     }  # fmt: skip
     if clip:

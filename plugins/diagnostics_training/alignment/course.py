@@ -31,6 +31,10 @@ Make = Callable[[TorchEncoder], tuple[Alignment, Feed]]
 """A student, sized for the samples -> its objective and its batches."""
 
 
+def _nothing(objective: Alignment, where: World) -> dict[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Course:
     """A training of one student.
@@ -42,6 +46,10 @@ class Course:
     make: its objective and batches.
     lineage: what is recorded beside the shared parts.
     row: what the command gives beside the shared parts.
+    head: gives the student a head, which learns with it and is saved in it.
+    alone: how many steps at the beginning teach the encoder nothing, since its head learns alone.
+    begin: the first step; the control leaves those out in which the encoder does not learn.
+    conclude: what follows in the first process when everything has learned, before the encoder is saved; gives more of the row.
     """
 
     folder: Path
@@ -52,6 +60,10 @@ class Course:
     lineage: Mapping[str, Any]
     row: Mapping[str, Any]
     itself: bool = False
+    head: Callable[[TorchEncoder], TorchEncoder] | None = None
+    alone: int = 0
+    begin: int = 0
+    conclude: Callable[[Alignment, World], dict[str, Any]] = _nothing
 
 
 def _done(folder: Path, asked: Mapping[str, Any], where: World) -> dict[str, Any] | None:
@@ -99,22 +111,22 @@ def control_of(job: AlignmentJob, start: Start, asked: Mapping[str, Any], course
         return Alignment(student, [start.itself], feed.section), feed.read_by([start.itself])
 
     group = str(course.lineage["group"])
+    # What else is recorded of the course tells what teaches it.
     lineage = {
-        **course.lineage,
+        **dict.fromkeys(course.lineage, ""),
         "group": f"{group}, control",
         "control_of": digest_of_json(course.asked),
         "to": start.tap.name,
-        "for": "",
     }
     return replace(
         course, folder=job.control_folder, asked=asked, to=start.tap.name, teacher=start.itself, make=make, lineage=lineage,
-        row={**course.row, "for": None, "probed": None},
+        row=dict.fromkeys(course.row), head=None, begin=course.alone, conclude=_nothing,
     )  # fmt: skip
 
 
 def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, watch: Watch) -> dict[str, Any]:
     """Trains the student and saves it."""
-    student = make_student(start, job)
+    student = make_student(start, job, course.head)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(start.seed)
         objective, feed = course.make(with_module(student.encoder.sized_for(start.sample)))
@@ -136,11 +148,12 @@ def carry_out(course: Course, job: AlignmentJob, start: Start, where: World, wat
         with resumable(course.folder):
             outcome = fit(
                 objective, feed, settings_of(job, start.seed), course.folder, watch, name=course.folder.name,
-                identity=dict(course.asked) | {"tap": course.to}, world=where,
+                identity=dict(course.asked) | {"tap": course.to}, world=where, begin=course.begin,
             ).outcome  # fmt: skip
     after = cosine(objective.student, objective.tap.name, course.teacher, first)
     row |= outcome | {"cosine": {"before": before, "after": after}}
     if where.first:
+        row |= course.conclude(objective, where)
         student.encoder.to("cpu")
         make_folder(course.folder)
         lineage = {

@@ -57,7 +57,7 @@ def best_tap(
     base: TorchEncoder, target: str, spec: str, device: str, watch: Callable[[Any], None]
 ) -> tuple[str, dict[str, Any]]:
     """The tap of an encoder, up to its output, from which the target's own probe reads it best, fitted on train and chosen on val; and what was
-    seen: `data`, `probe`, `n` of each split, `val_scores`, `score` (what they are: R2, accuracy, mean IoU), `gain` (the best
+    seen: `tap`, `data`, `probe`, `n` of each split, `val_scores`, `score` (what they are: R2, accuracy, mean IoU), `gain` (the best
     one's minus the output's).
 
     Of simulated data of more samples than `PROBED`, as many of the next seed are probed. Of targets with a value for every
@@ -109,6 +109,7 @@ def best_tap(
         )
     gain = scores[best] - scores[output]
     return best, {
+        "tap": best,
         "data": spec,
         "probe": probe,
         "n": dataset.counts(),

@@ -1,13 +1,15 @@
 """An alignment's batches: a section for each teacher's input, and one for the student's, which may see less.
 
 Cells are hidden at random in raw samples, whatever the encoder. Series and audio: windows of a sixteenth of the length take
-the mean of the series (of each variate). Images: of 8 x 8 cells, hidden ones are grey (128). Clips: the same cells in all
-frames. What an encoder norms by a sample's own mean and deviation it then norms by those of what is left.
+the mean of the series (of each variate). Images: of 8 x 8 cells, or of blocks of so many tokens each way, hidden ones are grey
+(128). Clips: the same cells in all frames. What an encoder norms by a sample's own mean and deviation it then norms by those of
+what is left.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diagnostics import Dataset, DiagnosticsError, Encoder
+from diagnostics_training.alignment.augmentation import Places
 from diagnostics_training.alignment.teachers import OWN, Teacher, put_section
 from diagnostics_training.trainer.data import EpochOrder
 
@@ -54,18 +57,33 @@ class Feed:
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         rows, own, first = self.order.part(step, rank, world)
-        samples = [self.dataset[int(row)] for row in rows]
+        return self.read(rows, step, range(first + own.start, first + own.stop))
+
+    def ids(self, step: int, rank: int = 0, world: int = 1) -> list[str]:
+        """Of the samples of that part of the batch."""
+        return [self.dataset.ids[int(row)] for row in self.order.part(step, rank, world)[0]]
+
+    def read(self, rows: np.ndarray, step: int, places: Sequence[int]) -> dict[str, Tensor]:
+        """These samples, each with its place in the epoch, from which follows what is hidden of it."""
+        return self.sections([self.dataset[int(row)] for row in rows], step, places)
+
+    def sections(self, samples: Sequence[np.ndarray], step: int, places: Sequence[int]) -> dict[str, Tensor]:
+        """What each reader makes of raw samples, and the student of what is left of them."""
         batch: dict[str, Tensor] = {}
         for section, encoder in self.readers.items():
-            batch |= self._section(section, encoder, samples)
+            batch |= _section(section, encoder, samples)
         if self.mask:
-            rngs = [np.random.default_rng([self.seed, 1, step, first + i]) for i in range(own.start, own.stop)]
-            less = [hidden(self.dataset.modality, s, self.mask, rng) for s, rng in zip(samples, rngs, strict=True)]
-            batch |= self._section(MASKED, self.student, less)
+            rngs = [np.random.default_rng([self.seed, 1, step, place]) for place in places]
+            batch |= _section(MASKED, self.student, [self.less(*pair) for pair in zip(samples, rngs, strict=True)])
         return batch
 
-    def _section(self, name: str, encoder: Encoder, samples: Sequence[np.ndarray]) -> dict[str, Tensor]:
-        return put_section(name, default_collate([encoder.preprocess(sample) for sample in samples]))
+    def less(self, sample: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """What the student sees of a raw sample."""
+        return hidden(self.dataset.modality, sample, self.mask, rng)
+
+
+def _section(name: str, encoder: Encoder, samples: Sequence[np.ndarray]) -> dict[str, Tensor]:
+    return put_section(name, default_collate([encoder.preprocess(sample) for sample in samples]))
 
 
 def _readers(student: Encoder, teachers: Sequence[Teacher], mask: float) -> dict[str, Encoder]:
@@ -75,10 +93,15 @@ def _readers(student: Encoder, teachers: Sequence[Teacher], mask: float) -> dict
     return readers if mask else {OWN: student, **readers}
 
 
-def hidden(modality: str, sample: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """A copy of a raw sample with this share of its cells hidden: at least one, and not all."""
+def hidden(
+    modality: str, sample: np.ndarray, share: float, rng: np.random.Generator, cells: Sequence[np.ndarray] | None = None
+) -> np.ndarray:
+    """A copy of a raw sample with this share of its cells hidden: at least one, and not all.
+
+    cells: of an image, which cell each row and each column lies in, int [y] and [x] (see `token_blocks`); else 8 x 8 cells.
+    """
     if modality in ("series", "audio"):
-        which = _chosen((min(WINDOWS, len(sample)),), (len(sample),), share, rng)
+        which = _chosen([equal_cells(len(sample), WINDOWS)], share, rng)
         values = np.array(sample, np.result_type(sample.dtype, np.float32))
         known = np.isfinite(values)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -89,19 +112,31 @@ def hidden(modality: str, sample: np.ndarray, share: float, rng: np.random.Gener
     y = {"image": 0, "video": 1}.get(modality)
     if y is None:
         raise DiagnosticsError(f"Nothing stands for a hidden piece of {modality}: leave --mask out.")
-    extent = sample.shape[y : y + 2]
-    which = _chosen((min(CELLS, extent[0]), min(CELLS, extent[1])), extent, share, rng)
+    which = _chosen(cells or [equal_cells(n, CELLS) for n in sample.shape[y : y + 2]], share, rng)
     pixels = np.array(sample)
     pixels[(slice(None),) * y + (which,)] = GREY
     return pixels
 
 
-def _chosen(cells: tuple[int, ...], extent: tuple[int, ...], share: float, rng: np.random.Generator) -> np.ndarray:
-    """Which places [*extent] lie in hidden cells, bool."""
-    count = int(np.prod(cells))
+def equal_cells(extent: int, cells: int) -> np.ndarray:
+    """Which of so many equal cells each place of an axis lies in, int [place]; no more cells than places."""
+    return np.arange(extent) * min(cells, extent) // extent
+
+
+def token_blocks(places: Places, extent: Sequence[int], side: int) -> list[np.ndarray]:
+    """Which block of `side` tokens each row and each column of an image lies in, int [y] and [x]; what lies beyond the grid
+    belongs to the block at its edge."""
+    axes: list[np.ndarray] = []
+    for n, (start, stop), tokens in zip(extent, places.covers(tuple(extent)), places.shape, strict=True):
+        token = np.floor((np.arange(n) + 0.5 - start) / (stop - start) * tokens).astype(int)
+        axes.append(token.clip(0, tokens - 1) // side)
+    return axes
+
+
+def _chosen(cells: Sequence[np.ndarray], share: float, rng: np.random.Generator) -> np.ndarray:
+    """Which places [*extent] lie in hidden cells, bool; `cells` says for each axis which cell a place lies in."""
+    shape = [int(axis.max()) + 1 for axis in cells]
+    count = math.prod(shape)
     drawn = np.zeros(count, bool)
     drawn[rng.permutation(count)[: min(max(1, round(share * count)), max(1, count - 1))]] = True
-    drawn = drawn.reshape(cells)
-    for axis, (n, size) in enumerate(zip(cells, extent, strict=True)):
-        drawn = np.take(drawn, np.arange(size) * n // size, axis)
-    return drawn
+    return drawn.reshape(shape)[np.ix_(*cells)]

@@ -46,16 +46,24 @@ class Alignment(Objective):
         read = section_of(batch, self.section)
         return self.student.capture(read, [self.tap.name], gradient=True)[self.tap.name]
 
+    def valid(self, batch: Batch) -> Tensor | None:
+        """Which of the student's grid tokens stand for data, bool [B, T]; None where all do."""
+        return self.student.valid(section_of(batch, self.section), self.tap)
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        tokens = self.tokens(batch)
-        valid = self.student.valid(section_of(batch, self.section), self.tap)
+        return self.values(self.tokens(batch), batch)
+
+    def values(self, tokens: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """`loss`, and each teacher's cosine, of the student's tokens."""
+        valid = self.valid(batch)
         cosines = [
             agreement(change(tokens), self.tap, taught(teacher, batch), teacher.tap, valid)
             for teacher, change in zip(self.teachers, self.maps, strict=True)
         ]
-        weighted = [teacher.weight * cosine for teacher, cosine in zip(self.teachers, cosines, strict=True)]
-        named = {"cosine" if i == 0 else f"cosine_{i + 1}": cosine for i, cosine in enumerate(cosines)}
-        return {"loss": -torch.stack(weighted).sum(), **named}
+        loss = tokens.new_zeros((), dtype=torch.float32)
+        for teacher, cosine in zip(self.teachers, cosines, strict=True):
+            loss = loss - teacher.weight * cosine
+        return {"loss": loss, **{"cosine" if i == 0 else f"cosine_{i + 1}": cosine for i, cosine in enumerate(cosines)}}
 
     def output(self, batch: Batch) -> Tensor:
         tokens = self.student.capture(section_of(batch, self.section), [self.tap.name])[self.tap.name]

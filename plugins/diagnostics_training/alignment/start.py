@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,9 +79,13 @@ class Student:
     trusts: bool
 
 
-def make_student(start: Start, job: AlignmentJob) -> Student:
-    """A student; raises where it could not be saved and built again, or has no place for what was asked for."""
+def make_student(
+    start: Start, job: AlignmentJob, head: Callable[[TorchEncoder], TorchEncoder] | None = None
+) -> Student:
+    """A student, with a `head` where one is put on it; raises where it could not be saved and built again, or has no place for
+    what was asked for."""
     encoder, blocks = scaled(start.base, job.layer_scale)
+    encoder = head(encoder) if head else encoder
     with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
         trusts = _names_code(save_encoder(folder, encoder))
     if job.drop_path:

@@ -67,9 +67,9 @@ def on_grid(tokens: Tensor, grid: Grid, wanted: Grid) -> Tensor:
     cells = cells.movedim(-1, 1).unflatten(-1, grid.shape)
     for axis, count in enumerate(wanted.shape, start=2):
         lines = cells.movedim(axis, -1)
-        # All lines as the rows of one image, whose height stays.
-        image = lines.reshape(1, 1, -1, lines.shape[-1])
-        resized = nn.functional.interpolate(image, (image.shape[2], count), mode="bilinear", antialias=True)
+        # Of rows: torch 2.13 gives other numbers for columns of a width of 1, with antialiasing.
+        row = lines.reshape(1, -1, 1, lines.shape[-1])
+        resized = nn.functional.interpolate(row, (1, count), mode="bilinear", antialias=True)
         cells = resized.reshape(*lines.shape[:-1], count).movedim(-1, axis)
     return torch.cat([prefix, cells.flatten(2).movedim(1, -1)], dim=1)
 

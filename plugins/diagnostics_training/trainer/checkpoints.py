@@ -31,9 +31,16 @@ DAMAGED = "its bytes are not those that were written"
 OPTIONS = frozenset({
     "data", "batch", "steps", "lr", "optimiser", "schedule", "warmup", "cooldown", "accumulate", "clip", "seed", "precision",
     "width", "depth", "heads", "patch", "likelihood", "positives", "regulariser", "to", "for", "mask", "layer_scale", "drop_path", "teacher", "keep", "at",
+    "lm", "pool", "projector_steps", "train_lm",
+    "relations", "mask_cell",
 })  # fmt: skip
 """Parts of an identity that are options of a command."""
-UNTELLING = {"fingerprint": "other samples of these data", "base": "other weights of the base encoder"}
+UNTELLING = {
+    "fingerprint": "other samples of these data",
+    "base": "other weights of the base encoder",
+    "decoder": "other weights of the decoder",
+    "relations_by": "another teacher of relations",
+}
 """Parts whose values tell people nothing."""
 FOLLOWS = {
     "data": ("fingerprint", "modality", "length", "variates", "size", "frames", "outputs"),
@@ -41,6 +48,9 @@ FOLLOWS = {
     "to": ("tap",),
     "for": ("tap",),
     "base": ("tap",),
+    "lm": ("decoder", "tap"),
+    "steps": ("projector_steps",),
+    "relations": ("tap", "relations_by"),
 }
 """What differs because something else does."""
 
@@ -61,7 +71,7 @@ def save(
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     # A folder, since safetensors writes to a file of another name first, which a kill leaves.
     beside = folder / f"{FILE}.partial"
-    kept = {"format": 3, "step": step, "identity": dict(identity), "tensors": _digest_of(tensors)}
+    kept = {"format": 3, "step": step, "identity": dict(identity), "tensors": digest_of_tensors(tensors)}
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
@@ -92,7 +102,7 @@ def load(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, iden
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, str(error)) from error
-    if _digest_of(tensors) != kept["tensors"]:
+    if digest_of_tensors(tensors) != kept["tensors"]:
         raise _unreadable(path, DAMAGED)
     module.load_state_dict({n.removeprefix(WEIGHTS): t for n, t in tensors.items() if n.startswith(WEIGHTS)})
     for name, parameter in module.named_parameters():
@@ -144,7 +154,7 @@ def digest_of_json(kept: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def _digest_of(tensors: Mapping[str, Tensor]) -> str:
+def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Of names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):

@@ -183,7 +183,7 @@ class Feed:
     ) -> None:
         self.samples, self.views, self.objective = samples, views, objective
         self.batch, self.seed, self.beside = batch, seed, dict(beside or {})
-        self.sample_ids = [str(row) for row in range(len(samples))] if ids is None else ids
+        self.sample_ids = tuple(map(str, range(len(samples))) if ids is None else ids)
         self.order = EpochOrder(np.arange(len(samples)), batch, seed)
 
     def ids(self, step: int, rank: int = 0, world: int = 1) -> list[str]:

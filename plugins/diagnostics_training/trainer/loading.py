@@ -45,9 +45,13 @@ def batches_ahead(batches: Batches, steps: range, world: World, workers: int) ->
         # torch raises it wherever this process is at that moment.
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise DiagnosticsError(
-            f"A process that prepares batches was ended ({describe(error)}), perhaps for want of memory: give fewer --workers."
-        ) from error
+        raise _ended(error) from error
+
+
+def _ended(error: Exception) -> DiagnosticsError:
+    return DiagnosticsError(
+        f"A process that prepares batches was ended ({describe(error)}), perhaps for want of memory: give fewer --workers."
+    )
 
 
 def _by_thread(make: Callable[[int], Batch], steps: range, pinned: bool) -> Generator[Batch]:
@@ -77,6 +81,11 @@ def _by_workers(make: Callable[[int], Batch], steps: range, workers: int, pinned
             if isinstance(batch, DiagnosticsError):
                 raise batch
             yield batch
+    except (OSError, EOFError) as error:
+        # Of a batch that was being handed over; what a worker raises itself begins with "Caught".
+        if str(error).startswith("Caught"):
+            raise
+        raise _ended(error) from error
     except BaseException as error:
         # Workers end with the iterator, which the frames of an interrupt would keep.
         traceback.clear_frames(error.__traceback__)

@@ -66,8 +66,6 @@ class Monitor:
         self.loss: float = before[-1]["loss"] if before else math.nan
         self.looks = [collapse.Look(line["step"], line["rank"], line["spread"]) for line in before if "rank" in line]
         self.sharp = {key for line in before for key in sharp_heads(line)}
-        if first:
-            tell(f"{name}: goes on from step {first:,} of {settings.steps:,}")
 
     def note(
         self,

@@ -19,12 +19,14 @@ class Objective(nn.Module):
         random; noise on a series.
     compares_samples: whether the loss compares samples of a batch with each other, so that it is no mean of what the loss is
         of parts of the batch.
+    phases: whether `before_step` decides which parameters learn, so that some have no gradient in some steps.
     """
 
     pairs: bool = False
     moves: bool = True
     noise: bool = True
     compares_samples: bool = False
+    phases: bool = False
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss`, a scalar that is a mean over the batch's samples, and any further scalars to log."""
@@ -56,6 +58,9 @@ class Objective(nn.Module):
         Drawn for the batch over all processes and then dealt out, so that how many there are changes nothing.
         """
         return {}
+
+    def before_step(self, step: int) -> None:
+        """Before each step, `step` counted from 0: where it decides what learns. A parameter without a gradient stays as it is."""
 
     def after_step(self, done: int, total: int) -> None:
         """After each optimiser step, `done` counted from 1: where a teacher follows."""

@@ -31,6 +31,6 @@ def build_optimiser(objective: nn.Module, settings: Settings) -> torch.optim.Opt
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     if importlib.util.find_spec("timm") is None:
         raise DiagnosticsError("The optimiser lamb is timm's: pip install timm, or leave --optimiser out.")
-    from timm.optim import Lamb
+    from timm.optim.lamb import Lamb
 
     return Lamb(groups, lr=settings.lr, betas=settings.betas, max_grad_norm=None)

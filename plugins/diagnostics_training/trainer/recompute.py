@@ -6,6 +6,7 @@ Chen et al., Training deep nets with sublinear memory cost (arXiv 1604.06174); t
 import contextlib
 import functools
 from collections.abc import Generator, Iterable
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -26,7 +27,7 @@ def recomputed(blocks: Iterable[nn.Module]) -> Generator[None]:
         yield
 
 
-def _restore(block: nn.Module, forward: object) -> None:
+def _restore(block: nn.Module, forward: Any) -> None:
     if forward is None:
         del block.forward
     else:

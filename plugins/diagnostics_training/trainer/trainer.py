@@ -9,6 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ def fit(
     name: str = "training",
     identity: Mapping[str, Any] | None = None,
     world: World | None = None,
+    begin: int = 0,
     tell: Callable[[str], None] = say,
 ) -> Fitted:
     """Trains an objective in place, and goes on from the checkpoint in `out` where there is one.
@@ -99,6 +101,7 @@ def fit(
     identity: what objective and data are, as plain JSON values: a checkpoint that differs in one of them, or in the
         settings, is refused.
     world: which process this is (see `distributed.world`); the first one writes.
+    begin: the first step, where those before it teach nothing.
     tell: is given single lines: the kernel of attention, the expected time, an output that collapses, a head that sharpens.
     """
     world = world or World()
@@ -111,11 +114,14 @@ def fit(
         if world.first:
             stack.enter_context(_only(out, name))
         barrier()
-        first = checkpoints.load(out, objective, optimiser, identity)
+        kept = checkpoints.load(out, objective, optimiser, identity)
+        first = kept or begin
         barrier()
         monitor = None
         if world.first:
             monitor = stack.enter_context(contextlib.closing(Monitor(out, name, settings, first, watch, tell)))
+            if kept:
+                tell(f"{name}: goes on from step {kept:,} of {settings.steps:,}")
             if first < settings.steps:
                 tell(describe_work(objective, name, settings, world, out))
         if settings.recompute:
@@ -131,6 +137,7 @@ def fit(
                 torch.manual_seed(number(settings.seed, step, world.rank))
                 part = split(batch, settings.accumulate)[0][1]
                 check_attention(objective, part, settings, name, tell if world.first else lambda _: None)
+            objective.before_step(step)
             values = train_step(objective, module, batch, optimiser, settings, step, world)
             done = step + 1
             finite.note(values, done)
@@ -160,7 +167,7 @@ def fit(
         barrier()
         seconds = time.perf_counter() - started
     loss, seen = (monitor.loss, tuple(monitor.looks)) if monitor else (math.nan, ())
-    return Fitted(settings.steps, first, loss, seconds, seen)
+    return Fitted(settings.steps, kept, loss, seconds, seen)
 
 
 def check_fits(objective: Objective, settings: Settings, name: str) -> None:
@@ -203,7 +210,8 @@ def wrap(objective: Objective, settings: Settings, world: World) -> nn.Module:
         objective.compile()
     if world.size == 1:
         return objective
-    return DistributedDataParallel(objective, device_ids=[world.device] if world.device != "cpu" else None)
+    devices = [world.device] if world.device != "cpu" else None
+    return DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=objective.phases)
 
 
 def train_step(
@@ -223,8 +231,9 @@ def train_step(
     parts = split(batch, settings.accumulate)
     for i, (share, part) in enumerate(parts):
         # Gradients are averaged over processes once, with those of the last part.
-        alone = isinstance(module, DistributedDataParallel) and i + 1 < len(parts)
-        with module.no_sync() if alone else contextlib.nullcontext(), attention_in(settings.attention):
+        last = i + 1 == len(parts)
+        waiting = module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext()
+        with waiting, attention_in(settings.attention):
             with torch.autocast(torch.device(world.device).type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 values: dict[str, Tensor] = module(part)
             (values["loss"] * share).backward()

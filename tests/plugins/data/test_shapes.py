@@ -16,6 +16,7 @@ from diagnostics_data.plugin import datasets
 from diagnostics_data.shapes import dataset as dataset_module
 from diagnostics_data.shapes.captions import WORDS, caption, embedded, motion, place
 from diagnostics_data.shapes.patterns import SHAPES, TEXTURES, level, reach
+from diagnostics_data.shapes.questions import WORDINGS, questions
 from diagnostics_data.shapes.render import Scene, render
 from diagnostics_data.shapes.world import COLOURS, Surface, World
 from torch import nn
@@ -396,6 +397,33 @@ def test_colours_are_true() -> None:
     assert total > 15 and right > 0.75 * total
 
 
+# Questions
+
+
+def test_questions_are_answered_by_what_is_there() -> None:
+    """From masks and colours alone, by hand."""
+    corners: set[str] = set()
+    for i in range(40):
+        drawn, asked = scene(i, 64), {question.name: question.answer for question in questions(scene(i, 64))}
+        pixels = np.bincount(drawn.masks.ravel(), minlength=len(drawn.world.objects) + 1)[1:]
+        main = drawn.world.objects[int(pixels.argmax())]
+        assert (asked["shape"], asked["colour"]) == (main.shape, main.colour)
+        assert asked["count"] == ("one", "two", "three", "four", "five", "six")[int((pixels >= 8).sum()) - 1]
+        there = [k for k in np.argsort(-pixels) if pixels[k] >= 8 and (drawn.centres[0, k] < 32).all()]
+        assert asked["upper_left"] == (drawn.world.objects[there[0]].shape if there else "nothing")
+        corners.add(asked["upper_left"])
+    assert "nothing" in corners and len(corners) > 3
+
+
+def test_held_back_wordings_are_new_orders_of_known_words() -> None:
+    known = {word for wordings, _ in WORDINGS.values() for text in wordings for word in re.findall("[a-z]+", text)}
+    for wordings, held_back in WORDINGS.values():
+        assert held_back and not set(wordings) & set(held_back)
+        assert {word for text in held_back for word in re.findall("[a-z]+", text)} <= known
+    one, two = questions(scene(0, 64))[:2]
+    assert (one.wordings, one.held_back) == WORDINGS["shape"] and two.name == "colour"
+
+
 # The data set
 
 
@@ -418,8 +446,9 @@ def test_images_hold_what_the_scenes_say() -> None:
         assert targets["label"].values[i] == SHAPES.index(drawn.world.objects[drawn.main].shape)
         assert targets["count"].values[i] == drawn.seen.sum() >= 1
         np.testing.assert_allclose([targets[a].values[i] for a in "yx"], drawn.centres[0, drawn.main] / SIZE)
-        assert data.captions[i] == caption(drawn) == more.captions[i]
-        np.testing.assert_array_equal(targets["caption"].values[i], embedded(data.captions[i]))
+        assert data.texts[i] == caption(drawn) == more.texts[i]
+        assert data.questions[i] == questions(drawn)
+        np.testing.assert_array_equal(targets["caption"].values[i], embedded(data.texts[i]))
         k = len(drawn.world.objects)
         np.testing.assert_array_equal(data.visible[i, :, :k], drawn.visible)
         np.testing.assert_allclose(data.centres[i, :, :k], drawn.centres[:-1], rtol=1e-6)
@@ -442,7 +471,7 @@ def test_clips_hold_motion_too() -> None:
             assert data.targets[f"velocity_{axis}"].values[i] == pytest.approx(after - place)
             np.testing.assert_array_equal(data.targets[f"flow_{axis}"].values[i], drawn.flow[..., a])
     assert {data.targets[name].kind for name in ("x", "velocity_y")} == {"state"}
-    assert data.centres.shape == (10, 4, 6, 2) and "moving" in " ".join(data.captions)
+    assert data.centres.shape == (10, 4, 6, 2) and "moving" in " ".join(data.texts)
 
 
 def test_bounds_are_said(monkeypatch: pytest.MonkeyPatch) -> None:

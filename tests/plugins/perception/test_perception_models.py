@@ -15,6 +15,7 @@ timm = pytest.importorskip("timm")
 # Below the skip, since these imports need timm.
 from diagnostics_perception.checkpoint import fitted  # noqa: E402  (below the skip of a missing package)
 from diagnostics_perception.encoder import encoder_of  # noqa: E402  (below the skip of a missing package)
+from diagnostics_perception.layout import meta_tensors  # noqa: E402  (below the skip of a missing package)
 from diagnostics_perception.models import (  # noqa: E402  (below the skip of a missing package)
     ARCHITECTURES,
     Architecture,
@@ -158,6 +159,9 @@ def test_metas_tensors_fit_at_the_published_sizes(name: str) -> None:
     assert {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in model.state_dict().items()}
     # timm's projection has a bias, which Meta's has not.
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name] + one.embedding
+    # And back again, under the same names and with the same shapes.
+    given = {key: tensor.shape for key, tensor in meta_tensors(model.state_dict()).items()}
+    assert given == {key: tensor.shape for key, tensor in state.items()}
 
 
 def test_initial_weights_are_drawn_as_before_training() -> None:

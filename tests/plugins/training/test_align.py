@@ -19,7 +19,7 @@ from diagnostics_training.alignment.feed import Feed, hidden
 from diagnostics_training.alignment.layer_scale import DropPath, put_drops, scaled
 from diagnostics_training.alignment.objective import Alignment
 from diagnostics_training.alignment.tap import TapJob, align_tap
-from diagnostics_training.alignment.teachers import Teacher, put_section, with_module
+from diagnostics_training.alignment.teachers import Teacher, on_grid, put_section, with_module
 from diagnostics_training.alignment_commands import aligned_lines
 from diagnostics_training.options import settings_of
 from diagnostics_training.trainer.data import plain
@@ -379,6 +379,19 @@ def test_a_teacher_of_another_width_is_met_by_a_map_that_is_thrown_away(tmp_path
     assert sum(p.numel() for p in loaded.module.parameters()) == 64 + sum(p.numel() for p in base.module.parameters())
 
 
+def test_tokens_on_another_grid_are_what_torch_makes_of_maps_and_of_lines() -> None:
+    tokens = torch.randn(2, 1 + 4 * 6, 3)
+    for shape in ((8, 9), (2, 3), (4, 12)):
+        told = on_grid(tokens, Grid((4, 6), ("y", "x"), 1), Grid(shape, ("y", "x")))
+        maps = tokens[:, 1:].unflatten(1, (4, 6)).permute(0, 3, 1, 2)
+        whole = nn.functional.interpolate(maps, shape, mode="bilinear", antialias=True)
+        assert torch.equal(told[:, 0], tokens[:, 0])
+        assert torch.allclose(told[:, 1:], whole.flatten(2).transpose(1, 2), atol=1e-6)
+    line = torch.arange(4.0).reshape(1, 4, 1)
+    twice = on_grid(line, Grid((4,), ("t",)), Grid((8,), ("t",))).flatten()
+    assert twice.tolist() == pytest.approx([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
+
+
 def test_fracast_whose_one_block_runs_ten_times(tmp_path: Path) -> None:
     pytest.importorskip("fracast")
     row = align_tap(
@@ -471,6 +484,7 @@ def test_too_small_a_difference_is_said_and_it_goes_on(
     gain: float, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     probed = {
+        "tap": "blocks.0",
         "data": DATA,
         "n": {},
         "val_scores": {"blocks.0": 0.5 + gain, "blocks.1": 0.5},

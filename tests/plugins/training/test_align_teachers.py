@@ -203,3 +203,10 @@ def test_what_the_trainer_can_do_is_there_for_alignments(tmp_path: Path, more: d
     weights = [dx.load_encoder(Path(row["path"])).identity["weights"] for row in (plain, other)]
     assert (weights[0] == weights[1]) == same
     assert other["loss"] == pytest.approx(plain["loss"], abs=0 if same else 0.2)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_samples(tmp_path: Path) -> None:
+    with pytest.raises(DiagnosticsError, match=r"step \d+") as raised:
+        align_tap(job(tmp_path / "a", "blocks.0", SMALL, SERIES, steps=30, batch=8, lr=1e30, clip=float("inf")))
+    assert any(name in str(raised.value) for name in dx.build("dataset", SERIES).ids)
+    assert not (tmp_path / "a" / "encoder.safetensors").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -75,18 +76,40 @@ def test_an_error_in_a_worker_is_its_own_sentence(tmp_path: Path, workers: int) 
     assert not multiprocessing.active_children()
 
 
-def test_a_worker_that_is_killed_is_one_sentence() -> None:
+@pytest.mark.parametrize("torn", [True, False])
+def test_a_worker_that_is_killed_is_one_sentence(torn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the middle of a batch that it hands over."""
+
     def killed(step: int, rank: int, world: int) -> Batch:
         if step == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         return numbered(step, rank, world)
 
-    with (
-        pytest.raises(DiagnosticsError, match=r"was ended \(.*\), perhaps for want of memory: give fewer --workers"),
-        batches_ahead(killed, range(8), World(), 1) as coming,
-    ):
-        list(coming)
+    def receive(*_: object) -> None:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    if torn:
+        monkeypatch.setattr("multiprocessing.resource_sharer.DupFd.detach", receive)
+
+    def go_through() -> None:
+        with batches_ahead(numbered if torn else killed, range(8), World(), 1) as coming:
+            list(coming)
+
+    with pytest.raises(DiagnosticsError, match=r"was ended \(.*\), perhaps for want of memory: give fewer --workers"):
+        go_through()
     assert not multiprocessing.active_children()
+
+
+def test_what_a_worker_raises_otherwise_stays_what_it_is() -> None:
+    def missing(step: int, rank: int, world: int) -> Batch:
+        raise FileNotFoundError(2, "no such file", "x.png")
+
+    def go_through() -> None:
+        with batches_ahead(missing, range(8), World(), 1) as coming:
+            list(coming)
+
+    with pytest.raises(FileNotFoundError, match=r"x\.png"):
+        go_through()
 
 
 @pytest.mark.parametrize("waiting", [True, False])
@@ -99,9 +122,10 @@ def test_an_interrupt_leaves_no_process(waiting: bool) -> None:
 
     def interrupt() -> None:
         # As a terminal does, to all processes.
-        for process in (*(child.pid for child in multiprocessing.active_children()), os.getpid()):
-            assert process is not None
-            os.kill(process, signal.SIGINT)
+        children = [process.pid for process in multiprocessing.active_children()]
+        for process in (os.getpid(), *(child for child in children if child)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGINT)
 
     def go_through() -> None:
         with batches_ahead(slow, range(99), World(), 2) as coming:

@@ -59,13 +59,14 @@ def job(
         return built.model.backbone(drawn(0)["x"])  # type: ignore[operator, union-attr]
 
 
-def jobs(folder: str, names: str, **more: Any) -> None:
+def jobs(folder: str, kinds: list[tuple[str, tuple[str, ...], dict[str, Any]]]) -> None:
     """Several of them, one after the other, by the processes that the environment tells of."""
     with world("cpu") as where:
-        for name in names.split(","):
-            tokens = job(Path(folder) / name, name, 6, 0, where, **more)
-            if where.first:
-                torch.save(tokens, Path(folder) / name / "tokens.pt")
+        for kind, names, more in kinds:
+            for name in names:
+                tokens = job(Path(folder) / kind / name, name, 6, 0, where, **more)
+                if where.first:
+                    torch.save(tokens, Path(folder) / kind / name / "tokens.pt")
 
 
 def start(call: str, **environment: str) -> subprocess.Popen[str]:
@@ -419,9 +420,9 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path) -> None
         ("plain", ("forecast", "contrastive", "reconstruct", "jepa", "supervised"), {}),
         ("lamb", ("forecast", "reconstruct"), lamb),
     ]
-    calls = [f"jobs({str(tmp_path / 'two' / kind)!r}, {','.join(names)!r}, **{more})" for kind, names, more in kinds]
+    call = f"jobs({str(tmp_path / 'two')!r}, {kinds!r})"
     together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    running = [start("; t.".join(calls), RANK=str(rank), **together) for rank in range(2)]
+    running = [start(call, RANK=str(rank), **together) for rank in range(2)]
     one = {
         (kind, name): job(tmp_path / "one" / kind / name, name, 6, optimiser=more.get("optimiser", "adamw"))
         for kind, names, more in kinds

@@ -1,0 +1,65 @@
+"""Prints the bytes that one training step of a ViT-S adds to this process at its peak: `plain`, or its blocks `recomputed`.
+
+In a process of its own, since a peak never falls again, and without `_common`, which has freed memory kept.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import timm
+import torch
+from diagnostics_training.trainer.distributed import World
+from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.trainer.optimisers import build_optimiser
+from diagnostics_training.trainer.recompute import recomputed
+from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.trainer import train_step
+
+BATCH = 16
+
+
+class Small(Objective):
+    """A ViT-S of 12 blocks at 224 pixels, with any loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = timm.create_model("vit_small_patch16_224", num_classes=10)
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"loss": torch.nn.functional.cross_entropy(self.model(batch["x"]), batch["y"])}
+
+    def blocks(self) -> list[torch.nn.Module]:
+        return list(self.model.blocks)
+
+
+def batch() -> Batch:
+    """Noise, the same each time."""
+    rng = torch.Generator().manual_seed(0)
+    return {
+        "x": torch.randn(BATCH, 3, 224, 224, generator=rng),
+        "y": torch.randint(10, (BATCH,), generator=rng),
+    }
+
+
+def most() -> int:
+    """Largest memory of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main(recompute: bool) -> None:
+    torch.set_num_threads(1)
+    before = most()
+    objective, settings = Small(), Settings(10)
+    optimiser = build_optimiser(objective, settings)
+    with recomputed(objective.blocks() if recompute else ()):
+        # The first one makes the optimiser's state.
+        for step in range(2):
+            train_step(objective, objective, batch(), optimiser, settings, step, World())
+    print(most() - before)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] == "recomputed")

@@ -1,0 +1,37 @@
+"""What can be asked of a sample, with the answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diagnostics.errors import DiagnosticsError
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about a sample and its answer.
+
+    Parameters
+    ----------
+    name: which question it is (`colour`), alike for all samples: scores are told apart by it.
+    answer: one text.
+    wordings: the question in one or several wordings; a wording of "" asks nothing, so that the answer is a caption.
+    held_back: wordings that are never trained on, in which a test asks. Without any it asks in `wordings`.
+
+    Raises DiagnosticsError without a wording.
+    """
+
+    name: str
+    answer: str
+    wordings: tuple[str, ...] = ("",)
+    held_back: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.wordings:
+            raise DiagnosticsError(
+                f"Question {self.name} has no wording: give one, or leave `wordings` out for a caption."
+            )
+
+
+def captioned(texts: Sequence[str]) -> list[tuple[Question, ...]]:
+    """Captions [sample] as the answers to a question that asks nothing, one for each sample."""
+    return [(Question("caption", text),) for text in texts]

@@ -1,0 +1,59 @@
+"""`diagnostics export meta`; importing it imports nothing heavy."""
+
+import importlib
+import shlex
+from dataclasses import asdict
+from json import dumps as to_json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diagnostics import DiagnosticsError, printable
+
+
+def export_meta(
+    encoder: Annotated[
+        str,
+        typer.Argument(
+            metavar="ENCODER",
+            help="A Perception Encoder by any name that `diagnostics run` takes: pe:NAME, saved, cut at a block, aligned.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Ends in .safetensors, or in .pt, which Meta's own code reads."
+        ),
+    ],
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Run a Python file that a saved encoder names to build it.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+) -> None:
+    """Write a Perception Encoder's tensors under Meta's names, as its makers ship them; a file that is there is refused.
+
+    \b
+    Example:
+      diagnostics export meta models/lifted --out lifted.pt
+    """
+    needs_timm()
+    from diagnostics_perception.export import export
+
+    exported = export(encoder, out, trust_code)
+    if json:
+        print(to_json(asdict(exported)))
+        return
+    print(printable(f"{exported.file}: {exported.encoder}, {exported.tensors:,} tensors, {exported.bytes:,} bytes"))
+    if exported.left_out:
+        print(printable(f"Meta's layout has no place for {', '.join(exported.left_out)}, which the file does without"))
+    print(printable(f"Next: diagnostics inspect {shlex.quote(exported.name)}"))
+
+
+def needs_timm() -> None:
+    """Raises where what Perception Encoders are made of is missing."""
+    try:
+        for needed in ("timm", "PIL"):
+            importlib.import_module(needed)
+    except ImportError as error:
+        raise DiagnosticsError(f"Perception Encoders need {error.name}: pip install timm torchvision.") from error

@@ -1,0 +1,156 @@
+"""An encoder around an `Eva` written as its makers write theirs, once it is shown that the file would give the same encoder."""
+
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from timm.models.eva import Eva
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from diagnostics import DiagnosticsError, Encoder, TorchEncoder, build
+from diagnostics.encoders.cut import cut_encoder
+from diagnostics.errors import describe, few
+from diagnostics_perception.checkpoint import fitted
+from diagnostics_perception.layout import HEAD, PARTS, meta_tensors
+from diagnostics_perception.models import skeleton
+from diagnostics_perception.recognition import Known, recognised
+
+ENDINGS = (".safetensors", ".pt")
+_NEEDED = "name one that `pe:` builds, whole or cut at a block, as it is, saved or aligned"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the encoder's name, how many tensors and bytes, the name under which it is read back, and the modules for
+    which Meta's layout has no place."""
+
+    file: str
+    encoder: str
+    name: str
+    tensors: int
+    bytes: int
+    left_out: list[str]
+
+
+def export(encoder: str | Encoder, out: Path, trust_code: bool = False) -> Exported:
+    """Writes the tensors of an encoder, or of what a name builds, to a new file, which `pe:NAME?checkpoint=FILE` reads.
+
+    Raises DiagnosticsError for a file that is there or ends in something else, an encoder that is no Perception Encoder, and one whose
+    activations are not those that its tensors give in `pe:NAME`, bit for bit.
+    """
+    file = out.expanduser()
+    if file.suffix not in ENDINGS:
+        raise DiagnosticsError(
+            f"{file} says no format: give a file that ends in {' or '.join(ENDINGS)} (Meta's own code reads .pt)."
+        )
+    if file.exists() or file.is_symlink():
+        raise DiagnosticsError(f"{file} is there already: choose another --out, or remove it.")
+    whole: Encoder = build("encoder", encoder, trust_code=trust_code) if isinstance(encoder, str) else encoder
+    own, left_out = _own(whole)
+    _check_tensors(whole.name, own.module.state_dict())
+    tensors = meta_tensors(own.module.state_dict())
+    known, side = _known(own.replace(name=whole.name), tensors)
+    _write(tensors, file)
+    options: dict[str, object] = {"checkpoint": quote(str(out), safe="/~")}
+    if side != known.architecture.image:
+        options["img_size"] = side
+    return Exported(str(file), whole.name, known.named(**options), len(tensors), file.stat().st_size, left_out)
+
+
+def _own(encoder: Encoder) -> tuple[TorchEncoder, list[str]]:
+    """The encoder without modules that no `Eva` has, which a cut at its output leaves out, and the names of these."""
+    if not isinstance(encoder, TorchEncoder) or not isinstance(encoder.module, Eva):
+        kind = type(encoder.module).__name__ if isinstance(encoder, TorchEncoder) else "model without a torch module"
+        raise DiagnosticsError(f"{encoder.name} is a {kind}, where a Perception Encoder is an Eva of timm: {_NEEDED}.")
+    further = _parts(encoder).difference(PARTS)
+    if not further:
+        return encoder, []
+    own = cut_encoder(encoder, encoder.output_tap)
+    if read := _parts(own).intersection(further):
+        raise DiagnosticsError(f"{encoder.name} has {few(read)}, which no Perception Encoder has: {_NEEDED}.")
+    return own, sorted(further)
+
+
+def _parts(encoder: TorchEncoder) -> set[str]:
+    """Names of the module's own parameters and of its children that have some."""
+    return {key.partition(".")[0] for key in encoder.module.state_dict()}
+
+
+def _check_tensors(encoder: str, state: Mapping[str, Tensor]) -> None:
+    """Raises for what no file in Meta's layout can hold."""
+    head = {key.partition(".")[0] for key in state}.intersection(HEAD)
+    why = ""
+    if not any(key.startswith("blocks.") for key in state):
+        why = "has no block"
+    elif head and head != set(HEAD):
+        why = f"has {' and '.join(sorted(head))} but not all of {', '.join(HEAD)}, of which Meta's encoders have all or none"
+    elif "head.bias" in state and bool(state["head.bias"].any()):
+        why = "has a bias in its projection, which Meta's has not"
+    elif odd := {str(tensor.dtype).removeprefix("torch.") for tensor in state.values()} - {"float32"}:
+        why = f"has weights in {few(odd)}, which are read back in float32"
+    if why:
+        raise DiagnosticsError(f"{encoder} {why}: {_NEEDED}.")
+
+
+def _known(encoder: TorchEncoder, tensors: Mapping[str, Tensor]) -> tuple[Known, int]:
+    """The model by whose name the tensors are read back, and the side of its input in pixels; raises where none is."""
+    misfits: list[str] = []
+    for known in recognised(tensors):
+        one = known.architecture
+        grid = math.isqrt(max(1, len(tensors.get("positional_embedding", ())) - one.prefix))
+        fit, report = fitted(tensors, one, grid, "index")
+        if misfit := [*report.wrong, *report.changed]:
+            misfits.append("; ".join(misfit))
+            continue
+        module = skeleton(one, grid * one.patch)
+        module.load_state_dict(fit, assign=True)
+        _check_same(encoder, module.eval())
+        return known, grid * one.patch
+    why = (
+        f"its tensors are not those of one ({misfits[0]})" if misfits else "its patches and blocks are of no known size"
+    )
+    raise DiagnosticsError(f"{encoder.name} is no Perception Encoder, since {why}: {_NEEDED}.")
+
+
+def _check_same(encoder: TorchEncoder, module: nn.Module) -> None:
+    """Raises where a module that has the encoder's tensors gives other activations."""
+    batch = default_collate([encoder.preprocess(encoder.example())])
+    expected, given = encoder.capture(batch), encoder.with_module(module, encoder.name).capture(batch)
+    for name, tokens in expected.items():
+        if not torch.allclose(tokens, given[name], 0, 0, equal_nan=True):
+            raise DiagnosticsError(
+                f"{encoder.name} gives other activations at {name} than Meta's code would with its tensors, as with "
+                f"positions=rescaled: {_NEEDED}, with positions=index."
+            )
+
+
+def _write(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """To a file that appears whole or not at all."""
+    # A folder, since safetensors writes to a file of another name first, which a kill leaves.
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        written = partial / file.name
+        written.touch()
+        mode = written.stat().st_mode
+        # Copies of parts of a larger memory, all of which would be written.
+        whole = {name: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for name, t in tensors.items()}
+        if file.suffix == ".pt":
+            torch.save(whole, written)
+        else:
+            save_file(whole, written)
+        written.chmod(mode)  # safetensors leaves a file that nobody else may read, whatever the umask allows
+        written.replace(file)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        why = error.strerror if isinstance(error, OSError) else describe(error)
+        raise DiagnosticsError(f"{file} cannot be written ({why}): is there room, and may you write there?") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Frozen teachers of relations: which places of an image belong together."""

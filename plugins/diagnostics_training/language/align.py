@@ -1,0 +1,147 @@
+"""`diagnostics align language`: an encoder taught by a decoder that answers questions from one of its taps."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from diagnostics import DiagnosticsError, Question, TorchEncoder
+from diagnostics.encoders.cut import cut_encoder
+from diagnostics_training.alignment.course import Course, with_control
+from diagnostics_training.alignment.job import AlignmentJob
+from diagnostics_training.alignment.objective import Alignment
+from diagnostics_training.alignment.start import Start, start_of
+from diagnostics_training.alignment.tap import uncontrolled
+from diagnostics_training.language.answers import answers
+from diagnostics_training.language.decoder import TINY, Decoder, decoder_named
+from diagnostics_training.language.feed import QuestionFeed
+from diagnostics_training.language.objective import Language
+from diagnostics_training.language.pairs import Pairs, check_texts
+from diagnostics_training.language.projector import pooled, with_projector
+from diagnostics_training.trainer.distributed import World
+from diagnostics_training.trainer.monitor import Watch
+
+DECODER = "decoder"
+"""Folder beside the encoder with a decoder that was trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageJob(AlignmentJob):
+    """What `diagnostics align language` was asked for; see its options."""
+
+    command: ClassVar[str] = "align language"
+
+    lm: str
+    pool: int = 1
+    projector_steps: int | None = None
+    train_lm: bool = False
+    drop_path: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pool not in (1, 2):
+            raise DiagnosticsError(f"Tokens cannot be pooled by {self.pool}: give --pool 1 or 2.")
+        if not 0 <= self.alone <= self.steps:
+            raise DiagnosticsError(
+                f"The projector cannot learn alone for {self.alone} of {self.steps} steps: give --projector-steps 0 to {self.steps}."
+            )
+        if self.lm == TINY and not self.train_lm:
+            raise DiagnosticsError("Decoder tiny begins with random weights and must learn too: add --train-lm.")
+        if self.lm != TINY and Path(self.lm).expanduser().resolve().is_relative_to(self.folder.expanduser().resolve()):
+            raise DiagnosticsError(
+                f"Decoder {self.lm} lies in {self.folder}, where it would be overwritten: give another --out."
+            )
+
+    @property
+    def alone(self) -> int:
+        """Steps in which the projector learns alone: a tenth, unless they are given."""
+        return self.steps // 10 if self.projector_steps is None else self.projector_steps
+
+
+def align_language(job: LanguageJob) -> dict[str, Any]:
+    """Aligns and saves an encoder and its control (see `course.with_control`), and the decoder where it is trained.
+
+    Gives in addition `answers` (see `answers.answers`), of the test samples, and `decoder`, the folder of the trained one or None.
+    """
+    start = _ending(start_of(job))
+    check_texts(start.dataset)
+    half = job.precision == "bf16" and not job.train_lm
+    decoder = decoder_named(job.lm, _texts(start), start.seed, half)
+    pairs = Pairs(start.dataset, decoder, 1 + pooled(start.tap.grid, job.pool).tokens)
+    test = np.flatnonzero(start.dataset.split == "test")
+    asked = job.identity(start) | {"projector_steps": job.alone, "decoder": digest_of_weights(job.lm)}
+    group = start.own.lineage.get("group") or start.own.name
+    name = Path(job.lm).name
+    saved = str(job.folder / DECODER) if job.train_lm and job.steps else None
+
+    def make(student: TorchEncoder) -> tuple[Alignment, QuestionFeed]:
+        return Language(student, decoder, job.train_lm, job.alone), QuestionFeed(start, pairs, job.batch)
+
+    def conclude(objective: Alignment, where: World) -> dict[str, Any]:
+        assert isinstance(objective, Language)
+        found = answers(objective, pairs, start.rows, test, job.batch, where.device, start.seed)
+        if saved:
+            save_decoder(Path(saved), decoder)
+        return {"answers": found, "decoder": saved}
+
+    def plan(where: World, watch: Watch) -> Course:
+        return Course(
+            job.folder, asked, name, None, make,
+            {"group": f"{group} aligned with {name}", "to": name, "for": "", **uncontrolled(job)},
+            {"for": None, "probed": None}, head=_head(start, job, decoder), alone=job.alone, conclude=conclude,
+        )  # fmt: skip
+
+    return with_control(job, start, asked, plan)
+
+
+def _ending(start: Start) -> Start:
+    """The start without what the base has behind the tap, as a head that is an earlier alignment's."""
+    if start.base.taps[-1].name == start.tap.name:
+        return start
+    return replace(start, base=cut_encoder(start.base, start.tap.name))
+
+
+def _texts(start: Start) -> list[str]:
+    questions: set[Question] = {question for asked in start.dataset.questions for question in asked}
+    return sorted({text for one in questions for text in (one.answer, *one.wordings, *one.held_back)})
+
+
+def _head(start: Start, job: LanguageJob, decoder: Decoder) -> Callable[[TorchEncoder], TorchEncoder]:
+    def head(student: TorchEncoder) -> TorchEncoder:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(start.seed)
+            return with_projector(student, decoder.width, job.pool)
+
+    return head
+
+
+def digest_of_weights(name: str) -> str:
+    """Of the weights in a decoder's folder; those of `tiny` follow from texts and seed."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(name).expanduser().glob("*.safetensors")) if name != TINY else ():
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def save_decoder(folder: Path, decoder: Decoder) -> None:
+    """Written beside its place and moved there: what was there is replaced whole."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        decoder.save(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except OSError as error:
+        raise DiagnosticsError(
+            f"The decoder cannot be written to {folder} ({error.strerror}): free some room there and give the same command again."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
