@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diagnostics.encoders.evaluating import random_kept
 from diagnostics.encoders.sdpa_calls import SdpaCall, SdpaCalls
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError, describe, unknown
 from diagnostics.vocabulary import KERNELS, Kernel
 
 _BACKENDS = {
@@ -38,6 +38,9 @@ _OPERATORS = {
 _HEADINGS = {"flash": "flash", "memory efficient": "efficient", "cudnn": "cudnn"}
 """How torch begins what it says about each kernel."""
 
+MISSING, REFUSED = "No viable backend", "No available kernel"
+"""What torch raises where a device has no such kernel, and where it has and the kernel takes no such call."""
+
 
 def check_kernel(name: str) -> None:
     """Raises DiagnosticsError for a name that no kernel has."""
@@ -47,7 +50,8 @@ def check_kernel(name: str) -> None:
 
 @contextmanager
 def attention_in(kernel: Kernel) -> Generator[None]:
-    """A context for forward and backward passes in which attention runs in this kernel or raises; `auto` changes nothing.
+    """A context for forward and backward passes in which attention runs in this kernel or raises DiagnosticsError; `auto` changes
+    nothing.
 
     It holds for the whole process, for compiled models and for what is computed once more in a backward pass too. torch's own layers
     then leave their shortcut for a whole layer, in which no kernel can be chosen.
@@ -60,6 +64,12 @@ def attention_in(kernel: Kernel) -> Generator[None]:
     try:
         with sdpa_kernel(_BACKENDS[kernel]):
             yield
+    except RuntimeError as error:
+        if not _refused(error):
+            raise
+        raise DiagnosticsError(
+            f"The {kernel} kernel refuses attention that the first pass had not ({describe(error)}): give --attention auto."
+        ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(shortcut)
 
@@ -158,18 +168,21 @@ class _Operators(TorchDispatchMode):
 
 def _refusal(kernel: Kernel, call: SdpaCall) -> str:
     """Why a kernel does not take a call, in torch's words; "" where it does."""
-    with warnings.catch_warnings(record=True) as said, attention_in(kernel):
+    with warnings.catch_warnings(record=True) as said, sdpa_kernel(_BACKENDS[kernel]):
         warnings.simplefilter("always")
         try:
             call.run()
         except RuntimeError as error:
-            # What it says where a kernel is missing, and where it is there and refuses.
-            if "No viable backend" in str(error):
-                return f"torch has no such kernel for {call.argument(0, 'query').device.type}"
-            if "No available kernel" not in str(error):
+            if not _refused(error):
                 raise
+            if MISSING in str(error):
+                return f"torch has no such kernel for {call.argument(0, 'query').device.type}"
             return _reason(kernel, [str(warning.message) for warning in said]) or "torch does not say why"
     return ""
+
+
+def _refused(error: RuntimeError) -> bool:
+    return MISSING in str(error) or REFUSED in str(error)
 
 
 def _reason(kernel: str, lines: Sequence[str]) -> str:

@@ -148,8 +148,8 @@ def align_tap(
         TapJob(
             encoder=encoder, to=to, target=target, at=at, data=data, out=out, steps=steps, batch=batch, lr=lr,
             optimiser=optimiser, schedule=schedule, warmup=warmup, cooldown=cooldown, clip=clip, accumulate=accumulate,
-            precision=precision, attention=attention, watch_attention=watch_attention, compile=compile, recompute=recompute, workers=workers, mask=mask, layer_scale=layer_scale, drop_path=drop_path, teacher=tuple(teacher or ()), keep=keep, control=control, seed=seed,
-            device=device, trust_code=trust_code,
+            precision=precision, compile=compile, recompute=recompute, workers=workers, mask=mask, layer_scale=layer_scale, drop_path=drop_path, teacher=tuple(teacher or ()), keep=keep, control=control, seed=seed,
+            device=device, trust_code=trust_code, attention=attention, watch_attention=watch_attention,
         )
     )  # fmt: skip
     show(row, json)
@@ -196,6 +196,8 @@ def align_spatial(
     seed: Seed = None,
     accumulate: Accumulate = 1,
     precision: Precision = "float32",
+    attention: Attention = "auto",
+    watch_attention: WatchAttention = None,
     compile: Compile = False,
     recompute: Recompute = False,
     workers: Workers = 0,
@@ -220,6 +222,7 @@ def align_spatial(
             lr=lr, optimiser=optimiser, schedule=schedule, warmup=warmup, cooldown=cooldown, clip=clip, accumulate=accumulate,
             precision=precision, compile=compile, recompute=recompute, workers=workers, mask=mask, mask_cell=mask_cell,
             layer_scale=layer_scale, drop_path=drop_path, control=control, seed=seed, device=device, trust_code=trust_code,
+            attention=attention, watch_attention=watch_attention,
         )
     )  # fmt: skip
     show(row, json)
@@ -267,6 +270,8 @@ def align_language(
     seed: Seed = None,
     accumulate: Accumulate = 1,
     precision: Precision = "float32",
+    attention: Attention = "auto",
+    watch_attention: WatchAttention = None,
     compile: Compile = False,
     recompute: Recompute = False,
     workers: Workers = 0,
@@ -292,7 +297,7 @@ def align_language(
             projector_steps=projector_steps, batch=batch, lr=lr, optimiser=optimiser, schedule=schedule, warmup=warmup,
             cooldown=cooldown, clip=clip, accumulate=accumulate, precision=precision, compile=compile, recompute=recompute,
             workers=workers, layer_scale=layer_scale, drop_path=drop_path, control=control, seed=seed, device=device,
-            trust_code=trust_code,
+            trust_code=trust_code, attention=attention, watch_attention=watch_attention,
         )
     )  # fmt: skip
     show(row, json)
