@@ -1,19 +1,13 @@
 """Language alignment with the tiny decoder: questions a CPU second with everything trained.
 
 Scenes of 48 pixels, an encoder of six blocks of 64 features on 36 tokens; rendering is left out, and batches are made in the same
-thread. `--real` aligns DINOv2 ViT-S of `wheel:dinov2-small` at 112 pixels to questions about 500 scenes instead and prints what the
-controls say (an hour of one core; no limit).
+thread.
 """
 
 from __future__ import annotations
 
-import sys
-import tempfile
-from pathlib import Path
-
 from diagnostics_training.alignment.start import make_student, start_of
-from diagnostics_training.alignment_commands import aligned_lines
-from diagnostics_training.language.align import LanguageJob, align_language
+from diagnostics_training.language.align import LanguageJob
 from diagnostics_training.language.decoder import decoder_named
 from diagnostics_training.language.feed import QuestionFeed
 from diagnostics_training.language.objective import Language
@@ -49,19 +43,5 @@ def throughput() -> float:
     return STEPS * BATCH / (cpu() - began)
 
 
-def real() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        row = align_language(
-            LanguageJob(
-                encoder="wheel:dinov2-small?size=112", at="encoder.layer.7", lm="tiny", train_lm=True, data="shapes?n=500&size=112",
-                out=Path(folder, "real"), steps=300, batch=32, lr=1e-3, layer_scale=float(sys.argv[2]) if len(sys.argv) > 2 else 1.0,
-            )
-        )  # fmt: skip
-    print("\n".join(aligned_lines(row)[:-2]))
-
-
 if __name__ == "__main__":
-    if "--real" in sys.argv:
-        real()
-    else:
-        finish(verdict("questions a CPU second, everything trained", throughput(), LEAST, at_least=True))
+    finish(verdict("questions a CPU second, everything trained", throughput(), LEAST, at_least=True))
