@@ -61,7 +61,7 @@ def extract(
     wanted = identity(encoder, dataset, plan, compute) | {"masks": masks_digest(encoder, dataset, plan)}
     store = None
     with _dropping(path, fresh):
-        store = _existing(path, wanted)
+        store = _existing(path, wanted, dataset)
     encoder.to(device)
     statistics = reference_statistics(encoder, plan)
     if store is not None:
@@ -122,13 +122,13 @@ class _SampleError(DiagnosticsError):
     """NaN, infinity, overflow or gaps: the same command would meet it at the same sample again."""
 
 
-def _existing(path: Path, wanted: Mapping[str, str]) -> Store | None:
+def _existing(path: Path, wanted: Mapping[str, str], dataset: Dataset) -> Store | None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
     if not (path / "zarr.json").exists():
         raise StorageError(f"{path} is not a run, so nothing is written there: choose another --out.")
     store = Store(path)
-    refuse_other_identity(store, wanted)
+    refuse_other_identity(store, wanted, dataset)
     store.tidy()
     return store
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from diagnostics.activations.other_data import SampleFacts, differences
 from diagnostics.activations.plan import Plan
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
@@ -38,26 +39,42 @@ def identity(encoder: Encoder, dataset: Dataset, plan: Plan, compute: Compute) -
     }
 
 
-OF_OLDER_STORES = {"compute": "float32"}
-"""What an identity without that key stands for."""
-
+DIGESTS = {
+    "weights": "the model holds other numbers now",
+    "preprocessing": "another input is made of the encoder's example now",
+    "masks": "other tokens stand for data now",
+}
+"""What it means when a digest differs, which itself says nothing."""
 MASKS_SEEN = 8
 """Samples whose masks are part of the identity of what is stored."""
 
 
-def refuse_other_identity(store: Store, wanted: Mapping[str, str]) -> None:
+def refuse_other_identity(store: Store, wanted: Mapping[str, str], dataset: Dataset) -> None:
     """Raises when a store holds other activations than the ones wanted, and says in what they differ."""
     for key in {**store.identity, **wanted}:
-        old, new = (identity.get(key, OF_OLDER_STORES.get(key, "nothing")) for identity in (store.identity, wanted))
+        old, new = (identity.get(key, "nothing") for identity in (store.identity, wanted))
         if old != new:
-            olds, news = (value.split("; ") for value in (old, new))
-            there = next((x for x in olds if x not in news), "fewer")
-            now = next((x for x in news if x not in olds), "fewer")
-            shown = f"{there[:60]} there, {now[:60]} now"
+            shown = _other_data(store, dataset) if key == "dataset" else DIGESTS.get(key) or _there_and_now(old, new)
             raise StorageError(
-                f"{store.path} holds other activations, its {key} differs ({shown}): choose another --out, or "
-                "--fresh, which drops them."
+                f"{store.path} holds other activations, its {key} differ{'' if key.endswith('s') else 's'}, {shown}: choose "
+                "another --out, or --fresh, which drops them."
             )
+
+
+def _there_and_now(old: str, new: str) -> str:
+    olds, news = (value.split("; ") for value in (old, new))
+    there = next((x for x in olds if x not in news), "fewer")
+    now = next((x for x in news if x not in olds), "fewer")
+    return f"{there[:60]} there, {now[:60]} now"
+
+
+def _other_data(store: Store, dataset: Dataset) -> str:
+    name, _, _ = store.identity["dataset"].rpartition(" ")
+    if name != dataset.name:
+        return f"{name} there, {dataset.name} now"
+    facts = SampleFacts.of(store), SampleFacts.of(dataset)
+    known = next(differences(*facts, ("there", "now")), "")
+    return known or "under the same ids, what the samples themselves or their dense targets hold has changed"
 
 
 def reference_statistics(encoder: Encoder, plan: Plan) -> dict[str, tuple[float, float]]:

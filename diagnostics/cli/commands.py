@@ -21,6 +21,7 @@ from diagnostics.cli.options import (
     Verbose,
     example,
     names_starting,
+    option,
 )
 from diagnostics.errors import unknown
 from diagnostics.report.escaping import printable
@@ -35,6 +36,7 @@ app = typer.Typer(
 
 MEASURE, RUNS, OWN = "to measure encoders", "for finished runs", "for encoders and plugins of your own"
 WHAT, HOW, COST, SCREEN = "What is measured", "How", "Cost and disk", "Output"
+DEVICES = "cpu, cuda, ... [cuda where there is one]."
 
 NOT_OF_RUN = ("context", "encoder", "data", "on_error", "config", "json", "full", "quiet", "verbose")
 """Parameters of the command `run`; its others are arguments of `diagnostics.run`, by the same names."""
@@ -51,97 +53,65 @@ def run(
     encoder: EncoderName,
     data: Annotated[
         str,
-        typer.Option(
-            metavar="DATASET",
-            help="A name or scheme:path, with options as in 'lorenz?n=800&seed=3'; `diagnostics list datasets` shows which.",
-            rich_help_panel=WHAT,
+        option(
+            "DATASET",
+            "A name or scheme:path, with options as in 'lorenz?n=800&seed=3'; `diagnostics list datasets` shows which.",
+            panel=WHAT,
             autocompletion=names_starting("dataset"),
         ),
     ],
     taps: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES", help="Only these taps, with commas; the output tap always.", rich_help_panel=WHAT
-        ),
+        str | None, option("NAMES", "Only these taps, with commas; the output tap always.", panel=WHAT)
     ] = None,
-    measures: Annotated[
-        str, typer.Option(metavar="NAMES", help="standard, all, or names, with commas.", rich_help_panel=WHAT)
-    ] = "standard",
+    measures: Annotated[str, option("NAMES", "standard, all, or names, with commas.", panel=WHAT)] = "standard",
     controls: Annotated[
-        bool,
-        typer.Option(
-            help="Measure controls (baselines) beside it, which show what the numbers are worth.",
-            rich_help_panel=WHAT,
-        ),
+        bool, option(None, "Measure controls (baselines) beside it, which show what the numbers are worth.", panel=WHAT)
     ] = True,
-    control_draws: Annotated[
-        int, typer.Option(metavar="N", help="Draws of fresh and permuted weights.", rich_help_panel=WHAT)
-    ] = 1,
+    control_draws: Annotated[int, option("N", "Draws of fresh and permuted weights.", panel=WHAT)] = 1,
     pooling: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="How a sample's tokens become one vector: mean, last, prefix, with commas [all it has].",
-            rich_help_panel=HOW,
+        option(
+            "NAMES", "How a sample's tokens become one vector: mean, last, prefix, with commas [all it has].", panel=HOW
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the controls and the bootstrap.", rich_help_panel=HOW)] = 0,
+    seed: Annotated[int, option("N", "Of the controls and the bootstrap.", panel=HOW)] = 0,
     on_error: Annotated[
-        str | None,
-        typer.Option(metavar="stop|skip", help="What a file does that cannot be read [stop].", rich_help_panel=HOW),
+        str | None, option("stop|skip", "What a file does that cannot be read [stop].", panel=HOW)
     ] = None,
     trust_code: TrustCode = False,
     config: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.toml",
-            help="Options of this command from a file, encoder and data too; those typed here win.",
+        option(
+            "FILE.toml",
+            "Options of this command from a file, encoder and data too; those typed here win.",
             callback=read_config,
             is_eager=True,
         ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="cpu, cuda, ... [cuda where there is one].", rich_help_panel=COST)
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Samples in a forward pass [16, on a GPU 128].", rich_help_panel=COST),
-    ] = None,
-    workers: Annotated[
-        int, typer.Option(metavar="N", help="Processes that prepare samples.", rich_help_panel=COST)
-    ] = 0,
+    device: Annotated[str | None, option("NAME", DEVICES, panel=COST)] = None,
+    batch_size: Annotated[int | None, option("N", "Samples in a forward pass [16, on a GPU 128].", panel=COST)] = None,
+    workers: Annotated[int, option("N", "Processes that prepare samples.", panel=COST)] = 0,
     token_budget: Annotated[
         str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Room for each encoder's tokens, like 256MB, 2GB or 0 [256MB, up to 2GB for 64 samples].",
-            rich_help_panel=COST,
+        option(
+            "SIZE",
+            "Room for each encoder's tokens, like 256MB, 2GB or 0 [256MB, up to 2GB for 64 samples].",
+            panel=COST,
         ),
     ] = None,
-    precision: Annotated[
-        str, typer.Option(metavar="NAME", help="Of stored tokens: float32 or float16.", rich_help_panel=COST)
-    ] = "float32",
-    compute: Annotated[
-        str, typer.Option(metavar="NAME", help="Of the forward pass: float32, tf32 or bf16.", rich_help_panel=COST)
-    ] = "float32",
+    precision: Annotated[str, option("NAME", "Of stored tokens: float32 or float16.", panel=COST)] = "float32",
+    compute: Annotated[str, option("NAME", "Of the forward pass: float32, tf32 or bf16.", panel=COST)] = "float32",
     attention: Annotated[
-        str,
-        typer.Option(
-            metavar="KERNEL", help="Of attention: auto, flash, cudnn, efficient or math.", rich_help_panel=COST
-        ),
+        str, option("KERNEL", "Of attention: auto, flash, cudnn, efficient or math.", panel=COST)
     ] = "auto",
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="FOLDER", help="Folder of the run [runs/ENCODER-DATASET].", rich_help_panel=SCREEN
-        ),
+        Path | None, option("FOLDER", "Folder of the run [runs/ENCODER-DATASET].", "--out", "-o", panel=SCREEN)
     ] = None,
     fresh: Annotated[
-        bool,
-        typer.Option("--fresh", help="Drop earlier results; without it they are added to.", rich_help_panel=SCREEN),
+        bool, option(None, "Drop earlier results; without it they are added to.", "--fresh", panel=SCREEN)
     ] = False,
     full: Annotated[
-        bool, typer.Option("--full", help="Print all that the report says in words and tables.", rich_help_panel=SCREEN)
+        bool, option(None, "Print all that the report says in words and tables.", "--full", panel=SCREEN)
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -181,9 +151,7 @@ def run(
 @guarded
 def report(
     run: RunFolder,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="The HTML file [report.html in the run].")
-    ] = None,
+    out: Annotated[Path | None, option("FILE", "The HTML file [report.html in the run].", "--out", "-o")] = None,
     json: Json = False,
 ) -> None:
     """Write the report of a finished run: one HTML file that needs no network."""
@@ -203,15 +171,12 @@ def report(
 @guarded
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs, or LABEL=FOLDER.")],
-    base: Annotated[
-        str | None, typer.Option(metavar="LABEL", help="Label that the others were aligned from [as recorded].")
-    ] = None,
-    similarity: Annotated[str, typer.Option(metavar="NAME", help="Measure of pairs of taps, or none.")] = "cka",
+    base: Annotated[str | None, option("LABEL", "Label that the others were aligned from [as recorded].")] = None,
+    similarity: Annotated[str, option("NAME", "Measure of pairs of taps, or none.")] = "cka",
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="HTML file [comparison-LABELS.html beside the first run]."),
+        Path | None, option("FILE", "HTML file [comparison-LABELS.html beside the first run].", "--out", "-o")
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the bootstrap and the permutations.")] = 0,
+    seed: Annotated[int, option("N", "Of the bootstrap and the permutations.")] = 0,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -236,13 +201,9 @@ def compare(
 @guarded
 def inspect(
     encoder: EncoderName,
-    data: Annotated[
-        str | None, typer.Option(metavar="DATASET", help="Fit the grids to this dataset's samples.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="cpu, cuda, ... [cuda where there is one].")
-    ] = None,
-    verify_grid: Annotated[bool, typer.Option("--verify-grid", help="See which tokens each input cell moves.")] = False,
+    data: Annotated[str | None, option("DATASET", "Fit the grids to this dataset's samples.")] = None,
+    device: Annotated[str | None, option("NAME", DEVICES)] = None,
+    verify_grid: Annotated[bool, option(None, "See which tokens each input cell moves.", "--verify-grid")] = False,
     trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
@@ -265,8 +226,7 @@ def inspect(
 def check(
     encoder: EncoderName,
     data: Annotated[
-        str | None,
-        typer.Option(metavar="DATASET", help="Check with samples of this dataset, not with the encoder's own example."),
+        str | None, option("DATASET", "Check with samples of this dataset, not with the encoder's own example.")
     ] = None,
     trust_code: TrustCode = False,
     json: Json = False,
@@ -293,10 +253,8 @@ def check(
 @guarded
 def cut(
     encoder: EncoderName,
-    tap: Annotated[str, typer.Option(metavar="NAME", help="The tap at which it ends: see `diagnostics inspect`.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="A folder, or a file that ends in .safetensors.")
-    ],
+    tap: Annotated[str, option("NAME", "The tap at which it ends: see `diagnostics inspect`.")],
+    out: Annotated[Path, option("FILE", "A folder, or a file that ends in .safetensors.", "--out", "-o")],
     trust_code: TrustCode = False,
     json: Json = False,
 ) -> None:
@@ -315,9 +273,7 @@ def cut(
 @guarded
 def new_plugin(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the distribution, like my-plugin.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder in which the project's folder is made.")
-    ] = Path(),
+    out: Annotated[Path, option("FOLDER", "Folder in which the project's folder is made.", "--out", "-o")] = Path(),
     json: Json = False,
 ) -> None:
     """Write a small plugin project: an encoder, a dataset, and tests that they pass."""

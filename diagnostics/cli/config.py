@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from diagnostics.cli.guard import guarded
-from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.errors import DiagnosticsError
 
 CONFIG = "diagnostics.config"
 """Key of a context's `meta`: what the file said, by option."""
@@ -30,15 +32,25 @@ def _take(context: typer.Context, path: Path) -> None:
     names = {_name(param): key for key, param in params.items()}
     text = _text(path)
     values = _parsed(path, text)
+    if strange := [key for key in values if _spelt(key) not in names]:
+        told = ", ".join(f"'{key}' in line {_line(text, key)}{_nearest(key, names)}" for key in strange)
+        raise DiagnosticsError(
+            f"{path} names what is no option of this command: {told}. Correct or remove it; `diagnostics run --help` lists all."
+        )
     for key, value in values.items():
-        spelt = key.replace("_", "-")
-        if spelt not in names:
-            raise unknown(f"option in line {_line(text, key)} of {path}", key, names)
-        context.default_map = {
-            **(context.default_map or {}),
-            names[spelt]: _valid(value, params[names[spelt]], f"{key} in line {_line(text, key)} of {path}"),
-        }
+        name = names[_spelt(key)]
+        valid = _valid(value, params[name], f"{key} in line {_line(text, key)} of {path}")
+        context.default_map = {**(context.default_map or {}), name: valid}
     context.meta[CONFIG] = values
+
+
+def _spelt(key: str) -> str:
+    return key.replace("_", "-")
+
+
+def _nearest(key: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(_spelt(key), names, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _name(param: Any) -> str:

@@ -11,7 +11,7 @@ import typer
 
 from diagnostics.cli.commands import RUNS, app, print_json
 from diagnostics.cli.guard import guarded, working
-from diagnostics.cli.options import Command, Json, RunFolder, example
+from diagnostics.cli.options import Command, Json, RunFolder, example, option
 from diagnostics.errors import DiagnosticsError
 from diagnostics.report.escaping import printable
 
@@ -32,13 +32,11 @@ class Format(enum.StrEnum):
 @guarded
 def show(
     run: RunFolder,
-    full: Annotated[bool, typer.Option("--full", help="All that the report says in words and tables.")] = False,
+    full: Annotated[bool, option(None, "All that the report says in words and tables.", "--full")] = False,
     format: Annotated[
-        Format, typer.Option(help="table: what `run` prints at its end; csv: a row for each score at a tap; json.")
+        Format, option(None, "table: what `run` prints at its end; csv: a row for each score at a tap; json.")
     ] = Format.table,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write it there and print nothing.")
-    ] = None,
+    out: Annotated[Path | None, option("FILE", "Write it there and print nothing.", "--out", "-o")] = None,
 ) -> None:
     """Show a finished run again, or write its scores as a table for other programs.
 
@@ -103,7 +101,7 @@ def open_(run: RunFolder) -> None:
 @guarded
 def clean(
     run: RunFolder,
-    tokens: Annotated[bool, typer.Option("--tokens", help="Remove the stored tokens, of the controls too.")] = False,
+    tokens: Annotated[bool, option(None, "Remove the stored tokens, of the controls too.", "--tokens")] = False,
     json: Json = False,
 ) -> None:
     """Free the disk space of what a run no longer needs; all results and pooled activations stay.

@@ -13,11 +13,18 @@ from typer.core import TyperCommand, TyperGroup
 if TYPE_CHECKING:
     from diagnostics.registry import EntryKind
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run the Python file that builds a saved encoder.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No cost and no progress, only the result.")]
+
+def option(value: str | None, help: str, *names: str, panel: str | None = None, **more: Any) -> Any:
+    """An option of a command: what its value stands for, its help, how it is typed where that is not the parameter's name, and
+    the group of the command's options that it is shown in."""
+    return typer.Option(*names, metavar=value, help=help, rich_help_panel=panel, **more)
+
+
+Json = Annotated[bool, option(None, "Print one JSON object instead of a table.", "--json")]
+TrustCode = Annotated[bool, option(None, "Run the Python file that builds a saved encoder.", "--trust-code")]
+Quiet = Annotated[bool, option(None, "No cost and no progress, only the result.", "--quiet", "-q")]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Say each step with its time, and show warnings of libraries.")
+    bool, option(None, "Say each step with its time, and show warnings of libraries.", "--verbose", "-v")
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `diagnostics run` wrote.")]
 

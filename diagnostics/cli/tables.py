@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from diagnostics.encoders.taps import Grid
 from diagnostics.progress import duration, size
 from diagnostics.report.escaping import printable
 from diagnostics.report.layout import show, show_table, terminal, whole
@@ -22,10 +23,9 @@ def print_inspection(inspected: dict[str, Any]) -> None:
     show(console, f"{whole(inspected['encoder'])}: {inspected['modality']}{parameters}", "bold")
     rows: list[list[str]] = []
     for tap in inspected["taps"]:
-        cells = " x ".join(f"{n} {axis}" for n, axis in zip(tap["grid"], tap["axes"], strict=True))
-        prefix = f" + {tap['prefix']} prefix" if tap["prefix"] else ""
         # One token stands for the whole sample, and not for a place in it.
-        grid = "-" if not prefix and set(tap["grid"]) == {1} else cells + prefix
+        placeless = not tap["prefix"] and set(tap["grid"]) == {1}
+        grid = "-" if placeless else str(Grid(tuple(tap["grid"]), tuple(tap["axes"]), tap["prefix"]))
         mark = " (output)" if tap["name"] == inspected["output_tap"] else ""
         rows.append(
             [

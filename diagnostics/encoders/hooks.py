@@ -220,8 +220,8 @@ def as_tokens(tap: Tap, site: Site, value: Any) -> Tensor:
     wrong = tokens.shape[1:] != expected or not (fits or apart)
     if wrong or len(site.order) not in (0, expected[0]) or len(tokens) % site.rows:
         raise DiagnosticsError(
-            f"Tap {tap.name} read a tensor of shape {tuple(value.shape)} {site}, but declares {tap.tokens} tokens "
-            f"({tap.grid}) of {tap.features} features."
+            f"Tap {tap.name} read a tensor of shape {tuple(value.shape)} {site}, but declares {tap.tokens} tokens, "
+            f"{tap.grid}, of {tap.features} features."
         )
     if site.order:
         tokens = tokens[:, torch.tensor(site.order, device=tokens.device)]

@@ -99,7 +99,8 @@ class _Trying:
     """The calls of a pass by their kind, each kind tried once."""
 
     def __init__(self, kernel: Kernel, model: str, half: str) -> None:
-        self.kernel, self.model, self.half = kernel, model, half
+        self.kernel: Kernel = kernel
+        self.model, self.half = model, half
         self.calls: Counter[tuple[Any, ...]] = Counter()
         self.ran: dict[tuple[Any, ...], tuple[str, str]] = {}
         """Kind of call -> the kernel that torch chose, and why faster ones were refused."""

@@ -5,6 +5,7 @@ Shape suffixes used below: B sample, T token (prefix tokens first, then grid tok
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,8 +45,15 @@ class Grid:
         return math.prod(self.shape)
 
     def __str__(self) -> str:
-        cells = " x ".join(f"{n} {axis}" for n, axis in zip(self.shape, self.axes, strict=True))
+        cells = spelled(self.shape, self.axes)
         return f"{cells} + {self.prefix} prefix" if self.prefix else cells
+
+
+def spelled(shape: Sequence[int], axes: Sequence[str]) -> str:
+    """A grid in words: `16 t`, or `8 x 8 (y, x)`."""
+    if len(axes) == 1:
+        return f"{shape[0]} {axes[0]}"
+    return f"{' x '.join(map(str, shape))} ({', '.join(axes)})"
 
 
 @dataclass(frozen=True)

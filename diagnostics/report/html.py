@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
 import gzip
 import math
@@ -11,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagnostics.errors import unwritable
 from diagnostics.report.figures import MEANING, Figure, State
 from diagnostics.report.glossary import GLOSSARY, explained
 from diagnostics.report.names import breakable
 from diagnostics.report.page import Block, Cell, Finding, Legend, MapLegend, Number, Page
+from diagnostics.report.writing import write_whole
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -39,17 +38,7 @@ def write_page(page: Page, path: Path) -> Path:
         .get_template("page.html.j2")
         .render(page=page, plotlyjs=_packed(plotly.offline.get_plotlyjs()), settings=settings(), glossary=GLOSSARY)
     )
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        # A folder's name may hold bytes that are no text.
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        partial.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-    return path
+    return write_whole(path, text)
 
 
 @functools.cache

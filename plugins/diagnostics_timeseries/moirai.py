@@ -22,7 +22,7 @@ from diagnostics_timeseries.weights import called, importing, settings_of, with_
 SCHEME = "moirai:"
 _FILES = ("config.json", "*.safetensors")
 _INSTALL = (
-    "pip install --no-deps uni2ts lightning pytorch-lightning lightning-utilities torchmetrics gluonts toolz hydra-core "
+    "pip install jax && pip install --no-deps 'uni2ts>=1.2,<3' lightning pytorch-lightning lightning-utilities torchmetrics gluonts toolz hydra-core "
     "omegaconf antlr4-python3-runtime==4.9.3 jaxtyping wadler-lindig"
 )
 _STUDENT = "uni2ts.distribution.student_t.StudentTOutput"

@@ -107,8 +107,8 @@ def test_each_result_says_which_call_gave_it(path: Path) -> None:
     ("options", "named"),
     [
         ({"seed": 7}, "seed 0, not 7"),
-        ({"token_budget": 0}, "tokens differs"),
-        ({"taps": ["blocks.0"]}, "taps differs"),
+        ({"token_budget": 0}, "tokens differ"),
+        ({"taps": ["blocks.0"]}, "taps differ"),
     ],
 )
 def test_another_seed_or_budget_is_refused_with_the_difference_and_changes_nothing(

@@ -791,7 +791,7 @@ def test_the_command_takes_samples_of_a_dataset() -> None:
     checks = {c["check"]: c for c in json.loads(result.out)["checks"]}
     assert checks["grid"]["figures"]["cells"] == 16
     assert refused("check", "mine.py:images", "--data", "mine.py:data") == (
-        "tiny-image reads image samples, but tiny-series holds series samples: choose a dataset of image samples."
+        "tiny-image reads image samples, but tiny-series holds series samples: give image samples."
     )
 
 
@@ -800,7 +800,8 @@ def test_inspect_verifies_the_grid() -> None:
     good = diagnose("inspect", "mine.py:images", "--verify-grid")
     assert good.status == 0
     assert (
-        "Grid right: tap embed, 4 y x 4 x: all 16 cells changed one by one, 16 moved their own token most." in good.out
+        "Grid right: tap embed, 4 x 4 (y, x): all 16 cells changed one by one, 16 moved their own token most."
+        in good.out
     )
     bad = diagnose("inspect", "mine.py:turned", "--verify-grid")
     assert bad.status == 1

@@ -103,7 +103,7 @@ def test_what_is_not_applicable_is_skipped_with_its_reason(session: dict[str, di
 def test_a_failure_is_named_and_said(session: dict[str, dict[str, str]]) -> None:
     failed = {name: line for name, line in session["TestTurned"].items() if not line.startswith("PASSED")}
     assert list(failed) == ["test_grid"]
-    assert "tiny-image, grid: tap embed, 4 y x 4 x" in failed["test_grid"]
+    assert "tiny-image, grid: tap embed, 4 x 4 (y, x)" in failed["test_grid"]
 
 
 def test_build_can_be_overridden_and_tests_added(session: dict[str, dict[str, str]]) -> None:

@@ -206,7 +206,7 @@ def test_inspect_shows_taps_and_cost(mine: Callable[[str], str]) -> None:
     assert result["seconds_per_sample"] > 0
     table = diagnose("inspect", mine("images")).out
     assert "norm (output)" in table
-    assert "4 y x 4 x + 2 prefix" in table
+    assert "4 x 4 (y, x) + 2 prefix" in table
 
 
 def test_inspect_prints_the_configuration_and_with_it_a_licence(mine: Callable[[str], str]) -> None:
@@ -225,7 +225,7 @@ def test_inspect_shows_no_grid_where_one_token_stands_for_the_sample() -> None:
     for name in ("pooled", "head"):
         assert " 1 t " not in lines[name]
         assert " - " in lines[name]
-    assert "10 y x 10 x + 1 prefix" in lines["embed"]
+    assert "10 x 10 (y, x) + 1 prefix" in lines["embed"]
 
 
 def test_inspect_fits_the_grid_to_a_dataset(mine: Callable[[str], str]) -> None:
@@ -493,8 +493,10 @@ def test_a_folder_without_permission_cannot_be_written(
 def test_a_report_that_cannot_be_written_is_told(mine: Callable[[str], str], out: Path, tmp_path: Path) -> None:
     assert diagnose("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK).status == 0
     (tmp_path / "file").write_text("mine")
-    assert "cannot be written" in refused("report", out, "--out", tmp_path / "file" / "report.html")
-    assert "cannot be written" in refused("report", out, "--out", tmp_path / "no folder" / "report.html")
+    for folder in (tmp_path / "file", tmp_path / "no folder"):
+        assert f"There is no folder {folder} for report.html: make it" in refused(
+            "report", out, "--out", folder / "report.html"
+        )
 
 
 # No space
@@ -694,7 +696,7 @@ def test_a_run_of_something_else_in_the_same_folder_is_refused_with_the_differen
     assert diagnose("run", mine("build"), "--data", mine("data"), "--out", out, *QUICK).status == 0
     before = sorted(path.stat().st_mtime_ns for path in out.rglob("*"))
     sentence = refused("run", mine("build?seed=1"), "--data", mine("data"), "--out", out, *QUICK)
-    assert "holds other activations, its weights differs" in sentence
+    assert "holds other activations, its weights differ, the model holds other numbers now: choose" in sentence
     sentence = refused("run", mine("build"), "--data", mine("data?n=30"), "--out", out, *QUICK)
-    assert "holds other activations, its dataset differs" in sentence
+    assert "holds other activations, its dataset differs, 6 of 30 samples are in one only, s24 say: choose" in sentence
     assert sorted(path.stat().st_mtime_ns for path in out.rglob("*")) == before

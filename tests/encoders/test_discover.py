@@ -131,7 +131,7 @@ class Clips(nn.Module):
 def test_clips_with_their_frames_in_the_batch() -> None:
     discovered = discover(Clips(True), images(2, 6, 3, 16, 16), "mine", {"t": 6, "y": 16, "x": 16})
     assert {tap.site.rows for tap in discovered.taps} == {6}
-    assert {str(tap.grid) for tap in discovered.taps} == {"6 t x 4 y x 4 x"}
+    assert {str(tap.grid) for tap in discovered.taps} == {"6 x 4 x 4 (t, y, x)"}
 
 
 def test_a_grid_that_is_not_certain_is_asked_for() -> None:
@@ -139,7 +139,7 @@ def test_a_grid_that_is_not_certain_is_asked_for() -> None:
     with pytest.raises(DiagnosticsError, match=r"64 tokens, which may be a grid of 1x8x8 or 4x4x4: declare which one"):
         discover(Clips(False), batch, "mine", extents)
     sure = discover(Clips(False), images(2, 6, 3, 16, 16), "mine", {"t": 6, "y": 16, "x": 16})
-    assert {str(tap.grid) for tap in sure.taps} == {"3 t x 4 y x 4 x"}
+    assert {str(tap.grid) for tap in sure.taps} == {"3 x 4 x 4 (t, y, x)"}
     grid = Grid((4, 4, 4), ("t", "y", "x"))
     assert {tap.grid for tap in discover(Clips(False), batch, "mine", extents, grid=grid).taps} == {grid}
 
@@ -213,7 +213,7 @@ class Variates(nn.Module):
 def test_variates_are_an_axis_of_the_grid(fold: bool) -> None:
     module, batch = Variates(fold).eval(), images(2, 32, 3)
     discovered = discover(module, batch, "mine", {"v": 3, "t": 32})
-    assert {str(tap.grid) for tap in discovered.taps} == {"3 v x 4 t"}
+    assert {str(tap.grid) for tap in discovered.taps} == {"3 x 4 (v, t)"}
     encoder = TorchEncoder("mine", "series", module, discovered.taps, "layers.1", example=np.zeros(1))
     embedded = module.embed(batch.transpose(1, 2).unflatten(2, (-1, 8))).detach()
     assert torch.equal(encoder.capture(batch)["embed"], embedded.flatten(1, 2))
@@ -533,7 +533,7 @@ def test_chosen_taps_stay_chosen_for_another_size() -> None:
 def test_maps_with_another_stride_along_each_axis() -> None:
     module = nn.Sequential(nn.Conv2d(3, 12, 3, (2, 1), 1), nn.Sequential(*[Convolved() for _ in range(3)]))
     discovered = discover(module, images(2, 3, 32, 32), "mine", {"y": 32, "x": 32})
-    assert {(tap.site.layout, str(tap.grid)) for tap in discovered.taps} == {("channels_first", "16 y x 32 x")}
+    assert {(tap.site.layout, str(tap.grid)) for tap in discovered.taps} == {("channels_first", "16 x 32 (y, x)")}
 
 
 class Convolved(nn.Module):

@@ -430,7 +430,7 @@ def test_the_hooks_are_gone_after_passes_that_were_ended_early() -> None:
         ),
         (
             lambda: planted("image", Grid((8,), ("t",)), nn.Conv2d(3, WIDTH, 4, 4), np.zeros((4, 4, 3), np.uint8)),
-            r"no axis of its grid \(8 t\) is one of those of image samples",
+            r"no axis of its grid, 8 t, is one of those of image samples",
         ),
         (lambda: series(2, 1), "too few cells"),
     ],

@@ -309,7 +309,7 @@ def test_another_width_token_count_or_grid_raises(shape: Any, features: int, gri
         encoder.capture(tokens_in(*shape))
     read = "after the whole module" + ("" if layout == "tokens" else f" as {layout}")
     message = f"Tap here read a tensor of shape {shape} {read}, but declares "
-    assert str(caught.value) == message + f"{grid.prefix + grid.tokens} tokens ({grid}) of {features} features."
+    assert str(caught.value) == message + f"{grid.prefix + grid.tokens} tokens, {grid}, of {features} features."
 
 
 @pytest.mark.parametrize(

@@ -295,7 +295,7 @@ def test_measure_counts_groups_and_leaves_out_taps_without_a_grid():
     assert result.reference_loss[1].values.tolist() == [1, 1] and result.attrs["n_test"] == 2
     assert result.unit.values.tolist() == ["g0-3", "g1-3"]
     assert np.isnan(result.loss[3:]).all() and np.isnan(result.centred[3:]).all()
-    assert result.attrs["reason"] == "pooled: one token; video: a grid of 2 t x 5 y x 12 x, not of y and x"
+    assert result.attrs["reason"] == "pooled: one token; video: a grid of 2 x 5 x 12 (t, y, x), not of y and x"
 
 
 def test_measure_refuses_what_it_cannot_read():

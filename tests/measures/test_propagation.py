@@ -290,7 +290,7 @@ def test_measure_refuses_what_has_no_frames_or_objects():
         DiagnosticsError, match=r"label_propagation needs masks \[sample, t, y, x\].*\(10, 8, 9\).*videos"
     ):
         LabelPropagation().compute(activations(taps), still, 0)
-    with pytest.raises(DiagnosticsError, match=r"no tap has them \(a: a grid of 8 y x 9 x.*--taps"):
+    with pytest.raises(DiagnosticsError, match=r"no tap has them \(a: a grid of 8 x 9 \(y, x\).*--taps"):
         LabelPropagation().compute(MemoryActivations({"a": np.ones((10, 72, 2))}, {"a": GRID}), target, 0)
     nothing = StoredTarget("objects", "masks", np.zeros_like(target.values))
     with pytest.raises(DiagnosticsError, match="no object of target objects in any val sample"):

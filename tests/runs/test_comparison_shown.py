@@ -12,6 +12,7 @@ from rich.cells import cell_len
 import diagnostics as dx
 from diagnostics.report.terminal import print_page
 from diagnostics.runs.comparison.page import comparison_page
+from diagnostics.runs.comparison.words import describe_verdict
 
 from commands import diagnose, refused
 from graded import graded_data, graded_encoder
@@ -74,7 +75,7 @@ def test_the_page_escapes_what_labels_hold_and_needs_no_network(folder: Path, tm
 
 def test_a_report_that_cannot_be_written_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     missing = tmp_path / "nowhere" / "page.html"
-    assert "cannot be written" in refused("compare", *runs(folder), "--similarity", "none", "--out", str(missing))
+    assert "There is no folder" in refused("compare", *runs(folder), "--similarity", "none", "--out", str(missing))
 
 
 def test_mistakes_are_told_in_a_sentence(folder: Path) -> None:
@@ -94,9 +95,9 @@ def test_no_number_and_no_label_is_cut_off_however_narrow_the_terminal(
     monkeypatch.setenv("COLUMNS", str(width))
     print_page(comparison_page(result), Path("page.html"))
     shown = capsys.readouterr().out
-    assert max(map(cell_len, shown.splitlines())) <= width
-    if width > 60:  # wide as it is, it is folded at 60
-        assert label in shown
+    # Wide as it is, it stays whole at 60 too.
+    assert max(map(cell_len, shown.splitlines())) <= max(width, cell_len(label))
+    assert label in shown
     for one in result.group_scores:
         ends = one.best.interval
         assert f"[{ends.low:.3f}, {ends.high:.3f}]" in shown
@@ -110,11 +111,35 @@ def test_no_number_and_no_label_is_cut_off_however_narrow_the_terminal(
 
 def test_a_comparison_starts_with_its_verdict(folder: Path, tmp_path: Path) -> None:
     sentence = " ".join(diagnose("compare", *runs(folder), "--similarity", "none").out.split())
-    assert re.match(r"\d+ of \d+ differences are shown on these \d+ test samples", sentence), sentence[:200]
+    # What the noise of these seeds is read from is no weight.
+    equal = "x seed 0 and x seed 1 have equal weights: they differ in configuration alone. "
+    assert re.match(rf"{equal}\d+ of \d+ differences are shown on these \d+ test samples", sentence), sentence[:200]
     assert "up <b> is above base in" in sentence or "is above x in" in sentence
     alike = graded_encoder("base", (0.5, 2, 0.5), (1, 1, 1))
     dx.run(alike, graded_data(), out=tmp_path / "alike", measures="linear_probe", controls=False, report=False)
     sentence = " ".join(
         diagnose("compare", f"one={folder / 'base'}", f"two={tmp_path / 'alike'}", "--similarity", "none").out.split()
     )
-    assert sentence.startswith("No difference between these runs is shown on these"), sentence[:200]
+    assert sentence.startswith(
+        "one and two have equal weights: they are one encoder. No difference between these runs is shown on these"
+    ), sentence[:200]
+    assert "no proof that they are alike" not in sentence
+
+
+def test_equal_weights_are_said_and_what_differs_beside_them(folder: Path, tmp_path: Path) -> None:
+    def verdict(*encoders: dx.TorchEncoder) -> str:
+        places = [f"{encoder.name}={tmp_path / encoder.name}" for encoder in encoders]
+        for encoder in encoders:
+            out = tmp_path / encoder.name
+            dx.run(encoder, graded_data(), out=out, measures="linear_probe", controls=False, report=False)
+        return describe_verdict(dx.compare(places, similarity=None))
+
+    one = graded_encoder("one", (0.5, 2, 0.5), (1, 1, 1))
+    other = graded_encoder("other", (0.5, 1, 0.5), (1, 1, 1), 4)
+    moved = dx.TorchEncoder(
+        "moved", "series", one.module, one.taps, preprocess=lambda x: one.preprocess(x) + 1, example=one.example()
+    )
+    assert "equal weights" not in verdict(one, other)
+    assert verdict(one, moved, other).startswith(
+        "one and moved have equal weights: they differ in configuration and preprocessing alone. "
+    )

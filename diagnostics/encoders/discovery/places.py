@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diagnostics.encoders.hooks import tensors_in
-from diagnostics.encoders.taps import Grid, Layout
+from diagnostics.encoders.taps import Grid, Layout, spelled
 from diagnostics.errors import DiagnosticsError
 from diagnostics.vocabulary import Modality
 
@@ -68,7 +68,7 @@ class Places:
         if place is None:
             raise DiagnosticsError(
                 f"{self.encoder} gives a tensor of shape {list(shape)} at {name} for an input of "
-                f"{' x '.join(f'{n} {axis}' for axis, n in self.extents.items())}, which fits no grid of it: declare its taps "
+                f"{spelled([*self.extents.values()], [*self.extents])}, which fits no grid of it: declare its taps "
                 "yourself (docs/plugins.md)."
             )
         return place

@@ -97,7 +97,7 @@ class _ArrayChanges(Changes):
         axes = tuple(axis for axis in tap.grid.axes if axis in known)
         shape = tuple(n for n, axis in zip(tap.grid.shape, tap.grid.axes, strict=True) if axis in axes)
         if math.prod(shape) < 2:
-            raise NotVerifiableError(f"no axis of its grid ({tap.grid}) is one of those of {encoder.modality} samples")
+            raise NotVerifiableError(f"no axis of its grid, {tap.grid}, is one of those of {encoder.modality} samples")
         covered = _COVERED[encoder.modality]
         extents = dict(zip(known, sample.shape, strict=False))
         ends = dict(zip(covered, encoder.covers(tuple(sample.shape[: len(covered)])), strict=True))

@@ -19,7 +19,7 @@ from diagnostics.encoders.hooks import EarlyEnd
 from diagnostics.encoders.perturbation import distances
 from diagnostics.encoders.placement.changes import Changes, NotVerifiableError, changes_of
 from diagnostics.encoders.placement.token_order import Ordering, all_cells, explained
-from diagnostics.encoders.taps import Tap
+from diagnostics.encoders.taps import Tap, spelled
 from diagnostics.errors import explaining
 
 MOST_CELLS = 256
@@ -79,9 +79,8 @@ class Placement:
         return fields | {"share": self.share}
 
     def __str__(self) -> str:
-        grid = " x ".join(f"{n} {axis}" for n, axis in zip(self.shape, self.axes, strict=True))
         many = f"{self.cells} of {math.prod(self.shape)}" if self.cells < math.prod(self.shape) else f"all {self.cells}"
-        text = f"tap {self.tap}, {grid}: {many} cells changed one by one, {self.exact} moved their own token most"
+        text = f"tap {self.tap}, {spelled(self.shape, self.axes)}: {many} cells changed one by one, {self.exact} moved their own token most"
         if self.near:
             beside = "one beside it" if self.tolerance == 1 else f"one up to {self.tolerance} places beside it"
             text += f", {self.near} {beside} (tokens overlap, so this is right to within {self.tolerance})"

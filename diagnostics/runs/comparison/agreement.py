@@ -5,12 +5,11 @@ from itertools import chain
 
 import numpy as np
 
+from diagnostics.activations.other_data import SampleFacts, differences
 from diagnostics.errors import DiagnosticsError
 from diagnostics.runs.comparison.members import Member
 from diagnostics.runs.comparison.probe_losses import near
 
-BY_SAMPLE = ("label", "value", "state", "future", "caption")
-"""Kinds of target with values of the sample as a whole."""
 PROTOCOL = ("functional", "centring", "pooling")
 """Attributes of a result that say how a number was computed."""
 COUNTS = ("n", "n_train", "n_val", "n_test", "units_train", "units_val")
@@ -57,34 +56,15 @@ Problems = Iterator[tuple[str, str]]
 
 
 def _other_data(first: Member, other: Member) -> Problems:
-    mine, theirs = first.run.store, other.run.store
-    facts = first.run.record.dataset, other.run.record.dataset
-    again = "Run both encoders on one dataset."
-    ids = _texts(mine.ids), _texts(theirs.ids)
-    if missing := set(ids[0]) ^ set(ids[1]):
+    data = first.run.record.dataset, other.run.record.dataset
+    names = f" ({data[0].name} and {data[1].name})" if data[0].name != data[1].name else ""
+    for reason in differences(SampleFacts.of(first.run.store), SampleFacts.of(other.run.store)):
+        yield f"they hold other data{names}, {reason}", "Run both encoders on one dataset."
+    if data[0].fingerprint != data[1].fingerprint:
         yield (
-            f"they hold other samples ({facts[0].name} and {facts[1].name}; {len(missing)} of {len(set(ids[0]) | set(ids[1]))} "
-            f"are in one only, {min(missing)} say)",
-            again,
+            "they hold other data under the same sample ids (the datasets' fingerprints differ)",
+            "Run both encoders on one dataset.",
         )
-        return
-    order = [np.argsort(names, kind="stable") for names in ids]
-    split = [_texts(store.split)[rows] for store, rows in zip((mine, theirs), order, strict=True)]
-    moved = np.flatnonzero(split[0] != split[1])
-    if moved.size:
-        sample, here, there = (texts[moved[0]] for texts in (ids[0][order[0]], *split))
-        yield f"their splits differ in {moved.size} samples ({sample} is {here} in one, {there} in the other)", again
-    targets = mine.targets(), theirs.targets()
-    if lacking := sorted(set(targets[0]) ^ set(targets[1])):
-        yield f"only one of them has the target {lacking[0]}", again
-    for name in sorted(set(targets[0]) & set(targets[1])):
-        # Maps are cropped as each encoder crops its input.
-        if targets[0][name].kind in BY_SAMPLE:
-            values = [np.asarray(own[name].values)[rows] for own, rows in zip(targets, order, strict=True)]
-            if not np.array_equal(*values, equal_nan=values[0].dtype.kind == "f"):
-                yield f"their values of the target {name} differ", again
-    if facts[0].fingerprint != facts[1].fingerprint:
-        yield "they hold other data under the same sample ids (the datasets' fingerprints differ)", again
 
 
 def _texts(values: Sequence[str] | np.ndarray) -> np.ndarray:

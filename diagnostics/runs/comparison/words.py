@@ -8,6 +8,7 @@ import numpy as np
 from diagnostics.report.numbers import format_interval, format_number
 from diagnostics.runs.comparison.differences import ALPHA, QUANTITIES, CurveDifference, Difference
 from diagnostics.runs.comparison.findings import Findings
+from diagnostics.runs.comparison.members import Member
 from diagnostics.runs.comparison.shares import Shares
 from diagnostics.runs.comparison.tap_similarity import TapSimilarity
 
@@ -23,21 +24,51 @@ def describe_runs(findings: Findings) -> str:
     )
 
 
+NO_WEIGHTS = "none"
+"""The weights of encoders that have none."""
+BESIDE_WEIGHTS = ("configuration", "preprocessing")
+"""What makes an encoder beside its weights, as a store names it."""
 MOST_NAMED = 3
 """Differences that a verdict names."""
 
 
 def describe_verdict(findings: Findings) -> str:
-    """What differs between the groups, after correction for all that was compared: the largest differences by name."""
+    """What differs between the groups, after correction for all that was compared: the largest differences by name. First, which
+    runs have equal weights."""
+    return " ".join(filter(None, (_describe_equal(findings.members), _describe_differences(findings))))
+
+
+def _describe_equal(members: Sequence[Member]) -> str:
+    sentences: list[str] = []
+    for weights in dict.fromkeys(member.weights for member in members):
+        alike = [member for member in members if member.weights == weights]
+        if weights == NO_WEIGHTS or len(alike) < 2:
+            continue
+        *names, last = [member.name for member in alike]
+        other = " and ".join(key for key in BESIDE_WEIGHTS if len({_identity(member)[key] for member in alike}) > 1)
+        rest = f"they differ in {other} alone" if other else "they are one encoder"
+        sentences.append(f"{', '.join(names)} and {last} have equal weights: {rest}.")
+    return " ".join(sentences)
+
+
+def _identity(member: Member) -> dict[str, str]:
+    """What makes its encoder."""
+    return {key: member.run.store.identity.get(key, "") for key in ("weights", *BESIDE_WEIGHTS)}
+
+
+def _describe_differences(findings: Findings) -> str:
     if len(findings.groups) < 2 or not findings.differences:
         return ""
     n = findings.members[0].run.n["test"]
     shown = sorted((d for d in findings.differences if d.survives), key=lambda d: -abs(d.estimate.value))
     count = len(findings.differences)
     if not shown:
+        identities = [_identity(member) for member in findings.members]
+        one = identities[0]["weights"] != NO_WEIGHTS and all(each == identities[0] for each in identities)
+        proof = "That is no proof that they are alike: the intervals say how large a difference may be."
         return (
-            f"No difference between these runs is shown on these {n} test samples, of {count} compared ({', '.join(QUANTITIES)}). "
-            "That is no proof that they are alike: the intervals say how large a difference may be."
+            f"No difference between these runs is shown on these {n} test samples, of {count} compared "
+            f"({', '.join(QUANTITIES)}).{'' if one else f' {proof}'}"
         )
     named = [_describe_difference(findings, d) for d in shown[:MOST_NAMED]]
     more = f" (the {MOST_NAMED} largest are named)" if len(shown) > MOST_NAMED else ""

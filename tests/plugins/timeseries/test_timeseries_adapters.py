@@ -217,7 +217,7 @@ def test_granite_refuses_what_does_not_fit(name: str, sample: np.ndarray, why: s
     ("package", "module", "line"),
     [
         ("momentfm.models.moment", "moment", r"pip install --no-deps momentfm"),
-        ("uni2ts.model.moirai.module", "moirai", r"pip install --no-deps uni2ts"),
+        ("uni2ts.model.moirai.module", "moirai", r"pip install jax && pip install --no-deps 'uni2ts>=1.2,<3'"),
         ("tsfm_public", "granite", r"pip install --no-deps granite-tsfm"),
     ],
 )

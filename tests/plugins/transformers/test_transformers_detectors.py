@@ -50,7 +50,7 @@ def test_the_encoder_goes_on_where_the_backbone_ends(kind: str) -> None:
     assert [tap.name for tap in trunk[len(blocks) : len(blocks) + 2]] == ["encoder.layers.0", "encoder.layers.1"]
     depths = [tap.depth for tap in trunk]
     assert depths[:10] == pytest.approx([(i + 1) / 10 for i in range(10)]) and depths[-1] == 1
-    assert str(subject.taps[0].grid) == f"{SIZE // 4} y x {SIZE // 4} x" and subject.taps[0].depth == 0
+    assert str(subject.taps[0].grid) == f"{SIZE // 4} x {SIZE // 4} (y, x)" and subject.taps[0].depth == 0
     # The queries of its decoder stand for no place.
     assert subject.output_tap == trunk[-1].name == subject.taps[-1].name
     torch.testing.assert_close(captured[subject.output_tap], theirs.encoder_last_hidden_state, rtol=0, atol=0)

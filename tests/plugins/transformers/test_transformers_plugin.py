@@ -209,7 +209,7 @@ def test_the_predictor_of_vjepa2_stands_beyond_the_trunk(saved: Any) -> None:
 def test_frames_of_pe_video_come_before_its_time_steps(saved: Any) -> None:
     subject = encoder(saved("pe_video_encoder"), "pe_video_encoder", frames=4)
     grids = {tap.name: str(tap.grid) for tap in subject.taps}
-    assert grids["embedder.vision_model.timm_model.blocks.1"] == "4 t x 2 y x 2 x + 1 prefix"
+    assert grids["embedder.vision_model.timm_model.blocks.1"] == "4 x 2 x 2 (t, y, x) + 1 prefix"
     assert grids["layers.1"] == grids["norm"] == "4 t + 1 prefix"
     assert [tap.depth for tap in subject.taps] == sorted(tap.depth for tap in subject.taps)
 
