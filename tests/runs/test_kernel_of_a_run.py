@@ -77,7 +77,7 @@ def test_a_named_kernel_and_the_compute_reach_every_pass(tmp_path: Path) -> None
 def test_the_compute_is_identity_and_the_kernel_is_not(tmp_path: Path) -> None:
     first, second = run_of(tmp_path / "a"), run_of(tmp_path / "b", compute="bf16")
     run_of(tmp_path / "a", attention="math")
-    with pytest.raises(DiagnosticsError, match=r"its compute differs \(float32 there, bf16 now\)"):
+    with pytest.raises(DiagnosticsError, match="its compute differs, float32 there, bf16 now"):
         run_of(first.path, compute="bf16")
     with pytest.raises(DiagnosticsError, match=r"computed in float32, the other in bf16. Run both with one --compute"):
         dx.compare([first, second])
@@ -86,12 +86,12 @@ def test_the_compute_is_identity_and_the_kernel_is_not(tmp_path: Path) -> None:
 def test_a_store_from_before_was_computed_in_float32(tmp_path: Path) -> None:
     from diagnostics.activations.identity import refuse_other_identity
 
-    store = run_of(tmp_path / "a", controls=False).store
+    store, data = run_of(tmp_path / "a", controls=False).store, tiny_dataset(24)
     wanted = dict(store.identity)
     del store.identity["compute"]
-    refuse_other_identity(store, wanted)
+    refuse_other_identity(store, wanted, data)
     with pytest.raises(DiagnosticsError, match="float32 there, bf16 now"):
-        refuse_other_identity(store, wanted | {"compute": "bf16"})
+        refuse_other_identity(store, wanted | {"compute": "bf16"}, data)
 
 
 @pytest.mark.parametrize(("kernel", "reason"), [("flash", "same last dimension"), ("cudnn", "no such kernel for cpu")])

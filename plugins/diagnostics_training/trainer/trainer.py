@@ -133,11 +133,11 @@ def fit(
         coming = stack.enter_context(batches_ahead(batches, steps, world, settings.workers))
         for step in steps:
             batch = {key: value.to(world.device, non_blocking=True) for key, value in next(coming).items()}
+            objective.before_step(step)
             if step == first:
                 torch.manual_seed(number(settings.seed, step, world.rank))
                 part = split(batch, settings.accumulate)[0][1]
                 check_attention(objective, part, settings, name, tell if world.first else lambda _: None)
-            objective.before_step(step)
             values = train_step(objective, module, batch, optimiser, settings, step, world)
             done = step + 1
             finite.note(values, done)
