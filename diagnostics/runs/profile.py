@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from diagnostics.errors import enumerated
 from diagnostics.measures.result import read_interval
 from diagnostics.measures.statistics import Interval, carried_by_few
 from diagnostics.report.figures import ControlCurve, ProfileFigure
@@ -277,9 +278,9 @@ class Profile:
         if not self._zero_is_chance and self.over("shuffled_labels") is None and self._chance == -math.inf:
             remarks.append("chance not tested without the shuffled labels")
         if self.rivals:
-            remarks.append(f"not shown to beat {' and '.join(self.rivals)}")
+            remarks.append(f"not shown to beat {enumerated(self.rivals)}")
         elif self.near:
-            remarks.append(f"within {1 - NEAR:.0%} of {' and '.join(self.near)}")
+            remarks.append(f"within {1 - NEAR:.0%} of {enumerated(self.near)}")
         return remarks
 
     @property
