@@ -256,8 +256,8 @@ def test_how_all_taps_are_read_is_said_once() -> None:
         return shown_by(80, lambda: console.print_inspection(about))
 
     lines = inspection("after b call 1 of 2 without 3 of padding", "after b call 2 of 2 without 3 of padding")
-    assert lines[2].endswith("4 x 4 (y, x)   after b call 1 of 2")
-    assert lines[4] == "All are read without 3 of padding."
+    assert lines[3].endswith("4 x 4 (y, x)   after b call 1 of 2")
+    assert lines[5] == "All are read without 3 of padding."
     assert not any("All are read" in line for line in inspection("after a as features", "after b as channels_first"))
     assert not any("All are read" in line for line in inspection("", ""))
 
