@@ -49,6 +49,12 @@ def few(names: Iterable[str]) -> str:
     return ", ".join(ordered[:3]) + (", ..." if len(ordered) > 3 else "")
 
 
+def enumerated(names: Iterable[str]) -> str:
+    """Some names in a sentence: `a`, `a and b`, `a, b and c`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> DiagnosticsError:
     """The error for a name that nobody offers, with the nearest names that somebody does.
 

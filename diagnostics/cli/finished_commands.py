@@ -110,6 +110,8 @@ def clean(
     """
     from diagnostics.activations.tokens import remove_tokens
     from diagnostics.progress import size
+    from diagnostics.report.layout import show as show_text
+    from diagnostics.report.layout import terminal, whole
 
     if not tokens:
         raise DiagnosticsError(f"Nothing to remove is named: give `diagnostics clean {run} --tokens`.")
@@ -118,6 +120,8 @@ def clean(
     if json:
         print_json({"run": str(run), "freed_bytes": freed})
     elif freed:
-        print(f"{printable(run)}: {size(freed)} of tokens removed; all results and pooled activations stay.")
+        show_text(
+            terminal(), f"{whole(run)}: {size(freed)} of tokens removed; all results and pooled activations stay."
+        )
     else:
-        print(f"{printable(run)}: it holds no tokens, so nothing was removed.")
+        show_text(terminal(), f"{whole(run)}: it holds no tokens, so nothing was removed.")

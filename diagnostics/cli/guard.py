@@ -91,8 +91,16 @@ def guarded(command: Callable[..., None], plugin: str = "") -> Callable[..., Non
 
 
 def say(sentence: str) -> None:
-    """One line for people, on stderr."""
-    print(f"diagnostics: {printable(sentence)}", file=sys.stderr)
+    """A sentence for people, on stderr: one line, which a terminal gets broken between words."""
+    text = f"diagnostics: {printable(sentence)}"
+    if not sys.stderr.isatty():
+        print(text, file=sys.stderr)
+        return
+    from rich.console import Console
+
+    from diagnostics.report.layout import show
+
+    show(Console(stderr=True, highlight=False), text)
 
 
 def _interrupted(sentence: str) -> typer.Exit:

@@ -110,7 +110,7 @@ def _print_builder(console: Console, row: dict[str, Any]) -> None:
     facts = [
         printable(" or ".join(row["modalities"])),
         printable(f"target {', '.join(row['targets'])}" if row["targets"] else ""),
-        ", ".join(whole(f"{key}={value}") for key, value in row["options"].items()),
+        ", ".join(whole(f"{key}={'...' if value == 'None' else value}") for key, value in row["options"].items()),
         f"plugin {whole(row['plugin'])}",
     ]
     _print_entry(console, row["name"] + row["takes"].upper(), row["about"], "; ".join(filter(None, facts)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -15,12 +17,16 @@ if TYPE_CHECKING:
     from diagnostics.checks.conformance import Conformance
     from diagnostics.checks.selftest import Outcome
 
+_HOW = re.compile(r"(?: as |, \d+ rows | without ).*$")
+"""What stands behind the place in the text of a `Site`."""
+
 
 def print_inspection(inspected: dict[str, Any]) -> None:
     """An encoder's taps, and what a sample costs."""
     console = terminal()
     parameters = f", {inspected['parameters']:,} parameters" if inspected["parameters"] else ""
     show(console, f"{whole(inspected['encoder'])}: {inspected['modality']}{parameters}", "bold")
+    alike = _same_for_all([tap["read"] for tap in inspected["taps"]])
     rows: list[list[str]] = []
     for tap in inspected["taps"]:
         # One token stands for the whole sample, and not for a place in it.
@@ -30,10 +36,12 @@ def print_inspection(inspected: dict[str, Any]) -> None:
         rows.append(
             [
                 whole(tap["name"]) + mark, f"{tap['depth']:.2f}", printable(tap["part"]), str(tap["features"]),
-                printable(grid), printable(tap["read"]),
+                whole(grid), printable(tap["read"].removesuffix(alike)),
             ]
         )  # fmt: skip
     show_table(console, ["tap", "depth", "part", "features", "grid", "read"], rows)
+    if alike:
+        show(console, f"All are read{printable(alike)}.")
     show(console, printable(inspected["handed_out"]["sentence"]))
     configuration = inspected["identity"].get("configuration", "").removeprefix(inspected["encoder"]).strip()
     if configuration:
@@ -55,6 +63,12 @@ def print_inspection(inspected: dict[str, Any]) -> None:
         show(console, f"Grid {verdict}: {printable(placement['said'])}.", style)
         if placement.get("prefix_moved"):
             show(console, "Prefix tokens moved too: this tap has seen them mixed.")
+
+
+def _same_for_all(reads: Sequence[str]) -> str:
+    """How the tensors of several taps become tokens (their layout, and what is dropped of them), where that is the same."""
+    texts = {way[0] if (way := _HOW.search(read)) else "" for read in reads}
+    return texts.pop() if len(texts) == 1 and len(reads) > 1 else ""
 
 
 def print_conformance(conformance: Conformance) -> None:

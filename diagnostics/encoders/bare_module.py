@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from diagnostics.encoders.evaluating import device_of, evaluating
 from diagnostics.encoders.fitting import check_channels_last
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, describe, unknown
+from diagnostics.errors import DiagnosticsError, describe, enumerated, unknown
 from diagnostics.vocabulary import Modality
 
 SAME = 1e-3
@@ -58,7 +58,7 @@ def declared(
     if missing:
         ways = [_way(owner, own, each, given) for each in (NEEDED if modality is None else [modality])]
         raise DiagnosticsError(
-            f"{owner} gives a bare {type(module).__name__}, whose {' and '.join(missing)} cannot be known from it: say what it "
+            f"{owner} gives a bare {type(module).__name__}, whose {enumerated(missing)} cannot be known from it: say what it "
             f"takes in place of the dots, {' or '.join(ways)}, or return a diagnostics.TorchEncoder."
         )
     means, stds = _numbers(mean), _numbers(std)

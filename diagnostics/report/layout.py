@@ -19,7 +19,8 @@ PIPE_WIDTH = 100
 LEAST_WIDTH = 20
 _GAP = 3
 _UNBROKEN = "\N{NO-BREAK SPACE}"
-_INTERVAL = re.compile(r"\[[-+.\w]+, [-+.\w]+\]( \*)?")
+# An interval with its mark, and a command between backticks.
+_TOGETHER = re.compile(r"\[[-+.\w]+, [-+.\w]+\]( \*)?|`[^`]+`")
 
 
 def terminal() -> Console:
@@ -61,7 +62,7 @@ def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence
 
 
 def wrapped(text: str, width: int, hanging: int = 0) -> list[str]:
-    """Lines of at most `width` cells, broken at spaces outside intervals; only a word that is longer takes more."""
+    """Lines of at most `width` cells, broken at spaces outside intervals and `commands`; only a word that is longer takes more."""
     lines: list[str] = []
     lead = " " * (len(text) - len(text.lstrip(" ")))
     line = None
@@ -79,7 +80,7 @@ def wrapped(text: str, width: int, hanging: int = 0) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    return _INTERVAL.sub(lambda match: match[0].replace(" ", _UNBROKEN), text).split(" ")
+    return _TOGETHER.sub(lambda match: match[0].replace(" ", _UNBROKEN), text).split(" ")
 
 
 def _longest_word(cell: str) -> int:
@@ -156,8 +157,11 @@ def _blocks(columns: Sequence[str], rows: Sequence[Sequence[Text]], width: int, 
     values = [max((cell_len(row[1 + i].plain) for row in rows if len(row) > 1), default=0) for i in range(len(names))]
     for across in range(len(names), 0, -1):
         labels = [max(map(cell_len, names[at::across])) for at in range(across)]
-        pairs = [labels[at] + 2 + max(values[at::across]) for at in range(across)]
-        if lead + sum(pairs) + _GAP * (across - 1) <= width:
+        # What stands alone on the last line may reach beyond its column.
+        beside = values[:-1] if across > 1 and len(names) % across == 1 else values
+        pairs = [labels[at] + 2 + max(beside[at::across]) for at in range(across)]
+        last = labels[0] + 2 + values[-1] if len(beside) < len(values) else 0
+        if lead + max(last, sum(pairs) + _GAP * (across - 1)) <= width:
             break
     else:
         across, labels, pairs = 1, [max(map(cell_len, names))], [0]

@@ -81,12 +81,6 @@ def _list_taps(concerned: Sequence[str], taps: Sequence[str]) -> str:
     return f"{len(concerned)} taps, {concerned[0]}, {concerned[1]}, … {concerned[-1]}"
 
 
-def listed(names: Iterable[str]) -> str:
-    """`a, b and c`."""
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def number(value: float) -> float | None:
     """A float that JSON can hold: None for what is not finite."""
     value = float(value)

@@ -51,11 +51,12 @@ class HandedOut:
         if self.before is None or self.norm_ratio is None:
             return sentence
         before = f" ({self.names[self.before]})" if self.before in self.names else ""
-        alike = f"linear CKA with it {format_number(self.cka)}" if self.cka is not None else self.why_no_cka
+        alike = f"linear CKA with it is {format_number(self.cka)}" if self.cka is not None else self.why_no_cka
         count = f"{self.samples} sample{'s' if self.samples != 1 else ''}"
+        ratio = format_number(self.norm_ratio, ".3g")
         return (
             f"{sentence} The tap before it, {self.before}{before}, is another one: the norm of its {self.norms_of} is "
-            f"{format_number(self.norm_ratio, '.3g')} times that of the output; {alike} ({count})."
+            f"{'' if ratio == '1' else f'{ratio} times '}that of the output; {alike} ({count})."
         )
 
     def to_json(self) -> dict[str, Any]:

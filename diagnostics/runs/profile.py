@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from diagnostics.errors import enumerated
 from diagnostics.measures.result import read_interval
 from diagnostics.measures.statistics import Interval, carried_by_few
 from diagnostics.report.figures import ControlCurve, ProfileFigure
-from diagnostics.report.numbers import SIGNIFICANT, format_interval, is_plain, listed, number, numbers, unbroken
+from diagnostics.report.numbers import SIGNIFICANT, format_interval, is_plain, number, numbers, unbroken
 from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of
 
 if TYPE_CHECKING:
@@ -277,9 +278,9 @@ class Profile:
         if not self._zero_is_chance and self.over("shuffled_labels") is None and self._chance == -math.inf:
             remarks.append("chance not tested without the shuffled labels")
         if self.rivals:
-            remarks.append(f"not shown to beat {listed(self.rivals)}")
+            remarks.append(f"not shown to beat {enumerated(self.rivals)}")
         elif self.near:
-            remarks.append(f"within {1 - NEAR:.0%} of {listed(self.near)}")
+            remarks.append(f"within {1 - NEAR:.0%} of {enumerated(self.near)}")
         return remarks
 
     @property

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from diagnostics.errors import enumerated
 from diagnostics.progress import size
-from diagnostics.report.numbers import format_number, listed, unbroken
+from diagnostics.report.numbers import format_number, unbroken
 from diagnostics.report.page import Block, Column, Note, Notes, Number, Row, Sentence, Table, filled
 from diagnostics.runs.profile import INTERVALS, Profile
 
@@ -130,7 +131,7 @@ def _of(some: Sequence[Profile], read: Sequence[Profile]) -> str:
 
 
 def _names(profiles: Sequence[Profile]) -> str:
-    return f"{len(profiles)} targets" if len(profiles) > 3 else listed([str(p.target) for p in profiles])
+    return f"{len(profiles)} targets" if len(profiles) > 3 else enumerated([str(p.target) for p in profiles])
 
 
 def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
@@ -139,14 +140,14 @@ def brief_cautions(profiles: Sequence[Profile]) -> list[str]:
     heavy = [str(p.target or p.measure) for p in profiles if p.heavy]
     sparse = [p.measure for p in profiles if p.sparse]
     if heavy:
-        names = listed(dict.fromkeys(heavy))
+        names = enumerated(dict.fromkeys(heavy))
         cautions.append(
             f"Beware: intervals of {names} may be too narrow, since a few test units carry most of the loss."
         )
     if sparse:
         few = min(p.token_samples for p in profiles if p.sparse)
         cautions.append(
-            f"Beware: {listed(dict.fromkeys(sparse))} rest on the tokens of {few} samples: more have them with a larger "
+            f"Beware: {enumerated(dict.fromkeys(sparse))} rest on the tokens of {few} samples: more have them with a larger "
             "--token-budget."
         )
     return cautions
@@ -161,7 +162,7 @@ def closing_blocks(run: Run) -> tuple[Block, ...]:
     by = f" (by {', '.join(dict.fromkeys(r.measure for r in advice))})" if several else ""
     notes = [Note(r.line) for r in advice if r.tap is not None]
     if nothing := [r.target for r in advice if r.tap is None]:
-        notes.append(Note(f"for {listed(nothing)} nothing: not shown to be readable at the tap chosen"))
+        notes.append(Note(f"for {enumerated(nothing)} read nothing: not shown to be readable at the tap chosen"))
     tap = next((r.tap for r in advice if r.tap is not None), None)
     features = f"dx.open_run({json.dumps(str(run.path), ensure_ascii=False)}).features({json.dumps(tap)})"
     clean = f"diagnostics clean --tokens {shlex.quote(str(run.path))}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from rich.console import Console
 from diagnostics.checks.conformance import CHECKS
 from diagnostics.checks.selftest import Outcome
 from diagnostics.cli import tables as console
+from diagnostics.cli.guard import say
 from diagnostics.measures.known_answers import Case
 from diagnostics.measures.statistics import Interval
 from diagnostics.report import terminal as report_terminal
@@ -207,6 +209,21 @@ def test_a_path_and_a_command_can_be_copied(width: int) -> None:
     assert {f"{folder}/report.html", *words} <= set(lines)
 
 
+def test_an_error_is_one_line_in_a_pipe_and_broken_between_words_in_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = "`diagnostics clean runs/a-folder-of-a-run --tokens`"
+    sentence = f"Nothing to remove is named, which would be a pity for all of us here: give {command}."
+    say(sentence)
+    assert capsys.readouterr().err == f"diagnostics: {sentence}\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    say(sentence)
+    lines = capsys.readouterr().err.splitlines()
+    assert " ".join(lines) == f"diagnostics: {sentence}" and len(lines) == 3
+    assert lines[-1] == f"{command}."
+
+
 @pytest.mark.parametrize("width", [60, 80, 100])
 def test_what_plugins_offer_and_what_an_encoder_is_fit_the_width(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
@@ -223,6 +240,26 @@ def test_what_plugins_offer_and_what_an_encoder_is_fit_the_width(width: int, mon
     lines += diagnose("check", encoder).out.splitlines()
     assert all(any(check in line for line in lines) for check in CHECKS)
     assert all(cells(line) <= width for line in lines), max(lines, key=cells)
+
+
+def test_how_all_taps_are_read_is_said_once() -> None:
+    def inspection(*reads: str) -> list[str]:
+        taps = [
+            {"name": f"b.{i}", "depth": 0.5, "part": "trunk", "features": 8, "grid": [4, 4], "axes": ["y", "x"], "prefix": 0, "read": read}
+            for i, read in enumerate(reads)
+        ]  # fmt: skip
+        about = {
+            "encoder": "it", "modality": "image", "parameters": 5, "output_tap": "b.1", "taps": taps, "identity": {},
+            "handed_out": {"sentence": "The output tap is b.1."}, "lineage": {}, "pooling": ["mean"],
+            "seconds_per_sample": 0.1, "pooled_bytes_per_sample": 8, "token_bytes_per_sample": 8,
+        }  # fmt: skip
+        return shown_by(80, lambda: console.print_inspection(about))
+
+    lines = inspection("after b call 1 of 2 without 3 of padding", "after b call 2 of 2 without 3 of padding")
+    assert lines[3].endswith("4 x 4 (y, x)   after b call 1 of 2")
+    assert lines[5] == "All are read without 3 of padding."
+    assert not any("All are read" in line for line in inspection("after a as features", "after b as channels_first"))
+    assert not any("All are read" in line for line in inspection("", ""))
 
 
 @settings(max_examples=40, deadline=None)

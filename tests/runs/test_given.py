@@ -100,7 +100,7 @@ def test_a_module_in_a_file_is_taken_as_it_is(file: str) -> None:
         ("image?modality=video", "Unknown modality of a bare module 'video': there are image, series"),
         (
             "image?modality=image",
-            r"whose size and mean and std cannot be known .*'\S*\?modality=image&size=\.\.\.&mean=\.\.\.&std=\.\.\.'",
+            r"whose size, mean and std cannot be known .*'\S*\?modality=image&size=\.\.\.&mean=\.\.\.&std=\.\.\.'",
         ),
         # What was given is repeated, and nothing else is filled in.
         (

@@ -82,7 +82,7 @@ def test_a_norm_with_a_scale_of_ten_gives_the_known_ratio() -> None:
     assert found.cka == pytest.approx(1, abs=1e-6)
     assert str(found) == (
         "The output tap is norm. The tap before it, blocks.1, is another one: the norm of its tokens is 0.1 times that of the output; linear CKA "
-        "with it 1.000 (60 samples)."
+        "with it is 1.000 (60 samples)."
     )
 
 
@@ -107,7 +107,7 @@ def test_the_report_says_it_from_what_is_stored(tmp_path: Path) -> None:
     text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert (
         "The output tap is norm, which the makers hand out as last_hidden_state. The tap before it, blocks.1 (hidden_states[-1])"
-        ", is another one: the norm of its means over tokens is 0.1 times that of the output; linear CKA with it 1.000 (60 samples)."
+        ", is another one: the norm of its means over tokens is 0.1 times that of the output; linear CKA with it is 1.000 (60 samples)."
     ) in text
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diagnostics.errors import enumerated
 from diagnostics.report.numbers import format_interval, format_number
 from diagnostics.runs.comparison.differences import ALPHA, QUANTITIES, CurveDifference, Difference
 from diagnostics.runs.comparison.findings import Findings
@@ -111,9 +112,9 @@ def describe_families(findings: Findings) -> list[str]:
 
 
 def describe_controls(findings: Findings, profiles: Sequence[str]) -> list[str]:
-    """Which labels are not shown to beat fresh weights, by target: where an encoder of the same architecture that was never
+    """Which labels are not shown to beat fresh weights, and in which targets: where an encoder of the same architecture that was never
     trained reads a target as well, training brought nothing that the probe shows."""
-    lines: list[str] = []
+    targets: dict[str, list[str]] = {}
     for profile in profiles:
         poor: list[str] = []
         for group, members in findings.groups.items():
@@ -123,8 +124,8 @@ def describe_controls(findings: Findings, profiles: Sequence[str]) -> list[str]:
             if missed:
                 poor.append(group if len(known) == 1 else f"{group} ({missed} of {len(known)} seeds)")
         if poor:
-            lines.append(f"{target_name(findings, profile)}, not shown to beat fresh weights: {', '.join(poor)}")
-    return lines
+            targets.setdefault(enumerated(poor), []).append(target_name(findings, profile))
+    return [f"not shown to beat fresh weights: {who}, in {enumerated(names)}" for who, names in targets.items()]
 
 
 def describe_heads(findings: Findings, profiles: Sequence[str]) -> list[str]:
