@@ -53,7 +53,9 @@ class _Block:
         grid, prefix, padding = self._keys(room)
         top = torch.maximum(grid.top, torch.maximum(prefix.top, padding.top))
         top = top.masked_fill(top == -math.inf, 0)
-        of_grid, of_prefix, of_padding = (kind.sums * (kind.top - top).exp()[..., None] for kind in (grid, prefix, padding))
+        of_grid, of_prefix, of_padding = (
+            kind.sums * (kind.top - top).exp()[..., None] for kind in (grid, prefix, padding)
+        )
         sums = of_grid + of_prefix + of_padding
         own, size, total = of_grid[..., -1] + of_prefix[..., -1], sums[..., -2], sums[..., -1]
         mass = torch.where(grid.top > -math.inf, grid.sums[..., -1], math.nan)
