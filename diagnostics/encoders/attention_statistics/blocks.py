@@ -5,6 +5,7 @@ Shape suffixes: B sample, N some heads, M some queries, K key, D width of a head
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -51,13 +52,16 @@ class _Block:
         """Fills these rows, and adds what they give to each grid key; `apart` [M, K] in cells."""
         tokens, here = self.tokens, (self.sample, self.heads, self.queries)
         grid, prefix, padding = self._keys(room)
-        top = torch.maximum(grid.top, torch.maximum(prefix.top, padding.top))
-        top = top.masked_fill(top == -math.inf, 0)
+        whole = _base(grid, prefix, padding)
         of_grid, of_prefix, of_padding = (
-            kind.sums * (kind.top - top).exp()[..., None] for kind in (grid, prefix, padding)
+            kind.sums * (kind.top - whole).exp()[..., None] for kind in (grid, prefix, padding)
         )
         sums = of_grid + of_prefix + of_padding
-        own, size, total = of_grid[..., -1] + of_prefix[..., -1], sums[..., -2], sums[..., -1]
+        size, total = sums[..., -2], sums[..., -1]
+        # Padding may lie far above what is the tap's own, whose shares among themselves it must not push to 0.
+        base = _base(grid, prefix)
+        grid_mass, prefix_mass = (kind.sums[..., -1] * (kind.top - base).exp() for kind in (grid, prefix))
+        own = grid_mass + prefix_mass
         mass = torch.where(grid.top > -math.inf, grid.sums[..., -1], math.nan)
 
         # With w = e^x and x at most 0, the entropy of w / sum w is log sum w - sum w x / sum w: nothing cancels.
@@ -65,14 +69,14 @@ class _Block:
         rows.distance[here] = torch.mul(grid.weights, apart, out=grid.exponents).sum(-1) / mass
         rows.peak[here] = 1 / mass
         rows.logit[here] = grid.top
-        rows.prefix[here] = of_prefix[..., -1] / own
+        rows.prefix[here] = prefix_mass / own
         rows.padding[here] = of_padding[..., -1] / total
         off = torch.linalg.vector_norm(sums[..., :-2] - self._queries(out) * total[..., None], dim=-1)
         rows.error[here] = torch.where(total > 0, torch.where(off > 0, off / size, off), 0)
 
         first = max(0, tokens.prefix - self.queries.start)
         of_tap = slice(first, max(first, tokens.own - self.queries.start))
-        share = torch.where(own > 0, (grid.top - top).exp() / own, 0)[:, None, of_tap]
+        share = torch.where(own > 0, (grid.top - base).exp() / own, 0)[:, None, of_tap]
         received[self.sample, self.heads] += (share @ grid.weights[:, of_tap])[:, 0]
 
     def _keys(self, room: Tensor) -> tuple[_Keys, _Keys, _Keys]:
@@ -137,3 +141,9 @@ class _Keys:
         if masked:
             logits.clamp_min_(LEAST_EXPONENT)
         self.sums = torch.exp(logits, out=room) @ values
+
+
+def _base(*kinds: _Keys) -> Tensor:
+    """The largest logit [N, M] of these keys, 0 where none is seen."""
+    top = functools.reduce(torch.maximum, (kind.top for kind in kinds))
+    return top.masked_fill(top == -math.inf, 0)
