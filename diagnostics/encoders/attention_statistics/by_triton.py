@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,10 @@ def refused(call: FusedCall, tokens: Tokens) -> str:
 
 def by_triton(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
     """Of a call that is not `refused`, whose kernel gave `out` [B, H, Q, D]."""
-    from diagnostics.encoders.attention_statistics.kernels import received_kernel, rows_kernel
+    from diagnostics.encoders.attention_statistics import kernels
+
+    rows_kernel: Any = kernels.rows_kernel
+    received_kernel: Any = kernels.received_kernel
 
     samples, heads, queries, width = call.q.shape
     q, k, v = (x.expand(samples, *x.shape[1:]) for x in (call.q, call.k, call.v))

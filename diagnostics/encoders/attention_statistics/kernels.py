@@ -6,8 +6,8 @@ Logits are in units of log2. Kinds of tokens: 0 padding, 1 prefix, 2 grid. Impor
 # pyright: basic
 # Triton ships no types, and what stands in a kernel is no Python.
 
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports] # absent where types are checked
+import triton.language as tl  # pyright: ignore[reportMissingImports] # likewise
 
 LOG_2 = tl.constexpr(0.6931471805599453)
 

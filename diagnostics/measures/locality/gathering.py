@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +15,8 @@ from diagnostics.measures.locality.heads import Attention, HeadMeasure
 
 FEW = 0.01
 """Share of the grid keys that are called few."""
+GATHERED = ("peak", "logit", "received")
+"""Last axis of what `Gathering` records."""
 CLOSED = "closed form"
 BOLYA = "closed form, after the global tokens of Bolya et al. 2025 (2504.13181)"
 
@@ -27,13 +28,14 @@ class Gathering(Attention):
     """
 
     name = "attention_gathering"
-    columns = ("peak", "logit", "received")
+    columns = GATHERED
 
 
 class GatheringMeasure(HeadMeasure):
     """One of the columns of `Gathering`."""
 
-    observation: ClassVar[Attention] = Gathering()
+    observation = Gathering()
+    columns = GATHERED
     standard = False
 
 
@@ -110,7 +112,7 @@ class AttentionLogit(GatheringMeasure):
         return math.nan
 
     def unknown(self, lost: int, values: np.ndarray, n: int) -> str:
-        if np.isfinite(values[..., self.observation.columns.index("peak")]).all():
+        if np.isfinite(values[..., self.columns.index("peak")]).all():
             return "its softmax is spelled out, which shows shares but no logits"
         return super().unknown(lost, values, n)
 

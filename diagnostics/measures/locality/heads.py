@@ -195,7 +195,9 @@ class HeadMeasure(Measure):
     family = "spatial"
     higher_is_better = None
     needs = "attention"
-    observation: ClassVar[Attention] = Attention()
+    observation = Attention()
+    columns: ClassVar[tuple[str, ...]] = STATISTICS
+    """What its observation records."""
     statistic: ClassVar[str]
     beside: ClassVar[tuple[str, ...]] = ()
     functional: ClassVar[str]
@@ -219,8 +221,9 @@ class HeadMeasure(Measure):
 
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
+        assert self.observation is not None
         observed = activations.observed(self.observation.name)
-        columns = self.observation.columns
+        columns = self.columns
         left_out = observed.left_out if isinstance(observed, Captured) else {}
         taps = activations.taps
         n = max((len(values) for values in observed.values()), default=0)
