@@ -189,6 +189,13 @@ for loud, within, seeds in ((1.0, 1e-5, t.CASES), (150.0, 1e-3, range(4))):
     for seed in seeds:
         case = t.case(seed, loud, masks=False)
         t.assert_same(*(t.attention_statistics(*case, by) for by in ("triton", "plain")), within)
+for dtype in (t.torch.float16, t.torch.bfloat16):
+    call, out, tokens = t.case(0, masks=False)
+    call = t.dataclasses.replace(call, q=call.q.to(dtype), k=call.k.to(dtype), v=call.v.to(dtype))
+    found, expected = (t.attention_statistics(call, out, tokens, by) for by in ("triton", "plain"))
+    t.np.testing.assert_allclose(found.entropy, expected.entropy, rtol=1e-5)
+    t.np.testing.assert_allclose(found.received, expected.received, rtol=1e-5, atol=1e-6)
+    assert abs(found.error - expected.error) < 1e-3
 """
 
 

@@ -47,6 +47,9 @@ def by_triton(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
     samples, heads, queries, width = call.q.shape
     q, k, v = (x.expand(samples, *x.shape[1:]) for x in (call.q, call.k, call.v))
     device = q.device
+    if device.type == "cpu" and q.dtype == torch.bfloat16:
+        # Triton's interpreter holds these as integers, and multiplies them as such.
+        q, k, v = q.float(), k.float(), v.float()
     order = torch.arange(queries, device=device) if tokens.order is None else tokens.order
     # By position in the call: so coordinates are permuted, and no token is.
     kind = torch.zeros(queries, dtype=torch.int32, device=device)

@@ -68,7 +68,7 @@ def rows_kernel(
         key_ok = columns < tokens
         at_keys = key_ok[:, None] & wide[None, :]
         k = tl.load(k_at + columns[:, None] * k_row + features[None, :] * k_column, at_keys, 0.0)
-        v = tl.load(v_at + columns[:, None] * v_row + features[None, :] * v_column, at_keys, 0.0).to(tl.float32)
+        v = tl.load(v_at + columns[:, None] * v_row + features[None, :] * v_column, at_keys, 0.0)
         kind = tl.load(kind_at + columns, key_ok, 0)
         s = _logits(q, k, kind, rows, columns, scale, tokens, causal)
 
@@ -102,8 +102,10 @@ def rows_kernel(
         moved = _moved(top_all, base)
         w = tl.exp2(s - base[:, None])
         mass_all = moved * mass_all + tl.sum(w, 1)
-        size = moved * size + tl.sum(w * tl.sqrt(tl.sum(v * v, 1))[None, :], 1)
-        ours = moved[:, None] * ours + tl.dot(w, v, input_precision="ieee")
+        long = v.to(tl.float32)
+        size = moved * size + tl.sum(w * tl.sqrt(tl.sum(long * long, 1))[None, :], 1)
+        # The output is only compared with one of this type, so tensor cores may multiply in it.
+        ours = moved[:, None] * ours + tl.dot(w.to(v.dtype), v, input_precision="ieee")
         top_all = new
 
     seen = mass_grid > 0
