@@ -13,7 +13,7 @@ LOG_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def _logits(q, k, kind, rows, columns, scale, tokens, causal: tl.constexpr):
+def _logits(q, k, rows, columns, scale, tokens, causal: tl.constexpr):
     """scale q k' [query, key]; -inf where a key is not seen, or beyond the end."""
     s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
     seen = (columns < tokens)[None, :] & (rows < tokens)[:, None]
@@ -70,7 +70,7 @@ def rows_kernel(
         k = tl.load(k_at + columns[:, None] * k_row + features[None, :] * k_column, at_keys, 0.0)
         v = tl.load(v_at + columns[:, None] * v_row + features[None, :] * v_column, at_keys, 0.0)
         kind = tl.load(kind_at + columns, key_ok, 0)
-        s = _logits(q, k, kind, rows, columns, scale, tokens, causal)
+        s = _logits(q, k, rows, columns, scale, tokens, causal)
 
         # The grid: sum of w, of w times its own exponent moved to the new maximum, and of w times a distance.
         on_grid = tl.where((kind == 2)[None, :], s, float("-inf"))
@@ -150,14 +150,13 @@ def received_kernel(
     q_at += sample.to(tl.int64) * q_sample + head.to(tl.int64) * q_head
     k_at += sample.to(tl.int64) * k_sample + key_head.to(tl.int64) * k_head
     k = tl.load(k_at + columns[:, None] * k_row + features[None, :] * k_column, key_ok[:, None] & wide[None, :], 0.0)
-    key_kind = tl.load(kind_at + columns, key_ok, 0)
     base = (tl.program_id(1).to(tl.int64)) * tokens
     total = tl.zeros((N,), tl.float32)
     for start in range(0, tokens, M):
         rows = start + tl.arange(0, M)
         row_ok = rows < tokens
         q = tl.load(q_at + rows[:, None] * q_row + features[None, :] * q_column, row_ok[:, None] & wide[None, :], 0.0)
-        s = _logits(q, k, key_kind, rows, columns, scale, tokens, causal)
+        s = _logits(q, k, rows, columns, scale, tokens, causal)
         lse = tl.load(lse_at + base + rows, row_ok, float("inf"))
         counts = (tl.load(kind_at + rows, row_ok, 0) == 2)[:, None] & (lse < float("inf"))[:, None]
         total += tl.sum(tl.where(counts, tl.exp2(s - tl.where(lse < float("inf"), lse, 0.0)[:, None]), 0.0), 0)
