@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import diagnostics as dx
+from diagnostics.encoders.attention_statistics import Tokens, attention_statistics
 from diagnostics.encoders.computing import computing
+from diagnostics.encoders.fused_attention import FusedCall
 from diagnostics.encoders.kernels import explain_attention
 
 from functions import FUNCTIONS, as_is, numbers
@@ -126,3 +128,18 @@ def test_a_gpu_aligns_as_a_cpu_does(tmp_path: Path) -> None:
         for device in ("cpu", "cuda")
     }  # fmt: skip
     assert rows["cuda"]["cosine"]["after"] == pytest.approx(rows["cpu"]["cosine"]["after"], abs=1e-3)
+
+
+@pytest.mark.parametrize("by", ["blocks", "triton"])
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-2)])
+def test_attention_statistics_are_those_of_the_matrix(by: Any, dtype: torch.dtype, most: float) -> None:
+    if by == "triton":
+        pytest.importorskip("triton", reason="needs triton")
+    grid = dx.Grid((12, 11), ("y", "x"), 2)
+    q, k, v = torch.randn(3, 2, 4, 134, 48, device="cuda", dtype=dtype).unbind(0)
+    call, out = FusedCall.of((q, k, v), {}), torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    tokens = Tokens.of(dx.Tap("a", 1, "trunk", 8, grid), None, q.device)
+    found, expected = (attention_statistics(call, out, tokens, which) for which in (by, "plain"))
+    for name in ("entropy", "distance", "prefix", "peak", "logit", "received"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-6, msg=name)
+    assert found.error < most and expected.error < most

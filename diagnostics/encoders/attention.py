@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from diagnostics.encoders.computing import whole
 from diagnostics.encoders.encoder import Captured, Reduce
-from diagnostics.encoders.fused_attention import TOLERANCE, FusedCall
+from diagnostics.encoders.fused_attention import TOLERANCE, FusedCall, ReduceCall
 from diagnostics.encoders.hooks import as_tokens, at_taps
 from diagnostics.encoders.sdpa_calls import multi_head_in_steps
 from diagnostics.encoders.taps import Site, Tap
@@ -41,11 +41,12 @@ def read_attention(
     """`{tap: reduce(tap, attention [B, H, T, T])}` of the blocks that the taps stand after, from one call of `forward`.
 
     All tokens of the tap, prefix tokens first, in float32 (float64 for a float64 model). `reduce` returns a tensor
-    [sample, ...] and may be given the batch in parts, which are concatenated. A tap is left out, with the reason, unless
-    its module computes exactly one attention, and that over the tap's tokens.
+    [sample, ...] and may be given the batch in parts, which are concatenated; a `ReduceCall` is given the call of a fused
+    kernel in place of a matrix. A tap is left out, with the reason, unless its module computes exactly one attention, and
+    that over the tap's tokens.
 
-    Raises DiagnosticsError where no tap has one, where attention times values is not what the kernel gave, and where
-    dropout is active.
+    Raises DiagnosticsError where no tap has one, where attention times values is not what the kernel gave, where queries or
+    keys are not finite, and where dropout is active.
     """
     own = [tap for tap in taps if tap.site is not None and tap.site.when == "after"]
     watching = _Watching(encoder, reduce)
@@ -223,27 +224,48 @@ class _Watching(TorchFunctionMode):
             summed = bool((((mass - 1).abs() <= most) | (mass == 0)).all()) and bool((part >= 0).all())
             return part, doubt if summed else "what weighs its values is no longer a softmax"
 
-        self._note(weights.shape, of_rows)
+        self._reduced(self._wanting(weights.shape), weights.shape, of_rows)
 
     def _fused(self, call: FusedCall, out: Tensor) -> None:
         if call.dropout > 0:
             raise self._dropped(call.dropout)
         doubt = _doubtful(call.v, -2)
-        self._note(call.shape, lambda rows: (self._recomputed(call, out, rows), doubt))
+        wanting = self._wanting(call.shape)
+        for frame in wanting:
+            self._finite(call, frame)
+        # What is recomputed must not be shortened, whatever the model's own products may be.
+        with torch.autocast(call.q.device.type, enabled=False):
+            if not isinstance(self.reduce, ReduceCall):
+                self._reduced(wanting, call.shape, lambda rows: (self._recomputed(call, out, rows), doubt))
+                return
+            for frame in wanting:
+                frame.reason = frame.reason or doubt
+                if frame.reason:
+                    continue
+                values, error, padding = self.reduce.of_call(frame.tap, frame.site, call, out)
+                self._agreeing(error, out.dtype)
+                frame.reason = _lost(padding)
+                if not frame.reason:
+                    frame.parts.append(values)
 
-    def _note(self, shape: Sequence[int], attention: Callable[[slice], tuple[Tensor, str]]) -> None:
-        """An attention of that shape in every open frame; reduced at once, before anything can be overwritten."""
+    def _wanting(self, shape: Sequence[int]) -> list[_Frame]:
+        """Notes an attention of that shape in every open frame, and gives those whose only one it is."""
         shape = tuple(shape)
         for frame in self.open:
             frame.shapes.append(shape)
             frame.parts.clear()
-        wanting = [f for f in self.open if f.shapes == [shape] and len(shape) == 4 and f.square(shape)]
+        return [f for f in self.open if f.shapes == [shape] and len(shape) == 4 and f.square(shape)]
+
+    def _reduced(
+        self, wanting: list[_Frame], shape: Sequence[int], attention: Callable[[slice], tuple[Tensor, str]]
+    ) -> None:
+        """Reduces a matrix at once, before anything can be overwritten; in parts of whole samples."""
         step = max(1, MOST_BYTES // (4 * math.prod(shape[1:])))
         for start in range(0, shape[0] if wanting else 0, step):
             weights, lacking = attention(slice(start, start + step))
             for frame in wanting:
                 kept = frame.site.kept
-                frame.reason = frame.reason or lacking or _lost(weights, frame.site)
+                frame.reason = frame.reason or lacking or _lost(_to_padding(weights, frame.site))
                 if not frame.reason:
                     own = weights[..., kept, kept]
                     if frame.site.order:
@@ -251,19 +273,33 @@ class _Watching(TorchFunctionMode):
                         own = own[..., order, :][..., order]
                     frame.parts.append(self.reduce(frame.tap, own))
 
+    def _finite(self, call: FusedCall, frame: _Frame) -> None:
+        """Raises DiagnosticsError where queries or keys of the tap's tokens are not finite, which would spoil a mean."""
+        for name, x in (("queries", call.q), ("keys", call.k)):
+            of_tap = x[..., frame.site.kept, :]
+            if not bool(of_tap.sum(dtype=torch.float32).isfinite()) and not bool(of_tap.isfinite().all()):
+                sample, head = (~of_tap.isfinite()).nonzero()[0, :2].tolist()
+                raise DiagnosticsError(
+                    f"Attention of {self.encoder} at tap {frame.tap.name} has {name} that are NaN or infinite, first in "
+                    f"sample {sample} of the batch, head {head}: look for the first tap whose activations are not finite."
+                )
+
     def _recomputed(self, call: FusedCall, out: Tensor, rows: slice) -> Tensor:
         """Attention [B, H, Q, K] of some samples, checked against what the kernel gave."""
         weights = call.weights(rows)
-        worst = call.error(weights, out, rows)
-        most = TOLERANCE.get(out.dtype, 1e-3)
-        if worst > most:
+        self._agreeing(call.error(weights, out, rows), out.dtype)
+        return weights
+
+    def _agreeing(self, error: float, dtype: torch.dtype) -> None:
+        """Raises DiagnosticsError where attention times values is not what the kernel gave."""
+        most = TOLERANCE.get(dtype, 1e-3)
+        if error > most:
             frame = self.open[-1]
             raise DiagnosticsError(
                 f"Attention of {self.encoder} at tap {frame.tap.name}, recomputed from queries and keys, times the values "
-                f"is not what '{frame.site.module}' computed (relative error {worst:.2g}, at most {most:g}): its kernel "
+                f"is not what '{frame.site.module}' computed (relative error {error:.2g}, at most {most:g}): its kernel "
                 "does something else, so there is no attention to measure."
             )
-        return weights
 
     def _dropped(self, share: float) -> DiagnosticsError:
         return DiagnosticsError(
@@ -272,9 +308,12 @@ class _Watching(TorchFunctionMode):
         )
 
 
-def _lost(weights: Tensor, site: Site) -> str:
+def _to_padding(weights: Tensor, site: Site) -> float:
     own = weights[..., site.kept, :]
-    mass = float((own.sum(-1) - own[..., site.kept].sum(-1)).max()) if site.dropped else 0.0
+    return float((own.sum(-1) - own[..., site.kept].sum(-1)).max()) if site.dropped else 0.0
+
+
+def _lost(mass: float) -> str:
     return f"its tokens attend to padding, with up to {mass:.2g} of their attention" if mass > PADDING_MASS else ""
 
 

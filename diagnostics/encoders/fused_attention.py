@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from diagnostics.encoders.taps import Site, Tap
 
 # How far a row may be from the kernel's, as a share of the sum of |attention| |value|: rounding of that type, not more.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
@@ -53,26 +55,33 @@ class FusedCall:
         """The type to compute in: on a GPU the one whose products are never shortened to TF32."""
         return torch.float64 if self.q.dtype == torch.float64 or self.q.is_cuda else torch.float32
 
+    def scores(self, rows: slice, head: int) -> Tensor:
+        """q k' scale + mask [B, Q, K] of a head of some samples, in the type to compute in; -inf where a key is not seen."""
+        scores = self.q[rows, head].to(self.working) @ self._of(self.k, rows, head).mT
+        scores *= self.scale
+        if self.causal:
+            return scores.masked_fill_(~torch.ones_like(scores[0], dtype=torch.bool).tril(), -math.inf)
+        mask = self.whole_mask
+        if mask is None:
+            return scores
+        if mask.dtype == torch.bool:
+            return scores.masked_fill_(~mask[rows, head], -math.inf)
+        return scores.add_(mask[rows, head])
+
+    @property
+    def whole_mask(self) -> Tensor | None:
+        """The mask [B, H, Q, K], as a view."""
+        if self.mask is None:
+            return None
+        folded = self.mask.ndim == 3 and len(self.shape) == 4 and self.shape[1] == 1
+        return (self.mask[:, None] if folded else self.mask).expand(self.shape)
+
     def weights(self, rows: slice) -> Tensor:
         """softmax(q k' scale + mask) of some samples, head by head; a query that may see nothing has zeros."""
-        allowed = added = None
-        if self.causal:
-            allowed = torch.ones(self.shape[-2:], dtype=torch.bool, device=self.q.device).tril()
-        elif self.mask is not None:
-            mask = (
-                self.mask[:, None] if self.mask.ndim == 3 and len(self.shape) == 4 and self.shape[1] == 1 else self.mask
-            )
-            mask = mask.expand(self.shape)[rows]
-            allowed, added = (mask, None) if mask.dtype == torch.bool else (None, mask)
         kept = torch.float64 if self.q.dtype == torch.float64 else torch.float32
         weights = torch.empty((len(self.q[rows]), *self.shape[1:]), dtype=kept, device=self.q.device)
         for head in range(self.shape[1]):
-            scores = self.q[rows, head].to(self.working) @ self._of(self.k, rows, head).mT
-            scores *= self.scale
-            if added is not None:
-                scores += added[:, head]
-            if allowed is not None:
-                scores.masked_fill_(~(allowed[:, head] if allowed.ndim == 4 else allowed), -math.inf)
+            scores = self.scores(rows, head)
             blind = (scores == -math.inf).all(-1, keepdim=True)
             weights[:, head] = scores.softmax(-1).masked_fill_(blind, 0)
         return weights
@@ -100,3 +109,24 @@ class FusedCall:
         """A head of k or v; with fewer of them than queries have, several heads share one."""
         x = x.expand(self.q.shape[0], *x.shape[1:])
         return x[rows, head * x.shape[1] // self.q.shape[1]].to(self.working)
+
+
+class OfCall(NamedTuple):
+    """What a reduction makes of a call without its matrix: values [B, ...], the `error` of the worst row as
+    `FusedCall.error` gives it, and the largest share of a row of the tap's tokens that goes to `padding`.
+    """
+
+    values: Tensor
+    error: float
+    padding: float
+
+
+@runtime_checkable
+class ReduceCall(Protocol):
+    """A reduction that needs no matrix where a fused kernel computed the attention; else it is called with it as any other."""
+
+    def __call__(self, tap: Tap, attention: Tensor) -> Tensor: ...
+
+    def of_call(self, tap: Tap, site: Site, call: FusedCall, out: Tensor) -> OfCall:
+        """From the arguments of the kernel and what it gave, `out` [B, H, Q, D]."""
+        ...

@@ -157,6 +157,14 @@ EXPECTED: dict[str, tuple[Claim, ...]] = {
         highest("offset", of="top_key"),
         value("everywhere", 1 / (CELLS + 1), 1e-4),
     ),
+    "attention_peak": (highest("things"), value("things", 1, 1e-4), value("everywhere", 1 / CELLS, 1e-4)),
+    "attention_logit": (highest("things"), value("things", 0, 1e-4), value("everywhere", -math.log(CELLS + 1), 1e-4)),
+    # A hundredth of 64 keys is .64 of the one that receives most: of its own query all, of the others .8.
+    "attention_received": (
+        highest("offset"),
+        value("offset", (0.01 + 0.64 * (0.8 * 63 + 1) / 64) / 2, 1e-4),
+        value("everywhere", 0.01, 1e-4),
+    ),
     "receptive_field": (highest("scrambled", "everywhere"), value("rotated", 0, 1e-6)),
 }
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,8 +13,16 @@ import xarray as xr
 from torch import Tensor
 
 from diagnostics.activations.contract import Activations, Observation, StoredTarget
+from diagnostics.encoders.attention_statistics import (
+    Implementation,
+    Statistics,
+    Tokens,
+    attention_statistics,
+    of_matrix,
+)
 from diagnostics.encoders.encoder import Captured, Encoder
-from diagnostics.encoders.taps import Grid, Tap
+from diagnostics.encoders.fused_attention import FusedCall, OfCall
+from diagnostics.encoders.taps import Grid, Site, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure
@@ -23,7 +31,6 @@ from diagnostics.measures.locality.blocks import extents, lengths, places
 from diagnostics.measures.result import stated
 from diagnostics.measures.target_free_intervals import mean_with_interval
 
-BLOCK_BYTES = 32 * 2**20
 STATISTICS = ("distance", "entropy", "normalised_entropy", "prefix", "top_key")
 """Last axis of what `Attention` records."""
 
@@ -66,7 +73,7 @@ def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Seq
             f"Attention of shape {tuple(weights.shape)[single:]} is not among the {tokens} cells of a grid of {grid}: give one query "
             "and one key a cell, prefix tokens left out, on a grid of one to three axes."
         )
-    return _array(_of_heads(weights, 0, _places(grid, cell, weights.device))["distance"], single)
+    return _array(of_matrix(weights, 0, _places(grid, cell, weights.device)).distance, single)
 
 
 def attention_entropy(attention: Any) -> np.ndarray:
@@ -77,7 +84,7 @@ def attention_entropy(attention: Any) -> np.ndarray:
     entropy / ln(keys) across grids.
     """
     weights, single = _checked(attention)
-    return _array(_of_heads(weights, 0, None)["entropy"], single)
+    return _array(of_matrix(weights, 0, None).entropy, single)
 
 
 def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
@@ -94,8 +101,8 @@ def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
             f"Attention of shape {tuple(weights.shape)[single:]} is not among all tokens, {prefix} prefix tokens and a grid: give "
             "one query and one key for each of both."
         )
-    statistics = _of_heads(weights[..., prefix:, :], prefix, None)
-    return GlobalMass(_array(statistics["prefix"], single), _array(statistics["top_key"], single))
+    statistics = of_matrix(weights[..., prefix:, :], prefix, None)
+    return GlobalMass(_array(statistics.prefix, single), _array(statistics.top_key, single))
 
 
 def uniform_distance(grid: Sequence[int], cell: float | Sequence[float] = 1.0) -> float:
@@ -136,35 +143,37 @@ def _array(values: Tensor, single: bool) -> np.ndarray:
     return (values[0] if single else values).cpu().numpy()
 
 
-def _of_heads(weights: Tensor, prefix: int, places: Tensor | None) -> dict[str, Tensor]:
-    """The statistics [sample, head] of attention [sample, head, grid query, key], prefix keys first; in blocks of queries."""
-    samples, heads, queries, keys = weights.shape
+@dataclass(frozen=True)
+class ReduceAttention:
+    """The reduction of attention to some `columns` [sample, head, column], with or without its matrix."""
 
-    def zeros(*more: int) -> Tensor:
-        return torch.zeros(samples, heads, *more, dtype=torch.float64, device=weights.device)
+    columns: Sequence[str]
+    by: Implementation = "auto"
 
-    distance, entropy, to_prefix, on_grid, anywhere = (zeros() for _ in range(5))
-    received = zeros(keys - prefix)
-    step = max(1, BLOCK_BYTES // (8 * samples * heads * keys))
-    for start in range(0, queries, step):
-        rows = weights[:, :, start : start + step].to(torch.float64)
-        grid = rows[..., prefix:]
-        mass, total = grid.sum(-1), rows.sum(-1)
-        share = torch.where(total > 0, 1 / total, 0.0)
-        to_prefix += (rows[..., :prefix].sum(-1) * share).sum(-1)
-        received += torch.einsum("shqk,shq->shk", grid, share)
-        anywhere += (total > 0).sum(-1)
-        known = mass > 0
-        on_grid += known.sum(-1)
-        safe = torch.where(known, mass, 1.0)
-        # With p = a / mass, -sum(p log p) = log(mass) - sum(a log a) / mass.
-        entropy += (safe.log() - torch.special.xlogy(grid, grid).sum(-1) / safe).sum(-1)
-        if places is not None:
-            apart = torch.cdist(places[start : start + step], places, compute_mode="donot_use_mm_for_euclid_dist")
-            distance += (torch.einsum("shqk,qk->shq", grid, apart) / safe).sum(-1)
-    # 0 / 0 is NaN: a head without any attention has no value.
-    statistics = {"distance": distance / on_grid, "entropy": (entropy / on_grid).clamp_min(0)}
-    return {**statistics, "prefix": to_prefix / anywhere, "top_key": received.amax(-1) / anywhere}
+    def __call__(self, tap: Tap, attention: Tensor) -> Tensor:
+        grid = tap.grid
+        places = _places(grid.shape, 1.0, attention.device)
+        return self._kept(tap, of_matrix(attention[..., grid.prefix :, :], grid.prefix, places))
+
+    def of_call(self, tap: Tap, site: Site, call: FusedCall, out: Tensor) -> OfCall:
+        statistics = attention_statistics(call, out, Tokens.of(tap, site, out.device), self.by)
+        return OfCall(self._kept(tap, statistics), statistics.error, statistics.padding)
+
+    def _kept(self, tap: Tap, statistics: Statistics) -> Tensor:
+        return torch.stack([COLUMNS[name](statistics, tap.grid) for name in self.columns], dim=-1).float()
+
+
+COLUMNS: Mapping[str, Callable[[Statistics, Grid], Tensor]] = {
+    "distance": lambda statistics, grid: statistics.distance,
+    "entropy": lambda statistics, grid: statistics.entropy,
+    "normalised_entropy": lambda statistics, grid: statistics.entropy / (math.log(grid.tokens) or math.nan),
+    "prefix": lambda statistics, grid: statistics.prefix,
+    "top_key": lambda statistics, grid: statistics.top_key,
+    "peak": lambda statistics, grid: statistics.peak,
+    "logit": lambda statistics, grid: statistics.logit,
+    "received": lambda statistics, grid: statistics.received_by_most(),
+}
+"""What can be recorded of each sample and head [sample, head]."""
 
 
 class Attention(Observation):
@@ -174,25 +183,21 @@ class Attention(Observation):
 
     name = "attention"
     samples = 64
+    columns: ClassVar[tuple[str, ...]] = STATISTICS
 
     def observe(self, encoder: Encoder, batch: Any, taps: Sequence[str]) -> Mapping[str, Tensor]:
-        def reduced(tap: Tap, attention: Tensor) -> Tensor:
-            grid = tap.grid
-            places = _places(grid.shape, 1.0, attention.device)
-            statistics = _of_heads(attention[..., grid.prefix :, :], grid.prefix, places)
-            statistics["normalised_entropy"] = statistics["entropy"] / (math.log(grid.tokens) or math.nan)
-            return torch.stack([statistics[name] for name in STATISTICS], dim=-1).float()
-
-        return encoder.attention(batch, taps, reduced)
+        return encoder.attention(batch, taps, ReduceAttention(self.columns))
 
 
-class _HeadMeasure(Measure):
-    """One of the statistics at every tap that stands after one attention: mean over heads and samples, and each head by itself."""
+class HeadMeasure(Measure):
+    """One of the columns that its observation records, at every tap that stands after one attention: mean over heads and samples, and each head by itself."""
 
     family = "spatial"
     higher_is_better = None
     needs = "attention"
     observation = Attention()
+    columns: ClassVar[tuple[str, ...]] = STATISTICS
+    """What its observation records."""
     statistic: ClassVar[str]
     beside: ClassVar[tuple[str, ...]] = ()
     functional: ClassVar[str]
@@ -202,13 +207,23 @@ class _HeadMeasure(Measure):
     def uniform(self, grid: Grid) -> float:
         """The value of uniform attention."""
 
+    def identity(self, grid: Grid) -> float:
+        """The value where every token looks at itself."""
+        return 0.0
+
     def lacks(self, grid: Grid) -> str:
         """What the grid lacks for it, in words; nothing where it has all."""
         return "one cell, so nowhere else to look" if grid.tokens < 2 else ""
 
+    def unknown(self, lost: int, values: np.ndarray, n: int) -> str:
+        """Why that many samples have no value, in words; `values` [sample, head, column] are what was recorded."""
+        return f"{lost} of {n} samples have a head that does not look at the grid"
+
     @one_thread()
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
-        observed = activations.observed("attention")
+        assert self.observation is not None
+        observed = activations.observed(self.observation.name)
+        columns = self.columns
         left_out = observed.left_out if isinstance(observed, Captured) else {}
         taps = activations.taps
         n = max((len(values) for values in observed.values()), default=0)
@@ -216,23 +231,23 @@ class _HeadMeasure(Measure):
         by_head = np.full((len(taps), heads), np.nan)
         each = np.full((n, len(taps)), np.nan)
         beside = {name: np.full(len(taps), np.nan) for name in self.beside}
-        uniform = np.full(len(taps), np.nan)
+        uniform, identity = (np.full(len(taps), np.nan) for _ in range(2))
         reasons: list[tuple[str, str]] = []
         for t, tap in enumerate(taps):
             if tap.name not in observed:
                 reasons.append((tap.name, left_out.get(tap.name, "no attention was recorded")))
                 continue
             for name in beside:
-                beside[name][t] = _mean(observed[tap.name][:, :, STATISTICS.index(name)].mean(axis=1))
+                beside[name][t] = _mean(observed[tap.name][:, :, columns.index(name)].mean(axis=1))
             if lacking := self.lacks(tap.grid):
                 reasons.append((tap.name, lacking))
                 continue
-            values = observed[tap.name][:, :, STATISTICS.index(self.statistic)].astype(np.float64)
-            uniform[t] = self.uniform(tap.grid)
+            values = observed[tap.name][:, :, columns.index(self.statistic)].astype(np.float64)
+            uniform[t], identity[t] = self.uniform(tap.grid), self.identity(tap.grid)
             by_head[t, : values.shape[1]] = [_mean(values[:, head]) for head in range(values.shape[1])]
             each[:, t] = values.mean(axis=1)
             if lost := int(np.isnan(each[:, t]).sum()):
-                reasons.append((tap.name, f"{lost} of {n} samples have a head that does not look at the grid"))
+                reasons.append((tap.name, self.unknown(lost, observed[tap.name], n)))
         score = np.array([_mean(column) for column in each.T])
         variables: dict[str, Any] = {
             **mean_with_interval(each, activations.groups[:n], seed),
@@ -240,7 +255,7 @@ class _HeadMeasure(Measure):
             "by_head": (("tap", "head"), by_head),
             "line_uniform": uniform,
             "share_of_uniform": np.divide(score, uniform, out=np.full(len(score), np.nan), where=uniform > 0),
-            "line_identity": np.where(np.isnan(uniform), np.nan, 0.0),
+            "line_identity": identity,
             **beside,
         }
         attrs = stated(
@@ -283,7 +298,7 @@ def _distance_of_one_query(row: int, side: int) -> float:
     return side**2 * _distance(attention, (side, side), 16)
 
 
-class AttentionDistance(_HeadMeasure):
+class AttentionDistance(HeadMeasure):
     name = "attention_distance"
     answers = "How far across the grid do the heads of each block look?"
     source = "Dosovitskiy et al. 2021 (2010.11929), figure 7; Raghu et al. 2021 (2108.08810)"
@@ -309,7 +324,7 @@ class AttentionDistance(_HeadMeasure):
         return uniform_distance(grid.shape)
 
 
-class AttentionEntropy(_HeadMeasure):
+class AttentionEntropy(HeadMeasure):
     name = "attention_entropy"
     answers = "Do the heads of each block look at few places or at many?"
     source = "Shannon entropy of attention rows; per head as in Zhai et al. 2023 (2303.06296)"
@@ -327,7 +342,7 @@ class AttentionEntropy(_HeadMeasure):
         return math.log(grid.tokens)
 
 
-class GlobalTokenMass(_HeadMeasure):
+class GlobalTokenMass(HeadMeasure):
     name = "global_token_mass"
     answers = "How much attention leaves the grid for class and register tokens, or gathers on one token?"
     source = "Darcet et al. 2024 (2309.16588); Sun et al. 2024 (2402.17762)"
@@ -341,6 +356,10 @@ class GlobalTokenMass(_HeadMeasure):
     known_answers = (
         Case("global_token_mass", "uniform over 196 tokens and 1 class token", 1 / 197, DARCET, lambda: float(global_token_mass(_uniform(197), 1).prefix[0])),
     )  # fmt: skip
+
+    def identity(self, grid: Grid) -> float:
+        """The value where every token looks at itself."""
+        return 0.0
 
     def lacks(self, grid: Grid) -> str:
         return "" if grid.prefix else "no prefix tokens"

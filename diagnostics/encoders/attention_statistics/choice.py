@@ -1,0 +1,56 @@
+"""Which implementation reads a call: chosen by what it can do, and told once."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Literal
+
+from torch import Tensor
+
+from diagnostics.encoders.attention_statistics.blocks import blocks
+from diagnostics.encoders.attention_statistics.by_triton import by_triton, refused
+from diagnostics.encoders.attention_statistics.plain import plain
+from diagnostics.encoders.attention_statistics.statistics import Statistics
+from diagnostics.encoders.attention_statistics.tokens import Tokens
+from diagnostics.encoders.fused_attention import FusedCall
+from diagnostics.errors import DiagnosticsError, describe
+
+Implementation = Literal["auto", "plain", "blocks", "triton"]
+IMPLEMENTATIONS = {"plain": plain, "blocks": blocks, "triton": by_triton}
+
+
+def attention_statistics(call: FusedCall, out: Tensor, tokens: Tokens, by: Implementation = "auto") -> Statistics:
+    """Of a call of a fused kernel that gave `out` [B, H, Q, D], where queries and keys are the same tokens.
+
+    `auto` takes `triton` where it can read the call on a GPU, else `blocks`. Raises DiagnosticsError for one asked for by
+    name that cannot read the call, and for a name of none.
+    """
+    if by == "auto":
+        return _automatic(call, out, tokens)
+    if by not in IMPLEMENTATIONS:
+        raise DiagnosticsError(
+            f"No attention statistics are called {by!r}: choose among auto, {', '.join(IMPLEMENTATIONS)}."
+        )
+    if by == "triton" and (reason := refused(call, tokens)):
+        raise DiagnosticsError(f"Attention statistics by triton cannot be had here: {reason}; choose auto or blocks.")
+    return IMPLEMENTATIONS[by](call, out, tokens)
+
+
+def _automatic(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
+    reason = refused(call, tokens) if call.q.is_cuda else "on a CPU"
+    if not reason:
+        try:
+            statistics = by_triton(call, out, tokens)
+        except Exception as error:  # a compiler, a driver and a card that may not know each other
+            reason = f"triton failed: {describe(error)}"
+        else:
+            _told("triton", "")
+            return statistics
+    _told("blocks", reason)
+    return blocks(call, out, tokens)
+
+
+@functools.cache
+def _told(chosen: str, reason: str) -> None:
+    logging.getLogger("diagnostics").info("attention statistics by %s%s", chosen, f" ({reason})" if reason else "")

@@ -1,0 +1,53 @@
+"""Statistics of attention that is there as a matrix."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from diagnostics.encoders.attention_statistics.statistics import Statistics
+
+BLOCK_BYTES = 32 * 2**20
+
+
+def of_matrix(weights: Tensor, prefix: int, places: Tensor | None) -> Statistics:
+    """Of attention [sample, head, grid query, key], prefix keys first; in blocks of queries, float64.
+
+    `places` [grid token, axis] in the unit of the distance, which is NaN where there are none. There are no logits.
+    """
+    samples, heads, queries, keys = weights.shape
+
+    def zeros(*more: int) -> Tensor:
+        return torch.zeros(samples, heads, *more, dtype=torch.float64, device=weights.device)
+
+    distance, entropy, peak, to_prefix, on_grid, anywhere = (zeros() for _ in range(6))
+    received = zeros(keys - prefix)
+    step = max(1, BLOCK_BYTES // (8 * samples * heads * keys))
+    for start in range(0, queries, step):
+        rows = weights[:, :, start : start + step].to(torch.float64)
+        grid = rows[..., prefix:]
+        mass, total = grid.sum(-1), rows.sum(-1)
+        share = torch.where(total > 0, 1 / total, 0.0)
+        to_prefix += (rows[..., :prefix].sum(-1) * share).sum(-1)
+        received += torch.einsum("shqk,shq->shk", grid, share)
+        anywhere += (total > 0).sum(-1)
+        known = mass > 0
+        on_grid += known.sum(-1)
+        safe = torch.where(known, mass, 1.0)
+        # With p = a / mass, -sum(p log p) = log(mass) - sum(a log a) / mass.
+        entropy += (safe.log() - torch.special.xlogy(grid, grid).sum(-1) / safe).sum(-1)
+        peak += (grid.amax(-1) / safe).sum(-1)
+        if places is not None:
+            apart = torch.cdist(places[start : start + step], places, compute_mode="donot_use_mm_for_euclid_dist")
+            distance += (torch.einsum("shqk,qk->shq", grid, apart) / safe).sum(-1)
+    # 0 / 0 is NaN: a head without any attention has no value.
+    return Statistics(
+        entropy=(entropy / on_grid).clamp_min(0),
+        distance=distance / on_grid if places is not None else torch.full_like(distance, math.nan),
+        prefix=to_prefix / anywhere,
+        peak=peak / on_grid,
+        logit=torch.full_like(peak, math.nan),
+        received=received / anywhere[..., None],
+    )

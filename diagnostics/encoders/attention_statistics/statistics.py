@@ -1,0 +1,95 @@
+"""What is kept of the attention of each sample and head, and how it follows from its rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diagnostics.encoders.attention_statistics.tokens import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Of each sample and head over the grid queries, float64 [B, H]; NaN for a head without any attention.
+
+    Rows are renormalised over the grid keys, except in `prefix` and `received`.
+    """
+
+    entropy: Tensor
+    """Mean of -sum p ln p, in nats."""
+    distance: Tensor
+    """Mean of sum p |place - place'|, in cells."""
+    prefix: Tensor
+    """Mean share of prefix keys."""
+    peak: Tensor
+    """Mean of the largest share."""
+    logit: Tensor
+    """Largest logit of a grid key, with its mask added, as softmax takes it; NaN where only shares are known."""
+    received: Tensor
+    """[B, H, K]: mean share of each grid key."""
+    error: float = 0.0
+    """How far attention times values is from what the model's kernel gave: the worst row's share of its sum of
+    |attention| |value|."""
+    padding: float = 0.0
+    """The largest share of a row of the tap that goes to padding."""
+
+    @property
+    def top_key(self) -> Tensor:
+        """Mean share of the grid key that receives most."""
+        return self.received.amax(-1)
+
+    def received_by_most(self, share: float = 0.01) -> Tensor:
+        """What this share of the grid keys, those that receive most, gets of all that grid keys receive [B, H].
+
+        The last key counts in part, so that uniform attention gives `share` for any number of keys.
+        """
+        keys = self.received.shape[-1]
+        count = share * keys
+        whole = math.floor(count)
+        most = self.received.topk(min(keys, whole + 1), dim=-1).values
+        weights = torch.ones(most.shape[-1], dtype=most.dtype, device=most.device)
+        if whole < keys:
+            weights[-1] = count - whole
+        total = self.received.sum(-1)
+        return (most * weights).sum(-1) / torch.where(total > 0, total, math.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The same of every row in the tap's order, [B, H, Q]; NaN where a row has none, -inf for its logit."""
+
+    entropy: Tensor
+    distance: Tensor
+    prefix: Tensor
+    peak: Tensor
+    logit: Tensor
+    error: Tensor
+    padding: Tensor
+
+    @classmethod
+    def empty(cls, *shape: int, dtype: torch.dtype, device: torch.device) -> Rows:
+        """To be filled: what is not written is NaN, never what memory held before."""
+        return cls(*(torch.full(shape, math.nan, dtype=dtype, device=device) for _ in range(7)))
+
+    def reduced(self, tokens: Tokens, received: Tensor) -> Statistics:
+        """Over the grid queries; `received` [B, H, K] is the sum of their shares of each grid key."""
+        grid = tokens.grid
+        logit = self.logit[..., grid].double().amax(-1)
+        looking = (~self.prefix[..., grid].isnan()).sum(-1, keepdim=True)
+        return Statistics(
+            entropy=_mean(self.entropy[..., grid]).clamp_min(0),
+            distance=_mean(self.distance[..., grid]),
+            prefix=_mean(self.prefix[..., grid]),
+            peak=_mean(self.peak[..., grid]),
+            logit=torch.where(logit == -math.inf, math.nan, logit),
+            received=received.double() / looking,
+            error=float(self.error.nan_to_num(math.inf).amax()),
+            padding=float(self.padding[..., : tokens.own].nan_to_num(0.0).amax()),
+        )
+
+
+def _mean(rows: Tensor) -> Tensor:
+    return rows.double().nanmean(-1)

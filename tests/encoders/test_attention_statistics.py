@@ -1,0 +1,253 @@
+"""Attention statistics without the matrix: equal to those of the matrix in float64, whatever the call."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
+from diagnostics.encoders.attention_statistics import Statistics, Tokens, attention_statistics, choice
+from diagnostics.encoders.fused_attention import FusedCall
+from diagnostics.measures.locality.gathering import AttentionLogit, Gathering
+from diagnostics.measures.locality.heads import Attention, ReduceAttention
+
+WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
+GRIDS = ((37,), (6, 7), (3, 4, 5))
+CASES = range(20)
+
+
+def case(seed: int, loud: float = 1.0, masks: bool = True) -> tuple[FusedCall, Tensor, Tokens]:
+    """A random call, what torch's kernel gives for it, and its tokens."""
+    choose, draw = random.Random(seed), torch.Generator().manual_seed(seed)
+    width, grid = WIDTHS[seed % len(WIDTHS)], GRIDS[seed % len(GRIDS)]
+    prefix, heads, of_keys = choose.randint(0, 4), 4, choose.choice([1, 2, 4])
+    own = prefix + math.prod(grid)
+    padding, trailing = (choose.choice([0, 3]), choose.choice([0, 2]))
+    order = tuple(torch.randperm(own, generator=draw).tolist()) if seed % 2 else ()
+    tap = Tap("a", 1, "trunk", 8, Grid(grid, tuple("tyx"[: len(grid)]), prefix), Site("m", padding=padding, trailing=trailing, order=order))  # fmt: skip
+    tokens = own + padding + trailing
+    q, k, v = (torch.randn(2, n, tokens, width, generator=draw) for n in (heads, of_keys, of_keys))
+    kind = ("none", "causal", "bool", "bias")[seed % (4 if masks else 2)]
+    mask = None
+    if kind == "bool":
+        mask = torch.rand(2, 1, tokens, tokens, generator=draw) > 0.3
+        mask[0, 0, 5] = False  # a query that sees nothing
+    if kind == "bias":
+        mask = torch.randn(heads, tokens, tokens, generator=draw) * 3
+    args = (loud * q, k, v, mask, 0.0, kind == "causal")
+    out = F.scaled_dot_product_attention(*args, enable_gqa=of_keys != heads)
+    return FusedCall.of(args, {}), out, Tokens.of(tap, tap.site, q.device)
+
+
+def assert_same(found: Statistics, expected: Statistics, within: float) -> None:
+    for field in dataclasses.fields(Statistics):
+        a, b = getattr(found, field.name), getattr(expected, field.name)
+        # What torch's own kernel rounds grows with the logits.
+        atol = max(within, 1e-5)
+        np.testing.assert_allclose(a, b, rtol=within, atol=atol, err_msg=field.name)
+
+
+@pytest.mark.parametrize("seed", CASES)
+def test_blocks_give_what_the_matrix_gives(seed: int) -> None:
+    call, out, tokens = case(seed)
+    assert_same(
+        attention_statistics(call, out, tokens, "blocks"), attention_statistics(call, out, tokens, "plain"), 1e-5
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_at_logits_of_several_hundred(seed: int) -> None:
+    call, out, tokens = case(seed, loud=150.0)
+    plain = attention_statistics(call, out, tokens, "plain")
+    assert float(plain.logit.max()) > 200
+    assert_same(attention_statistics(call, out, tokens, "blocks"), plain, 1e-3)
+
+
+def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    call, out, tokens = case(6)
+    whole = attention_statistics(call, out, tokens, "blocks")
+    for size in (1, 7 * call.shape[-1], 3 * math.prod(call.shape[-2:])):
+        monkeypatch.setattr("diagnostics.encoders.attention_statistics.blocks.BLOCK", {"cpu": size, "cuda": size})
+        assert_same(attention_statistics(call, out, tokens, "blocks"), whole, 2e-6)
+
+
+def test_a_class_token_that_takes_nearly_all_leaves_the_grid_exact() -> None:
+    """Uniform over the grid, beside a prefix key with e^200 times its weight, which float32 cannot hold in one sum."""
+    q = torch.zeros(1, 1, 10, 16)
+    q[..., 0] = 1
+    k = torch.zeros(1, 1, 10, 16)
+    k[:, :, 0, 0] = 800
+    v = torch.randn(1, 1, 10, 16, generator=torch.Generator().manual_seed(0))
+    tap = Tap("a", 1, "trunk", 8, Grid((9,), ("t",), 1))
+    found = attention_statistics(
+        FusedCall.of((q, k, v), {}), F.scaled_dot_product_attention(q, k, v), Tokens.of(tap, None, q.device), "blocks"
+    )
+    assert float(found.entropy) == pytest.approx(math.log(9), rel=1e-6)
+    assert float(found.distance) == pytest.approx(80 / 27, rel=1e-6)
+    assert (float(found.prefix), float(found.peak)) == (1, pytest.approx(1 / 9))
+
+
+@pytest.mark.parametrize("seed", [0, 4])
+def test_another_kernels_log_sum_gives_the_same_entropy_and_prefix_share(seed: int) -> None:
+    """entropy = lse - scale q (P K): one call with the keys in place of the values, which shares no code with either."""
+    call, out, tokens = case(seed, masks=False)
+    found = attention_statistics(call, out, tokens, "blocks")
+    each = call.q.shape[1] // call.k.shape[1]
+    k = call.k.repeat_interleave(each, 1)
+    own, grid = (tokens.ordered(k)[..., which, :] for which in (slice(tokens.own), tokens.grid))
+    q = tokens.ordered(call.q)[..., tokens.grid, :]
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    (_, all_lse), (mean_key, lse) = flash(q, own, own), flash(q, grid, grid)
+    entropy = lse - call.scale * (q * mean_key).sum(-1)
+    np.testing.assert_allclose(found.entropy, entropy.mean(-1), rtol=1e-5)
+    np.testing.assert_allclose(found.prefix, (1 - (lse - all_lse).exp()).mean(-1), atol=1e-5)
+
+
+def test_a_wrong_output_shows_in_the_error() -> None:
+    call, out, tokens = case(0)
+    for value in (1.01 * out[1, 2, 3, 0] + 0.1, math.nan):
+        wrong = out.clone()
+        wrong[1, 2, 3, 0] = value
+        assert attention_statistics(call, wrong, tokens, "blocks").error > 1e-3
+
+
+def encoder(module: nn.Module, tokens: int = 12, width: int = 16) -> TorchEncoder:
+    tap = Tap("block", 1, "trunk", width, Grid((tokens,), ("t",)), Site("0"))
+    return TorchEncoder(
+        "model",
+        "series",
+        nn.Sequential(module),
+        [tap],
+        "block",
+        torch.from_numpy,
+        np.zeros((tokens, width), np.float32),
+    )
+
+
+class Block(nn.Module):
+    def __init__(self, spelled_out: bool = False, spoil: Any = None) -> None:
+        super().__init__()
+        self.spelled_out, self.spoil = spelled_out, spoil
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (2, 8)).transpose(1, 2) for f in (torch.sin, torch.cos, torch.tanh))
+        if self.spoil:
+            (q if self.spoil == "queries" else k)[1, 1, 4, 2] = math.nan
+        spelled_out = (q @ k.mT * 8**-0.5).softmax(-1) @ v if self.spelled_out else None
+        out = F.scaled_dot_product_attention(q, k, v) if spelled_out is None else spelled_out
+        return out.transpose(1, 2).flatten(2)
+
+
+def batch() -> Tensor:
+    return torch.randn(3, 12, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_softmax_spelled_out_gives_the_same_but_no_logit() -> None:
+    for observation in (Attention(), Gathering()):
+        fused, eager = (observation.observe(encoder(Block(how)), batch(), ["block"])["block"] for how in (False, True))
+        logit = [name == "logit" for name in observation.columns]
+        assert eager[..., logit].isnan().all() and fused.isfinite().all()
+        keep = [not here for here in logit]
+        np.testing.assert_allclose(fused[..., keep], eager[..., keep], rtol=1e-5)
+    recorded = Gathering().observe(encoder(Block(True)), batch(), ["block"])["block"].numpy()
+    assert "spelled out" in AttentionLogit().unknown(3, recorded, 3)
+
+
+@pytest.mark.parametrize("which", ["queries", "keys"])
+def test_nan_is_named_by_sample_head_and_tap(which: str) -> None:
+    model = encoder(Block(spoil=which))
+    message = rf"of model at tap block has {which} that are NaN or infinite, first in sample 1 of the batch, head 1"
+    with pytest.raises(DiagnosticsError, match=message):
+        Attention().observe(model, batch(), ["block"])
+    with pytest.raises(DiagnosticsError, match=message):
+        model.attention(batch())
+
+
+def test_autocast_around_a_pass_shortens_nothing() -> None:
+    model = encoder(Block())
+    whole = model.attention(batch(), reduce=ReduceAttention(("entropy", "logit")))["block"]
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = model.attention(batch(), reduce=ReduceAttention(("entropy", "logit")))["block"]
+    np.testing.assert_allclose(cast, whole, rtol=1e-6)
+
+
+INTERPRETED = """
+import test_attention_statistics as t
+for loud, within, seeds in ((1.0, 1e-5, t.CASES), (150.0, 1e-3, range(4))):
+    for seed in seeds:
+        case = t.case(seed, loud, masks=False)
+        t.assert_same(*(t.attention_statistics(*case, by) for by in ("triton", "plain")), within)
+for dtype in (t.torch.float16, t.torch.bfloat16):
+    call, out, tokens = t.case(0, masks=False)
+    call = t.dataclasses.replace(call, q=call.q.to(dtype), k=call.k.to(dtype), v=call.v.to(dtype))
+    found, expected = (t.attention_statistics(call, out, tokens, by) for by in ("triton", "plain"))
+    t.np.testing.assert_allclose(found.entropy, expected.entropy, rtol=1e-5)
+    t.np.testing.assert_allclose(found.received, expected.received, rtol=1e-5, atol=1e-6)
+    assert abs(found.error - expected.error) < 1e-3
+"""
+
+
+@pytest.mark.slow
+def test_triton_gives_what_the_matrix_gives() -> None:
+    """Under its interpreter, which is chosen when triton is imported: so in a process of its own."""
+    pytest.importorskip("triton", reason="needs triton (dependency group `kernels`)")
+    here = Path(__file__).parent
+    environment = os.environ | {
+        "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(here), *sys.path]),
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_triton_by_name_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    call, out, tokens = case(0)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        DiagnosticsError, match=r"not installed \(`python -m pip install triton`\); choose auto or blocks"
+    ):
+        attention_statistics(call, out, tokens, "triton")
+    assert attention_statistics(call, out, tokens).error < 1e-5
+    with pytest.raises(DiagnosticsError, match="No attention statistics are called 'flash'"):
+        attention_statistics(call, out, tokens, "flash")  # type: ignore[arg-type] # a name of none
+
+
+def test_triton_says_why_it_does_not_read_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    call, out, tokens = case(0)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(DiagnosticsError, match="runs on a GPU, and the encoder is on cpu"):
+        attention_statistics(call, out, tokens, "triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    wide = torch.zeros(2, 4, call.shape[-1], 272)
+    four = Tap("a", 1, "trunk", 8, Grid((2, 2, 2, 2), ("v", "t", "y", "x")))
+    for changed, tokens_of, why in (
+        (
+            dataclasses.replace(call, mask=torch.ones(call.shape[-2:], dtype=torch.bool)),
+            tokens,
+            "gives its kernel a mask",
+        ),
+        (dataclasses.replace(call, q=wide, k=wide, v=wide), tokens, "heads are 272 wide"),
+        (call, Tokens.of(four, None, torch.device("cpu")), "the grid has 4 axes"),
+    ):
+        with pytest.raises(DiagnosticsError, match=why):
+            attention_statistics(changed, out, tokens_of, "triton")
+
+
+def test_what_auto_takes_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    choice._told.cache_clear()
+    with caplog.at_level("INFO", "diagnostics"):
+        for seed in (0, 1):
+            attention_statistics(*case(seed))
+    assert caplog.messages == ["attention statistics by blocks (on a CPU)"]
