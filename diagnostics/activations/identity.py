@@ -45,8 +45,6 @@ DIGESTS = {
     "masks": "other tokens stand for data now",
 }
 """What it means when a digest differs, which itself says nothing."""
-OF_OLDER_STORES = {"compute": "float32"}
-"""What an identity without that key stands for."""
 MASKS_SEEN = 8
 """Samples whose masks are part of the identity of what is stored."""
 
@@ -54,7 +52,7 @@ MASKS_SEEN = 8
 def refuse_other_identity(store: Store, wanted: Mapping[str, str], dataset: Dataset) -> None:
     """Raises when a store holds other activations than the ones wanted, and says in what they differ."""
     for key in {**store.identity, **wanted}:
-        old, new = (identity.get(key, OF_OLDER_STORES.get(key, "nothing")) for identity in (store.identity, wanted))
+        old, new = (identity.get(key, "nothing") for identity in (store.identity, wanted))
         if old != new:
             shown = _other_data(store, dataset) if key == "dataset" else DIGESTS.get(key) or _there_and_now(old, new)
             raise StorageError(

@@ -247,7 +247,7 @@ def build(): return tiny_encoder(Settings().seed)
         ("{folder}/mine.py:fails", r"mine\.py failed to make the encoder: ZeroDivisionError: division by zero"),
         ("{folder}/mine.py:refuses", r"^only on Tuesdays$"),
         ("{folder}/mine.py:needs", r"mine\.py failed to make the encoder: TypeError: .*missing 1 required"),
-        ("{folder}/mine.py:build?sed=1", r"Unknown option of this encoder 'sed': did you mean seed\?"),
+        ("{folder}/mine.py:build?sed=1", r"Unknown option of this encoder 'sed': did you mean seed"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, spec: str, message: str) -> None:

@@ -83,17 +83,6 @@ def test_the_compute_is_identity_and_the_kernel_is_not(tmp_path: Path) -> None:
         dx.compare([first, second])
 
 
-def test_a_store_from_before_was_computed_in_float32(tmp_path: Path) -> None:
-    from diagnostics.activations.identity import refuse_other_identity
-
-    store, data = run_of(tmp_path / "a", controls=False).store, tiny_dataset(24)
-    wanted = dict(store.identity)
-    del store.identity["compute"]
-    refuse_other_identity(store, wanted, data)
-    with pytest.raises(DiagnosticsError, match="float32 there, bf16 now"):
-        refuse_other_identity(store, wanted | {"compute": "bf16"}, data)
-
-
 @pytest.mark.parametrize(("kernel", "reason"), [("flash", "same last dimension"), ("cudnn", "no such kernel for cpu")])
 def test_a_refusal_is_said_before_anything_is_written(tmp_path: Path, kernel: str, reason: str) -> None:
     with pytest.raises(

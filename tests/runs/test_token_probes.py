@@ -156,7 +156,7 @@ def test_a_tap_of_another_grid_is_averaged_over_the_cells_that_were_scored(tmp_p
             np.testing.assert_array_equal(*predicted)
         with pytest.raises(
             DiagnosticsError,
-            match=rf"^Tap whole has a grid of 1 y x 1 x, on which target {target} does not lie, so {measure} was ",
+            match=rf"^Tap whole has a grid of 1 x 1 \(y, x\), on which target {target} does not lie, so {measure} was ",
         ):
             maps.probe(target, measure, "whole")
 
@@ -191,7 +191,7 @@ def test_it_survives_a_pickle(run: Run) -> None:
 def test_other_features_are_refused_with_the_call_that_gives_tokens(run: Run) -> None:
     probe = run.probe("scene", "segmentation_probe", "blocks.1")
     says = (
-        r"reads 16 tokens \(4 y x 4 x \+ 2 prefix\) of 8 features at tap blocks\.1, prefix tokens left out, and was given shape "
+        r"reads 16 tokens \(4 x 4 \(y, x\) \+ 2 prefix\) of 8 features at tap blocks\.1, prefix tokens left out, and was given shape "
         r"{}: give encoder\.transform\(samples, tap=probe\.tap, tokens=True\), or run\.features\(probe\.tap, tokens=True\)\.$"
     )
     for given, shape in (
