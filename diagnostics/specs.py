@@ -252,8 +252,13 @@ def _call_for_encoder(
 
     known, of_module = _parameters(make, len(args)), _parameters(declared, 3)
     for key in options:
-        if key not in known and difflib.get_close_matches(key, of_module) and key not in of_module:
-            raise unknown(f"option of this {what}", key, {*known, *of_module})
+        # Misspelt, and not one of the function's own, which it is told of when it is called.
+        if (
+            key not in of_module
+            and not difflib.get_close_matches(key, known)
+            and difflib.get_close_matches(key, of_module)
+        ):
+            raise unknown(f"option of this {what}", key, of_module)
     own = {key: text for key, text in options.items() if key in known or key not in of_module}
     built = call(make, args, own, owner, what)
     if isinstance(built, nn.Module):
