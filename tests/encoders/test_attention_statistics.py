@@ -220,7 +220,7 @@ def test_triton_by_name_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) ->
         attention_statistics(call, out, tokens, "triton")
     assert attention_statistics(call, out, tokens).error < 1e-5
     with pytest.raises(DiagnosticsError, match="No attention statistics are called 'flash'"):
-        attention_statistics(call, out, tokens, "flash")  # type: ignore[arg-type] # a name of none
+        attention_statistics(call, out, tokens, "flash")  # type: ignore[arg-type]  # an unknown name, as a user may give
 
 
 def test_triton_says_why_it_does_not_read_a_call(monkeypatch: pytest.MonkeyPatch) -> None:

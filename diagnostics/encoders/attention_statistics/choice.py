@@ -45,12 +45,12 @@ def _automatic(call: FusedCall, out: Tensor, tokens: Tokens) -> Statistics:
         except Exception as error:  # a compiler, a driver and a card that may not know each other
             reason = f"triton failed: {describe(error)}"
         else:
-            _told("triton", "")
+            _log_choice("triton", "")
             return statistics
-    _told("blocks", reason)
+    _log_choice("blocks", reason)
     return blocks(call, out, tokens)
 
 
 @functools.cache
-def _told(chosen: str, reason: str) -> None:
+def _log_choice(chosen: str, reason: str) -> None:
     logging.getLogger("diagnostics").info("attention statistics by %s%s", chosen, f" ({reason})" if reason else "")
