@@ -246,7 +246,7 @@ def test_triton_says_why_it_does_not_read_a_call(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_auto_takes_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    choice._told.cache_clear()
+    choice._log_choice.cache_clear()
     with caplog.at_level("INFO", "diagnostics"):
         for seed in (0, 1):
             attention_statistics(*case(seed))
