@@ -81,9 +81,13 @@ def _on_signal(number: int, _: object) -> None:
 
 
 def _in_worker(number: int) -> None:
-    """In a process forked from this one, a signal does what it does in Python by default."""
+    """In a process forked from this one, a signal ends it at once and in silence.
+
+    An exception would be printed where it arrives before the worker's own code, as in a library's hook after a fork. The status is 0 at
+    Ctrl-C, as that of torch's workers: its parent, which a terminal signals too, takes another one for a crash.
+    """
     if number == signal.SIGINT:
-        raise KeyboardInterrupt
+        os._exit(0)
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
 
