@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from diagnostics_perception.models import ARCHITECTURES
 from torch import nn
 
 from diagnostics.errors import unknown
-from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_pretraining.vocabulary import WHOLE, Vocabulary
 
 if TYPE_CHECKING:

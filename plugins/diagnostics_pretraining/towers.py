@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diagnostics_perception.models import ARCHITECTURES, Architecture, Pool, fitted_positions, initial
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics_perception.models import ARCHITECTURES, Architecture, Pool, fitted_positions, initial
 from diagnostics_pretraining.text import known_size, text_tower
 
 if TYPE_CHECKING:
@@ -104,7 +104,9 @@ def build_towers(
     name = known_size(size)
     one = replace(ARCHITECTURES[name], rope=rope, pool=pool)
     if pool == "class" and not one.class_token:
-        raise DiagnosticsError(f"{size} has no class token that its embedding could be taken from: use pool 'attention'.")
+        raise DiagnosticsError(
+            f"{size} has no class token that its embedding could be taken from: use pool 'attention'."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         image = initial(one)
