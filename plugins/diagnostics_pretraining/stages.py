@@ -1,41 +1,32 @@
-"""Stages of a training: images of one size for so many samples, then of the next; counted to the last sample."""
-
-from __future__ import annotations
+"""Stages of a training: images of one size each, for so many samples; which stage a step belongs to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from diagnostics import DiagnosticsError
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`samples` images (or clips) of `size` pixels a side."""
+    """`samples` samples, their images `size` pixels a side."""
 
     size: int
     samples: int
 
 
-def steps_of(stages: Sequence[Stage], batch: int) -> int:
-    """How many steps of `batch` samples these stages have; raises where a stage is no whole number of batches."""
-    for stage in stages:
-        if stage.samples < 1 or stage.samples % batch:
-            near = max(1, round(stage.samples / batch)) * batch
+def last_steps(stages: Sequence[Stage], batch: int) -> list[int]:
+    """After how many steps each stage ends; the last of them is the number of all steps.
+
+    Raises where a stage has no samples, or none that fill whole batches: they are counted to the last one.
+    """
+    for number, stage in enumerate(stages, 1):
+        if stage.samples < batch or stage.samples % batch:
+            near = max(batch, round(stage.samples / batch) * batch)
             raise DiagnosticsError(
-                f"The stage of {stage.size} pixels has {stage.samples:,} samples, which is no multiple of the batch of {batch:,}: "
-                f"give {near:,}."
+                f"Stage {number} has {stage.samples:,} samples, which are no multiple of the batch of {batch:,}: give {near:,}."
             )
-    return sum(stage.samples for stage in stages) // batch
-
-
-def stage_at(stages: Sequence[Stage], batch: int, step: int) -> Stage:
-    """The stage of a step, counted from 0; the last one for all steps behind the end."""
-    before = step * batch
-    for stage in stages:
-        if before < stage.samples:
-            return stage
-        before -= stage.samples
-    return stages[-1]
+    return list(accumulate(stage.samples // batch for stage in stages))
 
 
 def scaled(stages: Sequence[Stage], samples: int, batch: int) -> tuple[Stage, ...]:
