@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from diagnostics_perception.models import ARCHITECTURES
 from torch import nn
 
 from diagnostics.errors import unknown
-from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_pretraining.vocabulary import WHOLE, Vocabulary
 
 if TYPE_CHECKING:
@@ -67,6 +67,14 @@ def text_tower(size: str, vocabulary: Vocabulary) -> TextTransformer:
     if vocabulary.kept is not None:
         tower.vocab_size, tower.token_embedding = vocabulary.size, _kept_rows(tower.token_embedding, vocabulary)
     return tower
+
+
+def initial_text(size: str, vocabulary: Vocabulary, seed: int) -> TextTransformer:
+    """The text tower that training of this seed starts from; torch's generators are afterwards as before."""
+    with torch.random.fork_rng(devices=[]):
+        # Another stream than the image tower's.
+        torch.manual_seed(seed + (1 << 32))
+        return text_tower(size, vocabulary)
 
 
 @torch.no_grad()
