@@ -69,6 +69,14 @@ def text_tower(size: str, vocabulary: Vocabulary) -> TextTransformer:
     return tower
 
 
+def initial_text(size: str, vocabulary: Vocabulary, seed: int) -> TextTransformer:
+    """The text tower that training of this seed starts from; torch's generators are afterwards as before."""
+    with torch.random.fork_rng(devices=[]):
+        # Another stream than the image tower's.
+        torch.manual_seed(seed + (1 << 32))
+        return text_tower(size, vocabulary)
+
+
 @torch.no_grad()
 def _kept_rows(table: nn.Embedding, vocabulary: Vocabulary) -> nn.Embedding:
     kept = nn.Embedding(vocabulary.size, table.embedding_dim, device=table.weight.device)
