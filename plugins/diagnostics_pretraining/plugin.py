@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from diagnostics import hookimpl
 from diagnostics.hookspecs import Entry
+from diagnostics_pretraining.commands import train_pe
 from diagnostics_pretraining.export_commands import export_open_clip, needs_open_clip
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def encoders() -> Mapping[str, Entry]:
 @hookimpl
 def commands() -> Mapping[str, Callable[..., Any]]:
     """Name -> command; a name of two words is a command of a group."""
-    return {"export open_clip": export_open_clip}
+    return {"export open_clip": export_open_clip, "train pe": train_pe}
 
 
 def text(

@@ -93,6 +93,11 @@ class Recipe:
             )
 
     @property
+    def largest(self) -> int:
+        """Side in pixels of the largest stage: the grid of the positions, and what the trained encoder reads."""
+        return max(stage.size for stage in self.stages)
+
+    @property
     def spoken(self) -> dict[str, Any]:
         """All of it as plain values, for identities and lineages; stages as `size:samples`."""
         values = asdict(self) | {"stages": " ".join(f"{stage.size}:{stage.samples}" for stage in self.stages)}

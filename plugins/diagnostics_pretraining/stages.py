@@ -1,4 +1,6 @@
-"""Stages of a training: images of one size each, for so many samples; which stage a step belongs to."""
+"""Stages of a training: images of one size for so many samples, then of the next; counted to the last sample."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +11,32 @@ from diagnostics import DiagnosticsError
 
 @dataclass(frozen=True)
 class Stage:
-    """`samples` samples, their images `size` pixels a side."""
+    """`samples` images (or clips) of `size` pixels a side."""
 
     size: int
     samples: int
+
+
+def steps_of(stages: Sequence[Stage], batch: int) -> int:
+    """How many steps of `batch` samples these stages have; raises where a stage is no whole number of batches."""
+    for stage in stages:
+        if stage.samples < 1 or stage.samples % batch:
+            near = max(1, round(stage.samples / batch)) * batch
+            raise DiagnosticsError(
+                f"The stage of {stage.size} pixels has {stage.samples:,} samples, which is no multiple of the batch of {batch:,}: "
+                f"give {near:,}."
+            )
+    return sum(stage.samples for stage in stages) // batch
+
+
+def stage_at(stages: Sequence[Stage], batch: int, step: int) -> Stage:
+    """The stage of a step, counted from 0; the last one for all steps behind the end."""
+    before = step * batch
+    for stage in stages:
+        if before < stage.samples:
+            return stage
+        before -= stage.samples
+    return stages[-1]
 
 
 def last_steps(stages: Sequence[Stage], batch: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -101,21 +102,30 @@ class Towers(nn.Module):
 
 
 def build_towers(
-    size: str, *, rope: bool, pool: str, vocabulary: Vocabulary, seed: int, masked: bool = False
+    size: str,
+    *,
+    rope: bool,
+    pool: str,
+    vocabulary: Vocabulary,
+    seed: int,
+    masked: bool = False,
+    image: int | None = None,
 ) -> Towers:
     """Both towers of a size (`nano`, `b16-224`, ...) with initial weights.
 
     Each part is drawn from the seed by itself, so that what is left out of one changes nothing in the others.
 
-    masked: whether there is a mask token. Raises DiagnosticsError for an unknown size, and where `pool="class"` of a size without
+    masked: whether there is a mask token. image: side of the final images in pixels, by default the size's own. Raises DiagnosticsError for an unknown size, and where `pool="class"` of a size without
     a class token.
     """
     name = known_size(size)
     one = varied(name, rope=rope, pool=pool)
+    one = one if image is None else replace(one, image=image)
+    one.grid()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        image = initial(one)
+        trunk = initial(one)
         text = initial_text(name, vocabulary, seed)
         torch.manual_seed(seed + (2 << 32))
         mask_token = one.width**-0.5 * torch.randn(one.width) if masked else None
-    return Towers(name, one, vocabulary, image, text, mask_token)
+    return Towers(name, one, vocabulary, trunk, text, mask_token)
