@@ -73,6 +73,8 @@ def build(n: int, size: int, frames: int, seed: int) -> Shapes:
         about="procedural scenes with exact ground truth of every kind",
         texts=texts,
         questions=asked,
+        # Captions name sides, and colours that other hues or contrasts would make false.
+        text_survives=("brightness", "saturation"),
     )
     dataset.centres, dataset.visible, dataset.frame_texts = centres, visible, tuple(frame_texts)
     return dataset
