@@ -10,6 +10,7 @@ from diagnostics.hookspecs import Entry
 from diagnostics_pretraining.commands import train_pe
 from diagnostics_pretraining.export_commands import export_open_clip, needs_open_clip
 from diagnostics_pretraining.recaption.command import recaption
+from diagnostics_pretraining.zeroshot.command import zeroshot
 
 if TYPE_CHECKING:
     from diagnostics import Encoder
@@ -27,7 +28,7 @@ def encoders() -> Mapping[str, Entry]:
 @hookimpl
 def commands() -> Mapping[str, Callable[..., Any]]:
     """Name -> command; a name of two words is a command of a group."""
-    return {"export open_clip": export_open_clip, "recaption": recaption, "train pe": train_pe}
+    return {"export open_clip": export_open_clip, "recaption": recaption, "train pe": train_pe, "zeroshot": zeroshot}
 
 
 def text(
