@@ -10,15 +10,14 @@ from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_training.models.picture_changes import PictureChanges
 from diagnostics_training.trainer.checkpoints import digest_of_json
 from diagnostics_training.trainer.data import training_spec
-from diagnostics_training.trainer.loading import Batches
 from diagnostics_training.trainer.settings import Settings
 
 from diagnostics import Dataset, DiagnosticsError, build
 from diagnostics.errors import enumerated
+from diagnostics_pretraining.batches import Batches, check_masks
 from diagnostics_pretraining.feed.augmentation import check_survives, explain_left_out, survivable
 from diagnostics_pretraining.feed.feed import Feed
 from diagnostics_pretraining.job import Job
-from diagnostics_pretraining.masks import MaskedFeed, check_masks
 from diagnostics_pretraining.pair import Pair, load_pair, towers_of
 from diagnostics_pretraining.recipe import Augmentation, Recipe
 from diagnostics_pretraining.stages import steps_of
@@ -103,7 +102,7 @@ def plan_of(job: Job, processes: int = 1) -> Plan:
     ]
     return Plan(
         size, recipe, settings, spec, dataset, rows, vocabulary, base,
-        MaskedFeed(feed, recipe.mask, recipe.hidden, one.patch) if recipe.mask else feed,
+        Batches(feed, one.patch, recipe.mask, recipe.hidden),
         tuple(note for note in notes if note), left_out,
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ from diagnostics_perception.models import Architecture, fitted_positions, initia
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics_pretraining.text import initial_text, known_size
+from diagnostics_pretraining.text import embedded, initial_text, known_size
 
 if TYPE_CHECKING:
     from open_clip.transformer import TextTransformer
@@ -54,8 +54,8 @@ class Towers(nn.Module):
         return self._head(self._encode(pixels, None))
 
     def embed_texts(self, tokens: Tensor) -> Tensor:
-        """Of tokens int64 [b, context]: [b, embedding], not normalised."""
-        return self.text(tokens)
+        """Of tokens int64 [b, up to context]: [b, embedding], not normalised."""
+        return embedded(self.text, tokens)
 
     def image_tokens(self, pixels: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Grid tokens [b, grid, width] after the last norm, and the embedding [b, embedding].
