@@ -1,6 +1,5 @@
 """Batches of pictures and tokens as a function of the step: which samples, at which size, and what is changed in them."""
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from diagnostics import Dataset
 from diagnostics_pretraining.feed.pictures import pictures
-from diagnostics_pretraining.stages import Stage, last_steps
+from diagnostics_pretraining.stages import Stage, stage_at, steps_of
 
 
 class Encodes(Protocol):
@@ -50,17 +49,8 @@ class Feed:
         check_batch(batch, len(rows))
         self.dataset, self.vocabulary, self.changes = dataset, vocabulary, changes
         self.stages, self.batch, self.seed = tuple(stages), batch, seed
-        self._last_steps = last_steps(stages, batch)
+        self.steps = steps_of(stages, batch)
         self.order = EpochOrder(rows, batch, seed)
-
-    @property
-    def steps(self) -> int:
-        """Of all stages together."""
-        return self._last_steps[-1]
-
-    def stage(self, step: int) -> Stage:
-        """That of a step, counted from 0."""
-        return self.stages[bisect_right(self._last_steps, step)]
 
     def ids(self, step: int, rank: int = 0, world: int = 1) -> list[str]:
         """Of the samples of that part of the batch."""
@@ -71,7 +61,7 @@ class Feed:
         samples = [self.dataset[int(row)] for row in rows]
         tokens, _ = self.vocabulary.encode([self.dataset.texts[row] for row in rows])
         return {
-            "pixels": pictures(samples, self.stage(step).size, self.dataset.name, self._drawn(step, own)),
+            "pixels": pictures(samples, stage_at(self.stages, self.batch, step).size, self.dataset.name, self._drawn(step, own)),
             "tokens": tokens,
         }
 
