@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote
 
 import torch
@@ -86,10 +87,11 @@ def _parts(encoder: TorchEncoder) -> set[str]:
 def _check_tensors(encoder: str, state: Mapping[str, Tensor]) -> None:
     """Raises for what no file in Meta's layout can hold."""
     head = {key.partition(".")[0] for key in state}.intersection(HEAD)
+    heads = (set(HEAD), set(HEAD) - {"attn_pool"})
     why = ""
     if not any(key.startswith("blocks.") for key in state):
         why = "has no block"
-    elif head and head != set(HEAD):
+    elif head and head not in heads:
         why = f"has {' and '.join(sorted(head))} but not all of {', '.join(HEAD)}, of which Meta's encoders have all or none"
     elif "head.bias" in state and bool(state["head.bias"].any()):
         why = "has a bias in its projection, which Meta's has not"
@@ -102,7 +104,7 @@ def _check_tensors(encoder: str, state: Mapping[str, Tensor]) -> None:
 def _known(encoder: TorchEncoder, tensors: Mapping[str, Tensor]) -> tuple[Known, int]:
     """The model by whose name the tensors are read back, and the side of its input in pixels; raises where none is."""
     misfits: list[str] = []
-    for known in recognised(tensors):
+    for known in recognised(tensors, rope=cast("Eva", encoder.module).rope is not None):
         one = known.architecture
         grid = math.isqrt(max(1, len(tensors.get("positional_embedding", ())) - one.prefix))
         fit, report = fitted(tensors, one, grid, "index")

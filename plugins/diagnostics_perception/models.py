@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
+from diagnostics.errors import unknown
 
 Positions = Literal["index", "rescaled"]
 Pool = Literal["attention", "class"]
@@ -92,12 +93,24 @@ ARCHITECTURES = {
 }
 
 
-def varied(model: str, depth: int | None = None, layer_scale: float | None = None) -> Architecture:
+def varied(
+    model: str,
+    depth: int | None = None,
+    layer_scale: float | None = None,
+    rope: bool = True,
+    pool: str = "attention",
+) -> Architecture:
     """A known model with fewer blocks, or with LayerScale of another initial value (0: none); None leaves it as it is.
 
-    Raises DiagnosticsError for a number of blocks or a value that cannot be.
+    rope, pool: as of `Architecture`. Raises DiagnosticsError for what cannot be.
     """
     known = ARCHITECTURES[model]
+    if pool not in get_args(Pool):
+        raise unknown("option pool", pool, get_args(Pool))
+    if pool == "class" and not (known.class_token and known.embedding):
+        lacks = "class token" if known.embedding else "embedding"
+        raise DiagnosticsError(f"pe:{model} has no {lacks}, so it cannot have pool=class: leave it out.")
+    known = replace(known, rope=rope, pool="class" if pool == "class" else "attention")
     depth = known.depth if depth is None else depth
     if not 1 <= depth <= known.depth:
         raise DiagnosticsError(

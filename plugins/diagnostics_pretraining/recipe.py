@@ -10,9 +10,9 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from diagnostics import DiagnosticsError
 from diagnostics.errors import enumerated, unknown
@@ -91,6 +91,11 @@ class Recipe:
                 f"Every n-th image of a batch is seen again with patches hidden, which a share of {self.mask} does not say: give "
                 "1 divided by a whole number, as 0.0625."
             )
+
+    @property
+    def largest(self) -> int:
+        """Side in pixels of the largest stage: the grid of the positions, and what the trained encoder reads."""
+        return max(stage.size for stage in self.stages)
 
     @property
     def spoken(self) -> dict[str, Any]:
@@ -183,7 +188,7 @@ class _Sections:
             raise DiagnosticsError(
                 f"{section} in line {self.line(section)} of {self.path} is no table: write it as docs/pretraining.md shows."
             )
-        known = {field.name: str(field.type) for field in fields(kind)}
+        known = get_type_hints(kind)
         for key, value in values.items():
             if key not in known:
                 self.note(key, known, section)
@@ -209,19 +214,18 @@ def _has(line: str, key: str) -> bool:
     return re.search(rf"""(^|[\s{{,\["']){re.escape(key)}["']?\s*[=.\]]""", line.split("#")[0]) is not None
 
 
-def _wanted(value: Any, kind: str) -> str | None:
-    """What a value of that annotation is in words, where this one is none; tables are looked at by themselves."""
+def _wanted(value: Any, kind: Any) -> str | None:
+    """What a value of that type is in words, where this one is none; tables are looked at by themselves."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind.startswith("Literal"):
-        choices = re.findall(r"'(\w+)'", kind)
-        return None if value in choices else " or ".join(choices)
-    if kind.startswith("tuple[float"):
+    if get_origin(kind) is Literal:
+        return None if value in get_args(kind) else " or ".join(get_args(kind))
+    if kind == tuple[float, float] | None:
         fits = isinstance(value, list) and len(value) == 2 and all(isinstance(one, (int, float)) for one in value)
         return None if fits and 0 < value[0] <= value[1] else "a list of two numbers above 0, the smaller first"
-    if kind.startswith("tuple[Stage"):
+    if kind == tuple[Stage, ...]:
         return None if isinstance(value, list) else "a list of stages, each with its size and samples"
-    if kind.startswith("bool"):
+    if kind is bool:
         return None if isinstance(value, bool) else "true or false"
-    if kind.startswith("int"):
+    if kind in (int, int | None):
         return None if number and isinstance(value, int) and value > 0 else "a whole number above 0"
-    return None if number or kind.startswith("Augmentation") else "a number"
+    return None if number or kind == Augmentation | None else "a number"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from diagnostics_perception.models import ARCHITECTURES
-from torch import nn
+from torch import Tensor, nn
 
 from diagnostics.errors import unknown
 from diagnostics_pretraining.vocabulary import WHOLE, Vocabulary
@@ -69,6 +69,14 @@ def text_tower(size: str, vocabulary: Vocabulary) -> TextTransformer:
     return tower
 
 
+def initial_text(size: str, vocabulary: Vocabulary, seed: int) -> TextTransformer:
+    """The text tower that training of this seed starts from; torch's generators are afterwards as before."""
+    with torch.random.fork_rng(devices=[]):
+        # Another stream than the image tower's.
+        torch.manual_seed(seed + (1 << 32))
+        return text_tower(size, vocabulary)
+
+
 @torch.no_grad()
 def _kept_rows(table: nn.Embedding, vocabulary: Vocabulary) -> nn.Embedding:
     kept = nn.Embedding(vocabulary.size, table.embedding_dim, device=table.weight.device)
@@ -78,3 +86,14 @@ def _kept_rows(table: nn.Embedding, vocabulary: Vocabulary) -> nn.Embedding:
         else:
             kept.weight[row] = table.weight[whole]
     return kept
+
+
+def embedded(tower: TextTransformer, tokens: Tensor) -> Tensor:
+    """What the tower gives of tokens int64 [text, token], also of fewer than its context, which it itself refuses: [text, embedding]."""
+    count = tokens.shape[1]
+    x = tower.transformer(
+        tower.token_embedding(tokens) + tower.positional_embedding[:count], attn_mask=tower.attn_mask[:count, :count]
+    )
+    # The end of a text is its largest token.
+    ends = tower.ln_final(x[torch.arange(len(x), device=x.device), tokens.argmax(1)])
+    return ends @ tower.text_projection

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diagnostics_perception.models import ARCHITECTURES, Architecture, Pool, fitted_positions, initial
+from diagnostics_perception.models import Architecture, fitted_positions, initial, varied
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics_pretraining.text import known_size, text_tower
+from diagnostics_pretraining.text import embedded, initial_text, known_size
 
 if TYPE_CHECKING:
+    from open_clip.transformer import TextTransformer
     from timm.models.eva import Eva
 
     from diagnostics_pretraining.vocabulary import Vocabulary
@@ -26,12 +27,21 @@ class Towers(nn.Module):
     and is resampled on the way in (bilinear, as Meta's code resamples a trained one), while rotary positions count patches. So no
     parameter changes its shape from stage to stage.
 
-    log_scale: logarithm of what multiplies cosines. mask_token: [width], or None where no patch is ever hidden.
+    size, architecture, vocabulary: what they were built from. log_scale: logarithm of what multiplies cosines. mask_token:
+    [width], or None where no patch is ever hidden.
     """
 
-    def __init__(self, architecture: Architecture, image: Eva, text: nn.Module, mask_token: Tensor | None) -> None:
+    def __init__(
+        self,
+        size: str,
+        architecture: Architecture,
+        vocabulary: Vocabulary,
+        image: Eva,
+        text: TextTransformer,
+        mask_token: Tensor | None,
+    ) -> None:
         super().__init__()
-        self.architecture = architecture
+        self.size, self.architecture, self.vocabulary = size, architecture, vocabulary
         self.image: Any = image
         self.text = text
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
@@ -44,8 +54,8 @@ class Towers(nn.Module):
         return self._head(self._encode(pixels, None))
 
     def embed_texts(self, tokens: Tensor) -> Tensor:
-        """Of tokens int64 [b, context]: [b, embedding], not normalised."""
-        return self.text(tokens)
+        """Of tokens int64 [b, up to context]: [b, embedding], not normalised."""
+        return embedded(self.text, tokens)
 
     def image_tokens(self, pixels: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Grid tokens [b, grid, width] after the last norm, and the embedding [b, embedding].
@@ -92,26 +102,30 @@ class Towers(nn.Module):
 
 
 def build_towers(
-    size: str, *, rope: bool, pool: Pool, vocabulary: Vocabulary, seed: int, masked: bool = False
+    size: str,
+    *,
+    rope: bool,
+    pool: str,
+    vocabulary: Vocabulary,
+    seed: int,
+    masked: bool = False,
+    image: int | None = None,
 ) -> Towers:
     """Both towers of a size (`nano`, `b16-224`, ...) with initial weights.
 
     Each part is drawn from the seed by itself, so that what is left out of one changes nothing in the others.
 
-    masked: whether there is a mask token. Raises DiagnosticsError for an unknown size, and where `pool="class"` of a size without
+    masked: whether there is a mask token. image: side of the final images in pixels, by default the size's own. Raises DiagnosticsError for an unknown size, and where `pool="class"` of a size without
     a class token.
     """
     name = known_size(size)
-    one = replace(ARCHITECTURES[name], rope=rope, pool=pool)
-    if pool == "class" and not one.class_token:
-        raise DiagnosticsError(
-            f"{size} has no class token that its embedding could be taken from: use pool 'attention'."
-        )
+    one = varied(name, rope=rope, pool=pool)
+    one = one if image is None else replace(one, image=image)
+    one.grid()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        image = initial(one)
-        torch.manual_seed(seed + (1 << 32))
-        text = text_tower(name, vocabulary)
+        trunk = initial(one)
+        text = initial_text(name, vocabulary, seed)
         torch.manual_seed(seed + (2 << 32))
         mask_token = one.width**-0.5 * torch.randn(one.width) if masked else None
-    return Towers(one, image, text, mask_token)
+    return Towers(name, one, vocabulary, trunk, text, mask_token)

@@ -22,6 +22,9 @@ PADDING = 0
 """What follows the end of a text. It is also the row of "!", as in CLIP, whose readers stop at the end."""
 
 
+_LONGEST = 4096
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """How texts become tokens.
@@ -35,8 +38,10 @@ class Vocabulary:
     kept: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.context < 2:
-            raise DiagnosticsError(f"A text of {self.context} tokens holds no word: give a context of at least 3.")
+        if not 3 <= self.context <= _LONGEST:
+            raise DiagnosticsError(
+                f"Texts have 3 to {_LONGEST:,} tokens, start and end included, not {self.context}: choose a context in that range."
+            )
         kept = self.kept
         if kept is not None and (list(kept) != sorted({*kept, PADDING, START, END}) or kept[-1] != END or kept[0] < 0):
             raise DiagnosticsError(

@@ -26,9 +26,9 @@ class Shapes(Dataset):
     visible: np.ndarray
 
 
-def build(n: int, size: int, frames: int, seed: int) -> Shapes:
+def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS) -> Shapes:
     """The data set, held in memory; see `diagnostics_data.images.shapes`."""
-    _check(n, size, frames, seed)
+    _check(n, size, frames, seed, objects)
     shape = (n, frames, size, size)
     pixels = np.empty((*shape, 3), np.uint8)
     maps = {
@@ -44,12 +44,12 @@ def build(n: int, size: int, frames: int, seed: int) -> Shapes:
     asked: list[tuple[Question, ...]] = []
     numbers: list[dict[str, float]] = []
     for i in range(n):
-        scene = render(seed, i, size, frames)
+        scene = render(seed, i, size, frames, objects)
+        known = len(scene.world.objects)
         pixels[i] = scene.pixels
         for name, values in maps.items():
             values[i] = scene.flow[..., 0 if name == "flow_y" else 1] if "flow" in name else getattr(scene, name)
-        objects = len(scene.world.objects)
-        centres[i, :, :objects], visible[i, :, :objects] = scene.centres[:-1], scene.visible
+        centres[i, :, :known], visible[i, :, :known] = scene.centres[:-1], scene.visible
         texts.append(caption(scene))
         asked.append(questions(scene))
         numbers.append(_numbers(scene))
@@ -65,7 +65,8 @@ def build(n: int, size: int, frames: int, seed: int) -> Shapes:
         list(split_groups(ids, seed)),
         _targets(maps, columns, texts),
         # No digest of pixels: in a few of them the last bit may differ from one processor to the next.
-        fingerprint=f"shapes {RENDERER_VERSION} n={n} size={size} frames={frames} seed={seed}",
+        fingerprint=f"shapes {RENDERER_VERSION} n={n} size={size} frames={frames} seed={seed}"
+        + (f" objects={objects}" if objects != MOST_OBJECTS else ""),
         about="procedural scenes with exact ground truth of every kind",
         texts=texts,
         questions=asked,
@@ -126,8 +127,13 @@ def _targets(maps: dict[str, np.ndarray], columns: dict[str, np.ndarray], texts:
     return targets
 
 
-def _check(n: int, size: int, frames: int, seed: int) -> None:
-    for name, value, least, most in (("n", n, 10, 1_000_000), ("size", size, 32, 512), ("frames", frames, 1, 64)):
+def _check(n: int, size: int, frames: int, seed: int, objects: int) -> None:
+    for name, value, least, most in (
+        ("n", n, 10, 1_000_000),
+        ("size", size, 32, 512),
+        ("frames", frames, 1, 64),
+        ("objects", objects, 1, MOST_OBJECTS),
+    ):
         if not least <= value <= most:
             raise DiagnosticsError(f"Dataset shapes cannot have {name}={value}: give {least} to {most}.")
     if seed < 0:

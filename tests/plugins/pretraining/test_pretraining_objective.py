@@ -10,7 +10,7 @@ from torch import Tensor
 
 pytest.importorskip("open_clip")
 
-from diagnostics_pretraining.masks import HIDDEN, MaskedFeed, check_masks
+from diagnostics_pretraining.batches import HIDDEN, Batches, check_masks, cut_padding
 from diagnostics_pretraining.objective import Pretraining, regularisation
 from diagnostics_pretraining.stages import Stage
 from diagnostics_pretraining.towers import Towers, build_towers
@@ -29,14 +29,15 @@ class Drawn:
     batch: int = 16
     seed: int = 0
 
-    def stage(self, step: int) -> Stage:
-        return Stage(8 if step < 1 else 16, 0)
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return Stage(8, self.batch), Stage(16, self.batch)
 
     def ids(self, step: int, rank: int = 0, world: int = 1) -> list[str]:
         return [str(i) for i in range(self.batch // world)]
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
-        size, own = self.stage(step).size, slice(rank * self.batch // world, (rank + 1) * self.batch // world)
+        size, own = self.stages[step].size, slice(rank * self.batch // world, (rank + 1) * self.batch // world)
         pixels = torch.randn(self.batch, 3, size, size, generator=torch.Generator().manual_seed(step))
         return {"pixels": pixels[own], "tokens": VOCABULARY.encode([WORDS[i % 4] for i in range(self.batch)])[0][own]}
 
@@ -45,8 +46,8 @@ def towers(masked: bool = True) -> Towers:
     return build_towers("micro", rope=True, pool="attention", vocabulary=VOCABULARY, seed=0, masked=masked)
 
 
-def masked_feed(batch: int = 16) -> MaskedFeed:
-    return MaskedFeed(Drawn(batch), 1 / 8, 0.4, 4)  # type: ignore[arg-type]  (what of a feed is used)
+def masked_feed(batch: int = 16) -> Batches:
+    return Batches(Drawn(batch), 4, 1 / 8, 0.4)  # type: ignore[arg-type]  (what of a feed is used)
 
 
 def test_it_is_the_equation() -> None:
@@ -130,3 +131,13 @@ def test_the_scale_is_held_after_a_step() -> None:
 
 def test_blocks_of_both_towers_can_be_computed_twice() -> None:
     assert len(Pretraining(towers()).blocks()) == 4
+
+
+def test_texts_without_padding_have_the_same_embeddings() -> None:
+    both, tokens = towers(), VOCABULARY.encode([*WORDS, "a red red red red red star"])[0]
+    for few in (tokens[:4], tokens):
+        cut = cut_padding(few)
+        assert cut.shape[1] == (8 if len(few) == 4 else 16)
+        whole = both.text(few)
+        assert float((both.embed_texts(cut) - whole).detach().abs().max()) < 1e-6
+        assert torch.equal(both.embed_texts(few), whole)
