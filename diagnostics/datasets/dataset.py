@@ -36,7 +36,7 @@ class Dataset:
     rate: sampling rate (Hz) of audio, frames per second of video; None where it is not known.
     ragged: whether samples have unequal lengths and are `padded`, so that tokens at the same place of two samples have
         nothing in common; only pooled activations are stored then. Always true for texts.
-    texts: what is said of each sample, its caption.
+    texts: what is said of each sample, its caption; `LazySamples` of strings where they are read on demand.
     questions: what can be asked of each sample, with the answers; by default its caption is the answer to nothing asked.
     text_survives: under which changes of the image the texts stay true, of "brightness", "contrast", "crop", "hue", "mirror" and
         "saturation"; training makes no other ones. By default all, which suits captions that name no sides and no colours.
@@ -46,9 +46,9 @@ class Dataset:
     """
 
     modality: Modality
-    texts: tuple[str, ...]
+    texts: Sequence[str]
     """The caption of each sample; () where there are none."""
-    questions: tuple[tuple[Question, ...], ...]
+    questions: Sequence[tuple[Question, ...]]
     """Of each sample what can be asked, with the answers, or the caption alone; () where there is neither."""
     text_survives: frozenset[str]
     """Under which changes of the image the texts stay true."""
@@ -82,8 +82,8 @@ class Dataset:
         self.split = np.asarray(split, dtype=object)
         self.groups = np.asarray(self.ids if groups is None else groups, dtype=object)
         self.targets = dict(targets)
-        self.texts = tuple(texts)
-        self.questions = tuple(map(tuple, questions if len(questions) else captioned(self.texts)))
+        self.texts = texts if isinstance(texts, LazySamples) else tuple(texts)
+        self.questions = tuple(map(tuple, questions)) if len(questions) else captioned(self.texts)
         self.text_survives = frozenset(text_survives)
         self._check()
         self._fingerprint = fingerprint
