@@ -85,6 +85,11 @@ class Teacher:
         """Of the images and of the texts of a batch, [pair, feature] each, without gradients."""
         return _embeddings(self.image, section_of(batch, IMAGES)), _embeddings(self.text, section_of(batch, TEXTS))
 
+    @property
+    def weights(self) -> str:
+        """Digests of both encoders' weights."""
+        return f"{self.image.identity['weights']} {self.text.identity['weights']}"
+
     def to(self, device: str | torch.device) -> Teacher:
         """On a device, for good."""
         self.image.module.to(device)

@@ -52,6 +52,7 @@ class Recipe:
     mask: share of the batch that is seen again with patches hidden; hidden: share of those patches.
     augment: what is changed at random in images.
     clips: share of the batch that is clips, where the data hold both.
+    objective: `contrast` of images and texts, or `distil`: a teacher's similarities, of images as they are.
     """
 
     stages: tuple[Stage, ...]
@@ -70,6 +71,7 @@ class Recipe:
     hidden: float = 0.4
     augment: Augmentation | None = None
     clips: float = 0.0
+    objective: Literal["contrast", "distil"] = "contrast"
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -82,6 +84,11 @@ class Recipe:
             value = getattr(self.augment if name in _AUGMENTED and self.augment else self, name)
             if not 0 <= value <= most:
                 raise DiagnosticsError(f"A recipe cannot have {name} = {value}: give a share from 0 to {most}.")
+        if self.objective == "distil" and (self.mask or self.augment):
+            raise DiagnosticsError(
+                "What is distilled is what a teacher finds in whole images, which a recipe with mask or augment does not show: leave "
+                "these out."
+            )
         if self.mask and not 0 < self.hidden < 1:
             raise DiagnosticsError(
                 f"Mask regularisation cannot hide a share of {self.hidden}: give a number above 0 and below 1, as 0.4."
