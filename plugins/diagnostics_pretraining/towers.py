@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diagnostics_perception.models import Architecture, fitted_positions, initial, varied
+from diagnostics_perception.models import Architecture, fitted_positions, initial, skeleton, varied
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
@@ -114,8 +114,11 @@ def build_towers(
     one = varied(name, rope=rope, pool=pool)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        image = initial(one)
+        image = initial(varied(name))
         text = initial_text(name, vocabulary, seed)
         torch.manual_seed(seed + (2 << 32))
         mask_token = one.width**-0.5 * torch.randn(one.width) if masked else None
+    if one != varied(name):
+        drawn, image = image.state_dict(), skeleton(one)
+        image.load_state_dict({key: drawn[key] for key in image.state_dict()}, assign=True)
     return Towers(name, one, vocabulary, image, text, mask_token)
