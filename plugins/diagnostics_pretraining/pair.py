@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from diagnostics_perception.encoder import encoder_of, name_of, variation
+from diagnostics_perception.models import ARCHITECTURES
 
 from diagnostics import DiagnosticsError, TorchEncoder, build, save_encoder
 from diagnostics_pretraining.text_encoder import text_encoder_of, vocabulary_in
@@ -41,8 +42,10 @@ def encoders_of(towers: Towers, name: str, lineage: Mapping[str, Any] | None = N
     text = text_encoder_of(f"{name}/{TEXT}", towers.size, towers.text, towers.vocabulary)
     scale = math.exp(float(towers.log_scale.detach()))
     mine = {**(lineage or {}), "scale": scale, TEXT: text.identity["weights"]}
-    image = encoder_of(name, one, towers.image)
-    image = image.replace(skeleton=name_of(towers.size, False, 0, variation(one)), lineage=mine)
+    native = ARCHITECTURES[towers.size].image
+    size = {"img_size": one.image if one.image != native else None}
+    image = encoder_of(name, replace(one, image=native), towers.image, one.image)
+    image = image.replace(skeleton=name_of(towers.size, False, 0, variation(one) | size), lineage=mine)
     for module, training in modes:  # making an encoder of a module puts it into eval mode
         module.training = training
     return Pair(image, text.replace(lineage=dict(lineage or {})), scale)
@@ -85,7 +88,8 @@ def towers_of(pair: Pair, *, masked: bool = False, seed: int = 0) -> Towers:
     module: Any = pair.image.module
     pool = "attention" if getattr(module, "attn_pool", None) is not None else "class"
     rope = getattr(module, "rope", None) is not None
-    towers = build_towers(size, rope=rope, pool=pool, vocabulary=vocabulary, seed=seed, masked=masked)
+    image = pair.image.taps[0].grid.shape[0] * ARCHITECTURES[size].patch
+    towers = build_towers(size, rope=rope, pool=pool, vocabulary=vocabulary, seed=seed, masked=masked, image=image)
     try:
         towers.image.load_state_dict(module.state_dict())
         towers.text.load_state_dict(pair.text.module.state_dict())

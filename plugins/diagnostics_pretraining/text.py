@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from diagnostics_perception.models import ARCHITECTURES
-from torch import nn
+from torch import Tensor, nn
 
 from diagnostics.errors import unknown
 from diagnostics_pretraining.vocabulary import WHOLE, Vocabulary
@@ -86,3 +86,14 @@ def _kept_rows(table: nn.Embedding, vocabulary: Vocabulary) -> nn.Embedding:
         else:
             kept.weight[row] = table.weight[whole]
     return kept
+
+
+def embedded(tower: TextTransformer, tokens: Tensor) -> Tensor:
+    """What the tower gives of tokens int64 [text, token], also of fewer than its context, which it itself refuses: [text, embedding]."""
+    count = tokens.shape[1]
+    x = tower.transformer(
+        tower.token_embedding(tokens) + tower.positional_embedding[:count], attn_mask=tower.attn_mask[:count, :count]
+    )
+    # The end of a text is its largest token.
+    ends = tower.ln_final(x[torch.arange(len(x), device=x.device), tokens.argmax(1)])
+    return ends @ tower.text_projection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,7 @@ from diagnostics_perception.models import Architecture, fitted_positions, initia
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics_pretraining.text import initial_text, known_size
+from diagnostics_pretraining.text import embedded, initial_text, known_size
 
 if TYPE_CHECKING:
     from open_clip.transformer import TextTransformer
@@ -53,8 +54,8 @@ class Towers(nn.Module):
         return self._head(self._encode(pixels, None))
 
     def embed_texts(self, tokens: Tensor) -> Tensor:
-        """Of tokens int64 [b, context]: [b, embedding], not normalised."""
-        return self.text(tokens)
+        """Of tokens int64 [b, up to context]: [b, embedding], not normalised."""
+        return embedded(self.text, tokens)
 
     def image_tokens(self, pixels: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Grid tokens [b, grid, width] after the last norm, and the embedding [b, embedding].
@@ -101,24 +102,41 @@ class Towers(nn.Module):
 
 
 def build_towers(
-    size: str, *, rope: bool, pool: str, vocabulary: Vocabulary, seed: int, masked: bool = False
+    size: str,
+    *,
+    rope: bool,
+    pool: str,
+    vocabulary: Vocabulary,
+    seed: int,
+    masked: bool = False,
+    image: int | None = None,
 ) -> Towers:
     """Both towers of a size (`nano`, `b16-224`, ...) with initial weights.
 
     Each part is drawn from the seed by itself, so that what is left out of one changes nothing in the others.
 
-    masked: whether there is a mask token. Raises DiagnosticsError for an unknown size, and where `pool="class"` of a size without
-    a class token.
+    masked: whether there is a mask token. image: side of the final images in pixels, by default the size's own. Raises
+    DiagnosticsError for an unknown size, for images that patches do not fit, and for `pool="class"` of a size without a class token.
     """
     name = known_size(size)
     one = varied(name, rope=rope, pool=pool)
+    one = one if image is None else replace(one, image=image)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        image = initial(varied(name))
+        tower = _image_tower(name, one, seed)
         text = initial_text(name, vocabulary, seed)
         torch.manual_seed(seed + (2 << 32))
         mask_token = one.width**-0.5 * torch.randn(one.width) if masked else None
-    if one != varied(name):
-        drawn, image = image.state_dict(), skeleton(one)
-        image.load_state_dict({key: drawn[key] for key in image.state_dict()}, assign=True)
-    return Towers(name, one, vocabulary, image, text, mask_token)
+    return Towers(name, one, vocabulary, tower, text, mask_token)
+
+
+def _image_tower(name: str, one: Architecture, seed: int) -> Eva:
+    """Drawn whole, at the size's own grid; without what is left out, and with a table of positions of its own for another grid."""
+    grid = one.grid()
+    torch.manual_seed(seed)
+    drawn = initial(varied(name)).state_dict()
+    if grid != varied(name).grid():
+        torch.manual_seed(seed + (3 << 32))
+        drawn["pos_embed"] = one.width**-0.5 * torch.randn(1, one.prefix + grid**2, one.width)
+    tower = skeleton(one)
+    tower.load_state_dict({key: drawn[key] for key in tower.state_dict()}, assign=True)
+    return tower

@@ -38,7 +38,13 @@ def saved(folder: Path, whole: bool = True, **more: Any) -> Pair:
     return load_pair(folder)
 
 
-VARIATIONS: list[dict[str, Any]] = [{}, {"rope": False, "pool": "class"}, {"rope": False}, {"pool": "class"}]
+VARIATIONS: list[dict[str, Any]] = [
+    {},
+    {"rope": False, "pool": "class"},
+    {"rope": False},
+    {"pool": "class"},
+    {"image": 8},
+]
 
 
 def close(given: Tensor, expected: Tensor) -> None:

@@ -159,6 +159,11 @@ def test_what_is_left_out_changes_nothing_that_is_drawn() -> None:
             )
         ]
         assert len(same) > 40 and all(torch.equal(first[name], other[name]) for name in same)
+    # Another final grid has another table, and nothing else.
+    smaller = towers(image=8).state_dict()
+    assert smaller["image.pos_embed"].shape == (1, 5, 32)
+    assert all(torch.equal(first[name], smaller[name]) for name in smaller if name != "image.pos_embed")
+    assert float(towers("nano", image=32).image.pos_embed.detach().std()) == pytest.approx(1 / 8, rel=0.1)
     again, another = towers(masked=True).state_dict(), towers(masked=True, seed=1).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], another[name]) for name in ("mask_token", "text.text_projection"))
@@ -207,6 +212,7 @@ def test_published_text_towers_have_the_published_sizes(size: str) -> None:
         ({"size": "nanno"}, "Unknown size 'nanno': did you mean nano"),
         ({"size": "spatial-b16-512"}, "Unknown size 'spatial-b16-512'"),
         ({"size": "g14-448", "pool": "class"}, "core-g14-448 has no class token, so it cannot have pool=class"),
+        ({"image": 18}, "18 x 18 pixels cannot be cut into patches of 4"),
         ({"pool": "mean"}, "Unknown option pool 'mean'"),
     ],
 )
