@@ -162,7 +162,7 @@ def _classified(
 
 def _retrieved(pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, job: Job) -> Retrieval:
     first = _first_of_each(dataset, rows)
-    texts = [dataset.texts[row] for row in rows[first]]
+    texts = [dataset.texts[int(row)] for row in rows[first]]
     gallery = len(texts) if job.gallery is None else job.gallery
     if gallery > len(texts):
         raise DiagnosticsError(
