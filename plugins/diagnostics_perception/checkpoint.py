@@ -19,7 +19,7 @@ from diagnostics_perception.layout import BLOCK, as_it_is, meta_source
 from diagnostics_perception.models import Architecture, Positions, fitted_positions, skeleton
 from diagnostics_perception.recognition import recognised
 
-_TEXT_TOWER = (
+TEXT_TOWER = (
     "token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection", "logit_scale",
 )  # fmt: skip
 _HEAD = re.compile(r"(ln_post|norm|attn_pool|fc_norm|head)\.|proj$")
@@ -148,7 +148,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = {
             name.removeprefix("visual."): value
             for name, value in tensors.items()
-            if name.startswith("visual.") or not name.startswith(_TEXT_TOWER)
+            if name.startswith("visual.") or not name.startswith(TEXT_TOWER)
         }
     if not tensors.keys() & {"conv1.weight", "patch_embed.proj.weight"}:
         raise DiagnosticsError(

@@ -66,7 +66,8 @@ def load_pair(folder: str | Path, *, trust_code: bool = False) -> Pair:
     """
     image = build("encoder", str(folder), trust_code=trust_code)
     inner = Path(folder).expanduser() / TEXT
-    if not inner.is_dir() or "scale" not in image.lineage:
+    scale = image.lineage.get("scale")
+    if not inner.is_dir() or not isinstance(scale, float) or not 0 < scale < math.inf:
         raise DiagnosticsError(
             f"{folder} has no text encoder that was trained with it: name a folder that `diagnostics train pe` wrote."
         )
@@ -75,7 +76,7 @@ def load_pair(folder: str | Path, *, trust_code: bool = False) -> Pair:
         raise DiagnosticsError(
             f"{inner} is not the text encoder that {folder} was trained with: copy both folders again, together."
         )
-    return Pair(image, text, float(image.lineage["scale"]))
+    return Pair(image, text, scale)
 
 
 def towers_of(pair: Pair, *, masked: bool = False, seed: int = 0) -> Towers:

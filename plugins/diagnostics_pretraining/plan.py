@@ -96,7 +96,9 @@ def plan_of(job: Job, processes: int = 1) -> Plan:
     else:
         vocabulary = Vocabulary(context_of(size))
     changes, left_out = _changes(job, recipe, dataset)
-    feed = Feed(dataset, rows, vocabulary, recipe.stages, recipe.batch, settings.seed, changes)
+    feed = Feed(
+        dataset, rows, vocabulary, recipe.stages, recipe.batch, settings.seed, changes, recipe.clips, recipe.frames
+    )
     notes = [
         explain_left_out(left_out, dataset),
         *describe_texts(dataset, rows, feed.order.part(0, 0, 1)[0], vocabulary),

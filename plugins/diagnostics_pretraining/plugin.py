@@ -9,6 +9,8 @@ from diagnostics import hookimpl
 from diagnostics.hookspecs import Entry
 from diagnostics_pretraining.commands import train_pe
 from diagnostics_pretraining.export_commands import export_open_clip, needs_open_clip
+from diagnostics_pretraining.recaption.command import recaption
+from diagnostics_pretraining.zeroshot.command import zeroshot
 
 if TYPE_CHECKING:
     from diagnostics import Encoder
@@ -26,7 +28,7 @@ def encoders() -> Mapping[str, Entry]:
 @hookimpl
 def commands() -> Mapping[str, Callable[..., Any]]:
     """Name -> command; a name of two words is a command of a group."""
-    return {"export open_clip": export_open_clip, "train pe": train_pe}
+    return {"export open_clip": export_open_clip, "recaption": recaption, "train pe": train_pe, "zeroshot": zeroshot}
 
 
 def text(
@@ -50,3 +52,21 @@ def text(
     from diagnostics_pretraining.text_encoder import build_text
 
     return build_text(model, checkpoint, pretrained, context, seed)
+
+
+@hookimpl
+def datasets() -> Mapping[str, Entry]:
+    """Scheme -> builder."""
+    return {"recaptioned:": Entry(recaptioned, modalities=("image", "video"))}
+
+
+def recaptioned(table: str, data: str, caption: str = "caption") -> Any:
+    """A dataset with the captions of a table that `diagnostics recaption` wrote in place of its own texts, joined by id.
+
+    `data` is the dataset, as `recaptioned:clips.jsonl?data=shapes?frames=8`; in its own options `&` is written `%26`. `caption`
+    names the column: caption, or video_caption.
+    """
+    # Annotated Any and imported here: listing datasets must not cost the import of numpy.
+    from diagnostics_pretraining.recaption.table import recaptioned
+
+    return recaptioned(table, data, caption)

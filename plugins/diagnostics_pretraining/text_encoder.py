@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from diagnostics_perception.checkpoint import tensors_in
+from diagnostics_perception.models import ARCHITECTURES
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder
@@ -51,10 +52,8 @@ class Texts:
         return words if words.shape[1] == tap.grid.tokens else None
 
 
-def text_encoder_of(
-    name: str, size: str, module: TextTransformer, vocabulary: Vocabulary, weights: str = ""
-) -> TorchEncoder:
-    """The encoder over a text tower; `weights` is what a run should say of where they came from.
+def text_encoder_of(name: str, size: str, module: TextTransformer, vocabulary: Vocabulary) -> TorchEncoder:
+    """The encoder over a text tower.
 
     Taps `embed`, `blocks.N` and `norm` have the start as prefix and a place for each further token; the output tap is `norm`, and
     `head` the embedding.
@@ -67,14 +66,14 @@ def text_encoder_of(
         name,
         "text",
         module.eval(),
-        _taps(size, module, vocabulary.context),
+        _taps(size, vocabulary.context),
         "norm",
         texts,
         np.asarray(_example(vocabulary)),
         forward=_forward,
         fresh=functools.partial(_fresh, size, vocabulary),
         valid=texts.valid,
-        configuration=f"{rows}, {vocabulary.context} tokens" + (f"; checkpoint: {weights}" if weights else ""),
+        configuration=f"{rows}, {vocabulary.context} tokens",
     )
     names = {"norm": "ln_final", "head": "encode_text"}
     spec, files = _skeleton(size, vocabulary)
@@ -95,15 +94,13 @@ def build_text(model: str, checkpoint: str | None, pretrained: bool, context: in
             "for initial weights."
         )
     module = initial_text(size, vocabulary, seed)
-    weights = ""
     if checkpoint is not None:
         _fill(module, Path(checkpoint).expanduser(), size)
-        weights = "as it is"
     options = [] if checkpoint else ["pretrained=false"]
     options += [f"seed={seed}"] if seed and not checkpoint else []
     options += [f"context={vocabulary.context}"] if context is not None else []
     name = f"pe-text:{size}{'?' if options else ''}{'&'.join(options)}"
-    return text_encoder_of(name, size, module, vocabulary, weights)
+    return text_encoder_of(name, size, module, vocabulary)
 
 
 def vocabulary_in(encoder: TorchEncoder) -> tuple[str, Vocabulary]:
@@ -127,7 +124,7 @@ def _fresh(size: str, vocabulary: Vocabulary) -> nn.Module:
     return initial_text(size, vocabulary, int(torch.randint(2**31, ())))
 
 
-def _taps(size: str, module: TextTransformer, context: int) -> list[Tap]:
+def _taps(size: str, context: int) -> list[Tap]:
     one, grid = TEXTS[size], Grid((context - 1,), ("t",), 1)
     stack = "transformer.resblocks"
     taps = [Tap("embed", 0.0, "embedding", one.width, grid, Site(f"{stack}.0", when="before"))]
@@ -135,7 +132,10 @@ def _taps(size: str, module: TextTransformer, context: int) -> list[Tap]:
         taps.append(Tap(f"blocks.{i}", (i + 1) / one.depth, "trunk", one.width, grid, Site(f"{stack}.{i}")))
     taps.append(Tap("norm", 1.0, "trunk", one.width, grid, Site("ln_final")))
     projected = Grid((1,), ("t",))
-    return [*taps, Tap("head", 1 + 1 / one.depth, "head", module.output_dim, projected, Site("", layout="features"))]
+    return [
+        *taps,
+        Tap("head", 1 + 1 / one.depth, "head", ARCHITECTURES[size].embedding, projected, Site("", layout="features")),
+    ]
 
 
 def _example(vocabulary: Vocabulary) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, Question, Target, split_groups
-from diagnostics_data.shapes.captions import caption, embedded
+from diagnostics_data.shapes.captions import caption, embedded, frame_caption
 from diagnostics_data.shapes.patterns import SHAPES
 from diagnostics_data.shapes.questions import questions
 from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render
@@ -19,11 +19,13 @@ class Shapes(Dataset):
     """A data set that also knows what no target can hold.
 
     centres: float32 [sample, frame, object, (y, x)], in pixels; visible: int32 [sample,
-    frame, object], in pixels; objects that a scene lacks have NaN and 0.
+    frame, object], in pixels; objects that a scene lacks have NaN and 0. frame_texts: a caption of each frame by itself,
+    [sample][frame].
     """
 
     centres: np.ndarray
     visible: np.ndarray
+    frame_texts: tuple[tuple[str, ...], ...]
 
 
 def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS) -> Shapes:
@@ -41,6 +43,7 @@ def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS
     centres = np.full((n, frames, MOST_OBJECTS, 2), np.nan, np.float32)
     visible = np.zeros((n, frames, MOST_OBJECTS), np.int32)
     texts: list[str] = []
+    frame_texts: list[tuple[str, ...]] = []
     asked: list[tuple[Question, ...]] = []
     numbers: list[dict[str, float]] = []
     for i in range(n):
@@ -51,6 +54,7 @@ def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS
             values[i] = scene.flow[..., 0 if name == "flow_y" else 1] if "flow" in name else getattr(scene, name)
         centres[i, :, :known], visible[i, :, :known] = scene.centres[:-1], scene.visible
         texts.append(caption(scene))
+        frame_texts.append(tuple(frame_caption(scene, t) for t in range(frames)))
         asked.append(questions(scene))
         numbers.append(_numbers(scene))
     if frames == 1:
@@ -73,7 +77,7 @@ def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS
         # Captions name sides, and colours that other hues or contrasts would make false.
         text_survives=("brightness", "saturation"),
     )
-    dataset.centres, dataset.visible = centres, visible
+    dataset.centres, dataset.visible, dataset.frame_texts = centres, visible, tuple(frame_texts)
     return dataset
 
 

@@ -51,10 +51,14 @@ class Scene:
     whole: np.ndarray
 
     @property
+    def least(self) -> float:
+        """At how many pixels of a frame an object that counts as visible in it is seen."""
+        return max(4, self.masks[0].size / 512)
+
+    @property
     def seen(self) -> np.ndarray:
-        """Which objects count as visible, bool [k]: in some frame seen at 1/512 of the pixels, and at 4."""
-        least = max(4, self.masks[0].size / 512)
-        return np.asarray(self.visible.max(axis=0) >= least)
+        """Which objects count as visible in some frame, bool [k]."""
+        return np.asarray(self.visible.max(axis=0) >= self.least)
 
     @property
     def main(self) -> int:
