@@ -11,7 +11,6 @@ from diagnostics_training.models.patch_masks import random_masks
 from torch import Tensor
 
 from diagnostics import DiagnosticsError
-from diagnostics_pretraining.stages import stage_at
 
 if TYPE_CHECKING:
     from diagnostics_pretraining.feed.feed import Feed
@@ -52,7 +51,7 @@ class Batches:
         return batch
 
     def _patches(self, step: int) -> int:
-        return (stage_at(self.feed.stages, self.feed.batch, step).size // self.patch) ** 2
+        return (self.feed.stage(step).size // self.patch) ** 2
 
     def _hidden(self, step: int) -> np.ndarray:
         """Of the whole batch, bool [image seen again, patch]."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diagnostics_pretraining.batches import HIDDEN
 from diagnostics_pretraining.contrast import clamp_scale, contrast
+from diagnostics_pretraining.feed.clips import flattened, pooled
 from diagnostics_pretraining.towers import Towers
 
 
@@ -29,6 +30,8 @@ def regularisation(masked: Tensor, whole: Tensor, hidden: Tensor) -> Tensor:
 class Pretraining(Objective):
     """Contrast of `pixels` [b, 3, y, x] and `tokens` [b, context], plus mask regularisation where a batch has `hidden`.
 
+    Samples may be clips too (see `feed.clips`).
+
     Of a batch of b images with `hidden` [m, patch], the images 0, b/m, 2 b/m, ... are seen again, with these patches replaced by the
     learned token. The contrast never sees those, and the two have no gradient in common but in the image tower.
     """
@@ -40,9 +43,9 @@ class Pretraining(Objective):
         self.towers = towers
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        towers, pixels = self.towers, batch["pixels"]
+        towers, pixels = self.towers, flattened(batch)
         tokens, images = towers.image_tokens(pixels)
-        loss = contrast(images, towers.embed_texts(batch["tokens"]), towers.log_scale)
+        loss = contrast(pooled(images, batch), towers.embed_texts(batch["tokens"]), towers.log_scale)
         values = {"loss": loss, "contrast": loss, "scale": towers.log_scale.detach().exp()}
         if HIDDEN in batch:
             hidden = batch[HIDDEN]
@@ -53,7 +56,8 @@ class Pretraining(Objective):
         return values
 
     def output(self, batch: Batch) -> Tensor:
-        return nn.functional.normalize(self.towers.embed_images(batch["pixels"]).float(), dim=-1)
+        embeddings = pooled(self.towers.embed_images(flattened(batch)), batch)
+        return nn.functional.normalize(embeddings.float(), dim=-1)
 
     def blocks(self) -> Sequence[nn.Module]:
         return [*self.towers.image.blocks, *self.towers.text.transformer.resblocks]

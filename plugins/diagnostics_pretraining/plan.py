@@ -19,6 +19,7 @@ from diagnostics.errors import enumerated
 from diagnostics_pretraining.batches import Batches, check_masks
 from diagnostics_pretraining.distillation import Distillation, TaughtBatches, Teacher
 from diagnostics_pretraining.feed.augmentation import check_survives, explain_left_out, survivable
+from diagnostics_pretraining.feed.data import without_target
 from diagnostics_pretraining.feed.feed import Feed
 from diagnostics_pretraining.job import Job
 from diagnostics_pretraining.objective import Pretraining
@@ -96,7 +97,7 @@ def plan_of(job: Job, processes: int = 1) -> Plan:
     if recipe.mask:
         check_masks(recipe.batch, processes, recipe.mask)
     spec, _ = training_spec(job.data)
-    dataset: Dataset = build("dataset", spec)
+    dataset: Dataset = build("dataset", without_target(spec))
     rows = np.flatnonzero(dataset.split == "train")
     check_texts(dataset, rows)
     if begun is not None:
@@ -106,7 +107,9 @@ def plan_of(job: Job, processes: int = 1) -> Plan:
     else:
         vocabulary = Vocabulary(context_of(size))
     changes, left_out = _changes(job, recipe, dataset)
-    feed = Feed(dataset, rows, vocabulary, recipe.stages, recipe.batch, settings.seed, changes)
+    feed = Feed(
+        dataset, rows, vocabulary, recipe.stages, recipe.batch, settings.seed, changes, recipe.clips, recipe.frames
+    )
     notes = [
         explain_left_out(left_out, dataset),
         *describe_texts(dataset, rows, feed.order.part(0, 0, 1)[0], vocabulary),

@@ -51,7 +51,8 @@ class Recipe:
     rope, pool: of the image tower; see `diagnostics_perception.models.Architecture`.
     mask: share of the batch that is seen again with patches hidden; hidden: share of those patches.
     augment: what is changed at random in images.
-    clips: share of the batch that is clips, where the data hold both.
+    clips: share of the batch that is clips, of data that are clips; of the others the first frame is seen. frames: of a clip that
+        are seen.
     objective: `contrast` of images and texts, or `distil`: a teacher's similarities, of images as they are.
     """
 
@@ -71,6 +72,7 @@ class Recipe:
     hidden: float = 0.4
     augment: Augmentation | None = None
     clips: float = 0.0
+    frames: int = 8
     objective: Literal["contrast", "distil"] = "contrast"
 
     def __post_init__(self) -> None:
@@ -93,6 +95,8 @@ class Recipe:
             raise DiagnosticsError(
                 f"Mask regularisation cannot hide a share of {self.hidden}: give a number above 0 and below 1, as 0.4."
             )
+        if self.mask and self.clips:
+            raise DiagnosticsError("Patches are hidden in batches of images alone: give mask = 0 or clips = 0.")
         if self.mask and abs(1 / self.mask - round(1 / self.mask)) > 1e-9:
             raise DiagnosticsError(
                 f"Every n-th image of a batch is seen again with patches hidden, which a share of {self.mask} does not say: give "

@@ -11,6 +11,7 @@ from torch import Tensor
 pytest.importorskip("open_clip")
 
 from diagnostics_pretraining.batches import HIDDEN, Batches, check_masks, cut_padding
+from diagnostics_pretraining.contrast import contrast
 from diagnostics_pretraining.objective import Pretraining, regularisation
 from diagnostics_pretraining.stages import Stage
 from diagnostics_pretraining.towers import Towers, build_towers
@@ -29,15 +30,14 @@ class Drawn:
     batch: int = 16
     seed: int = 0
 
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        return Stage(8, self.batch), Stage(16, self.batch)
+    def stage(self, step: int) -> Stage:
+        return (Stage(8, self.batch), Stage(16, self.batch))[step]
 
     def ids(self, step: int, rank: int = 0, world: int = 1) -> list[str]:
         return [str(i) for i in range(self.batch // world)]
 
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
-        size, own = self.stages[step].size, slice(rank * self.batch // world, (rank + 1) * self.batch // world)
+        size, own = self.stage(step).size, slice(rank * self.batch // world, (rank + 1) * self.batch // world)
         pixels = torch.randn(self.batch, 3, size, size, generator=torch.Generator().manual_seed(step))
         return {"pixels": pixels[own], "tokens": VOCABULARY.encode([WORDS[i % 4] for i in range(self.batch)])[0][own]}
 
@@ -141,3 +141,15 @@ def test_texts_without_padding_have_the_same_embeddings() -> None:
         whole = both.text(few)
         assert float((both.embed_texts(cut) - whole).detach().abs().max()) < 1e-6
         assert torch.equal(both.embed_texts(few), whole)
+
+
+def test_a_clip_is_the_mean_of_its_frames_and_their_order_changes_nothing() -> None:
+    both, tokens = towers(), VOCABULARY.encode(WORDS[:3])[0]
+    pixels, frames = torch.randn(2, 3, 16, 16), torch.randn(1, 4, 3, 16, 16)
+    batch = {"pixels": pixels, "frames": frames, "tokens": tokens}
+    mean = both.embed_images(frames[0]).mean(0, keepdim=True)
+    expected = contrast(torch.cat([both.embed_images(pixels), mean]), both.embed_texts(tokens), both.log_scale)
+    loss = Pretraining(both)(batch)["loss"].detach()
+    assert float(loss) == pytest.approx(float(expected.detach()), abs=1e-6)
+    turned = Pretraining(both)(batch | {"frames": frames.flip(1)})["loss"].detach()
+    assert float(turned) == pytest.approx(float(loss), abs=1e-6)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 pytest.importorskip("open_clip")
 
+from diagnostics_pretraining.commands import train_pe
 from diagnostics_pretraining.job import Job
 from diagnostics_pretraining.objective import Pretraining
 from diagnostics_pretraining.pair import load_pair
@@ -25,10 +26,11 @@ from diagnostics_pretraining.train import train
 from diagnostics_training.trainer.distributed import World, world
 from diagnostics_training.trainer.monitor import lines
 from diagnostics_training.trainer.trainer import fit
+from typer import Typer
+from typer.testing import CliRunner
 
 from diagnostics import DiagnosticsError
-
-from commands import diagnose
+from diagnostics.cli.guard import guarded
 
 DATA = "shapes?n=60&size=32&objects=1&seed=3"
 OWN = """
@@ -202,11 +204,23 @@ def test_a_loss_that_is_not_finite_names_step_samples_and_checkpoint(tmp_path: P
         trained(plan, tmp_path / "pe", batches)
 
 
-@pytest.mark.slow
-def test_the_command_prints_what_is_next(tmp_path: Path, recipe: Path) -> None:
+def command(*words: object) -> Any:
+    app = Typer()
+    app.command()(guarded(train_pe, "pretraining"))
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_the_command_prints_what_is_next_and_goes_on_from_a_folder(tmp_path: Path, recipe: Path) -> None:
     out = tmp_path / "pe"
-    words = ["train", "pe", "--data", DATA, "--size", "micro", "--config", str(recipe), "--out", str(out)]
-    printed = diagnose(*words).out
-    assert f"{out}: loss" in printed
-    assert f"diagnostics run {out} --data" in printed
-    assert json.loads(diagnose(*words, "--json").out)["steps"] == 8
+    words = ["--data", DATA, "--size", "micro", "--config", recipe, "--out", out]
+    first = command(*words)
+    assert first.exit_code == 0, first.stderr
+    assert f"{out}: loss" in first.stdout
+    assert f"diagnostics run {out} --data" in first.stdout
+    assert json.loads(command(*words, "--json").stdout)["steps"] == 8
+    more = command("--data", DATA, "--from", out, "--config", recipe, "--out", tmp_path / "more", "--json")
+    assert json.loads(more.stdout)["size"] == "micro"
+    refused = command(*words, "--lr", "0.5")
+    assert refused.exit_code == 2
+    assert refused.stderr.count("\n") == 1
+    assert "--lr 0.01, not 0.5" in refused.stderr
