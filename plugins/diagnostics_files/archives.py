@@ -44,7 +44,9 @@ def members(path: Path) -> Iterator[Member]:
     size, last = path.stat().st_size, ""
     try:
         with tarfile.open(path, "r:") as archive:
-            for info in archive:
+            for info in iter(archive.next, None):
+                # Or all headers would be kept.
+                archive.members.clear()
                 if info.isdir():
                     continue
                 if not info.isreg() or info.sparse is not None:

@@ -93,7 +93,7 @@ def build(
             sentence(left_out, len(names)),
         ),
         files={name: at for name, at in pairs.files.items() if name not in left_out},
-        options=f"size={size}",
+        options=f"size={size}" + ("" if pairs.shards is None else f" caption={caption}"),
         left_out={**left_out, **pairs.cut},
         shards=pairs.shards,
         texts=pairs.captions,

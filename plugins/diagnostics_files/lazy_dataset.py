@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import Dataset
+from diagnostics import Dataset, LazySamples
 from diagnostics_files.errors import Unusable, check_regular
 
 
@@ -49,11 +49,10 @@ class FileDataset(Dataset):
         """
         if self._of_files is None:
             digest = hashlib.sha256(f"{self.modality} {self.rate} {self.ragged} {self.options}\x1e".encode())
-            for column in (self.ids, self.split, self.groups, self.texts):
-                # One by one: texts may be read as they come.
-                for i, entry in enumerate(column):
-                    digest.update((b"\x1f" if i else b"") + str(entry).encode())
-                digest.update(b"\x1e")
+            # Texts that are read on demand lie in the files, whose bytes follow.
+            texts = () if isinstance(self.texts, LazySamples) else self.texts
+            for column in (self.ids, self.split, self.groups, texts):
+                digest.update("\x1f".join(map(str, column)).encode() + b"\x1e")
             for name, path in sorted(self.files.items()):
                 check_regular(path, name)
                 with path.open("rb") as file:

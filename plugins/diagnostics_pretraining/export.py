@@ -26,6 +26,7 @@ CONFIGURATION, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 _VISION = "vision"
 _ANY_CORE = "vit_pe_core_tiny_patch16_384"
 """timm's architecture of which sizes that timm does not know are variations."""
+_UPDATE = "update it and timm with pip install -U 'encoder-diagnostics[pretraining]'"
 _APART = 1e-4
 """Of embeddings, as a share of their spread: more than another order of sums explains."""
 
@@ -148,8 +149,7 @@ def _check_same(pair: Pair, folder: Path) -> None:
         model: Any = open_clip.create_model(f"local-dir:{folder}", device="cpu").eval()
     except Exception as error:
         raise DiagnosticsError(
-            f"open_clip cannot read what would be written of {pair.image.name} ({describe(error)}): install the versions of "
-            "open_clip_torch and timm that docs/install.md names."
+            f"open_clip cannot read what would be written of {pair.image.name} ({describe(error)}): {_UPDATE}."
         ) from error
     images = default_collate([pair.image.preprocess(pair.image.example())])
     texts = default_collate([pair.text.preprocess(pair.text.example())])["tokens"]
@@ -157,8 +157,7 @@ def _check_same(pair: Pair, folder: Path) -> None:
         expected = _embedding(encoder)
         if float((given - expected).abs().max()) > _APART * float(expected.std()):
             raise DiagnosticsError(
-                f"open_clip gives other embeddings of {encoder.name} than it has here, so nothing is written: install the versions "
-                "of open_clip_torch and timm that docs/install.md names."
+                f"open_clip gives other embeddings of {encoder.name} than it has here, so nothing is written: {_UPDATE}."
             )
 
 

@@ -16,6 +16,7 @@ from diagnostics import Dataset, DiagnosticsError, build
 from diagnostics.errors import enumerated
 from diagnostics_pretraining.batches import Batches, check_masks
 from diagnostics_pretraining.feed.augmentation import check_survives, explain_left_out, survivable
+from diagnostics_pretraining.feed.data import without_target
 from diagnostics_pretraining.feed.feed import Feed
 from diagnostics_pretraining.job import Job
 from diagnostics_pretraining.pair import Pair, load_pair, towers_of
@@ -85,7 +86,7 @@ def plan_of(job: Job, processes: int = 1) -> Plan:
     if recipe.mask:
         check_masks(recipe.batch, processes, recipe.mask)
     spec, _ = training_spec(job.data)
-    dataset: Dataset = build("dataset", spec)
+    dataset: Dataset = build("dataset", without_target(spec))
     rows = np.flatnonzero(dataset.split == "train")
     check_texts(dataset, rows)
     if begun is not None:

@@ -90,10 +90,10 @@ def _kept_rows(table: nn.Embedding, vocabulary: Vocabulary) -> nn.Embedding:
 
 def embedded(tower: TextTransformer, tokens: Tensor) -> Tensor:
     """What the tower gives of tokens int64 [text, token], also of fewer than its context, which it itself refuses: [text, embedding]."""
-    count = tokens.shape[1]
-    x = tower.transformer(
-        tower.token_embedding(tokens) + tower.positional_embedding[:count], attn_mask=tower.attn_mask[:count, :count]
-    )
+    count, mask = tokens.shape[1], tower.attn_mask
+    assert mask is not None  # a causal tower has one
+    x = tower.token_embedding(tokens) + tower.positional_embedding[:count]
+    x = tower.transformer(x, attn_mask=mask[:count, :count])
     # The end of a text is its largest token.
     ends = tower.ln_final(x[torch.arange(len(x), device=x.device), tokens.argmax(1)])
     return ends @ tower.text_projection

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diagnostics import Dataset, DiagnosticsError
+from diagnostics import Dataset, DiagnosticsError, LazySamples
 from diagnostics_pretraining.contrast import equal_texts
 from diagnostics_pretraining.vocabulary import WHOLE, Vocabulary
 
 LOOKED_AT = 20_000
-"""Texts whose length is counted at most; of more, as many at equal distances."""
+"""Texts whose length is counted at most; of more, as many at equal distances. Of texts that are read on demand no others are read."""
 
 
 def check_texts(dataset: Dataset, rows: np.ndarray) -> None:
@@ -20,16 +20,23 @@ def check_texts(dataset: Dataset, rows: np.ndarray) -> None:
         raise DiagnosticsError(
             f"{dataset.name} has no texts to train with: give data with captions, as captions:FILE or shapes."
         )
-    empty = [str(dataset.ids[row]) for row in rows if not dataset.texts[row].strip()]
+    looked_at = _some(rows) if isinstance(dataset.texts, LazySamples) else rows
+    empty = [str(dataset.ids[row]) for row in looked_at if not dataset.texts[row].strip()]
     if empty:
         shown = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
         raise DiagnosticsError(
-            f"{len(empty):,} of the {len(rows):,} train texts of {dataset.name} are empty ({shown}): fill them, or leave those samples out."
+            f"{len(empty):,} of the {len(looked_at):,} train texts of {dataset.name} are empty ({shown}): fill them, or leave those samples out."
         )
-    if len({dataset.texts[row] for row in rows}) == 1:
+    first = dataset.texts[rows[0]]
+    if all(dataset.texts[row] == first for row in looked_at):
         raise DiagnosticsError(
-            f"All {len(rows):,} train texts of {dataset.name} are equal, so there is nothing to tell apart: give other texts."
+            f"All {len(looked_at):,} train texts of {dataset.name} are equal, so there is nothing to tell apart: give other texts."
         )
+
+
+def _some(rows: np.ndarray) -> np.ndarray:
+    """Of many samples some at equal distances."""
+    return rows[:: -(-len(rows) // LOOKED_AT)]
 
 
 def describe_texts(
@@ -41,7 +48,7 @@ def describe_texts(
         lines.append(
             f"keeps the {vocabulary.size - 1:,} rows of {WHOLE:,} of CLIP's vocabulary that the texts use, and one for all others"
         )
-    seen = rows[:: -(-len(rows) // LOOKED_AT)]
+    seen = _some(rows)
     cut = vocabulary.encode([dataset.texts[row] for row in seen])[1]
     if cut:
         lines.append(f"cuts {cut:,} of {len(seen):,} texts, which are longer than {vocabulary.context} tokens")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diagnostics_perception.models import Architecture, fitted_positions, initial, varied
+from diagnostics_perception.models import Architecture, fitted_positions, initial, skeleton, varied
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
@@ -115,17 +115,28 @@ def build_towers(
 
     Each part is drawn from the seed by itself, so that what is left out of one changes nothing in the others.
 
-    masked: whether there is a mask token. image: side of the final images in pixels, by default the size's own. Raises DiagnosticsError for an unknown size, and where `pool="class"` of a size without
-    a class token.
+    masked: whether there is a mask token. image: side of the final images in pixels, by default the size's own. Raises
+    DiagnosticsError for an unknown size, for images that patches do not fit, and for `pool="class"` of a size without a class token.
     """
     name = known_size(size)
     one = varied(name, rope=rope, pool=pool)
     one = one if image is None else replace(one, image=image)
-    one.grid()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        trunk = initial(one)
+        tower = _image_tower(name, one, seed)
         text = initial_text(name, vocabulary, seed)
         torch.manual_seed(seed + (2 << 32))
         mask_token = one.width**-0.5 * torch.randn(one.width) if masked else None
-    return Towers(name, one, vocabulary, trunk, text, mask_token)
+    return Towers(name, one, vocabulary, tower, text, mask_token)
+
+
+def _image_tower(name: str, one: Architecture, seed: int) -> Eva:
+    """Drawn whole, at the size's own grid; without what is left out, and with a table of positions of its own for another grid."""
+    grid = one.grid()
+    torch.manual_seed(seed)
+    drawn = initial(varied(name)).state_dict()
+    if grid != varied(name).grid():
+        torch.manual_seed(seed + (3 << 32))
+        drawn["pos_embed"] = one.width**-0.5 * torch.randn(1, one.prefix + grid**2, one.width)
+    tower = skeleton(one)
+    tower.load_state_dict({key: drawn[key] for key in tower.state_dict()}, assign=True)
+    return tower

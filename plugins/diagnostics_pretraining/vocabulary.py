@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,16 +66,14 @@ class Vocabulary:
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, int]:
         """Tokens int64 [text, context], zeros after the end, and how many texts were longer and are cut before their end."""
-        tokens, cut = torch.zeros(len(texts), self.context, dtype=torch.int64), 0
-        for i, text in enumerate(texts):
+        tokens, cut = np.zeros((len(texts), self.context), np.int64), 0
+        places, unknown = None if self.kept is None else _places(self.kept), self.unknown
+        for row, text in zip(tokens, texts, strict=True):
             found = _tokens(text)
             cut += len(found) > self.context
-            found = found if len(found) <= self.context else [*found[: self.context - 1], END]
-            tokens[i, : len(found)] = torch.tensor([self._row(token) for token in found])
-        return tokens, cut
-
-    def _row(self, token: int) -> int:
-        return token if self.kept is None else _places(self.kept).get(token, self.size - 3)
+            found = found if len(found) <= self.context else (*found[: self.context - 1], END)
+            row[: len(found)] = found if places is None else [places.get(token, unknown) for token in found]
+        return torch.from_numpy(tokens), cut
 
 
 def vocabulary_of(texts: Iterable[str], context: int) -> Vocabulary:
@@ -90,8 +89,10 @@ def longest(texts: Iterable[str]) -> int:
     return max((len(_tokens(text)) for text in texts), default=0)
 
 
-def _tokens(text: str) -> list[int]:
-    return [START, *tokenizer().encode(text), END]
+@functools.lru_cache(2**16)
+def _tokens(text: str) -> tuple[int, ...]:
+    # Taking a text apart costs as much as reading a small image, and small data show the same texts in every epoch.
+    return (START, *tokenizer().encode(text), END)
 
 
 @functools.cache

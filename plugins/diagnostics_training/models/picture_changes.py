@@ -48,11 +48,12 @@ class PictureChanges:
 def recoloured(pixels: Tensor, factors: Tensor) -> Tensor:
     """Brightness, contrast about the mean grey, and saturation [B, 3] of pixels [B, colour, ...] from 0 to 1."""
     bright, contrast, saturation = (f.reshape(-1, *[1] * (pixels.ndim - 1)) for f in factors.unbind(1))
-    pixels = (pixels * bright).clamp(0, 1)
-    middle = _grey(pixels).flatten(1).mean(1).reshape(bright.shape)
-    pixels = ((pixels - middle) * contrast + middle).clamp(0, 1)
+    pixels = (pixels * bright).clamp_(0, 1)
+    if not bool((contrast == 1).all()):
+        middle = _grey(pixels).flatten(1).mean(1).reshape(bright.shape)
+        pixels = ((pixels - middle) * contrast + middle).clamp_(0, 1)
     grey = _grey(pixels)
-    return ((pixels - grey) * saturation + grey).clamp(0, 1)
+    return ((pixels - grey) * saturation + grey).clamp_(0, 1)
 
 
 def _grey(pixels: Tensor) -> Tensor:

@@ -320,6 +320,7 @@ def test_the_command_says_what_it_wrote_and_how_to_read_it(tmp_path: Path) -> No
         "file": f"{tmp_path}/two.safetensors",
         "encoder": "pe:tiny-core?pretrained=false",
         "name": f"pe:tiny-core?checkpoint={tmp_path}/two.safetensors",
+        "text": "",
         "tensors": 55,
         "bytes": (tmp_path / "two.safetensors").stat().st_size,
         "left_out": [],

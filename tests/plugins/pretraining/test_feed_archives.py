@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diagnostics_pretraining.feed.data import without_target
 from diagnostics_pretraining.feed.feed import Feed
 from diagnostics_pretraining.stages import Stage
 from diagnostics_training.trainer.objective import Batch, Objective
@@ -125,6 +126,13 @@ def test_an_image_that_cannot_be_decoded_follows_on_error(tmp_path: Path, worker
     made = feed(build("dataset", f"captions:{folder}?features=0&on_error=skip"), samples=40)
     seen = [n for step in range(9) for n in numbers(made(step))]
     assert len(set(seen)) == 36 and number not in seen
+
+
+def test_captions_are_read_without_their_target(tmp_path: Path) -> None:
+    spec = without_target(f"captions:{shards(tmp_path / 'data')}?on_error=skip")
+    assert spec.endswith("data?on_error=skip&features=0") and build("dataset", spec).targets == {}
+    for other in ("shapes?n=10&features=3", "captions:a.csv?embeddings=e.npy"):
+        assert without_target(other) == other
 
 
 def test_a_shard_cut_while_it_is_read_stops_the_run(tmp_path: Path) -> None:
