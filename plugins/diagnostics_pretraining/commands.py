@@ -46,11 +46,16 @@ def train_pe(
         Option("--from", metavar="FOLDER", help="Train towers further that this command made.", rich_help_panel=WHAT),
     ] = None,
     recipe: Annotated[
-        str | None, Option(help="1 to 9, the rows of Perception Encoder's ablation, or video.", rich_help_panel=WHAT)
+        str | None,
+        Option(help="1 to 9, the rows of Perception Encoder's ablation, video, or distil.", rich_help_panel=WHAT),
     ] = None,
     config: Annotated[
         Path | None,
         Option(metavar="FILE.toml", help="A recipe of your own, in place of --recipe.", rich_help_panel=WHAT),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        Option(metavar="FOLDER", help="Of distil: the pair whose similarities are learned.", rich_help_panel=WHAT),
     ] = None,
     samples: Annotated[
         int | None, Option(metavar="N", help="Pairs in all stages together [the recipe's].", rich_help_panel=TRAINING)
@@ -108,7 +113,7 @@ def train_pe(
 
     row = train(
         Job(
-            data=data, out=out, size=size, recipe=recipe, config=config, start=start, samples=samples, batch=batch, lr=lr,
+            data=data, out=out, size=size, recipe=recipe, config=config, start=start, teacher=teacher, samples=samples, batch=batch, lr=lr,
             optimiser=optimiser, schedule=schedule, warmup=warmup, cooldown=cooldown, clip=clip, seed=seed, precision=precision,
             attention=attention, watch_attention=watch_attention, compile=compile, recompute=recompute, workers=workers,
             device=device,

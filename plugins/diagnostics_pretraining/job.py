@@ -25,6 +25,7 @@ class Job:
     recipe: str | None = None
     config: Path | None = None
     start: str | None = None
+    teacher: str | None = None
     samples: int | None = None
     batch: int | None = None
     lr: float | None = None

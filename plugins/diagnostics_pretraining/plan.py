@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,15 +11,18 @@ from diagnostics_perception.models import ARCHITECTURES
 from diagnostics_training.models.picture_changes import PictureChanges
 from diagnostics_training.trainer.checkpoints import digest_of_json
 from diagnostics_training.trainer.data import training_spec
+from diagnostics_training.trainer.objective import Batch
 from diagnostics_training.trainer.settings import Settings
 
 from diagnostics import Dataset, DiagnosticsError, build
 from diagnostics.errors import enumerated
 from diagnostics_pretraining.batches import Batches, check_masks
+from diagnostics_pretraining.distillation import Distillation, TaughtBatches, Teacher
 from diagnostics_pretraining.feed.augmentation import check_survives, explain_left_out, survivable
 from diagnostics_pretraining.feed.data import without_target
 from diagnostics_pretraining.feed.feed import Feed
 from diagnostics_pretraining.job import Job
+from diagnostics_pretraining.objective import Pretraining
 from diagnostics_pretraining.pair import Pair, load_pair, towers_of
 from diagnostics_pretraining.recipe import Augmentation, Recipe
 from diagnostics_pretraining.stages import steps_of
@@ -35,8 +39,8 @@ SMALL = ("nano", "micro")
 class Plan:
     """A training that can begin.
 
-    base: the towers that it starts from, and their pair's weights; None for new ones. notes: what people are told of the data.
-    left_out: the changes of images that its texts do not survive.
+    base: the towers that it starts from, and their pair's weights; None for new ones. teacher: whose similarities are learned; None for
+    contrast. notes: what people are told of the data. left_out: the changes of images that its texts do not survive.
     """
 
     size: str
@@ -47,7 +51,8 @@ class Plan:
     rows: np.ndarray
     vocabulary: Vocabulary
     base: Pair | None
-    batches: Batches
+    teacher: Teacher | None
+    batches: Callable[[int, int, int], Batch]
     notes: tuple[str, ...]
     left_out: tuple[str, ...]
 
@@ -60,6 +65,7 @@ class Plan:
             "fingerprint": self.dataset.fingerprint,
             "vocabulary": digest_of_json(asdict(self.vocabulary)),
             "base": None if self.base is None else self.base.image.identity["weights"],
+            "teacher": None if self.teacher is None else self.teacher.weights,
         }
 
     def towers(self) -> Towers:
@@ -72,6 +78,10 @@ class Plan:
             image=self.recipe.largest,
         )  # fmt: skip
 
+    def objective(self, towers: Towers, device: str) -> Pretraining | Distillation:
+        """What is trained; a teacher is on the device then."""
+        return Pretraining(towers) if self.teacher is None else Distillation(towers, self.teacher.to(device))
+
 
 def plan_of(job: Job, processes: int = 1) -> Plan:
     """Reads recipe, data and starting weights; raises for what does not fit, before anything is written."""
@@ -83,6 +93,7 @@ def plan_of(job: Job, processes: int = 1) -> Plan:
     if begun is not None:
         check_start(job.start or "", begun, recipe)
     settings = _settings(job, recipe)
+    teacher = _teacher(job, recipe)
     if recipe.mask:
         check_masks(recipe.batch, processes, recipe.mask)
     spec, _ = training_spec(job.data)
@@ -103,9 +114,10 @@ def plan_of(job: Job, processes: int = 1) -> Plan:
         explain_left_out(left_out, dataset),
         *describe_texts(dataset, rows, feed.order.part(0, 0, 1)[0], vocabulary),
     ]
+    batches = Batches(feed, one.patch, recipe.mask, recipe.hidden)
     return Plan(
-        size, recipe, settings, spec, dataset, rows, vocabulary, base,
-        Batches(feed, one.patch, recipe.mask, recipe.hidden),
+        size, recipe, settings, spec, dataset, rows, vocabulary, base, teacher,
+        batches if teacher is None else TaughtBatches(batches, teacher),
         tuple(note for note in notes if note), left_out,
     )  # fmt: skip
 
@@ -117,6 +129,16 @@ def _settings(job: Job, recipe: Recipe) -> Settings:
         precision=job.precision, attention=job.attention, watch_attention=job.watch_attention, compile=job.compile,  # type: ignore[arg-type]  (checked there)
         recompute=job.recompute, workers=job.workers,
     )  # fmt: skip
+
+
+def _teacher(job: Job, recipe: Recipe) -> Teacher | None:
+    """Raises where a recipe that distils has none, and where another one has."""
+    if (recipe.objective == "distil") != (job.teacher is not None):
+        raise DiagnosticsError(
+            "A recipe that distils learns from a teacher, and no other has one: give both --recipe distil and --teacher FOLDER, or "
+            "neither."
+        )
+    return None if job.teacher is None else Teacher(load_pair(job.teacher))
 
 
 def check_start(folder: str, towers: Towers, recipe: Recipe) -> None:

@@ -53,6 +53,7 @@ class Recipe:
     augment: what is changed at random in images.
     clips: share of the batch that is clips, of data that are clips; of the others the first frame is seen. frames: of a clip that
         are seen.
+    objective: `contrast` of images and texts, or `distil`: a teacher's similarities, of images as they are.
     """
 
     stages: tuple[Stage, ...]
@@ -72,6 +73,7 @@ class Recipe:
     augment: Augmentation | None = None
     clips: float = 0.0
     frames: int = 8
+    objective: Literal["contrast", "distil"] = "contrast"
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -84,6 +86,11 @@ class Recipe:
             value = getattr(self.augment if name in _AUGMENTED and self.augment else self, name)
             if not 0 <= value <= most:
                 raise DiagnosticsError(f"A recipe cannot have {name} = {value}: give a share from 0 to {most}.")
+        if self.objective == "distil" and (self.mask or self.augment):
+            raise DiagnosticsError(
+                "What is distilled is what a teacher finds in whole images, which a recipe with mask or augment does not show: leave "
+                "these out."
+            )
         if self.mask and not 0 < self.hidden < 1:
             raise DiagnosticsError(
                 f"Mask regularisation cannot hide a share of {self.hidden}: give a number above 0 and below 1, as 0.4."

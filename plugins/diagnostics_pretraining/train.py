@@ -14,7 +14,6 @@ from diagnostics_training.trainer.trainer import fit
 
 from diagnostics import save_encoder, watcher
 from diagnostics_pretraining.job import Job
-from diagnostics_pretraining.objective import Pretraining
 from diagnostics_pretraining.pair import TEXT, encoders_of
 from diagnostics_pretraining.plan import Plan, plan_of
 
@@ -51,7 +50,7 @@ def _carried_out(job: Job, plan: Plan, where: World, watch: Watch) -> dict[str, 
     towers = plan.towers()
     with resumable(job.out):
         outcome = fit(
-            Pretraining(towers),
+            plan.objective(towers, where.device),
             plan.batches,
             plan.settings,
             job.out,

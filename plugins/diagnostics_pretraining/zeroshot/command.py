@@ -54,10 +54,10 @@ def zeroshot(
       diagnostics zeroshot models/pe9 --data shapes --for shape
     """
     needs_open_clip()
-    from diagnostics_pretraining.zeroshot.job import TEMPLATES, Job
+    from diagnostics_pretraining.zeroshot.job import Job
     from diagnostics_pretraining.zeroshot.job import zeroshot as compare
 
-    templates = tuple(template) if template else TEMPLATES
+    templates = tuple(template) if template else None
     result = compare(Job(folder, data, target, templates, split, gallery, frames, seed, device, trust_code))
     if json:
         print(to_json(_plain(asdict(result)), allow_nan=False))

@@ -13,10 +13,12 @@ from diagnostics import Dataset, DiagnosticsError, TorchEncoder, build, frames_o
 from diagnostics.errors import few, unknown
 from diagnostics_pretraining.pair import Pair, load_pair
 from diagnostics_pretraining.text_encoder import vocabulary_in
+from diagnostics_pretraining.vocabulary import Vocabulary
 from diagnostics_pretraining.zeroshot.scores import Score, classification, retrieval
 
 TEMPLATES = ("{}", "a {}", "a photo of a {}")
-"""The prompts of a class unless others are given; the embeddings of a class's prompts are averaged."""
+"""The prompts of a class unless others are given, but for those with a word that the vocabulary lacks; the embeddings of a class's
+prompts are averaged."""
 SPLITS = ("val", "test")
 
 
@@ -27,7 +29,7 @@ class Job:
     folder: str
     data: str
     target: str | None
-    templates: tuple[str, ...]
+    templates: tuple[str, ...] | None
     split: str
     gallery: int | None
     frames: int
@@ -125,6 +127,15 @@ def prompts_of(name: str, templates: Sequence[str]) -> list[str]:
     return [(template.replace("a {}", "an {}") if vowel else template).replace("{}", name) for template in templates]
 
 
+def known_templates(vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Those of `TEMPLATES` all of whose words the vocabulary has."""
+    return tuple(template for template in TEMPLATES if _all_known(template.replace("{}", ""), vocabulary))
+
+
+def _all_known(text: str, vocabulary: Vocabulary) -> bool:
+    return vocabulary.unknown is None or vocabulary.unknown not in vocabulary.encode([text])[0]
+
+
 def _classified(
     pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], job: Job
 ) -> Classification:  # fmt: skip
@@ -134,17 +145,16 @@ def _classified(
             f"Target {job.target} of {dataset.name} has {len(classes)} class(es) and is known of {len(known)} {job.split} samples: give "
             "one of at least two."
         )
-    prompts = [prompt for name in classes for prompt in prompts_of(name, job.templates)]
-    each = _unit(_embedded(pair.text, prompts, job.device)).reshape(len(classes), len(job.templates), -1)
+    vocabulary = vocabulary_in(pair.text)[1]
+    templates = known_templates(vocabulary) if job.templates is None else job.templates
+    prompts = [prompt for name in classes for prompt in prompts_of(name, templates)]
+    each = _unit(_embedded(pair.text, prompts, job.device)).reshape(len(classes), len(templates), -1)
     of_rows, groups = labels[rows][known], dataset.groups[rows][known]
     train = labels[dataset.split == "train"]
     commonest = int(np.bincount(train[train >= 0], minlength=len(classes)).argmax())
-    vocabulary = vocabulary_in(pair.text)[1]
-    strange = () if vocabulary.unknown is None else tuple(
-        name for name in classes if vocabulary.unknown in vocabulary.encode([name])[0]
-    )  # fmt: skip
+    strange = tuple(name for name in classes if not _all_known(name, vocabulary))
     return Classification(
-        job.target or "", classes, job.templates, len(known), len(set(groups)),
+        job.target or "", classes, templates, len(known), len(set(groups)),
         classification(embedded[known], each.mean(axis=1), of_rows, groups, job.seed),
         float((of_rows == commonest).mean()), strange,
     )  # fmt: skip
@@ -152,7 +162,7 @@ def _classified(
 
 def _retrieved(pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, job: Job) -> Retrieval:
     first = _first_of_each(dataset, rows)
-    texts = [dataset.texts[row] for row in rows[first]]
+    texts = [dataset.texts[int(row)] for row in rows[first]]
     gallery = len(texts) if job.gallery is None else job.gallery
     if gallery > len(texts):
         raise DiagnosticsError(
@@ -202,7 +212,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 def _check(job: Job) -> None:
     if job.split not in SPLITS:
         raise unknown("split", job.split, SPLITS, "Towers were trained on train.")
-    if bad := [template for template in job.templates if "{}" not in template]:
+    if bad := [template for template in job.templates or () if "{}" not in template]:
         raise DiagnosticsError(
             f"Template {few(bad)!r} has no place for the class: write {{}} there, as 'a photo of a {{}}'."
         )
