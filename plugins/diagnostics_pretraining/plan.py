@@ -92,7 +92,8 @@ def plan_of(job: Job, processes: int = 1) -> Plan:
     recipe = job.asked.for_model(one.image, one.patch, job.samples)
     if begun is not None:
         check_start(job.start or "", begun, recipe)
-    settings = _settings(job, recipe)
+    seed = job.seed if job.seed is not None else 0 if base is None else int(base.image.lineage.get("seed", 0))
+    settings = _settings(job, recipe, seed)
     teacher = _teacher(job, recipe)
     if recipe.mask:
         check_masks(recipe.batch, processes, recipe.mask)
@@ -122,10 +123,10 @@ def plan_of(job: Job, processes: int = 1) -> Plan:
     )  # fmt: skip
 
 
-def _settings(job: Job, recipe: Recipe) -> Settings:
+def _settings(job: Job, recipe: Recipe, seed: int) -> Settings:
     return Settings(
         steps_of(recipe.stages, recipe.batch), lr=recipe.lr, optimiser=recipe.optimiser, schedule=recipe.schedule,
-        warmup=recipe.warmup, cooldown=recipe.cooldown, clip=recipe.clip, weight_decay=recipe.weight_decay, seed=job.seed or 0,
+        warmup=recipe.warmup, cooldown=recipe.cooldown, clip=recipe.clip, weight_decay=recipe.weight_decay, seed=seed,
         precision=job.precision, attention=job.attention, watch_attention=job.watch_attention, compile=job.compile,  # type: ignore[arg-type]  (checked there)
         recompute=job.recompute, workers=job.workers,
     )  # fmt: skip
