@@ -132,6 +132,11 @@ class Recipe:
                     f"Images of a stage of {stage.size} pixels cannot be cut into patches of {patch} or are larger than the "
                     f"model's {image}: give a multiple of {patch}, at most {image}."
                 )
+            if self.mask and stage.size == patch:
+                raise DiagnosticsError(
+                    f"An image of {stage.size} pixels is a single patch, of which no part can be hidden: give larger stages, or "
+                    "mask = 0."
+                )
         if samples is not None:
             stages = scaled(stages, samples, self.batch)
         return replace(self, stages=stages, image=None)
