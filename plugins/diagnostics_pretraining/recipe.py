@@ -46,7 +46,7 @@ class Recipe:
 
     stages: one after the other. batch: pairs in a step over all processes.
     image: sizes of stages are those of a model whose images have this side, and are brought to the size and patch of the
-        one that is trained; without it they are meant as they stand.
+        one that is trained, at least two patches; without it they are meant as they stand.
     lr, optimiser, schedule, warmup, cooldown, clip, weight_decay: as of the trainer's `Settings`.
     rope, pool: of the image tower; see `diagnostics_perception.models.Architecture`.
     mask: share of the batch that is seen again with patches hidden; hidden: share of those patches.
@@ -126,7 +126,7 @@ class Recipe:
         stages = self.stages
         if self.image is not None:
             stages = tuple(
-                replace(stage, size=max(1, round(stage.size / self.image * image / patch)) * patch) for stage in stages
+                replace(stage, size=max(2, round(stage.size / self.image * image / patch)) * patch) for stage in stages
             )
         for stage in stages:
             if stage.size < patch or stage.size % patch or stage.size > image:
