@@ -166,7 +166,12 @@ def test_a_worker_that_the_system_kills_is_one_sentence(tmp_path: Path, meanwhil
     dataset = Dataset("mine", "series", Samples(), list(whole.ids), list(whole.split), whole.targets)  # pyright: ignore
     with pytest.raises(DiagnosticsError, match=r"samples of mine was ended .*: give fewer --workers\."):
         extract(
-            tiny_encoder(forward=passing), dataset, tmp_path / "run", planned(tiny_encoder(), N), batch_size=4, workers=1
+            tiny_encoder(forward=passing),
+            dataset,
+            tmp_path / "run",
+            planned(tiny_encoder(), N),
+            batch_size=4,
+            workers=1,
         )
     extract(tiny_encoder(), dataset, tmp_path / "run", planned(tiny_encoder(), N), batch_size=4).check_whole()
 

@@ -274,6 +274,21 @@ def test_an_output_that_nobody_reads_ends_a_command_in_silence_as_it_ends_other_
     assert (said, process.wait()) == ("at work" if command[1] == GONE else "", -signal.SIGPIPE)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("arguments", [["list", "--json"], ["list"], ["run", "--help"], ["--version"]])
+def test_an_output_that_takes_no_more_is_one_sentence(arguments: list[str]) -> None:
+    """Also where all that is printed fits into a buffer, which Python writes at its end."""
+    command = [sys.executable, "-m", "diagnostics", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        both = subprocess.run(command, stdout=full, stderr=full)
+    assert done.stderr == (
+        "diagnostics: What this command prints cannot be written (No space left on device): send it elsewhere; what it stored is "
+        "kept.\n"
+    )
+    assert (done.returncode, both.returncode) == (2, 2)
+
+
 LOUD = """
 import os, subprocess, sys
 print("a greeting")
