@@ -139,7 +139,8 @@ class Distillation(Objective):
 
 
 class TaughtBatches:
-    """A feed's batches, with the same images and texts as the teacher reads them."""
+    """A feed's batches without clips, with the same images (of data that are clips, first frames) and texts as the teacher reads
+    them."""
 
     def __init__(self, batches: Batches, teacher: Teacher) -> None:
         self.batches, self.teacher = batches, teacher
@@ -152,5 +153,7 @@ class TaughtBatches:
         feed = self.batches.feed
         rows, _, _ = feed.order.part(step, rank, world)
         samples = [feed.dataset[int(row)] for row in rows]
+        if feed.dataset.modality == "video":
+            samples = [clip[0] for clip in samples]
         texts = [feed.dataset.texts[int(row)] for row in rows]
         return self.batches(step, rank, world) | self.teacher.prepared(samples, texts)

@@ -53,7 +53,7 @@ class Recipe:
     augment: what is changed at random in images.
     clips: share of the batch that is clips, of data that are clips; of the others the first frame is seen. frames: of a clip that
         are seen.
-    objective: `contrast` of images and texts, or `distil`: a teacher's similarities, of images as they are.
+    objective: `contrast` of images and texts, or `distil`: a teacher's similarities, of whole images as they are.
     """
 
     stages: tuple[Stage, ...]
@@ -86,10 +86,10 @@ class Recipe:
             value = getattr(self.augment if name in _AUGMENTED and self.augment else self, name)
             if not 0 <= value <= most:
                 raise DiagnosticsError(f"A recipe cannot have {name} = {value}: give a share from 0 to {most}.")
-        if self.objective == "distil" and (self.mask or self.augment):
+        if self.objective == "distil" and (self.mask or self.augment or self.clips):
             raise DiagnosticsError(
-                "What is distilled is what a teacher finds in whole images, which a recipe with mask or augment does not show: leave "
-                "these out."
+                "What is distilled is what a teacher finds in whole images, which a recipe with mask, augment or clips does not show: "
+                "leave these out."
             )
         if self.mask and not 0 < self.hidden < 1:
             raise DiagnosticsError(

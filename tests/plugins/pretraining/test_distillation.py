@@ -210,5 +210,5 @@ def test_what_cannot_teach_is_refused(tmp_path: Path, teacher: Path) -> None:
     own.write_text(
         'objective = "distil"\nbatch = 16\nlr = 1e-3\nmask = 0.125\nstages = [{ size = 16, samples = 64 }]\n'
     )
-    with pytest.raises(DiagnosticsError, match="which a recipe with mask or augment does not show"):
+    with pytest.raises(DiagnosticsError, match="which a recipe with mask, augment or clips does not show"):
         plan_of(job(tmp_path, recipe=None, config=own, teacher=str(teacher)))
