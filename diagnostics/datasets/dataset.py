@@ -46,9 +46,9 @@ class Dataset:
     """
 
     modality: Modality
-    texts: Sequence[str]
+    texts: tuple[str, ...] | LazySamples
     """The caption of each sample; () where there are none."""
-    questions: Sequence[tuple[Question, ...]]
+    questions: tuple[tuple[Question, ...], ...] | LazySamples
     """Of each sample what can be asked, with the answers, or the caption alone; () where there is neither."""
     text_survives: frozenset[str]
     """Under which changes of the image the texts stay true."""

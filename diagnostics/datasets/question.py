@@ -1,6 +1,5 @@
 """What can be asked of a sample, with the answer."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diagnostics.datasets.samples import LazySamples
@@ -33,7 +32,7 @@ class Question:
             )
 
 
-def captioned(texts: Sequence[str]) -> Sequence[tuple[Question, ...]]:
+def captioned(texts: tuple[str, ...] | LazySamples) -> tuple[tuple[Question, ...], ...] | LazySamples:
     """Captions [sample] as the answers to a question that asks nothing, one for each sample; read on demand as they are."""
     if isinstance(texts, LazySamples):
         return LazySamples(len(texts), lambda i: (Question("caption", texts[i]),))

@@ -45,8 +45,8 @@ def members(path: Path) -> Iterator[Member]:
     try:
         with tarfile.open(path, "r:") as archive:
             for info in iter(archive.next, None):
-                # Or all headers would be kept.
-                archive.members.clear()
+                # Or all headers would be kept; the stubs do not know the attribute.
+                archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
                 if info.isdir():
                     continue
                 if not info.isreg() or info.sparse is not None:

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,16 @@ class Pairs:
 
     def only(self, rows: Sequence[int]) -> Pairs:
         """These rows."""
-        columns = (self.ids, self.images, self.captions, self.groups, self.splits)
-        chosen = ([column[row] for row in rows] for column in columns)
+        ids, images, captions, groups, splits = (
+            # What is read on demand stays so.
+            column[rows] if isinstance(column, LazySamples) else [column[row] for row in rows]
+            for column in (self.ids, self.images, self.captions, self.groups, self.splits)
+        )
         shards = None if self.shards is None else self.shards[rows]
-        return Pairs(*chosen, lambda i, size: self.read(rows[i], size), self.files, self.cut, shards)
+        return replace(
+            self, ids=ids, images=images, captions=captions, groups=groups, splits=splits, shards=shards,
+            read=lambda i, size: self.read(rows[i], size),
+        )  # fmt: skip
 
 
 def build(

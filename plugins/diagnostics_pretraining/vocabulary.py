@@ -67,12 +67,12 @@ class Vocabulary:
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, int]:
         """Tokens int64 [text, context], zeros after the end, and how many texts were longer and are cut before their end."""
         tokens, cut = np.zeros((len(texts), self.context), np.int64), 0
-        places, unknown = None if self.kept is None else _places(self.kept), self.unknown
+        places = None if self.kept is None else _places(self.kept)
         for row, text in zip(tokens, texts, strict=True):
             found = _tokens(text)
             cut += len(found) > self.context
             found = found if len(found) <= self.context else (*found[: self.context - 1], END)
-            row[: len(found)] = found if places is None else [places.get(token, unknown) for token in found]
+            row[: len(found)] = found if places is None else [places.get(token, self.size - 3) for token in found]
         return torch.from_numpy(tokens), cut
 
 

@@ -131,7 +131,10 @@ def test_webdataset_archives(tmp_path: Path, kind: str) -> None:
     (tmp_path / "b.tar").write_bytes(data.replace(png(2), png(2)[:40] + bytes(len(png(2)) - 40)))
     with pytest.raises(DiagnosticsError, match=r"d/0002\.png cannot be decoded"):
         captions(tmp_path / "b.tar")[2]
-    assert captions(tmp_path / "b.tar", "?on_error=skip").left_out.keys() == {"d/0002"}
+    skipped = captions(tmp_path / "b.tar", "?on_error=skip")
+    assert skipped.left_out.keys() == {"d/0002"}
+    assert isinstance(skipped.texts, LazySamples) and list(skipped.texts) == [*CAPTIONS[:2], *CAPTIONS[3:]]
+    np.testing.assert_array_equal(skipped[2], pixels(3))
 
 
 def test_an_archive_written_by_webdataset(tmp_path: Path) -> None:
