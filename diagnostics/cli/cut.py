@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diagnostics.encoders.cut import cut_encoder
 from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.evaluating import wanting_gradients
 from diagnostics.encoders.files import SAVED, save_encoder
 from diagnostics.encoders.torch_encoder import TorchEncoder
 from diagnostics.errors import DiagnosticsError
@@ -98,7 +99,12 @@ def flops_of(encoder: TorchEncoder) -> int | None:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         batch = default_collate([encoder.preprocess(encoder.example())])
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        # Torch's counter cannot follow a parameter that a layer is given as its input and that wants a gradient.
+        with (
+            wanting_gradients(encoder.module, False),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
             encoder.capture(batch, [])
         return int(counter.get_total_flops())
     except Exception:

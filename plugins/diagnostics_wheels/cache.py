@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from platformdirs import user_cache_path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -28,7 +29,10 @@ def load(module: nn.Module, wheel: Wheel, convert: Callable[[Path], dict[str, Te
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     version = re.sub(r"[^A-Za-z0-9.]+", "_", wheel.installed)
-    kept = folder() / f"{wheel.distribution}-{version}-{digest}-{CONVERSION}.safetensors"
+    kept = (
+        user_cache_path("encoder-diagnostics", False)
+        / f"{wheel.distribution}-{version}-{digest}-{CONVERSION}.safetensors"
+    )
     if kept.is_file():
         fill(module, _read(kept), wheel)
         return
@@ -60,20 +64,6 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], wheel: Wheel) -> None
             f"{wheel.distribution} {wheel.version} fits {wheel.library}, {wheel.again}"
         )
     module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
-
-
-def folder() -> Path:
-    """`encoder-diagnostics` in the user's cache: of $XDG_CACHE_HOME, or where the platform keeps caches."""
-    given = os.environ.get("XDG_CACHE_HOME")
-    if given:
-        base = Path(given).expanduser()
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path.home() / ".cache"
-    return base / "encoder-diagnostics"
 
 
 def _read(kept: Path) -> dict[str, Tensor]:

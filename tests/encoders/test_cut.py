@@ -471,3 +471,18 @@ def test_hooks_of_the_cut_come_after_those_that_read() -> None:
         cut.capture(batch_of(cut), [])
     assert list(captured) == ["embed", "blocks.0", "blocks.1"]
     assert tiny_encoder().cut == "" and tiny_image_encoder().absent == ()
+
+
+def test_flops_are_counted_where_a_parameter_is_a_layers_input() -> None:
+    class Probed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.probe = nn.Parameter(torch.zeros(1, 1, 8))
+            self.query, self.tokens = nn.Linear(8, 8), nn.Linear(1, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.query(self.probe.expand(len(x), -1, -1)) + self.tokens(x[..., None])
+
+    taps = [Tap("tokens", 0.0, "embedding", 8, Grid((6,), ("time",)), Site("tokens"))]
+    encoder = TorchEncoder("probed", "series", Probed(), taps, "tokens", as_floats, np.zeros(6, np.float32))
+    assert flops_of(encoder) == 2 * 8 * 8 + 2 * 6 * 8

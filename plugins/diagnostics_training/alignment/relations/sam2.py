@@ -7,7 +7,6 @@ left out and none cut at a threshold, brought to the student's grid.
 import contextlib
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from platformdirs import user_cache_path
 from torch import Tensor, nn
 
 from diagnostics import Dataset, DiagnosticsError, Progress
@@ -40,7 +40,7 @@ class Sam2Relations(Relations):
     lies (bilinear). Raises DiagnosticsError for a folder of another model or without one, and where transformers is missing.
 
     folder: a local folder as `save_pretrained` writes it, with its image processor.
-    cache: where the logits go; by default `encoder-diagnostics/relations` in the user's cache ($XDG_CACHE_HOME, or ~/.cache).
+    cache: where the logits go; by default `encoder-diagnostics/relations` in the user's cache.
     """
 
     def __init__(self, folder: str, dataset: Dataset, places: Places, cache: Path | None = None) -> None:
@@ -48,7 +48,7 @@ class Sam2Relations(Relations):
         # Only what is missing on disk needs the model: it is not kept.
         self.weights = digest_of_tensors(load(self.folder)[0].state_dict())
         self.about = f"SAM 2 (weights {self.weights[:12]}) at {SIDE} x {SIDE} points"
-        self.cache = user_cache() if cache is None else cache
+        self.cache = cache or user_cache_path("encoder-diagnostics", False) / "relations"
         self.files: dict[int, Path] = {}
 
     def prepare(self, rows: Sequence[int], world: World, watch: Watch = silent) -> None:
@@ -183,8 +183,3 @@ def as_colours(image: np.ndarray) -> np.ndarray:
     """A raw image as [y, x, 3]."""
     image = np.atleast_3d(image)
     return image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, 2)
-
-
-def user_cache() -> Path:
-    """`encoder-diagnostics/relations` in $XDG_CACHE_HOME, or in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "encoder-diagnostics" / "relations"
