@@ -1,10 +1,13 @@
 """Entry point of the command line: `diagnostics`, or `python -m diagnostics`."""
 
 import contextlib
+import io
 import os
 import sys
+from typing import Any
 
 from diagnostics.cli.stopping import stop_requested, watch_signals
+from diagnostics.errors import DiagnosticsError
 
 
 def main() -> None:
@@ -14,7 +17,17 @@ def main() -> None:
     from diagnostics.cli.main import main as run
 
     try:
-        run()
+        try:
+            run()
+        finally:
+            # Python's own flush, at its end, would say it in its own words.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except DiagnosticsError as error:
+        from diagnostics.cli.guard import say
+
+        say(str(error))
+        sys.exit(2)
     except SystemExit as left:
         if not stop_requested() or not isinstance(left.code, int):
             raise
@@ -41,9 +54,27 @@ def _keep_results_alone() -> None:
         # One of the two is closed: nothing to keep apart.
         return
     # What the terminal's encoding lacks is shown as its escape.
-    sys.stdout = open(  # noqa: SIM115  (for the rest of the process)
-        results, "w", encoding=sys.stdout.encoding, errors="backslashreplace", buffering=1 if os.isatty(results) else -1
-    )
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(_Results(results, "w")), encoding=sys.stdout.encoding, errors="backslashreplace",
+        line_buffering=os.isatty(results),
+    )  # fmt: skip
+
+
+class _Results(io.FileIO):
+    """Standard output; where it takes no more, on a full disk say, a command ends in one sentence and the rest is dropped."""
+
+    _failed = False
+
+    def write(self, data: Any) -> int:
+        try:
+            return len(data) if self._failed else super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._failed = True
+            raise DiagnosticsError(
+                f"What this command prints cannot be written ({error.strerror or error}): send it elsewhere; what it stored is kept."
+            ) from None
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
 from diagnostics.encoders.trust import UntrustedCodeError, building, check_code, trusting
-from diagnostics.errors import DiagnosticsError, explaining, unknown
+from diagnostics.errors import DiagnosticsError, explaining, few, unknown
 from diagnostics.registry import ClaimedTwice, offered, plugins
 
 if TYPE_CHECKING:
@@ -191,6 +191,12 @@ def _find(what: Literal["encoder", "dataset"], name: str) -> tuple[str, Callable
     if what == "encoder" and (name.endswith(".safetensors") or os.path.isdir(name)):
         # Without the option of `load_encoder`, which no name may set.
         return name, lambda path: load_encoder(path), (name,)
+    if colon and (
+        own := sorted(name for p in plugins() if p.name == scheme for name in p.offers.get(what, ()) if ":" in name)
+    ):
+        raise DiagnosticsError(
+            f"Unknown {what} '{name}': plugin {scheme} offers {few(own)} (as in '{own[0]}{rest}'); `diagnostics list` shows all."
+        )
     broken = [f"plugin {p.name} could not be loaded ({p.error})" for p in plugins() if p.error]
     other = "path/to/file.py:function" + (", or a folder with a saved encoder" if what == "encoder" else "")
     hint = f"Or {other}; `diagnostics list` shows all{'; ' + '; '.join(broken) if broken else ''}."

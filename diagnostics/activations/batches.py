@@ -1,10 +1,14 @@
 """Batches of a dataset: samples preprocessed by an encoder and collated, by worker processes if requested."""
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import multiprocessing
+import signal
+import threading
 import traceback
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -52,10 +56,11 @@ class _Batches(TorchDataset[Any]):
             )
 
 
-def prepared_batches(encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], workers: int) -> Iterator[Any]:
-    """The preprocessed, collated batch of each array of row positions, in order.
+def prepared_batches(encoder: Encoder, dataset: Dataset, batches: Sequence[np.ndarray], workers: int) -> Generator[Any]:
+    """The preprocessed, collated batch of each array of row positions, in order; close it where it is left early.
 
-    Raises DiagnosticsError for a sample that cannot be prepared, and where samples do not form a batch.
+    Raises DiagnosticsError for a sample that cannot be prepared, where samples do not form a batch, and where a worker process is
+    ended from outside.
     """
     if workers and "fork" not in multiprocessing.get_all_start_methods():
         raise DiagnosticsError("This system cannot fork, which workers need here: leave --workers out.")
@@ -65,29 +70,77 @@ def prepared_batches(encoder: Encoder, dataset: Dataset, batches: Sequence[np.nd
         _Batches(encoder, dataset, batches), batch_size=None, num_workers=workers, multiprocessing_context=context,
         generator=torch.Generator(),
     )  # fmt: skip
-    batches_in_order = iter(loader)
-    while True:
-        with worker_errors(dataset):
-            batch = next(batches_in_order, None)
-        if batch is None:
-            return
-        if isinstance(batch, DiagnosticsError):
-            raise batch
-        yield batch
+    with _worker_errors(dataset):
+        batches_in_order = iter(loader)
+    with _WorkerWatch() if workers else contextlib.nullcontext() as watch:
+        try:
+            while True:
+                with _worker_errors(dataset), watch.waiting() if watch else contextlib.nullcontext():
+                    batch = next(batches_in_order, None)
+                if batch is None:
+                    return
+                if isinstance(batch, DiagnosticsError):
+                    raise batch
+                yield batch
+        finally:
+            # Workers end with it, and one that was killed is not to be heard of after that.
+            del batches_in_order
 
 
 @contextlib.contextmanager
-def worker_errors(dataset: Dataset) -> Generator[None]:
-    """Turns torch's error for a killed worker into one sentence; torch raises it wherever this process is at that moment."""
+def _worker_errors(dataset: Dataset) -> Generator[None]:
+    """Turns what torch raises where a worker was ended into one sentence."""
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, OSError, EOFError) as error:
+        # The latter two come of a batch that was being handed over: a sample's own errors are values here.
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
+        # Its frames keep the loader's iterator.
+        traceback.clear_frames(error.__traceback__)
         raise DiagnosticsError(
             f"A process that prepares samples of {dataset.name} was ended ({describe(error)}), perhaps for want of memory: give "
             "fewer --workers."
         ) from error
+
+
+class _WorkerWatch:
+    """Within this context torch hears of a worker's end only while a batch is waited for.
+
+    Its handler of SIGCHLD raises wherever this process is at that moment: in an encoder's pass, which then seems to have failed,
+    while a store is written, or in a `__del__`, where the error is lost.
+    """
+
+    def __enter__(self) -> _WorkerWatch:
+        self._now = self._missed = False
+        # torch sets it when the first workers start, in the main thread alone.
+        self._handler: Any = signal.getsignal(signal.SIGCHLD)
+        self._set = callable(self._handler) and threading.current_thread() is threading.main_thread()
+        if self._set:
+            signal.signal(signal.SIGCHLD, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._set:
+            signal.signal(signal.SIGCHLD, self._handler)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self._now:
+            self._handler(number, frame)
+        else:
+            self._missed = True
+
+    @contextlib.contextmanager
+    def waiting(self) -> Generator[None]:
+        """While a batch is waited for; torch hears at once of an end that came before."""
+        try:
+            self._now = True
+            if self._missed:
+                self._missed = False
+                self._handler(signal.SIGCHLD, None)
+            yield
+        finally:
+            self._now = False
 
 
 # Of glibc's malloc.h.

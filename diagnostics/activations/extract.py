@@ -2,14 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
-from diagnostics.activations.batches import keep_freed_memory, prepared_batches, worker_errors
+from diagnostics.activations.batches import keep_freed_memory, prepared_batches
 from diagnostics.activations.contents import COVERED
 from diagnostics.activations.identity import (
     identity,
@@ -80,8 +80,8 @@ def extract(
     announced = done > 0 and not again
     buffers, created, kept = ShardBuffers(plan, size), None, 0
     try:
-        with worker_errors(dataset):
-            for step, positions, batch in step_batches(encoder, dataset, todo, size, workers):
+        with contextlib.closing(step_batches(encoder, dataset, todo, size, workers)) as batches:
+            for step, positions, batch in batches:
                 capture_rows(encoder, batch, positions, plan, dataset, buffers)
                 if not announced:
                     before_first_byte((time.perf_counter() - started) / len(positions), again)
@@ -204,16 +204,17 @@ def capture_rows(
 
 def step_batches(
     encoder: Encoder, dataset: Dataset, steps: Sequence[Step], size: int, workers: int
-) -> Iterator[tuple[Step, np.ndarray, Any]]:
+) -> Generator[tuple[Step, np.ndarray, Any]]:
     """(step, row positions, batch); batches never cross steps, so a step done again is the same to the bit."""
     jobs = [
         (step, np.arange(start, min(start + size, step.rows.stop)))
         for step in steps
         for start in range(step.rows.start, step.rows.stop, size)
     ]
-    batches = prepared_batches(encoder, dataset, [positions for _, positions in jobs], workers)
-    for (step, positions), batch in zip(jobs, batches, strict=True):
-        yield step, positions, batch
+    prepared = prepared_batches(encoder, dataset, [positions for _, positions in jobs], workers)
+    with contextlib.closing(prepared) as batches:
+        for (step, positions), batch in zip(jobs, batches, strict=True):
+            yield step, positions, batch
 
 
 def dense_targets(encoder: Encoder, dataset: Dataset, taps: Sequence[Tap]) -> dict[str, dict[str, np.ndarray]]:

@@ -1,5 +1,6 @@
 """Records observations (attention, gradients), which need the running model, in a store with activations."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -56,16 +57,21 @@ def observe(
         parts: list[Captured] = []
         reason = ""
         taps = [tap.name for tap in store.taps]
-        for positions, batch in zip(batches, prepared_batches(encoder, dataset, batches, workers), strict=True):
-            try:
-                parts.append(_checked(observation, encoder, observation.observe(encoder, batch, taps), len(positions)))
-            except DiagnosticsError as error:
-                reason = str(error)
-                break
-            except Exception as error:  # out of memory, say: nothing to keep
-                store.unobserved[observation.name] = f"{encoder.name} fails on {observation.name}: {describe(error)}."
-                break
-            watch(Progress(progress_step, int(positions[-1]) + 1, rows))
+        with contextlib.closing(prepared_batches(encoder, dataset, batches, workers)) as prepared:
+            for positions, batch in zip(batches, prepared, strict=True):
+                try:
+                    parts.append(
+                        _checked(observation, encoder, observation.observe(encoder, batch, taps), len(positions))
+                    )
+                except DiagnosticsError as error:
+                    reason = str(error)
+                    break
+                except Exception as error:  # out of memory, say: nothing to keep
+                    store.unobserved[observation.name] = (
+                        f"{encoder.name} fails on {observation.name}: {describe(error)}."
+                    )
+                    break
+                watch(Progress(progress_step, int(positions[-1]) + 1, rows))
         if observation.name in store.unobserved:
             continue
         joined = Captured({}, {}) if reason else _joined(parts, taps)

@@ -94,7 +94,9 @@ def say(sentence: str) -> None:
     """A sentence for people, on stderr: one line, which a terminal gets broken between words."""
     text = f"diagnostics: {printable(sentence)}"
     if not sys.stderr.isatty():
-        print(text, file=sys.stderr)
+        # A full disk takes no words.
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr)
         return
     from rich.console import Console
 

@@ -19,8 +19,8 @@ PIPE_WIDTH = 100
 LEAST_WIDTH = 20
 _GAP = 3
 _UNBROKEN = "\N{NO-BREAK SPACE}"
-# An interval with its mark, and a command between backticks.
-_TOGETHER = re.compile(r"\[[-+.\w]+, [-+.\w]+\]( \*)?|`[^`]+`")
+# An interval with its mark, a command between backticks, and a number of percent.
+_TOGETHER = re.compile(r"\[[-+.\w]+, [-+.\w]+\]( \*)?|`[^`]+`|\b\d+ %")
 
 
 def terminal() -> Console:
@@ -154,35 +154,34 @@ def _blocks(columns: Sequence[str], rows: Sequence[Sequence[Text]], width: int, 
     """Each row as a block: its first cell, and below it the others with their columns' names, side by side where they fit."""
     names = columns[1:]
     lead = 2 + max((len(row[0].plain) - len(row[0].plain.lstrip(" ")) for row in rows if len(row) > 1), default=0)
-    values = [max((cell_len(row[1 + i].plain) for row in rows if len(row) > 1), default=0) for i in range(len(names))]
-    for across in range(len(names), 0, -1):
-        labels = [max(map(cell_len, names[at::across])) for at in range(across)]
-        # What stands alone on the last line may reach beyond its column.
-        beside = values[:-1] if across > 1 and len(names) % across == 1 else values
-        pairs = [labels[at] + 2 + max(beside[at::across]) for at in range(across)]
-        last = labels[0] + 2 + values[-1] if len(beside) < len(values) else 0
-        if lead + max(last, sum(pairs) + _GAP * (across - 1)) <= width:
-            break
-    else:
-        across, labels, pairs = 1, [max(map(cell_len, names))], [0]
-    starts = [lead + sum(pairs[:at]) + _GAP * at for at in range(across)]
+    pairs = [
+        cell_len(name) + 2 + max((cell_len(row[1 + i].plain) for row in rows if len(row) > 1), default=0)
+        for i, name in enumerate(names)
+    ]
+    groups: list[list[tuple[int, int]]] = []  # of each line: which columns, and where they start
+    end = width
+    for i, pair in enumerate(pairs):
+        if end + _GAP + pair > width:
+            groups.append([])
+            end = lead - _GAP
+        groups[-1].append((i, end + _GAP))
+        end += _GAP + pair
     lines = [*(Text(line, "bold") for line in wrapped(columns[0], width)), Text(rule * width)]
     for row in rows:
         lines += _heading(row[0], width)
-        for first in range(0, len(row) - 1, across):
-            part = [(names[i], row[1 + i]) for i in range(first, min(first + across, len(names)))]
-            lines += _pairs(part, starts, labels, width)
+        for group in groups if len(row) > 1 else ():
+            lines += _pairs([(names[i], row[1 + i], start) for i, start in group], width)
     return lines
 
 
-def _pairs(part: Sequence[tuple[str, Text]], starts: Sequence[int], labels: Sequence[int], width: int) -> list[Text]:
+def _pairs(part: Sequence[tuple[str, Text, int]], width: int) -> list[Text]:
     """Names and values beside each other on one line; one that is alone there may be too long for it."""
     lines = [Text()]
-    for (name, cell), start, label in zip(part, starts, labels, strict=False):
+    for name, cell, start in part:
         if not cell.plain.strip():
             continue
         _place(lines[0], start, name)
-        value = start + label + 2
+        value = start + cell_len(name) + 2
         if value + cell_len(cell.plain) <= width:
             _place(lines[0], value, cell.plain, cell.style)
         else:

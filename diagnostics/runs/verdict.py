@@ -108,9 +108,8 @@ def in_short(profiles: Sequence[Profile], controls: bool) -> str:
     if by_mark[KEPT]:
         rest.append(f"no hidden gap is shown of {_names(by_mark[KEPT])}")
     if by_mark[UNREADABLE]:
-        rest.append(
-            f"{_names(by_mark[UNREADABLE])} {'is' if len(by_mark[UNREADABLE]) == 1 else 'are'} not shown to be readable"
-        )
+        # A name never begins a sentence: it would get another first letter.
+        rest.append(f"no probe is shown to read {_names(by_mark[UNREADABLE])}")
     second = "; ".join(rest)
     return f"{which}{largest}." + (f" {second[0].upper()}{second[1:]}." if second else "")
 
@@ -120,7 +119,7 @@ def _nothing_hidden(read: Sequence[Profile], kept: Sequence[Profile], unreadable
         return "No target is shown to be readable at the tap chosen. There is nothing to recommend."
     first = f"No hidden gap is shown of {_names(kept) if len(kept) < len(read) else _of(kept, read)}, so read the output, {kept[0].output_tap}."
     if unreadable:
-        return f"{first} {_names(unreadable)} {'is' if len(unreadable) == 1 else 'are'} not shown to be readable."
+        return f"{first} No probe is shown to read {_names(unreadable)}."
     return f"{first} That is no proof that it keeps everything: the intervals say how large a gap may be."
 
 

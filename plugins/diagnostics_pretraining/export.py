@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 from diagnostics import DiagnosticsError, TorchEncoder
 from diagnostics.errors import describe
 from diagnostics_pretraining.pair import Pair, load_pair, towers_of
-from diagnostics_pretraining.text import TEXTS
+from diagnostics_pretraining.text import TEXTS, whole_table
 from diagnostics_pretraining.towers import Towers
 from diagnostics_pretraining.vocabulary import WHOLE
 
@@ -33,31 +33,28 @@ _APART = 1e-4
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the encoder's name, how many tensors and bytes, and the name by which open_clip reads it."""
+    """What was written: the encoder's name, how many tensors and bytes, the name by which open_clip reads it, and how many of
+    CLIP's tokens the text tower does not know, which all have the row of the unknown."""
 
     folder: str
     encoder: str
     name: str
     tensors: int
     bytes: int
+    unknown: int
 
 
 def export(folder: str | Path, out: Path, trust_code: bool = False) -> Exported:
     """Writes a saved pair to a new folder, which `open_clip.create_model("local-dir:...")` reads.
 
-    Raises DiagnosticsError for a folder that is there, for what is no pair, for a reduced vocabulary, which open_clip does not know,
-    and where open_clip gives other embeddings.
+    open_clip knows no reduced vocabulary, so that one is written as the whole (see `whole_table`). Raises DiagnosticsError for a folder
+    that is there, for what is no pair, and where open_clip gives other embeddings.
     """
     place = out.expanduser().resolve()
     if place.exists():
         raise DiagnosticsError(f"{out} is there already: choose another --out, or remove it.")
     pair = load_pair(folder, trust_code=trust_code)
     towers = towers_of(pair)
-    if towers.vocabulary.kept is not None:
-        raise DiagnosticsError(
-            f"open_clip knows CLIP's whole vocabulary of {WHOLE:,} rows, and the text tower of {folder} has "
-            f"{towers.vocabulary.size:,}: train one with the whole vocabulary."
-        )
     tensors = _tensors(towers)
     partial = place.with_name(f".{place.name}.partial")
     try:
@@ -74,12 +71,15 @@ def export(folder: str | Path, out: Path, trust_code: bool = False) -> Exported:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     size = (place / WEIGHTS).stat().st_size
-    return Exported(str(place), pair.image.name, f"local-dir:{place}", len(tensors), size)
+    unknown = WHOLE - len(towers.vocabulary.kept or range(WHOLE))
+    return Exported(str(place), pair.image.name, f"local-dir:{place}", len(tensors), size, unknown)
 
 
 def _tensors(towers: Towers) -> dict[str, Tensor]:
     parts = {"visual.trunk": towers.image, "text": towers.text}
     named = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
+    table = "text.token_embedding.weight"
+    named[table] = whole_table(named[table], towers.vocabulary)
     return {**named, "logit_scale": towers.log_scale.detach()}
 
 
@@ -152,7 +152,7 @@ def _check_same(pair: Pair, folder: Path) -> None:
             f"open_clip cannot read what would be written of {pair.image.name} ({describe(error)}): {_UPDATE}."
         ) from error
     images = default_collate([pair.image.preprocess(pair.image.example())])
-    texts = default_collate([pair.text.preprocess(pair.text.example())])["tokens"]
+    texts = open_clip.get_tokenizer(f"local-dir:{folder}")([str(pair.text.example())])
     for encoder, given in ((pair.image, model.encode_image(images)), (pair.text, model.encode_text(texts))):
         expected = _embedding(encoder)
         if float((given - expected).abs().max()) > _APART * float(expected.std()):

@@ -37,6 +37,8 @@ def export_open_clip(
         print(to_json(asdict(exported)))
         return
     print(printable(f"{exported.folder}: {exported.encoder}, {exported.tensors:,} tensors, {exported.bytes:,} bytes"))
+    if exported.unknown:
+        print(f"{exported.unknown:,} of CLIP's tokens, which its text tower does not know, have the row of the unknown")
     code = f"import open_clip; open_clip.create_model_from_pretrained({exported.name!r})"
     print(printable(f"Next: python -c {shlex.quote(code)}"))
 

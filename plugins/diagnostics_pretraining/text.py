@@ -88,6 +88,20 @@ def _kept_rows(table: nn.Embedding, vocabulary: Vocabulary) -> nn.Embedding:
     return kept
 
 
+def whole_table(rows: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """A reduced table [row, width] as CLIP's whole one: all tokens that are not kept have the row of the unknown.
+
+    With it every text has the embedding that the reduced one gives.
+    """
+    if vocabulary.kept is None:
+        return rows
+    whole = rows[vocabulary.unknown].repeat(WHOLE, 1)
+    for row, token in enumerate(vocabulary.rows()):
+        if token is not None:
+            whole[token] = rows[row]
+    return whole
+
+
 def embedded(tower: TextTransformer, tokens: Tensor) -> Tensor:
     """What the tower gives of tokens int64 [text, token], also of fewer than its context, which it itself refuses: [text, embedding]."""
     count, mask = tokens.shape[1], tower.attn_mask

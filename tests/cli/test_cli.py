@@ -278,6 +278,7 @@ def test_a_run_prints_one_json_object_and_writes_the_report(mine: Callable[[str]
     [
         (["run", "fracas", "--data", "lorenz"], "Unknown encoder 'fracas': did you mean fracast?"),
         (["inspect", "fracas"], "Unknown encoder 'fracas': did you mean fracast?"),
+        (["inspect", "transformers:x"], "Unknown encoder 'transformers:x': plugin transformers offers hf: (as in 'hf:x')"),
         (["run", "{build}", "--data", "lorentz"], "Unknown dataset 'lorentz': did you mean lorenz?"),
         (["inspect", "{build}", "--data", "pendulm"], "Unknown dataset 'pendulm': did you mean pendulum?"),
         (["run", "{build}", "--data", "{data}", "--taps", "norm,blok.1"], "Unknown tap 'blok.1': did you mean blocks.1"),

@@ -44,14 +44,19 @@ class Waits(torch.nn.Module):
 
 
 class Stubborn(Waits):
-    "What it cleans up takes long."
+    "What it cleans up takes long; time stands still until there is a file called `late`."
     def wait(self):
+        import types
         from diagnostics.cli import stopping
-        stopping.IMPATIENT = 0.3
+        def clock():
+            (HERE / "asked").touch()
+            return 1000.0 if (HERE / "late").exists() else 0.0
+        stopping.time = types.SimpleNamespace(monotonic=clock)
         try: super().wait()
         except KeyboardInterrupt:
+            (HERE / "asked").unlink()
             (HERE / "cleaning").touch()
-            time.sleep(60)
+            time.sleep(300)
             raise
 
 
@@ -129,7 +134,7 @@ class Command:
     def ended(self) -> tuple[int, str, list[str]]:
         """Status, stdout, and the lines of stderr but for the cost."""
         try:
-            out, err = self.process.communicate(timeout=60)
+            out, err = self.process.communicate(timeout=300)
         finally:
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -191,9 +196,10 @@ def test_a_signal_ends_a_run_with_the_way_to_go_on(tmp_path: Path, numbers: list
 def test_ctrl_c_again_ends_a_command_that_takes_long_to_end(tmp_path: Path) -> None:
     (tmp_path / "wait").touch()
     command = Command(tmp_path, *run_of("stubborn")).until("waiting").send(signal.SIGINT).until("cleaning")
-    command.send(signal.SIGINT)  # the same impatience
-    time.sleep(0.4)
+    command.send(signal.SIGINT).until("asked")  # the same impatience
+    time.sleep(0.2)  # what would end the command comes right after
     assert command.process.poll() is None
+    (tmp_path / "late").touch()
     assert command.send(signal.SIGINT).ended() == (130, "", [])
 
 
@@ -266,6 +272,21 @@ def test_an_output_that_nobody_reads_ends_a_command_in_silence_as_it_ends_other_
     said = process.stderr.read()
     process.stderr.close()
     assert (said, process.wait()) == ("at work" if command[1] == GONE else "", -signal.SIGPIPE)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("arguments", [["list", "--json"], ["list"], ["run", "--help"], ["--version"]])
+def test_an_output_that_takes_no_more_is_one_sentence(arguments: list[str]) -> None:
+    """Also where all that is printed fits into a buffer, which Python writes at its end."""
+    command = [sys.executable, "-m", "diagnostics", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        both = subprocess.run(command, stdout=full, stderr=full)
+    assert done.stderr == (
+        "diagnostics: What this command prints cannot be written (No space left on device): send it elsewhere; what it stored is "
+        "kept.\n"
+    )
+    assert (done.returncode, both.returncode) == (2, 2)
 
 
 LOUD = """

@@ -139,8 +139,7 @@ def test_a_table_that_fits_has_a_row_a_line_and_a_narrow_one_blocks() -> None:
         "  best tap (depth)",
         f"  {TAPS[2]}",
         "                    (0.40)",
-        "  score             0.907 [0.834, 0.950]",
-        "  output            0.611 [0.483, 0.721]",
+        "  score  0.907 [0.834, 0.950]   output  0.611 [0.483, 0.721]",
     ]
 
 

@@ -14,10 +14,11 @@ import pytest
 import xarray as xr
 from jinja2 import DictLoader, Environment
 
+from diagnostics.report.figures import ProfileFigure
 from diagnostics.report.html import write_page
 from diagnostics.report.page import Page
 from diagnostics.report.plots import draw, html
-from diagnostics.report.plots.profile import lines_outside
+from diagnostics.report.plots.profile import draw_profile, lines_outside
 from diagnostics.report.plots.style import settings
 from diagnostics.runs import captions
 from diagnostics.runs.details import details
@@ -176,3 +177,15 @@ def test_an_interrupt_leaves_the_page_of_before_and_nothing_beside_it(
     with pytest.raises(KeyboardInterrupt):
         write_page(Page("", (), (), ()), page)
     assert page.read_text() == "before" and list(tmp_path.iterdir()) == [page]
+
+
+@pytest.mark.parametrize(("values", "end"), [([0.1, 0.3, 0.5, 0.6, 0.9, 0.9], 1), ([0.9, 0.9, 0.6, 0.5, 0.3, 0.1], 0)])
+def test_the_label_of_a_line_in_a_small_figure_keeps_off_the_curve(values: list[float], end: int) -> None:
+    taps, score = [f"b{i}" for i in range(6)], np.asarray(values)
+    lines = {"commonest": np.full(6, 0.2), "ceiling": np.full(6, 64.0), "noise": np.full(6, 60.0)}
+    profile = ProfileFigure(
+        "p", "m", True, taps, np.linspace(0, 1, 6), score, score, score, ("b5", values[-1]), lines=lines
+    )
+    labels = {note.text: note.x for note in draw_profile(profile, small=True).layout.annotations}
+    assert labels["commonest 0.2"] == end
+    assert "ceiling 64 ↑, noise 60 ↑" in labels or "noise 60 ↑, ceiling 64 ↑" in labels, "one line above the curves"

@@ -1,5 +1,6 @@
 """The figure of a profile: score by tap with its band, heads, controls and reference lines."""
 
+from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 
@@ -173,6 +174,7 @@ def _add_lines(
     """Reference lines with their names beside the figure, or within it; `inner` is the height of the part shown, in pixels."""
     bottom, top = shown
     labels: list[tuple[float, float, str]] = []
+    inside: dict[float, str] = {}
     for i, (name, values) in enumerate(profile.lines.items()):
         known = values[np.isfinite(values)]
         if not known.size:
@@ -187,17 +189,44 @@ def _add_lines(
         arrow = " ↑" if end > top else " ↓" if end < bottom else ""
         # What lies on 0 as far as the eye can tell is 0.
         value = f"{end:.3g}" if abs(end) > 1e-3 * (top - bottom) else "0"
-        labels.append((min(max(end, bottom), top), end, f"{name} {value}{arrow}"))
+        text = f"{name} {value}{arrow}"
+        if arrow and not beside:
+            # There is room for one line above and below the curves.
+            edge = top if end > top else bottom
+            inside[edge] = f"{inside[edge]}, {text}" if edge in inside else text
+        else:
+            labels.append((min(max(end, bottom), top), end, text))
+    labels += [(edge, edge, text) for edge, text in inside.items()]
     # Labels of lines that lie together stand above one another.
     pixels = inner / (top - bottom)
     before = -np.inf
     for y, _, text in sorted(labels):
         place = max((y - bottom) * pixels, before + LABEL)
         before = place
+        first = not beside and _is_start_emptier(profile, bottom + (place + LABEL / 2) / pixels)
         figure.add_annotation(
-            x=1, xref="paper", xanchor="left" if beside else "right", yanchor="middle" if beside else "bottom", y=y, yref="y", yshift=place - (y - bottom) * pixels, text=text,
+            x=0 if first else 1, xref="paper", xanchor="left" if beside or first else "right",
+            yanchor="middle" if beside else "bottom", y=y, yref="y", yshift=place - (y - bottom) * pixels, text=text,
             showarrow=False, font={"size": 11},
         )  # fmt: skip
+
+
+def _is_start_emptier(profile: ProfileFigure, height: float) -> bool:
+    """Whether curves stay further from this height at the first third of the taps than at the last."""
+    third = -(-len(profile.taps) // 3)
+    curves = [(profile.taps, profile.score), *((control.taps, control.values) for control in profile.controls)]
+
+    def room(taps: Sequence[str]) -> float:
+        nearest = np.inf
+        for names, values in curves:
+            known = [v for name, v in zip(names, values, strict=True) if name in taps and np.isfinite(v)]
+            if known:
+                # Between taps too, where a steep line may cross it.
+                line = np.interp(np.linspace(0, len(known) - 1, 20), range(len(known)), known)
+                nearest = min(nearest, np.abs(line - height).min())
+        return nearest
+
+    return room(profile.taps[:third]) > room(profile.taps[-third:])
 
 
 def _add_control(figure: go.Figure, control: ControlCurve) -> None:

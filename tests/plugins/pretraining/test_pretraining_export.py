@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from diagnostics_pretraining.export import export
 from diagnostics_pretraining.export_commands import export_open_clip
 from diagnostics_pretraining.pair import Pair, encoders_of, load_pair, save_pair
 from diagnostics_pretraining.text import context_of
+from diagnostics_pretraining.text_encoder import vocabulary_in
 from diagnostics_pretraining.vocabulary import Vocabulary
 
 import diagnostics.cli.main as cli
@@ -80,12 +82,25 @@ def test_open_clip_reads_what_is_written_for_it(more: dict[str, Any], tmp_path: 
     assert list(tmp_path.glob(".*")) == []
 
 
-def test_open_clip_knows_no_reduced_vocabulary(tmp_path: Path) -> None:
-    saved(tmp_path / "mine", whole=False)
-    with pytest.raises(
-        DiagnosticsError, match=r"CLIP's whole vocabulary of 49,408 rows, and the text tower of .*mine has \d+:"
-    ):
-        export(tmp_path / "mine", tmp_path / "theirs")
+@torch.no_grad()
+def test_a_reduced_vocabulary_is_written_as_the_whole_one(tmp_path: Path) -> None:
+    pair = saved(tmp_path / "mine", whole=False)
+    result = export(tmp_path / "mine", tmp_path / "theirs")
+    model: Any = open_clip.create_model(result.name).eval()
+    # Words that it knows, words that it does not, an exclamation mark (the row of padding), and a text that is cut.
+    texts = ["a red star", "a zebra", "two red lions!", "a square " * 20]
+    given = model.encode_text(open_clip.get_tokenizer(result.name)(texts))
+    close(given, torch.from_numpy(pair.text.transform(texts, tap="head", pooling="mean")))
+    assert float((given[0] - given[1]).abs().max()) > 0.01
+    _, vocabulary = vocabulary_in(pair.text)
+    assert vocabulary.kept is not None and result.unknown == 49_408 - len(vocabulary.kept)
+    # All of them are one row.
+    table = model.text.token_embedding.weight
+    assert len(table) == 49_408 and len(table.unique(dim=0)) == vocabulary.size
+
+
+def test_what_is_no_pair_or_is_there_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "mine")
     save_encoder(tmp_path / "alone", build("encoder", "pe:micro?pretrained=false"))
     with pytest.raises(DiagnosticsError, match="alone has no text encoder"):
         export(tmp_path / "alone", tmp_path / "theirs")
@@ -181,9 +196,15 @@ def test_the_commands_say_how_to_read_it(tmp_path: Path) -> None:
         "name": f"local-dir:{tmp_path}/b",
         "tensors": count,
         "bytes": size,
+        "unknown": 0,
     }
     refused = run(export_open_clip, tmp_path / "mine", "--out", tmp_path / "b")
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert refused.stderr == f"diagnostics: {tmp_path}/b is there already: choose another --out, or remove it.\n"
+    save_pair(encoders_of(trained(), "small"), tmp_path / "small")
+    done = run(export_open_clip, tmp_path / "small", "--out", tmp_path / "d")
+    assert re.search(
+        r"49,3\d\d of CLIP's tokens, which its text tower does not know, have the row of the unknown", done.stdout
+    )
     done = run(meta_command, tmp_path / "mine", "--out", tmp_path / "c.pt")
     assert f"its text tower: diagnostics inspect 'pe-text:micro?checkpoint={tmp_path}/c.pt'" in done.stdout

@@ -35,7 +35,7 @@ def test_batches_come_in_order_and_are_made_ahead(workers: int, tmp_path: Path) 
     state = torch.random.get_rng_state()
     with batches_ahead(noted, range(3, 20), World(1, 4), workers) as coming:
         first = next(coming)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         # Two of each worker.
         while len(list(tmp_path.iterdir())) < max(2, 2 * workers):
             assert time.monotonic() < deadline
@@ -117,7 +117,7 @@ def test_an_interrupt_leaves_no_process(waiting: bool) -> None:
     """While a batch is waited for, and in the middle of a step."""
 
     def slow(step: int, rank: int, world: int) -> Batch:
-        time.sleep(60 if waiting and step > 3 else 0)
+        time.sleep(600 if waiting and step > 3 else 0)
         return numbered(step, rank, world)
 
     def interrupt() -> None:
@@ -143,7 +143,7 @@ def test_an_interrupt_leaves_no_process(waiting: bool) -> None:
     # Although the traceback is still held.
     assert raised.value.__traceback__ is not None
     assert not set(multiprocessing.active_children()) - before
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 300
 
 
 def test_a_system_that_cannot_fork_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
