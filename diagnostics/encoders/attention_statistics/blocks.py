@@ -72,7 +72,8 @@ class _Block:
         rows.prefix[here] = prefix_mass / own
         rows.padding[here] = of_padding[..., -1] / total
         off = torch.linalg.vector_norm(sums[..., :-2] - self._queries(out) * total[..., None], dim=-1)
-        rows.error[here] = torch.where(total > 0, torch.where(off > 0, off / size, off), 0)
+        # What is NaN is neither 0 nor above it, and must not look like a row that sees nothing.
+        rows.error[here] = torch.where(total == 0, 0, torch.where(off == 0, off, off / size))
 
         first = max(0, tokens.prefix - self.queries.start)
         of_tap = slice(first, max(first, tokens.own - self.queries.start))
