@@ -21,7 +21,7 @@ IMPLEMENTATIONS = {"plain": plain, "blocks": blocks, "triton": by_triton}
 
 
 def attention_statistics(call: FusedCall, out: Tensor, tokens: Tokens, by: Implementation = "auto") -> Statistics:
-    """Of a call of a fused kernel that gave `out` [B, H, Q, D], where queries and keys are the same tokens.
+    """Of a call of a fused kernel that gave `out` [B, H, Q, D].
 
     `auto` takes `triton` where it can read the call on a GPU, else `blocks`. Raises DiagnosticsError for one asked for by
     name that cannot read the call, and for a name of none.
