@@ -76,13 +76,13 @@ def time_training(device: str, model: Model, rounds: int, table: Table, batch: i
     print(f"e  {model.name} at {model.image}, {batch} images: {milliseconds(took)}", flush=True)
     for how, seconds in took.items():
         rate, extra = operations / seconds, memory[how] / 2**30
-        what = f"step of {model.name}, {batch} images, {how}"
-        table.note("e", what, f"{1e3 * seconds:.4g} ms, {rate / 1e12:.3g} TFLOP/s, {extra:.3g} GiB")
+        table.note("e", f"training step, {batch} images, {how}", f"{1e3 * seconds:.4g} ms")
+        table.note("e", "  its operations and extra memory", f"{rate / 1e12:.3g} TFLOP/s, {extra:.3g} GiB")
         if is_gpu(device) and how == "compiled":
             table.hold("e", "compiled step to the product's rate", rate / table.ceiling, 0.5, at_least=True)
     alone = _time_parts(module, model, batch, device, rounds)
-    shares = ", ".join(f"{name} {seconds / took['eager']:.2g}" for name, seconds in alone.items())
-    table.note("e", "share of the eager step", shares)
+    for name, seconds in alone.items():
+        table.note("e", f"share of {name} in the eager step", f"{seconds / took['eager']:.2g}")
 
 
 def _step(
@@ -181,8 +181,13 @@ def time_extraction(
         with computing(compute, device):
             took = in_turn({"without": capture, "attention": watch}, device, rounds)
         print(f"e  {model.name}, {parts * batch} images, {compute}: {milliseconds(took)}", flush=True)
-        ratio = (took["without"] + took["attention"]) / took["without"]
-        what = f"extraction of {model.name}, {compute}, with statistics to without"
+        table.note(
+            "e",
+            f"pass with statistics to one that takes all taps, {compute}",
+            f"{took['attention'] / took['without']:.3g}",
+        )
+        what = f"extraction and that pass to extraction alone, {compute}"
+        ratio = 1 + took["attention"] / took["without"]
         if limit is None:
             table.note("e", what, f"{ratio:.3g}")
         else:

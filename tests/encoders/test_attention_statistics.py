@@ -75,6 +75,14 @@ def test_at_logits_of_several_hundred(seed: int) -> None:
     assert_same(attention_statistics(call, out, tokens, "blocks"), plain, 1e-3)
 
 
+@pytest.mark.parametrize("by", ["plain", "blocks"])
+def test_a_model_that_keeps_gradients_changes_nothing(by: Any) -> None:
+    call, out, tokens = case(0)
+    wanting = dataclasses.replace(call, q=call.q.requires_grad_(), k=call.k.requires_grad_(), v=call.v.requires_grad_())
+    found = attention_statistics(wanting, out, tokens, by)
+    assert not found.entropy.requires_grad and found.error < 1e-5
+
+
 def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     call, out, tokens = case(6)
     whole = attention_statistics(call, out, tokens, "blocks")
@@ -168,7 +176,9 @@ def test_a_softmax_spelled_out_gives_the_same_but_no_logit() -> None:
 @pytest.mark.parametrize("which", ["queries", "keys"])
 def test_nan_is_named_by_sample_head_and_tap(which: str) -> None:
     model = encoder(Block(spoil=which))
-    message = rf"of model at tap block has {which} that are NaN or infinite, first in sample 1 of the batch, head 1, token 4:"
+    message = (
+        rf"of model at tap block has {which} that are NaN or infinite, first in sample 1 of the batch, head 1, token 4:"
+    )
     with pytest.raises(DiagnosticsError, match=message):
         Attention().observe(model, batch(), ["block"])
     with pytest.raises(DiagnosticsError, match=message):
@@ -189,7 +199,10 @@ def test_a_pass_with_such_logits_is_an_error_and_no_mean() -> None:
             q = 1e30 * x.unflatten(-1, (2, 8)).transpose(1, 2)
             return F.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2)
 
-    for reduced in (lambda model: Attention().observe(model, batch(), ["block"]), lambda model: model.attention(batch())):
+    for reduced in (
+        lambda model: Attention().observe(model, batch(), ["block"]),
+        lambda model: model.attention(batch()),
+    ):
         with pytest.raises(DiagnosticsError, match=r"model at tap block, or its values, is NaN or infinite though"):
             reduced(encoder(Loud()))
 

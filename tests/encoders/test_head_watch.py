@@ -93,7 +93,9 @@ def test_what_is_not_finite_is_named() -> None:
         with pytest.raises(DiagnosticsError, match=message.format(what)):
             seen_of(a, b, q)
     for large, values in ((1e30, q), (1.0, spoiled)):
-        with pytest.raises(DiagnosticsError, match="block 0, or its values, is NaN or infinite though queries and keys are"):
+        with pytest.raises(
+            DiagnosticsError, match="block 0, or its values, is NaN or infinite though queries and keys are"
+        ):
             seen_of(large * q, large * q, values)
 
 

@@ -134,8 +134,8 @@ class Curvature(_TokenMeasure):
     of_samples = staticmethod(curvature)
     about: ClassVar[Mapping[str, str]] = {"line_noise": "2 pi / 3, independent tokens in many dimensions"}
     known_answers = (
-        Case("curvature", "equally spaced points on a line beside the origin", 0, HOSSEINI, lambda: curvature(np.outer(np.arange(10.0), [1.0, 2.0, -1.0]) + [0.0, 9.0, 5.0]), 1e-6),
-        Case("curvature", "regular polygon of 12 beside the origin: 2 pi / 12", 0.523599, HOSSEINI, lambda: curvature(np.vstack([circle(12)] * 2)[:14] + [3.0, -1.0])),
+        Case("curvature", "equally spaced points on a line beside the origin", 0, HOSSEINI, lambda: curvature(np.outer(np.arange(10.0), [1.0, 2.0, -1.0]) + np.array([0.0, 9.0, 5.0])), 1e-6),
+        Case("curvature", "regular polygon of 12 beside the origin: 2 pi / 12", 0.523599, HOSSEINI, lambda: curvature(np.vstack([circle(12)] * 2)[:14] + np.array([3.0, -1.0]))),
     )  # fmt: skip
 
     def lines(self, tokens: int, features: int) -> dict[str, float]:
