@@ -65,7 +65,10 @@ def observe(
                         _checked(observation, encoder, observation.observe(encoder, batch, taps), len(positions))
                     )
                 except NotFiniteError as error:
-                    reason = f"{error} Sample {error.sample} of this batch is {store.ids[positions[error.sample]]}."
+                    reason = str(error)
+                    # A model may fold parts of samples into this axis, whose place then names none.
+                    if error.sample < len(positions):
+                        reason += f" Sample {error.sample} of this batch is {store.ids[positions[error.sample]]}."
                     break
                 except DiagnosticsError as error:
                     reason = str(error)

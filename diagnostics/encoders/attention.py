@@ -254,7 +254,8 @@ class _Watching(TorchFunctionMode):
         for frame in self.open:
             frame.shapes.append(shape)
             frame.parts.clear()
-        return [f for f in self.open if f.shapes == [shape] and len(shape) == 4 and f.square(shape)]
+        alone = [frame for frame in self.open if frame.site.rows == 1 and frame.shapes == [shape]]
+        return [frame for frame in alone if len(shape) == 4 and frame.square(shape)]
 
     def _reduced(
         self, wanting: list[_Frame], shape: Sequence[int], attention: Callable[[slice], tuple[Tensor, str]]
