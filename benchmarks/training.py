@@ -5,6 +5,9 @@ schedule, seeds of every step, metrics, TensorBoard, the collapse detector, and 
 Both run in turns, so both see the same state of the machine; the ratio is of CPU time. The time of a step is that of a wall
 clock on an idle machine; 0.2 s is what a laptop should keep to.
 
+Perception Encoders (`python training.py pe`: these alone): the same of row 9 of its recipes at nano, 48 pixels; and, of the same
+towers, batches and optimiser without masks, against a loop over open_clip's ClipLoss.
+
 Recomputing: what a step of ViT-S (12 blocks, 16 images of 224 pixels, AdamW, float32) adds to a process at its peak, weights and
 optimiser included, each in a process of its own; and the largest difference of a gradient.
 """
@@ -16,11 +19,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import _step_memory
 import torch
+from diagnostics_pretraining.job import Job as PeJob
+from diagnostics_pretraining.objective import Pretraining
+from diagnostics_pretraining.plan import plan_of
+from diagnostics_pretraining.recipe import named_recipe
+from diagnostics_pretraining.stages import Stage
+from diagnostics_pretraining.towers import Towers
 from diagnostics_training.models.inputs import Views
 from diagnostics_training.objectives import OBJECTIVES, objective_class
 from diagnostics_training.train import Job
@@ -29,6 +41,7 @@ from diagnostics_training.trainer.objective import Objective
 from diagnostics_training.trainer.recompute import recomputed
 from diagnostics_training.trainer.settings import CHOICES, Settings
 from diagnostics_training.trainer.trainer import fit
+from open_clip.loss import ClipLoss
 from timm.optim.lamb import Lamb
 from torch import nn
 
@@ -36,6 +49,7 @@ from _common import cpu, finish, verdict
 
 STEPS, ROUNDS, BATCH = 60, 3, 64
 SHARE, SECONDS = 0.9, 0.2
+PE_STEPS, PE_BATCH, PE_SHARE = 40, 64, 0.95
 MEMORY, APART = 0.5, 1e-6
 
 
@@ -52,6 +66,11 @@ def made(name: str, data: TrainingData) -> tuple[Objective, object]:
 def bare(name: str, data: TrainingData, optimiser_name: str) -> float:
     """CPU seconds of the loop written by hand."""
     objective, feed = made(name, data)
+    return by_hand(objective, feed, optimiser_name, STEPS, objective)
+
+
+def by_hand(objective: Objective, feed: Any, optimiser_name: str, steps: int, losses: Callable[[Any], Any]) -> float:
+    """CPU seconds of the loop with `losses` of a batch."""
     parameters = [p for p in objective.parameters() if p.requires_grad]
     optimiser: torch.optim.Optimizer
     if optimiser_name == "lamb":
@@ -60,13 +79,13 @@ def bare(name: str, data: TrainingData, optimiser_name: str) -> float:
         optimiser = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
     objective.train()
     start = cpu()
-    for step in range(STEPS):
-        loss = objective(feed(step))["loss"]  # type: ignore[operator]
+    for step in range(steps):
+        loss = losses(feed(step))["loss"]
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        objective.after_step(step + 1, STEPS)
+        objective.after_step(step + 1, steps)
     return cpu() - start
 
 
@@ -77,6 +96,42 @@ def trained(name: str, data: TrainingData, optimiser: str) -> tuple[float, float
         start, begun = cpu(), time.perf_counter()
         fit(objective, feed, Settings(STEPS, optimiser=optimiser), Path(folder), tell=lambda line: None)  # type: ignore[arg-type]
         return cpu() - start, time.perf_counter() - begun
+
+
+def perception() -> list[bool]:
+    """Of pretraining: the trainer against both loops, in turns."""
+    recipe = replace(named_recipe("9"), batch=PE_BATCH, stages=(Stage(336, PE_BATCH * PE_STEPS),))
+    held: list[bool] = []
+    for what, mask in (("a bare loop's", recipe.mask), ("a loop's over open_clip's ClipLoss", 0.0)):
+        job = PeJob(data="shapes?n=400&objects=1&seed=1000", out=Path("unused"), size="nano", recipe="9", lr=1e-3)
+        with mock.patch.object(PeJob, "asked", replace(recipe, mask=mask, lr=1e-3)):
+            plan = plan_of(job)
+        ratios: list[float] = []
+        for _ in range(ROUNDS):
+            objective = Pretraining(plan.towers())
+            losses = objective if mask else ClipLossLoop(objective.towers)
+            loop = by_hand(objective, plan.batches, "lamb", PE_STEPS, losses)
+            with tempfile.TemporaryDirectory() as folder:
+                start = cpu()
+                fit(Pretraining(plan.towers()), plan.batches, plan.settings, Path(folder), tell=lambda line: None)
+                ratios.append(loop / (cpu() - start))
+        share = SHARE if mask else PE_SHARE
+        held.append(
+            verdict(f"pe, throughput of the trainer to {what}", statistics.median(ratios), share, at_least=True)
+        )
+    return held
+
+
+class ClipLossLoop:
+    """What one would write with open_clip."""
+
+    def __init__(self, towers: Towers) -> None:
+        self.towers, self.loss = towers, ClipLoss()
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        images, texts = self.towers.embed_images(batch["pixels"]), self.towers.embed_texts(batch["tokens"])
+        normed = [nn.functional.normalize(part, dim=-1) for part in (images, texts)]
+        return {"loss": self.loss(*normed, self.towers.log_scale.exp())}
 
 
 def gradients(objective: _step_memory.Small, blocks: Sequence[nn.Module]) -> list[torch.Tensor]:
@@ -107,6 +162,9 @@ def recomputing() -> list[bool]:
 
 
 def main() -> None:
+    if sys.argv[1:] == ["pe"]:
+        finish(*perception())
+        return
     held: list[bool] = []
     series = {True: load("lorenz?n=2000&seed=1000"), False: load("lorenz?n=2000&seed=1000", windows=False)}
     trained("forecast", series[True], "adamw")  # warms up
@@ -123,7 +181,7 @@ def main() -> None:
         held.append(verdict(f"{what}, throughput of the trainer to the bare loop's", ratio, SHARE, at_least=True))
         seconds = min(wall for _, (_, wall) in pairs) / STEPS
         held.append(verdict(f"{what}, seconds a step of {BATCH} series of 512 steps", seconds, SECONDS))
-    finish(*held, *recomputing())
+    finish(*held, *perception(), *recomputing())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import hashlib
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from typing import Any, SupportsIndex, get_args, overload
 
@@ -12,8 +12,8 @@ import numpy as np
 from diagnostics.datasets.question import Question, captioned
 from diagnostics.datasets.samples import LazySamples
 from diagnostics.datasets.target import Target, misfit
-from diagnostics.errors import DiagnosticsError, explaining
-from diagnostics.vocabulary import SAFE_NAME, SPLITS, Kind, Modality
+from diagnostics.errors import DiagnosticsError, explaining, unknown
+from diagnostics.vocabulary import CHANGES, SAFE_NAME, SPLITS, Kind, Modality
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -36,18 +36,22 @@ class Dataset:
     rate: sampling rate (Hz) of audio, frames per second of video; None where it is not known.
     ragged: whether samples have unequal lengths and are `padded`, so that tokens at the same place of two samples have
         nothing in common; only pooled activations are stored then. Always true for texts.
-    texts: what is said of each sample, its caption.
+    texts: what is said of each sample, its caption; `LazySamples` of strings where they are read on demand.
     questions: what can be asked of each sample, with the answers; by default its caption is the answer to nothing asked.
+    text_survives: under which changes of the image the texts stay true, of "brightness", "contrast", "crop", "hue", "mirror" and
+        "saturation"; training makes no other ones. By default all, which suits captions that name no sides and no colours.
 
     Raises DiagnosticsError where lengths differ, ids repeat, a split is empty, a group lies in two splits, or a target does
     not fit its kind.
     """
 
     modality: Modality
-    texts: tuple[str, ...]
+    texts: tuple[str, ...] | LazySamples
     """The caption of each sample; () where there are none."""
-    questions: tuple[tuple[Question, ...], ...]
+    questions: tuple[tuple[Question, ...], ...] | LazySamples
     """Of each sample what can be asked, with the answers, or the caption alone; () where there is neither."""
+    text_survives: frozenset[str]
+    """Under which changes of the image the texts stay true."""
 
     def __repr__(self) -> str:
         targets = ", ".join(self.targets) or "none"
@@ -69,6 +73,7 @@ class Dataset:
         ragged: bool = False,
         texts: Sequence[str] = (),
         questions: Sequence[Sequence[Question]] = (),
+        text_survives: Iterable[str] = CHANGES,
     ) -> None:
         self.name, self.modality, self.about = name, modality, about
         self.rate, self.ragged = rate, ragged or modality == "text"
@@ -77,8 +82,9 @@ class Dataset:
         self.split = np.asarray(split, dtype=object)
         self.groups = np.asarray(self.ids if groups is None else groups, dtype=object)
         self.targets = dict(targets)
-        self.texts = tuple(texts)
-        self.questions = tuple(map(tuple, questions if len(questions) else captioned(self.texts)))
+        self.texts = texts if isinstance(texts, LazySamples) else tuple(texts)
+        self.questions = tuple(map(tuple, questions)) if len(questions) else captioned(self.texts)
+        self.text_survives = frozenset(text_survives)
         self._check()
         self._fingerprint = fingerprint
 
@@ -92,6 +98,8 @@ class Dataset:
         for name, column in columns.items():
             if len(column) != n:
                 raise DiagnosticsError(f"Dataset {self.name} has {n} samples but {len(column)} {name}.")
+        if odd := sorted(self.text_survives - CHANGES):
+            raise unknown(f"change of an image in text_survives of dataset {self.name}", odd[0], CHANGES)
         if len(set(self.ids)) != n:
             raise DiagnosticsError(f"Dataset {self.name} gives the same id to several samples.")
         if odd := [name for name in (*self.ids, *self.groups) if _SURROGATE.search(str(name))]:

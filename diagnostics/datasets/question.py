@@ -1,8 +1,8 @@
 """What can be asked of a sample, with the answer."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from diagnostics.datasets.samples import LazySamples
 from diagnostics.errors import DiagnosticsError
 
 
@@ -32,6 +32,8 @@ class Question:
             )
 
 
-def captioned(texts: Sequence[str]) -> list[tuple[Question, ...]]:
-    """Captions [sample] as the answers to a question that asks nothing, one for each sample."""
-    return [(Question("caption", text),) for text in texts]
+def captioned(texts: tuple[str, ...] | LazySamples) -> tuple[tuple[Question, ...], ...] | LazySamples:
+    """Captions [sample] as the answers to a question that asks nothing, one for each sample; read on demand as they are."""
+    if isinstance(texts, LazySamples):
+        return LazySamples(len(texts), lambda i: (Question("caption", texts[i]),))
+    return tuple((Question("caption", text),) for text in texts)

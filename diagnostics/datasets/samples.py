@@ -15,7 +15,7 @@ class LazySamples(Sequence[Any]):
     read when they are asked for. Raises IndexError for what lies beyond the samples, as numpy does.
     """
 
-    def __init__(self, n: int, read: Callable[[int], np.ndarray]) -> None:
+    def __init__(self, n: int, read: Callable[[int], Any]) -> None:
         self._rows, self._read = np.arange(n), read
 
     def __len__(self) -> int:

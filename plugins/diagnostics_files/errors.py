@@ -87,7 +87,7 @@ def utf8_name(name: str) -> str:
 
 def usable(
     names: Sequence[str], check: Callable[[int], object], on_error: str, source: str
-) -> tuple[list[int], dict[str, Unusable]]:
+) -> tuple[Sequence[int], dict[str, Unusable]]:
     """Which of some files can be read, and why others cannot: name -> what is wrong, perhaps with a file beside it.
 
     With `on_error` `stop` nothing is looked at, and the file that fails stops the run when its turn comes. With `skip`,
@@ -97,7 +97,7 @@ def usable(
     if on_error not in ("stop", "skip"):
         raise DiagnosticsError(f"Option on_error={on_error} of {source} is unknown: give stop or skip.")
     if on_error == "stop":
-        return list(range(len(names))), {}
+        return range(len(names)), {}
     kept: list[int] = []
     left_out: dict[str, Unusable] = {}
     for i, name in enumerate(names):

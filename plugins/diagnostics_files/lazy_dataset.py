@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics import Dataset
+from diagnostics import Dataset, LazySamples
 from diagnostics_files.errors import Unusable, check_regular
 
 
@@ -24,6 +24,7 @@ class FileDataset(Dataset):
     files: id-like name -> file, all whose bytes decide what the samples are.
     options: what else decides it (size, frames), as text.
     left_out: sample -> what is wrong with its file; kept as sentences.
+    shards: which of several archives each sample lies in, int [sample]; None where no order of reading is better than another.
     """
 
     def __init__(
@@ -32,10 +33,11 @@ class FileDataset(Dataset):
         files: Mapping[str, Path],
         options: str,
         left_out: Mapping[str, Unusable],
+        shards: np.ndarray | None = None,
         **more: Any,
     ) -> None:
         super().__init__(*args, **more)
-        self.files, self.options = dict(files), options
+        self.files, self.options, self.shards = dict(files), options, shards
         self.left_out = {name: f"{error.name} {error.why}." for name, error in left_out.items()}
         self._of_files: str | None = None
 
@@ -47,7 +49,9 @@ class FileDataset(Dataset):
         """
         if self._of_files is None:
             digest = hashlib.sha256(f"{self.modality} {self.rate} {self.ragged} {self.options}\x1e".encode())
-            for column in (self.ids, self.split, self.groups, self.texts):
+            # Texts that are read on demand lie in the files, whose bytes follow.
+            texts = () if isinstance(self.texts, LazySamples) else self.texts
+            for column in (self.ids, self.split, self.groups, texts):
                 digest.update("\x1f".join(map(str, column)).encode() + b"\x1e")
             for name, path in sorted(self.files.items()):
                 check_regular(path, name)

@@ -90,8 +90,8 @@ def captions(
     """Images with captions: a table with columns `image` and `caption`, a WebDataset tar, or a folder of such tars.
 
     Image names lie below the table's folder or below `images`. A row is a sample; captions of one image are a group. Target
-    `caption`: rows of `embeddings` (a .npy), else hashed counts of words and pairs of words in `features` features. The
-    texts are `dataset.texts`.
+    `caption`: rows of `embeddings` (a .npy), else hashed counts of words and pairs of words in `features` features; with
+    `features=0` there is none, so that data of many millions fit into memory. The texts are `dataset.texts`.
     """
     from diagnostics_files.captions import build
 

@@ -19,7 +19,7 @@ from diagnostics_perception.layout import BLOCK, as_it_is, meta_source
 from diagnostics_perception.models import Architecture, Positions, fitted_positions, skeleton
 from diagnostics_perception.recognition import recognised
 
-_TEXT_TOWER = (
+TEXT_TOWER = (
     "token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection", "logit_scale",
 )  # fmt: skip
 _HEAD = re.compile(r"(ln_post|norm|attn_pool|fc_norm|head)\.|proj$")
@@ -143,6 +143,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Of a whole CLIP (names that begin with `visual.`) the text tower is left out; what belongs to neither stays.
     """
+    tensors = tensors_in(path)
+    if any(name.startswith("visual.") for name in tensors):
+        tensors = {
+            name.removeprefix("visual."): value
+            for name, value in tensors.items()
+            if name.startswith("visual.") or not name.startswith(TEXT_TOWER)
+        }
+    if not tensors.keys() & {"conv1.weight", "patch_embed.proj.weight"}:
+        raise DiagnosticsError(
+            f"Checkpoint {path} holds no Perception Encoder ({len(tensors)} tensors, but neither conv1.weight as in "
+            "Meta's files nor patch_embed.proj.weight as in timm's): give the file of a vision tower."
+        )
+    return tensors
+
+
+def tensors_in(path: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint by name, without wrappers' prefixes; never unpickles anything but tensors."""
     if not path.is_file():
         raise DiagnosticsError(f"There is no checkpoint {path}: give Meta's .pt, or a .safetensors, .pth or .bin file.")
     try:
@@ -162,19 +179,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             content = content[wrapper]
             break
     items = content.items() if isinstance(content, Mapping) else ()
-    tensors = {str(name).removeprefix("module."): value for name, value in items if isinstance(value, Tensor)}
-    if any(name.startswith("visual.") for name in tensors):
-        tensors = {
-            name.removeprefix("visual."): value
-            for name, value in tensors.items()
-            if name.startswith("visual.") or not name.startswith(_TEXT_TOWER)
-        }
-    if not tensors.keys() & {"conv1.weight", "patch_embed.proj.weight"}:
-        raise DiagnosticsError(
-            f"Checkpoint {path} holds no Perception Encoder ({len(tensors)} tensors, but neither conv1.weight as in "
-            "Meta's files nor patch_embed.proj.weight as in timm's): give the file of a vision tower."
-        )
-    return tensors
+    return {str(name).removeprefix("module."): value for name, value in items if isinstance(value, Tensor)}
 
 
 def _advice(tensors: Mapping[str, Tensor]) -> str:

@@ -48,6 +48,8 @@ def export_meta(
     if exported.left_out:
         print(printable(f"Meta's layout has no place for {', '.join(exported.left_out)}, which the file does without"))
     print(printable(f"Next: diagnostics inspect {shlex.quote(exported.name)}"))
+    if exported.text:
+        print(printable(f"its text tower: diagnostics inspect {shlex.quote(exported.text)}"))
 
 
 def needs_timm() -> None:

@@ -44,6 +44,8 @@ def build_encoder(
     seed: int,
     depth: int | None,
     layer_scale: float | None,
+    rope: bool,
+    pool: str,
 ) -> TorchEncoder:
     """See `diagnostics_perception.plugin.build`."""
     if model not in ARCHITECTURES:
@@ -54,16 +56,20 @@ def build_encoder(
         )
     if positions not in ("index", "rescaled"):
         raise unknown("option positions", positions, ("index", "rescaled"))
-    architecture = varied(model, depth, layer_scale)
+    architecture = varied(model, depth, layer_scale, rope, pool)
     grid = architecture.grid(img_size)
     trained = pretrained or checkpoint is not None
     options: dict[str, object] = {"depth": depth, "layer_scale": layer_scale, "img_size": img_size}
-    options |= {"positions": positions if positions != "index" else None}
-    name = _name(model, trained, seed, options)
+    options |= {"positions": positions if positions != "index" else None, **variation(architecture)}
+    name = name_of(model, trained, seed, options)
     if trained:
         if checkpoint is not None:
             tensors, report = from_file(Path(checkpoint).expanduser(), name, architecture, grid, positions, partial)
         else:
+            if not architecture.timm or (rope, pool) != (True, "attention"):
+                raise DiagnosticsError(
+                    f"No weights of {name} were published: add pretrained=false for initial ones, or checkpoint=FILE."
+                )
             tensors, report = fitted(_from_hub(architecture.timm), architecture, grid, positions)
             if why := "; ".join([*report.wrong, *report.changed]):
                 raise DiagnosticsError(
@@ -77,7 +83,7 @@ def build_encoder(
             torch.manual_seed(seed)
             module = initial(architecture, img_size, positions)
     encoder = encoder_of(name, architecture, module, img_size, positions, weights)
-    return encoder.replace(skeleton=_name(model, False, 0, options))
+    return encoder.replace(skeleton=name_of(model, False, 0, options))
 
 
 def encoder_of(
@@ -111,10 +117,11 @@ def _maker_names(architecture: Architecture) -> dict[str, str]:
     last = f"blocks.{architecture.depth - 1}"
     if not architecture.embedding:
         return {last: "forward_features"}
+    pooled = {"attn_pool": "timm's forward_head(pre_logits=True)"} if architecture.pool == "attention" else {}
     return {
         last: "forward_features",
         "norm": "forward_features(norm=True), in timm forward_features",
-        "attn_pool": "timm's forward_head(pre_logits=True)",
+        **pooled,
         "head": "encode_image",
     }
 
@@ -126,11 +133,10 @@ def _taps(architecture: Architecture, side: int) -> list[Tap]:
     taps = stack_taps("blocks", architecture.depth, architecture.width, grid, norm=norm)
     if architecture.embedding:
         # One vector for the whole image: a grid of one cell. A block's share of depth for each step of the head.
-        step, image = 1 / architecture.depth, Grid((1, 1), ("y", "x"))
-        pooled = Site("attn_pool", layout="features")
-        taps.append(Tap("attn_pool", 1 + step, "head", architecture.width, image, pooled))
-        projected = Site("head", layout="features")
-        taps.append(Tap("head", 1 + 2 * step, "head", architecture.embedding, image, projected))
+        steps = {"attn_pool": architecture.width} if architecture.pool == "attention" else {}
+        for i, (step, features) in enumerate({**steps, "head": architecture.embedding}.items(), start=1):
+            site = Site(step, layout="features")
+            taps.append(Tap(step, 1 + i / architecture.depth, "head", features, Grid((1, 1), ("y", "x")), site))
     return taps
 
 
@@ -141,7 +147,13 @@ def _from_hub(timm_name: str) -> dict[str, Any]:
     return model_of(timm_name, True, None, None, 0).state_dict()
 
 
-def _name(model: str, trained: bool, seed: int, options: Mapping[str, object]) -> str:
+def variation(architecture: Architecture) -> dict[str, object]:
+    """The options of `pe:` by which an architecture differs from all published ones; None where it does not."""
+    rope = None if architecture.rope else "false"
+    return {"rope": rope, "pool": architecture.pool if architecture.pool != "attention" else None}
+
+
+def name_of(model: str, trained: bool, seed: int, options: Mapping[str, object]) -> str:
     """The specification without the checkpoint: where a file lies does not decide the activations, its tensors do."""
     parts = [] if trained else ["pretrained=false"]
     parts += [f"seed={seed}"] if seed and not trained else []

@@ -1,10 +1,14 @@
-"""An encoder around an `Eva` written as its makers write theirs, once it is shown that the file would give the same encoder."""
+"""An encoder around an `Eva` written as its makers write theirs, once it is shown that the file would give the same encoder.
+
+Where the text encoder that was trained with it lies beside it, the file holds both.
+"""
 
 import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote
 
 import torch
@@ -17,23 +21,26 @@ from torch.utils.data import default_collate
 from diagnostics import DiagnosticsError, Encoder, TorchEncoder, build
 from diagnostics.encoders.cut import cut_encoder
 from diagnostics.errors import describe, few
-from diagnostics_perception.checkpoint import fitted
+from diagnostics_perception.checkpoint import TEXT_TOWER, fitted
 from diagnostics_perception.layout import HEAD, PARTS, meta_tensors
 from diagnostics_perception.models import skeleton
 from diagnostics_perception.recognition import Known, recognised
 
 ENDINGS = (".safetensors", ".pt")
+_VOCABULARY = 49_408
+"""Rows of CLIP's, which Meta's text towers have."""
 _NEEDED = "name one that `pe:` builds, whole or cut at a block, as it is, saved or aligned"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the encoder's name, how many tensors and bytes, the name under which it is read back, and the modules for
-    which Meta's layout has no place."""
+    """What was written: the encoder's name, how many tensors and bytes, the name under which it is read back, the name of the text
+    encoder that is in the file too (empty without one), and the parts for which Meta's layout has no place."""
 
     file: str
     encoder: str
     name: str
+    text: str
     tensors: int
     bytes: int
     left_out: list[str]
@@ -57,11 +64,40 @@ def export(encoder: str | Encoder, out: Path, trust_code: bool = False) -> Expor
     _check_tensors(whole.name, own.module.state_dict())
     tensors = meta_tensors(own.module.state_dict())
     known, side = _known(own.replace(name=whole.name), tensors)
+    text = _text(encoder, whole, trust_code)
+    if text is not None and (rows := len(text.module.state_dict()["token_embedding.weight"])) != _VOCABULARY:
+        left_out, text = [*left_out, f"the text tower (its vocabulary has {rows:,} rows)"], None
+    if text is not None:
+        scale = {"logit_scale": torch.tensor(math.log(whole.lineage["scale"]))}
+        tensors = {**{f"visual.{key}": tensor for key, tensor in tensors.items()}, **text.module.state_dict(), **scale}
     _write(tensors, file)
-    options: dict[str, object] = {"checkpoint": quote(str(out), safe="/~")}
+    checkpoint = quote(str(out), safe="/~")
+    options: dict[str, object] = {"checkpoint": checkpoint}
     if side != known.architecture.image:
         options["img_size"] = side
-    return Exported(str(file), whole.name, known.named(**options), len(tensors), file.stat().st_size, left_out)
+    read_back = "" if text is None else _with_checkpoint(text.skeleton, checkpoint)
+    return Exported(
+        str(file), whole.name, known.named(**options), read_back, len(tensors), file.stat().st_size, left_out
+    )
+
+
+def _text(encoder: str | Encoder, image: Encoder, trust_code: bool) -> TorchEncoder | None:
+    """The text encoder that was trained with a saved image encoder and lies in its folder; None where there is none."""
+    scale, weights = image.lineage.get("scale"), image.lineage.get("text")
+    if not isinstance(encoder, str) or not isinstance(scale, float) or not 0 < scale < math.inf:
+        return None
+    folder = Path(encoder).expanduser() / "text"
+    text = build("encoder", str(folder), trust_code=trust_code) if folder.is_dir() else None
+    if not isinstance(text, TorchEncoder) or text.identity["weights"] != weights:
+        return None
+    return text if all(key.startswith(TEXT_TOWER) for key in text.module.state_dict()) else None
+
+
+def _with_checkpoint(skeleton: str, checkpoint: str) -> str:
+    """The name of an encoder with initial weights, with those of a file instead."""
+    name, _, query = skeleton.partition("?")
+    kept = [option for option in query.split("&") if option and not option.startswith("pretrained=")]
+    return f"{name}?{'&'.join([f'checkpoint={checkpoint}', *kept])}"
 
 
 def _own(encoder: Encoder) -> tuple[TorchEncoder, list[str]]:
@@ -86,10 +122,11 @@ def _parts(encoder: TorchEncoder) -> set[str]:
 def _check_tensors(encoder: str, state: Mapping[str, Tensor]) -> None:
     """Raises for what no file in Meta's layout can hold."""
     head = {key.partition(".")[0] for key in state}.intersection(HEAD)
+    heads = (set(HEAD), set(HEAD) - {"attn_pool"})
     why = ""
     if not any(key.startswith("blocks.") for key in state):
         why = "has no block"
-    elif head and head != set(HEAD):
+    elif head and head not in heads:
         why = f"has {' and '.join(sorted(head))} but not all of {', '.join(HEAD)}, of which Meta's encoders have all or none"
     elif "head.bias" in state and bool(state["head.bias"].any()):
         why = "has a bias in its projection, which Meta's has not"
@@ -102,7 +139,7 @@ def _check_tensors(encoder: str, state: Mapping[str, Tensor]) -> None:
 def _known(encoder: TorchEncoder, tensors: Mapping[str, Tensor]) -> tuple[Known, int]:
     """The model by whose name the tensors are read back, and the side of its input in pixels; raises where none is."""
     misfits: list[str] = []
-    for known in recognised(tensors):
+    for known in recognised(tensors, rope=cast("Eva", encoder.module).rope is not None):
         one = known.architecture
         grid = math.isqrt(max(1, len(tensors.get("positional_embedding", ())) - one.prefix))
         fit, report = fitted(tensors, one, grid, "index")

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,10 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
+from diagnostics.errors import unknown
 
 Positions = Literal["index", "rescaled"]
+Pool = Literal["attention", "class"]
 
 _ROPE_BASE = 10000.0
 _POOL_HEADS = 8
@@ -28,7 +30,8 @@ class Architecture:
     `image` and `patch` are sides in pixels, `mlp` is the hidden width of a block. `layer_scale` is the initial value of
     LayerScale, None where there is none. `embedding` is the width of the CLIP embedding that attention pooling and a
     projection give; 0 where an encoder hands out its tokens, and then no norm follows the blocks either. `timm` is the
-    name of its weights there.
+    name of its weights there, empty where none were published. `rope`: rotary positions beside the learned ones. `pool`: what
+    the embedding is projected from, a block of attention over all tokens or the class token.
     """
 
     timm: str
@@ -41,6 +44,8 @@ class Architecture:
     class_token: bool = True
     layer_scale: float | None = None
     embedding: int = 0
+    rope: bool = True
+    pool: Pool = "attention"
 
     @property
     def prefix(self) -> int:
@@ -83,15 +88,29 @@ ARCHITECTURES = {
     "spatial-b16-512": Architecture("vit_pe_spatial_base_patch16_512.fb", 512, 16, 768, 12, 12, 3072),
     "spatial-l14-448": Architecture("vit_pe_spatial_large_patch14_448.fb", 448, 14, 1024, 24, 16, 4096),
     "spatial-g14-448": _gigantic("spatial", 50, LAYER_SCALE),
+    "nano": Architecture("", 48, 8, 64, 6, 2, 256, embedding=64),
+    "micro": Architecture("", 16, 4, 32, 2, 2, 128, embedding=32),
 }
 
 
-def varied(model: str, depth: int | None = None, layer_scale: float | None = None) -> Architecture:
+def varied(
+    model: str,
+    depth: int | None = None,
+    layer_scale: float | None = None,
+    rope: bool = True,
+    pool: str = "attention",
+) -> Architecture:
     """A known model with fewer blocks, or with LayerScale of another initial value (0: none); None leaves it as it is.
 
-    Raises DiagnosticsError for a number of blocks or a value that cannot be.
+    rope, pool: as of `Architecture`. Raises DiagnosticsError for what cannot be.
     """
     known = ARCHITECTURES[model]
+    if pool not in get_args(Pool):
+        raise unknown("option pool", pool, get_args(Pool))
+    if pool == "class" and not (known.class_token and known.embedding):
+        lacks = "class token" if known.embedding else "embedding"
+        raise DiagnosticsError(f"pe:{model} has no {lacks}, so it cannot have pool=class: leave it out.")
+    known = replace(known, rope=rope, pool="class" if pool == "class" else "attention")
     depth = known.depth if depth is None else depth
     if not 1 <= depth <= known.depth:
         raise DiagnosticsError(
@@ -118,7 +137,7 @@ def skeleton(architecture: Architecture, image: int | None = None, positions: Po
             img_size=grid * architecture.patch,
             patch_size=architecture.patch,
             num_classes=architecture.embedding,
-            global_pool="map" if architecture.embedding else "",
+            global_pool={"attention": "map", "class": "token"}[architecture.pool] if architecture.embedding else "",
             embed_dim=architecture.width,
             depth=architecture.depth,
             num_heads=architecture.heads,
@@ -133,6 +152,8 @@ def skeleton(architecture: Architecture, image: int | None = None, positions: Po
             attn_pool_num_heads=_POOL_HEADS,
             attn_pool_mlp_ratio=_POOL_MLP_RATIO,
         )
+    if not architecture.rope:
+        return model
     # Built here, not by Eva: its factory drops a reference grid of None, and these tables must not lie on meta.
     model.rope = RotaryEmbeddingCat(
         architecture.width // architecture.heads,
@@ -198,9 +219,10 @@ def _draw(model: Any, architecture: Architecture) -> None:
     if architecture.class_token:
         model.cls_token.normal_(std=scale)
     if architecture.embedding:
-        model.attn_pool.latent.normal_()
-        _as_in_projection(model.attn_pool.q, model.attn_pool.kv)
-        model.attn_pool.proj.bias.zero_()
+        if architecture.pool == "attention":
+            model.attn_pool.latent.normal_()
+            _as_in_projection(model.attn_pool.q, model.attn_pool.kv)
+            model.attn_pool.proj.bias.zero_()
         model.head.weight.normal_(std=scale)
         model.head.bias.zero_()
 

@@ -33,6 +33,8 @@ def build(
     seed: int = 0,
     depth: int | None = None,
     layer_scale: float | None = None,
+    rope: bool = True,
+    pool: str = "attention",
 ) -> Any:
     """A Perception Encoder on images, with taps from its embedding to its CLIP embedding where it has one.
 
@@ -49,12 +51,16 @@ def build(
     seed: of the initial weights where `pretrained` is false.
     depth: how many blocks, instead of all of the model's.
     layer_scale: initial value of LayerScale in all blocks, instead of the model's own; 0 for none.
+    rope: rotary positions beside the learned ones, as all published models have.
+    pool: what the embedding is projected from, `attention` (over all tokens, as in all published models) or the `class` token.
     """
     needs_timm()
     # Annotated Any and imported here: listing the encoders must not cost the import of torch.
     from diagnostics_perception.encoder import build_encoder
 
-    return build_encoder(model, pretrained, checkpoint, partial, img_size, positions, seed, depth, layer_scale)
+    return build_encoder(
+        model, pretrained, checkpoint, partial, img_size, positions, seed, depth, layer_scale, rope, pool
+    )
 
 
 def build_video(
@@ -69,6 +75,8 @@ def build_video(
     seed: int = 0,
     depth: int | None = None,
     layer_scale: float | None = None,
+    rope: bool = True,
+    pool: str = "attention",
 ) -> Any:
     """A Perception Encoder on videos, frame by frame and averaged, as its makers do.
 
@@ -79,7 +87,7 @@ def build_video(
     """
     from diagnostics import frames_of
 
-    image = build(model, pretrained, checkpoint, partial, img_size, positions, seed, depth, layer_scale)
+    image = build(model, pretrained, checkpoint, partial, img_size, positions, seed, depth, layer_scale, rope, pool)
     name = f"pe-video:{model}?frames={frames}&sampler={sampler}"
     options, skeletal = (text.partition("?")[2] for text in (image.name, image.skeleton))
     video = frames_of(image, frames, sampler)

@@ -19,8 +19,8 @@ def command_of(words: str, job: Any, unsaid: Sequence[str]) -> str:
         value = getattr(job, field.name)
         if value == field.default or field.name in unsaid:
             continue
-        # `for` is a word of Python.
-        option = {"target": "for"}.get(field.name, field.name.replace("_", "-"))
+        # `for` and `from` are words of Python.
+        option = {"target": "for", "start": "from"}.get(field.name, field.name.replace("_", "-"))
         if isinstance(value, bool):
             command_words.append(f"--{'' if value else 'no-'}{option}")
         else:

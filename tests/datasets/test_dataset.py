@@ -338,6 +338,30 @@ def test_questions_stand_beside_captions_and_all_of_them_decide_the_fingerprint(
     assert len(set(prints)) == len(prints)
 
 
+def test_texts_may_be_read_on_demand() -> None:
+    texts, seen = list("rstu"), list[int]()
+
+    def read(i: int) -> str:
+        seen.append(i)
+        return texts[i]
+
+    data = new_dataset(texts=LazySamples(4, read))
+    assert not seen and data.texts[2] == "t" and data.questions[3] == (Question("caption", "u"),)
+    assert seen == [2, 3]
+    assert data.fingerprint == new_dataset(texts=texts).fingerprint
+
+
+def test_texts_survive_all_changes_of_an_image_unless_the_dataset_says_otherwise() -> None:
+    assert new_dataset().text_survives == {"brightness", "contrast", "crop", "hue", "mirror", "saturation"}
+    data = new_dataset(texts=list("rstu"), text_survives=("mirror", "crop"))
+    assert data.text_survives == subset(data, 3, 0).text_survives == {"crop", "mirror"}
+    with pytest.raises(
+        DiagnosticsError,
+        match="Unknown change of an image in text_survives of dataset mine 'miror': did you mean mirror",
+    ):
+        new_dataset(text_survives=["miror"])
+
+
 @pytest.mark.parametrize("column", [{"texts": ["one"]}, {"questions": [()]}])
 def test_a_column_of_another_length_is_refused(column: Any) -> None:
     with pytest.raises(DiagnosticsError, match=f"mine has 4 samples but 1 {next(iter(column))}"):

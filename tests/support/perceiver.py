@@ -17,6 +17,12 @@ TINY = {
     "lang like G": replace(CORE, layer_scale=0.1, embedding=0, class_token=False, mlp=560),
     "spatial": replace(CORE, embedding=0),
 }
+VARIED = {
+    "core without rope": replace(CORE, rope=False),
+    "core by its class token": replace(CORE, pool="class"),
+    "core with neither": replace(CORE, rope=False, pool="class"),
+}
+"""What the ablation of the paper starts from."""
 
 
 def meta_shapes(one: Architecture) -> dict[str, tuple[int, ...]]:
@@ -46,10 +52,9 @@ def meta_shapes(one: Architecture) -> dict[str, tuple[int, ...]]:
         names += ["ls_1.gamma", "ls_2.gamma"] if one.layer_scale else []
         shapes |= {f"{at}{name}": (width,) for name in names}
     if one.embedding:
+        shapes |= {"ln_post.weight": (width,), "ln_post.bias": (width,), "proj": (width, one.embedding)}
+    if one.embedding and one.pool == "attention":
         shapes |= {
-            "ln_post.weight": (width,),
-            "ln_post.bias": (width,),
-            "proj": (width, one.embedding),
             "attn_pool.probe": (1, 1, width),
             "attn_pool.attn.in_proj_weight": (3 * width, width),
             "attn_pool.attn.in_proj_bias": (3 * width,),
@@ -148,13 +153,16 @@ def reference(
         at = f"transformer.resblocks.{i}"
         given = norm(tokens, f"{at}.ln_1")
         q, k, v = (given @ w[f"{at}.attn.in_proj_weight"].T + w[f"{at}.attn.in_proj_bias"]).chunk(3, dim=-1)
-        mixed = attend(q, k, v, one.heads, rope=True) @ w[f"{at}.attn.out_proj.weight"].T
+        mixed = attend(q, k, v, one.heads, rope=one.rope) @ w[f"{at}.attn.out_proj.weight"].T
         mixed = mixed + w[f"{at}.attn.out_proj.bias"]
         tokens = tokens + mixed * w.get(f"{at}.ls_1.gamma", torch.ones(()))
         tokens = tokens + mlp(norm(tokens, f"{at}.ln_2"), f"{at}.mlp") * w.get(f"{at}.ls_2.gamma", torch.ones(()))
         found[f"blocks.{i}"] = tokens
     if one.embedding:
         found["norm"] = norm(tokens, "ln_post")
+    if one.embedding and one.pool == "class":
+        found["head"] = found["norm"][:, :1] @ w["proj"]
+    elif one.embedding:
         weight, bias = w["attn_pool.attn.in_proj_weight"].chunk(3), w["attn_pool.attn.in_proj_bias"].chunk(3)
         probe = w["attn_pool.probe"].expand(len(image), 1, -1)
         q, k, v = (t @ m.T + b for t, m, b in zip((probe, found["norm"], found["norm"]), weight, bias, strict=True))

@@ -62,20 +62,27 @@ def retrieval_recall(a: Any, b: Any, *, at: Sequence[int] = AT, same: Any = None
             )
         groups = np.unique(names, return_inverse=True)[1]
     there, back = (
-        dict(zip(at, _hits(q, g, groups, at).mean(axis=1).tolist(), strict=True)) for q, g in ((x, y), (y, x))
+        dict(zip(at, recall_hits(q, g, groups, groups, at).mean(axis=1).tolist(), strict=True))
+        for q, g in ((x, y), (y, x))
     )
     return Retrieval(there, back, len(x))
 
 
-def _hits(queries: Tensor, gallery: Tensor, groups: np.ndarray, at: Sequence[int]) -> np.ndarray:
-    """[k, query], the chance that the k nearest rows hold a partner, equal ones in random order."""
+def recall_hits(
+    queries: Tensor, gallery: Tensor, wanted: np.ndarray, offered: np.ndarray, at: Sequence[int]
+) -> np.ndarray:
+    """[k, query], the chance that the k rows of a gallery that are nearest by cosine hold a partner, equal ones in random order.
+
+    queries [query, feature], gallery [row, feature], float64. wanted [query], offered [row]: whole numbers; a query and a row that
+    have the same are partners, and every query has one.
+    """
     known, asked = unit_rows(gallery), unit_rows(queries)
-    group = torch.from_numpy(groups).to(known.device)
+    want, have = (torch.from_numpy(numbers).to(known.device) for numbers in (wanted, offered))
     chances = np.zeros((len(at), len(asked)))
     for start in range(0, len(asked), _BLOCK):
         rows = slice(start, start + _BLOCK)
         similar = asked[rows] @ known.T
-        partner = group[rows, None] == group
+        partner = want[rows, None] == have
         best = similar.where(partner, -torch.inf).amax(dim=1, keepdim=True)
         before = (similar > best + _TIE).sum(dim=1)
         tied = (similar - best).abs() <= _TIE
@@ -137,12 +144,14 @@ class CaptionProbe(Probe):
                 path = RidgeStack.from_data(x[None, rows.train], y[rows.train])
                 chosen[i] = choose(-_cosines(path, x[rows.val], y[rows.val]))
                 guess = path.predict(x[None, rows.val], (chosen[i],))[0, 0]
-                hits = _hits(guess - path.mean_y, y[rows.val] - path.mean_y, of_val, AT[:1])[0]
+                hits = recall_hits(guess - path.mean_y, y[rows.val] - path.mean_y, of_val, of_val, AT[:1])[0]
                 val_loss[i] = sum_by_unit(1 - hits, rows, "val")
                 penalty = torch.as_tensor(chosen[i : i + 1], device=x.device)
                 guess = refit(x[None, rows.fit], y[rows.fit], penalty, x[None, rows.test])[0] - mean
                 wanted = y[rows.test] - mean
-                to_text, to_sample = (_hits(q, g, captions, AT) for q, g in ((guess, wanted), (wanted, guess)))
+                to_text, to_sample = (
+                    recall_hits(q, g, captions, captions, AT) for q, g in ((guess, wanted), (wanted, guess))
+                )
                 loss[i] = sum_by_unit(1 - to_text[0], rows)
                 for name, hits in zip(names, (*to_text[1:], *to_sample), strict=True):
                     beside[name][i] = hits.mean()

@@ -26,14 +26,13 @@ WORDS = (
 
 def caption(scene: Scene) -> str:
     """One sentence about a scene, true by its own account of itself."""
-    named = [i for i in np.argsort(scene.distance[0], kind="stable").tolist() if scene.seen[i]]
-    number = NUMBERS[len(named)]
-    if len(named) == 0:
-        return f"{number} objects"
-    if len(named) == 1:
-        return f"{number} object: {_phrase(scene, named[0])}"
-    *front, back = [_phrase(scene, i) for i in named]
-    return f"{number} objects, from front to back: {', '.join(front)}, and {back}"
+    return _sentence([_phrase(scene, i, 0, moves=len(scene.masks) > 1) for i in _in_order(scene, 0, scene.seen)])
+
+
+def frame_caption(scene: Scene, frame: int) -> str:
+    """One sentence about a frame by itself: of the objects that count as visible in it, where they then are, and no motion."""
+    seen = scene.visible[frame] >= scene.least
+    return _sentence([_phrase(scene, i, frame, moves=False) for i in _in_order(scene, frame, seen)])
 
 
 def embedded(caption: str) -> np.ndarray:
@@ -63,10 +62,25 @@ def motion(first: np.ndarray, last: np.ndarray, size: int) -> str:
     return MOTIONS[3 if right > 0 else 2]
 
 
-def _phrase(scene: Scene, i: int) -> str:
+def _in_order(scene: Scene, frame: int, seen: np.ndarray) -> list[int]:
+    """The objects of a mask, from front to back."""
+    return [i for i in np.argsort(scene.distance[frame], kind="stable").tolist() if seen[i]]
+
+
+def _sentence(phrases: list[str]) -> str:
+    number = NUMBERS[len(phrases)]
+    if len(phrases) == 0:
+        return f"{number} objects"
+    if len(phrases) == 1:
+        return f"{number} object: {phrases[0]}"
+    *front, back = phrases
+    return f"{number} objects, from front to back: {', '.join(front)}, and {back}"
+
+
+def _phrase(scene: Scene, i: int, frame: int, moves: bool) -> str:
     thing, (frames, size, _) = scene.world.objects[i], scene.masks.shape
     noun = f"{thing.colour} {thing.texture.kind} {thing.shape}"
     article = "an" if noun[0] in "aeiou" else "a"
-    y, x = scene.centres[0, i].tolist()
+    y, x = scene.centres[frame, i].tolist()
     caption = f"{article} {noun} {place(y, x, size)}"
-    return caption if frames == 1 else f"{caption} {motion(scene.centres[0, i], scene.centres[frames - 1, i], size)}"
+    return f"{caption} {motion(scene.centres[0, i], scene.centres[frames - 1, i], size)}" if moves else caption

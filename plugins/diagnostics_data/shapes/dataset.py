@@ -3,7 +3,7 @@
 import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, Question, Target, split_groups
-from diagnostics_data.shapes.captions import caption, embedded
+from diagnostics_data.shapes.captions import caption, embedded, frame_caption
 from diagnostics_data.shapes.patterns import SHAPES
 from diagnostics_data.shapes.questions import questions
 from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render
@@ -19,16 +19,18 @@ class Shapes(Dataset):
     """A data set that also knows what no target can hold.
 
     centres: float32 [sample, frame, object, (y, x)], in pixels; visible: int32 [sample,
-    frame, object], in pixels; objects that a scene lacks have NaN and 0.
+    frame, object], in pixels; objects that a scene lacks have NaN and 0. frame_texts: a caption of each frame by itself,
+    [sample][frame].
     """
 
     centres: np.ndarray
     visible: np.ndarray
+    frame_texts: tuple[tuple[str, ...], ...]
 
 
-def build(n: int, size: int, frames: int, seed: int) -> Shapes:
+def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS) -> Shapes:
     """The data set, held in memory; see `diagnostics_data.images.shapes`."""
-    _check(n, size, frames, seed)
+    _check(n, size, frames, seed, objects)
     shape = (n, frames, size, size)
     pixels = np.empty((*shape, 3), np.uint8)
     maps = {
@@ -41,16 +43,18 @@ def build(n: int, size: int, frames: int, seed: int) -> Shapes:
     centres = np.full((n, frames, MOST_OBJECTS, 2), np.nan, np.float32)
     visible = np.zeros((n, frames, MOST_OBJECTS), np.int32)
     texts: list[str] = []
+    frame_texts: list[tuple[str, ...]] = []
     asked: list[tuple[Question, ...]] = []
     numbers: list[dict[str, float]] = []
     for i in range(n):
-        scene = render(seed, i, size, frames)
+        scene = render(seed, i, size, frames, objects)
+        known = len(scene.world.objects)
         pixels[i] = scene.pixels
         for name, values in maps.items():
             values[i] = scene.flow[..., 0 if name == "flow_y" else 1] if "flow" in name else getattr(scene, name)
-        objects = len(scene.world.objects)
-        centres[i, :, :objects], visible[i, :, :objects] = scene.centres[:-1], scene.visible
+        centres[i, :, :known], visible[i, :, :known] = scene.centres[:-1], scene.visible
         texts.append(caption(scene))
+        frame_texts.append(tuple(frame_caption(scene, t) for t in range(frames)))
         asked.append(questions(scene))
         numbers.append(_numbers(scene))
     if frames == 1:
@@ -65,12 +69,15 @@ def build(n: int, size: int, frames: int, seed: int) -> Shapes:
         list(split_groups(ids, seed)),
         _targets(maps, columns, texts),
         # No digest of pixels: in a few of them the last bit may differ from one processor to the next.
-        fingerprint=f"shapes {RENDERER_VERSION} n={n} size={size} frames={frames} seed={seed}",
+        fingerprint=f"shapes {RENDERER_VERSION} n={n} size={size} frames={frames} seed={seed}"
+        + (f" objects={objects}" if objects != MOST_OBJECTS else ""),
         about="procedural scenes with exact ground truth of every kind",
         texts=texts,
         questions=asked,
+        # Captions name sides, and colours that other hues or contrasts would make false.
+        text_survives=("brightness", "saturation"),
     )
-    dataset.centres, dataset.visible = centres, visible
+    dataset.centres, dataset.visible, dataset.frame_texts = centres, visible, tuple(frame_texts)
     return dataset
 
 
@@ -124,8 +131,13 @@ def _targets(maps: dict[str, np.ndarray], columns: dict[str, np.ndarray], texts:
     return targets
 
 
-def _check(n: int, size: int, frames: int, seed: int) -> None:
-    for name, value, least, most in (("n", n, 10, 1_000_000), ("size", size, 32, 512), ("frames", frames, 1, 64)):
+def _check(n: int, size: int, frames: int, seed: int, objects: int) -> None:
+    for name, value, least, most in (
+        ("n", n, 10, 1_000_000),
+        ("size", size, 32, 512),
+        ("frames", frames, 1, 64),
+        ("objects", objects, 1, MOST_OBJECTS),
+    ):
         if not least <= value <= most:
             raise DiagnosticsError(f"Dataset shapes cannot have {name}={value}: give {least} to {most}.")
     if seed < 0:

@@ -12,7 +12,7 @@ import numpy as np
 from diagnostics_data.shapes.patterns import SHAPES, level
 from diagnostics_data.shapes.shading import radiance
 from diagnostics_data.shapes.views import Crop, View, on_screen
-from diagnostics_data.shapes.world import World, draw
+from diagnostics_data.shapes.world import MOST_OBJECTS, World, draw
 
 RENDERER_VERSION = 1
 """Part of every fingerprint: raise it whenever any pixel or truth of any scene changes."""
@@ -51,10 +51,14 @@ class Scene:
     whole: np.ndarray
 
     @property
+    def least(self) -> float:
+        """At how many pixels of a frame an object that counts as visible in it is seen."""
+        return max(4, self.masks[0].size / 512)
+
+    @property
     def seen(self) -> np.ndarray:
-        """Which objects count as visible, bool [k]: in some frame seen at 1/512 of the pixels, and at 4."""
-        least = max(4, self.masks[0].size / 512)
-        return np.asarray(self.visible.max(axis=0) >= least)
+        """Which objects count as visible in some frame, bool [k]."""
+        return np.asarray(self.visible.max(axis=0) >= self.least)
 
     @property
     def main(self) -> int:
@@ -62,13 +66,13 @@ class Scene:
         return int(self.visible.sum(axis=0).argmax())
 
 
-def render(seed: int, index: int, size: int = 64, frames: int = 1) -> Scene:
+def render(seed: int, index: int, size: int = 64, frames: int = 1, objects: int = MOST_OBJECTS) -> Scene:
     """Scene `index` of a seed: the same world at any size, and the same first frames whatever their number.
 
-    seed, index: 0 or more. size: pixels a side, 16 or more. It depends on nothing else, so that workers may share indices
-    out as they like.
+    seed, index: 0 or more. size: pixels a side, 16 or more. objects: at most so many. It depends on nothing else, so that
+    workers may share indices out as they like.
     """
-    world = draw(seed, index)
+    world = draw(seed, index, objects)
     planes = [[surface.plane(t, world.camera) for surface in world.surfaces] for t in range(frames + 1)]
     shape, k = (frames, size, size), len(world.objects)
     scene = Scene(

@@ -131,8 +131,11 @@ class _Draws:
         return self._rng.uniform(-1, 1, (CELLS, CELLS))
 
 
-def draw(seed: int, index: int) -> World:
-    """World `index` of a seed; each has a generator of its own, so that it is the same however many there are."""
+def draw(seed: int, index: int, objects: int = MOST_OBJECTS) -> World:
+    """World `index` of a seed; each has a generator of its own, so that it is the same however many there are.
+
+    objects: at most so many; a world with fewer holds the first ones of that with more.
+    """
     draws = _Draws(seed, index)
     level = draws.uniform(1.1, 2.0)
     wall_at, wall_turn = np.array([0.0, 0.0, draws.uniform(10, 13)]), (draws.uniform(-0.4, 0.4), 0.0, 0.0)
@@ -144,9 +147,9 @@ def draw(seed: int, index: int) -> World:
     haze = np.array([draws.uniform(0.1, 0.9) for _ in range(3)])
     light, ambient, lamp = toward / np.linalg.norm(toward), draws.uniform(0.25, 0.5), draws.uniform(0.7, 1.1)
     fading = draws.uniform(0.0, 0.06)
-    objects: list[Surface] = []
+    things: list[Surface] = []
     places: list[tuple[float, float, float]] = []
-    for _ in range(1 + int(draws.uniform(0, MOST_OBJECTS))):
+    for _ in range(1 + int(draws.uniform(0, objects))):
         radius = 0.42 * math.exp(draws.uniform(0, math.log(2.2)))
         z = draws.uniform(NEAREST, FARTHEST)
         shape = draws.one_of(SHAPES)
@@ -156,8 +159,8 @@ def draw(seed: int, index: int) -> World:
         places.append((u, v, extent))
         origin = np.array([u * z / FOCAL, v * z / FOCAL, z])
         turn = (draws.uniform(-0.7, 0.7), draws.uniform(-0.6, 0.6), draws.uniform(-math.pi, math.pi))
-        objects.append(_surface(draws, shape, radius, origin, turn, sway))
-    return World((wall, floor, *objects), camera, light, ambient, lamp, haze * haze, fading)
+        things.append(_surface(draws, shape, radius, origin, turn, sway))
+    return World((wall, floor, *things), camera, light, ambient, lamp, haze * haze, fading)
 
 
 def _surface(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
-import json
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics.errors import describe, few
+from diagnostics_training.language.folder import LOCAL, check_weights, checked_folder, quiet, why_not_loaded
 
 TINY = "tiny"
 LAYERS, WIDTH, HEADS, CONTEXT = 3, 96, 4, 4096
@@ -143,26 +141,20 @@ def _word_tokenizer(texts: Sequence[str]) -> Any:
 def _in_folder(name: str, dtype: torch.dtype) -> Decoder:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    folder = Path(name).expanduser()
-    if not (folder / "config.json").is_file():
-        raise DiagnosticsError(f"There is no decoder {name}: {FOLDER}.")
-    _refuse_kernels(folder, name)
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    folder = checked_folder(name, "decoder", FOLDER)
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(folder, **local)
-            tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+            config = AutoConfig.from_pretrained(folder, **LOCAL)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
             # With `output_loading_info` these are two, which its annotation does not say.
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
+                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **LOCAL
             )
             model, info = loaded
     except Exception as error:
-        raise DiagnosticsError(f"Decoder {name} cannot be loaded ({_why(error)}): {FOLDER}.") from error
-    if lacking := sorted(map(str, info["missing_keys"])):
-        raise DiagnosticsError(
-            f"Weights of decoder {name} lack {len(lacking)} tensors of a {type(model).__name__} ({few(lacking)}): {FOLDER}."
-        )
+        why = why_not_loaded(error, "causal decoder")
+        raise DiagnosticsError(f"Decoder {name} cannot be loaded ({why}): {FOLDER}.") from error
+    check_weights(model, info, f"decoder {name}", FOLDER)
     if tokenizer.eos_token_id is None:
         raise DiagnosticsError(
             f"The tokenizer of decoder {name} has no token for the end of an answer: name its eos_token in tokenizer_config.json."
@@ -171,39 +163,6 @@ def _in_folder(name: str, dtype: torch.dtype) -> Decoder:
     start = end if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     return Decoder(name, model.eval(), tokenizer, start, end, context)
-
-
-def _why(error: Exception) -> str:
-    text = str(error)
-    if "trust_remote_code" in text or "auto_map" in text:
-        return "it comes with code of its own, which is never run"
-    if isinstance(error, OSError) and "no file named" in text and "safetensors" in text:
-        return "there are no weights in safetensors beside its config.json, and others are never unpickled"
-    if "for this kind of AutoModel" in text:
-        return "it is no causal decoder"
-    return describe(error)
-
-
-def _refuse_kernels(folder: Path, name: str) -> None:
-    """Raises where a configuration names a kernel of the hub, which is code that building the model would fetch and run."""
-    try:
-        text = (folder / "config.json").read_text(encoding="utf-8")
-        parts = list(_mappings(json.loads(text)))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DiagnosticsError(f"Decoder {name} cannot be loaded ({describe(error)}): {FOLDER}.") from error
-    for part in parts:
-        for key, value in part.items():
-            if key.endswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
-                raise DiagnosticsError(
-                    f"Decoder {name} names the kernel '{value}' of the hub, code that is never run: take {key} out of its config.json."
-                )
-
-
-def _mappings(part: Any) -> Generator[dict[str, Any]]:
-    if isinstance(part, dict):
-        yield part
-    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
-        yield from _mappings(inner)
 
 
 @torch.no_grad()
@@ -221,19 +180,3 @@ def _check_causal(decoder: Decoder) -> None:
             f"Decoder {decoder.name} ({type(decoder.model).__name__}) is not causal: what it says at a token depends on later ones, "
             f"so that it could read the answers; {FOLDER}."
         )
-
-
-@contextlib.contextmanager
-def quiet() -> Generator[None]:
-    """Without progress bars and warnings of transformers."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
+from diagnostics_training.models.picture_changes import PictureChanges, recoloured
 
-GREY = (0.299, 0.587, 0.114)
 SCALE, NOISE = 0.1, 0.05
-AREA, ASPECT, COLOUR, GREYED = (0.4, 1.0), (3 / 4, 4 / 3), 0.4, 0.2
 
 
 def channels_of(modality: str, sample: np.ndarray) -> int:
@@ -98,15 +97,7 @@ class Views:
                 "scale": np.exp(SCALE * rng.standard_normal((count, 1, 1), np.float32)),
                 "noise": noise * np.float32(NOISE * self.noise),
             }
-        area = rng.uniform(*AREA, count)
-        aspect = np.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), count))
-        # Half sides as shares of the image, and the centre within what they leave, from -1 to 1.
-        half = np.stack([np.sqrt(area / aspect), np.sqrt(area * aspect)], axis=1).clip(max=1)
-        centre = rng.uniform(-1, 1, (count, 2)) * (1 - half)
-        mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0)
-        colour = rng.uniform(1 - COLOUR, 1 + COLOUR, (count, 3))
-        colour[rng.random(count) < GREYED, 2] = 0
-        return {"half": half, "centre": centre, "mirror": mirror, "colour": colour}
+        return PictureChanges().draw(rng, count)
 
     def make(self, samples: np.ndarray, drawn: Mapping[str, Any]) -> Tensor:
         """The view [B, C, *extent] of raw samples [B, ...]."""
@@ -117,7 +108,7 @@ class Views:
         pixels = _pixels(self.modality, samples)
         if self.moves or tuple(pixels.shape[-2:]) != self.extent[-2:]:
             pixels = self._cropped(pixels, drawn)
-        return _pixels_normed(_recoloured(pixels, torch.from_numpy(drawn["colour"]).float()))
+        return _pixels_normed(recoloured(pixels, torch.from_numpy(drawn["colour"]).float()))
 
     def _cropped(self, pixels: Tensor, drawn: Mapping[str, Any]) -> Tensor:
         theta = torch.zeros(len(pixels), 2, 3)
@@ -132,18 +123,3 @@ class Views:
         grid = nn.functional.affine_grid(theta, [len(flat), 1, *self.extent[-2:]], align_corners=False)
         resampled = nn.functional.grid_sample(flat, grid, padding_mode="reflection", align_corners=False)
         return resampled.reshape(*pixels.shape[:-2], *self.extent[-2:])
-
-
-def _recoloured(pixels: Tensor, factors: Tensor) -> Tensor:
-    """Brightness, contrast about the mean grey, and saturation [B, 3] of pixels [B, colour, ...] from 0 to 1."""
-    bright, contrast, saturation = (f.reshape(-1, *[1] * (pixels.ndim - 1)) for f in factors.unbind(1))
-    pixels = (pixels * bright).clamp(0, 1)
-    middle = _grey(pixels).flatten(1).mean(1).reshape(bright.shape)
-    pixels = ((pixels - middle) * contrast + middle).clamp(0, 1)
-    grey = _grey(pixels)
-    return ((pixels - grey) * saturation + grey).clamp(0, 1)
-
-
-def _grey(pixels: Tensor) -> Tensor:
-    weights = torch.tensor(GREY).reshape(1, 3, *[1] * (pixels.ndim - 2))
-    return (pixels * weights).sum(1, keepdim=True)

@@ -144,12 +144,22 @@ def check_batch(batch: int, samples: int, parts: int = 1) -> None:
 class EpochOrder:
     """Which of the samples `rows` are in a step's batch.
 
-    Each epoch has an order of its own, and its last samples that fill no batch are left out.
+    Each epoch has an order of its own, and its last samples that fill no batch are left out. Where `shards` says which shard of a
+    dataset each of its samples lies in, int [sample], shards follow one another in an order of the epoch's own, and so do the
+    samples within each.
     """
 
-    def __init__(self, rows: np.ndarray, batch: int, seed: int) -> None:
-        self.rows, self.batch = rows, batch
-        self._order = functools.lru_cache(2)(lambda epoch: np.random.default_rng([seed, 0, epoch]).permutation(rows))
+    def __init__(self, rows: np.ndarray, batch: int, seed: int, shards: np.ndarray | None = None) -> None:
+        self.rows, self.batch, self.seed, self.shards = rows, batch, seed, shards
+        self._order = functools.lru_cache(2)(self._drawn)
+
+    def _drawn(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, 0, epoch])
+        rows = rng.permutation(self.rows)
+        if self.shards is None:
+            return rows
+        turns = rng.permutation(int(self.shards.max()) + 1)
+        return rows[np.argsort(turns[self.shards[rows]], kind="stable")]
 
     def part(self, step: int, rank: int, world: int) -> tuple[np.ndarray, slice, int]:
         """One process's samples of a step, where they lie in the batch, and where the batch begins in the epoch."""

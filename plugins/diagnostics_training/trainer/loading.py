@@ -107,4 +107,5 @@ class _Steps(TorchDataset[Any]):
         try:
             return self.make(self.steps[index])
         except DiagnosticsError as error:
-            return error
+            # Of a subclass not every one can be sent.
+            return DiagnosticsError(str(error))

@@ -10,10 +10,11 @@ from pathlib import Path
 import diagnostics_files.errors
 import numpy as np
 import pytest
+from diagnostics_files.archives import members
 from diagnostics_files.captions import hashed
 from PIL import Image
 
-from diagnostics import DiagnosticsError
+from diagnostics import DiagnosticsError, LazySamples
 from diagnostics.specs import build
 
 
@@ -130,7 +131,10 @@ def test_webdataset_archives(tmp_path: Path, kind: str) -> None:
     (tmp_path / "b.tar").write_bytes(data.replace(png(2), png(2)[:40] + bytes(len(png(2)) - 40)))
     with pytest.raises(DiagnosticsError, match=r"d/0002\.png cannot be decoded"):
         captions(tmp_path / "b.tar")[2]
-    assert captions(tmp_path / "b.tar", "?on_error=skip").left_out.keys() == {"d/0002"}
+    skipped = captions(tmp_path / "b.tar", "?on_error=skip")
+    assert skipped.left_out.keys() == {"d/0002"}
+    assert isinstance(skipped.texts, LazySamples) and list(skipped.texts) == [*CAPTIONS[:2], *CAPTIONS[3:]]
+    np.testing.assert_array_equal(skipped[2], pixels(3))
 
 
 def test_an_archive_written_by_webdataset(tmp_path: Path) -> None:
@@ -181,6 +185,46 @@ def test_other_bad_archives_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DiagnosticsError, match=r"is a folder without \.tar files"):
         captions(tmp_path / "empty")
+
+
+def test_an_archive_that_ends_early_follows_on_error(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    shard(tmp_path / "s/a.tar", range(5))
+    whole = shard(tmp_path / "s/b.tar", range(5, 10)).read_bytes()
+    ends = [member.offset + member.size for member in members(tmp_path / "s/b.tar")]
+    # Within a picture, a header and a caption; and behind a caption's last block, where no header is left to be missed.
+    for cut, kept in ((ends[4] - 3, 7), (ends[4] + 600, 7), (ends[5] - 1, 7), (-(-ends[5] // 512) * 512, 8)):
+        (tmp_path / "s/b.tar").write_bytes(whole[:cut])
+        with pytest.raises(DiagnosticsError, match=r"b\.tar (ends|cannot be read).*on_error=skip"):
+            captions(tmp_path / "s")
+        data = captions(tmp_path / "s", "?on_error=skip")
+        assert len(data) == kept and "b.tar" in data.left_out and "b.tar is cut" in data.about
+        np.testing.assert_array_equal(data[kept - 1], pixels(kept - 1))
+    damaged = bytearray(whole)
+    header = ends[3] // 512 * 512 + 512
+    damaged[header : header + 512] = b"x" * 512
+    (tmp_path / "s/b.tar").write_bytes(damaged)
+    with pytest.raises(DiagnosticsError, match=r"b\.tar ends or is damaged after d/0006\.txt"):
+        captions(tmp_path / "s")
+    (tmp_path / "s/b.tar").write_bytes(whole[:100])
+    assert len(captions(tmp_path / "s", "?on_error=skip")) == 5
+    with pytest.raises(DiagnosticsError, match=r"b\.tar cannot be read"):
+        captions(tmp_path / "s/b.tar", "?on_error=skip")
+
+
+def test_captions_of_archives_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    plain = captions(shard(tmp_path / "a.tar", range(5)))
+    data = captions(tmp_path / "a.tar", "?features=0")
+    assert isinstance(data.texts, LazySamples) and list(data.texts) == CAPTIONS
+    assert [question.answer for (question,) in data.questions] == CAPTIONS
+    assert data.targets == {} and plain.targets.keys() == {"caption"} and data.fingerprint != plain.fingerprint
+    (tmp_path / "a.tar").write_bytes(
+        (tmp_path / "a.tar").read_bytes().replace(CAPTIONS[1].encode(), b"z" * len(CAPTIONS[1]))
+    )
+    assert data.texts[1] == "z" * len(CAPTIONS[1])
+    assert captions(shard(tmp_path / "b.tar", range(5)), "?features=0").shards.tolist() == [0] * 5
+    with pytest.raises(DiagnosticsError, match="features=1: give 2 or more, or 0 for no target"):
+        captions(tmp_path / "a.tar", "?features=1")
 
 
 def test_bad_tables_are_refused(tmp_path: Path) -> None:

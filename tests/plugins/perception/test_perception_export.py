@@ -22,7 +22,7 @@ pytest.importorskip("timm")
 from diagnostics_perception import export as exporting
 from diagnostics_perception.commands import export_meta
 from diagnostics_perception.export import export
-from diagnostics_perception.models import ARCHITECTURES
+from diagnostics_perception.models import ARCHITECTURES, Architecture
 from diagnostics_perception.plugin import build
 from timm.models.eva import Eva
 
@@ -31,7 +31,7 @@ from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, save_en
 from diagnostics.encoders.cut import cut_encoder
 from diagnostics.specs import build as registered
 
-from perceiver import CORE, TINY, images, meta_state
+from perceiver import CORE, TINY, VARIED, images, meta_state
 
 MODELS = {
     "tiny-core": CORE,
@@ -129,6 +129,20 @@ def test_cut_and_aligned_ones_are_read_back(
     assert [tap.name for tap in back.taps] == [tap.name for tap in saved.taps]
     expected = saved.capture(batch)
     assert all(torch.equal(tokens, expected[tap]) for tap, tokens in back.capture(batch).items())
+
+
+@pytest.mark.parametrize("one", VARIED.values(), ids=list(VARIED))
+def test_what_no_published_one_lacks_is_said_in_the_name(one: Architecture, tmp_path: Path) -> None:
+    options = ("" if one.rope else "&rope=false") + ("" if one.pool == "attention" else "&pool=class")
+    torch.save(state := meta_state(one), tmp_path / "given.pt")
+    encoder = registered("encoder", f"pe:tiny-core?checkpoint={tmp_path}/given.pt{options}")
+    result = export(encoder, tmp_path / "written.pt")
+    written = contents(result.file)
+    assert set(written) == set(state) and all(torch.equal(written[key], state[key]) for key in state)
+    assert result.name == f"pe:tiny-core?checkpoint={tmp_path}/written.pt{options}"
+    back, batch = registered("encoder", result.name), images(32).float()
+    assert list(back.maker_names) == ["blocks.2", "norm", *["attn_pool"] * (one.pool == "attention"), "head"]
+    assert all(torch.equal(tokens, encoder.capture(batch)[tap]) for tap, tokens in back.capture(batch).items())
 
 
 def test_another_size_is_said_in_the_name(tmp_path: Path) -> None:
@@ -306,6 +320,7 @@ def test_the_command_says_what_it_wrote_and_how_to_read_it(tmp_path: Path) -> No
         "file": f"{tmp_path}/two.safetensors",
         "encoder": "pe:tiny-core?pretrained=false",
         "name": f"pe:tiny-core?checkpoint={tmp_path}/two.safetensors",
+        "text": "",
         "tensors": 55,
         "bytes": (tmp_path / "two.safetensors").stat().st_size,
         "left_out": [],

@@ -27,7 +27,7 @@ from diagnostics_perception.models import (  # noqa: E402  (below the skip of a 
 
 from diagnostics import DiagnosticsError  # noqa: E402  (below the skip of a missing package)
 
-from perceiver import CORE, TINY, images, meta_shapes, meta_state, reference  # noqa: E402  (below the skip of a missing package)
+from perceiver import CORE, TINY, VARIED, images, meta_shapes, meta_state, reference  # noqa: E402  (below the skip of a missing package)
 
 
 def built(state: dict[str, Tensor], one: Architecture, image: int | None = None, positions: Positions = "index") -> Any:
@@ -54,9 +54,10 @@ def furthest(result: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 
 
 @pytest.mark.parametrize("image", [32, 64, 40, 8])
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", TINY | VARIED)
 def test_every_tap_is_what_the_equations_give(family: str, image: int) -> None:
-    one, state = TINY[family], meta_state(TINY[family])
+    one = (TINY | VARIED)[family]
+    state = meta_state(one)
     assert furthest(exact(state, one, image), reference(state, images(image), one)) <= 1e-10
 
 
@@ -109,7 +110,10 @@ def test_rescaled_positions_are_timms(image: int) -> None:
     assert apart == 0 if image == 32 else apart > 0.1
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+PUBLISHED = [name for name, one in ARCHITECTURES.items() if one.timm]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_architectures_are_timms(name: str) -> None:
     one = ARCHITECTURES[name]
     with torch.device("meta"):
@@ -147,7 +151,12 @@ PARAMETERS = {
 KEYS = {"core-t16-384": 163, "core-g14-448": 618, "lang-g14-448": 662, "spatial-g14-448": 704}
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_small_sizes_are_beside_the_published_ones() -> None:
+    assert ARCHITECTURES.keys() - PUBLISHED == {"nano", "micro"}
+    assert list(PARAMETERS) == PUBLISHED
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_metas_tensors_fit_at_the_published_sizes(name: str) -> None:
     one = ARCHITECTURES[name]
     state = {key: torch.empty(shape, device="meta") for key, shape in meta_shapes(one).items()}

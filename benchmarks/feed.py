@@ -1,0 +1,120 @@
+"""What feeding a Perception Encoder costs: pictures with texts per CPU second, against Pillow alone, and memory of an archive's
+samples.
+
+JPEGs of 256 pixels are smooth noise, decoded and squashed to 224; `shapes` are 64 pixels in memory, squashed to 48.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import statistics
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from diagnostics_pretraining.feed.augmentation import survivable
+from diagnostics_pretraining.feed.feed import Feed
+from diagnostics_pretraining.plan import changes_of
+from diagnostics_pretraining.recipe import named_recipe
+from diagnostics_pretraining.stages import Stage
+from diagnostics_pretraining.vocabulary import vocabulary_of
+from PIL import Image
+
+from diagnostics import Dataset, build
+
+from _common import cpu, finish, verdict
+
+BATCH, STEPS, ROUNDS = 128, 4, 5
+SHARDS, EACH = 4, 256
+TINY = 25_600
+SHARE, BYTES = 0.5, 600
+WORDS = ("a", "red", "striped", "star", "at", "the", "left", "of", "blue", "plain", "disc", "in", "room", "wall")
+
+
+def archive(path: Path, pictures: list[bytes], first: int) -> None:
+    """A tar of pictures, each with twelve words."""
+    rng = np.random.default_rng(first)
+    with tarfile.open(path, "w") as tar:
+        for number, picture in enumerate(pictures, first):
+            for name, data in (
+                (f"{number:09d}.jpg", picture),
+                (f"{number:09d}.txt", " ".join(rng.choice(WORDS, 12)).encode()),
+            ):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def jpeg(number: int, size: int) -> bytes:
+    small = np.random.default_rng(number).integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC).save(data, "JPEG", quality=90)
+    return data.getvalue()
+
+
+def fed(made: Feed) -> float:
+    """CPU seconds of some steps."""
+    start = cpu()
+    for step in range(STEPS):
+        made(step)
+    return cpu() - start
+
+
+def bare(made: Feed, size: int) -> float:
+    """CPU seconds of reading and squashing the same pictures, and of nothing else."""
+    start = cpu()
+    for step in range(STEPS):
+        for row in made.order.part(step, 0, 1)[0]:
+            np.asarray(Image.fromarray(made.dataset[int(row)]).resize((size, size), Image.Resampling.BILINEAR))
+    return cpu() - start
+
+
+def timed(what: str, data: Dataset, size: int) -> list[bool]:
+    rows = np.arange(len(data))
+    vocabulary = vocabulary_of(data.texts, 72)
+    changes, _ = survivable(changes_of(named_recipe("8").augment), data)  # type: ignore[arg-type]
+    whole, changed = (Feed(data, rows, vocabulary, [Stage(size, BATCH * STEPS)], BATCH, 0, c) for c in (None, changes))
+    fed(changed), bare(whole, size)  # warms up
+    rounds = [(fed(whole), fed(changed), bare(whole, size)) for _ in range(ROUNDS)]
+    pictures = BATCH * STEPS
+    for name, place in (("whole", 0), ("changed as in row 8", 1)):
+        print(
+            f"     {what}, {name}: {pictures / statistics.median(r[place] for r in rounds):,.0f} pictures a CPU second",
+            flush=True,
+        )
+    ratio = statistics.median(r[2] / r[0] for r in rounds)
+    return [verdict(f"{what}, throughput to that of reading and squashing alone", ratio, SHARE, at_least=True)]
+
+
+def bytes_a_sample(folder: Path) -> float:
+    """Resident memory that a dataset of tiny pictures takes, without what building the first takes."""
+
+    def resident() -> int:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    picture = jpeg(0, 16)
+    for first in range(0, TINY, EACH):
+        archive(folder / f"{first}.tar", [picture] * EACH, first)
+    build("dataset", f"captions:{folder}/0.tar?features=0")
+    before = resident()
+    data = build("dataset", f"captions:{folder}?features=0")
+    return (resident() - before) / len(data)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        held = [verdict("bytes in memory a sample of a tar", bytes_a_sample(Path(folder)), BYTES)]
+    held += timed("shapes, 48 pixels", build("dataset", "shapes?n=1000&size=64"), 48)
+    with tempfile.TemporaryDirectory() as folder:
+        for shard in range(SHARDS):
+            first = shard * EACH
+            archive(Path(folder) / f"{shard}.tar", [jpeg(first + i, 256) for i in range(EACH)], first)
+        held += timed("JPEGs of tars, 224 pixels", build("dataset", f"captions:{folder}?features=0"), 224)
+    finish(*held)
+
+
+if __name__ == "__main__":
+    main()

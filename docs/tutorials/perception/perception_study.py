@@ -1,0 +1,223 @@
+"""The study of this page: its commands, what is kept of what they find, and the page itself.
+
+    python perception_study.py run --work FOLDER      # gives the commands in FOLDER, and keeps results/*.json
+    python perception_study.py page                   # writes index.md and profiles.svg from results/
+
+What is finished is left as it is, and a training that was interrupted goes on. No result on the page is typed by hand: all come from
+`results/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+HERE = Path(__file__).parent
+ROWS = {
+    1: "baseline, one size, batch 128, AdamW",
+    2: "three sizes, one after the other",
+    3: "batch 256, twice the pairs",
+    4: "LAMB",
+    5: "a last stage at full size",
+    6: "rotary positions too",
+    7: "attention pooling",
+    8: "augmentation",
+    9: "mask regularisation",
+}
+RUNS = [(row, 0) for row in (1, 9, 5, 7, 2, 4, 3, 6, 8)] + [(row, seed) for seed in (1, 2) for row in (1, 9)]
+"""Row and seed of each training, in the order in which they are made."""
+FEW, MANY = 24_576, 49_152
+"""Pairs of rows 1 and 2 and of all others: a tenth of the recipes' own."""
+DATA, SEEN = "shapes?objects=1", "shapes?objects=1&n=1280"
+TARGETS = ("label", "y", "x")
+CONTROLS = ("fresh_weights", "permuted_weights", "raw_input_kernel")
+Json = Mapping[str, Any]
+
+
+def label(row: int, seed: int) -> str:
+    """The folder of a training."""
+    return f"pe{row}-seed{seed}" if seed else f"pe{row}"
+
+
+def train_command(row: int, seed: int) -> str:
+    more = f" --seed {seed}" if seed else ""
+    samples = FEW if row < 3 else MANY
+    return f"diagnostics train pe --size nano --recipe {row} --data '{DATA}' --samples {samples}{more} --out models/{label(row, seed)}"
+
+
+def zeroshot_command(name: str, target: str) -> str:
+    return f"diagnostics zeroshot models/{name} --data '{SEEN}' --for {target}"
+
+
+def run_command(name: str) -> str:
+    return f"diagnostics run models/{name} --data '{SEEN}' --measures linear_probe --token-budget 0 --out runs/{name}"
+
+
+def give(command: str, work: Path) -> str:
+    """What a command prints; a failing one ends the study."""
+    print(f"$ {command}", file=sys.stderr, flush=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    found = subprocess.run(
+        ["sh", "-c", command], cwd=work, stdout=subprocess.PIPE, text=True, env=environment, check=False
+    )
+    if found.returncode:
+        raise SystemExit(found.returncode)
+    return found.stdout
+
+
+def make(row: int, seed: int, work: Path) -> None:
+    """One training and what is asked of it, unless its results are kept."""
+    name = label(row, seed)
+    file = HERE / "results" / f"{name}.json"
+    if file.is_file():
+        return
+    trained = json.loads(give(f"{train_command(row, seed)} --json", work))
+    asked = {
+        target: json.loads(give(f"{zeroshot_command(name, target)} --json", work)) for target in ("shape", "colour")
+    }
+    run = json.loads(give(f"{run_command(name)} --json", work))
+    logged = [json.loads(line) for line in (work / "models" / name / "metrics.jsonl").read_text().splitlines()]
+    file.write_text(json.dumps(kept(row, trained, asked, run, logged), indent=1) + "\n")
+
+
+def kept(row: int, trained: Json, asked: Mapping[str, Json], run: Json, logged: Sequence[Json]) -> dict[str, Any]:
+    """What the page reads of a training, of both zero-shot classifications and of a run."""
+    keys = ("taps", "depth", "score", "low", "high", "best_tap", "best_score", "output_tap", "output_score", "hidden_gap", "controls", "control_intervals")  # fmt: skip
+    profiles = {one["target"]: {key: one[key] for key in keys} for one in run["profiles"] if one["target"] in TARGETS}
+    zeroshot = {target: found["classification"]["accuracy"] for target, found in asked.items()}
+    zeroshot["recall"] = asked["shape"]["retrieval"]["image_to_text"]["1"]
+    return rounded({
+        "row": row, "seed": trained["seed"], "steps": trained["steps"], "samples": trained["samples"],
+        "left_out": trained["left_out"], "collapse": trained["collapse"], "n": run["n"],
+        "contrast": [[line["step"], line["contrast"]] for line in logged],
+        "masked": logged[-1].get("masked"), "zeroshot": zeroshot, "profiles": profiles,
+    })  # fmt: skip
+
+
+def rounded(value: Any) -> Any:
+    """Five digits are more than any of these numbers has."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list) else value
+
+
+def results() -> dict[str, Json]:
+    """What the study has found so far, by training, rows in order."""
+    files = {label(row, seed): HERE / "results" / f"{label(row, seed)}.json" for row, seed in sorted(RUNS)}
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+
+
+def above_chance(found: Mapping[str, Json], what: str) -> list[str]:
+    """The trainings whose interval lies above chance."""
+    scores = {name: one["zeroshot"][what] for name, one in found.items()}
+    return [name for name, one in scores.items() if one["low"] is not None and one["low"] > one["chance"]]
+
+
+def shown(found: Mapping[str, Json]) -> list[str]:
+    """Targets whose hidden gap has an interval above 0, with their training."""
+    return [
+        f"{target} of {name}"
+        for name, one in found.items()
+        for target, profile in one["profiles"].items()
+        if profile["hidden_gap"]["low"] is not None and profile["hidden_gap"]["low"] > 0
+    ]
+
+
+def taught(found: Mapping[str, Json]) -> list[str]:
+    """Targets that the best tap reads better than any of fresh weights, the interval of whose score lies above theirs."""
+    return [
+        f"{target} of {name}"
+        for name, one in found.items()
+        for target, profile in one["profiles"].items()
+        if (fresh := profile["controls"]["fresh_weights"]) is not None
+        and profile["low"][profile["taps"].index(profile["best_tap"])] > fresh
+    ]
+
+
+def interval(one: Json | None, digits: int = 2, signed: bool = False) -> str:
+    """A value with its interval; a dash where there is none."""
+    if one is None or one["value"] is None:
+        return "–"
+    said = f"{one['value']:{'+' if signed else ''}.{digits}f}"
+    if one["low"] is None:
+        return said
+    return f"{said} [{one['low']:.{digits}f},\u00a0{one['high']:.{digits}f}]"
+
+
+def ends(one: Json, at: str) -> dict[str, Any]:
+    """Score and interval of a profile at a tap."""
+    i = one["taps"].index(at)
+    return {"value": one["score"][i], "low": one["low"][i], "high": one["high"][i]}
+
+
+def render(found: Mapping[str, Json]) -> str:
+    """The page's text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"interval": interval, "log": math.log}
+    page = environment.get_template("page.md.j2").render(
+        found=found, rows=ROWS, targets=TARGETS, few=FEW, many=MANY, data=DATA, seen=SEEN,
+        missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],
+        train=train_command(9, 0), zeroshot=zeroshot_command("pe9", "shape"), run=run_command("pe9"),
+        above_chance=above_chance, shown=shown(found), taught=taught(found), ends=ends,
+    )  # fmt: skip
+    return page.rstrip() + "\n"
+
+
+def draw(found: Mapping[str, Json], path: Path) -> None:
+    """A panel for each target: every row's first seed over depth, fresh weights of row 9 dotted."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams |= {"svg.hashsalt": "diagnostics", "font.size": 9, "svg.fonttype": "none"}
+    figure, axes = plt.subplots(1, len(TARGETS), figsize=(10.8, 3.2), layout="constrained")
+    first = [one for one in found.values() if not one["seed"]]
+    for axis, target in zip(axes, TARGETS, strict=True):
+        for one in first:
+            profile = one["profiles"][target]
+            colour = plt.get_cmap("viridis")((one["row"] - 1) / 9)
+            axis.plot(profile["depth"], profile["score"], color=colour, linewidth=1.4, label=f"row {one['row']}")
+            axis.fill_between(profile["depth"], profile["low"], profile["high"], color=colour, alpha=0.08, linewidth=0)
+        axis.axvline(1.0, color="#9aa5b1", linewidth=0.8, linestyle=":")
+        axis.set_title(target, fontsize=10)
+        axis.set_xlabel("relative depth (head beyond 1)")
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("accuracy (label), R2 (y, x) on test")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(first), frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(dest="what", required=True)
+    parts.add_parser("run").add_argument("--work", type=Path, default=Path("study"))
+    parts.add_parser("page")
+    asked = parser.parse_args()
+    if asked.what == "run":
+        asked.work.mkdir(parents=True, exist_ok=True)
+        for row, seed in RUNS:
+            make(row, seed, asked.work)
+    else:
+        found = results()
+        draw(found, HERE / "profiles.svg")
+        (HERE / "index.md").write_text(render(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Batches of pictures and tokens as a function of the step: which samples, at which size, and what is changed in them."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from diagnostics_files.lazy_dataset import FileDataset
+from diagnostics_training.models.picture_changes import PictureChanges
+from diagnostics_training.trainer.data import EpochOrder, check_batch
+from torch import Tensor
+
+from diagnostics import Dataset, DiagnosticsError
+from diagnostics_pretraining.feed.clips import FRAMES, clip_places, frames_seen
+from diagnostics_pretraining.feed.pictures import pictures
+from diagnostics_pretraining.stages import Stage, stage_at, steps_of
+
+
+class Encodes(Protocol):
+    """What turns texts into tokens."""
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, int]:
+        """int64 [text, context], and how many texts are longer than that."""
+        ...
+
+
+class Feed:
+    """`feed(step, rank, world)`: a process's part of a step's batch, `pixels` float32 [image, 3, size, size] from -1 to 1 and
+    `tokens` int64 [sample, context]; with clips also `frames` float32 [clip, frame, 3, size, size], and samples are the images,
+    then the clips.
+
+    Parameters
+    ----------
+    dataset: images with texts, or clips with texts, of which a batch's images are the first frames.
+    rows: the samples of the dataset that are trained on; each epoch has an order of its own. A dataset of archives is read
+        one archive after the other.
+    stages: one after the other; a batch has the size of its stage.
+    batch: samples of a step over all processes. Everything is drawn for all of them and then dealt out, so that how many
+        processes there are changes nothing but the order of images and clips.
+    changes: what is changed at random in the pictures, alike in all frames of a clip; None for nothing.
+    clips, frames: which share of a batch is clips, and how many frames of each are seen.
+
+    Raises DiagnosticsError where stages are no whole batches, a batch is larger than the samples, or the dataset holds no
+    images, or none but images where clips are asked for.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        rows: np.ndarray,
+        vocabulary: Encodes,
+        stages: Sequence[Stage],
+        batch: int,
+        seed: int,
+        changes: PictureChanges | None = None,
+        clips: float = 0.0,
+        frames: int = 8,
+    ) -> None:
+        check_batch(batch, len(rows))
+        if dataset.modality not in ("image", "video"):
+            raise DiagnosticsError(
+                f"{dataset.name} holds {dataset.modality}, and Perception Encoders are trained on images and clips: give other "
+                "--data."
+            )
+        if clips and dataset.modality != "video":
+            raise DiagnosticsError(
+                f"{dataset.name} holds images, so that no share of a batch can be clips: give clips, as 'shapes?frames=8'."
+            )
+        if frames < 1:
+            raise DiagnosticsError(f"Nothing is seen of clips in {frames} frames: give 1 or more.")
+        self.dataset, self.vocabulary, self.changes = dataset, vocabulary, changes
+        self.stages, self.batch, self.seed = tuple(stages), batch, seed
+        self.steps = steps_of(stages, batch)
+        self.clips, self.frames = clip_places(batch, clips), frames
+        shards = dataset.shards if isinstance(dataset, FileDataset) else None
+        self.order = EpochOrder(rows, batch, seed, shards)
+
+    def stage(self, step: int) -> Stage:
+        """That of a step, counted from 0."""
+        return stage_at(self.stages, self.batch, step)
+
+    def ids(self, step: int, rank: int = 0, world: int = 1) -> list[str]:
+        """Of the samples of that part of the batch, in its order."""
+        return [self.dataset.ids[row] for row in self._part(step, rank, world)[0]]
+
+    def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
+        rows, places = self._part(step, rank, world)
+        samples = [self.dataset[int(row)] for row in rows]
+        if self.dataset.modality == "video":
+            seen = [frames_seen(s, self.frames if self.clips[at] else 1) for s, at in zip(samples, places, strict=True)]
+        else:
+            seen = [[sample] for sample in samples]
+        size, images = self.stage(step).size, int((~self.clips[places]).sum())
+        of_image = np.repeat(places, [len(frames) for frames in seen])
+        pixels = pictures(
+            [image for frames in seen for image in frames], size, self.dataset.name, self._drawn(step, of_image)
+        )
+        batch = {"pixels": pixels[:images]}
+        if self.clips.any():
+            batch[FRAMES] = pixels[images:].unflatten(0, (len(rows) - images, self.frames))
+        return batch | {"tokens": self.vocabulary.encode([self.dataset.texts[int(row)] for row in rows])[0]}
+
+    def _part(self, step: int, rank: int, world: int) -> tuple[np.ndarray, np.ndarray]:
+        """Samples of a process's part of the batch, and the place of each in the whole batch: images first."""
+        rows, own, _ = self.order.part(step, rank, world)
+        images_first = np.argsort(self.clips[own], kind="stable")
+        return rows[images_first], own.start + images_first
+
+    def _drawn(self, step: int, places: np.ndarray) -> dict[str, np.ndarray] | None:
+        if self.changes is None:
+            return None
+        drawn = self.changes.draw(np.random.default_rng([self.seed, 1, step]), self.batch)
+        return {key: value[places] for key, value in drawn.items()}

@@ -1,0 +1,183 @@
+"""Everything that is decided before a training begins: recipe, data, texts, starting weights, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from diagnostics_perception.models import ARCHITECTURES
+from diagnostics_training.models.picture_changes import PictureChanges
+from diagnostics_training.trainer.checkpoints import digest_of_json
+from diagnostics_training.trainer.data import training_spec
+from diagnostics_training.trainer.objective import Batch
+from diagnostics_training.trainer.settings import Settings
+
+from diagnostics import Dataset, DiagnosticsError, build
+from diagnostics.errors import enumerated
+from diagnostics_pretraining.batches import Batches, check_masks
+from diagnostics_pretraining.distillation import Distillation, TaughtBatches, Teacher
+from diagnostics_pretraining.feed.augmentation import check_survives, explain_left_out, survivable
+from diagnostics_pretraining.feed.data import without_target
+from diagnostics_pretraining.feed.feed import Feed
+from diagnostics_pretraining.job import Job
+from diagnostics_pretraining.objective import Pretraining
+from diagnostics_pretraining.pair import Pair, load_pair, towers_of
+from diagnostics_pretraining.recipe import Augmentation, Recipe
+from diagnostics_pretraining.stages import steps_of
+from diagnostics_pretraining.text import context_of, known_size
+from diagnostics_pretraining.texts import check_texts, describe_texts
+from diagnostics_pretraining.towers import Towers, build_towers
+from diagnostics_pretraining.vocabulary import Vocabulary, vocabulary_of
+
+SMALL = ("nano", "micro")
+"""Sizes whose text tower keeps the rows of the vocabulary that its texts use, since the whole table would be most of it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training that can begin.
+
+    base: the towers that it starts from, and their pair's weights; None for new ones. teacher: whose similarities are learned; None for
+    contrast. notes: what people are told of the data. left_out: the changes of images that its texts do not survive.
+    """
+
+    size: str
+    recipe: Recipe
+    settings: Settings
+    data: str
+    dataset: Dataset
+    rows: np.ndarray
+    vocabulary: Vocabulary
+    base: Pair | None
+    teacher: Teacher | None
+    batches: Callable[[int, int, int], Batch]
+    notes: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the numbers, but for the settings: another one in the folder is refused."""
+        return self.recipe.spoken | {
+            "size": self.size,
+            "data": self.data,
+            "fingerprint": self.dataset.fingerprint,
+            "vocabulary": digest_of_json(asdict(self.vocabulary)),
+            "base": None if self.base is None else self.base.image.identity["weights"],
+            "teacher": None if self.teacher is None else self.teacher.weights,
+        }
+
+    def towers(self) -> Towers:
+        """New towers, or the base's."""
+        masked, seed = self.recipe.mask > 0, self.settings.seed
+        if self.base is not None:
+            return towers_of(self.base, masked=masked, seed=seed)
+        return build_towers(
+            self.size, rope=self.recipe.rope, pool=self.recipe.pool, vocabulary=self.vocabulary, seed=seed, masked=masked,
+            image=self.recipe.largest,
+        )  # fmt: skip
+
+    def objective(self, towers: Towers, device: str) -> Pretraining | Distillation:
+        """What is trained; a teacher is on the device then."""
+        return Pretraining(towers) if self.teacher is None else Distillation(towers, self.teacher.to(device))
+
+
+def plan_of(job: Job, processes: int = 1) -> Plan:
+    """Reads recipe, data and starting weights; raises for what does not fit, before anything is written."""
+    base = None if job.start is None else load_pair(job.start)
+    begun = None if base is None else towers_of(base)
+    size = known_size(job.size or "") if begun is None else begun.size
+    one = ARCHITECTURES[size]
+    recipe = job.asked.for_model(one.image, one.patch, job.samples)
+    if begun is not None:
+        check_start(job.start or "", begun, recipe)
+    seed = job.seed if job.seed is not None else 0 if base is None else int(base.image.lineage.get("seed", 0))
+    settings = _settings(job, recipe, seed)
+    teacher = _teacher(job, recipe)
+    if recipe.mask:
+        check_masks(recipe.batch, processes, recipe.mask)
+    spec, _ = training_spec(job.data)
+    dataset: Dataset = build("dataset", without_target(spec))
+    rows = np.flatnonzero(dataset.split == "train")
+    check_texts(dataset, rows)
+    if begun is not None:
+        vocabulary = begun.vocabulary
+    elif size in SMALL:
+        vocabulary = vocabulary_of((dataset.texts[row] for row in rows), context_of(size))
+    else:
+        vocabulary = Vocabulary(context_of(size))
+    changes, left_out = _changes(job, recipe, dataset)
+    feed = Feed(
+        dataset, rows, vocabulary, recipe.stages, recipe.batch, settings.seed, changes, recipe.clips, recipe.frames
+    )
+    notes = [
+        explain_left_out(left_out, dataset),
+        *describe_texts(dataset, rows, feed.order.part(0, 0, 1)[0], vocabulary),
+    ]
+    batches = Batches(feed, one.patch, recipe.mask, recipe.hidden)
+    return Plan(
+        size, recipe, settings, spec, dataset, rows, vocabulary, base, teacher,
+        batches if teacher is None else TaughtBatches(batches, teacher),
+        tuple(note for note in notes if note), left_out,
+    )  # fmt: skip
+
+
+def _settings(job: Job, recipe: Recipe, seed: int) -> Settings:
+    return Settings(
+        steps_of(recipe.stages, recipe.batch), lr=recipe.lr, optimiser=recipe.optimiser, schedule=recipe.schedule,
+        warmup=recipe.warmup, cooldown=recipe.cooldown, clip=recipe.clip, weight_decay=recipe.weight_decay, seed=seed,
+        precision=job.precision, attention=job.attention, watch_attention=job.watch_attention, compile=job.compile,  # type: ignore[arg-type]  (checked there)
+        recompute=job.recompute, workers=job.workers,
+    )  # fmt: skip
+
+
+def _teacher(job: Job, recipe: Recipe) -> Teacher | None:
+    """Raises where a recipe that distils has none, and where another one has."""
+    if (recipe.objective == "distil") != (job.teacher is not None):
+        raise DiagnosticsError(
+            "A recipe that distils learns from a teacher, and no other has one: give both --recipe distil and --teacher FOLDER, or "
+            "neither."
+        )
+    return None if job.teacher is None else Teacher(load_pair(job.teacher))
+
+
+def check_start(folder: str, towers: Towers, recipe: Recipe) -> None:
+    """Raises where towers are of another make than the recipe's, with all differences."""
+    one = towers.architecture
+    different = [
+        f"{name} {_plain(kept)}, not {_plain(wanted)}"
+        for name, kept, wanted in (
+            ("rope", one.rope, recipe.rope),
+            ("pool", one.pool, recipe.pool),
+            ("images of", f"{one.image} pixels", f"{recipe.largest} pixels"),
+        )
+        if kept != wanted
+    ]
+    if different:
+        raise DiagnosticsError(
+            f"{folder} cannot be trained further by this recipe, since it has {enumerated(different)}: name another --from, or a "
+            "recipe of your own (--config) that says so."
+        )
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _changes(job: Job, recipe: Recipe, dataset: Dataset) -> tuple[PictureChanges | None, tuple[str, ...]]:
+    """What is changed at random in images, and what of it is left out: a recipe that is here asks for all, a file by name."""
+    if recipe.augment is None:
+        return None, ()
+    changes = changes_of(recipe.augment)
+    if job.config is not None:
+        check_survives(changes, dataset)
+    return survivable(changes, dataset)
+
+
+def changes_of(augment: Augmentation) -> PictureChanges:
+    """The ranges of a recipe's augmentation; what it does not name stays as it is."""
+    return PictureChanges(
+        area=augment.crop or (1.0, 1.0), aspect=augment.aspect or (1.0, 1.0), mirror=augment.mirror,
+        brightness=augment.brightness, contrast=augment.contrast, saturation=augment.saturation, grey=0.0,
+    )  # fmt: skip

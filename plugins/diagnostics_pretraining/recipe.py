@@ -1,0 +1,242 @@
+"""What a training is made of, as one TOML file says it; the plugin's own are the rows of Perception Encoder's ablation.
+
+Bolya et al., arXiv 2504.13181, section 2.1, figure 2 and table 26. Stated there is what a row changes; the decay of the
+learning rate and the weight of mask regularisation are not, and are the cosine and 1 here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from diagnostics import DiagnosticsError
+from diagnostics.errors import enumerated, unknown
+from diagnostics_pretraining.stages import Stage, scaled
+
+FOLDER = Path(__file__).with_name("recipes")
+ROWS = tuple(range(1, 10))
+NAMES = (*map(str, ROWS), *sorted(path.stem for path in FOLDER.glob("*.toml") if not path.stem.startswith("row")))
+"""Of the recipes that are here: the nine rows, and what follows them."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is changed at random in an image, as `PictureChanges` draws it; what is left out stays as it is.
+
+    crop: smallest and largest share of the area. aspect: of a crop. brightness, saturation, contrast: how far the factor lies
+    from 1 at most. mirror: how often left and right are exchanged.
+    """
+
+    crop: tuple[float, float] | None = None
+    aspect: tuple[float, float] | None = None
+    brightness: float = 0.0
+    saturation: float = 0.0
+    contrast: float = 0.0
+    mirror: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How towers of image and text are trained; the keys of a TOML file.
+
+    stages: one after the other. batch: pairs in a step over all processes.
+    image: sizes of stages are those of a model whose images have this side, and are brought to the size and patch of the
+        one that is trained; without it they are meant as they stand.
+    lr, optimiser, schedule, warmup, cooldown, clip, weight_decay: as of the trainer's `Settings`.
+    rope, pool: of the image tower; see `diagnostics_perception.models.Architecture`.
+    mask: share of the batch that is seen again with patches hidden; hidden: share of those patches.
+    augment: what is changed at random in images.
+    clips: share of the batch that is clips, of data that are clips; of the others the first frame is seen. frames: of a clip that
+        are seen.
+    objective: `contrast` of images and texts, or `distil`: a teacher's similarities, of whole images as they are.
+    """
+
+    stages: tuple[Stage, ...]
+    batch: int
+    lr: float
+    image: int | None = None
+    optimiser: Literal["adamw", "lamb"] = "adamw"
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = 0.05
+    cooldown: float = 0.0
+    clip: float = 1.0
+    weight_decay: float = 0.05
+    rope: bool = False
+    pool: Literal["attention", "class"] = "class"
+    mask: float = 0.0
+    hidden: float = 0.4
+    augment: Augmentation | None = None
+    clips: float = 0.0
+    frames: int = 8
+    objective: Literal["contrast", "distil"] = "contrast"
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise DiagnosticsError(
+                "A recipe without stages trains nothing: give at least one, with its size and samples."
+            )
+        if self.batch < 2:
+            raise DiagnosticsError(f"There is nothing to contrast in a batch of {self.batch}: give at least 2.")
+        for name, most in (("mask", 1), ("hidden", 1), ("clips", 1), *_shares(self.augment)):
+            value = getattr(self.augment if name in _AUGMENTED and self.augment else self, name)
+            if not 0 <= value <= most:
+                raise DiagnosticsError(f"A recipe cannot have {name} = {value}: give a share from 0 to {most}.")
+        if self.objective == "distil" and (self.mask or self.augment or self.clips):
+            raise DiagnosticsError(
+                "What is distilled is what a teacher finds in whole images, which a recipe with mask, augment or clips does not show: "
+                "leave these out."
+            )
+        if self.mask and not 0 < self.hidden < 1:
+            raise DiagnosticsError(
+                f"Mask regularisation cannot hide a share of {self.hidden}: give a number above 0 and below 1, as 0.4."
+            )
+        if self.mask and self.clips:
+            raise DiagnosticsError("Patches are hidden in batches of images alone: give mask = 0 or clips = 0.")
+        if self.mask and abs(1 / self.mask - round(1 / self.mask)) > 1e-9:
+            raise DiagnosticsError(
+                f"Every n-th image of a batch is seen again with patches hidden, which a share of {self.mask} does not say: give "
+                "1 divided by a whole number, as 0.0625."
+            )
+
+    @property
+    def largest(self) -> int:
+        """Side in pixels of the largest stage: the grid of the positions, and what the trained encoder reads."""
+        return max(stage.size for stage in self.stages)
+
+    @property
+    def spoken(self) -> dict[str, Any]:
+        """All of it as plain values, for identities and lineages; stages as `size:samples`."""
+        values = asdict(self) | {"stages": " ".join(f"{stage.size}:{stage.samples}" for stage in self.stages)}
+        augment = values.pop("augment") or {}
+        return {**values, "augment": " ".join(f"{key}={value}" for key, value in augment.items() if value)}
+
+    def for_model(self, image: int, patch: int, samples: int | None = None) -> Recipe:
+        """For a model whose images are of that size, cut into those patches, with so many samples in all.
+
+        Raises DiagnosticsError for stages that no patch divides, or larger than the model's images, and for numbers of samples
+        that are no whole batches.
+        """
+        stages = self.stages
+        if self.image is not None:
+            stages = tuple(
+                replace(stage, size=max(1, round(stage.size / self.image * image / patch)) * patch) for stage in stages
+            )
+        for stage in stages:
+            if stage.size < patch or stage.size % patch or stage.size > image:
+                raise DiagnosticsError(
+                    f"Images of a stage of {stage.size} pixels cannot be cut into patches of {patch} or are larger than the "
+                    f"model's {image}: give a multiple of {patch}, at most {image}."
+                )
+        if samples is not None:
+            stages = scaled(stages, samples, self.batch)
+        return replace(self, stages=stages, image=None)
+
+
+_AUGMENTED = ("brightness", "saturation", "contrast", "mirror")
+
+
+def _shares(augment: Augmentation | None) -> list[tuple[str, int]]:
+    return [] if augment is None else [(name, 1) for name in _AUGMENTED]
+
+
+def named_recipe(name: str) -> Recipe:
+    """One that is here: a row of the ablation, `1` to `9`, or `video` or `distil`."""
+    if name not in NAMES:
+        raise unknown("recipe", name, NAMES, "A file of your own is given with --config.")
+    return read_recipe(FOLDER / (f"row{name}.toml" if name.isdigit() else f"{name}.toml"))
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe in a file; raises DiagnosticsError for what cannot be read, with line and nearest name of an unknown key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DiagnosticsError(f"{path} cannot be read ({error}): name a recipe, a file of TOML.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise DiagnosticsError(f"{path} is no TOML ({error}): write one as docs/pretraining.md shows.") from error
+    sections = _Sections(path, text)
+    sections.check(values, Recipe)
+    for stage in values.get("stages", ()):
+        sections.check(stage, Stage, "stages")
+    if "augment" in values:
+        sections.check(values["augment"], Augmentation, "augment")
+    if sections.strange:
+        raise DiagnosticsError(
+            f"{path} names what is no key of a recipe: {', '.join(sections.strange)}. Correct or remove it."
+        )
+    lacking = [name for name in ("stages", "batch", "lr") if name not in values]
+    lacking += [
+        f"{name} of a stage" for name in ("size", "samples") if any(name not in s for s in values.get("stages", ()))
+    ]
+    if lacking:
+        raise DiagnosticsError(f"{path} lacks {enumerated(lacking)}: no recipe is without.")
+    values["stages"] = tuple(_of(Stage, stage) for stage in values["stages"])
+    if "augment" in values:
+        values["augment"] = _of(Augmentation, values["augment"])
+    return Recipe(**values)
+
+
+def _of(kind: type, table: Mapping[str, Any]) -> Any:
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
+
+
+class _Sections:
+    """A file's keys held against dataclasses: `strange` are those that are none, with line and nearest name."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.lines = path, text.splitlines()
+        self.strange: list[str] = []
+
+    def check(self, values: Any, kind: type, section: str = "") -> None:
+        """Notes unknown keys, and raises for values of another type than the field's."""
+        if not isinstance(values, Mapping):
+            raise DiagnosticsError(
+                f"{section} in line {self.line(section)} of {self.path} is no table: write it as docs/pretraining.md shows."
+            )
+        known = get_type_hints(kind)
+        for key, value in values.items():
+            if key not in known:
+                self.note(key, known, section)
+            elif (wanted := _wanted(value, known[key])) is not None:
+                raise DiagnosticsError(
+                    f"{key} in line {self.line(key, section)} of {self.path} is {wanted}, not {value!r}."
+                )
+
+    def note(self, key: str, known: Iterable[str], section: str) -> None:
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        entry = f"'{key}' in line {self.line(key, section)}{hint}"
+        if entry not in self.strange:
+            self.strange.append(entry)
+
+    def line(self, key: str, section: str = "") -> int:
+        """The first line with this key, in or behind that of its section."""
+        begin = next((i for i, line in enumerate(self.lines) if _has(line, section)), 0) if section else 0
+        return next((i + 1 for i, line in enumerate(self.lines) if i >= begin and _has(line, key)), begin + 1)
+
+
+def _has(line: str, key: str) -> bool:
+    return re.search(rf"""(^|[\s{{,\["']){re.escape(key)}["']?\s*[=.\]]""", line.split("#")[0]) is not None
+
+
+def _wanted(value: Any, kind: Any) -> str | None:
+    """What a value of that type is in words, where this one is none; tables are looked at by themselves."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if get_origin(kind) is Literal:
+        return None if value in get_args(kind) else " or ".join(get_args(kind))
+    if kind == tuple[float, float] | None:
+        fits = isinstance(value, list) and len(value) == 2 and all(isinstance(one, (int, float)) for one in value)
+        return None if fits and 0 < value[0] <= value[1] else "a list of two numbers above 0, the smaller first"
+    if kind == tuple[Stage, ...]:
+        return None if isinstance(value, list) else "a list of stages, each with its size and samples"
+    if kind is bool:
+        return None if isinstance(value, bool) else "true or false"
+    if kind in (int, int | None):
+        return None if number and isinstance(value, int) and value > 0 else "a whole number above 0"
+    return None if number or kind == Augmentation | None else "a number"

@@ -1,0 +1,113 @@
+"""The text tower: open_clip's, with the sizes of the published ones and of the small ones, over a whole or a reduced vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from diagnostics_perception.models import ARCHITECTURES
+from torch import Tensor, nn
+
+from diagnostics.errors import unknown
+from diagnostics_pretraining.vocabulary import WHOLE, Vocabulary
+
+if TYPE_CHECKING:
+    from open_clip.transformer import TextTransformer
+
+
+@dataclass(frozen=True)
+class TextArchitecture:
+    """One size: tokens of a text, width, blocks and heads. Its embedding has the width of the image's."""
+
+    context: int
+    width: int
+    depth: int
+    heads: int
+
+
+_SMALL, _LARGE = TextArchitecture(32, 512, 12, 8), TextArchitecture(32, 1024, 24, 16)
+TEXTS = {
+    "core-t16-384": _SMALL,
+    "core-s16-384": _SMALL,
+    "core-b16-224": _LARGE,
+    "core-l14-336": _LARGE,
+    "core-g14-448": TextArchitecture(72, 1280, 24, 20),
+    "nano": TextArchitecture(72, 96, 3, 3),
+    "micro": TextArchitecture(16, 32, 2, 2),
+}
+"""By the size of the image tower that is trained with it."""
+
+
+def known_size(size: str) -> str:
+    """A size by its whole name (`core-b16-224` of `b16-224`); raises DiagnosticsError for one that has no text tower."""
+    whole = size if size in TEXTS else f"core-{size}"
+    if whole not in TEXTS:
+        raise unknown("size", size, [name.removeprefix("core-") for name in TEXTS])
+    return whole
+
+
+def context_of(size: str) -> int:
+    """Tokens of a text, start and end included."""
+    return TEXTS[known_size(size)].context
+
+
+def text_tower(size: str, vocabulary: Vocabulary) -> TextTransformer:
+    """With weights drawn from torch's global generator as open_clip draws them, and the context of the vocabulary.
+
+    The whole table is drawn and a reduced one keeps its rows of it, so that a seed gives a word the same start whatever other
+    words there are. The row for all others is drawn last.
+    """
+    from open_clip.transformer import TextTransformer
+
+    one = TEXTS[known_size(size)]
+    tower = TextTransformer(
+        vocabulary.context, WHOLE, one.width, one.heads, one.depth, output_dim=ARCHITECTURES[known_size(size)].embedding
+    )
+    if vocabulary.kept is not None:
+        tower.vocab_size, tower.token_embedding = vocabulary.size, _kept_rows(tower.token_embedding, vocabulary)
+    return tower
+
+
+def initial_text(size: str, vocabulary: Vocabulary, seed: int) -> TextTransformer:
+    """The text tower that training of this seed starts from; torch's generators are afterwards as before."""
+    with torch.random.fork_rng(devices=[]):
+        # Another stream than the image tower's.
+        torch.manual_seed(seed + (1 << 32))
+        return text_tower(size, vocabulary)
+
+
+@torch.no_grad()
+def _kept_rows(table: nn.Embedding, vocabulary: Vocabulary) -> nn.Embedding:
+    kept = nn.Embedding(vocabulary.size, table.embedding_dim, device=table.weight.device)
+    for row, whole in enumerate(vocabulary.rows()):
+        if whole is None:
+            kept.weight[row].normal_(std=0.02)
+        else:
+            kept.weight[row] = table.weight[whole]
+    return kept
+
+
+def whole_table(rows: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """A reduced table [row, width] as CLIP's whole one: all tokens that are not kept have the row of the unknown.
+
+    With it every text has the embedding that the reduced one gives.
+    """
+    if vocabulary.kept is None:
+        return rows
+    whole = rows[vocabulary.unknown].repeat(WHOLE, 1)
+    for row, token in enumerate(vocabulary.rows()):
+        if token is not None:
+            whole[token] = rows[row]
+    return whole
+
+
+def embedded(tower: TextTransformer, tokens: Tensor) -> Tensor:
+    """What the tower gives of tokens int64 [text, token], also of fewer than its context, which it itself refuses: [text, embedding]."""
+    count, mask = tokens.shape[1], tower.attn_mask
+    assert mask is not None  # a causal tower has one
+    x = tower.token_embedding(tokens) + tower.positional_embedding[:count]
+    x = tower.transformer(x, attn_mask=mask[:count, :count])
+    # The end of a text is its largest token.
+    ends = tower.ln_final(x[torch.arange(len(x), device=x.device), tokens.argmax(1)])
+    return ends @ tower.text_projection

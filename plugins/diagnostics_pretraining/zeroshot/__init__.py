@@ -1,0 +1,1 @@
+"""`diagnostics zeroshot`: what a pair of towers knows without a probe, by texts alone."""

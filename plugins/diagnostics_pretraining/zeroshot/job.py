@@ -1,0 +1,222 @@
+"""A pair of towers on a dataset: which samples and texts are compared, and what comes of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from diagnostics import Dataset, DiagnosticsError, TorchEncoder, build, frames_of
+from diagnostics.errors import few, unknown
+from diagnostics_pretraining.pair import Pair, load_pair
+from diagnostics_pretraining.text_encoder import vocabulary_in
+from diagnostics_pretraining.vocabulary import Vocabulary
+from diagnostics_pretraining.zeroshot.scores import Score, classification, retrieval
+
+TEMPLATES = ("{}", "a {}", "a photo of a {}")
+"""The prompts of a class unless others are given, but for those with a word that the vocabulary lacks; the embeddings of a class's
+prompts are averaged."""
+SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `diagnostics zeroshot` is asked for; fields are its options."""
+
+    folder: str
+    data: str
+    target: str | None
+    templates: tuple[str, ...] | None
+    split: str
+    gallery: int | None
+    frames: int
+    seed: int
+    device: str | None
+    trust_code: bool
+
+
+@dataclass(frozen=True)
+class Classification:
+    """`commonest`: the share of samples of the class that is commonest in train; `strange`: classes of whose words the vocabulary
+    lacks some."""
+
+    target: str
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    n: int
+    groups: int
+    accuracy: Score
+    commonest: float
+    strange: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Recall both ways by number of neighbours. `alike`: pairs whose text another pair has too; `cut`: texts longer than the context;
+    `repeated`: samples that stand there twice, of which the first counts."""
+
+    n: int
+    groups: int
+    gallery: int
+    galleries: int
+    image_to_text: dict[int, Score]
+    text_to_image: dict[int, Score]
+    alike: int
+    cut: int
+    repeated: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was asked for and could be: classification with a target, retrieval with texts."""
+
+    encoder: str
+    data: str
+    split: str
+    classification: Classification | None
+    retrieval: Retrieval | None
+
+
+def zeroshot(job: Job) -> Result:
+    """Classifies by prompts of class names, and retrieves texts by images and images by texts, on one split.
+
+    Nothing is fitted and no prompt is chosen. Raises DiagnosticsError for a folder without its text tower, data of another modality,
+    an unknown target, and data with neither a target nor texts.
+    """
+    _check(job)
+    pair = load_pair(job.folder, trust_code=job.trust_code)
+    dataset: Dataset = build("dataset", job.data)
+    image = _image_encoder(pair, dataset, job.frames)
+    if job.target is None and not dataset.texts:
+        raise DiagnosticsError(
+            f"{dataset.name} has no texts, so that nothing can be retrieved: name a target with --for, or give data with captions."
+        )
+    labels, classes = (None, ()) if job.target is None else labels_of(dataset, job.target)
+    rows = np.flatnonzero(dataset.split == job.split)
+    embedded = _embedded(image, dataset[rows], job.device)
+    return Result(
+        pair.image.name, job.data, job.split,
+        None if labels is None else _classified(pair, dataset, rows, embedded, labels, classes, job),
+        _retrieved(pair, dataset, rows, embedded, job) if dataset.texts else None,
+    )  # fmt: skip
+
+
+def labels_of(dataset: Dataset, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The class of each sample (-1: unknown) and the classes' names: of a label, or of a question, whose answers are the classes."""
+    labels = {name: known for name, known in dataset.targets.items() if known.kind == "label"}
+    questions = {question.name for asked in dataset.questions for question in asked} - {"caption"}
+    if target in labels:
+        known = labels[target]
+        names = known.classes or tuple(map(str, range(int(known.values.max()) + 1)))
+        return np.asarray(known.values), tuple(name.replace("_", " ") for name in names)
+    if target not in questions:
+        raise unknown("label or question", target, {*labels, *questions})
+    answers = [
+        next((question.answer for question in asked if question.name == target), None) for asked in dataset.questions
+    ]
+    names = sorted({answer for answer in answers if answer is not None})
+    return np.array([-1 if answer is None else names.index(answer) for answer in answers]), tuple(names)
+
+
+def prompts_of(name: str, templates: Sequence[str]) -> list[str]:
+    """A class in each template, with the article that its name needs."""
+    vowel = name[:1].lower() in tuple("aeiou")
+    return [(template.replace("a {}", "an {}") if vowel else template).replace("{}", name) for template in templates]
+
+
+def known_templates(vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Those of `TEMPLATES` all of whose words the vocabulary has."""
+    return tuple(template for template in TEMPLATES if _all_known(template.replace("{}", ""), vocabulary))
+
+
+def _all_known(text: str, vocabulary: Vocabulary) -> bool:
+    return vocabulary.unknown is None or vocabulary.unknown not in vocabulary.encode([text])[0]
+
+
+def _classified(
+    pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], job: Job
+) -> Classification:  # fmt: skip
+    known = np.flatnonzero(labels[rows] >= 0)
+    if len(classes) < 2 or not len(known):
+        raise DiagnosticsError(
+            f"Target {job.target} of {dataset.name} has {len(classes)} class(es) and is known of {len(known)} {job.split} samples: give "
+            "one of at least two."
+        )
+    vocabulary = vocabulary_in(pair.text)[1]
+    templates = known_templates(vocabulary) if job.templates is None else job.templates
+    prompts = [prompt for name in classes for prompt in prompts_of(name, templates)]
+    each = _unit(_embedded(pair.text, prompts, job.device)).reshape(len(classes), len(templates), -1)
+    of_rows, groups = labels[rows][known], dataset.groups[rows][known]
+    train = labels[dataset.split == "train"]
+    commonest = int(np.bincount(train[train >= 0], minlength=len(classes)).argmax())
+    strange = tuple(name for name in classes if not _all_known(name, vocabulary))
+    return Classification(
+        job.target or "", classes, templates, len(known), len(set(groups)),
+        classification(embedded[known], each.mean(axis=1), of_rows, groups, job.seed),
+        float((of_rows == commonest).mean()), strange,
+    )  # fmt: skip
+
+
+def _retrieved(pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndarray, job: Job) -> Retrieval:
+    first = _first_of_each(dataset, rows)
+    texts = [dataset.texts[int(row)] for row in rows[first]]
+    gallery = len(texts) if job.gallery is None else job.gallery
+    if gallery > len(texts):
+        raise DiagnosticsError(
+            f"{dataset.name} has {len(texts)} different {job.split} samples, too few for a gallery of {gallery}: give a smaller "
+            "--gallery, or more data."
+        )
+    _, wanted, counts = np.unique(np.array(texts), return_inverse=True, return_counts=True)
+    groups = dataset.groups[rows[first]]
+    ways = retrieval(
+        embedded[first], _embedded(pair.text, texts, job.device), wanted, groups, gallery, job.seed
+    )  # fmt: skip
+    return Retrieval(
+        len(texts) // gallery * gallery, len(set(groups)), gallery, len(texts) // gallery, **ways,
+        alike=int((counts[wanted] > 1).sum()), cut=vocabulary_in(pair.text)[1].encode(texts)[1],
+        repeated=len(rows) - len(first),
+    )  # fmt: skip
+
+
+def _first_of_each(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Places among the rows of samples that did not stand there before: a table of captions names an image once for each."""
+    seen: dict[bytes, int] = {}
+    for place, sample in enumerate(dataset[rows]):
+        pixels = np.ascontiguousarray(sample)
+        seen.setdefault(hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest(), place)
+    return np.array(sorted(seen.values()))
+
+
+def _image_encoder(pair: Pair, dataset: Dataset, frames: int) -> TorchEncoder:
+    if dataset.modality == "video":
+        return frames_of(pair.image, frames)
+    if dataset.modality != "image":
+        raise DiagnosticsError(
+            f"{pair.image.name} reads images (and frames of videos), and {dataset.name} holds {dataset.modality} samples: give such data."
+        )
+    return pair.image
+
+
+def _embedded(encoder: TorchEncoder, samples: Any, device: str | None) -> np.ndarray:
+    """Embeddings [sample, feature]; of a clip the mean of its frames'."""
+    return encoder.transform(samples, tap="head", pooling="mean", device=device).astype(np.float64)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-300)
+
+
+def _check(job: Job) -> None:
+    if job.split not in SPLITS:
+        raise unknown("split", job.split, SPLITS, "Towers were trained on train.")
+    if bad := [template for template in job.templates or () if "{}" not in template]:
+        raise DiagnosticsError(
+            f"Template {few(bad)!r} has no place for the class: write {{}} there, as 'a photo of a {{}}'."
+        )
+    if job.gallery is not None and job.gallery < 2:
+        raise DiagnosticsError(f"A gallery of {job.gallery} has nothing to choose from: give --gallery 2 or more.")
+    if job.seed < 0:
+        raise DiagnosticsError(f"There is no seed {job.seed}: give --seed 0 or more.")

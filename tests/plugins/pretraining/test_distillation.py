@@ -1,0 +1,214 @@
+"""Distillation is both divergences, from any frozen pair of encoders, which stays as it was."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tiny import tiny_image_encoder
+
+pytest.importorskip("open_clip")
+
+from diagnostics_pretraining.distillation import TEACHER_SCALE, Distillation, Teacher, divergences
+from diagnostics_pretraining.job import Job
+from diagnostics_pretraining.pair import Pair, encoders_of, load_pair, save_pair
+from diagnostics_pretraining.plan import plan_of
+from diagnostics_pretraining.text import context_of
+from diagnostics_pretraining.towers import build_towers
+from diagnostics_pretraining.train import train
+from diagnostics_pretraining.vocabulary import vocabulary_of
+from diagnostics_training.trainer.distributed import world
+
+from diagnostics import DiagnosticsError, Grid, Site, Tap, TorchEncoder, build
+
+PAIRS, WIDTH, TAUGHT = 12, 7, 5
+DATA = "shapes?n=60&size=32&objects=1&seed=3"
+
+
+def drawn() -> list[Tensor]:
+    """Student's images, texts and log scale, and the teacher's images and texts, which are alike enough to be uncertain."""
+    torch.manual_seed(0)
+    images, texts = torch.randn(2, PAIRS, WIDTH)
+    taught = torch.randn(1, TAUGHT) + 0.1 * torch.randn(2, PAIRS, TAUGHT)
+    return [images.requires_grad_(), texts.requires_grad_(), torch.tensor(math.log(100.0)).requires_grad_(), *taught]
+
+
+def plain(images: Any, texts: Any, log_scale: Any, taught_images: Any, taught_texts: Any) -> list[float]:
+    """The equation in float64, a number at a time."""
+    sides = [np.asarray(side.detach(), np.float64) for side in (images, texts, taught_images, taught_texts)]
+
+    def softmax(one: np.ndarray, others: np.ndarray, scale: float) -> list[float]:
+        logits = [scale * float(one @ other) / math.sqrt(one @ one) / math.sqrt(other @ other) for other in others]
+        total = math.fsum(math.exp(logit - max(logits)) for logit in logits)
+        return [logit - max(logits) - math.log(total) for logit in logits]
+
+    found: list[float] = []
+    for a, b in ((0, 1), (1, 0)):
+        whole: list[float] = []
+        for i in range(PAIRS):
+            given = softmax(sides[a][i], sides[b], math.exp(float(log_scale.detach())))
+            wanted = softmax(sides[2 + a][i], sides[2 + b], 200.0)
+            whole.append(math.fsum(math.exp(p) * (p - q) for p, q in zip(wanted, given, strict=True)))
+        found.append(math.fsum(whole) / PAIRS)
+    return found
+
+
+def test_it_is_the_equation() -> None:
+    ours = [float(one.detach()) for one in divergences(*drawn())]
+    assert ours == pytest.approx(plain(*drawn()), rel=1e-6)
+    assert min(ours) > 0.1 and abs(ours[0] - ours[1]) > 1e-3 and TEACHER_SCALE == 200.0
+
+
+def test_it_is_nothing_where_the_student_finds_the_same() -> None:
+    taught = drawn()[3:]
+    alike = divergences(3 * taught[0], 0.2 * taught[1], torch.tensor(math.log(200.0)), *taught)
+    assert all(abs(float(one)) < 1e-10 for one in alike)
+    assert all(float(one) > 1e-3 for one in divergences(*taught, torch.tensor(math.log(100.0)), *taught))
+
+
+def test_the_teacher_gets_no_gradient() -> None:
+    parts = [part.detach().requires_grad_() for part in drawn()]
+    sum(divergences(*parts)).backward()
+    assert parts[3].grad is None and parts[4].grad is None
+    assert all(float(part.grad.abs().max()) > 0 for part in parts[:3] if part.grad is not None)
+    assert all(part.grad is not None for part in parts[:3])
+
+
+def of_two(folder: str) -> None:
+    """Each of two processes has half of the pairs; called in subprocesses."""
+    with world("cpu") as where:
+        half = slice(where.rank * PAIRS // 2, (where.rank + 1) * PAIRS // 2)
+        parts = [part.detach() if part.ndim == 0 else part.detach()[half].clone() for part in drawn()]
+        inputs = [part.requires_grad_() for part in parts[:3]]
+        loss = sum(divergences(*inputs, *parts[3:]))
+        torch.save({"loss": loss.detach(), "gradients": torch.autograd.grad(loss, inputs)}, f"{folder}/{where.rank}.pt")
+
+
+def test_two_processes_give_the_whole_batchs_loss_and_gradients(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "support"), os.environ.get("PYTHONPATH", "")]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"import test_distillation as t; t.of_two({str(tmp_path)!r})"],
+            env=os.environ | {
+                "PYTHONPATH": os.pathsep.join(paths), "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            },
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    assert [process.wait(120) for process in started] == [0, 0]
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    inputs = drawn()
+    loss = sum(divergences(*inputs))
+    wanted = torch.autograd.grad(loss, inputs[:3])
+    assert float((found[0]["loss"] + found[1]["loss"]) / 2) == pytest.approx(float(loss.detach()), rel=1e-9)
+    for side in (0, 1):
+        ours = torch.cat([one["gradients"][side] for one in found]) / 2  # data parallelism takes their mean
+        torch.testing.assert_close(ours, wanted[side], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        (found[0]["gradients"][2] + found[1]["gradients"][2]) / 2, wanted[2], atol=1e-6, rtol=1e-5
+    )
+
+
+class Letters(nn.Module):
+    """The mean of its characters' rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(128, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows(x).mean(1)
+
+
+def letters(features: int = 8) -> TorchEncoder:
+    def preprocess(text: np.ndarray) -> Tensor:
+        return torch.tensor([ord(one) % 128 for one in str(text).ljust(200)[:200]])
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        module = Letters()
+    tap = Tap("whole", 1.0, "trunk", features, Grid((1,), ("t",)), Site("", layout="features"))
+    return TorchEncoder("letters", "text", module, [tap], "whole", preprocess, np.asarray("a star"))
+
+
+def job(tmp_path: Path, **more: Any) -> Job:
+    options: dict[str, Any] = {"data": DATA, "out": tmp_path / "student", "size": "micro", "recipe": "distil"}
+    return Job(**options | {"batch": 16, "samples": 64} | more)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    vocabulary = vocabulary_of(build("dataset", DATA).texts, context_of("micro"))
+    towers = build_towers("micro", rope=False, pool="class", vocabulary=vocabulary, seed=3)
+    return save_pair(encoders_of(towers, "teacher"), tmp_path_factory.mktemp("teacher") / "t")
+
+
+def test_a_saved_pair_teaches(tmp_path: Path, teacher: Path) -> None:
+    before = (teacher / "encoder.safetensors").read_bytes()
+    row = train(job(tmp_path, teacher=str(teacher)))
+    assert row["steps"] == 4 and row["recipe"] == "distil"
+    assert (teacher / "encoder.safetensors").read_bytes() == before
+    assert f"--teacher {teacher}" in load_pair(tmp_path / "student").image.lineage["how"]
+
+
+def test_a_teacher_is_left_as_it_is(tmp_path: Path, teacher: Path) -> None:
+    planned = plan_of(job(tmp_path, teacher=str(teacher)))
+    kept = [part.state_dict() for part in (planned.teacher.image.module, planned.teacher.text.module)]
+    kept = [{name: value.clone() for name, value in state.items()} for state in kept]
+    objective = planned.objective(planned.towers(), "cpu")
+    assert not any(name.startswith("teacher") for name, _ in objective.named_parameters())
+    objective.train()
+    for step in range(3):
+        loss = objective(planned.batches(step, 0, 1))["loss"]
+        loss.backward()
+    for state, part in zip(kept, (planned.teacher.image.module, planned.teacher.text.module), strict=True):
+        assert all(torch.equal(value, part.state_dict()[name]) for name, value in state.items())
+        assert all(parameter.grad is None for parameter in part.parameters())
+
+
+def test_any_two_encoders_can_teach() -> None:
+    vocabulary = vocabulary_of(["a star"], context_of("micro"))
+    towers = build_towers("micro", rope=True, pool="attention", vocabulary=vocabulary, seed=0)
+    teacher = Teacher(Pair(tiny_image_encoder(), letters(), 1.0))
+    rng = np.random.default_rng(0)
+    samples = rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    texts = ["a red star", "a blue disc", "a star", "nothing"]
+    batch = {"pixels": torch.randn(4, 3, 16, 16), "tokens": vocabulary.encode(texts)[0]}
+    batch |= teacher.prepared(samples, texts)
+    images, words = teacher.embeddings(batch)
+    assert images.shape == words.shape == (4, 8)
+    torch.testing.assert_close(
+        words, teacher.text.module(torch.stack([teacher.text.preprocess(np.asarray(t)) for t in texts])).detach()
+    )
+    np.testing.assert_allclose(images, teacher.image.transform(samples, pooling="mean"), atol=1e-6)
+    assert float(Distillation(towers, teacher)(batch)["loss"].detach()) > 0
+
+
+def test_what_cannot_teach_is_refused(tmp_path: Path, teacher: Path) -> None:
+    with pytest.raises(DiagnosticsError, match="Teacher tiny-image reads image samples where text samples are taught"):
+        Teacher(Pair(tiny_image_encoder(), tiny_image_encoder(), 1.0))
+    with pytest.raises(DiagnosticsError, match="embeds images in 16 features and texts in 8, so they have no cosine"):
+        Teacher(Pair(tiny_image_encoder(width=16), letters(), 1.0))
+    for more in ({}, {"recipe": "1", "teacher": str(teacher)}):
+        with pytest.raises(DiagnosticsError, match="give both --recipe distil and --teacher FOLDER, or neither"):
+            plan_of(job(tmp_path, **more))
+    own = tmp_path / "own.toml"
+    own.write_text(
+        'objective = "distil"\nbatch = 16\nlr = 1e-3\nmask = 0.125\nstages = [{ size = 16, samples = 64 }]\n'
+    )
+    with pytest.raises(DiagnosticsError, match="which a recipe with mask, augment or clips does not show"):
+        plan_of(job(tmp_path, recipe=None, config=own, teacher=str(teacher)))

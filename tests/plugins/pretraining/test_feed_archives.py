@@ -1,0 +1,146 @@
+"""Archives read at random: orders of epochs, worker processes, runs that were killed, damaged files."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diagnostics_pretraining.feed.data import without_target
+from diagnostics_pretraining.feed.feed import Feed
+from diagnostics_pretraining.stages import Stage
+from diagnostics_training.trainer.objective import Batch, Objective
+from diagnostics_training.trainer.settings import Settings
+from diagnostics_training.trainer.trainer import fit
+from PIL import Image
+from torch import Tensor, nn
+
+from diagnostics import Dataset, DiagnosticsError, build
+
+SHARDS, EACH, BATCH = 5, 8, 4
+
+
+class Numbers:
+    """A vocabulary of one token a text, its number."""
+
+    def encode(self, texts):  # type: ignore[no-untyped-def]
+        return torch.tensor([[int(text)] for text in texts]), 0
+
+
+def png(number: int) -> bytes:
+    """A flat picture of that colour."""
+    data = io.BytesIO()
+    Image.fromarray(np.full((9, 7, 3), number, np.uint8)).save(data, "PNG")
+    return data.getvalue()
+
+
+def shards(folder: Path) -> Path:
+    """Archives of samples 0, 1, 2, ..., each a picture of its number with its number as the text."""
+    folder.mkdir()
+    for shard in range(SHARDS):
+        with tarfile.open(folder / f"{shard}.tar", "w") as archive:
+            for number in range(shard * EACH, (shard + 1) * EACH):
+                for name, data in ((f"{number:03d}.png", png(number)), (f"{number:03d}.txt", str(number).encode())):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    archive.addfile(info, io.BytesIO(data))
+    return folder
+
+
+def feed(data: Dataset, seed: int = 0, batch: int = BATCH, samples: int = 48) -> Feed:
+    """Two stages of half the samples each."""
+    return Feed(data, np.arange(len(data)), Numbers(), [Stage(4, samples // 2), Stage(8, samples // 2)], batch, seed)
+
+
+def numbers(batch: Batch) -> list[int]:
+    """Those of a batch's pictures, which are its texts."""
+    seen = ((batch["pixels"][:, 0, 0, 0] * 0.5 + 0.5) * 255).round().int().tolist()
+    assert seen == batch["tokens"].flatten().tolist()
+    return seen
+
+
+class Recorder(Objective):
+    """Notes what each step learns from; raises at a step, as a run that is killed does."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        super().__init__()
+        self.linear, self.seen, self.fails_at = nn.Linear(3, 1), list[list[int]](), fails_at
+        nn.init.ones_(self.linear.weight)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        self.last = numbers(batch)
+        return {"loss": self.linear(batch["pixels"].mean((2, 3))).square().mean()}
+
+    def before_step(self, step: int) -> None:
+        if step == self.fails_at:
+            raise KeyboardInterrupt
+
+    def after_step(self, done: int, total: int) -> None:
+        self.seen.append(self.last)
+
+
+def run(objective: Recorder, made: Feed, folder: Path, **settings: Any) -> None:
+    fit(objective, made, Settings(made.steps, checkpoint_every=1, **settings), folder, tell=lambda line: None)
+
+
+def test_an_epoch_is_a_permutation_of_shards_and_of_samples_within(tmp_path: Path) -> None:
+    data = build("dataset", f"captions:{shards(tmp_path / 'data')}?features=0")
+    made, epoch = feed(data, samples=80), SHARDS * EACH // BATCH
+    orders = [[n for step in range(e * epoch, (e + 1) * epoch) for n in numbers(made(step))] for e in range(2)]
+    for order in orders:
+        assert sorted(order) == list(range(SHARDS * EACH))
+        turns = [n // EACH for n in order]
+        assert turns == [shard for shard in turns[::EACH] for _ in range(EACH)]
+        within = {tuple(n % EACH for n in order[i : i + EACH]) for i in range(0, len(order), EACH)}
+        assert tuple(range(EACH)) not in within and len(within) == SHARDS
+    assert orders[0] != orders[1] and [n // EACH for n in orders[0]] != [n // EACH for n in orders[1]]
+    assert numbers(feed(data, samples=80)(epoch)) == orders[1][:BATCH] != numbers(feed(data, 1, samples=80)(epoch))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_run_goes_on_with_the_very_next_sample(tmp_path: Path, workers: int) -> None:
+    data = build("dataset", f"captions:{shards(tmp_path / 'data')}?features=0")
+    whole, first, second = Recorder(), Recorder(fails_at=5), Recorder()
+    run(whole, feed(data), tmp_path / "whole", workers=workers)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, feed(data), tmp_path / "killed", workers=workers)
+    run(second, feed(data), tmp_path / "killed", workers=workers)
+    assert first.seen + second.seen == whole.seen
+    ids = [feed(data).ids(step) for step in range(feed(data).steps)]
+    assert whole.seen == [[int(i[-3:]) for i in batch] for batch in ids]
+    assert (first.linear.weight != 1).all() and torch.equal(second.linear.weight, whole.linear.weight)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_cannot_be_decoded_follows_on_error(tmp_path: Path, workers: int) -> None:
+    folder = shards(tmp_path / "data")
+    path, number = folder / "2.tar", 2 * EACH + 3
+    path.write_bytes(path.read_bytes().replace(png(number), png(number)[:30] + bytes(len(png(number)) - 30)))
+    made = feed(build("dataset", f"captions:{folder}?features=0"), samples=40)
+    with pytest.raises(DiagnosticsError, match=r"019\.png cannot be decoded .*on_error=skip"):
+        run(Recorder(), made, tmp_path / "stops", workers=workers)
+    made = feed(build("dataset", f"captions:{folder}?features=0&on_error=skip"), samples=40)
+    seen = [n for step in range(9) for n in numbers(made(step))]
+    assert len(set(seen)) == 36 and number not in seen
+
+
+def test_captions_are_read_without_their_target(tmp_path: Path) -> None:
+    spec = without_target(f"captions:{shards(tmp_path / 'data')}?on_error=skip")
+    assert spec.endswith("data?on_error=skip&features=0") and build("dataset", spec).targets == {}
+    for other in ("shapes?n=10&features=3", "captions:a.csv?embeddings=e.npy"):
+        assert without_target(other) == other
+
+
+def test_a_shard_cut_while_it_is_read_stops_the_run(tmp_path: Path) -> None:
+    folder = shards(tmp_path / "data")
+    made = feed(build("dataset", f"captions:{folder}?features=0"), samples=40)
+    (folder / "2.tar").write_bytes((folder / "2.tar").read_bytes()[:3000])
+    with pytest.raises(DiagnosticsError, match=r"2\.tar ends within .*: copy the archive again"):
+        run(Recorder(), made, tmp_path / "stops")
+    (folder / "2.tar").unlink()
+    with pytest.raises(DiagnosticsError, match=r"of .*2\.tar cannot be decoded \(FileNotFoundError"):
+        run(Recorder(), made, tmp_path / "stops")

@@ -1,0 +1,50 @@
+"""What texts survive of an augmentation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from diagnostics_pretraining.feed.augmentation import changes_in, check_survives, explain_left_out, survivable
+from diagnostics_training.models.picture_changes import PictureChanges
+
+from diagnostics import Dataset, DiagnosticsError, build
+
+ROW_8 = PictureChanges((0.08, 1), (3 / 4, 4 / 3), mirror=0.5, brightness=0.32, contrast=0, saturation=0.32, grey=0)
+
+
+def dataset(*survives: str) -> Dataset:
+    pixels = np.zeros((3, 8, 8, 3), np.uint8)
+    return Dataset(
+        "mine", "image", pixels, list("abc"), ["train", "val", "test"], {}, texts=list("abc"), text_survives=survives
+    )
+
+
+def test_shapes_keeps_brightness_and_saturation_alone() -> None:
+    shapes = build("dataset", "shapes?n=10&size=32")
+    kept, left_out = survivable(ROW_8, shapes)
+    assert left_out == ("crop", "mirror") and kept is not None
+    assert changes_in(kept) == {"brightness", "saturation"}
+    assert (kept.brightness, kept.saturation) == (0.32, 0.32)
+    drawn = kept.draw(np.random.default_rng(0), 1000)
+    assert (drawn["half"] == 1).all() and (drawn["centre"] == 0).all() and (drawn["mirror"] == 1).all()
+    assert (drawn["colour"][:, 1] == 1).all() and np.ptp(drawn["colour"][:, [0, 2]]) > 0.6
+    assert explain_left_out(left_out, shapes) == (
+        "leaves crop and mirror of the augmentation out, under which texts of shapes would be false"
+    )
+    with pytest.raises(
+        DiagnosticsError, match="under a change of crop and mirror: augment by brightness and saturation"
+    ):
+        check_survives(ROW_8, shapes)
+    check_survives(kept, shapes)
+
+
+def test_captions_of_ones_own_survive_all_unless_they_say_otherwise() -> None:
+    assert survivable(ROW_8, Dataset("a", "image", np.zeros((3, 8, 8)), list("abc"), ["train", "val", "test"], {})) == (
+        ROW_8,
+        (),
+    )
+    assert survivable(ROW_8, dataset("hue")) == (None, ("brightness", "crop", "mirror", "saturation"))
+    assert survivable(PictureChanges(), dataset("saturation", "contrast"))[1] == ("brightness", "crop", "hue", "mirror")
+    with pytest.raises(DiagnosticsError, match="of brightness, crop, mirror and saturation: leave augmentation out"):
+        check_survives(ROW_8, dataset())
+    assert explain_left_out((), dataset()) == ""
