@@ -85,6 +85,14 @@ def test_every_page_is_in_the_navigation() -> None:
     assert named == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
 
 
+def test_every_page_begins_with_its_title_in_the_navigation(site: Path) -> None:
+    named = re.findall(r"^ +- (.+): (\S+)\.md$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M)
+    for title, page in named:
+        built = (site / page.removesuffix("/index") / "index.html").read_text(encoding="utf-8")
+        titles = [text_of(found).removesuffix("¶") for found in re.findall(r"<h1.*?</h1>", built, re.S)]
+        assert titles == [title], page
+
+
 def test_the_site_names_the_version() -> None:
     assert f"copyright: diagnostics {dx.__version__} " in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 
