@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.statistics import Interval
 from diagnostics.report.escaping import printable
-from diagnostics.report.figures import MEANING
+from diagnostics.report.figures import MEANING, ScoreMap
 from diagnostics.report.markdown import page_markdown
 from diagnostics.report.page import Column, Finding, Number, Page, Row, Section, Sentence, Table, filled
 from diagnostics.report.writing import write_whole
@@ -35,11 +35,10 @@ def write_card(run: Run, path: Path) -> Path:
     from diagnostics.report.plots import draw
     from diagnostics.report.plots.still import svg
 
-    read = _read(run)
     picture = path.with_suffix(".svg")
     described = {picture.name: f"Scores of {run.encoder} on {run.dataset} by layer, each row relative to its best; stars mark the best layers"}  # fmt: skip
     text = f"---\n{model_index(run)}---\n\n{page_markdown(card_page(run), described)}"
-    write_whole(picture, svg(draw(score_map([("", profile) for profile, _ in read]))))
+    write_whole(picture, svg(draw(card_picture(run))))
     return write_whole(path, text)
 
 
@@ -75,7 +74,7 @@ def card_page(run: Run) -> Page:
                 "",
                 "",
                 (
-                    score_map([("", p) for p, _ in read]),
+                    card_picture(run),
                     Table(columns, tuple(rows)),
                     Sentence(
                         f"{signs}. The best layer has the best score on the samples that choose; the layer to use is the output "
@@ -87,6 +86,11 @@ def card_page(run: Run) -> Page:
         ),
         provenance=tuple(_provenance(run)),
     )
+
+
+def card_picture(run: Run) -> ScoreMap:
+    """The picture of the card: which layer holds which target."""
+    return score_map([("", profile) for profile, _ in _read(run)])
 
 
 def model_index(run: Run) -> str:

@@ -140,16 +140,15 @@ def explore(runs: Sequence[Path], left_out: Mapping[str, str], path: Path) -> Pa
 
 def _all_rows(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Table:
     columns = (
-        Column("encoder", choice=True), Column("dataset", choice=True), Column("target"), Column("best tap"), Column("depth"),
-        Column("score"), Column("output"), Column("hidden gap"), Column("best control"), Column("reading", prose=True, choice=True),
+        Column("encoder", choice=True), Column("dataset", choice=True), Column("target"), Column("finding", prose=True, choice=True),
+        Column("best tap"), Column("depth"), Column("score"), Column("output"), Column("hidden gap"), Column("best control"),
         Column("n test"),
     )  # fmt: skip
     rows = [
         Row(
             (
-                reports[each.run], each.data[0], each.label, each.best_tap, _depth(each), Number(each.best), Number(each.output),
-                Number(each.hidden_gap, signed=True), _best_control(each), Finding(MEANING[each.state][1], each.state),
-                str(each.n_test),
+                reports[each.run], each.data[0], each.label, Finding(MEANING[each.state][1], each.state), each.best_tap, _depth(each),
+                Number(each.best), Number(each.output), Number(each.hidden_gap, signed=True), _best_control(each), str(each.n_test),
             )
         )
         for each in found

@@ -79,7 +79,7 @@ def test_a_reader_sorts_searches_and_narrows(page: Path) -> None:
         tab.goto(page.as_uri())
 
         def gaps() -> list[float]:
-            cells = tab.locator("table.sortable tbody tr:visible td:nth-child(8)").all_inner_texts()
+            cells = tab.locator("table.sortable tbody tr:visible td:nth-child(9)").all_inner_texts()
             return [float(cell.split()[0]) for cell in cells]
 
         before = gaps()
