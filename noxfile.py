@@ -67,7 +67,7 @@ def tests(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The docs, built into `site/`: nothing may be broken, and the reference is compared with the signatures."""
     session.run(f"{BIN}/zensical", "build", "--strict", "--clean")
-    session.run(f"{BIN}/pytest", "-q", "tests/test_site.py", "-m", "not browser")
+    session.run(f"{BIN}/pytest", "-q", "tests/test_site.py")
 
 
 @nox.session
