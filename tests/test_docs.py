@@ -302,6 +302,13 @@ def test_the_study_is_what_its_results_say(monkeypatch: pytest.MonkeyPatch) -> N
     assert page.render(changed) != page.render(found)
 
 
+def test_the_gallery_shows_todays_data() -> None:
+    """Where this fails, `python docs/studies/gallery/gallery.py FOLDER` makes its runs and its page anew."""
+    page = (ROOT / "docs" / "studies" / "gallery" / "index.md").read_text(encoding="utf-8")
+    for data in ("lorenz?n=200", "digits?n=300"):
+        assert f"- data: {dx.build('dataset', data).fingerprint}\n" in page, data
+
+
 @pytest.fixture
 def readme(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))

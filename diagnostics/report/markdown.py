@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import get_args
+from urllib.parse import quote
 
 from diagnostics.report.escaping import printable
 from diagnostics.report.figures import MEANING, Figure
@@ -61,7 +62,7 @@ def _block(block: Block, names: Iterator[tuple[str, str]]) -> Iterator[str]:
             yield _table(block)
         case _ if isinstance(block, get_args(Figure)):
             name, description = next(names)
-            yield f"![{plain(description)}]({name})"
+            yield f"![{plain(description)}]({quote(name)})"
         case _:
             pass
 

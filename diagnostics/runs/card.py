@@ -30,8 +30,10 @@ METRICS = {"R2": "r_squared", "accuracy": "accuracy", "balanced accuracy": "bala
 def write_card(run: Run, path: Path) -> Path:
     """Writes the card: Markdown that begins with the metadata, and beside it the picture, an SVG of the same name.
 
-    Raises DiagnosticsError where no probe read a target, since there is no layer to name then.
+    Raises DiagnosticsError where the name does not end in `.md`, and where no probe read a target: there is no layer to name then.
     """
+    if path.suffix != ".md":
+        raise DiagnosticsError(f"A card is Markdown: give it a name that ends in .md, not {path.name}.")
     from diagnostics.report.plots import draw
     from diagnostics.report.plots.still import svg
 

@@ -95,7 +95,6 @@ def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder:
     hidden = sum(state in ("hidden", "doubtful") for state in states)
     reports = _reports(found, folder)
     signs = "; ".join(f"{sign} {meaning}" for sign, meaning in MEANING.values())
-    without = [Note("diagnostics report writes it", str(run)) for run, link in reports.items() if not link.path]
     return Page(
         title=f"{_count(runs, 'run')} of {_count({each.encoder for each in found}, 'encoder')} on {_count(data, 'dataset')}",
         lead=(
@@ -104,13 +103,12 @@ def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder:
                 f"{signs}. Each run chose its best tap on val and reads every score on test; {INTERVALS}. The hidden gap is the best "
                 "tap's score minus the output tap's on the same samples. Nothing is corrected for the number of rows: the largest of "
                 "many gaps is larger than it would be alone. Scores of different targets or samples are not comparable. "
-                "The name of an encoder leads to the report of its run."
+                "The name of an encoder leads to the report of its run, where there is one."
             ),
         ),
         sections=filled(
             Section("All targets", "all", filled(_all_rows(found, reports), _controls(found, reports))),
             Section("Encoders by targets", "matrices", sections=tuple(_matrix(each, i, found, reports) for i, each in enumerate(data))),
-            Section("No report", "unreported", filled(Notes(tuple(without)))),
             Section("Left out", "skipped", filled(Notes(tuple(Note(why, run) for run, why in left_out.items()), "quiet"))),
         ),
         provenance=(("runs", ", ".join(map(str, runs))),),

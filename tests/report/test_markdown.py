@@ -24,11 +24,11 @@ def test_a_page_becomes_headings_sentences_a_table_a_picture_and_a_list() -> Non
     )
     blocks = (MAP, table, Sentence("nowhere", only="brief"), Notes((Note("it is so", "why"),)))
     page = Page("A title", (Sentence("lead", "strong"),), (Section("Part", "part", blocks),), (("seed", "7"),))
-    assert page_markdown(page, {"one.svg": "all targets"}).split("\n\n") == [
+    assert page_markdown(page, {"my one.svg": "all targets"}).split("\n\n") == [
         "## A title",
         "**lead**",
         "### Part",
-        "![all targets](one.svg)",
+        "![all targets](my%20one.svg)",
         "| target | gap | finding |\n| --- | --- | --- |\n| z\\|y | \\+0.500 \\[0.400, 0.600\\] | ● hidden |",
         "- **why**: it is so",
         "- seed: 7\n",

