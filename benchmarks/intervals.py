@@ -1,4 +1,4 @@
-"""How often intervals hold the truth: the table of docs/statistics.md, by simulation with known answers.
+"""How often intervals hold the truth: the table of docs/explanation/statistics.md, by simulation with known answers.
 
 Readouts are fixed and `fit_units` is 4 times the test units, as the bundled splits have it. So the spread for the training
 set's share, a factor of 1.118, is in the intervals and what it stands for is not in the draws: where all is well .972 holds.

@@ -2,7 +2,7 @@
 
 A value may also be an `Entry`, which is callable too and describes itself. A plugin is a module registered under the
 entry-point group `diagnostics`. Importing it must not import torch: import heavy things inside the callables. See
-docs/plugins.md.
+docs/how-to/plugins.md.
 """
 
 from __future__ import annotations

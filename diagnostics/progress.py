@@ -44,10 +44,15 @@ class Cost:
         # The budget is that of each encoder.
         budget = f"--token-budget {math.ceil(self.token_bytes_of_64 / self.encoders / 1e6)}MB"
         more = f", of 64 they would take {size(self.token_bytes_of_64)}: {budget}" if self.token_bytes_of_64 else ""
+        tokens = (
+            f"tokens of {self.token_samples:,} samples: {size(self.token_bytes)}{more}"
+            if self.token_samples
+            else "no tokens"
+        )
         cost = (
             f"{self.encoder} on {self.dataset}: {self.samples:,} samples, {self.taps} taps, "
             f"{f'{self.encoders} encoders with the controls' if self.encoders > 1 else 'no controls'}; writes about {size(self.bytes)} to {self.path} "
-            f"(tokens of {self.token_samples:,} samples: {size(self.token_bytes)}{more}); "
+            f"({tokens}); "
             f"extraction takes about {duration(self.seconds)}."
         )
         return [*self.unprobeable, cost]

@@ -1,6 +1,6 @@
 """Writes what is said of the bundled measures elsewhere from their classes: `python docs/catalogue.py`.
 
-That is `diagnostics/measures/catalogue.json`, and the table of invariances in `docs/measures/similarity.md`. Measures keep
+That is `diagnostics/measures/catalogue.json`, and the table of invariances in `docs/explanation/measures/similarity.md`. Measures keep
 their order; a new one comes last in its family.
 """
 
@@ -64,7 +64,7 @@ def invariances(text: str) -> str:
     return head + line + rows + "\n" + rest.partition("\n\n")[2]
 
 
-WRITTEN = {"diagnostics/measures/catalogue.json": catalogue, "docs/measures/similarity.md": invariances}
+WRITTEN = {"diagnostics/measures/catalogue.json": catalogue, "docs/explanation/measures/similarity.md": invariances}
 """File -> what makes its text anew from the one it has."""
 
 if __name__ == "__main__":

@@ -6,17 +6,12 @@ order in one namespace, in an empty folder. `<!-- file: NAME -->` above a block 
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
 import json
-import os
 import re
 import runpy
-import subprocess
-import sys
 from collections import Counter
-from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +92,7 @@ def test_the_encoder_dataset_and_measure_of_the_plugin_page_work_together(
 ) -> None:
     from diagnostics.measures.apply import measure_all
 
-    for block in blocks(ROOT / "docs" / "plugins.md"):
+    for block in blocks(ROOT / "docs" / "how-to" / "plugins.md"):
         if block["mark"] == "file":
             (tmp_path / block["note"]).write_text(block["text"], encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -112,7 +107,9 @@ def test_the_encoder_dataset_and_measure_of_the_plugin_page_work_together(
 
 
 def test_the_plugin_of_the_plugin_page_offers_what_the_page_says(tmp_path: Path) -> None:
-    (text,) = (block["text"] for block in blocks(ROOT / "docs" / "plugins.md") if block["note"] == "plugin.py")
+    (text,) = (
+        block["text"] for block in blocks(ROOT / "docs" / "how-to" / "plugins.md") if block["note"] == "plugin.py"
+    )
     (tmp_path / "plugin.py").write_text(text, encoding="utf-8")
     module = runpy.run_path(str(tmp_path / "plugin.py"))
     assert list(module["encoders"]()) == ["patch-transformer"]
@@ -123,7 +120,7 @@ def test_the_plugin_of_the_plugin_page_offers_what_the_page_says(tmp_path: Path)
 
 def test_every_command_and_option_has_a_heading() -> None:
     documented: dict[str, set[str]] = {}
-    for level, text in headings("cli.md"):
+    for level, text in headings("reference/cli.md"):
         if level == 2 and text.startswith("diagnostics "):
             command = text.split()[1]
             documented[command] = set()
@@ -149,7 +146,12 @@ def test_every_command_and_option_has_a_heading() -> None:
 
 
 def test_every_room_stands_in_the_table_of_the_architecture() -> None:
-    table = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## Rooms")[1].split("\n## ")[0]
+    table = (
+        (ROOT / "docs" / "explanation" / "architecture.md")
+        .read_text(encoding="utf-8")
+        .split("## Rooms")[1]
+        .split("\n## ")[0]
+    )
     package = Path(hookspecs.__file__).parent  # wherever it is installed
     rooms = {path.name for path in package.iterdir() if (path / "__init__.py").is_file()}
     assert rooms == {name.strip("`/") for name in re.findall(r"^\| (`\w+/`)", table, re.M)}
@@ -162,46 +164,7 @@ def test_every_hook_has_a_heading_equal_to_its_signature() -> None:
         if hasattr(hook, "diagnostics_spec")
     }
     assert len(hooks) == 4
-    assert hooks == {text for level, text in headings("plugins.md") if level == 3 and "->" in text}
-
-
-@pytest.mark.slow
-def test_the_reference_shows_every_public_name_and_what_its_constructor_takes(tmp_path: Path) -> None:
-    """Against the signatures that Python itself gives: names, types and defaults of all parameters, in the built page."""
-    for package in ("mkdocs", "mkdocstrings", "material"):
-        pytest.importorskip(package, reason="the group `docs` is not installed; CI builds the docs with it")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
-    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    page = (tmp_path / "site" / "reference" / "index.html").read_text(encoding="utf-8")
-    # Each public object's part of the page: its heading of level 3 up to the next.
-    parts: dict[str, str] = {}
-    for part in re.split(r"(?=<h3 )", page)[1:]:
-        heading, _, body = part.partition("</h3>")
-        parts.setdefault(text_of(heading).removesuffix("¶").split()[0], body)
-    # `hookimpl` is a marker of pluggy's, the version a text.
-    for name in set(dx.__all__) - {"__version__", "hookimpl"}:
-        found = getattr(dx, name)
-        assert name in parts, f"{name} is not in the reference"
-        if isinstance(found, type) and "__init__" not in vars(found):
-            continue  # errors, and what is only inherited from
-        wanted = inspect.signature(found).parameters
-        shown = re.search(r'<div class="[^"]*doc-signature[^"]*">(.*?)</div>', parts[name], re.S)
-        assert shown, f"{name} has no signature in the reference"
-        (function,) = ast.parse(f"def {text_of(shown[1])}: ...").body
-        assert isinstance(function, ast.FunctionDef)
-        assert function.name == name
-        arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-        assert [argument.arg for argument in arguments] == list(wanted), name
-        assert all(argument.annotation is not None for argument in arguments), name
-        count = len(function.args.defaults) + sum(default is not None for default in function.args.kw_defaults)
-        assert count == sum(one.default is not one.empty for one in wanted.values()), name
-    assert {"__version__", "hookimpl"} <= set(re.findall(r"\w+", text_of(page)))
-
-
-def text_of(html: str) -> str:
-    return unescape(re.sub(r"<[^>]+>", "", html)).strip()
+    assert hooks == {text for level, text in headings("how-to/plugins.md") if level == 3 and "->" in text}
 
 
 def measure_sections() -> dict[str, str]:
@@ -225,7 +188,7 @@ def test_every_measure_has_a_section_that_cites_its_sources() -> None:
 
 
 def test_every_measure_stands_in_the_table_of_its_suite_with_a_link_to_its_section() -> None:
-    text = (ROOT / "docs" / "measures.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "explanation" / "measures.md").read_text(encoding="utf-8")
     of_suite = {
         heading: body for heading, _, body in (part.partition("\n") for part in re.split(r"^## ", text, flags=re.M))
     }
@@ -235,11 +198,13 @@ def test_every_measure_stands_in_the_table_of_its_suite_with_a_link_to_its_secti
         for name, link in rows:
             page, _, anchor = link.partition("#")
             assert anchor == name
-            assert (2, name) in headings(page)
+            assert (2, name) in headings(f"explanation/{page}")
 
 
-@pytest.mark.parametrize("page", MEASURE_PAGES, ids=lambda page: page.stem)
-def test_every_plain_function_is_on_the_page_of_its_family(page: Path) -> None:
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs" / "reference" / "functions").glob("*.md")), ids=lambda page: page.stem
+)
+def test_every_plain_function_is_on_the_page_of_its_module(page: Path) -> None:
     module = importlib.import_module(f"diagnostics.measures.{page.stem}")
     shown = re.findall(rf"^::: diagnostics\.measures\.{page.stem}\.(\w+)$", page.read_text(encoding="utf-8"), re.M)
     assert sorted(shown) == sorted(exported(module))
@@ -327,7 +292,7 @@ def test_links_between_pages_and_to_pictures_lead_somewhere() -> None:
 
 def test_the_study_is_what_its_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """No number on the page is typed: rendering the results again gives the page."""
-    folder = ROOT / "docs" / "tutorials" / "objectives-across-depth"
+    folder = ROOT / "docs" / "studies" / "objectives-across-depth"
     monkeypatch.syspath_prepend(str(folder))
     page = importlib.import_module("page")
     found = page.results()
@@ -352,6 +317,13 @@ def test_the_study_of_the_recipe_is_what_its_results_say(monkeypatch: pytest.Mon
     assert study.render(changed) != study.render(found)
 
 
+def test_the_gallery_shows_todays_data() -> None:
+    """Where this fails, `python docs/studies/gallery/gallery.py FOLDER` makes its runs and its page anew."""
+    page = (ROOT / "docs" / "studies" / "gallery" / "index.md").read_text(encoding="utf-8")
+    for data in ("lorenz?n=200", "digits?n=300"):
+        assert f"- data: {dx.build('dataset', data).fingerprint}\n" in page, data
+
+
 @pytest.fixture
 def readme(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
@@ -360,7 +332,7 @@ def readme(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def findings(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT / "docs" / "tutorials" / "objectives-across-depth"))
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "studies" / "objectives-across-depth"))
     return importlib.import_module("findings")
 
 

@@ -1,7 +1,7 @@
 """How many of timm's architecture modules and transformers' model types `diagnostics check` passes, and why not the others.
 
 `python benchmarks/coverage [timm] [transformers] [--json FILE] [--docs] [--only NAME ...]`; `--docs` writes
-`docs/coverage.md` anew for the zoos that ran. A zoo is a module beside this one with `TITLE`, `LEAST` (a share), `kinds()`,
+`docs/reference/coverage.md` anew for the zoos that ran. A zoo is a module beside this one with `TITLE`, `LEAST` (a share), `kinds()`,
 `encoder(kind)` and optionally `outside(error)`: why a kind whose encoder cannot be made does not count, or "".
 """
 

@@ -14,6 +14,7 @@ from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.devices import BATCH
 from diagnostics.encoders.encoder import Captured, Encoder
+from diagnostics.encoders.fused_attention import NotFiniteError
 from diagnostics.errors import DiagnosticsError, describe
 from diagnostics.progress import Progress, Watch, silent
 from diagnostics.vocabulary import SAFE_NAME
@@ -63,6 +64,12 @@ def observe(
                     parts.append(
                         _checked(observation, encoder, observation.observe(encoder, batch, taps), len(positions))
                     )
+                except NotFiniteError as error:
+                    reason = str(error)
+                    # A model may fold parts of samples into this axis, whose place then names none.
+                    if error.sample < len(positions):
+                        reason += f" Sample {error.sample} of this batch is {store.ids[positions[error.sample]]}."
+                    break
                 except DiagnosticsError as error:
                     reason = str(error)
                     break

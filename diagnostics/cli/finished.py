@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagnostics.errors import DiagnosticsError
+from diagnostics.errors import DiagnosticsError, enumerated
 from diagnostics.report.escaping import printable
 
 if TYPE_CHECKING:
@@ -64,6 +64,21 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
         found = list(_runs_below(child, DEEPEST))
         rows += [_row(path) for path in found] or [_named(child) | {"state": "not a run"}]
     return rows
+
+
+def finished_runs(folders: list[Path]) -> tuple[list[Path], dict[str, str]]:
+    """The finished runs that lie in folders or are these, each once, and of others why they are left out.
+
+    Raises DiagnosticsError where none is finished.
+    """
+    rows = {row["run"]: row for folder in folders for row in list_runs(folder)}
+    finished = [Path(name) for name, row in rows.items() if row["finished"]]
+    left_out = {name: row["state"] for name, row in rows.items() if not row["finished"] and row["encoder"] is not None}
+    if not finished:
+        raise DiagnosticsError(
+            f"No finished run lies in {enumerated(map(str, folders))}: `diagnostics runs` says what lies in a folder."
+        )
+    return finished, left_out
 
 
 def _is_run(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The bundled commands on finished runs: `show`, `runs`, `open` and `clean`."""
+"""The bundled commands on finished runs: `show`, `card`, `explore`, `runs`, `open` and `clean`."""
 
 from __future__ import annotations
 
@@ -60,6 +60,48 @@ def show(
             write_whole(out, printed(write))
             return
     write()
+
+
+@app.command(
+    cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics card runs/fracast-lorenz -o model/layers.md")
+)
+@guarded
+def card(
+    run: RunFolder,
+    out: Annotated[Path | None, option("FILE.md", "The Markdown file [card.md in the run].", "--out", "-o")] = None,
+) -> None:
+    """Write a section for a model card: which layer to use for which target, with a picture and `model-index` metadata.
+
+    The picture is an SVG beside the Markdown file. The path of the Markdown file is printed.
+    """
+    from diagnostics.runs.card import write_card
+    from diagnostics.runs.run import open_run
+
+    with working():
+        finished = open_run(run)
+        path = write_card(finished, out or finished.path / "card.md")
+    print(printable(path))
+
+
+@app.command(cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics explore runs -o runs.html"))
+@guarded
+def explore(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or folders in which runs lie.")
+    ],
+    out: Annotated[Path, option("FILE", "The HTML file.", "--out", "-o")] = Path("explore.html"),
+) -> None:
+    """Put any number of runs onto one page to sort and filter: encoders, targets, best taps, outputs, gaps, controls.
+
+    It is one HTML file that needs no network, and links to the report of each run. Its path is printed.
+    """
+    from diagnostics.cli.finished import finished_runs
+    from diagnostics.runs.explorer import explore as write_explorer
+
+    with working():
+        paths, left_out = finished_runs(runs)
+        path = write_explorer(paths, left_out, out)
+    print(printable(path))
 
 
 @app.command(cls=Command, rich_help_panel=RUNS, epilog=example("diagnostics runs runs"))

@@ -232,7 +232,7 @@ class _Watching(TorchFunctionMode):
         doubt = _doubtful(call.v, -2)
         wanting = self._wanting(call.shape)
         for frame in wanting:
-            self._finite(call, frame)
+            call.check_finite(f"{self.encoder} at tap {frame.tap.name}", frame.site.kept)
         # What is recomputed must not be shortened, whatever the model's own products may be.
         with torch.autocast(call.q.device.type, enabled=False):
             if not isinstance(self.reduce, ReduceCall):
@@ -254,7 +254,8 @@ class _Watching(TorchFunctionMode):
         for frame in self.open:
             frame.shapes.append(shape)
             frame.parts.clear()
-        return [f for f in self.open if f.shapes == [shape] and len(shape) == 4 and f.square(shape)]
+        alone = [frame for frame in self.open if frame.site.rows == 1 and frame.shapes == [shape]]
+        return [frame for frame in alone if len(shape) == 4 and frame.square(shape)]
 
     def _reduced(
         self, wanting: list[_Frame], shape: Sequence[int], attention: Callable[[slice], tuple[Tensor, str]]
@@ -273,17 +274,6 @@ class _Watching(TorchFunctionMode):
                         own = own[..., order, :][..., order]
                     frame.parts.append(self.reduce(frame.tap, own))
 
-    def _finite(self, call: FusedCall, frame: _Frame) -> None:
-        """Raises DiagnosticsError where queries or keys of the tap's tokens are not finite, which would spoil a mean."""
-        for name, x in (("queries", call.q), ("keys", call.k)):
-            of_tap = x[..., frame.site.kept, :]
-            if not bool(of_tap.sum(dtype=torch.float32).isfinite()) and not bool(of_tap.isfinite().all()):
-                sample, head = (~of_tap.isfinite()).nonzero()[0, :2].tolist()
-                raise DiagnosticsError(
-                    f"Attention of {self.encoder} at tap {frame.tap.name} has {name} that are NaN or infinite, first in "
-                    f"sample {sample} of the batch, head {head}: look for the first tap whose activations are not finite."
-                )
-
     def _recomputed(self, call: FusedCall, out: Tensor, rows: slice) -> Tensor:
         """Attention [B, H, Q, K] of some samples, checked against what the kernel gave."""
         weights = call.weights(rows)
@@ -293,8 +283,13 @@ class _Watching(TorchFunctionMode):
     def _agreeing(self, error: float, dtype: torch.dtype) -> None:
         """Raises DiagnosticsError where attention times values is not what the kernel gave."""
         most = TOLERANCE.get(dtype, 1e-3)
+        frame = self.open[-1]
+        if error == math.inf:
+            raise DiagnosticsError(
+                f"Attention of {self.encoder} at tap {frame.tap.name}, or its values, is NaN or infinite though queries and keys "
+                "are finite: look for the first tap whose activations are not finite, or are too large to be multiplied."
+            )
         if error > most:
-            frame = self.open[-1]
             raise DiagnosticsError(
                 f"Attention of {self.encoder} at tap {frame.tap.name}, recomputed from queries and keys, times the values "
                 f"is not what '{frame.site.module}' computed (relative error {error:.2g}, at most {most:g}): its kernel "

@@ -118,7 +118,7 @@ def wrap(
         return _wrapped(module, modality, [(example, Values(layout, *values)) for layout in layouts])
     raise DiagnosticsError(
         f"How {modality} samples of shape {list(example.shape)} become the input of a bare {type(module).__name__} cannot be "
-        f"known: declare it, diagnostics.TorchEncoder(name, {modality!r}, module, preprocess=..., example=...) (docs/plugins.md)."
+        f"known: declare it, diagnostics.TorchEncoder(name, {modality!r}, module, preprocess=..., example=...) (docs/how-to/plugins.md)."
     )
 
 
@@ -153,7 +153,7 @@ def _wrapped(module: nn.Module, modality: Modality, tries: Iterable[tuple[np.nda
         raise DiagnosticsError(f"{str(ran[0]).rstrip('.')}, as taps= of a diagnostics.TorchEncoder around it.")
     raise DiagnosticsError(
         f"{name} runs on no batch of shape {' or '.join(failed)}: give the size= that it takes, or declare how a sample becomes "
-        f"its input, diagnostics.TorchEncoder(name, {modality!r}, module, preprocess=..., example=...) (docs/plugins.md)."
+        f"its input, diagnostics.TorchEncoder(name, {modality!r}, module, preprocess=..., example=...) (docs/how-to/plugins.md)."
     )
 
 
@@ -173,7 +173,7 @@ def _check_apart(encoder: TorchEncoder) -> None:
         if bool((tokens[0] - second[tap][0]).abs().max() > SAME * tokens[0].abs().max()):
             raise DiagnosticsError(
                 f"{encoder.name} gives a sample other activations at {tap} when another stands beside it in its batch (perhaps its "
-                "input has time before samples): declare its input and its taps yourself (docs/plugins.md)."
+                "input has time before samples): declare its input and its taps yourself (docs/how-to/plugins.md)."
             )
 
 

@@ -14,9 +14,18 @@ import torch
 from torch import Tensor
 
 from diagnostics.encoders.taps import Site, Tap
+from diagnostics.errors import DiagnosticsError
 
 # How far a row may be from the kernel's, as a share of the sum of |attention| |value|: rounding of that type, not more.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+
+
+class NotFiniteError(DiagnosticsError):
+    """Queries or keys are not finite, first those of `sample`, counted within the batch."""
+
+    def __init__(self, message: str, sample: int) -> None:
+        super().__init__(message)
+        self.sample = sample
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,19 @@ class FusedCall:
     def working(self) -> torch.dtype:
         """The type to compute in: on a GPU the one whose products are never shortened to TF32."""
         return torch.float64 if self.q.dtype == torch.float64 or self.q.is_cuda else torch.float32
+
+    def check_finite(self, name: str, kept: slice = slice(None)) -> None:
+        """Raises NotFiniteError where queries or keys of some tokens are NaN or infinite, which would spoil a mean; `name` says
+        whose attention it is."""
+        for what, x in (("queries", self.q), ("keys", self.k)):
+            x = x[..., kept, :]
+            if not bool(x.sum(dtype=torch.float32).isfinite()) and not bool(x.isfinite().all()):
+                sample, head, token, _ = (~x.isfinite()).nonzero()[0].tolist()
+                raise NotFiniteError(
+                    f"Attention of {name} has {what} that are NaN or infinite, first in sample {sample} of the batch, head {head}, "
+                    f"token {token}: look for the first tap whose activations are not finite.",
+                    sample,
+                )
 
     def scores(self, rows: slice, head: int) -> Tensor:
         """q k' scale + mask [B, Q, K] of a head of some samples, in the type to compute in; -inf where a key is not seen."""
@@ -94,7 +116,8 @@ class FusedCall:
         for head in range(weights.shape[1]):
             ours, size = self._weighed(weights[:, head], rows, head)
             off = torch.linalg.vector_norm(ours - out[rows, head].to(ours.dtype), dim=-1)
-            seeing = size > 0
+            # NaN is not 0, so it counts.
+            seeing = size != 0
             worst = max(worst, float((off[seeing] / size[seeing]).nan_to_num(math.inf).max()) if seeing.any() else 0.0)
         return worst
 

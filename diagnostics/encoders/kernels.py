@@ -83,7 +83,7 @@ def explain_attention(kernel: Kernel, forward: Callable[[], Any], model: str, ha
     Raises DiagnosticsError where the named kernel refuses a call, with torch's reason, and where there is none to compute.
     """
     trying = _Trying(kernel, model, half)
-    with random_kept(), SdpaCalls(trying.note):
+    with random_kept(), SdpaCalls(trying.answer):
         forward()
     if kernel == "auto":
         return trying.sentence
@@ -105,12 +105,15 @@ class _Trying:
         self.ran: dict[tuple[Any, ...], tuple[str, str]] = {}
         """Kind of call -> the kernel that torch chose, and why faster ones were refused."""
 
-    def note(self, call: SdpaCall) -> None:
-        """A call that is about to run."""
+    def answer(self, call: SdpaCall) -> Any:
+        """What a call gives, which is tried before it runs."""
         kind = _kind(call)
         self.calls[kind] += 1
-        if self.calls[kind] > 1:
-            return
+        if self.calls[kind] == 1:
+            self._try(kind, call)
+        return call.run()
+
+    def _try(self, kind: tuple[Any, ...], call: SdpaCall) -> None:
         if self.kernel == "auto":
             self.ran[kind] = _chosen(call)
         elif reason := _refusal(self.kernel, call):

@@ -38,15 +38,15 @@ class SdpaCall:
 
 
 class SdpaCalls(TorchFunctionMode):
-    """A context in which each call is reported before it runs.
+    """A context in which `answer` is asked in place of each call, and gives what the call gives to the model.
 
     While it is open, torch's own layers take no shortcut into one kernel for the whole layer, so the last bits of what they
     give may differ.
     """
 
-    def __init__(self, report: Callable[[SdpaCall], None]) -> None:
+    def __init__(self, answer: Callable[[SdpaCall], Any]) -> None:
         super().__init__()
-        self.report = report
+        self.answer = answer
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -56,5 +56,5 @@ class SdpaCalls(TorchFunctionMode):
             with self:
                 return multi_head_in_steps(*args, **kwargs)
         if getattr(func, "__name__", "") == "scaled_dot_product_attention":
-            self.report(SdpaCall(func, args, kwargs))
+            return self.answer(SdpaCall(func, args, kwargs))
         return func(*args, **kwargs)

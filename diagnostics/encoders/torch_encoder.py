@@ -43,7 +43,7 @@ class TorchEncoder(Encoder):
     forward: `(module, batch) -> None`; by default `module(batch)`.
     fresh: `() -> nn.Module`, newly initialised as before training; by default every module's `reset_parameters` is
         called, and a parameter that none of them changes is drawn from a Gaussian with its own mean and standard deviation.
-        Buffers that hold weights are redrawn too; see docs/statistics.md for which these are.
+        Buffers that hold weights are redrawn too; see docs/explanation/statistics.md for which these are.
     configuration: anything else that determines the activations, in words (architecture name, resolution).
     sized_for, covers: see `Encoder`; functions of the sample, and of its extents.
     valid: `(batch, tap) -> bool [sample, grid token]`, which tokens represent data; None where all do.

@@ -47,7 +47,7 @@ class Measure(ABC):
     """None: the target's family."""
     needs: ClassVar[Literal["pooled", "tokens", "attention", "gradients"]] = "pooled"
     standard: ClassVar[bool] = True
-    """Whether it is in the suite that runs where no measure is named. Bundled ones: docs/measures.md says why."""
+    """Whether it is in the suite that runs where no measure is named. Bundled ones: docs/explanation/measures.md says why."""
     observation: ClassVar[Observation | None] = None
     """What must be recorded with the model at hand; `compute` reads it with `activations.observed`."""
     kinds: ClassVar[tuple[Kind, ...]] = ()

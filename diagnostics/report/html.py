@@ -6,14 +6,15 @@ import base64
 import functools
 import gzip
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+from urllib.parse import quote
 
 from diagnostics.report.figures import MEANING, Figure, State
 from diagnostics.report.glossary import GLOSSARY, explained
 from diagnostics.report.names import breakable
-from diagnostics.report.page import Block, Cell, Finding, Legend, MapLegend, Number, Page
+from diagnostics.report.page import Block, Cell, Finding, Legend, Link, MapLegend, Number, Page, Section
 from diagnostics.report.writing import write_whole
 
 if TYPE_CHECKING:
@@ -28,17 +29,28 @@ PAGE_BYTES = 5 * 10**6
 
 
 def write_page(page: Page, path: Path) -> Path:
-    """Writes the page in full as one HTML file, plotly.js too, so that it needs no network; whole or not at all."""
+    """Writes the page in full as one HTML file, plotly.js too where it has figures, so that it needs no network; whole or not
+    at all."""
     import plotly.offline
 
     from diagnostics.report.plots.style import settings
 
+    drawn = any(isinstance(block, get_args(Figure)) for block in _blocks(page.sections))
     text = (
         templates()
         .get_template("page.html.j2")
-        .render(page=page, plotlyjs=_packed(plotly.offline.get_plotlyjs()), settings=settings(), glossary=GLOSSARY)
-    )
+        .render(
+            page=page, plotlyjs=_packed(plotly.offline.get_plotlyjs()) if drawn else "", settings=settings(),
+            glossary=GLOSSARY,
+        )
+    )  # fmt: skip
     return write_whole(path, text)
+
+
+def _blocks(sections: Sequence[Section]) -> Iterator[Block]:
+    for section in sections:
+        yield from section.blocks
+        yield from _blocks(section.sections)
 
 
 @functools.cache
@@ -60,7 +72,7 @@ def templates() -> Environment:
     environment = Environment(loader=PackageLoader("diagnostics.report"), autoescape=True, undefined=StrictUndefined)
     filters: dict[str, Callable[..., Any]] = {
         "kind": _kind, "text": _text, "drawn": _drawn, "signs": _signs, "numbers": _numbers, "explained": explained,
-        "linked": _linked, "breakable": breakable, "meaning": _meaning,
+        "linked": _linked, "breakable": breakable, "meaning": _meaning, "address": _address,
     }  # fmt: skip
     for name, function in filters.items():
         environment.filters[name] = function
@@ -93,6 +105,11 @@ def _linked(finding: Finding) -> Markup:
     if not link or not finding.anchor:
         return breakable(finding.words)
     return Markup('{}<a href="#{}">{}</a>{}').format(before, finding.anchor, link, after)
+
+
+def _address(link: Link) -> str:
+    """Of a file beside the page: whatever its path holds is no address of another kind."""
+    return quote(link.path, safe="/")
 
 
 def _meaning(state: State) -> str:

@@ -97,6 +97,18 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A cell that leads to a file beside the page; `path` is relative to the page's folder, "" where there is no such file."""
+
+    words: str
+    path: str
+
+    def text(self, bare: bool = False) -> str:
+        """The words alone."""
+        return self.words
+
+
+@dataclass(frozen=True)
 class Findings:
     """A list of findings, on full pages alone."""
 
@@ -107,17 +119,19 @@ class Findings:
         return bool(self.findings)
 
 
-Cell = str | Number | Finding
+Cell = str | Number | Finding | Link
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column by its heading. `bare`: a brief page shows its numbers without intervals. `prose`: it holds sentences."""
+    """A column by its heading. `bare`: a brief page shows its numbers without intervals. `prose`: it holds sentences. `choice`:
+    readers of a table that they can sort choose one of its values, of findings one of their states."""
 
     name: str
     only: Length | None = None
     bare: bool = False
     prose: bool = False
+    choice: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,12 +149,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows below the names of their columns. `grouped`: rows with the same first cell belong together, and it is shown once."""
+    """Rows below the names of their columns. `grouped`: rows with the same first cell belong together, and it is shown once.
+    `sortable`: readers of a full page sort its rows, search them, and choose among the values of some columns."""
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     grouped: bool = False
     only: Length | None = None
+    sortable: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.rows)

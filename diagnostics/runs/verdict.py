@@ -106,7 +106,7 @@ def in_short(profiles: Sequence[Profile], controls: bool) -> str:
             "no control does as well on any of them" if not matched else f"a control does as well on {_names(matched)}"
         )
     if by_mark[KEPT]:
-        rest.append(f"no hidden gap is shown of {_names(by_mark[KEPT])}")
+        rest.append(f"no hidden gap is shown for {_names(by_mark[KEPT])}")
     if by_mark[UNREADABLE]:
         # A name never begins a sentence: it would get another first letter.
         rest.append(f"no probe is shown to read {_names(by_mark[UNREADABLE])}")
@@ -117,7 +117,9 @@ def in_short(profiles: Sequence[Profile], controls: bool) -> str:
 def _nothing_hidden(read: Sequence[Profile], kept: Sequence[Profile], unreadable: Sequence[Profile]) -> str:
     if not kept:
         return "No target is shown to be readable at the tap chosen. There is nothing to recommend."
-    first = f"No hidden gap is shown of {_names(kept) if len(kept) < len(read) else _of(kept, read)}, so read the output, {kept[0].output_tap}."
+    every = len(kept) == len(read) > 1
+    which = f"any of {len(read)} targets" if every else _names(kept)
+    first = f"No hidden gap is shown for {which}, so read the output, {kept[0].output_tap}."
     if unreadable:
         return f"{first} No probe is shown to read {_names(unreadable)}."
     return f"{first} That is no proof that it keeps everything: the intervals say how large a gap may be."

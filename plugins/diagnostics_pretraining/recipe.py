@@ -166,7 +166,7 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise DiagnosticsError(f"{path} cannot be read ({error}): name a recipe, a file of TOML.") from error
     except tomllib.TOMLDecodeError as error:
-        raise DiagnosticsError(f"{path} is no TOML ({error}): write one as docs/pretraining.md shows.") from error
+        raise DiagnosticsError(f"{path} is no TOML ({error}): write one as docs/how-to/pretraining.md shows.") from error
     sections = _Sections(path, text)
     sections.check(values, Recipe)
     for stage in values.get("stages", ()):
@@ -204,7 +204,7 @@ class _Sections:
         """Notes unknown keys, and raises for values of another type than the field's."""
         if not isinstance(values, Mapping):
             raise DiagnosticsError(
-                f"{section} in line {self.line(section)} of {self.path} is no table: write it as docs/pretraining.md shows."
+                f"{section} in line {self.line(section)} of {self.path} is no table: write it as docs/how-to/pretraining.md shows."
             )
         known = get_type_hints(kind)
         for key, value in values.items():

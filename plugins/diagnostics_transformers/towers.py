@@ -99,7 +99,7 @@ def choose(loaded: Loaded, wanted: str | None) -> tuple[str, nn.Module, nn.Modul
     ):
         raise DiagnosticsError(
             f"{loaded.name} ({kind}) takes {_NEITHER[kind]}, which no dataset here holds: tap it as a torch module of your own "
-            "(docs/plugins.md)."
+            "(docs/how-to/plugins.md)."
         )
     found_towers = towers(loaded.model)
     if not found_towers:

@@ -40,7 +40,7 @@ def prepare(tower: nn.Module, source: str | None, name: str, wanted: Wanted) -> 
         return prepare_images(tower, source, name, wanted.size)
     raise DiagnosticsError(
         f"{name} ({type(tower).__name__}) takes {', '.join(t for t in takes[:3])}, which is no image, video, audio, text or "
-        "series by itself: tap it as a torch module of your own (docs/plugins.md)."
+        "series by itself: tap it as a torch module of your own (docs/how-to/plugins.md)."
     )
 
 

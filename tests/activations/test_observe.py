@@ -350,6 +350,28 @@ def test_without_attention_the_run_goes_on_and_says_why(tmp_path: Path) -> None:
     assert "no attention within" in run.skipped["attention_distance"]
 
 
+class Spoilt(Looking):
+    """Its second pass has NaN in the third sample's queries of head 1, token 6."""
+
+    passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        q, k, v = self.qkv(x).unflatten(2, (3, 2, -1)).permute(2, 0, 3, 1, 4).clone()
+        if self.passes == 2:
+            q[2, 1, 6, 0] = torch.nan
+        return x + F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def test_a_sample_whose_queries_are_nan_is_named_by_its_id(tmp_path: Path) -> None:
+    store, encoder = extracted(tmp_path / "run"), looking()
+    encoder.module.blocks[2] = Spoilt()
+    record(store, AttentionDistance.observation, encoder)
+    named = rf"tap blocks.2 has queries .* head 1, token 6: look .*\. Sample 2 of this batch is {store.ids[13 + 2]}\.$"
+    with pytest.raises(DiagnosticsError, match=named):
+        Store(store.path).observed("attention")
+
+
 def test_attention_distance_points_at_the_block_that_looks_far(tmp_path: Path) -> None:
     """Planted: one block looks at its right neighbour, the other half the grid away along both axes."""
 

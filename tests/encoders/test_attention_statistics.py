@@ -75,6 +75,14 @@ def test_at_logits_of_several_hundred(seed: int) -> None:
     assert_same(attention_statistics(call, out, tokens, "blocks"), plain, 1e-3)
 
 
+@pytest.mark.parametrize("by", ["plain", "blocks"])
+def test_a_model_that_keeps_gradients_changes_nothing(by: Any) -> None:
+    call, out, tokens = case(0)
+    wanting = dataclasses.replace(call, q=call.q.requires_grad_(), k=call.k.requires_grad_(), v=call.v.requires_grad_())
+    found = attention_statistics(wanting, out, tokens, by)
+    assert not found.entropy.requires_grad and found.error < 1e-5
+
+
 def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     call, out, tokens = case(6)
     whole = attention_statistics(call, out, tokens, "blocks")
@@ -168,11 +176,35 @@ def test_a_softmax_spelled_out_gives_the_same_but_no_logit() -> None:
 @pytest.mark.parametrize("which", ["queries", "keys"])
 def test_nan_is_named_by_sample_head_and_tap(which: str) -> None:
     model = encoder(Block(spoil=which))
-    message = rf"of model at tap block has {which} that are NaN or infinite, first in sample 1 of the batch, head 1"
+    message = (
+        rf"of model at tap block has {which} that are NaN or infinite, first in sample 1 of the batch, head 1, token 4:"
+    )
     with pytest.raises(DiagnosticsError, match=message):
         Attention().observe(model, batch(), ["block"])
     with pytest.raises(DiagnosticsError, match=message):
         model.attention(batch())
+
+
+@pytest.mark.parametrize(("by", "large"), [("plain", 1e200), ("blocks", 1e200), ("blocks", 1e30)])
+def test_logits_too_large_for_their_type_show_in_the_error(by: Any, large: float) -> None:
+    call, out, tokens = case(4)
+    q, k = (x.double() * large for x in (call.q, call.k))
+    call = dataclasses.replace(call, q=q, k=k) if large > 1e38 else dataclasses.replace(call, q=q.float(), k=k.float())
+    assert attention_statistics(call, out, tokens, by).error == math.inf
+
+
+def test_a_pass_with_such_logits_is_an_error_and_no_mean() -> None:
+    class Loud(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            q = 1e30 * x.unflatten(-1, (2, 8)).transpose(1, 2)
+            return F.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2)
+
+    for reduced in (
+        lambda model: Attention().observe(model, batch(), ["block"]),
+        lambda model: model.attention(batch()),
+    ):
+        with pytest.raises(DiagnosticsError, match=r"model at tap block, or its values, is NaN or infinite though"):
+            reduced(encoder(Loud()))
 
 
 def test_autocast_around_a_pass_shortens_nothing() -> None:
@@ -196,6 +228,9 @@ for dtype in (t.torch.float16, t.torch.bfloat16):
     t.np.testing.assert_allclose(found.entropy, expected.entropy, rtol=1e-5)
     t.np.testing.assert_allclose(found.received, expected.received, rtol=1e-5, atol=1e-6)
     assert abs(found.error - expected.error) < 1e-3
+call, out, tokens = t.case(4, masks=False)
+loud = t.dataclasses.replace(call, q=call.q * 1e30, k=call.k * 1e30)
+assert t.attention_statistics(loud, out, tokens, "triton").error == t.math.inf
 """
 
 
@@ -239,6 +274,7 @@ def test_triton_says_why_it_does_not_read_a_call(monkeypatch: pytest.MonkeyPatch
             "gives its kernel a mask",
         ),
         (dataclasses.replace(call, q=wide, k=wide, v=wide), tokens, "heads are 272 wide"),
+        (dataclasses.replace(call, q=call.q[..., 1:, :]), tokens, "queries and keys are not the same tokens"),
         (call, Tokens.of(four, None, torch.device("cpu")), "the grid has 4 axes"),
     ):
         with pytest.raises(DiagnosticsError, match=why):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention as attend
 
-from diagnostics.encoders import head_watch
+from diagnostics import DiagnosticsError
 from diagnostics.encoders.head_watch import HeadsSeen, watch_heads
 
 ALLOWED = torch.ones(6, 6, dtype=torch.bool).tril(1)
@@ -62,13 +62,41 @@ def test_it_is_the_formula_written_out(
     monkeypatch: pytest.MonkeyPatch, options: Any, allowed: Tensor | None, scale: float, most: int, heads: int
 ) -> None:
     """Also in parts, with fewer key heads, and where a query may see nothing."""
-    monkeypatch.setattr(head_watch, "MOST_BYTES", most)
+    monkeypatch.setattr("diagnostics.encoders.attention_statistics.blocks.BLOCK", {"cpu": most, "cuda": most})
     draw = torch.Generator().manual_seed(0)
     q, k = 3 * torch.randn(3, 4, 6, 8, generator=draw), torch.randn(3, heads, 6, 8, generator=draw)
     seen = seen_of(q, k, k, enable_gqa=heads < 4, **options)
     entropy, logit = written_out(q, k, allowed, scale)
     torch.testing.assert_close(seen.entropy, entropy, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(seen.logit, logit, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}])
+@pytest.mark.parametrize(("queries", "keys"), [(3, 7), (7, 3)])
+def test_queries_may_be_other_tokens_than_the_keys(queries: int, keys: int, options: Any) -> None:
+    draw = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 4, queries, 8, generator=draw), torch.randn(2, 4, keys, 8, generator=draw)
+    allowed = torch.ones(queries, keys, dtype=torch.bool).tril() if options else None
+    seen = seen_of(q, k, k, **options)
+    entropy, logit = written_out(q, k, allowed, 8**-0.5)
+    torch.testing.assert_close((seen.entropy, seen.logit), (entropy, logit), rtol=1e-5, atol=1e-6)
+    assert seen.keys == keys
+
+
+def test_what_is_not_finite_is_named() -> None:
+    draw = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 3, 5, 4, generator=draw)
+    spoiled = q.clone()
+    spoiled[1, 2, 3, 0] = math.nan
+    message = "Attention of block 0 has {} that are NaN or infinite, first in sample 1 of the batch, head 2, token 3:"
+    for what, (a, b) in {"queries": (spoiled, q), "keys": (q, spoiled)}.items():
+        with pytest.raises(DiagnosticsError, match=message.format(what)):
+            seen_of(a, b, q)
+    for large, values in ((1e30, q), (1.0, spoiled)):
+        with pytest.raises(
+            DiagnosticsError, match="block 0, or its values, is NaN or infinite though queries and keys are"
+        ):
+            seen_of(large * q, large * q, values)
 
 
 def test_every_attention_in_order_whatever_surrounds_it() -> None:

@@ -1,4 +1,4 @@
-"""Bundled plugins import what any plugin may: `diagnostics.__all__`, and what a table in docs/plugins.md lists."""
+"""Bundled plugins import what any plugin may: `diagnostics.__all__`, and what a table in docs/how-to/plugins.md lists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECTION = "## What a plugin may import"
 
 def public_names() -> dict[str, set[str]]:
     """Module -> names that plugins may import from it. The rows of the table are `| `module` | `name`, ... | ... |`."""
-    section = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8").split(SECTION)[1].split("\n## ")[0]
+    section = (ROOT / "docs" / "how-to" / "plugins.md").read_text(encoding="utf-8").split(SECTION)[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(diagnostics[\w.]+)` \| ([^|]+) \|", section, re.M)
     return {"diagnostics": set(diagnostics.__all__)} | {
         module: set(re.findall(r"`(\w+)`", names)) for module, names in rows
@@ -55,7 +55,7 @@ def test_a_bundled_plugin_imports_public_names_only(plugin: str) -> None:
         for path in sorted((PLUGINS / plugin).rglob("*.py"))
         if (names := refused(path.read_text(encoding="utf-8")))
     }
-    assert not private, f"neither in diagnostics.__all__ nor in the table of docs/plugins.md: {private}"
+    assert not private, f"neither in diagnostics.__all__ nor in the table of docs/how-to/plugins.md: {private}"
 
 
 @pytest.mark.parametrize(
@@ -77,4 +77,6 @@ def test_every_listed_name_exists() -> None:
         assert names
         for name in names:
             assert not name.startswith("_") or name == "__version__"
-            assert hasattr(importlib.import_module(module), name), f"{module} has no {name}: correct docs/plugins.md"
+            assert hasattr(importlib.import_module(module), name), (
+                f"{module} has no {name}: correct docs/how-to/plugins.md"
+            )

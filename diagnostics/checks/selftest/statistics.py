@@ -9,7 +9,7 @@ from diagnostics.measures.statistics import interval
 
 HESTERBERG = "Hesterberg 2015 (1411.5279), section 5.2"
 NADEAU = "Nadeau and Bengio 2003, equation 8"
-OWN = "docs/statistics.md"
+OWN = "docs/explanation/statistics.md"
 
 
 def _chosen() -> Selection:

@@ -72,10 +72,11 @@ class _Block:
         rows.prefix[here] = prefix_mass / own
         rows.padding[here] = of_padding[..., -1] / total
         off = torch.linalg.vector_norm(sums[..., :-2] - self._queries(out) * total[..., None], dim=-1)
-        rows.error[here] = torch.where(total > 0, torch.where(off > 0, off / size, off), 0)
+        # What is NaN is neither 0 nor above it, and must not look like a row that sees nothing.
+        rows.error[here] = torch.where(total == 0, 0, torch.where(off == 0, off, off / size))
 
-        first = max(0, tokens.prefix - self.queries.start)
-        of_tap = slice(first, max(first, tokens.own - self.queries.start))
+        first = max(0, tokens.looking.start - self.queries.start)
+        of_tap = slice(first, max(first, tokens.looking.stop - self.queries.start))
         share = torch.where(own > 0, (grid.top - base).exp() / own, 0)[:, None, of_tap]
         received[self.sample, self.heads] += (share @ grid.weights[:, of_tap])[:, 0]
 
@@ -98,8 +99,9 @@ class _Block:
     def _mask(self, logits: Tensor) -> bool:
         """Puts the call's mask on logits [N, M, K], and says whether there is one."""
         if self.call.causal:
-            at = self.tokens.ordered(torch.arange(logits.shape[-1], device=logits.device), 0)
-            logits.masked_fill_(at > at[self.queries, None], -math.inf)
+            rows, keys = (torch.arange(n, device=logits.device) for n in self.call.shape[-2:])
+            rows, keys = self.tokens.ordered(rows, 0)[self.queries], self.tokens.ordered(keys, 0)
+            logits.masked_fill_(keys > rows[:, None], -math.inf)
             return True
         mask = self.call.whole_mask
         if mask is None:

@@ -26,6 +26,8 @@ def refused(call: FusedCall, tokens: Tokens) -> str:
         return f"triton is not installed (`{INSTALL}`)"
     if not (call.q.is_cuda or interpreted):
         return f"it runs on a GPU, and the encoder is on {call.q.device.type}"
+    if call.q.shape[-2] != call.k.shape[-2]:
+        return "queries and keys are not the same tokens"
     if call.mask is not None:
         return "the model gives its kernel a mask"
     if call.q.dtype == torch.float64:

@@ -6,6 +6,7 @@ import functools
 import logging
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from diagnostics.encoders.attention_statistics.blocks import blocks
@@ -20,8 +21,9 @@ Implementation = Literal["auto", "plain", "blocks", "triton"]
 IMPLEMENTATIONS = {"plain": plain, "blocks": blocks, "triton": by_triton}
 
 
+@torch.no_grad()
 def attention_statistics(call: FusedCall, out: Tensor, tokens: Tokens, by: Implementation = "auto") -> Statistics:
-    """Of a call of a fused kernel that gave `out` [B, H, Q, D], where queries and keys are the same tokens.
+    """Of a call of a fused kernel that gave `out` [B, H, Q, D]; without gradients.
 
     `auto` takes `triton` where it can read the call on a GPU, else `blocks`. Raises DiagnosticsError for one asked for by
     name that cannot read the call, and for a name of none.

@@ -125,13 +125,14 @@ def rows_kernel(
     tl.store(prefix_at + to, tl.where(any_own, of_prefix / own_safe, nan), row_ok)
     tl.store(lse_at + to, tl.where(any_own, base + tl.log2(own_safe), float("inf")), row_ok)
     all_base = tl.where(top_all == float("-inf"), 0.0, top_all)
-    any_all = mass_all > 0
-    all_safe = tl.where(any_all, mass_all, 1.0)
-    tl.store(padding_at + to, tl.where(any_all, 1 - own * tl.exp2(base - all_base) / all_safe, 0.0), row_ok)
+    # What is NaN must not look like a row that sees nothing.
+    blind = mass_all == 0
+    all_safe = tl.where(blind, 1.0, mass_all)
+    tl.store(padding_at + to, tl.where(blind, 0.0, 1 - own * tl.exp2(base - all_base) / all_safe), row_ok)
     theirs = tl.load(out_at + rows[:, None] * o_row + features[None, :] * o_column, both, 0.0).to(tl.float32)
     off = ours - theirs * mass_all[:, None]
     off = tl.sqrt(tl.sum(off * off, 1))
-    error = tl.where(any_all, tl.where(size > 0, off / tl.where(size > 0, size, 1.0), off), 0.0)
+    error = tl.where(blind, 0.0, tl.where(off == 0, off, off / tl.where(size == 0, 1.0, size)))
     tl.store(error_at + to, error, row_ok)
 
 

@@ -76,14 +76,14 @@ class Rows:
 
     def reduced(self, tokens: Tokens, received: Tensor) -> Statistics:
         """Over the grid queries; `received` [B, H, K] is the sum of their shares of each grid key."""
-        grid = tokens.grid
-        logit = self.logit[..., grid].double().amax(-1)
-        looking = (~self.prefix[..., grid].isnan()).sum(-1, keepdim=True)
+        rows = tokens.looking
+        logit = self.logit[..., rows].double().amax(-1)
+        looking = (~self.prefix[..., rows].isnan()).sum(-1, keepdim=True)
         return Statistics(
-            entropy=_mean(self.entropy[..., grid]).clamp_min(0),
-            distance=_mean(self.distance[..., grid]),
-            prefix=_mean(self.prefix[..., grid]),
-            peak=_mean(self.peak[..., grid]),
+            entropy=_mean(self.entropy[..., rows]).clamp_min(0),
+            distance=_mean(self.distance[..., rows]),
+            prefix=_mean(self.prefix[..., rows]),
+            peak=_mean(self.peak[..., rows]),
             logit=torch.where(logit == -math.inf, math.nan, logit),
             received=received.double() / looking,
             error=float(self.error.nan_to_num(math.inf).amax()),

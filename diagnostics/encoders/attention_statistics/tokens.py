@@ -15,12 +15,18 @@ class Tokens:
     """The tokens of a call in the tap's order: prefix tokens, grid tokens in raster order, then padding.
 
     `order` [token] holds their positions in the call, None where they lie in this order already; `places` [grid token, axis]
-    the cells of the grid, float32.
+    the cells of the grid, float32. `queries` is their number where they are other tokens than the keys.
     """
 
     prefix: int
     places: Tensor
     order: Tensor | None
+    queries: int | None = None
+
+    @classmethod
+    def nowhere(cls, queries: int, keys: int, device: torch.device) -> Tokens:
+        """Of an attention that is no tap's: all tokens alike, without places."""
+        return cls(0, torch.zeros(keys, 1, device=device), None, queries)
 
     @classmethod
     def of(cls, tap: Tap, site: Site | None, device: torch.device) -> Tokens:
@@ -39,6 +45,11 @@ class Tokens:
     def grid(self) -> slice:
         """The grid tokens, in the tap's order."""
         return slice(self.prefix, self.own)
+
+    @property
+    def looking(self) -> slice:
+        """The queries that are counted, in the tap's order."""
+        return self.grid if self.queries is None else slice(0, self.queries)
 
     @property
     def own(self) -> int:

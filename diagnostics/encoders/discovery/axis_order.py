@@ -61,7 +61,7 @@ def axis_order(
         return orders[best]
     first = "none" if moved[0] is None else [int(n) for n in np.unravel_index(moved[0], grid.shape)]
     raise DiagnosticsError(
-        f"{encoder} does not keep its tokens in the order of its input (cell {list(cells[0])} moved token {first}): declare the taps yourself, with the order of their tokens (docs/plugins.md)."
+        f"{encoder} does not keep its tokens in the order of its input (cell {list(cells[0])} moved token {first}): declare the taps yourself, with the order of their tokens (docs/how-to/plugins.md)."
     )
 
 

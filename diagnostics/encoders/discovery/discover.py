@@ -79,7 +79,7 @@ def discover(
     if earlier:
         raise DiagnosticsError(
             f"{encoder} runs the stack {earlier} before {names[0]}, and which is its trunk is not certain: name the blocks "
-            "(discover(blocks=)), or declare its taps yourself (docs/plugins.md)."
+            "(discover(blocks=)), or declare its taps yourself (docs/how-to/plugins.md)."
         )
     samples = len(tensors_in(batch)[0])
     parts = dict(module.named_modules())
@@ -107,7 +107,7 @@ def discover(
         if place.rows > 1 and part == "embedding" and samples > 1 and not first_input.rows_follow_samples(place.rows):
             raise DiagnosticsError(
                 f"{encoder} keeps the rows of its samples among one another (not one sample after the other) at {name}: declare "
-                "its taps yourself (docs/plugins.md)."
+                "its taps yourself (docs/how-to/plugins.md)."
             )
         if place.layout == "tokens" and special and place.grid.prefix == len(special):
             # Special tokens at the end or among the others are handed over first.
@@ -171,7 +171,7 @@ def _in_order(
         if tap.site.layout != "tokens" or tap.site.rows > 1 or len(tap.grid.shape) != len(axes):
             raise DiagnosticsError(
                 f"{encoder} keeps its tokens in an order of its own (axes {axes}), and tap {tap.name} is no list of "
-                "tokens: declare its taps yourself (docs/plugins.md)."
+                "tokens: declare its taps yourself (docs/how-to/plugins.md)."
             )
         known = tap.site.order or tuple(range(tap.tokens))
         order = tuple(known[i] for i in raster(tap.grid.shape, axes, tap.grid.prefix))
@@ -190,7 +190,7 @@ def _check_time(first_input: FirstBlockInput, tap: Tap, extents: Mapping[str, in
     if 0 < len(places) <= LOCAL * tap.grid.tokens and float(places.mean()) < (tap.grid.tokens - 1) / 2:
         raise DiagnosticsError(
             f"{encoder} does not keep its tokens in the order of time (the last quarter of a sample moves the first ones): "
-            "declare the taps yourself, with the order of their tokens (docs/plugins.md)."
+            "declare the taps yourself, with the order of their tokens (docs/how-to/plugins.md)."
         )
 
 

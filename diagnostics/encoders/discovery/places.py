@@ -69,7 +69,7 @@ class Places:
             raise DiagnosticsError(
                 f"{self.encoder} gives a tensor of shape {list(shape)} at {name} for an input of "
                 f"{spelled([*self.extents.values()], [*self.extents])}, which fits no grid of it: declare its taps "
-                "yourself (docs/plugins.md)."
+                "yourself (docs/how-to/plugins.md)."
             )
         return place
 
@@ -124,7 +124,7 @@ class Places:
         if self.features_first is None:
             raise DiagnosticsError(
                 f"{self.encoder} has {first} by {last} numbers where either may be features and the other places: give it an "
-                "example of another size, or declare its taps yourself (docs/plugins.md)."
+                "example of another size, or declare its taps yourself (docs/how-to/plugins.md)."
             )
         return self.features_first
 
@@ -218,5 +218,5 @@ def extents_of(modality: Modality, batch: Any, encoder: str, sample: tuple[int, 
         return {"v": min(shape), "t": max(shape)} if min(shape) > 1 else {"t": max(shape)}
     raise DiagnosticsError(
         f"{encoder} prepares a {modality} as a tensor of shape {shape}, which does not show its axes: declare its "
-        "taps yourself (docs/plugins.md)."
+        "taps yourself (docs/how-to/plugins.md)."
     )

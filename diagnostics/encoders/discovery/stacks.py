@@ -39,7 +39,7 @@ def find_blocks(model: nn.Module, encoder: str) -> list[str]:
     if not blocks:
         raise DiagnosticsError(
             f"{encoder} ({type(model).__name__}) has no stack of blocks that could be found: declare its taps yourself "
-            "(docs/plugins.md)."
+            "(docs/how-to/plugins.md)."
         )
     return [name for name, _ in blocks]
 

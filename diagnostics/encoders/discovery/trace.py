@@ -75,7 +75,7 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
             return
         if open_blocks:
             raise DiagnosticsError(
-                f"{encoder} runs {name} inside {open_blocks[-1][0]}: declare its taps yourself (docs/plugins.md)."
+                f"{encoder} runs {name} inside {open_blocks[-1][0]}: declare its taps yourself (docs/how-to/plugins.md)."
             )
         # What else a block takes (position codes, a map's size, global queries) is no activation of the trunk.
         if not trace.blocks and (took is None or took.ndim < 3):
@@ -116,7 +116,7 @@ def dry_run(module: nn.Module, blocks: Sequence[str], batch: Any, forward: Forwa
     idle = [name for name in blocks if not trace.calls[name]]
     if idle:
         raise DiagnosticsError(
-            f"{encoder} never runs {idle[0]}, which stands among its blocks: declare its taps yourself (docs/plugins.md)."
+            f"{encoder} never runs {idle[0]}, which stands among its blocks: declare its taps yourself (docs/how-to/plugins.md)."
         )
     return trace
 
@@ -151,5 +151,5 @@ def _alike(tensor: Tensor, first: Tensor) -> bool:
 def _several(encoder: str, name: str) -> DiagnosticsError:
     return DiagnosticsError(
         f"{encoder} ({name} does not hand on a tensor of activations first) cannot be tapped by itself: declare its "
-        "taps yourself (docs/plugins.md)."
+        "taps yourself (docs/how-to/plugins.md)."
     )

@@ -145,7 +145,11 @@ def _array(values: Tensor, single: bool) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ReduceAttention:
-    """The reduction of attention to some `columns` [sample, head, column], with or without its matrix."""
+    """The reduction of attention to some `columns` [sample, head, column], with or without its matrix: `distance` in cells,
+    `entropy` in nats, `normalised_entropy`, shares (`prefix`, `top_key`, `peak`, `received`), `logit`.
+
+    `by` is the implementation where there is no matrix: `auto`, `plain`, `blocks` or `triton`.
+    """
 
     columns: Sequence[str]
     by: Implementation = "auto"

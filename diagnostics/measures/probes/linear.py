@@ -17,7 +17,7 @@ R2 = "R2 against the mean of the rows fitted: 1 - sum (y - prediction)^2 / sum (
 STANDARDISED = "features standardised with the rows fitted"
 HOERL = "Hoerl and Kennard 1970"
 EIGEN = "Eigen et al. 2014 (1406.2283)"
-OWN = "docs/statistics.md"
+OWN = "docs/explanation/statistics.md"
 
 
 def _shrunk(rows: int, copies: int) -> float:

@@ -26,6 +26,7 @@
   }
 
   async function unpack() {
+    if (!figures.length) return;
     const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), (c) => c.charCodeAt(0));
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
     const library = document.createElement("script");

@@ -81,7 +81,7 @@ class Monitor:
         line: dict[str, float] = {"step": done, **values}
         if seen is not None:
             if seen.collapsed and not any(look.collapsed for look in self.looks):
-                self.tell(f"{self.name}: the output collapses: {seen} (see docs/training.md)")
+                self.tell(f"{self.name}: the output collapses: {seen} (see docs/how-to/training.md)")
             self.looks.append(seen)
             line |= {"rank": seen.rank, "spread": seen.spread}
         line |= {f"evaluation/{key}": float(value) for key, value in evaluation.items()}

@@ -1,0 +1,153 @@
+"""A section for a model card: which layer to use for which target, as Markdown with a picture, and as `model-index` metadata."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diagnostics.errors import DiagnosticsError
+from diagnostics.measures.statistics import Interval
+from diagnostics.report.escaping import printable
+from diagnostics.report.figures import MEANING, ScoreMap
+from diagnostics.report.markdown import page_markdown
+from diagnostics.report.page import Column, Finding, Number, Page, Row, Section, Sentence, Table, filled
+from diagnostics.report.writing import write_whole
+from diagnostics.runs.overview import by_state, score_map, state_of
+from diagnostics.runs.profile import INTERVALS, Profile
+from diagnostics.runs.provenance import DISTRIBUTION
+from diagnostics.runs.recommendation import Recommendation
+from diagnostics.runs.verdict import in_short
+
+if TYPE_CHECKING:
+    from diagnostics.runs.run import Run
+
+METRICS = {"R2": "r_squared", "accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "mIoU": "mean_iou"}
+"""Name of a score -> the type of metric that model hubs know it by; other scores go by their own name."""
+
+
+def write_card(run: Run, path: Path) -> Path:
+    """Writes the card: Markdown that begins with the metadata, and beside it the picture, an SVG of the same name.
+
+    Raises DiagnosticsError where the name does not end in `.md`, and where no probe read a target: there is no layer to name then.
+    """
+    if path.suffix != ".md":
+        raise DiagnosticsError(f"A card is Markdown: give it a name that ends in .md, not {path.name}.")
+    from diagnostics.report.plots import draw
+    from diagnostics.report.plots.still import svg
+
+    picture = path.with_suffix(".svg")
+    described = {picture.name: f"Scores of {run.encoder} on {run.dataset} by layer, each row relative to its best; stars mark the best layers"}  # fmt: skip
+    text = f"---\n{model_index(run)}---\n\n{page_markdown(card_page(run), described)}"
+    write_whole(picture, svg(draw(card_picture(run))))
+    return write_whole(path, text)
+
+
+def card_page(run: Run) -> Page:
+    """The card as a page: the finding, the picture of all targets, a row for each target, and what the numbers rest on."""
+    read = _read(run)
+    rows = [
+        Row(
+            (
+                p.label, r.tap or "-", Number(r.score), Number(p.output), p.best_tap or "-", Number(p.hidden_gap, signed=True),
+                Finding(p.reading, state_of(p)),
+            )
+        )
+        for p, r in read
+    ]  # fmt: skip
+    columns = tuple(
+        map(Column, ("target (score)", "layer to use", "score there", "output", "best layer", "hidden gap", "what is shown"))
+    )  # fmt: skip
+    n = run.n
+    signs = "; ".join(f"{sign} {meaning}" for sign, meaning in MEANING.values())
+    return Page(
+        title="Which layer to use",
+        lead=filled(
+            Sentence(
+                f"Every layer of {run.encoder} was read on {run.dataset}: {n['train']} samples to fit probes, {n['val']} to "
+                f"choose the layer, {n['test']} to score it."
+            ),
+            Sentence(in_short(run.profiles(), bool(run.controls)), "strong"),
+            Sentence(run.untrained, "caution"),
+        ),
+        sections=(
+            Section(
+                "",
+                "",
+                (
+                    card_picture(run),
+                    Table(columns, tuple(rows)),
+                    Sentence(
+                        f"{signs}. The best layer has the best score on the samples that choose; the layer to use is the output "
+                        "where no gap is shown, else the earliest that is as good there as the best. The hidden gap is the best "
+                        f"layer's score minus the output's. Scores are those of the {n['test']} test samples; {INTERVALS}."
+                    ),
+                ),
+            ),
+        ),
+        provenance=tuple(_provenance(run)),
+    )
+
+
+def card_picture(run: Run) -> ScoreMap:
+    """The picture of the card: which layer holds which target."""
+    return score_map([("", profile) for profile, _ in _read(run)])
+
+
+def model_index(run: Run) -> str:
+    """The scores as YAML that model hubs read: for each target those at the layer to use and at the output."""
+    data = run.record.dataset
+    lines = ["model-index:", f"- name: {_quoted(run.encoder)}", "  results:"]
+    for profile, recommendation in _read(run):
+        name = str(profile.data.attrs["score_name"])
+        scores = {f"{name} at the output, {profile.output_tap}": profile.output}
+        if recommendation.tap and recommendation.score and not recommendation.at_output:
+            scores = {f"{name} at {recommendation.tap}": recommendation.score, **scores}
+        lines += [
+            "  - task:",
+            "      type: feature-extraction",
+            f"      name: {_quoted(f'{profile.measure} of {profile.target}')}",
+            "    dataset:",
+            f"      type: {_quoted(data.asked or data.name)}",
+            f"      name: {_quoted(data.name)}",
+            "      split: test",
+            f"      revision: {_quoted(data.fingerprint)}",
+            "    metrics:",
+        ]
+        for label, score in scores.items():
+            lines += [f"    - type: {_quoted(METRICS.get(name, name))}", f"      name: {_quoted(label)}"]
+            lines += [f"      value: {_value(score)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _read(run: Run) -> list[tuple[Profile, Recommendation]]:
+    """The probe that each target is recommended by, hidden ones first."""
+    by_name = {(p.measure, p.target): p for p in run.profiles()}
+    pairs = {r.target: (by_name[r.measure, r.target], r) for r in run.recommendations()}
+    if not pairs:
+        raise DiagnosticsError(
+            f"No probe of {run.path} read a target, so there is no layer to name: run on data with targets, and with a probe "
+            "among the measures."
+        )
+    return [pairs[target] for target, _ in by_state([(target, p) for target, (p, _) in pairs.items()])]
+
+
+def _provenance(run: Run) -> list[tuple[str, str]]:
+    record, call = run.record, run.calls[-1]
+    command = call.command or f"in Python, {record.encoder.asked or record.encoder.name} on {record.dataset.asked or record.dataset.name}"  # fmt: skip
+    return [
+        ("measured by", f"{DISTRIBUTION} {call.version}, {call.created[:10]}, seed {call.seed}"),
+        ("command", command),
+        ("weights", str(run.store.identity["weights"])),
+        ("data", record.dataset.fingerprint),
+    ]
+
+
+def _quoted(text: str) -> str:
+    """A text as a scalar of YAML, in which JSON's are all valid."""
+    return json.dumps(printable(text), ensure_ascii=False)
+
+
+def _value(score: Interval) -> str:
+    return f"{score.value:.4f}" if math.isfinite(score.value) else ".nan"

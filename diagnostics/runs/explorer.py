@@ -1,0 +1,211 @@
+"""One page over any number of runs: encoders by targets, and a table of all that readers sort, search and narrow."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diagnostics.errors import DiagnosticsError, enumerated
+from diagnostics.measures.statistics import Interval
+from diagnostics.report.figures import MEANING, State
+from diagnostics.report.html import write_page
+from diagnostics.report.numbers import format_number
+from diagnostics.report.page import (
+    Cell,
+    Column,
+    Details,
+    Finding,
+    Link,
+    Note,
+    Notes,
+    Number,
+    Page,
+    Row,
+    Section,
+    Sentence,
+    Table,
+    filled,
+)
+from diagnostics.runs.controls.kinds import ABOUT, NAMES
+from diagnostics.runs.overview import state_of
+from diagnostics.runs.profile import INTERVALS, Profile
+from diagnostics.runs.run import Run
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What a probe of a run read of a target. `data` is the dataset's name and fingerprint; `first`: whether it is the first probe
+    of its target, by which a layer is recommended."""
+
+    run: Path
+    encoder: str
+    data: tuple[str, str]
+    n_test: int
+    label: str
+    first: bool
+    state: State
+    best_tap: str
+    depth: float
+    best: Interval | None
+    output: Interval
+    hidden_gap: Interval | None
+    controls: Mapping[str, Interval]
+
+
+def readouts(run: Run) -> list[Readout]:
+    """What all probes of a run read of targets."""
+    found: list[Readout] = []
+    targets: set[str] = set()
+    for profile in run.profiles():
+        if profile.is_probe and profile.target and profile.best_tap:
+            found.append(_readout(run, profile, profile.best_tap, profile.target not in targets))
+            targets.add(profile.target)
+    return found
+
+
+def _readout(run: Run, profile: Profile, best_tap: str, first: bool) -> Readout:
+    controls = {name: reached for name in NAMES if (reached := profile.control(name)) is not None}
+    return Readout(
+        run=run.path,
+        encoder=run.encoder,
+        data=(run.dataset, run.record.dataset.fingerprint),
+        n_test=run.n["test"],
+        label=profile.label,
+        first=first,
+        state=state_of(profile),
+        best_tap=best_tap,
+        depth=profile.depth_of(best_tap),
+        best=profile.best,
+        output=profile.output,
+        hidden_gap=profile.hidden_gap,
+        controls=controls,
+    )
+
+
+def explorer_page(found: Sequence[Readout], left_out: Mapping[str, str], folder: Path) -> Page:
+    """The page of what runs read, to lie in `folder`; `left_out` says of other runs why they are not on it."""
+    data = list(dict.fromkeys(each.data for each in found))
+    runs = list(dict.fromkeys(each.run for each in found))
+    states = [each.state for each in found if each.first]
+    hidden = sum(state in ("hidden", "doubtful") for state in states)
+    reports = _reports(found, folder)
+    signs = "; ".join(f"{sign} {meaning}" for sign, meaning in MEANING.values())
+    return Page(
+        title=f"{_count(runs, 'run')} of {_count({each.encoder for each in found}, 'encoder')} on {_count(data, 'dataset')}",
+        lead=(
+            Sentence(f"The output hides {hidden} of the {len(states)} targets that the runs read.", "verdict"),
+            Sentence(
+                f"{signs}. Each run chose its best tap on val and reads every score on test; {INTERVALS}. The hidden gap is the best "
+                "tap's score minus the output tap's on the same samples. Nothing is corrected for the number of rows: the largest of "
+                "many gaps is larger than it would be alone. Scores of different targets or samples are not comparable. "
+                "The name of an encoder leads to the report of its run, where there is one."
+            ),
+        ),
+        sections=filled(
+            Section("All targets", "all", filled(_all_rows(found, reports), _controls(found, reports))),
+            Section("Encoders by targets", "matrices", sections=tuple(_matrix(each, i, found, reports) for i, each in enumerate(data))),
+            Section("Left out", "skipped", filled(Notes(tuple(Note(why, run) for run, why in left_out.items()), "quiet"))),
+        ),
+        provenance=(("runs", ", ".join(map(str, runs))),),
+    )  # fmt: skip
+
+
+def _count(things: Collection[object], name: str) -> str:
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
+
+
+def explore(runs: Sequence[Path], left_out: Mapping[str, str], path: Path) -> Path:
+    """Writes the page of finished runs, in the folders given, as one HTML file that links to their reports.
+
+    Raises DiagnosticsError where none of them read a target.
+    """
+    # One run after another: its results are as large as its taps are many.
+    read = {run: readouts(Run(run)) for run in runs}
+    nothing = {str(run): "No probe read a target." for run, found in read.items() if not found}
+    found = [each for of_run in read.values() for each in of_run]
+    if not found:
+        raise DiagnosticsError(
+            f"No probe read a target in {enumerated(nothing)}, so there is nothing to show: run on data with targets, and with a "
+            "probe among the measures."
+        )
+    return write_page(explorer_page(found, {**left_out, **nothing}, path.parent), path)
+
+
+def _all_rows(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Table:
+    columns = (
+        Column("encoder", choice=True), Column("dataset", choice=True), Column("target"), Column("finding", prose=True, choice=True),
+        Column("best tap"), Column("depth"), Column("score"), Column("output"), Column("hidden gap"), Column("best control"),
+        Column("n test"),
+    )  # fmt: skip
+    rows = [
+        Row(
+            (
+                reports[each.run], each.data[0], each.label, Finding(MEANING[each.state][1], each.state), each.best_tap, _depth(each),
+                Number(each.best), Number(each.output), Number(each.hidden_gap, signed=True), _best_control(each), str(each.n_test),
+            )
+        )
+        for each in found
+    ]  # fmt: skip
+    return Table(columns, tuple(rows), sortable=True)
+
+
+def _depth(each: Readout) -> Number:
+    return Number(Interval(each.depth, NAN, NAN), ".2f")
+
+
+def _best_control(each: Readout) -> Cell:
+    if not each.controls:
+        return "-"
+    name = max(each.controls, key=lambda name: each.controls[name].value)
+    reached = Interval(each.controls[name].value, NAN, NAN)
+    return Number(reached, mark=name.replace("_", " "))
+
+
+def _controls(found: Sequence[Readout], reports: Mapping[Path, Link]) -> Details | None:
+    names = [name for name in NAMES if any(name in each.controls for each in found)]
+    if not names:
+        return None
+    columns = ("encoder", "dataset", "target", "best tap", *(name.replace("_", " ") for name in names))
+    rows = [
+        Row((reports[each.run], each.data[0], each.label, Number(each.best), *(Number(each.controls.get(name)) for name in names)))
+        for each in found
+    ]  # fmt: skip
+    notes = Notes(tuple(Note(ABOUT[name], name.replace("_", " ")) for name in names))
+    return Details("What every control reaches", Table(tuple(map(Column, columns)), tuple(rows)), notes)
+
+
+def _matrix(data: tuple[str, str], number: int, found: Sequence[Readout], reports: Mapping[Path, Link]) -> Section:
+    """Encoders by targets of one dataset; of several probes of a target the first."""
+    of_data = [each for each in found if each.data == data and each.first]
+    labels = list(dict.fromkeys(each.label for each in of_data))
+    rows: list[Row] = []
+    for run in dict.fromkeys(each.run for each in of_data):
+        cells = {each.label: each for each in of_data if each.run == run}
+        rows.append(Row((reports[run], *(_brief(cells.get(label)) for label in labels))))
+    columns = (Column("encoder"), *(Column(label, prose=True) for label in labels))
+    return Section(data[0], f"d{number}", (Table(columns, tuple(rows)),))
+
+
+def _brief(each: Readout | None) -> Cell:
+    """A cell of the matrix: the best tap with its score, and that of the output."""
+    if each is None or each.best is None:
+        return "-"
+    words = f"{format_number(each.best.value)} at {each.best_tap}, output {format_number(each.output.value)}"
+    return Finding(words, each.state)
+
+
+def _reports(found: Sequence[Readout], folder: Path) -> dict[Path, Link]:
+    """For each run its encoder, as a link to its report; where an encoder has several runs on the same data, with the run's folder."""
+    encoders = {each.run: (each.encoder, each.data) for each in found}
+    alike = Counter(encoders.values())
+    links: dict[Path, Link] = {}
+    for run, known in encoders.items():
+        report = run / "report.html"
+        path = Path(os.path.relpath(report, folder)).as_posix() if report.is_file() else ""
+        links[run] = Link(f"{known[0]} ({run.name})" if alike[known] > 1 else known[0], path)
+    return links

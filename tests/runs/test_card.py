@@ -1,0 +1,71 @@
+"""The section for a model card: its numbers, its metadata, its picture, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import diagnostics as dx
+from diagnostics.errors import DiagnosticsError
+from diagnostics.report.markdown import plain
+from diagnostics.runs.card import write_card
+
+from commands import diagnose, refused
+from tiny import tiny_dataset, tiny_image_encoder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> dx.Run:
+    options = {"measures": ["linear_probe", "rankme"], "controls": False, "report": False}
+    out = tmp_path_factory.mktemp("card") / "run"
+    return dx.run(tiny_image_encoder(), tiny_dataset(40, "image"), out=out, **options)
+
+
+def test_a_card_names_the_layer_of_each_target_with_the_runs_numbers(run: dx.Run, tmp_path: Path) -> None:
+    path = write_card(run, tmp_path / "card.md")
+    text = path.read_text(encoding="utf-8")
+    assert "24 samples to fit probes, 8 to choose the layer, 8 to score it" in text
+    assert "(card.svg)" in text
+    assert (tmp_path / "card.svg").read_text(encoding="utf-8").startswith("<?xml")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    advice = {r.target: r for r in run.recommendations()}
+    assert len(rows) == len(advice) > 0
+    for row in rows:
+        target = row[0].removeprefix("| ").rpartition(" (")[0].replace("\\", "")
+        assert row[1] == plain(advice[target].tap or "-")
+        assert row[3].startswith(plain(f"{advice[target].output.value:.3f}"))
+
+
+def test_the_metadata_is_yaml_with_the_scores_at_the_layer_and_at_the_output(run: dx.Run, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML, which packages of the docs and of hubs bring")
+    _, metadata, _ = write_card(run, tmp_path / "card.md").read_text(encoding="utf-8").split("---\n", 2)
+    (model,) = yaml.safe_load(metadata)["model-index"]
+    assert model["name"] == run.encoder
+    advice = run.recommendations()
+    named = {result["task"]["name"]: result for result in model["results"]}
+    assert set(named) == {f"{r.measure} of {r.target}" for r in advice}
+    for r in advice:
+        result = named[f"{r.measure} of {r.target}"]
+        assert result["dataset"]["revision"] == run.record.dataset.fingerprint
+        values = {metric["name"]: metric["value"] for metric in result["metrics"]}
+        assert values[f"{r.score_name} at the output, {r.output_tap}"] == pytest.approx(r.output.value, abs=1e-4)
+        assert len(values) == 1 + bool(r.tap and not r.at_output)
+
+
+def test_the_command_writes_it_into_the_run_or_where_it_is_asked_to(run: dx.Run, tmp_path: Path) -> None:
+    assert diagnose("card", run.path) == (0, f"{run.path / 'card.md'}\n", "")
+    assert diagnose("card", run.path, "-o", tmp_path / "layers.md").out == f"{tmp_path / 'layers.md'}\n"
+    assert (tmp_path / "layers.svg").is_file()
+    assert refused("card", run.path, "-o", tmp_path / "absent" / "a.md").startswith("There is no folder")
+    assert not (tmp_path / "absent").exists()
+    assert refused("card", run.path, "-o", tmp_path / "a.svg").startswith("A card is Markdown")
+    assert not (tmp_path / "a.svg").exists()
+
+
+def test_a_run_without_a_probe_has_no_card(tmp_path: Path) -> None:
+    options = {"measures": ["rankme"], "controls": False, "report": False}
+    run = dx.run(tiny_image_encoder(), tiny_dataset(40, "image"), out=tmp_path / "run", **options)
+    with pytest.raises(DiagnosticsError, match=r"No probe of .* read a target"):
+        write_card(run, tmp_path / "card.md")
+    assert not (tmp_path / "card.svg").exists()
