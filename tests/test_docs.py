@@ -303,7 +303,7 @@ def test_the_study_is_what_its_results_say(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_study_of_the_recipe_is_what_its_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = ROOT / "docs" / "tutorials" / "perception"
+    folder = ROOT / "docs" / "studies" / "perception"
     monkeypatch.syspath_prepend(str(folder))
     study = importlib.import_module("perception_study")
     found = study.results()
