@@ -302,6 +302,21 @@ def test_the_study_is_what_its_results_say(monkeypatch: pytest.MonkeyPatch) -> N
     assert page.render(changed) != page.render(found)
 
 
+def test_the_study_of_the_recipe_is_what_its_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ROOT / "docs" / "studies" / "perception"
+    monkeypatch.syspath_prepend(str(folder))
+    study = importlib.import_module("perception_study")
+    found = study.results()
+    assert (folder / "index.md").read_text(encoding="utf-8") == study.render(found)
+    changed = json.loads(json.dumps(found))
+    name, one = next(iter(changed.items()))
+    one["zeroshot"]["shape"] |= {"value": 0.5, "low": 0.4}
+    one["profiles"]["x"]["hidden_gap"]["low"] = 0.1
+    assert name in study.above_chance(changed, "shape")
+    assert f"x of {name}" in study.shown(changed)
+    assert study.render(changed) != study.render(found)
+
+
 def test_the_gallery_shows_todays_data() -> None:
     """Where this fails, `python docs/studies/gallery/gallery.py FOLDER` makes its runs and its page anew."""
     page = (ROOT / "docs" / "studies" / "gallery" / "index.md").read_text(encoding="utf-8")

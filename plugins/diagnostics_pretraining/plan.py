@@ -60,12 +60,12 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """All that decides the numbers, but for the settings: another one in the folder is refused."""
         return self.recipe.spoken | {
-            "size": self.size,
+            "towers": self.size,
             "data": self.data,
             "fingerprint": self.dataset.fingerprint,
             "vocabulary": digest_of_json(asdict(self.vocabulary)),
             "base": None if self.base is None else self.base.image.identity["weights"],
-            "teacher": None if self.teacher is None else self.teacher.weights,
+            "taught_by": None if self.teacher is None else self.teacher.weights,
         }
 
     def towers(self) -> Towers:

@@ -46,7 +46,7 @@ class Recipe:
 
     stages: one after the other. batch: pairs in a step over all processes.
     image: sizes of stages are those of a model whose images have this side, and are brought to the size and patch of the
-        one that is trained; without it they are meant as they stand.
+        one that is trained, at least two patches; without it they are meant as they stand.
     lr, optimiser, schedule, warmup, cooldown, clip, weight_decay: as of the trainer's `Settings`.
     rope, pool: of the image tower; see `diagnostics_perception.models.Architecture`.
     mask: share of the batch that is seen again with patches hidden; hidden: share of those patches.
@@ -111,8 +111,10 @@ class Recipe:
     @property
     def spoken(self) -> dict[str, Any]:
         """All of it as plain values, for identities and lineages; stages as `size:samples`."""
-        values = asdict(self) | {"stages": " ".join(f"{stage.size}:{stage.samples}" for stage in self.stages)}
-        augment = values.pop("augment") or {}
+        values: dict[str, Any] = asdict(self) | {
+            "stages": " ".join(f"{stage.size}:{stage.samples}" for stage in self.stages)
+        }
+        augment: dict[str, Any] = values.pop("augment") or {}
         return {**values, "augment": " ".join(f"{key}={value}" for key, value in augment.items() if value)}
 
     def for_model(self, image: int, patch: int, samples: int | None = None) -> Recipe:
@@ -124,13 +126,18 @@ class Recipe:
         stages = self.stages
         if self.image is not None:
             stages = tuple(
-                replace(stage, size=max(1, round(stage.size / self.image * image / patch)) * patch) for stage in stages
+                replace(stage, size=max(2, round(stage.size / self.image * image / patch)) * patch) for stage in stages
             )
         for stage in stages:
             if stage.size < patch or stage.size % patch or stage.size > image:
                 raise DiagnosticsError(
                     f"Images of a stage of {stage.size} pixels cannot be cut into patches of {patch} or are larger than the "
                     f"model's {image}: give a multiple of {patch}, at most {image}."
+                )
+            if self.mask and stage.size == patch:
+                raise DiagnosticsError(
+                    f"An image of {stage.size} pixels is a single patch, of which no part can be hidden: give larger stages, or "
+                    "mask = 0."
                 )
         if samples is not None:
             stages = scaled(stages, samples, self.batch)
@@ -229,12 +236,13 @@ def _has(line: str, key: str) -> bool:
 
 def _wanted(value: Any, kind: Any) -> str | None:
     """What a value of that type is in words, where this one is none; tables are looked at by themselves."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = _is_number(value)
     if get_origin(kind) is Literal:
         return None if value in get_args(kind) else " or ".join(get_args(kind))
     if kind == tuple[float, float] | None:
-        fits = isinstance(value, list) and len(value) == 2 and all(isinstance(one, (int, float)) for one in value)
-        return None if fits and 0 < value[0] <= value[1] else "a list of two numbers above 0, the smaller first"
+        ends: list[Any] = value if isinstance(value, list) else []
+        fits = len(ends) == 2 and all(map(_is_number, ends)) and 0 < ends[0] <= ends[1]
+        return None if fits else "a list of two numbers above 0, the smaller first"
     if kind == tuple[Stage, ...]:
         return None if isinstance(value, list) else "a list of stages, each with its size and samples"
     if kind is bool:
@@ -242,3 +250,7 @@ def _wanted(value: Any, kind: Any) -> str | None:
     if kind in (int, int | None):
         return None if number and isinstance(value, int) and value > 0 else "a whole number above 0"
     return None if number or kind == Augmentation | None else "a number"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -118,6 +118,18 @@ def results() -> dict[str, Json]:
     return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
 
 
+def fallen(one: Json) -> float:
+    """By how much the contrast lies below that of knowing nothing, the logarithm of the batch: mean of the last five logged."""
+    last = [value for _, value in one["contrast"][-5:]]
+    return math.log(one["samples"] / one["steps"]) - sum(last) / len(last)
+
+
+def controls(profile: Json) -> list[str]:
+    """What encoders that should know nothing reach."""
+    values = [profile["controls"].get(name) for name in CONTROLS]
+    return ["–" if value is None else f"{value:.2f}" for value in values]
+
+
 def above_chance(found: Mapping[str, Json], what: str) -> list[str]:
     """The trainings whose interval lies above chance."""
     scores = {name: one["zeroshot"][what] for name, one in found.items()}
@@ -166,12 +178,13 @@ def render(found: Mapping[str, Json]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"interval": interval, "log": math.log}
+    environment.filters.update(interval=interval, log=math.log)
     page = environment.get_template("page.md.j2").render(
         found=found, rows=ROWS, targets=TARGETS, few=FEW, many=MANY, data=DATA, seen=SEEN,
         missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],
         train=train_command(9, 0), zeroshot=zeroshot_command("pe9", "shape"), run=run_command("pe9"),
-        above_chance=above_chance, shown=shown(found), taught=taught(found), ends=ends,
+        above_chance=above_chance, controls=controls,
+        least=min(map(fallen, found.values()), default=0.0), most=max(map(fallen, found.values()), default=0.0), shown=shown(found), taught=taught(found), ends=ends,
     )  # fmt: skip
     return page.rstrip() + "\n"
 

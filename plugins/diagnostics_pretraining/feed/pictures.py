@@ -26,13 +26,13 @@ def pictures(
     # Some at a time, whose numbers stay in the processor's cache.
     for first in range(0, len(samples), some := max(1, CACHED // (3 * size * size))):
         part = pixels[first : first + some]
+        squashed = np.empty((len(part), size, size, 3), np.uint8)
         for i, sample in enumerate(samples[first : first + some], first):
             image = image_of(sample, reader)
             box = None if drawn is None else _box(image, drawn["half"][i], drawn["centre"][i])
-            seen = torch.from_numpy(np.array(image.resize((size, size), Image.Resampling.BILINEAR, box)))
-            mirrored = drawn is not None and drawn["mirror"][i] < 0
-            pixels[i] = (seen.flip(1) if mirrored else seen).permute(2, 0, 1)
-        part.div_(255)
+            seen = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
+            squashed[i - first] = seen[:, ::-1] if drawn is not None and drawn["mirror"][i] < 0 else seen
+        part.copy_(torch.from_numpy(squashed).permute(0, 3, 1, 2)).div_(255)
         if drawn is not None:
             part.copy_(recoloured(part, torch.from_numpy(drawn["colour"][first : first + some]).float()))
         part.sub_(0.5).div_(0.5)

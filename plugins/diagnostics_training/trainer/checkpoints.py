@@ -40,10 +40,12 @@ UNTELLING = {
     "base": "other weights of the base encoder",
     "decoder": "other weights of the decoder",
     "relations_by": "another teacher of relations",
+    "vocabulary": "another vocabulary of texts",
+    "taught_by": "another teacher",
 }
 """Parts whose values tell people nothing."""
 FOLLOWS = {
-    "data": ("fingerprint", "modality", "length", "variates", "size", "frames", "outputs"),
+    "data": ("fingerprint", "modality", "length", "variates", "size", "frames", "outputs", "vocabulary"),
     "fingerprint": ("outputs",),
     "to": ("tap",),
     "for": ("tap",),
@@ -51,6 +53,7 @@ FOLLOWS = {
     "lm": ("decoder", "tap"),
     "steps": ("projector_steps",),
     "relations": ("tap", "relations_by"),
+    "towers": ("vocabulary",),
 }
 """What differs because something else does."""
 

@@ -60,6 +60,7 @@ def test_sizes_are_brought_to_the_models() -> None:
     recipe = named_recipe("9")
     assert [stage.size for stage in recipe.for_model(336, 14).stages] == [98, 154, 224, 336]
     assert [stage.size for stage in recipe.for_model(48, 8).stages] == [16, 24, 32, 48]
+    assert [stage.size for stage in recipe.for_model(16, 4).stages] == [8, 8, 12, 16]
     assert sum(stage.samples for stage in recipe.for_model(48, 8, 51_200).stages) == 51_200
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 pytest.importorskip("open_clip")
 
+from diagnostics_pretraining.batches import Batches
 from diagnostics_pretraining.commands import train_pe
 from diagnostics_pretraining.job import Job
 from diagnostics_pretraining.objective import Pretraining
@@ -25,6 +26,7 @@ from diagnostics_pretraining.plan import Plan, plan_of
 from diagnostics_pretraining.train import train
 from diagnostics_training.trainer.distributed import World, world
 from diagnostics_training.trainer.monitor import lines
+from diagnostics_training.trainer.objective import Batch
 from diagnostics_training.trainer.trainer import fit
 from typer import Typer
 from typer.testing import CliRunner
@@ -55,7 +57,8 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def job(recipe: Path, out: Path, **more: Any) -> Job:
-    return Job(**{"data": DATA, "out": out, "size": "micro", "config": recipe} | more)
+    asked: dict[str, Any] = {"data": DATA, "out": out, "size": "micro", "config": recipe}
+    return Job(**asked | more)
 
 
 def trained(plan: Plan, out: Path, batches: Any = None, where: World | None = None) -> list[dict[str, float]]:
@@ -73,7 +76,7 @@ def test_a_stopped_training_goes_on_bit_for_bit_across_stages(
     plan = plan_of(job(recipe, tmp_path, optimiser=optimiser))
     whole = trained(plan, tmp_path / "whole")
 
-    def until(step: int, rank: int, size: int) -> dict[str, Tensor]:
+    def until(step: int, rank: int, size: int) -> Batch:
         if step == stopped:
             raise KeyboardInterrupt
         return plan.batches(step, rank, size)
@@ -132,6 +135,17 @@ def test_a_pair_is_saved_and_finished_ones_are_left(
     assert (out / "encoder.safetensors").read_bytes() == digest
     with pytest.raises(DiagnosticsError, match=r"made otherwise \(--lr 0.01, not 0.5; --seed 0, not 4\)"):
         train(job(recipe, out, lr=0.5, seed=4))
+    recipe.write_text(OWN.replace("0.125", "0.0625").replace("size = 8, samples = 64", "size = 16, samples = 32"))
+    with pytest.raises(DiagnosticsError) as refused:
+        train(job(recipe, out, size="nano", samples=64))
+    for difference in (
+        "mask 0.125, not 0.0625",
+        "towers micro, not nano",
+        "stages 8:64 16:64, not",
+        "--steps 8, not 4",
+    ):
+        assert difference in str(refused.value)
+    assert "vocabulary" not in str(refused.value)
 
 
 def test_it_trains_further_from_a_pair(tmp_path: Path, recipe: Path) -> None:
@@ -179,6 +193,12 @@ def test_what_cannot_be_is_one_sentence_before_anything_is_written(
     assert not out.exists()
 
 
+def test_a_single_patch_cannot_be_hidden(tmp_path: Path, recipe: Path) -> None:
+    recipe.write_text(OWN.replace("size = 8", "size = 4"))
+    with pytest.raises(DiagnosticsError, match="An image of 4 pixels is a single patch"):
+        train(job(recipe, tmp_path / "pe"))
+
+
 def test_sizes_that_no_patch_divides_are_refused(tmp_path: Path, recipe: Path) -> None:
     recipe.write_text(OWN.replace("size = 8", "size = 10"))
     with pytest.raises(DiagnosticsError, match="stage of 10 pixels cannot be cut into patches of 4"):
@@ -194,11 +214,12 @@ def test_a_recipe_that_is_here_leaves_out_what_texts_do_not_survive(tmp_path: Pa
 def test_a_loss_that_is_not_finite_names_step_samples_and_checkpoint(tmp_path: Path, recipe: Path) -> None:
     plan = plan_of(job(recipe, tmp_path))
 
-    class Broken(type(plan.batches)):  # type: ignore[misc]  (its class is what is wrapped)
+    class Broken(Batches):
         def __call__(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
             batch = super().__call__(step, rank, world)
             return batch | {"pixels": batch["pixels"] * (torch.nan if step == 4 else 1)}
 
+    assert isinstance(plan.batches, Batches)
     batches = Broken(plan.batches.feed, 4, 1 / 8, 0.4)
     with pytest.raises(DiagnosticsError, match=r"not finite at step 5 \(batch of shapes-3-.*step 3 is the last in"):
         trained(plan, tmp_path / "pe", batches)
