@@ -20,6 +20,7 @@ from diagnostics_training.options import (
     Compile,
     Cooldown,
     Device,
+    EvaluateEvery,
     LearningRate,
     Optimiser,
     Precision,
@@ -272,6 +273,7 @@ def align_language(
     precision: Precision = "float32",
     attention: Attention = "auto",
     watch_attention: WatchAttention = None,
+    evaluate_every: EvaluateEvery = None,
     compile: Compile = False,
     recompute: Recompute = False,
     workers: Workers = 0,
@@ -297,7 +299,7 @@ def align_language(
             projector_steps=projector_steps, batch=batch, lr=lr, optimiser=optimiser, schedule=schedule, warmup=warmup,
             cooldown=cooldown, clip=clip, accumulate=accumulate, precision=precision, compile=compile, recompute=recompute,
             workers=workers, layer_scale=layer_scale, drop_path=drop_path, control=control, seed=seed, device=device,
-            trust_code=trust_code, attention=attention, watch_attention=watch_attention,
+            trust_code=trust_code, attention=attention, watch_attention=watch_attention, evaluate_every=evaluate_every,
         )
     )  # fmt: skip
     show(row, json)
