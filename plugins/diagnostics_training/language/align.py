@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diagnostics import DiagnosticsError, Question, TorchEncoder
 from diagnostics.encoders.cut import cut_encoder
-from diagnostics_training.alignment.course import Course, with_control
+from diagnostics_training.alignment.course import Course, Row, with_control
 from diagnostics_training.alignment.job import AlignmentJob
 from diagnostics_training.alignment.objective import Alignment
 from diagnostics_training.alignment.start import Start, start_of
@@ -96,7 +96,7 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
             save_decoder(Path(saved), decoder)
         return {"answers": found, "decoder": saved}
 
-    def plan(where: World, watch: Watch) -> Course:
+    def plan(where: World, watch: Watch, done: Row | None) -> Course:
         return Course(
             job.folder, asked, name, None, make,
             {"group": f"{group} aligned with {name}", "to": name, "for": "", **uncontrolled(job)},

@@ -504,6 +504,22 @@ def test_too_small_a_difference_is_said_and_it_goes_on(
     ]
 
 
+def test_the_best_tap_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A control that is all that is left follows the alignment that is there."""
+    asked = job(tmp_path / "o", "best-tap", target="first", steps=2, control=True)
+    row = align_tap(asked)
+    shutil.rmtree(tmp_path / "o-control")
+
+    def again(*_: Any) -> Any:
+        raise AssertionError("the best tap is looked for again")
+
+    monkeypatch.setattr(tapping, "best_tap", again)
+    assert align_tap(asked)["control"] == {
+        **row["control"],
+        "seconds": pytest.approx(row["control"]["seconds"], abs=60),
+    }
+
+
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = Feed.__call__
 
