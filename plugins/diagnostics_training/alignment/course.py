@@ -116,7 +116,7 @@ def control_of(job: AlignmentJob, start: Start, asked: Mapping[str, Any], course
     # What else is recorded of the course tells what teaches it.
     lineage = {
         **dict.fromkeys(course.lineage, ""),
-        "group": f"{group}, control",
+        "group": f"control of {group}",
         "control_of": digest_of_json(course.asked),
         "to": start.tap.name,
     }
