@@ -78,7 +78,7 @@ def spatial_command(kind: str, seed: int) -> str:
 
 def language_command() -> str:
     return (
-        f"diagnostics align language --encoder '{BASE}' --lm tiny --train-lm --projector-steps 0 {HOW} --lr 1e-4 --steps 150 "
+        f"diagnostics align language --encoder '{BASE}' --lm tiny --train-lm --projector-steps 0 {HOW} --lr 3e-4 --steps 120 "
         f"--drop-path 0 --seed 0 --out models/language-0"
     )
 
