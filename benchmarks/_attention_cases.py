@@ -15,7 +15,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from diagnostics.encoders.attention_statistics import Tokens
 from diagnostics.encoders.fused_attention import FusedCall
-from diagnostics.encoders.taps import Grid, Tap
+from diagnostics.encoders.grid import Grid
+from diagnostics.encoders.taps import Tap
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from diagnostics.activations.contract import Activations
-from diagnostics.encoders.taps import Grid, Tap
+from diagnostics.encoders.grid import Grid
+from diagnostics.encoders.taps import Tap
 from diagnostics.measures.arrays import centre
 from diagnostics.measures.similarity.kernel_alignment import Cka
 

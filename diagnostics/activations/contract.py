@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from diagnostics.datasets.target import TargetInfo
-from diagnostics.encoders.taps import Grid, Tap
+from diagnostics.encoders.grid import Grid
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.vocabulary import DENSE, FAMILY_OF, SPLITS, Family, Kind
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from diagnostics.activations.other_data import SampleFacts, differences
 from diagnostics.activations.plan import Plan
+from diagnostics.activations.sample_differences import SampleFacts, differences
 from diagnostics.activations.store import Store
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder

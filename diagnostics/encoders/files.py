@@ -7,7 +7,6 @@ text files that a skeleton needs (a checkpoint directory's configuration and tok
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from diagnostics.encoders.digests import digest_of
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.encoders.rebuild import MOST_TEXT, skeleton_of
 from diagnostics.encoders.torch_encoder import TorchEncoder
-from diagnostics.errors import DiagnosticsError, StorageError, describe, few, unwritable
+from diagnostics.encoders.whole_file import whole_file
+from diagnostics.errors import DiagnosticsError, describe, few
 
 SAVED = "encoder.safetensors"
 """Filename of a saved encoder in its folder."""
@@ -100,25 +100,8 @@ def save_encoder(
             f"The lineage of {encoder.name} cannot be written as JSON ({error}): use plain values."
         ) from error
     file = encoder_file(path)
-    # A folder, since safetensors writes to a file of another name first, which a kill leaves.
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        written = partial / file.name
-        written.touch()
-        mode = written.stat().st_mode
+    with whole_file(file) as written:
         save_file(tensors, written, metadata={KEY: text})
-        written.chmod(mode)  # safetensors leaves a file that nobody else may read, whatever the umask allows
-        written.replace(file)
-    except OSError as error:
-        raise unwritable(file, error) from error
-    except SafetensorError as error:
-        raise StorageError(
-            f"{file} cannot be written ({describe(error)}): is there room, and may you write there?"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return file
 
 

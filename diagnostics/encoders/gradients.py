@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.encoders.encoder import Captured
+from diagnostics.encoders.grid import Grid
 from diagnostics.encoders.hooks import captured_at
 from diagnostics.encoders.perturbation import floating_in, replaced
-from diagnostics.encoders.taps import Grid, Tap
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 
 SEED = 0

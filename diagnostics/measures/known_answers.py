@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from diagnostics.activations.contract import Activations
-from diagnostics.encoders.taps import Grid, Tap
+from diagnostics.encoders.grid import Grid
+from diagnostics.encoders.taps import Tap
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 import xarray as xr
 
 from diagnostics.activations.contract import StoredTarget
-from diagnostics.encoders.taps import Grid, Tap
+from diagnostics.encoders.grid import Grid
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures import result as attribute
 from diagnostics.measures.dynamics.events import class_moments, linear_rules

@@ -4,7 +4,6 @@ Where the text encoder that was trained with it lies beside it, the file holds b
 """
 
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import cast
 from urllib.parse import quote
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from timm.models.eva import Eva
 from torch import Tensor, nn
@@ -20,7 +18,8 @@ from torch.utils.data import default_collate
 
 from diagnostics import DiagnosticsError, Encoder, TorchEncoder, build
 from diagnostics.encoders.cut import cut_encoder
-from diagnostics.errors import describe, few
+from diagnostics.encoders.whole_file import whole_file
+from diagnostics.errors import few
 from diagnostics_perception.checkpoint import TEXT_TOWER, fitted
 from diagnostics_perception.layout import HEAD, PARTS, meta_tensors
 from diagnostics_perception.models import skeleton
@@ -169,25 +168,7 @@ def _check_same(encoder: TorchEncoder, module: nn.Module) -> None:
 
 
 def _write(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """To a file that appears whole or not at all."""
-    # A folder, since safetensors writes to a file of another name first, which a kill leaves.
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        written = partial / file.name
-        written.touch()
-        mode = written.stat().st_mode
-        # Copies of parts of a larger memory, all of which would be written.
-        whole = {name: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for name, t in tensors.items()}
-        if file.suffix == ".pt":
-            torch.save(whole, written)
-        else:
-            save_file(whole, written)
-        written.chmod(mode)  # safetensors leaves a file that nobody else may read, whatever the umask allows
-        written.replace(file)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        why = error.strerror if isinstance(error, OSError) else describe(error)
-        raise DiagnosticsError(f"{file} cannot be written ({why}): is there room, and may you write there?") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    # Copies of parts of a larger memory, all of which would be written.
+    whole = {name: t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for name, t in tensors.items()}
+    with whole_file(file) as written:
+        (torch.save if file.suffix == ".pt" else save_file)(whole, written)

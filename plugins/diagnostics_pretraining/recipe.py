@@ -166,7 +166,9 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise DiagnosticsError(f"{path} cannot be read ({error}): name a recipe, a file of TOML.") from error
     except tomllib.TOMLDecodeError as error:
-        raise DiagnosticsError(f"{path} is no TOML ({error}): write one as docs/how-to/pretraining.md shows.") from error
+        raise DiagnosticsError(
+            f"{path} is no TOML ({error}): write one as docs/how-to/pretraining.md shows."
+        ) from error
     sections = _Sections(path, text)
     sections.check(values, Recipe)
     for stage in values.get("stages", ()):

@@ -20,6 +20,7 @@ from diagnostics_training.options import (
     Compile,
     Cooldown,
     Device,
+    EvaluateEvery,
     LearningRate,
     Optimiser,
     Precision,
@@ -33,6 +34,11 @@ from diagnostics_training.options import (
 )
 
 Option = typer.Option
+
+MOST_NAMED = 8
+"""Taps whose scores are printed."""
+STEADY = 0.98
+"""Cosine of a control's tokens to the base's, below which training by itself bends the output."""
 
 # What all commands of the group share.
 Base = Annotated[
@@ -272,6 +278,7 @@ def align_language(
     precision: Precision = "float32",
     attention: Attention = "auto",
     watch_attention: WatchAttention = None,
+    evaluate_every: EvaluateEvery = None,
     compile: Compile = False,
     recompute: Recompute = False,
     workers: Workers = 0,
@@ -297,7 +304,7 @@ def align_language(
             projector_steps=projector_steps, batch=batch, lr=lr, optimiser=optimiser, schedule=schedule, warmup=warmup,
             cooldown=cooldown, clip=clip, accumulate=accumulate, precision=precision, compile=compile, recompute=recompute,
             workers=workers, layer_scale=layer_scale, drop_path=drop_path, control=control, seed=seed, device=device,
-            trust_code=trust_code, attention=attention, watch_attention=watch_attention,
+            trust_code=trust_code, attention=attention, watch_attention=watch_attention, evaluate_every=evaluate_every,
         )
     )  # fmt: skip
     show(row, json)
@@ -318,8 +325,13 @@ def aligned_lines(row: dict[str, Any]) -> list[str]:
     lines = [_line(row)]
     if control:
         lines.append(f"Control: {_line(control)}")
+        if (steady := control["cosine"]["after"]) is not None and steady < STEADY:
+            lines.append(
+                f"Beware: the control, which had nothing new to learn, fell to a cosine of {steady:.3f} to its own tokens: training by "
+                "itself bends the output at this rate; give a lower --lr and more --steps"
+            )
     if probed:
-        scores = ", ".join(f"{tap} {score:.3f}" for tap, score in probed["val_scores"].items())
+        scores = best_scores(probed["val_scores"])
         best = f"{probed['tap']} is the best tap for {row['for']} on val of {probed['data']}"
         lines.append(f"{best}, {probed['gain']:.3f} of {probed['score']} above {row['output']} ({scores})")
     if answers := row.get("answers"):
@@ -333,6 +345,13 @@ def aligned_lines(row: dict[str, Any]) -> list[str]:
     encoders = [row["base"], row["path"], *([control["path"]] if control else [])]
     trusting = [*row["trust_code"], *(control["trust_code"] if control else [])]
     return [*lines, *next_lines(encoders, row["run_data"], trusting)]
+
+
+def best_scores(scores: Mapping[str, float]) -> str:
+    """Taps with their scores in order of depth; of many, the best ones alone."""
+    named = sorted(scores, key=lambda tap: -scores[tap])[:MOST_NAMED]
+    shown = ", ".join(f"{tap} {score:.3f}" for tap, score in scores.items() if tap in named)
+    return shown if len(named) == len(scores) else f"{shown}; {len(scores) - len(named)} others are no higher"
 
 
 def answer_lines(answers: Mapping[str, Any]) -> list[str]:

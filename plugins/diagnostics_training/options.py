@@ -51,6 +51,10 @@ WatchAttention = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+EvaluateEvery = Annotated[
+    int | None,
+    Option(metavar="N", help="Every N steps log loss and right answers on val [never].", rich_help_panel=TRAINING),
+]
 Compile = Annotated[bool, Option("--compile", help="Compile the model with torch.", rich_help_panel=COST)]
 Recompute = Annotated[
     bool,
@@ -65,7 +69,7 @@ Device = Annotated[
     str | None, Option(metavar="NAME", help="cpu, cuda, ... [cuda where there is one].", rich_help_panel=COST)
 ]
 
-APART = ("attention", "watch_attention", "compile", "recompute", "workers")
+APART = ("attention", "watch_attention", "evaluate_every", "compile", "recompute", "workers")
 """Options that change no number but by rounding: no part of what a training is known by."""
 
 

@@ -351,7 +351,7 @@ def test_what_training_does_by_itself_is_taken_off(make_run: Maker) -> None:
     weights = base.store.attrs["identity"]["weights"]
     about: dict[str, Any] = {"group": "up", "base": weights, "seed": 0, "training": "one"}
     up = make_run("with control", (0.5, 2, 1.5), (1, 1, 1), lineage=about, data=MANY)
-    of_it = about | {"group": "up, control", "control_of": "one", "training": "its own"}
+    of_it = about | {"group": "control of up", "control_of": "one", "training": "its own"}
     control = make_run("control", (0.5, 2, 1), (1, 1, 1.0), lineage=of_it, data=MANY)
     result = dx.compare([base, up, control], similarity=None)
     one, other = shares(result, "up", "a"), shares(result, "up", "b")
@@ -359,13 +359,14 @@ def test_what_training_does_by_itself_is_taken_off(make_run: Maker) -> None:
     assert one.over_control.value == pytest.approx(by_hand) and one.over_control.low > 0 and one.lifted
     assert one.recovered_over_control.value == pytest.approx(by_hand / base.profile(LINEAR).hidden_gap.value)
     assert one.recovered.value == pytest.approx(
-        one.recovered_over_control.value + shares(result, "up, control", "a").recovered.value
+        one.recovered_over_control.value + shares(result, "control of up", "a").recovered.value
     )
     # The same features of `b` at both outputs: nothing that the tap did.
     assert other.over_control.value == pytest.approx(0, abs=0.02) and not other.lifted
-    assert shares(result, "up, control", "a").reasons["over_control"] == "it is a control itself"
-    assert "up: lifted by the tap, beyond its control: a (R2); not shown to be lifted by the tap: b (R2)" in str(
-        describe_lifts(result, [LINEAR, "linear_probe/b"])
+    assert shares(result, "control of up", "a").reasons["over_control"] == "it is a control itself"
+    assert (
+        "up: lifted by the tap, beyond its control, each by its own interval: a (R2); not shown to be lifted by the tap: b (R2)"
+        in str(describe_lifts(result, [LINEAR, "linear_probe/b"]))
     )
     seed = make_run("control of another training", (0.5, 2, 1), lineage=of_it | {"control_of": "another"}, data=MANY)
     alone = dx.compare([base, up, seed], similarity=None)

@@ -49,7 +49,9 @@ def test_the_verdict_counts_and_names_the_widest_gap() -> None:
         "The output hides 3 of 5 targets, raw most (+1.000 at blocks.0). A control does as well on raw; no hidden gap is shown for none; "
         "no probe is shown to read unread."
     )
-    assert in_short(profiles[:1], controls=True).startswith("No hidden gap is shown for none, so read the output, norm.")
+    assert in_short(profiles[:1], controls=True).startswith(
+        "No hidden gap is shown for none, so read the output, norm."
+    )
     assert in_short(profiles[1:2], controls=False) == (
         "No target is shown to be readable at the tap chosen. There is nothing to recommend."
     )

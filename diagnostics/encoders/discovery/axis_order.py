@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from diagnostics.encoders.grid import Grid
 from diagnostics.encoders.perturbation import floating_in, moved_most, part_of, replaced
-from diagnostics.encoders.taps import Grid
 from diagnostics.errors import DiagnosticsError
 
 CHANGE = 3.0

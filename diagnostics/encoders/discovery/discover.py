@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.encoders.discovery.axis_order import axis_order, raster
+from diagnostics.encoders.discovery.first_block_input import LOCAL, FirstBlockInput
 from diagnostics.encoders.discovery.places import MOST_PREFIX, Places
-from diagnostics.encoders.discovery.special_tokens import LOCAL, FirstBlockInput
 from diagnostics.encoders.discovery.stacks import earlier_stack, find_blocks
 from diagnostics.encoders.discovery.trace import Step, Trace, dry_run
+from diagnostics.encoders.grid import Grid
 from diagnostics.encoders.hooks import as_tokens, tensors_in
 from diagnostics.encoders.perturbation import Forward, tensor_at, tokens_at
-from diagnostics.encoders.taps import Grid, Part, Site, Tap
+from diagnostics.encoders.taps import Part, Site, Tap
 from diagnostics.errors import DiagnosticsError
 
 # They change no activations while a model is evaluated.

@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from diagnostics.encoders.encoder import Encoder
+from diagnostics.encoders.grid import spelled
 from diagnostics.encoders.hooks import EarlyEnd
 from diagnostics.encoders.perturbation import distances
 from diagnostics.encoders.placement.changes import Changes, NotVerifiableError, changes_of
 from diagnostics.encoders.placement.token_order import Ordering, all_cells, explained
-from diagnostics.encoders.taps import Tap, spelled
+from diagnostics.encoders.taps import Tap
 from diagnostics.errors import explaining
 
 MOST_CELLS = 256

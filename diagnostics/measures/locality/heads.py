@@ -22,7 +22,8 @@ from diagnostics.encoders.attention_statistics import (
 )
 from diagnostics.encoders.encoder import Captured, Encoder
 from diagnostics.encoders.fused_attention import FusedCall, OfCall
-from diagnostics.encoders.taps import Grid, Site, Tap
+from diagnostics.encoders.grid import Grid
+from diagnostics.encoders.taps import Site, Tap
 from diagnostics.errors import DiagnosticsError
 from diagnostics.measures.arrays import ShortRepr, as_tensor, one_thread, over_taps
 from diagnostics.measures.base import Measure

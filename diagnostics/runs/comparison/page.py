@@ -36,6 +36,7 @@ from diagnostics.runs.comparison.words import (
     describe_lifts,
     describe_runs,
     describe_similarity,
+    describe_uncontrolled,
     describe_verdict,
     target_name,
 )
@@ -52,6 +53,8 @@ def comparison_page(findings: Findings) -> Page:
     return Page(
         title=f"{len(findings.members)} runs on {findings.data.attrs['dataset']}",
         lead=(
+            # What an alignment is made for comes before all that was compared.
+            *(Sentence(f"{line}.", "strong") for line in describe_lifts(findings, brief)),
             *filled(Sentence(describe_verdict(findings), "strong")),
             Sentence(describe_runs(findings), only="brief"),
             Sentence(
@@ -176,7 +179,7 @@ def _alignments(findings: Findings, brief: Sequence[str]) -> Section:
                 ],
                 only="full",
             ),
-            _notes(describe_lifts(findings, brief)),
+            _notes(describe_uncontrolled(findings)),
             _notes([f"({i}) {why}" for i, why in enumerate(reasons, 1)], "quiet"),
         ),
         label="Alignments",

@@ -69,7 +69,7 @@ def _describe_differences(findings: Findings) -> str:
         proof = "That is no proof that they are alike: the intervals say how large a difference may be."
         return (
             f"No difference between these runs is shown on these {n} test samples, of {count} compared "
-            f"({', '.join(QUANTITIES)}).{'' if one else f' {proof}'}"
+            f"({', '.join(QUANTITIES)}) and corrected for their number.{'' if one else f' {proof}'}"
         )
     named = [_describe_difference(findings, d) for d in shown[:MOST_NAMED]]
     more = f" (the {MOST_NAMED} largest are named)" if len(shown) > MOST_NAMED else ""
@@ -146,22 +146,29 @@ def alignment_name(shares: Shares) -> str:
 
 
 def describe_lifts(findings: Findings, profiles: Sequence[str]) -> list[str]:
-    """Of each alignment, which targets the tap lifted beyond what its control shows, and which it is not shown to have."""
+    """Of each alignment, which targets the tap lifted beyond what its control shows, and which it is not shown to have; each by its
+    own interval."""
     lines: list[str] = []
-    for group in dict.fromkeys(row.group for row in findings.shares):
-        rows = [row for row in findings.shares if row.group == group and row.profile in profiles]
-        held = [row for row in rows if row.over_control is not None]
-        if not held:
-            why = next((row.reasons["over_control"] for row in rows if "over_control" in row.reasons), "")
-            if why and "itself" not in why:
-                lines.append(f"{group}: what training by itself does is not known ({why})")
-            continue
+    for group in dict.fromkeys(row.group for row in findings.shares if row.over_control is not None):
+        held = [row for row in findings.shares if row.group == group and row.profile in profiles and row.over_control]
         lifted = [target_name(findings, row.profile) for row in held if row.lifted]
         rest = [target_name(findings, row.profile) for row in held if not row.lifted]
-        parts = [f"lifted by the tap, beyond its control: {', '.join(lifted)}"] if lifted else []
+        parts = (
+            [f"lifted by the tap, beyond its control, each by its own interval: {', '.join(lifted)}"] if lifted else []
+        )
         parts += [f"not shown to be lifted by the tap: {', '.join(rest)}"] if rest else []
         lines.append(f"{group}: {'; '.join(parts)}")
     return lines
+
+
+def describe_uncontrolled(findings: Findings) -> list[str]:
+    """Of which alignments there is no control, and why."""
+    whys = {row.group: row.reasons["over_control"] for row in findings.shares if "over_control" in row.reasons}
+    return [
+        f"{group}: what training by itself does is not known ({why})"
+        for group, why in whys.items()
+        if "itself" not in why
+    ]
 
 
 def describe_correction(findings: Findings) -> str:

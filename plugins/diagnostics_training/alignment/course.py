@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ from diagnostics_training.trainer.trainer import UNTRAINED, fit
 
 FINISHED = "alignment.json"
 
+Row = dict[str, Any]
+"""What a training came to."""
+Plan = Callable[[World, Watch, Row | None], "Course"]
+"""The course of an alignment, and what it came to where it is finished and its control alone is left."""
 Make = Callable[[TorchEncoder], tuple[Alignment, Feed]]
 """A student, sized for the samples -> its objective and its batches."""
 
@@ -74,9 +78,7 @@ def _done(folder: Path, asked: Mapping[str, Any], where: World) -> dict[str, Any
     return done
 
 
-def with_control(
-    job: AlignmentJob, start: Start, asked: Mapping[str, Any], plan: Callable[[World, Watch], Course]
-) -> dict[str, Any]:
+def with_control(job: AlignmentJob, start: Start, asked: Mapping[str, Any], plan: Plan) -> Row:
     """Carries out the course that `plan` makes, and that of its control, each where it is not finished yet.
 
     Gives, in the first process: `path`, `name`, `to`, `output` (the tap where the student learns), `steps`, `loss`, `cosine` of
@@ -84,7 +86,6 @@ def with_control(
     `blocks` (of how many the branches are scaled), `base`, `run_data` (to probe both on), `trust_code` (which of both that
     asks for), what the course adds, and `control`, the control's row or None.
     """
-    plan = cache(plan)
     own = dict(asked) | {"control_of": job.folder.name}
     with world(job.device) as where, watcher() as shown:
         watch = shown if where.first else silent
@@ -93,10 +94,11 @@ def with_control(
         if with_it := job.control and job.steps > 0:
             control = _done(job.control_folder, own, where)
         barrier()
+        course = functools.cache(functools.partial(plan, where, watch, row))
         if row is None:
-            row = carry_out(plan(where, watch), job, start, where, watch)
-        if with_it and control is None and not plan(where, watch).itself:
-            control = carry_out(control_of(job, start, own, plan(where, watch)), job, start, where, watch)
+            row = carry_out(course(), job, start, where, watch)
+        if with_it and control is None and not course().itself:
+            control = carry_out(control_of(job, start, own, course()), job, start, where, watch)
         return row | {"control": control} if where.first else {}
 
 
@@ -114,7 +116,7 @@ def control_of(job: AlignmentJob, start: Start, asked: Mapping[str, Any], course
     # What else is recorded of the course tells what teaches it.
     lineage = {
         **dict.fromkeys(course.lineage, ""),
-        "group": f"{group}, control",
+        "group": f"control of {group}",
         "control_of": digest_of_json(course.asked),
         "to": start.tap.name,
     }

@@ -61,7 +61,7 @@ def best_tap(
     one's minus the output's).
 
     Of simulated data of more samples than `PROBED`, as many of the next seed are probed. Of targets with a value for every
-    place, the tokens of all samples are kept. Taps of other axes or features than the output's cannot teach it and
+    place, the tokens of all samples are kept, of others none. Taps of other axes or features than the output's cannot teach it and
     are no candidates. Raises where the best one is the output itself: then nothing is hidden.
     """
     name, options = parse_spec(spec)
@@ -80,7 +80,8 @@ def best_tap(
     # The others would be probed too.
     alone = copy.copy(dataset)
     alone.targets = {target: dataset.targets[target]}
-    budget = f"{sum(tap.tokens * tap.features for tap in upto) * 4 * (len(dataset) + 1)} B" if kind in PLACES else None
+    # What is read pooled needs no tokens.
+    budget = f"{sum(tap.tokens * tap.features for tap in upto) * 4 * (len(dataset) + 1)} B" if kind in PLACES else 0
     with tempfile.TemporaryDirectory(prefix="diagnostics-") as folder:
         try:
             probed = run(

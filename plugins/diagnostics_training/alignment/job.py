@@ -89,9 +89,8 @@ class AlignmentJob:
 
     def identity(self, start: Start) -> dict[str, Any]:
         """All that decides the numbers, as plain values: what was made otherwise is refused."""
-        asked: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in UNASKED:
-            del asked[name]
+        names = [field.name for field in fields(self) if field.name not in UNASKED]
+        asked: dict[str, Any] = {name: getattr(self, name) for name in names}
         if "target" in asked:
             asked["for"] = asked.pop("target")
         return asked | {

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from diagnostics import DiagnosticsError, TorchEncoder
 from diagnostics_training.alignment.augmentation import places_of
-from diagnostics_training.alignment.course import Course, with_control
+from diagnostics_training.alignment.course import Course, Row, with_control
 from diagnostics_training.alignment.job import AlignmentJob
 from diagnostics_training.alignment.objective import Alignment
 from diagnostics_training.alignment.relations.named import relations_of
@@ -56,8 +56,8 @@ def align_spatial(job: SpatialJob) -> dict[str, Any]:
     relations = None if job.relations is None else relations_of(job.relations, start, job.trust_code)
     asked = job.identity(start) | {"relations_by": relations.about if relations else None}
 
-    def plan(where: World, watch: Watch) -> Course:
-        tap, probed = (None, None) if job.to is None else chosen_tap(start, job.to, job.target, where, watch)
+    def plan(where: World, watch: Watch, done: Row | None) -> Course:
+        tap, probed = (None, None) if job.to is None else chosen_tap(start, job.to, job.target, where, watch, done)
         teachers = [] if tap is None else [Teacher(start.own, start.own.tap(tap))]
         for teacher in teachers:
             check_width(start, teacher)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from diagnostics import DiagnosticsError, TorchEncoder
-from diagnostics_training.alignment.course import Course, with_control
+from diagnostics_training.alignment.course import Course, Row, with_control
 from diagnostics_training.alignment.data import LEAST, best_tap, check_target
 from diagnostics_training.alignment.feed import Feed
 from diagnostics_training.alignment.job import AlignmentJob
@@ -49,8 +49,8 @@ def align_tap(job: TapJob) -> dict[str, Any]:
     for teacher in others:
         check_grids(start.tap, start.own.name, teacher)
 
-    def plan(where: World, watch: Watch) -> Course:
-        tap, probed = chosen_tap(start, job.to, job.target, where, watch)
+    def plan(where: World, watch: Watch, done: Row | None) -> Course:
+        tap, probed = chosen_tap(start, job.to, job.target, where, watch, done)
         teachers = [Teacher(start.own, start.own.tap(tap)), *(one for one in others if one.weight)]
         check_width(start, teachers[0])
         return Course(
@@ -103,11 +103,14 @@ def check_width(start: Start, teacher: Teacher) -> None:
 
 
 def chosen_tap(
-    start: Start, to: str, target: str | None, where: World, watch: Watch
+    start: Start, to: str, target: str | None, where: World, watch: Watch, done: Row | None
 ) -> tuple[str, dict[str, Any] | None]:
-    """The tap that teaches, and what was seen where it is the best for a target."""
+    """The tap that teaches, and what was seen where it is the best for a target; of an alignment that is done, as it was seen
+    then."""
     if target is None:
         return to, None
+    if done is not None:
+        return done["probed"]["tap"], done["probed"]
     tap, probed = best_tap(start.base, target, start.spec, where.device, watch)
     if where.first and probed["gain"] < LEAST:
         say(

@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diagnostics import DiagnosticsError, Question, TorchEncoder
 from diagnostics.encoders.cut import cut_encoder
-from diagnostics_training.alignment.course import Course, with_control
+from diagnostics_training.alignment.course import Course, Row, with_control
 from diagnostics_training.alignment.job import AlignmentJob
 from diagnostics_training.alignment.objective import Alignment
 from diagnostics_training.alignment.start import Start, start_of
@@ -28,6 +29,8 @@ from diagnostics_training.language.projector import pooled, with_projector
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.monitor import Watch
 
+EVALUATED = 64
+"""Samples of val at most, of each of which one question is asked while it trains."""
 DECODER = "decoder"
 """Folder beside the encoder with a decoder that was trained."""
 
@@ -43,6 +46,7 @@ class LanguageJob(AlignmentJob):
     projector_steps: int | None = None
     train_lm: bool = False
     drop_path: float = 0.1
+    evaluate_every: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,7 +86,8 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
     saved = str(job.folder / DECODER) if job.train_lm and job.steps else None
 
     def make(student: TorchEncoder) -> tuple[Alignment, QuestionFeed]:
-        return Language(student, decoder, job.train_lm, job.alone), QuestionFeed(start, pairs, job.batch)
+        asked_of_val = held_out(start, pairs) if job.evaluate_every else None
+        return Language(student, decoder, job.train_lm, job.alone, asked_of_val), QuestionFeed(start, pairs, job.batch)
 
     def conclude(objective: Alignment, where: World) -> dict[str, Any]:
         assert isinstance(objective, Language)
@@ -91,7 +96,7 @@ def align_language(job: LanguageJob) -> dict[str, Any]:
             save_decoder(Path(saved), decoder)
         return {"answers": found, "decoder": saved}
 
-    def plan(where: World, watch: Watch) -> Course:
+    def plan(where: World, watch: Watch, done: Row | None) -> Course:
         return Course(
             job.folder, asked, name, None, make,
             {"group": f"{group} aligned with {name}", "to": name, "for": "", **uncontrolled(job)},
@@ -111,6 +116,14 @@ def _ending(start: Start) -> Start:
 def _texts(start: Start) -> list[str]:
     questions: set[Question] = {question for asked in start.dataset.questions for question in asked}
     return sorted({text for one in questions for text in (one.answer, *one.wordings, *one.held_back)})
+
+
+def held_out(start: Start, pairs: Pairs) -> dict[str, Tensor]:
+    """Questions about samples of val, as a batch. Raises where there are none."""
+    rows = np.flatnonzero(start.dataset.split == "val")
+    if not len(rows):
+        raise DiagnosticsError(f"{start.dataset.name} has no val split to evaluate on: leave --evaluate-every out.")
+    return QuestionFeed(replace(start, rows=rows), pairs, min(EVALUATED, len(rows)))(0)
 
 
 def _head(start: Start, job: LanguageJob, decoder: Decoder) -> Callable[[TorchEncoder], TorchEncoder]:

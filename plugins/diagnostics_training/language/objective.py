@@ -32,20 +32,40 @@ class Language(Alignment):
 
     student: its output is the tap that learns, and it has a projector as a head (`projector.with_projector`); trained in place.
     alone: for how many steps the projector learns alone.
+    held_out: a batch of questions that `evaluate` asks; None for none.
     """
 
     phases = True
 
-    def __init__(self, student: TorchEncoder, decoder: Decoder, train_decoder: bool = False, alone: int = 0) -> None:
+    def __init__(
+        self,
+        student: TorchEncoder,
+        decoder: Decoder,
+        train_decoder: bool = False,
+        alone: int = 0,
+        held_out: Batch | None = None,
+    ) -> None:
         super().__init__(student, ())
-        self.decoder, self.alone = decoder, alone
+        self.decoder, self.alone, self.held_out = decoder, alone, held_out
         self.trained_decoder = decoder.module if train_decoder else None
         decoder.module.requires_grad_(train_decoder)
         self.later: list[nn.Parameter] = []
         self.all_learn = True
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        shown = self.shown(section_of(batch, self.section), gradient=True)
+        return self.scored(batch, gradient=True)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """`loss` and `right` of the questions that are held out."""
+        if self.held_out is None:
+            return {}
+        device = next(self.parameters()).device
+        held_out = {key: value.to(device) for key, value in self.held_out.items()}
+        return {key: float(value) for key, value in self.scored(held_out).items()}
+
+    def scored(self, batch: Batch, gradient: bool = False) -> dict[str, Tensor]:
+        """`loss`, and the share of answers that are `right`."""
+        shown = self.shown(section_of(batch, self.section), gradient)
         lost, right = self.answered(shown, batch["ids"], batch["labels"])
         return {"loss": lost.mean(), "right": right.float().mean()}
 

@@ -20,7 +20,7 @@ from diagnostics_training.alignment.layer_scale import DropPath, put_drops, scal
 from diagnostics_training.alignment.objective import Alignment
 from diagnostics_training.alignment.tap import TapJob, align_tap
 from diagnostics_training.alignment.teachers import Teacher, on_grid, put_section, with_module
-from diagnostics_training.alignment_commands import aligned_lines
+from diagnostics_training.alignment_commands import aligned_lines, best_scores
 from diagnostics_training.options import settings_of
 from diagnostics_training.trainer.data import plain
 from diagnostics_training.trainer.monitor import lines
@@ -502,6 +502,28 @@ def test_too_small_a_difference_is_said_and_it_goes_on(
         f"Next: diagnostics run {ERASING} --data {DATA} && diagnostics run {built} --trust-code --data {DATA}",
         f"Then: diagnostics compare {default_folder(ERASING, DATA)} {default_folder(str(built), DATA)}",
     ]
+
+
+def test_of_many_taps_the_best_are_named() -> None:
+    shown = best_scores({f"blocks.{i}": i / 100 for i in range(50)})
+    assert shown.startswith("blocks.42 0.420, blocks.43") and shown.endswith("blocks.49 0.490; 42 others are no higher")
+    assert best_scores({"embed": 0.5, "blocks.0": 0.25}) == "embed 0.500, blocks.0 0.250"
+
+
+def test_the_best_tap_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A control that is all that is left follows the alignment that is there."""
+    asked = job(tmp_path / "o", "best-tap", target="first", steps=2, control=True)
+    row = align_tap(asked)
+    shutil.rmtree(tmp_path / "o-control")
+
+    def again(*_: Any) -> Any:
+        raise AssertionError("the best tap is looked for again")
+
+    monkeypatch.setattr(tapping, "best_tap", again)
+    assert align_tap(asked)["control"] == {
+        **row["control"],
+        "seconds": pytest.approx(row["control"]["seconds"], abs=60),
+    }
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_what_the_output_alone_held_is_lost_unless_it_is_kept(compared: Any) -> 
 @pytest.mark.slow
 def test_the_control_recovers_nothing_and_is_taken_off(compared: Any) -> None:
     folder, result, row = compared
-    assert abs(shares(result, f"{LIFTED}, control", "first").recovered.value) < 0.03
+    assert abs(shares(result, f"control of {LIFTED}", "first").recovered.value) < 0.03
     assert row["control"]["path"] == str(folder / "lifted-control")
     assert row["control"]["cosine"]["after"] > 0.98
     assert row["control"]["steps"] == row["steps"]
@@ -86,6 +86,9 @@ def test_the_control_recovers_nothing_and_is_taken_off(compared: Any) -> None:
     assert shares(result, "kept", "first").reasons["over_control"] == "it was made without a control (--no-control)"
     last = aligned_lines(row)
     assert last[1].startswith(f"Control: {folder / 'lifted-control'}: taught by blocks.1, loss -1")
+    assert not any(line.startswith("Beware") for line in last)
+    drifting = {**row["control"], "cosine": {"before": 1.0, "after": 0.9}}
+    assert "fell to a cosine of 0.900 to its own tokens" in aligned_lines({**row, "control": drifting})[2]
     assert f"diagnostics run {folder / 'lifted-control'} --trust-code" in last[-2]
     again = align_tap(job(folder / "lifted", control=True))
     assert again == row

@@ -28,7 +28,7 @@ pytest.importorskip("transformers")
 from answering import COLOURS, SHAPES, WORDINGS
 from diagnostics_training.alignment.start import make_student, start_of
 from diagnostics_training.alignment_commands import aligned_lines
-from diagnostics_training.language.align import LanguageJob, align_language
+from diagnostics_training.language.align import LanguageJob, align_language, held_out
 from diagnostics_training.language.decoder import Decoder, decoder_named
 from diagnostics_training.language.feed import QuestionFeed
 from diagnostics_training.language.objective import Language
@@ -191,6 +191,28 @@ def trained(out: Path, steps: int = 8, alone: int = 4, stop: int | None = None, 
     settings = Settings(steps, 5e-3, log_every=1, checkpoint_every=3, **more)
     fit(objective, feed, settings, out, silent, tell=lambda line: None)
     return objective, seen
+
+
+def test_questions_about_val_are_asked_while_it_trains_and_change_nothing(tmp_path: Path) -> None:
+    row, plain = (
+        align_language(
+            dataclasses.replace(job(tmp_path / str(every)), steps=20, batch=16, control=False, evaluate_every=every)
+        )
+        for every in (8, None)
+    )
+    assert row["loss"] == plain["loss"]
+    logged = {line["step"]: line for line in lines(tmp_path / "8") if "evaluation/loss" in line}
+    assert list(logged) == [8, 16, 20]
+    assert logged[20]["evaluation/loss"] < logged[8]["evaluation/loss"]
+    assert all(0 <= line["evaluation/right"] <= 1 for line in logged.values())
+    assert not any("evaluation/loss" in line for line in lines(tmp_path / "None"))
+
+
+def test_there_is_no_evaluation_without_val(tmp_path: Path) -> None:
+    start = start_of(job(tmp_path / "o"))
+    start.dataset.split[start.dataset.split == "val"] = "test"
+    with pytest.raises(DiagnosticsError, match="has no val split to evaluate on: leave --evaluate-every out"):
+        held_out(start, Pairs(start.dataset, decoder_named("tiny", WORDS), 5))
 
 
 def test_the_projector_alone_learns_first(tmp_path: Path) -> None:

@@ -401,7 +401,7 @@ def test_the_three_ablations_and_the_control_are_encoders_of_their_own(tmp_path:
     assert [record["group"] for record in records] == [
         "naming spatially aligned to blocks.0 and to relations of masks", "naming spatially aligned to blocks.0",
         "naming spatially aligned to relations of masks",
-        "naming spatially aligned to blocks.0 and to relations of masks, control",
+        "control of naming spatially aligned to blocks.0 and to relations of masks",
     ]  # fmt: skip
     assert {record["base"] for record in records} == {base}
     assert rows["pairs"]["cosine"] == {"before": None, "after": None}
