@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import re
+import sys
 import runpy
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The study of this page: its commands, what is kept of what they find, and the page itself.
 
-    python perception_study.py run --work FOLDER      # gives the commands in FOLDER, and keeps results/*.json
-    python perception_study.py page                   # writes index.md and profiles.svg from results/
+    python study.py run --work FOLDER      # gives the commands in FOLDER, and keeps results/*.json
+    python study.py page                   # writes index.md and profiles.svg from results/
 
 What is finished is left as it is, and a training that was interrupted goes on. No result on the page is typed by hand: all come from
 `results/`.
