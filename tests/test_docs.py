@@ -10,8 +10,8 @@ import importlib
 import inspect
 import json
 import re
-import sys
 import runpy
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -307,7 +307,7 @@ def test_a_study_is_what_its_results_say(name: str, monkeypatch: pytest.MonkeyPa
 
 def test_the_study_of_the_recipe_is_what_its_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = ROOT / "docs" / "studies" / "perception"
-    study = module_in(folder, "perception_study", monkeypatch)
+    study = module_in(folder, "study", monkeypatch)
     found = study.results()
     assert (folder / "index.md").read_text(encoding="utf-8") == study.render(found)
     changed = json.loads(json.dumps(found))
