@@ -11,6 +11,7 @@ import inspect
 import json
 import re
 import runpy
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
