@@ -184,7 +184,7 @@ def render(found: Mapping[str, Json]) -> str:
         missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],
         train=train_command(9, 0), zeroshot=zeroshot_command("pe9", "shape"), run=run_command("pe9"),
         above_chance=above_chance, controls=controls,
-        least=min(map(fallen, found.values()), default=0.0), most=max(map(fallen, found.values()), default=0.0), shown=shown(found), taught=taught(found), ends=ends,
+        least=round(min(map(fallen, found.values()), default=0.0), 2) + 0.0, most=max(map(fallen, found.values()), default=0.0), shown=shown(found), taught=taught(found), ends=ends,
     )  # fmt: skip
     return page.rstrip() + "\n"
 
