@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ TEMPLATES = ("{}", "a {}", "a photo of a {}")
 """The prompts of a class unless others are given, but for those with a word that the vocabulary lacks; the embeddings of a class's
 prompts are averaged."""
 SPLITS = ("val", "test")
+_ARTICLE = re.compile(r"\ba \{\}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def labels_of(dataset: Dataset, target: str) -> tuple[np.ndarray, tuple[str, ...
 def prompts_of(name: str, templates: Sequence[str]) -> list[str]:
     """A class in each template, with the article that its name needs."""
     vowel = name[:1].lower() in tuple("aeiou")
-    return [(template.replace("a {}", "an {}") if vowel else template).replace("{}", name) for template in templates]
+    return [(_ARTICLE.sub("an {}", template) if vowel else template).replace("{}", name) for template in templates]
 
 
 def known_templates(vocabulary: Vocabulary) -> tuple[str, ...]:

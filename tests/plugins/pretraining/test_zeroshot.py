@@ -195,6 +195,7 @@ def test_classes_are_of_labels_and_of_questions() -> None:
     labels, classes = labels_of(dataset, "tone")
     assert classes == ("cold", "warm") and labels[:4].tolist() == [1, 1, 0, 0]
     assert prompts_of("orange star", ("a {}", "{} on a wall")) == ["an orange star", "orange star on a wall"]
+    assert prompts_of("owl", ("data {}", "a photo of a {}")) == ["data owl", "a photo of an owl"]
 
 
 def test_what_cannot_be_is_refused(folder: Path, built: Any, tmp_path: Path) -> None:
