@@ -29,7 +29,7 @@ from _common import cpu, finish, verdict
 BATCH, STEPS, ROUNDS = 128, 4, 5
 SHARDS, EACH = 4, 256
 TINY = 25_600
-SHARE, BYTES = 0.5, 600
+SHARE, BYTES = 0.8, 600
 WORDS = ("a", "red", "striped", "star", "at", "the", "left", "of", "blue", "plain", "disc", "in", "room", "wall")
 
 
