@@ -54,20 +54,20 @@ def jpeg(number: int, size: int) -> bytes:
     return data.getvalue()
 
 
-def fed(made: Feed) -> float:
+def fed(feed: Feed) -> float:
     """CPU seconds of some steps."""
     start = cpu()
     for step in range(STEPS):
-        made(step)
+        feed(step)
     return cpu() - start
 
 
-def bare(made: Feed, size: int) -> float:
+def bare(feed: Feed, size: int) -> float:
     """CPU seconds of reading and squashing the same pictures, and of nothing else."""
     start = cpu()
     for step in range(STEPS):
-        for row in made.order.part(step, 0, 1)[0]:
-            np.asarray(Image.fromarray(made.dataset[int(row)]).resize((size, size), Image.Resampling.BILINEAR))
+        for row in feed.order.part(step, 0, 1)[0]:
+            np.asarray(Image.fromarray(feed.dataset[int(row)]).resize((size, size), Image.Resampling.BILINEAR))
     return cpu() - start
 
 

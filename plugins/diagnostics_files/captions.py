@@ -107,9 +107,9 @@ def build(
 
 
 def _from_tars(archives: Sequence[Path], caption: str, on_error: str, files: Mapping[str, Path]) -> Pairs:
-    found = Archived(archives, caption, on_error)
-    ids = found.ids
-    return Pairs(ids, ids, found.captions, ids, [""] * len(ids), found.picture, files, found.cut, found.shards)
+    samples = Archived(archives, caption, on_error)
+    ids = samples.ids
+    return Pairs(ids, ids, samples.captions, ids, [""] * len(ids), samples.picture, files, samples.cut, samples.shards)
 
 
 def _from_table(path: Path, image: str, caption: str, root: Path) -> Pairs:

@@ -69,8 +69,8 @@ def of_two(folder: str) -> None:
         theirs = ClipLoss(local_loss=True, gather_with_grad=True, rank=where.rank, world_size=where.size)
         normed = [nn.functional.normalize(part, dim=-1) for part in inputs[:2]]
         losses = contrast(*inputs), theirs(*normed, inputs[2].exp())
-        found = [{"loss": loss.detach(), "gradients": gradients(loss, *inputs)} for loss in losses]
-        torch.save(found, Path(folder) / f"{where.rank}.pt")
+        results = [{"loss": loss.detach(), "gradients": gradients(loss, *inputs)} for loss in losses]
+        torch.save(results, Path(folder) / f"{where.rank}.pt")
 
 
 def test_two_processes_give_the_whole_batchs_loss_and_gradients(tmp_path: Path) -> None:

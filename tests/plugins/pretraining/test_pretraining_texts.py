@@ -18,15 +18,15 @@ ROWS = np.arange(2, 8)
 
 def dataset(*texts: str) -> Dataset:
     pixels = np.zeros((8, 8, 8, 3), np.uint8)
-    return Dataset("said", "image", pixels, [f"s{i}" for i in range(8)], SPLIT, {}, texts=texts)
+    return Dataset("mine", "image", pixels, [f"s{i}" for i in range(8)], SPLIT, {}, texts=texts)
 
 
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ((), "said has no texts to train with: give data with captions"),
-        (("", "", "a", "", "b", " ", "c", "d"), r"2 of the 6 train texts of said are empty \(s3, s5\)"),
-        (("a", "b", *"xxxxxx"), "All 6 train texts of said are equal"),
+        ((), "mine has no texts to train with: give data with captions"),
+        (("", "", "a", "", "b", " ", "c", "d"), r"2 of the 6 train texts of mine are empty \(s3, s5\)"),
+        (("a", "b", *"xxxxxx"), "All 6 train texts of mine are equal"),
     ],
 )
 def test_texts_that_teach_nothing_are_refused(texts: tuple[str, ...], message: str) -> None:
