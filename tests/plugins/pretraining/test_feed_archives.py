@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diagnostics_pretraining.feed.data import without_target
+from diagnostics_pretraining.feed.data import outline_of, without_target
 from diagnostics_pretraining.feed.feed import Feed
 from diagnostics_pretraining.stages import Stage
 from diagnostics_training.trainer.objective import Batch, Objective
@@ -133,6 +133,29 @@ def test_captions_are_read_without_their_target(tmp_path: Path) -> None:
     assert spec.endswith("data?on_error=skip&features=0") and build("dataset", spec).targets == {}
     for other in ("shapes?n=10&features=3", "captions:a.csv?embeddings=e.npy"):
         assert without_target(other) == other
+
+
+def test_archives_are_known_again_by_captions_and_places(tmp_path: Path) -> None:
+    folder = shards(tmp_path / "data")
+
+    def digests() -> tuple[str, str]:
+        data = build("dataset", f"captions:{folder}?features=0")
+        return outline_of(data), data.fingerprint
+
+    outline, fingerprint = digests()
+    whole = (folder / "2.tar").read_bytes()
+    number = 2 * EACH + 3
+    # Another image of the same size, and another caption.
+    (folder / "2.tar").write_bytes(whole.replace(png(number), png(number)[:-1] + b"x"))
+    assert digests()[0] == outline and digests()[1] != fingerprint
+    text = str(number).encode() + bytes(tarfile.BLOCKSIZE - 2)
+    assert whole.count(text) == 1
+    (folder / "2.tar").write_bytes(whole.replace(text, b"99" + text[2:]))
+    assert digests()[0] != outline
+    (folder / "2.tar").write_bytes(whole)
+    assert digests() == (outline, fingerprint)
+    shapes = build("dataset", "shapes?n=10&size=32")
+    assert outline_of(shapes) == shapes.fingerprint
 
 
 def test_a_shard_cut_while_it_is_read_stops_the_run(tmp_path: Path) -> None:
