@@ -60,7 +60,7 @@ class FileDataset(Dataset):
                 facts = (name, target.kind, target.classes, target.units, target.period, values.dtype.str, values.shape)
                 digest.update(repr(facts).encode())
                 digest.update(values.data)
-            self._of_files = digest.hexdigest()
+            self._of_files = str(digest.hexdigest())
         return self._of_files
 
     @property
