@@ -84,11 +84,6 @@ def vocabulary_of(texts: Iterable[str], context: int) -> Vocabulary:
     return Vocabulary(context, tuple(sorted(used)))
 
 
-def longest(texts: Iterable[str]) -> int:
-    """Tokens of the longest text, start and end included."""
-    return max((len(_tokens(text)) for text in texts), default=0)
-
-
 @functools.lru_cache(2**16)
 def _tokens(text: str) -> tuple[int, ...]:
     # Taking a text apart costs as much as reading a small image, and small data show the same texts in every epoch.

@@ -112,7 +112,6 @@ def test_the_scale_stays_at_100_and_comes_back_from_there() -> None:
 
 def test_under_autocast_the_products_are_those_of_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        assert float(contrast(*drawn()).detach()) == float(contrast(*drawn()).detach())
         inside = contrast(*drawn()).detach()
     assert float(inside) == float(contrast(*drawn()).detach())
 
