@@ -28,7 +28,8 @@ from diagnostics_files.webdataset import Archived
 class Pairs:
     """Images with captions, one of each in a row. `read(row, size)` decodes an image, and captions may be read like it.
 
-    cut: what is wrong with archives that end early. shards: which archive each row lies in; None without archives.
+    cut: what is wrong with archives that end early. shards: which archive each row lies in; None without archives. scanned: see
+    `FileDataset`.
     """
 
     ids: Sequence[str]
@@ -40,6 +41,7 @@ class Pairs:
     files: Mapping[str, Path]
     cut: Mapping[str, Unusable]
     shards: np.ndarray | None = None
+    scanned: str = ""
 
     def only(self, rows: Sequence[int]) -> Pairs:
         """These rows."""
@@ -102,14 +104,17 @@ def build(
         options=f"size={size}" + ("" if pairs.shards is None else f" caption={caption}"),
         left_out={**left_out, **pairs.cut},
         shards=pairs.shards,
+        scanned=pairs.scanned,
         texts=pairs.captions,
     )  # fmt: skip
 
 
 def _from_tars(archives: Sequence[Path], caption: str, on_error: str, files: Mapping[str, Path]) -> Pairs:
-    found = Archived(archives, caption, on_error)
-    ids = found.ids
-    return Pairs(ids, ids, found.captions, ids, [""] * len(ids), found.picture, files, found.cut, found.shards)
+    samples = Archived(archives, caption, on_error)
+    ids = samples.ids
+    return Pairs(
+        ids, ids, samples.captions, ids, [""] * len(ids), samples.picture, files, samples.cut, samples.shards, samples.digest
+    )  # fmt: skip
 
 
 def _from_table(path: Path, image: str, caption: str, root: Path) -> Pairs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from array import array
@@ -35,6 +36,7 @@ class Archived:
         self.cut: dict[str, Unusable] = {}
         """Name of an archive -> what is wrong with it."""
         numbers, kinds, of_archive = array("q"), bytearray(), list[int]()
+        self._digest = hashlib.sha256()
         for archive in archives:
             first = len(self.ids)
             self._scan(archive, on_error, numbers, kinds)
@@ -70,15 +72,23 @@ class Archived:
             image = next((m for extension, m in parts.items() if f".{extension}" in PICTURES), None)
             is_json = "txt" not in parts
             text = parts.get("json" if is_json else "txt")
-            if image is None or text is None or not _caption(text, text.read(), self.caption, is_json):
+            data = b"" if text is None else text.read()
+            if image is None or text is None or not _caption(text, data, self.caption, is_json):
                 if archive.name in self.cut and number == len(samples):
                     continue  # the rest of it was cut off
                 missing = "image" if image is None else f"caption (.txt, or '{self.caption}' in .json)"
                 raise DiagnosticsError(f"Sample {key} of {archive} has no {missing}: add it, or remove the sample.")
             # The name of a single archive is the user's to change; of several it tells their samples apart.
             self.ids.append(f"{archive.stem}/{key}" if len(self.archives) > 1 else key)
-            numbers.extend((image.offset, image.size, text.offset, text.size))
+            places = (image.offset, image.size, text.offset, text.size)
+            numbers.extend(places)
+            self._digest.update(f"{self.ids[-1]}\x1f{places}\x1e".encode() + data)
             kinds.extend((PICTURES.index(f".{image.name.partition('.')[2].lower()}"), is_json))
+
+    @property
+    def digest(self) -> str:
+        """Of all samples' ids and captions, and of where they and their images lie."""
+        return self._digest.hexdigest()
 
     def _member(self, i: int, part: int, extension: str) -> Member:
         archive = self.archives[self.shards[i]]

@@ -19,7 +19,7 @@ from diagnostics.errors import enumerated
 from diagnostics_pretraining.batches import Batches, check_masks
 from diagnostics_pretraining.distillation import Distillation, TaughtBatches, Teacher
 from diagnostics_pretraining.feed.augmentation import check_survives, explain_left_out, survivable
-from diagnostics_pretraining.feed.data import without_target
+from diagnostics_pretraining.feed.data import outline_of, without_target
 from diagnostics_pretraining.feed.feed import Feed
 from diagnostics_pretraining.job import Job
 from diagnostics_pretraining.objective import Pretraining
@@ -62,7 +62,7 @@ class Plan:
         return self.recipe.spoken | {
             "towers": self.size,
             "data": self.data,
-            "fingerprint": self.dataset.fingerprint,
+            "fingerprint": outline_of(self.dataset),
             "vocabulary": digest_of_json(asdict(self.vocabulary)),
             "base": None if self.base is None else self.base.image.identity["weights"],
             "taught_by": None if self.teacher is None else self.teacher.weights,

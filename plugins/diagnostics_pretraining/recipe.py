@@ -7,6 +7,7 @@ learning rate and the weight of mask regularisation are not, and are the cosine 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -86,6 +87,10 @@ class Recipe:
             value = getattr(self.augment if name in _AUGMENTED and self.augment else self, name)
             if not 0 <= value <= most:
                 raise DiagnosticsError(f"A recipe cannot have {name} = {value}: give a share from 0 to {most}.")
+        if self.augment is not None and self.augment.crop is not None and self.augment.crop[1] > 1:
+            raise DiagnosticsError(
+                f"A crop cannot be {self.augment.crop[1]} of an image's area: give crop two shares of it, at most 1."
+            )
         if self.objective == "distil" and (self.mask or self.augment or self.clips):
             raise DiagnosticsError(
                 "What is distilled is what a teacher finds in whole images, which a recipe with mask, augment or clips does not show: "
@@ -241,7 +246,7 @@ def _wanted(value: Any, kind: Any) -> str | None:
         return None if value in get_args(kind) else " or ".join(get_args(kind))
     if kind == tuple[float, float] | None:
         ends: list[Any] = value if isinstance(value, list) else []
-        fits = len(ends) == 2 and all(map(_is_number, ends)) and 0 < ends[0] <= ends[1]
+        fits = len(ends) == 2 and all(map(_is_number, ends)) and 0 < ends[0] <= ends[1] < math.inf
         return None if fits else "a list of two numbers above 0, the smaller first"
     if kind == tuple[Stage, ...]:
         return None if isinstance(value, list) else "a list of stages, each with its size and samples"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from diagnostics_perception.models import ARCHITECTURES
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ TEXTS = {
     "micro": TextArchitecture(16, 32, 2, 2),
 }
 """By the size of the image tower that is trained with it."""
+PARTS = ("text", "mask", "positions")
+"""What is drawn beside the image tower, each from a seed of its own."""
 
 
 def known_size(size: str) -> str:
@@ -72,9 +75,16 @@ def text_tower(size: str, vocabulary: Vocabulary) -> TextTransformer:
 def initial_text(size: str, vocabulary: Vocabulary, seed: int) -> TextTransformer:
     """The text tower that training of this seed starts from; torch's generators are afterwards as before."""
     with torch.random.fork_rng(devices=[]):
-        # Another stream than the image tower's.
-        torch.manual_seed(seed + (1 << 32))
+        torch.manual_seed(seed_of("text", seed))
         return text_tower(size, vocabulary)
+
+
+def seed_of(part: str, seed: int) -> int:
+    """The seed from which a part of the towers beside the image tower is drawn, so that parts have nothing in common.
+
+    Torch's generator on the CPU knows the lowest 32 bits of its seed alone.
+    """
+    return int(np.random.SeedSequence([PARTS.index(part), seed]).generate_state(1)[0])
 
 
 @torch.no_grad()

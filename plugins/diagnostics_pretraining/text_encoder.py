@@ -172,7 +172,7 @@ def _described(folder: Path) -> tuple[str, Vocabulary]:
         return str(content["size"]), Vocabulary(
             int(content["context"]), None if kept is None else tuple(map(int, kept))
         )
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise DiagnosticsError(
             f"{file} says of no text tower how it is built ({type(error).__name__}): save the encoder again."
         ) from error

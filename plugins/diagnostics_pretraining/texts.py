@@ -42,14 +42,18 @@ def _some(rows: np.ndarray) -> np.ndarray:
 def describe_texts(
     dataset: Dataset, rows: np.ndarray, batch: Sequence[int] | np.ndarray, vocabulary: Vocabulary
 ) -> list[str]:
-    """Lines for people: a vocabulary that is not whole, texts that are cut, and equal ones in the first batch."""
+    """Lines for people: a vocabulary that is not whole, or lacks words, texts that are cut, and equal ones in the first batch."""
     lines: list[str] = []
-    if vocabulary.kept is not None:
-        lines.append(
-            f"keeps the {vocabulary.size - 1:,} rows of {WHOLE:,} of CLIP's vocabulary that the texts use, and one for all others"
-        )
     seen = _some(rows)
-    cut = vocabulary.encode([dataset.texts[row] for row in seen])[1]
+    tokens, cut = vocabulary.encode([dataset.texts[row] for row in seen])
+    if vocabulary.kept is not None:
+        strange = int((tokens == vocabulary.unknown).any(1).sum())
+        of_rows = f"{vocabulary.size - 1:,} rows of {WHOLE:,} of CLIP's vocabulary"
+        lines.append(
+            f"has {of_rows}, which lack words of {strange:,} of {len(seen):,} texts: all these are one word to it"
+            if strange
+            else f"keeps the {of_rows} that the texts use, and one for all others"
+        )
     if cut:
         lines.append(f"cuts {cut:,} of {len(seen):,} texts, which are longer than {vocabulary.context} tokens")
     if equal := equal_texts(vocabulary.encode([dataset.texts[row] for row in batch])[0]):

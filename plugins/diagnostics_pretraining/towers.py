@@ -11,7 +11,7 @@ from diagnostics_perception.models import Architecture, fitted_positions, initia
 from torch import Tensor, nn
 
 from diagnostics import DiagnosticsError
-from diagnostics_pretraining.text import embedded, initial_text, known_size
+from diagnostics_pretraining.text import embedded, initial_text, known_size, seed_of
 
 if TYPE_CHECKING:
     from open_clip.transformer import TextTransformer
@@ -124,7 +124,7 @@ def build_towers(
     with torch.random.fork_rng(devices=[]):
         tower = _image_tower(name, one, seed)
         text = initial_text(name, vocabulary, seed)
-        torch.manual_seed(seed + (2 << 32))
+        torch.manual_seed(seed_of("mask", seed))
         mask_token = one.width**-0.5 * torch.randn(one.width) if masked else None
     return Towers(name, one, vocabulary, tower, text, mask_token)
 
@@ -135,7 +135,7 @@ def _image_tower(name: str, one: Architecture, seed: int) -> Eva:
     torch.manual_seed(seed)
     drawn = initial(varied(name)).state_dict()
     if grid != varied(name).grid():
-        torch.manual_seed(seed + (3 << 32))
+        torch.manual_seed(seed_of("positions", seed))
         drawn["pos_embed"] = one.width**-0.5 * torch.randn(1, one.prefix + grid**2, one.width)
     tower = skeleton(one)
     tower.load_state_dict({key: drawn[key] for key in tower.state_dict()}, assign=True)

@@ -69,10 +69,10 @@ class Vocabulary:
         tokens, cut = np.zeros((len(texts), self.context), np.int64), 0
         places = None if self.kept is None else _places(self.kept)
         for row, text in zip(tokens, texts, strict=True):
-            found = _tokens(text)
-            cut += len(found) > self.context
-            found = found if len(found) <= self.context else (*found[: self.context - 1], END)
-            row[: len(found)] = found if places is None else [places.get(token, self.size - 3) for token in found]
+            whole = _tokens(text)
+            cut += len(whole) > self.context
+            whole = whole if len(whole) <= self.context else (*whole[: self.context - 1], END)
+            row[: len(whole)] = whole if places is None else [places.get(token, self.size - 3) for token in whole]
         return torch.from_numpy(tokens), cut
 
 
@@ -82,11 +82,6 @@ def vocabulary_of(texts: Iterable[str], context: int) -> Vocabulary:
     for text in texts:
         used.update(_tokens(text))
     return Vocabulary(context, tuple(sorted(used)))
-
-
-def longest(texts: Iterable[str]) -> int:
-    """Tokens of the longest text, start and end included."""
-    return max((len(_tokens(text)) for text in texts), default=0)
 
 
 @functools.lru_cache(2**16)

@@ -67,20 +67,22 @@ def recaption(
     from diagnostics_pretraining.recaption.job import recaption as caption_clips
 
     with world(device) as where:
-        made = caption_clips(
+        captioned = caption_clips(
             Job(
                 data, captioner, out.expanduser(), table, summary, CLIP_PROMPT if prompt is None else prompt,
                 FRAME_PROMPT if frame_prompt is None else frame_prompt, tokens, mistakes, seed, precision, where.device,
             )
         )  # fmt: skip
     if json:
-        print(to_json(asdict(made), allow_nan=False))
+        print(to_json(asdict(captioned), allow_nan=False))
         return
     print(
-        printable(f"{made.out}: {made.clips:,} clips; {made.made:,} captions made now, {made.kept:,} kept from before")
+        printable(
+            f"{captioned.out}: {captioned.clips:,} clips; {captioned.new:,} captions made now, {captioned.kept:,} kept from before"
+        )
     )
-    for column, count in made.empty.items():
-        print(printable(f"BEWARE: {column} is empty, or lacks frames, in {count:,} of {made.clips:,} clips"))
+    for column, count in captioned.empty.items():
+        print(printable(f"BEWARE: {column} is empty, or lacks frames, in {count:,} of {captioned.clips:,} clips"))
     inner = data.replace("%", "%25").replace("&", "%26")
-    name = shlex.quote(f"recaptioned:{made.out}?data={inner}")
+    name = shlex.quote(f"recaptioned:{captioned.out}?data={inner}")
     print(printable(f"Next: train or measure on --data {name}"))

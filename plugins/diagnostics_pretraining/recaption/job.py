@@ -39,19 +39,19 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Made:
+class Captioned:
     """What came of it: captions that were made now and taken from the cache, and clips whose column stayed empty."""
 
     out: str
     clips: int
-    made: int
+    new: int
     kept: int
     empty: dict[str, int]
     captioner: str
     summary: str
 
 
-def recaption(job: Job) -> Made:
+def recaption(job: Job) -> Captioned:
     """Captions all clips of a dataset, goes on with what was interrupted, and writes the table at the end.
 
     Captions stand in the file beside the table from the moment that they are made. Raises DiagnosticsError before any work where
@@ -81,7 +81,7 @@ def recaption(job: Job) -> Made:
         watch(Progress("captioning", len(dataset), len(dataset)))
         write_table(job.out, rows)
     empty = {name: count for name in COLUMNS if (count := sum(_lacks(row[name]) for row in rows))}
-    return Made(str(job.out), len(rows), columns.made, columns.kept, empty, captioner.name, summariser.name)
+    return Captioned(str(job.out), len(rows), columns.new, columns.kept, empty, captioner.name, summariser.name)
 
 
 class Columns:
@@ -89,7 +89,7 @@ class Columns:
 
     def __init__(self, job: Job, captioner: Captioner, summariser: Summariser, cache: Cache) -> None:
         self.job, self.captioner, self.summariser, self.cache = job, captioner, summariser, cache
-        self.made = self.kept = 0
+        self.new = self.kept = 0
 
     def filled(self, clip: Clip) -> dict[str, Any]:
         """A row of the table; what no model says is None."""
@@ -135,7 +135,7 @@ class Columns:
             return text
         text = answer()
         self.cache.put(key, clip.id, column, model.name, text)
-        self.made += 1
+        self.new += 1
         return text
 
 

@@ -13,6 +13,7 @@ from diagnostics_files.decode.tables import SUFFIXES, column, read_table
 from diagnostics_files.scan import file
 
 from diagnostics import Dataset, DiagnosticsError, build
+from diagnostics_pretraining.feed.data import outline_of
 
 COLUMNS = ("video_caption", "frame_captions", "caption")
 
@@ -66,7 +67,13 @@ class Recaptioned(Dataset):
     def fingerprint(self) -> str:
         """Digest of the dataset's own fingerprint and the texts; made when first asked for."""
         if self._with_texts is None:
-            digest = hashlib.sha256(self._dataset.fingerprint.encode())
-            digest.update("".join(f"\x1f{text}" for text in self.texts).encode())
-            self._with_texts = digest.hexdigest()
+            self._with_texts = self._digest(self._dataset.fingerprint)
         return self._with_texts
+
+    @property
+    def outline(self) -> str:
+        """The same of the dataset's outline; see `feed.data.outline_of`."""
+        return self._digest(outline_of(self._dataset))
+
+    def _digest(self, dataset: str) -> str:
+        return hashlib.sha256((dataset + "".join(f"\x1f{text}" for text in self.texts)).encode()).hexdigest()

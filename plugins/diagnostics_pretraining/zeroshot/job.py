@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,13 @@ from diagnostics.errors import few, unknown
 from diagnostics_pretraining.pair import Pair, load_pair
 from diagnostics_pretraining.text_encoder import vocabulary_in
 from diagnostics_pretraining.vocabulary import Vocabulary
-from diagnostics_pretraining.zeroshot.scores import Score, classification, retrieval
+from diagnostics_pretraining.zeroshot.scores import Score, classification, dealt, retrieval
 
 TEMPLATES = ("{}", "a {}", "a photo of a {}")
 """The prompts of a class unless others are given, but for those with a word that the vocabulary lacks; the embeddings of a class's
 prompts are averaged."""
 SPLITS = ("val", "test")
+_ARTICLE = re.compile(r"\ba \{\}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def labels_of(dataset: Dataset, target: str) -> tuple[np.ndarray, tuple[str, ...
 def prompts_of(name: str, templates: Sequence[str]) -> list[str]:
     """A class in each template, with the article that its name needs."""
     vowel = name[:1].lower() in tuple("aeiou")
-    return [(template.replace("a {}", "an {}") if vowel else template).replace("{}", name) for template in templates]
+    return [(_ARTICLE.sub("an {}", template) if vowel else template).replace("{}", name) for template in templates]
 
 
 def known_templates(vocabulary: Vocabulary) -> tuple[str, ...]:
@@ -171,11 +173,10 @@ def _retrieved(pair: Pair, dataset: Dataset, rows: np.ndarray, embedded: np.ndar
         )
     _, wanted, counts = np.unique(np.array(texts), return_inverse=True, return_counts=True)
     groups = dataset.groups[rows[first]]
-    ways = retrieval(
-        embedded[first], _embedded(pair.text, texts, job.device), wanted, groups, gallery, job.seed
-    )  # fmt: skip
+    galleries = dealt(len(texts), gallery, job.seed)
+    ways = retrieval(embedded[first], _embedded(pair.text, texts, job.device), wanted, groups, gallery, job.seed)
     return Retrieval(
-        len(texts) // gallery * gallery, len(set(groups)), gallery, len(texts) // gallery, **ways,
+        galleries.size, len(set(groups[galleries.ravel()])), gallery, len(galleries), **ways,
         alike=int((counts[wanted] > 1).sum()), cut=vocabulary_in(pair.text)[1].encode(texts)[1],
         repeated=len(rows) - len(first),
     )  # fmt: skip

@@ -42,14 +42,13 @@ def retrieval(
     """Recall at each of `AT` both ways, `image_to_text` and `text_to_image`.
 
     images, texts: embeddings [pair, feature], partners in the same row; rows with the same number in `wanted` [pair] (equal texts) are
-    all partners. Pairs are dealt at random into galleries of `gallery`, and what fills none is left out: recall falls as a gallery
-    grows. Chance is that of a random order with the same partners.
+    all partners. Pairs are `dealt` into galleries of `gallery`: recall falls as one grows. Chance is that of a random order with the
+    same partners.
     """
-    order = np.random.default_rng([seed, len(wanted)]).permutation(len(wanted))
-    order = order[: len(order) // gallery * gallery]
+    galleries = dealt(len(wanted), gallery, seed)
     hits: dict[str, list[np.ndarray]] = {"image_to_text": [], "text_to_image": []}
     chances: list[np.ndarray] = []
-    for rows in order.reshape(-1, gallery):
+    for rows in galleries:
         _, same = np.unique(wanted[rows], return_inverse=True)
         sides = {"image_to_text": (images[rows], texts[rows]), "text_to_image": (texts[rows], images[rows])}
         for way, (queries, offered) in sides.items():
@@ -57,9 +56,17 @@ def retrieval(
         chances.append(chance_of_recall(np.bincount(same)[same], gallery))
     chance = np.concatenate(chances, axis=1)
     return {
-        way: dict(zip(AT, _scores(np.concatenate(found, axis=1), chance, groups[order], seed), strict=True))
-        for way, found in hits.items()
+        way: dict(
+            zip(AT, _scores(np.concatenate(of_galleries, axis=1), chance, groups[galleries.ravel()], seed), strict=True)
+        )
+        for way, of_galleries in hits.items()
     }
+
+
+def dealt(count: int, gallery: int, seed: int) -> np.ndarray:
+    """Which of so many pairs lie in each gallery, drawn at random, int [gallery, its pair]; what fills none is left out."""
+    order = np.random.default_rng([seed, count]).permutation(count)
+    return order[: count // gallery * gallery].reshape(-1, gallery)
 
 
 def chance_of_recall(partners: np.ndarray, gallery: int) -> np.ndarray:

@@ -68,7 +68,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, least in (
             ("steps", 1), ("accumulate", 1), ("workers", 0), ("log_every", 1), ("look_every", 1), ("evaluate_every", 1),
-            ("checkpoint_every", 1), ("watch_attention", 1),
+            ("checkpoint_every", 1), ("watch_attention", 1), ("seed", 0),
         ):  # fmt: skip
             if (value := getattr(self, name)) is not None and value < least:
                 raise DiagnosticsError(f"Training cannot have {name} {value}: give at least {least}.")
@@ -76,6 +76,8 @@ class Settings:
             raise DiagnosticsError(f"Training cannot have a learning rate of {self.lr}: give a number above 0.")
         if not self.clip > 0:
             raise DiagnosticsError(f"Gradients cannot be clipped to a length of {self.clip}: give a number above 0.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise DiagnosticsError(f"Weights cannot decay by {self.weight_decay}: give 0 or more.")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise DiagnosticsError(f"Training knows no {name} {getattr(self, name)}: choose {' or '.join(known)}.")

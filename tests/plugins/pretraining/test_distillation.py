@@ -52,15 +52,15 @@ def plain(images: Any, texts: Any, log_scale: Any, taught_images: Any, taught_te
         total = math.fsum(math.exp(logit - max(logits)) for logit in logits)
         return [logit - max(logits) - math.log(total) for logit in logits]
 
-    found: list[float] = []
+    results: list[float] = []
     for a, b in ((0, 1), (1, 0)):
         whole: list[float] = []
         for i in range(PAIRS):
             given = softmax(sides[a][i], sides[b], math.exp(float(log_scale.detach())))
             wanted = softmax(sides[2 + a][i], sides[2 + b], 200.0)
             whole.append(math.fsum(math.exp(p) * (p - q) for p, q in zip(wanted, given, strict=True)))
-        found.append(math.fsum(whole) / PAIRS)
-    return found
+        results.append(math.fsum(whole) / PAIRS)
+    return results
 
 
 def test_it_is_the_equation() -> None:
@@ -110,16 +110,16 @@ def test_two_processes_give_the_whole_batchs_loss_and_gradients(tmp_path: Path) 
         for rank in range(2)
     ]  # fmt: skip
     assert [process.wait(120) for process in started] == [0, 0]
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     inputs = drawn()
     loss = sum(divergences(*inputs))
     wanted = torch.autograd.grad(loss, inputs[:3])
-    assert float((found[0]["loss"] + found[1]["loss"]) / 2) == pytest.approx(float(loss.detach()), rel=1e-9)
+    assert float((results[0]["loss"] + results[1]["loss"]) / 2) == pytest.approx(float(loss.detach()), rel=1e-9)
     for side in (0, 1):
-        ours = torch.cat([one["gradients"][side] for one in found]) / 2  # data parallelism takes their mean
+        ours = torch.cat([one["gradients"][side] for one in results]) / 2  # data parallelism takes their mean
         torch.testing.assert_close(ours, wanted[side], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(
-        (found[0]["gradients"][2] + found[1]["gradients"][2]) / 2, wanted[2], atol=1e-6, rtol=1e-5
+        (results[0]["gradients"][2] + results[1]["gradients"][2]) / 2, wanted[2], atol=1e-6, rtol=1e-5
     )
 
 

@@ -42,30 +42,30 @@ def feed(
 
 
 def test_a_batch_is_its_samples_as_the_encoder_reads_them_with_their_texts() -> None:
-    made = feed()
-    batch, ids = made(1), made.ids(1)
-    read = torch.stack([Preprocess("", 8)(made.dataset[made.dataset.ids.index(i)]) for i in ids])
+    fed = feed()
+    batch, ids = fed(1), fed.ids(1)
+    read = torch.stack([Preprocess("", 8)(fed.dataset[fed.dataset.ids.index(i)]) for i in ids])
     assert torch.equal(batch["pixels"], read)
     assert torch.equal(batch["tokens"], Letters().encode([f"t{i[1:]}" for i in ids])[0])
 
 
 def test_samples_are_counted_to_the_last_one_over_stages() -> None:
-    made = feed([Stage(8, 16), Stage(12, 8), Stage(16, 24)])
-    assert made.steps == 6
-    assert [made(step)["pixels"].shape[-1] for step in range(6)] == [8, 8, 12, 16, 16, 16]
+    fed = feed([Stage(8, 16), Stage(12, 8), Stage(16, 24)])
+    assert fed.steps == 6
+    assert [fed(step)["pixels"].shape[-1] for step in range(6)] == [8, 8, 12, 16, 16, 16]
     for epoch in (range(3), range(3, 6)):
-        assert sorted(i for step in epoch for i in made.ids(step)) == sorted(made.dataset.ids)
+        assert sorted(i for step in epoch for i in fed.ids(step)) == sorted(fed.dataset.ids)
     with pytest.raises(DiagnosticsError, match="12 pixels has 12 samples, which is no multiple of the batch of 8"):
         feed([Stage(8, 16), Stage(12, 12)])
 
 
 @pytest.mark.parametrize("changes", [None, PictureChanges()])
 def test_processes_share_a_batch_and_how_many_changes_nothing(changes: PictureChanges | None) -> None:
-    made = feed(changes=changes)
-    whole, parts = made(2), [made(2, rank, 4) for rank in range(4)]
+    fed = feed(changes=changes)
+    whole, parts = fed(2), [fed(2, rank, 4) for rank in range(4)]
     for key in whole:
         assert torch.equal(whole[key], torch.cat([part[key] for part in parts]))
-    assert made.ids(2) == [i for rank in range(4) for i in made.ids(2, rank, 4)]
+    assert fed.ids(2) == [i for rank in range(4) for i in fed.ids(2, rank, 4)]
 
 
 def test_changes_are_seen_as_drawn() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diagnostics_pretraining.feed.data import without_target
+from diagnostics_pretraining.feed.data import outline_of, without_target
 from diagnostics_pretraining.feed.feed import Feed
 from diagnostics_pretraining.stages import Stage
 from diagnostics_training.trainer.objective import Batch, Objective
@@ -83,14 +83,14 @@ class Recorder(Objective):
         self.seen.append(self.last)
 
 
-def run(objective: Recorder, made: Feed, folder: Path, **settings: Any) -> None:
-    fit(objective, made, Settings(made.steps, checkpoint_every=1, **settings), folder, tell=lambda line: None)
+def run(objective: Recorder, fed: Feed, folder: Path, **settings: Any) -> None:
+    fit(objective, fed, Settings(fed.steps, checkpoint_every=1, **settings), folder, tell=lambda line: None)
 
 
 def test_an_epoch_is_a_permutation_of_shards_and_of_samples_within(tmp_path: Path) -> None:
     data = build("dataset", f"captions:{shards(tmp_path / 'data')}?features=0")
-    made, epoch = feed(data, samples=80), SHARDS * EACH // BATCH
-    orders = [[n for step in range(e * epoch, (e + 1) * epoch) for n in numbers(made(step))] for e in range(2)]
+    fed, epoch = feed(data, samples=80), SHARDS * EACH // BATCH
+    orders = [[n for step in range(e * epoch, (e + 1) * epoch) for n in numbers(fed(step))] for e in range(2)]
     for order in orders:
         assert sorted(order) == list(range(SHARDS * EACH))
         turns = [n // EACH for n in order]
@@ -120,11 +120,11 @@ def test_an_image_that_cannot_be_decoded_follows_on_error(tmp_path: Path, worker
     folder = shards(tmp_path / "data")
     path, number = folder / "2.tar", 2 * EACH + 3
     path.write_bytes(path.read_bytes().replace(png(number), png(number)[:30] + bytes(len(png(number)) - 30)))
-    made = feed(build("dataset", f"captions:{folder}?features=0"), samples=40)
+    fed = feed(build("dataset", f"captions:{folder}?features=0"), samples=40)
     with pytest.raises(DiagnosticsError, match=r"019\.png cannot be decoded .*on_error=skip"):
-        run(Recorder(), made, tmp_path / "stops", workers=workers)
-    made = feed(build("dataset", f"captions:{folder}?features=0&on_error=skip"), samples=40)
-    seen = [n for step in range(9) for n in numbers(made(step))]
+        run(Recorder(), fed, tmp_path / "stops", workers=workers)
+    fed = feed(build("dataset", f"captions:{folder}?features=0&on_error=skip"), samples=40)
+    seen = [n for step in range(9) for n in numbers(fed(step))]
     assert len(set(seen)) == 36 and number not in seen
 
 
@@ -135,12 +135,35 @@ def test_captions_are_read_without_their_target(tmp_path: Path) -> None:
         assert without_target(other) == other
 
 
+def test_archives_are_known_again_by_captions_and_places(tmp_path: Path) -> None:
+    folder = shards(tmp_path / "data")
+
+    def digests() -> tuple[str, str]:
+        data = build("dataset", f"captions:{folder}?features=0")
+        return outline_of(data), data.fingerprint
+
+    outline, fingerprint = digests()
+    whole = (folder / "2.tar").read_bytes()
+    number = 2 * EACH + 3
+    # Another image of the same size, and another caption.
+    (folder / "2.tar").write_bytes(whole.replace(png(number), png(number)[:-1] + b"x"))
+    assert digests()[0] == outline and digests()[1] != fingerprint
+    text = str(number).encode() + bytes(tarfile.BLOCKSIZE - 2)
+    assert whole.count(text) == 1
+    (folder / "2.tar").write_bytes(whole.replace(text, b"99" + text[2:]))
+    assert digests()[0] != outline
+    (folder / "2.tar").write_bytes(whole)
+    assert digests() == (outline, fingerprint)
+    shapes = build("dataset", "shapes?n=10&size=32")
+    assert outline_of(shapes) == shapes.fingerprint
+
+
 def test_a_shard_cut_while_it_is_read_stops_the_run(tmp_path: Path) -> None:
     folder = shards(tmp_path / "data")
-    made = feed(build("dataset", f"captions:{folder}?features=0"), samples=40)
+    fed = feed(build("dataset", f"captions:{folder}?features=0"), samples=40)
     (folder / "2.tar").write_bytes((folder / "2.tar").read_bytes()[:3000])
     with pytest.raises(DiagnosticsError, match=r"2\.tar ends within .*: copy the archive again"):
-        run(Recorder(), made, tmp_path / "stops")
+        run(Recorder(), fed, tmp_path / "stops")
     (folder / "2.tar").unlink()
     with pytest.raises(DiagnosticsError, match=r"of .*2\.tar cannot be decoded \(FileNotFoundError"):
-        run(Recorder(), made, tmp_path / "stops")
+        run(Recorder(), fed, tmp_path / "stops")

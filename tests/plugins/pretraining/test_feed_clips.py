@@ -48,8 +48,8 @@ def raw(pixels: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 2), (0.4, 3), (1.0, 8)])
 def test_a_batch_has_its_share_of_clips_and_first_frames_as_images(share: float, count: int) -> None:
-    made = feed(share)
-    batch, numbers = made(1), torch.tensor([int(i[1:]) for i in made.ids(1)])
+    fed = feed(share)
+    batch, numbers = fed(1), torch.tensor([int(i[1:]) for i in fed.ids(1)])
     images = 8 - count
     assert len(batch["pixels"]) == images and (FRAMES in batch) == (count > 0)
     assert batch["tokens"].flatten().tolist() == numbers.tolist()
@@ -61,10 +61,10 @@ def test_a_batch_has_its_share_of_clips_and_first_frames_as_images(share: float,
 
 
 def test_clips_are_spread_over_processes() -> None:
-    made = feed(0.5)
-    parts = [made(0, rank, 4) for rank in range(4)]
+    fed = feed(0.5)
+    parts = [fed(0, rank, 4) for rank in range(4)]
     assert [len(part[FRAMES]) for part in parts] == [1, 1, 1, 1]
-    assert sorted(i for rank in range(4) for i in made.ids(0, rank, 4)) == sorted(made.ids(0))
+    assert sorted(i for rank in range(4) for i in fed.ids(0, rank, 4)) == sorted(fed.ids(0))
     for batch, count in ((8, 3), (100, 33), (7, 7)):
         places = clip_places(batch, count / batch)
         assert places.sum() == count

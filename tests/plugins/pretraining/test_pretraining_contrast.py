@@ -69,8 +69,8 @@ def of_two(folder: str) -> None:
         theirs = ClipLoss(local_loss=True, gather_with_grad=True, rank=where.rank, world_size=where.size)
         normed = [nn.functional.normalize(part, dim=-1) for part in inputs[:2]]
         losses = contrast(*inputs), theirs(*normed, inputs[2].exp())
-        found = [{"loss": loss.detach(), "gradients": gradients(loss, *inputs)} for loss in losses]
-        torch.save(found, Path(folder) / f"{where.rank}.pt")
+        results = [{"loss": loss.detach(), "gradients": gradients(loss, *inputs)} for loss in losses]
+        torch.save(results, Path(folder) / f"{where.rank}.pt")
 
 
 def test_two_processes_give_the_whole_batchs_loss_and_gradients(tmp_path: Path) -> None:
@@ -112,7 +112,6 @@ def test_the_scale_stays_at_100_and_comes_back_from_there() -> None:
 
 def test_under_autocast_the_products_are_those_of_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        assert float(contrast(*drawn()).detach()) == float(contrast(*drawn()).detach())
         inside = contrast(*drawn()).detach()
     assert float(inside) == float(contrast(*drawn()).detach())
 

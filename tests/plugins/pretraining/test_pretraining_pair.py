@@ -115,6 +115,7 @@ def test_what_is_no_pair_is_refused(tmp_path: Path) -> None:
         ("pe-text:micro?checkpoint=no.pt", "There is no checkpoint no.pt"),
         ("pe-text:FOLDER?pretrained=false&context=9", "The context of .* is 16: leave out context"),
         ("pe-text:FOLDER/odd?pretrained=false", "odd/text.json says of no text tower how it is built .KeyError."),
+        ("pe-text:FOLDER/endless?pretrained=false", "endless/text.json says of no text tower how .*OverflowError."),
         (
             "pe-text:micro?checkpoint=FOLDER/vision.pt",
             "does not hold the text tower of micro .28 tensors missing: .*; 1 tensors of another shape: positional_embedding",
@@ -123,6 +124,8 @@ def test_what_is_no_pair_is_refused(tmp_path: Path) -> None:
 )
 def test_text_towers_that_cannot_be_are_one_sentence(spec: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
+    (tmp_path / "endless").mkdir()
+    (tmp_path / "endless" / "text.json").write_text('{"size": "micro", "context": Infinity, "kept": null}')
     (tmp_path / "odd" / "text.json").write_text('{"size": "micro"}')
     (tmp_path / "text.json").write_text('{"size": "micro", "context": 16, "kept": null}')
     torch.save({"conv1.weight": torch.zeros(2), "positional_embedding": torch.zeros(3, 3)}, tmp_path / "vision.pt")

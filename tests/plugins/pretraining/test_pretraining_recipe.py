@@ -85,6 +85,8 @@ def written(folder: Path, text: str) -> Path:
         (f"{OWN}mask = true", "mask in line 8 of .* is a number, not True"),
         (OWN.replace("= 80", "= 0"), "samples in line 5 of .* is a whole number above 0, not 0"),
         (f"{OWN}[augment]\ncrop = [1.0]", "crop in line 9 of .* is a list of two numbers"),
+        (f"{OWN}[augment]\naspect = [1.0, inf]", "aspect in line 9 of .* is a list of two numbers"),
+        (f"{OWN}[augment]\ncrop = [0.5, 4.0]", "A crop cannot be 4.0 of an image's area"),
         (f"{OWN}mask = 0.3", "1 divided by a whole number"),
         (f"{OWN}mask = 2", "mask = 2: give a share"),
         (f"{OWN}[augment]\nmirror = 1.5", "mirror = 1.5: give a share"),

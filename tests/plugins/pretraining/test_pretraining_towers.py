@@ -17,7 +17,7 @@ pytest.importorskip("open_clip")
 
 # Below the skip, since these imports need open_clip and timm.
 from diagnostics_perception.models import ARCHITECTURES, fitted_positions, skeleton
-from diagnostics_pretraining.text import TEXTS, context_of, text_tower
+from diagnostics_pretraining.text import PARTS, TEXTS, context_of, seed_of, text_tower
 from diagnostics_pretraining.towers import Towers, build_towers
 from diagnostics_pretraining.vocabulary import WHOLE, Vocabulary, vocabulary_of
 from open_clip.model import CustomTextCLIP
@@ -170,6 +170,15 @@ def test_what_is_left_out_changes_nothing_that_is_drawn() -> None:
     assert not torch.equal(first["image.blocks.0.attn.qkv.weight"], another["image.blocks.0.attn.qkv.weight"])
     assert float(first["log_scale"]) == pytest.approx(math.log(1 / 0.07))
     assert "mask_token" not in towers().state_dict()
+
+
+def test_parts_are_drawn_from_streams_of_their_own() -> None:
+    both = towers(image=8, masked=True)
+    assert both.mask_token is not None
+    drawn = [both.mask_token, *both.image.pos_embed[0], both.image.cls_token.flatten()]
+    likeness = torch.corrcoef(torch.stack([part.detach() for part in drawn])).fill_diagonal_(0)
+    assert float(likeness.abs().max()) < 0.9
+    assert len({seed_of(part, seed) for part in PARTS for seed in range(3)}) == 9
 
 
 def test_the_projection_has_no_bias_that_learns() -> None:

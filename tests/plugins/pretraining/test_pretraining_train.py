@@ -124,8 +124,8 @@ def test_a_pair_is_saved_and_finished_ones_are_left(
     out = tmp_path / "pe"
     row = train(job(recipe, out))
     assert (row["steps"], row["samples"], row["size"], row["left_out"]) == (8, 128, "micro", [])
-    said = capsys.readouterr().err
-    assert "pe: keeps the " in said
+    printed = capsys.readouterr().err
+    assert "pe: keeps the " in printed
     pair = load_pair(out)
     assert 1 < pair.scale < 100
     assert pair.image.lineage["samples"] == 128

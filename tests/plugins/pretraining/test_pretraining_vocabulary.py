@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("open_clip")
 
 # Below the skip, since these imports need open_clip.
-from diagnostics_pretraining.vocabulary import END, PADDING, START, WHOLE, Vocabulary, longest, vocabulary_of
+from diagnostics_pretraining.vocabulary import END, PADDING, START, WHOLE, Vocabulary, vocabulary_of
 from open_clip.tokenizer import SimpleTokenizer
 
 from diagnostics import DiagnosticsError
@@ -27,7 +27,6 @@ def test_tokens_are_open_clips(context: int) -> None:
     tokens, cut = Vocabulary(context).encode(TEXTS)
     assert tokens.equal(SimpleTokenizer()(list(TEXTS), context_length=context))
     assert cut == sum(len(SimpleTokenizer().encode(text)) + 2 > context for text in TEXTS)
-    assert longest(TEXTS) == max(len(SimpleTokenizer().encode(text)) + 2 for text in TEXTS)
 
 
 def test_a_reduced_one_keeps_what_texts_use() -> None:

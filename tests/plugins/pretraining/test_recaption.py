@@ -55,7 +55,7 @@ def called(*options: object) -> Any:
     return CliRunner().invoke(app, [str(option) for option in options])
 
 
-def made(*options: object) -> dict[str, Any]:
+def captioned(*options: object) -> dict[str, Any]:
     result = called("--data", DATA, "--json", *options)
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)
@@ -113,14 +113,14 @@ def test_rules_are_wrong_as_often_as_asked(clips: Shapes) -> None:
 
 def test_a_table_by_rules_is_data_to_train_on(tmp_path: Path, clips: Shapes) -> None:
     out = tmp_path / "clips.jsonl"
-    first = made("--captioner", "rules", "--out", out)
-    assert (first["clips"], first["made"], first["kept"], first["empty"]) == (10, 40, 0, {})
+    first = captioned("--captioner", "rules", "--out", out)
+    assert (first["clips"], first["new"], first["kept"], first["empty"]) == (10, 40, 0, {})
     rows = rows_of(out)
     assert [row["id"] for row in rows] == clips.ids
     assert [row["video_caption"] for row in rows] == [row["caption"] for row in rows] == list(clips.texts)
     assert [tuple(row["frame_captions"]) for row in rows] == list(clips.frame_texts)
     wrong = tmp_path / "wrong.jsonl"
-    made("--captioner", "rules", "--mistakes", 0.5, "--out", wrong)
+    captioned("--captioner", "rules", "--mistakes", 0.5, "--out", wrong)
     true, other = (build("dataset", f"recaptioned:{table}?data={INNER}") for table in (out, wrong))
     assert true.texts == clips.texts != other.texts
     assert [asked[0].answer for asked in other.questions] == list(other.texts)
@@ -140,13 +140,13 @@ def test_an_interrupted_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """What was said before a kill is not asked again, a line cut short is made anew, and the table is the same."""
     whole, out = tmp_path / "whole.jsonl", tmp_path / "clips.jsonl"
     options = ("--captioner", "rules", "--mistakes", 0.3, "--seed", 2)
-    made(*options, "--out", whole)
-    say, said = Rules.caption_frame, []
+    captioned(*options, "--out", whole)
+    say, answered = Rules.caption_frame, []
 
     def killed(self: Rules, clip: Any, frame: int, prompt: str) -> str:
-        if len(said) == 9:
+        if len(answered) == 9:
             raise RuntimeError("killed")
-        said.append(clip.id)
+        answered.append(clip.id)
         return say(self, clip, frame, prompt)
 
     with monkeypatch.context() as patch:
@@ -157,10 +157,10 @@ def test_an_interrupted_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     # Of 4 clips both frames, the clip and the caption, and one frame more.
     assert len(cache.read_text().splitlines()) == 17
     cache.write_bytes(cache.read_bytes()[:-10])
-    again = made(*options, "--out", out)
-    assert (again["made"], again["kept"]) == (40 - 16, 16)
+    again = captioned(*options, "--out", out)
+    assert (again["new"], again["kept"]) == (40 - 16, 16)
     assert out.read_bytes() == whole.read_bytes()
-    assert made(*options, "--out", out)["made"] == 0
+    assert captioned(*options, "--out", out)["new"] == 0
     assert out.read_bytes() == whole.read_bytes()
 
 
@@ -169,8 +169,8 @@ def test_a_perception_lm_is_asked_about_clips_and_frames(tmp_path: Path, models:
 
     out = tmp_path / "clips.jsonl"
     options = ("--captioner", models / "perception_lm", *MODELS, "--out", out)
-    first = made(*options, "--prompt", "the video", "--frame-prompt", "the image")
-    assert first["made"] == 40
+    first = captioned(*options, "--prompt", "the video", "--frame-prompt", "the image")
+    assert first["new"] == 40
     rows = rows_of(out)
     assert len({row["video_caption"] for row in rows}) > 1
     processor = AutoProcessor.from_pretrained(models / "perception_lm")
@@ -186,12 +186,12 @@ def test_a_perception_lm_is_asked_about_clips_and_frames(tmp_path: Path, models:
         assert row["video_caption"] == answer("<video> the video ", videos=[sample], do_sample_frames=False)
         assert row["frame_captions"] == [answer("<image> the image ", images=Image.fromarray(one)) for one in sample]
     # Another question about frames: the clips' captions stay, and `caption` is theirs.
-    other = made(*options, "--prompt", "the video", "--frame-prompt", "one image")
-    assert other["made"] == 20 + 10 and other["kept"] == 10
-    assert made(*options, "--prompt", "the video", "--frame-prompt", "the image")["made"] == 0
+    other = captioned(*options, "--prompt", "the video", "--frame-prompt", "one image")
+    assert other["new"] == 20 + 10 and other["kept"] == 10
+    assert captioned(*options, "--prompt", "the video", "--frame-prompt", "the image")["new"] == 0
     assert rows_of(out) == rows
     # More tokens may say more.
-    assert made(*options[:-4], "--tokens", 6, *options[-2:], "--prompt", "the video")["made"] == 40
+    assert captioned(*options[:-4], "--tokens", 6, *options[-2:], "--prompt", "the video")["new"] == 40
 
 
 def test_a_model_of_images_gets_all_frames_in_one_question(tmp_path: Path, models: Path, clips: Shapes) -> None:
@@ -219,7 +219,7 @@ def test_a_model_that_is_asked_nothing_captions_frames_alone(tmp_path: Path, mod
 def test_a_summary_is_made_of_all_that_is_known(tmp_path: Path, models: Path) -> None:
     table, out = tmp_path / "people.csv", tmp_path / "clips.jsonl"
     table.write_text("id,title,human_caption\nshapes-0-000003,Stars,two stars pass\nshapes-0-000004,,a disc rests\n")
-    made("--captioner", "rules", "--table", table, "--out", out)
+    captioned("--captioner", "rules", "--table", table, "--out", out)
     rows = rows_of(out)
     assert rows[3]["title"] == "Stars" and rows[3]["caption"] == "two stars pass" and "title" not in rows[4]
     assert rows[5]["caption"] == rows[5]["video_caption"]
@@ -229,8 +229,10 @@ def test_a_summary_is_made_of_all_that_is_known(tmp_path: Path, models: Path) ->
         patch.setattr(
             ModelSummariser, "summarise", lambda self, clip, notes, whole: (prompts.append(notes), summarise(self, clip, notes, whole))[1]
         )  # fmt: skip
-        again = made("--captioner", "rules", "--table", table, "--summary", models / "causal", *MODELS, "--out", out)
-    assert (again["made"], again["kept"]) == (10, 30)
+        again = captioned(
+            "--captioner", "rules", "--table", table, "--summary", models / "causal", *MODELS, "--out", out
+        )
+    assert (again["new"], again["kept"]) == (10, 30)
     row = rows_of(out)[3]
     assert prompts[3].splitlines() == [
         "Title, by a person: Stars",
@@ -240,13 +242,17 @@ def test_a_summary_is_made_of_all_that_is_known(tmp_path: Path, models: Path) ->
         f"Frame 2: {row['frame_captions'][1]}",
     ]
     assert (
-        made("--captioner", "rules", "--table", table, "--summary", models / "causal", *MODELS, "--out", out)["made"]
+        captioned("--captioner", "rules", "--table", table, "--summary", models / "causal", *MODELS, "--out", out)[
+            "new"
+        ]
         == 0
     )
     # What people wrote changes the notes on that clip alone.
     table.write_text("id,title\nshapes-0-000003,Stars\nshapes-0-000004,\n")
     assert (
-        made("--captioner", "rules", "--table", table, "--summary", models / "causal", *MODELS, "--out", out)["made"]
+        captioned("--captioner", "rules", "--table", table, "--summary", models / "causal", *MODELS, "--out", out)[
+            "new"
+        ]
         == 2
     )
 

@@ -119,9 +119,9 @@ def test_partners_are_found_both_ways_and_galleries_are_of_the_size_asked_for() 
     rng = np.random.default_rng(0)
     images = rng.normal(size=(50, 64))
     names, groups = np.arange(50), np.arange(50).astype(str)
-    found = retrieval(images, 3 * images, names, groups, 20, seed=0)
-    assert all(score.value == 1 for way in found.values() for score in way.values())
-    assert [found["image_to_text"][k].chance for k in AT] == pytest.approx([k / 20 for k in AT])
+    recalls = retrieval(images, 3 * images, names, groups, 20, seed=0)
+    assert all(score.value == 1 for way in recalls.values() for score in way.values())
+    assert [recalls["image_to_text"][k].chance for k in AT] == pytest.approx([k / 20 for k in AT])
     # The texts of the next image: never the first, and where all are one text, always.
     wrong = retrieval(images, np.roll(images, 1, axis=0), names, groups, 50, seed=0)
     assert wrong["text_to_image"][1].value == 0 and wrong["image_to_text"][1].value == 0
@@ -157,6 +157,8 @@ def test_towers_are_compared_by_their_own_embeddings(folder: Path, towers: Tower
     assert known["classes"] == ["red", "orange", "blue", "dark green"]
     assert (out["retrieval"]["gallery"], out["retrieval"]["galleries"], out["retrieval"]["n"]) == (10, 2, 20)
     assert out["retrieval"]["alike"] == 20 and out["split"] == "test"
+    few = json.loads(called(folder, "--data", "mine", "--gallery", 8, "--json").stdout)["retrieval"]
+    assert (few["n"], few["groups"], few["galleries"]) == (16, 16, 2)
     shown = called(folder, "--data", "mine", "--for", "tone", "--template", "{}", "--split", "val").stdout
     assert "tone of mine by zero-shot: " in shown and " of 20 val samples (20 groups, 2 classes)" in shown
     assert ", chance 0.500" in shown and "prompts: mean of '{}'" in shown
@@ -195,6 +197,7 @@ def test_classes_are_of_labels_and_of_questions() -> None:
     labels, classes = labels_of(dataset, "tone")
     assert classes == ("cold", "warm") and labels[:4].tolist() == [1, 1, 0, 0]
     assert prompts_of("orange star", ("a {}", "{} on a wall")) == ["an orange star", "orange star on a wall"]
+    assert prompts_of("owl", ("data {}", "a photo of a {}")) == ["data owl", "a photo of an owl"]
 
 
 def test_what_cannot_be_is_refused(folder: Path, built: Any, tmp_path: Path) -> None:

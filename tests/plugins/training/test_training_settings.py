@@ -48,6 +48,8 @@ def test_schedules() -> None:
         ({"steps": 0}, "cannot have steps 0: give at least 1"),
         ({"accumulate": 0}, "cannot have accumulate 0: give at least 1"),
         ({"workers": -1}, "cannot have workers -1: give at least 0"),
+        ({"seed": -1}, "cannot have seed -1: give at least 0"),
+        ({"weight_decay": float("nan")}, "cannot decay by nan: give 0 or more"),
         ({"lr": -1.0}, "a learning rate of -1.0"),
         ({"lr": math.nan}, "a learning rate of nan"),
         ({"clip": 0.0}, "a length of 0.0"),
