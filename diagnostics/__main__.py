@@ -34,7 +34,8 @@ def main() -> None:
         # All is kept and said: what Python does at its end may take long, and a further signal there has another status.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):
-                stream.flush()
+                if stream is not None:
+                    stream.flush()
         os._exit(left.code)
 
 
