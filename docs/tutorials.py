@@ -1,0 +1,152 @@
+"""Runs tutorials and writes each as a page and a notebook: `python docs/tutorials.py [NAME ...]`.
+
+A tutorial is a folder of `docs/tutorials` with a `tutorial.py` in jupytext's percent format. Its cells run in order, in an empty folder
+of their own; what they print and show goes below them into `index.md`, and with them into `NAME.ipynb`. Progress (stderr) is left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parent / "tutorials"
+WIDTH = 90
+PICTURES = {"image/svg+xml": "svg", "image/png": "png"}
+NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]\d+)?")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+NOTE = (
+    "*Every output on this page was written by the cells above it. The same page as a notebook: [{name}.ipynb]({name}.ipynb). "
+    "It ran in {seconds} on two CPU cores.*"
+)
+
+
+def names() -> list[str]:
+    """Of all tutorials."""
+    return sorted(source.parent.name for source in FOLDER.glob("*/tutorial.py"))
+
+
+def read(name: str) -> Any:
+    """The tutorial's source as a notebook without outputs."""
+    book = jupytext.read(FOLDER / name / "tutorial.py", fmt="py:percent")
+    book.metadata = nbformat.from_dict({"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}})
+    for i, cell in enumerate(book.cells):
+        cell["id"] = f"cell-{i}"
+    return book
+
+
+def run(name: str, folder: Path) -> Any:
+    """The tutorial's notebook with the outputs of its cells, run in a folder. Raises nbclient's error where a cell raises."""
+    book = read(name)
+    shown = {"COLUMNS": str(WIDTH), "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    before = {key: os.environ.get(key) for key in shown}
+    os.environ |= shown
+    try:
+        # Sockets in the file system, since those of TCP may be read by others on the machine.
+        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(folder / ".kernel"))
+        NotebookClient(book, kernel, timeout=900, resources={"metadata": {"path": str(folder)}}).execute()
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+    for cell in book.cells:
+        cell.metadata = nbformat.from_dict({key: value for key, value in cell.metadata.items() if key != "execution"})
+        cell.outputs = [_plain(output, folder) for output in cell.get("outputs", []) if output.get("name") != "stderr"]
+        if cell.cell_type == "markdown":
+            del cell["outputs"]
+    return book
+
+
+def _plain(output: Any, folder: Path) -> Any:
+    """An output without colours, and without the folder that it was made in."""
+    if "text" in output:
+        output["text"] = COLOUR.sub("", output["text"]).replace(f"{folder}{os.sep}", "")
+    data = output.get("data", {})
+    # A page shows the first of these that there is; plotly's own JSON would weigh as much as all the rest.
+    for kind in [kind for kind in data if kind not in (*PICTURES, "text/plain")]:
+        del data[kind]
+    return output
+
+
+def page(name: str, book: Any, seconds: str) -> tuple[str, dict[str, bytes]]:
+    """The page's text, and its pictures by file name."""
+    parts: list[str] = []
+    pictures: dict[str, bytes] = {}
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+            continue
+        shell = cell.source.startswith("%%bash\n")
+        parts.append(fenced("console" if shell else "python", cell.source.removeprefix("%%bash\n")))
+        for output in cell.outputs:
+            data = output.get("data", {})
+            kind = next((kind for kind in PICTURES if kind in data), None)
+            if kind:
+                file = f"figure-{len(pictures) + 1}.{PICTURES[kind]}"
+                pictures[file] = base64.b64decode(data[kind]) if kind == "image/png" else data[kind].encode()
+                parts.append(f"![What the cell above draws]({file})")
+            elif text := (output.get("text") or data.get("text/plain", "")).rstrip():
+                parts.append(fenced("text", text))
+    title, *rest = parts
+    head, _, first = title.partition("\n\n")
+    note = NOTE.format(name=name, seconds=seconds)
+    return "\n\n".join([head, note, *([first] if first else []), *rest]) + "\n", pictures
+
+
+def fenced(language: str, text: str) -> str:
+    """A block of Markdown."""
+    return f"```{language}\n{text.strip()}\n```"
+
+
+def lines(book: Any) -> list[str]:
+    """What a notebook's cells print, line by line."""
+    texts = [
+        output.get("text") or output.get("data", {}).get("text/plain", "")
+        for cell in book.cells
+        for output in cell.get("outputs", [])
+    ]
+    return [" ".join(line.split()) for text in texts for line in text.splitlines() if line.strip()]
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two printed lines have the same words, and numbers that differ by no more than processors do."""
+    if NUMBER.sub("#", one) != NUMBER.sub("#", other):
+        return False
+    pairs = zip(NUMBER.findall(one), NUMBER.findall(other), strict=True)
+    values = [(float(a.replace(",", "")), float(b.replace(",", ""))) for a, b in pairs]
+    return all(abs(a - b) <= 0.02 + 0.05 * abs(b) for a, b in values)
+
+
+def write(name: str) -> None:
+    """Runs a tutorial and writes its page, pictures and notebook."""
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        book = run(name, Path(folder))
+    took = time.perf_counter() - begun
+    home = FOLDER / name
+    seconds = f"{5 * max(1, round(took / 5))} seconds" if took < 100 else f"{took / 60:.0f} minutes"
+    text, pictures = page(name, book, seconds)
+    for old in home.glob("figure-*"):
+        old.unlink()
+    for file, data in pictures.items():
+        (home / file).write_bytes(data)
+    (home / "index.md").write_text(text, encoding="utf-8")
+    nbformat.write(book, home / f"{name}.ipynb")
+    print(f"{name}: {took:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or names():
+        write(chosen)
