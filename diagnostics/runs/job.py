@@ -48,7 +48,7 @@ def run(
     *,
     out: str | Path | None = None,
     taps: str | Sequence[str] | None = None,
-    measures: str | Sequence[str] | None = None,
+    measures: str | Measure | Sequence[str | Measure] | None = None,
     controls: bool = True,
     control_draws: int = 1,
     device: str | None = None,
@@ -76,7 +76,7 @@ def run(
         module too, which stays as it is (see `encoder_of`).
     out: folder of the run; `runs/<encoder>-<dataset>` by default. An interrupted run goes on from there.
     taps: names of the taps; all by default. The output tap is always among them.
-    measures: names (a list, or one text with commas), `standard` (the default; see docs/explanation/measures.md) or `all`; those whose needs are met are done.
+    measures: names (a list, or one text with commas) or measures themselves; `standard` (the default; see docs/explanation/measures.md) or `all`; those whose needs are met are done.
     controls: whether control encoders (baselines) are measured beside it.
     control_draws: how often fresh and permuted weights are drawn; an encoder beats them where it beats every draw.
     device: `cuda` when there is one, else `cpu`. Device, batch size and workers never decide what is stored.

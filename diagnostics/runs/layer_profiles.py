@@ -60,7 +60,7 @@ class LayerProfiles:
         every: int = 1000,
         log: Log | None = None,
         taps: str | Sequence[str] | None = None,
-        measures: str | Sequence[str] = MEASURES,
+        measures: str | Measure | Sequence[str | Measure] = MEASURES,
         samples: int = SAMPLES,
         seed: int = 0,
     ) -> None:

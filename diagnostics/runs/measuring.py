@@ -36,7 +36,7 @@ def measure(
     dataset: str | Dataset,
     *,
     taps: str | Sequence[str] | None = None,
-    measures: str | Sequence[str] = MEASURES,
+    measures: str | Measure | Sequence[str | Measure] = MEASURES,
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> xr.Dataset:
@@ -89,19 +89,19 @@ class InMemoryRequest:
         dataset: str | Dataset,
         *,
         taps: str | Sequence[str] | None,
-        measures: str | Sequence[str],
+        measures: str | Measure | Sequence[str | Measure],
         samples: int,
         seed: int,
     ) -> Self:
         """Raises DiagnosticsError for what cannot be."""
         if seed < 0:
             raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")
-        names = listed(measures) or []
-        chosen, left_out = chosen_measures(names)
+        asked = ([measures] if isinstance(measures, Measure) else listed(measures)) or []
+        chosen, left_out = chosen_measures(asked)
         for each in chosen:
             if why := _needs_a_run(each):
                 left_out[each.name] = why
-                if each.name in names:
+                if each in asked or each.name in asked:
                     raise DiagnosticsError(f"{each.name} {why}: diagnostics.run(..., measures=[{each.name!r}]).")
         with random_kept():
             model, data = given(caller, encoder, dataset)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from torch import nn
 
@@ -74,7 +74,7 @@ class Request:
         *,
         out: str | Path | None,
         taps: str | Sequence[str] | None,
-        measures: str | Sequence[str] | None,
+        measures: str | Measure | Sequence[str | Measure] | None,
         controls: bool,
         control_draws: int,
         device: str | None,
@@ -95,8 +95,9 @@ class Request:
         where = usable_device(device)
         check_compute(compute, where)
         budget = parse_budget(token_budget)
-        taps, measures, pooling = listed(taps), listed(measures), listed(pooling)
-        chosen, unusable = chosen_measures(measures)
+        taps, pooling = listed(taps), listed(pooling)
+        asked = [measures] if isinstance(measures, Measure) else listed(measures)
+        chosen, unusable = chosen_measures(asked)
         model, data = given("run", encoder, dataset, trust_code=trust_code)
         model = fit(model, data)
         names = encoder if isinstance(encoder, str) else model.name, dataset if isinstance(dataset, str) else data.name
@@ -114,7 +115,7 @@ class Request:
             taps=chosen_taps(model, taps),
             poolings=_chosen_poolings(model, pooling),
             measures=chosen,
-            named=frozenset(measures or ()) - set(SUITES),
+            named=frozenset(one if isinstance(one, str) else one.name for one in asked or ()) - set(SUITES),
             unusable=unusable,
             unprobeable=unprobeable,
             draws=control_draws if controls else 0,
@@ -136,10 +137,10 @@ class Request:
         return self.out.resolve()
 
 
-def listed(names: str | Sequence[str] | None) -> list[str] | None:
+def listed(names: str | Sequence[Any] | None) -> list[Any] | None:
     """Names as a list, from one text with commas too."""
     if isinstance(names, str):
-        names = [name.strip() for name in names.split(",") if name.strip()]
+        return [name.strip() for name in names.split(",") if name.strip()]
     return None if names is None else list(names)
 
 

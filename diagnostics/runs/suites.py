@@ -1,6 +1,6 @@
 """Selection of measures by name or suite, and comparison of the taps of two runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import xarray as xr
@@ -18,14 +18,17 @@ from diagnostics.vocabulary import SAFE_NAME
 SUITES = ("standard", "all")
 
 
-def chosen_measures(names: Sequence[str] | None) -> tuple[list[Measure], dict[str, str]]:
+def chosen_measures(chosen: Sequence[str | Measure] | None) -> tuple[list[Measure], dict[str, str]]:
     """The measures of these names, and of a suite's measures that cannot be made the reasons, by name.
 
-    A name may be a suite: `standard` (also where `names` is None or empty) or `all`. Raises DiagnosticsError for an unknown
-    name, and where a measure that is named itself cannot be made.
+    A name may be a suite: `standard` (also where `chosen` is None or empty) or `all`. A measure itself stands behind those that
+    are named. Raises DiagnosticsError for an unknown name, where a measure that is named itself cannot be made, and for a measure
+    whose name another one has.
     """
-    asked = list(names) if names else ["standard"]
+    own = [one for one in chosen or () if isinstance(one, Measure)]
+    asked = [one for one in chosen or () if isinstance(one, str)] or ([] if own else ["standard"])
     known = offered("measure")
+    _check_own(own, known)
     for name in asked:
         if name not in known and name not in SUITES:
             raise unknown("measure", name, [*SUITES, *known], "See `diagnostics list measures`.")
@@ -45,7 +48,15 @@ def chosen_measures(names: Sequence[str] | None) -> tuple[list[Measure], dict[st
             if name in named or measure.standard or "all" in asked:
                 measures[name] = measure
     # In the order in which they are listed, whatever the order they were asked for.
-    return [measures[name] for name in known if name in measures], unusable
+    return [*(measures[name] for name in known if name in measures), *own], unusable
+
+
+def _check_own(own: Sequence[Measure], known: Collection[str]) -> None:
+    names = [measure.name for measure in own]
+    for name in names:
+        if name in known or names.count(name) > 1:
+            raise DiagnosticsError(f"There is another measure {name}: give yours a name of its own.")
+        _check_name(name, "A measure is called")
 
 
 def _make(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
@@ -53,12 +64,20 @@ def _make(plugin: str, name: str, make: Callable[..., Any]) -> Measure:
         measure = make()
     if not isinstance(measure, Measure):
         raise DiagnosticsError(f"Plugin {plugin} offers {name}, which is not a diagnostics.Measure.")
-    if measure.name != name or not SAFE_NAME.fullmatch(name) or name == CONTROLS:
+    if measure.name != name:
         raise DiagnosticsError(
-            f"Plugin {plugin} offers {name!r}, whose measure calls itself {measure.name!r}: give both one name of letters, "
-            f"digits, '_', '-' and '.', other than {CONTROLS}, since results are stored under it."
+            f"Plugin {plugin} offers {name!r}, whose measure calls itself {measure.name!r}: give both one name."
         )
+    _check_name(name, f"Plugin {plugin} offers")
     return measure
+
+
+def _check_name(name: str, what: str) -> None:
+    if not SAFE_NAME.fullmatch(name) or name == CONTROLS:
+        raise DiagnosticsError(
+            f"{what} {name!r}: give it a name of letters, digits, '_', '-' and '.', other than {CONTROLS}, since results are "
+            "stored under it."
+        )
 
 
 def between(
