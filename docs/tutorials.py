@@ -39,7 +39,9 @@ def names() -> list[str]:
 def read(name: str) -> Any:
     """The tutorial's source as a notebook without outputs."""
     book = jupytext.read(FOLDER / name / "tutorial.py", fmt="py:percent")
-    book.metadata = nbformat.from_dict({"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}})
+    book.metadata = nbformat.from_dict(
+        {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    )
     for i, cell in enumerate(book.cells):
         cell["id"] = f"cell-{i}"
     return book

@@ -13,6 +13,7 @@ from torch import nn
 from diagnostics.datasets.dataset import Dataset
 from diagnostics.encoders.encoder import Encoder
 from diagnostics.errors import DiagnosticsError, unknown
+from diagnostics.measures.base import Measure
 from diagnostics.report.figures import StepsFigure
 from diagnostics.runs.measuring import MEASURES, SAMPLES, InMemoryRequest
 

@@ -12,7 +12,7 @@
 # %%
 from pathlib import Path
 
-Path("my_vit.py").write_text('''
+Path("my_vit.py").write_text("""
 import torch
 from torch import nn
 
@@ -37,7 +37,7 @@ class ViT(nn.Module):
 def vit():
     torch.manual_seed(0)
     return ViT()
-''')
+""")
 
 # %% [markdown]
 # ## 2. Its layers are discovered

@@ -47,9 +47,7 @@ class DeadFeatures(dx.Measure):
 # It stands beside names of measures, and its results lie in the run as theirs do.
 
 # %%
-run = dx.run(
-    "fracast", "lorenz?n=100", measures=[DeadFeatures(), "rankme"], controls=False, token_budget=0
-)
+run = dx.run("fracast", "lorenz?n=100", measures=[DeadFeatures(), "rankme"], controls=False, token_budget=0)
 print(run.results["dead_features"]["score"].to_series().round(3))
 
 # %%

@@ -30,11 +30,22 @@ random.seed(0)
 rows = []
 for topic, words in TOPICS.items():
     for (noun, verb), tense, number, place in itertools.product(
-        words, ("past", "present"), ("one", "many"), ("in the valley", "near the old bridge", "after a long day", "without a sound")
+        words,
+        ("past", "present"),
+        ("one", "many"),
+        ("in the valley", "near the old bridge", "after a long day", "without a sound"),
     ):
         subject = f"the {noun}" if number == "one" else f"the {noun}s"
         shown = PAST[verb] if tense == "past" else (verb if number == "one" else PLURAL[verb])
-        rows.append({"text": f"{place.capitalize()} {subject} {shown}.", "topic": topic, "tense": tense, "number": number, "noun": noun})
+        rows.append(
+            {
+                "text": f"{place.capitalize()} {subject} {shown}.",
+                "topic": topic,
+                "tense": tense,
+                "number": number,
+                "noun": noun,
+            }
+        )
 table = pd.DataFrame(rows).sample(frac=1, random_state=0)
 table["group"] = table.pop("noun")
 table.to_csv("sentences.csv", index=False)
@@ -69,6 +80,8 @@ print(scores.loc[run.profile("linear_probe/tense").taps].round(2))
 # %%
 best = run.recommend("tense")
 encoder = dx.build("encoder", "wheel:minilm")
-features = encoder.transform(["The river froze overnight.", "The river freezes every winter."], tap=best.tap or best.best_tap)
+features = encoder.transform(
+    ["The river froze overnight.", "The river freezes every winter."], tap=best.tap or best.best_tap
+)
 print(best.tap or best.best_tap, features.shape)
 print(run.probe("tense", tap=best.tap or best.best_tap).predict(features))

