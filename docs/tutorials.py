@@ -65,10 +65,22 @@ def run(name: str, folder: Path) -> Any:
                 os.environ[key] = value
     for cell in book.cells:
         cell.metadata = nbformat.from_dict({key: value for key, value in cell.metadata.items() if key != "execution"})
-        cell.outputs = [_plain(output, folder) for output in cell.get("outputs", []) if output.get("name") != "stderr"]
+        printed = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
+        cell.outputs = [_plain(output, folder) for output in _joined(printed)]
         if cell.cell_type == "markdown":
             del cell["outputs"]
     return book
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Outputs with what a cell prints in one piece, however the pipe cut it."""
+    joined: list[Any] = []
+    for output in outputs:
+        if joined and "text" in output and "text" in joined[-1]:
+            joined[-1]["text"] += output["text"]
+        else:
+            joined.append(output)
+    return joined
 
 
 def _plain(output: Any, folder: Path) -> Any:
@@ -113,13 +125,13 @@ def fenced(language: str, text: str) -> str:
 
 
 def lines(book: Any) -> list[str]:
-    """What a notebook's cells print, line by line."""
+    """What a notebook's cells print, line by line, but for how long something takes."""
     texts = [
         output.get("text") or output.get("data", {}).get("text/plain", "")
         for cell in book.cells
         for output in cell.get("outputs", [])
     ]
-    return [" ".join(line.split()) for text in texts for line in text.splitlines() if line.strip()]
+    return [" ".join(line.split()) for text in texts for line in text.splitlines() if line.strip() and "extraction takes" not in line]
 
 
 def alike(one: str, other: str) -> bool:

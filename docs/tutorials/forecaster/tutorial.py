@@ -55,7 +55,7 @@ print("hidden gap:              ", profile.hidden_gap)
 # %%
 table = run.to_dataframe()
 chosen = table[(table["target"] == "hidden_z") & table["best"]]
-print(chosen[["control", "tap", "score", "low", "high"]].round(2).to_string(index=False))
+print(chosen[["control", "tap", "score", "low", "high"]].fillna("none").round(2).to_string(index=False))
 
 # %% [markdown]
 # - **fresh weights**: the same architecture, untrained. If training brought the knowledge, this must be lower.

@@ -31,12 +31,11 @@ print(table.iloc[:3, [0, 1, 2, -2, -1]])
 # %% [markdown]
 # Two things to read here:
 #
-# - **Is there a layer that beats the output?** The hidden gap is the difference between the best layer and the output, and its interval says whether 40
-#   test series are enough to tell them apart.
-# - **Is the model needed?** Under a row stand the controls that do as well: an untrained copy of the model, the raw values, and a kernel regression on the raw
-#   values. Where `raw input kernel` is among them, a classical classifier on the raw series is as good as this model's features.
+# - **Does a layer beat the output?** The interval of the hidden gap holds 0, so 40 test series do not show one, and the last line says to read the output.
+# - **Is the model needed?** Under the row stand the controls that do as well: an untrained copy of the model, the raw values with a kernel regression, and a handful of
+#   summary statistics. They are all there. On these recordings a classical classifier needs no foundation model.
 #
-# A score that looks good is a reason to use the model only where no control stands under it.
+# That is an answer worth a minute of computing. On your own series it may be another one: a score is a reason to use the model only where no control stands under it.
 
 # %% [markdown]
 # ## 3. A classifier on that layer

@@ -23,15 +23,36 @@ other = dx.run(
 
 # %%
 found = one.similarity_with(other)
-print(found["similarity"].sizes)
-best = found["similarity"].to_series().idxmax()
-print("most alike:", best, round(float(found["similarity"].max()), 2))
+matrix = found["matrix"]
+at = matrix.argmax(...)
+print(dict(matrix.sizes))
+print(
+    f"most alike: {matrix['tap'].values[at['tap']]} and {matrix['tap_other'].values[at['tap_other']]}, CKA {float(matrix[at]):.2f}"
+)
 
 # %% [markdown]
 # ## 3. What would chance give?
 #
-# The samples of one encoder are permuted, so that nothing corresponds any more, and the most alike pair of layers is taken again. Only what lies above most of these
-# permutations is a resemblance.
+# The samples of one encoder are permuted, so that nothing corresponds any more, and CKA is computed again, many times. `tau` is what the most alike pair of layers
+# passes by chance once in 20 times. `calibrated` is how far a value lies above that, as a share of what is left up to 1.
 
 # %%
-print({key: value for key, value in found.attrs.items() if "chance" in key or "null" in key or key == "n"})
+print(f"tau {found.attrs['tau']:.2f}; the most alike pair lies {float(found['calibrated'][at]):.2f} above it")
+print(f"{int((matrix <= found.attrs['tau']).sum())} of {matrix.size} pairs are no more alike than chance")
+
+# %% [markdown]
+# ## 4. The map
+
+# %%
+import matplotlib.pyplot as plt
+
+figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+image = axes.imshow(found["calibrated"], cmap="viridis", vmin=0, vmax=1, aspect="auto")
+axes.set_xlabel("DINOv2, from embedding to output")
+axes.set_ylabel("EfficientNet, from embedding to output")
+figure.colorbar(image, label="CKA above chance")
+plt.close(figure)
+figure
+
+# %% [markdown]
+# Bright cells are pairs of layers that resemble each other beyond chance. `diagnostics compare` draws the same map for any number of runs.

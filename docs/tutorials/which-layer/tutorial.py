@@ -27,7 +27,7 @@ digits = dx.build("dataset", "digits?n=400")
 for name, pixels, label in zip(digits.ids, digits.samples, digits.targets["label"].values, strict=True):
     folder = Path("numbers") / str(label)
     folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).convert("L").point(lambda level: 15 * level).resize((64, 64)).save(folder / f"{name}.png")
+    Image.fromarray(pixels).resize((64, 64)).save(folder / f"{name}.png")
 print(len(list(Path("numbers").rglob("*.png"))), "images in", len(list(Path("numbers").iterdir())), "folders")
 
 # %% [markdown]

@@ -7,10 +7,10 @@
 import diagnostics as dx
 
 run = dx.run("fracast", "lorenz?n=100", out="run", measures="linear_probe,rankme", controls=False, token_budget=0)
-run.results
+print(*run.results["linear_probe"].children, "rankme", sep=", ")
 
 # %% [markdown]
-# `results` is an `xarray.DataTree`: one node for each measure of each target. A node has a score for each tap, and the losses of every test series behind it.
+# `run.results` is an `xarray.DataTree`: one node for each measure of each target. A node has a score for each tap, and the losses of every test series behind it.
 
 # %%
 node = run.results["linear_probe/hidden_z"].to_dataset()
@@ -40,6 +40,7 @@ for name in ("hidden_z", "hidden_y", "rho"):
 axes.set_xticks(range(len(scores.taps)), scores.taps, rotation=60)
 axes.set_ylabel("R2 on test series")
 axes.legend()
+plt.close(figure)  # the last line shows it
 figure
 
 # %% [markdown]
