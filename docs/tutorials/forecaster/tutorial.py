@@ -13,7 +13,7 @@
 # %%
 import diagnostics as dx
 
-data = dx.build("dataset", "lorenz?n=160")
+data = dx.build("dataset", "lorenz?n=180")
 print(len(data), "series of", len(data[0]), "steps")
 for name, target in data.targets.items():
     print(f"{name:12} {target.kind:8} {target.about}")
