@@ -11,7 +11,7 @@
 
 # %% language="bash"
 # diagnostics train objectives --data 'lorenz?n=200&length=256' --objective forecast --steps 80 --batch 32 --width 32 --depth 4 --out models
-# diagnostics run models/lorenz-forecast --data 'lorenz?n=150&length=256' --measures linear_probe --no-controls --token-budget 0 --out runs/base
+# diagnostics run models/forecast --data 'lorenz?n=150&length=256' --measures linear_probe --no-controls --token-budget 0 --out runs/base
 
 # %% [markdown]
 # ## 2. Align its output to its best layer
@@ -21,13 +21,14 @@
 # gains comes from training on, not from the layer.
 
 # %% language="bash"
-# diagnostics align tap --encoder models/lorenz-forecast --to best-tap --for hidden_z --data 'lorenz?n=200&length=256' \
+# diagnostics align tap --encoder models/forecast --to best-tap --for hidden_z --data 'lorenz?n=200&length=256' \
 #   --steps 60 --batch 32 --out models/aligned
 
 # %% [markdown]
 # ## 3. What it bought and what it cost
 
 # %% language="bash"
+# set -e
 # for name in aligned aligned-control; do
 #   diagnostics run models/$name --data 'lorenz?n=150&length=256' --measures linear_probe --no-controls --token-budget 0 \
 #     --no-report --out runs/$name > /dev/null

@@ -17,8 +17,9 @@
 # ## 2. Measure each on the same series
 
 # %% language="bash"
+# set -e
 # for objective in forecast reconstruct contrastive jepa; do
-#   diagnostics run models/lorenz-$objective --data 'lorenz?n=150&length=256' --measures linear_probe --no-controls \
+#   diagnostics run models/$objective --data 'lorenz?n=150&length=256' --measures linear_probe --no-controls \
 #     --token-budget 0 --no-report --out runs/$objective > /dev/null
 # done
 # diagnostics runs runs
