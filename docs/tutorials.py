@@ -131,7 +131,12 @@ def lines(book: Any) -> list[str]:
         for cell in book.cells
         for output in cell.get("outputs", [])
     ]
-    return [" ".join(line.split()) for text in texts for line in text.splitlines() if line.strip() and "extraction takes" not in line]
+    return [
+        " ".join(line.split())
+        for text in texts
+        for line in text.splitlines()
+        if line.strip() and "extraction takes" not in line
+    ]
 
 
 def alike(one: str, other: str) -> bool:

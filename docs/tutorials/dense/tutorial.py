@@ -25,7 +25,7 @@ import diagnostics as dx
 run = dx.open_run("scenes")
 table = run.to_dataframe()
 chosen = table[table["target"].isin(["count", "depth", "segmentation"])]
-print(chosen.pivot(index="depth", columns="target", values="score").round(2))
+print(chosen.pivot(index="tap", columns="target", values="score").loc[run.profile("linear_probe/count").taps].round(2))
 
 # %%
 run.plot("segmentation")

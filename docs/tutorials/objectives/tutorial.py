@@ -20,7 +20,7 @@
 # set -e
 # for objective in forecast reconstruct contrastive jepa; do
 #   diagnostics run models/$objective --data 'lorenz?n=150&length=256' --measures linear_probe --no-controls \
-#     --token-budget 0 --no-report --out runs/$objective > /dev/null
+#     --token-budget 0 --out runs/$objective > /dev/null
 # done
 # diagnostics runs runs
 
@@ -33,9 +33,7 @@
 # %%
 import diagnostics as dx
 
-comparison = dx.compare(
-    ["runs/forecast", "runs/reconstruct", "runs/contrastive", "runs/jepa"], similarity=None, report=False
-)
+comparison = dx.compare(["runs/forecast", "runs/reconstruct", "runs/contrastive", "runs/jepa"], similarity=None)
 comparison.plot()
 
 # %% [markdown]

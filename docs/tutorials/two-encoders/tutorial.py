@@ -55,4 +55,5 @@ plt.close(figure)
 figure
 
 # %% [markdown]
-# Bright cells are pairs of layers that resemble each other beyond chance. `diagnostics compare` draws the same map for any number of runs.
+# Every pair is more alike than chance, because both encoders look at the same images: "are they alike?" has an easy answer, and "how much, and where?" is the question. The embeddings,
+# which still look like the pixels, are nearly the same; bright cells further down are layers that resemble each other although the networks were built and trained differently. `diagnostics compare` draws the same map for any number of runs.

@@ -21,10 +21,10 @@ print(clips.targets["masks"].about)
 # %% [markdown]
 # ## 2. An encoder of frames
 #
-# `dx.frames` makes an encoder of images into one of videos: frames go through one by one, and its grid has a third axis, time.
+# `dx.frames_of` makes an encoder of images into one of videos: frames go through one by one, and its grid has a third axis, time.
 
 # %%
-encoder = dx.frames(dx.build("encoder", "wheel:dinov2-small?size=112"), 4)
+encoder = dx.frames_of(dx.build("encoder", "wheel:dinov2-small?size=112"), 4)
 print(encoder.taps[-1].name, encoder.taps[-1].grid)
 
 # %% [markdown]
