@@ -32,7 +32,12 @@ from functions import exported
 
 ROOT = Path(__file__).parent.parent
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.is_file()]
-WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
+# Pages of tutorials are written by running them: test_tutorials.py.
+WITH_PYTHON = [
+    page
+    for page in PAGES
+    if "```python" in page.read_text(encoding="utf-8") and not (page.parent / "tutorial.py").is_file()
+]
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>file|not run): (?P<note>[^\n]+?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )

@@ -41,4 +41,4 @@
 # - **output - control's** is what the layer brought beyond training on. Only where its interval lies above 0 is the target said to be lifted by the layer.
 #
 # `--keep 0.3` adds the encoder's own output as a second teacher, which lowers the price.
-# [The study of alignment](../alignment/index.md) does all of this on a real encoder.
+# [Train and align encoders](../../how-to/training.md#aligning) says what else there is.
