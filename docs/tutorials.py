@@ -21,7 +21,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent / "tutorials"
-WIDTH = 90
+WIDTH = 100
 PICTURES = {"image/svg+xml": "svg", "image/png": "png"}
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]\d+)?")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")

@@ -94,7 +94,7 @@ for tap in (best.tap, best.output_tap):
 #
 # A high score at a layer does not yet mean that the encoder's training brought it: digits are easy, and an untrained network or the raw pixels may do as
 # well. Leave `--no-controls` out, and the same command also measures an untrained copy of the encoder, the raw pixels, and a kernel
-# regression on them; the table then names every control that does as well. [What each control is for](../../statistics.md#controls).
+# regression on them; the table then names every control that does as well. [What each control is for](../../explanation/statistics.md#controls).
 #
 # On your own images, replace `images:numbers` by `images:/path/to/folder`. On your own encoder, replace `wheel:efficientnet-lite0` by
 # `timm:NAME`, by `hf:/path/to/model`, or by your own module, as in [the next tutorial](../my-module/index.md).
