@@ -28,7 +28,7 @@
 # ## 3. Compare them across depth
 
 # %% language="bash"
-# diagnostics compare runs/forecast runs/reconstruct runs/contrastive runs/jepa --similarity none
+# diagnostics compare runs/forecast runs/reconstruct runs/contrastive runs/jepa --similarity none | head -n 22
 
 # %%
 import diagnostics as dx
@@ -37,5 +37,5 @@ comparison = dx.compare(["runs/forecast", "runs/reconstruct", "runs/contrastive"
 comparison.plot()
 
 # %% [markdown]
-# Each curve is one objective; the axis is depth, from the embedding to the output. With one seed each, nothing is said about how much another seed would have changed;
+# The table goes on for every target (`head` cuts it here), and the page that `compare` writes has all of it. Each curve is one objective; the axis is depth, from the embedding to the output. With one seed each, nothing is said about how much another seed would have changed;
 # `--seeds 3` trains three of each, and the comparison then counts that in its intervals.

