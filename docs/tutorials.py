@@ -50,19 +50,13 @@ def read(name: str) -> Any:
 def run(name: str, folder: Path) -> Any:
     """The tutorial's notebook with the outputs of its cells, run in a folder. Raises nbclient's error where a cell raises."""
     book = read(name)
-    shown = {"COLUMNS": str(WIDTH), "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    before = {key: os.environ.get(key) for key in shown}
-    os.environ |= shown
-    try:
-        # Sockets in the file system, since those of TCP may be read by others on the machine.
-        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(folder / ".kernel"))
-        NotebookClient(book, kernel, timeout=900, resources={"metadata": {"path": str(folder)}}).execute()
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
+    # As at a user's: within a test the package would show no progress, and say less.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    # Sockets in the file system, since those of TCP may be read by others on the machine.
+    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(folder / ".kernel"))
+    client = NotebookClient(book, kernel, timeout=900, resources={"metadata": {"path": str(folder)}})
+    client.execute(env=environment | {"COLUMNS": str(WIDTH), "PATH": path})
     for cell in book.cells:
         cell.metadata = nbformat.from_dict({key: value for key, value in cell.metadata.items() if key != "execution"})
         printed = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
