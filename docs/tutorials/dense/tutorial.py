@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Dense tasks: what is where, and how far away?
+# # What is where, and how far away?
 #
 # Segmentation and depth ask for an answer at every place of the image, so they are read from tokens and not from one vector. Which layer is best
 # for them, and is it the one that is best for naming the image?
