@@ -180,7 +180,9 @@ def _refusal(kernel: Kernel, call: SdpaCall) -> str:
                 raise
             if MISSING in str(error):
                 return f"torch has no such kernel for {call.argument(0, 'query').device.type}"
-            return _reason(kernel, [str(warning.message) for warning in said]) or "torch does not say why"
+            masked = call.argument(3, "attn_mask") is not None
+            unsaid = f"torch does not say why{', of a call with a mask' if masked else ''}"
+            return _reason(kernel, [str(warning.message) for warning in said]) or unsaid
     return ""
 
 

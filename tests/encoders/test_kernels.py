@@ -36,6 +36,11 @@ def of_other_width() -> Tensor:
     return attend(drawn(), drawn(), value=drawn(2, 4, 16, 4))
 
 
+def masked() -> Tensor:
+    """A mask that learns, which torch's kernel on a CPU refuses without a word."""
+    return attend(drawn(), drawn(), drawn(), attn_mask=torch.zeros(16, 16, requires_grad=True))
+
+
 def layer() -> Tensor:
     """torch's own, which in eval mode and without gradients is one kernel by itself."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -62,6 +67,7 @@ def test_auto_says_what_ran_and_why_faster_ones_did_not() -> None:
     [
         ("flash", dropped, "Both fused kernels do not support non-zero dropout"),
         ("flash", of_other_width, "requires q,k,v to have the same last dimension"),
+        ("flash", masked, "torch does not say why, of a call with a mask"),
         ("cudnn", plain, "torch has no such kernel for cpu"),
         ("efficient", plain, "torch has no such kernel for cpu"),
     ],
