@@ -100,6 +100,12 @@ def slow_data():
 """
 
 
+def _heed_signals() -> None:
+    """As in a terminal, also where the tests run in the background of a shell, which ignores some."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Command:
     """A `diagnostics` command in a process group of its own, whose home is a folder."""
 
@@ -109,6 +115,7 @@ class Command:
         # The package may be on the path of this process alone.
         paths = [*path, TESTS / "support", *(Path(part) for part in sys.path if part)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
+        options = {"preexec_fn": _heed_signals} | options
         self.process = subprocess.Popen(
             [sys.executable, "-m", "diagnostics", *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment, start_new_session=True,
