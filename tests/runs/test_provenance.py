@@ -55,7 +55,7 @@ def test_versions_of_declared_packages_are_recorded_where_they_are_imported(monk
     declared = {name: module for plugin in plugins() for name, module in plugin.packages.items()}
     assert declared.keys() == {
         "timm", "transformers", "fracast", "chronos-forecasting", "tirex-ts", "mantis-tsfm", "timesfm", "momentfm", "uni2ts",
-        "granite-tsfm", "onnxruntime",
+        "granite-tsfm", "onnxruntime", "open_clip_torch",
     }  # fmt: skip
     versions = importlib.metadata.version
     monkeypatch.setattr(

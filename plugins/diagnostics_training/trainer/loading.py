@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from diagnostics import DiagnosticsError
-from diagnostics.errors import describe
+from diagnostics.errors import StorageError, describe
 from diagnostics_training.trainer.distributed import World
 from diagnostics_training.trainer.objective import Batch
 
@@ -107,5 +107,6 @@ class _Steps(TorchDataset[Any]):
         try:
             return self.make(self.steps[index])
         except DiagnosticsError as error:
-            # Of a subclass not every one can be sent.
-            return DiagnosticsError(str(error))
+            # Not every subclass can be sent; a damaged disk has to stay one.
+            kind = StorageError if isinstance(error, StorageError) else DiagnosticsError
+            return kind(str(error))
