@@ -445,7 +445,7 @@ def measures():
     return {{{offered!r}: Mine}}
 """
     )
-    with pytest.raises(DiagnosticsError, match="give (both one name|it a name of letters)"):
+    with pytest.raises(DiagnosticsError, match=r"give (both one name|it a name of letters)"):
         chosen_measures([offered])
 
 
