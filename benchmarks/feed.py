@@ -74,7 +74,7 @@ def bare(feed: Feed, size: int) -> float:
 def timed(what: str, data: Dataset, size: int) -> list[bool]:
     rows = np.arange(len(data))
     vocabulary = vocabulary_of(data.texts, 72)
-    changes, _ = survivable(changes_of(named_recipe("8").augment), data)  # type: ignore[arg-type]
+    changes, _ = survivable(changes_of(named_recipe("8").augment), data)  # type: ignore[arg-type]  (row 8 has changes)
     whole, changed = (Feed(data, rows, vocabulary, [Stage(size, BATCH * STEPS)], BATCH, 0, c) for c in (None, changes))
     fed(changed), bare(whole, size)  # warms up
     rounds = [(fed(whole), fed(changed), bare(whole, size)) for _ in range(ROUNDS)]

@@ -46,7 +46,7 @@ def members(path: Path) -> Iterator[Member]:
         with tarfile.open(path, "r:") as archive:
             for info in iter(archive.next, None):
                 # Or all headers would be kept; the stubs do not know the attribute.
-                archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
+                archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  (tarfile keeps them, its stubs do not)
                 if info.isdir():
                     continue
                 if not info.isreg() or info.sparse is not None:

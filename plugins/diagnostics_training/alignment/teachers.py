@@ -145,7 +145,7 @@ def with_module(encoder: Encoder) -> TorchEncoder:
 def put_section(section: str, inputs: Any) -> dict[str, Tensor]:
     """What `preprocess` returns, a tensor or a mapping of them, as parts of a batch."""
     if isinstance(inputs, Mapping):
-        return {f"{section}/{key}": value for key, value in inputs.items()}  # pyright: ignore[reportUnknownVariableType]
+        return {f"{section}/{key}": value for key, value in inputs.items()}  # pyright: ignore[reportUnknownVariableType]  (of a library without types)
     return {section: inputs}
 
 

@@ -31,13 +31,13 @@ def dataset(count: int = COUNT, size: int = 20, **more: object) -> Dataset:
     pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     ids = [f"s{i}" for i in range(count)]
     split = ["val", "test", *["train"] * (count - 2)]
-    return Dataset("noise", "image", pixels, ids, split, {}, texts=[f"t{i}" for i in range(count)], **more)  # type: ignore[arg-type]
+    return Dataset("noise", "image", pixels, ids, split, {}, texts=[f"t{i}" for i in range(count)], **more)  # type: ignore[arg-type]  (options by name)
 
 
 def feed(
     stages: Sequence[Stage] = (Stage(8, 24),), batch: int = 8, changes: PictureChanges | None = None, **more: object
 ) -> Feed:
-    data = dataset(**more)  # type: ignore[arg-type]
+    data = dataset(**more)  # type: ignore[arg-type]  (options by name)
     return Feed(data, np.arange(len(data)), Letters(), stages, batch, 0, changes)
 
 

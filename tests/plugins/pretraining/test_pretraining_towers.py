@@ -120,7 +120,7 @@ def theirs(both: Towers) -> CustomTextCLIP:
     text = {"context_length": one.context, "vocab_size": both.vocabulary.size, "width": one.width, "heads": one.heads,
             "layers": one.depth}  # fmt: skip
     vision = {"layers": 1, "width": 64, "image_size": 16, "patch_size": 8}
-    model = CustomTextCLIP(both.architecture.embedding, vision, text)  # pyright: ignore
+    model = CustomTextCLIP(both.architecture.embedding, vision, text)  # pyright: ignore  (open_clip's own types are narrower than what it takes)
     model.text.load_state_dict(both.text.state_dict(), strict=True)
     return model.eval()
 

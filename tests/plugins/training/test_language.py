@@ -167,7 +167,7 @@ def parts(steps: int, alone: int, **more: Any) -> tuple[Language, QuestionFeed, 
     torch.manual_seed(0)
     student = make_student(start, asked, lambda encoder: with_projector(encoder, decoder.width, asked.pool))
     feed = QuestionFeed(start, Pairs(start.dataset, decoder, 5), asked.batch)
-    objective = Language(student.encoder, decoder, asked.train_lm, alone)  # pyright: ignore[reportArgumentType]
+    objective = Language(student.encoder, decoder, asked.train_lm, alone)  # pyright: ignore[reportArgumentType]  (a stand-in)
     objective.eval()
     objective.free(feed(0))
     objective.parts = [objective.module.get_submodule(block.name) for block in student.blocks]
@@ -187,7 +187,7 @@ def trained(out: Path, steps: int = 8, alone: int = 4, stop: int | None = None, 
         if done == stop:
             raise Stopped
 
-    objective.after_step = after  # pyright: ignore[reportAttributeAccessIssue]
+    objective.after_step = after  # pyright: ignore[reportAttributeAccessIssue]  (a method replaced for the test)
     settings = Settings(steps, 5e-3, log_every=1, checkpoint_every=3, **more)
     fit(objective, feed, settings, out, silent, tell=lambda line: None)
     return objective, seen

@@ -145,7 +145,7 @@ def test_the_pass_that_tries_a_kernel_writes_nothing_down(tmp_path: Path) -> Non
 def test_a_named_kernel_is_alone_in_forward_and_backward_passes(tmp_path: Path, recompute: bool) -> None:
     built = Sharpening()
     if recompute:
-        built.blocks = lambda: [built.norm]  # type: ignore[method-assign]
+        built.blocks = lambda: [built.norm]  # type: ignore[method-assign]  (replaced for the test)
     trained(tmp_path, built, Settings(3, attention="flash", recompute=recompute))
     # After the pass that tries it, in which torch may choose.
     assert built.allowed == [("forward", True, True), *[("forward", True, False), ("backward", True, False)] * 3]

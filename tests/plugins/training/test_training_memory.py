@@ -193,7 +193,7 @@ def test_taps_are_captured_once_and_with_their_gradients(inside: bool, end: str)
 
         student.module.zero_grad()
         captured = student.capture(batch, names, reduce, gradient=True)
-        sum(tokens.sin().sum() for tokens in captured.values()).backward()  # type: ignore[union-attr]
+        sum(tokens.sin().sum() for tokens in captured.values()).backward()  # type: ignore[union-attr]  (of tensors a tensor)
         grads = {name: p.grad.clone() for name, p in student.module.named_parameters() if p.grad is not None}
         return fired, {name: tokens.detach() for name, tokens in captured.items()}, grads
 
