@@ -34,6 +34,7 @@ def lidar(views: Any, *, delta: float = DELTA) -> float:
     From rows [sample, feature] with groups [sample], as many rows a group:
 
     >>> import numpy as np
+    >>> from diagnostics.measures.geometry import lidar
     >>> rows = np.array([[0.0, 0.1], [5.0, 0.0], [0.2, 5.0], [0.1, 0.0], [5.1, 0.1], [0.0, 5.1]])
     >>> groups = np.array(["a", "b", "c", "a", "b", "c"])
     >>> parts = (rows[groups == group] for group in np.unique(groups))
