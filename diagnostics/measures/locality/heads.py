@@ -44,6 +44,11 @@ class GlobalMass(ShortRepr):
     """Shares of the grid queries' attention: to prefix tokens, and to the one grid key that receives most (`top_key`).
 
     [sample, head], or [head] where the attention had no sample axis.
+
+    Examples:
+        >>> from diagnostics.measures.locality import global_token_mass
+        >>> global_token_mass([[[0, 0, 1], [0, 0, 1], [0.5, 0, 0.5]]], prefix=1).top_key.tolist()  # the mean of 1 and 1 / 2
+        [0.75]
     """
 
     prefix: np.ndarray
@@ -65,6 +70,13 @@ def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Seq
 
     Returns [sample, head] or [head], in the unit of `cell`; NaN for a head whose rows are all empty. The value of uniform
     attention is `uniform_distance(grid, cell)`: compare with it, not across grids.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import attention_distance
+        >>> attention = np.stack([np.eye(196), np.full((196, 196), 1 / 196)])  # heads: to itself, and uniform
+        >>> attention_distance(attention, (14, 14), cell=16).round(2).tolist()  # in pixels
+        [0.0, 116.49]
     """
     grid = extents(grid)
     weights, single = _checked(attention)
@@ -83,6 +95,11 @@ def attention_entropy(attention: Any) -> np.ndarray:
     `attention` [sample, head, query, key] or [head, query, key]; rows are renormalised over the keys given, and a row
     without any attention is left out. Returns [sample, head] or [head]. It grows with the number of keys: compare
     entropy / ln(keys) across grids.
+
+    Examples:
+        >>> from diagnostics.measures.locality import attention_entropy
+        >>> attention_entropy([[[1, 0], [0, 1]], [[0.5, 0.5], [0.5, 0.5]]]).round(4).tolist()  # one key, and two: ln 2
+        [0.0, 0.6931]
     """
     weights, single = _checked(attention)
     return _array(of_matrix(weights, 0, None).entropy, single)
@@ -95,6 +112,12 @@ def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
     tokens first. The share of the top key is that of the mean over queries, so that a token which every query looks at
     (an attention sink) stands out, and one that each query finds in another place does not. Uniform attention gives
     prefix / tokens and 1 / tokens.
+
+    Examples:
+        >>> from diagnostics.measures.locality import global_token_mass
+        >>> mass = global_token_mass([[[0.25] * 4] * 4], prefix=2)  # uniform over two prefix tokens and two of the grid
+        >>> mass.prefix.tolist(), mass.top_key.tolist()
+        ([0.5], [0.25])
     """
     weights, single = _checked(attention)
     if weights.shape[-2] != weights.shape[-1] or not 0 <= prefix < weights.shape[-1]:
@@ -110,6 +133,11 @@ def uniform_distance(grid: Sequence[int], cell: float | Sequence[float] = 1.0) -
     """Attention distance of uniform attention: the mean distance of two cells, drawn with replacement.
 
     A pair's offset of d along an axis of n cells occurs n - |d| times, so offsets are counted, not pairs.
+
+    Examples:
+        >>> from diagnostics.measures.locality import uniform_distance
+        >>> round(uniform_distance((14, 14), 16), 4)  # a vision transformer's 14 x 14 patches of 16 pixels
+        116.4922
     """
     grid = extents(grid)
     sizes = lengths(cell, len(grid))
@@ -361,10 +389,6 @@ class GlobalTokenMass(HeadMeasure):
     known_answers = (
         Case("global_token_mass", "uniform over 196 tokens and 1 class token", 1 / 197, DARCET, lambda: float(global_token_mass(_uniform(197), 1).prefix[0])),
     )  # fmt: skip
-
-    def identity(self, grid: Grid) -> float:
-        """The value where every token looks at itself."""
-        return 0.0
 
     def lacks(self, grid: Grid) -> str:
         return "" if grid.prefix else "no prefix tokens"
