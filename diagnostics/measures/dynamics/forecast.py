@@ -55,7 +55,7 @@ def mase(prediction: Any, truth: Any, history: Any, season: int = 1) -> np.ndarr
     Examples:
         >>> from diagnostics.measures.dynamics import mase
         >>> history = [[0.0, 1.0, 2.0, 3.0]]  # steps of 1
-        >>> float(mase([[3.0]], [[4.0]], history)[0])  # the naive forecast of a straight line
+        >>> float(mase([[3.0]], [[4.0]], history)[0])  # a naive forecast of a line
         1.0
         >>> float(mase([[6.5]], [[4.0]], history)[0])
         2.5

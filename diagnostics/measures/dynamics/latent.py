@@ -81,13 +81,13 @@ def linear_predictability(sequences: Any, split: Any, penalties: tuple[float, ..
     equals this one): a slow latent is well predicted by both.
 
     Examples:
-        A quarter turn is a linear map. The squared distance of the next point is 2 from this one and 1 from the mean, so the R2 of
-        persistence is 1 - 2.
+        A quarter turn is a linear map. The next point lies at squared distance 2 from this one and 1 from the mean, so the
+        R2 of persistence is 1 - 2.
 
         >>> import numpy as np
         >>> from diagnostics.measures.dynamics import linear_predictability
         >>> angle = np.arange(6)[:, None] + np.pi / 2 * np.arange(5)
-        >>> circles = np.stack([np.cos(angle), np.sin(angle)], axis=-1)  # [sample, time, feature]
+        >>> circles = np.stack([np.cos(angle), np.sin(angle)], axis=2)  # 6 paths
         >>> split = ["train", "train", "train", "train", "val", "test"]
         >>> [round(r2, 3) for r2 in linear_predictability(circles, split)]
         [1.0, -1.0]

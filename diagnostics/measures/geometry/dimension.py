@@ -50,8 +50,9 @@ def two_nn(x: Any, *, fit: Literal["regression", "mle"] = "regression") -> float
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.geometry import two_nn
-        >>> plane = np.random.default_rng(0).normal(size=(1000, 2)) @ [[1.0, 0, 0, 1], [0, 1, -1, 0]]
-        >>> round(two_nn(plane))  # in four features
+        >>> plane = np.random.default_rng(0).normal(size=(1000, 2))
+        >>> x = plane @ [[1, 0, 0, 1], [0, 1, -1, 0]]  # in four features
+        >>> round(two_nn(x))
         2
     """
     if fit not in ("regression", "mle"):
@@ -75,8 +76,9 @@ def mle_dimension(x: Any, *, k: int = NEIGHBOURS) -> float:
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.geometry import mle_dimension
-        >>> plane = np.random.default_rng(0).normal(size=(1000, 2)) @ [[1.0, 0, 0, 1], [0, 1, -1, 0]]
-        >>> round(mle_dimension(plane))  # in four features
+        >>> plane = np.random.default_rng(0).normal(size=(1000, 2))
+        >>> x = plane @ [[1, 0, 0, 1], [0, 1, -1, 0]]  # in four features
+        >>> round(mle_dimension(x))
         2
     """
     if k < 2:

@@ -44,7 +44,8 @@ class Activity(ShortRepr):
 
     Examples:
         >>> from diagnostics.measures.geometry import massive_activations
-        >>> massive_activations([[12.0, 1.0], [8.0, -1.0]]).ratio.tolist()  # 10^2 / 4, and 0 / 1
+        >>> tokens = [[12.0, 1.0], [8.0, -1.0]]
+        >>> massive_activations(tokens).ratio.tolist()  # 10^2 / 4, and 0 / 1
         [25.0, 0.0]
     """
 
@@ -63,7 +64,8 @@ def massive_activations(x: Any) -> Activity:
 
     Examples:
         >>> from diagnostics.measures.geometry import massive_activations
-        >>> activity = massive_activations([[12.0, 1.0], [8.0, -1.0]])  # feature 0: mean 10, variance 4
+        >>> tokens = [[12.0, 1.0], [8.0, -1.0]]  # feature 0 has mean 10, variance 4
+        >>> activity = massive_activations(tokens)
         >>> activity.feature, activity.largest
         (0, 25.0)
     """

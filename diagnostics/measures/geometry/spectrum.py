@@ -78,8 +78,9 @@ def alpha_req(x: Any, *, ranks: tuple[int, int] = RANKS) -> float:
         >>> import numpy as np
         >>> from diagnostics.measures.geometry import alpha_req
         >>> rank = np.arange(1, 11)
-        >>> axes = np.cos(np.pi / 64 * np.outer(np.arange(64) + 0.5, rank))  # orthogonal, of mean 0
-        >>> round(alpha_req(axes * rank**-0.65, ranks=(1, 10)), 6)  # eigenvalues rank^-1.3
+        >>> axes = np.cos(np.pi / 64 * np.outer(np.arange(64) + 0.5, rank))
+        >>> x = axes * rank**-0.65  # orthogonal axes, so the eigenvalues are rank^-1.3
+        >>> round(alpha_req(x, ranks=(1, 10)), 6)
         1.3
     """
     first, last = ranks
@@ -98,7 +99,8 @@ def nesum(x: Any) -> float:
         >>> import numpy as np
         >>> from diagnostics.measures.geometry import nesum
         >>> half = np.diag([4.0, 2.0, 1.0, 1.0]) ** 0.5
-        >>> round(nesum(np.vstack([half, -half])), 6)  # eigenvalues in ratio 4 : 2 : 1 : 1
+        >>> x = np.vstack([half, -half])  # eigenvalues in ratio 4 : 2 : 1 : 1
+        >>> round(nesum(x), 6)  # 8 / 4
         2.0
     """
     return NeSum.of(samples(x, "x", 2))
@@ -113,7 +115,8 @@ def participation_ratio(x: Any) -> float:
         >>> import numpy as np
         >>> from diagnostics.measures.geometry import participation_ratio
         >>> half = np.diag([4.0, 2.0, 1.0, 1.0]) ** 0.5
-        >>> round(participation_ratio(np.vstack([half, -half])), 4)  # eigenvalues in ratio 4 : 2 : 1 : 1, so 64 / 22
+        >>> x = np.vstack([half, -half])  # eigenvalues in ratio 4 : 2 : 1 : 1
+        >>> round(participation_ratio(x), 4)  # 8^2 / (16 + 4 + 1 + 1)
         2.9091
     """
     return ParticipationRatio.of(samples(x, "x", 2))
@@ -127,7 +130,8 @@ def stable_rank(x: Any) -> float:
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.geometry import stable_rank
-        >>> round(stable_rank(np.diag([4.0, 2.0, 1.0, 1.0]) ** 0.5), 6)  # (4 + 2 + 1 + 1) / 4
+        >>> x = np.diag([4.0, 2.0, 1.0, 1.0]) ** 0.5  # squared singular values 4, 2, 1, 1
+        >>> round(stable_rank(x), 6)  # 8 / 4
         2.0
     """
     return StableRank.of(samples(x, "x"))

@@ -53,8 +53,10 @@ def mean_cosine(x: Any) -> float:
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.geometry import mean_cosine
-        >>> round(mean_cosine(np.eye(4)), 4), round(mean_cosine(np.eye(4) + 1), 4)  # a shift brings it from 0 to 6 / 7
-        (0.0, 0.8571)
+        >>> round(mean_cosine(np.eye(4)), 4)  # at right angles
+        0.0
+        >>> round(mean_cosine(np.eye(4) + 1), 4)  # shifted: (4 + 2) / (4 + 3)
+        0.8571
     """
     u = directions(samples(x, "x", 2))
     return float(_mean_cosines(u).mean()) if len(u) >= 2 else float("nan")

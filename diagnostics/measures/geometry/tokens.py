@@ -40,7 +40,8 @@ def curvature(tokens: Any) -> Any:
         >>> from diagnostics.measures.geometry import curvature
         >>> curvature([[0.0, 1.0], [1.0, 1.0], [5.0, 1.0]])  # along a line
         0.0
-        >>> round(curvature([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), 4)  # around a square: pi / 2
+        >>> square = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
+        >>> round(curvature(square), 4)  # pi / 2
         1.5708
     """
     x, single = token_samples(tokens, "tokens")

@@ -30,8 +30,8 @@ def lidar(views: Any, *, delta: float = DELTA) -> float:
     NaN where all classes have one mean.
 
     Examples:
-        From rows [sample, feature] with groups [sample], equally many rows in each group. Three classes at equal distances span
-        two dimensions.
+        From rows [sample, feature] with groups [sample], equally many rows in each group. Three classes at equal distances
+        span two dimensions.
 
         >>> import numpy as np
         >>> from diagnostics.measures.geometry import lidar
@@ -115,9 +115,9 @@ def infonce(x: Any, y: Any, *, temperature: float = 0.1) -> float:
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.geometry import infonce
-        >>> round(infonce(np.eye(4), np.eye(4)), 6)  # the 6 other views are at right angles: log(1 + 6 exp(-10))
+        >>> round(infonce(np.eye(4), np.eye(4)), 6)  # log(1 + 6 exp(-10)), N = 4
         0.000272
-        >>> round(infonce(np.ones((8, 2)), np.ones((8, 2))), 4)  # all alike: log(15)
+        >>> round(infonce(np.ones((8, 2)), np.ones((8, 2))), 4)  # log(15), N = 8
         2.7081
     """
     if not temperature > 0:

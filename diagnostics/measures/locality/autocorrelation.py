@@ -31,9 +31,10 @@ def morans_i(tokens: Any, grid: Sequence[int]) -> float | np.ndarray:
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.locality import morans_i
-        >>> round(morans_i(np.indices((16, 16)).sum(axis=0).ravel() % 2, (16, 16)), 4)  # a checkerboard
+        >>> y, x = np.indices((16, 16)).reshape(2, 256)
+        >>> round(morans_i((y + x) % 2, (16, 16)), 4)  # a checkerboard
         -1.0
-        >>> round(morans_i(np.tile(np.arange(16), 16), (16, 16)), 4)  # values that rise along each row
+        >>> round(morans_i(x, (16, 16)), 4)  # values that rise along each row
         0.9333
     """
     grid = extents(grid)

@@ -42,9 +42,10 @@ def neighbour_consistency(
         >>> import numpy as np
         >>> from diagnostics.measures.locality import neighbour_consistency
         >>> angle = np.arange(8) / 8  # the direction turns from token to token
-        >>> neighbour_consistency(np.stack([np.cos(angle), np.sin(angle)], axis=1), (8,), k=1)
+        >>> tokens = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        >>> neighbour_consistency(tokens, (8,), k=1)
         1.0
-        >>> round(neighbour_consistency(np.ones((8, 2)), (8,), k=1), 4)  # equal tokens: chance, 14 / 56
+        >>> round(neighbour_consistency(np.ones((8, 2)), (8,), k=1), 4)  # chance: 14 / 56
         0.25
     """
     grid = extents(grid)

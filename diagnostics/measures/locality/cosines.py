@@ -69,8 +69,8 @@ def self_similarity(tokens: Any, grid: Sequence[int], *, centred: bool = False) 
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.locality import self_similarity
-        >>> likeness = self_similarity(np.eye(256), (16, 16))  # 256 tokens at right angles
-        >>> likeness.lds, round(likeness.rmsc, 6)  # the root of 1 - 1 / 256
+        >>> likeness = self_similarity(np.eye(256), (16, 16))  # at right angles
+        >>> likeness.lds, round(likeness.rmsc, 6)  # 0, and sqrt(1 - 1 / 256)
         (0.0, 0.998045)
     """
     grid = blocks.extents(grid)
@@ -105,7 +105,8 @@ def spatial_relation(tokens: Any, mask: Any, grid: Sequence[int]) -> float | np.
         >>> import numpy as np
         >>> from diagnostics.measures.locality import spatial_relation
         >>> mask = np.arange(8) < 2  # the first two of eight tokens in a row
-        >>> spatial_relation(np.eye(2)[mask.astype(int)], mask, (8,))  # 1 within the object, 0 to its background
+        >>> tokens = np.eye(2)[mask.astype(int)]  # one direction inside, another outside
+        >>> spatial_relation(tokens, mask, (8,))
         1.0
     """
     grid = blocks.extents(grid)

@@ -67,7 +67,8 @@ class Discovered(ShortRepr):
 
     Examples:
         >>> from diagnostics.measures.locality import object_discovery
-        >>> found = object_discovery([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], (1, 3), [[1, 1, 1]])
+        >>> tokens = [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
+        >>> found = object_discovery(tokens, (1, 3), [[1, 1, 1]])
         >>> round(found.iou, 4), found.hit  # a third of the object
         (0.3333, 0.0)
     """
@@ -100,8 +101,8 @@ def lost(features: Any, grid: Sequence[int], *, seeds: int = 100, cell: float | 
         >>> from diagnostics.measures.locality import lost
         >>> mask = np.zeros((6, 6), dtype=int)
         >>> mask[1:3, 2:5] = 1
-        >>> found = lost(np.eye(2)[mask.ravel()], (6, 6))  # one direction within the object, another outside
-        >>> found.box.tolist()
+        >>> tokens = np.eye(2)[mask.ravel()]  # one direction inside, another outside
+        >>> lost(tokens, (6, 6)).box.tolist()
         [2.0, 1.0, 4.0, 2.0]
     """
     grid, cell = plane(grid, "an image"), lengths(cell, 2)
@@ -140,8 +141,8 @@ def tokencut(
         >>> from diagnostics.measures.locality import tokencut
         >>> mask = np.zeros((6, 6), dtype=int)
         >>> mask[1:3, 2:5] = 1
-        >>> found = tokencut(np.eye(2)[mask.ravel()], (6, 6))  # one direction within the object, another outside
-        >>> np.array_equal(found.mask, mask)
+        >>> tokens = np.eye(2)[mask.ravel()]  # one direction inside, another outside
+        >>> np.array_equal(tokencut(tokens, (6, 6)).mask, mask)
         True
     """
     grid, cell = plane(grid, "an image"), lengths(cell, 2)
@@ -176,7 +177,8 @@ def corloc(boxes: Any, truths: Sequence[Any]) -> float:
 
     Examples:
         >>> from diagnostics.measures.locality import corloc
-        >>> corloc([[0, 0, 9, 9], [0, 0, 9, 9]], [[[0, 0, 9, 9]], [[5, 0, 14, 9]]])  # IoU 1, and 1/3: a miss
+        >>> truths = [[[0, 0, 9, 9]], [[5, 0, 14, 9]]]  # one object in each image
+        >>> corloc([[0, 0, 9, 9], [0, 0, 9, 9]], truths)  # IoU 1, and 1/3: a miss
         0.5
     """
     guesses = as_array(boxes).astype(np.float64)

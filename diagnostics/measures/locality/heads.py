@@ -47,7 +47,8 @@ class GlobalMass(ShortRepr):
 
     Examples:
         >>> from diagnostics.measures.locality import global_token_mass
-        >>> global_token_mass([[[0, 0, 1], [0, 0, 1], [0.5, 0, 0.5]]], prefix=1).top_key.tolist()  # the mean of 1 and 1 / 2
+        >>> head = [[0, 0, 1], [0, 0, 1], [0.5, 0, 0.5]]
+        >>> global_token_mass([head], prefix=1).top_key.tolist()  # mean of 1 and 1/2
         [0.75]
     """
 
@@ -74,8 +75,8 @@ def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Seq
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.locality import attention_distance
-        >>> attention = np.stack([np.eye(196), np.full((196, 196), 1 / 196)])  # heads: to itself, and uniform
-        >>> attention_distance(attention, (14, 14), cell=16).round(2).tolist()  # in pixels
+        >>> heads = np.stack([np.eye(196), np.ones((196, 196))])  # to itself, uniform
+        >>> attention_distance(heads, (14, 14), cell=16).round(2).tolist()  # pixels
         [0.0, 116.49]
     """
     grid = extents(grid)
@@ -98,7 +99,8 @@ def attention_entropy(attention: Any) -> np.ndarray:
 
     Examples:
         >>> from diagnostics.measures.locality import attention_entropy
-        >>> attention_entropy([[[1, 0], [0, 1]], [[0.5, 0.5], [0.5, 0.5]]]).round(4).tolist()  # one key, and two: ln 2
+        >>> heads = [[[1, 0], [0, 1]], [[0.5, 0.5], [0.5, 0.5]]]
+        >>> attention_entropy(heads).round(4).tolist()  # one key, and two: ln 2
         [0.0, 0.6931]
     """
     weights, single = _checked(attention)
@@ -115,7 +117,7 @@ def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
 
     Examples:
         >>> from diagnostics.measures.locality import global_token_mass
-        >>> mass = global_token_mass([[[0.25] * 4] * 4], prefix=2)  # uniform over two prefix tokens and two of the grid
+        >>> mass = global_token_mass([[[0.25] * 4] * 4], prefix=2)  # uniform over 2 + 2
         >>> mass.prefix.tolist(), mass.top_key.tolist()
         ([0.5], [0.25])
     """
@@ -136,7 +138,7 @@ def uniform_distance(grid: Sequence[int], cell: float | Sequence[float] = 1.0) -
 
     Examples:
         >>> from diagnostics.measures.locality import uniform_distance
-        >>> round(uniform_distance((14, 14), 16), 4)  # a vision transformer's 14 x 14 patches of 16 pixels
+        >>> round(uniform_distance((14, 14), 16), 4)  # 14 x 14 patches of 16 pixels
         116.4922
     """
     grid = extents(grid)

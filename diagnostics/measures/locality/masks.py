@@ -29,7 +29,7 @@ def jaccard(prediction: Any, truth: Any) -> float:
         >>> from diagnostics.measures.locality import jaccard
         >>> mask = np.zeros((20, 20), dtype=bool)
         >>> mask[5:15, 0:10] = True
-        >>> round(jaccard(np.roll(mask, 5, axis=1), mask), 4)  # half of each: 50 of 150 pixels
+        >>> round(jaccard(np.roll(mask, 5, axis=1), mask), 4)  # 50 of 150 pixels
         0.3333
     """
     guess, wanted = _pair(prediction, truth)
@@ -97,7 +97,7 @@ def box_iou(a: Any, b: Any, *, plus_one: bool = True) -> float:
 
     Examples:
         >>> from diagnostics.measures.locality import box_iou
-        >>> round(box_iou([0, 0, 9, 9], [5, 0, 14, 9]), 4)  # half of each: 50 of 150 pixels
+        >>> round(box_iou([0, 0, 9, 9], [5, 0, 14, 9]), 4)  # 50 of 150 pixels
         0.3333
     """
     first, second = _box(a), _box(b)

@@ -51,8 +51,11 @@ class OutlierTokens(arrays.ShortRepr):
 
     Examples:
         >>> from diagnostics.measures.locality import outlier_tokens
-        >>> round(outlier_tokens([1.0, 2.0, 3.0, 4.0, 50.0]).threshold, 4)  # median 3 + 6 * 1.4826 * 1
+        >>> outliers = outlier_tokens([1.0, 2.0, 3.0, 4.0, 50.0])
+        >>> round(outliers.threshold, 4)  # 3 + 6 * 1.4826 * 1
         11.8956
+        >>> outliers.mask.tolist()
+        [False, False, False, False, True]
     """
 
     share: float

@@ -34,8 +34,9 @@ class PositionProbe(arrays.ShortRepr):
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.locality import position_probe
-        >>> probe = position_probe(np.ones((3, 4, 1)), (4,), ["train", "val", "test"])  # all tokens alike
-        >>> probe.r2, probe.error, probe.error_of_mean  # the mean of 1.5, 0.5, 0.5 and 1.5
+        >>> tokens = np.ones((3, 4, 1))  # all alike
+        >>> probe = position_probe(tokens, (4,), ["train", "val", "test"])
+        >>> probe.r2, probe.error, probe.error_of_mean  # (1.5 + 0.5 + 0.5 + 1.5) / 4
         (0.0, 1.0, 1.0)
     """
 
@@ -79,8 +80,9 @@ def position_probe(
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.locality import position_probe
-        >>> places = np.indices((4, 4)).reshape(2, 16).T  # tokens that hold their own coordinates
-        >>> probe = position_probe(np.stack([places] * 3), (4, 4), ["train", "val", "test"])
+        >>> places = np.indices((4, 4)).reshape(2, 16).T  # each token holds its place
+        >>> tokens = np.stack([places] * 3)
+        >>> probe = position_probe(tokens, (4, 4), ["train", "val", "test"])
         >>> round(probe.r2, 4), round(probe.error, 4)
         (1.0, 0.0)
     """

@@ -47,7 +47,7 @@ class RegionAndBoundary(ShortRepr):
         >>> from diagnostics.measures.locality import j_and_f
         >>> video = np.zeros((3, 20, 20), dtype=int)
         >>> video[:, 5:15, 0:10] = 1
-        >>> round(j_and_f(np.roll(video, 5, axis=2), video).j, 4)  # half of the object: 50 of 150 pixels
+        >>> round(j_and_f(np.roll(video, 5, axis=2), video).j, 4)  # 50 of 150 pixels
         0.3333
     """
 
@@ -92,7 +92,7 @@ def label_propagation(
         >>> from diagnostics.measures.locality import label_propagation
         >>> truth = np.zeros((4, 6, 6), dtype=int)
         >>> for frame in range(4):
-        ...     truth[frame, 2:4, frame : frame + 2] = 1  # an object that moves to the right
+        ...     truth[frame, 2:4, frame : frame + 2] = 1  # it moves to the right
         >>> tokens = np.eye(2)[truth].reshape(4, 36, 2)  # one direction for each label
         >>> np.array_equal(label_propagation(tokens, (6, 6), truth[0]), truth)
         True

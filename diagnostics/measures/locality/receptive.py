@@ -60,8 +60,9 @@ def receptive_field(
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.locality import receptive_field
-        >>> field = receptive_field(np.convolve(np.ones(3), np.ones(3)), centre=2.0)  # two convolutions of width 3
-        >>> field.support.tolist(), field.sd.round(4).tolist()  # 5, and the root of 4 / 3
+        >>> gradient = np.convolve(np.ones(3), np.ones(3))  # of two layers of width 3
+        >>> field = receptive_field(gradient, centre=2.0)
+        >>> field.support.tolist(), field.sd.round(4).tolist()  # 5, and sqrt(4 / 3)
         ([5], [1.1547])
     """
     size = as_tensor(gradient).abs()

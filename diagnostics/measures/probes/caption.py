@@ -31,7 +31,8 @@ class Retrieval:
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.probes import retrieval_recall
-        >>> recall = retrieval_recall(np.eye(3), np.eye(3)[[1, 0, 2]], at=(1,))  # two of three partners exchanged
+        >>> a, b = np.eye(3), np.eye(3)[[1, 0, 2]]  # two of three partners exchanged
+        >>> recall = retrieval_recall(a, b, at=(1,))
         >>> round(recall.b_to_a[1], 4), recall.gallery
         (0.3333, 3)
     """
@@ -59,9 +60,10 @@ def retrieval_recall(a: Any, b: Any, *, at: Sequence[int] = AT, same: Any = None
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.probes import retrieval_recall
-        >>> retrieval_recall(np.eye(20), 3 * np.eye(20)).a_to_b[1]  # each row's partner is the nearest
+        >>> retrieval_recall(np.eye(20), 3 * np.eye(20)).a_to_b[1]  # lengths do not count
         1.0
-        >>> round(retrieval_recall(np.ones((20, 2)), np.ones((20, 2))).a_to_b[5], 4)  # all alike: 5 of 20
+        >>> alike = np.ones((20, 2))
+        >>> round(retrieval_recall(alike, alike).a_to_b[5], 4)  # chance: 5 of 20
         0.25
     """
     x, y = pair(a, b)

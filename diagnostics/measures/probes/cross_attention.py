@@ -190,8 +190,8 @@ def attentive(
         >>> from diagnostics.measures.probes import attentive
         >>> labels = np.arange(12) % 2
         >>> tokens = np.zeros((12, 4, 2))
-        >>> tokens[np.arange(12), np.arange(12) % 4, labels] = 5  # one token of four holds the class
-        >>> attentive(tokens, labels, tokens[:4, ::-1]).tolist()  # whatever the order of the tokens
+        >>> tokens[np.arange(12), np.arange(12) % 4, labels] = 5  # one token has it
+        >>> attentive(tokens, labels, tokens[:4, ::-1]).tolist()  # in any order
         [0, 1, 0, 1]
     """
     given, fresh = (

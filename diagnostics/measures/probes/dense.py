@@ -60,10 +60,11 @@ def depth_metrics(prediction: Any, truth: Any, *, align: Align | None = None) ->
 
     Examples:
         >>> from diagnostics.measures.probes import depth_metrics
-        >>> metrics = depth_metrics([[1.2, 2.4, 4.8]], [[1.0, 2.0, 4.0]])  # a fifth too far everywhere
+        >>> truth, prediction = [[1.0, 2.0, 4.0]], [[1.2, 2.4, 4.8]]  # a fifth too far
+        >>> metrics = depth_metrics(prediction, truth)
         >>> round(metrics.abs_rel, 4), metrics.delta1
         (0.2, 1.0)
-        >>> round(depth_metrics([[1.2, 2.4, 4.8]], [[1.0, 2.0, 4.0]], align="scale").rmse, 4)
+        >>> round(depth_metrics(prediction, truth, align="scale").rmse, 4)
         0.0
     """
     t = as_tensor(truth)

@@ -42,11 +42,12 @@ class Moments:
         >>> import numpy as np
         >>> from diagnostics.measures.probes import Moments, RidgePath
         >>> moments = Moments(np.zeros(1), np.zeros(1))
-        >>> moments.update(np.array([[0.0], [1.0]]), np.array([[1.0], [3.0]]))
-        >>> moments.update(np.array([[2.0]]), np.array([[5.0]]))  # a second block of y = 2 x + 1
+        >>> for x in np.array([[[0.0]], [[1.0]], [[2.0]]]):
+        ...     moments.update(x, 2 * x + 1)
         >>> moments.spread(np.array([3.0])).tolist()  # 4 + 0 + 4 about the mean
         [8.0]
-        >>> moments.squared_error(RidgePath.from_moments(moments), 1.0).round(6).tolist()  # with half the slope: 1 + 0 + 1
+        >>> path = RidgePath.from_moments(moments)  # at penalty 1, half the slope
+        >>> moments.squared_error(path, 1.0).round(6).tolist()  # 1 + 0 + 1
         [2.0]
     """
 
@@ -162,7 +163,7 @@ class RidgePath(ShortRepr):
         >>> from diagnostics.measures.probes import Moments, RidgePath
         >>> x, y = np.array([[-1.0], [1.0]]), np.array([[1.0], [5.0]])
         >>> path = RidgePath.from_data(x, y)
-        >>> path.predict([[1.0]], (1e-9, 1.0, 1e9)).round(4).ravel().tolist()  # the target, half way, the mean
+        >>> path.predict([[1.0]], (1e-9, 1.0, 1e9)).round(4).ravel().tolist()
         [5.0, 4.0, 3.0]
         >>> moments = Moments(x[0], y[0])
         >>> moments.update(x, y)
@@ -300,10 +301,11 @@ def leave_one_out(x: Any, y: Any, penalties: float | Sequence[float] = PENALTIES
 
     Examples:
         >>> from diagnostics.measures.probes import leave_one_out
-        >>> constant, line = [[1.0], [1.0], [1.0]], [[0.0], [1.0], [2.0]]
-        >>> leave_one_out(constant, [0.0, 3.0, 6.0], 0.1).ravel().round(4).tolist()  # the mean of the others
+        >>> x = [[1.0], [1.0], [1.0]]  # a constant leaves the mean of the other rows
+        >>> leave_one_out(x, [0.0, 3.0, 6.0], 0.1).ravel().round(4).tolist()
         [4.5, 3.0, 1.5]
-        >>> leave_one_out(line, [1.0, 3.0, 5.0], 1e-9).ravel().round(4).tolist()
+        >>> x = [[0.0], [1.0], [2.0]]  # a line is known from two points
+        >>> leave_one_out(x, [1.0, 3.0, 5.0], 1e-9).ravel().round(4).tolist()
         [1.0, 3.0, 5.0]
     """
     features = samples(x, "x", least=2)

@@ -53,7 +53,7 @@ def knn(bank: Any, labels: Any, queries: Any, k: int = 20, temperature: float = 
 
     Examples:
         >>> from diagnostics.measures.probes import knn
-        >>> bank = [[1.0, 0.1], [1.0, -0.1], [0.1, 1.0], [-0.1, 1.0]]  # two blobs of directions
+        >>> bank = [[1.0, 0.1], [1.0, -0.1], [0.1, 1.0], [-0.1, 1.0]]  # two blobs
         >>> knn(bank, [0, 0, 1, 1], [[3.0, 0.2], [0.1, 0.5]], k=2).tolist()
         [0, 1]
     """
@@ -89,8 +89,8 @@ def knn_votes(
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.probes import knn_votes
-        >>> votes = knn_votes(np.eye(2), [0, 1], [[1.0, 0.0]], neighbours=(1, 2), temperature=1.0)
-        >>> votes[:, 0].round(4).tolist()  # of one neighbour, and of two: e / (e + 1) and 1 / (e + 1)
+        >>> votes = knn_votes(np.eye(2), [0, 1], [[1.0, 0.0]], (1, 2), temperature=1.0)
+        >>> votes[:, 0].round(4).tolist()  # one neighbour; two: e / (e + 1), 1 / (e + 1)
         [[1.0, 0.0], [0.7311, 0.2689]]
     """
     known, asked = samples(bank, "bank"), samples(queries, "queries")

@@ -45,7 +45,8 @@ def confusion(prediction: Any, truth: Any, classes: int) -> np.ndarray:
 
     Examples:
         >>> from diagnostics.measures.probes import confusion
-        >>> confusion(prediction=[0, 0, 1, 1, 1], truth=[0, 0, 0, 1, -1], classes=2).tolist()
+        >>> truth = [0, 0, 0, 1, -1]  # the last one is unknown
+        >>> confusion([0, 0, 1, 1, 1], truth, classes=2).tolist()
         [[2, 1], [0, 1]]
     """
     p, t = (x.detach() if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x)) for x in (prediction, truth))
@@ -108,7 +109,8 @@ class DenseClassification:
         >>> import numpy as np
         >>> from diagnostics.measures.probes import dense_classification
         >>> labels = np.array([[0, 1, 1], [1, 0, 1], [1, 1, -1]])
-        >>> dense_classification(np.eye(2)[labels], labels, ["train", "val", "test"]).prediction[2].tolist()
+        >>> tokens, split = np.eye(2)[labels], ["train", "val", "test"]
+        >>> dense_classification(tokens, labels, split).prediction[2].tolist()
         [1, 1, -1]
     """
 
@@ -139,7 +141,8 @@ def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0)
         >>> import numpy as np
         >>> from diagnostics.measures.probes import dense_classification
         >>> labels = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]])
-        >>> fit = dense_classification(np.eye(2)[labels], labels, ["train", "val", "test"])
+        >>> tokens, split = np.eye(2)[labels], ["train", "val", "test"]
+        >>> fit = dense_classification(tokens, labels, split)
         >>> fit.mean_iou, fit.confusion.tolist()
         (1.0, [[1, 0], [0, 2]])
     """

@@ -59,8 +59,8 @@ class Logistic(ShortRepr):
         >>> x, labels = [[-1.0], [1.0], [2.0]], [0, 1, 1]
         >>> logistic(x, labels, 1e-3)[0].predict(x).tolist()
         [0, 1, 1]
-        >>> (model,) = logistic(x, labels, 1e6)  # so strong a penalty leaves the shares of the classes
-        >>> np.exp(model.log_probability([[0.0]])).round(4).tolist()
+        >>> (model,) = logistic(x, labels, 1e6)  # nearly no weight
+        >>> np.exp(model.log_probability([[0.0]])).round(4).tolist()  # shares of classes
         [[0.3333, 0.6667]]
         >>> round(model.log_loss(x, labels), 4)  # and their entropy
         0.6365

@@ -50,7 +50,8 @@ def canonical_correlations(x: Any, y: Any) -> np.ndarray:
         >>> import numpy as np
         >>> from diagnostics.measures.similarity import canonical_correlations
         >>> axes = np.vstack([np.eye(3), -np.eye(3)])
-        >>> canonical_correlations(axes[:, :2], axes[:, 1:] * [5, 1]).round(6).tolist()  # one axis of two is shared
+        >>> x, y = axes[:, :2], axes[:, 1:] * [5, 1]  # one axis of two is shared
+        >>> canonical_correlations(x, y).round(6).tolist()
         [1.0, 0.0]
     """
     a, b = (basis(side) for side in pair(x, y, 2))
@@ -113,7 +114,7 @@ def pwcca(x: Any, y: Any) -> float:
         >>> import numpy as np
         >>> from diagnostics.measures.similarity import pwcca
         >>> axes = np.vstack([np.eye(3), -np.eye(3)])
-        >>> x, y = axes[:, :2] * [3, 1], axes[:, ::2]  # one axis is shared, the larger one of x
+        >>> x, y = axes[:, :2] * [3, 1], axes[:, ::2]  # they share the first axis
         >>> round(pwcca(x, y), 6), round(pwcca(y, x), 6)  # 3 / (3 + 1), and 1 / (1 + 1)
         (0.75, 0.5)
     """

@@ -43,7 +43,7 @@ def rdm(x: Any, *, distance: Distance = "euclidean") -> np.ndarray:
 
     Examples:
         >>> from diagnostics.measures.similarity import rdm
-        >>> rdm([[0.0, 0.0], [3.0, 4.0], [0.0, 4.0]]).tolist()  # samples 0 and 1, 0 and 2, 1 and 2
+        >>> rdm([[0.0, 0.0], [3.0, 4.0], [0.0, 4.0]]).tolist()  # pairs 01, 02, 12
         [5.0, 4.0, 3.0]
     """
     return _rdm(samples(x, "x", 2), distance).cpu().numpy()
@@ -60,9 +60,10 @@ def compare_rdms(a: Any, b: Any, *, method: Comparison = "spearman") -> float:
 
     Examples:
         >>> from diagnostics.measures.similarity import compare_rdms
-        >>> round(compare_rdms([1.0, 2.0, 3.0], [1.0, 3.0, 2.0]), 4)
+        >>> a, b = [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]
+        >>> round(compare_rdms(a, b), 4)
         0.5
-        >>> round(compare_rdms([1.0, 2.0, 3.0], [1.0, 3.0, 2.0], method="cosine"), 4)  # 13 / 14
+        >>> round(compare_rdms(a, b, method="cosine"), 4)  # 13 / 14
         0.9286
     """
     first, second = as_tensor(a), as_tensor(b)
@@ -84,7 +85,8 @@ def rsa(x: Any, y: Any, *, distance: Distance = "correlation", method: Compariso
         >>> import numpy as np
         >>> from diagnostics.measures.similarity import rsa
         >>> x = np.random.default_rng(0).normal(size=(20, 2))
-        >>> round(rsa(x, x @ [[0, 5], [-5, 0]] + 9, distance="euclidean"), 6)  # rotated, scaled and shifted
+        >>> y = x @ [[0, 5], [-5, 0]] + 9  # rotated, scaled and shifted
+        >>> round(rsa(x, y, distance="euclidean"), 6)
         1.0
     """
     first, second = pair(x, y, 3)

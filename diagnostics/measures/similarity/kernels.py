@@ -55,7 +55,7 @@ def cka(x: Any, y: Any, *, kernel: KernelName = "linear", unbiased: bool = True,
         >>> round(cka(x, x @ [[0, 5], [-5, 0]] + 9), 6)  # rotated, scaled and shifted
         1.0
         >>> axes = np.vstack([np.eye(3), -np.eye(3)])
-        >>> round(cka(axes[:, :2], axes[:, 1:], unbiased=False), 6)  # one axis of two is shared
+        >>> round(cka(axes[:, :2], axes[:, 1:], unbiased=False), 6)  # one axis of two
         0.5
     """
     least = 4 if unbiased else 2
@@ -126,7 +126,8 @@ def gram_of_blocks(blocks: Iterable[Any]) -> Tensor:
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.similarity import gram_of_blocks
-        >>> gram_of_blocks([np.array([[1.0], [3.0]]), np.array([[0.0], [4.0]])]).tolist()  # 1 * 1 + 2 * 2
+        >>> blocks = [np.array([[1.0], [3.0]]), np.array([[0.0], [4.0]])]
+        >>> gram_of_blocks(blocks).tolist()  # about the means: 1 * 1 + 2 * 2
         [[5.0, -5.0], [-5.0, 5.0]]
     """
     upper = upper_gram(block if isinstance(block, Tensor) else torch.from_numpy(np.asarray(block)) for block in blocks)

@@ -40,10 +40,11 @@ def minibatch_cka(x: Any, y: Any, *, batch_size: int = BATCH) -> float:
     Examples:
         >>> import numpy as np
         >>> from diagnostics.measures.similarity import cka, minibatch_cka
-        >>> x, y = np.random.default_rng(0).normal(size=(2, 40, 3))
-        >>> round(minibatch_cka(x, x @ [[0, 5, 0], [-5, 0, 0], [0, 0, 5]] + 9, batch_size=8), 6)  # rotated, scaled and shifted
+        >>> x, y = np.random.default_rng(0).normal(size=(2, 40, 2))
+        >>> rotated = x @ [[0, 5], [-5, 0]] + 9  # and scaled and shifted
+        >>> round(minibatch_cka(x, rotated, batch_size=8), 6)
         1.0
-        >>> bool(np.isclose(minibatch_cka(x, y, batch_size=40), cka(x, y)))  # one batch of all samples
+        >>> bool(np.isclose(minibatch_cka(x, y, batch_size=40), cka(x, y)))  # one batch
         True
     """
     first, second = (rescaled(side) for side in pair(x, y, LEAST))
@@ -68,7 +69,8 @@ class MinibatchCka:
         >>> first.update(x[:32], y[:32])
         >>> second.update(x[32:], y[32:])
         >>> first.merge(second)
-        >>> first.samples, bool(np.isclose(first.value(), minibatch_cka(x, y, batch_size=32)))
+        >>> whole = minibatch_cka(x, y, batch_size=32)
+        >>> first.samples, bool(np.isclose(first.value(), whole))
         (64, True)
     """
 

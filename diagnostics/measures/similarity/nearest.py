@@ -47,7 +47,7 @@ def mutual_knn(x: Any, y: Any, *, k: int = K) -> float:
         >>> x = np.random.default_rng(0).normal(size=(40, 3))
         >>> mutual_knn(x, 5 * x, k=4)  # equal directions
         1.0
-        >>> round(mutual_knn(x, np.eye(40), k=4), 4)  # all cosines of y are 0: chance, 4 / 39
+        >>> round(mutual_knn(x, np.eye(40), k=4), 4)  # all equally near: 4 / 39
         0.1026
     """
     first, second = _both(x, y, k, 1)

@@ -37,7 +37,7 @@ def procrustes(x: Any, y: Any) -> float:
         >>> import numpy as np
         >>> from diagnostics.measures.similarity import procrustes
         >>> axes = np.vstack([np.eye(3), -np.eye(3)])
-        >>> x, y = axes * np.sqrt([3, 2, 1]), axes * np.sqrt([1, 2, 3])  # the same axes, other variances
+        >>> x, y = axes * np.sqrt([3, 2, 1]), axes * np.sqrt([1, 2, 3])
         >>> round(procrustes(x, y), 5)  # sqrt(2 - 2 (2 + 2 sqrt(3)) / 6)
         0.42265
         >>> round(procrustes(axes[:, :1], axes[:, 1:]), 4)  # nothing shared: sqrt(2)
@@ -56,7 +56,7 @@ def angular_distance(x: Any, y: Any) -> float:
         >>> import numpy as np
         >>> from diagnostics.measures.similarity import angular_distance
         >>> axes = np.vstack([np.eye(3), -np.eye(3)])
-        >>> x, y = axes * np.sqrt([3, 2, 1]), axes * np.sqrt([1, 2, 3])  # the same axes, other variances
+        >>> x, y = axes * np.sqrt([3, 2, 1]), axes * np.sqrt([1, 2, 3])
         >>> round(angular_distance(x, y), 5)  # arccos of (2 + 2 sqrt(3)) / 6
         0.42586
     """

@@ -41,9 +41,10 @@ def gulp(x: Any, y: Any, *, regularization: float = REGULARIZATION) -> float:
         >>> import numpy as np
         >>> from diagnostics.measures.similarity import gulp
         >>> axes = np.vstack([np.eye(3), -np.eye(3)])
-        >>> round(gulp(axes[:, :2], axes[:, :2] @ [[1, 5], [0, 2]], regularization=0), 6)  # any invertible map
+        >>> x, y = axes[:, :2], axes[:, 2:]
+        >>> round(gulp(x, x @ [[1, 5], [0, 2]], regularization=0), 6)  # invertible map
         0.0
-        >>> round(gulp(axes[:, :2], axes[:, 2:], regularization=0), 4)  # nothing shared: the root of 2 + 1
+        >>> round(gulp(x, y, regularization=0), 4)  # nothing shared: sqrt(2 + 1)
         1.7321
     """
     first, second = pair(x, y, 2)
