@@ -41,8 +41,7 @@ DARCET = "Darcet et al. 2024 (2309.16588)"
 
 @dataclass(frozen=True, repr=False)
 class GlobalMass(ShortRepr):
-    """Shares of the grid queries' attention: to prefix tokens, and to the one grid key that receives most (`top_key`).
-
+    """Shares of the grid queries' attention: to prefix tokens, and to the one grid key that receives most (`top_key`);
     [sample, head], or [head] where the attention had no sample axis.
 
     Examples:
@@ -73,11 +72,10 @@ def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Seq
     attention is `uniform_distance(grid, cell)`: compare with it, not across grids.
 
     Examples:
-        >>> import numpy as np
         >>> from diagnostics.measures.locality import attention_distance
-        >>> heads = np.stack([np.eye(196), np.ones((196, 196))])  # to itself, uniform
-        >>> attention_distance(heads, (14, 14), cell=16).round(2).tolist()  # pixels
-        [0.0, 116.49]
+        >>> heads = [[[1, 0], [0, 1]], [[0.5, 0.5], [0.5, 0.5]]]  # to itself, uniform
+        >>> attention_distance(heads, (1, 2), cell=16).tolist()  # pixels: (0 + 16) / 2
+        [0.0, 8.0]
     """
     grid = extents(grid)
     weights, single = _checked(attention)
@@ -258,7 +256,6 @@ class HeadMeasure(Measure):
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         assert self.observation is not None
         observed = activations.observed(self.observation.name)
-        columns = self.columns
         left_out = observed.left_out if isinstance(observed, Captured) else {}
         taps = activations.taps
         n = max((len(values) for values in observed.values()), default=0)
@@ -273,11 +270,11 @@ class HeadMeasure(Measure):
                 reasons.append((tap.name, left_out.get(tap.name, "no attention was recorded")))
                 continue
             for name in beside:
-                beside[name][t] = _mean(observed[tap.name][:, :, columns.index(name)].mean(axis=1))
+                beside[name][t] = _mean(observed[tap.name][:, :, self.columns.index(name)].mean(axis=1))
             if lacking := self.lacks(tap.grid):
                 reasons.append((tap.name, lacking))
                 continue
-            values = observed[tap.name][:, :, columns.index(self.statistic)].astype(np.float64)
+            values = observed[tap.name][:, :, self.columns.index(self.statistic)].astype(np.float64)
             uniform[t], identity[t] = self.uniform(tap.grid), self.identity(tap.grid)
             by_head[t, : values.shape[1]] = [_mean(values[:, head]) for head in range(values.shape[1])]
             each[:, t] = values.mean(axis=1)
@@ -318,8 +315,7 @@ def _next_with_wrap(side: int) -> np.ndarray:
 def _gaussian(side: int, cell: float, sigma: float) -> np.ndarray:
     at = places((side, side)).numpy() * cell
     square = ((at[:, None] - at[None]) ** 2).sum(axis=2)
-    weights = np.exp(-square / (2 * sigma**2))
-    return (weights / weights.sum(axis=1, keepdims=True))[None]
+    return np.exp(-square / (2 * sigma**2))[None]
 
 
 def _distance(attention: np.ndarray, grid: Sequence[int], cell: float | Sequence[float] = 1.0) -> float:
