@@ -162,7 +162,7 @@ class RidgePath(ShortRepr):
         >>> import numpy as np
         >>> from diagnostics.measures.probes import Moments, RidgePath
         >>> x, y = np.array([[-1.0], [1.0]]), np.array([[1.0], [5.0]])
-        >>> path = RidgePath.from_data(x, y)
+        >>> path = RidgePath.from_data(x, y)  # penalty 1 halves the slope
         >>> path.predict([[1.0]], (1e-9, 1.0, 1e9)).round(4).ravel().tolist()
         [5.0, 4.0, 3.0]
         >>> moments = Moments(x[0], y[0])
