@@ -1,6 +1,5 @@
 """Functions of several views of the same samples, and the measures that take a group's samples as views."""
 
-import doctest
 import itertools
 import math
 
@@ -28,11 +27,6 @@ def paired(rng, pairs=60, features=8, noise=0.7, views=2):
     shared = rng.normal(size=(pairs, 1, features)) * np.linspace(1, 0.2, features)
     x = (shared + noise * rng.normal(size=(pairs, views, features))).reshape(pairs * views, features)
     return x, np.repeat([f"g{i}" for i in range(pairs)], views)
-
-
-def test_the_way_from_rows_and_groups_to_lidar_is_as_its_docstring_shows():
-    result = doctest.testmod(views_module)
-    assert result.attempted >= 6 and not result.failed
 
 
 def test_lidar_of_views_that_do_not_differ():

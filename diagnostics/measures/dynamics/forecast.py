@@ -27,6 +27,11 @@ def seasonal_naive(series: Any, horizon: int, season: int = 1) -> np.ndarray:
 
     Returns [sample, horizon] (or [horizon]): the value at step h ahead is the one `season` steps before it, or as many
     seasons as it takes to be inside the series.
+
+    Examples:
+        >>> from diagnostics.measures.dynamics import seasonal_naive
+        >>> seasonal_naive([1.0, 2.0, 3.0, 1.0, 2.0, 4.0], horizon=5, season=3).tolist()
+        [1.0, 2.0, 4.0, 1.0, 2.0]
     """
     values = np.asarray(as_tensor(series).cpu())
     if values.ndim not in (1, 2) or not 1 <= season <= values.shape[-1] or horizon < 1:
@@ -46,6 +51,14 @@ def mase(prediction: Any, truth: Any, history: Any, season: int = 1) -> np.ndarr
     history: [sample, time], the series before; its mean absolute difference over `season` steps is the scale.
 
     Returns [sample]; NaN where the history repeats itself exactly, so that there is no scale.
+
+    Examples:
+        >>> from diagnostics.measures.dynamics import mase
+        >>> history = [[0.0, 1.0, 2.0, 3.0]]  # steps of 1
+        >>> float(mase([[3.0]], [[4.0]], history)[0])  # a naive forecast of a line
+        1.0
+        >>> float(mase([[6.5]], [[4.0]], history)[0])
+        2.5
     """
     guess, known, past = (np.asarray(as_tensor(x).cpu()) for x in (prediction, truth, history))
     if guess.shape != known.shape or guess.ndim != 2 or past.ndim != 2 or len(past) != len(known):

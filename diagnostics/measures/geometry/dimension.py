@@ -46,6 +46,14 @@ def two_nn(x: Any, *, fit: Literal["regression", "mle"] = "regression") -> float
 
     Distances that differ by no more than rounding are equal. NaN where fewer than 3 distinct samples are left or every
     second neighbour is as near as the first (a lattice).
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.geometry import two_nn
+        >>> plane = np.random.default_rng(0).normal(size=(1000, 2))
+        >>> x = plane @ [[1, 0, 0, 1], [0, 1, -1, 0]]  # in four features
+        >>> round(two_nn(x))
+        2
     """
     if fit not in ("regression", "mle"):
         raise DiagnosticsError(f"fit is {fit!r}: give 'regression' or 'mle'.")
@@ -64,6 +72,14 @@ def mle_dimension(x: Any, *, k: int = NEIGHBOURS) -> float:
     k: neighbours, at least 2.
 
     NaN where no more than k distinct samples are left or all neighbours are equally near.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.geometry import mle_dimension
+        >>> plane = np.random.default_rng(0).normal(size=(1000, 2))
+        >>> x = plane @ [[1, 0, 0, 1], [0, 1, -1, 0]]  # in four features
+        >>> round(mle_dimension(x))
+        2
     """
     if k < 2:
         raise DiagnosticsError(f"k is {k}: give at least 2 neighbours.")
@@ -72,7 +88,13 @@ def mle_dimension(x: Any, *, k: int = NEIGHBOURS) -> float:
 
 def distinct_samples(x: Any) -> int:
     """How many samples of x [sample, feature] are not copies of another, rounding aside: the n of `two_nn` and
-    `mle_dimension`."""
+    `mle_dimension`.
+
+    Examples:
+        >>> from diagnostics.measures.geometry import distinct_samples
+        >>> distinct_samples([[0.0, 1.0], [2.0, 3.0], [0.0, 1.0]])
+        2
+    """
     return len(distinct(samples(x, "x")))
 
 

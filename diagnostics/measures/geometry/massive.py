@@ -41,6 +41,12 @@ class Activity(ShortRepr):
 
     `ratio` [feature]: squared mean over variance, NaN for a feature that never varies; `largest` of these and its
     `feature` (-1 where none varies); `peak`: largest magnitude over the median one, NaN where that is 0.
+
+    Examples:
+        >>> from diagnostics.measures.geometry import massive_activations
+        >>> tokens = [[12.0, 1.0], [8.0, -1.0]]
+        >>> massive_activations(tokens).ratio.tolist()  # 10^2 / 4, and 0 / 1
+        [25.0, 0.0]
     """
 
     ratio: np.ndarray
@@ -55,6 +61,13 @@ def massive_activations(x: Any) -> Activity:
     They call an activation massive that is above 100 and about 1,000 times the median magnitude (`peak`); such features
     hold nearly one value for all inputs, so that their squared mean is far above their variance (`ratio`). Not centred: a
     shift is what this looks for. Needs 2 rows.
+
+    Examples:
+        >>> from diagnostics.measures.geometry import massive_activations
+        >>> tokens = [[12.0, 1.0], [8.0, -1.0]]  # feature 0 has mean 10, variance 4
+        >>> activity = massive_activations(tokens)
+        >>> activity.feature, activity.largest
+        (0, 25.0)
     """
     rows = rescaled(samples(x, "x", 2))
     mean, variance = _moments(rows)

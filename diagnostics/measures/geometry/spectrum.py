@@ -35,6 +35,14 @@ def rankme(z: Any) -> float:
 
     p_k = sigma_k / sum(sigma) + 1e-7 over the min(n, d) singular values of z [sample, feature], not normalised again.
     At most about min(n, d), so comparable only at equal n and d. NaN where z is zero.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.geometry import rankme
+        >>> round(rankme(np.eye(6)), 3)  # six equal singular values
+        6.0
+        >>> round(rankme(np.diag([3.0, 1.0])), 4)
+        1.7548
     """
     return RankMe.of(samples(z, "z"))
 
@@ -43,6 +51,14 @@ def effective_rank(x: Any) -> float:
     """Effective rank (Roy and Vetterli 2007, EUSIPCO): exp of the entropy of the **uncentred** singular values.
 
     p_k = sigma_k / sum(sigma) of x [sample, feature]: RankMe without its 1e-7, from 1 to min(n, d). NaN where x is zero.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.geometry import effective_rank
+        >>> round(effective_rank(np.eye(5)), 4)  # five equal singular values
+        5.0
+        >>> round(effective_rank(np.diag([3.0, 1.0])), 4)
+        1.7548
     """
     return EffectiveRank.of(samples(x, "x"))
 
@@ -57,6 +73,15 @@ def alpha_req(x: Any, *, ranks: tuple[int, int] = RANKS) -> float:
 
     The slope depends on the range, so a spectrum that ends inside it gives NaN, not the slope of a shorter one: x needs
     more than ranks[1] samples and at least as many features that are not combinations of others.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.geometry import alpha_req
+        >>> rank = np.arange(1, 11)
+        >>> axes = np.cos(np.pi / 64 * np.outer(np.arange(64) + 0.5, rank))
+        >>> x = axes * rank**-0.65  # orthogonal axes, so the eigenvalues are rank^-1.3
+        >>> round(alpha_req(x, ranks=(1, 10)), 6)
+        1.3
     """
     first, last = ranks
     if not 1 <= first < last:
@@ -69,6 +94,14 @@ def nesum(x: Any) -> float:
 
     He and Ozay 2022 (ICML); compared with others in 2305.16562. The stable rank of centred data. Needs 2 samples; NaN
     where all samples are equal.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.geometry import nesum
+        >>> half = np.diag([4.0, 2.0, 1.0, 1.0]) ** 0.5
+        >>> x = np.vstack([half, -half])  # eigenvalues in ratio 4 : 2 : 1 : 1
+        >>> round(nesum(x), 6)  # 8 / 4
+        2.0
     """
     return NeSum.of(samples(x, "x", 2))
 
@@ -77,6 +110,14 @@ def participation_ratio(x: Any) -> float:
     """(sum lambda)^2 / sum lambda^2 over the eigenvalues of the **centred** covariance of x [sample, feature].
 
     Gao et al. 2017 (bioRxiv 214262). Needs 2 samples; NaN where all samples are equal.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.geometry import participation_ratio
+        >>> half = np.diag([4.0, 2.0, 1.0, 1.0]) ** 0.5
+        >>> x = np.vstack([half, -half])  # eigenvalues in ratio 4 : 2 : 1 : 1
+        >>> round(participation_ratio(x), 4)  # 8^2 / (16 + 4 + 1 + 1)
+        2.9091
     """
     return ParticipationRatio.of(samples(x, "x", 2))
 
@@ -85,6 +126,13 @@ def stable_rank(x: Any) -> float:
     """Stable rank: squared Frobenius norm over squared spectral norm of x [sample, feature], **uncentred**.
 
     Rudelson and Vershynin 2007 (J. ACM 54, "numerical rank"). sum(sigma^2) / sigma_1^2; NaN where x is zero.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.geometry import stable_rank
+        >>> x = np.diag([4.0, 2.0, 1.0, 1.0]) ** 0.5  # squared singular values 4, 2, 1, 1
+        >>> round(stable_rank(x), 6)  # 8 / 4
+        2.0
     """
     return StableRank.of(samples(x, "x"))
 

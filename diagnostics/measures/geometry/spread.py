@@ -31,6 +31,12 @@ def uniformity(x: Any, *, t: float = 2.0) -> float:
     u are the rows of x [sample, feature] at length 1, as they are (a shift changes the value). From -4 t (two opposite
     samples) to 0 (all alike); lower is more uniform. No sample is paired with itself. NaN where fewer than 2 samples have
     a direction.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.geometry import uniformity
+        >>> round(uniformity(np.eye(32)), 4)  # orthonormal: |u_i - u_j|^2 is 2
+        -4.0
     """
     if not t > 0:
         raise DiagnosticsError(f"t is {t}: give a number above 0.")
@@ -43,6 +49,14 @@ def mean_cosine(x: Any) -> float:
 
     Not centred: a component common to all samples raises it to 1. 0 for directions without preference, -1 / (n - 1) at
     least. NaN where fewer than 2 samples have a direction.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.geometry import mean_cosine
+        >>> round(mean_cosine(np.eye(4)), 4)  # at right angles
+        0.0
+        >>> round(mean_cosine(np.eye(4) + 1), 4)  # shifted: (4 + 2) / (4 + 3)
+        0.8571
     """
     u = directions(samples(x, "x", 2))
     return float(_mean_cosines(u).mean()) if len(u) >= 2 else float("nan")

@@ -35,6 +35,14 @@ def curvature(tokens: Any) -> Any:
 
     Returns [sample] as an array, or a float for one sample. A step that is rounding has no direction: angles with it are left
     out. NaN where none is left, as with fewer than 3 tokens.
+
+    Examples:
+        >>> from diagnostics.measures.geometry import curvature
+        >>> curvature([[0.0, 1.0], [1.0, 1.0], [5.0, 1.0]])  # along a line
+        0.0
+        >>> square = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
+        >>> round(curvature(square), 4)  # pi / 2
+        1.5708
     """
     x, single = token_samples(tokens, "tokens")
     steps = x[:, 1:] - x[:, :-1]

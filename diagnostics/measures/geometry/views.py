@@ -29,19 +29,19 @@ def lidar(views: Any, *, delta: float = DELTA) -> float:
 
     NaN where all classes have one mean.
 
-    Examples
-    --------
-    From rows [sample, feature] with groups [sample], as many rows a group:
+    Examples:
+        From rows [sample, feature] with groups [sample], equally many rows in each group. Three classes at equal distances
+        span two dimensions.
 
-    >>> import numpy as np
-    >>> rows = np.array([[0.0, 0.1], [5.0, 0.0], [0.2, 5.0], [0.1, 0.0], [5.1, 0.1], [0.0, 5.1]])
-    >>> groups = np.array(["a", "b", "c", "a", "b", "c"])
-    >>> parts = (rows[groups == group] for group in np.unique(groups))
-    >>> views = np.stack([part[:2] for part in parts])
-    >>> views.shape
-    (3, 2, 2)
-    >>> round(lidar(views), 2)
-    1.86
+        >>> import numpy as np
+        >>> from diagnostics.measures.geometry import lidar
+        >>> rows = np.eye(3)[[0, 1, 2, 0, 1, 2]]
+        >>> groups = np.array(["a", "b", "c", "a", "b", "c"])
+        >>> views = np.stack([rows[groups == group] for group in np.unique(groups)])
+        >>> views.shape
+        (3, 2, 3)
+        >>> round(lidar(views), 3)
+        2.0
     """
     x = as_tensor(views)
     shape = tuple(x.shape)
@@ -87,6 +87,13 @@ def alignment(x: Any, y: Any, *, power: float = 2.0) -> float:
     u and v are the rows of x and y [sample, feature], two views of the same samples, at length 1; not centred. 0 where
     views are alike; with power 2, 2 where they are at right angles. Pairs in which a row has length zero are left out; NaN
     where none is left.
+
+    Examples:
+        >>> from diagnostics.measures.geometry import alignment
+        >>> alignment([[1.0, 0.0]], [[5.0, 0.0]])  # one direction: lengths do not count
+        0.0
+        >>> alignment([[1.0, 0.0]], [[0.0, 1.0]])  # at right angles
+        2.0
     """
     if not power > 0:
         raise DiagnosticsError(f"power is {power}: give a number above 0.")
@@ -104,6 +111,14 @@ def infonce(x: Any, y: Any, *, temperature: float = 0.1) -> float:
     ----------
     x, y: [sample, feature], two views of the same samples; at least 2. Pairs in which a row has length zero are left out;
         NaN where fewer than 2 are left.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.geometry import infonce
+        >>> round(infonce(np.eye(4), np.eye(4)), 6)  # log(1 + 6 exp(-10)), N = 4
+        0.000272
+        >>> round(infonce(np.ones((8, 2)), np.ones((8, 2))), 4)  # log(15), N = 8
+        2.7081
     """
     if not temperature > 0:
         raise DiagnosticsError(f"temperature is {temperature}: give a number above 0.")

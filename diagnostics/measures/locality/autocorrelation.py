@@ -27,6 +27,15 @@ def morans_i(tokens: Any, grid: Sequence[int]) -> float | np.ndarray:
 
     Returns [sample], or a float where there was no sample axis. About -1 / (T - 1) where places mean nothing; NaN where
     all tokens of a sample are equal, or the grid has one token.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import morans_i
+        >>> y, x = np.indices((16, 16)).reshape(2, 256)
+        >>> round(morans_i((y + x) % 2, (16, 16)), 4)  # a checkerboard
+        -1.0
+        >>> round(morans_i(x, (16, 16)), 4)  # values that rise along each row
+        0.9333
     """
     grid = extents(grid)
     x = as_tensor(tokens)
@@ -35,7 +44,13 @@ def morans_i(tokens: Any, grid: Sequence[int]) -> float | np.ndarray:
 
 
 def null_morans_i(grid: Sequence[int]) -> float:
-    """-1 / (T - 1), the mean of Moran's I over all orders of the tokens; NaN for one token."""
+    """-1 / (T - 1), the mean of Moran's I over all orders of the tokens; NaN for one token.
+
+    Examples:
+        >>> from diagnostics.measures.locality import null_morans_i
+        >>> null_morans_i((3, 7))
+        -0.05
+    """
     tokens = int(np.prod(extents(grid)))
     return -1 / (tokens - 1) if tokens > 1 else float("nan")
 

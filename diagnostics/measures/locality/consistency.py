@@ -37,6 +37,16 @@ def neighbour_consistency(
 
     A token of length zero has no direction and is left out. Returns [sample], or a float where there was no sample axis;
     NaN where fewer than k + 1 tokens have a direction.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import neighbour_consistency
+        >>> angle = np.arange(8) / 8  # the direction turns from token to token
+        >>> tokens = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        >>> neighbour_consistency(tokens, (8,), k=1)
+        1.0
+        >>> round(neighbour_consistency(np.ones((8, 2)), (8,), k=1), 4)  # chance: 14 / 56
+        0.25
     """
     grid = extents(grid)
     x, single = token_samples(tokens, "The array of tokens", grid)
@@ -52,6 +62,11 @@ def neighbour_chance(grid: Sequence[int], radius: int = RADIUS) -> float:
     """Mean over the tokens of a grid of (tokens within the radius) / (T - 1): the consistency where places mean nothing.
 
     Tokens at the border have fewer neighbours, so it lies below that of a token inside. NaN for one token.
+
+    Examples:
+        >>> from diagnostics.measures.locality import neighbour_chance
+        >>> round(neighbour_chance((3,)), 4)  # (1/2 + 2/2 + 1/2) / 3
+        0.6667
     """
     grid = extents(grid)
     tokens = int(np.prod(grid))

@@ -38,6 +38,13 @@ class TokenSimilarity(arrays.ShortRepr):
     `lds` mean cosine of neighbours minus that of pairs at Manhattan distance >= 6; `cds` minus the slope of the mean
     cosine over distances 1..8; `rmsc` root mean square distance of the unit tokens from their mean; `curve`
     [..., distance] mean cosine at distances 1, 2, ... NaN where a grid has no such distance, or no token a direction.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import self_similarity
+        >>> checkerboard = np.indices((16, 16)).sum(axis=0).reshape(256, 1) % 2 * 2 - 1
+        >>> self_similarity(checkerboard, (16, 16)).curve[:4].tolist()
+        [-1.0, 1.0, -1.0, 1.0]
     """
 
     lds: Any
@@ -58,6 +65,13 @@ def self_similarity(tokens: Any, grid: Sequence[int], *, centred: bool = False) 
 
     A token of length zero has no direction: pairs with it are left out. Raises DiagnosticsError where the tokens do not
     fill the grid or are not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import self_similarity
+        >>> likeness = self_similarity(np.eye(256), (16, 16))  # at right angles
+        >>> likeness.lds, round(likeness.rmsc, 6)  # 0, and sqrt(1 - 1 / 256)
+        (0.0, 0.998045)
     """
     grid = blocks.extents(grid)
     x, single = arrays.token_samples(tokens, "The array of tokens", grid)
@@ -86,6 +100,14 @@ def spatial_relation(tokens: Any, mask: Any, grid: Sequence[int]) -> float | np.
     grid: extents of one, two or three axes.
 
     Tokens of length zero are left out. Returns [sample], or a float where the tokens had no sample axis.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import spatial_relation
+        >>> mask = np.arange(8) < 2  # the first two of eight tokens in a row
+        >>> tokens = np.eye(2)[mask.astype(int)]  # one direction inside, another outside
+        >>> spatial_relation(tokens, mask, (8,))
+        1.0
     """
     grid = blocks.extents(grid)
     x, single = arrays.token_samples(tokens, "The array of tokens", grid)

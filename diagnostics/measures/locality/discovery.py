@@ -47,6 +47,12 @@ _BLOCK = 1024
 class FoundObject(ShortRepr):
     """An object that tokens mark out: `box` (x, y, x, y), first and last pixel on either axis; `mask` bool [y, x] on the
     grid; `seed`, the token that it grew from. Nothing found: box NaN, mask empty, seed -1.
+
+    Examples:
+        >>> from diagnostics.measures.locality import lost
+        >>> found = lost([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], grid=(1, 3), cell=16)
+        >>> found.mask.tolist(), found.seed, found.box.tolist()
+        ([[True, False, False]], 0, [0.0, 0.0, 15.0, 15.0])
     """
 
     box: np.ndarray
@@ -58,6 +64,13 @@ class FoundObject(ShortRepr):
 class Discovered(ShortRepr):
     """For each sample (floats where the tokens had no sample axis) the largest `iou` of its box with an object's, and
     whether it is a `hit`, 1 or 0; NaN for samples without an object. `corloc`: mean of the hits.
+
+    Examples:
+        >>> from diagnostics.measures.locality import object_discovery
+        >>> tokens = [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
+        >>> found = object_discovery(tokens, (1, 3), [[1, 1, 1]])
+        >>> round(found.iou, 4), found.hit  # a third of the object
+        (0.3333, 0.0)
     """
 
     iou: Any
@@ -82,6 +95,15 @@ def lost(features: Any, grid: Sequence[int], *, seeds: int = 100, cell: float | 
     Turning and scaling all features together changes nothing; a component common to all does. Tokens of length zero are
     never seeds. Products are taken block by block. Raises DiagnosticsError where features do not fill the grid or are
     not finite, or `seeds` is below 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import lost
+        >>> mask = np.zeros((6, 6), dtype=int)
+        >>> mask[1:3, 2:5] = 1
+        >>> tokens = np.eye(2)[mask.ravel()]  # one direction inside, another outside
+        >>> lost(tokens, (6, 6)).box.tolist()
+        [2.0, 1.0, 4.0, 2.0]
     """
     grid, cell = plane(grid, "an image"), lengths(cell, 2)
     x = _features(features, grid)
@@ -113,6 +135,15 @@ def tokencut(
 
     Parameters as `lost`. Where that eigenvector is not the only one (all tokens alike, or none like another) no cut is
     better than others and nothing is found. Raises DiagnosticsError as `lost`, and above 4096 tokens.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import tokencut
+        >>> mask = np.zeros((6, 6), dtype=int)
+        >>> mask[1:3, 2:5] = 1
+        >>> tokens = np.eye(2)[mask.ravel()]  # one direction inside, another outside
+        >>> np.array_equal(tokencut(tokens, (6, 6)).mask, mask)
+        True
     """
     grid, cell = plane(grid, "an image"), lengths(cell, 2)
     x = _features(features, grid)
@@ -143,6 +174,12 @@ def corloc(boxes: Any, truths: Sequence[Any]) -> float:
     truths: for each image its objects' boxes [object, 4].
 
     Raises DiagnosticsError for another shape, and for an image without objects.
+
+    Examples:
+        >>> from diagnostics.measures.locality import corloc
+        >>> truths = [[[0, 0, 9, 9]], [[5, 0, 14, 9]]]  # one object in each image
+        >>> corloc([[0, 0, 9, 9], [0, 0, 9, 9]], truths)  # IoU 1, and 1/3: a miss
+        0.5
     """
     guesses = as_array(boxes).astype(np.float64)
     if guesses.ndim != 2 or guesses.shape[1] != 4 or len(guesses) != len(truths) or len(guesses) == 0:
@@ -174,6 +211,15 @@ def object_discovery(
 
     Boxes count both border pixels (VOC's rule). Nothing found is a miss. Raises DiagnosticsError as `lost`, for masks of
     another rank or number, and where none shows an object.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import object_discovery
+        >>> masks = np.zeros((1, 6, 6), dtype=int)
+        >>> masks[0, 1:3, 2:5] = 1
+        >>> found = object_discovery(np.eye(2)[masks.reshape(1, 36)], (6, 6), masks)
+        >>> found.iou.tolist(), found.corloc
+        ([1.0], 1.0)
     """
     if method not in _METHODS:
         raise unknown("method", method, _METHODS)

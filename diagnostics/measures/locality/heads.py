@@ -41,9 +41,14 @@ DARCET = "Darcet et al. 2024 (2309.16588)"
 
 @dataclass(frozen=True, repr=False)
 class GlobalMass(ShortRepr):
-    """Shares of the grid queries' attention: to prefix tokens, and to the one grid key that receives most (`top_key`).
-
+    """Shares of the grid queries' attention: to prefix tokens, and to the one grid key that receives most (`top_key`);
     [sample, head], or [head] where the attention had no sample axis.
+
+    Examples:
+        >>> from diagnostics.measures.locality import global_token_mass
+        >>> head = [[0, 0, 1], [0, 0, 1], [0.5, 0, 0.5]]
+        >>> global_token_mass([head], prefix=1).top_key.tolist()  # mean of 1 and 1/2
+        [0.75]
     """
 
     prefix: np.ndarray
@@ -65,6 +70,12 @@ def attention_distance(attention: Any, grid: Sequence[int], *, cell: float | Seq
 
     Returns [sample, head] or [head], in the unit of `cell`; NaN for a head whose rows are all empty. The value of uniform
     attention is `uniform_distance(grid, cell)`: compare with it, not across grids.
+
+    Examples:
+        >>> from diagnostics.measures.locality import attention_distance
+        >>> heads = [[[1, 0], [0, 1]], [[0.5, 0.5], [0.5, 0.5]]]  # to itself, uniform
+        >>> attention_distance(heads, (1, 2), cell=16).tolist()  # pixels: (0 + 16) / 2
+        [0.0, 8.0]
     """
     grid = extents(grid)
     weights, single = _checked(attention)
@@ -83,6 +94,12 @@ def attention_entropy(attention: Any) -> np.ndarray:
     `attention` [sample, head, query, key] or [head, query, key]; rows are renormalised over the keys given, and a row
     without any attention is left out. Returns [sample, head] or [head]. It grows with the number of keys: compare
     entropy / ln(keys) across grids.
+
+    Examples:
+        >>> from diagnostics.measures.locality import attention_entropy
+        >>> heads = [[[1, 0], [0, 1]], [[0.5, 0.5], [0.5, 0.5]]]
+        >>> attention_entropy(heads).round(4).tolist()  # one key, and two: ln 2
+        [0.0, 0.6931]
     """
     weights, single = _checked(attention)
     return _array(of_matrix(weights, 0, None).entropy, single)
@@ -95,6 +112,12 @@ def global_token_mass(attention: Any, prefix: int) -> GlobalMass:
     tokens first. The share of the top key is that of the mean over queries, so that a token which every query looks at
     (an attention sink) stands out, and one that each query finds in another place does not. Uniform attention gives
     prefix / tokens and 1 / tokens.
+
+    Examples:
+        >>> from diagnostics.measures.locality import global_token_mass
+        >>> mass = global_token_mass([[[0.25] * 4] * 4], prefix=2)  # uniform over 2 + 2
+        >>> mass.prefix.tolist(), mass.top_key.tolist()
+        ([0.5], [0.25])
     """
     weights, single = _checked(attention)
     if weights.shape[-2] != weights.shape[-1] or not 0 <= prefix < weights.shape[-1]:
@@ -110,6 +133,11 @@ def uniform_distance(grid: Sequence[int], cell: float | Sequence[float] = 1.0) -
     """Attention distance of uniform attention: the mean distance of two cells, drawn with replacement.
 
     A pair's offset of d along an axis of n cells occurs n - |d| times, so offsets are counted, not pairs.
+
+    Examples:
+        >>> from diagnostics.measures.locality import uniform_distance
+        >>> round(uniform_distance((14, 14), 16), 4)  # 14 x 14 patches of 16 pixels
+        116.4922
     """
     grid = extents(grid)
     sizes = lengths(cell, len(grid))
@@ -228,7 +256,6 @@ class HeadMeasure(Measure):
     def compute(self, activations: Activations, target: StoredTarget | None, seed: int) -> xr.Dataset:
         assert self.observation is not None
         observed = activations.observed(self.observation.name)
-        columns = self.columns
         left_out = observed.left_out if isinstance(observed, Captured) else {}
         taps = activations.taps
         n = max((len(values) for values in observed.values()), default=0)
@@ -243,11 +270,11 @@ class HeadMeasure(Measure):
                 reasons.append((tap.name, left_out.get(tap.name, "no attention was recorded")))
                 continue
             for name in beside:
-                beside[name][t] = _mean(observed[tap.name][:, :, columns.index(name)].mean(axis=1))
+                beside[name][t] = _mean(observed[tap.name][:, :, self.columns.index(name)].mean(axis=1))
             if lacking := self.lacks(tap.grid):
                 reasons.append((tap.name, lacking))
                 continue
-            values = observed[tap.name][:, :, columns.index(self.statistic)].astype(np.float64)
+            values = observed[tap.name][:, :, self.columns.index(self.statistic)].astype(np.float64)
             uniform[t], identity[t] = self.uniform(tap.grid), self.identity(tap.grid)
             by_head[t, : values.shape[1]] = [_mean(values[:, head]) for head in range(values.shape[1])]
             each[:, t] = values.mean(axis=1)
@@ -288,8 +315,7 @@ def _next_with_wrap(side: int) -> np.ndarray:
 def _gaussian(side: int, cell: float, sigma: float) -> np.ndarray:
     at = places((side, side)).numpy() * cell
     square = ((at[:, None] - at[None]) ** 2).sum(axis=2)
-    weights = np.exp(-square / (2 * sigma**2))
-    return (weights / weights.sum(axis=1, keepdims=True))[None]
+    return np.exp(-square / (2 * sigma**2))[None]
 
 
 def _distance(attention: np.ndarray, grid: Sequence[int], cell: float | Sequence[float] = 1.0) -> float:
@@ -361,10 +387,6 @@ class GlobalTokenMass(HeadMeasure):
     known_answers = (
         Case("global_token_mass", "uniform over 196 tokens and 1 class token", 1 / 197, DARCET, lambda: float(global_token_mass(_uniform(197), 1).prefix[0])),
     )  # fmt: skip
-
-    def identity(self, grid: Grid) -> float:
-        """The value where every token looks at itself."""
-        return 0.0
 
     def lacks(self, grid: Grid) -> str:
         return "" if grid.prefix else "no prefix tokens"

@@ -23,6 +23,14 @@ def jaccard(prediction: Any, truth: Any) -> float:
 
     Two empty masks agree that nothing is there: 1, as in DAVIS's own evaluation. Raises DiagnosticsError for anything
     but two masks of one shape that hold only 0 and 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import jaccard
+        >>> mask = np.zeros((20, 20), dtype=bool)
+        >>> mask[5:15, 0:10] = True
+        >>> round(jaccard(np.roll(mask, 5, axis=1), mask), 4)  # 50 of 150 pixels
+        0.3333
     """
     guess, wanted = _pair(prediction, truth)
     union = int((guess | wanted).sum())
@@ -38,6 +46,16 @@ def boundary_f(prediction: Any, truth: Any, *, tolerance: float = TOLERANCE) -> 
     480 x 854. Both boundaries empty: 1; one of them: 0.
 
     Raises DiagnosticsError as `jaccard`, and for a tolerance outside 0..1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import boundary_f
+        >>> mask = np.zeros((40, 40), dtype=bool)
+        >>> mask[10:20, 10:20] = True
+        >>> boundary_f(np.roll(mask, 1, axis=1), mask)  # off by one pixel, within r = 1
+        1.0
+        >>> boundary_f(np.roll(mask, 15, axis=1), mask)
+        0.0
     """
     guess, wanted = _pair(prediction, truth)
     if not 0 <= tolerance < 1:
@@ -54,6 +72,14 @@ def box_of(mask: Any) -> np.ndarray:
     """The smallest box around a mask [y, x]: first and last pixel on either axis, float [4] as (x, y, x, y).
 
     Both border pixels belong to the box, as in VOC. NaN for an empty mask.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import box_of
+        >>> mask = np.zeros((4, 6), dtype=bool)
+        >>> mask[1:3, 2:5] = True
+        >>> box_of(mask).tolist()
+        [2.0, 1.0, 4.0, 2.0]
     """
     array = _mask(mask, "mask")
     if not array.any():
@@ -68,6 +94,11 @@ def box_iou(a: Any, b: Any, *, plus_one: bool = True) -> float:
     `plus_one` counts both border pixels, so that a box from 0 to 9 is 10 wide: the rule of PASCAL VOC, right for boxes
     in whole pixels such as those of `box_of`. Without it coordinates are edges and that box is 9 wide. A box of NaN is
     no box and meets nothing: 0. Raises DiagnosticsError where a box has not four numbers or ends before it begins.
+
+    Examples:
+        >>> from diagnostics.measures.locality import box_iou
+        >>> round(box_iou([0, 0, 9, 9], [5, 0, 14, 9]), 4)  # 50 of 150 pixels
+        0.3333
     """
     first, second = _box(a), _box(b)
     if np.isnan(first).any() or np.isnan(second).any():

@@ -48,6 +48,14 @@ class OutlierTokens(arrays.ShortRepr):
     for a uniform and 1/3 for a Gaussian distribution (a long tail raises it too); `gap` from the largest other norm to
     the smallest outlier's, as their ratio; `cosine_outliers` and `cosine_rest`, mean cosine of such tokens with their
     neighbours on the grid. NaN for what there is none of.
+
+    Examples:
+        >>> from diagnostics.measures.locality import outlier_tokens
+        >>> outliers = outlier_tokens([1.0, 2.0, 3.0, 4.0, 50.0])
+        >>> round(outliers.threshold, 4)  # 3 + 6 * 1.4826 * 1
+        11.8956
+        >>> outliers.mask.tolist()
+        [False, False, False, False, True]
     """
 
     share: float
@@ -76,6 +84,12 @@ def outlier_tokens(tokens: Any, grid: Sequence[int] | None = None, *, k: float =
 
     Norms within a millionth of the median count as equal, so that the rounding of tokens of one length gives share 0. No
     share (NaN) where the median is zero. Norms before and after a final normalisation differ: say which was read.
+
+    Examples:
+        >>> from diagnostics.measures.locality import outlier_tokens
+        >>> outliers = outlier_tokens([1.0] * 49 + [10.0])  # norms
+        >>> outliers.share, outliers.largest_over_median
+        (0.02, 10.0)
     """
     grid = None if grid is None else extents(grid)
     x = arrays.as_tensor(tokens)

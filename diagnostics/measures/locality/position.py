@@ -30,6 +30,14 @@ class PositionProbe(arrays.ShortRepr):
     `r2` mean over the axes of more than one cell of `r2_by_axis` [axis], against the mean place of the tokens fitted;
     `error` mean Euclidean distance from the place predicted to the place, in tokens, and `error_of_mean` that of the
     mean place; the `penalty` chosen on val.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import position_probe
+        >>> tokens = np.ones((3, 4, 1))  # all alike
+        >>> probe = position_probe(tokens, (4,), ["train", "val", "test"])
+        >>> probe.r2, probe.error, probe.error_of_mean  # (1.5 + 0.5 + 0.5 + 1.5) / 4
+        (0.0, 1.0, 1.0)
     """
 
     r2: float
@@ -68,6 +76,15 @@ def position_probe(
     penalties: tried on val, as in `diagnostics.measures.probes.PENALTIES`; with one, val only adds rows to the fit.
 
     R2 of OLS on d features of noise is about -d / (n - d - 1) for n tokens fitted. NaN where the grid has one token.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import position_probe
+        >>> places = np.indices((4, 4)).reshape(2, 16).T  # each token holds its place
+        >>> tokens = np.stack([places] * 3)
+        >>> probe = position_probe(tokens, (4, 4), ["train", "val", "test"])
+        >>> round(probe.r2, 4), round(probe.error, 4)
+        (1.0, 0.0)
     """
     grid = extents(grid)
     x, single = arrays.token_samples(tokens, "The array of tokens", grid)

@@ -31,6 +31,12 @@ class ReceptiveField(ShortRepr):
     `radius50` and `radius95`: Euclidean distance from the centre within which half and 95 % of the mass lie. `sd` [...,
     axis] its standard deviation about its own mean. `support` [..., axis] places from the first to the last one along an
     axis that counts at all. NaN, and a support of 0, where the gradient is zero.
+
+    Examples:
+        >>> from diagnostics.measures.locality import receptive_field
+        >>> field = receptive_field([0.0, 1.0, 8.0, 1.0, 0.0], centre=2.0)
+        >>> field.radius50, field.radius95
+        (0.0, 1.0)
     """
 
     radius50: Any
@@ -50,6 +56,14 @@ def receptive_field(
         Signs of channels or samples cancel, so take absolute values before summing those.
     centre: of the token on the input, in places, counted from the centre of the first place: (n - 1) / 2 for the middle.
     cell: length of a place, the same along all axes or one each; radii and sd are in its unit.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.locality import receptive_field
+        >>> gradient = np.convolve(np.ones(3), np.ones(3))  # of two layers of width 3
+        >>> field = receptive_field(gradient, centre=2.0)
+        >>> field.support.tolist(), field.sd.round(4).tolist()  # 5, and sqrt(4 / 3)
+        ([5], [1.1547])
     """
     size = as_tensor(gradient).abs()
     centre = np.asarray(as_tensor(centre).cpu()).ravel().tolist()

@@ -26,7 +26,16 @@ _TIE = 1e-12
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Recall at each k, both ways, among `gallery` rows."""
+    """Recall at each k, both ways, among `gallery` rows.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.probes import retrieval_recall
+        >>> a, b = np.eye(3), np.eye(3)[[1, 0, 2]]  # two of three partners exchanged
+        >>> recall = retrieval_recall(a, b, at=(1,))
+        >>> round(recall.b_to_a[1], 4), recall.gallery
+        (0.3333, 3)
+    """
 
     a_to_b: dict[int, float]
     b_to_a: dict[int, float]
@@ -47,6 +56,15 @@ def retrieval_recall(a: Any, b: Any, *, at: Sequence[int] = AT, same: Any = None
 
     Equal cosines are taken in random order, and its expectation is what is returned: rows that are all alike are at
     chance, not at 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.probes import retrieval_recall
+        >>> retrieval_recall(np.eye(20), 3 * np.eye(20)).a_to_b[1]  # lengths do not count
+        1.0
+        >>> alike = np.ones((20, 2))
+        >>> round(retrieval_recall(alike, alike).a_to_b[5], 4)  # chance: 5 of 20
+        0.25
     """
     x, y = pair(a, b)
     if x.shape[1] != y.shape[1]:

@@ -184,6 +184,15 @@ def attentive(
     setting: learning rate and weight decay.
 
     Returns classes [new sample], or values [new sample(, column)].
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.probes import attentive
+        >>> labels = np.arange(12) % 2
+        >>> tokens = np.zeros((12, 4, 2))
+        >>> tokens[np.arange(12), np.arange(12) % 4, labels] = 5  # one token has it
+        >>> attentive(tokens, labels, tokens[:4, ::-1]).tolist()  # in any order
+        [0, 1, 0, 1]
     """
     given, fresh = (
         token_samples(x, f"The array of {of}")[0].float() for x, of in ((tokens, "tokens"), (new, "new tokens"))

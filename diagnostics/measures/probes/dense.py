@@ -32,6 +32,12 @@ class DepthMetrics:
     `rmse`: root of the mean squared error, in the target's units; `abs_rel`: mean |prediction - truth| / truth;
     `delta1`, `delta2`, `delta3`: shares of places whose larger ratio of prediction and truth is below 1.25, its square
     and its cube; a prediction that is not above 0 is outside.
+
+    Examples:
+        >>> from diagnostics.measures.probes import depth_metrics
+        >>> metrics = depth_metrics([[1.0, 3.0]], [[1.0, 2.0]])  # ratios 1 and 1.5
+        >>> metrics.delta1, metrics.delta2
+        (0.5, 1.0)
     """
 
     rmse: float
@@ -51,6 +57,15 @@ def depth_metrics(prediction: Any, truth: Any, *, align: Align | None = None) ->
         a factor and an offset (Ranftl et al. 2020, 1907.01341, there for inverse depth; here in the units given).
 
     Depth toolboxes differ in averaging over all places or over images: this one gives each image the same weight.
+
+    Examples:
+        >>> from diagnostics.measures.probes import depth_metrics
+        >>> truth, prediction = [[1.0, 2.0, 4.0]], [[1.2, 2.4, 4.8]]  # a fifth too far
+        >>> metrics = depth_metrics(prediction, truth)
+        >>> round(metrics.abs_rel, 4), metrics.delta1
+        (0.2, 1.0)
+        >>> round(depth_metrics(prediction, truth, align="scale").rmse, 4)
+        0.0
     """
     t = as_tensor(truth)
     p = as_tensor(prediction).to(t.device)

@@ -37,6 +37,18 @@ class Moments:
 
     Relative to `origin_x` [feature] and `origin_y` [target]: with some row for an origin, a large common offset costs no
     digits and a constant feature has exactly no variance. Moments that share their origin add up.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.probes import Moments, RidgePath
+        >>> moments = Moments(np.zeros(1), np.zeros(1))
+        >>> for x in np.array([[[0.0]], [[1.0]], [[2.0]]]):
+        ...     moments.update(x, 2 * x + 1)
+        >>> moments.spread(np.array([3.0])).tolist()  # 4 + 0 + 4 about the mean
+        [8.0]
+        >>> path = RidgePath.from_moments(moments)  # at penalty 1, half the slope
+        >>> moments.squared_error(path, 1.0).round(6).tolist()  # 1 + 0 + 1
+        [2.0]
     """
 
     def __init__(self, origin_x: np.ndarray, origin_y: np.ndarray) -> None:
@@ -144,7 +156,21 @@ def refit(x: Tensor, y: Tensor, penalties: Tensor, new: Tensor) -> Tensor:
 
 @dataclass(frozen=True, repr=False)
 class RidgePath(ShortRepr):
-    """Ridge fits of one tap for all penalties; as `RidgeStack`, without its axis `tap`, in numpy."""
+    """Ridge fits of one tap for all penalties; as `RidgeStack`, without its axis `tap`, in numpy.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.probes import Moments, RidgePath
+        >>> x, y = np.array([[-1.0], [1.0]]), np.array([[1.0], [5.0]])
+        >>> path = RidgePath.from_data(x, y)  # penalty 1 halves the slope
+        >>> path.predict([[1.0]], (1e-9, 1.0, 1e9)).round(4).ravel().tolist()
+        [5.0, 4.0, 3.0]
+        >>> moments = Moments(x[0], y[0])
+        >>> moments.update(x, y)
+        >>> same = RidgePath.from_moments(moments)
+        >>> same.weights(1.0).round(4).tolist(), same.intercept(1.0).round(4).tolist()
+        ([[1.0]], [3.0])
+    """
 
     n: int
     mean_x: np.ndarray
@@ -236,6 +262,12 @@ def ridge(x: Any, y: Any) -> RidgePath:
 
     A penalty is relative to n and to features of variance 1 (scikit-learn's alpha is n times it); intercepts are free.
     Features that are constant over the rows get weight 0. Raises DiagnosticsError for NaN, infinity and unequal rows.
+
+    Examples:
+        >>> from diagnostics.measures.probes import ridge
+        >>> path = ridge([[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0])  # y = 2 x + 1
+        >>> path.weights(1e-9).round(4).tolist(), path.intercept(1e-9).round(4).tolist()
+        ([[2.0]], [1.0])
     """
     features = samples(x, "x")
     return RidgePath.from_data(features, _targets(y, features))
@@ -266,6 +298,15 @@ def leave_one_out(x: Any, y: Any, penalties: float | Sequence[float] = PENALTIES
 
     x [row, feature], y [row] or [row, target]. The features keep the mean and scale of all rows, the penalty their number; the
     intercept is fitted without the row. The hat matrix H gives y - (y - H y) / (1 - diag H) (Allen 1974's PRESS).
+
+    Examples:
+        >>> from diagnostics.measures.probes import leave_one_out
+        >>> x = [[1.0], [1.0], [1.0]]  # a constant leaves the mean of the other rows
+        >>> leave_one_out(x, [0.0, 3.0, 6.0], 0.1).ravel().round(4).tolist()
+        [4.5, 3.0, 1.5]
+        >>> x = [[0.0], [1.0], [2.0]]  # a line is known from two points
+        >>> leave_one_out(x, [1.0, 3.0, 5.0], 1e-9).ravel().round(4).tolist()
+        [1.0, 3.0, 5.0]
     """
     features = samples(x, "x", least=2)
     targets = _targets(y, features)

@@ -35,7 +35,13 @@ _TIE = 1e-12
 
 
 def knn_weights(similarities: Any, temperature: float = TEMPERATURE) -> np.ndarray:
-    """softmax(similarity / temperature) over the last axis: the weights of a query's neighbours (1805.01978, eq. 7)."""
+    """softmax(similarity / temperature) over the last axis: the weights of a query's neighbours (1805.01978, eq. 7).
+
+    Examples:
+        >>> from diagnostics.measures.probes import knn_weights
+        >>> knn_weights([0.9, 0.8, 0.8]).round(4).tolist()
+        [0.676, 0.162, 0.162]
+    """
     return (as_tensor(similarities) / temperature).softmax(dim=-1).cpu().numpy()
 
 
@@ -44,6 +50,12 @@ def knn(bank: Any, labels: Any, queries: Any, k: int = 20, temperature: float = 
     `knn_votes`.
 
     Raises DiagnosticsError as that does, and for more neighbours than the bank has rows.
+
+    Examples:
+        >>> from diagnostics.measures.probes import knn
+        >>> bank = [[1.0, 0.1], [1.0, -0.1], [0.1, 1.0], [-0.1, 1.0]]  # two blobs
+        >>> knn(bank, [0, 0, 1, 1], [[3.0, 0.2], [0.1, 0.5]], k=2).tolist()
+        [0, 1]
     """
     rows = len(samples(bank, "bank"))
     classes, codes = np.unique(class_labels(labels, rows), return_inverse=True)
@@ -73,6 +85,13 @@ def knn_votes(
         counts in part, as it would on average if the tie were broken at random.
 
     Raises DiagnosticsError for NaN, infinity, shapes that do not fit, labels that are no integers and labels below 0.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.probes import knn_votes
+        >>> votes = knn_votes(np.eye(2), [0, 1], [[1.0, 0.0]], (1, 2), temperature=1.0)
+        >>> votes[:, 0].round(4).tolist()  # one neighbour; two: e / (e + 1), 1 / (e + 1)
+        [[1.0, 0.0], [0.7311, 0.2689]]
     """
     known, asked = samples(bank, "bank"), samples(queries, "queries")
     codes = torch.from_numpy(class_labels(labels, len(known))).to(known.device)

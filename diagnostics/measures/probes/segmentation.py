@@ -42,6 +42,12 @@ def confusion(prediction: Any, truth: Any, classes: int) -> np.ndarray:
     """How often each class [truth, prediction] was taken for each, int64; equal shapes, truth below 0 is left out.
 
     Raises DiagnosticsError for shapes that differ and for classes outside 0 ... classes - 1.
+
+    Examples:
+        >>> from diagnostics.measures.probes import confusion
+        >>> truth = [0, 0, 0, 1, -1]  # the last one is unknown
+        >>> confusion([0, 0, 1, 1, 1], truth, classes=2).tolist()
+        [[2, 1], [0, 1]]
     """
     p, t = (x.detach() if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x)) for x in (prediction, truth))
     if p.shape != t.shape:
@@ -61,7 +67,13 @@ def confusion(prediction: Any, truth: Any, classes: int) -> np.ndarray:
 
 
 def iou(matrix: Any) -> np.ndarray:
-    """Intersection over union of each class of a confusion matrix [truth, prediction]; NaN where it is in neither."""
+    """Intersection over union of each class of a confusion matrix [truth, prediction]; NaN where it is in neither.
+
+    Examples:
+        >>> from diagnostics.measures.probes import iou
+        >>> iou([[3, 1], [1, 3]]).tolist()  # 3 / (3 + 1 + 1)
+        [0.6, 0.6]
+    """
     counts = np.asarray(matrix, dtype=np.float64)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.shape[0] == 0:
         raise DiagnosticsError(f"A confusion matrix of shape {counts.shape} is not square: give [class, class].")
@@ -74,6 +86,11 @@ def mean_iou(matrix: Any) -> float:
     """Mean intersection over union (Everingham et al. 2010, The Pascal VOC challenge) of one confusion matrix of the whole data set.
 
     Of the classes that are in truth or prediction; NaN where there are none. The mean of each image's own value is another number.
+
+    Examples:
+        >>> from diagnostics.measures.probes import mean_iou
+        >>> mean_iou([[3, 1], [0, 4]])  # of 3 / 4 and 4 / 5
+        0.775
     """
     by_class = iou(matrix)
     there = np.isfinite(by_class)
@@ -87,6 +104,14 @@ class DenseClassification:
     `classes` [class] the classes that labels hold; `confusion` [class, class] of all test tokens, truth first;
     `prediction` int [sample, token], -1 outside test and where the label is not known; `mean_iou`, `accuracy` on test; `val_mean_iou` of
     the penalty that was chosen; `converged` whether the last fit took no more steps than it may.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.probes import dense_classification
+        >>> labels = np.array([[0, 1, 1], [1, 0, 1], [1, 1, -1]])
+        >>> tokens, split = np.eye(2)[labels], ["train", "val", "test"]
+        >>> dense_classification(tokens, labels, split).prediction[2].tolist()
+        [1, 1, -1]
     """
 
     classes: np.ndarray
@@ -111,6 +136,15 @@ def dense_classification(tokens: Any, labels: Any, split: Any, *, seed: int = 0)
     tokens: [sample, token, feature].
     labels: int [sample, token], -1 unknown. A class that train does not show is never predicted, and counts.
     split: `train`, `val` or `test` for each sample.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.probes import dense_classification
+        >>> labels = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]])
+        >>> tokens, split = np.eye(2)[labels], ["train", "val", "test"]
+        >>> fit = dense_classification(tokens, labels, split)
+        >>> fit.mean_iou, fit.confusion.tolist()
+        (1.0, [[1, 0], [0, 2]])
     """
     given = token_samples(tokens, "tokens")[0]
     x = given.cpu().numpy()

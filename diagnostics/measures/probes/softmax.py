@@ -52,6 +52,18 @@ class Logistic(ShortRepr):
 
     With z the standardised features and W their weights, it minimises mean cross-entropy + penalty / 2 * ||W||^2,
     intercepts free; so scikit-learn's C is 1 / (n * penalty).
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.probes import logistic
+        >>> x, labels = [[-1.0], [1.0], [2.0]], [0, 1, 1]
+        >>> logistic(x, labels, 1e-3)[0].predict(x).tolist()
+        [0, 1, 1]
+        >>> (model,) = logistic(x, labels, 1e6)  # nearly no weight
+        >>> np.exp(model.log_probability([[0.0]])).round(4).tolist()  # shares of classes
+        [[0.3333, 0.6667]]
+        >>> round(model.log_loss(x, labels), 4)  # and their entropy
+        0.6365
     """
 
     penalty: float
@@ -96,6 +108,12 @@ def logistic(
     tolerance: largest norm of the objective's gradient by the weights of one class, so no entry exceeds it.
 
     Raises DiagnosticsError for labels that are no integers, and for negative ones, which are unknown.
+
+    Examples:
+        >>> from diagnostics.measures.probes import logistic
+        >>> models = logistic([[-1.0], [-2.0], [1.0], [2.0]], [0, 0, 1, 1], (1e-3, 1.0))
+        >>> [model.predict([[-3.0], [0.5]]).tolist() for model in models]
+        [[0, 1], [0, 1]]
     """
     features, penalties = samples(x, "x"), several(penalties)
     classes, codes = np.unique(class_labels(labels, len(features)), return_inverse=True)

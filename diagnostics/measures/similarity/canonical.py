@@ -45,6 +45,14 @@ def canonical_correlations(x: Any, y: Any) -> np.ndarray:
     the width), and some wherever the ranks add up to n or more: no finding there, and a UserWarning says so. Empty where a
     side is constant. Raises DiagnosticsError for fewer than 2 samples, unequal numbers of samples and values that are not
     finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import canonical_correlations
+        >>> axes = np.vstack([np.eye(3), -np.eye(3)])
+        >>> x, y = axes[:, :2], axes[:, 1:] * [5, 1]  # one axis of two is shared
+        >>> canonical_correlations(x, y).round(6).tolist()
+        [1.0, 0.0]
     """
     a, b = (basis(side) for side in pair(x, y, 2))
     _warn_of_shared("canonical_correlations", a, b)
@@ -57,6 +65,13 @@ def cca(x: Any, y: Any) -> float:
     **Needs many samples**: where the ranks add up to n or more it is high for independent x and y too (1 for n at most
     the width), and a UserWarning says so. Arguments, invariances, the warning and errors as in `canonical_correlations`; NaN where a side is constant. Every direction counts
     alike, however little variance it has.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import cca
+        >>> x = np.random.default_rng(0).normal(size=(40, 3))
+        >>> round(cca(x, x @ [[1, 5, 0], [0, 1, 7], [0, 0, 2]]), 6)  # any invertible map
+        1.0
     """
     a, b = (basis(side) for side in pair(x, y, 2))
     _warn_of_shared("cca", a, b)
@@ -69,6 +84,14 @@ def svcca(x: Any, y: Any, *, variance: float = VARIANCE) -> float:
 
     Invariant to rotation, scale and shift, not to every linear map, which changes the components. `variance` is in (0, 1].
     Otherwise as `cca`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import svcca
+        >>> axes = np.vstack([np.eye(3), -np.eye(3)])
+        >>> x, y = axes[:, :2] * [10, 0.1], axes[:, ::2] * [10, 0.1]
+        >>> round(svcca(x, y), 6)  # the axis with 99.99 % of the variance is shared
+        1.0
     """
     if not 0 < variance <= 1:
         raise DiagnosticsError(f"svcca keeps a share of the variance, not {variance}: give more than 0 and at most 1.")
@@ -86,6 +109,14 @@ def pwcca(x: Any, y: Any) -> float:
 
     Invariant to invertible maps of y, and to scale and shift of x; a rotation of x changes the weights. Where correlations
     are equal their variates, and so the value, are not unique. Otherwise as `cca`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import pwcca
+        >>> axes = np.vstack([np.eye(3), -np.eye(3)])
+        >>> x, y = axes[:, :2] * [3, 1], axes[:, ::2]  # they share the first axis
+        >>> round(pwcca(x, y), 6), round(pwcca(y, x), 6)  # 3 / (3 + 1), and 1 / (1 + 1)
+        (0.75, 0.5)
     """
     a, b = (_variates(side) for side in pair(x, y, 2))
     _warn_of_shared("pwcca", a[0], b[0])

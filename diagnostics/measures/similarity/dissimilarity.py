@@ -40,6 +40,11 @@ def rdm(x: Any, *, distance: Distance = "euclidean") -> np.ndarray:
 
     Samples without a direction (equal in all features; zero for "cosine") have NaN. Raises DiagnosticsError for fewer than
     2 samples and values that are not finite.
+
+    Examples:
+        >>> from diagnostics.measures.similarity import rdm
+        >>> rdm([[0.0, 0.0], [3.0, 4.0], [0.0, 4.0]]).tolist()  # pairs 01, 02, 12
+        [5.0, 4.0, 3.0]
     """
     return _rdm(samples(x, "x", 2), distance).cpu().numpy()
 
@@ -52,6 +57,14 @@ def compare_rdms(a: Any, b: Any, *, method: Comparison = "spearman") -> float:
     largest are tied.
 
     NaN where a side holds NaN or all its entries are equal (for "cosine": 0). Raises DiagnosticsError for unequal sizes.
+
+    Examples:
+        >>> from diagnostics.measures.similarity import compare_rdms
+        >>> a, b = [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]
+        >>> round(compare_rdms(a, b), 4)
+        0.5
+        >>> round(compare_rdms(a, b, method="cosine"), 4)  # 13 / 14
+        0.9286
     """
     first, second = as_tensor(a), as_tensor(b)
     if first.ndim != 1 or first.shape != second.shape or not len(first):
@@ -67,6 +80,14 @@ def rsa(x: Any, y: Any, *, distance: Distance = "correlation", method: Compariso
 
     x, y: [sample, feature], rows aligned; their widths may differ. Raises DiagnosticsError for fewer than 3 samples,
     unequal numbers of samples and values that are not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import rsa
+        >>> x = np.random.default_rng(0).normal(size=(20, 2))
+        >>> y = x @ [[0, 5], [-5, 0]] + 9  # rotated, scaled and shifted
+        >>> round(rsa(x, y, distance="euclidean"), 6)
+        1.0
     """
     first, second = pair(x, y, 3)
     return _compare(_rdm(first, distance), _rdm(second, distance), method)

@@ -47,6 +47,16 @@ def cka(x: Any, y: Any, *, kernel: KernelName = "linear", unbiased: bool = True,
     Returns NaN where a side has nothing to compare (constant features, equidistant samples). Holds 1024 rows of a kernel
     at a time. Raises DiagnosticsError for too few samples, unequal numbers of samples, values that are not finite and a
     sigma that is not above 0.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import cka
+        >>> x = np.random.default_rng(0).normal(size=(40, 2))
+        >>> round(cka(x, x @ [[0, 5], [-5, 0]] + 9), 6)  # rotated, scaled and shifted
+        1.0
+        >>> axes = np.vstack([np.eye(3), -np.eye(3)])
+        >>> round(cka(axes[:, :2], axes[:, 1:], unbiased=False), 6)  # one axis of two
+        0.5
     """
     least = 4 if unbiased else 2
     first, second = pair(x, y, least)
@@ -67,6 +77,12 @@ def hsic(x: Any, y: Any, *, unbiased: bool = True) -> float:
     """Hilbert-Schmidt independence criterion with linear kernels: HSIC_1 of Song et al. 2012 (eq. 5), or the biased
     tr(KHLH) / (n - 1)^2 of Gretton et al. 2005 (eq. 9). Arguments and errors as in `cka`. Infinite, or 0, where its size
     leaves the floats.
+
+    Examples:
+        >>> from diagnostics.measures.similarity import hsic
+        >>> a, b = [[1.0], [2.0], [4.0], [8.0]], [[1.0], [3.0], [2.0], [7.0]]
+        >>> round(hsic(a, b), 6)  # 7 / 3
+        2.333333
     """
     first, second = pair(x, y, 4 if unbiased else 2)
     n = len(first)
@@ -80,6 +96,14 @@ def center_gram(gram: Any, *, unbiased: bool = True) -> Tensor:
 
     U-centred with zero diagonal (Székely and Rizzo 2014, eq. 2.9), so that the sum of products of two of them over
     n (n - 3) is HSIC_1; doubly centred when not `unbiased`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import center_gram
+        >>> a = np.array([[1.0], [2.0], [4.0], [8.0]])
+        >>> centred = center_gram(a @ a.T)
+        >>> centred.diagonal().tolist(), centred.sum(dim=1).abs().max().item() < 1e-9
+        ([0.0, 0.0, 0.0, 0.0], True)
     """
     out = as_tensor(gram).clone()
     n = len(out) if out.ndim else 0
@@ -98,6 +122,13 @@ def gram_of_blocks(blocks: Iterable[Any]) -> Tensor:
     """The linear kernel float64 [sample, sample] of features that come in blocks [sample, feature], each centred first.
 
     Centring removes from the kernel what centring the kernel would remove later, so that a common offset costs no digits.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import gram_of_blocks
+        >>> blocks = [np.array([[1.0], [3.0]]), np.array([[0.0], [4.0]])]
+        >>> gram_of_blocks(blocks).tolist()  # about the means: 1 * 1 + 2 * 2
+        [[5.0, -5.0], [-5.0, 5.0]]
     """
     upper = upper_gram(block if isinstance(block, Tensor) else torch.from_numpy(np.asarray(block)) for block in blocks)
     return upper + upper.triu(1).T

@@ -36,6 +36,16 @@ def minibatch_cka(x: Any, y: Any, *, batch_size: int = BATCH) -> float:
 
     x, y: [sample, feature], rows aligned. NaN where a side has nothing to compare. Raises DiagnosticsError for fewer than
     4 samples or a batch size below 4, unequal numbers of samples and values that are not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import cka, minibatch_cka
+        >>> x, y = np.random.default_rng(0).normal(size=(2, 40, 2))
+        >>> rotated = x @ [[0, 5], [-5, 0]] + 9  # and scaled and shifted
+        >>> round(minibatch_cka(x, rotated, batch_size=8), 6)
+        1.0
+        >>> bool(np.isclose(minibatch_cka(x, y, batch_size=40), cka(x, y)))  # one batch
+        True
     """
     first, second = (rescaled(side) for side in pair(x, y, LEAST))
     if batch_size < LEAST:
@@ -50,6 +60,18 @@ class MinibatchCka:
     """The sums of `minibatch_cka`, batch by batch; those of two parts of the data merge into those of the whole.
 
     `samples` counts what took part, `left_out` the samples of batches below 4.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import MinibatchCka, minibatch_cka
+        >>> x, y = np.random.default_rng(0).normal(size=(2, 64, 3))
+        >>> first, second = MinibatchCka(), MinibatchCka()
+        >>> first.update(x[:32], y[:32])
+        >>> second.update(x[32:], y[32:])
+        >>> first.merge(second)
+        >>> whole = minibatch_cka(x, y, batch_size=32)
+        >>> first.samples, bool(np.isclose(first.value(), whole))
+        (64, True)
     """
 
     def __init__(self) -> None:

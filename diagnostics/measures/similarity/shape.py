@@ -32,6 +32,16 @@ def procrustes(x: Any, y: Any) -> float:
     shift) and sqrt(2) (no feature of one goes with any of the other). Ding et al. report its square. Not invariant to
     other linear maps. Unrelated features wider than n come near 0. NaN where a side is constant.
     Raises DiagnosticsError for fewer than 2 samples, unequal numbers of samples and values that are not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import procrustes
+        >>> axes = np.vstack([np.eye(3), -np.eye(3)])
+        >>> x, y = axes * np.sqrt([3, 2, 1]), axes * np.sqrt([1, 2, 3])
+        >>> round(procrustes(x, y), 5)  # sqrt(2 - 2 (2 + 2 sqrt(3)) / 6)
+        0.42265
+        >>> round(procrustes(axes[:, :1], axes[:, 1:]), 4)  # nothing shared: sqrt(2)
+        1.4142
     """
     first, second = pair(x, y, 2)
     return _distance(unit(first), unit(second))
@@ -41,6 +51,14 @@ def angular_distance(x: Any, y: Any) -> float:
     """Angular Procrustes distance arccos ||X^T Y||_*, in radians from 0 to pi / 2 (Williams et al. 2021, 2110.14739).
 
     The length of the arc whose chord is `procrustes`; everything else as there.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import angular_distance
+        >>> axes = np.vstack([np.eye(3), -np.eye(3)])
+        >>> x, y = axes * np.sqrt([3, 2, 1]), axes * np.sqrt([1, 2, 3])
+        >>> round(angular_distance(x, y), 5)  # arccos of (2 + 2 sqrt(3)) / 6
+        0.42586
     """
     first, second = pair(x, y, 2)
     return _angle(unit(first), unit(second))

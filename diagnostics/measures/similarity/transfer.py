@@ -36,6 +36,16 @@ def gulp(x: Any, y: Any, *, regularization: float = REGULARIZATION) -> float:
 
     Between 0 and sqrt(p + q); invariant to rotation, scale and shift. NaN where a side is constant. Raises DiagnosticsError for fewer than 2 samples, unequal numbers of samples, values that are not
     finite, a negative lambda, and a lambda of 0 with no more samples than features.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diagnostics.measures.similarity import gulp
+        >>> axes = np.vstack([np.eye(3), -np.eye(3)])
+        >>> x, y = axes[:, :2], axes[:, 2:]
+        >>> round(gulp(x, x @ [[1, 5], [0, 2]], regularization=0), 6)  # invertible map
+        0.0
+        >>> round(gulp(x, y, regularization=0), 4)  # nothing shared: sqrt(2 + 1)
+        1.7321
     """
     first, second = pair(x, y, 2)
     n, widest = len(first), max(first.shape[1], second.shape[1])
