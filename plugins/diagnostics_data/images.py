@@ -113,15 +113,18 @@ def textures(tile: int = 64) -> dx.Dataset:
     )
 
 
-def shapes(n: int = 1000, size: int = 64, frames: int = 1, seed: int = 0, objects: int = 6) -> dx.Dataset:
+def shapes(
+    n: int = 1000, size: int = 64, frames: int = 1, seed: int = 0, objects: int = 6, split: str = "samples"
+) -> dx.Dataset:
     """Scenes of one to six objects in a room, rendered, with exact labels, counts, places, masks, depth, captions and questions.
 
     Samples are images uint8 [size, size, 3], or, with `frames` above 1, clips uint8 [frames, size, size, 3] with optical
     flow and velocities too. n: 10 to 1,000,000; size: 32 to 512; frames: 1 to 64; together they must fit into 4 GiB, at
     9 bytes a pixel of an image and 17 of a clip. Scene i of a seed is the same whatever `n`, and the same world at every
-    size. objects: at most so many, 1 to 6; with fewer, a scene holds the first ones of that with more. `texts` are the
-    captions; `centres` and `visible` are those of `dataset.Shapes`.
+    size. objects: at most so many, 1 to 6; with fewer, a scene holds the first ones of that with more. split: `samples`
+    at random, or `pairs`: pairs of the main object's shape and colour are groups, and test has 16 of the 64 that are in no other
+    split, the same ones whatever the seed. `texts` are the captions; `centres` and `visible` are those of `dataset.Shapes`.
     """
     from diagnostics_data.shapes.dataset import build
 
-    return build(n, size, frames, seed, objects)
+    return build(n, size, frames, seed, objects, split)

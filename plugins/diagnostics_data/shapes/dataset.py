@@ -3,16 +3,21 @@
 import numpy as np
 
 from diagnostics import Dataset, DiagnosticsError, Question, Target, split_groups
+from diagnostics.errors import unknown
 from diagnostics_data.shapes.captions import caption, embedded, frame_caption
 from diagnostics_data.shapes.patterns import SHAPES
 from diagnostics_data.shapes.questions import questions
 from diagnostics_data.shapes.render import RENDERER_VERSION, Scene, render
-from diagnostics_data.shapes.world import MOST_OBJECTS
+from diagnostics_data.shapes.world import COLOURS, MOST_OBJECTS
 
 MOST_BYTES = 2**32
 """What samples and dense targets may take in memory."""
 PLACE_BYTES, CLIP_BYTES = 3 + 1 + 1 + 4, 8
 """A pixel's colours, number, class and depth, and, in clips, its flow."""
+
+
+SPLITS_BY = ("samples", "pairs")
+"""What is kept apart by train, val and test: samples, or pairs of the main object's shape and colour."""
 
 
 class Shapes(Dataset):
@@ -28,9 +33,11 @@ class Shapes(Dataset):
     frame_texts: tuple[tuple[str, ...], ...]
 
 
-def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS) -> Shapes:
+def build(
+    n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS, split: str = SPLITS_BY[0]
+) -> Shapes:
     """The data set, held in memory; see `diagnostics_data.images.shapes`."""
-    _check(n, size, frames, seed, objects)
+    _check(n, size, frames, seed, objects, split)
     shape = (n, frames, size, size)
     pixels = np.empty((*shape, 3), np.uint8)
     maps = {
@@ -46,6 +53,7 @@ def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS
     frame_texts: list[tuple[str, ...]] = []
     asked: list[tuple[Question, ...]] = []
     numbers: list[dict[str, float]] = []
+    pairs: list[tuple[str, str]] = []
     for i in range(n):
         scene = render(seed, i, size, frames, objects)
         known = len(scene.world.objects)
@@ -57,28 +65,43 @@ def build(n: int, size: int, frames: int, seed: int, objects: int = MOST_OBJECTS
         frame_texts.append(tuple(frame_caption(scene, t) for t in range(frames)))
         asked.append(questions(scene))
         numbers.append(_numbers(scene))
+        main = scene.world.objects[scene.main]
+        pairs.append((main.shape, main.colour))
     if frames == 1:
         pixels, maps = pixels[:, 0], {name: values[:, 0] for name, values in maps.items()}
     columns = {name: np.array([row[name] for row in numbers]) for name in numbers[0]}
     ids = [f"shapes-{seed}-{i:06d}" for i in range(n)]
+    by_pair = split == "pairs"
     dataset = Shapes(
         "shapes",
         "image" if frames == 1 else "video",
         pixels,
         ids,
-        list(split_groups(ids, seed)),
+        [split_of_pair(*pair) for pair in pairs] if by_pair else list(split_groups(ids, seed)),
         _targets(maps, columns, texts),
         # No digest of pixels: in a few of them the last bit may differ from one processor to the next.
         fingerprint=f"shapes {RENDERER_VERSION} n={n} size={size} frames={frames} seed={seed}"
-        + (f" objects={objects}" if objects != MOST_OBJECTS else ""),
+        + (f" objects={objects}" if objects != MOST_OBJECTS else "")
+        + (" split=pairs" if by_pair else ""),
         about="procedural scenes with exact ground truth of every kind",
         texts=texts,
         questions=asked,
+        groups=[f"{colour} {shape}" for shape, colour in pairs] if by_pair else None,
         # Captions name sides, and colours that other hues or contrasts would make false.
         text_survives=("brightness", "saturation"),
     )
     dataset.centres, dataset.visible, dataset.frame_texts = centres, visible, tuple(frame_texts)
     return dataset
+
+
+def split_of_pair(shape: str, colour: str) -> str:
+    """In which split all scenes are whose main object has that shape and colour, whatever the seed.
+
+    Of the 64 pairs 40 are in train, 8 in val and 16 in test. Each shape is in each split with equally many colours, and each
+    colour with equally many shapes, so that a split shows all of them, and only their pairs are new.
+    """
+    diagonal = (SHAPES.index(shape) + tuple(COLOURS).index(colour)) % len(SHAPES)
+    return "train" if diagonal < 5 else "val" if diagonal == 5 else "test"
 
 
 def _numbers(scene: Scene) -> dict[str, float]:
@@ -131,7 +154,9 @@ def _targets(maps: dict[str, np.ndarray], columns: dict[str, np.ndarray], texts:
     return targets
 
 
-def _check(n: int, size: int, frames: int, seed: int, objects: int) -> None:
+def _check(n: int, size: int, frames: int, seed: int, objects: int, split: str) -> None:
+    if split not in SPLITS_BY:
+        raise unknown("split", split, SPLITS_BY)
     for name, value, least, most in (
         ("n", n, 10, 1_000_000),
         ("size", size, 32, 512),

@@ -34,7 +34,7 @@ def scene(index: int, size: int = SIZE, frames: int = 1, seed: int = 0) -> Scene
     return render(seed, index, size, frames)
 
 
-def make(**options: int) -> Any:
+def make(**options: Any) -> Any:
     return datasets()["shapes"](**options)
 
 
@@ -581,3 +581,24 @@ def test_a_run_reads_every_kind_of_target_of_clips(tmp_path: Path) -> None:
     dense = {"linear_probe/flow_x", "linear_probe/flow_y", "linear_probe/depth", "segmentation_probe/segmentation"}
     assert dense | {"linear_probe/velocity_x", "linear_probe/label"} <= result
     assert any(path.endswith("/masks") for path in result)
+
+
+def test_pairs_of_shape_and_colour_are_in_one_split_whatever_the_seed() -> None:
+    """Shape and colour are read from the answers to questions, not from what decides the split."""
+    seen: dict[str, set[str]] = {}
+    for seed in (0, 1):
+        data = make(n=400, size=SIZE, objects=1, split="pairs", seed=seed)
+        for asked, split, group in zip(data.questions, data.split, data.groups, strict=True):
+            answers = {question.name: question.answer for question in asked}
+            assert group == f"{answers['colour']} {answers['shape']}"
+            seen.setdefault(group, set()).add(split)
+    assert len(seen) == 64 and all(len(splits) == 1 for splits in seen.values())
+    for split, count in {"train": 5, "val": 1, "test": 2}.items():
+        pairs = [pair.split() for pair, splits in seen.items() if splits == {split}]
+        for names in zip(*pairs, strict=True):
+            assert len(set(names)) == 8 and all(names.count(name) == count for name in names)
+
+
+def test_an_unknown_way_to_split_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(DiagnosticsError, match="Unknown split 'pair': did you mean pairs"):
+        make(n=10, size=SIZE, split="pair")
