@@ -259,7 +259,7 @@ def align_language(
         int | None,
         Option(
             metavar="N",
-            help="In which the projector learns alone, at the beginning [a tenth].",
+            help="In which the encoder does not learn, at the beginning: the projector does, and a decoder tiny [a tenth].",
             rich_help_panel=TRAINING,
         ),
     ] = None,

@@ -40,6 +40,11 @@ class Decoder:
     context: int | None
 
     @property
+    def random(self) -> bool:
+        """Whether it begins with random weights, so that an encoder learns nothing from it before it has itself learned."""
+        return self.name == TINY
+
+    @property
     def width(self) -> int:
         """Features of a token that it reads."""
         return int(self.model.get_input_embeddings().weight.shape[1])

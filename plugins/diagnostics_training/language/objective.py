@@ -31,7 +31,7 @@ class Language(Alignment):
     checkpoints hold none of it.
 
     student: its output is the tap that learns, and it has a projector as a head (`projector.with_projector`); trained in place.
-    alone: for how many steps the projector learns alone.
+    alone: for how many steps the encoder does not learn, but the projector alone, and a decoder that begins with random weights.
     held_out: a batch of questions that `evaluate` asks; None for none.
     """
 
@@ -123,7 +123,7 @@ class Language(Alignment):
         return self
 
     def before_step(self, step: int) -> None:
-        """The projector alone learns in the first `alone` steps, then everything that is trained."""
+        """In the first `alone` steps what stands before the encoder's turn learns, then everything that is trained."""
         self.all_learn = step >= self.alone
         for parameter in self.later:
             parameter.requires_grad_(self.all_learn)
@@ -135,7 +135,10 @@ class Language(Alignment):
         for parameter in () if self.trained_decoder is None else self.trained_decoder.parameters():
             parameter.requires_grad_(parameter.grad is not None)
             parameter.grad = None
-        alone = {id(parameter) for parameter in projector_of(self.module).parameters()}
+        first = [projector_of(self.module)]
+        if self.decoder.random and self.trained_decoder is not None:
+            first.append(self.trained_decoder)
+        alone = {id(parameter) for part in first for parameter in part.parameters()}
         self.later = [p for p in self.parameters() if p.requires_grad and id(p) not in alone]
 
 

@@ -161,9 +161,9 @@ def test_what_is_printed(planted: Any) -> None:
 # Two phases, one training
 
 
-def parts(steps: int, alone: int, **more: Any) -> tuple[Language, QuestionFeed, Decoder]:
+def parts(steps: int, alone: int, lm: str = "tiny", **more: Any) -> tuple[Language, QuestionFeed, Decoder]:
     asked = job(Path("unused"), steps=steps, projector_steps=alone, batch=8, **more)
-    start, decoder = start_of(asked), decoder_named("tiny", WORDS)
+    start, decoder = start_of(asked), decoder_named(lm, WORDS)
     torch.manual_seed(0)
     student = make_student(start, asked, lambda encoder: with_projector(encoder, decoder.width, asked.pool))
     feed = QuestionFeed(start, Pairs(start.dataset, decoder, 5), asked.batch)
@@ -178,8 +178,10 @@ class Stopped(Exception):
     """Where a training is cut off."""
 
 
-def trained(out: Path, steps: int = 8, alone: int = 4, stop: int | None = None, **more: Any) -> tuple[Language, Any]:
-    objective, feed, decoder = parts(steps, alone)
+def trained(
+    out: Path, steps: int = 8, alone: int = 4, stop: int | None = None, lm: str = "tiny", **more: Any
+) -> tuple[Language, Any]:
+    objective, feed, decoder = parts(steps, alone, lm)
     seen: dict[int, dict[str, Tensor]] = {}
 
     def after(done: int, total: int) -> None:
@@ -215,21 +217,27 @@ def test_there_is_no_evaluation_without_val(tmp_path: Path) -> None:
         held_out(start, Pairs(start.dataset, decoder_named("tiny", WORDS), 5))
 
 
-def test_the_projector_alone_learns_first(tmp_path: Path) -> None:
-    objective, _, decoder = parts(8, 4)
+@pytest.mark.parametrize("random", [False, True])
+def test_the_projector_learns_first_and_with_it_a_random_decoder_but_no_encoder(tmp_path: Path, random: bool) -> None:
+    decoder_named("tiny", WORDS, seed=1).save(tmp_path / "lm")
+    lm = "tiny" if random else str(tmp_path / "lm")
+    objective, _, decoder = parts(8, 4, lm)
     before = whole(objective.module) | whole(decoder.model)
-    _, seen = trained(tmp_path)
+    _, seen = trained(tmp_path / "out", lm=lm)
     for done in range(1, 5):
-        assert same(before, seen[done], without="projector")
-        assert not same(before, seen[done])
+        changed = {name for name in before if not torch.equal(before[name], seen[done][name])}
+        assert any("projector" in name for name in changed)
+        assert all("projector" in name or (random and name.startswith(("model.", "lm_head."))) for name in changed)
+        assert any(name.startswith("model.layers") for name in changed) == random
     assert not same(before, seen[5], without="projector")
     changed = {name for name in before if not torch.equal(before[name], seen[8][name])}
     assert any("blocks" in name for name in changed) and any(name.startswith("model.layers") for name in changed)
 
 
 def test_the_optimiser_holds_nothing_of_what_has_not_learned(tmp_path: Path) -> None:
+    decoder_named("tiny", WORDS, seed=1).save(tmp_path / "lm")
     with pytest.raises(Stopped):
-        trained(tmp_path, stop=4)
+        trained(tmp_path, stop=4, lm=str(tmp_path / "lm"))
     with safe_open(tmp_path / checkpoints.FILE, "pt") as file:
         moments = [name for name in file.keys() if name.startswith("optimiser/")]  # noqa: SIM118 (safetensors' own)
     assert moments and all("language_projector" in name for name in moments)
