@@ -24,7 +24,7 @@ from diagnostics.checks.conformance import check_encoder
 from diagnostics.errors import describe
 
 ZOOS = ("timm", "transformers")
-PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "coverage.md"
 
 
 @dataclass
@@ -92,21 +92,21 @@ def _cell(text: str) -> str:
 
 INTRODUCTION = """# Coverage
 
-What `diagnostics check` says about one small model with random weights of every architecture module of timm and every model
-type of transformers. Written by `python benchmarks/coverage --docs`.
+This page shows whether one small model of every architecture module of timm, and of every model type of transformers, passes
+[`diagnostics check`](../how-to/conformance.md). All models have random weights. `python benchmarks/coverage --docs` writes the page.
 
-What is small about them: of timm the model with the fewest parameters, at 96 pixels where it takes them; of transformers each type's
-default configuration with widths, depths, heads, vocabularies and images made small by their names. What that breaks is put
-right by hand (`EXCEPTIONS` in `transformers_zoo.py`), never to get around a check:
+For timm, the model is the one with the fewest parameters, at 96 pixels if it takes them. For transformers, it is each type's default configuration with smaller
+widths, depths, heads, vocabularies and images, which are changed by the names of their settings. `EXCEPTIONS` in `transformers_zoo.py` repairs configurations that
+this breaks, but never to get around a check:
 
 - sizes that must fit one another: heads and rotary parts, experts, windows, codebooks, the maps of pyramids;
-- settings without which a type does not build at all: `timm_backbone` is timm's `resnet18`, since its default names none
-  (and detectors whose default is a ResNet-50 of timm get it too); SpeechT5 is built as `SpeechT5ForSpeechToText`, since its bare model has no prenet; the detectors
-  of PP-OCRv6 get a backbone that halves its maps along both axes, since the defaults of transformers do not fit one another;
-- lengths: forecasters read 32 steps and predict 8, with their default lags (1 to 7); texts are of 40 tokens;
+- settings that a type needs to build at all: `timm_backbone` is timm's `resnet18`, since its default names none (detectors whose default is a ResNet-50
+  of timm get it too); SpeechT5 is built as `SpeechT5ForSpeechToText`, since its bare model has no prenet; the detectors of PP-OCRv6 get a backbone that
+  halves its maps along both axes, since the defaults of transformers do not fit one another;
+- lengths: forecasters read 32 steps and predict 8, with their default lags (1 to 7); texts have 40 tokens;
 - depths at which something happens: MiniCPM-V merges its patches behind the first of two layers instead of the seventh of more.
 
-A type does not count where it does not build here, or takes no image, video, audio, text or series by itself.
+A type does not count if it does not build here, or takes no image, video, audio, text or series by itself.
 """
 
 
