@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ threadpool_limits(1)
 keep_freed_memory()
 
 MODEL = "timm:vit_tiny_patch16_224"
+ROUNDS = 5
+"""Of which the fastest counts."""
 
 
 def cpu() -> float:
@@ -52,6 +56,25 @@ def images(count: int) -> Dataset:
     labels = Target("label", np.arange(count) % 2, classes=("even", "odd"))
     ids = [f"noise-{i}" for i in range(count)]
     return Dataset("noise", "image", Noise(count), ids, split, {"label": labels}, fingerprint=f"noise {count}")  # type: ignore[arg-type]
+
+
+def product_rate(device: str, wait: Callable[[], object]) -> float:
+    """Operations a second of one product of large matrices in bf16."""
+    side = 8192 if device == "cuda" else 1024
+    x = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    return 2 * side**3 / timed(lambda: x @ x, time.perf_counter, wait)
+
+
+def timed(work: Callable[[], object], clock: Callable[[], float], wait: Callable[[], object]) -> float:
+    """The least seconds of several rounds, after two that warm up."""
+    seconds: list[float] = []
+    for i in range(ROUNDS + 2):
+        start = clock()
+        work()
+        wait()
+        if i > 1:
+            seconds.append(clock() - start)
+    return min(seconds)
 
 
 def verdict(what: str, value: float, limit: float, *, at_least: bool = False) -> bool:

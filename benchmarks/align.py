@@ -31,11 +31,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diagnostics import Dataset, Target, build
 
-from _common import cpu, finish, verdict
+from _common import cpu, finish, product_rate, timed, verdict
 
 TOKENS, KEPT = 1024, 4
 SHARE, RATE, BATCH = 0.05, 0.4, 8
-ROUNDS = 5
 
 
 def scenes(size: int, count: int = 40, objects: int = 8) -> Dataset:
@@ -164,25 +163,6 @@ def fits(device: str, largest: str, tap: str, size: int) -> bool:
     used = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
     print(f"{largest}, {BATCH} images with recomputation: {used:.1f} GiB")
     return verdict(f"{largest}: images of a batch that fits", BATCH, BATCH, at_least=True)
-
-
-def product_rate(device: str, wait: Callable[[], object]) -> float:
-    """Operations a second of one product of large matrices in bf16."""
-    side = 8192 if device == "cuda" else 1024
-    x = torch.randn(side, side, device=device, dtype=torch.bfloat16)
-    return 2 * side**3 / timed(lambda: x @ x, time.perf_counter, wait)
-
-
-def timed(work: Callable[[], object], clock: Callable[[], float], wait: Callable[[], object]) -> float:
-    """The least seconds of several rounds, after two that warm up."""
-    seconds: list[float] = []
-    for i in range(ROUNDS + 2):
-        start = clock()
-        work()
-        wait()
-        if i > 1:
-            seconds.append(clock() - start)
-    return min(seconds)
 
 
 def main() -> None:
