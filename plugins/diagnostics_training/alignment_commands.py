@@ -293,7 +293,7 @@ def align_language(
 
     \b
     Example:
-      diagnostics align language --encoder wheel:dinov2-small --at layer.8 --lm models/llama --data captions:pairs.tar
+      diagnostics align language --encoder wheel:dinov2-small --at encoder.layer.8 --lm models/llama --data captions:pairs.tar
     """
     from diagnostics_training.language.align import LanguageJob
     from diagnostics_training.language.align import align_language as align
