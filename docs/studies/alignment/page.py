@@ -50,7 +50,7 @@ def render(found: Mapping[str, Json]) -> str:
     page = environment.get_template("page.md.j2").render(
         found=found, study=study, kinds=[kind for kind in ALIGNED if kind in found], aligned=ALIGNED, names=NAMES, goals=GOALS,
         targets=TARGETS, control=CONTROL, share=share, standing=standing, over_control=over_control, verdict=verdict,
-        unrecovered=unrecovered, cosines=cosines, minutes=minutes, followed=followed, missing=[part for part in PARTS if part not in found], kept=kept_rows(found.get("tap")),
+        unrecovered=unrecovered, cosines=cosines, minutes=minutes, followed=followed, followed_over_control=followed_over_control, missing=[part for part in PARTS if part not in found], kept=kept_rows(found.get("tap")),
     )  # fmt: skip
     return page.rstrip() + "\n"
 
@@ -129,8 +129,17 @@ def minutes(part: Json, label: str) -> list[float]:
 
 def followed(part: Json, label: str) -> list[float | None]:
     """Mean J over clips and seeds, with a bootstrap interval over clips (the same for all labels, so that they can be compared)."""
-    by_clip = np.array([one["j"] for one in part["followed"] if one["label"] == label]).mean(0)
-    return _over_clips(by_clip)
+    return _over_clips(_by_clip(part, label))
+
+
+def followed_over_control(part: Json, label: str) -> list[float | None]:
+    """Mean J minus the control's, paired over clips."""
+    return _over_clips(_by_clip(part, label) - _by_clip(part, CONTROL))
+
+
+def _by_clip(part: Json, label: str) -> np.ndarray:
+    """J of each clip, mean over seeds."""
+    return np.array([one["j"] for one in part["followed"] if one["label"] == label]).mean(0)
 
 
 def _over_clips(by_clip: np.ndarray) -> list[float | None]:
