@@ -21,13 +21,13 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent / "tutorials"
-WIDTH = 100
+WIDTH = 88
 PICTURES = {"image/svg+xml": "svg", "image/png": "png"}
 NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]\d+)?")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 NOTE = (
-    "*Every output on this page was written by the cells above it. The same page as a notebook: [{name}.ipynb]({name}.ipynb). "
-    "It ran in {seconds} on two CPU cores.*"
+    "*All outputs on this page come from running its code. It ran in {seconds} on two CPU cores. "
+    "[Download it as a notebook]({name}.ipynb).*"
 )
 
 
@@ -104,7 +104,7 @@ def page(name: str, book: Any, seconds: str) -> tuple[str, dict[str, bytes]]:
             if kind:
                 file = f"figure-{len(pictures) + 1}.{PICTURES[kind]}"
                 pictures[file] = base64.b64decode(data[kind]) if kind == "image/png" else data[kind].encode()
-                parts.append(f"![What the cell above draws]({file})")
+                parts.append(f"![The figure that the code above draws]({file})")
             elif text := (output.get("text") or data.get("text/plain", "")).rstrip():
                 parts.append(fenced("text", text))
     title, *rest = parts
@@ -114,8 +114,9 @@ def page(name: str, book: Any, seconds: str) -> tuple[str, dict[str, bytes]]:
 
 
 def fenced(language: str, text: str) -> str:
-    """A block of Markdown."""
-    return f"```{language}\n{text.strip()}\n```"
+    """A block of Markdown; the first line keeps its indent, as that of a table."""
+    inside = text.strip("\n")
+    return f"```{language}\n{inside}\n```"
 
 
 def lines(book: Any) -> list[str]:

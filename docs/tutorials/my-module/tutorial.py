@@ -1,18 +1,19 @@
 # %% [markdown]
 # # Measure my own torch module
 #
-# You have a `torch.nn.Module`, trained by you, and no wish to rewrite it. This tutorial reads its layers as it is, checks that they are
-# read right, and ends with a plugin package, so that your model has a name on the command line for you and your colleagues.
+# You have trained a `torch.nn.Module` and do not want to rewrite it. This tutorial reads the activations of its layers without changing it, checks
+# that they are read correctly, and measures them. It ends with a plugin package, which gives your model a name on the command line.
 
 # %% [markdown]
 # ## 1. The module
 #
-# Here is a small vision transformer in a file of its own. Yours loads trained weights; this one draws them, so expect modest scores.
+# The example is a small vision transformer in its own file. Your module would load trained weights. This one has random weights, so expect low
+# scores.
 
 # %%
 from pathlib import Path
 
-Path("my_vit.py").write_text("""
+_ = Path("my_vit.py").write_text("""
 import torch
 from torch import nn
 
@@ -40,10 +41,11 @@ def vit():
 """)
 
 # %% [markdown]
-# ## 2. Its layers are discovered
+# ## 2. The layers are discovered
 #
-# The package runs the module, finds its stack of blocks, and sees which token stands where in the image. What it cannot know is how
-# pixels become the numbers that your model was trained on, so `mean` and `std` are asked for.
+# The package runs the module once, finds its stack of blocks, and works out which token belongs to which part of the image. It cannot know how you
+# normalised the pixels for training, so you have to give `mean` and `std`. `shapes` is a dataset of rendered scenes. Each place where activations
+# are read is a [*tap*](../../explanation/words.md#tap).
 
 # %%
 from my_vit import vit
@@ -56,18 +58,22 @@ for tap in encoder.taps:
     print(f"{tap.name:10} depth {tap.depth:.2f}  {tap.features} features on a grid of {tap.grid.shape}")
 
 # %% [markdown]
-# `depth` is 0 after the embedding and 1 at the output. The grid says that 4 x 4 tokens lie in the image.
+# The [relative depth](../../explanation/words.md#depth) is 0 after the embedding and 1 at the output. The
+# [grid](../../explanation/words.md#grid) shows that the tokens cover the image in 4 rows and 4 columns.
 #
-# ## 3. Are they read right?
+# ## 3. Are they read correctly?
 #
-# `diagnostics check` tries what must hold of a layer that is read correctly: that a change in one corner of the image changes the token in that
-# corner first, that the batch makes no difference, that a second call gives the same numbers, and so on.
+# `diagnostics check` tests properties that must hold if the layers are read correctly. For example, a change in one corner of the image
+# must change the token of that corner most, other samples in the batch must make no difference, and a second pass must return the same numbers.
 
 # %% language="bash"
 # diagnostics check 'my_vit.py:vit?modality=image&size=32&mean=0.5&std=0.25'
 
 # %% [markdown]
-# ## 4. Which layer holds what?
+# ## 4. Which layer to use?
+#
+# A [*target*](../../explanation/words.md#target) is what a probe predicts from a layer. Three targets of `shapes` are the class of the image
+# (`label`), the number of its objects (`count`), and the distance from the camera at each token (`depth`).
 
 # %%
 run = dx.run(encoder, data, out="first", measures="linear_probe", controls=False)
@@ -75,14 +81,17 @@ for target in ("label", "count", "depth"):
     print(run.recommend(target))
 
 # %% [markdown]
-# ## 5. A name of its own
+# As expected of random weights, `label` and `count` are not shown to be readable. For `depth`, the embedding is better than the output.
+# The full result is in the report, `first/report.html`.
 #
-# A plugin is a small package that gives your encoder a name. This command writes one that works, with an encoder, a dataset, and tests; replace the model in it by
-# yours and install it with `pip install -e my-vit`. From then on `diagnostics run my-vit --data ...` works in every folder, and so does
-# `diagnostics list`.
+# ## 5. A name on the command line
+#
+# A plugin is a small package that gives your encoder a name. This command writes a working one, with an encoder, a dataset and tests:
 
 # %% language="bash"
 # diagnostics new-plugin my-vit
 
 # %% [markdown]
-# The file to change is the one that holds the encoder. [Write an encoder, a dataset or a measure](../../how-to/plugins.md) explains every line of it.
+# Replace the model in `my-vit/my_vit/encoder.py` by yours. After `pip install -e my-vit` you can use `diagnostics run my-vit --data ...` in every
+# folder, and `diagnostics list` shows the name. [Write an encoder, a dataset or a measure](../../how-to/plugins.md) explains every line of the
+# package.

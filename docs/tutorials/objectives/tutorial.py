@@ -1,20 +1,28 @@
 # %% [markdown]
 # # What does the training objective change?
 #
-# The same network, the same data, the same number of steps; only the objective differs. Which layers end up holding what? This is a miniature of
-# [the study](../../studies/objectives-across-depth/index.md): small enough to run here, too small for conclusions.
+# This tutorial trains the same network four times on the same data for the same number of steps. Only the training objective differs. Which layers
+# then represent what? It is a small version of [the study](../../studies/objectives-across-depth/index.md): small enough to run here, and too small for
+# conclusions.
 #
-# `pip install -e '.[training]'` brings what training needs.
+# `pip install -e '.[training]'` installs what the training needs.
 
 # %% [markdown]
 # ## 1. Train four encoders
+#
+# `lorenz` simulates series of a chaotic system with three variables, of which the encoder receives only x. Each objective is a task that needs no labels:
+#
+# - `forecast`: predict the next patch of the series.
+# - `reconstruct`: reconstruct hidden patches from visible ones.
+# - `contrastive`: recognise which two views come from the same series.
+# - `jepa`: predict a teacher's features of hidden patches.
 
 # %% language="bash"
 # diagnostics train objectives --data 'lorenz?n=200&length=256' --objective forecast,reconstruct,contrastive,jepa \
 #   --steps 60 --batch 32 --width 32 --depth 4 --out models
 
 # %% [markdown]
-# ## 2. Measure each on the same series
+# ## 2. Measure each encoder on the same series
 
 # %% language="bash"
 # set -e
@@ -26,9 +34,17 @@
 
 # %% [markdown]
 # ## 3. Compare them across depth
+#
+# `compare` reports three numbers for each [target](../../explanation/words.md#target), which is what a probe predicts from the activations:
+# here the other variables (`hidden_z`, `hidden_y`), a constant of the system (`rho`), and the future. A
+# [*tap*](../../explanation/words.md#tap) is a place in the encoder where they are read.
+#
+# - **score**: that of the [best tap](../../explanation/words.md#best-tap), which is chosen on validation series and scored on test series.
+# - **output**: the score at the [output tap](../../explanation/words.md#output-tap).
+# - [**hidden gap**](../../explanation/words.md#hidden-gap): the first minus the second.
 
 # %% language="bash"
-# diagnostics compare runs/forecast runs/reconstruct runs/contrastive runs/jepa --similarity none | head -n 22
+# diagnostics compare runs/forecast runs/reconstruct runs/contrastive runs/jepa --similarity none | head -n 27
 
 # %%
 import diagnostics as dx
@@ -37,5 +53,10 @@ comparison = dx.compare(["runs/forecast", "runs/reconstruct", "runs/contrastive"
 comparison.plot()
 
 # %% [markdown]
-# The table goes on for every target (`head` cuts it here), and the page that `compare` writes has all of it. Each curve is one objective; the axis is depth, from the embedding to the output. With one seed each, nothing is said about how much another seed would have changed;
-# `--seeds 3` trains three of each, and the comparison then counts that in its intervals.
+# The table continues for every target; `head` cuts it here. The HTML page that `compare` writes contains all of it.
+#
+# In the figure, each curve is one objective. The horizontal axis is the [relative depth](../../explanation/words.md#depth), from the
+# embedding to the output.
+#
+# With one seed per objective, the intervals do not include the variation between seeds. `--seeds 3` trains three encoders per objective,
+# and the comparison then includes it.

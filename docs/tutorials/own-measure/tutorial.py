@@ -1,14 +1,15 @@
 # %% [markdown]
 # # A measure of your own in twenty lines
 #
-# A measure gets the activations of every tap and gives a number for each. This tutorial adds one that the package does not have, runs it beside the others, and says what
-# it takes to make it a plugin.
+# A measure computes a number from the activations at each [*tap*](../../explanation/words.md#tap), a place in the encoder where activations are
+# read. This tutorial adds a measure that the package does not have, runs it together with others, and shows how to make it a plugin.
 
 # %% [markdown]
-# ## 1. The measure
+# ## 1. Write the measure
 #
-# How *sparse* is a layer: which share of its features is next to zero, for one sample? `answers` is the question that the report shows, `family` decides where
-# it stands there, and `attrs` say how the number came about. A measure gives a score and its interval for each tap.
+# The measure is the *sparsity* of a layer: the share of a sample's features that are close to zero. `compute` returns a score and its confidence
+# interval for each tap. `answers` is the question that the report prints, `family` is the section of the report, and `attrs` document how the numbers
+# were computed.
 
 # %%
 import numpy as np
@@ -47,7 +48,7 @@ class Sparsity(dx.Measure):
 # %% [markdown]
 # ## 2. Run it
 #
-# It stands beside names of measures, and its results lie in the run as theirs do.
+# The argument `measures` takes measures and names of measures. The results of both are stored in the run.
 
 # %%
 run = dx.run("fracast", "lorenz?n=60", measures=[Sparsity(), "rankme"], controls=False, token_budget=0)
@@ -57,9 +58,9 @@ print(run.results["sparsity"]["score"].to_series().round(3))
 run.profile("sparsity").plot()
 
 # %% [markdown]
-# ## 3. Is it right?
+# ## 3. Test it
 #
-# Give the measure an input whose answer you know. In this module the second block sets three of eight features to zero.
+# Test the measure with an input whose answer you know. In this module, the second block sets three of eight features to zero.
 
 # %%
 import torch
@@ -86,10 +87,11 @@ table = dx.measure(ThreeOfEight(), series, measures=Sparsity())
 print(table["score"].squeeze("measure").to_series().round(3))
 
 # %% [markdown]
-# The last tap has at least 3 of 8, which is 0.375; what lies above are features that happen to be small for some series. A stricter test would make that impossible:
-# a measure whose answer is known exactly says so in `known_answers`, and `diagnostics selftest` then checks it on every machine.
+# The score of the last tap must be at least 3/8 = 0.375. It is a little higher because other features happen to be small for some series. A stricter
+# test would exclude that. If a measure has exact answers, return them from `known_answers`; `diagnostics selftest` then checks them on every machine.
 #
-# ## 4. For everybody
+# ## 4. Make it a plugin
 #
-# A plugin gives it a name on the command line: one line in the hook `measures`. [Write an encoder, a dataset or a measure](../../how-to/plugins.md) says how, and what
-# a probe (a measure of a target, with intervals and controls) has to return.
+# A plugin gives the measure a name on the command line. It needs one line in the hook `measures`.
+# [Write an encoder, a dataset or a measure](../../how-to/plugins.md) explains this. It also explains what a probe has to return: a probe is a
+# measure of a [target](../../explanation/words.md#target), with intervals and [controls](../../explanation/words.md#control).

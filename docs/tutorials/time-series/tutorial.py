@@ -1,14 +1,14 @@
 # %% [markdown]
-# # From a CSV file of series to the layer for a classifier
+# # Which layer for my time series?
 #
-# You have labelled time series in a CSV file, and a forecasting model that somebody pretrained. Does it help to classify them, and
-# which layer should the classifier read? The model is Fracast, whose weights arrive by `pip install -e '.[demo]'`.
+# You have labelled time series in a CSV file, and a pretrained forecasting model. Do the model's features help to classify the series, and which
+# layer should the classifier use? The model is Fracast. `pip install -e '.[demo,files]'` installs it with its weights, and the package `aeon` with the example data.
 
 # %% [markdown]
-# ## 1. The file
+# ## 1. The CSV file
 #
-# One row for each series: its steps in the columns `0`, `1`, ..., and its label in a column of its own. This cell writes GunPoint, 200
-# recordings of a hand that draws a gun or points a finger, from the archive that comes with the package.
+# The file has one row for each series. The columns `0`, `1`, ... are its values over time, and one more column is its label. This code writes GunPoint as
+# an example: 200 recordings of a hand that draws a gun or points a finger.
 
 # %%
 import numpy as np
@@ -29,16 +29,23 @@ print(table.iloc[:3, [0, 1, 2, -2, -1]])
 # diagnostics run fracast --data series:movements.csv --measures linear_probe --token-budget 0 --out movements
 
 # %% [markdown]
-# Two things to read here:
+# A [*tap*](../../explanation/words.md#tap) is a place in the model where activations are read. A probe, here a linear classifier, is
+# fitted at each tap. The [best tap](../../explanation/words.md#best-tap) has the highest score on the 40 validation series. All scores are
+# accuracies on the 40 test series. The table answers two questions:
 #
-# - **Does a layer beat the output?** The interval of the hidden gap holds 0, so 40 test series do not show one, and the last line says to read the output.
-# - **Is the model needed?** Under the row stand the controls that do as well: an untrained copy of the model, the raw values with a kernel regression, and a handful of
-#   summary statistics. They are all there. On these recordings a classical classifier needs no foundation model.
+# - **Is an earlier layer better than the output?** The [hidden gap](../../explanation/words.md#hidden-gap) is the score of the best tap minus
+#   that of the [output](../../explanation/words.md#output-tap). Its 95 % confidence interval includes 0. So 40 test series do not show that an
+#   earlier layer is better, and the last line recommends the output.
+# - **Do you need the model?** [Controls](../../explanation/words.md#control) are baselines without the trained model. The line below the
+#   row names those that score about as well: the untrained model, the model with permuted weights, a kernel regression on the raw values,
+#   and a few summary statistics. So you can classify these recordings with a classical method and without a foundation model.
 #
-# That is an answer worth a minute of computing. On your own series it may be another one: a score is a reason to use the model only where no control stands under it.
+# The result may differ for your own series. A score is a reason to use the model only if no control is named below it.
 
 # %% [markdown]
 # ## 3. A classifier on that layer
+#
+# This code fits a scikit-learn classifier on the features of the recommended layer:
 
 # %%
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -57,4 +64,4 @@ classifier.fit(data[train], labels[train])
 print(f"{classifier.score(data[test], labels[test]):.2f} of {test.sum()} test series are classified correctly")
 
 # %% [markdown]
-# The pipeline takes raw series. Saved with `joblib`, it holds the model's name and not its weights, so that it stays small.
+# The pipeline takes raw series as input. If you save it with `joblib`, the file contains the model's name and not its weights, so it stays small.

@@ -1,11 +1,13 @@
 # %% [markdown]
 # # Are two encoders alike?
 #
-# Two encoders, two stacks of layers: which layer of one resembles which layer of the other? CKA, a similarity of representations, answers with a number between 0 and 1.
-# The number means nothing by itself, because with many features and few samples CKA is high for unrelated representations. This tutorial reads it beside what chance gives.
+# Two encoders each have a stack of layers. Which layer of one resembles which layer of the other? CKA (centred kernel alignment) measures the
+# similarity of two representations by a number between 0 and 1.
+#
+# With many features and few samples, CKA is high even for unrelated representations. So this tutorial compares it with its value under chance.
 
 # %% [markdown]
-# ## 1. The same samples through both
+# ## 1. Run both encoders on the same samples
 
 # %%
 import diagnostics as dx
@@ -19,7 +21,9 @@ other = dx.run(
 )
 
 # %% [markdown]
-# ## 2. Every pair of layers
+# ## 2. Compute CKA for every pair of layers
+#
+# Each layer at which activations are read is a [*tap*](../../explanation/words.md#tap).
 
 # %%
 found = one.similarity_with(other)
@@ -31,17 +35,18 @@ print(
 )
 
 # %% [markdown]
-# ## 3. What would chance give?
+# ## 3. Compare with chance
 #
-# The samples of one encoder are permuted, so that nothing corresponds any more, and CKA is computed again, many times. `tau` is what the most alike pair of layers
-# passes by chance once in 20 times. `calibrated` is how far a value lies above that, as a share of what is left up to 1.
+# To find the value under chance, the samples of one encoder are permuted, so that the two no longer correspond, and CKA is computed again. This is repeated
+# many times. `tau` is the value that the most similar pair of layers exceeds by chance in 1 of 20 permutations. `calibrated` rescales CKA: 0 is `tau`
+# and 1 is the maximum.
 
 # %%
 print(f"tau {found.attrs['tau']:.2f}; the most alike pair lies {float(found['calibrated'][at]):.2f} above it")
 print(f"{int((matrix <= found.attrs['tau']).sum())} of {matrix.size} pairs are no more alike than chance")
 
 # %% [markdown]
-# ## 4. The map
+# ## 4. Plot all pairs
 
 # %%
 import matplotlib.pyplot as plt
@@ -55,5 +60,7 @@ plt.close(figure)
 figure
 
 # %% [markdown]
-# Every pair is more alike than chance, because both encoders look at the same images: "are they alike?" has an easy answer, and "how much, and where?" is the question. The embeddings,
-# which still look like the pixels, are nearly the same; bright cells further down are layers that resemble each other although the networks were built and trained differently. `diagnostics compare` draws the same map for any number of runs.
+# Every pair is more similar than chance, because both encoders process the same images. So the useful question is not whether the encoders are alike, but which
+# layers are, and how much. The embeddings are nearly the same, since both still resemble the pixels. The other bright cells are pairs of later layers
+# that resemble each other although the two networks have different architectures and training. `diagnostics compare` draws this map for any
+# number of runs.

