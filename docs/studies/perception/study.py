@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
 HERE = Path(__file__).parent
+LONG = 0
+"""In place of a row: `long.toml`, with as many pairs as the recipes have."""
 ROWS = {
-    1: "baseline, one size, batch 128, AdamW",
+    LONG: "all pairs at 48 pixels, batch 64, AdamW, rotary positions, attention pooling",
+    1: "baseline, one size, batch 64, AdamW",
     2: "three sizes, one after the other",
-    3: "batch 256, twice the pairs",
+    3: "batch 128, twice the pairs",
     4: "LAMB",
     5: "a last stage at full size",
     6: "rotary positions too",
@@ -33,11 +38,19 @@ ROWS = {
     8: "augmentation",
     9: "mask regularisation",
 }
-RUNS = [(row, 0) for row in (1, 9, 5, 7, 2, 4, 3, 6, 8)] + [(row, seed) for seed in (1, 2) for row in (1, 9)]
+RUNS = (
+    [(row, 0) for row in (1, 9, 5, 7, 2, 4, 3, 6, 8)] + [(row, seed) for seed in (1, 2) for row in (1, 9)] + [(LONG, 0)]
+)
 """Row and seed of each training, in the order in which they are made."""
-FEW, MANY = 24_576, 49_152
-"""Pairs of rows 1 and 2 and of all others: a tenth of the recipes' own."""
-DATA, SEEN = "shapes?objects=1", "shapes?objects=1&n=1280"
+FEW, MANY = 98_304, 196_608
+"""Pairs of rows 1 and 2 and of all others: four tenths of the recipes' own."""
+DATA = "shapes?objects=1&split=pairs&n=12000&size=48&seed=1000"
+"""Whose train split teaches: scenes of 40 of the 64 pairs of colour and shape."""
+ASKED = "shapes?objects=1&split=pairs&n=2560&size=48"
+"""Whose test split is asked by zero-shot and retrieval: other scenes, of 16 pairs that no training saw."""
+MEASURED = "shapes?objects=1&n=1280&size=48"
+"""Other scenes of all pairs, which a run reads."""
+GALLERY = 256
 TARGETS = ("label", "y", "x")
 CONTROLS = ("fresh_weights", "permuted_weights", "raw_input_kernel")
 Json = Mapping[str, Any]
@@ -45,21 +58,27 @@ Json = Mapping[str, Any]
 
 def label(row: int, seed: int) -> str:
     """The folder of a training."""
+    if row == LONG:
+        return "long"
     return f"pe{row}-seed{seed}" if seed else f"pe{row}"
 
 
 def train_command(row: int, seed: int) -> str:
+    if row == LONG:
+        return f"diagnostics train pe --size nano --config long.toml --data '{DATA}' --out models/long"
     more = f" --seed {seed}" if seed else ""
     samples = FEW if row < 3 else MANY
     return f"diagnostics train pe --size nano --recipe {row} --data '{DATA}' --samples {samples}{more} --out models/{label(row, seed)}"
 
 
 def zeroshot_command(name: str, target: str) -> str:
-    return f"diagnostics zeroshot models/{name} --data '{SEEN}' --for {target}"
+    return f"diagnostics zeroshot models/{name} --data '{ASKED}' --for {target} --gallery {GALLERY}"
 
 
 def run_command(name: str) -> str:
-    return f"diagnostics run models/{name} --data '{SEEN}' --measures linear_probe --token-budget 0 --out runs/{name}"
+    return (
+        f"diagnostics run models/{name} --data '{MEASURED}' --measures linear_probe --token-budget 0 --out runs/{name}"
+    )
 
 
 def give(command: str, work: Path) -> str:
@@ -95,6 +114,7 @@ def kept(row: int, trained: Json, asked: Mapping[str, Json], run: Json, logged: 
     profiles = {one["target"]: {key: one[key] for key in keys} for one in run["profiles"] if one["target"] in TARGETS}
     zeroshot = {target: found["classification"]["accuracy"] for target, found in asked.items()}
     zeroshot["recall"] = asked["shape"]["retrieval"]["image_to_text"]["1"]
+    zeroshot["n"] = asked["shape"]["classification"]["n"]
     return rounded({
         "row": row, "seed": trained["seed"], "steps": trained["steps"], "samples": trained["samples"],
         "left_out": trained["left_out"], "collapse": trained["collapse"], "n": run["n"],
@@ -118,10 +138,21 @@ def results() -> dict[str, Json]:
     return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
 
 
+def batch_of(one: Json) -> int:
+    """Pairs in a step."""
+    return one["samples"] // one["steps"]
+
+
 def fallen(one: Json) -> float:
     """By how much the contrast lies below that of knowing nothing, the logarithm of the batch: mean of the last five logged."""
     last = [value for _, value in one["contrast"][-5:]]
-    return math.log(one["samples"] / one["steps"]) - sum(last) / len(last)
+    return math.log(batch_of(one)) - sum(last) / len(last)
+
+
+def smoothed(values: Sequence[float], width: int = 9) -> list[float]:
+    """The mean over so many values around each, fewer at both ends."""
+    half = width // 2
+    return [float(np.mean(values[max(0, i - half) : i + half + 1])) for i in range(len(values))]
 
 
 def controls(profile: Json) -> list[str]:
@@ -157,14 +188,32 @@ def taught(found: Mapping[str, Json]) -> list[str]:
     ]
 
 
+def spread(found: Mapping[str, Json]) -> list[tuple[int, str, list[str]]]:
+    """Of each row with three seeds, what each seed reached."""
+    lines: list[tuple[int, str, list[str]]] = []
+    for row in sorted({row for row, seed in RUNS if seed}):
+        seeds = [found[name] for seed in range(3) if (name := label(row, seed)) in found]
+        if len(seeds) < 3:
+            continue
+        lines.append((row, "contrast below knowing nothing", [f"{fallen(one):.2f}" for one in seeds]))
+        lines += [
+            (row, f"{what} by zero-shot", [f"{one['zeroshot'][what]['value']:.2f}" for one in seeds])
+            for what in ("colour", "shape")
+        ]
+        for target in TARGETS:
+            gaps = [one["profiles"][target]["hidden_gap"] for one in seeds]
+            lines.append((row, f"hidden gap of {target}", [interval(gap, signed=True) for gap in gaps]))
+    return lines
+
+
 def interval(one: Json | None, digits: int = 2, signed: bool = False) -> str:
     """A value with its interval; a dash where there is none."""
     if one is None or one["value"] is None:
         return "–"
-    said = f"{one['value']:{'+' if signed else ''}.{digits}f}"
+    written = f"{one['value']:{'+' if signed else ''}.{digits}f}"
     if one["low"] is None:
-        return said
-    return f"{said} [{one['low']:.{digits}f},\u00a0{one['high']:.{digits}f}]"
+        return written
+    return f"{written} [{one['low']:.{digits}f},\u00a0{one['high']:.{digits}f}]"
 
 
 def ends(one: Json, at: str) -> dict[str, Any]:
@@ -180,13 +229,45 @@ def render(found: Mapping[str, Json]) -> str:
     )
     environment.filters.update(interval=interval, log=math.log)
     page = environment.get_template("page.md.j2").render(
-        found=found, rows=ROWS, targets=TARGETS, few=FEW, many=MANY, data=DATA, seen=SEEN,
+        found=found, rows=ROWS, targets=TARGETS, few=FEW, many=MANY, data=DATA, asked=ASKED, measured=MEASURED, gallery=GALLERY,
         missing=[label(row, seed) for row, seed in sorted(RUNS) if label(row, seed) not in found],
-        train=train_command(9, 0), zeroshot=zeroshot_command("pe9", "shape"), run=run_command("pe9"),
-        above_chance=above_chance, controls=controls,
-        least=round(min(map(fallen, found.values()), default=0.0), 2) + 0.0, most=max(map(fallen, found.values()), default=0.0), shown=shown(found), taught=taught(found), ends=ends,
+        train=train_command(9, 0), long=train_command(LONG, 0), zeroshot=zeroshot_command("pe9", "shape"), run=run_command("pe9"),
+        above_chance=above_chance, controls=controls, fallen=fallen, spread=spread(found),
+        least=round(min(map(fallen, found.values())), 2) + 0.0, most=max(map(fallen, found.values())), shown=shown(found), taught=taught(found), ends=ends,
+        n_asked=next(iter(found.values()))["zeroshot"]["n"], recall_chance=next(iter(found.values()))["zeroshot"]["recall"]["chance"],
     )  # fmt: skip
     return page.rstrip() + "\n"
+
+
+def draw_contrast(found: Mapping[str, Json], path: Path) -> None:
+    """How far each row's contrast has fallen below that of knowing nothing, over the pairs seen; later seeds thin."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams |= {"svg.hashsalt": "diagnostics", "font.size": 9, "svg.fonttype": "none"}
+    figure, axis = plt.subplots(figsize=(7.2, 3.4), layout="constrained")
+    for one in found.values():
+        steps, values = zip(*one["contrast"], strict=True)
+        gained = smoothed([math.log(batch_of(one)) - value for value in values])
+        axis.plot(
+            [step * batch_of(one) / 1000 for step in steps], gained, color=colour_of(one["row"]),
+            linewidth=0.7 if one["seed"] else 1.6, label=None if one["seed"] else f"row {one['row']}",
+        )  # fmt: skip
+    axis.set_xlabel("thousand pairs seen")
+    axis.set_ylabel("nats below knowing nothing")
+    axis.grid(alpha=0.25)
+    axis.legend(frameon=False, ncols=2)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def colour_of(row: int) -> Any:
+    """The same for a row in all figures."""
+    import matplotlib
+
+    return matplotlib.colormaps["viridis"]((row - 1) / 9)
 
 
 def draw(found: Mapping[str, Json], path: Path) -> None:
@@ -202,7 +283,7 @@ def draw(found: Mapping[str, Json], path: Path) -> None:
     for axis, target in zip(axes, TARGETS, strict=True):
         for one in first:
             profile = one["profiles"][target]
-            colour = plt.get_cmap("viridis")((one["row"] - 1) / 9)
+            colour = colour_of(one["row"])
             axis.plot(profile["depth"], profile["score"], color=colour, linewidth=1.4, label=f"row {one['row']}")
             axis.fill_between(profile["depth"], profile["low"], profile["high"], color=colour, alpha=0.08, linewidth=0)
         axis.axvline(1.0, color="#9aa5b1", linewidth=0.8, linestyle=":")
@@ -224,11 +305,13 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.what == "run":
         asked.work.mkdir(parents=True, exist_ok=True)
+        shutil.copy(HERE / "long.toml", asked.work)
         for row, seed in RUNS:
             make(row, seed, asked.work)
     else:
         found = results()
         draw(found, HERE / "profiles.svg")
+        draw_contrast(found, HERE / "contrast.svg")
         (HERE / "index.md").write_text(render(found))
 
 
