@@ -60,7 +60,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` steps of a named piece of work, and what is being done `now`."""
+    """`done` of `total` steps of a named piece of work, and what is being done `now`.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> def watch(event):
+        ...     if isinstance(event, dx.Progress):
+        ...         print(f"{event.step}: {event.done} of {event.total}")
+        >>> comparison = dx.compare(["runs/forecast", "runs/jepa"], watch=watch)
+        comparing taps: 0 of 1
+        comparing taps: 1 of 1
+    """
 
     step: str
     done: int
@@ -72,7 +82,12 @@ Watch = Callable[[Cost | Progress], None]
 
 
 def silent(event: Cost | Progress) -> None:
-    """Watches without a word."""
+    """Watches without a word.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> comparison = dx.compare(["runs/forecast", "runs/jepa"], watch=dx.silent)
+    """
 
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
