@@ -14,8 +14,8 @@ from diagnostics.errors import enumerated
 from diagnostics.measures.result import read_interval
 from diagnostics.measures.statistics import Interval, carried_by_few
 from diagnostics.report.figures import ControlCurve, ProfileFigure
-from diagnostics.report.numbers import SIGNIFICANT, format_interval, is_plain, number, numbers, unbroken
-from diagnostics.runs.controls.kinds import INPUTS, NAMES, WEIGHTS, control_of
+from diagnostics.report.numbers import SIGNIFICANT, format_interval, unbroken
+from diagnostics.runs.controls.kinds import INPUTS, NAMES, control_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -297,34 +297,9 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """The profile as plain numbers; None for what has no value."""
-        best = self.best
-        controls = {name: self.control(name) for name in NAMES}
-        return {
-            "measure": self.measure,
-            "target": self.target,
-            "family": self.family,
-            "higher_is_better": self.higher_is_better,
-            "taps": self.taps,
-            "depth": numbers(self.data["depth"]),
-            "score": numbers(self.data["score"]),
-            "low": numbers(self.data["low"]),
-            "high": numbers(self.data["high"]),
-            "lines": {name: numbers(values) for name, values in self.lines.items()},
-            "beside": {name: numbers(values) for name, values in self.beside.items()},
-            "best_tap": self.best_tap,
-            "best_score": number(best.value) if best else None,
-            "output_tap": self.output_tap,
-            "output_score": number(self.output.value),
-            "hidden_gap": _json(self.hidden_gap) or dict.fromkeys(ENDS),
-            "cautions": self.cautions,
-            "controls": {name: number(reached.value) if reached else None for name, reached in controls.items()},
-            "over_controls": {name: _json(margin) for name in NAMES if (margin := self.over(name))},
-            "control_draws": {
-                name: [number(draw.value) for draw in self.drawn(name)] for name in WEIGHTS if name in self.controls
-            },
-            "control_intervals": {name: [number(c.low), number(c.high)] for name, c in controls.items() if c},
-            "attributes": {key: value for key, value in self.data.attrs.items() if is_plain(value)},
-        }
+        from diagnostics.runs.profile_json import profile_json
+
+        return profile_json(self)
 
     def figure(self) -> ProfileFigure:
         """What `plot` draws, as arrays."""
@@ -368,13 +343,6 @@ class Profile:
         from diagnostics.runs.tables import profile_table
 
         return profile_table(self)
-
-
-ENDS = ("value", "low", "high")
-
-
-def _json(interval: Interval | None) -> dict[str, float | None] | None:
-    return {key: number(getattr(interval, key)) for key in ENDS} if interval else None
 
 
 def _in_words(name: str) -> str:
