@@ -7,7 +7,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run will write and take, said before the first byte."""
+    """What a run will write and take, said before the first byte.
+
+    Examples:
+        >>> import diagnostics as dx
+        >>> costs = []
+        >>> def watch(event):
+        ...     if not isinstance(event, dx.Progress):
+        ...         costs.append(event)
+        >>> run = dx.run("objectives:lorenz-forecast", "lorenz?n=40", controls=False, watch=watch)
+        >>> costs[0].samples, costs[0].taps, costs[0].token_samples
+        (40, 9, 40)
+        >>> str(costs[0]).partition(";")[0]
+        'lorenz-forecast on lorenz: 40 samples, 9 taps, no controls'
+    """
 
     encoder: str
     dataset: str

@@ -27,6 +27,16 @@ def attention_statistics(call: FusedCall, out: Tensor, tokens: Tokens, by: Imple
 
     `auto` takes `triton` where it can read the call on a GPU, else `blocks`. Raises DiagnosticsError for one asked for by
     name that cannot read the call, and for a name of none.
+
+    Examples:
+        >>> import torch
+        >>> from diagnostics.encoders.attention_statistics import Tokens, attention_statistics
+        >>> from diagnostics.encoders.fused_attention import FusedCall
+        >>> q = k = v = torch.zeros(1, 2, 9, 8)  # uniform attention of 2 heads over 9 tokens
+        >>> call, out = FusedCall.of((q, k, v), {}), v
+        >>> statistics = attention_statistics(call, out, Tokens.nowhere(9, 9, q.device))
+        >>> statistics.entropy.exp()  # in tokens
+        tensor([[9.0000, 9.0000]], dtype=torch.float64)
     """
     if by == "auto":
         return _automatic(call, out, tokens)

@@ -16,6 +16,17 @@ class Statistics:
     """Of each sample and head over the grid queries, float64 [B, H]; NaN for a head without any attention.
 
     Rows are renormalised over the grid keys, except in `prefix` and `received`.
+
+    Examples:
+        >>> import torch
+        >>> import diagnostics as dx
+        >>> from diagnostics.encoders.attention_statistics import Tokens, attention_statistics
+        >>> from diagnostics.encoders.fused_attention import FusedCall
+        >>> q = k = v = torch.zeros(1, 1, 10, 8)  # uniform attention over a class token and 3 x 3 places
+        >>> tap = dx.Tap("blocks.0", 0.5, "trunk", 8, dx.Grid((3, 3), ("y", "x"), prefix=1))
+        >>> seen = attention_statistics(FusedCall.of((q, k, v), {}), v, Tokens.of(tap, None, q.device))
+        >>> round(seen.prefix.item(), 3), round(seen.peak.item(), 3), round(seen.received_by_most(0.5).item(), 3)
+        (0.1, 0.111, 0.5)
     """
 
     entropy: Tensor

@@ -27,6 +27,17 @@ class Discovered:
     """What discovery knows of a module.
 
     `taps` in order of execution, `output_tap` (the trunk's last), and `left_out`: why a head or a branch has no tap.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> import diagnostics as dx
+        >>> def block(n, m):
+        ...     return nn.Sequential(nn.Conv1d(n, m, 5, stride=2, padding=2), nn.ReLU())
+        >>> model = nn.Sequential(block(1, 8), block(8, 16), block(16, 32))
+        >>> found = dx.discover(model, torch.randn(2, 1, 64), "mine", {"t": 64})
+        >>> found.output_tap, found.taps[-1].depth, found.left_out
+        ('2', 1.0, {})
     """
 
     taps: list[Tap]
