@@ -21,8 +21,8 @@ class DiagnosticsError(Exception):
         ...     dx.build("dataset", "lorentz")
         ... except dx.DiagnosticsError as error:
         ...     print(error)
-        Unknown dataset 'lorentz': did you mean lorenz? Or path/to/file.py:function; `diagnostics list`
-        shows all.
+        Unknown dataset 'lorentz': did you mean lorenz? Or path/to/file.py:function;
+        `diagnostics list` shows all.
     """
 
 

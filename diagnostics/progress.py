@@ -15,7 +15,8 @@ class Cost:
         >>> def watch(event):
         ...     if not isinstance(event, dx.Progress):
         ...         costs.append(event)
-        >>> run = dx.run("objectives:lorenz-forecast", "lorenz?n=40", controls=False, watch=watch)
+        >>> encoder, data = "objectives:lorenz-forecast", "lorenz?n=40"
+        >>> run = dx.run(encoder, data, controls=False, watch=watch)
         >>> costs[0].samples, costs[0].taps, costs[0].token_samples
         (40, 9, 40)
         >>> str(costs[0]).partition(";")[0]

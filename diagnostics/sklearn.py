@@ -43,7 +43,8 @@ class TapFeatures(TransformerMixin, BaseEstimator):
         >>> data = dx.build("dataset", "lorenz?n=200")
         >>> train, z = data.split != "test", data.targets["hidden_z"].values
         >>> step = dx.sklearn.TapFeatures("objectives:lorenz-forecast", tap="blocks.1")
-        >>> pipeline = make_pipeline(step, StandardScaler(), RidgeCV()).fit(data.samples[train], z[train])
+        >>> pipeline = make_pipeline(step, StandardScaler(), RidgeCV())
+        >>> pipeline = pipeline.fit(data.samples[train], z[train])
         >>> round(pipeline.score(data.samples[~train], z[~train]), 2)
         0.9
         >>> step.fit(data.samples).transform(data.samples).shape

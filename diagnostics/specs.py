@@ -46,8 +46,8 @@ def build(what: Literal["encoder", "dataset"], spec: str, *, trust_code: bool = 
 
     Examples:
         >>> import diagnostics as dx
-        >>> dx.build("dataset", "lorenz?n=40&seed=3")
-        <Dataset lorenz: 40 series samples, targets hidden_z, hidden_y, rho, log_switch, x_future, x_ahead>
+        >>> dx.build("dataset", "digits?n=300&seed=3")
+        <Dataset digits: 300 image samples, targets label>
         >>> dx.build("encoder", "objectives:lorenz-forecast")
         <TorchEncoder lorenz-forecast: series, 9 taps, output norm>
     """

@@ -54,6 +54,8 @@ NOT_CALLED = {
     "diagnostics.testing.EncoderTests.teardown_class",
 }
 """Methods without an example."""
+WIDTH = 82
+"""Characters that a block of code of the reference shows without being scrolled, on a window of 1300 pixels."""
 FOR_PLUGINS = ("diagnostics.Measure", "diagnostics.activations.", "diagnostics.encoders.", "diagnostics.measures.")
 """Where the example of a class is enough: plugins and measures are made of these, and call few of their methods."""
 
@@ -122,6 +124,8 @@ def test_an_example_prints_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     test, printed = EXAMPLES[path], io.StringIO()
+    code = [f">>> {line}" for one in test.examples for line in one.source.splitlines()]
+    assert max(map(len, [*code, *(line for one in test.examples for line in one.want.splitlines())])) <= WIDTH
     (tmp_path / "runs").mkdir()
     for name in set(re.findall(r'"runs/([\w-]+)"', test.docstring or "")):
         (tmp_path / "runs" / name).symlink_to(finished_run(name))

@@ -96,7 +96,7 @@ class Observation(ABC):
         >>> class Norms(Observation):
         ...     name = "norms"
         ...     def observe(self, encoder, batch, taps):
-        ...         return encoder.capture(batch, taps, lambda tap, tokens: tokens.norm(dim=-1).float())
+        ...         return encoder.capture(batch, taps, lambda tap, x: x.norm(dim=-1))
         >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
         >>> batch = encoder.preprocess(encoder.example())[None]
         >>> Norms().observe(encoder, batch, ["norm"])["norm"].shape

@@ -50,7 +50,8 @@ class Dataset:
         >>> series = np.random.default_rng(0).standard_normal((10, 64))
         >>> split = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
         >>> mean = dx.Target("value", series.mean(axis=1), about="mean of the series")
-        >>> data = dx.Dataset("noise", "series", series, [f"noise-{i}" for i in range(10)], split, {"mean": mean})
+        >>> ids = [f"noise-{i}" for i in range(10)]
+        >>> data = dx.Dataset("noise", "series", series, ids, split, {"mean": mean})
         >>> data
         <Dataset noise: 10 series samples, targets mean>
         >>> data.counts()

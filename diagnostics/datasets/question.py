@@ -21,15 +21,15 @@ class Question:
 
     Examples:
         >>> import diagnostics as dx
-        >>> question = dx.Question("colour", "red", ("Which colour has it?", "Name its colour."))
+        >>> question = dx.Question("colour", "red", ("which colour?", "name its colour."))
         >>> question.answer
         'red'
 
         Of a dataset that comes with its questions:
 
         >>> data = dx.build("dataset", "shapes?n=24&size=32")
-        >>> [(question.name, question.answer) for question in data.questions[0]]
-        [('shape', 'star'), ('colour', 'red'), ('count', 'two'), ('upper_left', 'nothing')]
+        >>> {question.name: question.answer for question in data.questions[0]}
+        {'shape': 'star', 'colour': 'red', 'count': 'two', 'upper_left': 'nothing'}
     """
 
     name: str

@@ -48,7 +48,7 @@ class Target(TargetInfo):
         >>> import numpy as np
         >>> import diagnostics as dx
         >>> animal = dx.Target("label", np.array([0, 1, 1, -1]), classes=("cat", "dog"))
-        >>> angle = dx.Target("value", np.array([0.1, 3.1, 6.2, np.nan]), units="rad", period=2 * np.pi)
+        >>> angle = dx.Target("value", np.array([0.1, 3.1, 6.2, 0.0]), period=2 * np.pi)
         >>> animal.dense, angle.dense
         (False, False)
     """

@@ -108,7 +108,7 @@ class Encoder(ABC):
 
             Only what is wanted of each tap, computed where the model is:
 
-            >>> means = encoder.capture(batch, ["embed", "norm"], lambda tap, tokens: tokens.mean(dim=1))
+            >>> means = encoder.capture(batch, ["norm"], lambda tap, tokens: tokens.mean(1))
             >>> print(tuple(means["norm"].shape))
             (2, 48)
         """
@@ -217,7 +217,8 @@ class Encoder(ABC):
             >>> import numpy as np
             >>> import diagnostics as dx
             >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
-            >>> print(encoder.tap("norm").grid, "->", encoder.sized_for(np.zeros(256)).tap("norm").grid)
+            >>> shorter = encoder.sized_for(np.zeros(256))
+            >>> print(encoder.tap("norm").grid, "->", shorter.tap("norm").grid)
             32 t -> 16 t
         """
         return self
@@ -241,9 +242,9 @@ class Encoder(ABC):
         Examples:
             >>> import diagnostics as dx
             >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
-            >>> renamed = encoder.replace(name="my-forecaster", maker_names={"norm": "last_hidden_state"})
+            >>> renamed = encoder.replace(name="mine", maker_names={"norm": "last_state"})
             >>> renamed, encoder.name
-            (<TorchEncoder my-forecaster: series, 9 taps, output norm>, 'lorenz-forecast')
+            (<TorchEncoder mine: series, 9 taps, output norm>, 'lorenz-forecast')
         """
         if strange := [name for name in changes if not hasattr(self, name)]:
             raise TypeError(f"{type(self).__name__} has no {strange[0]} that could be replaced.")

@@ -36,7 +36,7 @@ class FusedCall:
         >>> import torch
         >>> from torch.nn.functional import scaled_dot_product_attention
         >>> from diagnostics.encoders.fused_attention import FusedCall
-        >>> q, k, v = torch.randn(3, 2, 4, 10, 8)  # 2 samples, 4 heads, 10 tokens of width 8
+        >>> q, k, v = torch.randn(3, 2, 4, 10, 8)  # 2 samples, 4 heads, 10 tokens
         >>> out = scaled_dot_product_attention(q, k, v, is_causal=True)
         >>> call = FusedCall.of((q, k, v), {"is_causal": True})
         >>> weights = call.weights(slice(None))
@@ -157,9 +157,10 @@ class OfCall(NamedTuple):
         >>> import diagnostics as dx
         >>> from diagnostics.encoders.fused_attention import FusedCall
         >>> from diagnostics.measures.locality.reduce_attention import ReduceAttention
-        >>> q = k = v = torch.zeros(1, 2, 9, 8)  # uniform attention of 2 heads over 3 x 3 places
+        >>> q = k = v = torch.zeros(1, 2, 9, 8)  # 2 heads, uniform over 3 x 3 places
         >>> out, call = v, FusedCall.of((q, k, v), {})
-        >>> tap = dx.Tap("blocks.0", 0.5, "trunk", 16, dx.Grid((3, 3), ("y", "x")), dx.Site("blocks.0"))
+        >>> grid, site = dx.Grid((3, 3), ("y", "x")), dx.Site("blocks.0")
+        >>> tap = dx.Tap("blocks.0", 0.5, "trunk", 16, grid, site)
         >>> made = ReduceAttention(["peak"]).of_call(tap, tap.site, call, out)
         >>> made.values.shape, made.padding
         (torch.Size([1, 2, 1]), 0.0)

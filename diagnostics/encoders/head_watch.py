@@ -28,8 +28,8 @@ class HeadsSeen:
         >>> from torch.nn.functional import scaled_dot_product_attention
         >>> from diagnostics.encoders.head_watch import watch_heads
         >>> q = k = v = torch.eye(4)[None, None]  # of one sample and head
-        >>> (heads,) = watch_heads(lambda: scaled_dot_product_attention(q, k, v, scale=10.0))
-        >>> heads.keys, heads.logit.item(), round(heads.entropy.item(), 4)
+        >>> seen = watch_heads(lambda: scaled_dot_product_attention(q, k, v, scale=10))
+        >>> seen[0].keys, seen[0].logit.item(), round(seen[0].entropy.item(), 4)
         (4, 10.0, 0.0015)
     """
 
@@ -50,7 +50,7 @@ def watch_heads(forward: Callable[[], Any]) -> list[HeadsSeen]:
         >>> from diagnostics.encoders.head_watch import watch_heads
         >>> layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
         >>> seen = watch_heads(lambda: layer(torch.zeros(2, 10, 16)))
-        >>> seen[0].entropy.exp().round(decimals=3)  # tokens that are all alike: each head looks at all ten
+        >>> seen[0].entropy.exp().round(decimals=3)  # all alike: each head sees all ten
         tensor([10., 10., 10., 10.], dtype=torch.float64)
     """
     seen: list[HeadsSeen] = []

@@ -57,12 +57,13 @@ class TorchEncoder(Encoder):
         >>> import diagnostics as dx
         >>> layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
         >>> trunk = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
-        >>> model = nn.Sequential(nn.Unflatten(1, (16, 4)), nn.Linear(4, 16), trunk)  # [sample, 64] -> 16 tokens
+        >>> model = nn.Sequential(nn.Unflatten(1, (16, 4)), nn.Linear(4, 16), trunk)
         >>> taps = dx.stack_taps("2.layers", 3, 16, dx.Grid((16,), ("t",)))
-        >>> encoder = dx.TorchEncoder("mine", "series", model, taps, example=np.zeros(64, np.float32))
+        >>> example = np.zeros(64, np.float32)
+        >>> encoder = dx.TorchEncoder("mine", "series", model, taps, example=example)
         >>> encoder
         <TorchEncoder mine: series, 4 taps, output layers.2>
-        >>> encoder.transform(np.ones((5, 64), np.float32), tap="layers.0", pooling="mean").shape
+        >>> encoder.transform([example] * 5, tap="layers.0", pooling="mean").shape
         (5, 16)
     """
 
@@ -187,8 +188,8 @@ class TorchEncoder(Encoder):
         Examples:
             >>> import diagnostics as dx
             >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
-            >>> {name: tuple(tensor.shape) for name, tensor in encoder.prepared_example().items()}
-            {'': (1, 512)}
+            >>> {name: x.shape for name, x in encoder.prepared_example().items()}
+            {'': torch.Size([1, 512])}
         """
         with explaining(f"{self.name} cannot prepare its own example"):
             prepared = self.preprocess(self._example)
@@ -300,8 +301,8 @@ class TorchEncoder(Encoder):
             >>> batch = default_collate([encoder.preprocess(encoder.example())])
             >>> tokens = encoder.capture(batch, ["blocks.3"], gradient=True)["blocks.3"]
             >>> tokens.square().mean().backward()
-            >>> reached = [name for name, weight in encoder.module.named_parameters() if weight.grad is not None]
-            >>> reached[-1]
+            >>> weights = encoder.module.named_parameters()
+            >>> [name for name, weight in weights if weight.grad is not None][-1]
             'backbone.blocks.3.mlp.fc2.bias'
         """
         wanted = self.taps if taps is None else tuple(self.tap(name) for name in taps)

@@ -39,27 +39,21 @@ class Measure(ABC):
         >>> import xarray as xr
         >>> import diagnostics as dx
         >>> class MeanNorm(dx.Measure):
-        ...     name, answers, source = "mean_norm", "How long are the features of a sample?", "the Euclidean norm"
+        ...     name, source = "mean_norm", "the Euclidean norm"
+        ...     answers = "How long are the features of a sample?"
         ...     def compute(self, activations, target, seed):
         ...         taps = [tap.name for tap in activations.taps]
-        ...         norms = np.stack([np.linalg.norm(activations.pooled(tap), axis=1) for tap in taps])
-        ...         score, error = norms.mean(axis=1), norms.std(axis=1) / np.sqrt(norms.shape[1])
-        ...         values = {"score": score, "low": score - 2 * error, "high": score + 2 * error}
-        ...         states = {"pooling": activations.pooling, "functional": "norm", "centring": "none", "seed": 0}
-        ...         return xr.Dataset({key: ("tap", value) for key, value in values.items()}, {"tap": taps}, states)
-        >>> table = dx.measure("objectives:lorenz-forecast", "lorenz?n=60", measures=MeanNorm())
-        >>> print(table["score"].to_series().round(1))
-        tap            measure
-        embed          mean_norm     7.7
-        blocks.0       mean_norm     9.4
-        blocks.1       mean_norm    10.1
-        blocks.2       mean_norm    10.7
-        blocks.3       mean_norm    13.2
-        blocks.4       mean_norm    20.9
-        blocks.5       mean_norm    53.4
-        norm           mean_norm     9.3
-        head.forecast  mean_norm    11.4
-        Name: score, dtype: float64
+        ...         pooled = [activations.pooled(tap, "mean") for tap in taps]
+        ...         norms = np.stack([np.linalg.norm(x, axis=1) for x in pooled])
+        ...         mean, reach = norms.mean(1), 2 * norms.std(1) / norms.shape[1] ** 0.5
+        ...         values = {"score": mean, "low": mean - reach, "high": mean + reach}
+        ...         data = xr.Dataset({key: ("tap", x) for key, x in values.items()})
+        ...         states = {"pooling": "mean", "functional": "norm", "centring": "none"}
+        ...         return data.assign_coords(tap=taps).assign_attrs(states, seed=seed)
+        >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+        >>> table = dx.measure(encoder, "lorenz?n=60", measures=MeanNorm())
+        >>> print(table["score"].sel(tap=["embed", "norm"]).values.ravel().round(1))
+        [4.1 6.1]
     """
 
     name: ClassVar[str]

@@ -46,7 +46,7 @@ def encoder_of(
         >>> import diagnostics as dx
         >>> def block(n, m):
         ...     return nn.Sequential(nn.Conv2d(n, m, 3, stride=2, padding=1), nn.ReLU())
-        >>> model = nn.Sequential(block(3, 8), block(8, 16), block(16, 32))  # any module of yours
+        >>> model = nn.Sequential(block(3, 8), block(8, 16), block(16, 32))  # or yours
         >>> data = dx.build("dataset", "shapes?n=24&size=32")
         >>> encoder = dx.encoder_of(model, data, mean=0.5, std=0.25)
         >>> for tap in encoder.taps:

@@ -64,7 +64,7 @@ class LayerProfiles:
         >>> y = torch.as_tensor(data.targets["x_future"].values, dtype=torch.float32)
         >>> optimiser = torch.optim.Adam(model.parameters(), 1e-3)
         >>> log = []
-        >>> watch = dx.LayerProfiles(model, data, every=10, log=log.append, measures="linear_probe")
+        >>> watch = dx.LayerProfiles(model, data, every=10, log=log.append)
         >>> for n in range(1, 21):
         ...     loss = (model(x).mean((1, 2)) - y).square().mean()
         ...     optimiser.zero_grad()
@@ -73,10 +73,10 @@ class LayerProfiles:
         ...     measured = watch.step(n)
         >>> watch.profiles["score"].sizes["tap"], watch.profiles["step"].values
         (4, array([10, 20]))
-        >>> [key for key in log[-1] if key.startswith("linear_probe/rho")]
-        ['linear_probe/rho/embed', 'linear_probe/rho/0', 'linear_probe/rho/1', 'linear_probe/rho/2']
+        >>> [name for name in log[-1] if name.startswith("rankme")]
+        ['rankme/embed', 'rankme/0', 'rankme/1', 'rankme/2']
         >>> watch.plot("linear_probe/hidden_z").write_html("steps.html")
-        >>> watch.figure("linear_probe/hidden_z").score.shape  # of that picture [tap, step]
+        >>> watch.figure("linear_probe/hidden_z").score.shape  # [tap, step]
         (4, 2)
     """
 

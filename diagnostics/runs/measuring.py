@@ -64,8 +64,10 @@ def measure(
 
     Examples:
         >>> import diagnostics as dx
-        >>> table = dx.measure("objectives:lorenz-forecast", "lorenz?n=200", measures="linear_probe")
-        >>> print(table["score"].sel(measure="linear_probe/hidden_z").to_series().round(2))
+        >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+        >>> table = dx.measure(encoder, "lorenz?n=200", measures="linear_probe")
+        >>> column = table.sel(measure="linear_probe/hidden_z")
+        >>> print(column["score"].to_series().round(2))
         tap
         embed            0.00
         blocks.0         0.60
@@ -77,8 +79,8 @@ def measure(
         norm             0.59
         head.forecast    0.49
         Name: score, dtype: float64
-        >>> str(table["best_tap"].sel(measure="linear_probe/hidden_z").item()), table.attrs["output_tap"]
-        ('blocks.3', 'norm')
+        >>> print(column["best_tap"].item(), table.attrs["output_tap"])
+        blocks.3 norm
     """
     return InMemoryRequest.of(
         "measure", encoder, dataset, taps=taps, measures=measures, samples=samples, seed=seed

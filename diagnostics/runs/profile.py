@@ -54,8 +54,8 @@ class Profile:
         >>> import diagnostics as dx
         >>> profile = dx.open_run("runs/with-controls").profile("linear_probe/hidden_z")
         >>> print(profile)
-        linear_probe/hidden_z (R2) at 2 taps: best tap blocks.1 0.914 [0.853, 0.961], output norm 0.594
-        [0.167, 0.837]; hidden by the output
+        linear_probe/hidden_z (R2) at 2 taps: best tap blocks.1 0.914 [0.853, 0.961],
+        output norm 0.594 [0.167, 0.837]; hidden by the output
         >>> print(profile.at("blocks.1"), profile.hidden_gap)
         0.914 [0.853, 0.961] 0.320 [0.081, 0.726]
         >>> round(profile.depth_of("blocks.1"), 2)
@@ -65,8 +65,8 @@ class Profile:
 
         >>> print(profile.control("fresh_weights"), profile.over("fresh_weights"))
         0.583 [0.354, 0.739] 0.331 [0.189, 0.528]
-        >>> [str(draw) for draw in profile.drawn("fresh_weights")], profile.spread("fresh_weights")
-        (['0.583 [0.354, 0.739]'], None)
+        >>> len(profile.drawn("fresh_weights")), profile.spread("fresh_weights")
+        (1, None)
         >>> profile.plot().write_html("hidden_z.html")
         >>> profile.figure().taps, profile.to_json()["best_tap"]
         (['blocks.1', 'norm'], 'blocks.1')

@@ -29,18 +29,21 @@ class Run:
     """One encoder on one dataset: activations, results and provenance, in one store on disk.
 
     Examples:
+        What `dx.run("objectives:lorenz-forecast", "lorenz?n=200", out="runs/forecast")` wrote:
+
         >>> import diagnostics as dx
-        >>> run = dx.open_run("runs/forecast")  # written by dx.run("objectives:lorenz-forecast", "lorenz?n=200")
+        >>> run = dx.open_run("runs/forecast")
         >>> print(run.recommend("hidden_z"))
-        For hidden_z read blocks.1 (mean and last side by side): R2 0.914 [0.853, 0.961], output 0.594
-        [0.167, 0.837]; the earliest that is as good on val as the best, blocks.3; hidden by the output; 31%
-        of resamples of val choose another tap (most often blocks.3), 0.006 higher on test.
+        For hidden_z read blocks.1 (mean and last side by side): R2 0.914 [0.853, 0.961],
+        output 0.594 [0.167, 0.837]; the earliest that is as good on val as the best,
+        blocks.3; hidden by the output; 31% of resamples of val choose another tap (most
+        often blocks.3), 0.006 higher on test.
         >>> [read.tap for read in run.recommendations()]
         ['blocks.1', 'norm', None, 'norm', 'norm', 'norm']
         >>> print(run.profiles()[0])
-        linear_probe/hidden_z (R2) at 9 taps: best tap blocks.3 0.927 [0.845, 0.973], output norm 0.594
-        [0.167, 0.837]; hidden by the output
-        >>> run.plot().write_html("targets.html")  # in a notebook, run.plot() shows itself
+        linear_probe/hidden_z (R2) at 9 taps: best tap blocks.3 0.927 [0.845, 0.973],
+        output norm 0.594 [0.167, 0.837]; hidden by the output
+        >>> run.plot().write_html("targets.html")  # a notebook shows run.plot()
         >>> print(run.report("report.html"))
         report.html
         >>> run.to_json()["n"]
@@ -69,8 +72,8 @@ class Run:
 
         Examples:
             >>> import diagnostics as dx
-            >>> scores = dx.open_run("runs/forecast").results["linear_probe/hidden_z"]["score"]
-            >>> scores.sel(tap=["embed", "blocks.1", "norm"]).values.round(2)
+            >>> results = dx.open_run("runs/forecast").results["linear_probe/hidden_z"]
+            >>> results["score"].sel(tap=["embed", "blocks.1", "norm"]).values.round(2)
             array([0.  , 0.91, 0.59])
         """
         try:
@@ -283,7 +286,8 @@ class Run:
 
             >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
             >>> new = dx.build("dataset", "lorenz?n=40&seed=7")
-            >>> probe.predict(encoder.transform(new, tap=probe.tap, pooling=probe.pooling)).round()[:4]
+            >>> x = encoder.transform(new, tap=probe.tap, pooling=probe.pooling)
+            >>> probe.predict(x).round()[:4]
             array([24., 25., 22., 23.])
             >>> new.targets["hidden_z"].values.round()[:4]
             array([24., 20., 22., 29.])

@@ -30,11 +30,12 @@ def attention_statistics(call: FusedCall, out: Tensor, tokens: Tokens, by: Imple
 
     Examples:
         >>> import torch
-        >>> from diagnostics.encoders.attention_statistics import Tokens, attention_statistics
+        >>> from diagnostics.encoders import attention_statistics as attention
         >>> from diagnostics.encoders.fused_attention import FusedCall
-        >>> q = k = v = torch.zeros(1, 2, 9, 8)  # uniform attention of 2 heads over 9 tokens
+        >>> q = k = v = torch.zeros(1, 2, 9, 8)  # 2 heads, uniform over 9 tokens
         >>> call, out = FusedCall.of((q, k, v), {}), v
-        >>> statistics = attention_statistics(call, out, Tokens.nowhere(9, 9, q.device))
+        >>> tokens = attention.Tokens.nowhere(9, 9, q.device)
+        >>> statistics = attention.attention_statistics(call, out, tokens)
         >>> statistics.entropy.exp()  # in tokens
         tensor([[9.0000, 9.0000]], dtype=torch.float64)
     """

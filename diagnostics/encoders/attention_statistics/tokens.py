@@ -21,7 +21,8 @@ class Tokens:
         >>> import torch
         >>> import diagnostics as dx
         >>> from diagnostics.encoders.attention_statistics import Tokens
-        >>> tap = dx.Tap("blocks.0", 0.5, "trunk", 8, dx.Grid((2, 2), ("y", "x"), prefix=1))
+        >>> grid = dx.Grid((2, 2), ("y", "x"), prefix=1)
+        >>> tap = dx.Tap("blocks.0", 0.5, "trunk", 8, grid)
         >>> tokens = Tokens.of(tap, dx.Site("blocks.0", padding=3), torch.device("cpu"))
         >>> tokens.order  # three tokens of padding come first in the call
         tensor([3, 4, 5, 6, 7, 0, 1, 2])

@@ -27,7 +27,8 @@ class Place:
     Examples:
         >>> import torch
         >>> from diagnostics.encoders.discovery import Places
-        >>> place = Places("mine", {"y": 224, "x": 224}, samples=2).of(torch.zeros(2, 256, 14, 14), "layer3")
+        >>> places = Places("mine", {"y": 224, "x": 224}, samples=2)
+        >>> place = places.of(torch.zeros(2, 256, 14, 14), "layer3")
         >>> print(place.layout, place.features, place.grid)
         channels_first 256 14 x 14 (y, x)
     """

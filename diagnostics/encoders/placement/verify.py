@@ -55,7 +55,8 @@ class Placement:
     Examples:
         >>> import diagnostics as dx
         >>> from diagnostics.encoders.placement import verify_grid
-        >>> placement = verify_grid(dx.build("encoder", "objectives:lorenz-forecast"), most=8)
+        >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
+        >>> placement = verify_grid(encoder, most=8)
         >>> placement.cells, placement.exact, placement.share
         (8, 8, 1.0)
         >>> placement.winners[0]

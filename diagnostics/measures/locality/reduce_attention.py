@@ -33,7 +33,7 @@ class ReduceAttention:
         >>> encoder = dx.build("encoder", "objectives:lorenz-forecast")
         >>> batch = encoder.preprocess(encoder.example())[None]
         >>> reduce = ReduceAttention(["entropy", "distance"])
-        >>> encoder.attention(batch, ["blocks.0"], reduce)["blocks.0"].shape  # sample, head, column
+        >>> encoder.attention(batch, ["blocks.0"], reduce)["blocks.0"].shape
         torch.Size([1, 4, 2])
     """
 

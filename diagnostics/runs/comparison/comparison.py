@@ -44,8 +44,10 @@ class Comparison(Findings):
         >>> import diagnostics as dx
         >>> comparison = dx.compare(["runs/forecast", "runs/jepa"], similarity=None)
         >>> gap = comparison.differences[2]
-        >>> print(gap.profile, gap.quantity, gap.first, "-", gap.second, gap.estimate.over_samples)
-        linear_probe/hidden_z hidden gap forecast - jepa 0.385 [0.098, 0.932]
+        >>> print(gap.profile, gap.quantity, gap.first, "-", gap.second)
+        linear_probe/hidden_z hidden gap forecast - jepa
+        >>> print(gap.estimate.over_samples)
+        0.385 [0.098, 0.932]
         >>> round(gap.p_corrected, 1)
         0.1
         >>> curves = comparison.to_xarray()["score"]  # by run, target and depth
@@ -143,10 +145,10 @@ def compare(
         >>> comparison = dx.compare(["runs/forecast", "runs/jepa"])
         >>> comparison
         <Comparison of forecast, jepa on lorenz>
-        >>> for score in comparison.group_scores[:2]:
-        ...     print(score.profile, score.group, score.best_tap_text, score.hidden_gap.over_samples)
-        linear_probe/hidden_z forecast blocks.3 (0.67) 0.333 [0.115, 0.697]
-        linear_probe/hidden_z jepa blocks.3 (0.67) -0.052 [-0.258, 0.031]
+        >>> for score in comparison.group_scores[:2]:  # of hidden_z
+        ...     print(score.group, score.best_tap_text, score.hidden_gap.over_samples)
+        forecast blocks.3 (0.67) 0.333 [0.115, 0.697]
+        jepa blocks.3 (0.67) -0.052 [-0.258, 0.031]
     """
     if seed < 0:
         raise DiagnosticsError(f"Seed {seed} is below 0: give 0 or more.")
